@@ -1,0 +1,5 @@
+//! Fanfare.
+
+pub mod id;
+pub mod limits;
+pub mod close;

@@ -1,0 +1,210 @@
+//! Every bound of the server, in one place, each with the reason for its default.
+//!
+//! What a deployment may want to change is a field of [`Limits`] (the `[limits]` table of the configuration);
+//! what only the code's own soundness asks for is a constant.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest event name, in bytes. A name is repeated in every frame; longer ones are data in disguise.
+pub const EVENT_NAME_BYTES: usize = 128;
+
+/// Longest `Idempotency-Key`, in bytes. Four UUIDs fit.
+pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
+
+/// How deep `data` may nest. Receivers parse it with whatever they have; common parsers give up near 1,000.
+pub const DATA_DEPTH: usize = 128;
+
+/// Longest filter text, in bytes. Long lists of values belong in `params`.
+pub const FILTER_BYTES: usize = 4 * 1024;
+
+/// Most nodes of a filter's syntax tree; items of a literal list are counted apart.
+pub const FILTER_NODES: usize = 256;
+
+/// Most items of one literal list in a filter.
+pub const FILTER_LIST_ITEMS: usize = 1024;
+
+/// Deepest nesting of a filter. Parser and compiler recurse this far and no further.
+pub const FILTER_DEPTH: usize = 64;
+
+/// Steps one evaluation of a filter may take for one connection; nested macros over long lists end here.
+pub const FILTER_STEPS: u32 = 20_000;
+
+/// Bytes one evaluation may compare, search or build for one connection.
+pub const FILTER_WORK_BYTES: u32 = 256 * 1024;
+
+/// Compiled size of one regular expression, in bytes; refuses patterns such as `(a{1000}){1000}`.
+pub const REGEX_BYTES: usize = 64 * 1024;
+
+/// Compiled filters kept per app. A filter is a constant text with `params`, so an app has few; each is a few KiB.
+pub const FILTER_CACHE_ENTRIES: usize = 1024;
+
+/// Deliveries up to which a publication is small: it has its own share of the admission gate and its own flush list.
+pub const SMALL_DELIVERIES: usize = 100;
+
+/// Items in one batch call.
+pub const BATCH_ITEMS: usize = 100;
+
+/// Ids that `explain` shows as a sample.
+pub const EXPLAIN_SAMPLE: usize = 10;
+
+/// Entries of one page of connections, when the caller does not say.
+pub const PAGE_DEFAULT: usize = 100;
+
+/// Most entries of one page.
+pub const PAGE_MAX: usize = 1000;
+
+/// Names in one list of a target (`to.users`, `except.devices`, …): what fits a body of the default size anyway.
+pub const TARGET_NAMES: usize = 10_000;
+
+/// How long placing or writing goes on before the thread turns to other work.
+pub const SLICE: Duration = Duration::from_micros(200);
+
+/// Connections handled between two looks at the clock; a look costs about what one connection costs.
+pub const SLICE_STRIDE: usize = 16;
+
+/// Small slices flushed before a waiting bulk slice gets its turn.
+pub const SMALL_SLICES_PER_BULK: usize = 4;
+
+/// Buffers in one vectored write. 64 frames of 1 KiB fill a socket's send buffer.
+pub const WRITE_VECTORS: usize = 64;
+
+/// Shared buffer of a shard thread for reading; no connection holds one while idle.
+pub const READ_BUFFER: usize = 64 * 1024;
+
+/// How often a shard looks after heartbeats, deadlines and stalled sockets.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Rate-limited messages in a row after which a client is closed with 4102.
+pub const RATE_LIMIT_STRIKES: u32 = 100;
+
+/// How long a client has to answer a close frame before its socket is reset.
+pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// Sockets accepted and not yet taken by their shard's thread.
+pub const ACCEPT_QUEUE: usize = 1024;
+
+/// Bounds that a deployment may set.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest HTTP body, in bytes. An event larger than this belongs in storage, with its address sent.
+    pub body_bytes: usize,
+    /// Largest message of a client, assembled from its fragments, in bytes.
+    pub message_bytes: usize,
+    /// Claims of a token, in bytes of JSON. They are held in memory for every connection.
+    pub claims_bytes: usize,
+    /// Messages a second that one client may send, on average.
+    pub messages_per_second: u32,
+    /// Messages a client may send at once after being quiet.
+    pub message_burst: u32,
+    /// Bytes that one socket refused and that wait for it. A phone in a tunnel for a few seconds fits.
+    pub outbox_bytes: usize,
+    /// Frames that wait for one socket which refused.
+    pub outbox_frames: usize,
+    /// How long a socket may take nothing while frames wait for it.
+    #[serde(with = "crate::limits::duration")]
+    pub outbox_age: Duration,
+    /// Refused bytes of all connections of the node together, shared bytes counted once.
+    pub refused_bytes: usize,
+    /// Kernel send buffer per socket, in bytes. The kernel's own default holds about 4 MB for one stalled client.
+    pub send_buffer: usize,
+    /// Time for a client to finish its request's head, and for a body to arrive.
+    #[serde(with = "crate::limits::duration")]
+    pub handshake: Duration,
+    /// Time for a client to authenticate by message where authentication is required.
+    #[serde(with = "crate::limits::duration")]
+    pub auth: Duration,
+    /// Between two WebSocket pings to one client. Common proxies cut what is silent for 30 to 60 s.
+    #[serde(with = "crate::limits::duration")]
+    pub heartbeat: Duration,
+    /// Time for a client to answer a ping.
+    #[serde(with = "crate::limits::duration")]
+    pub heartbeat_wait: Duration,
+    /// Connections of this node; 0 means as many as the file descriptors allow, at most 1,000,000.
+    pub connections: usize,
+    /// Sockets accepted a second. Protects what is connected from a stampede of what reconnects.
+    pub accepts_per_second: u32,
+    /// Connections from one address (IPv6: one /64); 0 is off, so that an unconfigured load balancer is no outage.
+    pub connections_per_address: usize,
+    /// Large publications accepted and not yet offered to every socket. 64 keeps p99 flat under flood.
+    pub bulk_publications: usize,
+    /// Deliveries of large publications that may be outstanding.
+    pub bulk_deliveries: usize,
+    /// Small publications (up to 100 deliveries) accepted and not yet offered to every socket.
+    pub small_publications: usize,
+    /// Bytes of all accepted publications not yet offered.
+    pub admitted_bytes: usize,
+    /// Filters that scan every connection at once.
+    pub scans: usize,
+    /// How long a request waits at the admission gate before it gets 503.
+    #[serde(with = "crate::limits::duration")]
+    pub admission_wait: Duration,
+    /// Answers kept for `Idempotency-Key`s.
+    pub idempotency_entries: usize,
+    /// How long such an answer is kept.
+    #[serde(with = "crate::limits::duration")]
+    pub idempotency_window: Duration,
+    /// Longest life of a token that `POST /v1/tokens` signs.
+    #[serde(with = "crate::limits::duration")]
+    pub token_ttl: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 256 * 1024,
+            message_bytes: 64 * 1024,
+            claims_bytes: 8 * 1024,
+            messages_per_second: 50,
+            message_burst: 100,
+            outbox_bytes: 1024 * 1024,
+            outbox_frames: 1024,
+            outbox_age: Duration::from_secs(10),
+            refused_bytes: 256 * 1024 * 1024,
+            send_buffer: 64 * 1024,
+            handshake: Duration::from_secs(10),
+            auth: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(25),
+            heartbeat_wait: Duration::from_secs(10),
+            connections: 0,
+            accepts_per_second: 10_000,
+            connections_per_address: 0,
+            bulk_publications: 64,
+            bulk_deliveries: 4_000_000,
+            small_publications: 4096,
+            admitted_bytes: 64 * 1024 * 1024,
+            scans: 4,
+            admission_wait: Duration::from_millis(500),
+            idempotency_entries: 100_000,
+            idempotency_window: Duration::from_secs(300),
+            token_ttl: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// Durations in configuration files: `"10s"`, `"500ms"`.
+pub mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// Reads `"10s"` and the like.
+    ///
+    /// # Errors
+    /// When the text is no duration; the message says what one looks like.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        humantime::parse_duration(&text)
+            .map_err(|e| D::Error::custom(format!("\"{text}\" is not a duration such as \"10s\" or \"500ms\": {e}")))
+    }
+
+    /// Writes what [`deserialize`] reads.
+    ///
+    /// # Errors
+    /// Only those of the serializer.
+    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(*duration))
+    }
+}
