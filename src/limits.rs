@@ -82,6 +82,21 @@ pub const RATE_LIMIT_STRIKES: u32 = 100;
 /// How long a client has to answer a close frame before its socket is reset.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
+/// Most connections of one node where nothing is set.
+pub const CONNECTIONS_MAX: usize = 1_000_000;
+
+/// Descriptors kept for functions' requests, listeners, logs and epoll when the connections take the rest.
+pub const DESCRIPTORS_RESERVED: usize = 512;
+
+/// Largest head of an HTTP request: the largest token fits three times.
+pub const REQUEST_HEAD_BYTES: usize = 64 * 1024;
+
+/// Between the goodbyes of two clients while draining; a node of 10,000 so leaves within 10 s.
+pub const DRAIN_SPACING: Duration = Duration::from_millis(1);
+
+/// Longest `reconnect_in_ms` of a goodbye; what follows a node's leaving is spread over this.
+pub const DRAIN_RECONNECT: Duration = Duration::from_secs(3);
+
 /// Sockets accepted and not yet taken by their shard's thread.
 pub const ACCEPT_QUEUE: usize = 1024;
 

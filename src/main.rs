@@ -1,1 +1,6 @@
+//! The `fanfare` command.
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() {}

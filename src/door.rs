@@ -1,0 +1,103 @@
+//! How many clients may come at once, and from where.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+    sync::Arc,
+};
+
+use ahash::AHashMap;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use parking_lot::Mutex;
+
+use crate::limits::Limits;
+
+/// Bounds the rate of handshakes, and the connections of one address.
+#[derive(Debug)]
+pub(crate) struct Door {
+    rate: DefaultDirectRateLimiter,
+    per_address: usize,
+    addresses: Arc<Mutex<AHashMap<IpAddr, usize>>>,
+}
+
+/// One connection's place among those of its address; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Option<(Arc<Mutex<AHashMap<IpAddr, usize>>>, IpAddr)>);
+
+/// The address has as many connections as it may.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TooMany;
+
+impl Door {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let rate = NonZeroU32::new(limits.accepts_per_second).unwrap_or(NonZeroU32::MIN);
+        Self {
+            rate: RateLimiter::direct(Quota::per_second(rate)),
+            per_address: limits.connections_per_address,
+            addresses: Arc::default(),
+        }
+    }
+
+    /// Whether one more handshake keeps the rate.
+    pub(crate) fn may_upgrade(&self) -> bool {
+        self.rate.check().is_ok()
+    }
+
+    /// Takes a place for a connection from `ip`.
+    ///
+    /// # Errors
+    /// [`TooMany`] where the address has as many as it may.
+    pub(crate) fn enter(&self, ip: IpAddr) -> Result<Place, TooMany> {
+        if self.per_address == 0 {
+            return Ok(Place(None));
+        }
+        let key = network(ip);
+        let mut addresses = self.addresses.lock();
+        let count = addresses.entry(key).or_insert(0);
+        if *count >= self.per_address {
+            return Err(TooMany);
+        }
+        *count += 1;
+        drop(addresses);
+        Ok(Place(Some((self.addresses.clone(), key))))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((addresses, key)) = &self.0 else { return };
+        let mut addresses = addresses.lock();
+        if let Some(count) = addresses.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(key);
+            }
+        }
+    }
+}
+
+/// One household has one IPv4 address, or one IPv6 /64.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_its_places_back_when_connections_end() {
+        let door = Door::new(&Limits { connections_per_address: 2, ..Limits::default() });
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let held = [door.enter(ip("2001:db8::1")).unwrap(), door.enter(ip("2001:db8::2")).unwrap()];
+        assert!(door.enter(ip("2001:db8::3")).is_err());
+        assert!(door.enter(ip("2001:db8:0:1::1")).is_ok(), "another /64");
+        assert!(door.enter(ip("192.0.2.1")).is_ok());
+        drop(held);
+        assert!(door.enter(ip("2001:db8::3")).is_ok());
+        assert!(door.addresses.lock().is_empty());
+    }
+}

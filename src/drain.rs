@@ -1,0 +1,57 @@
+//! Leaving well: every client is sent away at a moment of its own, while HTTP goes on.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    close::{self, Close},
+    hub::SlotRef,
+    limits::{DRAIN_RECONNECT, DRAIN_SPACING},
+    node::{Node, Phase},
+    protocol::native,
+};
+
+const STEP: Duration = Duration::from_millis(10);
+
+/// Readiness fails, `drain_delay` passes, then clients get their `bye` and are closed with 4200, spread over a window.
+/// Returns when the last has gone, or when `drain_timeout` is over.
+pub(crate) async fn drain(node: &Node) {
+    let deadline = Instant::now() + node.config.drain_timeout;
+    node.enter(Phase::Leaving);
+    tracing::info!(delay = ?node.config.drain_delay(), "leaving: not ready any more");
+    tokio::time::sleep(node.config.drain_delay()).await;
+    node.enter(Phase::Draining);
+    let clients = tenants(node);
+    let left = deadline.saturating_duration_since(Instant::now());
+    // Half of what is left: the other half is for clients that are slow to answer.
+    let window = (left / 2).min(DRAIN_SPACING * u32::try_from(clients.len()).unwrap_or(u32::MAX));
+    tracing::info!(clients = clients.len(), ?window, "sending clients away");
+    send_away(node, &clients, window).await;
+    while node.occupied() > 0 && Instant::now() < deadline {
+        // Whoever came while the others were sent away.
+        send_away(node, &tenants(node), Duration::ZERO).await;
+        tokio::time::sleep(STEP).await;
+    }
+    match node.occupied() {
+        0 => tracing::info!("all clients have gone"),
+        left => tracing::warn!(left, "clients did not go in time and are cut off"),
+    }
+}
+
+fn tenants(node: &Node) -> Vec<(usize, SlotRef)> {
+    let shards = node.hub.shards().iter().enumerate();
+    shards.flat_map(|(at, shard)| shard.own(|table| table.tenants()).into_iter().map(move |slot| (at, slot))).collect()
+}
+
+async fn send_away(node: &Node, clients: &[(usize, SlotRef)], window: Duration) {
+    let began = Instant::now();
+    let close = Close::new(close::DRAINING, "draining");
+    for (n, &(shard, at)) in clients.iter().enumerate() {
+        let moment = window.mul_f64(n as f64 / clients.len() as f64);
+        while began.elapsed() < moment {
+            tokio::time::sleep(STEP).await;
+        }
+        let jitter = uuid::Uuid::new_v4().as_u128() as u64 % (DRAIN_RECONNECT.as_millis() as u64);
+        let bye = native::bye(close.code, &close.reason, jitter);
+        node.hub.shard(shard).with(|table| table.close(at, Some(bye), &close));
+    }
+}

@@ -1,0 +1,124 @@
+//! The verbs for programs that embed the server.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::{
+    hub::Connection,
+    node::{Exceptions, NodeError, Receipt, Target, To},
+    protocol::event::{Data, Event, EventError},
+    server::Server,
+};
+
+/// Why nothing was emitted.
+#[derive(Debug, thiserror::Error)]
+pub enum EmitError {
+    /// The event's name or data break a rule.
+    #[error(transparent)]
+    Event(#[from] EventError),
+    /// The data cannot be written as JSON.
+    #[error("the data cannot be written as JSON: {0}")]
+    Data(#[from] serde_json::Error),
+    /// The filter is wrong, or the node is busy.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The server has been shut down.
+    #[error("the server has been shut down")]
+    Stopped,
+}
+
+impl Server {
+    /// A handle whose verbs speak for the app `name`, if there is one. The first handle speaks for the first app.
+    #[must_use]
+    pub fn for_app(&self, name: &str) -> Option<Self> {
+        let app = self.inner.node.app_named(name)?.id;
+        Some(Self { inner: self.inner.clone(), app })
+    }
+
+    /// Sends `event` to every connection for which `filter` is true.
+    ///
+    /// `data` is serialized once, the frame built once. When this returns, every connection that matched has the
+    /// event in its outbox. A dropped call that was past admission is carried out all the same.
+    ///
+    /// # Errors
+    /// [`EmitError`]; nothing was delivered then.
+    pub async fn emit(&self, event: &str, data: impl Serialize, filter: &str) -> Result<Receipt, EmitError> {
+        self.emit_to(event, data, Target { filter: Some(filter.to_owned()), ..Target::default() }).await
+    }
+
+    /// Sends `event` to the connections that `target` means; see [`Server::emit`].
+    ///
+    /// # Errors
+    /// [`EmitError`]; nothing was delivered then.
+    pub async fn emit_to(&self, event: &str, data: impl Serialize, target: Target) -> Result<Receipt, EmitError> {
+        let (event, data, node, app) = (event.to_owned(), to_raw_value(&data)?, self.inner.node.clone(), self.app);
+        self.run(async move { Ok(node.publish(app, &checked(&event, &data)?, target).await?) }).await
+    }
+
+    /// Sends `event` to every connection for which the closure `is_meant` is true. Only this node's connections are
+    /// looked at: a closure cannot travel to others.
+    ///
+    /// The closure sees immutable snapshots, outside every lock, on one of the server's threads; it must be quick. If
+    /// it panics for a connection, that counts in `filter_errors`, and the connection does not get the event.
+    ///
+    /// # Errors
+    /// [`EmitError`]; nothing was delivered then.
+    pub async fn emit_where(
+        &self,
+        event: &str,
+        data: impl Serialize,
+        is_meant: impl Fn(&Connection) -> bool + Send + Sync + 'static,
+    ) -> Result<Receipt, EmitError> {
+        let (event, data, node, app) = (event.to_owned(), to_raw_value(&data)?, self.inner.node.clone(), self.app);
+        let closure = Arc::new(is_meant);
+        self.run(async move { Ok(node.publish_where(app, &checked(&event, &data)?, closure).await?) }).await
+    }
+
+    /// Sends `event` to all connections of `user`; see [`Server::emit`].
+    ///
+    /// # Errors
+    /// [`EmitError`]; nothing was delivered then.
+    pub async fn publish(&self, user: &str, event: &str, data: impl Serialize) -> Result<Receipt, EmitError> {
+        self.dispatch(&[user], &[], event, data).await
+    }
+
+    /// Sends `event` to every connection of the app; see [`Server::emit`].
+    ///
+    /// # Errors
+    /// [`EmitError`]; nothing was delivered then.
+    pub async fn broadcast(&self, event: &str, data: impl Serialize) -> Result<Receipt, EmitError> {
+        self.emit_to(event, data, Target::default()).await
+    }
+
+    /// Sends `event` to the users `recipients`, or to everyone for just `["*"]`, but not to the users `except`; see
+    /// [`Server::emit`].
+    ///
+    /// # Errors
+    /// [`EmitError`]; nothing was delivered then.
+    pub async fn dispatch(
+        &self,
+        recipients: &[&str],
+        except: &[&str],
+        event: &str,
+        data: impl Serialize,
+    ) -> Result<Receipt, EmitError> {
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let to = (recipients != ["*"]).then(|| To { users: owned(recipients), connections: Vec::new() });
+        let except = Exceptions { users: owned(except), ..Exceptions::default() };
+        self.emit_to(event, data, Target { to, except, ..Target::default() }).await
+    }
+
+    /// Runs a call on a thread of the server, so that it is carried out whoever drops what.
+    async fn run<F>(&self, call: F) -> Result<Receipt, EmitError>
+    where
+        F: Future<Output = Result<Receipt, EmitError>> + Send + 'static,
+    {
+        self.inner.handle.spawn(call).await.unwrap_or(Err(EmitError::Stopped))
+    }
+}
+
+fn checked<'a>(event: &'a str, data: &'a RawValue) -> Result<Event<'a>, EventError> {
+    Event::new(event, Data::Json(data))
+}

@@ -1,0 +1,57 @@
+//! What is due later, without a timer per connection.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crate::hub::SlotRef;
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// The client did not answer the close frame: reset its socket.
+    Reset,
+    /// Time to authenticate is over.
+    Authentication,
+    /// A token ends.
+    Expiry,
+}
+
+/// A heap of moments, in milliseconds since the shard began. Entries of connections that are gone stay until they are
+/// due; each is 16 bytes, and there are at most a few per connection.
+#[derive(Debug)]
+pub(super) struct Deadlines {
+    began: Instant,
+    heap: BinaryHeap<Reverse<(u64, SlotRef, Due)>>,
+}
+
+impl Deadlines {
+    pub(super) fn new() -> Self {
+        Self { began: Instant::now(), heap: BinaryHeap::new() }
+    }
+
+    /// Notes that `due` comes up for `at` after `wait`.
+    pub(super) fn push(&mut self, wait: Duration, at: SlotRef, due: Due) {
+        let moment = self.began.elapsed().saturating_add(wait).as_millis();
+        self.heap.push(Reverse((moment as u64, at, due)));
+    }
+
+    /// The next entry whose moment has come.
+    pub(super) fn pop(&mut self) -> Option<(SlotRef, Due)> {
+        let now = self.began.elapsed().as_millis() as u64;
+        let &Reverse((moment, at, due)) = self.heap.peek()?;
+        if moment > now {
+            return None;
+        }
+        self.heap.pop();
+        Some((at, due))
+    }
+}
+
+/// How long from now until `unix` seconds; nothing if that is over.
+pub(super) fn until(unix: u64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Duration::from_secs(unix).saturating_sub(now)
+}

@@ -1,0 +1,187 @@
+//! Writing: a slice of dirty outboxes at a time, one vectored write each.
+
+use std::{io, rc::Rc, time::Instant};
+
+use super::{
+    EventLoop, Seat,
+    deadlines::Due,
+    write::{Buffers, buffers, split, write},
+};
+use crate::{
+    hub::{Batch, Load, Outcome, Progress, SlotRef},
+    id::AppId,
+    limits::{CLOSE_GRACE, SLICE, SLICE_STRIDE, SMALL_SLICES_PER_BULK, WRITE_VECTORS},
+    metrics::DropReason,
+    protocol::frame::Frame,
+};
+
+impl EventLoop {
+    /// Writes what is placed, until the thread ends. Sleeps when nothing waits.
+    pub(super) async fn flush(self: Rc<Self>) {
+        let mut batch = Batch::default();
+        let mut outcome = Outcome::default();
+        let mut delivered = vec![0u64; self.hub.context().apps.len()];
+        let mut small_in_a_row = 0;
+        loop {
+            self.note_closing();
+            let (small, bulk) = self.shard.own(|table| table.waiting());
+            if !small && !bulk {
+                batch.release();
+                self.shard.sleep().await;
+                continue;
+            }
+            let small = small && (!bulk || small_in_a_row < SMALL_SLICES_PER_BULK);
+            small_in_a_row = if small { small_in_a_row + 1 } else { 0 };
+            self.slice(small, &mut batch, &mut outcome, &mut delivered);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Works a flush list off for about 200 µs. A batch is taken, written and settled before the next one is taken,
+    /// so that no frame can overtake another of its connection.
+    fn slice(self: &Rc<Self>, small: bool, batch: &mut Batch, outcome: &mut Outcome, delivered: &mut [u64]) {
+        let until = Instant::now() + SLICE;
+        loop {
+            if !self.shard.own(|table| table.take(small, SLICE_STRIDE, batch)) {
+                break;
+            }
+            self.write_batch(batch, outcome, delivered);
+            let (blocked, failed) = self.shard.own(|table| table.settle(outcome));
+            blocked.into_iter().for_each(|at| self.block(at));
+            failed.into_iter().for_each(|at| self.broken(at));
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        for (app, count) in self.hub.context().apps.iter().zip(delivered) {
+            app.metrics.deliveries.inc_by(std::mem::take(count));
+        }
+        self.hub.shed();
+    }
+
+    fn write_batch(&self, batch: &mut Batch, outcome: &mut Outcome, delivered: &mut [u64]) {
+        let works = std::mem::take(&mut batch.works);
+        let seats = self.seats.borrow();
+        let mut shared: (u64, u64, Buffers<'_>) = (0, 0, Buffers::new());
+        let mut own = Vec::new();
+        for work in &works {
+            let (frames, first): (&[Frame], &Buffers<'_>);
+            let queue_buffers;
+            match &work.load {
+                Load::Run { first: from, end } => {
+                    outcome.finish(*from);
+                    frames = batch.run(*from, *end);
+                    if (shared.0, shared.1) != (*from, *end) {
+                        shared = (*from, *end, buffers(frames, 0));
+                    }
+                    first = &shared.2;
+                }
+                Load::One(queued) => {
+                    frames = std::slice::from_ref(&queued.frame);
+                    queue_buffers = buffers(frames, 0);
+                    first = &queue_buffers;
+                }
+                Load::Queue(queue) => {
+                    own = queue.iter().map(|queued| queued.frame.clone()).collect::<Vec<_>>();
+                    frames = &own;
+                    queue_buffers = buffers(frames, 0);
+                    first = &queue_buffers;
+                }
+            }
+            let seat = seats.get(work.at.slot as usize).and_then(Option::as_ref).filter(|seat| seat.at == work.at);
+            let Some(seat) = seat else {
+                self.lost(work.app, frames);
+                continue;
+            };
+            match write(&seat.socket, frames, 0, first) {
+                Ok(taken) => {
+                    let (whole, begun) = split(frames, taken);
+                    delivered[work.app.0 as usize] += events(&frames[..whole]);
+                    if whole < frames.len() {
+                        outcome.refuse(work.at, frames[whole..].to_vec(), begun);
+                    } else if work.closing {
+                        seat.finish_writing();
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "write failed");
+                    self.lost(work.app, frames);
+                    outcome.fail(work.at);
+                }
+            }
+        }
+        drop(own);
+        let mut works = works;
+        works.clear();
+        batch.works = works;
+    }
+
+    /// The socket is gone, and these frames with it.
+    fn lost(&self, app: AppId, frames: &[Frame]) {
+        self.hub.context().app(app).metrics.dropped(DropReason::Gone, events(frames));
+    }
+
+    /// A socket refused: a task of its own writes the rest as the socket takes it, and ends with the backlog.
+    fn block(self: &Rc<Self>, at: SlotRef) {
+        let Some(seat) = self.seat_of(at) else { return };
+        self.stalled.borrow_mut().insert(at, Instant::now());
+        self.hub.context().metrics.blocked.inc();
+        let this = self.clone();
+        tokio::task::spawn_local(async move {
+            let ended = this.drain(&seat).await;
+            if this.stalled.borrow_mut().remove(&at).is_some() {
+                this.hub.context().metrics.blocked.dec();
+            }
+            if ended.is_err() {
+                this.broken(at);
+            }
+        });
+    }
+
+    async fn drain(&self, seat: &Seat) -> io::Result<()> {
+        let mut frames = Vec::new();
+        loop {
+            seat.socket.writable().await?;
+            let Some(skip) = self.shard.own(|table| table.lend(seat.at, WRITE_VECTORS, &mut frames)) else {
+                return Ok(());
+            };
+            let result = write(&seat.socket, &frames, skip, &buffers(&frames, skip));
+            frames.clear();
+            let taken = *result.as_ref().unwrap_or(&0);
+            match self.shard.own(|table| table.advance(seat.at, taken)) {
+                Progress::Blocked => {}
+                Progress::Done { closing } => {
+                    if closing {
+                        seat.finish_writing();
+                    }
+                    return Ok(());
+                }
+                Progress::Gone => return Ok(()),
+            }
+            result?;
+            if taken > 0
+                && let Some(since) = self.stalled.borrow_mut().get_mut(&seat.at)
+            {
+                *since = Instant::now();
+            }
+        }
+    }
+
+    /// A socket failed: its reader is woken and ends the connection.
+    fn broken(&self, at: SlotRef) {
+        if let Some(seat) = self.seat_of(at) {
+            seat.reset();
+        }
+    }
+
+    /// Gives every connection that began to close its time to answer.
+    pub(super) fn note_closing(&self) {
+        let closing = self.shard.own(|table| table.take_closing());
+        let mut deadlines = self.deadlines.borrow_mut();
+        closing.into_iter().for_each(|at| deadlines.push(CLOSE_GRACE, at, Due::Reset));
+    }
+}
+
+fn events(frames: &[Frame]) -> u64 {
+    frames.iter().map(|frame| u64::from(frame.is_event())).sum()
+}

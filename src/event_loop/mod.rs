@@ -1,0 +1,153 @@
+//! A shard's thread: its sockets, the writing of what was placed, and the watch over heartbeats and deadlines.
+//!
+//! Everything here belongs to one thread and is reached through `Rc`; other threads reach the shard's
+//! [table](crate::hub) only.
+
+mod deadlines;
+mod flush;
+mod watch;
+mod write;
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ahash::AHashMap;
+use deadlines::{Deadlines, Due, until};
+use tokio::net::TcpStream;
+
+use crate::{
+    hub::{Hub, Shard, SlotRef},
+    limits::READ_BUFFER,
+};
+
+/// A connection's socket, on the thread that owns it.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) socket: TcpStream,
+    pub(crate) at: SlotRef,
+    /// A ping was sent, and nothing has come since.
+    awaiting: Cell<bool>,
+}
+
+impl Seat {
+    /// Notes that the client gave a sign of life.
+    pub(crate) fn heard(&self) {
+        self.awaiting.set(false);
+    }
+
+    /// Ends the socket in both directions, so that whoever waits on it wakes up; unsent bytes are thrown away.
+    pub(crate) fn reset(&self) {
+        let socket = socket2::SockRef::from(&self.socket);
+        // Both fail only if the peer is gone already, which is what is wanted.
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        let _ = socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    fn finish_writing(&self) {
+        // Fails only if the peer is gone already; the reader will see that.
+        let _ = socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write);
+    }
+}
+
+/// One shard's thread.
+#[derive(Debug)]
+pub(crate) struct EventLoop {
+    hub: Arc<Hub>,
+    shard: Arc<Shard>,
+    index: usize,
+    seats: RefCell<Vec<Option<Rc<Seat>>>>,
+    deadlines: RefCell<Deadlines>,
+    /// Refused connections: when their socket last took a byte.
+    stalled: RefCell<AHashMap<SlotRef, Instant>>,
+    buffer: RefCell<Box<[u8]>>,
+}
+
+impl EventLoop {
+    pub(crate) fn new(hub: Arc<Hub>, index: usize) -> Rc<Self> {
+        Rc::new(Self {
+            shard: hub.shard(index).clone(),
+            hub,
+            index,
+            seats: RefCell::default(),
+            deadlines: RefCell::new(Deadlines::new()),
+            stalled: RefCell::default(),
+            buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
+        })
+    }
+
+    /// Starts the tasks that write and watch; they live as long as the thread's runtime.
+    pub(crate) fn start(self: &Rc<Self>) {
+        tokio::task::spawn_local(self.clone().flush());
+        tokio::task::spawn_local(self.clone().watch());
+    }
+
+    pub(crate) fn shard(&self) -> &Arc<Shard> {
+        &self.shard
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Seats a socket for the connection in `at`.
+    pub(crate) fn seat(&self, socket: TcpStream, at: SlotRef) -> Rc<Seat> {
+        let seat = Rc::new(Seat { socket, at, awaiting: Cell::new(false) });
+        let mut seats = self.seats.borrow_mut();
+        if seats.len() <= at.slot as usize {
+            seats.resize(at.slot as usize + 1, None);
+        }
+        seats[at.slot as usize] = Some(seat.clone());
+        seat
+    }
+
+    /// Forgets the seat of `at`. A task that still drains it is woken and ends.
+    pub(crate) fn leave(&self, at: SlotRef) {
+        let seat = self.seats.borrow_mut().get_mut(at.slot as usize).and_then(Option::take);
+        if let Some(seat) = seat
+            && self.stalled.borrow_mut().remove(&at).is_some()
+        {
+            self.hub.context().metrics.blocked.dec();
+            seat.reset();
+        }
+    }
+
+    fn seat_of(&self, at: SlotRef) -> Option<Rc<Seat>> {
+        self.seats.borrow().get(at.slot as usize)?.clone().filter(|seat| seat.at == at)
+    }
+
+    /// Reads what the socket has into the thread's buffer and hands it to `each`; answers the number of bytes, 0 at
+    /// the end of the stream. Cancel-safe: nothing is read before the socket is readable, and `each` is called at
+    /// once.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub(crate) async fn read(&self, seat: &Seat, each: impl FnOnce(&mut [u8])) -> io::Result<usize> {
+        loop {
+            seat.socket.readable().await?;
+            let mut buffer = self.buffer.borrow_mut();
+            match seat.socket.try_read(&mut buffer) {
+                Ok(n) => {
+                    each(&mut buffer[..n]);
+                    return Ok(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Closes `at` with 4001 if it has not authenticated within `wait`.
+    pub(crate) fn expect_authentication(&self, at: SlotRef, wait: Duration) {
+        self.deadlines.borrow_mut().push(wait, at, Due::Authentication);
+    }
+
+    /// Closes `at` with 4005 when its token ends, unless it was renewed by then.
+    pub(crate) fn expect_expiry(&self, at: SlotRef, unix: u64) {
+        self.deadlines.borrow_mut().push(until(unix), at, Due::Expiry);
+    }
+}

@@ -1,0 +1,162 @@
+//! `GET /v1/connect`: from an HTTP request to a client's session.
+
+use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
+
+use fastwebsockets::upgrade;
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL},
+};
+use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
+use tokio::net::TcpStream;
+
+use super::{Answer, Edge, access, problem::Problem};
+use crate::{
+    event_loop::EventLoop,
+    metrics::Refusal,
+    node::{Node, Occupancy, Phase},
+    protocol::native,
+    session::{self, Arrival},
+};
+
+/// Longest `device`, in bytes: a UUID with a prefix fits.
+const DEVICE_BYTES: usize = 128;
+
+/// The query of a connect request.
+#[derive(Debug, Default)]
+struct Query {
+    token: Option<String>,
+    app: Option<String>,
+    device: Option<String>,
+}
+
+impl Query {
+    /// Reads what is known of `query`; a name that comes twice counts once, the first time.
+    fn parse(query: &str) -> Result<Self, Problem> {
+        let mut parsed = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let field = match name {
+                "token" => &mut parsed.token,
+                "app" => &mut parsed.app,
+                "device" => &mut parsed.device,
+                _ => continue,
+            };
+            let value = percent_decode_str(value)
+                .decode_utf8()
+                .map_err(|_| Problem::bad_request("bad_query", format!("`{name}` is not UTF-8")))?;
+            if !value.is_empty() {
+                field.get_or_insert_with(|| value.into_owned());
+            }
+        }
+        if parsed.device.as_ref().is_some_and(|device| device.len() > DEVICE_BYTES) {
+            let detail = format!("`device` is over {DEVICE_BYTES} bytes");
+            return Err(Problem::bad_request("bad_query", detail));
+        }
+        Ok(parsed)
+    }
+}
+
+/// Upgrades a request and starts its session on this thread.
+///
+/// # Errors
+/// 400 for what is no WebSocket handshake, 403 for a page's Origin that may not connect, 404 for an unknown app, 503
+/// where there is no room or the node is leaving.
+pub(super) fn connect(
+    edge: &Edge,
+    event_loop: Rc<EventLoop>,
+    mut request: Request<Incoming>,
+    peer: IpAddr,
+    since: Instant,
+) -> Result<Response<Answer>, Problem> {
+    let node = edge.node.clone();
+    let query = Query::parse(request.uri().query().unwrap_or(""))?;
+    let app = match &query.app {
+        None => node.apps.first(),
+        Some(name) => node.app_named(name),
+    };
+    let app = app.ok_or_else(|| Problem::not_found("unknown_app", "there is no such app"))?;
+    let headers = request.headers();
+    let token = query.token.or_else(|| access::bearer(headers).map(str::to_owned));
+    if let Some(origin) = headers.get(ORIGIN) {
+        let origin = origin.to_str().unwrap_or("");
+        if !app.allows_origin(origin, token.is_some(), node.config.is_development()) {
+            node.metrics.refused(Refusal::Origin);
+            let detail = "this Origin may not connect without a token, or not at all; \
+                          set `origins` of the app ([\"*\"] allows every one)";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "origin_refused", detail));
+        }
+    }
+    let ip = access::client_address(headers, peer, &node.config.trusted_proxies);
+    if !upgrade::is_upgrade_request(&request) {
+        let detail = "this path takes WebSocket handshakes (RFC 6455) only";
+        return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail));
+    }
+    let protocol = chosen_protocol(headers)?;
+    let (occupancy, app) = (admit(edge, &node, ip)?, app.id);
+    let (mut response, upgraded) =
+        upgrade::upgrade(&mut request).map_err(|e| Problem::bad_request("bad_handshake", e.to_string()))?;
+    if protocol {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(native::NAME));
+    }
+    let device = query.device.map(Arc::from);
+    tokio::task::spawn_local(async move {
+        let Some((socket, leftover)) = upgraded.await.ok().and_then(raw_socket) else { return };
+        let arrival = Box::new(Arrival { app, socket, leftover, ip, device, token, since, occupancy });
+        // A task of its own, so that the handshake's larger one is freed.
+        tokio::task::spawn_local(session::run(node, event_loop, arrival));
+    });
+    Ok(response.map(|_| Answer::default()))
+}
+
+/// Whether the client names our protocol.
+///
+/// # Errors
+/// 400 where it names only others: it would not understand us.
+fn chosen_protocol(headers: &hyper::HeaderMap) -> Result<bool, Problem> {
+    let mut offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().peekable();
+    if offered.peek().is_none() {
+        return Ok(false);
+    }
+    let known = offered
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|name| name.trim() == native::NAME);
+    if !known {
+        let detail = format!("Sec-WebSocket-Protocol must offer {}, or be left out", native::NAME);
+        return Err(Problem::bad_request("unknown_protocol", detail));
+    }
+    Ok(true)
+}
+
+/// A place for one more connection.
+fn admit(edge: &Edge, node: &Arc<Node>, ip: IpAddr) -> Result<Occupancy, Problem> {
+    let refuse = |why: Refusal, code, detail: &str| {
+        node.metrics.refused(why);
+        Problem::unavailable(code, detail)
+    };
+    if node.phase() == Phase::Draining {
+        return Err(refuse(Refusal::Draining, "draining", "this node is leaving; connect to another"));
+    }
+    if !edge.door.may_upgrade() {
+        return Err(refuse(Refusal::AcceptRate, "accept_rate", "too many clients connect at once"));
+    }
+    let occupancy =
+        Occupancy::take(node).ok_or_else(|| refuse(Refusal::Connections, "connection_limit", "this node is full"))?;
+    let place = edge
+        .door
+        .enter(ip)
+        .map_err(|_| refuse(Refusal::Address, "address_limit", "too many connections from this address"))?;
+    Ok(occupancy.at(place))
+}
+
+/// Takes the socket back from hyper, with the bytes it had read beyond the handshake.
+///
+/// The socket is registered anew: hyper's registration would keep its finished task in memory.
+fn raw_socket(upgraded: fastwebsockets::WebSocket<TokioIo<hyper::upgrade::Upgraded>>) -> Option<(TcpStream, bytes::Bytes)> {
+    let parts = upgraded.into_inner().into_inner().downcast::<TokioIo<TcpStream>>().ok()?;
+    let socket = parts.io.into_inner().into_std().ok()?;
+    Some((TcpStream::from_std(socket).ok()?, parts.read_buf))
+}

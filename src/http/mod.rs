@@ -1,0 +1,224 @@
+//! The HTTP edge: the routing table, who may call, and the calls.
+
+pub(crate) mod access;
+mod body;
+mod connect;
+pub(crate) mod idempotency;
+mod inspect;
+mod ops;
+mod problem;
+mod publish;
+
+use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Incoming},
+    header::{CONNECTION, CONTENT_TYPE, HeaderValue},
+};
+
+use self::{body::Verb, idempotency::Store, problem::Problem, publish::Publishing};
+use crate::{
+    auth::Scope,
+    door::Door,
+    event_loop::EventLoop,
+    node::{Node, Phase},
+};
+
+/// The body of every answer.
+pub(crate) type Answer = Full<Bytes>;
+
+/// What a route asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Nothing: it gives nothing away.
+    Open,
+    /// Nothing on the admin address, and nothing on loopback; elsewhere a key with `inspect`.
+    Admin,
+    /// An API key with this scope.
+    Key(Scope),
+    /// A client's credentials, which its session looks at.
+    Client,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Publish(Verb),
+    Batch,
+    Explain,
+    Connections,
+    Connection,
+    User,
+    Disconnect,
+    Tokens,
+    Connect,
+    Healthz,
+    Readyz,
+    Metrics,
+    OpenApi,
+    Page,
+}
+
+struct Route {
+    method: Method,
+    path: &'static str,
+    access: Access,
+    call: Call,
+}
+
+const fn route(method: Method, path: &'static str, access: Access, call: Call) -> Route {
+    Route { method, path, access, call }
+}
+
+/// Every path of the server. A `{name}` stands for one segment, and is last.
+static ROUTES: [Route; 18] = [
+    route(Method::POST, "/v1/emit", Access::Key(Scope::Publish), Call::Publish(Verb::Emit)),
+    route(Method::POST, "/v1/publish", Access::Key(Scope::Publish), Call::Publish(Verb::Publish)),
+    route(Method::POST, "/v1/broadcast", Access::Key(Scope::Publish), Call::Publish(Verb::Broadcast)),
+    route(Method::POST, "/v1/dispatch", Access::Key(Scope::Publish), Call::Publish(Verb::Dispatch)),
+    route(Method::POST, "/v1/batch", Access::Key(Scope::Publish), Call::Batch),
+    route(Method::GET, "/v1/connect", Access::Client, Call::Connect),
+    route(Method::POST, "/v1/explain", Access::Key(Scope::Inspect), Call::Explain),
+    route(Method::GET, "/v1/connections", Access::Key(Scope::Inspect), Call::Connections),
+    route(Method::GET, "/v1/connections/{id}", Access::Key(Scope::Inspect), Call::Connection),
+    route(Method::GET, "/v1/users/{user}", Access::Key(Scope::Inspect), Call::User),
+    route(Method::POST, "/v1/disconnect", Access::Key(Scope::Control), Call::Disconnect),
+    route(Method::POST, "/v1/tokens", Access::Key(Scope::Tokens), Call::Tokens),
+    route(Method::GET, "/v1/openapi.json", Access::Open, Call::OpenApi),
+    route(Method::GET, "/healthz", Access::Open, Call::Healthz),
+    route(Method::GET, "/readyz", Access::Open, Call::Readyz),
+    route(Method::GET, "/metrics", Access::Admin, Call::Metrics),
+    route(Method::GET, "/", Access::Admin, Call::Page),
+    route(Method::GET, "/favicon.ico", Access::Open, Call::Page),
+];
+
+impl Route {
+    /// The segment that `{name}` stands for, `""` where there is none; `None` where the path does not match.
+    fn matches<'p>(&self, path: &'p str) -> Option<&'p str> {
+        match self.path.find('{') {
+            None => (self.path == path).then_some(""),
+            Some(at) => path.strip_prefix(&self.path[..at]).filter(|rest| !rest.is_empty() && !rest.contains('/')),
+        }
+    }
+}
+
+/// Where a request came in.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) node: Arc<Node>,
+    pub(crate) answers: Arc<Store>,
+    pub(crate) door: Arc<Door>,
+    /// The thread's sockets; `None` on the admin address, which takes no clients.
+    pub(crate) event_loop: Option<Rc<EventLoop>>,
+}
+
+/// What is known of the connection a request came by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) ip: IpAddr,
+    pub(crate) since: Instant,
+}
+
+impl Edge {
+    fn is_admin(&self) -> bool {
+        self.event_loop.is_none()
+    }
+
+    /// Answers one request. Never fails: what is wrong becomes a problem document.
+    pub(crate) async fn serve(&self, request: Request<Incoming>, peer: Peer) -> Response<Answer> {
+        let began = Instant::now();
+        let mut response = self.route(request, peer).await.unwrap_or_else(Problem::into_response);
+        if self.node.phase() == Phase::Draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.node.metrics.http.observe(began.elapsed().as_secs_f64());
+        response
+    }
+
+    async fn route(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<Answer>, Problem> {
+        if self.node.config.is_development() {
+            access::development(request.headers(), peer.ip, !request.body().is_end_stream())?;
+        }
+        let path = request.uri().path();
+        let mut allowed = None;
+        for route in &ROUTES {
+            if route.matches(path).is_none() {
+                continue;
+            }
+            // HEAD is GET without the body, which hyper leaves out by itself.
+            if route.method == request.method() || (route.method == Method::GET && request.method() == Method::HEAD) {
+                return self.call(route, request, peer).await;
+            }
+            allowed = Some(if route.method == Method::GET { "GET" } else { "POST" });
+        }
+        Err(match allowed {
+            Some(allow) => Problem::method(allow),
+            None => Problem::not_found("unknown_path", "there is no such path; see /v1/openapi.json"),
+        })
+    }
+
+    async fn call(&self, route: &Route, request: Request<Incoming>, peer: Peer) -> Result<Response<Answer>, Problem> {
+        match route.access {
+            Access::Open | Access::Client => {}
+            Access::Admin if self.is_admin() || self.node.config.is_loopback() => {}
+            Access::Admin => {
+                access::authorize(&self.node, request.headers(), Scope::Inspect)?;
+            }
+            Access::Key(scope) => return self.api(route, scope, request).await,
+        }
+        match route.call {
+            Call::Connect => {
+                let Some(event_loop) = self.event_loop.clone() else {
+                    return Err(Problem::not_found("unknown_path", "clients connect to the main address"));
+                };
+                connect::connect(self, event_loop, request, peer.ip, peer.since)
+            }
+            Call::Readyz => Ok(ops::ready(&self.node, self.is_admin())),
+            Call::Metrics => Ok(ops::metrics(&self.node)),
+            Call::OpenApi => Ok(ops::openapi()),
+            Call::Page => Ok(ops::page(route.path)),
+            _ => Ok(ops::health()),
+        }
+    }
+
+    async fn api(&self, route: &Route, scope: Scope, request: Request<Incoming>) -> Result<Response<Answer>, Problem> {
+        let caller = access::authorize(&self.node, request.headers(), scope)?;
+        let node = &self.node;
+        let key = match request.headers().get("idempotency-key").map(HeaderValue::to_str) {
+            None => None,
+            Some(Ok(key)) => Some(key.to_owned()),
+            Some(Err(_)) => return Err(Problem::bad_request("idempotency_key_length", "Idempotency-Key is not ASCII")),
+        };
+        let (parts, body) = request.into_parts();
+        let limits = &node.config.limits;
+        let body = match route.method {
+            Method::POST => body::read(body, limits.body_bytes, limits.handshake).await?,
+            _ => Bytes::new(),
+        };
+        let publishing = || Publishing {
+            node: node.clone(),
+            answers: self.answers.clone(),
+            caller: caller.clone(),
+            path: route.path,
+            key,
+        };
+        let last = || inspect::segment(route.matches(parts.uri.path()).unwrap_or(""));
+        let answer = match route.call {
+            Call::Publish(verb) => publishing().one(verb, body).await?,
+            Call::Batch => publishing().batch(body).await?,
+            Call::Connections => {
+                let query = parts.uri.query().unwrap_or("");
+                inspect::to_bytes(&inspect::connections(node, &caller, query).await?)
+            }
+            Call::Connection => inspect::to_bytes(&inspect::connection(node, &caller, &last()?)?),
+            Call::User => inspect::to_bytes(&inspect::user(node, &caller, &last()?)),
+            Call::Disconnect => inspect::to_bytes(&inspect::disconnect(node, &caller, &body).await?),
+            Call::Explain => inspect::to_bytes(&inspect::explain(node, &caller, &body).await?),
+            Call::Tokens => inspect::to_bytes(&inspect::tokens(node, &caller, &body)?),
+            _ => return Err(Problem::not_found("unknown_path", "there is no such call")),
+        };
+        Ok(ops::response(StatusCode::OK, "application/json", answer))
+    }
+}

@@ -1,0 +1,145 @@
+//! The one place where errors become HTTP answers: problem documents (RFC 9457).
+
+use http_body_util::Full;
+use hyper::{
+    Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use serde::Serialize;
+
+use super::{Answer, idempotency::KeyError};
+use crate::{auth::SignError, node::NodeError, protocol::event::EventError};
+
+/// A refused request: what happened, where, what to do. Nothing was delivered.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    length: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    excerpt: Option<String>,
+    #[serde(skip)]
+    allow: Option<&'static str>,
+    #[serde(skip)]
+    retry_after: Option<u64>,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:fanfare:problem:{code}"),
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            code,
+            detail: detail.into(),
+            offset: None,
+            length: None,
+            excerpt: None,
+            allow: None,
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub(crate) fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, detail)
+    }
+
+    pub(crate) fn method(allow: &'static str) -> Self {
+        let mut problem = Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            format!("this path takes {allow}"),
+        );
+        problem.allow = Some(allow);
+        problem
+    }
+
+    /// 503, to be tried again after one to three seconds: a jitter, so that those refused together do not come back
+    /// together.
+    pub(crate) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
+        problem.retry_after = Some(1 + uuid::Uuid::new_v4().as_u128() as u64 % 3);
+        problem
+    }
+
+    #[cfg(test)]
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(crate) fn into_response(self) -> Response<Answer> {
+        // A struct of strings and numbers always serializes.
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = Response::new(Full::from(body));
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED.as_u16() {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<NodeError> for Problem {
+    fn from(error: NodeError) -> Self {
+        let detail = error.to_string();
+        match error {
+            NodeError::Filter { error, source_text } => {
+                let mut problem = Self::bad_request(error.code(), detail);
+                problem.offset = Some(error.offset());
+                problem.length = Some(error.length());
+                problem.excerpt = Some(error.excerpt(&source_text));
+                problem
+            }
+            NodeError::Busy(_) => Self::unavailable("busy", detail),
+            NodeError::TooManyNames { .. } => Self::bad_request("too_many_names", detail),
+            NodeError::NoUsers => Self::new(StatusCode::CONFLICT, "no_users", detail),
+            NodeError::Failed => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail),
+        }
+    }
+}
+
+impl From<EventError> for Problem {
+    fn from(error: EventError) -> Self {
+        Self::bad_request(error.code(), error.to_string())
+    }
+}
+
+impl From<SignError> for Problem {
+    fn from(error: SignError) -> Self {
+        Self::bad_request("bad_token_request", error.to_string())
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        let detail = error.to_string();
+        match error {
+            KeyError::Length(_) => Self::bad_request("idempotency_key_length", detail),
+            KeyError::OtherBody => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail),
+            KeyError::Full => Self::unavailable("idempotency_store_full", detail),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Taking dirty outboxes out and putting back what a socket refused: what only the shard's owner does.
+
+use std::{collections::VecDeque, mem, time::Instant};
+
+use super::{
+    connection::{SlotRef, State},
+    outbox::{Backlog, Outbox, Queued},
+    table::{Dirty, Table},
+};
+use crate::{id::AppId, metrics::DropReason, protocol::frame::Frame};
+
+/// One connection's frames, taken out to be written once.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) at: SlotRef,
+    pub(crate) app: AppId,
+    /// The connection is closing: these are its last frames.
+    pub(crate) closing: bool,
+    pub(crate) load: Load,
+}
+
+/// What is to be written.
+#[derive(Debug)]
+pub(crate) enum Load {
+    /// The window's frames `first..end`, by their numbers in the log.
+    Run {
+        first: u64,
+        end: u64,
+    },
+    One(Queued),
+    Queue(VecDeque<Queued>),
+}
+
+/// Outboxes taken out, and the log's frames that their runs name.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) works: Vec<Work>,
+    window_first: u64,
+    window: Vec<Frame>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Runs written or refused: their first number, and how many.
+    finished: Vec<(u64, u32)>,
+    refused: Vec<(SlotRef, Vec<Frame>, usize)>,
+    failed: Vec<SlotRef>,
+}
+
+impl Batch {
+    /// The frames of a run.
+    pub(crate) fn run(&self, first: u64, end: u64) -> &[Frame] {
+        &self.window[(first - self.window_first) as usize..(end - self.window_first) as usize]
+    }
+
+    /// Keeps the window if it still serves, so that one copy of a run's frames serves many batches.
+    fn cover(&mut self, first: u64, end: u64, frames: impl FnOnce(u64, u64, &mut Vec<Frame>)) {
+        let covered = first >= self.window_first && end <= self.window_first + self.window.len() as u64;
+        if !covered {
+            self.window.clear();
+            self.window_first = first;
+            frames(first, end, &mut self.window);
+        }
+    }
+
+    /// Lets go of the window's frames.
+    pub(crate) fn release(&mut self) {
+        self.window.clear();
+    }
+}
+
+impl Outcome {
+    /// Notes that a run is dealt with.
+    pub(crate) fn finish(&mut self, first: u64) {
+        match self.finished.last_mut() {
+            Some((last, count)) if *last == first => *count += 1,
+            _ => self.finished.push((first, 1)),
+        }
+    }
+
+    /// Notes that the socket of `at` refused `rest`, after taking `written` bytes of its first frame.
+    pub(crate) fn refuse(&mut self, at: SlotRef, rest: Vec<Frame>, written: usize) {
+        self.refused.push((at, rest, written));
+    }
+
+    /// Notes that the socket of `at` is broken.
+    pub(crate) fn fail(&mut self, at: SlotRef) {
+        self.failed.push(at);
+    }
+}
+
+impl Table {
+    /// Takes up to `max` outboxes off a flush list; false if the list is empty.
+    pub(crate) fn take(&mut self, small: bool, max: usize, batch: &mut Batch) -> bool {
+        let (mut first_needed, mut end_needed) = (u64::MAX, 0);
+        let class = if small { Dirty::Small } else { Dirty::Bulk };
+        while batch.works.len() < max {
+            let list = if small { &mut self.small } else { &mut self.bulk };
+            let Some(slot) = list.pop_front() else { break };
+            let entry = &mut self.slots[slot as usize];
+            if entry.dirty != class {
+                continue;
+            }
+            entry.dirty = Dirty::No;
+            let load = match mem::take(&mut entry.outbox) {
+                Outbox::Empty => continue,
+                Outbox::Run { first, end } => {
+                    first_needed = first_needed.min(first);
+                    end_needed = end_needed.max(end);
+                    Load::Run { first, end }
+                }
+                Outbox::One(queued) => Load::One(queued),
+                Outbox::Queue(queue) => Load::Queue(queue),
+                blocked @ Outbox::Blocked(_) => {
+                    entry.outbox = blocked;
+                    continue;
+                }
+            };
+            let at = SlotRef { slot, generation: entry.generation };
+            batch.works.push(Work { at, app: entry.app, closing: entry.state == State::Closing, load });
+        }
+        if end_needed > 0 {
+            batch.cover(first_needed, end_needed, |first, end, to| to.extend(self.log.frames(first, end).cloned()));
+        }
+        !batch.works.is_empty()
+    }
+
+    /// Whether an outbox waits on either flush list: (small, bulk).
+    pub(crate) fn waiting(&self) -> (bool, bool) {
+        (!self.small.is_empty(), !self.bulk.is_empty())
+    }
+
+    /// Puts back what sockets refused and forgets what was written. Answers who is blocked now, and who is broken.
+    ///
+    /// Belongs to the same turn of the owner as the [`Table::take`] before it: nothing else of the owner may run
+    /// in between, or a later frame could overtake an earlier one.
+    pub(crate) fn settle(&mut self, outcome: &mut Outcome) -> (Vec<SlotRef>, Vec<SlotRef>) {
+        for (first, count) in outcome.finished.drain(..) {
+            self.log.finish(first, count);
+        }
+        let mut blocked = Vec::new();
+        for (at, rest, written) in outcome.refused.drain(..) {
+            if self.put_back(at, rest, written) {
+                blocked.push(at);
+            }
+        }
+        self.context.metrics.log_frames.set(self.log.len() as i64);
+        (blocked, mem::take(&mut outcome.failed))
+    }
+
+    /// True if the connection has become blocked by this.
+    fn put_back(&mut self, at: SlotRef, rest: Vec<Frame>, written: usize) -> bool {
+        let total = self.context.refused.clone();
+        if self.slot(at).is_none() {
+            return false;
+        }
+        let entry = &mut self.slots[at.slot as usize];
+        let mut backlog = Box::new(Backlog::new(total));
+        rest.into_iter().for_each(|frame| backlog.push(frame));
+        backlog.begun(written);
+        for queued in entry.outbox.take_queue(&mut self.log) {
+            backlog.push(queued.frame);
+        }
+        entry.dirty = Dirty::No;
+        let closing = entry.state == State::Closing;
+        entry.outbox = Outbox::Blocked(backlog);
+        if !closing {
+            self.enforce(at);
+        }
+        true
+    }
+
+    /// Applies the outbox bounds to what was just refused.
+    fn enforce(&mut self, at: SlotRef) {
+        let limits = &self.context.limits;
+        let (max_bytes, max_frames) = (limits.outbox_bytes, limits.outbox_frames);
+        let Some(entry) = self.slot(at) else { return };
+        let app = entry.app;
+        let Some(backlog) = entry.outbox.backlog() else { return };
+        if backlog.bytes() <= max_bytes && backlog.len() <= max_frames {
+            return;
+        }
+        match self.context.app(app).slow_consumer {
+            crate::config::SlowConsumer::Disconnect => self.close_slow(at, "over the outbox bound"),
+            crate::config::SlowConsumer::DropOldest => {
+                let Some(backlog) = self.slot(at).and_then(|entry| entry.outbox.backlog()) else { return };
+                let dropped = backlog.discard_oldest(max_bytes, max_frames);
+                self.context.app(app).metrics.dropped(DropReason::Oldest, dropped);
+            }
+        }
+    }
+
+    /// Hands the owner up to `max` refused frames of `at`, and how much of the first is written.
+    pub(crate) fn lend(&mut self, at: SlotRef, max: usize, to: &mut Vec<Frame>) -> Option<usize> {
+        self.slot(at)?.outbox.backlog().map(|backlog| backlog.lend(max, to))
+    }
+
+    /// Takes lent frames back, of which the socket took `taken` bytes.
+    pub(crate) fn advance(&mut self, at: SlotRef, taken: usize) -> Progress {
+        let Some(entry) = self.slot(at) else { return Progress::Gone };
+        let (app, closing) = (entry.app, entry.state == State::Closing);
+        let Some(backlog) = entry.outbox.backlog() else { return Progress::Gone };
+        let (written, dropped) = backlog.advance(taken);
+        let empty = backlog.is_empty();
+        if empty {
+            entry.outbox = Outbox::Empty;
+        }
+        let metrics = &self.context.app(app).metrics;
+        metrics.deliveries.inc_by(written);
+        metrics.dropped(DropReason::Slow, dropped);
+        if empty { Progress::Done { closing } } else { Progress::Blocked }
+    }
+
+    /// Since when the socket of `at` refuses.
+    pub(crate) fn blocked_since(&mut self, at: SlotRef) -> Option<Instant> {
+        self.slot(at)?.outbox.backlog().map(|backlog| backlog.since)
+    }
+}
+
+/// How a refused connection stands after a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Frames still wait.
+    Blocked,
+    /// Everything is written.
+    Done {
+        /// These were the last frames of a closing connection.
+        closing: bool,
+    },
+    /// The connection is gone.
+    Gone,
+}

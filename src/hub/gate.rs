@@ -1,0 +1,235 @@
+//! Admission: how much work is accepted and not yet offered to every socket.
+//!
+//! Two pools that never mix: small publications (up to 100 deliveries) and large ones. The decision falls before any
+//! shard is touched, by an upper bound of the deliveries. A ticket is held by every reference to a frame that no
+//! socket was offered yet; a frame that a socket refused gives its ticket back, so no client can hold the gate.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    limits::{Limits, SMALL_DELIVERIES},
+    metrics::Metrics,
+};
+
+/// Shares one admission: the gate gets its place back when the last clone is dropped.
+pub(crate) type Ticket = Arc<Admission>;
+
+/// The node has accepted as much as it may; nothing was placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node has accepted as much as it can offer to its sockets; try again")]
+pub struct Busy;
+
+/// Bounds what the node has accepted and not yet offered.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    small: Pool,
+    bulk: Pool,
+    scans: Arc<Semaphore>,
+    wait: Duration,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    publications: Semaphore,
+    deliveries: Semaphore,
+    bytes: Semaphore,
+    max_deliveries: u32,
+    max_bytes: u32,
+}
+
+impl Pool {
+    fn new(publications: usize, deliveries: usize, bytes: usize) -> Self {
+        let cap = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX / 2);
+        Self {
+            publications: Semaphore::new(publications.max(1)),
+            deliveries: Semaphore::new(cap(deliveries) as usize),
+            bytes: Semaphore::new(cap(bytes) as usize),
+            max_deliveries: cap(deliveries),
+            max_bytes: cap(bytes),
+        }
+    }
+
+    /// What one admission takes: never more than the pool has, so that what is huge passes alone.
+    fn weigh(&self, deliveries: usize, bytes: usize) -> (u32, u32) {
+        let cut = |n: usize, max: u32| u32::try_from(n).map_or(max, |n| n.min(max));
+        (cut(deliveries, self.max_deliveries), cut(bytes, self.max_bytes))
+    }
+
+    fn try_take(&self, (deliveries, bytes): (u32, u32)) -> bool {
+        let Ok(publication) = self.publications.try_acquire() else { return false };
+        let Ok(deliveries) = self.deliveries.try_acquire_many(deliveries) else { return false };
+        let Ok(bytes) = self.bytes.try_acquire_many(bytes) else { return false };
+        (publication.forget(), deliveries.forget(), bytes.forget());
+        true
+    }
+
+    /// First come, first served: who waits for deliveries or bytes holds back who comes later.
+    async fn take(&self, (deliveries, bytes): (u32, u32)) -> bool {
+        let Ok(publication) = self.publications.acquire().await else { return false };
+        let Ok(deliveries) = self.deliveries.acquire_many(deliveries).await else { return false };
+        let Ok(bytes) = self.bytes.acquire_many(bytes).await else { return false };
+        (publication.forget(), deliveries.forget(), bytes.forget());
+        true
+    }
+
+    fn give_back(&self, deliveries: u32, bytes: u32) {
+        self.bytes.add_permits(bytes as usize);
+        self.deliveries.add_permits(deliveries as usize);
+        self.publications.add_permits(1);
+    }
+}
+
+impl Gate {
+    pub(crate) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+        let small_deliveries = limits.small_publications.saturating_mul(SMALL_DELIVERIES);
+        Arc::new(Self {
+            small: Pool::new(limits.small_publications, small_deliveries, limits.admitted_bytes / 4),
+            bulk: Pool::new(limits.bulk_publications, limits.bulk_deliveries, limits.admitted_bytes),
+            scans: Arc::new(Semaphore::new(limits.scans.max(1))),
+            wait: limits.admission_wait,
+            metrics,
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Arc<Self> {
+        Self::new(&Limits::default(), Arc::new(Metrics::new()))
+    }
+
+    fn pool(&self, small: bool) -> &Pool {
+        if small { &self.small } else { &self.bulk }
+    }
+
+    /// Admits what may reach up to `reach` connections with a frame of `bytes`, if there is room now.
+    pub(crate) fn try_admit(self: &Arc<Self>, reach: usize, bytes: usize) -> Option<Ticket> {
+        let small = reach <= SMALL_DELIVERIES;
+        let weight = self.pool(small).weigh(reach, bytes);
+        self.pool(small).try_take(weight).then(|| self.ticket(small, weight))
+    }
+
+    /// Admits as [`Gate::try_admit`] does, waiting for room up to the configured time.
+    ///
+    /// Cancel-safe: dropped while it waits, it has taken nothing.
+    ///
+    /// # Errors
+    /// [`Busy`] when no room came in time.
+    pub(crate) async fn admit(self: &Arc<Self>, reach: usize, bytes: usize) -> Result<Ticket, Busy> {
+        if let Some(ticket) = self.try_admit(reach, bytes) {
+            return Ok(ticket);
+        }
+        let small = reach <= SMALL_DELIVERIES;
+        let weight = self.pool(small).weigh(reach, bytes);
+        match tokio::time::timeout(self.wait, self.pool(small).take(weight)).await {
+            Ok(true) => Ok(self.ticket(small, weight)),
+            _ => {
+                self.metrics.admission_refused.inc();
+                Err(Busy)
+            }
+        }
+    }
+
+    /// Waits for leave to scan every connection; the leave ends with the permit.
+    ///
+    /// # Errors
+    /// [`Busy`] when no leave came in time.
+    pub(crate) async fn scan(&self) -> Result<OwnedSemaphorePermit, Busy> {
+        match tokio::time::timeout(self.wait, self.scans.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => {
+                self.metrics.admission_refused.inc();
+                Err(Busy)
+            }
+        }
+    }
+
+    fn ticket(self: &Arc<Self>, small: bool, (deliveries, bytes): (u32, u32)) -> Ticket {
+        let in_flight = if small { &self.metrics.small_in_flight } else { &self.metrics.bulk_in_flight };
+        in_flight.inc();
+        let deliveries = AtomicU32::new(deliveries);
+        Arc::new(Admission { gate: self.clone(), small, deliveries, bytes, since: Instant::now() })
+    }
+}
+
+/// One publication's place at the gate.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    gate: Arc<Gate>,
+    small: bool,
+    deliveries: AtomicU32,
+    bytes: u32,
+    since: Instant,
+}
+
+impl Admission {
+    /// Whether it came in by the small pool, and so is flushed by the small list.
+    pub(crate) fn is_small(&self) -> bool {
+        self.small
+    }
+
+    /// Gives back what the upper bound took too much, once the true number of deliveries is known.
+    pub(crate) fn correct(&self, deliveries: usize) {
+        let actual = u32::try_from(deliveries).unwrap_or(u32::MAX);
+        let held = self.deliveries.fetch_min(actual, Relaxed);
+        self.gate.pool(self.small).deliveries.add_permits(held.saturating_sub(actual) as usize);
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let metrics = &self.gate.metrics;
+        let in_flight = if self.small { &metrics.small_in_flight } else { &metrics.bulk_in_flight };
+        in_flight.dec();
+        metrics.delivery.observe(self.since.elapsed().as_secs_f64());
+        self.gate.pool(self.small).give_back(self.deliveries.load(Relaxed), self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(limits: Limits) -> Arc<Gate> {
+        Gate::new(&limits, Arc::new(Metrics::new()))
+    }
+
+    #[test]
+    fn large_publications_never_take_the_share_of_small_ones() {
+        let gate = gate(Limits { bulk_publications: 2, small_publications: 2, ..Limits::default() });
+        let bulk: Vec<_> = (0..3).map(|_| gate.try_admit(101, 10)).collect();
+        assert_eq!(bulk.iter().flatten().count(), 2);
+        let small: Vec<_> = (0..3).map(|_| gate.try_admit(100, 10)).collect();
+        assert_eq!(small.iter().flatten().count(), 2);
+        drop((bulk, small));
+        assert!(gate.try_admit(101, 10).is_some() && gate.try_admit(1, 10).is_some());
+    }
+
+    #[test]
+    fn what_is_larger_than_the_gate_passes_alone() {
+        let gate = gate(Limits { bulk_deliveries: 1000, ..Limits::default() });
+        let huge = gate.try_admit(1_000_000, 10).unwrap();
+        assert!(gate.try_admit(500, 10).is_none());
+        huge.correct(200);
+        assert!(gate.try_admit(500, 10).is_some());
+        drop(huge);
+        assert!(gate.try_admit(1000, 10).is_some());
+    }
+
+    #[tokio::test]
+    async fn waiting_is_bounded_and_takes_nothing() {
+        let wait = Duration::from_millis(20);
+        let gate = gate(Limits { bulk_publications: 1, admission_wait: wait, ..Limits::default() });
+        let held = gate.try_admit(1000, 10).unwrap();
+        assert_eq!(gate.admit(1000, 10).await.err(), Some(Busy));
+        drop(held);
+        assert!(gate.admit(1000, 10).await.is_ok());
+    }
+}

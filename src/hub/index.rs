@@ -1,0 +1,133 @@
+//! From an attribute's value to the connections that have it.
+
+use ahash::AHashMap;
+use roaring::RoaringBitmap;
+
+use crate::predicate::{LookupKey, Value, index_entries};
+
+/// Above this a posting becomes a bitmap; below, a scan of a short list is quicker and smaller.
+const FEW: usize = 16;
+
+/// The slots whose attribute has one value.
+#[derive(Debug)]
+enum Posting {
+    One(u32),
+    Few(Vec<u32>),
+    Many(Box<RoaringBitmap>),
+}
+
+impl Posting {
+    fn insert(&mut self, slot: u32) {
+        match self {
+            Self::One(one) if *one == slot => {}
+            Self::One(one) => *self = Self::Few(vec![*one, slot]),
+            Self::Few(few) if few.contains(&slot) => {}
+            Self::Few(few) if few.len() < FEW => few.push(slot),
+            Self::Few(few) => {
+                let mut many: RoaringBitmap = few.iter().copied().collect();
+                many.insert(slot);
+                *self = Self::Many(Box::new(many));
+            }
+            Self::Many(many) => {
+                many.insert(slot);
+            }
+        }
+    }
+
+    /// Takes `slot` out; true when nothing is left.
+    fn remove(&mut self, slot: u32) -> bool {
+        match self {
+            Self::One(one) => *one == slot,
+            Self::Few(few) => {
+                few.retain(|&other| other != slot);
+                few.is_empty()
+            }
+            Self::Many(many) => {
+                many.remove(slot);
+                if many.len() <= FEW as u64 / 2 {
+                    *self = Self::Few(many.iter().collect());
+                }
+                false
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Few(few) => few.len(),
+            Self::Many(many) => many.len() as usize,
+        }
+    }
+}
+
+/// An index over one attribute: scalars by value, lists by element, maps by key, each apart from the others.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    postings: AHashMap<LookupKey, Posting>,
+}
+
+impl Index {
+    /// Notes that the attribute of `slot` is `value`.
+    pub(super) fn insert(&mut self, value: &Value, slot: u32) {
+        index_entries(value, |key| {
+            self.postings.entry(key).and_modify(|posting| posting.insert(slot)).or_insert(Posting::One(slot));
+        });
+    }
+
+    /// Forgets what [`Index::insert`] noted for the same value and slot.
+    pub(super) fn remove(&mut self, value: &Value, slot: u32) {
+        index_entries(value, |key| {
+            if self.postings.get_mut(&key).is_some_and(|posting| posting.remove(slot)) {
+                self.postings.remove(&key);
+            }
+        });
+    }
+
+    /// How many slots have `key`.
+    pub(super) fn count(&self, key: &LookupKey) -> usize {
+        self.postings.get(key).map_or(0, Posting::len)
+    }
+
+    /// Appends the slots that have `key`.
+    pub(super) fn collect(&self, key: &LookupKey, to: &mut Vec<u32>) {
+        match self.postings.get(key) {
+            None => {}
+            Some(Posting::One(one)) => to.push(*one),
+            Some(Posting::Few(few)) => to.extend_from_slice(few),
+            Some(Posting::Many(many)) => to.extend(many.iter()),
+        }
+    }
+
+    /// The distinct values, as keys.
+    pub(super) fn len(&self) -> usize {
+        self.postings.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn postings_grow_and_shrink_without_losing_a_slot() {
+        let mut index = Index::default();
+        let value = Value::Int(7);
+        let mut key = None;
+        index_entries(&value, |k| key = Some(k));
+        let key = key.unwrap();
+        for slot in 0..40 {
+            index.insert(&value, slot);
+            index.insert(&value, slot);
+            assert_eq!(index.count(&key), slot as usize + 1);
+        }
+        for slot in 0..40 {
+            let mut slots = Vec::new();
+            index.collect(&key, &mut slots);
+            slots.sort_unstable();
+            assert_eq!(slots, (slot..40).collect::<Vec<_>>());
+            index.remove(&value, slot);
+        }
+        assert_eq!(index.len(), 0, "an empty posting is forgotten");
+    }
+}

@@ -1,0 +1,105 @@
+//! The frames of a shard that large publications placed and that are not yet written.
+//!
+//! An outbox is usually a run of this log: placing one more event for a connection is one addition. The log is
+//! trimmed from its front as far as no unfinished run starts there; since a run is contiguous, nothing before the
+//! first start is needed by anyone.
+
+use std::collections::VecDeque;
+
+use super::{gate::Ticket, outbox::Queued};
+use crate::protocol::frame::Frame;
+
+#[derive(Debug)]
+struct Entry {
+    frame: Frame,
+    /// Held until the entry is trimmed; its release tells the gate that the sockets were offered the frame.
+    ticket: Ticket,
+    /// Unfinished runs that start here.
+    starts: u32,
+}
+
+/// Frames in the order in which they were placed, numbered without end.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    base: u64,
+    entries: VecDeque<Entry>,
+}
+
+impl Log {
+    /// The number of `frame` in the log, appending it unless it is the last already.
+    ///
+    /// A publication that is placed in slices so keeps extending runs instead of breaking them.
+    pub(super) fn number(&mut self, frame: &Frame, ticket: &Ticket) -> u64 {
+        let last = self.entries.back().is_some_and(|entry| entry.frame.is_same(frame));
+        if !last {
+            self.entries.push_back(Entry { frame: frame.clone(), ticket: ticket.clone(), starts: 0 });
+        }
+        self.end() - 1
+    }
+
+    /// One past the last number.
+    pub(super) fn end(&self) -> u64 {
+        self.base + self.entries.len() as u64
+    }
+
+    /// Frames held.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Notes that an outbox' run starts at `number`.
+    pub(super) fn start(&mut self, number: u64) {
+        self.entries[(number - self.base) as usize].starts += 1;
+    }
+
+    /// Notes that `count` runs starting at `first` are finished, and trims.
+    pub(super) fn finish(&mut self, first: u64, count: u32) {
+        self.entries[(first - self.base) as usize].starts -= count;
+        self.trim();
+    }
+
+    /// Drops the entries that no unfinished run can reach.
+    pub(super) fn trim(&mut self) {
+        while self.entries.front().is_some_and(|entry| entry.starts == 0) {
+            self.entries.pop_front();
+            self.base += 1;
+        }
+    }
+
+    /// The frames numbered `first..end`, each with its ticket, for an outbox that is no run any more.
+    pub(super) fn queued(&self, first: u64, end: u64) -> impl Iterator<Item = Queued> {
+        let range = (first - self.base) as usize..(end - self.base) as usize;
+        self.entries.range(range).map(|e| Queued { frame: e.frame.clone(), ticket: Some(e.ticket.clone()) })
+    }
+
+    /// The frames numbered `first..end`.
+    pub(super) fn frames(&self, first: u64, end: u64) -> impl Iterator<Item = &Frame> {
+        self.entries.range((first - self.base) as usize..(end - self.base) as usize).map(|entry| &entry.frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::gate::Gate;
+
+    #[test]
+    fn entries_live_exactly_as_long_as_a_run_reaches_them() {
+        let gate = Gate::for_tests();
+        let frames: Vec<Frame> = (0..4u8).map(|i| Frame::event_text(&[&[i]])).collect();
+        let mut log = Log::default();
+        let ticket = |i: usize| gate.try_admit(1000, frames[i].len()).unwrap();
+        assert_eq!(log.number(&frames[0], &ticket(0)), 0);
+        log.start(0);
+        assert_eq!(log.number(&frames[1], &ticket(1)), 1);
+        assert_eq!(log.number(&frames[1], &ticket(1)), 1, "the last frame is not appended twice");
+        log.start(1);
+        assert_eq!(log.number(&frames[2], &ticket(2)), 2);
+        log.finish(1, 1);
+        assert_eq!(log.len(), 3, "the run from 0 may reach to the end");
+        assert_eq!(log.frames(0, 3).map(|f| f.bytes()[2]).collect::<Vec<_>>(), [0, 1, 2]);
+        log.finish(0, 1);
+        assert_eq!((log.len(), log.end()), (0, 3));
+        assert_eq!(log.number(&frames[3], &ticket(3)), 3);
+    }
+}

@@ -1,0 +1,175 @@
+//! Placing frames in outboxes, and closing: what any thread may do under the shard's lock.
+
+use super::{
+    connection::{SlotRef, State},
+    gate::Ticket,
+    outbox::Queued,
+    table::{Dirty, Table},
+};
+use crate::{
+    close::{self, Close},
+    config::SlowConsumer,
+    metrics::DropReason,
+    protocol::frame::Frame,
+};
+
+impl Table {
+    /// Appends a publication's frame for an open connection; true if it was queued, false if it was dropped.
+    ///
+    /// A small publication goes in by reference and is flushed by the small list; a large one extends the
+    /// connection's run of the log.
+    pub(super) fn place(&mut self, slot: u32, frame: &Frame, ticket: &Ticket) -> bool {
+        let entry = &mut self.slots[slot as usize];
+        if entry.outbox.is_blocked() {
+            return self.place_blocked(slot, frame);
+        }
+        if ticket.is_small() {
+            entry.outbox.push(Queued { frame: frame.clone(), ticket: Some(ticket.clone()) }, &mut self.log);
+            self.mark(slot, Dirty::Small);
+        } else {
+            let number = self.log.number(frame, ticket);
+            entry.outbox.extend(number, frame, ticket, &mut self.log);
+            self.mark(slot, Dirty::Bulk);
+        }
+        true
+    }
+
+    /// Appends one of the protocol's own frames. False if the connection is gone, closing, or now too slow.
+    pub(crate) fn place_own(&mut self, at: SlotRef, frame: Frame) -> bool {
+        match self.state(at) {
+            State::Free | State::Closing => false,
+            State::Open | State::Pending if self.slots[at.slot as usize].outbox.is_blocked() => {
+                self.place_blocked(at.slot, &frame)
+            }
+            State::Open | State::Pending => {
+                self.append(at.slot, frame);
+                true
+            }
+        }
+    }
+
+    fn append(&mut self, slot: u32, frame: Frame) {
+        let entry = &mut self.slots[slot as usize];
+        entry.outbox.push(Queued { frame, ticket: None }, &mut self.log);
+        if !entry.outbox.is_blocked() {
+            self.mark(slot, Dirty::Small);
+        }
+    }
+
+    /// A refused connection's events wait within bounds; past them the app's policy decides.
+    fn place_blocked(&mut self, slot: u32, frame: &Frame) -> bool {
+        let limits = &self.context.limits;
+        let (max_bytes, max_frames) = (limits.outbox_bytes, limits.outbox_frames);
+        let entry = &mut self.slots[slot as usize];
+        let app = entry.app;
+        let Some(backlog) = entry.outbox.backlog() else { return false };
+        if backlog.bytes() + frame.len() <= max_bytes && backlog.len() < max_frames {
+            backlog.push(frame.clone());
+            return true;
+        }
+        match self.context.app(app).slow_consumer {
+            SlowConsumer::Disconnect => {
+                self.context.app(app).metrics.dropped(DropReason::Slow, u64::from(frame.is_event()));
+                let at = SlotRef { slot, generation: self.slots[slot as usize].generation };
+                self.close_slow(at, "over the outbox bound");
+                false
+            }
+            SlowConsumer::DropOldest => {
+                backlog.push(frame.clone());
+                let dropped = backlog.discard_oldest(max_bytes, max_frames);
+                self.context.app(app).metrics.dropped(DropReason::Oldest, dropped);
+                true
+            }
+        }
+    }
+
+    /// Puts `slot` on the flush list of its class. A small event takes the whole outbox along, so that order holds
+    /// and a huge broadcast does not hold it up; its entry on the bulk list is then passed over.
+    pub(super) fn mark(&mut self, slot: u32, class: Dirty) {
+        let entry = &mut self.slots[slot as usize];
+        match (entry.dirty, class) {
+            (Dirty::No, Dirty::Bulk) => {
+                entry.dirty = Dirty::Bulk;
+                self.bulk.push_back(slot);
+            }
+            (Dirty::No | Dirty::Bulk, Dirty::Small) => {
+                entry.dirty = Dirty::Small;
+                self.small.push_back(slot);
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends a connection: nothing more is placed; what waits is written, then `bye` and the close frame.
+    ///
+    /// True if it was open or pending. The owner resets the socket if the client does not answer in time.
+    pub(crate) fn close(&mut self, at: SlotRef, bye: Option<Frame>, close: &Close) -> bool {
+        match self.state(at) {
+            State::Open => self.unregister(at.slot),
+            State::Pending => {}
+            State::Closing | State::Free => return false,
+        }
+        let entry = &mut self.slots[at.slot as usize];
+        entry.state = State::Closing;
+        entry.close_code = close.code;
+        if let Some(bye) = bye {
+            self.append(at.slot, bye);
+        }
+        self.append(at.slot, Frame::close(close));
+        self.closing.push(at);
+        true
+    }
+
+    /// Answers a client's own close frame: as [`Table::close`], without counting as the server's doing.
+    pub(crate) fn close_answer(&mut self, at: SlotRef, close: &Close) {
+        if self.close(at, None, close) {
+            self.slots[at.slot as usize].close_code = 0;
+        }
+    }
+
+    /// Ends a connection that reads too slowly: whole unwritten frames are thrown away and counted, a frame begun
+    /// is finished, and the close frame follows it.
+    pub(crate) fn close_slow(&mut self, at: SlotRef, why: &str) {
+        let Some(entry) = self.slot(at) else { return };
+        let app = entry.app;
+        let Some(backlog) = entry.outbox.backlog() else { return };
+        let (bytes, frames, since) = (backlog.bytes(), backlog.len(), backlog.since.elapsed());
+        let dropped = backlog.discard();
+        let connection = entry.connection.clone();
+        if entry.state == State::Closing {
+            self.context.app(app).metrics.dropped(DropReason::Slow, dropped);
+            return;
+        }
+        self.context.app(app).metrics.dropped(DropReason::Slow, dropped);
+        if let Some(connection) = connection {
+            tracing::warn!(
+                app = %self.context.app(app).name,
+                connection = %connection.id(),
+                user = connection.user().unwrap_or(""),
+                ip = %connection.attributes.connection.ip,
+                code = close::TOO_SLOW,
+                waiting_bytes = bytes,
+                waiting_frames = frames,
+                stalled_ms = since.as_millis() as u64,
+                "slow consumer closed: {why}"
+            );
+        }
+        self.close(at, None, &Close::new(close::TOO_SLOW, "too slow"));
+    }
+
+    /// The refused connections with the bytes that wait for each.
+    pub(crate) fn backlogs(&mut self) -> Vec<(usize, SlotRef)> {
+        let mut found = Vec::new();
+        for (slot, entry) in self.slots.iter_mut().enumerate() {
+            if let (Some(backlog), true) = (entry.outbox.backlog(), entry.state == State::Open) {
+                found.push((backlog.bytes(), SlotRef { slot: slot as u32, generation: entry.generation }));
+            }
+        }
+        found
+    }
+
+    /// The connections that began to close since the last call.
+    pub(crate) fn take_closing(&mut self) -> Vec<SlotRef> {
+        std::mem::take(&mut self.closing)
+    }
+}

@@ -1,0 +1,120 @@
+//! Which connections a publication means, resolved to what a shard can look up.
+
+use std::sync::Arc;
+
+use ahash::AHashSet;
+
+use super::connection::Connection;
+use crate::{
+    id::{AppId, ConnectionId},
+    predicate::{Access, Bound, IndexKey, LookupKey, LookupKind, Verdict},
+};
+
+/// A Rust closure over a connection, for programs that embed the server.
+pub type Closure = Arc<dyn Fn(&Connection) -> bool + Send + Sync>;
+
+/// The connections of one app that are named or everyone, narrowed by a predicate, less the exceptions.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// No selection reaches beyond its app.
+    pub app: AppId,
+    /// The union of what is named; `None` is everyone.
+    pub named: Option<Named>,
+    /// The compiled filter, its params bound.
+    pub filter: Option<Arc<Bound>>,
+    /// Taken out last.
+    pub except: Except,
+}
+
+/// Connections named one by one, or by their users.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// All connections of these users.
+    pub users: Vec<LookupKey>,
+    /// These connections.
+    pub connections: Vec<ConnectionId>,
+}
+
+/// Who is left out.
+#[derive(Clone, Debug, Default)]
+pub struct Except {
+    /// All connections of these users.
+    pub users: AHashSet<Box<str>>,
+    /// These connections.
+    pub connections: AHashSet<ConnectionId>,
+    /// Connections that named one of these devices.
+    pub devices: AHashSet<Box<str>>,
+}
+
+impl Except {
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.connections.is_empty() && self.devices.is_empty()
+    }
+
+    fn has(&self, connection: &Connection) -> bool {
+        !self.is_empty()
+            && (self.connections.contains(&connection.id())
+                || connection.user().is_some_and(|user| self.users.contains(user))
+                || connection.device().is_some_and(|device| self.devices.contains(device)))
+    }
+}
+
+/// Where a shard finds the candidates of a selection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    /// Nobody can match.
+    Nobody,
+    /// Every connection of the app.
+    Everyone,
+    /// The named ones.
+    Named(&'a Named),
+    /// What an index has under the plan's keys.
+    Plan(&'a Access),
+}
+
+impl Selection {
+    /// Everyone of `app`.
+    pub fn everyone(app: AppId) -> Self {
+        Self { app, named: None, filter: None, except: Except::default() }
+    }
+
+    pub(super) fn source(&self) -> Source<'_> {
+        match (&self.named, &self.filter) {
+            (Some(named), _) => Source::Named(named),
+            (None, Some(filter)) => match &filter.plan().access {
+                Access::Everyone => Source::Everyone,
+                Access::Nobody => Source::Nobody,
+                access @ Access::Lookup { .. } => Source::Plan(access),
+            },
+            (None, None) => Source::Everyone,
+        }
+    }
+
+    /// Whether every connection of the app has to be evaluated.
+    pub fn is_scan(&self) -> bool {
+        self.filter.is_some() && matches!(self.source(), Source::Everyone)
+    }
+
+    /// Decides by the whole filter, for those who bring candidates of their own.
+    pub(super) fn matches_whole(&self, connection: &Connection) -> bool {
+        let filter = self.filter.as_ref();
+        !self.except.has(connection) && filter.is_none_or(|f| f.matches(&connection.attributes) == Verdict::Match)
+    }
+
+    /// Decides about a candidate that the source gave.
+    pub(super) fn admits(&self, connection: &Connection) -> Verdict {
+        if self.except.has(connection) {
+            return Verdict::NoMatch;
+        }
+        match &self.filter {
+            None => Verdict::Match,
+            Some(filter) if self.named.is_some() => filter.matches(&connection.attributes),
+            Some(filter) => filter.residual(&connection.attributes),
+        }
+    }
+}
+
+/// The key under which the index of users has `user`.
+pub fn user_key(user: &str) -> LookupKey {
+    LookupKey { kind: LookupKind::Value, key: IndexKey::String(user.into()) }
+}

@@ -1,0 +1,317 @@
+//! Going through the connections of a selection, shard by shard and slice by slice.
+
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use super::{
+    Hub, Shard,
+    connection::{SlotRef, Snapshot, State},
+    gate::{Busy, Ticket},
+    selection::{Closure, Selection, Source},
+    table::Table,
+};
+use crate::{
+    limits::{SLICE, SLICE_STRIDE, SMALL_DELIVERIES},
+    predicate::Verdict,
+    protocol::frame::Frame,
+};
+
+/// What a sweep saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Connections evaluated.
+    pub at: u64,
+    /// Connections that matched.
+    pub matched: u64,
+    /// Evaluations that ended in an error, and so did not match.
+    pub errors: u64,
+}
+
+/// What became of a publication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) looked: Looked,
+    pub(crate) queued: u64,
+}
+
+/// How many connections a selection may mean.
+#[derive(Debug)]
+pub(crate) enum Reach {
+    /// At most [`SMALL_DELIVERIES`]: these, by shard.
+    Small(SmallVec<[(usize, Vec<SlotRef>); 4]>),
+    /// More: this many at most.
+    Large(usize),
+}
+
+impl Reach {
+    /// The upper bound.
+    pub(crate) fn bound(&self) -> usize {
+        match self {
+            Self::Small(lists) => lists.iter().map(|(_, list)| list.len()).sum(),
+            Self::Large(bound) => *bound,
+        }
+    }
+}
+
+/// Where a sweep of one shard stands. Everyone is gone through by slot number, so that nobody is met twice; the
+/// candidates of an index are fixed at the start, and each is evaluated again when it is reached.
+enum Cursor {
+    Members { next: u32 },
+    List { slots: Vec<SlotRef>, at: usize },
+}
+
+type Chunk = SmallVec<[u32; SLICE_STRIDE]>;
+type Refs = SmallVec<[SlotRef; SLICE_STRIDE]>;
+
+impl Cursor {
+    fn open(table: &Table, selection: &Selection) -> Self {
+        match selection.source() {
+            Source::Everyone => Self::Members { next: 0 },
+            source => Self::List { slots: table.candidates(selection.app, source), at: 0 },
+        }
+    }
+
+    /// The next open connections; empty at the end.
+    fn next(&mut self, table: &mut Table, selection: &Selection) -> Chunk {
+        let mut chunk = Chunk::new();
+        match self {
+            Self::Members { next } => {
+                chunk.extend(table.next_member(selection.app, *next).take(SLICE_STRIDE));
+                *next = chunk.last().map_or(*next, |last| last + 1);
+            }
+            Self::List { slots, at } => {
+                while chunk.is_empty() && *at < slots.len() {
+                    let end = slots.len().min(*at + SLICE_STRIDE);
+                    let present = slots[*at..end].iter().filter(|&&slot| table.slot(slot).is_some());
+                    chunk.extend(present.map(|slot| slot.slot));
+                    *at = end;
+                }
+            }
+        }
+        chunk
+    }
+
+    /// The next open connections as snapshots; `None` at the end.
+    fn snapshots(
+        &mut self,
+        table: &mut Table,
+        selection: &Selection,
+    ) -> Option<SmallVec<[(SlotRef, Snapshot); SLICE_STRIDE]>> {
+        let chunk = self.next(table, selection);
+        let found = chunk.iter().filter_map(|&slot| table.open_snapshot(slot)).collect();
+        (!chunk.is_empty()).then_some(found)
+    }
+}
+
+/// Goes on with one shard until `until`; true when it is through.
+fn slice(
+    table: &mut Table,
+    selection: &Selection,
+    cursor: &mut Cursor,
+    until: Option<Instant>,
+    looked: &mut Looked,
+    visit: &mut impl FnMut(&mut Table, u32),
+) -> bool {
+    loop {
+        let chunk = cursor.next(table, selection);
+        if chunk.is_empty() {
+            return true;
+        }
+        for slot in chunk {
+            let Some(connection) = table.open_connection(slot) else { continue };
+            looked.at += 1;
+            match selection.admits(connection) {
+                Verdict::Match => {
+                    looked.matched += 1;
+                    visit(table, slot);
+                }
+                Verdict::NoMatch => {}
+                Verdict::Error => looked.errors += 1,
+            }
+        }
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return false;
+        }
+    }
+}
+
+impl Hub {
+    /// How many connections `selection` may mean at most; if few, which, so that they are looked up once.
+    pub(crate) fn reach(&self, selection: &Selection) -> Reach {
+        let source = selection.source();
+        let mut bound = 0;
+        let mut lists = SmallVec::new();
+        for (at, shard) in self.shards().iter().enumerate() {
+            let list = shard.own(|table| {
+                bound += table.count(selection.app, source);
+                (bound <= SMALL_DELIVERIES).then(|| table.candidates(selection.app, source))
+            });
+            lists.extend(list.filter(|list| !list.is_empty()).map(|list| (at, list)));
+        }
+        if bound <= SMALL_DELIVERIES { Reach::Small(lists) } else { Reach::Large(bound) }
+    }
+
+    /// Waits for the gate to admit a frame of `bytes` for `reach`.
+    ///
+    /// # Errors
+    /// [`Busy`] when the gate stays full; nothing was placed.
+    pub(crate) async fn admit(&self, reach: &Reach, bytes: usize) -> Result<Ticket, Busy> {
+        self.gate.admit(reach.bound(), bytes).await
+    }
+
+    /// Waits for leave to scan every connection.
+    ///
+    /// # Errors
+    /// [`Busy`] when too many scans run.
+    pub(crate) async fn leave_to_scan(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Busy> {
+        self.gate.scan().await
+    }
+
+    /// Places a small publication at once, without yielding.
+    pub(crate) fn place_small(
+        &self,
+        selection: &Selection,
+        lists: SmallVec<[(usize, Vec<SlotRef>); 4]>,
+        frame: &Frame,
+        ticket: &Ticket,
+    ) -> Counts {
+        let mut counts = Counts::default();
+        for (at, slots) in lists {
+            let mut cursor = Cursor::List { slots, at: 0 };
+            let Counts { looked, queued } = &mut counts;
+            self.shard(at).with(|table| {
+                slice(table, selection, &mut cursor, None, looked, &mut |table, slot| {
+                    *queued += u64::from(table.place(slot, frame, ticket));
+                })
+            });
+        }
+        self.placed(counts, ticket)
+    }
+
+    /// Places a large publication, slice by slice, yielding between slices.
+    ///
+    /// Not cancel-safe: dropped half-way it has reached some connections and not others; run it in a task.
+    pub(crate) async fn place_large(&self, selection: &Selection, frame: &Frame, ticket: &Ticket) -> Counts {
+        let mut queued = 0;
+        let looked = self
+            .sweep(selection, |table, slot| {
+                queued += u64::from(table.place(slot, frame, ticket));
+            })
+            .await;
+        self.placed(Counts { looked, queued }, ticket)
+    }
+
+    fn placed(&self, counts: Counts, ticket: &Ticket) -> Counts {
+        ticket.correct(counts.queued as usize);
+        self.shed();
+        counts
+    }
+
+    /// Visits every connection of `selection`, each once, yielding between slices.
+    pub(crate) async fn sweep(&self, selection: &Selection, mut visit: impl FnMut(&mut Table, u32)) -> Looked {
+        let mut looked = Looked::default();
+        for shard in self.shards() {
+            let mut cursor = None;
+            loop {
+                let done = shard.with(|table| {
+                    let cursor = cursor.get_or_insert_with(|| Cursor::open(table, selection));
+                    slice(table, selection, cursor, Some(Instant::now() + SLICE), &mut looked, &mut visit)
+                });
+                if done {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        looked
+    }
+
+    /// Places a publication for the connections that a Rust closure picks from `selection`.
+    ///
+    /// The closure runs on snapshots, outside every lock; if it panics for a connection, that counts as an error
+    /// of this connection. Not cancel-safe, as [`Hub::place_large`].
+    pub(crate) async fn place_where(
+        &self,
+        selection: &Selection,
+        closure: &Closure,
+        frame: &Frame,
+        ticket: &Ticket,
+    ) -> Counts {
+        let mut counts = Counts::default();
+        for shard in self.shards() {
+            let mut cursor = shard.own(|table| Cursor::open(table, selection));
+            let mut until = Instant::now() + SLICE;
+            while let Some(chunk) = shard.own(|table| cursor.snapshots(table, selection)) {
+                let picked = pick(chunk, closure, &mut counts);
+                counts.queued += shard.with(|table| {
+                    let mut queued = 0;
+                    for at in picked.into_iter().filter(|&at| table.state(at) == State::Open).collect::<Refs>() {
+                        queued += u64::from(table.place(at.slot, frame, ticket));
+                    }
+                    queued
+                });
+                if Instant::now() >= until {
+                    tokio::task::yield_now().await;
+                    until = Instant::now() + SLICE;
+                }
+            }
+        }
+        self.placed(counts, ticket)
+    }
+
+    /// A page of `app`'s connections in the order of shards and slots, from `from` on; and where the next begins.
+    pub(crate) async fn page(
+        &self,
+        selection: &Selection,
+        from: (usize, u32),
+        limit: usize,
+    ) -> (Vec<Snapshot>, Option<(usize, u32)>) {
+        let mut page = Vec::new();
+        for (at, shard) in self.shards().iter().enumerate().skip(from.0) {
+            let mut cursor = Cursor::Members { next: if at == from.0 { from.1 } else { 0 } };
+            loop {
+                let mut found: SmallVec<[Snapshot; SLICE_STRIDE]> = SmallVec::new();
+                let more = shard.own(|table| {
+                    let chunk = cursor.next(table, selection);
+                    found.extend(chunk.iter().filter_map(|&slot| table.open_connection(slot).cloned()));
+                    !chunk.is_empty()
+                });
+                for connection in found {
+                    if !selection.matches_whole(&connection) {
+                        continue;
+                    }
+                    if page.len() == limit {
+                        return (page, Some((at, connection.id().slot)));
+                    }
+                    page.push(connection);
+                }
+                if !more {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        (page, None)
+    }
+}
+
+fn pick(
+    chunk: SmallVec<[(SlotRef, Snapshot); SLICE_STRIDE]>,
+    closure: &Closure,
+    counts: &mut Counts,
+) -> Refs {
+    let mut picked = Refs::new();
+    for (at, connection) in chunk {
+        counts.looked.at += 1;
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| closure(&connection))) {
+            Ok(true) => {
+                counts.looked.matched += 1;
+                picked.push(at);
+            }
+            Ok(false) => {}
+            Err(_) => counts.looked.errors += 1,
+        }
+    }
+    picked
+}

@@ -1,0 +1,382 @@
+//! One shard's connections: slots, indexes, outboxes and the log, all behind the shard's one lock.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::AtomicUsize},
+};
+
+use roaring::RoaringBitmap;
+
+use super::{
+    connection::{Connection, SlotRef, Snapshot, State},
+    index::Index,
+    log::Log,
+    outbox::Outbox,
+    selection::{Named, Source},
+};
+use crate::{
+    config::SlowConsumer,
+    id::{AppId, ConnectionId, NodeId},
+    limits::Limits,
+    metrics::{AppMetrics, DropReason, Metrics},
+    predicate::{Access, IndexKey, IndexRef, LookupKey, Schema},
+};
+
+/// What all tables of a node share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) node: NodeId,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) apps: Vec<AppContext>,
+    /// Bytes that sockets refused, shared bytes once.
+    pub(crate) refused: Arc<AtomicUsize>,
+}
+
+/// What the hub needs to know of an app.
+#[derive(Debug)]
+pub(crate) struct AppContext {
+    pub(crate) name: Arc<str>,
+    pub(crate) metrics: Arc<AppMetrics>,
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) slow_consumer: SlowConsumer,
+}
+
+impl Context {
+    pub(crate) fn app(&self, app: AppId) -> &AppContext {
+        &self.apps[app.0 as usize]
+    }
+}
+
+/// On which flush list an outbox stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dirty {
+    No,
+    Small,
+    Bulk,
+}
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) generation: u32,
+    pub(super) app: AppId,
+    pub(super) close_code: u16,
+    pub(super) state: State,
+    /// It was open at some time, and so was counted.
+    opened: bool,
+    pub(super) dirty: Dirty,
+    pub(super) outbox: Outbox,
+    pub(super) connection: Option<Arc<Connection>>,
+}
+
+/// One app's connections on one shard.
+#[derive(Debug)]
+struct AppTable {
+    members: RoaringBitmap,
+    users: Index,
+    declared: Box<[Index]>,
+}
+
+/// The data of one shard. No socket is known here, and no method blocks or waits.
+#[derive(Debug)]
+pub(crate) struct Table {
+    shard: u8,
+    apps: Vec<AppTable>,
+    free: Vec<u32>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) log: Log,
+    pub(super) small: VecDeque<u32>,
+    pub(super) bulk: VecDeque<u32>,
+    pub(super) closing: Vec<SlotRef>,
+    pub(super) context: Arc<Context>,
+}
+
+/// The table has no slot left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this shard holds as many connections as it can name")]
+pub(crate) struct Full;
+
+/// What a connection left behind.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    pub(crate) connection: Snapshot,
+    /// Whether it was ever open, and so was counted as connected.
+    pub(crate) was_open: bool,
+    /// The code the server closed it with; 0 where the client or the network ended it.
+    pub(crate) close_code: u16,
+    /// Events that had been placed and were not written.
+    pub(crate) unwritten: u64,
+}
+
+impl Table {
+    pub(crate) fn new(shard: u8, context: Arc<Context>) -> Self {
+        let apps = context
+            .apps
+            .iter()
+            .map(|app| AppTable {
+                members: RoaringBitmap::new(),
+                users: Index::default(),
+                declared: app.schema.paths().iter().map(|_| Index::default()).collect(),
+            })
+            .collect();
+        Self {
+            shard,
+            apps,
+            free: Vec::new(),
+            slots: Vec::new(),
+            log: Log::default(),
+            small: VecDeque::new(),
+            bulk: VecDeque::new(),
+            closing: Vec::new(),
+            context,
+        }
+    }
+
+    /// Gives a new connection a slot, in which it waits, reached by nothing, until it is opened.
+    ///
+    /// # Errors
+    /// [`Full`] when every slot that an id can name is taken.
+    pub(crate) fn insert(&mut self, build: impl FnOnce(ConnectionId) -> Connection) -> Result<(SlotRef, Snapshot), Full> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() < 1 << 24 => {
+                self.slots.push(Slot {
+                    generation: 0,
+                    app: AppId(0),
+                    close_code: 0,
+                    state: State::Free,
+                    opened: false,
+                    dirty: Dirty::No,
+                    outbox: Outbox::Empty,
+                    connection: None,
+                });
+                self.slots.len() as u32 - 1
+            }
+            None => return Err(Full),
+        };
+        let nonce = uuid::Uuid::new_v4().as_u64_pair().0;
+        let connection = Arc::new(build(ConnectionId { node: self.context.node, shard: self.shard, slot, nonce }));
+        let entry = &mut self.slots[slot as usize];
+        entry.state = State::Pending;
+        entry.opened = false;
+        entry.app = connection.app;
+        entry.close_code = 0;
+        entry.connection = Some(connection.clone());
+        Ok((SlotRef { slot, generation: entry.generation }, connection))
+    }
+
+    /// The slot of `at`, unless its tenant has changed.
+    pub(super) fn slot(&mut self, at: SlotRef) -> Option<&mut Slot> {
+        self.slots.get_mut(at.slot as usize).filter(|slot| slot.generation == at.generation && slot.state != State::Free)
+    }
+
+    /// How `at` stands; `Free` if it is gone.
+    pub(crate) fn state(&mut self, at: SlotRef) -> State {
+        self.slot(at).map_or(State::Free, |slot| slot.state)
+    }
+
+    /// The connection at `at`, unless it is gone.
+    pub(crate) fn connection(&mut self, at: SlotRef) -> Option<Snapshot> {
+        self.slot(at).and_then(|slot| slot.connection.clone())
+    }
+
+    /// Lets a pending connection be reached, or replaces what an open one is: attributes, user and index entries
+    /// change in one step. False if the connection is gone or closing.
+    pub(crate) fn open(&mut self, at: SlotRef, connection: Connection) -> bool {
+        match self.state(at) {
+            State::Open => self.unregister(at.slot),
+            State::Pending => {}
+            State::Closing | State::Free => return false,
+        }
+        let entry = &mut self.slots[at.slot as usize];
+        entry.state = State::Open;
+        entry.opened = true;
+        entry.connection = Some(Arc::new(connection));
+        self.register(at.slot);
+        true
+    }
+
+    /// Takes a connection out, with whatever waited for it.
+    pub(crate) fn remove(&mut self, at: SlotRef) -> Option<Departure> {
+        let state = self.state(at);
+        if state == State::Open {
+            self.unregister(at.slot);
+        }
+        let entry = self.slot(at)?;
+        let app = entry.app;
+        let close_code = entry.close_code;
+        let was_open = entry.opened;
+        let connection = entry.connection.take()?;
+        entry.state = State::Free;
+        entry.dirty = Dirty::No;
+        entry.generation = entry.generation.wrapping_add(1);
+        let unwritten = self.clear_outbox(at.slot);
+        self.free.push(at.slot);
+        self.context.app(app).metrics.dropped(DropReason::Gone, unwritten);
+        Some(Departure { connection, was_open, close_code, unwritten })
+    }
+
+    fn clear_outbox(&mut self, slot: u32) -> u64 {
+        let outbox = &mut self.slots[slot as usize].outbox;
+        if let Some(backlog) = outbox.backlog() {
+            let events = backlog.events();
+            *outbox = Outbox::Empty;
+            return events;
+        }
+        outbox.take_queue(&mut self.log).iter().map(|queued| u64::from(queued.frame.is_event())).sum()
+    }
+
+    fn register(&mut self, slot: u32) {
+        self.index(slot, Index::insert, |members, slot| {
+            members.insert(slot);
+        });
+    }
+
+    /// Takes `slot` out of the indexes: nothing finds it any more.
+    pub(super) fn unregister(&mut self, slot: u32) {
+        self.index(slot, Index::remove, |members, slot| {
+            members.remove(slot);
+        });
+    }
+
+    fn index(
+        &mut self,
+        slot: u32,
+        change: fn(&mut Index, &crate::predicate::Value, u32),
+        member: fn(&mut RoaringBitmap, u32),
+    ) {
+        let entry = &self.slots[slot as usize];
+        let Some(connection) = &entry.connection else { return };
+        let app = &mut self.apps[entry.app.0 as usize];
+        let schema = &self.context.app(entry.app).schema;
+        member(&mut app.members, slot);
+        change(&mut app.users, &connection.attributes.user, slot);
+        for (at, index) in app.declared.iter_mut().enumerate() {
+            change(index, schema.get(at, &connection.attributes), slot);
+        }
+    }
+
+    /// Connections of `app` that are open here.
+    pub(crate) fn members(&self, app: AppId) -> usize {
+        self.apps[app.0 as usize].members.len() as usize
+    }
+
+    /// The first open connection of `app` at or after `slot`.
+    pub(super) fn next_member(&self, app: AppId, slot: u32) -> impl Iterator<Item = u32> {
+        self.apps[app.0 as usize].members.range(slot..)
+    }
+
+    /// An upper bound of how many connections the source gives.
+    pub(super) fn count(&self, app: AppId, source: Source<'_>) -> usize {
+        let table = &self.apps[app.0 as usize];
+        match source {
+            Source::Nobody => 0,
+            Source::Everyone => self.members(app),
+            Source::Named(Named { users, connections }) => {
+                users.iter().map(|key| table.users.count(key)).sum::<usize>()
+                    + connections.iter().filter(|id| self.find(app, id).is_some()).count()
+            }
+            Source::Plan(Access::Lookup { index, keys }) => {
+                keys.iter().map(|key| self.look_up(app, *index, key, |i, k| i.count(k), |_| 1)).sum()
+            }
+            Source::Plan(_) => self.members(app),
+        }
+    }
+
+    /// The connections that the source names, each once.
+    pub(super) fn candidates(&self, app: AppId, source: Source<'_>) -> Vec<SlotRef> {
+        let mut slots = Vec::new();
+        match source {
+            Source::Nobody => {}
+            Source::Everyone => slots.extend(self.next_member(app, 0)),
+            Source::Named(Named { users, connections }) => {
+                users.iter().for_each(|key| self.apps[app.0 as usize].users.collect(key, &mut slots));
+                slots.extend(connections.iter().filter_map(|id| self.find(app, id)));
+            }
+            Source::Plan(Access::Lookup { index, keys }) => {
+                for key in keys {
+                    self.look_up(app, *index, key, |i, k| i.collect(k, &mut slots), |_| ());
+                    if let (IndexRef::ConnectionId, Some(slot)) = (index, self.find_key(app, key)) {
+                        slots.push(slot);
+                    }
+                }
+            }
+            Source::Plan(_) => slots.extend(self.next_member(app, 0)),
+        }
+        if slots.len() > 1 {
+            slots.sort_unstable();
+            slots.dedup();
+        }
+        slots.iter().map(|&slot| SlotRef { slot, generation: self.slots[slot as usize].generation }).collect()
+    }
+
+    fn look_up<T: Default>(
+        &self,
+        app: AppId,
+        index: IndexRef,
+        key: &LookupKey,
+        by_index: impl FnOnce(&Index, &LookupKey) -> T,
+        by_id: impl FnOnce(u32) -> T,
+    ) -> T {
+        let table = &self.apps[app.0 as usize];
+        match index {
+            IndexRef::User => by_index(&table.users, key),
+            IndexRef::Declared(at) => by_index(&table.declared[at], key),
+            IndexRef::ConnectionId => self.find_key(app, key).map(by_id).unwrap_or_default(),
+        }
+    }
+
+    fn find_key(&self, app: AppId, key: &LookupKey) -> Option<u32> {
+        match &key.key {
+            IndexKey::String(text) => self.find(app, &text.parse().ok()?),
+            _ => None,
+        }
+    }
+
+    /// The slot of an open connection of `app`, by its id; costs no index.
+    pub(crate) fn find(&self, app: AppId, id: &ConnectionId) -> Option<u32> {
+        if id.node != self.context.node || id.shard != self.shard {
+            return None;
+        }
+        let entry = self.slots.get(id.slot as usize)?;
+        let same = entry.connection.as_ref().is_some_and(|connection| connection.id() == *id);
+        (same && entry.state == State::Open && entry.app == app).then_some(id.slot)
+    }
+
+    /// The open connection in `slot`.
+    pub(crate) fn open_connection(&self, slot: u32) -> Option<&Arc<Connection>> {
+        let entry = self.slots.get(slot as usize)?;
+        if entry.state == State::Open { entry.connection.as_ref() } else { None }
+    }
+
+    /// A name for the tenant of `slot` that outlives the lock.
+    pub(crate) fn reference(&self, slot: u32) -> Option<SlotRef> {
+        self.slots.get(slot as usize).map(|entry| SlotRef { slot, generation: entry.generation })
+    }
+
+    /// The open connection in `slot`, with a name for it that outlives the lock.
+    pub(super) fn open_snapshot(&self, slot: u32) -> Option<(SlotRef, Snapshot)> {
+        let generation = self.slots.get(slot as usize)?.generation;
+        self.open_connection(slot).map(|connection| (SlotRef { slot, generation }, connection.clone()))
+    }
+
+    /// Everyone who has a slot, whether open, pending or closing.
+    pub(crate) fn tenants(&self) -> Vec<SlotRef> {
+        let tenants = self.slots.iter().enumerate().filter(|(_, entry)| entry.state != State::Free);
+        tenants.map(|(slot, entry)| SlotRef { slot: slot as u32, generation: entry.generation }).collect()
+    }
+
+    /// Whether connections began to close that the owner has not seen.
+    pub(crate) fn has_closing(&self) -> bool {
+        !self.closing.is_empty()
+    }
+
+    /// Whether nothing at all is held: no connection, no index entry, no frame.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+            && self.log.len() == 0
+            && self.apps.iter().all(|app| {
+                app.members.is_empty() && app.users.len() == 0 && app.declared.iter().all(|index| index.len() == 0)
+            })
+    }
+}

@@ -1,0 +1,289 @@
+//! Every number the server shows about itself, in the text format of Prometheus.
+//!
+//! Counters are plain atomics that their users hold, so that counting costs one addition and no look-up.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AppLabel {
+    app: Arc<str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DropLabels {
+    app: Arc<str>,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CloseLabels {
+    app: Arc<str>,
+    code: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Why an event that was placed for a connection did not reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// The client read too slowly and was closed.
+    Slow,
+    /// The client read too slowly and lost its oldest events, as configured.
+    Oldest,
+    /// The connection ended first.
+    Gone,
+}
+
+impl DropReason {
+    const ALL: [Self; 3] = [Self::Slow, Self::Oldest, Self::Gone];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Slow => "slow_consumer",
+            Self::Oldest => "oldest",
+            Self::Gone => "connection_gone",
+        }
+    }
+}
+
+/// Why a socket or an upgrade was turned away before it became a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The node holds as many connections as it may.
+    Connections,
+    /// Too many connections from one address.
+    Address,
+    /// Sockets came faster than the accept rate.
+    AcceptRate,
+    /// The page's Origin is not allowed.
+    Origin,
+    /// The node is leaving.
+    Draining,
+}
+
+impl Refusal {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Address => "address",
+            Self::AcceptRate => "accept_rate",
+            Self::Origin => "origin",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// The numbers of one app.
+#[derive(Debug)]
+pub struct AppMetrics {
+    app: Arc<str>,
+    closes: Family<CloseLabels, Counter>,
+    drops: [Counter; 3],
+    /// Connections that are open now.
+    pub connections: Gauge,
+    /// Connections that were ever welcomed.
+    pub connected: Counter,
+    /// Publications past the admission gate.
+    pub accepted: Counter,
+    /// Frames built for events; compare with `deliveries`.
+    pub encodings: Counter,
+    /// Event frames written to sockets, whole.
+    pub deliveries: Counter,
+    /// Evaluations of filters that ended in an error.
+    pub filter_errors: Counter,
+    /// Messages that clients sent.
+    pub messages: Counter,
+}
+
+impl AppMetrics {
+    /// Counts `n` events lost for `reason`.
+    pub fn dropped(&self, reason: DropReason, n: u64) {
+        if n > 0 {
+            self.drops[reason as usize].inc_by(n);
+        }
+    }
+
+    /// Events lost so far for `reason`.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].get()
+    }
+
+    /// Counts a connection that ended with `code`.
+    pub fn closed(&self, code: u16) {
+        self.closes.get_or_create(&CloseLabels { app: self.app.clone(), code }).inc();
+    }
+
+    /// Connections that ended with `code` so far.
+    pub fn closes(&self, code: u16) -> u64 {
+        self.closes.get_or_create(&CloseLabels { app: self.app.clone(), code }).get()
+    }
+}
+
+/// The numbers of the node. Names start with `fanfare_`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    by_app: Family<AppLabel, Gauge>,
+    connected: Family<AppLabel, Counter>,
+    accepted: Family<AppLabel, Counter>,
+    encodings: Family<AppLabel, Counter>,
+    deliveries: Family<AppLabel, Counter>,
+    filter_errors: Family<AppLabel, Counter>,
+    messages: Family<AppLabel, Counter>,
+    drops: Family<DropLabels, Counter>,
+    closes: Family<CloseLabels, Counter>,
+    refused: Family<ReasonLabel, Counter>,
+    /// Requests turned away by the admission gate with 503.
+    pub admission_refused: Counter,
+    /// Large publications between admission and their last offer.
+    pub bulk_in_flight: Gauge,
+    /// Small publications between admission and their last offer.
+    pub small_in_flight: Gauge,
+    /// Bytes that sockets refused, shared bytes once.
+    pub refused_bytes: Gauge,
+    /// Connections whose socket refuses now.
+    pub blocked: Gauge,
+    /// Frames in the shards' logs.
+    pub log_frames: Gauge,
+    /// Compiled filters in the caches.
+    pub cached_filters: Gauge,
+    /// Time to compile a filter that the cache did not have.
+    pub filter_compile: Histogram,
+    /// Time to match and place one publication that names a filter.
+    pub filter_evaluate: Histogram,
+    /// Time from the accepted socket to the welcome.
+    pub handshake: Histogram,
+    /// Time from admission to the moment when every socket was offered the event.
+    pub delivery: Histogram,
+    /// Time from a request's head to its answer.
+    pub http: Histogram,
+}
+
+fn seconds() -> Histogram {
+    // 10 µs to 40 s in steps of 2: from one targeted emit to a stall.
+    Histogram::new(exponential_buckets(10e-6, 2.0, 23))
+}
+
+impl Metrics {
+    /// A fresh set, all zero.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("fanfare"),
+            by_app: Family::default(),
+            connected: Family::default(),
+            accepted: Family::default(),
+            encodings: Family::default(),
+            deliveries: Family::default(),
+            filter_errors: Family::default(),
+            messages: Family::default(),
+            drops: Family::default(),
+            closes: Family::default(),
+            refused: Family::default(),
+            admission_refused: Counter::default(),
+            bulk_in_flight: Gauge::default(),
+            small_in_flight: Gauge::default(),
+            refused_bytes: Gauge::default(),
+            blocked: Gauge::default(),
+            log_frames: Gauge::default(),
+            cached_filters: Gauge::default(),
+            filter_compile: seconds(),
+            filter_evaluate: seconds(),
+            handshake: seconds(),
+            delivery: seconds(),
+            http: seconds(),
+        };
+        metrics.register_counters();
+        metrics.register_gauges();
+        metrics.register_times();
+        metrics
+    }
+
+    fn register_counters(&mut self) {
+        let r = &mut self.registry;
+        r.register("connected", "Connections ever welcomed", self.connected.clone());
+        r.register("events_accepted", "Publications past the admission gate", self.accepted.clone());
+        r.register("encodings", "Frames built for events", self.encodings.clone());
+        r.register("deliveries", "Event frames written to sockets, whole", self.deliveries.clone());
+        r.register("drops", "Events lost for a connection, by reason", self.drops.clone());
+        r.register("closes", "Connections ended, by close code", self.closes.clone());
+        r.register("refusals", "Sockets and upgrades turned away, by reason", self.refused.clone());
+        r.register("filter_errors", "Evaluations of filters that ended in an error", self.filter_errors.clone());
+        r.register("client_messages", "Messages that clients sent", self.messages.clone());
+        r.register("admission_refused", "Requests answered 503 by the admission gate", self.admission_refused.clone());
+    }
+
+    fn register_gauges(&mut self) {
+        let r = &mut self.registry;
+        r.register("connections", "Open connections", self.by_app.clone());
+        r.register("bulk_in_flight", "Large publications not yet offered everywhere", self.bulk_in_flight.clone());
+        r.register("small_in_flight", "Small publications not yet offered everywhere", self.small_in_flight.clone());
+        r.register("refused_bytes", "Bytes that sockets refused, shared bytes once", self.refused_bytes.clone());
+        r.register("blocked_connections", "Connections whose socket refuses", self.blocked.clone());
+        r.register("log_frames", "Frames in the shards' logs", self.log_frames.clone());
+        r.register("cached_filters", "Compiled filters in the caches", self.cached_filters.clone());
+    }
+
+    fn register_times(&mut self) {
+        let r = &mut self.registry;
+        let unit = || Unit::Seconds;
+        r.register_with_unit("filter_compile", "Compiling one filter", unit(), self.filter_compile.clone());
+        r.register_with_unit("filter_evaluate", "Matching one filtered publication", unit(), self.filter_evaluate.clone());
+        r.register_with_unit("handshake", "Accepted socket to welcome", unit(), self.handshake.clone());
+        r.register_with_unit("delivery", "Admission to the last socket's offer", unit(), self.delivery.clone());
+        r.register_with_unit("http_request", "Head of a request to its answer", unit(), self.http.clone());
+    }
+
+    /// The numbers of app `name`; the same counters at every call.
+    pub fn app(&self, name: &str) -> AppMetrics {
+        let app: Arc<str> = name.into();
+        let label = AppLabel { app: app.clone() };
+        let drops = DropReason::ALL
+            .map(|reason| self.drops.get_or_create_owned(&DropLabels { app: app.clone(), reason: reason.name() }));
+        AppMetrics {
+            closes: self.closes.clone(),
+            drops,
+            connections: self.by_app.get_or_create_owned(&label),
+            connected: self.connected.get_or_create_owned(&label),
+            accepted: self.accepted.get_or_create_owned(&label),
+            encodings: self.encodings.get_or_create_owned(&label),
+            deliveries: self.deliveries.get_or_create_owned(&label),
+            filter_errors: self.filter_errors.get_or_create_owned(&label),
+            messages: self.messages.get_or_create_owned(&label),
+            app,
+        }
+    }
+
+    /// Counts a socket or an upgrade turned away.
+    pub fn refused(&self, why: Refusal) {
+        self.refused.get_or_create(&ReasonLabel { reason: why.name() }).inc();
+    }
+
+    /// All numbers in the text format of Prometheus.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+

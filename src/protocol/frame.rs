@@ -1,0 +1,153 @@
+//! WebSocket frames as the server writes them: encoded once, then only shared.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use crate::close::Close;
+
+const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+const CLOSE: u8 = 0x88;
+const PING: u8 = 0x89;
+const PONG: u8 = 0x8a;
+
+/// One encoded, unmasked WebSocket frame (RFC 6455, section 5.2), shared by reference count.
+///
+/// A clone costs one atomic addition. The bytes never change.
+#[derive(Clone)]
+pub struct Frame(Arc<Inner>);
+
+struct Inner {
+    bytes: Box<[u8]>,
+    event: bool,
+    refused: AtomicU32,
+}
+
+impl Frame {
+    /// A text frame that carries an event; its delivery or loss is counted.
+    pub fn event_text(parts: &[&[u8]]) -> Self {
+        Self::new(TEXT, parts, true)
+    }
+
+    /// A binary frame that carries an event; its delivery or loss is counted.
+    pub fn event_binary(parts: &[&[u8]]) -> Self {
+        Self::new(BINARY, parts, true)
+    }
+
+    /// A text frame of the protocol's own: welcome, ack, error, bye.
+    pub fn text(payload: &[u8]) -> Self {
+        Self::new(TEXT, &[payload], false)
+    }
+
+    /// A ping (section 5.5.2). `payload` is at most 125 bytes.
+    pub fn ping(payload: &[u8]) -> Self {
+        debug_assert!(payload.len() <= 125);
+        Self::new(PING, &[payload], false)
+    }
+
+    /// The answer to a ping (section 5.5.3): the same payload, at most 125 bytes.
+    pub fn pong(payload: &[u8]) -> Self {
+        debug_assert!(payload.len() <= 125);
+        Self::new(PONG, &[payload], false)
+    }
+
+    /// A close frame (section 5.5.1). Codes that may not be sent (1005, 1006) give an empty body.
+    pub fn close(close: &Close) -> Self {
+        if matches!(close.code, crate::close::NO_STATUS | crate::close::ABNORMAL) {
+            return Self::new(CLOSE, &[], false);
+        }
+        Self::new(CLOSE, &[&close.code.to_be_bytes(), close.reason.as_bytes()], false)
+    }
+
+    fn new(first: u8, parts: &[&[u8]], event: bool) -> Self {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut bytes = Vec::with_capacity(length + 10);
+        bytes.push(first);
+        match length {
+            0..=125 => bytes.push(length as u8),
+            126..=0xffff => {
+                bytes.push(126);
+                bytes.extend_from_slice(&(length as u16).to_be_bytes());
+            }
+            _ => {
+                bytes.push(127);
+                bytes.extend_from_slice(&(length as u64).to_be_bytes());
+            }
+        }
+        for part in parts {
+            bytes.extend_from_slice(part);
+        }
+        Self(Arc::new(Inner { bytes: bytes.into_boxed_slice(), event, refused: AtomicU32::new(0) }))
+    }
+
+    /// The frame as it goes over the wire, header included.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    /// Bytes on the wire.
+    pub fn len(&self) -> usize {
+        self.0.bytes.len()
+    }
+
+    /// Never: a frame has a header.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Whether this carries an event, and so counts as a delivery or a drop.
+    pub fn is_event(&self) -> bool {
+        self.0.event
+    }
+
+    /// Whether this is a close frame.
+    pub fn is_close(&self) -> bool {
+        self.0.bytes[0] == CLOSE
+    }
+
+    /// Whether both share the same bytes in memory.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Notes that one more socket refused this frame; true for the first, which makes its bytes count for the node.
+    pub fn note_refused(&self) -> bool {
+        self.0.refused.fetch_add(1, Relaxed) == 0
+    }
+
+    /// Takes one note back; true for the last.
+    pub fn forget_refused(&self) -> bool {
+        self.0.refused.fetch_sub(1, Relaxed) == 1
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame(0x{:02x}, {} bytes)", self.0.bytes[0], self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_take_their_shortest_form() {
+        for (length, header) in [(0, 2), (125, 2), (126, 4), (0xffff, 4), (0x1_0000, 10)] {
+            let frame = Frame::event_text(&[&vec![b'a'; length]]);
+            assert_eq!(frame.len(), header + length);
+            assert_eq!(frame.bytes()[0], TEXT);
+        }
+    }
+
+    #[test]
+    fn a_close_without_status_has_no_body() {
+        assert_eq!(Frame::close(&Close::new(crate::close::NO_STATUS, "")).bytes(), [CLOSE, 0]);
+        assert_eq!(Frame::close(&Close::new(4200, "draining")).bytes()[2..4], 4200u16.to_be_bytes());
+    }
+}

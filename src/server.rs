@@ -1,0 +1,352 @@
+//! The server as a library: threads, listeners, accepting, and leaving well.
+//!
+//! One acceptor hands the sockets round to the shards' threads as plain descriptors; each thread serves HTTP on
+//! those it gets and keeps those that become clients. Allocator, signals, log set-up and environment belong to the
+//! program that embeds this.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream as StdStream},
+    rc::Rc,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::{
+    io::unix::AsyncFd,
+    net::TcpStream,
+    runtime::{Builder, Handle},
+    sync::{mpsc, watch},
+    task::LocalSet,
+};
+
+use crate::{
+    app::SetupError,
+    config::{Config, ConfigError},
+    door::Door,
+    drain,
+    event_loop::EventLoop,
+    http::{Edge, Peer, idempotency::Store},
+    id::AppId,
+    limits::{ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, REQUEST_HEAD_BYTES},
+    node::Node,
+};
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An app's keys, indexes or rights cannot be used.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}{}", if error.kind() == io::ErrorKind::AddrInUse {
+        " (is another server running? choose one with --listen)"
+    } else { "" })]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A running server; clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub(crate) inner: Arc<Inner>,
+    /// The app that the verbs of this handle speak for.
+    pub(crate) app: AppId,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) node: Arc<Node>,
+    /// A shard's runtime, on which calls from foreign threads run.
+    pub(crate) handle: Handle,
+    address: SocketAddr,
+    admin_address: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    leaving: tokio::sync::Mutex<bool>,
+}
+
+type Accepted = (StdStream, IpAddr, Instant);
+
+impl Server {
+    /// Starts a server: checks the configuration, listens, and starts its threads.
+    ///
+    /// It serves until [`Server::shutdown`]; dropping every handle does not stop it.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing listens then.
+    pub fn start(mut config: Config) -> Result<Self, StartError> {
+        config.check()?;
+        if config.limits.connections == 0 {
+            config.limits.connections = connections_by_descriptors();
+        }
+        let shards = match config.shards {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(usize::from(u8::MAX)),
+            n => n,
+        };
+        let (listener, address) = listen(config.listen, config.limits.send_buffer)?;
+        let admin = config.admin_listen.map(|at| listen(at, config.limits.send_buffer)).transpose()?;
+        let node = Node::new(config, shards)?;
+        let parts = Parts {
+            answers: Store::new(&node.config.limits),
+            door: Arc::new(Door::new(&node.config.limits)),
+            node: node.clone(),
+            stop: watch::Sender::new(false),
+        };
+        let mut threads = Vec::new();
+        let (ready, handles) = std::sync::mpsc::sync_channel(shards);
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(ACCEPT_QUEUE)).unzip();
+        let mut accept = Some((listener, senders));
+        for (index, sockets) in receivers.into_iter().enumerate() {
+            let (parts, ready, accept) = (parts.clone(), ready.clone(), accept.take());
+            threads.push(spawn(format!("fanfare-{index}"), move || parts.run_shard(index, sockets, accept, &ready))?);
+        }
+        let admin_address = admin.as_ref().map(|(_, address)| *address);
+        if let Some((listener, _)) = admin {
+            let parts = parts.clone();
+            threads.push(spawn("fanfare-admin".to_owned(), move || parts.run_admin(listener))?);
+        }
+        let handle = handles.recv().map_err(|_| StartError::Thread(io::Error::other("a shard ended at once")))?;
+        let inner = Inner {
+            node,
+            handle,
+            address,
+            admin_address,
+            stop: parts.stop,
+            threads: Mutex::new(threads),
+            leaving: tokio::sync::Mutex::new(false),
+        };
+        Ok(Self { inner: Arc::new(inner), app: AppId(0) })
+    }
+
+    /// Where clients and functions connect; with the real port where the configuration said 0.
+    pub fn address(&self) -> SocketAddr {
+        self.inner.address
+    }
+
+    /// Where health, metrics and pages are served apart, if they are.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.inner.admin_address
+    }
+
+    /// Leaves well: readiness fails, `drain_delay` passes, each client is sent away at its own moment of the window
+    /// with 4200, HTTP is served until the last has gone; then the threads end. Returns within `drain_timeout`, plus
+    /// a second for what is being answered.
+    ///
+    /// A second call waits for the first. Not cancel-safe: a dropped call leaves the server half-way out.
+    pub async fn shutdown(&self) {
+        let mut left = self.inner.leaving.lock().await;
+        if std::mem::replace(&mut *left, true) {
+            return;
+        }
+        let node = self.inner.node.clone();
+        // An error says that the shard's thread is gone already.
+        let _ = self.inner.handle.spawn(async move { drain::drain(&node).await }).await;
+        self.inner.stop.send_replace(true);
+        let threads = std::mem::take(&mut *self.inner.threads.lock());
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        if !joined.await.unwrap_or(false) {
+            tracing::error!("a thread of the server panicked");
+        }
+    }
+}
+
+/// What every thread gets.
+#[derive(Clone)]
+struct Parts {
+    node: Arc<Node>,
+    answers: Arc<Store>,
+    door: Arc<Door>,
+    stop: watch::Sender<bool>,
+}
+
+impl Parts {
+    fn edge(&self, event_loop: Option<Rc<EventLoop>>) -> Rc<Edge> {
+        Rc::new(Edge {
+            node: self.node.clone(),
+            answers: self.answers.clone(),
+            door: self.door.clone(),
+            event_loop,
+        })
+    }
+
+    fn run_shard(
+        self,
+        index: usize,
+        mut sockets: mpsc::Receiver<Accepted>,
+        accept: Option<(TcpListener, Vec<mpsc::Sender<Accepted>>)>,
+        ready: &std::sync::mpsc::SyncSender<Handle>,
+    ) {
+        block_on(async move {
+            // Fails only if the server was given up while starting.
+            let _ = ready.send(Handle::current());
+            let event_loop = EventLoop::new(self.node.hub.clone(), index);
+            event_loop.start();
+            let edge = self.edge(Some(event_loop));
+            if let Some((listener, senders)) = accept {
+                tokio::task::spawn_local(self.clone().accept(listener, senders));
+            }
+            let mut serving = tokio::task::JoinSet::new();
+            let mut stop = self.stop.subscribe();
+            loop {
+                tokio::select! {
+                    accepted = sockets.recv() => match accepted {
+                        Some(accepted) => {
+                            serving.spawn_local(self.clone().serve(edge.clone(), accepted));
+                        }
+                        None => break,
+                    },
+                    Some(_) = serving.join_next() => {}
+                    _ = stop.wait_for(|stop| *stop) => break,
+                }
+            }
+            finish(serving).await;
+        });
+    }
+
+    fn run_admin(self, listener: TcpListener) {
+        block_on(async move {
+            let edge = self.edge(None);
+            let (sender, mut sockets) = mpsc::channel(ACCEPT_QUEUE);
+            tokio::task::spawn_local(self.clone().accept(listener, vec![sender]));
+            let mut serving = tokio::task::JoinSet::new();
+            let mut stop = self.stop.subscribe();
+            loop {
+                tokio::select! {
+                    Some(accepted) = sockets.recv() => {
+                        serving.spawn_local(self.clone().serve(edge.clone(), accepted));
+                    }
+                    Some(_) = serving.join_next() => {}
+                    _ = stop.wait_for(|stop| *stop) => break,
+                }
+            }
+            finish(serving).await;
+        });
+    }
+
+    /// Accepts until the server stops, and hands the sockets round.
+    async fn accept(self, listener: TcpListener, senders: Vec<mpsc::Sender<Accepted>>) {
+        let listener = match AsyncFd::new(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "cannot watch the listening socket"),
+        };
+        let mut stop = self.stop.subscribe();
+        let mut next = 0;
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept_one(&listener) => accepted,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    next = (next + 1) % senders.len();
+                    if senders[next].send(accepted).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: those who wait are taken when some are free again.
+                    tracing::error!(%error, "cannot accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// Serves HTTP on one socket, until it ends or becomes a client's.
+    async fn serve(self, edge: Rc<Edge>, (socket, ip, since): Accepted) {
+        let Ok(socket) = TcpStream::from_std(socket) else { return };
+        let peer = Peer { ip, since };
+        let service = service_fn(move |request| {
+            let edge = edge.clone();
+            async move { Ok::<_, std::convert::Infallible>(edge.serve(request, peer).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.node.config.limits.handshake)
+            .max_buf_size(REQUEST_HEAD_BYTES)
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let mut stop = self.stop.subscribe();
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            _ = stop.wait_for(|stop| *stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, %ip, "HTTP connection ended");
+        }
+    }
+}
+
+/// Lets requests that are being answered finish, for a second at most.
+async fn finish(mut serving: tokio::task::JoinSet<()>) {
+    let all = async { while serving.join_next().await.is_some() {} };
+    if tokio::time::timeout(Duration::from_secs(1), all).await.is_err() {
+        tracing::warn!("requests were cut off: they took too long to answer");
+    }
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new().name(name).spawn(run).map_err(StartError::Thread)
+}
+
+fn block_on(future: impl Future<Output = ()>) {
+    match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => LocalSet::new().block_on(&runtime, future),
+        Err(error) => tracing::error!(%error, "cannot start a runtime"),
+    }
+}
+
+async fn accept_one(listener: &AsyncFd<TcpListener>) -> io::Result<Accepted> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let accept = |listener: &TcpListener| acceptfrom_with(listener, flags).map_err(io::Error::from);
+    let (socket, address) = listener.async_io(tokio::io::Interest::READABLE, accept).await?;
+    let ip = address.and_then(|address| SocketAddr::try_from(address).ok()).map(|address| address.ip());
+    let ip = ip.ok_or_else(|| io::Error::other("the peer has no address"))?;
+    Ok((StdStream::from(socket), ip.to_canonical(), Instant::now()))
+}
+
+/// Listens; a port that another process has is an error, since only the address is reused, not the port.
+///
+/// What is set here is inherited by every accepted socket.
+fn listen(address: SocketAddr, send_buffer: usize) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listen = || -> io::Result<(TcpListener, SocketAddr)> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_send_buffer_size(send_buffer)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    listen().map_err(|error| StartError::Listen { address, error })
+}
+
+/// As many connections as the process may open descriptors, less what it needs for itself.
+fn connections_by_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let descriptors = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    descriptors.saturating_sub(DESCRIPTORS_RESERVED).clamp(1, CONNECTIONS_MAX)
+}
