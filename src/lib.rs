@@ -1,5 +1,6 @@
 //! Fanfare.
 
+pub mod close;
 pub mod id;
 pub mod limits;
-pub mod close;
+pub mod predicate;
