@@ -1,11 +1,30 @@
-//! Fanfare.
+#![doc = include_str!("README.md")]
+#![forbid(unsafe_code)]
 
+// The list is the layer diagram, bottom up: a module may use what stands above it here, and nothing below.
 pub mod close;
 pub mod id;
 pub mod limits;
 pub mod metrics;
-pub mod protocol {
-    //! Bytes to types and back.
-    pub mod event;
-    pub mod frame;
-}
+pub mod config;
+pub mod predicate;
+pub mod protocol;
+pub mod auth;
+mod hub;
+mod door;
+mod app;
+mod node;
+mod event_loop;
+mod session;
+mod http;
+mod drain;
+mod server;
+mod emit;
+
+pub use crate::{
+    app::SetupError,
+    emit::EmitError,
+    hub::Connection,
+    node::{Exceptions, NodeError, Receipt, Target, To},
+    server::{Server, StartError},
+};

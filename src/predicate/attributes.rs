@@ -1,0 +1,124 @@
+//! What a filter sees of one connection.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{
+    layout::{Key, Map},
+    value::Value,
+};
+use crate::id::ConnectionId;
+
+/// The variables of one connection; `params` come with the request.
+#[derive(Clone, Debug)]
+pub struct Attributes {
+    /// The claims of its token; null if it is anonymous.
+    pub auth: Value,
+    /// Who it is: a string, or null.
+    pub user: Value,
+    /// What it says about itself; null if it has said nothing.
+    pub profile: Value,
+    /// The names of its channels: a list of strings.
+    pub channels: Value,
+    /// What the server knows about the socket.
+    pub connection: Facts,
+}
+
+impl Attributes {
+    /// Those of a connection that has neither authenticated nor said or joined anything.
+    pub fn new(connection: Facts) -> Self {
+        let none = Value::List(Arc::default());
+        Self { auth: Value::Null, user: Value::Null, profile: Value::Null, channels: none, connection }
+    }
+}
+
+/// `connection.*`. Values are built when a filter asks for one, so that no connection holds them twice.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// `connection.id`, as text.
+    pub id: ConnectionId,
+    /// `connection.device`: chosen by the client; null if it named none.
+    pub device: Option<Arc<str>>,
+    /// `connection.ip`, as text.
+    pub ip: IpAddr,
+    /// `connection.protocol`.
+    pub protocol: &'static str,
+    /// `connection.connected_at`, in Unix seconds.
+    pub connected_at: u64,
+    /// `connection.node`.
+    pub node: Arc<str>,
+}
+
+/// One member of `connection`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fact {
+    Id,
+    Device,
+    Ip,
+    Protocol,
+    ConnectedAt,
+    Node,
+}
+
+impl Fact {
+    pub(super) const ALL: [(&'static str, Self); 6] = [
+        ("id", Self::Id),
+        ("device", Self::Device),
+        ("ip", Self::Ip),
+        ("protocol", Self::Protocol),
+        ("connected_at", Self::ConnectedAt),
+        ("node", Self::Node),
+    ];
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(have, _)| *have == name).map(|(_, fact)| *fact)
+    }
+}
+
+impl Facts {
+    pub(super) fn get(&self, fact: Fact) -> Value {
+        match fact {
+            Fact::Id => Value::String(self.id.to_string().into()),
+            Fact::Device => self.device.clone().into(),
+            Fact::Ip => Value::String(self.ip.to_string().into()),
+            Fact::Protocol => self.protocol.into(),
+            Fact::ConnectedAt => {
+                i64::try_from(self.connected_at).map_or(Value::Double(self.connected_at as f64), Value::Int)
+            }
+            Fact::Node => self.node.clone().into(),
+        }
+    }
+
+    /// All of them as a map: the value of `connection` itself.
+    pub fn to_value(&self) -> Value {
+        let members = Fact::ALL.iter().map(|(name, fact)| (Key::String((*name).into()), self.get(*fact)));
+        Value::Map(Map::new(members.collect(), None).into())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::id::NodeId;
+
+    pub(in crate::predicate) fn facts() -> Facts {
+        Facts {
+            id: ConnectionId { node: NodeId(1), shard: 2, slot: 3, nonce: 4 },
+            device: Some("phone".into()),
+            ip: IpAddr::from([192, 0, 2, 1]),
+            protocol: "fanfare.v1",
+            connected_at: 1_700_000_000,
+            node: "n1".into(),
+        }
+    }
+
+    #[test]
+    fn connection_is_a_map_of_what_it_gives_one_by_one() {
+        let facts = facts();
+        let whole = facts.to_value();
+        for (name, fact) in Fact::ALL {
+            assert_eq!(whole.get(name), &facts.get(fact), "{name}");
+            assert_eq!(Fact::named(name), Some(fact));
+        }
+        assert_eq!(whole.as_map().map(Map::len), Some(Fact::ALL.len()));
+    }
+}

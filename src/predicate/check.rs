@@ -1,0 +1,555 @@
+//! Names and functions resolved: what CEL leaves to run time, but no connection could decide, is refused here.
+
+use std::sync::Arc;
+
+use regex::{Regex, RegexBuilder};
+
+use super::{
+    ast::{Binary, Expr, ExprKind, Macro},
+    attributes::Fact,
+    error::{FilterError, FilterErrorKind, Span, suggestion},
+    layout::{Key, Map},
+    value::Value,
+};
+use crate::limits;
+
+/// A resolved expression.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) kind: NodeKind,
+    pub(super) span: Span,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum NodeKind {
+    Constant(Value),
+    Root(Root),
+    Connection,
+    Fact(Fact),
+    /// `params.name`, by its place in [`Checked::params`].
+    Param(usize),
+    /// A macro's variable: 0 is the innermost.
+    Local(usize),
+    /// A variable of the schema.
+    Variable(usize),
+    Select(Box<Node>, Arc<str>),
+    Has(Box<Node>, Arc<str>),
+    Index(Box<Node>, Box<Node>),
+    Call(Function, Vec<Node>),
+    Matches(Box<Node>, Pattern),
+    Macro {
+        kind: Macro,
+        range: Box<Node>,
+        condition: Option<Box<Node>>,
+        body: Box<Node>,
+    },
+    List(Vec<Node>),
+    Map(Vec<(Node, Node)>),
+    Not(Box<Node>),
+    Negate(Box<Node>),
+    Binary(Binary, Box<Node>, Box<Node>),
+    And(Vec<Node>),
+    Or(Vec<Node>),
+    Conditional(Box<Node>, Box<Node>, Box<Node>),
+}
+
+/// A variable that is held as a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Root {
+    Auth,
+    User,
+    Profile,
+    Channels,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Pattern {
+    Literal(Regex, usize),
+    Param(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Function {
+    Size,
+    StartsWith,
+    EndsWith,
+    Contains,
+    LowerAscii,
+    UpperAscii,
+    Int,
+    Double,
+    String,
+}
+
+/// How a function is written: arguments as a function, and as a method of a receiver.
+struct Signature {
+    name: &'static str,
+    function: Option<Function>,
+    plain: Option<usize>,
+    method: Option<usize>,
+    usage: &'static str,
+}
+
+const fn signature(
+    name: &'static str,
+    function: Option<Function>,
+    plain: Option<usize>,
+    method: Option<usize>,
+    usage: &'static str,
+) -> Signature {
+    Signature { name, function, plain, method, usage }
+}
+
+static SIGNATURES: [Signature; 10] = [
+    signature("size", Some(Function::Size), Some(1), Some(0), "size(x) or x.size()"),
+    signature("startsWith", Some(Function::StartsWith), None, Some(1), "text.startsWith(prefix)"),
+    signature("endsWith", Some(Function::EndsWith), None, Some(1), "text.endsWith(suffix)"),
+    signature("contains", Some(Function::Contains), None, Some(1), "text.contains(part)"),
+    signature("matches", None, Some(2), Some(1), "text.matches(pattern)"),
+    signature("lowerAscii", Some(Function::LowerAscii), None, Some(0), "text.lowerAscii()"),
+    signature("upperAscii", Some(Function::UpperAscii), None, Some(0), "text.upperAscii()"),
+    signature("int", Some(Function::Int), Some(1), None, "int(x)"),
+    signature("double", Some(Function::Double), Some(1), None, "double(x)"),
+    signature("string", Some(Function::String), Some(1), None, "string(x)"),
+];
+
+/// Functions of CEL that have no meaning over JSON values.
+const LEFT_OUT: [&str; 18] = [
+    "uint",
+    "bytes",
+    "bool",
+    "timestamp",
+    "duration",
+    "type",
+    "dyn",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getFullYear",
+    "getHours",
+    "getMilliseconds",
+    "getMinutes",
+    "getMonth",
+    "getSeconds",
+    "proto",
+];
+
+/// Variables by their names.
+pub(super) const VARIABLES: [&str; 6] = ["auth", "user", "connection", "profile", "channels", "params"];
+
+/// A param that a filter names.
+#[derive(Clone, Debug)]
+pub(super) struct ParamUse {
+    pub(super) name: Arc<str>,
+    pub(super) span: Span,
+    /// Used as the pattern of `matches`.
+    pub(super) pattern: bool,
+}
+
+/// A checked expression and what it asks of its params.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) root: Node,
+    pub(super) params: Vec<ParamUse>,
+}
+
+/// Resolves an expression; `variables` are declared beside those of the filter language.
+pub(super) fn check(expr: &Expr, variables: &[Arc<str>]) -> Result<Checked, FilterError> {
+    let mut checker = Checker { variables, scopes: Vec::new(), params: Vec::new() };
+    let root = checker.node(expr)?;
+    Ok(Checked { root, params: checker.params })
+}
+
+/// Refuses an expression that gives a bool for nobody.
+pub(super) fn require_bool(root: &Node) -> Result<(), FilterError> {
+    let Some(what) = never_bool(root) else { return Ok(()) };
+    let message = format!("a filter must be true or false; this is {what}");
+    Err(FilterError::new(FilterErrorKind::NotBoolean, root.span, message))
+}
+
+fn never_bool(node: &Node) -> Option<&'static str> {
+    Some(match &node.kind {
+        NodeKind::Constant(Value::Bool(_)) => return None,
+        NodeKind::Constant(Value::Null) => "null",
+        NodeKind::Constant(Value::Int(_) | Value::Double(_)) | NodeKind::Negate(_) => "a number",
+        NodeKind::Constant(Value::String(_)) => "a string",
+        NodeKind::Constant(Value::List(_)) | NodeKind::List(_) | NodeKind::Root(Root::Channels) => "a list",
+        NodeKind::Constant(Value::Map(_)) | NodeKind::Map(_) | NodeKind::Connection => "a map",
+        NodeKind::Root(Root::User) => "a string or null",
+        NodeKind::Root(Root::Auth | Root::Profile) => "a map or null",
+        NodeKind::Fact(Fact::ConnectedAt) => "an int",
+        NodeKind::Fact(_) => "a string",
+        NodeKind::Call(function, _) => match function {
+            Function::Size | Function::Int => "an int",
+            Function::Double => "a double",
+            Function::LowerAscii | Function::UpperAscii | Function::String => "a string",
+            Function::StartsWith | Function::EndsWith | Function::Contains => return None,
+        },
+        NodeKind::Macro { kind: Macro::Map | Macro::Filter, .. } => "a list",
+        NodeKind::Binary(Binary::Add, ..) => "a number, a string or a list",
+        NodeKind::Binary(Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Remainder, ..) => {
+            "a number"
+        }
+        NodeKind::Conditional(_, yes, no) => {
+            return never_bool(yes).and_then(|what| never_bool(no).map(|_| what));
+        }
+        _ => return None,
+    })
+}
+
+/// Compiles a pattern, in time and size bounded by [`limits::REGEX_BYTES`].
+pub(super) fn regex(pattern: &str, span: Span) -> Result<Regex, FilterError> {
+    let built = RegexBuilder::new(pattern)
+        .size_limit(limits::REGEX_BYTES)
+        .dfa_size_limit(4 * limits::REGEX_BYTES)
+        .nest_limit(limits::FILTER_DEPTH as u32)
+        .build();
+    built.map_err(|e| {
+        let message = match e {
+            regex::Error::CompiledTooBig(_) => {
+                format!("this pattern is larger than {} bytes when compiled", limits::REGEX_BYTES)
+            }
+            other => {
+                let text = other.to_string();
+                let reason = text.lines().last().unwrap_or("").trim_start_matches("error: ");
+                format!("not a regular expression: {reason}")
+            }
+        };
+        FilterError::new(FilterErrorKind::BadRegex, span, message)
+    })
+}
+
+struct Checker<'v> {
+    variables: &'v [Arc<str>],
+    scopes: Vec<String>,
+    params: Vec<ParamUse>,
+}
+
+impl Checker<'_> {
+    fn nodes(&mut self, exprs: &[Expr]) -> Result<Vec<Node>, FilterError> {
+        exprs.iter().map(|expr| self.node(expr)).collect()
+    }
+
+    fn boxed(&mut self, expr: &Expr) -> Result<Box<Node>, FilterError> {
+        self.node(expr).map(Box::new)
+    }
+
+    fn node(&mut self, expr: &Expr) -> Result<Node, FilterError> {
+        let kind = match &expr.kind {
+            ExprKind::Literal(value) => NodeKind::Constant(value.clone()),
+            ExprKind::Name(name) => self.name(name, expr.span)?,
+            ExprKind::Select { from, key } => self.select(from, key, expr.span)?,
+            ExprKind::Has { from, key } => self.has(from, key, expr.span)?,
+            ExprKind::Index { from, index } => match &index.kind {
+                ExprKind::Literal(Value::String(key)) => self.select(from, key, expr.span)?,
+                _ if self.is_params(from) => return Err(bad_params(expr.span)),
+                _ => NodeKind::Index(self.boxed(from)?, self.boxed(index)?),
+            },
+            ExprKind::Call { receiver, function, at, arguments } => {
+                self.call(receiver.as_deref(), function, *at, arguments)?
+            }
+            ExprKind::Macro { kind, range, variable, condition, body } => {
+                let range = self.boxed(range)?;
+                self.scopes.push(variable.clone());
+                let condition = condition.as_ref().map(|condition| self.boxed(condition)).transpose();
+                let body = self.boxed(body);
+                self.scopes.pop();
+                NodeKind::Macro { kind: *kind, range, condition: condition?, body: body? }
+            }
+            ExprKind::List(items) => list(self.nodes(items)?),
+            ExprKind::Map(entries) => {
+                let entries = entries.iter().map(|(key, value)| Ok((self.node(key)?, self.node(value)?)));
+                map(entries.collect::<Result<_, FilterError>>()?)
+            }
+            ExprKind::Not(operand) => NodeKind::Not(self.boxed(operand)?),
+            ExprKind::Negate(operand) => NodeKind::Negate(self.boxed(operand)?),
+            ExprKind::Binary { operator, left, right } => {
+                NodeKind::Binary(*operator, self.boxed(left)?, self.boxed(right)?)
+            }
+            ExprKind::And(operands) => NodeKind::And(self.nodes(operands)?),
+            ExprKind::Or(operands) => NodeKind::Or(self.nodes(operands)?),
+            ExprKind::Conditional { condition, yes, no } => {
+                NodeKind::Conditional(self.boxed(condition)?, self.boxed(yes)?, self.boxed(no)?)
+            }
+        };
+        Ok(Node { kind, span: expr.span })
+    }
+
+    fn name(&self, name: &str, span: Span) -> Result<NodeKind, FilterError> {
+        if let Some(depth) = self.scopes.iter().rev().position(|scope| scope == name) {
+            return Ok(NodeKind::Local(depth));
+        }
+        if let Some(at) = self.variables.iter().position(|variable| &**variable == name) {
+            return Ok(NodeKind::Variable(at));
+        }
+        Ok(match name {
+            "auth" => NodeKind::Root(Root::Auth),
+            "user" => NodeKind::Root(Root::User),
+            "profile" => NodeKind::Root(Root::Profile),
+            "channels" => NodeKind::Root(Root::Channels),
+            "connection" => NodeKind::Connection,
+            "params" => return Err(bad_params(span)),
+            _ => {
+                let known = VARIABLES.into_iter().chain(self.scopes.iter().map(String::as_str));
+                let message = format!("there is no variable \"{name}\"{}", suggestion(name, known));
+                return Err(FilterError::new(FilterErrorKind::UndeclaredName, span, message));
+            }
+        })
+    }
+
+    /// Whether the expression is the variable `name` of the language, not one that hides it.
+    fn is_variable(&self, expr: &Expr, name: &str) -> bool {
+        matches!(&expr.kind, ExprKind::Name(have) if have == name)
+            && !self.scopes.iter().any(|scope| scope == name)
+            && !self.variables.iter().any(|variable| &**variable == name)
+    }
+
+    fn is_params(&self, expr: &Expr) -> bool {
+        self.is_variable(expr, "params")
+    }
+
+    fn select(&mut self, from: &Expr, key: &str, span: Span) -> Result<NodeKind, FilterError> {
+        if self.is_params(from) {
+            return Ok(NodeKind::Param(self.param(key, span)));
+        }
+        if self.is_variable(from, "connection") {
+            return fact(key, span).map(NodeKind::Fact);
+        }
+        Ok(NodeKind::Select(self.boxed(from)?, key.into()))
+    }
+
+    fn has(&mut self, from: &Expr, key: &str, span: Span) -> Result<NodeKind, FilterError> {
+        if self.is_params(from) {
+            let message = "every param that a filter names must be bound, so has() would always be true";
+            return Err(FilterError::new(FilterErrorKind::BadParams, span, message));
+        }
+        if self.is_variable(from, "connection") {
+            let fact = Node { kind: NodeKind::Fact(fact(key, span)?), span };
+            let null = Node { kind: NodeKind::Constant(Value::Null), span };
+            return Ok(NodeKind::Binary(Binary::NotEqual, fact.into(), null.into()));
+        }
+        Ok(NodeKind::Has(self.boxed(from)?, key.into()))
+    }
+
+    fn param(&mut self, name: &str, span: Span) -> usize {
+        if let Some(slot) = self.params.iter().position(|param| &*param.name == name) {
+            return slot;
+        }
+        self.params.push(ParamUse { name: name.into(), span, pattern: false });
+        self.params.len() - 1
+    }
+
+    fn call(
+        &mut self,
+        receiver: Option<&Expr>,
+        name: &str,
+        at: Span,
+        arguments: &[Expr],
+    ) -> Result<NodeKind, FilterError> {
+        let Some(signature) = SIGNATURES.iter().find(|signature| signature.name == name) else {
+            return Err(unknown_function(name, receiver.is_some(), at));
+        };
+        let wanted = if receiver.is_some() { signature.method } else { signature.plain };
+        if wanted != Some(arguments.len()) {
+            let message = format!("{name} is written {}", signature.usage);
+            return Err(FilterError::new(FilterErrorKind::WrongArguments, at, message));
+        }
+        let all: Vec<&Expr> = receiver.into_iter().chain(arguments).collect();
+        if let Some(function) = signature.function {
+            let operands = all.into_iter().map(|expr| self.node(expr)).collect::<Result<_, _>>()?;
+            return Ok(NodeKind::Call(function, operands));
+        }
+        let [text, pattern] = all[..] else { return Err(unknown_function(name, receiver.is_some(), at)) };
+        let text = self.boxed(text)?;
+        let pattern_node = self.node(pattern)?;
+        match pattern_node.kind {
+            NodeKind::Constant(Value::String(source)) => {
+                let compiled = regex(&source, pattern.span)?;
+                Ok(NodeKind::Matches(text, Pattern::Literal(compiled, source.len())))
+            }
+            NodeKind::Param(slot) => {
+                self.params[slot].pattern = true;
+                self.params[slot].span = pattern.span;
+                Ok(NodeKind::Matches(text, Pattern::Param(slot)))
+            }
+            _ => {
+                let message = "the pattern must be a string literal or a param";
+                Err(FilterError::new(FilterErrorKind::BadRegex, pattern.span, message))
+            }
+        }
+    }
+}
+
+fn bad_params(span: Span) -> FilterError {
+    let message = "params are used by name: params.name or params[\"name\"]";
+    FilterError::new(FilterErrorKind::BadParams, span, message)
+}
+
+fn fact(name: &str, span: Span) -> Result<Fact, FilterError> {
+    Fact::named(name).ok_or_else(|| {
+        let near = suggestion(name, Fact::ALL.iter().map(|(known, _)| *known));
+        let message = format!("connection has no \"{name}\"{near}");
+        FilterError::new(FilterErrorKind::UndeclaredName, span, message)
+    })
+}
+
+fn unknown_function(name: &str, method: bool, at: Span) -> FilterError {
+    if LEFT_OUT.contains(&name) {
+        let message = format!("{name}() is left out: values are those of JSON");
+        return FilterError::new(FilterErrorKind::Unsupported, at, message);
+    }
+    let macros = Macro::NAMES.iter().filter(|_| method).map(|(name, _)| *name);
+    let plain = ["has"].into_iter().filter(|_| !method);
+    let near = suggestion(name, SIGNATURES.iter().map(|signature| signature.name).chain(macros).chain(plain));
+    let what = if method { "method" } else { "function" };
+    FilterError::new(FilterErrorKind::UnknownFunction, at, format!("there is no {what} {name}(){near}"))
+}
+
+/// A list of constants is a constant.
+fn list(items: Vec<Node>) -> NodeKind {
+    let constants: Option<Vec<Value>> = items.iter().map(|item| item.constant().cloned()).collect();
+    constants.map_or(NodeKind::List(items), |values| NodeKind::Constant(values.into()))
+}
+
+/// A map of constants is a constant, unless its keys make it an error, which is for run time.
+fn map(entries: Vec<(Node, Node)>) -> NodeKind {
+    let constant = |(key, value): &(Node, Node)| match (key.constant()?, value.constant()?) {
+        (Value::Double(_), _) => None,
+        (key, value) => Some((Key::from_value(key)?, value.clone())),
+    };
+    let Some(members) = entries.iter().map(constant).collect::<Option<Vec<_>>>() else {
+        return NodeKind::Map(entries);
+    };
+    let map = Map::new(members, None);
+    if map.len() < entries.len() {
+        NodeKind::Map(entries)
+    } else {
+        NodeKind::Constant(Value::Map(map.into()))
+    }
+}
+
+impl Node {
+    pub(super) fn constant(&self) -> Option<&Value> {
+        match &self.kind {
+            NodeKind::Constant(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The nodes right below this one.
+    pub(super) fn children(&self) -> Vec<&Node> {
+        match &self.kind {
+            NodeKind::Select(a, _) | NodeKind::Has(a, _) | NodeKind::Matches(a, _) => vec![a],
+            NodeKind::Not(a) | NodeKind::Negate(a) => vec![a],
+            NodeKind::Index(a, b) | NodeKind::Binary(_, a, b) => vec![a, b],
+            NodeKind::Conditional(a, b, c) => vec![a, b, c],
+            NodeKind::Call(_, items) | NodeKind::List(items) | NodeKind::And(items) | NodeKind::Or(items) => {
+                items.iter().collect()
+            }
+            NodeKind::Map(entries) => entries.iter().flat_map(|(key, value)| [key, value]).collect(),
+            NodeKind::Macro { range, condition, body, .. } => [Some(range), condition.as_ref(), Some(body)]
+                .into_iter()
+                .flatten()
+                .map(|node| &**node)
+                .collect(),
+            NodeKind::Constant(_)
+            | NodeKind::Root(_)
+            | NodeKind::Connection
+            | NodeKind::Fact(_)
+            | NodeKind::Param(_)
+            | NodeKind::Local(_)
+            | NodeKind::Variable(_) => Vec::new(),
+        }
+    }
+
+    /// How many nodes there are, this one included.
+    pub(super) fn size(&self) -> u32 {
+        1 + self.children().into_iter().map(Node::size).sum::<u32>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::parser::parse, *};
+
+    fn refused(source: &str) -> (&'static str, String, String) {
+        let error =
+            parse(source).and_then(|expr| check(&expr, &[])).and_then(|checked| require_bool(&checked.root));
+        let error = error.unwrap_err();
+        (error.code(), error.span.of(source).to_owned(), error.message)
+    }
+
+    #[test]
+    fn unknown_names_come_with_a_suggestion_also_beside_or() {
+        let is = |code: &'static str, at: &str, message: &str| (code, at.to_owned(), message.to_owned());
+        assert_eq!(
+            refused("true || usr == 'a'"),
+            is("undeclared_name", "usr", "there is no variable \"usr\"; did you mean \"user\"?")
+        );
+        assert_eq!(
+            refused("connection.devise == 'a'"),
+            is(
+                "undeclared_name",
+                "connection.devise",
+                "connection has no \"devise\"; did you mean \"device\"?"
+            )
+        );
+        assert_eq!(
+            refused("true || user.startWith('a')"),
+            is(
+                "unknown_function",
+                "startWith",
+                "there is no method startWith(); did you mean \"startsWith\"?"
+            )
+        );
+        assert_eq!(refused("channels.exist(c, true)").0, "unknown_function");
+        assert_eq!(refused("x.exists(x, x)").0, "undeclared_name");
+    }
+
+    #[test]
+    fn functions_want_their_own_arguments() {
+        for source in
+            ["size()", "size(user, user)", "startsWith(user, 'a')", "user.startsWith()", "user.int()"]
+        {
+            assert_eq!(refused(source).0, "wrong_arguments", "{source}");
+        }
+        for source in ["timestamp('x') < 1", "uint(1) == 1", "type(user) == 1", "user.getHours() == 1"] {
+            assert_eq!(refused(source).0, "filter_unsupported", "{source}");
+        }
+    }
+
+    #[test]
+    fn params_are_named_one_by_one() {
+        for source in
+            ["params == 1", "params[user]", "has(params.x)", "params.exists(p, true)", "user in params"]
+        {
+            assert_eq!(refused(source).0, "bad_params", "{source}");
+        }
+        let expr = parse("params.a == params['b'] && params.a").unwrap();
+        let names: Vec<_> =
+            check(&expr, &[]).unwrap().params.iter().map(|param| param.name.to_string()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(check(&parse("[1].exists(params, params == 1)").unwrap(), &[]).is_ok());
+    }
+
+    #[test]
+    fn what_is_never_a_bool_is_no_filter() {
+        for source in
+            ["1 + 1", "'x'", "user", "auth", "[1]", "channels.map(c, c)", "true ? 1 : 'a'", "-auth.x"]
+        {
+            assert_eq!(refused(source).0, "not_boolean", "{source}");
+        }
+        for source in ["auth.x", "true ? auth.x : 1", "params.x", "channels[0]"] {
+            let checked = check(&parse(source).unwrap(), &[]).unwrap();
+            assert!(require_bool(&checked.root).is_ok(), "{source}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_bounded_and_constant() {
+        for source in ["user.matches(auth.p)", "user.matches('(')", "user.matches('(a{1000}){1000}')"] {
+            assert_eq!(refused(source).0, "bad_regex", "{source}");
+        }
+    }
+}

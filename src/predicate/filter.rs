@@ -1,0 +1,308 @@
+//! A filter, compiled; and bound to the params of a request.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    attributes::Attributes,
+    check::{Node, NodeKind, ParamUse, check, regex, require_bool},
+    compiler::{Compiler, Term, Test},
+    error::{EvalError, FilterError, FilterErrorKind, Span, suggestion},
+    explain::{Explained, Warning, sub_expressions, warnings},
+    index::{IndexRef, LookupKey, Schema},
+    parser::parse,
+    planner::{Candidate, Plan, by_keys, conjuncts, plan},
+    runtime::{Base, Param, ScalarSet, Tri},
+    value::Value,
+};
+
+/// What a filter says about one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// True.
+    Match,
+    /// False.
+    NoMatch,
+    /// Neither: the evaluation ended in an error, which does not match and is counted.
+    Error,
+}
+
+impl From<Tri> for Verdict {
+    #[inline]
+    fn from(tri: Tri) -> Self {
+        match tri {
+            Tri::True => Self::Match,
+            Tri::False => Self::NoMatch,
+            Tri::Error => Self::Error,
+        }
+    }
+}
+
+/// A compiled filter: made once per text, shared by every request that has it. [`bind`](Self::bind) gives it params.
+pub struct Filter {
+    source: Arc<str>,
+    schema: Schema,
+    root: Node,
+    params: Vec<ParamUse>,
+    constants: Vec<Value>,
+    program: Program,
+    candidates: Vec<Option<Candidate>>,
+}
+
+enum Program {
+    /// What must all be true.
+    Conjuncts(Vec<Test>),
+    Expression(Term),
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Filter").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+impl Filter {
+    /// Compiles a filter. Takes microseconds, bounded by the limits on text, nodes and patterns; does not evaluate
+    /// anything.
+    ///
+    /// # Errors
+    /// [`FilterError`], with the place in `source`: every kind but `unbound_param`.
+    pub fn compile(source: &str, schema: &Schema) -> Result<Self, FilterError> {
+        let (root, params) = checked(source, schema)?;
+        require_bool(&root)?;
+        let mut compiler = Compiler::default();
+        let nodes = conjuncts(&root);
+        let candidates = nodes.iter().map(|node| Candidate::of(node, schema)).collect();
+        let program = Program::Conjuncts(nodes.into_iter().map(|node| compiler.test(node)).collect());
+        let constants = compiler.constants;
+        Ok(Self {
+            source: source.into(),
+            schema: schema.clone(),
+            root,
+            params,
+            constants,
+            program,
+            candidates,
+        })
+    }
+
+    /// Compiles an expression of any kind, for [`Bound::evaluate`]. It is never planned: it scans.
+    ///
+    /// # Errors
+    /// As [`Filter::compile`], except that it need not be a bool.
+    pub fn compile_expression(source: &str, schema: &Schema) -> Result<Self, FilterError> {
+        let (root, params) = checked(source, schema)?;
+        let mut compiler = Compiler::default();
+        let program = Program::Expression(compiler.term(&root));
+        let constants = compiler.constants;
+        let candidates = vec![None];
+        Ok(Self {
+            source: source.into(),
+            schema: schema.clone(),
+            root,
+            params,
+            constants,
+            program,
+            candidates,
+        })
+    }
+
+    /// Gives the filter the params of a request: an object, or nothing if it names none. Params that it does not
+    /// name are ignored. Compiles patterns that are params, and plans.
+    ///
+    /// # Errors
+    /// `unbound_param` for a param that the filter names and the request lacks, `bad_params` if `params` is no
+    /// object, `bad_regex` for a param that is a bad pattern.
+    pub fn bind(self: &Arc<Self>, params: Option<Value>) -> Result<Bound, FilterError> {
+        let given = params.unwrap_or_default();
+        if !matches!(given, Value::Null | Value::Map(_)) {
+            let message = format!("params must be an object, not a {}", given.kind());
+            return Err(FilterError::new(FilterErrorKind::BadParams, Span::default(), message));
+        }
+        let bound = self.params.iter().map(|used| bind_param(used, &given)).collect::<Result<Vec<_>, _>>()?;
+        let plan = plan(&self.candidates, &bound, &self.schema, by_keys);
+        Ok(Bound { filter: self.clone(), params: bound.into(), plan: plan.into() })
+    }
+
+    /// The text it was compiled from.
+    pub fn source(&self) -> &Arc<str> {
+        &self.source
+    }
+
+    /// The schema it was compiled with.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// The params it names, in the order of their first use.
+    pub fn params(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.params.iter().map(|param| &*param.name)
+    }
+}
+
+fn checked(source: &str, schema: &Schema) -> Result<(Node, Vec<ParamUse>), FilterError> {
+    let checked = check(&parse(source)?, schema.variables())?;
+    Ok((checked.root, checked.params))
+}
+
+fn bind_param(used: &ParamUse, given: &Value) -> Result<Param, FilterError> {
+    let Some(value) = given.as_map().and_then(|map| map.find(&used.name)) else {
+        let names = given.as_map().into_iter().flat_map(|map| map.iter());
+        let names: Vec<Value> = names.map(|(key, _)| key.to_value()).collect();
+        let near = suggestion(&used.name, names.iter().filter_map(Value::as_str));
+        let message = format!("params lacks \"{}\", which the filter names{near}", used.name);
+        return Err(FilterError::new(FilterErrorKind::UnboundParam, used.span, message));
+    };
+    let regex = match value {
+        Value::String(pattern) if used.pattern => Some(regex(pattern, used.span)?),
+        other if used.pattern => {
+            let message =
+                format!("params.{} is a pattern and must be a string, not a {}", used.name, other.kind());
+            return Err(FilterError::new(FilterErrorKind::BadRegex, used.span, message));
+        }
+        _ => None,
+    };
+    let set = value.as_list().and_then(ScalarSet::new);
+    Ok(Param { value: value.clone(), set, regex })
+}
+
+/// A filter with its params and its plan. Cheap to clone; evaluates on any thread.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    filter: Arc<Filter>,
+    params: Arc<[Param]>,
+    plan: Arc<Plan>,
+}
+
+impl Bound {
+    /// Evaluates the whole filter for one connection, in bounded time.
+    #[inline]
+    pub fn matches(&self, attributes: &Attributes) -> Verdict {
+        self.verdict(attributes, None)
+    }
+
+    /// Evaluates what the plan leaves over for a connection that its access found; [`Verdict::Match`] if that is
+    /// nothing.
+    #[inline]
+    pub fn residual(&self, attributes: &Attributes) -> Verdict {
+        if !self.plan.residual {
+            return if self.plan.access == super::Access::Nobody { Verdict::NoMatch } else { Verdict::Match };
+        }
+        self.verdict(attributes, self.plan.answered)
+    }
+
+    fn verdict(&self, attributes: &Attributes, skip: Option<usize>) -> Verdict {
+        let base = self.base(attributes, &[]);
+        let tri = match &self.filter.program {
+            Program::Conjuncts(tests) => all(tests, &base, skip),
+            Program::Expression(term) => match term(base.frame()).as_deref() {
+                Ok(Value::Bool(value)) => (*value).into(),
+                _ => Tri::Error,
+            },
+        };
+        if base.spent() { Verdict::Error } else { tri.into() }
+    }
+
+    fn base<'f>(&'f self, attributes: &'f Attributes, variables: &'f [Value]) -> Base<'f> {
+        Base::new(attributes, &self.params, &self.filter.constants, variables)
+    }
+
+    /// The value of the expression for one connection.
+    ///
+    /// # Errors
+    /// What the evaluation met, and where; also a value that is larger than one evaluation may build.
+    pub fn evaluate(&self, attributes: &Attributes) -> Result<Value, EvalError> {
+        self.evaluate_with(attributes, &[])
+    }
+
+    /// As [`evaluate`](Self::evaluate), with values for the variables of [`Schema::with_variables`], in their order.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    #[doc(hidden)]
+    pub fn evaluate_with(&self, attributes: &Attributes, variables: &[Value]) -> Result<Value, EvalError> {
+        let base = self.base(attributes, variables);
+        let span = self.filter.root.span;
+        let value = match &self.filter.program {
+            Program::Conjuncts(tests) => match all(tests, &base, None) {
+                Tri::True => Ok(Value::Bool(true)),
+                Tri::False => Ok(Value::Bool(false)),
+                Tri::Error => Err(None),
+            },
+            Program::Expression(term) => {
+                term(base.frame()).map(super::runtime::Operand::into_owned).map_err(Some)
+            }
+        };
+        let unknown = EvalError { kind: super::EvalErrorKind::NoOverload, span };
+        let spent = || base.last_error().filter(|_| base.spent());
+        match value {
+            Ok(value) => match spent() {
+                Some(error) => Err(error),
+                None => base.measure(&value, span).map(|()| value),
+            },
+            Err(error) => Err(spent().or(error).or(base.last_error()).unwrap_or(unknown)),
+        }
+    }
+
+    /// How the connections that match are found.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The same, planned again with what the caller knows: `cost` estimates how many connections a look-up gives.
+    /// Every candidate of the filter is asked about.
+    #[must_use]
+    pub fn planned_by(&self, cost: impl Fn(IndexRef, &[LookupKey]) -> usize) -> Self {
+        let plan = plan(&self.filter.candidates, &self.params, &self.filter.schema, cost);
+        Self { plan: plan.into(), ..self.clone() }
+    }
+
+    /// The filter that was bound.
+    pub fn filter(&self) -> &Arc<Filter> {
+        &self.filter
+    }
+
+    /// What the author should think about again: it can be evaluated, but may not mean what it seems to.
+    pub fn warnings(&self) -> Vec<Warning> {
+        warnings(&self.filter.root, &self.params, &self.filter.source)
+    }
+
+    /// The value of every sub-expression outside macros for one connection, from left to right, the larger before
+    /// the parts it has; literals are left out. Compiles each anew, so it is for people, not for traffic.
+    pub fn explain(&self, attributes: &Attributes) -> Vec<Explained> {
+        let shown = self.base(attributes, &[]);
+        let nodes = sub_expressions(&self.filter.root).into_iter();
+        nodes.map(|node| self.explain_node(node, attributes, &shown)).collect()
+    }
+
+    fn explain_node(&self, node: &Node, attributes: &Attributes, shown: &Base<'_>) -> Explained {
+        let mut compiler = Compiler::default();
+        let term = compiler.term(node);
+        let base = Base::new(attributes, &self.params, &compiler.constants, &[]);
+        let value = term(base.frame()).map(super::runtime::Operand::into_owned);
+        // One budget for all that is shown, so that the answer is bounded.
+        let value = value.and_then(|value| shown.measure(&value, node.span).map(|()| value));
+        Explained { span: node.span, text: node.span.of(&self.filter.source).into(), value }
+    }
+}
+
+#[inline]
+fn all(tests: &[Test], base: &Base<'_>, skip: Option<usize>) -> Tri {
+    let mut result = Tri::True;
+    for (at, test) in tests.iter().enumerate() {
+        if Some(at) == skip {
+            continue;
+        }
+        match test(base.frame()) {
+            Tri::True => {}
+            Tri::False => return Tri::False,
+            Tri::Error => result = Tri::Error,
+        }
+    }
+    result
+}
+
+impl NodeKind {
+    pub(super) fn is_constant(&self) -> bool {
+        matches!(self, Self::Constant(_))
+    }
+}
