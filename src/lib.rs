@@ -1,5 +1,9 @@
 //! Fanfare.
 
+pub mod close;
 pub mod id;
 pub mod limits;
-pub mod close;
+
+pub mod auth;
+pub mod config;
+pub mod protocol;
