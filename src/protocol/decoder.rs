@@ -484,4 +484,21 @@ fn may_be_sent(code: u16) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unmasking_by_words_is_unmasking_by_bytes() {
+        let mask = [0x11, 0x22, 0x44, 0x88];
+        for len in 0..40 {
+            for offset in 0..9 {
+                let masked: Vec<u8> = (0..len).map(|n| n * 7).collect();
+                let naive: Vec<u8> =
+                    masked.iter().enumerate().map(|(n, byte)| byte ^ mask[(n + offset) % 4]).collect();
+                let mut fast = masked.clone();
+                unmask(&mut fast, mask, offset);
+                assert_eq!(fast, naive, "{len} {offset}");
+            }
+        }
+    }
+}
