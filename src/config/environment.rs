@@ -2,7 +2,10 @@
 
 use std::error::Error as _;
 
-use clap::{Arg, Args as _, Command, FromArgMatches as _};
+use clap::{
+    Arg, Args as _, Command, FromArgMatches as _,
+    error::{ContextKind, ContextValue},
+};
 
 use super::{
     Problem, ServeArgs,
@@ -31,7 +34,8 @@ pub(super) fn read(
     problems: &mut Vec<Problem>,
 ) -> ServeArgs {
     let command = ServeArgs::augment_args(Command::new("fanfare").no_binary_name(true));
-    let flags: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).collect();
+    let flags: Vec<&str> =
+        command.get_arguments().filter_map(Arg::get_long).filter(|flag| *flag != "limit").collect();
     let mut line = Vec::new();
     let mut limits = Vec::new();
     for (variable, value) in environment {
@@ -41,9 +45,7 @@ pub(super) fn read(
         }
         if let Some(limit) = name.strip_prefix(LIMIT) {
             limits.push(LimitSetting { name: limit.to_lowercase(), value });
-        } else if let Some(flag) =
-            flags.iter().find(|flag| **flag != "limit" && named(PREFIX, flag) == variable)
-        {
+        } else if let Some(flag) = flags.iter().find(|flag| named(PREFIX, flag) == variable) {
             let word = format!("--{flag}={value}");
             match command.clone().try_get_matches_from([&word]) {
                 Ok(_) => line.push(word),
@@ -67,13 +69,13 @@ fn unknown(variable: String, flags: &[&str]) -> Problem {
     Problem::Unknown { place: "environment".to_owned(), kind: "variable", name: variable, nearest }
 }
 
-/// What clap says less its mention of a flag that nobody gave.
+/// What clap says, without its mention of a flag that nobody gave.
 fn cause(error: &clap::Error) -> String {
-    if let Some(source) = error.source() {
-        return source.to_string();
+    match (error.source(), error.get(ContextKind::ValidValue)) {
+        (Some(source), _) => source.to_string(),
+        (None, Some(ContextValue::Strings(valid))) => format!("must be one of {}", valid.join(", ")),
+        (None, _) => error.kind().to_string(),
     }
-    let text = error.to_string();
-    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 /// Kubernetes tells every pod the address of every service by variables: those of a service called `fanfare`,
