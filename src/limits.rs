@@ -73,6 +73,26 @@ pub const WRITE_VECTORS: usize = 64;
 /// Shared buffer of a shard thread for reading; no connection holds one while idle.
 pub const READ_BUFFER: usize = 64 * 1024;
 
+/// Frames that one client message may be split into. 64 KiB in pieces of 16 bytes fit; a flood of empty fragments,
+/// which no bound on bytes would ever meet, does not.
+pub const MESSAGE_FRAGMENTS: u32 = 4096;
+
+/// Shortest API key, in bytes. 16 random bytes cannot be guessed over a network.
+pub const API_KEY_BYTES: usize = 16;
+
+/// Shortest secret for HS256, in bytes: as long as the hash (RFC 7518, section 3.2). A shorter one can be found
+/// from a single token, at home and in peace.
+pub const TOKEN_SECRET_BYTES: usize = 32;
+
+/// Longest `sub` of a token, in bytes. It is the user's name in every index and member list.
+pub const USER_BYTES: usize = 256;
+
+/// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive.
+pub const TOKEN_LEEWAY: Duration = Duration::from_secs(5);
+
+/// Life of a signed token when the caller of `POST /v1/tokens` does not say.
+pub const TOKEN_TTL_DEFAULT: Duration = Duration::from_hours(1);
+
 /// How often a shard looks after heartbeats, deadlines and stalled sockets.
 pub const TICK: Duration = Duration::from_millis(100);
 
@@ -193,8 +213,8 @@ impl Default for Limits {
             scans: 4,
             admission_wait: Duration::from_millis(500),
             idempotency_entries: 100_000,
-            idempotency_window: Duration::from_secs(300),
-            token_ttl: Duration::from_secs(24 * 3600),
+            idempotency_window: Duration::from_mins(5),
+            token_ttl: Duration::from_hours(24),
         }
     }
 }
@@ -211,8 +231,9 @@ pub mod duration {
     /// When the text is no duration; the message says what one looks like.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(from)?;
-        humantime::parse_duration(&text)
-            .map_err(|e| D::Error::custom(format!("\"{text}\" is not a duration such as \"10s\" or \"500ms\": {e}")))
+        humantime::parse_duration(&text).map_err(|e| {
+            D::Error::custom(format!("\"{text}\" is not a duration such as \"10s\" or \"500ms\": {e}"))
+        })
     }
 
     /// Writes what [`deserialize`] reads.

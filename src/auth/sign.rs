@@ -1,0 +1,137 @@
+//! Signing client tokens for functions that hold no secret themselves: `POST /v1/tokens`.
+
+use std::{borrow::Cow, time::Duration};
+
+use aws_lc_rs::hmac;
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::{json, value::RawValue};
+
+use super::{Rights, RightsError, claims::Members, token};
+use crate::{config::AppConfig, limits::Limits};
+
+/// Claims that the signer sets itself, or that decide whether the token is good.
+const RESERVED: [&str; 7] = ["sub", "exp", "iat", "nbf", "iss", "aud", "can"];
+
+/// Signs client tokens with a shared secret (HS256).
+#[derive(Debug)]
+pub struct TokenSigner {
+    header: String,
+    key: hmac::Key,
+    issuer: Option<Box<str>>,
+    audience: Option<Box<str>>,
+    claims_bytes: usize,
+    longest: Duration,
+}
+
+/// A token and when it ends.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// The token. Whoever holds it is the user.
+    pub token: String,
+    /// Its `exp`, in seconds since 1970.
+    pub expires_at: u64,
+}
+
+impl std::fmt::Debug for Signed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signed").field("token", &"…").field("expires_at", &self.expires_at).finish()
+    }
+}
+
+/// Why no token is signed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    /// The user's name is empty or too long.
+    #[error("\"user\" must be a string of 1 to 256 bytes")]
+    User,
+    /// `claims` is no object, or has a name twice.
+    #[error("\"claims\" must be an object that has no name twice")]
+    Claims,
+    /// A claim that only the signer may set; says which.
+    #[error("\"claims\" must not hold \"{0}\"; it is set by the server, or by a field of its own")]
+    Reserved(&'static str),
+    /// `can` is no object of rights.
+    #[error(transparent)]
+    Rights(#[from] RightsError),
+    /// The token would be refused when presented.
+    #[error("the claims are {0} bytes together, over {1}")]
+    TooBig(usize, usize),
+    /// A life of no seconds.
+    #[error("\"ttl\" must be at least 1 second")]
+    Ttl,
+}
+
+impl TokenSigner {
+    pub(super) fn new(kid: Option<&str>, key: hmac::Key, app: &AppConfig, limits: &Limits) -> Self {
+        let header = match kid {
+            Some(kid) => json!({"alg": "HS256", "typ": "JWT", "kid": kid}),
+            None => json!({"alg": "HS256", "typ": "JWT"}),
+        };
+        Self {
+            header: BASE64URL_NOPAD.encode(header.to_string().as_bytes()),
+            key,
+            issuer: app.issuer.as_deref().map(Into::into),
+            audience: app.audience.as_deref().map(Into::into),
+            claims_bytes: limits.claims_bytes,
+            longest: limits.token_ttl,
+        }
+    }
+
+    /// Signs a token for `user` at `now` (seconds since 1970), with further `claims` and the rights `can`, as
+    /// they came.
+    ///
+    /// It lives for `ttl`, one hour if not given, and at most `limits.token_ttl`.
+    ///
+    /// # Errors
+    /// When the token would be refused, or when `claims` would override what the server sets.
+    pub fn sign(
+        &self,
+        user: &str,
+        claims: Option<&RawValue>,
+        can: Option<&RawValue>,
+        ttl: Option<Duration>,
+        now: u64,
+    ) -> Result<Signed, SignError> {
+        token::user(Some(Cow::Borrowed(user))).map_err(|_| SignError::User)?;
+        let seconds = token::lifetime(ttl, self.longest).as_secs();
+        if seconds == 0 {
+            return Err(SignError::Ttl);
+        }
+        let expires_at = now.saturating_add(seconds);
+        let mut payload = format!(r#"{{"sub":{},"iat":{now},"exp":{expires_at}"#, json!(user));
+        for (name, value) in [(r#","iss":"#, &self.issuer), (r#","aud":"#, &self.audience)] {
+            if let Some(value) = value {
+                payload.push_str(name);
+                payload.push_str(&json!(value).to_string());
+            }
+        }
+        if let Some(can) = can {
+            Rights::parse(can.get())?;
+            payload.push_str(r#","can":"#);
+            payload.push_str(can.get());
+        }
+        if let Some(members) = claims.map(members).transpose()?.filter(|members| !members.is_empty()) {
+            payload.push(',');
+            payload.push_str(members);
+        }
+        payload.push('}');
+        if payload.len() > self.claims_bytes {
+            return Err(SignError::TooBig(payload.len(), self.claims_bytes));
+        }
+        let message = format!("{}.{}", self.header, BASE64URL_NOPAD.encode(payload.as_bytes()));
+        let signature = BASE64URL_NOPAD.encode(hmac::sign(&self.key, message.as_bytes()).as_ref());
+        Ok(Signed { token: format!("{message}.{signature}"), expires_at })
+    }
+}
+
+/// What stands between the braces of `claims`, once it is known to be harmless.
+fn members(claims: &RawValue) -> Result<&str, SignError> {
+    let members = Members::parse(claims.get()).map_err(|_| SignError::Claims)?;
+    for name in members.names() {
+        if let Some(reserved) = RESERVED.iter().find(|reserved| **reserved == name) {
+            return Err(SignError::Reserved(reserved));
+        }
+    }
+    let inner = claims.get().trim().strip_prefix('{').and_then(|inner| inner.strip_suffix('}'));
+    inner.map(str::trim).ok_or(SignError::Claims)
+}

@@ -1,0 +1,230 @@
+//! What is set per app: keys, client authentication, indexes, origins.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use super::{KeyHash, Scopes, Secret};
+use crate::limits;
+
+/// The app that flags and variables configure, and the only one unless the file names others.
+pub const DEFAULT_APP: &str = "default";
+
+/// Settings of one app: one `[apps.<name>]` table of the file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AppConfig {
+    /// Attributes with an index, as paths such as `auth.email`; `user`, `connection.id` and `channels` always have one.
+    pub index: Vec<String>,
+    /// Origins from which browsers may connect; `["*"]` is any. `None`: any with a token, none without
+    /// one where the app has keys for tokens.
+    pub origins: Option<Vec<String>>,
+    /// Whether clients must authenticate; `None` stands for what [`super::Config::client_auth`] answers.
+    pub client_auth: Option<ClientAuth>,
+    /// What happens to a client that reads too slowly.
+    pub slow_consumer: SlowConsumer,
+    /// The rights of a client whose token has no `can`: the same object as the claim. `None` outside of
+    /// loopback development: no rights.
+    pub default_can: Option<serde_json::Value>,
+    /// API keys of the app.
+    pub keys: Vec<ApiKeyConfig>,
+    /// Keys that client tokens are verified with.
+    pub tokens: Vec<TokenKeyConfig>,
+    /// The `iss` that a token must have, if set.
+    pub issuer: Option<String>,
+    /// The `aud` that a token must have, or have among others, if set.
+    pub audience: Option<String>,
+}
+
+/// Whether clients must authenticate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// Clients are anonymous; a token is not looked at.
+    Off,
+    /// A client with a token is a user, one without is anonymous.
+    Optional,
+    /// No client without a token.
+    Required,
+}
+
+/// What happens to a client that reads too slowly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlowConsumer {
+    /// It is closed with 4101.
+    #[default]
+    Disconnect,
+    /// It loses the oldest of what waits for it.
+    DropOldest,
+}
+
+/// One API key. The key itself is forgotten once its hash is known.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "ApiKeyFile")]
+pub struct ApiKeyConfig {
+    /// What logs and metrics call the key.
+    pub name: String,
+    /// What presented keys are compared with.
+    pub hash: KeyHash,
+    /// What the key may do.
+    pub scopes: Scopes,
+}
+
+impl ApiKeyConfig {
+    /// A key from its plain text.
+    ///
+    /// # Errors
+    /// When it is shorter than [`limits::API_KEY_BYTES`].
+    pub fn from_plain(name: &str, key: &Secret, scopes: Scopes) -> Result<Self, BadKey> {
+        let len = key.expose().len();
+        if len < limits::API_KEY_BYTES {
+            return Err(BadKey::Short { name: name.to_owned(), len });
+        }
+        Ok(Self { name: name.to_owned(), hash: KeyHash::of(key.expose()), scopes })
+    }
+}
+
+/// A key in the configuration that cannot be one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadKey {
+    /// An API key that could be guessed.
+    #[error(
+        "API key \"{name}\" has {len} bytes, and needs at least {} (make one with: openssl rand -hex 24)",
+        limits::API_KEY_BYTES
+    )]
+    Short {
+        /// The key's name.
+        name: String,
+        /// Its length.
+        len: usize,
+    },
+    /// Neither or both of two that exclude each other.
+    #[error("{0} needs exactly one of {1}")]
+    OneOf(String, &'static str),
+    /// The hash cannot be read.
+    #[error("API key \"{0}\": {1}")]
+    Hash(String, super::secret::BadKeyHash),
+    /// A key without scopes could do nothing.
+    #[error(
+        "API key \"{0}\" has no scopes; leave `scopes` out for all, or name some of publish, inspect, control, tokens"
+    )]
+    NoScopes(String),
+    /// The kind of key does not go with the algorithm.
+    #[error("a token key for {0} needs {1}")]
+    Kind(&'static str, &'static str),
+}
+
+/// An API key as the file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApiKeyFile {
+    name: String,
+    key: Option<Secret>,
+    hash: Option<String>,
+    scopes: Option<Scopes>,
+}
+
+impl TryFrom<ApiKeyFile> for ApiKeyConfig {
+    type Error = BadKey;
+
+    fn try_from(file: ApiKeyFile) -> Result<Self, BadKey> {
+        let scopes = file.scopes.unwrap_or(Scopes::ALL);
+        if scopes.is_empty() {
+            return Err(BadKey::NoScopes(file.name));
+        }
+        match (&file.key, &file.hash) {
+            (Some(key), None) => Self::from_plain(&file.name, key, scopes),
+            (None, Some(hash)) => match hash.parse() {
+                Ok(hash) => Ok(Self { name: file.name, hash, scopes }),
+                Err(error) => Err(BadKey::Hash(file.name, error)),
+            },
+            _ => Err(BadKey::OneOf(format!("API key \"{}\"", file.name), "`key` and `hash`")),
+        }
+    }
+}
+
+/// One key that client tokens are verified with.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "TokenKeyFile")]
+pub struct TokenKeyConfig {
+    /// The `kid` by which tokens name the key; a key without one is tried for every token of its algorithm.
+    pub kid: Option<String>,
+    /// The only algorithm that the key is used with.
+    pub alg: TokenAlgorithm,
+    /// The key.
+    pub key: KeyMaterial,
+}
+
+/// A signature algorithm of client tokens (RFC 7518, section 3.1; RFC 8037 for Ed25519).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum TokenAlgorithm {
+    /// HMAC with SHA-256 and a shared secret.
+    HS256,
+    /// RSA PKCS #1 v1.5 with SHA-256.
+    RS256,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// Ed25519.
+    EdDSA,
+}
+
+impl TokenAlgorithm {
+    /// The name in a token's header and in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HS256 => "HS256",
+            Self::RS256 => "RS256",
+            Self::ES256 => "ES256",
+            Self::EdDSA => "EdDSA",
+        }
+    }
+}
+
+/// Where a token key comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum KeyMaterial {
+    /// A secret shared with whoever signs.
+    Secret(Secret),
+    /// A public key in PEM.
+    Public(String),
+    /// The path of one; loading the configuration replaces it by [`KeyMaterial::Public`].
+    PublicFile(PathBuf),
+}
+
+/// A token key as the file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenKeyFile {
+    kid: Option<String>,
+    alg: TokenAlgorithm,
+    secret: Option<Secret>,
+    public_key: Option<String>,
+    public_key_file: Option<PathBuf>,
+}
+
+impl TryFrom<TokenKeyFile> for TokenKeyConfig {
+    type Error = BadKey;
+
+    fn try_from(file: TokenKeyFile) -> Result<Self, BadKey> {
+        let key = match (file.secret, file.public_key, file.public_key_file) {
+            (Some(secret), None, None) => KeyMaterial::Secret(secret),
+            (None, Some(pem), None) => KeyMaterial::Public(pem),
+            (None, None, Some(path)) => KeyMaterial::PublicFile(path),
+            _ => {
+                let what = "`secret`, `public_key` and `public_key_file`";
+                return Err(BadKey::OneOf("a token key".to_owned(), what));
+            }
+        };
+        match (file.alg, &key) {
+            (TokenAlgorithm::HS256, KeyMaterial::Secret(_)) => {}
+            (TokenAlgorithm::HS256, _) => return Err(BadKey::Kind("HS256", "`secret`")),
+            (alg, KeyMaterial::Secret(_)) => {
+                return Err(BadKey::Kind(alg.name(), "`public_key` or `public_key_file`"));
+            }
+            _ => {}
+        }
+        Ok(Self { kid: file.kid, alg: file.alg, key })
+    }
+}

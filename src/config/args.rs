@@ -1,0 +1,183 @@
+//! The flags of `fanfare serve` and `fanfare check`; through their names also the variables.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::Args;
+use ipnet::IpNet;
+
+use super::{
+    ApiKeyConfig, ClientAuth, Config, DEFAULT_APP, KeyMaterial, LogFormat, Problem, Scopes, Secret,
+    TokenAlgorithm, TokenKeyConfig, error::nearest,
+};
+use crate::limits::Limits;
+
+/// Flags of the server. Each can also be set as `FANFARE_` and its name in capitals, lists separated by commas.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// Read further settings from this TOML file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Serve clients and the HTTP API here [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Serve health, metrics and pages here instead, without keys
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Threads that hold connections; 0 is one per core [default: 0]
+    #[arg(long, value_name = "COUNT")]
+    pub shards: Option<usize>,
+    /// What logs and metrics call this node [default: a random id]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// What to log: error, warn, info, debug, trace, or directives [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// The form of log lines [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Believe X-Forwarded-For from this network, such as 10.0.0.0/8
+    #[arg(long = "trusted-proxy", value_name = "NETWORK", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Hide this attribute where the API shows connections
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    pub redact: Vec<String>,
+    /// Go on for this long after SIGTERM, with readiness failing [default: 5s; 0s in loopback development]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub drain_delay: Option<Duration>,
+    /// Then send clients away over this long [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub drain_timeout: Option<Duration>,
+    /// An API key of the default app, with all scopes
+    #[arg(long = "api-key", value_name = "KEY", value_delimiter = ',')]
+    pub api_keys: Vec<Secret>,
+    /// The secret that signs client tokens of the default app (HS256)
+    #[arg(long, value_name = "SECRET")]
+    pub token_secret: Option<Secret>,
+    /// Whether clients of the default app authenticate [default: optional]
+    #[arg(long, value_name = "WHETHER")]
+    pub client_auth: Option<ClientAuth>,
+    /// Let browsers connect to the default app from this origin; * is any
+    #[arg(long = "origin", value_name = "ORIGIN", value_delimiter = ',')]
+    pub origins: Vec<String>,
+    /// Index this attribute of the default app's connections, such as auth.email
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    pub index: Vec<String>,
+    /// Set a bound by its name in the file's `[limits]`
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    pub limits: Vec<LimitSetting>,
+}
+
+/// One bound by its name, as `--limit` and `FANFARE_LIMIT_*` set it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitSetting {
+    /// A field of [`Limits`].
+    pub name: String,
+    /// Its value, as the file would have it, without quotes.
+    pub value: String,
+}
+
+impl FromStr for LimitSetting {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, value) = text.split_once('=').ok_or("a limit is set as name=value")?;
+        Ok(Self { name: name.to_owned(), value: value.to_owned() })
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("a duration is such as 10s or 500ms: {error}"))
+}
+
+/// Lays what is set in `args` over `config`. `prefix` names the layer in problems.
+pub(super) fn apply(args: &ServeArgs, prefix: &str, config: &mut Config, problems: &mut Vec<Problem>) {
+    let args = args.clone();
+    set(&mut config.listen, args.listen);
+    set(&mut config.shards, args.shards);
+    set(&mut config.log, args.log);
+    set(&mut config.log_format, args.log_format);
+    set(&mut config.drain_timeout, args.drain_timeout);
+    config.admin_listen = args.admin_listen.or(config.admin_listen);
+    config.node_name = args.node_name.or(config.node_name.take());
+    config.drain_delay = args.drain_delay.or(config.drain_delay);
+    set_list(&mut config.trusted_proxies, args.trusted_proxies);
+    set_list(&mut config.redact, args.redact);
+    for limit in &args.limits {
+        if let Err(problem) = set_limit(&mut config.limits, limit, prefix) {
+            problems.push(problem);
+        }
+    }
+    let mut app = config.apps.remove(DEFAULT_APP);
+    if !args.api_keys.is_empty() {
+        app.get_or_insert_default().keys = api_keys(&args.api_keys, prefix, problems);
+    }
+    if let Some(secret) = args.token_secret {
+        let key = KeyMaterial::Secret(secret);
+        app.get_or_insert_default().tokens =
+            vec![TokenKeyConfig { kid: None, alg: TokenAlgorithm::HS256, key }];
+    }
+    if let Some(client_auth) = args.client_auth {
+        app.get_or_insert_default().client_auth = Some(client_auth);
+    }
+    if !args.origins.is_empty() {
+        app.get_or_insert_default().origins = Some(args.origins);
+    }
+    if !args.index.is_empty() {
+        app.get_or_insert_default().index = args.index;
+    }
+    config.apps.extend(app.map(|app| (DEFAULT_APP.to_owned(), app)));
+}
+
+fn set<T>(setting: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *setting = value;
+    }
+}
+
+fn set_list<T>(setting: &mut Vec<T>, values: Vec<T>) {
+    if !values.is_empty() {
+        *setting = values;
+    }
+}
+
+fn api_keys(keys: &[Secret], prefix: &str, problems: &mut Vec<Problem>) -> Vec<ApiKeyConfig> {
+    let mut configured = Vec::new();
+    for (n, key) in keys.iter().enumerate() {
+        match ApiKeyConfig::from_plain(&format!("key-{}", n + 1), key, Scopes::ALL) {
+            Ok(key) => configured.push(key),
+            Err(error) => {
+                problems.push(Problem::Value { place: named(prefix, "api-key"), message: error.to_string() });
+            }
+        }
+    }
+    configured
+}
+
+/// A setting's name in the layer of `prefix`.
+pub(super) fn named(prefix: &str, flag: &str) -> String {
+    if prefix == "--" {
+        format!("--{flag}")
+    } else {
+        format!("{prefix}{}", flag.to_uppercase().replace('-', "_"))
+    }
+}
+
+/// Sets one bound through the form that the file has, so that a new field of [`Limits`] needs nothing here.
+fn set_limit(limits: &mut Limits, limit: &LimitSetting, prefix: &str) -> Result<(), Problem> {
+    let place = named(prefix, "limit");
+    let bad = |message: String| Problem::Value { place: format!("{place} {}", limit.name), message };
+    let mut table = toml::Table::try_from(&*limits).map_err(|error| bad(error.to_string()))?;
+    let Some(current) = table.get_mut(&limit.name) else {
+        let nearest = nearest(&limit.name, table.keys().map(String::as_str));
+        return Err(Problem::Unknown { place, kind: "limit", name: limit.name.clone(), nearest });
+    };
+    *current = match current {
+        toml::Value::Integer(_) => match limit.value.replace('_', "").parse::<i64>() {
+            Ok(number) => toml::Value::Integer(number),
+            Err(_) => return Err(bad(format!("\"{}\" is not a whole number", limit.value))),
+        },
+        _ => toml::Value::String(limit.value.clone()),
+    };
+    *limits = table.try_into().map_err(|error: toml::de::Error| bad(error.message().to_owned()))?;
+    Ok(())
+}

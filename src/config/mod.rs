@@ -1,0 +1,160 @@
+//! Configuration: flags, then environment, then file, then defaults.
+//!
+//! [`Config::load`] merges the layers, whatever they say; [`Config::check`] decides whether the whole makes sense.
+//! Nothing else in the crate reads the environment. A key of the file is a field of [`Config`], of [`AppConfig`] or of
+//! [`Limits`]; a flag is a field of [`ServeArgs`]; a variable is a flag's name in capitals after `FANFARE_`.
+
+mod app;
+mod args;
+mod check;
+mod environment;
+mod error;
+mod file;
+mod scope;
+mod secret;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+
+use clap::ValueEnum;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+pub use self::{
+    app::{
+        ApiKeyConfig, AppConfig, BadKey, ClientAuth, DEFAULT_APP, KeyMaterial, SlowConsumer, TokenAlgorithm,
+        TokenKeyConfig,
+    },
+    args::{LimitSetting, ServeArgs},
+    environment::environment,
+    error::{ConfigError, Problem},
+    scope::{Scope, Scopes},
+    secret::{BadKeyHash, KeyHash, Secret},
+};
+use crate::limits::Limits;
+
+/// Everything that a deployment sets.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where clients and functions connect.
+    pub listen: SocketAddr,
+    /// Where health, metrics and pages are served apart, without keys; `None`: at `listen`.
+    pub admin_listen: Option<SocketAddr>,
+    /// Shards, each one thread; 0 is one per core.
+    pub shards: usize,
+    /// What logs, metrics and `connection.node` call this node; `None`: its random id.
+    pub node_name: Option<String>,
+    /// What is logged: a level, or directives such as `info,fanfare::hub=debug`.
+    pub log: String,
+    /// The form of log lines.
+    pub log_format: LogFormat,
+    /// Networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Paths of attributes that the API hides when it shows connections.
+    pub redact: Vec<String>,
+    /// How long all goes on after SIGTERM while readiness already fails; `None` stands for what
+    /// [`Config::drain_delay`] answers.
+    #[serde(with = "file::optional_duration")]
+    pub drain_delay: Option<Duration>,
+    /// The window over which clients are then sent away.
+    #[serde(with = "crate::limits::duration")]
+    pub drain_timeout: Duration,
+    /// Every bound.
+    pub limits: Limits,
+    /// The apps by name; an app's [`crate::id::AppId`] is its place in this order. Never empty once loaded.
+    pub apps: BTreeMap<String, AppConfig>,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            admin_listen: None,
+            shards: 0,
+            node_name: None,
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+            trusted_proxies: Vec::new(),
+            redact: Vec::new(),
+            drain_delay: None,
+            drain_timeout: Duration::from_secs(30),
+            limits: Limits::default(),
+            apps: BTreeMap::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Merges flags over `environment` over the file that they name over the defaults; see [`environment()`].
+    ///
+    /// A list given by a higher layer replaces that of a lower one. An empty variable counts as not set.
+    /// Files of public keys are read, relative to the configuration file.
+    ///
+    /// # Errors
+    /// All problems found: a file that cannot be read, an unknown key or variable (with the nearest known
+    /// one), a value that is none.
+    pub fn load(
+        args: &ServeArgs,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let variables = environment::read(environment, &mut problems);
+        let path = args.config.as_deref().or(variables.config.as_deref());
+        let mut config = match path.map(file::read) {
+            None => Self::default(),
+            Some(Ok(config)) => config,
+            Some(Err(problem)) => {
+                problems.push(problem);
+                Self::default()
+            }
+        };
+        args::apply(&variables, "FANFARE_", &mut config, &mut problems);
+        args::apply(args, "--", &mut config, &mut problems);
+        if config.apps.is_empty() {
+            config.apps.insert(DEFAULT_APP.to_owned(), AppConfig::default());
+        }
+        file::read_keys(&mut config, path.and_then(Path::parent), &mut problems);
+        ConfigError::unless_empty(problems).map(|()| config)
+    }
+
+    /// Whether this is development: no API key in any app. Then only loopback is served, and clients without
+    /// `can` may do everything.
+    pub fn is_development(&self) -> bool {
+        self.apps.values().all(|app| app.keys.is_empty())
+    }
+
+    /// Whether only this machine can connect.
+    pub fn is_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
+    }
+
+    /// The delay between SIGTERM and sending clients away: as set, else 5 s, else 0 in loopback development.
+    pub fn drain_delay(&self) -> Duration {
+        let default = if self.is_development() { Duration::ZERO } else { Duration::from_secs(5) };
+        self.drain_delay.unwrap_or(default)
+    }
+
+    /// The client authentication of `app`: as set, else optional, since off is only by setting.
+    pub fn client_auth(&self, app: &AppConfig) -> ClientAuth {
+        app.client_auth.unwrap_or(ClientAuth::Optional)
+    }
+
+    /// Whether `app` signs and verifies tokens by a secret that is made up at each start: on loopback, where it has no
+    /// key for tokens and authentication is not off.
+    pub fn has_ephemeral_secret(&self, app: &AppConfig) -> bool {
+        self.is_loopback() && app.tokens.is_empty() && self.client_auth(app) != ClientAuth::Off
+    }
+}
+
+#[cfg(test)]
+mod tests;

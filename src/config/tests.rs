@@ -1,0 +1,384 @@
+//! Layers, mistakes, rules, and the reference.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use clap::{Args as _, Command, FromArgMatches as _};
+
+use super::*;
+
+const KEY: &str = "an-api-key-for-tests";
+const SECRET: &str = "a-token-secret-of-thirty-two-bytes-or-more";
+
+fn args(flags: &[&str]) -> ServeArgs {
+    let command = ServeArgs::augment_args(Command::new("fanfare").no_binary_name(true));
+    ServeArgs::from_arg_matches(&command.try_get_matches_from(flags).unwrap()).unwrap()
+}
+
+fn load(flags: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::load(&args(flags), variables)
+}
+
+fn parse(text: &str) -> Result<Config, String> {
+    file::parse(Path::new("fanfare.toml"), text).map_err(|problem| problem.to_string())
+}
+
+/// The problems of a configuration that is only checked.
+fn broken(flags: &[&str]) -> String {
+    load(flags, &[]).unwrap().check().unwrap_err().to_string()
+}
+
+/// A folder of the test's own, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("fanfare-config-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.0.join(name), text).unwrap();
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn without_anything_it_is_development_on_loopback() {
+    let config = load(&[], &[]).unwrap();
+    config.check().unwrap();
+    assert!(config.is_development() && config.is_loopback());
+    assert_eq!(config.drain_delay(), Duration::ZERO);
+    assert_eq!(config.apps.keys().collect::<Vec<_>>(), ["default"]);
+    let app = &config.apps["default"];
+    assert_eq!((config.client_auth(app), config.has_ephemeral_secret(app)), (ClientAuth::Optional, true));
+    assert_eq!(Config { apps: BTreeMap::new(), ..config }, Config::default());
+}
+
+#[test]
+fn flags_win_over_variables_over_the_file_over_defaults() {
+    let folder = Folder::new("layers");
+    let text = "shards = 1\nlog = \"warn\"\nnode_name = \"file\"\n[limits]\nscans = 1\nmessage_burst = 1\nclaims_bytes = 1000\n";
+    let file = folder.write("fanfare.toml", text);
+    let variables = [
+        ("FANFARE_CONFIG", &*file),
+        ("FANFARE_SHARDS", "2"),
+        ("FANFARE_NODE_NAME", "variable"),
+        ("FANFARE_LIMIT_SCANS", "2"),
+        ("FANFARE_LIMIT_MESSAGE_BURST", "2"),
+    ];
+    let config = load(&["--shards", "3", "--limit", "scans=3"], &variables).unwrap();
+    assert_eq!((config.shards, config.node_name.as_deref(), &*config.log), (3, Some("variable"), "warn"));
+    let limits = &config.limits;
+    assert_eq!((limits.scans, limits.message_burst, limits.claims_bytes), (3, 2, 1000));
+    assert_eq!(limits.message_bytes, Limits::default().message_bytes);
+}
+
+#[test]
+fn a_list_replaces_the_list_below() {
+    let variables =
+        [("FANFARE_API_KEY", "first-key-for-tests,second-key-for-tests"), ("FANFARE_ORIGIN", "https://a")];
+    let config = load(&["--origin", "https://b", "--origin", "https://c"], &variables).unwrap();
+    let app = &config.apps["default"];
+    assert_eq!(app.origins.as_deref().unwrap(), ["https://b", "https://c"]);
+    assert_eq!(app.keys.iter().map(|key| &*key.name).collect::<Vec<_>>(), ["key-1", "key-2"]);
+    assert!(
+        app.keys
+            .iter()
+            .any(|key| key.hash == KeyHash::of("second-key-for-tests") && key.scopes == Scopes::ALL)
+    );
+    let config = load(&["--api-key", KEY], &variables).unwrap();
+    assert_eq!(config.apps["default"].keys.len(), 1);
+}
+
+#[test]
+fn every_flag_is_a_variable() {
+    let variables = [
+        ("FANFARE_LISTEN", "0.0.0.0:1"),
+        ("FANFARE_ADMIN_LISTEN", "127.0.0.1:2"),
+        ("FANFARE_LOG", "debug"),
+        ("FANFARE_LOG_FORMAT", "json"),
+        ("FANFARE_TRUSTED_PROXY", "10.0.0.0/8,fd00::/8"),
+        ("FANFARE_REDACT", "auth.email,connection.ip"),
+        ("FANFARE_DRAIN_DELAY", "1s"),
+        ("FANFARE_DRAIN_TIMEOUT", "1m"),
+        ("FANFARE_TOKEN_SECRET", SECRET),
+        ("FANFARE_API_KEY", KEY),
+        ("FANFARE_CLIENT_AUTH", "required"),
+        ("FANFARE_INDEX", "auth.email,auth.tenant"),
+        ("FANFARE_LIMIT_HEARTBEAT", "20s"),
+        ("FANFARE_SHARDS", ""),
+    ];
+    let config = load(&[], &variables).unwrap();
+    config.check().unwrap();
+    assert_eq!((config.trusted_proxies.len(), config.redact.len()), (2, 2));
+    assert_eq!(
+        (config.drain_delay(), config.drain_timeout),
+        (Duration::from_secs(1), Duration::from_mins(1))
+    );
+    assert_eq!((config.log_format, config.limits.heartbeat), (LogFormat::Json, Duration::from_secs(20)));
+    let app = &config.apps["default"];
+    assert_eq!((app.client_auth, app.index.len(), app.tokens.len()), (Some(ClientAuth::Required), 2, 1));
+    assert!(!config.has_ephemeral_secret(app) && !config.is_development());
+}
+
+#[test]
+fn variables_of_others_are_left_alone() {
+    let variables = [
+        ("FANFARE_URL", "http://127.0.0.1:7070"),
+        ("FANFARE_TOKEN", "x"),
+        ("FANFARE_PORT", "tcp://10.0.0.1:7070"),
+        ("FANFARE_SERVICE_HOST", "10.0.0.1"),
+        ("FANFARE_SERVICE_PORT", "7070"),
+        ("FANFARE_SERVICE_PORT_HTTP", "7070"),
+        ("FANFARE_PORT_7070_TCP", "tcp://10.0.0.1:7070"),
+        ("FANFARE_PORT_7070_TCP_PROTO", "tcp"),
+        ("FANFARE_PORT_7070_TCP_PORT", "7070"),
+        ("FANFARE_PORT_7070_TCP_ADDR", "10.0.0.1"),
+        ("FANFARE_ADMIN_PORT", "tcp://10.0.0.1:7071"),
+        ("FANFARE_ADMIN_SERVICE_HOST", "10.0.0.1"),
+        ("PATH", "/bin"),
+    ];
+    assert!(load(&[], &variables).is_ok());
+    assert!(load(&[], &[("FANFARE_PORT", "7070")]).is_err());
+}
+
+#[test]
+fn an_unknown_name_is_refused_and_the_nearest_named() {
+    let variables = [
+        ("FANFARE_LISTN", "x"),
+        ("FANFARE_LIMIT_SCANZ", "1"),
+        ("FANFARE_LOG_FORMAT", "xml"),
+        ("FANFARE_SHARDS", "-1"),
+    ];
+    let text =
+        load(&["--limit", "mesage_bytes=1", "--limit", "scans=many"], &variables).unwrap_err().to_string();
+    for line in [
+        "environment: unknown variable \"FANFARE_LISTN\"; did you mean \"FANFARE_LISTEN\"?",
+        "FANFARE_LIMIT: unknown limit \"scanz\"; did you mean \"scans\"?",
+        "FANFARE_LOG_FORMAT: must be one of text, json",
+        "FANFARE_SHARDS: invalid digit found in string",
+        "--limit: unknown limit \"mesage_bytes\"; did you mean \"message_bytes\"?",
+        "--limit scans: \"many\" is not a whole number",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line:?} in:\n{text}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_in_every_table() {
+    let cases = [
+        ("log = \"info\"\nlistn = 1", "fanfare.toml:2: unknown key \"listn\"; did you mean \"listen\"?"),
+        (
+            "[limits]\nmesage_bytes = 1",
+            "fanfare.toml:2: unknown key \"mesage_bytes\"; did you mean \"message_bytes\"?",
+        ),
+        ("[apps.default]\norigin = []", "fanfare.toml:2: unknown key \"origin\"; did you mean \"origins\"?"),
+        ("[[apps.a.keys]]\nname = \"x\"\nscope = []", "unknown key \"scope\"; did you mean \"scopes\"?"),
+        (
+            "[[apps.a.tokens]]\nalg = \"HS256\"\nsecert = \"x\"",
+            "unknown key \"secert\"; did you mean \"secret\"?",
+        ),
+        ("qqqqqqqqqq = 1", "fanfare.toml:1: unknown key \"qqqqqqqqqq\""),
+    ];
+    for (text, expected) in cases {
+        let error = parse(text).unwrap_err();
+        assert!(error.ends_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_value_that_is_none_is_refused_with_its_line() {
+    let cases = [
+        ("\nlisten = \"here\"", "fanfare.toml:2: invalid socket address syntax"),
+        ("[limits]\nheartbeat = \"often\"", "fanfare.toml:2: \"often\" is not a duration such as \"10s\""),
+        ("drain_delay = 5", "fanfare.toml:1: "),
+        ("shards = ", "fanfare.toml:1: "),
+        (
+            "[[apps.a.keys]]\nname = \"x\"\nkey = \"short\"",
+            "API key \"x\" has 5 bytes, and needs at least 16",
+        ),
+        ("[[apps.a.keys]]\nname = \"x\"", "API key \"x\" needs exactly one of `key` and `hash`"),
+        (
+            "[[apps.a.keys]]\nname = \"x\"\nhash = \"md5:00\"",
+            "a hash is \"sha256:\" and 64 hexadecimal digits",
+        ),
+        (
+            "[[apps.a.keys]]\nname = \"x\"\nscopes = []\nkey = \"an-api-key-for-tests\"",
+            "API key \"x\" has no scopes",
+        ),
+        ("[[apps.a.keys]]\nname = \"x\"\nscopes = [\"all\"]", "unknown variant `all`"),
+        ("[[apps.a.tokens]]\nalg = \"none\"\nsecret = \"x\"", "unknown variant `none`"),
+        ("[[apps.a.tokens]]\nalg = \"HS256\"", "a token key needs exactly one of `secret`, `public_key` and"),
+        ("[[apps.a.tokens]]\nalg = \"HS256\"\npublic_key = \"x\"", "a token key for HS256 needs `secret`"),
+        ("[[apps.a.tokens]]\nalg = \"RS256\"\nsecret = \"x\"", "a token key for RS256 needs `public_key` or"),
+    ];
+    for (text, expected) in cases {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let text = load(&["--config", "/nonexistent/fanfare.toml"], &[]).unwrap_err().to_string();
+    assert!(text.starts_with("/nonexistent/fanfare.toml: "), "{text}");
+
+    let folder = Folder::new("keys");
+    folder.write("key.pem", "a key");
+    let text = "[[apps.default.tokens]]\nalg = \"ES256\"\npublic_key_file = \"key.pem\"\n";
+    let config = load(&["--config", &folder.write("good.toml", text)], &[]).unwrap();
+    assert_eq!(config.apps["default"].tokens[0].key, KeyMaterial::Public("a key".to_owned()));
+    let text = text.replace("key.pem", "none.pem");
+    let error = load(&["--config", &folder.write("bad.toml", &text)], &[]).unwrap_err().to_string();
+    assert!(error.contains("none.pem: "), "{error}");
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let flags = ["--api-key", KEY, "--token-secret", SECRET];
+    let shown = format!("{:?} {:?}", args(&flags), load(&flags, &[]).unwrap());
+    assert!(!shown.contains(KEY) && !shown.contains(SECRET), "{shown}");
+    let error = load(&["--api-key", "hunter2"], &[]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "--api-key: API key \"key-1\" has 7 bytes, and needs at least 16 (make one with: openssl rand -hex 24)"
+    );
+}
+
+#[test]
+fn off_loopback_it_wants_keys() {
+    let listen = ["--listen", "0.0.0.0:7070"];
+    let text = broken(&listen);
+    assert!(text.contains("set --api-key or FANFARE_API_KEY"), "{text}");
+    assert!(text.contains("app \"default\": there is no key to verify client tokens with"), "{text}");
+    let text = broken(&["--admin-listen", "[::]:7071"]);
+    assert!(text.starts_with("admin_listen = \"[::]:7071\" is not loopback"), "{text}");
+    for client_auth in ["required", "optional"] {
+        let text = broken(&[&listen[..], &["--api-key", KEY, "--client-auth", client_auth]].concat());
+        assert!(text.contains(&format!("client_auth is \"{client_auth}\", and there is no key")), "{text}");
+    }
+    for rest in [["--client-auth", "off"], ["--token-secret", SECRET]] {
+        load(&[&listen[..], &["--api-key", KEY], &rest].concat(), &[]).unwrap().check().unwrap();
+    }
+    let text = broken(&[&listen[..], &["--token-secret", SECRET]].concat());
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        load(&["--listen", loopback], &[]).unwrap().check().unwrap();
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let cases: [(&[&str], &str); 13] = [
+        (&["--limit", "message_bytes=0"], "limits.message_bytes = 0 would let nothing through"),
+        (&["--limit", "heartbeat=0s"], "limits.heartbeat = 0 would let nothing through"),
+        (
+            &["--limit", "body_bytes=2000000"],
+            "limits.body_bytes = 2000000 is over limits.outbox_bytes = 1048576",
+        ),
+        (&["--drain-delay", "30s"], "drain_delay = \"30s\" must be shorter than drain_timeout = \"30s\""),
+        (&["--shards", "257"], "shards = 257 is over 256"),
+        (&["--node-name", "a b"], "node_name = \"a b\" is not"),
+        (&["--log", "loud=="], "log = \"loud==\" is no level"),
+        (&["--redact", "email"], "redact: \"email\" is no path"),
+        (&["--index", "auth.,auth.a b,user,auth.1"], "index \"auth.1\" is no path"),
+        (&["--origin", "https://example.com/"], "\"https://example.com/\" is no origin"),
+        (&["--admin-listen", "127.0.0.1:7070"], "admin_listen and listen are both 127.0.0.1:7070"),
+        (&["--token-secret", "short"], "the token secret has 5 bytes, and HS256 needs at least 32"),
+        (&["--api-key", "an-api-key-for-tests,an-api-key-for-tests"], "are the same key"),
+    ];
+    for (flags, expected) in cases {
+        let text = broken(flags);
+        assert!(text.contains(expected), "{text}");
+    }
+    let mut config = parse("[apps.Shop]\n[apps.a]\ntokens = [\n{ alg = \"EdDSA\", kid = \"1\", public_key = \"\" },\n{ alg = \"EdDSA\", kid = \"1\", public_key = \"\" }]\n").unwrap();
+    config.limits.connections = 0;
+    let text = config.check().unwrap_err().to_string();
+    assert!(text.contains("app \"Shop\": a name is 1 to 64 lower-case"), "{text}");
+    assert!(text.contains("app \"a\": two token keys have kid \"1\""), "{text}");
+}
+
+#[test]
+fn good_paths_and_origins_pass() {
+    let flags = [
+        "--index",
+        "auth.email,profile.a_b.c",
+        "--redact",
+        "connection.ip",
+        "--origin",
+        "*,https://a.example:8443,app://x",
+    ];
+    load(&flags, &[]).unwrap().check().unwrap();
+}
+
+/// The keys of the table at `path`, as serde knows them.
+fn keys_of(table: &str) -> BTreeSet<String> {
+    let error = toml::from_str::<Config>(&format!("{table}\nzzz = 1")).unwrap_err();
+    let (_, known) = file::unknown_field(error.message()).unwrap();
+    known.into_iter().map(str::to_owned).collect()
+}
+
+fn reference() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).unwrap()
+}
+
+#[test]
+fn the_reference_has_every_key_with_its_default() {
+    let reference = reference();
+    let config = Config::default();
+    let text = |format| if format == LogFormat::Text { "`text`" } else { "`json`" };
+    let server = BTreeMap::from([
+        ("listen", format!("`{}`", config.listen)),
+        ("admin_listen", "none".to_owned()),
+        ("shards", format!("`{}`", config.shards)),
+        ("node_name", "none".to_owned()),
+        ("log", format!("`{}`", config.log)),
+        ("log_format", text(config.log_format).to_owned()),
+        ("trusted_proxies", "`[]`".to_owned()),
+        ("redact", "`[]`".to_owned()),
+        ("drain_delay", "`5s`".to_owned()),
+        ("drain_timeout", format!("`{}`", humantime::format_duration(config.drain_timeout))),
+        ("limits", "see below".to_owned()),
+        ("apps", "one, `default`".to_owned()),
+    ]);
+    assert_eq!(server.keys().map(|key| (*key).to_owned()).collect::<BTreeSet<_>>(), keys_of(""));
+    for (key, default) in server {
+        assert!(reference.contains(&format!("| `{key}` | {default} |")), "{key} {default}");
+    }
+    for (key, default) in &toml::Table::try_from(Limits::default()).unwrap() {
+        assert!(reference.contains(&format!("| `{key}` | `{default}` |")), "{key} {default}");
+    }
+    for table in ["[apps.a]", "[[apps.a.keys]]", "[[apps.a.tokens]]"] {
+        for key in keys_of(table) {
+            assert!(reference.contains(&format!("| `{key}` |")), "{table} {key}");
+        }
+    }
+}
+
+#[test]
+fn the_reference_has_every_flag_and_variable() {
+    let reference = reference();
+    for argument in ServeArgs::augment_args(Command::new("fanfare")).get_arguments() {
+        let flag = argument.get_long().unwrap();
+        let variable = args::named("FANFARE_", flag);
+        let variable = if flag == "limit" { "FANFARE_LIMIT_<NAME>".to_owned() } else { variable };
+        assert!(reference.contains(&format!("`--{flag}`, `{variable}`")), "{flag}");
+    }
+}
+
+#[test]
+fn the_example_of_the_reference_is_a_good_file() {
+    let reference = reference();
+    let example = reference.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let config = parse(example).unwrap();
+    config.check().unwrap();
+    assert_eq!(config.drain_delay(), Duration::from_secs(5));
+}

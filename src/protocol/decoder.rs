@@ -1,0 +1,504 @@
+//! WebSocket frames to messages (RFC 6455, section 5), under bounds, from bytes in whatever pieces they arrive.
+//!
+//! The usual frame lies whole in the caller's read buffer: it is unmasked in place and handed out as a borrow,
+//! with no copy and no allocation. Only what is cut short (a frame over two reads, a message in fragments)
+//! is gathered in memory of the decoder's own, which grows with the bytes that came, never with a length that a
+//! header claims, and goes as soon as the message is done. An idle [`Decoder`] holds nothing on the heap.
+
+// The input is a cursor over the caller's buffer, as `&mut &[u8]` is for `std::io::Read`.
+#![allow(clippy::mut_mut)]
+
+mod assembly;
+
+use std::mem;
+
+use self::assembly::Assembly;
+use crate::{close, limits};
+
+/// Which end of the connection decodes; it decides whether frames must be masked (RFC 6455, section 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Reads what a client sent: every frame must be masked.
+    Server,
+    /// Reads what a server sent: no frame may be masked.
+    Client,
+}
+
+/// One message or control frame, borrowed from the input or from the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'m> {
+    /// A whole text message.
+    Text(&'m str),
+    /// A whole binary message.
+    Binary(&'m [u8]),
+    /// A ping, to be answered by a pong with the same bytes; at most 125.
+    Ping(&'m [u8]),
+    /// A pong; at most 125 bytes.
+    Pong(&'m [u8]),
+    /// The peer closes, with its code and reason if it gave them. What follows it is discarded.
+    Close(Option<(u16, &'m str)>),
+}
+
+/// Why a connection must be failed (RFC 6455, section 7.1.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A reserved bit is set, and no extension was negotiated (section 5.2).
+    #[error("a reserved bit is set, and no extension was negotiated")]
+    ReservedBit,
+    /// The opcode has no meaning (section 5.2).
+    #[error("unknown opcode")]
+    UnknownOpcode,
+    /// A client's frame without a mask (section 5.1).
+    #[error("a client must mask its frames")]
+    NotMasked,
+    /// A server's frame with a mask (section 5.1).
+    #[error("a server must not mask its frames")]
+    Masked,
+    /// A control frame in fragments (section 5.5).
+    #[error("a control frame must not be fragmented")]
+    FragmentedControl,
+    /// A control frame of more than 125 bytes (section 5.5).
+    #[error("a control frame holds at most 125 bytes")]
+    LongControl,
+    /// A continuation, and no message was begun (section 5.4).
+    #[error("a continuation of no message")]
+    StrayContinuation,
+    /// A new message inside a fragmented one (section 5.4).
+    #[error("a new message inside a fragmented one")]
+    Interleaved,
+    /// A length in more bytes than it needs (section 5.2).
+    #[error("a length must take as few bytes as it can")]
+    LongLength,
+    /// A 64-bit length with its top bit set (section 5.2).
+    #[error("the top bit of a length must be 0")]
+    HugeLength,
+    /// A close frame of one byte, which can hold no code (section 5.5.1).
+    #[error("a close frame of one byte")]
+    ShortClose,
+    /// A close code that must not be sent (section 7.4).
+    #[error("a close code that must not be sent")]
+    BadCloseCode,
+    /// Text, or a close reason, that is not UTF-8 (section 8.1).
+    #[error("text that is not UTF-8")]
+    NotUtf8,
+    /// The message, all fragments together, is over the bound.
+    #[error("message too big")]
+    TooBig,
+    /// More fragments than [`limits::MESSAGE_FRAGMENTS`].
+    #[error("too many fragments")]
+    TooManyFragments,
+}
+
+impl Violation {
+    /// The code to close with: 1002, 1007 or 1009 (RFC 6455, section 7.4.1).
+    pub fn code(self) -> u16 {
+        match self {
+            Self::NotUtf8 => close::NOT_UTF8,
+            Self::TooBig | Self::TooManyFragments => close::TOO_BIG,
+            _ => close::PROTOCOL,
+        }
+    }
+}
+
+impl From<Violation> for close::Close {
+    fn from(violation: Violation) -> Self {
+        Self::new(violation.code(), &violation.to_string())
+    }
+}
+
+/// Decodes one direction of one connection.
+///
+/// It is synchronous and takes bytes as they come, cut at any point; a read that is cancelled between two calls
+/// loses nothing. 24 bytes while nothing is cut short; see [`Decoder::held`] for the rest.
+#[derive(Debug)]
+pub struct Decoder {
+    partial: Option<Box<Partial>>,
+    limit: usize,
+    role: Role,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Open,
+    Closed,
+    Broken(Violation),
+}
+
+/// What is cut short. Exists only while there is something in it.
+#[derive(Debug, Default)]
+struct Partial {
+    head: [u8; MAX_HEAD],
+    head_len: usize,
+    /// The frame whose payload is coming, and how much of it came.
+    frame: Option<(Head, usize)>,
+    control: Vec<u8>,
+    message: Option<Assembly>,
+}
+
+/// Longest frame header: two bytes, a 64-bit length, a mask.
+const MAX_HEAD: usize = 14;
+
+const CONTINUATION: u8 = 0x0;
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xA;
+
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    fin: bool,
+    opcode: u8,
+    mask: [u8; 4],
+    len: usize,
+}
+
+impl Head {
+    fn is_control(self) -> bool {
+        self.opcode >= CLOSE
+    }
+}
+
+/// What one look at the input came to, without a borrow of the decoder.
+enum Step<'i> {
+    /// The input is used up.
+    Starved,
+    /// A frame was taken in, and is no message yet.
+    Consumed,
+    /// A message lay whole in the input.
+    InPlace(Message<'i>),
+    /// The assembled message is complete.
+    Assembled,
+    /// The control frame that was cut short is complete.
+    Control(u8),
+}
+
+impl Decoder {
+    /// A decoder for one connection; `limit` bounds a message's payload, all its fragments together, in bytes.
+    pub fn new(role: Role, limit: usize) -> Self {
+        Self { partial: None, limit, role, state: State::Open }
+    }
+
+    /// Takes the next message off the front of `input`, or takes in all of it and answers `None`.
+    ///
+    /// Call it until it answers `None`, then read more. `input` is unmasked in place and moves past what was
+    /// used. A message that lies whole in `input` costs no copy and no allocation. What was allocated
+    /// for one that did not is freed by the call after the one that answered it.
+    ///
+    /// Once a close frame came, all further input is discarded (RFC 6455, section 1.4).
+    ///
+    /// # Errors
+    /// The peer's violation, found as early as the bytes allow: what a header already shows, before any payload;
+    /// bad UTF-8, in the piece that holds it. Every later call answers the same.
+    pub fn next<'m, 'i: 'm>(
+        &'m mut self,
+        input: &mut &'i mut [u8],
+    ) -> Result<Option<Message<'m>>, Violation> {
+        match self.state {
+            State::Open => {}
+            State::Closed => {
+                *input = &mut [];
+                return Ok(None);
+            }
+            State::Broken(violation) => return Err(violation),
+        }
+        match self.advance(input) {
+            Ok(step) => self.finish(step),
+            Err(violation) => Err(self.poison(violation)),
+        }
+    }
+
+    /// Bytes on the heap: 0 between messages, and never more than the limit, 125 for a control frame between the
+    /// fragments, and a fixed part of less than 200.
+    pub fn held(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| {
+            size_of::<Partial>()
+                + partial.control.capacity()
+                + partial.message.as_ref().map_or(0, Assembly::capacity)
+        })
+    }
+
+    /// Whether a frame or a message is cut short: bytes of it came, and more must follow.
+    pub fn is_mid_message(&self) -> bool {
+        self.partial.as_ref().is_some_and(|partial| {
+            partial.head_len > 0
+                || partial.frame.is_some()
+                || partial.message.as_ref().is_some_and(|m| !m.is_complete())
+        })
+    }
+
+    fn poison(&mut self, violation: Violation) -> Violation {
+        self.partial = None;
+        self.state = State::Broken(violation);
+        violation
+    }
+
+    /// Takes in frames until one completes a message or the input is used up.
+    fn advance<'i>(&mut self, input: &mut &'i mut [u8]) -> Result<Step<'i>, Violation> {
+        self.forget_delivered();
+        loop {
+            let step = if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
+                self.fill(input)?
+            } else {
+                match self.take_head(input)? {
+                    None => Step::Starved,
+                    Some(head) => self.begin(head, input)?,
+                }
+            };
+            if !matches!(step, Step::Consumed) {
+                return Ok(step);
+            }
+        }
+    }
+
+    /// Frees what the last answer borrowed, which only a new call proves to be over.
+    fn forget_delivered(&mut self) {
+        if let Some(partial) = &mut self.partial {
+            if partial.message.as_ref().is_some_and(Assembly::is_complete) {
+                partial.message = None;
+            }
+            if partial.frame.is_none() {
+                partial.control = Vec::new();
+                if partial.message.is_none() && partial.head_len == 0 {
+                    self.partial = None;
+                }
+            }
+        }
+    }
+
+    /// Takes a whole frame header, or keeps the bytes of one that is cut short.
+    fn take_head(&mut self, input: &mut &mut [u8]) -> Result<Option<Head>, Violation> {
+        let kept = self.partial.as_ref().map_or(0, |partial| partial.head_len);
+        if kept == 0 {
+            if let Some((head, used)) = self.parse_head(input)? {
+                take(input, used);
+                return Ok(Some(head));
+            }
+            if !input.is_empty() {
+                let rest = mem::take(input);
+                let partial = self.partial.get_or_insert_default();
+                partial.head[..rest.len()].copy_from_slice(rest);
+                partial.head_len = rest.len();
+            }
+            return Ok(None);
+        }
+        let mut head = self.partial.as_ref().map_or([0; MAX_HEAD], |partial| partial.head);
+        let mut len = kept;
+        let mut found = None;
+        while found.is_none() && !input.is_empty() {
+            head[len] = take(input, 1)[0];
+            len += 1;
+            found = self.parse_head(&head[..len])?;
+        }
+        let partial = self.partial.get_or_insert_default();
+        partial.head = head;
+        partial.head_len = if found.is_some() { 0 } else { len };
+        Ok(found.map(|(head, _)| head))
+    }
+
+    /// Reads a header and everything it can already violate; `None` when it is cut short (RFC 6455, section 5.2).
+    fn parse_head(&self, bytes: &[u8]) -> Result<Option<(Head, usize)>, Violation> {
+        let [first, second, rest @ ..] = bytes else { return Ok(None) };
+        let (fin, opcode, masked) = (first & 0x80 != 0, first & 0x0f, second & 0x80 != 0);
+        self.check_flags(*first, *second)?;
+        let (len, rest) = match second & 0x7f {
+            126 => {
+                let Some((len, rest)) = rest.split_first_chunk() else { return Ok(None) };
+                (u64::from(u16::from_be_bytes(*len)), rest)
+            }
+            127 => {
+                let Some((len, rest)) = rest.split_first_chunk() else { return Ok(None) };
+                (u64::from_be_bytes(*len), rest)
+            }
+            len => (u64::from(len), rest),
+        };
+        match (second & 0x7f, len) {
+            (126, 0..=125) | (127, 0..=0xffff) => return Err(Violation::LongLength),
+            _ if len >> 63 == 1 => return Err(Violation::HugeLength),
+            _ => {}
+        }
+        let len = if opcode >= CLOSE { len as usize } else { self.admit(len)? };
+        let (mask, rest) = match (masked, rest.split_first_chunk()) {
+            (false, _) => ([0; 4], rest),
+            (true, Some((mask, rest))) => (*mask, rest),
+            (true, None) => return Ok(None),
+        };
+        Ok(Some((Head { fin, opcode, mask, len }, bytes.len() - rest.len())))
+    }
+
+    /// What the first two bytes of a frame can violate.
+    fn check_flags(&self, first: u8, second: u8) -> Result<(), Violation> {
+        if first & 0x70 != 0 {
+            return Err(Violation::ReservedBit);
+        }
+        match (self.role, second & 0x80 != 0) {
+            (Role::Server, false) => return Err(Violation::NotMasked),
+            (Role::Client, true) => return Err(Violation::Masked),
+            _ => {}
+        }
+        let inside = self.assembly().is_some();
+        match first & 0x0f {
+            CONTINUATION if !inside => Err(Violation::StrayContinuation),
+            TEXT | BINARY if inside => Err(Violation::Interleaved),
+            CLOSE | PING | PONG if first & 0x80 == 0 => Err(Violation::FragmentedControl),
+            CLOSE | PING | PONG if second & 0x7f > 125 => Err(Violation::LongControl),
+            CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG => Ok(()),
+            _ => Err(Violation::UnknownOpcode),
+        }
+    }
+
+    /// Decides on a data frame of `len` bytes before anything of it is kept: all fragments count together.
+    fn admit(&self, len: u64) -> Result<usize, Violation> {
+        let (claimed, frames) = self.assembly().map_or((0, 0), |message| (message.claimed, message.frames));
+        if frames >= limits::MESSAGE_FRAGMENTS {
+            return Err(Violation::TooManyFragments);
+        }
+        match usize::try_from(len) {
+            Ok(len) if len <= self.limit - claimed => Ok(len),
+            _ => Err(Violation::TooBig),
+        }
+    }
+
+    fn assembly(&self) -> Option<&Assembly> {
+        self.partial.as_ref().and_then(|partial| partial.message.as_ref())
+    }
+
+    /// Hands out a frame that lies whole in the input, or starts to gather it.
+    fn begin<'i>(&mut self, head: Head, input: &mut &'i mut [u8]) -> Result<Step<'i>, Violation> {
+        let alone = head.is_control() || (head.fin && head.opcode != CONTINUATION);
+        if alone && input.len() >= head.len {
+            let payload = take(input, head.len);
+            unmask(payload, head.mask, 0);
+            let message = interpret(head.opcode, payload)?;
+            if let Message::Close(_) = message {
+                self.state = State::Closed;
+            }
+            return Ok(Step::InPlace(message));
+        }
+        let partial = self.partial.get_or_insert_default();
+        partial.frame = Some((head, 0));
+        if !head.is_control() {
+            let message = partial.message.get_or_insert_with(|| Assembly::new(head.opcode == TEXT));
+            message.claimed += head.len;
+            message.frames += 1;
+        }
+        self.fill(input)
+    }
+
+    /// Takes in payload of the frame that was begun.
+    fn fill<'i>(&mut self, input: &mut &'i mut [u8]) -> Result<Step<'i>, Violation> {
+        let limit = self.limit;
+        let partial = self.partial.get_or_insert_default();
+        let Some((head, seen)) = partial.frame.take() else { return Ok(Step::Starved) };
+        let piece = take(input, input.len().min(head.len - seen));
+        unmask(piece, head.mask, seen);
+        let seen = seen + piece.len();
+        if head.is_control() {
+            partial.control.reserve_exact(piece.len());
+            partial.control.extend_from_slice(piece);
+        } else if let Some(message) = &mut partial.message {
+            message.append(piece, limit)?;
+        }
+        if seen < head.len {
+            partial.frame = Some((head, seen));
+            return Ok(Step::Starved);
+        }
+        if head.is_control() {
+            if let Message::Close(_) = interpret(head.opcode, &partial.control)? {
+                self.state = State::Closed;
+            }
+            return Ok(Step::Control(head.opcode));
+        }
+        match &mut partial.message {
+            Some(message) if head.fin => message.complete().map(|()| Step::Assembled),
+            _ => Ok(Step::Consumed),
+        }
+    }
+
+    /// Makes the message of a step; only here the answer starts to borrow the decoder.
+    fn finish<'m, 'i: 'm>(&'m self, step: Step<'i>) -> Result<Option<Message<'m>>, Violation> {
+        match (step, &self.partial) {
+            (Step::InPlace(message), _) => Ok(Some(message)),
+            (Step::Control(opcode), Some(partial)) => interpret(opcode, &partial.control).map(Some),
+            (Step::Assembled, Some(partial)) => Ok(partial.message.as_ref().map(Assembly::message)),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Moves `input` past its first `count` bytes and answers them.
+fn take<'i>(input: &mut &'i mut [u8], count: usize) -> &'i mut [u8] {
+    let (front, rest) = mem::take(input).split_at_mut(count);
+    *input = rest;
+    front
+}
+
+/// Removes the mask from a piece that begins `offset` bytes into its payload (RFC 6455, section 5.3).
+///
+/// Eight bytes at a time, in a form that compilers turn into vector instructions.
+fn unmask(piece: &mut [u8], mut mask: [u8; 4], offset: usize) {
+    if mask == [0; 4] {
+        return;
+    }
+    mask.rotate_left(offset % 4);
+    let [a, b, c, d] = mask;
+    let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let mut words = piece.chunks_exact_mut(8);
+    for chunk in &mut words {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(chunk);
+        chunk.copy_from_slice(&(u64::from_ne_bytes(bytes) ^ word).to_ne_bytes());
+    }
+    for (byte, mask) in words.into_remainder().iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+/// The message of one whole unmasked frame.
+fn interpret(opcode: u8, payload: &[u8]) -> Result<Message<'_>, Violation> {
+    match opcode {
+        TEXT => str::from_utf8(payload).map(Message::Text).map_err(|_| Violation::NotUtf8),
+        BINARY => Ok(Message::Binary(payload)),
+        PING => Ok(Message::Ping(payload)),
+        PONG => Ok(Message::Pong(payload)),
+        _ => match payload {
+            [] => Ok(Message::Close(None)),
+            [_] => Err(Violation::ShortClose),
+            [a, b, reason @ ..] => {
+                let code = u16::from_be_bytes([*a, *b]);
+                if !may_be_sent(code) {
+                    return Err(Violation::BadCloseCode);
+                }
+                let reason = str::from_utf8(reason).map_err(|_| Violation::NotUtf8)?;
+                Ok(Message::Close(Some((code, reason))))
+            }
+        },
+    }
+}
+
+/// Whether a peer may put `code` on the wire: section 7.4 and the IANA registry (1012 to 1014), less what only
+/// stands for the absence of a close frame.
+fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unmasking_by_words_is_unmasking_by_bytes() {
+        let mask = [0x11, 0x22, 0x44, 0x88];
+        for len in 0..40 {
+            for offset in 0..9 {
+                let masked: Vec<u8> = (0..len).map(|n| n * 7).collect();
+                let naive: Vec<u8> =
+                    masked.iter().enumerate().map(|(n, byte)| byte ^ mask[(n + offset) % 4]).collect();
+                let mut fast = masked.clone();
+                unmask(&mut fast, mask, offset);
+                assert_eq!(fast, naive, "{len} {offset}");
+            }
+        }
+    }
+}
