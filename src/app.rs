@@ -1,6 +1,6 @@
 //! One app as the node runs it: the unit of isolation.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use crate::{
     auth::{Rights, RightsError, TokenKeyError, Tokens},
@@ -8,7 +8,7 @@ use crate::{
     hub::AppContext,
     id::AppId,
     metrics::{AppMetrics, Metrics},
-    predicate::{Bound, FilterCache, FilterError, Layouts, Schema, SchemaError, Value},
+    predicate::{Bound, Cached, FilterCache, FilterError, Layouts, Schema, Value},
 };
 
 /// What belongs to one app: its keys for tokens, its filters, its numbers.
@@ -44,7 +44,7 @@ pub enum SetupError {
         /// The app.
         app: String,
         /// What is wrong with the path.
-        error: SchemaError,
+        error: FilterError,
     },
     /// The rights of clients without a `can` cannot be read.
     #[error("app \"{app}\": {error}")]
@@ -106,10 +106,9 @@ impl App {
         params: Option<Value>,
         metrics: &Metrics,
     ) -> Result<Arc<Bound>, FilterError> {
-        let began = Instant::now();
-        let (filter, compiled) = self.filters.get_or_compile(filter, &self.schema)?;
-        if compiled {
-            metrics.filter_compile.observe(began.elapsed().as_secs_f64());
+        let Cached { filter, compiled } = self.filters.get_or_compile(filter, &self.schema)?;
+        if let Some(took) = compiled {
+            metrics.filter_compile.observe(took.as_secs_f64());
             metrics.cached_filters.set(self.filters.len() as i64);
         }
         filter.bind(params).map(Arc::new)

@@ -24,7 +24,7 @@ use crate::{
     id::{AppId, ConnectionId, NodeId},
     limits::{self, TARGET_NAMES},
     metrics::Metrics,
-    predicate::{Bound, FilterError, Plan, Value, Warning},
+    predicate::{Bound, FilterError, Value},
     protocol::{event::Event, frame::Frame},
 };
 
@@ -121,18 +121,6 @@ pub struct Explanation {
     pub looked: Looked,
     /// Some of the connections that match.
     pub sample: Vec<ConnectionId>,
-}
-
-impl Explanation {
-    /// The plan.
-    pub fn plan(&self) -> &Plan {
-        self.bound.plan()
-    }
-
-    /// What to be careful about.
-    pub fn warnings(&self) -> Vec<Warning> {
-        self.bound.warnings()
-    }
 }
 
 /// Where a node is in its life.

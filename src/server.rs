@@ -17,7 +17,6 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::{
-    io::unix::AsyncFd,
     net::TcpStream,
     runtime::{Builder, Handle},
     sync::{mpsc, watch},
@@ -240,7 +239,7 @@ impl Parts {
 
     /// Accepts until the server stops, and hands the sockets round.
     async fn accept(self, listener: TcpListener, senders: Vec<mpsc::Sender<Accepted>>) {
-        let listener = match AsyncFd::new(listener) {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "cannot watch the listening socket"),
         };
@@ -315,14 +314,9 @@ fn block_on(future: impl Future<Output = ()>) {
     }
 }
 
-async fn accept_one(listener: &AsyncFd<TcpListener>) -> io::Result<Accepted> {
-    use rustix::net::{SocketFlags, acceptfrom_with};
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let accept = |listener: &TcpListener| acceptfrom_with(listener, flags).map_err(io::Error::from);
-    let (socket, address) = listener.async_io(tokio::io::Interest::READABLE, accept).await?;
-    let ip = address.and_then(|address| SocketAddr::try_from(address).ok()).map(|address| address.ip());
-    let ip = ip.ok_or_else(|| io::Error::other("the peer has no address"))?;
-    Ok((StdStream::from(socket), ip.to_canonical(), Instant::now()))
+async fn accept_one(listener: &tokio::net::TcpListener) -> io::Result<Accepted> {
+    let (socket, address) = listener.accept().await?;
+    Ok((socket.into_std()?, address.ip().to_canonical(), Instant::now()))
 }
 
 /// Listens; a port that another process has is an error, since only the address is reused, not the port.

@@ -8,7 +8,7 @@ use super::{
     write::{Buffers, buffers, split, write},
 };
 use crate::{
-    hub::{Batch, Load, Outcome, Progress, SlotRef},
+    hub::{Batch, Load, Outcome, Progress, SlotRef, Work},
     id::AppId,
     limits::{CLOSE_GRACE, SLICE, SLICE_STRIDE, SMALL_SLICES_PER_BULK, WRITE_VECTORS},
     metrics::DropReason,
@@ -26,7 +26,7 @@ impl EventLoop {
             self.note_closing();
             let (small, bulk) = self.shard.own(|table| table.waiting());
             if !small && !bulk {
-                batch.release();
+                batch.window.release();
                 self.shard.sleep().await;
                 continue;
             }
@@ -60,60 +60,56 @@ impl EventLoop {
     }
 
     fn write_batch(&self, batch: &mut Batch, outcome: &mut Outcome, delivered: &mut [u64]) {
-        let works = std::mem::take(&mut batch.works);
+        let Batch { works, window } = batch;
         let seats = self.seats.borrow();
         let mut shared: (u64, u64, Buffers<'_>) = (0, 0, Buffers::new());
-        let mut own = Vec::new();
-        for work in &works {
-            let (frames, first): (&[Frame], &Buffers<'_>);
-            let queue_buffers;
+        for work in works.drain(..) {
+            let delivered = &mut delivered[work.app.0 as usize];
+            let seat = seats.get(work.at.slot as usize).and_then(Option::as_ref).filter(|seat| seat.at == work.at);
+            let mut offer = |frames: &[Frame], first: &Buffers<'_>| match seat {
+                Some(seat) => *delivered += self.offer(&work, seat, frames, first, outcome),
+                None => self.lost(work.app, frames),
+            };
             match &work.load {
-                Load::Run { first: from, end } => {
-                    outcome.finish(*from);
-                    frames = batch.run(*from, *end);
-                    if (shared.0, shared.1) != (*from, *end) {
-                        shared = (*from, *end, buffers(frames, 0));
+                Load::Run { first, end } => {
+                    let frames = window.run(*first, *end);
+                    if (shared.0, shared.1) != (*first, *end) {
+                        shared = (*first, *end, buffers(frames, 0));
                     }
-                    first = &shared.2;
+                    offer(frames, &shared.2);
+                    outcome.finish(*first);
                 }
                 Load::One(queued) => {
-                    frames = std::slice::from_ref(&queued.frame);
-                    queue_buffers = buffers(frames, 0);
-                    first = &queue_buffers;
+                    let frames = std::slice::from_ref(&queued.frame);
+                    offer(frames, &buffers(frames, 0));
                 }
                 Load::Queue(queue) => {
-                    own = queue.iter().map(|queued| queued.frame.clone()).collect::<Vec<_>>();
-                    frames = &own;
-                    queue_buffers = buffers(frames, 0);
-                    first = &queue_buffers;
-                }
-            }
-            let seat = seats.get(work.at.slot as usize).and_then(Option::as_ref).filter(|seat| seat.at == work.at);
-            let Some(seat) = seat else {
-                self.lost(work.app, frames);
-                continue;
-            };
-            match write(&seat.socket, frames, 0, first) {
-                Ok(taken) => {
-                    let (whole, begun) = split(frames, taken);
-                    delivered[work.app.0 as usize] += events(&frames[..whole]);
-                    if whole < frames.len() {
-                        outcome.refuse(work.at, frames[whole..].to_vec(), begun);
-                    } else if work.closing {
-                        seat.finish_writing();
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "write failed");
-                    self.lost(work.app, frames);
-                    outcome.fail(work.at);
+                    let frames: Vec<Frame> = queue.iter().map(|queued| queued.frame.clone()).collect();
+                    offer(&frames, &buffers(&frames, 0));
                 }
             }
         }
-        drop(own);
-        let mut works = works;
-        works.clear();
-        batch.works = works;
+    }
+
+    /// Writes one connection's frames as far as its socket takes them; answers how many events went out whole.
+    fn offer(&self, work: &Work, seat: &Seat, frames: &[Frame], first: &Buffers<'_>, outcome: &mut Outcome) -> u64 {
+        match write(&seat.socket, frames, 0, first) {
+            Ok(taken) => {
+                let (whole, begun) = split(frames, taken);
+                if whole < frames.len() {
+                    outcome.refuse(work.at, frames[whole..].to_vec(), begun);
+                } else if work.closing {
+                    seat.finish_writing();
+                }
+                events(&frames[..whole])
+            }
+            Err(error) => {
+                tracing::debug!(%error, "write failed");
+                self.lost(work.app, frames);
+                outcome.fail(work.at);
+                0
+            }
+        }
     }
 
     /// The socket is gone, and these frames with it.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    hash::{BuildHasher, Hash},
+    hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
 };

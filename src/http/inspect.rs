@@ -12,10 +12,11 @@ use super::{access::Caller, body, problem::Problem};
 use crate::{
     auth::unix_now,
     close::{self, Close},
-    hub::Connection,
+    hub::{Connection, Snapshot},
     id::ConnectionId,
     limits::{PAGE_DEFAULT, PAGE_MAX},
     node::{Node, Target},
+    predicate::{Access, Bound, Value},
 };
 
 /// What a hidden attribute shows.
@@ -43,9 +44,7 @@ pub(crate) async fn connections(node: &Node, caller: &Caller, query: &str) -> Re
 /// # Errors
 /// 404 where there is no such connection.
 pub(crate) fn connection(node: &Node, caller: &Caller, id: &str) -> Result<Json, Problem> {
-    let found = id.parse::<ConnectionId>().ok().and_then(|id| node.hub.find(caller.app, &id));
-    let connection =
-        found.ok_or_else(|| Problem::not_found("unknown_connection", "there is no connection with this id"))?;
+    let connection = find(node, caller, id)?;
     Ok(show(&connection, &node.config.redact))
 }
 
@@ -100,10 +99,10 @@ pub(crate) async fn disconnect(node: &Node, caller: &Caller, body: &[u8]) -> Res
     Ok(json!({ "disconnected": disconnected }))
 }
 
-/// `POST /v1/explain`: how a filter is answered, and by whom.
+/// `POST /v1/explain`: how a filter is answered, and by whom; with `connection`, what every part of it is for that one.
 ///
 /// # Errors
-/// 400 for a wrong body or filter.
+/// 400 for a wrong body or filter, 404 for a connection that is not there.
 pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -111,20 +110,77 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result
         filter: String,
         #[serde(borrow, default)]
         params: Option<&'a RawValue>,
+        #[serde(default)]
+        connection: Option<String>,
     }
-    let fields: Fields<'_> = body::parse(body, &["filter", "params"])?;
+    let fields: Fields<'_> = body::parse(body, &["filter", "params", "connection"])?;
     let params = fields.params.map(|raw| body::params(raw.get())).transpose()?;
+    let one = fields.connection.map(|id| find(node, caller, &id)).transpose()?;
     let explanation = node.explain(caller.app, fields.filter, params).await?;
-    let warnings: Vec<String> = explanation.warnings().iter().map(ToString::to_string).collect();
+    let warnings: Vec<Json> = explanation
+        .bound
+        .warnings()
+        .iter()
+        .map(|warning| {
+            json!({
+                "code": warning.code,
+                "message": warning.message,
+                "offset": warning.span.offset,
+                "length": warning.span.length,
+            })
+        })
+        .collect();
     let sample: Vec<String> = explanation.sample.iter().map(ToString::to_string).collect();
-    Ok(json!({
-        "plan": explanation.plan().to_json(),
+    let mut answer = json!({
+        "plan": plan(&explanation.bound),
         "looked_at": explanation.looked.at,
         "matched": explanation.looked.matched,
         "errored": explanation.looked.errors,
         "sample": sample,
         "warnings": warnings,
-    }))
+    });
+    if let Some(connection) = one {
+        answer["values"] = values(&explanation.bound, &connection, &node.config.redact);
+    }
+    Ok(answer)
+}
+
+fn plan(bound: &Bound) -> Json {
+    let plan = bound.plan();
+    let access = match &plan.access {
+        Access::Everyone => "scan",
+        Access::Nobody => "nobody",
+        Access::Lookup { .. } => "index",
+    };
+    json!({
+        "access": access,
+        "index": matches!(plan.access, Access::Lookup { .. }).then_some(&*plan.index_name),
+        "keys": plan.key_count(),
+        "residual": plan.residual,
+        "description": plan.to_string(),
+    })
+}
+
+/// The value of every sub-expression. Where paths are hidden, the values of sub-expressions that show them are, too.
+fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
+    let hidden = |text: &str| redact.iter().any(|path| text.contains(path.as_str()));
+    let explained = bound.explain(&connection.attributes);
+    let shown = explained.iter().map(|part| {
+        let mut one = json!({ "text": part.text, "offset": part.span.offset, "length": part.span.length });
+        match &part.value {
+            Ok(Value::Bool(value)) => one["value"] = json!(value),
+            Ok(_) if hidden(&part.text) => one["value"] = json!(REDACTED),
+            Ok(value) => one["value"] = json!(value),
+            Err(error) => one["error"] = json!(error.to_string()),
+        }
+        one
+    });
+    shown.collect()
+}
+
+fn find(node: &Node, caller: &Caller, id: &str) -> Result<Snapshot, Problem> {
+    let found = id.parse::<ConnectionId>().ok().and_then(|id| node.hub.find(caller.app, &id));
+    found.ok_or_else(|| Problem::not_found("unknown_connection", "there is no connection with this id"))
 }
 
 /// `POST /v1/tokens`: signs a client token.

@@ -16,7 +16,7 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Incoming},
-    header::{CONNECTION, CONTENT_TYPE, HeaderValue},
+    header::{CONNECTION, HeaderValue},
 };
 
 use self::{body::Verb, idempotency::Store, problem::Problem, publish::Publishing};

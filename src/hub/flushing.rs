@@ -4,6 +4,7 @@ use std::{collections::VecDeque, mem, time::Instant};
 
 use super::{
     connection::{SlotRef, State},
+    log::Log,
     outbox::{Backlog, Outbox, Queued},
     table::{Dirty, Table},
 };
@@ -35,8 +36,14 @@ pub(crate) enum Load {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) works: Vec<Work>,
-    window_first: u64,
-    window: Vec<Frame>,
+    pub(crate) window: Window,
+}
+
+/// A stretch of the log, copied so that it can be written outside the lock.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    first: u64,
+    frames: Vec<Frame>,
 }
 
 /// What became of a batch.
@@ -48,25 +55,24 @@ pub(crate) struct Outcome {
     failed: Vec<SlotRef>,
 }
 
-impl Batch {
+impl Window {
     /// The frames of a run.
     pub(crate) fn run(&self, first: u64, end: u64) -> &[Frame] {
-        &self.window[(first - self.window_first) as usize..(end - self.window_first) as usize]
+        &self.frames[(first - self.first) as usize..(end - self.first) as usize]
     }
 
-    /// Keeps the window if it still serves, so that one copy of a run's frames serves many batches.
-    fn cover(&mut self, first: u64, end: u64, frames: impl FnOnce(u64, u64, &mut Vec<Frame>)) {
-        let covered = first >= self.window_first && end <= self.window_first + self.window.len() as u64;
-        if !covered {
-            self.window.clear();
-            self.window_first = first;
-            frames(first, end, &mut self.window);
+    /// Covers `first..end`, keeping the copy if it still serves, so that one serves many batches.
+    fn cover(&mut self, first: u64, end: u64, log: &Log) {
+        if first < self.first || end > self.first + self.frames.len() as u64 {
+            self.frames.clear();
+            self.first = first;
+            self.frames.extend(log.frames(first, end).cloned());
         }
     }
 
-    /// Lets go of the window's frames.
+    /// Lets go of the frames.
     pub(crate) fn release(&mut self) {
-        self.window.clear();
+        self.frames.clear();
     }
 }
 
@@ -121,7 +127,7 @@ impl Table {
             batch.works.push(Work { at, app: entry.app, closing: entry.state == State::Closing, load });
         }
         if end_needed > 0 {
-            batch.cover(first_needed, end_needed, |first, end, to| to.extend(self.log.frames(first, end).cloned()));
+            batch.window.cover(first_needed, end_needed, &self.log);
         }
         !batch.works.is_empty()
     }

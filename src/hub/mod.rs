@@ -31,12 +31,12 @@ use tokio::sync::Notify;
 
 pub use connection::{Connection, SlotRef, Snapshot};
 pub(crate) use connection::State;
-pub(crate) use flushing::{Batch, Load, Outcome, Progress};
+pub(crate) use flushing::{Batch, Load, Outcome, Progress, Work};
 pub use gate::Busy;
 pub use selection::{Closure, Except, Named, Selection, user_key};
 pub use sweep::Looked;
 pub(crate) use sweep::{Counts, Reach};
-pub(crate) use table::{AppContext, Context, Departure, Full, Table};
+pub(crate) use table::{AppContext, Context, Table};
 
 use crate::{
     id::{AppId, ConnectionId},

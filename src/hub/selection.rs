@@ -7,7 +7,7 @@ use ahash::AHashSet;
 use super::connection::Connection;
 use crate::{
     id::{AppId, ConnectionId},
-    predicate::{Access, Bound, IndexKey, LookupKey, LookupKind, Verdict},
+    predicate::{Access, Bound, IndexKey, KeyKind, LookupKey, Verdict},
 };
 
 /// A Rust closure over a connection, for programs that embed the server.
@@ -116,5 +116,5 @@ impl Selection {
 
 /// The key under which the index of users has `user`.
 pub fn user_key(user: &str) -> LookupKey {
-    LookupKey { kind: LookupKind::Value, key: IndexKey::String(user.into()) }
+    LookupKey { kind: KeyKind::Value, key: IndexKey::String(user.into()) }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use smallvec::SmallVec;
 
 use super::{
-    Hub, Shard,
+    Hub,
     connection::{SlotRef, Snapshot, State},
     gate::{Busy, Ticket},
     selection::{Closure, Selection, Source},

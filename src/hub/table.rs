@@ -116,7 +116,7 @@ impl Table {
             .map(|app| AppTable {
                 members: RoaringBitmap::new(),
                 users: Index::default(),
-                declared: app.schema.paths().iter().map(|_| Index::default()).collect(),
+                declared: app.schema.paths().map(|_| Index::default()).collect(),
             })
             .collect();
         Self {
@@ -252,7 +252,9 @@ impl Table {
         member(&mut app.members, slot);
         change(&mut app.users, &connection.attributes.user, slot);
         for (at, index) in app.declared.iter_mut().enumerate() {
-            change(index, schema.get(at, &connection.attributes), slot);
+            if let Some(value) = schema.get(at, &connection.attributes) {
+                change(index, value, slot);
+            }
         }
     }
 
