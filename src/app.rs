@@ -118,7 +118,9 @@ impl App {
     /// the token is the proof; without one only where there are no keys for tokens at all.
     pub(crate) fn allows_origin(&self, origin: &str, with_token: bool, development: bool) -> bool {
         match &self.origins {
-            Some(origins) => origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)),
+            Some(origins) => {
+                origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+            }
             None => with_token || development || self.tokens.is_empty(),
         }
     }

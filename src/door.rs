@@ -12,17 +12,19 @@ use parking_lot::Mutex;
 
 use crate::limits::Limits;
 
+type Addresses = Arc<Mutex<AHashMap<IpAddr, usize>>>;
+
 /// Bounds the rate of handshakes, and the connections of one address.
 #[derive(Debug)]
 pub(crate) struct Door {
     rate: DefaultDirectRateLimiter,
     per_address: usize,
-    addresses: Arc<Mutex<AHashMap<IpAddr, usize>>>,
+    addresses: Addresses,
 }
 
 /// One connection's place among those of its address; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Option<(Arc<Mutex<AHashMap<IpAddr, usize>>>, IpAddr)>);
+pub(crate) struct Place(Option<(Addresses, IpAddr)>);
 
 /// The address has as many connections as it may.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +82,7 @@ impl Drop for Place {
 fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
+        IpAddr::V4(v4) => IpAddr::V4(v4),
     }
 }
 

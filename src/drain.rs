@@ -39,7 +39,9 @@ pub(crate) async fn drain(node: &Node) {
 
 fn tenants(node: &Node) -> Vec<(usize, SlotRef)> {
     let shards = node.hub.shards().iter().enumerate();
-    shards.flat_map(|(at, shard)| shard.own(|table| table.tenants()).into_iter().map(move |slot| (at, slot))).collect()
+    shards
+        .flat_map(|(at, shard)| shard.own(|table| table.tenants()).into_iter().map(move |slot| (at, slot)))
+        .collect()
 }
 
 async fn send_away(node: &Node, clients: &[(usize, SlotRef)], window: Duration) {

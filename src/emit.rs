@@ -52,8 +52,14 @@ impl Server {
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
-    pub async fn emit_to(&self, event: &str, data: impl Serialize, target: Target) -> Result<Receipt, EmitError> {
-        let (event, data, node, app) = (event.to_owned(), to_raw_value(&data)?, self.inner.node.clone(), self.app);
+    pub async fn emit_to(
+        &self,
+        event: &str,
+        data: impl Serialize,
+        target: Target,
+    ) -> Result<Receipt, EmitError> {
+        let (event, data, node, app) =
+            (event.to_owned(), to_raw_value(&data)?, self.inner.node.clone(), self.app);
         self.run(async move { Ok(node.publish(app, &checked(&event, &data)?, target).await?) }).await
     }
 
@@ -71,7 +77,8 @@ impl Server {
         data: impl Serialize,
         is_meant: impl Fn(&Connection) -> bool + Send + Sync + 'static,
     ) -> Result<Receipt, EmitError> {
-        let (event, data, node, app) = (event.to_owned(), to_raw_value(&data)?, self.inner.node.clone(), self.app);
+        let (event, data, node, app) =
+            (event.to_owned(), to_raw_value(&data)?, self.inner.node.clone(), self.app);
         let closure = Arc::new(is_meant);
         self.run(async move { Ok(node.publish_where(app, &checked(&event, &data)?, closure).await?) }).await
     }

@@ -104,7 +104,12 @@ mod tests {
 
     #[test]
     fn a_connection_id_survives_its_text() {
-        let id = ConnectionId { node: NodeId(0xdead_beef), shard: 7, slot: 0x00ab_cdef, nonce: 0x0123_4567_89ab_cdef };
+        let id = ConnectionId {
+            node: NodeId(0xdead_beef),
+            shard: 7,
+            slot: 0x00ab_cdef,
+            nonce: 0x0123_4567_89ab_cdef,
+        };
         let text = id.to_string();
         assert_eq!(text.len(), ConnectionId::TEXT_LEN);
         assert_eq!(text.parse(), Ok(id));

@@ -24,7 +24,7 @@ mod emit;
 pub use crate::{
     app::SetupError,
     emit::EmitError,
-    hub::Connection,
+    hub::{Busy, Connection},
     node::{Exceptions, NodeError, Receipt, Target, To},
     server::{Server, StartError},
 };

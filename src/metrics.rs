@@ -221,17 +221,37 @@ impl Metrics {
         r.register("drops", "Events lost for a connection, by reason", self.drops.clone());
         r.register("closes", "Connections ended, by close code", self.closes.clone());
         r.register("refusals", "Sockets and upgrades turned away, by reason", self.refused.clone());
-        r.register("filter_errors", "Evaluations of filters that ended in an error", self.filter_errors.clone());
+        r.register(
+            "filter_errors",
+            "Evaluations of filters that ended in an error",
+            self.filter_errors.clone(),
+        );
         r.register("client_messages", "Messages that clients sent", self.messages.clone());
-        r.register("admission_refused", "Requests answered 503 by the admission gate", self.admission_refused.clone());
+        r.register(
+            "admission_refused",
+            "Requests answered 503 by the admission gate",
+            self.admission_refused.clone(),
+        );
     }
 
     fn register_gauges(&mut self) {
         let r = &mut self.registry;
         r.register("connections", "Open connections", self.by_app.clone());
-        r.register("bulk_in_flight", "Large publications not yet offered everywhere", self.bulk_in_flight.clone());
-        r.register("small_in_flight", "Small publications not yet offered everywhere", self.small_in_flight.clone());
-        r.register("refused_bytes", "Bytes that sockets refused, shared bytes once", self.refused_bytes.clone());
+        r.register(
+            "bulk_in_flight",
+            "Large publications not yet offered everywhere",
+            self.bulk_in_flight.clone(),
+        );
+        r.register(
+            "small_in_flight",
+            "Small publications not yet offered everywhere",
+            self.small_in_flight.clone(),
+        );
+        r.register(
+            "refused_bytes",
+            "Bytes that sockets refused, shared bytes once",
+            self.refused_bytes.clone(),
+        );
         r.register("blocked_connections", "Connections whose socket refuses", self.blocked.clone());
         r.register("log_frames", "Frames in the shards' logs", self.log_frames.clone());
         r.register("cached_filters", "Compiled filters in the caches", self.cached_filters.clone());
@@ -241,9 +261,19 @@ impl Metrics {
         let r = &mut self.registry;
         let unit = || Unit::Seconds;
         r.register_with_unit("filter_compile", "Compiling one filter", unit(), self.filter_compile.clone());
-        r.register_with_unit("filter_evaluate", "Matching one filtered publication", unit(), self.filter_evaluate.clone());
+        r.register_with_unit(
+            "filter_evaluate",
+            "Matching one filtered publication",
+            unit(),
+            self.filter_evaluate.clone(),
+        );
         r.register_with_unit("handshake", "Accepted socket to welcome", unit(), self.handshake.clone());
-        r.register_with_unit("delivery", "Admission to the last socket's offer", unit(), self.delivery.clone());
+        r.register_with_unit(
+            "delivery",
+            "Admission to the last socket's offer",
+            unit(),
+            self.delivery.clone(),
+        );
         r.register_with_unit("http_request", "Head of a request to its answer", unit(), self.http.clone());
     }
 
@@ -251,8 +281,9 @@ impl Metrics {
     pub fn app(&self, name: &str) -> AppMetrics {
         let app: Arc<str> = name.into();
         let label = AppLabel { app: app.clone() };
-        let drops = DropReason::ALL
-            .map(|reason| self.drops.get_or_create_owned(&DropLabels { app: app.clone(), reason: reason.name() }));
+        let drops = DropReason::ALL.map(|reason| {
+            self.drops.get_or_create_owned(&DropLabels { app: app.clone(), reason: reason.name() })
+        });
         AppMetrics {
             closes: self.closes.clone(),
             drops,
@@ -286,4 +317,3 @@ impl Default for Metrics {
         Self::new()
     }
 }
-

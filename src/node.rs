@@ -20,7 +20,10 @@ use crate::{
     close::Close,
     config::Config,
     door::Place,
-    hub::{AppContext, Busy, Closure, Context, Counts, Except, Hub, Looked, Named, Reach, Selection, Snapshot, user_key},
+    hub::{
+        AppContext, Busy, Closure, Context, Counts, Except, Hub, Looked, Named, Reach, Selection, Snapshot,
+        user_key,
+    },
     id::{AppId, ConnectionId, NodeId},
     limits::{self, TARGET_NAMES},
     metrics::Metrics,
@@ -114,13 +117,13 @@ pub enum NodeError {
 
 /// How a filter would be answered.
 #[derive(Debug)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// The compiled filter with its plan.
-    pub bound: Arc<Bound>,
+    pub(crate) bound: Arc<Bound>,
     /// What the sweep saw.
-    pub looked: Looked,
+    pub(crate) looked: Looked,
     /// Some of the connections that match.
-    pub sample: Vec<ConnectionId>,
+    pub(crate) sample: Vec<ConnectionId>,
 }
 
 /// Where a node is in its life.
@@ -137,9 +140,8 @@ pub(crate) enum Phase {
 
 /// One node: its apps, its hub, its numbers.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     pub(crate) config: Config,
-    pub(crate) id: NodeId,
     pub(crate) name: Arc<str>,
     pub(crate) keys: ApiKeys,
     pub(crate) apps: Vec<App>,
@@ -166,11 +168,10 @@ impl Node {
             node: id,
             limits: config.limits.clone(),
             metrics: metrics.clone(),
-            apps: apps.iter().map(|app| app.context()).collect::<Vec<AppContext>>(),
+            apps: apps.iter().map(super::app::App::context).collect::<Vec<AppContext>>(),
             refused: Arc::default(),
         };
         Ok(Arc::new(Self {
-            id,
             name: config.node_name.as_deref().map_or_else(|| id.to_string().into(), Into::into),
             keys: ApiKeys::new(&config.apps),
             hub: Arc::new(Hub::new(shards, Arc::new(context))),
@@ -216,7 +217,12 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError`]; nothing was delivered then.
-    pub(crate) async fn publish(&self, app: AppId, event: &Event<'_>, target: Target) -> Result<Receipt, NodeError> {
+    pub(crate) async fn publish(
+        &self,
+        app: AppId,
+        event: &Event<'_>,
+        target: Target,
+    ) -> Result<Receipt, NodeError> {
         let selection = self.select(app, target)?;
         let frame = self.encode(app, event);
         self.deliver(selection, frame).await
@@ -313,7 +319,7 @@ impl Node {
         Ok(Selection {
             app,
             named: to.map(|to| Named {
-                users: to.users.iter().map(|user| user_key(user)).collect(),
+                users: to.users.iter().map(String::as_str).map(user_key).collect(),
                 connections: to.connections.iter().filter_map(|id| id.parse().ok()).collect(),
             }),
             filter: filter.map(|text| self.compile(app, text, params)).transpose()?,
@@ -365,7 +371,12 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::select`], and [`NodeError::Busy`].
-    pub(crate) async fn disconnect(&self, app: AppId, target: Target, close: &Close) -> Result<u64, NodeError> {
+    pub(crate) async fn disconnect(
+        &self,
+        app: AppId,
+        target: Target,
+        close: &Close,
+    ) -> Result<u64, NodeError> {
         let selection = self.select(app, target)?;
         let _leave = if selection.is_scan() { Some(self.hub.leave_to_scan().await?) } else { None };
         let mut closed = 0;

@@ -112,14 +112,17 @@ impl Server {
         let mut accept = Some((listener, senders));
         for (index, sockets) in receivers.into_iter().enumerate() {
             let (parts, ready, accept) = (parts.clone(), ready.clone(), accept.take());
-            threads.push(spawn(format!("fanfare-{index}"), move || parts.run_shard(index, sockets, accept, &ready))?);
+            threads.push(spawn(format!("fanfare-{index}"), move || {
+                parts.run_shard(index, sockets, accept, &ready);
+            })?);
         }
         let admin_address = admin.as_ref().map(|(_, address)| *address);
         if let Some((listener, _)) = admin {
             let parts = parts.clone();
             threads.push(spawn("fanfare-admin".to_owned(), move || parts.run_admin(listener))?);
         }
-        let handle = handles.recv().map_err(|_| StartError::Thread(io::Error::other("a shard ended at once")))?;
+        let handle =
+            handles.recv().map_err(|_| StartError::Thread(io::Error::other("a shard ended at once")))?;
         let inner = Inner {
             node,
             handle,
@@ -157,7 +160,8 @@ impl Server {
         let _ = self.inner.handle.spawn(async move { drain::drain(&node).await }).await;
         self.inner.stop.send_replace(true);
         let threads = std::mem::take(&mut *self.inner.threads.lock());
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
         if !joined.await.unwrap_or(false) {
             tracing::error!("a thread of the server panicked");
         }
@@ -324,7 +328,8 @@ async fn accept_one(listener: &tokio::net::TcpListener) -> io::Result<Accepted> 
 /// What is set here is inherited by every accepted socket.
 fn listen(address: SocketAddr, send_buffer: usize) -> Result<(TcpListener, SocketAddr), StartError> {
     let listen = || -> io::Result<(TcpListener, SocketAddr)> {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;

@@ -128,7 +128,8 @@ impl Session {
     /// The connection as it is with a verified token's claims.
     fn authenticated(&self, connection: &Connection, verified: Verified) -> Result<Connection, String> {
         let mut claims = verified.claims.to_vec();
-        let auth = Value::from_json(&mut claims, &self.app().layouts).map_err(|error| format!("claims: {error}"))?;
+        let auth =
+            Value::from_json(&mut claims, &self.app().layouts).map_err(|error| format!("claims: {error}"))?;
         let mut attributes = connection.attributes.clone();
         attributes.auth = auth;
         attributes.user = Value::String(verified.user);
@@ -205,7 +206,9 @@ impl Session {
         self.app().metrics.messages.inc();
         match self.rate.take(&self.node.config.limits, Instant::now()) {
             Allowance::Go => {}
-            Allowance::Refused => return self.reply(native::error(None, "rate_limited", "too many messages; slow down")),
+            Allowance::Refused => {
+                return self.reply(native::error(None, "rate_limited", "too many messages; slow down"));
+            }
             Allowance::Strike => return self.close(close::RATE_LIMITED, "too many messages"),
         }
         match message {
@@ -230,7 +233,9 @@ impl Session {
                 Request::Auth { token } => self.authenticate(call.id, &token),
             },
             Err(Misunderstood::NotJson) => self.close(close::BAD_MESSAGE, "the message is not JSON"),
-            Err(Misunderstood::Refused { id, code, message }) => self.reply(native::error(id, code, &message)),
+            Err(Misunderstood::Refused { id, code, message }) => {
+                self.reply(native::error(id, code, &message));
+            }
         }
     }
 
@@ -241,7 +246,8 @@ impl Session {
         if self.app().client_auth == ClientAuth::Off {
             return refuse("auth_off", "client authentication is off");
         }
-        let (state, connection) = self.event_loop.shard().own(|table| (table.state(at), table.connection(at)));
+        let (state, connection) =
+            self.event_loop.shard().own(|table| (table.state(at), table.connection(at)));
         let Some(connection) = connection else { return };
         let verified = match self.app().tokens.verify(token, unix_now()) {
             Ok(verified) => verified,

@@ -15,7 +15,10 @@ fn an_emit_with_a_filter_reaches_who_matches_and_nobody_else() {
         "/v1/emit",
         &json!({"event": "alert", "data": "Hello", "filter": "auth.email == params.e", "params": {"e": "ann@example.com"}}),
     );
-    assert_eq!((&receipt["matched"], &receipt["queued"], &receipt["dropped"]), (&json!(1), &json!(1), &json!(0)));
+    assert_eq!(
+        (&receipt["matched"], &receipt["queued"], &receipt["dropped"]),
+        (&json!(1), &json!(1), &json!(0))
+    );
     assert_eq!(ann.text(), r#"{"event":"alert","data":"Hello"}"#);
     bob.expect_nothing();
     anonymous.expect_nothing();

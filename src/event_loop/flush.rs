@@ -8,7 +8,7 @@ use super::{
     write::{Buffers, buffers, split, write},
 };
 use crate::{
-    hub::{Batch, Load, Outcome, Progress, SlotRef, Work},
+    hub::{Batch, Load, Outcome, Progress, SlotRef, Table, Work},
     id::AppId,
     limits::{CLOSE_GRACE, SLICE, SLICE_STRIDE, SMALL_SLICES_PER_BULK, WRITE_VECTORS},
     metrics::DropReason,
@@ -47,8 +47,12 @@ impl EventLoop {
             }
             self.write_batch(batch, outcome, delivered);
             let (blocked, failed) = self.shard.own(|table| table.settle(outcome));
-            blocked.into_iter().for_each(|at| self.block(at));
-            failed.into_iter().for_each(|at| self.broken(at));
+            for at in blocked {
+                self.block(at);
+            }
+            for at in failed {
+                self.broken(at);
+            }
             if Instant::now() >= until {
                 break;
             }
@@ -65,7 +69,8 @@ impl EventLoop {
         let mut shared: (u64, u64, Buffers<'_>) = (0, 0, Buffers::new());
         for work in works.drain(..) {
             let delivered = &mut delivered[work.app.0 as usize];
-            let seat = seats.get(work.at.slot as usize).and_then(Option::as_ref).filter(|seat| seat.at == work.at);
+            let seat =
+                seats.get(work.at.slot as usize).and_then(Option::as_ref).filter(|seat| seat.at == work.at);
             let mut offer = |frames: &[Frame], first: &Buffers<'_>| match seat {
                 Some(seat) => *delivered += self.offer(&work, seat, frames, first, outcome),
                 None => self.lost(work.app, frames),
@@ -92,7 +97,14 @@ impl EventLoop {
     }
 
     /// Writes one connection's frames as far as its socket takes them; answers how many events went out whole.
-    fn offer(&self, work: &Work, seat: &Seat, frames: &[Frame], first: &Buffers<'_>, outcome: &mut Outcome) -> u64 {
+    fn offer(
+        &self,
+        work: &Work,
+        seat: &Seat,
+        frames: &[Frame],
+        first: &Buffers<'_>,
+        outcome: &mut Outcome,
+    ) -> u64 {
         match write(&seat.socket, frames, 0, first) {
             Ok(taken) => {
                 let (whole, begun) = split(frames, taken);
@@ -172,9 +184,9 @@ impl EventLoop {
 
     /// Gives every connection that began to close its time to answer.
     pub(super) fn note_closing(&self) {
-        let closing = self.shard.own(|table| table.take_closing());
-        let mut deadlines = self.deadlines.borrow_mut();
-        closing.into_iter().for_each(|at| deadlines.push(CLOSE_GRACE, at, Due::Reset));
+        for at in self.shard.own(Table::take_closing) {
+            self.deadlines.borrow_mut().push(CLOSE_GRACE, at, Due::Reset);
+        }
     }
 }
 

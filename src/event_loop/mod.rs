@@ -59,7 +59,6 @@ impl Seat {
 pub(crate) struct EventLoop {
     hub: Arc<Hub>,
     shard: Arc<Shard>,
-    index: usize,
     seats: RefCell<Vec<Option<Rc<Seat>>>>,
     deadlines: RefCell<Deadlines>,
     /// Refused connections: when their socket last took a byte.
@@ -72,7 +71,6 @@ impl EventLoop {
         Rc::new(Self {
             shard: hub.shard(index).clone(),
             hub,
-            index,
             seats: RefCell::default(),
             deadlines: RefCell::new(Deadlines::new()),
             stalled: RefCell::default(),
@@ -88,10 +86,6 @@ impl EventLoop {
 
     pub(crate) fn shard(&self) -> &Arc<Shard> {
         &self.shard
-    }
-
-    pub(crate) fn index(&self) -> usize {
-        self.index
     }
 
     /// Seats a socket for the connection in `at`.

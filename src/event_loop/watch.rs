@@ -104,7 +104,8 @@ impl EventLoop {
     }
 
     fn expire(&self, at: SlotRef) {
-        let expires_at = self.shard.own(|table| table.connection(at)).and_then(|connection| connection.expires_at);
+        let expires_at =
+            self.shard.own(|table| table.connection(at)).and_then(|connection| connection.expires_at);
         let Some(expires_at) = expires_at else { return };
         if until(expires_at) > Duration::ZERO {
             self.expect_expiry(at, expires_at);
@@ -118,7 +119,11 @@ impl EventLoop {
         let now = Instant::now();
         let stalled: Vec<SlotRef> = {
             let stalled = self.stalled.borrow();
-            stalled.iter().filter(|(_, since)| now.duration_since(**since) >= age).map(|(at, _)| *at).collect()
+            stalled
+                .iter()
+                .filter(|(_, since)| now.duration_since(**since) >= age)
+                .map(|(at, _)| *at)
+                .collect()
         };
         for at in stalled {
             self.shard.with(|table| table.close_slow(at, "its socket took nothing for too long"));

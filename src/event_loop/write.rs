@@ -30,7 +30,12 @@ pub(super) fn buffers(frames: &[Frame], skip: usize) -> Buffers<'_> {
 ///
 /// # Errors
 /// Those of the socket, other than its refusal.
-pub(super) fn write(socket: &TcpStream, frames: &[Frame], skip: usize, first: &[IoSlice<'_>]) -> io::Result<usize> {
+pub(super) fn write(
+    socket: &TcpStream,
+    frames: &[Frame],
+    skip: usize,
+    first: &[IoSlice<'_>],
+) -> io::Result<usize> {
     let total = frames.iter().map(Frame::len).sum::<usize>() - skip;
     let Some(mut taken) = send(socket, first)? else { return Ok(0) };
     while taken < total {

@@ -67,7 +67,8 @@ pub(crate) fn development(headers: &HeaderMap, peer: IpAddr, has_body: bool) -> 
         (Some(host), None) if is_loopback_host(host) => {}
         _ => return refuse("the Host is not localhost, 127.0.0.1 or [::1]"),
     }
-    let origins_local = headers.get_all(ORIGIN).iter().all(|origin| origin.to_str().is_ok_and(is_loopback_origin));
+    let origins_local =
+        headers.get_all(ORIGIN).iter().all(|origin| origin.to_str().is_ok_and(is_loopback_origin));
     if !origins_local {
         return refuse("the Origin is not localhost, 127.0.0.1 or [::1]");
     }
@@ -79,7 +80,8 @@ pub(crate) fn development(headers: &HeaderMap, peer: IpAddr, has_body: bool) -> 
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let essence = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).and_then(|v| v.split(';').next());
+    let essence =
+        headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).and_then(|v| v.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
@@ -127,7 +129,8 @@ mod tests {
     const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-        let pair = |&(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let pair =
+            |&(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         pairs.iter().map(pair).collect()
     }
 

@@ -28,7 +28,9 @@ pub(crate) async fn read(body: Incoming, limit: usize, time: Duration) -> Result
             format!("the body is over {limit} bytes"),
         )),
         Ok(Err(_)) => Err(Problem::bad_request("body_incomplete", "the body ended early")),
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time")),
+        Err(_) => {
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time"))
+        }
     }
 }
 
@@ -111,10 +113,11 @@ pub(crate) struct Fields<'a> {
     to: Option<&'a RawValue>,
     #[serde(borrow, default)]
     except: Option<&'a RawValue>,
-    #[serde(default)]
-    scope: Option<Extent>,
-    #[serde(default)]
-    receipt: Option<Extent>,
+    /// Both values mean the same while the node is alone; they are read to be checked.
+    #[serde(default, rename = "scope")]
+    _scope: Option<Extent>,
+    #[serde(default, rename = "receipt")]
+    _receipt: Option<Extent>,
     #[serde(default)]
     store: Option<bool>,
     #[serde(default)]
@@ -153,11 +156,33 @@ pub(crate) enum Verb {
 
 const EMIT: &[&str] =
     &["event", "data", "data_base64", "filter", "params", "to", "except", "scope", "receipt", "store"];
-const PUBLISH: &[&str] =
-    &["user", "users", "event", "data", "data_base64", "filter", "params", "except", "scope", "receipt", "store"];
-const BROADCAST: &[&str] = &["event", "data", "data_base64", "filter", "params", "except", "scope", "receipt", "store"];
-const DISPATCH: &[&str] =
-    &["recipients", "except", "event", "data", "data_base64", "filter", "params", "scope", "receipt", "store"];
+const PUBLISH: &[&str] = &[
+    "user",
+    "users",
+    "event",
+    "data",
+    "data_base64",
+    "filter",
+    "params",
+    "except",
+    "scope",
+    "receipt",
+    "store",
+];
+const BROADCAST: &[&str] =
+    &["event", "data", "data_base64", "filter", "params", "except", "scope", "receipt", "store"];
+const DISPATCH: &[&str] = &[
+    "recipients",
+    "except",
+    "event",
+    "data",
+    "data_base64",
+    "filter",
+    "params",
+    "scope",
+    "receipt",
+    "store",
+];
 
 impl Verb {
     /// The verb that a batch item names.
@@ -204,12 +229,17 @@ impl<'a> Fields<'a> {
         let (to, except) = match verb {
             Verb::Emit => (self.to.map(to).transpose()?, self.except.map(except).transpose()?),
             Verb::Broadcast => (None, self.except.map(except).transpose()?),
-            Verb::Publish => (Some(one_or_many(self.user, self.users)?), self.except.map(except).transpose()?),
+            Verb::Publish => {
+                (Some(one_or_many(self.user, self.users)?), self.except.map(except).transpose()?)
+            }
             Verb::Dispatch => (recipients(self.recipients)?, self.except.map(except_users).transpose()?),
         };
         let name = self.event.ok_or_else(|| missing("event"))?;
         let event = Event::new(name, data(self.data, self.data_base64.as_deref())?)?;
-        Ok(Order { event, target: Target { to, filter: self.filter, params, except: except.unwrap_or_default() } })
+        Ok(Order {
+            event,
+            target: Target { to, filter: self.filter, params, except: except.unwrap_or_default() },
+        })
     }
 
     fn check_fields(&self, verb: Verb) -> Result<(), Problem> {
@@ -234,7 +264,9 @@ fn missing(field: &str) -> Problem {
 
 fn data<'a>(json: Option<&'a RawValue>, base64: Option<&str>) -> Result<Data<'a>, Problem> {
     match (json, base64) {
-        (Some(_), Some(_)) => Err(Problem::bad_request("bad_field", "send `data` or `data_base64`, not both")),
+        (Some(_), Some(_)) => {
+            Err(Problem::bad_request("bad_field", "send `data` or `data_base64`, not both"))
+        }
         (Some(json), None) => Ok(Data::Json(json)),
         (None, None) => Ok(Data::Json(RawValue::NULL)),
         (None, Some(text)) => match data_encoding::BASE64.decode(text.as_bytes()) {
@@ -267,8 +299,9 @@ pub(crate) fn except(raw: &RawValue) -> Result<Exceptions, Problem> {
 }
 
 fn except_users(raw: &RawValue) -> Result<Exceptions, Problem> {
-    let users = serde_json::from_str(raw.get())
-        .map_err(|_| Problem::bad_request("bad_field", "`except` of a dispatch must be a list of user ids"))?;
+    let users = serde_json::from_str(raw.get()).map_err(|_| {
+        Problem::bad_request("bad_field", "`except` of a dispatch must be a list of user ids")
+    })?;
     Ok(Exceptions { users, ..Exceptions::default() })
 }
 
@@ -281,7 +314,9 @@ fn inner<'a, T: Deserialize<'a>>(name: &str, raw: &'a RawValue, fields: &[&str])
 
 fn one_or_many(user: Option<String>, users: Option<Vec<String>>) -> Result<To, Problem> {
     let users = match (user, users) {
-        (Some(_), Some(_)) => return Err(Problem::bad_request("bad_field", "send `user` or `users`, not both")),
+        (Some(_), Some(_)) => {
+            return Err(Problem::bad_request("bad_field", "send `user` or `users`, not both"));
+        }
         (Some(user), None) => vec![user],
         (None, Some(users)) => users,
         (None, None) => return Err(missing("user")),
@@ -316,7 +351,9 @@ mod tests {
         let target = order(Verb::Publish, r#"{"user":"u","event":"e"}"#).unwrap();
         assert_eq!(target.to.unwrap().users, ["u"]);
         assert!(order(Verb::Broadcast, r#"{"event":"e"}"#).unwrap().to.is_none());
-        assert!(order(Verb::Dispatch, r#"{"recipients":["*"],"event":"e","except":["u"]}"#).unwrap().to.is_none());
+        assert!(
+            order(Verb::Dispatch, r#"{"recipients":["*"],"event":"e","except":["u"]}"#).unwrap().to.is_none()
+        );
         assert_eq!(order(Verb::Emit, r#"{"to":{},"event":"e"}"#).unwrap().to.unwrap().users, [""; 0]);
         assert!(order(Verb::Dispatch, r#"{"recipients":[],"event":"e"}"#).unwrap().to.is_some());
     }

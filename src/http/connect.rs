@@ -143,8 +143,8 @@ fn admit(edge: &Edge, node: &Arc<Node>, ip: IpAddr) -> Result<Occupancy, Problem
     if !edge.door.may_upgrade() {
         return Err(refuse(Refusal::AcceptRate, "accept_rate", "too many clients connect at once"));
     }
-    let occupancy =
-        Occupancy::take(node).ok_or_else(|| refuse(Refusal::Connections, "connection_limit", "this node is full"))?;
+    let occupancy = Occupancy::take(node)
+        .ok_or_else(|| refuse(Refusal::Connections, "connection_limit", "this node is full"))?;
     let place = edge
         .door
         .enter(ip)
@@ -155,7 +155,9 @@ fn admit(edge: &Edge, node: &Arc<Node>, ip: IpAddr) -> Result<Occupancy, Problem
 /// Takes the socket back from hyper, with the bytes it had read beyond the handshake.
 ///
 /// The socket is registered anew: hyper's registration would keep its finished task in memory.
-fn raw_socket(upgraded: fastwebsockets::WebSocket<TokioIo<hyper::upgrade::Upgraded>>) -> Option<(TcpStream, bytes::Bytes)> {
+fn raw_socket(
+    upgraded: fastwebsockets::WebSocket<TokioIo<hyper::upgrade::Upgraded>>,
+) -> Option<(TcpStream, bytes::Bytes)> {
     let parts = upgraded.into_inner().into_inner().downcast::<TokioIo<TcpStream>>().ok()?;
     let socket = parts.io.into_inner().into_std().ok()?;
     Some((TcpStream::from_std(socket).ok()?, parts.read_buf))

@@ -120,7 +120,12 @@ impl Store {
                 let (sender, done) = watch::channel(());
                 kept.entries.insert(scope.clone(), Entry::Running { body, done });
                 let store = self.clone();
-                Ok(Look::Claim(Claim::First(Running { store, scope: Some(scope.clone()), body, _done: sender })))
+                Ok(Look::Claim(Claim::First(Running {
+                    store,
+                    scope: Some(scope.clone()),
+                    body,
+                    _done: sender,
+                })))
             }
         }
     }

@@ -255,7 +255,9 @@ impl PageQuery {
             match name {
                 "filter" => parsed.filter = Some(value),
                 "params" => parsed.params = Some(value),
-                "cursor" => parsed.cursor = cursor(&value).ok_or_else(|| bad("`cursor` is not one of ours".into()))?,
+                "cursor" => {
+                    parsed.cursor = cursor(&value).ok_or_else(|| bad("`cursor` is not one of ours".into()))?;
+                }
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));
                     parsed.limit = limit.ok_or_else(|| bad(format!("`limit` must be 1 to {PAGE_MAX}")))?;

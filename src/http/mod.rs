@@ -99,7 +99,9 @@ impl Route {
     fn matches<'p>(&self, path: &'p str) -> Option<&'p str> {
         match self.path.find('{') {
             None => (self.path == path).then_some(""),
-            Some(at) => path.strip_prefix(&self.path[..at]).filter(|rest| !rest.is_empty() && !rest.contains('/')),
+            Some(at) => {
+                path.strip_prefix(&self.path[..at]).filter(|rest| !rest.is_empty() && !rest.contains('/'))
+            }
         }
     }
 }
@@ -148,7 +150,9 @@ impl Edge {
                 continue;
             }
             // HEAD is GET without the body, which hyper leaves out by itself.
-            if route.method == request.method() || (route.method == Method::GET && request.method() == Method::HEAD) {
+            if route.method == request.method()
+                || (route.method == Method::GET && request.method() == Method::HEAD)
+            {
                 return self.call(route, request, peer).await;
             }
             allowed = Some(if route.method == Method::GET { "GET" } else { "POST" });
@@ -159,7 +163,12 @@ impl Edge {
         })
     }
 
-    async fn call(&self, route: &Route, request: Request<Incoming>, peer: Peer) -> Result<Response<Answer>, Problem> {
+    async fn call(
+        &self,
+        route: &Route,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> Result<Response<Answer>, Problem> {
         match route.access {
             Access::Open | Access::Client => {}
             Access::Admin if self.is_admin() || self.node.config.is_loopback() => {}
@@ -183,13 +192,20 @@ impl Edge {
         }
     }
 
-    async fn api(&self, route: &Route, scope: Scope, request: Request<Incoming>) -> Result<Response<Answer>, Problem> {
+    async fn api(
+        &self,
+        route: &Route,
+        scope: Scope,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answer>, Problem> {
         let caller = access::authorize(&self.node, request.headers(), scope)?;
         let node = &self.node;
         let key = match request.headers().get("idempotency-key").map(HeaderValue::to_str) {
             None => None,
             Some(Ok(key)) => Some(key.to_owned()),
-            Some(Err(_)) => return Err(Problem::bad_request("idempotency_key_length", "Idempotency-Key is not ASCII")),
+            Some(Err(_)) => {
+                return Err(Problem::bad_request("idempotency_key_length", "Idempotency-Key is not ASCII"));
+            }
         };
         let (parts, body) = request.into_parts();
         let limits = &node.config.limits;

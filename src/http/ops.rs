@@ -56,7 +56,11 @@ pub(super) fn ready(node: &Node, admin: bool) -> Response<Answer> {
 
 pub(super) fn metrics(node: &Node) -> Response<Answer> {
     node.hub.note_queues();
-    response(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", node.metrics.render())
+    response(
+        StatusCode::OK,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        node.metrics.render(),
+    )
 }
 
 pub(super) fn openapi() -> Response<Answer> {
@@ -90,7 +94,8 @@ mod tests {
         }
         let hidden = |path: &str| path == "/favicon.ico";
         let routes = super::super::ROUTES.iter().filter(|route| !hidden(route.path));
-        let mut routed: Vec<String> = routes.map(|route| format!("{} {}", route.method, route.path)).collect();
+        let mut routed: Vec<String> =
+            routes.map(|route| format!("{} {}", route.method, route.path)).collect();
         described.sort();
         routed.sort();
         assert_eq!(described, routed);

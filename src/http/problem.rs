@@ -12,7 +12,11 @@ use crate::{auth::SignError, node::NodeError, protocol::event::EventError};
 
 /// A refused request: what happened, where, what to do. Nothing was delivered.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Problem {
+#[serde(transparent)]
+pub(crate) struct Problem(Box<Document>);
+
+#[derive(Clone, Debug, Serialize)]
+struct Document {
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,
@@ -33,7 +37,7 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Document {
             kind: format!("urn:fanfare:problem:{code}"),
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
@@ -44,7 +48,7 @@ impl Problem {
             excerpt: None,
             allow: None,
             retry_after: None,
-        }
+        }))
     }
 
     pub(crate) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
@@ -61,7 +65,7 @@ impl Problem {
             "method_not_allowed",
             format!("this path takes {allow}"),
         );
-        problem.allow = Some(allow);
+        problem.0.allow = Some(allow);
         problem
     }
 
@@ -69,33 +73,34 @@ impl Problem {
     /// together.
     pub(crate) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
-        problem.retry_after = Some(1 + uuid::Uuid::new_v4().as_u128() as u64 % 3);
+        problem.0.retry_after = Some(1 + uuid::Uuid::new_v4().as_u128() as u64 % 3);
         problem
     }
 
     #[cfg(test)]
     pub(crate) fn code(&self) -> &'static str {
-        self.code
+        self.0.code
     }
 
     pub(crate) fn status(&self) -> u16 {
-        self.status
+        self.0.status
     }
 
     pub(crate) fn into_response(self) -> Response<Answer> {
         // A struct of strings and numbers always serializes.
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = Response::new(Full::from(body));
-        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() =
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(allow) = self.allow {
+        if let Some(allow) = self.0.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        if let Some(seconds) = self.retry_after {
+        if let Some(seconds) = self.0.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == StatusCode::UNAUTHORIZED.as_u16() {
+        if self.0.status == StatusCode::UNAUTHORIZED.as_u16() {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
@@ -108,9 +113,9 @@ impl From<NodeError> for Problem {
         match error {
             NodeError::Filter { error, source_text } => {
                 let mut problem = Self::bad_request(error.code(), detail);
-                problem.offset = Some(error.offset());
-                problem.length = Some(error.length());
-                problem.excerpt = Some(error.excerpt(&source_text));
+                problem.0.offset = Some(error.offset());
+                problem.0.length = Some(error.length());
+                problem.0.excerpt = Some(error.excerpt(&source_text));
                 problem
             }
             NodeError::Busy(_) => Self::unavailable("busy", detail),
@@ -138,7 +143,9 @@ impl From<KeyError> for Problem {
         let detail = error.to_string();
         match error {
             KeyError::Length(_) => Self::bad_request("idempotency_key_length", detail),
-            KeyError::OtherBody => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail),
+            KeyError::OtherBody => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail)
+            }
             KeyError::Full => Self::unavailable("idempotency_store_full", detail),
         }
     }

@@ -43,10 +43,12 @@ impl Publishing {
     pub(crate) async fn one(self, verb: Verb, body: Bytes) -> Result<Bytes, Problem> {
         match self.scope()? {
             None => self.publish(verb, parse(&body, verb)?).await,
-            Some(scope) => self.once(scope, body.clone(), move |this| async move {
-                this.publish(verb, parse(&body, verb)?).await
-            })
-            .await,
+            Some(scope) => {
+                self.once(scope, body.clone(), move |this| async move {
+                    this.publish(verb, parse(&body, verb)?).await
+                })
+                .await
+            }
         }
     }
 
@@ -83,7 +85,9 @@ impl Publishing {
                 None => self.item(&item).await,
                 Some(scope) => {
                     let run = item.clone();
-                    self.clone().once(scope.item(at), item, move |this| async move { this.item(&run).await }).await
+                    self.clone()
+                        .once(scope.item(at), item, move |this| async move { this.item(&run).await })
+                        .await
                 }
             };
             succeeded |= result.is_ok();
@@ -97,10 +101,14 @@ impl Publishing {
 
     async fn item(&self, item: &[u8]) -> Result<Bytes, Problem> {
         let mut fields: Fields<'_> = body::parse(item, Verb::Emit.fields())?;
-        let call = fields.call.take().ok_or_else(|| Problem::bad_request("missing_field", "missing field `call`"))?;
+        let call = fields
+            .call
+            .take()
+            .ok_or_else(|| Problem::bad_request("missing_field", "missing field `call`"))?;
         let verb = Verb::named(&call).ok_or_else(|| {
             let call: String = call.chars().take(64).collect();
-            let detail = format!("there is no call \"{call}\" for a batch; use emit, publish, broadcast or dispatch");
+            let detail =
+                format!("there is no call \"{call}\" for a batch; use emit, publish, broadcast or dispatch");
             Problem::bad_request("unknown_call", detail)
         })?;
         self.publish(verb, fields).await
@@ -131,7 +139,12 @@ impl Publishing {
 
     /// Runs `call` unless its key was answered before. It runs in a task of its own, so that the answer is kept even
     /// where the caller hangs up.
-    async fn once<F>(self, scope: Scope, body: Bytes, call: impl FnOnce(Self) -> F + Send + 'static) -> Result<Bytes, Problem>
+    async fn once<F>(
+        self,
+        scope: Scope,
+        body: Bytes,
+        call: impl FnOnce(Self) -> F + Send + 'static,
+    ) -> Result<Bytes, Problem>
     where
         F: Future<Output = Result<Bytes, Problem>> + Send + 'static,
     {
@@ -158,9 +171,7 @@ fn parse(body: &[u8], verb: Verb) -> Result<Fields<'_>, Problem> {
 fn item_result(result: Result<Bytes, Problem>) -> Box<RawValue> {
     let text = match result {
         Ok(answer) => format!("{{\"status\":200,\"result\":{}}}", String::from_utf8_lossy(&answer)),
-        Err(problem) => {
-            serde_json::json!({ "status": problem.status(), "error": problem }).to_string()
-        }
+        Err(problem) => serde_json::json!({ "status": problem.status(), "error": problem }).to_string(),
     };
     // Both are valid JSON by construction.
     RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())

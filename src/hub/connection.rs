@@ -11,11 +11,11 @@ use crate::{
 ///
 /// A slot is used again; the generation makes a reference to its former tenant miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SlotRef {
+pub(crate) struct SlotRef {
     /// Place in the shard's table.
-    pub slot: u32,
+    pub(crate) slot: u32,
     /// Which tenant of that place.
-    pub generation: u32,
+    pub(crate) generation: u32,
 }
 
 /// An immutable view of one connection; renewal replaces it whole.
@@ -63,4 +63,4 @@ pub(crate) enum State {
 }
 
 /// A connection as `GET /v1/connections` shows it, and `emit_where` sees it.
-pub type Snapshot = Arc<Connection>;
+pub(crate) type Snapshot = Arc<Connection>;

@@ -163,7 +163,9 @@ impl Table {
         }
         let entry = &mut self.slots[at.slot as usize];
         let mut backlog = Box::new(Backlog::new(total));
-        rest.into_iter().for_each(|frame| backlog.push(frame));
+        for frame in rest {
+            backlog.push(frame);
+        }
         backlog.begun(written);
         for queued in entry.outbox.take_queue(&mut self.log) {
             backlog.push(queued.frame);

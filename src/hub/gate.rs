@@ -68,7 +68,9 @@ impl Pool {
         let Ok(publication) = self.publications.try_acquire() else { return false };
         let Ok(deliveries) = self.deliveries.try_acquire_many(deliveries) else { return false };
         let Ok(bytes) = self.bytes.try_acquire_many(bytes) else { return false };
-        (publication.forget(), deliveries.forget(), bytes.forget());
+        publication.forget();
+        deliveries.forget();
+        bytes.forget();
         true
     }
 
@@ -77,7 +79,9 @@ impl Pool {
         let Ok(publication) = self.publications.acquire().await else { return false };
         let Ok(deliveries) = self.deliveries.acquire_many(deliveries).await else { return false };
         let Ok(bytes) = self.bytes.acquire_many(bytes).await else { return false };
-        (publication.forget(), deliveries.forget(), bytes.forget());
+        publication.forget();
+        deliveries.forget();
+        bytes.forget();
         true
     }
 
@@ -128,13 +132,11 @@ impl Gate {
         }
         let small = reach <= SMALL_DELIVERIES;
         let weight = self.pool(small).weigh(reach, bytes);
-        match tokio::time::timeout(self.wait, self.pool(small).take(weight)).await {
-            Ok(true) => Ok(self.ticket(small, weight)),
-            _ => {
-                self.metrics.admission_refused.inc();
-                Err(Busy)
-            }
+        if let Ok(true) = tokio::time::timeout(self.wait, self.pool(small).take(weight)).await {
+            return Ok(self.ticket(small, weight));
         }
+        self.metrics.admission_refused.inc();
+        Err(Busy)
     }
 
     /// Waits for leave to scan every connection; the leave ends with the permit.
@@ -142,13 +144,11 @@ impl Gate {
     /// # Errors
     /// [`Busy`] when no leave came in time.
     pub(crate) async fn scan(&self) -> Result<OwnedSemaphorePermit, Busy> {
-        match tokio::time::timeout(self.wait, self.scans.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => {
-                self.metrics.admission_refused.inc();
-                Err(Busy)
-            }
+        if let Ok(Ok(permit)) = tokio::time::timeout(self.wait, self.scans.clone().acquire_owned()).await {
+            return Ok(permit);
         }
+        self.metrics.admission_refused.inc();
+        Err(Busy)
     }
 
     fn ticket(self: &Arc<Self>, small: bool, (deliveries, bytes): (u32, u32)) -> Ticket {

@@ -100,6 +100,7 @@ impl Index {
     }
 
     /// The distinct values, as keys.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.postings.len()
     }

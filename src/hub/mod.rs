@@ -29,13 +29,12 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub use connection::{Connection, SlotRef, Snapshot};
-pub(crate) use connection::State;
+pub use connection::Connection;
+pub(crate) use connection::{SlotRef, Snapshot, State};
 pub(crate) use flushing::{Batch, Load, Outcome, Progress, Work};
 pub use gate::Busy;
-pub use selection::{Closure, Except, Named, Selection, user_key};
-pub use sweep::Looked;
-pub(crate) use sweep::{Counts, Reach};
+pub(crate) use selection::{Closure, Except, Named, Selection, user_key};
+pub(crate) use sweep::{Counts, Looked, Reach};
 pub(crate) use table::{AppContext, Context, Table};
 
 use crate::{
@@ -143,11 +142,6 @@ impl Hub {
         shard.own(|table| table.find(app, id).and_then(|slot| table.open_connection(slot).cloned()))
     }
 
-    /// Whether no shard holds anything: connections, index entries, frames.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.shards.iter().all(|shard| shard.own(|table| table.is_empty()))
-    }
-
     /// Brings the gauges of refused bytes up to date.
     pub(crate) fn note_queues(&self) {
         self.context.metrics.refused_bytes.set(self.context.refused.load(Relaxed) as i64);
@@ -172,7 +166,8 @@ impl Hub {
             if self.context.refused.load(Relaxed) <= bound {
                 break;
             }
-            self.shards[shard].with(|table| table.close_slow(at, "the node is over its bound of refused bytes"));
+            self.shards[shard]
+                .with(|table| table.close_slow(at, "the node is over its bound of refused bytes"));
         }
         self.shedding.store(false, SeqCst);
     }

@@ -17,6 +17,7 @@ use crate::protocol::frame::Frame;
 #[derive(Clone, Debug)]
 pub(crate) struct Queued {
     pub(crate) frame: Frame,
+    #[expect(dead_code, reason = "held until the frame is offered, not read")]
     pub(crate) ticket: Option<Ticket>,
 }
 
@@ -92,10 +93,6 @@ impl Outbox {
             Self::Blocked(backlog) => Some(backlog),
             _ => None,
         }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        matches!(self, Self::Empty)
     }
 
     pub(super) fn is_blocked(&self) -> bool {
@@ -289,7 +286,11 @@ mod tests {
         assert_eq!(backlog.lend(limits::WRITE_VECTORS, &mut lent), 10);
         assert_eq!(backlog.discard(), 0, "the owner is writing");
         backlog.push(Frame::close(&Close::new(4101, "too slow")));
-        assert_eq!(backlog.advance(95), (1, 1), "the second frame was begun by this write, the third was not");
+        assert_eq!(
+            backlog.advance(95),
+            (1, 1),
+            "the second frame was begun by this write, the third was not"
+        );
         assert_eq!((backlog.len(), backlog.bytes()), (2, 95 + 12));
         assert_eq!(backlog.advance(95 + 12), (1, 0));
         assert!(backlog.is_empty());

@@ -11,39 +11,39 @@ use crate::{
 };
 
 /// A Rust closure over a connection, for programs that embed the server.
-pub type Closure = Arc<dyn Fn(&Connection) -> bool + Send + Sync>;
+pub(crate) type Closure = Arc<dyn Fn(&Connection) -> bool + Send + Sync>;
 
 /// The connections of one app that are named or everyone, narrowed by a predicate, less the exceptions.
 #[derive(Clone, Debug)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// No selection reaches beyond its app.
-    pub app: AppId,
+    pub(crate) app: AppId,
     /// The union of what is named; `None` is everyone.
-    pub named: Option<Named>,
+    pub(crate) named: Option<Named>,
     /// The compiled filter, its params bound.
-    pub filter: Option<Arc<Bound>>,
+    pub(crate) filter: Option<Arc<Bound>>,
     /// Taken out last.
-    pub except: Except,
+    pub(crate) except: Except,
 }
 
 /// Connections named one by one, or by their users.
 #[derive(Clone, Debug, Default)]
-pub struct Named {
+pub(crate) struct Named {
     /// All connections of these users.
-    pub users: Vec<LookupKey>,
+    pub(crate) users: Vec<LookupKey>,
     /// These connections.
-    pub connections: Vec<ConnectionId>,
+    pub(crate) connections: Vec<ConnectionId>,
 }
 
 /// Who is left out.
 #[derive(Clone, Debug, Default)]
-pub struct Except {
+pub(crate) struct Except {
     /// All connections of these users.
-    pub users: AHashSet<Box<str>>,
+    pub(crate) users: AHashSet<Box<str>>,
     /// These connections.
-    pub connections: AHashSet<ConnectionId>,
+    pub(crate) connections: AHashSet<ConnectionId>,
     /// Connections that named one of these devices.
-    pub devices: AHashSet<Box<str>>,
+    pub(crate) devices: AHashSet<Box<str>>,
 }
 
 impl Except {
@@ -74,7 +74,7 @@ pub(super) enum Source<'a> {
 
 impl Selection {
     /// Everyone of `app`.
-    pub fn everyone(app: AppId) -> Self {
+    pub(crate) fn everyone(app: AppId) -> Self {
         Self { app, named: None, filter: None, except: Except::default() }
     }
 
@@ -91,14 +91,15 @@ impl Selection {
     }
 
     /// Whether every connection of the app has to be evaluated.
-    pub fn is_scan(&self) -> bool {
+    pub(crate) fn is_scan(&self) -> bool {
         self.filter.is_some() && matches!(self.source(), Source::Everyone)
     }
 
     /// Decides by the whole filter, for those who bring candidates of their own.
     pub(super) fn matches_whole(&self, connection: &Connection) -> bool {
         let filter = self.filter.as_ref();
-        !self.except.has(connection) && filter.is_none_or(|f| f.matches(&connection.attributes) == Verdict::Match)
+        !self.except.has(connection)
+            && filter.is_none_or(|f| f.matches(&connection.attributes) == Verdict::Match)
     }
 
     /// Decides about a candidate that the source gave.
@@ -115,6 +116,6 @@ impl Selection {
 }
 
 /// The key under which the index of users has `user`.
-pub fn user_key(user: &str) -> LookupKey {
+pub(crate) fn user_key(user: &str) -> LookupKey {
     LookupKey { kind: KeyKind::Value, key: IndexKey::String(user.into()) }
 }

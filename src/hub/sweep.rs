@@ -19,13 +19,13 @@ use crate::{
 
 /// What a sweep saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Looked {
+pub(crate) struct Looked {
     /// Connections evaluated.
-    pub at: u64,
+    pub(crate) at: u64,
     /// Connections that matched.
-    pub matched: u64,
+    pub(crate) matched: u64,
     /// Evaluations that ended in an error, and so did not match.
-    pub errors: u64,
+    pub(crate) errors: u64,
 }
 
 /// What became of a publication.
@@ -209,7 +209,11 @@ impl Hub {
     }
 
     /// Visits every connection of `selection`, each once, yielding between slices.
-    pub(crate) async fn sweep(&self, selection: &Selection, mut visit: impl FnMut(&mut Table, u32)) -> Looked {
+    pub(crate) async fn sweep(
+        &self,
+        selection: &Selection,
+        mut visit: impl FnMut(&mut Table, u32),
+    ) -> Looked {
         let mut looked = Looked::default();
         for shard in self.shards() {
             let mut cursor = None;
@@ -246,7 +250,9 @@ impl Hub {
                 let picked = pick(chunk, closure, &mut counts);
                 counts.queued += shard.with(|table| {
                     let mut queued = 0;
-                    for at in picked.into_iter().filter(|&at| table.state(at) == State::Open).collect::<Refs>() {
+                    for at in
+                        picked.into_iter().filter(|&at| table.state(at) == State::Open).collect::<Refs>()
+                    {
                         queued += u64::from(table.place(at.slot, frame, ticket));
                     }
                     queued

@@ -136,7 +136,10 @@ impl Table {
     ///
     /// # Errors
     /// [`Full`] when every slot that an id can name is taken.
-    pub(crate) fn insert(&mut self, build: impl FnOnce(ConnectionId) -> Connection) -> Result<(SlotRef, Snapshot), Full> {
+    pub(crate) fn insert(
+        &mut self,
+        build: impl FnOnce(ConnectionId) -> Connection,
+    ) -> Result<(SlotRef, Snapshot), Full> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < 1 << 24 => {
@@ -155,7 +158,8 @@ impl Table {
             None => return Err(Full),
         };
         let nonce = uuid::Uuid::new_v4().as_u64_pair().0;
-        let connection = Arc::new(build(ConnectionId { node: self.context.node, shard: self.shard, slot, nonce }));
+        let connection =
+            Arc::new(build(ConnectionId { node: self.context.node, shard: self.shard, slot, nonce }));
         let entry = &mut self.slots[slot as usize];
         entry.state = State::Pending;
         entry.opened = false;
@@ -167,7 +171,9 @@ impl Table {
 
     /// The slot of `at`, unless its tenant has changed.
     pub(super) fn slot(&mut self, at: SlotRef) -> Option<&mut Slot> {
-        self.slots.get_mut(at.slot as usize).filter(|slot| slot.generation == at.generation && slot.state != State::Free)
+        self.slots
+            .get_mut(at.slot as usize)
+            .filter(|slot| slot.generation == at.generation && slot.state != State::Free)
     }
 
     /// How `at` stands; `Free` if it is gone.
@@ -273,15 +279,14 @@ impl Table {
         let table = &self.apps[app.0 as usize];
         match source {
             Source::Nobody => 0,
-            Source::Everyone => self.members(app),
+            Source::Everyone | Source::Plan(Access::Everyone | Access::Nobody) => self.members(app),
             Source::Named(Named { users, connections }) => {
                 users.iter().map(|key| table.users.count(key)).sum::<usize>()
                     + connections.iter().filter(|id| self.find(app, id).is_some()).count()
             }
             Source::Plan(Access::Lookup { index, keys }) => {
-                keys.iter().map(|key| self.look_up(app, *index, key, |i, k| i.count(k), |_| 1)).sum()
+                keys.iter().map(|key| self.look_up(app, *index, key, Index::count, |_| 1)).sum()
             }
-            Source::Plan(_) => self.members(app),
         }
     }
 
@@ -290,9 +295,13 @@ impl Table {
         let mut slots = Vec::new();
         match source {
             Source::Nobody => {}
-            Source::Everyone => slots.extend(self.next_member(app, 0)),
+            Source::Everyone | Source::Plan(Access::Everyone | Access::Nobody) => {
+                slots.extend(self.next_member(app, 0));
+            }
             Source::Named(Named { users, connections }) => {
-                users.iter().for_each(|key| self.apps[app.0 as usize].users.collect(key, &mut slots));
+                for key in users {
+                    self.apps[app.0 as usize].users.collect(key, &mut slots);
+                }
                 slots.extend(connections.iter().filter_map(|id| self.find(app, id)));
             }
             Source::Plan(Access::Lookup { index, keys }) => {
@@ -303,7 +312,6 @@ impl Table {
                     }
                 }
             }
-            Source::Plan(_) => slots.extend(self.next_member(app, 0)),
         }
         if slots.len() > 1 {
             slots.sort_unstable();
@@ -374,11 +382,14 @@ impl Table {
     }
 
     /// Whether nothing at all is held: no connection, no index entry, no frame.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()
             && self.log.len() == 0
             && self.apps.iter().all(|app| {
-                app.members.is_empty() && app.users.len() == 0 && app.declared.iter().all(|index| index.len() == 0)
+                app.members.is_empty()
+                    && app.users.len() == 0
+                    && app.declared.iter().all(|index| index.len() == 0)
             })
     }
 }

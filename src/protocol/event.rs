@@ -137,7 +137,9 @@ mod tests {
 
     #[test]
     fn data_pass_byte_for_byte() {
-        for text in ["12345678901234567890", "1.0", "1e2", r#"{"b":1,"a":[ 1 , 2 ]}"#, r#""\u00e9\/""#, "null"] {
+        for text in
+            ["12345678901234567890", "1.0", "1e2", r#"{"b":1,"a":[ 1 , 2 ]}"#, r#""\u00e9\/""#, "null"]
+        {
             let frame = Event::new("e", Data::Json(raw(text))).unwrap().encode();
             assert_eq!(&frame.bytes()[2..], format!(r#"{{"event":"e","data":{text}}}"#).as_bytes());
         }

@@ -69,11 +69,19 @@ const ID_BYTES: usize = 64;
 pub fn parse(text: &str) -> Result<Call<'_>, Misunderstood<'_>> {
     let refused = |id, code, message: String| Misunderstood::Refused { id, code, message };
     let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| {
-        if error.is_data() { refused(None, "bad_message", without_place(&error)) } else { Misunderstood::NotJson }
+        if error.is_data() {
+            refused(None, "bad_message", without_place(&error))
+        } else {
+            Misunderstood::NotJson
+        }
     })?;
     let id = fields.id.filter(|id| id.get().len() <= ID_BYTES && !id.get().starts_with(['{', '[']));
     if fields.id.is_some() && id.is_none() {
-        return Err(refused(None, "bad_message", format!("id must be a number or a string of up to {ID_BYTES} bytes")));
+        return Err(refused(
+            None,
+            "bad_message",
+            format!("id must be a number or a string of up to {ID_BYTES} bytes"),
+        ));
     }
     let request = match (fields.op.as_deref(), fields.token) {
         (Some("auth"), Some(token)) => Request::Auth { token },

@@ -147,7 +147,13 @@ pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
 }
 
 /// One HTTP request on a connection of its own.
-pub fn request(to: SocketAddr, method: &str, path: &str, more: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
+pub fn request(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    more: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> Answer {
     let mut socket = TcpStream::connect(to).expect("connects");
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let has = |name: &str| more.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
