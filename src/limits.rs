@@ -111,6 +111,10 @@ pub const DESCRIPTORS_RESERVED: usize = 512;
 /// Largest head of an HTTP request: the largest token fits three times.
 pub const REQUEST_HEAD_BYTES: usize = 64 * 1024;
 
+/// How long an HTTP connection may rest between requests: longer than common load balancers (60 s) keep one, so that
+/// none is closed just as a request is sent on it.
+pub const HTTP_IDLE: Duration = Duration::from_secs(75);
+
 /// Between the goodbyes of two clients while draining; a node of 10,000 so leaves within 10 s.
 pub const DRAIN_SPACING: Duration = Duration::from_millis(1);
 

@@ -14,7 +14,6 @@ use std::{
 };
 
 use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
@@ -29,7 +28,7 @@ use crate::{
     door::Door,
     drain,
     event_loop::EventLoop,
-    http::{Edge, Peer, idempotency::Store},
+    http::{Edge, Peer, idempotency::Store, watch::Watch},
     id::AppId,
     limits::{ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, REQUEST_HEAD_BYTES},
     node::Node,
@@ -187,6 +186,12 @@ impl Parts {
         })
     }
 
+    fn watch(&self) -> Rc<Watch> {
+        let watch = Watch::new(self.node.config.limits.handshake);
+        tokio::task::spawn_local(watch.clone().run());
+        watch
+    }
+
     fn run_shard(
         self,
         index: usize,
@@ -200,6 +205,7 @@ impl Parts {
             let event_loop = EventLoop::new(self.node.hub.clone(), index);
             event_loop.start();
             let edge = self.edge(Some(event_loop));
+            let watch = self.watch();
             if let Some((listener, senders)) = accept {
                 tokio::task::spawn_local(self.clone().accept(listener, senders));
             }
@@ -209,7 +215,7 @@ impl Parts {
                 tokio::select! {
                     accepted = sockets.recv() => match accepted {
                         Some(accepted) => {
-                            serving.spawn_local(self.clone().serve(edge.clone(), accepted));
+                            serving.spawn_local(self.clone().serve(edge.clone(), watch.clone(), accepted));
                         }
                         None => break,
                     },
@@ -224,6 +230,7 @@ impl Parts {
     fn run_admin(self, listener: TcpListener) {
         block_on(async move {
             let edge = self.edge(None);
+            let watch = self.watch();
             let (sender, mut sockets) = mpsc::channel(ACCEPT_QUEUE);
             tokio::task::spawn_local(self.clone().accept(listener, vec![sender]));
             let mut serving = tokio::task::JoinSet::new();
@@ -231,7 +238,7 @@ impl Parts {
             loop {
                 tokio::select! {
                     Some(accepted) = sockets.recv() => {
-                        serving.spawn_local(self.clone().serve(edge.clone(), accepted));
+                        serving.spawn_local(self.clone().serve(edge.clone(), watch.clone(), accepted));
                     }
                     Some(_) = serving.join_next() => {}
                     _ = stop.wait_for(|stop| *stop) => break,
@@ -271,23 +278,24 @@ impl Parts {
     }
 
     /// Serves HTTP on one socket, until it ends or becomes a client's.
-    async fn serve(self, edge: Rc<Edge>, (socket, ip, since): Accepted) {
+    async fn serve(self, edge: Rc<Edge>, watch: Rc<Watch>, (socket, ip, since): Accepted) {
         let Ok(socket) = TcpStream::from_std(socket) else { return };
-        let peer = Peer { ip, since };
+        let socket = watch.over(socket);
+        let life = socket.life().clone();
+        let peer = Rc::new(Peer { ip, since, life: life.clone() });
         let service = service_fn(move |request| {
-            let edge = edge.clone();
-            async move { Ok::<_, std::convert::Infallible>(edge.serve(request, peer).await) }
+            let (edge, peer) = (edge.clone(), peer.clone());
+            async move { Ok::<_, std::convert::Infallible>(edge.serve(request, &peer).await) }
         });
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.node.config.limits.handshake)
             .max_buf_size(REQUEST_HEAD_BYTES)
-            .serve_connection(TokioIo::new(socket), service)
+            .serve_connection(socket, service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let mut stop = self.stop.subscribe();
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = life.over() => return tracing::debug!(%ip, "HTTP connection took too long"),
             _ = stop.wait_for(|stop| *stop) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpStream;
 
-use super::{Answer, Edge, access, problem::Problem};
+use super::{Answer, Edge, access, problem::Problem, watch::Watched};
 use crate::{
     event_loop::EventLoop,
     metrics::Refusal,
@@ -158,7 +158,7 @@ fn admit(edge: &Edge, node: &Arc<Node>, ip: IpAddr) -> Result<Occupancy, Problem
 fn raw_socket(
     upgraded: fastwebsockets::WebSocket<TokioIo<hyper::upgrade::Upgraded>>,
 ) -> Option<(TcpStream, bytes::Bytes)> {
-    let parts = upgraded.into_inner().into_inner().downcast::<TokioIo<TcpStream>>().ok()?;
-    let socket = parts.io.into_inner().into_std().ok()?;
+    let parts = upgraded.into_inner().into_inner().downcast::<Watched>().ok()?;
+    let socket = parts.io.into_socket().into_std().ok()?;
     Some((TcpStream::from_std(socket).ok()?, parts.read_buf))
 }

@@ -256,7 +256,8 @@ impl PageQuery {
                 "filter" => parsed.filter = Some(value),
                 "params" => parsed.params = Some(value),
                 "cursor" => {
-                    parsed.cursor = cursor(&value).ok_or_else(|| bad("`cursor` is not one of ours".into()))?;
+                    parsed.cursor =
+                        cursor(&value).ok_or_else(|| bad("`cursor` is not one of ours".into()))?;
                 }
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));

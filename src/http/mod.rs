@@ -8,6 +8,7 @@ mod inspect;
 mod ops;
 mod problem;
 mod publish;
+pub(crate) mod watch;
 
 use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 
@@ -19,7 +20,7 @@ use hyper::{
     header::{CONNECTION, HeaderValue},
 };
 
-use self::{body::Verb, idempotency::Store, problem::Problem, publish::Publishing};
+use self::{body::Verb, idempotency::Store, problem::Problem, publish::Publishing, watch::Life};
 use crate::{
     auth::Scope,
     door::Door,
@@ -117,10 +118,11 @@ pub(crate) struct Edge {
 }
 
 /// What is known of the connection a request came by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) ip: IpAddr,
     pub(crate) since: Instant,
+    pub(crate) life: Arc<Life>,
 }
 
 impl Edge {
@@ -129,17 +131,19 @@ impl Edge {
     }
 
     /// Answers one request. Never fails: what is wrong becomes a problem document.
-    pub(crate) async fn serve(&self, request: Request<Incoming>, peer: Peer) -> Response<Answer> {
+    pub(crate) async fn serve(&self, request: Request<Incoming>, peer: &Peer) -> Response<Answer> {
         let began = Instant::now();
+        peer.life.busy();
         let mut response = self.route(request, peer).await.unwrap_or_else(Problem::into_response);
         if self.node.phase() == Phase::Draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.node.metrics.http.observe(began.elapsed().as_secs_f64());
+        peer.life.idle();
         response
     }
 
-    async fn route(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<Answer>, Problem> {
+    async fn route(&self, request: Request<Incoming>, peer: &Peer) -> Result<Response<Answer>, Problem> {
         if self.node.config.is_development() {
             access::development(request.headers(), peer.ip, !request.body().is_end_stream())?;
         }

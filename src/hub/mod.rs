@@ -60,7 +60,8 @@ impl Shard {
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
         let result = f(&mut table);
-        let waiting = table.waiting() != (false, false) || table.has_closing();
+        table.trim();
+        let waiting = table.is_waiting();
         drop(table);
         if waiting && !self.awake.swap(true, SeqCst) {
             self.bell.notify_one();
@@ -76,8 +77,7 @@ impl Shard {
     /// Sleeps until an outbox waits. Only the owner calls this; what is placed meanwhile is never missed.
     pub(crate) async fn sleep(&self) {
         self.awake.store(false, SeqCst);
-        let waiting = self.own(|table| table.waiting() != (false, false) || table.has_closing());
-        if waiting {
+        if self.own(|table| table.is_waiting()) {
             self.awake.store(true, SeqCst);
             return;
         }

@@ -376,9 +376,14 @@ impl Table {
         tenants.map(|(slot, entry)| SlotRef { slot: slot as u32, generation: entry.generation }).collect()
     }
 
-    /// Whether connections began to close that the owner has not seen.
-    pub(crate) fn has_closing(&self) -> bool {
-        !self.closing.is_empty()
+    /// Whether the owner has something to do: an outbox waits, or a connection began to close.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting() != (false, false) || !self.closing.is_empty()
+    }
+
+    /// Lets go of frames that were placed for nobody as part of a run, and of their tickets.
+    pub(super) fn trim(&mut self) {
+        self.log.trim();
     }
 
     /// Whether nothing at all is held: no connection, no index entry, no frame.

@@ -1,0 +1,165 @@
+//! HTTP connections that take too long: one look per tick at all of them, without a timer per request.
+//!
+//! A head must arrive in one time, short, so that nobody holds sockets by dribbling; between requests a connection
+//! may rest longer than any load balancer keeps one open, so that none is closed under a request.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::{Arc, Weak},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::{net::TcpStream, sync::Notify};
+
+use crate::limits::{HTTP_IDLE, TICK};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for the rest of a request's head; the first is due from the moment of accepting.
+    Head,
+    /// A request is being answered; bodies and calls have bounds of their own.
+    Busy,
+    /// Between requests.
+    Idle,
+}
+
+/// Where one connection stands. Only its own thread looks at it; hyper asks for what could travel.
+#[derive(Debug)]
+pub(crate) struct Life {
+    phase: Mutex<(Phase, Instant)>,
+    end: Notify,
+}
+
+impl Life {
+    fn enter(&self, phase: Phase) {
+        *self.phase.lock() = (phase, Instant::now());
+    }
+
+    /// A request's head is complete.
+    pub(crate) fn busy(&self) {
+        self.phase.lock().0 = Phase::Busy;
+    }
+
+    /// The request is answered.
+    pub(crate) fn idle(&self) {
+        self.enter(Phase::Idle);
+    }
+
+    /// Waits until the connection has taken too long. Cancel-safe.
+    pub(crate) async fn over(&self) {
+        self.end.notified().await;
+    }
+
+    fn is_over(&self, now: Instant, head: Duration) -> bool {
+        let (phase, since) = *self.phase.lock();
+        let age = now.saturating_duration_since(since);
+        match phase {
+            Phase::Head => age >= head,
+            Phase::Busy => false,
+            Phase::Idle => age >= HTTP_IDLE,
+        }
+    }
+}
+
+/// The HTTP connections of one thread.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    lives: RefCell<Vec<Weak<Life>>>,
+    head: Duration,
+}
+
+impl Watch {
+    /// Watches over connections whose heads must arrive within `head`.
+    pub(crate) fn new(head: Duration) -> Rc<Self> {
+        Rc::new(Self { lives: RefCell::default(), head })
+    }
+
+    /// Puts a socket under watch.
+    pub(crate) fn over(&self, socket: TcpStream) -> Watched {
+        let life = Arc::new(Life { phase: Mutex::new((Phase::Head, Instant::now())), end: Notify::new() });
+        self.lives.borrow_mut().push(Arc::downgrade(&life));
+        Watched { io: TokioIo::new(socket), life }
+    }
+
+    /// Looks at all connections once per tick, for ever.
+    pub(crate) async fn run(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let now = ticks.tick().await.into_std();
+            self.lives.borrow_mut().retain(|life| match life.upgrade() {
+                None => false,
+                Some(life) if life.is_over(now, self.head) => {
+                    life.end.notify_one();
+                    false
+                }
+                Some(_) => true,
+            });
+        }
+    }
+}
+
+/// A socket whose reads are noticed.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    io: TokioIo<TcpStream>,
+    life: Arc<Life>,
+}
+
+impl Watched {
+    pub(crate) fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+
+    /// The socket alone.
+    pub(crate) fn into_socket(self) -> TcpStream {
+        self.io.into_inner()
+    }
+}
+
+impl Read for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if read.is_ready() && self.life.phase.lock().0 == Phase::Idle {
+            self.life.enter(Phase::Head);
+        }
+        read
+    }
+}
+
+impl Write for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
