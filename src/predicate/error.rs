@@ -189,7 +189,8 @@ fn excerpt(source: &str, offset: usize, length: usize) -> String {
     if to < line_end {
         text.push('…');
     }
-    if end == at {
+    // At the end of a line, or on characters without width, there is still something to see.
+    if !under.contains('^') {
         under.push('^');
     }
     let mut excerpt = text;
@@ -284,6 +285,7 @@ mod tests {
         assert_eq!(excerpt("'日本' + x", 11, 1), "'日本' + x\n         ^");
         assert_eq!(excerpt("", 0, 0), "\n^");
         assert_eq!(excerpt("ü", 1, 9), "ü\n^");
+        assert_eq!(excerpt("\u{fe00}", 0, 3), "\u{fe00}\n^");
     }
 
     #[test]
