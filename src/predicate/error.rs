@@ -167,9 +167,9 @@ fn excerpt(source: &str, offset: usize, length: usize) -> String {
         let Some(c) = next else { break };
         room = room.saturating_sub(columns(c));
         if grow_right {
-            to += c.len_utf8()
+            to += c.len_utf8();
         } else {
-            from -= c.len_utf8()
+            from -= c.len_utf8();
         }
         forward = !forward;
     }

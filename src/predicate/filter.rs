@@ -146,7 +146,7 @@ fn checked(source: &str, schema: &Schema) -> Result<(Node, Vec<ParamUse>), Filte
 
 fn bind_param(used: &ParamUse, given: &Value) -> Result<Param, FilterError> {
     let Some(value) = given.as_map().and_then(|map| map.find(&used.name)) else {
-        let names = given.as_map().into_iter().flat_map(|map| map.iter());
+        let names = given.as_map().into_iter().flat_map(super::Map::iter);
         let names: Vec<Value> = names.map(|(key, _)| key.to_value()).collect();
         let near = suggestion(&used.name, names.iter().filter_map(Value::as_str));
         let message = format!("params lacks \"{}\", which the filter names{near}", used.name);
