@@ -113,7 +113,7 @@ fn every_case_of_cel_holds_or_is_a_listed_deviation() {
             (true, None) | (false, Some(_)) => {}
             (true, Some(reason)) => wrong.push(format!("{id}: listed ({reason}), and holds")),
             (false, None) => {
-                wrong.push(format!("{id}: {} gives {got:?}", case.get("expr").as_str().unwrap_or("")))
+                wrong.push(format!("{id}: {} gives {got:?}", case.get("expr").as_str().unwrap_or("")));
             }
         }
     }
