@@ -169,28 +169,30 @@ pub(super) fn require_bool(root: &Node) -> Result<(), FilterError> {
 }
 
 fn never_bool(node: &Node) -> Option<&'static str> {
+    use Function::{Double, Int, LowerAscii, Size, String, UpperAscii};
     Some(match &node.kind {
-        NodeKind::Constant(Value::Bool(_)) => return None,
-        NodeKind::Constant(Value::Null) => "null",
-        NodeKind::Constant(Value::Int(_) | Value::Double(_)) | NodeKind::Negate(_) => "a number",
-        NodeKind::Constant(Value::String(_)) => "a string",
-        NodeKind::Constant(Value::List(_)) | NodeKind::List(_) | NodeKind::Root(Root::Channels) => "a list",
-        NodeKind::Constant(Value::Map(_)) | NodeKind::Map(_) | NodeKind::Connection => "a map",
-        NodeKind::Root(Root::User) => "a string or null",
-        NodeKind::Root(Root::Auth | Root::Profile) => "a map or null",
-        NodeKind::Fact(Fact::ConnectedAt) => "an int",
-        NodeKind::Fact(_) => "a string",
-        NodeKind::Call(function, _) => match function {
-            Function::Size | Function::Int => "an int",
-            Function::Double => "a double",
-            Function::LowerAscii | Function::UpperAscii | Function::String => "a string",
-            Function::StartsWith | Function::EndsWith | Function::Contains => return None,
+        NodeKind::Constant(value) => match value {
+            Value::Bool(_) => return None,
+            Value::Null => "null",
+            Value::Int(_) | Value::Double(_) => "a number",
+            Value::String(_) => "a string",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a map",
         },
-        NodeKind::Macro { kind: Macro::Map | Macro::Filter, .. } => "a list",
-        NodeKind::Binary(Binary::Add, ..) => "a number, a string or a list",
-        NodeKind::Binary(Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Remainder, ..) => {
+        NodeKind::Negate(_)
+        | NodeKind::Binary(Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Remainder, ..) => {
             "a number"
         }
+        NodeKind::List(_)
+        | NodeKind::Root(Root::Channels)
+        | NodeKind::Macro { kind: Macro::Map | Macro::Filter, .. } => "a list",
+        NodeKind::Map(_) | NodeKind::Connection => "a map",
+        NodeKind::Root(Root::User) => "a string or null",
+        NodeKind::Root(Root::Auth | Root::Profile) => "a map or null",
+        NodeKind::Fact(Fact::ConnectedAt) | NodeKind::Call(Size | Int, _) => "an int",
+        NodeKind::Call(Double, _) => "a double",
+        NodeKind::Fact(_) | NodeKind::Call(LowerAscii | UpperAscii | String, _) => "a string",
+        NodeKind::Binary(Binary::Add, ..) => "a number, a string or a list",
         NodeKind::Conditional(_, yes, no) => {
             return never_bool(yes).and_then(|what| never_bool(no).map(|_| what));
         }
@@ -440,8 +442,11 @@ impl Node {
     /// The nodes right below this one.
     pub(super) fn children(&self) -> Vec<&Node> {
         match &self.kind {
-            NodeKind::Select(a, _) | NodeKind::Has(a, _) | NodeKind::Matches(a, _) => vec![a],
-            NodeKind::Not(a) | NodeKind::Negate(a) => vec![a],
+            NodeKind::Select(a, _)
+            | NodeKind::Has(a, _)
+            | NodeKind::Matches(a, _)
+            | NodeKind::Not(a)
+            | NodeKind::Negate(a) => vec![a],
             NodeKind::Index(a, b) | NodeKind::Binary(_, a, b) => vec![a, b],
             NodeKind::Conditional(a, b, c) => vec![a, b, c],
             NodeKind::Call(_, items) | NodeKind::List(items) | NodeKind::And(items) | NodeKind::Or(items) => {

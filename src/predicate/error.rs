@@ -167,9 +167,9 @@ fn excerpt(source: &str, offset: usize, length: usize) -> String {
         let Some(c) = next else { break };
         room = room.saturating_sub(columns(c));
         if grow_right {
-            to += c.len_utf8()
+            to += c.len_utf8();
         } else {
-            from -= c.len_utf8()
+            from -= c.len_utf8();
         }
         forward = !forward;
     }
@@ -189,7 +189,8 @@ fn excerpt(source: &str, offset: usize, length: usize) -> String {
     if to < line_end {
         text.push('…');
     }
-    if end == at {
+    // At the end of a line, or on characters without width, there is still something to see.
+    if !under.contains('^') {
         under.push('^');
     }
     let mut excerpt = text;
@@ -284,6 +285,7 @@ mod tests {
         assert_eq!(excerpt("'日本' + x", 11, 1), "'日本' + x\n         ^");
         assert_eq!(excerpt("", 0, 0), "\n^");
         assert_eq!(excerpt("ü", 1, 9), "ü\n^");
+        assert_eq!(excerpt("\u{fe00}", 0, 3), "\u{fe00}\n^");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a filter's author is told: the values of its parts, and what it may not mean.
 
+use std::fmt;
+
 use super::{
     ast::Binary,
     attributes::Fact,
@@ -30,6 +32,12 @@ pub struct Warning {
     pub span: Span,
     /// For people.
     pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
 }
 
 /// Everything outside macros that is no literal, each node before the nodes under it.

@@ -289,11 +289,8 @@ mod tests {
     use super::*;
 
     fn map(layouts: &Layouts, keys: &[&str]) -> Map {
-        let members = keys.iter().enumerate();
-        Map::new(
-            members.map(|(i, k)| (Key::String((*k).into()), Value::Int(i as i64))).collect(),
-            Some(layouts),
-        )
+        let members = keys.iter().zip(0..);
+        Map::new(members.map(|(k, i)| (Key::String((*k).into()), Value::Int(i))).collect(), Some(layouts))
     }
 
     #[test]

@@ -22,6 +22,8 @@ mod layout;
 mod lexer;
 mod parser;
 mod planner;
+#[cfg(test)]
+mod reference;
 mod runtime;
 mod value;
 

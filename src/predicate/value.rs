@@ -29,6 +29,10 @@ pub enum Value {
     Map(Arc<Map>),
 }
 
+/// The kinds of two values have no order between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NoOrder;
+
 /// What a missing key gives, where a reference is needed.
 pub(super) static NULL: Value = Value::Null;
 
@@ -82,16 +86,16 @@ impl Value {
 
     /// Orders two values as `<` does: numbers by value, strings by code point, `false` before `true`.
     ///
-    /// `None` if the two have no order; `Some(None)` if one is `NaN`, for which every comparison is false.
-    pub(super) fn order(&self, other: &Self) -> Option<Option<Ordering>> {
+    /// `Ok(None)` if one is `NaN`, for which every comparison is false.
+    pub(super) fn order(&self, other: &Self) -> Result<Option<Ordering>, NoOrder> {
         match (self, other) {
-            (Self::Int(a), Self::Int(b)) => Some(Some(a.cmp(b))),
-            (Self::Double(a), Self::Double(b)) => Some(a.partial_cmp(b)),
-            (Self::Int(a), Self::Double(b)) => Some(order_int_double(*a, *b)),
-            (Self::Double(a), Self::Int(b)) => Some(order_int_double(*b, *a).map(Ordering::reverse)),
-            (Self::String(a), Self::String(b)) => Some(Some(a.cmp(b))),
-            (Self::Bool(a), Self::Bool(b)) => Some(Some(a.cmp(b))),
-            _ => None,
+            (Self::Int(a), Self::Int(b)) => Ok(Some(a.cmp(b))),
+            (Self::Double(a), Self::Double(b)) => Ok(a.partial_cmp(b)),
+            (Self::Int(a), Self::Double(b)) => Ok(order_int_double(*a, *b)),
+            (Self::Double(a), Self::Int(b)) => Ok(order_int_double(*b, *a).map(Ordering::reverse)),
+            (Self::String(a), Self::String(b)) => Ok(Some(a.cmp(b))),
+            (Self::Bool(a), Self::Bool(b)) => Ok(Some(a.cmp(b))),
+            _ => Err(NoOrder),
         }
     }
 }
@@ -150,9 +154,7 @@ impl Serialize for Value {
                 let mut members = to.serialize_map(Some(map.len()))?;
                 for (key, value) in map.iter() {
                     match key {
-                        Key::Bool(key) => {
-                            members.serialize_entry(if *key { "true" } else { "false" }, value)?
-                        }
+                        Key::Bool(key) => members.serialize_entry(&key.to_string(), value)?,
                         Key::Int(key) => members.serialize_entry(&key.to_string(), value)?,
                         Key::String(key) => members.serialize_entry(&**key, value)?,
                     }
@@ -224,7 +226,7 @@ mod tests {
         assert_ne!(int(i64::MAX), double(9_223_372_036_854_775_807.0));
         assert_eq!(int(i64::MIN), double(-9_223_372_036_854_775_808.0));
         assert_ne!(double(f64::NAN), double(f64::NAN));
-        let order = |a: Value, b: Value| a.order(&b).flatten();
+        let order = |a: Value, b: Value| a.order(&b).ok().flatten();
         assert_eq!(
             order(int(9_007_199_254_740_993), double(9_007_199_254_740_992.0)),
             Some(Ordering::Greater)
@@ -234,7 +236,7 @@ mod tests {
         assert_eq!(order(int(-1), double(-1.5)), Some(Ordering::Greater));
         assert_eq!(order(int(1), double(1.5)), Some(Ordering::Less));
         assert_eq!(order(int(0), double(-0.0)), Some(Ordering::Equal));
-        assert_eq!(int(1).order(&double(f64::NAN)), Some(None));
-        assert_eq!(int(1).order(&Value::Null), None);
+        assert_eq!(int(1).order(&double(f64::NAN)), Ok(None));
+        assert_eq!(int(1).order(&Value::Null), Err(NoOrder));
     }
 }

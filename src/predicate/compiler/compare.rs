@@ -228,7 +228,7 @@ fn ordered(frame: Frame<'_>, operator: Binary, left: &Value, right: &Value, span
         value_of!(frame, frame.base.charge(a.len().min(b.len()), span));
     }
     match left.order(right) {
-        Some(order) => order.is_some_and(|order| holds(operator, order)).into(),
-        None => frame.base.fail(EvalErrorKind::NoOverload, span),
+        Ok(order) => order.is_some_and(|order| holds(operator, order)).into(),
+        Err(_) => frame.base.fail(EvalErrorKind::NoOverload, span),
     }
 }

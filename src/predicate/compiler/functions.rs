@@ -161,7 +161,7 @@ fn size(base: &Base<'_>, value: &Value, span: Span) -> Applied {
         Value::Map(map) => map.len(),
         _ => return failed(EvalErrorKind::NoOverload, span),
     };
-    Ok(Value::Int(size as i64))
+    Ok(Value::Int(i64::try_from(size).unwrap_or(i64::MAX)))
 }
 
 fn lower(base: &Base<'_>, value: &Value, span: Span) -> Applied {

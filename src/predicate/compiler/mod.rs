@@ -36,6 +36,7 @@ fn term<F: for<'f> Fn(Frame<'f>) -> Evaluated<'f> + Send + Sync + 'static>(closu
     Box::new(closure)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it ends terms, which may fail")]
 fn owned<'f>(value: Value) -> Evaluated<'f> {
     Ok(Operand::Owned(value))
 }
