@@ -9,11 +9,14 @@
 #![allow(clippy::mut_mut)]
 
 mod assembly;
+mod violation;
 
 use std::mem;
 
+pub use self::violation::Violation;
+
 use self::assembly::Assembly;
-use crate::{close, limits};
+use crate::limits;
 
 /// Which end of the connection decodes; it decides whether frames must be masked (RFC 6455, section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,73 +40,6 @@ pub enum Message<'m> {
     Pong(&'m [u8]),
     /// The peer closes, with its code and reason if it gave them. What follows it is discarded.
     Close(Option<(u16, &'m str)>),
-}
-
-/// Why a connection must be failed (RFC 6455, section 7.1.7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
-    /// A reserved bit is set, and no extension was negotiated (section 5.2).
-    #[error("a reserved bit is set, and no extension was negotiated")]
-    ReservedBit,
-    /// The opcode has no meaning (section 5.2).
-    #[error("unknown opcode")]
-    UnknownOpcode,
-    /// A client's frame without a mask (section 5.1).
-    #[error("a client must mask its frames")]
-    NotMasked,
-    /// A server's frame with a mask (section 5.1).
-    #[error("a server must not mask its frames")]
-    Masked,
-    /// A control frame in fragments (section 5.5).
-    #[error("a control frame must not be fragmented")]
-    FragmentedControl,
-    /// A control frame of more than 125 bytes (section 5.5).
-    #[error("a control frame holds at most 125 bytes")]
-    LongControl,
-    /// A continuation, and no message was begun (section 5.4).
-    #[error("a continuation of no message")]
-    StrayContinuation,
-    /// A new message inside a fragmented one (section 5.4).
-    #[error("a new message inside a fragmented one")]
-    Interleaved,
-    /// A length in more bytes than it needs (section 5.2).
-    #[error("a length must take as few bytes as it can")]
-    LongLength,
-    /// A 64-bit length with its top bit set (section 5.2).
-    #[error("the top bit of a length must be 0")]
-    HugeLength,
-    /// A close frame of one byte, which can hold no code (section 5.5.1).
-    #[error("a close frame of one byte")]
-    ShortClose,
-    /// A close code that must not be sent (section 7.4).
-    #[error("a close code that must not be sent")]
-    BadCloseCode,
-    /// Text, or a close reason, that is not UTF-8 (section 8.1).
-    #[error("text that is not UTF-8")]
-    NotUtf8,
-    /// The message, all fragments together, is over the bound.
-    #[error("message too big")]
-    TooBig,
-    /// More fragments than [`limits::MESSAGE_FRAGMENTS`].
-    #[error("too many fragments")]
-    TooManyFragments,
-}
-
-impl Violation {
-    /// The code to close with: 1002, 1007 or 1009 (RFC 6455, section 7.4.1).
-    pub fn code(self) -> u16 {
-        match self {
-            Self::NotUtf8 => close::NOT_UTF8,
-            Self::TooBig | Self::TooManyFragments => close::TOO_BIG,
-            _ => close::PROTOCOL,
-        }
-    }
-}
-
-impl From<Violation> for close::Close {
-    fn from(violation: Violation) -> Self {
-        Self::new(violation.code(), &violation.to_string())
-    }
 }
 
 /// Decodes one direction of one connection.
@@ -298,6 +234,7 @@ impl Decoder {
     }
 
     /// Reads a header and everything it can already violate; `None` when it is cut short (RFC 6455, section 5.2).
+    #[inline]
     fn parse_head(&self, bytes: &[u8]) -> Result<Option<(Head, usize)>, Violation> {
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
         let (fin, opcode, masked) = (first & 0x80 != 0, first & 0x0f, second & 0x80 != 0);
@@ -328,6 +265,7 @@ impl Decoder {
     }
 
     /// What the first two bytes of a frame can violate.
+    #[inline]
     fn check_flags(&self, first: u8, second: u8) -> Result<(), Violation> {
         if first & 0x70 != 0 {
             return Err(Violation::ReservedBit);
@@ -444,13 +382,11 @@ fn unmask(piece: &mut [u8], mut mask: [u8; 4], offset: usize) {
     mask.rotate_left(offset % 4);
     let [a, b, c, d] = mask;
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    let mut words = piece.chunks_exact_mut(8);
-    for chunk in &mut words {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(chunk);
-        chunk.copy_from_slice(&(u64::from_ne_bytes(bytes) ^ word).to_ne_bytes());
+    let (words, rest) = piece.as_chunks_mut::<8>();
+    for chunk in words {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
     }
-    for (byte, mask) in words.into_remainder().iter_mut().zip(mask.iter().cycle()) {
+    for (byte, mask) in rest.iter_mut().zip([a, b, c, d, a, b, c]) {
         *byte ^= mask;
     }
 }
@@ -458,7 +394,7 @@ fn unmask(piece: &mut [u8], mut mask: [u8; 4], offset: usize) {
 /// The message of one whole unmasked frame.
 fn interpret(opcode: u8, payload: &[u8]) -> Result<Message<'_>, Violation> {
     match opcode {
-        TEXT => str::from_utf8(payload).map(Message::Text).map_err(|_| Violation::NotUtf8),
+        TEXT => simdutf8::basic::from_utf8(payload).map(Message::Text).map_err(|_| Violation::NotUtf8),
         BINARY => Ok(Message::Binary(payload)),
         PING => Ok(Message::Ping(payload)),
         PONG => Ok(Message::Pong(payload)),
