@@ -461,7 +461,7 @@ mod tests {
         let mask = [0x11, 0x22, 0x44, 0x88];
         for len in 0..40 {
             for offset in 0..9 {
-                let masked: Vec<u8> = (0..len).map(|n| n * 7).collect();
+                let masked: Vec<u8> = (0..len).map(|n: u8| n.wrapping_mul(7)).collect();
                 let naive: Vec<u8> =
                     masked.iter().enumerate().map(|(n, byte)| byte ^ mask[(n + offset) % 4]).collect();
                 let mut fast = masked.clone();
