@@ -190,7 +190,7 @@ impl Tokens {
     ///
     /// With a `kid` the token must be signed by the key of that id, or by a key without one; without, by any key of
     /// its algorithm. `exp` and `nbf` are optional and honoured, with [`limits::TOKEN_LEEWAY`]; so
-    /// are `iss` and `aud` where configured. For HS256 this costs a few microseconds.
+    /// are `iss` and `aud` where configured. For HS256 this costs about 1 µs.
     ///
     /// # Errors
     /// Why it is refused.
