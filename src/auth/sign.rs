@@ -7,7 +7,10 @@ use data_encoding::BASE64URL_NOPAD;
 use serde_json::{json, value::RawValue};
 
 use super::{Rights, RightsError, claims::Members, token};
-use crate::{config::AppConfig, limits::Limits};
+use crate::{
+    config::AppConfig,
+    limits::{self, Limits},
+};
 
 /// Claims that the signer sets itself, or that decide whether the token is good.
 const RESERVED: [&str; 7] = ["sub", "exp", "iat", "nbf", "iss", "aud", "can"];
@@ -93,7 +96,7 @@ impl TokenSigner {
         now: u64,
     ) -> Result<Signed, SignError> {
         token::user(Some(Cow::Borrowed(user))).map_err(|_| SignError::User)?;
-        let seconds = token::lifetime(ttl, self.longest).as_secs();
+        let seconds = ttl.unwrap_or(limits::TOKEN_TTL_DEFAULT).min(self.longest).as_secs();
         if seconds == 0 {
             return Err(SignError::Ttl);
         }

@@ -3,7 +3,7 @@
 //! A token never chooses how it is verified: its `alg` only selects among the configured keys, so `none` selects nothing, and a
 //! public key is never taken for a shared secret.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc};
 
 use aws_lc_rs::{
     hmac, rand,
@@ -190,7 +190,7 @@ impl Tokens {
     ///
     /// With a `kid` the token must be signed by the key of that id, or by a key without one; without, by any key of
     /// its algorithm. `exp` and `nbf` are optional and honoured, with [`limits::TOKEN_LEEWAY`]; so
-    /// are `iss` and `aud` where configured. For HS256 this costs a few microseconds.
+    /// are `iss` and `aud` where configured. For HS256 this costs about 1 µs.
     ///
     /// # Errors
     /// Why it is refused.
@@ -198,10 +198,14 @@ impl Tokens {
         if token.len() > self.claims_bytes.saturating_mul(4) / 3 + ENVELOPE_BYTES {
             return Err(TokenError::TooBig(self.claims_bytes));
         }
-        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
-        let (header, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
-        let signature = decode(signature)?;
-        self.check_signature(&decode(header)?, message.as_bytes(), &signature)?;
+        let mut parts = token.split('.');
+        let (Some(header), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(TokenError::Malformed);
+        };
+        let message = &token[..=header.len() + payload.len()];
+        self.check_signature(&decode(header)?, message.as_bytes(), &decode(signature)?)?;
         let payload = decode(payload)?;
         if payload.len() > self.claims_bytes {
             return Err(TokenError::TooBig(self.claims_bytes));
@@ -338,11 +342,6 @@ pub(super) fn user(sub: Option<Cow<'_, str>>) -> Result<Arc<str>, TokenError> {
         Some(sub) if (1..=limits::USER_BYTES).contains(&sub.len()) => Ok(sub.into()),
         _ => Err(TokenError::Claim("sub", "a string of 1 to 256 bytes")),
     }
-}
-
-/// How long a token may live, given what was asked for.
-pub(super) fn lifetime(asked: Option<Duration>, longest: Duration) -> Duration {
-    asked.unwrap_or(limits::TOKEN_TTL_DEFAULT).min(longest)
 }
 
 #[cfg(test)]

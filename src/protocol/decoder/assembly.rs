@@ -1,5 +1,7 @@
 //! A message that does not lie whole in one read: its pieces, gathered under the message limit.
 
+use simdutf8::compat::from_utf8;
+
 use super::{Message, Violation};
 
 /// A message of which frames, or pieces of one frame, have come.
@@ -59,14 +61,14 @@ impl Assembly {
             Body::Text { text, cut } => {
                 text.reserve_exact(growth(text.len(), text.capacity(), cut.len + piece.len(), limit));
                 let piece = cut.complete(text, piece)?;
-                let Err(error) = str::from_utf8(piece).map(|whole| text.push_str(whole)) else {
+                let Err(error) = from_utf8(piece).map(|whole| text.push_str(whole)) else {
                     return Ok(());
                 };
                 if error.error_len().is_some() {
                     return Err(Violation::NotUtf8);
                 }
                 let (whole, rest) = piece.split_at(error.valid_up_to());
-                text.push_str(str::from_utf8(whole).map_err(|_| Violation::NotUtf8)?);
+                text.push_str(from_utf8(whole).map_err(|_| Violation::NotUtf8)?);
                 cut.bytes[..rest.len()].copy_from_slice(rest);
                 cut.len = rest.len();
                 Ok(())
