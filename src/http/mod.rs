@@ -171,7 +171,7 @@ impl Edge {
         &self,
         route: &Route,
         request: Request<Incoming>,
-        peer: Peer,
+        peer: &Peer,
     ) -> Result<Response<Answer>, Problem> {
         match route.access {
             Access::Open | Access::Client => {}

@@ -14,6 +14,8 @@ mod placing;
 mod selection;
 mod sweep;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{

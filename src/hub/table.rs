@@ -338,7 +338,7 @@ impl Table {
 
     fn find_key(&self, app: AppId, key: &LookupKey) -> Option<u32> {
         match &key.key {
-            IndexKey::String(text) => self.find(app, &text.parse().ok()?),
+            IndexKey::Connection(id) => self.find(app, id),
             _ => None,
         }
     }

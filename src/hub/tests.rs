@@ -1,0 +1,336 @@
+//! The table against sockets that take what they like: nothing lost, nothing doubled, nothing out of order, and
+//! everything given back.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use proptest::prelude::*;
+
+use super::{
+    Batch, Connection, Hub, Load, Outcome, Progress, Reach, Selection, SlotRef, State, Table,
+    gate::{Gate, Ticket},
+    table::{AppContext, Context},
+};
+use crate::{
+    close::Close,
+    config::SlowConsumer,
+    id::{AppId, NodeId},
+    limits::Limits,
+    metrics::{DropReason, Metrics},
+    predicate::{Attributes, Facts, FilterCache, Layouts, Schema, Value},
+    protocol::frame::Frame,
+};
+
+const APP: AppId = AppId(0);
+
+fn context(limits: Limits, index: &[&str], slow_consumer: SlowConsumer) -> Arc<Context> {
+    let metrics = Arc::new(Metrics::new());
+    let app = AppContext {
+        name: "default".into(),
+        metrics: Arc::new(metrics.app("default")),
+        schema: Arc::new(Schema::new(index).unwrap()),
+        slow_consumer,
+    };
+    Arc::new(Context { node: NodeId(1), limits, metrics, apps: vec![app], refused: Arc::default() })
+}
+
+fn connect(table: &mut Table, user: &str, auth: Value) -> SlotRef {
+    let (at, connection) = table
+        .insert(|id| {
+            let facts = Facts {
+                id,
+                device: None,
+                ip: [127, 0, 0, 1].into(),
+                protocol: "test",
+                connected_at: 0,
+                node: "n".into(),
+            };
+            let mut attributes = Attributes::new(facts);
+            attributes.user = Value::String(user.into());
+            attributes.auth = auth;
+            Connection { app: APP, attributes, expires_at: None }
+        })
+        .unwrap();
+    let open = Connection { app: APP, attributes: connection.attributes.clone(), expires_at: None };
+    assert!(table.open(at, open));
+    at
+}
+
+/// A socket that takes `room` bytes and then refuses.
+#[derive(Default)]
+struct Socket {
+    room: usize,
+    taken: Vec<u8>,
+}
+
+impl Socket {
+    fn write(&mut self, frames: &[Frame], skip: usize) -> usize {
+        let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.bytes().to_vec()).skip(skip).collect();
+        let n = bytes.len().min(self.room);
+        self.room -= n;
+        self.taken.extend(&bytes[..n]);
+        n
+    }
+}
+
+/// The owner of one shard, without a thread and without sockets.
+struct Owner {
+    table: Table,
+    at: Vec<SlotRef>,
+    sockets: Vec<Socket>,
+    blocked: Vec<bool>,
+    expected: Vec<Vec<u8>>,
+    gate: Arc<Gate>,
+    batch: Batch,
+    outcome: Outcome,
+    next: u8,
+}
+
+impl Owner {
+    fn new(connections: usize) -> Self {
+        let context = context(Limits::default(), &[], SlowConsumer::Disconnect);
+        let gate = Gate::new(&context.limits, context.metrics.clone());
+        let mut table = Table::new(0, context);
+        let at: Vec<SlotRef> = (0..connections).map(|n| connect(&mut table, &n.to_string(), Value::Null)).collect();
+        Self {
+            table,
+            sockets: at.iter().map(|_| Socket::default()).collect(),
+            blocked: vec![false; connections],
+            expected: vec![Vec::new(); connections],
+            at,
+            gate,
+            batch: Batch::default(),
+            outcome: Outcome::default(),
+            next: 0,
+        }
+    }
+
+    fn frame(&mut self) -> Frame {
+        self.next = self.next.wrapping_add(1);
+        Frame::event_text(&[&vec![self.next; 1 + usize::from(self.next % 7)]])
+    }
+
+    fn place(&mut self, to: &[usize], small: bool) {
+        let frame = self.frame();
+        let reach = if small { 1 } else { 1000 };
+        let Some(ticket): Option<Ticket> = self.gate.try_admit(reach, frame.len()) else { return };
+        for &n in to {
+            assert!(self.table.place(self.at[n].slot, &frame, &ticket));
+            self.expected[n].extend(frame.bytes());
+        }
+        self.table.trim();
+    }
+
+    fn flush(&mut self, small: bool, max: usize) {
+        self.table.take(small, max, &mut self.batch);
+        for work in self.batch.works.drain(..) {
+            let n = self.at.iter().position(|at| *at == work.at).unwrap();
+            let own: Vec<Frame>;
+            let frames = match &work.load {
+                Load::Run { first, end } => {
+                    self.outcome.finish(*first);
+                    self.batch.window.run(*first, *end)
+                }
+                Load::One(queued) => std::slice::from_ref(&queued.frame),
+                Load::Queue(queue) => {
+                    own = queue.iter().map(|queued| queued.frame.clone()).collect();
+                    &own
+                }
+            };
+            let taken = self.sockets[n].write(frames, 0);
+            let (whole, begun) = split(frames, taken);
+            if whole < frames.len() {
+                self.outcome.refuse(work.at, frames[whole..].to_vec(), begun);
+            }
+        }
+        let (blocked, _) = self.table.settle(&mut self.outcome);
+        for at in blocked {
+            let n = self.at.iter().position(|other| *other == at).unwrap();
+            assert!(!std::mem::replace(&mut self.blocked[n], true), "one drain at a time");
+        }
+    }
+
+    fn drain(&mut self, n: usize, room: usize) {
+        self.sockets[n].room += room;
+        if !self.blocked[n] {
+            return;
+        }
+        let mut frames = Vec::new();
+        let skip = self.table.lend(self.at[n], 3, &mut frames).unwrap();
+        let taken = self.sockets[n].write(&frames, skip);
+        if self.table.advance(self.at[n], taken) != Progress::Blocked {
+            self.blocked[n] = false;
+        }
+    }
+
+    fn finish(&mut self) {
+        for _ in 0..200 {
+            for n in 0..self.at.len() {
+                self.drain(n, 1 << 16);
+            }
+            self.flush(true, 16);
+            self.flush(false, 16);
+        }
+        self.batch.window.release();
+    }
+}
+
+fn split(frames: &[Frame], mut bytes: usize) -> (usize, usize) {
+    for (at, frame) in frames.iter().enumerate() {
+        if bytes < frame.len() {
+            return (at, bytes);
+        }
+        bytes -= frame.len();
+    }
+    (frames.len(), 0)
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Place { to: Vec<usize>, small: bool },
+    Flush { small: bool, max: usize },
+    Drain { n: usize, room: usize },
+}
+
+fn steps(connections: usize) -> impl Strategy<Value = Vec<Step>> {
+    let place = (prop::collection::btree_set(0..connections, 0..=connections), any::<bool>())
+        .prop_map(|(to, small)| Step::Place { to: to.into_iter().collect(), small });
+    let flush = (any::<bool>(), 1..5usize).prop_map(|(small, max)| Step::Flush { small, max });
+    let drain = (0..connections, 0..40usize).prop_map(|(n, room)| Step::Drain { n, room });
+    prop::collection::vec(prop_oneof![3 => place, 3 => flush, 2 => drain], 0..60)
+}
+
+proptest! {
+    #[test]
+    fn every_byte_arrives_once_and_in_order_whatever_sockets_refuse(steps in steps(6)) {
+        let mut owner = Owner::new(6);
+        for step in steps {
+            match step {
+                Step::Place { to, small } => owner.place(&to, small),
+                Step::Flush { small, max } => owner.flush(small, max),
+                Step::Drain { n, room } => owner.drain(n, room),
+            }
+        }
+        owner.finish();
+        for (socket, expected) in owner.sockets.iter().zip(&owner.expected) {
+            prop_assert_eq!(&socket.taken, expected);
+        }
+        let metrics = owner.table.context.metrics.clone();
+        prop_assert_eq!((metrics.bulk_in_flight.get(), metrics.small_in_flight.get()), (0, 0), "every ticket is back");
+        prop_assert_eq!(owner.table.context.refused.load(Relaxed), 0);
+        for at in owner.at.clone() {
+            prop_assert!(owner.table.remove(at).is_some());
+        }
+        prop_assert!(owner.table.is_empty());
+    }
+}
+
+#[test]
+fn a_reference_to_a_former_tenant_reaches_nobody() {
+    let mut table = Table::new(0, context(Limits::default(), &[], SlowConsumer::Disconnect));
+    let old = connect(&mut table, "old", Value::Null);
+    let old_id = table.connection(old).unwrap().id();
+    assert!(table.remove(old).is_some());
+    let new = connect(&mut table, "new", Value::Null);
+    assert_eq!(old.slot, new.slot);
+    assert!(!table.place_own(old, Frame::text(b"x")));
+    assert!(!table.close(old, None, &Close::new(4010, "")));
+    assert!(table.remove(old).is_none() && table.find(APP, &old_id).is_none());
+    assert_eq!(table.state(new), State::Open);
+}
+
+#[test]
+fn who_is_too_slow_is_closed_and_what_it_loses_is_counted() {
+    let limits = Limits { outbox_frames: 4, ..Limits::default() };
+    let context = context(limits, &[], SlowConsumer::Disconnect);
+    let metrics = context.app(APP).metrics.clone();
+    let mut owner = Owner { table: Table::new(0, context), ..Owner::new(0) };
+    owner.at = vec![connect(&mut owner.table, "slow", Value::Null)];
+    (owner.sockets, owner.blocked, owner.expected) = (vec![Socket::default()], vec![false], vec![Vec::new()]);
+    owner.place(&[0], false);
+    owner.flush(false, 1);
+    assert!(owner.blocked[0]);
+    (0..3).for_each(|_| owner.place(&[0], true));
+    assert_eq!(owner.table.state(owner.at[0]), State::Open);
+    let frame = owner.frame();
+    let ticket = owner.gate.try_admit(1, frame.len()).unwrap();
+    assert!(!owner.table.place(owner.at[0].slot, &frame, &ticket), "over the bound");
+    assert_eq!(owner.table.state(owner.at[0]), State::Closing);
+    assert_eq!(metrics.drops(DropReason::Slow), 5);
+    owner.drain(0, 1 << 16);
+    assert_eq!(owner.sockets[0].taken[..4], [0x88, 10, 0x10, 0x05], "a close frame with 4101, and nothing else");
+}
+
+#[test]
+fn where_configured_the_oldest_go_and_the_connection_stays() {
+    let limits = Limits { outbox_frames: 3, ..Limits::default() };
+    let context = context(limits, &[], SlowConsumer::DropOldest);
+    let metrics = context.app(APP).metrics.clone();
+    let mut owner = Owner { table: Table::new(0, context), ..Owner::new(0) };
+    owner.at = vec![connect(&mut owner.table, "slow", Value::Null)];
+    (owner.sockets, owner.blocked, owner.expected) = (vec![Socket::default()], vec![false], vec![Vec::new()]);
+    (0..6).for_each(|_| owner.place(&[0], true));
+    owner.flush(true, 1);
+    assert_eq!(metrics.drops(DropReason::Oldest), 3);
+    owner.place(&[0], true);
+    assert_eq!(metrics.drops(DropReason::Oldest), 4);
+    owner.drain(0, 1 << 16);
+    let last: usize = owner.expected[0].len();
+    assert!(owner.expected[0].ends_with(&owner.sockets[0].taken) && owner.sockets[0].taken.len() < last);
+}
+
+#[tokio::test]
+async fn the_largest_backlogs_go_first_when_the_node_is_over_its_bound() {
+    let limits = Limits { refused_bytes: 1000, ..Limits::default() };
+    let hub = Hub::new(2, context(limits, &[], SlowConsumer::Disconnect));
+    let mut owners = Vec::new();
+    for (shard, bytes) in [(0, 300), (1, 900)] {
+        let at = hub.shard(shard).own(|table| connect(table, "u", Value::Null));
+        let mut outcome = Outcome::default();
+        outcome.refuse(at, vec![Frame::event_text(&[&vec![0; bytes]])], 0);
+        hub.shard(shard).own(|table| table.settle(&mut outcome));
+        owners.push((shard, at));
+    }
+    hub.shed();
+    let states: Vec<State> = owners.iter().map(|&(shard, at)| hub.shard(shard).own(|table| table.state(at))).collect();
+    assert_eq!(states, [State::Open, State::Closing]);
+}
+
+#[test]
+fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves() {
+    let context = context(Limits::default(), &["auth.team"], SlowConsumer::Disconnect);
+    let schema = context.app(APP).schema.clone();
+    let hub = Hub::new(1, context);
+    let (layouts, cache) = (Layouts::new(), FilterCache::new());
+    let auth = |team: &str| Value::from_json(&mut format!(r#"{{"team":"{team}"}}"#).into_bytes(), &layouts).unwrap();
+    let mut present: Vec<(SlotRef, String)> = Vec::new();
+    for round in 0..300usize {
+        let team = format!("t{}", round % 5);
+        hub.shard(0).own(|table| match round % 7 {
+            5 if !present.is_empty() => {
+                let (at, _) = present.swap_remove(round % present.len());
+                assert!(table.remove(at).is_some());
+            }
+            6 if !present.is_empty() => {
+                let n = round % present.len();
+                let old = table.connection(present[n].0).unwrap();
+                let mut attributes = old.attributes.clone();
+                attributes.auth = auth(&team);
+                assert!(table.open(present[n].0, Connection { app: APP, attributes, expires_at: None }));
+                present[n].1 = team.clone();
+            }
+            _ => present.push((connect(table, "u", auth(&team)), team.clone())),
+        });
+        let filter = cache.get_or_compile(&format!("auth.team == \"{team}\""), &schema).unwrap().filter;
+        let selection = Selection { filter: Some(Arc::new(filter.bind(None).unwrap())), ..Selection::everyone(APP) };
+        let count = present.iter().filter(|(_, have)| *have == team).count();
+        assert_eq!(hub.reach(&selection).bound(), count, "round {round}");
+    }
+    assert!(matches!(hub.reach(&Selection::everyone(APP)), Reach::Large(_)));
+    hub.shard(0).own(|table| {
+        for (at, _) in present {
+            table.remove(at);
+        }
+        assert!(table.is_empty());
+    });
+    assert!(layouts.is_empty());
+}
