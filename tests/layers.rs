@@ -101,7 +101,10 @@ fn nothing_imports_upward() {
 fn an_upward_import_is_seen() {
     let layers = layers();
     assert_eq!(violations(&layers, "hub", "use crate::node::Node;"), ["node"]);
-    assert_eq!(violations(&layers, "hub", "use crate::{\n    limits,\n    http::{Edge, limits},\n};"), ["http"]);
+    assert_eq!(
+        violations(&layers, "hub", "use crate::{\n    limits,\n    http::{Edge, limits},\n};"),
+        ["http"]
+    );
     assert_eq!(violations(&layers, "hub", "fn f() { crate::server::Server }"), ["server"]);
     assert!(violations(&layers, "http", "use crate::{node::Node, hub::{Hub, State}};").is_empty());
 }
@@ -113,7 +116,10 @@ fn only_the_configuration_reads_the_environment_and_nothing_is_unsafe() {
     for file in all {
         let text = fs::read_to_string(&file).unwrap();
         let relative = file.strip_prefix(source()).unwrap().display().to_string();
-        assert!(relative.starts_with("config/") || !text.contains("env::var"), "{relative} reads the environment");
+        assert!(
+            relative.starts_with("config/") || !text.contains("env::var"),
+            "{relative} reads the environment"
+        );
         assert!(!text.contains("unsafe {") && !text.contains("allow(unsafe"), "{relative} has unsafe code");
     }
 }

@@ -5,6 +5,7 @@
 
 mod deadlines;
 mod flush;
+mod heartbeats;
 mod watch;
 mod write;
 
@@ -18,6 +19,7 @@ use std::{
 
 use ahash::AHashMap;
 use deadlines::{Deadlines, Due, until};
+use heartbeats::Heartbeats;
 use tokio::net::TcpStream;
 
 use crate::{
@@ -64,10 +66,12 @@ pub(crate) struct EventLoop {
     /// Refused connections: when their socket last took a byte.
     stalled: RefCell<AHashMap<SlotRef, Instant>>,
     buffer: RefCell<Box<[u8]>>,
+    heartbeats: RefCell<Heartbeats>,
 }
 
 impl EventLoop {
     pub(crate) fn new(hub: Arc<Hub>, index: usize) -> Rc<Self> {
+        let heartbeats = Heartbeats::new(hub.limits());
         Rc::new(Self {
             shard: hub.shard(index).clone(),
             hub,
@@ -75,6 +79,7 @@ impl EventLoop {
             deadlines: RefCell::new(Deadlines::new()),
             stalled: RefCell::default(),
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
+            heartbeats: RefCell::new(heartbeats),
         })
     }
 
@@ -96,6 +101,7 @@ impl EventLoop {
             seats.resize(at.slot as usize + 1, None);
         }
         seats[at.slot as usize] = Some(seat.clone());
+        self.heartbeats.borrow_mut().join(at);
         seat
     }
 

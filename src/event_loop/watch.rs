@@ -20,53 +20,41 @@ use crate::{
 
 impl EventLoop {
     /// Looks after the shard until the thread ends.
-    ///
-    /// Connections are dealt over as many buckets as a heartbeat has ticks; each tick pings one bucket, and looks at
-    /// the bucket that was pinged `heartbeat_wait` ago.
     pub(super) async fn watch(self: Rc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let limits = self.hub.limits().clone();
-        let buckets = in_ticks(limits.heartbeat);
-        let wait = in_ticks(limits.heartbeat_wait).min(buckets - 1);
+        let outbox_age = self.hub.limits().outbox_age;
         let ping = Frame::ping(b"");
-        for tick in 0usize.. {
+        loop {
             ticks.tick().await;
             self.shard.beat();
             self.note_closing();
-            self.ping(tick % buckets, buckets, &ping);
-            self.miss((tick + buckets - wait) % buckets, buckets);
+            let (due, late) = self.heartbeats.borrow_mut().turn(|at| self.seat_of(at).is_some());
+            self.miss(&late);
+            self.ping(&due, &ping);
             self.fire();
-            self.end_stalled(limits.outbox_age);
+            self.end_stalled(outbox_age);
         }
     }
 
-    fn bucket(&self, bucket: usize, buckets: usize, awaiting: bool) -> Vec<SlotRef> {
-        let seats = self.seats.borrow();
-        let seats = seats.iter().skip(bucket).step_by(buckets).flatten();
-        seats.filter(|seat| seat.awaiting.get() == awaiting).map(|seat| seat.at).collect()
-    }
-
-    fn ping(&self, bucket: usize, buckets: usize, ping: &Frame) {
-        let due = self.bucket(bucket, buckets, false);
+    fn ping(&self, due: &[SlotRef], ping: &Frame) {
         if due.is_empty() {
             return;
         }
-        for at in &due {
-            if let Some(seat) = self.seat_of(*at) {
-                seat.awaiting.set(true);
-            }
+        for seat in due.iter().filter_map(|at| self.seat_of(*at)) {
+            seat.awaiting.set(true);
         }
         self.shard.with(|table| {
             for at in due {
-                table.place_own(at, ping.clone());
+                table.place_own(*at, ping.clone());
             }
         });
     }
 
     /// Ends those who did not answer. A socket that refuses may not even have got the ping: its age decides.
-    fn miss(&self, bucket: usize, buckets: usize) {
-        let silent = self.bucket(bucket, buckets, true);
+    fn miss(&self, late: &[SlotRef]) {
+        let seats = late.iter().filter_map(|at| self.seat_of(*at));
+        let silent: Vec<SlotRef> = seats.filter(|seat| seat.awaiting.get()).map(|seat| seat.at).collect();
         if silent.is_empty() {
             return;
         }
@@ -129,8 +117,4 @@ impl EventLoop {
             self.shard.with(|table| table.close_slow(at, "its socket took nothing for too long"));
         }
     }
-}
-
-fn in_ticks(duration: Duration) -> usize {
-    ((duration.as_millis() / TICK.as_millis()) as usize).max(2)
 }

@@ -90,7 +90,8 @@ impl Owner {
         let context = context(Limits::default(), &[], SlowConsumer::Disconnect);
         let gate = Gate::new(&context.limits, context.metrics.clone());
         let mut table = Table::new(0, context);
-        let at: Vec<SlotRef> = (0..connections).map(|n| connect(&mut table, &n.to_string(), Value::Null)).collect();
+        let at: Vec<SlotRef> =
+            (0..connections).map(|n| connect(&mut table, &n.to_string(), Value::Null)).collect();
         Self {
             table,
             sockets: at.iter().map(|_| Socket::default()).collect(),
@@ -257,7 +258,11 @@ fn who_is_too_slow_is_closed_and_what_it_loses_is_counted() {
     assert_eq!(owner.table.state(owner.at[0]), State::Closing);
     assert_eq!(metrics.drops(DropReason::Slow), 5);
     owner.drain(0, 1 << 16);
-    assert_eq!(owner.sockets[0].taken[..4], [0x88, 10, 0x10, 0x05], "a close frame with 4101, and nothing else");
+    assert_eq!(
+        owner.sockets[0].taken[..4],
+        [0x88, 10, 0x10, 0x05],
+        "a close frame with 4101, and nothing else"
+    );
 }
 
 #[test]
@@ -291,7 +296,8 @@ async fn the_largest_backlogs_go_first_when_the_node_is_over_its_bound() {
         owners.push((shard, at));
     }
     hub.shed();
-    let states: Vec<State> = owners.iter().map(|&(shard, at)| hub.shard(shard).own(|table| table.state(at))).collect();
+    let states: Vec<State> =
+        owners.iter().map(|&(shard, at)| hub.shard(shard).own(|table| table.state(at))).collect();
     assert_eq!(states, [State::Open, State::Closing]);
 }
 
@@ -301,7 +307,8 @@ fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves() {
     let schema = context.app(APP).schema.clone();
     let hub = Hub::new(1, context);
     let (layouts, cache) = (Layouts::new(), FilterCache::new());
-    let auth = |team: &str| Value::from_json(&mut format!(r#"{{"team":"{team}"}}"#).into_bytes(), &layouts).unwrap();
+    let auth =
+        |team: &str| Value::from_json(&mut format!(r#"{{"team":"{team}"}}"#).into_bytes(), &layouts).unwrap();
     let mut present: Vec<(SlotRef, String)> = Vec::new();
     for round in 0..300usize {
         let team = format!("t{}", round % 5);
@@ -321,7 +328,8 @@ fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves() {
             _ => present.push((connect(table, "u", auth(&team)), team.clone())),
         });
         let filter = cache.get_or_compile(&format!("auth.team == \"{team}\""), &schema).unwrap().filter;
-        let selection = Selection { filter: Some(Arc::new(filter.bind(None).unwrap())), ..Selection::everyone(APP) };
+        let selection =
+            Selection { filter: Some(Arc::new(filter.bind(None).unwrap())), ..Selection::everyone(APP) };
         let count = present.iter().filter(|(_, have)| *have == team).count();
         assert_eq!(hub.reach(&selection).bound(), count, "round {round}");
     }

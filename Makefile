@@ -1,0 +1,48 @@
+# Fanfare. `make help` lists what there is.
+
+CARGO ?= cargo
+NODE_TESTS := tests/page
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench loadtest docs fmt setup setup-build setup-test
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: setup-build ## build in release and serve on 127.0.0.1:7070
+	$(CARGO) run --release --locked -- serve
+
+test: setup-build setup-test ## set up what the tests need, and run them all
+	$(CARGO) test --workspace --locked
+	$(CARGO) test --locked --doc
+
+check: setup-build ## format, clippy and docs with warnings denied, and the layer test
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	$(CARGO) test --locked --test layers
+
+bench: setup-build ## run the criterion benches (see benches/README.md)
+	$(CARGO) bench --locked
+
+loadtest: setup-build ## build the load-test harness and list its scenarios
+	$(CARGO) build --release --locked --workspace
+	./target/release/fanfare-loadtest --help
+
+docs: setup-build ## render the crate's documentation
+	$(CARGO) doc --workspace --no-deps --document-private-items --locked
+	@echo "see target/doc/fanfare/index.html and docs/"
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+setup: setup-build setup-test ## install what building and testing need (Debian, as root)
+
+# The C compiler and cmake build jemalloc and the cryptography.
+setup-build:
+	@.ci/need cc:gcc make:make $(CARGO):cargo
+
+# Chromium and Node.js drive the page; the lock file pins the driver.
+setup-test:
+	@.ci/need chromium:chromium node:nodejs npm:npm
+	@cd $(NODE_TESTS) && test -d node_modules || npm ci --no-audit --no-fund
