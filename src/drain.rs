@@ -22,8 +22,7 @@ pub(crate) async fn drain(node: &Node) {
     node.enter(Phase::Draining);
     let clients = tenants(node);
     let left = deadline.saturating_duration_since(Instant::now());
-    // Half of what is left: the other half is for clients that are slow to answer.
-    let window = (left / 2).min(DRAIN_SPACING * u32::try_from(clients.len()).unwrap_or(u32::MAX));
+    let window = window(left, clients.len());
     tracing::info!(clients = clients.len(), ?window, "sending clients away");
     send_away(node, &clients, window).await;
     while node.occupied() > 0 && Instant::now() < deadline {
@@ -48,12 +47,36 @@ async fn send_away(node: &Node, clients: &[(usize, SlotRef)], window: Duration) 
     let began = Instant::now();
     let close = Close::new(close::DRAINING, "draining");
     for (n, &(shard, at)) in clients.iter().enumerate() {
-        let moment = window.mul_f64(n as f64 / clients.len() as f64);
-        while began.elapsed() < moment {
+        while began.elapsed() < moment(n, clients.len(), window) {
             tokio::time::sleep(STEP).await;
         }
         let jitter = uuid::Uuid::new_v4().as_u128() as u64 % (DRAIN_RECONNECT.as_millis() as u64);
         let bye = native::bye(close.code, &close.reason, jitter);
         node.hub.shard(shard).with(|table| table.close(at, Some(bye), &close));
+    }
+}
+
+/// Over how long `clients` are sent away, of the time that is `left`: half of it at most, since the other half is for
+/// those that are slow to answer.
+fn window(left: Duration, clients: usize) -> Duration {
+    (left / 2).min(DRAIN_SPACING.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX)))
+}
+
+/// When the `n`th of `clients` is sent away.
+fn moment(n: usize, clients: usize, window: Duration) -> Duration {
+    window.mul_f64(n as f64 / clients as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goodbyes_are_spread_evenly_over_a_window_that_leaves_time_to_answer() {
+        assert_eq!(window(Duration::from_secs(20), 1000), Duration::from_secs(1));
+        let window = window(Duration::from_secs(20), 1_000_000);
+        assert_eq!(window, Duration::from_secs(10));
+        let moments: Vec<Duration> = (0..4).map(|n| moment(n, 4, window)).collect();
+        assert_eq!(moments, [0.0, 2.5, 5.0, 7.5].map(Duration::from_secs_f64));
     }
 }
