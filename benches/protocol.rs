@@ -1,4 +1,4 @@
-//! Frames: how fast they are decoded, beside fastwebsockets on the same bytes.
+//! Frames: how fast they are decoded and encoded, beside fastwebsockets on the same bytes.
 //!
 //! Both take a stream of about 64 KiB from memory into a buffer of their own and answer every message; the
 //! copy is part of both, since a socket's read is one too. fastwebsockets reads through tokio, as it is used.
@@ -6,8 +6,12 @@
 use std::{hint::black_box, io::Cursor};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use fanfare::protocol::decoder::{Decoder, Message, Role};
+use fanfare::protocol::{
+    decoder::{Decoder, Message, Role},
+    event::{Data, Event},
+};
 use fastwebsockets::WebSocket;
+use serde_json::value::RawValue;
 
 const STREAM: usize = 64 * 1024;
 
@@ -95,5 +99,26 @@ fn decode(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decode);
+/// One event to one frame; the cost is shared by everyone who gets it.
+fn encode(c: &mut Criterion) {
+    let mut group = c.benchmark_group("encode");
+    for size in [128usize, 1024, 65_536] {
+        let data = format!("\"{}\"", "x".repeat(size - 2));
+        let raw: &RawValue = serde_json::from_str(&data).expect("a string");
+        let event = Event::new("alert", Data::Json(raw)).expect("a name");
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_function(format!("fanfare/{size}"), |b| b.iter(|| black_box(&event).encode()));
+        group.bench_function(format!("fastwebsockets/{size}"), |b| {
+            b.iter(|| {
+                let payload = format!("{{\"event\":\"alert\",\"data\":{}}}", black_box(&data));
+                let mut frame = fastwebsockets::Frame::text(payload.into_bytes().into());
+                let mut bytes = Vec::new();
+                black_box(frame.write(&mut bytes).len())
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decode, encode);
 criterion_main!(benches);

@@ -20,6 +20,8 @@ mod http;
 mod drain;
 mod server;
 mod emit;
+#[doc(hidden)]
+pub mod bench;
 
 pub use crate::{
     app::SetupError,

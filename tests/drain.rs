@@ -11,7 +11,11 @@ use support::*;
 fn shutdown(server: &Server) -> thread::JoinHandle<()> {
     let server = server.clone();
     thread::spawn(move || {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(server.shutdown());
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(server.shutdown());
     })
 }
 
@@ -31,7 +35,10 @@ fn readiness_fails_first_while_all_else_goes_on_then_clients_get_their_goodbye()
     for client in [&mut client, &mut late] {
         assert_eq!(client.json()["event"], "still");
         let bye = client.json();
-        assert_eq!((&bye["op"], &bye["code"], &bye["reason"]), (&json!("bye"), &json!(4200), &json!("draining")));
+        assert_eq!(
+            (&bye["op"], &bye["code"], &bye["reason"]),
+            (&json!("bye"), &json!(4200), &json!("draining"))
+        );
         assert!(bye["reconnect_in_ms"].as_u64().unwrap() <= 3000);
         assert_eq!(client.next(), Received::Close(4200, "draining".into()));
     }
@@ -65,7 +72,8 @@ fn what_was_accepted_is_written_or_counted_and_a_client_that_does_not_answer_hol
     socket2::SockRef::from(&silent.socket).set_recv_buffer_size(4096).unwrap();
     let mut queued = 0;
     for n in 0..300 {
-        let receipt = server.call("/v1/broadcast", &json!({"event": "e", "data": {"n": n, "p": "x".repeat(2000)}}));
+        let receipt =
+            server.call("/v1/broadcast", &json!({"event": "e", "data": {"n": n, "p": "x".repeat(2000)}}));
         queued += receipt["queued"].as_u64().unwrap();
     }
     let leaving = shutdown(&server.0);

@@ -40,7 +40,9 @@ fn every_verb_reaches_who_it_means() {
         all("broadcast", true, true);
         assert_eq!(handle.dispatch(&["*"], &["ann"], "dispatch", ()).await.unwrap().queued, 1);
         all("dispatch", false, true);
-        let team = |team: &'static str| move |c: &fanfare::Connection| c.attributes.auth.get("team") == &Value::from(team);
+        let team = |team: &'static str| {
+            move |c: &fanfare::Connection| c.attributes.auth.get("team") == &Value::from(team)
+        };
         let receipt = handle.emit_where("where", 1, team("b")).await.unwrap();
         assert_eq!((receipt.matched, receipt.filter_errors), (1, 0));
         all("where", false, true);
@@ -116,11 +118,14 @@ fn one_emit_to_a_thousand_is_encoded_once_and_reaches_exactly_those_a_closure_pi
     let filters: [(&str, fn(&Json) -> bool); 4] = [
         ("auth.level >= 3", |c| c["level"].as_i64() >= Some(3)),
         ("auth.team == 't3' && auth.n % 3 == 1", |c| c["team"] == "t3" && c["n"].as_i64().unwrap() % 3 == 1),
-        ("auth.team in ['t1', 't2'] || auth.n < 5", |c| c["team"] == "t1" || c["team"] == "t2" || c["n"].as_i64() < Some(5)),
+        ("auth.team in ['t1', 't2'] || auth.n < 5", |c| {
+            c["team"] == "t1" || c["team"] == "t2" || c["n"].as_i64() < Some(5)
+        }),
         ("true", |_| true),
     ];
     for (sent, (filter, picks)) in filters.into_iter().enumerate() {
-        let receipt = server.call("/v1/emit", &json!({"event": "e", "data": {"sent": sent}, "filter": filter}));
+        let receipt =
+            server.call("/v1/emit", &json!({"event": "e", "data": {"sent": sent}, "filter": filter}));
         let expected = clients.iter().filter(|(claims, _)| picks(claims)).count();
         assert_eq!(receipt["queued"], json!(expected), "{filter}");
         let expected_text = format!(r#"{{"event":"e","data":{{"sent":{sent}}}}}"#);
@@ -132,7 +137,11 @@ fn one_emit_to_a_thousand_is_encoded_once_and_reaches_exactly_those_a_closure_pi
             }
         }
     }
-    assert_eq!(server.metric("fanfare_encodings_total", "") - encodings, filters.len() as f64, "one per event");
+    assert_eq!(
+        server.metric("fanfare_encodings_total", "") - encodings,
+        filters.len() as f64,
+        "one per event"
+    );
 }
 
 #[test]
