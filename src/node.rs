@@ -22,7 +22,7 @@ use crate::{
     door::Place,
     hub::{
         AppContext, Busy, Closure, Context, Counts, Except, Hub, Looked, Named, Reach, Selection, Snapshot,
-        user_key,
+        Table, user_key,
     },
     id::{AppId, ConnectionId, NodeId},
     limits::{self, TARGET_NAMES},
@@ -367,7 +367,8 @@ impl Node {
 
     /// Closes the connections that `target` means; answers how many.
     ///
-    /// What was placed for them before is still written.
+    /// What was placed for them before is still written. It is carried out in a task of its own, which a caller that
+    /// goes away does not stop.
     ///
     /// # Errors
     /// As [`Node::select`], and [`NodeError::Busy`].
@@ -375,19 +376,23 @@ impl Node {
         &self,
         app: AppId,
         target: Target,
-        close: &Close,
+        close: Close,
     ) -> Result<u64, NodeError> {
         let selection = self.select(app, target)?;
-        let _leave = if selection.is_scan() { Some(self.hub.leave_to_scan().await?) } else { None };
-        let mut closed = 0;
-        self.hub
-            .sweep(&selection, |table, slot| {
+        let leave = if selection.is_scan() { Some(self.hub.leave_to_scan().await?) } else { None };
+        let hub = self.hub.clone();
+        let closing = tokio::spawn(async move {
+            let mut closed = 0;
+            let close_one = |table: &mut Table, slot| {
                 if let Some(at) = table.reference(slot) {
-                    closed += u64::from(table.close(at, None, close));
+                    closed += u64::from(table.close(at, None, &close));
                 }
-            })
-            .await;
-        Ok(closed)
+            };
+            hub.sweep(&selection, close_one).await;
+            drop(leave);
+            closed
+        });
+        closing.await.map_err(|_| NodeError::Failed)
     }
 
     /// A page of the connections that `filter` matches, and where the next one begins.

@@ -120,6 +120,7 @@ impl Server {
             let parts = parts.clone();
             threads.push(spawn("fanfare-admin".to_owned(), move || parts.run_admin(listener))?);
         }
+        tracing::info!(%address, shards, apps = node.apps.len(), connections = node.config.limits.connections, "serving");
         let handle =
             handles.recv().map_err(|_| StartError::Thread(io::Error::other("a shard ended at once")))?;
         let inner = Inner {

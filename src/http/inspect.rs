@@ -95,7 +95,7 @@ pub(crate) async fn disconnect(node: &Node, caller: &Caller, body: &[u8]) -> Res
         params: fields.params.map(|raw| body::params(raw.get())).transpose()?,
         except: fields.except.map(body::except).transpose()?.unwrap_or_default(),
     };
-    let disconnected = node.disconnect(caller.app, target, &Close::new(code, &reason)).await?;
+    let disconnected = node.disconnect(caller.app, target, Close::new(code, &reason)).await?;
     Ok(json!({ "disconnected": disconnected }))
 }
 

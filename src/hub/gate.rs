@@ -197,13 +197,13 @@ impl Drop for Admission {
 mod tests {
     use super::*;
 
-    fn gate(limits: Limits) -> Arc<Gate> {
-        Gate::new(&limits, Arc::new(Metrics::new()))
+    fn gate(limits: &Limits) -> Arc<Gate> {
+        Gate::new(limits, Arc::new(Metrics::new()))
     }
 
     #[test]
     fn large_publications_never_take_the_share_of_small_ones() {
-        let gate = gate(Limits { bulk_publications: 2, small_publications: 2, ..Limits::default() });
+        let gate = gate(&Limits { bulk_publications: 2, small_publications: 2, ..Limits::default() });
         let bulk: Vec<_> = (0..3).map(|_| gate.try_admit(101, 10)).collect();
         assert_eq!(bulk.iter().flatten().count(), 2);
         let small: Vec<_> = (0..3).map(|_| gate.try_admit(100, 10)).collect();
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_is_larger_than_the_gate_passes_alone() {
-        let gate = gate(Limits { bulk_deliveries: 1000, ..Limits::default() });
+        let gate = gate(&Limits { bulk_deliveries: 1000, ..Limits::default() });
         let huge = gate.try_admit(1_000_000, 10).unwrap();
         assert!(gate.try_admit(500, 10).is_none());
         huge.correct(200);
@@ -226,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn waiting_is_bounded_and_takes_nothing() {
         let wait = Duration::from_millis(20);
-        let gate = gate(Limits { bulk_publications: 1, admission_wait: wait, ..Limits::default() });
+        let gate = gate(&Limits { bulk_publications: 1, admission_wait: wait, ..Limits::default() });
         let held = gate.try_admit(1000, 10).unwrap();
         assert_eq!(gate.admit(1000, 10).await.err(), Some(Busy));
         drop(held);

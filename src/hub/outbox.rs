@@ -269,7 +269,9 @@ mod tests {
         let total = Arc::new(AtomicUsize::new(0));
         let shared = frame(98);
         let mut boxes: Vec<Backlog> = (0..3).map(|_| Backlog::new(total.clone())).collect();
-        boxes.iter_mut().for_each(|b| b.push(shared.clone()));
+        for backlog in &mut boxes {
+            backlog.push(shared.clone());
+        }
         assert_eq!(total.load(Relaxed), 100);
         boxes.truncate(1);
         assert_eq!(total.load(Relaxed), 100);
