@@ -20,6 +20,7 @@ mod http;
 mod drain;
 mod server;
 mod emit;
+pub mod cli;
 
 pub use crate::{
     app::SetupError,
