@@ -22,6 +22,7 @@ mod server;
 mod emit;
 #[doc(hidden)]
 pub mod bench;
+pub mod cli;
 
 pub use crate::{
     app::SetupError,

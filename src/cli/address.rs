@@ -1,0 +1,132 @@
+//! Where a server is: its URL, in the form that requests need it.
+
+use std::{fmt, str::FromStr};
+
+use hyper::Uri;
+
+/// The address of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    /// Whether TLS is spoken.
+    pub(super) secure: bool,
+    /// Name or address, without brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// As the URL has it, for the `Host` header.
+    pub(super) authority: String,
+    /// The path before every path of the API, without a slash at its end.
+    prefix: String,
+}
+
+/// The text is no address of a server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadAddress {
+    /// Not a URL with a known scheme.
+    #[error("a server's address is such as http://127.0.0.1:7070 or https://events.example.com")]
+    Form,
+    /// Credentials in the URL would be shown by whatever shows URLs.
+    #[error("an address holds no user or password; give a key by --key or FANFARE_API_KEY")]
+    Credentials,
+    /// There would be nothing to do with it.
+    #[error("a server's address has no query")]
+    Query,
+}
+
+impl Address {
+    /// The path of a request for `path` of the API.
+    pub(super) fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
+}
+
+impl Default for Address {
+    fn default() -> Self {
+        Self {
+            secure: false,
+            host: "127.0.0.1".to_owned(),
+            port: 7070,
+            authority: "127.0.0.1:7070".to_owned(),
+            prefix: String::new(),
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = BadAddress;
+
+    fn from_str(text: &str) -> Result<Self, BadAddress> {
+        let url: Uri = text.parse().map_err(|_| BadAddress::Form)?;
+        let secure = match url.scheme_str() {
+            Some("http" | "ws") => false,
+            Some("https" | "wss") => true,
+            _ => return Err(BadAddress::Form),
+        };
+        let authority = url.authority().ok_or(BadAddress::Form)?;
+        if authority.as_str().contains('@') {
+            return Err(BadAddress::Credentials);
+        }
+        if url.query().is_some() {
+            return Err(BadAddress::Query);
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() || (authority.port().is_some() && authority.port_u16().is_none()) {
+            return Err(BadAddress::Form);
+        }
+        Ok(Self {
+            secure,
+            host: host.to_owned(),
+            port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            authority: authority.as_str().to_owned(),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.secure { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_browsers_read_it() {
+        for (text, secure, host, port, path) in [
+            ("http://127.0.0.1:7070", false, "127.0.0.1", 7070, "/v1/emit"),
+            ("ws://localhost:1/", false, "localhost", 1, "/v1/emit"),
+            ("http://localhost", false, "localhost", 80, "/v1/emit"),
+            ("wss://events.example.com", true, "events.example.com", 443, "/v1/emit"),
+            ("https://[::1]:7071/base/", true, "::1", 7071, "/base/v1/emit"),
+        ] {
+            let address: Address = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(
+                (address.secure, &*address.host, address.port, &*address.path("/v1/emit")),
+                (secure, host, port, path),
+                "{text}"
+            );
+        }
+        assert_eq!("http://127.0.0.1:7070".parse(), Ok(Address::default()));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in [
+            "",
+            "localhost",
+            "localhost:7070",
+            "ftp://localhost",
+            "http://",
+            "http://a:b",
+            "http://a:70000",
+            "a b",
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(BadAddress::Form), "{text}");
+        }
+        assert_eq!("http://u:p@localhost".parse::<Address>(), Err(BadAddress::Credentials));
+        assert_eq!("http://localhost?key=k".parse::<Address>(), Err(BadAddress::Query));
+    }
+}

@@ -1,0 +1,95 @@
+//! `fanfare check`: would this configuration be served, and what does it mean?
+
+use std::fmt::Write as _;
+
+use clap::Args;
+
+use super::{
+    Failure,
+    output::{self, STRONG},
+};
+use crate::{
+    app::App,
+    auth::Scope,
+    config::{self, AppConfig, ClientAuth, Config, ServeArgs},
+    id::AppId,
+    metrics::Metrics,
+};
+
+/// Arguments of `fanfare check`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Takes the flags and variables of `fanfare serve`, and listens nowhere. Prints every problem,
+or ok and what is set up.
+
+Examples:
+  fanfare check --config fanfare.toml
+  fanfare check --config fanfare.toml && systemctl restart fanfare")]
+pub(super) struct Check {
+    #[command(flatten)]
+    args: ServeArgs,
+}
+
+impl Check {
+    /// Loads the configuration, and prints what it means.
+    ///
+    /// # Errors
+    /// Every problem for which [`crate::Server::start`] would refuse it.
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let config = Config::load(&self.args, config::environment())?;
+        config.check()?;
+        let metrics = Metrics::new();
+        let apps = config.apps.iter().enumerate();
+        let refused = apps
+            .filter_map(|(at, (name, app))| App::new(AppId(at as u16), name, app, &config, &metrics).err())
+            .collect::<Vec<_>>();
+        if !refused.is_empty() {
+            return Err(Failure::Setup(refused));
+        }
+        Ok(output::print(&summary(&config))?)
+    }
+}
+
+fn summary(config: &Config) -> String {
+    let mut text = format!("{STRONG}ok{STRONG:#}\nlisten  {}", config.listen);
+    if config.is_development() {
+        text.push_str("  (no API keys: development, this machine only)");
+    }
+    text.push('\n');
+    if let Some(admin) = config.admin_listen {
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(text, "admin   {admin}");
+    }
+    for (name, app) in &config.apps {
+        let _ = writeln!(text, "app     {STRONG}{name}{STRONG:#}");
+        let mut line = |name: &str, of: String| {
+            let _ = writeln!(text, "  {name:<12}  {of}");
+        };
+        line("client auth", client_auth(config, app));
+        for key in &app.keys {
+            let scopes = key.scopes.iter().map(Scope::name).collect::<Vec<_>>();
+            line("API key", format!("{} ({})", key.name, scopes.join(", ")));
+        }
+        for key in &app.tokens {
+            let kid = key.kid.as_ref().map_or_else(String::new, |kid| format!(" (kid {kid})"));
+            line("token key", format!("{}{kid}", key.alg.name()));
+        }
+        for path in &app.index {
+            line("index", path.clone());
+        }
+        if let Some(origins) = &app.origins {
+            line("origins", if origins.is_empty() { "none".to_owned() } else { origins.join(", ") });
+        }
+    }
+    text
+}
+
+fn client_auth(config: &Config, app: &AppConfig) -> String {
+    let whether = match config.client_auth(app) {
+        ClientAuth::Off => "off",
+        ClientAuth::Optional => "optional",
+        ClientAuth::Required => "required",
+    };
+    let secret = if config.has_ephemeral_secret(app) { " (a secret is made up at each start)" } else { "" };
+    format!("{whether}{secret}")
+}

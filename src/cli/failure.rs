@@ -1,0 +1,100 @@
+//! Why a command ends without having done its work, and what the process then ends with.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::builder::styling::{AnsiColor, Style};
+
+use super::remote::RequestError;
+use crate::{
+    app::SetupError,
+    auth::{SignError, TokenKeyError},
+    config::ConfigError,
+    server::StartError,
+};
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+
+/// Why a command ends without having done its work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// An argument or a variable that clap cannot judge by itself.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration cannot be loaded, or contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Keys, indexes or rights of the configuration cannot be used.
+    #[error("{}", lines(.0))]
+    Setup(Vec<SetupError>),
+    /// The server does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A secret cannot sign tokens.
+    #[error(transparent)]
+    Secret(#[from] TokenKeyError),
+    /// No token can say this.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// The server could not be asked, or refused.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The refusal was printed already, as `--json` prints every answer.
+    #[error("refused")]
+    Printed,
+    /// The server closed the connection for good.
+    #[error("the server closed the connection for good: {code}{reason}")]
+    Closed {
+        /// The close code.
+        code: u16,
+        /// `, ` and the reason, or nothing.
+        reason: String,
+    },
+    /// What was asked for cannot be written.
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+    /// The system gives no runtime or no signals.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+}
+
+fn lines(errors: &[SetupError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl Failure {
+    /// 2 where other arguments or another configuration are needed, 1 where the same may work at another time.
+    fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_)
+            | Self::Config(_)
+            | Self::Setup(_)
+            | Self::Secret(_)
+            | Self::Sign(_)
+            | Self::Start(StartError::Config(_) | StartError::Setup(_)) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Prints the failure to stderr. Whoever closed our stdout has seen enough: that is no failure.
+    pub(super) fn report(&self) -> ExitCode {
+        match self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Printed => {}
+            Self::Config(ConfigError { problems })
+            | Self::Start(StartError::Config(ConfigError { problems })) => {
+                problems.iter().for_each(print);
+            }
+            Self::Setup(errors) => errors.iter().for_each(print),
+            _ => print(self),
+        }
+        ExitCode::from(self.code())
+    }
+}
+
+fn print(error: &impl std::fmt::Display) {
+    // Nothing is left to say it to if this fails.
+    let _ = writeln!(anstream::stderr().lock(), "{ERROR}error:{ERROR:#} {error}");
+}

@@ -1,0 +1,90 @@
+//! JSON on the command line: kept as it was written, refused with what to write instead.
+
+use serde_json::value::RawValue;
+
+/// JSON as it was written, so that numbers and the order of keys reach clients unchanged.
+pub(super) type Json = Box<RawValue>;
+
+/// Where an event's data come from.
+#[derive(Clone, Debug)]
+pub(super) enum Data {
+    /// The argument itself.
+    Given(Json),
+    /// `-`: standard input.
+    Stdin,
+}
+
+/// Reads any JSON value.
+///
+/// # Errors
+/// Says how a text is quoted, since that is what most mistakes are.
+pub(super) fn value(text: &str) -> Result<Json, String> {
+    serde_json::from_str(text).map_err(|error| {
+        let is_word = !text.trim_start().starts_with(['{', '[', '"']);
+        if is_word {
+            format!("it is not JSON; a text has quotes of its own: '{}'", serde_json::Value::from(text))
+        } else {
+            format!("it is not JSON: {error}")
+        }
+    })
+}
+
+/// Reads a JSON object.
+///
+/// # Errors
+/// When it is something else.
+pub(super) fn object(text: &str) -> Result<Json, String> {
+    match serde_json::from_str::<Json>(text) {
+        Ok(json) if json.get().starts_with('{') => Ok(json),
+        Ok(_) => Err("it must be a JSON object, such as '{\"email\":\"ann@example.com\"}'".to_owned()),
+        Err(error) => Err(format!("it must be a JSON object: {error}")),
+    }
+}
+
+/// Reads `DATA`: JSON, or `-`.
+///
+/// # Errors
+/// As [`value`].
+pub(super) fn data(text: &str) -> Result<Data, String> {
+    if text == "-" { Ok(Data::Stdin) } else { value(text).map(Data::Given) }
+}
+
+/// Reads `name=json`.
+///
+/// # Errors
+/// As [`value`], or when there is no name.
+pub(super) fn param(text: &str) -> Result<(String, Json), String> {
+    match text.split_once('=') {
+        Some((name, json)) if !name.is_empty() => Ok((name.to_owned(), value(json)?)),
+        _ => Err("a param is name=json, such as age=18 or name='\"ann\"'".to_owned()),
+    }
+}
+
+/// `params` of a request: an object with what was given, the last of a name counting; `None` if nothing was.
+pub(super) fn params(pairs: &[(String, Json)]) -> Option<std::collections::BTreeMap<&str, &RawValue>> {
+    (!pairs.is_empty()).then(|| pairs.iter().map(|(name, json)| (name.as_str(), &**json)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_are_kept_as_written_and_words_are_told_to_be_quoted() {
+        assert_eq!(
+            value(r#"{"b":1.0,"a":12345678901234567890}"#).unwrap().get(),
+            r#"{"b":1.0,"a":12345678901234567890}"#
+        );
+        assert!(value("hello").unwrap_err().ends_with(r#"'"hello"'"#));
+        assert!(value(r#"{"a":}"#).unwrap_err().contains("column 6"));
+        assert!(matches!(data("-"), Ok(Data::Stdin)));
+    }
+
+    #[test]
+    fn params_and_objects_are_checked() {
+        let (name, json) = param("query=a=1").map_err(|_| ()).unwrap_or_else(|()| param("query=1").unwrap());
+        assert_eq!((name.as_str(), json.get()), ("query", "1"));
+        assert!(param("=1").is_err() && param("age").is_err());
+        assert!(object("[1]").is_err() && object("{}").is_ok() && object("x").is_err());
+    }
+}

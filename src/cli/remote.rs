@@ -1,0 +1,216 @@
+//! A server as the client commands see it: its HTTP API.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT},
+};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use super::{Failure, address::Address, output, stream, variables::Variables};
+use crate::config::Secret;
+
+/// How long an answer may take. The server bounds its own waiting well below.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Largest answer that is read.
+const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+const AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
+
+/// Which server to talk to.
+#[derive(Args, Clone, Debug)]
+pub(super) struct RemoteArgs {
+    /// `--url`
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Where the server is [env: FANFARE_URL] [default: http://127.0.0.1:7070]"
+    )]
+    pub(super) url: Option<Address>,
+    /// `--key`
+    #[arg(long, value_name = "KEY", help = "The API key, where the server has keys [env: FANFARE_API_KEY]")]
+    pub(super) key: Option<Secret>,
+}
+
+/// A server that can be asked.
+#[derive(Clone, Debug)]
+pub(super) struct Remote {
+    pub(super) address: Address,
+    key: Option<Secret>,
+}
+
+/// Why there is no good answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestError {
+    /// Nothing there.
+    #[error("cannot reach {address}: {error}{}", if error.kind() == io::ErrorKind::ConnectionRefused {
+        " (is `fanfare serve` running there?)"
+    } else { "" })]
+    Unreachable {
+        /// The server.
+        address: Address,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The answer broke off, or is no HTTP.
+    #[error("{address} gave no proper answer: {error}")]
+    Http {
+        /// The server.
+        address: Address,
+        /// What is wrong with it.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The answer is not one of Fanfare's.
+    #[error("{address} answered {status}, and not as Fanfare does; is the address right?")]
+    Stranger {
+        /// The server.
+        address: Address,
+        /// Its answer.
+        status: StatusCode,
+    },
+    /// A problem document.
+    #[error(transparent)]
+    Refused(Box<Refusal>),
+}
+
+/// A problem document (RFC 9457) as the server sends it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Refusal {
+    title: String,
+    pub(super) status: u16,
+    detail: String,
+    excerpt: Option<String>,
+    /// The whole document as it came.
+    #[serde(skip)]
+    pub(super) document: String,
+}
+
+impl std::error::Error for Refusal {}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}): {}", output::harmless(&self.title), self.status, output::harmless(&self.detail))?;
+        if self.status == StatusCode::UNAUTHORIZED.as_u16() {
+            f.write_str("\n  give the API key by --key or FANFARE_API_KEY")?;
+        }
+        for line in self.excerpt.iter().flat_map(|excerpt| excerpt.lines()) {
+            write!(f, "\n  {}", output::harmless(line))?;
+        }
+        Ok(())
+    }
+}
+
+impl Remote {
+    /// The server that flags, else variables, name.
+    ///
+    /// # Errors
+    /// When `FANFARE_URL` is no address.
+    pub(super) fn new(args: RemoteArgs, variables: &Variables) -> Result<Self, Failure> {
+        let address = match args.url {
+            Some(address) => address,
+            None => variables.address()?.unwrap_or_default(),
+        };
+        Ok(Self { address, key: args.key.or_else(|| variables.key.clone()) })
+    }
+
+    /// Posts `body`, and gives the answer's JSON as it came.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<String, RequestError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.broken(error))?;
+        let mut request = Request::post(self.address.path(path))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::from(body))
+            .map_err(|error| self.broken(error))?;
+        if let Some(key) = &self.key {
+            let value = bearer(key.expose()).map_err(|error| self.broken(error))?;
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        let response = self.send(request).await?;
+        if response.status().is_success() {
+            self.text(response).await
+        } else {
+            Err(self.refusal(response).await)
+        }
+    }
+
+    /// Sends one request on a connection of its own.
+    ///
+    /// # Errors
+    /// When there is no answer; any answer is good here.
+    pub(super) async fn send(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, RequestError> {
+        let host = self.address.authority.parse::<HeaderValue>().map_err(|error| self.broken(error))?;
+        request.headers_mut().insert(HOST, host);
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        let sent = timeout(PATIENCE, async {
+            let mut connection = self.open().await?;
+            connection.send_request(request).await.map_err(|error| self.broken(error))
+        });
+        sent.await.map_err(|_| self.broken(format!("nothing came within {} s", PATIENCE.as_secs())))?
+    }
+
+    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, RequestError> {
+        let stream = stream::connect(&self.address)
+            .await
+            .map_err(|error| RequestError::Unreachable { address: self.address.clone(), error })?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
+        // What ends the connection also ends the request, which reports it.
+        tokio::spawn(connection.with_upgrades());
+        Ok(sender)
+    }
+
+    /// What an answer that is not the expected one means.
+    pub(super) async fn refusal(&self, response: Response<Incoming>) -> RequestError {
+        let status = response.status();
+        let document = match self.text(response).await {
+            Ok(document) => document,
+            Err(error) => return error,
+        };
+        match serde_json::from_str::<Refusal>(&document) {
+            Ok(refusal) => RequestError::Refused(Box::new(Refusal { document, ..refusal })),
+            Err(_) => RequestError::Stranger { address: self.address.clone(), status },
+        }
+    }
+
+    async fn text(&self, response: Response<Incoming>) -> Result<String, RequestError> {
+        let body = timeout(PATIENCE, Limited::new(response.into_body(), ANSWER_BYTES).collect()).await;
+        let body = body.map_err(|error| self.broken(error))?.map_err(|error| self.broken(error))?;
+        String::from_utf8(body.to_bytes().into()).map_err(|error| self.broken(error))
+    }
+
+    /// Reads an answer's fields.
+    ///
+    /// # Errors
+    /// When it lacks them.
+    pub(super) fn parse<'a, T: Deserialize<'a>>(&self, answer: &'a str) -> Result<T, RequestError> {
+        serde_json::from_str(answer).map_err(|error| self.broken(error))
+    }
+
+    fn broken(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> RequestError {
+        RequestError::Http { address: self.address.clone(), error: error.into() }
+    }
+}
+
+/// An `Authorization` header that logs do not show.
+///
+/// # Errors
+/// When the credential holds what no header may.
+pub(super) fn bearer(credential: &str) -> Result<HeaderValue, hyper::header::InvalidHeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {credential}"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}

@@ -1,0 +1,171 @@
+//! `fanfare serve`: the server as a process, from its configuration to its last signal.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Failure,
+    output::{self, FAINT, STRONG},
+};
+use crate::{
+    config::{self, AppConfig, Config, KeyMaterial, LogFormat, ServeArgs},
+    server::Server,
+};
+
+/// Arguments of `fanfare serve`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Every flag can be set by a variable too, as FANFARE_ and its name in capitals, and in the
+file. SIGTERM or Ctrl-C sends clients away, each at its own moment, and then ends; a second
+one ends at once.
+
+Examples:
+  fanfare serve
+  fanfare serve --index auth.email --index auth.tenant
+  FANFARE_API_KEY=… FANFARE_TOKEN_SECRET=… fanfare serve --listen 0.0.0.0:7070")]
+pub(super) struct Serve {
+    #[command(flatten)]
+    args: ServeArgs,
+}
+
+impl Serve {
+    /// Serves until a signal. 0 after a good end, 1 where it was cut short or could not listen, 2 for a configuration
+    /// that cannot be served.
+    pub(super) fn run(self) -> ExitCode {
+        match self.serve() {
+            Ok(code) => code,
+            Err(failure) => failure.report(),
+        }
+    }
+
+    fn serve(self) -> Result<ExitCode, Failure> {
+        let config = Config::load(&self.args, config::environment())?;
+        config.check()?;
+        log(&config);
+        raise_descriptor_limit();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+        let code = runtime.block_on(until_signal(config));
+        // After a second signal nothing is waited for.
+        runtime.shutdown_background();
+        code
+    }
+}
+
+async fn until_signal(config: Config) -> Result<ExitCode, Failure> {
+    // Before the server is up, so that whoever sees it listen may already end it.
+    let mut signals = Signals::new().map_err(Failure::Runtime)?;
+    let server = Server::start(config.clone())?;
+    // A closed stdout is no reason not to serve.
+    let _ = output::print(&welcome(&config, &server));
+    signals.next().await;
+    tokio::select! {
+        () = server.shutdown() => Ok(ExitCode::SUCCESS),
+        () = signals.next() => {
+            tracing::warn!("a second signal: ending at once");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for either.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Writes log lines to stderr, in the configured form.
+fn log(config: &Config) {
+    // `check` has parsed it before.
+    let filter = EnvFilter::builder().parse_lossy(&config.log);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let set = match config.log_format {
+        LogFormat::Text => lines.with_ansi(has_colours()).try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+    // Fails only where this process has a logger already, which then is the one to use.
+    let _ = set;
+}
+
+fn has_colours() -> bool {
+    let stderr = io::stderr();
+    stderr.is_terminal() && anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never
+}
+
+/// Every connection takes a descriptor, and the soft limit is often 1,024, for programs that use select(2).
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+    {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// What to look at, and in development what to try.
+fn welcome(config: &Config, server: &Server) -> String {
+    let address = server.address();
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!("Fanfare {version} serves {STRONG}http://{address}{STRONG:#}");
+    if config.is_development() {
+        text.push_str(" (no API keys: development, this machine only)");
+    }
+    text.push('\n');
+    if let Some(admin) = server.admin_address() {
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(text, "Health, metrics and the page: http://{admin}");
+    }
+    if !config.is_development() {
+        return text;
+    }
+    let page = server.admin_address().unwrap_or(address);
+    let url = format!("http://{address}");
+    let option = if url == "http://127.0.0.1:7070" { String::new() } else { format!(" --url {url}") };
+    let (who, filter, whom) = if config.apps.values().next().is_some_and(|app| can_sign(config, app)) {
+        let who = r#" --user ann --claims '{"email":"ann@example.com"}'"#;
+        let filter = r#""filter":"auth.email == params.e","params":{"e":"ann@example.com"}"#;
+        (who, filter, "whoever has this e-mail address")
+    } else {
+        ("", r#""filter":"user == null""#, "whoever is anonymous")
+    };
+    let mut step = |what: &str, command: &str| {
+        let _ = writeln!(text, "\n  {FAINT}# {what}{FAINT:#}\n  {command}");
+    };
+    step("the page, to try everything", &format!("http://{page}/"));
+    step("a client that prints what it gets", &format!("fanfare listen{option}{who}"));
+    let body = format!(r#"{{"event":"alert","data":"Hello",{filter}}}"#);
+    step(
+        &format!("from another terminal: an event for {whom}"),
+        &format!("curl {url}/v1/emit -H 'Content-Type: application/json' -d '{body}'"),
+    );
+    text.push('\n');
+    text
+}
+
+/// Whether `POST /v1/tokens` gives tokens that `app` looks at.
+fn can_sign(config: &Config, app: &AppConfig) -> bool {
+    let has_secret = app.tokens.iter().any(|key| matches!(key.key, KeyMaterial::Secret(_)));
+    config.client_auth(app) != config::ClientAuth::Off && (has_secret || config.has_ephemeral_secret(app))
+}
