@@ -35,7 +35,7 @@ struct Fleet {
 pub(crate) struct Fleets {
     pub(crate) poll: Poll,
     members: Vec<Fleet>,
-    sources: u8,
+    sources: u16,
 }
 
 /// How one fleet's users lie among all.
@@ -44,7 +44,11 @@ pub(crate) type Users = Range<usize>;
 impl Fleets {
     /// No fleet yet.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { poll: Poll::new().doing("no event loop")?, members: Vec::new(), sources: 2 })
+        Ok(Self {
+            poll: Poll::new().doing("no event loop")?,
+            members: Vec::new(),
+            sources: clock::now() as u16,
+        })
     }
 
     /// Starts as many processes as `connections` need; answers which.
@@ -88,7 +92,7 @@ impl Fleets {
         for at in which {
             let (first, source) = (self.users(&(at..at)).start, self.sources);
             // Ports of closed connections wait for a minute, so the next ones come from other addresses.
-            self.sources = if self.sources > 200 { 2 } else { self.sources + 2 };
+            self.sources = self.sources.wrapping_add(64);
             let count = self.members[at].count.min(limit);
             let order = Connect { to, first, count, secret: secret.to_owned(), source, rate };
             self.tell(at, &Order::Connect(order))?;

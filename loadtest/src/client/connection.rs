@@ -45,16 +45,18 @@ pub(super) enum Readout {
     Ended,
 }
 
-/// Connections that share one source address; the kernel has about 28,000 ports for each.
-const PER_SOURCE: usize = 10_000;
+/// Connections that share one source address. The kernel has about 28,000 ports for each, but looks long for the last
+/// free ones, and ports of closed connections stay taken for a minute.
+const PER_SOURCE: usize = 1000;
 
 impl Connection {
     /// Begins to connect the fleet's connection number `index`.
-    pub(super) fn dial(to: SocketAddr, source: u8, index: usize, token: &str) -> Result<Self> {
+    pub(super) fn dial(to: SocketAddr, source: u16, index: usize, token: &str) -> Result<Self> {
         let dial = || -> io::Result<TcpStream> {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
             if to.is_ipv4() && to.ip().is_loopback() {
-                let from = Ipv4Addr::new(127, 0, 0, source.saturating_add((index / PER_SOURCE) as u8));
+                let [high, low] = source.wrapping_add((index / PER_SOURCE) as u16).to_be_bytes();
+                let from = Ipv4Addr::new(127, 1, high, low);
                 socket.bind(&SocketAddr::new(IpAddr::V4(from), 0).into())?;
             }
             socket.set_nonblocking(true)?;

@@ -23,8 +23,8 @@ pub(crate) struct Connect {
     pub(crate) count: usize,
     /// Signs their tokens.
     pub(crate) secret: String,
-    /// Last byte of the first source address; 10,000 connections share one.
-    pub(crate) source: u8,
+    /// The last two bytes of the first source address, 127.1.x.y; a thousand connections share one.
+    pub(crate) source: u16,
     /// At most so many handshakes a second.
     pub(crate) rate: u32,
 }
