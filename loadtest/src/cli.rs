@@ -1,0 +1,175 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Load tests for Fanfare: what an event costs the server, and how long it takes, with losses counted.
+///
+/// Everything runs on this machine and ends by itself. The exit code is 1 if an event was lost, repeated or out of
+/// order, or a connection ended; 2 if a test could not be carried out.
+#[derive(Debug, Parser)]
+#[command(name = "fanfare-loadtest", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Memory and handshakes of connections that do nothing
+    Idle(Idle),
+    /// Events to everyone, several at once: CPU per delivery, latency
+    Flood(Flood),
+    /// Events to everyone, one at a time: the next when all have it
+    Serial(Serial),
+    /// Events to single users, one HTTP request each: CPU per event, latency
+    Targeted(Targeted),
+    /// Events to single users, with and without a filter beside them that scans everyone
+    Mixed(Mixed),
+    /// Serve as the floor does: one send per connection and event, and nothing else
+    Floor {
+        /// Where
+        #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
+        listen: SocketAddr,
+    },
+    /// A client process; started by the others
+    #[command(hide = true)]
+    Fleet,
+}
+
+/// What every scenario takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Common {
+    /// Start this `fanfare` binary on a free port (as `PATH serve --listen …`), and stop it at the end
+    #[arg(long, value_name = "PATH", group = "target", help_heading = "Server")]
+    pub(crate) server_binary: Option<PathBuf>,
+    /// Pass this to the server that is started; may be repeated
+    #[arg(
+        long,
+        value_name = "ARG",
+        allow_hyphen_values = true,
+        requires = "server_binary",
+        help_heading = "Server"
+    )]
+    pub(crate) server_arg: Vec<String>,
+    /// Use the server that runs here
+    #[arg(long, value_name = "ADDRESS:PORT", group = "target", help_heading = "Server")]
+    pub(crate) url: Option<SocketAddr>,
+    /// Use the harness's own bare server: what the kernel and the harness cost by themselves
+    #[arg(long, group = "target", help_heading = "Server")]
+    pub(crate) floor: bool,
+    /// The process of that server, for its CPU and memory
+    #[arg(long, requires = "url", help_heading = "Server")]
+    pub(crate) pid: Option<u32>,
+    /// The secret that its client tokens are signed with (HS256)
+    #[arg(
+        long,
+        default_value = "load-test-secret-0123456789abcdef",
+        value_name = "SECRET",
+        help_heading = "Server"
+    )]
+    pub(crate) token_secret: String,
+    /// Its API key, if it wants one
+    #[arg(long, value_name = "KEY", help_heading = "Server")]
+    pub(crate) api_key: Option<String>,
+    /// Handshakes a second, at most; a server's own default refuses more than 10,000
+    #[arg(long, default_value_t = 8000, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connect_rate: u32,
+    /// Measure so often; the report has medians
+    #[arg(long, default_value_t = 3, value_name = "TIMES", value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) repeat: u16,
+    /// How long each measurement sends
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Length of an event's data
+    #[arg(long, default_value_t = 128, value_name = "BYTES")]
+    pub(crate) bytes: usize,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Idle {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections, each with a token of three claims
+    #[arg(short = 'n', long, default_value_t = 15_000)]
+    pub(crate) connections: usize,
+    /// Time for the server's allocator to give back what it can, before each look at its memory
+    #[arg(long, default_value = "12s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) settle: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Flood {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections
+    #[arg(short = 'n', long, default_value_t = 1000)]
+    pub(crate) connections: usize,
+    /// Events under way at once; one is under way until every connection has it
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) depth: u16,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Serial {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections
+    #[arg(short = 'n', long, default_value_t = 1000)]
+    pub(crate) connections: usize,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Targeted {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections, one per user
+    #[arg(short = 'n', long, default_value_t = 5000)]
+    pub(crate) connections: usize,
+    /// Requests under way at once
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) depth: u16,
+    /// Send so many a second instead of as many as the server answers
+    #[arg(long, value_name = "PER_SECOND")]
+    pub(crate) rate: Option<f64>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Mixed {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections that each scan reaches
+    #[arg(short = 'n', long, default_value_t = 15_000)]
+    pub(crate) connections: usize,
+    /// How many of them the single events go to; they have a client process of their own, which is not busy with
+    /// the scan's events
+    #[arg(long, default_value_t = 500)]
+    pub(crate) probes: usize,
+    /// Single events a second
+    #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND")]
+    pub(crate) rate: f64,
+    /// Scans a second, at most; without it one follows the other
+    #[arg(long, value_name = "PER_SECOND")]
+    pub(crate) scan_rate: Option<f64>,
+    /// Leave out the same with two floor servers, one for each kind of event, which shows the harness's own noise
+    #[arg(long)]
+    pub(crate) no_calibration: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("a duration is such as 10s or 500ms: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,125 @@
+//! What the test says to its client processes, and what they answer: one JSON text a line.
+
+use std::{
+    io::{self, Read, Write},
+    net::SocketAddr,
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::tally::{Expected, Report};
+use crate::error::{Doing, Result, failed};
+
+/// Connections to make.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Connect {
+    /// The server.
+    pub(crate) to: SocketAddr,
+    /// Number of the first user.
+    pub(crate) first: usize,
+    /// How many.
+    pub(crate) count: usize,
+    /// Signs their tokens.
+    pub(crate) secret: String,
+    /// The last two bytes of the first source address, 127.1.x.y; a thousand connections share one.
+    pub(crate) source: u16,
+    /// At most so many handshakes a second.
+    pub(crate) rate: u32,
+}
+
+/// What a client process is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Connect, and say [`Notice::Connected`] when all have had their welcome.
+    Connect(Connect),
+    /// Count from zero: events of `round`, in `streams`. Each time all connections have had one more event of a
+    /// stream in `watched`, say so.
+    Begin {
+        /// The measurement.
+        round: u16,
+        /// Its streams.
+        streams: u16,
+        /// Those of which each event goes to everyone.
+        watched: Vec<u16>,
+    },
+    /// Wait for what is expected, or until nothing comes for `patience_ms`; then report.
+    End {
+        /// What each connection must have had, by stream.
+        expected: Vec<Expected>,
+        /// How long to wait for nothing.
+        patience_ms: u64,
+    },
+    /// Close all connections.
+    Disconnect,
+}
+
+/// What a client process says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Notice {
+    /// All are open.
+    Connected,
+    /// Counting has begun.
+    Began,
+    /// All connections have had one more event of this stream.
+    Done(u16),
+    /// What came.
+    Report(Box<Report>),
+    /// All are closed.
+    Disconnected,
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// One end of the socket between the test and a client process. Never blocks, but to send.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// For registering it.
+    pub(crate) socket: mio::net::UnixStream,
+    inbox: Vec<u8>,
+}
+
+impl Link {
+    /// Speaks over `socket`.
+    pub(crate) fn new(socket: UnixStream) -> Result<Self> {
+        socket.set_nonblocking(true).doing("cannot use the socket between processes")?;
+        Ok(Self { socket: mio::net::UnixStream::from_std(socket), inbox: Vec::new() })
+    }
+
+    /// Sends one message, waiting where the other side reads slowly.
+    pub(crate) fn send(&mut self, message: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(message).map_err(io::Error::from).doing("cannot write JSON")?;
+        line.push(b'\n');
+        let mut rest = line.as_slice();
+        while !rest.is_empty() {
+            match self.socket.write(rest) {
+                Ok(n) => rest = &rest[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Err(error) => return Err(error).doing("the other process is gone"),
+            }
+        }
+        Ok(())
+    }
+
+    /// All messages that have come.
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<Vec<T>> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return failed("the other process is gone"),
+                Ok(n) => self.inbox.extend_from_slice(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error).doing("the other process is gone"),
+            }
+        }
+        let Some(end) = self.inbox.iter().rposition(|&byte| byte == b'\n') else { return Ok(Vec::new()) };
+        let rest = self.inbox.split_off(end + 1);
+        let lines = std::mem::replace(&mut self.inbox, rest);
+        let lines = lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let parse = |line: &[u8]| serde_json::from_slice(line).map_err(io::Error::from);
+        lines.map(parse).collect::<io::Result<_>>().doing("another process speaks no JSON")
+    }
+}

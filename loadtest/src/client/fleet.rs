@@ -1,0 +1,229 @@
+//! A client process: its connections, its event loop, its obedience.
+
+use std::{
+    os::{fd::AsFd, unix::net::UnixStream},
+    time::Duration,
+};
+
+use mio::{Events, Interest, Poll, Token};
+
+use super::{
+    connection::{Connection, Readout, Stage},
+    control::{Connect, Link, Notice, Order},
+    tally::{Expected, Tally},
+};
+use crate::{
+    clock,
+    error::{Doing, Error, Result, failed},
+    stamp::Stamp,
+    token::Signer,
+};
+
+const CONTROL: Token = Token(usize::MAX);
+
+/// Handshakes under way at once.
+const DIALS: usize = 64;
+
+/// How long no handshake may make progress.
+const DIAL_PATIENCE: u64 = 15_000_000_000;
+
+/// How long nothing may come after the last event expected: what comes then came twice.
+const AFTERMATH: u64 = 20_000_000;
+
+/// Runs a client process over its standard input, a socket, until the test hangs up.
+pub(crate) fn run() -> Result<()> {
+    let control = rustix::stdio::stdin().as_fd().try_clone_to_owned();
+    let mut fleet = Fleet::new(Link::new(UnixStream::from(control.doing("no standard input")?))?)?;
+    match fleet.serve() {
+        Ok(()) => Ok(()),
+        // The test says it; if it is gone, nobody is interested.
+        Err(error) => fleet.control.send(&Notice::Failed(error.to_string())),
+    }
+}
+
+/// Connections that are being made.
+struct Dialing {
+    order: Connect,
+    signer: Signer,
+    begun: u64,
+    progress: u64,
+    under_way: usize,
+}
+
+/// A measurement that is about to end.
+struct Ending {
+    expected: Vec<Expected>,
+    patience: u64,
+    seen: u64,
+    since: u64,
+}
+
+struct Fleet {
+    poll: Poll,
+    control: Link,
+    connections: Vec<Option<Connection>>,
+    /// Connections that ended by themselves since connecting.
+    ended: u64,
+    pings: u64,
+    buffer: Vec<u8>,
+    tally: Tally,
+    dialing: Option<Dialing>,
+    ending: Option<Ending>,
+    hung_up: bool,
+}
+
+impl Fleet {
+    fn new(mut control: Link) -> Result<Self> {
+        let poll = Poll::new().doing("no event loop")?;
+        poll.registry()
+            .register(&mut control.socket, CONTROL, Interest::READABLE)
+            .doing("cannot watch the test")?;
+        Ok(Self {
+            poll,
+            control,
+            connections: Vec::new(),
+            ended: 0,
+            pings: 0,
+            buffer: vec![0; 64 * 1024],
+            tally: Tally::default(),
+            dialing: None,
+            ending: None,
+            hung_up: false,
+        })
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        let mut events = Events::with_capacity(1024);
+        while !self.hung_up {
+            self.dial()?;
+            self.end()?;
+            let busy = self.dialing.is_some() || self.ending.is_some();
+            let timeout = busy.then_some(Duration::from_millis(1));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                other => other.doing("the event loop failed")?,
+            }
+            for event in &events {
+                match event.token() {
+                    CONTROL => self.obey()?,
+                    Token(index) => self.handle(index, event.is_writable())?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self) -> Result<()> {
+        let Ok(orders) = self.control.receive::<Order>() else {
+            self.hung_up = true;
+            return Ok(());
+        };
+        for order in orders {
+            match order {
+                Order::Connect(order) => {
+                    let (signer, begun) = (Signer::new(&order.secret), clock::now());
+                    self.connections.clear();
+                    self.ended = 0;
+                    self.dialing = Some(Dialing { order, signer, begun, progress: begun, under_way: 0 });
+                }
+                Order::Begin { round, streams, watched } => {
+                    self.tally = Tally::new(round, streams, &watched, self.connections.len())?;
+                    self.control.send(&Notice::Began)?;
+                }
+                Order::End { expected, patience_ms } => {
+                    let patience = clock::nanos(Duration::from_millis(patience_ms));
+                    let (seen, since) = (self.tally.deliveries(), clock::now());
+                    self.ending = Some(Ending { expected, patience, seen, since });
+                }
+                Order::Disconnect => {
+                    self.connections.iter_mut().flatten().for_each(Connection::say_goodbye);
+                    self.connections.clear();
+                    self.control.send(&Notice::Disconnected)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps handshakes under way, within their rate.
+    fn dial(&mut self) -> Result<()> {
+        let Some(dialing) = &mut self.dialing else { return Ok(()) };
+        let order = &dialing.order;
+        let now = clock::now();
+        let due = (now - dialing.begun) as f64 / 1e9 * f64::from(order.rate);
+        while dialing.under_way < DIALS
+            && self.connections.len() < order.count
+            && self.connections.len() <= due as usize
+        {
+            let index = self.connections.len();
+            let token = dialing.signer.sign(order.first + index);
+            let mut connection = Connection::dial(order.to, order.source, index, &token)?;
+            let both = Interest::READABLE | Interest::WRITABLE;
+            self.poll
+                .registry()
+                .register(&mut connection.socket, Token(index), both)
+                .doing("cannot watch a socket")?;
+            self.connections.push(Some(connection));
+            dialing.under_way += 1;
+            dialing.progress = now;
+        }
+        if dialing.under_way == 0 && self.connections.len() == order.count {
+            self.dialing = None;
+            return self.control.send(&Notice::Connected);
+        }
+        if now - dialing.progress > DIAL_PATIENCE {
+            return failed(format!("{} handshakes make no progress", dialing.under_way));
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, index: usize, is_writable: bool) -> Result<()> {
+        let connections = self.connections.len();
+        let Some(Some(connection)) = self.connections.get_mut(index) else { return Ok(()) };
+        let before = connection.stage;
+        if is_writable {
+            connection.writable()?;
+        }
+        let now = clock::now();
+        let (tally, control) = (&mut self.tally, &mut self.control);
+        let mut told: Result<()> = Ok(());
+        let readout = connection.readable(&mut self.buffer, &mut self.pings, |frame| {
+            let Some(stamp) = Stamp::find(frame) else { return };
+            if let Some(stream) = tally.note(index, stamp, now, connections) {
+                told = control.send(&Notice::Done(stream));
+            }
+        })?;
+        told?;
+        let opened = before != Stage::Open && connection.stage == Stage::Open;
+        if readout == Readout::Ended {
+            if connection.stage != Stage::Open {
+                return Err(Error::Failed("the server hung up on a handshake".to_owned()));
+            }
+            self.connections[index] = None;
+            self.ended += 1;
+        }
+        if let (true, Some(dialing)) = (opened, &mut self.dialing) {
+            dialing.under_way -= 1;
+            dialing.progress = now;
+        }
+        Ok(())
+    }
+
+    /// Reports when everything has come, or nothing comes any more.
+    fn end(&mut self) -> Result<()> {
+        let Some(ending) = &mut self.ending else { return Ok(()) };
+        let (now, seen) = (clock::now(), self.tally.deliveries());
+        if seen != ending.seen {
+            (ending.seen, ending.since) = (seen, now);
+        }
+        let complete = self.tally.is_complete(&ending.expected, self.connections.len());
+        let patience = if complete { AFTERMATH } else { ending.patience };
+        if now - ending.since < patience {
+            return Ok(());
+        }
+        let mut report = self.tally.finish(&ending.expected, self.connections.len());
+        (report.ended, report.pings) = (self.ended, self.pings);
+        self.ending = None;
+        self.control.send(&Notice::Report(Box::new(report)))
+    }
+}

@@ -1,0 +1,13 @@
+//! The receiving side: a process of many connections on one event loop, told what to do over a socket.
+
+mod connection;
+mod control;
+mod fleet;
+mod frames;
+mod tally;
+
+pub(crate) use self::{
+    control::{Connect, Link, Notice, Order},
+    fleet::run,
+    tally::{Expected, Report, histogram, merge},
+};

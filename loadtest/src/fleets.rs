@@ -1,0 +1,177 @@
+//! The test's hold on its client processes.
+
+use std::{
+    net::SocketAddr,
+    ops::Range,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use mio::{Events, Interest, Poll, Token};
+
+use crate::{
+    client::{Connect, Link, Notice, Order},
+    clock,
+    error::{Doing, Result, failed},
+};
+
+/// Connections of one client process; a process may open 20,000 descriptors here.
+const PER_PROCESS: usize = 18_000;
+
+/// The first of the tokens that fleets are watched by; everything below is the publisher's.
+const FIRST_TOKEN: usize = usize::MAX / 2;
+
+/// One client process.
+#[derive(Debug)]
+struct Fleet {
+    child: Child,
+    link: Link,
+    count: usize,
+}
+
+/// Client processes, and the event loop that hears them.
+#[derive(Debug)]
+pub(crate) struct Fleets {
+    pub(crate) poll: Poll,
+    members: Vec<Fleet>,
+    sources: u16,
+}
+
+/// How one fleet's users lie among all.
+pub(crate) type Users = Range<usize>;
+
+impl Fleets {
+    /// No fleet yet.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            poll: Poll::new().doing("no event loop")?,
+            members: Vec::new(),
+            sources: clock::now() as u16,
+        })
+    }
+
+    /// Starts as many processes as `connections` need; answers which.
+    pub(crate) fn start(&mut self, connections: usize) -> Result<Range<usize>> {
+        let from = self.members.len();
+        let processes = connections.div_ceil(PER_PROCESS).max(1);
+        for process in 0..processes {
+            let count = connections / processes + usize::from(process < connections % processes);
+            let fleet = spawn(count)?;
+            self.members.push(fleet);
+            let at = self.members.len() - 1;
+            let link = &mut self.members[at].link;
+            self.poll
+                .registry()
+                .register(&mut link.socket, Token(FIRST_TOKEN + at), Interest::READABLE)
+                .doing("cannot watch a client process")?;
+        }
+        Ok(from..self.members.len())
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The users of the fleets `which`; numbers run through all fleets.
+    pub(crate) fn users(&self, which: &Range<usize>) -> Users {
+        let before = |at: usize| self.members[..at].iter().map(|fleet| fleet.count).sum::<usize>();
+        before(which.start)..before(which.end)
+    }
+
+    /// Connects the fleets `which`, at most the first `limit` connections of each, one fleet after another.
+    pub(crate) fn connect(
+        &mut self,
+        which: Range<usize>,
+        to: SocketAddr,
+        secret: &str,
+        rate: u32,
+        limit: usize,
+    ) -> Result<()> {
+        for at in which {
+            let (first, source) = (self.users(&(at..at)).start, self.sources);
+            // Ports of closed connections wait for a minute, so the next ones come from other addresses.
+            self.sources = self.sources.wrapping_add(64);
+            let count = self.members[at].count.min(limit);
+            let order = Connect { to, first, count, secret: secret.to_owned(), source, rate };
+            self.tell(at, &Order::Connect(order))?;
+            let patience = Duration::from_secs(20) + Duration::from_secs(count as u64 * 2 / u64::from(rate));
+            self.hear(at..at + 1, patience, |_, notice| matches!(notice, Notice::Connected))?;
+        }
+        Ok(())
+    }
+
+    /// Closes all connections.
+    pub(crate) fn disconnect(&mut self) -> Result<()> {
+        for at in 0..self.len() {
+            self.tell(at, &Order::Disconnect)?;
+        }
+        self.hear(0..self.len(), Duration::from_secs(20), |_, notice| matches!(notice, Notice::Disconnected))
+    }
+
+    /// Tells the fleet `at` what to do.
+    pub(crate) fn tell(&mut self, at: usize, order: &Order) -> Result<()> {
+        self.members[at].link.send(order)
+    }
+
+    /// What the fleet behind `token` has said; `None` if the token is no fleet's.
+    pub(crate) fn receive(&mut self, token: Token) -> Option<Result<Vec<Notice>>> {
+        let at = token.0.checked_sub(FIRST_TOKEN)?;
+        let notices = self.members.get_mut(at)?.link.receive::<Notice>();
+        Some(notices.and_then(|notices| match notices.iter().find(|n| matches!(n, Notice::Failed(_))) {
+            Some(Notice::Failed(why)) => failed(why.clone()),
+            _ => Ok(notices),
+        }))
+    }
+
+    /// Waits until each of the fleets `which` has said something for which `accept` is true.
+    pub(crate) fn hear(
+        &mut self,
+        which: Range<usize>,
+        patience: Duration,
+        mut accept: impl FnMut(usize, Notice) -> bool,
+    ) -> Result<()> {
+        let until = clock::now() + clock::nanos(patience);
+        let mut open: Vec<usize> = which.collect();
+        let mut events = Events::with_capacity(64);
+        while !open.is_empty() {
+            if clock::now() > until {
+                return failed(format!("client processes said nothing for {patience:?}"));
+            }
+            match self.poll.poll(&mut events, Some(Duration::from_millis(100))) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                other => other.doing("the event loop failed")?,
+            }
+            for event in &events {
+                let Some(notices) = self.receive(event.token()) else { continue };
+                let at = event.token().0 - FIRST_TOKEN;
+                for notice in notices? {
+                    if accept(at, notice) {
+                        open.retain(|&other| other != at);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn spawn(count: usize) -> Result<Fleet> {
+    let (ours, theirs) = UnixStream::pair().doing("cannot make a socket between processes")?;
+    let program = std::env::current_exe().doing("cannot find this program")?;
+    let child = Command::new(program)
+        .arg("fleet")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()
+        .doing("cannot start a client process")?;
+    Ok(Fleet { child, link: Link::new(ours)?, count })
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // It has ended already, or ends now; either way it is waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,48 @@
+//! As much HTTP/1.1 as the harness needs: heads, and bodies with a length.
+
+/// One message at the front of `bytes`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Message<'b> {
+    /// Request line or status line.
+    pub(crate) first_line: &'b str,
+    /// What follows the head.
+    pub(crate) body: &'b [u8],
+    /// Length of head and body.
+    pub(crate) bytes: usize,
+}
+
+impl Message<'_> {
+    /// The status of an answer.
+    pub(crate) fn status(&self) -> u16 {
+        self.first_line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// The first message of `bytes`, once it is whole.
+pub(crate) fn parse(bytes: &[u8]) -> Option<Message<'_>> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&bytes[..end]).unwrap_or("");
+    let mut lines = head.split("\r\n");
+    let first_line = lines.next().unwrap_or("");
+    let length = lines
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse::<usize>().ok())
+        .unwrap_or(0);
+    let body = bytes.get(end + 4..end + 4 + length)?;
+    Some(Message { first_line, body, bytes: end + 4 + length })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_parsed_once_it_is_whole() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 503 No\r\n\r\n";
+        assert!((0..40).all(|cut| parse(&whole[..cut]).is_none()));
+        let first = parse(whole).unwrap();
+        assert_eq!((first.status(), first.body), (200, &b"{}"[..]));
+        assert_eq!(parse(&whole[first.bytes..]).unwrap().status(), 503);
+    }
+}

@@ -1,0 +1,68 @@
+//! The `fanfare-loadtest` command; see its README.
+
+mod cli;
+mod client;
+mod clock;
+mod error;
+mod fanfare;
+mod fleets;
+mod floor;
+mod http;
+mod process;
+mod publisher;
+mod report;
+mod scenario;
+mod server;
+mod stamp;
+mod token;
+mod track;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command, Common},
+    error::{Doing, Result},
+    report::Findings,
+};
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// True if nothing went wrong that a test looks for.
+fn run(command: &Command) -> Result<bool> {
+    let (findings, common) = match command {
+        Command::Fleet => return client::run().map(|()| true),
+        Command::Floor { listen } => return floor::run(*listen).map(|()| true),
+        Command::Idle(args) => (scenario::idle(args)?, &args.common),
+        Command::Flood(args) => {
+            (scenario::fan_out("flood", &args.common, args.connections, args.depth)?, &args.common)
+        }
+        Command::Serial(args) => {
+            (scenario::fan_out("serial", &args.common, args.connections, 1)?, &args.common)
+        }
+        Command::Targeted(args) => (scenario::targeted(args)?, &args.common),
+        Command::Mixed(args) => (scenario::mixed(args)?, &args.common),
+    };
+    print(&findings, common)?;
+    Ok(findings.is_clean())
+}
+
+fn print(findings: &Findings, common: &Common) -> Result<()> {
+    if common.json {
+        let json = serde_json::to_string_pretty(findings).map_err(std::io::Error::from);
+        println!("{}", json.doing("cannot write JSON")?);
+    } else {
+        print!("{findings}");
+    }
+    Ok(())
+}

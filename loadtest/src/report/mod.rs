@@ -1,0 +1,114 @@
+//! What a test found: figures by name, each measured several times, and what went wrong.
+
+mod text;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::{client, publisher::Outcome};
+
+/// One scenario's findings.
+#[derive(Debug, Serialize)]
+pub(crate) struct Findings {
+    /// The scenario.
+    pub(crate) scenario: &'static str,
+    /// What it was run with.
+    pub(crate) settings: Vec<(&'static str, String)>,
+    /// In the order of their first mention.
+    pub(crate) figures: Vec<Figure>,
+    /// What went wrong.
+    pub(crate) faults: Faults,
+}
+
+/// One quantity, as often as it was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Figure {
+    pub(crate) name: String,
+    pub(crate) unit: &'static str,
+    pub(crate) median: f64,
+    pub(crate) values: Vec<f64>,
+}
+
+/// What must be zero, and what the server had no room for.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Faults {
+    pub(crate) lost: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) reordered: u64,
+    pub(crate) stray: u64,
+    pub(crate) connections_ended: u64,
+    /// 503: said, so no fault, but figures of less load than meant.
+    pub(crate) refused: u64,
+}
+
+impl Findings {
+    /// Nothing yet.
+    pub(crate) fn new(scenario: &'static str, settings: Vec<(&'static str, String)>) -> Self {
+        Self { scenario, settings, figures: Vec::new(), faults: Faults::default() }
+    }
+
+    /// Adds one measurement of `name`.
+    pub(crate) fn add(&mut self, name: impl Into<String>, unit: &'static str, value: f64) {
+        let name = name.into();
+        let at = self.figures.iter().position(|figure| figure.name == name).unwrap_or_else(|| {
+            self.figures.push(Figure { name, unit, median: 0.0, values: Vec::new() });
+            self.figures.len() - 1
+        });
+        let figure = &mut self.figures[at];
+        figure.values.push(value);
+        figure.median = median(&figure.values);
+    }
+
+    /// Adds percentiles of nanoseconds, in milliseconds.
+    pub(crate) fn add_latencies(&mut self, name: &str, latencies: &Histogram<u64>) {
+        if latencies.is_empty() {
+            return;
+        }
+        for (label, quantile) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
+            let value = latencies.value_at_quantile(quantile) as f64 / 1e6;
+            self.add(format!("{name} {label}"), "ms", value);
+        }
+    }
+
+    /// Counts what went wrong in one measurement.
+    pub(crate) fn blame(&mut self, outcome: &Outcome) {
+        let client::Report { lost, duplicates, reordered, stray, ended, .. } = outcome.report;
+        self.faults.lost += lost;
+        self.faults.duplicates += duplicates;
+        self.faults.reordered += reordered;
+        self.faults.stray += stray;
+        self.faults.connections_ended = self.faults.connections_ended.max(ended);
+        self.faults.refused += outcome.lanes.iter().map(|lane| lane.refused).sum::<u64>();
+    }
+
+    /// Whether every event came once, in order, to connections that stayed.
+    pub(crate) fn is_clean(&self) -> bool {
+        let Faults { lost, duplicates, reordered, stray, connections_ended, refused: _ } = self.faults;
+        lost + duplicates + reordered + stray + connections_ended == 0
+    }
+}
+
+/// The middle of `values`.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match (sorted.len(), sorted.len() / 2) {
+        (0, _) => 0.0,
+        (length, middle) if length % 2 == 1 => sorted[middle],
+        (_, middle) => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_the_median_of_its_measurements() {
+        let mut findings = Findings::new("test", Vec::new());
+        [3.0, 1.0, 2.0].into_iter().for_each(|value| findings.add("a", "ms", value));
+        [4.0, 1.0].into_iter().for_each(|value| findings.add("b", "ms", value));
+        assert_eq!(findings.figures.iter().map(|figure| figure.median).collect::<Vec<_>>(), [2.0, 2.5]);
+        assert!(findings.is_clean());
+    }
+}

@@ -1,0 +1,42 @@
+//! Findings for people.
+
+use std::fmt;
+
+use super::{Faults, Findings};
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings: Vec<String> =
+            self.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        writeln!(f, "{}: {}", self.scenario, settings.join(", "))?;
+        let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
+        for figure in &self.figures {
+            let (least, most) = figure
+                .values
+                .iter()
+                .fold((f64::MAX, f64::MIN), |(least, most), &value| (least.min(value), most.max(value)));
+            write!(f, "  {:width$}  {:>12} {}", figure.name, number(figure.median), figure.unit)?;
+            if figure.values.len() > 1 {
+                write!(f, "  ({} to {})", number(least), number(most))?;
+            }
+            writeln!(f)?;
+        }
+        let Faults { lost, duplicates, reordered, stray, connections_ended, refused } = &self.faults;
+        writeln!(
+            f,
+            "  faults: {lost} lost, {duplicates} repeated, {reordered} out of order, {stray} stray, \
+             {connections_ended} connections ended; {refused} refused (503)"
+        )
+    }
+}
+
+/// Three digits that count.
+fn number(value: f64) -> String {
+    let decimals = match value.abs() {
+        v if v >= 100.0 => 0,
+        v if v >= 10.0 => 1,
+        v if v >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.decimals$}")
+}

@@ -1,0 +1,110 @@
+//! `mixed`: single events at a fixed rate, with and without a filter beside them that scans everyone.
+
+use std::ops::Range;
+
+use super::{Setting, WARM_UP, lasting};
+use crate::{
+    cli::Mixed,
+    error::{Result, failed},
+    publisher::{Aim, Lane, Outcome, Pace},
+    report::Findings,
+    server::Server,
+};
+
+/// HTTP connections of the single events; enough that one of them is always idle.
+const CALLERS: usize = 32;
+
+/// Runs `mixed`.
+pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
+    if args.probes == 0 || args.probes >= args.connections {
+        return failed("--probes must be at least 1, and fewer than --connections");
+    }
+    let settings = vec![
+        ("connections", args.connections.to_string()),
+        ("probes", args.probes.to_string()),
+        ("rate", args.rate.to_string()),
+        ("scans", args.scan_rate.map_or("one after another".to_owned(), |rate| format!("{rate}/s"))),
+        ("bytes", args.common.bytes.to_string()),
+    ];
+    let mut findings = Findings::new("mixed", settings);
+    if !args.no_calibration {
+        calibrate(args, &mut findings)?;
+    }
+    let server = Server::open(&args.common)?;
+    let mut setting = Setting::new()?;
+    let probes = setting.connect(&args.common, &server, args.probes)?;
+    let bulk = setting.connect(&args.common, &server, args.connections - args.probes)?;
+    let lanes = [single(args, &server, probes.clone()), scan(args, &server, probes.start..bulk.end)];
+    measure(args, &mut setting, &lanes, ("", &server), &mut findings)?;
+    Ok(findings)
+}
+
+/// The same clients and callers, but the single events and the scan's go by way of two bare servers, so that neither
+/// waits for the other: what is seen is the processors shared between the harness's own processes.
+fn calibrate(args: &Mixed, findings: &mut Findings) -> Result<()> {
+    let (for_single, for_scan) = (Server::floor()?, Server::floor()?);
+    let mut setting = Setting::new()?;
+    let probes = setting.connect(&args.common, &for_single, args.probes)?;
+    let bulk = setting.connect(&args.common, &for_scan, args.connections - args.probes)?;
+    let lanes = [single(args, &for_single, probes), scan(args, &for_scan, bulk)];
+    measure(args, &mut setting, &lanes, ("floor: ", &for_single), findings)
+}
+
+fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
+    Lane {
+        aim: Aim::EachInTurn,
+        pace: Pace::PerSecond(args.rate),
+        callers: CALLERS.min(args.probes),
+        bytes: args.common.bytes,
+        api: server.api.clone(),
+        fleets,
+    }
+}
+
+fn scan(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
+    Lane {
+        aim: Aim::Scan,
+        pace: args.scan_rate.map_or(Pace::OnDelivery, Pace::PerSecond),
+        callers: 1,
+        bytes: args.common.bytes,
+        api: server.api.clone(),
+        fleets,
+    }
+}
+
+fn measure(
+    args: &Mixed,
+    setting: &mut Setting,
+    lanes: &[Lane; 2],
+    (prefix, server): (&str, &Server),
+    findings: &mut Findings,
+) -> Result<()> {
+    setting.drive(lanes, lasting(WARM_UP), None)?;
+    for _ in 0..args.common.repeat {
+        let mut p99 = |with: bool, findings: &mut Findings| -> Result<f64> {
+            let lanes = if with { &lanes[..] } else { &lanes[..1] };
+            let outcome = setting.drive(lanes, lasting(args.common.duration), server.process)?;
+            findings.blame(&outcome);
+            Ok(note(findings, &format!("{prefix}{}", if with { "with scans" } else { "alone" }), &outcome))
+        };
+        let alone = p99(false, findings)?;
+        let with = p99(true, findings)?;
+        findings.add(format!("{prefix}p99 with scans over p99 alone"), "times", with / alone);
+    }
+    Ok(())
+}
+
+/// Adds the figures of one measurement; answers the single events' p99.
+fn note(findings: &mut Findings, name: &str, outcome: &Outcome) -> f64 {
+    let single = &outcome.lanes[0];
+    findings.add_latencies(&format!("{name}, request to arrival"), &single.deliveries);
+    findings.add_latencies(&format!("{name}, request to answer"), &single.answers);
+    let late = single.lateness.value_at_quantile(0.99) as f64 / 1e6;
+    findings.add(format!("{name}, sent late by p99"), "ms", late);
+    if let Some(scans) = outcome.lanes.get(1) {
+        findings.add(format!("{name}, scans a second"), "", scans.sent as f64 / outcome.seconds);
+        let p99 = scans.deliveries.value_at_quantile(0.99) as f64 / 1e6;
+        findings.add(format!("{name}, scan to arrival p99"), "ms", p99);
+    }
+    single.deliveries.value_at_quantile(0.99) as f64
+}

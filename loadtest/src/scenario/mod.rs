@@ -1,0 +1,91 @@
+//! The scenarios: each one is lanes, an order of measurements, and the figures that come of them.
+
+mod fan_out;
+mod idle;
+mod mixed;
+mod targeted;
+
+use std::{ops::Range, time::Duration};
+
+pub(crate) use self::{fan_out::fan_out, idle::idle, mixed::mixed, targeted::targeted};
+use crate::{
+    cli::Common,
+    error::Result,
+    fleets::Fleets,
+    process::Process,
+    publisher::{Aim, Bound, Lane, Outcome, Pace, drive},
+    report::Findings,
+    server::Server,
+};
+
+/// How long what is not measured runs first.
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// Servers, fleets and lanes of one run.
+#[derive(Debug)]
+struct Setting {
+    fleets: Fleets,
+    round: u16,
+}
+
+impl Setting {
+    fn new() -> Result<Self> {
+        Ok(Self { fleets: Fleets::new()?, round: 0 })
+    }
+
+    /// Starts client processes for `connections` and connects them.
+    fn connect(&mut self, common: &Common, server: &Server, connections: usize) -> Result<Range<usize>> {
+        let which = self.fleets.start(connections)?;
+        self.reconnect(common, server, &which, usize::MAX)?;
+        Ok(which)
+    }
+
+    /// Connects the fleets `which` to `server`, each up to `limit` connections.
+    fn reconnect(
+        &mut self,
+        common: &Common,
+        server: &Server,
+        which: &Range<usize>,
+        limit: usize,
+    ) -> Result<()> {
+        let to = server.api.address;
+        self.fleets.connect(which.clone(), to, &common.token_secret, common.connect_rate, limit)
+    }
+
+    /// Runs one measurement.
+    fn drive(&mut self, lanes: &[Lane], bound: Bound, server: Option<Process>) -> Result<Outcome> {
+        self.round += 1;
+        drive(&mut self.fleets, lanes, bound, server, self.round)
+    }
+
+    /// One event to everyone on `server`; all must have it when this returns.
+    fn exercise(&mut self, server: &Server, which: &Range<usize>) -> Result<Outcome> {
+        let lane = Lane {
+            aim: Aim::Everyone,
+            pace: Pace::OnDelivery,
+            callers: 1,
+            bytes: 0,
+            api: server.api.clone(),
+            fleets: which.clone(),
+        };
+        self.drive(&[lane], Bound { duration: Duration::from_secs(10), events: 1 }, None)
+    }
+}
+
+/// The bound of a measurement: time alone.
+fn lasting(duration: Duration) -> Bound {
+    Bound { duration, events: u64::MAX }
+}
+
+/// Adds what one lane says of the server's work.
+fn add_costs(findings: &mut Findings, outcome: &Outcome, per: (&str, u64)) {
+    let (unit, count) = per;
+    findings.add(format!("{unit} a second"), "", count as f64 / outcome.seconds);
+    if let Some(micros) = outcome.cpu_micros {
+        findings.add(
+            format!("server CPU per {}", unit.trim_end_matches('s')),
+            "µs",
+            micros as f64 / count.max(1) as f64,
+        );
+    }
+}

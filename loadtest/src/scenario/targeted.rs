@@ -1,0 +1,44 @@
+//! `targeted`: one HTTP request to one user after another.
+
+use super::{Setting, WARM_UP, add_costs, lasting};
+use crate::{
+    cli::Targeted,
+    error::Result,
+    publisher::{Aim, Lane, Pace},
+    report::Findings,
+    server::Server,
+};
+
+/// Runs `targeted`.
+pub(crate) fn targeted(args: &Targeted) -> Result<Findings> {
+    let common = &args.common;
+    let settings = vec![
+        ("connections", args.connections.to_string()),
+        ("bytes", common.bytes.to_string()),
+        ("under way", args.depth.to_string()),
+        ("rate", args.rate.map_or("as answered".to_owned(), |rate| rate.to_string())),
+    ];
+    let mut findings = Findings::new("targeted", settings);
+    let server = Server::open(common)?;
+    let mut setting = Setting::new()?;
+    let fleets = setting.connect(common, &server, args.connections)?;
+    let lanes = [Lane {
+        aim: Aim::EachInTurn,
+        pace: args.rate.map_or(Pace::OnAnswer, Pace::PerSecond),
+        callers: usize::from(args.depth),
+        bytes: common.bytes,
+        api: server.api.clone(),
+        fleets,
+    }];
+    setting.drive(&lanes, lasting(WARM_UP), None)?;
+    for _ in 0..common.repeat {
+        let outcome = setting.drive(&lanes, lasting(common.duration), server.process)?;
+        findings.blame(&outcome);
+        let lane = &outcome.lanes[0];
+        add_costs(&mut findings, &outcome, ("events", lane.sent));
+        findings.add_latencies("request to arrival", &lane.deliveries);
+        findings.add_latencies("request to answer", &lane.answers);
+        findings.add_latencies("sent late by", &lane.lateness);
+    }
+    Ok(findings)
+}

@@ -1,0 +1,68 @@
+//! What every event carries: which one it is, and when it was due.
+//!
+//! It stands in the event's `data`, a JSON string of plain letters and digits, so that a client finds it by one
+//! search for its first character and reads it without parsing JSON.
+
+/// Names one event of one measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// The measurement; frames that are late from another one are told apart by it.
+    pub(crate) round: u16,
+    /// What the events of one order have in common: a caller, or all that go to single users.
+    pub(crate) stream: u16,
+    /// The place in the stream, per connection: 0, 1, 2, …
+    pub(crate) sequence: u32,
+    /// When it was sent, or should have been, by [`crate::clock::now`].
+    pub(crate) at: u64,
+}
+
+const MARK: u8 = b'~';
+const DIGITS: usize = 32;
+
+/// Shortest `data` that holds a stamp, with its quotes.
+pub(crate) const BYTES: usize = 1 + DIGITS + 2;
+
+impl Stamp {
+    /// The JSON text of `data`: `bytes` long, or as long as a stamp needs.
+    pub(crate) fn data(&self, bytes: usize) -> String {
+        let Self { round, stream, sequence, at } = self;
+        let mut data = format!("\"~{round:04x}{stream:04x}{sequence:08x}{at:016x}");
+        data.extend(std::iter::repeat_n('x', bytes.saturating_sub(BYTES)));
+        data.push('"');
+        data
+    }
+
+    /// Finds the stamp in a frame; `None` in frames that are no event of ours.
+    pub(crate) fn find(frame: &[u8]) -> Option<Self> {
+        let mark = frame.iter().position(|&byte| byte == MARK)?;
+        let digits = frame.get(mark + 1..=mark + DIGITS)?;
+        Some(Self {
+            round: number(&digits[..4])? as u16,
+            stream: number(&digits[4..8])? as u16,
+            sequence: number(&digits[8..16])? as u32,
+            at: number(&digits[16..])?,
+        })
+    }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0, |number, digit| Some(number << 4 | u64::from((*digit as char).to_digit(16)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_found_in_the_frame_that_carries_it() {
+        let stamp = Stamp { round: 7, stream: 300, sequence: 70_000, at: u64::MAX - 1 };
+        for bytes in [0, 128, 1024] {
+            let data = stamp.data(bytes);
+            assert_eq!(data.len(), bytes.max(BYTES));
+            let frame = format!(r#"{{"event":"load","data":{data}}}"#);
+            assert_eq!(Stamp::find(frame.as_bytes()), Some(stamp));
+        }
+        assert_eq!(Stamp::find(br#"{"op":"pong"}"#), None);
+        assert_eq!(Stamp::find(b"~12"), None);
+    }
+}
