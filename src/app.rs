@@ -115,13 +115,13 @@ impl App {
     }
 
     /// Whether a page of `origin` may connect. Where the configuration says nothing, any page may with a token, since
-    /// the token is the proof; without one only where there are no keys for tokens at all.
+    /// the token is the proof, and none without one, except in development, which pages of other hosts cannot reach.
     pub(crate) fn allows_origin(&self, origin: &str, with_token: bool, development: bool) -> bool {
         match &self.origins {
             Some(origins) => {
                 origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
             }
-            None => with_token || development || self.tokens.is_empty(),
+            None => development || (with_token && self.client_auth != ClientAuth::Off),
         }
     }
 }
