@@ -69,7 +69,8 @@ impl FromStr for Address {
             return Err(BadAddress::Query);
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        if host.is_empty() || (authority.port().is_some() && authority.port_u16().is_none()) {
+        let has_port = authority.as_str().len() > authority.host().len();
+        if host.is_empty() || (has_port && authority.port_u16().is_none()) {
             return Err(BadAddress::Form);
         }
         Ok(Self {

@@ -101,7 +101,7 @@ mod tests {
             assert!(pause >= whole / 2 && pause <= whole, "{pause:?} of {whole:?}");
             whole = (whole * 2).min(PAUSE_MAX);
         }
-        backoff.note(GOOD - Duration::from_millis(1));
+        backoff.note(GOOD.mul_f64(0.99));
         assert!(backoff.next() >= PAUSE_MAX / 2);
         backoff.note(GOOD);
         assert!(backoff.next() <= PAUSE);

@@ -1,0 +1,326 @@
+//! The command, as people and scripts run it: the real program, on free ports.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+#[path = "cli/running.rs"]
+mod running;
+
+use std::{path::PathBuf, process::Stdio};
+
+use running::{Finished, Running, Served, run, run_with};
+use serde_json::{Value, json};
+use support::*;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const KEY: &str = "a-key-for-the-command-line";
+
+fn file(name: &str, content: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()));
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn usage_is_explained_and_wrong_usage_ends_with_2() {
+    assert_eq!(run(&[]).code, 2);
+    assert_eq!(run(&["--version"]).expect(0), format!("fanfare {}\n", env!("CARGO_PKG_VERSION")));
+    for command in ["serve", "listen", "emit", "token", "explain", "check"] {
+        let help = run(&[command, "--help"]).expect(0);
+        assert!(help.contains("Examples:") && help.contains(&format!("fanfare {command}")), "{help}");
+    }
+    for (words, says) in [
+        (&["emit"][..], "<EVENT>"),
+        (&["emit", "alert", "hello"], r#"'"hello"'"#),
+        (&["emit", "alert", "1", "--param", "age"], "name=json"),
+        (&["emit", "alert", "--url", "localhost:7070"], "http://127.0.0.1:7070"),
+        (&["listen", "--token", "t", "--user", "ann"], "--user"),
+        (&["listen", "--claims", "{}"], "--user"),
+        (&["listen", "--count", "0"], "--count"),
+        (&["token", "ann", "--claims", "[]"], "JSON object"),
+        (&["token", "ann", "--ttl", "soon"], "15m"),
+        (&["serve", "--listen", "7070"], "--listen"),
+        (&["dance"], "dance"),
+    ] {
+        let error = run(words).refused(2);
+        assert!(error.contains(says), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn what_serve_prints_can_be_run_as_it_is() {
+    let served = Served::start(&[]);
+    let lines: Vec<&str> = served.welcome.lines().map(str::trim).collect();
+    let find = |start: &str| *lines.iter().find(|line| line.starts_with(start)).unwrap();
+    assert_eq!(find("http://"), format!("http://{}/", served.address));
+    assert_eq!(request(served.address, "GET", "/", &[], None).status, 200);
+    let mut listen = Running::shell(&format!("exec {}", find("fanfare listen")));
+    listen.expect_error("connected as ann");
+    let emitted = Running::shell(find("curl")).finish();
+    assert!(emitted.code == 0 && json(&emitted.out)["matched"] == 1, "{emitted:?}");
+    let line = listen.line();
+    assert!(line.ends_with(r#" alert "Hello""#), "{line}");
+    listen.interrupt();
+    assert_eq!(listen.finish().code, 0);
+}
+
+#[test]
+fn an_event_goes_from_emit_to_listen_unchanged() {
+    let served = Served::start(&[]);
+    let claims = r#"{"email":"ann@example.com"}"#;
+    let mut ann = served.listen(&["--user", "ann", "--claims", claims, "--json", "--count", "5"]);
+    let id = ann.connection();
+    let _bob = served.listen(&["--user", "bob"]);
+    let data = "{\"n\": 12345678901234567890,\n \"f\": 1.0, \"t\": \"\u{9b}31m\"}";
+    let filter = ["--filter", "auth.email == params.e", "--param", r#"e="ann@example.com""#];
+    let receipt = served.run(&[&["emit", "alert", data][..], &filter].concat()).expect(0);
+    assert!(receipt.starts_with("matched 1, queued 1, dropped 0"), "{receipt}");
+    let line = ann.line();
+    assert!(line.contains("12345678901234567890") && line.contains("1.0"), "{line}");
+    assert!(!line.contains(char::is_control), "{line:?}");
+    assert_eq!(json(&line), json(&format!(r#"{{"event":"alert","data":{data}}}"#)));
+
+    let answer = json(&served.run(&["emit", "b", "--except-user", "bob", "--json"]).expect(0));
+    assert_eq!((&answer["matched"], &answer["queued"]), (&json!(1), &json!(1)));
+    assert_eq!(ann.line(), r#"{"event":"b","data":null}"#);
+    served.run(&["emit", "c", "-1", "--user", "ann"]).expect(0);
+    assert_eq!(ann.line(), r#"{"event":"c","data":-1}"#);
+    served.run(&["emit", "d", "--connection", &id]).expect(0);
+    assert_eq!(json(&ann.line())["event"], "d");
+    let report = run_with(&served.words(&["emit", "e", "-"]), &[], "[1,\n2]\n").expect(0);
+    assert!(report.starts_with("matched 2"), "{report}");
+    assert_eq!(ann.line(), r#"{"event":"e","data":[1, 2]}"#);
+    assert_eq!(ann.finish().code, 0, "five events were enough");
+    assert_eq!(run_with(&served.words(&["emit", "e", "-"]), &[], "word").code, 2);
+}
+
+#[test]
+fn bytes_arrive_as_base64() {
+    let served = Served::start(&[]);
+    let mut listen = served.listen(&["--json"]);
+    let body = json!({ "event": "b", "data_base64": "AP8=" }).to_string();
+    assert_eq!(request(served.address, "POST", "/v1/emit", &[], Some(body.as_bytes())).status, 200);
+    assert_eq!(json(&listen.line()), json!({ "event": "b", "data_base64": "AP8=" }));
+}
+
+#[test]
+fn a_wrong_filter_is_shown_with_its_caret() {
+    let served = Served::start(&[]);
+    for command in [&["emit", "alert", "1", "--filter"][..], &["explain"]] {
+        let words = [command, &["auth.age >= 18 && atuh.x == 1"]].concat();
+        let error = served.run(&words).refused(1);
+        let lines: Vec<&str> = error.lines().collect();
+        assert!(lines[0].contains("did you mean \"auth\"?"), "{error}");
+        assert_eq!(lines[1].find("atuh"), lines[2].find('^'), "{error}");
+        let refused = served.run(&[&words[..], &["--json"]].concat());
+        assert_eq!((refused.code, &json(&refused.out)["status"]), (1, &json!(400)), "{refused:?}");
+    }
+}
+
+#[test]
+fn explain_shows_the_plan_who_matches_and_the_values_for_one() {
+    let served = Served::start(&["--index", "auth.email"]);
+    let listen = served.listen(&["--user", "ann", "--claims", r#"{"email":"ann@example.com","age":17}"#]);
+    let id = listen.connection();
+    let words = ["explain", "auth.email == params.e && auth.age >= 18", "--param", r#"e="ann@example.com""#];
+    let shown = served.run(&words).expect(0);
+    assert!(shown.contains("index auth.email (1 key)") && shown.contains("0 of 1 looked at"), "{shown}");
+    let shown = served.run(&[&words[..], &["--connection", &id]].concat()).expect(0);
+    assert!(shown.contains("auth.age >= 18 = false") && shown.contains("auth.age = 17"), "{shown}");
+    let shown = served.run(&["explain", "profile.status == 'away' || user == 'ann'"]).expect(0);
+    assert!(
+        shown.contains("1 of 1 looked at") && shown.contains(&id) && shown.contains("warning"),
+        "{shown}"
+    );
+    let answer = json(&served.run(&["explain", "user == 'ann'", "--json"]).expect(0));
+    assert_eq!((&answer["matched"], &answer["sample"][0]), (&json!(1), &json!(id)));
+}
+
+#[test]
+fn a_token_is_signed_by_the_server_or_here() {
+    let served = Served::start(&["--token-secret", SECRET]);
+    let by_server = served.run(&["token", "ann", "--claims", r#"{"n":1}"#, "--ttl", "10m"]).expect(0);
+    let words = ["token", "ann", "--claims", r#"{"n":1}"#, "--can", r#"{"join":["a"]}"#];
+    let here = run_with(&words, &[("FANFARE_TOKEN_SECRET", SECRET)], "").expect(0);
+    let by_flag = run(&["token", "ann", "--claims", r#"{"n":1}"#, "--secret", SECRET]).expect(0);
+    for token in [by_server, here, by_flag] {
+        assert_eq!(token.lines().count(), 1, "{token}");
+        let mut listen = served.listen(&["--token", token.trim(), "--count", "1", "--json"]);
+        let receipt = served.run(&["emit", "e", "1", "--filter", "user == 'ann' && auth.n == 1"]).expect(0);
+        assert!(receipt.starts_with("matched 1"), "{receipt}");
+        assert_eq!(json(&listen.line())["event"], "e");
+        assert_eq!(listen.finish().code, 0);
+    }
+    let short = run(&["token", "ann", "--secret", "short"]).refused(2);
+    assert!(short.contains("openssl rand"), "{short}");
+    let reserved = run(&["token", "ann", "--secret", SECRET, "--claims", r#"{"sub":"bob"}"#]).refused(2);
+    assert!(reserved.contains("\"sub\""), "{reserved}");
+}
+
+#[test]
+fn a_server_with_keys_wants_one_from_flag_or_variable() {
+    let served = Served::start(&["--api-key", &format!("another-key-entirely,{KEY}")]);
+    let error = served.run(&["emit", "alert"]).refused(1);
+    assert!(error.contains("401") && error.contains("FANFARE_API_KEY"), "{error}");
+    served.run(&["emit", "alert", "--key", KEY]).expect(0);
+    let variables = [("FANFARE_API_KEY", KEY), ("FANFARE_URL", &format!("http://{}", served.address))];
+    assert!(run_with(&["emit", "alert"], &variables, "").expect(0).starts_with("matched 0"));
+    assert!(!served.welcome.contains(KEY) && !served.welcome.contains("curl"), "{}", served.welcome);
+    let bad = run_with(&["emit", "alert"], &[("FANFARE_URL", "nowhere")], "").refused(2);
+    assert!(bad.contains("FANFARE_URL"), "{bad}");
+}
+
+#[test]
+fn who_is_refused_for_good_does_not_come_back() {
+    let served = Served::start(&[]);
+    let refused = served.run(&["listen", "--token", "nonsense"]).refused(1);
+    assert!(refused.contains("4001") && !refused.contains("reconnecting"), "{refused}");
+    let refused = served.run(&["listen", "--app", "no such"]).refused(1);
+    assert!(refused.contains("404") && !refused.contains("reconnecting"), "{refused}");
+    let mut listen = served.listen(&["--user", "ann"]);
+    let body = json!({ "to": { "users": ["ann"] }, "reason": "enough\u{9b}2J" }).to_string();
+    assert_eq!(request(served.address, "POST", "/v1/disconnect", &[], Some(body.as_bytes())).status, 200);
+    listen.expect_error("4010, enough\\u009b2J");
+    assert_eq!(listen.finish().code, 1);
+}
+
+#[test]
+fn where_nothing_listens_every_client_command_says_so() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}");
+    for words in [&["emit", "alert"][..], &["listen"], &["token", "ann"], &["explain", "true"]] {
+        let error = run(&[words, &["--url", &url]].concat()).refused(1);
+        assert!(error.contains(&url) && error.contains("fanfare serve"), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let served = Served::start(&[]);
+    let error = run(&["serve", "--listen", &served.address.to_string()]).refused(1);
+    assert!(error.contains(&served.address.to_string()) && error.contains("--listen"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn sigterm_ends_well_and_a_listener_is_told_and_comes_back() {
+    let served = Served::start(&[]);
+    let mut listen = served.listen(&["--user", "ann", "--count", "1"]);
+    let address = served.address;
+    assert_eq!(served.terminate().code, 0);
+    listen.expect_error("connection closed: 4200, draining");
+    listen.expect_error("reconnecting in");
+    let again = Served::start_at(&address.to_string(), &[]);
+    listen.expect_error("connected as ann");
+    again.run(&["emit", "welcome-back", "--user", "ann"]).expect(0);
+    assert!(listen.line().ends_with(" welcome-back null"));
+    assert_eq!(listen.finish().code, 0);
+}
+
+#[test]
+fn a_second_signal_ends_at_once_with_1() {
+    let long = ["--drain-delay", "10m", "--drain-timeout", "20m", "--log-format", "json"];
+    let served = Served::start(&long);
+    served.running.signal(rustix::process::Signal::TERM);
+    let address = served.address;
+    eventually("not ready any more", || request(address, "GET", "/readyz", &[], None).status == 503);
+    served.running.interrupt();
+    let finished = served.running.finish();
+    assert_eq!(finished.code, 1);
+    let lines: Vec<Value> = finished.error.lines().map(json).collect();
+    assert!(lines.iter().any(|line| line["level"] == "WARN"), "{lines:?}");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_served_names_what_is_meant() {
+    let unknown = file("unknown.toml", "listen = \"127.0.0.1:0\"\nlimts = 3\n");
+    let two = file("two.toml", "shards = 999\nlog = \"info,,=\"\n");
+    let short = ["--token-secret", "short"];
+    let two_apps =
+        file("apps.toml", "[apps.a]\ndefault_can = 3\n[apps.b]\ndefault_can = { dance = [\"*\"] }\n");
+    for command in ["serve", "check"] {
+        let error = run(&[command, "--config", &unknown]).refused(2);
+        assert!(error.contains("unknown.toml:2") && error.contains("did you mean \"limits\"?"), "{error}");
+        let error = run_with(&[command], &[("FANFARE_LISTN", "127.0.0.1:0")], "").refused(2);
+        assert!(error.contains("did you mean \"FANFARE_LISTEN\"?"), "{error}");
+        let error = run(&[command, "--config", &two]).refused(2);
+        assert_eq!(error.lines().filter(|line| line.starts_with("error: ")).count(), 2, "{error}");
+        let error = run(&[&[command][..], &short].concat()).refused(2);
+        assert!(error.contains("app \"default\"") && error.contains("openssl rand"), "{error}");
+        let error = run(&[command, "--listen", "0.0.0.0:0"]).refused(2);
+        assert!(error.contains("FANFARE_API_KEY"), "{error}");
+        let error = run(&[command, "--config", &two_apps]).refused(2);
+        assert!(error.contains("app \"a\""), "{error}");
+    }
+    let error = run(&["check", "--config", &two_apps]).refused(2);
+    assert!(error.contains("app \"a\"") && error.contains("app \"b\""), "all of it: {error}");
+}
+
+#[test]
+fn check_says_what_is_set_up_and_no_secret() {
+    let config = file(
+        "good.toml",
+        &format!(
+            "listen = \"127.0.0.1:7999\"\n[apps.shop]\nindex = [\"auth.email\"]\nclient_auth = \"required\"\n\
+             [[apps.shop.keys]]\nname = \"functions\"\nkey = \"{KEY}\"\nscopes = [\"publish\", \"tokens\"]\n\
+             [[apps.shop.tokens]]\nkid = \"k1\"\nalg = \"HS256\"\nsecret = \"{SECRET}\"\n"
+        ),
+    );
+    let shown = run(&["check", "--config", &config]).expect(0);
+    assert!(shown.starts_with("ok\n"), "{shown}");
+    for part in
+        ["127.0.0.1:7999", "shop", "required", "functions (publish, tokens)", "HS256 (kid k1)", "auth.email"]
+    {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains(KEY) && !shown.contains(SECRET), "{shown}");
+}
+
+#[test]
+fn a_closed_pipe_ends_listening_quietly() {
+    let served = Served::start(&[]);
+    let mut listen = served.listen(&["--json"]);
+    served.run(&["emit", "first"]).expect(0);
+    assert_eq!(json(&listen.line())["event"], "first");
+    listen.close_output();
+    // How many fit until the pipe is seen to be closed is the system's affair.
+    eventually("listening ends", || {
+        served.run(&["emit", "another"]).expect(0);
+        listen.has_ended()
+    });
+    let finished = listen.finish();
+    assert_eq!((finished.code, finished.error.contains("error")), (0, false), "{finished:?}");
+}
+
+#[test]
+fn colours_are_for_terminals_and_who_asks() {
+    let words = ["check"];
+    assert_eq!(run(&words).expect(0).find('\u{1b}'), None);
+    let forced = Running::start(&words, &[("CLICOLOR_FORCE", "1")], Stdio::null()).finish();
+    assert!(forced.out.contains("\u{1b}[1mok"), "{forced:?}");
+    let both = [("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")];
+    let plain = Running::start(&words, &both, Stdio::null()).finish();
+    assert!(plain.out.starts_with("ok\n") && !plain.out.contains('\u{1b}'), "{plain:?}");
+}
+
+#[test]
+fn https_and_wss_are_spoken_with_whom_the_system_trusts() {
+    let served = Served::start(&[]);
+    let (port, authority) = running::terminate_tls(served.address);
+    let url = format!("https://localhost:{port}");
+    let untrusted = run(&["emit", "alert", "--url", &url]).refused(1);
+    assert!(untrusted.contains(&url), "{untrusted}");
+    let authority = file("authority.pem", &authority);
+    let trust = [("SSL_CERT_FILE", authority.as_str())];
+    let words = ["listen", "--url", &url, "--user", "ann", "--count", "1", "--json"];
+    let mut listen = Running::start(&words, &trust, Stdio::null());
+    listen.expect_error("connected as ann");
+    let Finished { code, out, error } = run_with(&["emit", "alert", "1", "--url", &url], &trust, "");
+    assert!(code == 0 && out.starts_with("matched 1"), "{out} {error}");
+    assert_eq!(listen.line(), r#"{"event":"alert","data":1}"#);
+    assert_eq!(listen.finish().code, 0);
+}
