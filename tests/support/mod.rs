@@ -5,12 +5,12 @@ use std::{
     collections::VecDeque,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use fanfare::{
     Server,
-    config::Config,
+    config::{ApiKeyConfig, Config, KeyMaterial, Scopes, TokenAlgorithm, TokenKeyConfig},
     protocol::decoder::{Decoder, Message, Role},
 };
 use serde_json::{Value, json};
@@ -37,6 +37,51 @@ pub fn config() -> Config {
     config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     config.shards = 2;
     config
+}
+
+/// The API key of [`keyed_server`]; it has every scope.
+pub const KEY: &str = "key-of-the-tests-with-all-scopes";
+
+/// The secret that client tokens of [`keyed_server`] are signed with.
+pub const SECRET: &str = "secret-of-the-tests-in-over-32-bytes";
+
+/// A server whose first app has [`KEY`] and [`SECRET`], configured further by `change`.
+pub fn keyed_server(change: impl FnOnce(&mut Config)) -> TestServer {
+    server_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.keys.push(api_key("all", KEY, Scopes::ALL));
+        app.tokens.push(token_key(SECRET));
+        change(config);
+    })
+}
+
+pub fn api_key(name: &str, key: &str, scopes: Scopes) -> ApiKeyConfig {
+    ApiKeyConfig::from_plain(name, &key.into(), scopes).unwrap()
+}
+
+/// A shared secret for client tokens.
+pub fn token_key(secret: &str) -> TokenKeyConfig {
+    TokenKeyConfig { kid: None, alg: TokenAlgorithm::HS256, key: KeyMaterial::Secret(secret.into()) }
+}
+
+/// A JSON Web Token over `claims`, signed by HS256 whatever `header` says.
+pub fn jwt(secret: &str, header: &Value, claims: &Value) -> String {
+    let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
+    let message =
+        format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
+    let signature = encode(aws_lc_rs::hmac::sign(&key, message.as_bytes()).as_ref());
+    format!("{message}.{signature}")
+}
+
+/// A token of [`keyed_server`] with `claims`.
+pub fn signed(claims: &Value) -> String {
+    jwt(SECRET, &json!({"alg": "HS256"}), claims)
+}
+
+/// Seconds since 1970.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// A running server; shut down when dropped.
@@ -93,6 +138,17 @@ impl TestServer {
         self.request("POST", path, &[], Some(body.to_string().as_bytes()))
     }
 
+    /// Posts with an API key.
+    pub fn post_as(&self, key: &str, path: &str, body: &Value) -> Answer {
+        let authorization = format!("Bearer {key}");
+        self.request("POST", path, &[("Authorization", &authorization)], Some(body.to_string().as_bytes()))
+    }
+
+    /// Gets with an API key.
+    pub fn get_as(&self, key: &str, path: &str) -> Answer {
+        self.request("GET", path, &[("Authorization", &format!("Bearer {key}"))], None)
+    }
+
     /// Posts and expects 200.
     pub fn call(&self, path: &str, body: &Value) -> Value {
         let answer = self.post(path, body);
@@ -124,6 +180,11 @@ impl TestServer {
     /// A client that has had nothing yet.
     pub fn open(&self, query: &str) -> Client {
         Client::open(self.address(), &format!("/v1/connect?{query}"), &[]).expect("the handshake succeeds")
+    }
+
+    /// A client with `headers` that has had nothing yet, or the refusal.
+    pub fn try_open(&self, query: &str, headers: &[(&str, &str)]) -> Result<Client, Answer> {
+        Client::open(self.address(), &format!("/v1/connect?{query}"), headers)
     }
 
     /// The sum of a metric's lines whose labels contain `labels`.

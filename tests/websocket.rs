@@ -1,0 +1,466 @@
+//! A client's connection: its handshake, what it may say, and how it ends.
+
+mod support;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use fanfare::config::{AppConfig, ClientAuth};
+use serde_json::{Value, json};
+use support::*;
+
+const PAGE: &str = include_str!("../docs/client-protocol.md");
+
+// Handshake
+
+#[test]
+fn the_welcome_comes_first_and_names_the_connection() {
+    let server = server();
+    let mut client = server.open("");
+    server.call("/v1/broadcast", &json!({"event": "later"}));
+    let welcome = client.json();
+    assert_eq!((&welcome["op"], &welcome["user"], &welcome["heartbeat"]), (&json!("welcome"), &json!(null), &json!(25)));
+    let id = welcome["connection"].as_str().unwrap();
+    assert_eq!(server.get(&format!("/v1/connections/{id}")).status, 200);
+    let token = server.token("ann", &json!({}));
+    assert_eq!(server.open(&format!("token={token}")).json()["user"], "ann");
+}
+
+#[test]
+fn the_subprotocol_is_echoed_where_offered_and_others_are_refused() {
+    let server = server();
+    let upgrade = |more: &[(&str, &str)]| {
+        let mut headers = vec![
+            ("Connection", "keep-alive, Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        headers.extend(more);
+        // The head is all that is wanted of an upgraded socket.
+        handshake(&server, &headers)
+    };
+    let plain = upgrade(&[]);
+    assert_eq!((plain.status, plain.header("sec-websocket-protocol")), (101, None));
+    assert_eq!(plain.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    for offer in ["fanfare.v1", "other, fanfare.v1", "fanfare.v1,fanfare.v2"] {
+        let answer = upgrade(&[("Sec-WebSocket-Protocol", offer)]);
+        assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, Some("fanfare.v1")), "{offer}");
+    }
+    let answer = upgrade(&[("Sec-WebSocket-Protocol", "fanfare.v2")]);
+    assert_eq!((answer.status, answer.code().as_str()), (400, "unknown_protocol"));
+    let answer = upgrade(&[("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]);
+    assert_eq!((answer.status, answer.header("sec-websocket-extensions")), (101, None));
+}
+
+/// The head of the answer to a GET of `/v1/connect`; all of it where it is a refusal.
+fn handshake(server: &TestServer, headers: &[(&str, &str)]) -> Answer {
+    use std::io::{Read, Write};
+    let mut socket = std::net::TcpStream::connect(server.address()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut head = format!("GET /v1/connect HTTP/1.1\r\nHost: {}\r\n", server.address());
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    socket.write_all((head + "\r\n").as_bytes()).unwrap();
+    let mut raw = Vec::new();
+    let mut byte = [0];
+    while !raw.ends_with(b"\r\n\r\n") {
+        socket.read_exact(&mut byte).unwrap();
+        raw.push(byte[0]);
+    }
+    let answer = parse_answer(&raw);
+    let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    socket.read_exact(&mut body).unwrap();
+    Answer { text: String::from_utf8(body).unwrap(), ..answer }
+}
+
+#[test]
+fn what_is_no_handshake_is_refused() {
+    let server = server();
+    let plain = server.get("/v1/connect");
+    assert_eq!((plain.status, plain.code().as_str()), (426, "upgrade_required"));
+    let upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket")];
+    let no_key = [&upgrade[..], &[("Sec-WebSocket-Version", "13")]].concat();
+    let key = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let old = [&upgrade[..], &[key, ("Sec-WebSocket-Version", "8")]].concat();
+    for headers in [no_key, old] {
+        let answer = handshake(&server, &headers);
+        assert_eq!((answer.status, answer.code().as_str()), (400, "bad_handshake"), "{headers:?}");
+    }
+}
+
+#[test]
+fn the_app_is_chosen_by_name_and_an_unknown_one_is_refused() {
+    let server = server_with(|config| {
+        config.apps.insert("other".to_owned(), AppConfig::default());
+    });
+    let mut default = server.connect("app=default");
+    let mut first = server.connect("");
+    let mut other = server.connect("app=other");
+    assert_eq!(server.call("/v1/broadcast", &json!({"event": "e"}))["matched"], 2);
+    assert_eq!((default.json()["event"].clone(), first.json()["event"].clone()), (json!("e"), json!("e")));
+    other.expect_nothing();
+    let unknown = server.try_open("app=nobody", &[]).err().unwrap();
+    assert_eq!((unknown.status, unknown.code().as_str()), (404, "unknown_app"));
+}
+
+#[test]
+fn the_query_is_decoded_as_browsers_encode_it_and_unknown_parameters_are_ignored() {
+    let server = server();
+    let client = server.connect("device=my+phone%2F%C3%A9&some=thing&flag");
+    let shown = server.get(&format!("/v1/connections/{}", client.id)).json();
+    assert_eq!(shown["device"], "my phone/é");
+    let long = server.try_open(&format!("device={}", "x".repeat(129)), &[]).err().unwrap();
+    assert_eq!((long.status, long.code().as_str()), (400, "bad_query"));
+    let bad = server.try_open("device=%ff", &[]).err().unwrap();
+    assert_eq!((bad.status, bad.code().as_str()), (400, "bad_query"));
+}
+
+#[test]
+fn filters_see_what_the_server_knows_of_a_connection() {
+    let server = server_with(|config| config.node_name = Some("node-1".to_owned()));
+    let client = server.connect("device=laptop");
+    let _other = server.connect("");
+    for filter in [
+        "connection.device == \"laptop\"",
+        "connection.id == params.id",
+        "connection.id in [params.id]",
+        "connection.ip == \"127.0.0.1\" && connection.device != null",
+        "connection.protocol == \"fanfare.v1\" && has(connection.device) && connection.device == \"laptop\"",
+        "connection.connected_at > 1700000000 && connection.node == \"node-1\" && connection.id == params.id",
+        "user == null && auth == null && profile == null && channels == [] && connection.id == params.id",
+    ] {
+        let body = json!({"filter": filter, "params": {"id": client.id}});
+        assert_eq!(server.call("/v1/explain", &body)["sample"], json!([client.id]), "{filter}");
+    }
+}
+
+#[test]
+fn over_the_connection_limit_a_handshake_gets_503_until_one_leaves() {
+    let server = server_with(|config| config.limits.connections = 2);
+    let (first, _second) = (server.connect(""), server.connect(""));
+    let full = server.try_open("", &[]).err().unwrap();
+    assert_eq!((full.status, full.code().as_str()), (503, "connection_limit"));
+    assert!(full.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
+    assert_eq!(server.metric("fanfare_refusals_total", "connections"), 1.0);
+    assert_eq!(server.get("/v1/connections").status, 200);
+    drop(first);
+    eventually("there is room again", || server.try_open("", &[]).is_ok());
+}
+
+#[test]
+fn over_the_limit_of_its_address_a_handshake_gets_503_and_other_addresses_go_on() {
+    let server = keyed_server(|config| {
+        config.limits.connections_per_address = 2;
+        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    });
+    let from = |address: &str| server.try_open("", &[("X-Forwarded-For", address)]);
+    let _held = [from("203.0.113.1").unwrap(), from("203.0.113.1").unwrap()];
+    let full = from("203.0.113.1").err().unwrap();
+    assert_eq!((full.status, full.code().as_str()), (503, "address_limit"));
+    assert!(full.header("retry-after").is_some());
+    assert!(from("203.0.113.2").is_ok());
+    let _block = [from("2001:db8::1").unwrap(), from("2001:db8::2").unwrap()];
+    assert_eq!(from("2001:db8::3").err().unwrap().status, 503, "one /64");
+    assert!(from("2001:db8:0:1::3").is_ok());
+    assert_eq!(server.metric("fanfare_refusals_total", "address"), 2.0);
+}
+
+#[test]
+fn over_the_accept_rate_a_handshake_gets_503() {
+    let server = server_with(|config| config.limits.accepts_per_second = 1);
+    let answers: Vec<_> = (0..20).map(|_| server.try_open("", &[])).collect();
+    let refused: Vec<&Answer> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    assert!(answers.iter().any(Result::is_ok) && !refused.is_empty());
+    for answer in refused {
+        assert_eq!((answer.status, answer.code().as_str()), (503, "accept_rate"));
+        assert!(answer.header("retry-after").is_some());
+    }
+}
+
+#[test]
+fn forwarded_addresses_are_believed_from_trusted_proxies_only() {
+    let ip = |server: &TestServer, forwarded: &str| {
+        let mut client = server.try_open("", &[("X-Forwarded-For", forwarded)]).unwrap();
+        let id = client.json()["connection"].as_str().unwrap().to_owned();
+        server.get_as(KEY, &format!("/v1/connections/{id}")).json()["ip"].clone()
+    };
+    let trusting = keyed_server(|config| {
+        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+    });
+    assert_eq!(ip(&trusting, "203.0.113.9"), "203.0.113.9");
+    assert_eq!(ip(&trusting, "198.51.100.1, 203.0.113.9, 10.0.0.7"), "203.0.113.9", "rightmost that is not trusted");
+    assert_eq!(ip(&trusting, "203.0.113.9, 2001:db8::1"), "2001:db8::1");
+    assert_eq!(ip(&trusting, "spoofed, 10.0.0.7"), "10.0.0.7");
+    assert_eq!(ip(&keyed_server(|_| {}), "203.0.113.9"), "127.0.0.1");
+}
+
+// Messages
+
+#[test]
+fn each_message_with_an_id_gets_one_ack_or_error_that_carries_it() {
+    let server = server();
+    let mut client = server.connect("");
+    for (message, expected) in [
+        (r#"{"op":"ping"}"#, json!({"op": "pong"})),
+        (r#"{"op":"ping","id":1}"#, json!({"op": "ack", "id": 1})),
+        (r#"{"id":"a","op":"ping"}"#, json!({"op": "ack", "id": "a"})),
+        (r#"{"op":"ping","id":12345678901234567890}"#, json!({"op": "ack", "id": 12_345_678_901_234_567_890_u64})),
+    ] {
+        client.frame(0x81, message.as_bytes());
+        assert_eq!(client.json(), expected, "{message}");
+    }
+    for (message, id, code) in [
+        (r#"{"op":"dance","id":2}"#, json!(2), "unknown_op"),
+        (r#"{"op":"ping","id":3,"extra":1}"#, json!(3), "bad_message"),
+        (r#"{"op":"ping","extra":1,"id":"x"}"#, json!("x"), "bad_message"),
+        (r#"{"op":"auth","id":4}"#, json!(4), "bad_message"),
+        (r#"{"op":"auth","id":5,"token":7}"#, json!(5), "bad_message"),
+        (r#"{"id":6}"#, json!(6), "bad_message"),
+        (r#"{"op":"dance"}"#, json!(null), "unknown_op"),
+        (r#"{"op":"ping","id":[1]}"#, json!(null), "bad_message"),
+        (r#"{"op":"ping","id":{}}"#, json!(null), "bad_message"),
+        (r#"["ping"]"#, json!(null), "bad_message"),
+        (r#"["ping",1]"#, json!(null), "bad_message"),
+        ("\"ping\"", json!(null), "bad_message"),
+        ("1", json!(null), "bad_message"),
+        ("{}", json!(null), "bad_message"),
+    ] {
+        client.frame(0x81, message.as_bytes());
+        let answer = client.json();
+        assert_eq!((&answer["op"], &answer["code"]), (&json!("error"), &json!(code)), "{message}: {answer}");
+        assert_eq!(answer["id"], id, "{message}");
+        assert!(!answer["message"].as_str().unwrap().is_empty());
+    }
+    client.frame(0x82, b"binary");
+    assert_eq!(client.json()["code"], "bad_message");
+    client.expect_nothing();
+}
+
+#[test]
+fn an_error_carries_the_id_of_a_message_over_the_rate_too() {
+    let server = server_with(|config| {
+        config.limits.message_burst = 1;
+        config.limits.messages_per_second = 1;
+    });
+    let mut client = server.connect("");
+    let messages = (0..5).flat_map(|n| masked(0x81, json!({"op": "ping", "id": n}).to_string().as_bytes()));
+    std::io::Write::write_all(&mut client.socket, &messages.collect::<Vec<u8>>()).unwrap();
+    for n in 0..5 {
+        let answer = client.json();
+        assert_eq!(answer["id"], n, "{answer}");
+    }
+}
+
+#[test]
+fn text_that_is_no_json_closes_with_4009() {
+    let server = server();
+    for text in ["", "{", "ping", "{\"op\":\"ping\"}{}", "{'op':'ping'}"] {
+        let mut client = server.connect("");
+        client.frame(0x81, text.as_bytes());
+        assert_eq!(client.closed(), 4009, "{text}");
+    }
+}
+
+#[test]
+fn a_message_in_fragments_with_a_ping_between_is_one_message() {
+    let server = server();
+    let mut client = server.connect("");
+    client.frame(0x01, br#"{"op":"pi"#);
+    client.frame(0x89, b"between");
+    client.frame(0x00, br#"ng","id"#);
+    client.frame(0x80, br#"":1}"#);
+    assert_eq!(client.next(), Received::Pong(b"between".to_vec()));
+    assert_eq!(client.json(), json!({"op": "ack", "id": 1}));
+}
+
+// Bounds
+
+#[test]
+fn silence_after_a_ping_ends_with_4201_and_an_answer_does_not() {
+    let server = server_with(|config| {
+        config.limits.heartbeat = Duration::from_millis(600);
+        config.limits.heartbeat_wait = Duration::from_millis(300);
+    });
+    let mut silent = server.connect("");
+    let mut answering = server.connect("");
+    let listening = std::thread::spawn(move || {
+        let mut pings = 0;
+        while pings < 4 {
+            match answering.next() {
+                Received::Ping(payload) => {
+                    answering.frame(0x8a, &payload);
+                    pings += 1;
+                }
+                other => panic!("expected pings, got {other:?}"),
+            }
+        }
+        answering.expect_nothing();
+    });
+    assert!(matches!(silent.next(), Received::Ping(_)));
+    assert_eq!(silent.next(), Received::Close(4201, "no answer to a ping".into()));
+    listening.join().unwrap();
+    drop(silent);
+    eventually("it is counted", || server.metric("fanfare_closes_total", "code=\"4201\"") == 1.0);
+}
+
+#[test]
+fn any_message_is_a_sign_of_life() {
+    let server = server_with(|config| {
+        config.limits.heartbeat = Duration::from_millis(600);
+        config.limits.heartbeat_wait = Duration::from_millis(400);
+    });
+    let mut client = server.connect("");
+    for _ in 0..3 {
+        assert!(matches!(client.next(), Received::Ping(_)));
+        client.send(&json!({"op": "ping"}));
+        assert_eq!(client.next(), Received::Text(r#"{"op":"pong"}"#.into()));
+    }
+}
+
+#[test]
+fn over_the_rate_a_message_gets_an_error_and_a_hundred_in_a_row_close_with_4102() {
+    let server = server_with(|config| {
+        config.limits.messages_per_second = 1;
+        config.limits.message_burst = 5;
+    });
+    let mut client = server.connect("");
+    // All in one write, so that hardly any time passes between them.
+    let flood: Vec<u8> = (0..150).flat_map(|_| masked(0x81, br#"{"op":"ping"}"#)).collect();
+    std::io::Write::write_all(&mut client.socket, &flood).unwrap();
+    let (mut pongs, mut errors) = (0, 0);
+    let code = loop {
+        match client.next() {
+            Received::Text(text) if text == r#"{"op":"pong"}"# => pongs += 1,
+            Received::Text(text) => {
+                let error: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(error["code"], "rate_limited");
+                errors += 1;
+            }
+            Received::Close(code, _) => break code,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(code, 4102);
+    assert!((5..=20).contains(&pongs) && errors >= 100, "{pongs} pongs, {errors} errors");
+    let mut other = server.connect("");
+    other.expect_nothing();
+}
+
+#[test]
+fn a_client_within_the_rate_stays() {
+    let server = server();
+    let mut client = server.connect("");
+    for n in 0..100 {
+        client.send(&json!({"op": "ping", "id": n}));
+        assert_eq!(client.json(), json!({"op": "ack", "id": n}));
+    }
+}
+
+#[test]
+fn who_takes_nothing_is_closed_and_counted_and_others_get_everything() {
+    let server = server_with(|config| {
+        config.limits.outbox_bytes = 300_000;
+        config.limits.send_buffer = 8192;
+    });
+    let stalled = server.connect("");
+    let mut reading = server.connect("");
+    let data = "x".repeat(100_000);
+    let mut sent = 0;
+    while server.metric("fanfare_drops_total", "slow_consumer") == 0.0 {
+        server.call("/v1/broadcast", &json!({"event": "e", "data": data}));
+        assert_eq!(reading.json()["data"].as_str().unwrap().len(), data.len());
+        sent += 1;
+        assert!(sent < 1000, "nobody is ever too slow");
+    }
+    drop(stalled);
+    eventually("4101 is counted", || server.metric("fanfare_closes_total", "code=\"4101\"") == 1.0);
+    reading.expect_nothing();
+}
+
+// Ends
+
+#[test]
+fn a_close_is_answered_by_the_same_code_and_ends_the_connection() {
+    let server = server();
+    for (payload, code) in [(&[][..], 1005), (&[0x03, 0xe8][..], 1000), (b"\x0f\xa0reason", 4000)] {
+        let mut client = server.connect("");
+        client.frame(0x88, payload);
+        assert_eq!(client.next(), Received::Close(code, String::new()));
+        assert_eq!(client.next(), Received::End);
+    }
+    eventually("all are gone", || server.metric("fanfare_connections", "default") == 0.0);
+    assert_eq!(server.metric("fanfare_closes_total", "code=\"1005\""), 1.0);
+}
+
+#[test]
+fn after_a_close_nothing_is_delivered() {
+    let server = server();
+    let mut client = server.connect("");
+    client.frame(0x88, &[0x03, 0xe8]);
+    assert_eq!(client.next(), Received::Close(1000, String::new()));
+    assert_eq!(server.call("/v1/broadcast", &json!({"event": "e"}))["matched"], 0);
+    assert_eq!(client.next(), Received::End);
+}
+
+#[test]
+fn a_socket_that_ends_leaves_nothing_behind() {
+    let server = server();
+    let client = server.client("ann", &json!({}));
+    let path = format!("/v1/connections/{}", client.id);
+    assert_eq!(server.get(&path).status, 200);
+    drop(client);
+    eventually("it is gone", || server.get(&path).status == 404);
+    assert_eq!(server.call("/v1/publish", &json!({"user": "ann", "event": "e"}))["matched"], 0);
+    eventually("it is counted", || server.metric("fanfare_closes_total", "code=\"1006\"") == 1.0);
+}
+
+#[test]
+fn a_node_that_leaves_says_bye_with_a_moment_to_come_back() {
+    let server = server();
+    let mut client = server.connect("");
+    let leaving = std::thread::spawn(move || drop(server));
+    let bye = client.json();
+    assert_eq!((&bye["op"], &bye["code"], &bye["reason"]), (&json!("bye"), &json!(4200), &json!("draining")));
+    assert!(bye["reconnect_in_ms"].as_u64().unwrap() <= 3000, "{bye}");
+    assert_eq!(client.next(), Received::Close(4200, "draining".into()));
+    drop(client);
+    leaving.join().unwrap();
+}
+
+// The reference page
+
+#[test]
+fn the_page_has_every_close_code_and_every_error() {
+    let codes: BTreeMap<String, &str> = include_str!("../src/close.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": u16 = "))
+        .map(|(name, code)| (code.trim_end_matches(';').to_owned(), name))
+        .collect();
+    assert!(codes.len() > 10, "{codes:?}");
+    let documented: Vec<&str> = PAGE
+        .lines()
+        .skip_while(|line| *line != "| code | meaning |" || !PAGE.contains(line))
+        .filter_map(|line| line.strip_prefix("| ")?.split(' ').next())
+        .filter(|code| code.len() == 4 && code.parse::<u16>().is_ok())
+        .collect();
+    let known: Vec<&str> = codes.keys().map(String::as_str).collect();
+    assert_eq!(documented, known);
+    for code in ["bad_message", "unknown_op", "unauthorized", "forbidden", "auth_off", "rate_limited"] {
+        assert!(PAGE.contains(&format!("| `{code}` |")), "{code}");
+    }
+}
+
+#[test]
+fn with_authentication_off_everyone_is_anonymous() {
+    let off = |config: &mut fanfare::config::Config| {
+        config.apps.values_mut().for_each(|app| app.client_auth = Some(ClientAuth::Off));
+    };
+    let server = server_with(off);
+    let mut client = server.open("token=nonsense");
+    assert_eq!(client.json()["user"], json!(null));
+    client.send(&json!({"op": "auth", "id": 1, "token": "t"}));
+    assert_eq!(client.json()["code"], "auth_off");
+    client.expect_nothing();
+}
