@@ -104,7 +104,8 @@ impl Running {
         loop {
             match self.errors.recv_timeout(PATIENCE) {
                 Ok(line) => {
-                    self.said += &format!("{line}\n");
+                    self.said += &line;
+                    self.said.push('\n');
                     if line.contains(text) {
                         return line;
                     }
@@ -205,7 +206,8 @@ impl Served {
         let address: SocketAddr = address.split(' ').next().unwrap().parse().unwrap();
         if welcome.contains("development") {
             while !welcome.contains("curl") {
-                welcome += &format!("\n{}", running.line());
+                welcome.push('\n');
+                welcome += &running.line();
             }
         }
         let url = format!("--url=http://{address}");
