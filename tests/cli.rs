@@ -16,7 +16,7 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const KEY: &str = "a-key-for-the-command-line";
 
 fn file(name: &str, content: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()));
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, content).unwrap();
     path.to_str().unwrap().to_owned()
 }

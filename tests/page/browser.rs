@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use data_encoding::BASE64;
@@ -84,7 +85,14 @@ impl Drop for Browser {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.profile);
+        // Its own children write there until they notice.
+        let gone = || std::fs::remove_dir_all(&self.profile).is_ok();
+        let _ = (0..100).any(|_| {
+            gone() || {
+                std::thread::sleep(Duration::from_millis(20));
+                false
+            }
+        });
     }
 }
 
