@@ -135,12 +135,11 @@ fn welcome(config: &Config, server: &Server) -> String {
     text.push('\n');
     if let Some(admin) = server.admin_address() {
         // Writing to a String cannot fail, here and below.
-        let _ = writeln!(text, "Health, metrics and the page: http://{admin}");
+        let _ = writeln!(text, "Health and metrics: http://{admin}");
     }
     if !config.is_development() {
         return text;
     }
-    let page = server.admin_address().unwrap_or(address);
     let url = format!("http://{address}");
     let option = if url == "http://127.0.0.1:7070" { String::new() } else { format!(" --url {url}") };
     let (who, filter, whom) = if config.apps.values().next().is_some_and(|app| can_sign(config, app)) {
@@ -153,7 +152,7 @@ fn welcome(config: &Config, server: &Server) -> String {
     let mut step = |what: &str, command: &str| {
         let _ = writeln!(text, "\n  {FAINT}# {what}{FAINT:#}\n  {command}");
     };
-    step("the page, to try everything", &format!("http://{page}/"));
+    step("the page, to try everything", &format!("{url}/"));
     step("a client that prints what it gets", &format!("fanfare listen{option}{who}"));
     let body = format!(r#"{{"event":"alert","data":"Hello",{filter}}}"#);
     step(
