@@ -1,7 +1,6 @@
 # Fanfare. `make help` lists what there is.
 
 CARGO ?= cargo
-NODE_TESTS := tests/page
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench loadtest docs fmt setup setup-build setup-test
@@ -42,7 +41,6 @@ setup: setup-build setup-test ## install what building and testing need (Debian,
 setup-build:
 	@.ci/need cc:gcc make:make $(CARGO):cargo
 
-# Chromium and Node.js drive the page; the lock file pins the driver.
+# Chromium shows the page; the command line's printed examples are run with curl.
 setup-test:
-	@.ci/need chromium:chromium node:nodejs npm:npm
-	@cd $(NODE_TESTS) && test -d node_modules || npm ci --no-audit --no-fund
+	@.ci/need chromium:chromium curl:curl

@@ -107,12 +107,15 @@ fn emit_sends_once_to_the_union_of_what_it_names_narrowed_by_the_filter() {
     let mut bob = server.client("bob", &json!({"team": "blue"}));
     let mut anonymous = server.connect("");
     let emit = |body: Value| matched(&server, "/v1/emit", &body);
-    let to = json!({"users": ["ann", "bob"], "connections": [ann.id, anonymous.id, anonymous.id, "nonsense"]});
+    let to =
+        json!({"users": ["ann", "bob"], "connections": [ann.id, anonymous.id, anonymous.id, "nonsense"]});
     assert_eq!(emit(json!({"event": "union", "to": to})), 3);
     assert_eq!(emit(json!({"event": "red", "to": to, "filter": "auth.team == \"red\""})), 1);
     assert_eq!(emit(json!({"event": "less", "to": to, "except": {"users": ["ann"]}})), 2);
     assert_eq!(emit(json!({"event": "everyone"})), 3);
-    for nobody in [json!({}), json!({"users": []}), json!({"connections": ["nonsense"]}), json!({"users": null})] {
+    for nobody in
+        [json!({}), json!({"users": []}), json!({"connections": ["nonsense"]}), json!({"users": null})]
+    {
         assert_eq!(emit(json!({"event": "nobody", "to": nobody})), 0, "{nobody}");
         assert_eq!(emit(json!({"event": "nobody", "to": nobody, "filter": "true"})), 0, "{nobody}");
     }
@@ -383,7 +386,8 @@ fn every_wrong_publishing_body_has_its_code_and_delivers_nothing() {
     let server = server();
     let mut client = server.client("ann", &json!({}));
     let deep = format!(r#"{{"event":"e","data":{}{}}}"#, "[".repeat(129), "]".repeat(129));
-    let deep_params = format!(r#"{{"event":"e","filter":"true","params":{{"a":{}{}}}}}"#, "[".repeat(500), "]".repeat(500));
+    let deep_params =
+        format!(r#"{{"event":"e","filter":"true","params":{{"a":{}{}}}}}"#, "[".repeat(500), "]".repeat(500));
     let names = format!(r#"{{"event":"e","to":{{"users":[{}"u"]}}}}"#, "\"u\",".repeat(10_000));
     for (path, body, code) in [
         ("/v1/emit", "", "bad_json"),
@@ -549,11 +553,16 @@ fn a_body_that_stops_is_refused_in_time_and_one_that_ends_early_at_once() {
 
 #[test]
 fn without_users_publish_is_refused_and_the_rest_goes_on() {
-    let server =
-        server_with(|config| config.apps.values_mut().for_each(|app| app.client_auth = Some(ClientAuth::Off)));
+    let server = server_with(|config| {
+        config.apps.values_mut().for_each(|app| app.client_auth = Some(ClientAuth::Off))
+    });
     let mut client = server.connect("token=not-looked-at");
-    assert_eq!(refusal(&server, "/v1/publish", &json!({"user": "ann", "event": "e"})), (409, "no_users".into()));
-    let batch = server.call("/v1/batch", &json!({"items": [{"call": "publish", "user": "ann", "event": "e"}]}));
+    assert_eq!(
+        refusal(&server, "/v1/publish", &json!({"user": "ann", "event": "e"})),
+        (409, "no_users".into())
+    );
+    let batch =
+        server.call("/v1/batch", &json!({"items": [{"call": "publish", "user": "ann", "event": "e"}]}));
     assert_eq!(batch["results"][0]["error"]["code"], "no_users");
     assert_eq!(refusal(&server, "/v1/tokens", &json!({"user": "ann"})), (409, "no_token_secret".into()));
     assert_eq!(matched(&server, "/v1/dispatch", &json!({"recipients": ["*"], "event": "e"})), 1);
@@ -571,7 +580,8 @@ fn explain_tells_the_plan_who_matches_and_what_may_be_meant_otherwise() {
     let _bob = server.client("bob", &json!({"team": "red", "age": "old"}));
     let _cid = server.client("cid", &json!({"team": "blue"}));
     let explain = |body: Value| server.call("/v1/explain", &body);
-    let by_index = explain(json!({"filter": "auth.team == params.t && auth.age > 18", "params": {"t": "red"}}));
+    let by_index =
+        explain(json!({"filter": "auth.team == params.t && auth.age > 18", "params": {"t": "red"}}));
     assert_eq!(by_index["plan"]["access"], "index");
     assert_eq!(by_index["plan"]["index"], "auth.team");
     assert_eq!((&by_index["plan"]["keys"], &by_index["plan"]["residual"]), (&json!(1), &json!(true)));
@@ -590,7 +600,8 @@ fn explain_tells_the_plan_who_matches_and_what_may_be_meant_otherwise() {
     assert_eq!(code("profile.status == \"away\"", json!({})), "client_controlled");
     assert_eq!(code("connection.device == \"d\"", json!({})), "client_controlled");
     assert_eq!(code("auth.email == params.e", json!({"e": null})), "null_equals_null");
-    let values = explain(json!({"filter": "auth.age > 18 && auth.age + \"x\" == \"\"", "connection": ann.id}));
+    let values =
+        explain(json!({"filter": "auth.age > 18 && auth.age + \"x\" == \"\"", "connection": ann.id}));
     let values = values["values"].as_array().unwrap().clone();
     let of = |text: &str| values.iter().find(|value| value["text"] == text).unwrap().clone();
     assert_eq!(of("auth.age")["value"], 20);
@@ -640,7 +651,10 @@ fn a_connection_shows_its_attributes() {
     assert!(shown["connected_at"].as_u64().unwrap().abs_diff(unix_now()) < 60);
     let anonymous = server.connect("");
     let shown = server.get(&format!("/v1/connections/{}", anonymous.id)).json();
-    assert_eq!((&shown["user"], &shown["device"], &shown["auth"]), (&json!(null), &json!(null), &json!(null)));
+    assert_eq!(
+        (&shown["user"], &shown["device"], &shown["auth"]),
+        (&json!(null), &json!(null), &json!(null))
+    );
     let gone = server.get("/v1/connections/nonsense");
     assert_eq!((gone.status, gone.code().as_str()), (404, "unknown_connection"));
 }
@@ -769,7 +783,10 @@ fn tokens_are_signed_within_bounds() {
     let token = server.call("/v1/tokens", &body)["token"].as_str().unwrap().to_owned();
     let client = server.connect(&format!("token={token}"));
     let auth = server.get(&format!("/v1/connections/{}", client.id)).json()["auth"].clone();
-    assert_eq!((&auth["sub"], &auth["n"], &auth["can"]), (&json!("ann"), &json!(1), &json!({"broadcast": true})));
+    assert_eq!(
+        (&auth["sub"], &auth["n"], &auth["can"]),
+        (&json!("ann"), &json!(1), &json!({"broadcast": true}))
+    );
     for body in [
         json!({"user": ""}),
         json!({"user": "x".repeat(257)}),
@@ -807,7 +824,9 @@ fn health_readiness_description_and_page_answer() {
 #[test]
 fn head_is_get_without_the_body() {
     let server = server();
-    for path in ["/healthz", "/readyz", "/metrics", "/", "/v1/openapi.json", "/v1/connections", "/v1/users/ann"] {
+    for path in
+        ["/healthz", "/readyz", "/metrics", "/", "/v1/openapi.json", "/v1/connections", "/v1/users/ann"]
+    {
         let answer = server.request("HEAD", path, &[], None);
         assert_eq!((answer.status, answer.text.as_str()), (200, ""), "{path}");
         assert!(answer.header("content-length").unwrap().parse::<usize>().unwrap() > 0, "{path}");
@@ -896,7 +915,11 @@ fn every_call_needs_a_key_with_its_scope() {
             if scope == needed {
                 assert_eq!(answer.status, 200, "{path} with {scope}: {answer:?}");
             } else {
-                assert_eq!((answer.status, answer.code().as_str()), (403, "missing_scope"), "{path} with {scope}");
+                assert_eq!(
+                    (answer.status, answer.code().as_str()),
+                    (403, "missing_scope"),
+                    "{path} with {scope}"
+                );
             }
         }
         assert_eq!(call(&[("authorization", &format!("bearer {KEY}"))]).status, 200, "{path}");
@@ -940,7 +963,10 @@ fn no_call_reaches_or_sees_another_app() {
     };
     assert_eq!(sent("/v1/emit", json!({"event": "a"})), 1);
     assert_eq!(sent("/v1/emit", json!({"event": "b", "filter": "true"})), 1);
-    assert_eq!(sent("/v1/emit", json!({"event": "c", "to": {"users": ["ann"], "connections": [theirs.id]}})), 1);
+    assert_eq!(
+        sent("/v1/emit", json!({"event": "c", "to": {"users": ["ann"], "connections": [theirs.id]}})),
+        1
+    );
     assert_eq!(sent("/v1/emit", json!({"event": "x", "to": {"connections": [theirs.id]}})), 0);
     let by_id = json!({"event": "x", "filter": "connection.id == params.i", "params": {"i": theirs.id}});
     assert_eq!(sent("/v1/emit", by_id), 0);
@@ -976,7 +1002,8 @@ fn tokens_and_idempotency_keys_of_one_app_mean_nothing_in_another() {
     assert_eq!(server.connect(&format!("app=other&token={token}")).id.len(), 26);
     let emit = |key: &str| {
         let headers = [("Authorization", format!("Bearer {key}")), ("Idempotency-Key", "k".to_owned())];
-        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         server.request("POST", "/v1/emit", &headers, Some(br#"{"event":"e"}"#)).json()["id"].clone()
     };
     let (mine, theirs) = (emit(KEY), emit(OTHER_KEY));
@@ -1024,7 +1051,10 @@ fn the_page_and_the_description_have_every_code_of_a_problem() {
             codes.extend(codes_in(&std::fs::read_to_string(path).unwrap()));
         }
     }
-    assert!(codes.contains("unknown_path") && codes.contains("busy") && codes.contains("address_limit"), "{codes:?}");
+    assert!(
+        codes.contains("unknown_path") && codes.contains("busy") && codes.contains("address_limit"),
+        "{codes:?}"
+    );
     // Chosen by a variable where the problem is built; an index path is refused when the server starts.
     codes.extend(["missing_field", "bad_field"].map(str::to_owned));
     codes.extend(["event_name_length", "event_name_reserved", "data_too_deep"].map(str::to_owned));

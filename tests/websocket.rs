@@ -18,7 +18,10 @@ fn the_welcome_comes_first_and_names_the_connection() {
     let mut client = server.open("");
     server.call("/v1/broadcast", &json!({"event": "later"}));
     let welcome = client.json();
-    assert_eq!((&welcome["op"], &welcome["user"], &welcome["heartbeat"]), (&json!("welcome"), &json!(null), &json!(25)));
+    assert_eq!(
+        (&welcome["op"], &welcome["user"], &welcome["heartbeat"]),
+        (&json!("welcome"), &json!(null), &json!(25))
+    );
     let id = welcome["connection"].as_str().unwrap();
     assert_eq!(server.get(&format!("/v1/connections/{id}")).status, 200);
     let token = server.token("ann", &json!({}));
@@ -44,7 +47,11 @@ fn the_subprotocol_is_echoed_where_offered_and_others_are_refused() {
     assert_eq!(plain.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
     for offer in ["fanfare.v1", "other, fanfare.v1", "fanfare.v1,fanfare.v2"] {
         let answer = upgrade(&[("Sec-WebSocket-Protocol", offer)]);
-        assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, Some("fanfare.v1")), "{offer}");
+        assert_eq!(
+            (answer.status, answer.header("sec-websocket-protocol")),
+            (101, Some("fanfare.v1")),
+            "{offer}"
+        );
     }
     let answer = upgrade(&[("Sec-WebSocket-Protocol", "fanfare.v2")]);
     assert_eq!((answer.status, answer.code().as_str()), (400, "unknown_protocol"));
@@ -190,7 +197,11 @@ fn forwarded_addresses_are_believed_from_trusted_proxies_only() {
         config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
     });
     assert_eq!(ip(&trusting, "203.0.113.9"), "203.0.113.9");
-    assert_eq!(ip(&trusting, "198.51.100.1, 203.0.113.9, 10.0.0.7"), "203.0.113.9", "rightmost that is not trusted");
+    assert_eq!(
+        ip(&trusting, "198.51.100.1, 203.0.113.9, 10.0.0.7"),
+        "203.0.113.9",
+        "rightmost that is not trusted"
+    );
     assert_eq!(ip(&trusting, "203.0.113.9, 2001:db8::1"), "2001:db8::1");
     assert_eq!(ip(&trusting, "spoofed, 10.0.0.7"), "10.0.0.7");
     assert_eq!(ip(&keyed_server(|_| {}), "203.0.113.9"), "127.0.0.1");
@@ -206,7 +217,10 @@ fn each_message_with_an_id_gets_one_ack_or_error_that_carries_it() {
         (r#"{"op":"ping"}"#, json!({"op": "pong"})),
         (r#"{"op":"ping","id":1}"#, json!({"op": "ack", "id": 1})),
         (r#"{"id":"a","op":"ping"}"#, json!({"op": "ack", "id": "a"})),
-        (r#"{"op":"ping","id":12345678901234567890}"#, json!({"op": "ack", "id": 12_345_678_901_234_567_890_u64})),
+        (
+            r#"{"op":"ping","id":12345678901234567890}"#,
+            json!({"op": "ack", "id": 12_345_678_901_234_567_890_u64}),
+        ),
     ] {
         client.frame(0x81, message.as_bytes());
         assert_eq!(client.json(), expected, "{message}");

@@ -1,5 +1,6 @@
 //! A server of this process on a free port, and plain clients for it.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
 
 use std::{
     collections::VecDeque,
