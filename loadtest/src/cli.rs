@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Load tests for Fanfare: what an event costs the server, and how long it takes, with losses counted.
 ///
@@ -35,7 +35,11 @@ pub(crate) enum Command {
     },
     /// A client process; started by the others
     #[command(hide = true)]
-    Fleet,
+    Fleet {
+        /// Gives way to everything else
+        #[arg(long)]
+        background: bool,
+    },
 }
 
 /// What every scenario takes.
@@ -109,9 +113,21 @@ pub(crate) struct Flood {
     /// Connections
     #[arg(short = 'n', long, default_value_t = 1000)]
     pub(crate) connections: usize,
-    /// Events under way at once; one is under way until every connection has it
+    /// Events under way at once
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) depth: u16,
+    /// Until when an event is under way
+    #[arg(long, value_enum, default_value_t = Until::Answered)]
+    pub(crate) until: Until,
+}
+
+/// Until when an event is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Until {
+    /// Until the server has answered; what it has not written by then is up to its own bounds
+    Answered,
+    /// Until every connection has it
+    Delivered,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -51,13 +51,13 @@ impl Fleets {
         })
     }
 
-    /// Starts as many processes as `connections` need; answers which.
-    pub(crate) fn start(&mut self, connections: usize) -> Result<Range<usize>> {
+    /// Starts as many processes as `connections` need; answers which. Those in the `background` give way to others.
+    pub(crate) fn start(&mut self, connections: usize, background: bool) -> Result<Range<usize>> {
         let from = self.members.len();
         let processes = connections.div_ceil(PER_PROCESS).max(1);
         for process in 0..processes {
             let count = connections / processes + usize::from(process < connections % processes);
-            let fleet = spawn(count)?;
+            let fleet = spawn(count, background)?;
             self.members.push(fleet);
             let at = self.members.len() - 1;
             let link = &mut self.members[at].link;
@@ -157,11 +157,12 @@ impl Fleets {
     }
 }
 
-fn spawn(count: usize) -> Result<Fleet> {
+fn spawn(count: usize, background: bool) -> Result<Fleet> {
     let (ours, theirs) = UnixStream::pair().doing("cannot make a socket between processes")?;
     let program = std::env::current_exe().doing("cannot find this program")?;
     let child = Command::new(program)
         .arg("fleet")
+        .args(background.then_some("--background"))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .doing("cannot start a client process")?;

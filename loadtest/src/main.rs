@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, Common},
+    cli::{Cli, Command, Common, Until},
     error::{Doing, Result},
     report::Findings,
 };
@@ -41,14 +41,15 @@ fn main() -> ExitCode {
 /// True if nothing went wrong that a test looks for.
 fn run(command: &Command) -> Result<bool> {
     let (findings, common) = match command {
-        Command::Fleet => return client::run().map(|()| true),
+        Command::Fleet { background } => return client::run(*background).map(|()| true),
         Command::Floor { listen } => return floor::run(*listen).map(|()| true),
         Command::Idle(args) => (scenario::idle(args)?, &args.common),
-        Command::Flood(args) => {
-            (scenario::fan_out("flood", &args.common, args.connections, args.depth)?, &args.common)
-        }
+        Command::Flood(args) => (
+            scenario::fan_out("flood", &args.common, args.connections, args.depth, args.until)?,
+            &args.common,
+        ),
         Command::Serial(args) => {
-            (scenario::fan_out("serial", &args.common, args.connections, 1)?, &args.common)
+            (scenario::fan_out("serial", &args.common, args.connections, 1, Until::Delivered)?, &args.common)
         }
         Command::Targeted(args) => (scenario::targeted(args)?, &args.common),
         Command::Mixed(args) => (scenario::mixed(args)?, &args.common),

@@ -107,15 +107,18 @@ impl Link {
     /// All messages that have come.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<Vec<T>> {
         let mut buffer = [0; 16 * 1024];
-        loop {
+        let gone = loop {
             match self.socket.read(&mut buffer) {
-                Ok(0) => return failed("the other process is gone"),
+                Ok(0) => break true,
                 Ok(n) => self.inbox.extend_from_slice(&buffer[..n]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
                 Err(error) => return Err(error).doing("the other process is gone"),
             }
-        }
-        let Some(end) = self.inbox.iter().rposition(|&byte| byte == b'\n') else { return Ok(Vec::new()) };
+        };
+        let Some(end) = self.inbox.iter().rposition(|&byte| byte == b'\n') else {
+            // Last words first: this is said only once they have been heard.
+            return if gone { failed("the other process is gone") } else { Ok(Vec::new()) };
+        };
         let rest = self.inbox.split_off(end + 1);
         let lines = std::mem::replace(&mut self.inbox, rest);
         let lines = lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());

@@ -31,7 +31,12 @@ const DIAL_PATIENCE: u64 = 15_000_000_000;
 const AFTERMATH: u64 = 20_000_000;
 
 /// Runs a client process over its standard input, a socket, until the test hangs up.
-pub(crate) fn run() -> Result<()> {
+///
+/// With `background` it gives way to all other processes: to clients that are measured, and to the server.
+pub(crate) fn run(background: bool) -> Result<()> {
+    if background {
+        rustix::process::nice(10).doing("cannot give way")?;
+    }
     let control = rustix::stdio::stdin().as_fd().try_clone_to_owned();
     let mut fleet = Fleet::new(Link::new(UnixStream::from(control.doing("no standard input")?))?)?;
     match fleet.serve() {

@@ -44,6 +44,8 @@ pub(crate) struct Report {
     pub(crate) ended: u64,
     /// Pings answered since connecting.
     pub(crate) pings: u64,
+    /// When the last event came, by [`crate::clock::now`].
+    pub(crate) last: u64,
     /// Latency of each stream: nanoseconds and how often.
     pub(crate) latencies: Vec<Vec<(u64, u64)>>,
 }
@@ -58,6 +60,7 @@ impl Report {
         self.stray += other.stray;
         self.ended += other.ended;
         self.pings += other.pings;
+        self.last = self.last.max(other.last);
     }
 }
 
@@ -114,6 +117,7 @@ impl Tally {
             return None;
         }
         self.report.deliveries += 1;
+        self.report.last = now;
         match self.tracks[connection * self.streams + stream].note(stamp.sequence) {
             Arrival::New => {}
             Arrival::Reordered => self.report.reordered += 1,

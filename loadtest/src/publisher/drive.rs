@@ -34,7 +34,7 @@ pub(crate) struct Bound {
 /// What a measurement saw.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// From the first request to the last answer or arrival that someone waited for.
+    /// From the first request to the last answer or arrival.
     pub(crate) seconds: f64,
     /// Processor time of the server, until everything had come.
     pub(crate) cpu_micros: Option<u64>,
@@ -56,7 +56,7 @@ pub(crate) fn drive(
     let cpu = |server: Process| server.cpu_micros();
     let before = server.map(cpu).transpose()?;
     drive.run(bound)?;
-    let seconds = (clock::now() - drive.began) as f64 / 1e9;
+    let answered = clock::now();
     let reports = drive.end()?;
     let after = server.map(cpu).transpose()?;
     let mut report = Report::default();
@@ -69,6 +69,7 @@ pub(crate) fn drive(
             }
         }
     }
+    let seconds = (answered.max(report.last) - drive.began) as f64 / 1e9;
     let cpu_micros = before.zip(after).map(|(before, after)| after - before);
     let lanes = drive.lanes.drain(..).map(|running| running.outcome).collect();
     Ok(Outcome { seconds, cpu_micros, report, lanes })

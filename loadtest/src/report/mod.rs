@@ -106,8 +106,12 @@ mod tests {
     #[test]
     fn a_figure_is_the_median_of_its_measurements() {
         let mut findings = Findings::new("test", Vec::new());
-        [3.0, 1.0, 2.0].into_iter().for_each(|value| findings.add("a", "ms", value));
-        [4.0, 1.0].into_iter().for_each(|value| findings.add("b", "ms", value));
+        for value in [3.0, 1.0, 2.0] {
+            findings.add("a", "ms", value);
+        }
+        for value in [4.0, 1.0] {
+            findings.add("b", "ms", value);
+        }
         assert_eq!(findings.figures.iter().map(|figure| figure.median).collect::<Vec<_>>(), [2.0, 2.5]);
         assert!(findings.is_clean());
     }

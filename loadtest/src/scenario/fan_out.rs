@@ -1,8 +1,8 @@
-//! `flood` and `serial`: events to everyone, each under way until every connection has it.
+//! `flood` and `serial`: events to everyone, so many under way at once.
 
 use super::{Setting, WARM_UP, lasting};
 use crate::{
-    cli::Common,
+    cli::{Common, Until},
     error::Result,
     publisher::{Aim, Lane, Pace},
     report::Findings,
@@ -15,19 +15,21 @@ pub(crate) fn fan_out(
     common: &Common,
     connections: usize,
     depth: u16,
+    until: Until,
 ) -> Result<Findings> {
     let settings = vec![
         ("connections", connections.to_string()),
         ("bytes", common.bytes.to_string()),
         ("under way", depth.to_string()),
+        ("until", format!("{until:?}").to_lowercase()),
     ];
     let mut findings = Findings::new(scenario, settings);
     let server = Server::open(common)?;
     let mut setting = Setting::new()?;
-    let fleets = setting.connect(common, &server, connections)?;
+    let fleets = setting.connect(common, &server, connections, false)?;
     let lane = Lane {
         aim: Aim::Everyone,
-        pace: Pace::OnDelivery,
+        pace: if until == Until::Delivered { Pace::OnDelivery } else { Pace::OnAnswer },
         callers: usize::from(depth),
         bytes: common.bytes,
         api: server.api.clone(),

@@ -26,7 +26,7 @@ pub(crate) fn idle(args: &Idle) -> Result<Findings> {
     for _ in 0..common.repeat {
         let server = Server::open(common)?;
         let mut setting = Setting::new()?;
-        let fleets = setting.fleets.start(args.connections)?;
+        let fleets = setting.fleets.start(args.connections, false)?;
         once(args, &server, &mut setting, &fleets, &mut findings)?;
         if !server.is_ours() {
             break;

@@ -32,8 +32,8 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
     }
     let server = Server::open(&args.common)?;
     let mut setting = Setting::new()?;
-    let probes = setting.connect(&args.common, &server, args.probes)?;
-    let bulk = setting.connect(&args.common, &server, args.connections - args.probes)?;
+    let probes = setting.connect(&args.common, &server, args.probes, false)?;
+    let bulk = setting.connect(&args.common, &server, args.connections - args.probes, false)?;
     let lanes = [single(args, &server, probes.clone()), scan(args, &server, probes.start..bulk.end)];
     measure(args, &mut setting, &lanes, ("", &server), &mut findings)?;
     Ok(findings)
@@ -44,8 +44,8 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
 fn calibrate(args: &Mixed, findings: &mut Findings) -> Result<()> {
     let (for_single, for_scan) = (Server::floor()?, Server::floor()?);
     let mut setting = Setting::new()?;
-    let probes = setting.connect(&args.common, &for_single, args.probes)?;
-    let bulk = setting.connect(&args.common, &for_scan, args.connections - args.probes)?;
+    let probes = setting.connect(&args.common, &for_single, args.probes, false)?;
+    let bulk = setting.connect(&args.common, &for_scan, args.connections - args.probes, false)?;
     let lanes = [single(args, &for_single, probes), scan(args, &for_scan, bulk)];
     measure(args, &mut setting, &lanes, ("floor: ", &for_single), findings)
 }

@@ -34,8 +34,14 @@ impl Setting {
     }
 
     /// Starts client processes for `connections` and connects them.
-    fn connect(&mut self, common: &Common, server: &Server, connections: usize) -> Result<Range<usize>> {
-        let which = self.fleets.start(connections)?;
+    fn connect(
+        &mut self,
+        common: &Common,
+        server: &Server,
+        connections: usize,
+        background: bool,
+    ) -> Result<Range<usize>> {
+        let which = self.fleets.start(connections, background)?;
         self.reconnect(common, server, &which, usize::MAX)?;
         Ok(which)
     }

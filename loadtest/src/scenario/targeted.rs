@@ -21,7 +21,7 @@ pub(crate) fn targeted(args: &Targeted) -> Result<Findings> {
     let mut findings = Findings::new("targeted", settings);
     let server = Server::open(common)?;
     let mut setting = Setting::new()?;
-    let fleets = setting.connect(common, &server, args.connections)?;
+    let fleets = setting.connect(common, &server, args.connections, false)?;
     let lanes = [Lane {
         aim: Aim::EachInTurn,
         pace: args.rate.map_or(Pace::OnAnswer, Pace::PerSecond),
