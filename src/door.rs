@@ -24,7 +24,7 @@ pub(crate) struct Door {
 
 /// One connection's place among those of its address; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Option<(Addresses, IpAddr)>);
+pub(crate) struct Place(Option<Box<(Addresses, IpAddr)>>);
 
 /// The address has as many connections as it may.
 #[derive(Clone, Copy, Debug)]
@@ -61,13 +61,13 @@ impl Door {
         }
         *count += 1;
         drop(addresses);
-        Ok(Place(Some((self.addresses.clone(), key))))
+        Ok(Place(Some(Box::new((self.addresses.clone(), key)))))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some((addresses, key)) = &self.0 else { return };
+        let Some((addresses, key)) = self.0.as_deref() else { return };
         let mut addresses = addresses.lock();
         if let Some(count) = addresses.get_mut(key) {
             *count -= 1;

@@ -1,6 +1,14 @@
 //! One client's life, from the upgraded socket to the last count: what its frames mean, and one exit guard.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    future::poll_fn,
+    net::IpAddr,
+    num::NonZeroU64,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -39,20 +47,8 @@ pub(crate) struct Arrival {
     pub(crate) occupancy: Occupancy,
 }
 
-/// Serves one client until it leaves or is sent away.
-pub(crate) async fn run(node: Arc<Node>, event_loop: Rc<EventLoop>, arrival: Box<Arrival>) {
-    let Some(mut session) = Session::begin(node, event_loop, *arrival) else { return };
-    let (event_loop, seat) = (session.event_loop.clone(), session.seat.clone());
-    loop {
-        match event_loop.read(&seat, |bytes| session.receive(bytes)).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-    }
-}
-
 /// What the reading side of a connection holds while the client is idle: no buffer, and nothing on the heap besides.
-struct Session {
+pub(crate) struct Session {
     node: Arc<Node>,
     event_loop: Rc<EventLoop>,
     seat: Rc<Seat>,
@@ -65,7 +61,8 @@ struct Session {
 }
 
 impl Session {
-    fn begin(node: Arc<Node>, event_loop: Rc<EventLoop>, arrival: Arrival) -> Option<Self> {
+    /// Gives an upgraded socket its slot, and decides about its credentials; `None` where no slot is left.
+    pub(crate) fn begin(node: Arc<Node>, event_loop: Rc<EventLoop>, arrival: Arrival) -> Option<Self> {
         let Arrival { app, socket, leftover, ip, device, token, since, occupancy } = arrival;
         let shard = event_loop.shard().clone();
         let facts = |id| Facts {
@@ -73,7 +70,7 @@ impl Session {
             device,
             ip,
             protocol: native::NAME,
-            connected_at: unix_now(),
+            connected_at: unix_now() as u32,
             node: node.name.clone(),
         };
         let build = |id| Connection { app, attributes: Attributes::new(facts(id)), expires_at: None };
@@ -99,6 +96,24 @@ impl Session {
             session.receive(&mut leftover.to_vec());
         }
         Some(session)
+    }
+
+    /// Serves the client until it leaves or is sent away.
+    ///
+    /// The task holds this and nothing else: polled by hand, it needs no place in a list of those who wait.
+    pub(crate) async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let event_loop = self.event_loop.clone();
+        loop {
+            let seat = self.seat.clone();
+            match ready!(event_loop.poll_read(cx, &seat, |bytes| self.receive(bytes))) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
     }
 
     fn app(&self) -> &App {
@@ -132,8 +147,13 @@ impl Session {
             Value::from_json(&mut claims, &self.app().layouts).map_err(|error| format!("claims: {error}"))?;
         let mut attributes = connection.attributes.clone();
         attributes.auth = auth;
-        attributes.user = Value::String(verified.user);
-        Ok(Connection { app: self.app, attributes, expires_at: verified.expires_at })
+        // One string for both, where there is one.
+        attributes.user = match attributes.auth.get("sub") {
+            sub @ Value::String(_) => sub.clone(),
+            _ => Value::String(verified.user),
+        };
+        let expires_at = verified.expires_at.and_then(NonZeroU64::new);
+        Ok(Connection { app: self.app, attributes, expires_at })
     }
 
     /// Lets the connection be reached; its welcome comes before anything else.
@@ -151,7 +171,7 @@ impl Session {
             self.app().metrics.connected.inc();
         }
         if let Some(expires_at) = expires_at {
-            self.event_loop.expect_expiry(at, expires_at);
+            self.event_loop.expect_expiry(at, expires_at.get());
         }
     }
 

@@ -20,7 +20,7 @@ pub(super) enum Due {
 }
 
 /// A heap of moments, in milliseconds since the shard began. Entries of connections that are gone stay until they are
-/// due; each is 16 bytes, and there are at most a few per connection.
+/// due; each is 24 bytes, and there are at most a few per connection.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     began: Instant,

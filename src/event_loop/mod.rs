@@ -14,6 +14,7 @@ use std::{
     io,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -120,23 +121,27 @@ impl EventLoop {
         self.seats.borrow().get(at.slot as usize)?.clone().filter(|seat| seat.at == at)
     }
 
-    /// Reads what the socket has into the thread's buffer and hands it to `each`; answers the number of bytes, 0 at
-    /// the end of the stream. Cancel-safe: nothing is read before the socket is readable, and `each` is called at
-    /// once.
+    /// Reads what the socket has into the thread's buffer and hands it to `each` at once; answers the number of bytes,
+    /// 0 at the end of the stream.
     ///
     /// # Errors
     /// Those of the socket.
-    pub(crate) async fn read(&self, seat: &Seat, each: impl FnOnce(&mut [u8])) -> io::Result<usize> {
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        seat: &Seat,
+        each: impl FnOnce(&mut [u8]),
+    ) -> Poll<io::Result<usize>> {
         loop {
-            seat.socket.readable().await?;
+            ready!(seat.socket.poll_read_ready(cx))?;
             let mut buffer = self.buffer.borrow_mut();
             match seat.socket.try_read(&mut buffer) {
                 Ok(n) => {
                     each(&mut buffer[..n]);
-                    return Ok(n);
+                    return Poll::Ready(Ok(n));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }

@@ -95,8 +95,8 @@ impl EventLoop {
         let expires_at =
             self.shard.own(|table| table.connection(at)).and_then(|connection| connection.expires_at);
         let Some(expires_at) = expires_at else { return };
-        if until(expires_at) > Duration::ZERO {
-            self.expect_expiry(at, expires_at);
+        if until(expires_at.get()) > Duration::ZERO {
+            self.expect_expiry(at, expires_at.get());
             return;
         }
         let close = Close::new(close::EXPIRED, "token expired");

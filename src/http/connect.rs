@@ -18,7 +18,7 @@ use crate::{
     metrics::Refusal,
     node::{Node, Occupancy, Phase},
     protocol::native,
-    session::{self, Arrival},
+    session::{Arrival, Session},
 };
 
 /// Longest `device`, in bytes: a UUID with a prefix fits.
@@ -104,9 +104,11 @@ pub(super) fn connect(
     let device = query.device.map(Arc::from);
     tokio::task::spawn_local(async move {
         let Some((socket, leftover)) = upgraded.await.ok().and_then(raw_socket) else { return };
-        let arrival = Box::new(Arrival { app, socket, leftover, ip, device, token, since, occupancy });
+        let arrival = Arrival { app, socket, leftover, ip, device, token, since, occupancy };
         // A task of its own, so that the handshake's larger one is freed.
-        tokio::task::spawn_local(session::run(node, event_loop, arrival));
+        if let Some(session) = Session::begin(node, event_loop, arrival) {
+            tokio::task::spawn_local(session.run());
+        }
     });
     Ok(response.map(|_| Answer::default()))
 }

@@ -1,6 +1,6 @@
 //! What the hub knows about one connection.
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc};
 
 use crate::{
     id::{AppId, ConnectionId},
@@ -26,7 +26,7 @@ pub struct Connection {
     /// What filters see.
     pub attributes: Attributes,
     /// When its token ends, in Unix seconds.
-    pub expires_at: Option<u64>,
+    pub expires_at: Option<NonZeroU64>,
 }
 
 impl Connection {

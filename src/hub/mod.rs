@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 pub use connection::Connection;
@@ -64,7 +64,8 @@ impl Shard {
         let result = f(&mut table);
         table.trim();
         let waiting = table.is_waiting();
-        drop(table);
+        // Whoever waits gets the lock now: a sweep that takes it again at once would keep them out.
+        MutexGuard::unlock_fair(table);
         if waiting && !self.awake.swap(true, SeqCst) {
             self.bell.notify_one();
         }

@@ -104,12 +104,12 @@ impl Cursor {
     }
 }
 
-/// Goes on with one shard until `until`; true when it is through.
-fn slice(
+/// Goes on with one shard for one stride, or to its end where `until_end`; true when it is through.
+fn stride(
     table: &mut Table,
     selection: &Selection,
     cursor: &mut Cursor,
-    until: Option<Instant>,
+    until_end: bool,
     looked: &mut Looked,
     visit: &mut impl FnMut(&mut Table, u32),
 ) -> bool {
@@ -130,7 +130,7 @@ fn slice(
                 Verdict::Error => looked.errors += 1,
             }
         }
-        if until.is_some_and(|until| Instant::now() >= until) {
+        if !until_end {
             return false;
         }
     }
@@ -181,7 +181,7 @@ impl Hub {
             let mut cursor = Cursor::List { slots, at: 0 };
             let Counts { looked, queued } = &mut counts;
             self.shard(at).with(|table| {
-                slice(table, selection, &mut cursor, None, looked, &mut |table, slot| {
+                stride(table, selection, &mut cursor, true, looked, &mut |table, slot| {
                     *queued += u64::from(table.place(slot, frame, ticket));
                 })
             });
@@ -216,16 +216,14 @@ impl Hub {
     ) -> Looked {
         let mut looked = Looked::default();
         for shard in self.shards() {
-            let mut cursor = None;
-            loop {
-                let done = shard.with(|table| {
-                    let cursor = cursor.get_or_insert_with(|| Cursor::open(table, selection));
-                    slice(table, selection, cursor, Some(Instant::now() + SLICE), &mut looked, &mut visit)
-                });
-                if done {
-                    break;
+            let mut cursor = shard.own(|table| Cursor::open(table, selection));
+            let mut until = Instant::now() + SLICE;
+            // The lock is let go after every stride, so that a small publication need not wait for a slice.
+            while !shard.with(|table| stride(table, selection, &mut cursor, false, &mut looked, &mut visit)) {
+                if Instant::now() >= until {
+                    tokio::task::yield_now().await;
+                    until = Instant::now() + SLICE;
                 }
-                tokio::task::yield_now().await;
             }
         }
         looked

@@ -43,7 +43,7 @@ pub struct Facts {
     /// `connection.protocol`.
     pub protocol: &'static str,
     /// `connection.connected_at`, in Unix seconds.
-    pub connected_at: u64,
+    pub connected_at: u32,
     /// `connection.node`.
     pub node: Arc<str>,
 }
@@ -81,9 +81,7 @@ impl Facts {
             Fact::Device => self.device.clone().into(),
             Fact::Ip => Value::String(self.ip.to_string().into()),
             Fact::Protocol => self.protocol.into(),
-            Fact::ConnectedAt => {
-                i64::try_from(self.connected_at).map_or(Value::Double(self.connected_at as f64), Value::Int)
-            }
+            Fact::ConnectedAt => Value::Int(self.connected_at.into()),
             Fact::Node => self.node.clone().into(),
         }
     }
