@@ -145,6 +145,12 @@ impl Server {
         self.inner.admin_address
     }
 
+    /// All numbers of the node in the text format of Prometheus, as `GET /metrics` gives them; also after a shutdown.
+    pub fn metrics(&self) -> String {
+        self.inner.node.hub.note_queues();
+        self.inner.node.metrics.render()
+    }
+
     /// Leaves well: readiness fails, `drain_delay` passes, each client is sent away at its own moment of the window
     /// with 4200, HTTP is served until the last has gone; then the threads end. Returns within `drain_timeout`, plus
     /// a second for what is being answered.

@@ -190,13 +190,17 @@ impl TestServer {
 
     /// The sum of a metric's lines whose labels contain `labels`.
     pub fn metric(&self, name: &str, labels: &str) -> f64 {
-        let text = self.get("/metrics").text;
-        let lines = text.lines().filter(|line| {
-            let Some(rest) = line.strip_prefix(name) else { return false };
-            rest.starts_with(['{', ' ']) && rest.contains(labels)
-        });
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        sum(&self.get("/metrics").text, name, labels)
     }
+}
+
+/// The sum of a metric's lines in `text` whose labels contain `labels`.
+pub fn sum(text: &str, name: &str, labels: &str) -> f64 {
+    let lines = text.lines().filter(|line| {
+        let Some(rest) = line.strip_prefix(name) else { return false };
+        rest.starts_with(['{', ' ']) && rest.contains(labels)
+    });
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 /// Waits until `what` is true.
