@@ -35,7 +35,7 @@ fn events(client: &mut Client) -> Vec<String> {
     client.frame(0x89, b"end");
     let mut names = Vec::new();
     loop {
-        match client.next() {
+        match client.message() {
             Received::Text(text) => {
                 let event: Value = serde_json::from_str(&text).unwrap();
                 names.push(event["event"].as_str().unwrap_or("?").to_owned());
@@ -178,7 +178,7 @@ fn bytes_arrive_in_a_binary_frame_behind_their_header() {
         let mut expected = vec![1, 0, header.len() as u8];
         expected.extend(header);
         expected.extend([0, 255, 1]);
-        assert_eq!(client.next(), Received::Binary(expected), "{path}");
+        assert_eq!(client.message(), Received::Binary(expected), "{path}");
     }
 }
 
@@ -448,7 +448,7 @@ fn every_wrong_filter_has_its_code_and_points_at_the_mistake() {
     let server = server();
     let mut client = server.connect("");
     let long = format!("user == \"{}\"", "x".repeat(4096));
-    let many = format!("user in [{}\"x\"]", "\"x\",".repeat(1024));
+    let many = format!("user in [{}1]", "1,".repeat(1024));
     let large = format!("{}true", "user == connection.id || ".repeat(100));
     let deep = format!("{}true{}", "(".repeat(200), ")".repeat(200));
     for (filter, code) in [
@@ -731,10 +731,10 @@ fn disconnect_closes_whom_it_describes_with_code_and_reason() {
     server.call("/v1/publish", &json!({"user": "ann", "event": "last"}));
     assert_eq!(disconnect(json!({"to": {"users": ["ann"]}})), 1);
     assert_eq!(ann.json()["event"], "last");
-    assert_eq!(ann.next(), Received::Close(4010, "disconnected".into()));
+    assert_eq!(ann.message(), Received::Close(4010, "disconnected".into()));
     let to = json!({"connections": [bob.id], "users": ["bob"]});
     assert_eq!(disconnect(json!({"to": to, "code": 3000, "reason": "bye"})), 1);
-    assert_eq!(bob.next(), Received::Close(3000, "bye".into()));
+    assert_eq!(bob.message(), Received::Close(3000, "bye".into()));
     let filter = "connection.device == params.d";
     let body = json!({"filter": filter, "params": {"d": "laptop"}, "except": {"devices": ["laptop"]}});
     assert_eq!(disconnect(body), 0);
@@ -1034,7 +1034,9 @@ fn codes_in(source: &str) -> BTreeSet<String> {
             let Some((before, rest)) = after.split_once('"') else { continue };
             let plain = |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "_:,".contains(c);
             let Some((code, _)) = rest.split_once('"') else { continue };
-            if before.chars().all(plain) && code.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+            if before.chars().all(plain)
+                && code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            {
                 codes.insert(code.to_owned());
             }
         }

@@ -285,7 +285,7 @@ fn a_message_in_fragments_with_a_ping_between_is_one_message() {
     client.frame(0x89, b"between");
     client.frame(0x00, br#"ng","id"#);
     client.frame(0x80, br#"":1}"#);
-    assert_eq!(client.next(), Received::Pong(b"between".to_vec()));
+    assert_eq!(client.message(), Received::Pong(b"between".to_vec()));
     assert_eq!(client.json(), json!({"op": "ack", "id": 1}));
 }
 
@@ -345,7 +345,7 @@ fn over_the_rate_a_message_gets_an_error_and_a_hundred_in_a_row_close_with_4102(
     std::io::Write::write_all(&mut client.socket, &flood).unwrap();
     let (mut pongs, mut errors) = (0, 0);
     let code = loop {
-        match client.next() {
+        match client.message() {
             Received::Text(text) if text == r#"{"op":"pong"}"# => pongs += 1,
             Received::Text(text) => {
                 let error: Value = serde_json::from_str(&text).unwrap();
@@ -401,8 +401,8 @@ fn a_close_is_answered_by_the_same_code_and_ends_the_connection() {
     for (payload, code) in [(&[][..], 1005), (&[0x03, 0xe8][..], 1000), (b"\x0f\xa0reason", 4000)] {
         let mut client = server.connect("");
         client.frame(0x88, payload);
-        assert_eq!(client.next(), Received::Close(code, String::new()));
-        assert_eq!(client.next(), Received::End);
+        assert_eq!(client.message(), Received::Close(code, String::new()));
+        assert_eq!(client.message(), Received::End);
     }
     eventually("all are gone", || server.metric("fanfare_connections", "default") == 0.0);
     assert_eq!(server.metric("fanfare_closes_total", "code=\"1005\""), 1.0);
@@ -413,9 +413,9 @@ fn after_a_close_nothing_is_delivered() {
     let server = server();
     let mut client = server.connect("");
     client.frame(0x88, &[0x03, 0xe8]);
-    assert_eq!(client.next(), Received::Close(1000, String::new()));
+    assert_eq!(client.message(), Received::Close(1000, String::new()));
     assert_eq!(server.call("/v1/broadcast", &json!({"event": "e"}))["matched"], 0);
-    assert_eq!(client.next(), Received::End);
+    assert_eq!(client.message(), Received::End);
 }
 
 #[test]
@@ -438,7 +438,7 @@ fn a_node_that_leaves_says_bye_with_a_moment_to_come_back() {
     let bye = client.json();
     assert_eq!((&bye["op"], &bye["code"], &bye["reason"]), (&json!("bye"), &json!(4200), &json!("draining")));
     assert!(bye["reconnect_in_ms"].as_u64().unwrap() <= 3000, "{bye}");
-    assert_eq!(client.next(), Received::Close(4200, "draining".into()));
+    assert_eq!(client.message(), Received::Close(4200, "draining".into()));
     drop(client);
     leaving.join().unwrap();
 }

@@ -52,6 +52,7 @@ pub fn keyed_server(change: impl FnOnce(&mut Config)) -> TestServer {
         let app = config.apps.values_mut().next().unwrap();
         app.keys.push(api_key("all", KEY, Scopes::ALL));
         app.tokens.push(token_key(SECRET));
+        config.drain_delay = Some(Duration::ZERO);
         change(config);
     })
 }
@@ -300,8 +301,10 @@ impl Client {
         }
         let status = parse_answer(&raw).status;
         if status != 101 {
-            let _ = socket.read_to_end(&mut raw);
-            return Err(parse_answer(&raw));
+            let length = parse_answer(&raw).header("content-length").and_then(|length| length.parse().ok());
+            let mut body = vec![0; length.unwrap_or(0)];
+            socket.read_exact(&mut body).expect("the refusal's body");
+            return Err(parse_answer(&[raw, body].concat()));
         }
         Ok(Self {
             socket,
@@ -343,18 +346,22 @@ impl Client {
         }
     }
 
-    /// The next text message; pings are answered and passed over.
-    pub fn text(&mut self) -> String {
+    /// The next message that is no ping; pings are answered and passed over.
+    pub fn message(&mut self) -> Received {
         loop {
             match self.next() {
-                Received::Text(text) => return text,
-                Received::Ping(payload) => {
-                    if self.answers_pings {
-                        self.frame(0x8a, &payload);
-                    }
-                }
-                other => panic!("expected text, got {other:?}"),
+                Received::Ping(payload) if self.answers_pings => self.frame(0x8a, &payload),
+                Received::Ping(_) => {}
+                other => return other,
             }
+        }
+    }
+
+    /// The next text message; pings are answered and passed over.
+    pub fn text(&mut self) -> String {
+        match self.message() {
+            Received::Text(text) => text,
+            other => panic!("expected text, got {other:?}"),
         }
     }
 
@@ -378,7 +385,7 @@ impl Client {
     /// Expects that nothing comes: whatever was sent before a round trip has arrived after it.
     pub fn expect_nothing(&mut self) {
         self.frame(0x89, b"round trip");
-        match self.next() {
+        match self.message() {
             Received::Pong(payload) if payload == b"round trip" => {}
             other => panic!("expected nothing, got {other:?}"),
         }
