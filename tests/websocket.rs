@@ -2,7 +2,13 @@
 
 mod support;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
 use fanfare::config::{AppConfig, ClientAuth};
 use serde_json::{Value, json};
@@ -61,12 +67,11 @@ fn the_subprotocol_is_echoed_where_offered_and_others_are_refused() {
 
 /// The head of the answer to a GET of `/v1/connect`; all of it where it is a refusal.
 fn handshake(server: &TestServer, headers: &[(&str, &str)]) -> Answer {
-    use std::io::{Read, Write};
-    let mut socket = std::net::TcpStream::connect(server.address()).unwrap();
+    let mut socket = TcpStream::connect(server.address()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut head = format!("GET /v1/connect HTTP/1.1\r\nHost: {}\r\n", server.address());
     for (name, value) in headers {
-        head += &format!("{name}: {value}\r\n");
+        write!(head, "{name}: {value}\r\n").unwrap();
     }
     socket.write_all((head + "\r\n").as_bytes()).unwrap();
     let mut raw = Vec::new();
@@ -260,7 +265,7 @@ fn an_error_carries_the_id_of_a_message_over_the_rate_too() {
     });
     let mut client = server.connect("");
     let messages = (0..5).flat_map(|n| masked(0x81, json!({"op": "ping", "id": n}).to_string().as_bytes()));
-    std::io::Write::write_all(&mut client.socket, &messages.collect::<Vec<u8>>()).unwrap();
+    client.socket.write_all(&messages.collect::<Vec<u8>>()).unwrap();
     for n in 0..5 {
         let answer = client.json();
         assert_eq!(answer["id"], n, "{answer}");
@@ -342,7 +347,7 @@ fn over_the_rate_a_message_gets_an_error_and_a_hundred_in_a_row_close_with_4102(
     let mut client = server.connect("");
     // All in one write, so that hardly any time passes between them.
     let flood: Vec<u8> = (0..150).flat_map(|_| masked(0x81, br#"{"op":"ping"}"#)).collect();
-    std::io::Write::write_all(&mut client.socket, &flood).unwrap();
+    client.socket.write_all(&flood).unwrap();
     let (mut pongs, mut errors) = (0, 0);
     let code = loop {
         match client.message() {

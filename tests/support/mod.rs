@@ -4,6 +4,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt::Write as _,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -175,7 +176,7 @@ impl TestServer {
         let mut client = self.open(query);
         let welcome = client.json();
         assert_eq!(welcome["op"], "welcome", "{welcome}");
-        client.id = welcome["connection"].as_str().unwrap().to_owned();
+        client.id = welcome["connection"].as_str().unwrap().into();
         client
     }
 
@@ -222,18 +223,18 @@ pub fn request(
     let has = |name: &str| more.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
     let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !has("host") {
-        head += &format!("Host: {to}\r\n");
+        write!(head, "Host: {to}\r\n").unwrap();
     }
     if let Some(body) = body {
         if !has("content-type") {
             head += "Content-Type: application/json\r\n";
         }
         if !has("content-length") && !has("transfer-encoding") {
-            head += &format!("Content-Length: {}\r\n", body.len());
+            write!(head, "Content-Length: {}\r\n", body.len()).unwrap();
         }
     }
     for (name, value) in more {
-        head += &format!("{name}: {value}\r\n");
+        write!(head, "{name}: {value}\r\n").unwrap();
     }
     head += "\r\n";
     socket.write_all(head.as_bytes()).expect("writes");
@@ -283,12 +284,12 @@ impl Client {
         socket.set_nodelay(true).unwrap();
         let mut head = format!("GET {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            head += &format!("Host: {to}\r\n");
+            write!(head, "Host: {to}\r\n").unwrap();
         }
         head += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
+            write!(head, "{name}: {value}\r\n").unwrap();
         }
         socket.write_all((head + "\r\n").as_bytes()).expect("writes");
         let mut raw = Vec::new();
@@ -408,11 +409,11 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         n @ 0..=125 => frame.push(0x80 | n as u8),
         n @ 126..=0xffff => {
-            frame.push(0x80 | 126);
+            frame.push(0xfe);
             frame.extend((n as u16).to_be_bytes());
         }
         n => {
-            frame.push(0x80 | 127);
+            frame.push(0xff);
             frame.extend((n as u64).to_be_bytes());
         }
     }
