@@ -190,6 +190,11 @@ impl TestServer {
         Client::open(self.address(), &format!("/v1/connect?{query}"), headers)
     }
 
+    /// [`TestServer::metric`] of what counts whole things.
+    pub fn count(&self, name: &str, labels: &str) -> u64 {
+        self.metric(name, labels) as u64
+    }
+
     /// The sum of a metric's lines whose labels contain `labels`.
     pub fn metric(&self, name: &str, labels: &str) -> f64 {
         let text = self.get("/metrics").text;
