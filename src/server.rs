@@ -296,6 +296,8 @@ impl Parts {
         });
         let connection = http1::Builder::new()
             .max_buf_size(REQUEST_HEAD_BYTES)
+            // Else a caller that hangs up behind its body takes a request back that no handler has seen yet.
+            .half_close(true)
             .serve_connection(socket, service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);

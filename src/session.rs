@@ -227,7 +227,8 @@ impl Session {
         match self.rate.take(&self.node.config.limits, Instant::now()) {
             Allowance::Go => {}
             Allowance::Refused => {
-                return self.reply(native::error(None, "rate_limited", "too many messages; slow down"));
+                let id = if let Message::Text(text) = message { native::id(text) } else { None };
+                return self.reply(native::error(id, "rate_limited", "too many messages; slow down"));
             }
             Allowance::Strike => return self.close(close::RATE_LIMITED, "too many messages"),
         }

@@ -1,4 +1,5 @@
 //! The HTTP API as its callers see it: every call's fields and meaning, every refusal, keys and apps.
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
 
 mod support;
 
@@ -35,7 +36,7 @@ fn events(client: &mut Client) -> Vec<String> {
     client.frame(0x89, b"end");
     let mut names = Vec::new();
     loop {
-        match client.next() {
+        match client.message() {
             Received::Text(text) => {
                 let event: Value = serde_json::from_str(&text).unwrap();
                 names.push(event["event"].as_str().unwrap_or("?").to_owned());
@@ -178,7 +179,7 @@ fn bytes_arrive_in_a_binary_frame_behind_their_header() {
         let mut expected = vec![1, 0, header.len() as u8];
         expected.extend(header);
         expected.extend([0, 255, 1]);
-        assert_eq!(client.next(), Received::Binary(expected), "{path}");
+        assert_eq!(client.message(), Received::Binary(expected), "{path}");
     }
 }
 
@@ -214,8 +215,8 @@ fn a_receipt_has_every_count() {
         json!({"id": null, "matched": 1, "queued": 1, "dropped": 0, "stored": 0, "filter_errors": 1, "nodes": 1,
                "missing_nodes": []})
     );
-    assert_eq!(server.metric("fanfare_filter_errors_total", "default"), 1.0);
-    assert_eq!(server.metric("fanfare_encodings_total", "default"), 1.0);
+    assert_eq!(server.count("fanfare_filter_errors_total", "default"), 1);
+    assert_eq!(server.count("fanfare_encodings_total", "default"), 1);
 }
 
 #[test]
@@ -448,7 +449,7 @@ fn every_wrong_filter_has_its_code_and_points_at_the_mistake() {
     let server = server();
     let mut client = server.connect("");
     let long = format!("user == \"{}\"", "x".repeat(4096));
-    let many = format!("user in [{}\"x\"]", "\"x\",".repeat(1024));
+    let many = format!("user in [{}1]", "1,".repeat(1024));
     let large = format!("{}true", "user == connection.id || ".repeat(100));
     let deep = format!("{}true{}", "(".repeat(200), ")".repeat(200));
     for (filter, code) in [
@@ -554,7 +555,7 @@ fn a_body_that_stops_is_refused_in_time_and_one_that_ends_early_at_once() {
 #[test]
 fn without_users_publish_is_refused_and_the_rest_goes_on() {
     let server = server_with(|config| {
-        config.apps.values_mut().for_each(|app| app.client_auth = Some(ClientAuth::Off))
+        config.apps.values_mut().for_each(|app| app.client_auth = Some(ClientAuth::Off));
     });
     let mut client = server.connect("token=not-looked-at");
     assert_eq!(
@@ -731,10 +732,10 @@ fn disconnect_closes_whom_it_describes_with_code_and_reason() {
     server.call("/v1/publish", &json!({"user": "ann", "event": "last"}));
     assert_eq!(disconnect(json!({"to": {"users": ["ann"]}})), 1);
     assert_eq!(ann.json()["event"], "last");
-    assert_eq!(ann.next(), Received::Close(4010, "disconnected".into()));
+    assert_eq!(ann.message(), Received::Close(4010, "disconnected".into()));
     let to = json!({"connections": [bob.id], "users": ["bob"]});
     assert_eq!(disconnect(json!({"to": to, "code": 3000, "reason": "bye"})), 1);
-    assert_eq!(bob.next(), Received::Close(3000, "bye".into()));
+    assert_eq!(bob.message(), Received::Close(3000, "bye".into()));
     let filter = "connection.device == params.d";
     let body = json!({"filter": filter, "params": {"d": "laptop"}, "except": {"devices": ["laptop"]}});
     assert_eq!(disconnect(body), 0);
@@ -746,7 +747,7 @@ fn disconnect_closes_whom_it_describes_with_code_and_reason() {
     assert_eq!(disconnect(json!({"filter": "true", "code": 4999})), 1);
     assert_eq!(phone.closed(), 4999);
     drop((ann, bob, laptop, phone));
-    eventually("the end is counted", || server.metric("fanfare_closes_total", "code=\"4010\"") == 1.0);
+    eventually("the end is counted", || server.count("fanfare_closes_total", "code=\"4010\"") == 1);
 }
 
 #[test]
@@ -771,7 +772,7 @@ fn a_wrong_disconnect_closes_nobody() {
 
 #[test]
 fn tokens_are_signed_within_bounds() {
-    let server = server_with(|config| config.limits.token_ttl = Duration::from_secs(7200));
+    let server = server_with(|config| config.limits.token_ttl = Duration::from_hours(2));
     let lifetime = |body: Value| {
         let expires_at = server.call("/v1/tokens", &body)["expires_at"].as_u64().unwrap();
         expires_at - unix_now()
@@ -1034,7 +1035,9 @@ fn codes_in(source: &str) -> BTreeSet<String> {
             let Some((before, rest)) = after.split_once('"') else { continue };
             let plain = |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "_:,".contains(c);
             let Some((code, _)) = rest.split_once('"') else { continue };
-            if before.chars().all(plain) && code.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+            if before.chars().all(plain)
+                && code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            {
                 codes.insert(code.to_owned());
             }
         }
@@ -1078,7 +1081,7 @@ fn the_page_has_every_metric() {
     // Families without a label show up once they have counted.
     drop(server.connect(""));
     assert!(server.try_open("", &[("Origin", "https://evil.example")]).is_err());
-    eventually("the end is counted", || server.metric("fanfare_closes_total", "") == 1.0);
+    eventually("the end is counted", || server.count("fanfare_closes_total", "") == 1);
     let text = server.get("/metrics").text;
     let mut names = 0;
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

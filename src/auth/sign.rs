@@ -10,6 +10,7 @@ use super::{Rights, RightsError, claims::Members, token};
 use crate::{
     config::AppConfig,
     limits::{self, Limits},
+    predicate::{JsonError, Value},
 };
 
 /// Claims that the signer sets itself, or that decide whether the token is good.
@@ -59,6 +60,9 @@ pub enum SignError {
     /// The token would be refused when presented.
     #[error("the claims are {0} bytes together, over {1}")]
     TooBig(usize, usize),
+    /// Claims that no filter could see; says why.
+    #[error("\"claims\": {0}")]
+    Value(#[from] JsonError),
     /// A life of no seconds.
     #[error("\"ttl\" must be at least 1 second")]
     Ttl,
@@ -121,6 +125,7 @@ impl TokenSigner {
         if payload.len() > self.claims_bytes {
             return Err(SignError::TooBig(payload.len(), self.claims_bytes));
         }
+        Value::from_json(&mut payload.clone().into_bytes(), None)?;
         let message = format!("{}.{}", self.header, BASE64URL_NOPAD.encode(payload.as_bytes()));
         let signature = BASE64URL_NOPAD.encode(hmac::sign(&self.key, message.as_bytes()).as_ref());
         Ok(Signed { token: format!("{message}.{signature}"), expires_at })

@@ -80,9 +80,11 @@ pub(crate) fn unknown_field(name: &str, fields: &[&str]) -> Problem {
     Problem::bad_request("unknown_field", format!("unknown field `{name}`; {hint}"))
 }
 
-/// A member that is there, even as `null`.
-fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
+/// A member that is there, even as `null`: what should narrow a target must not fall away for want of a value.
+pub(crate) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 /// Whose connections a call means, and whose counts it answers. One node is the whole cluster here.
@@ -105,13 +107,13 @@ pub(crate) struct Fields<'a> {
     data: Option<&'a RawValue>,
     #[serde(default)]
     data_base64: Option<Cow<'a, str>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     filter: Option<String>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     params: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     to: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     except: Option<&'a RawValue>,
     /// Both values mean the same while the node is alone; they are read to be checked.
     #[serde(default, rename = "scope")]

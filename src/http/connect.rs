@@ -4,7 +4,7 @@ use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 
 use fastwebsockets::upgrade;
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response, StatusCode,
     body::Incoming,
     header::{HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL},
 };
@@ -44,7 +44,9 @@ impl Query {
                 "device" => &mut parsed.device,
                 _ => continue,
             };
-            let value = percent_decode_str(value)
+            // As `URLSearchParams` writes spaces.
+            let value = value.replace('+', " ");
+            let value = percent_decode_str(&value)
                 .decode_utf8()
                 .map_err(|_| Problem::bad_request("bad_query", format!("`{name}` is not UTF-8")))?;
             if !value.is_empty() {
@@ -90,7 +92,7 @@ pub(super) fn connect(
         }
     }
     let ip = access::client_address(headers, peer, &node.config.trusted_proxies);
-    if !upgrade::is_upgrade_request(&request) {
+    if request.method() != Method::GET || !upgrade::is_upgrade_request(&request) {
         let detail = "this path takes WebSocket handshakes (RFC 6455) only";
         return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail));
     }

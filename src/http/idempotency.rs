@@ -189,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_repeat_gets_the_first_answer_and_another_body_is_refused() {
-        let store = store(10, Duration::from_secs(60));
+        let store = store(10, Duration::from_mins(1));
         let Ok(Claim::First(running)) = store.claim(scope("a"), b"1").await else { panic!("not the first") };
         running.succeed(Bytes::from_static(b"answer"));
         assert!(matches!(store.claim(scope("a"), b"1").await, Ok(Claim::Answered(a)) if a == "answer"));
@@ -199,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_comes_while_the_first_runs_waits_for_it_and_takes_over_if_it_fails() {
-        let store = store(10, Duration::from_secs(60));
+        let store = store(10, Duration::from_mins(1));
         let Ok(Claim::First(running)) = store.claim(scope("a"), b"1").await else { panic!("not the first") };
         let second = tokio::spawn({
             let store = store.clone();

@@ -62,13 +62,13 @@ pub(crate) async fn disconnect(node: &Node, caller: &Caller, body: &[u8]) -> Res
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Fields<'a> {
-        #[serde(borrow, default)]
+        #[serde(borrow, default, deserialize_with = "body::present")]
         to: Option<&'a RawValue>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "body::present")]
         filter: Option<String>,
-        #[serde(borrow, default)]
+        #[serde(borrow, default, deserialize_with = "body::present")]
         params: Option<&'a RawValue>,
-        #[serde(borrow, default)]
+        #[serde(borrow, default, deserialize_with = "body::present")]
         except: Option<&'a RawValue>,
         #[serde(default)]
         code: Option<u16>,
@@ -163,7 +163,17 @@ fn plan(bound: &Bound) -> Json {
 
 /// The value of every sub-expression. Where paths are hidden, the values of sub-expressions that show them are, too.
 fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
-    let hidden = |text: &str| redact.iter().any(|path| text.contains(path.as_str()));
+    // A path can be written in other ways, and a map shows its members: only what is plainly another path is shown.
+    let is_path = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
+    let within = |inner: &str, outer: &str| format!("{inner}.").starts_with(&format!("{outer}."));
+    let hidden = |text: &str| {
+        redact.iter().any(|path| {
+            if is_path(text) {
+                return within(text, path) || within(path, text);
+            }
+            text.contains(path.split('.').next().unwrap_or(path))
+        })
+    };
     let explained = bound.explain(&connection.attributes);
     let shown = explained.iter().map(|part| {
         let mut one = json!({ "text": part.text, "offset": part.span.offset, "length": part.span.length });

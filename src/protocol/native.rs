@@ -70,12 +70,16 @@ pub fn parse(text: &str) -> Result<Call<'_>, Misunderstood<'_>> {
     let refused = |id, code, message: String| Misunderstood::Refused { id, code, message };
     let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| {
         if error.is_data() {
-            refused(None, "bad_message", without_place(&error))
+            refused(id(text), "bad_message", without_place(&error))
         } else {
             Misunderstood::NotJson
         }
     })?;
-    let id = fields.id.filter(|id| id.get().len() <= ID_BYTES && !id.get().starts_with(['{', '[']));
+    if !text.trim_start().starts_with('{') {
+        // serde would read the fields from an array too.
+        return Err(refused(None, "bad_message", "the message is no object".to_owned()));
+    }
+    let id = fields.id.filter(|id| is_id(id));
     if fields.id.is_some() && id.is_none() {
         return Err(refused(
             None,
@@ -92,6 +96,20 @@ pub fn parse(text: &str) -> Result<Call<'_>, Misunderstood<'_>> {
         (None, _) => return Err(refused(id, "bad_message", "the message has no op".to_owned())),
     };
     Ok(Call { id, request })
+}
+
+fn is_id(id: &RawValue) -> bool {
+    id.get().len() <= ID_BYTES && !id.get().starts_with(['{', '['])
+}
+
+/// The `id` of a message, whatever else it says.
+pub fn id(text: &str) -> Option<&RawValue> {
+    #[derive(Deserialize)]
+    struct Id<'a> {
+        #[serde(borrow)]
+        id: Option<&'a RawValue>,
+    }
+    serde_json::from_str::<Id<'_>>(text).ok()?.id.filter(|id| is_id(id))
 }
 
 fn cut(op: &str) -> String {

@@ -4,6 +4,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt::Write as _,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -52,6 +53,7 @@ pub fn keyed_server(change: impl FnOnce(&mut Config)) -> TestServer {
         let app = config.apps.values_mut().next().unwrap();
         app.keys.push(api_key("all", KEY, Scopes::ALL));
         app.tokens.push(token_key(SECRET));
+        config.drain_delay = Some(Duration::ZERO);
         change(config);
     })
 }
@@ -174,7 +176,7 @@ impl TestServer {
         let mut client = self.open(query);
         let welcome = client.json();
         assert_eq!(welcome["op"], "welcome", "{welcome}");
-        client.id = welcome["connection"].as_str().unwrap().to_owned();
+        client.id = welcome["connection"].as_str().unwrap().into();
         client
     }
 
@@ -186,6 +188,11 @@ impl TestServer {
     /// A client with `headers` that has had nothing yet, or the refusal.
     pub fn try_open(&self, query: &str, headers: &[(&str, &str)]) -> Result<Client, Answer> {
         Client::open(self.address(), &format!("/v1/connect?{query}"), headers)
+    }
+
+    /// [`TestServer::metric`] of what counts whole things.
+    pub fn count(&self, name: &str, labels: &str) -> u64 {
+        self.metric(name, labels) as u64
     }
 
     /// The sum of a metric's lines whose labels contain `labels`.
@@ -225,18 +232,18 @@ pub fn request(
     let has = |name: &str| more.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
     let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !has("host") {
-        head += &format!("Host: {to}\r\n");
+        write!(head, "Host: {to}\r\n").unwrap();
     }
     if let Some(body) = body {
         if !has("content-type") {
             head += "Content-Type: application/json\r\n";
         }
         if !has("content-length") && !has("transfer-encoding") {
-            head += &format!("Content-Length: {}\r\n", body.len());
+            write!(head, "Content-Length: {}\r\n", body.len()).unwrap();
         }
     }
     for (name, value) in more {
-        head += &format!("{name}: {value}\r\n");
+        write!(head, "{name}: {value}\r\n").unwrap();
     }
     head += "\r\n";
     socket.write_all(head.as_bytes()).expect("writes");
@@ -286,12 +293,12 @@ impl Client {
         socket.set_nodelay(true).unwrap();
         let mut head = format!("GET {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            head += &format!("Host: {to}\r\n");
+            write!(head, "Host: {to}\r\n").unwrap();
         }
         head += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
+            write!(head, "{name}: {value}\r\n").unwrap();
         }
         socket.write_all((head + "\r\n").as_bytes()).expect("writes");
         let mut raw = Vec::new();
@@ -304,8 +311,10 @@ impl Client {
         }
         let status = parse_answer(&raw).status;
         if status != 101 {
-            let _ = socket.read_to_end(&mut raw);
-            return Err(parse_answer(&raw));
+            let length = parse_answer(&raw).header("content-length").and_then(|length| length.parse().ok());
+            let mut body = vec![0; length.unwrap_or(0)];
+            socket.read_exact(&mut body).expect("the refusal's body");
+            return Err(parse_answer(&[raw, body].concat()));
         }
         Ok(Self {
             socket,
@@ -347,18 +356,22 @@ impl Client {
         }
     }
 
-    /// The next text message; pings are answered and passed over.
-    pub fn text(&mut self) -> String {
+    /// The next message that is no ping; pings are answered and passed over.
+    pub fn message(&mut self) -> Received {
         loop {
             match self.next() {
-                Received::Text(text) => return text,
-                Received::Ping(payload) => {
-                    if self.answers_pings {
-                        self.frame(0x8a, &payload);
-                    }
-                }
-                other => panic!("expected text, got {other:?}"),
+                Received::Ping(payload) if self.answers_pings => self.frame(0x8a, &payload),
+                Received::Ping(_) => {}
+                other => return other,
             }
+        }
+    }
+
+    /// The next text message; pings are answered and passed over.
+    pub fn text(&mut self) -> String {
+        match self.message() {
+            Received::Text(text) => text,
+            other => panic!("expected text, got {other:?}"),
         }
     }
 
@@ -382,7 +395,7 @@ impl Client {
     /// Expects that nothing comes: whatever was sent before a round trip has arrived after it.
     pub fn expect_nothing(&mut self) {
         self.frame(0x89, b"round trip");
-        match self.next() {
+        match self.message() {
             Received::Pong(payload) if payload == b"round trip" => {}
             other => panic!("expected nothing, got {other:?}"),
         }
@@ -405,11 +418,11 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         n @ 0..=125 => frame.push(0x80 | n as u8),
         n @ 126..=0xffff => {
-            frame.push(0x80 | 126);
+            frame.push(0xfe);
             frame.extend((n as u16).to_be_bytes());
         }
         n => {
-            frame.push(0x80 | 127);
+            frame.push(0xff);
             frame.extend((n as u64).to_be_bytes());
         }
     }

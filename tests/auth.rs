@@ -1,0 +1,398 @@
+//! Who a client is, how long, and which pages may connect; what a server without keys refuses.
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
+
+mod support;
+
+use std::time::Duration;
+
+use fanfare::config::{ClientAuth, Config};
+use serde_json::{Value, json};
+use support::*;
+
+fn required(config: &mut Config) {
+    config.apps.values_mut().for_each(|app| app.client_auth = Some(ClientAuth::Required));
+}
+
+fn shown(server: &TestServer, id: &str) -> Value {
+    server.get_as(KEY, &format!("/v1/connections/{id}")).json()
+}
+
+fn matched(server: &TestServer, body: &Value) -> Value {
+    let answer = server.post_as(KEY, "/v1/emit", body).json();
+    answer.get("matched").unwrap_or_else(|| panic!("{answer}")).clone()
+}
+
+// Where the token comes from
+
+#[test]
+fn a_token_may_come_by_query_by_header_or_by_message() {
+    let server = keyed_server(|_| {});
+    let token = signed(&json!({"sub": "ann", "team": "red"}));
+    let mut by_query = server.open(&format!("token={token}"));
+    let mut by_header = server.try_open("", &[("Authorization", &format!("Bearer {token}"))]).unwrap();
+    assert_eq!(by_query.json()["user"], "ann");
+    assert_eq!(by_header.json()["user"], "ann");
+    let mut by_message = server.open("");
+    assert_eq!(by_message.json()["user"], json!(null));
+    by_message.send(&json!({"op": "auth", "id": 1, "token": token}));
+    assert_eq!(by_message.json(), json!({"op": "ack", "id": 1, "user": "ann"}));
+    assert_eq!(
+        matched(&server, &json!({"event": "e", "filter": "auth.team == \"red\" && user == \"ann\""})),
+        3
+    );
+}
+
+#[test]
+fn where_required_nothing_comes_before_authentication() {
+    let server = keyed_server(required);
+    let mut client = server.open("");
+    client.expect_nothing();
+    assert_eq!(matched(&server, &json!({"event": "early"})), 0);
+    assert_eq!(matched(&server, &json!({"event": "early", "filter": "true"})), 0);
+    let listed = server.get_as(KEY, "/v1/connections").json();
+    assert_eq!(listed["connections"], json!([]));
+    let closed = server.post_as(KEY, "/v1/disconnect", &json!({"filter": "true"})).json();
+    assert_eq!(closed["disconnected"], 0);
+    client.send(&json!({"op": "auth", "id": 1, "token": signed(&json!({"sub": "ann"}))}));
+    let welcome = client.json();
+    assert_eq!((&welcome["op"], &welcome["user"]), (&json!("welcome"), &json!("ann")));
+    assert_eq!(client.json()["op"], "ack");
+    assert_eq!(matched(&server, &json!({"event": "late"})), 1);
+    assert_eq!(client.json()["event"], "late");
+    let mut at_once = server.open(&format!("token={}", signed(&json!({"sub": "bob"}))));
+    assert_eq!(at_once.json()["op"], "welcome");
+}
+
+#[test]
+fn where_required_who_does_not_authenticate_in_time_is_closed() {
+    let server = keyed_server(|config| {
+        required(config);
+        config.limits.auth = Duration::from_millis(300);
+    });
+    let mut client = server.open("");
+    client.send(&json!({"op": "ping", "id": 1}));
+    assert_eq!(client.json()["op"], "ack");
+    assert_eq!(client.message(), Received::Close(4001, "not authenticated in time".into()));
+    let mut timely = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
+    std::thread::sleep(Duration::from_millis(600));
+    timely.expect_nothing();
+}
+
+#[test]
+fn before_the_welcome_a_bad_token_ends_the_connection_and_after_it_does_not() {
+    let server = keyed_server(required);
+    let mut client = server.open("");
+    client.send(&json!({"op": "auth", "id": 1, "token": "nonsense"}));
+    assert_eq!(client.closed(), 4001);
+    let mut client = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
+    client.send(&json!({"op": "auth", "id": 1, "token": "nonsense"}));
+    let error = client.json();
+    assert_eq!(
+        (&error["op"], &error["id"], &error["code"]),
+        (&json!("error"), &json!(1), &json!("unauthorized"))
+    );
+    assert_eq!(matched(&server, &json!({"event": "e", "to": {"users": ["ann"]}})), 1);
+    assert_eq!(client.json()["event"], "e");
+}
+
+// Bad tokens
+
+#[test]
+fn a_bad_token_is_upgraded_and_then_closed_with_4001() {
+    let server = keyed_server(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.issuer = Some("me".to_owned());
+        app.audience = Some("chat".to_owned());
+    });
+    let good = json!({"sub": "ann", "iss": "me", "aud": ["web", "chat"]});
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        signed(&claims)
+    };
+    let hs256 = json!({"alg": "HS256"});
+    let unsigned = jwt(SECRET, &json!({"alg": "none"}), &good);
+    let (unsigned_head, _) = unsigned.rsplit_once('.').unwrap();
+    let valid = signed(&good);
+    assert_eq!(server.open(&format!("token={valid}")).json()["user"], "ann");
+    let now = unix_now();
+    for (what, token) in [
+        ("nonsense", "nonsense".to_owned()),
+        ("no signature", valid.rsplit_once('.').unwrap().0.to_owned()),
+        ("another signature", format!("{valid}A")),
+        ("alg none, unsigned", format!("{unsigned_head}.")),
+        ("alg none, signed", unsigned),
+        ("alg RS256 over the secret", jwt(SECRET, &json!({"alg": "RS256"}), &good)),
+        ("alg HS512", jwt(SECRET, &json!({"alg": "HS512"}), &good)),
+        ("crit", jwt(SECRET, &json!({"alg": "HS256", "crit": ["b64"]}), &good)),
+        ("foreign key", jwt("another-secret-of-more-than-32-bytes", &hs256, &good)),
+        ("empty key", jwt("", &hs256, &good)),
+        ("expired", with("exp", json!(now - 60))),
+        ("not yet", with("nbf", json!(now + 600))),
+        ("exp is text", with("exp", json!("tomorrow"))),
+        ("another issuer", with("iss", json!("you"))),
+        ("another audience", with("aud", json!("mail"))),
+        ("no user", with("sub", json!(null))),
+        ("an empty user", with("sub", json!(""))),
+        ("a user that is a number", with("sub", json!(7))),
+        ("wrong rights", with("can", json!({"dance": true}))),
+        ("claims too big", with("big", json!("x".repeat(9000)))),
+    ] {
+        let mut client = server.open(&format!("token={token}"));
+        match client.message() {
+            Received::Close(4001, reason) => {
+                assert!(!reason.is_empty() && !reason.contains("nonsense"), "{what}: {reason}");
+            }
+            other => panic!("{what}: {other:?}"),
+        }
+        let mut by_header = server.try_open("", &[("Authorization", &format!("Bearer {token}"))]).unwrap();
+        assert_eq!(by_header.closed(), 4001, "{what}");
+    }
+    assert_eq!(matched(&server, &json!({"event": "e", "filter": "user != \"ann\""})), 0);
+}
+
+#[test]
+fn claims_that_nest_too_deep_are_neither_signed_nor_accepted() {
+    let server = keyed_server(|_| {});
+    let nested = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    let body = format!(r#"{{"user":"ann","claims":{{"deep":{nested}}}}}"#);
+    let authorization = format!("Bearer {KEY}");
+    let headers = [("Authorization", authorization.as_str())];
+    let answer = server.request("POST", "/v1/tokens", &headers, Some(body.as_bytes()));
+    if answer.status == 200 {
+        let token = answer.json()["token"].as_str().unwrap().to_owned();
+        panic!(
+            "a token was signed that connecting answers by {}",
+            server.open(&format!("token={token}")).closed()
+        );
+    }
+    assert_eq!((answer.status, answer.code().as_str()), (400, "bad_token_request"));
+}
+
+// Renewal and expiry
+
+#[test]
+fn a_renewal_replaces_claims_and_index_entries_in_one_step() {
+    let server = keyed_server(|config| {
+        config.apps.values_mut().for_each(|app| app.index = vec!["auth.team".to_owned()]);
+    });
+    let token = |team: &str| signed(&json!({"sub": "ann", "team": team}));
+    let mut client = server.connect(&format!("token={}", token("red")));
+    let by_index =
+        |team: &str| json!({"event": team, "filter": "auth.team == params.t", "params": {"t": team}});
+    let by_scan =
+        |team: &str| json!({"event": team, "filter": "auth.team + \"\" == params.t", "params": {"t": team}});
+    assert_eq!(
+        (matched(&server, &by_index("red")), matched(&server, &by_index("blue"))),
+        (json!(1), json!(0))
+    );
+    assert_eq!(client.json()["event"], "red");
+    client.send(&json!({"op": "auth", "id": "r", "token": token("blue")}));
+    assert_eq!(client.json(), json!({"op": "ack", "id": "r", "user": "ann"}));
+    for body in [by_index("red"), by_scan("red")] {
+        assert_eq!(matched(&server, &body), 0, "{body}");
+    }
+    for body in [by_index("blue"), by_scan("blue"), json!({"event": "blue", "to": {"users": ["ann"]}})] {
+        assert_eq!(matched(&server, &body), 1, "{body}");
+        assert_eq!(client.json()["event"], "blue");
+    }
+    assert_eq!(shown(&server, &client.id)["auth"]["team"], "blue");
+    assert_eq!(server.count("fanfare_connections", "default"), 1);
+}
+
+#[test]
+fn a_renewal_by_another_user_is_refused_and_what_was_holds() {
+    let server = keyed_server(|_| {});
+    let mut client = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
+    client.send(&json!({"op": "auth", "id": 1, "token": signed(&json!({"sub": "bob"}))}));
+    let error = client.json();
+    assert_eq!((&error["op"], &error["code"]), (&json!("error"), &json!("forbidden")));
+    assert_eq!(matched(&server, &json!({"event": "e", "to": {"users": ["bob"]}})), 0);
+    assert_eq!(matched(&server, &json!({"event": "e", "to": {"users": ["ann"]}})), 1);
+}
+
+#[test]
+fn an_anonymous_client_becomes_a_user_once() {
+    let server = keyed_server(|_| {});
+    let mut client = server.connect("");
+    let auth = |client: &mut Client, user: &str| {
+        client.send(&json!({"op": "auth", "id": user, "token": signed(&json!({"sub": user}))}));
+        client.json()["op"].clone()
+    };
+    assert_eq!(auth(&mut client, "ann"), "ack");
+    assert_eq!(auth(&mut client, "bob"), "error");
+    assert_eq!(auth(&mut client, "ann"), "ack");
+    assert_eq!(matched(&server, &json!({"event": "e", "filter": "user == null"})), 0);
+    assert_eq!(server.get_as(KEY, "/v1/users/ann").json()["connections"], 1);
+}
+
+#[test]
+fn a_token_that_ends_closes_with_4005() {
+    let server = keyed_server(|_| {});
+    let exp = unix_now() + 2;
+    let mut client = server.connect(&format!("token={}", signed(&json!({"sub": "ann", "exp": exp}))));
+    assert_eq!(client.message(), Received::Close(4005, "token expired".into()));
+    assert!(unix_now() >= exp);
+    assert_eq!(matched(&server, &json!({"event": "e"})), 0);
+}
+
+#[test]
+fn a_renewal_in_time_prevents_the_end() {
+    let server = keyed_server(|_| {});
+    let until = |exp: u64| signed(&json!({"sub": "ann", "exp": exp}));
+    let first = unix_now() + 2;
+    let mut client = server.connect(&format!("token={}", until(first)));
+    client.send(&json!({"op": "auth", "id": 1, "token": until(first + 3600)}));
+    assert_eq!(client.json(), json!({"op": "ack", "id": 1, "user": "ann", "expires_at": first + 3600}));
+    while unix_now() < first + 2 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    client.expect_nothing();
+    // A renewal can also bring the end nearer.
+    client.send(&json!({"op": "auth", "id": 2, "token": until(unix_now() + 1)}));
+    assert_eq!(client.json()["op"], "ack");
+    assert_eq!(client.closed(), 4005);
+}
+
+// Origins
+
+fn may_connect(server: &TestServer, query: &str, origin: &str) -> bool {
+    match server.try_open(query, &[("Origin", origin)]) {
+        Ok(_) => true,
+        Err(answer) => {
+            assert_eq!((answer.status, answer.code().as_str()), (403, "origin_refused"), "{origin}");
+            false
+        }
+    }
+}
+
+#[test]
+fn without_a_list_any_page_connects_with_a_token_and_none_without() {
+    let server = keyed_server(|_| {});
+    let token = format!("token={}", signed(&json!({"sub": "ann"})));
+    assert!(may_connect(&server, &token, "https://any.example"));
+    assert!(!may_connect(&server, "", "https://any.example"));
+    assert!(!may_connect(&server, "token=", "https://any.example"));
+    assert!(!may_connect(&server, "", "null"));
+    assert!(server.try_open("", &[]).is_ok(), "no page");
+    assert_eq!(server.count("fanfare_refusals_total", "origin"), 3);
+}
+
+#[test]
+fn with_a_list_only_its_pages_connect() {
+    let listed = |origins: &[&str]| {
+        let origins: Vec<String> = origins.iter().map(|&origin| origin.to_owned()).collect();
+        keyed_server(|config| config.apps.values_mut().for_each(|app| app.origins = Some(origins.clone())))
+    };
+    let server = listed(&["https://example.com"]);
+    let token = format!("token={}", signed(&json!({"sub": "ann"})));
+    assert!(may_connect(&server, "", "https://example.com"));
+    assert!(may_connect(&server, &token, "https://example.com"));
+    for origin in
+        ["http://example.com", "https://example.com:8443", "https://example.com.evil.example", "null"]
+    {
+        assert!(!may_connect(&server, "", origin), "{origin}");
+        assert!(!may_connect(&server, &token, origin), "{origin}");
+    }
+    assert!(may_connect(&listed(&["*"]), "", "https://any.example"));
+    assert!(!may_connect(&listed(&[]), &token, "https://any.example"));
+}
+
+// A server without keys against pages and proxies
+
+/// Every path that takes a POST, with a body that works.
+const POSTS: &[(&str, &str)] = &[
+    ("/v1/emit", r#"{"event":"hostile"}"#),
+    ("/v1/publish", r#"{"event":"hostile","user":"ann"}"#),
+    ("/v1/broadcast", r#"{"event":"hostile"}"#),
+    ("/v1/dispatch", r#"{"event":"hostile","recipients":["*"]}"#),
+    ("/v1/batch", r#"{"items":[{"call":"broadcast","event":"hostile"}]}"#),
+    ("/v1/explain", r#"{"filter":"true"}"#),
+    ("/v1/disconnect", r#"{"filter":"true"}"#),
+    ("/v1/tokens", r#"{"user":"ann"}"#),
+];
+
+/// What a page of another origin, a rebound name, or a proxy left open would send.
+const HOSTILE: &[(&str, &str)] = &[
+    ("Host", "evil.example"),
+    ("Host", "evil.example:7070"),
+    ("Host", "localhost.evil.example"),
+    ("Host", "127.0.0.1.evil.example"),
+    ("Host", "192.0.2.1"),
+    ("Host", ""),
+    ("Origin", "https://evil.example"),
+    ("Origin", "http://localhost.evil.example"),
+    ("Origin", "http://evil.example:7070"),
+    ("Origin", "null"),
+    ("Origin", "file://"),
+    ("Forwarded", "for=203.0.113.9"),
+    ("X-Forwarded-For", "203.0.113.9"),
+    ("X-Forwarded-Host", "localhost"),
+    ("X-Forwarded-Proto", "https"),
+    ("Via", "1.1 proxy"),
+];
+
+#[test]
+fn no_page_and_no_proxy_drives_a_server_without_keys() {
+    let server = server();
+    let mut client = server.client("ann", &json!({}));
+    for (path, body) in POSTS {
+        for header in HOSTILE {
+            let answer = server.request("POST", path, &[*header], Some(body.as_bytes()));
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (403, "development_only"),
+                "{path} {header:?}"
+            );
+            assert!(answer.text.contains("--api-key"), "the refusal says to set keys: {answer:?}");
+        }
+        for kind in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "",
+            "application/jsonp",
+        ] {
+            let answer = server.request("POST", path, &[("Content-Type", kind)], Some(body.as_bytes()));
+            assert_eq!((answer.status, answer.code().as_str()), (415, "content_type"), "{path} {kind}");
+        }
+        let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        let headers = [("Content-Type", "text/plain"), ("Transfer-Encoding", "chunked")];
+        assert_eq!(server.request("POST", path, &headers, Some(chunked.as_bytes())).status, 415, "{path}");
+    }
+    for path in
+        ["/v1/connections", "/v1/users/ann", "/metrics", "/", "/healthz", "/readyz", "/v1/openapi.json"]
+    {
+        for header in HOSTILE {
+            assert_eq!(server.request("GET", path, &[*header], None).status, 403, "{path} {header:?}");
+        }
+    }
+    for header in HOSTILE {
+        let answer = server.try_open("", &[*header]).err().unwrap_or_else(|| panic!("{header:?} connects"));
+        assert_eq!((answer.status, answer.code().as_str()), (403, "development_only"), "{header:?}");
+    }
+    client.expect_nothing();
+}
+
+#[test]
+fn two_hosts_are_no_host() {
+    let server = server();
+    let headers = [("Host", "localhost"), ("Host", "evil.example")];
+    let answer = server.request("POST", "/v1/emit", &headers, Some(br#"{"event":"e"}"#));
+    assert!(matches!(answer.status, 400 | 403), "{answer:?}");
+}
+
+#[test]
+fn pages_of_this_machine_drive_a_server_without_keys() {
+    let server = server();
+    for origin in ["http://localhost:3000", "http://127.0.0.1", "https://[::1]:8443", "http://LOCALHOST"] {
+        let answer = server.request("POST", "/v1/emit", &[("Origin", origin)], Some(br#"{"event":"e"}"#));
+        assert_eq!(answer.status, 200, "{origin}");
+        assert!(server.try_open("", &[("Origin", origin)]).is_ok(), "{origin}");
+    }
+    for host in ["localhost", "localhost:9", "127.0.0.1:7070", "[::1]", "[::1]:7070"] {
+        let kind = ("Content-Type", "Application/JSON; charset=utf-8");
+        let answer = server.request("POST", "/v1/emit", &[("Host", host), kind], Some(br#"{"event":"e"}"#));
+        assert_eq!(answer.status, 200, "{host}");
+    }
+}
