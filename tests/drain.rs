@@ -1,5 +1,7 @@
 //! Leaving well.
 
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
+
 mod support;
 
 use std::{thread, time::Duration};
