@@ -58,7 +58,8 @@ fn what_serve_prints_can_be_run_as_it_is() {
     let find = |start: &str| *lines.iter().find(|line| line.starts_with(start)).unwrap();
     assert_eq!(find("http://"), format!("http://{}/", served.address));
     assert_eq!(request(served.address, "GET", "/", &[], None).status, 200);
-    let mut listen = Running::shell(&format!("exec {}", find("fanfare listen")));
+    let listen = lines.iter().find(|line| line.contains(" listen --url ")).unwrap();
+    let mut listen = Running::shell(&format!("exec {listen}"));
     listen.expect_error("connected as ann");
     let emitted = Running::shell(find("curl")).finish();
     assert!(emitted.code == 0 && json(&emitted.out)["matched"] == 1, "{emitted:?}");

@@ -124,6 +124,11 @@ fn raise_descriptor_limit() {
     }
 }
 
+/// This program as it was called, so that what is printed can be run where it is on no `PATH`.
+fn program() -> String {
+    std::env::args().next().filter(|name| !name.contains(char::is_whitespace)).unwrap_or_else(|| "fanfare".to_owned())
+}
+
 /// What to look at, and in development what to try.
 fn welcome(config: &Config, server: &Server) -> String {
     let address = server.address();
@@ -153,7 +158,7 @@ fn welcome(config: &Config, server: &Server) -> String {
         let _ = writeln!(text, "\n  {FAINT}# {what}{FAINT:#}\n  {command}");
     };
     step("the page, to try everything", &format!("{url}/"));
-    step("a client that prints what it gets", &format!("fanfare listen{option}{who}"));
+    step("a client that prints what it gets", &format!("{} listen{option}{who}", program()));
     let body = format!(r#"{{"event":"alert","data":"Hello",{filter}}}"#);
     step(
         &format!("from another terminal: an event for {whom}"),
