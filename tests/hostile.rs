@@ -326,7 +326,7 @@ fn last_words(mut socket: TcpStream) -> String {
 
 #[test]
 fn garbage_instead_of_http_is_refused_or_cut_off() {
-    let mut scene = scene_with(|config| config.limits.handshake = Duration::from_millis(500));
+    let mut scene = scene_with(|config| config.limits.handshake = Duration::from_secs(2));
     let long_head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(1_000_000));
     let many = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(1000));
     let both = "POST /v1/emit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
@@ -355,7 +355,7 @@ fn garbage_instead_of_http_is_refused_or_cut_off() {
 
 #[test]
 fn a_head_that_dribbles_is_cut_off_in_time() {
-    let mut scene = scene_with(|config| config.limits.handshake = Duration::from_millis(500));
+    let mut scene = scene_with(|config| config.limits.handshake = Duration::from_secs(2));
     let mut socket = TcpStream::connect(scene.server.address()).unwrap();
     let started = std::time::Instant::now();
     let dribble =
@@ -372,7 +372,7 @@ fn a_head_that_dribbles_is_cut_off_in_time() {
 
 #[test]
 fn a_second_head_that_dribbles_is_cut_off_too() {
-    let mut scene = scene_with(|config| config.limits.handshake = Duration::from_millis(500));
+    let mut scene = scene_with(|config| config.limits.handshake = Duration::from_secs(2));
     let mut socket = TcpStream::connect(scene.server.address()).unwrap();
     socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal").unwrap();
     let started = std::time::Instant::now();
@@ -385,7 +385,7 @@ fn a_second_head_that_dribbles_is_cut_off_too() {
 
 #[test]
 fn a_body_that_dribbles_is_cut_off_in_time() {
-    let mut scene = scene_with(|config| config.limits.handshake = Duration::from_millis(500));
+    let mut scene = scene_with(|config| config.limits.handshake = Duration::from_secs(2));
     let mut socket = TcpStream::connect(scene.server.address()).unwrap();
     let head = "POST /v1/emit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n";
     socket.write_all(head.as_bytes()).unwrap();

@@ -531,7 +531,7 @@ fn a_body_that_is_no_utf8_is_refused() {
 
 #[test]
 fn a_body_that_stops_is_refused_in_time_and_one_that_ends_early_at_once() {
-    let server = server_with(|config| config.limits.handshake = Duration::from_millis(300));
+    let server = server_with(|config| config.limits.handshake = Duration::from_secs(2));
     let begin = || {
         let mut socket = TcpStream::connect(server.address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
