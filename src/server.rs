@@ -97,6 +97,8 @@ impl Server {
             n => n,
         };
         let (listener, address) = listen(config.listen, config.limits.send_buffer)?;
+        // With the real port where the configuration said 0.
+        config.listen = address;
         let admin = config.admin_listen.map(|at| listen(at, config.limits.send_buffer)).transpose()?;
         let node = Node::new(config, shards)?;
         let parts = Parts {

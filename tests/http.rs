@@ -842,6 +842,14 @@ fn the_admin_address_serves_health_and_metrics_without_keys() {
     for path in ["/healthz", "/readyz", "/metrics", "/"] {
         assert_eq!(request(admin, "GET", path, &[], None).status, 200, "{path}");
     }
+    for path in ["/metrics", "/"] {
+        assert_eq!(server.get(path).status, 404, "{path} has moved");
+    }
+    let page = request(admin, "GET", "/", &[], None).text;
+    assert!(
+        page.contains(&format!("data-port=\"{}\"", server.address().port())),
+        "clients connect elsewhere"
+    );
     let emit = request(admin, "POST", "/v1/emit", &[], Some(br#"{"event":"e"}"#));
     assert_eq!(emit.status, 401);
     let connect = Client::open(admin, "/v1/connect", &[]).err().unwrap();

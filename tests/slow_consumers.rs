@@ -5,8 +5,11 @@
 mod support;
 
 use std::{
-    io::{ErrorKind, Read},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    io::{ErrorKind, Read, Write},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -102,6 +105,25 @@ fn quiet_server() -> TestServer {
     server_with(|config| config.limits.heartbeat = Duration::from_hours(1))
 }
 
+/// What this process logs from now on.
+fn logged() -> Arc<Mutex<Vec<u8>>> {
+    #[derive(Clone)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines(Arc::default());
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone());
+    let _ = subscriber.try_init();
+    lines.0
+}
+
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
@@ -111,6 +133,7 @@ fn resident_bytes() -> usize {
 #[test]
 fn one_stalled_client_is_closed_and_a_thousand_others_miss_nothing() {
     const GOOD: usize = 1000;
+    let log = logged();
     let server = quiet_server();
     let good = connect(&server, GOOD);
     let stalled = server.client("stalled", &json!({}));
@@ -125,6 +148,12 @@ fn one_stalled_client_is_closed_and_a_thousand_others_miss_nothing() {
     assert_eq!(server.metric("fanfare_connections", ""), GOOD as f64);
     assert!(server.metric("fanfare_drops_total", "slow_consumer") > 0.0);
     assert_eq!(server.metric("fanfare_bulk_in_flight", ""), 0.0, "nothing holds the gate");
+    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    let line = log.lines().find(|line| line.contains(&stalled.id)).expect("a line says who");
+    let line: Value = serde_json::from_str(line).unwrap();
+    let fields = &line["fields"];
+    assert_eq!((&fields["user"], &fields["code"]), (&json!("stalled"), &json!(4101)), "{line}");
+    assert!(fields["waiting_bytes"].as_u64() > Some(500_000) && fields["stalled_ms"].is_u64(), "{line}");
     // One outbox of 1 MiB and the frames that the gate admits, beside 20 MiB of this test's own.
     assert!(grown < 64 << 20, "memory grew by {} MiB", grown >> 20);
 }

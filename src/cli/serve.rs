@@ -126,7 +126,10 @@ fn raise_descriptor_limit() {
 
 /// This program as it was called, so that what is printed can be run where it is on no `PATH`.
 fn program() -> String {
-    std::env::args().next().filter(|name| !name.contains(char::is_whitespace)).unwrap_or_else(|| "fanfare".to_owned())
+    std::env::args()
+        .next()
+        .filter(|name| !name.contains(char::is_whitespace))
+        .unwrap_or_else(|| "fanfare".to_owned())
 }
 
 /// What to look at, and in development what to try.

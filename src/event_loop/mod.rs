@@ -35,6 +35,8 @@ pub(crate) struct Seat {
     pub(crate) at: SlotRef,
     /// A ping was sent, and nothing has come since.
     awaiting: Cell<bool>,
+    /// The earliest deadline that is out for the end of its token, in Unix seconds.
+    expiry: Cell<Option<u64>>,
 }
 
 impl Seat {
@@ -96,7 +98,7 @@ impl EventLoop {
 
     /// Seats a socket for the connection in `at`.
     pub(crate) fn seat(&self, socket: TcpStream, at: SlotRef) -> Rc<Seat> {
-        let seat = Rc::new(Seat { socket, at, awaiting: Cell::new(false) });
+        let seat = Rc::new(Seat { socket, at, awaiting: Cell::new(false), expiry: Cell::new(None) });
         let mut seats = self.seats.borrow_mut();
         if seats.len() <= at.slot as usize {
             seats.resize(at.slot as usize + 1, None);
@@ -153,6 +155,11 @@ impl EventLoop {
 
     /// Closes `at` with 4005 when its token ends, unless it was renewed by then.
     pub(crate) fn expect_expiry(&self, at: SlotRef, unix: u64) {
-        self.deadlines.borrow_mut().push(until(unix), at, Due::Expiry);
+        let Some(seat) = self.seat_of(at) else { return };
+        // One that is out already and comes no later will look again: a client that renews in a loop adds nothing.
+        if seat.expiry.get().is_none_or(|due| due > unix) {
+            seat.expiry.set(Some(unix));
+            self.deadlines.borrow_mut().push(until(unix), at, Due::Expiry);
+        }
     }
 }

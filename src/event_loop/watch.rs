@@ -94,7 +94,11 @@ impl EventLoop {
     fn expire(&self, at: SlotRef) {
         let expires_at =
             self.shard.own(|table| table.connection(at)).and_then(|connection| connection.expires_at);
-        let Some(expires_at) = expires_at else { return };
+        let (Some(expires_at), Some(seat)) = (expires_at, self.seat_of(at)) else { return };
+        if seat.expiry.get().is_some_and(|due| until(due) > Duration::ZERO) {
+            return;
+        }
+        seat.expiry.set(None);
         if until(expires_at.get()) > Duration::ZERO {
             self.expect_expiry(at, expires_at.get());
             return;

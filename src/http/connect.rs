@@ -6,7 +6,7 @@ use fastwebsockets::upgrade;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL},
+    header::{HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION},
 };
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
@@ -92,8 +92,9 @@ pub(super) fn connect(
         }
     }
     let ip = access::client_address(headers, peer, &node.config.trusted_proxies);
-    if request.method() != Method::GET || !upgrade::is_upgrade_request(&request) {
-        let detail = "this path takes WebSocket handshakes (RFC 6455) only";
+    let version = headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version == "13");
+    if request.method() != Method::GET || !version || !upgrade::is_upgrade_request(&request) {
+        let detail = "this path takes WebSocket handshakes (RFC 6455, version 13) only";
         return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail));
     }
     let protocol = chosen_protocol(headers)?;

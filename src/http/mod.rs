@@ -175,6 +175,10 @@ impl Edge {
     ) -> Result<Response<Answer>, Problem> {
         match route.access {
             Access::Open | Access::Client => {}
+            Access::Admin if !self.is_admin() && self.node.config.admin_listen.is_some() => {
+                let detail = "this path is served at the admin address (admin_listen)";
+                return Err(Problem::not_found("unknown_path", detail));
+            }
             Access::Admin if self.is_admin() || self.node.config.is_loopback() => {}
             Access::Admin => {
                 access::authorize(&self.node, request.headers(), Scope::Inspect)?;
@@ -191,7 +195,9 @@ impl Edge {
             Call::Readyz => Ok(ops::ready(&self.node, self.is_admin())),
             Call::Metrics => Ok(ops::metrics(&self.node)),
             Call::OpenApi => Ok(ops::openapi()),
-            Call::Page => Ok(ops::page(route.path)),
+            Call::Page => {
+                Ok(ops::page(route.path, self.is_admin().then_some(self.node.config.listen.port())))
+            }
             _ => Ok(ops::health()),
         }
     }

@@ -16,6 +16,8 @@ use crate::node::{Node, Phase};
 const STUCK: Duration = Duration::from_secs(5);
 
 const PAGE: &str = include_str!("page.html");
+/// What the page's root has where its clients connect to its own address.
+const PAGE_PORT: &str = "data-port=\"\"";
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// The page has its script and style inside and loads nothing from anywhere; it talks to this server only.
@@ -67,12 +69,17 @@ pub(super) fn openapi() -> Response<Answer> {
     response(StatusCode::OK, "application/json", OPENAPI)
 }
 
-pub(super) fn page(path: &str) -> Response<Answer> {
+/// The page; on the admin address it is told the `port` where clients connect.
+pub(super) fn page(path: &str, port: Option<u16>) -> Response<Answer> {
     if path != "/" {
         // Browsers ask for an icon; the page has one inside.
         return response(StatusCode::NO_CONTENT, "image/x-icon", "");
     }
-    let mut response = response(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+    let page = match port {
+        None => Bytes::from_static(PAGE.as_bytes()),
+        Some(port) => PAGE.replacen(PAGE_PORT, &format!("data-port=\"{port}\""), 1).into(),
+    };
+    let mut response = response(StatusCode::OK, "text/html; charset=utf-8", page);
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -83,6 +90,11 @@ pub(super) fn page(path: &str) -> Response<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_has_a_place_for_the_port_of_clients() {
+        assert_eq!(PAGE.matches(PAGE_PORT).count(), 1);
+    }
 
     #[test]
     fn the_description_has_exactly_the_routes() {
