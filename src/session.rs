@@ -164,7 +164,11 @@ impl Session {
         let expires_at = connection.expires_at;
         let opened = self.event_loop.shard().with(|table| {
             let pending = table.state(at) == State::Pending;
-            table.open(at, connection) && pending && table.place_own(at, welcome)
+            let opened = table.open(at, connection) && pending;
+            if opened {
+                table.place_own(at, welcome);
+            }
+            opened
         });
         if opened {
             self.app().metrics.connections.inc();
@@ -321,7 +325,7 @@ enum Allowance {
     Strike,
 }
 
-/// A token bucket in 20 bytes.
+/// A token bucket in 24 bytes.
 #[derive(Debug)]
 struct Rate {
     level: f32,
