@@ -4,9 +4,12 @@
 
 mod support;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use fanfare::{EmitError, NodeError, Server, StartError, Target, To, predicate::Value};
@@ -158,4 +161,44 @@ fn the_closure_sees_each_connection_once() {
     let receipt =
         run(server.0.emit_where("e", 1, move |_| count.fetch_add(1, SeqCst).is_multiple_of(2))).unwrap();
     assert_eq!((seen.load(SeqCst), receipt.matched), (150, 75));
+}
+
+#[test]
+fn who_comes_while_the_node_scans_as_much_as_it_may_is_told_to_come_back_and_nothing_is_sent() {
+    let server = server_with(|config| {
+        config.limits.scans = 1;
+        config.limits.admission_wait = Duration::from_millis(50);
+    });
+    let mut clients: Vec<Client> = (0..300).map(|_| server.connect("")).collect();
+    let release = Arc::new(AtomicBool::new(false));
+    let (handle, released) = (server.0.clone(), release.clone());
+    let scanning = std::thread::spawn(move || {
+        run(handle.emit_where("held", 1, move |_| {
+            if !released.load(SeqCst) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            false
+        }))
+    });
+    eventually("the scan holds its leave", || {
+        let answer = server.post("/v1/emit", &json!({"event": "e", "filter": "user == null || 1 == 1"}));
+        answer.status == 503 && answer.code() == "busy" && answer.header("retry-after").is_some()
+    });
+    release.store(true, SeqCst);
+    assert_eq!(scanning.join().unwrap().unwrap().matched, 0);
+    assert!(server.metric("fanfare_admission_refused_total", "") >= 1.0);
+    let receipt = server.call("/v1/broadcast", &json!({"event": "last"}));
+    assert_eq!(receipt["queued"], json!(300));
+    // Those that were refused have reached nobody; any that came before the scan have reached everyone.
+    let events: Vec<Vec<String>> = clients
+        .iter_mut()
+        .map(|client| {
+            let mut events = vec![client.json()["event"].as_str().unwrap().to_owned()];
+            while events.last().unwrap() != "last" {
+                events.push(client.json()["event"].as_str().unwrap().to_owned());
+            }
+            events
+        })
+        .collect();
+    assert!(events.iter().all(|one| *one == events[0]), "{:?}", events[0]);
 }
