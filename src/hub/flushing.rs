@@ -179,26 +179,6 @@ impl Table {
         true
     }
 
-    /// Applies the outbox bounds to what was just refused.
-    fn enforce(&mut self, at: SlotRef) {
-        let limits = &self.context.limits;
-        let (max_bytes, max_frames) = (limits.outbox_bytes, limits.outbox_frames);
-        let Some(entry) = self.slot(at) else { return };
-        let app = entry.app;
-        let Some(backlog) = entry.outbox.backlog() else { return };
-        if backlog.bytes() <= max_bytes && backlog.len() <= max_frames {
-            return;
-        }
-        match self.context.app(app).slow_consumer {
-            crate::config::SlowConsumer::Disconnect => self.close_slow(at, "over the outbox bound"),
-            crate::config::SlowConsumer::DropOldest => {
-                let Some(backlog) = self.slot(at).and_then(|entry| entry.outbox.backlog()) else { return };
-                let dropped = backlog.discard_oldest(max_bytes, max_frames);
-                self.context.app(app).metrics.dropped(DropReason::Oldest, dropped);
-            }
-        }
-    }
-
     /// Hands the owner up to `max` refused frames of `at`, and how much of the first is written.
     pub(crate) fn lend(&mut self, at: SlotRef, max: usize, to: &mut Vec<Frame>) -> Option<usize> {
         self.slot(at)?.outbox.backlog().map(|backlog| backlog.lend(max, to))

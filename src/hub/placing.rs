@@ -56,29 +56,29 @@ impl Table {
         }
     }
 
-    /// A refused connection's events wait within bounds; past them the app's policy decides.
+    /// A refused connection's events wait within bounds; past them the app's policy decides. False if it was closed.
     fn place_blocked(&mut self, slot: u32, frame: &Frame) -> bool {
-        let limits = &self.context.limits;
-        let (max_bytes, max_frames) = (limits.outbox_bytes, limits.outbox_frames);
         let entry = &mut self.slots[slot as usize];
-        let app = entry.app;
+        let at = SlotRef { slot, generation: entry.generation };
         let Some(backlog) = entry.outbox.backlog() else { return false };
-        if backlog.bytes() + frame.len() <= max_bytes && backlog.len() < max_frames {
-            backlog.push(frame.clone());
-            return true;
+        backlog.push(frame.clone());
+        self.enforce(at);
+        self.state(at) != State::Closing
+    }
+
+    /// Applies the outbox bounds to what waits for a socket that refused.
+    pub(super) fn enforce(&mut self, at: SlotRef) {
+        let (max_bytes, max_frames) = (self.context.limits.outbox_bytes, self.context.limits.outbox_frames);
+        let Some(entry) = self.slots.get_mut(at.slot as usize) else { return };
+        let app = self.context.app(entry.app);
+        let Some(backlog) = entry.outbox.backlog() else { return };
+        if backlog.bytes() <= max_bytes && backlog.len() <= max_frames {
+            return;
         }
-        match self.context.app(app).slow_consumer {
-            SlowConsumer::Disconnect => {
-                self.context.app(app).metrics.dropped(DropReason::Slow, u64::from(frame.is_event()));
-                let at = SlotRef { slot, generation: self.slots[slot as usize].generation };
-                self.close_slow(at, "over the outbox bound");
-                false
-            }
+        match app.slow_consumer {
+            SlowConsumer::Disconnect => self.close_slow(at, "over the outbox bound"),
             SlowConsumer::DropOldest => {
-                backlog.push(frame.clone());
-                let dropped = backlog.discard_oldest(max_bytes, max_frames);
-                self.context.app(app).metrics.dropped(DropReason::Oldest, dropped);
-                true
+                app.metrics.dropped(DropReason::Oldest, backlog.discard_oldest(max_bytes, max_frames));
             }
         }
     }

@@ -98,7 +98,7 @@ pub(super) enum Form {
     Contains,
 }
 
-/// The side of a conjunct that is the same for every connection.
+/// An operand that is the same for every connection.
 #[derive(Debug)]
 pub(super) enum Fixed {
     Constant(Value),
@@ -106,7 +106,7 @@ pub(super) enum Fixed {
 }
 
 impl Fixed {
-    fn of(node: &Node) -> Option<Self> {
+    pub(super) fn of(node: &Node) -> Option<Self> {
         match &node.kind {
             NodeKind::Constant(value) => Some(Self::Constant(value.clone())),
             NodeKind::Param(slot) => Some(Self::Param(*slot)),

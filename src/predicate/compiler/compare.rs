@@ -5,8 +5,9 @@ use std::cmp::Ordering;
 use super::{Compiler, Place, Test, test, value_of};
 use crate::predicate::{
     ast::Binary,
-    check::{Node, NodeKind},
+    check::Node,
     error::{EvalError, EvalErrorKind, Span},
+    planner::Fixed,
     runtime::{Base, Frame, ScalarSet, Tri},
     value::Value,
 };
@@ -33,22 +34,6 @@ fn holds(operator: Binary, order: Ordering) -> bool {
         Binary::LessEqual => order.is_le(),
         Binary::Greater => order.is_gt(),
         _ => order.is_ge(),
-    }
-}
-
-/// An operand that is the same for every connection.
-enum Fixed {
-    Constant(Value),
-    Param(usize),
-}
-
-impl Fixed {
-    fn of(node: &Node) -> Option<Self> {
-        match &node.kind {
-            NodeKind::Constant(value) => Some(Self::Constant(value.clone())),
-            NodeKind::Param(slot) => Some(Self::Param(*slot)),
-            _ => None,
-        }
     }
 }
 
