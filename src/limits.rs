@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Longest event name, in bytes. A name is repeated in every frame; longer ones are data in disguise.
 pub const EVENT_NAME_BYTES: usize = 128;
 
+/// Longest channel name, in bytes. A kind and a few ids fit; like an event's name it is repeated in every frame.
+pub const CHANNEL_NAME_BYTES: usize = 200;
+
 /// Longest `Idempotency-Key`, in bytes. Four UUIDs fit.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
 

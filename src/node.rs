@@ -31,6 +31,8 @@ use crate::{
     protocol::{event::Event, frame::Frame},
 };
 
+pub use crate::protocol::event::Exceptions;
+
 /// Which connections an event is for, as a caller says it.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
@@ -51,17 +53,6 @@ pub struct To {
     pub users: Vec<String>,
     /// These connections.
     pub connections: Vec<String>,
-}
-
-/// Who is left out.
-#[derive(Clone, Debug, Default)]
-pub struct Exceptions {
-    /// All connections of these users.
-    pub users: Vec<String>,
-    /// These connections.
-    pub connections: Vec<String>,
-    /// All connections of these devices.
-    pub devices: Vec<String>,
 }
 
 /// What became of a publication.

@@ -28,7 +28,7 @@ use crate::{
     protocol::{
         decoder::{Decoder, Message, Role},
         frame::Frame,
-        native::{self, Misunderstood, Request},
+        native::{self, Misunderstood, Reconnect, Request, Welcome},
     },
 };
 
@@ -160,7 +160,13 @@ impl Session {
     fn open(&self, connection: Connection) {
         let at = self.seat.at;
         let heartbeat = self.node.config.limits.heartbeat.as_secs();
-        let welcome = native::welcome(connection.id(), connection.user(), heartbeat);
+        let welcome = native::welcome(&Welcome {
+            connection: connection.id(),
+            user: connection.user(),
+            heartbeat,
+            resumed: None,
+            reconnect: Reconnect { min_ms: 500, max_ms: 30_000, resume_ms: 0 },
+        });
         let expires_at = connection.expires_at;
         let opened = self.event_loop.shard().with(|table| {
             let pending = table.state(at) == State::Pending;
@@ -256,6 +262,7 @@ impl Session {
             Ok(call) => match call.request {
                 Request::Ping => self.reply(call.id.map_or_else(native::pong, native::ack)),
                 Request::Auth { token } => self.authenticate(call.id, &token),
+                _ => self.reply(native::error(call.id, "unknown_op", "this op is not served")),
             },
             Err(Misunderstood::NotJson) => self.close(close::BAD_MESSAGE, "the message is not JSON"),
             Err(Misunderstood::Refused { id, code, message }) => {

@@ -138,15 +138,6 @@ struct ToFields {
     connections: Option<Vec<String>>,
 }
 
-/// `except` as a call gives it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ExceptFields {
-    users: Vec<String>,
-    connections: Vec<String>,
-    devices: Vec<String>,
-}
-
 /// The publishing calls: thin forms of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
@@ -296,8 +287,7 @@ pub(crate) fn to(raw: &RawValue) -> Result<To, Problem> {
 }
 
 pub(crate) fn except(raw: &RawValue) -> Result<Exceptions, Problem> {
-    let fields: ExceptFields = inner("except", raw, &["users", "connections", "devices"])?;
-    Ok(Exceptions { users: fields.users, connections: fields.connections, devices: fields.devices })
+    inner("except", raw, &["users", "connections", "devices"])
 }
 
 fn except_users(raw: &RawValue) -> Result<Exceptions, Problem> {

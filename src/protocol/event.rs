@@ -1,11 +1,13 @@
 //! An event on its way in: its name, its data as they came, and the one encoding that all its receivers share.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::frame::Frame;
-use crate::limits;
+use crate::{id::ConnectionId, limits};
 
 /// What is sent: a name and data. The data are forwarded byte for byte, never parsed again.
 #[derive(Clone, Debug)]
@@ -25,6 +27,38 @@ pub enum Data<'a> {
     Bytes(Cow<'a, [u8]>),
 }
 
+/// Which client an event is from, as its receivers are shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The connection that sent it.
+    pub connection: ConnectionId,
+    /// Its user; `null` on the wire if anonymous.
+    pub user: Option<Arc<str>>,
+}
+
+/// What the server says about an event beside its name and data; what is `None` is left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Marks<'a> {
+    /// The channel it was sent to.
+    pub channel: Option<&'a str>,
+    /// The client that sent it.
+    pub from: Option<&'a Sender>,
+    /// Names it where it is stored.
+    pub id: Option<Uuid>,
+}
+
+/// Who is left out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Exceptions {
+    /// All connections of these users.
+    pub users: Vec<String>,
+    /// These connections.
+    pub connections: Vec<String>,
+    /// All connections of these devices.
+    pub devices: Vec<String>,
+}
+
 /// Why an event is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
@@ -40,6 +74,18 @@ pub enum EventError {
     /// The data nest too deeply for common parsers.
     #[error("data nests deeper than {max} levels", max = limits::DATA_DEPTH)]
     TooDeep,
+    /// The name of the channel is empty, too long, or has a character that may not be in it.
+    #[error(
+        "a channel's name must be 1 to {max} bytes of [A-Za-z0-9_.:=@,;-], {}",
+        channel_fault(*.length, *.character),
+        max = limits::CHANNEL_NAME_BYTES
+    )]
+    ChannelName {
+        /// Bytes of the name that came.
+        length: usize,
+        /// The first character that may not be in it, if its length is right.
+        character: Option<char>,
+    },
 }
 
 impl EventError {
@@ -49,6 +95,7 @@ impl EventError {
             Self::NameLength { .. } => "event_name_length",
             Self::NameReserved => "event_name_reserved",
             Self::TooDeep => "data_too_deep",
+            Self::ChannelName { .. } => "bad_channel",
         }
     }
 }
@@ -74,26 +121,109 @@ impl<'a> Event<'a> {
         Ok(Self { name, data })
     }
 
-    /// Builds the frame that every receiver of the protocol `fanfare.v1` shares: text for JSON, binary for bytes.
+    /// Encodes all but the offset, which only an event of a channel with history gets, and late.
     ///
-    /// Costs one allocation and one copy of the data. A binary frame is one version byte (1), the length of its
-    /// header as 16 bits big-endian, the header as JSON, then the bytes.
-    pub fn encode(&self) -> Frame {
-        let mut head = Vec::with_capacity(self.name.len() + 32);
+    /// Costs one allocation for the frame and one copy of the data. JSON goes as text. A binary frame is one version
+    /// byte (1), the length of its header as 16 bits big-endian, the header as JSON, then the bytes.
+    pub fn draft(&self, marks: &Marks<'_>) -> Draft {
+        let mut head = Vec::with_capacity(self.name.len() + 192);
         head.extend_from_slice(b"{\"event\":");
         write_json_string(&mut head, &self.name);
+        if let Some(channel) = marks.channel {
+            head.extend_from_slice(b",\"channel\":");
+            write_json_string(&mut head, channel);
+        }
         match &self.data {
             Data::Json(raw) => {
                 head.extend_from_slice(b",\"data\":");
-                Frame::event_text(&[&head, raw.get().as_bytes(), b"}"])
+                let before = head.len();
+                marks.write_behind_data(&mut head);
+                let (before, behind) = head.split_at(before);
+                Draft(Frame::event_text(&[before, raw.get().as_bytes(), behind, b"}"]))
             }
             Data::Bytes(bytes) => {
+                marks.write_behind_data(&mut head);
                 head.push(b'}');
-                let length = head.len() as u16;
-                Frame::event_binary(&[&[1], &length.to_be_bytes(), &head, bytes])
+                Draft(Frame::event_binary(&[&[1], &(head.len() as u16).to_be_bytes(), &head, bytes]))
             }
         }
     }
+
+    /// The frame of an event with neither marks nor offset.
+    pub fn encode(&self) -> Frame {
+        self.draft(&Marks::default()).finish(None)
+    }
+}
+
+impl Marks<'_> {
+    /// Appends the members that stand behind the data.
+    fn write_behind_data(&self, out: &mut Vec<u8>) {
+        if let Some(from) = self.from {
+            out.extend_from_slice(
+                format!(",\"from\":{{\"connection\":\"{}\",\"user\":", from.connection).as_bytes(),
+            );
+            match &from.user {
+                Some(user) => write_json_string(out, user),
+                None => out.extend_from_slice(b"null"),
+            }
+            out.push(b'}');
+        }
+        if let Some(id) = self.id {
+            out.extend_from_slice(format!(",\"id\":\"{id}\"").as_bytes());
+        }
+    }
+}
+
+/// An encoded event that lacks only its offset. A clone shares the bytes.
+#[derive(Clone, Debug)]
+pub struct Draft(Frame);
+
+impl Draft {
+    /// The frame that every receiver shares.
+    ///
+    /// Without an offset it is there already, and costs nothing; with one it is a copy that has it as last member.
+    pub fn finish(&self, offset: Option<u64>) -> Frame {
+        let Some(offset) = offset else { return self.0.clone() };
+        let end = format!(",\"offset\":{offset}}}");
+        let payload = self.0.payload();
+        if self.0.is_text() {
+            return Frame::event_text(&[&payload[..payload.len() - 1], end.as_bytes()]);
+        }
+        let (head, bytes) = payload[3..].split_at(usize::from(u16::from_be_bytes([payload[1], payload[2]])));
+        let head = &head[..head.len() - 1];
+        let length = (head.len() + end.len()) as u16;
+        Frame::event_binary(&[&[1], &length.to_be_bytes(), head, end.as_bytes(), bytes])
+    }
+
+    /// Bytes on the wire, less those of the offset.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: a frame has a header.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// Checks a channel's name.
+///
+/// # Errors
+/// [`EventError::ChannelName`] has the length or the character that is wrong.
+pub fn channel_name(name: &str) -> Result<(), EventError> {
+    let refuse = |character| Err(EventError::ChannelName { length: name.len(), character });
+    if name.is_empty() || name.len() > limits::CHANNEL_NAME_BYTES {
+        return refuse(None);
+    }
+    match name.chars().find(|c| !c.is_ascii_alphanumeric() && !"_.:=@,;-".contains(*c)) {
+        None => Ok(()),
+        wrong => refuse(wrong),
+    }
+}
+
+/// What is wrong with a channel's name.
+fn channel_fault(length: usize, character: Option<char>) -> String {
+    character.map_or_else(|| format!("not {length}"), |character| format!("not {character:?}"))
 }
 
 /// Appends `text` as a JSON string.
@@ -153,6 +283,64 @@ mod tests {
         assert_eq!(frame.bytes()[3..5], (header.len() as u16).to_be_bytes());
         assert_eq!(&frame.bytes()[5..5 + header.len()], header);
         assert_eq!(&frame.bytes()[5 + header.len()..], [0, 255]);
+    }
+
+    fn sender() -> Sender {
+        Sender { connection: "00000000000000000000000004".parse().unwrap(), user: Some("a\"b".into()) }
+    }
+
+    #[test]
+    fn marks_stand_in_their_order() {
+        let event = Event::new("chat", Data::Json(raw("[1]"))).unwrap();
+        let (from, id) = (sender(), Uuid::from_u128(7));
+        let draft = event.draft(&Marks { channel: Some("c"), from: Some(&from), id: Some(id) });
+        let marked = concat!(
+            r#"{"event":"chat","channel":"c","data":[1],"#,
+            r#""from":{"connection":"00000000000000000000000004","user":"a\"b"},"#,
+            r#""id":"00000000-0000-0000-0000-000000000007""#,
+        );
+        assert_eq!(draft.finish(None).payload(), format!("{marked}}}").as_bytes());
+        assert_eq!(draft.finish(Some(12)).payload(), format!("{marked},\"offset\":12}}").as_bytes());
+        assert!(draft.finish(None).is_same(&draft.finish(None)));
+        assert!(draft.finish(Some(12)).is_event());
+        let anonymous = Sender { user: None, ..from };
+        let draft = event.draft(&Marks { from: Some(&anonymous), ..Marks::default() });
+        assert!(draft.finish(None).payload().ends_with(br#","user":null}}"#));
+    }
+
+    #[test]
+    fn a_binary_header_has_the_marks_and_no_data() {
+        let event = Event::new("chat", Data::Bytes(Cow::Borrowed(b"}}"))).unwrap();
+        let draft = event.draft(&Marks { channel: Some("c"), ..Marks::default() });
+        for (offset, header) in [
+            (None, r#"{"event":"chat","channel":"c"}"#),
+            (Some(u64::MAX), r#"{"event":"chat","channel":"c","offset":18446744073709551615}"#),
+        ] {
+            let frame = draft.finish(offset);
+            assert!(!frame.is_text() && frame.is_event());
+            let length = (header.len() as u16).to_be_bytes();
+            assert_eq!(frame.payload(), [&[1], &length[..], header.as_bytes(), b"}}"].concat());
+        }
+    }
+
+    #[test]
+    fn a_channel_has_a_plain_and_short_name() {
+        for good in ["a", "room-1", "A_z.0:9=@,;-", &"x".repeat(200)] {
+            assert_eq!(channel_name(good), Ok(()), "{good}");
+        }
+        for (bad, length, character) in [
+            ("", 0, None),
+            (&*"x".repeat(201), 201, None),
+            ("a b", 3, Some(' ')),
+            ("room*", 5, Some('*')),
+            ("ü", 2, Some('ü')),
+        ] {
+            let error = channel_name(bad).unwrap_err();
+            assert_eq!(error, EventError::ChannelName { length, character });
+            assert_eq!(error.code(), "bad_channel");
+        }
+        let text = channel_name("a b").unwrap_err().to_string();
+        assert_eq!(text, "a channel's name must be 1 to 200 bytes of [A-Za-z0-9_.:=@,;-], not ' '");
     }
 
     #[test]

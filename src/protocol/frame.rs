@@ -90,6 +90,21 @@ impl Frame {
         &self.0.bytes
     }
 
+    /// What the frame carries, without its header.
+    pub fn payload(&self) -> &[u8] {
+        let header = match self.0.bytes[1] {
+            127 => 10,
+            126 => 4,
+            _ => 2,
+        };
+        &self.0.bytes[header..]
+    }
+
+    /// Whether the payload is text.
+    pub fn is_text(&self) -> bool {
+        self.0.bytes[0] == TEXT
+    }
+
     /// Bytes on the wire.
     pub fn len(&self) -> usize {
         self.0.bytes.len()
@@ -141,7 +156,8 @@ mod tests {
         for (length, header) in [(0, 2), (125, 2), (126, 4), (0xffff, 4), (0x1_0000, 10)] {
             let frame = Frame::event_text(&[&vec![b'a'; length]]);
             assert_eq!(frame.len(), header + length);
-            assert_eq!(frame.bytes()[0], TEXT);
+            assert_eq!(frame.payload().len(), length);
+            assert!(frame.is_text());
         }
     }
 

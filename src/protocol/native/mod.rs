@@ -1,0 +1,21 @@
+//! The client protocol `fanfare.v1`: JSON objects in text frames, told apart by `op`; bytes in binary frames, behind
+//! such an object.
+
+mod confirm;
+mod fields;
+mod members;
+mod reply;
+mod request;
+
+pub use self::{
+    confirm::{confirm_ping, confirmed},
+    members::{Changes, Member, MemberKind, MembersBuilder, MembersPage},
+    reply::{
+        JoinAck, Position, Reconnect, Welcome, ack, ack_auth, ack_join, ack_members, ack_position, bye,
+        error, joined, left, member, members_changed, pong, welcome,
+    },
+    request::{Call, ClientEvent, Misunderstood, Request, Since, binary_id, id, parse, parse_binary},
+};
+
+/// The name of the protocol, as `Sec-WebSocket-Protocol` and `connection.protocol` have it.
+pub const NAME: &str = "fanfare.v1";

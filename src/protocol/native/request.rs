@@ -1,0 +1,375 @@
+//! What clients ask for: one object in a text message, or at the head of a binary one.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::RawValue;
+
+use super::fields::{Fields, cut, text};
+use crate::protocol::event::{Data, Event, EventError, Exceptions, channel_name};
+
+/// What a client asks for.
+#[derive(Debug)]
+pub enum Request<'a> {
+    /// Authenticate, or renew what was authenticated.
+    Auth {
+        /// The token.
+        token: Cow<'a, str>,
+    },
+    /// A sign of life for clients that cannot send WebSocket pings.
+    Ping,
+    /// Become a member of a channel.
+    Join {
+        /// The channel.
+        channel: Cow<'a, str>,
+        /// Whether the ack is to carry the first page of members.
+        members: bool,
+        /// From where to replay what was missed.
+        since: Option<Since>,
+    },
+    /// Be a member no longer.
+    Leave {
+        /// The channel.
+        channel: Cow<'a, str>,
+    },
+    /// Replace the profile.
+    Update {
+        /// An object, or `null` to remove it.
+        data: &'a RawValue,
+    },
+    /// A page of a channel's members.
+    Members {
+        /// The channel.
+        channel: Cow<'a, str>,
+        /// Where the page before ended.
+        cursor: Option<Cow<'a, str>>,
+        /// Most members of the page.
+        limit: Option<usize>,
+    },
+    /// Send to a channel's members.
+    Send {
+        /// The channel.
+        channel: Cow<'a, str>,
+        /// What is sent.
+        message: ClientEvent<'a>,
+    },
+    /// Send to everyone.
+    Broadcast {
+        /// What is sent.
+        message: ClientEvent<'a>,
+    },
+    /// Send to users.
+    Publish {
+        /// The users.
+        users: Vec<String>,
+        /// What is sent.
+        message: ClientEvent<'a>,
+    },
+    /// Call a function behind the server.
+    Call {
+        /// The function's name.
+        name: Cow<'a, str>,
+        /// What it gets; `null` if absent.
+        data: &'a RawValue,
+    },
+}
+
+/// An event that a client sends.
+#[derive(Debug)]
+pub struct ClientEvent<'a> {
+    /// Its name and data.
+    pub event: Event<'a>,
+    /// Whether the connection that sent it gets it too, where the message says so.
+    pub echo: Option<bool>,
+    /// Who is left out.
+    pub except: Exceptions,
+}
+
+/// Up to where a client has a channel's events: `{"epoch":"…","offset":12}`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Since {
+    /// The epoch that the offset counts in.
+    #[serde(default)]
+    pub epoch: Option<String>,
+    /// The last event it has.
+    pub offset: u64,
+}
+
+/// A client's message: what it asks for, and the name it wants the answer to carry.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// A number or a short string, echoed in the answer; without it there is no ack.
+    pub id: Option<&'a RawValue>,
+    /// What is asked for.
+    pub request: Request<'a>,
+}
+
+/// Why a message is not understood.
+#[derive(Debug)]
+pub enum Misunderstood<'a> {
+    /// It is no JSON text: the connection ends with 4009.
+    NotJson,
+    /// It asks for nothing known: the client gets an `error` and stays.
+    Refused {
+        /// The `id` of the message, if it has one.
+        id: Option<&'a RawValue>,
+        /// The stable code.
+        code: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// What is wrong with a message, before it is known whose answer says so.
+#[derive(Debug)]
+struct Refusal {
+    code: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    fn under(self, id: Option<&RawValue>) -> Misunderstood<'_> {
+        Misunderstood::Refused { id, code: self.code, message: self.message }
+    }
+}
+
+impl From<EventError> for Refusal {
+    fn from(error: EventError) -> Self {
+        Self { code: error.code(), message: error.to_string() }
+    }
+}
+
+fn bad(message: impl Into<String>) -> Refusal {
+    Refusal { code: "bad_message", message: message.into() }
+}
+
+/// Longest `id`, in bytes of JSON.
+const ID_BYTES: usize = 64;
+
+/// Reads one text message.
+///
+/// # Errors
+/// [`Misunderstood`] says whether the connection can go on.
+pub fn parse(text: &str) -> Result<Call<'_>, Misunderstood<'_>> {
+    understand(text, None)
+}
+
+/// Reads one binary message: a version byte (1), the length of the header as 16 bits big-endian, the header as the
+/// JSON of a text message without `data`, then the bytes.
+///
+/// # Errors
+/// Always [`Misunderstood::Refused`]: bytes that mean nothing here end no connection.
+pub fn parse_binary(bytes: &[u8]) -> Result<Call<'_>, Misunderstood<'_>> {
+    let (header, bytes) = split(bytes).map_err(|message| bad(message).under(None))?;
+    understand(header, Some(bytes)).map_err(|error| match error {
+        Misunderstood::NotJson => bad("the header of the binary message is no JSON").under(None),
+        refused @ Misunderstood::Refused { .. } => refused,
+    })
+}
+
+/// The `id` of a text message, whatever else it says.
+pub fn id(text: &str) -> Option<&RawValue> {
+    #[derive(Deserialize)]
+    struct Id<'a> {
+        #[serde(borrow)]
+        id: Option<&'a RawValue>,
+    }
+    if !is_object(text) {
+        return None;
+    }
+    serde_json::from_str::<Id<'_>>(text).ok()?.id.filter(|id| is_id(id))
+}
+
+/// The `id` of a binary message, whatever else it says.
+pub fn binary_id(bytes: &[u8]) -> Option<&RawValue> {
+    id(split(bytes).ok()?.0)
+}
+
+/// The header of a binary message and what follows it.
+fn split(bytes: &[u8]) -> Result<(&str, &[u8]), &'static str> {
+    let [version, high, low, rest @ ..] = bytes else { return Err("the binary message is cut short") };
+    if *version != 1 {
+        return Err("a binary message begins with the version byte 1");
+    }
+    let length = usize::from(u16::from_be_bytes([*high, *low]));
+    let (header, bytes) =
+        rest.split_at_checked(length).ok_or("the binary message is shorter than its header says")?;
+    let header = str::from_utf8(header).map_err(|_| "the header of the binary message is not UTF-8")?;
+    Ok((header, bytes))
+}
+
+fn understand<'a>(text: &'a str, bytes: Option<&'a [u8]>) -> Result<Call<'a>, Misunderstood<'a>> {
+    let mut fields: Fields<'a> = match serde_json::from_str(text) {
+        Ok(fields) => fields,
+        // What is wrong with the data may be found before the text proves to be no JSON.
+        Err(error) if !error.is_data() || serde_json::from_str::<IgnoredAny>(text).is_err() => {
+            return Err(Misunderstood::NotJson);
+        }
+        Err(_) if !is_object(text) => return Err(bad("the message is no object").under(None)),
+        Err(error) => return Err(bad(without_place(&error)).under(id(text))),
+    };
+    let id = fields.take("id").filter(|id| !is_null(id));
+    if id.is_some_and(|id| !is_id(id)) {
+        let message = format!("id must be a number or a string of up to {ID_BYTES} bytes");
+        return Err(bad(message).under(None));
+    }
+    match request(fields, bytes) {
+        Ok(request) => Ok(Call { id, request }),
+        Err(refusal) => Err(refusal.under(id)),
+    }
+}
+
+fn request<'a>(mut fields: Fields<'a>, bytes: Option<&'a [u8]>) -> Result<Request<'a>, Refusal> {
+    let Some(op) = fields.take("op") else { return Err(bad("the message has no op")) };
+    let op = text(op).ok_or_else(|| bad("op must be a string"))?;
+    let mut reader = Reader { op: &op, fields, bytes };
+    let request = reader.request()?;
+    if let Some(name) = reader.fields.left_over() {
+        return Err(bad(format!("{op} takes no {}", cut(name))));
+    }
+    if reader.bytes.is_some() {
+        return Err(bad(format!("{op} takes no bytes; send it as text")));
+    }
+    Ok(request)
+}
+
+fn is_object(text: &str) -> bool {
+    text.trim_start().starts_with('{')
+}
+
+fn is_null(raw: &RawValue) -> bool {
+    raw.get() == "null"
+}
+
+fn is_id(id: &RawValue) -> bool {
+    id.get().len() <= ID_BYTES && id.get().starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit())
+}
+
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(what, _)| what.to_owned())
+}
+
+/// Takes out of a message what its `op` takes.
+///
+/// `null` stands for the absence of what may be absent, but for `except`: what should narrow a target must not fall
+/// away for want of a value.
+struct Reader<'o, 'a> {
+    op: &'o str,
+    fields: Fields<'a>,
+    /// What a binary message carries, until an event takes it.
+    bytes: Option<&'a [u8]>,
+}
+
+impl<'a> Reader<'_, 'a> {
+    fn request(&mut self) -> Result<Request<'a>, Refusal> {
+        Ok(match self.op {
+            "auth" => Request::Auth { token: self.text("token")? },
+            "ping" => Request::Ping,
+            "join" => Request::Join {
+                channel: self.channel()?,
+                members: self.flag("members")?.unwrap_or(false),
+                since: self.since()?,
+            },
+            "leave" => Request::Leave { channel: self.channel()? },
+            "update" => Request::Update { data: self.profile()? },
+            "members" => Request::Members {
+                channel: self.channel()?,
+                cursor: self.optional("cursor").map(|raw| string("cursor", raw)).transpose()?,
+                limit: self.limit()?,
+            },
+            "send" => Request::Send { channel: self.channel()?, message: self.echoed_event()? },
+            "broadcast" => Request::Broadcast { message: self.echoed_event()? },
+            "publish" => Request::Publish { users: self.users()?, message: self.event()? },
+            "call" => Request::Call { name: self.text("name")?, data: self.data() },
+            op => {
+                let message = format!("there is no op \"{}\"", cut(op));
+                return Err(Refusal { code: "unknown_op", message });
+            }
+        })
+    }
+
+    fn needed(&mut self, name: &'static str) -> Result<&'a RawValue, Refusal> {
+        self.fields.take(name).ok_or_else(|| bad(format!("{} needs {name}", self.op)))
+    }
+
+    fn optional(&mut self, name: &str) -> Option<&'a RawValue> {
+        self.fields.take(name).filter(|raw| !is_null(raw))
+    }
+
+    fn text(&mut self, name: &'static str) -> Result<Cow<'a, str>, Refusal> {
+        string(name, self.needed(name)?)
+    }
+
+    fn channel(&mut self) -> Result<Cow<'a, str>, Refusal> {
+        let channel = self.text("channel")?;
+        channel_name(&channel)?;
+        Ok(channel)
+    }
+
+    fn flag(&mut self, name: &str) -> Result<Option<bool>, Refusal> {
+        match self.optional(name).map(RawValue::get) {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(_) => Err(bad(format!("{name} must be true or false"))),
+        }
+    }
+
+    fn limit(&mut self) -> Result<Option<usize>, Refusal> {
+        let Some(raw) = self.optional("limit") else { return Ok(None) };
+        serde_json::from_str(raw.get()).map(Some).map_err(|_| bad("limit must be a whole number"))
+    }
+
+    fn since(&mut self) -> Result<Option<Since>, Refusal> {
+        self.optional("since").map(|raw| object("since", raw)).transpose()
+    }
+
+    fn users(&mut self) -> Result<Vec<String>, Refusal> {
+        let raw = self.needed("users")?;
+        serde_json::from_str(raw.get()).map_err(|_| bad("users must be a list of strings"))
+    }
+
+    fn data(&mut self) -> &'a RawValue {
+        self.fields.take("data").unwrap_or(RawValue::NULL)
+    }
+
+    fn profile(&mut self) -> Result<&'a RawValue, Refusal> {
+        let data = self.fields.take("data").filter(|raw| is_null(raw) || is_object(raw.get()));
+        data.ok_or_else(|| bad("update needs data, an object or null"))
+    }
+
+    fn echoed_event(&mut self) -> Result<ClientEvent<'a>, Refusal> {
+        let echo = self.flag("echo")?;
+        Ok(ClientEvent { echo, ..self.event()? })
+    }
+
+    fn event(&mut self) -> Result<ClientEvent<'a>, Refusal> {
+        let name = self.text("event")?;
+        let data = match self.bytes.take() {
+            None => Data::Json(self.data()),
+            Some(_) if self.fields.take("data").is_some() => {
+                return Err(bad("a binary message has its data behind the header, not in it"));
+            }
+            Some(bytes) => Data::Bytes(Cow::Borrowed(bytes)),
+        };
+        let except = self.fields.take("except").map(|raw| object("except", raw)).transpose()?;
+        Ok(ClientEvent { event: Event::new(name, data)?, echo: None, except: except.unwrap_or_default() })
+    }
+}
+
+fn string<'a>(name: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, Refusal> {
+    text(raw).ok_or_else(|| bad(format!("{name} must be a string")))
+}
+
+/// Reads the member `name`, which serde would read from an array too.
+fn object<'a, T: Deserialize<'a>>(name: &str, raw: &'a RawValue) -> Result<T, Refusal> {
+    if !is_object(raw.get()) {
+        return Err(bad(format!("{name} must be an object")));
+    }
+    serde_json::from_str(raw.get()).map_err(|error| bad(format!("{name}: {}", without_place(&error))))
+}
+
+#[cfg(test)]
+mod tests;
