@@ -147,6 +147,9 @@ fn bad(message: impl Into<String>) -> Refusal {
 /// Longest `id`, in bytes of JSON.
 const ID_BYTES: usize = 64;
 
+/// Longest text of serde's that is told to a client.
+const MESSAGE_CHARS: usize = 200;
+
 /// Reads one text message.
 ///
 /// # Errors
@@ -246,9 +249,11 @@ fn is_id(id: &RawValue) -> bool {
     id.get().len() <= ID_BYTES && id.get().starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit())
 }
 
+/// What serde says, without the place and cut short: it repeats what the client made up.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(what, _)| what.to_owned())
+    let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
+    what.chars().take(MESSAGE_CHARS).collect()
 }
 
 /// Takes out of a message what its `op` takes.

@@ -143,6 +143,8 @@ fn what_is_not_understood_says_why() {
     assert!(message.starts_with("except: unknown field `user`") && !message.contains(" line "), "{message}");
     let message = refused(parse(r#"{"op":"join","channel":"c","since":{"offset":1,"x":2}}"#)).2;
     assert!(message.starts_with("since: unknown field `x`"), "{message}");
+    let long = format!(r#"{{"op":"broadcast","event":"e","except":{{"{}":1}}}}"#, "é".repeat(20_000));
+    assert!(refused(parse(&long)).2.len() < 500);
     let many = (0..20).map(|n| format!(r#""f{n}":1"#)).collect::<Vec<_>>().join(",");
     assert_eq!(refused(parse(&format!("{{{many}}}"))).2, "the message has over 16 fields");
 }
