@@ -113,6 +113,8 @@ fn every_flag_is_a_variable() {
         ("FANFARE_API_KEY", KEY),
         ("FANFARE_CLIENT_AUTH", "required"),
         ("FANFARE_INDEX", "auth.email,auth.tenant"),
+        ("FANFARE_CHANNEL_HISTORY", "room-*=100,a=b=5"),
+        ("FANFARE_STORE_USER_EVENTS", "true"),
         ("FANFARE_LIMIT_HEARTBEAT", "20s"),
         ("FANFARE_SHARDS", ""),
     ];
@@ -127,6 +129,41 @@ fn every_flag_is_a_variable() {
     let app = &config.apps["default"];
     assert_eq!((app.client_auth, app.index.len(), app.tokens.len()), (Some(ClientAuth::Required), 2, 1));
     assert!(!config.has_ephemeral_secret(app) && !config.is_development());
+    assert_eq!(app.channels, [ChannelRule::new("room-*", 100), ChannelRule::new("a=b", 5)]);
+    assert_eq!(app.user_events, Some(UserEvents::default()));
+}
+
+#[test]
+fn flags_set_histories_by_pattern_and_turn_stored_events_on_and_off() {
+    let folder = Folder::new("histories");
+    let text = "[apps.default.user_events]\nsize = 3\n\
+                [[apps.default.channels]]\npattern = \"room-*\"\nhistory_size = 1\npresence = \"all\"\n";
+    let file = folder.write("fanfare.toml", text);
+    let default = |flags: &[&str], variables: &[(&str, &str)]| {
+        let flags = [&["--config", &*file], flags].concat();
+        load(&flags, variables).unwrap().apps.remove("default").unwrap()
+    };
+    let variables = [("FANFARE_CHANNEL_HISTORY", "room-*=2,*=3")];
+    let app = default(&["--channel-history", "*=4"], &variables);
+    let room = ChannelRule { presence: Presence::All, ..ChannelRule::new("room-*", 2) };
+    assert_eq!(app.channels, [room, ChannelRule::new("*", 4)]);
+    let kept = UserEvents { size: 3, ..UserEvents::default() };
+    for (flags, expected) in [
+        (&[][..], Some(kept)),
+        (&["--store-user-events"], Some(kept)),
+        (&["--store-user-events=false"], None),
+    ] {
+        assert_eq!(default(flags, &[]).user_events, expected, "{flags:?}");
+    }
+    assert_eq!(load(&[], &[]).unwrap().apps["default"].user_events, None);
+    let app = load(&["--store-user-events"], &[]).unwrap().apps.remove("default").unwrap();
+    assert_eq!(app.user_events, Some(UserEvents::default()));
+    let variables = [("FANFARE_CHANNEL_HISTORY", "room-*"), ("FANFARE_STORE_USER_EVENTS", "perhaps")];
+    let text = load(&[], &variables).unwrap_err().to_string();
+    assert!(text.contains("FANFARE_CHANNEL_HISTORY: a history is set as pattern=size"), "{text}");
+    assert!(text.contains("FANFARE_STORE_USER_EVENTS: must be one of true, false"), "{text}");
+    let text = load(&[], &[("FANFARE_CHANNEL_HISTORY", "room-*=all")]).unwrap_err().to_string();
+    assert!(text.contains("the size of a history is a whole number"), "{text}");
 }
 
 #[test]
@@ -186,6 +223,15 @@ fn an_unknown_key_is_refused_in_every_table() {
             "[[apps.a.tokens]]\nalg = \"HS256\"\nsecert = \"x\"",
             "unknown key \"secert\"; did you mean \"secret\"?",
         ),
+        (
+            "[[apps.a.channels]]\npattern = \"x\"\nhistory = 3",
+            "unknown key \"history\"; did you mean \"history_ttl\"?",
+        ),
+        ("[apps.a.user_events]\nsise = 3", "fanfare.toml:2: unknown key \"sise\"; did you mean \"size\"?"),
+        (
+            "[[apps.a.client_keys]]\nname = \"x\"\nkey = \"pk_live_x\"\norigin = []",
+            "unknown key \"origin\"; did you mean \"origins\"?",
+        ),
         ("qqqqqqqqqq = 1", "fanfare.toml:1: unknown key \"qqqqqqqqqq\""),
     ];
     for (text, expected) in cases {
@@ -215,6 +261,10 @@ fn a_value_that_is_none_is_refused_with_its_line() {
             "API key \"x\" has no scopes",
         ),
         ("[[apps.a.keys]]\nname = \"x\"\nscopes = [\"all\"]", "unknown variant `all`"),
+        ("[[apps.a.channels]]\nhistory_size = 3", "missing field `pattern`"),
+        ("[[apps.a.channels]]\npattern = \"x\"\npresence = \"some\"", "unknown variant `some`"),
+        ("[apps.a.user_events]\nttl = \"long\"", "\"long\" is not a duration such as \"10s\""),
+        ("[[apps.a.client_keys]]\nname = \"x\"", "missing field `key`"),
         ("[[apps.a.tokens]]\nalg = \"none\"\nsecret = \"x\"", "unknown variant `none`"),
         ("[[apps.a.tokens]]\nalg = \"HS256\"", "a token key needs exactly one of `secret`, `public_key` and"),
         ("[[apps.a.tokens]]\nalg = \"HS256\"\npublic_key = \"x\"", "a token key for HS256 needs `secret`"),
@@ -277,13 +327,22 @@ fn off_loopback_it_wants_keys() {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 19] = [
         (&["--limit", "message_bytes=0"], "limits.message_bytes = 0 would let nothing through"),
         (&["--limit", "heartbeat=0s"], "limits.heartbeat = 0 would let nothing through"),
         (
             &["--limit", "body_bytes=2000000"],
             "limits.body_bytes = 2000000 is over limits.outbox_bytes = 1048576",
         ),
+        (
+            &["--limit", "history_bytes=200000"],
+            "limits.body_bytes = 262144 is over limits.history_bytes = 200000",
+        ),
+        (&["--limit", "profile_bytes=300000"], "limits.profile_bytes = 300000 is over a quarter of"),
+        (&["--limit", "channels_per_connection=0"], "limits.channels_per_connection = 0 would let nothing"),
+        (&["--limit", "reconnect_min=1m"], "reconnect_min = \"1m\" is over limits.reconnect_max = \"30s\""),
+        (&["--channel-history", "a b=1"], "channels \"a b\": a pattern is 1 to 200 letters, digits"),
+        (&["--channel-history", "a=10001"], "channels \"a\": history_size = 10001 is over 10000"),
         (&["--drain-delay", "30s"], "drain_delay = \"30s\" must be shorter than drain_timeout = \"30s\""),
         (&["--shards", "257"], "shards = 257 is over 256"),
         (&["--node-name", "a b"], "node_name = \"a b\" is not"),
@@ -304,6 +363,108 @@ fn what_makes_no_sense_is_refused() {
     let text = config.check().unwrap_err().to_string();
     assert!(text.contains("app \"Shop\": a name is 1 to 64 lower-case"), "{text}");
     assert!(text.contains("app \"a\": two token keys have kid \"1\""), "{text}");
+}
+
+#[test]
+fn bounds_whose_zero_means_something_may_be_zero() {
+    for limit in ["connections=0", "connections_per_address=0", "resume_window=0s", "presence_notices=0"] {
+        load(&["--limit", limit], &[]).unwrap().check().unwrap();
+    }
+}
+
+/// What is wrong with a file that can be read.
+fn wrong(text: &str) -> String {
+    let mut config = parse(text).unwrap();
+    config.apps.entry("a".to_owned()).or_default();
+    config.check().unwrap_err().to_string()
+}
+
+#[test]
+fn rules_that_would_keep_nothing_or_never_hold_are_refused() {
+    let channels = |rest: &str| format!("[[apps.a.channels]]\npattern = {rest}\n");
+    let user_events = |rest: &str| format!("[apps.a.user_events]\n{rest}\n");
+    let cases = [
+        (channels("\"\""), "app \"a\": channels \"\": a pattern is 1 to 200 letters"),
+        (channels("\"room/*\""), "channels \"room/*\": a pattern is 1 to 200 letters"),
+        (channels("\"x\"").repeat(2), "app \"a\": channels \"x\" comes twice"),
+        (channels("\"x\"\nhistory_size = 1\nhistory_bytes = 0"), "history_bytes = 0 would keep nothing"),
+        (channels("\"x\"\nhistory_size = 1\nhistory_ttl = \"0s\""), "history_ttl = 0 would keep nothing"),
+        (user_events("size = 0"), "app \"a\": user_events: size = 0 would keep nothing"),
+        (user_events("bytes = 0"), "user_events: bytes = 0 would keep nothing"),
+        (user_events("ttl = \"0s\""), "user_events: ttl = 0 would keep nothing"),
+        (user_events("size = 10001"), "user_events: size = 10001 is over 10000"),
+    ];
+    for (text, expected) in cases {
+        let found = wrong(&text);
+        assert!(found.contains(expected) && found.lines().count() == 1, "{found}");
+    }
+    let good = "\"AZaz09_.:=@,;-*\"\nhistory_size = 10000";
+    let off = channels("\"off\"\nhistory_bytes = 0\nhistory_ttl = \"0s\"");
+    parse(&format!("{}{off}", channels(good))).unwrap().check().unwrap();
+}
+
+#[test]
+fn client_keys_are_of_one_app_and_no_secret() {
+    let client_key = |app: &str, name: &str, key: &str| {
+        format!("[[apps.{app}.client_keys]]\nname = \"{name}\"\nkey = \"{key}\"\n")
+    };
+    let one = client_key("a", "one", "pk_live_1");
+    let cases = [
+        (one.clone() + &client_key("a", "one", "pk_live_2"), "app \"a\": two client keys are named \"one\""),
+        (
+            one.clone() + &client_key("b", "two", "pk_live_1"),
+            "client keys \"one\" of app \"a\" and \"two\" of app \"b\" are the same key",
+        ),
+        (client_key("a", "one", "short"), "client key \"one\" must be 8 to 128 visible ASCII characters"),
+        (client_key("a", "one", &"k".repeat(129)), "client key \"one\" must be 8 to 128"),
+        (client_key("a", "one", "pk_live&x"), "client key \"one\" must be 8 to 128"),
+        (client_key("a", "one", "pk live x"), "client key \"one\" must be 8 to 128"),
+        (client_key("a", "on e", "pk_live_1"), "client key name \"on e\" is not 1 to 64 visible characters"),
+        (
+            format!("{}[[apps.b.keys]]\nname = \"f\"\nkey = \"{KEY}\"\n", client_key("a", "one", KEY)),
+            "client key \"one\" is API key \"f\" of app \"b\" too",
+        ),
+        (
+            format!(
+                "{}[[apps.b.tokens]]\nalg = \"HS256\"\nsecret = \"{SECRET}\"\n",
+                client_key("a", "one", SECRET)
+            ),
+            "client key \"one\" is the token secret of app \"b\" too",
+        ),
+        (one.clone() + "origins = [\"https://a/\"]\n", "client key \"one\": \"https://a/\" is no origin"),
+    ];
+    for (text, expected) in cases {
+        let found = wrong(&text);
+        assert!(found.contains(expected) && found.lines().count() == 1, "{found}");
+        assert!(!found.contains(KEY) && !found.contains(SECRET), "{found}");
+    }
+    parse(&(one + &client_key("b", "one", "pk_live_2"))).unwrap().check().unwrap();
+}
+
+#[test]
+fn clients_of_a_key_that_may_authenticate_need_a_key_for_tokens() {
+    let with = |client_auth: &str, listen: &str| {
+        parse(&format!(
+            "listen = \"{listen}\"\n[apps.a]\nclient_auth = \"off\"\n\
+             [[apps.a.keys]]\nname = \"f\"\nkey = \"{KEY}\"\n\
+             [[apps.a.client_keys]]\nname = \"web\"\nkey = \"pk_live_1\"\n{client_auth}\n"
+        ))
+        .unwrap()
+    };
+    for client_auth in ["required", "optional"] {
+        let set = format!("client_auth = \"{client_auth}\"");
+        let text = with(&set, "0.0.0.0:7070").check().unwrap_err().to_string();
+        let expected = format!("app \"a\", client key \"web\": client_auth is \"{client_auth}\", and there");
+        assert!(text.starts_with(&expected) && text.lines().count() == 1, "{text}");
+        let config = with(&set, "127.0.0.1:7070");
+        config.check().unwrap();
+        assert!(config.has_users(&config.apps["a"]) && config.has_ephemeral_secret(&config.apps["a"]));
+    }
+    for client_auth in ["", "client_auth = \"off\""] {
+        let config = with(client_auth, "0.0.0.0:7070");
+        config.check().unwrap();
+        assert!(!config.has_users(&config.apps["a"]));
+    }
 }
 
 #[test]
@@ -356,11 +517,38 @@ fn the_reference_has_every_key_with_its_default() {
     for (key, default) in &toml::Table::try_from(Limits::default()).unwrap() {
         assert!(reference.contains(&format!("| `{key}` | `{default}` |")), "{key} {default}");
     }
-    for table in ["[apps.a]", "[[apps.a.keys]]", "[[apps.a.tokens]]"] {
+    let tables = [
+        "[apps.a]",
+        "[[apps.a.keys]]",
+        "[[apps.a.tokens]]",
+        "[[apps.a.client_keys]]",
+        "[[apps.a.channels]]",
+        "[apps.a.user_events]",
+    ];
+    for table in tables {
         for key in keys_of(table) {
             assert!(reference.contains(&format!("| `{key}` |")), "{table} {key}");
         }
     }
+}
+
+#[test]
+fn the_reference_has_the_defaults_of_what_is_kept() {
+    let reference = reference();
+    let rule = ChannelRule::new("*", 0);
+    let kept = UserEvents::default();
+    let defaults = [
+        ("history_size", rule.history_size.to_string()),
+        ("history_bytes", rule.history_bytes.to_string()),
+        ("history_ttl", humantime::format_duration(rule.history_ttl).to_string()),
+        ("presence", rule.presence.name().to_owned()),
+        ("size", kept.size.to_string()),
+        ("bytes", kept.bytes.to_string()),
+    ];
+    for (key, default) in defaults {
+        assert!(reference.contains(&format!("| `{key}` | `{default}` |")), "{key} {default}");
+    }
+    assert!(reference.contains("| `ttl` | `24h` |") && kept.ttl == Duration::from_hours(24));
 }
 
 #[test]
