@@ -221,8 +221,8 @@ pub struct Limits {
     /// Bytes of all histories and stored events of the node together; the oldest give way. Bounds of channels and users
     /// do not bound how many of them there are.
     pub history_bytes: usize,
-    /// How long the channels of a connection that ended without a close frame are kept for its return; 0 is off. A change
-    /// of network takes a phone less.
+    /// How long the channels of a connection that ended without a close frame are kept for its return; 0 is off. A
+    /// change of network takes a phone less.
     #[serde(with = "crate::limits::duration")]
     pub resume_window: Duration,
     /// Notices about single members that a channel sends a second; more are told as counts, and 0 leaves only counts.

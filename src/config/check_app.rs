@@ -53,7 +53,8 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Vec<String>)
         }
         if *history_size > HISTORY_EVENTS_MAX {
             rules.push(format!(
-                "{place}: history_size = {history_size} is over {HISTORY_EVENTS_MAX}; a replay is handed to a client at once"
+                "{place}: history_size = {history_size} is over {HISTORY_EVENTS_MAX}; a replay is handed to a client \
+                 at once"
             ));
         }
         let nothing = [("history_bytes", *history_bytes == 0), ("history_ttl", history_ttl.is_zero())];
