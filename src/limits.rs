@@ -10,8 +10,30 @@ use serde::{Deserialize, Serialize};
 /// Longest event name, in bytes. A name is repeated in every frame; longer ones are data in disguise.
 pub const EVENT_NAME_BYTES: usize = 128;
 
-/// Longest channel name, in bytes. A kind and a few ids fit; like an event's name it is repeated in every frame.
+/// Longest name of a channel, in bytes. It is repeated in every frame of the channel, as the event's name is.
 pub const CHANNEL_NAME_BYTES: usize = 200;
+
+/// Most events that a channel or a user may keep. A replay is handed to a client at once, and a client that missed
+/// more is quicker to fetch the state anew.
+pub const HISTORY_EVENTS_MAX: usize = 10_000;
+
+/// Bytes kept per channel with history, and per user with stored events, where nothing is set: 100 events of 10 KiB.
+pub const HISTORY_BYTES_DEFAULT: usize = 1024 * 1024;
+
+/// How long a channel keeps an event where nothing is set: a phone in a lift, a laptop carried to another room.
+pub const HISTORY_TTL_DEFAULT: Duration = Duration::from_mins(5);
+
+/// Events kept for a user where nothing is set: more than anyone reads after a day away.
+pub const USER_EVENTS_DEFAULT: usize = 1000;
+
+/// How long a user's events are kept where nothing is set: whoever comes every day misses none.
+pub const USER_EVENTS_TTL_DEFAULT: Duration = Duration::from_hours(24);
+
+/// Longest key of a client, in bytes. It is part of an address, and looked up for every connection.
+pub const CLIENT_KEY_BYTES: usize = 128;
+
+/// Shortest key of a client, in bytes. It is public and need not be hard to guess, only not another's by a slip.
+pub const CLIENT_KEY_BYTES_MIN: usize = 8;
 
 /// Longest `Idempotency-Key`, in bytes. Four UUIDs fit.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
@@ -137,6 +159,11 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Claims of a token, in bytes of JSON. They are held in memory for every connection.
     pub claims_bytes: usize,
+    /// A client's profile, in bytes of JSON. It is held in memory for every connection, and shown to all members of its
+    /// channels.
+    pub profile_bytes: usize,
+    /// Channels that one connection may be in. Each costs memory for every member, and a notice when it leaves.
+    pub channels_per_connection: usize,
     /// Messages a second that one client may send, on average.
     pub messages_per_second: u32,
     /// Messages a client may send at once after being quiet.
@@ -191,6 +218,25 @@ pub struct Limits {
     /// Longest life of a token that `POST /v1/tokens` signs.
     #[serde(with = "crate::limits::duration")]
     pub token_ttl: Duration,
+    /// Bytes of all histories and stored events of the node together; the oldest give way. Bounds of channels and users
+    /// do not bound how many of them there are.
+    pub history_bytes: usize,
+    /// How long the channels of a connection that ended without a close frame are kept for its return; 0 is off. A
+    /// change of network takes a phone less.
+    #[serde(with = "crate::limits::duration")]
+    pub resume_window: Duration,
+    /// Notices about single members that a channel sends a second; more are told as counts, and 0 leaves only counts.
+    /// What every member is told about every member grows with the square of the channel.
+    pub presence_notices: u32,
+    /// Members above which the notices of a channel are only counts. Nobody reads a list as long.
+    pub presence_members: usize,
+    /// The first wait before a client connects again, which the welcome advises. Shorter ones hit a node that has just
+    /// restarted.
+    #[serde(with = "crate::limits::duration")]
+    pub reconnect_min: Duration,
+    /// The longest such wait, however often connecting failed. People wait this long for a server that is back.
+    #[serde(with = "crate::limits::duration")]
+    pub reconnect_max: Duration,
 }
 
 impl Default for Limits {
@@ -199,6 +245,8 @@ impl Default for Limits {
             body_bytes: 256 * 1024,
             message_bytes: 64 * 1024,
             claims_bytes: 8 * 1024,
+            profile_bytes: 8 * 1024,
+            channels_per_connection: 100,
             messages_per_second: 50,
             message_burst: 100,
             outbox_bytes: 1024 * 1024,
@@ -222,6 +270,12 @@ impl Default for Limits {
             idempotency_entries: 100_000,
             idempotency_window: Duration::from_mins(5),
             token_ttl: Duration::from_hours(24),
+            history_bytes: 64 * 1024 * 1024,
+            resume_window: Duration::from_secs(5),
+            presence_notices: 20,
+            presence_members: 500,
+            reconnect_min: Duration::from_millis(500),
+            reconnect_max: Duration::from_secs(30),
         }
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
-    app::{App, SetupError},
+    app::{App, ClientKeys, SetupError},
     auth::ApiKeys,
     close::Close,
     config::Config,
@@ -135,6 +135,7 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     pub(crate) name: Arc<str>,
     pub(crate) keys: ApiKeys,
+    pub(crate) client_keys: ClientKeys,
     pub(crate) apps: Vec<App>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) metrics: Arc<Metrics>,
@@ -165,6 +166,7 @@ impl Node {
         Ok(Arc::new(Self {
             name: config.node_name.as_deref().map_or_else(|| id.to_string().into(), Into::into),
             keys: ApiKeys::new(&config.apps),
+            client_keys: ClientKeys::new(&config.apps),
             hub: Arc::new(Hub::new(shards, Arc::new(context))),
             apps,
             metrics,

@@ -122,7 +122,7 @@ impl Session {
 
     /// Decides what the handshake's credentials, or their absence, make of the connection.
     fn identify(&mut self, connection: &Connection, token: Option<&str>) {
-        let auth = self.app().client_auth;
+        let auth = self.app().policy(0).client_auth;
         match (auth, token) {
             (ClientAuth::Off, _) | (ClientAuth::Optional, None) => {
                 self.open(Connection { attributes: connection.attributes.clone(), ..*connection });
@@ -275,7 +275,7 @@ impl Session {
     fn authenticate(&mut self, id: Option<&RawValue>, token: &str) {
         let at = self.seat.at;
         let refuse = |code: &str, message: &str| self.reply(native::error(id, code, message));
-        if self.app().client_auth == ClientAuth::Off {
+        if self.app().policy(0).client_auth == ClientAuth::Off {
             return refuse("auth_off", "client authentication is off");
         }
         let (state, connection) =

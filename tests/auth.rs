@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use fanfare::config::{ClientAuth, Config};
+use fanfare::config::{AppConfig, ClientAuth, ClientKeyConfig, Config, Scopes};
 use serde_json::{Value, json};
 use support::*;
 
@@ -296,6 +296,40 @@ fn with_a_list_only_its_pages_connect() {
     }
     assert!(may_connect(&listed(&["*"]), "", "https://any.example"));
     assert!(!may_connect(&listed(&[]), &token, "https://any.example"));
+}
+
+#[test]
+fn a_client_key_chooses_the_app_and_its_origins() {
+    let server = keyed_server(|config| {
+        let app = AppConfig {
+            client_auth: Some(ClientAuth::Off),
+            keys: vec![api_key("shop", "another-api-key-for-tests", Scopes::ALL)],
+            client_keys: vec![ClientKeyConfig {
+                name: "web".to_owned(),
+                key: "pk_live_web".to_owned(),
+                client_auth: None,
+                origins: Some(vec!["https://shop.example".to_owned()]),
+                can: None,
+            }],
+            ..AppConfig::default()
+        };
+        config.apps.insert("shop".to_owned(), app);
+    });
+    let _client = server.connect("key=pk_live_web");
+    let count = |key| server.post_as(key, "/v1/broadcast", &json!({"event": "e"})).json()["matched"].clone();
+    assert_eq!((count("another-api-key-for-tests"), count(KEY)), (json!(1), json!(0)));
+    assert!(may_connect(&server, "key=pk_live_web", "https://shop.example"));
+    assert!(may_connect(&server, "key=pk_live_web&app=shop", "https://shop.example"));
+    assert!(!may_connect(&server, "key=pk_live_web", "https://any.example"));
+    assert!(!may_connect(&server, "app=shop", "https://shop.example"), "the app itself has no list");
+    for (query, status, code) in [
+        ("key=pk_live_we", 403, "unknown_key"),
+        ("key=pk_live_web&app=default", 400, "bad_query"),
+        ("key=pk_live_web&app=none", 404, "unknown_app"),
+    ] {
+        let answer = server.try_open(query, &[]).err().unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{query}");
+    }
 }
 
 // A server without keys against pages and proxies

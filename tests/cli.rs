@@ -268,14 +268,24 @@ fn check_says_what_is_set_up_and_no_secret() {
         &format!(
             "listen = \"127.0.0.1:7999\"\n[apps.shop]\nindex = [\"auth.email\"]\nclient_auth = \"required\"\n\
              [[apps.shop.keys]]\nname = \"functions\"\nkey = \"{KEY}\"\nscopes = [\"publish\", \"tokens\"]\n\
-             [[apps.shop.tokens]]\nkid = \"k1\"\nalg = \"HS256\"\nsecret = \"{SECRET}\"\n"
+             [[apps.shop.tokens]]\nkid = \"k1\"\nalg = \"HS256\"\nsecret = \"{SECRET}\"\n\
+             [[apps.shop.client_keys]]\nname = \"web\"\nkey = \"pk_live_web\"\n\
+             [[apps.shop.channels]]\npattern = \"room-*\"\nhistory_size = 100\n"
         ),
     );
     let shown = run(&["check", "--config", &config]).expect(0);
     assert!(shown.starts_with("ok\n"), "{shown}");
-    for part in
-        ["127.0.0.1:7999", "shop", "required", "functions (publish, tokens)", "HS256 (kid k1)", "auth.email"]
-    {
+    let parts = [
+        "127.0.0.1:7999",
+        "shop",
+        "required",
+        "functions (publish, tokens)",
+        "HS256 (kid k1)",
+        "auth.email",
+        "web (required)",
+        "room-* (history 100, presence asked)",
+    ];
+    for part in parts {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(!shown.contains(KEY) && !shown.contains(SECRET), "{shown}");

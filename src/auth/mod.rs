@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use self::{
     api_key::{ApiKey, ApiKeys},
-    rights::{Rights, RightsError},
+    rights::{Rights, RightsError, matches},
     sign::{SignError, Signed, TokenSigner},
     token::{TokenError, TokenKeyError, Tokens, Verified},
 };

@@ -111,11 +111,11 @@ impl Patterns {
     }
 }
 
-/// Whether all of `name` is as `pattern` says.
+/// Whether all of `name` is as `pattern` says, in which `*` stands for any run of characters.
 ///
 /// Each literal between two `*` is taken where it is first found, which never excludes a match: time grows
 /// with the sum of the lengths, however many `*` there are.
-fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     let Some((prefix, rest)) = pattern.split_once('*') else { return pattern == name };
     let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
     let Some(name) = name.strip_prefix(prefix).and_then(|name| name.strip_suffix(suffix)) else {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     app::App,
     auth::Scope,
-    config::{self, AppConfig, ClientAuth, Config, ServeArgs},
+    config::{self, AppConfig, Config, ServeArgs},
     id::AppId,
     metrics::Metrics,
 };
@@ -74,6 +74,16 @@ fn summary(config: &Config) -> String {
             let kid = key.kid.as_ref().map_or_else(String::new, |kid| format!(" (kid {kid})"));
             line("token key", format!("{}{kid}", key.alg.name()));
         }
+        for key in &app.client_keys {
+            line("client key", format!("{} ({})", key.name, config.client_key_auth(app, key).name()));
+        }
+        for rule in &app.channels {
+            let (kept, presence) = (rule.history_size, rule.presence.name());
+            line("channels", format!("{} (history {kept}, presence {presence})", rule.pattern));
+        }
+        if let Some(kept) = &app.user_events {
+            line("user events", format!("{} each", kept.size));
+        }
         for path in &app.index {
             line("index", path.clone());
         }
@@ -85,11 +95,7 @@ fn summary(config: &Config) -> String {
 }
 
 fn client_auth(config: &Config, app: &AppConfig) -> String {
-    let whether = match config.client_auth(app) {
-        ClientAuth::Off => "off",
-        ClientAuth::Optional => "optional",
-        ClientAuth::Required => "required",
-    };
+    let whether = config.client_auth(app).name();
     let secret = if config.has_ephemeral_secret(app) { " (a secret is made up at each start)" } else { "" };
     format!("{whether}{secret}")
 }

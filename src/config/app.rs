@@ -1,11 +1,11 @@
-//! What is set per app: keys, client authentication, indexes, origins.
+//! What is set per app: keys, client authentication, indexes, origins, channels.
 
 use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use super::{KeyHash, Scopes, Secret};
+use super::{ChannelRule, ClientKeyConfig, KeyHash, Scopes, Secret, UserEvents};
 use crate::limits;
 
 /// The app that flags and variables configure, and the only one unless the file names others.
@@ -27,6 +27,12 @@ pub struct AppConfig {
     /// The rights of a client whose token has no `can`: the same object as the claim. `None` outside of
     /// loopback development: no rights.
     pub default_can: Option<serde_json::Value>,
+    /// Rules for channels; the first whose pattern matches a channel's name holds.
+    pub channels: Vec<ChannelRule>,
+    /// What is kept for users until a connection of theirs has confirmed it. `None`: nothing.
+    pub user_events: Option<UserEvents>,
+    /// Public keys that pages carry.
+    pub client_keys: Vec<ClientKeyConfig>,
     /// API keys of the app.
     pub keys: Vec<ApiKeyConfig>,
     /// Keys that client tokens are verified with.
@@ -47,6 +53,17 @@ pub enum ClientAuth {
     Optional,
     /// No client without a token.
     Required,
+}
+
+impl ClientAuth {
+    /// The name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Optional => "optional",
+            Self::Required => "required",
+        }
+    }
 }
 
 /// What happens to a client that reads too slowly.

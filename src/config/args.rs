@@ -6,8 +6,8 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    ApiKeyConfig, ClientAuth, Config, DEFAULT_APP, KeyMaterial, LogFormat, Problem, Scopes, Secret,
-    TokenAlgorithm, TokenKeyConfig, error::nearest,
+    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, LogFormat, Problem, Scopes,
+    Secret, TokenAlgorithm, TokenKeyConfig, error::nearest,
 };
 use crate::limits::Limits;
 
@@ -62,6 +62,12 @@ pub struct ServeArgs {
     /// Index this attribute of the default app's connections, such as auth.email
     #[arg(long, value_name = "PATH", value_delimiter = ',')]
     pub index: Vec<String>,
+    /// Keep this many events of channels of the default app that match the pattern, such as room-*=100
+    #[arg(long, value_name = "PATTERN=SIZE", value_delimiter = ',')]
+    pub channel_history: Vec<HistorySetting>,
+    /// Keep events for users of the default app until a connection of theirs has confirmed them
+    #[arg(long, value_name = "WHETHER", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub store_user_events: Option<bool>,
     /// Set a bound by its name in the file's `[limits]`
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     pub limits: Vec<LimitSetting>,
@@ -82,6 +88,26 @@ impl FromStr for LimitSetting {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, value) = text.split_once('=').ok_or("a limit is set as name=value")?;
         Ok(Self { name: name.to_owned(), value: value.to_owned() })
+    }
+}
+
+/// How much of some channels is kept, as `--channel-history` and `FANFARE_CHANNEL_HISTORY` set it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistorySetting {
+    /// The channels, by pattern.
+    pub pattern: String,
+    /// Events kept of each.
+    pub size: usize,
+}
+
+impl FromStr for HistorySetting {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // A channel's name may have a `=` itself.
+        let (pattern, size) = text.rsplit_once('=').ok_or("a history is set as pattern=size")?;
+        let size = size.parse().map_err(|_| "the size of a history is a whole number of events")?;
+        Ok(Self { pattern: pattern.to_owned(), size })
     }
 }
 
@@ -124,6 +150,17 @@ pub(super) fn apply(args: &ServeArgs, prefix: &str, config: &mut Config, problem
     }
     if !args.index.is_empty() {
         app.get_or_insert_default().index = args.index;
+    }
+    for HistorySetting { pattern, size } in args.channel_history {
+        let rules = &mut app.get_or_insert_default().channels;
+        match rules.iter_mut().find(|rule| rule.pattern == pattern) {
+            Some(rule) => rule.history_size = size,
+            None => rules.push(ChannelRule::new(&pattern, size)),
+        }
+    }
+    if let Some(store) = args.store_user_events {
+        let kept = &mut app.get_or_insert_default().user_events;
+        *kept = store.then(|| kept.unwrap_or_default());
     }
     config.apps.extend(app.map(|app| (DEFAULT_APP.to_owned(), app)));
 }

@@ -6,10 +6,15 @@
 
 mod app;
 mod args;
+mod channel;
 mod check;
+mod check_app;
+mod check_keys;
+mod client_key;
 mod environment;
 mod error;
 mod file;
+mod form;
 mod scope;
 mod secret;
 
@@ -24,7 +29,9 @@ pub use self::{
         ApiKeyConfig, AppConfig, BadKey, ClientAuth, DEFAULT_APP, KeyMaterial, SlowConsumer, TokenAlgorithm,
         TokenKeyConfig,
     },
-    args::{LimitSetting, ServeArgs},
+    args::{HistorySetting, LimitSetting, ServeArgs},
+    channel::{ChannelRule, Presence, UserEvents},
+    client_key::ClientKeyConfig,
     environment::environment,
     error::{ConfigError, Problem},
     scope::{Scope, Scopes},
@@ -149,10 +156,21 @@ impl Config {
         app.client_auth.unwrap_or(ClientAuth::Optional)
     }
 
+    /// The client authentication of those who come to `app` with `key`: the key's, else the app's.
+    pub fn client_key_auth(&self, app: &AppConfig, key: &ClientKeyConfig) -> ClientAuth {
+        key.client_auth.unwrap_or_else(|| self.client_auth(app))
+    }
+
+    /// Whether any client of `app` can authenticate, be it with one of its client keys only.
+    pub fn has_users(&self, app: &AppConfig) -> bool {
+        self.client_auth(app) != ClientAuth::Off
+            || app.client_keys.iter().any(|key| self.client_key_auth(app, key) != ClientAuth::Off)
+    }
+
     /// Whether `app` signs and verifies tokens by a secret that is made up at each start: on loopback, where it has no
-    /// key for tokens and authentication is not off.
+    /// key for tokens and authentication is not off for all.
     pub fn has_ephemeral_secret(&self, app: &AppConfig) -> bool {
-        self.is_loopback() && app.tokens.is_empty() && self.client_auth(app) != ClientAuth::Off
+        self.is_loopback() && app.tokens.is_empty() && self.has_users(app)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::{Answer, Edge, access, problem::Problem, watch::Watched};
 use crate::{
+    app::{App, ClientPolicy},
     event_loop::EventLoop,
     metrics::Refusal,
     node::{Node, Occupancy, Phase},
@@ -28,6 +29,7 @@ const DEVICE_BYTES: usize = 128;
 #[derive(Debug, Default)]
 struct Query {
     token: Option<String>,
+    key: Option<String>,
     app: Option<String>,
     device: Option<String>,
 }
@@ -40,6 +42,7 @@ impl Query {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let field = match name {
                 "token" => &mut parsed.token,
+                "key" => &mut parsed.key,
                 "app" => &mut parsed.app,
                 "device" => &mut parsed.device,
                 _ => continue,
@@ -64,8 +67,8 @@ impl Query {
 /// Upgrades a request and starts its session on this thread.
 ///
 /// # Errors
-/// 400 for what is no WebSocket handshake, 403 for a page's Origin that may not connect, 404 for an unknown app, 503
-/// where there is no room or the node is leaving.
+/// 400 for what is no WebSocket handshake, 403 for a page's Origin that may not connect and for an unknown client key,
+/// 404 for an unknown app, 503 where there is no room or the node is leaving.
 pub(super) fn connect(
     edge: &Edge,
     event_loop: Rc<EventLoop>,
@@ -75,16 +78,12 @@ pub(super) fn connect(
 ) -> Result<Response<Answer>, Problem> {
     let node = edge.node.clone();
     let query = Query::parse(request.uri().query().unwrap_or(""))?;
-    let app = match &query.app {
-        None => node.apps.first(),
-        Some(name) => node.app_named(name),
-    };
-    let app = app.ok_or_else(|| Problem::not_found("unknown_app", "there is no such app"))?;
+    let (app, policy) = destination(&node, &query)?;
     let headers = request.headers();
     let token = query.token.or_else(|| access::bearer(headers).map(str::to_owned));
     if let Some(origin) = headers.get(ORIGIN) {
         let origin = origin.to_str().unwrap_or("");
-        if !app.allows_origin(origin, token.is_some(), node.config.is_development()) {
+        if !policy.allows_origin(origin, token.is_some(), node.config.is_development()) {
             node.metrics.refused(Refusal::Origin);
             let detail = "this Origin may not connect without a token, or not at all; \
                           set `origins` of the app ([\"*\"] allows every one)";
@@ -114,6 +113,27 @@ pub(super) fn connect(
         }
     });
     Ok(response.map(|_| Answer::default()))
+}
+
+/// The app that `query` names by itself or by its client key, and what holds for those who come that way.
+///
+/// # Errors
+/// 403 for an unknown key, 404 for an unknown app, 400 where the two name different apps.
+fn destination<'n>(node: &'n Node, query: &Query) -> Result<(&'n App, &'n ClientPolicy), Problem> {
+    let unknown_app = || Problem::not_found("unknown_app", "there is no such app");
+    let named = query.app.as_deref().map(|name| node.app_named(name).ok_or_else(unknown_app)).transpose()?;
+    let Some(key) = &query.key else {
+        let app = named.or(node.apps.first()).ok_or_else(unknown_app)?;
+        return Ok((app, app.policy(0)));
+    };
+    let Some((app, policy)) = node.client_keys.find(key) else {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "unknown_key", "there is no such client key"));
+    };
+    if named.is_some_and(|named| named.id != app) {
+        return Err(Problem::bad_request("bad_query", "`key` is of another app than `app`"));
+    }
+    let app = node.app(app);
+    Ok((app, app.policy(policy)))
 }
 
 /// Whether the client names our protocol.

@@ -14,7 +14,6 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    config::ClientAuth,
     limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES},
     node::{Node, NodeError},
 };
@@ -116,7 +115,7 @@ impl Publishing {
 
     async fn publish(&self, verb: Verb, fields: Fields<'_>) -> Result<Bytes, Problem> {
         let order = fields.order(verb)?;
-        if verb == Verb::Publish && self.node.app(self.caller.app).client_auth == ClientAuth::Off {
+        if verb == Verb::Publish && !self.node.app(self.caller.app).has_users() {
             return Err(NodeError::NoUsers.into());
         }
         let receipt = self.node.publish(self.caller.app, &order.event, order.target).await?;

@@ -1,9 +1,16 @@
 //! One app as the node runs it: the unit of isolation.
 
+mod policy;
+mod rules;
+
 use std::sync::Arc;
 
+pub(crate) use self::{
+    policy::{ClientKeys, ClientPolicy},
+    rules::{ChannelRules, Kept, Rule},
+};
 use crate::{
-    auth::{Rights, RightsError, TokenKeyError, Tokens},
+    auth::{RightsError, TokenKeyError, Tokens},
     config::{AppConfig, ClientAuth, Config, SlowConsumer},
     hub::AppContext,
     id::AppId,
@@ -11,17 +18,19 @@ use crate::{
     predicate::{Bound, Cached, FilterCache, FilterError, Layouts, Schema, Value},
 };
 
-/// What belongs to one app: its keys for tokens, its filters, its numbers.
+/// What belongs to one app: its keys for tokens, who may come, its rules for channels, its filters, its numbers.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) id: AppId,
     pub(crate) name: Arc<str>,
-    pub(crate) client_auth: ClientAuth,
     pub(crate) tokens: Tokens,
     pub(crate) metrics: Arc<AppMetrics>,
     /// Shared by the claims of all connections with the same keys.
     pub(crate) layouts: Layouts,
-    origins: Option<Vec<String>>,
+    /// Its own, then those of its client keys.
+    policies: Vec<ClientPolicy>,
+    channels: ChannelRules,
+    user_events: Option<Kept>,
     schema: Arc<Schema>,
     filters: FilterCache,
     slow_consumer: SlowConsumer,
@@ -54,6 +63,16 @@ pub enum SetupError {
         /// What is wrong with them.
         error: RightsError,
     },
+    /// The rights that come with a client key cannot be read.
+    #[error("app \"{app}\", client key \"{key}\": {error}")]
+    ClientKey {
+        /// The app.
+        app: String,
+        /// The key's name.
+        key: String,
+        /// What is wrong with them.
+        error: RightsError,
+    },
 }
 
 impl App {
@@ -69,17 +88,15 @@ impl App {
         let tokens =
             tokens(app, &config.limits).map_err(|error| SetupError::TokenKey { app: named(), error })?;
         let schema = Schema::new(&app.index).map_err(|error| SetupError::Index { app: named(), error })?;
-        if let Some(can) = &app.default_can {
-            Rights::from_value(can).map_err(|error| SetupError::Rights { app: named(), error })?;
-        }
         Ok(Self {
             id,
             name: name.into(),
-            client_auth: config.client_auth(app),
             tokens,
             metrics: Arc::new(metrics.app(name)),
             layouts: Layouts::new(),
-            origins: app.origins.clone(),
+            policies: ClientPolicy::all(name, app, config)?,
+            channels: ChannelRules::new(&app.channels),
+            user_events: app.user_events.as_ref().map(Kept::from),
             schema: Arc::new(schema),
             filters: FilterCache::new(),
             slow_consumer: app.slow_consumer,
@@ -114,14 +131,29 @@ impl App {
         filter.bind(params).map(Arc::new)
     }
 
-    /// Whether a page of `origin` may connect. Where the configuration says nothing, any page may with a token, since
-    /// the token is the proof, and none without one, except in development, which pages of other hosts cannot reach.
-    pub(crate) fn allows_origin(&self, origin: &str, with_token: bool, development: bool) -> bool {
-        match &self.origins {
-            Some(origins) => {
-                origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
-            }
-            None => development || (with_token && self.client_auth != ClientAuth::Off),
-        }
+    /// What holds for clients that come with the client key at `index`, as [`ClientKeys::find`] gives it; 0 is for those
+    /// without one.
+    pub(crate) fn policy(&self, index: usize) -> &ClientPolicy {
+        &self.policies[index]
+    }
+
+    /// Whether any client can authenticate, and so be a user.
+    pub(crate) fn has_users(&self) -> bool {
+        self.policies.iter().any(|policy| policy.client_auth != ClientAuth::Off)
+    }
+
+    /// What holds for `channel`.
+    #[allow(dead_code, reason = "channels ask for it")]
+    pub(crate) fn rule(&self, channel: &str) -> &Rule {
+        self.channels.of(channel)
+    }
+
+    /// What is kept for each user, if anything.
+    #[allow(dead_code, reason = "stored events ask for it")]
+    pub(crate) fn user_events(&self) -> Option<&Kept> {
+        self.user_events.as_ref()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,9 @@
-//! Layers, mistakes, rules, and the reference.
+//! Layers and mistakes.
 
-use std::{collections::BTreeSet, path::PathBuf};
+mod reference;
+mod rules;
+
+use std::path::PathBuf;
 
 use clap::{Args as _, Command, FromArgMatches as _};
 
@@ -113,6 +116,8 @@ fn every_flag_is_a_variable() {
         ("FANFARE_API_KEY", KEY),
         ("FANFARE_CLIENT_AUTH", "required"),
         ("FANFARE_INDEX", "auth.email,auth.tenant"),
+        ("FANFARE_CHANNEL_HISTORY", "room-*=100,a=b=5"),
+        ("FANFARE_STORE_USER_EVENTS", "true"),
         ("FANFARE_LIMIT_HEARTBEAT", "20s"),
         ("FANFARE_SHARDS", ""),
     ];
@@ -127,6 +132,41 @@ fn every_flag_is_a_variable() {
     let app = &config.apps["default"];
     assert_eq!((app.client_auth, app.index.len(), app.tokens.len()), (Some(ClientAuth::Required), 2, 1));
     assert!(!config.has_ephemeral_secret(app) && !config.is_development());
+    assert_eq!(app.channels, [ChannelRule::new("room-*", 100), ChannelRule::new("a=b", 5)]);
+    assert_eq!(app.user_events, Some(UserEvents::default()));
+}
+
+#[test]
+fn flags_set_histories_by_pattern_and_turn_stored_events_on_and_off() {
+    let folder = Folder::new("histories");
+    let text = "[apps.default.user_events]\nsize = 3\n\
+                [[apps.default.channels]]\npattern = \"room-*\"\nhistory_size = 1\npresence = \"all\"\n";
+    let file = folder.write("fanfare.toml", text);
+    let default = |flags: &[&str], variables: &[(&str, &str)]| {
+        let flags = [&["--config", &*file], flags].concat();
+        load(&flags, variables).unwrap().apps.remove("default").unwrap()
+    };
+    let variables = [("FANFARE_CHANNEL_HISTORY", "room-*=2,*=3")];
+    let app = default(&["--channel-history", "*=4"], &variables);
+    let room = ChannelRule { presence: Presence::All, ..ChannelRule::new("room-*", 2) };
+    assert_eq!(app.channels, [room, ChannelRule::new("*", 4)]);
+    let kept = UserEvents { size: 3, ..UserEvents::default() };
+    for (flags, expected) in [
+        (&[][..], Some(kept)),
+        (&["--store-user-events"], Some(kept)),
+        (&["--store-user-events=false"], None),
+    ] {
+        assert_eq!(default(flags, &[]).user_events, expected, "{flags:?}");
+    }
+    assert_eq!(load(&[], &[]).unwrap().apps["default"].user_events, None);
+    let app = load(&["--store-user-events"], &[]).unwrap().apps.remove("default").unwrap();
+    assert_eq!(app.user_events, Some(UserEvents::default()));
+    let variables = [("FANFARE_CHANNEL_HISTORY", "room-*"), ("FANFARE_STORE_USER_EVENTS", "perhaps")];
+    let text = load(&[], &variables).unwrap_err().to_string();
+    assert!(text.contains("FANFARE_CHANNEL_HISTORY: a history is set as pattern=size"), "{text}");
+    assert!(text.contains("FANFARE_STORE_USER_EVENTS: must be one of true, false"), "{text}");
+    let text = load(&[], &[("FANFARE_CHANNEL_HISTORY", "room-*=all")]).unwrap_err().to_string();
+    assert!(text.contains("the size of a history is a whole number"), "{text}");
 }
 
 #[test]
@@ -186,6 +226,15 @@ fn an_unknown_key_is_refused_in_every_table() {
             "[[apps.a.tokens]]\nalg = \"HS256\"\nsecert = \"x\"",
             "unknown key \"secert\"; did you mean \"secret\"?",
         ),
+        (
+            "[[apps.a.channels]]\npattern = \"x\"\nhistory = 3",
+            "unknown key \"history\"; did you mean \"history_ttl\"?",
+        ),
+        ("[apps.a.user_events]\nsise = 3", "fanfare.toml:2: unknown key \"sise\"; did you mean \"size\"?"),
+        (
+            "[[apps.a.client_keys]]\nname = \"x\"\nkey = \"pk_live_x\"\norigin = []",
+            "unknown key \"origin\"; did you mean \"origins\"?",
+        ),
         ("qqqqqqqqqq = 1", "fanfare.toml:1: unknown key \"qqqqqqqqqq\""),
     ];
     for (text, expected) in cases {
@@ -215,6 +264,10 @@ fn a_value_that_is_none_is_refused_with_its_line() {
             "API key \"x\" has no scopes",
         ),
         ("[[apps.a.keys]]\nname = \"x\"\nscopes = [\"all\"]", "unknown variant `all`"),
+        ("[[apps.a.channels]]\nhistory_size = 3", "missing field `pattern`"),
+        ("[[apps.a.channels]]\npattern = \"x\"\npresence = \"some\"", "unknown variant `some`"),
+        ("[apps.a.user_events]\nttl = \"long\"", "\"long\" is not a duration such as \"10s\""),
+        ("[[apps.a.client_keys]]\nname = \"x\"", "missing field `key`"),
         ("[[apps.a.tokens]]\nalg = \"none\"\nsecret = \"x\"", "unknown variant `none`"),
         ("[[apps.a.tokens]]\nalg = \"HS256\"", "a token key needs exactly one of `secret`, `public_key` and"),
         ("[[apps.a.tokens]]\nalg = \"HS256\"\npublic_key = \"x\"", "a token key for HS256 needs `secret`"),
@@ -251,134 +304,4 @@ fn secrets_are_not_shown() {
         error,
         "--api-key: API key \"key-1\" has 7 bytes, and needs at least 16 (make one with: openssl rand -hex 24)"
     );
-}
-
-#[test]
-fn off_loopback_it_wants_keys() {
-    let listen = ["--listen", "0.0.0.0:7070"];
-    let text = broken(&listen);
-    assert!(text.contains("set --api-key or FANFARE_API_KEY"), "{text}");
-    assert!(text.contains("app \"default\": there is no key to verify client tokens with"), "{text}");
-    let text = broken(&["--admin-listen", "[::]:7071"]);
-    assert!(text.starts_with("admin_listen = \"[::]:7071\" is not loopback"), "{text}");
-    for client_auth in ["required", "optional"] {
-        let text = broken(&[&listen[..], &["--api-key", KEY, "--client-auth", client_auth]].concat());
-        assert!(text.contains(&format!("client_auth is \"{client_auth}\", and there is no key")), "{text}");
-    }
-    for rest in [["--client-auth", "off"], ["--token-secret", SECRET]] {
-        load(&[&listen[..], &["--api-key", KEY], &rest].concat(), &[]).unwrap().check().unwrap();
-    }
-    let text = broken(&[&listen[..], &["--token-secret", SECRET]].concat());
-    assert_eq!(text.lines().count(), 1, "{text}");
-    for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
-        load(&["--listen", loopback], &[]).unwrap().check().unwrap();
-    }
-}
-
-#[test]
-fn what_makes_no_sense_is_refused() {
-    let cases: [(&[&str], &str); 13] = [
-        (&["--limit", "message_bytes=0"], "limits.message_bytes = 0 would let nothing through"),
-        (&["--limit", "heartbeat=0s"], "limits.heartbeat = 0 would let nothing through"),
-        (
-            &["--limit", "body_bytes=2000000"],
-            "limits.body_bytes = 2000000 is over limits.outbox_bytes = 1048576",
-        ),
-        (&["--drain-delay", "30s"], "drain_delay = \"30s\" must be shorter than drain_timeout = \"30s\""),
-        (&["--shards", "257"], "shards = 257 is over 256"),
-        (&["--node-name", "a b"], "node_name = \"a b\" is not"),
-        (&["--log", "loud=="], "log = \"loud==\" is no level"),
-        (&["--redact", "email"], "redact: \"email\" is no path"),
-        (&["--index", "auth.,auth.a b,user,auth.1"], "index \"auth.1\" is no path"),
-        (&["--origin", "https://example.com/"], "\"https://example.com/\" is no origin"),
-        (&["--admin-listen", "127.0.0.1:7070"], "admin_listen and listen are both 127.0.0.1:7070"),
-        (&["--token-secret", "short"], "the token secret has 5 bytes, and HS256 needs at least 32"),
-        (&["--api-key", "an-api-key-for-tests,an-api-key-for-tests"], "are the same key"),
-    ];
-    for (flags, expected) in cases {
-        let text = broken(flags);
-        assert!(text.contains(expected), "{text}");
-    }
-    let mut config = parse("[apps.Shop]\n[apps.a]\ntokens = [\n{ alg = \"EdDSA\", kid = \"1\", public_key = \"\" },\n{ alg = \"EdDSA\", kid = \"1\", public_key = \"\" }]\n").unwrap();
-    config.limits.connections = 0;
-    let text = config.check().unwrap_err().to_string();
-    assert!(text.contains("app \"Shop\": a name is 1 to 64 lower-case"), "{text}");
-    assert!(text.contains("app \"a\": two token keys have kid \"1\""), "{text}");
-}
-
-#[test]
-fn good_paths_and_origins_pass() {
-    let flags = [
-        "--index",
-        "auth.email,profile.a_b.c",
-        "--redact",
-        "connection.ip",
-        "--origin",
-        "*,https://a.example:8443,app://x",
-    ];
-    load(&flags, &[]).unwrap().check().unwrap();
-}
-
-/// The keys of the table at `path`, as serde knows them.
-fn keys_of(table: &str) -> BTreeSet<String> {
-    let error = toml::from_str::<Config>(&format!("{table}\nzzz = 1")).unwrap_err();
-    let (_, known) = file::unknown_field(error.message()).unwrap();
-    known.into_iter().map(str::to_owned).collect()
-}
-
-fn reference() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).unwrap()
-}
-
-#[test]
-fn the_reference_has_every_key_with_its_default() {
-    let reference = reference();
-    let config = Config::default();
-    let text = |format| if format == LogFormat::Text { "`text`" } else { "`json`" };
-    let server = BTreeMap::from([
-        ("listen", format!("`{}`", config.listen)),
-        ("admin_listen", "none".to_owned()),
-        ("shards", format!("`{}`", config.shards)),
-        ("node_name", "none".to_owned()),
-        ("log", format!("`{}`", config.log)),
-        ("log_format", text(config.log_format).to_owned()),
-        ("trusted_proxies", "`[]`".to_owned()),
-        ("redact", "`[]`".to_owned()),
-        ("drain_delay", "`5s`".to_owned()),
-        ("drain_timeout", format!("`{}`", humantime::format_duration(config.drain_timeout))),
-        ("limits", "see below".to_owned()),
-        ("apps", "one, `default`".to_owned()),
-    ]);
-    assert_eq!(server.keys().map(|key| (*key).to_owned()).collect::<BTreeSet<_>>(), keys_of(""));
-    for (key, default) in server {
-        assert!(reference.contains(&format!("| `{key}` | {default} |")), "{key} {default}");
-    }
-    for (key, default) in &toml::Table::try_from(Limits::default()).unwrap() {
-        assert!(reference.contains(&format!("| `{key}` | `{default}` |")), "{key} {default}");
-    }
-    for table in ["[apps.a]", "[[apps.a.keys]]", "[[apps.a.tokens]]"] {
-        for key in keys_of(table) {
-            assert!(reference.contains(&format!("| `{key}` |")), "{table} {key}");
-        }
-    }
-}
-
-#[test]
-fn the_reference_has_every_flag_and_variable() {
-    let reference = reference();
-    for argument in ServeArgs::augment_args(Command::new("fanfare")).get_arguments() {
-        let flag = argument.get_long().unwrap();
-        let variable = args::named("FANFARE_", flag);
-        let variable = if flag == "limit" { "FANFARE_LIMIT_<NAME>".to_owned() } else { variable };
-        assert!(reference.contains(&format!("`--{flag}`, `{variable}`")), "{flag}");
-    }
-}
-
-#[test]
-fn the_example_of_the_reference_is_a_good_file() {
-    let reference = reference();
-    let example = reference.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let config = parse(example).unwrap();
-    config.check().unwrap();
-    assert_eq!(config.drain_delay(), Duration::from_secs(5));
 }

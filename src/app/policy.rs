@@ -1,0 +1,94 @@
+//! Who may come to an app, and with what rights: by its own settings, or by those of a client key.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ahash::AHashMap;
+
+use super::SetupError;
+use crate::{
+    auth::{Rights, RightsError},
+    config::{AppConfig, ClientAuth, ClientKeyConfig, Config},
+    id::AppId,
+};
+
+/// What holds for the clients of an app that come without a key, or with one of its client keys.
+#[derive(Debug)]
+pub(crate) struct ClientPolicy {
+    pub(crate) client_auth: ClientAuth,
+    /// The rights of a client whose token has no `can`.
+    #[allow(dead_code, reason = "sessions ask for it once clients may do anything")]
+    pub(crate) default_rights: Arc<Rights>,
+    origins: Option<Vec<String>>,
+}
+
+impl ClientPolicy {
+    /// The policies of one app: its own, then those of its client keys in their order.
+    pub(super) fn all(name: &str, app: &AppConfig, config: &Config) -> Result<Vec<Self>, SetupError> {
+        let default_rights = match &app.default_can {
+            Some(can) => {
+                Rights::from_value(can).map_err(|error| SetupError::Rights { app: name.to_owned(), error })?
+            }
+            None if config.is_development() => Rights::everything(),
+            None => Rights::nothing(),
+        };
+        let own = Self {
+            client_auth: config.client_auth(app),
+            default_rights: Arc::new(default_rights),
+            origins: app.origins.clone(),
+        };
+        let mut policies = vec![own];
+        for key in &app.client_keys {
+            let rights = rights(key).map_err(|error| SetupError::ClientKey {
+                app: name.to_owned(),
+                key: key.name.clone(),
+                error,
+            })?;
+            let own = &policies[0];
+            let policy = Self {
+                client_auth: config.client_key_auth(app, key),
+                default_rights: rights.map_or_else(|| own.default_rights.clone(), Arc::new),
+                origins: key.origins.clone().or_else(|| own.origins.clone()),
+            };
+            policies.push(policy);
+        }
+        Ok(policies)
+    }
+
+    /// Whether a page of `origin` may connect. Where the configuration says nothing, any page may with a token, since
+    /// the token is the proof, and none without one, except in development, which pages of other hosts cannot reach.
+    pub(crate) fn allows_origin(&self, origin: &str, with_token: bool, development: bool) -> bool {
+        match &self.origins {
+            Some(origins) => {
+                origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+            }
+            None => development || (with_token && self.client_auth != ClientAuth::Off),
+        }
+    }
+}
+
+fn rights(key: &ClientKeyConfig) -> Result<Option<Rights>, RightsError> {
+    key.can.as_ref().map(|can| Rights::parse(&can.to_string())).transpose()
+}
+
+/// The client keys of all apps: which app a key names, and which of its policies.
+#[derive(Debug)]
+pub(crate) struct ClientKeys(AHashMap<Box<str>, (AppId, usize)>);
+
+impl ClientKeys {
+    /// The keys of `apps`; an app's id is its place in their order.
+    pub(crate) fn new(apps: &BTreeMap<String, AppConfig>) -> Self {
+        let mut keys = AHashMap::new();
+        for (at, app) in apps.values().enumerate() {
+            for (n, key) in app.client_keys.iter().enumerate() {
+                // The app's own policy comes first.
+                keys.insert(key.key.as_str().into(), (AppId(at as u16), n + 1));
+            }
+        }
+        Self(keys)
+    }
+
+    /// The app that `key` names, and the place of its policy there.
+    pub(crate) fn find(&self, key: &str) -> Option<(AppId, usize)> {
+        self.0.get(key).copied()
+    }
+}

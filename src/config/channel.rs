@@ -1,0 +1,98 @@
+//! What is kept of channels and for users, and who is told about whom.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::limits;
+
+/// One rule for channels: what is kept of them, and who hears of their members.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelRule {
+    /// The names it is for; `*` stands for any run of characters.
+    pub pattern: String,
+    /// Events kept per channel; 0 keeps none.
+    #[serde(default)]
+    pub history_size: usize,
+    /// Bytes kept per channel.
+    #[serde(default = "history_bytes")]
+    pub history_bytes: usize,
+    /// How long an event is kept.
+    #[serde(default = "history_ttl", with = "crate::limits::duration")]
+    pub history_ttl: Duration,
+    /// Who is told who comes and goes.
+    #[serde(default)]
+    pub presence: Presence,
+}
+
+impl ChannelRule {
+    /// A rule that says nothing but its pattern and what is kept.
+    pub fn new(pattern: &str, history_size: usize) -> Self {
+        Self {
+            pattern: pattern.to_owned(),
+            history_size,
+            history_bytes: history_bytes(),
+            history_ttl: history_ttl(),
+            presence: Presence::default(),
+        }
+    }
+}
+
+fn history_bytes() -> usize {
+    limits::HISTORY_BYTES_DEFAULT
+}
+
+fn history_ttl() -> Duration {
+    limits::HISTORY_TTL_DEFAULT
+}
+
+/// Who is told who comes to a channel and leaves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// Members who asked when they joined.
+    #[default]
+    Asked,
+    /// Every member.
+    All,
+    /// Members who asked, and only how many there are.
+    Count,
+    /// Nobody, and clients get no lists of members.
+    Off,
+}
+
+impl Presence {
+    /// The name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::All => "all",
+            Self::Count => "count",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// What is kept for a user until one of its connections has confirmed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UserEvents {
+    /// Events kept per user.
+    pub size: usize,
+    /// Bytes kept per user.
+    pub bytes: usize,
+    /// How long an event is kept.
+    #[serde(with = "crate::limits::duration")]
+    pub ttl: Duration,
+}
+
+impl Default for UserEvents {
+    fn default() -> Self {
+        Self {
+            size: limits::USER_EVENTS_DEFAULT,
+            bytes: limits::HISTORY_BYTES_DEFAULT,
+            ttl: limits::USER_EVENTS_TTL_DEFAULT,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Whether keys are what they must be: each of one app, under one name, and no secret made public.
+
+use std::collections::BTreeSet;
+
+use super::{
+    AppConfig, ClientAuth, ClientKeyConfig, Config, KeyHash, KeyMaterial, TokenAlgorithm, form::is_name,
+};
+use crate::limits::{CLIENT_KEY_BYTES, CLIENT_KEY_BYTES_MIN, TOKEN_SECRET_BYTES};
+
+/// What is wrong with a name.
+const KEY_NAME: &str = "is not 1 to 64 visible characters";
+
+impl Config {
+    /// Who may have to authenticate needs a key to be verified with.
+    pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, rules: &mut Vec<String>) {
+        if self.is_loopback() || !app.tokens.is_empty() {
+            return;
+        }
+        for key in &app.client_keys {
+            if let Some(client_auth @ (ClientAuth::Required | ClientAuth::Optional)) = key.client_auth {
+                rules.push(format!(
+                    "app \"{name}\", client key \"{}\": client_auth is \"{}\", and there is no key to verify tokens \
+                     with; set [[apps.{name}.tokens]], or client_auth = \"off\" for the key too",
+                    key.name,
+                    client_auth.name()
+                ));
+            }
+        }
+        let why = match app.client_auth {
+            Some(ClientAuth::Off) => return,
+            Some(set) => {
+                format!("client_auth is \"{}\", and there is no key to verify tokens with", set.name())
+            }
+            None => "there is no key to verify client tokens with".to_owned(),
+        };
+        rules.push(format!(
+            "app \"{name}\": {why}; set --token-secret, FANFARE_TOKEN_SECRET or [[apps.{name}.tokens]], or \
+             client_auth = \"off\""
+        ));
+    }
+
+    /// A name stands for one key in logs and in the store of answers, and a key for one app.
+    pub(super) fn check_key_names(&self, rules: &mut Vec<String>) {
+        let keys: Vec<_> = self
+            .apps
+            .iter()
+            .flat_map(|(app, config)| config.keys.iter().map(move |key| (app, key)))
+            .collect();
+        for (n, (app, key)) in keys.iter().enumerate() {
+            if !is_key_name(&key.name) {
+                rules.push(format!("app \"{app}\": API key name {:?} {KEY_NAME}", key.name));
+            }
+            for (other_app, other) in &keys[..n] {
+                if key.hash == other.hash {
+                    rules.push(format!(
+                        "API keys \"{}\" of app \"{other_app}\" and \"{}\" of app \"{app}\" are the same key; \
+                         a key belongs to one app, under one name",
+                        other.name, key.name
+                    ));
+                } else if app == other_app && key.name == other.name {
+                    rules.push(format!("app \"{app}\": two API keys are named \"{}\"", key.name));
+                }
+            }
+        }
+    }
+
+    /// A client key names one app, and whoever opens the page can read it.
+    pub(super) fn check_client_keys(&self, rules: &mut Vec<String>) {
+        let keys: Vec<_> = self
+            .apps
+            .iter()
+            .flat_map(|(app, config)| config.client_keys.iter().map(move |key| (app, key)))
+            .collect();
+        for (n, (app, key)) in keys.iter().enumerate() {
+            check_form(app, key, rules);
+            for (other_app, other) in &keys[..n] {
+                if key.key == other.key {
+                    rules.push(format!(
+                        "client keys \"{}\" of app \"{other_app}\" and \"{}\" of app \"{app}\" are the same key; a \
+                         key names one app, under one name",
+                        other.name, key.name
+                    ));
+                } else if app == other_app && key.name == other.name {
+                    rules.push(format!("app \"{app}\": two client keys are named \"{}\"", key.name));
+                }
+            }
+            if let Some(secret) = self.secret_equal_to(&key.key) {
+                rules.push(format!(
+                    "app \"{app}\": client key \"{}\" is {secret}; a client key is public, so make another",
+                    key.name
+                ));
+            }
+        }
+    }
+
+    /// The secret, of whichever app, that `public` gives away.
+    fn secret_equal_to(&self, public: &str) -> Option<String> {
+        let hash = KeyHash::of(public);
+        self.apps.iter().find_map(|(app, config)| {
+            let api_key = config.keys.iter().find(|key| key.hash == hash);
+            if let Some(key) = api_key {
+                return Some(format!("API key \"{}\" of app \"{app}\" too", key.name));
+            }
+            let signs =
+                |key: &KeyMaterial| matches!(key, KeyMaterial::Secret(secret) if secret.expose() == public);
+            let signer = config.tokens.iter().any(|token| signs(&token.key));
+            signer.then(|| format!("the token secret of app \"{app}\" too"))
+        })
+    }
+}
+
+pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Vec<String>) {
+    let mut kids = BTreeSet::new();
+    for key in &app.tokens {
+        if let Some(kid) = &key.kid
+            && !kids.insert(kid)
+        {
+            rules.push(format!("app \"{name}\": two token keys have kid \"{kid}\""));
+        }
+        if let (TokenAlgorithm::HS256, KeyMaterial::Secret(secret)) = (key.alg, &key.key)
+            && secret.expose().len() < TOKEN_SECRET_BYTES
+        {
+            rules.push(format!(
+                "app \"{name}\": the token secret has {} bytes, and HS256 needs at least {} (make one with: openssl rand \
+                 -hex 32)",
+                secret.expose().len(),
+                TOKEN_SECRET_BYTES
+            ));
+        }
+    }
+}
+
+fn check_form(app: &str, key: &ClientKeyConfig, rules: &mut Vec<String>) {
+    if !is_key_name(&key.name) {
+        rules.push(format!("app \"{app}\": client key name {:?} {KEY_NAME}", key.name));
+    }
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"&=+%#".contains(&byte);
+    if key.key.len() < CLIENT_KEY_BYTES_MIN || !is_name(&key.key, CLIENT_KEY_BYTES, plain) {
+        rules.push(format!(
+            "app \"{app}\": client key \"{}\" must be {CLIENT_KEY_BYTES_MIN} to {CLIENT_KEY_BYTES} visible ASCII \
+             characters without & = + % #, so that it stands in an address as it is",
+            key.name
+        ));
+    }
+}
+
+fn is_key_name(name: &str) -> bool {
+    is_name(name, 64, |byte| byte.is_ascii_graphic())
+}
