@@ -46,6 +46,10 @@ pub(super) struct Ages {
 }
 
 impl Ages {
+    /// What one event takes.
+    #[cfg(test)]
+    pub(super) const PLACE_BYTES: usize = size_of::<Node>();
+
     pub(super) fn new() -> Self {
         Self { nodes: Vec::new(), classes: Vec::new(), free: NONE, len: 0, added: 0 }
     }

@@ -4,6 +4,8 @@
 //! for encoding one frame or copying one topic's entries.
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
 
 use std::{
