@@ -89,7 +89,7 @@ impl FromStr for ConnectionId {
 }
 
 /// Crockford's alphabet in lower case: no letter that is taken for a digit, safe in URLs and shells.
-fn base32() -> &'static Encoding {
+pub(crate) fn base32() -> &'static Encoding {
     static ENCODING: std::sync::LazyLock<Encoding> = std::sync::LazyLock::new(|| {
         let mut spec = Specification::new();
         spec.symbols.push_str("0123456789abcdefghjkmnpqrstvwxyz");

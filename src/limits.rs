@@ -149,6 +149,25 @@ pub const DRAIN_RECONNECT: Duration = Duration::from_secs(3);
 /// Sockets accepted and not yet taken by their shard's thread.
 pub const ACCEPT_QUEUE: usize = 1024;
 
+/// What one kept event counts for beside its frame's bytes: its entry (72) and its place among the ages (72), in tables
+/// that may be three quarters empty; the frame's header and count (64); and a share of its topic.
+pub const HISTORY_EVENT_BYTES: usize = 512;
+
+/// What one name that replay leaves out counts for, in bytes: an allocation, and a place in a set.
+pub const HISTORY_NAME_BYTES: usize = 128;
+
+/// How long a topic of which nothing is kept any more knows its numbering: a tab that slept over lunch still learns
+/// that it missed nothing.
+pub const HISTORY_QUIET: Duration = Duration::from_hours(1);
+
+/// Topics of which nothing is kept and whose numbering is known. They are half a KiB each; who joins channel after
+/// channel so fills 50 MB and no more.
+pub const HISTORY_QUIET_TOPICS: usize = 100_000;
+
+/// Kept events that are removed for their age before others get the lock: many may be past their time at once, and
+/// each costs a few look-ups.
+pub const HISTORY_EXPIRE_SLICE: usize = 1024;
+
 /// Bounds that a deployment may set.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]

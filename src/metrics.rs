@@ -37,7 +37,7 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
-/// Why an event that was placed for a connection did not reach it.
+/// Why an event that was placed for a connection, or stored for a user, did not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
     /// The client read too slowly and was closed.
@@ -46,16 +46,22 @@ pub enum DropReason {
     Oldest,
     /// The connection ended first.
     Gone,
+    /// It was stored for a user who did not come in time, and made room for newer events.
+    StoredOver,
+    /// It was stored for a user who did not come in time, and became too old.
+    StoredExpired,
 }
 
 impl DropReason {
-    const ALL: [Self; 3] = [Self::Slow, Self::Oldest, Self::Gone];
+    const ALL: [Self; 5] = [Self::Slow, Self::Oldest, Self::Gone, Self::StoredOver, Self::StoredExpired];
 
     fn name(self) -> &'static str {
         match self {
             Self::Slow => "slow_consumer",
             Self::Oldest => "oldest",
             Self::Gone => "connection_gone",
+            Self::StoredOver => "stored_over_bound",
+            Self::StoredExpired => "stored_expired",
         }
     }
 }
@@ -92,7 +98,7 @@ impl Refusal {
 pub struct AppMetrics {
     app: Arc<str>,
     closes: Family<CloseLabels, Counter>,
-    drops: [Counter; 3],
+    drops: [Counter; 5],
     /// Connections that are open now.
     pub connections: Gauge,
     /// Connections that were ever welcomed.
@@ -161,6 +167,10 @@ pub struct Metrics {
     pub log_frames: Gauge,
     /// Compiled filters in the caches.
     pub cached_filters: Gauge,
+    /// Events kept for channels and users.
+    pub history_events: Gauge,
+    /// Memory they take, as their bound counts it.
+    pub history_bytes: Gauge,
     /// Time to compile a filter that the cache did not have.
     pub filter_compile: Histogram,
     /// Time to match and place one publication that names a filter.
@@ -200,6 +210,8 @@ impl Metrics {
             blocked: Gauge::default(),
             log_frames: Gauge::default(),
             cached_filters: Gauge::default(),
+            history_events: Gauge::default(),
+            history_bytes: Gauge::default(),
             filter_compile: seconds(),
             filter_evaluate: seconds(),
             handshake: seconds(),
@@ -218,7 +230,7 @@ impl Metrics {
         r.register("events_accepted", "Publications past the admission gate", self.accepted.clone());
         r.register("encodings", "Frames built for events", self.encodings.clone());
         r.register("deliveries", "Event frames written to sockets, whole", self.deliveries.clone());
-        r.register("drops", "Events lost for a connection, by reason", self.drops.clone());
+        r.register("drops", "Events lost for a connection or a user, by reason", self.drops.clone());
         r.register("closes", "Connections ended, by close code", self.closes.clone());
         r.register("refusals", "Sockets and upgrades turned away, by reason", self.refused.clone());
         r.register(
@@ -255,6 +267,8 @@ impl Metrics {
         r.register("blocked_connections", "Connections whose socket refuses", self.blocked.clone());
         r.register("log_frames", "Frames in the shards' logs", self.log_frames.clone());
         r.register("cached_filters", "Compiled filters in the caches", self.cached_filters.clone());
+        r.register("history_events", "Events kept for channels and users", self.history_events.clone());
+        r.register("history_bytes", "Memory that kept events take", self.history_bytes.clone());
     }
 
     fn register_times(&mut self) {

@@ -1,0 +1,388 @@
+//! The store of one node, in memory.
+//!
+//! One lock guards everything, so that each call is atomic. Under it nothing is waited for; the longest it is held is
+//! for encoding one frame or copying one topic's entries.
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use ahash::AHashMap;
+use parking_lot::Mutex;
+
+use super::{
+    Answer, Appended, Entry, Epoch, History, Keep, Key, New, Omit, Page, Position, Recovery, Topic,
+    ages::{Ages, Place},
+};
+use crate::{
+    limits::{
+        HISTORY_EVENT_BYTES, HISTORY_EXPIRE_SLICE, HISTORY_NAME_BYTES, HISTORY_QUIET, HISTORY_QUIET_TOPICS,
+    },
+    metrics::{AppMetrics, DropReason, Metrics},
+};
+
+/// Keeps events for as long as the process lives.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    kept: Mutex<Kept>,
+    born: Instant,
+}
+
+impl Memory {
+    /// Keeps up to `max_bytes` of all topics together: frames, and an allowance for each event. `apps` by `AppId`.
+    pub(crate) fn new(max_bytes: usize, metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
+        Self {
+            kept: Mutex::new(Kept::new(max_bytes, HISTORY_QUIET_TOPICS, metrics, apps)),
+            born: Instant::now(),
+        }
+    }
+
+    /// Runs `act` under the lock. The time is taken there, so that it never goes back from one act to the next.
+    fn with<T>(&self, act: impl FnOnce(&mut Kept, Now) -> T) -> T {
+        let mut kept = self.kept.lock();
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        act(&mut kept, Now { age: self.born.elapsed(), unix_ms: unix.as_millis() as u64 })
+    }
+}
+
+impl History for Memory {
+    fn append<'a>(&'a self, key: &'a Key, keep: &'a Keep, new: New) -> Answer<'a, Appended> {
+        Box::pin(async move { Ok(self.with(|kept, now| kept.append(key, keep, new, now))) })
+    }
+
+    fn position<'a>(&'a self, key: &'a Key, _keep: &'a Keep) -> Answer<'a, Position> {
+        Box::pin(async move { Ok(self.with(|kept, now| kept.position(key, now))) })
+    }
+
+    fn since<'a>(
+        &'a self,
+        key: &'a Key,
+        _keep: &'a Keep,
+        epoch: Option<&'a str>,
+        offset: u64,
+    ) -> Answer<'a, Recovery> {
+        Box::pin(async move { Ok(self.with(|kept, now| kept.since(key, epoch, offset, now))) })
+    }
+
+    fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>> {
+        Box::pin(async move { Ok(self.with(|kept, now| kept.page(key, after, limit, now))) })
+    }
+
+    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Vec<Entry>> {
+        Box::pin(async move { Ok(self.with(|kept, now| kept.waiting(key, now))) })
+    }
+
+    fn confirm(&self, key: &Key, offset: u64) {
+        self.with(|kept, now| kept.confirm(key, offset, now));
+    }
+
+    fn expire(&self) {
+        while self.with(|kept, now| kept.expire(HISTORY_EXPIRE_SLICE, now)) {}
+    }
+}
+
+/// One moment by two clocks: ages must not follow when somebody sets the clock, and people want to read it.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    /// Since the store was made.
+    age: Duration,
+    unix_ms: u64,
+}
+
+/// An event that is kept, and how it is found by age.
+#[derive(Debug)]
+struct Held {
+    entry: Entry,
+    /// When it is past its time, as an age of the store; in a log never earlier than of one before it.
+    until: Duration,
+    place: Place,
+}
+
+/// A topic: its numbering, and the newest run of its events.
+#[derive(Debug)]
+struct Log {
+    epoch: Epoch,
+    newest: u64,
+    /// The highest offset that was removed unconfirmed.
+    lost_to: u64,
+    entries: VecDeque<Held>,
+    /// Of the frames.
+    bytes: usize,
+    /// Its place in [`Kept::quiet`] while nothing of it is kept.
+    quiet: Option<u64>,
+}
+
+impl Log {
+    /// Begins a numbering after `offset`.
+    fn after(offset: u64) -> Self {
+        Self {
+            epoch: Epoch::random(),
+            newest: offset,
+            lost_to: offset,
+            entries: VecDeque::new(),
+            bytes: 0,
+            quiet: None,
+        }
+    }
+
+    fn position(&self) -> Position {
+        Position { epoch: self.epoch, offset: self.newest }
+    }
+
+    /// What is kept after `offset`.
+    fn later(&self, offset: u64) -> impl ExactSizeIterator<Item = &Entry> {
+        let missing = self.newest - self.entries.len() as u64;
+        let seen = offset.saturating_sub(missing).min(self.entries.len() as u64);
+        self.entries.range(seen as usize..).map(|held| &held.entry)
+    }
+
+    /// Whether nothing but what was confirmed is missing after `offset` of `epoch`.
+    fn proves(&self, epoch: Option<&str>, offset: u64) -> bool {
+        let same = epoch.is_none_or(|epoch| epoch.parse() == Ok(self.epoch));
+        same && (self.lost_to..=self.newest).contains(&offset)
+    }
+}
+
+/// Why an event is removed.
+#[derive(Clone, Copy, Debug)]
+enum Why {
+    Confirmed,
+    Over(DropReason),
+}
+
+/// What all topics share: order of ages, sums, counters.
+#[derive(Debug)]
+struct Books {
+    ages: Ages,
+    /// As `max_bytes` counts them.
+    bytes: usize,
+    metrics: Arc<Metrics>,
+    apps: Vec<Arc<AppMetrics>>,
+}
+
+/// What an event counts for against the bound on all topics.
+fn weight(entry: &Entry) -> usize {
+    let names = entry.omit.as_deref().map_or(0, Omit::names);
+    entry.frame.len() + HISTORY_EVENT_BYTES + names * HISTORY_NAME_BYTES
+}
+
+impl Books {
+    /// Appends `entry` to `log`.
+    ///
+    /// A log whose events are to be kept for a shorter time than before gives up the older ones with the new: what is
+    /// kept is a run.
+    fn add(&mut self, key: &Key, log: &mut Log, entry: Entry, ttl: Duration, now: Now) {
+        let until = now.age.saturating_add(ttl);
+        for older in log.entries.iter_mut().rev().take_while(|older| older.until > until) {
+            older.until = until;
+        }
+        log.bytes += entry.frame.len();
+        self.bytes += weight(&entry);
+        let place = self.ages.add(key, now.age, ttl);
+        log.entries.push_back(Held { entry, until, place });
+        self.show();
+    }
+
+    /// Removes the oldest event of `log`. A user's event that was not confirmed is a loss, and counted.
+    fn remove(&mut self, key: &Key, log: &mut Log, why: Why) {
+        let Some(Held { entry, place, .. }) = log.entries.pop_front() else { return };
+        // A crowd of users who once had much waiting must not hold the room for it ever after.
+        if log.entries.capacity() > 16 + 4 * log.entries.len() {
+            log.entries.shrink_to(2 * log.entries.len());
+        }
+        log.bytes -= entry.frame.len();
+        self.bytes -= weight(&entry);
+        self.ages.remove(place);
+        self.show();
+        if let Why::Over(reason) = why {
+            log.lost_to = entry.offset;
+            if let (Topic::User(_), Some(app)) = (&key.topic, self.apps.get(usize::from(key.app.0))) {
+                app.dropped(reason, 1);
+            }
+        }
+    }
+
+    /// Removes what is past its time.
+    fn age(&mut self, key: &Key, log: &mut Log, now: Now) {
+        while log.entries.front().is_some_and(|held| held.until <= now.age) {
+            self.remove(key, log, Why::Over(DropReason::StoredExpired));
+        }
+    }
+
+    fn show(&self) {
+        self.metrics.history_events.set(self.ages.len() as i64);
+        self.metrics.history_bytes.set(self.bytes as i64);
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    topics: AHashMap<Key, Log>,
+    books: Books,
+    max_bytes: usize,
+    /// Topics of which nothing is kept, with the age at which they were last used, oldest use first.
+    quiet: BTreeMap<u64, (Duration, Key)>,
+    max_quiet: usize,
+    /// Places ever given in `quiet`.
+    quieted: u64,
+    /// The highest offset of a user's numbering that was forgotten. Later ones begin after it, so that a confirmation
+    /// that is still under way for the former cannot confirm what nobody has seen.
+    users_begin_after: u64,
+}
+
+impl Kept {
+    fn new(max_bytes: usize, max_quiet: usize, metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
+        Self {
+            topics: AHashMap::new(),
+            books: Books { ages: Ages::new(), bytes: 0, metrics, apps },
+            max_bytes,
+            quiet: BTreeMap::new(),
+            max_quiet,
+            quieted: 0,
+            users_begin_after: 0,
+        }
+    }
+
+    fn append(&mut self, key: &Key, keep: &Keep, new: New, now: Now) -> Appended {
+        let begin_after = self.begin_after(key);
+        let log = self.topics.entry(key.clone()).or_insert_with(|| Log::after(begin_after));
+        self.books.age(key, log, now);
+        log.newest += 1;
+        let offset = log.newest;
+        let frame = new.draft.finish(matches!(key.topic, Topic::Channel(_)).then_some(offset));
+        let entry = Entry { offset, id: new.id, frame: frame.clone(), omit: new.omit, at_ms: now.unix_ms };
+        self.books.add(key, log, entry, keep.ttl, now);
+        while log.entries.len() > keep.events || log.bytes > keep.bytes {
+            self.books.remove(key, log, Why::Over(DropReason::StoredOver));
+        }
+        let position = log.position();
+        self.settle(key, now);
+        self.shed(now);
+        Appended { position, frame }
+    }
+
+    fn position(&mut self, key: &Key, now: Now) -> Position {
+        self.read_or_begin(key, now, Log::position)
+    }
+
+    fn since(&mut self, key: &Key, epoch: Option<&str>, offset: u64, now: Now) -> Recovery {
+        self.read_or_begin(key, now, |log| {
+            let recovered = log.proves(epoch, offset);
+            let entries = log.later(if recovered { offset } else { 0 }).cloned().collect();
+            Recovery { position: log.position(), recovered, entries }
+        })
+    }
+
+    fn page(&mut self, key: &Key, after: u64, limit: usize, now: Now) -> Option<Page> {
+        self.read(key, now, |log| {
+            let later = log.later(after);
+            let more = later.len() > limit;
+            Page { position: log.position(), entries: later.take(limit).cloned().collect(), more }
+        })
+    }
+
+    fn waiting(&mut self, key: &Key, now: Now) -> Vec<Entry> {
+        self.read(key, now, |log| log.later(0).cloned().collect()).unwrap_or_default()
+    }
+
+    fn confirm(&mut self, key: &Key, offset: u64, now: Now) {
+        let Some(log) = self.topics.get_mut(key) else { return };
+        self.books.age(key, log, now);
+        while log.entries.front().is_some_and(|held| held.entry.offset <= offset) {
+            self.books.remove(key, log, Why::Confirmed);
+        }
+        self.settle(key, now);
+    }
+
+    /// Removes up to `most` events and topics that are past their time; whether there may be more.
+    fn expire(&mut self, most: usize, now: Now) -> bool {
+        for _ in 0..most {
+            if let Some(key) = self.books.ages.expired(now.age).cloned() {
+                self.remove_oldest(&key, DropReason::StoredExpired, now);
+            } else if self.quiet.first_key_value().is_some_and(|(_, (used, _))| is_over(*used, now)) {
+                self.forget_quietest();
+            } else {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Removes the oldest of all events until they are within their bound.
+    fn shed(&mut self, now: Now) {
+        while self.books.bytes > self.max_bytes
+            && let Some(key) = self.books.ages.oldest().cloned()
+        {
+            self.remove_oldest(&key, DropReason::StoredOver, now);
+        }
+    }
+
+    fn remove_oldest(&mut self, key: &Key, reason: DropReason, now: Now) {
+        if let Some(log) = self.topics.get_mut(key) {
+            self.books.remove(key, log, Why::Over(reason));
+        }
+        self.settle(key, now);
+    }
+
+    /// Reads a topic that is known, without what is past its time.
+    fn read<T>(&mut self, key: &Key, now: Now, read: impl FnOnce(&Log) -> T) -> Option<T> {
+        let log = self.topics.get_mut(key)?;
+        self.books.age(key, log, now);
+        let answer = read(log);
+        self.settle(key, now);
+        Some(answer)
+    }
+
+    /// Reads as [`Kept::read`] does, beginning the topic's numbering if it has none.
+    fn read_or_begin<T>(&mut self, key: &Key, now: Now, read: impl FnOnce(&Log) -> T) -> T {
+        let begin_after = self.begin_after(key);
+        let log = self.topics.entry(key.clone()).or_insert_with(|| Log::after(begin_after));
+        self.books.age(key, log, now);
+        let answer = read(log);
+        self.settle(key, now);
+        answer
+    }
+
+    /// The offset after which a numbering of `key` begins.
+    fn begin_after(&self, key: &Key) -> u64 {
+        if matches!(key.topic, Topic::User(_)) { self.users_begin_after } else { 0 }
+    }
+
+    /// Notes that a topic was used, after which nothing of it may be kept: then it is the last quiet one.
+    fn settle(&mut self, key: &Key, now: Now) {
+        let Some(log) = self.topics.get_mut(key) else { return };
+        if let Some(place) = log.quiet.take() {
+            self.quiet.remove(&place);
+        }
+        if log.entries.is_empty() {
+            self.quieted += 1;
+            log.quiet = Some(self.quieted);
+            self.quiet.insert(self.quieted, (now.age, key.clone()));
+        }
+        while self.quiet.len() > self.max_quiet {
+            self.forget_quietest();
+        }
+    }
+
+    /// Ends the numbering of the topic that is quiet for longest.
+    fn forget_quietest(&mut self) {
+        if let Some((_, (_, key))) = self.quiet.pop_first()
+            && let Some(log) = self.topics.remove(&key)
+            && matches!(key.topic, Topic::User(_))
+        {
+            self.users_begin_after = self.users_begin_after.max(log.newest);
+        }
+    }
+}
+
+/// Whether a topic that was last used at `used` has been quiet for as long as its numbering is known.
+fn is_over(used: Duration, now: Now) -> bool {
+    used.saturating_add(HISTORY_QUIET) <= now.age
+}

@@ -1,0 +1,264 @@
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    id::AppId,
+    protocol::{
+        event::{Data, Event, Marks},
+        frame::Frame,
+    },
+};
+
+const PLENTY: Keep = Keep { events: 1000, bytes: 1 << 20, ttl: Duration::from_mins(5) };
+
+pub(super) fn kept(max_bytes: usize, max_quiet: usize) -> Kept {
+    let metrics = Arc::new(Metrics::new());
+    let apps = ["a", "b"].map(|name| Arc::new(metrics.app(name)));
+    Kept::new(max_bytes, max_quiet, metrics, apps.into())
+}
+
+pub(super) fn channel(name: &str) -> Key {
+    Key { app: AppId(0), topic: Topic::Channel(name.into()) }
+}
+
+pub(super) fn user(name: &str) -> Key {
+    Key { app: AppId(1), topic: Topic::User(name.into()) }
+}
+
+pub(super) fn at(seconds: u64) -> Now {
+    Now { age: Duration::from_secs(seconds), unix_ms: 1_700_000_000_000 + seconds * 1000 }
+}
+
+/// An event whose data are a string of `length` bytes.
+pub(super) fn event(length: usize) -> New {
+    let data = RawValue::from_string(format!("\"{}\"", "x".repeat(length))).unwrap();
+    let draft = Event::new("e", Data::Json(&data)).unwrap().draft(&Marks::default());
+    New { id: Uuid::new_v4(), draft, omit: None }
+}
+
+fn offsets(entries: &[Entry]) -> Vec<u64> {
+    entries.iter().map(|entry| entry.offset).collect()
+}
+
+fn text(frame: &Frame) -> &str {
+    std::str::from_utf8(&frame.bytes()[2..]).unwrap()
+}
+
+fn fill(kept: &mut Kept, key: &Key, keep: &Keep, count: usize, now: Now) {
+    (0..count).for_each(|_| drop(kept.append(key, keep, event(1), now)));
+}
+
+/// Holds what is counted against what is there.
+pub(super) fn audit(kept: &Kept) {
+    let held = || kept.topics.values().flat_map(|log| &log.entries);
+    assert_eq!(kept.books.ages.len(), held().count());
+    assert_eq!(kept.books.bytes, held().map(|held| weight(&held.entry)).sum::<usize>());
+    assert_eq!(kept.books.metrics.history_events.get(), held().count() as i64);
+    assert_eq!(kept.books.metrics.history_bytes.get(), kept.books.bytes as i64);
+    assert_eq!(kept.quiet.len(), kept.topics.values().filter(|log| log.entries.is_empty()).count());
+    for (key, log) in &kept.topics {
+        assert_eq!(log.bytes, log.entries.iter().map(|held| held.entry.frame.len()).sum::<usize>());
+        let quiet = log.quiet.and_then(|place| kept.quiet.get(&place));
+        assert_eq!(quiet.map(|(_, key)| key), log.entries.is_empty().then_some(key));
+        let newest_run = (log.newest - log.entries.len() as u64 + 1..=log.newest).collect::<Vec<_>>();
+        assert_eq!(log.later(0).map(|entry| entry.offset).collect::<Vec<_>>(), newest_run);
+    }
+}
+
+#[tokio::test]
+async fn two_quick_stores_keep_both_and_only_channels_carry_offsets() {
+    let store = Memory::new(1 << 20, Arc::new(Metrics::new()), Vec::new());
+    let key = user("u");
+    let (first, second) = tokio::join!(
+        store.append(&key, &PLENTY, event(1)), //
+        store.append(&key, &PLENTY, event(2)),
+    );
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!((first.position.offset, second.position.offset), (1, 2));
+    assert_eq!(first.position.epoch, second.position.epoch);
+    let waiting = store.waiting(&key).await.unwrap();
+    assert!(waiting[0].frame.is_same(&first.frame) && waiting[1].frame.is_same(&second.frame));
+    assert_eq!(text(&first.frame), r#"{"event":"e","data":"x"}"#);
+    assert!(waiting[0].at_ms > 1_600_000_000_000);
+    store.confirm(&key, 1);
+    assert_eq!(offsets(&store.waiting(&key).await.unwrap()), [2]);
+
+    let appended = store.append(&channel("c"), &PLENTY, event(1)).await.unwrap();
+    assert_eq!(text(&appended.frame), r#"{"event":"e","data":"x","offset":1}"#);
+    store.expire();
+    let other_app = Key { app: AppId(1), ..channel("c") };
+    assert!(store.page(&other_app, 0, 10).await.unwrap().is_none());
+}
+
+#[test]
+fn who_joins_an_empty_channel_can_come_back() {
+    let mut kept = kept(1 << 20, 10);
+    let key = channel("c");
+    assert!(kept.page(&key, 0, 10, at(0)).is_none() && kept.waiting(&key, at(0)).is_empty());
+    assert!(kept.topics.is_empty(), "neither begins a numbering");
+    let joined = kept.position(&key, at(0));
+    assert_eq!(joined.offset, 0);
+    let epoch = joined.epoch.to_string();
+    fill(&mut kept, &key, &PLENTY, 3, at(1));
+    let missed = kept.since(&key, Some(&epoch), 0, at(2));
+    assert!(missed.recovered && missed.position == Position { offset: 3, ..joined });
+    assert_eq!(offsets(&missed.entries), [1, 2, 3]);
+    let missed = kept.since(&key, Some(&epoch), 3, at(2));
+    assert!(missed.recovered && missed.entries.is_empty());
+    let page = kept.page(&key, 1, 1, at(2)).unwrap();
+    assert!(page.more && offsets(&page.entries) == [2]);
+    let page = kept.page(&key, 2, 1, at(2)).unwrap();
+    assert!(!page.more && offsets(&page.entries) == [3] && page.position == missed.position);
+}
+
+#[test]
+fn nothing_is_recovered_that_cannot_be_proven() {
+    let mut kept = kept(1 << 20, 10);
+    let key = channel("c");
+    let epoch = kept.position(&key, at(0)).epoch.to_string();
+    let since = |kept: &mut Kept, epoch: Option<&str>, offset, now| {
+        let recovery = kept.since(&key, epoch, offset, now);
+        (recovery.recovered, offsets(&recovery.entries))
+    };
+    let three = Keep { events: 3, ..PLENTY };
+    fill(&mut kept, &channel("c"), &three, 4, at(0));
+    assert_eq!(since(&mut kept, Some(&epoch), 0, at(1)), (false, vec![2, 3, 4]), "1 is evicted");
+    assert_eq!(since(&mut kept, Some(&epoch), 1, at(1)), (true, vec![2, 3, 4]));
+    assert_eq!(since(&mut kept, None, 0, at(1)), (false, vec![2, 3, 4]));
+    assert_eq!(since(&mut kept, None, 2, at(1)), (true, vec![3, 4]));
+    assert_eq!(since(&mut kept, Some(&epoch), 5, at(1)), (false, vec![2, 3, 4]), "not yet given out");
+    for other in [Epoch::random().to_string().as_str(), "", "another"] {
+        assert_eq!(since(&mut kept, Some(other), 4, at(1)), (false, vec![2, 3, 4]), "{other}");
+    }
+    let late = at(300);
+    assert_eq!(since(&mut kept, Some(&epoch), 3, late), (false, vec![]), "4 is expired, and was never swept");
+    assert_eq!(since(&mut kept, Some(&epoch), 4, late), (true, vec![]));
+    audit(&kept);
+}
+
+#[test]
+fn a_topic_keeps_its_newest_events_within_number_bytes_and_time() {
+    let mut kept = kept(1 << 20, 10);
+    let key = user("u");
+    let keep = Keep { events: 3, bytes: 130, ttl: Duration::from_secs(10) };
+    for (second, length, left) in
+        [(0, 1, vec![1]), (1, 1, vec![1, 2]), (2, 50, vec![1, 2, 3]), (3, 50, vec![4]), (4, 1, vec![4, 5])]
+    {
+        kept.append(&key, &keep, event(length), at(second));
+        assert_eq!(offsets(&kept.waiting(&key, at(second))), left, "{second}");
+    }
+    let losses = kept.books.apps[1].clone();
+    assert_eq!((losses.drops(DropReason::StoredOver), losses.drops(DropReason::StoredExpired)), (3, 0));
+    assert_eq!(offsets(&kept.waiting(&key, at(13))), [5]);
+    assert!(!kept.expire(1024, at(14)));
+    assert_eq!((losses.drops(DropReason::StoredOver), losses.drops(DropReason::StoredExpired)), (3, 2));
+    let huge = kept.append(&key, &keep, event(1000), at(15));
+    assert_eq!((huge.position.offset, huge.frame.len() > 1000), (6, true), "delivered, if not kept");
+    assert!(kept.waiting(&key, at(15)).is_empty());
+    fill(&mut kept, &channel("c"), &keep, 5, at(15));
+    assert!(kept.expire(2, at(25)) && !kept.expire(1024, at(25)));
+    assert_eq!(losses.drops(DropReason::StoredOver), 4);
+    assert_eq!(kept.books.apps[0].drops(DropReason::StoredExpired), 0, "a channel's are no losses");
+    audit(&kept);
+}
+
+#[test]
+fn events_kept_for_a_shorter_time_take_the_older_ones_along() {
+    let mut kept = kept(1 << 20, 10);
+    let (key, short) = (channel("c"), Keep { ttl: Duration::from_secs(10), ..PLENTY });
+    fill(&mut kept, &key, &PLENTY, 2, at(0));
+    fill(&mut kept, &key, &short, 1, at(1));
+    fill(&mut kept, &key, &PLENTY, 1, at(2));
+    assert_eq!(kept.waiting(&key, at(10)).len(), 4);
+    assert_eq!(offsets(&kept.waiting(&key, at(11))), [4]);
+    audit(&kept);
+}
+
+#[test]
+fn over_the_bound_on_all_topics_the_oldest_go_whatever_their_topic() {
+    let one = weight(&Entry {
+        offset: 1,
+        id: Uuid::nil(),
+        frame: event(1).draft.finish(Some(1)),
+        omit: None,
+        at_ms: 0,
+    });
+    let mut kept = kept(3 * one, 10);
+    let (short, long) = (Keep { ttl: Duration::from_secs(100), ..PLENTY }, PLENTY);
+    let (old, young) = (channel("old"), channel("young"));
+    let epoch = kept.position(&old, at(0)).epoch.to_string();
+    fill(&mut kept, &old, &long, 1, at(0));
+    fill(&mut kept, &user("u"), &short, 1, at(1));
+    fill(&mut kept, &old, &short, 1, at(2));
+    fill(&mut kept, &young, &long, 1, at(3));
+    assert_eq!(offsets(&kept.waiting(&old, at(3))), [2]);
+    assert!(!kept.since(&old, Some(&epoch), 0, at(3)).recovered);
+    fill(&mut kept, &young, &long, 1, at(4));
+    assert!(kept.waiting(&user("u"), at(4)).is_empty());
+    assert_eq!(kept.books.apps[1].drops(DropReason::StoredOver), 1);
+    fill(&mut kept, &young, &long, 1, at(5));
+    assert_eq!(offsets(&kept.waiting(&young, at(5))), [1, 2, 3]);
+    assert!(kept.waiting(&old, at(5)).is_empty());
+    assert_eq!(kept.position(&old, at(5)), Position { epoch: epoch.parse().unwrap(), offset: 2 });
+    audit(&kept);
+}
+
+#[test]
+fn the_allowance_of_an_event_covers_its_places_in_sparse_tables() {
+    assert!(size_of::<Held>() + Ages::PLACE_BYTES <= 144, "as HISTORY_EVENT_BYTES says");
+}
+
+#[test]
+fn names_left_out_count_too() {
+    let mut kept = kept(1 << 20, 10);
+    let users = (0..1000).map(|n| n.to_string().into()).collect();
+    let omit = Some(Arc::new(Omit { users, ..Omit::default() }));
+    kept.append(&channel("c"), &PLENTY, New { omit, ..event(1) }, at(0));
+    assert!(kept.books.bytes > 1000 * HISTORY_NAME_BYTES);
+    kept.confirm(&channel("c"), 1, at(0));
+    assert_eq!(kept.books.bytes, 0);
+}
+
+#[test]
+fn quiet_topics_know_their_numbering_for_an_hour_and_the_longest_quiet_go_first() {
+    let mut kept = kept(1 << 20, 2);
+    let a = kept.position(&channel("a"), at(0));
+    let b = kept.position(&channel("b"), at(1));
+    assert_eq!(kept.position(&channel("a"), at(2)), a);
+    let c = kept.position(&channel("c"), at(3));
+    assert_eq!(kept.position(&channel("a"), at(4)), a, "b was quiet for longer");
+    assert_ne!(kept.position(&channel("b"), at(5)), b, "a new life");
+    assert_ne!(kept.position(&channel("c"), at(6)), c);
+    fill(&mut kept, &channel("c"), &PLENTY, 1, at(7));
+    let c = kept.position(&channel("c"), at(8));
+    let hour = HISTORY_QUIET.as_secs();
+    kept.expire(1024, at(hour));
+    assert_eq!(kept.position(&channel("c"), at(2 * hour - 1)), c, "quiet since its event expired");
+    kept.expire(1024, at(2 * hour + 10));
+    assert_eq!(kept.topics.len(), 1);
+    kept.expire(1024, at(3 * hour - 1));
+    assert!(kept.topics.is_empty());
+    audit(&kept);
+}
+
+#[test]
+fn a_late_confirmation_removes_nothing_of_a_later_numbering() {
+    let mut kept = kept(1 << 20, 1);
+    fill(&mut kept, &user("u"), &PLENTY, 7, at(0));
+    kept.confirm(&user("u"), 7, at(1));
+    kept.position(&channel("c"), at(2));
+    assert!(!kept.topics.contains_key(&user("u")), "forgotten");
+    fill(&mut kept, &user("u"), &PLENTY, 9, at(3));
+    kept.confirm(&user("u"), 7, at(4));
+    assert_eq!(kept.waiting(&user("u"), at(4)).len(), 9);
+    audit(&kept);
+}
+
+#[test]
+fn a_drained_topic_gives_its_room_back() {
+    let mut kept = kept(1 << 20, 10);
+    fill(&mut kept, &user("u"), &PLENTY, 1000, at(0));
+    kept.confirm(&user("u"), 999, at(1));
+    assert!(kept.topics[&user("u")].entries.capacity() < 32);
+}

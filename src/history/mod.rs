@@ -1,0 +1,270 @@
+//! What is kept for those who are away: the history of channels, and the stored events of users.
+//!
+//! A topic numbers its events from 1, without gaps, for as long as its numbering lives; an [`Epoch`] names that life.
+//! What is kept is always the newest run of it: whatever removes an event has removed all before it. So one number
+//! says what is missing, and whoever comes back is told "recovered" only if that is certain.
+
+mod ages;
+mod memory;
+
+use std::{fmt, future::Future, pin::Pin, str::FromStr, sync::Arc, time::Duration};
+
+use ahash::AHashSet;
+use uuid::Uuid;
+
+pub(crate) use self::memory::Memory;
+use crate::{
+    id::{AppId, ConnectionId, base32},
+    protocol::{event::Draft, frame::Frame},
+};
+
+/// Whose events are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Topic {
+    Channel(Arc<str>),
+    User(Arc<str>),
+}
+
+/// Names a topic of one app; there is no way from one app to another's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) app: AppId,
+    pub(crate) topic: Topic,
+}
+
+/// How much of a topic is kept, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Keep {
+    pub(crate) events: usize,
+    /// Of frames.
+    pub(crate) bytes: usize,
+    pub(crate) ttl: Duration,
+}
+
+/// Names one life of a topic's numbering; random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Epoch(u64);
+
+impl Epoch {
+    /// A new random epoch.
+    pub(crate) fn random() -> Self {
+        Self(Uuid::new_v4().as_u64_pair().0)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&base32().encode(&self.0.to_be_bytes()))
+    }
+}
+
+/// The text is no epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an epoch")]
+pub(crate) struct BadEpoch;
+
+impl FromStr for Epoch {
+    type Err = BadEpoch;
+
+    fn from_str(text: &str) -> Result<Self, BadEpoch> {
+        let bytes = base32().decode(text.as_bytes()).map_err(|_| BadEpoch)?;
+        bytes.try_into().map(|bytes| Self(u64::from_be_bytes(bytes))).map_err(|_| BadEpoch)
+    }
+}
+
+/// Where a topic stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) epoch: Epoch,
+    /// The newest offset; of a channel, 0 before its first event.
+    pub(crate) offset: u64,
+}
+
+/// Who is left out when the event is replayed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Omit {
+    pub(crate) users: AHashSet<Box<str>>,
+    pub(crate) devices: AHashSet<Box<str>>,
+    pub(crate) sender: Option<Echoless>,
+}
+
+/// A sender that did not want its own message back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Echoless {
+    pub(crate) user: Option<Arc<str>>,
+    pub(crate) device: Option<Arc<str>>,
+    pub(crate) connection: ConnectionId,
+}
+
+impl Echoless {
+    /// Whether it is the same connection, or the same user on the same device where the sender named one.
+    fn is(&self, user: Option<&str>, device: Option<&str>, connection: &ConnectionId) -> bool {
+        self.connection == *connection
+            || (self.device.is_some() && self.device.as_deref() == device && self.user.as_deref() == user)
+    }
+}
+
+impl Omit {
+    /// Whether this connection is left out.
+    pub(crate) fn has(&self, user: Option<&str>, device: Option<&str>, connection: &ConnectionId) -> bool {
+        user.is_some_and(|user| self.users.contains(user))
+            || device.is_some_and(|device| self.devices.contains(device))
+            || self.sender.as_ref().is_some_and(|sender| sender.is(user, device, connection))
+    }
+
+    /// Users and devices named.
+    pub(crate) fn names(&self) -> usize {
+        self.users.len() + self.devices.len()
+    }
+}
+
+/// An event that is to be kept.
+#[derive(Clone, Debug)]
+pub(crate) struct New {
+    pub(crate) id: Uuid,
+    pub(crate) draft: Draft,
+    pub(crate) omit: Option<Arc<Omit>>,
+}
+
+/// An event that is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) offset: u64,
+    pub(crate) id: Uuid,
+    pub(crate) frame: Frame,
+    pub(crate) omit: Option<Arc<Omit>>,
+    /// When it was appended, in Unix milliseconds.
+    pub(crate) at_ms: u64,
+}
+
+/// Where an event came to stand, and what its receivers share.
+#[derive(Clone, Debug)]
+pub(crate) struct Appended {
+    pub(crate) position: Position,
+    pub(crate) frame: Frame,
+}
+
+/// What someone who comes back has missed.
+#[derive(Clone, Debug)]
+pub(crate) struct Recovery {
+    pub(crate) position: Position,
+    /// Whether `entries` are all that came after what it saw, for certain.
+    pub(crate) recovered: bool,
+    /// Oldest first. If not recovered, all that is kept.
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// A part of what is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Page {
+    pub(crate) position: Position,
+    /// Oldest first.
+    pub(crate) entries: Vec<Entry>,
+    /// Whether newer ones are kept than the page has.
+    pub(crate) more: bool,
+}
+
+/// Why a store gives no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HistoryError {
+    /// The store is elsewhere and does not answer.
+    #[error("the store of events does not answer; try again")]
+    Unavailable,
+}
+
+/// What a store says, once it is awaited. Dropped before that, an append may have happened or not.
+pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, HistoryError>> + Send + 'a>>;
+
+/// A store of events. Each call is atomic for its topic.
+///
+/// An event past its time is never given out, and of what is kept none is missing in the middle.
+pub(crate) trait History: Send + Sync + fmt::Debug {
+    /// Appends as the newest. A channel's frame carries the offset, a user's does not.
+    ///
+    /// What is then over a bound is removed, oldest first; that may be the event itself, which has its offset and its
+    /// frame all the same.
+    fn append<'a>(&'a self, key: &'a Key, keep: &'a Keep, new: New) -> Answer<'a, Appended>;
+
+    /// Where the topic stands, beginning its numbering if it has none: who joins now can come back with this.
+    fn position<'a>(&'a self, key: &'a Key, keep: &'a Keep) -> Answer<'a, Position>;
+
+    /// What came after `offset`, beginning the topic's numbering if it has none.
+    ///
+    /// Recovered only if the epoch is the topic's, `offset` is not past its newest, and nothing after `offset` was
+    /// removed other than by [`History::confirm`]. Without an epoch the topic's present one is taken for it.
+    fn since<'a>(
+        &'a self,
+        key: &'a Key,
+        keep: &'a Keep,
+        epoch: Option<&'a str>,
+        offset: u64,
+    ) -> Answer<'a, Recovery>;
+
+    /// Up to `limit` kept events after `after`. Begins no numbering: none where nothing is known of the topic.
+    fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>>;
+
+    /// Everything kept for a topic, oldest first: the stored events of a user. Begins no numbering.
+    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Vec<Entry>>;
+
+    /// Forgets everything up to and with `offset`. Returns at once; a store elsewhere queues it.
+    ///
+    /// It may come late: an offset of a user's former numbering removes nothing of a later one.
+    fn confirm(&self, key: &Key, offset: u64);
+
+    /// Forgets what is over its time; called about once a second.
+    fn expire(&self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeId;
+
+    fn connection(nonce: u64) -> ConnectionId {
+        ConnectionId { node: NodeId(1), shard: 0, slot: 0, nonce }
+    }
+
+    #[test]
+    fn an_epoch_survives_its_text() {
+        let epoch = Epoch::random();
+        assert_ne!(epoch, Epoch::random());
+        assert_eq!(epoch.to_string().len(), 13);
+        assert_eq!(epoch.to_string().parse(), Ok(epoch));
+        for bad in ["", "0", "zzzzzzzzzzzzz", "00000000000000", "000000000000U"] {
+            assert_eq!(bad.parse::<Epoch>(), Err(BadEpoch), "{bad}");
+        }
+    }
+
+    #[test]
+    fn replay_leaves_out_whom_the_event_left_out() {
+        let omit = Omit {
+            users: ["u1".into()].into_iter().collect(),
+            devices: ["d1".into()].into_iter().collect(),
+            sender: None,
+        };
+        assert!(omit.has(Some("u1"), None, &connection(1)) && omit.has(None, Some("d1"), &connection(1)));
+        assert!(!omit.has(Some("d1"), Some("u1"), &connection(1)) && !omit.has(None, None, &connection(1)));
+    }
+
+    #[test]
+    fn a_sender_without_echo_is_the_same_connection_or_user_and_device() {
+        let sent = |user: Option<&str>, device: Option<&str>| Omit {
+            sender: Some(Echoless {
+                user: user.map(Into::into),
+                device: device.map(Into::into),
+                connection: connection(1),
+            }),
+            ..Omit::default()
+        };
+        let omit = sent(Some("u"), Some("d"));
+        assert!(omit.has(Some("other"), None, &connection(1)));
+        assert!(omit.has(Some("u"), Some("d"), &connection(2)));
+        for (user, device) in
+            [(Some("u"), Some("e")), (Some("v"), Some("d")), (Some("u"), None), (None, Some("d"))]
+        {
+            assert!(!omit.has(user, device, &connection(2)), "{user:?} {device:?}");
+        }
+        assert!(!sent(Some("u"), None).has(Some("u"), None, &connection(2)), "it named no device");
+        assert!(sent(None, Some("d")).has(None, Some("d"), &connection(2)));
+    }
+}
