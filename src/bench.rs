@@ -2,19 +2,31 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench may end at once")]
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use uuid::Uuid;
 
 use crate::{
     config::SlowConsumer,
-    hub::{AppContext, Batch, Connection, Context, Hub, Load, Named, Outcome, Reach, Selection, user_key},
-    id::{AppId, NodeId},
-    limits::{Limits, SLICE_STRIDE},
-    metrics::Metrics,
+    history::{History, Keep, Key, Memory, New},
+    hub::{
+        Batch, Coming, Connection, Context, Hub, Joining, Load, Named, Outcome, Progress, Reach, Selection,
+        SlotRef, Table, Watching,
+    },
+    id::AppId,
+    limits::{Limits, SLICE_STRIDE, WRITE_VECTORS},
     predicate::{Attributes, Facts, FilterCache, Layouts, Schema, Value},
-    protocol::frame::Frame,
+    protocol::{
+        event::{Event, Marks},
+        frame::Frame,
+    },
 };
 
 const APP: AppId = AppId(0);
+
+/// Names one connection of a [`SocketlessHub`].
+#[derive(Clone, Copy, Debug)]
+pub struct Handle(SlotRef);
 
 /// Connections, indexes, outboxes and the gate of one app, on one shard.
 #[derive(Debug)]
@@ -25,6 +37,7 @@ pub struct SocketlessHub {
     layouts: Layouts,
     batch: Batch,
     outcome: Outcome,
+    history: Memory,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -34,25 +47,12 @@ impl SocketlessHub {
     /// # Panics
     /// When a path is none, or no runtime can be had.
     pub fn new(index: &[&str]) -> Self {
-        let metrics = Arc::new(Metrics::new());
-        let (schema, runtime) = (
-            Arc::new(Schema::new(index).unwrap()),
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
-        );
-        let app = AppContext {
-            name: "default".into(),
-            metrics: Arc::new(metrics.app("default")),
-            schema: schema.clone(),
-            slow_consumer: SlowConsumer::Disconnect,
-        };
-        let context = Context {
-            node: NodeId(1),
-            limits: Limits::default(),
-            metrics,
-            apps: vec![app],
-            refused: Arc::default(),
-        };
+        let schema = Arc::new(Schema::new(index).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let context = Context::of_one_app(Limits::default(), schema.clone(), SlowConsumer::Disconnect);
+        let app_metrics = context.apps.iter().map(|app| app.metrics.clone()).collect();
         Self {
+            history: Memory::new(usize::MAX, context.metrics.clone(), app_metrics),
             hub: Hub::new(1, Arc::new(context)),
             schema,
             filters: FilterCache::new(),
@@ -67,9 +67,9 @@ impl SocketlessHub {
     ///
     /// # Panics
     /// When the claims are no JSON, or the table is full.
-    pub fn connect(&self, user: &str, claims: &str) {
+    pub fn connect(&self, user: &str, claims: &str) -> Handle {
         let auth = Value::from_json(&mut claims.as_bytes().to_vec(), &self.layouts).unwrap();
-        self.hub.shard(0).own(|table| {
+        let at = self.hub.shard(0).own(|table| {
             let build = |id| {
                 let facts = Facts {
                     id,
@@ -82,12 +82,13 @@ impl SocketlessHub {
                 let mut attributes = Attributes::new(facts);
                 attributes.user = Value::String(user.into());
                 attributes.auth = auth;
-                Connection { app: APP, attributes, expires_at: None }
+                Connection::new(APP, attributes, Arc::default())
             };
             let (at, connection) = table.insert(build).unwrap();
-            let open = Connection { app: APP, attributes: connection.attributes.clone(), expires_at: None };
-            table.open(at, open);
+            table.open(at, Connection::clone(&connection));
+            at
         });
+        Handle(at)
     }
 
     /// Places `frame` for the connections that `filter` matches, or for everyone; answers how many.
@@ -106,8 +107,35 @@ impl SocketlessHub {
     /// # Panics
     /// When the gate is full.
     pub fn publish(&self, frame: &Frame, user: &str) -> u64 {
-        let named = Named { users: vec![user_key(user)], connections: Vec::new() };
-        self.place(frame, &Selection { named: Some(named), ..Selection::everyone(APP) })
+        self.place(frame, &Selection { named: Some(Named::user(user)), ..Selection::everyone(APP) })
+    }
+
+    /// Places `frame` for the members of `channel`; answers how many.
+    ///
+    /// # Panics
+    /// When the gate is full.
+    pub fn send(&self, frame: &Frame, channel: &str) -> u64 {
+        self.place(frame, &Selection { named: Some(Named::channel(channel)), ..Selection::everyone(APP) })
+    }
+
+    /// Puts a connection into `channel`; false if it was in it.
+    pub fn join(&self, at: Handle, channel: &str) -> bool {
+        let join = |table: &mut Table| table.join(at.0, channel, Watching::No, Coming::New);
+        self.hub.shard(0).own(join) == Joining::Joined
+    }
+
+    /// Takes a connection out of `channel`; false if it was not in it.
+    pub fn leave(&self, at: Handle, channel: &str) -> bool {
+        self.hub.shard(0).own(|table| table.leave(at.0, channel))
+    }
+
+    /// Replaces a connection's profile, a JSON object.
+    ///
+    /// # Panics
+    /// When the profile is no JSON.
+    pub fn update(&self, at: Handle, profile: &str) {
+        let profile = Value::from_json(&mut profile.as_bytes().to_vec(), &self.layouts).unwrap();
+        self.hub.shard(0).own(|table| table.set_profile(at.0, profile));
     }
 
     fn place(&self, frame: &Frame, selection: &Selection) -> u64 {
@@ -119,6 +147,38 @@ impl SocketlessHub {
                 Reach::Large(_) => self.hub.place_large(selection, frame, &ticket).await.queued,
             }
         })
+    }
+
+    /// Keeps `event` for `user`, `count` times.
+    ///
+    /// # Panics
+    /// Never, with a store in memory.
+    pub fn store(&self, user: &str, event: &Event<'_>, count: usize) {
+        let key = Key::user(APP, user.into());
+        let keep = Keep { events: count, bytes: usize::MAX, ttl: Duration::from_hours(1) };
+        for _ in 0..count {
+            let new = New { id: Uuid::now_v7(), draft: event.draft(&Marks::default()), omit: None };
+            self.runtime.block_on(self.history.append(&key, &keep, new)).unwrap();
+        }
+    }
+
+    /// Hands a connection what is kept for `user`, as if its socket took it all; answers how many events.
+    ///
+    /// # Panics
+    /// When nothing is kept.
+    pub fn replay(&self, at: Handle, user: &str) -> usize {
+        let key = Key::user(APP, user.into());
+        let waiting = self.runtime.block_on(self.history.waiting(&key)).unwrap();
+        let shard = self.hub.shard(0);
+        assert!(shard.own(|table| table.replay(at.0, waiting.iter().map(|entry| entry.frame.clone()))));
+        let mut frames = Vec::new();
+        loop {
+            shard.own(|table| table.lend(at.0, WRITE_VECTORS, &mut frames)).unwrap();
+            let taken = frames.iter().map(Frame::len).sum();
+            if shard.own(|table| table.advance(at.0, taken)) != Progress::Blocked {
+                return waiting.len();
+            }
+        }
     }
 
     /// Takes everything that was placed, as if every socket took it; answers the frames.

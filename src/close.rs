@@ -45,6 +45,8 @@ pub const EXPIRED: u16 = 4005;
 pub const BAD_MESSAGE: u16 = 4009;
 /// Closed by `POST /v1/disconnect`.
 pub const DISCONNECTED: u16 = 4010;
+/// The client has resumed this connection by another one.
+pub const REPLACED: u16 = 4011;
 /// A limit found after the upgrade.
 pub const OVER_LIMIT: u16 = 4100;
 /// The client read too slowly.

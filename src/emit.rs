@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::to_raw_value;
 
 use crate::{
     hub::Connection,
-    node::{Exceptions, NodeError, Receipt, Target, To},
+    node::{Exceptions, Joins, NodeError, Publication, Receipt, Target, To},
     protocol::event::{Data, Event, EventError},
     server::Server,
 };
@@ -15,18 +15,27 @@ use crate::{
 /// Why nothing was emitted.
 #[derive(Debug, thiserror::Error)]
 pub enum EmitError {
-    /// The event's name or data break a rule.
+    /// The event's name or data, or the name of a channel, break a rule.
     #[error(transparent)]
     Event(#[from] EventError),
     /// The data cannot be written as JSON.
     #[error("the data cannot be written as JSON: {0}")]
     Data(#[from] serde_json::Error),
-    /// The filter is wrong, or the node is busy.
+    /// The filter is wrong, the node is busy, or what is to be kept cannot be.
     #[error(transparent)]
-    Node(#[from] NodeError),
+    Node(NodeError),
     /// The server has been shut down.
     #[error("the server has been shut down")]
     Stopped,
+}
+
+impl From<NodeError> for EmitError {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Event(error) => Self::Event(error),
+            other => Self::Node(other),
+        }
+    }
 }
 
 impl Server {
@@ -58,9 +67,32 @@ impl Server {
         data: impl Serialize,
         target: Target,
     ) -> Result<Receipt, EmitError> {
-        let (event, data, node, app) =
-            (event.to_owned(), to_raw_value(&data)?, self.inner.node.clone(), self.app);
-        self.run(async move { Ok(node.publish(app, &checked(&event, &data)?, target).await?) }).await
+        let (event, data) = (event.to_owned(), to_raw_value(&data)?);
+        let (node, app) = (self.inner.node.clone(), self.app);
+        self.run(async move {
+            let event = Event::new(&*event, Data::Json(&data))?;
+            Ok(node.publish(app, Publication { event, target, store: None, author: None }).await?)
+        })
+        .await
+    }
+
+    /// Sends `bytes` as `event`, in a binary frame, to the connections that `target` means; see [`Server::emit`].
+    ///
+    /// # Errors
+    /// [`EmitError`]; nothing was delivered then.
+    pub async fn emit_bytes(
+        &self,
+        event: &str,
+        bytes: impl Into<Vec<u8>>,
+        target: Target,
+    ) -> Result<Receipt, EmitError> {
+        let (event, bytes) = (event.to_owned(), bytes.into());
+        let (node, app) = (self.inner.node.clone(), self.app);
+        self.run(async move {
+            let event = Event::new(event, Data::Bytes(bytes.into()))?;
+            Ok(node.publish(app, Publication { event, target, store: None, author: None }).await?)
+        })
+        .await
     }
 
     /// Sends `event` to every connection for which the closure `is_meant` is true. Only this node's connections are
@@ -77,10 +109,13 @@ impl Server {
         data: impl Serialize,
         is_meant: impl Fn(&Connection) -> bool + Send + Sync + 'static,
     ) -> Result<Receipt, EmitError> {
-        let (event, data, node, app) =
-            (event.to_owned(), to_raw_value(&data)?, self.inner.node.clone(), self.app);
-        let closure = Arc::new(is_meant);
-        self.run(async move { Ok(node.publish_where(app, &checked(&event, &data)?, closure).await?) }).await
+        let (event, data) = (event.to_owned(), to_raw_value(&data)?);
+        let (node, app, closure) = (self.inner.node.clone(), self.app, Arc::new(is_meant));
+        self.run(async move {
+            let event = Event::new(&*event, Data::Json(&data))?;
+            Ok(node.publish_where(app, &event, closure).await?)
+        })
+        .await
     }
 
     /// Sends `event` to all connections of `user`; see [`Server::emit`].
@@ -89,6 +124,14 @@ impl Server {
     /// [`EmitError`]; nothing was delivered then.
     pub async fn publish(&self, user: &str, event: &str, data: impl Serialize) -> Result<Receipt, EmitError> {
         self.dispatch(&[user], &[], event, data).await
+    }
+
+    /// Sends `event` to the members of `channel`, and keeps it where the channel has history; see [`Server::emit`].
+    ///
+    /// # Errors
+    /// [`EmitError`]; nothing was delivered then.
+    pub async fn send(&self, channel: &str, event: &str, data: impl Serialize) -> Result<Receipt, EmitError> {
+        self.emit_to(event, data, Target::channel(channel)).await
     }
 
     /// Sends `event` to every connection of the app; see [`Server::emit`].
@@ -112,20 +155,35 @@ impl Server {
         data: impl Serialize,
     ) -> Result<Receipt, EmitError> {
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let to = (recipients != ["*"]).then(|| To { users: owned(recipients), connections: Vec::new() });
+        let to = (recipients != ["*"]).then(|| To { users: owned(recipients), ..To::default() });
         let except = Exceptions { users: owned(except), ..Exceptions::default() };
         self.emit_to(event, data, Target { to, except, ..Target::default() }).await
     }
 
+    /// Puts the connections that `target` means into `channel`. Each is told, before every event of the channel.
+    ///
+    /// # Errors
+    /// [`EmitError`]; nobody was put into it then.
+    pub async fn join(&self, channel: &str, target: Target) -> Result<Joins, EmitError> {
+        let (channel, node, app) = (channel.to_owned(), self.inner.node.clone(), self.app);
+        self.run(async move { Ok(node.join_all(app, channel, target).await?) }).await
+    }
+
+    /// Takes the connections that `target` means out of `channel`; answers how many were in it. Each is told, after
+    /// every event of the channel.
+    ///
+    /// # Errors
+    /// [`EmitError`]; nobody was taken out of it then.
+    pub async fn leave(&self, channel: &str, target: Target) -> Result<u64, EmitError> {
+        let (channel, node, app) = (channel.to_owned(), self.inner.node.clone(), self.app);
+        self.run(async move { Ok(node.leave_all(app, channel, target).await?) }).await
+    }
+
     /// Runs a call on a thread of the server, so that it is carried out whoever drops what.
-    async fn run<F>(&self, call: F) -> Result<Receipt, EmitError>
-    where
-        F: Future<Output = Result<Receipt, EmitError>> + Send + 'static,
-    {
+    async fn run<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, EmitError>> + Send + 'static,
+    ) -> Result<T, EmitError> {
         self.inner.handle.spawn(call).await.unwrap_or(Err(EmitError::Stopped))
     }
-}
-
-fn checked<'a>(event: &'a str, data: &'a RawValue) -> Result<Event<'a>, EventError> {
-    Event::new(event, Data::Json(data))
 }

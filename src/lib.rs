@@ -10,7 +10,6 @@ pub mod config;
 pub mod predicate;
 pub mod protocol;
 pub mod auth;
-#[expect(dead_code, unused_imports, reason = "the node does not keep events yet")]
 mod history;
 mod hub;
 mod door;
@@ -30,6 +29,6 @@ pub use crate::{
     app::SetupError,
     emit::EmitError,
     hub::{Busy, Connection},
-    node::{Exceptions, NodeError, Receipt, Target, To},
+    node::{Exceptions, Joins, NodeError, Placement, Receipt, Target, To},
     server::{Server, StartError},
 };

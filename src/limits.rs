@@ -13,6 +13,9 @@ pub const EVENT_NAME_BYTES: usize = 128;
 /// Longest name of a channel, in bytes. It is repeated in every frame of the channel, as the event's name is.
 pub const CHANNEL_NAME_BYTES: usize = 200;
 
+/// Stored events between two pings that ask for their confirmation, where many are handed over at once.
+pub const CONFIRMED_STRETCH: usize = 64;
+
 /// Most events that a channel or a user may keep. A replay is handed to a client at once, and a client that missed
 /// more is quicker to fetch the state anew.
 pub const HISTORY_EVENTS_MAX: usize = 10_000;
@@ -79,6 +82,16 @@ pub const PAGE_DEFAULT: usize = 100;
 
 /// Most entries of one page.
 pub const PAGE_MAX: usize = 1000;
+
+/// Members on one page, when a caller of the HTTP API does not say. Most channels fit.
+pub const MEMBERS_PAGE_DEFAULT: usize = 500;
+
+/// Bytes of members or of kept events on one page of the HTTP API: what callers read into memory without a thought.
+pub const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Channels that one call may send to. Each has a frame of its own, all of them are encoded before the first is placed,
+/// and the gate must have room for all at once.
+pub const SEND_CHANNELS: usize = 100;
 
 /// Names in one list of a target (`to.users`, `except.devices`, …): what fits a body of the default size anyway.
 pub const TARGET_NAMES: usize = 10_000;

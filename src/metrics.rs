@@ -113,6 +113,16 @@ pub struct AppMetrics {
     pub filter_errors: Counter,
     /// Messages that clients sent.
     pub messages: Counter,
+    /// Channels with members.
+    pub channels: Gauge,
+    /// Members of all channels.
+    pub memberships: Gauge,
+    /// Frames built to tell members of each other.
+    pub notices: Counter,
+    /// Kept events placed again for who missed them.
+    pub replayed: Counter,
+    /// Connections that took a lost one's place.
+    pub resumed: Counter,
 }
 
 impl AppMetrics {
@@ -150,6 +160,11 @@ pub struct Metrics {
     deliveries: Family<AppLabel, Counter>,
     filter_errors: Family<AppLabel, Counter>,
     messages: Family<AppLabel, Counter>,
+    channels: Family<AppLabel, Gauge>,
+    memberships: Family<AppLabel, Gauge>,
+    notices: Family<AppLabel, Counter>,
+    replayed: Family<AppLabel, Counter>,
+    resumed: Family<AppLabel, Counter>,
     drops: Family<DropLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
     refused: Family<ReasonLabel, Counter>,
@@ -200,6 +215,11 @@ impl Metrics {
             deliveries: Family::default(),
             filter_errors: Family::default(),
             messages: Family::default(),
+            channels: Family::default(),
+            memberships: Family::default(),
+            notices: Family::default(),
+            replayed: Family::default(),
+            resumed: Family::default(),
             drops: Family::default(),
             closes: Family::default(),
             refused: Family::default(),
@@ -239,6 +259,9 @@ impl Metrics {
             self.filter_errors.clone(),
         );
         r.register("client_messages", "Messages that clients sent", self.messages.clone());
+        r.register("member_notices", "Frames built to tell members of each other", self.notices.clone());
+        r.register("replayed", "Kept events placed again for who missed them", self.replayed.clone());
+        r.register("resumed", "Connections that took a lost one's place", self.resumed.clone());
         r.register(
             "admission_refused",
             "Requests answered 503 by the admission gate",
@@ -249,6 +272,8 @@ impl Metrics {
     fn register_gauges(&mut self) {
         let r = &mut self.registry;
         r.register("connections", "Open connections", self.by_app.clone());
+        r.register("channels", "Channels with members", self.channels.clone());
+        r.register("memberships", "Members of all channels", self.memberships.clone());
         r.register(
             "bulk_in_flight",
             "Large publications not yet offered everywhere",
@@ -308,6 +333,11 @@ impl Metrics {
             deliveries: self.deliveries.get_or_create_owned(&label),
             filter_errors: self.filter_errors.get_or_create_owned(&label),
             messages: self.messages.get_or_create_owned(&label),
+            channels: self.channels.get_or_create_owned(&label),
+            memberships: self.memberships.get_or_create_owned(&label),
+            notices: self.notices.get_or_create_owned(&label),
+            replayed: self.replayed.get_or_create_owned(&label),
+            resumed: self.resumed.get_or_create_owned(&label),
             app,
         }
     }

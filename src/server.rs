@@ -217,6 +217,7 @@ impl Parts {
             let watch = self.watch();
             if let Some((listener, senders)) = accept {
                 tokio::task::spawn_local(self.clone().accept(listener, senders));
+                tokio::task::spawn_local(self.node.clone().tell_members());
             }
             let mut serving = tokio::task::JoinSet::new();
             let mut stop = self.stop.subscribe();

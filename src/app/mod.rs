@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 pub(crate) use self::{
     policy::{ClientKeys, ClientPolicy},
-    rules::{ChannelRules, Kept, Rule},
+    rules::{ChannelRules, Rule},
 };
 use crate::{
     auth::{RightsError, TokenKeyError, Tokens},
     config::{AppConfig, ClientAuth, Config, SlowConsumer},
-    hub::AppContext,
+    history::Keep,
+    hub::{AppContext, Bulletin, Presence},
     id::AppId,
+    limits::Limits,
     metrics::{AppMetrics, Metrics},
     predicate::{Bound, Cached, FilterCache, FilterError, Layouts, Schema, Value},
 };
@@ -30,7 +32,7 @@ pub(crate) struct App {
     /// Its own, then those of its client keys.
     policies: Vec<ClientPolicy>,
     channels: ChannelRules,
-    user_events: Option<Kept>,
+    user_events: Option<Keep>,
     schema: Arc<Schema>,
     filters: FilterCache,
     slow_consumer: SlowConsumer,
@@ -96,7 +98,7 @@ impl App {
             layouts: Layouts::new(),
             policies: ClientPolicy::all(name, app, config)?,
             channels: ChannelRules::new(&app.channels),
-            user_events: app.user_events.as_ref().map(Kept::from),
+            user_events: app.user_events.as_ref().map(rules::keep_of),
             schema: Arc::new(schema),
             filters: FilterCache::new(),
             slow_consumer: app.slow_consumer,
@@ -104,12 +106,13 @@ impl App {
     }
 
     /// What the hub needs to know.
-    pub(crate) fn context(&self) -> AppContext {
+    pub(crate) fn context(&self, limits: &Limits, bulletin: Arc<Bulletin>) -> AppContext {
         AppContext {
             name: self.name.clone(),
             metrics: self.metrics.clone(),
             schema: self.schema.clone(),
             slow_consumer: self.slow_consumer,
+            presence: Presence::new(self.id, limits, bulletin, self.metrics.clone()),
         }
     }
 
@@ -143,15 +146,13 @@ impl App {
     }
 
     /// What holds for `channel`.
-    #[allow(dead_code, reason = "channels ask for it")]
     pub(crate) fn rule(&self, channel: &str) -> &Rule {
         self.channels.of(channel)
     }
 
     /// What is kept for each user, if anything.
-    #[allow(dead_code, reason = "stored events ask for it")]
-    pub(crate) fn user_events(&self) -> Option<&Kept> {
-        self.user_events.as_ref()
+    pub(crate) fn user_events(&self) -> Option<Keep> {
+        self.user_events
     }
 }
 

@@ -16,7 +16,6 @@ use crate::{
 pub(crate) struct ClientPolicy {
     pub(crate) client_auth: ClientAuth,
     /// The rights of a client whose token has no `can`.
-    #[allow(dead_code, reason = "sessions ask for it once clients may do anything")]
     pub(crate) default_rights: Arc<Rights>,
     origins: Option<Vec<String>>,
 }

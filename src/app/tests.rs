@@ -95,7 +95,7 @@ fn the_first_rule_that_matches_holds() {
          [[apps.shop.channels]]\npattern = \"room-1\"\nhistory_size = 9\n",
     )
     .unwrap();
-    let keep = Kept { events: 3, bytes: 1024 * 1024, ttl: Duration::from_mins(1) };
+    let keep = Keep { events: 3, bytes: 1024 * 1024, ttl: Duration::from_mins(1) };
     assert_eq!(*app.rule("room-1"), Rule { keep: Some(keep), presence: Presence::All });
     assert_eq!(*app.rule("room-quiet-1"), Rule { keep: None, presence: Presence::Off });
     assert_eq!(*app.rule("lobby"), Rule { keep: None, presence: Presence::Asked });
@@ -105,6 +105,6 @@ fn the_first_rule_that_matches_holds() {
 fn events_are_kept_for_users_where_the_app_says_so() {
     assert_eq!(shop("[apps.shop]\n").unwrap().user_events(), None);
     let app = shop("[apps.shop.user_events]\nsize = 7\n").unwrap();
-    let kept = Kept { events: 7, bytes: 1024 * 1024, ttl: Duration::from_hours(24) };
-    assert_eq!(app.user_events(), Some(&kept));
+    let kept = Keep { events: 7, bytes: 1024 * 1024, ttl: Duration::from_hours(24) };
+    assert_eq!(app.user_events(), Some(kept));
 }

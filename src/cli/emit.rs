@@ -21,7 +21,8 @@ Examples:
   fanfare emit alert '\"Hello\"'
   fanfare emit alert '{\"level\":3}' --filter '\"admin\" in auth.roles'
   fanfare emit price 12.50 --filter 'auth.tenant == params.t' --param t='\"acme\"'
-  fanfare emit report - --user ann --user bob < report.json")]
+  fanfare emit report - --user ann --user bob < report.json
+  fanfare emit message '\"Hello\"' --channel room-1")]
 pub(super) struct Emit {
     /// The event's name
     event: String,
@@ -37,6 +38,9 @@ pub(super) struct Emit {
     /// Only to this user's connections
     #[arg(long = "user", value_name = "USER")]
     users: Vec<String>,
+    /// Only to this channel's members
+    #[arg(long = "channel", value_name = "CHANNEL")]
+    channels: Vec<String>,
     /// Only to this connection
     #[arg(long = "connection", value_name = "ID")]
     connections: Vec<String>,
@@ -68,6 +72,7 @@ struct Body<'a> {
 #[derive(Serialize)]
 struct To<'a> {
     users: &'a [String],
+    channels: &'a [String],
     connections: &'a [String],
 }
 
@@ -101,13 +106,14 @@ impl Emit {
             Some(Data::Given(json)) => Some(json.clone()),
             Some(Data::Stdin) => Some(from_stdin()?),
         };
-        let is_addressed = !self.users.is_empty() || !self.connections.is_empty();
+        let Self { users, channels, connections, .. } = self;
+        let is_addressed = [&users, &channels, &connections].iter().any(|names| !names.is_empty());
         let body = Body {
             event: &self.event,
             data: data.as_deref(),
             filter: self.filter.as_deref(),
             params: json::params(&self.params),
-            to: is_addressed.then_some(To { users: &self.users, connections: &self.connections }),
+            to: is_addressed.then_some(To { users: &users, channels: &channels, connections: &connections }),
             except: (!self.except_users.is_empty()).then_some(Except { users: &self.except_users }),
         };
         let remote = Remote::new(self.remote, variables)?;

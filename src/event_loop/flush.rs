@@ -129,8 +129,9 @@ impl EventLoop {
         self.hub.context().app(app).metrics.dropped(DropReason::Gone, events(frames));
     }
 
-    /// A socket refused: a task of its own writes the rest as the socket takes it, and ends with the backlog.
-    fn block(self: &Rc<Self>, at: SlotRef) {
+    /// A socket refused, or a replay waits for it: a task of its own writes the rest as the socket takes it, and ends
+    /// with the backlog.
+    pub(crate) fn block(self: &Rc<Self>, at: SlotRef) {
         let Some(seat) = self.seat_of(at) else { return };
         self.stalled.borrow_mut().insert(at, Instant::now());
         self.hub.context().metrics.blocked.inc();

@@ -46,7 +46,8 @@ impl EventLoop {
         }
         self.shard.with(|table| {
             for at in due {
-                table.place_own(*at, ping.clone());
+                let ping = table.open_question(*at).unwrap_or_else(|| ping.clone());
+                table.place_own(*at, ping);
             }
         });
     }

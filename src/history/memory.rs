@@ -18,7 +18,7 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 
 use super::{
-    Answer, Appended, Entry, Epoch, History, Keep, Key, New, Omit, Page, Position, Recovery, Topic,
+    Answer, Appended, Entry, Epoch, History, Keep, Key, New, Omit, Page, Position, Reader, Recovery, Topic,
     ages::{Ages, Place},
 };
 use crate::{
@@ -79,8 +79,8 @@ impl History for Memory {
         Box::pin(async move { Ok(self.with(|kept, now| kept.waiting(key, now))) })
     }
 
-    fn confirm(&self, key: &Key, offset: u64) {
-        self.with(|kept, now| kept.confirm(key, offset, now));
+    fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>) {
+        self.with(|kept, now| kept.confirm(key, offset, reader, now));
     }
 
     fn expire(&self) {
@@ -138,9 +138,8 @@ impl Log {
 
     /// What is kept after `offset`.
     fn later(&self, offset: u64) -> impl ExactSizeIterator<Item = &Entry> {
-        let missing = self.newest - self.entries.len() as u64;
-        let seen = offset.saturating_sub(missing).min(self.entries.len() as u64);
-        self.entries.range(seen as usize..).map(|held| &held.entry)
+        let seen = self.entries.partition_point(|held| held.entry.offset <= offset);
+        self.entries.range(seen..).map(|held| &held.entry)
     }
 
     /// Whether nothing but what was confirmed is missing after `offset` of `epoch`.
@@ -190,9 +189,10 @@ impl Books {
         self.show();
     }
 
-    /// Removes the oldest event of `log`. A user's event that was not confirmed is a loss, and counted.
-    fn remove(&mut self, key: &Key, log: &mut Log, why: Why) {
-        let Some(Held { entry, place, .. }) = log.entries.pop_front() else { return };
+    /// Removes the event at `at` of `log`; only what is confirmed may have older ones before it. A user's event that was
+    /// not confirmed is a loss, and counted.
+    fn remove(&mut self, key: &Key, log: &mut Log, at: usize, why: Why) {
+        let Some(Held { entry, place, .. }) = log.entries.remove(at) else { return };
         // A crowd of users who once had much waiting must not hold the room for it ever after.
         if log.entries.capacity() > 16 + 4 * log.entries.len() {
             log.entries.shrink_to(2 * log.entries.len());
@@ -212,7 +212,7 @@ impl Books {
     /// Removes what is past its time.
     fn age(&mut self, key: &Key, log: &mut Log, now: Now) {
         while log.entries.front().is_some_and(|held| held.until <= now.age) {
-            self.remove(key, log, Why::Over(DropReason::StoredExpired));
+            self.remove(key, log, 0, Why::Over(DropReason::StoredExpired));
         }
     }
 
@@ -260,7 +260,7 @@ impl Kept {
         let entry = Entry { offset, id: new.id, frame: frame.clone(), omit: new.omit, at_ms: now.unix_ms };
         self.books.add(key, log, entry, keep.ttl, now);
         while log.entries.len() > keep.events || log.bytes > keep.bytes {
-            self.books.remove(key, log, Why::Over(DropReason::StoredOver));
+            self.books.remove(key, log, 0, Why::Over(DropReason::StoredOver));
         }
         let position = log.position();
         self.settle(key, now);
@@ -292,11 +292,16 @@ impl Kept {
         self.read(key, now, |log| log.later(0).cloned().collect()).unwrap_or_default()
     }
 
-    fn confirm(&mut self, key: &Key, offset: u64, now: Now) {
+    fn confirm(&mut self, key: &Key, offset: u64, reader: &Reader<'_>, now: Now) {
         let Some(log) = self.topics.get_mut(key) else { return };
         self.books.age(key, log, now);
-        while log.entries.front().is_some_and(|held| held.entry.offset <= offset) {
-            self.books.remove(key, log, Why::Confirmed);
+        let mut at = 0;
+        while let Some(held) = log.entries.get(at).filter(|held| held.entry.offset <= offset) {
+            if held.entry.is_for(reader) {
+                self.books.remove(key, log, at, Why::Confirmed);
+            } else {
+                at += 1;
+            }
         }
         self.settle(key, now);
     }
@@ -326,7 +331,7 @@ impl Kept {
 
     fn remove_oldest(&mut self, key: &Key, reason: DropReason, now: Now) {
         if let Some(log) = self.topics.get_mut(key) {
-            self.books.remove(key, log, Why::Over(reason));
+            self.books.remove(key, log, 0, Why::Over(reason));
         }
         self.settle(key, now);
     }

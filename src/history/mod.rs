@@ -1,8 +1,8 @@
 //! What is kept for those who are away: the history of channels, and the stored events of users.
 //!
 //! A topic numbers its events from 1, without gaps, for as long as its numbering lives; an [`Epoch`] names that life.
-//! What is kept is always the newest run of it: whatever removes an event has removed all before it. So one number
-//! says what is missing, and whoever comes back is told "recovered" only if that is certain.
+//! What is kept is the newest run of it, less what was confirmed: whatever else removes an event has removed all before
+//! it. So one number says what is missing, and whoever comes back is told "recovered" only if that is certain.
 
 mod ages;
 mod memory;
@@ -30,6 +30,18 @@ pub(crate) enum Topic {
 pub(crate) struct Key {
     pub(crate) app: AppId,
     pub(crate) topic: Topic,
+}
+
+impl Key {
+    /// The history of `channel`.
+    pub(crate) fn channel(app: AppId, channel: Arc<str>) -> Self {
+        Self { app, topic: Topic::Channel(channel) }
+    }
+
+    /// The stored events of `user`.
+    pub(crate) fn user(app: AppId, user: Arc<str>) -> Self {
+        Self { app, topic: Topic::User(user) }
+    }
 }
 
 /// How much of a topic is kept, and how long.
@@ -85,7 +97,16 @@ pub(crate) struct Position {
 pub(crate) struct Omit {
     pub(crate) users: AHashSet<Box<str>>,
     pub(crate) devices: AHashSet<Box<str>>,
+    pub(crate) connections: AHashSet<ConnectionId>,
     pub(crate) sender: Option<Echoless>,
+}
+
+/// Who reads what is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a> {
+    pub(crate) user: Option<&'a str>,
+    pub(crate) device: Option<&'a str>,
+    pub(crate) connection: ConnectionId,
 }
 
 /// A sender that did not want its own message back.
@@ -98,23 +119,24 @@ pub(crate) struct Echoless {
 
 impl Echoless {
     /// Whether it is the same connection, or the same user on the same device where the sender named one.
-    fn is(&self, user: Option<&str>, device: Option<&str>, connection: &ConnectionId) -> bool {
-        self.connection == *connection
-            || (self.device.is_some() && self.device.as_deref() == device && self.user.as_deref() == user)
+    fn is(&self, reader: &Reader<'_>) -> bool {
+        let same_device = self.device.is_some() && self.device.as_deref() == reader.device;
+        self.connection == reader.connection || (same_device && self.user.as_deref() == reader.user)
     }
 }
 
 impl Omit {
-    /// Whether this connection is left out.
-    pub(crate) fn has(&self, user: Option<&str>, device: Option<&str>, connection: &ConnectionId) -> bool {
-        user.is_some_and(|user| self.users.contains(user))
-            || device.is_some_and(|device| self.devices.contains(device))
-            || self.sender.as_ref().is_some_and(|sender| sender.is(user, device, connection))
+    /// Whether this reader is left out.
+    pub(crate) fn has(&self, reader: &Reader<'_>) -> bool {
+        reader.user.is_some_and(|user| self.users.contains(user))
+            || reader.device.is_some_and(|device| self.devices.contains(device))
+            || self.connections.contains(&reader.connection)
+            || self.sender.as_ref().is_some_and(|sender| sender.is(reader))
     }
 
-    /// Users and devices named.
+    /// Users, devices and connections named.
     pub(crate) fn names(&self) -> usize {
-        self.users.len() + self.devices.len()
+        self.users.len() + self.devices.len() + self.connections.len()
     }
 }
 
@@ -135,6 +157,13 @@ pub(crate) struct Entry {
     pub(crate) omit: Option<Arc<Omit>>,
     /// When it was appended, in Unix milliseconds.
     pub(crate) at_ms: u64,
+}
+
+impl Entry {
+    /// Whether the event is for this reader: whoever was excepted when it was sent still is.
+    pub(crate) fn is_for(&self, reader: &Reader<'_>) -> bool {
+        !self.omit.as_ref().is_some_and(|omit| omit.has(reader))
+    }
 }
 
 /// Where an event came to stand, and what its receivers share.
@@ -166,7 +195,7 @@ pub(crate) struct Page {
 
 /// Why a store gives no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum HistoryError {
+pub enum HistoryError {
     /// The store is elsewhere and does not answer.
     #[error("the store of events does not answer; try again")]
     Unavailable,
@@ -206,10 +235,11 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
     /// Everything kept for a topic, oldest first: the stored events of a user. Begins no numbering.
     fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Vec<Entry>>;
 
-    /// Forgets everything up to and with `offset`. Returns at once; a store elsewhere queues it.
+    /// Forgets everything up to and with `offset` that is for `reader`; what was withheld from them waits for the
+    /// user's others. Returns at once; a store elsewhere queues it.
     ///
     /// It may come late: an offset of a user's former numbering removes nothing of a later one.
-    fn confirm(&self, key: &Key, offset: u64);
+    fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>);
 
     /// Forgets what is over its time; called about once a second.
     fn expire(&self);
@@ -235,15 +265,21 @@ mod tests {
         }
     }
 
+    fn reader<'a>(user: Option<&'a str>, device: Option<&'a str>, number: u64) -> Reader<'a> {
+        Reader { user, device, connection: connection(number) }
+    }
+
     #[test]
     fn replay_leaves_out_whom_the_event_left_out() {
         let omit = Omit {
             users: ["u1".into()].into_iter().collect(),
             devices: ["d1".into()].into_iter().collect(),
+            connections: [connection(9)].into_iter().collect(),
             sender: None,
         };
-        assert!(omit.has(Some("u1"), None, &connection(1)) && omit.has(None, Some("d1"), &connection(1)));
-        assert!(!omit.has(Some("d1"), Some("u1"), &connection(1)) && !omit.has(None, None, &connection(1)));
+        assert!(omit.has(&reader(None, None, 9)));
+        assert!(omit.has(&reader(Some("u1"), None, 1)) && omit.has(&reader(None, Some("d1"), 1)));
+        assert!(!omit.has(&reader(Some("d1"), Some("u1"), 1)) && !omit.has(&reader(None, None, 1)));
     }
 
     #[test]
@@ -257,14 +293,14 @@ mod tests {
             ..Omit::default()
         };
         let omit = sent(Some("u"), Some("d"));
-        assert!(omit.has(Some("other"), None, &connection(1)));
-        assert!(omit.has(Some("u"), Some("d"), &connection(2)));
+        assert!(omit.has(&reader(Some("other"), None, 1)));
+        assert!(omit.has(&reader(Some("u"), Some("d"), 2)));
         for (user, device) in
             [(Some("u"), Some("e")), (Some("v"), Some("d")), (Some("u"), None), (None, Some("d"))]
         {
-            assert!(!omit.has(user, device, &connection(2)), "{user:?} {device:?}");
+            assert!(!omit.has(&reader(user, device, 2)), "{user:?} {device:?}");
         }
-        assert!(!sent(Some("u"), None).has(Some("u"), None, &connection(2)), "it named no device");
-        assert!(sent(None, Some("d")).has(None, Some("d"), &connection(2)));
+        assert!(!sent(Some("u"), None).has(&reader(Some("u"), None, 2)), "it named no device");
+        assert!(sent(None, Some("d")).has(&reader(None, Some("d"), 2)));
     }
 }

@@ -14,61 +14,115 @@ use tokio::net::TcpStream;
 
 use super::{Answer, Edge, access, problem::Problem, watch::Watched};
 use crate::{
-    app::{App, ClientPolicy},
+    app::App,
     event_loop::EventLoop,
     metrics::Refusal,
     node::{Node, Occupancy, Phase},
     protocol::native,
-    session::{Arrival, Session},
+    session::{Arrival, Entrance, Session},
 };
 
 /// Longest `device`, in bytes: a UUID with a prefix fits.
 const DEVICE_BYTES: usize = 128;
 
 /// The query of a connect request.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Query {
     token: Option<String>,
     key: Option<String>,
     app: Option<String>,
     device: Option<String>,
+    echo: bool,
+    store: bool,
+    entrance: Entrance,
 }
 
 impl Query {
-    /// Reads what is known of `query`; a name that comes twice counts once, the first time.
-    fn parse(query: &str) -> Result<Self, Problem> {
-        let mut parsed = Self::default();
+    /// Reads what is known of `query`; but for `channel`, a name that comes twice counts once, the first time.
+    fn parse(query: &str, most_channels: usize) -> Result<Self, Problem> {
+        let bad = |detail: String| Problem::bad_request("bad_query", detail);
+        let (mut token, mut key, mut app, mut device) = (None, None, None, None);
+        let (mut echo, mut store, mut resume, mut channels) = (None, None, None, Vec::new());
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let field = match name {
-                "token" => &mut parsed.token,
-                "key" => &mut parsed.key,
-                "app" => &mut parsed.app,
-                "device" => &mut parsed.device,
+                "token" => &mut token,
+                "key" => &mut key,
+                "app" => &mut app,
+                "device" => &mut device,
+                "echo" => &mut echo,
+                "store" => &mut store,
+                "resume" => &mut resume,
+                "channel" => &mut None,
                 _ => continue,
             };
             // As `URLSearchParams` writes spaces.
             let value = value.replace('+', " ");
             let value = percent_decode_str(&value)
                 .decode_utf8()
-                .map_err(|_| Problem::bad_request("bad_query", format!("`{name}` is not UTF-8")))?;
-            if !value.is_empty() {
+                .map_err(|_| bad(format!("`{name}` is not UTF-8")))?;
+            if name == "channel" {
+                channels.push(value.into_owned());
+            } else if !value.is_empty() {
                 field.get_or_insert_with(|| value.into_owned());
             }
         }
-        if parsed.device.as_ref().is_some_and(|device| device.len() > DEVICE_BYTES) {
-            let detail = format!("`device` is over {DEVICE_BYTES} bytes");
-            return Err(Problem::bad_request("bad_query", detail));
+        if device.as_ref().is_some_and(|device: &String| device.len() > DEVICE_BYTES) {
+            return Err(bad(format!("`device` is over {DEVICE_BYTES} bytes")));
         }
-        Ok(parsed)
+        if channels.len() > most_channels {
+            return Err(bad(format!(
+                "`channel` comes {} times; at most {most_channels} fit",
+                channels.len()
+            )));
+        }
+        let switch = |name: &str, value: Option<String>| match value.as_deref() {
+            None | Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(_) => Err(bad(format!("`{name}` must be true or false"))),
+        };
+        let (echo, store) = (switch("echo", echo)?, switch("store", store)?);
+        Ok(Self { token, key, app, device, echo, store, entrance: Entrance { channels, resume } })
+    }
+}
+
+/// Where a client wants to go, and what holds for it there.
+struct Destination<'n> {
+    app: &'n App,
+    /// Which of the app's policies.
+    policy: usize,
+    /// Why it may not stay. It learns that by a close frame: a browser could not read a status.
+    refusal: Option<&'static str>,
+}
+
+impl<'n> Destination<'n> {
+    /// The app that `query` names by itself or by its client key.
+    ///
+    /// # Errors
+    /// 404 for an unknown app, 400 where key and app name different ones.
+    fn of(node: &'n Node, query: &Query) -> Result<Self, Problem> {
+        let unknown_app = || Problem::not_found("unknown_app", "there is no such app");
+        let named =
+            query.app.as_deref().map(|name| node.app_named(name).ok_or_else(unknown_app)).transpose()?;
+        let found = query.key.as_ref().map(|key| node.client_keys.find(key));
+        match found {
+            Some(Some((app, _))) if named.is_some_and(|named| named.id != app) => {
+                Err(Problem::bad_request("bad_query", "`key` is of another app than `app`"))
+            }
+            Some(Some((app, policy))) => Ok(Self { app: node.app(app), policy, refusal: None }),
+            unknown => {
+                let app = named.or(node.apps.first()).ok_or_else(unknown_app)?;
+                Ok(Self { app, policy: 0, refusal: unknown.map(|_| "unknown client key") })
+            }
+        }
     }
 }
 
 /// Upgrades a request and starts its session on this thread.
 ///
 /// # Errors
-/// 400 for what is no WebSocket handshake, 403 for a page's Origin that may not connect and for an unknown client key,
-/// 404 for an unknown app, 503 where there is no room or the node is leaving.
+/// 400 for what is no WebSocket handshake, 403 for a page's Origin that may not connect, 404 for an unknown app, 503
+/// where there is no room or the node is leaving.
 pub(super) fn connect(
     edge: &Edge,
     event_loop: Rc<EventLoop>,
@@ -77,16 +131,17 @@ pub(super) fn connect(
     since: Instant,
 ) -> Result<Response<Answer>, Problem> {
     let node = edge.node.clone();
-    let query = Query::parse(request.uri().query().unwrap_or(""))?;
-    let (app, policy) = destination(&node, &query)?;
+    let limits = &node.config.limits;
+    let query = Query::parse(request.uri().query().unwrap_or(""), limits.channels_per_connection)?;
+    let Destination { app, policy, refusal } = Destination::of(&node, &query)?;
     let headers = request.headers();
     let token = query.token.or_else(|| access::bearer(headers).map(str::to_owned));
     if let Some(origin) = headers.get(ORIGIN) {
         let origin = origin.to_str().unwrap_or("");
-        if !policy.allows_origin(origin, token.is_some(), node.config.is_development()) {
+        if !app.policy(policy).allows_origin(origin, token.is_some(), node.config.is_development()) {
             node.metrics.refused(Refusal::Origin);
             let detail = "this Origin may not connect without a token, or not at all; \
-                          set `origins` of the app ([\"*\"] allows every one)";
+                          set `origins` of the app or the client key ([\"*\"] allows every one)";
             return Err(Problem::new(StatusCode::FORBIDDEN, "origin_refused", detail));
         }
     }
@@ -104,36 +159,30 @@ pub(super) fn connect(
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(native::NAME));
     }
     let device = query.device.map(Arc::from);
+    let Query { echo, store, entrance, .. } = query;
     tokio::task::spawn_local(async move {
         let Some((socket, leftover)) = upgraded.await.ok().and_then(raw_socket) else { return };
-        let arrival = Arrival { app, socket, leftover, ip, device, token, since, occupancy };
+        let arrival = Arrival {
+            app,
+            policy,
+            refusal,
+            socket,
+            leftover,
+            ip,
+            device,
+            token,
+            echo,
+            store,
+            entrance,
+            since,
+            occupancy,
+        };
         // A task of its own, so that the handshake's larger one is freed.
         if let Some(session) = Session::begin(node, event_loop, arrival) {
             tokio::task::spawn_local(session.run());
         }
     });
     Ok(response.map(|_| Answer::default()))
-}
-
-/// The app that `query` names by itself or by its client key, and what holds for those who come that way.
-///
-/// # Errors
-/// 403 for an unknown key, 404 for an unknown app, 400 where the two name different apps.
-fn destination<'n>(node: &'n Node, query: &Query) -> Result<(&'n App, &'n ClientPolicy), Problem> {
-    let unknown_app = || Problem::not_found("unknown_app", "there is no such app");
-    let named = query.app.as_deref().map(|name| node.app_named(name).ok_or_else(unknown_app)).transpose()?;
-    let Some(key) = &query.key else {
-        let app = named.or(node.apps.first()).ok_or_else(unknown_app)?;
-        return Ok((app, app.policy(0)));
-    };
-    let Some((app, policy)) = node.client_keys.find(key) else {
-        return Err(Problem::new(StatusCode::FORBIDDEN, "unknown_key", "there is no such client key"));
-    };
-    if named.is_some_and(|named| named.id != app) {
-        return Err(Problem::bad_request("bad_query", "`key` is of another app than `app`"));
-    }
-    let app = node.app(app);
-    Ok((app, app.policy(policy)))
 }
 
 /// Whether the client names our protocol.

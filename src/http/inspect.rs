@@ -2,20 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use hyper::StatusCode;
-use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::{access::Caller, body, problem::Problem};
+use super::{
+    access::Caller,
+    body::{self, Whom},
+    problem::Problem,
+    query::Query,
+};
 use crate::{
     auth::unix_now,
     close::{self, Close},
     hub::{Connection, Snapshot},
     id::ConnectionId,
-    limits::{PAGE_DEFAULT, PAGE_MAX},
-    node::{Node, Target},
+    limits::PAGE_DEFAULT,
+    node::{Node, Target, read_cursor, write_cursor},
     predicate::{Access, Bound, Value},
 };
 
@@ -27,14 +30,16 @@ const REDACTED: &str = "[redacted]";
 /// # Errors
 /// 400 for a bad query or filter.
 pub(crate) async fn connections(node: &Node, caller: &Caller, query: &str) -> Result<Json, Problem> {
-    let query = PageQuery::parse(query)?;
-    let params = query.params.as_deref().map(body::params).transpose()?;
-    let target = Target { filter: query.filter, params, ..Target::default() };
-    let (page, next) = node.connections(caller.app, target, query.cursor, query.limit).await?;
+    let query = Query::parse(query, &["filter", "params", "cursor", "limit"])?;
+    let (from, limit) = (query.cursor(read_cursor)?.unwrap_or_default(), query.limit(PAGE_DEFAULT)?);
+    let params = query.get("params").map(body::params).transpose()?;
+    let filter = query.get("filter").map(str::to_owned);
+    let target = Target { filter, params, ..Target::default() };
+    let (page, next) = node.connections(caller.app, target, from, limit).await?;
     let shown: Vec<Json> = page.iter().map(|connection| show(connection, &node.config.redact)).collect();
     let mut answer = json!({ "connections": shown });
-    if let Some((shard, slot)) = next {
-        answer["cursor"] = json!(format!("{shard}.{slot}"));
+    if let Some(next) = next {
+        answer["cursor"] = json!(write_cursor(next));
     }
     Ok(answer)
 }
@@ -76,10 +81,8 @@ pub(crate) async fn disconnect(node: &Node, caller: &Caller, body: &[u8]) -> Res
         reason: Option<String>,
     }
     let fields: Fields<'_> = body::parse(body, &["to", "filter", "params", "except", "code", "reason"])?;
-    if fields.to.is_none() && fields.filter.is_none() {
-        let detail = "say whom to disconnect, by `to` or `filter`";
-        return Err(Problem::bad_request("missing_field", detail));
-    }
+    let Fields { to, filter, params, except, .. } = fields;
+    let target = Whom { to, filter, params, except }.target()?;
     let code = fields.code.unwrap_or(close::DISCONNECTED);
     if code != close::NORMAL && !(3000..5000).contains(&code) {
         let detail = format!("`code` must be 1000, or 3000 to 4999, not {code}");
@@ -89,12 +92,6 @@ pub(crate) async fn disconnect(node: &Node, caller: &Caller, body: &[u8]) -> Res
     if reason.len() > 123 {
         return Err(Problem::bad_request("bad_field", "`reason` fits a close frame only up to 123 bytes"));
     }
-    let target = Target {
-        to: fields.to.map(body::to).transpose()?,
-        filter: fields.filter,
-        params: fields.params.map(|raw| body::params(raw.get())).transpose()?,
-        except: fields.except.map(body::except).transpose()?.unwrap_or_default(),
-    };
     let disconnected = node.disconnect(caller.app, target, Close::new(code, &reason)).await?;
     Ok(json!({ "disconnected": disconnected }))
 }
@@ -231,70 +228,20 @@ fn show(connection: &Connection, redact: &[String]) -> Json {
         "connected_at": facts.connected_at,
         "node": &*facts.node,
         "auth": attributes.auth,
+        "profile": attributes.profile,
+        "channels": attributes.channels,
     });
     for path in redact {
-        let pointer = format!("/{}", path.trim_start_matches("connection.").replace('.', "/"));
-        if let Some(value) = shown.pointer_mut(&pointer)
-            && !value.is_null()
-        {
-            *value = Json::from(REDACTED);
-        }
+        hide(&mut shown, path.trim_start_matches("connection."));
     }
     shown
 }
 
-/// The query of a paged look-up.
-struct PageQuery {
-    filter: Option<String>,
-    params: Option<String>,
-    cursor: (usize, u32),
-    limit: usize,
-}
-
-impl PageQuery {
-    fn parse(query: &str) -> Result<Self, Problem> {
-        let bad = |detail: String| Problem::bad_request("bad_query", detail);
-        let mut parsed = Self { filter: None, params: None, cursor: (0, 0), limit: PAGE_DEFAULT };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = value.replace('+', " ");
-            let value = percent_decode_str(&value)
-                .decode_utf8()
-                .map_err(|_| bad(format!("`{name}` is not UTF-8")))?
-                .into_owned();
-            match name {
-                "filter" => parsed.filter = Some(value),
-                "params" => parsed.params = Some(value),
-                "cursor" => {
-                    parsed.cursor =
-                        cursor(&value).ok_or_else(|| bad("`cursor` is not one of ours".into()))?;
-                }
-                "limit" => {
-                    let limit = value.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));
-                    parsed.limit = limit.ok_or_else(|| bad(format!("`limit` must be 1 to {PAGE_MAX}")))?;
-                }
-                _ => return Err(body::unknown_field(name, &["filter", "params", "cursor", "limit"])),
-            }
-        }
-        Ok(parsed)
+/// Hides what stands at `path` of a shown connection, if anything does.
+pub(crate) fn hide(shown: &mut Json, path: &str) {
+    if let Some(value) = shown.pointer_mut(&format!("/{}", path.replace('.', "/")))
+        && !value.is_null()
+    {
+        *value = Json::from(REDACTED);
     }
-}
-
-fn cursor(text: &str) -> Option<(usize, u32)> {
-    let (shard, slot) = text.split_once('.')?;
-    Some((shard.parse().ok()?, slot.parse().ok()?))
-}
-
-/// Decodes a path's last segment.
-///
-/// # Errors
-/// 400 where it is not UTF-8.
-pub(crate) fn segment(raw: &str) -> Result<String, Problem> {
-    let decoded = percent_decode_str(raw).decode_utf8();
-    decoded.map(Into::into).map_err(|_| Problem::bad_request("bad_path", "the path is not UTF-8"))
-}
-
-/// An answer's bytes.
-pub(crate) fn to_bytes(json: &Json) -> Bytes {
-    json.to_string().into()
 }

@@ -2,12 +2,16 @@
 
 pub(crate) mod access;
 mod body;
+mod channels;
 mod connect;
+mod history;
 pub(crate) mod idempotency;
 mod inspect;
 mod ops;
 mod problem;
 mod publish;
+mod query;
+mod verbs;
 pub(crate) mod watch;
 
 use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
@@ -19,8 +23,9 @@ use hyper::{
     body::{Body, Incoming},
     header::{CONNECTION, HeaderValue},
 };
+use serde::Serialize;
 
-use self::{body::Verb, idempotency::Store, problem::Problem, publish::Publishing, watch::Life};
+use self::{idempotency::Store, problem::Problem, publish::Publishing, verbs::Verb, watch::Life};
 use crate::{
     auth::Scope,
     door::Door,
@@ -52,6 +57,12 @@ enum Call {
     Connections,
     Connection,
     User,
+    Channels,
+    Channel,
+    Members,
+    History,
+    Join,
+    Leave,
     Disconnect,
     Tokens,
     Connect,
@@ -73,10 +84,11 @@ const fn route(method: Method, path: &'static str, access: Access, call: Call) -
     Route { method, path, access, call }
 }
 
-/// Every path of the server. A `{name}` stands for one segment, and is last.
-static ROUTES: [Route; 18] = [
+/// Every path of the server. A `{name}` stands for one segment.
+static ROUTES: [Route; 25] = [
     route(Method::POST, "/v1/emit", Access::Key(Scope::Publish), Call::Publish(Verb::Emit)),
     route(Method::POST, "/v1/publish", Access::Key(Scope::Publish), Call::Publish(Verb::Publish)),
+    route(Method::POST, "/v1/send", Access::Key(Scope::Publish), Call::Publish(Verb::Send)),
     route(Method::POST, "/v1/broadcast", Access::Key(Scope::Publish), Call::Publish(Verb::Broadcast)),
     route(Method::POST, "/v1/dispatch", Access::Key(Scope::Publish), Call::Publish(Verb::Dispatch)),
     route(Method::POST, "/v1/batch", Access::Key(Scope::Publish), Call::Batch),
@@ -85,6 +97,12 @@ static ROUTES: [Route; 18] = [
     route(Method::GET, "/v1/connections", Access::Key(Scope::Inspect), Call::Connections),
     route(Method::GET, "/v1/connections/{id}", Access::Key(Scope::Inspect), Call::Connection),
     route(Method::GET, "/v1/users/{user}", Access::Key(Scope::Inspect), Call::User),
+    route(Method::GET, "/v1/channels", Access::Key(Scope::Inspect), Call::Channels),
+    route(Method::GET, "/v1/channels/{channel}", Access::Key(Scope::Inspect), Call::Channel),
+    route(Method::GET, "/v1/channels/{channel}/members", Access::Key(Scope::Inspect), Call::Members),
+    route(Method::GET, "/v1/channels/{channel}/history", Access::Key(Scope::Inspect), Call::History),
+    route(Method::POST, "/v1/join", Access::Key(Scope::Control), Call::Join),
+    route(Method::POST, "/v1/leave", Access::Key(Scope::Control), Call::Leave),
     route(Method::POST, "/v1/disconnect", Access::Key(Scope::Control), Call::Disconnect),
     route(Method::POST, "/v1/tokens", Access::Key(Scope::Tokens), Call::Tokens),
     route(Method::GET, "/v1/openapi.json", Access::Open, Call::OpenApi),
@@ -98,12 +116,12 @@ static ROUTES: [Route; 18] = [
 impl Route {
     /// The segment that `{name}` stands for, `""` where there is none; `None` where the path does not match.
     fn matches<'p>(&self, path: &'p str) -> Option<&'p str> {
-        match self.path.find('{') {
-            None => (self.path == path).then_some(""),
-            Some(at) => {
-                path.strip_prefix(&self.path[..at]).filter(|rest| !rest.is_empty() && !rest.contains('/'))
-            }
-        }
+        let Some((before, rest)) = self.path.split_once('{') else {
+            return (self.path == path).then_some("");
+        };
+        let behind = rest.split_once('}').map_or("", |(_, behind)| behind);
+        let segment = path.strip_prefix(before)?.strip_suffix(behind)?;
+        (!segment.is_empty() && !segment.contains('/')).then_some(segment)
     }
 }
 
@@ -230,21 +248,65 @@ impl Edge {
             path: route.path,
             key,
         };
-        let last = || inspect::segment(route.matches(parts.uri.path()).unwrap_or(""));
+        let named = query::segment(route.matches(parts.uri.path()).unwrap_or(""))?;
+        let query = parts.uri.query().unwrap_or("");
         let answer = match route.call {
             Call::Publish(verb) => publishing().one(verb, body).await?,
             Call::Batch => publishing().batch(body).await?,
-            Call::Connections => {
-                let query = parts.uri.query().unwrap_or("");
-                inspect::to_bytes(&inspect::connections(node, &caller, query).await?)
-            }
-            Call::Connection => inspect::to_bytes(&inspect::connection(node, &caller, &last()?)?),
-            Call::User => inspect::to_bytes(&inspect::user(node, &caller, &last()?)),
-            Call::Disconnect => inspect::to_bytes(&inspect::disconnect(node, &caller, &body).await?),
-            Call::Explain => inspect::to_bytes(&inspect::explain(node, &caller, &body).await?),
-            Call::Tokens => inspect::to_bytes(&inspect::tokens(node, &caller, &body)?),
+            Call::Explain => json(&inspect::explain(node, &caller, &body).await?),
+            Call::Connections => json(&inspect::connections(node, &caller, query).await?),
+            Call::Connection => json(&inspect::connection(node, &caller, &named)?),
+            Call::User => json(&inspect::user(node, &caller, &named)),
+            Call::Channels => json(&channels::list(node, &caller, query)?),
+            Call::Channel => json(&channels::one(node, &caller, &named).await?),
+            Call::Members => json(&channels::members(node, &caller, &named, query)?),
+            Call::History => json(&history::page(node, &caller, &named, query).await?),
+            Call::Join => json(&channels::join(node, &caller, &body).await?),
+            Call::Leave => json(&channels::leave(node, &caller, &body).await?),
+            Call::Disconnect => json(&inspect::disconnect(node, &caller, &body).await?),
+            Call::Tokens => json(&inspect::tokens(node, &caller, &body)?),
             _ => return Err(Problem::not_found("unknown_path", "there is no such call")),
         };
         Ok(ops::response(StatusCode::OK, "application/json", answer))
+    }
+}
+
+/// An answer's bytes.
+fn json(answer: &impl Serialize) -> Bytes {
+    // Answers are structs and values with texts as keys, which always serialize.
+    serde_json::to_vec(answer).unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_a_path_stands_for_one_segment() {
+        let segment = |pattern: &'static str, path: &'static str| {
+            route(Method::GET, pattern, Access::Open, Call::Page).matches(path)
+        };
+        assert_eq!(segment("/v1/channels", "/v1/channels"), Some(""));
+        assert_eq!(segment("/v1/channels", "/v1/channels/"), None);
+        assert_eq!(segment("/v1/channels/{channel}", "/v1/channels/a%2Fb"), Some("a%2Fb"));
+        assert_eq!(
+            segment("/v1/channels/{channel}/members", "/v1/channels/members/members"),
+            Some("members")
+        );
+        for path in ["/v1/channels/", "/v1/channels/a/", "/v1/channels/a/members", "/v1/channels"] {
+            assert_eq!(segment("/v1/channels/{channel}", path), None, "{path}");
+        }
+        for path in ["/v1/channels//members", "/v1/channels/members", "/v1/channels/a/b/members"] {
+            assert_eq!(segment("/v1/channels/{channel}/members", path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn no_path_is_two_routes() {
+        for route in &ROUTES {
+            let path = route.path.replace(['{', '}'], "");
+            let matching = ROUTES.iter().filter(|other| other.matches(&path).is_some());
+            assert_eq!(matching.count(), 1, "{path}");
+        }
     }
 }

@@ -116,19 +116,21 @@ impl Problem {
 
 impl From<NodeError> for Problem {
     fn from(error: NodeError) -> Self {
-        let detail = error.to_string();
+        let (code, detail) = (error.code(), error.to_string());
         match error {
             NodeError::Filter { error, source_text } => {
-                let mut problem = Self::bad_request(error.code(), detail);
+                let mut problem = Self::bad_request(code, detail);
                 problem.0.offset = Some(error.offset());
                 problem.0.length = Some(error.length());
                 problem.0.excerpt = Some(error.excerpt(&source_text));
                 problem
             }
-            NodeError::Busy(_) => Self::unavailable("busy", detail),
-            NodeError::TooManyNames { .. } => Self::bad_request("too_many_names", detail),
-            NodeError::NoUsers => Self::new(StatusCode::CONFLICT, "no_users", detail),
-            NodeError::Failed => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail),
+            NodeError::TooManyNames { .. } | NodeError::Event(_) | NodeError::CannotStore => {
+                Self::bad_request(code, detail)
+            }
+            NodeError::Busy(_) | NodeError::History(_) => Self::unavailable(code, detail),
+            NodeError::NoUsers => Self::new(StatusCode::CONFLICT, code, detail),
+            NodeError::Failed => Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail),
         }
     }
 }

@@ -9,9 +9,10 @@ use serde_json::value::RawValue;
 
 use super::{
     access::Caller,
-    body::{self, Fields, Verb},
+    body,
     idempotency::{Claim, Scope, Store},
     problem::Problem,
+    verbs::{Fields, Verb},
 };
 use crate::{
     limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES},
@@ -106,8 +107,9 @@ impl Publishing {
             .ok_or_else(|| Problem::bad_request("missing_field", "missing field `call`"))?;
         let verb = Verb::named(&call).ok_or_else(|| {
             let call: String = call.chars().take(64).collect();
-            let detail =
-                format!("there is no call \"{call}\" for a batch; use emit, publish, broadcast or dispatch");
+            let detail = format!(
+                "there is no call \"{call}\" for a batch; use emit, publish, send, broadcast or dispatch"
+            );
             Problem::bad_request("unknown_call", detail)
         })?;
         self.publish(verb, fields).await
@@ -115,10 +117,18 @@ impl Publishing {
 
     async fn publish(&self, verb: Verb, fields: Fields<'_>) -> Result<Bytes, Problem> {
         let order = fields.order(verb)?;
-        if verb == Verb::Publish && !self.node.app(self.caller.app).has_users() {
+        let app = self.caller.app;
+        if verb == Verb::Publish && !self.node.app(app).has_users() {
             return Err(NodeError::NoUsers.into());
         }
-        let receipt = self.node.publish(self.caller.app, &order.event, order.target).await?;
+        let mut publications = order.publications();
+        let receipt = match (publications.pop(), publications.is_empty()) {
+            (Some(only), true) => self.node.publish(app, only).await?,
+            (last, _) => {
+                publications.extend(last);
+                self.node.publish_all(app, publications).await?
+            }
+        };
         Ok(serde_json::to_vec(&receipt).unwrap_or_default().into())
     }
 

@@ -3,6 +3,7 @@
 use std::{num::NonZeroU64, sync::Arc};
 
 use crate::{
+    auth::Rights,
     id::{AppId, ConnectionId},
     predicate::{Attributes, Value},
 };
@@ -18,18 +19,27 @@ pub(crate) struct SlotRef {
     pub(crate) generation: u32,
 }
 
-/// An immutable view of one connection; renewal replaces it whole.
-#[derive(Debug)]
+/// An immutable view of one connection; whatever changes about it replaces it whole.
+#[derive(Clone, Debug)]
 pub struct Connection {
     /// The app that it belongs to.
     pub app: AppId,
     /// What filters see.
     pub attributes: Attributes,
+    /// What its client may do.
+    pub rights: Arc<Rights>,
     /// When its token ends, in Unix seconds.
     pub expires_at: Option<NonZeroU64>,
+    /// Whether it takes stored events, and so confirms them.
+    pub takes_stored: bool,
 }
 
 impl Connection {
+    /// One that has not authenticated and takes no stored events.
+    pub(crate) fn new(app: AppId, attributes: Attributes, rights: Arc<Rights>) -> Self {
+        Self { app, attributes, rights, expires_at: None, takes_stored: false }
+    }
+
     /// Its name in the cluster.
     pub fn id(&self) -> ConnectionId {
         self.attributes.connection.id
@@ -43,9 +53,40 @@ impl Connection {
         }
     }
 
+    /// The authenticated user as the text that all its holders share.
+    pub(crate) fn shared_user(&self) -> Option<&Arc<str>> {
+        match &self.attributes.user {
+            Value::String(user) => Some(user),
+            _ => None,
+        }
+    }
+
     /// The device that the client named, if any.
     pub fn device(&self) -> Option<&str> {
         self.attributes.connection.device.as_deref()
+    }
+
+    /// The names of its channels, in the order in which it joined them.
+    pub fn channels(&self) -> impl Iterator<Item = &str> {
+        self.channel_names().map(|name| &**name)
+    }
+
+    /// The names of its channels as the texts that all their holders share.
+    pub(crate) fn channel_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.attributes.channels.as_list().unwrap_or_default().iter().filter_map(|name| match name {
+            Value::String(name) => Some(name),
+            _ => None,
+        })
+    }
+
+    /// Whether it is in `channel`.
+    pub fn is_in(&self, channel: &str) -> bool {
+        self.channels().any(|name| name == channel)
+    }
+
+    /// What the client says about itself, if anything.
+    pub fn profile(&self) -> Option<&Value> {
+        Some(&self.attributes.profile).filter(|profile| !profile.is_null())
     }
 }
 
@@ -62,5 +103,5 @@ pub(crate) enum State {
     Closing,
 }
 
-/// A connection as `GET /v1/connections` shows it, and `emit_where` sees it.
+/// A connection as look-ups show it, and `emit_where` sees it.
 pub(crate) type Snapshot = Arc<Connection>;

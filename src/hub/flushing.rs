@@ -162,7 +162,7 @@ impl Table {
             return false;
         }
         let entry = &mut self.slots[at.slot as usize];
-        let mut backlog = Box::new(Backlog::new(total));
+        let mut backlog = Box::new(Backlog::new(total, true));
         for frame in rest {
             backlog.push(frame);
         }
@@ -197,7 +197,13 @@ impl Table {
         let metrics = &self.context.app(app).metrics;
         metrics.deliveries.inc_by(written);
         metrics.dropped(DropReason::Slow, dropped);
-        if empty { Progress::Done { closing } } else { Progress::Blocked }
+        if empty {
+            return Progress::Done { closing };
+        }
+        if !closing {
+            self.enforce(at);
+        }
+        Progress::Blocked
     }
 
     /// Since when the socket of `at` refuses.

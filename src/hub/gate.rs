@@ -154,8 +154,15 @@ impl Gate {
     fn ticket(self: &Arc<Self>, small: bool, (deliveries, bytes): (u32, u32)) -> Ticket {
         let in_flight = if small { &self.metrics.small_in_flight } else { &self.metrics.bulk_in_flight };
         in_flight.inc();
-        let deliveries = AtomicU32::new(deliveries);
-        Arc::new(Admission { gate: self.clone(), small, deliveries, bytes, since: Instant::now() })
+        Arc::new(Admission {
+            gate: self.clone(),
+            small,
+            deliveries: AtomicU32::new(deliveries),
+            bytes,
+            placings: AtomicU32::new(1),
+            placed: AtomicU32::new(0),
+            since: Instant::now(),
+        })
     }
 }
 
@@ -166,18 +173,32 @@ pub(crate) struct Admission {
     small: bool,
     deliveries: AtomicU32,
     bytes: u32,
+    /// Publications that it stands for and that are yet to be placed.
+    placings: AtomicU32,
+    /// Deliveries of those that are.
+    placed: AtomicU32,
     since: Instant,
 }
 
 impl Admission {
+    /// Lets it stand for several publications.
+    pub(crate) fn serve(&self, publications: usize) {
+        self.placings.store(publications as u32, Relaxed);
+    }
+
     /// Whether it came in by the small pool, and so is flushed by the small list.
     pub(crate) fn is_small(&self) -> bool {
         self.small
     }
 
-    /// Gives back what the upper bound took too much, once the true number of deliveries is known.
+    /// Notes that a publication was placed; gives back what the upper bound took too much, once the true number of
+    /// deliveries is known.
     pub(crate) fn correct(&self, deliveries: usize) {
-        let actual = u32::try_from(deliveries).unwrap_or(u32::MAX);
+        let placed = u32::try_from(deliveries).unwrap_or(u32::MAX);
+        let actual = self.placed.fetch_add(placed, Relaxed).saturating_add(placed);
+        if self.placings.fetch_sub(1, Relaxed) != 1 {
+            return;
+        }
         let held = self.deliveries.fetch_min(actual, Relaxed);
         self.gate.pool(self.small).deliveries.add_permits(held.saturating_sub(actual) as usize);
     }
@@ -221,6 +242,17 @@ mod tests {
         assert!(gate.try_admit(500, 10).is_some());
         drop(huge);
         assert!(gate.try_admit(1000, 10).is_some());
+    }
+
+    #[test]
+    fn one_admission_may_stand_for_several_publications() {
+        let gate = gate(&Limits { bulk_deliveries: 1000, ..Limits::default() });
+        let both = gate.try_admit(900, 10).unwrap();
+        both.serve(2);
+        both.correct(300);
+        assert!(gate.try_admit(200, 10).is_none(), "the second is yet to be placed");
+        both.correct(200);
+        assert!(gate.try_admit(500, 10).is_some());
     }
 
     #[tokio::test]

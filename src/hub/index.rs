@@ -52,6 +52,14 @@ impl Posting {
         }
     }
 
+    fn contains(&self, slot: u32) -> bool {
+        match self {
+            Self::One(one) => *one == slot,
+            Self::Few(few) => few.contains(&slot),
+            Self::Many(many) => many.contains(slot),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::One(_) => 1,
@@ -70,18 +78,50 @@ pub(super) struct Index {
 impl Index {
     /// Notes that the attribute of `slot` is `value`.
     pub(super) fn insert(&mut self, value: &Value, slot: u32) {
-        index_entries(value, |key| {
-            self.postings.entry(key).and_modify(|posting| posting.insert(slot)).or_insert(Posting::One(slot));
-        });
+        index_entries(value, |key| self.insert_key(key, slot));
     }
 
     /// Forgets what [`Index::insert`] noted for the same value and slot.
     pub(super) fn remove(&mut self, value: &Value, slot: u32) {
         index_entries(value, |key| {
-            if self.postings.get_mut(&key).is_some_and(|posting| posting.remove(slot)) {
-                self.postings.remove(&key);
-            }
+            self.remove_key(&key, slot);
         });
+    }
+
+    /// Notes that `slot` has `key`.
+    pub(super) fn insert_key(&mut self, key: LookupKey, slot: u32) {
+        self.postings.entry(key).and_modify(|posting| posting.insert(slot)).or_insert(Posting::One(slot));
+    }
+
+    /// Forgets that `slot` has `key`; true if it had it.
+    pub(super) fn remove_key(&mut self, key: &LookupKey, slot: u32) -> bool {
+        let Some(posting) = self.postings.get_mut(key) else { return false };
+        if !posting.contains(slot) {
+            return false;
+        }
+        if posting.remove(slot) {
+            self.postings.remove(key);
+        }
+        true
+    }
+
+    /// Whether `slot` has `key`.
+    pub(super) fn contains(&self, key: &LookupKey, slot: u32) -> bool {
+        self.postings.get(key).is_some_and(|posting| posting.contains(slot))
+    }
+
+    /// Up to `limit` slots from `from` on that have `key`, in their order.
+    pub(super) fn page(&self, key: &LookupKey, from: u32, limit: usize) -> Vec<u32> {
+        let Some(posting) = self.postings.get(key) else { return Vec::new() };
+        let mut slots: Vec<u32> = match posting {
+            Posting::One(one) => vec![*one],
+            Posting::Few(few) => few.clone(),
+            Posting::Many(many) => return many.range(from..).take(limit).collect(),
+        };
+        slots.retain(|&slot| slot >= from);
+        slots.sort_unstable();
+        slots.truncate(limit);
+        slots
     }
 
     /// How many slots have `key`.
@@ -127,7 +167,10 @@ mod tests {
             index.collect(&key, &mut slots);
             slots.sort_unstable();
             assert_eq!(slots, (slot..40).collect::<Vec<_>>());
+            assert_eq!(index.page(&key, 20, 3), (slot.max(20)..40).take(3).collect::<Vec<_>>());
+            assert!(index.contains(&key, slot));
             index.remove(&value, slot);
+            assert!(!index.contains(&key, slot) && !index.remove_key(&key, slot));
         }
         assert_eq!(index.len(), 0, "an empty posting is forgotten");
     }

@@ -8,14 +8,18 @@ mod connection;
 mod flushing;
 pub(crate) mod gate;
 mod index;
+mod limbo;
 mod log;
+mod membership;
 mod outbox;
 mod placing;
+mod presence;
 mod selection;
+mod stored;
 mod sweep;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     sync::{
@@ -35,7 +39,11 @@ pub use connection::Connection;
 pub(crate) use connection::{SlotRef, Snapshot, State};
 pub(crate) use flushing::{Batch, Load, Outcome, Progress, Work};
 pub use gate::Busy;
-pub(crate) use selection::{Closure, Except, Named, Selection, user_key};
+pub(crate) use gate::Ticket;
+pub(crate) use limbo::{Limbo, Lost};
+pub(crate) use membership::Joining;
+pub(crate) use presence::{Bulletin, Coming, Count, Presence, Tidings, Watching};
+pub(crate) use selection::{Closure, Except, Named, Selection, channel_key, user_key};
 pub(crate) use sweep::{Counts, Looked, Reach};
 pub(crate) use table::{AppContext, Context, Table};
 
@@ -132,6 +140,11 @@ impl Hub {
 
     pub(crate) fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    /// Who is in which channel of `app`.
+    pub(crate) fn presence(&self, app: AppId) -> &Presence {
+        &self.context.app(app).presence
     }
 
     /// Open connections of `app` on this node.

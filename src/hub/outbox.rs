@@ -100,35 +100,52 @@ impl Outbox {
     }
 }
 
-/// Frames that a socket refused, and those that came behind them.
+/// Frames that a socket refused, or that are replayed to it, and those that came behind them.
 ///
 /// Only the thread that owns the socket takes from the front; any thread may append. While the owner writes, the
 /// frames it holds stay in place, and what another thread wants thrown away waits for it.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    frames: VecDeque<Frame>,
+    frames: VecDeque<Waiting>,
     /// Bytes of the first frame that the socket has taken.
     written: usize,
-    /// Bytes not yet taken.
+    /// Bytes not yet taken, without replayed ones.
     bytes: usize,
-    /// Frames at the front that the owner is writing now.
-    in_flight: usize,
+    /// Frames that are not replayed.
+    counted: usize,
+    /// Bytes of replayed frames not yet taken.
+    replayed_bytes: usize,
+    /// Frames at the front that the owner is writing now, and their bytes not yet taken.
+    in_flight: (usize, usize),
     /// Whole unwritten frames are to be thrown away as soon as the owner has written.
     discard: bool,
+    /// The socket refused; until it does, nobody can be called slow.
+    refused: bool,
     /// When the socket first refused.
     pub(super) since: Instant,
     /// Bytes refused on the whole node, shared bytes once.
     total: Arc<AtomicUsize>,
 }
 
+#[derive(Debug)]
+struct Waiting {
+    frame: Frame,
+    /// Handed out of a history: no fault of a slow consumer, however many there are.
+    replayed: bool,
+}
+
 impl Backlog {
-    pub(super) fn new(total: Arc<AtomicUsize>) -> Self {
+    /// An empty one of a socket that `refused`, or of one that is about to be offered a replay.
+    pub(super) fn new(total: Arc<AtomicUsize>, refused: bool) -> Self {
         Self {
             frames: VecDeque::new(),
             written: 0,
             bytes: 0,
-            in_flight: 0,
+            counted: 0,
+            replayed_bytes: 0,
+            in_flight: (0, 0),
             discard: false,
+            refused,
             since: Instant::now(),
             total,
         }
@@ -136,49 +153,69 @@ impl Backlog {
 
     pub(super) fn push(&mut self, frame: Frame) {
         self.bytes += frame.len();
-        if frame.note_refused() {
-            self.total.fetch_add(frame.len(), Relaxed);
+        self.counted += 1;
+        self.append(Waiting { frame, replayed: false });
+    }
+
+    /// Appends a frame out of a history, which the bounds of the connection do not count.
+    pub(super) fn push_replayed(&mut self, frame: Frame) {
+        self.replayed_bytes += frame.len();
+        self.append(Waiting { frame, replayed: true });
+    }
+
+    fn append(&mut self, waiting: Waiting) {
+        if waiting.frame.note_refused() {
+            self.total.fetch_add(waiting.frame.len(), Relaxed);
         }
-        self.frames.push_back(frame);
+        self.frames.push_back(waiting);
     }
 
     /// Notes that the socket took `written` bytes of the first frame before it refused.
     pub(super) fn begun(&mut self, written: usize) {
-        self.bytes -= written;
+        self.take_bytes(written);
         self.written = written;
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// All bytes that wait.
+    pub(super) fn all_bytes(&self) -> usize {
+        self.bytes + self.replayed_bytes
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.frames.len()
+    /// Frames that count towards the connection's bound.
+    pub(super) fn counted(&self) -> usize {
+        self.counted
+    }
+
+    /// Whether the connection waits for more than its bounds allow, by its own fault.
+    pub(super) fn is_over(&self, max_bytes: usize, max_frames: usize) -> bool {
+        self.refused && (self.bytes > max_bytes || self.counted > max_frames)
     }
 
     /// Hands up to `max` frames to the owner for one write, with the bytes of the first that are written already.
     pub(super) fn lend(&mut self, max: usize, to: &mut Vec<Frame>) -> usize {
         to.clear();
-        to.extend(self.frames.iter().take(max).cloned());
-        self.in_flight = to.len();
+        to.extend(self.frames.iter().take(max).map(|waiting| waiting.frame.clone()));
+        self.in_flight = (to.len(), to.iter().map(Frame::len).sum::<usize>() - self.written);
         self.written
     }
 
     /// Takes back what was lent, of which the socket took `taken` bytes; answers how many events went out whole,
     /// and how many were thrown away because someone asked in the meantime.
     pub(super) fn advance(&mut self, mut taken: usize) -> (u64, u64) {
-        self.in_flight = 0;
-        self.bytes -= taken;
+        let (_, lent) = mem::take(&mut self.in_flight);
+        self.refused |= taken < lent;
         let mut events = 0;
         while let Some(first) = self.frames.front() {
-            let left = first.len() - self.written;
+            let left = first.frame.len() - self.written;
             if taken < left {
+                self.take_bytes(taken);
                 self.written += taken;
                 break;
             }
+            events += u64::from(first.frame.is_event());
             taken -= left;
+            self.take_bytes(left);
             self.written = 0;
-            events += u64::from(first.is_event());
             self.pop_front();
         }
         let dropped = if mem::take(&mut self.discard) { self.discard_rest() } else { 0 };
@@ -187,20 +224,26 @@ impl Backlog {
 
     /// Throws whole unwritten frames away, now or when the owner has written; answers how many events went now.
     pub(super) fn discard(&mut self) -> u64 {
-        if self.in_flight > 0 {
+        if self.in_flight.0 > 0 {
             self.discard = true;
             return 0;
         }
         self.discard_rest()
     }
 
-    /// Throws away the oldest whole frames that are not being written until the backlog keeps the bounds.
+    /// Throws away the oldest whole frames that are neither being written nor replayed until the backlog keeps the
+    /// bounds.
     pub(super) fn discard_oldest(&mut self, max_bytes: usize, max_frames: usize) -> u64 {
-        let keep = self.in_flight.max(usize::from(self.written > 0));
+        let mut at = self.in_flight.0.max(usize::from(self.written > 0));
         let mut events = 0;
-        while self.frames.len() > keep + 1 && (self.bytes > max_bytes || self.frames.len() > max_frames) {
-            let Some(frame) = self.frames.remove(keep) else { break };
+        while at + 1 < self.frames.len() && self.is_over(max_bytes, max_frames) {
+            if self.frames[at].replayed {
+                at += 1;
+                continue;
+            }
+            let Some(Waiting { frame, .. }) = self.frames.remove(at) else { break };
             self.bytes -= frame.len();
+            self.counted -= 1;
             events += u64::from(frame.is_event());
             self.forget(&frame);
         }
@@ -209,7 +252,7 @@ impl Backlog {
 
     /// Events that wait.
     pub(super) fn events(&self) -> u64 {
-        self.frames.iter().map(|frame| u64::from(frame.is_event())).sum()
+        self.frames.iter().map(|waiting| u64::from(waiting.frame.is_event())).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -221,21 +264,36 @@ impl Backlog {
         let begun = usize::from(self.written > 0);
         let mut dropped = 0;
         let mut kept = VecDeque::with_capacity(2);
-        for (at, frame) in mem::take(&mut self.frames).into_iter().enumerate() {
-            if at < begun || frame.is_close() {
-                kept.push_back(frame);
+        for (at, waiting) in mem::take(&mut self.frames).into_iter().enumerate() {
+            if at < begun || waiting.frame.is_close() {
+                kept.push_back(waiting);
                 continue;
             }
-            dropped += u64::from(frame.is_event());
-            self.bytes -= frame.len();
-            self.forget(&frame);
+            dropped += u64::from(waiting.frame.is_event());
+            if waiting.replayed {
+                self.replayed_bytes -= waiting.frame.len();
+            } else {
+                self.bytes -= waiting.frame.len();
+                self.counted -= 1;
+            }
+            self.forget(&waiting.frame);
         }
         self.frames = kept;
         dropped
     }
 
+    /// Notes that the socket took `bytes` of the first frame.
+    fn take_bytes(&mut self, bytes: usize) {
+        if self.frames.front().is_some_and(|first| first.replayed) {
+            self.replayed_bytes -= bytes;
+        } else {
+            self.bytes -= bytes;
+        }
+    }
+
     fn pop_front(&mut self) {
-        if let Some(frame) = self.frames.pop_front() {
+        if let Some(Waiting { frame, replayed }) = self.frames.pop_front() {
+            self.counted -= usize::from(!replayed);
             self.forget(&frame);
         }
     }
@@ -268,7 +326,7 @@ mod tests {
     fn refused_bytes_are_counted_once_however_many_sockets_refused_them() {
         let total = Arc::new(AtomicUsize::new(0));
         let shared = frame(98);
-        let mut boxes: Vec<Backlog> = (0..3).map(|_| Backlog::new(total.clone())).collect();
+        let mut boxes: Vec<Backlog> = (0..3).map(|_| Backlog::new(total.clone(), true)).collect();
         for backlog in &mut boxes {
             backlog.push(shared.clone());
         }
@@ -281,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_frame_begun_is_finished_and_the_rest_is_thrown_away() {
-        let mut backlog = Backlog::new(Arc::default());
+        let mut backlog = Backlog::new(Arc::default(), true);
         (0..3).for_each(|_| backlog.push(frame(98)));
         backlog.begun(10);
         let mut lent = Vec::new();
@@ -293,17 +351,39 @@ mod tests {
             (1, 1),
             "the second frame was begun by this write, the third was not"
         );
-        assert_eq!((backlog.len(), backlog.bytes()), (2, 95 + 12));
+        assert_eq!((backlog.counted(), backlog.bytes), (2, 95 + 12));
         assert_eq!(backlog.advance(95 + 12), (1, 0));
         assert!(backlog.is_empty());
     }
 
     #[test]
     fn the_oldest_go_first_where_that_is_the_policy() {
-        let mut backlog = Backlog::new(Arc::default());
+        let mut backlog = Backlog::new(Arc::default(), true);
         (0..5).for_each(|_| backlog.push(frame(98)));
         backlog.begun(1);
         assert_eq!(backlog.discard_oldest(250, 1000), 3);
-        assert_eq!((backlog.len(), backlog.bytes()), (2, 199));
+        assert_eq!((backlog.counted(), backlog.bytes), (2, 199));
+    }
+
+    #[test]
+    fn a_replay_is_no_fault_of_its_reader_and_what_comes_behind_it_only_once_the_socket_refused() {
+        let mut backlog = Backlog::new(Arc::default(), false);
+        (0..5).for_each(|_| backlog.push_replayed(frame(98)));
+        (0..3).for_each(|_| backlog.push(frame(98)));
+        assert_eq!((backlog.counted(), backlog.bytes, backlog.all_bytes()), (3, 300, 800));
+        assert!(!backlog.is_over(100, 1), "the socket was offered nothing yet");
+        let mut lent = Vec::new();
+        assert_eq!(backlog.lend(2, &mut lent), 0);
+        assert_eq!(backlog.advance(200), (2, 0));
+        assert!(!backlog.is_over(100, 1), "the socket took all that it was offered");
+        backlog.lend(2, &mut lent);
+        assert_eq!(backlog.advance(150), (1, 0));
+        assert!(backlog.is_over(100, 1) && !backlog.is_over(300, 3));
+        assert_eq!(backlog.discard_oldest(100, 1), 2, "what is replayed stays");
+        assert_eq!((backlog.counted(), backlog.all_bytes()), (1, 100 + 150));
+        backlog.lend(8, &mut lent);
+        assert_eq!(backlog.advance(250), (3, 0));
+        assert!(backlog.is_empty());
+        assert_eq!((backlog.bytes, backlog.replayed_bytes, backlog.counted()), (0, 0, 0));
     }
 }

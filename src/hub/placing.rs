@@ -3,7 +3,8 @@
 use super::{
     connection::{SlotRef, State},
     gate::Ticket,
-    outbox::Queued,
+    outbox::{Backlog, Outbox, Queued},
+    presence::Leaving,
     table::{Dirty, Table},
 };
 use crate::{
@@ -72,13 +73,16 @@ impl Table {
         let Some(entry) = self.slots.get_mut(at.slot as usize) else { return };
         let app = self.context.app(entry.app);
         let Some(backlog) = entry.outbox.backlog() else { return };
-        if backlog.bytes() <= max_bytes && backlog.len() <= max_frames {
+        if !backlog.is_over(max_bytes, max_frames) {
             return;
         }
         match app.slow_consumer {
             SlowConsumer::Disconnect => self.close_slow(at, "over the outbox bound"),
             SlowConsumer::DropOldest => {
                 app.metrics.dropped(DropReason::Oldest, backlog.discard_oldest(max_bytes, max_frames));
+                if let Some(inbox) = &mut entry.inbox {
+                    inbox.lose();
+                }
             }
         }
     }
@@ -103,9 +107,17 @@ impl Table {
     /// Ends a connection: nothing more is placed; what waits is written, then `bye` and the close frame.
     ///
     /// True if it was open or pending. The owner resets the socket if the client does not answer in time.
+    ///
+    /// A client that is sent away for being slow or silent may come back to its channels; one that is not wanted, or
+    /// whose node leaves, has left them.
     pub(crate) fn close(&mut self, at: SlotRef, bye: Option<Frame>, close: &Close) -> bool {
+        let comes_back = [close::TOO_SLOW, close::HEARTBEAT_MISSED].contains(&close.code);
+        self.end(at, bye, close, if comes_back { Leaving::Lost } else { Leaving::Left })
+    }
+
+    fn end(&mut self, at: SlotRef, bye: Option<Frame>, close: &Close, leaving: Leaving) -> bool {
         match self.state(at) {
-            State::Open => self.unregister(at.slot),
+            State::Open => self.depart(at.slot, leaving),
             State::Pending => {}
             State::Closing | State::Free => return false,
         }
@@ -122,9 +134,14 @@ impl Table {
 
     /// Answers a client's own close frame: as [`Table::close`], without counting as the server's doing.
     pub(crate) fn close_answer(&mut self, at: SlotRef, close: &Close) {
-        if self.close(at, None, close) {
+        if self.end(at, None, close, Leaving::Left) {
             self.slots[at.slot as usize].close_code = 0;
         }
+    }
+
+    /// Ends a connection whose client has come back by another one: its channels wait for that.
+    pub(crate) fn close_replaced(&mut self, at: SlotRef) {
+        self.end(at, None, &Close::new(close::REPLACED, "resumed by another connection"), Leaving::Lost);
     }
 
     /// Ends a connection that reads too slowly: whole unwritten frames are thrown away and counted, a frame begun
@@ -133,7 +150,7 @@ impl Table {
         let Some(entry) = self.slot(at) else { return };
         let app = entry.app;
         let Some(backlog) = entry.outbox.backlog() else { return };
-        let (bytes, frames, since) = (backlog.bytes(), backlog.len(), backlog.since.elapsed());
+        let (bytes, frames, since) = (backlog.all_bytes(), backlog.counted(), backlog.since.elapsed());
         let dropped = backlog.discard();
         let connection = entry.connection.clone();
         if entry.state == State::Closing {
@@ -157,12 +174,30 @@ impl Table {
         self.close(at, None, &Close::new(close::TOO_SLOW, "too slow"));
     }
 
+    /// The backlog of `slot`, made of what waits for it where it has none yet.
+    pub(super) fn backlog_of(&mut self, slot: u32) -> &mut Backlog {
+        let entry = &mut self.slots[slot as usize];
+        if !entry.outbox.is_blocked() {
+            let mut backlog = Box::new(Backlog::new(self.context.refused.clone(), false));
+            for queued in entry.outbox.take_queue(&mut self.log) {
+                backlog.push(queued.frame);
+            }
+            entry.dirty = Dirty::No;
+            entry.outbox = Outbox::Blocked(backlog);
+        }
+        match &mut entry.outbox {
+            Outbox::Blocked(backlog) => backlog,
+            _ => unreachable!("it was made so above"),
+        }
+    }
+
     /// The refused connections with the bytes that wait for each.
     pub(crate) fn backlogs(&mut self) -> Vec<(usize, SlotRef)> {
         let mut found = Vec::new();
         for (slot, entry) in self.slots.iter_mut().enumerate() {
             if let (Some(backlog), true) = (entry.outbox.backlog(), entry.state == State::Open) {
-                found.push((backlog.bytes(), SlotRef { slot: slot as u32, generation: entry.generation }));
+                found
+                    .push((backlog.all_bytes(), SlotRef { slot: slot as u32, generation: entry.generation }));
             }
         }
         found

@@ -26,13 +26,37 @@ pub(crate) struct Selection {
     pub(crate) except: Except,
 }
 
-/// Connections named one by one, or by their users.
+/// Connections named one by one, by their users or by their channels.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Named {
     /// All connections of these users.
-    pub(crate) users: Vec<LookupKey>,
+    pub(crate) users: AHashSet<LookupKey>,
+    /// The members of these channels.
+    pub(crate) channels: AHashSet<LookupKey>,
     /// These connections.
-    pub(crate) connections: Vec<ConnectionId>,
+    pub(crate) connections: AHashSet<ConnectionId>,
+}
+
+impl Named {
+    /// All connections of `user`.
+    pub(crate) fn user(user: &str) -> Self {
+        Self { users: AHashSet::from([user_key(user)]), ..Self::default() }
+    }
+
+    /// The members of `channel`.
+    pub(crate) fn channel(channel: &str) -> Self {
+        Self { channels: AHashSet::from([channel_key(channel)]), ..Self::default() }
+    }
+
+    fn has(&self, connection: &Connection) -> bool {
+        let in_channel =
+            |name: &Arc<str>| self.channels.contains(&element_key(IndexKey::String(name.clone())));
+        let user = || IndexKey::of(&connection.attributes.user);
+        self.connections.contains(&connection.id())
+            || (!self.channels.is_empty() && connection.channel_names().any(in_channel))
+            || (!self.users.is_empty()
+                && user().is_some_and(|key| self.users.contains(&LookupKey { kind: KeyKind::Value, key })))
+    }
 }
 
 /// Who is left out.
@@ -102,6 +126,14 @@ impl Selection {
             && filter.is_none_or(|f| f.matches(&connection.attributes) == Verdict::Match)
     }
 
+    /// Decides about a candidate that the source gave, and that may have changed since.
+    pub(super) fn still_admits(&self, connection: &Connection) -> Verdict {
+        if self.except.has(connection) || self.named.as_ref().is_some_and(|named| !named.has(connection)) {
+            return Verdict::NoMatch;
+        }
+        self.filter.as_ref().map_or(Verdict::Match, |filter| filter.matches(&connection.attributes))
+    }
+
     /// Decides about a candidate that the source gave.
     pub(super) fn admits(&self, connection: &Connection) -> Verdict {
         if self.except.has(connection) {
@@ -113,6 +145,15 @@ impl Selection {
             Some(filter) => filter.residual(&connection.attributes),
         }
     }
+}
+
+/// The key under which the index of channels has `channel`.
+pub(crate) fn channel_key(channel: &str) -> LookupKey {
+    element_key(IndexKey::String(channel.into()))
+}
+
+fn element_key(key: IndexKey) -> LookupKey {
+    LookupKey { kind: KeyKind::Element, key }
 }
 
 /// The key under which the index of users has `user`.

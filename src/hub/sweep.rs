@@ -39,7 +39,7 @@ pub(crate) struct Counts {
 #[derive(Debug)]
 pub(crate) enum Reach {
     /// At most [`SMALL_DELIVERIES`]: these, by shard.
-    Small(SmallVec<[(usize, Vec<SlotRef>); 4]>),
+    Small(SmallVec<[(usize, Candidates); 4]>),
     /// More: this many at most.
     Large(usize),
 }
@@ -48,9 +48,23 @@ impl Reach {
     /// The upper bound.
     pub(crate) fn bound(&self) -> usize {
         match self {
-            Self::Small(lists) => lists.iter().map(|(_, list)| list.len()).sum(),
+            Self::Small(lists) => lists.iter().map(|(_, list)| list.slots.len()).sum(),
             Self::Large(bound) => *bound,
         }
+    }
+}
+
+/// Who a source gave on one shard.
+#[derive(Debug)]
+pub(crate) struct Candidates {
+    slots: Vec<SlotRef>,
+    /// The table's count of changes then: once it moves, any of them may have left what it was found by.
+    as_of: u64,
+}
+
+impl Candidates {
+    fn of(table: &Table, selection: &Selection, source: Source<'_>) -> Self {
+        Self { slots: table.candidates(selection.app, source), as_of: table.changes }
     }
 }
 
@@ -58,7 +72,7 @@ impl Reach {
 /// candidates of an index are fixed at the start, and each is evaluated again when it is reached.
 enum Cursor {
     Members { next: u32 },
-    List { slots: Vec<SlotRef>, at: usize },
+    List { found: Candidates, at: usize },
 }
 
 type Chunk = SmallVec<[u32; SLICE_STRIDE]>;
@@ -68,7 +82,7 @@ impl Cursor {
     fn open(table: &Table, selection: &Selection) -> Self {
         match selection.source() {
             Source::Everyone => Self::Members { next: 0 },
-            source => Self::List { slots: table.candidates(selection.app, source), at: 0 },
+            source => Self::List { found: Candidates::of(table, selection, source), at: 0 },
         }
     }
 
@@ -80,16 +94,21 @@ impl Cursor {
                 chunk.extend(table.next_member(selection.app, *next).take(SLICE_STRIDE));
                 *next = chunk.last().map_or(*next, |last| last + 1);
             }
-            Self::List { slots, at } => {
-                while chunk.is_empty() && *at < slots.len() {
-                    let end = slots.len().min(*at + SLICE_STRIDE);
-                    let present = slots[*at..end].iter().filter(|&&slot| table.slot(slot).is_some());
+            Self::List { found, at } => {
+                while chunk.is_empty() && *at < found.slots.len() {
+                    let end = found.slots.len().min(*at + SLICE_STRIDE);
+                    let present = found.slots[*at..end].iter().filter(|&&slot| table.slot(slot).is_some());
                     chunk.extend(present.map(|slot| slot.slot));
                     *at = end;
                 }
             }
         }
         chunk
+    }
+
+    /// Whether the candidates were found before the table's last change.
+    fn is_stale(&self, table: &Table) -> bool {
+        matches!(self, Self::List { found, .. } if found.as_of != table.changes)
     }
 
     /// The next open connections as snapshots; `None` at the end.
@@ -114,6 +133,7 @@ fn stride(
     visit: &mut impl FnMut(&mut Table, u32),
 ) -> bool {
     loop {
+        let stale = cursor.is_stale(table);
         let chunk = cursor.next(table, selection);
         if chunk.is_empty() {
             return true;
@@ -121,7 +141,9 @@ fn stride(
         for slot in chunk {
             let Some(connection) = table.open_connection(slot) else { continue };
             looked.at += 1;
-            match selection.admits(connection) {
+            let verdict =
+                if stale { selection.still_admits(connection) } else { selection.admits(connection) };
+            match verdict {
                 Verdict::Match => {
                     looked.matched += 1;
                     visit(table, slot);
@@ -145,9 +167,9 @@ impl Hub {
         for (at, shard) in self.shards().iter().enumerate() {
             let list = shard.own(|table| {
                 bound += table.count(selection.app, source);
-                (bound <= SMALL_DELIVERIES).then(|| table.candidates(selection.app, source))
+                (bound <= SMALL_DELIVERIES).then(|| Candidates::of(table, selection, source))
             });
-            lists.extend(list.filter(|list| !list.is_empty()).map(|list| (at, list)));
+            lists.extend(list.filter(|list| !list.slots.is_empty()).map(|list| (at, list)));
         }
         if bound <= SMALL_DELIVERIES { Reach::Small(lists) } else { Reach::Large(bound) }
     }
@@ -172,13 +194,13 @@ impl Hub {
     pub(crate) fn place_small(
         &self,
         selection: &Selection,
-        lists: SmallVec<[(usize, Vec<SlotRef>); 4]>,
+        lists: SmallVec<[(usize, Candidates); 4]>,
         frame: &Frame,
         ticket: &Ticket,
     ) -> Counts {
         let mut counts = Counts::default();
-        for (at, slots) in lists {
-            let mut cursor = Cursor::List { slots, at: 0 };
+        for (at, found) in lists {
+            let mut cursor = Cursor::List { found, at: 0 };
             let Counts { looked, queued } = &mut counts;
             self.shard(at).with(|table| {
                 stride(table, selection, &mut cursor, true, looked, &mut |table, slot| {
@@ -202,10 +224,31 @@ impl Hub {
         self.placed(Counts { looked, queued }, ticket)
     }
 
+    /// Places a publication for whom [`Hub::reach`] found.
+    ///
+    /// Not cancel-safe, as [`Hub::place_large`].
+    pub(crate) async fn place_reach(
+        &self,
+        selection: &Selection,
+        reach: Reach,
+        frame: &Frame,
+        ticket: &Ticket,
+    ) -> Counts {
+        match reach {
+            Reach::Small(lists) => self.place_small(selection, lists, frame, ticket),
+            Reach::Large(_) => self.place_large(selection, frame, ticket).await,
+        }
+    }
+
     fn placed(&self, counts: Counts, ticket: &Ticket) -> Counts {
-        ticket.correct(counts.queued as usize);
-        self.shed();
+        self.settle_ticket(ticket, counts.queued);
         counts
+    }
+
+    /// Gives back what `ticket` holds beyond what was `queued`, and keeps the node within its bound of refused bytes.
+    pub(crate) fn settle_ticket(&self, ticket: &Ticket, queued: u64) {
+        ticket.correct(queued as usize);
+        self.shed();
     }
 
     /// Visits every connection of `selection`, each once, yielding between slices.

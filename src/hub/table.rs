@@ -10,9 +10,12 @@ use roaring::RoaringBitmap;
 use super::{
     connection::{Connection, SlotRef, Snapshot, State},
     index::Index,
+    limbo::Limbo,
     log::Log,
     outbox::Outbox,
+    presence::{Bulletin, Leaving, Presence},
     selection::{Named, Source},
+    stored::Inbox,
 };
 use crate::{
     config::SlowConsumer,
@@ -31,6 +34,10 @@ pub(crate) struct Context {
     pub(crate) apps: Vec<AppContext>,
     /// Bytes that sockets refused, shared bytes once.
     pub(crate) refused: Arc<AtomicUsize>,
+    /// Which channels have something to tell their members.
+    pub(crate) bulletin: Arc<Bulletin>,
+    /// Connections that may come back.
+    pub(crate) limbo: Limbo,
 }
 
 /// What the hub needs to know of an app.
@@ -40,9 +47,32 @@ pub(crate) struct AppContext {
     pub(crate) metrics: Arc<AppMetrics>,
     pub(crate) schema: Arc<Schema>,
     pub(crate) slow_consumer: SlowConsumer,
+    pub(crate) presence: Presence,
 }
 
 impl Context {
+    /// What the tables of a node share that has one app, named "default", and nothing around it.
+    pub(crate) fn of_one_app(limits: Limits, schema: Arc<Schema>, slow_consumer: SlowConsumer) -> Self {
+        let (metrics, bulletin) = (Arc::new(Metrics::new()), Arc::<Bulletin>::default());
+        let app_metrics = Arc::new(metrics.app("default"));
+        let app = AppContext {
+            name: "default".into(),
+            metrics: app_metrics.clone(),
+            schema,
+            slow_consumer,
+            presence: Presence::new(AppId(0), &limits, bulletin.clone(), app_metrics),
+        };
+        Self {
+            node: NodeId(1),
+            limbo: Limbo::new(limits.resume_window),
+            limits,
+            metrics,
+            apps: vec![app],
+            refused: Arc::default(),
+            bulletin,
+        }
+    }
+
     pub(crate) fn app(&self, app: AppId) -> &AppContext {
         &self.apps[app.0 as usize]
     }
@@ -67,21 +97,28 @@ pub(super) struct Slot {
     pub(super) dirty: Dirty,
     pub(super) outbox: Outbox,
     pub(super) connection: Option<Arc<Connection>>,
+    /// What it has yet to confirm, if it takes stored events.
+    pub(super) inbox: Option<Box<Inbox>>,
 }
 
 /// One app's connections on one shard.
 #[derive(Debug)]
-struct AppTable {
+pub(super) struct AppTable {
     members: RoaringBitmap,
     users: Index,
-    declared: Box<[Index]>,
+    pub(super) declared: Box<[Index]>,
+    pub(super) channels: Index,
+    /// By channel, those who hear of the others' coming and going.
+    pub(super) watchers: Index,
 }
 
 /// The data of one shard. No socket is known here, and no method blocks or waits.
 #[derive(Debug)]
 pub(crate) struct Table {
-    shard: u8,
-    apps: Vec<AppTable>,
+    pub(super) shard: u8,
+    pub(super) apps: Vec<AppTable>,
+    /// Counts every change of a connection that may change what it matches.
+    pub(super) changes: u64,
     free: Vec<u32>,
     pub(super) slots: Vec<Slot>,
     pub(super) log: Log,
@@ -117,11 +154,14 @@ impl Table {
                 members: RoaringBitmap::new(),
                 users: Index::default(),
                 declared: app.schema.paths().map(|_| Index::default()).collect(),
+                channels: Index::default(),
+                watchers: Index::default(),
             })
             .collect();
         Self {
             shard,
             apps,
+            changes: 0,
             free: Vec::new(),
             slots: Vec::new(),
             log: Log::default(),
@@ -152,6 +192,7 @@ impl Table {
                     dirty: Dirty::No,
                     outbox: Outbox::Empty,
                     connection: None,
+                    inbox: None,
                 });
                 self.slots.len() as u32 - 1
             }
@@ -186,33 +227,48 @@ impl Table {
         self.slot(at).and_then(|slot| slot.connection.clone())
     }
 
-    /// Lets a pending connection be reached, or replaces what an open one is: attributes, user and index entries
-    /// change in one step. False if the connection is gone or closing.
-    pub(crate) fn open(&mut self, at: SlotRef, connection: Connection) -> bool {
-        match self.state(at) {
-            State::Open => self.unregister(at.slot),
-            State::Pending => {}
-            State::Closing | State::Free => return false,
+    /// Lets a pending connection be reached, or replaces what an open one was authenticated as: claims, user, rights and
+    /// index entries change in one step; its channels and profile stay. False if the connection is gone or closing.
+    pub(crate) fn open(&mut self, at: SlotRef, mut connection: Connection) -> bool {
+        let state = self.state(at);
+        let Some(slot) = self.slot(at) else { return false };
+        let was_anonymous = slot.connection.as_ref().is_some_and(|current| current.user().is_none());
+        match (state, &slot.connection) {
+            (State::Open, Some(current)) => {
+                connection.attributes.channels = current.attributes.channels.clone();
+                connection.attributes.profile = current.attributes.profile.clone();
+                self.unregister(at.slot);
+            }
+            (State::Pending, _) => {}
+            _ => return false,
         }
+        let connection = Arc::new(connection);
         let entry = &mut self.slots[at.slot as usize];
         entry.state = State::Open;
         entry.opened = true;
-        entry.connection = Some(Arc::new(connection));
+        entry.inbox = entry.inbox.take().or_else(|| connection.takes_stored.then(Box::default));
+        entry.connection = Some(connection.clone());
+        let app = entry.app;
         self.register(at.slot);
+        if was_anonymous && connection.user().is_some() {
+            for channel in connection.channels() {
+                self.context.app(app).presence.identified(channel, &connection);
+            }
+        }
         true
     }
 
     /// Takes a connection out, with whatever waited for it.
     pub(crate) fn remove(&mut self, at: SlotRef) -> Option<Departure> {
-        let state = self.state(at);
-        if state == State::Open {
-            self.unregister(at.slot);
+        if self.state(at) == State::Open {
+            self.depart(at.slot, Leaving::Lost);
         }
         let entry = self.slot(at)?;
         let app = entry.app;
         let close_code = entry.close_code;
         let was_open = entry.opened;
         let connection = entry.connection.take()?;
+        entry.inbox = None;
         entry.state = State::Free;
         entry.dirty = Dirty::No;
         entry.generation = entry.generation.wrapping_add(1);
@@ -238,7 +294,7 @@ impl Table {
         });
     }
 
-    /// Takes `slot` out of the indexes: nothing finds it any more.
+    /// Takes `slot` out of the indexes of who is there and what its claims say, but not of its channels'.
     pub(super) fn unregister(&mut self, slot: u32) {
         self.index(slot, Index::remove, |members, slot| {
             members.remove(slot);
@@ -251,6 +307,7 @@ impl Table {
         change: fn(&mut Index, &crate::predicate::Value, u32),
         member: fn(&mut RoaringBitmap, u32),
     ) {
+        self.changes += 1;
         let entry = &self.slots[slot as usize];
         let Some(connection) = &entry.connection else { return };
         let app = &mut self.apps[entry.app.0 as usize];
@@ -280,8 +337,9 @@ impl Table {
         match source {
             Source::Nobody => 0,
             Source::Everyone | Source::Plan(Access::Everyone | Access::Nobody) => self.members(app),
-            Source::Named(Named { users, connections }) => {
+            Source::Named(Named { users, channels, connections }) => {
                 users.iter().map(|key| table.users.count(key)).sum::<usize>()
+                    + channels.iter().map(|key| table.channels.count(key)).sum::<usize>()
                     + connections.iter().filter(|id| self.find(app, id).is_some()).count()
             }
             Source::Plan(Access::Lookup { index, keys }) => {
@@ -298,9 +356,12 @@ impl Table {
             Source::Everyone | Source::Plan(Access::Everyone | Access::Nobody) => {
                 slots.extend(self.next_member(app, 0));
             }
-            Source::Named(Named { users, connections }) => {
+            Source::Named(Named { users, channels, connections }) => {
                 for key in users {
                     self.apps[app.0 as usize].users.collect(key, &mut slots);
+                }
+                for key in channels {
+                    self.apps[app.0 as usize].channels.collect(key, &mut slots);
                 }
                 slots.extend(connections.iter().filter_map(|id| self.find(app, id)));
             }
@@ -331,6 +392,7 @@ impl Table {
         let table = &self.apps[app.0 as usize];
         match index {
             IndexRef::User => by_index(&table.users, key),
+            IndexRef::Channels => by_index(&table.channels, key),
             IndexRef::Declared(at) => by_index(&table.declared[at], key),
             IndexRef::ConnectionId => self.find_key(app, key).map(by_id).unwrap_or_default(),
         }
@@ -395,6 +457,9 @@ impl Table {
                 app.members.is_empty()
                     && app.users.len() == 0
                     && app.declared.iter().all(|index| index.len() == 0)
+                    && app.channels.len() == 0
+                    && app.watchers.len() == 0
             })
+            && self.context.apps.iter().all(|app| app.presence.is_empty())
     }
 }

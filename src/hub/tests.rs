@@ -8,32 +8,25 @@ use proptest::prelude::*;
 use super::{
     Batch, Connection, Hub, Load, Outcome, Progress, Reach, Selection, SlotRef, State, Table,
     gate::{Gate, Ticket},
-    table::{AppContext, Context},
+    table::Context,
 };
 use crate::{
     close::Close,
     config::SlowConsumer,
-    id::{AppId, NodeId},
+    id::AppId,
     limits::Limits,
-    metrics::{DropReason, Metrics},
+    metrics::DropReason,
     predicate::{Attributes, Facts, FilterCache, Layouts, Schema, Value},
     protocol::frame::Frame,
 };
 
-const APP: AppId = AppId(0);
+pub(super) const APP: AppId = AppId(0);
 
-fn context(limits: Limits, index: &[&str], slow_consumer: SlowConsumer) -> Arc<Context> {
-    let metrics = Arc::new(Metrics::new());
-    let app = AppContext {
-        name: "default".into(),
-        metrics: Arc::new(metrics.app("default")),
-        schema: Arc::new(Schema::new(index).unwrap()),
-        slow_consumer,
-    };
-    Arc::new(Context { node: NodeId(1), limits, metrics, apps: vec![app], refused: Arc::default() })
+pub(super) fn context(limits: Limits, index: &[&str], slow_consumer: SlowConsumer) -> Arc<Context> {
+    Arc::new(Context::of_one_app(limits, Arc::new(Schema::new(index).unwrap()), slow_consumer))
 }
 
-fn connect(table: &mut Table, user: &str, auth: Value) -> SlotRef {
+pub(crate) fn connect(table: &mut Table, user: &str, auth: Value) -> SlotRef {
     let (at, connection) = table
         .insert(|id| {
             let facts = Facts {
@@ -47,11 +40,10 @@ fn connect(table: &mut Table, user: &str, auth: Value) -> SlotRef {
             let mut attributes = Attributes::new(facts);
             attributes.user = Value::String(user.into());
             attributes.auth = auth;
-            Connection { app: APP, attributes, expires_at: None }
+            Connection::new(APP, attributes, Arc::default())
         })
         .unwrap();
-    let open = Connection { app: APP, attributes: connection.attributes.clone(), expires_at: None };
-    assert!(table.open(at, open));
+    assert!(table.open(at, Connection::clone(&connection)));
     at
 }
 
@@ -150,6 +142,14 @@ impl Owner {
         }
     }
 
+    fn replay(&mut self, n: usize, frames: usize) {
+        let frames: Vec<Frame> = (0..frames).map(|_| self.frame()).collect();
+        self.expected[n].extend(frames.iter().flat_map(|frame| frame.bytes().to_vec()));
+        let begins = self.table.replay(self.at[n], frames);
+        assert_eq!(begins, !self.blocked[n]);
+        self.blocked[n] = true;
+    }
+
     fn drain(&mut self, n: usize, room: usize) {
         self.sockets[n].room += room;
         if !self.blocked[n] {
@@ -190,6 +190,7 @@ enum Step {
     Place { to: Vec<usize>, small: bool },
     Flush { small: bool, max: usize },
     Drain { n: usize, room: usize },
+    Replay { n: usize, frames: usize },
 }
 
 fn steps(connections: usize) -> impl Strategy<Value = Vec<Step>> {
@@ -197,7 +198,8 @@ fn steps(connections: usize) -> impl Strategy<Value = Vec<Step>> {
         .prop_map(|(to, small)| Step::Place { to: to.into_iter().collect(), small });
     let flush = (any::<bool>(), 1..5usize).prop_map(|(small, max)| Step::Flush { small, max });
     let drain = (0..connections, 0..40usize).prop_map(|(n, room)| Step::Drain { n, room });
-    prop::collection::vec(prop_oneof![3 => place, 3 => flush, 2 => drain], 0..60)
+    let replay = (0..connections, 1..6usize).prop_map(|(n, frames)| Step::Replay { n, frames });
+    prop::collection::vec(prop_oneof![6 => place, 6 => flush, 4 => drain, 1 => replay], 0..60)
 }
 
 proptest! {
@@ -209,6 +211,7 @@ proptest! {
                 Step::Place { to, small } => owner.place(&to, small),
                 Step::Flush { small, max } => owner.flush(small, max),
                 Step::Drain { n, room } => owner.drain(n, room),
+                Step::Replay { n, frames } => owner.replay(n, frames),
             }
         }
         owner.finish();
@@ -322,7 +325,7 @@ fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves() {
                 let old = table.connection(present[n].0).unwrap();
                 let mut attributes = old.attributes.clone();
                 attributes.auth = auth(&team);
-                assert!(table.open(present[n].0, Connection { app: APP, attributes, expires_at: None }));
+                assert!(table.open(present[n].0, Connection::new(APP, attributes, Arc::default())));
                 present[n].1 = team.clone();
             }
             _ => present.push((connect(table, "u", auth(&team)), team.clone())),
@@ -341,4 +344,21 @@ fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves() {
         assert!(table.is_empty());
     });
     assert!(layouts.is_empty());
+}
+
+#[test]
+fn a_stored_event_is_confirmed_by_the_pong_behind_it_and_by_nothing_else() {
+    let mut table = Table::new(0, context(Limits::default(), &[], SlowConsumer::Disconnect));
+    let at = connect(&mut table, "u", Value::Null);
+    let mut takes = Connection::clone(&table.connection(at).unwrap());
+    assert!(!table.confirmed(at, 0) && !table.confirmed(at, 1), "it takes none");
+    takes.takes_stored = true;
+    assert!(table.open(at, takes));
+    table.ask(at, 4);
+    table.ask(at, 7);
+    assert!(!table.confirmed(at, 7), "the ping that is out stands behind 4");
+    assert!(table.confirmed(at, 4) && !table.confirmed(at, 4));
+    assert!(table.open_question(at).is_some(), "7 is asked for by now");
+    assert!(table.confirmed(at, 7));
+    assert!(table.open_question(at).is_none());
 }

@@ -87,6 +87,8 @@ pub enum IndexRef {
     ConnectionId,
     /// Connections by user; its entries are those of [`Attributes::user`].
     User,
+    /// Connections by channel; its entries are those of [`Attributes::channels`].
+    Channels,
     /// A declared path, by its place in [`Schema::paths`].
     Declared(usize),
 }
@@ -118,7 +120,7 @@ pub fn index_entries(value: &Value, mut entry: impl FnMut(LookupKey)) {
     }
 }
 
-/// The declared index paths of an app; `user` and `connection.id` are indexed without saying. A clone is the same
+/// The declared index paths of an app; `user`, `channels` and `connection.id` are indexed without saying. A clone is the same
 /// schema.
 #[derive(Clone, Debug, Default)]
 pub struct Schema(Arc<Declared>);
@@ -180,6 +182,11 @@ impl Schema {
         })
     }
 
+    /// Whether a declared path leads into the profile, which its client may change.
+    pub fn is_of_profile(&self, declared: usize) -> bool {
+        self.0.paths.get(declared).is_some_and(|path| path.root == Root::Profile)
+    }
+
     /// Gives `entry` every key of a connection in a declared index; see [`index_entries`].
     pub fn entries(&self, declared: usize, attributes: &Attributes, entry: impl FnMut(LookupKey)) {
         if let Some(value) = self.get(declared, attributes) {
@@ -205,6 +212,7 @@ impl Schema {
         match index {
             IndexRef::ConnectionId => "connection.id",
             IndexRef::User => "user",
+            IndexRef::Channels => "channels",
             IndexRef::Declared(declared) => self.0.paths.get(declared).map_or("", |path| &path.text),
         }
     }

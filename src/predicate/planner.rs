@@ -136,8 +136,13 @@ impl Candidate {
             _ => return None,
         };
         let index = indexed(path, schema)?;
-        // `user` and `connection.id` are no lists.
-        if matches!(form, Form::Contains) && !matches!(index, IndexRef::Declared(_)) {
+        // `user` and `connection.id` are no lists, and `channels` is nothing else.
+        let fits = match index {
+            IndexRef::ConnectionId | IndexRef::User => !matches!(form, Form::Contains),
+            IndexRef::Channels => matches!(form, Form::Contains),
+            IndexRef::Declared(_) => true,
+        };
+        if !fits {
             return None;
         }
         Some(Self::Indexed { index, form, fixed: Fixed::of(fixed)? })
@@ -155,7 +160,9 @@ impl Candidate {
             Form::Contains => {
                 let key = scalar(fixed)?;
                 let in_map = LookupKey { kind: KeyKind::MapKey, key: key.clone() };
-                vec![LookupKey { kind: KeyKind::Element, key }, in_map]
+                let mut keys = vec![LookupKey { kind: KeyKind::Element, key }];
+                keys.extend((*index != IndexRef::Channels).then_some(in_map));
+                keys
             }
             Form::In => match fixed {
                 Value::List(items) => {
@@ -197,12 +204,13 @@ fn indexed(node: &Node, schema: &Schema) -> Option<IndexRef> {
     }
     match path_of(node)? {
         (Root::User, keys) if keys.is_empty() => Some(IndexRef::User),
+        (Root::Channels, keys) if keys.is_empty() => Some(IndexRef::Channels),
         (root, keys) => schema.find(root, &keys).map(IndexRef::Declared),
     }
 }
 
 /// Picks the conjunct whose access costs least, by `cost`; at the same cost, connection ids before users before
-/// declared paths.
+/// channels before declared paths.
 pub(super) fn plan(
     candidates: &[Option<Candidate>],
     params: &[Param],
@@ -214,9 +222,10 @@ pub(super) fn plan(
         Access::Lookup { index, keys } => match index {
             IndexRef::ConnectionId => (cost(*index, keys), 0),
             IndexRef::User => (cost(*index, keys), 1),
-            IndexRef::Declared(_) => (cost(*index, keys), 2),
+            IndexRef::Channels => (cost(*index, keys), 2),
+            IndexRef::Declared(_) => (cost(*index, keys), 3),
         },
-        Access::Everyone => (usize::MAX, 3),
+        Access::Everyone => (usize::MAX, 4),
     };
     let accesses = candidates.iter().enumerate().filter_map(|(at, candidate)| {
         let access = candidate.as_ref()?.access(params)?;

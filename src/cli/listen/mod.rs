@@ -34,6 +34,7 @@ the client is anonymous.
 Examples:
   fanfare listen --user ann --claims '{\"email\":\"ann@example.com\",\"roles\":[\"admin\"]}'
   fanfare listen --token \"$TOKEN\" --json | jq .data
+  fanfare listen --channel room-1 --channel room-2
   fanfare listen --url https://events.example.com --count 1")]
 pub(super) struct Listen {
     /// `--token`
@@ -48,6 +49,12 @@ pub(super) struct Listen {
     /// Connect to this app [default: the server's first]
     #[arg(long, value_name = "APP")]
     app: Option<String>,
+    /// Connect with this client key of the app
+    #[arg(long, value_name = "KEY")]
+    client_key: Option<String>,
+    /// Join this channel; may come several times
+    #[arg(long = "channel", value_name = "CHANNEL")]
+    channels: Vec<String>,
     /// Print each event as one line of JSON
     #[arg(long)]
     json: bool,
@@ -82,7 +89,12 @@ impl Listen {
             (None, Some(token)) => Identity::Token(token),
             (None, None) => Identity::Anonymous,
         };
-        let client = Client { remote, identity, app: self.app, printer: Printer::new(self.json, self.count) };
+        let printer = Printer::new(self.json, self.count);
+        let app = self.app.map(|app| ("app", app));
+        let key = self.client_key.map(|key| ("key", key));
+        let channels = self.channels.into_iter().map(|channel| ("channel", channel));
+        let query = app.into_iter().chain(key).chain(channels).collect();
+        let client = Client { remote, identity, query, printer };
         tokio::select! {
             ended = client.run() => ended,
             () = signals.next() => Ok(()),
@@ -93,7 +105,8 @@ impl Listen {
 struct Client {
     remote: Remote,
     identity: Identity,
-    app: Option<String>,
+    /// What the handshake asks for.
+    query: Vec<(&'static str, String)>,
     printer: Printer,
 }
 
@@ -139,7 +152,7 @@ impl Client {
                 Some(token::request(&self.remote, name, claims.as_deref(), None, None).await?)
             }
         };
-        Socket::connect(&self.remote, token.as_deref(), self.app.as_deref()).await
+        Socket::connect(&self.remote, token.as_deref(), &self.query).await
     }
 
     /// Prints what comes. `None` when enough was seen.

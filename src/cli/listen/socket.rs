@@ -77,11 +77,14 @@ impl Socket {
     pub(super) async fn connect(
         remote: &Remote,
         token: Option<&str>,
-        app: Option<&str>,
+        query: &[(&str, String)],
     ) -> Result<Self, RequestError> {
         let key = generate_key();
-        let query = app
-            .map_or_else(String::new, |app| format!("?app={}", utf8_percent_encode(app, NON_ALPHANUMERIC)));
+        let encoded = |(name, value): &(&str, String)| {
+            format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
+        };
+        let query: Vec<String> = query.iter().map(encoded).collect();
+        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
         let broken = |error: Box<dyn std::error::Error + Send + Sync>| RequestError::Http {
             address: remote.address.clone(),
             error,

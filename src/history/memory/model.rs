@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
-    tests::{at, audit, channel, event, kept, user},
+    tests::{ANYONE, at, audit, channel, event, kept, user},
     *,
 };
 use crate::{id::AppId, protocol::frame::Frame};
@@ -224,7 +224,7 @@ fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
             assert_eq!(shown(&kept.waiting(key, now)), expected);
         }
         Step::Confirm { offset, .. } => {
-            kept.confirm(key, offset, now);
+            kept.confirm(key, offset, &ANYONE, now);
             if let Some(life) = model.lives.get_mut(key) {
                 life.remove(offset, false);
             }
@@ -276,7 +276,7 @@ proptest! {
             prop_assert_eq!(losses, (model.over, model.expired));
         }
         for key in &keys()[..2] {
-            kept.confirm(key, u64::MAX, at(seconds));
+            kept.confirm(key, u64::MAX, &ANYONE, at(seconds));
         }
         prop_assert!(!kept.expire(1000, at(seconds + 20)));
         audit(&kept);

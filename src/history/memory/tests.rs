@@ -18,6 +18,13 @@ pub(super) fn kept(max_bytes: usize, max_quiet: usize) -> Kept {
     Kept::new(max_bytes, max_quiet, metrics, apps.into())
 }
 
+/// A reader from whom nothing is withheld by name.
+pub(super) const ANYONE: Reader<'static> = Reader {
+    user: None,
+    device: None,
+    connection: crate::id::ConnectionId { node: crate::id::NodeId(0), shard: 0, slot: 0, nonce: 0 },
+};
+
 pub(super) fn channel(name: &str) -> Key {
     Key { app: AppId(0), topic: Topic::Channel(name.into()) }
 }
@@ -61,8 +68,12 @@ pub(super) fn audit(kept: &Kept) {
         assert_eq!(log.bytes, log.entries.iter().map(|held| held.entry.frame.len()).sum::<usize>());
         let quiet = log.quiet.and_then(|place| kept.quiet.get(&place));
         assert_eq!(quiet.map(|(_, key)| key), log.entries.is_empty().then_some(key));
-        let newest_run = (log.newest - log.entries.len() as u64 + 1..=log.newest).collect::<Vec<_>>();
-        assert_eq!(log.later(0).map(|entry| entry.offset).collect::<Vec<_>>(), newest_run);
+        let offsets: Vec<u64> = log.later(0).map(|entry| entry.offset).collect();
+        assert!(offsets.is_sorted() && offsets.last().is_none_or(|last| *last <= log.newest));
+        if matches!(key.topic, Topic::Channel(_)) {
+            let newest_run = (log.newest - log.entries.len() as u64 + 1..=log.newest).collect::<Vec<_>>();
+            assert_eq!(offsets, newest_run);
+        }
     }
 }
 
@@ -81,7 +92,7 @@ async fn two_quick_stores_keep_both_and_only_channels_carry_offsets() {
     assert!(waiting[0].frame.is_same(&first.frame) && waiting[1].frame.is_same(&second.frame));
     assert_eq!(text(&first.frame), r#"{"event":"e","data":"x"}"#);
     assert!(waiting[0].at_ms > 1_600_000_000_000);
-    store.confirm(&key, 1);
+    store.confirm(&key, 1, &ANYONE);
     assert_eq!(offsets(&store.waiting(&key).await.unwrap()), [2]);
 
     let appended = store.append(&channel("c"), &PLENTY, event(1)).await.unwrap();
@@ -216,7 +227,34 @@ fn names_left_out_count_too() {
     let omit = Some(Arc::new(Omit { users, ..Omit::default() }));
     kept.append(&channel("c"), &PLENTY, New { omit, ..event(1) }, at(0));
     assert!(kept.books.bytes > 1000 * HISTORY_NAME_BYTES);
-    kept.confirm(&channel("c"), 1, at(0));
+    kept.confirm(&channel("c"), 1, &ANYONE, at(0));
+    assert_eq!(kept.books.bytes, 0);
+}
+
+#[test]
+fn what_was_withheld_from_who_confirms_waits_for_others() {
+    let mut kept = kept(1 << 20, 10);
+    let (phone, key) = (Reader { device: Some("phone"), ..ANYONE }, user("u"));
+    let withheld =
+        || Some(Arc::new(Omit { devices: ["phone".into()].into_iter().collect(), ..Omit::default() }));
+    for n in 1..=6 {
+        let omit = if n % 2 == 0 { withheld() } else { None };
+        kept.append(&key, &PLENTY, New { omit, ..event(1) }, at(0));
+    }
+    let offsets =
+        |kept: &mut Kept| kept.waiting(&key, at(0)).iter().map(|entry| entry.offset).collect::<Vec<_>>();
+    kept.confirm(&key, 4, &phone, at(0));
+    assert_eq!(offsets(&mut kept), [2, 4, 5, 6]);
+    let page = kept.page(&key, 2, 2, at(0)).unwrap();
+    assert_eq!(
+        (page.entries.iter().map(|entry| entry.offset).collect::<Vec<_>>(), page.more),
+        (vec![4, 5], true)
+    );
+    kept.confirm(&key, 6, &phone, at(0));
+    audit(&kept);
+    assert_eq!(offsets(&mut kept), [2, 4, 6]);
+    kept.confirm(&key, 6, &ANYONE, at(0));
+    audit(&kept);
     assert_eq!(kept.books.bytes, 0);
 }
 
@@ -246,11 +284,11 @@ fn quiet_topics_know_their_numbering_for_an_hour_and_the_longest_quiet_go_first(
 fn a_late_confirmation_removes_nothing_of_a_later_numbering() {
     let mut kept = kept(1 << 20, 1);
     fill(&mut kept, &user("u"), &PLENTY, 7, at(0));
-    kept.confirm(&user("u"), 7, at(1));
+    kept.confirm(&user("u"), 7, &ANYONE, at(1));
     kept.position(&channel("c"), at(2));
     assert!(!kept.topics.contains_key(&user("u")), "forgotten");
     fill(&mut kept, &user("u"), &PLENTY, 9, at(3));
-    kept.confirm(&user("u"), 7, at(4));
+    kept.confirm(&user("u"), 7, &ANYONE, at(4));
     assert_eq!(kept.waiting(&user("u"), at(4)).len(), 9);
     audit(&kept);
 }
@@ -259,6 +297,6 @@ fn a_late_confirmation_removes_nothing_of_a_later_numbering() {
 fn a_drained_topic_gives_its_room_back() {
     let mut kept = kept(1 << 20, 10);
     fill(&mut kept, &user("u"), &PLENTY, 1000, at(0));
-    kept.confirm(&user("u"), 999, at(1));
+    kept.confirm(&user("u"), 999, &ANYONE, at(1));
     assert!(kept.topics[&user("u")].entries.capacity() < 32);
 }

@@ -286,7 +286,7 @@ impl<'a> Reader<'_, 'a> {
             },
             "send" => Request::Send { channel: self.channel()?, message: self.echoed_event()? },
             "broadcast" => Request::Broadcast { message: self.echoed_event()? },
-            "publish" => Request::Publish { users: self.users()?, message: self.event()? },
+            "publish" => Request::Publish { users: self.users()?, message: self.echoed_event()? },
             "call" => Request::Call { name: self.text("name")?, data: self.data() },
             op => {
                 let message = format!("there is no op \"{}\"", cut(op));

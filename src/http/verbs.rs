@@ -1,0 +1,344 @@
+//! The publishing calls: which fields each takes, and what they mean.
+
+use std::borrow::Cow;
+
+use ahash::AHashSet;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    body::{self, missing, present, unknown_field},
+    problem::Problem,
+};
+use crate::{
+    limits::SEND_CHANNELS,
+    node::{Exceptions, Publication, Target, To},
+    protocol::event::{Data, Event},
+};
+
+/// Whose connections a call means, and whose counts it answers. One node is the whole cluster here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Extent {
+    Cluster,
+    Node,
+}
+
+/// The fields of every publishing call together; each call takes some of them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fields<'a> {
+    #[serde(borrow, default)]
+    pub(crate) call: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    #[serde(default)]
+    data_base64: Option<Cow<'a, str>>,
+    #[serde(default, deserialize_with = "present")]
+    filter: Option<String>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    to: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    except: Option<&'a RawValue>,
+    /// Both values mean the same while the node is alone; they are read to be checked.
+    #[serde(default, rename = "scope")]
+    _scope: Option<Extent>,
+    #[serde(default, rename = "receipt")]
+    _receipt: Option<Extent>,
+    #[serde(default)]
+    store: Option<bool>,
+    #[serde(default)]
+    user: Option<String>,
+    #[serde(default)]
+    users: Option<Vec<String>>,
+    #[serde(default)]
+    channel: Option<String>,
+    #[serde(default)]
+    channels: Option<Vec<String>>,
+    #[serde(default)]
+    recipients: Option<Vec<String>>,
+}
+
+/// The publishing calls: thin forms of one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Emit,
+    Publish,
+    Send,
+    Broadcast,
+    Dispatch,
+}
+
+/// What every verb takes, behind what is its own.
+macro_rules! fields {
+    ($($own:literal),*) => {
+        &[$($own,)* "event", "data", "data_base64", "filter", "params", "except", "scope", "receipt", "store"]
+    };
+}
+
+impl Verb {
+    /// The verb that a batch item names.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "emit" => Some(Self::Emit),
+            "publish" => Some(Self::Publish),
+            "send" => Some(Self::Send),
+            "broadcast" => Some(Self::Broadcast),
+            "dispatch" => Some(Self::Dispatch),
+            _ => None,
+        }
+    }
+
+    /// The fields that the verb takes.
+    pub(crate) fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Emit => fields!("to"),
+            Self::Publish => fields!("user", "users"),
+            Self::Send => fields!("channel", "channels"),
+            Self::Broadcast => fields!(),
+            Self::Dispatch => fields!("recipients"),
+        }
+    }
+}
+
+/// A publishing call, understood: the event, and whom it is for.
+#[derive(Debug)]
+pub(crate) struct Order<'a> {
+    event: Event<'a>,
+    /// One publication each; but for several channels there is one.
+    targets: Vec<Target>,
+    store: Option<bool>,
+}
+
+impl Order<'_> {
+    /// What is to be delivered, all of it or nothing. The data are shared, not copied.
+    pub(crate) fn publications(&self) -> Vec<Publication<'_>> {
+        let event = || Event {
+            name: Cow::Borrowed(&*self.event.name),
+            data: match &self.event.data {
+                Data::Json(json) => Data::Json(json),
+                Data::Bytes(bytes) => Data::Bytes(Cow::Borrowed(bytes)),
+            },
+        };
+        let one = |target: &Target| Publication {
+            event: event(),
+            target: target.clone(),
+            store: self.store,
+            author: None,
+        };
+        self.targets.iter().map(one).collect()
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// What the call of `verb` with these fields means.
+    ///
+    /// # Errors
+    /// 400 names the field that is unknown, missing or wrong.
+    pub(crate) fn order(self, verb: Verb) -> Result<Order<'a>, Problem> {
+        self.check_fields(verb)?;
+        let except = match (verb, self.except) {
+            (_, None) => Exceptions::default(),
+            (Verb::Dispatch, Some(raw)) => except_of_dispatch(raw)?,
+            (_, Some(raw)) => body::except(raw)?,
+        };
+        let params = self.params.map(|raw| body::params(raw.get())).transpose()?;
+        let target = Target { to: None, filter: self.filter, params, except };
+        let to = |to: To| Target { to: Some(to), ..target.clone() };
+        let targets = match verb {
+            Verb::Emit => vec![self.to.map(body::to).transpose()?.map_or_else(|| target.clone(), to)],
+            Verb::Broadcast => vec![target],
+            Verb::Publish => {
+                let users = one_or_many("user", self.user, self.users)?;
+                vec![to(To { users, ..To::default() })]
+            }
+            Verb::Send => {
+                let channels = distinct(one_or_many("channel", self.channel, self.channels)?)?;
+                let channel = |name| to(To { channels: vec![name], ..To::default() });
+                channels.into_iter().map(channel).collect()
+            }
+            Verb::Dispatch => vec![recipients(self.recipients)?.map_or_else(|| target.clone(), to)],
+        };
+        let name = self.event.ok_or_else(|| missing("event"))?;
+        let event = Event::new(name, data(self.data, self.data_base64.as_deref())?)?;
+        Ok(Order { event, targets, store: self.store })
+    }
+
+    fn check_fields(&self, verb: Verb) -> Result<(), Problem> {
+        let allowed = verb.fields();
+        let given = [
+            ("to", self.to.is_some()),
+            ("user", self.user.is_some()),
+            ("users", self.users.is_some()),
+            ("channel", self.channel.is_some()),
+            ("channels", self.channels.is_some()),
+            ("recipients", self.recipients.is_some()),
+            ("call", self.call.is_some()),
+        ];
+        match given.iter().find(|(name, given)| *given && !allowed.contains(name)) {
+            Some((name, _)) => Err(unknown_field(name, allowed)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn data<'a>(json: Option<&'a RawValue>, base64: Option<&str>) -> Result<Data<'a>, Problem> {
+    match (json, base64) {
+        (Some(_), Some(_)) => {
+            Err(Problem::bad_request("bad_field", "send `data` or `data_base64`, not both"))
+        }
+        (Some(json), None) => Ok(Data::Json(json)),
+        (None, None) => Ok(Data::Json(RawValue::NULL)),
+        (None, Some(text)) => match data_encoding::BASE64.decode(text.as_bytes()) {
+            Ok(bytes) => Ok(Data::Bytes(Cow::Owned(bytes))),
+            Err(error) => Err(Problem::bad_request("bad_base64", format!("`data_base64`: {error}"))),
+        },
+    }
+}
+
+/// A list of user ids, or what `except` is elsewhere.
+fn except_of_dispatch(raw: &RawValue) -> Result<Exceptions, Problem> {
+    if raw.get().starts_with('{') {
+        return body::except(raw);
+    }
+    let users = serde_json::from_str(raw.get()).map_err(|_| {
+        let detail = "`except` of a dispatch must be a list of user ids, or an object";
+        Problem::bad_request("bad_field", detail)
+    })?;
+    Ok(Exceptions { users, ..Exceptions::default() })
+}
+
+/// The names of `field`, or of the field of several, which has an `s` more.
+fn one_or_many(field: &str, one: Option<String>, many: Option<Vec<String>>) -> Result<Vec<String>, Problem> {
+    match (one, many) {
+        (Some(_), Some(_)) => {
+            Err(Problem::bad_request("bad_field", format!("send `{field}` or `{field}s`, not both")))
+        }
+        (Some(one), None) => Ok(vec![one]),
+        (None, Some(many)) => Ok(many),
+        (None, None) => Err(missing(field)),
+    }
+}
+
+/// Each channel once, in the order in which they came.
+fn distinct(channels: Vec<String>) -> Result<Vec<String>, Problem> {
+    let mut seen = AHashSet::new();
+    let channels: Vec<String> = channels.into_iter().filter(|name| seen.insert(name.clone())).collect();
+    if channels.len() > SEND_CHANNELS {
+        let detail = format!("`channels` has {} names; at most {SEND_CHANNELS} fit one call", channels.len());
+        return Err(Problem::bad_request("too_many_names", detail));
+    }
+    Ok(channels)
+}
+
+/// Users, or everyone for just `["*"]`.
+fn recipients(recipients: Option<Vec<String>>) -> Result<Option<To>, Problem> {
+    let users = recipients.ok_or_else(|| missing("recipients"))?;
+    if users == ["*"] {
+        return Ok(None);
+    }
+    if users.iter().any(|user| user == "*") {
+        let detail = "\"*\" means everyone, and so stands alone in `recipients`";
+        return Err(Problem::bad_request("bad_field", detail));
+    }
+    Ok(Some(To { users, ..To::default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(verb: Verb, body: &str) -> Result<Vec<Target>, &'static str> {
+        let fields: Fields<'_> =
+            body::parse(body.as_bytes(), verb.fields()).map_err(|problem| problem.code())?;
+        fields.order(verb).map(|order| order.targets).map_err(|problem| problem.code())
+    }
+
+    fn to(verb: Verb, body: &str) -> Option<To> {
+        let mut targets = order(verb, body).unwrap();
+        assert_eq!(targets.len(), 1, "{body}");
+        targets.remove(0).to
+    }
+
+    #[test]
+    fn the_verbs_fill_in_their_part_of_the_target() {
+        assert_eq!(to(Verb::Publish, r#"{"user":"u","event":"e"}"#).unwrap().users, ["u"]);
+        assert!(to(Verb::Broadcast, r#"{"event":"e"}"#).is_none());
+        assert!(to(Verb::Dispatch, r#"{"recipients":["*"],"event":"e","except":["u"]}"#).is_none());
+        assert_eq!(to(Verb::Emit, r#"{"to":{},"event":"e"}"#).unwrap().users, [""; 0]);
+        assert_eq!(
+            to(Verb::Emit, r#"{"to":{"channels":["a","b"]},"event":"e"}"#).unwrap().channels,
+            ["a", "b"]
+        );
+        assert!(to(Verb::Dispatch, r#"{"recipients":[],"event":"e"}"#).is_some());
+        assert_eq!(to(Verb::Send, r#"{"channel":"a","event":"e"}"#).unwrap().channels, ["a"]);
+    }
+
+    #[test]
+    fn several_channels_are_one_publication_each() {
+        let targets =
+            order(Verb::Send, r#"{"channels":["b","a","b"],"event":"e","except":{"users":["u"]}}"#).unwrap();
+        let named: Vec<Vec<String>> =
+            targets.iter().map(|target| target.to.clone().unwrap().channels).collect();
+        assert_eq!(named, [["b"], ["a"]]);
+        assert!(targets.iter().all(|target| target.except.users == ["u"]));
+        assert!(order(Verb::Send, r#"{"channels":[],"event":"e"}"#).unwrap().is_empty());
+    }
+
+    #[test]
+    fn dispatch_excepts_users_or_whatever_the_others_do() {
+        let except = |except: &str| {
+            let body = format!(r#"{{"recipients":["*"],"event":"e","except":{except}}}"#);
+            order(Verb::Dispatch, &body).map(|mut targets| targets.remove(0).except)
+        };
+        assert_eq!(except(r#"["u"]"#).unwrap().users, ["u"]);
+        assert_eq!(except(r#"{"devices":["d"]}"#).unwrap().devices, ["d"]);
+        assert_eq!(except(r#"{"device":["d"]}"#).unwrap_err(), "unknown_field");
+        for wrong in ["null", "1", "\"u\"", "[1]"] {
+            assert_eq!(except(wrong).unwrap_err(), "bad_field", "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_wrong_body_has_a_code() {
+        for (verb, body, code) in [
+            (Verb::Emit, "", "bad_json"),
+            (Verb::Emit, "{", "bad_json"),
+            (Verb::Emit, "[]", "bad_json"),
+            (Verb::Emit, r#"{"event":"e"} x"#, "bad_json"),
+            (Verb::Emit, "{}", "missing_field"),
+            (Verb::Emit, r#"{"event":1}"#, "bad_field"),
+            (Verb::Emit, r#"{"event":"e","filtre":"x"}"#, "unknown_field"),
+            (Verb::Emit, r#"{"event":"e","user":"u"}"#, "unknown_field"),
+            (Verb::Emit, r#"{"event":"e","channel":"c"}"#, "unknown_field"),
+            (Verb::Emit, r#"{"event":"e","to":[]}"#, "bad_field"),
+            (Verb::Emit, r#"{"event":"e","to":{"user":[]}}"#, "unknown_field"),
+            (Verb::Emit, r#"{"event":"e","data":null,"data_base64":""}"#, "bad_field"),
+            (Verb::Emit, r#"{"event":"e","data_base64":"*"}"#, "bad_base64"),
+            (Verb::Emit, r#"{"event":"e","params":[]}"#, "bad_params"),
+            (Verb::Emit, r#"{"event":"e","store":1}"#, "bad_field"),
+            (Verb::Emit, r#"{"event":""}"#, "event_name_length"),
+            (Verb::Broadcast, r#"{"event":"e","to":{}}"#, "unknown_field"),
+            (Verb::Publish, r#"{"event":"e"}"#, "missing_field"),
+            (Verb::Publish, r#"{"event":"e","user":"a","users":[]}"#, "bad_field"),
+            (Verb::Publish, r#"{"event":"e","user":"a","channels":[]}"#, "unknown_field"),
+            (Verb::Send, r#"{"event":"e"}"#, "missing_field"),
+            (Verb::Send, r#"{"channel":"a"}"#, "missing_field"),
+            (Verb::Send, r#"{"event":"e","channel":"a","channels":[]}"#, "bad_field"),
+            (Verb::Send, r#"{"event":"e","channel":"a","to":{}}"#, "unknown_field"),
+            (Verb::Dispatch, r#"{"event":"e","recipients":["*","u"]}"#, "bad_field"),
+        ] {
+            assert_eq!(order(verb, body).unwrap_err(), code, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_gets_a_suggestion() {
+        let problem = unknown_field("filtre", Verb::Emit.fields());
+        assert!(format!("{problem:?}").contains("did you mean `filter`?"));
+    }
+}

@@ -1,0 +1,182 @@
+//! Channels and profiles: what a connection changes about itself, in one step with every index.
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use super::{
+    connection::{Connection, SlotRef, Snapshot, State},
+    limbo::Lost,
+    presence::{Coming, Leaving, Watching},
+    selection::channel_key,
+    table::Table,
+};
+use crate::{
+    id::{AppId, ConnectionId},
+    predicate::{IndexKey, KeyKind, LookupKey, Value},
+};
+
+/// What became of a connection's joining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joining {
+    /// It is a member from now on.
+    Joined,
+    /// It was one before.
+    Already,
+    /// It is in as many channels as it may be.
+    Full,
+    /// It is not open.
+    Gone,
+}
+
+impl Table {
+    /// Makes an open connection a member of `channel`: table, index and presence change in one step.
+    ///
+    /// Joining again changes nothing but whether it hears of the others, which it does once either asked for it.
+    /// Costs one copy of its list of channels, and of its snapshot where someone else holds that.
+    pub(crate) fn join(&mut self, at: SlotRef, channel: &str, watching: Watching, coming: Coming) -> Joining {
+        if self.state(at) != State::Open {
+            return Joining::Gone;
+        }
+        let slot = at.slot;
+        let entry = &mut self.slots[slot as usize];
+        let Some(connection) = &mut entry.connection else { return Joining::Gone };
+        let context = self.context.app(entry.app);
+        let app = &mut self.apps[entry.app.0 as usize];
+        let key = channel_key(channel);
+        if app.channels.contains(&key, slot) {
+            if watching != Watching::No && !app.watchers.contains(&key, slot) {
+                app.watchers.insert_key(key, slot);
+                context.presence.watched(channel, watching);
+            }
+            return Joining::Already;
+        }
+        let joined = connection.attributes.channels.as_list().unwrap_or_default();
+        if joined.len() >= self.context.limits.channels_per_connection {
+            return Joining::Full;
+        }
+        let name = context.presence.joined(channel, connection, watching, coming);
+        let channels = joined.iter().cloned().chain([Value::String(name.clone())]).collect();
+        Arc::make_mut(connection).attributes.channels = Value::List(channels);
+        let key = LookupKey { kind: KeyKind::Element, key: IndexKey::String(name) };
+        if watching != Watching::No {
+            app.watchers.insert_key(key.clone(), slot);
+        }
+        app.channels.insert_key(key, slot);
+        self.changes += 1;
+        Joining::Joined
+    }
+
+    /// Lets a member of `channel` hear no more of the others.
+    pub(crate) fn unwatch(&mut self, at: SlotRef, channel: &str) {
+        let Some(slot) = self.slot(at) else { return };
+        let app = slot.app;
+        if self.apps[app.0 as usize].watchers.remove_key(&channel_key(channel), at.slot) {
+            self.context.app(app).presence.unwatched(channel);
+        }
+    }
+
+    /// Takes an open connection out of `channel`; false if it was no member.
+    pub(crate) fn leave(&mut self, at: SlotRef, channel: &str) -> bool {
+        if self.state(at) != State::Open {
+            return false;
+        }
+        let entry = &mut self.slots[at.slot as usize];
+        let Some(connection) = &mut entry.connection else { return false };
+        let app = &mut self.apps[entry.app.0 as usize];
+        let key = channel_key(channel);
+        if !app.channels.remove_key(&key, at.slot) {
+            return false;
+        }
+        let watched = app.watchers.remove_key(&key, at.slot);
+        let left = connection.channel_names().filter(|name| ***name != *channel);
+        let channels = left.map(|name| Value::String(name.clone())).collect();
+        Arc::make_mut(connection).attributes.channels = Value::List(channels);
+        self.context.app(entry.app).presence.left(channel, connection, watched, Leaving::Left);
+        self.changes += 1;
+        true
+    }
+
+    /// Replaces what an open connection says about itself; null removes it. False if it is not open.
+    ///
+    /// Filters see it, and members are told of it, from this moment on.
+    pub(crate) fn set_profile(&mut self, at: SlotRef, profile: Value) -> bool {
+        if self.state(at) != State::Open {
+            return false;
+        }
+        let entry = &mut self.slots[at.slot as usize];
+        let Some(connection) = &mut entry.connection else { return false };
+        let context = self.context.app(entry.app);
+        let declared = &mut self.apps[entry.app.0 as usize].declared;
+        let of_profile = |n: &usize| context.schema.is_of_profile(*n);
+        for n in (0..declared.len()).filter(of_profile) {
+            if let Some(value) = context.schema.get(n, &connection.attributes) {
+                declared[n].remove(value, at.slot);
+            }
+        }
+        Arc::make_mut(connection).attributes.profile = profile;
+        for n in (0..declared.len()).filter(of_profile) {
+            if let Some(value) = context.schema.get(n, &connection.attributes) {
+                declared[n].insert(value, at.slot);
+            }
+        }
+        for channel in connection.channels() {
+            context.presence.updated(channel, connection);
+        }
+        self.changes += 1;
+        true
+    }
+
+    /// Takes `slot` out of every index, and its connection out of its channels. Where it was lost and may come back,
+    /// its channels are kept for it.
+    pub(super) fn depart(&mut self, slot: u32, leaving: Leaving) {
+        self.unregister(slot);
+        let entry = &self.slots[slot as usize];
+        let Some(connection) = entry.connection.clone() else { return };
+        let leaving = if self.context.limbo.admits(&connection) { leaving } else { Leaving::Left };
+        let app = &mut self.apps[entry.app.0 as usize];
+        let mut watched = Vec::new();
+        for name in connection.channel_names() {
+            let key = LookupKey { kind: KeyKind::Element, key: IndexKey::String(name.clone()) };
+            app.channels.remove_key(&key, slot);
+            let watches = app.watchers.remove_key(&key, slot);
+            if watches && leaving == Leaving::Lost {
+                watched.push(name.clone());
+            }
+            self.context.app(entry.app).presence.left(name, &connection, watches, leaving);
+        }
+        if leaving == Leaving::Lost && connection.channels().next().is_some() {
+            self.context.limbo.insert(Lost { connection, watched });
+        }
+    }
+
+    /// Up to `limit` members of `channel` from slot `from` on, in the order of slots.
+    pub(crate) fn members_of(
+        &self,
+        app: AppId,
+        channel: &LookupKey,
+        from: u32,
+        limit: usize,
+    ) -> Vec<Snapshot> {
+        let slots = self.apps[app.0 as usize].channels.page(channel, from, limit);
+        slots.into_iter().filter_map(|slot| self.open_connection(slot).cloned()).collect()
+    }
+
+    /// Those who hear of coming and going in `channel`.
+    pub(crate) fn watchers_of(&self, app: AppId, channel: &LookupKey) -> Vec<(SlotRef, ConnectionId)> {
+        let mut slots = Vec::new();
+        self.apps[app.0 as usize].watchers.collect(channel, &mut slots);
+        let open = slots.into_iter().filter_map(|slot| Some((slot, self.open_connection(slot)?.id())));
+        open.filter_map(|(slot, id)| Some((self.reference(slot)?, id))).collect()
+    }
+}
+
+impl Connection {
+    /// Whether a client of `user` and `device` may stand in for this one: the same user and device. An anonymous
+    /// client has nothing to prove itself by but its device.
+    pub(crate) fn is_of_client(&self, app: AppId, user: Option<&str>, device: Option<&str>) -> bool {
+        let known = user.is_some() || device.is_some();
+        known && self.app == app && self.user() == user && self.device() == device
+    }
+}

@@ -1,0 +1,194 @@
+//! Channels, profiles and presence in a hub without sockets.
+
+use std::{sync::Arc, time::Duration};
+
+use super::super::{
+    Batch, Coming, Count, Hub, Joining, Named, Reach, Selection, SlotRef, Watching,
+    gate::Gate,
+    tests::{APP, connect, context},
+};
+use crate::{
+    close::Close,
+    config::SlowConsumer,
+    limits::Limits,
+    predicate::{FilterCache, Layouts, Schema, Value},
+    protocol::{
+        frame::Frame,
+        native::MemberKind::{Joined, Left, Updated},
+    },
+};
+
+fn filter(text: &str, schema: &Schema) -> Arc<crate::predicate::Bound> {
+    Arc::new(FilterCache::new().get_or_compile(text, schema).unwrap().filter.bind(None).unwrap())
+}
+
+#[test]
+fn join_and_leave_churn_leaves_nothing_behind() {
+    let limits = Limits { resume_window: Duration::ZERO, ..Limits::default() };
+    let hub = Hub::new(2, context(limits, &["profile.status"], SlowConsumer::Disconnect));
+    let layouts = Layouts::new();
+    let mut present = Vec::new();
+    for n in 0..1000usize {
+        let shard = hub.shard(n % 2);
+        let at = shard.own(|table| connect(table, &format!("u{}", n % 100), Value::Null));
+        shard.own(|table| {
+            for channel in 0..n % 7 {
+                let watching = if n.is_multiple_of(3) { Watching::Notices } else { Watching::No };
+                let joined = table.join(at, &format!("c{channel}"), watching, Coming::New);
+                assert_eq!(joined, Joining::Joined);
+                assert_eq!(table.join(at, &format!("c{channel}"), watching, Coming::New), Joining::Already);
+            }
+            let profile = format!(r#"{{"status":"s{}"}}"#, n % 5);
+            assert!(table.set_profile(at, Value::from_json(&mut profile.into_bytes(), &layouts).unwrap()));
+            if n.is_multiple_of(2) {
+                assert_eq!(table.leave(at, "c0"), n % 7 > 0);
+                assert!(!table.leave(at, "c0"));
+            }
+        });
+        present.push((n % 2, at));
+    }
+    let presence = hub.presence(APP);
+    let expected = (0..1000usize).filter(|n| n % 7 > 1).count() as u64;
+    assert_eq!(presence.count("c1"), Count { connections: expected, users: 100 });
+    let found = Selection { named: Some(Named::channel("c1")), ..Selection::everyone(APP) };
+    assert_eq!(hub.reach(&found).bound() as u64, expected);
+    for (n, (shard, at)) in present.into_iter().enumerate() {
+        hub.shard(shard).own(|table| {
+            let closes = n % 3 > 0;
+            assert_eq!(closes && table.close(at, None, &Close::new(4010, "")), closes);
+            assert!(table.remove(at).is_some());
+        });
+    }
+    assert!(presence.is_empty() && presence.list("", None, 10).is_empty());
+    assert!(hub.shards().iter().all(|shard| shard.own(|table| table.is_empty())));
+    let metrics = &hub.context().app(APP).metrics;
+    assert_eq!((metrics.channels.get(), metrics.memberships.get()), (0, 0));
+}
+
+#[test]
+fn channels_are_found_by_their_index_and_profiles_at_once() {
+    let context = context(Limits::default(), &["profile.status"], SlowConsumer::Disconnect);
+    let schema = context.app(APP).schema.clone();
+    let hub = Hub::new(1, context);
+    let layouts = Layouts::new();
+    let at: Vec<SlotRef> =
+        (0..200).map(|n| hub.shard(0).own(|table| connect(table, &n.to_string(), Value::Null))).collect();
+    hub.shard(0).own(|table| {
+        for at in &at[..30] {
+            table.join(*at, "room", Watching::No, Coming::New);
+        }
+        let away = Value::from_json(&mut br#"{"status":"away"}"#.to_vec(), &layouts).unwrap();
+        table.set_profile(at[3], away.clone());
+        table.set_profile(at[40], away);
+    });
+    let reach = |text: &str| {
+        let selection = Selection { filter: Some(filter(text, &schema)), ..Selection::everyone(APP) };
+        assert!(!selection.is_scan(), "{text}");
+        let Reach::Small(lists) = hub.reach(&selection) else { panic!("{text}") };
+        let ticket = Gate::for_tests().try_admit(1, 1).unwrap();
+        hub.place_small(&selection, lists, &Frame::event_text(&[b"x"]), &ticket).looked
+    };
+    assert_eq!(reach(r#""room" in channels"#).matched, 30);
+    let both = reach(r#""room" in channels && profile.status == "away""#);
+    assert_eq!(both.matched, 1);
+    assert_eq!(reach(r#"profile.status == "away""#).matched, 2);
+    hub.shard(0).own(|table| table.set_profile(at[3], Value::Null));
+    assert_eq!(reach(r#"profile.status == "away""#).matched, 1);
+    assert_eq!(reach(r#""nowhere" in channels"#).matched, 0);
+}
+
+#[test]
+fn who_left_between_the_look_up_and_the_placing_gets_nothing() {
+    let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
+    let (stays, leaves) = hub.shard(0).own(|table| {
+        let two = (connect(table, "a", Value::Null), connect(table, "b", Value::Null));
+        table.join(two.0, "c", Watching::No, Coming::New);
+        table.join(two.1, "c", Watching::No, Coming::New);
+        two
+    });
+    let selection = Selection { named: Some(Named::channel("c")), ..Selection::everyone(APP) };
+    let Reach::Small(lists) = hub.reach(&selection) else { panic!("two are few") };
+    hub.shard(0).own(|table| assert!(table.leave(leaves, "c")));
+    let ticket = Gate::for_tests().try_admit(1, 1).unwrap();
+    let counts = hub.place_small(&selection, lists, &Frame::event_text(&[b"x"]), &ticket);
+    assert_eq!((counts.looked.matched, counts.queued), (1, 1));
+    hub.shard(0).own(|table| {
+        let mut batch = Batch::default();
+        assert!(table.take(true, 10, &mut batch));
+        assert_eq!(batch.works.iter().map(|work| work.at).collect::<Vec<_>>(), [stays]);
+    });
+}
+
+#[test]
+fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_have_lapsed() {
+    let window = Duration::from_millis(1);
+    let limits = Limits { resume_window: window, ..Limits::default() };
+    let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+    let bulletin = hub.context().bulletin.clone();
+    let presence = hub.presence(APP);
+    let at: Vec<SlotRef> = hub.shard(0).own(|table| {
+        ["watcher", "u", "u", "u"]
+            .map(|user| {
+                let at = connect(table, user, Value::Null);
+                let watching = if user == "watcher" { Watching::Notices } else { Watching::No };
+                table.join(at, "c", watching, Coming::New);
+                at
+            })
+            .into()
+    });
+    let told = || {
+        let mut told = Vec::new();
+        while let Some((_, channel)) = bulletin.next() {
+            let tidings = presence.take_tidings(&channel, false).unwrap();
+            told.extend(tidings.notices.into_iter().map(|n| (n.kind, n.user_connections, n.previous)));
+        }
+        told
+    };
+    assert_eq!(
+        told(),
+        [(Joined, 1, None), (Joined, 2, None), (Joined, 3, None)],
+        "who came before is not told"
+    );
+    let lost = hub.shard(0).own(|table| {
+        assert!(table.close(at[1], None, &Close::new(1000, "")));
+        table.remove(at[2]).unwrap();
+        let lost = table.remove(at[3]).unwrap().connection;
+        let back = connect(table, "u", Value::Null);
+        let taken =
+            table.context.limbo.take(&lost.id(), |lost| lost.is_of_client(APP, Some("u"), None)).unwrap();
+        assert_eq!(taken.watched, Vec::<Arc<str>>::new());
+        assert!(table.context.limbo.take(&lost.id(), |_| true).is_none(), "only once");
+        table.join(back, "c", Watching::No, Coming::Resumed(lost.id()));
+        table.close(back, None, &Close::new(1000, ""));
+        lost.id()
+    });
+    assert_eq!(told(), [(Left, 2, None), (Updated, 2, Some(lost)), (Left, 1, None)]);
+    assert_eq!(presence.count("c"), Count { connections: 1, users: 1 });
+    std::thread::sleep(window * 2);
+    for lapsed in hub.context().limbo.take_lapsed() {
+        presence.lapsed("c", &lapsed.connection);
+    }
+    assert_eq!(told(), [(Left, 0, None)]);
+}
+
+#[test]
+fn notices_past_the_bound_are_told_as_counts() {
+    let limits = Limits { presence_notices: 3, ..Limits::default() };
+    let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+    hub.shard(0).own(|table| {
+        let watcher = connect(table, "w", Value::Null);
+        table.join(watcher, "c", Watching::Notices, Coming::New);
+        for n in 0..10 {
+            let at = connect(table, &n.to_string(), Value::Null);
+            table.join(at, "c", Watching::No, Coming::New);
+        }
+    });
+    let (presence, bulletin) = (hub.presence(APP), &hub.context().bulletin);
+    let (_, channel) = bulletin.next().unwrap();
+    let tidings = presence.take_tidings(&channel, false).unwrap();
+    assert_eq!((tidings.notices.len(), tidings.counted.is_some()), (3, false));
+    assert_eq!(bulletin.take_counted().len(), 1);
+    let (changes, count) = presence.take_tidings(&channel, true).unwrap().counted.unwrap();
+    assert_eq!((changes.joined, changes.left, count.connections), (7, 0, 11));
+    assert!(presence.take_tidings(&channel, true).unwrap().counted.is_none(), "told once");
+}

@@ -1,0 +1,417 @@
+//! Who is in which channel of one app, over all shards: counts, users, and what is yet to be told to those who watch.
+//!
+//! Tables call this under their shard's lock whenever a membership changes, so it agrees with the indexes at every
+//! moment a caller can see both. Its own locks are held for one change and never while taking another.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use ahash::{AHashMap, RandomState};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::connection::Snapshot;
+use crate::{
+    id::{AppId, ConnectionId},
+    limits::Limits,
+    metrics::AppMetrics,
+    protocol::native::{Changes, MemberKind},
+};
+
+/// Channels are spread over this many locks, so that shards rarely meet at one.
+const STRIPES: usize = 16;
+
+/// Over which time notices are counted and counts are gathered.
+const NOTICE_WINDOW: Duration = Duration::from_secs(1);
+
+/// What a member hears of the others' coming and going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watching {
+    /// Nothing.
+    No,
+    /// A notice for each, within bounds; past them, counts.
+    Notices,
+    /// Counts only.
+    Counts,
+}
+
+/// How a connection came into a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coming {
+    New,
+    /// In place of this one, which was lost.
+    Resumed(ConnectionId),
+}
+
+/// How a connection left a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// For good.
+    Left,
+    /// It may come back; nobody is told until it [lapses](Presence::lapsed).
+    Lost,
+}
+
+/// How many are in a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) connections: u64,
+    /// Different users behind them; anonymous connections have none.
+    pub(crate) users: u64,
+}
+
+/// A change of membership, to be told to those who watch.
+#[derive(Debug)]
+pub(crate) struct Notice {
+    pub(crate) kind: MemberKind,
+    pub(crate) member: Snapshot,
+    /// Connections of the member's user in the channel after the change, lost ones that may come back included.
+    pub(crate) user_connections: u64,
+    /// The lost connection that the member stands in for.
+    pub(crate) previous: Option<ConnectionId>,
+}
+
+/// What is to be told about one channel now.
+#[derive(Debug)]
+pub(crate) struct Tidings {
+    pub(crate) channel: Arc<str>,
+    pub(crate) notices: Vec<Notice>,
+    /// Changes told as counts, and how many are in the channel now.
+    pub(crate) counted: Option<(Changes, Count)>,
+}
+
+/// The channels that have something to tell, over all apps of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Bulletin {
+    due: Mutex<VecDeque<(AppId, Arc<str>)>>,
+    counted: Mutex<Vec<(AppId, Arc<str>)>>,
+    bell: Notify,
+}
+
+impl Bulletin {
+    /// Waits until a channel has notices.
+    pub(crate) async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    /// The next channel that has notices.
+    pub(crate) fn next(&self) -> Option<(AppId, Arc<str>)> {
+        self.due.lock().pop_front()
+    }
+
+    /// The channels that have gathered counts since the last call.
+    pub(crate) fn take_counted(&self) -> Vec<(AppId, Arc<str>)> {
+        std::mem::take(&mut self.counted.lock())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    live: u32,
+    lost: u32,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    notices: Vec<Notice>,
+    counted: Changes,
+    /// Notices since the window began.
+    spent: u32,
+    since: Option<Instant>,
+    is_due: bool,
+    is_counted: bool,
+}
+
+#[derive(Debug, Default)]
+struct Room {
+    connections: u32,
+    watchers: u32,
+    counts_only: bool,
+    /// When it last changed, by [`Presence::clock`].
+    changed: u64,
+    online: u32,
+    users: AHashMap<Arc<str>, Tally>,
+    news: Option<Box<News>>,
+}
+
+impl Room {
+    fn count(&self) -> Count {
+        Count { connections: self.connections.into(), users: self.online.into() }
+    }
+
+    fn enter(&mut self, user: Option<&Arc<str>>) {
+        self.connections += 1;
+        let Some(user) = user else { return };
+        let tally = self.users.entry(user.clone()).or_default();
+        tally.live += 1;
+        self.online += u32::from(tally.live == 1);
+    }
+
+    fn exit(&mut self, user: Option<&Arc<str>>, leaving: Leaving) {
+        self.connections -= 1;
+        let Some(user) = user else { return };
+        let Some(tally) = self.users.get_mut(user) else { return };
+        tally.live -= 1;
+        self.online -= u32::from(tally.live == 0);
+        tally.lost += u32::from(leaving == Leaving::Lost);
+        self.forget_if_gone(user);
+    }
+
+    /// One lost connection of `user` will not come back, or has.
+    fn settle_lost(&mut self, user: Option<&Arc<str>>) {
+        let Some(user) = user else { return };
+        let Some(tally) = self.users.get_mut(user) else { return };
+        tally.lost = tally.lost.saturating_sub(1);
+        self.forget_if_gone(user);
+    }
+
+    fn forget_if_gone(&mut self, user: &Arc<str>) {
+        if self.users.get(user).is_some_and(|tally| tally.live == 0 && tally.lost == 0) {
+            self.users.remove(user);
+        }
+    }
+
+    fn connections_of(&self, user: &Arc<str>) -> u64 {
+        self.users.get(user).map_or(0, |tally| u64::from(tally.live) + u64::from(tally.lost))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.connections == 0 && self.users.is_empty()
+    }
+}
+
+type Rooms = BTreeMap<Arc<str>, Room>;
+
+/// The channels of one app on this node.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    app: AppId,
+    stripes: Box<[Mutex<Rooms>]>,
+    hasher: RandomState,
+    /// Numbers every change, so that a room that was empty in between is not taken for unchanged.
+    clock: AtomicU64,
+    notices_per_window: u32,
+    members_with_notices: usize,
+    bulletin: Arc<Bulletin>,
+    metrics: Arc<AppMetrics>,
+}
+
+impl Presence {
+    pub(crate) fn new(
+        app: AppId,
+        limits: &Limits,
+        bulletin: Arc<Bulletin>,
+        metrics: Arc<AppMetrics>,
+    ) -> Self {
+        Self {
+            app,
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            clock: AtomicU64::new(1),
+            notices_per_window: limits.presence_notices,
+            members_with_notices: limits.presence_members,
+            bulletin,
+            metrics,
+        }
+    }
+
+    fn stripe(&self, channel: &str) -> &Mutex<Rooms> {
+        &self.stripes[self.hasher.hash_one(channel) as usize % STRIPES]
+    }
+
+    /// Notes that `member` came into `channel`; answers the name as all its members share it.
+    pub(super) fn joined(
+        &self,
+        channel: &str,
+        member: &Snapshot,
+        watching: Watching,
+        coming: Coming,
+    ) -> Arc<str> {
+        let mut rooms = self.stripe(channel).lock();
+        let known = rooms.get_key_value(channel).map(|(name, _)| name.clone());
+        let name = known.unwrap_or_else(|| {
+            self.metrics.channels.inc();
+            channel.into()
+        });
+        let room = rooms.entry(name.clone()).or_default();
+        let user = member.shared_user();
+        room.enter(user);
+        room.changed = self.clock.fetch_add(1, Relaxed);
+        self.metrics.memberships.inc();
+        let (kind, previous) = match coming {
+            Coming::New => (MemberKind::Joined, None),
+            Coming::Resumed(previous) => {
+                room.settle_lost(user);
+                (MemberKind::Updated, Some(previous))
+            }
+        };
+        self.tell(&name, room, kind, member, previous);
+        Self::watch(room, watching);
+        name
+    }
+
+    /// Notes that a member watches from now on.
+    pub(super) fn watched(&self, channel: &str, watching: Watching) {
+        if let Some(room) = self.stripe(channel).lock().get_mut(channel) {
+            Self::watch(room, watching);
+        }
+    }
+
+    /// Notes that a member watches no more.
+    pub(super) fn unwatched(&self, channel: &str) {
+        if let Some(room) = self.stripe(channel).lock().get_mut(channel) {
+            room.watchers -= 1;
+        }
+    }
+
+    fn watch(room: &mut Room, watching: Watching) {
+        room.watchers += u32::from(watching != Watching::No);
+        room.counts_only |= watching == Watching::Counts;
+    }
+
+    /// Notes that `member` left `channel`.
+    pub(super) fn left(&self, channel: &str, member: &Snapshot, watched: bool, leaving: Leaving) {
+        self.metrics.memberships.dec();
+        self.change(channel, |room, name| {
+            room.watchers -= u32::from(watched);
+            room.exit(member.shared_user(), leaving);
+            if leaving == Leaving::Left {
+                self.tell(name, room, MemberKind::Left, member, None);
+            }
+        });
+    }
+
+    /// Notes that a lost connection will not come back.
+    pub(crate) fn lapsed(&self, channel: &str, member: &Snapshot) {
+        self.change(channel, |room, name| {
+            room.settle_lost(member.shared_user());
+            self.tell(name, room, MemberKind::Left, member, None);
+        });
+    }
+
+    /// Notes that what members see of `member` has changed.
+    pub(super) fn updated(&self, channel: &str, member: &Snapshot) {
+        self.change(channel, |room, name| self.tell(name, room, MemberKind::Updated, member, None));
+    }
+
+    /// Notes that `member`, anonymous so far, is a user now.
+    pub(super) fn identified(&self, channel: &str, member: &Snapshot) {
+        self.change(channel, |room, name| {
+            room.connections -= 1;
+            room.enter(member.shared_user());
+            self.tell(name, room, MemberKind::Updated, member, None);
+        });
+    }
+
+    fn change(&self, channel: &str, change: impl FnOnce(&mut Room, &Arc<str>)) {
+        let mut rooms = self.stripe(channel).lock();
+        let Some((name, _)) = rooms.get_key_value(channel) else { return };
+        let name = name.clone();
+        let Some(room) = rooms.get_mut(channel) else { return };
+        change(room, &name);
+        room.changed = self.clock.fetch_add(1, Relaxed);
+        if room.is_empty() {
+            rooms.remove(channel);
+            self.metrics.channels.dec();
+        }
+    }
+
+    fn tell(
+        &self,
+        channel: &Arc<str>,
+        room: &mut Room,
+        kind: MemberKind,
+        member: &Snapshot,
+        previous: Option<ConnectionId>,
+    ) {
+        if room.watchers == 0 {
+            return;
+        }
+        // Each anonymous connection is someone of its own.
+        let user_connections = match member.shared_user() {
+            Some(user) => room.connections_of(user),
+            None => u64::from(kind != MemberKind::Left),
+        };
+        let few = room.connections as usize <= self.members_with_notices;
+        let news = room.news.get_or_insert_default();
+        let now = Instant::now();
+        if news.since.is_none_or(|since| now.duration_since(since) >= NOTICE_WINDOW) {
+            news.since = Some(now);
+            news.spent = 0;
+        }
+        if few && !room.counts_only && news.spent < self.notices_per_window {
+            news.spent += 1;
+            news.notices.push(Notice { kind, member: member.clone(), user_connections, previous });
+            if !std::mem::replace(&mut news.is_due, true) {
+                self.bulletin.due.lock().push_back((self.app, channel.clone()));
+                self.bulletin.bell.notify_one();
+            }
+            return;
+        }
+        match kind {
+            MemberKind::Joined => news.counted.joined += 1,
+            MemberKind::Left => news.counted.left += 1,
+            MemberKind::Updated => news.counted.updated += 1,
+        }
+        if !std::mem::replace(&mut news.is_counted, true) {
+            self.bulletin.counted.lock().push((self.app, channel.clone()));
+        }
+    }
+
+    /// Takes what is to be told about `channel` now: its notices, and with `counts` the changes gathered as counts.
+    pub(crate) fn take_tidings(&self, channel: &Arc<str>, counts: bool) -> Option<Tidings> {
+        let mut rooms = self.stripe(channel).lock();
+        let room = rooms.get_mut(channel)?;
+        let count = room.count();
+        let news = room.news.as_mut()?;
+        news.is_due = false;
+        let counted = (counts && std::mem::take(&mut news.is_counted))
+            .then(|| (std::mem::take(&mut news.counted), count));
+        let notices = std::mem::take(&mut news.notices);
+        Some(Tidings { channel: channel.clone(), notices, counted })
+    }
+
+    /// How many are in `channel` now.
+    pub(crate) fn count(&self, channel: &str) -> Count {
+        self.stripe(channel).lock().get(channel).map(Room::count).unwrap_or_default()
+    }
+
+    /// A number that is another after every change of who is in `channel`.
+    pub(crate) fn changed(&self, channel: &str) -> u64 {
+        self.stripe(channel).lock().get(channel).map_or(0, |room| room.changed)
+    }
+
+    /// Up to `limit` channels whose names begin with `prefix` and come after `after`, in the order of their names.
+    ///
+    /// Costs a look at `limit` names per stripe, however many channels there are.
+    pub(crate) fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(Arc<str>, Count)> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let mut found: Vec<(Arc<str>, Count)> = Vec::new();
+        for stripe in &self.stripes {
+            let rooms = stripe.lock();
+            let range = rooms.range::<str, _>((from, Bound::Unbounded));
+            let named = range.take_while(|(name, _)| name.starts_with(prefix));
+            let present = named.filter(|(_, room)| room.connections > 0);
+            found.extend(present.take(limit).map(|(name, room)| (name.clone(), room.count())));
+        }
+        found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        found.truncate(limit);
+        found
+    }
+
+    /// Whether nothing is held.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stripes.iter().all(|stripe| stripe.lock().is_empty())
+    }
+}

@@ -1,0 +1,214 @@
+//! Channels: who is in them, what they keep, and putting connections into them from outside.
+
+use std::sync::Arc;
+
+use super::{Node, NodeError, Target, publish::to_its_end};
+use crate::{
+    config::Presence as PresenceRule,
+    history::{Key, Page},
+    hub::{Coming, Count, Joining, Selection, Snapshot, Table, Watching, channel_key},
+    id::{AppId, ConnectionId},
+    protocol::{
+        event::channel_name,
+        native::{self, Member, MembersBuilder, MembersPage, Position},
+    },
+};
+
+/// Where a page of members begins: a shard, and a slot on it.
+pub(crate) type Cursor = (usize, u32);
+
+/// Reads what [`write_cursor`] wrote.
+pub(crate) fn read_cursor(text: &str) -> Option<Cursor> {
+    let (shard, slot) = text.split_once('.')?;
+    Some((shard.parse().ok()?, slot.parse().ok()?))
+}
+
+/// A cursor as clients and callers hold it.
+pub(crate) fn write_cursor((shard, slot): Cursor) -> String {
+    format!("{shard}.{slot}")
+}
+
+/// What a page of members is to hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MembersQuery {
+    pub(crate) from: Cursor,
+    pub(crate) limit: usize,
+    pub(crate) max_bytes: usize,
+}
+
+/// How many connections a call put into a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Joins {
+    /// Members since this call.
+    pub joined: u64,
+    /// Members before it.
+    pub already: u64,
+    /// None, since they are in as many channels as they may be.
+    pub full: u64,
+}
+
+impl Node {
+    /// The key under which a channel's events are kept, if they are.
+    pub(crate) fn kept_key(&self, app: AppId, channel: &str) -> Option<Key> {
+        self.app(app).rule(channel).keep.map(|_| Key::channel(app, channel.into()))
+    }
+
+    /// How the members of `channel` hear of each other, where one `asked` for it.
+    pub(crate) fn watching(&self, app: AppId, channel: &str, asked: bool) -> Watching {
+        match (self.app(app).rule(channel).presence, asked) {
+            (PresenceRule::All, _) | (PresenceRule::Asked, true) => Watching::Notices,
+            (PresenceRule::Count, true) => Watching::Counts,
+            (PresenceRule::Off, _) | (_, false) => Watching::No,
+        }
+    }
+
+    /// How many are in `channel`.
+    pub(crate) fn count(&self, app: AppId, channel: &str) -> Count {
+        self.hub.presence(app).count(channel)
+    }
+
+    /// A page of the members of `channel`, by shards and slots, with how many there are in all. A member that stays
+    /// is on exactly one page.
+    pub(crate) fn members(&self, app: AppId, channel: &str, query: MembersQuery) -> MembersPage {
+        let mut builder = MembersBuilder::new(query.max_bytes);
+        let cursor = self.gather(app, channel, query, None, &mut builder);
+        let Count { connections, users } = self.count(app, channel);
+        let cursor = cursor.map(write_cursor);
+        MembersPage { members: builder.finish(), count: connections, users, cursor }
+    }
+
+    /// Adds members but `without` to a page; answers where the next one begins.
+    pub(crate) fn gather(
+        &self,
+        app: AppId,
+        channel: &str,
+        query: MembersQuery,
+        without: Option<ConnectionId>,
+        page: &mut MembersBuilder,
+    ) -> Option<Cursor> {
+        let key = channel_key(channel);
+        let mut left = query.limit;
+        for (at, shard) in self.hub.shards().iter().enumerate().skip(query.from.0) {
+            let from = if at == query.from.0 { query.from.1 } else { 0 };
+            // One for the cursor, one for whom the page is without.
+            let members = shard.own(|table| table.members_of(app, &key, from, left + 2));
+            for member in members.iter().filter(|member| Some(member.id()) != without) {
+                if left == 0 || !page.push(&shown(member)) {
+                    return Some((at, member.id().slot));
+                }
+                left -= 1;
+            }
+        }
+        None
+    }
+
+    /// Up to `limit` kept events of `channel` after `after`, oldest first; `None` where none were ever kept.
+    ///
+    /// # Errors
+    /// [`NodeError::History`] where they are out of reach.
+    pub(crate) async fn kept(
+        &self,
+        app: AppId,
+        channel: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Option<Page>, NodeError> {
+        match self.kept_key(app, channel) {
+            Some(key) => Ok(self.history.page(&key, after, limit).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Where `channel` stands, if its events are kept. Belongs into the channel's turn where it must stay true.
+    ///
+    /// # Errors
+    /// [`NodeError::History`] where that is out of reach.
+    pub(crate) async fn position(&self, app: AppId, channel: &str) -> Result<Option<Position>, NodeError> {
+        let (Some(key), Some(keep)) = (self.kept_key(app, channel), self.app(app).rule(channel).keep) else {
+            return Ok(None);
+        };
+        let position = self.history.position(&key, &keep).await?;
+        Ok(Some(Position { epoch: position.epoch.to_string().into(), offset: position.offset }))
+    }
+
+    /// Puts the connections that `target` means into `channel`; each is told, before every event of it.
+    ///
+    /// Carried out whatever becomes of the caller.
+    ///
+    /// # Errors
+    /// As [`Node::select`], [`NodeError::Busy`] and [`NodeError::History`].
+    pub(crate) async fn join_all(
+        self: &Arc<Self>,
+        app: AppId,
+        channel: String,
+        target: Target,
+    ) -> Result<Joins, NodeError> {
+        channel_name(&channel)?;
+        let selection = self.select(app, target)?;
+        let leave = if selection.is_scan() { Some(self.hub.leave_to_scan().await?) } else { None };
+        let node = self.clone();
+        to_its_end(async move {
+            let key = node.kept_key(app, &channel);
+            let _turn = match &key {
+                Some(key) => Some(node.turns.take(key).await),
+                None => None,
+            };
+            let told = native::joined(&channel, node.position(app, &channel).await?.as_ref());
+            let watching = node.watching(app, &channel, false);
+            let mut joins = Joins::default();
+            let join = |table: &mut Table, slot| {
+                let Some(at) = table.reference(slot) else { return };
+                match table.join(at, &channel, watching, Coming::New) {
+                    Joining::Joined => {
+                        table.place_own(at, told.clone());
+                        joins.joined += 1;
+                    }
+                    Joining::Already => joins.already += 1,
+                    Joining::Full => joins.full += 1,
+                    Joining::Gone => {}
+                }
+            };
+            node.hub.sweep(&selection, join).await;
+            drop(leave);
+            Ok(joins)
+        })
+        .await?
+    }
+
+    /// Takes the connections that `target` means out of `channel`; answers how many were in it. Each is told, after
+    /// every event of it.
+    ///
+    /// # Errors
+    /// As [`Node::join_all`].
+    pub(crate) async fn leave_all(
+        self: &Arc<Self>,
+        app: AppId,
+        channel: String,
+        target: Target,
+    ) -> Result<u64, NodeError> {
+        channel_name(&channel)?;
+        let selection: Selection = self.select(app, target)?;
+        let leave = if selection.is_scan() { Some(self.hub.leave_to_scan().await?) } else { None };
+        let node = self.clone();
+        to_its_end(async move {
+            let told = native::left(&channel);
+            let mut left = 0;
+            let leave_one = |table: &mut Table, slot| {
+                let Some(at) = table.reference(slot) else { return };
+                if table.leave(at, &channel) {
+                    table.place_own(at, told.clone());
+                    left += 1;
+                }
+            };
+            node.hub.sweep(&selection, leave_one).await;
+            drop(leave);
+            left
+        })
+        .await
+    }
+}
+
+/// A connection as other members see it.
+pub(crate) fn shown(connection: &Snapshot) -> Member<'_> {
+    Member { id: connection.id(), user: connection.user(), data: connection.profile() }
+}

@@ -1,0 +1,103 @@
+//! Looking at what is connected, and sending it away.
+
+use std::sync::Arc;
+
+use super::{Node, NodeError, Target};
+use crate::{
+    close::Close,
+    hub::{Looked, Named, Selection, Snapshot, Table},
+    id::{AppId, ConnectionId},
+    limits,
+    predicate::{Bound, Value},
+};
+
+/// How a filter would be answered.
+#[derive(Debug)]
+pub(crate) struct Explanation {
+    /// The compiled filter with its plan.
+    pub(crate) bound: Arc<Bound>,
+    /// What the sweep saw.
+    pub(crate) looked: Looked,
+    /// Some of the connections that match.
+    pub(crate) sample: Vec<ConnectionId>,
+}
+
+impl Node {
+    /// How `filter` would be answered, and by whom. Looks at connections as an emit would, and sends nothing.
+    ///
+    /// # Errors
+    /// [`NodeError::Filter`] and [`NodeError::Busy`].
+    pub(crate) async fn explain(
+        &self,
+        app: AppId,
+        filter: String,
+        params: Option<Value>,
+    ) -> Result<Explanation, NodeError> {
+        let bound = self.compile(app, filter, params)?;
+        let selection = Selection { filter: Some(bound.clone()), ..Selection::everyone(app) };
+        let _leave = self.hub.leave_to_scan().await?;
+        let mut sample = Vec::new();
+        let looked = self
+            .hub
+            .sweep(&selection, |table, slot| {
+                if sample.len() < limits::EXPLAIN_SAMPLE
+                    && let Some(connection) = table.open_connection(slot)
+                {
+                    sample.push(connection.id());
+                }
+            })
+            .await;
+        Ok(Explanation { bound, looked, sample })
+    }
+
+    /// Closes the connections that `target` means; answers how many.
+    ///
+    /// What was placed for them before is still written. It is carried out in a task of its own, which a caller that
+    /// goes away does not stop.
+    ///
+    /// # Errors
+    /// As [`Node::select`], and [`NodeError::Busy`].
+    pub(crate) async fn disconnect(
+        &self,
+        app: AppId,
+        target: Target,
+        close: Close,
+    ) -> Result<u64, NodeError> {
+        let selection = self.select(app, target)?;
+        let leave = if selection.is_scan() { Some(self.hub.leave_to_scan().await?) } else { None };
+        let hub = self.hub.clone();
+        let closing = tokio::spawn(async move {
+            let mut closed = 0;
+            let close_one = |table: &mut Table, slot| {
+                if let Some(at) = table.reference(slot) {
+                    closed += u64::from(table.close(at, None, &close));
+                }
+            };
+            hub.sweep(&selection, close_one).await;
+            drop(leave);
+            closed
+        });
+        closing.await.map_err(|_| NodeError::Failed)
+    }
+
+    /// A page of the connections that `filter` matches, and where the next one begins.
+    ///
+    /// # Errors
+    /// [`NodeError::Filter`] and [`NodeError::Busy`].
+    pub(crate) async fn connections(
+        &self,
+        app: AppId,
+        target: Target,
+        from: (usize, u32),
+        limit: usize,
+    ) -> Result<(Vec<Snapshot>, Option<(usize, u32)>), NodeError> {
+        let selection = self.select(app, target)?;
+        let _leave = self.hub.leave_to_scan().await?;
+        Ok(self.hub.page(&selection, from, limit).await)
+    }
+
+    /// The open connections of `user` on this node.
+    pub(crate) fn user_connections(&self, app: AppId, user: &str) -> usize {
+        self.hub.reach(&Selection { named: Some(Named::user(user)), ..Selection::everyone(app) }).bound()
+    }
+}

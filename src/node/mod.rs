@@ -1,0 +1,221 @@
+//! The centre: what a publication, a look-up or a disconnect means on this node.
+//!
+//! Every verb of every edge becomes a publication with a [`Target`] here, and takes the same way: select, encode once,
+//! admit, place.
+
+mod channels;
+mod look;
+mod presence;
+mod publish;
+mod target;
+#[cfg(test)]
+mod tests;
+mod turns;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
+};
+
+pub use channels::Joins;
+pub(crate) use channels::{MembersQuery, read_cursor, shown, write_cursor};
+pub(crate) use presence::Recalled;
+pub(crate) use publish::{Author, Prepared, Publication};
+pub use publish::{Placement, Receipt};
+pub use target::{Target, To};
+use turns::Turns;
+
+pub use crate::protocol::event::Exceptions;
+use crate::{
+    app::{App, ClientKeys, SetupError},
+    auth::ApiKeys,
+    config::Config,
+    door::Place,
+    history::{History, HistoryError, Memory},
+    hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
+    id::{AppId, NodeId},
+    limits::TARGET_NAMES,
+    metrics::Metrics,
+    predicate::FilterError,
+    protocol::event::EventError,
+};
+
+/// Why a publication, a look-up or a disconnect was refused. Nothing was delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The filter cannot be compiled or bound; the text is kept for the excerpt.
+    #[error("{error}")]
+    Filter {
+        /// What is wrong, and where.
+        error: FilterError,
+        /// The filter.
+        source_text: String,
+    },
+    /// The node has accepted as much as it may.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// A list of the target is too long.
+    #[error("{list} names {count} ids; at most {TARGET_NAMES} fit one call")]
+    TooManyNames {
+        /// The list.
+        list: &'static str,
+        /// Its length.
+        count: usize,
+    },
+    /// The event, or the name of a channel, breaks a rule.
+    #[error(transparent)]
+    Event(#[from] EventError),
+    /// The event is to be kept, and its target is none that anything can be kept for.
+    #[error(
+        "nothing is kept for this target: one channel or a list of users is, where history is on for it, without a filter"
+    )]
+    CannotStore,
+    /// What is kept is out of reach.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// Users are meant where clients cannot authenticate.
+    #[error("client authentication is off, so there are no users to publish to")]
+    NoUsers,
+    /// The task that placed the event ended early; a defect of the server.
+    #[error("placing the event failed")]
+    Failed,
+}
+
+impl NodeError {
+    /// The stable code, which callers see in problem documents and clients in errors.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Filter { error, .. } => error.code(),
+            Self::Busy(_) => "busy",
+            Self::TooManyNames { .. } => "too_many_names",
+            Self::Event(error) => error.code(),
+            Self::CannotStore => "cannot_store",
+            Self::History(_) => "history_unavailable",
+            Self::NoUsers => "no_users",
+            Self::Failed => "internal",
+        }
+    }
+}
+
+/// Where a node is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// Serving.
+    Serving,
+    /// Told to leave: readiness fails, and all else goes on.
+    Leaving,
+    /// Sending its clients away.
+    Draining,
+}
+
+/// One node: its apps, its hub, its numbers.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) name: Arc<str>,
+    pub(crate) keys: ApiKeys,
+    pub(crate) apps: Vec<App>,
+    pub(crate) client_keys: ClientKeys,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) history: Arc<dyn History>,
+    pub(crate) turns: Turns,
+    pub(crate) metrics: Arc<Metrics>,
+    phase: AtomicU8,
+    /// Sockets that are or are about to be connections.
+    pub(crate) occupied: AtomicUsize,
+}
+
+impl Node {
+    /// Sets up the apps and an empty hub of `shards` shards. Opens no socket.
+    ///
+    /// # Errors
+    /// [`SetupError`] names the app whose settings cannot be used.
+    pub(crate) fn new(config: Config, shards: usize) -> Result<Arc<Self>, SetupError> {
+        let metrics = Arc::new(Metrics::new());
+        let id = NodeId::random();
+        let mut apps = Vec::new();
+        for (at, (name, app)) in config.apps.iter().enumerate() {
+            apps.push(App::new(AppId(at as u16), name, app, &config, &metrics)?);
+        }
+        let bulletin = Arc::new(Bulletin::default());
+        let app_context = |app: &App| app.context(&config.limits, bulletin.clone());
+        let context = Context {
+            node: id,
+            limits: config.limits.clone(),
+            metrics: metrics.clone(),
+            apps: apps.iter().map(app_context).collect::<Vec<AppContext>>(),
+            refused: Arc::default(),
+            limbo: Limbo::new(config.limits.resume_window),
+            bulletin,
+        };
+        let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
+        let history = Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics);
+        Ok(Arc::new(Self {
+            name: config.node_name.as_deref().map_or_else(|| id.to_string().into(), Into::into),
+            keys: ApiKeys::new(&config.apps),
+            client_keys: ClientKeys::new(&config.apps),
+            history: Arc::new(history),
+            turns: Turns::new(),
+            hub: Arc::new(Hub::new(shards, Arc::new(context))),
+            apps,
+            metrics,
+            phase: AtomicU8::new(Phase::Serving as u8),
+            occupied: AtomicUsize::new(0),
+            config,
+        }))
+    }
+
+    /// Connections, and sockets about to be.
+    pub(crate) fn occupied(&self) -> usize {
+        self.occupied.load(Relaxed)
+    }
+
+    pub(crate) fn app(&self, app: AppId) -> &App {
+        &self.apps[app.0 as usize]
+    }
+
+    /// The app named `name`.
+    pub(crate) fn app_named(&self, name: &str) -> Option<&App> {
+        self.apps.iter().find(|app| &*app.name == name)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Serving,
+            1 => Phase::Leaving,
+            _ => Phase::Draining,
+        }
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Relaxed);
+    }
+}
+
+/// A connection's place among those that the node may hold; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Occupancy(Arc<Node>, Option<Place>);
+
+impl Occupancy {
+    /// A place for one more connection, if there is one.
+    pub(crate) fn take(node: &Arc<Node>) -> Option<Self> {
+        let max = node.config.limits.connections;
+        let taken = node.occupied.fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1));
+        taken.ok().map(|_| Self(node.clone(), None))
+    }
+}
+
+impl Occupancy {
+    /// The same place, together with one among those of the client's address.
+    pub(crate) fn at(mut self, place: Place) -> Self {
+        self.1 = Some(place);
+        self
+    }
+}
+
+impl Drop for Occupancy {
+    fn drop(&mut self) {
+        self.0.occupied.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,164 @@
+//! Telling members of each other, and holding the channels of those who may come back.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::MissedTickBehavior;
+
+use super::{Node, channels::shown};
+use crate::{
+    hub::{Limbo, Lost, Snapshot, Tidings, channel_key},
+    id::{AppId, ConnectionId},
+    limits::{SLICE, SLICE_STRIDE, TICK},
+    protocol::{frame::Frame, native},
+};
+
+/// How often gathered counts are told, and histories are freed of what is over its time.
+const GATHERING: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// Tells members of each other as it happens, until the runtime ends. One task per node, so that the notices of a
+    /// channel reach everyone in one order.
+    pub(crate) async fn tell_members(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let bulletin = self.hub.context().bulletin.clone();
+        let mut gathered = Instant::now();
+        loop {
+            tokio::select! {
+                () = bulletin.rung() => {}
+                _ = ticks.tick() => {}
+            }
+            for Lost { connection, .. } in self.limbo().take_lapsed() {
+                for channel in connection.channels() {
+                    self.hub.presence(connection.app).lapsed(channel, &connection);
+                }
+            }
+            while let Some((app, channel)) = bulletin.next() {
+                self.tell(app, &channel, false).await;
+            }
+            if gathered.elapsed() >= GATHERING {
+                gathered = Instant::now();
+                for (app, channel) in bulletin.take_counted() {
+                    self.tell(app, &channel, true).await;
+                }
+                self.history.expire();
+            }
+        }
+    }
+
+    fn limbo(&self) -> &Limbo {
+        &self.hub.context().limbo
+    }
+
+    async fn tell(&self, app: AppId, channel: &Arc<str>, counts: bool) {
+        let Some(tidings) = self.hub.presence(app).take_tidings(channel, counts) else { return };
+        let frames = frames(&tidings);
+        self.app(app).metrics.notices.inc_by(frames.len() as u64);
+        if frames.is_empty() {
+            return;
+        }
+        let key = channel_key(channel);
+        let mut until = Instant::now() + SLICE;
+        for shard in self.hub.shards() {
+            let watchers = shard.own(|table| table.watchers_of(app, &key));
+            for some in watchers.chunks(SLICE_STRIDE) {
+                shard.with(|table| {
+                    for &(at, id) in some {
+                        for (about, frame) in &frames {
+                            if *about != Some(id) {
+                                table.place_own(at, frame.clone());
+                            }
+                        }
+                    }
+                });
+                if Instant::now() >= until {
+                    tokio::task::yield_now().await;
+                    until = Instant::now() + SLICE;
+                }
+            }
+        }
+    }
+
+    /// Finds the channels of the connection `id` for a client who comes back by another one, and proves to be the
+    /// same by user and device. One that the server still holds for alive is closed: its client knows better.
+    pub(crate) fn recall(
+        self: &Arc<Self>,
+        app: AppId,
+        id: &ConnectionId,
+        user: Option<&str>,
+        device: Option<&str>,
+    ) -> Option<Recalled> {
+        let alive = self.hub.find(app, id);
+        // A device is no credential: whoever has nothing else may come back, and may not send anyone away.
+        if user.is_some() && alive.is_some_and(|alive| alive.is_of_client(app, user, device)) {
+            self.hub.shard(usize::from(id.shard)).with(|table| {
+                if let Some(at) = table.find(app, id).and_then(|slot| table.reference(slot)) {
+                    table.close_replaced(at);
+                }
+            });
+        }
+        let proof = |lost: &crate::hub::Connection| lost.is_of_client(app, user, device);
+        let Lost { connection, watched } = self.limbo().take(id, proof)?;
+        let channels = connection.channel_names().map(|name| (name.clone(), watched.contains(name)));
+        Some(Recalled { channels: channels.collect(), node: self.clone(), lost: connection })
+    }
+}
+
+/// The channels of a lost connection, on their way to the one that takes its place. Those not taken are left when
+/// this is dropped.
+#[derive(Debug)]
+pub(crate) struct Recalled {
+    node: Arc<Node>,
+    pub(crate) lost: Snapshot,
+    channels: VecDeque<(Arc<str>, bool)>,
+}
+
+impl Recalled {
+    /// The next channel, and whether it was watched.
+    pub(crate) fn next(&self) -> Option<(Arc<str>, bool)> {
+        self.channels.front().cloned()
+    }
+
+    /// Notes that the next channel was taken over.
+    pub(crate) fn taken(&mut self) {
+        self.channels.pop_front();
+    }
+
+    /// Gives the next channel up.
+    pub(crate) fn give_up(&mut self) {
+        if let Some((channel, _)) = self.channels.pop_front() {
+            self.node.hub.presence(self.lost.app).lapsed(&channel, &self.lost);
+        }
+    }
+}
+
+impl Drop for Recalled {
+    fn drop(&mut self) {
+        while !self.channels.is_empty() {
+            self.give_up();
+        }
+    }
+}
+
+/// What is to be said, each with the connection that it is about, which need not hear it.
+fn frames(tidings: &Tidings) -> Vec<(Option<ConnectionId>, Frame)> {
+    let Tidings { channel, notices, counted, .. } = tidings;
+    let mut frames: Vec<_> = notices
+        .iter()
+        .map(|notice| {
+            let member = shown(&notice.member);
+            let id = member.id;
+            let frame =
+                native::member(notice.kind, channel, &member, notice.user_connections, notice.previous);
+            (Some(id), frame)
+        })
+        .collect();
+    frames.extend(counted.as_ref().map(|(changes, count)| {
+        (None, native::members_changed(channel, changes, count.connections, count.users))
+    }));
+    frames
+}

@@ -1,0 +1,411 @@
+//! Publishing: select, encode once, admit, keep where that is wanted, place.
+
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Instant};
+
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+
+use super::{Node, NodeError, Target};
+use crate::{
+    history::{Echoless, Keep, Key, New, Omit},
+    hub::{Closure, Counts, Named, Reach, Selection, Ticket},
+    id::AppId,
+    limits::{SLICE, SMALL_DELIVERIES},
+    protocol::{
+        event::{Draft, Event, Marks, Sender},
+        native::Position,
+    },
+};
+
+/// An event on its way in, with all that its caller says about it.
+#[derive(Debug)]
+pub(crate) struct Publication<'a> {
+    pub(crate) event: Event<'a>,
+    pub(crate) target: Target,
+    /// Whether to keep it for who is away; `None` keeps it where that is possible.
+    pub(crate) store: Option<bool>,
+    /// The client that sent it, if one did.
+    pub(crate) author: Option<Author>,
+}
+
+/// The client that sent an event.
+#[derive(Clone, Debug)]
+pub(crate) struct Author {
+    pub(crate) sender: Sender,
+    pub(crate) device: Option<Arc<str>>,
+    /// Whether it gets its own event.
+    pub(crate) echo: bool,
+}
+
+/// What became of a publication.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    /// Names the publication; a UUID of version 7.
+    pub id: Uuid,
+    /// Connections meant, after exceptions: `queued` and `dropped` together.
+    pub matched: u64,
+    /// Connections that have it in their outbox, or on their wire.
+    pub queued: u64,
+    /// Connections that were too slow to be given it.
+    pub dropped: u64,
+    /// For how many channels or users it was kept.
+    pub stored: u64,
+    /// Connections for which the filter ended in an error.
+    pub filter_errors: u64,
+    /// Nodes counted here.
+    pub nodes: u32,
+    /// Nodes that did not answer in time.
+    pub missing_nodes: Vec<String>,
+    /// Where it stands in each channel that keeps it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publications: Vec<Placement>,
+}
+
+/// Where an event stands in a channel that keeps its events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Placement {
+    /// The channel.
+    pub channel: Arc<str>,
+    /// The publication.
+    pub id: Uuid,
+    /// Which life of the channel's numbering.
+    pub epoch: String,
+    /// Its number there.
+    pub offset: u64,
+}
+
+impl Receipt {
+    fn new(id: Uuid) -> Self {
+        Self {
+            id,
+            matched: 0,
+            queued: 0,
+            dropped: 0,
+            stored: 0,
+            filter_errors: 0,
+            nodes: 1,
+            missing_nodes: Vec::new(),
+            publications: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, counts: Counts) {
+        self.matched += counts.looked.matched;
+        self.queued += counts.queued;
+        self.dropped += counts.looked.matched - counts.queued;
+        self.filter_errors += counts.looked.errors;
+    }
+
+    fn join(&mut self, other: Self) {
+        self.matched += other.matched;
+        self.queued += other.queued;
+        self.dropped += other.dropped;
+        self.stored += other.stored;
+        self.filter_errors += other.filter_errors;
+        self.publications.extend(other.publications);
+    }
+
+    /// Where the event stands in the one channel that it was sent to, if that keeps its events.
+    pub(crate) fn position(&self) -> Option<Position> {
+        let placement = self.publications.first()?;
+        Some(Position { epoch: placement.epoch.as_str().into(), offset: placement.offset })
+    }
+}
+
+/// For whom an event is kept.
+#[derive(Debug)]
+enum Keeping {
+    Nobody,
+    Channel(Arc<str>, Key, Keep),
+    Users(Vec<Arc<str>>, Keep),
+}
+
+/// A publication whose meaning is settled, and which nothing has been done for yet.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    id: Uuid,
+    selection: Selection,
+    draft: Draft,
+    keeping: Keeping,
+    omit: Option<Arc<Omit>>,
+}
+
+/// A publication past the gate: it is carried out, whatever becomes of its caller.
+#[derive(Debug)]
+struct Admitted {
+    prepared: Prepared,
+    reach: Reach,
+    ticket: Ticket,
+    leave: Option<OwnedSemaphorePermit>,
+}
+
+impl Node {
+    /// Delivers an event to the connections of `app` that its target means, and keeps it where that is wanted.
+    ///
+    /// The event is encoded once. When this returns, every connection that matched has it in its outbox, so what the
+    /// same caller publishes next comes after it. Past admission it is carried out whatever becomes of the caller.
+    ///
+    /// # Errors
+    /// [`NodeError`]; nothing was delivered then.
+    pub(crate) async fn publish(
+        self: &Arc<Self>,
+        app: AppId,
+        publication: Publication<'_>,
+    ) -> Result<Receipt, NodeError> {
+        let prepared = self.prepare(app, publication)?;
+        self.deliver(prepared).await
+    }
+
+    /// Settles what a publication means, and encodes it: after this its caller's buffers may go.
+    ///
+    /// # Errors
+    /// As [`Node::select`], and [`NodeError::CannotStore`].
+    pub(crate) fn prepare(&self, app: AppId, publication: Publication<'_>) -> Result<Prepared, NodeError> {
+        let Publication { event, target, store, author } = publication;
+        target.check()?;
+        let id = Uuid::now_v7();
+        let keeping = self.keeping(app, &target, store)?;
+        let marks = Marks {
+            channel: target.one_channel(),
+            from: author.as_ref().map(|author| &author.sender),
+            id: matches!(keeping, Keeping::Users(..)).then_some(id),
+        };
+        let draft = event.draft(&marks);
+        let omit = omitted(&keeping, &target, author.as_ref());
+        let own = author.filter(|author| !author.echo).map(|author| author.sender.connection);
+        let mut selection = self.select(app, target)?;
+        selection.except.connections.extend(own);
+        Ok(Prepared { id, selection, draft, keeping, omit })
+    }
+
+    /// Delivers what was prepared; see [`Node::publish`].
+    ///
+    /// # Errors
+    /// [`NodeError::Busy`] and [`NodeError::History`]; nothing was delivered then.
+    pub(crate) async fn deliver(self: &Arc<Self>, prepared: Prepared) -> Result<Receipt, NodeError> {
+        let admitted = self.admit(prepared).await?;
+        if let (Keeping::Nobody, Reach::Small(_)) = (&admitted.prepared.keeping, &admitted.reach) {
+            return Ok(self.place_at_once(admitted));
+        }
+        to_its_end(self.clone().carry_out(admitted)).await?
+    }
+
+    /// Delivers several publications, one after another, or none: all are admitted before the first is placed.
+    ///
+    /// # Errors
+    /// As [`Node::publish`].
+    pub(crate) async fn publish_all(
+        self: &Arc<Self>,
+        app: AppId,
+        publications: Vec<Publication<'_>>,
+    ) -> Result<Receipt, NodeError> {
+        let prepared: Vec<Prepared> =
+            publications.into_iter().map(|one| self.prepare(app, one)).collect::<Result<_, _>>()?;
+        let admitted = self.admit_all(app, prepared).await?;
+        let node = self.clone();
+        to_its_end(async move {
+            let mut receipt: Option<Receipt> = None;
+            for one in admitted {
+                let one = node.clone().carry_out(one).await?;
+                match &mut receipt {
+                    Some(receipt) => receipt.join(one),
+                    None => receipt = Some(one),
+                }
+            }
+            Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())))
+        })
+        .await?
+    }
+
+    async fn admit(&self, prepared: Prepared) -> Result<Admitted, NodeError> {
+        let reach = self.hub.reach(&prepared.selection);
+        let leave = match &reach {
+            Reach::Large(_) if prepared.selection.is_scan() => Some(self.hub.leave_to_scan().await?),
+            _ => None,
+        };
+        let ticket = self.hub.admit(&reach, prepared.draft.len()).await?;
+        self.app(prepared.selection.app).metrics.accepted.inc();
+        Ok(Admitted { prepared, reach, ticket, leave })
+    }
+
+    /// Admits all as one: by places of their own, each would wait for what the others hold.
+    async fn admit_all(&self, app: AppId, prepared: Vec<Prepared>) -> Result<Vec<Admitted>, NodeError> {
+        let reaches: Vec<Reach> = prepared.iter().map(|one| self.hub.reach(&one.selection)).collect();
+        let bound = reaches.iter().map(Reach::bound).sum();
+        let bytes = prepared.iter().map(|one| one.draft.len()).sum();
+        let scans = prepared.iter().any(|one| one.selection.is_scan());
+        let leave = if scans { Some(self.hub.leave_to_scan().await?) } else { None };
+        let ticket = self.hub.admit(&Reach::Large(bound), bytes).await?;
+        ticket.serve(prepared.len());
+        self.app(app).metrics.accepted.inc_by(prepared.len() as u64);
+        let mut admitted: Vec<Admitted> = prepared
+            .into_iter()
+            .zip(reaches)
+            .map(|(prepared, reach)| Admitted { prepared, reach, ticket: ticket.clone(), leave: None })
+            .collect();
+        // They are carried out in order, so the last one's leave is the last to end.
+        if let Some(last) = admitted.last_mut() {
+            last.leave = leave;
+        }
+        Ok(admitted)
+    }
+
+    /// For whom an event with this target is kept.
+    fn keeping(&self, app: AppId, target: &Target, store: Option<bool>) -> Result<Keeping, NodeError> {
+        let app_id = app;
+        let app = self.app(app);
+        let keeping = if target.filter.is_some() || store == Some(false) {
+            Keeping::Nobody
+        } else if let Some(channel) = target.one_channel() {
+            let keep = app.rule(channel).keep;
+            let name: Arc<str> = channel.into();
+            keep.map_or(Keeping::Nobody, |keep| {
+                Keeping::Channel(name.clone(), Key::channel(app_id, name), keep)
+            })
+        } else if let (Some(users), Some(keep)) = (target.only_users(), app.user_events()) {
+            let excepted = |user: &&String| !target.except.users.contains(user);
+            let mut users: Vec<Arc<str>> =
+                users.iter().filter(excepted).map(|user| user.as_str().into()).collect();
+            users.sort_unstable();
+            users.dedup();
+            Keeping::Users(users, keep)
+        } else {
+            Keeping::Nobody
+        };
+        match (store, &keeping) {
+            (Some(true), Keeping::Nobody) => Err(NodeError::CannotStore),
+            _ => Ok(keeping),
+        }
+    }
+
+    fn place_at_once(&self, admitted: Admitted) -> Receipt {
+        let Admitted { prepared: Prepared { id, selection, draft, .. }, reach, ticket, .. } = admitted;
+        let mut receipt = Receipt::new(id);
+        let frame = self.encode(selection.app, &draft);
+        if let Reach::Small(lists) = reach {
+            let began = Instant::now();
+            receipt.add(self.hub.place_small(&selection, lists, &frame, &ticket));
+            self.note_placed(&selection, began, &receipt);
+        }
+        receipt
+    }
+
+    async fn carry_out(self: Arc<Self>, admitted: Admitted) -> Result<Receipt, NodeError> {
+        let Admitted { prepared, reach, ticket, leave } = admitted;
+        let Prepared { id, selection, draft, keeping, omit } = prepared;
+        let mut receipt = Receipt::new(id);
+        let began = Instant::now();
+        match keeping {
+            Keeping::Nobody => {
+                let frame = self.encode(selection.app, &draft);
+                receipt.add(self.hub.place_reach(&selection, reach, &frame, &ticket).await);
+            }
+            Keeping::Channel(channel, key, keep) => {
+                let _turn = self.turns.take(&key).await;
+                let new = New { id, draft, omit };
+                let appended = self.history.append(&key, &keep, new).await?;
+                self.app(selection.app).metrics.encodings.inc();
+                // Whoever joined meanwhile was told an offset before this one, and must have it.
+                let reach = self.hub.reach(&selection);
+                receipt.add(self.hub.place_reach(&selection, reach, &appended.frame, &ticket).await);
+                let epoch = appended.position.epoch.to_string();
+                receipt.stored = 1;
+                receipt.publications =
+                    vec![Placement { channel, id, epoch, offset: appended.position.offset }];
+            }
+            Keeping::Users(users, keep) => {
+                let frame = self.encode(selection.app, &draft);
+                let mut until = Instant::now() + SLICE;
+                for user in users {
+                    let selection = Selection { named: Some(Named::user(&user)), ..selection.clone() };
+                    let key = Key::user(selection.app, user);
+                    let _turn = self.turns.take(&key).await;
+                    let new = New { id, draft: draft.clone(), omit: omit.clone() };
+                    let appended = self.history.append(&key, &keep, new).await?;
+                    receipt.stored += 1;
+                    let offset = appended.position.offset;
+                    receipt.add(self.hub.place_stored(&selection, &frame, offset, &ticket));
+                    if Instant::now() >= until {
+                        tokio::task::yield_now().await;
+                        until = Instant::now() + SLICE;
+                    }
+                }
+                self.hub.settle_ticket(&ticket, receipt.queued);
+            }
+        }
+        drop(leave);
+        self.note_placed(&selection, began, &receipt);
+        Ok(receipt)
+    }
+
+    fn encode(&self, app: AppId, draft: &Draft) -> crate::protocol::frame::Frame {
+        self.app(app).metrics.encodings.inc();
+        draft.finish(None)
+    }
+
+    fn note_placed(&self, selection: &Selection, began: Instant, receipt: &Receipt) {
+        if selection.filter.is_some() {
+            self.metrics.filter_evaluate.observe(began.elapsed().as_secs_f64());
+        }
+        self.app(selection.app).metrics.filter_errors.inc_by(receipt.filter_errors);
+    }
+
+    /// Delivers `event` to the connections for which a Rust closure is true; see [`crate::hub::Hub::place_where`].
+    ///
+    /// # Errors
+    /// [`NodeError::Busy`]; nothing was delivered then.
+    pub(crate) async fn publish_where(
+        self: &Arc<Self>,
+        app: AppId,
+        event: &Event<'_>,
+        closure: Closure,
+    ) -> Result<Receipt, NodeError> {
+        let frame = self.encode(app, &event.draft(&Marks::default()));
+        let leave = self.hub.leave_to_scan().await?;
+        let bound = self.hub.members(app).max(SMALL_DELIVERIES + 1);
+        let ticket = self.hub.admit(&Reach::Large(bound), frame.len()).await?;
+        self.app(app).metrics.accepted.inc();
+        let node = self.clone();
+        to_its_end(async move {
+            let selection = Selection::everyone(app);
+            let mut receipt = Receipt::new(Uuid::now_v7());
+            receipt.add(node.hub.place_where(&selection, &closure, &frame, &ticket).await);
+            drop(leave);
+            node.app(app).metrics.filter_errors.inc_by(receipt.filter_errors);
+            receipt
+        })
+        .await
+    }
+}
+
+/// Who is left out when a kept event is replayed: those whom the caller excepted, and a sender without echo.
+fn omitted(keeping: &Keeping, target: &Target, author: Option<&Author>) -> Option<Arc<Omit>> {
+    if matches!(keeping, Keeping::Nobody) {
+        return None;
+    }
+    let names = |list: &[String]| list.iter().map(|name| name.as_str().into()).collect();
+    let omit = Omit {
+        users: names(&target.except.users),
+        devices: names(&target.except.devices),
+        connections: target.except.connections.iter().filter_map(|id| id.parse().ok()).collect(),
+        sender: author.filter(|author| !author.echo).map(|author| Echoless {
+            user: author.sender.user.clone(),
+            device: author.device.clone(),
+            connection: author.sender.connection,
+        }),
+    };
+    (omit != Omit::default()).then(|| Arc::new(omit))
+}
+
+/// Runs `task` to its end whatever becomes of the caller: here where it has nothing to wait for, else as a task of its
+/// own.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    task: impl Future<Output = T> + Send + 'static,
+) -> Result<T, NodeError> {
+    let mut task = Box::pin(task);
+    match poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx))).await {
+        Poll::Ready(done) => Ok(done),
+        Poll::Pending => tokio::spawn(task).await.map_err(|_| NodeError::Failed),
+    }
+}

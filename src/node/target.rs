@@ -1,0 +1,135 @@
+//! Whom a call means: from names and a filter to what shards can look up.
+
+use std::sync::Arc;
+
+use super::{Node, NodeError};
+use crate::{
+    hub::{Except, Named, Selection, channel_key, user_key},
+    id::AppId,
+    limits::TARGET_NAMES,
+    predicate::{Bound, Value},
+    protocol::event::{Exceptions, channel_name},
+};
+
+/// Which connections an event is for, as a caller says it.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// The union of what is named; `None` is everyone.
+    pub to: Option<To>,
+    /// Narrows it.
+    pub filter: Option<String>,
+    /// Bound as `params.*` in the filter.
+    pub params: Option<Value>,
+    /// Taken out last.
+    pub except: Exceptions,
+}
+
+/// Connections named one by one, by their users or by their channels.
+#[derive(Clone, Debug, Default)]
+pub struct To {
+    /// All connections of these users.
+    pub users: Vec<String>,
+    /// The members of these channels.
+    pub channels: Vec<String>,
+    /// These connections.
+    pub connections: Vec<String>,
+}
+
+impl Target {
+    /// The members of `channel`.
+    pub fn channel(channel: &str) -> Self {
+        let to = To { channels: vec![channel.to_owned()], ..To::default() };
+        Self { to: Some(to), ..Self::default() }
+    }
+
+    /// All connections of `users`.
+    pub fn users(users: Vec<String>) -> Self {
+        Self { to: Some(To { users, ..To::default() }), ..Self::default() }
+    }
+
+    /// Refuses lists that are too long, and what can be no channel.
+    pub(super) fn check(&self) -> Result<(), NodeError> {
+        let Self { to, except, .. } = self;
+        if let Some(to) = to {
+            few("to.users", &to.users)?;
+            few("to.channels", &to.channels)?;
+            few("to.connections", &to.connections)?;
+            to.channels.iter().try_for_each(|channel| channel_name(channel))?;
+        }
+        few("except.users", &except.users)?;
+        few("except.connections", &except.connections)?;
+        few("except.devices", &except.devices)
+    }
+
+    /// The one channel that this is for, however narrowed.
+    pub(super) fn one_channel(&self) -> Option<&str> {
+        match &self.to {
+            Some(To { users, channels, connections }) if users.is_empty() && connections.is_empty() => {
+                if let [channel] = &channels[..] {
+                    Some(channel)
+                } else {
+                    None
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// The users that this is for, if it is for nobody else.
+    pub(super) fn only_users(&self) -> Option<&[String]> {
+        match &self.to {
+            Some(To { users, channels, connections })
+                if !users.is_empty() && channels.is_empty() && connections.is_empty() =>
+            {
+                Some(users)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Node {
+    /// Resolves a target: compiles the filter through the app's cache, binds its params, reads the ids.
+    ///
+    /// An id of a connection that is no id at all names nobody, as does the id of one that has gone.
+    ///
+    /// # Errors
+    /// [`NodeError::Filter`], [`NodeError::TooManyNames`] and [`NodeError::Event`] for what can be no channel.
+    pub(crate) fn select(&self, app: AppId, target: Target) -> Result<Selection, NodeError> {
+        target.check()?;
+        let Target { to, filter, params, except } = target;
+        Ok(Selection {
+            app,
+            named: to.map(|to| Named {
+                users: to.users.iter().map(String::as_str).map(user_key).collect(),
+                channels: to.channels.iter().map(String::as_str).map(channel_key).collect(),
+                connections: to.connections.iter().filter_map(|id| id.parse().ok()).collect(),
+            }),
+            filter: filter.map(|text| self.compile(app, text, params)).transpose()?,
+            except: Except {
+                users: except.users.into_iter().map(Into::into).collect(),
+                connections: except.connections.iter().filter_map(|id| id.parse().ok()).collect(),
+                devices: except.devices.into_iter().map(Into::into).collect(),
+            },
+        })
+    }
+
+    pub(super) fn compile(
+        &self,
+        app: AppId,
+        text: String,
+        params: Option<Value>,
+    ) -> Result<Arc<Bound>, NodeError> {
+        match self.app(app).compile(&text, params, &self.metrics) {
+            Ok(bound) => Ok(bound),
+            Err(error) => Err(NodeError::Filter { error, source_text: text }),
+        }
+    }
+}
+
+fn few(list: &'static str, names: &[String]) -> Result<(), NodeError> {
+    if names.len() > TARGET_NAMES {
+        return Err(NodeError::TooManyNames { list, count: names.len() });
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! What a client's messages do.
+
+use std::{rc::Rc, sync::Arc};
+
+use serde_json::value::RawValue;
+
+use super::{
+    entering::reader,
+    gate,
+    joining::{Join, Told},
+};
+use crate::{
+    app::{App, ClientPolicy},
+    auth::TokenError,
+    close::{self, Close},
+    config::Presence,
+    event_loop::{EventLoop, Seat},
+    history::Key,
+    hub::{Coming, Snapshot, State},
+    id::AppId,
+    limits::{PAGE_DEFAULT, PAGE_MAX},
+    node::{Author, MembersQuery, Node, NodeError, Prepared, Publication, Target, read_cursor},
+    predicate::Value,
+    protocol::{
+        event::Sender,
+        frame::Frame,
+        native::{self, ClientEvent, Request},
+    },
+};
+
+/// One client as its operations know it.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub(super) node: Arc<Node>,
+    pub(super) event_loop: Rc<EventLoop>,
+    pub(super) seat: Rc<Seat>,
+    pub(super) app: AppId,
+    /// Which of the app's policies for clients holds.
+    pub(super) policy: u16,
+    /// Whether it gets its own messages back where they do not say.
+    pub(super) echo: bool,
+    /// Whether it takes events that were stored for its user.
+    pub(super) store: bool,
+}
+
+impl Client {
+    pub(super) fn app(&self) -> &App {
+        self.node.app(self.app)
+    }
+
+    pub(super) fn policy(&self) -> &ClientPolicy {
+        self.app().policy(usize::from(self.policy))
+    }
+
+    pub(super) fn connection(&self) -> Option<Snapshot> {
+        self.event_loop.shard().own(|table| table.connection(self.seat.at))
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        let state = self.event_loop.shard().own(|table| table.state(self.seat.at));
+        matches!(state, State::Closing | State::Free)
+    }
+
+    pub(super) fn reply(&self, frame: Frame) {
+        self.event_loop.shard().with(|table| table.place_own(self.seat.at, frame));
+    }
+
+    pub(super) fn refuse(&self, id: Option<&RawValue>, code: &str, message: &str) {
+        self.reply(native::error(id, code, message));
+    }
+
+    fn acknowledge(&self, id: Option<&RawValue>) {
+        if let Some(id) = id {
+            self.reply(native::ack(id));
+        }
+    }
+
+    pub(super) fn close(&self, code: u16, reason: &str) {
+        let close = Close::new(code, reason);
+        self.event_loop.shard().with(|table| table.close(self.seat.at, None, &close));
+    }
+
+    pub(super) fn unauthorized(&self, error: &TokenError) {
+        tracing::info!(app = %self.app().name, %error, "client refused");
+        self.close(close::UNAUTHORIZED, &error.to_string());
+    }
+
+    /// Closes a client that keeps sending over its rate, and says when to come back.
+    pub(super) fn strike(&self) {
+        let wait = self.node.config.limits.reconnect_max.as_millis() as u64;
+        let bye = native::bye(close::RATE_LIMITED, "too many messages", wait);
+        let close = Close::new(close::RATE_LIMITED, "too many messages");
+        self.event_loop.shard().with(|table| table.close(self.seat.at, Some(bye), &close));
+    }
+
+    /// Answers the client's close frame. The code counts as the client's, not as one of ours.
+    pub(super) fn leave_by_itself(&self, code: u16) {
+        let close = Close::new(code, "");
+        self.event_loop.shard().with(|table| table.close_answer(self.seat.at, &close));
+    }
+
+    /// Takes the answer to a ping: what stood before the ping has reached the client, and need not be kept for it.
+    pub(super) fn confirm(&self, payload: &[u8]) {
+        let Some(offset) = native::confirmed(payload) else { return };
+        let confirmed = self.event_loop.shard().with(|table| table.confirmed(self.seat.at, offset));
+        let Some(connection) = self.connection().filter(|_| confirmed) else { return };
+        if let Some(user) = connection.shared_user() {
+            let key = Key::user(self.app, user.clone());
+            self.node.history.confirm(&key, offset, &reader(&connection));
+        }
+    }
+
+    /// Does what a message asks for, or begins to: what is answered has to be waited for before the next message.
+    pub(super) fn call(
+        self,
+        id: Option<&RawValue>,
+        request: Request<'_>,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let connection = self.permitted(id, &request)?;
+        let later = self.begin(id, &connection, request)?;
+        let id = id.map(ToOwned::to_owned);
+        Some(async move { self.finish(id, later).await })
+    }
+
+    /// The connection, if its client may do what it asks for; else it is told why not.
+    fn permitted(&self, id: Option<&RawValue>, request: &Request<'_>) -> Option<Snapshot> {
+        let at = self.seat.at;
+        let (state, connection) =
+            self.event_loop.shard().own(|table| (table.state(at), table.connection(at)));
+        let connection = connection?;
+        if state == State::Pending && !matches!(request, Request::Ping) {
+            self.refuse(id, "unauthorized", "authenticate first, by op \"auth\"");
+            return None;
+        }
+        if let Some(missing) = gate::refusal(&connection.rights, request) {
+            self.refuse(id, "forbidden", &missing);
+            return None;
+        }
+        Some(connection)
+    }
+
+    /// Does what can be done at once, as long as the message's bytes are there; answers what has to be waited for.
+    fn begin(&self, id: Option<&RawValue>, connection: &Snapshot, request: Request<'_>) -> Option<Later> {
+        match request {
+            Request::Auth { .. } => {}
+            Request::Ping => self.reply(id.map_or_else(native::pong, native::ack)),
+            Request::Leave { channel } => self.leave(id, &channel),
+            Request::Update { data } => self.update(id, data),
+            Request::Members { channel, cursor, limit } => {
+                self.members(id, &channel, cursor.as_deref(), limit);
+            }
+            Request::Call { name, .. } => {
+                let message = format!("no function is set up to take the call \"{}\"", cut(&name));
+                self.refuse(id, "no_functions", &message);
+            }
+            Request::Join { channel, members, since } => {
+                if !members || self.shows_members(id, &channel) {
+                    return Some(Later::Join(Join { channel: channel.into_owned(), members, since }));
+                }
+            }
+            Request::Send { channel, message } => {
+                return self.publication(id, connection, message, Target::channel(&channel));
+            }
+            Request::Broadcast { message } => {
+                return self.publication(id, connection, message, Target::default());
+            }
+            Request::Publish { .. } if !self.app().has_users() => {
+                let error = NodeError::NoUsers;
+                self.refuse(id, error.code(), &error.to_string());
+            }
+            Request::Publish { users, message } => {
+                return self.publication(id, connection, message, Target::users(users));
+            }
+        }
+        None
+    }
+
+    async fn finish(self, id: Option<Box<RawValue>>, later: Later) {
+        match later {
+            Later::Join(join) => {
+                self.join(join, Told::Ack(id), Coming::New).await;
+            }
+            Later::Publish(prepared) => match self.node.deliver(*prepared).await {
+                Ok(receipt) => {
+                    if let Some(id) = &id {
+                        self.reply(native::ack_position(id, receipt.position().as_ref()));
+                    }
+                }
+                Err(error) => self.refuse(id.as_deref(), error.code(), &error.to_string()),
+            },
+        }
+    }
+
+    /// Settles what a client's event means, as long as its bytes are there; `None` where it is refused.
+    fn publication(
+        &self,
+        id: Option<&RawValue>,
+        connection: &Snapshot,
+        message: ClientEvent<'_>,
+        target: Target,
+    ) -> Option<Later> {
+        let ClientEvent { event, echo, except } = message;
+        let author = Author {
+            sender: Sender { connection: connection.id(), user: connection.shared_user().cloned() },
+            device: connection.attributes.connection.device.clone(),
+            echo: echo.unwrap_or(self.echo),
+        };
+        let target = Target { except, ..target };
+        let publication = Publication { event, target, store: None, author: Some(author) };
+        match self.node.prepare(self.app, publication) {
+            Ok(prepared) => Some(Later::Publish(Box::new(prepared))),
+            Err(error) => {
+                self.refuse(id, error.code(), &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn leave(&self, id: Option<&RawValue>, channel: &str) {
+        self.event_loop.shard().with(|table| {
+            table.leave(self.seat.at, channel);
+            if let Some(id) = id {
+                table.place_own(self.seat.at, native::ack(id));
+            }
+        });
+    }
+
+    fn update(&self, id: Option<&RawValue>, data: &RawValue) {
+        let most = self.node.config.limits.profile_bytes;
+        if data.get().len() > most {
+            return self.refuse(id, "profile_too_large", &format!("a profile may have {most} bytes of JSON"));
+        }
+        match Value::from_json(&mut data.get().as_bytes().to_vec(), &self.app().layouts) {
+            Ok(profile) => {
+                self.event_loop.shard().with(|table| table.set_profile(self.seat.at, profile));
+                self.acknowledge(id);
+            }
+            Err(error) => self.refuse(id, "bad_profile", &format!("data: {error}")),
+        }
+    }
+
+    /// Whether a channel shows its members; if not, the client is told.
+    fn shows_members(&self, id: Option<&RawValue>, channel: &str) -> bool {
+        let shows = self.app().rule(channel).presence != Presence::Off;
+        if !shows {
+            let message = format!("channel \"{channel}\" does not show its members");
+            self.refuse(id, "members_off", &message);
+        }
+        shows
+    }
+
+    fn members(&self, id: Option<&RawValue>, channel: &str, cursor: Option<&str>, limit: Option<usize>) {
+        // Nobody could tell which request the page answers.
+        let Some(id) = id else { return self.refuse(None, "bad_message", "members needs id") };
+        let limit = limit.unwrap_or(PAGE_DEFAULT);
+        let from = cursor.map_or(Some((0, 0)), read_cursor);
+        let (Some(from), true) = (from, (1..=PAGE_MAX).contains(&limit)) else {
+            let message = format!("cursor must be one of ours, and limit 1 to {PAGE_MAX}");
+            return self.refuse(Some(id), "bad_message", &message);
+        };
+        if !self.shows_members(Some(id), channel) {
+            return;
+        }
+        let max_bytes = self.node.config.limits.outbox_bytes / 4;
+        let page = self.node.members(self.app, channel, MembersQuery { from, limit, max_bytes });
+        self.reply(native::ack_members(id, &page));
+    }
+}
+
+fn cut(name: &str) -> String {
+    name.chars().take(40).collect()
+}
+
+/// What of a message has yet to be waited for.
+enum Later {
+    Join(Join),
+    Publish(Box<Prepared>),
+}

@@ -1,0 +1,211 @@
+//! Coming in: what waits for the user, the channels of a lost connection, and those that the handshake names.
+
+use std::num::NonZeroU64;
+
+use serde_json::value::RawValue;
+
+use super::{
+    client::Client,
+    joining::{Join, Told},
+};
+use crate::{
+    auth::Verified,
+    close,
+    config::Presence,
+    event_loop::EventLoop,
+    history::{Entry, Key, Reader},
+    hub::{Coming, Connection, State},
+    id::ConnectionId,
+    node::Recalled,
+    predicate::Value,
+    protocol::{
+        event::channel_name,
+        frame::Frame,
+        native::{self, Reconnect, Welcome},
+    },
+};
+
+/// What a client asks for with its handshake, to be had once it is let in.
+#[derive(Debug, Default)]
+pub(crate) struct Entrance {
+    /// Channels to join.
+    pub(crate) channels: Vec<String>,
+    /// The connection whose place it takes, as the client wrote it.
+    pub(crate) resume: Option<String>,
+}
+
+impl Entrance {
+    /// Whether nothing is asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.resume.is_none()
+    }
+}
+
+impl Client {
+    /// The connection as it is with a verified token's claims and rights.
+    pub(super) fn authenticated(
+        &self,
+        connection: &Connection,
+        verified: Verified,
+    ) -> Result<Connection, String> {
+        let mut claims = verified.claims.to_vec();
+        let auth =
+            Value::from_json(&mut claims, &self.app().layouts).map_err(|error| format!("claims: {error}"))?;
+        let mut attributes = connection.attributes.clone();
+        attributes.auth = auth;
+        // One string for both, where there is one.
+        attributes.user = match attributes.auth.get("sub") {
+            sub @ Value::String(_) => sub.clone(),
+            _ => Value::String(verified.user),
+        };
+        Ok(Connection {
+            app: self.app,
+            attributes,
+            rights: verified.rights.unwrap_or_else(|| self.policy().default_rights.clone()),
+            expires_at: verified.expires_at.and_then(NonZeroU64::new),
+            takes_stored: self.store && self.app().user_events().is_some(),
+        })
+    }
+
+    /// Lets a connection in, with what was stored for its user before everything newer, then brings it into its
+    /// channels.
+    pub(super) async fn enter(self, connection: Connection, entrance: Entrance, auth: Option<Box<RawValue>>) {
+        let recalled = entrance.resume.as_ref().map(|id| self.recall(id, &connection));
+        let resumed = recalled.as_ref().map(Option::is_some);
+        let was = self.connection();
+        let is_new_user = was.is_some_and(|was| was.user().is_none()) && connection.user().is_some();
+        match connection.shared_user() {
+            Some(user) if connection.takes_stored && is_new_user => {
+                let key = Key::user(self.app, user.clone());
+                let _turn = self.node.turns.take(&key).await;
+                match self.node.history.waiting(&key).await {
+                    Ok(waiting) => self.open(connection, resumed, &waiting),
+                    Err(error) => return self.close(close::OVER_LIMIT, &error.to_string()),
+                }
+            }
+            _ => self.open(connection, resumed, &[]),
+        }
+        self.acknowledge_auth(auth.as_deref());
+        if let Some(recalled) = recalled.flatten() {
+            self.come_back(recalled).await;
+        }
+        for channel in entrance.channels {
+            let told = Told::Joined;
+            if let Err(error) = channel_name(&channel) {
+                self.refuse(None, error.code(), &format!("channel={channel}: {error}"));
+                continue;
+            }
+            let allowed = self.connection().is_some_and(|own| own.rights.may_join(&channel));
+            if !allowed {
+                let message = format!("this needs the right \"join\" for channel \"{channel}\"");
+                self.refuse(None, "forbidden", &message);
+                continue;
+            }
+            self.join(Join { channel, members: false, since: None }, told, Coming::New).await;
+        }
+    }
+
+    fn recall(&self, id: &str, connection: &Connection) -> Option<Recalled> {
+        let id: ConnectionId = id.parse().ok()?;
+        self.node.recall(self.app, &id, connection.user(), connection.device())
+    }
+
+    /// Takes a lost connection's place in its channels. Those that the client may not join any more are left, and it
+    /// is told. Those that it never might, it was put into, and stays in, if it is a user: a device proves nothing.
+    async fn come_back(&self, mut recalled: Recalled) {
+        let lost = recalled.lost.clone();
+        self.app().metrics.resumed.inc();
+        if let Some(profile) = lost.profile() {
+            self.event_loop.shard().with(|table| table.set_profile(self.seat.at, profile.clone()));
+        }
+        while let Some((channel, watched)) = recalled.next() {
+            let Some(own) = self.connection() else { return };
+            let was_put = own.user().is_some() && !lost.rights.may_join(&channel);
+            if !own.rights.may_join(&channel) && !was_put {
+                recalled.give_up();
+                self.reply(native::left(&channel));
+                continue;
+            }
+            let members = watched && own.rights.may_see_members(&channel);
+            let join = Join { channel: channel.to_string(), members, since: None };
+            if self.join(join, Told::Joined, Coming::Resumed(lost.id())).await {
+                recalled.taken();
+            } else {
+                recalled.give_up();
+            }
+        }
+    }
+
+    /// Lets the connection be reached, or renews it; its welcome, then what was stored for it, come before anything
+    /// else. Channels that renewed rights do not allow any more are left, and their members not heard of.
+    pub(super) fn open(&self, connection: Connection, resumed: Option<bool>, stored: &[Entry]) {
+        let at = self.seat.at;
+        let welcome = self.welcome(&connection, resumed);
+        let (expires_at, rights) = (connection.expires_at, connection.rights.clone());
+        let missed: Vec<&Entry> = stored.iter().filter(|entry| entry.is_for(&reader(&connection))).collect();
+        let (opened, replays) = self.event_loop.shard().with(|table| {
+            let pending = table.state(at) == State::Pending;
+            let was = table.connection(at);
+            let open = table.open(at, connection);
+            if open && pending {
+                table.place_own(at, welcome);
+            }
+            if let (true, false, Some(was)) = (open, pending, was) {
+                for channel in was.channels().filter(|c| was.rights.may_join(c) && !rights.may_join(c)) {
+                    table.leave(at, channel);
+                    table.place_own(at, native::left(channel));
+                }
+                let blinded = |c: &&str| {
+                    was.rights.may_see_members(c) && !rights.may_see_members(c) && !self.tells_all(c)
+                };
+                for channel in was.channels().filter(blinded) {
+                    table.unwatch(at, channel);
+                }
+            }
+            (open && pending, table.hand_over(at, &missed))
+        });
+        self.app().metrics.replayed.inc_by(missed.len() as u64);
+        if replays {
+            EventLoop::block(&self.event_loop, at);
+        }
+        if opened {
+            self.app().metrics.connections.inc();
+            self.app().metrics.connected.inc();
+        }
+        if let Some(expires_at) = expires_at {
+            self.event_loop.expect_expiry(at, expires_at.get());
+        }
+    }
+
+    /// Whether every member of `channel` hears of the others, with or without a right to see them.
+    fn tells_all(&self, channel: &str) -> bool {
+        self.app().rule(channel).presence == Presence::All
+    }
+
+    fn welcome(&self, connection: &Connection, resumed: Option<bool>) -> Frame {
+        let limits = &self.node.config.limits;
+        native::welcome(&Welcome {
+            connection: connection.id(),
+            user: connection.user(),
+            heartbeat: limits.heartbeat.as_secs(),
+            resumed,
+            reconnect: Reconnect {
+                min_ms: limits.reconnect_min.as_millis() as u64,
+                max_ms: limits.reconnect_max.as_millis() as u64,
+                resume_ms: limits.resume_window.as_millis() as u64,
+            },
+        })
+    }
+
+    /// Answers an `auth` that carried an `id`.
+    pub(super) fn acknowledge_auth(&self, id: Option<&RawValue>) {
+        let (Some(id), Some(connection)) = (id, self.connection()) else { return };
+        let expires_at = connection.expires_at.map(NonZeroU64::get);
+        self.reply(native::ack_auth(id, connection.user().unwrap_or_default(), expires_at));
+    }
+}
+
+/// A connection as the store of what is kept knows it.
+pub(super) fn reader(connection: &Connection) -> Reader<'_> {
+    Reader { user: connection.user(), device: connection.device(), connection: connection.id() }
+}
