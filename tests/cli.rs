@@ -73,7 +73,7 @@ fn what_serve_prints_can_be_run_as_it_is() {
 fn an_event_goes_from_emit_to_listen_unchanged() {
     let served = Served::start(&[]);
     let claims = r#"{"email":"ann@example.com"}"#;
-    let mut ann = served.listen(&["--user", "ann", "--claims", claims, "--json", "--count", "5"]);
+    let mut ann = served.listen(&["--user", "ann", "--claims", claims, "--json", "--count", "6"]);
     let id = ann.connection();
     let _bob = served.listen(&["--user", "bob"]);
     let data = "{\"n\": 12345678901234567890,\n \"f\": 1.0, \"t\": \"\u{9b}31m\"}";
@@ -92,10 +92,17 @@ fn an_event_goes_from_emit_to_listen_unchanged() {
     assert_eq!(ann.line(), r#"{"event":"c","data":-1}"#);
     served.run(&["emit", "d", "--connection", &id]).expect(0);
     assert_eq!(json(&ann.line())["event"], "d");
+    let body = json!({ "channel": "room", "to": { "users": ["ann"] } }).to_string();
+    assert_eq!(request(served.address, "POST", "/v1/join", &[], Some(body.as_bytes())).status, 200);
+    let receipt = served.run(&["emit", "r", "1", "--channel", "room", "--channel", "empty"]).expect(0);
+    assert!(receipt.starts_with("matched 1"), "{receipt}");
+    assert_eq!(ann.line(), r#"{"event":"r","data":1}"#);
+    let refused = served.run(&["emit", "r", "--channel", "a room"]).refused(1);
+    assert!(refused.contains("channel"), "{refused}");
     let report = run_with(&served.words(&["emit", "e", "-"]), &[], "[1,\n2]\n").expect(0);
     assert!(report.starts_with("matched 2"), "{report}");
     assert_eq!(ann.line(), r#"{"event":"e","data":[1, 2]}"#);
-    assert_eq!(ann.finish().code, 0, "five events were enough");
+    assert_eq!(ann.finish().code, 0, "six events were enough");
     assert_eq!(run_with(&served.words(&["emit", "e", "-"]), &[], "word").code, 2);
 }
 

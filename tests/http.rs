@@ -3,6 +3,9 @@
 
 mod support;
 
+#[path = "http/channels.rs"]
+mod channels;
+
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
@@ -11,7 +14,7 @@ use std::{
 };
 
 use fanfare::{
-    config::{AppConfig, ClientAuth, Scope, TokenAlgorithm},
+    config::{AppConfig, ChannelRule, ClientAuth, Scope, TokenAlgorithm, UserEvents},
     predicate::FilterErrorKind,
 };
 use serde_json::{Value, json};
@@ -96,8 +99,10 @@ fn dispatch_reaches_its_recipients_or_everyone_and_never_whom_it_excepts() {
     assert_eq!(dispatch(json!({"recipients": ["*"], "event": "c"})), 3);
     assert_eq!(dispatch(json!({"recipients": [], "event": "d"})), 0);
     assert_eq!(dispatch(json!({"recipients": ["*"], "event": "e", "filter": "user == \"bob\""})), 1);
+    let except = json!({"users": ["ann"], "connections": [anonymous.id]});
+    assert_eq!(dispatch(json!({"recipients": ["*"], "event": "f", "except": except})), 1);
     assert_eq!(events(&mut ann), ["a", "c"]);
-    assert_eq!(events(&mut bob), ["b", "c", "e"]);
+    assert_eq!(events(&mut bob), ["b", "c", "e", "f"]);
     assert_eq!(events(&mut anonymous), ["b", "c"]);
 }
 
@@ -217,6 +222,43 @@ fn a_receipt_has_every_count() {
     );
     assert_eq!(server.count("fanfare_filter_errors_total", "default"), 1);
     assert_eq!(server.count("fanfare_encodings_total", "default"), 1);
+}
+
+#[test]
+fn what_is_for_users_is_kept_for_those_who_are_away_where_the_app_says_so() {
+    let server = server_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.user_events = Some(UserEvents::default());
+    });
+    let mut bob = server.client("bob", &json!({}));
+    let stored = |path: &str, body: Value| {
+        let receipt = server.call(path, &body);
+        assert_eq!(receipt.get("publications"), None, "{receipt}");
+        (receipt["stored"].as_u64().unwrap(), receipt["matched"].as_u64().unwrap())
+    };
+    assert_eq!(
+        stored("/v1/publish", json!({"users": ["ann", "bob", "ann"], "event": "a", "store": true})),
+        (2, 1)
+    );
+    let less = json!({"recipients": ["ann", "bob"], "except": ["bob"], "event": "b"});
+    assert_eq!(stored("/v1/dispatch", less), (1, 0));
+    assert_eq!(stored("/v1/emit", json!({"to": {"users": ["ann"]}, "event": "c", "filter": "true"})), (0, 0));
+    assert_eq!(stored("/v1/publish", json!({"user": "ann", "event": "d", "store": false})), (0, 0));
+    assert_eq!(
+        stored("/v1/emit", json!({"to": {"users": ["ann"], "channels": ["x"]}, "event": "e"})),
+        (0, 0)
+    );
+    let data = json!({"user": "ann", "event": "f", "data_base64": "AP8="});
+    assert_eq!(stored("/v1/publish", data), (1, 0));
+    assert_eq!(
+        refusal(&server, "/v1/broadcast", &json!({"event": "e", "store": true})),
+        (400, "cannot_store".into())
+    );
+    assert_eq!(bob.json()["event"], "a");
+    let mut ann = server.client("ann", &json!({}));
+    assert_eq!((ann.json()["event"].clone(), ann.json()["event"].clone()), (json!("a"), json!("b")));
+    assert!(matches!(ann.message(), Received::Binary(bytes) if bytes.ends_with(&[0, 255])));
+    ann.expect_nothing();
 }
 
 #[test]
@@ -412,7 +454,7 @@ fn every_wrong_publishing_body_has_its_code_and_delivers_nothing() {
         ("/v1/emit", r#"{"event":"e","receipt":"planet"}"#, "bad_field"),
         ("/v1/emit", r#"{"event":"e","data":1,"data_base64":""}"#, "bad_field"),
         ("/v1/emit", r#"{"event":"e","data_base64":"A"}"#, "bad_base64"),
-        ("/v1/emit", r#"{"event":"e","store":true}"#, "store_unavailable"),
+        ("/v1/emit", r#"{"event":"e","store":true}"#, "cannot_store"),
         ("/v1/emit", r#"{"event":""}"#, "event_name_length"),
         ("/v1/emit", r#"{"event":"fanfare:welcome"}"#, "event_name_reserved"),
         ("/v1/emit", &deep, "data_too_deep"),
@@ -425,7 +467,8 @@ fn every_wrong_publishing_body_has_its_code_and_delivers_nothing() {
         ("/v1/broadcast", r#"{"event":"e","to":{}}"#, "unknown_field"),
         ("/v1/dispatch", r#"{"event":"e"}"#, "missing_field"),
         ("/v1/dispatch", r#"{"event":"e","recipients":["*","ann"]}"#, "bad_field"),
-        ("/v1/dispatch", r#"{"event":"e","recipients":["*"],"except":{"users":[]}}"#, "bad_field"),
+        ("/v1/dispatch", r#"{"event":"e","recipients":["*"],"except":"ann"}"#, "bad_field"),
+        ("/v1/dispatch", r#"{"event":"e","recipients":["*"],"except":{"user":["ann"]}}"#, "unknown_field"),
         ("/v1/dispatch", r#"{"event":"e","recipients":["*"],"to":{}}"#, "unknown_field"),
         ("/v1/batch", "{}", "missing_field"),
         ("/v1/batch", r#"{"items":{}}"#, "bad_field"),
@@ -650,6 +693,7 @@ fn a_connection_shows_its_attributes() {
     assert_eq!((&shown["ip"], &shown["protocol"]), (&json!("127.0.0.1"), &json!("fanfare.v1")));
     assert_eq!((&shown["node"], &shown["auth"]["email"]), (&json!("node-1"), &json!("ann@example.com")));
     assert!(shown["connected_at"].as_u64().unwrap().abs_diff(unix_now()) < 60);
+    assert_eq!((&shown["profile"], &shown["channels"]), (&json!(null), &json!([])));
     let anonymous = server.connect("");
     let shown = server.get(&format!("/v1/connections/{}", anonymous.id)).json();
     assert_eq!(
@@ -825,9 +869,17 @@ fn health_readiness_description_and_page_answer() {
 #[test]
 fn head_is_get_without_the_body() {
     let server = server();
-    for path in
-        ["/healthz", "/readyz", "/metrics", "/", "/v1/openapi.json", "/v1/connections", "/v1/users/ann"]
-    {
+    for path in [
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/",
+        "/v1/openapi.json",
+        "/v1/connections",
+        "/v1/users/ann",
+        "/v1/channels",
+        "/v1/channels/room/members",
+    ] {
         let answer = server.request("HEAD", path, &[], None);
         assert_eq!((answer.status, answer.text.as_str()), (200, ""), "{path}");
         assert!(answer.header("content-length").unwrap().parse::<usize>().unwrap() > 0, "{path}");
@@ -884,12 +936,19 @@ fn calls() -> Vec<(Scope, &'static str, &'static str, Option<Value>)> {
     vec![
         (Scope::Publish, "POST", "/v1/emit", Some(json!({"event": "e"}))),
         (Scope::Publish, "POST", "/v1/publish", Some(json!({"event": "e", "user": "ann"}))),
+        (Scope::Publish, "POST", "/v1/send", Some(json!({"event": "e", "channel": "room"}))),
         (Scope::Publish, "POST", "/v1/broadcast", Some(json!({"event": "e"}))),
         (Scope::Publish, "POST", "/v1/dispatch", Some(json!({"event": "e", "recipients": ["*"]}))),
         (Scope::Publish, "POST", "/v1/batch", Some(json!({"items": []}))),
         (Scope::Inspect, "POST", "/v1/explain", Some(json!({"filter": "true"}))),
         (Scope::Inspect, "GET", "/v1/connections", None),
         (Scope::Inspect, "GET", "/v1/users/ann", None),
+        (Scope::Inspect, "GET", "/v1/channels", None),
+        (Scope::Inspect, "GET", "/v1/channels/room", None),
+        (Scope::Inspect, "GET", "/v1/channels/room/members", None),
+        (Scope::Inspect, "GET", "/v1/channels/room/history", None),
+        (Scope::Control, "POST", "/v1/join", Some(json!({"channel": "room", "to": {}}))),
+        (Scope::Control, "POST", "/v1/leave", Some(json!({"channel": "room", "to": {}}))),
         (Scope::Control, "POST", "/v1/disconnect", Some(json!({"to": {}}))),
         (Scope::Tokens, "POST", "/v1/tokens", Some(json!({"user": "ann"}))),
     ]
@@ -903,6 +962,7 @@ fn every_call_needs_a_key_with_its_scope() {
         for scope in Scope::ALL {
             app.keys.push(api_key(scope.name(), &key_of(scope), [scope].into_iter().collect()));
         }
+        app.channels = vec![ChannelRule::new("room", 1)];
     });
     for (needed, method, path, body) in calls() {
         let body = body.map(|body| body.to_string());
@@ -1033,6 +1093,13 @@ fn an_app_with_public_keys_only_signs_nothing() {
 
 // The reference page
 
+/// The codes that an error's `fn code` in `source` gives.
+fn codes_of_errors(source: &str) -> impl Iterator<Item = String> {
+    let (_, code) = source.split_once("fn code(&self) -> &'static str {").unwrap();
+    let (code, _) = code.split_once("\n    }\n").unwrap();
+    code.split("=> \"").skip(1).map(|arm| arm.split('"').next().unwrap().to_owned())
+}
+
 /// The codes that the sources of the HTTP edge name where they build a problem.
 fn codes_in(source: &str) -> BTreeSet<String> {
     let source = source.split("#[cfg(test)]\nmod tests").next().unwrap_or(source);
@@ -1062,15 +1129,14 @@ fn the_page_and_the_description_have_every_code_of_a_problem() {
             codes.extend(codes_in(&std::fs::read_to_string(path).unwrap()));
         }
     }
-    assert!(
-        codes.contains("unknown_path") && codes.contains("busy") && codes.contains("address_limit"),
-        "{codes:?}"
-    );
     // Chosen by a variable where the problem is built; an index path is refused when the server starts.
     codes.extend(["missing_field", "bad_field"].map(str::to_owned));
-    codes.extend(["event_name_length", "event_name_reserved", "data_too_deep"].map(str::to_owned));
+    codes.extend(codes_of_errors(include_str!("../src/node/mod.rs")));
+    codes.extend(codes_of_errors(include_str!("../src/protocol/event.rs")));
     codes.extend(FilterErrorKind::ALL.iter().map(|kind| kind.code().to_owned()));
     codes.remove("bad_index_path");
+    let found = ["unknown_path", "address_limit", "busy", "bad_channel"];
+    assert!(found.iter().all(|code| codes.contains(*code)), "{codes:?}");
     let table: BTreeSet<String> = PAGE
         .lines()
         .skip_while(|line| !line.starts_with("| code | status |"))

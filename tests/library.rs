@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use fanfare::{EmitError, NodeError, Server, StartError, Target, To, predicate::Value};
+use fanfare::{EmitError, NodeError, Server, StartError, Target, To, config::ChannelRule, predicate::Value};
 use serde_json::{Value as Json, json};
 use support::*;
 
@@ -54,10 +54,54 @@ fn every_verb_reaches_who_it_means() {
         let receipt = handle.emit_where("where", 1, team("b")).await.unwrap();
         assert_eq!((receipt.matched, receipt.filter_errors), (1, 0));
         all("where", false, true);
-        let to = Some(To { users: vec!["ann".into()], connections: vec![] });
+        let to = Some(To { users: vec!["ann".into()], ..To::default() });
         handle.emit_to("to", 1, Target { to, ..Target::default() }).await.unwrap();
         all("to", true, false);
     });
+}
+
+#[test]
+fn bytes_are_sent_as_they_are() {
+    let server = server();
+    let mut ann = server.client("ann", &json!({}));
+    let mut bob = server.client("bob", &json!({}));
+    let receipt = run(server.0.emit_bytes("e", [0, 255], Target::users(vec!["ann".into()]))).unwrap();
+    assert_eq!((receipt.matched, receipt.queued), (1, 1));
+    assert_eq!(ann.message(), Received::Binary([&[1, 0, 13][..], br#"{"event":"e"}"#, &[0, 255]].concat()));
+    bob.expect_nothing();
+}
+
+#[test]
+fn a_program_puts_connections_into_channels_sends_to_them_and_takes_them_out() {
+    let server = server_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.channels = vec![ChannelRule::new("kept", 10)];
+    });
+    let mut ann = server.client("ann", &json!({}));
+    let mut bob = server.client("bob", &json!({}));
+    let handle = &server.0;
+    run(async {
+        let all = || Target { filter: Some("true".into()), ..Target::default() };
+        let joins = handle.join("kept", Target::users(vec!["ann".into()])).await.unwrap();
+        assert_eq!((joins.joined, joins.already, joins.full), (1, 0, 0));
+        let joins = handle.join("kept", all()).await.unwrap();
+        assert_eq!((joins.joined, joins.already, joins.full), (1, 1, 0));
+        let receipt = handle.send("kept", "e", [1]).await.unwrap();
+        assert_eq!((receipt.matched, receipt.stored), (2, 1));
+        assert_eq!((&*receipt.publications[0].channel, receipt.publications[0].offset), ("kept", 1));
+        assert_eq!(handle.leave("kept", Target::users(vec!["bob".into()])).await.unwrap(), 1);
+        assert_eq!(handle.leave("kept", Target::users(vec!["bob".into()])).await.unwrap(), 0);
+        assert_eq!(handle.send("kept", "last", 2).await.unwrap().matched, 1);
+        assert!(matches!(handle.send("a b", "e", 1).await.unwrap_err(), EmitError::Event(_)));
+        assert!(matches!(handle.join("a b", all()).await.unwrap_err(), EmitError::Event(_)));
+    });
+    for client in [&mut ann, &mut bob] {
+        assert_eq!(client.json()["op"], "joined");
+        assert_eq!(client.text(), r#"{"event":"e","channel":"kept","data":[1],"offset":1}"#);
+    }
+    assert_eq!(ann.json()["event"], "last");
+    assert_eq!(bob.json()["op"], "left");
+    bob.expect_nothing();
 }
 
 #[test]

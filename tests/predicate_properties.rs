@@ -1,7 +1,7 @@
 //! What must hold of every filter: agreement with the `cel` crate, plans that match what a scan matches, and no
 //! panic on any text.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use fanfare::{
     id::{ConnectionId, NodeId},
@@ -196,20 +196,24 @@ fn datum() -> impl Strategy<Value = Json> {
     ]
 }
 
+/// Claims, profile, user, nonce of the id, channels.
+type Connected = (Json, Json, Option<String>, u64, BTreeSet<String>);
+
 fn population() -> impl Strategy<Value = Vec<Attributes>> {
     let object = || {
         let full = prop::collection::btree_map("[xyz]", datum(), 0..4).prop_map(|m| json!(m));
         prop_oneof![6 => full, 1 => Just(json!(null)), 1 => Just(json!("text"))]
     };
-    let one = (object(), object(), prop::option::of("[abc]"), 0..3_u64);
+    let channels = prop::collection::btree_set("[abc]", 0..3);
+    let one = (object(), object(), prop::option::of("[abc]"), 0..3_u64, channels);
     prop::collection::vec(one, 1..12).prop_map(|all| {
         let layouts = Layouts::new();
-        let build = |(auth, profile, user, nonce): (Json, Json, Option<String>, u64)| Attributes {
+        let build = |(auth, profile, user, nonce, channels): Connected| Attributes {
             auth: Value::from_serde(&auth, &layouts).expect("shallow"),
             profile: Value::from_serde(&profile, &layouts).expect("shallow"),
             user: user.as_deref().map(Value::from).into(),
+            channels: Value::List(channels.iter().map(|name| Value::from(name.as_str())).collect()),
             connection: Facts { id: ConnectionId { nonce, ..facts().id }, ..facts() },
-            ..Attributes::new(facts())
         };
         all.into_iter().map(build).collect()
     })
@@ -227,6 +231,7 @@ fn conjunct() -> impl Strategy<Value = String> {
         "auth[\"z\"]",
         "profile.x",
         "user",
+        "channels",
         "connection.id",
         "auth.q",
         "profile",
@@ -254,6 +259,7 @@ fn found(access: &Access, schema: &Schema, everyone: &[Attributes]) -> Vec<bool>
         let mut entry = |entry: LookupKey| hit |= keys.contains(&entry);
         match index {
             IndexRef::User => index_entries(&attributes.user, &mut entry),
+            IndexRef::Channels => index_entries(&attributes.channels, &mut entry),
             IndexRef::Declared(declared) => schema.entries(declared, attributes, &mut entry),
             IndexRef::ConnectionId => {
                 let id = fanfare::predicate::IndexKey::Connection(attributes.connection.id);

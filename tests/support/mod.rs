@@ -405,6 +405,58 @@ impl Client {
         self.frame(0x81, message.to_string().as_bytes());
     }
 
+    /// Sends `message` with an id, and answers the ack or error to it, before which nothing may come.
+    pub fn ask(&mut self, message: &Value) -> Value {
+        let (before, answer) = self.ask_amid(message);
+        assert!(before.is_empty(), "before {answer} came {before:?}");
+        answer
+    }
+
+    /// Sends `message` with an id, and answers what came before the ack or error to it, and that.
+    pub fn ask_amid(&mut self, message: &Value) -> (Vec<Value>, Value) {
+        let mut message = message.clone();
+        message["id"] = json!("asked");
+        self.send(&message);
+        let mut before = Vec::new();
+        loop {
+            let next = self.json();
+            if next["id"] == "asked" && next["op"].is_string() {
+                return (before, next);
+            }
+            before.push(next);
+        }
+    }
+
+    /// [`Client::ask`] of what is to succeed.
+    pub fn acked(&mut self, message: &Value) -> Value {
+        let answer = self.ask(message);
+        assert_eq!(answer["op"], "ack", "{message}: {answer}");
+        answer
+    }
+
+    /// Joins `channel`; answers the ack.
+    pub fn join(&mut self, channel: &str) -> Value {
+        self.acked(&json!({"op": "join", "channel": channel}))
+    }
+
+    /// Joins `channel` and asks for its members; answers the ack.
+    pub fn watch(&mut self, channel: &str) -> Value {
+        self.acked(&json!({"op": "join", "channel": channel, "members": true}))
+    }
+
+    /// The text messages that have come, up to a round trip.
+    pub fn pending(&mut self) -> Vec<Value> {
+        self.frame(0x89, b"pending");
+        let mut messages = Vec::new();
+        loop {
+            match self.message() {
+                Received::Text(text) => messages.push(serde_json::from_str(&text).unwrap()),
+                Received::Pong(payload) if payload == b"pending" => return messages,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     /// Sends one masked frame with `first` as its first byte. A server that has closed already is no error here.
     pub fn frame(&mut self, first: u8, payload: &[u8]) {
         let _ = self.socket.write_all(&masked(first, payload));
