@@ -331,6 +331,21 @@ fn a_client_key_chooses_the_app_and_its_origins() {
     }
 }
 
+#[test]
+fn a_token_ends_its_connection_although_one_without_an_end_was_shown_before() {
+    let server = keyed_server(|_| {});
+    let ends = |seconds: u64| signed(&json!({"sub": "ann", "exp": unix_now() + seconds}));
+    let mut client = server.connect(&format!("token={}", ends(1)));
+    let mut renew = |token: &str| {
+        client.send(&json!({"op": "auth", "id": 1, "token": token}));
+        assert_eq!(client.json()["op"], "ack");
+    };
+    renew(&signed(&json!({"sub": "ann"})));
+    std::thread::sleep(Duration::from_millis(2200));
+    renew(&ends(1));
+    assert_eq!(client.closed(), 4005);
+}
+
 // A server without keys against pages and proxies
 
 /// Every path that takes a POST, with a body that works.

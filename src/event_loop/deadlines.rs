@@ -15,12 +15,12 @@ pub(super) enum Due {
     Reset,
     /// Time to authenticate is over.
     Authentication,
-    /// A token ends.
-    Expiry,
+    /// A token ends, at this time in Unix seconds.
+    Expiry(u64),
 }
 
 /// A heap of moments, in milliseconds since the shard began. Entries of connections that are gone stay until they are
-/// due; each is 24 bytes, and there are at most a few per connection.
+/// due; each is 32 bytes, and there are at most a few per connection.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     began: Instant,
@@ -34,8 +34,9 @@ impl Deadlines {
 
     /// Notes that `due` comes up for `at` after `wait`.
     pub(super) fn push(&mut self, wait: Duration, at: SlotRef, due: Due) {
-        let moment = self.began.elapsed().saturating_add(wait).as_millis();
-        self.heap.push(Reverse((moment as u64, at, due)));
+        // Rounded up: what is looked at too early would have to be looked at again.
+        let moment = self.began.elapsed().saturating_add(wait).as_millis() as u64 + 1;
+        self.heap.push(Reverse((moment, at, due)));
     }
 
     /// The next entry whose moment has come.

@@ -1,6 +1,6 @@
 //! Writing: a slice of dirty outboxes at a time, one vectored write each.
 
-use std::{io, rc::Rc, time::Instant};
+use std::{future::poll_fn, io, rc::Rc, task::Poll, time::Instant};
 
 use super::{
     EventLoop, Seat,
@@ -150,6 +150,9 @@ impl EventLoop {
     async fn drain(&self, seat: &Seat) -> io::Result<()> {
         let mut frames = Vec::new();
         loop {
+            if !poll_fn(|cx| Poll::Ready(seat.socket.poll_write_ready(cx).is_ready())).await {
+                self.shard.own(|table| table.note_refusal(seat.at));
+            }
             seat.socket.writable().await?;
             let Some(skip) = self.shard.own(|table| table.lend(seat.at, WRITE_VECTORS, &mut frames)) else {
                 return Ok(());

@@ -35,6 +35,8 @@ pub(crate) struct Seat {
     pub(crate) at: SlotRef,
     /// A ping was sent, and nothing has come since.
     awaiting: Cell<bool>,
+    /// Its client has shown a good token, and waits to be let in.
+    vouched: Cell<bool>,
     /// The earliest deadline that is out for the end of its token, in Unix seconds.
     expiry: Cell<Option<u64>>,
 }
@@ -43,6 +45,11 @@ impl Seat {
     /// Notes that the client gave a sign of life.
     pub(crate) fn heard(&self) {
         self.awaiting.set(false);
+    }
+
+    /// Notes that the client has authenticated, even if it has to wait before it is let in.
+    pub(crate) fn vouch(&self) {
+        self.vouched.set(true);
     }
 
     /// Ends the socket in both directions, so that whoever waits on it wakes up; unsent bytes are thrown away.
@@ -98,7 +105,13 @@ impl EventLoop {
 
     /// Seats a socket for the connection in `at`.
     pub(crate) fn seat(&self, socket: TcpStream, at: SlotRef) -> Rc<Seat> {
-        let seat = Rc::new(Seat { socket, at, awaiting: Cell::new(false), expiry: Cell::new(None) });
+        let seat = Rc::new(Seat {
+            socket,
+            at,
+            awaiting: Cell::new(false),
+            vouched: Cell::new(false),
+            expiry: Cell::new(None),
+        });
         let mut seats = self.seats.borrow_mut();
         if seats.len() <= at.slot as usize {
             seats.resize(at.slot as usize + 1, None);
@@ -159,7 +172,7 @@ impl EventLoop {
         // One that is out already and comes no later will look again: a client that renews in a loop adds nothing.
         if seat.expiry.get().is_none_or(|due| due > unix) {
             seat.expiry.set(Some(unix));
-            self.deadlines.borrow_mut().push(until(unix), at, Due::Expiry);
+            self.deadlines.borrow_mut().push(until(unix), at, Due::Expiry(unix));
         }
     }
 }

@@ -63,7 +63,7 @@ impl EventLoop {
         self.shard.with(|table| {
             for at in silent {
                 if table.blocked_since(at).is_none() {
-                    table.close(at, None, &close);
+                    table.close_lost(at, &close);
                 }
             }
         });
@@ -80,29 +80,28 @@ impl EventLoop {
                     }
                 }
                 Due::Authentication => {
+                    let vouched = self.seat_of(at).is_some_and(|seat| seat.vouched.get());
                     let close = Close::new(close::UNAUTHORIZED, "not authenticated in time");
                     self.shard.with(|table| {
-                        if table.state(at) == State::Pending {
+                        if table.state(at) == State::Pending && !vouched {
                             table.close(at, None, &close);
                         }
                     });
                 }
-                Due::Expiry => self.expire(at),
+                Due::Expiry(unix) => self.expire(at, unix),
             }
         }
     }
 
-    fn expire(&self, at: SlotRef) {
-        let expires_at =
-            self.shard.own(|table| table.connection(at)).and_then(|connection| connection.expires_at);
-        let (Some(expires_at), Some(seat)) = (expires_at, self.seat_of(at)) else { return };
-        if seat.expiry.get().is_some_and(|due| until(due) > Duration::ZERO) {
-            return;
-        }
+    /// The deadline for `unix` has come. It may be another's by now, or early: a renewed token ends later, and clocks are
+    /// set.
+    fn expire(&self, at: SlotRef, unix: u64) {
+        let Some(seat) = self.seat_of(at).filter(|seat| seat.expiry.get() == Some(unix)) else { return };
         seat.expiry.set(None);
+        let connection = self.shard.own(|table| table.connection(at));
+        let Some(expires_at) = connection.and_then(|connection| connection.expires_at) else { return };
         if until(expires_at.get()) > Duration::ZERO {
-            self.expect_expiry(at, expires_at.get());
-            return;
+            return self.expect_expiry(at, expires_at.get());
         }
         let close = Close::new(close::EXPIRED, "token expired");
         self.shard.with(|table| table.close(at, None, &close));

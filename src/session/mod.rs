@@ -182,6 +182,7 @@ impl Session {
             self.client.open(connection, None, &[]);
             return self.client.acknowledge_auth(auth.as_deref());
         }
+        self.client.seat.vouch();
         let client = self.client.clone();
         self.wait_for(client.enter(connection, entrance.map(|entrance| *entrance).unwrap_or_default(), auth));
     }
