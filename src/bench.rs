@@ -121,7 +121,7 @@ impl SocketlessHub {
     /// Puts a connection into `channel`; false if it was in it.
     pub fn join(&self, at: Handle, channel: &str) -> bool {
         let join = |table: &mut Table| table.join(at.0, channel, Watching::No, Coming::New);
-        self.hub.shard(0).own(join) == Joining::Joined
+        matches!(self.hub.shard(0).own(join), Joining::Joined(_))
     }
 
     /// Takes a connection out of `channel`; false if it was not in it.

@@ -41,7 +41,7 @@ pub const UNAUTHORIZED: u16 = 4001;
 pub const FORBIDDEN: u16 = 4003;
 /// The token's time ran out and was not renewed.
 pub const EXPIRED: u16 = 4005;
-/// A message that is not JSON, or not an object.
+/// A message that is not JSON.
 pub const BAD_MESSAGE: u16 = 4009;
 /// Closed by `POST /v1/disconnect`.
 pub const DISCONNECTED: u16 = 4010;

@@ -13,6 +13,10 @@ pub const EVENT_NAME_BYTES: usize = 128;
 /// Longest name of a channel, in bytes. It is repeated in every frame of the channel, as the event's name is.
 pub const CHANNEL_NAME_BYTES: usize = 200;
 
+/// How often a join that asks for a replay looks whether the one before it has gone out: one at a time, so that what a
+/// client asks for again and again cannot pile up.
+pub const REPLAY_LOOK: Duration = Duration::from_millis(10);
+
 /// Stored events between two pings that ask for their confirmation, where many are handed over at once.
 pub const CONFIRMED_STRETCH: usize = 64;
 

@@ -1389,3 +1389,35 @@ fn channels_are_listed_in_pages_by_their_names() {
     lose(&server, bob);
     assert_eq!(server.get("/v1/channels/room-2").json()["connections"], 1);
 }
+
+#[test]
+fn whoever_joins_a_large_channel_is_on_exactly_one_of_its_pages() {
+    let server = server();
+    let others: Vec<Client> = (0..130).map(|_| server.connect("channel=hall")).collect();
+    let mut client = server.connect("");
+    let mut ack = client.ask(&json!({"op": "join", "channel": "hall", "members": true}));
+    assert_eq!(ack["count"], 131);
+    let mut ids: Vec<String> = Vec::new();
+    loop {
+        let page = ack["members"].as_array().unwrap();
+        ids.extend(page.iter().map(|member| member["id"].as_str().unwrap().to_owned()));
+        let Some(cursor) = ack["cursor"].as_str() else { break };
+        ack = client.ask(&json!({"op": "members", "channel": "hall", "cursor": cursor}));
+    }
+    let mut all: Vec<String> =
+        others.iter().map(|other| other.id.clone()).chain([client.id.clone()]).collect();
+    ids.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(ids, all);
+}
+
+#[test]
+fn who_is_sent_away_by_the_api_has_left_whatever_the_code() {
+    let server = server_with(|config| config.limits.resume_window = Duration::from_hours(1));
+    let mut watcher = server.connect("");
+    watcher.watch("room");
+    let gone = server.connect("channel=room&device=d");
+    assert_eq!(watcher.json()["kind"], "joined");
+    server.call("/v1/disconnect", &json!({"to": {"connections": [gone.id]}, "code": 4101}));
+    assert_eq!(watcher.json()["kind"], "left");
+}

@@ -685,3 +685,23 @@ fn what_a_channel_keeps_can_be_paged_through() {
     let nothing = server.get("/v1/channels/other/history");
     assert_eq!((nothing.status, nothing.code().as_str()), (404, "no_history"));
 }
+
+#[test]
+fn asking_again_and_again_for_a_replay_piles_nothing_up() {
+    let server = server_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.channels.push(ChannelRule::new("kept", 1000));
+        config.limits.outbox_age = Duration::from_secs(2);
+    });
+    let data = "x".repeat(16 * 1024);
+    for _ in 0..60 {
+        server.call("/v1/send", &json!({"channel": "kept", "event": "e", "data": data}));
+    }
+    let mut greedy = server.connect("");
+    shrink(&greedy);
+    for _ in 0..40 {
+        greedy.send(&json!({"op": "join", "channel": "kept", "since": {"offset": 0}}));
+    }
+    eventually("it is closed for reading nothing", || server.count("fanfare_closes_total", "4101") == 1);
+    assert_eq!(server.count("fanfare_replayed_total", ""), 60, "the others wait for the first");
+}

@@ -83,8 +83,8 @@ impl History for Memory {
         self.with(|kept, now| kept.confirm(key, offset, reader, now));
     }
 
-    fn expire(&self) {
-        while self.with(|kept, now| kept.expire(HISTORY_EXPIRE_SLICE, now)) {}
+    fn expire(&self) -> bool {
+        self.with(|kept, now| kept.expire(HISTORY_EXPIRE_SLICE, now))
     }
 }
 

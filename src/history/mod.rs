@@ -241,8 +241,8 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
     /// It may come late: an offset of a user's former numbering removes nothing of a later one.
     fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>);
 
-    /// Forgets what is over its time; called about once a second.
-    fn expire(&self);
+    /// Forgets some of what is over its time; true if there may be more. Called about once a second, until it is false.
+    fn expire(&self) -> bool;
 }
 
 #[cfg(test)]

@@ -184,6 +184,14 @@ impl Table {
         self.slot(at)?.outbox.backlog().map(|backlog| backlog.lend(max, to))
     }
 
+    /// Notes that the socket of `at` takes nothing more for now: what waits counts from here on.
+    pub(crate) fn note_refusal(&mut self, at: SlotRef) {
+        if let Some(backlog) = self.slot(at).and_then(|slot| slot.outbox.backlog()) {
+            backlog.note_refusal();
+            self.enforce(at);
+        }
+    }
+
     /// Takes lent frames back, of which the socket took `taken` bytes.
     pub(crate) fn advance(&mut self, at: SlotRef, taken: usize) -> Progress {
         let Some(entry) = self.slot(at) else { return Progress::Gone };

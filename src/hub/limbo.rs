@@ -10,9 +10,9 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 
 use super::connection::{Connection, Snapshot};
-use crate::id::ConnectionId;
+use crate::{id::ConnectionId, predicate::Value};
 
-/// A connection that ended without a close frame, and the channels it may come back to.
+/// A connection that ended without a close frame of its client's or for its good, and the channels it may come back to.
 #[derive(Debug)]
 pub(crate) struct Lost {
     pub(crate) connection: Snapshot,
@@ -54,6 +54,22 @@ impl Limbo {
     pub(crate) fn take(&self, id: &ConnectionId, proof: impl FnOnce(&Connection) -> bool) -> Option<Lost> {
         let mut ones = self.lost.lock();
         proof(&ones.by_id.get(id)?.connection).then(|| ones.by_id.remove(id)).flatten()
+    }
+
+    /// Takes `channel` from those lost ones in it for which `is_meant` is true; answers them as they were.
+    pub(crate) fn leave(&self, channel: &str, is_meant: impl Fn(&Connection) -> bool) -> Vec<Snapshot> {
+        let mut ones = self.lost.lock();
+        let mut left = Vec::new();
+        for lost in ones.by_id.values_mut() {
+            if !lost.connection.is_in(channel) || !is_meant(&lost.connection) {
+                continue;
+            }
+            left.push(lost.connection.clone());
+            let rest = lost.connection.channel_names().filter(|name| ***name != *channel);
+            let rest = rest.map(|name| Value::String(name.clone())).collect();
+            Arc::make_mut(&mut lost.connection).attributes.channels = Value::List(rest);
+        }
+        left
     }
 
     /// Those whose time to come back is over.

@@ -20,10 +20,10 @@ use crate::{
 /// What became of a connection's joining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Joining {
-    /// It is a member from now on.
-    Joined,
-    /// It was one before.
-    Already,
+    /// It is a member from now on; by the number of the channel's change before that.
+    Joined(u64),
+    /// It was one before; by the number of the channel's last change.
+    Already(u64),
     /// It is in as many channels as it may be.
     Full,
     /// It is not open.
@@ -46,17 +46,18 @@ impl Table {
         let app = &mut self.apps[entry.app.0 as usize];
         let key = channel_key(channel);
         if app.channels.contains(&key, slot) {
-            if watching != Watching::No && !app.watchers.contains(&key, slot) {
+            let begins = watching != Watching::No && !app.watchers.contains(&key, slot);
+            if begins {
                 app.watchers.insert_key(key, slot);
-                context.presence.watched(channel, watching);
             }
-            return Joining::Already;
+            let watching = if begins { watching } else { Watching::No };
+            return Joining::Already(context.presence.watched(channel, watching));
         }
         let joined = connection.attributes.channels.as_list().unwrap_or_default();
         if joined.len() >= self.context.limits.channels_per_connection {
             return Joining::Full;
         }
-        let name = context.presence.joined(channel, connection, watching, coming);
+        let (name, changed) = context.presence.joined(channel, connection, watching, coming);
         let channels = joined.iter().cloned().chain([Value::String(name.clone())]).collect();
         Arc::make_mut(connection).attributes.channels = Value::List(channels);
         let key = LookupKey { kind: KeyKind::Element, key: IndexKey::String(name) };
@@ -65,7 +66,7 @@ impl Table {
         }
         app.channels.insert_key(key, slot);
         self.changes += 1;
-        Joining::Joined
+        Joining::Joined(changed)
     }
 
     /// Lets a member of `channel` hear no more of the others.
@@ -146,7 +147,8 @@ impl Table {
             }
             self.context.app(entry.app).presence.left(name, &connection, watches, leaving);
         }
-        if leaving == Leaving::Lost && connection.channels().next().is_some() {
+        let has_something = connection.channels().next().is_some() || connection.profile().is_some();
+        if leaving == Leaving::Lost && has_something {
             self.context.limbo.insert(Lost { connection, watched });
         }
     }
@@ -161,6 +163,11 @@ impl Table {
     ) -> Vec<Snapshot> {
         let slots = self.apps[app.0 as usize].channels.page(channel, from, limit);
         slots.into_iter().filter_map(|slot| self.open_connection(slot).cloned()).collect()
+    }
+
+    /// Whether `slot` hears of coming and going in `channel`.
+    pub(crate) fn is_watching(&self, app: AppId, channel: &LookupKey, slot: u32) -> bool {
+        self.apps[app.0 as usize].watchers.contains(channel, slot)
     }
 
     /// Those who hear of coming and going in `channel`.

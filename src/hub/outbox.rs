@@ -181,6 +181,16 @@ impl Backlog {
         self.bytes + self.replayed_bytes
     }
 
+    /// Whether frames out of a history still wait.
+    pub(super) fn is_replaying(&self) -> bool {
+        self.replayed_bytes > 0
+    }
+
+    /// Notes that the socket takes nothing more for now.
+    pub(super) fn note_refusal(&mut self) {
+        self.refused = true;
+    }
+
     /// Frames that count towards the connection's bound.
     pub(super) fn counted(&self) -> usize {
         self.counted
@@ -231,20 +241,20 @@ impl Backlog {
         self.discard_rest()
     }
 
-    /// Throws away the oldest whole frames that are neither being written nor replayed until the backlog keeps the
-    /// bounds.
+    /// Throws away the oldest whole events that are neither being written nor replayed until the backlog keeps the
+    /// bounds, or none is left.
     pub(super) fn discard_oldest(&mut self, max_bytes: usize, max_frames: usize) -> u64 {
         let mut at = self.in_flight.0.max(usize::from(self.written > 0));
         let mut events = 0;
         while at + 1 < self.frames.len() && self.is_over(max_bytes, max_frames) {
-            if self.frames[at].replayed {
+            if self.frames[at].replayed || !self.frames[at].frame.is_event() {
                 at += 1;
                 continue;
             }
             let Some(Waiting { frame, .. }) = self.frames.remove(at) else { break };
             self.bytes -= frame.len();
             self.counted -= 1;
-            events += u64::from(frame.is_event());
+            events += 1;
             self.forget(&frame);
         }
         events

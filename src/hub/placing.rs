@@ -79,9 +79,14 @@ impl Table {
         match app.slow_consumer {
             SlowConsumer::Disconnect => self.close_slow(at, "over the outbox bound"),
             SlowConsumer::DropOldest => {
-                app.metrics.dropped(DropReason::Oldest, backlog.discard_oldest(max_bytes, max_frames));
-                if let Some(inbox) = &mut entry.inbox {
+                let lost = backlog.discard_oldest(max_bytes, max_frames);
+                app.metrics.dropped(DropReason::Oldest, lost);
+                let is_over = backlog.is_over(max_bytes, max_frames);
+                if let Some(inbox) = entry.inbox.as_mut().filter(|_| lost > 0) {
                     inbox.lose();
+                }
+                if is_over {
+                    self.close_slow(at, "over the outbox bound, and no event to throw away");
                 }
             }
         }
@@ -107,12 +112,13 @@ impl Table {
     /// Ends a connection: nothing more is placed; what waits is written, then `bye` and the close frame.
     ///
     /// True if it was open or pending. The owner resets the socket if the client does not answer in time.
-    ///
-    /// A client that is sent away for being slow or silent may come back to its channels; one that is not wanted, or
-    /// whose node leaves, has left them.
     pub(crate) fn close(&mut self, at: SlotRef, bye: Option<Frame>, close: &Close) -> bool {
-        let comes_back = [close::TOO_SLOW, close::HEARTBEAT_MISSED].contains(&close.code);
-        self.end(at, bye, close, if comes_back { Leaving::Lost } else { Leaving::Left })
+        self.end(at, bye, close, Leaving::Left)
+    }
+
+    /// Ends a connection that is slow or silent: as [`Table::close`], but its client may come back to its channels.
+    pub(crate) fn close_lost(&mut self, at: SlotRef, close: &Close) -> bool {
+        self.end(at, None, close, Leaving::Lost)
     }
 
     fn end(&mut self, at: SlotRef, bye: Option<Frame>, close: &Close, leaving: Leaving) -> bool {
@@ -171,7 +177,7 @@ impl Table {
                 "slow consumer closed: {why}"
             );
         }
-        self.close(at, None, &Close::new(close::TOO_SLOW, "too slow"));
+        self.close_lost(at, &Close::new(close::TOO_SLOW, "too slow"));
     }
 
     /// The backlog of `slot`, made of what waits for it where it has none yet.

@@ -226,14 +226,15 @@ impl Presence {
         &self.stripes[self.hasher.hash_one(channel) as usize % STRIPES]
     }
 
-    /// Notes that `member` came into `channel`; answers the name as all its members share it.
+    /// Notes that `member` came into `channel`; answers the name as all its members share it, and the number of the
+    /// change before this one.
     pub(super) fn joined(
         &self,
         channel: &str,
         member: &Snapshot,
         watching: Watching,
         coming: Coming,
-    ) -> Arc<str> {
+    ) -> (Arc<str>, u64) {
         let mut rooms = self.stripe(channel).lock();
         let known = rooms.get_key_value(channel).map(|(name, _)| name.clone());
         let name = known.unwrap_or_else(|| {
@@ -243,7 +244,7 @@ impl Presence {
         let room = rooms.entry(name.clone()).or_default();
         let user = member.shared_user();
         room.enter(user);
-        room.changed = self.clock.fetch_add(1, Relaxed);
+        let before = std::mem::replace(&mut room.changed, self.clock.fetch_add(1, Relaxed));
         self.metrics.memberships.inc();
         let (kind, previous) = match coming {
             Coming::New => (MemberKind::Joined, None),
@@ -254,14 +255,15 @@ impl Presence {
         };
         self.tell(&name, room, kind, member, previous);
         Self::watch(room, watching);
-        name
+        (name, before)
     }
 
-    /// Notes that a member watches from now on.
-    pub(super) fn watched(&self, channel: &str, watching: Watching) {
-        if let Some(room) = self.stripe(channel).lock().get_mut(channel) {
-            Self::watch(room, watching);
-        }
+    /// Notes how a member watches from now on; answers the number of the channel's last change.
+    pub(super) fn watched(&self, channel: &str, watching: Watching) -> u64 {
+        let mut rooms = self.stripe(channel).lock();
+        let Some(room) = rooms.get_mut(channel) else { return 0 };
+        Self::watch(room, watching);
+        room.changed
     }
 
     /// Notes that a member watches no more.

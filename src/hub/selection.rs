@@ -134,6 +134,11 @@ impl Selection {
         self.filter.as_ref().map_or(Verdict::Match, |filter| filter.matches(&connection.attributes))
     }
 
+    /// Whether it means a connection as this was when it was open.
+    pub(crate) fn means(&self, connection: &Connection) -> bool {
+        connection.app == self.app && self.still_admits(connection) == Verdict::Match
+    }
+
     /// Decides about a candidate that the source gave.
     pub(super) fn admits(&self, connection: &Connection) -> Verdict {
         if self.except.has(connection) {

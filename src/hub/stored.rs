@@ -95,6 +95,15 @@ impl Table {
         inbox.asked.back().filter(|_| !inbox.broken).map(|asked| native::confirm_ping(*asked))
     }
 
+    /// Whether frames that were handed over by [`Table::replay`] still wait for the socket of an open connection.
+    pub(crate) fn is_replaying(&mut self, at: SlotRef) -> bool {
+        self.state(at) == State::Open
+            && self
+                .slot(at)
+                .and_then(|slot| slot.outbox.backlog())
+                .is_some_and(|backlog| backlog.is_replaying())
+    }
+
     /// Hands an open connection frames that it missed, before everything that is placed from now on.
     ///
     /// They are shared with the history and count as refused bytes of the node, but not towards the connection's own

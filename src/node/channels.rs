@@ -7,7 +7,7 @@ use crate::{
     config::Presence as PresenceRule,
     history::{Key, Page},
     hub::{Coming, Count, Joining, Selection, Snapshot, Table, Watching, channel_key},
-    id::{AppId, ConnectionId},
+    id::AppId,
     protocol::{
         event::channel_name,
         native::{self, Member, MembersBuilder, MembersPage, Position},
@@ -77,22 +77,29 @@ impl Node {
         MembersPage { members: builder.finish(), count: connections, users, cursor }
     }
 
-    /// Adds members but `without` to a page; answers where the next one begins.
+    /// Adds members to a page, and `joining` in its place as if it were one already; answers where the next one begins.
     pub(crate) fn gather(
         &self,
         app: AppId,
         channel: &str,
         query: MembersQuery,
-        without: Option<ConnectionId>,
+        joining: Option<&Snapshot>,
         page: &mut MembersBuilder,
     ) -> Option<Cursor> {
         let key = channel_key(channel);
         let mut left = query.limit;
         for (at, shard) in self.hub.shards().iter().enumerate().skip(query.from.0) {
             let from = if at == query.from.0 { query.from.1 } else { 0 };
-            // One for the cursor, one for whom the page is without.
-            let members = shard.own(|table| table.members_of(app, &key, from, left + 2));
-            for member in members.iter().filter(|member| Some(member.id()) != without) {
+            // One more than fit, for the cursor.
+            let mut members = shard.own(|table| table.members_of(app, &key, from, left + 1));
+            if let Some(joining) = joining.filter(|joining| usize::from(joining.id().shard) == at) {
+                let place = members.partition_point(|member| member.id().slot < joining.id().slot);
+                let is_there = members.get(place).is_some_and(|member| member.id() == joining.id());
+                if !is_there && joining.id().slot >= from {
+                    members.insert(place, joining.clone());
+                }
+            }
+            for member in &members {
                 if left == 0 || !page.push(&shown(member)) {
                     return Some((at, member.id().slot));
                 }
@@ -159,11 +166,11 @@ impl Node {
             let join = |table: &mut Table, slot| {
                 let Some(at) = table.reference(slot) else { return };
                 match table.join(at, &channel, watching, Coming::New) {
-                    Joining::Joined => {
+                    Joining::Joined(_) => {
                         table.place_own(at, told.clone());
                         joins.joined += 1;
                     }
-                    Joining::Already => joins.already += 1,
+                    Joining::Already(_) => joins.already += 1,
                     Joining::Full => joins.full += 1,
                     Joining::Gone => {}
                 }
@@ -202,7 +209,12 @@ impl Node {
             };
             node.hub.sweep(&selection, leave_one).await;
             drop(leave);
-            left
+            // Those who were lost a moment ago must not come back to it.
+            let lost = node.hub.context().limbo.leave(&channel, |lost| selection.means(lost));
+            for connection in &lost {
+                node.hub.presence(app).lapsed(&channel, connection);
+            }
+            left + lost.len() as u64
         })
         .await
     }

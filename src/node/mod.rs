@@ -18,7 +18,7 @@ use std::sync::{
 };
 
 pub use channels::Joins;
-pub(crate) use channels::{MembersQuery, read_cursor, shown, write_cursor};
+pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
 pub use publish::{Placement, Receipt};

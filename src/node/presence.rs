@@ -45,7 +45,9 @@ impl Node {
                 for (app, channel) in bulletin.take_counted() {
                     self.tell(app, &channel, true).await;
                 }
-                self.history.expire();
+                while self.history.expire() {
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
@@ -68,6 +70,10 @@ impl Node {
             for some in watchers.chunks(SLICE_STRIDE) {
                 shard.with(|table| {
                     for &(at, id) in some {
+                        // Whoever has left since they were found was told so, and hears no more.
+                        if !table.is_watching(app, &key, at.slot) {
+                            continue;
+                        }
                         for (about, frame) in &frames {
                             if *about != Some(id) {
                                 table.place_own(at, frame.clone());

@@ -293,7 +293,7 @@ impl Node {
 
     async fn carry_out(self: Arc<Self>, admitted: Admitted) -> Result<Receipt, NodeError> {
         let Admitted { prepared, reach, ticket, leave } = admitted;
-        let Prepared { id, selection, draft, keeping, omit } = prepared;
+        let Prepared { id, mut selection, draft, keeping, omit } = prepared;
         let mut receipt = Receipt::new(id);
         let began = Instant::now();
         match keeping {
@@ -318,7 +318,7 @@ impl Node {
                 let frame = self.encode(selection.app, &draft);
                 let mut until = Instant::now() + SLICE;
                 for user in users {
-                    let selection = Selection { named: Some(Named::user(&user)), ..selection.clone() };
+                    selection.named = Some(Named::user(&user));
                     let key = Key::user(selection.app, user);
                     let _turn = self.turns.take(&key).await;
                     let new = New { id, draft: draft.clone(), omit: omit.clone() };

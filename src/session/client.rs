@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{
     entering::reader,
     gate,
-    joining::{Join, Told},
+    joining::{GATHERINGS, Join, Told, no_page},
 };
 use crate::{
     app::{App, ClientPolicy},
@@ -16,7 +16,7 @@ use crate::{
     config::Presence,
     event_loop::{EventLoop, Seat},
     history::Key,
-    hub::{Coming, Snapshot, State},
+    hub::{Coming, Count, Snapshot, State},
     id::AppId,
     limits::{PAGE_DEFAULT, PAGE_MAX},
     node::{Author, MembersQuery, Node, NodeError, Prepared, Publication, Target, read_cursor},
@@ -24,7 +24,7 @@ use crate::{
     protocol::{
         event::Sender,
         frame::Frame,
-        native::{self, ClientEvent, Request},
+        native::{self, ClientEvent, MembersPage, Request},
     },
 };
 
@@ -262,7 +262,25 @@ impl Client {
             return;
         }
         let max_bytes = self.node.config.limits.outbox_bytes / 4;
-        let page = self.node.members(self.app, channel, MembersQuery { from, limit, max_bytes });
+        let presence = self.node.hub.presence(self.app);
+        for _ in 0..GATHERINGS {
+            let seen = presence.changed(channel);
+            let page = self.node.members(self.app, channel, MembersQuery { from, limit, max_bytes });
+            let answer = native::ack_members(id, &page);
+            let placed = self.event_loop.shard().with(|table| {
+                // Behind a notice of what has changed since, an older page would bring back who has left.
+                let fresh = presence.changed(channel) == seen;
+                if fresh {
+                    table.place_own(self.seat.at, answer);
+                }
+                fresh
+            });
+            if placed {
+                return;
+            }
+        }
+        let Count { connections, users } = self.node.count(self.app, channel);
+        let page = MembersPage { count: connections, users, ..no_page(from) };
         self.reply(native::ack_members(id, &page));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     config::Presence,
     event_loop::EventLoop,
     history::{Entry, Key, Reader},
-    hub::{Coming, Connection, State},
+    hub::{Coming, Connection, Joining, State},
     id::ConnectionId,
     node::Recalled,
     predicate::Value,
@@ -128,10 +128,10 @@ impl Client {
             }
             let members = watched && own.rights.may_see_members(&channel);
             let join = Join { channel: channel.to_string(), members, since: None };
-            if self.join(join, Told::Joined, Coming::Resumed(lost.id())).await {
-                recalled.taken();
-            } else {
-                recalled.give_up();
+            match self.join(join, Told::Joined, Coming::Resumed(lost.id())).await {
+                Joining::Joined(_) => recalled.taken(),
+                // Put into it by someone meanwhile: nobody was told that it stands in for the lost one.
+                Joining::Already(_) | Joining::Full | Joining::Gone => recalled.give_up(),
             }
         }
     }

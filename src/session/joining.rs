@@ -6,14 +6,17 @@ use super::{client::Client, entering::reader};
 use crate::{
     event_loop::EventLoop,
     history::Entry,
-    hub::{Coming, Count, Joining, Table, Watching},
-    limits::PAGE_DEFAULT,
-    node::{MembersQuery, NodeError, shown, write_cursor},
-    protocol::native::{self, JoinAck, MembersBuilder, MembersPage, Position, Since},
+    hub::{Coming, Count, Joining, Snapshot, Table, Watching},
+    limits::{PAGE_DEFAULT, REPLAY_LOOK},
+    node::{Cursor, MembersQuery, NodeError, write_cursor},
+    protocol::{
+        frame::Frame,
+        native::{self, JoinAck, MembersBuilder, MembersPage, Position, Since},
+    },
 };
 
-/// How often the first page is gathered again because someone came or went meanwhile.
-const GATHERINGS: usize = 8;
+/// How often a page is gathered again because someone came or went meanwhile.
+pub(super) const GATHERINGS: usize = 8;
 
 /// A channel to join.
 #[derive(Debug)]
@@ -42,12 +45,27 @@ struct Missed {
     entries: Vec<Entry>,
 }
 
+/// All that goes into the one step of joining.
+struct Step<'a> {
+    join: &'a Join,
+    told: &'a Told,
+    watching: Watching,
+    coming: Coming,
+    missed: &'a Missed,
+    /// What is to be replayed.
+    frames: Vec<Frame>,
+}
+
 impl Client {
-    /// Joins a channel: the answer, then what was missed, then what is live, without gap or overlap. False if it is
-    /// not in; the client has been told why.
+    /// Joins a channel: the answer, then what was missed, then what is live, without gap or overlap. Where it is not in
+    /// then, the client has been told why.
     ///
-    /// A member that joins again stays one, and gets once more what came after `since`.
-    pub(super) async fn join(&self, join: Join, told: Told, coming: Coming) -> bool {
+    /// A member that joins again stays one, and gets once more what came after `since`. A replay waits for the one
+    /// before it.
+    pub(super) async fn join(&self, join: Join, told: Told, coming: Coming) -> Joining {
+        while join.since.is_some() && self.event_loop.shard().own(|table| table.is_replaying(self.seat.at)) {
+            tokio::time::sleep(REPLAY_LOOK).await;
+        }
         let key = self.node.kept_key(self.app, &join.channel);
         let _turn = match &key {
             Some(key) => Some(self.node.turns.take(key).await),
@@ -57,7 +75,7 @@ impl Client {
             Ok(missed) => missed,
             Err(error) => {
                 self.refuse_join(&told, error.code(), &error.to_string());
-                return false;
+                return Joining::Gone;
             }
         };
         self.join_now(&join, &told, coming, &missed)
@@ -84,103 +102,91 @@ impl Client {
     }
 
     /// The step in which membership, answer and replay fall together. It is done again where the first page of
-    /// members is out of date by the time the lock is had; at last without one, which the client then fetches.
-    fn join_now(&self, join: &Join, told: &Told, coming: Coming, missed: &Missed) -> bool {
+    /// members is out of date by the time the lock is had.
+    fn join_now(&self, join: &Join, told: &Told, coming: Coming, missed: &Missed) -> Joining {
         let presence = self.node.hub.presence(self.app);
-        let watching = self.node.watching(self.app, &join.channel, join.members);
         let with_page = join.members && matches!(told, Told::Ack(Some(_)));
-        let Some(own) = self.connection() else { return false };
-        let frames: Vec<_> = missed
-            .entries
-            .iter()
-            .filter(|entry| entry.is_for(&reader(&own)))
-            .map(|entry| entry.frame.clone())
-            .collect();
-        let replayed = frames.len() as u64;
+        let Some(own) = self.connection() else { return Joining::Gone };
+        let for_us = missed.entries.iter().filter(|entry| entry.is_for(&reader(&own)));
+        let step = Step {
+            join,
+            told,
+            watching: self.node.watching(self.app, &join.channel, join.members),
+            coming,
+            missed,
+            frames: for_us.map(|entry| entry.frame.clone()).collect(),
+        };
         for gathering in 0..=GATHERINGS {
             let seen = presence.changed(&join.channel);
-            let last = gathering == GATHERINGS;
-            let page = with_page.then(|| if last { no_page() } else { self.first_page(&join.channel) });
+            let page = with_page.then(|| self.first_page(&join.channel, &own));
             let done = self.event_loop.shard().with(|table| {
-                if page.is_some() && !last && presence.changed(&join.channel) != seen {
-                    return None;
-                }
-                Some(self.take_in(table, join, told, (watching, coming), missed, page.as_ref(), &frames))
+                let stale = page.is_some() && presence.changed(&join.channel) != seen;
+                (!stale || gathering == GATHERINGS).then(|| self.take(table, &step, page, seen))
             });
-            match done {
-                None => {}
-                Some((Joining::Joined | Joining::Already, replays)) => {
-                    self.app().metrics.replayed.inc_by(replayed);
-                    if replays {
-                        EventLoop::block(&self.event_loop, self.seat.at);
-                    }
-                    return true;
-                }
-                Some((Joining::Full, _)) => {
-                    let most = self.node.config.limits.channels_per_connection;
-                    let message = format!("a connection may be in {most} channels");
-                    self.refuse_join(told, "too_many_channels", &message);
-                    return false;
-                }
-                Some((Joining::Gone, _)) => return false,
+            if let Some((joining, replays)) = done {
+                return self.taken(&step, joining, replays);
             }
         }
-        false
+        Joining::Gone
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one step under one lock, with all that goes into it")]
-    fn take_in(
+    fn take(
         &self,
         table: &mut Table,
-        join: &Join,
-        told: &Told,
-        (watching, coming): (Watching, Coming),
-        missed: &Missed,
-        page: Option<&MembersPage>,
-        frames: &[crate::protocol::frame::Frame],
+        step: &Step<'_>,
+        page: Option<MembersPage>,
+        seen: u64,
     ) -> (Joining, bool) {
-        let at = self.seat.at;
-        let joining = table.join(at, &join.channel, watching, coming);
-        if !matches!(joining, Joining::Joined | Joining::Already) {
-            return (joining, false);
-        }
-        match told {
+        let (at, channel) = (self.seat.at, &step.join.channel);
+        let joining = table.join(at, channel, step.watching, step.coming);
+        let (Joining::Joined(changed) | Joining::Already(changed)) = joining else { return (joining, false) };
+        match step.told {
             Told::Ack(None) => {}
             Told::Ack(Some(id)) => {
-                let Count { connections, users } = self.node.count(self.app, &join.channel);
-                let page = page.map(|page| MembersPage { count: connections, users, ..page.clone() });
+                let Count { connections, users } = self.node.count(self.app, channel);
+                // A page that is older than the moment from which on notices come could hold who has left since: the
+                // client fetches one instead.
+                let page = page.map(|page| if changed == seen { page } else { no_page((0, 0)) });
+                let page = page.map(|page| MembersPage { count: connections, users, ..page });
                 let ack = JoinAck {
-                    position: missed.position.as_ref(),
-                    recovered: missed.recovered,
+                    position: step.missed.position.as_ref(),
+                    recovered: step.missed.recovered,
                     members: page.as_ref(),
                 };
                 table.place_own(at, native::ack_join(id, &ack));
             }
-            Told::Joined if joining == Joining::Already => {}
+            Told::Joined if matches!(joining, Joining::Already(_)) => {}
             Told::Joined => {
-                table.place_own(at, native::joined(&join.channel, missed.position.as_ref()));
+                table.place_own(at, native::joined(channel, step.missed.position.as_ref()));
             }
         }
-        let replays = !frames.is_empty() && table.replay(at, frames.iter().cloned());
-        (joining, replays)
+        (joining, !step.frames.is_empty() && table.replay(at, step.frames.iter().cloned()))
     }
 
-    /// The first page, with the client itself in it although it is about to join.
-    fn first_page(&self, channel: &str) -> MembersPage {
+    fn taken(&self, step: &Step<'_>, joining: Joining, replays: bool) -> Joining {
+        match joining {
+            Joining::Joined(_) | Joining::Already(_) => {
+                self.app().metrics.replayed.inc_by(step.frames.len() as u64);
+            }
+            Joining::Full => {
+                let most = self.node.config.limits.channels_per_connection;
+                let message = format!("a connection may be in {most} channels");
+                self.refuse_join(step.told, "too_many_channels", &message);
+            }
+            Joining::Gone => {}
+        }
+        if replays {
+            EventLoop::block(&self.event_loop, self.seat.at);
+        }
+        joining
+    }
+
+    /// The first page, with the client itself in its place although it is about to join.
+    fn first_page(&self, channel: &str, own: &Snapshot) -> MembersPage {
         let max_bytes = self.node.config.limits.outbox_bytes / 4;
         let mut builder = MembersBuilder::new(max_bytes);
-        let own = self.connection();
-        // One is left for the client itself.
-        let query = MembersQuery { from: (0, 0), limit: PAGE_DEFAULT - 1, max_bytes };
-        let id = own.as_ref().map(|own| own.id());
-        let next = self.node.gather(self.app, channel, query, id, &mut builder);
-        let cursor = match (next, own) {
-            (Some(next), _) => Some(next),
-            (None, Some(own)) if !builder.push(&shown(&own)) => {
-                Some((usize::from(own.id().shard), own.id().slot))
-            }
-            (None, _) => None,
-        };
+        let query = MembersQuery { from: (0, 0), limit: PAGE_DEFAULT, max_bytes };
+        let cursor = self.node.gather(self.app, channel, query, Some(own), &mut builder);
         MembersPage { members: builder.finish(), count: 0, users: 0, cursor: cursor.map(write_cursor) }
     }
 
@@ -192,8 +198,8 @@ impl Client {
     }
 }
 
-/// No member, and where the first page begins.
-fn no_page() -> MembersPage {
+/// No member, and where the page begins that was asked for.
+pub(super) fn no_page(from: Cursor) -> MembersPage {
     let members = MembersBuilder::new(0).finish();
-    MembersPage { members, count: 0, users: 0, cursor: Some(write_cursor((0, 0))) }
+    MembersPage { members, count: 0, users: 0, cursor: Some(write_cursor(from)) }
 }

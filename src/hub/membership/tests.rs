@@ -35,8 +35,9 @@ fn join_and_leave_churn_leaves_nothing_behind() {
             for channel in 0..n % 7 {
                 let watching = if n.is_multiple_of(3) { Watching::Notices } else { Watching::No };
                 let joined = table.join(at, &format!("c{channel}"), watching, Coming::New);
-                assert_eq!(joined, Joining::Joined);
-                assert_eq!(table.join(at, &format!("c{channel}"), watching, Coming::New), Joining::Already);
+                assert!(matches!(joined, Joining::Joined(_)));
+                let again = table.join(at, &format!("c{channel}"), watching, Coming::New);
+                assert!(matches!(again, Joining::Already(_)));
             }
             let profile = format!(r#"{{"status":"s{}"}}"#, n % 5);
             assert!(table.set_profile(at, Value::from_json(&mut profile.into_bytes(), &layouts).unwrap()));
@@ -191,4 +192,42 @@ fn notices_past_the_bound_are_told_as_counts() {
     let (changes, count) = presence.take_tidings(&channel, true).unwrap().counted.unwrap();
     assert_eq!((changes.joined, changes.left, count.connections), (7, 0, 11));
     assert!(presence.take_tidings(&channel, true).unwrap().counted.is_none(), "told once");
+}
+
+#[test]
+fn who_was_put_in_before_coming_back_leaves_no_trace_of_the_lost_one() {
+    let limits = Limits { resume_window: Duration::from_hours(1), ..Limits::default() };
+    let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+    let presence = hub.presence(APP);
+    hub.shard(0).own(|table| {
+        let old = connect(table, "u", Value::Null);
+        table.join(old, "c", Watching::No, Coming::New);
+        let lost = table.remove(old).unwrap().connection;
+        let back = connect(table, "u", Value::Null);
+        table.join(back, "c", Watching::No, Coming::New);
+        let again = table.join(back, "c", Watching::No, Coming::Resumed(lost.id()));
+        assert!(matches!(again, Joining::Already(_)));
+        presence.lapsed("c", &lost);
+        assert!(table.close(back, None, &Close::new(1000, "")));
+    });
+    assert!(presence.is_empty());
+}
+
+#[test]
+fn a_lost_connection_can_be_taken_out_of_a_channel() {
+    let limits = Limits { resume_window: Duration::from_hours(1), ..Limits::default() };
+    let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+    let limbo = &hub.context().limbo;
+    let lost = hub.shard(0).own(|table| {
+        let at = connect(table, "u", Value::Null);
+        table.join(at, "c", Watching::No, Coming::New);
+        table.join(at, "d", Watching::No, Coming::New);
+        table.remove(at).unwrap().connection
+    });
+    let others = Selection { named: Some(Named::user("v")), ..Selection::everyone(APP) };
+    assert!(limbo.leave("c", |one| others.means(one)).is_empty());
+    let own = Selection { named: Some(Named::user("u")), ..Selection::everyone(APP) };
+    assert_eq!(limbo.leave("c", |one| own.means(one)).len(), 1);
+    let back = limbo.take(&lost.id(), |_| true).unwrap();
+    assert_eq!(back.connection.channels().collect::<Vec<_>>(), ["d"]);
 }
