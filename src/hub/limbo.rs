@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::connection::{Connection, Snapshot};
 use crate::{id::ConnectionId, predicate::Value};
 
-/// A connection that ended without a close frame of its client's or for its good, and the channels it may come back to.
+/// A connection that its client did not close, and that was not sent away, with the channels it may come back to.
 #[derive(Debug)]
 pub(crate) struct Lost {
     pub(crate) connection: Snapshot,

@@ -253,17 +253,14 @@ impl Node {
 
     /// For whom an event with this target is kept.
     fn keeping(&self, app: AppId, target: &Target, store: Option<bool>) -> Result<Keeping, NodeError> {
-        let app_id = app;
-        let app = self.app(app);
+        let settings = self.app(app);
         let keeping = if target.filter.is_some() || store == Some(false) {
             Keeping::Nobody
         } else if let Some(channel) = target.one_channel() {
-            let keep = app.rule(channel).keep;
+            let keep = settings.rule(channel).keep;
             let name: Arc<str> = channel.into();
-            keep.map_or(Keeping::Nobody, |keep| {
-                Keeping::Channel(name.clone(), Key::channel(app_id, name), keep)
-            })
-        } else if let (Some(users), Some(keep)) = (target.only_users(), app.user_events()) {
+            keep.map_or(Keeping::Nobody, |keep| Keeping::Channel(name.clone(), Key::channel(app, name), keep))
+        } else if let (Some(users), Some(keep)) = (target.only_users(), settings.user_events()) {
             let excepted = |user: &&String| !target.except.users.contains(user);
             let mut users: Vec<Arc<str>> =
                 users.iter().filter(excepted).map(|user| user.as_str().into()).collect();
