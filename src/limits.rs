@@ -106,11 +106,18 @@ pub const SLICE: Duration = Duration::from_micros(200);
 /// Connections handled between two looks at the clock; a look costs about what one connection costs.
 pub const SLICE_STRIDE: usize = 16;
 
+/// Connections placed for between two looks at the clock where all get the same: a few microseconds' work.
+pub const WAVE_STRIDE: usize = 64;
+
 /// Small slices flushed before a waiting bulk slice gets its turn.
 pub const SMALL_SLICES_PER_BULK: usize = 4;
 
 /// Buffers in one vectored write. 64 frames of 1 KiB fill a socket's send buffer.
 pub const WRITE_VECTORS: usize = 64;
+
+/// Bytes of a run up to which its frames are copied into one buffer before they are written. Twice what a socket's send
+/// buffer is set to: of more, a socket takes only a part at once.
+pub const JOINED_BYTES: usize = 128 * 1024;
 
 /// Shared buffer of a shard thread for reading; no connection holds one while idle.
 pub const READ_BUFFER: usize = 64 * 1024;

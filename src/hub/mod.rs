@@ -20,6 +20,7 @@ mod sweep;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
+mod wave;
 
 use std::{
     sync::{
@@ -56,6 +57,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Shard {
     table: Mutex<Table>,
+    waves: wave::Waves,
     bell: Notify,
     awake: AtomicBool,
     began: Instant,
@@ -119,8 +121,14 @@ impl Hub {
     pub(crate) fn new(shards: usize, context: Arc<Context>) -> Self {
         let shard = |at: usize| {
             let table = Mutex::new(Table::new(at as u8, context.clone()));
-            let (bell, awake) = (Notify::new(), AtomicBool::new(false));
-            Arc::new(Shard { table, bell, awake, began: Instant::now(), pulse: AtomicU64::new(0) })
+            Arc::new(Shard {
+                table,
+                waves: wave::Waves::default(),
+                bell: Notify::new(),
+                awake: AtomicBool::new(false),
+                began: Instant::now(),
+                pulse: AtomicU64::new(0),
+            })
         };
         let gate = gate::Gate::new(&context.limits, context.metrics.clone());
         Self { shards: (0..shards).map(shard).collect(), gate, context, shedding: AtomicBool::new(false) }

@@ -55,6 +55,22 @@ impl Outbox {
         }
     }
 
+    /// Appends the log's frames `first..end`; false, and nothing is appended, where that makes no run.
+    pub(super) fn extend_run(&mut self, first: u64, end: u64, log: &mut Log) -> bool {
+        match self {
+            Self::Empty => {
+                log.start(first);
+                *self = Self::Run { first, end };
+                true
+            }
+            Self::Run { end: last, .. } if *last == first => {
+                *last = end;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Appends a frame of its own.
     pub(super) fn push(&mut self, queued: Queued, log: &mut Log) {
         match self {

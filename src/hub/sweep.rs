@@ -91,7 +91,10 @@ impl Cursor {
         let mut chunk = Chunk::new();
         match self {
             Self::Members { next } => {
-                chunk.extend(table.next_member(selection.app, *next).take(SLICE_STRIDE));
+                // Not by `extend`: a bitmap's iterator counts all that is left when it is asked for its length.
+                for slot in table.next_member(selection.app, *next).take(SLICE_STRIDE) {
+                    chunk.push(slot);
+                }
                 *next = chunk.last().map_or(*next, |last| last + 1);
             }
             Self::List { found, at } => {
@@ -215,6 +218,9 @@ impl Hub {
     ///
     /// Not cancel-safe: dropped half-way it has reached some connections and not others; run it in a task.
     pub(crate) async fn place_large(&self, selection: &Selection, frame: &Frame, ticket: &Ticket) -> Counts {
+        if selection.is_for_all() {
+            return self.place_for_all(selection, frame, ticket).await;
+        }
         let mut queued = 0;
         let looked = self
             .sweep(selection, |table, slot| {
@@ -240,7 +246,7 @@ impl Hub {
         }
     }
 
-    fn placed(&self, counts: Counts, ticket: &Ticket) -> Counts {
+    pub(super) fn placed(&self, counts: Counts, ticket: &Ticket) -> Counts {
         self.settle_ticket(ticket, counts.queued);
         counts
     }
