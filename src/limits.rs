@@ -109,6 +109,19 @@ pub const SLICE_STRIDE: usize = 16;
 /// Connections placed for between two looks at the clock where all get the same: a few microseconds' work.
 pub const WAVE_STRIDE: usize = 64;
 
+/// How long a large publication waits, at most, while more than half of all sockets refuse. What stalls most clients at
+/// once is the way to them and seldom they; publishers that wait a little do not get them all closed as slow.
+pub const EASE: Duration = Duration::from_millis(100);
+
+/// How often the sockets are looked at in that time.
+pub const EASE_STEP: Duration = Duration::from_millis(1);
+
+/// How long a shard that is ahead of the others waits for more to write, while the gate is full.
+pub const LINGER: Duration = Duration::from_millis(1);
+
+/// Frames of a connection that are worth a system call while the gate is full: half of what it lets in.
+pub const LINGER_FRAMES: usize = 32;
+
 /// Small slices flushed before a waiting bulk slice gets its turn.
 pub const SMALL_SLICES_PER_BULK: usize = 4;
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     hub::{Batch, Load, Outcome, Progress, SlotRef, Table, Work},
     id::AppId,
-    limits::{CLOSE_GRACE, SLICE, SLICE_STRIDE, SMALL_SLICES_PER_BULK, WRITE_VECTORS},
+    limits::{CLOSE_GRACE, LINGER, LINGER_FRAMES, SLICE, SLICE_STRIDE, SMALL_SLICES_PER_BULK, WRITE_VECTORS},
     metrics::DropReason,
     protocol::frame::Frame,
 };
@@ -31,10 +31,29 @@ impl EventLoop {
                 self.shard.sleep().await;
                 continue;
             }
+            let small = small || (bulk && self.linger().await);
             let small = small && (!bulk || small_in_a_row < SMALL_SLICES_PER_BULK);
             small_in_a_row = if small { small_in_a_row + 1 } else { 0 };
             self.slice(small, &mut batch, &mut volley, &mut outcome, &mut delivered);
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits where the gate is full for a batch that is worth its system calls, but not for long; true if a small
+    /// publication has come meanwhile.
+    ///
+    /// Another shard is behind then: what little could be written now would cost as many system calls as all that comes
+    /// within the millisecond, and take the processor from those behind.
+    async fn linger(&self) -> bool {
+        let until = tokio::time::Instant::now() + LINGER;
+        loop {
+            let (front, small) = self.shard.own(|table| (table.front(), table.waiting().0));
+            if small || front >= LINGER_FRAMES || !self.hub.is_full() {
+                return small;
+            }
+            if tokio::time::timeout_at(until, self.shard.placed()).await.is_err() {
+                return false;
+            }
         }
     }
 

@@ -97,6 +97,14 @@ impl Shard {
         self.bell.notified().await;
     }
 
+    /// Waits until something more is placed, or something was since the last look; only the owner calls this.
+    /// Cancel-safe.
+    pub(crate) async fn placed(&self) {
+        self.awake.store(false, SeqCst);
+        self.bell.notified().await;
+        self.awake.store(true, SeqCst);
+    }
+
     /// Notes that the thread is at work.
     pub(crate) fn beat(&self) {
         self.pulse.store(self.began.elapsed().as_millis() as u64, Relaxed);
@@ -150,6 +158,11 @@ impl Hub {
         &self.context
     }
 
+    /// Whether large publications wait for room at the gate.
+    pub(crate) fn is_full(&self) -> bool {
+        self.gate.is_full()
+    }
+
     /// Who is in which channel of `app`.
     pub(crate) fn presence(&self, app: AppId) -> &Presence {
         &self.context.app(app).presence
@@ -158,6 +171,11 @@ impl Hub {
     /// Open connections of `app` on this node.
     pub(crate) fn members(&self, app: AppId) -> usize {
         self.shards.iter().map(|shard| shard.own(|table| table.members(app))).sum()
+    }
+
+    /// Open connections of all apps on this node.
+    fn all_members(&self) -> usize {
+        (0..self.context.apps.len()).map(|app| self.members(AppId(app as u16))).sum()
     }
 
     /// The open connection of `app` with this id.

@@ -103,6 +103,16 @@ impl Outbox {
         }
     }
 
+    /// Frames that wait to be offered.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Empty | Self::Blocked(_) => 0,
+            Self::Run { first, end } => (end - first) as usize,
+            Self::One(_) => 1,
+            Self::Queue(queue) => queue.len(),
+        }
+    }
+
     /// The backlog, if the socket refused.
     pub(super) fn backlog(&mut self) -> Option<&mut Backlog> {
         match self {

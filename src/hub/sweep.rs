@@ -12,7 +12,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    limits::{SLICE, SLICE_STRIDE, SMALL_DELIVERIES},
+    limits::{EASE, EASE_STEP, SLICE, SLICE_STRIDE, SMALL_DELIVERIES},
     predicate::Verdict,
     protocol::frame::Frame,
 };
@@ -177,12 +177,26 @@ impl Hub {
         if bound <= SMALL_DELIVERIES { Reach::Small(lists) } else { Reach::Large(bound) }
     }
 
-    /// Waits for the gate to admit a frame of `bytes` for `reach`.
+    /// Waits for the gate to admit a frame of `bytes` for `reach`; before that, where it is large, for the sockets, see
+    /// [`EASE`].
     ///
     /// # Errors
     /// [`Busy`] when the gate stays full; nothing was placed.
     pub(crate) async fn admit(&self, reach: &Reach, bytes: usize) -> Result<Ticket, Busy> {
+        if matches!(reach, Reach::Large(_)) && self.is_congested() {
+            self.context().metrics.eased.inc();
+            let until = Instant::now() + EASE;
+            while self.is_congested() && Instant::now() < until {
+                tokio::time::sleep(EASE_STEP).await;
+            }
+        }
         self.gate.admit(reach.bound(), bytes).await
+    }
+
+    /// Whether more than half of the node's sockets refuse, and not just a few.
+    fn is_congested(&self) -> bool {
+        let blocked = self.context().metrics.blocked.get() as usize;
+        blocked > SMALL_DELIVERIES && blocked * 2 > self.all_members()
     }
 
     /// Waits for leave to scan every connection.
