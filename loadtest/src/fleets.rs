@@ -1,7 +1,6 @@
 //! The test's hold on its client processes.
 
 use std::{
-    net::SocketAddr,
     ops::Range,
     os::{fd::OwnedFd, unix::net::UnixStream},
     process::{Child, Command, Stdio},
@@ -13,6 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 use crate::{
     client::{Connect, Link, Notice, Order},
     clock,
+    driver::Api,
     error::{Doing, Result, failed},
 };
 
@@ -81,20 +81,14 @@ impl Fleets {
     }
 
     /// Connects the fleets `which`, at most the first `limit` connections of each, one fleet after another.
-    pub(crate) fn connect(
-        &mut self,
-        which: Range<usize>,
-        to: SocketAddr,
-        secret: &str,
-        rate: u32,
-        limit: usize,
-    ) -> Result<()> {
+    pub(crate) fn connect(&mut self, which: Range<usize>, api: &Api, rate: u32, limit: usize) -> Result<()> {
         for at in which {
             let (first, source) = (self.users(&(at..at)).start, self.sources);
             // Ports of closed connections wait for a minute, so the next ones come from other addresses.
             self.sources = self.sources.wrapping_add(64);
             let count = self.members[at].count.min(limit);
-            let order = Connect { to, first, count, secret: secret.to_owned(), source, rate };
+            let (to, driver) = (api.address, api.driver.clone());
+            let order = Connect { to, first, count, driver, source, rate };
             self.tell(at, &Order::Connect(order))?;
             let patience = Duration::from_secs(20) + Duration::from_secs(count as u64 * 2 / u64::from(rate));
             self.hear(at..at + 1, patience, |_, notice| matches!(notice, Notice::Connected))?;

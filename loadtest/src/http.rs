@@ -1,5 +1,7 @@
 //! As much HTTP/1.1 as the harness needs: heads, and bodies with a length.
 
+use std::net::SocketAddr;
+
 /// One message at the front of `bytes`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Message<'b> {
@@ -16,6 +18,24 @@ impl Message<'_> {
     pub(crate) fn status(&self) -> u16 {
         self.first_line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
     }
+}
+
+/// A client's upgrade request; `more` are further header lines.
+pub(crate) fn upgrade(to: SocketAddr, path: &str, more: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
+    )
+}
+
+/// A request with a body of JSON, on a connection that is kept; `more` are further header lines.
+pub(crate) fn post(to: SocketAddr, path: &str, more: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {to}\r\n{more}Content-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 /// The first message of `bytes`, once it is whole.

@@ -3,8 +3,8 @@
 mod cli;
 mod client;
 mod clock;
+mod driver;
 mod error;
-mod fanfare;
 mod fleets;
 mod floor;
 mod http;
@@ -43,6 +43,10 @@ fn run(command: &Command) -> Result<bool> {
     let (findings, common) = match command {
         Command::Fleet { background } => return client::run(*background).map(|()| true),
         Command::Floor { listen } => return floor::run(*listen).map(|()| true),
+        Command::Servers => {
+            driver::list();
+            return Ok(true);
+        }
         Command::Idle(args) => (scenario::idle(args)?, &args.common),
         Command::Flood(args) => (
             scenario::fan_out("flood", &args.common, args.connections, args.depth, args.until)?,

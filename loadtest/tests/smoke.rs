@@ -58,7 +58,7 @@ fn idle_connections_are_weighed() {
 #[test]
 fn what_cannot_be_carried_out_says_why() {
     for (args, why) in [
-        (&["flood"][..], "name a server"),
+        (&["flood"][..], "name its program"),
         (&["flood", "--url", "127.0.0.1:1"], "cannot connect"),
         (&["flood", "--server-binary", "/nowhere"], "cannot start /nowhere"),
         (&["mixed", "--floor", "--probes", "0"], "--probes must be"),

@@ -8,15 +8,15 @@ use std::{
 use mio::{Events, Interest, Poll, Token};
 
 use super::{
-    connection::{Connection, Readout, Stage},
+    connection::{Connection, Listener, Readout, Stage},
     control::{Connect, Link, Notice, Order},
     tally::{Expected, Tally},
 };
 use crate::{
     clock,
+    driver::Driver,
     error::{Doing, Error, Result, failed},
     stamp::Stamp,
-    token::Signer,
 };
 
 const CONTROL: Token = Token(usize::MAX);
@@ -49,7 +49,6 @@ pub(crate) fn run(background: bool) -> Result<()> {
 /// Connections that are being made.
 struct Dialing {
     order: Connect,
-    signer: Signer,
     begun: u64,
     progress: u64,
     under_way: usize,
@@ -67,6 +66,10 @@ struct Fleet {
     poll: Poll,
     control: Link,
     connections: Vec<Option<Connection>>,
+    /// How their server speaks, once it is known.
+    driver: Option<Driver>,
+    /// The first one's user.
+    first: usize,
     /// Connections that ended by themselves since connecting.
     ended: u64,
     pings: u64,
@@ -87,6 +90,8 @@ impl Fleet {
             poll,
             control,
             connections: Vec::new(),
+            driver: None,
+            first: 0,
             ended: 0,
             pings: 0,
             buffer: vec![0; 64 * 1024],
@@ -126,10 +131,12 @@ impl Fleet {
         for order in orders {
             match order {
                 Order::Connect(order) => {
-                    let (signer, begun) = (Signer::new(&order.secret), clock::now());
+                    let begun = clock::now();
                     self.connections.clear();
                     self.ended = 0;
-                    self.dialing = Some(Dialing { order, signer, begun, progress: begun, under_way: 0 });
+                    self.first = order.first;
+                    self.driver = Some(order.driver.clone());
+                    self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0 });
                 }
                 Order::Begin { round, streams, watched } => {
                     self.tally = Tally::new(round, streams, &watched, self.connections.len())?;
@@ -161,8 +168,8 @@ impl Fleet {
             && self.connections.len() <= due as usize
         {
             let index = self.connections.len();
-            let token = dialing.signer.sign(order.first + index);
-            let mut connection = Connection::dial(order.to, order.source, index, &token)?;
+            let request = order.driver.dialect().handshake(order.to, order.first + index);
+            let mut connection = Connection::dial(order.to, order.source, index, request)?;
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll
                 .registry()
@@ -184,7 +191,9 @@ impl Fleet {
 
     fn handle(&mut self, index: usize, is_writable: bool) -> Result<()> {
         let connections = self.connections.len();
-        let Some(Some(connection)) = self.connections.get_mut(index) else { return Ok(()) };
+        let (Some(Some(connection)), Some(driver)) = (self.connections.get_mut(index), &self.driver) else {
+            return Ok(());
+        };
         let before = connection.stage;
         if is_writable {
             connection.writable()?;
@@ -192,10 +201,15 @@ impl Fleet {
         let now = clock::now();
         let (tally, control) = (&mut self.tally, &mut self.control);
         let mut told: Result<()> = Ok(());
-        let readout = connection.readable(&mut self.buffer, &mut self.pings, |frame| {
-            let Some(stamp) = Stamp::find(frame) else { return };
-            if let Some(stream) = tally.note(index, stamp, now, connections) {
-                told = control.send(&Notice::Done(stream));
+        let (dialect, user) = (driver.dialect(), self.first + index);
+        let mut listener = Listener { dialect, user, pings: &mut self.pings };
+        let readout = connection.readable(&mut self.buffer, &mut listener, |frame| {
+            for stamp in Stamp::all(frame) {
+                if let Some(stream) = tally.note(index, stamp, now, connections)
+                    && told.is_ok()
+                {
+                    told = control.send(&Notice::Done(stream));
+                }
             }
         })?;
         told?;

@@ -7,8 +7,8 @@ use hdrhistogram::Histogram;
 use crate::{
     client::Expected,
     clock,
+    driver::{Api, Recipients},
     error::Result,
-    fanfare::{Api, Recipients},
 };
 
 /// Whom the events of a lane are for.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{Setting, WARM_UP, lasting};
 use crate::{
     cli::Mixed,
+    driver,
     error::{Result, failed},
     publisher::{Aim, Lane, Outcome, Pace},
     report::Findings,
@@ -16,6 +17,7 @@ const CALLERS: usize = 32;
 
 /// Runs `mixed`.
 pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
+    driver::need_filters(&args.common.target)?;
     if args.probes == 0 || args.probes >= args.connections {
         return failed("--probes must be at least 1, and fewer than --connections");
     }

@@ -54,8 +54,7 @@ impl Setting {
         which: &Range<usize>,
         limit: usize,
     ) -> Result<()> {
-        let to = server.api.address;
-        self.fleets.connect(which.clone(), to, &common.token_secret, common.connect_rate, limit)
+        self.fleets.connect(which.clone(), &server.api, common.connect_rate, limit)
     }
 
     /// Runs one measurement.

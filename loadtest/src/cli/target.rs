@@ -1,0 +1,77 @@
+//! The part of the command line that says which server is measured.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, ValueEnum};
+
+/// A server that the harness can drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Fanfare
+    Fanfare,
+    /// The harness's own bare server: what the kernel and the harness cost by themselves
+    Floor,
+    /// Any server without a protocol of its own: the --plain options say how it is spoken to
+    Plain,
+}
+
+impl Kind {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// Which server is measured.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct Target {
+    /// What kind of server it is
+    #[arg(long, value_enum, default_value_t = Kind::Fanfare, value_name = "KIND")]
+    server: Kind,
+    /// Short for --server floor
+    #[arg(long, conflicts_with_all = ["server", "server_binary", "url"])]
+    floor: bool,
+    /// Start this program on a free port, and stop it at the end
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) server_binary: Option<PathBuf>,
+    /// Pass this to the server that is started; may be repeated. With --server plain, {port} stands for its port
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true, conflicts_with = "url")]
+    pub(crate) server_arg: Vec<String>,
+    /// Use the server that runs here
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "server_binary")]
+    pub(crate) url: Option<SocketAddr>,
+    /// The process of that server, for its CPU and memory
+    #[arg(long, requires = "url")]
+    pub(crate) pid: Option<u32>,
+    /// The secret that Fanfare's client tokens are signed with (HS256)
+    #[arg(long, default_value = "load-test-secret-0123456789abcdef", value_name = "SECRET")]
+    pub(crate) token_secret: String,
+    /// The server's API key, if it wants one
+    #[arg(long, value_name = "KEY")]
+    pub(crate) api_key: Option<String>,
+    /// Where clients of a plain server connect
+    #[arg(long, value_name = "PATH", default_value = "/ws?user={user}")]
+    pub(crate) plain_connect: String,
+    /// Where a plain server takes an event for everyone, by POST
+    #[arg(long, value_name = "PATH", default_value = "/emit")]
+    pub(crate) plain_emit: String,
+    /// Where a plain server takes an event for one user, by POST
+    #[arg(long, value_name = "PATH", default_value = "/emit?user={user}")]
+    pub(crate) plain_user: String,
+}
+
+impl Target {
+    /// What kind of server it is.
+    pub(crate) fn kind(&self) -> Kind {
+        if self.floor { Kind::Floor } else { self.server }
+    }
+
+    /// The program that was named.
+    pub(crate) fn program(&self) -> Option<&Path> {
+        self.server_binary.as_deref()
+    }
+}

@@ -1,0 +1,101 @@
+//! Fanfare's dialect, which the floor speaks too.
+
+use std::{net::SocketAddr, process::Command};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Dialect, Recipients, Step};
+use crate::{
+    cli::Target,
+    http,
+    token::{self, Signer},
+};
+
+/// True for every user of a test, and only found out by looking at each.
+const SCAN: &str = r#"auth.tenant.startsWith(\"tenant-\") && size(auth.email) > 0"#;
+
+/// What a Fanfare server wants of its clients and callers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Fanfare {
+    /// Signs the clients' tokens.
+    secret: String,
+    /// Its API key, if it has any.
+    key: Option<String>,
+}
+
+impl Fanfare {
+    pub(super) fn new(target: &Target) -> Self {
+        Self { secret: target.token_secret.clone(), key: target.api_key.clone() }
+    }
+
+    pub(super) fn floor() -> Self {
+        Self { secret: "the floor checks nothing".into(), key: None }
+    }
+}
+
+/// Lets a server that `command` starts listen on `address`.
+pub(super) fn configure(command: &mut Command, target: &Target, address: SocketAddr) {
+    let limits = ["--limit", "accepts_per_second=1000000"];
+    command.args(["serve", "--token-secret", &target.token_secret]).args(limits).args(["--log", "warn"]);
+    command.args(&target.server_arg);
+    if let Some(key) = &target.api_key {
+        command.args(["--api-key", key]);
+    }
+    command.args(["--listen", &address.to_string()]);
+}
+
+impl Dialect for Fanfare {
+    fn handshake(&self, to: SocketAddr, user: usize) -> String {
+        let path = format!("/v1/connect?token={}", Signer::new(&self.secret).sign(user));
+        http::upgrade(to, &path, "Sec-WebSocket-Protocol: fanfare.v1\r\n")
+    }
+
+    fn open(&self, _: usize, _: &mut u8, frame: Option<&[u8]>) -> Step {
+        let is_welcome = frame.is_some_and(|frame| frame.starts_with(br#"{"op":"welcome""#));
+        if is_welcome { Step::Open } else { Step::Wait }
+    }
+
+    fn emit(&self, to: SocketAddr, recipients: Recipients, data: &str) -> Vec<u8> {
+        let target = match recipients {
+            Recipients::User(user) => format!(r#","to":{{"users":["{}"]}}"#, token::name(user)),
+            Recipients::Everyone => String::new(),
+            Recipients::Scan => format!(r#","filter":"{SCAN}""#),
+        };
+        let body = format!(r#"{{"event":"load","data":{data}{target}}}"#);
+        let key =
+            self.key.as_ref().map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"));
+        http::post(to, "/v1/emit", &key, &body)
+    }
+
+    fn knows_filters(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fanfare() -> Fanfare {
+        Fanfare { secret: "0123456789abcdef0123456789abcdef".into(), key: Some("k".into()) }
+    }
+
+    #[test]
+    fn every_emit_has_a_body_of_json() {
+        for recipients in [Recipients::User(3), Recipients::Everyone, Recipients::Scan] {
+            let request = fanfare().emit(([127, 0, 0, 1], 1).into(), recipients, "\"d\"");
+            let request = String::from_utf8(request).unwrap();
+            let (head, body) = request.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains("Authorization: Bearer k\r\n"), "{head}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["data"], "d");
+        }
+    }
+
+    #[test]
+    fn a_client_is_open_with_its_welcome() {
+        let (fanfare, mut heard) = (fanfare(), 0);
+        assert_eq!(fanfare.open(1, &mut heard, None), Step::Wait);
+        assert_eq!(fanfare.open(1, &mut heard, Some(br#"{"op":"members"}"#)), Step::Wait);
+        assert_eq!(fanfare.open(1, &mut heard, Some(br#"{"op":"welcome","id":"c"}"#)), Step::Open);
+    }
+}
