@@ -58,7 +58,10 @@ fn idle_connections_are_weighed() {
 #[test]
 fn what_cannot_be_carried_out_says_why() {
     for (args, why) in [
-        (&["flood"][..], "name its program"),
+        (&["flood", "--server", "plain"][..], "name its program"),
+        (&["flood", "--floor", "--server", "plain"], "cannot be used with"),
+        (&["mixed", "--server", "plain", "--url", "127.0.0.1:1"], "plain knows no filters"),
+        (&["flood", "--server", "ws", "--peers", "/nowhere"], "/nowhere/ws has no server.js"),
         (&["flood", "--url", "127.0.0.1:1"], "cannot connect"),
         (&["flood", "--server-binary", "/nowhere"], "cannot start /nowhere"),
         (&["mixed", "--floor", "--probes", "0"], "--probes must be"),

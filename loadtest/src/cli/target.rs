@@ -14,6 +14,8 @@ pub(crate) enum Kind {
     Fanfare,
     /// The harness's own bare server: what the kernel and the harness cost by themselves
     Floor,
+    /// A Node server of the harness's own on the npm package ws
+    Ws,
     /// Any server without a protocol of its own: the --plain options say how it is spoken to
     Plain,
 }
@@ -25,6 +27,31 @@ impl Kind {
     }
 }
 
+/// What a server could be started from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'t> {
+    /// The program that was named; for servers on Node, Node itself.
+    pub(crate) program: Option<&'t Path>,
+    /// Where the harness's own servers for Node are.
+    pub(crate) peers: &'t Path,
+}
+
+impl Default for Place<'_> {
+    /// What can be found without being named.
+    fn default() -> Self {
+        Self { program: None, peers: Path::new(PEERS) }
+    }
+}
+
+impl Place<'_> {
+    /// The program that was named, or else `default`, which is looked for on the PATH.
+    pub(crate) fn program_or<'p>(&'p self, default: &'p str) -> &'p Path {
+        self.program.unwrap_or(Path::new(default))
+    }
+}
+
+const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
+
 /// Which server is measured.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Server")]
@@ -35,9 +62,13 @@ pub(crate) struct Target {
     /// Short for --server floor
     #[arg(long, conflicts_with_all = ["server", "server_binary", "url"])]
     floor: bool,
-    /// Start this program on a free port, and stop it at the end
+    /// Start this program on a free port, and stop it at the end; by default what has the kind's name on the PATH, or
+    /// Node for the harness's own servers on it
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) server_binary: Option<PathBuf>,
+    /// Where the harness's own servers for Node are, by default where it was built
+    #[arg(long, value_name = "DIR")]
+    peers: Option<PathBuf>,
     /// Pass this to the server that is started; may be repeated. With --server plain, {port} stands for its port
     #[arg(long, value_name = "ARG", allow_hyphen_values = true, conflicts_with = "url")]
     pub(crate) server_arg: Vec<String>,
@@ -70,8 +101,11 @@ impl Target {
         if self.floor { Kind::Floor } else { self.server }
     }
 
-    /// The program that was named.
-    pub(crate) fn program(&self) -> Option<&Path> {
-        self.server_binary.as_deref()
+    /// What a server could be started from.
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place {
+            program: self.server_binary.as_deref(),
+            peers: self.peers.as_deref().unwrap_or(Path::new(PEERS)),
+        }
     }
 }

@@ -33,8 +33,12 @@ impl Fanfare {
     }
 }
 
-/// Lets a server that `command` starts listen on `address`.
-pub(super) fn configure(command: &mut Command, target: &Target, address: SocketAddr) {
+/// Fanfare's program, unless another is named.
+pub(super) const PROGRAM: &str = "fanfare";
+
+/// What starts it on `address`.
+pub(super) fn command(target: &Target, address: SocketAddr) -> Command {
+    let mut command = Command::new(target.place().program_or(PROGRAM));
     let limits = ["--limit", "accepts_per_second=1000000"];
     command.args(["serve", "--token-secret", &target.token_secret]).args(limits).args(["--log", "warn"]);
     command.args(&target.server_arg);
@@ -42,6 +46,7 @@ pub(super) fn configure(command: &mut Command, target: &Target, address: SocketA
         command.args(["--api-key", key]);
     }
     command.args(["--listen", &address.to_string()]);
+    command
 }
 
 impl Dialect for Fanfare {

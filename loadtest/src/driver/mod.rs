@@ -1,6 +1,7 @@
 //! Drivers: how each kind of server is started and spoken to. One file per dialect.
 
 mod fanfare;
+mod node;
 mod plain;
 mod program;
 
@@ -110,6 +111,7 @@ impl Driver {
     pub(crate) fn new(target: &Target) -> Self {
         match target.kind() {
             Kind::Fanfare | Kind::Floor => Self::Fanfare(Fanfare::new(target)),
+            Kind::Ws => Self::Plain(Plain::default()),
             Kind::Plain => Self::Plain(Plain::new(target)),
         }
     }

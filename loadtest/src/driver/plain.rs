@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::{Dialect, Recipients, Step};
 use crate::{cli::Target, http, token};
 
+pub(crate) const CONNECT: &str = "/ws?user={user}";
+pub(crate) const EMIT: &str = "/emit";
+pub(crate) const EMIT_TO_USER: &str = "/emit?user={user}";
+
 /// Paths of a plain server; `{user}` in them stands for a user's name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plain {
@@ -25,10 +29,19 @@ impl Plain {
     }
 }
 
-/// Lets a server that `command` starts listen on the port of `address`, where its arguments have a place for it.
-pub(super) fn configure(command: &mut Command, target: &Target, address: SocketAddr) {
+impl Default for Plain {
+    /// The paths of the harness's own servers.
+    fn default() -> Self {
+        Self { connect: CONNECT.into(), emit: EMIT.into(), user: EMIT_TO_USER.into() }
+    }
+}
+
+/// What starts the named program on the port of `address`, where its arguments have a place for it.
+pub(super) fn command(target: &Target, address: SocketAddr) -> Command {
+    let mut command = Command::new(target.place().program_or(""));
     let port = address.port().to_string();
     command.args(target.server_arg.iter().map(|arg| arg.replace("{port}", &port)));
+    command
 }
 
 fn fill(path: &str, user: usize) -> String {

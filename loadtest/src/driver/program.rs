@@ -1,7 +1,7 @@
 //! Which program a server is, and whether it can be started here.
 
 use std::{
-    ffi::OsStr,
+    io,
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
@@ -9,25 +9,24 @@ use std::{
 
 use clap::ValueEnum;
 
-use super::{fanfare, plain};
+use super::{fanfare, node, plain};
 use crate::{
-    cli::{Kind, Target},
+    cli::{Kind, Place, Target},
     error::{Doing, Result, failed},
 };
 
 /// What starts the server that the command line names, so that it listens on `address`.
 pub(crate) fn command(target: &Target, address: SocketAddr) -> Result<Command> {
-    let kind = target.kind();
-    if let Err(why) = available(kind, target.program()) {
+    let (kind, place) = (target.kind(), target.place());
+    if let Err(why) = available(kind, place) {
         return failed(format!("{} cannot be started: {why}", kind.name()));
     }
-    let Some(program) = target.program() else { return floor(address) };
-    let mut command = Command::new(program);
     match kind {
-        Kind::Fanfare | Kind::Floor => fanfare::configure(&mut command, target, address),
-        Kind::Plain => plain::configure(&mut command, target, address),
+        Kind::Fanfare => Ok(fanfare::command(target, address)),
+        Kind::Floor => floor(address),
+        Kind::Ws => Ok(node::command("ws", target, address)),
+        Kind::Plain => Ok(plain::command(target, address)),
     }
-    Ok(command)
 }
 
 /// What starts the floor on `address`.
@@ -37,24 +36,25 @@ pub(crate) fn floor(address: SocketAddr) -> Result<Command> {
     Ok(command)
 }
 
-/// Whether a server of this kind can be started here, from `program` if one is named; if not, what is missing.
-pub(crate) fn available(kind: Kind, program: Option<&Path>) -> std::result::Result<(), String> {
-    match (kind, program) {
-        (Kind::Floor, Some(_)) => {
-            Err("the floor is this program itself, so --server-binary has no use".into())
+/// Whether a server of this kind can be started from `place`; if not, what is missing.
+pub(crate) fn available(kind: Kind, place: Place<'_>) -> std::result::Result<(), String> {
+    match kind {
+        Kind::Fanfare => runs(place.program_or(fanfare::PROGRAM), "--version"),
+        Kind::Ws => node::available("ws", place),
+        Kind::Floor if place.program.is_some() => {
+            Err("the floor is a part of this program: leave out --server-binary".into())
         }
-        (Kind::Fanfare, Some(program)) => runs(program.as_os_str(), "--version"),
-        (Kind::Floor, None) | (Kind::Plain, Some(_)) => Ok(()),
-        (Kind::Fanfare | Kind::Plain, None) => {
+        Kind::Plain if place.program.is_none() => {
             Err("name its program by --server-binary, or one that runs by --url".into())
         }
+        Kind::Floor | Kind::Plain => Ok(()),
     }
 }
 
 /// Prints every kind of server, and whether it can be started here.
 pub(crate) fn list() {
     for kind in Kind::value_variants() {
-        let lacks = available(*kind, None);
+        let lacks = available(*kind, Place::default());
         println!(
             "{:12}{}",
             kind.name(),
@@ -64,13 +64,16 @@ pub(crate) fn list() {
 }
 
 /// Whether `program` can be started: it is, with an argument that lets it end at once.
-fn runs(program: &OsStr, argument: &str) -> std::result::Result<(), String> {
-    let name = program.to_string_lossy();
+pub(super) fn runs(program: &Path, argument: &str) -> std::result::Result<(), String> {
+    let name = program.display();
     let mut command = Command::new(program);
     command.arg(argument).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("`{name} {argument}` fails: {status}")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(format!("cannot start {name}: there is no such program; name one by --server-binary"))
+        }
         Err(error) => Err(format!("cannot start {name}: {error}")),
     }
 }

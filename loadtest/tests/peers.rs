@@ -1,0 +1,34 @@
+//! Other servers are driven for real, small, and nothing is lost on the way. What Node needs is installed by
+//! `make setup-test`; Sockudo and Centrifugo are left out where they are not on the PATH.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn loadtest(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fanfare-loadtest")).args(args).output().expect("the harness runs")
+}
+
+/// Runs every scenario that `server` can be measured by, for a fifth of a second each.
+fn every_scenario(server: &str) {
+    for (scenario, more) in [
+        ("flood", &["--depth", "4"][..]),
+        ("serial", &[]),
+        ("targeted", &["--depth", "8"]),
+        ("idle", &["--settle", "10ms"]),
+    ] {
+        let short = ["--repeat", "1", "--duration", "200ms", "--json", "-n", "30", "--server", server];
+        let output = loadtest(&[&[scenario], &short[..], more].concat());
+        let text = String::from_utf8_lossy(&output.stdout);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{server}, {scenario}: {text}{said}");
+        let found: Value = serde_json::from_str(&text).expect("a report in JSON");
+        let sum: i64 = found["faults"].as_object().expect("faults").values().filter_map(Value::as_i64).sum();
+        assert_eq!(sum, 0, "{server}, {scenario}: {text}");
+    }
+}
+
+#[test]
+fn ws_is_driven() {
+    every_scenario("ws");
+}
