@@ -32,3 +32,8 @@ fn every_scenario(server: &str) {
 fn ws_is_driven() {
     every_scenario("ws");
 }
+
+#[test]
+fn socket_io_is_driven() {
+    every_scenario("socket.io");
+}

@@ -16,6 +16,9 @@ pub(crate) enum Kind {
     Floor,
     /// A Node server of the harness's own on the npm package ws
     Ws,
+    /// A Node server of the harness's own on the npm package socket.io, by WebSocket alone
+    #[value(name = "socket.io")]
+    SocketIo,
     /// Any server without a protocol of its own: the --plain options say how it is spoken to
     Plain,
 }

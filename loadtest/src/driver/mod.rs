@@ -4,13 +4,14 @@ mod fanfare;
 mod node;
 mod plain;
 mod program;
+mod socket_io;
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::program::{command, floor, list};
-use self::{fanfare::Fanfare, plain::Plain};
+use self::{fanfare::Fanfare, plain::Plain, socket_io::SocketIo};
 use crate::{
     cli::{Kind, Target},
     error::{Result, failed},
@@ -30,7 +31,6 @@ pub(crate) enum Recipients {
 
 /// What a client does next that is not open yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "the dialects to come say something first")]
 pub(crate) enum Step {
     /// It waits for more.
     Wait,
@@ -48,7 +48,6 @@ pub(crate) enum Meaning {
     /// Something to look for stamps in.
     Events,
     /// A ping, to be answered by this text frame.
-    #[expect(dead_code, reason = "the dialects to come have pings of their own")]
     Ping(&'static str),
 }
 
@@ -104,6 +103,8 @@ pub(crate) enum Driver {
     Fanfare(Fanfare),
     /// None: events are text frames.
     Plain(Plain),
+    /// Socket.IO's.
+    SocketIo(SocketIo),
 }
 
 impl Driver {
@@ -112,6 +113,7 @@ impl Driver {
         match target.kind() {
             Kind::Fanfare | Kind::Floor => Self::Fanfare(Fanfare::new(target)),
             Kind::Ws => Self::Plain(Plain::default()),
+            Kind::SocketIo => Self::SocketIo(SocketIo),
             Kind::Plain => Self::Plain(Plain::new(target)),
         }
     }
@@ -126,6 +128,7 @@ impl Driver {
         match self {
             Self::Fanfare(dialect) => dialect,
             Self::Plain(dialect) => dialect,
+            Self::SocketIo(dialect) => dialect,
         }
     }
 }

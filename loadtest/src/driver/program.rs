@@ -25,6 +25,7 @@ pub(crate) fn command(target: &Target, address: SocketAddr) -> Result<Command> {
         Kind::Fanfare => Ok(fanfare::command(target, address)),
         Kind::Floor => floor(address),
         Kind::Ws => Ok(node::command("ws", target, address)),
+        Kind::SocketIo => Ok(node::command("socket.io", target, address)),
         Kind::Plain => Ok(plain::command(target, address)),
     }
 }
@@ -41,6 +42,7 @@ pub(crate) fn available(kind: Kind, place: Place<'_>) -> std::result::Result<(),
     match kind {
         Kind::Fanfare => runs(place.program_or(fanfare::PROGRAM), "--version"),
         Kind::Ws => node::available("ws", place),
+        Kind::SocketIo => node::available("socket.io", place),
         Kind::Floor if place.program.is_some() => {
             Err("the floor is a part of this program: leave out --server-binary".into())
         }
