@@ -28,6 +28,18 @@ fn every_scenario(server: &str) {
     }
 }
 
+/// As above, if `server` is on the PATH.
+fn every_scenario_where_there_is(server: &str) {
+    let output = loadtest(&["servers"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find(|line| line.starts_with(server)).expect("a line for each server");
+    if line.ends_with("yes") {
+        every_scenario(server);
+    } else {
+        println!("skipped: {line}");
+    }
+}
+
 #[test]
 fn ws_is_driven() {
     every_scenario("ws");
@@ -36,4 +48,9 @@ fn ws_is_driven() {
 #[test]
 fn socket_io_is_driven() {
     every_scenario("socket.io");
+}
+
+#[test]
+fn centrifugo_is_driven_where_there_is_one() {
+    every_scenario_where_there_is("centrifugo");
 }

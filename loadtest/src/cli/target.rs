@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     /// A Node server of the harness's own on the npm package socket.io, by WebSocket alone
     #[value(name = "socket.io")]
     SocketIo,
+    /// Centrifugo, in memory, with anonymous clients
+    Centrifugo,
     /// Any server without a protocol of its own: the --plain options say how it is spoken to
     Plain,
 }

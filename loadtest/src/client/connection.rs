@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::frames::{self, Frame};
 use crate::{
-    driver::{Dialect, Meaning, Step},
+    driver::{Dialect, Step},
     error::{Doing, Result, failed},
     http,
 };
@@ -188,10 +188,12 @@ impl Connection {
         event: &mut impl FnMut(&[u8]),
     ) -> Result<bool> {
         match (frame.opcode, self.stage) {
-            (frames::TEXT, Stage::Open) => match listener.dialect.read(frame.payload) {
-                Meaning::Events => event(frame.payload),
-                Meaning::Ping(answer) => self.answer(&frames::text(answer), listener),
-            },
+            (frames::TEXT, Stage::Open) => {
+                if let Some(answer) = listener.dialect.ping(frame.payload) {
+                    self.answer(&frames::text(answer), listener);
+                }
+                event(frame.payload);
+            }
             (frames::TEXT, Stage::Opening(heard)) => self.open(heard, Some(frame.payload), listener)?,
             (frames::PING, _) => self.answer(&frames::pong(frame.payload), listener),
             (frames::CLOSE, Stage::Open) => return Ok(false),

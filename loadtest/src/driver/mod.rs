@@ -1,5 +1,6 @@
 //! Drivers: how each kind of server is started and spoken to. One file per dialect.
 
+mod centrifugo;
 mod fanfare;
 mod node;
 mod plain;
@@ -11,7 +12,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::program::{command, floor, list};
-use self::{fanfare::Fanfare, plain::Plain, socket_io::SocketIo};
+use self::{centrifugo::Centrifugo, fanfare::Fanfare, plain::Plain, socket_io::SocketIo};
 use crate::{
     cli::{Kind, Target},
     error::{Result, failed},
@@ -42,15 +43,6 @@ pub(crate) enum Step {
     Refused(String),
 }
 
-/// What a text frame on an open connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Meaning {
-    /// Something to look for stamps in.
-    Events,
-    /// A ping, to be answered by this text frame.
-    Ping(&'static str),
-}
-
 /// What a server says to an emit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -71,10 +63,11 @@ pub(crate) trait Dialect {
     /// `heard` is the dialect's own; it is 0 at first.
     fn open(&self, user: usize, heard: &mut u8, frame: Option<&[u8]>) -> Step;
 
-    /// What a text frame on an open connection is. Runs once per frame that a client gets, and so must be cheap.
-    fn read(&self, frame: &[u8]) -> Meaning {
+    /// What to answer if a text frame on an open connection holds a ping, be it beside events. Runs once per frame, and
+    /// so must be cheap.
+    fn ping(&self, frame: &[u8]) -> Option<&'static str> {
         let _ = frame;
-        Meaning::Events
+        None
     }
 
     /// The whole request that emits an event with `data` (JSON text without escapes) to `recipients`, on a connection
@@ -103,6 +96,8 @@ pub(crate) enum Driver {
     Fanfare(Fanfare),
     /// None: events are text frames.
     Plain(Plain),
+    /// Centrifugo's.
+    Centrifugo(Centrifugo),
     /// Socket.IO's.
     SocketIo(SocketIo),
 }
@@ -113,6 +108,7 @@ impl Driver {
         match target.kind() {
             Kind::Fanfare | Kind::Floor => Self::Fanfare(Fanfare::new(target)),
             Kind::Ws => Self::Plain(Plain::default()),
+            Kind::Centrifugo => Self::Centrifugo(Centrifugo::new(target)),
             Kind::SocketIo => Self::SocketIo(SocketIo),
             Kind::Plain => Self::Plain(Plain::new(target)),
         }
@@ -129,6 +125,7 @@ impl Driver {
             Self::Fanfare(dialect) => dialect,
             Self::Plain(dialect) => dialect,
             Self::SocketIo(dialect) => dialect,
+            Self::Centrifugo(dialect) => dialect,
         }
     }
 }

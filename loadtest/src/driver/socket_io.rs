@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dialect, Meaning, Recipients, Step};
+use super::{Dialect, Recipients, Step};
 use crate::{http, token};
 
 /// Nothing has to be known of one.
@@ -31,8 +31,8 @@ impl Dialect for SocketIo {
         }
     }
 
-    fn read(&self, frame: &[u8]) -> Meaning {
-        if frame == PING { Meaning::Ping(PONG) } else { Meaning::Events }
+    fn ping(&self, frame: &[u8]) -> Option<&'static str> {
+        (frame == PING).then_some(PONG)
     }
 
     fn emit(&self, to: SocketAddr, recipients: Recipients, data: &str) -> Vec<u8> {
@@ -65,8 +65,8 @@ mod tests {
 
     #[test]
     fn pings_are_told_from_events() {
-        assert_eq!(SocketIo.read(b"2"), Meaning::Ping("3"));
-        assert_eq!(SocketIo.read(br#"42["load","~1"]"#), Meaning::Events);
+        assert_eq!(SocketIo.ping(b"2"), Some("3"));
+        assert_eq!(SocketIo.ping(br#"42["load","~1"]"#), None);
     }
 
     #[test]
