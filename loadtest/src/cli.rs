@@ -7,6 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::target::{Kind, Place, Target};
+use crate::compare::{Compare, Summarize};
 
 /// Load tests for Fanfare: what an event costs the server, and how long it takes, with losses counted.
 ///
@@ -39,6 +40,10 @@ pub(crate) enum Command {
     },
     /// Say which servers can be measured on this machine, and what the others lack
     Servers,
+    /// Measure all servers in turn, and write what came of it as a published comparison
+    Compare(Compare),
+    /// Make a comparison's summary again from its raw data
+    Summarize(Summarize),
     /// A client process; started by the others
     #[command(hide = true)]
     Fleet {

@@ -3,6 +3,7 @@
 mod cli;
 mod client;
 mod clock;
+mod compare;
 mod driver;
 mod error;
 mod fleets;
@@ -47,6 +48,8 @@ fn run(command: &Command) -> Result<bool> {
             driver::list();
             return Ok(true);
         }
+        Command::Compare(args) => return compare::compare(args),
+        Command::Summarize(args) => return compare::summarize(args),
         Command::Idle(args) => (scenario::idle(args)?, &args.common),
         Command::Flood(args) => (
             scenario::fan_out("flood", &args.common, args.connections, args.depth, args.until)?,
