@@ -54,3 +54,8 @@ fn socket_io_is_driven() {
 fn centrifugo_is_driven_where_there_is_one() {
     every_scenario_where_there_is("centrifugo");
 }
+
+#[test]
+fn sockudo_is_driven_where_there_is_one() {
+    every_scenario_where_there_is("sockudo");
+}

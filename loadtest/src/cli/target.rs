@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     /// A Node server of the harness's own on the npm package socket.io, by WebSocket alone
     #[value(name = "socket.io")]
     SocketIo,
+    /// Sockudo, which speaks Pusher's protocol
+    Sockudo,
     /// Centrifugo, in memory, with anonymous clients
     Centrifugo,
     /// Any server without a protocol of its own: the --plain options say how it is spoken to
@@ -86,7 +88,7 @@ pub(crate) struct Target {
     /// The secret that Fanfare's client tokens are signed with (HS256)
     #[arg(long, default_value = "load-test-secret-0123456789abcdef", value_name = "SECRET")]
     pub(crate) token_secret: String,
-    /// The server's API key, if it wants one
+    /// The server's API key, if it wants one; for Sockudo an app's ID:KEY:SECRET
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
     /// Where clients of a plain server connect
