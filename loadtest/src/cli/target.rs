@@ -57,6 +57,13 @@ impl Place<'_> {
     }
 }
 
+/// Where clients of a plain server connect, unless another path is named.
+pub(crate) const PLAIN_CONNECT: &str = "/ws?user={user}";
+/// Where it takes an event for everyone.
+pub(crate) const PLAIN_EMIT: &str = "/emit";
+/// Where it takes an event for one user.
+pub(crate) const PLAIN_USER: &str = "/emit?user={user}";
+
 const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
 
 /// Which server is measured.
@@ -92,13 +99,13 @@ pub(crate) struct Target {
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
     /// Where clients of a plain server connect
-    #[arg(long, value_name = "PATH", default_value = "/ws?user={user}")]
+    #[arg(long, value_name = "PATH", default_value = PLAIN_CONNECT)]
     pub(crate) plain_connect: String,
     /// Where a plain server takes an event for everyone, by POST
-    #[arg(long, value_name = "PATH", default_value = "/emit")]
+    #[arg(long, value_name = "PATH", default_value = PLAIN_EMIT)]
     pub(crate) plain_emit: String,
     /// Where a plain server takes an event for one user, by POST
-    #[arg(long, value_name = "PATH", default_value = "/emit?user={user}")]
+    #[arg(long, value_name = "PATH", default_value = PLAIN_USER)]
     pub(crate) plain_user: String,
 }
 
