@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::target::{Kind, Place, Target};
+pub(crate) use self::target::{Kind, PLAIN_CONNECT, PLAIN_EMIT, PLAIN_USER, Place, Target};
 use crate::compare::{Compare, Summarize};
 
 /// Load tests for Fanfare: what an event costs the server, and how long it takes, with losses counted.

@@ -30,7 +30,7 @@ impl Server {
     /// Starts or attaches to what the command line says.
     pub(crate) fn open(common: &Common) -> Result<Self> {
         let target = &common.target;
-        let driver = Driver::new(target);
+        let driver = Driver::new(target)?;
         if let Some(address) = target.url {
             return Ok(Self { api: Api { address, driver }, process: target.pid.map(Process), child: None });
         }

@@ -10,7 +10,7 @@ fn loadtest(args: &[&str]) -> Output {
 }
 
 /// Runs every scenario that `server` can be measured by, for a fifth of a second each.
-fn every_scenario(server: &str) {
+fn every_scenario(server: &str, named: &[&str]) {
     for (scenario, more) in [
         ("flood", &["--depth", "4"][..]),
         ("serial", &[]),
@@ -18,7 +18,7 @@ fn every_scenario(server: &str) {
         ("idle", &["--settle", "10ms"]),
     ] {
         let short = ["--repeat", "1", "--duration", "200ms", "--json", "-n", "30", "--server", server];
-        let output = loadtest(&[&[scenario], &short[..], more].concat());
+        let output = loadtest(&[&[scenario], &short[..], named, more].concat());
         let text = String::from_utf8_lossy(&output.stdout);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{server}, {scenario}: {text}{said}");
@@ -34,7 +34,7 @@ fn every_scenario_where_there_is(server: &str) {
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find(|line| line.starts_with(server)).expect("a line for each server");
     if line.ends_with("yes") {
-        every_scenario(server);
+        every_scenario(server, &[]);
     } else {
         println!("skipped: {line}");
     }
@@ -42,15 +42,26 @@ fn every_scenario_where_there_is(server: &str) {
 
 #[test]
 fn ws_is_driven() {
-    every_scenario("ws");
+    every_scenario("ws", &[]);
 }
 
 #[test]
 fn socket_io_is_driven() {
-    every_scenario("socket.io");
+    every_scenario("socket.io", &[]);
+}
+
+#[test]
+fn a_plain_server_is_driven_by_paths_and_arguments() {
+    let script = concat!("--server-arg=", env!("CARGO_MANIFEST_DIR"), "/peers/ws/server.js");
+    every_scenario("plain", &["--server-binary", "node", script, "--server-arg={port}"]);
 }
 
 #[test]
 fn centrifugo_is_driven_where_there_is_one() {
     every_scenario_where_there_is("centrifugo");
+}
+
+#[test]
+fn sockudo_is_driven_where_there_is_one() {
+    every_scenario_where_there_is("sockudo");
 }

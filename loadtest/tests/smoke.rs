@@ -56,6 +56,14 @@ fn idle_connections_are_weighed() {
 }
 
 #[test]
+fn each_server_has_a_line_that_says_what_it_lacks() {
+    let output = loadtest(&["servers"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.lines().any(|line| line == "floor       yes"), "{text}");
+    assert!(text.contains("plain       no: name its program"), "{text}");
+}
+
+#[test]
 fn what_cannot_be_carried_out_says_why() {
     for (args, why) in [
         (&["flood", "--server", "plain"][..], "name its program"),

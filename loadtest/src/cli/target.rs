@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     /// A Node server of the harness's own on the npm package socket.io, by WebSocket alone
     #[value(name = "socket.io")]
     SocketIo,
+    /// Sockudo, which speaks Pusher's protocol
+    Sockudo,
     /// Centrifugo, in memory, with anonymous clients
     Centrifugo,
     /// Any server without a protocol of its own: the --plain options say how it is spoken to
@@ -55,6 +57,13 @@ impl Place<'_> {
     }
 }
 
+/// Where clients of a plain server connect, unless another path is named.
+pub(crate) const PLAIN_CONNECT: &str = "/ws?user={user}";
+/// Where it takes an event for everyone.
+pub(crate) const PLAIN_EMIT: &str = "/emit";
+/// Where it takes an event for one user.
+pub(crate) const PLAIN_USER: &str = "/emit?user={user}";
+
 const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
 
 /// Which server is measured.
@@ -86,17 +95,17 @@ pub(crate) struct Target {
     /// The secret that Fanfare's client tokens are signed with (HS256)
     #[arg(long, default_value = "load-test-secret-0123456789abcdef", value_name = "SECRET")]
     pub(crate) token_secret: String,
-    /// The server's API key, if it wants one
+    /// The server's API key, if it wants one; for Sockudo an app's ID:KEY:SECRET
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
     /// Where clients of a plain server connect
-    #[arg(long, value_name = "PATH", default_value = "/ws?user={user}")]
+    #[arg(long, value_name = "PATH", default_value = PLAIN_CONNECT)]
     pub(crate) plain_connect: String,
     /// Where a plain server takes an event for everyone, by POST
-    #[arg(long, value_name = "PATH", default_value = "/emit")]
+    #[arg(long, value_name = "PATH", default_value = PLAIN_EMIT)]
     pub(crate) plain_emit: String,
     /// Where a plain server takes an event for one user, by POST
-    #[arg(long, value_name = "PATH", default_value = "/emit?user={user}")]
+    #[arg(long, value_name = "PATH", default_value = PLAIN_USER)]
     pub(crate) plain_user: String,
 }
 

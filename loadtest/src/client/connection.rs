@@ -170,10 +170,10 @@ impl Connection {
         self.stage = if step == Step::Open { Stage::Open } else { Stage::Opening(heard) };
         match step {
             Step::Wait | Step::Open => Ok(()),
-            Step::Say(text) => {
-                let frame = frames::text(&text);
-                match self.socket.write(&frame).doing("a client cannot speak")? {
-                    n if n == frame.len() => Ok(()),
+            Step::Say(texts) => {
+                let frames: Vec<u8> = texts.iter().flat_map(|text| frames::text(text)).collect();
+                match self.socket.write(&frames).doing("a client cannot speak")? {
+                    n if n == frames.len() => Ok(()),
                     _ => failed("the socket took half of what a client says first"),
                 }
             }

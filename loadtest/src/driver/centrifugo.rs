@@ -63,11 +63,11 @@ impl Dialect for Centrifugo {
 
     fn open(&self, user: usize, heard: &mut u8, frame: Option<&[u8]>) -> Step {
         let Some(frame) = frame else {
-            return Step::Say(format!(
+            return Step::Say(vec![format!(
                 "{{\"id\":1,\"connect\":{{}}}}\n{{\"id\":2,\"subscribe\":{{\"channel\":\"{EVERYONE}\"}}}}\n\
                  {{\"id\":3,\"subscribe\":{{\"channel\":\"{}\"}}}}",
                 channel(user)
-            ));
+            )]);
         };
         for line in frame.split(|&byte| byte == b'\n') {
             let Ok(reply) = serde_json::from_slice::<Value>(line) else { continue };
@@ -78,7 +78,7 @@ impl Dialect for Centrifugo {
         }
         match self.ping(frame) {
             _ if *heard == REPLIES => Step::Open,
-            Some(answer) => Step::Say(answer.into()),
+            Some(answer) => Step::Say(vec![answer.into()]),
             None => Step::Wait,
         }
     }
@@ -116,7 +116,8 @@ mod tests {
     fn a_client_is_open_when_all_three_replies_are_there_in_one_frame_or_several() {
         let (connected, first, second) =
             (r#"{"id":1,"connect":{"ping":25}}"#, r#"{"id":2,"subscribe":{}}"#, r#"{"id":3,"subscribe":{}}"#);
-        let Step::Say(commands) = centrifugo().open(5, &mut 0, None) else { panic!("nothing is said") };
+        let Step::Say(said) = centrifugo().open(5, &mut 0, None) else { panic!("nothing is said") };
+        let commands = &said[0];
         assert_eq!(commands.lines().count(), 3);
         assert!(commands.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
         assert!(commands.contains("user-u5"), "{commands}");
@@ -125,7 +126,7 @@ mod tests {
         let mut heard = 0;
         let two = [connected, first].join("\n");
         assert_eq!(centrifugo().open(5, &mut heard, Some(two.as_bytes())), Step::Wait);
-        assert_eq!(centrifugo().open(5, &mut heard, Some(b"{}")), Step::Say("{}".into()));
+        assert_eq!(centrifugo().open(5, &mut heard, Some(b"{}")), Step::Say(vec!["{}".into()]));
         assert_eq!(centrifugo().open(5, &mut heard, Some(second.as_bytes())), Step::Open);
     }
 
@@ -152,7 +153,9 @@ mod tests {
 
     #[test]
     fn an_error_is_seen_behind_a_200() {
-        let answer = |first_line, body| centrifugo().answer(&http::Message { first_line, body, bytes: 0 });
+        let answer = |first_line, body| {
+            centrifugo().answer(&http::Message { first_line, body, bytes: 0, is_last: false })
+        };
         assert_eq!(answer("HTTP/1.1 200 OK", b"{\"result\":{}}"), Answer::Taken);
         assert_eq!(answer("HTTP/1.1 200 OK", b"{\"error\":{\"code\":107}}"), Answer::Refused);
         assert_eq!(answer("HTTP/1.1 401 Unauthorized", b""), Answer::Refused);

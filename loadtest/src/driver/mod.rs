@@ -5,6 +5,7 @@ mod fanfare;
 mod node;
 mod plain;
 mod program;
+mod pusher;
 mod socket_io;
 
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::program::{command, floor, list};
-use self::{centrifugo::Centrifugo, fanfare::Fanfare, plain::Plain, socket_io::SocketIo};
+use self::{centrifugo::Centrifugo, fanfare::Fanfare, plain::Plain, pusher::Pusher, socket_io::SocketIo};
 use crate::{
     cli::{Kind, Target},
     error::{Result, failed},
@@ -35,8 +36,8 @@ pub(crate) enum Recipients {
 pub(crate) enum Step {
     /// It waits for more.
     Wait,
-    /// It says this, as one text frame.
-    Say(String),
+    /// It says this, a text frame each.
+    Say(Vec<String>),
     /// It is open: events reach it from now on.
     Open,
     /// It gives up; in the server's words.
@@ -98,20 +99,23 @@ pub(crate) enum Driver {
     Plain(Plain),
     /// Centrifugo's.
     Centrifugo(Centrifugo),
+    /// Pusher's.
+    Pusher(Pusher),
     /// Socket.IO's.
     SocketIo(SocketIo),
 }
 
 impl Driver {
     /// The driver for what the command line names.
-    pub(crate) fn new(target: &Target) -> Self {
-        match target.kind() {
+    pub(crate) fn new(target: &Target) -> Result<Self> {
+        Ok(match target.kind() {
             Kind::Fanfare | Kind::Floor => Self::Fanfare(Fanfare::new(target)),
             Kind::Ws => Self::Plain(Plain::default()),
             Kind::Centrifugo => Self::Centrifugo(Centrifugo::new(target)),
             Kind::SocketIo => Self::SocketIo(SocketIo),
+            Kind::Sockudo => Self::Pusher(Pusher::new(target)?),
             Kind::Plain => Self::Plain(Plain::new(target)),
-        }
+        })
     }
 
     /// The driver for the floor, which takes any secret and any key.
@@ -126,13 +130,14 @@ impl Driver {
             Self::Plain(dialect) => dialect,
             Self::SocketIo(dialect) => dialect,
             Self::Centrifugo(dialect) => dialect,
+            Self::Pusher(dialect) => dialect,
         }
     }
 }
 
 /// An error, unless the server that the command line names can send an event to whoever a filter is true for.
 pub(crate) fn need_filters(target: &Target) -> Result<()> {
-    if Driver::new(target).dialect().knows_filters() {
+    if Driver::new(target)?.dialect().knows_filters() {
         return Ok(());
     }
     failed(format!(

@@ -5,11 +5,10 @@ use std::{net::SocketAddr, process::Command};
 use serde::{Deserialize, Serialize};
 
 use super::{Dialect, Recipients, Step};
-use crate::{cli::Target, http, token};
-
-pub(crate) const CONNECT: &str = "/ws?user={user}";
-pub(crate) const EMIT: &str = "/emit";
-pub(crate) const EMIT_TO_USER: &str = "/emit?user={user}";
+use crate::{
+    cli::{PLAIN_CONNECT, PLAIN_EMIT, PLAIN_USER, Target},
+    http, token,
+};
 
 /// Paths of a plain server; `{user}` in them stands for a user's name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,7 +31,7 @@ impl Plain {
 impl Default for Plain {
     /// The paths of the harness's own servers.
     fn default() -> Self {
-        Self { connect: CONNECT.into(), emit: EMIT.into(), user: EMIT_TO_USER.into() }
+        Self { connect: PLAIN_CONNECT.into(), emit: PLAIN_EMIT.into(), user: PLAIN_USER.into() }
     }
 }
 

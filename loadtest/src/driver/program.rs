@@ -9,7 +9,7 @@ use std::{
 
 use clap::ValueEnum;
 
-use super::{centrifugo, fanfare, node, plain};
+use super::{centrifugo, fanfare, node, plain, pusher};
 use crate::{
     cli::{Kind, Place, Target},
     error::{Doing, Result, failed},
@@ -27,6 +27,7 @@ pub(crate) fn command(target: &Target, address: SocketAddr) -> Result<Command> {
         Kind::Ws => Ok(node::command("ws", target, address)),
         Kind::SocketIo => Ok(node::command("socket.io", target, address)),
         Kind::Centrifugo => Ok(centrifugo::command(target, address)),
+        Kind::Sockudo => pusher::command(target, address),
         Kind::Plain => Ok(plain::command(target, address)),
     }
 }
@@ -44,6 +45,7 @@ pub(crate) fn available(kind: Kind, place: Place<'_>) -> std::result::Result<(),
         Kind::Fanfare => runs(place.program_or(fanfare::PROGRAM), "--version"),
         Kind::Ws => node::available("ws", place),
         Kind::SocketIo => node::available("socket.io", place),
+        Kind::Sockudo => runs(place.program_or(pusher::PROGRAM), "--version"),
         Kind::Centrifugo => runs(place.program_or(centrifugo::PROGRAM), "version"),
         Kind::Floor if place.program.is_some() => {
             Err("the floor is a part of this program: leave out --server-binary".into())

@@ -23,8 +23,8 @@ impl Dialect for SocketIo {
 
     fn open(&self, _: usize, _: &mut u8, frame: Option<&[u8]>) -> Step {
         match frame {
-            Some(PING) => Step::Say(PONG.into()),
-            Some([b'0', ..]) => Step::Say(CONNECT.into()),
+            Some(PING) => Step::Say(vec![PONG.into()]),
+            Some([b'0', ..]) => Step::Say(vec![CONNECT.into()]),
             Some([b'4', b'0', ..]) => Step::Open,
             Some([b'4', b'4', why @ ..]) => Step::Refused(String::from_utf8_lossy(why).into_owned()),
             _ => Step::Wait,
@@ -57,8 +57,8 @@ mod tests {
         let request = SocketIo.handshake(to, 4);
         assert!(request.starts_with("GET /socket.io/?EIO=4&transport=websocket&user=u4 HTTP/1.1\r\n"));
         assert_eq!(SocketIo.open(1, &mut 0, None), Step::Wait);
-        assert_eq!(open(r#"0{"sid":"a","upgrades":[],"pingInterval":25000}"#), Step::Say("40".into()));
-        assert_eq!(open("2"), Step::Say("3".into()));
+        assert_eq!(open(r#"0{"sid":"a","upgrades":[],"pingInterval":25000}"#), Step::Say(vec!["40".into()]));
+        assert_eq!(open("2"), Step::Say(vec!["3".into()]));
         assert_eq!(open(r#"40{"sid":"b"}"#), Step::Open);
         assert_eq!(open(r#"44{"message":"no"}"#), Step::Refused(r#"{"message":"no"}"#.into()));
     }

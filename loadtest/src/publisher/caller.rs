@@ -31,6 +31,8 @@ pub(super) struct Caller {
     token: Token,
     /// `None` once the server has closed it, as some do when nothing was asked for a while.
     socket: Option<TcpStream>,
+    /// The one before, which the server closes: whoever closes first has its port taken for a minute.
+    leaving: Option<TcpStream>,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
     pub(super) lane: usize,
@@ -55,6 +57,7 @@ impl Caller {
             registry,
             token,
             socket: None,
+            leaving: None,
             inbox: Vec::new(),
             outbox: Vec::new(),
             lane,
@@ -103,17 +106,22 @@ impl Caller {
         let Some(socket) = &mut self.socket else { return Ok(None) };
         loop {
             match socket.read(&mut buffer) {
-                Ok(0) if self.flight.is_none() => {
+                Ok(0) => {
                     self.socket = None;
-                    return Ok(None);
+                    break;
                 }
-                Ok(0) => return failed("the server closed an HTTP connection instead of answering"),
                 Ok(n) => self.inbox.extend_from_slice(&buffer[..n]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error).doing("an answer was cut off"),
             }
         }
-        let Some(answer) = http::parse(&self.inbox) else { return Ok(None) };
+        let Some(answer) = http::parse(&self.inbox) else {
+            let is_waiting = self.flight.is_some_and(|flight| !flight.answered);
+            return match self.socket {
+                None if is_waiting => failed("the server closed an HTTP connection instead of answering"),
+                _ => Ok(None),
+            };
+        };
         let taken = match self.api.driver.dialect().answer(&answer) {
             Answer::Taken => true,
             Answer::Full => false,
@@ -122,8 +130,53 @@ impl Caller {
                 return failed(format!("the server refused an emit: {} {why}", answer.first_line));
             }
         };
-        let used = answer.bytes;
+        let (used, is_last) = (answer.bytes, answer.is_last);
+        if is_last {
+            self.leaving = self.socket.take();
+        }
         self.inbox.drain(..used);
         Ok(Some(taken))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread};
+
+    use mio::{Events, Poll};
+
+    use super::*;
+    use crate::driver::Driver;
+
+    /// Answers one request on each of two connections and closes them, the second time without saying so before.
+    fn close_behind_answers(listener: &TcpListener) {
+        for connection in ["Connection: close\r\n", ""] {
+            let (mut socket, _) = listener.accept().unwrap();
+            assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+            socket
+                .write_all(format!("HTTP/1.1 200 OK\r\n{connection}Content-Length: 2\r\n\r\n{{}}").as_bytes())
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn a_caller_connects_again_where_the_server_closes() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let api = Api { address: listener.local_addr().unwrap(), driver: Driver::floor() };
+        let server = thread::spawn(move || close_behind_answers(&listener));
+        let mut poll = Poll::new().unwrap();
+        let mut caller = Caller::connect(&api, poll.registry(), Token(0), 0, 0).unwrap();
+        let flight = Flight { recipients: Recipients::Everyone, at: 0, answered: false, fleets_waiting: 0 };
+        for _ in 0..2 {
+            caller.send(api.emit(flight.recipients, "\"d\""), flight).unwrap();
+            while caller.read().unwrap() != Some(true) {
+                poll.poll(&mut Events::with_capacity(8), None).unwrap();
+            }
+            caller.flight = None;
+        }
+        server.join().unwrap();
+        while caller.socket.is_some() {
+            assert_eq!(caller.read().unwrap(), None);
+        }
     }
 }
