@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, Common, Until},
+    cli::{Cli, Command, Common},
     error::{Doing, Result},
     report::Findings,
 };
@@ -44,13 +44,9 @@ fn run(command: &Command) -> Result<bool> {
         Command::Fleet { background } => return client::run(*background).map(|()| true),
         Command::Floor { listen } => return floor::run(*listen).map(|()| true),
         Command::Idle(args) => (scenario::idle(args)?, &args.common),
-        Command::Flood(args) => (
-            scenario::fan_out("flood", &args.common, args.connections, args.depth, args.until)?,
-            &args.common,
-        ),
-        Command::Serial(args) => {
-            (scenario::fan_out("serial", &args.common, args.connections, 1, Until::Delivered)?, &args.common)
-        }
+        Command::Flood(args) => (scenario::flood(args)?, &args.common),
+        Command::Serial(args) => (scenario::serial(args)?, &args.common),
+        Command::Paced(args) => (scenario::paced(args)?, &args.common),
         Command::Targeted(args) => (scenario::targeted(args)?, &args.common),
         Command::Mixed(args) => (scenario::mixed(args)?, &args.common),
     };

@@ -55,11 +55,14 @@ pub(crate) struct LaneOutcome {
     pub(crate) sent: u64,
     /// Requests that it had no room for (503).
     pub(crate) refused: u64,
+    /// Events of a lane with a rate that were due and never sent, since no caller was free long after the end.
+    pub(crate) unsent: u64,
     /// From when an event was due to its answer.
     pub(crate) answers: Histogram<u64>,
     /// From when an event was due to its arrival, over all arrivals.
     pub(crate) deliveries: Histogram<u64>,
-    /// How late requests were sent, for a lane with a rate: the harness's own fault, and part of the above.
+    /// How late requests were sent although a caller was free, for a lane with a rate: the harness's own fault, and
+    /// part of the above.
     pub(crate) lateness: Histogram<u64>,
 }
 
@@ -82,6 +85,7 @@ impl Running {
         let outcome = LaneOutcome {
             sent: 0,
             refused: 0,
+            unsent: 0,
             answers: crate::client::histogram()?,
             deliveries: crate::client::histogram()?,
             lateness: crate::client::histogram()?,
@@ -108,14 +112,20 @@ impl Running {
         }
     }
 
-    /// When the next event is due: now, unless there is a rate.
-    pub(super) fn due(&self, now: u64) -> u64 {
-        if let Pace::PerSecond(_) = self.lane.pace { self.due } else { now }
+    /// When the next event is due: now, unless there is a rate; `None` if that is not before `until`.
+    pub(super) fn due(&self, now: u64, until: u64) -> Option<u64> {
+        let due = if self.is_paced() { self.due } else { now };
+        (due < until).then_some(due)
+    }
+
+    /// Whether the lane has a rate.
+    pub(super) fn is_paced(&self) -> bool {
+        matches!(self.lane.pace, Pace::PerSecond(_))
     }
 
     /// Takes the next event's recipients and, for a single user, the place in its sequence; `None` while every
-    /// user's last event is under way.
-    pub(super) fn next(&mut self, now: u64) -> Option<(Recipients, Option<u32>)> {
+    /// user's last event is under way. Its caller has been free since `free`.
+    pub(super) fn next(&mut self, now: u64, free: u64) -> Option<(Recipients, Option<u32>)> {
         let taken = match self.lane.aim {
             Aim::Everyone => (Recipients::Everyone, None),
             Aim::Scan => (Recipients::Scan, None),
@@ -128,10 +138,18 @@ impl Running {
             }
         };
         if let Pace::PerSecond(rate) = self.lane.pace {
-            self.outcome.lateness.saturating_record(now.saturating_sub(self.due).max(1));
-            self.due += (1e9 / rate) as u64;
+            self.outcome.lateness.saturating_record(now.saturating_sub(self.due.max(free)).max(1));
+            self.due += period(rate);
         }
         Some(taken)
+    }
+
+    /// Counts what was due before `until` as never sent.
+    pub(super) fn give_up(&mut self, until: u64) {
+        if let Pace::PerSecond(rate) = self.lane.pace {
+            self.outcome.unsent += until.saturating_sub(self.due).div_ceil(period(rate));
+            self.due = self.due.max(until);
+        }
     }
 
     /// Notes an answer to an event that was due `at`.
@@ -155,5 +173,60 @@ impl Running {
             user.checked_sub(self.users.start).and_then(|at| self.counts.get(at)).map_or(0, |&(n, _)| n)
         };
         Expected::Listed(users.clone().map(count).collect())
+    }
+}
+
+/// Nanoseconds between two events.
+fn period(rate: f64) -> u64 {
+    ((1e9 / rate) as u64).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn running(aim: Aim, pace: Pace, users: Range<usize>) -> Running {
+        let api = Api { address: SocketAddr::from(([127, 0, 0, 1], 1)), key: None };
+        let lane = Lane { aim, pace, callers: 2, bytes: 0, api, fleets: 0..1 };
+        Running::new(&lane, 0, users).unwrap()
+    }
+
+    #[test]
+    fn what_was_due_while_no_caller_was_free_is_sent_late_or_told() {
+        let mut lane = running(Aim::Everyone, Pace::PerSecond(1000.0), 0..1);
+        let (began, until) = (5_000_000, 15_000_000);
+        lane.start(began);
+        assert_eq!(lane.due(began, until), Some(began));
+        lane.next(began, 0);
+        // Both callers are busy for 7 ms: the seven events that were due are due still.
+        let now = began + 7_500_000;
+        for n in 1..=7 {
+            assert_eq!(lane.due(now, until), Some(began + n * 1_000_000));
+            lane.next(now, now - 1000);
+        }
+        assert!(lane.due(now, until) > Some(now));
+        assert_eq!(lane.outcome.lateness.max(), 1000, "only while a caller was free it was the harness");
+        lane.give_up(until);
+        assert_eq!((lane.outcome.unsent, lane.due(until, until)), (2, None));
+    }
+
+    #[test]
+    fn single_users_take_turns_and_count_what_was_taken() {
+        let mut lane = running(Aim::EachInTurn, Pace::OnAnswer, 10..12);
+        assert_eq!(lane.next(1, 0), Some((Recipients::User(10), Some(0))));
+        assert_eq!(lane.next(1, 0), Some((Recipients::User(11), Some(0))));
+        assert_eq!(lane.next(1, 0), None, "both have one under way");
+        lane.answered(Recipients::User(10), 1, true);
+        lane.answered(Recipients::User(11), 1, false);
+        assert_eq!(lane.next(1, 0), Some((Recipients::User(10), Some(1))));
+        assert_eq!(
+            lane.next(1, 0),
+            Some((Recipients::User(11), Some(0))),
+            "the same place again after a 503"
+        );
+        let Expected::Listed(expected) = lane.expected(&(9..13)) else { panic!("by user") };
+        assert_eq!((expected, lane.outcome.refused), (vec![0, 1, 0, 0], 1));
     }
 }

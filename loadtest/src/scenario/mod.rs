@@ -7,7 +7,12 @@ mod targeted;
 
 use std::{ops::Range, time::Duration};
 
-pub(crate) use self::{fan_out::fan_out, idle::idle, mixed::mixed, targeted::targeted};
+pub(crate) use self::{
+    fan_out::{flood, paced, serial},
+    idle::idle,
+    mixed::mixed,
+    targeted::targeted,
+};
 use crate::{
     cli::Common,
     error::Result,
