@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::filter::{By, Share};
+
 /// Load tests for Fanfare: what an event costs the server, and how long it takes, with losses counted.
 ///
 /// Everything runs on this machine and ends by itself. The exit code is 1 if an event was lost, repeated or out of
@@ -25,6 +27,8 @@ pub(crate) enum Command {
     Serial(Serial),
     /// Events to everyone at a fixed rate: CPU per delivery, latency from when each was due
     Paced(Paced),
+    /// Events through a filter, one at a time, beside as many connections by themselves: what filtering costs
+    Filtered(Filtered),
     /// Events to single users, one HTTP request each: CPU per event, latency
     Targeted(Targeted),
     /// Events to single users, with and without a filter beside them that scans everyone
@@ -151,6 +155,21 @@ pub(crate) struct Paced {
     /// Events a second
     #[arg(long, default_value_t = 50.0, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: f64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Filtered {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections
+    #[arg(short = 'n', long, default_value_t = 15_000)]
+    pub(crate) connections: usize,
+    /// Percentage of them that the filter matches
+    #[arg(long = "match", value_enum, default_value_t = Share::One, value_name = "PERCENT")]
+    pub(crate) share: Share,
+    /// How the server is to find them; it is asked whether it does
+    #[arg(long, value_enum, default_value_t = By::Index)]
+    pub(crate) by: By,
 }
 
 #[derive(Args, Clone, Debug)]

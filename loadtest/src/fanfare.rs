@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use crate::token;
+use serde_json::Value;
+
+use crate::{filter::Filter, token};
 
 /// Whom an event is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,12 +13,9 @@ pub(crate) enum Recipients {
     User(usize),
     /// Every connection.
     Everyone,
-    /// Every connection again, but through a filter that no index can narrow.
-    Scan,
+    /// The users that match a filter.
+    Matching(Filter),
 }
-
-/// True for every user of a test, and only found out by looking at each.
-const SCAN: &str = r#"auth.tenant.startsWith(\"tenant-\") && size(auth.email) > 0"#;
 
 /// Where emits are sent.
 #[derive(Clone, Debug)]
@@ -47,7 +46,7 @@ impl Api {
         let target = match recipients {
             Recipients::User(user) => format!(r#","to":{{"users":["{}"]}}"#, token::name(user)),
             Recipients::Everyone => String::new(),
-            Recipients::Scan => format!(r#","filter":"{SCAN}""#),
+            Recipients::Matching(filter) => format!(r#","filter":{}"#, Value::from(filter.text())),
         };
         let body = format!(r#"{{"event":"load","data":{data}{target}}}"#);
         let key =
@@ -69,7 +68,8 @@ mod tests {
     #[test]
     fn every_emit_has_a_body_of_json() {
         let api = Api { address: SocketAddr::from(([127, 0, 0, 1], 1)), key: Some("k".into()) };
-        for recipients in [Recipients::User(3), Recipients::Everyone, Recipients::Scan] {
+        let matching = Recipients::Matching(Filter::SCAN_ALL);
+        for recipients in [Recipients::User(3), Recipients::Everyone, matching] {
             let request = String::from_utf8(api.emit(recipients, "\"d\"")).unwrap();
             let (head, body) = request.split_once("\r\n\r\n").unwrap();
             assert!(head.contains("Authorization: Bearer k\r\n"), "{head}");

@@ -5,9 +5,11 @@ mod client;
 mod clock;
 mod error;
 mod fanfare;
+mod filter;
 mod fleets;
 mod floor;
 mod http;
+mod inspect;
 mod process;
 mod publisher;
 mod report;
@@ -47,6 +49,7 @@ fn run(command: &Command) -> Result<bool> {
         Command::Flood(args) => (scenario::flood(args)?, &args.common),
         Command::Serial(args) => (scenario::serial(args)?, &args.common),
         Command::Paced(args) => (scenario::paced(args)?, &args.common),
+        Command::Filtered(args) => (scenario::filtered(args)?, &args.common),
         Command::Targeted(args) => (scenario::targeted(args)?, &args.common),
         Command::Mixed(args) => (scenario::mixed(args)?, &args.common),
     };

@@ -131,8 +131,8 @@ impl Fleet {
                     self.ended = 0;
                     self.dialing = Some(Dialing { order, signer, begun, progress: begun, under_way: 0 });
                 }
-                Order::Begin { round, streams, watched } => {
-                    self.tally = Tally::new(round, streams, &watched, self.connections.len())?;
+                Order::Begin { round, reach } => {
+                    self.tally = Tally::new(round, reach, self.connections.len())?;
                     self.control.send(&Notice::Began)?;
                 }
                 Order::End { expected, patience_ms } => {
@@ -183,7 +183,6 @@ impl Fleet {
     }
 
     fn handle(&mut self, index: usize, is_writable: bool) -> Result<()> {
-        let connections = self.connections.len();
         let Some(Some(connection)) = self.connections.get_mut(index) else { return Ok(()) };
         let before = connection.stage;
         if is_writable {
@@ -194,7 +193,7 @@ impl Fleet {
         let mut told: Result<()> = Ok(());
         let readout = connection.readable(&mut self.buffer, &mut self.pings, |frame| {
             let Some(stamp) = Stamp::find(frame) else { return };
-            if let Some(stream) = tally.note(index, stamp, now, connections) {
+            if let Some(stream) = tally.note(index, stamp, now) {
                 told = control.send(&Notice::Done(stream));
             }
         })?;

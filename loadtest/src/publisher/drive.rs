@@ -125,7 +125,7 @@ impl<'f> Drive<'f> {
             drive.lanes.push(Running::new(lane, stream, users)?);
             stream += streams;
         }
-        drive.begin(stream)?;
+        drive.begin()?;
         drive.began = clock::now();
         drive.free = vec![drive.began; drive.callers.len()];
         for running in &mut drive.lanes {
@@ -134,11 +134,17 @@ impl<'f> Drive<'f> {
         Ok(drive)
     }
 
-    fn begin(&mut self, streams: u16) -> Result<()> {
+    fn begin(&mut self) -> Result<()> {
         for at in 0..self.fleets.len() {
-            let reaching = self.lanes.iter().filter(|running| running.lane.fleets.contains(&at));
-            let watched = reaching.flat_map(Running::watched).collect();
-            self.fleets.tell(at, &Order::Begin { round: self.round, streams, watched })?;
+            let users = self.fleets.users(&(at..at + 1));
+            let mut reach = Vec::new();
+            for running in &mut self.lanes {
+                let here = running.lane.fleets.contains(&at);
+                let each = running.reach(&users).filter(|_| here).unwrap_or(0);
+                running.fleets_reached += usize::from(each > 0);
+                reach.extend(std::iter::repeat_n(each as u64, Running::streams(&running.lane).into()));
+            }
+            self.fleets.tell(at, &Order::Begin { round: self.round, reach })?;
         }
         let all = 0..self.fleets.len();
         self.fleets.hear(all, PATIENCE, |_, notice| matches!(notice, Notice::Began))
@@ -217,8 +223,8 @@ impl<'f> Drive<'f> {
         let sequence = sequence.unwrap_or(caller.sequence);
         let stamp = Stamp { round: self.round, stream: caller.stream, sequence, at: due };
         let request = running.lane.api.emit(recipients, &stamp.data(running.lane.bytes));
-        let fleets_waiting =
-            if running.lane.pace == Pace::OnDelivery { running.lane.fleets.len() } else { 0 };
+        let waits = running.lane.pace == Pace::OnDelivery;
+        let fleets_waiting = if waits { running.fleets_reached } else { 0 };
         caller.send(request, Flight { recipients, at: due, answered: false, fleets_waiting })
     }
 
@@ -254,14 +260,11 @@ impl<'f> Drive<'f> {
             let mut expected = Vec::new();
             for running in &self.lanes {
                 let reached = running.lane.fleets.contains(&at);
-                if running.watched().is_empty() {
-                    expected.push(if reached { running.expected(&users) } else { Expected::Each(0) });
-                    continue;
-                }
-                for stream in running.watched() {
+                for stream in running.stream..running.stream + Running::streams(&running.lane) {
                     let caller = self.callers.iter().find(|caller| caller.stream == stream);
                     let sent = caller.map_or(0, |caller| caller.sequence);
-                    expected.push(Expected::Each(if reached { sent } else { 0 }));
+                    let here = running.expected(&users, sent);
+                    expected.push(if reached { here } else { Expected::Each(0) });
                 }
             }
             self.fleets.tell(at, &Order::End { expected, patience_ms: PATIENCE.as_millis() as u64 })?;

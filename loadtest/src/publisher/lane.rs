@@ -9,6 +9,7 @@ use crate::{
     clock,
     error::Result,
     fanfare::{Api, Recipients},
+    filter::Filter,
 };
 
 /// Whom the events of a lane are for.
@@ -18,8 +19,8 @@ pub(crate) enum Aim {
     EachInTurn,
     /// Everyone.
     Everyone,
-    /// Everyone, through a filter that scans.
-    Scan,
+    /// The users that match a filter.
+    Matching(Filter),
 }
 
 /// When a lane sends.
@@ -44,7 +45,7 @@ pub(crate) struct Lane {
     pub(crate) bytes: usize,
     /// The server.
     pub(crate) api: Api,
-    /// Which fleets hold the recipients; for [`Aim::Everyone`], all that are on this server.
+    /// Which fleets hold the recipients; unless these are single users, all that are on this server.
     pub(crate) fleets: Range<usize>,
 }
 
@@ -71,8 +72,10 @@ pub(crate) struct LaneOutcome {
 pub(super) struct Running {
     pub(super) lane: Lane,
     pub(super) outcome: LaneOutcome,
-    /// The first stream; callers of a lane to everyone have one each.
+    /// The first stream; callers have one each, unless their events are for single users.
     pub(super) stream: u16,
+    /// How many fleets each event reaches.
+    pub(super) fleets_reached: usize,
     users: Range<usize>,
     turn: usize,
     /// By user: events taken, and whether one is under way.
@@ -91,7 +94,7 @@ impl Running {
             lateness: crate::client::histogram()?,
         };
         let counts = vec![(0, false); users.len()];
-        Ok(Self { lane: lane.clone(), outcome, stream, users, turn: 0, counts, due: 0 })
+        Ok(Self { lane: lane.clone(), outcome, stream, fleets_reached: 0, users, turn: 0, counts, due: 0 })
     }
 
     /// Begins: what has a rate is due from `now` on.
@@ -104,11 +107,12 @@ impl Running {
         if lane.aim == Aim::EachInTurn { 1 } else { lane.callers as u16 }
     }
 
-    /// The streams of which every event goes to everyone.
-    pub(super) fn watched(&self) -> Range<u16> {
+    /// How many of `users` each event reaches; `None` where it is for one user after another.
+    pub(super) fn reach(&self, users: &Range<usize>) -> Option<usize> {
         match self.lane.aim {
-            Aim::EachInTurn => 0..0,
-            _ => self.stream..self.stream + Self::streams(&self.lane),
+            Aim::EachInTurn => None,
+            Aim::Everyone => Some(users.len()),
+            Aim::Matching(filter) => Some(users.clone().filter(|&user| filter.matches(user)).count()),
         }
     }
 
@@ -128,7 +132,7 @@ impl Running {
     pub(super) fn next(&mut self, now: u64, free: u64) -> Option<(Recipients, Option<u32>)> {
         let taken = match self.lane.aim {
             Aim::Everyone => (Recipients::Everyone, None),
-            Aim::Scan => (Recipients::Scan, None),
+            Aim::Matching(filter) => (Recipients::Matching(filter), None),
             Aim::EachInTurn => {
                 let users = self.counts.len();
                 let user = (0..users).map(|n| (self.turn + n) % users).find(|&n| !self.counts[n].1)?;
@@ -167,12 +171,19 @@ impl Running {
         }
     }
 
-    /// What the users `users` of one fleet must have had of the single-user stream.
-    pub(super) fn expected(&self, users: &Range<usize>) -> Expected {
-        let count = |user: usize| {
+    /// What the users `users` of one fleet must have had of a stream whose caller had `sent` events taken.
+    pub(super) fn expected(&self, users: &Range<usize>, sent: u32) -> Expected {
+        let single = |user: usize| {
             user.checked_sub(self.users.start).and_then(|at| self.counts.get(at)).map_or(0, |&(n, _)| n)
         };
-        Expected::Listed(users.clone().map(count).collect())
+        match self.lane.aim {
+            Aim::EachInTurn => Expected::Listed(users.clone().map(single).collect()),
+            Aim::Everyone => Expected::Each(sent),
+            Aim::Matching(filter) => {
+                let matching = |user| if filter.matches(user) { sent } else { 0 };
+                Expected::Listed(users.clone().map(matching).collect())
+            }
+        }
     }
 }
 
@@ -226,7 +237,7 @@ mod tests {
             Some((Recipients::User(11), Some(0))),
             "the same place again after a 503"
         );
-        let Expected::Listed(expected) = lane.expected(&(9..13)) else { panic!("by user") };
+        let Expected::Listed(expected) = lane.expected(&(9..13), 0) else { panic!("by user") };
         assert_eq!((expected, lane.outcome.refused), (vec![0, 1, 0, 0], 1));
     }
 }

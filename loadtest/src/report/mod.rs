@@ -35,6 +35,7 @@ pub(crate) struct Faults {
     pub(crate) lost: u64,
     pub(crate) duplicates: u64,
     pub(crate) reordered: u64,
+    pub(crate) misdirected: u64,
     pub(crate) stray: u64,
     pub(crate) connections_ended: u64,
     /// 503: said, so no fault, but figures of less load than meant.
@@ -75,10 +76,11 @@ impl Findings {
 
     /// Counts what went wrong in one measurement.
     pub(crate) fn blame(&mut self, outcome: &Outcome) {
-        let client::Report { lost, duplicates, reordered, stray, ended, .. } = outcome.report;
+        let client::Report { lost, duplicates, reordered, misdirected, stray, ended, .. } = outcome.report;
         self.faults.lost += lost;
         self.faults.duplicates += duplicates;
         self.faults.reordered += reordered;
+        self.faults.misdirected += misdirected;
         self.faults.stray += stray;
         self.faults.connections_ended = self.faults.connections_ended.max(ended);
         self.faults.refused += outcome.lanes.iter().map(|lane| lane.refused).sum::<u64>();
@@ -87,9 +89,8 @@ impl Findings {
 
     /// Whether every event came once, in order, to connections that stayed.
     pub(crate) fn is_clean(&self) -> bool {
-        let Faults { lost, duplicates, reordered, stray, connections_ended, refused: _, unsent: _ } =
-            self.faults;
-        lost + duplicates + reordered + stray + connections_ended == 0
+        let Faults { lost, duplicates, reordered, misdirected, stray, connections_ended, .. } = self.faults;
+        lost + duplicates + reordered + misdirected + stray + connections_ended == 0
     }
 }
 

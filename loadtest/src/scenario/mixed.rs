@@ -6,6 +6,7 @@ use super::{Setting, WARM_UP, lasting};
 use crate::{
     cli::Mixed,
     error::{Result, failed},
+    filter::Filter,
     publisher::{Aim, Lane, Outcome, Pace},
     report::Findings,
     server::Server,
@@ -63,7 +64,7 @@ fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
 
 fn scan(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
     Lane {
-        aim: Aim::Scan,
+        aim: Aim::Matching(Filter::SCAN_ALL),
         pace: args.scan_rate.map_or(Pace::OnDelivery, Pace::PerSecond),
         callers: 1,
         bytes: args.common.bytes,

@@ -1,6 +1,7 @@
 //! The scenarios: each one is lanes, an order of measurements, and the figures that come of them.
 
 mod fan_out;
+mod filtered;
 mod idle;
 mod mixed;
 mod targeted;
@@ -9,6 +10,7 @@ use std::{ops::Range, time::Duration};
 
 pub(crate) use self::{
     fan_out::{flood, paced, serial},
+    filtered::filtered,
     idle::idle,
     mixed::mixed,
     targeted::targeted,
