@@ -7,7 +7,10 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::target::{Kind, PLAIN_CONNECT, PLAIN_EMIT, PLAIN_USER, Place, Target};
-use crate::compare::{Compare, Summarize};
+use crate::{
+    compare::{Compare, Summarize},
+    filter::{By, Share},
+};
 
 /// Load tests for Fanfare: what an event costs the server, and how long it takes, with losses counted.
 ///
@@ -28,6 +31,10 @@ pub(crate) enum Command {
     Flood(Flood),
     /// Events to everyone, one at a time: the next when all have it
     Serial(Serial),
+    /// Events to everyone at a fixed rate: CPU per delivery, latency from when each was due
+    Paced(Paced),
+    /// Events through a filter, one at a time, beside as many connections by themselves: what filtering costs
+    Filtered(Filtered),
     /// Events to single users, one HTTP request each: CPU per event, latency
     Targeted(Targeted),
     /// Events to single users, with and without a filter beside them that scans everyone
@@ -121,6 +128,33 @@ pub(crate) struct Serial {
 }
 
 #[derive(Args, Clone, Debug)]
+pub(crate) struct Paced {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections
+    #[arg(short = 'n', long, default_value_t = 1000)]
+    pub(crate) connections: usize,
+    /// Events a second
+    #[arg(long, default_value_t = 50.0, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: f64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Filtered {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections
+    #[arg(short = 'n', long, default_value_t = 15_000)]
+    pub(crate) connections: usize,
+    /// Percentage of them that the filter matches
+    #[arg(long = "match", value_enum, default_value_t = Share::One, value_name = "PERCENT")]
+    pub(crate) share: Share,
+    /// How the server is to find them; it is asked whether it does
+    #[arg(long, value_enum, default_value_t = By::Index)]
+    pub(crate) by: By,
+}
+
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Targeted {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -131,7 +165,7 @@ pub(crate) struct Targeted {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) depth: u16,
     /// Send so many a second instead of as many as the server answers
-    #[arg(long, value_name = "PER_SECOND")]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: Option<f64>,
 }
 
@@ -147,10 +181,10 @@ pub(crate) struct Mixed {
     #[arg(long, default_value_t = 500)]
     pub(crate) probes: usize,
     /// Single events a second
-    #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND")]
+    #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: f64,
     /// Scans a second, at most; without it one follows the other
-    #[arg(long, value_name = "PER_SECOND")]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) scan_rate: Option<f64>,
     /// Leave out the same with two floor servers, one for each kind of event, which shows the harness's own noise
     #[arg(long)]
@@ -159,6 +193,13 @@ pub(crate) struct Mixed {
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("a duration is such as 10s or 500ms: {error}"))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("a rate is a number from 0.001 to 1000000".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@ mod clock;
 mod compare;
 mod driver;
 mod error;
+mod filter;
 mod fleets;
 mod floor;
 mod http;
+mod inspect;
 mod process;
 mod publisher;
 mod report;
@@ -23,7 +25,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, Common, Until},
+    cli::{Cli, Command, Common},
     error::{Doing, Result},
     report::Findings,
 };
@@ -51,13 +53,10 @@ fn run(command: &Command) -> Result<bool> {
         Command::Compare(args) => return compare::compare(args),
         Command::Summarize(args) => return compare::summarize(args),
         Command::Idle(args) => (scenario::idle(args)?, &args.common),
-        Command::Flood(args) => (
-            scenario::fan_out("flood", &args.common, args.connections, args.depth, args.until)?,
-            &args.common,
-        ),
-        Command::Serial(args) => {
-            (scenario::fan_out("serial", &args.common, args.connections, 1, Until::Delivered)?, &args.common)
-        }
+        Command::Flood(args) => (scenario::flood(args)?, &args.common),
+        Command::Serial(args) => (scenario::serial(args)?, &args.common),
+        Command::Paced(args) => (scenario::paced(args)?, &args.common),
+        Command::Filtered(args) => (scenario::filtered(args)?, &args.common),
         Command::Targeted(args) => (scenario::targeted(args)?, &args.common),
         Command::Mixed(args) => (scenario::mixed(args)?, &args.common),
     };

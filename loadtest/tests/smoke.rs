@@ -1,16 +1,88 @@
-//! Every scenario runs, small and against the bare server, and finds nothing wrong.
+//! Every scenario runs, small, and finds nothing wrong: against the bare server where that can carry it out, and
+//! else against Fanfare.
 
-use std::process::{Command, Output};
+use std::{
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+/// The `fanfare` binary: what `LOADTEST_FANFARE` names, or the one beside the harness, which is built if it is not there.
+fn fanfare() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| {
+        if let Some(path) = std::env::var_os("LOADTEST_FANFARE") {
+            return path.into_string().expect("a path in UTF-8");
+        }
+        let harness = Path::new(env!("CARGO_BIN_EXE_fanfare-loadtest"));
+        let path = harness.with_file_name("fanfare");
+        if !path.exists() {
+            let profile = harness.parent().expect("a profile's directory");
+            let target = profile.parent().expect("a target directory");
+            let release = profile.ends_with("release").then_some("--release");
+            let built = Command::new(env!("CARGO"))
+                .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace"))
+                .args(["build", "--locked", "-p", "fanfare", "--bin", "fanfare", "--target-dir"])
+                .arg(target)
+                .args(release)
+                .status()
+                .expect("cargo runs");
+            assert!(built.success() && path.exists(), "fanfare was not built at {}", path.display());
+        }
+        path.into_os_string().into_string().expect("a path in UTF-8")
+    })
+}
 
 fn loadtest(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fanfare-loadtest")).args(args).output().expect("the harness runs")
 }
 
+/// A server that was not started by the harness.
+struct Running {
+    address: String,
+    child: Child,
+}
+
+impl Running {
+    /// Starts `program` with `args` and where to listen; anew if something else took the port meanwhile.
+    fn start(program: &str, args: &[&str]) -> Self {
+        for _ in 0..5 {
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
+            let address = free.to_string();
+            let mut command = Command::new(program);
+            let child = command.args(args).args(["--listen", &address]).stdout(Stdio::null()).spawn();
+            let mut running = Self { address, child: child.expect("it runs") };
+            while matches!(running.child.try_wait(), Ok(None)) {
+                if TcpStream::connect(free).is_ok() {
+                    return running;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        panic!("{program} {args:?} does not start");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Runs one scenario for a fifth of a second; answers its findings.
 fn findings(scenario: &str, more: &[&str]) -> Value {
-    let short = ["--repeat", "1", "--duration", "200ms", "--json"];
+    findings_of(scenario, "200ms", more)
+}
+
+fn findings_of(scenario: &str, duration: &str, more: &[&str]) -> Value {
+    let short = ["--repeat", "1", "--duration", duration, "--json"];
     let output = loadtest(&[&[scenario], &short[..], more].concat());
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{scenario}: {text}{}", String::from_utf8_lossy(&output.stderr));
@@ -25,12 +97,33 @@ fn figure(findings: &Value, name: &str) -> f64 {
 
 #[test]
 fn events_to_everyone_are_counted_and_timed() {
-    for (scenario, more) in [("flood", &["--depth", "4"][..]), ("serial", &[])] {
+    for (scenario, more) in [("flood", &["--depth", "4"][..]), ("serial", &[]), ("paced", &["--rate", "300"])]
+    {
         let found = findings(scenario, &[&["--floor", "-n", "40"], more].concat());
         assert!(figure(&found, "deliveries a second") > 40.0);
         assert!(figure(&found, "request to arrival p99") > 0.0);
         assert_eq!(found["faults"]["lost"], 0);
     }
+}
+
+#[test]
+fn a_stall_of_the_server_counts_for_everything_that_was_due() {
+    let floor = Running::start(env!("CARGO_BIN_EXE_fanfare-loadtest"), &["floor"]);
+    let pid = Pid::from_raw(floor.child.id() as i32).expect("a process");
+    let paced = ["--url", &floor.address, "-n", "20", "--rate", "100"];
+    let found = std::thread::scope(|scope| {
+        let run = scope.spawn(|| findings_of("paced", "1s", &paced));
+        while !run.is_finished() {
+            for (signal, pause) in [(Signal::STOP, 300), (Signal::CONT, 100)] {
+                kill_process(pid, signal).expect("it lives");
+                std::thread::sleep(Duration::from_millis(pause));
+            }
+        }
+        run.join().expect("it finds something")
+    });
+    // It stands still most of the time; had sending waited for it, most events would have been fast.
+    assert!(figure(&found, "request to arrival p50") > 5.0, "{found}");
+    assert_eq!(found["faults"]["unsent"], 0);
 }
 
 #[test]
@@ -46,6 +139,31 @@ fn single_events_are_timed_beside_scans() {
     let found = findings("mixed", &["--floor", "-n", "60", "--probes", "10", "--rate", "200"]);
     assert!(figure(&found, "p99 with scans over p99 alone") > 0.0);
     assert!(figure(&found, "floor: with scans, scans a second") > 0.0);
+}
+
+#[test]
+fn events_through_a_filter_are_held_against_as_many_connections_alone() {
+    for (share, by) in [("1", "index"), ("50", "scan"), ("100", "scan"), ("100", "index")] {
+        let more = ["--server-binary", fanfare(), "-n", "100", "--match", share, "--by", by];
+        let found = findings("filtered", &more);
+        assert!(figure(&found, "filtered, server CPU per event") >= 0.0);
+        assert!(figure(&found, "p99 to arrival, filtered over alone") > 0.0);
+    }
+}
+
+#[test]
+fn a_filter_that_is_answered_otherwise_than_asked_ends_the_test() {
+    let output = loadtest(&["filtered", "--floor"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the floor knows no filters"));
+    let secret = ["--token-secret", "load-test-secret-0123456789abcdef"];
+    let bare = Running::start(fanfare(), &[&["serve", "--log", "warn"], &secret[..]].concat());
+    let output = loadtest(&["filtered", "--url", &bare.address, "-n", "100"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("start it with --index auth.tenant"), "{said}");
+    let more = ["--url", &bare.address, "-n", "100", "--by", "scan"];
+    let found = findings("filtered", &more);
+    assert!(figure(&found, "filtered, request to arrival p99") > 0.0);
+    assert!(!found.to_string().contains("alone"), "there is no server for it");
 }
 
 #[test]

@@ -37,15 +37,13 @@ pub(crate) struct Connect {
 pub(crate) enum Order {
     /// Connect, and say [`Notice::Connected`] when all are open.
     Connect(Connect),
-    /// Count from zero: events of `round`, in `streams`. Each time all connections have had one more event of a
-    /// stream in `watched`, say so.
+    /// Count from zero.
     Begin {
         /// The measurement.
         round: u16,
-        /// Its streams.
-        streams: u16,
-        /// Those of which each event goes to everyone.
-        watched: Vec<u16>,
+        /// By stream: how many of these connections each event reaches. Each time so many have had one more, say
+        /// so; 0 where that is not known.
+        reach: Vec<u64>,
     },
     /// Wait for what is expected, or until nothing comes for `patience_ms`; then report.
     End {
@@ -65,7 +63,7 @@ pub(crate) enum Notice {
     Connected,
     /// Counting has begun.
     Began,
-    /// All connections have had one more event of this stream.
+    /// All connections that it reaches have had one more event of this stream.
     Done(u16),
     /// What came.
     Report(Box<Report>),

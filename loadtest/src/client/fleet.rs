@@ -138,8 +138,8 @@ impl Fleet {
                     self.driver = Some(order.driver.clone());
                     self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0 });
                 }
-                Order::Begin { round, streams, watched } => {
-                    self.tally = Tally::new(round, streams, &watched, self.connections.len())?;
+                Order::Begin { round, reach } => {
+                    self.tally = Tally::new(round, reach, self.connections.len())?;
                     self.control.send(&Notice::Began)?;
                 }
                 Order::End { expected, patience_ms } => {
@@ -190,7 +190,6 @@ impl Fleet {
     }
 
     fn handle(&mut self, index: usize, is_writable: bool) -> Result<()> {
-        let connections = self.connections.len();
         let (Some(Some(connection)), Some(driver)) = (self.connections.get_mut(index), &self.driver) else {
             return Ok(());
         };
@@ -205,7 +204,7 @@ impl Fleet {
         let mut listener = Listener { dialect, user, pings: &mut self.pings };
         let readout = connection.readable(&mut self.buffer, &mut listener, |frame| {
             for stamp in Stamp::all(frame) {
-                if let Some(stream) = tally.note(index, stamp, now, connections)
+                if let Some(stream) = tally.note(index, stamp, now)
                     && told.is_ok()
                 {
                     told = control.send(&Notice::Done(stream));

@@ -38,6 +38,8 @@ pub(crate) struct Report {
     pub(crate) duplicates: u64,
     /// Events that came behind a later one of their stream.
     pub(crate) reordered: u64,
+    /// Events that came to connections which they were not for.
+    pub(crate) misdirected: u64,
     /// Events of an earlier measurement.
     pub(crate) stray: u64,
     /// Connections that ended.
@@ -57,6 +59,7 @@ impl Report {
         self.lost += other.lost;
         self.duplicates += other.duplicates;
         self.reordered += other.reordered;
+        self.misdirected += other.misdirected;
         self.stray += other.stray;
         self.ended += other.ended;
         self.pings += other.pings;
@@ -81,7 +84,8 @@ pub(crate) fn merge(into: &mut Histogram<u64>, counted: &[(u64, u64)]) {
 pub(super) struct Tally {
     round: u16,
     streams: usize,
-    watched: Vec<bool>,
+    /// By stream: how many connections each event reaches, or 0.
+    reach: Vec<u64>,
     arrived: Vec<u64>,
     tracks: Vec<Track>,
     latencies: Vec<Histogram<u64>>,
@@ -90,12 +94,12 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Counters at zero for `connections`.
-    pub(super) fn new(round: u16, streams: u16, watched: &[u16], connections: usize) -> Result<Self> {
-        let streams = usize::from(streams);
+    pub(super) fn new(round: u16, reach: Vec<u64>, connections: usize) -> Result<Self> {
+        let streams = reach.len();
         Ok(Self {
             round,
             streams,
-            watched: (0..streams).map(|stream| watched.contains(&(stream as u16))).collect(),
+            reach,
             arrived: vec![0; streams],
             tracks: vec![Track::default(); streams * connections],
             latencies: (0..streams).map(|_| histogram()).collect::<Result<_>>()?,
@@ -103,14 +107,8 @@ impl Tally {
         })
     }
 
-    /// Notes an event; answers the stream if `connections` have all had this one of a watched stream.
-    pub(super) fn note(
-        &mut self,
-        connection: usize,
-        stamp: Stamp,
-        now: u64,
-        connections: usize,
-    ) -> Option<u16> {
+    /// Notes an event; answers the stream if all whom its event reaches have had it.
+    pub(super) fn note(&mut self, connection: usize, stamp: Stamp, now: u64) -> Option<u16> {
         let stream = usize::from(stamp.stream);
         if stamp.round != self.round || stream >= self.streams {
             self.report.stray += 1;
@@ -128,8 +126,8 @@ impl Tally {
         }
         self.latencies[stream].saturating_record(now.saturating_sub(stamp.at).max(1));
         self.arrived[stream] += 1;
-        let all = self.watched[stream] && self.arrived[stream].is_multiple_of(connections as u64);
-        all.then_some(stamp.stream)
+        let reach = self.reach[stream];
+        (reach > 0 && self.arrived[stream].is_multiple_of(reach)).then_some(stamp.stream)
     }
 
     /// Whether everything that `expected` names has come.
@@ -154,6 +152,7 @@ impl Tally {
             for (stream, expected) in expected.iter().enumerate().take(self.streams) {
                 let track = &self.tracks[connection * self.streams + stream];
                 report.lost += track.lost(expected.of(connection));
+                report.misdirected += track.surplus(expected.of(connection));
             }
         }
         let counted = |latencies: &Histogram<u64>| {
@@ -161,5 +160,35 @@ impl Tally {
         };
         report.latencies = self.latencies.iter().map(counted).collect();
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(stream: u16, sequence: u32) -> Stamp {
+        Stamp { round: 1, stream, sequence, at: 1 }
+    }
+
+    #[test]
+    fn each_stream_tells_when_all_whom_it_reaches_have_its_event() {
+        let mut tally = Tally::new(1, vec![2, 0], 3).unwrap();
+        let mut told = |connection, stream| tally.note(connection, stamp(stream, 0), 5);
+        assert_eq!([told(0, 0), told(0, 1), told(1, 1), told(2, 1)], [None; 4]);
+        assert_eq!(told(2, 0), Some(0), "whichever two they are");
+    }
+
+    #[test]
+    fn what_came_is_held_against_what_each_connection_was_to_have() {
+        let mut tally = Tally::new(1, vec![0], 3).unwrap();
+        for (connection, sequence) in [(0, 0), (0, 1), (1, 0), (2, 0)] {
+            tally.note(connection, stamp(0, sequence), 5);
+        }
+        tally.note(0, Stamp { round: 0, ..stamp(0, 0) }, 5);
+        let expected = [Expected::Listed(vec![2, 2, 0])];
+        assert!(tally.is_complete(&expected, 3), "four were meant, and four came");
+        let report = tally.finish(&expected, 3);
+        assert_eq!((report.deliveries, report.lost, report.misdirected, report.stray), (4, 1, 1, 1));
     }
 }

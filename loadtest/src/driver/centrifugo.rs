@@ -91,7 +91,7 @@ impl Dialect for Centrifugo {
     fn emit(&self, to: SocketAddr, recipients: Recipients, data: &str) -> Vec<u8> {
         let channel = match recipients {
             Recipients::User(user) => channel(user),
-            Recipients::Everyone | Recipients::Scan => EVERYONE.into(),
+            Recipients::Everyone | Recipients::Matching(_) => EVERYONE.into(),
         };
         let key = format!("X-API-Key: {}\r\n", self.key);
         http::post(to, "/api/publish", &key, &format!(r#"{{"channel":"{channel}","data":{data}}}"#))

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, process::Command};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Dialect, Recipients, Step};
 use crate::{
@@ -10,9 +11,6 @@ use crate::{
     http,
     token::{self, Signer},
 };
-
-/// True for every user of a test, and only found out by looking at each.
-const SCAN: &str = r#"auth.tenant.startsWith(\"tenant-\") && size(auth.email) > 0"#;
 
 /// What a Fanfare server wants of its clients and callers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,6 +24,11 @@ pub(crate) struct Fanfare {
 impl Fanfare {
     pub(super) fn new(target: &Target) -> Self {
         Self { secret: target.token_secret.clone(), key: target.api_key.clone() }
+    }
+
+    /// The header line that a caller is let in by.
+    pub(super) fn authorization(&self) -> String {
+        self.key.as_ref().map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"))
     }
 
     pub(super) fn floor() -> Self {
@@ -64,12 +67,10 @@ impl Dialect for Fanfare {
         let target = match recipients {
             Recipients::User(user) => format!(r#","to":{{"users":["{}"]}}"#, token::name(user)),
             Recipients::Everyone => String::new(),
-            Recipients::Scan => format!(r#","filter":"{SCAN}""#),
+            Recipients::Matching(filter) => format!(r#","filter":{}"#, Value::from(filter.text())),
         };
         let body = format!(r#"{{"event":"load","data":{data}{target}}}"#);
-        let key =
-            self.key.as_ref().map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"));
-        http::post(to, "/v1/emit", &key, &body)
+        http::post(to, "/v1/emit", &self.authorization(), &body)
     }
 
     fn knows_filters(&self) -> bool {
@@ -80,6 +81,7 @@ impl Dialect for Fanfare {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::Filter;
 
     fn fanfare() -> Fanfare {
         Fanfare { secret: "0123456789abcdef0123456789abcdef".into(), key: Some("k".into()) }
@@ -87,7 +89,8 @@ mod tests {
 
     #[test]
     fn every_emit_has_a_body_of_json() {
-        for recipients in [Recipients::User(3), Recipients::Everyone, Recipients::Scan] {
+        let matching = Recipients::Matching(Filter::SCAN_ALL);
+        for recipients in [Recipients::User(3), Recipients::Everyone, matching] {
             let request = fanfare().emit(([127, 0, 0, 1], 1).into(), recipients, "\"d\"");
             let request = String::from_utf8(request).unwrap();
             let (head, body) = request.split_once("\r\n\r\n").unwrap();

@@ -17,6 +17,7 @@ use self::{centrifugo::Centrifugo, fanfare::Fanfare, plain::Plain, pusher::Pushe
 use crate::{
     cli::{Kind, Target},
     error::{Result, failed},
+    filter::Filter,
     http,
 };
 
@@ -27,8 +28,8 @@ pub(crate) enum Recipients {
     User(usize),
     /// Every connection.
     Everyone,
-    /// Every connection again, but through a filter that no index can narrow. Only Fanfare's dialect knows filters.
-    Scan,
+    /// The users that match a filter. Only Fanfare's dialect knows filters.
+    Matching(Filter),
 }
 
 /// What a client does next that is not open yet.
@@ -156,6 +157,14 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    /// The header line of a caller who asks the server something, where it has such; else nothing.
+    pub(crate) fn authorization(&self) -> String {
+        match &self.driver {
+            Driver::Fanfare(fanfare) => fanfare.authorization(),
+            _ => String::new(),
+        }
+    }
+
     /// The whole request that emits an event with `data` (JSON text) to `recipients`, on a connection that is kept.
     pub(crate) fn emit(&self, recipients: Recipients, data: &str) -> Vec<u8> {
         self.driver.dialect().emit(self.address, recipients, data)

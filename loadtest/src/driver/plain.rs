@@ -61,7 +61,7 @@ impl Dialect for Plain {
         let event = format!(r#"{{"event":"load","data":{data}}}"#);
         match recipients {
             Recipients::User(user) => http::post(to, &fill(&self.user, user), "", &event),
-            Recipients::Everyone | Recipients::Scan => http::post(to, &self.emit, "", &event),
+            Recipients::Everyone | Recipients::Matching(_) => http::post(to, &self.emit, "", &event),
         }
     }
 }

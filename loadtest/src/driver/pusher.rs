@@ -114,7 +114,7 @@ impl Dialect for Pusher {
     fn emit(&self, to: SocketAddr, recipients: Recipients, data: &str) -> Vec<u8> {
         let channel = match recipients {
             Recipients::User(user) => channel(user),
-            Recipients::Everyone | Recipients::Scan => EVERYONE.into(),
+            Recipients::Everyone | Recipients::Matching(_) => EVERYONE.into(),
         };
         // The data of an event is a string, which holds JSON.
         let data = serde_json::Value::from(data);

@@ -38,7 +38,7 @@ impl Dialect for SocketIo {
     fn emit(&self, to: SocketAddr, recipients: Recipients, data: &str) -> Vec<u8> {
         match recipients {
             Recipients::User(user) => http::post(to, &format!("/emit?user={}", token::name(user)), "", data),
-            Recipients::Everyone | Recipients::Scan => http::post(to, "/emit", "", data),
+            Recipients::Everyone | Recipients::Matching(_) => http::post(to, "/emit", "", data),
         }
     }
 }

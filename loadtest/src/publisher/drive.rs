@@ -22,6 +22,12 @@ const ALARM: Token = Token(usize::MAX / 2 - 1);
 /// How long the last answers, and then the last events, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long after the end what was due before is still sent, late. A server that was slow is not spared it.
+const BACKLOG: Duration = Duration::from_secs(5);
+
+/// How long the loop sleeps at most where nothing happens.
+const TICK: Duration = Duration::from_millis(50);
+
 /// When a measurement stops sending.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
@@ -79,10 +85,15 @@ struct Drive<'f> {
     fleets: &'f mut Fleets,
     round: u16,
     began: u64,
+    /// When sending ends.
+    until: u64,
     lanes: Vec<Running>,
     callers: Vec<Caller>,
+    /// Since when each caller has been free, or was last.
+    free: Vec<u64>,
     alarm: Alarm,
-    stopping: bool,
+    /// What the alarm is set to.
+    alarm_at: u64,
 }
 
 impl<'f> Drive<'f> {
@@ -90,10 +101,12 @@ impl<'f> Drive<'f> {
         let mut drive = Self {
             round,
             began: 0,
+            until: u64::MAX,
             lanes: Vec::new(),
             callers: Vec::new(),
+            free: Vec::new(),
             alarm: Alarm::new()?,
-            stopping: false,
+            alarm_at: 0,
             fleets,
         };
         let registry = drive.fleets.poll.registry();
@@ -112,41 +125,51 @@ impl<'f> Drive<'f> {
             drive.lanes.push(Running::new(lane, stream, users)?);
             stream += streams;
         }
-        drive.begin(stream)?;
+        drive.begin()?;
         drive.began = clock::now();
+        drive.free = vec![drive.began; drive.callers.len()];
         for running in &mut drive.lanes {
             running.start(drive.began);
         }
         Ok(drive)
     }
 
-    fn begin(&mut self, streams: u16) -> Result<()> {
+    fn begin(&mut self) -> Result<()> {
         for at in 0..self.fleets.len() {
-            let reaching = self.lanes.iter().filter(|running| running.lane.fleets.contains(&at));
-            let watched = reaching.flat_map(Running::watched).collect();
-            self.fleets.tell(at, &Order::Begin { round: self.round, streams, watched })?;
+            let users = self.fleets.users(&(at..at + 1));
+            let mut reach = Vec::new();
+            for running in &mut self.lanes {
+                let here = running.lane.fleets.contains(&at);
+                let each = running.reach(&users).filter(|_| here).unwrap_or(0);
+                running.fleets_reached += usize::from(each > 0);
+                reach.extend(std::iter::repeat_n(each as u64, Running::streams(&running.lane).into()));
+            }
+            self.fleets.tell(at, &Order::Begin { round: self.round, reach })?;
         }
         let all = 0..self.fleets.len();
         self.fleets.hear(all, PATIENCE, |_, notice| matches!(notice, Notice::Began))
     }
 
     fn run(&mut self, bound: Bound) -> Result<()> {
-        let until = self.began + clock::nanos(bound.duration);
+        self.until = self.began + clock::nanos(bound.duration);
         let mut events = Events::with_capacity(256);
         loop {
             let now = clock::now();
-            let enough = self.lanes.iter().any(|running| running.outcome.sent >= bound.events);
-            self.stopping |= now >= until || enough;
-            if !self.stopping {
-                self.fire()?;
-            } else if self.callers.iter().all(|caller| caller.flight.is_none()) {
+            if self.lanes.iter().any(|running| running.outcome.sent >= bound.events) {
+                self.until = self.until.min(now);
+            }
+            if now > self.until + clock::nanos(BACKLOG) {
+                self.lanes.iter_mut().for_each(|running| running.give_up(self.until));
+            }
+            self.fire(now)?;
+            if self.is_over(now)? {
                 return Ok(());
             }
-            if now > until + clock::nanos(PATIENCE) {
-                let under_way = self.callers.iter().filter(|caller| caller.flight.is_some()).count();
-                return failed(format!("{under_way} events were not answered, or not delivered to all"));
-            }
-            match self.fleets.poll.poll(&mut events, Some(Duration::from_millis(50))) {
+            let pause = match Duration::from_nanos(self.until.saturating_sub(now)) {
+                Duration::ZERO => TICK,
+                left => left.clamp(Duration::from_millis(1), TICK),
+            };
+            match self.fleets.poll.poll(&mut events, Some(pause)) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 other => other.doing("the event loop failed")?,
             }
@@ -161,34 +184,47 @@ impl<'f> Drive<'f> {
         }
     }
 
+    /// Whether all that was due has been sent and answered.
+    fn is_over(&self, now: u64) -> Result<bool> {
+        let under_way = self.callers.iter().filter(|caller| caller.flight.is_some()).count();
+        if now > self.until + clock::nanos(PATIENCE) {
+            return failed(format!("{under_way} events were not answered, or not delivered to all"));
+        }
+        let sent = self.lanes.iter().all(|running| running.due(now, self.until).is_none());
+        Ok(now >= self.until && sent && under_way == 0)
+    }
+
     /// Lets every idle caller send whose lane is due, and sets the alarm for the next.
-    fn fire(&mut self) -> Result<()> {
+    fn fire(&mut self, now: u64) -> Result<()> {
         for at in 0..self.callers.len() {
             if self.callers[at].flight.is_none() {
-                self.fire_one(at)?;
+                self.fire_one(at, now)?;
             }
         }
-        let paced = self.lanes.iter().filter(|running| matches!(running.lane.pace, Pace::PerSecond(_)));
-        match paced.map(|running| running.due(0)).min() {
-            Some(due) => self.alarm.set(due),
-            None => Ok(()),
+        let paced = self.lanes.iter().filter(|running| running.is_paced());
+        // What is due already waits for a caller, and an answer wakes the loop.
+        let due = paced.filter_map(|running| running.due(now, self.until)).filter(|&due| due > now).min();
+        match due {
+            Some(due) if due != self.alarm_at => {
+                self.alarm_at = due;
+                self.alarm.set(due)
+            }
+            _ => Ok(()),
         }
     }
 
-    fn fire_one(&mut self, at: usize) -> Result<()> {
+    fn fire_one(&mut self, at: usize, now: u64) -> Result<()> {
         let caller = &mut self.callers[at];
         let running = &mut self.lanes[caller.lane];
-        let now = clock::now();
-        let due = running.due(now);
-        if due > now {
-            return Ok(());
-        }
-        let Some((recipients, sequence)) = running.next(now) else { return Ok(()) };
+        let Some(due) = running.due(now, self.until).filter(|&due| due <= now) else { return Ok(()) };
+        let exact = clock::now();
+        let due = if running.is_paced() { due } else { exact };
+        let Some((recipients, sequence)) = running.next(exact, self.free[at]) else { return Ok(()) };
         let sequence = sequence.unwrap_or(caller.sequence);
         let stamp = Stamp { round: self.round, stream: caller.stream, sequence, at: due };
         let request = running.lane.api.emit(recipients, &stamp.data(running.lane.bytes));
-        let fleets_waiting =
-            if running.lane.pace == Pace::OnDelivery { running.lane.fleets.len() } else { 0 };
+        let waits = running.lane.pace == Pace::OnDelivery;
+        let fleets_waiting = if waits { running.fleets_reached } else { 0 };
         caller.send(request, Flight { recipients, at: due, answered: false, fleets_waiting })
     }
 
@@ -201,17 +237,19 @@ impl<'f> Drive<'f> {
         caller.sequence += u32::from(taken);
         if !taken || flight.fleets_waiting == 0 {
             caller.flight = None;
+            self.free[at] = clock::now();
         }
         Ok(())
     }
 
     fn heard(&mut self, notice: &Notice) {
         let Notice::Done(stream) = notice else { return };
-        let Some(caller) = self.callers.iter_mut().find(|caller| caller.stream == *stream) else { return };
-        let Some(flight) = &mut caller.flight else { return };
+        let Some(at) = self.callers.iter().position(|caller| caller.stream == *stream) else { return };
+        let Some(flight) = &mut self.callers[at].flight else { return };
         flight.fleets_waiting = flight.fleets_waiting.saturating_sub(1);
         if flight.answered && flight.fleets_waiting == 0 {
-            caller.flight = None;
+            self.callers[at].flight = None;
+            self.free[at] = clock::now();
         }
     }
 
@@ -222,14 +260,11 @@ impl<'f> Drive<'f> {
             let mut expected = Vec::new();
             for running in &self.lanes {
                 let reached = running.lane.fleets.contains(&at);
-                if running.watched().is_empty() {
-                    expected.push(if reached { running.expected(&users) } else { Expected::Each(0) });
-                    continue;
-                }
-                for stream in running.watched() {
+                for stream in running.stream..running.stream + Running::streams(&running.lane) {
                     let caller = self.callers.iter().find(|caller| caller.stream == stream);
                     let sent = caller.map_or(0, |caller| caller.sequence);
-                    expected.push(Expected::Each(if reached { sent } else { 0 }));
+                    let here = running.expected(&users, sent);
+                    expected.push(if reached { here } else { Expected::Each(0) });
                 }
             }
             self.fleets.tell(at, &Order::End { expected, patience_ms: PATIENCE.as_millis() as u64 })?;

@@ -35,10 +35,13 @@ pub(crate) struct Faults {
     pub(crate) lost: u64,
     pub(crate) duplicates: u64,
     pub(crate) reordered: u64,
+    pub(crate) misdirected: u64,
     pub(crate) stray: u64,
     pub(crate) connections_ended: u64,
     /// 503: said, so no fault, but figures of less load than meant.
     pub(crate) refused: u64,
+    /// Due at a rate that the server did not keep up with, and never sent: said likewise.
+    pub(crate) unsent: u64,
 }
 
 impl Findings {
@@ -59,7 +62,7 @@ impl Findings {
         figure.median = median(&figure.values);
     }
 
-    /// Adds percentiles of nanoseconds, in milliseconds.
+    /// Adds percentiles and the maximum of nanoseconds, in milliseconds.
     pub(crate) fn add_latencies(&mut self, name: &str, latencies: &Histogram<u64>) {
         if latencies.is_empty() {
             return;
@@ -68,23 +71,26 @@ impl Findings {
             let value = latencies.value_at_quantile(quantile) as f64 / 1e6;
             self.add(format!("{name} {label}"), "ms", value);
         }
+        self.add(format!("{name} max"), "ms", latencies.max() as f64 / 1e6);
     }
 
     /// Counts what went wrong in one measurement.
     pub(crate) fn blame(&mut self, outcome: &Outcome) {
-        let client::Report { lost, duplicates, reordered, stray, ended, .. } = outcome.report;
+        let client::Report { lost, duplicates, reordered, misdirected, stray, ended, .. } = outcome.report;
         self.faults.lost += lost;
         self.faults.duplicates += duplicates;
         self.faults.reordered += reordered;
+        self.faults.misdirected += misdirected;
         self.faults.stray += stray;
         self.faults.connections_ended = self.faults.connections_ended.max(ended);
         self.faults.refused += outcome.lanes.iter().map(|lane| lane.refused).sum::<u64>();
+        self.faults.unsent += outcome.lanes.iter().map(|lane| lane.unsent).sum::<u64>();
     }
 
     /// Whether every event came once, in order, to connections that stayed.
     pub(crate) fn is_clean(&self) -> bool {
-        let Faults { lost, duplicates, reordered, stray, connections_ended, refused: _ } = self.faults;
-        lost + duplicates + reordered + stray + connections_ended == 0
+        let Faults { lost, duplicates, reordered, misdirected, stray, connections_ended, .. } = self.faults;
+        lost + duplicates + reordered + misdirected + stray + connections_ended == 0
     }
 }
 

@@ -21,11 +21,12 @@ impl fmt::Display for Findings {
             }
             writeln!(f)?;
         }
-        let Faults { lost, duplicates, reordered, stray, connections_ended, refused } = &self.faults;
+        let Faults { lost, duplicates, reordered, misdirected, stray, .. } = &self.faults;
+        let Faults { connections_ended, refused, unsent, .. } = &self.faults;
         writeln!(
             f,
-            "  faults: {lost} lost, {duplicates} repeated, {reordered} out of order, {stray} stray, \
-             {connections_ended} connections ended; {refused} refused (503)"
+            "  faults: {lost} lost, {duplicates} repeated, {reordered} out of order, {misdirected} misdirected, \
+             {stray} stray, {connections_ended} connections ended; {refused} refused (503), {unsent} due and unsent"
         )
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     cli::Mixed,
     driver,
     error::{Result, failed},
+    filter::Filter,
     publisher::{Aim, Lane, Outcome, Pace},
     report::Findings,
     server::Server,
@@ -65,7 +66,7 @@ fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
 
 fn scan(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
     Lane {
-        aim: Aim::Scan,
+        aim: Aim::Matching(Filter::SCAN_ALL),
         pace: args.scan_rate.map_or(Pace::OnDelivery, Pace::PerSecond),
         callers: 1,
         bytes: args.common.bytes,

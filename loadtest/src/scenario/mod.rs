@@ -1,13 +1,20 @@
 //! The scenarios: each one is lanes, an order of measurements, and the figures that come of them.
 
 mod fan_out;
+mod filtered;
 mod idle;
 mod mixed;
 mod targeted;
 
 use std::{ops::Range, time::Duration};
 
-pub(crate) use self::{fan_out::fan_out, idle::idle, mixed::mixed, targeted::targeted};
+pub(crate) use self::{
+    fan_out::{flood, paced, serial},
+    filtered::filtered,
+    idle::idle,
+    mixed::mixed,
+    targeted::targeted,
+};
 use crate::{
     cli::Common,
     error::Result,
