@@ -40,6 +40,15 @@ pub(super) struct Run {
     pub(super) errors: String,
 }
 
+impl Run {
+    /// What a scenario says last of why it failed; it, and a server that it starts, may have said much before.
+    pub(super) fn reason(&self) -> &str {
+        let mut lines = self.errors.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+        let last = lines.clone().next().unwrap_or_default();
+        lines.find_map(|line| line.strip_prefix("error: ")).unwrap_or(last)
+    }
+}
+
 /// Runs `command` until it ends, or ends it after `limit` or when `stop` is set. Nothing that it has started is left
 /// when this returns, as long as it stays in its process group.
 pub(super) fn run(mut command: Command, limit: Duration, stop: &AtomicBool) -> Result<Run> {
@@ -128,6 +137,14 @@ mod tests {
             (Ended::Exited(2), "said\n", "wrong\n")
         );
         assert_eq!(shell("kill -9 $$", Duration::from_secs(10), false).ended, Ended::Killed(9));
+    }
+
+    #[test]
+    fn the_reason_is_the_error_and_not_what_a_server_says() {
+        let run =
+            shell("echo 'error: this; that' >&2; echo 'WARN it ends' >&2", Duration::from_secs(10), false);
+        assert_eq!(run.reason(), "this; that");
+        assert_eq!(shell("echo one >&2; echo two >&2", Duration::from_secs(10), false).reason(), "two");
     }
 
     #[test]

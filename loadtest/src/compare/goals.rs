@@ -53,6 +53,9 @@ fn by_case(page: &mut String, wide: &[&[Judged]], divisor: usize) {
 }
 
 fn one_by_one(page: &mut String, single: &[&[Judged]]) {
+    if single.is_empty() {
+        return;
+    }
     page.push_str("\n| load | goal | at most | measured | verdict |\n| --- | --- | --- | --- | --- |\n");
     for goal in single.iter().copied().flatten() {
         let _ = writeln!(page, "{} {} | {} |", start(goal), measured(goal), verdict(goal.verdict));

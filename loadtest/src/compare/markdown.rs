@@ -61,7 +61,7 @@ fn heading(page: &mut String, summary: &Summary) {
         if others { format!(" ({} with the other servers)", setup.other_rounds) } else { String::new() };
     let _ = writeln!(
         page,
-        "{} rounds{others}; in each, every load with one server directly after another, {} s each, in fresh processes.\n",
+        "Rounds: {}{others}; in each, every load with one server directly after another, {} s each, in fresh processes.\n",
         setup.rounds, setup.duration_seconds
     );
     let versions: Vec<_> = setup

@@ -58,12 +58,14 @@ pub(crate) fn compare(args: &Compare) -> Result<bool> {
     let hidden = hidden(args)?;
     let (starters, mut skipped) = starter::enlist(args, &stop)?;
     let present: Vec<Contender> = starters.iter().map(|starter| starter.server).collect();
-    let planned = plan::plan(args.extent(), &present, &args.only);
-    skipped.extend(planned.as_ref().map_or_else(|_| Vec::new(), |(_, skipped)| skipped.clone()));
+    let (steps, without_servers) = plan::plan(args.extent(), &present, &args.only)?;
+    skipped.extend(without_servers);
     for Skipped { what, why } in &skipped {
         eprintln!("skipped: {what}: {why}");
     }
-    let (steps, _) = planned?;
+    if steps.is_empty() {
+        return failed("there is nothing to measure: see what is skipped, and why");
+    }
     let setup = setup(args, &steps, &starters, skipped, &stop);
     let name = args.name.clone().unwrap_or_else(|| setup.machine.short_name());
     let folder = folder::create(&args.into, &format!("{}-{name}", setup.date()))?;

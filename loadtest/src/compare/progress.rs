@@ -70,7 +70,7 @@ fn outcome(step: &Step, measurement: &Measurement) -> String {
     let ends = figures.first().into_iter().chain(figures.last().filter(|_| figures.len() > 1));
     let shown = ends.filter_map(|figure| {
         let value = measurement.figure(figure.name)?;
-        Some(format!("{} {}", super::numbers::short(value), figure.column))
+        Some(format!("{}: {}", figure.column, super::numbers::short(value)))
     });
     let mut words: Vec<String> = shown.collect();
     words.extend(measurement.error.clone());

@@ -113,12 +113,12 @@ fn arguments(step: &Step, extent: Extent, starter: &Starter, rate: Option<f64>) 
 /// What a scenario has found, and what was wrong.
 fn judge(run: &Run) -> (Option<serde_json::Value>, Option<String>) {
     let findings = serde_json::from_str(&run.output).ok();
-    let said = run.errors.trim();
+    let said = run.reason();
     let error = match &run.ended {
         Ended::Exited(0) if findings.is_some() => None,
         Ended::Exited(0) => Some("it printed no report".to_owned()),
         Ended::Exited(1) => Some("faults".to_owned()),
-        Ended::Exited(_) => Some(said.trim_start_matches("error: ").to_owned()),
+        Ended::Exited(_) => Some(said.to_owned()),
         Ended::Killed(signal) => Some(format!("it was ended by signal {signal}; {said}")),
         Ended::TooLate => Some(format!("it hung, and was ended; {said}")),
         Ended::Stopped => Some("it was called off".to_owned()),

@@ -104,7 +104,10 @@ fn arguments(server: Contender, program: Option<&Path>) -> Vec<String> {
         arguments.extend(["--server-binary".to_owned(), program.display().to_string()]);
     }
     match server {
-        Contender::Fanfare => arguments.extend(["--api-key".to_owned(), API_KEY.to_owned()]),
+        // Clients are gone when it is stopped: there is no need to announce it.
+        Contender::Fanfare => {
+            arguments.extend(["--api-key", API_KEY, "--server-arg=--drain-delay=0s"].map(str::to_owned));
+        }
         Contender::UWebSockets => arguments.extend(["--server-arg".to_owned(), "{port}".to_owned()]),
         _ => {}
     }
@@ -121,9 +124,9 @@ fn trial(server: Contender, arguments: &[String], stop: &AtomicBool) -> Result<O
         Ended::Exited(1) => Some("events to ten clients are lost, repeated or out of order".to_owned()),
         Ended::TooLate => Some(format!("it does not serve ten clients in {PATIENCE:?}")),
         _ => {
-            let known = format!("error: {} cannot be started: ", kind(server));
-            let why = run.errors.trim();
-            Some(why.strip_prefix(&known).or(why.strip_prefix("error: ")).unwrap_or(why).to_owned())
+            let why = run.reason();
+            let known = format!("{} cannot be started: ", kind(server));
+            Some(why.strip_prefix(&known).unwrap_or(why).to_owned())
         }
     })
 }

@@ -108,8 +108,10 @@ fn phases(family: &'static Family) -> impl Iterator<Item = Phase> {
 
 fn goals(family: &'static Family, results: &Results<'_>) -> Vec<Judged> {
     let pairs = family.goals.iter().flat_map(|goal| phases(family).map(move |phase| (goal, phase)));
-    let about = pairs.filter(|(goal, phase)| goal.is_about(phase.case));
-    about
+    // What was not called for is neither met nor missed.
+    let measured = |phase: Phase| ALL.iter().any(|&server| results.of(phase, server).next().is_some());
+    pairs
+        .filter(|(goal, phase)| goal.is_about(phase.case) && measured(*phase))
         .map(|(goal, phase)| {
             let values = results.bounded(phase, goal);
             Judged {

@@ -200,8 +200,7 @@ mod tests {
     use crate::driver::Driver;
 
     fn running(aim: Aim, pace: Pace, users: Range<usize>) -> Running {
-        let api =
-            Api { address: SocketAddr::from(([127, 0, 0, 1], 1)), driver: Driver::floor() };
+        let api = Api { address: SocketAddr::from(([127, 0, 0, 1], 1)), driver: Driver::floor() };
         let lane = Lane { aim, pace, callers: 2, bytes: 0, api, fleets: 0..1 };
         Running::new(&lane, 0, users).unwrap()
     }
