@@ -1,10 +1,13 @@
 //! What a test found: figures by name, each measured several times, and what went wrong.
 
+mod machine;
+mod measurement;
 mod text;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use self::{machine::Machine, measurement::Measurement};
 use crate::{client, publisher::Outcome};
 
 /// One scenario's findings.
@@ -12,12 +15,18 @@ use crate::{client, publisher::Outcome};
 pub(crate) struct Findings {
     /// The scenario.
     pub(crate) scenario: &'static str,
+    /// The command line, without secrets.
+    pub(crate) command: Vec<String>,
+    /// Where it was run, and when.
+    pub(crate) machine: Machine,
     /// What it was run with.
     pub(crate) settings: Vec<(&'static str, String)>,
     /// In the order of their first mention.
     pub(crate) figures: Vec<Figure>,
     /// What went wrong.
     pub(crate) faults: Faults,
+    /// What the figures were made of.
+    pub(crate) measurements: Vec<Measurement>,
 }
 
 /// One quantity, as often as it was measured.
@@ -47,7 +56,23 @@ pub(crate) struct Faults {
 impl Findings {
     /// Nothing yet.
     pub(crate) fn new(scenario: &'static str, settings: Vec<(&'static str, String)>) -> Self {
-        Self { scenario, settings, figures: Vec::new(), faults: Faults::default() }
+        Self {
+            scenario,
+            command: machine::command_line(),
+            machine: Machine::here(),
+            settings,
+            figures: Vec::new(),
+            faults: Faults::default(),
+            measurements: Vec::new(),
+        }
+    }
+
+    /// Keeps all of one measurement, and counts what went wrong in it. Without a name it is what the scenario is about.
+    pub(crate) fn keep(&mut self, name: &str, outcome: &Outcome) {
+        self.blame(outcome);
+        let name = if name.is_empty() { self.scenario } else { name };
+        let before = self.measurements.iter().filter(|measurement| measurement.name == name).count();
+        self.measurements.push(Measurement::new(name, before + 1, outcome));
     }
 
     /// Adds one measurement of `name`.

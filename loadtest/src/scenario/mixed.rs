@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Setting, WARM_UP, lasting};
+use super::{Setting, WARM_UP, add_memory, lasting};
 use crate::{
     cli::Mixed,
     error::{Result, failed},
@@ -53,6 +53,7 @@ fn calibrate(args: &Mixed, findings: &mut Findings) -> Result<()> {
 
 fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
     Lane {
+        name: "single events",
         aim: Aim::EachInTurn,
         pace: Pace::PerSecond(args.rate),
         callers: CALLERS.min(args.probes),
@@ -64,6 +65,7 @@ fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
 
 fn scan(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
     Lane {
+        name: "scans",
         aim: Aim::Matching(Filter::SCAN_ALL),
         pace: args.scan_rate.map_or(Pace::OnDelivery, Pace::PerSecond),
         callers: 1,
@@ -83,10 +85,10 @@ fn measure(
     setting.drive(lanes, lasting(WARM_UP), None)?;
     for _ in 0..args.common.repeat {
         let mut p99 = |with: bool, findings: &mut Findings| -> Result<f64> {
-            let lanes = if with { &lanes[..] } else { &lanes[..1] };
-            let outcome = setting.drive(lanes, lasting(args.common.duration), server.process)?;
-            findings.blame(&outcome);
-            Ok(note(findings, &format!("{prefix}{}", if with { "with scans" } else { "alone" }), &outcome))
+            let (lanes, name) = if with { (&lanes[..], "with scans") } else { (&lanes[..1], "alone") };
+            let name = format!("{prefix}{name}");
+            let outcome = setting.measure(&name, lanes, (&args.common, server), findings)?;
+            Ok(note(findings, &name, &outcome))
         };
         let alone = p99(false, findings)?;
         let with = p99(true, findings)?;
@@ -107,5 +109,6 @@ fn note(findings: &mut Findings, name: &str, outcome: &Outcome) -> f64 {
         let p99 = scans.deliveries.value_at_quantile(0.99) as f64 / 1e6;
         findings.add(format!("{name}, scan to arrival p99"), "ms", p99);
     }
+    add_memory(findings, name, outcome);
     single.deliveries.value_at_quantile(0.99) as f64
 }
