@@ -132,6 +132,22 @@ fn a_report_has_what_its_figures_were_made_of() {
 }
 
 #[test]
+fn a_page_has_figures_and_curves_and_needs_nothing_else() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report.html");
+    let shown = path.to_str().expect("a path in UTF-8");
+    let more = ["--floor", "-n", "20", "--probes", "5", "--no-calibration", "--report", shown];
+    let output = loadtest(&[&["mixed", "--repeat", "2", "--duration", "600ms"], &more[..]].concat());
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("report: {shown}")));
+    let page = std::fs::read_to_string(&path).expect("a page");
+    for part in ["<h1>mixed</h1>", "2 times 600ms", "p99 with scans over p99 alone", "over time: alone</h2>"]
+    {
+        assert!(page.contains(part), "no {part}");
+    }
+    assert!(page.matches("<svg").count() >= 6);
+    assert!(!["<script", "<link", "src=", "url(", "@import"].iter().any(|from| page.contains(from)));
+}
+
+#[test]
 fn a_stall_of_the_server_counts_for_everything_that_was_due() {
     let floor = Running::start(env!("CARGO_BIN_EXE_fanfare-loadtest"), &["floor"]);
     let pid = Pid::from_raw(floor.child.id() as i32).expect("a process");

@@ -14,6 +14,8 @@ pub(crate) struct Measurement {
     pub(crate) repetition: usize,
     /// How long it took.
     pub(crate) seconds: f64,
+    /// Microseconds of the server's processor time, per delivery.
+    pub(crate) micros_per_delivery: Option<f64>,
     pub(crate) lanes: Vec<LaneView>,
     /// The server over time; empty where its process is not known.
     pub(crate) server: Vec<Use>,
@@ -53,6 +55,7 @@ impl Measurement {
             name: name.to_owned(),
             repetition,
             seconds: outcome.seconds,
+            micros_per_delivery: outcome.cpu_micros_per(outcome.report.deliveries),
             lanes: outcome.lanes.iter().map(LaneView::new).collect(),
             server: outcome.samples.windows(2).map(|two| Use::between(two[0], two[1], outcome)).collect(),
         }

@@ -1,14 +1,21 @@
 //! What a test found: figures by name, each measured several times, and what went wrong.
 
+mod curves;
 mod machine;
 mod measurement;
+mod page;
+mod plot;
 mod text;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use self::{machine::Machine, measurement::Measurement};
-use crate::{client, publisher::Outcome};
+pub(crate) use self::page::page;
+use self::{
+    machine::Machine,
+    measurement::{Measurement, Use},
+};
+use crate::{cli::Common, client, publisher::Outcome};
 
 /// One scenario's findings.
 #[derive(Debug, Serialize)]
@@ -19,6 +26,8 @@ pub(crate) struct Findings {
     pub(crate) command: Vec<String>,
     /// Where it was run, and when.
     pub(crate) machine: Machine,
+    /// How often, and how long each time.
+    pub(crate) measured: String,
     /// What it was run with.
     pub(crate) settings: Vec<(&'static str, String)>,
     /// In the order of their first mention.
@@ -53,13 +62,26 @@ pub(crate) struct Faults {
     pub(crate) unsent: u64,
 }
 
+impl Figure {
+    /// The least and the greatest value.
+    fn range(&self) -> (f64, f64) {
+        let widen = |(least, most): (f64, f64), &value: &f64| (least.min(value), most.max(value));
+        self.values.iter().fold((f64::MAX, f64::MIN), widen)
+    }
+}
+
 impl Findings {
     /// Nothing yet.
-    pub(crate) fn new(scenario: &'static str, settings: Vec<(&'static str, String)>) -> Self {
+    pub(crate) fn new(
+        scenario: &'static str,
+        common: &Common,
+        settings: Vec<(&'static str, String)>,
+    ) -> Self {
         Self {
             scenario,
             command: machine::command_line(),
             machine: Machine::here(),
+            measured: format!("{} times {}", common.repeat, humantime::format_duration(common.duration)),
             settings,
             figures: Vec::new(),
             faults: Faults::default(),
@@ -136,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_figure_is_the_median_of_its_measurements() {
-        let mut findings = Findings::new("test", Vec::new());
+        let mut findings = Findings::new("test", &Common::for_tests(), Vec::new());
         for value in [3.0, 1.0, 2.0] {
             findings.add("a", "ms", value);
         }

@@ -41,7 +41,7 @@ fn run(
 ) -> Result<Findings> {
     let mut settings = vec![("connections", connections.to_string()), ("bytes", common.bytes.to_string())];
     settings.extend(more);
-    let mut findings = Findings::new(scenario, settings);
+    let mut findings = Findings::new(scenario, common, settings);
     let server = Server::open(common)?;
     let mut setting = Setting::new()?;
     let fleets = setting.connect(common, &server, connections, false)?;

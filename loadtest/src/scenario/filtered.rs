@@ -49,7 +49,7 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
         ("bytes", common.bytes.to_string()),
         ("filter", filter.summary()),
     ];
-    let mut findings = Findings::new("filtered", settings);
+    let mut findings = Findings::new("filtered", &common, settings);
     for (_, lane, _) in &sides {
         setting.drive(std::slice::from_ref(lane), lasting(WARM_UP), None)?;
     }

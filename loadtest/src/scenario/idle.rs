@@ -22,7 +22,7 @@ pub(crate) fn idle(args: &Idle) -> Result<Findings> {
     let common = &args.common;
     let settings =
         vec![("connections", args.connections.to_string()), ("settle", format!("{:?}", args.settle))];
-    let mut findings = Findings::new("idle", settings);
+    let mut findings = Findings::new("idle", common, settings);
     for _ in 0..common.repeat {
         let server = Server::open(common)?;
         let mut setting = Setting::new()?;

@@ -27,7 +27,7 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
         ("scans", args.scan_rate.map_or("one after another".to_owned(), |rate| format!("{rate}/s"))),
         ("bytes", args.common.bytes.to_string()),
     ];
-    let mut findings = Findings::new("mixed", settings);
+    let mut findings = Findings::new("mixed", &args.common, settings);
     if !args.no_calibration {
         calibrate(args, &mut findings)?;
     }

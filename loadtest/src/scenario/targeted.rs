@@ -18,7 +18,7 @@ pub(crate) fn targeted(args: &Targeted) -> Result<Findings> {
         ("under way", args.depth.to_string()),
         ("rate", args.rate.map_or("as answered".to_owned(), |rate| rate.to_string())),
     ];
-    let mut findings = Findings::new("targeted", settings);
+    let mut findings = Findings::new("targeted", common, settings);
     let server = Server::open(common)?;
     let mut setting = Setting::new()?;
     let fleets = setting.connect(common, &server, args.connections, false)?;
