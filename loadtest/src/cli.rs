@@ -2,7 +2,7 @@
 
 mod target;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -77,9 +77,23 @@ pub(crate) struct Common {
     /// Length of an event's data
     #[arg(long, default_value_t = 128, value_name = "BYTES")]
     pub(crate) bytes: usize,
+    /// Write the report as an HTML page too, which needs nothing but itself
+    #[arg(long, value_name = "PATH")]
+    pub(crate) report: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[cfg(test)]
+impl Common {
+    /// The defaults, and the floor.
+    pub(crate) fn for_tests() -> Self {
+        match Cli::parse_from(["fanfare-loadtest", "serial", "--floor"]).command {
+            Command::Serial(serial) => serial.common,
+            other => unreachable!("{other:?}"),
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]

@@ -64,12 +64,20 @@ fn run(command: &Command) -> Result<bool> {
     Ok(findings.is_clean())
 }
 
+/// Prints the findings, and writes their page if one is wanted.
 fn print(findings: &Findings, common: &Common) -> Result<()> {
     if common.json {
         let json = serde_json::to_string_pretty(findings).map_err(std::io::Error::from);
         println!("{}", json.doing("cannot write JSON")?);
     } else {
         print!("{findings}");
+    }
+    if let Some(path) = &common.report {
+        let shown = path.display();
+        std::fs::write(path, report::page(findings)?).doing(format!("cannot write {shown}"))?;
+        if !common.json {
+            println!("  report: {shown}");
+        }
     }
     Ok(())
 }

@@ -107,6 +107,47 @@ fn events_to_everyone_are_counted_and_timed() {
 }
 
 #[test]
+fn a_report_has_what_its_figures_were_made_of() {
+    let args = ["--floor", "-n", "10", "--repeat", "2", "--rate", "100", "--duration", "600ms"];
+    let output = loadtest(
+        &[&["paced", "--json", "--token-secret", "not-to-be-told-to-anybody-else"], &args[..]].concat(),
+    );
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(!text.contains("not-to-be-told"));
+    let found: Value = serde_json::from_str(&text).expect("a report in JSON");
+    assert_eq!(found["command"][1], "paced");
+    assert!(found["machine"]["cores"].as_u64() > Some(0));
+    let measurements = found["measurements"].as_array().expect("measurements");
+    assert_eq!(measurements.len(), 2);
+    for (n, measurement) in measurements.iter().enumerate() {
+        assert_eq!((&measurement["name"], &measurement["repetition"]), (&"paced".into(), &(n + 1).into()));
+        let lane = &measurement["lanes"][0];
+        let count = |point: &Value| point["count"].as_u64().expect("a count");
+        let timeline = lane["timeline"].as_array().expect("a timeline");
+        assert_eq!(timeline.iter().map(count).sum::<u64>(), 600, "60 events to 10 connections");
+        assert_eq!((&lane["sent"], &lane["deliveries"]), (&60.into(), &600.into()));
+        assert!(!lane["percentiles"].as_array().expect("percentiles").is_empty());
+        assert!(measurement["server"].as_array().expect("samples").len() >= 2);
+    }
+}
+
+#[test]
+fn a_page_has_figures_and_curves_and_needs_nothing_else() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report.html");
+    let shown = path.to_str().expect("a path in UTF-8");
+    let more = ["--floor", "-n", "20", "--probes", "5", "--no-calibration", "--report", shown];
+    let output = loadtest(&[&["mixed", "--repeat", "2", "--duration", "600ms"], &more[..]].concat());
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("report: {shown}")));
+    let page = std::fs::read_to_string(&path).expect("a page");
+    for part in ["<h1>mixed</h1>", "2 times 600ms", "p99 with scans over p99 alone", "over time: alone</h2>"]
+    {
+        assert!(page.contains(part), "no {part}");
+    }
+    assert!(page.matches("<svg").count() >= 6);
+    assert!(!["<script", "<link", "src=", "url(", "@import"].iter().any(|from| page.contains(from)));
+}
+
+#[test]
 fn a_stall_of_the_server_counts_for_everything_that_was_due() {
     let floor = Running::start(env!("CARGO_BIN_EXE_fanfare-loadtest"), &["floor"]);
     let pid = Pid::from_raw(floor.child.id() as i32).expect("a process");

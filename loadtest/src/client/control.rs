@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::tally::{Expected, Report};
+use super::tally::{Expected, Report, Stream};
 use crate::{
     driver::Driver,
     error::{Doing, Result, failed},
@@ -41,9 +41,10 @@ pub(crate) enum Order {
     Begin {
         /// The measurement.
         round: u16,
-        /// By stream: how many of these connections each event reaches. Each time so many have had one more, say
-        /// so; 0 where that is not known.
-        reach: Vec<u64>,
+        /// Length of the intervals of its timeline, in nanoseconds.
+        interval: u64,
+        /// Its streams. Each time all whom an event reaches have had one more, it is said.
+        streams: Vec<Stream>,
     },
     /// Wait for what is expected, or until nothing comes for `patience_ms`; then report.
     End {

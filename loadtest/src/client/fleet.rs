@@ -138,8 +138,8 @@ impl Fleet {
                     self.driver = Some(order.driver.clone());
                     self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0 });
                 }
-                Order::Begin { round, reach } => {
-                    self.tally = Tally::new(round, reach, self.connections.len())?;
+                Order::Begin { round, interval, streams } => {
+                    self.tally = Tally::new(round, interval, &streams, self.connections.len())?;
                     self.control.send(&Notice::Began)?;
                 }
                 Order::End { expected, patience_ms } => {
@@ -234,12 +234,12 @@ impl Fleet {
         if seen != ending.seen {
             (ending.seen, ending.since) = (seen, now);
         }
-        let complete = self.tally.is_complete(&ending.expected, self.connections.len());
+        let complete = self.tally.is_complete(&ending.expected);
         let patience = if complete { AFTERMATH } else { ending.patience };
         if now - ending.since < patience {
             return Ok(());
         }
-        let mut report = self.tally.finish(&ending.expected, self.connections.len());
+        let mut report = self.tally.finish(&ending.expected);
         (report.ended, report.pings) = (self.ended, self.pings);
         self.ending = None;
         self.control.send(&Notice::Report(Box::new(report)))

@@ -17,11 +17,13 @@ pub(super) struct Progress<'s> {
     extent: Extent,
     /// How long the last one of its kind took.
     seen: HashMap<(String, Contender), f64>,
+    /// How long all took, and how long they were guessed to take.
+    took: (f64, f64),
 }
 
 impl<'s> Progress<'s> {
     pub(super) fn new(steps: &'s [Step], extent: Extent) -> Self {
-        Self { steps, extent, seen: HashMap::new() }
+        Self { steps, extent, seen: HashMap::new(), took: (0.0, 0.0) }
     }
 
     /// What is said first.
@@ -32,6 +34,7 @@ impl<'s> Progress<'s> {
     /// What is said when the step `at` is done.
     pub(super) fn done(&mut self, at: usize, measurement: &Measurement) -> String {
         let step = &self.steps[at];
+        self.took = (self.took.0 + measurement.seconds, self.took.1 + self.guess(step));
         self.seen.insert((step.phase.name(), step.server), measurement.seconds);
         format!(
             "[{}/{}] round {}, {}, {}: {} ({:.1} s); {}",
@@ -58,6 +61,11 @@ impl<'s> Progress<'s> {
         if let Some(&seconds) = self.seen.get(&(step.phase.name(), step.server)) {
             return seconds;
         }
+        let (took, guessed) = self.took;
+        self.guess(step) * if guessed > 0.0 { took / guessed } else { 1.0 }
+    }
+
+    fn guess(&self, step: &Step) -> f64 {
         let (fixed, durations) = step.phase.family.takes;
         let connecting = (step.phase.case.connections / self.extent.divisor) as f64 / CONNECTS;
         fixed + durations * self.extent.duration.as_secs_f64() + connecting

@@ -93,6 +93,16 @@ impl Starter {
     }
 }
 
+/// What names its program here.
+fn flag(server: Contender) -> &'static str {
+    match server {
+        Contender::UWebSockets => "--uwebsockets",
+        Contender::Sockudo => "--sockudo",
+        Contender::Centrifugo => "--centrifugo",
+        _ => "--server-binary",
+    }
+}
+
 /// What `--server` calls it.
 fn kind(server: Contender) -> &'static str {
     if server == Contender::UWebSockets { "plain" } else { server.name() }
@@ -126,7 +136,8 @@ fn trial(server: Contender, arguments: &[String], stop: &AtomicBool) -> Result<O
         _ => {
             let why = run.reason();
             let known = format!("{} cannot be started: ", kind(server));
-            Some(why.strip_prefix(&known).unwrap_or(why).to_owned())
+            let why = why.strip_prefix(&known).unwrap_or(why);
+            Some(why.replace("--server-binary", flag(server)))
         }
     })
 }

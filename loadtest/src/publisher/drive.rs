@@ -7,13 +7,15 @@ use mio::{Events, Interest, Token, unix::SourceFd};
 use super::{
     caller::{Caller, Flight},
     lane::{Lane, LaneOutcome, Pace, Running},
+    sampler::{Sample, Sampler},
+    timeline,
 };
 use crate::{
-    client::{Expected, Notice, Order, Report, merge},
+    client::{Expected, Notice, Order, Report, Stream, merge},
     clock::{self, Alarm},
     error::{Doing, Result, failed},
     fleets::Fleets,
-    process::Process,
+    process::{Memory, Process},
     stamp::Stamp,
 };
 
@@ -40,14 +42,31 @@ pub(crate) struct Bound {
 /// What a measurement saw.
 #[derive(Debug)]
 pub(crate) struct Outcome {
+    /// When it began, by [`clock::now`].
+    pub(crate) began: u64,
     /// From the first request to the last answer or arrival.
     pub(crate) seconds: f64,
-    /// Processor time of the server, until everything had come.
-    pub(crate) cpu_micros: Option<u64>,
+    /// What the server had used, from the beginning until everything had come; empty where it is not known.
+    pub(crate) samples: Vec<Sample>,
+    /// The server's memory then.
+    pub(crate) memory: Option<Memory>,
     /// All fleets together.
     pub(crate) report: Report,
     /// In the order of the lanes.
     pub(crate) lanes: Vec<LaneOutcome>,
+}
+
+impl Outcome {
+    /// Processor time of the server, until everything had come.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        let (first, last) = (self.samples.first()?, self.samples.last()?);
+        Some(last.cpu.saturating_sub(first.cpu))
+    }
+
+    /// The same in microseconds, for one of `count`.
+    pub(crate) fn cpu_micros_per(&self, count: u64) -> Option<f64> {
+        self.cpu().map(|cpu| cpu.as_secs_f64() * 1e6 / count.max(1) as f64)
+    }
 }
 
 /// Lets the lanes work until `bound`, waits until everything has come, and counts.
@@ -58,32 +77,35 @@ pub(crate) fn drive(
     server: Option<Process>,
     round: u16,
 ) -> Result<Outcome> {
-    let mut drive = Drive::new(fleets, lanes, round)?;
-    let cpu = |server: Process| server.cpu_micros();
-    let before = server.map(cpu).transpose()?;
+    let interval = timeline::interval(bound.duration);
+    let mut drive = Drive::new(fleets, lanes, (round, interval), server)?;
     drive.run(bound)?;
     let answered = clock::now();
     let reports = drive.end()?;
-    let after = server.map(cpu).transpose()?;
+    drive.sampler.take(clock::now())?;
     let mut report = Report::default();
     for one in &reports {
         report.add(one);
-        for running in &mut drive.lanes {
-            let streams = running.stream..running.stream + Running::streams(&running.lane);
-            for stream in streams {
-                merge(&mut running.outcome.deliveries, &one.latencies[usize::from(stream)]);
-            }
+        for (running, seen) in drive.lanes.iter_mut().zip(&one.lanes) {
+            merge(&mut running.outcome.deliveries, &seen.all);
+            running.outcome.timeline.merge(seen)?;
         }
     }
-    let seconds = (answered.max(report.last) - drive.began) as f64 / 1e9;
-    let cpu_micros = before.zip(after).map(|(before, after)| after - before);
-    let lanes = drive.lanes.drain(..).map(|running| running.outcome).collect();
-    Ok(Outcome { seconds, cpu_micros, report, lanes })
+    Ok(Outcome {
+        began: drive.began,
+        seconds: (answered.max(report.last) - drive.began) as f64 / 1e9,
+        samples: std::mem::take(&mut drive.sampler.samples),
+        memory: server.map(Process::memory).transpose()?,
+        report,
+        lanes: drive.lanes.drain(..).map(|running| running.outcome).collect(),
+    })
 }
 
 struct Drive<'f> {
     fleets: &'f mut Fleets,
     round: u16,
+    /// Length of the timeline's intervals, in nanoseconds.
+    interval: u64,
     began: u64,
     /// When sending ends.
     until: u64,
@@ -94,12 +116,19 @@ struct Drive<'f> {
     alarm: Alarm,
     /// What the alarm is set to.
     alarm_at: u64,
+    sampler: Sampler,
 }
 
 impl<'f> Drive<'f> {
-    fn new(fleets: &'f mut Fleets, lanes: &[Lane], round: u16) -> Result<Self> {
+    fn new(
+        fleets: &'f mut Fleets,
+        lanes: &[Lane],
+        (round, interval): (u16, u64),
+        server: Option<Process>,
+    ) -> Result<Self> {
         let mut drive = Self {
             round,
+            interval,
             began: 0,
             until: u64::MAX,
             lanes: Vec::new(),
@@ -107,6 +136,7 @@ impl<'f> Drive<'f> {
             free: Vec::new(),
             alarm: Alarm::new()?,
             alarm_at: 0,
+            sampler: Sampler::new(server),
             fleets,
         };
         let registry = drive.fleets.poll.registry();
@@ -128,8 +158,9 @@ impl<'f> Drive<'f> {
         drive.begin()?;
         drive.began = clock::now();
         drive.free = vec![drive.began; drive.callers.len()];
+        drive.sampler.look(drive.began)?;
         for running in &mut drive.lanes {
-            running.start(drive.began);
+            running.start(drive.began, interval);
         }
         Ok(drive)
     }
@@ -137,14 +168,16 @@ impl<'f> Drive<'f> {
     fn begin(&mut self) -> Result<()> {
         for at in 0..self.fleets.len() {
             let users = self.fleets.users(&(at..at + 1));
-            let mut reach = Vec::new();
-            for running in &mut self.lanes {
+            let mut streams = Vec::new();
+            for (lane, running) in self.lanes.iter_mut().enumerate() {
                 let here = running.lane.fleets.contains(&at);
-                let each = running.reach(&users).filter(|_| here).unwrap_or(0);
-                running.fleets_reached += usize::from(each > 0);
-                reach.extend(std::iter::repeat_n(each as u64, Running::streams(&running.lane).into()));
+                let reach = running.reach(&users).filter(|_| here).unwrap_or(0) as u64;
+                running.fleets_reached += usize::from(reach > 0);
+                let stream = Stream { lane, reach };
+                streams.extend(std::iter::repeat_n(stream, Running::streams(&running.lane).into()));
             }
-            self.fleets.tell(at, &Order::Begin { round: self.round, reach })?;
+            let order = Order::Begin { round: self.round, interval: self.interval, streams };
+            self.fleets.tell(at, &order)?;
         }
         let all = 0..self.fleets.len();
         self.fleets.hear(all, PATIENCE, |_, notice| matches!(notice, Notice::Began))
@@ -161,6 +194,7 @@ impl<'f> Drive<'f> {
             if now > self.until + clock::nanos(BACKLOG) {
                 self.lanes.iter_mut().for_each(|running| running.give_up(self.until));
             }
+            self.sampler.look(now)?;
             self.fire(now)?;
             if self.is_over(now)? {
                 return Ok(());

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use hdrhistogram::Histogram;
 
+use super::timeline::Timeline;
 use crate::{
     client::Expected,
     clock,
@@ -37,6 +38,8 @@ pub(crate) enum Pace {
 /// What some callers do.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
+    /// What its events are called in the report.
+    pub(crate) name: &'static str,
     pub(crate) aim: Aim,
     pub(crate) pace: Pace,
     /// HTTP connections; each has one request under way.
@@ -52,6 +55,8 @@ pub(crate) struct Lane {
 /// What became of a lane.
 #[derive(Debug)]
 pub(crate) struct LaneOutcome {
+    /// The lane's.
+    pub(crate) name: &'static str,
     /// Events that the server took.
     pub(crate) sent: u64,
     /// Requests that it had no room for (503).
@@ -62,6 +67,8 @@ pub(crate) struct LaneOutcome {
     pub(crate) answers: Histogram<u64>,
     /// From when an event was due to its arrival, over all arrivals.
     pub(crate) deliveries: Histogram<u64>,
+    /// The same over time.
+    pub(crate) timeline: Timeline,
     /// How late requests were sent although a caller was free, for a lane with a rate: the harness's own fault, and
     /// part of the above.
     pub(crate) lateness: Histogram<u64>,
@@ -86,20 +93,23 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn new(lane: &Lane, stream: u16, users: Range<usize>) -> Result<Self> {
         let outcome = LaneOutcome {
+            name: lane.name,
             sent: 0,
             refused: 0,
             unsent: 0,
             answers: crate::client::histogram()?,
             deliveries: crate::client::histogram()?,
+            timeline: Timeline::new(1, 0),
             lateness: crate::client::histogram()?,
         };
         let counts = vec![(0, false); users.len()];
         Ok(Self { lane: lane.clone(), outcome, stream, fleets_reached: 0, users, turn: 0, counts, due: 0 })
     }
 
-    /// Begins: what has a rate is due from `now` on.
-    pub(super) fn start(&mut self, now: u64) {
+    /// Begins: what has a rate is due from `now` on, and the timeline counts from there, in these intervals.
+    pub(super) fn start(&mut self, now: u64, interval: u64) {
         self.due = now;
+        self.outcome.timeline = Timeline::new(interval, now);
     }
 
     /// How many streams it has.
@@ -201,7 +211,7 @@ mod tests {
 
     fn running(aim: Aim, pace: Pace, users: Range<usize>) -> Running {
         let api = Api { address: SocketAddr::from(([127, 0, 0, 1], 1)), driver: Driver::floor() };
-        let lane = Lane { aim, pace, callers: 2, bytes: 0, api, fleets: 0..1 };
+        let lane = Lane { name: "", aim, pace, callers: 2, bytes: 0, api, fleets: 0..1 };
         Running::new(&lane, 0, users).unwrap()
     }
 
@@ -209,7 +219,7 @@ mod tests {
     fn what_was_due_while_no_caller_was_free_is_sent_late_or_told() {
         let mut lane = running(Aim::Everyone, Pace::PerSecond(1000.0), 0..1);
         let (began, until) = (5_000_000, 15_000_000);
-        lane.start(began);
+        lane.start(began, 1);
         assert_eq!(lane.due(began, until), Some(began));
         lane.next(began, 0);
         // Both callers are busy for 7 ms: the seven events that were due are due still.

@@ -1,23 +1,41 @@
 //! What a test found: figures by name, each measured several times, and what went wrong.
 
+mod curves;
+mod machine;
+mod measurement;
+mod page;
+mod plot;
 mod text;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::{client, publisher::Outcome};
+pub(crate) use self::page::page;
+use self::{
+    machine::Machine,
+    measurement::{Measurement, Use},
+};
+use crate::{cli::Common, client, publisher::Outcome};
 
 /// One scenario's findings.
 #[derive(Debug, Serialize)]
 pub(crate) struct Findings {
     /// The scenario.
     pub(crate) scenario: &'static str,
+    /// The command line, without secrets.
+    pub(crate) command: Vec<String>,
+    /// Where it was run, and when.
+    pub(crate) machine: Machine,
+    /// How often, and how long each time.
+    pub(crate) measured: String,
     /// What it was run with.
     pub(crate) settings: Vec<(&'static str, String)>,
     /// In the order of their first mention.
     pub(crate) figures: Vec<Figure>,
     /// What went wrong.
     pub(crate) faults: Faults,
+    /// What the figures were made of.
+    pub(crate) measurements: Vec<Measurement>,
 }
 
 /// One quantity, as often as it was measured.
@@ -44,10 +62,39 @@ pub(crate) struct Faults {
     pub(crate) unsent: u64,
 }
 
+impl Figure {
+    /// The least and the greatest value.
+    fn range(&self) -> (f64, f64) {
+        let widen = |(least, most): (f64, f64), &value: &f64| (least.min(value), most.max(value));
+        self.values.iter().fold((f64::MAX, f64::MIN), widen)
+    }
+}
+
 impl Findings {
     /// Nothing yet.
-    pub(crate) fn new(scenario: &'static str, settings: Vec<(&'static str, String)>) -> Self {
-        Self { scenario, settings, figures: Vec::new(), faults: Faults::default() }
+    pub(crate) fn new(
+        scenario: &'static str,
+        common: &Common,
+        settings: Vec<(&'static str, String)>,
+    ) -> Self {
+        Self {
+            scenario,
+            command: machine::command_line(),
+            machine: Machine::here(),
+            measured: format!("{} times {}", common.repeat, humantime::format_duration(common.duration)),
+            settings,
+            figures: Vec::new(),
+            faults: Faults::default(),
+            measurements: Vec::new(),
+        }
+    }
+
+    /// Keeps all of one measurement, and counts what went wrong in it. Without a name it is what the scenario is about.
+    pub(crate) fn keep(&mut self, name: &str, outcome: &Outcome) {
+        self.blame(outcome);
+        let name = if name.is_empty() { self.scenario } else { name };
+        let before = self.measurements.iter().filter(|measurement| measurement.name == name).count();
+        self.measurements.push(Measurement::new(name, before + 1, outcome));
     }
 
     /// Adds one measurement of `name`.
@@ -111,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_figure_is_the_median_of_its_measurements() {
-        let mut findings = Findings::new("test", Vec::new());
+        let mut findings = Findings::new("test", &Common::for_tests(), Vec::new());
         for value in [3.0, 1.0, 2.0] {
             findings.add("a", "ms", value);
         }

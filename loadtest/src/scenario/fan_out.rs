@@ -1,6 +1,6 @@
 //! `flood`, `serial` and `paced`: events to everyone, as fast as they are taken or at a rate.
 
-use super::{Setting, WARM_UP, lasting};
+use super::{Setting, WARM_UP, add_memory, lasting};
 use crate::{
     cli::{Common, Flood, Paced, Serial, Until},
     error::Result,
@@ -41,16 +41,23 @@ fn run(
 ) -> Result<Findings> {
     let mut settings = vec![("connections", connections.to_string()), ("bytes", common.bytes.to_string())];
     settings.extend(more);
-    let mut findings = Findings::new(scenario, settings);
+    let mut findings = Findings::new(scenario, common, settings);
     let server = Server::open(common)?;
     let mut setting = Setting::new()?;
     let fleets = setting.connect(common, &server, connections, false)?;
-    let lane =
-        Lane { aim: Aim::Everyone, pace, callers, bytes: common.bytes, api: server.api.clone(), fleets };
+    let lane = Lane {
+        name: "events",
+        aim: Aim::Everyone,
+        pace,
+        callers,
+        bytes: common.bytes,
+        api: server.api.clone(),
+        fleets,
+    };
     let lanes = [lane];
     setting.drive(&lanes, lasting(WARM_UP), None)?;
     for _ in 0..common.repeat {
-        let outcome = setting.drive(&lanes, lasting(common.duration), server.process)?;
+        let outcome = setting.measure("", &lanes, (common, &server), &mut findings)?;
         note(&mut findings, &outcome);
     }
     Ok(findings)
@@ -58,14 +65,14 @@ fn run(
 
 /// Adds the figures of one measurement.
 fn note(findings: &mut Findings, outcome: &Outcome) {
-    findings.blame(outcome);
     let (lane, deliveries) = (&outcome.lanes[0], outcome.report.deliveries);
-    if let Some(micros) = outcome.cpu_micros {
-        findings.add("server CPU per delivery", "µs", micros as f64 / deliveries.max(1) as f64);
+    if let Some(micros) = outcome.cpu_micros_per(deliveries) {
+        findings.add("server CPU per delivery", "µs", micros);
     }
     findings.add("deliveries a second", "", deliveries as f64 / outcome.seconds);
     findings.add("events a second", "", lane.sent as f64 / outcome.seconds);
     findings.add_latencies("request to arrival", &lane.deliveries);
     findings.add_latencies("request to answer", &lane.answers);
     findings.add_latencies("sent late by", &lane.lateness);
+    add_memory(findings, "", outcome);
 }

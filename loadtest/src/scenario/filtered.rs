@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Setting, WARM_UP, lasting};
+use super::{Setting, WARM_UP, add_memory, lasting};
 use crate::{
     cli::{Common, Filtered, Kind},
     driver::need_filters,
@@ -51,7 +51,7 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
         ("bytes", common.bytes.to_string()),
         ("filter", filter.summary()),
     ];
-    let mut findings = Findings::new("filtered", settings);
+    let mut findings = Findings::new("filtered", &common, settings);
     for (_, lane, _) in &sides {
         setting.drive(std::slice::from_ref(lane), lasting(WARM_UP), None)?;
     }
@@ -97,7 +97,15 @@ fn check(server: &Server, filter: Filter, matching: usize) -> Result<()> {
 }
 
 fn lane(common: &Common, server: &Server, aim: Aim, fleets: Range<usize>) -> Lane {
-    Lane { aim, pace: Pace::OnDelivery, callers: 1, bytes: common.bytes, api: server.api.clone(), fleets }
+    Lane {
+        name: "events",
+        aim,
+        pace: Pace::OnDelivery,
+        callers: 1,
+        bytes: common.bytes,
+        api: server.api.clone(),
+        fleets,
+    }
 }
 
 fn measure(
@@ -106,20 +114,21 @@ fn measure(
     (name, lane, server): &(&str, Lane, Server),
     findings: &mut Findings,
 ) -> Result<Costs> {
-    let outcome = setting.drive(std::slice::from_ref(lane), lasting(common.duration), server.process)?;
-    findings.blame(&outcome);
+    let outcome = setting.measure(name, std::slice::from_ref(lane), (common, server), findings)?;
     let lane = &outcome.lanes[0];
-    let per = |micros: u64, count: u64| micros as f64 / count.max(1) as f64;
-    if let Some(micros) = outcome.cpu_micros {
-        findings.add(format!("{name}, server CPU per event"), "µs", per(micros, lane.sent));
-        let deliveries = outcome.report.deliveries;
-        findings.add(format!("{name}, server CPU per delivery"), "µs", per(micros, deliveries));
+    let cpu_micros = outcome.cpu_micros_per(lane.sent);
+    if let Some(micros) = cpu_micros {
+        findings.add(format!("{name}, server CPU per event"), "µs", micros);
+    }
+    if let Some(micros) = outcome.cpu_micros_per(outcome.report.deliveries) {
+        findings.add(format!("{name}, server CPU per delivery"), "µs", micros);
     }
     findings.add(format!("{name}, events a second"), "", lane.sent as f64 / outcome.seconds);
     findings.add_latencies(&format!("{name}, request to arrival"), &lane.deliveries);
     findings.add_latencies(&format!("{name}, request to answer"), &lane.answers);
+    add_memory(findings, name, &outcome);
     Ok(Costs {
-        cpu_micros: outcome.cpu_micros.map(|micros| per(micros, lane.sent)),
+        cpu_micros,
         p50: lane.deliveries.value_at_quantile(0.5) as f64,
         p99: lane.deliveries.value_at_quantile(0.99) as f64,
     })

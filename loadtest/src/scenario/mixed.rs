@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Setting, WARM_UP, lasting};
+use super::{Setting, WARM_UP, add_memory, lasting};
 use crate::{
     cli::Mixed,
     driver,
@@ -29,7 +29,7 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
         ("scans", args.scan_rate.map_or("one after another".to_owned(), |rate| format!("{rate}/s"))),
         ("bytes", args.common.bytes.to_string()),
     ];
-    let mut findings = Findings::new("mixed", settings);
+    let mut findings = Findings::new("mixed", &args.common, settings);
     if !args.no_calibration {
         calibrate(args, &mut findings)?;
     }
@@ -55,6 +55,7 @@ fn calibrate(args: &Mixed, findings: &mut Findings) -> Result<()> {
 
 fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
     Lane {
+        name: "single events",
         aim: Aim::EachInTurn,
         pace: Pace::PerSecond(args.rate),
         callers: CALLERS.min(args.probes),
@@ -66,6 +67,7 @@ fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
 
 fn scan(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
     Lane {
+        name: "scans",
         aim: Aim::Matching(Filter::SCAN_ALL),
         pace: args.scan_rate.map_or(Pace::OnDelivery, Pace::PerSecond),
         callers: 1,
@@ -85,10 +87,10 @@ fn measure(
     setting.drive(lanes, lasting(WARM_UP), None)?;
     for _ in 0..args.common.repeat {
         let mut p99 = |with: bool, findings: &mut Findings| -> Result<f64> {
-            let lanes = if with { &lanes[..] } else { &lanes[..1] };
-            let outcome = setting.drive(lanes, lasting(args.common.duration), server.process)?;
-            findings.blame(&outcome);
-            Ok(note(findings, &format!("{prefix}{}", if with { "with scans" } else { "alone" }), &outcome))
+            let (lanes, name) = if with { (&lanes[..], "with scans") } else { (&lanes[..1], "alone") };
+            let name = format!("{prefix}{name}");
+            let outcome = setting.measure(&name, lanes, (&args.common, server), findings)?;
+            Ok(note(findings, &name, &outcome))
         };
         let alone = p99(false, findings)?;
         let with = p99(true, findings)?;
@@ -109,5 +111,6 @@ fn note(findings: &mut Findings, name: &str, outcome: &Outcome) -> f64 {
         let p99 = scans.deliveries.value_at_quantile(0.99) as f64 / 1e6;
         findings.add(format!("{name}, scan to arrival p99"), "ms", p99);
     }
+    add_memory(findings, name, outcome);
     single.deliveries.value_at_quantile(0.99) as f64
 }

@@ -70,9 +70,24 @@ impl Setting {
         drive(&mut self.fleets, lanes, bound, server, self.round)
     }
 
+    /// Runs one measurement that the report shows as `name`, and keeps all of it. Lasts as long as the command line
+    /// says.
+    fn measure(
+        &mut self,
+        name: &str,
+        lanes: &[Lane],
+        (common, server): (&Common, &Server),
+        findings: &mut Findings,
+    ) -> Result<Outcome> {
+        let outcome = self.drive(lanes, lasting(common.duration), server.process)?;
+        findings.keep(name, &outcome);
+        Ok(outcome)
+    }
+
     /// One event to everyone on `server`; all must have it when this returns.
     fn exercise(&mut self, server: &Server, which: &Range<usize>) -> Result<Outcome> {
         let lane = Lane {
+            name: "test",
             aim: Aim::Everyone,
             pace: Pace::OnDelivery,
             callers: 1,
@@ -89,15 +104,14 @@ fn lasting(duration: Duration) -> Bound {
     Bound { duration, events: u64::MAX }
 }
 
-/// Adds what one lane says of the server's work.
-fn add_costs(findings: &mut Findings, outcome: &Outcome, per: (&str, u64)) {
-    let (unit, count) = per;
-    findings.add(format!("{unit} a second"), "", count as f64 / outcome.seconds);
-    if let Some(micros) = outcome.cpu_micros {
-        findings.add(
-            format!("server CPU per {}", unit.trim_end_matches('s')),
-            "µs",
-            micros as f64 / count.max(1) as f64,
-        );
+/// Adds the server's memory at the end of the measurement `name`.
+fn add_memory(findings: &mut Findings, name: &str, outcome: &Outcome) {
+    if let Some(memory) = outcome.memory {
+        findings.add(titled(name, "server memory at the end"), "MiB", memory.resident as f64 / 1_048_576.0);
     }
+}
+
+/// A figure of the measurement `name`, if it needs telling from others.
+fn titled(name: &str, figure: &str) -> String {
+    if name.is_empty() { figure.to_owned() } else { format!("{name}, {figure}") }
 }
