@@ -4,45 +4,41 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
+use crate::report;
+
 /// What figures depend on, without what would tell whose machine it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Machine {
-    /// The processor's name, as it gives it.
-    pub(super) processor: String,
-    /// How many of its cores this process may use.
+    pub(super) cpu: String,
     pub(super) cores: usize,
     pub(super) memory_bytes: u64,
     pub(super) kernel: String,
-    pub(super) architecture: String,
 }
 
 impl Machine {
-    /// This one. What the system does not say is empty or 0: nothing is measured by it.
+    /// This one.
     pub(super) fn this() -> Self {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let memory = field(&read("/proc/meminfo"), "MemTotal")
-            .and_then(|value| value.split(' ').next()?.parse::<u64>().ok());
-        Self {
-            processor: field(&read("/proc/cpuinfo"), "model name").unwrap_or_default(),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
-            memory_bytes: memory.unwrap_or(0) * 1024,
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            architecture: std::env::consts::ARCH.to_owned(),
-        }
+        let report::Machine { cpu, cores, kernel, .. } = report::Machine::here();
+        Self { cpu, cores, memory_bytes: memory().unwrap_or(0), kernel }
     }
 
     /// A short name for folders: `2-core-xeon-8481c`.
     pub(super) fn short_name(&self) -> String {
-        format!("{}-core-{}", self.cores, short(&self.processor).unwrap_or_else(|| self.architecture.clone()))
+        format!("{}-core-{}", self.cores, short(&self.cpu))
     }
 
     /// One line.
     pub(super) fn words(&self) -> String {
-        let Self { processor, cores, memory_bytes, kernel, architecture } = self;
+        let Self { cpu, cores, memory_bytes, kernel } = self;
         let gib = *memory_bytes as f64 / f64::from(1 << 30);
-        let processor = if processor.is_empty() { architecture } else { processor };
-        format!("{cores} cores of {processor}, {gib:.0} GiB, Linux {kernel}")
+        format!("{cores} cores of {cpu}, {gib:.0} GiB, {kernel}")
     }
+}
+
+fn memory() -> Option<u64> {
+    let all = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = all.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// Words of processors' names that tell none apart.
@@ -66,18 +62,13 @@ const NOISE: &[&str] = &[
     "family",
 ];
 
-/// What is left of a processor's name, if anything.
-fn short(processor: &str) -> Option<String> {
-    let name = processor.to_lowercase();
+/// What is left of a processor's name without them.
+fn short(cpu: &str) -> String {
+    let name = cpu.to_lowercase();
     let name = name.split(" @ ").next().unwrap_or_default();
     let words = name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let told: Vec<&str> = words.filter(|word| !NOISE.contains(word)).collect();
-    (!told.is_empty()).then(|| told.join("-"))
-}
-
-fn field(text: &str, name: &str) -> Option<String> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(line.trim_start().strip_prefix(':')?.trim().to_owned())
+    if told.is_empty() { "unknown".to_owned() } else { told.join("-") }
 }
 
 #[cfg(test)]
@@ -90,11 +81,11 @@ mod tests {
             ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "xeon-8481c"),
             ("AMD EPYC 7B13", "epyc-7b13"),
             ("AMD EPYC", "epyc"),
-            ("Neoverse-N1", "neoverse-n1"),
+            ("aarch64", "aarch64"),
+            ("", "unknown"),
         ] {
-            assert_eq!(short(processor).as_deref(), Some(name));
+            assert_eq!(short(processor), name);
         }
-        assert_eq!(short(""), None);
     }
 
     #[test]
