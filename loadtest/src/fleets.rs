@@ -14,6 +14,7 @@ use crate::{
     client::{Connect, Link, Notice, Order},
     clock,
     error::{Doing, Result, failed},
+    progress::Progress,
 };
 
 /// Connections of one client process; a process may open 20,000 descriptors here.
@@ -88,6 +89,7 @@ impl Fleets {
         secret: &str,
         rate: u32,
         limit: usize,
+        progress: &Progress,
     ) -> Result<()> {
         for at in which {
             let (first, source) = (self.users(&(at..at)).start, self.sources);
@@ -97,7 +99,13 @@ impl Fleets {
             let order = Connect { to, first, count, secret: secret.to_owned(), source, rate };
             self.tell(at, &Order::Connect(order))?;
             let patience = Duration::from_secs(20) + Duration::from_secs(count as u64 * 2 / u64::from(rate));
-            self.hear(at..at + 1, patience, |_, notice| matches!(notice, Notice::Connected))?;
+            progress.begin(format!("connecting {count}"), count as u64);
+            self.hear(at..at + 1, patience, |_, notice| {
+                if let Notice::Connecting(open) = notice {
+                    progress.at(open as u64);
+                }
+                matches!(notice, Notice::Connected)
+            })?;
         }
         Ok(())
     }
