@@ -14,6 +14,7 @@ use crate::{
     clock,
     driver::Api,
     error::{Doing, Result, failed},
+    progress::Progress,
 };
 
 /// Connections of one client process; a process may open 20,000 descriptors here.
@@ -81,7 +82,14 @@ impl Fleets {
     }
 
     /// Connects the fleets `which`, at most the first `limit` connections of each, one fleet after another.
-    pub(crate) fn connect(&mut self, which: Range<usize>, api: &Api, rate: u32, limit: usize) -> Result<()> {
+    pub(crate) fn connect(
+        &mut self,
+        which: Range<usize>,
+        api: &Api,
+        rate: u32,
+        limit: usize,
+        progress: &Progress,
+    ) -> Result<()> {
         for at in which {
             let (first, source) = (self.users(&(at..at)).start, self.sources);
             // Ports of closed connections wait for a minute, so the next ones come from other addresses.
@@ -91,7 +99,13 @@ impl Fleets {
             let order = Connect { to, first, count, driver, source, rate };
             self.tell(at, &Order::Connect(order))?;
             let patience = Duration::from_secs(20) + Duration::from_secs(count as u64 * 2 / u64::from(rate));
-            self.hear(at..at + 1, patience, |_, notice| matches!(notice, Notice::Connected))?;
+            progress.begin(format!("connecting {count}"), count as u64);
+            self.hear(at..at + 1, patience, |_, notice| {
+                if let Notice::Connecting(open) = notice {
+                    progress.at(open as u64);
+                }
+                matches!(notice, Notice::Connected)
+            })?;
         }
         Ok(())
     }

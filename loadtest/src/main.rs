@@ -12,6 +12,7 @@ mod floor;
 mod http;
 mod inspect;
 mod process;
+mod progress;
 mod publisher;
 mod report;
 mod scenario;

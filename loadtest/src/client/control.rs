@@ -60,6 +60,8 @@ pub(crate) enum Order {
 /// What a client process says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Notice {
+    /// So many are open, and others are not yet.
+    Connecting(usize),
     /// All are open.
     Connected,
     /// Counting has begun.

@@ -24,6 +24,9 @@ const CONTROL: Token = Token(usize::MAX);
 /// Handshakes under way at once.
 const DIALS: usize = 64;
 
+/// How often the test hears how many are connected, in nanoseconds.
+const TELL: u64 = 100_000_000;
+
 /// How long no handshake may make progress.
 const DIAL_PATIENCE: u64 = 15_000_000_000;
 
@@ -52,6 +55,8 @@ struct Dialing {
     begun: u64,
     progress: u64,
     under_way: usize,
+    /// When the test is to hear next how far it has come.
+    tell: u64,
 }
 
 /// A measurement that is about to end.
@@ -136,7 +141,8 @@ impl Fleet {
                     self.ended = 0;
                     self.first = order.first;
                     self.driver = Some(order.driver.clone());
-                    self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0 });
+                    let tell = begun + TELL;
+                    self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0, tell });
                 }
                 Order::Begin { round, interval, streams } => {
                     self.tally = Tally::new(round, interval, &streams, self.connections.len())?;
@@ -182,6 +188,10 @@ impl Fleet {
         if dialing.under_way == 0 && self.connections.len() == order.count {
             self.dialing = None;
             return self.control.send(&Notice::Connected);
+        }
+        if now > dialing.tell {
+            dialing.tell = now + TELL;
+            self.control.send(&Notice::Connecting(self.connections.len() - dialing.under_way))?;
         }
         if now - dialing.progress > DIAL_PATIENCE {
             return failed(format!("{} handshakes make no progress", dialing.under_way));

@@ -16,6 +16,7 @@ use crate::{
     error::{Doing, Result, failed},
     fleets::Fleets,
     process::{Memory, Process},
+    progress::Progress,
     stamp::Stamp,
 };
 
@@ -76,10 +77,11 @@ pub(crate) fn drive(
     bound: Bound,
     server: Option<Process>,
     round: u16,
+    progress: &Progress,
 ) -> Result<Outcome> {
     let interval = timeline::interval(bound.duration);
     let mut drive = Drive::new(fleets, lanes, (round, interval), server)?;
-    drive.run(bound)?;
+    drive.run(bound, progress)?;
     let answered = clock::now();
     let reports = drive.end()?;
     drive.sampler.take(clock::now())?;
@@ -183,7 +185,7 @@ impl<'f> Drive<'f> {
         self.fleets.hear(all, PATIENCE, |_, notice| matches!(notice, Notice::Began))
     }
 
-    fn run(&mut self, bound: Bound) -> Result<()> {
+    fn run(&mut self, bound: Bound, progress: &Progress) -> Result<()> {
         self.until = self.began + clock::nanos(bound.duration);
         let mut events = Events::with_capacity(256);
         loop {
@@ -194,7 +196,9 @@ impl<'f> Drive<'f> {
             if now > self.until + clock::nanos(BACKLOG) {
                 self.lanes.iter_mut().for_each(|running| running.give_up(self.until));
             }
-            self.sampler.look(now)?;
+            if self.sampler.look(now)? {
+                progress.at((now - self.began) / 1_000_000);
+            }
             self.fire(now)?;
             if self.is_over(now)? {
                 return Ok(());

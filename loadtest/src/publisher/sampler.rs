@@ -32,13 +32,13 @@ impl Sampler {
         Self { process, next: 0, samples: Vec::new() }
     }
 
-    /// Takes a sample if one is due.
-    pub(super) fn look(&mut self, now: u64) -> Result<()> {
+    /// Takes a sample if one is due; answers whether one was.
+    pub(super) fn look(&mut self, now: u64) -> Result<bool> {
         if now < self.next {
-            return Ok(());
+            return Ok(false);
         }
         self.next = now + APART;
-        self.take(now)
+        self.take(now).map(|()| true)
     }
 
     /// Takes a sample.

@@ -1,6 +1,6 @@
 //! `flood`, `serial` and `paced`: events to everyone, as fast as they are taken or at a rate.
 
-use super::{Setting, WARM_UP, add_memory, lasting};
+use super::{Setting, add_memory};
 use crate::{
     cli::{Common, Flood, Paced, Serial, Until},
     error::Result,
@@ -43,7 +43,7 @@ fn run(
     settings.extend(more);
     let mut findings = Findings::new(scenario, common, settings);
     let server = Server::open(common)?;
-    let mut setting = Setting::new()?;
+    let mut setting = Setting::new(common.repeat.into())?;
     let fleets = setting.connect(common, &server, connections, false)?;
     let lane = Lane {
         name: "events",
@@ -55,7 +55,7 @@ fn run(
         fleets,
     };
     let lanes = [lane];
-    setting.drive(&lanes, lasting(WARM_UP), None)?;
+    setting.warm_up(&lanes)?;
     for _ in 0..common.repeat {
         let outcome = setting.measure("", &lanes, (common, &server), &mut findings)?;
         note(&mut findings, &outcome);

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Setting, WARM_UP, add_memory, lasting};
+use super::{Setting, add_memory};
 use crate::{
     cli::{Common, Filtered, Kind},
     driver::need_filters,
@@ -34,7 +34,8 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
         return failed("the filter matches none of so few connections: -n must be at least 100");
     }
     let common = with_index(&args.common);
-    let mut setting = Setting::new()?;
+    let sides = if common.target.url.is_none() { 2 } else { 1 };
+    let mut setting = Setting::new(usize::from(common.repeat) * sides)?;
     let server = Server::open(&common)?;
     let fleets = setting.connect(&common, &server, args.connections, false)?;
     check(&server, filter, matching)?;
@@ -53,7 +54,7 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
     ];
     let mut findings = Findings::new("filtered", &common, settings);
     for (_, lane, _) in &sides {
-        setting.drive(std::slice::from_ref(lane), lasting(WARM_UP), None)?;
+        setting.warm_up(std::slice::from_ref(lane))?;
     }
     for _ in 0..common.repeat {
         let mut costs = Vec::new();

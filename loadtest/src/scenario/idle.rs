@@ -25,7 +25,7 @@ pub(crate) fn idle(args: &Idle) -> Result<Findings> {
     let mut findings = Findings::new("idle", common, settings);
     for _ in 0..common.repeat {
         let server = Server::open(common)?;
-        let mut setting = Setting::new()?;
+        let mut setting = Setting::new(1)?;
         let fleets = setting.fleets.start(args.connections, false)?;
         once(args, &server, &mut setting, &fleets, &mut findings)?;
         if !server.is_ours() {
@@ -48,14 +48,14 @@ fn once(
     setting.reconnect(&args.common, server, fleets, WARM_UP)?;
     check(&setting.exercise(server, fleets)?, findings)?;
     setting.fleets.disconnect()?;
-    std::thread::sleep(args.settle);
+    setting.progress.sleep("settling", args.settle);
     let before = process.memory()?;
     let (cpu, began) = (process.cpu()?, Instant::now());
     setting.reconnect(&args.common, server, fleets, usize::MAX)?;
     let seconds = began.elapsed().as_secs_f64();
     let cpu = process.cpu()?.saturating_sub(cpu);
     check(&setting.exercise(server, fleets)?, findings)?;
-    std::thread::sleep(args.settle);
+    setting.progress.sleep("settling", args.settle);
     let after = process.memory()?;
     check(&setting.exercise(server, fleets)?, findings)?;
     setting.fleets.disconnect()?;

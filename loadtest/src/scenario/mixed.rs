@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Setting, WARM_UP, add_memory, lasting};
+use super::{Setting, add_memory};
 use crate::{
     cli::Mixed,
     driver,
@@ -34,7 +34,7 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
         calibrate(args, &mut findings)?;
     }
     let server = Server::open(&args.common)?;
-    let mut setting = Setting::new()?;
+    let mut setting = Setting::new(usize::from(args.common.repeat) * 2)?;
     let probes = setting.connect(&args.common, &server, args.probes, false)?;
     let bulk = setting.connect(&args.common, &server, args.connections - args.probes, false)?;
     let lanes = [single(args, &server, probes.clone()), scan(args, &server, probes.start..bulk.end)];
@@ -46,7 +46,7 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
 /// waits for the other: what is seen is the processors shared between the harness's own processes.
 fn calibrate(args: &Mixed, findings: &mut Findings) -> Result<()> {
     let (for_single, for_scan) = (Server::floor()?, Server::floor()?);
-    let mut setting = Setting::new()?;
+    let mut setting = Setting::new(usize::from(args.common.repeat) * 2)?;
     let probes = setting.connect(&args.common, &for_single, args.probes, false)?;
     let bulk = setting.connect(&args.common, &for_scan, args.connections - args.probes, false)?;
     let lanes = [single(args, &for_single, probes), scan(args, &for_scan, bulk)];
@@ -84,7 +84,7 @@ fn measure(
     (prefix, server): (&str, &Server),
     findings: &mut Findings,
 ) -> Result<()> {
-    setting.drive(lanes, lasting(WARM_UP), None)?;
+    setting.warm_up(lanes)?;
     for _ in 0..args.common.repeat {
         let mut p99 = |with: bool, findings: &mut Findings| -> Result<f64> {
             let (lanes, name) = if with { (&lanes[..], "with scans") } else { (&lanes[..1], "alone") };

@@ -20,6 +20,7 @@ use crate::{
     error::Result,
     fleets::Fleets,
     process::Process,
+    progress::Progress,
     publisher::{Aim, Bound, Lane, Outcome, Pace, drive},
     report::Findings,
     server::Server,
@@ -33,11 +34,13 @@ const WARM_UP: Duration = Duration::from_millis(500);
 struct Setting {
     fleets: Fleets,
     round: u16,
+    progress: Progress,
 }
 
 impl Setting {
-    fn new() -> Result<Self> {
-        Ok(Self { fleets: Fleets::new()?, round: 0 })
+    /// Of a test of so many measurements.
+    fn new(measurements: usize) -> Result<Self> {
+        Ok(Self { fleets: Fleets::new()?, round: 0, progress: Progress::new(measurements) })
     }
 
     /// Starts client processes for `connections` and connects them.
@@ -61,13 +64,20 @@ impl Setting {
         which: &Range<usize>,
         limit: usize,
     ) -> Result<()> {
-        self.fleets.connect(which.clone(), &server.api, common.connect_rate, limit)
+        let rate = common.connect_rate;
+        self.fleets.connect(which.clone(), &server.api, rate, limit, &self.progress)
     }
 
-    /// Runs one measurement.
+    /// Lets the lanes work for a moment that nobody measures.
+    fn warm_up(&mut self, lanes: &[Lane]) -> Result<()> {
+        self.progress.begin("warming up", WARM_UP.as_millis() as u64);
+        self.drive(lanes, lasting(WARM_UP), None).map(|_| ())
+    }
+
+    /// Lets the lanes work, and waits until everything has come.
     fn drive(&mut self, lanes: &[Lane], bound: Bound, server: Option<Process>) -> Result<Outcome> {
         self.round += 1;
-        drive(&mut self.fleets, lanes, bound, server, self.round)
+        drive(&mut self.fleets, lanes, bound, server, self.round, &self.progress)
     }
 
     /// Runs one measurement that the report shows as `name`, and keeps all of it. Lasts as long as the command line
@@ -79,6 +89,7 @@ impl Setting {
         (common, server): (&Common, &Server),
         findings: &mut Findings,
     ) -> Result<Outcome> {
+        self.progress.begin_measurement(common.duration);
         let outcome = self.drive(lanes, lasting(common.duration), server.process)?;
         findings.keep(name, &outcome);
         Ok(outcome)
@@ -86,6 +97,7 @@ impl Setting {
 
     /// One event to everyone on `server`; all must have it when this returns.
     fn exercise(&mut self, server: &Server, which: &Range<usize>) -> Result<Outcome> {
+        self.progress.begin("testing every connection", 1);
         let lane = Lane {
             name: "test",
             aim: Aim::Everyone,

@@ -1,6 +1,6 @@
 //! `targeted`: one HTTP request to one user after another.
 
-use super::{Setting, WARM_UP, add_memory, lasting};
+use super::{Setting, add_memory};
 use crate::{
     cli::Targeted,
     error::Result,
@@ -20,7 +20,7 @@ pub(crate) fn targeted(args: &Targeted) -> Result<Findings> {
     ];
     let mut findings = Findings::new("targeted", common, settings);
     let server = Server::open(common)?;
-    let mut setting = Setting::new()?;
+    let mut setting = Setting::new(common.repeat.into())?;
     let fleets = setting.connect(common, &server, args.connections, false)?;
     let lanes = [Lane {
         name: "single events",
@@ -31,7 +31,7 @@ pub(crate) fn targeted(args: &Targeted) -> Result<Findings> {
         api: server.api.clone(),
         fleets,
     }];
-    setting.drive(&lanes, lasting(WARM_UP), None)?;
+    setting.warm_up(&lanes)?;
     for _ in 0..common.repeat {
         let outcome = setting.measure("", &lanes, (common, &server), &mut findings)?;
         let lane = &outcome.lanes[0];
