@@ -1,5 +1,7 @@
 //! A comparison measures in turn, keeps what it has measured, and says what came of it.
 
+mod support;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -9,6 +11,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use self::support::fanfare;
 
 /// A folder of a test's own, which is gone with it.
 struct Folder(PathBuf);
@@ -34,12 +38,6 @@ impl Drop for Folder {
         // What is left is in the system's folder for such.
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// The `fanfare` binary beside the harness, or what `LOADTEST_FANFARE` names.
-fn fanfare() -> PathBuf {
-    let beside = || Path::new(env!("CARGO_BIN_EXE_fanfare-loadtest")).with_file_name("fanfare");
-    std::env::var_os("LOADTEST_FANFARE").map_or_else(beside, PathBuf::from)
 }
 
 fn harness() -> Command {
@@ -98,7 +96,7 @@ fn a_quick_comparison_is_kept_and_summarized() {
     ] {
         assert!(page.contains(part), "{part}: {page}");
     }
-    nothing_tells_where_this_is(&made, &fanfare());
+    nothing_tells_where_this_is(&made, Path::new(fanfare()));
     a_summary_can_be_made_again(&made, &page);
 }
 
