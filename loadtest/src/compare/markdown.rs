@@ -57,8 +57,11 @@ fn heading(page: &mut String, summary: &Summary) {
         setup.machine.words()
     );
     let others = setup.servers.iter().any(|present| !present.server.is_core());
-    let others =
-        if others { format!(" ({} with the other servers)", setup.other_rounds) } else { String::new() };
+    let others = if others {
+        format!(" (the first {} with all servers)", setup.other_rounds.min(setup.rounds))
+    } else {
+        String::new()
+    };
     let _ = writeln!(
         page,
         "Rounds: {}{others}; in each, every load with one server directly after another, {} s each, in fresh processes.\n",

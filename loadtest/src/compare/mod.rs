@@ -57,6 +57,9 @@ pub(crate) fn compare(args: &Compare) -> Result<bool> {
     }
     let hidden = hidden(args)?;
     let (starters, mut skipped) = starter::enlist(args, &stop)?;
+    if stop.load(Ordering::Relaxed) {
+        return failed("interrupted before the first measurement");
+    }
     let present: Vec<Contender> = starters.iter().map(|starter| starter.server).collect();
     let (steps, without_servers) = plan::plan(args.extent(), &present, &args.only)?;
     skipped.extend(without_servers);

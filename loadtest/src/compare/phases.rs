@@ -279,7 +279,8 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         name: "filtered",
         title: "Filtered: an event to the part of 15,000 connections that a filter matches",
-        note: "One event at a time, beside the same event to as many connections by themselves.",
+        note: "One event at a time, beside the same event to as many connections by themselves. scan-50: the filter \
+               matches 50 %, and no index can narrow it; index-50: an index answers it.",
         scenario: "filtered",
         arguments: &["--bytes", "128"],
         when_quick: &[],
