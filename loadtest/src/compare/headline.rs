@@ -20,18 +20,24 @@ const P99: &str = "request to arrival p99";
 
 const LINES: &[Line] = &[
     ("flood 128 B, CPU per delivery, µs", "flood/1000", PER_DELIVERY),
-    ("", "flood/5000", PER_DELIVERY),
-    ("", "flood/15000", PER_DELIVERY),
-    ("flood 1 KiB, the same", "flood-1k/5000", PER_DELIVERY),
+    ("flood 128 B, CPU per delivery, µs", "flood/5000", PER_DELIVERY),
+    ("flood 128 B, CPU per delivery, µs", "flood/15000", PER_DELIVERY),
+    ("flood 1 KiB, CPU per delivery, µs", "flood-1k/5000", PER_DELIVERY),
     ("flood 128 B, p99, ms", "flood/5000", P99),
     ("one event at a time, CPU per delivery, µs", "serial/1000", PER_DELIVERY),
-    ("", "serial/5000", PER_DELIVERY),
-    ("", "serial/15000", PER_DELIVERY),
+    ("one event at a time, CPU per delivery, µs", "serial/5000", PER_DELIVERY),
+    ("one event at a time, CPU per delivery, µs", "serial/15000", PER_DELIVERY),
     ("one event at a time, p99, ms", "serial/5000", P99),
     ("to one of them, CPU per event, µs", "targeted/5000", "server CPU per event"),
     ("CPU per handshake, µs", "handshakes/15000", "server CPU per handshake"),
     ("memory per idle connection, bytes", "idle/15000", "resident memory per connection"),
 ];
+
+/// Stands where nothing was measured.
+const NOTHING: &str = "—";
+
+/// Stands behind figures of measurements that had faults.
+const MARK: &str = "†";
 
 /// The table, of those who were there.
 pub(super) fn table(setup: &Setup, measurements: &[Measurement], folder: &Path) -> String {
@@ -50,28 +56,34 @@ pub(super) fn table(setup: &Setup, measurements: &[Measurement], folder: &Path) 
     let mut levels = Vec::new();
     for (text, name, figure) in LINES {
         let Some(phase) = Phase::find(name) else { continue };
+        let cells: Vec<_> = there.iter().map(|&server| cell(&results, phase, server, figure)).collect();
+        if cells.iter().all(|cell| cell == NOTHING) {
+            continue;
+        }
         let _ = write!(
             table,
             "| {text} | {} |",
             whole(phase.case.connections / setup.connections_divided_by.max(1))
         );
-        for &server in &there {
-            let _ = write!(table, " {} |", cell(&results, phase, server, figure));
-        }
         let ratios = results.ratios(phase, figure, Contender::UWebSockets);
         let (middle, interval) = (spread(&ratios), interval(&ratios));
         levels.extend(interval.map(|interval| (ratios.len(), interval.level)));
-        let ratio = middle.map_or("—".to_owned(), |middle| with_interval(&middle, interval.as_ref()));
-        let _ = writeln!(table, " {ratio} |");
+        let ratio = middle.map_or(NOTHING.to_owned(), |middle| with_interval(&middle, interval.as_ref()));
+        let _ = writeln!(table, " {} | {ratio} |", cells.join(" | "));
     }
+    let marked = table.contains(MARK);
     let _ = writeln!(table, "\n{}", below(setup, levels, folder));
+    if marked {
+        let _ = writeln!(table, "{MARK}: every measurement had faults.");
+    }
     table
 }
 
 fn cell(results: &Results<'_>, phase: Phase, server: Contender, figure: &str) -> String {
     let (values, faulty) = results.values(phase, server, figure);
-    let mark = if faulty { " †" } else { "" };
-    spread(&values).map_or("—".to_owned(), |spread| format!("{}{mark}", short(spread.median)))
+    spread(&values).map_or(NOTHING.to_owned(), |spread| {
+        if faulty { format!("{} {MARK}", short(spread.median)) } else { short(spread.median) }
+    })
 }
 
 /// What the figures are, and where all of them are.

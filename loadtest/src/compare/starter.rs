@@ -114,9 +114,10 @@ fn arguments(server: Contender, program: Option<&Path>) -> Vec<String> {
         arguments.extend(["--server-binary".to_owned(), program.display().to_string()]);
     }
     match server {
-        // Clients are gone when it is stopped: there is no need to announce it.
+        // It is stopped when nothing is measured any more: taking leave of clients would only take time.
         Contender::Fanfare => {
-            arguments.extend(["--api-key", API_KEY, "--server-arg=--drain-delay=0s"].map(str::to_owned));
+            let leave = ["--server-arg=--drain-delay=0s", "--server-arg=--drain-timeout=100ms"];
+            arguments.extend(["--api-key", API_KEY].into_iter().chain(leave).map(str::to_owned));
         }
         Contender::UWebSockets => arguments.extend(["--server-arg".to_owned(), "{port}".to_owned()]),
         _ => {}
