@@ -1,8 +1,16 @@
 //! The command line.
 
+mod target;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::target::{Kind, PLAIN_CONNECT, PLAIN_EMIT, PLAIN_USER, Place, Target};
+use crate::{
+    compare::{Compare, Summarize},
+    filter::{By, Share},
+};
 
 /// Load tests for Fanfare: what an event costs the server, and how long it takes, with losses counted.
 ///
@@ -23,6 +31,10 @@ pub(crate) enum Command {
     Flood(Flood),
     /// Events to everyone, one at a time: the next when all have it
     Serial(Serial),
+    /// Events to everyone at a fixed rate: CPU per delivery, latency from when each was due
+    Paced(Paced),
+    /// Events through a filter, one at a time, beside as many connections by themselves: what filtering costs
+    Filtered(Filtered),
     /// Events to single users, one HTTP request each: CPU per event, latency
     Targeted(Targeted),
     /// Events to single users, with and without a filter beside them that scans everyone
@@ -33,6 +45,12 @@ pub(crate) enum Command {
         #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
         listen: SocketAddr,
     },
+    /// Say which servers can be measured on this machine, and what the others lack
+    Servers,
+    /// Measure all servers in turn, and write what came of it as a published comparison
+    Compare(Compare),
+    /// Make a comparison's summary again from its raw data
+    Summarize(Summarize),
     /// A client process; started by the others
     #[command(hide = true)]
     Fleet {
@@ -45,38 +63,8 @@ pub(crate) enum Command {
 /// What every scenario takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
-    /// Start this `fanfare` binary on a free port (as `PATH serve --listen …`), and stop it at the end
-    #[arg(long, value_name = "PATH", group = "target", help_heading = "Server")]
-    pub(crate) server_binary: Option<PathBuf>,
-    /// Pass this to the server that is started; may be repeated
-    #[arg(
-        long,
-        value_name = "ARG",
-        allow_hyphen_values = true,
-        requires = "server_binary",
-        help_heading = "Server"
-    )]
-    pub(crate) server_arg: Vec<String>,
-    /// Use the server that runs here
-    #[arg(long, value_name = "ADDRESS:PORT", group = "target", help_heading = "Server")]
-    pub(crate) url: Option<SocketAddr>,
-    /// Use the harness's own bare server: what the kernel and the harness cost by themselves
-    #[arg(long, group = "target", help_heading = "Server")]
-    pub(crate) floor: bool,
-    /// The process of that server, for its CPU and memory
-    #[arg(long, requires = "url", help_heading = "Server")]
-    pub(crate) pid: Option<u32>,
-    /// The secret that its client tokens are signed with (HS256)
-    #[arg(
-        long,
-        default_value = "load-test-secret-0123456789abcdef",
-        value_name = "SECRET",
-        help_heading = "Server"
-    )]
-    pub(crate) token_secret: String,
-    /// Its API key, if it wants one
-    #[arg(long, value_name = "KEY", help_heading = "Server")]
-    pub(crate) api_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) target: Target,
     /// Handshakes a second, at most; a server's own default refuses more than 10,000
     #[arg(long, default_value_t = 8000, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connect_rate: u32,
@@ -89,9 +77,23 @@ pub(crate) struct Common {
     /// Length of an event's data
     #[arg(long, default_value_t = 128, value_name = "BYTES")]
     pub(crate) bytes: usize,
+    /// Write the report as an HTML page too, which needs nothing but itself
+    #[arg(long, value_name = "PATH")]
+    pub(crate) report: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[cfg(test)]
+impl Common {
+    /// The defaults, and the floor.
+    pub(crate) fn for_tests() -> Self {
+        match Cli::parse_from(["fanfare-loadtest", "serial", "--floor"]).command {
+            Command::Serial(serial) => serial.common,
+            other => unreachable!("{other:?}"),
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -140,6 +142,33 @@ pub(crate) struct Serial {
 }
 
 #[derive(Args, Clone, Debug)]
+pub(crate) struct Paced {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections
+    #[arg(short = 'n', long, default_value_t = 1000)]
+    pub(crate) connections: usize,
+    /// Events a second
+    #[arg(long, default_value_t = 50.0, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: f64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Filtered {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections
+    #[arg(short = 'n', long, default_value_t = 15_000)]
+    pub(crate) connections: usize,
+    /// Percentage of them that the filter matches
+    #[arg(long = "match", value_enum, default_value_t = Share::One, value_name = "PERCENT")]
+    pub(crate) share: Share,
+    /// How the server is to find them; it is asked whether it does
+    #[arg(long, value_enum, default_value_t = By::Index)]
+    pub(crate) by: By,
+}
+
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Targeted {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -150,7 +179,7 @@ pub(crate) struct Targeted {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) depth: u16,
     /// Send so many a second instead of as many as the server answers
-    #[arg(long, value_name = "PER_SECOND")]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: Option<f64>,
 }
 
@@ -166,10 +195,10 @@ pub(crate) struct Mixed {
     #[arg(long, default_value_t = 500)]
     pub(crate) probes: usize,
     /// Single events a second
-    #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND")]
+    #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: f64,
     /// Scans a second, at most; without it one follows the other
-    #[arg(long, value_name = "PER_SECOND")]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) scan_rate: Option<f64>,
     /// Leave out the same with two floor servers, one for each kind of event, which shows the harness's own noise
     #[arg(long)]
@@ -178,6 +207,13 @@ pub(crate) struct Mixed {
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("a duration is such as 10s or 500ms: {error}"))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("a rate is a number from 0.001 to 1000000".to_owned()),
+    }
 }
 
 #[cfg(test)]

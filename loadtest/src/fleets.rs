@@ -1,7 +1,6 @@
 //! The test's hold on its client processes.
 
 use std::{
-    net::SocketAddr,
     ops::Range,
     os::{fd::OwnedFd, unix::net::UnixStream},
     process::{Child, Command, Stdio},
@@ -13,7 +12,9 @@ use mio::{Events, Interest, Poll, Token};
 use crate::{
     client::{Connect, Link, Notice, Order},
     clock,
+    driver::Api,
     error::{Doing, Result, failed},
+    progress::Progress,
 };
 
 /// Connections of one client process; a process may open 20,000 descriptors here.
@@ -84,20 +85,27 @@ impl Fleets {
     pub(crate) fn connect(
         &mut self,
         which: Range<usize>,
-        to: SocketAddr,
-        secret: &str,
+        api: &Api,
         rate: u32,
         limit: usize,
+        progress: &Progress,
     ) -> Result<()> {
         for at in which {
             let (first, source) = (self.users(&(at..at)).start, self.sources);
             // Ports of closed connections wait for a minute, so the next ones come from other addresses.
             self.sources = self.sources.wrapping_add(64);
             let count = self.members[at].count.min(limit);
-            let order = Connect { to, first, count, secret: secret.to_owned(), source, rate };
+            let (to, driver) = (api.address, api.driver.clone());
+            let order = Connect { to, first, count, driver, source, rate };
             self.tell(at, &Order::Connect(order))?;
             let patience = Duration::from_secs(20) + Duration::from_secs(count as u64 * 2 / u64::from(rate));
-            self.hear(at..at + 1, patience, |_, notice| matches!(notice, Notice::Connected))?;
+            progress.begin(format!("connecting {count}"), count as u64);
+            self.hear(at..at + 1, patience, |_, notice| {
+                if let Notice::Connecting(open) = notice {
+                    progress.at(open as u64);
+                }
+                matches!(notice, Notice::Connected)
+            })?;
         }
         Ok(())
     }

@@ -3,12 +3,16 @@
 mod cli;
 mod client;
 mod clock;
+mod compare;
+mod driver;
 mod error;
-mod fanfare;
+mod filter;
 mod fleets;
 mod floor;
 mod http;
+mod inspect;
 mod process;
+mod progress;
 mod publisher;
 mod report;
 mod scenario;
@@ -22,7 +26,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, Common, Until},
+    cli::{Cli, Command, Common},
     error::{Doing, Result},
     report::Findings,
 };
@@ -43,14 +47,17 @@ fn run(command: &Command) -> Result<bool> {
     let (findings, common) = match command {
         Command::Fleet { background } => return client::run(*background).map(|()| true),
         Command::Floor { listen } => return floor::run(*listen).map(|()| true),
-        Command::Idle(args) => (scenario::idle(args)?, &args.common),
-        Command::Flood(args) => (
-            scenario::fan_out("flood", &args.common, args.connections, args.depth, args.until)?,
-            &args.common,
-        ),
-        Command::Serial(args) => {
-            (scenario::fan_out("serial", &args.common, args.connections, 1, Until::Delivered)?, &args.common)
+        Command::Servers => {
+            driver::list();
+            return Ok(true);
         }
+        Command::Compare(args) => return compare::compare(args),
+        Command::Summarize(args) => return compare::summarize(args),
+        Command::Idle(args) => (scenario::idle(args)?, &args.common),
+        Command::Flood(args) => (scenario::flood(args)?, &args.common),
+        Command::Serial(args) => (scenario::serial(args)?, &args.common),
+        Command::Paced(args) => (scenario::paced(args)?, &args.common),
+        Command::Filtered(args) => (scenario::filtered(args)?, &args.common),
         Command::Targeted(args) => (scenario::targeted(args)?, &args.common),
         Command::Mixed(args) => (scenario::mixed(args)?, &args.common),
     };
@@ -58,12 +65,20 @@ fn run(command: &Command) -> Result<bool> {
     Ok(findings.is_clean())
 }
 
+/// Prints the findings, and writes their page if one is wanted.
 fn print(findings: &Findings, common: &Common) -> Result<()> {
     if common.json {
         let json = serde_json::to_string_pretty(findings).map_err(std::io::Error::from);
         println!("{}", json.doing("cannot write JSON")?);
     } else {
         print!("{findings}");
+    }
+    if let Some(path) = &common.report {
+        let shown = path.display();
+        std::fs::write(path, report::page(findings)?).doing(format!("cannot write {shown}"))?;
+        if !common.json {
+            println!("  report: {shown}");
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a process has used, from `/proc`.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use crate::error::{Doing, Result, failed};
 
@@ -18,8 +18,15 @@ pub(crate) struct Memory {
 }
 
 impl Process {
-    /// Processor time in all threads, user and system, in microseconds. The kernel shows it in steps of 10 ms.
-    pub(crate) fn cpu_micros(self) -> Result<u64> {
+    /// Processor time in all threads, user and system.
+    ///
+    /// Where the kernel keeps it by thread it is exact; but then threads that have ended are missing, which only the
+    /// sum in steps of 10 ms has.
+    pub(crate) fn cpu(self) -> Result<Duration> {
+        Ok(self.cpu_in_steps()?.max(self.cpu_of_threads().unwrap_or_default()))
+    }
+
+    fn cpu_in_steps(self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.0);
         let stat = fs::read_to_string(&path).doing(format!("cannot read {path}"))?;
         // The name in brackets may hold spaces; utime and stime are the 12th and 13th fields after it.
@@ -27,7 +34,27 @@ impl Process {
         let ticks: Vec<u64> =
             after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
         let [user, system] = ticks[..] else { return failed(format!("{path} has no processor times")) };
-        Ok((user + system) * 1_000_000 / rustix::param::clock_ticks_per_second())
+        Ok(Duration::from_micros((user + system) * 1_000_000 / rustix::param::clock_ticks_per_second()))
+    }
+
+    fn cpu_of_threads(self) -> Option<Duration> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.0)).ok()?;
+        let nanos = |thread: std::io::Result<fs::DirEntry>| {
+            let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        Some(Duration::from_nanos(threads.filter_map(nanos).sum()))
+    }
+
+    /// Resident memory now, in bytes, cheaply: some pages of each processor may be missing.
+    pub(crate) fn resident(self) -> Result<u64> {
+        let path = format!("/proc/{}/statm", self.0);
+        let text = fs::read_to_string(&path).doing(format!("cannot read {path}"))?;
+        let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        match pages {
+            Some(pages) => Ok(pages * rustix::param::page_size() as u64),
+            None => failed(format!("{path} has no resident pages")),
+        }
     }
 
     /// Resident memory now, summed over mappings and so exact, unlike `VmRSS`.
@@ -54,6 +81,8 @@ mod tests {
         let this = Process(std::process::id());
         let memory = this.memory().unwrap();
         assert!(memory.anonymous > 0 && memory.resident >= memory.anonymous);
-        assert!(this.cpu_micros().is_ok());
+        assert!(this.resident().unwrap() > 0);
+        let steps = this.cpu_in_steps().unwrap();
+        assert!(this.cpu().unwrap() >= steps);
     }
 }

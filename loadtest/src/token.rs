@@ -10,6 +10,9 @@ pub(crate) struct Signer {
     expires_at: u64,
 }
 
+/// How many tenants the users are divided among, in turn.
+pub(crate) const TENANTS: usize = 100;
+
 /// How long the tokens live; longer than any test, shorter than a server's usual cap.
 const SECONDS: u64 = 6 * 3600;
 
@@ -24,10 +27,10 @@ impl Signer {
     /// A token for the test's user number `user`, with three claims: tenant, plan, email.
     pub(crate) fn sign(&self, user: usize) -> String {
         let payload = format!(
-            r#"{{"sub":"{name}","exp":{exp},"tenant":"tenant-{tenant}","plan":"{plan}","email":"{name}@example.com"}}"#,
+            r#"{{"sub":"{name}","exp":{exp},"tenant":"{tenant}","plan":"{plan}","email":"{name}@example.com"}}"#,
             name = name(user),
             exp = self.expires_at,
-            tenant = user % 100,
+            tenant = tenant(user % TENANTS),
             plan = if user.is_multiple_of(10) { "enterprise" } else { "free" },
         );
         let head = BASE64URL_NOPAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
@@ -35,6 +38,11 @@ impl Signer {
         let signature = BASE64URL_NOPAD.encode(hmac::sign(&self.key, message.as_bytes()).as_ref());
         format!("{message}.{signature}")
     }
+}
+
+/// The name of the tenant number `tenant`, in two digits, so that names have the order of numbers.
+pub(crate) fn tenant(tenant: usize) -> String {
+    format!("tenant-{tenant:02}")
 }
 
 /// The name of the test's user number `user`.

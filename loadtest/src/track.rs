@@ -41,7 +41,16 @@ impl Track {
 
     /// How many of the first `sent` never came.
     pub(crate) fn lost(&self, sent: u32) -> u64 {
-        self.missing.len() as u64 + u64::from(sent.saturating_sub(self.next))
+        self.missing_where(|missing| missing < sent) + u64::from(sent.saturating_sub(self.next))
+    }
+
+    /// How many came beyond the first `sent`.
+    pub(crate) fn surplus(&self, sent: u32) -> u64 {
+        u64::from(self.next.saturating_sub(sent)) - self.missing_where(|missing| missing >= sent)
+    }
+
+    fn missing_where(&self, counts: impl Fn(u32) -> bool) -> u64 {
+        self.missing.iter().filter(|&&missing| counts(missing)).count() as u64
     }
 }
 
@@ -56,5 +65,6 @@ mod tests {
         assert_eq!(seen, [New, New, New, Reordered, Duplicate, Duplicate, New]);
         assert_eq!(track.lost(6), 1, "2 never came");
         assert_eq!(track.lost(8), 3, "nor did the last two");
+        assert_eq!((track.lost(1), track.surplus(1)), (0, 4), "1, 3, 4 and 5 were not for it");
     }
 }

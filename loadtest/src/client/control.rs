@@ -9,8 +9,11 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::tally::{Expected, Report};
-use crate::error::{Doing, Result, failed};
+use super::tally::{Expected, Report, Stream};
+use crate::{
+    driver::Driver,
+    error::{Doing, Result, failed},
+};
 
 /// Connections to make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,8 +24,8 @@ pub(crate) struct Connect {
     pub(crate) first: usize,
     /// How many.
     pub(crate) count: usize,
-    /// Signs their tokens.
-    pub(crate) secret: String,
+    /// How it is spoken to.
+    pub(crate) driver: Driver,
     /// The last two bytes of the first source address, 127.1.x.y; a thousand connections share one.
     pub(crate) source: u16,
     /// At most so many handshakes a second.
@@ -32,17 +35,16 @@ pub(crate) struct Connect {
 /// What a client process is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// Connect, and say [`Notice::Connected`] when all have had their welcome.
+    /// Connect, and say [`Notice::Connected`] when all are open.
     Connect(Connect),
-    /// Count from zero: events of `round`, in `streams`. Each time all connections have had one more event of a
-    /// stream in `watched`, say so.
+    /// Count from zero.
     Begin {
         /// The measurement.
         round: u16,
-        /// Its streams.
-        streams: u16,
-        /// Those of which each event goes to everyone.
-        watched: Vec<u16>,
+        /// Length of the intervals of its timeline, in nanoseconds.
+        interval: u64,
+        /// Its streams. Each time all whom an event reaches have had one more, it is said.
+        streams: Vec<Stream>,
     },
     /// Wait for what is expected, or until nothing comes for `patience_ms`; then report.
     End {
@@ -58,11 +60,13 @@ pub(crate) enum Order {
 /// What a client process says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Notice {
+    /// So many are open, and others are not yet.
+    Connecting(usize),
     /// All are open.
     Connected,
     /// Counting has begun.
     Began,
-    /// All connections have had one more event of this stream.
+    /// All connections that it reaches have had one more event of this stream.
     Done(u16),
     /// What came.
     Report(Box<Report>),

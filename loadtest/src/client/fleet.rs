@@ -8,21 +8,24 @@ use std::{
 use mio::{Events, Interest, Poll, Token};
 
 use super::{
-    connection::{Connection, Readout, Stage},
+    connection::{Connection, Listener, Readout, Stage},
     control::{Connect, Link, Notice, Order},
     tally::{Expected, Tally},
 };
 use crate::{
     clock,
+    driver::Driver,
     error::{Doing, Error, Result, failed},
     stamp::Stamp,
-    token::Signer,
 };
 
 const CONTROL: Token = Token(usize::MAX);
 
 /// Handshakes under way at once.
 const DIALS: usize = 64;
+
+/// How often the test hears how many are connected, in nanoseconds.
+const TELL: u64 = 100_000_000;
 
 /// How long no handshake may make progress.
 const DIAL_PATIENCE: u64 = 15_000_000_000;
@@ -49,10 +52,11 @@ pub(crate) fn run(background: bool) -> Result<()> {
 /// Connections that are being made.
 struct Dialing {
     order: Connect,
-    signer: Signer,
     begun: u64,
     progress: u64,
     under_way: usize,
+    /// When the test is to hear next how far it has come.
+    tell: u64,
 }
 
 /// A measurement that is about to end.
@@ -67,6 +71,10 @@ struct Fleet {
     poll: Poll,
     control: Link,
     connections: Vec<Option<Connection>>,
+    /// How their server speaks, once it is known.
+    driver: Option<Driver>,
+    /// The first one's user.
+    first: usize,
     /// Connections that ended by themselves since connecting.
     ended: u64,
     pings: u64,
@@ -87,6 +95,8 @@ impl Fleet {
             poll,
             control,
             connections: Vec::new(),
+            driver: None,
+            first: 0,
             ended: 0,
             pings: 0,
             buffer: vec![0; 64 * 1024],
@@ -126,13 +136,16 @@ impl Fleet {
         for order in orders {
             match order {
                 Order::Connect(order) => {
-                    let (signer, begun) = (Signer::new(&order.secret), clock::now());
+                    let begun = clock::now();
                     self.connections.clear();
                     self.ended = 0;
-                    self.dialing = Some(Dialing { order, signer, begun, progress: begun, under_way: 0 });
+                    self.first = order.first;
+                    self.driver = Some(order.driver.clone());
+                    let tell = begun + TELL;
+                    self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0, tell });
                 }
-                Order::Begin { round, streams, watched } => {
-                    self.tally = Tally::new(round, streams, &watched, self.connections.len())?;
+                Order::Begin { round, interval, streams } => {
+                    self.tally = Tally::new(round, interval, &streams, self.connections.len())?;
                     self.control.send(&Notice::Began)?;
                 }
                 Order::End { expected, patience_ms } => {
@@ -161,8 +174,8 @@ impl Fleet {
             && self.connections.len() <= due as usize
         {
             let index = self.connections.len();
-            let token = dialing.signer.sign(order.first + index);
-            let mut connection = Connection::dial(order.to, order.source, index, &token)?;
+            let request = order.driver.dialect().handshake(order.to, order.first + index);
+            let mut connection = Connection::dial(order.to, order.source, index, request)?;
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll
                 .registry()
@@ -176,6 +189,10 @@ impl Fleet {
             self.dialing = None;
             return self.control.send(&Notice::Connected);
         }
+        if now > dialing.tell {
+            dialing.tell = now + TELL;
+            self.control.send(&Notice::Connecting(self.connections.len() - dialing.under_way))?;
+        }
         if now - dialing.progress > DIAL_PATIENCE {
             return failed(format!("{} handshakes make no progress", dialing.under_way));
         }
@@ -183,8 +200,9 @@ impl Fleet {
     }
 
     fn handle(&mut self, index: usize, is_writable: bool) -> Result<()> {
-        let connections = self.connections.len();
-        let Some(Some(connection)) = self.connections.get_mut(index) else { return Ok(()) };
+        let (Some(Some(connection)), Some(driver)) = (self.connections.get_mut(index), &self.driver) else {
+            return Ok(());
+        };
         let before = connection.stage;
         if is_writable {
             connection.writable()?;
@@ -192,10 +210,15 @@ impl Fleet {
         let now = clock::now();
         let (tally, control) = (&mut self.tally, &mut self.control);
         let mut told: Result<()> = Ok(());
-        let readout = connection.readable(&mut self.buffer, &mut self.pings, |frame| {
-            let Some(stamp) = Stamp::find(frame) else { return };
-            if let Some(stream) = tally.note(index, stamp, now, connections) {
-                told = control.send(&Notice::Done(stream));
+        let (dialect, user) = (driver.dialect(), self.first + index);
+        let mut listener = Listener { dialect, user, pings: &mut self.pings };
+        let readout = connection.readable(&mut self.buffer, &mut listener, |frame| {
+            for stamp in Stamp::all(frame) {
+                if let Some(stream) = tally.note(index, stamp, now)
+                    && told.is_ok()
+                {
+                    told = control.send(&Notice::Done(stream));
+                }
             }
         })?;
         told?;
@@ -221,12 +244,12 @@ impl Fleet {
         if seen != ending.seen {
             (ending.seen, ending.since) = (seen, now);
         }
-        let complete = self.tally.is_complete(&ending.expected, self.connections.len());
+        let complete = self.tally.is_complete(&ending.expected);
         let patience = if complete { AFTERMATH } else { ending.patience };
         if now - ending.since < patience {
             return Ok(());
         }
-        let mut report = self.tally.finish(&ending.expected, self.connections.len());
+        let mut report = self.tally.finish(&ending.expected);
         (report.ended, report.pings) = (self.ended, self.pings);
         self.ending = None;
         self.control.send(&Notice::Report(Box::new(report)))

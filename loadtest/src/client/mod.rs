@@ -4,10 +4,12 @@ mod connection;
 mod control;
 mod fleet;
 mod frames;
+mod latencies;
 mod tally;
 
 pub(crate) use self::{
     control::{Connect, Link, Notice, Order},
     fleet::run,
-    tally::{Expected, Report, histogram, merge},
+    latencies::{Seen, coarse, histogram, merge},
+    tally::{Expected, Report, Stream},
 };

@@ -1,10 +1,10 @@
 //! What a client process counts between a begin and an end.
 
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::latencies::{Latencies, Seen};
 use crate::{
-    error::{Result, failed},
+    error::Result,
     stamp::Stamp,
     track::{Arrival, Track},
 };
@@ -38,6 +38,8 @@ pub(crate) struct Report {
     pub(crate) duplicates: u64,
     /// Events that came behind a later one of their stream.
     pub(crate) reordered: u64,
+    /// Events that came to connections which they were not for.
+    pub(crate) misdirected: u64,
     /// Events of an earlier measurement.
     pub(crate) stray: u64,
     /// Connections that ended.
@@ -46,8 +48,8 @@ pub(crate) struct Report {
     pub(crate) pings: u64,
     /// When the last event came, by [`crate::clock::now`].
     pub(crate) last: u64,
-    /// Latency of each stream: nanoseconds and how often.
-    pub(crate) latencies: Vec<Vec<(u64, u64)>>,
+    /// Latencies, by lane.
+    pub(crate) lanes: Vec<Seen>,
 }
 
 impl Report {
@@ -57,6 +59,7 @@ impl Report {
         self.lost += other.lost;
         self.duplicates += other.duplicates;
         self.reordered += other.reordered;
+        self.misdirected += other.misdirected;
         self.stray += other.stray;
         self.ended += other.ended;
         self.pings += other.pings;
@@ -64,61 +67,63 @@ impl Report {
     }
 }
 
-/// A histogram of nanoseconds, exact to a thousandth, from 1 ns to 10 minutes.
-pub(crate) fn histogram() -> Result<Histogram<u64>> {
-    Histogram::new_with_bounds(1, 600_000_000_000, 3).or_else(|error| failed(error.to_string()))
+/// One stream at one client process.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Stream {
+    /// Its lane.
+    pub(crate) lane: usize,
+    /// How many of these connections each event reaches; 0 where that is not known.
+    pub(crate) reach: u64,
 }
 
-/// Puts counted latencies into `into`.
-pub(crate) fn merge(into: &mut Histogram<u64>, counted: &[(u64, u64)]) {
-    for &(value, count) in counted {
-        into.saturating_record_n(value, count);
-    }
+/// A stream, and how far it has come.
+#[derive(Debug)]
+struct Progress {
+    stream: Stream,
+    arrived: u64,
+    /// Arrivals until one more event has reached all that it reaches.
+    left: u64,
 }
 
 /// The counters themselves.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     round: u16,
-    streams: usize,
-    watched: Vec<bool>,
-    arrived: Vec<u64>,
+    connections: usize,
+    streams: Vec<Progress>,
+    /// Stream by stream, since most events are of few streams.
     tracks: Vec<Track>,
-    latencies: Vec<Histogram<u64>>,
+    lanes: Vec<Latencies>,
     report: Report,
 }
 
 impl Tally {
-    /// Counters at zero for `connections`.
-    pub(super) fn new(round: u16, streams: u16, watched: &[u16], connections: usize) -> Result<Self> {
-        let streams = usize::from(streams);
+    /// Counters at zero for `connections`; `interval` is in nanoseconds.
+    pub(super) fn new(round: u16, interval: u64, streams: &[Stream], connections: usize) -> Result<Self> {
+        let lanes = streams.iter().map(|stream| stream.lane + 1).max().unwrap_or(0);
+        let progress = |&stream: &Stream| Progress { stream, arrived: 0, left: stream.reach };
         Ok(Self {
             round,
-            streams,
-            watched: (0..streams).map(|stream| watched.contains(&(stream as u16))).collect(),
-            arrived: vec![0; streams],
-            tracks: vec![Track::default(); streams * connections],
-            latencies: (0..streams).map(|_| histogram()).collect::<Result<_>>()?,
+            connections,
+            streams: streams.iter().map(progress).collect(),
+            tracks: vec![Track::default(); streams.len() * connections],
+            lanes: (0..lanes).map(|_| Latencies::new(interval)).collect::<Result<_>>()?,
             report: Report::default(),
         })
     }
 
-    /// Notes an event; answers the stream if `connections` have all had this one of a watched stream.
-    pub(super) fn note(
-        &mut self,
-        connection: usize,
-        stamp: Stamp,
-        now: u64,
-        connections: usize,
-    ) -> Option<u16> {
-        let stream = usize::from(stamp.stream);
-        if stamp.round != self.round || stream >= self.streams {
+    /// Notes an event; answers the stream if all whom its event reaches have had it.
+    pub(super) fn note(&mut self, connection: usize, stamp: Stamp, now: u64) -> Option<u16> {
+        let at = usize::from(stamp.stream);
+        let (Some(progress), true) =
+            (self.streams.get_mut(at), stamp.round == self.round && connection < self.connections)
+        else {
             self.report.stray += 1;
             return None;
-        }
+        };
         self.report.deliveries += 1;
         self.report.last = now;
-        match self.tracks[connection * self.streams + stream].note(stamp.sequence) {
+        match self.tracks[at * self.connections + connection].note(stamp.sequence) {
             Arrival::New => {}
             Arrival::Reordered => self.report.reordered += 1,
             Arrival::Duplicate => {
@@ -126,20 +131,24 @@ impl Tally {
                 return None;
             }
         }
-        self.latencies[stream].saturating_record(now.saturating_sub(stamp.at).max(1));
-        self.arrived[stream] += 1;
-        let all = self.watched[stream] && self.arrived[stream].is_multiple_of(connections as u64);
-        all.then_some(stamp.stream)
+        self.lanes[progress.stream.lane].note(stamp.at, now);
+        progress.arrived += 1;
+        progress.left = progress.left.saturating_sub(1);
+        if progress.left > 0 || progress.stream.reach == 0 {
+            return None;
+        }
+        progress.left = progress.stream.reach;
+        Some(stamp.stream)
     }
 
     /// Whether everything that `expected` names has come.
-    pub(super) fn is_complete(&self, expected: &[Expected], connections: usize) -> bool {
-        expected.iter().zip(&self.arrived).all(|(expected, &arrived)| {
+    pub(super) fn is_complete(&self, expected: &[Expected]) -> bool {
+        expected.iter().zip(&self.streams).all(|(expected, progress)| {
             let all: u64 = match expected {
-                Expected::Each(count) => u64::from(*count) * connections as u64,
+                Expected::Each(count) => u64::from(*count) * self.connections as u64,
                 Expected::Listed(counts) => counts.iter().map(|&count| u64::from(count)).sum(),
             };
-            arrived >= all
+            progress.arrived >= all
         })
     }
 
@@ -148,18 +157,52 @@ impl Tally {
     }
 
     /// Closes the books.
-    pub(super) fn finish(&mut self, expected: &[Expected], connections: usize) -> Report {
+    pub(super) fn finish(&mut self, expected: &[Expected]) -> Report {
         let mut report = std::mem::take(&mut self.report);
-        for connection in 0..connections {
-            for (stream, expected) in expected.iter().enumerate().take(self.streams) {
-                let track = &self.tracks[connection * self.streams + stream];
+        for (at, expected) in expected.iter().enumerate().take(self.streams.len()) {
+            for connection in 0..self.connections {
+                let track = &self.tracks[at * self.connections + connection];
                 report.lost += track.lost(expected.of(connection));
+                report.misdirected += track.surplus(expected.of(connection));
             }
         }
-        let counted = |latencies: &Histogram<u64>| {
-            latencies.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect()
-        };
-        report.latencies = self.latencies.iter().map(counted).collect();
+        report.lanes = self.lanes.iter_mut().map(Latencies::take).collect();
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(reach: &[u64]) -> Tally {
+        let streams: Vec<_> = reach.iter().map(|&reach| Stream { lane: 0, reach }).collect();
+        Tally::new(1, 1000, &streams, 3).unwrap()
+    }
+
+    fn stamp(stream: u16, sequence: u32) -> Stamp {
+        Stamp { round: 1, stream, sequence, at: 1 }
+    }
+
+    #[test]
+    fn each_stream_tells_when_all_whom_it_reaches_have_its_event() {
+        let mut tally = tally(&[2, 0]);
+        let mut told = |connection, stream| tally.note(connection, stamp(stream, 0), 5);
+        assert_eq!([told(0, 0), told(0, 1), told(1, 1), told(2, 1)], [None; 4]);
+        assert_eq!(told(2, 0), Some(0), "whichever two they are");
+    }
+
+    #[test]
+    fn what_came_is_held_against_what_each_connection_was_to_have() {
+        let mut tally = tally(&[0]);
+        for (connection, sequence) in [(0, 0), (0, 1), (1, 0), (2, 0)] {
+            tally.note(connection, stamp(0, sequence), 5);
+        }
+        tally.note(0, Stamp { round: 0, ..stamp(0, 0) }, 5);
+        let expected = [Expected::Listed(vec![2, 2, 0])];
+        assert!(tally.is_complete(&expected), "four were meant, and four came");
+        let report = tally.finish(&expected);
+        assert_eq!(report.lanes[0].all, [(4, 4)]);
+        assert_eq!((report.deliveries, report.lost, report.misdirected, report.stray), (4, 1, 1, 1));
     }
 }

@@ -7,13 +7,16 @@ use mio::{Events, Interest, Token, unix::SourceFd};
 use super::{
     caller::{Caller, Flight},
     lane::{Lane, LaneOutcome, Pace, Running},
+    sampler::{Sample, Sampler},
+    timeline,
 };
 use crate::{
-    client::{Expected, Notice, Order, Report, merge},
+    client::{Expected, Notice, Order, Report, Stream, merge},
     clock::{self, Alarm},
     error::{Doing, Result, failed},
     fleets::Fleets,
-    process::Process,
+    process::{Memory, Process},
+    progress::Progress,
     stamp::Stamp,
 };
 
@@ -21,6 +24,12 @@ const ALARM: Token = Token(usize::MAX / 2 - 1);
 
 /// How long the last answers, and then the last events, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long after the end what was due before is still sent, late. A server that was slow is not spared it.
+const BACKLOG: Duration = Duration::from_secs(5);
+
+/// How long the loop sleeps at most where nothing happens.
+const TICK: Duration = Duration::from_millis(50);
 
 /// When a measurement stops sending.
 #[derive(Clone, Copy, Debug)]
@@ -34,14 +43,31 @@ pub(crate) struct Bound {
 /// What a measurement saw.
 #[derive(Debug)]
 pub(crate) struct Outcome {
+    /// When it began, by [`clock::now`].
+    pub(crate) began: u64,
     /// From the first request to the last answer or arrival.
     pub(crate) seconds: f64,
-    /// Processor time of the server, until everything had come.
-    pub(crate) cpu_micros: Option<u64>,
+    /// What the server had used, from the beginning until everything had come; empty where it is not known.
+    pub(crate) samples: Vec<Sample>,
+    /// The server's memory then.
+    pub(crate) memory: Option<Memory>,
     /// All fleets together.
     pub(crate) report: Report,
     /// In the order of the lanes.
     pub(crate) lanes: Vec<LaneOutcome>,
+}
+
+impl Outcome {
+    /// Processor time of the server, until everything had come.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        let (first, last) = (self.samples.first()?, self.samples.last()?);
+        Some(last.cpu.saturating_sub(first.cpu))
+    }
+
+    /// The same in microseconds, for one of `count`.
+    pub(crate) fn cpu_micros_per(&self, count: u64) -> Option<f64> {
+        self.cpu().map(|cpu| cpu.as_secs_f64() * 1e6 / count.max(1) as f64)
+    }
 }
 
 /// Lets the lanes work until `bound`, waits until everything has come, and counts.
@@ -51,49 +77,68 @@ pub(crate) fn drive(
     bound: Bound,
     server: Option<Process>,
     round: u16,
+    progress: &Progress,
 ) -> Result<Outcome> {
-    let mut drive = Drive::new(fleets, lanes, round)?;
-    let cpu = |server: Process| server.cpu_micros();
-    let before = server.map(cpu).transpose()?;
-    drive.run(bound)?;
+    let interval = timeline::interval(bound.duration);
+    let mut drive = Drive::new(fleets, lanes, (round, interval), server)?;
+    drive.run(bound, progress)?;
     let answered = clock::now();
     let reports = drive.end()?;
-    let after = server.map(cpu).transpose()?;
+    drive.sampler.take(clock::now())?;
     let mut report = Report::default();
     for one in &reports {
         report.add(one);
-        for running in &mut drive.lanes {
-            let streams = running.stream..running.stream + Running::streams(&running.lane);
-            for stream in streams {
-                merge(&mut running.outcome.deliveries, &one.latencies[usize::from(stream)]);
-            }
+        for (running, seen) in drive.lanes.iter_mut().zip(&one.lanes) {
+            merge(&mut running.outcome.deliveries, &seen.all);
+            running.outcome.timeline.merge(seen)?;
         }
     }
-    let seconds = (answered.max(report.last) - drive.began) as f64 / 1e9;
-    let cpu_micros = before.zip(after).map(|(before, after)| after - before);
-    let lanes = drive.lanes.drain(..).map(|running| running.outcome).collect();
-    Ok(Outcome { seconds, cpu_micros, report, lanes })
+    Ok(Outcome {
+        began: drive.began,
+        seconds: (answered.max(report.last) - drive.began) as f64 / 1e9,
+        samples: std::mem::take(&mut drive.sampler.samples),
+        memory: server.map(Process::memory).transpose()?,
+        report,
+        lanes: drive.lanes.drain(..).map(|running| running.outcome).collect(),
+    })
 }
 
 struct Drive<'f> {
     fleets: &'f mut Fleets,
     round: u16,
+    /// Length of the timeline's intervals, in nanoseconds.
+    interval: u64,
     began: u64,
+    /// When sending ends.
+    until: u64,
     lanes: Vec<Running>,
     callers: Vec<Caller>,
+    /// Since when each caller has been free, or was last.
+    free: Vec<u64>,
     alarm: Alarm,
-    stopping: bool,
+    /// What the alarm is set to.
+    alarm_at: u64,
+    sampler: Sampler,
 }
 
 impl<'f> Drive<'f> {
-    fn new(fleets: &'f mut Fleets, lanes: &[Lane], round: u16) -> Result<Self> {
+    fn new(
+        fleets: &'f mut Fleets,
+        lanes: &[Lane],
+        (round, interval): (u16, u64),
+        server: Option<Process>,
+    ) -> Result<Self> {
         let mut drive = Self {
             round,
+            interval,
             began: 0,
+            until: u64::MAX,
             lanes: Vec::new(),
             callers: Vec::new(),
+            free: Vec::new(),
             alarm: Alarm::new()?,
-            stopping: false,
+            alarm_at: 0,
+            sampler: Sampler::new(server),
             fleets,
         };
         let registry = drive.fleets.poll.registry();
@@ -112,41 +157,57 @@ impl<'f> Drive<'f> {
             drive.lanes.push(Running::new(lane, stream, users)?);
             stream += streams;
         }
-        drive.begin(stream)?;
+        drive.begin()?;
         drive.began = clock::now();
+        drive.free = vec![drive.began; drive.callers.len()];
+        drive.sampler.look(drive.began)?;
         for running in &mut drive.lanes {
-            running.start(drive.began);
+            running.start(drive.began, interval);
         }
         Ok(drive)
     }
 
-    fn begin(&mut self, streams: u16) -> Result<()> {
+    fn begin(&mut self) -> Result<()> {
         for at in 0..self.fleets.len() {
-            let reaching = self.lanes.iter().filter(|running| running.lane.fleets.contains(&at));
-            let watched = reaching.flat_map(Running::watched).collect();
-            self.fleets.tell(at, &Order::Begin { round: self.round, streams, watched })?;
+            let users = self.fleets.users(&(at..at + 1));
+            let mut streams = Vec::new();
+            for (lane, running) in self.lanes.iter_mut().enumerate() {
+                let here = running.lane.fleets.contains(&at);
+                let reach = running.reach(&users).filter(|_| here).unwrap_or(0) as u64;
+                running.fleets_reached += usize::from(reach > 0);
+                let stream = Stream { lane, reach };
+                streams.extend(std::iter::repeat_n(stream, Running::streams(&running.lane).into()));
+            }
+            let order = Order::Begin { round: self.round, interval: self.interval, streams };
+            self.fleets.tell(at, &order)?;
         }
         let all = 0..self.fleets.len();
         self.fleets.hear(all, PATIENCE, |_, notice| matches!(notice, Notice::Began))
     }
 
-    fn run(&mut self, bound: Bound) -> Result<()> {
-        let until = self.began + clock::nanos(bound.duration);
+    fn run(&mut self, bound: Bound, progress: &Progress) -> Result<()> {
+        self.until = self.began + clock::nanos(bound.duration);
         let mut events = Events::with_capacity(256);
         loop {
             let now = clock::now();
-            let enough = self.lanes.iter().any(|running| running.outcome.sent >= bound.events);
-            self.stopping |= now >= until || enough;
-            if !self.stopping {
-                self.fire()?;
-            } else if self.callers.iter().all(|caller| caller.flight.is_none()) {
+            if self.lanes.iter().any(|running| running.outcome.sent >= bound.events) {
+                self.until = self.until.min(now);
+            }
+            if now > self.until + clock::nanos(BACKLOG) {
+                self.lanes.iter_mut().for_each(|running| running.give_up(self.until));
+            }
+            if self.sampler.look(now)? {
+                progress.at((now - self.began) / 1_000_000);
+            }
+            self.fire(now)?;
+            if self.is_over(now)? {
                 return Ok(());
             }
-            if now > until + clock::nanos(PATIENCE) {
-                let under_way = self.callers.iter().filter(|caller| caller.flight.is_some()).count();
-                return failed(format!("{under_way} events were not answered, or not delivered to all"));
-            }
-            match self.fleets.poll.poll(&mut events, Some(Duration::from_millis(50))) {
+            let pause = match Duration::from_nanos(self.until.saturating_sub(now)) {
+                Duration::ZERO => TICK,
+                left => left.clamp(Duration::from_millis(1), TICK),
+            };
+            match self.fleets.poll.poll(&mut events, Some(pause)) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 other => other.doing("the event loop failed")?,
             }
@@ -161,34 +222,47 @@ impl<'f> Drive<'f> {
         }
     }
 
+    /// Whether all that was due has been sent and answered.
+    fn is_over(&self, now: u64) -> Result<bool> {
+        let under_way = self.callers.iter().filter(|caller| caller.flight.is_some()).count();
+        if now > self.until + clock::nanos(PATIENCE) {
+            return failed(format!("{under_way} events were not answered, or not delivered to all"));
+        }
+        let sent = self.lanes.iter().all(|running| running.due(now, self.until).is_none());
+        Ok(now >= self.until && sent && under_way == 0)
+    }
+
     /// Lets every idle caller send whose lane is due, and sets the alarm for the next.
-    fn fire(&mut self) -> Result<()> {
+    fn fire(&mut self, now: u64) -> Result<()> {
         for at in 0..self.callers.len() {
             if self.callers[at].flight.is_none() {
-                self.fire_one(at)?;
+                self.fire_one(at, now)?;
             }
         }
-        let paced = self.lanes.iter().filter(|running| matches!(running.lane.pace, Pace::PerSecond(_)));
-        match paced.map(|running| running.due(0)).min() {
-            Some(due) => self.alarm.set(due),
-            None => Ok(()),
+        let paced = self.lanes.iter().filter(|running| running.is_paced());
+        // What is due already waits for a caller, and an answer wakes the loop.
+        let due = paced.filter_map(|running| running.due(now, self.until)).filter(|&due| due > now).min();
+        match due {
+            Some(due) if due != self.alarm_at => {
+                self.alarm_at = due;
+                self.alarm.set(due)
+            }
+            _ => Ok(()),
         }
     }
 
-    fn fire_one(&mut self, at: usize) -> Result<()> {
+    fn fire_one(&mut self, at: usize, now: u64) -> Result<()> {
         let caller = &mut self.callers[at];
         let running = &mut self.lanes[caller.lane];
-        let now = clock::now();
-        let due = running.due(now);
-        if due > now {
-            return Ok(());
-        }
-        let Some((recipients, sequence)) = running.next(now) else { return Ok(()) };
+        let Some(due) = running.due(now, self.until).filter(|&due| due <= now) else { return Ok(()) };
+        let exact = clock::now();
+        let due = if running.is_paced() { due } else { exact };
+        let Some((recipients, sequence)) = running.next(exact, self.free[at]) else { return Ok(()) };
         let sequence = sequence.unwrap_or(caller.sequence);
         let stamp = Stamp { round: self.round, stream: caller.stream, sequence, at: due };
         let request = running.lane.api.emit(recipients, &stamp.data(running.lane.bytes));
-        let fleets_waiting =
-            if running.lane.pace == Pace::OnDelivery { running.lane.fleets.len() } else { 0 };
+        let waits = running.lane.pace == Pace::OnDelivery;
+        let fleets_waiting = if waits { running.fleets_reached } else { 0 };
         caller.send(request, Flight { recipients, at: due, answered: false, fleets_waiting })
     }
 
@@ -201,17 +275,19 @@ impl<'f> Drive<'f> {
         caller.sequence += u32::from(taken);
         if !taken || flight.fleets_waiting == 0 {
             caller.flight = None;
+            self.free[at] = clock::now();
         }
         Ok(())
     }
 
     fn heard(&mut self, notice: &Notice) {
         let Notice::Done(stream) = notice else { return };
-        let Some(caller) = self.callers.iter_mut().find(|caller| caller.stream == *stream) else { return };
-        let Some(flight) = &mut caller.flight else { return };
+        let Some(at) = self.callers.iter().position(|caller| caller.stream == *stream) else { return };
+        let Some(flight) = &mut self.callers[at].flight else { return };
         flight.fleets_waiting = flight.fleets_waiting.saturating_sub(1);
         if flight.answered && flight.fleets_waiting == 0 {
-            caller.flight = None;
+            self.callers[at].flight = None;
+            self.free[at] = clock::now();
         }
     }
 
@@ -222,14 +298,11 @@ impl<'f> Drive<'f> {
             let mut expected = Vec::new();
             for running in &self.lanes {
                 let reached = running.lane.fleets.contains(&at);
-                if running.watched().is_empty() {
-                    expected.push(if reached { running.expected(&users) } else { Expected::Each(0) });
-                    continue;
-                }
-                for stream in running.watched() {
+                for stream in running.stream..running.stream + Running::streams(&running.lane) {
                     let caller = self.callers.iter().find(|caller| caller.stream == stream);
                     let sent = caller.map_or(0, |caller| caller.sequence);
-                    expected.push(Expected::Each(if reached { sent } else { 0 }));
+                    let here = running.expected(&users, sent);
+                    expected.push(if reached { here } else { Expected::Each(0) });
                 }
             }
             self.fleets.tell(at, &Order::End { expected, patience_ms: PATIENCE.as_millis() as u64 })?;

@@ -3,8 +3,12 @@
 mod caller;
 mod drive;
 mod lane;
+mod sampler;
+mod timeline;
 
 pub(crate) use self::{
     drive::{Bound, Outcome, drive},
-    lane::{Aim, Lane, Pace},
+    lane::{Aim, Lane, LaneOutcome, Pace},
+    sampler::Sample,
+    timeline::Point,
 };

@@ -1,23 +1,38 @@
 //! What a test found: figures by name, each measured several times, and what went wrong.
 
+mod curves;
+mod machine;
+mod measurement;
+mod page;
+mod plot;
 mod text;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::{client, publisher::Outcome};
+use self::measurement::{Measurement, Use};
+pub(crate) use self::{machine::Machine, page::page};
+use crate::{cli::Common, client, publisher::Outcome};
 
 /// One scenario's findings.
 #[derive(Debug, Serialize)]
 pub(crate) struct Findings {
     /// The scenario.
     pub(crate) scenario: &'static str,
+    /// The command line, without secrets.
+    pub(crate) command: Vec<String>,
+    /// Where it was run, and when.
+    pub(crate) machine: Machine,
+    /// How often, and how long each time.
+    pub(crate) measured: String,
     /// What it was run with.
     pub(crate) settings: Vec<(&'static str, String)>,
     /// In the order of their first mention.
     pub(crate) figures: Vec<Figure>,
     /// What went wrong.
     pub(crate) faults: Faults,
+    /// What the figures were made of.
+    pub(crate) measurements: Vec<Measurement>,
 }
 
 /// One quantity, as often as it was measured.
@@ -35,16 +50,48 @@ pub(crate) struct Faults {
     pub(crate) lost: u64,
     pub(crate) duplicates: u64,
     pub(crate) reordered: u64,
+    pub(crate) misdirected: u64,
     pub(crate) stray: u64,
     pub(crate) connections_ended: u64,
     /// 503: said, so no fault, but figures of less load than meant.
     pub(crate) refused: u64,
+    /// Due at a rate that the server did not keep up with, and never sent: said likewise.
+    pub(crate) unsent: u64,
+}
+
+impl Figure {
+    /// The least and the greatest value.
+    fn range(&self) -> (f64, f64) {
+        let widen = |(least, most): (f64, f64), &value: &f64| (least.min(value), most.max(value));
+        self.values.iter().fold((f64::MAX, f64::MIN), widen)
+    }
 }
 
 impl Findings {
     /// Nothing yet.
-    pub(crate) fn new(scenario: &'static str, settings: Vec<(&'static str, String)>) -> Self {
-        Self { scenario, settings, figures: Vec::new(), faults: Faults::default() }
+    pub(crate) fn new(
+        scenario: &'static str,
+        common: &Common,
+        settings: Vec<(&'static str, String)>,
+    ) -> Self {
+        Self {
+            scenario,
+            command: machine::command_line(),
+            machine: Machine::here(),
+            measured: format!("{} times {}", common.repeat, humantime::format_duration(common.duration)),
+            settings,
+            figures: Vec::new(),
+            faults: Faults::default(),
+            measurements: Vec::new(),
+        }
+    }
+
+    /// Keeps all of one measurement, and counts what went wrong in it. Without a name it is what the scenario is about.
+    pub(crate) fn keep(&mut self, name: &str, outcome: &Outcome) {
+        self.blame(outcome);
+        let name = if name.is_empty() { self.scenario } else { name };
+        let before = self.measurements.iter().filter(|measurement| measurement.name == name).count();
+        self.measurements.push(Measurement::new(name, before + 1, outcome));
     }
 
     /// Adds one measurement of `name`.
@@ -59,7 +106,7 @@ impl Findings {
         figure.median = median(&figure.values);
     }
 
-    /// Adds percentiles of nanoseconds, in milliseconds.
+    /// Adds percentiles and the maximum of nanoseconds, in milliseconds.
     pub(crate) fn add_latencies(&mut self, name: &str, latencies: &Histogram<u64>) {
         if latencies.is_empty() {
             return;
@@ -68,23 +115,26 @@ impl Findings {
             let value = latencies.value_at_quantile(quantile) as f64 / 1e6;
             self.add(format!("{name} {label}"), "ms", value);
         }
+        self.add(format!("{name} max"), "ms", latencies.max() as f64 / 1e6);
     }
 
     /// Counts what went wrong in one measurement.
     pub(crate) fn blame(&mut self, outcome: &Outcome) {
-        let client::Report { lost, duplicates, reordered, stray, ended, .. } = outcome.report;
+        let client::Report { lost, duplicates, reordered, misdirected, stray, ended, .. } = outcome.report;
         self.faults.lost += lost;
         self.faults.duplicates += duplicates;
         self.faults.reordered += reordered;
+        self.faults.misdirected += misdirected;
         self.faults.stray += stray;
         self.faults.connections_ended = self.faults.connections_ended.max(ended);
         self.faults.refused += outcome.lanes.iter().map(|lane| lane.refused).sum::<u64>();
+        self.faults.unsent += outcome.lanes.iter().map(|lane| lane.unsent).sum::<u64>();
     }
 
     /// Whether every event came once, in order, to connections that stayed.
     pub(crate) fn is_clean(&self) -> bool {
-        let Faults { lost, duplicates, reordered, stray, connections_ended, refused: _ } = self.faults;
-        lost + duplicates + reordered + stray + connections_ended == 0
+        let Faults { lost, duplicates, reordered, misdirected, stray, connections_ended, .. } = self.faults;
+        lost + duplicates + reordered + misdirected + stray + connections_ended == 0
     }
 }
 
@@ -105,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_figure_is_the_median_of_its_measurements() {
-        let mut findings = Findings::new("test", Vec::new());
+        let mut findings = Findings::new("test", &Common::for_tests(), Vec::new());
         for value in [3.0, 1.0, 2.0] {
             findings.add("a", "ms", value);
         }

@@ -11,27 +11,31 @@ impl fmt::Display for Findings {
         writeln!(f, "{}: {}", self.scenario, settings.join(", "))?;
         let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
         for figure in &self.figures {
-            let (least, most) = figure
-                .values
-                .iter()
-                .fold((f64::MAX, f64::MIN), |(least, most), &value| (least.min(value), most.max(value)));
+            let (least, most) = figure.range();
             write!(f, "  {:width$}  {:>12} {}", figure.name, number(figure.median), figure.unit)?;
             if figure.values.len() > 1 {
                 write!(f, "  ({} to {})", number(least), number(most))?;
             }
             writeln!(f)?;
         }
-        let Faults { lost, duplicates, reordered, stray, connections_ended, refused } = &self.faults;
-        writeln!(
+        writeln!(f, "  faults: {}", self.faults)
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lost, duplicates, reordered, misdirected, stray, connections_ended, refused, unsent } =
+            self;
+        write!(
             f,
-            "  faults: {lost} lost, {duplicates} repeated, {reordered} out of order, {stray} stray, \
-             {connections_ended} connections ended; {refused} refused (503)"
+            "{lost} lost, {duplicates} repeated, {reordered} out of order, {misdirected} misdirected, \
+             {stray} stray, {connections_ended} connections ended; {refused} refused (503), {unsent} due and unsent"
         )
     }
 }
 
 /// Three digits that count.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let decimals = match value.abs() {
         v if v >= 100.0 => 0,
         v if v >= 10.0 => 1,

@@ -22,10 +22,10 @@ pub(crate) fn idle(args: &Idle) -> Result<Findings> {
     let common = &args.common;
     let settings =
         vec![("connections", args.connections.to_string()), ("settle", format!("{:?}", args.settle))];
-    let mut findings = Findings::new("idle", settings);
+    let mut findings = Findings::new("idle", common, settings);
     for _ in 0..common.repeat {
         let server = Server::open(common)?;
-        let mut setting = Setting::new()?;
+        let mut setting = Setting::new(1)?;
         let fleets = setting.fleets.start(args.connections, false)?;
         once(args, &server, &mut setting, &fleets, &mut findings)?;
         if !server.is_ours() {
@@ -48,14 +48,14 @@ fn once(
     setting.reconnect(&args.common, server, fleets, WARM_UP)?;
     check(&setting.exercise(server, fleets)?, findings)?;
     setting.fleets.disconnect()?;
-    std::thread::sleep(args.settle);
+    setting.progress.sleep("settling", args.settle);
     let before = process.memory()?;
-    let (cpu, began) = (process.cpu_micros()?, Instant::now());
+    let (cpu, began) = (process.cpu()?, Instant::now());
     setting.reconnect(&args.common, server, fleets, usize::MAX)?;
     let seconds = began.elapsed().as_secs_f64();
-    let cpu = process.cpu_micros()? - cpu;
+    let cpu = process.cpu()?.saturating_sub(cpu);
     check(&setting.exercise(server, fleets)?, findings)?;
-    std::thread::sleep(args.settle);
+    setting.progress.sleep("settling", args.settle);
     let after = process.memory()?;
     check(&setting.exercise(server, fleets)?, findings)?;
     setting.fleets.disconnect()?;
@@ -64,7 +64,7 @@ fn once(
     findings.add("anonymous memory per connection", "bytes", grown(before.anonymous, after.anonymous));
     findings.add("resident memory per connection", "bytes", grown(before.resident, after.resident));
     findings.add("anonymous memory before", "KiB", before.anonymous as f64 / 1024.0);
-    findings.add("server CPU per handshake", "µs", each(cpu));
+    findings.add("server CPU per handshake", "µs", cpu.as_secs_f64() * 1e6 / args.connections as f64);
     findings.add("handshakes a second (paced)", "", args.connections as f64 / seconds);
     Ok(())
 }

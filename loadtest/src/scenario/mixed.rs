@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
-use super::{Setting, WARM_UP, lasting};
+use super::{Setting, add_memory};
 use crate::{
     cli::Mixed,
+    driver,
     error::{Result, failed},
+    filter::Filter,
     publisher::{Aim, Lane, Outcome, Pace},
     report::Findings,
     server::Server,
@@ -16,6 +18,7 @@ const CALLERS: usize = 32;
 
 /// Runs `mixed`.
 pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
+    driver::need_filters(&args.common.target)?;
     if args.probes == 0 || args.probes >= args.connections {
         return failed("--probes must be at least 1, and fewer than --connections");
     }
@@ -26,12 +29,12 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
         ("scans", args.scan_rate.map_or("one after another".to_owned(), |rate| format!("{rate}/s"))),
         ("bytes", args.common.bytes.to_string()),
     ];
-    let mut findings = Findings::new("mixed", settings);
+    let mut findings = Findings::new("mixed", &args.common, settings);
     if !args.no_calibration {
         calibrate(args, &mut findings)?;
     }
     let server = Server::open(&args.common)?;
-    let mut setting = Setting::new()?;
+    let mut setting = Setting::new(usize::from(args.common.repeat) * 2)?;
     let probes = setting.connect(&args.common, &server, args.probes, false)?;
     let bulk = setting.connect(&args.common, &server, args.connections - args.probes, false)?;
     let lanes = [single(args, &server, probes.clone()), scan(args, &server, probes.start..bulk.end)];
@@ -43,7 +46,7 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
 /// waits for the other: what is seen is the processors shared between the harness's own processes.
 fn calibrate(args: &Mixed, findings: &mut Findings) -> Result<()> {
     let (for_single, for_scan) = (Server::floor()?, Server::floor()?);
-    let mut setting = Setting::new()?;
+    let mut setting = Setting::new(usize::from(args.common.repeat) * 2)?;
     let probes = setting.connect(&args.common, &for_single, args.probes, false)?;
     let bulk = setting.connect(&args.common, &for_scan, args.connections - args.probes, false)?;
     let lanes = [single(args, &for_single, probes), scan(args, &for_scan, bulk)];
@@ -52,6 +55,7 @@ fn calibrate(args: &Mixed, findings: &mut Findings) -> Result<()> {
 
 fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
     Lane {
+        name: "single events",
         aim: Aim::EachInTurn,
         pace: Pace::PerSecond(args.rate),
         callers: CALLERS.min(args.probes),
@@ -63,7 +67,8 @@ fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
 
 fn scan(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
     Lane {
-        aim: Aim::Scan,
+        name: "scans",
+        aim: Aim::Matching(Filter::SCAN_ALL),
         pace: args.scan_rate.map_or(Pace::OnDelivery, Pace::PerSecond),
         callers: 1,
         bytes: args.common.bytes,
@@ -79,13 +84,13 @@ fn measure(
     (prefix, server): (&str, &Server),
     findings: &mut Findings,
 ) -> Result<()> {
-    setting.drive(lanes, lasting(WARM_UP), None)?;
+    setting.warm_up(lanes)?;
     for _ in 0..args.common.repeat {
         let mut p99 = |with: bool, findings: &mut Findings| -> Result<f64> {
-            let lanes = if with { &lanes[..] } else { &lanes[..1] };
-            let outcome = setting.drive(lanes, lasting(args.common.duration), server.process)?;
-            findings.blame(&outcome);
-            Ok(note(findings, &format!("{prefix}{}", if with { "with scans" } else { "alone" }), &outcome))
+            let (lanes, name) = if with { (&lanes[..], "with scans") } else { (&lanes[..1], "alone") };
+            let name = format!("{prefix}{name}");
+            let outcome = setting.measure(&name, lanes, (&args.common, server), findings)?;
+            Ok(note(findings, &name, &outcome))
         };
         let alone = p99(false, findings)?;
         let with = p99(true, findings)?;
@@ -106,5 +111,6 @@ fn note(findings: &mut Findings, name: &str, outcome: &Outcome) -> f64 {
         let p99 = scans.deliveries.value_at_quantile(0.99) as f64 / 1e6;
         findings.add(format!("{name}, scan to arrival p99"), "ms", p99);
     }
+    add_memory(findings, name, outcome);
     single.deliveries.value_at_quantile(0.99) as f64
 }

@@ -1,18 +1,26 @@
 //! The scenarios: each one is lanes, an order of measurements, and the figures that come of them.
 
 mod fan_out;
+mod filtered;
 mod idle;
 mod mixed;
 mod targeted;
 
 use std::{ops::Range, time::Duration};
 
-pub(crate) use self::{fan_out::fan_out, idle::idle, mixed::mixed, targeted::targeted};
+pub(crate) use self::{
+    fan_out::{flood, paced, serial},
+    filtered::filtered,
+    idle::idle,
+    mixed::mixed,
+    targeted::targeted,
+};
 use crate::{
     cli::Common,
     error::Result,
     fleets::Fleets,
     process::Process,
+    progress::Progress,
     publisher::{Aim, Bound, Lane, Outcome, Pace, drive},
     report::Findings,
     server::Server,
@@ -26,11 +34,13 @@ const WARM_UP: Duration = Duration::from_millis(500);
 struct Setting {
     fleets: Fleets,
     round: u16,
+    progress: Progress,
 }
 
 impl Setting {
-    fn new() -> Result<Self> {
-        Ok(Self { fleets: Fleets::new()?, round: 0 })
+    /// Of a test of so many measurements.
+    fn new(measurements: usize) -> Result<Self> {
+        Ok(Self { fleets: Fleets::new()?, round: 0, progress: Progress::new(measurements) })
     }
 
     /// Starts client processes for `connections` and connects them.
@@ -54,19 +64,42 @@ impl Setting {
         which: &Range<usize>,
         limit: usize,
     ) -> Result<()> {
-        let to = server.api.address;
-        self.fleets.connect(which.clone(), to, &common.token_secret, common.connect_rate, limit)
+        let rate = common.connect_rate;
+        self.fleets.connect(which.clone(), &server.api, rate, limit, &self.progress)
     }
 
-    /// Runs one measurement.
+    /// Lets the lanes work for a moment that nobody measures.
+    fn warm_up(&mut self, lanes: &[Lane]) -> Result<()> {
+        self.progress.begin("warming up", WARM_UP.as_millis() as u64);
+        self.drive(lanes, lasting(WARM_UP), None).map(|_| ())
+    }
+
+    /// Lets the lanes work, and waits until everything has come.
     fn drive(&mut self, lanes: &[Lane], bound: Bound, server: Option<Process>) -> Result<Outcome> {
         self.round += 1;
-        drive(&mut self.fleets, lanes, bound, server, self.round)
+        drive(&mut self.fleets, lanes, bound, server, self.round, &self.progress)
+    }
+
+    /// Runs one measurement that the report shows as `name`, and keeps all of it. Lasts as long as the command line
+    /// says.
+    fn measure(
+        &mut self,
+        name: &str,
+        lanes: &[Lane],
+        (common, server): (&Common, &Server),
+        findings: &mut Findings,
+    ) -> Result<Outcome> {
+        self.progress.begin_measurement(common.duration);
+        let outcome = self.drive(lanes, lasting(common.duration), server.process)?;
+        findings.keep(name, &outcome);
+        Ok(outcome)
     }
 
     /// One event to everyone on `server`; all must have it when this returns.
     fn exercise(&mut self, server: &Server, which: &Range<usize>) -> Result<Outcome> {
+        self.progress.begin("testing every connection", 1);
         let lane = Lane {
+            name: "test",
             aim: Aim::Everyone,
             pace: Pace::OnDelivery,
             callers: 1,
@@ -83,15 +116,14 @@ fn lasting(duration: Duration) -> Bound {
     Bound { duration, events: u64::MAX }
 }
 
-/// Adds what one lane says of the server's work.
-fn add_costs(findings: &mut Findings, outcome: &Outcome, per: (&str, u64)) {
-    let (unit, count) = per;
-    findings.add(format!("{unit} a second"), "", count as f64 / outcome.seconds);
-    if let Some(micros) = outcome.cpu_micros {
-        findings.add(
-            format!("server CPU per {}", unit.trim_end_matches('s')),
-            "µs",
-            micros as f64 / count.max(1) as f64,
-        );
+/// Adds the server's memory at the end of the measurement `name`.
+fn add_memory(findings: &mut Findings, name: &str, outcome: &Outcome) {
+    if let Some(memory) = outcome.memory {
+        findings.add(titled(name, "server memory at the end"), "MiB", memory.resident as f64 / 1_048_576.0);
     }
+}
+
+/// A figure of the measurement `name`, if it needs telling from others.
+fn titled(name: &str, figure: &str) -> String {
+    if name.is_empty() { figure.to_owned() } else { format!("{name}, {figure}") }
 }

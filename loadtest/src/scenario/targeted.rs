@@ -1,6 +1,6 @@
 //! `targeted`: one HTTP request to one user after another.
 
-use super::{Setting, WARM_UP, add_costs, lasting};
+use super::{Setting, add_memory};
 use crate::{
     cli::Targeted,
     error::Result,
@@ -18,11 +18,12 @@ pub(crate) fn targeted(args: &Targeted) -> Result<Findings> {
         ("under way", args.depth.to_string()),
         ("rate", args.rate.map_or("as answered".to_owned(), |rate| rate.to_string())),
     ];
-    let mut findings = Findings::new("targeted", settings);
+    let mut findings = Findings::new("targeted", common, settings);
     let server = Server::open(common)?;
-    let mut setting = Setting::new()?;
+    let mut setting = Setting::new(common.repeat.into())?;
     let fleets = setting.connect(common, &server, args.connections, false)?;
     let lanes = [Lane {
+        name: "single events",
         aim: Aim::EachInTurn,
         pace: args.rate.map_or(Pace::OnAnswer, Pace::PerSecond),
         callers: usize::from(args.depth),
@@ -30,15 +31,18 @@ pub(crate) fn targeted(args: &Targeted) -> Result<Findings> {
         api: server.api.clone(),
         fleets,
     }];
-    setting.drive(&lanes, lasting(WARM_UP), None)?;
+    setting.warm_up(&lanes)?;
     for _ in 0..common.repeat {
-        let outcome = setting.drive(&lanes, lasting(common.duration), server.process)?;
-        findings.blame(&outcome);
+        let outcome = setting.measure("", &lanes, (common, &server), &mut findings)?;
         let lane = &outcome.lanes[0];
-        add_costs(&mut findings, &outcome, ("events", lane.sent));
+        findings.add("events a second", "", lane.sent as f64 / outcome.seconds);
+        if let Some(micros) = outcome.cpu_micros_per(lane.sent) {
+            findings.add("server CPU per event", "µs", micros);
+        }
         findings.add_latencies("request to arrival", &lane.deliveries);
         findings.add_latencies("request to answer", &lane.answers);
         findings.add_latencies("sent late by", &lane.lateness);
+        add_memory(&mut findings, "", &outcome);
     }
     Ok(findings)
 }

@@ -1,0 +1,69 @@
+//! Questions to a server beside the load: how it answers a filter, and what it counts.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::{
+    driver::Api,
+    error::{Doing, Result, failed},
+    http,
+};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a server answers a filter.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Explained {
+    pub(crate) plan: Plan,
+    /// Connections that match.
+    pub(crate) matched: usize,
+}
+
+/// Where the server looks.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Plan {
+    /// `index`, `scan` or `nobody`.
+    pub(crate) access: String,
+    /// The plan in words.
+    pub(crate) description: String,
+}
+
+/// Asks how `filter` is answered, and whom it matches.
+pub(crate) fn explain(api: &Api, filter: &str) -> Result<Explained> {
+    let body = serde_json::json!({ "filter": filter }).to_string();
+    let answer = ask(api, "POST", "/v1/explain", &body)?;
+    serde_json::from_str(&answer).map_err(std::io::Error::from).doing("/v1/explain answers otherwise")
+}
+
+/// The body of the answer to one request on a connection of its own.
+fn ask(api: &Api, method: &str, path: &str, body: &str) -> Result<String> {
+    let key = api.authorization();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{key}Content-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        api.address,
+        body.len()
+    );
+    let exchange = || {
+        let mut socket = TcpStream::connect(api.address)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).map(|_| answer)
+    };
+    let answer = exchange().doing(format!("{} does not answer {method} {path}", api.address))?;
+    match http::parse(&answer) {
+        Some(message) if message.status() == 200 => Ok(String::from_utf8_lossy(message.body).into_owned()),
+        Some(message) => {
+            let why = String::from_utf8_lossy(message.body);
+            failed(format!("the server refused {method} {path}: {} {why}", message.first_line))
+        }
+        None => failed(format!("the server cut its answer to {method} {path} off")),
+    }
+}
