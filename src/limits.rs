@@ -103,11 +103,12 @@ pub const TARGET_NAMES: usize = 10_000;
 /// How long placing or writing goes on before the thread turns to other work.
 pub const SLICE: Duration = Duration::from_micros(200);
 
-/// Connections handled between two looks at the clock; a look costs about what one connection costs.
+/// Connections written between two looks at the clock.
 pub const SLICE_STRIDE: usize = 16;
 
-/// Connections placed for between two looks at the clock where all get the same: a few microseconds' work.
-pub const WAVE_STRIDE: usize = 64;
+/// Connections looked at between two looks at the clock, and under one hold of the lock, while placing: two or three
+/// microseconds' work. No system call lies between them, as it does in [`SLICE_STRIDE`].
+pub const SWEEP_STRIDE: usize = 64;
 
 /// How long a large publication waits, at most, while more than half of all sockets refuse. What stalls most clients at
 /// once is the way to them and seldom they; publishers that wait a little do not get them all closed as slow.

@@ -12,7 +12,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    limits::{EASE, EASE_STEP, SLICE, SLICE_STRIDE, SMALL_DELIVERIES},
+    limits::{EASE, EASE_STEP, SLICE, SMALL_DELIVERIES, SWEEP_STRIDE},
     predicate::Verdict,
     protocol::frame::Frame,
 };
@@ -75,8 +75,8 @@ enum Cursor {
     List { found: Candidates, at: usize },
 }
 
-type Chunk = SmallVec<[u32; SLICE_STRIDE]>;
-type Refs = SmallVec<[SlotRef; SLICE_STRIDE]>;
+type Chunk = SmallVec<[u32; SWEEP_STRIDE]>;
+type Refs = SmallVec<[SlotRef; SWEEP_STRIDE]>;
 
 impl Cursor {
     fn open(table: &Table, selection: &Selection) -> Self {
@@ -92,14 +92,14 @@ impl Cursor {
         match self {
             Self::Members { next } => {
                 // Not by `extend`: a bitmap's iterator counts all that is left when it is asked for its length.
-                for slot in table.next_member(selection.app, *next).take(SLICE_STRIDE) {
+                for slot in table.next_member(selection.app, *next).take(SWEEP_STRIDE) {
                     chunk.push(slot);
                 }
                 *next = chunk.last().map_or(*next, |last| last + 1);
             }
             Self::List { found, at } => {
                 while chunk.is_empty() && *at < found.slots.len() {
-                    let end = found.slots.len().min(*at + SLICE_STRIDE);
+                    let end = found.slots.len().min(*at + SWEEP_STRIDE);
                     let present = found.slots[*at..end].iter().filter(|&&slot| table.slot(slot).is_some());
                     chunk.extend(present.map(|slot| slot.slot));
                     *at = end;
@@ -119,7 +119,7 @@ impl Cursor {
         &mut self,
         table: &mut Table,
         selection: &Selection,
-    ) -> Option<SmallVec<[(SlotRef, Snapshot); SLICE_STRIDE]>> {
+    ) -> Option<SmallVec<[(SlotRef, Snapshot); SWEEP_STRIDE]>> {
         let chunk = self.next(table, selection);
         let found = chunk.iter().filter_map(|&slot| table.open_snapshot(slot)).collect();
         (!chunk.is_empty()).then_some(found)
@@ -338,7 +338,7 @@ impl Hub {
         for (at, shard) in self.shards().iter().enumerate().skip(from.0) {
             let mut cursor = Cursor::Members { next: if at == from.0 { from.1 } else { 0 } };
             loop {
-                let mut found: SmallVec<[Snapshot; SLICE_STRIDE]> = SmallVec::new();
+                let mut found: SmallVec<[Snapshot; SWEEP_STRIDE]> = SmallVec::new();
                 let more = shard.own(|table| {
                     let chunk = cursor.next(table, selection);
                     found.extend(chunk.iter().filter_map(|&slot| table.open_connection(slot).cloned()));
@@ -364,7 +364,7 @@ impl Hub {
 }
 
 fn pick(
-    chunk: SmallVec<[(SlotRef, Snapshot); SLICE_STRIDE]>,
+    chunk: SmallVec<[(SlotRef, Snapshot); SWEEP_STRIDE]>,
     closure: &Closure,
     counts: &mut Counts,
 ) -> Refs {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     id::AppId,
-    limits::{SLICE, WAVE_STRIDE},
+    limits::{SLICE, SWEEP_STRIDE},
     protocol::frame::Frame,
 };
 
@@ -91,8 +91,8 @@ impl Table {
     /// Places a wave for the next connections of its app; false at the end.
     fn place_wave(&mut self, wave: &Wave, tally: &mut Tally) -> bool {
         // Collected one by one: a bitmap's iterator counts all that is left when it is asked for its length.
-        let mut chunk: SmallVec<[u32; WAVE_STRIDE]> = SmallVec::new();
-        for slot in self.next_member(wave[0].app, tally.next).take(WAVE_STRIDE) {
+        let mut chunk: SmallVec<[u32; SWEEP_STRIDE]> = SmallVec::new();
+        for slot in self.next_member(wave[0].app, tally.next).take(SWEEP_STRIDE) {
             chunk.push(slot);
         }
         let Some(last) = chunk.last() else { return false };
