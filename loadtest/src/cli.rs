@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Targeted(Targeted),
     /// Events to single users, with and without a filter beside them that scans everyone
     Mixed(Mixed),
+    /// Events to everyone at a fixed rate, while other connections come and go in storms: handshakes, latency
+    Churn(Churn),
     /// Serve as the floor does: one send per connection and event, and nothing else
     Floor {
         /// Where
@@ -221,6 +223,21 @@ pub(crate) struct Mixed {
     /// Leave out the same with two floor servers, one for each kind of event, which shows the harness's own noise
     #[arg(long)]
     pub(crate) no_calibration: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Churn {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections that stay
+    #[arg(short = 'n', long, default_value_t = 1000)]
+    pub(crate) connections: usize,
+    /// Connections that come all at once, within --connect-rate, and go all at once, again and again
+    #[arg(long, default_value_t = 1000, value_name = "CONNECTIONS")]
+    pub(crate) storm: usize,
+    /// Events a second
+    #[arg(long, default_value_t = 20.0, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: f64,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -11,7 +11,7 @@ use std::{
 use mio::{Events, Interest, Poll, Token};
 
 use crate::{
-    client::{Connect, Link, Notice, Order},
+    client::{Connect, Link, Notice, Order, Stormed},
     clock,
     error::{Doing, Result, failed},
     progress::Progress,
@@ -29,6 +29,8 @@ struct Fleet {
     child: Child,
     link: Link,
     count: usize,
+    /// Measurements pass it over: what its connections get is not counted.
+    is_aside: bool,
 }
 
 /// Client processes, and the event loop that hears them.
@@ -75,6 +77,16 @@ impl Fleets {
         self.members.len()
     }
 
+    /// Those that measurements count.
+    pub(crate) fn counted(&self) -> Vec<usize> {
+        (0..self.len()).filter(|&at| !self.members[at].is_aside).collect()
+    }
+
+    /// Has measurements pass the fleets `which` over.
+    pub(crate) fn set_aside(&mut self, which: &Range<usize>) {
+        self.members[which.clone()].iter_mut().for_each(|fleet| fleet.is_aside = true);
+    }
+
     /// The users of the fleets `which`; numbers run through all fleets.
     pub(crate) fn users(&self, which: &Range<usize>) -> Users {
         let before = |at: usize| self.members[..at].iter().map(|fleet| fleet.count).sum::<usize>();
@@ -92,15 +104,12 @@ impl Fleets {
         progress: &Progress,
     ) -> Result<()> {
         for at in which {
-            let (first, source) = (self.users(&(at..at)).start, self.sources);
-            // Ports of closed connections wait for a minute, so the next ones come from other addresses.
-            self.sources = self.sources.wrapping_add(64);
-            let count = self.members[at].count.min(limit);
-            let order = Connect { to, first, count, secret: secret.to_owned(), source, rate };
+            let order = self.connection_order(at, (to, secret, rate), limit);
+            let count = order.count;
             self.tell(at, &Order::Connect(order))?;
             let patience = Duration::from_secs(20) + Duration::from_secs(count as u64 * 2 / u64::from(rate));
             progress.begin(format!("connecting {count}"), count as u64);
-            self.hear(at..at + 1, patience, |_, notice| {
+            self.hear([at], patience, |_, notice| {
                 if let Notice::Connecting(open) = notice {
                     progress.at(open as u64);
                 }
@@ -108,6 +117,50 @@ impl Fleets {
             })?;
         }
         Ok(())
+    }
+
+    /// Has the fleets `which` connect and disconnect all their connections again and again, until they are calmed.
+    pub(crate) fn storm(
+        &mut self,
+        which: Range<usize>,
+        to: SocketAddr,
+        secret: &str,
+        rate: u32,
+    ) -> Result<()> {
+        for at in which {
+            let order = self.connection_order(at, (to, secret, rate), usize::MAX);
+            self.tell(at, &Order::Storm(order))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the storms of the fleets `which` once they have come and gone; answers what they brought.
+    pub(crate) fn calm(&mut self, which: Range<usize>) -> Result<Vec<Stormed>> {
+        for at in which.clone() {
+            self.tell(at, &Order::Calm)?;
+        }
+        let mut all = Vec::new();
+        self.hear(which, Duration::from_secs(30), |_, notice| match notice {
+            Notice::Calm(stormed) => {
+                all.push(*stormed);
+                true
+            }
+            _ => false,
+        })?;
+        Ok(all)
+    }
+
+    fn connection_order(
+        &mut self,
+        at: usize,
+        (to, secret, rate): (SocketAddr, &str, u32),
+        limit: usize,
+    ) -> Connect {
+        let (first, source) = (self.users(&(at..at)).start, self.sources);
+        // Ports of closed connections wait for a minute, so the next ones come from other addresses.
+        self.sources = self.sources.wrapping_add(64);
+        let count = self.members[at].count.min(limit);
+        Connect { to, first, count, secret: secret.to_owned(), source, rate }
     }
 
     /// Closes all connections.
@@ -136,12 +189,12 @@ impl Fleets {
     /// Waits until each of the fleets `which` has said something for which `accept` is true.
     pub(crate) fn hear(
         &mut self,
-        which: Range<usize>,
+        which: impl IntoIterator<Item = usize>,
         patience: Duration,
         mut accept: impl FnMut(usize, Notice) -> bool,
     ) -> Result<()> {
         let until = clock::now() + clock::nanos(patience);
-        let mut open: Vec<usize> = which.collect();
+        let mut open: Vec<usize> = which.into_iter().collect();
         let mut events = Events::with_capacity(64);
         while !open.is_empty() {
             if clock::now() > until {
@@ -174,7 +227,7 @@ fn spawn(count: usize, background: bool) -> Result<Fleet> {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .doing("cannot start a client process")?;
-    Ok(Fleet { child, link: Link::new(ours)?, count })
+    Ok(Fleet { child, link: Link::new(ours)?, count, is_aside: false })
 }
 
 impl Drop for Fleet {

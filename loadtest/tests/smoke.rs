@@ -208,6 +208,17 @@ fn a_filter_that_is_answered_otherwise_than_asked_ends_the_test() {
 }
 
 #[test]
+fn connections_that_stay_lose_nothing_while_others_come_and_go() {
+    for server in [&["--floor"][..], &["--server-binary", fanfare()]] {
+        let found = findings("churn", &[server, &["-n", "20", "--storm", "15", "--rate", "100"]].concat());
+        assert!(figure(&found, "storm alone, handshakes a second") > 0.0);
+        assert!(figure(&found, "with storms, dial to welcome p99") > 0.0);
+        assert!(figure(&found, "p99 with storms over p99 calm") > 0.0);
+        assert_eq!(found["faults"]["connections_left"], 0);
+    }
+}
+
+#[test]
 fn idle_connections_are_weighed() {
     let found = findings("idle", &["--floor", "-n", "50", "--settle", "10ms"]);
     assert!(figure(&found, "server CPU per handshake") >= 0.0);

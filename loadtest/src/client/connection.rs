@@ -3,10 +3,11 @@
 use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
 };
 
 use mio::net::TcpStream;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::frames::{self, Frame};
 use crate::{
@@ -91,9 +92,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads until the socket is empty, and hands each text frame to `event`; pings are answered and counted.
+    /// Reads until the socket is empty, and hands each text frame to `event`; pings are answered and counted. Where
+    /// the server `has_ended` its side, that is read as well.
     pub(super) fn readable(
         &mut self,
+        has_ended: bool,
         buffer: &mut [u8],
         pings: &mut u64,
         mut event: impl FnMut(&[u8]),
@@ -110,7 +113,7 @@ impl Connection {
                 return Ok(Readout::Ended);
             }
             // A short read has emptied the socket; what comes later wakes the loop again.
-            if n < buffer.len() {
+            if n < buffer.len() && !has_ended {
                 return Ok(Readout::Going);
             }
         }
@@ -165,6 +168,11 @@ impl Connection {
             _ => {}
         }
         Ok(true)
+    }
+
+    /// Ends by a reset, which tells the server nothing.
+    pub(super) fn reset(self) -> Result<()> {
+        SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).doing("cannot reset a connection")
     }
 
     /// Closes well, so that the server has nothing to wait for.

@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::tally::{Expected, Report, Stream};
+use super::{
+    storm::Stormed,
+    tally::{Expected, Report, Stream},
+};
 use crate::error::{Doing, Result, failed};
 
 /// Connections to make.
@@ -50,6 +53,10 @@ pub(crate) enum Order {
         /// How long to wait for nothing.
         patience_ms: u64,
     },
+    /// Connect, close all when all have had their welcome, and so on with other addresses.
+    Storm(Connect),
+    /// Finish the present storm, and report.
+    Calm,
     /// Close all connections.
     Disconnect,
 }
@@ -67,6 +74,8 @@ pub(crate) enum Notice {
     Done(u16),
     /// What came.
     Report(Box<Report>),
+    /// What the storms brought.
+    Calm(Box<Stormed>),
     /// All are closed.
     Disconnected,
     /// It cannot go on.

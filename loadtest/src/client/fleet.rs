@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, event::Event};
 
 use super::{
     connection::{Connection, Readout, Stage},
     control::{Connect, Link, Notice, Order},
+    storm::{Next, Storm},
     tally::{Expected, Tally},
 };
 use crate::{
@@ -56,6 +57,8 @@ struct Dialing {
     begun: u64,
     progress: u64,
     under_way: usize,
+    /// When each was dialed.
+    dialed: Vec<u64>,
     /// When the test is to hear next how far it has come.
     tell: u64,
 }
@@ -79,6 +82,7 @@ struct Fleet {
     tally: Tally,
     dialing: Option<Dialing>,
     ending: Option<Ending>,
+    storm: Option<Storm>,
     hung_up: bool,
 }
 
@@ -98,6 +102,7 @@ impl Fleet {
             tally: Tally::default(),
             dialing: None,
             ending: None,
+            storm: None,
             hung_up: false,
         })
     }
@@ -107,7 +112,8 @@ impl Fleet {
         while !self.hung_up {
             self.dial()?;
             self.end()?;
-            let busy = self.dialing.is_some() || self.ending.is_some();
+            self.blow()?;
+            let busy = self.dialing.is_some() || self.ending.is_some() || self.storm.is_some();
             let timeout = busy.then_some(Duration::from_millis(1));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -116,7 +122,7 @@ impl Fleet {
             for event in &events {
                 match event.token() {
                     CONTROL => self.obey()?,
-                    Token(index) => self.handle(index, event.is_writable())?,
+                    Token(index) => self.handle(index, event)?,
                 }
             }
         }
@@ -130,19 +136,12 @@ impl Fleet {
         };
         for order in orders {
             match order {
-                Order::Connect(order) => {
-                    let (signer, begun) = (Signer::new(&order.secret), clock::now());
-                    self.connections.clear();
-                    self.ended = 0;
-                    self.dialing = Some(Dialing {
-                        order,
-                        signer,
-                        begun,
-                        progress: begun,
-                        under_way: 0,
-                        tell: begun + TELL,
-                    });
+                Order::Connect(order) => self.connect(order),
+                Order::Storm(order) => {
+                    self.storm = Some(Storm::new(order.clone())?);
+                    self.connect(order);
                 }
+                Order::Calm => self.storm.iter_mut().for_each(|storm| storm.is_stopping = true),
                 Order::Begin { round, interval, streams } => {
                     self.tally = Tally::new(round, interval, &streams, self.connections.len())?;
                     self.control.send(&Notice::Began)?;
@@ -162,18 +161,29 @@ impl Fleet {
         Ok(())
     }
 
+    fn connect(&mut self, order: Connect) {
+        let (signer, begun, dialed) = (Signer::new(&order.secret), clock::now(), Vec::new());
+        self.connections.clear();
+        self.ended = 0;
+        let tell = begun + TELL;
+        self.dialing = Some(Dialing { order, signer, begun, progress: begun, under_way: 0, dialed, tell });
+    }
+
     /// Keeps handshakes under way, within their rate.
     fn dial(&mut self) -> Result<()> {
         let Some(dialing) = &mut self.dialing else { return Ok(()) };
         let order = &dialing.order;
         let now = clock::now();
         let due = (now - dialing.begun) as f64 / 1e9 * f64::from(order.rate);
+        let is_stopping = self.storm.as_ref().is_some_and(|storm| storm.is_stopping);
+        let wanted = if is_stopping { self.connections.len() } else { order.count };
         while dialing.under_way < DIALS
-            && self.connections.len() < order.count
+            && self.connections.len() < wanted
             && self.connections.len() <= due as usize
         {
             let index = self.connections.len();
             let token = dialing.signer.sign(order.first + index);
+            dialing.dialed.push(clock::now());
             let mut connection = Connection::dial(order.to, order.source, index, &token)?;
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll
@@ -184,11 +194,14 @@ impl Fleet {
             dialing.under_way += 1;
             dialing.progress = now;
         }
-        if dialing.under_way == 0 && self.connections.len() == order.count {
+        if dialing.under_way == 0 && self.connections.len() >= wanted {
             self.dialing = None;
-            return self.control.send(&Notice::Connected);
+            return match &mut self.storm {
+                Some(storm) => storm.scatter(&mut self.connections),
+                None => self.control.send(&Notice::Connected),
+            };
         }
-        if now > dialing.tell {
+        if now > dialing.tell && self.storm.is_none() {
             dialing.tell = now + TELL;
             self.control.send(&Notice::Connecting(self.connections.len() - dialing.under_way))?;
         }
@@ -198,21 +211,36 @@ impl Fleet {
         Ok(())
     }
 
-    fn handle(&mut self, index: usize, is_writable: bool) -> Result<()> {
+    /// Lets the next storm begin once the one before has gone.
+    fn blow(&mut self) -> Result<()> {
+        let Some(storm) = &mut self.storm else { return Ok(()) };
+        match storm.next()? {
+            Next::Wait => {}
+            Next::Connect(order) => self.connect(order),
+            Next::Calm(stormed) => {
+                self.storm = None;
+                self.control.send(&Notice::Calm(Box::new(stormed)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, index: usize, ready: &Event) -> Result<()> {
         let Some(Some(connection)) = self.connections.get_mut(index) else { return Ok(()) };
         let before = connection.stage;
-        if is_writable {
+        if ready.is_writable() {
             connection.writable()?;
         }
         let now = clock::now();
         let (tally, control) = (&mut self.tally, &mut self.control);
         let mut told: Result<()> = Ok(());
-        let readout = connection.readable(&mut self.buffer, &mut self.pings, |frame| {
-            let Some(stamp) = Stamp::find(frame) else { return };
-            if let Some(stream) = tally.note(index, stamp, now) {
-                told = control.send(&Notice::Done(stream));
-            }
-        })?;
+        let readout =
+            connection.readable(ready.is_read_closed(), &mut self.buffer, &mut self.pings, |frame| {
+                let Some(stamp) = Stamp::find(frame) else { return };
+                if let Some(stream) = tally.note(index, stamp, now) {
+                    told = control.send(&Notice::Done(stream));
+                }
+            })?;
         told?;
         let opened = before != Stage::Open && connection.stage == Stage::Open;
         if readout == Readout::Ended {
@@ -221,10 +249,13 @@ impl Fleet {
             }
             self.connections[index] = None;
             self.ended += 1;
+            self.storm.iter_mut().for_each(Storm::ended);
         }
         if let (true, Some(dialing)) = (opened, &mut self.dialing) {
             dialing.under_way -= 1;
             dialing.progress = now;
+            let waited = now.saturating_sub(dialing.dialed[index]);
+            self.storm.iter_mut().for_each(|storm| storm.welcomed(waited));
         }
         Ok(())
     }

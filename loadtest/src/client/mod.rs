@@ -5,11 +5,13 @@ mod control;
 mod fleet;
 mod frames;
 mod latencies;
+mod storm;
 mod tally;
 
 pub(crate) use self::{
     control::{Connect, Link, Notice, Order},
     fleet::run,
     latencies::{Seen, coarse, histogram, merge},
+    storm::Stormed,
     tally::{Expected, Report, Stream},
 };

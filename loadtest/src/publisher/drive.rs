@@ -168,7 +168,8 @@ impl<'f> Drive<'f> {
     }
 
     fn begin(&mut self) -> Result<()> {
-        for at in 0..self.fleets.len() {
+        let counted = self.fleets.counted();
+        for &at in &counted {
             let users = self.fleets.users(&(at..at + 1));
             let mut streams = Vec::new();
             for (lane, running) in self.lanes.iter_mut().enumerate() {
@@ -181,8 +182,7 @@ impl<'f> Drive<'f> {
             let order = Order::Begin { round: self.round, interval: self.interval, streams };
             self.fleets.tell(at, &order)?;
         }
-        let all = 0..self.fleets.len();
-        self.fleets.hear(all, PATIENCE, |_, notice| matches!(notice, Notice::Began))
+        self.fleets.hear(counted, PATIENCE, |_, notice| matches!(notice, Notice::Began))
     }
 
     fn run(&mut self, bound: Bound, progress: &Progress) -> Result<()> {
@@ -293,7 +293,8 @@ impl<'f> Drive<'f> {
 
     /// Waits until the fleets have everything, and takes their reports.
     fn end(&mut self) -> Result<Vec<Report>> {
-        for at in 0..self.fleets.len() {
+        let counted = self.fleets.counted();
+        for &at in &counted {
             let users = self.fleets.users(&(at..at + 1));
             let mut expected = Vec::new();
             for running in &self.lanes {
@@ -309,7 +310,7 @@ impl<'f> Drive<'f> {
         }
         let mut reports = Vec::new();
         let patience = PATIENCE * 6;
-        self.fleets.hear(0..self.fleets.len(), patience, |_, notice| match notice {
+        self.fleets.hear(counted, patience, |_, notice| match notice {
             Notice::Report(report) => {
                 reports.push(*report);
                 true

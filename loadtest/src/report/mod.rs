@@ -56,6 +56,8 @@ pub(crate) struct Faults {
     pub(crate) misdirected: u64,
     pub(crate) stray: u64,
     pub(crate) connections_ended: u64,
+    /// Gone for the client, and not for the server.
+    pub(crate) connections_left: u64,
     /// 503: said, so no fault, but figures of less load than meant.
     pub(crate) refused: u64,
     /// Due at a rate that the server did not keep up with, and never sent: said likewise.
@@ -136,8 +138,9 @@ impl Findings {
 
     /// Whether every event came once, in order, to connections that stayed.
     pub(crate) fn is_clean(&self) -> bool {
-        let Faults { lost, duplicates, reordered, misdirected, stray, connections_ended, .. } = self.faults;
-        lost + duplicates + reordered + misdirected + stray + connections_ended == 0
+        let Faults { lost, duplicates, reordered, misdirected, stray, .. } = self.faults;
+        let Faults { connections_ended, connections_left, .. } = self.faults;
+        lost + duplicates + reordered + misdirected + stray + connections_ended + connections_left == 0
     }
 }
 

@@ -24,12 +24,13 @@ impl fmt::Display for Findings {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lost, duplicates, reordered, misdirected, stray, connections_ended, refused, unsent } =
-            self;
+        let Self { lost, duplicates, reordered, misdirected, stray, .. } = self;
+        let Self { connections_ended, connections_left, refused, unsent, .. } = self;
         write!(
             f,
             "{lost} lost, {duplicates} repeated, {reordered} out of order, {misdirected} misdirected, \
-             {stray} stray, {connections_ended} connections ended; {refused} refused (503), {unsent} due and unsent"
+             {stray} stray, {connections_ended} connections ended, {connections_left} left over; \
+             {refused} refused (503), {unsent} due and unsent"
         )
     }
 }

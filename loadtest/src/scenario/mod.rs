@@ -1,5 +1,6 @@
 //! The scenarios: each one is lanes, an order of measurements, and the figures that come of them.
 
+mod churn;
 mod fan_out;
 mod filtered;
 mod idle;
@@ -9,6 +10,7 @@ mod targeted;
 use std::{ops::Range, time::Duration};
 
 pub(crate) use self::{
+    churn::churn,
     fan_out::{flood, paced, serial},
     filtered::filtered,
     idle::idle,
@@ -28,6 +30,9 @@ use crate::{
 
 /// How long what is not measured runs first.
 const WARM_UP: Duration = Duration::from_millis(500);
+
+/// HTTP connections of events to everyone at a rate; enough that a slow answer does not delay what is due next.
+const PACED_CALLERS: usize = 8;
 
 /// Servers, fleets and lanes of one run.
 #[derive(Debug)]
