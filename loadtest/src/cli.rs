@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Mixed(Mixed),
     /// Events to everyone at a fixed rate, while other connections come and go in storms: handshakes, latency
     Churn(Churn),
+    /// Events to everyone at a fixed rate, while some stop reading: latency of the others, memory, closes
+    Slow(Slow),
     /// Serve as the floor does: one send per connection and event, and nothing else
     Floor {
         /// Where
@@ -103,6 +105,17 @@ pub(crate) struct Common {
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl Common {
+    /// The same, with one more flag for a server that is started here.
+    pub(crate) fn with_server_arg(&self, arg: &str) -> Self {
+        let mut common = self.clone();
+        if common.server_binary.is_some() {
+            common.server_arg.push(arg.to_owned());
+        }
+        common
+    }
 }
 
 #[cfg(test)]
@@ -237,6 +250,29 @@ pub(crate) struct Churn {
     pub(crate) storm: usize,
     /// Events a second
     #[arg(long, default_value_t = 20.0, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: f64,
+}
+
+// Events are larger here by default, so that what is not read piles up in time.
+#[derive(Args, Clone, Debug)]
+#[command(mut_arg("bytes", |arg| arg.default_value("4096")))]
+pub(crate) struct Slow {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections that read
+    #[arg(short = 'n', long, default_value_t = 300)]
+    pub(crate) connections: usize,
+    /// Connections beside them that stop reading
+    #[arg(long = "slow", default_value_t = 30, value_name = "CONNECTIONS")]
+    pub(crate) stalled: usize,
+    /// How long they do not read; so long lasts the measurement with them
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) stall: Duration,
+    /// Time between their end and the last look at the server's memory
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) settle: Duration,
+    /// Events a second
+    #[arg(long, default_value_t = 50.0, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: f64,
 }
 

@@ -11,7 +11,7 @@ use std::{
 use mio::{Events, Interest, Poll, Token};
 
 use crate::{
-    client::{Connect, Link, Notice, Order, Stormed},
+    client::{Connect, Heard, Link, Notice, Order, Stormed},
     clock,
     error::{Doing, Result, failed},
     progress::Progress,
@@ -22,6 +22,18 @@ const PER_PROCESS: usize = 18_000;
 
 /// The first of the tokens that fleets are watched by; everything below is the publisher's.
 const FIRST_TOKEN: usize = usize::MAX / 2;
+
+/// How long an answer to an order may take.
+const ANSWER: Duration = Duration::from_secs(40);
+
+/// What connections have less of than they might.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// Only the first so many of each fleet connect.
+    pub(crate) connections: Option<usize>,
+    /// The kernel keeps about so many bytes of what each has not read.
+    pub(crate) receive_buffer: Option<usize>,
+}
 
 /// One client process.
 #[derive(Debug)]
@@ -93,22 +105,20 @@ impl Fleets {
         before(which.start)..before(which.end)
     }
 
-    /// Connects the fleets `which`, at most the first `limit` connections of each, one fleet after another.
+    /// Connects the fleets `which`, one after another: where, by whose secret, how many a second at most.
     pub(crate) fn connect(
         &mut self,
         which: Range<usize>,
-        to: SocketAddr,
-        secret: &str,
-        rate: u32,
-        limit: usize,
+        to: (SocketAddr, &str, u32),
+        limits: Limits,
         progress: &Progress,
     ) -> Result<()> {
         for at in which {
-            let order = self.connection_order(at, (to, secret, rate), limit);
-            let count = order.count;
+            let order = self.connection_order(at, to, limits);
+            let count = order.count as u64;
             self.tell(at, &Order::Connect(order))?;
-            let patience = Duration::from_secs(20) + Duration::from_secs(count as u64 * 2 / u64::from(rate));
-            progress.begin(format!("connecting {count}"), count as u64);
+            let patience = Duration::from_secs(20 + count * 2 / u64::from(to.2));
+            progress.begin(format!("connecting {count}"), count);
             self.hear([at], patience, |_, notice| {
                 if let Notice::Connecting(open) = notice {
                     progress.at(open as u64);
@@ -120,55 +130,72 @@ impl Fleets {
     }
 
     /// Has the fleets `which` connect and disconnect all their connections again and again, until they are calmed.
-    pub(crate) fn storm(
-        &mut self,
-        which: Range<usize>,
-        to: SocketAddr,
-        secret: &str,
-        rate: u32,
-    ) -> Result<()> {
-        for at in which {
-            let order = self.connection_order(at, (to, secret, rate), usize::MAX);
-            self.tell(at, &Order::Storm(order))?;
-        }
-        Ok(())
+    pub(crate) fn storm(&mut self, which: &Range<usize>, to: (SocketAddr, &str, u32)) -> Result<()> {
+        which.clone().try_for_each(|at| {
+            let order = self.connection_order(at, to, Limits::default());
+            self.tell(at, &Order::Storm(order))
+        })
     }
 
     /// Ends the storms of the fleets `which` once they have come and gone; answers what they brought.
-    pub(crate) fn calm(&mut self, which: Range<usize>) -> Result<Vec<Stormed>> {
-        for at in which.clone() {
-            self.tell(at, &Order::Calm)?;
-        }
-        let mut all = Vec::new();
-        self.hear(which, Duration::from_secs(30), |_, notice| match notice {
-            Notice::Calm(stormed) => {
-                all.push(*stormed);
-                true
-            }
-            _ => false,
+    pub(crate) fn calm(&mut self, which: &Range<usize>) -> Result<Vec<Stormed>> {
+        self.ask(which, &Order::Calm, |notice| match notice {
+            Notice::Calm(stormed) => Some(*stormed),
+            _ => None,
+        })
+    }
+
+    /// Has the connections of the fleets `which` stop reading.
+    pub(crate) fn deafen(&mut self, which: &Range<usize>) -> Result<()> {
+        let deaf = |notice| matches!(notice, Notice::Deaf).then_some(());
+        self.ask(which, &Order::Deafen, deaf).map(|_| ())
+    }
+
+    /// Has them read again; answers what became of them, given what the server took of each stream of `round`.
+    pub(crate) fn undeafen(&mut self, which: &Range<usize>, round: u16, sent: &[u32]) -> Result<Vec<Heard>> {
+        let order = Order::Hear { round, sent: sent.to_vec(), patience_ms: 2000 };
+        self.ask(which, &order, |notice| match notice {
+            Notice::Heard(heard) => Some(heard),
+            _ => None,
+        })
+    }
+
+    /// Closes all connections of the fleets `which`.
+    pub(crate) fn disconnect(&mut self, which: &Range<usize>) -> Result<()> {
+        let closed = |notice| matches!(notice, Notice::Disconnected).then_some(());
+        self.ask(which, &Order::Disconnect, closed).map(|_| ())
+    }
+
+    /// Gives an order to the fleets `which`; answers what each says of it.
+    fn ask<T>(
+        &mut self,
+        which: &Range<usize>,
+        order: &Order,
+        answer: impl Fn(Notice) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        which.clone().try_for_each(|at| self.tell(at, order))?;
+        let mut answers = Vec::new();
+        self.hear(which.clone(), ANSWER, |_, notice| {
+            let answer = answer(notice);
+            let is_one = answer.is_some();
+            answers.extend(answer);
+            is_one
         })?;
-        Ok(all)
+        Ok(answers)
     }
 
     fn connection_order(
         &mut self,
         at: usize,
         (to, secret, rate): (SocketAddr, &str, u32),
-        limit: usize,
+        limits: Limits,
     ) -> Connect {
         let (first, source) = (self.users(&(at..at)).start, self.sources);
         // Ports of closed connections wait for a minute, so the next ones come from other addresses.
         self.sources = self.sources.wrapping_add(64);
-        let count = self.members[at].count.min(limit);
-        Connect { to, first, count, secret: secret.to_owned(), source, rate }
-    }
-
-    /// Closes all connections.
-    pub(crate) fn disconnect(&mut self) -> Result<()> {
-        for at in 0..self.len() {
-            self.tell(at, &Order::Disconnect)?;
-        }
-        self.hear(0..self.len(), Duration::from_secs(20), |_, notice| matches!(notice, Notice::Disconnected))
+        let Limits { connections, receive_buffer } = limits;
+        let count = connections.map_or(self.members[at].count, |limit| limit.min(self.members[at].count));
+        Connect { to, first, count, secret: secret.to_owned(), source, rate, receive_buffer }
     }
 
     /// Tells the fleet `at` what to do.

@@ -50,6 +50,27 @@ pub(crate) fn connections(api: &Api) -> Result<u64> {
     }
 }
 
+/// What the server has done to those that read too slowly, since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slowness {
+    /// Connections that it closed for it.
+    pub(crate) closed: u64,
+    /// Events that they lost by it.
+    pub(crate) dropped: u64,
+}
+
+/// Asks what the server has done to those that read too slowly.
+pub(crate) fn slowness(api: &Api) -> Result<Slowness> {
+    let metrics = ask(api, "GET", "/metrics", "")?;
+    // A series is there once it has counted something.
+    let count = |name, label| sum(&metrics, name, label).unwrap_or(0);
+    Ok(Slowness {
+        closed: count("fanfare_closes_total", r#"code="4101""#),
+        dropped: count("fanfare_drops_total", r#"reason="slow_consumer""#)
+            + count("fanfare_drops_total", r#"reason="oldest""#),
+    })
+}
+
 /// The sum of a metric over all series whose labels contain `label`; `None` where there is none.
 fn sum(metrics: &str, name: &str, label: &str) -> Option<u64> {
     let values = metrics.lines().filter_map(|line| {

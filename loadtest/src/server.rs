@@ -36,7 +36,9 @@ impl Server {
             let mut command = Command::new(program);
             let secret = ["--token-secret", &common.token_secret];
             let limits = ["--limit", "accepts_per_second=1000000"];
-            command.arg("serve").args(secret).args(limits).args(["--log", "warn"]).args(&common.server_arg);
+            // By its variable, so that a --server-arg may say otherwise.
+            command.env("FANFARE_LOG", "warn");
+            command.arg("serve").args(secret).args(limits).args(&common.server_arg);
             if let Some(key) = &common.api_key {
                 command.args(["--api-key", key]);
             }

@@ -9,7 +9,10 @@ use std::{
 use mio::net::TcpStream;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::frames::{self, Frame};
+use super::{
+    control::Connect,
+    frames::{self, Frame},
+};
 use crate::{
     error::{Doing, Result, failed},
     fanfare, http,
@@ -35,6 +38,8 @@ pub(super) struct Connection {
     pub(super) stage: Stage,
     request: String,
     carry: Vec<u8>,
+    /// What the server's close frame said.
+    pub(super) close_code: Option<u16>,
 }
 
 /// What reading brought.
@@ -52,9 +57,13 @@ const PER_SOURCE: usize = 1000;
 
 impl Connection {
     /// Begins to connect the fleet's connection number `index`.
-    pub(super) fn dial(to: SocketAddr, source: u16, index: usize, token: &str) -> Result<Self> {
+    pub(super) fn dial(order: &Connect, index: usize, token: &str) -> Result<Self> {
+        let Connect { to, source, .. } = *order;
         let dial = || -> io::Result<TcpStream> {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            if let Some(bytes) = order.receive_buffer {
+                socket.set_recv_buffer_size(bytes)?;
+            }
             if to.is_ipv4() && to.ip().is_loopback() {
                 let [high, low] = source.wrapping_add((index / PER_SOURCE) as u16).to_be_bytes();
                 let from = Ipv4Addr::new(127, 1, high, low);
@@ -71,7 +80,7 @@ impl Connection {
         };
         let socket = dial().doing(format!("cannot connect to {to}"))?;
         let request = fanfare::handshake(to, token);
-        Ok(Self { socket, stage: Stage::Dialing, request, carry: Vec::new() })
+        Ok(Self { socket, stage: Stage::Dialing, request, carry: Vec::new(), close_code: None })
     }
 
     /// Asks for the upgrade once TCP is there.
@@ -160,7 +169,10 @@ impl Connection {
                 // A socket that takes no pong is about to end, which is counted then.
                 let _ = self.socket.write(&frames::pong(frame.payload));
             }
-            (frames::CLOSE, Stage::Open) => return Ok(false),
+            (frames::CLOSE, Stage::Open) => {
+                self.close_code = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                return Ok(false);
+            }
             (frames::CLOSE, _) => {
                 let why = String::from_utf8_lossy(frame.payload.get(2..).unwrap_or_default());
                 return failed(format!("the server closed a client at once: {why}"));

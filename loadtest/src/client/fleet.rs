@@ -10,6 +10,7 @@ use mio::{Events, Interest, Poll, Token, event::Event};
 use super::{
     connection::{Connection, Readout, Stage},
     control::{Connect, Link, Notice, Order},
+    slow::Slow,
     storm::{Next, Storm},
     tally::{Expected, Tally},
 };
@@ -83,6 +84,7 @@ struct Fleet {
     dialing: Option<Dialing>,
     ending: Option<Ending>,
     storm: Option<Storm>,
+    slow: Option<Slow>,
     hung_up: bool,
 }
 
@@ -103,6 +105,7 @@ impl Fleet {
             dialing: None,
             ending: None,
             storm: None,
+            slow: None,
             hung_up: false,
         })
     }
@@ -113,7 +116,9 @@ impl Fleet {
             self.dial()?;
             self.end()?;
             self.blow()?;
-            let busy = self.dialing.is_some() || self.ending.is_some() || self.storm.is_some();
+            self.heard()?;
+            let waiting = self.storm.is_some() || self.slow.as_ref().is_some_and(|slow| !slow.is_deaf());
+            let busy = waiting || self.dialing.is_some() || self.ending.is_some();
             let timeout = busy.then_some(Duration::from_millis(1));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -151,6 +156,11 @@ impl Fleet {
                     let (seen, since) = (self.tally.deliveries(), clock::now());
                     self.ending = Some(Ending { expected, patience, seen, since });
                 }
+                Order::Deafen => {
+                    self.slow = Some(Slow::new(self.connections.len()));
+                    self.control.send(&Notice::Deaf)?;
+                }
+                Order::Hear { round, sent, patience_ms } => self.hear(round, sent, patience_ms)?,
                 Order::Disconnect => {
                     self.connections.iter_mut().flatten().for_each(Connection::say_goodbye);
                     self.connections.clear();
@@ -184,7 +194,7 @@ impl Fleet {
             let index = self.connections.len();
             let token = dialing.signer.sign(order.first + index);
             dialing.dialed.push(clock::now());
-            let mut connection = Connection::dial(order.to, order.source, index, &token)?;
+            let mut connection = Connection::dial(order, index, &token)?;
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll
                 .registry()
@@ -225,31 +235,56 @@ impl Fleet {
         Ok(())
     }
 
+    /// Reads again what was left unread; what comes later wakes the loop.
+    fn hear(&mut self, round: u16, sent: Vec<u32>, patience_ms: u64) -> Result<()> {
+        let Some(slow) = &mut self.slow else { return Ok(()) };
+        slow.hear(round, sent, clock::nanos(Duration::from_millis(patience_ms)));
+        (0..self.connections.len()).try_for_each(|index| self.read(index, true))
+    }
+
+    fn heard(&mut self) -> Result<()> {
+        let heard = self.slow.as_ref().and_then(|slow| slow.heard(clock::now()));
+        let Some(heard) = heard else { return Ok(()) };
+        self.slow = None;
+        self.control.send(&Notice::Heard(heard))
+    }
+
     fn handle(&mut self, index: usize, ready: &Event) -> Result<()> {
-        let Some(Some(connection)) = self.connections.get_mut(index) else { return Ok(()) };
-        let before = connection.stage;
-        if ready.is_writable() {
+        if self.slow.as_ref().is_some_and(Slow::is_deaf) {
+            return Ok(());
+        }
+        if let (true, Some(Some(connection))) = (ready.is_writable(), self.connections.get_mut(index)) {
             connection.writable()?;
         }
+        self.read(index, ready.is_read_closed())
+    }
+
+    /// Reads what has come on a connection, on which the server may have ended its side.
+    fn read(&mut self, index: usize, has_ended: bool) -> Result<()> {
+        let Some(Some(connection)) = self.connections.get_mut(index) else { return Ok(()) };
+        let before = connection.stage;
         let now = clock::now();
-        let (tally, control) = (&mut self.tally, &mut self.control);
+        let (tally, control, slow) = (&mut self.tally, &mut self.control, &mut self.slow);
         let mut told: Result<()> = Ok(());
-        let readout =
-            connection.readable(ready.is_read_closed(), &mut self.buffer, &mut self.pings, |frame| {
-                let Some(stamp) = Stamp::find(frame) else { return };
-                if let Some(stream) = tally.note(index, stamp, now) {
-                    told = control.send(&Notice::Done(stream));
-                }
-            })?;
+        let readout = connection.readable(has_ended, &mut self.buffer, &mut self.pings, |frame| {
+            let Some(stamp) = Stamp::find(frame) else { return };
+            if let Some(slow) = slow {
+                slow.note(index, stamp, now);
+            } else if let Some(stream) = tally.note(index, stamp, now) {
+                told = control.send(&Notice::Done(stream));
+            }
+        })?;
         told?;
         let opened = before != Stage::Open && connection.stage == Stage::Open;
         if readout == Readout::Ended {
             if connection.stage != Stage::Open {
                 return Err(Error::Failed("the server hung up on a handshake".to_owned()));
             }
+            let code = connection.close_code;
+            self.slow.iter_mut().for_each(|slow| slow.ended(index, code, now));
+            self.storm.iter_mut().for_each(Storm::ended);
             self.connections[index] = None;
             self.ended += 1;
-            self.storm.iter_mut().for_each(Storm::ended);
         }
         if let (true, Some(dialing)) = (opened, &mut self.dialing) {
             dialing.under_way -= 1;

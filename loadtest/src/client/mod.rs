@@ -5,6 +5,7 @@ mod control;
 mod fleet;
 mod frames;
 mod latencies;
+mod slow;
 mod storm;
 mod tally;
 
@@ -12,6 +13,7 @@ pub(crate) use self::{
     control::{Connect, Link, Notice, Order},
     fleet::run,
     latencies::{Seen, coarse, histogram, merge},
+    slow::Heard,
     storm::Stormed,
     tally::{Expected, Report, Stream},
 };

@@ -34,6 +34,8 @@ pub(super) struct Caller {
     /// Events to everyone that the server took.
     pub(super) sequence: u32,
     pub(super) flight: Option<Flight>,
+    /// The server has closed the connection while nothing was under way.
+    pub(super) is_closed: bool,
 }
 
 impl Caller {
@@ -45,6 +47,19 @@ impl Caller {
         lane: usize,
         stream: u16,
     ) -> Result<Self> {
+        let (inbox, outbox) = (Vec::new(), Vec::new());
+        let socket = Self::dial(api, registry, token)?;
+        Ok(Self { socket, inbox, outbox, lane, stream, sequence: 0, flight: None, is_closed: false })
+    }
+
+    /// Takes a new connection; servers close those that were idle for long.
+    pub(super) fn renew(&mut self, api: &Api, registry: &Registry, token: Token) -> Result<()> {
+        self.socket = Self::dial(api, registry, token)?;
+        self.is_closed = false;
+        Ok(())
+    }
+
+    fn dial(api: &Api, registry: &Registry, token: Token) -> Result<TcpStream> {
         let connect = || -> io::Result<TcpStream> {
             let socket = std::net::TcpStream::connect(api.address)?;
             socket.set_nodelay(true)?;
@@ -53,8 +68,7 @@ impl Caller {
             registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
             Ok(socket)
         };
-        let socket = connect().doing(format!("cannot connect to {}", api.address))?;
-        Ok(Self { socket, inbox: Vec::new(), outbox: Vec::new(), lane, stream, sequence: 0, flight: None })
+        connect().doing(format!("cannot connect to {}", api.address))
     }
 
     /// Sends a request.
@@ -81,9 +95,17 @@ impl Caller {
         let mut buffer = [0; 4096];
         loop {
             match self.socket.read(&mut buffer) {
+                Ok(0) if self.flight.is_none() => {
+                    self.is_closed = true;
+                    return Ok(None);
+                }
                 Ok(0) => return failed("the server closed a kept HTTP connection"),
                 Ok(n) => self.inbox.extend_from_slice(&buffer[..n]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) if self.flight.is_none() => {
+                    self.is_closed = true;
+                    return Ok(None);
+                }
                 Err(error) => return Err(error).doing("an answer was cut off"),
             }
         }

@@ -65,6 +65,12 @@ pub(crate) struct Faults {
 }
 
 impl Figure {
+    /// A value of it for people; counts have no decimals.
+    fn text(&self, value: f64) -> String {
+        let is_count = self.unit.is_empty() && self.values.iter().all(|value| value.fract() == 0.0);
+        if is_count { format!("{value:.0}") } else { text::number(value) }
+    }
+
     /// The least and the greatest value.
     fn range(&self) -> (f64, f64) {
         let widen = |(least, most): (f64, f64), &value: &f64| (least.min(value), most.max(value));

@@ -12,9 +12,9 @@ impl fmt::Display for Findings {
         let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
         for figure in &self.figures {
             let (least, most) = figure.range();
-            write!(f, "  {:width$}  {:>12} {}", figure.name, number(figure.median), figure.unit)?;
+            write!(f, "  {:width$}  {:>12} {}", figure.name, figure.text(figure.median), figure.unit)?;
             if figure.values.len() > 1 {
-                write!(f, "  ({} to {})", number(least), number(most))?;
+                write!(f, "  ({} to {})", figure.text(least), figure.text(most))?;
             }
             writeln!(f)?;
         }

@@ -82,9 +82,9 @@ impl Churning<'_> {
         let cpu = || server.process.map(Process::cpu).transpose();
         let before = cpu()?;
         let (to, secret) = (server.api.address, &common.token_secret);
-        setting.fleets.storm(stormy.clone(), to, secret, common.connect_rate)?;
+        setting.fleets.storm(stormy, (to, secret, common.connect_rate))?;
         let outcome = setting.measure(name, lanes, (common, server), findings)?;
-        let stormed = setting.fleets.calm(stormy.clone())?;
+        let stormed = setting.fleets.calm(stormy)?;
         let cpu = before.zip(cpu()?).map(|(before, after)| after.saturating_sub(before));
         // Beside events the processor time is not that of handshakes alone.
         note_storms(findings, name, &stormed, cpu.filter(|_| lanes.is_empty()))?;

@@ -31,7 +31,8 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
     if matching == 0 {
         return failed("the filter matches none of so few connections: -n must be at least 100");
     }
-    let common = with_index(&args.common);
+    // For a scan too: both kinds then have the same server.
+    let common = args.common.with_server_arg(&format!("--index={INDEXED}"));
     let sides = if common.server_binary.is_some() { 2 } else { 1 };
     let mut setting = Setting::new(usize::from(common.repeat) * sides)?;
     let server = Server::open(&common)?;
@@ -64,15 +65,6 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
         }
     }
     Ok(findings)
-}
-
-/// A server that is started here gets the index, for a scan too: both kinds then have the same server.
-fn with_index(common: &Common) -> Common {
-    let mut common = common.clone();
-    if common.server_binary.is_some() {
-        common.server_arg.push(format!("--index={INDEXED}"));
-    }
-    common
 }
 
 /// Makes sure that the server finds whom it should, in the way it should.
