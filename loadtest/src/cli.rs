@@ -39,6 +39,10 @@ pub(crate) enum Command {
     Targeted(Targeted),
     /// Events to single users, with and without a filter beside them that scans everyone
     Mixed(Mixed),
+    /// Events to everyone at a fixed rate, while other connections come and go in storms: handshakes, latency
+    Churn(Churn),
+    /// Events to everyone at a fixed rate, while some stop reading: latency of the others, memory, closes
+    Slow(Slow),
     /// Serve as the floor does: one send per connection and event, and nothing else
     Floor {
         /// Where
@@ -83,6 +87,17 @@ pub(crate) struct Common {
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl Common {
+    /// The same, with one more flag for a Fanfare that is started here.
+    pub(crate) fn with_server_arg(&self, arg: &str) -> Self {
+        let mut common = self.clone();
+        if common.target.kind() == Kind::Fanfare && common.target.url.is_none() {
+            common.target.server_arg.push(arg.to_owned());
+        }
+        common
+    }
 }
 
 #[cfg(test)]
@@ -203,6 +218,44 @@ pub(crate) struct Mixed {
     /// Leave out the same with two floor servers, one for each kind of event, which shows the harness's own noise
     #[arg(long)]
     pub(crate) no_calibration: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Churn {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections that stay
+    #[arg(short = 'n', long, default_value_t = 1000)]
+    pub(crate) connections: usize,
+    /// Connections that come all at once, within --connect-rate, and go all at once, again and again
+    #[arg(long, default_value_t = 1000, value_name = "CONNECTIONS")]
+    pub(crate) storm: usize,
+    /// Events a second
+    #[arg(long, default_value_t = 20.0, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: f64,
+}
+
+// Events are larger here by default, so that what is not read piles up in time.
+#[derive(Args, Clone, Debug)]
+#[command(mut_arg("bytes", |arg| arg.default_value("4096")))]
+pub(crate) struct Slow {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections that read
+    #[arg(short = 'n', long, default_value_t = 300)]
+    pub(crate) connections: usize,
+    /// Connections beside them that stop reading
+    #[arg(long = "slow", default_value_t = 30, value_name = "CONNECTIONS")]
+    pub(crate) stalled: usize,
+    /// How long they do not read; so long lasts the measurement with them
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) stall: Duration,
+    /// Time between their end and the last look at the server's memory
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) settle: Duration,
+    /// Events a second
+    #[arg(long, default_value_t = 50.0, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: f64,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

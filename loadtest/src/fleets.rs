@@ -10,7 +10,7 @@ use std::{
 use mio::{Events, Interest, Poll, Token};
 
 use crate::{
-    client::{Connect, Link, Notice, Order},
+    client::{Connect, Heard, Link, Notice, Order, Stormed},
     clock,
     driver::Api,
     error::{Doing, Result, failed},
@@ -23,12 +23,28 @@ const PER_PROCESS: usize = 18_000;
 /// The first of the tokens that fleets are watched by; everything below is the publisher's.
 const FIRST_TOKEN: usize = usize::MAX / 2;
 
+/// How long an answer to an order may take.
+const ANSWER: Duration = Duration::from_secs(40);
+
+/// What connections have less of than they might.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// Only the first so many of each fleet connect.
+    pub(crate) connections: Option<usize>,
+    /// The kernel keeps about so many bytes of what each has not read.
+    pub(crate) receive_buffer: Option<usize>,
+}
+
 /// One client process.
 #[derive(Debug)]
 struct Fleet {
     child: Child,
     link: Link,
     count: usize,
+    /// How many of these it was told to connect.
+    open: usize,
+    /// Measurements pass it over: what its connections get is not counted.
+    is_aside: bool,
 }
 
 /// Client processes, and the event loop that hears them.
@@ -75,32 +91,43 @@ impl Fleets {
         self.members.len()
     }
 
+    /// Those that measurements count.
+    pub(crate) fn counted(&self) -> Vec<usize> {
+        (0..self.len()).filter(|&at| !self.members[at].is_aside).collect()
+    }
+
+    /// Has measurements pass the fleets `which` over.
+    pub(crate) fn set_aside(&mut self, which: &Range<usize>) {
+        self.members[which.clone()].iter_mut().for_each(|fleet| fleet.is_aside = true);
+    }
+
     /// The users of the fleets `which`; numbers run through all fleets.
     pub(crate) fn users(&self, which: &Range<usize>) -> Users {
         let before = |at: usize| self.members[..at].iter().map(|fleet| fleet.count).sum::<usize>();
         before(which.start)..before(which.end)
     }
 
-    /// Connects the fleets `which`, at most the first `limit` connections of each, one fleet after another.
+    /// Those of the fleet `at` that are connected.
+    pub(crate) fn connected(&self, at: usize) -> Users {
+        let first = self.users(&(at..at)).start;
+        first..first + self.members[at].open
+    }
+
+    /// Connects the fleets `which`, one after another: where, how many a second at most.
     pub(crate) fn connect(
         &mut self,
         which: Range<usize>,
-        api: &Api,
-        rate: u32,
-        limit: usize,
+        to: (&Api, u32),
+        limits: Limits,
         progress: &Progress,
     ) -> Result<()> {
         for at in which {
-            let (first, source) = (self.users(&(at..at)).start, self.sources);
-            // Ports of closed connections wait for a minute, so the next ones come from other addresses.
-            self.sources = self.sources.wrapping_add(64);
-            let count = self.members[at].count.min(limit);
-            let (to, driver) = (api.address, api.driver.clone());
-            let order = Connect { to, first, count, driver, source, rate };
+            let order = self.connection_order(at, to, limits);
+            let count = order.count as u64;
             self.tell(at, &Order::Connect(order))?;
-            let patience = Duration::from_secs(20) + Duration::from_secs(count as u64 * 2 / u64::from(rate));
-            progress.begin(format!("connecting {count}"), count as u64);
-            self.hear(at..at + 1, patience, |_, notice| {
+            let patience = Duration::from_secs(20 + count * 2 / u64::from(to.1));
+            progress.begin(format!("connecting {count}"), count);
+            self.hear([at], patience, |_, notice| {
                 if let Notice::Connecting(open) = notice {
                     progress.at(open as u64);
                 }
@@ -110,12 +137,70 @@ impl Fleets {
         Ok(())
     }
 
-    /// Closes all connections.
-    pub(crate) fn disconnect(&mut self) -> Result<()> {
-        for at in 0..self.len() {
-            self.tell(at, &Order::Disconnect)?;
-        }
-        self.hear(0..self.len(), Duration::from_secs(20), |_, notice| matches!(notice, Notice::Disconnected))
+    /// Has the fleets `which` connect and disconnect all their connections again and again, until they are calmed.
+    pub(crate) fn storm(&mut self, which: &Range<usize>, to: (&Api, u32)) -> Result<()> {
+        which.clone().try_for_each(|at| {
+            let order = self.connection_order(at, to, Limits::default());
+            self.tell(at, &Order::Storm(order))
+        })
+    }
+
+    /// Ends the storms of the fleets `which` once they have come and gone; answers what they brought.
+    pub(crate) fn calm(&mut self, which: &Range<usize>) -> Result<Vec<Stormed>> {
+        self.ask(which, &Order::Calm, |notice| match notice {
+            Notice::Calm(stormed) => Some(*stormed),
+            _ => None,
+        })
+    }
+
+    /// Has the connections of the fleets `which` stop reading.
+    pub(crate) fn deafen(&mut self, which: &Range<usize>) -> Result<()> {
+        let deaf = |notice| matches!(notice, Notice::Deaf).then_some(());
+        self.ask(which, &Order::Deafen, deaf).map(|_| ())
+    }
+
+    /// Has them read again; answers what became of them, given what the server took of each stream of `round`.
+    pub(crate) fn undeafen(&mut self, which: &Range<usize>, round: u16, sent: &[u32]) -> Result<Vec<Heard>> {
+        let order = Order::Hear { round, sent: sent.to_vec(), patience_ms: 2000 };
+        self.ask(which, &order, |notice| match notice {
+            Notice::Heard(heard) => Some(heard),
+            _ => None,
+        })
+    }
+
+    /// Closes all connections of the fleets `which`.
+    pub(crate) fn disconnect(&mut self, which: &Range<usize>) -> Result<()> {
+        let closed = |notice| matches!(notice, Notice::Disconnected).then_some(());
+        self.ask(which, &Order::Disconnect, closed).map(|_| ())
+    }
+
+    /// Gives an order to the fleets `which`; answers what each says of it.
+    fn ask<T>(
+        &mut self,
+        which: &Range<usize>,
+        order: &Order,
+        answer: impl Fn(Notice) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        which.clone().try_for_each(|at| self.tell(at, order))?;
+        let mut answers = Vec::new();
+        self.hear(which.clone(), ANSWER, |_, notice| {
+            let answer = answer(notice);
+            let is_one = answer.is_some();
+            answers.extend(answer);
+            is_one
+        })?;
+        Ok(answers)
+    }
+
+    fn connection_order(&mut self, at: usize, (api, rate): (&Api, u32), limits: Limits) -> Connect {
+        let (first, source) = (self.users(&(at..at)).start, self.sources);
+        // Ports of closed connections wait for a minute, so the next ones come from other addresses.
+        self.sources = self.sources.wrapping_add(64);
+        let Limits { connections, receive_buffer } = limits;
+        let count = connections.map_or(self.members[at].count, |limit| limit.min(self.members[at].count));
+        self.members[at].open = count;
+        let (to, driver) = (api.address, api.driver.clone());
+        Connect { to, first, count, driver, source, rate, receive_buffer }
     }
 
     /// Tells the fleet `at` what to do.
@@ -136,12 +221,12 @@ impl Fleets {
     /// Waits until each of the fleets `which` has said something for which `accept` is true.
     pub(crate) fn hear(
         &mut self,
-        which: Range<usize>,
+        which: impl IntoIterator<Item = usize>,
         patience: Duration,
         mut accept: impl FnMut(usize, Notice) -> bool,
     ) -> Result<()> {
         let until = clock::now() + clock::nanos(patience);
-        let mut open: Vec<usize> = which.collect();
+        let mut open: Vec<usize> = which.into_iter().collect();
         let mut events = Events::with_capacity(64);
         while !open.is_empty() {
             if clock::now() > until {
@@ -174,7 +259,7 @@ fn spawn(count: usize, background: bool) -> Result<Fleet> {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .doing("cannot start a client process")?;
-    Ok(Fleet { child, link: Link::new(ours)?, count })
+    Ok(Fleet { child, link: Link::new(ours)?, count, open: 0, is_aside: false })
 }
 
 impl Drop for Fleet {

@@ -24,6 +24,9 @@ const LISTENER: Token = Token(usize::MAX);
 const UPGRADED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
       Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x10{\"op\":\"welcome\"}";
 
+/// The first byte of a close frame.
+const CLOSE: u8 = 0x88;
+
 const TAKEN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
 
 /// A socket, and what it refused.
@@ -57,6 +60,7 @@ impl Peer {
             match self.socket.read(&mut buffer) {
                 Ok(0) => return false,
                 // Clients of the harness have nothing to say but goodbye.
+                Ok(_) if self.user.is_some() && buffer[0] == CLOSE => return false,
                 Ok(_) if self.user.is_some() => {}
                 Ok(n) => self.inbox.extend_from_slice(&buffer[..n]),
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,

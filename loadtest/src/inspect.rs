@@ -41,6 +41,46 @@ pub(crate) fn explain(api: &Api, filter: &str) -> Result<Explained> {
     serde_json::from_str(&answer).map_err(std::io::Error::from).doing("/v1/explain answers otherwise")
 }
 
+/// How many connections the server counts.
+pub(crate) fn connections(api: &Api) -> Result<u64> {
+    let metrics = ask(api, "GET", "/metrics", "")?;
+    match sum(&metrics, "fanfare_connections", "") {
+        Some(count) => Ok(count),
+        None => failed("/metrics has no fanfare_connections"),
+    }
+}
+
+/// What the server has done to those that read too slowly, since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slowness {
+    /// Connections that it closed for it.
+    pub(crate) closed: u64,
+    /// Events that they lost by it.
+    pub(crate) dropped: u64,
+}
+
+/// Asks what the server has done to those that read too slowly.
+pub(crate) fn slowness(api: &Api) -> Result<Slowness> {
+    let metrics = ask(api, "GET", "/metrics", "")?;
+    // A series is there once it has counted something.
+    let count = |name, label| sum(&metrics, name, label).unwrap_or(0);
+    Ok(Slowness {
+        closed: count("fanfare_closes_total", r#"code="4101""#),
+        dropped: count("fanfare_drops_total", r#"reason="slow_consumer""#)
+            + count("fanfare_drops_total", r#"reason="oldest""#),
+    })
+}
+
+/// The sum of a metric over all series whose labels contain `label`; `None` where there is none.
+fn sum(metrics: &str, name: &str, label: &str) -> Option<u64> {
+    let values = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']))?;
+        let (labels, value) = rest.rsplit_once(' ')?;
+        labels.contains(label).then(|| value.parse::<f64>().ok()).flatten()
+    });
+    values.reduce(|sum, value| sum + value).map(|sum| sum as u64)
+}
+
 /// The body of the answer to one request on a connection of its own.
 fn ask(api: &Api, method: &str, path: &str, body: &str) -> Result<String> {
     let key = api.authorization();
@@ -65,5 +105,18 @@ fn ask(api: &Api, method: &str, path: &str, body: &str) -> Result<String> {
             failed(format!("the server refused {method} {path}: {} {why}", message.first_line))
         }
         None => failed(format!("the server cut its answer to {method} {path} off")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_the_sum_of_its_series() {
+        let metrics = "# TYPE a gauge\na{app=\"x\",code=\"1\"} 2\na{app=\"y\",code=\"2\"} 3\nab{} 9\n# EOF\n";
+        assert_eq!(sum(metrics, "a", ""), Some(5));
+        assert_eq!(sum(metrics, "a", "code=\"2\""), Some(3));
+        assert_eq!(sum(metrics, "c", ""), None);
     }
 }

@@ -58,6 +58,8 @@ fn run(command: &Command) -> Result<bool> {
         Command::Serial(args) => (scenario::serial(args)?, &args.common),
         Command::Paced(args) => (scenario::paced(args)?, &args.common),
         Command::Filtered(args) => (scenario::filtered(args)?, &args.common),
+        Command::Churn(args) => (scenario::churn(args)?, &args.common),
+        Command::Slow(args) => (scenario::slow(args)?, &args.common),
         Command::Targeted(args) => (scenario::targeted(args)?, &args.common),
         Command::Mixed(args) => (scenario::mixed(args)?, &args.common),
     };

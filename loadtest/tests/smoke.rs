@@ -185,8 +185,36 @@ fn a_filter_that_is_answered_otherwise_than_asked_ends_the_test() {
 }
 
 #[test]
+fn connections_that_stay_lose_nothing_while_others_come_and_go() {
+    for server in [&["--floor"][..], &["--server-binary", fanfare()]] {
+        let found = findings("churn", &[server, &["-n", "20", "--storm", "15", "--rate", "100"]].concat());
+        assert!(figure(&found, "storm alone, handshakes a second") > 0.0);
+        assert!(figure(&found, "with storms, dial to welcome p99") > 0.0);
+        assert!(figure(&found, "p99 with storms over p99 calm") > 0.0);
+        assert_eq!(found["faults"]["connections_left"], 0);
+    }
+}
+
+#[test]
+fn connections_that_read_lose_nothing_to_those_that_do_not() {
+    let slow = |server: &[&str], bytes: &str| {
+        let more = ["-n", "10", "--slow", "4", "--rate", "200", "--settle", "10ms", "--bytes", bytes];
+        findings("slow", &[server, &more, &["--stall", "1s"]].concat())
+    };
+    let found = slow(&["--floor"], "128");
+    assert!(figure(&found, "p99 with slow ones over p99 without") > 0.0);
+    assert_eq!(figure(&found, "slow ones still open, with all events") as u64, 4);
+    // Over 3 MB for each of them, of which the server keeps 1 MiB.
+    let found = slow(&["--server-binary", fanfare()], "16384");
+    assert_eq!(figure(&found, "slow ones closed with 4101, as the server counts") as u64, 4);
+    assert_eq!(figure(&found, "slow ones still open, with all events") as u64, 0);
+    assert!(figure(&found, "events dropped for them, as the server counts") > 0.0);
+}
+
+#[test]
 fn idle_connections_are_weighed() {
-    let found = findings("idle", &["--floor", "-n", "50", "--settle", "10ms"]);
+    // More than those that warm the server up, who connect alone at first.
+    let found = findings("idle", &["--floor", "-n", "1100", "--settle", "10ms"]);
     assert!(figure(&found, "server CPU per handshake") >= 0.0);
     assert_eq!(found["faults"]["connections_ended"], 0);
 }

@@ -3,12 +3,16 @@
 use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
 };
 
 use mio::net::TcpStream;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
-use super::frames::{self, Frame};
+use super::{
+    control::Connect,
+    frames::{self, Frame},
+};
 use crate::{
     driver::{Dialect, Step},
     error::{Doing, Result, failed},
@@ -35,6 +39,8 @@ pub(super) struct Connection {
     pub(super) stage: Stage,
     request: String,
     carry: Vec<u8>,
+    /// What the server's close frame said.
+    pub(super) close_code: Option<u16>,
 }
 
 /// Who listens to a connection.
@@ -61,10 +67,14 @@ pub(super) enum Readout {
 const PER_SOURCE: usize = 1000;
 
 impl Connection {
-    /// Begins to connect the fleet's connection number `index`, which asks for its upgrade by `request`.
-    pub(super) fn dial(to: SocketAddr, source: u16, index: usize, request: String) -> Result<Self> {
+    /// Begins to connect the fleet's connection number `index`.
+    pub(super) fn dial(order: &Connect, index: usize) -> Result<Self> {
+        let Connect { to, source, .. } = *order;
         let dial = || -> io::Result<TcpStream> {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            if let Some(bytes) = order.receive_buffer {
+                socket.set_recv_buffer_size(bytes)?;
+            }
             if to.is_ipv4() && to.ip().is_loopback() {
                 let [high, low] = source.wrapping_add((index / PER_SOURCE) as u16).to_be_bytes();
                 let from = Ipv4Addr::new(127, 1, high, low);
@@ -80,7 +90,8 @@ impl Connection {
             }
         };
         let socket = dial().doing(format!("cannot connect to {to}"))?;
-        Ok(Self { socket, stage: Stage::Dialing, request, carry: Vec::new() })
+        let request = order.driver.dialect().handshake(to, order.first + index);
+        Ok(Self { socket, stage: Stage::Dialing, request, carry: Vec::new(), close_code: None })
     }
 
     /// Asks for the upgrade once TCP is there.
@@ -102,9 +113,10 @@ impl Connection {
     }
 
     /// Reads until the socket is empty, and hands each text frame that may hold events to `event`; pings are answered
-    /// and counted.
+    /// and counted. Where the server `has_ended` its side, that is read as well.
     pub(super) fn readable(
         &mut self,
+        has_ended: bool,
         buffer: &mut [u8],
         listener: &mut Listener<'_>,
         mut event: impl FnMut(&[u8]),
@@ -121,7 +133,7 @@ impl Connection {
                 return Ok(Readout::Ended);
             }
             // A short read has emptied the socket; what comes later wakes the loop again.
-            if n < buffer.len() {
+            if n < buffer.len() && !has_ended {
                 return Ok(Readout::Going);
             }
         }
@@ -196,7 +208,10 @@ impl Connection {
             }
             (frames::TEXT, Stage::Opening(heard)) => self.open(heard, Some(frame.payload), listener)?,
             (frames::PING, _) => self.answer(&frames::pong(frame.payload), listener),
-            (frames::CLOSE, Stage::Open) => return Ok(false),
+            (frames::CLOSE, Stage::Open) => {
+                self.close_code = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                return Ok(false);
+            }
             (frames::CLOSE, _) => {
                 let why = String::from_utf8_lossy(frame.payload.get(2..).unwrap_or_default());
                 return failed(format!("the server closed a client at once: {why}"));
@@ -210,6 +225,11 @@ impl Connection {
         *listener.pings += 1;
         // A socket that takes no pong is about to end, which is counted then.
         let _ = self.socket.write(pong);
+    }
+
+    /// Ends by a reset, which tells the server nothing.
+    pub(super) fn reset(self) -> Result<()> {
+        SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).doing("cannot reset a connection")
     }
 
     /// Closes well, so that the server has nothing to wait for.

@@ -9,7 +9,11 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::tally::{Expected, Report, Stream};
+use super::{
+    slow::Heard,
+    storm::Stormed,
+    tally::{Expected, Report, Stream},
+};
 use crate::{
     driver::Driver,
     error::{Doing, Result, failed},
@@ -30,6 +34,8 @@ pub(crate) struct Connect {
     pub(crate) source: u16,
     /// At most so many handshakes a second.
     pub(crate) rate: u32,
+    /// What the kernel is to keep at most of what was not read, in bytes.
+    pub(crate) receive_buffer: Option<usize>,
 }
 
 /// What a client process is told.
@@ -53,6 +59,21 @@ pub(crate) enum Order {
         /// How long to wait for nothing.
         patience_ms: u64,
     },
+    /// Connect, close all when all have had their welcome, and so on with other addresses.
+    Storm(Connect),
+    /// Finish the present storm, and report.
+    Calm,
+    /// Stop reading, and say [`Notice::Deaf`].
+    Deafen,
+    /// Read again, until all have ended or nothing comes for `patience_ms`; then say what became of them.
+    Hear {
+        /// The measurement that they did not hear.
+        round: u16,
+        /// How many events of it the server took, by stream.
+        sent: Vec<u32>,
+        /// How long to wait for nothing.
+        patience_ms: u64,
+    },
     /// Close all connections.
     Disconnect,
 }
@@ -70,6 +91,12 @@ pub(crate) enum Notice {
     Done(u16),
     /// What came.
     Report(Box<Report>),
+    /// What the storms brought.
+    Calm(Box<Stormed>),
+    /// None reads.
+    Deaf,
+    /// What became of those that had stopped reading.
+    Heard(Heard),
     /// All are closed.
     Disconnected,
     /// It cannot go on.

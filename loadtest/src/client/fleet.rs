@@ -5,11 +5,13 @@ use std::{
     time::Duration,
 };
 
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, event::Event};
 
 use super::{
     connection::{Connection, Listener, Readout, Stage},
     control::{Connect, Link, Notice, Order},
+    slow::Slow,
+    storm::{Next, Storm},
     tally::{Expected, Tally},
 };
 use crate::{
@@ -55,6 +57,8 @@ struct Dialing {
     begun: u64,
     progress: u64,
     under_way: usize,
+    /// When each was dialed.
+    dialed: Vec<u64>,
     /// When the test is to hear next how far it has come.
     tell: u64,
 }
@@ -82,6 +86,8 @@ struct Fleet {
     tally: Tally,
     dialing: Option<Dialing>,
     ending: Option<Ending>,
+    storm: Option<Storm>,
+    slow: Option<Slow>,
     hung_up: bool,
 }
 
@@ -103,6 +109,8 @@ impl Fleet {
             tally: Tally::default(),
             dialing: None,
             ending: None,
+            storm: None,
+            slow: None,
             hung_up: false,
         })
     }
@@ -112,7 +120,10 @@ impl Fleet {
         while !self.hung_up {
             self.dial()?;
             self.end()?;
-            let busy = self.dialing.is_some() || self.ending.is_some();
+            self.blow()?;
+            self.heard()?;
+            let waiting = self.storm.is_some() || self.slow.as_ref().is_some_and(|slow| !slow.is_deaf());
+            let busy = waiting || self.dialing.is_some() || self.ending.is_some();
             let timeout = busy.then_some(Duration::from_millis(1));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -121,7 +132,7 @@ impl Fleet {
             for event in &events {
                 match event.token() {
                     CONTROL => self.obey()?,
-                    Token(index) => self.handle(index, event.is_writable())?,
+                    Token(index) => self.handle(index, event)?,
                 }
             }
         }
@@ -135,15 +146,12 @@ impl Fleet {
         };
         for order in orders {
             match order {
-                Order::Connect(order) => {
-                    let begun = clock::now();
-                    self.connections.clear();
-                    self.ended = 0;
-                    self.first = order.first;
-                    self.driver = Some(order.driver.clone());
-                    let tell = begun + TELL;
-                    self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0, tell });
+                Order::Connect(order) => self.connect(order),
+                Order::Storm(order) => {
+                    self.storm = Some(Storm::new(order.clone())?);
+                    self.connect(order);
                 }
+                Order::Calm => self.storm.iter_mut().for_each(|storm| storm.is_stopping = true),
                 Order::Begin { round, interval, streams } => {
                     self.tally = Tally::new(round, interval, &streams, self.connections.len())?;
                     self.control.send(&Notice::Began)?;
@@ -153,6 +161,11 @@ impl Fleet {
                     let (seen, since) = (self.tally.deliveries(), clock::now());
                     self.ending = Some(Ending { expected, patience, seen, since });
                 }
+                Order::Deafen => {
+                    self.slow = Some(Slow::new(self.connections.len()));
+                    self.control.send(&Notice::Deaf)?;
+                }
+                Order::Hear { round, sent, patience_ms } => self.hear(round, sent, patience_ms)?,
                 Order::Disconnect => {
                     self.connections.iter_mut().flatten().for_each(Connection::say_goodbye);
                     self.connections.clear();
@@ -163,19 +176,31 @@ impl Fleet {
         Ok(())
     }
 
+    fn connect(&mut self, order: Connect) {
+        let (begun, dialed) = (clock::now(), Vec::new());
+        self.connections.clear();
+        self.ended = 0;
+        self.first = order.first;
+        self.driver = Some(order.driver.clone());
+        let tell = begun + TELL;
+        self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0, dialed, tell });
+    }
+
     /// Keeps handshakes under way, within their rate.
     fn dial(&mut self) -> Result<()> {
         let Some(dialing) = &mut self.dialing else { return Ok(()) };
         let order = &dialing.order;
         let now = clock::now();
         let due = (now - dialing.begun) as f64 / 1e9 * f64::from(order.rate);
+        let is_stopping = self.storm.as_ref().is_some_and(|storm| storm.is_stopping);
+        let wanted = if is_stopping { self.connections.len() } else { order.count };
         while dialing.under_way < DIALS
-            && self.connections.len() < order.count
+            && self.connections.len() < wanted
             && self.connections.len() <= due as usize
         {
             let index = self.connections.len();
-            let request = order.driver.dialect().handshake(order.to, order.first + index);
-            let mut connection = Connection::dial(order.to, order.source, index, request)?;
+            dialing.dialed.push(clock::now());
+            let mut connection = Connection::dial(order, index)?;
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll
                 .registry()
@@ -185,11 +210,14 @@ impl Fleet {
             dialing.under_way += 1;
             dialing.progress = now;
         }
-        if dialing.under_way == 0 && self.connections.len() == order.count {
+        if dialing.under_way == 0 && self.connections.len() >= wanted {
             self.dialing = None;
-            return self.control.send(&Notice::Connected);
+            return match &mut self.storm {
+                Some(storm) => storm.scatter(&mut self.connections),
+                None => self.control.send(&Notice::Connected),
+            };
         }
-        if now > dialing.tell {
+        if now > dialing.tell && self.storm.is_none() {
             dialing.tell = now + TELL;
             self.control.send(&Notice::Connecting(self.connections.len() - dialing.under_way))?;
         }
@@ -199,22 +227,60 @@ impl Fleet {
         Ok(())
     }
 
-    fn handle(&mut self, index: usize, is_writable: bool) -> Result<()> {
+    /// Lets the next storm begin once the one before has gone.
+    fn blow(&mut self) -> Result<()> {
+        let Some(storm) = &mut self.storm else { return Ok(()) };
+        match storm.next()? {
+            Next::Wait => {}
+            Next::Connect(order) => self.connect(order),
+            Next::Calm(stormed) => {
+                self.storm = None;
+                self.control.send(&Notice::Calm(Box::new(stormed)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads again what was left unread; what comes later wakes the loop.
+    fn hear(&mut self, round: u16, sent: Vec<u32>, patience_ms: u64) -> Result<()> {
+        let Some(slow) = &mut self.slow else { return Ok(()) };
+        slow.hear(round, sent, clock::nanos(Duration::from_millis(patience_ms)));
+        (0..self.connections.len()).try_for_each(|index| self.read(index, true))
+    }
+
+    fn heard(&mut self) -> Result<()> {
+        let heard = self.slow.as_ref().and_then(|slow| slow.heard(clock::now()));
+        let Some(heard) = heard else { return Ok(()) };
+        self.slow = None;
+        self.control.send(&Notice::Heard(heard))
+    }
+
+    fn handle(&mut self, index: usize, ready: &Event) -> Result<()> {
+        if self.slow.as_ref().is_some_and(Slow::is_deaf) {
+            return Ok(());
+        }
+        if let (true, Some(Some(connection))) = (ready.is_writable(), self.connections.get_mut(index)) {
+            connection.writable()?;
+        }
+        self.read(index, ready.is_read_closed())
+    }
+
+    /// Reads what has come on a connection, on which the server may have ended its side.
+    fn read(&mut self, index: usize, has_ended: bool) -> Result<()> {
         let (Some(Some(connection)), Some(driver)) = (self.connections.get_mut(index), &self.driver) else {
             return Ok(());
         };
         let before = connection.stage;
-        if is_writable {
-            connection.writable()?;
-        }
         let now = clock::now();
-        let (tally, control) = (&mut self.tally, &mut self.control);
+        let (tally, control, slow) = (&mut self.tally, &mut self.control, &mut self.slow);
         let mut told: Result<()> = Ok(());
         let (dialect, user) = (driver.dialect(), self.first + index);
         let mut listener = Listener { dialect, user, pings: &mut self.pings };
-        let readout = connection.readable(&mut self.buffer, &mut listener, |frame| {
+        let readout = connection.readable(has_ended, &mut self.buffer, &mut listener, |frame| {
             for stamp in Stamp::all(frame) {
-                if let Some(stream) = tally.note(index, stamp, now)
+                if let Some(slow) = slow {
+                    slow.note(index, stamp, now);
+                } else if let Some(stream) = tally.note(index, stamp, now)
                     && told.is_ok()
                 {
                     told = control.send(&Notice::Done(stream));
@@ -227,12 +293,17 @@ impl Fleet {
             if connection.stage != Stage::Open {
                 return Err(Error::Failed("the server hung up on a handshake".to_owned()));
             }
+            let code = connection.close_code;
+            self.slow.iter_mut().for_each(|slow| slow.ended(index, code, now));
+            self.storm.iter_mut().for_each(Storm::ended);
             self.connections[index] = None;
             self.ended += 1;
         }
         if let (true, Some(dialing)) = (opened, &mut self.dialing) {
             dialing.under_way -= 1;
             dialing.progress = now;
+            let waited = now.saturating_sub(dialing.dialed[index]);
+            self.storm.iter_mut().for_each(|storm| storm.welcomed(waited));
         }
         Ok(())
     }

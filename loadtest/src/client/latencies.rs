@@ -93,7 +93,8 @@ impl Latencies {
     }
 }
 
-fn counted(latencies: &Histogram<u64>) -> Counted {
+/// What a histogram has counted.
+pub(super) fn counted(latencies: &Histogram<u64>) -> Counted {
     latencies.iter_recorded().map(|seen| (seen.value_iterated_to(), seen.count_at_value())).collect()
 }
 

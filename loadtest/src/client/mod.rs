@@ -5,11 +5,15 @@ mod control;
 mod fleet;
 mod frames;
 mod latencies;
+mod slow;
+mod storm;
 mod tally;
 
 pub(crate) use self::{
     control::{Connect, Link, Notice, Order},
     fleet::run,
     latencies::{Seen, coarse, histogram, merge},
+    slow::Heard,
+    storm::Stormed,
     tally::{Expected, Report, Stream},
 };

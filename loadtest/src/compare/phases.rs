@@ -379,10 +379,10 @@ impl Phase {
         name == self.family.name || name == self.name()
     }
 
-    /// The phase that says how fast this one's events are sent.
-    pub(super) fn pacemaker(&self) -> Option<Self> {
+    /// The phase that says how fast this one's events are sent, and by what.
+    pub(super) fn pacemaker(&self) -> Option<(Self, &'static Pacemaker)> {
         let pacemaker = self.family.paced_as.as_ref()?;
-        Self::find(&format!("{}/{}", pacemaker.family, self.case.label))
+        Some((Self::find(&format!("{}/{}", pacemaker.family, self.case.label))?, pacemaker))
     }
 }
 
@@ -418,8 +418,10 @@ mod tests {
     #[test]
     fn what_sets_a_rate_is_measured_before() {
         for (at, phase) in phases().enumerate() {
-            let Some(pacemaker) = &phase.family.paced_as else { continue };
-            let before = phase.pacemaker().unwrap();
+            if phase.family.paced_as.is_none() {
+                continue;
+            }
+            let (before, pacemaker) = phase.pacemaker().unwrap();
             assert!(phases().take(at).any(|other| other.name() == before.name()));
             assert!(before.case.servers.contains(&pacemaker.server));
         }

@@ -55,29 +55,24 @@ pub(super) fn plan(
 
 fn parts(present: &[Contender], only: &[String]) -> (Vec<Part>, Vec<Skipped>) {
     let is_called = |phase: &Phase| only.is_empty() || only.iter().any(|name| phase.is_called(name));
-    let (mut parts, mut skipped) = (Vec::<Part>::new(), Vec::new());
+    let (mut parts, mut skipped) = (Vec::new(), Vec::new());
     for phase in phases() {
         let mut servers = phase.case.servers.to_vec();
         servers.retain(|server| present.contains(server));
-        if !is_called(&phase) {
-            // What sets the rate of a phase that is called for is measured for that alone.
-            let called = phases().filter(|other| is_called(other));
-            let follows =
-                |other: Phase| other.pacemaker().is_some_and(|leader| leader.name() == phase.name());
-            let paced: Vec<_> = called.filter(|other| follows(*other)).collect();
-            servers.retain(|server| {
-                paced
-                    .iter()
-                    .any(|other| other.family.paced_as.as_ref().is_some_and(|by| by.server == *server))
-            });
-            if !servers.is_empty() {
-                parts.push(Part { phase, servers });
+        if is_called(&phase) {
+            match why_not(&phase, &servers, present) {
+                Some(why) => skipped.push(Skipped { what: phase.name(), why }),
+                None => parts.push(Part { phase, servers }),
             }
             continue;
         }
-        match why_not(&phase, &servers, present) {
-            Some(why) => skipped.push(Skipped { what: phase.name(), why }),
-            None => parts.push(Part { phase, servers }),
+        // What sets the rate of a phase that is called for is measured for that alone.
+        servers.retain(|server| {
+            let mut pacemakers = phases().filter(is_called).filter_map(|called| called.pacemaker());
+            pacemakers.any(|(leader, by)| leader.name() == phase.name() && by.server == *server)
+        });
+        if !servers.is_empty() {
+            parts.push(Part { phase, servers });
         }
     }
     (parts, skipped)
@@ -94,15 +89,12 @@ fn why_not(phase: &Phase, servers: &[Contender], present: &[Contender]) -> Optio
     servers.is_empty().then(|| format!("it is for {}, which takes no part", names.join(", ")))
 }
 
-/// `servers` in the order of this round. The first changes from round to round, and every second round goes
-/// backwards, so that everyone follows on everyone.
+/// `servers` in the order of this round. Another one is first from round to round, and once each was, they go backwards
+/// for as many rounds: in the end each has followed on each of the others as often.
 fn in_turn(servers: &[Contender], round: usize) -> Vec<Contender> {
-    let mut servers = servers.to_vec();
-    if !servers.is_empty() {
-        let by = (round - 1) % servers.len();
-        servers.rotate_left(by);
-    }
-    if round.is_multiple_of(2) {
+    let (mut servers, all) = (servers.to_vec(), servers.len().max(1));
+    servers.rotate_left((round - 1) % all);
+    if !((round - 1) / all).is_multiple_of(2) {
         servers.reverse();
     }
     servers
@@ -113,7 +105,7 @@ mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
     use super::{
-        super::contender::{ALL, CORE},
+        super::contender::{ALL, CORE, PAIR},
         *,
     };
 
@@ -129,6 +121,8 @@ mod tests {
     fn six_rounds_of_three_have_every_order() {
         let orders: BTreeSet<_> = (1..=6).map(|round| in_turn(CORE, round)).collect();
         assert_eq!(orders.len(), 6);
+        let first = (1..=10).filter(|&round| in_turn(PAIR, round)[0] == Contender::Fanfare);
+        assert_eq!(first.count(), 5, "and both orders of two come equally often");
     }
 
     #[test]

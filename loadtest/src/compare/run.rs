@@ -78,9 +78,7 @@ fn measure(
 
 /// The rate that another one of this round has set, if that is how this one is paced.
 fn rate(step: &Step, done: &[Measurement]) -> std::result::Result<Option<f64>, String> {
-    let (Some(pacemaker), Some(phase)) = (&step.phase.family.paced_as, step.phase.pacemaker()) else {
-        return Ok(None);
-    };
+    let Some((phase, pacemaker)) = step.phase.pacemaker() else { return Ok(None) };
     let found = done.iter().rev().find(|other| {
         other.round == step.round && other.server == pacemaker.server && other.phase == phase.name()
     });

@@ -43,7 +43,9 @@ pub(super) const PROGRAM: &str = "fanfare";
 pub(super) fn command(target: &Target, address: SocketAddr) -> Command {
     let mut command = Command::new(target.place().program_or(PROGRAM));
     let limits = ["--limit", "accepts_per_second=1000000"];
-    command.args(["serve", "--token-secret", &target.token_secret]).args(limits).args(["--log", "warn"]);
+    // By its variable, so that a --server-arg may say otherwise.
+    command.env("FANFARE_LOG", "warn");
+    command.args(["serve", "--token-secret", &target.token_secret]).args(limits);
     command.args(&target.server_arg);
     if let Some(key) = &target.api_key {
         command.args(["--api-key", key]);

@@ -69,6 +69,11 @@ impl Caller {
         Ok(caller)
     }
 
+    /// Takes a new connection for the next request; servers close those that were idle for long.
+    pub(super) fn renew(&mut self) {
+        self.socket = None;
+    }
+
     fn dial(&mut self) -> io::Result<()> {
         let socket = std::net::TcpStream::connect(self.api.address)?;
         socket.set_nodelay(true)?;
@@ -112,6 +117,10 @@ impl Caller {
                 }
                 Ok(n) => self.inbox.extend_from_slice(&buffer[..n]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) if self.flight.is_none() => {
+                    self.socket = None;
+                    return Ok(None);
+                }
                 Err(error) => return Err(error).doing("an answer was cut off"),
             }
         }

@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long after the end what was due before is still sent, late. A server that was slow is not spared it.
 const BACKLOG: Duration = Duration::from_secs(5);
 
+/// How long a caller's connection may have been idle to be used again; a server may be about to close it.
+const IDLE: Duration = Duration::from_secs(4);
+
 /// How long the loop sleeps at most where nothing happens.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -51,6 +54,8 @@ pub(crate) struct Outcome {
     pub(crate) samples: Vec<Sample>,
     /// The server's memory then.
     pub(crate) memory: Option<Memory>,
+    /// Events that the server took, by stream.
+    pub(crate) sent: Vec<u32>,
     /// All fleets together.
     pub(crate) report: Report,
     /// In the order of the lanes.
@@ -98,6 +103,7 @@ pub(crate) fn drive(
         seconds: (answered.max(report.last) - drive.began) as f64 / 1e9,
         samples: std::mem::take(&mut drive.sampler.samples),
         memory: server.map(Process::memory).transpose()?,
+        sent: drive.sent(),
         report,
         lanes: drive.lanes.drain(..).map(|running| running.outcome).collect(),
     })
@@ -168,8 +174,9 @@ impl<'f> Drive<'f> {
     }
 
     fn begin(&mut self) -> Result<()> {
-        for at in 0..self.fleets.len() {
-            let users = self.fleets.users(&(at..at + 1));
+        let counted = self.fleets.counted();
+        for &at in &counted {
+            let users = self.fleets.connected(at);
             let mut streams = Vec::new();
             for (lane, running) in self.lanes.iter_mut().enumerate() {
                 let here = running.lane.fleets.contains(&at);
@@ -181,8 +188,7 @@ impl<'f> Drive<'f> {
             let order = Order::Begin { round: self.round, interval: self.interval, streams };
             self.fleets.tell(at, &order)?;
         }
-        let all = 0..self.fleets.len();
-        self.fleets.hear(all, PATIENCE, |_, notice| matches!(notice, Notice::Began))
+        self.fleets.hear(counted, PATIENCE, |_, notice| matches!(notice, Notice::Began))
     }
 
     fn run(&mut self, bound: Bound, progress: &Progress) -> Result<()> {
@@ -258,6 +264,9 @@ impl<'f> Drive<'f> {
         let exact = clock::now();
         let due = if running.is_paced() { due } else { exact };
         let Some((recipients, sequence)) = running.next(exact, self.free[at]) else { return Ok(()) };
+        if now.saturating_sub(self.free[at]) > clock::nanos(IDLE) {
+            caller.renew();
+        }
         let sequence = sequence.unwrap_or(caller.sequence);
         let stamp = Stamp { round: self.round, stream: caller.stream, sequence, at: due };
         let request = running.lane.api.emit(recipients, &stamp.data(running.lane.bytes));
@@ -291,17 +300,24 @@ impl<'f> Drive<'f> {
         }
     }
 
+    /// By stream: how many events its caller had taken.
+    fn sent(&self) -> Vec<u32> {
+        let streams = self.lanes.iter().map(|running| usize::from(Running::streams(&running.lane))).sum();
+        let mut sent = vec![0; streams];
+        self.callers.iter().for_each(|caller| sent[usize::from(caller.stream)] += caller.sequence);
+        sent
+    }
+
     /// Waits until the fleets have everything, and takes their reports.
     fn end(&mut self) -> Result<Vec<Report>> {
-        for at in 0..self.fleets.len() {
+        let (counted, sent) = (self.fleets.counted(), self.sent());
+        for &at in &counted {
             let users = self.fleets.users(&(at..at + 1));
             let mut expected = Vec::new();
             for running in &self.lanes {
                 let reached = running.lane.fleets.contains(&at);
                 for stream in running.stream..running.stream + Running::streams(&running.lane) {
-                    let caller = self.callers.iter().find(|caller| caller.stream == stream);
-                    let sent = caller.map_or(0, |caller| caller.sequence);
-                    let here = running.expected(&users, sent);
+                    let here = running.expected(&users, sent[usize::from(stream)]);
                     expected.push(if reached { here } else { Expected::Each(0) });
                 }
             }
@@ -309,7 +325,7 @@ impl<'f> Drive<'f> {
         }
         let mut reports = Vec::new();
         let patience = PATIENCE * 6;
-        self.fleets.hear(0..self.fleets.len(), patience, |_, notice| match notice {
+        self.fleets.hear(counted, patience, |_, notice| match notice {
             Notice::Report(report) => {
                 reports.push(*report);
                 true

@@ -53,6 +53,8 @@ pub(crate) struct Faults {
     pub(crate) misdirected: u64,
     pub(crate) stray: u64,
     pub(crate) connections_ended: u64,
+    /// Gone for the client, and not for the server.
+    pub(crate) connections_left: u64,
     /// 503: said, so no fault, but figures of less load than meant.
     pub(crate) refused: u64,
     /// Due at a rate that the server did not keep up with, and never sent: said likewise.
@@ -60,6 +62,12 @@ pub(crate) struct Faults {
 }
 
 impl Figure {
+    /// A value of it for people; counts have no decimals.
+    fn text(&self, value: f64) -> String {
+        let is_count = self.unit.is_empty() && self.values.iter().all(|value| value.fract() == 0.0);
+        if is_count { format!("{value:.0}") } else { text::number(value) }
+    }
+
     /// The least and the greatest value.
     fn range(&self) -> (f64, f64) {
         let widen = |(least, most): (f64, f64), &value: &f64| (least.min(value), most.max(value));
@@ -133,8 +141,9 @@ impl Findings {
 
     /// Whether every event came once, in order, to connections that stayed.
     pub(crate) fn is_clean(&self) -> bool {
-        let Faults { lost, duplicates, reordered, misdirected, stray, connections_ended, .. } = self.faults;
-        lost + duplicates + reordered + misdirected + stray + connections_ended == 0
+        let Faults { lost, duplicates, reordered, misdirected, stray, .. } = self.faults;
+        let Faults { connections_ended, connections_left, .. } = self.faults;
+        lost + duplicates + reordered + misdirected + stray + connections_ended + connections_left == 0
     }
 }
 

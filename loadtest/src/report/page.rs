@@ -2,7 +2,7 @@
 
 use std::fmt::{Arguments, Write};
 
-use super::{Findings, curves::curves, text::number};
+use super::{Findings, curves::curves};
 use crate::error::Result;
 
 const STYLE: &str = include_str!("page.css");
@@ -63,16 +63,16 @@ fn figures(page: &mut String, findings: &Findings) {
     page.push_str("<table class=\"figures\">\n<tr><th>figure<th>median<th><th>least<th>most<th>in turn\n");
     for figure in &findings.figures {
         let (least, most) = figure.range();
-        let all: Vec<String> = figure.values.iter().map(|&value| number(value)).collect();
+        let all: Vec<String> = figure.values.iter().map(|&value| figure.text(value)).collect();
         add(
             page,
             format_args!(
                 "<tr><th>{}<td><b>{}</b><td>{}<td>{}<td>{}<td>{}\n",
                 escaped(&figure.name),
-                number(figure.median),
+                figure.text(figure.median),
                 escaped(figure.unit),
-                number(least),
-                number(most),
+                figure.text(least),
+                figure.text(most),
                 all.join(" ")
             ),
         );

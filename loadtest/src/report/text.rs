@@ -12,9 +12,9 @@ impl fmt::Display for Findings {
         let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
         for figure in &self.figures {
             let (least, most) = figure.range();
-            write!(f, "  {:width$}  {:>12} {}", figure.name, number(figure.median), figure.unit)?;
+            write!(f, "  {:width$}  {:>12} {}", figure.name, figure.text(figure.median), figure.unit)?;
             if figure.values.len() > 1 {
-                write!(f, "  ({} to {})", number(least), number(most))?;
+                write!(f, "  ({} to {})", figure.text(least), figure.text(most))?;
             }
             writeln!(f)?;
         }
@@ -24,12 +24,13 @@ impl fmt::Display for Findings {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lost, duplicates, reordered, misdirected, stray, connections_ended, refused, unsent } =
-            self;
+        let Self { lost, duplicates, reordered, misdirected, stray, .. } = self;
+        let Self { connections_ended, connections_left, refused, unsent, .. } = self;
         write!(
             f,
             "{lost} lost, {duplicates} repeated, {reordered} out of order, {misdirected} misdirected, \
-             {stray} stray, {connections_ended} connections ended; {refused} refused (503), {unsent} due and unsent"
+             {stray} stray, {connections_ended} connections ended, {connections_left} left over; \
+             {refused} refused (503), {unsent} due and unsent"
         )
     }
 }

@@ -1,6 +1,6 @@
 //! `flood`, `serial` and `paced`: events to everyone, as fast as they are taken or at a rate.
 
-use super::{Setting, add_memory};
+use super::{PACED_CALLERS, Setting, add_memory};
 use crate::{
     cli::{Common, Flood, Paced, Serial, Until},
     error::Result,
@@ -8,9 +8,6 @@ use crate::{
     report::Findings,
     server::Server,
 };
-
-/// HTTP connections of `paced`; enough that a slow answer does not delay what is due next.
-const PACED_CALLERS: usize = 8;
 
 /// Runs `flood`.
 pub(crate) fn flood(args: &Flood) -> Result<Findings> {

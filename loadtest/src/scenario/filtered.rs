@@ -33,7 +33,8 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
     if matching == 0 {
         return failed("the filter matches none of so few connections: -n must be at least 100");
     }
-    let common = with_index(&args.common);
+    // For a scan too: both kinds then have the same server.
+    let common = args.common.with_server_arg(&format!("--index={INDEXED}"));
     let sides = if common.target.url.is_none() { 2 } else { 1 };
     let mut setting = Setting::new(usize::from(common.repeat) * sides)?;
     let server = Server::open(&common)?;
@@ -66,15 +67,6 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
         }
     }
     Ok(findings)
-}
-
-/// A server that is started here gets the index, for a scan too: both kinds then have the same server.
-fn with_index(common: &Common) -> Common {
-    let mut common = common.clone();
-    if common.target.url.is_none() {
-        common.target.server_arg.push(format!("--index={INDEXED}"));
-    }
-    common
 }
 
 /// Makes sure that the server finds whom it should, in the way it should.

@@ -9,6 +9,7 @@ use super::Setting;
 use crate::{
     cli::Idle,
     error::{Result, failed},
+    fleets::Limits,
     publisher::Outcome,
     report::Findings,
     server::Server,
@@ -45,20 +46,25 @@ fn once(
     let Some(process) = server.process else {
         return failed("idle measures a process: name it by --pid, or start it by --server-binary");
     };
-    setting.reconnect(&args.common, server, fleets, WARM_UP)?;
+    setting.reconnect(
+        &args.common,
+        server,
+        fleets,
+        Limits { connections: Some(WARM_UP), ..Limits::default() },
+    )?;
     check(&setting.exercise(server, fleets)?, findings)?;
-    setting.fleets.disconnect()?;
+    setting.fleets.disconnect(fleets)?;
     setting.progress.sleep("settling", args.settle);
     let before = process.memory()?;
     let (cpu, began) = (process.cpu()?, Instant::now());
-    setting.reconnect(&args.common, server, fleets, usize::MAX)?;
+    setting.reconnect(&args.common, server, fleets, Limits::default())?;
     let seconds = began.elapsed().as_secs_f64();
     let cpu = process.cpu()?.saturating_sub(cpu);
     check(&setting.exercise(server, fleets)?, findings)?;
     setting.progress.sleep("settling", args.settle);
     let after = process.memory()?;
     check(&setting.exercise(server, fleets)?, findings)?;
-    setting.fleets.disconnect()?;
+    setting.fleets.disconnect(fleets)?;
     let each = |bytes: u64| bytes as f64 / args.connections as f64;
     let grown = |before: u64, after: u64| each(after.saturating_sub(before));
     findings.add("anonymous memory per connection", "bytes", grown(before.anonymous, after.anonymous));

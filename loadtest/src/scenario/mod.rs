@@ -1,24 +1,28 @@
 //! The scenarios: each one is lanes, an order of measurements, and the figures that come of them.
 
+mod churn;
 mod fan_out;
 mod filtered;
 mod idle;
 mod mixed;
+mod slow;
 mod targeted;
 
 use std::{ops::Range, time::Duration};
 
 pub(crate) use self::{
+    churn::churn,
     fan_out::{flood, paced, serial},
     filtered::filtered,
     idle::idle,
     mixed::mixed,
+    slow::slow,
     targeted::targeted,
 };
 use crate::{
     cli::Common,
     error::Result,
-    fleets::Fleets,
+    fleets::{Fleets, Limits},
     process::Process,
     progress::Progress,
     publisher::{Aim, Bound, Lane, Outcome, Pace, drive},
@@ -28,6 +32,9 @@ use crate::{
 
 /// How long what is not measured runs first.
 const WARM_UP: Duration = Duration::from_millis(500);
+
+/// HTTP connections of events to everyone at a rate; enough that a slow answer does not delay what is due next.
+const PACED_CALLERS: usize = 8;
 
 /// Servers, fleets and lanes of one run.
 #[derive(Debug)]
@@ -52,20 +59,20 @@ impl Setting {
         background: bool,
     ) -> Result<Range<usize>> {
         let which = self.fleets.start(connections, background)?;
-        self.reconnect(common, server, &which, usize::MAX)?;
+        self.reconnect(common, server, &which, Limits::default())?;
         Ok(which)
     }
 
-    /// Connects the fleets `which` to `server`, each up to `limit` connections.
+    /// Connects the fleets `which` to `server`.
     fn reconnect(
         &mut self,
         common: &Common,
         server: &Server,
         which: &Range<usize>,
-        limit: usize,
+        limits: Limits,
     ) -> Result<()> {
-        let rate = common.connect_rate;
-        self.fleets.connect(which.clone(), &server.api, rate, limit, &self.progress)
+        let to = (&server.api, common.connect_rate);
+        self.fleets.connect(which.clone(), to, limits, &self.progress)
     }
 
     /// Lets the lanes work for a moment that nobody measures.
@@ -80,8 +87,7 @@ impl Setting {
         drive(&mut self.fleets, lanes, bound, server, self.round, &self.progress)
     }
 
-    /// Runs one measurement that the report shows as `name`, and keeps all of it. Lasts as long as the command line
-    /// says.
+    /// Runs one measurement that the report shows as `name`, as long as the command line says, and keeps all of it.
     fn measure(
         &mut self,
         name: &str,
@@ -89,8 +95,20 @@ impl Setting {
         (common, server): (&Common, &Server),
         findings: &mut Findings,
     ) -> Result<Outcome> {
-        self.progress.begin_measurement(common.duration);
-        let outcome = self.drive(lanes, lasting(common.duration), server.process)?;
+        self.measure_for(common.duration, name, lanes, server, findings)
+    }
+
+    /// The same for another `duration`.
+    fn measure_for(
+        &mut self,
+        duration: Duration,
+        name: &str,
+        lanes: &[Lane],
+        server: &Server,
+        findings: &mut Findings,
+    ) -> Result<Outcome> {
+        self.progress.begin_measurement(duration);
+        let outcome = self.drive(lanes, lasting(duration), server.process)?;
         findings.keep(name, &outcome);
         Ok(outcome)
     }
