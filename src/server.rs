@@ -376,3 +376,11 @@ fn connections_by_descriptors() -> usize {
     let descriptors = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     descriptors.saturating_sub(DESCRIPTORS_RESERVED).clamp(1, CONNECTIONS_MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_core_is_left_free_where_there_is_more_than_one() {
+        assert_eq!([1, 2, 8, 1000].map(super::shards_for), [1, 1, 7, 255]);
+    }
+}

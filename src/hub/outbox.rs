@@ -55,8 +55,9 @@ impl Outbox {
         }
     }
 
-    /// Appends the log's frames `first..end`; false, and nothing is appended, where that makes no run.
-    pub(super) fn extend_run(&mut self, first: u64, end: u64, log: &mut Log) -> bool {
+    /// Appends the log's `count` frames from `first` on; false, and nothing is appended, where that makes no run.
+    pub(super) fn extend_run(&mut self, first: u64, count: usize, log: &mut Log) -> bool {
+        let end = first + count as u64;
         match self {
             Self::Empty => {
                 log.start(first);

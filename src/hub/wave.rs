@@ -81,6 +81,11 @@ struct Tally {
 }
 
 impl Tally {
+    fn new(wave: &Wave) -> Self {
+        let none = || wave.iter().map(|_| 0).collect();
+        Self { next: 0, met: 0, whole: 0, single: none(), excepted: none() }
+    }
+
     fn of(&self, rider: usize) -> Counts {
         let looked = Looked { at: self.met, matched: self.met - self.excepted[rider], errors: 0 };
         Counts { looked, queued: self.whole + self.single[rider] }
@@ -97,22 +102,28 @@ impl Table {
         }
         let Some(last) = chunk.last() else { return false };
         tally.next = last + 1;
-        let first = self.log.append(wave.iter().map(|rider| (&rider.frame, &rider.ticket)));
-        let end = first + wave.len() as u64;
+        let mut first = self.enlog(wave);
         let excepting = wave.iter().any(|rider| !rider.except.is_empty());
         for slot in chunk {
             let entry = &mut self.slots[slot as usize];
             let (State::Open, Some(connection)) = (entry.state, &entry.connection) else { continue };
             tally.met += 1;
             let excepted = excepting && wave.iter().any(|rider| rider.except.has(connection));
-            if !excepted && entry.outbox.extend_run(first, end, &mut self.log) {
+            if !excepted && entry.outbox.extend_run(first, wave.len(), &mut self.log) {
                 tally.whole += 1;
                 self.mark(slot, Dirty::Bulk);
             } else {
                 self.place_singly(slot, wave, tally);
+                // A run that became a queue has let go of its frames, and with them, perhaps, of the wave's.
+                first = self.enlog(wave);
             }
         }
         true
+    }
+
+    /// Where the wave begins in the log.
+    fn enlog(&mut self, wave: &Wave) -> u64 {
+        self.log.append(wave.iter().map(|rider| (&rider.frame, &rider.ticket)))
     }
 
     /// Places a wave for a connection that one of its events leaves out, or whose outbox is no run that goes on.
@@ -151,8 +162,7 @@ impl Shard {
     }
 
     async fn carry(&self, wave: &Wave) {
-        let none = || wave.iter().map(|_| 0).collect();
-        let mut tally = Tally { next: 0, met: 0, whole: 0, single: none(), excepted: none() };
+        let mut tally = Tally::new(wave);
         let mut until = Instant::now() + SLICE;
         // The lock is let go after every stride, so that a small publication need not wait for a slice.
         while self.with(|table| table.place_wave(wave, &mut tally)) {
@@ -166,6 +176,19 @@ impl Shard {
             let _ = rider.placed.set(tally.of(at));
         }
     }
+}
+
+/// Places publications as one wave, without waiting for anyone.
+#[cfg(test)]
+pub(super) fn place_at_once(table: &mut Table, publications: Vec<(Frame, Ticket, Except)>) -> Vec<Counts> {
+    let rider = |(frame, ticket, except)| {
+        let app = super::tests::APP;
+        Arc::new(Rider { app, except, frame, ticket, placed: OnceLock::new() })
+    };
+    let wave: Wave = publications.into_iter().map(rider).collect();
+    let mut tally = Tally::new(&wave);
+    while table.place_wave(&wave, &mut tally) {}
+    (0..wave.len()).map(|at| tally.of(at)).collect()
 }
 
 impl Hub {
@@ -186,5 +209,45 @@ impl Hub {
             counts.queued += queued;
         }
         self.placed(counts, ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::*, *};
+    use crate::{config::SlowConsumer, limits::Limits, predicate::Value};
+
+    #[tokio::test]
+    async fn publications_that_wait_at_once_are_placed_together_each_with_its_own_counts() {
+        let hub = Hub::new(2, context(Limits::default(), &[], SlowConsumer::Disconnect));
+        for shard in 0..2 {
+            hub.shard(shard).own(|table| {
+                for n in 0..100 {
+                    connect(table, &format!("u{}", n % 50), Value::Null);
+                }
+            });
+        }
+        let everyone = Selection::everyone(APP);
+        let mut but_two = everyone.clone();
+        but_two.except.users.insert("u7".into());
+        let held = hub.shard(0).waves.turn.lock().await;
+        let frames: Vec<Frame> = (0..3u8).map(|n| Frame::event_text(&[&[n]])).collect();
+        let place = async |n: usize, selection: &Selection| {
+            let ticket = hub.gate.try_admit(200, 3).unwrap();
+            hub.place_large(selection, &frames[n], &ticket).await
+        };
+        let all = async { tokio::join!(place(0, &everyone), place(1, &but_two), place(2, &everyone)) };
+        let release = async {
+            while hub.shard(0).waves.waiting.lock().len() < 3 {
+                tokio::task::yield_now().await;
+            }
+            drop(held);
+        };
+        let ((first, second, third), ()) = tokio::join!(all, release);
+        assert_eq!([first.queued, second.queued, third.queued], [200, 196, 200]);
+        assert_eq!((second.looked.at, second.looked.matched), (200, 196));
+        // One behind the other, not one per slice: two shards' logs hold three frames each.
+        let lengths = [0, 1].map(|shard| hub.shard(shard).own(|table| table.log.len()));
+        assert_eq!(lengths, [3, 3]);
     }
 }
