@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock, stamp::Stamp, track::Track};
+use crate::{clock, stamp::Stamp, track::Tracks};
 
 /// What became of connections that had stopped reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ struct Hearing {
     /// When something was heard last.
     since: u64,
     /// By connection and stream.
-    tracks: Vec<Track>,
+    tracks: Tracks,
 }
 
 /// Connections that do not read, until they are to hear again.
@@ -58,7 +58,7 @@ impl Slow {
 
     /// They read again, until nothing comes for so many nanoseconds.
     pub(super) fn hear(&mut self, round: u16, sent: Vec<u32>, patience: u64) {
-        let tracks = vec![Track::default(); sent.len() * self.ends.len()];
+        let tracks = Tracks::new(sent.len() * self.ends.len());
         self.hearing = Some(Hearing { round, sent, patience, since: clock::now(), tracks });
     }
 
@@ -67,7 +67,7 @@ impl Slow {
         let Some(hearing) = &mut self.hearing else { return };
         let (stream, streams) = (usize::from(stamp.stream), hearing.sent.len());
         if stamp.round == hearing.round && stream < streams && connection < self.ends.len() {
-            hearing.tracks[connection * streams + stream].note(stamp.sequence);
+            hearing.tracks.note(connection * streams + stream, stamp.sequence);
             hearing.since = now;
         }
     }
@@ -87,8 +87,8 @@ impl Slow {
         let mut heard = Heard::default();
         for (connection, end) in self.ends.iter().enumerate() {
             let streams = hearing.sent.len();
-            let tracks = &hearing.tracks[connection * streams..][..streams];
-            let lost: u64 = tracks.iter().zip(&hearing.sent).map(|(track, &sent)| track.lost(sent)).sum();
+            let lost = |(stream, &sent)| hearing.tracks.lost(connection * streams + stream, sent);
+            let lost: u64 = hearing.sent.iter().enumerate().map(lost).sum();
             match end {
                 Some(End::Closed(code)) => *heard.closed.entry(*code).or_default() += 1,
                 Some(End::Cut) => heard.cut += 1,

@@ -6,7 +6,7 @@ use super::latencies::{Latencies, Seen};
 use crate::{
     error::Result,
     stamp::Stamp,
-    track::{Arrival, Track},
+    track::{Arrival, Tracks},
 };
 
 /// How many events of a stream each connection must have had.
@@ -91,8 +91,8 @@ pub(super) struct Tally {
     round: u16,
     connections: usize,
     streams: Vec<Progress>,
-    /// Stream by stream, since most events are of few streams.
-    tracks: Vec<Track>,
+    /// By connection and stream: what a connection gets at once lies together.
+    tracks: Tracks,
     lanes: Vec<Latencies>,
     report: Report,
 }
@@ -106,7 +106,7 @@ impl Tally {
             round,
             connections,
             streams: streams.iter().map(progress).collect(),
-            tracks: vec![Track::default(); streams.len() * connections],
+            tracks: Tracks::new(streams.len() * connections),
             lanes: (0..lanes).map(|_| Latencies::new(interval)).collect::<Result<_>>()?,
             report: Report::default(),
         })
@@ -115,6 +115,7 @@ impl Tally {
     /// Notes an event; answers the stream if all whom its event reaches have had it.
     pub(super) fn note(&mut self, connection: usize, stamp: Stamp, now: u64) -> Option<u16> {
         let at = usize::from(stamp.stream);
+        let streams = self.streams.len();
         let (Some(progress), true) =
             (self.streams.get_mut(at), stamp.round == self.round && connection < self.connections)
         else {
@@ -123,7 +124,7 @@ impl Tally {
         };
         self.report.deliveries += 1;
         self.report.last = now;
-        match self.tracks[at * self.connections + connection].note(stamp.sequence) {
+        match self.tracks.note(connection * streams + at, stamp.sequence) {
             Arrival::New => {}
             Arrival::Reordered => self.report.reordered += 1,
             Arrival::Duplicate => {
@@ -159,11 +160,12 @@ impl Tally {
     /// Closes the books.
     pub(super) fn finish(&mut self, expected: &[Expected]) -> Report {
         let mut report = std::mem::take(&mut self.report);
-        for (at, expected) in expected.iter().enumerate().take(self.streams.len()) {
+        let streams = self.streams.len();
+        for (at, expected) in expected.iter().enumerate().take(streams) {
             for connection in 0..self.connections {
-                let track = &self.tracks[at * self.connections + connection];
-                report.lost += track.lost(expected.of(connection));
-                report.misdirected += track.surplus(expected.of(connection));
+                let (track, expected) = (connection * streams + at, expected.of(connection));
+                report.lost += self.tracks.lost(track, expected);
+                report.misdirected += self.tracks.surplus(track, expected);
             }
         }
         report.lanes = self.lanes.iter_mut().map(Latencies::take).collect();
