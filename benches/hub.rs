@@ -32,7 +32,7 @@ fn frame() -> Frame {
 
 fn find(c: &mut Criterion) {
     let mut group = c.benchmark_group("emit_to_100_of");
-    for connections in [1_000, 10_000, 100_000] {
+    for connections in [1_000, 10_000, 100_000, 1_000_000] {
         for (name, index) in [("index", &["auth.tenant"][..]), ("scan", &[])] {
             let mut hub = hub(connections, index);
             let frame = frame();
@@ -43,6 +43,21 @@ fn find(c: &mut Criterion) {
                 });
             });
         }
+    }
+    group.finish();
+}
+
+/// A connection with three claims, one of them indexed, comes and goes among others.
+fn arrival(c: &mut Criterion) {
+    let mut group = c.benchmark_group("connect_and_leave_among");
+    for connections in [1_000, 1_000_000] {
+        let hub = hub(connections, &["auth.tenant"]);
+        group.bench_function(BenchmarkId::from_parameter(connections), |b| {
+            b.iter(|| {
+                let at = hub.connect("somebody", r#"{"tenant":"t7","plan":"1","n":1}"#);
+                assert!(hub.disconnect(at));
+            });
+        });
     }
     group.finish();
 }
@@ -148,7 +163,7 @@ fn replay(c: &mut Criterion) {
     group.finish();
 }
 
-/// Not a time: what a membership takes, as the allocator counts it.
+/// No times: what a membership and what a connection take, as the allocator counts it.
 fn memory(_: &mut Criterion) {
     let allocated = || {
         epoch::advance().expect("the allocator counts");
@@ -166,7 +181,14 @@ fn memory(_: &mut Criterion) {
         let grown = (allocated() - before) / (at.len() * 10) as f64;
         println!("memory per membership, channels of {size}: {grown:.0} B");
     }
+    for (name, index) in [("no index", &[][..]), ("an index on a claim", &["auth.tenant"])] {
+        let before = allocated();
+        let hub = hub(1_000_000, index);
+        let grown = (allocated() - before) / 1e6;
+        println!("memory per connection among 1,000,000, three claims, {name}: {grown:.0} B");
+        drop(hub);
+    }
 }
 
-criterion_group!(benches, find, target, broadcast, channel, membership, replay, memory);
+criterion_group!(benches, find, arrival, target, broadcast, channel, membership, replay, memory);
 criterion_main!(benches);

@@ -91,6 +91,11 @@ impl SocketlessHub {
         Handle(at)
     }
 
+    /// Takes a connection out; false if it is gone.
+    pub fn disconnect(&self, at: Handle) -> bool {
+        self.hub.shard(0).own(|table| table.remove(at.0).is_some())
+    }
+
     /// Places `frame` for the connections that `filter` matches, or for everyone; answers how many.
     ///
     /// # Panics

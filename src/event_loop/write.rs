@@ -135,3 +135,26 @@ fn send(socket: &TcpStream, buffers: &[IoSlice<'_>]) -> io::Result<Option<usize>
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_one_buffer_unless_it_is_one_frame_or_more_than_a_socket_takes() {
+        let frames = |count: usize, bytes: usize| -> Vec<Frame> {
+            (0..count).map(|n| Frame::event_text(&[&vec![n as u8; bytes]])).collect()
+        };
+        let mut volley = Volley::default();
+        for (run, (count, bytes, pieces)) in [(3, 100, 1), (1, 100, 1), (3, JOINED_BYTES / 2, 3)].into_iter().enumerate() {
+            let frames = frames(count, bytes);
+            let first = run as u64 * 10;
+            volley.aim(first, first + count as u64, &frames);
+            let all: Vec<u8> = frames.iter().flat_map(|frame| frame.bytes().to_vec()).collect();
+            assert_eq!((volley.bytes, volley.events), (all.len(), count as u64));
+            let buffers = volley.buffers(&frames);
+            assert_eq!(buffers.len(), pieces);
+            assert_eq!(buffers.iter().flat_map(|buffer| buffer.to_vec()).collect::<Vec<u8>>(), all);
+        }
+    }
+}

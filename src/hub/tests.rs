@@ -329,6 +329,35 @@ async fn the_largest_backlogs_go_first_when_the_node_is_over_its_bound() {
     assert_eq!(states, [State::Open, State::Closing]);
 }
 
+#[tokio::test]
+async fn large_publications_wait_while_most_sockets_refuse_and_only_then() {
+    let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
+    hub.shard(0).own(|table| {
+        for n in 0..400 {
+            connect(table, &format!("u{n}"), Value::Null);
+        }
+    });
+    let metrics = hub.context().metrics.clone();
+    let reach = hub.reach(&Selection::everyone(APP));
+    metrics.blocked.set(200);
+    hub.admit(&reach, 10).await.unwrap();
+    assert_eq!(metrics.eased.get(), 0, "half is not most");
+    metrics.blocked.set(201);
+    let recover = async {
+        while metrics.eased.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        metrics.blocked.set(0);
+    };
+    let (ticket, ()) = tokio::join!(hub.admit(&reach, 10), recover);
+    assert!(ticket.is_ok());
+    metrics.blocked.set(400);
+    assert!(hub.admit(&reach, 10).await.is_ok(), "not for ever, though nothing gets better");
+    let small = Reach::Small(smallvec::SmallVec::new());
+    hub.admit(&small, 10).await.unwrap();
+    assert_eq!(metrics.eased.get(), 2, "a small one never waits");
+}
+
 #[test]
 fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves() {
     let context = context(Limits::default(), &["auth.team"], SlowConsumer::Disconnect);
