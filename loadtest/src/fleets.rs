@@ -41,6 +41,8 @@ struct Fleet {
     child: Child,
     link: Link,
     count: usize,
+    /// How many of them it has been told to connect.
+    connected: usize,
     /// Measurements pass it over: what its connections get is not counted.
     is_aside: bool,
 }
@@ -105,6 +107,12 @@ impl Fleets {
         before(which.start)..before(which.end)
     }
 
+    /// The users of the fleet `at` that are connected.
+    pub(crate) fn connected(&self, at: usize) -> Users {
+        let first = self.users(&(at..at)).start;
+        first..first + self.members[at].connected
+    }
+
     /// Connects the fleets `which`, one after another: where, by whose secret, how many a second at most.
     pub(crate) fn connect(
         &mut self,
@@ -131,8 +139,10 @@ impl Fleets {
 
     /// Has the fleets `which` connect and disconnect all their connections again and again, until they are calmed.
     pub(crate) fn storm(&mut self, which: &Range<usize>, to: (SocketAddr, &str, u32)) -> Result<()> {
+        // They storm at the same time, and share the rate.
+        let rate = to.2.div_ceil(which.len().max(1) as u32);
         which.clone().try_for_each(|at| {
-            let order = self.connection_order(at, to, Limits::default());
+            let order = self.connection_order(at, (to.0, to.1, rate), Limits::default());
             self.tell(at, &Order::Storm(order))
         })
     }
@@ -194,7 +204,9 @@ impl Fleets {
         // Ports of closed connections wait for a minute, so the next ones come from other addresses.
         self.sources = self.sources.wrapping_add(64);
         let Limits { connections, receive_buffer } = limits;
-        let count = connections.map_or(self.members[at].count, |limit| limit.min(self.members[at].count));
+        let member = &mut self.members[at];
+        let count = connections.map_or(member.count, |limit| limit.min(member.count));
+        member.connected = count;
         Connect { to, first, count, secret: secret.to_owned(), source, rate, receive_buffer }
     }
 
@@ -254,7 +266,7 @@ fn spawn(count: usize, background: bool) -> Result<Fleet> {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .doing("cannot start a client process")?;
-    Ok(Fleet { child, link: Link::new(ours)?, count, is_aside: false })
+    Ok(Fleet { child, link: Link::new(ours)?, count, connected: 0, is_aside: false })
 }
 
 impl Drop for Fleet {
