@@ -103,14 +103,35 @@ pub const TARGET_NAMES: usize = 10_000;
 /// How long placing or writing goes on before the thread turns to other work.
 pub const SLICE: Duration = Duration::from_micros(200);
 
-/// Connections handled between two looks at the clock; a look costs about what one connection costs.
+/// Connections written between two looks at the clock.
 pub const SLICE_STRIDE: usize = 16;
+
+/// Connections looked at between two looks at the clock, and under one hold of the lock, while placing: two or three
+/// microseconds' work. No system call lies between them, as it does in [`SLICE_STRIDE`].
+pub const SWEEP_STRIDE: usize = 64;
+
+/// How long a large publication waits, at most, while more than half of all sockets refuse. What stalls most clients at
+/// once is the way to them and seldom they; publishers that wait a little do not get them all closed as slow.
+pub const EASE: Duration = Duration::from_millis(100);
+
+/// How often the sockets are looked at in that time.
+pub const EASE_STEP: Duration = Duration::from_millis(1);
+
+/// How long a shard that is ahead of the others waits for more to write, while the gate is full.
+pub const LINGER: Duration = Duration::from_millis(1);
+
+/// Frames of a connection that are worth a system call while the gate is full: half of what it lets in.
+pub const LINGER_FRAMES: usize = 32;
 
 /// Small slices flushed before a waiting bulk slice gets its turn.
 pub const SMALL_SLICES_PER_BULK: usize = 4;
 
 /// Buffers in one vectored write. 64 frames of 1 KiB fill a socket's send buffer.
 pub const WRITE_VECTORS: usize = 64;
+
+/// Bytes of a run up to which its frames are copied into one buffer before they are written. Twice what a socket's send
+/// buffer is set to: of more, a socket takes only a part at once.
+pub const JOINED_BYTES: usize = 128 * 1024;
 
 /// Shared buffer of a shard thread for reading; no connection holds one while idle.
 pub const READ_BUFFER: usize = 64 * 1024;

@@ -170,6 +170,8 @@ pub struct Metrics {
     refused: Family<ReasonLabel, Counter>,
     /// Requests turned away by the admission gate with 503.
     pub admission_refused: Counter,
+    /// Large publications that waited because most connections refused.
+    pub eased: Counter,
     /// Large publications between admission and their last offer.
     pub bulk_in_flight: Gauge,
     /// Small publications between admission and their last offer.
@@ -224,6 +226,7 @@ impl Metrics {
             closes: Family::default(),
             refused: Family::default(),
             admission_refused: Counter::default(),
+            eased: Counter::default(),
             bulk_in_flight: Gauge::default(),
             small_in_flight: Gauge::default(),
             refused_bytes: Gauge::default(),
@@ -262,6 +265,11 @@ impl Metrics {
         r.register("member_notices", "Frames built to tell members of each other", self.notices.clone());
         r.register("replayed", "Kept events placed again for who missed them", self.replayed.clone());
         r.register("resumed", "Connections that took a lost one's place", self.resumed.clone());
+        r.register(
+            "eased",
+            "Large publications that waited because most connections refused",
+            self.eased.clone(),
+        );
         r.register(
             "admission_refused",
             "Requests answered 503 by the admission gate",

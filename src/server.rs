@@ -93,7 +93,7 @@ impl Server {
             config.limits.connections = connections_by_descriptors();
         }
         let shards = match config.shards {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(usize::from(u8::MAX)),
+            0 => std::thread::available_parallelism().map_or(1, |cores| shards_for(cores.get())),
             n => n,
         };
         let (listener, address) = listen(config.listen, config.limits.send_buffer)?;
@@ -301,6 +301,7 @@ impl Parts {
             .max_buf_size(REQUEST_HEAD_BYTES)
             // Else a caller that hangs up behind its body takes a request back that no handler has seen yet.
             .half_close(true)
+            .writev(false)
             .serve_connection(socket, service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
@@ -343,6 +344,12 @@ async fn accept_one(listener: &tokio::net::TcpListener) -> io::Result<Accepted> 
     Ok((socket.into_std()?, address.ip().to_canonical(), Instant::now()))
 }
 
+/// One shard per core, less one: the kernel's network work, and all else that runs, needs a core too. A server whose
+/// threads keep every core busy writes smaller batches to clients that wait longer.
+fn shards_for(cores: usize) -> usize {
+    cores.saturating_sub(1).clamp(1, usize::from(u8::MAX))
+}
+
 /// Listens; a port that another process has is an error, since only the address is reused, not the port.
 ///
 /// What is set here is inherited by every accepted socket.
@@ -368,4 +375,12 @@ fn connections_by_descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let descriptors = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     descriptors.saturating_sub(DESCRIPTORS_RESERVED).clamp(1, CONNECTIONS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_core_is_left_free_where_there_is_more_than_one() {
+        assert_eq!([1, 2, 8, 1000].map(super::shards_for), [1, 1, 7, 255]);
+    }
 }

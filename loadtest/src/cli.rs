@@ -1,10 +1,16 @@
 //! The command line.
 
+mod target;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::filter::{By, Share};
+pub(crate) use self::target::{Kind, PLAIN_CONNECT, PLAIN_EMIT, PLAIN_USER, Place, Target};
+use crate::{
+    compare::{Compare, Summarize},
+    filter::{By, Share},
+};
 
 /// Load tests for Fanfare: what an event costs the server, and how long it takes, with losses counted.
 ///
@@ -43,6 +49,12 @@ pub(crate) enum Command {
         #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
         listen: SocketAddr,
     },
+    /// Say which servers can be measured on this machine, and what the others lack
+    Servers,
+    /// Measure all servers in turn, and write what came of it as a published comparison
+    Compare(Compare),
+    /// Make a comparison's summary again from its raw data
+    Summarize(Summarize),
     /// A client process; started by the others
     #[command(hide = true)]
     Fleet {
@@ -55,38 +67,8 @@ pub(crate) enum Command {
 /// What every scenario takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
-    /// Start this `fanfare` binary on a free port (as `PATH serve --listen …`), and stop it at the end
-    #[arg(long, value_name = "PATH", group = "target", help_heading = "Server")]
-    pub(crate) server_binary: Option<PathBuf>,
-    /// Pass this to the server that is started; may be repeated
-    #[arg(
-        long,
-        value_name = "ARG",
-        allow_hyphen_values = true,
-        requires = "server_binary",
-        help_heading = "Server"
-    )]
-    pub(crate) server_arg: Vec<String>,
-    /// Use the server that runs here
-    #[arg(long, value_name = "ADDRESS:PORT", group = "target", help_heading = "Server")]
-    pub(crate) url: Option<SocketAddr>,
-    /// Use the harness's own bare server: what the kernel and the harness cost by themselves
-    #[arg(long, group = "target", help_heading = "Server")]
-    pub(crate) floor: bool,
-    /// The process of that server, for its CPU and memory
-    #[arg(long, requires = "url", help_heading = "Server")]
-    pub(crate) pid: Option<u32>,
-    /// The secret that its client tokens are signed with (HS256)
-    #[arg(
-        long,
-        default_value = "load-test-secret-0123456789abcdef",
-        value_name = "SECRET",
-        help_heading = "Server"
-    )]
-    pub(crate) token_secret: String,
-    /// Its API key, if it wants one
-    #[arg(long, value_name = "KEY", help_heading = "Server")]
-    pub(crate) api_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) target: Target,
     /// Handshakes a second, at most; a server's own default refuses more than 10,000
     #[arg(long, default_value_t = 8000, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connect_rate: u32,
@@ -108,11 +90,11 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// The same, with one more flag for a server that is started here.
+    /// The same, with one more flag for a Fanfare that is started here.
     pub(crate) fn with_server_arg(&self, arg: &str) -> Self {
         let mut common = self.clone();
-        if common.server_binary.is_some() {
-            common.server_arg.push(arg.to_owned());
+        if common.target.kind() == Kind::Fanfare && common.target.url.is_none() {
+            common.target.server_arg.push(arg.to_owned());
         }
         common
     }

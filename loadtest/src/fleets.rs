@@ -1,7 +1,6 @@
 //! The test's hold on its client processes.
 
 use std::{
-    net::SocketAddr,
     ops::Range,
     os::{fd::OwnedFd, unix::net::UnixStream},
     process::{Child, Command, Stdio},
@@ -13,6 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 use crate::{
     client::{Connect, Heard, Link, Notice, Order, Stormed},
     clock,
+    driver::Api,
     error::{Doing, Result, failed},
     progress::Progress,
 };
@@ -41,8 +41,8 @@ struct Fleet {
     child: Child,
     link: Link,
     count: usize,
-    /// How many of them it has been told to connect.
-    connected: usize,
+    /// How many of these it was told to connect.
+    open: usize,
     /// Measurements pass it over: what its connections get is not counted.
     is_aside: bool,
 }
@@ -107,17 +107,17 @@ impl Fleets {
         before(which.start)..before(which.end)
     }
 
-    /// The users of the fleet `at` that are connected.
+    /// Those of the fleet `at` that are connected.
     pub(crate) fn connected(&self, at: usize) -> Users {
         let first = self.users(&(at..at)).start;
-        first..first + self.members[at].connected
+        first..first + self.members[at].open
     }
 
-    /// Connects the fleets `which`, one after another: where, by whose secret, how many a second at most.
+    /// Connects the fleets `which`, one after another: where, how many a second at most.
     pub(crate) fn connect(
         &mut self,
         which: Range<usize>,
-        to: (SocketAddr, &str, u32),
+        to: (&Api, u32),
         limits: Limits,
         progress: &Progress,
     ) -> Result<()> {
@@ -125,7 +125,7 @@ impl Fleets {
             let order = self.connection_order(at, to, limits);
             let count = order.count as u64;
             self.tell(at, &Order::Connect(order))?;
-            let patience = Duration::from_secs(20 + count * 2 / u64::from(to.2));
+            let patience = Duration::from_secs(20 + count * 2 / u64::from(to.1));
             progress.begin(format!("connecting {count}"), count);
             self.hear([at], patience, |_, notice| {
                 if let Notice::Connecting(open) = notice {
@@ -138,11 +138,11 @@ impl Fleets {
     }
 
     /// Has the fleets `which` connect and disconnect all their connections again and again, until they are calmed.
-    pub(crate) fn storm(&mut self, which: &Range<usize>, to: (SocketAddr, &str, u32)) -> Result<()> {
+    pub(crate) fn storm(&mut self, which: &Range<usize>, (api, rate): (&Api, u32)) -> Result<()> {
         // They storm at the same time, and share the rate.
-        let rate = to.2.div_ceil(which.len().max(1) as u32);
+        let rate = rate.div_ceil(which.len().max(1) as u32);
         which.clone().try_for_each(|at| {
-            let order = self.connection_order(at, (to.0, to.1, rate), Limits::default());
+            let order = self.connection_order(at, (api, rate), Limits::default());
             self.tell(at, &Order::Storm(order))
         })
     }
@@ -194,20 +194,15 @@ impl Fleets {
         Ok(answers)
     }
 
-    fn connection_order(
-        &mut self,
-        at: usize,
-        (to, secret, rate): (SocketAddr, &str, u32),
-        limits: Limits,
-    ) -> Connect {
+    fn connection_order(&mut self, at: usize, (api, rate): (&Api, u32), limits: Limits) -> Connect {
         let (first, source) = (self.users(&(at..at)).start, self.sources);
         // Ports of closed connections wait for a minute, so the next ones come from other addresses.
         self.sources = self.sources.wrapping_add(64);
         let Limits { connections, receive_buffer } = limits;
-        let member = &mut self.members[at];
-        let count = connections.map_or(member.count, |limit| limit.min(member.count));
-        member.connected = count;
-        Connect { to, first, count, secret: secret.to_owned(), source, rate, receive_buffer }
+        let count = connections.map_or(self.members[at].count, |limit| limit.min(self.members[at].count));
+        self.members[at].open = count;
+        let (to, driver) = (api.address, api.driver.clone());
+        Connect { to, first, count, driver, source, rate, receive_buffer }
     }
 
     /// Tells the fleet `at` what to do.
@@ -266,7 +261,7 @@ fn spawn(count: usize, background: bool) -> Result<Fleet> {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .doing("cannot start a client process")?;
-    Ok(Fleet { child, link: Link::new(ours)?, count, connected: 0, is_aside: false })
+    Ok(Fleet { child, link: Link::new(ours)?, count, open: 0, is_aside: false })
 }
 
 impl Drop for Fleet {

@@ -9,8 +9,8 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    driver::Api,
     error::{Doing, Result, failed},
-    fanfare::Api,
     http,
 };
 
@@ -83,7 +83,7 @@ fn sum(metrics: &str, name: &str, label: &str) -> Option<u64> {
 
 /// The body of the answer to one request on a connection of its own.
 fn ask(api: &Api, method: &str, path: &str, body: &str) -> Result<String> {
-    let key = api.key.as_ref().map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"));
+    let key = api.authorization();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{key}Content-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{body}",

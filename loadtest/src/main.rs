@@ -3,8 +3,9 @@
 mod cli;
 mod client;
 mod clock;
+mod compare;
+mod driver;
 mod error;
-mod fanfare;
 mod filter;
 mod fleets;
 mod floor;
@@ -46,6 +47,12 @@ fn run(command: &Command) -> Result<bool> {
     let (findings, common) = match command {
         Command::Fleet { background } => return client::run(*background).map(|()| true),
         Command::Floor { listen } => return floor::run(*listen).map(|()| true),
+        Command::Servers => {
+            driver::list();
+            return Ok(true);
+        }
+        Command::Compare(args) => return compare::compare(args),
+        Command::Summarize(args) => return compare::summarize(args),
         Command::Idle(args) => (scenario::idle(args)?, &args.common),
         Command::Flood(args) => (scenario::flood(args)?, &args.common),
         Command::Serial(args) => (scenario::serial(args)?, &args.common),

@@ -8,8 +8,8 @@ use std::{
 
 use crate::{
     cli::Common,
+    driver::{self, Api, Driver},
     error::{Doing, Result, failed},
-    fanfare::Api,
     process::Process,
 };
 
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A server that can be reached. One that was started here is stopped when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// Where it listens, and by which key.
+    /// Where it listens, and how it is spoken to.
     pub(crate) api: Api,
     /// Its process, if known.
     pub(crate) process: Option<Process>,
@@ -29,47 +29,31 @@ pub(crate) struct Server {
 impl Server {
     /// Starts or attaches to what the command line says.
     pub(crate) fn open(common: &Common) -> Result<Self> {
-        if common.floor {
-            return Self::floor();
+        let target = &common.target;
+        let driver = Driver::new(target)?;
+        if let Some(address) = target.url {
+            return Ok(Self { api: Api { address, driver }, process: target.pid.map(Process), child: None });
         }
-        if let Some(program) = &common.server_binary {
-            let mut command = Command::new(program);
-            let secret = ["--token-secret", &common.token_secret];
-            let limits = ["--limit", "accepts_per_second=1000000"];
-            // By its variable, so that a --server-arg may say otherwise.
-            command.env("FANFARE_LOG", "warn");
-            command.arg("serve").args(secret).args(limits).args(&common.server_arg);
-            if let Some(key) = &common.api_key {
-                command.args(["--api-key", key]);
-            }
-            return Self::start(command, common.api_key.clone());
-        }
-        let Some(address) = common.url else {
-            return failed("name a server: --server-binary PATH, --url ADDRESS:PORT, or --floor");
-        };
-        let api = Api { address, key: common.api_key.clone() };
-        Ok(Self { api, process: common.pid.map(Process), child: None })
+        let address = free_address()?;
+        Self::start(driver::command(target, address)?, Api { address, driver })
     }
 
     /// Starts the harness's own bare server.
     pub(crate) fn floor() -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe().doing("cannot find this program")?);
-        command.arg("floor");
-        Self::start(command, None)
+        let address = free_address()?;
+        Self::start(driver::floor(address)?, Api { address, driver: Driver::floor() })
     }
 
-    fn start(mut command: Command, key: Option<String>) -> Result<Self> {
-        let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-        let address: SocketAddr = free.doing("no port is free")?;
+    fn start(mut command: Command, api: Api) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
+        let address = api.address;
         let child = command
-            .args(["--listen", &address.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .doing(format!("cannot start {name}"))?;
         let process = Some(Process(child.id()));
-        let mut server = Self { api: Api { address, key }, process, child: Some(child) };
+        let mut server = Self { api, process, child: Some(child) };
         let until = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
             if let Some(child) = &mut server.child
@@ -89,6 +73,10 @@ impl Server {
     pub(crate) fn is_ours(&self) -> bool {
         self.child.is_some()
     }
+}
+
+fn free_address() -> Result<SocketAddr> {
+    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).doing("no port is free")
 }
 
 impl Drop for Server {

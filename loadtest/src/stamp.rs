@@ -32,10 +32,13 @@ impl Stamp {
         data
     }
 
-    /// Finds the stamp in a frame; `None` in frames that are no event of ours.
-    pub(crate) fn find(frame: &[u8]) -> Option<Self> {
-        let mark = memchr::memchr(MARK, frame)?;
-        let digits: &[u8; DIGITS] = frame.get(mark + 1..)?.first_chunk()?;
+    /// The stamps in a frame, of which there are as many as events; none in frames that hold no event of ours.
+    pub(crate) fn all(frame: &[u8]) -> impl Iterator<Item = Self> {
+        memchr::memchr_iter(MARK, frame).filter_map(|mark| Self::parse(&frame[mark + 1..]))
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let digits: &[u8; DIGITS] = text.first_chunk()?;
         let ([kind, sequence, high, low], []) = digits.as_chunks() else { return None };
         let kind = number(*kind)?;
         Some(Self {
@@ -82,10 +85,17 @@ mod tests {
             let data = stamp.data(bytes);
             assert_eq!(data.len(), bytes.max(BYTES));
             let frame = format!(r#"{{"event":"load","data":{data}}}"#);
-            assert_eq!(Stamp::find(frame.as_bytes()), Some(stamp));
+            assert_eq!(Stamp::all(frame.as_bytes()).collect::<Vec<_>>(), [stamp]);
         }
-        assert_eq!(Stamp::find(br#"{"op":"pong"}"#), None);
-        assert_eq!(Stamp::find(b"~12"), None);
-        assert_eq!(Stamp::find(&[&b"~"[..], &[b' '; 40]].concat()), None);
+        assert_eq!(Stamp::all(br#"{"op":"pong"}"#).next(), None);
+        assert_eq!(Stamp::all(b"~12").next(), None);
+        assert_eq!(Stamp::all(&[&b"~"[..], &[b' '; 40]].concat()).next(), None);
+    }
+
+    #[test]
+    fn a_frame_may_hold_several() {
+        let stamps: Vec<Stamp> = (0..3).map(|n| Stamp { round: 1, stream: n, sequence: 9, at: 5 }).collect();
+        let frame = stamps.iter().map(|stamp| stamp.data(99)).collect::<Vec<_>>().join("}\n{");
+        assert_eq!(Stamp::all(frame.as_bytes()).collect::<Vec<_>>(), stamps);
     }
 }

@@ -1,42 +1,19 @@
 //! Every scenario runs, small, and finds nothing wrong: against the bare server where that can carry it out, and
 //! else against Fanfare.
 
+mod support;
+
 use std::{
     net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// The `fanfare` binary: what `LOADTEST_FANFARE` names, or the one beside the harness, which is built if it is not there.
-fn fanfare() -> &'static str {
-    static PATH: OnceLock<String> = OnceLock::new();
-    PATH.get_or_init(|| {
-        if let Some(path) = std::env::var_os("LOADTEST_FANFARE") {
-            return path.into_string().expect("a path in UTF-8");
-        }
-        let harness = Path::new(env!("CARGO_BIN_EXE_fanfare-loadtest"));
-        let path = harness.with_file_name("fanfare");
-        if !path.exists() {
-            let profile = harness.parent().expect("a profile's directory");
-            let target = profile.parent().expect("a target directory");
-            let release = profile.ends_with("release").then_some("--release");
-            let built = Command::new(env!("CARGO"))
-                .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace"))
-                .args(["build", "--locked", "-p", "fanfare", "--bin", "fanfare", "--target-dir"])
-                .arg(target)
-                .args(release)
-                .status()
-                .expect("cargo runs");
-            assert!(built.success() && path.exists(), "fanfare was not built at {}", path.display());
-        }
-        path.into_os_string().into_string().expect("a path in UTF-8")
-    })
-}
+use self::support::fanfare;
 
 fn loadtest(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fanfare-loadtest")).args(args).output().expect("the harness runs")
@@ -236,16 +213,27 @@ fn connections_that_read_lose_nothing_to_those_that_do_not() {
 
 #[test]
 fn idle_connections_are_weighed() {
-    // More than warm the server up before.
-    let found = findings("idle", &["--floor", "-n", "1050", "--settle", "10ms"]);
+    // More than those that warm the server up, who connect alone at first.
+    let found = findings("idle", &["--floor", "-n", "1100", "--settle", "10ms"]);
     assert!(figure(&found, "server CPU per handshake") >= 0.0);
     assert_eq!(found["faults"]["connections_ended"], 0);
 }
 
 #[test]
+fn each_server_has_a_line_that_says_what_it_lacks() {
+    let output = loadtest(&["servers"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.lines().any(|line| line == "floor       yes"), "{text}");
+    assert!(text.contains("plain       no: name its program"), "{text}");
+}
+
+#[test]
 fn what_cannot_be_carried_out_says_why() {
     for (args, why) in [
-        (&["flood"][..], "name a server"),
+        (&["flood", "--server", "plain"][..], "name its program"),
+        (&["flood", "--floor", "--server", "plain"], "cannot be used with"),
+        (&["mixed", "--server", "plain", "--url", "127.0.0.1:1"], "plain knows no filters"),
+        (&["flood", "--server", "ws", "--peers", "/nowhere"], "/nowhere/ws has no server.js"),
         (&["flood", "--url", "127.0.0.1:1"], "cannot connect"),
         (&["flood", "--server-binary", "/nowhere"], "cannot start /nowhere"),
         (&["mixed", "--floor", "--probes", "0"], "--probes must be"),

@@ -23,7 +23,7 @@ pub struct ServeArgs {
     /// Serve health, metrics and pages here instead, without keys
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub admin_listen: Option<SocketAddr>,
-    /// Threads that hold connections; 0 is one per core [default: 0]
+    /// Threads that hold connections; 0 is one per core, less one [default: 0]
     #[arg(long, value_name = "COUNT")]
     pub shards: Option<usize>,
     /// What logs and metrics call this node [default: a random id]

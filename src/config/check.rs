@@ -57,7 +57,7 @@ impl Config {
         }
         // A connection's id has one byte for its shard.
         if self.shards > 256 {
-            rules.push(format!("shards = {} is over 256; 0 is one per core", self.shards));
+            rules.push(format!("shards = {} is over 256; 0 is one per core, less one", self.shards));
         }
         if let Some(name) = &self.node_name
             && !is_name(name, 64, |byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))

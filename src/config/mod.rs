@@ -47,7 +47,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health, metrics and pages are served apart, without keys; `None`: at `listen`.
     pub admin_listen: Option<SocketAddr>,
-    /// Shards, each one thread; 0 is one per core.
+    /// Shards, each one thread; 0 is one per core, less one.
     pub shards: usize,
     /// What logs, metrics and `connection.node` call this node; `None`: its random id.
     pub node_name: Option<String>,

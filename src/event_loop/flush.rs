@@ -5,12 +5,12 @@ use std::{future::poll_fn, io, rc::Rc, task::Poll, time::Instant};
 use super::{
     EventLoop, Seat,
     deadlines::Due,
-    write::{Buffers, buffers, split, write},
+    write::{Volley, buffers, events, split, write},
 };
 use crate::{
     hub::{Batch, Load, Outcome, Progress, SlotRef, Table, Work},
     id::AppId,
-    limits::{CLOSE_GRACE, SLICE, SLICE_STRIDE, SMALL_SLICES_PER_BULK, WRITE_VECTORS},
+    limits::{CLOSE_GRACE, LINGER, LINGER_FRAMES, SLICE, SLICE_STRIDE, SMALL_SLICES_PER_BULK, WRITE_VECTORS},
     metrics::DropReason,
     protocol::frame::Frame,
 };
@@ -19,6 +19,7 @@ impl EventLoop {
     /// Writes what is placed, until the thread ends. Sleeps when nothing waits.
     pub(super) async fn flush(self: Rc<Self>) {
         let mut batch = Batch::default();
+        let mut volley = Volley::default();
         let mut outcome = Outcome::default();
         let mut delivered = vec![0u64; self.hub.context().apps.len()];
         let mut small_in_a_row = 0;
@@ -30,22 +31,48 @@ impl EventLoop {
                 self.shard.sleep().await;
                 continue;
             }
+            let small = small || (bulk && self.linger().await);
             let small = small && (!bulk || small_in_a_row < SMALL_SLICES_PER_BULK);
             small_in_a_row = if small { small_in_a_row + 1 } else { 0 };
-            self.slice(small, &mut batch, &mut outcome, &mut delivered);
+            self.slice(small, &mut batch, &mut volley, &mut outcome, &mut delivered);
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits where the gate is full for a batch that is worth its system calls, but not for long; true if a small
+    /// publication has come meanwhile.
+    ///
+    /// Another shard is behind then: what little could be written now would cost as many system calls as all that comes
+    /// within the millisecond, and take the processor from those behind.
+    async fn linger(&self) -> bool {
+        let until = tokio::time::Instant::now() + LINGER;
+        loop {
+            let (front, small) = self.shard.own(|table| (table.front(), table.waiting().0));
+            if small || front >= LINGER_FRAMES || !self.hub.is_full() {
+                return small;
+            }
+            if tokio::time::timeout_at(until, self.shard.placed()).await.is_err() {
+                return false;
+            }
         }
     }
 
     /// Works a flush list off for about 200 µs. A batch is taken, written and settled before the next one is taken,
     /// so that no frame can overtake another of its connection.
-    fn slice(self: &Rc<Self>, small: bool, batch: &mut Batch, outcome: &mut Outcome, delivered: &mut [u64]) {
+    fn slice(
+        self: &Rc<Self>,
+        small: bool,
+        batch: &mut Batch,
+        volley: &mut Volley,
+        outcome: &mut Outcome,
+        delivered: &mut [u64],
+    ) {
         let until = Instant::now() + SLICE;
         loop {
             if !self.shard.own(|table| table.take(small, SLICE_STRIDE, batch)) {
                 break;
             }
-            self.write_batch(batch, outcome, delivered);
+            self.write_batch(batch, volley, outcome, delivered);
             let (blocked, failed) = self.shard.own(|table| table.settle(outcome));
             for at in blocked {
                 self.block(at);
@@ -63,35 +90,43 @@ impl EventLoop {
         self.hub.shed();
     }
 
-    fn write_batch(&self, batch: &mut Batch, outcome: &mut Outcome, delivered: &mut [u64]) {
+    fn write_batch(
+        &self,
+        batch: &mut Batch,
+        shared: &mut Volley,
+        outcome: &mut Outcome,
+        delivered: &mut [u64],
+    ) {
         let Batch { works, window } = batch;
         let seats = self.seats.borrow();
-        let mut shared: (u64, u64, Buffers<'_>) = (0, 0, Buffers::new());
         for work in works.drain(..) {
-            let delivered = &mut delivered[work.app.0 as usize];
             let seat =
                 seats.get(work.at.slot as usize).and_then(Option::as_ref).filter(|seat| seat.at == work.at);
-            let mut offer = |frames: &[Frame], first: &Buffers<'_>| match seat {
-                Some(seat) => *delivered += self.offer(&work, seat, frames, first, outcome),
-                None => self.lost(work.app, frames),
-            };
-            match &work.load {
+            let queue: Vec<Frame>;
+            let own;
+            let (frames, volley) = match &work.load {
                 Load::Run { first, end } => {
-                    let frames = window.run(*first, *end);
-                    if (shared.0, shared.1) != (*first, *end) {
-                        shared = (*first, *end, buffers(frames, 0));
-                    }
-                    offer(frames, &shared.2);
                     outcome.finish(*first);
+                    let frames = window.run(*first, *end);
+                    shared.aim(*first, *end, frames);
+                    (frames, &*shared)
                 }
                 Load::One(queued) => {
                     let frames = std::slice::from_ref(&queued.frame);
-                    offer(frames, &buffers(frames, 0));
+                    own = Volley::of(frames);
+                    (frames, &own)
                 }
-                Load::Queue(queue) => {
-                    let frames: Vec<Frame> = queue.iter().map(|queued| queued.frame.clone()).collect();
-                    offer(&frames, &buffers(&frames, 0));
+                Load::Queue(waiting) => {
+                    queue = waiting.iter().map(|queued| queued.frame.clone()).collect();
+                    own = Volley::of(&queue);
+                    (queue.as_slice(), &own)
                 }
+            };
+            match seat {
+                Some(seat) => {
+                    delivered[work.app.0 as usize] += self.offer(&work, seat, frames, volley, outcome);
+                }
+                None => self.lost(work.app, frames),
             }
         }
     }
@@ -102,17 +137,19 @@ impl EventLoop {
         work: &Work,
         seat: &Seat,
         frames: &[Frame],
-        first: &Buffers<'_>,
+        volley: &Volley,
         outcome: &mut Outcome,
     ) -> u64 {
-        match write(&seat.socket, frames, 0, first) {
-            Ok(taken) => {
-                let (whole, begun) = split(frames, taken);
-                if whole < frames.len() {
-                    outcome.refuse(work.at, frames[whole..].to_vec(), begun);
-                } else if work.closing {
+        match write(&seat.socket, frames, (0, volley.bytes), &volley.buffers(frames)) {
+            Ok(taken) if taken == volley.bytes => {
+                if work.closing {
                     seat.finish_writing();
                 }
+                volley.events
+            }
+            Ok(taken) => {
+                let (whole, begun) = split(frames, taken);
+                outcome.refuse(work.at, frames[whole..].to_vec(), begun);
                 events(&frames[..whole])
             }
             Err(error) => {
@@ -157,7 +194,8 @@ impl EventLoop {
             let Some(skip) = self.shard.own(|table| table.lend(seat.at, WRITE_VECTORS, &mut frames)) else {
                 return Ok(());
             };
-            let result = write(&seat.socket, &frames, skip, &buffers(&frames, skip));
+            let left = frames.iter().map(Frame::len).sum::<usize>() - skip;
+            let result = write(&seat.socket, &frames, (skip, left), &buffers(&frames, skip));
             frames.clear();
             let taken = *result.as_ref().unwrap_or(&0);
             match self.shard.own(|table| table.advance(seat.at, taken)) {
@@ -192,8 +230,4 @@ impl EventLoop {
             self.deadlines.borrow_mut().push(CLOSE_GRACE, at, Due::Reset);
         }
     }
-}
-
-fn events(frames: &[Frame]) -> u64 {
-    frames.iter().map(|frame| u64::from(frame.is_event())).sum()
 }

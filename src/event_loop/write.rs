@@ -9,10 +9,64 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
-use crate::{limits::WRITE_VECTORS, protocol::frame::Frame};
+use crate::{
+    limits::{JOINED_BYTES, WRITE_VECTORS},
+    protocol::frame::Frame,
+};
 
-/// The buffers of one write; connections with the same run share one list.
+/// The buffers of one write.
 pub(super) type Buffers<'a> = SmallVec<[IoSlice<'a>; WRITE_VECTORS]>;
+
+/// What a run of the log is as one write, worked out once for all connections that have this run.
+///
+/// Its frames are copied into one buffer: the kernel takes one stretch of memory for less than it takes its pieces.
+#[derive(Debug, Default)]
+pub(super) struct Volley {
+    first: u64,
+    end: u64,
+    joined: Vec<u8>,
+    /// Bytes on the wire.
+    pub(super) bytes: usize,
+    /// Frames that carry an event.
+    pub(super) events: u64,
+}
+
+impl Volley {
+    /// The volley of frames that no other connection has in this order.
+    pub(super) fn of(frames: &[Frame]) -> Self {
+        Self { bytes: frames.iter().map(Frame::len).sum(), events: events(frames), ..Self::default() }
+    }
+
+    /// Makes this the volley of the run `first..end`, which is `frames`.
+    pub(super) fn aim(&mut self, first: u64, end: u64, frames: &[Frame]) {
+        if (self.first, self.end) == (first, end) {
+            return;
+        }
+        let joined = std::mem::take(&mut self.joined);
+        *self = Self { first, end, joined, ..Self::of(frames) };
+        self.joined.clear();
+        if frames.len() > 1 && self.bytes <= JOINED_BYTES {
+            for frame in frames {
+                self.joined.extend_from_slice(frame.bytes());
+            }
+        }
+    }
+
+    /// The buffers of its first write.
+    pub(super) fn buffers<'a>(&'a self, frames: &'a [Frame]) -> Buffers<'a> {
+        if self.joined.is_empty() {
+            return buffers(frames, 0);
+        }
+        let mut one = Buffers::new();
+        one.push(IoSlice::new(&self.joined));
+        one
+    }
+}
+
+/// How many of `frames` carry an event.
+pub(super) fn events(frames: &[Frame]) -> u64 {
+    frames.iter().map(|frame| u64::from(frame.is_event())).sum()
+}
 
 /// The first buffers of `frames`, without the `skip` bytes that are written already.
 pub(super) fn buffers(frames: &[Frame], skip: usize) -> Buffers<'_> {
@@ -24,7 +78,8 @@ pub(super) fn buffers(frames: &[Frame], skip: usize) -> Buffers<'_> {
     buffers
 }
 
-/// Writes `frames`, of which `skip` bytes are written already, until the socket refuses; answers the bytes it took.
+/// Writes `frames`, of which `skip` bytes are written already and `left` are not, until the socket refuses; answers the
+/// bytes it took.
 ///
 /// `first` are the buffers of the first write, as [`buffers`] makes them.
 ///
@@ -33,12 +88,11 @@ pub(super) fn buffers(frames: &[Frame], skip: usize) -> Buffers<'_> {
 pub(super) fn write(
     socket: &TcpStream,
     frames: &[Frame],
-    skip: usize,
+    (skip, left): (usize, usize),
     first: &[IoSlice<'_>],
 ) -> io::Result<usize> {
-    let total = frames.iter().map(Frame::len).sum::<usize>() - skip;
     let Some(mut taken) = send(socket, first)? else { return Ok(0) };
-    while taken < total {
+    while taken < left {
         let (whole, begun) = split(frames, skip + taken);
         match send(socket, &buffers(&frames[whole..], begun))? {
             Some(more) => taken += more,

@@ -161,12 +161,13 @@ pub(super) fn connect(
     let device = query.device.map(Arc::from);
     let Query { echo, store, entrance, .. } = query;
     tokio::task::spawn_local(async move {
-        let Some((socket, leftover)) = upgraded.await.ok().and_then(raw_socket) else { return };
+        let Some((socket, granted, leftover)) = upgraded.await.ok().and_then(raw_socket) else { return };
         let arrival = Arrival {
             app,
             policy,
             refusal,
             socket,
+            granted,
             leftover,
             ip,
             device,
@@ -226,13 +227,11 @@ fn admit(edge: &Edge, node: &Arc<Node>, ip: IpAddr) -> Result<Occupancy, Problem
     Ok(occupancy.at(place))
 }
 
-/// Takes the socket back from hyper, with the bytes it had read beyond the handshake.
-///
-/// The socket is registered anew: hyper's registration would keep its finished task in memory.
+/// Takes the socket back from hyper, with the answer that was held back, and what was read beyond the handshake.
 fn raw_socket(
     upgraded: fastwebsockets::WebSocket<TokioIo<hyper::upgrade::Upgraded>>,
-) -> Option<(TcpStream, bytes::Bytes)> {
+) -> Option<(TcpStream, Vec<u8>, bytes::Bytes)> {
     let parts = upgraded.into_inner().into_inner().downcast::<Watched>().ok()?;
-    let socket = parts.io.into_socket().into_std().ok()?;
-    Some((TcpStream::from_std(socket).ok()?, parts.read_buf))
+    let (socket, granted) = parts.io.into_socket();
+    Some((socket, granted, parts.read_buf))
 }

@@ -157,7 +157,11 @@ impl Edge {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.node.metrics.http.observe(began.elapsed().as_secs_f64());
-        peer.life.idle();
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            peer.life.upgrading();
+        } else {
+            peer.life.idle();
+        }
         response
     }
 

@@ -28,6 +28,8 @@ enum Phase {
     Busy,
     /// Between requests.
     Idle,
+    /// A WebSocket's handshake is granted: the answer is held back, to go out with the first frame.
+    Upgrading,
 }
 
 /// Where one connection stands. Only its own thread looks at it; hyper asks for what could travel.
@@ -52,6 +54,11 @@ impl Life {
         self.enter(Phase::Idle);
     }
 
+    /// The request is answered by an upgrade.
+    pub(crate) fn upgrading(&self) {
+        self.enter(Phase::Upgrading);
+    }
+
     /// Waits until the connection has taken too long. Cancel-safe.
     pub(crate) async fn over(&self) {
         self.end.notified().await;
@@ -61,7 +68,7 @@ impl Life {
         let (phase, since) = *self.phase.lock();
         let age = now.saturating_duration_since(since);
         match phase {
-            Phase::Head => age >= head,
+            Phase::Head | Phase::Upgrading => age >= head,
             Phase::Busy => false,
             Phase::Idle => age >= HTTP_IDLE,
         }
@@ -85,7 +92,7 @@ impl Watch {
     pub(crate) fn over(&self, socket: TcpStream) -> Watched {
         let life = Arc::new(Life { phase: Mutex::new((Phase::Head, Instant::now())), end: Notify::new() });
         self.lives.borrow_mut().push(Arc::downgrade(&life));
-        Watched { io: TokioIo::new(socket), life }
+        Watched { io: TokioIo::new(socket), life, held: Vec::new() }
     }
 
     /// Looks at all connections once per tick, for ever.
@@ -106,11 +113,13 @@ impl Watch {
     }
 }
 
-/// A socket whose reads are noticed.
+/// A socket whose reads are noticed, and which holds back the answer to a handshake: written by itself, it would cost a
+/// system call, and wake the client, for nothing.
 #[derive(Debug)]
 pub(crate) struct Watched {
     io: TokioIo<TcpStream>,
     life: Arc<Life>,
+    held: Vec<u8>,
 }
 
 impl Watched {
@@ -118,9 +127,13 @@ impl Watched {
         &self.life
     }
 
-    /// The socket alone.
-    pub(crate) fn into_socket(self) -> TcpStream {
-        self.io.into_inner()
+    /// The socket alone, and what was held back.
+    pub(crate) fn into_socket(self) -> (TcpStream, Vec<u8>) {
+        (self.io.into_inner(), self.held)
+    }
+
+    fn holds(&self) -> bool {
+        self.life.phase.lock().0 == Phase::Upgrading
     }
 }
 
@@ -140,6 +153,10 @@ impl Read for Watched {
 
 impl Write for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.holds() {
+            self.held.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -160,6 +177,12 @@ impl Write for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.holds() {
+            for buf in bufs {
+                self.held.extend_from_slice(buf);
+            }
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 }

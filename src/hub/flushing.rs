@@ -132,6 +132,12 @@ impl Table {
         !batch.works.is_empty()
     }
 
+    /// How many frames wait for the first connection of the bulk list.
+    pub(crate) fn front(&self) -> usize {
+        let outbox = self.bulk.front().map(|&slot| &self.slots[slot as usize].outbox);
+        outbox.map_or(0, Outbox::len)
+    }
+
     /// Whether an outbox waits on either flush list: (small, bulk).
     pub(crate) fn waiting(&self) -> (bool, bool) {
         (!self.small.is_empty(), !self.bulk.is_empty())

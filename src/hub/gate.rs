@@ -109,6 +109,11 @@ impl Gate {
         Self::new(&Limits::default(), Arc::new(Metrics::new()))
     }
 
+    /// Whether no more large publications are admitted for now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bulk.publications.available_permits() == 0
+    }
+
     fn pool(&self, small: bool) -> &Pool {
         if small { &self.small } else { &self.bulk }
     }

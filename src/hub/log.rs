@@ -30,11 +30,29 @@ impl Log {
     ///
     /// A publication that is placed in slices so keeps extending runs instead of breaking them.
     pub(super) fn number(&mut self, frame: &Frame, ticket: &Ticket) -> u64 {
-        let last = self.entries.back().is_some_and(|entry| entry.frame.is_same(frame));
-        if !last {
-            self.entries.push_back(Entry { frame: frame.clone(), ticket: ticket.clone(), starts: 0 });
+        self.append(std::iter::once((frame, ticket)))
+    }
+
+    /// The number of the first of `frames`, which follow each other; appends them unless they are the last already.
+    pub(super) fn append<'a>(
+        &mut self,
+        frames: impl ExactSizeIterator<Item = (&'a Frame, &'a Ticket)> + Clone,
+    ) -> u64 {
+        let from = self.entries.len().checked_sub(frames.len());
+        let there = from.filter(|&from| {
+            let last = self.entries.range(from..);
+            last.zip(frames.clone()).all(|(entry, (frame, _))| entry.frame.is_same(frame))
+        });
+        if let Some(there) = there {
+            return self.base + there as u64;
         }
-        self.end() - 1
+        let first = self.end();
+        self.entries.extend(frames.map(|(frame, ticket)| Entry {
+            frame: frame.clone(),
+            ticket: ticket.clone(),
+            starts: 0,
+        }));
+        first
     }
 
     /// One past the last number.

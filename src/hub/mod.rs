@@ -20,6 +20,7 @@ mod sweep;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
+mod wave;
 
 use std::{
     sync::{
@@ -56,6 +57,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Shard {
     table: Mutex<Table>,
+    waves: wave::Waves,
     bell: Notify,
     awake: AtomicBool,
     began: Instant,
@@ -95,6 +97,14 @@ impl Shard {
         self.bell.notified().await;
     }
 
+    /// Waits until something more is placed, or something was since the last look; only the owner calls this.
+    /// Cancel-safe.
+    pub(crate) async fn placed(&self) {
+        self.awake.store(false, SeqCst);
+        self.bell.notified().await;
+        self.awake.store(true, SeqCst);
+    }
+
     /// Notes that the thread is at work.
     pub(crate) fn beat(&self) {
         self.pulse.store(self.began.elapsed().as_millis() as u64, Relaxed);
@@ -119,8 +129,14 @@ impl Hub {
     pub(crate) fn new(shards: usize, context: Arc<Context>) -> Self {
         let shard = |at: usize| {
             let table = Mutex::new(Table::new(at as u8, context.clone()));
-            let (bell, awake) = (Notify::new(), AtomicBool::new(false));
-            Arc::new(Shard { table, bell, awake, began: Instant::now(), pulse: AtomicU64::new(0) })
+            Arc::new(Shard {
+                table,
+                waves: wave::Waves::default(),
+                bell: Notify::new(),
+                awake: AtomicBool::new(false),
+                began: Instant::now(),
+                pulse: AtomicU64::new(0),
+            })
         };
         let gate = gate::Gate::new(&context.limits, context.metrics.clone());
         Self { shards: (0..shards).map(shard).collect(), gate, context, shedding: AtomicBool::new(false) }
@@ -142,6 +158,11 @@ impl Hub {
         &self.context
     }
 
+    /// Whether large publications wait for room at the gate.
+    pub(crate) fn is_full(&self) -> bool {
+        self.gate.is_full()
+    }
+
     /// Who is in which channel of `app`.
     pub(crate) fn presence(&self, app: AppId) -> &Presence {
         &self.context.app(app).presence
@@ -150,6 +171,11 @@ impl Hub {
     /// Open connections of `app` on this node.
     pub(crate) fn members(&self, app: AppId) -> usize {
         self.shards.iter().map(|shard| shard.own(|table| table.members(app))).sum()
+    }
+
+    /// Open connections of all apps on this node.
+    fn all_members(&self) -> usize {
+        (0..self.context.apps.len()).map(|app| self.members(AppId(app as u16))).sum()
     }
 
     /// The open connection of `app` with this id.

@@ -55,6 +55,23 @@ impl Outbox {
         }
     }
 
+    /// Appends the log's `count` frames from `first` on; false, and nothing is appended, where that makes no run.
+    pub(super) fn extend_run(&mut self, first: u64, count: usize, log: &mut Log) -> bool {
+        let end = first + count as u64;
+        match self {
+            Self::Empty => {
+                log.start(first);
+                *self = Self::Run { first, end };
+                true
+            }
+            Self::Run { end: last, .. } if *last == first => {
+                *last = end;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Appends a frame of its own.
     pub(super) fn push(&mut self, queued: Queued, log: &mut Log) {
         match self {
@@ -84,6 +101,16 @@ impl Outbox {
                 *self = Self::Blocked(backlog);
                 VecDeque::new()
             }
+        }
+    }
+
+    /// Frames that wait to be offered.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Empty | Self::Blocked(_) => 0,
+            Self::Run { first, end } => (end - first) as usize,
+            Self::One(_) => 1,
+            Self::Queue(queue) => queue.len(),
         }
     }
 

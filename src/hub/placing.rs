@@ -58,7 +58,7 @@ impl Table {
     }
 
     /// A refused connection's events wait within bounds; past them the app's policy decides. False if it was closed.
-    fn place_blocked(&mut self, slot: u32, frame: &Frame) -> bool {
+    pub(super) fn place_blocked(&mut self, slot: u32, frame: &Frame) -> bool {
         let entry = &mut self.slots[slot as usize];
         let at = SlotRef { slot, generation: entry.generation };
         let Some(backlog) = entry.outbox.backlog() else { return false };

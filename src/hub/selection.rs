@@ -71,11 +71,11 @@ pub(crate) struct Except {
 }
 
 impl Except {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.users.is_empty() && self.connections.is_empty() && self.devices.is_empty()
     }
 
-    fn has(&self, connection: &Connection) -> bool {
+    pub(super) fn has(&self, connection: &Connection) -> bool {
         !self.is_empty()
             && (self.connections.contains(&connection.id())
                 || connection.user().is_some_and(|user| self.users.contains(user))
@@ -117,6 +117,11 @@ impl Selection {
     /// Whether every connection of the app has to be evaluated.
     pub(crate) fn is_scan(&self) -> bool {
         self.filter.is_some() && matches!(self.source(), Source::Everyone)
+    }
+
+    /// Whether it means every connection of the app, but for exceptions.
+    pub(super) fn is_for_all(&self) -> bool {
+        self.filter.is_none() && self.named.is_none()
     }
 
     /// Decides by the whole filter, for those who bring candidates of their own.

@@ -12,7 +12,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    limits::{SLICE, SLICE_STRIDE, SMALL_DELIVERIES},
+    limits::{EASE, EASE_STEP, SLICE, SMALL_DELIVERIES, SWEEP_STRIDE},
     predicate::Verdict,
     protocol::frame::Frame,
 };
@@ -75,8 +75,8 @@ enum Cursor {
     List { found: Candidates, at: usize },
 }
 
-type Chunk = SmallVec<[u32; SLICE_STRIDE]>;
-type Refs = SmallVec<[SlotRef; SLICE_STRIDE]>;
+type Chunk = SmallVec<[u32; SWEEP_STRIDE]>;
+type Refs = SmallVec<[SlotRef; SWEEP_STRIDE]>;
 
 impl Cursor {
     fn open(table: &Table, selection: &Selection) -> Self {
@@ -91,12 +91,15 @@ impl Cursor {
         let mut chunk = Chunk::new();
         match self {
             Self::Members { next } => {
-                chunk.extend(table.next_member(selection.app, *next).take(SLICE_STRIDE));
+                // Not by `extend`: a bitmap's iterator counts all that is left when it is asked for its length.
+                for slot in table.next_member(selection.app, *next).take(SWEEP_STRIDE) {
+                    chunk.push(slot);
+                }
                 *next = chunk.last().map_or(*next, |last| last + 1);
             }
             Self::List { found, at } => {
                 while chunk.is_empty() && *at < found.slots.len() {
-                    let end = found.slots.len().min(*at + SLICE_STRIDE);
+                    let end = found.slots.len().min(*at + SWEEP_STRIDE);
                     let present = found.slots[*at..end].iter().filter(|&&slot| table.slot(slot).is_some());
                     chunk.extend(present.map(|slot| slot.slot));
                     *at = end;
@@ -116,7 +119,7 @@ impl Cursor {
         &mut self,
         table: &mut Table,
         selection: &Selection,
-    ) -> Option<SmallVec<[(SlotRef, Snapshot); SLICE_STRIDE]>> {
+    ) -> Option<SmallVec<[(SlotRef, Snapshot); SWEEP_STRIDE]>> {
         let chunk = self.next(table, selection);
         let found = chunk.iter().filter_map(|&slot| table.open_snapshot(slot)).collect();
         (!chunk.is_empty()).then_some(found)
@@ -174,12 +177,26 @@ impl Hub {
         if bound <= SMALL_DELIVERIES { Reach::Small(lists) } else { Reach::Large(bound) }
     }
 
-    /// Waits for the gate to admit a frame of `bytes` for `reach`.
+    /// Waits for the gate to admit a frame of `bytes` for `reach`; before that, where it is large, for the sockets, see
+    /// [`EASE`].
     ///
     /// # Errors
     /// [`Busy`] when the gate stays full; nothing was placed.
     pub(crate) async fn admit(&self, reach: &Reach, bytes: usize) -> Result<Ticket, Busy> {
+        if matches!(reach, Reach::Large(_)) && self.is_congested() {
+            self.context().metrics.eased.inc();
+            let until = Instant::now() + EASE;
+            while self.is_congested() && Instant::now() < until {
+                tokio::time::sleep(EASE_STEP).await;
+            }
+        }
         self.gate.admit(reach.bound(), bytes).await
+    }
+
+    /// Whether more than half of the node's sockets refuse, and not just a few.
+    fn is_congested(&self) -> bool {
+        let blocked = self.context().metrics.blocked.get() as usize;
+        blocked > SMALL_DELIVERIES && blocked * 2 > self.all_members()
     }
 
     /// Waits for leave to scan every connection.
@@ -215,6 +232,9 @@ impl Hub {
     ///
     /// Not cancel-safe: dropped half-way it has reached some connections and not others; run it in a task.
     pub(crate) async fn place_large(&self, selection: &Selection, frame: &Frame, ticket: &Ticket) -> Counts {
+        if selection.is_for_all() {
+            return self.place_for_all(selection, frame, ticket).await;
+        }
         let mut queued = 0;
         let looked = self
             .sweep(selection, |table, slot| {
@@ -240,7 +260,7 @@ impl Hub {
         }
     }
 
-    fn placed(&self, counts: Counts, ticket: &Ticket) -> Counts {
+    pub(super) fn placed(&self, counts: Counts, ticket: &Ticket) -> Counts {
         self.settle_ticket(ticket, counts.queued);
         counts
     }
@@ -318,7 +338,7 @@ impl Hub {
         for (at, shard) in self.shards().iter().enumerate().skip(from.0) {
             let mut cursor = Cursor::Members { next: if at == from.0 { from.1 } else { 0 } };
             loop {
-                let mut found: SmallVec<[Snapshot; SLICE_STRIDE]> = SmallVec::new();
+                let mut found: SmallVec<[Snapshot; SWEEP_STRIDE]> = SmallVec::new();
                 let more = shard.own(|table| {
                     let chunk = cursor.next(table, selection);
                     found.extend(chunk.iter().filter_map(|&slot| table.open_connection(slot).cloned()));
@@ -344,7 +364,7 @@ impl Hub {
 }
 
 fn pick(
-    chunk: SmallVec<[(SlotRef, Snapshot); SLICE_STRIDE]>,
+    chunk: SmallVec<[(SlotRef, Snapshot); SWEEP_STRIDE]>,
     closure: &Closure,
     counts: &mut Counts,
 ) -> Refs {

@@ -6,9 +6,10 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use proptest::prelude::*;
 
 use super::{
-    Batch, Connection, Hub, Load, Outcome, Progress, Reach, Selection, SlotRef, State, Table,
+    Batch, Connection, Except, Hub, Load, Outcome, Progress, Reach, Selection, SlotRef, State, Table,
     gate::{Gate, Ticket},
     table::Context,
+    wave::place_at_once,
 };
 use crate::{
     close::Close,
@@ -113,6 +114,26 @@ impl Owner {
         self.table.trim();
     }
 
+    /// Places publications for everyone as one wave; each leaves out some.
+    fn wave(&mut self, excepted: &[Vec<usize>]) {
+        let mut wave = Vec::new();
+        for out in excepted {
+            let frame = self.frame();
+            let Some(ticket) = self.gate.try_admit(1000, frame.len()) else { break };
+            let mut except = Except::default();
+            except.connections.extend(out.iter().map(|&n| self.table.connection(self.at[n]).unwrap().id()));
+            for n in (0..self.at.len()).filter(|n| !out.contains(n)) {
+                self.expected[n].extend(frame.bytes());
+            }
+            wave.push((frame, ticket, except));
+        }
+        let counts = place_at_once(&mut self.table, wave);
+        for (counts, out) in counts.iter().zip(excepted) {
+            assert_eq!(counts.queued as usize, self.at.len() - out.len());
+        }
+        self.table.trim();
+    }
+
     fn flush(&mut self, small: bool, max: usize) {
         self.table.take(small, max, &mut self.batch);
         for work in self.batch.works.drain(..) {
@@ -188,6 +209,7 @@ fn split(frames: &[Frame], mut bytes: usize) -> (usize, usize) {
 #[derive(Clone, Debug)]
 enum Step {
     Place { to: Vec<usize>, small: bool },
+    Wave { excepted: Vec<Vec<usize>> },
     Flush { small: bool, max: usize },
     Drain { n: usize, room: usize },
     Replay { n: usize, frames: usize },
@@ -196,10 +218,12 @@ enum Step {
 fn steps(connections: usize) -> impl Strategy<Value = Vec<Step>> {
     let place = (prop::collection::btree_set(0..connections, 0..=connections), any::<bool>())
         .prop_map(|(to, small)| Step::Place { to: to.into_iter().collect(), small });
+    let some = prop::collection::btree_set(0..connections, 0..2).prop_map(|out| out.into_iter().collect());
+    let wave = prop::collection::vec(some, 1..4).prop_map(|excepted| Step::Wave { excepted });
     let flush = (any::<bool>(), 1..5usize).prop_map(|(small, max)| Step::Flush { small, max });
     let drain = (0..connections, 0..40usize).prop_map(|(n, room)| Step::Drain { n, room });
     let replay = (0..connections, 1..6usize).prop_map(|(n, frames)| Step::Replay { n, frames });
-    prop::collection::vec(prop_oneof![6 => place, 6 => flush, 4 => drain, 1 => replay], 0..60)
+    prop::collection::vec(prop_oneof![6 => place, 4 => wave, 6 => flush, 4 => drain, 1 => replay], 0..60)
 }
 
 proptest! {
@@ -209,6 +233,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Place { to, small } => owner.place(&to, small),
+                Step::Wave { excepted } => owner.wave(&excepted),
                 Step::Flush { small, max } => owner.flush(small, max),
                 Step::Drain { n, room } => owner.drain(n, room),
                 Step::Replay { n, frames } => owner.replay(n, frames),

@@ -44,6 +44,11 @@ impl Frame {
         Self::new(TEXT, &[payload], false)
     }
 
+    /// No frame, but the HTTP answer that grants a handshake (section 4.2.2), to go out before the first one.
+    pub fn handshake(answer: Vec<u8>) -> Self {
+        Self::of(answer, false)
+    }
+
     /// A ping (section 5.5.2). `payload` is at most 125 bytes.
     pub fn ping(payload: &[u8]) -> Self {
         debug_assert!(payload.len() <= 125);
@@ -82,6 +87,10 @@ impl Frame {
         for part in parts {
             bytes.extend_from_slice(part);
         }
+        Self::of(bytes, event)
+    }
+
+    fn of(bytes: Vec<u8>, event: bool) -> Self {
         Self(Arc::new(Inner { bytes: bytes.into_boxed_slice(), event, refused: AtomicU32::new(0) }))
     }
 

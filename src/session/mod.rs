@@ -55,6 +55,8 @@ pub(crate) struct Arrival {
     /// Why it may not stay, where its handshake already says so.
     pub(crate) refusal: Option<&'static str>,
     pub(crate) socket: TcpStream,
+    /// The answer to its handshake, which is yet to be written.
+    pub(crate) granted: Vec<u8>,
     /// Bytes that came behind the handshake.
     pub(crate) leftover: Bytes,
     pub(crate) ip: IpAddr,
@@ -113,6 +115,7 @@ impl Session {
             return None;
         };
         let seat = event_loop.seat(socket, at);
+        shard.with(|table| table.place_own(at, Frame::handshake(arrival.granted)));
         let limits = &node.config.limits;
         let mut session = Self {
             decoder: Decoder::new(Role::Server, limits.message_bytes),

@@ -14,8 +14,9 @@ use super::{
     frames::{self, Frame},
 };
 use crate::{
+    driver::{Dialect, Step},
     error::{Doing, Result, failed},
-    fanfare, http,
+    http,
 };
 
 /// How far a connection has come.
@@ -25,8 +26,8 @@ pub(super) enum Stage {
     Dialing,
     /// The upgrade was asked for.
     Upgrading,
-    /// The upgrade was granted; the welcome has not come.
-    Welcoming,
+    /// The upgrade was granted; the server has not said all yet that it must. Counts for the dialect.
+    Opening(u8),
     /// Open.
     Open,
 }
@@ -40,6 +41,16 @@ pub(super) struct Connection {
     carry: Vec<u8>,
     /// What the server's close frame said.
     pub(super) close_code: Option<u16>,
+}
+
+/// Who listens to a connection.
+pub(super) struct Listener<'f> {
+    /// How its server speaks.
+    pub(super) dialect: &'f dyn Dialect,
+    /// The user it is for.
+    pub(super) user: usize,
+    /// Pings answered, of either kind.
+    pub(super) pings: &'f mut u64,
 }
 
 /// What reading brought.
@@ -57,7 +68,7 @@ const PER_SOURCE: usize = 1000;
 
 impl Connection {
     /// Begins to connect the fleet's connection number `index`.
-    pub(super) fn dial(order: &Connect, index: usize, token: &str) -> Result<Self> {
+    pub(super) fn dial(order: &Connect, index: usize) -> Result<Self> {
         let Connect { to, source, .. } = *order;
         let dial = || -> io::Result<TcpStream> {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
@@ -79,7 +90,7 @@ impl Connection {
             }
         };
         let socket = dial().doing(format!("cannot connect to {to}"))?;
-        let request = fanfare::handshake(to, token);
+        let request = order.driver.dialect().handshake(to, order.first + index);
         Ok(Self { socket, stage: Stage::Dialing, request, carry: Vec::new(), close_code: None })
     }
 
@@ -101,13 +112,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads until the socket is empty, and hands each text frame to `event`; pings are answered and counted. Where
-    /// the server `has_ended` its side, that is read as well.
+    /// Reads until the socket is empty, and hands each text frame that may hold events to `event`; pings are answered
+    /// and counted. Where the server `has_ended` its side, that is read as well.
     pub(super) fn readable(
         &mut self,
         has_ended: bool,
         buffer: &mut [u8],
-        pings: &mut u64,
+        listener: &mut Listener<'_>,
         mut event: impl FnMut(&[u8]),
     ) -> Result<Readout> {
         loop {
@@ -118,7 +129,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return Ok(Readout::Ended),
             };
-            if !self.take(&buffer[..n], pings, &mut event)? {
+            if !self.take(&buffer[..n], listener, &mut event)? {
                 return Ok(Readout::Ended);
             }
             // A short read has emptied the socket; what comes later wakes the loop again.
@@ -129,7 +140,12 @@ impl Connection {
     }
 
     /// False if the server has said that it closes.
-    fn take(&mut self, bytes: &[u8], pings: &mut u64, event: &mut impl FnMut(&[u8])) -> Result<bool> {
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        listener: &mut Listener<'_>,
+        event: &mut impl FnMut(&[u8]),
+    ) -> Result<bool> {
         let mut carry = std::mem::take(&mut self.carry);
         let all = if carry.is_empty() {
             bytes
@@ -148,11 +164,11 @@ impl Connection {
                 return failed(format!("the server refused a client: {} {why}", head.first_line));
             }
             rest = &rest[head.bytes..];
-            self.stage = Stage::Welcoming;
+            self.open(0, None, listener)?;
         }
         while let Some((frame, used)) = frames::next(rest) {
             rest = &rest[used..];
-            if !self.frame(frame, pings, event)? {
+            if !self.frame(frame, listener, event)? {
                 return Ok(false);
             }
         }
@@ -160,15 +176,38 @@ impl Connection {
         Ok(true)
     }
 
-    fn frame(&mut self, frame: Frame<'_>, pings: &mut u64, event: &mut impl FnMut(&[u8])) -> Result<bool> {
-        match (frame.opcode, self.stage) {
-            (frames::TEXT, Stage::Open) => event(frame.payload),
-            (frames::TEXT, _) if fanfare::is_welcome(frame.payload) => self.stage = Stage::Open,
-            (frames::PING, _) => {
-                *pings += 1;
-                // A socket that takes no pong is about to end, which is counted then.
-                let _ = self.socket.write(&frames::pong(frame.payload));
+    /// Does what the dialect wants on the way to an open connection, on the upgrade or on a frame.
+    fn open(&mut self, mut heard: u8, frame: Option<&[u8]>, listener: &Listener<'_>) -> Result<()> {
+        let step = listener.dialect.open(listener.user, &mut heard, frame);
+        self.stage = if step == Step::Open { Stage::Open } else { Stage::Opening(heard) };
+        match step {
+            Step::Wait | Step::Open => Ok(()),
+            Step::Say(texts) => {
+                let frames: Vec<u8> = texts.iter().flat_map(|text| frames::text(text)).collect();
+                match self.socket.write(&frames).doing("a client cannot speak")? {
+                    n if n == frames.len() => Ok(()),
+                    _ => failed("the socket took half of what a client says first"),
+                }
             }
+            Step::Refused(why) => failed(format!("the server refused a client: {why}")),
+        }
+    }
+
+    fn frame(
+        &mut self,
+        frame: Frame<'_>,
+        listener: &mut Listener<'_>,
+        event: &mut impl FnMut(&[u8]),
+    ) -> Result<bool> {
+        match (frame.opcode, self.stage) {
+            (frames::TEXT, Stage::Open) => {
+                if let Some(answer) = listener.dialect.ping(frame.payload) {
+                    self.answer(&frames::text(answer), listener);
+                }
+                event(frame.payload);
+            }
+            (frames::TEXT, Stage::Opening(heard)) => self.open(heard, Some(frame.payload), listener)?,
+            (frames::PING, _) => self.answer(&frames::pong(frame.payload), listener),
             (frames::CLOSE, Stage::Open) => {
                 self.close_code = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
                 return Ok(false);
@@ -180,6 +219,12 @@ impl Connection {
             _ => {}
         }
         Ok(true)
+    }
+
+    fn answer(&mut self, pong: &[u8], listener: &mut Listener<'_>) {
+        *listener.pings += 1;
+        // A socket that takes no pong is about to end, which is counted then.
+        let _ = self.socket.write(pong);
     }
 
     /// Ends by a reset, which tells the server nothing.

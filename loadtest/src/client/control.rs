@@ -14,7 +14,10 @@ use super::{
     storm::Stormed,
     tally::{Expected, Report, Stream},
 };
-use crate::error::{Doing, Result, failed};
+use crate::{
+    driver::Driver,
+    error::{Doing, Result, failed},
+};
 
 /// Connections to make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,8 +28,8 @@ pub(crate) struct Connect {
     pub(crate) first: usize,
     /// How many.
     pub(crate) count: usize,
-    /// Signs their tokens.
-    pub(crate) secret: String,
+    /// How it is spoken to.
+    pub(crate) driver: Driver,
     /// The last two bytes of the first source address, 127.1.x.y; a thousand connections share one.
     pub(crate) source: u16,
     /// At most so many handshakes a second.
@@ -38,7 +41,7 @@ pub(crate) struct Connect {
 /// What a client process is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// Connect, and say [`Notice::Connected`] when all have had their welcome.
+    /// Connect, and say [`Notice::Connected`] when all are open.
     Connect(Connect),
     /// Count from zero.
     Begin {

@@ -8,7 +8,7 @@ use std::{
 use mio::{Events, Interest, Poll, Token, event::Event};
 
 use super::{
-    connection::{Connection, Readout, Stage},
+    connection::{Connection, Listener, Readout, Stage},
     control::{Connect, Link, Notice, Order},
     slow::Slow,
     storm::{Next, Storm},
@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     clock,
+    driver::Driver,
     error::{Doing, Error, Result, failed},
     stamp::Stamp,
-    token::Signer,
 };
 
 const CONTROL: Token = Token(usize::MAX);
@@ -54,7 +54,6 @@ pub(crate) fn run(background: bool) -> Result<()> {
 /// Connections that are being made.
 struct Dialing {
     order: Connect,
-    signer: Signer,
     begun: u64,
     progress: u64,
     under_way: usize,
@@ -76,6 +75,10 @@ struct Fleet {
     poll: Poll,
     control: Link,
     connections: Vec<Option<Connection>>,
+    /// How their server speaks, once it is known.
+    driver: Option<Driver>,
+    /// The first one's user.
+    first: usize,
     /// Connections that ended by themselves since connecting.
     ended: u64,
     pings: u64,
@@ -98,6 +101,8 @@ impl Fleet {
             poll,
             control,
             connections: Vec::new(),
+            driver: None,
+            first: 0,
             ended: 0,
             pings: 0,
             buffer: vec![0; 64 * 1024],
@@ -172,11 +177,13 @@ impl Fleet {
     }
 
     fn connect(&mut self, order: Connect) {
-        let (signer, begun, dialed) = (Signer::new(&order.secret), clock::now(), Vec::new());
+        let (begun, dialed) = (clock::now(), Vec::new());
         self.connections.clear();
         self.ended = 0;
+        self.first = order.first;
+        self.driver = Some(order.driver.clone());
         let tell = begun + TELL;
-        self.dialing = Some(Dialing { order, signer, begun, progress: begun, under_way: 0, dialed, tell });
+        self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0, dialed, tell });
     }
 
     /// Keeps handshakes under way, within their rate.
@@ -192,9 +199,8 @@ impl Fleet {
             && self.connections.len() <= due as usize
         {
             let index = self.connections.len();
-            let token = dialing.signer.sign(order.first + index);
             dialing.dialed.push(clock::now());
-            let mut connection = Connection::dial(order, index, &token)?;
+            let mut connection = Connection::dial(order, index)?;
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll
                 .registry()
@@ -261,17 +267,24 @@ impl Fleet {
 
     /// Reads what has come on a connection, on which the server may have ended its side.
     fn read(&mut self, index: usize, has_ended: bool) -> Result<()> {
-        let Some(Some(connection)) = self.connections.get_mut(index) else { return Ok(()) };
+        let (Some(Some(connection)), Some(driver)) = (self.connections.get_mut(index), &self.driver) else {
+            return Ok(());
+        };
         let before = connection.stage;
         let now = clock::now();
         let (tally, control, slow) = (&mut self.tally, &mut self.control, &mut self.slow);
         let mut told: Result<()> = Ok(());
-        let readout = connection.readable(has_ended, &mut self.buffer, &mut self.pings, |frame| {
-            let Some(stamp) = Stamp::find(frame) else { return };
-            if let Some(slow) = slow {
-                slow.note(index, stamp, now);
-            } else if let Some(stream) = tally.note(index, stamp, now) {
-                told = control.send(&Notice::Done(stream));
+        let (dialect, user) = (driver.dialect(), self.first + index);
+        let mut listener = Listener { dialect, user, pings: &mut self.pings };
+        let readout = connection.readable(has_ended, &mut self.buffer, &mut listener, |frame| {
+            for stamp in Stamp::all(frame) {
+                if let Some(slow) = slow {
+                    slow.note(index, stamp, now);
+                } else if let Some(stream) = tally.note(index, stamp, now)
+                    && told.is_ok()
+                {
+                    told = control.send(&Notice::Done(stream));
+                }
             }
         })?;
         told?;

@@ -15,6 +15,8 @@ pub(crate) const TEXT: u8 = 1;
 pub(crate) const CLOSE: u8 = 8;
 /// Ping.
 pub(crate) const PING: u8 = 9;
+/// Pong.
+const PONG: u8 = 10;
 
 /// The first frame of `bytes` and its whole length, once all of it is there.
 pub(crate) fn next(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
@@ -28,9 +30,27 @@ pub(crate) fn next(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
     Some((Frame { opcode: first & 0x0f, payload }, head + length))
 }
 
-/// A client's pong; its mask is zero, so that the payload stands as it is.
+/// A client's pong.
 pub(crate) fn pong(payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x8a, 0x80 | payload.len() as u8, 0, 0, 0, 0];
+    client(PONG, payload)
+}
+
+/// A client's text.
+pub(crate) fn text(payload: &str) -> Vec<u8> {
+    client(TEXT, payload.as_bytes())
+}
+
+/// A client's frame of at most 65,535 bytes; its mask is zero, so that the payload stands as it is.
+fn client(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        length @ 0..=125 => frame.push(0x80 | length as u8),
+        length => {
+            frame.push(0xfe);
+            frame.extend((length as u16).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
     frame.extend_from_slice(payload);
     frame
 }
@@ -62,5 +82,13 @@ mod tests {
             let (frame, used) = next(&bytes).unwrap();
             assert_eq!((frame.opcode, frame.payload.len(), used), (TEXT, length, bytes.len()));
         }
+    }
+
+    #[test]
+    fn a_client_masks_with_zeros() {
+        assert_eq!(pong(b"p"), [0x8a, 0x81, 0, 0, 0, 0, b'p']);
+        let long = text(&"a".repeat(300));
+        assert_eq!(long[..9], [0x81, 0xfe, 1, 44, 0, 0, 0, 0, b'a']);
+        assert_eq!(long.len(), 8 + 300);
     }
 }

@@ -122,12 +122,13 @@ impl Storm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::Driver;
 
     #[test]
     fn storms_follow_each_other_from_other_addresses_until_they_are_to_stop() {
         let to = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let (secret, receive_buffer) = (String::new(), None);
-        let order = Connect { to, first: 0, count: 0, secret, source: 3, rate: 1, receive_buffer };
+        let (driver, receive_buffer) = (Driver::floor(), None);
+        let order = Connect { to, first: 0, count: 0, driver, source: 3, rate: 1, receive_buffer };
         let mut storm = Storm::new(order).unwrap();
         assert!(matches!(storm.next().unwrap(), Next::Wait), "they are coming");
         storm.welcomed(5);

@@ -264,8 +264,8 @@ impl<'f> Drive<'f> {
         let exact = clock::now();
         let due = if running.is_paced() { due } else { exact };
         let Some((recipients, sequence)) = running.next(exact, self.free[at]) else { return Ok(()) };
-        if caller.is_closed || now.saturating_sub(self.free[at]) > clock::nanos(IDLE) {
-            caller.renew(&running.lane.api, self.fleets.poll.registry(), Token(at))?;
+        if now.saturating_sub(self.free[at]) > clock::nanos(IDLE) {
+            caller.renew();
         }
         let sequence = sequence.unwrap_or(caller.sequence);
         let stamp = Stamp { round: self.round, stream: caller.stream, sequence, at: due };

@@ -8,8 +8,8 @@ use super::timeline::Timeline;
 use crate::{
     client::Expected,
     clock,
+    driver::{Api, Recipients},
     error::Result,
-    fanfare::{Api, Recipients},
     filter::Filter,
 };
 
@@ -207,9 +207,10 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::driver::Driver;
 
     fn running(aim: Aim, pace: Pace, users: Range<usize>) -> Running {
-        let api = Api { address: SocketAddr::from(([127, 0, 0, 1], 1)), key: None };
+        let api = Api { address: SocketAddr::from(([127, 0, 0, 1], 1)), driver: Driver::floor() };
         let lane = Lane { name: "", aim, pace, callers: 2, bytes: 0, api, fleets: 0..1 };
         Running::new(&lane, 0, users).unwrap()
     }

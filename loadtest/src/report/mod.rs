@@ -10,11 +10,8 @@ mod text;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-pub(crate) use self::page::page;
-use self::{
-    machine::Machine,
-    measurement::{Measurement, Use},
-};
+use self::measurement::{Measurement, Use};
+pub(crate) use self::{machine::Machine, page::page};
 use crate::{cli::Common, client, publisher::Outcome};
 
 /// One scenario's findings.

@@ -9,7 +9,7 @@ use std::{
 
 use super::{PACED_CALLERS, Setting, add_memory, titled};
 use crate::{
-    cli::Churn,
+    cli::{Churn, Kind},
     client::{Stormed, histogram, merge},
     error::{Result, failed},
     inspect,
@@ -82,8 +82,7 @@ impl Churning<'_> {
         let common = &args.common;
         let cpu = || server.process.map(Process::cpu).transpose();
         let before = cpu()?;
-        let (to, secret) = (server.api.address, &common.token_secret);
-        setting.fleets.storm(stormy, (to, secret, common.connect_rate))?;
+        setting.fleets.storm(stormy, (&server.api, common.connect_rate))?;
         let outcome = setting.measure(name, lanes, (server.process, common.duration), findings)?;
         let stormed = setting.fleets.calm(stormy)?;
         let cpu = before.zip(cpu()?).map(|(before, after)| after.saturating_sub(before));
@@ -106,9 +105,10 @@ impl Churning<'_> {
     }
 }
 
-/// What the server counts; the floor does not.
+/// What the server counts, if it is Fanfare.
 fn connections(args: &Churn, server: &Server) -> Result<Option<u64>> {
-    if args.common.floor { Ok(None) } else { inspect::connections(&server.api).map(Some) }
+    let counts = args.common.target.kind() == Kind::Fanfare;
+    if counts { inspect::connections(&server.api).map(Some) } else { Ok(None) }
 }
 
 fn note_storms(findings: &mut Findings, name: &str, all: &[Stormed], cpu: Option<Duration>) -> Result<()> {

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::{Setting, add_memory};
 use crate::{
-    cli::{Common, Filtered},
+    cli::{Common, Filtered, Kind},
+    driver::need_filters,
     error::{Result, failed},
     filter::{By, Filter, INDEXED},
     inspect,
@@ -23,7 +24,8 @@ struct Costs {
 
 /// Runs `filtered`; without the reference where the server is not started here.
 pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
-    if args.common.floor {
+    need_filters(&args.common.target)?;
+    if args.common.target.kind() == Kind::Floor {
         return failed("the floor knows no filters; what it costs to send to N is `serial --floor -n N`");
     }
     let filter = Filter { by: args.by, share: args.share };
@@ -33,13 +35,13 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
     }
     // For a scan too: both kinds then have the same server.
     let common = args.common.with_server_arg(&format!("--index={INDEXED}"));
-    let sides = if common.server_binary.is_some() { 2 } else { 1 };
+    let sides = if common.target.url.is_none() { 2 } else { 1 };
     let mut setting = Setting::new(usize::from(common.repeat) * sides)?;
     let server = Server::open(&common)?;
     let fleets = setting.connect(&common, &server, args.connections, false)?;
     check(&server, filter, matching)?;
     let mut sides = vec![("filtered", lane(&common, &server, Aim::Matching(filter), fleets), server)];
-    if common.server_binary.is_some() {
+    if common.target.url.is_none() {
         let server = Server::open(&common)?;
         let fleets = setting.connect(&common, &server, matching, false)?;
         sides.push(("alone", lane(&common, &server, Aim::Everyone, fleets), server));

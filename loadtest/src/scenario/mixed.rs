@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{Setting, add_memory};
 use crate::{
     cli::Mixed,
+    driver,
     error::{Result, failed},
     filter::Filter,
     process::Process,
@@ -18,6 +19,7 @@ const CALLERS: usize = 32;
 
 /// Runs `mixed`.
 pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
+    driver::need_filters(&args.common.target)?;
     if args.probes == 0 || args.probes >= args.connections {
         return failed("--probes must be at least 1, and fewer than --connections");
     }

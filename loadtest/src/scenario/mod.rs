@@ -71,8 +71,8 @@ impl Setting {
         which: &Range<usize>,
         limits: Limits,
     ) -> Result<()> {
-        let (to, secret, rate) = (server.api.address, &common.token_secret, common.connect_rate);
-        self.fleets.connect(which.clone(), (to, secret, rate), limits, &self.progress)
+        let to = (&server.api, common.connect_rate);
+        self.fleets.connect(which.clone(), to, limits, &self.progress)
     }
 
     /// Lets the lanes work for a moment that nobody measures.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{PACED_CALLERS, Setting, titled};
 use crate::{
-    cli::Slow,
+    cli::{Kind, Slow},
     client::Heard,
     error::{Result, failed},
     fleets::Limits,
@@ -72,7 +72,8 @@ fn stall(
         Some(process) => process.memory().map(|memory| Some(memory.resident)),
         None => Ok(None),
     };
-    let slowness = || if common.floor { Ok(None) } else { inspect::slowness(&server.api).map(Some) };
+    let counts = common.target.kind() == Kind::Fanfare;
+    let slowness = || if counts { inspect::slowness(&server.api).map(Some) } else { Ok(None) };
     let limits = Limits { receive_buffer: Some(RECEIVE_BUFFER), ..Limits::default() };
     setting.reconnect(common, server, slow, limits)?;
     let (before, counted) = (memory()?, slowness()?);
