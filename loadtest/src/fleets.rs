@@ -138,9 +138,11 @@ impl Fleets {
     }
 
     /// Has the fleets `which` connect and disconnect all their connections again and again, until they are calmed.
-    pub(crate) fn storm(&mut self, which: &Range<usize>, to: (&Api, u32)) -> Result<()> {
+    pub(crate) fn storm(&mut self, which: &Range<usize>, (api, rate): (&Api, u32)) -> Result<()> {
+        // They storm at the same time, and share the rate.
+        let rate = rate.div_ceil(which.len().max(1) as u32);
         which.clone().try_for_each(|at| {
-            let order = self.connection_order(at, to, Limits::default());
+            let order = self.connection_order(at, (api, rate), Limits::default());
             self.tell(at, &Order::Storm(order))
         })
     }

@@ -202,10 +202,10 @@ impl<'f> Drive<'f> {
             if now > self.until + clock::nanos(BACKLOG) {
                 self.lanes.iter_mut().for_each(|running| running.give_up(self.until));
             }
+            self.fire(now)?;
             if self.sampler.look(now)? {
                 progress.at((now - self.began) / 1_000_000);
             }
-            self.fire(now)?;
             if self.is_over(now)? {
                 return Ok(());
             }
@@ -312,7 +312,7 @@ impl<'f> Drive<'f> {
     fn end(&mut self) -> Result<Vec<Report>> {
         let (counted, sent) = (self.fleets.counted(), self.sent());
         for &at in &counted {
-            let users = self.fleets.users(&(at..at + 1));
+            let users = self.fleets.connected(at);
             let mut expected = Vec::new();
             for running in &self.lanes {
                 let reached = running.lane.fleets.contains(&at);

@@ -113,7 +113,7 @@ fn used(
         name: measurement.name.clone(),
         points: measurement.server.iter().filter_map(|used| Some((used.seconds, value(used)?))).collect(),
     };
-    let lines = measurements.iter().map(line).collect();
+    let lines = measurements.iter().map(line).filter(|line| !line.points.is_empty()).collect();
     let plot = Plot { x: Axis::linear("s"), y: Axis::linear(unit), lines };
     Curves { title: title.to_owned(), note, plot }
 }

@@ -51,11 +51,12 @@ pub(crate) struct Use {
 
 impl Measurement {
     pub(super) fn new(name: &str, repetition: usize, outcome: &Outcome) -> Self {
+        let deliveries = outcome.report.deliveries;
         Self {
             name: name.to_owned(),
             repetition,
             seconds: outcome.seconds,
-            micros_per_delivery: outcome.cpu_micros_per(outcome.report.deliveries),
+            micros_per_delivery: outcome.cpu_micros_per(deliveries).filter(|_| deliveries > 0),
             lanes: outcome.lanes.iter().map(LaneView::new).collect(),
             server: outcome.samples.windows(2).map(|two| Use::between(two[0], two[1], outcome)).collect(),
         }

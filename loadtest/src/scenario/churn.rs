@@ -53,8 +53,9 @@ pub(crate) fn churn(args: &Churn) -> Result<Findings> {
     setting.warm_up(&lanes)?;
     let before = connections(args, &server)?;
     let mut churning = Churning { args, setting, server, stormy };
+    let on = (churning.server.process, common.duration);
     for _ in 0..common.repeat {
-        let calm = churning.setting.measure("calm", &lanes, (common, &churning.server), &mut findings)?;
+        let calm = churning.setting.measure("calm", &lanes, on, &mut findings)?;
         let calm = note(&mut findings, "calm", &calm);
         churning.storm("storm alone", &[], &mut findings)?;
         let with = churning.storm("with storms", &lanes, &mut findings)?;
@@ -82,7 +83,7 @@ impl Churning<'_> {
         let cpu = || server.process.map(Process::cpu).transpose();
         let before = cpu()?;
         setting.fleets.storm(stormy, (&server.api, common.connect_rate))?;
-        let outcome = setting.measure(name, lanes, (common, server), findings)?;
+        let outcome = setting.measure(name, lanes, (server.process, common.duration), findings)?;
         let stormed = setting.fleets.calm(stormy)?;
         let cpu = before.zip(cpu()?).map(|(before, after)| after.saturating_sub(before));
         // Beside events the processor time is not that of handshakes alone.

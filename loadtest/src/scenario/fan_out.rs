@@ -54,7 +54,7 @@ fn run(
     let lanes = [lane];
     setting.warm_up(&lanes)?;
     for _ in 0..common.repeat {
-        let outcome = setting.measure("", &lanes, (common, &server), &mut findings)?;
+        let outcome = setting.measure("", &lanes, (server.process, common.duration), &mut findings)?;
         note(&mut findings, &outcome);
     }
     Ok(findings)

@@ -107,7 +107,8 @@ fn measure(
     (name, lane, server): &(&str, Lane, Server),
     findings: &mut Findings,
 ) -> Result<Costs> {
-    let outcome = setting.measure(name, std::slice::from_ref(lane), (common, server), findings)?;
+    let outcome =
+        setting.measure(name, std::slice::from_ref(lane), (server.process, common.duration), findings)?;
     let lane = &outcome.lanes[0];
     let cpu_micros = outcome.cpu_micros_per(lane.sent);
     if let Some(micros) = cpu_micros {

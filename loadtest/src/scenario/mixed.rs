@@ -8,6 +8,7 @@ use crate::{
     driver,
     error::{Result, failed},
     filter::Filter,
+    process::Process,
     publisher::{Aim, Lane, Outcome, Pace},
     report::Findings,
     server::Server,
@@ -38,7 +39,7 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
     let probes = setting.connect(&args.common, &server, args.probes, false)?;
     let bulk = setting.connect(&args.common, &server, args.connections - args.probes, false)?;
     let lanes = [single(args, &server, probes.clone()), scan(args, &server, probes.start..bulk.end)];
-    measure(args, &mut setting, &lanes, ("", &server), &mut findings)?;
+    measure(args, &mut setting, &lanes, ("", server.process), &mut findings)?;
     Ok(findings)
 }
 
@@ -50,7 +51,8 @@ fn calibrate(args: &Mixed, findings: &mut Findings) -> Result<()> {
     let probes = setting.connect(&args.common, &for_single, args.probes, false)?;
     let bulk = setting.connect(&args.common, &for_scan, args.connections - args.probes, false)?;
     let lanes = [single(args, &for_single, probes), scan(args, &for_scan, bulk)];
-    measure(args, &mut setting, &lanes, ("floor: ", &for_single), findings)
+    // Neither of the two would say anything by itself.
+    measure(args, &mut setting, &lanes, ("floor: ", None), findings)
 }
 
 fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
@@ -81,7 +83,7 @@ fn measure(
     args: &Mixed,
     setting: &mut Setting,
     lanes: &[Lane; 2],
-    (prefix, server): (&str, &Server),
+    (prefix, server): (&str, Option<Process>),
     findings: &mut Findings,
 ) -> Result<()> {
     setting.warm_up(lanes)?;
@@ -89,7 +91,7 @@ fn measure(
         let mut p99 = |with: bool, findings: &mut Findings| -> Result<f64> {
             let (lanes, name) = if with { (&lanes[..], "with scans") } else { (&lanes[..1], "alone") };
             let name = format!("{prefix}{name}");
-            let outcome = setting.measure(&name, lanes, (&args.common, server), findings)?;
+            let outcome = setting.measure(&name, lanes, (server, args.common.duration), findings)?;
             Ok(note(findings, &name, &outcome))
         };
         let alone = p99(false, findings)?;

@@ -87,28 +87,16 @@ impl Setting {
         drive(&mut self.fleets, lanes, bound, server, self.round, &self.progress)
     }
 
-    /// Runs one measurement that the report shows as `name`, as long as the command line says, and keeps all of it.
+    /// Runs one measurement that the report shows as `name`, on the `server` for so long, and keeps all of it.
     fn measure(
         &mut self,
         name: &str,
         lanes: &[Lane],
-        (common, server): (&Common, &Server),
-        findings: &mut Findings,
-    ) -> Result<Outcome> {
-        self.measure_for(common.duration, name, lanes, server, findings)
-    }
-
-    /// The same for another `duration`.
-    fn measure_for(
-        &mut self,
-        duration: Duration,
-        name: &str,
-        lanes: &[Lane],
-        server: &Server,
+        (server, duration): (Option<Process>, Duration),
         findings: &mut Findings,
     ) -> Result<Outcome> {
         self.progress.begin_measurement(duration);
-        let outcome = self.drive(lanes, lasting(duration), server.process)?;
+        let outcome = self.drive(lanes, lasting(duration), server)?;
         findings.keep(name, &outcome);
         Ok(outcome)
     }

@@ -51,7 +51,7 @@ pub(crate) fn slow(args: &Slow) -> Result<Findings> {
     }];
     setting.warm_up(&lanes)?;
     for _ in 0..common.repeat {
-        let without = setting.measure(WITHOUT, &lanes, (common, &server), &mut findings)?;
+        let without = setting.measure(WITHOUT, &lanes, (server.process, common.duration), &mut findings)?;
         let without = note(&mut findings, WITHOUT, &without);
         let with = stall(args, &mut setting, &server, (&lanes, &slow), &mut findings)?;
         findings.add("p99 with slow ones over p99 without", "times", with / without);
@@ -78,7 +78,7 @@ fn stall(
     setting.reconnect(common, server, slow, limits)?;
     let (before, counted) = (memory()?, slowness()?);
     setting.fleets.deafen(slow)?;
-    let outcome = setting.measure_for(args.stall, WITH, lanes, server, findings)?;
+    let outcome = setting.measure(WITH, lanes, (server.process, args.stall), findings)?;
     setting.progress.begin("hearing the slow ones", 1);
     let heard = setting.fleets.undeafen(slow, setting.round, &outcome.sent)?;
     let counted = counted.zip(slowness()?);

@@ -33,7 +33,7 @@ pub(crate) fn targeted(args: &Targeted) -> Result<Findings> {
     }];
     setting.warm_up(&lanes)?;
     for _ in 0..common.repeat {
-        let outcome = setting.measure("", &lanes, (common, &server), &mut findings)?;
+        let outcome = setting.measure("", &lanes, (server.process, common.duration), &mut findings)?;
         let lane = &outcome.lanes[0];
         findings.add("events a second", "", lane.sent as f64 / outcome.seconds);
         if let Some(micros) = outcome.cpu_micros_per(lane.sent) {
