@@ -146,7 +146,9 @@ mod tests {
             (0..count).map(|n| Frame::event_text(&[&vec![n as u8; bytes]])).collect()
         };
         let mut volley = Volley::default();
-        for (run, (count, bytes, pieces)) in [(3, 100, 1), (1, 100, 1), (3, JOINED_BYTES / 2, 3)].into_iter().enumerate() {
+        for (run, (count, bytes, pieces)) in
+            [(3, 100, 1), (1, 100, 1), (3, JOINED_BYTES / 2, 3)].into_iter().enumerate()
+        {
             let frames = frames(count, bytes);
             let first = run as u64 * 10;
             volley.aim(first, first + count as u64, &frames);
