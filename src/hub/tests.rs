@@ -294,6 +294,27 @@ fn who_is_too_slow_is_closed_and_what_it_loses_is_counted() {
 }
 
 #[test]
+fn a_wave_ends_at_the_close_frame_of_who_is_too_slow() {
+    let limits = Limits { outbox_frames: 2, ..Limits::default() };
+    let context = context(limits, &[], SlowConsumer::Disconnect);
+    let metrics = context.app(APP).metrics.clone();
+    let mut owner = Owner { table: Table::new(0, context), ..Owner::new(0) };
+    owner.at = vec![connect(&mut owner.table, "slow", Value::Null)];
+    (owner.sockets, owner.blocked, owner.expected) = (vec![Socket::default()], vec![false], vec![Vec::new()]);
+    owner.place(&[0], false);
+    owner.flush(false, 1);
+    let wave: Vec<_> =
+        (0..5).map(|_| (owner.frame(), owner.gate.try_admit(1000, 8).unwrap(), Except::default())).collect();
+    let queued: Vec<u64> = place_at_once(&mut owner.table, wave).iter().map(|counts| counts.queued).collect();
+    assert_eq!(queued, [1, 0, 0, 0, 0]);
+    assert_eq!(owner.table.state(owner.at[0]), State::Closing);
+    assert_eq!(metrics.drops(DropReason::Slow), 3, "the one refused, and two of the wave");
+    owner.drain(0, 1 << 16);
+    let taken = &owner.sockets[0].taken;
+    assert_eq!((taken[0], taken.len()), (0x88, 12), "a close frame, and nothing behind it");
+}
+
+#[test]
 fn where_configured_the_oldest_go_and_the_connection_stays() {
     let limits = Limits { outbox_frames: 3, ..Limits::default() };
     let context = context(limits, &[], SlowConsumer::DropOldest);

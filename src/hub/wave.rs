@@ -130,6 +130,10 @@ impl Table {
     fn place_singly(&mut self, slot: u32, wave: &Wave, tally: &mut Tally) {
         for (at, rider) in wave.iter().enumerate() {
             let entry = &mut self.slots[slot as usize];
+            if entry.state != State::Open {
+                // Closed as too slow by the one before; nothing may stand behind its close frame.
+                break;
+            }
             if entry.connection.as_ref().is_some_and(|connection| rider.except.has(connection)) {
                 tally.excepted[at] += 1;
             } else if entry.outbox.is_blocked() {
