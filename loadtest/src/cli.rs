@@ -58,9 +58,9 @@ pub(crate) enum Command {
     /// A client process; started by the others
     #[command(hide = true)]
     Fleet {
-        /// Gives way to everything else
+        /// Goes before everything else
         #[arg(long)]
-        background: bool,
+        first: bool,
     },
 }
 
@@ -215,6 +215,9 @@ pub(crate) struct Mixed {
     /// Scans a second, at most; without it one follows the other
     #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) scan_rate: Option<f64>,
+    /// Do not ask the system to run the callers and the single events' clients before everything else
+    #[arg(long)]
+    pub(crate) ordinary_priority: bool,
     /// Leave out the same with two floor servers, one for each kind of event, which shows the harness's own noise
     #[arg(long)]
     pub(crate) no_calibration: bool,

@@ -68,13 +68,14 @@ impl Fleets {
         })
     }
 
-    /// Starts as many processes as `connections` need; answers which. Those in the `background` give way to others.
-    pub(crate) fn start(&mut self, connections: usize, background: bool) -> Result<Range<usize>> {
+    /// Starts as many processes as `connections` need; answers which. Those that go `first` do
+    /// so before all other processes.
+    pub(crate) fn start(&mut self, connections: usize, first: bool) -> Result<Range<usize>> {
         let from = self.members.len();
         let processes = connections.div_ceil(PER_PROCESS).max(1);
         for process in 0..processes {
             let count = connections / processes + usize::from(process < connections % processes);
-            let fleet = spawn(count, background)?;
+            let fleet = spawn(count, first)?;
             self.members.push(fleet);
             let at = self.members.len() - 1;
             let link = &mut self.members[at].link;
@@ -252,12 +253,12 @@ impl Fleets {
     }
 }
 
-fn spawn(count: usize, background: bool) -> Result<Fleet> {
+fn spawn(count: usize, first: bool) -> Result<Fleet> {
     let (ours, theirs) = UnixStream::pair().doing("cannot make a socket between processes")?;
     let program = std::env::current_exe().doing("cannot find this program")?;
     let child = Command::new(program)
         .arg("fleet")
-        .args(background.then_some("--background"))
+        .args(first.then_some("--first"))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .doing("cannot start a client process")?;

@@ -11,6 +11,7 @@ mod fleets;
 mod floor;
 mod http;
 mod inspect;
+mod priority;
 mod process;
 mod progress;
 mod publisher;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
 /// True if nothing went wrong that a test looks for.
 fn run(command: &Command) -> Result<bool> {
     let (findings, common) = match command {
-        Command::Fleet { background } => return client::run(*background).map(|()| true),
+        Command::Fleet { first } => return client::run(*first).map(|()| true),
         Command::Floor { listen } => return floor::run(*listen).map(|()| true),
         Command::Servers => {
             driver::list();

@@ -10,7 +10,10 @@ use super::{
 use crate::{
     hub::{Batch, Load, Outcome, Progress, SlotRef, Table, Work},
     id::AppId,
-    limits::{CLOSE_GRACE, LINGER, LINGER_FRAMES, SLICE, SLICE_STRIDE, SMALL_SLICES_PER_BULK, WRITE_VECTORS},
+    limits::{
+        CLOSE_GRACE, LINGER, LINGER_FRAMES, SLICE, SLICE_BESIDE_SMALL, SLICE_STRIDE, SMALL_EXPECTED,
+        SMALL_SLICES_PER_BULK, WRITE_VECTORS,
+    },
     metrics::DropReason,
     protocol::frame::Frame,
 };
@@ -23,6 +26,7 @@ impl EventLoop {
         let mut outcome = Outcome::default();
         let mut delivered = vec![0u64; self.hub.context().apps.len()];
         let mut small_in_a_row = 0;
+        let mut small_expected = Instant::now();
         loop {
             self.note_closing();
             let (small, bulk) = self.shard.own(|table| table.waiting());
@@ -34,7 +38,12 @@ impl EventLoop {
             let small = small || (bulk && self.linger().await);
             let small = small && (!bulk || small_in_a_row < SMALL_SLICES_PER_BULK);
             small_in_a_row = if small { small_in_a_row + 1 } else { 0 };
-            self.slice(small, &mut batch, &mut volley, &mut outcome, &mut delivered);
+            let begun = Instant::now();
+            if small {
+                small_expected = begun + SMALL_EXPECTED;
+            }
+            let until = begun + if begun < small_expected { SLICE_BESIDE_SMALL } else { SLICE };
+            self.slice((small, until), &mut batch, &mut volley, &mut outcome, &mut delivered);
             tokio::task::yield_now().await;
         }
     }
@@ -57,17 +66,16 @@ impl EventLoop {
         }
     }
 
-    /// Works a flush list off for about 200 µs. A batch is taken, written and settled before the next one is taken,
+    /// Works a flush list off until about `until`. A batch is taken, written and settled before the next one is taken,
     /// so that no frame can overtake another of its connection.
     fn slice(
         self: &Rc<Self>,
-        small: bool,
+        (small, until): (bool, Instant),
         batch: &mut Batch,
         volley: &mut Volley,
         outcome: &mut Outcome,
         delivered: &mut [u64],
     ) {
-        let until = Instant::now() + SLICE;
         loop {
             if !self.shard.own(|table| table.take(small, SLICE_STRIDE, batch)) {
                 break;

@@ -18,6 +18,7 @@ use crate::{
     clock,
     driver::Driver,
     error::{Doing, Error, Result, failed},
+    priority,
     stamp::Stamp,
 };
 
@@ -37,14 +38,13 @@ const AFTERMATH: u64 = 20_000_000;
 
 /// Runs a client process over its standard input, a socket, until the test hangs up.
 ///
-/// With `background` it gives way to all other processes: to clients that are measured, and to the server.
-pub(crate) fn run(background: bool) -> Result<()> {
-    if background {
-        rustix::process::nice(10).doing("cannot give way")?;
-    }
+/// With `first` it goes before all other processes, where the system permits that.
+pub(crate) fn run(first: bool) -> Result<()> {
+    let is_first = !first || priority::go_first();
     let control = rustix::stdio::stdin().as_fd().try_clone_to_owned();
     let mut fleet = Fleet::new(Link::new(UnixStream::from(control.doing("no standard input")?))?)?;
-    match fleet.serve() {
+    let served = if is_first { fleet.serve() } else { failed("a client process may not go first") };
+    match served {
         Ok(()) => Ok(()),
         // The test says it; if it is gone, nobody is interested.
         Err(error) => fleet.control.send(&Notice::Failed(error.to_string())),

@@ -8,6 +8,7 @@ use crate::{
     driver,
     error::{Result, failed},
     filter::Filter,
+    priority::First,
     process::Process,
     publisher::{Aim, Lane, Outcome, Pace},
     report::Findings,
@@ -23,36 +24,43 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
     if args.probes == 0 || args.probes >= args.connections {
         return failed("--probes must be at least 1, and fewer than --connections");
     }
+    let first = !args.ordinary_priority && First::ask().is_some();
+    let priority = match (first, args.ordinary_priority) {
+        (true, _) => "before all other processes",
+        (false, true) => "ordinary",
+        (false, false) => "ordinary, since the system permits no other (root, or ulimit -r 50, would)",
+    };
     let settings = vec![
         ("connections", args.connections.to_string()),
         ("probes", args.probes.to_string()),
         ("rate", args.rate.to_string()),
         ("scans", args.scan_rate.map_or("one after another".to_owned(), |rate| format!("{rate}/s"))),
         ("bytes", args.common.bytes.to_string()),
+        ("priority of callers and probes", priority.to_owned()),
     ];
     let mut findings = Findings::new("mixed", &args.common, settings);
     if !args.no_calibration {
-        calibrate(args, &mut findings)?;
+        calibrate(args, first, &mut findings)?;
     }
     let server = Server::open(&args.common)?;
     let mut setting = Setting::new(usize::from(args.common.repeat) * 2)?;
-    let probes = setting.connect(&args.common, &server, args.probes, false)?;
+    let probes = setting.connect(&args.common, &server, args.probes, first)?;
     let bulk = setting.connect(&args.common, &server, args.connections - args.probes, false)?;
     let lanes = [single(args, &server, probes.clone()), scan(args, &server, probes.start..bulk.end)];
-    measure(args, &mut setting, &lanes, ("", server.process), &mut findings)?;
+    measure(args, first, &mut setting, &lanes, ("", server.process), &mut findings)?;
     Ok(findings)
 }
 
 /// The same clients and callers, but the single events and the scan's go by way of two bare servers, so that neither
 /// waits for the other: what is seen is the processors shared between the harness's own processes.
-fn calibrate(args: &Mixed, findings: &mut Findings) -> Result<()> {
+fn calibrate(args: &Mixed, first: bool, findings: &mut Findings) -> Result<()> {
     let (for_single, for_scan) = (Server::floor()?, Server::floor()?);
     let mut setting = Setting::new(usize::from(args.common.repeat) * 2)?;
-    let probes = setting.connect(&args.common, &for_single, args.probes, false)?;
+    let probes = setting.connect(&args.common, &for_single, args.probes, first)?;
     let bulk = setting.connect(&args.common, &for_scan, args.connections - args.probes, false)?;
     let lanes = [single(args, &for_single, probes), scan(args, &for_scan, bulk)];
     // Neither of the two would say anything by itself.
-    measure(args, &mut setting, &lanes, ("floor: ", None), findings)
+    measure(args, first, &mut setting, &lanes, ("floor: ", None), findings)
 }
 
 fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
@@ -81,11 +89,14 @@ fn scan(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
 
 fn measure(
     args: &Mixed,
+    first: bool,
     setting: &mut Setting,
     lanes: &[Lane; 2],
     (prefix, server): (&str, Option<Process>),
     findings: &mut Findings,
 ) -> Result<()> {
+    // From here on: what was started before is to stay ordinary.
+    let _first = first.then(First::ask);
     setting.warm_up(lanes)?;
     for _ in 0..args.common.repeat {
         let mut p99 = |with: bool, findings: &mut Findings| -> Result<f64> {

@@ -50,15 +50,15 @@ impl Setting {
         Ok(Self { fleets: Fleets::new()?, round: 0, progress: Progress::new(measurements) })
     }
 
-    /// Starts client processes for `connections` and connects them.
+    /// Starts client processes for `connections`, which go before all others with `first`, and connects them.
     fn connect(
         &mut self,
         common: &Common,
         server: &Server,
         connections: usize,
-        background: bool,
+        first: bool,
     ) -> Result<Range<usize>> {
-        let which = self.fleets.start(connections, background)?;
+        let which = self.fleets.start(connections, first)?;
         self.reconnect(common, server, &which, Limits::default())?;
         Ok(which)
     }
