@@ -127,8 +127,16 @@ pub const EASE_STEP: Duration = Duration::from_millis(1);
 /// How long a shard that is ahead of the others waits for more to write, while the gate is full.
 pub const LINGER: Duration = Duration::from_millis(1);
 
-/// Frames of a connection that are worth a system call while the gate is full: half of what it lets in.
-pub const LINGER_FRAMES: usize = 32;
+/// The part of what the gate lets in that is worth a system call for one connection while the gate is full.
+pub const LINGER_PART: usize = 2;
+
+/// Bytes of a frame that count as one large publication at the gate; 64 of them are 40 KiB for a connection at a time.
+/// Past about 48 KiB a write is hardly cheaper, and everyone waits longer: docs/performance.md has the figures.
+pub const ADMITTED_UNIT: usize = 640;
+
+/// The most of the gate that one large publication takes for its bytes, as a part of it: so many are always under way at
+/// once, and no shard waits for the last one's end.
+pub const ADMITTED_PART: usize = 8;
 
 /// Small slices flushed before a waiting bulk slice gets its turn.
 pub const SMALL_SLICES_PER_BULK: usize = 4;
@@ -261,7 +269,8 @@ pub struct Limits {
     pub accepts_per_second: u32,
     /// Connections from one address (IPv6: one /64); 0 is off, so that an unconfigured load balancer is no outage.
     pub connections_per_address: usize,
-    /// Large publications accepted and not yet offered to every socket. 64 keeps p99 flat under flood.
+    /// Large publications accepted and not yet offered to every socket, every 640 bytes counting as one (one publication
+    /// as an eighth of them at most). 64 keeps p99 flat under flood.
     pub bulk_publications: usize,
     /// Deliveries of large publications that may be outstanding.
     pub bulk_deliveries: usize,

@@ -11,7 +11,7 @@ use crate::{
     hub::{Batch, Load, Outcome, Progress, SlotRef, Table, Work},
     id::AppId,
     limits::{
-        CLOSE_GRACE, LINGER, LINGER_FRAMES, SLICE, SLICE_BESIDE_SMALL, SLICE_STRIDE, SMALL_EXPECTED,
+        CLOSE_GRACE, LINGER, LINGER_PART, SLICE, SLICE_BESIDE_SMALL, SLICE_STRIDE, SMALL_EXPECTED,
         SMALL_SLICES_PER_BULK, WRITE_VECTORS,
     },
     metrics::DropReason,
@@ -54,10 +54,14 @@ impl EventLoop {
     /// Another shard is behind then: what little could be written now would cost as many system calls as all that comes
     /// within the millisecond, and take the processor from those behind.
     async fn linger(&self) -> bool {
+        if self.hub.shards().len() == 1 {
+            return false;
+        }
+        let worth = self.hub.limits().bulk_publications / LINGER_PART;
         let until = tokio::time::Instant::now() + LINGER;
         loop {
             let (front, small) = self.shard.own(|table| (table.front(), table.waiting().0));
-            if small || front >= LINGER_FRAMES || !self.hub.is_full() {
+            if small || front >= worth || !self.hub.is_full() {
                 return small;
             }
             if tokio::time::timeout_at(until, self.shard.placed()).await.is_err() {

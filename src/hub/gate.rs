@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    limits::{Limits, SMALL_DELIVERIES},
+    limits::{ADMITTED_PART, ADMITTED_UNIT, Limits, SMALL_DELIVERIES},
     metrics::Metrics,
 };
 
@@ -44,51 +44,67 @@ struct Pool {
     bytes: Semaphore,
     max_deliveries: u32,
     max_bytes: u32,
+    /// The most that one admission takes of the publications, which are counted in bytes.
+    max_places: usize,
+}
+
+/// What one admission takes of a pool.
+#[derive(Clone, Copy, Debug)]
+struct Weight {
+    places: u32,
+    deliveries: u32,
+    bytes: u32,
 }
 
 impl Pool {
-    fn new(publications: usize, deliveries: usize, bytes: usize) -> Self {
+    fn new(publications: usize, part: usize, deliveries: usize, bytes: usize) -> Self {
+        let publications = publications.max(1).saturating_mul(ADMITTED_UNIT).min(Semaphore::MAX_PERMITS);
         let cap = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX / 2);
         Self {
-            publications: Semaphore::new(publications.max(1)),
+            publications: Semaphore::new(publications),
             deliveries: Semaphore::new(cap(deliveries) as usize),
             bytes: Semaphore::new(cap(bytes) as usize),
             max_deliveries: cap(deliveries),
             max_bytes: cap(bytes),
+            max_places: (publications / part).clamp(ADMITTED_UNIT, u32::MAX as usize),
         }
     }
 
     /// What one admission takes: never more than the pool has, so that what is huge passes alone.
-    fn weigh(&self, deliveries: usize, bytes: usize) -> (u32, u32) {
+    fn weigh(&self, deliveries: usize, bytes: usize) -> Weight {
         let cut = |n: usize, max: u32| u32::try_from(n).map_or(max, |n| n.min(max));
-        (cut(deliveries, self.max_deliveries), cut(bytes, self.max_bytes))
+        Weight {
+            places: bytes.clamp(ADMITTED_UNIT, self.max_places) as u32,
+            deliveries: cut(deliveries, self.max_deliveries),
+            bytes: cut(bytes, self.max_bytes),
+        }
     }
 
-    fn try_take(&self, (deliveries, bytes): (u32, u32)) -> bool {
-        let Ok(publication) = self.publications.try_acquire() else { return false };
-        let Ok(deliveries) = self.deliveries.try_acquire_many(deliveries) else { return false };
-        let Ok(bytes) = self.bytes.try_acquire_many(bytes) else { return false };
-        publication.forget();
+    fn try_take(&self, weight: Weight) -> bool {
+        let Ok(places) = self.publications.try_acquire_many(weight.places) else { return false };
+        let Ok(deliveries) = self.deliveries.try_acquire_many(weight.deliveries) else { return false };
+        let Ok(bytes) = self.bytes.try_acquire_many(weight.bytes) else { return false };
+        places.forget();
         deliveries.forget();
         bytes.forget();
         true
     }
 
     /// First come, first served: who waits for deliveries or bytes holds back who comes later.
-    async fn take(&self, (deliveries, bytes): (u32, u32)) -> bool {
-        let Ok(publication) = self.publications.acquire().await else { return false };
-        let Ok(deliveries) = self.deliveries.acquire_many(deliveries).await else { return false };
-        let Ok(bytes) = self.bytes.acquire_many(bytes).await else { return false };
-        publication.forget();
+    async fn take(&self, weight: Weight) -> bool {
+        let Ok(places) = self.publications.acquire_many(weight.places).await else { return false };
+        let Ok(deliveries) = self.deliveries.acquire_many(weight.deliveries).await else { return false };
+        let Ok(bytes) = self.bytes.acquire_many(weight.bytes).await else { return false };
+        places.forget();
         deliveries.forget();
         bytes.forget();
         true
     }
 
-    fn give_back(&self, deliveries: u32, bytes: u32) {
-        self.bytes.add_permits(bytes as usize);
-        self.deliveries.add_permits(deliveries as usize);
-        self.publications.add_permits(1);
+    fn give_back(&self, weight: Weight) {
+        self.bytes.add_permits(weight.bytes as usize);
+        self.deliveries.add_permits(weight.deliveries as usize);
+        self.publications.add_permits(weight.places as usize);
     }
 }
 
@@ -96,8 +112,18 @@ impl Gate {
     pub(crate) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         let small_deliveries = limits.small_publications.saturating_mul(SMALL_DELIVERIES);
         Arc::new(Self {
-            small: Pool::new(limits.small_publications, small_deliveries, limits.admitted_bytes / 4),
-            bulk: Pool::new(limits.bulk_publications, limits.bulk_deliveries, limits.admitted_bytes),
+            small: Pool::new(
+                limits.small_publications,
+                usize::MAX,
+                small_deliveries,
+                limits.admitted_bytes / 4,
+            ),
+            bulk: Pool::new(
+                limits.bulk_publications,
+                ADMITTED_PART,
+                limits.bulk_deliveries,
+                limits.admitted_bytes,
+            ),
             scans: Arc::new(Semaphore::new(limits.scans.max(1))),
             wait: limits.admission_wait,
             metrics,
@@ -109,9 +135,9 @@ impl Gate {
         Self::new(&Limits::default(), Arc::new(Metrics::new()))
     }
 
-    /// Whether no more large publications are admitted for now.
+    /// Whether there is room for one more large publication at most.
     pub(crate) fn is_full(&self) -> bool {
-        self.bulk.publications.available_permits() == 0
+        self.bulk.publications.available_permits() < 2 * ADMITTED_UNIT
     }
 
     fn pool(&self, small: bool) -> &Pool {
@@ -156,14 +182,14 @@ impl Gate {
         Err(Busy)
     }
 
-    fn ticket(self: &Arc<Self>, small: bool, (deliveries, bytes): (u32, u32)) -> Ticket {
+    fn ticket(self: &Arc<Self>, small: bool, weight: Weight) -> Ticket {
         let in_flight = if small { &self.metrics.small_in_flight } else { &self.metrics.bulk_in_flight };
         in_flight.inc();
         Arc::new(Admission {
             gate: self.clone(),
             small,
-            deliveries: AtomicU32::new(deliveries),
-            bytes,
+            weight,
+            deliveries: AtomicU32::new(weight.deliveries),
             placings: AtomicU32::new(1),
             placed: AtomicU32::new(0),
             since: Instant::now(),
@@ -176,8 +202,9 @@ impl Gate {
 pub(crate) struct Admission {
     gate: Arc<Gate>,
     small: bool,
+    weight: Weight,
+    /// Of these, what it still holds.
     deliveries: AtomicU32,
-    bytes: u32,
     /// Publications that it stands for and that are yet to be placed.
     placings: AtomicU32,
     /// Deliveries of those that are.
@@ -215,7 +242,8 @@ impl Drop for Admission {
         let in_flight = if self.small { &metrics.small_in_flight } else { &metrics.bulk_in_flight };
         in_flight.dec();
         metrics.delivery.observe(self.since.elapsed().as_secs_f64());
-        self.gate.pool(self.small).give_back(self.deliveries.load(Relaxed), self.bytes);
+        let deliveries = self.deliveries.load(Relaxed);
+        self.gate.pool(self.small).give_back(Weight { deliveries, ..self.weight });
     }
 }
 
@@ -236,6 +264,16 @@ mod tests {
         assert_eq!(small.iter().flatten().count(), 2);
         drop((bulk, small));
         assert!(gate.try_admit(101, 10).is_some() && gate.try_admit(1, 10).is_some());
+    }
+
+    #[test]
+    fn large_frames_take_more_places_but_never_all() {
+        let gate = gate(&Limits { bulk_publications: 16, ..Limits::default() });
+        let admitted = |bytes: usize| {
+            let tickets: Vec<_> = (0..20).map_while(|_| gate.try_admit(1000, bytes)).collect();
+            tickets.len()
+        };
+        assert_eq!([100, 640, 1280, 1_000_000].map(admitted), [16, 16, 8, 8]);
     }
 
     #[test]
