@@ -10,6 +10,7 @@ pub mod config;
 pub mod predicate;
 pub mod protocol;
 pub mod auth;
+mod broker;
 mod history;
 mod hub;
 mod door;
@@ -18,15 +19,18 @@ mod node;
 mod event_loop;
 mod session;
 mod http;
+mod programs;
 mod drain;
 mod server;
 mod emit;
+mod dispatcher;
 #[doc(hidden)]
 pub mod bench;
 pub mod cli;
 
 pub use crate::{
     app::SetupError,
+    dispatcher::{DispatchError, Dispatcher},
     emit::EmitError,
     hub::{Busy, Connection},
     node::{Exceptions, Joins, NodeError, Placement, Receipt, Target, To},

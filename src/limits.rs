@@ -78,6 +78,42 @@ pub const SMALL_DELIVERIES: usize = 100;
 /// Items in one batch call.
 pub const BATCH_ITEMS: usize = 100;
 
+/// Requests of other nodes that a node carries out at once; more are refused, and their askers name it as missing.
+pub const ORDERS_AT_ONCE: usize = 256;
+
+/// How long a node holds the channels of a lost connection for another node that its client came back to.
+pub const HANDED_OVER: Duration = Duration::from_secs(2);
+
+/// Notices of other nodes that wait to be passed on. Past it they are dropped and counted.
+pub const NOTICES_WAITING: usize = 4096;
+
+/// Changes of memberships that go to Redis in one command.
+pub const MEMBERS_AT_ONCE: usize = 512;
+
+/// Time for other nodes to say how often a user is in a channel, before its members are told without: a node that has
+/// just gone must not hold up every notice.
+pub const TALLY_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Publications that a node remembers by their ids: to deliver once what came by several topics, and to say what became
+/// of one. A sender asks within a second.
+pub const RECENT_PUBLICATIONS: usize = 16_384;
+
+/// Users of one channel that nodes name to each other, so that one on several nodes counts once. Of more, only their
+/// number is said: a list as long would be most of what nodes say.
+pub const USERS_NAMED: usize = 1000;
+
+/// A wrong message of a program is logged once in this time for each kind of mistake; all are counted.
+pub const PROGRAM_COMPLAINTS: Duration = Duration::from_mins(1);
+
+/// How long a request with an `Idempotency-Key` may run until another node takes its node for dead.
+pub const ONCE_RUNNING: Duration = Duration::from_secs(30);
+
+/// How often a node looks whether the same request, which runs on another one, has its answer.
+pub const ONCE_LOOK: Duration = Duration::from_millis(50);
+
+/// Messages of programs that wait to be understood. Past it they are dropped and counted.
+pub const PROGRAM_MESSAGES: usize = 4096;
+
 /// Ids that `explain` shows as a sample.
 pub const EXPLAIN_SAMPLE: usize = 10;
 
@@ -310,6 +346,12 @@ pub struct Limits {
     /// The longest such wait, however often connecting failed. People wait this long for a server that is back.
     #[serde(with = "crate::limits::duration")]
     pub reconnect_max: Duration,
+    /// How long a node counts as there without having said so. A crashed node's members are there for as long.
+    #[serde(with = "crate::limits::duration")]
+    pub node_lease: Duration,
+    /// Time for other nodes to answer a call that asks them all; those that do not are named.
+    #[serde(with = "crate::limits::duration")]
+    pub ask_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -349,6 +391,8 @@ impl Default for Limits {
             presence_members: 500,
             reconnect_min: Duration::from_millis(500),
             reconnect_max: Duration::from_secs(30),
+            node_lease: Duration::from_secs(5),
+            ask_timeout: Duration::from_secs(1),
         }
     }
 }

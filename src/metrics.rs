@@ -121,6 +121,8 @@ pub struct AppMetrics {
     pub notices: Counter,
     /// Kept events placed again for who missed them.
     pub replayed: Counter,
+    /// Messages of programs on the dispatch channel that could not be taken.
+    pub bad_programs: Counter,
     /// Connections that took a lost one's place.
     pub resumed: Counter,
 }
@@ -164,6 +166,7 @@ pub struct Metrics {
     memberships: Family<AppLabel, Gauge>,
     notices: Family<AppLabel, Counter>,
     replayed: Family<AppLabel, Counter>,
+    bad_programs: Family<AppLabel, Counter>,
     resumed: Family<AppLabel, Counter>,
     drops: Family<DropLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
@@ -182,6 +185,12 @@ pub struct Metrics {
     pub blocked: Gauge,
     /// Frames in the shards' logs.
     pub log_frames: Gauge,
+    /// Other nodes that hold a lease.
+    pub peers: Gauge,
+    /// Messages of the bus that this node could not use.
+    pub bus_skipped: Counter,
+    /// Kept events that the bus did not bring, and that were fetched.
+    pub bus_recovered: Counter,
     /// Compiled filters in the caches.
     pub cached_filters: Gauge,
     /// Events kept for channels and users.
@@ -221,6 +230,7 @@ impl Metrics {
             memberships: Family::default(),
             notices: Family::default(),
             replayed: Family::default(),
+            bad_programs: Family::default(),
             resumed: Family::default(),
             drops: Family::default(),
             closes: Family::default(),
@@ -232,6 +242,9 @@ impl Metrics {
             refused_bytes: Gauge::default(),
             blocked: Gauge::default(),
             log_frames: Gauge::default(),
+            peers: Gauge::default(),
+            bus_skipped: Counter::default(),
+            bus_recovered: Counter::default(),
             cached_filters: Gauge::default(),
             history_events: Gauge::default(),
             history_bytes: Gauge::default(),
@@ -263,6 +276,11 @@ impl Metrics {
         );
         r.register("client_messages", "Messages that clients sent", self.messages.clone());
         r.register("member_notices", "Frames built to tell members of each other", self.notices.clone());
+        r.register(
+            "bad_programs",
+            "Messages on the dispatch channel that could not be taken",
+            self.bad_programs.clone(),
+        );
         r.register("replayed", "Kept events placed again for who missed them", self.replayed.clone());
         r.register("resumed", "Connections that took a lost one's place", self.resumed.clone());
         r.register(
@@ -299,6 +317,9 @@ impl Metrics {
         );
         r.register("blocked_connections", "Connections whose socket refuses", self.blocked.clone());
         r.register("log_frames", "Frames in the shards' logs", self.log_frames.clone());
+        r.register("peers", "Other nodes that hold a lease", self.peers.clone());
+        r.register("bus_skipped", "Messages of the bus that this node could not use", self.bus_skipped.clone());
+        r.register("bus_recovered", "Kept events fetched since the bus did not bring them", self.bus_recovered.clone());
         r.register("cached_filters", "Compiled filters in the caches", self.cached_filters.clone());
         r.register("history_events", "Events kept for channels and users", self.history_events.clone());
         r.register("history_bytes", "Memory that kept events take", self.history_bytes.clone());
@@ -345,6 +366,7 @@ impl Metrics {
             memberships: self.memberships.get_or_create_owned(&label),
             notices: self.notices.get_or_create_owned(&label),
             replayed: self.replayed.get_or_create_owned(&label),
+            bad_programs: self.bad_programs.get_or_create_owned(&label),
             resumed: self.resumed.get_or_create_owned(&label),
             app,
         }

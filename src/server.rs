@@ -24,14 +24,16 @@ use tokio::{
 
 use crate::{
     app::SetupError,
+    broker::Inbox,
     config::{Config, ConfigError},
     door::Door,
     drain,
     event_loop::EventLoop,
     http::{Edge, Peer, idempotency::Store, watch::Watch},
     id::AppId,
-    limits::{ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, REQUEST_HEAD_BYTES},
+    limits::{ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, PROGRAM_MESSAGES, REQUEST_HEAD_BYTES},
     node::Node,
+    programs,
 };
 
 /// Why a server does not start.
@@ -100,7 +102,7 @@ impl Server {
         // With the real port where the configuration said 0.
         config.listen = address;
         let admin = config.admin_listen.map(|at| listen(at, config.limits.send_buffer)).transpose()?;
-        let node = Node::new(config, shards)?;
+        let (node, inbox) = Node::new(config, shards)?;
         let parts = Parts {
             answers: Store::new(&node.config.limits),
             door: Arc::new(Door::new(&node.config.limits)),
@@ -110,11 +112,11 @@ impl Server {
         let mut threads = Vec::new();
         let (ready, handles) = std::sync::mpsc::sync_channel(shards);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(ACCEPT_QUEUE)).unzip();
-        let mut accept = Some((listener, senders));
+        let mut first = Some(First { listener, senders, inbox });
         for (index, sockets) in receivers.into_iter().enumerate() {
-            let (parts, ready, accept) = (parts.clone(), ready.clone(), accept.take());
+            let (parts, ready, first) = (parts.clone(), ready.clone(), first.take());
             threads.push(spawn(format!("fanfare-{index}"), move || {
-                parts.run_shard(index, sockets, accept, &ready);
+                parts.run_shard(index, sockets, first, &ready);
             })?);
         }
         let admin_address = admin.as_ref().map(|(_, address)| *address);
@@ -165,8 +167,15 @@ impl Server {
         }
         let node = self.inner.node.clone();
         // An error says that the shard's thread is gone already.
-        let _ = self.inner.handle.spawn(async move { drain::drain(&node).await }).await;
+        let leave = async move {
+            drain::drain(&node).await;
+            node.depart().await;
+        };
+        let _ = self.inner.handle.spawn(leave).await;
         self.inner.stop.send_replace(true);
+        if let Some(cluster) = &self.inner.node.cluster {
+            cluster.bus.stop();
+        }
         let threads = std::mem::take(&mut *self.inner.threads.lock());
         let joined =
             tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
@@ -174,6 +183,14 @@ impl Server {
             tracing::error!("a thread of the server panicked");
         }
     }
+}
+
+/// What only the first shard's thread does.
+struct First {
+    listener: TcpListener,
+    senders: Vec<mpsc::Sender<Accepted>>,
+    /// What comes from other nodes.
+    inbox: Option<Inbox>,
 }
 
 /// What every thread gets.
@@ -205,7 +222,7 @@ impl Parts {
         self,
         index: usize,
         mut sockets: mpsc::Receiver<Accepted>,
-        accept: Option<(TcpListener, Vec<mpsc::Sender<Accepted>>)>,
+        first: Option<First>,
         ready: &std::sync::mpsc::SyncSender<Handle>,
     ) {
         block_on(async move {
@@ -215,9 +232,17 @@ impl Parts {
             event_loop.start();
             let edge = self.edge(Some(event_loop));
             let watch = self.watch();
-            if let Some((listener, senders)) = accept {
+            if let Some(First { listener, senders, inbox }) = first {
                 tokio::task::spawn_local(self.clone().accept(listener, senders));
                 tokio::task::spawn_local(self.node.clone().tell_members());
+                if let Some(inbox) = inbox {
+                    let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
+                    tokio::task::spawn_local(self.node.clone().hear(inbox, programs));
+                    tokio::task::spawn_local(self.node.clone().belong());
+                    tokio::task::spawn_local(self.node.clone().keep_list());
+                    tokio::task::spawn_local(self.node.clone().pass_notices_on());
+                    tokio::task::spawn_local(programs::serve(self.node.clone(), messages));
+                }
             }
             let mut serving = tokio::task::JoinSet::new();
             let mut stop = self.stop.subscribe();

@@ -38,9 +38,12 @@ pub(crate) struct App {
     slow_consumer: SlowConsumer,
 }
 
-/// Why an app cannot be set up.
+/// Why an app, or the way to other nodes, cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// The bus cannot be started as it is configured.
+    #[error(transparent)]
+    Bus(#[from] crate::broker::StartError),
     /// A token key cannot be used.
     #[error("app \"{app}\": {error}")]
     TokenKey {
@@ -106,13 +109,13 @@ impl App {
     }
 
     /// What the hub needs to know.
-    pub(crate) fn context(&self, limits: &Limits, bulletin: Arc<Bulletin>) -> AppContext {
+    pub(crate) fn context(&self, limits: &Limits, bulletin: Arc<Bulletin>, register: Option<Register>) -> AppContext {
         AppContext {
             name: self.name.clone(),
             metrics: self.metrics.clone(),
             schema: self.schema.clone(),
             slow_consumer: self.slow_consumer,
-            presence: Presence::new(self.id, limits, bulletin, self.metrics.clone()),
+            presence: Presence::new(self.id, limits, bulletin, self.metrics.clone(), register),
         }
     }
 

@@ -10,6 +10,7 @@ mod memory;
 use std::{fmt, future::Future, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use ahash::AHashSet;
+use bytes::Bytes;
 use uuid::Uuid;
 
 pub(crate) use self::memory::Memory;
@@ -58,6 +59,11 @@ pub(crate) struct Keep {
 pub(crate) struct Epoch(u64);
 
 impl Epoch {
+    /// The epoch that a message of another node names.
+    pub(crate) fn of(number: u64) -> Self {
+        Self(number)
+    }
+
     /// A new random epoch.
     pub(crate) fn random() -> Self {
         Self(Uuid::new_v4().as_u64_pair().0)
@@ -146,6 +152,8 @@ pub(crate) struct New {
     pub(crate) id: Uuid,
     pub(crate) draft: Draft,
     pub(crate) omit: Option<Arc<Omit>>,
+    /// What a store that nodes share sends to them all, behind the event's position.
+    pub(crate) tail: Option<Bytes>,
 }
 
 /// An event that is kept.

@@ -1,17 +1,17 @@
 //! The HTTP edge: the routing table, who may call, and the calls.
 
 pub(crate) mod access;
-mod body;
+pub(crate) mod body;
 mod channels;
 mod connect;
 mod history;
 pub(crate) mod idempotency;
-mod inspect;
+pub(crate) mod inspect;
 mod ops;
-mod problem;
+pub(crate) mod problem;
 mod publish;
 mod query;
-mod verbs;
+pub(crate) mod verbs;
 pub(crate) mod watch;
 
 use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
@@ -259,11 +259,11 @@ impl Edge {
             Call::Batch => publishing().batch(body).await?,
             Call::Explain => json(&inspect::explain(node, &caller, &body).await?),
             Call::Connections => json(&inspect::connections(node, &caller, query).await?),
-            Call::Connection => json(&inspect::connection(node, &caller, &named)?),
-            Call::User => json(&inspect::user(node, &caller, &named)),
-            Call::Channels => json(&channels::list(node, &caller, query)?),
+            Call::Connection => json(&inspect::connection(node, &caller, &named).await?),
+            Call::User => json(&inspect::user(node, &caller, &named).await?),
+            Call::Channels => json(&channels::list(node, &caller, query).await?),
             Call::Channel => json(&channels::one(node, &caller, &named).await?),
-            Call::Members => json(&channels::members(node, &caller, &named, query)?),
+            Call::Members => json(&channels::members(node, &caller, &named, query).await?),
             Call::History => json(&history::page(node, &caller, &named, query).await?),
             Call::Join => json(&channels::join(node, &caller, &body).await?),
             Call::Leave => json(&channels::leave(node, &caller, &body).await?),

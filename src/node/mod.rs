@@ -4,9 +4,11 @@
 //! admit, place.
 
 mod channels;
+mod cluster;
 mod look;
 mod presence;
 mod publish;
+pub(crate) mod show;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ use std::sync::{
 };
 
 pub use channels::Joins;
+pub(crate) use cluster::{Cluster, Extent, Former, FormerChannel, Once, Place};
 pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
@@ -31,7 +34,8 @@ use crate::{
     auth::ApiKeys,
     config::Config,
     door::Place,
-    history::{History, HistoryError, Memory},
+    broker::Inbox,
+    history::{History, HistoryError, Memory, RedisHistory},
     hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
     limits::TARGET_NAMES,
@@ -73,6 +77,12 @@ pub enum NodeError {
     /// What is kept is out of reach.
     #[error(transparent)]
     History(#[from] HistoryError),
+    /// The other nodes are out of reach.
+    #[error("the other nodes cannot be reached: {reason}; scope \"node\" reaches this one's connections")]
+    Away {
+        /// What is wrong with the bus.
+        reason: Arc<str>,
+    },
     /// Users are meant where clients cannot authenticate.
     #[error("client authentication is off, so there are no users to publish to")]
     NoUsers,
@@ -91,6 +101,7 @@ impl NodeError {
             Self::Event(error) => error.code(),
             Self::CannotStore => "cannot_store",
             Self::History(_) => "history_unavailable",
+            Self::Away { .. } => "bus_down",
             Self::NoUsers => "no_users",
             Self::Failed => "internal",
         }
@@ -120,6 +131,8 @@ pub(crate) struct Node {
     pub(crate) hub: Arc<Hub>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) turns: Turns,
+    /// The way to other nodes, if there may be any.
+    pub(crate) cluster: Option<Cluster>,
     pub(crate) metrics: Arc<Metrics>,
     phase: AtomicU8,
     /// Sockets that are or are about to be connections.
@@ -127,19 +140,22 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Sets up the apps and an empty hub of `shards` shards. Opens no socket.
+    /// Sets up the apps and an empty hub of `shards` shards; and, where Redis is configured, the bus that joins it with
+    /// other nodes, with what comes from there. Waits for nothing.
     ///
     /// # Errors
     /// [`SetupError`] names the app whose settings cannot be used.
-    pub(crate) fn new(config: Config, shards: usize) -> Result<Arc<Self>, SetupError> {
+    pub(crate) fn new(config: Config, shards: usize) -> Result<(Arc<Self>, Option<Inbox>), SetupError> {
         let metrics = Arc::new(Metrics::new());
         let id = NodeId::random();
         let mut apps = Vec::new();
         for (at, (name, app)) in config.apps.iter().enumerate() {
             apps.push(App::new(AppId(at as u16), name, app, &config, &metrics)?);
         }
+        let (cluster, inbox) = Cluster::join(&config, id, &apps, &metrics)?.unzip();
         let bulletin = Arc::new(Bulletin::default());
-        let app_context = |app: &App| app.context(&config.limits, bulletin.clone());
+        let register = cluster.as_ref().map(Cluster::register);
+        let app_context = |app: &App| app.context(&config.limits, bulletin.clone(), register.clone());
         let context = Context {
             node: id,
             limits: config.limits.clone(),
@@ -148,14 +164,19 @@ impl Node {
             refused: Arc::default(),
             limbo: Limbo::new(config.limits.resume_window),
             bulletin,
+            interest: cluster.as_ref().map(|cluster| cluster.bus.interest().clone()),
         };
         let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
-        let history = Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics);
-        Ok(Arc::new(Self {
+        let history: Arc<dyn History> = match &cluster {
+            Some(cluster) => Arc::new(RedisHistory::new(cluster.bus.clone(), metrics.clone(), app_metrics)),
+            None => Arc::new(Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics)),
+        };
+        let node = Self {
             name: config.node_name.as_deref().map_or_else(|| id.to_string().into(), Into::into),
             keys: ApiKeys::new(&config.apps),
             client_keys: ClientKeys::new(&config.apps),
-            history: Arc::new(history),
+            history,
+            cluster,
             turns: Turns::new(),
             hub: Arc::new(Hub::new(shards, Arc::new(context))),
             apps,
@@ -163,7 +184,8 @@ impl Node {
             phase: AtomicU8::new(Phase::Serving as u8),
             occupied: AtomicUsize::new(0),
             config,
-        }))
+        };
+        Ok((Arc::new(node), inbox))
     }
 
     /// Connections, and sockets about to be.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -48,7 +48,7 @@ pub struct Marks<'a> {
 }
 
 /// Who is left out.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Exceptions {
     /// All connections of these users.
@@ -57,6 +57,13 @@ pub struct Exceptions {
     pub connections: Vec<String>,
     /// All connections of these devices.
     pub devices: Vec<String>,
+}
+
+impl Exceptions {
+    /// Whether nobody is left out.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.connections.is_empty() && self.devices.is_empty()
+    }
 }
 
 /// Why an event is refused.
@@ -193,6 +200,11 @@ impl Draft {
         let head = &head[..head.len() - 1];
         let length = (head.len() + end.len()) as u16;
         Frame::event_binary(&[&[1], &length.to_be_bytes(), head, end.as_bytes(), bytes])
+    }
+
+    /// An event as another node encoded it.
+    pub(crate) fn from_frame(frame: Frame) -> Self {
+        Self(frame)
     }
 
     /// Bytes on the wire, less those of the offset.

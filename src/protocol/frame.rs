@@ -69,6 +69,25 @@ impl Frame {
         Self::new(CLOSE, &[&close.code.to_be_bytes(), close.reason.as_bytes()], false)
     }
 
+    /// A frame that carries an event, as another node encoded it; `None` where the bytes are no such frame, or not just
+    /// one. They are copied once.
+    pub(crate) fn of_event(bytes: &[u8]) -> Option<Self> {
+        let (first, rest) = bytes.split_first().filter(|(first, _)| matches!(**first, TEXT | BINARY))?;
+        let (length, payload): (usize, &[u8]) = match rest {
+            [127, rest @ ..] => {
+                let (length, payload) = rest.split_first_chunk()?;
+                (usize::try_from(u64::from_be_bytes(*length)).ok()?, payload)
+            }
+            [126, high, low, payload @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), payload),
+            [length, payload @ ..] => (usize::from(*length), payload),
+            [] => return None,
+        };
+        let is_whole = length == payload.len() && (*first == BINARY || simdutf8::basic::from_utf8(payload).is_ok());
+        // Of an event there is at least the brace of its header, or of its offset.
+        let is_whole = is_whole && if *first == TEXT { payload.ends_with(b"}") } else { has_header(payload) };
+        is_whole.then(|| Self::of(bytes.to_vec(), true))
+    }
+
     fn new(first: u8, parts: &[&[u8]], event: bool) -> Self {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut bytes = Vec::with_capacity(length + 10);
@@ -148,6 +167,12 @@ impl Frame {
     pub fn forget_refused(&self) -> bool {
         self.0.refused.fetch_sub(1, Relaxed) == 1
     }
+}
+
+/// Whether a binary event's header is there and ends as one.
+fn has_header(payload: &[u8]) -> bool {
+    let [1, high, low, rest @ ..] = payload else { return false };
+    rest.get(..usize::from(u16::from_be_bytes([*high, *low]))).is_some_and(|header| header.ends_with(b"}"))
 }
 
 impl fmt::Debug for Frame {

@@ -19,7 +19,7 @@ use crate::{
     hub::{Coming, Count, Snapshot, State},
     id::AppId,
     limits::{PAGE_DEFAULT, PAGE_MAX},
-    node::{Author, MembersQuery, Node, NodeError, Prepared, Publication, Target, read_cursor},
+    node::{Author, MembersQuery, Node, NodeError, Place, Prepared, Publication, Target, read_cursor},
     predicate::Value,
     protocol::{
         event::Sender,
@@ -146,6 +146,9 @@ impl Client {
             Request::Ping => self.reply(id.map_or_else(native::pong, native::ack)),
             Request::Leave { channel } => self.leave(id, &channel),
             Request::Update { data } => self.update(id, data),
+            Request::Members { channel, cursor, limit } if self.node.cluster.is_some() => {
+                return self.members_elsewhere(id, &channel, cursor.as_deref(), limit);
+            }
             Request::Members { channel, cursor, limit } => {
                 self.members(id, &channel, cursor.as_deref(), limit);
             }
@@ -180,6 +183,14 @@ impl Client {
             Later::Join(join) => {
                 self.join(join, Told::Ack(id), Coming::New).await;
             }
+            Later::Members { channel, from, limit } => {
+                let Some(id) = &id else { return };
+                let bounds = (limit, self.node.config.limits.outbox_bytes / 4);
+                match self.node.members_page_everywhere(self.app, &channel, from, bounds, None).await {
+                    Ok(page) => self.reply(native::ack_members(id, &page)),
+                    Err(error) => self.refuse(Some(id), error.code(), &error.to_string()),
+                }
+            }
             Later::Publish(prepared) => match self.node.deliver(*prepared).await {
                 Ok(receipt) => {
                     if let Some(id) = &id {
@@ -206,7 +217,7 @@ impl Client {
             echo: echo.unwrap_or(self.echo),
         };
         let target = Target { except, ..target };
-        let publication = Publication { event, target, store: None, author: Some(author) };
+        let publication = Publication { author: Some(author), ..Publication::new(event, target) };
         match self.node.prepare(self.app, publication) {
             Ok(prepared) => Some(Later::Publish(Box::new(prepared))),
             Err(error) => {
@@ -247,6 +258,25 @@ impl Client {
             self.refuse(id, "members_off", &message);
         }
         shows
+    }
+
+    /// Settles which page of members over all nodes is asked for; `None` where that is refused.
+    fn members_elsewhere(
+        &self,
+        id: Option<&RawValue>,
+        channel: &str,
+        cursor: Option<&str>,
+        limit: Option<usize>,
+    ) -> Option<Later> {
+        let limit = limit.unwrap_or(PAGE_DEFAULT);
+        let from = cursor.map(Place::read);
+        if id.is_none() || from == Some(None) || !(1..=PAGE_MAX).contains(&limit) {
+            let message = format!("members needs id, a cursor that is one of ours, and limit 1 to {PAGE_MAX}");
+            self.refuse(id, "bad_message", &message);
+            return None;
+        }
+        let channel = channel.to_owned();
+        self.shows_members(id, &channel).then(|| Later::Members { channel, from: from.flatten(), limit })
     }
 
     fn members(&self, id: Option<&RawValue>, channel: &str, cursor: Option<&str>, limit: Option<usize>) {
@@ -293,4 +323,10 @@ fn cut(name: &str) -> String {
 enum Later {
     Join(Join),
     Publish(Box<Prepared>),
+    /// A page of members, of which other nodes have some.
+    Members {
+        channel: String,
+        from: Option<Place>,
+        limit: usize,
+    },
 }

@@ -1,0 +1,155 @@
+//! Who is there: each node renews a lease in Redis, by Redis' clock, and learns the others' by the same step.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
+
+use super::{Cluster, Node};
+use crate::{
+    broker::{Script, Topic},
+    id::NodeId,
+};
+
+/// Renews one lease, drops those that are over, answers those that hold and who of them acts for all. Redis' clock alone
+/// decides, so that nodes need not agree on the time.
+static RENEW: Script = Script::new(
+    "local t = redis.call('TIME')
+     local now = t[1] * 1000 + math.floor(t[2] / 1000)
+     local lease = redis.call('ZSCORE', KEYS[1], ARGV[1])
+     local lapsed = (not lease or tonumber(lease) < now) and 1 or 0
+     redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+     redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+     local leader = redis.call('GET', KEYS[2])
+     if not leader or leader == ARGV[1] then
+       redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+       leader = ARGV[1]
+     end
+     local id = string.match(ARGV[1], '^%S+')
+     redis.call('SADD', KEYS[3], id)
+     local leases, alive = redis.call('ZRANGE', KEYS[1], 0, -1), {}
+     for _, lease in ipairs(leases) do alive[string.match(lease, '^%S+')] = true end
+     local dead = {}
+     for _, known in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+       if not alive[known] then
+         redis.call('SREM', KEYS[3], known)
+         dead[#dead + 1] = known
+       end
+     end
+     return {leader, leases, dead, lapsed}",
+);
+
+static GIVE_UP: Script = Script::new(
+    "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+     redis.call('SREM', KEYS[3], string.match(ARGV[1], '^%S+'))
+     return redis.call('ZREM', KEYS[1], ARGV[1])",
+);
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) id: NodeId,
+    pub(super) name: Arc<str>,
+}
+
+/// The other nodes that hold leases, by their ids.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    others: Mutex<Vec<Peer>>,
+    /// Until when this node acts for all of them, if it does.
+    leads: Mutex<Option<Instant>>,
+}
+
+impl Peers {
+    pub(super) fn all(&self) -> Vec<Peer> {
+        self.others.lock().clone()
+    }
+
+    /// Whether this node alone acts for all now.
+    pub(super) fn leads(&self) -> bool {
+        self.leads.lock().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// What people call the node `id`.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.others.lock().iter().map(|peer| peer.name.to_string()).collect()
+    }
+}
+
+impl Node {
+    /// Renews this node's lease, and learns who else is there, until the runtime ends.
+    pub(super) async fn keep_lease(self: &Arc<Self>, cluster: &Cluster) {
+        let limits = &self.config.limits;
+        let mut ticks = tokio::time::interval(limits.node_lease / 5);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let began = Instant::now();
+            let args = vec![self.lease_name(), millis(limits.node_lease)];
+            match cluster.bus.eval(&RENEW, &Topic::Nodes, keys(cluster), args).await {
+                Ok(leases) => self.note_peers(cluster, &leases, began),
+                // The bus says so itself, once.
+                Err(error) => tracing::debug!(%error, "lease not renewed"),
+            }
+        }
+    }
+
+    /// Gives the lease up, so that the others need not wait for its end.
+    pub(crate) async fn depart(&self) {
+        let Some(cluster) = &self.cluster else { return };
+        let args = vec![self.lease_name()];
+        let given = cluster.bus.eval(&GIVE_UP, &Topic::Nodes, keys(cluster), args).await;
+        if let Err(error) = given {
+            tracing::debug!(%error, "lease not given up; it ends by itself");
+        }
+    }
+
+    fn lease_name(&self) -> Bytes {
+        format!("{} {}", self.id(), self.name).into()
+    }
+
+    fn note_peers(self: &Arc<Self>, cluster: &Cluster, leases: &redis::Value, began: Instant) {
+        let leases = redis::from_redis_value_ref::<(String, Vec<String>, Vec<String>, bool)>(leases);
+        let Ok((leader, leases, dead, lapsed)) = leases else {
+            tracing::error!("the nodes' leases in Redis cannot be read; does another program use their names?");
+            return;
+        };
+        if lapsed {
+            // Its list may have been taken for that of a node that has gone.
+            cluster.relist();
+        }
+        for id in dead.iter().filter_map(|id| id.parse().ok()) {
+            tokio::spawn(self.clone().reap(id));
+        }
+        let leads = leader.as_bytes() == self.lease_name();
+        *cluster.peers.leads.lock() = leads.then(|| began + self.config.limits.node_lease);
+        let mut peers: Vec<Peer> = leases.iter().filter_map(|lease| read(lease)).collect();
+        peers.retain(|peer| peer.id != self.id());
+        peers.sort_by_key(|peer| peer.id.0);
+        let was = std::mem::replace(&mut *cluster.peers.others.lock(), peers.clone());
+        for peer in peers.iter().filter(|peer| !was.contains(peer)) {
+            tracing::info!(node = %peer.name, "another node is there");
+        }
+        for peer in was.iter().filter(|peer| !peers.contains(peer)) {
+            tracing::warn!(node = %peer.name, "a node has gone, or its lease is over");
+        }
+        self.metrics.peers.set(peers.len() as i64);
+    }
+}
+
+fn read(lease: &str) -> Option<Peer> {
+    let (id, name) = lease.split_once(' ')?;
+    Some(Peer { id: id.parse().ok()?, name: name.into() })
+}
+
+fn keys(cluster: &Cluster) -> Vec<Vec<u8>> {
+    ["leases", "leader", "nodes"].map(|suffix| cluster.bus.key(&Topic::Nodes, suffix)).into()
+}
+
+fn millis(time: Duration) -> Bytes {
+    time.as_millis().to_string().into()
+}
