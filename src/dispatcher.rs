@@ -115,7 +115,11 @@ impl Dispatcher {
     ///
     /// # Errors
     /// As [`Dispatcher::connect_to`].
-    pub async fn with_config(config: &RedisConfig, namespace: &str, app: &str) -> Result<Self, DispatchError> {
+    pub async fn with_config(
+        config: &RedisConfig,
+        namespace: &str,
+        app: &str,
+    ) -> Result<Self, DispatchError> {
         let (limits, metrics) = (Limits::default(), Arc::new(Metrics::new()));
         let started = Bus::start(config, namespace, vec![app.into()], NodeId::random(), &limits, metrics);
         let (bus, inbox) = started.map_err(|error: StartError| DispatchError::Config(error.to_string()))?;

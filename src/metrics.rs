@@ -318,8 +318,16 @@ impl Metrics {
         r.register("blocked_connections", "Connections whose socket refuses", self.blocked.clone());
         r.register("log_frames", "Frames in the shards' logs", self.log_frames.clone());
         r.register("peers", "Other nodes that hold a lease", self.peers.clone());
-        r.register("bus_skipped", "Messages of the bus that this node could not use", self.bus_skipped.clone());
-        r.register("bus_recovered", "Kept events fetched since the bus did not bring them", self.bus_recovered.clone());
+        r.register(
+            "bus_skipped",
+            "Messages of the bus that this node could not use",
+            self.bus_skipped.clone(),
+        );
+        r.register(
+            "bus_recovered",
+            "Kept events fetched since the bus did not bring them",
+            self.bus_recovered.clone(),
+        );
         r.register("cached_filters", "Compiled filters in the caches", self.cached_filters.clone());
         r.register("history_events", "Events kept for channels and users", self.history_events.clone());
         r.register("history_bytes", "Memory that kept events take", self.history_bytes.clone());

@@ -13,7 +13,7 @@ use crate::{
     auth::{RightsError, TokenKeyError, Tokens},
     config::{AppConfig, ClientAuth, Config, SlowConsumer},
     history::Keep,
-    hub::{AppContext, Bulletin, Presence},
+    hub::{AppContext, Bulletin, Presence, Register},
     id::AppId,
     limits::Limits,
     metrics::{AppMetrics, Metrics},
@@ -42,8 +42,8 @@ pub(crate) struct App {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The bus cannot be started as it is configured.
-    #[error(transparent)]
-    Bus(#[from] crate::broker::StartError),
+    #[error("{0}")]
+    Bus(String),
     /// A token key cannot be used.
     #[error("app \"{app}\": {error}")]
     TokenKey {
@@ -109,7 +109,12 @@ impl App {
     }
 
     /// What the hub needs to know.
-    pub(crate) fn context(&self, limits: &Limits, bulletin: Arc<Bulletin>, register: Option<Register>) -> AppContext {
+    pub(crate) fn context(
+        &self,
+        limits: &Limits,
+        bulletin: Arc<Bulletin>,
+        register: Option<Register>,
+    ) -> AppContext {
         AppContext {
             name: self.name.clone(),
             metrics: self.metrics.clone(),

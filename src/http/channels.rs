@@ -18,7 +18,7 @@ use super::{
 use crate::{
     hub::Count,
     limits::{MEMBERS_PAGE_DEFAULT, PAGE_BYTES, PAGE_DEFAULT},
-    node::{Joins, Node, Place, Target, show},
+    node::{Joins, Node, PageStart, Target, show},
     protocol::event::channel_name,
 };
 
@@ -99,7 +99,7 @@ pub(crate) async fn members(
 ) -> Result<Page, Problem> {
     channel_name(channel)?;
     let query = Query::parse(query, &["cursor", "limit"])?;
-    let from = query.cursor(Place::read)?;
+    let from = query.cursor(PageStart::read)?;
     let limit = query.limit(MEMBERS_PAGE_DEFAULT)?;
     let page = node.members_everywhere(caller.app, channel, from, (limit, PAGE_BYTES), None).await?;
     let count = node.count_everywhere(caller.app, channel).await?;

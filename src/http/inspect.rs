@@ -18,7 +18,7 @@ use crate::{
     hub::{Connection, Snapshot},
     id::ConnectionId,
     limits::PAGE_DEFAULT,
-    node::{Node, Place, Target, show},
+    node::{Node, PageStart, Target, show},
     predicate::{Access, Bound, Value},
 };
 
@@ -28,7 +28,7 @@ use crate::{
 /// 400 for a bad query or filter.
 pub(crate) async fn connections(node: &Node, caller: &Caller, query: &str) -> Result<Json, Problem> {
     let query = Query::parse(query, &["filter", "params", "cursor", "limit"])?;
-    let (from, limit) = (query.cursor(Place::read)?, query.limit(PAGE_DEFAULT)?);
+    let (from, limit) = (query.cursor(PageStart::read)?, query.limit(PAGE_DEFAULT)?);
     let params = query.get("params").map(body::params).transpose()?;
     let filter = query.get("filter").map(str::to_owned);
     let target = Target { filter, params, ..Target::default() };

@@ -131,7 +131,9 @@ impl From<NodeError> for Problem {
             NodeError::TooManyNames { .. } | NodeError::Event(_) | NodeError::CannotStore => {
                 Self::bad_request(code, detail)
             }
-            NodeError::Busy(_) | NodeError::History(_) | NodeError::Away { .. } => Self::unavailable(code, detail),
+            NodeError::Busy(_) | NodeError::History(_) | NodeError::Away { .. } => {
+                Self::unavailable(code, detail)
+            }
             NodeError::NoUsers => Self::new(StatusCode::CONFLICT, code, detail),
             NodeError::Failed => Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail),
         }

@@ -329,7 +329,8 @@ impl Presence {
             room.settle_lost(member.shared_user());
             if let Some(register) = &self.register {
                 let (channel, member) = (name.clone(), member.clone());
-                let change = Change { app: self.app, channel, kind: MemberKind::Left, member, previous: None };
+                let change =
+                    Change { app: self.app, channel, kind: MemberKind::Left, member, previous: None };
                 // Nobody reads any more only where the node ends.
                 let _ = register.send(change);
             }

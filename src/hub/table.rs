@@ -309,7 +309,8 @@ impl Table {
 
     /// Changes what the node wants to hear for a connection: what everyone gets, and what its user does.
     fn mind(&self, slot: u32, change: impl Fn(&Interest, Topic)) {
-        let (Some(interest), Some(connection)) = (&self.context.interest, &self.slots[slot as usize].connection)
+        let (Some(interest), Some(connection)) =
+            (&self.context.interest, &self.slots[slot as usize].connection)
         else {
             return;
         };

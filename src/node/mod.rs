@@ -20,8 +20,8 @@ use std::sync::{
 };
 
 pub use channels::Joins;
-pub(crate) use cluster::{Cluster, Extent, Former, FormerChannel, Once, Place};
 pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
+pub(crate) use cluster::{Cluster, Extent, Former, FormerChannel, Once, PageStart};
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
 pub use publish::{Placement, Receipt};
@@ -32,10 +32,10 @@ pub use crate::protocol::event::Exceptions;
 use crate::{
     app::{App, ClientKeys, SetupError},
     auth::ApiKeys,
+    broker::Inbox,
     config::Config,
     door::Place,
-    broker::Inbox,
-    history::{History, HistoryError, Memory, RedisHistory},
+    history::{History, HistoryError, Memory},
     hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
     limits::TARGET_NAMES,
@@ -168,7 +168,7 @@ impl Node {
         };
         let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
         let history: Arc<dyn History> = match &cluster {
-            Some(cluster) => Arc::new(RedisHistory::new(cluster.bus.clone(), metrics.clone(), app_metrics)),
+            Some(_) => Arc::new(Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics)),
             None => Arc::new(Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics)),
         };
         let node = Self {

@@ -6,10 +6,7 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-use super::{
-    Extent, Node, NodeError, Target,
-    cluster::{Message, Sent},
-};
+use super::{Extent, Node, NodeError, Target, cluster::Message};
 use crate::{
     history::{Echoless, Keep, Key, New, Omit},
     hub::{Closure, Counts, Named, Reach, Selection, Ticket},

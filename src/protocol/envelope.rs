@@ -72,7 +72,6 @@ pub(crate) struct Header<'a> {
     pub(crate) id: Uuid,
     #[serde(borrow)]
     pub(crate) app: Cow<'a, str>,
-    #[serde(flatten)]
     pub(crate) aim: Aim,
     /// It was sent to several topics, and is to be delivered once.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -86,9 +85,17 @@ pub(crate) struct Header<'a> {
 #[derive(Debug)]
 pub(crate) enum Envelope<'a> {
     /// An event that is nowhere kept.
-    Event { header: Header<'a>, frame: Frame },
+    Event {
+        header: Header<'a>,
+        frame: Frame,
+    },
     /// An event that the history has, and its place there.
-    Kept { epoch: u64, offset: u64, header: Header<'a>, draft: Draft },
+    Kept {
+        epoch: u64,
+        offset: u64,
+        header: Header<'a>,
+        draft: Draft,
+    },
     Request(Request<'a>),
     Answer(Answer<'a>),
     Notices(Notices),
@@ -280,7 +287,9 @@ mod tests {
         message.extend_from_slice(&5u64.to_be_bytes());
         message.extend_from_slice(&12u64.to_be_bytes());
         message.extend_from_slice(&tail(&header(), &draft));
-        let Ok(Envelope::Kept { epoch, offset, draft: read, .. }) = Envelope::read(&message) else { panic!() };
+        let Ok(Envelope::Kept { epoch, offset, draft: read, .. }) = Envelope::read(&message) else {
+            panic!()
+        };
         assert_eq!((epoch, offset), (5, 12));
         assert_eq!(read.finish(Some(12)).bytes(), draft.finish(Some(12)).bytes());
     }

@@ -82,7 +82,8 @@ impl Frame {
             [length, payload @ ..] => (usize::from(*length), payload),
             [] => return None,
         };
-        let is_whole = length == payload.len() && (*first == BINARY || simdutf8::basic::from_utf8(payload).is_ok());
+        let is_whole =
+            length == payload.len() && (*first == BINARY || simdutf8::basic::from_utf8(payload).is_ok());
         // Of an event there is at least the brace of its header, or of its offset.
         let is_whole = is_whole && if *first == TEXT { payload.ends_with(b"}") } else { has_header(payload) };
         is_whole.then(|| Self::of(bytes.to_vec(), true))

@@ -19,7 +19,7 @@ use crate::{
     hub::{Coming, Count, Snapshot, State},
     id::AppId,
     limits::{PAGE_DEFAULT, PAGE_MAX},
-    node::{Author, MembersQuery, Node, NodeError, Place, Prepared, Publication, Target, read_cursor},
+    node::{Author, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target, read_cursor},
     predicate::Value,
     protocol::{
         event::Sender,
@@ -269,9 +269,10 @@ impl Client {
         limit: Option<usize>,
     ) -> Option<Later> {
         let limit = limit.unwrap_or(PAGE_DEFAULT);
-        let from = cursor.map(Place::read);
+        let from = cursor.map(PageStart::read);
         if id.is_none() || from == Some(None) || !(1..=PAGE_MAX).contains(&limit) {
-            let message = format!("members needs id, a cursor that is one of ours, and limit 1 to {PAGE_MAX}");
+            let message =
+                format!("members needs id, a cursor that is one of ours, and limit 1 to {PAGE_MAX}");
             self.refuse(id, "bad_message", &message);
             return None;
         }
@@ -326,7 +327,7 @@ enum Later {
     /// A page of members, of which other nodes have some.
     Members {
         channel: String,
-        from: Option<Place>,
+        from: Option<PageStart>,
         limit: usize,
     },
 }

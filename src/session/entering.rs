@@ -118,11 +118,7 @@ impl Client {
         self.node.recall(self.app, &id, connection.user(), connection.device())
     }
 
-    async fn recall_elsewhere(
-        &self,
-        id: &str,
-        connection: &Connection,
-    ) -> Option<(ConnectionId, Former)> {
+    async fn recall_elsewhere(&self, id: &str, connection: &Connection) -> Option<(ConnectionId, Former)> {
         let id: ConnectionId = id.parse().ok()?;
         let (user, device) = (connection.user(), connection.device());
         Some((id, self.node.recall_elsewhere(self.app, &id, user, device).await?))

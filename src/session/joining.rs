@@ -93,11 +93,7 @@ impl Client {
         }
         let own = self.connection()?;
         let bounds = (PAGE_DEFAULT, self.node.config.limits.outbox_bytes / 4);
-        let page =
-            self.node.members_page_everywhere(self.app, &join.channel, None, bounds, Some(&own)).await.ok()?;
-        // It has them counted who are in, and this one is about to be.
-        let joins = u64::from(!own.is_in(&join.channel));
-        Some(MembersPage { count: page.count + joins, users: page.users, ..page })
+        self.node.members_page_everywhere(self.app, &join.channel, None, bounds, Some(&own)).await.ok()
     }
 
     async fn missed(&self, join: &Join) -> Result<Missed, NodeError> {

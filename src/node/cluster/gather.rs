@@ -29,13 +29,13 @@ pub(crate) struct Overall<T> {
 
 /// Where a page over all nodes begins: a node, and that node's own cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct PageStart {
     node: NodeId,
     within: Option<String>,
 }
 
-impl Place {
-    /// Reads what [`Place::write`] wrote.
+impl PageStart {
+    /// Reads what [`PageStart::write`] wrote.
     pub(crate) fn read(text: &str) -> Option<Self> {
         let (node, within) = text.split_once('-').map_or((text, None), |(node, within)| (node, Some(within)));
         super::super::read_cursor(within.unwrap_or("0.0"))?;
@@ -158,8 +158,23 @@ impl Node {
         app: AppId,
         channel: &str,
     ) -> Result<Overall<Count>, NodeError> {
+        self.count_with(app, channel, None).await
+    }
+
+    /// The same, and who is `joining` as if they were in.
+    async fn count_with(
+        &self,
+        app: AppId,
+        channel: &str,
+        joining: Option<&Snapshot>,
+    ) -> Result<Overall<Count>, NodeError> {
         let gathered = self.others(app, &Order::Count { channel: channel.to_owned() }).await?;
-        let parts = gathered.read().chain([self.present(app, channel)]);
+        let joining = joining.filter(|joining| !joining.is_in(channel)).map(|joining| Present {
+            connections: 1,
+            users: 0,
+            names: Some(joining.user().map(ToOwned::to_owned).into_iter().collect()),
+        });
+        let parts = gathered.read().chain([self.present(app, channel)]).chain(joining);
         Ok(Overall { value: sum(parts), missing: gathered.missing })
     }
 
@@ -195,7 +210,7 @@ impl Node {
         &self,
         app: AppId,
         channel: &str,
-        from: Option<Place>,
+        from: Option<PageStart>,
         (limit, max_bytes): (usize, usize),
         joining: Option<&Snapshot>,
     ) -> Result<Overall<Items>, NodeError> {
@@ -214,13 +229,12 @@ impl Node {
         &self,
         app: AppId,
         channel: &str,
-        from: Option<Place>,
+        from: Option<PageStart>,
         (limit, max_bytes): (usize, usize),
         joining: Option<&Snapshot>,
     ) -> Result<MembersPage, NodeError> {
-        let page =
-            self.members_everywhere(app, channel, from, (limit, max_bytes), joining).await?.value;
-        let Count { connections, users } = self.count_everywhere(app, channel).await?.value;
+        let page = self.members_everywhere(app, channel, from, (limit, max_bytes), joining).await?.value;
+        let Count { connections, users } = self.count_with(app, channel, joining).await?.value;
         let members = to_raw_value(&page.items).map_err(|_| NodeError::Failed)?;
         Ok(MembersPage { members, count: connections, users, cursor: page.cursor })
     }
@@ -233,7 +247,7 @@ impl Node {
         &self,
         app: AppId,
         target: Target,
-        from: Option<Place>,
+        from: Option<PageStart>,
         limit: usize,
     ) -> Result<Overall<Items>, NodeError> {
         let here = |from: Option<String>, left: usize| {
@@ -268,7 +282,7 @@ impl Node {
     async fn pages<F: Future<Output = Result<Page, NodeError>>>(
         &self,
         app: AppId,
-        from: Option<Place>,
+        from: Option<PageStart>,
         limit: usize,
         here: impl Fn(Option<String>, usize) -> F,
         order: impl Fn(Option<String>, usize) -> Order,
@@ -281,7 +295,7 @@ impl Node {
             let left = limit - overall.value.items.len();
             let within = from.as_ref().filter(|from| from.node == node).and_then(|from| from.within.clone());
             if left == 0 {
-                overall.value.cursor = Some(Place { node, within: None }.write());
+                overall.value.cursor = Some(PageStart { node, within: None }.write());
                 break;
             }
             let page = match cluster {
@@ -297,7 +311,7 @@ impl Node {
             };
             overall.value.items.extend(page.items);
             if let Some(within) = page.cursor {
-                overall.value.cursor = Some(Place { node, within: Some(within) }.write());
+                overall.value.cursor = Some(PageStart { node, within: Some(within) }.write());
                 break;
             }
         }
@@ -335,11 +349,11 @@ mod tests {
     #[test]
     fn a_place_survives_its_text() {
         for within in [None, Some("1.23".to_owned())] {
-            let place = Place { node: NodeId(77), within };
-            assert_eq!(Place::read(&place.write()), Some(place));
+            let place = PageStart { node: NodeId(77), within };
+            assert_eq!(PageStart::read(&place.write()), Some(place));
         }
         for bad in ["", "x", "00000000-", "0000001-1", "0000001-a.b"] {
-            assert_eq!(Place::read(bad), None, "{bad}");
+            assert_eq!(PageStart::read(bad), None, "{bad}");
         }
     }
 

@@ -208,8 +208,7 @@ impl Node {
     /// Tells the members of `channel` that what comes does not go on from what they have: `joined` with the position
     /// that it goes on from.
     async fn tell_epoch(&self, app: AppId, channel: &Arc<str>, position: Position) {
-        let position =
-            native::Position { epoch: position.epoch.to_string().into(), offset: position.offset };
+        let position = native::Position { epoch: position.epoch.to_string().into(), offset: position.offset };
         let told = native::joined(channel, Some(&position));
         let selection = of_channel(app, channel);
         self.hub

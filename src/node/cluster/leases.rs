@@ -1,7 +1,7 @@
 //! Who is there: each node renews a lease in Redis, by Redis' clock, and learns the others' by the same step.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -11,43 +11,30 @@ use tokio::time::MissedTickBehavior;
 
 use super::{Cluster, Node};
 use crate::{
-    broker::{Script, Topic},
+    broker::{BusError, Script, Topic},
     id::NodeId,
 };
 
-/// Renews one lease, drops those that are over, answers those that hold and who of them acts for all. Redis' clock alone
-/// decides, so that nodes need not agree on the time.
-static RENEW: Script = Script::new(
-    "local t = redis.call('TIME')
-     local now = t[1] * 1000 + math.floor(t[2] / 1000)
-     local lease = redis.call('ZSCORE', KEYS[1], ARGV[1])
-     local lapsed = (not lease or tonumber(lease) < now) and 1 or 0
-     redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-     redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-     local leader = redis.call('GET', KEYS[2])
-     if not leader or leader == ARGV[1] then
-       redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-       leader = ARGV[1]
-     end
-     local id = string.match(ARGV[1], '^%S+')
-     redis.call('SADD', KEYS[3], id)
-     local leases, alive = redis.call('ZRANGE', KEYS[1], 0, -1), {}
-     for _, lease in ipairs(leases) do alive[string.match(lease, '^%S+')] = true end
-     local dead = {}
-     for _, known in ipairs(redis.call('SMEMBERS', KEYS[3])) do
-       if not alive[known] then
-         redis.call('SREM', KEYS[3], known)
-         dead[#dead + 1] = known
-       end
-     end
-     return {leader, leases, dead, lapsed}",
-);
+static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 
-static GIVE_UP: Script = Script::new(
-    "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
-     redis.call('SREM', KEYS[3], string.match(ARGV[1], '^%S+'))
-     return redis.call('ZREM', KEYS[1], ARGV[1])",
-);
+/// Gives the lease up: nobody has to reap who says goodbye.
+static GIVE_UP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+         redis.call('SREM', KEYS[3], string.match(ARGV[1], '^%S+'))
+         return redis.call('ZREM', KEYS[1], ARGV[1])",
+    )
+});
+
+/// Forgets a node that was reaped.
+static REAPED: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "redis.call('HSET', KEYS[6], ARGV[1], 1)
+         redis.call('PEXPIRE', KEYS[6], 3600000)
+         redis.call('HDEL', KEYS[4], ARGV[1])
+         return redis.call('SREM', KEYS[3], ARGV[1])",
+    )
+});
 
 /// Another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,12 +73,16 @@ impl Node {
         let limits = &self.config.limits;
         let mut ticks = tokio::time::interval(limits.node_lease / 5);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut again = "0";
         loop {
             ticks.tick().await;
             let began = Instant::now();
-            let args = vec![self.lease_name(), millis(limits.node_lease)];
-            match cluster.bus.eval(&RENEW, &Topic::Nodes, keys(cluster), args).await {
-                Ok(leases) => self.note_peers(cluster, &leases, began),
+            let args = vec![self.lease_name(), millis(limits.node_lease), again.into()];
+            match cluster.bus.eval(&*RENEW, &Topic::Nodes, keys(cluster), args).await {
+                Ok(leases) => {
+                    again = "1";
+                    self.note_peers(cluster, &leases, began);
+                }
                 // The bus says so itself, once.
                 Err(error) => tracing::debug!(%error, "lease not renewed"),
             }
@@ -102,10 +93,16 @@ impl Node {
     pub(crate) async fn depart(&self) {
         let Some(cluster) = &self.cluster else { return };
         let args = vec![self.lease_name()];
-        let given = cluster.bus.eval(&GIVE_UP, &Topic::Nodes, keys(cluster), args).await;
+        let given = cluster.bus.eval(&*GIVE_UP, &Topic::Nodes, keys(cluster), args).await;
         if let Err(error) = given {
             tracing::debug!(%error, "lease not given up; it ends by itself");
         }
+    }
+
+    /// Notes that nothing is left of a node that has gone without a word.
+    pub(super) async fn reaped(&self, cluster: &Cluster, dead: NodeId) -> Result<(), BusError> {
+        let args = vec![dead.to_string().into()];
+        cluster.bus.eval(&*REAPED, &Topic::Nodes, keys(cluster), args).await.map(|_| ())
     }
 
     fn lease_name(&self) -> Bytes {
@@ -115,12 +112,15 @@ impl Node {
     fn note_peers(self: &Arc<Self>, cluster: &Cluster, leases: &redis::Value, began: Instant) {
         let leases = redis::from_redis_value_ref::<(String, Vec<String>, Vec<String>, bool)>(leases);
         let Ok((leader, leases, dead, lapsed)) = leases else {
-            tracing::error!("the nodes' leases in Redis cannot be read; does another program use their names?");
+            tracing::error!(
+                "the nodes' leases in Redis cannot be read; does another program use their names?"
+            );
             return;
         };
         if lapsed {
-            // Its list may have been taken for that of a node that has gone.
+            // Its members may have been told to have left.
             cluster.relist();
+            self.announce_members(cluster);
         }
         for id in dead.iter().filter_map(|id| id.parse().ok()) {
             tokio::spawn(self.clone().reap(id));
@@ -147,7 +147,9 @@ fn read(lease: &str) -> Option<Peer> {
 }
 
 fn keys(cluster: &Cluster) -> Vec<Vec<u8>> {
-    ["leases", "leader", "nodes"].map(|suffix| cluster.bus.key(&Topic::Nodes, suffix)).into()
+    ["leases", "leader", "nodes", "reaping", "grace", "reaped"]
+        .map(|suffix| cluster.bus.key(&Topic::Nodes, suffix))
+        .into()
 }
 
 fn millis(time: Duration) -> Bytes {

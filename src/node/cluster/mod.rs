@@ -25,9 +25,14 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
-pub(crate) use self::{gather::Place, once::Once, resume::{Former, FormerChannel}, spread::Extent};
-use self::{ask::Asked, kept::Placed, presence::Queue, leases::Peers, receive::Recent};
-pub(super) use self::spread::{Message, Sent};
+pub(super) use self::spread::Message;
+use self::{ask::Asked, kept::Placed, leases::Peers, presence::Queue, receive::Recent};
+pub(crate) use self::{
+    gather::PageStart,
+    once::Once,
+    resume::{Former, FormerChannel},
+    spread::Extent,
+};
 use super::{Node, NodeError, Recalled};
 use crate::{
     app::{App, SetupError},
@@ -78,8 +83,8 @@ impl Cluster {
     ) -> Result<Option<(Self, Inbox)>, SetupError> {
         let Some(redis) = &config.redis else { return Ok(None) };
         let names = apps.iter().map(|app| app.name.clone()).collect();
-        let (bus, inbox) =
-            Bus::start(redis, &config.namespace, names, node, &config.limits, metrics.clone())?;
+        let (bus, inbox) = Bus::start(redis, &config.namespace, names, node, &config.limits, metrics.clone())
+            .map_err(|error| SetupError::Bus(error.to_string()))?;
         let apps = apps.iter().map(|app| (app.name.clone(), app.id)).collect();
         Ok(Some((Self::new(bus, apps), inbox)))
     }

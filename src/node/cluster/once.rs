@@ -1,6 +1,9 @@
 //! Answers kept in Redis for `Idempotency-Key`s: a repeat gets the first answer, whichever node it comes to.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -13,8 +16,9 @@ use crate::{
 };
 
 /// Claims a key for a body, or says what became of it: 0 first, 1 answered, 2 running, 3 used with another body.
-static CLAIM: Script = Script::new(
-    "local was = redis.call('HMGET', KEYS[1], 'body', 'answer')
+static CLAIM: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local was = redis.call('HMGET', KEYS[1], 'body', 'answer')
      if not was[1] then
        redis.call('HSET', KEYS[1], 'body', ARGV[1], 'by', ARGV[2])
        redis.call('PEXPIRE', KEYS[1], ARGV[3])
@@ -23,20 +27,25 @@ static CLAIM: Script = Script::new(
      if was[1] ~= ARGV[1] then return {3} end
      if was[2] then return {1, was[2]} end
      return {2}",
-);
+    )
+});
 
 /// Keeps the answer of who has claimed the key.
-static ANSWER: Script = Script::new(
-    "if redis.call('HGET', KEYS[1], 'by') ~= ARGV[1] then return 0 end
+static ANSWER: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('HGET', KEYS[1], 'by') ~= ARGV[1] then return 0 end
      redis.call('HSET', KEYS[1], 'answer', ARGV[2])
      return redis.call('PEXPIRE', KEYS[1], ARGV[3])",
-);
+    )
+});
 
 /// Frees the key of who has claimed it.
-static FREE: Script = Script::new(
-    "if redis.call('HGET', KEYS[1], 'by') ~= ARGV[1] then return 0 end
+static FREE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('HGET', KEYS[1], 'by') ~= ARGV[1] then return 0 end
      return redis.call('DEL', KEYS[1])",
-);
+    )
+});
 
 /// What to do with a request that carries a key.
 #[derive(Debug)]
@@ -62,13 +71,13 @@ impl Claimed {
     /// Keeps the answer of a success for `window`.
     pub(crate) async fn succeed(self, answer: Bytes, window: Duration) {
         let args = vec![self.token.clone(), answer, millis(window)];
-        let kept = self.bus.eval(&ANSWER, &self.home, keys(&self.bus, &self.home), args).await;
+        let kept = self.bus.eval(&*ANSWER, &self.home, keys(&self.bus, &self.home), args).await;
         note(kept);
     }
 
     /// Frees the key, since there is no success to keep.
     pub(crate) async fn fail(self) {
-        let freed = self.bus.eval(&FREE, &self.home, keys(&self.bus, &self.home), vec![self.token]).await;
+        let freed = self.bus.eval(&*FREE, &self.home, keys(&self.bus, &self.home), vec![self.token]).await;
         note(freed);
     }
 }
@@ -79,19 +88,14 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::Away`] where Redis does not say: the request may have been made before.
-    pub(crate) async fn once(
-        &self,
-        app: AppId,
-        name: &str,
-        body: &[u8],
-    ) -> Result<Option<Once>, NodeError> {
+    pub(crate) async fn once(&self, app: AppId, name: &str, body: &[u8]) -> Result<Option<Once>, NodeError> {
         let Some(cluster) = self.cluster_up()? else { return Ok(None) };
         // Any topic's home would do; this spreads the keys over a cluster.
         let home = Topic::User(app, name.into());
         let token: Bytes = Uuid::new_v4().into_bytes().to_vec().into();
         loop {
             let args = vec![Bytes::copy_from_slice(body), token.clone(), millis(ONCE_RUNNING)];
-            let claimed = cluster.bus.eval(&CLAIM, &home, keys(&cluster.bus, &home), args).await;
+            let claimed = cluster.bus.eval(&*CLAIM, &home, keys(&cluster.bus, &home), args).await;
             let claimed = claimed.map_err(|error| NodeError::Away { reason: error.to_string().into() })?;
             let (state, answer) = read(&claimed)?;
             match state {

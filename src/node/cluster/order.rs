@@ -8,25 +8,66 @@ use crate::protocol::envelope::Aim;
 
 /// Something that another node is to look up or to do, for its own connections.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Order {
     /// What became of a publication.
-    Receipt { id: Uuid },
-    Disconnect { aim: Aim, code: u16, reason: String },
-    Join { channel: String, aim: Aim },
-    Leave { channel: String, aim: Aim },
-    User { user: String },
-    Count { channel: String },
-    Channels { prefix: String, after: Option<String>, limit: usize },
-    Members { channel: String, from: Option<String>, limit: usize, max_bytes: usize },
-    Connections { aim: Aim, from: Option<String>, limit: usize },
-    Connection { id: String },
+    Receipt {
+        id: Uuid,
+    },
+    Disconnect {
+        aim: Aim,
+        code: u16,
+        reason: String,
+    },
+    Join {
+        channel: String,
+        aim: Aim,
+    },
+    Leave {
+        channel: String,
+        aim: Aim,
+    },
+    User {
+        user: String,
+    },
+    Count {
+        channel: String,
+    },
+    Channels {
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+    },
+    Members {
+        channel: String,
+        from: Option<String>,
+        limit: usize,
+        max_bytes: usize,
+    },
+    Connections {
+        aim: Aim,
+        from: Option<String>,
+        limit: usize,
+    },
+    Connection {
+        id: String,
+    },
     /// What a lost connection had, for a client who comes back to another node.
-    Recall { id: String, user: Option<String>, device: Option<String> },
+    Recall {
+        id: String,
+        user: Option<String>,
+        device: Option<String>,
+    },
     /// It goes on there in these channels, and has left the others.
-    Settle { id: String, taken: Vec<String> },
+    Settle {
+        id: String,
+        taken: Vec<String>,
+    },
     /// How often users are in a channel.
-    Tallies { channel: String, users: Vec<String> },
+    Tallies {
+        channel: String,
+        users: Vec<String>,
+    },
 }
 
 /// How often each user that was asked about is in the channel.

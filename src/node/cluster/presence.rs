@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use ahash::AHashMap;
-use serde::{Deserialize, Serialize};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::mpsc;
 
@@ -52,7 +52,8 @@ impl Node {
                 () = cluster.relist.notified() => {}
             }
             let stale = cluster.relist_due();
-            let written = if stale { self.write_list(cluster).await } else { self.change_list(cluster, &batch).await };
+            let written =
+                if stale { self.write_list(cluster).await } else { self.change_list(cluster, &batch).await };
             batch.clear();
             if let Err(error) = written {
                 tracing::debug!(%error, "the list of members in Redis is behind");
@@ -123,6 +124,34 @@ impl Node {
         Ok(())
     }
 
+    /// Tells other nodes' watchers of all members here: they were taken for gone.
+    pub(super) fn announce_members(&self, cluster: &Cluster) {
+        let mut channels: AHashMap<(AppId, String), Vec<Told>> = AHashMap::new();
+        for member in self.all_members() {
+            for channel in member.channels() {
+                let user: Vec<String> = member.user().map(ToOwned::to_owned).into_iter().collect();
+                let tally = self.hub.presence(member.app).tallies(channel, &user);
+                let told = Told {
+                    kind: MemberKind::Joined,
+                    id: member.id().to_string(),
+                    user: user.first().cloned(),
+                    data: member.profile().and_then(|profile| to_raw_value(profile).ok()),
+                    previous: None,
+                    tally: tally.first().copied().unwrap_or(1),
+                };
+                channels.entry((member.app, channel.to_owned())).or_default().push(told);
+            }
+        }
+        for ((app, channel), members) in channels {
+            let (origin, name) = (self.id().0, self.app(app).name.to_string());
+            self.publish_notices(
+                cluster,
+                app,
+                &Notices { origin, app: name, channel, members, changes: None },
+            );
+        }
+    }
+
     /// Connections that are in a channel.
     fn all_members(&self) -> Vec<Snapshot> {
         let mut members = Vec::new();
@@ -156,13 +185,17 @@ impl Node {
             previous: notice.previous.map(|id| id.to_string()),
             tally: notice.user_connections,
         };
-        self.publish_notices(cluster, app, &Notices {
-            origin: self.id().0,
-            app: self.app(app).name.to_string(),
-            channel: tidings.channel.to_string(),
-            members: tidings.notices.iter().map(told).collect(),
-            changes: tidings.counted.as_ref().map(|(changes, _)| *changes),
-        });
+        self.publish_notices(
+            cluster,
+            app,
+            &Notices {
+                origin: self.id().0,
+                app: self.app(app).name.to_string(),
+                channel: tidings.channel.to_string(),
+                members: tidings.notices.iter().map(told).collect(),
+                changes: tidings.counted.as_ref().map(|(changes, _)| *changes),
+            },
+        );
     }
 
     fn publish_notices(&self, cluster: &Cluster, app: AppId, notices: &Notices) {
@@ -266,8 +299,12 @@ impl Node {
         let mut channels: AHashMap<(AppId, String), Vec<(String, Listed)>> = AHashMap::new();
         for (field, value) in members {
             let mut parts = field.splitn(3, ' ');
-            let (Some(app), Some(channel), Some(id)) = (parts.next(), parts.next(), parts.next()) else { continue };
-            let (Some(app), Ok(listed)) = (cluster.app_named(app), serde_json::from_slice(&value)) else { continue };
+            let (Some(app), Some(channel), Some(id)) = (parts.next(), parts.next(), parts.next()) else {
+                continue;
+            };
+            let (Some(app), Ok(listed)) = (cluster.app_named(app), serde_json::from_slice(&value)) else {
+                continue;
+            };
             channels.entry((app, channel.to_owned())).or_default().push((id.to_owned(), listed));
         }
         for ((app, channel), members) in channels {
@@ -287,8 +324,12 @@ impl Node {
         }
         let mut delete = redis::cmd("DEL");
         delete.arg(&key);
-        if let Err(error) = cluster.bus.command(&home, delete).await {
-            tracing::debug!(%error, "a list of members stays, and is told again");
+        let forgotten = match cluster.bus.command(&home, delete).await {
+            Ok(_) => self.reaped(cluster, dead).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = forgotten {
+            tracing::debug!(%error, "what a node left behind stays, and is told again");
         }
     }
 }
@@ -296,9 +337,8 @@ impl Node {
 /// A notice of another node's member, as this node's clients get it.
 fn frame_of(channel: &str, told: &Told, user_connections: u64) -> Option<About> {
     let id: ConnectionId = told.id.parse().ok()?;
-    let data = told.data.as_ref().and_then(|data| {
-        Value::from_json(&mut data.get().as_bytes().to_vec(), None).ok()
-    });
+    let data =
+        told.data.as_ref().and_then(|data| Value::from_json(&mut data.get().as_bytes().to_vec(), None).ok());
     let member = Member { id, user: told.user.as_deref(), data: data.as_ref() };
     let previous = told.previous.as_ref().and_then(|id| id.parse().ok());
     Some((Some(id), native::member(told.kind, channel, &member, user_connections, previous)))

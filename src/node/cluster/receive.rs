@@ -96,7 +96,7 @@ impl Node {
     }
 
     /// Understands what another node says of whom it means.
-    fn target_of(&self, aim: Aim) -> Result<Target, NodeError> {
+    pub(super) fn target_of(&self, aim: Aim) -> Result<Target, NodeError> {
         let params = |params: Box<serde_json::value::RawValue>| {
             // It was written from a value.
             Value::from_json(&mut params.get().as_bytes().to_vec(), None).map_err(|_| NodeError::Failed)
@@ -114,7 +114,7 @@ impl Node {
     }
 
     /// Waits for the gate as long as it takes: what waits behind is bounded by the bus.
-    async fn admit_from_bus(&self, selection: &Selection, bytes: usize) -> (Reach, Ticket) {
+    pub(super) async fn admit_from_bus(&self, selection: &Selection, bytes: usize) -> (Reach, Ticket) {
         loop {
             let reach = self.hub.reach(selection);
             if let Ok(ticket) = self.hub.admit(&reach, bytes).await {
@@ -255,11 +255,7 @@ impl Ear {
 
 impl Part {
     fn of(counts: Counts) -> Self {
-        Self {
-            matched: counts.looked.matched,
-            queued: counts.queued,
-            filter_errors: counts.looked.errors,
-        }
+        Self { matched: counts.looked.matched, queued: counts.queued, filter_errors: counts.looked.errors }
     }
 }
 

@@ -105,7 +105,8 @@ impl Node {
         }
         let frame = draft.finish(None);
         let one = |topic: Topic, header: &Header<'_>| (topic, envelope::event(header, &frame));
-        let to = |names: Names| Header { aim: Aim { to: Some(names), ..header.aim.clone() }, ..header.clone() };
+        let to =
+            |names: Names| Header { aim: Aim { to: Some(names), ..header.aim.clone() }, ..header.clone() };
         let topics = match &target.to {
             None => vec![one(Topic::App(app), &header)],
             Some(To { users, channels, connections }) if channels.is_empty() && connections.is_empty() => {
@@ -151,7 +152,8 @@ impl Node {
     pub(in super::super) fn send(&self, message: Message) -> Option<Sent> {
         let bus = &self.cluster.as_ref()?.bus;
         let Message::Live { id, topics, receipt } = message else { return None };
-        let publish = |(topic, message): (Topic, Bytes)| -> Published { Box::pin(bus.publish(&topic, message)) };
+        let publish =
+            |(topic, message): (Topic, Bytes)| -> Published { Box::pin(bus.publish(&topic, message)) };
         Some(Sent { id, published: topics.into_iter().map(publish).collect(), receipt })
     }
 
