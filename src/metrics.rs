@@ -2,6 +2,8 @@
 //!
 //! Counters are plain atomics that their users hold, so that counting costs one addition and no look-up.
 
+mod bus;
+
 use std::sync::Arc;
 
 use prometheus_client::{
@@ -14,6 +16,13 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+
+pub use self::bus::{BusMetrics, Sent};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct AppLabel {
@@ -198,6 +207,8 @@ pub struct Metrics {
     pub delivery: Histogram,
     /// Time from a request's head to its answer.
     pub http: Histogram,
+    /// What goes to other nodes and comes from them.
+    pub bus: BusMetrics,
 }
 
 fn seconds() -> Histogram {
@@ -208,8 +219,11 @@ fn seconds() -> Histogram {
 impl Metrics {
     /// A fresh set, all zero.
     pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("fanfare");
+        let bus = BusMetrics::new(&mut registry);
         let mut metrics = Self {
-            registry: Registry::with_prefix("fanfare"),
+            registry,
+            bus,
             by_app: Family::default(),
             connected: Family::default(),
             accepted: Family::default(),
