@@ -42,8 +42,9 @@ pub(super) fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
 
 /// Reads the keys and certificates that the configuration names by their files, relative to `folder`.
 pub(super) fn read_keys(config: &mut Config, folder: Option<&Path>, problems: &mut Vec<Problem>) {
-    let place =
-        |path: &PathBuf| folder.map_or_else(|| path.clone(), |folder: &Path| -> PathBuf { folder.join(path) });
+    let place = |path: &PathBuf| {
+        folder.map_or_else(|| path.clone(), |folder: &Path| -> PathBuf { folder.join(path) })
+    };
     for file in config.redis.iter_mut().flat_map(|redis| [&mut redis.ca, &mut redis.cert, &mut redis.key]) {
         let Some(file) = file else { continue };
         file.path = place(&file.path);

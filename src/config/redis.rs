@@ -44,7 +44,9 @@ impl RedisConfig {
         }
         let files = [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)];
         for (name, _) in files.iter().filter(|(_, file)| file.is_some() && !url.tls) {
-            rules.push(format!("redis.{name} is for TLS, and redis.url has none; write rediss:// for redis://"));
+            rules.push(format!(
+                "redis.{name} is for TLS, and redis.url has none; write rediss:// for redis://"
+            ));
         }
         if self.cert.is_some() != self.key.is_some() {
             rules.push("redis.cert and redis.key belong together; set both or neither".to_owned());
@@ -326,7 +328,7 @@ mod tests {
             ("redis://a:0", Bad::Port(1)),
             ("redis://a,b:99999", Bad::Port(2)),
             ("redis://[::1]7", Bad::Port(1)),
-            ("redis://::1", Bad::Port(1)),
+            ("redis://::1", Bad::NoHost(1)),
             ("redis://u:secret@a,v:secret@b", Bad::Users),
             ("redis://u@a", Bad::Password),
             ("redis://u:%ff@a", Bad::Encoding),
