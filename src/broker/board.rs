@@ -1,10 +1,6 @@
 //! What is wrong with the bus now, told once when it begins and once when it is over.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 

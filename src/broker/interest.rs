@@ -84,8 +84,8 @@ impl State {
 }
 
 impl Stripe {
-    fn note(&mut self, topic: &Topic) {
-        self.changed.push_back(topic.clone());
+    fn note(&mut self, topic: Topic) {
+        self.changed.push_back(topic);
         if let Some(server) = &self.server {
             server.wake.notify_one();
         }
@@ -130,7 +130,7 @@ impl Interest {
         state.idle_since = None;
         if !state.subscribed && !state.is_changed {
             state.is_changed = true;
-            stripe.note(&topic);
+            stripe.note(topic);
         }
     }
 
@@ -274,7 +274,7 @@ impl Interest {
                     stripe.forget(&topic);
                 } else if state.count == 0 && state.subscribed && !state.is_changed {
                     state.is_changed = true;
-                    stripe.note(&topic);
+                    stripe.note(topic);
                 }
             }
             stripe.topics.len()

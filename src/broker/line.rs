@@ -153,7 +153,9 @@ impl Line {
         };
         self.metrics.bus.sent(Sent::Away, late.len() as u64);
         for item in late {
-            let _ = item.answer.send(Err(BusError::away("Redis is too slow: the command waited its time unsent")));
+            let _ = item
+                .answer
+                .send(Err(BusError::away("Redis is too slow: the command waited its time unsent")));
         }
     }
 

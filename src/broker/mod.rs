@@ -40,13 +40,6 @@ use tokio::sync::Notify;
 
 #[cfg_attr(not(test), expect(unused_imports, reason = "nothing reads the inbox yet"))]
 pub(crate) use self::inbox::Incoming;
-pub(crate) use self::{
-    board::Health,
-    inbox::Inbox,
-    interest::Interest,
-    name::Topic,
-    setup::StartError,
-};
 use self::{
     board::Board,
     interest::Change,
@@ -54,6 +47,7 @@ use self::{
     name::Names,
     setup::Setup,
 };
+pub(crate) use self::{board::Health, inbox::Inbox, interest::Interest, name::Topic, setup::StartError};
 use crate::{
     config::{RedisConfig, RedisKind},
     id::NodeId,
@@ -164,7 +158,7 @@ impl Bus {
             generations: AtomicU64::new(0),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (end, ended) = mpsc::channel();
+        let (end, ended) = mpsc::sync_channel(1);
         let run = control::run(cx.clone());
         std::thread::Builder::new().name("fanfare-bus".to_owned()).spawn(move || {
             runtime.block_on(run);
@@ -182,6 +176,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError`].
+    #[expect(clippy::needless_pass_by_value, reason = "how the bytes get to Redis is the bus's affair")]
     pub(crate) fn publish(
         &self,
         topic: &Topic,
@@ -206,6 +201,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError`].
+    #[expect(clippy::needless_pass_by_value, reason = "how the bytes get to Redis is the bus's affair")]
     pub(crate) fn eval(
         &self,
         script: &'static Script,

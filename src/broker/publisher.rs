@@ -40,7 +40,8 @@ type Replies = Result<Vec<Value>, RedisError>;
 pub(super) async fn run(line: Arc<Line>, cx: Arc<Context>) {
     let part = Part::Publisher(line.address.clone());
     let mut backoff = Backoff::default();
-    let pool = match cx.setup.pool(&line.address) {
+    let (told, mut pushed) = mpsc::channel(1);
+    let pool = match cx.setup.pool(&line.address, told) {
         Ok(pool) => pool,
         Err(reason) => {
             line.shut(&reason);
@@ -52,9 +53,11 @@ pub(super) async fn run(line: Arc<Line>, cx: Arc<Context>) {
         let reason = match connect(&pool, &line, &cx).await {
             Ok(connection) => {
                 connected = Some(Moment::now());
+                // The end of the last connection may have been told late.
+                while pushed.try_recv().is_ok() {}
                 line.open();
                 cx.board.clear(&part);
-                let reason = serve(&line, &connection, &cx).await;
+                let reason = serve(&line, &connection, &cx, &mut pushed).await;
                 drop(Connection::take(connection));
                 pool.retain(|_, _| false);
                 reason
@@ -72,7 +75,9 @@ pub(super) async fn run(line: Arc<Line>, cx: Arc<Context>) {
 async fn connect(pool: &Pool, line: &Line, cx: &Context) -> Result<Connection, String> {
     let address = &line.address;
     let mut connection = pool.get().await.map_err(|error| match error {
-        PoolError::Backend(error) if !error.is_timeout() => format!("cannot connect to Redis at {address}: {error}"),
+        PoolError::Backend(error) if !error.is_timeout() => {
+            format!("cannot connect to Redis at {address}: {error}")
+        }
         _ => format!("Redis at {address} does not answer: nothing came within {:?}", limits::BUS_CONNECT),
     })?;
     let mut name = Cmd::new();
@@ -84,12 +89,16 @@ async fn connect(pool: &Pool, line: &Line, cx: &Context) -> Result<Connection, S
     let problem = match replies {
         Ok(Ok(replies)) => match replies.get(1).and_then(|reply| role(reply)) {
             Some(b"master") => return Ok(connection),
-            Some(b"sentinel") => format!("Redis at {address} is a Sentinel; write its address as redis+sentinel://…/name"),
+            Some(b"sentinel") => {
+                format!("Redis at {address} is a Sentinel; write its address as redis+sentinel://…/name")
+            }
             Some(_) => format!("Redis at {address} is a replica; only a primary can join nodes"),
             None => format!("Redis at {address} does not tell its role; is it Redis 7 or later?"),
         },
         Ok(Err(error)) => format!("the connection to Redis at {address} broke: {error}"),
-        Err(_) => format!("Redis at {address} does not answer: nothing came within {:?}", limits::BUS_CONNECT),
+        Err(_) => {
+            format!("Redis at {address} does not answer: nothing came within {:?}", limits::BUS_CONNECT)
+        }
     };
     drop(Connection::take(connection));
     Err(problem)
@@ -103,17 +112,24 @@ fn role(hello: &Value) -> Option<&[u8]> {
 }
 
 /// Carries the queue until the connection is of no use any more; says why.
-async fn serve(line: &Arc<Line>, connection: &MultiplexedConnection, cx: &Arc<Context>) -> String {
+async fn serve(
+    line: &Arc<Line>,
+    connection: &MultiplexedConnection,
+    cx: &Arc<Context>,
+    pushed: &mut mpsc::Receiver<()>,
+) -> String {
     let permits = Arc::new(Semaphore::new(limits::BUS_PIPELINES));
-    let (broken, mut is_broken) = mpsc::unbounded_channel();
+    let (broken, mut is_broken) = mpsc::channel(1);
     let strikes = Arc::new(AtomicU32::new(0));
     let mut loaded = HashSet::new();
+    let ended = || format!("Redis at {} has closed the connection", line.address);
     let doubted = || format!("looking whether Redis at {} is still primary", line.address);
     loop {
         let Some(deadline) = line.next_deadline() else {
             tokio::select! {
                 biased;
                 Some(reason) = is_broken.recv() => return reason,
+                Some(()) = pushed.recv() => return ended(),
                 () = line.doubted.notified() => return doubted(),
                 () = line.wake.notified() => continue,
             }
@@ -121,6 +137,7 @@ async fn serve(line: &Arc<Line>, connection: &MultiplexedConnection, cx: &Arc<Co
         let permit = tokio::select! {
             biased;
             Some(reason) = is_broken.recv() => return reason,
+            Some(()) = pushed.recv() => return ended(),
             () = line.doubted.notified() => return doubted(),
             Ok(permit) = permits.clone().acquire_owned() => permit,
             () = sleep_until(deadline) => {
@@ -130,7 +147,12 @@ async fn serve(line: &Arc<Line>, connection: &MultiplexedConnection, cx: &Arc<Co
         };
         let items = line.take(Instant::now());
         if !items.is_empty() {
-            let flight = Flight { line: line.clone(), cx: cx.clone(), broken: broken.clone(), strikes: strikes.clone() };
+            let flight = Flight {
+                line: line.clone(),
+                cx: cx.clone(),
+                broken: broken.clone(),
+                strikes: strikes.clone(),
+            };
             flight.start(items, connection.clone(), &mut loaded, permit).await;
         }
     }
@@ -140,7 +162,8 @@ async fn serve(line: &Arc<Line>, connection: &MultiplexedConnection, cx: &Arc<Co
 struct Flight {
     line: Arc<Line>,
     cx: Arc<Context>,
-    broken: mpsc::UnboundedSender<String>,
+    /// The first reason counts.
+    broken: mpsc::Sender<String>,
     /// Pipelines in a row without an answer.
     strikes: Arc<AtomicU32>,
 }
@@ -172,7 +195,8 @@ impl Flight {
         }
         pipe.ignore_errors();
         // Polled without a budget: a poll that ends before the pipeline is queued would let the next one pass it.
-        let mut query = Box::pin(unconstrained(async move { pipe.query_async::<Vec<Value>>(&mut connection).await }));
+        let mut query =
+            Box::pin(unconstrained(async move { pipe.query_async::<Vec<Value>>(&mut connection).await }));
         let flight = match first_poll(query.as_mut()).await {
             Poll::Ready(replies) => {
                 self.end(items, &places, Some(replies));
@@ -195,14 +219,16 @@ impl Flight {
                 self.settle_all(items);
                 if error.is_unrecoverable_error() || error.is_io_error() {
                     let address = &self.line.address;
-                    let _ = self.broken.send(format!("the connection to Redis at {address} broke: {error}"));
+                    let _ =
+                        self.broken.try_send(format!("the connection to Redis at {address} broke: {error}"));
                 }
                 return;
             }
             None => {
                 self.settle_all(items);
                 if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES {
-                    let _ = self.broken.send(format!("Redis at {} has stopped to answer", self.line.address));
+                    let _ =
+                        self.broken.try_send(format!("Redis at {} has stopped to answer", self.line.address));
                 }
                 return;
             }
@@ -233,9 +259,9 @@ impl Flight {
         }
         match &*code {
             // The server refused before it did anything.
-            "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING" => {
-                Err(BusError::away(&format!("Redis at {} refuses for now: {code} {message}", self.line.address)))
-            }
+            "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING" => Err(BusError::away(
+                &format!("Redis at {} refuses for now: {code} {message}", self.line.address),
+            )),
             _ => Err(BusError::Refused { code, message }),
         }
     }

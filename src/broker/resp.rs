@@ -149,7 +149,9 @@ impl Cursor<'_> {
         let kind = if count == 0 { 0..0 } else { self.string()? };
         let kind = &self.bytes[kind];
         Ok(match (kind, count) {
-            (b"message" | b"smessage", 3) => Raw::Message { channel: self.string()?, payload: self.string()? },
+            (b"message" | b"smessage", 3) => {
+                Raw::Message { channel: self.string()?, payload: self.string()? }
+            }
             (b"subscribe" | b"ssubscribe", 3) => {
                 let channel = self.string()?;
                 self.value(0)?;
@@ -430,10 +432,30 @@ mod tests {
         let many = format!("*{}\r\n", limits::BUS_FRAME_ELEMENTS + 1);
         let endless = "+".to_owned() + &"x".repeat(limits::BUS_READ_BYTES + 1);
         for bad in [
-            "x", "\r\n", "$x\r\n", "$\r\n", "$-2\r\n", "$3\r\nabcd\r\n", "$3\r\nabc\n\n", ":1\n", ":\r\n", ":--1\r\n",
-            ":99999999999999999999\r\n", "*-x\r\n", ">-1\r\n", ">3\r\n:1\r\n", ">3\r\n$7\r\nmessage\r\n:1\r\n",
-            ">3\r\n$7\r\nmessage\r\n$-1\r\n", "_x\r\n", "$?\r\n", "*?\r\n", "HTTP/1.1 400 Bad Request\r\n",
-            &deep, &large, &many, &endless,
+            "x",
+            "\r\n",
+            "$x\r\n",
+            "$\r\n",
+            "$-2\r\n",
+            "$3\r\nabcd\r\n",
+            "$3\r\nabc\n\n",
+            ":1\n",
+            ":\r\n",
+            ":--1\r\n",
+            ":99999999999999999999\r\n",
+            "*-x\r\n",
+            ">-1\r\n",
+            ">3\r\n:1\r\n",
+            ">3\r\n$7\r\nmessage\r\n:1\r\n",
+            ">3\r\n$7\r\nmessage\r\n$-1\r\n",
+            "_x\r\n",
+            "$?\r\n",
+            "*?\r\n",
+            "HTTP/1.1 400 Bad Request\r\n",
+            &deep,
+            &large,
+            &many,
+            &endless,
         ] {
             assert!(all(bad.as_bytes()).is_err(), "{}", &bad[..bad.len().min(40)]);
         }

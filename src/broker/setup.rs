@@ -1,12 +1,13 @@
 //! How Redis is reached, from the configuration: who Fanfare is to it, TLS, and the pool of connections for commands.
 
-use std::{io, sync::Arc};
+use std::{convert::Infallible, io, sync::Arc};
 
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion,
-    RedisConnectionInfo, TlsCertificates, io::tcp::TcpSettings,
+    PushInfo, PushKind, RedisConnectionInfo, TlsCertificates, io::tcp::TcpSettings,
 };
+use tokio::sync::mpsc;
 use tokio_rustls::{
     TlsConnector,
     rustls::{
@@ -33,7 +34,9 @@ pub(crate) enum StartError {
     #[error("{}: {reason}", file.display())]
     Pem { file: std::path::PathBuf, reason: String },
     /// Nothing says which certificates to trust.
-    #[error("this system has no certificates to trust ({0}); set redis.ca, or install them (often: ca-certificates)")]
+    #[error(
+        "this system has no certificates to trust ({0}); set redis.ca, or install them (often: ca-certificates)"
+    )]
     NoRoots(String),
     /// TLS cannot be used as it is set.
     #[error("TLS with Redis cannot be set up: {0}")]
@@ -90,8 +93,9 @@ impl Setup {
 
     /// A pool of connections for commands to `address`. It connects when asked to.
     ///
-    /// Answers have no deadline of the connection's own: who waits for them has one from the call on.
-    pub(super) fn pool(&self, address: &Address) -> Result<Pool, String> {
+    /// Answers have no deadline of the connection's own: who waits for them has one from the call on. `told` is told when a
+    /// connection ends.
+    pub(super) fn pool(&self, address: &Address, told: mpsc::Sender<()>) -> Result<Pool, String> {
         let (host, port) = (address.host.to_string(), address.port);
         let place = match &self.tls {
             None => ConnectionAddr::Tcp(host, port),
@@ -102,9 +106,8 @@ impl Setup {
             .set_skip_set_lib_name()
             .set_db(i64::from(self.database));
         if let Some(password) = &self.password {
-            user = user
-                .set_username(self.user.as_deref().unwrap_or("default"))
-                .set_password(password.expose());
+            user =
+                user.set_username(self.user.as_deref().unwrap_or("default")).set_password(password.expose());
         }
         let text = |error: redis::RedisError| error.to_string();
         let mut info = place.into_connection_info().map_err(text)?.set_redis_settings(user);
@@ -116,6 +119,13 @@ impl Setup {
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(None)
             .set_connection_timeout(Some(limits::BUS_CONNECT))
+            .set_push_sender(move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    // One word of it is enough.
+                    let _ = told.try_send(());
+                }
+                Ok::<(), Infallible>(())
+            })
             // A pipeline finds room at once, so that they are written in the order in which they were begun.
             .set_pipeline_buffer_size(limits::BUS_PIPELINES * 4);
         let manager = Manager::new_with_config(info, config).map_err(text)?;

@@ -156,7 +156,7 @@ impl<'a> Session<'a> {
                 read = self.reader.read_buf(&mut self.input) => self.on_read(read),
                 written = write(&mut self.writer, &mut self.output, &mut self.unflushed),
                     if self.unflushed || !self.output.is_empty() => written.map_err(|error| self.broken(error)),
-                answer = answered(&mut self.canary.answer), if self.canary.answer.is_some() => self.on_answer(answer),
+                answer = answered(&mut self.canary.answer), if self.canary.answer.is_some() => self.on_answer(answer.as_ref()),
                 () = wake.notified() => Ok(()),
                 _ = beat.tick() => self.beat(),
             };
@@ -288,7 +288,7 @@ impl<'a> Session<'a> {
         canary.since = canary.answer.is_some().then(Instant::now);
     }
 
-    fn on_answer(&mut self, answer: Option<Answer>) -> Result<(), Fault> {
+    fn on_answer(&mut self, answer: Option<&Answer>) -> Result<(), Fault> {
         self.canary.answer = None;
         match answer {
             // Nobody got it: what is published goes to another server than the one this connection is with.

@@ -52,7 +52,9 @@ pub(super) fn is_fit(setup: &Setup, address: &Address, greeting: Greeting) -> Re
 pub(super) async fn discover(cx: &Arc<Context>, known: &BTreeSet<Address>) -> Result<Topology, Fault> {
     let all = || (0..cx.names.partitions()).collect();
     match cx.setup.kind {
-        RedisKind::Standalone => Ok(cx.setup.seeds.first().map(|seed| (seed.clone(), all())).into_iter().collect()),
+        RedisKind::Standalone => {
+            Ok(cx.setup.seeds.first().map(|seed| (seed.clone(), all())).into_iter().collect())
+        }
         RedisKind::Sentinel => Ok(BTreeMap::from([(primary_by_sentinels(cx).await?, all())])),
         RedisKind::Cluster => of_cluster(cx, known).await,
     }
@@ -139,10 +141,16 @@ async fn of_cluster(cx: &Arc<Context>, known: &BTreeSet<Address>) -> Result<Topo
 }
 
 /// The next answer; once there is one, the others are not waited for long.
-async fn next<T: 'static>(answers: &mut JoinSet<Result<T, Fault>>, has_one: bool) -> Option<Result<T, Fault>> {
+async fn next<T: 'static>(
+    answers: &mut JoinSet<Result<T, Fault>>,
+    has_one: bool,
+) -> Option<Result<T, Fault>> {
     let patience = if has_one { OTHERS } else { limits::BUS_CONNECT * 2 };
     let joined = timeout_at(Instant::now() + patience, answers.join_next()).await.ok()??;
-    Some(joined.unwrap_or_else(|error| Err(Fault::Topology(format!("looking for the servers failed: {error}")))))
+    Some(
+        joined
+            .unwrap_or_else(|error| Err(Fault::Topology(format!("looking for the servers failed: {error}")))),
+    )
 }
 
 async fn ask_node(cx: &Context, node: &Address) -> Result<(u64, Topology), Fault> {
@@ -154,11 +162,11 @@ async fn ask_node(cx: &Context, node: &Address) -> Result<(u64, Topology), Fault
         let slots = link.ask(&[b"CLUSTER", b"SLOTS"]).await?;
         Ok((info, slots))
     });
-    let (info, slots) = asked.await.unwrap_or_else(|_| Err(Fault::Silent(node.clone(), limits::BUS_CONNECT)))?;
+    let (info, slots) =
+        asked.await.unwrap_or_else(|_| Err(Fault::Silent(node.clone(), limits::BUS_CONNECT)))?;
     let info = info.text().unwrap_or_default();
-    let field = |name: &str| {
-        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-    };
+    let field =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     if field("cluster_state") != Some("ok") {
         return Err(Fault::Topology(format!(
             "the Redis Cluster is down, says {node}: some of its slots have no primary, or most primaries are gone"
@@ -216,7 +224,10 @@ mod tests {
             range(8192, 16383, node(Reply::Null, 7001)),
         ]);
         let topology = read_slots(&names, &asked, &halves).unwrap();
-        assert_eq!(topology.keys().cloned().collect::<Vec<_>>(), [Address::new("a", 7000), Address::new("asked", 7001)]);
+        assert_eq!(
+            topology.keys().cloned().collect::<Vec<_>>(),
+            [Address::new("a", 7000), Address::new("asked", 7001)]
+        );
         assert_eq!(topology.values().map(Vec::len).sum::<usize>(), 65);
         assert!(topology[&Address::new("a", 7000)].starts_with(&[0, 1, 2]));
         for holes in [

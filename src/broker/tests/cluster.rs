@@ -11,9 +11,11 @@ async fn a_failover_moves_its_partitions_only() {
     for topic in &topics {
         one.joins(topic.clone()).await;
     }
-    let busy = cluster.nodes.iter().filter(|node| node.info("role") == "master").all(|node| {
-        node.info("pubsubshard_channels").parse::<u32>().is_ok_and(|channels| channels > 20)
-    });
+    let busy = cluster
+        .nodes
+        .iter()
+        .filter(|node| node.info("role") == "master")
+        .all(|node| node.info("pubsubshard_channels").parse::<u32>().is_ok_and(|channels| channels > 20));
     assert!(busy, "every primary has its share");
 
     let killed = cluster.primary();

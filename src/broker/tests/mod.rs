@@ -36,7 +36,8 @@ impl Node {
     fn with(config: &RedisConfig, limits: &Limits) -> Self {
         let metrics = Arc::new(Metrics::new());
         let apps = vec!["default".into(), "other".into()];
-        let (bus, inbox) = Bus::start(config, "test", apps, NodeId::random(), limits, metrics.clone()).unwrap();
+        let (bus, inbox) =
+            Bus::start(config, "test", apps, NodeId::random(), limits, metrics.clone()).unwrap();
         Self { bus, inbox, metrics, gaps: 0 }
     }
 
@@ -119,7 +120,13 @@ async fn works(url: &str) {
         Script::new("redis.call('SET', KEYS[1], ARGV[1]) return redis.call(ARGV[3], ARGV[2], ARGV[1])")
     });
     let (mut one, two) = (Node::up(url), Node::up(url));
-    let topics = [Topic::Nodes, Topic::App(APP), user("ann"), Topic::Channel(APP, "room:1".into()), Topic::Dispatch(APP)];
+    let topics = [
+        Topic::Nodes,
+        Topic::App(APP),
+        user("ann"),
+        Topic::Channel(APP, "room:1".into()),
+        Topic::Dispatch(APP),
+    ];
     for topic in &topics {
         one.joins(topic.clone()).await;
     }
@@ -131,7 +138,11 @@ async fn works(url: &str) {
         let before = two.bus.publish(topic, "1".into());
         let script = two.bus.eval(&SCRIPT, topic, vec![key.clone()], vec!["2".into(), channel, command]);
         let after = two.bus.publish(topic, "3".into());
-        let kept = two.bus.command(topic, { let mut get = Cmd::new(); get.arg("GET").arg(&key); get });
+        let kept = two.bus.command(topic, {
+            let mut get = Cmd::new();
+            get.arg("GET").arg(&key);
+            get
+        });
         // The order is that of the calls, whichever future is polled first.
         assert_eq!(kept.await, Ok(Value::BulkString(b"2".to_vec())));
         assert_eq!((after.await, script.await, before.await), (Ok(1), Ok(Value::Int(1)), Ok(1)));
@@ -139,7 +150,14 @@ async fn works(url: &str) {
             assert_eq!(one.message().await, (topic.clone(), text.into()));
         }
     }
-    let refused = two.bus.command(&topics[0], { let mut bad = Cmd::new(); bad.arg("NONSENSE"); bad }).await;
+    let refused = two
+        .bus
+        .command(&topics[0], {
+            let mut bad = Cmd::new();
+            bad.arg("NONSENSE");
+            bad
+        })
+        .await;
     assert!(matches!(&refused, Err(BusError::Refused { code, .. }) if code == "ERR"), "{refused:?}");
     assert_eq!(one.gaps, 0);
 }

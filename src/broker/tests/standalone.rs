@@ -20,9 +20,13 @@ async fn nothing_is_lost_while_interest_comes_and_goes() {
         let (interest, topics) = (one.bus.interest().clone(), topics.clone());
         move || {
             for round in 0..20 {
-                topics.iter().for_each(|topic| interest.add(topic.clone()));
-                topics.iter().skip(round % 2).for_each(|topic| interest.remove(topic));
-                topics.iter().take(round % 2).for_each(|topic| interest.remove(topic));
+                for topic in &topics {
+                    interest.add(topic.clone());
+                }
+                // Not always in the same order.
+                for topic in topics.iter().skip(round).chain(topics.iter().take(round)) {
+                    interest.remove(topic);
+                }
                 // What nobody needs is let go at once here, as if a second had passed.
                 interest.sweep(Instant::now() + limits::BUS_LINGER);
             }
@@ -81,6 +85,8 @@ async fn a_redis_that_comes_back_finds_everything_as_it_was() {
     one.is_down("Redis at");
     two.is_down("Redis at");
     assert!(!one.bus.interest().is_live(&topics[0]));
+    // What was written before the end of the connection was seen may have been read.
+    while two.bus.publish(&topics[0], "lost".into()).await == Err(BusError::Unanswered) {}
     let start = Instant::now();
     let refused = two.bus.publish(&topics[0], "lost".into()).await;
     assert!(matches!(refused, Err(BusError::Away { .. })), "{refused:?}");
@@ -140,9 +146,10 @@ async fn a_frozen_redis_is_noticed_and_found_again() {
     // The limit is a second; a busy machine gets some more.
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     one.is_down("Redis at");
-    eventually("it is given up", || {
-        matches!(one.bus.health(), Health::Down { reason, .. } if reason.contains("does not answer"))
-    });
+    eventually(
+        "it is given up",
+        || matches!(one.bus.health(), Health::Down { reason, .. } if reason.contains("does not answer")),
+    );
     assert!(matches!(one.bus.publish(&user("ann"), "away".into()).await, Err(BusError::Away { .. })));
     server.thaw();
     one.is_up();
@@ -169,7 +176,8 @@ async fn a_replica_is_no_bus() {
 
 #[tokio::test]
 async fn a_script_that_redis_forgot_is_loaded_again() {
-    static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call('INCRBY', KEYS[1], ARGV[1])"));
+    static SCRIPT: LazyLock<Script> =
+        LazyLock::new(|| Script::new("return redis.call('INCRBY', KEYS[1], ARGV[1])"));
     let server = Server::start(&[]);
     let node = Node::up(&server.url());
     let key = node.bus.key(&Topic::Nodes, "count");
@@ -178,13 +186,16 @@ async fn a_script_that_redis_forgot_is_loaded_again() {
     assert_eq!((both.0.await, both.1.await), (Ok(Value::Int(2)), Ok(Value::Int(4))));
     server.ask(&["SCRIPT", "FLUSH"]);
     let both = (run(), run());
-    assert_eq!((both.0.await, both.1.await), (Ok(Value::Int(6)), Ok(Value::Int(8))));
+    // Both ran once; only their order is not promised then.
+    let both = [both.0.await, both.1.await];
+    assert!(both.contains(&Ok(Value::Int(6))) && both.contains(&Ok(Value::Int(8))), "{both:?}");
     assert_eq!(run().await, Ok(Value::Int(10)));
 }
 
 #[tokio::test]
 async fn a_refusal_says_why() {
-    static FULL: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call('SET', KEYS[1], ARGV[1])"));
+    static FULL: LazyLock<Script> =
+        LazyLock::new(|| Script::new("return redis.call('SET', KEYS[1], ARGV[1])"));
     let server = Server::start(&[]);
     let node = Node::up(&server.url());
     server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -198,7 +209,8 @@ async fn an_address_that_does_not_fit_is_told() {
     let cluster_node = Server::start(&["--cluster-enabled", "yes"]);
     Node::start(&cluster_node.url()).is_down("write its address as redis+cluster://");
     let alone = Server::start(&[]);
-    Node::start(&format!("redis+cluster://127.0.0.1:{}", alone.port)).is_down("write its address as one redis://");
+    Node::start(&format!("redis+cluster://127.0.0.1:{}", alone.port))
+        .is_down("write its address as one redis://");
     Node::start(&format!("redis+sentinel://127.0.0.1:{}/m", alone.port)).is_down("no Sentinel");
     Node::start(&format!("redis://127.0.0.1:{}", Server::sentinel(alone.port).port)).is_down("Redis at");
 }
