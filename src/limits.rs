@@ -253,9 +253,76 @@ pub const HISTORY_QUIET: Duration = Duration::from_hours(1);
 /// channel so fills 50 MB and no more.
 pub const HISTORY_QUIET_TOPICS: usize = 100_000;
 
+/// Topics of which a node remembers how far it has seen their numbering, to notice when Redis has gone back behind it.
+/// They are about 150 bytes each; of others only the epoch tells.
+pub const HISTORY_SEEN_TOPICS: usize = 100_000;
+
+/// Longest time that Redis is told to keep an event: 34,000 years, in milliseconds that no sum overflows.
+pub const HISTORY_TTL_MS_MAX: u64 = 1 << 50;
+
 /// Kept events that are removed for their age before others get the lock: many may be past their time at once, and
 /// each costs a few look-ups.
 pub const HISTORY_EXPIRE_SLICE: usize = 1024;
+
+/// Largest frame that Redis may send: an event of the largest body that anyone would set, several times. A connection that
+/// announces more is cut.
+pub const BUS_FRAME_BYTES: usize = 64 * 1024 * 1024;
+
+/// Elements of one answer of Redis. A cluster's map of slots has a few for each of at most 16,384 ranges.
+pub const BUS_FRAME_ELEMENTS: usize = 1024 * 1024;
+
+/// How deep an answer of Redis may nest. Those that are asked for have four levels.
+pub const BUS_FRAME_DEPTH: usize = 16;
+
+/// Free space that a read from Redis finds at least: hundreds of messages a system call under load.
+pub const BUS_READ_BYTES: usize = 128 * 1024;
+
+/// Payloads up to this are copied out of the buffer they were read into, so that one that is kept for long keeps no
+/// other. Larger ones are shared, and keep at most eight times their size.
+pub const BUS_COPIED_BYTES: usize = 16 * 1024;
+
+/// Commands in one pipeline to Redis, and their bytes: enough to make a round trip cheap, and no more than a few
+/// milliseconds' work of Redis.
+pub const BUS_PIPELINE_COMMANDS: usize = 512;
+
+/// See [`BUS_PIPELINE_COMMANDS`].
+pub const BUS_PIPELINE_BYTES: usize = 512 * 1024;
+
+/// Pipelines under way to one Redis server at once: while one is executed, the next is on its way and a third is built.
+pub const BUS_PIPELINES: usize = 8;
+
+/// Bytes of subscriptions that wait for one socket. More are made when these are gone.
+pub const BUS_SUBSCRIBE_BYTES: usize = 64 * 1024;
+
+/// Channels in one SUBSCRIBE. Redis carries out a command at one go, and others wait.
+pub const BUS_SUBSCRIBE_CHANNELS: usize = 256;
+
+/// How long a topic stays subscribed that nobody needs any more: a client that reconnects costs Redis nothing.
+pub const BUS_LINGER: Duration = Duration::from_secs(1);
+
+/// Time for a connection to Redis: TCP, TLS and greeting.
+pub const BUS_CONNECT: Duration = Duration::from_secs(1);
+
+/// The first wait before another attempt to connect to Redis; each wait is a random part of its bound, which doubles.
+pub const BUS_BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// The longest such wait. With the time to connect it keeps a Redis that is back from being found later than in 2 s.
+pub const BUS_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Between two canaries of a connection to Redis, and two looks at the role of what is behind it.
+pub const BUS_CANARY: Duration = Duration::from_secs(1);
+
+/// Between two looks at who is primary while all is well; a server that moved a subscription away tells at once.
+pub const BUS_TOPOLOGY: Duration = Duration::from_secs(5);
+
+/// The same while something is wrong.
+pub const BUS_TOPOLOGY_TROUBLE: Duration = Duration::from_millis(250);
+
+/// How long a node that ends waits for what it has queued for Redis.
+pub const BUS_FAREWELL: Duration = Duration::from_millis(500);
+
+/// Messages that leave the inbox under one hold of its lock.
+pub const BUS_INBOX_BATCH: usize = 256;
 
 /// Bounds that a deployment may set.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -352,6 +419,21 @@ pub struct Limits {
     /// Time for other nodes to answer a call that asks them all; those that do not are named.
     #[serde(with = "crate::limits::duration")]
     pub ask_timeout: Duration,
+    /// Time for Redis to answer a command, from the call. What takes longer has failed for its caller, who waits.
+    #[serde(with = "crate::limits::duration")]
+    pub redis_timeout: Duration,
+    /// Time for a canary to come back through Redis, and for Redis to tell its role; then the connection is given up. A
+    /// node is deaf for this long before anyone knows.
+    #[serde(with = "crate::limits::duration")]
+    pub bus_canary_timeout: Duration,
+    /// Commands that wait to be sent to one Redis server.
+    pub bus_queue_commands: usize,
+    /// Bytes of them.
+    pub bus_queue_bytes: usize,
+    /// Messages of other nodes that wait to be delivered by this one. What comes on top is dropped.
+    pub bus_inbox_messages: usize,
+    /// Bytes of them.
+    pub bus_inbox_bytes: usize,
 }
 
 impl Default for Limits {
@@ -393,6 +475,12 @@ impl Default for Limits {
             reconnect_max: Duration::from_secs(30),
             node_lease: Duration::from_secs(5),
             ask_timeout: Duration::from_secs(1),
+            redis_timeout: Duration::from_secs(1),
+            bus_canary_timeout: Duration::from_secs(3),
+            bus_queue_commands: 65_536,
+            bus_queue_bytes: 64 * 1024 * 1024,
+            bus_inbox_messages: 65_536,
+            bus_inbox_bytes: 64 * 1024 * 1024,
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Counters are plain atomics that their users hold, so that counting costs one addition and no look-up.
 
+mod bus;
+
 use std::sync::Arc;
 
 use prometheus_client::{
@@ -14,6 +16,13 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+
+pub use self::bus::{BusMetrics, Sent};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct AppLabel {
@@ -197,6 +206,8 @@ pub struct Metrics {
     pub history_events: Gauge,
     /// Memory they take, as their bound counts it.
     pub history_bytes: Gauge,
+    /// Kept events that this version could not read.
+    pub history_unreadable: Counter,
     /// Time to compile a filter that the cache did not have.
     pub filter_compile: Histogram,
     /// Time to match and place one publication that names a filter.
@@ -207,6 +218,8 @@ pub struct Metrics {
     pub delivery: Histogram,
     /// Time from a request's head to its answer.
     pub http: Histogram,
+    /// What goes to other nodes and comes from them.
+    pub bus: BusMetrics,
 }
 
 fn seconds() -> Histogram {
@@ -217,8 +230,11 @@ fn seconds() -> Histogram {
 impl Metrics {
     /// A fresh set, all zero.
     pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("fanfare");
+        let bus = BusMetrics::new(&mut registry);
         let mut metrics = Self {
-            registry: Registry::with_prefix("fanfare"),
+            registry,
+            bus,
             by_app: Family::default(),
             connected: Family::default(),
             accepted: Family::default(),
@@ -248,6 +264,7 @@ impl Metrics {
             cached_filters: Gauge::default(),
             history_events: Gauge::default(),
             history_bytes: Gauge::default(),
+            history_unreadable: Counter::default(),
             filter_compile: seconds(),
             filter_evaluate: seconds(),
             handshake: seconds(),
@@ -283,6 +300,11 @@ impl Metrics {
         );
         r.register("replayed", "Kept events placed again for who missed them", self.replayed.clone());
         r.register("resumed", "Connections that took a lost one's place", self.resumed.clone());
+        r.register(
+            "history_unreadable",
+            "Kept events skipped because this version cannot read them",
+            self.history_unreadable.clone(),
+        );
         r.register(
             "eased",
             "Large publications that waited because most connections refused",

@@ -15,6 +15,7 @@ mod environment;
 mod error;
 mod file;
 mod form;
+mod redis;
 mod scope;
 mod secret;
 
@@ -34,6 +35,7 @@ pub use self::{
     client_key::ClientKeyConfig,
     environment::environment,
     error::{ConfigError, Problem},
+    redis::{BadRedisUrl, PemFile, RedisConfig, RedisKind, RedisUrl},
     scope::{Scope, Scopes},
     secret::{BadKeyHash, KeyHash, Secret},
 };
@@ -66,6 +68,10 @@ pub struct Config {
     /// The window over which clients are then sent away.
     #[serde(with = "crate::limits::duration")]
     pub drain_timeout: Duration,
+    /// The Redis that joins this node with others; `None`: it is alone.
+    pub redis: Option<RedisConfig>,
+    /// Separates deployments that share one Redis.
+    pub namespace: String,
     /// Every bound.
     pub limits: Limits,
     /// The apps by name; an app's [`crate::id::AppId`] is its place in this order. Never empty once loaded.
@@ -95,6 +101,8 @@ impl Default for Config {
             redact: Vec::new(),
             drain_delay: None,
             drain_timeout: Duration::from_secs(30),
+            redis: None,
+            namespace: "default".to_owned(),
             limits: Limits::default(),
             apps: BTreeMap::new(),
         }
@@ -105,7 +113,7 @@ impl Config {
     /// Merges flags over `environment` over the file that they name over the defaults; see [`environment()`].
     ///
     /// A list given by a higher layer replaces that of a lower one. An empty variable counts as not set.
-    /// Files of public keys are read, relative to the configuration file.
+    /// Files of keys and certificates are read, relative to the configuration file that names them.
     ///
     /// # Errors
     /// All problems found: a file that cannot be read, an unknown key or variable (with the nearest known

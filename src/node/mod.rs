@@ -35,7 +35,7 @@ use crate::{
     broker::Inbox,
     config::Config,
     door::Place,
-    history::{History, HistoryError, Memory},
+    history::{History, HistoryError, Memory, RedisHistory},
     hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
     limits::TARGET_NAMES,
@@ -168,7 +168,7 @@ impl Node {
         };
         let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
         let history: Arc<dyn History> = match &cluster {
-            Some(_) => Arc::new(Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics)),
+            Some(cluster) => Arc::new(RedisHistory::new(cluster.bus.clone(), metrics.clone(), app_metrics)),
             None => Arc::new(Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics)),
         };
         let node = Self {

@@ -162,14 +162,14 @@ impl<'a> Envelope<'a> {
         }
         match *kind {
             EVENT => {
-                let (header, frame) = read_tail(rest)?;
-                Ok(Self::Event { header, frame })
+                let (header, draft) = read_tail(rest)?;
+                Ok(Self::Event { header, frame: draft.finish(None) })
             }
             KEPT => {
                 let (epoch, rest) = read_number(rest)?;
                 let (offset, rest) = read_number(rest)?;
-                let (header, frame) = read_tail(rest)?;
-                Ok(Self::Kept { epoch, offset, header, draft: Draft::from_frame(frame) })
+                let (header, draft) = read_tail(rest)?;
+                Ok(Self::Kept { epoch, offset, header, draft })
             }
             REQUEST => read_json(rest, "request").map(Self::Request),
             ANSWER => read_json(rest, "answer").map(Self::Answer),
@@ -225,12 +225,12 @@ fn write_tail(out: &mut Vec<u8>, header: &Header<'_>, frame: &Frame) {
     out.extend_from_slice(frame.bytes());
 }
 
-fn read_tail(rest: &[u8]) -> Result<(Header<'_>, Frame), EnvelopeError> {
+fn read_tail(rest: &[u8]) -> Result<(Header<'_>, Draft), EnvelopeError> {
     let (length, rest) = rest.split_first_chunk().ok_or(EnvelopeError::Malformed("header"))?;
     let length = u32::from_be_bytes(*length) as usize;
     let (header, frame) = rest.split_at_checked(length).ok_or(EnvelopeError::Malformed("header"))?;
-    let frame = Frame::of_event(frame).ok_or(EnvelopeError::Malformed("frame"))?;
-    Ok((read_json(header, "header")?, frame))
+    let draft = Draft::from_encoded(frame).ok_or(EnvelopeError::Malformed("frame"))?;
+    Ok((read_json(header, "header")?, draft))
 }
 
 fn read_number(bytes: &[u8]) -> Result<(u64, &[u8]), EnvelopeError> {

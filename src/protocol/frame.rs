@@ -69,24 +69,17 @@ impl Frame {
         Self::new(CLOSE, &[&close.code.to_be_bytes(), close.reason.as_bytes()], false)
     }
 
-    /// A frame that carries an event, as another node encoded it; `None` where the bytes are no such frame, or not just
-    /// one. They are copied once.
-    pub(crate) fn of_event(bytes: &[u8]) -> Option<Self> {
-        let (first, rest) = bytes.split_first().filter(|(first, _)| matches!(**first, TEXT | BINARY))?;
-        let (length, payload): (usize, &[u8]) = match rest {
-            [127, rest @ ..] => {
-                let (length, payload) = rest.split_first_chunk()?;
-                (usize::try_from(u64::from_be_bytes(*length)).ok()?, payload)
-            }
-            [126, high, low, payload @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), payload),
-            [length, payload @ ..] => (usize::from(*length), payload),
-            [] => return None,
+    /// The frame of an event as [`Frame::bytes`] gave it, on this node or another; `None` for what is no whole, unmasked
+    /// text or binary frame with the shortest form of its length.
+    pub fn from_encoded(bytes: &[u8]) -> Option<Self> {
+        let &[first, length, ..] = bytes else { return None };
+        let header = match length {
+            127 => 10,
+            126 => 4,
+            _ => 2,
         };
-        let is_whole =
-            length == payload.len() && (*first == BINARY || simdutf8::basic::from_utf8(payload).is_ok());
-        // Of an event there is at least the brace of its header, or of its offset.
-        let is_whole = is_whole && if *first == TEXT { payload.ends_with(b"}") } else { has_header(payload) };
-        is_whole.then(|| Self::of(bytes.to_vec(), true))
+        let frame = Self::new(first, &[bytes.get(header..)?], true);
+        (matches!(first, TEXT | BINARY) && frame.bytes() == bytes).then_some(frame)
     }
 
     fn new(first: u8, parts: &[&[u8]], event: bool) -> Self {
@@ -170,12 +163,6 @@ impl Frame {
     }
 }
 
-/// Whether a binary event's header is there and ends as one.
-fn has_header(payload: &[u8]) -> bool {
-    let [1, high, low, rest @ ..] = payload else { return false };
-    rest.get(..usize::from(u16::from_be_bytes([*high, *low]))).is_some_and(|header| header.ends_with(b"}"))
-}
-
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Frame(0x{:02x}, {} bytes)", self.0.bytes[0], self.len())
@@ -193,6 +180,25 @@ mod tests {
             assert_eq!(frame.len(), header + length);
             assert_eq!(frame.payload().len(), length);
             assert!(frame.is_text());
+        }
+    }
+
+    #[test]
+    fn a_frame_is_read_back_whole_or_not_at_all() {
+        for length in [0, 1, 125, 126, 0xffff, 0x1_0000] {
+            let payload = vec![b'a'; length];
+            for frame in [Frame::event_text(&[&payload]), Frame::event_binary(&[&payload])] {
+                let read = Frame::from_encoded(frame.bytes()).unwrap();
+                assert_eq!((read.bytes(), read.is_event()), (frame.bytes(), true));
+                assert!(Frame::from_encoded(&frame.bytes()[..frame.len() - 1]).is_none());
+                assert!(Frame::from_encoded(&[frame.bytes(), b"a"].concat()).is_none());
+            }
+        }
+        let masked = [TEXT, 0x81, 0, 0, 0, 0, b'a'];
+        let longer = [TEXT, 126, 0, 1, b'a'];
+        let endless = [&[TEXT, 127][..], &[0xff; 8]].concat();
+        for wrong in [&[][..], &[TEXT], &[0x01, 0], &[PING, 0], &[CLOSE, 0], &masked, &longer, &endless] {
+            assert!(Frame::from_encoded(wrong).is_none(), "{wrong:?}");
         }
     }
 

@@ -135,6 +135,7 @@ impl Node {
         let Some(cluster) = &self.cluster else { return Counts::default() };
         let Arrived { key, position, id, selection, frame } = arrived;
         let _turn = self.turns.take(&key).await;
+        self.history.saw(&key, position);
         let Kept::Channel(channel) = &key.topic else {
             let (_, ticket) = self.admit_from_bus(&selection, frame.len()).await;
             let counts = self.hub.place_stored(&selection, &frame, position.offset, &ticket);
