@@ -84,6 +84,12 @@ pub const ORDERS_AT_ONCE: usize = 256;
 /// How long a node holds the channels of a lost connection for another node that its client came back to.
 pub const HANDED_OVER: Duration = Duration::from_secs(2);
 
+/// Changes of memberships that wait to be written to the node's list in Redis; past it the list is written anew.
+pub const CHANGES_WAITING: usize = 65_536;
+
+/// Answers to one request that wait to be read: each node gives one.
+pub const ANSWERS_WAITING: usize = 1024;
+
 /// Notices of other nodes that wait to be passed on. Past it they are dropped and counted.
 pub const NOTICES_WAITING: usize = 4096;
 

@@ -165,7 +165,7 @@ pub(crate) struct New {
     pub(crate) id: Uuid,
     pub(crate) draft: Draft,
     pub(crate) omit: Option<Arc<Omit>>,
-    /// What other nodes are told in the step that keeps it, behind its epoch and offset; see [`redis::published`]. A
+    /// What other nodes are told in the step that keeps it, behind its epoch and offset. A
     /// store that is not shared tells nobody.
     pub(crate) tail: Option<Bytes>,
 }

@@ -58,7 +58,7 @@ pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Js
     if let (true, Some((last, _))) = (more, found.last()) {
         answer["cursor"] = json!(last);
     }
-    name_missing(&mut answer, overall.missing);
+    name_missing(&mut answer, &overall.missing);
     Ok(answer)
 }
 
@@ -167,7 +167,7 @@ pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Resu
     let joins = node.join_everywhere(caller.app, channel, target).await?;
     let Joins { joined, already, full } = joins.value;
     let mut answer = json!({ "joined": joined, "already": already, "full": full });
-    name_missing(&mut answer, joins.missing);
+    name_missing(&mut answer, &joins.missing);
     Ok(answer)
 }
 
@@ -179,7 +179,7 @@ pub(crate) async fn leave(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Res
     let (channel, target) = Fields::parse(body)?;
     let left = node.leave_everywhere(caller.app, channel, target).await?;
     let mut answer = json!({ "left": left.value });
-    name_missing(&mut answer, left.missing);
+    name_missing(&mut answer, &left.missing);
     Ok(answer)
 }
 

@@ -37,7 +37,7 @@ pub(crate) async fn connections(node: &Node, caller: &Caller, query: &str) -> Re
     if let Some(next) = page.value.cursor {
         answer["cursor"] = json!(next);
     }
-    name_missing(&mut answer, page.missing);
+    name_missing(&mut answer, &page.missing);
     Ok(answer)
 }
 
@@ -63,12 +63,12 @@ pub(crate) async fn connection(node: &Node, caller: &Caller, id: &str) -> Result
 pub(crate) async fn user(node: &Node, caller: &Caller, user: &str) -> Result<Json, Problem> {
     let connections = node.user_everywhere(caller.app, user).await?;
     let mut answer = json!({ "online": connections.value > 0, "connections": connections.value });
-    name_missing(&mut answer, connections.missing);
+    name_missing(&mut answer, &connections.missing);
     Ok(answer)
 }
 
 /// Says which nodes an answer lacks, if any.
-pub(super) fn name_missing(answer: &mut Json, missing: Vec<String>) {
+pub(super) fn name_missing(answer: &mut Json, missing: &[String]) {
     if !missing.is_empty() {
         answer["missing_nodes"] = json!(missing);
     }
@@ -82,7 +82,7 @@ pub(crate) async fn disconnect(node: &Arc<Node>, caller: &Caller, body: &[u8]) -
     let (target, close) = disconnection(body)?;
     let disconnected = node.disconnect_everywhere(caller.app, target, close).await?;
     let mut answer = json!({ "disconnected": disconnected.value });
-    name_missing(&mut answer, disconnected.missing);
+    name_missing(&mut answer, &disconnected.missing);
     Ok(answer)
 }
 

@@ -8,7 +8,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -220,8 +220,31 @@ pub(crate) struct Change {
     pub(crate) previous: Option<ConnectionId>,
 }
 
-/// Takes changes in their order. Whoever reads it keeps up with the memberships of one node, which bound it.
-pub(crate) type Register = mpsc::UnboundedSender<Change>;
+/// Takes changes in their order, as many as may wait; that some were lost is told to who reads them.
+#[derive(Clone, Debug)]
+pub(crate) struct Register {
+    changes: mpsc::Sender<Change>,
+    lost: Arc<AtomicBool>,
+}
+
+impl Register {
+    /// A register in which `bound` changes may wait, and its other end.
+    pub(crate) fn new(bound: usize) -> (Self, mpsc::Receiver<Change>) {
+        let (changes, end) = mpsc::channel(bound);
+        (Self { changes, lost: Arc::default() }, end)
+    }
+
+    fn note(&self, change: Change) {
+        if self.changes.try_send(change).is_err() {
+            self.lost.store(true, Relaxed);
+        }
+    }
+
+    /// Whether changes were lost since the last call.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lost.swap(false, Relaxed)
+    }
+}
 
 impl Presence {
     pub(crate) fn new(
@@ -331,8 +354,7 @@ impl Presence {
                 let (channel, member) = (name.clone(), member.clone());
                 let change =
                     Change { app: self.app, channel, kind: MemberKind::Left, member, previous: None };
-                // Nobody reads any more only where the node ends.
-                let _ = register.send(change);
+                register.note(change);
             }
         });
     }
@@ -374,8 +396,7 @@ impl Presence {
     ) {
         if let Some(register) = &self.register {
             let (channel, member) = (channel.clone(), member.clone());
-            // Nobody reads any more only where the node ends.
-            let _ = register.send(Change { app: self.app, channel, kind, member, previous });
+            register.note(Change { app: self.app, channel, kind, member, previous });
         } else if room.watchers == 0 {
             return;
         }

@@ -293,7 +293,7 @@ impl Table {
     }
 
     fn register(&mut self, slot: u32) {
-        self.mind(slot, |interest, topic| interest.add(topic));
+        self.mind(slot, Interest::add);
         self.index(slot, Index::insert, |members, slot| {
             members.insert(slot);
         });

@@ -32,8 +32,6 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "nothing reads the inbox yet"))]
-pub(crate) use self::record::published;
 use self::{
     reply::{Entries, Head, Reply, Withheld},
     script::Call,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    history::{Echoless, Epoch, Omit, Position},
+    history::{Echoless, Omit},
     protocol::event::Draft,
 };
 
@@ -13,6 +13,7 @@ use crate::{
 const VERSION: u8 = 1;
 
 /// Version of the envelope on the bus, and its kind for kept events.
+#[cfg(test)]
 const PUBLISHED: [u8; 2] = [1, 2];
 
 /// A record: the version, the event's id, its frame without the offset as it was encoded once.
@@ -98,7 +99,9 @@ pub(super) fn decode_omit(omit: &[u8]) -> Option<Omit> {
 ///
 /// On the bus that is one byte each for version (1) and kind (2), the epoch in 8 bytes, the offset in 8 bytes big-endian,
 /// then the publisher's.
-pub(crate) fn published(payload: &Bytes) -> Option<(Position, Bytes)> {
+#[cfg(test)]
+pub(super) fn published(payload: &Bytes) -> Option<(crate::history::Position, Bytes)> {
+    use crate::history::{Epoch, Position};
     let (head, _) = payload.split_first_chunk::<18>()?;
     let (kind, head) = head.split_first_chunk::<2>()?;
     let (epoch, offset) = head.split_first_chunk::<8>()?;

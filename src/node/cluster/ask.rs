@@ -11,6 +11,7 @@ use super::{Cluster, Node, leases::Peer, order::Order};
 use crate::{
     broker::Topic,
     id::{AppId, NodeId},
+    limits::ANSWERS_WAITING,
     protocol::envelope::{self, Answer, Request},
 };
 
@@ -33,31 +34,31 @@ pub(super) struct Gathered {
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     next: AtomicU64,
-    waiting: Mutex<AHashMap<u64, mpsc::UnboundedSender<Said>>>,
+    waiting: Mutex<AHashMap<u64, mpsc::Sender<Said>>>,
 }
 
 /// A request under way; forgotten when dropped.
 struct Waiting<'a> {
     asked: &'a Asked,
     id: u64,
-    // Bounded by the number of nodes: each answers once.
-    answers: mpsc::UnboundedReceiver<Said>,
+    answers: mpsc::Receiver<Said>,
 }
 
 impl Asked {
     fn begin(&self) -> Waiting<'_> {
         let id = self.next.fetch_add(1, Relaxed);
-        let (sender, answers) = mpsc::unbounded_channel();
+        let (sender, answers) = mpsc::channel(ANSWERS_WAITING);
         self.waiting.lock().insert(id, sender);
         Waiting { asked: self, id, answers }
     }
 
     /// Hands an answer to who waits for it. One that comes too late is for nobody.
     pub(super) fn answered(&self, answer: &Answer<'_>) {
-        if let Some(waiting) = self.waiting.lock().get(&answer.id) {
+        let waiting = self.waiting.lock().get(&answer.id).cloned();
+        if let Some(waiting) = waiting {
             let said = Said { node: NodeId(answer.origin), result: answer.result.to_owned() };
-            // Fails only if the asker has just stopped waiting.
-            let _ = waiting.send(said);
+            // Fails only if the asker has just stopped waiting, or more nodes than there can be have answered.
+            let _ = waiting.try_send(said);
         }
     }
 }

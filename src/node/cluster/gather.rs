@@ -60,12 +60,12 @@ pub(crate) struct Items {
 impl Gathered {
     /// What the nodes said, as far as it can be read.
     pub(super) fn read<T: DeserializeOwned>(&self) -> impl Iterator<Item = T> {
-        self.said.iter().filter_map(|said| match serde_json::from_str(said.result.get()) {
-            Ok(value) => Some(value),
-            Err(_) => {
+        self.said.iter().filter_map(|said| {
+            let read = serde_json::from_str(said.result.get()).ok();
+            if read.is_none() {
                 tracing::warn!(node = %said.node, answer = said.result.get(), "a node did not do its part");
-                None
             }
+            read
         })
     }
 }

@@ -44,7 +44,8 @@ impl Placed {
     }
 
     pub(super) fn came(&self, id: Uuid, counts: Counts) {
-        if let Some(sender) = self.awaited.lock().remove(&id) {
+        let awaited = self.awaited.lock().remove(&id);
+        if let Some(sender) = awaited {
             // Fails only if nobody waits any more.
             let _ = sender.send(counts);
         }

@@ -78,7 +78,7 @@ impl Node {
             ticks.tick().await;
             let began = Instant::now();
             let args = vec![self.lease_name(), millis(limits.node_lease), again.into()];
-            match cluster.bus.eval(&*RENEW, &Topic::Nodes, keys(cluster), args).await {
+            match cluster.bus.eval(&RENEW, &Topic::Nodes, keys(cluster), args).await {
                 Ok(leases) => {
                     again = "1";
                     self.note_peers(cluster, &leases, began);
@@ -93,7 +93,7 @@ impl Node {
     pub(crate) async fn depart(&self) {
         let Some(cluster) = &self.cluster else { return };
         let args = vec![self.lease_name()];
-        let given = cluster.bus.eval(&*GIVE_UP, &Topic::Nodes, keys(cluster), args).await;
+        let given = cluster.bus.eval(&GIVE_UP, &Topic::Nodes, keys(cluster), args).await;
         if let Err(error) = given {
             tracing::debug!(%error, "lease not given up; it ends by itself");
         }
@@ -102,7 +102,7 @@ impl Node {
     /// Notes that nothing is left of a node that has gone without a word.
     pub(super) async fn reaped(&self, cluster: &Cluster, dead: NodeId) -> Result<(), BusError> {
         let args = vec![dead.to_string().into()];
-        cluster.bus.eval(&*REAPED, &Topic::Nodes, keys(cluster), args).await.map(|_| ())
+        cluster.bus.eval(&REAPED, &Topic::Nodes, keys(cluster), args).await.map(|_| ())
     }
 
     fn lease_name(&self) -> Bytes {

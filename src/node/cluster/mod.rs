@@ -40,7 +40,7 @@ use crate::{
     config::Config,
     hub::{Change, Counts, Register},
     id::{AppId, ConnectionId, NodeId},
-    limits::NOTICES_WAITING,
+    limits::{CHANGES_WAITING, NOTICES_WAITING},
     metrics::Metrics,
     protocol::envelope::Notices,
 };
@@ -60,7 +60,7 @@ pub(crate) struct Cluster {
     handed: Mutex<AHashMap<ConnectionId, Recalled>>,
     /// Changes of who is in which channel here, on their way to the node's list in Redis.
     register: Register,
-    changes: Mutex<Option<mpsc::UnboundedReceiver<Change>>>,
+    changes: Mutex<Option<mpsc::Receiver<Change>>>,
     /// The list has to be written anew.
     is_stale: AtomicBool,
     relist: Notify,
@@ -90,7 +90,7 @@ impl Cluster {
     }
 
     fn new(bus: Arc<Bus>, apps: AHashMap<Arc<str>, AppId>) -> Self {
-        let (register, changes) = mpsc::unbounded_channel();
+        let (register, changes) = Register::new(CHANGES_WAITING);
         Self {
             register,
             changes: Mutex::new(Some(changes)),
@@ -121,7 +121,7 @@ impl Cluster {
 
     /// Whether that is due; it is the caller's to do then.
     fn relist_due(&self) -> bool {
-        self.is_stale.swap(false, SeqCst)
+        self.is_stale.swap(false, SeqCst) | self.register.has_lost()
     }
 
     fn app_named(&self, name: &str) -> Option<AppId> {

@@ -26,13 +26,13 @@ impl Node {
             Order::Receipt { .. } => to_raw_value(&Part::default()),
             Order::Disconnect { aim, code, reason } => {
                 let closing = async {
-                    let target = self.target_of(aim)?;
+                    let target = Self::target_of(aim)?;
                     self.disconnect(app, target, Close::new(code, &reason)).await
                 };
                 said(closing.await.map(|n| Number { n }))
             }
             Order::Join { channel, aim } => {
-                let joining = async { self.join_all(app, channel, self.target_of(aim)?).await };
+                let joining = async { self.join_all(app, channel, Self::target_of(aim)?).await };
                 said(joining.await.map(|joins| Joined {
                     joined: joins.joined,
                     already: joins.already,
@@ -40,7 +40,7 @@ impl Node {
                 }))
             }
             Order::Leave { channel, aim } => {
-                let leaving = async { self.leave_all(app, channel, self.target_of(aim)?).await };
+                let leaving = async { self.leave_all(app, channel, Self::target_of(aim)?).await };
                 said(leaving.await.map(|n| Number { n }))
             }
             Order::User { user } => to_raw_value(&Number { n: self.user_connections(app, &user) as u64 }),
@@ -53,7 +53,7 @@ impl Node {
             }
             Order::Connections { aim, from, limit } => {
                 let page = async {
-                    let target = self.target_of(aim)?;
+                    let target = Self::target_of(aim)?;
                     self.page_of_connections(app, target, from.as_deref(), limit).await
                 };
                 said(page.await)

@@ -71,13 +71,13 @@ impl Claimed {
     /// Keeps the answer of a success for `window`.
     pub(crate) async fn succeed(self, answer: Bytes, window: Duration) {
         let args = vec![self.token.clone(), answer, millis(window)];
-        let kept = self.bus.eval(&*ANSWER, &self.home, keys(&self.bus, &self.home), args).await;
+        let kept = self.bus.eval(&ANSWER, &self.home, keys(&self.bus, &self.home), args).await;
         note(kept);
     }
 
     /// Frees the key, since there is no success to keep.
     pub(crate) async fn fail(self) {
-        let freed = self.bus.eval(&*FREE, &self.home, keys(&self.bus, &self.home), vec![self.token]).await;
+        let freed = self.bus.eval(&FREE, &self.home, keys(&self.bus, &self.home), vec![self.token]).await;
         note(freed);
     }
 }
@@ -95,7 +95,7 @@ impl Node {
         let token: Bytes = Uuid::new_v4().into_bytes().to_vec().into();
         loop {
             let args = vec![Bytes::copy_from_slice(body), token.clone(), millis(ONCE_RUNNING)];
-            let claimed = cluster.bus.eval(&*CLAIM, &home, keys(&cluster.bus, &home), args).await;
+            let claimed = cluster.bus.eval(&CLAIM, &home, keys(&cluster.bus, &home), args).await;
             let claimed = claimed.map_err(|error| NodeError::Away { reason: error.to_string().into() })?;
             let (state, answer) = read(&claimed)?;
             match state {

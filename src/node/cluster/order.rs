@@ -91,6 +91,7 @@ pub(super) struct Number {
 }
 
 /// What became of a joining.
+#[expect(clippy::struct_field_names, reason = "they are the API's names")]
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Joined {
     pub(super) joined: u64,

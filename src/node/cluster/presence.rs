@@ -89,15 +89,12 @@ impl Node {
         delete.arg(&key);
         let (mut sets, mut deletes) = (false, false);
         for (field, value) in fields {
-            match value {
-                Some(value) => {
-                    set.arg(field).arg(value);
-                    sets = true;
-                }
-                None => {
-                    delete.arg(field);
-                    deletes = true;
-                }
+            if let Some(value) = value {
+                set.arg(field).arg(value);
+                sets = true;
+            } else {
+                delete.arg(field);
+                deletes = true;
             }
         }
         let set = sets.then(|| cluster.bus.command(&home, set));
@@ -144,7 +141,7 @@ impl Node {
         }
         for ((app, channel), members) in channels {
             let (origin, name) = (self.id().0, self.app(app).name.to_string());
-            self.publish_notices(
+            Self::publish_notices(
                 cluster,
                 app,
                 &Notices { origin, app: name, channel, members, changes: None },
@@ -185,7 +182,7 @@ impl Node {
             previous: notice.previous.map(|id| id.to_string()),
             tally: notice.user_connections,
         };
-        self.publish_notices(
+        Self::publish_notices(
             cluster,
             app,
             &Notices {
@@ -198,7 +195,7 @@ impl Node {
         );
     }
 
-    fn publish_notices(&self, cluster: &Cluster, app: AppId, notices: &Notices) {
+    fn publish_notices(cluster: &Cluster, app: AppId, notices: &Notices) {
         let topic = Topic::Channel(app, notices.channel.as_str().into());
         let sent = cluster.bus.publish(&topic, envelope::notices(notices));
         tokio::spawn(async move {
@@ -320,7 +317,7 @@ impl Node {
             let members = members.into_iter().map(told).collect();
             // As the one who is gone, so that this node hears it as well.
             let notices = Notices { origin: dead.0, app: name, channel, members, changes: None };
-            self.publish_notices(cluster, app, &notices);
+            Self::publish_notices(cluster, app, &notices);
         }
         let mut delete = redis::cmd("DEL");
         delete.arg(&key);

@@ -96,7 +96,7 @@ impl Node {
     }
 
     /// Understands what another node says of whom it means.
-    pub(super) fn target_of(&self, aim: Aim) -> Result<Target, NodeError> {
+    pub(super) fn target_of(aim: Aim) -> Result<Target, NodeError> {
         let params = |params: Box<serde_json::value::RawValue>| {
             // It was written from a value.
             Value::from_json(&mut params.get().as_bytes().to_vec(), None).map_err(|_| NodeError::Failed)
@@ -110,7 +110,7 @@ impl Node {
     }
 
     pub(super) fn selection_of(&self, app: AppId, aim: Aim) -> Result<Selection, NodeError> {
-        self.select(app, self.target_of(aim)?)
+        self.select(app, Self::target_of(aim)?)
     }
 
     /// Waits for the gate as long as it takes: what waits behind is bounded by the bus.
