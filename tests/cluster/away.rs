@@ -97,7 +97,9 @@ fn without_redis_at_the_start_a_node_says_so_and_serves_its_own() {
     }
     let batch = node.call("/v1/batch", &json!({"items": [{"call": "broadcast", "event": "e"}]}));
     assert_eq!(batch["results"][0]["status"], 503, "{batch}");
-    for message in [json!({"op": "broadcast", "event": "e"}), json!({"op": "publish", "users": ["u0"], "event": "e"})] {
+    for message in
+        [json!({"op": "broadcast", "event": "e"}), json!({"op": "publish", "users": ["u0"], "event": "e"})]
+    {
         assert_eq!(client.ask(&message)["op"], "error", "nothing is said to be sent that is not");
     }
     client.expect_nothing();

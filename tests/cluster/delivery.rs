@@ -43,7 +43,10 @@ fn a_user_on_another_node_gets_what_is_published() {
     let mut users = cluster.users();
     for (from, node) in cluster.nodes.iter().enumerate() {
         for to in 0..users.len() {
-            node.call("/v1/publish", &json!({"user": format!("u{to}"), "event": "alert", "data": [from, to]}));
+            node.call(
+                "/v1/publish",
+                &json!({"user": format!("u{to}"), "event": "alert", "data": [from, to]}),
+            );
             let got = event(&mut users[to]);
             assert_eq!((&got["event"], &got["data"]), (&json!("alert"), &json!([from, to])));
             assert!(got.get("from").is_none(), "{got}");
@@ -55,7 +58,8 @@ fn a_user_on_another_node_gets_what_is_published() {
 #[test]
 fn all_connections_of_a_user_on_all_nodes_get_it() {
     let cluster = Cluster::start();
-    let mut same: Vec<Client> = cluster.nodes.iter().flat_map(|node| [node.user("ann"), node.user("ann")]).collect();
+    let mut same: Vec<Client> =
+        cluster.nodes.iter().flat_map(|node| [node.user("ann"), node.user("ann")]).collect();
     let mut other = vec![cluster[1].user("bob")];
     cluster[2].call("/v1/publish", &json!({"users": ["ann", "nobody"], "event": "alert"}));
     all_get(&mut same, "alert");
@@ -65,7 +69,8 @@ fn all_connections_of_a_user_on_all_nodes_get_it() {
 #[test]
 fn an_emit_with_a_filter_reaches_who_matches_on_every_node() {
     let cluster = Cluster::start();
-    let client = |at: usize, user: &str, tenant: &str| cluster[at].user_with(user, &json!({"tenant": tenant}), "");
+    let client =
+        |at: usize, user: &str, tenant: &str| cluster[at].user_with(user, &json!({"tenant": tenant}), "");
     let mut wanted = vec![client(0, "a", "acme"), client(1, "b", "acme"), client(2, "c", "acme")];
     let mut others = vec![client(0, "d", "other"), client(1, "e", "other"), client(2, "muted", "acme")];
     for node in &cluster.nodes {

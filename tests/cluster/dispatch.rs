@@ -33,7 +33,8 @@ fn redis_cli_reaches_users_on_all_nodes() {
     let mut clients = cluster.users();
     let message = r#"{"event":"STATUS_UPDATE","data":{"status":"online"},"recipients":["u0","u1"]}"#;
     let port = cluster.redis.address().port().to_string();
-    let output = Command::new("redis-cli").args(["-p", &port, "PUBLISH", &channel("default"), message]).output();
+    let output =
+        Command::new("redis-cli").args(["-p", &port, "PUBLISH", &channel("default"), message]).output();
     let output = output.expect("redis-cli runs");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "3", "{output:?}");
     for client in &mut clients[..2] {
@@ -158,7 +159,11 @@ fn what_is_sent_to_a_channel_with_history_is_stored_once() {
         }
     }
     let history = cluster[0].look("/v1/channels/room/history");
-    assert_eq!((&history["offset"], history["events"].as_array().unwrap().len()), (&json!(5), 5), "{history}");
+    assert_eq!(
+        (&history["offset"], history["events"].as_array().unwrap().len()),
+        (&json!(5), 5),
+        "{history}"
+    );
     nothing_more(&cluster[0], &mut members);
 }
 

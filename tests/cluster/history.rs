@@ -20,7 +20,9 @@ fn send(node: &Node, data: impl Into<Value>) -> Value {
 
 /// Comes to the room with `since`; the ack.
 fn come_back(client: &mut Client, epoch: &Value, offset: u64) -> Value {
-    client.send(&json!({"op": "join", "id": 1, "channel": "room", "since": {"epoch": epoch, "offset": offset}}));
+    client.send(
+        &json!({"op": "join", "id": 1, "channel": "room", "since": {"epoch": epoch, "offset": offset}}),
+    );
     let ack = client.json();
     assert_eq!((&ack["op"], &ack["id"]), (&json!("ack"), &json!(1)), "{ack}");
     ack
@@ -37,22 +39,22 @@ fn every_member_on_every_node_sees_one_order() {
                 let mut caller = Caller::new(node.address());
                 for n in 0..EACH {
                     let data = json!({"by": by, "n": n});
-                    let receipt = caller.call("/v1/send", &json!({"channel": "room", "event": "e", "data": data}));
+                    let receipt =
+                        caller.call("/v1/send", &json!({"channel": "room", "event": "e", "data": data}));
                     assert_eq!(receipt["stored"], 1, "{receipt}");
                 }
             });
         }
     });
-    let seen: Vec<Vec<Value>> = members
-        .iter_mut()
-        .map(|member| (0..EACH * 3).map(|_| event(member)).collect())
-        .collect();
+    let seen: Vec<Vec<Value>> =
+        members.iter_mut().map(|member| (0..EACH * 3).map(|_| event(member)).collect()).collect();
     for (at, first) in seen[0].iter().enumerate() {
         assert_eq!(first["offset"], at + 1);
     }
     assert!(seen.iter().all(|other| *other == seen[0]), "the same events at the same offsets");
     for by in 0..3 {
-        let of: Vec<&Value> = seen[0].iter().filter(|e| e["data"]["by"] == by).map(|e| &e["data"]["n"]).collect();
+        let of: Vec<&Value> =
+            seen[0].iter().filter(|e| e["data"]["by"] == by).map(|e| &e["data"]["n"]).collect();
         assert!(of.iter().copied().eq((0..EACH).map(Value::from).collect::<Vec<_>>().iter()), "{of:?}");
     }
     nothing_more(&cluster[0], &mut members);
@@ -64,7 +66,8 @@ fn clients_and_callers_share_the_numbering() {
     let mut members = cluster.members("room");
     let first = send(&cluster[0], 1)["publications"][0].clone();
     members.iter_mut().for_each(|member| assert_eq!(event(member)["offset"], 1));
-    let (mut own, ack) = members[1].ask_amid(&json!({"op": "send", "channel": "room", "event": "e", "data": 2}));
+    let (mut own, ack) =
+        members[1].ask_amid(&json!({"op": "send", "channel": "room", "event": "e", "data": 2}));
     assert_eq!((&ack["offset"], &ack["epoch"]), (&json!(2), &first["epoch"]), "{ack}");
     if own.is_empty() {
         own.push(event(&mut members[1]));

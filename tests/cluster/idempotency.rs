@@ -1,6 +1,6 @@
 //! An idempotency key holds over all nodes.
 
-use std::{thread, collections::BTreeSet};
+use std::{collections::BTreeSet, thread};
 
 use serde_json::{Value, json};
 
@@ -78,9 +78,7 @@ fn repeats_that_come_at_once_on_all_nodes_send_one_event() {
 fn a_batch_repeated_on_another_node_runs_what_failed() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
-    let batch = |second: &str| {
-        json!({"items": [{"call": "broadcast", "event": "a"}, {"call": "emit", "event": "b", "filter": second}]})
-    };
+    let batch = |second: &str| json!({"items": [{"call": "broadcast", "event": "a"}, {"call": "emit", "event": "b", "filter": second}]});
     let first = once(&cluster[0], "k", "/v1/batch", &batch("user in params.missing")).json();
     let status = |answer: &Value, at: usize| answer["results"][at]["status"].clone();
     assert_eq!((status(&first, 0), status(&first, 1)), (json!(200), json!(400)), "{first}");

@@ -113,7 +113,10 @@ fn channels_are_counted_over_all_nodes() {
     expect_pages(&cluster, ("/v1/channels", "channels", "channel"), &names);
     let owned = names.iter().filter(|name| name.starts_with("own-")).cloned().collect();
     expect_pages(&cluster, ("/v1/channels?prefix=own-", "channels", "channel"), &owned);
-    assert!(pages(&cluster[0], "/v1/channels", "channels", "channel", 1).is_sorted(), "in the order of names");
+    assert!(
+        pages(&cluster[0], "/v1/channels", "channels", "channel", 1).is_sorted(),
+        "in the order of names"
+    );
 }
 
 #[test]

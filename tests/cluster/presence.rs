@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    cluster::Cluster,
-    support::Client,
-};
+use crate::{cluster::Cluster, support::Client};
 
 /// The next notice: its kind, whom it is about, and how many connections the user has there.
 fn notice(client: &mut Client) -> (String, String, u64) {

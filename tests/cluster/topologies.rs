@@ -15,7 +15,8 @@ const CHANNELS: usize = 12;
 fn nodes_at(url: &str) -> (Vec<Node>, Vec<Client>) {
     let nodes: Vec<Node> = (0..3).map(|_| Node::here(&Settings::new(url))).collect();
     nodes.iter().for_each(|node| eventually("it is ready", || node.is_ready()));
-    let mut clients: Vec<Client> = nodes.iter().enumerate().map(|(at, node)| node.user(&format!("u{at}"))).collect();
+    let mut clients: Vec<Client> =
+        nodes.iter().enumerate().map(|(at, node)| node.user(&format!("u{at}"))).collect();
     for client in &mut clients {
         (0..CHANNELS).for_each(|n| drop(client.join(&channel(n))));
     }

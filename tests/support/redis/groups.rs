@@ -46,7 +46,8 @@ impl RedisCluster {
         let mut buses = Vec::new();
         for _ in 0..PRIMARIES * 2 {
             let bus = free_port()?.to_string();
-            let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-port", &bus];
+            let cluster =
+                ["--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-port", &bus];
             nodes.push(RedisServer::start_with(&[&AT_ONCE[..], &cluster].concat())?);
             buses.push(bus);
         }
@@ -144,7 +145,8 @@ impl Sentinels {
              sentinel down-after-milliseconds {SERVICE} 1000\n\
              sentinel failover-timeout {SERVICE} 5000\n"
         );
-        let sentinels = (0..3).map(|_| RedisServer::start_sentinel(&lines)).collect::<io::Result<Vec<_>>>()?;
+        let sentinels =
+            (0..3).map(|_| RedisServer::start_sentinel(&lines)).collect::<io::Result<Vec<_>>>()?;
         for sentinel in &sentinels {
             let known = |what| Ok::<_, io::Error>(sentinel.call(&["SENTINEL", what, SERVICE])?.items().len());
             wait_until("the sentinels know each other", || {

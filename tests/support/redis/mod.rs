@@ -10,8 +10,7 @@ mod resp;
 mod server;
 
 use std::{
-    io,
-    thread,
+    io, thread,
     time::{Duration, Instant},
 };
 
@@ -36,7 +35,10 @@ pub fn wait_until(what: &str, mut is_true: impl FnMut() -> io::Result<bool>) -> 
         }
         if start.elapsed() > PATIENCE {
             let why = seen.err().map_or_else(String::new, |error| format!(": {error}"));
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{what}: not within {PATIENCE:?}{why}")));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{what}: not within {PATIENCE:?}{why}"),
+            ));
         }
         thread::sleep(Duration::from_millis(20));
     }

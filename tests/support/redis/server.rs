@@ -66,17 +66,17 @@ impl RedisServer {
 
     /// Starts a sentinel with these lines in its file.
     pub(super) fn start_sentinel(lines: &str) -> io::Result<Self> {
-        Self::launch(&[], Some(lines.to_owned()))
+        Self::launch(&[], Some(lines))
     }
 
-    fn launch(arguments: &[&str], sentinel: Option<String>) -> io::Result<Self> {
+    fn launch(arguments: &[&str], sentinel: Option<&str>) -> io::Result<Self> {
         let mut failure = None;
         for _ in 0..TRIES {
             let mut server = Self {
                 child: None,
                 port: free_port()?,
                 arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
-                sentinel: sentinel.clone(),
+                sentinel: sentinel.map(str::to_owned),
                 folder: Folder::new("redis")?,
             };
             match server.restart() {
@@ -214,7 +214,8 @@ impl RedisServer {
     pub fn follows(&self) -> io::Result<bool> {
         let role = self.call(&["ROLE"])?;
         let texts: Vec<String> = role.items().iter().map(Reply::text).collect();
-        Ok(texts.first().is_some_and(|role| role == "slave") && texts.get(3).is_some_and(|s| s == "connected"))
+        Ok(texts.first().is_some_and(|role| role == "slave")
+            && texts.get(3).is_some_and(|s| s == "connected"))
     }
 
     /// What `INFO` says of `field`.
