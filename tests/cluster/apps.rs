@@ -25,7 +25,9 @@ fn expect_apart(node: &Node, own: &mut [Client], others: &mut [Client]) {
         body["receipt"] = json!("cluster");
         let receipt = node.call(path, &body);
         assert_eq!(receipt["matched"], own.len(), "{path}: {receipt}");
-        own.iter_mut().for_each(|client| assert_eq!(event(client)["event"], "ours"));
+        for client in &mut *own {
+            assert_eq!(event(client)["event"], "ours");
+        }
     }
     others.iter_mut().for_each(Client::expect_nothing);
 }
@@ -35,9 +37,13 @@ fn two_namespaces(redis: &RedisServer) -> (Vec<Node>, Vec<Client>) {
     let of = |namespace: &str| Settings::new(&redis.url()).with("FANFARE_NAMESPACE", namespace);
     let nodes: Vec<Node> =
         ["one", "one", "two", "two"].iter().map(|namespace| Node::here(&of(namespace))).collect();
-    nodes.iter().for_each(|node| eventually("it is ready", || node.is_ready()));
+    for node in &nodes {
+        eventually("it is ready", || node.is_ready());
+    }
     let mut clients: Vec<Client> = nodes.iter().map(|node| node.user("ann")).collect();
-    clients.iter_mut().for_each(|client| drop(client.join("lobby")));
+    for client in &mut clients {
+        client.join("lobby");
+    }
     let nobody = json!({"event": "nobody", "to": {"users": ["nobody"]}, "receipt": "cluster"});
     for node in &nodes {
         eventually("each counts two nodes", || node.call("/v1/emit", &nobody)["nodes"] == 2);
@@ -84,7 +90,9 @@ fn one_app_reaches_nothing_of_another() {
     };
     let settings = Settings::new(&redis.url());
     let nodes: Vec<Node> = (0..2).map(|_| Node::here_with(&settings, two_apps)).collect();
-    nodes.iter().for_each(|node| eventually("it is ready", || node.is_ready()));
+    for node in &nodes {
+        eventually("it is ready", || node.is_ready());
+    }
     let can = json!({"can": {"join": ["*"], "broadcast": true, "publish": true, "send": ["*"]}});
     let client = |node: &Node, app: &str| {
         let mut client = node.user_with("ann", &can, &format!("app={app}"));
@@ -103,7 +111,9 @@ fn one_app_reaches_nothing_of_another() {
         let answer =
             nodes[0].request("POST", path, &[("Authorization", &authorization)], Some(body.as_bytes()));
         assert_eq!(answer.status, 200, "{answer:?}");
-        own.iter_mut().for_each(|client| assert_eq!(event(client)["event"], "ours"));
+        for client in &mut own {
+            assert_eq!(event(client)["event"], "ours");
+        }
     }
     for message in [
         json!({"op": "broadcast", "event": "theirs", "echo": false}),

@@ -30,7 +30,9 @@ fn three() -> (Cluster, Vec<Client>) {
     members[2].join("lobby");
     members[..2].iter_mut().for_each(|member| drop(member.watch("lobby")));
     expect_listed(&cluster.nodes, &[&members[0], &members[1], &members[2]]);
-    members.iter_mut().for_each(|member| drop(member.pending()));
+    for member in &mut members {
+        member.pending();
+    }
     (cluster, members)
 }
 
@@ -83,7 +85,9 @@ fn members_of_a_paused_node_are_back_when_it_goes_on() {
         assert_eq!(next_notice(member, "joined")["member"]["id"], third);
     }
     cluster.await_ready();
-    members.iter_mut().for_each(|member| drop(member.pending()));
+    for member in &mut members {
+        member.pending();
+    }
     for node in &cluster.nodes {
         node.call("/v1/send", &json!({"channel": "lobby", "event": "again"}));
         all_get(&mut members, "again");

@@ -42,12 +42,10 @@ fn a_user_on_another_node_gets_what_is_published() {
     let cluster = Cluster::start();
     let mut users = cluster.users();
     for (from, node) in cluster.nodes.iter().enumerate() {
-        for to in 0..users.len() {
-            node.call(
-                "/v1/publish",
-                &json!({"user": format!("u{to}"), "event": "alert", "data": [from, to]}),
-            );
-            let got = event(&mut users[to]);
+        for (to, user) in users.iter_mut().enumerate() {
+            let publish = json!({"user": format!("u{to}"), "event": "alert", "data": [from, to]});
+            node.call("/v1/publish", &publish);
+            let got = event(user);
             assert_eq!((&got["event"], &got["data"]), (&json!("alert"), &json!([from, to])));
             assert!(got.get("from").is_none(), "{got}");
         }
@@ -167,7 +165,9 @@ fn with_scope_node_only_the_node_that_answers_delivers() {
 fn a_connection_that_is_named_several_times_gets_one_event_once() {
     let cluster = Cluster::start();
     let mut clients = cluster.members("lobby");
-    clients.iter_mut().for_each(|client| drop(client.join("den")));
+    for client in &mut clients {
+        client.join("den");
+    }
     let ids: Vec<&str> = clients.iter().map(|client| client.id.as_str()).collect();
     let to = json!({"channels": ["lobby", "den"], "users": ["u0", "u1", "u2"], "connections": ids});
     for node in &cluster.nodes {
@@ -182,9 +182,9 @@ fn connections_are_reached_by_id_on_any_node() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
     for node in &cluster.nodes {
-        for to in 0..clients.len() {
-            node.call("/v1/emit", &json!({"event": "you", "to": {"connections": [clients[to].id]}}));
-            assert_eq!(event(&mut clients[to])["event"], "you");
+        for client in &mut clients {
+            node.call("/v1/emit", &json!({"event": "you", "to": {"connections": [client.id]}}));
+            assert_eq!(event(client)["event"], "you");
         }
     }
     nothing_more(&cluster[0], &mut clients);

@@ -65,7 +65,9 @@ fn clients_and_callers_share_the_numbering() {
     let cluster = Cluster::start();
     let mut members = cluster.members("room");
     let first = send(&cluster[0], 1)["publications"][0].clone();
-    members.iter_mut().for_each(|member| assert_eq!(event(member)["offset"], 1));
+    for member in &mut members {
+        assert_eq!(event(member)["offset"], 1);
+    }
     let (mut own, ack) =
         members[1].ask_amid(&json!({"op": "send", "channel": "room", "event": "e", "data": 2}));
     assert_eq!((&ack["offset"], &ack["epoch"]), (&json!(2), &first["epoch"]), "{ack}");
@@ -210,10 +212,14 @@ fn who_was_excepted_gets_no_replay_on_another_node() {
 fn several_channels_of_one_send_are_numbered_apart() {
     let cluster = Cluster::start();
     let mut members = cluster.members("room-b");
-    members.iter_mut().for_each(|member| drop(member.join("room-a")));
+    for member in &mut members {
+        member.join("room-a");
+    }
     send(&cluster[0], 0);
     cluster[1].call("/v1/send", &json!({"channel": "room-a", "event": "e"}));
-    members.iter_mut().for_each(|member| assert_eq!(event(member)["offset"], 1));
+    for member in &mut members {
+        assert_eq!(event(member)["offset"], 1);
+    }
     let body = json!({"channels": ["room-a", "room-b", "lobby"], "event": "e"});
     let receipt = cluster[2].call("/v1/send", &body);
     assert_eq!(receipt["stored"], 2, "{receipt}");

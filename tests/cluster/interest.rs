@@ -124,7 +124,9 @@ fn a_node_receives_nothing_that_nobody_on_it_can_match() {
         eventually("it is ready", || node.is_ready());
     }
     let mut members = [near.user("ann"), near.user("bob")];
-    members.iter_mut().for_each(|member| drop(member.join("lobby")));
+    for member in &mut members {
+        member.join("lobby");
+    }
     let mut witness = far.user("eve");
     witness.join("elsewhere");
     let data = "x".repeat(1000);

@@ -91,7 +91,9 @@ fn a_first_page_and_the_notices_behind_it_are_one_whole() {
     let mut ones: Vec<Client> = (0..10).map(|n| cluster[n % 3].user(&format!("one-{n}"))).collect();
     std::thread::scope(|scope| {
         let joining = scope.spawn(|| {
-            ones.iter_mut().for_each(|one| drop(one.join("lobby")));
+            for one in &mut ones {
+                one.join("lobby");
+            }
         });
         let mut late = cluster[1].user("late");
         let ack = late.watch("lobby");

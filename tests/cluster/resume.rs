@@ -14,7 +14,7 @@ fn come_back(node: &Node, old: &str, device: &str) -> (Client, bool) {
     let mut client = node.open(&format!("token={token}&device={device}&resume={old}"));
     let welcome = client.json();
     assert_eq!(welcome["op"], "welcome", "{welcome}");
-    client.id = welcome["connection"].as_str().unwrap().to_owned();
+    client.id = welcome["connection"].as_str().unwrap().into();
     (client, welcome["resumed"].as_bool().unwrap_or_else(|| panic!("{welcome}")))
 }
 

@@ -18,7 +18,9 @@ fn connections_on_all_nodes_are_closed_by_user() {
     let mut others = cluster.users();
     let body = json!({"to": {"users": ["ann"]}, "code": 4010, "reason": "signed out"});
     assert_eq!(cluster[1].call("/v1/disconnect", &body), json!({"disconnected": 3}));
-    same.iter_mut().for_each(|client| expect_closed(client, 4010, "signed out"));
+    for client in &mut same {
+        expect_closed(client, 4010, "signed out");
+    }
     nothing_more(&cluster[0], &mut others);
 }
 

@@ -14,7 +14,9 @@ const CHANNELS: usize = 12;
 /// Three nodes that are ready, and a client on each that is in every channel, of which half keep their events.
 fn nodes_at(url: &str) -> (Vec<Node>, Vec<Client>) {
     let nodes: Vec<Node> = (0..3).map(|_| Node::here(&Settings::new(url))).collect();
-    nodes.iter().for_each(|node| eventually("it is ready", || node.is_ready()));
+    for node in &nodes {
+        eventually("it is ready", || node.is_ready());
+    }
     let mut clients: Vec<Client> =
         nodes.iter().enumerate().map(|(at, node)| node.user(&format!("u{at}"))).collect();
     for client in &mut clients {
@@ -64,7 +66,9 @@ fn expect_recovery(nodes: &[Node], clients: &mut [Client]) {
             });
         }
     }
-    nodes.iter().for_each(|node| eventually("it is ready", || node.is_ready()));
+    for node in nodes {
+        eventually("it is ready", || node.is_ready());
+    }
     for node in nodes {
         node.call("/v1/broadcast", &json!({"event": "from here on"}));
         for client in &mut *clients {

@@ -41,7 +41,9 @@ fn an_envelope_of_an_unknown_version_is_counted_and_skipped() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
     let (channel, envelope) = capture(&cluster);
-    clients.iter_mut().for_each(|client| assert_eq!(event(client)["data"], MARK));
+    for client in &mut clients {
+        assert_eq!(event(client)["data"], MARK);
+    }
     let before: Vec<u64> = cluster.nodes.iter().map(|node| node.count(UNKNOWN_VERSION, "")).collect();
     let mut redis = Resp::connect(cluster.redis.address()).unwrap();
     for _ in 0..3 {
@@ -59,7 +61,9 @@ fn what_is_no_envelope_is_harmless() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
     let (channel, envelope) = capture(&cluster);
-    clients.iter_mut().for_each(|client| assert_eq!(event(client)["data"], MARK));
+    for client in &mut clients {
+        assert_eq!(event(client)["data"], MARK);
+    }
     let mut redis = Resp::connect(cluster.redis.address()).unwrap();
     let mut publish = |message: &[u8]| drop(redis.call_bytes(&[b"PUBLISH", &channel, message]).unwrap());
     // Cut before its mark, so that no cut is a whole envelope of a shorter event.

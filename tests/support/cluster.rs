@@ -270,7 +270,9 @@ impl Cluster {
     /// The same, each a member of `channel`.
     pub fn members(&self, channel: &str) -> Vec<Client> {
         let mut users = self.users();
-        users.iter_mut().for_each(|user| drop(user.join(channel)));
+        for user in &mut users {
+            user.join(channel);
+        }
         users
     }
 
