@@ -162,11 +162,15 @@ fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, number: u64, is
     loop {
         let read = from.read(&mut buffer).unwrap_or(0);
         // An end is held back like everything else.
-        if !shared.wait(number) || read == 0 || to.write_all(&buffer[..read]).is_err() {
+        if !shared.wait(number) || read == 0 {
             break;
         }
+        // First, so that who has received something finds it counted.
         if is_received {
             shared.state().received += read as u64;
+        }
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
         }
     }
     for socket in [&from, &to] {
