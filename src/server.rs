@@ -30,6 +30,7 @@ use crate::{
     event_loop::EventLoop,
     http::{Edge, Peer, idempotency::Store, watch::Watch},
     id::AppId,
+    key_fetch::KeyKeepers,
     limits::{ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, REQUEST_HEAD_BYTES},
     node::Node,
 };
@@ -75,6 +76,9 @@ pub(crate) struct Inner {
     admin_address: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) key_keepers: KeyKeepers,
+    /// Held while a new configuration is taken.
+    pub(crate) reloading: Mutex<()>,
     leaving: tokio::sync::Mutex<bool>,
 }
 
@@ -132,8 +136,11 @@ impl Server {
             admin_address,
             stop: parts.stop,
             threads: Mutex::new(threads),
+            key_keepers: KeyKeepers::default(),
+            reloading: Mutex::new(()),
             leaving: tokio::sync::Mutex::new(false),
         };
+        inner.key_keepers.tend(&inner.node, &inner.handle);
         Ok(Self { inner: Arc::new(inner), app: AppId(0) })
     }
 
@@ -371,7 +378,7 @@ fn listen(address: SocketAddr, send_buffer: usize) -> Result<(TcpListener, Socke
 }
 
 /// As many connections as the process may open descriptors, less what it needs for itself.
-fn connections_by_descriptors() -> usize {
+pub(crate) fn connections_by_descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let descriptors = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     descriptors.saturating_sub(DESCRIPTORS_RESERVED).clamp(1, CONNECTIONS_MAX)

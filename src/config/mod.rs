@@ -15,6 +15,8 @@ mod environment;
 mod error;
 mod file;
 mod form;
+mod jwks_url;
+mod reload;
 mod scope;
 mod secret;
 
@@ -24,6 +26,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub(crate) use self::reload::merge;
 pub use self::{
     app::{
         ApiKeyConfig, AppConfig, BadKey, ClientAuth, DEFAULT_APP, KeyMaterial, SlowConsumer, TokenAlgorithm,
@@ -34,6 +37,8 @@ pub use self::{
     client_key::ClientKeyConfig,
     environment::environment,
     error::{ConfigError, Problem},
+    jwks_url::{BadJwksUrl, JwksUrl},
+    reload::ReloadReport,
     scope::{Scope, Scopes},
     secret::{BadKeyHash, KeyHash, Secret},
 };
@@ -63,7 +68,7 @@ pub struct Config {
     /// [`Config::drain_delay`] answers.
     #[serde(with = "file::optional_duration")]
     pub drain_delay: Option<Duration>,
-    /// The window over which clients are then sent away.
+    /// How long leaving may take, the delay included; over half of what that leaves, clients are sent away.
     #[serde(with = "crate::limits::duration")]
     pub drain_timeout: Duration,
     /// Every bound.
@@ -170,7 +175,7 @@ impl Config {
     /// Whether `app` signs and verifies tokens by a secret that is made up at each start: on loopback, where it has no
     /// key for tokens and authentication is not off for all.
     pub fn has_ephemeral_secret(&self, app: &AppConfig) -> bool {
-        self.is_loopback() && app.tokens.is_empty() && self.has_users(app)
+        self.is_loopback() && !app.has_token_keys() && self.has_users(app)
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) fn members(node: &Node, caller: &Caller, channel: &str, query: &str) 
     let from = query.cursor(read_cursor)?.unwrap_or_default();
     let limit = query.limit(MEMBERS_PAGE_DEFAULT)?;
     let page = node.members(caller.app, channel, MembersQuery { from, limit, max_bytes: PAGE_BYTES });
-    let members = redacted(page.members, &node.config.redact);
+    let members = redacted(page.members, &node.live().config.redact);
     Ok(Page { members, count: page.count, users: page.users, cursor: page.cursor })
 }
 

@@ -36,7 +36,8 @@ pub(crate) async fn connections(node: &Node, caller: &Caller, query: &str) -> Re
     let filter = query.get("filter").map(str::to_owned);
     let target = Target { filter, params, ..Target::default() };
     let (page, next) = node.connections(caller.app, target, from, limit).await?;
-    let shown: Vec<Json> = page.iter().map(|connection| show(connection, &node.config.redact)).collect();
+    let live = node.live();
+    let shown: Vec<Json> = page.iter().map(|connection| show(connection, &live.config.redact)).collect();
     let mut answer = json!({ "connections": shown });
     if let Some(next) = next {
         answer["cursor"] = json!(write_cursor(next));
@@ -50,7 +51,7 @@ pub(crate) async fn connections(node: &Node, caller: &Caller, query: &str) -> Re
 /// 404 where there is no such connection.
 pub(crate) fn connection(node: &Node, caller: &Caller, id: &str) -> Result<Json, Problem> {
     let connection = find(node, caller, id)?;
-    Ok(show(&connection, &node.config.redact))
+    Ok(show(&connection, &node.live().config.redact))
 }
 
 /// `GET /v1/users/{user}`: whether a user is connected, and how many times.
@@ -137,7 +138,7 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result
         "warnings": warnings,
     });
     if let Some(connection) = one {
-        answer["values"] = values(&explanation.bound, &connection, &node.config.redact);
+        answer["values"] = values(&explanation.bound, &connection, &node.live().config.redact);
     }
     Ok(answer)
 }
@@ -207,7 +208,8 @@ pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<J
         ttl: Option<u64>,
     }
     let fields: Fields<'_> = body::parse(body, &["user", "claims", "can", "ttl"])?;
-    let signer = node.app(caller.app).tokens.signer().ok_or_else(|| {
+    let live = node.live();
+    let signer = live.access(caller.app).tokens.signer().ok_or_else(|| {
         let detail = "this app has no shared secret to sign with; set a token key of HS256";
         Problem::new(StatusCode::CONFLICT, "no_token_secret", detail)
     })?;

@@ -17,6 +17,7 @@ use std::sync::{
     atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
 };
 
+use arc_swap::{ArcSwap, Guard};
 pub use channels::Joins;
 pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
 pub(crate) use presence::Recalled;
@@ -27,8 +28,7 @@ use turns::Turns;
 
 pub use crate::protocol::event::Exceptions;
 use crate::{
-    app::{App, ClientKeys, SetupError},
-    auth::ApiKeys,
+    app::{App, Live, SetupError},
     config::Config,
     door::Place,
     history::{History, HistoryError, Memory},
@@ -112,11 +112,11 @@ pub(crate) enum Phase {
 /// One node: its apps, its hub, its numbers.
 #[derive(Debug)]
 pub(crate) struct Node {
+    /// As it was at the start. What a reload may change is in [`Node::live`].
     pub(crate) config: Config,
     pub(crate) name: Arc<str>,
-    pub(crate) keys: ApiKeys,
     pub(crate) apps: Vec<App>,
-    pub(crate) client_keys: ClientKeys,
+    live: ArcSwap<Live>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) turns: Turns,
@@ -136,8 +136,9 @@ impl Node {
         let id = NodeId::random();
         let mut apps = Vec::new();
         for (at, (name, app)) in config.apps.iter().enumerate() {
-            apps.push(App::new(AppId(at as u16), name, app, &config, &metrics)?);
+            apps.push(App::new(AppId(at as u16), name, app, &metrics)?);
         }
+        let live = Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
         let bulletin = Arc::new(Bulletin::default());
         let app_context = |app: &App| app.context(&config.limits, bulletin.clone());
         let context = Context {
@@ -153,17 +154,36 @@ impl Node {
         let history = Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics);
         Ok(Arc::new(Self {
             name: config.node_name.as_deref().map_or_else(|| id.to_string().into(), Into::into),
-            keys: ApiKeys::new(&config.apps),
-            client_keys: ClientKeys::new(&config.apps),
             history: Arc::new(history),
             turns: Turns::new(),
             hub: Arc::new(Hub::new(shards, Arc::new(context))),
             apps,
+            live: ArcSwap::from_pointee(live),
             metrics,
             phase: AtomicU8::new(Phase::Serving as u8),
             occupied: AtomicUsize::new(0),
             config,
         }))
+    }
+
+    /// The configuration as it holds now. To be held briefly: over an await, [`Node::live_for_long`].
+    pub(crate) fn live(&self) -> Guard<Arc<Live>> {
+        self.live.load()
+    }
+
+    /// The same for as long as the caller likes.
+    pub(crate) fn live_for_long(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Puts `config` in the place of the one that holds. Calls for it must come one after another.
+    ///
+    /// # Errors
+    /// Everything in it that cannot be used; then nothing has changed.
+    pub(crate) fn reload(&self, config: Config) -> Result<(), Vec<SetupError>> {
+        let live = Live::new(config, &self.apps, Some(&self.live()))?;
+        self.live.store(Arc::new(live));
+        Ok(())
     }
 
     /// Connections, and sockets about to be.
@@ -200,7 +220,7 @@ pub(crate) struct Occupancy(Arc<Node>, Option<Place>);
 impl Occupancy {
     /// A place for one more connection, if there is one.
     pub(crate) fn take(node: &Arc<Node>) -> Option<Self> {
-        let max = node.config.limits.connections;
+        let max = node.live().config.limits.connections;
         let taken = node.occupied.fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1));
         taken.ok().map(|_| Self(node.clone(), None))
     }
