@@ -6,6 +6,7 @@ pub mod close;
 pub mod id;
 pub mod limits;
 pub mod metrics;
+mod outbound;
 pub mod config;
 pub mod predicate;
 pub mod protocol;
@@ -16,12 +17,14 @@ mod hub;
 mod door;
 mod app;
 mod node;
+mod key_fetch;
 mod event_loop;
 mod session;
 mod http;
 mod programs;
 mod drain;
 mod server;
+mod reload;
 mod emit;
 mod dispatcher;
 #[doc(hidden)]
@@ -34,5 +37,6 @@ pub use crate::{
     emit::EmitError,
     hub::{Busy, Connection},
     node::{Exceptions, Joins, NodeError, Placement, Receipt, Target, To},
+    reload::ReloadError,
     server::{Server, StartError},
 };

@@ -210,6 +210,24 @@ pub const USER_BYTES: usize = 256;
 /// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive.
 pub const TOKEN_LEEWAY: Duration = Duration::from_secs(5);
 
+/// Largest set of public keys that is fetched, in bytes. Common ones are below 10 KiB.
+pub const JWKS_BYTES: usize = 256 * 1024;
+
+/// Most keys of such a set. Each is tried for a token that names none.
+pub const JWKS_KEYS: usize = 100;
+
+/// How long fetching them may take, connecting included. A client whose token names an unknown key waits for it.
+pub const JWKS_WAIT: Duration = Duration::from_secs(5);
+
+/// Between two fetches that tokens with unknown keys ask for, since anyone can make up such tokens.
+pub const JWKS_ASKED_SPACING: Duration = Duration::from_secs(10);
+
+/// The first wait after a fetch that failed; it doubles with each further one.
+pub const JWKS_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest such wait: who signs tokens is back for this long before new keys are known, at most.
+pub const JWKS_RETRY_MAX: Duration = Duration::from_mins(1);
+
 /// Life of a signed token when the caller of `POST /v1/tokens` does not say.
 pub const TOKEN_TTL_DEFAULT: Duration = Duration::from_hours(1);
 
@@ -400,6 +418,10 @@ pub struct Limits {
     /// Longest life of a token that `POST /v1/tokens` signs.
     #[serde(with = "crate::limits::duration")]
     pub token_ttl: Duration,
+    /// How old public keys from a `jwks_url` become before they are fetched again. One that was withdrawn is good for
+    /// this long.
+    #[serde(with = "crate::limits::duration")]
+    pub jwks_refresh: Duration,
     /// Bytes of all histories and stored events of the node together; the oldest give way. Bounds of channels and users
     /// do not bound how many of them there are.
     pub history_bytes: usize,
@@ -473,6 +495,7 @@ impl Default for Limits {
             idempotency_entries: 100_000,
             idempotency_window: Duration::from_mins(5),
             token_ttl: Duration::from_hours(24),
+            jwks_refresh: Duration::from_mins(5),
             history_bytes: 64 * 1024 * 1024,
             resume_window: Duration::from_secs(5),
             presence_notices: 20,

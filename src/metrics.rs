@@ -42,6 +42,12 @@ struct CloseLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FetchLabels {
+    app: Arc<str>,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -180,6 +186,8 @@ pub struct Metrics {
     drops: Family<DropLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
     refused: Family<ReasonLabel, Counter>,
+    jwks_fetches: Family<FetchLabels, Counter>,
+    jwks_keys: Family<AppLabel, Gauge>,
     /// Requests turned away by the admission gate with 503.
     pub admission_refused: Counter,
     /// Large publications that waited because most connections refused.
@@ -251,6 +259,8 @@ impl Metrics {
             drops: Family::default(),
             closes: Family::default(),
             refused: Family::default(),
+            jwks_fetches: Family::default(),
+            jwks_keys: Family::default(),
             admission_refused: Counter::default(),
             eased: Counter::default(),
             bulk_in_flight: Gauge::default(),
@@ -315,6 +325,7 @@ impl Metrics {
             "Requests answered 503 by the admission gate",
             self.admission_refused.clone(),
         );
+        r.register("jwks_fetches", "Fetches of public keys, by result", self.jwks_fetches.clone());
     }
 
     fn register_gauges(&mut self) {
@@ -351,6 +362,7 @@ impl Metrics {
             self.bus_recovered.clone(),
         );
         r.register("cached_filters", "Compiled filters in the caches", self.cached_filters.clone());
+        r.register("jwks_keys", "Public keys that were fetched and are in use", self.jwks_keys.clone());
         r.register("history_events", "Events kept for channels and users", self.history_events.clone());
         r.register("history_bytes", "Memory that kept events take", self.history_bytes.clone());
     }
@@ -405,6 +417,15 @@ impl Metrics {
     /// Counts a socket or an upgrade turned away.
     pub fn refused(&self, why: Refusal) {
         self.refused.get_or_create(&ReasonLabel { reason: why.name() }).inc();
+    }
+
+    /// Counts a fetch of public keys for app `name`: how many there are now, or `None` where it failed.
+    pub fn fetched_keys(&self, name: &Arc<str>, keys: Option<usize>) {
+        let result = if keys.is_some() { "ok" } else { "failed" };
+        self.jwks_fetches.get_or_create(&FetchLabels { app: name.clone(), result }).inc();
+        if let Some(keys) = keys {
+            self.jwks_keys.get_or_create(&AppLabel { app: name.clone() }).set(keys as i64);
+        }
     }
 
     /// All numbers in the text format of Prometheus.

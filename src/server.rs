@@ -31,6 +31,7 @@ use crate::{
     event_loop::EventLoop,
     http::{Edge, Peer, idempotency::Store, watch::Watch},
     id::AppId,
+    key_fetch::KeyKeepers,
     limits::{ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, PROGRAM_MESSAGES, REQUEST_HEAD_BYTES},
     node::Node,
     programs,
@@ -77,6 +78,9 @@ pub(crate) struct Inner {
     admin_address: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) key_keepers: KeyKeepers,
+    /// Held while a new configuration is taken.
+    pub(crate) reloading: Mutex<()>,
     leaving: tokio::sync::Mutex<bool>,
 }
 
@@ -134,8 +138,11 @@ impl Server {
             admin_address,
             stop: parts.stop,
             threads: Mutex::new(threads),
+            key_keepers: KeyKeepers::default(),
+            reloading: Mutex::new(()),
             leaving: tokio::sync::Mutex::new(false),
         };
+        inner.key_keepers.tend(&inner.node, &inner.handle);
         Ok(Self { inner: Arc::new(inner), app: AppId(0) })
     }
 
@@ -396,7 +403,7 @@ fn listen(address: SocketAddr, send_buffer: usize) -> Result<(TcpListener, Socke
 }
 
 /// As many connections as the process may open descriptors, less what it needs for itself.
-fn connections_by_descriptors() -> usize {
+pub(crate) fn connections_by_descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let descriptors = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     descriptors.saturating_sub(DESCRIPTORS_RESERVED).clamp(1, CONNECTIONS_MAX)

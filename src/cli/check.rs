@@ -9,11 +9,9 @@ use super::{
     output::{self, STRONG},
 };
 use crate::{
-    app::App,
+    app,
     auth::Scope,
     config::{self, AppConfig, Config, ServeArgs},
-    id::AppId,
-    metrics::Metrics,
 };
 
 /// Arguments of `fanfare check`.
@@ -38,11 +36,7 @@ impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = Config::load(&self.args, config::environment())?;
         config.check()?;
-        let metrics = Metrics::new();
-        let apps = config.apps.iter().enumerate();
-        let refused = apps
-            .filter_map(|(at, (name, app))| App::new(AppId(at as u16), name, app, &config, &metrics).err())
-            .collect::<Vec<_>>();
+        let refused = app::problems(&config);
         if !refused.is_empty() {
             return Err(Failure::Setup(refused));
         }
@@ -73,6 +67,9 @@ fn summary(config: &Config) -> String {
         for key in &app.tokens {
             let kid = key.kid.as_ref().map_or_else(String::new, |kid| format!(" (kid {kid})"));
             line("token key", format!("{}{kid}", key.alg.name()));
+        }
+        if let Some(url) = &app.jwks_url {
+            line("token keys", format!("from {url}"));
         }
         for key in &app.client_keys {
             line("client key", format!("{} ({})", key.name, config.client_key_auth(app, key).name()));

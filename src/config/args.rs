@@ -44,7 +44,7 @@ pub struct ServeArgs {
     /// Go on for this long after SIGTERM, with readiness failing [default: 5s; 0s in loopback development]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub drain_delay: Option<Duration>,
-    /// Then send clients away over this long [default: 30s]
+    /// How long leaving may take, the delay included [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub drain_timeout: Option<Duration>,
     /// Join nodes by this Redis: redis://, redis+sentinel:// or redis+cluster://, with rediss for TLS

@@ -16,6 +16,8 @@ mod error;
 mod file;
 mod form;
 mod redis;
+mod jwks_url;
+mod reload;
 mod scope;
 mod secret;
 
@@ -25,6 +27,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub(crate) use self::reload::merge;
 pub use self::{
     app::{
         ApiKeyConfig, AppConfig, BadKey, ClientAuth, DEFAULT_APP, KeyMaterial, SlowConsumer, TokenAlgorithm,
@@ -36,6 +39,8 @@ pub use self::{
     environment::environment,
     error::{ConfigError, Problem},
     redis::{BadRedisUrl, PemFile, RedisConfig, RedisKind, RedisUrl},
+    jwks_url::{BadJwksUrl, JwksUrl},
+    reload::ReloadReport,
     scope::{Scope, Scopes},
     secret::{BadKeyHash, KeyHash, Secret},
 };
@@ -65,7 +70,7 @@ pub struct Config {
     /// [`Config::drain_delay`] answers.
     #[serde(with = "file::optional_duration")]
     pub drain_delay: Option<Duration>,
-    /// The window over which clients are then sent away.
+    /// How long leaving may take, the delay included; over half of what that leaves, clients are sent away.
     #[serde(with = "crate::limits::duration")]
     pub drain_timeout: Duration,
     /// The Redis that joins this node with others; `None`: it is alone.
@@ -178,7 +183,7 @@ impl Config {
     /// Whether `app` signs and verifies tokens by a secret that is made up at each start: on loopback, where it has no
     /// key for tokens and authentication is not off for all.
     pub fn has_ephemeral_secret(&self, app: &AppConfig) -> bool {
-        self.is_loopback() && app.tokens.is_empty() && self.has_users(app)
+        self.is_loopback() && !app.has_token_keys() && self.has_users(app)
     }
 }
 

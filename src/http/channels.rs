@@ -105,7 +105,7 @@ pub(crate) async fn members(
     let count = node.count_everywhere(caller.app, channel).await?;
     // Each is JSON already.
     let members = to_raw_value(&page.value.items).unwrap_or_else(|_| RawValue::NULL.to_owned());
-    let members = redacted(members, &node.config.redact);
+    let members = redacted(members, &node.live().config.redact);
     let mut missing_nodes = page.missing;
     missing_nodes.extend(count.missing);
     missing_nodes.sort();

@@ -47,7 +47,7 @@ pub(crate) async fn connections(node: &Node, caller: &Caller, query: &str) -> Re
 /// 404 where there is no such connection.
 pub(crate) async fn connection(node: &Node, caller: &Caller, id: &str) -> Result<Json, Problem> {
     match find(node, caller, id) {
-        Ok(connection) => Ok(show::connection(&connection, &node.config.redact)),
+        Ok(connection) => Ok(show::connection(&connection, &node.live().config.redact)),
         Err(problem) => {
             let Ok(id) = id.parse() else { return Err(problem) };
             let found = node.connection_elsewhere(caller.app, &id).await?;
@@ -163,7 +163,7 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result
         "warnings": warnings,
     });
     if let Some(connection) = one {
-        answer["values"] = values(&explanation.bound, &connection, &node.config.redact);
+        answer["values"] = values(&explanation.bound, &connection, &node.live().config.redact);
     }
     Ok(answer)
 }
@@ -233,7 +233,8 @@ pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<J
         ttl: Option<u64>,
     }
     let fields: Fields<'_> = body::parse(body, &["user", "claims", "can", "ttl"])?;
-    let signer = node.app(caller.app).tokens.signer().ok_or_else(|| {
+    let live = node.live();
+    let signer = live.access(caller.app).tokens.signer().ok_or_else(|| {
         let detail = "this app has no shared secret to sign with; set a token key of HS256";
         Problem::new(StatusCode::CONFLICT, "no_token_secret", detail)
     })?;

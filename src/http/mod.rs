@@ -166,7 +166,7 @@ impl Edge {
     }
 
     async fn route(&self, request: Request<Incoming>, peer: &Peer) -> Result<Response<Answer>, Problem> {
-        if self.node.config.is_development() {
+        if self.node.live().config.is_development() {
             access::development(request.headers(), peer.ip, !request.body().is_end_stream())?;
         }
         let path = request.uri().path();
@@ -240,9 +240,9 @@ impl Edge {
             }
         };
         let (parts, body) = request.into_parts();
-        let limits = &node.config.limits;
+        let (most, wait) = (node.live().config.limits.body_bytes, node.config.limits.handshake);
         let body = match route.method {
-            Method::POST => body::read(body, limits.body_bytes, limits.handshake).await?,
+            Method::POST => body::read(body, most, wait).await?,
             _ => Bytes::new(),
         };
         let publishing = || Publishing {

@@ -118,7 +118,7 @@ impl Publishing {
     async fn publish(&self, verb: Verb, fields: Fields<'_>) -> Result<Bytes, Problem> {
         let order = fields.order(verb)?;
         let app = self.caller.app;
-        if verb == Verb::Publish && !self.node.app(app).has_users() {
+        if verb == Verb::Publish && !self.node.live().access(app).has_users() {
             return Err(NodeError::NoUsers.into());
         }
         let mut publications = order.publications();

@@ -19,6 +19,7 @@ use std::sync::{
     atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
 };
 
+use arc_swap::{ArcSwap, Guard};
 pub use channels::Joins;
 pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
 pub(crate) use cluster::{Cluster, Extent, Former, FormerChannel, Once, PageStart};
@@ -30,8 +31,7 @@ use turns::Turns;
 
 pub use crate::protocol::event::Exceptions;
 use crate::{
-    app::{App, ClientKeys, SetupError},
-    auth::ApiKeys,
+    app::{App, Live, SetupError},
     broker::Inbox,
     config::Config,
     door::Place,
@@ -123,11 +123,11 @@ pub(crate) enum Phase {
 /// One node: its apps, its hub, its numbers.
 #[derive(Debug)]
 pub(crate) struct Node {
+    /// As it was at the start. What a reload may change is in [`Node::live`].
     pub(crate) config: Config,
     pub(crate) name: Arc<str>,
-    pub(crate) keys: ApiKeys,
     pub(crate) apps: Vec<App>,
-    pub(crate) client_keys: ClientKeys,
+    live: ArcSwap<Live>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) turns: Turns,
@@ -150,9 +150,10 @@ impl Node {
         let id = NodeId::random();
         let mut apps = Vec::new();
         for (at, (name, app)) in config.apps.iter().enumerate() {
-            apps.push(App::new(AppId(at as u16), name, app, &config, &metrics)?);
+            apps.push(App::new(AppId(at as u16), name, app, &metrics)?);
         }
         let (cluster, inbox) = Cluster::join(&config, id, &apps, &metrics)?.unzip();
+        let live = Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
         let bulletin = Arc::new(Bulletin::default());
         let register = cluster.as_ref().map(Cluster::register);
         let app_context = |app: &App| app.context(&config.limits, bulletin.clone(), register.clone());
@@ -173,19 +174,38 @@ impl Node {
         };
         let node = Self {
             name: config.node_name.as_deref().map_or_else(|| id.to_string().into(), Into::into),
-            keys: ApiKeys::new(&config.apps),
-            client_keys: ClientKeys::new(&config.apps),
             history,
             cluster,
             turns: Turns::new(),
             hub: Arc::new(Hub::new(shards, Arc::new(context))),
             apps,
+            live: ArcSwap::from_pointee(live),
             metrics,
             phase: AtomicU8::new(Phase::Serving as u8),
             occupied: AtomicUsize::new(0),
             config,
         };
         Ok((Arc::new(node), inbox))
+    }
+
+    /// The configuration as it holds now. To be held briefly: over an await, [`Node::live_for_long`].
+    pub(crate) fn live(&self) -> Guard<Arc<Live>> {
+        self.live.load()
+    }
+
+    /// The same for as long as the caller likes.
+    pub(crate) fn live_for_long(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Puts `config` in the place of the one that holds. Calls for it must come one after another.
+    ///
+    /// # Errors
+    /// Everything in it that cannot be used; then nothing has changed.
+    pub(crate) fn reload(&self, config: Config) -> Result<(), Vec<SetupError>> {
+        let live = Live::new(config, &self.apps, Some(&self.live()))?;
+        self.live.store(Arc::new(live));
+        Ok(())
     }
 
     /// Connections, and sockets about to be.
@@ -222,7 +242,7 @@ pub(crate) struct Occupancy(Arc<Node>, Option<Place>);
 impl Occupancy {
     /// A place for one more connection, if there is one.
     pub(crate) fn take(node: &Arc<Node>) -> Option<Self> {
-        let max = node.config.limits.connections;
+        let max = node.live().config.limits.connections;
         let taken = node.occupied.fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1));
         taken.ok().map(|_| Self(node.clone(), None))
     }

@@ -10,10 +10,10 @@ use super::{
     joining::{GATHERINGS, Join, Told, no_page},
 };
 use crate::{
-    app::{App, ClientPolicy},
-    auth::TokenError,
+    app::App,
+    auth::{Rights, TokenError},
     close::{self, Close},
-    config::Presence,
+    config::{ClientAuth, Presence},
     event_loop::{EventLoop, Seat},
     history::Key,
     hub::{Coming, Count, Snapshot, State},
@@ -48,8 +48,14 @@ impl Client {
         self.node.app(self.app)
     }
 
-    pub(super) fn policy(&self) -> &ClientPolicy {
-        self.app().policy(usize::from(self.policy))
+    /// Whether the client must authenticate.
+    pub(super) fn client_auth(&self) -> ClientAuth {
+        self.node.live().access(self.app).policy(usize::from(self.policy)).client_auth
+    }
+
+    /// Its rights where its token has no `can`.
+    pub(super) fn default_rights(&self) -> Arc<Rights> {
+        self.node.live().access(self.app).policy(usize::from(self.policy)).default_rights.clone()
     }
 
     pub(super) fn connection(&self) -> Option<Snapshot> {
@@ -82,12 +88,14 @@ impl Client {
 
     pub(super) fn unauthorized(&self, error: &TokenError) {
         tracing::info!(app = %self.app().name, %error, "client refused");
-        self.close(close::UNAUTHORIZED, &error.to_string());
+        // Whoever may well have a good token is to come back with it.
+        let code = if *error == TokenError::KeysOutOfReach { close::OVER_LIMIT } else { close::UNAUTHORIZED };
+        self.close(code, &error.to_string());
     }
 
     /// Closes a client that keeps sending over its rate, and says when to come back.
     pub(super) fn strike(&self) {
-        let wait = self.node.config.limits.reconnect_max.as_millis() as u64;
+        let wait = self.node.live().config.limits.reconnect_max.as_millis() as u64;
         let bye = native::bye(close::RATE_LIMITED, "too many messages", wait);
         let close = Close::new(close::RATE_LIMITED, "too many messages");
         self.event_loop.shard().with(|table| table.close(self.seat.at, Some(bye), &close));
@@ -167,7 +175,7 @@ impl Client {
             Request::Broadcast { message } => {
                 return self.publication(id, connection, message, Target::default());
             }
-            Request::Publish { .. } if !self.app().has_users() => {
+            Request::Publish { .. } if !self.node.live().access(self.app).has_users() => {
                 let error = NodeError::NoUsers;
                 self.refuse(id, error.code(), &error.to_string());
             }

@@ -61,7 +61,7 @@ impl Client {
         Ok(Connection {
             app: self.app,
             attributes,
-            rights: verified.rights.unwrap_or_else(|| self.policy().default_rights.clone()),
+            rights: verified.rights.unwrap_or_else(|| self.default_rights()),
             expires_at: verified.expires_at.and_then(NonZeroU64::new),
             takes_stored: self.store && self.app().user_events().is_some(),
         })
@@ -219,7 +219,8 @@ impl Client {
     }
 
     fn welcome(&self, connection: &Connection, resumed: Option<bool>) -> Frame {
-        let limits = &self.node.config.limits;
+        let live = self.node.live();
+        let limits = &live.config.limits;
         native::welcome(&Welcome {
             connection: connection.id(),
             user: connection.user(),

@@ -1,6 +1,7 @@
 //! Layers and mistakes.
 
 mod reference;
+mod reloading;
 mod rules;
 
 use std::path::PathBuf;

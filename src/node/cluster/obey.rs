@@ -67,7 +67,7 @@ impl Node {
             }
             Order::Connection { id } => {
                 let found = id.parse::<ConnectionId>().ok().and_then(|id| self.hub.find(app, &id));
-                to_raw_value(&found.map(|connection| show::connection(&connection, &self.config.redact)))
+                to_raw_value(&found.map(|connection| show::connection(&connection, &self.live().config.redact)))
             }
         }
     }
@@ -116,7 +116,7 @@ impl Node {
     ) -> std::result::Result<Page, NodeError> {
         let from = from.and_then(read_cursor).unwrap_or_default();
         let (page, next) = self.connections(app, target, from, limit).await?;
-        let shown = |connection| to_raw_value(&show::connection(connection, &self.config.redact)).ok();
+        let shown = |connection| to_raw_value(&show::connection(connection, &self.live().config.redact)).ok();
         let items = page.iter().map(|connection| &**connection).filter_map(shown).collect();
         Ok(Page { items, cursor: next.map(write_cursor) })
     }
