@@ -45,7 +45,7 @@ setup-build:
 # nodes, and real Redis servers behind them; the load tests drive servers on Node.
 setup-test:
 	@PATH=$$PATH:/usr/sbin .ci/need chromium:chromium curl:curl haproxy:haproxy nginx:nginx-light node:nodejs npm:npm \
-	  redis-cli:redis-tools redis-sentinel:redis-sentinel redis-server:redis-server
+	  redis-cli:redis-tools redis-server:redis-server
 	@for peer in loadtest/peers/*/package-lock.json; do \
 	  peer=$${peer%/*}; \
 	  [ $$peer/node_modules/.package-lock.json -nt $$peer/package-lock.json ] || npm ci --prefix $$peer || exit 1; \

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench may end at once")]
 
+pub mod redis;
+
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use uuid::Uuid;

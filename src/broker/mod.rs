@@ -39,7 +39,6 @@ use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Value};
 use tokio::sync::Notify;
 
-pub(crate) use self::inbox::Incoming;
 use self::{
     board::Board,
     interest::Change,
@@ -47,7 +46,13 @@ use self::{
     name::Names,
     setup::Setup,
 };
-pub(crate) use self::{board::Health, inbox::Inbox, interest::Interest, name::Topic, setup::StartError};
+pub(crate) use self::{
+    board::Health,
+    inbox::{Inbox, Incoming},
+    interest::Interest,
+    name::Topic,
+    setup::StartError,
+};
 use crate::{
     config::{RedisConfig, RedisKind},
     id::NodeId,

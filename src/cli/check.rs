@@ -54,6 +54,9 @@ fn summary(config: &Config) -> String {
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(text, "admin   {admin}");
     }
+    if let Some(redis) = &config.redis {
+        let _ = writeln!(text, "redis   {}  (namespace {})", redis.url, config.namespace);
+    }
     for (name, app) in &config.apps {
         let _ = writeln!(text, "app     {STRONG}{name}{STRONG:#}");
         let mut line = |name: &str, of: String| {

@@ -1,6 +1,7 @@
 //! The bus with real Redis servers, which are killed, frozen and demoted.
 
 mod cluster;
+mod proxy;
 mod secure;
 mod sentinel;
 mod server;

@@ -1,5 +1,6 @@
 //! Layers and mistakes.
 
+mod redis;
 mod reference;
 mod reloading;
 mod rules;
