@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Display, net::SocketAddr, time::Duration};
 
-use super::{RedisConfig, ApiKeyConfig, AppConfig, ClientKeyConfig, Config};
+use super::{ApiKeyConfig, AppConfig, ClientKeyConfig, Config, RedisConfig};
 use crate::limits::Limits;
 
 /// Bounds that are looked up where they are used. The others size what is built at the start.

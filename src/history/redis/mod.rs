@@ -32,6 +32,8 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
+#[cfg(test)]
+use self::record::published;
 use self::{
     reply::{Entries, Head, Reply, Withheld},
     script::Call,

@@ -115,6 +115,7 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
+    use crate::history::{Epoch, Position};
     use crate::{
         id::{ConnectionId, NodeId},
         protocol::event::{Data, Event, Marks},

@@ -67,7 +67,9 @@ impl Node {
             }
             Order::Connection { id } => {
                 let found = id.parse::<ConnectionId>().ok().and_then(|id| self.hub.find(app, &id));
-                to_raw_value(&found.map(|connection| show::connection(&connection, &self.live().config.redact)))
+                to_raw_value(
+                    &found.map(|connection| show::connection(&connection, &self.live().config.redact)),
+                )
             }
         }
     }
