@@ -137,7 +137,7 @@ pub struct AppMetrics {
     /// Kept events placed again for who missed them.
     pub replayed: Counter,
     /// Messages of programs on the dispatch channel that could not be taken.
-    pub bad_programs: Counter,
+    pub dispatch_malformed: Counter,
     /// Connections that took a lost one's place.
     pub resumed: Counter,
 }
@@ -181,7 +181,7 @@ pub struct Metrics {
     memberships: Family<AppLabel, Gauge>,
     notices: Family<AppLabel, Counter>,
     replayed: Family<AppLabel, Counter>,
-    bad_programs: Family<AppLabel, Counter>,
+    dispatch_malformed: Family<AppLabel, Counter>,
     resumed: Family<AppLabel, Counter>,
     drops: Family<DropLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
@@ -206,6 +206,8 @@ pub struct Metrics {
     pub peers: Gauge,
     /// Messages of the bus that this node could not use.
     pub bus_skipped: Counter,
+    /// Messages of nodes of another version, which were skipped.
+    pub bus_unknown_version: Counter,
     /// Kept events that the bus did not bring, and that were fetched.
     pub bus_recovered: Counter,
     /// Compiled filters in the caches.
@@ -254,7 +256,7 @@ impl Metrics {
             memberships: Family::default(),
             notices: Family::default(),
             replayed: Family::default(),
-            bad_programs: Family::default(),
+            dispatch_malformed: Family::default(),
             resumed: Family::default(),
             drops: Family::default(),
             closes: Family::default(),
@@ -270,6 +272,7 @@ impl Metrics {
             log_frames: Gauge::default(),
             peers: Gauge::default(),
             bus_skipped: Counter::default(),
+            bus_unknown_version: Counter::default(),
             bus_recovered: Counter::default(),
             cached_filters: Gauge::default(),
             history_events: Gauge::default(),
@@ -304,9 +307,9 @@ impl Metrics {
         r.register("client_messages", "Messages that clients sent", self.messages.clone());
         r.register("member_notices", "Frames built to tell members of each other", self.notices.clone());
         r.register(
-            "bad_programs",
+            "dispatch_malformed",
             "Messages on the dispatch channel that could not be taken",
-            self.bad_programs.clone(),
+            self.dispatch_malformed.clone(),
         );
         r.register("replayed", "Kept events placed again for who missed them", self.replayed.clone());
         r.register("resumed", "Connections that took a lost one's place", self.resumed.clone());
@@ -351,6 +354,11 @@ impl Metrics {
         r.register("blocked_connections", "Connections whose socket refuses", self.blocked.clone());
         r.register("log_frames", "Frames in the shards' logs", self.log_frames.clone());
         r.register("peers", "Other nodes that hold a lease", self.peers.clone());
+        r.register(
+            "bus_unknown_version",
+            "Messages of nodes of another version, which were skipped",
+            self.bus_unknown_version.clone(),
+        );
         r.register(
             "bus_skipped",
             "Messages of the bus that this node could not use",
@@ -408,7 +416,7 @@ impl Metrics {
             memberships: self.memberships.get_or_create_owned(&label),
             notices: self.notices.get_or_create_owned(&label),
             replayed: self.replayed.get_or_create_owned(&label),
-            bad_programs: self.bad_programs.get_or_create_owned(&label),
+            dispatch_malformed: self.dispatch_malformed.get_or_create_owned(&label),
             resumed: self.resumed.get_or_create_owned(&label),
             app,
         }

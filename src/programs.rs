@@ -26,7 +26,7 @@ pub(crate) async fn serve(node: Arc<Node>, mut messages: mpsc::Receiver<(AppId, 
     let mut complained: AHashMap<(AppId, &'static str), Instant> = AHashMap::new();
     while let Some((app, message)) = messages.recv().await {
         let Err(problem) = obey(&node, app, &message).await else { continue };
-        node.app(app).metrics.bad_programs.inc();
+        node.app(app).metrics.dispatch_malformed.inc();
         // A program that is wrong is wrong often.
         let (code, now) = (problem.code(), Instant::now());
         if complained.get(&(app, code)).is_none_or(|at| now.duration_since(*at) > PROGRAM_COMPLAINTS) {

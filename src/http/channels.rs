@@ -19,7 +19,7 @@ use crate::{
     hub::Count,
     limits::{MEMBERS_PAGE_DEFAULT, PAGE_BYTES, PAGE_DEFAULT},
     node::{Joins, Node, PageStart, Target, show},
-    protocol::event::channel_name,
+    protocol::{event::channel_name, native::MembersPage},
 };
 
 /// A channel as answered.
@@ -101,17 +101,10 @@ pub(crate) async fn members(
     let query = Query::parse(query, &["cursor", "limit"])?;
     let from = query.cursor(PageStart::read)?;
     let limit = query.limit(MEMBERS_PAGE_DEFAULT)?;
-    let page = node.members_everywhere(caller.app, channel, from, (limit, PAGE_BYTES), None).await?;
-    let count = node.count_everywhere(caller.app, channel).await?;
-    // Each is JSON already.
-    let members = to_raw_value(&page.value.items).unwrap_or_else(|_| RawValue::NULL.to_owned());
+    let page = node.members_page_everywhere(caller.app, channel, from, (limit, PAGE_BYTES), None).await?;
+    let MembersPage { members, count, users, cursor } = page.value;
     let members = redacted(members, &node.live().config.redact);
-    let mut missing_nodes = page.missing;
-    missing_nodes.extend(count.missing);
-    missing_nodes.sort();
-    missing_nodes.dedup();
-    let Count { connections: count, users } = count.value;
-    Ok(Page { members, count, users, cursor: page.value.cursor, missing_nodes })
+    Ok(Page { members, count, users, cursor, missing_nodes: page.missing })
 }
 
 /// Hides what of profiles is not to be shown.

@@ -195,7 +195,7 @@ impl Client {
                 let Some(id) = &id else { return };
                 let bounds = (limit, self.node.config.limits.outbox_bytes / 4);
                 match self.node.members_page_everywhere(self.app, &channel, from, bounds, None).await {
-                    Ok(page) => self.reply(native::ack_members(id, &page)),
+                    Ok(page) => self.reply(native::ack_members(id, &page.value)),
                     Err(error) => self.refuse(Some(id), error.code(), &error.to_string()),
                 }
             }

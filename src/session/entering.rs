@@ -10,7 +10,6 @@ use super::{
 };
 use crate::{
     auth::Verified,
-    close,
     config::Presence,
     event_loop::EventLoop,
     history::{Entry, Key, Reader},
@@ -85,7 +84,11 @@ impl Client {
                 let _turn = self.node.turns.take(&key).await;
                 match self.node.history.waiting(&key).await {
                     Ok(waiting) => self.open(connection, resumed, &waiting),
-                    Err(error) => return self.close(close::OVER_LIMIT, &error.to_string()),
+                    Err(error) => {
+                        // What waits goes on waiting, for a connection that comes when it can be had.
+                        tracing::warn!(%error, "a user comes in without what was stored");
+                        self.open(Connection { takes_stored: false, ..connection }, resumed, &[]);
+                    }
                 }
             }
             _ => self.open(connection, resumed, &[]),

@@ -93,7 +93,8 @@ impl Client {
         }
         let own = self.connection()?;
         let bounds = (PAGE_DEFAULT, self.node.config.limits.outbox_bytes / 4);
-        self.node.members_page_everywhere(self.app, &join.channel, None, bounds, Some(&own)).await.ok()
+        let page = self.node.members_page_everywhere(self.app, &join.channel, None, bounds, Some(&own)).await;
+        page.ok().map(|page| page.value)
     }
 
     async fn missed(&self, join: &Join) -> Result<Missed, NodeError> {

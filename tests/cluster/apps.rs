@@ -83,6 +83,7 @@ fn histories_of_namespaces_are_apart() {
 fn one_app_reaches_nothing_of_another() {
     let redis = RedisServer::start().unwrap();
     let two_apps = |config: &mut Config| {
+        config.drain_delay = Some(std::time::Duration::ZERO);
         let own = config.apps.values_mut().next().unwrap();
         own.keys.push(api_key("all", KEY, fanfare::config::Scopes::ALL));
         let other = AppConfig { tokens: vec![token_key(SECRET)], ..AppConfig::default() };

@@ -84,28 +84,3 @@ fn a_connection_that_closes_is_told_at_once_and_one_that_is_lost_after_the_windo
     assert_eq!(notice(&mut watcher), left);
     watcher.expect_nothing();
 }
-
-#[test]
-fn a_first_page_and_the_notices_behind_it_are_one_whole() {
-    let cluster = Cluster::start();
-    let mut ones: Vec<Client> = (0..10).map(|n| cluster[n % 3].user(&format!("one-{n}"))).collect();
-    std::thread::scope(|scope| {
-        let joining = scope.spawn(|| {
-            for one in &mut ones {
-                one.join("lobby");
-            }
-        });
-        let mut late = cluster[1].user("late");
-        let ack = late.watch("lobby");
-        let listed = ack["members"].as_array().unwrap().iter().map(|member| member["id"].clone());
-        let mut known: Vec<Value> = listed.filter(|id| *id != late.id).collect();
-        joining.join().unwrap();
-        while known.len() < 10 {
-            let notice = late.json();
-            assert_eq!(notice["kind"], "joined", "{notice}");
-            assert!(!known.contains(&notice["member"]["id"]), "told twice: {notice}");
-            known.push(notice["member"]["id"].clone());
-        }
-        late.expect_nothing();
-    });
-}

@@ -206,7 +206,7 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::Away`].
-    pub(crate) async fn members_everywhere(
+    async fn members_everywhere(
         &self,
         app: AppId,
         channel: &str,
@@ -221,7 +221,7 @@ impl Node {
         self.pages(app, from, limit, here, order).await
     }
 
-    /// A page of the members of `channel` on all nodes as clients get it.
+    /// A page of the members of `channel` on all nodes with their counts, both of the same nodes.
     ///
     /// # Errors
     /// [`NodeError::Away`].
@@ -232,11 +232,25 @@ impl Node {
         from: Option<PageStart>,
         (limit, max_bytes): (usize, usize),
         joining: Option<&Snapshot>,
-    ) -> Result<MembersPage, NodeError> {
-        let page = self.members_everywhere(app, channel, from, (limit, max_bytes), joining).await?.value;
-        let Count { connections, users } = self.count_with(app, channel, joining).await?.value;
-        let members = to_raw_value(&page.items).map_err(|_| NodeError::Failed)?;
-        Ok(MembersPage { members, count: connections, users, cursor: page.cursor })
+    ) -> Result<Overall<MembersPage>, NodeError> {
+        loop {
+            let nodes = self.nodes(self.cluster.as_ref());
+            let bounds = (limit, max_bytes);
+            let page = self.members_everywhere(app, channel, from.clone(), bounds, joining).await?;
+            let count = self.count_with(app, channel, joining).await?;
+            // A node that came or went in between would be in one of them only.
+            if nodes != self.nodes(self.cluster.as_ref()) {
+                continue;
+            }
+            let members = to_raw_value(&page.value.items).map_err(|_| NodeError::Failed)?;
+            let Count { connections, users } = count.value;
+            let mut missing = page.missing;
+            missing.extend(count.missing);
+            missing.sort();
+            missing.dedup();
+            let page = MembersPage { members, count: connections, users, cursor: page.value.cursor };
+            return Ok(Overall { value: page, missing });
+        }
     }
 
     /// Up to `limit` connections that `target` means, on all nodes, by nodes, shards and slots.

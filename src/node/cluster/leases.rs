@@ -1,18 +1,20 @@
 //! Who is there: each node renews a lease in Redis, by Redis' clock, and learns the others' by the same step.
 
 use std::{
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use serde_json::value::to_raw_value;
 use tokio::time::MissedTickBehavior;
 
-use super::{Cluster, Node};
+use super::{Cluster, Node, order::Order};
 use crate::{
     broker::{BusError, Script, Topic},
-    id::NodeId,
+    id::{AppId, NodeId},
+    protocol::envelope::{self, Request},
 };
 
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
@@ -75,18 +77,33 @@ impl Node {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut again = "0";
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = cluster.renew.notified() => {}
+            }
             let began = Instant::now();
             let args = vec![self.lease_name(), millis(limits.node_lease), again.into()];
             match cluster.bus.eval(&RENEW, &Topic::Nodes, keys(cluster), args).await {
                 Ok(leases) => {
                     again = "1";
                     self.note_peers(cluster, &leases, began);
+                    if !cluster.belongs.load(SeqCst) {
+                        self.greet(cluster).await;
+                    }
                 }
                 // The bus says so itself, once.
                 Err(error) => tracing::debug!(%error, "lease not renewed"),
             }
         }
+    }
+
+    /// Tells the others of this node, so that they need not find out.
+    async fn greet(&self, cluster: &Cluster) {
+        let Ok(order) = to_raw_value(&Order::Hello) else { return };
+        let app = (&*self.app(AppId(0)).name).into();
+        let hello = Request { origin: self.id().0, id: 0, app, order: &order };
+        let told = cluster.bus.publish(&Topic::Nodes, envelope::request(&hello)).await;
+        cluster.belongs.store(told.is_ok(), SeqCst);
     }
 
     /// Gives the lease up, so that the others need not wait for its end.

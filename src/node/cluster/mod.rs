@@ -50,6 +50,10 @@ use crate::{
 pub(crate) struct Cluster {
     pub(crate) bus: Arc<Bus>,
     peers: Peers,
+    /// The lease is to be renewed at once, to learn of a node that has just come.
+    renew: Notify,
+    /// Whether it was taken, and the others know.
+    belongs: AtomicBool,
     asked: Asked,
     /// Publications that came by several topics, and were delivered.
     delivered: Mutex<Recent<()>>,
@@ -99,6 +103,8 @@ impl Cluster {
             notices: Queue::new(NOTICES_WAITING),
             bus,
             peers: Peers::default(),
+            renew: Notify::new(),
+            belongs: AtomicBool::new(false),
             asked: Asked::default(),
             delivered: Mutex::default(),
             counted: Mutex::default(),
@@ -166,6 +172,9 @@ impl Node {
     /// Why this node does not reach the others, if it does not.
     pub(crate) fn apart(&self) -> Option<String> {
         match self.cluster.as_ref()?.bus.health() {
+            Health::Up if !self.cluster.as_ref()?.belongs.load(SeqCst) => {
+                Some("the other nodes do not know of this one yet".to_owned())
+            }
             Health::Up => None,
             Health::Down { since, reason } => {
                 Some(format!("the bus has been down for {} s: {reason}", since.elapsed().as_secs()))

@@ -10,6 +10,8 @@ use crate::protocol::envelope::Aim;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Order {
+    /// The node that asks has just come; nothing is to be answered.
+    Hello,
     /// What became of a publication.
     Receipt {
         id: Uuid,

@@ -25,7 +25,7 @@ use crate::{
     limits::{ORDERS_AT_ONCE, RECENT_PUBLICATIONS},
     predicate::Value,
     protocol::{
-        envelope::{Aim, Envelope, Header, Names, Request},
+        envelope::{Aim, Envelope, EnvelopeError, Header, Names, Request},
         event::Draft,
         frame::Frame,
     },
@@ -140,6 +140,10 @@ impl Ear {
                 }
             }
             Ok(Envelope::Answer(answer)) => cluster.asked.answered(&answer),
+            Err(error @ EnvelopeError::Version(_)) => {
+                node.metrics.bus_unknown_version.inc();
+                tracing::debug!(%error, "a message of the bus was skipped");
+            }
             Err(error) => {
                 node.metrics.bus_skipped.inc();
                 tracing::debug!(%error, "a message of the bus was skipped");
@@ -220,6 +224,10 @@ impl Ear {
             Ok(order) => order,
             Err(error) => return self.skip(&format!("its request cannot be read: {error}")),
         };
+        if let Order::Hello = order {
+            cluster.renew.notify_one();
+            return;
+        }
         if let Order::Receipt { id: publication } = order {
             // What it asks about came before it, and must be placed to be counted.
             self.settle().await;
