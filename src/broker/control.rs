@@ -73,10 +73,6 @@ pub(super) async fn run(cx: Arc<Context>) {
     while peers.values().any(|peer| !peer.line.is_idle()) && Instant::now() < deadline {
         sleep(limits::BUS_FAREWELL / 100).await;
     }
-    for peer in peers.values() {
-        peer.line.shut("this node is ending");
-    }
-    cx.inbox.close();
 }
 
 /// Makes `peers` what `topology` says. A primary whose partitions are not the same any more gets a new subscriber: that is
