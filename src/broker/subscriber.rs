@@ -38,8 +38,6 @@ pub(super) struct Duty {
 pub(super) async fn run(duty: Duty, cx: Arc<Context>) {
     let part = Part::Subscriber(duty.address.clone());
     let mut backoff = Backoff::default();
-    // Until the first canary is back.
-    cx.board.fault(part.clone(), &format!("subscribing at {}", duty.address));
     loop {
         let mut connected = None;
         let fault = match Link::connect(&cx.setup, &duty.address, "subscriber").await {
