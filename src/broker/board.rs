@@ -61,7 +61,17 @@ impl Board {
         self.state.lock().faults.is_empty()
     }
 
+    /// Something went wrong.
     pub(super) fn fault(&self, part: Part, reason: &str) {
+        self.set(part, reason, true);
+    }
+
+    /// Something is under way, and nothing wrong yet.
+    pub(super) fn begin(&self, part: Part, reason: &str) {
+        self.set(part, reason, false);
+    }
+
+    fn set(&self, part: Part, reason: &str, is_wrong: bool) {
         let mut state = self.state.lock();
         let is_news = state.faults.get(&part).is_none_or(|known| **known != *reason);
         let went_down = state.faults.is_empty();
@@ -79,7 +89,7 @@ impl Board {
                 reason,
                 "the bus is down: events reach no other node until Redis is back, which is tried all the time"
             );
-        } else if is_news && !was_up {
+        } else if is_news && is_wrong && !was_up {
             // Whoever has just set it up wants to know every obstacle.
             tracing::warn!(reason, "the bus is not up yet");
         } else if is_news {
@@ -124,6 +134,7 @@ mod tests {
         board.fault(part.clone(), "refused");
         board.clear(&Part::Topology);
         assert!(matches!(board.health(), Health::Down { reason, .. } if &*reason == "refused"));
+        board.begin(Part::Subscriber(Address::new("h", 1)), "subscribing");
         board.forget(&Address::new("h", 1));
         assert_eq!((board.health(), metrics.bus.up.get()), (Health::Up, 1));
         let before = Instant::now();

@@ -73,10 +73,6 @@ pub(super) async fn run(cx: Arc<Context>) {
     while peers.values().any(|peer| !peer.line.is_idle()) && Instant::now() < deadline {
         sleep(limits::BUS_FAREWELL / 100).await;
     }
-    for peer in peers.values() {
-        peer.line.shut("this node is ending");
-    }
-    cx.inbox.close();
 }
 
 /// Makes `peers` what `topology` says. A primary whose partitions are not the same any more gets a new subscriber: that is
@@ -98,7 +94,7 @@ fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topol
                     partitions,
                     line,
                 };
-                cx.board.fault(Part::Publisher(address.clone()), &format!("connecting to {address}"));
+                cx.board.begin(Part::Publisher(address.clone()), &format!("connecting to {address}"));
                 peers.insert(address, peer);
             }
         }
@@ -120,7 +116,6 @@ fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topol
 fn subscribe(cx: &Arc<Context>, address: &Address, partitions: &[u16], line: &Arc<Line>) -> Task {
     let duty =
         subscriber::Duty { address: address.clone(), partitions: partitions.to_vec(), line: line.clone() };
-    // The task tells its own fault when it first runs, and until then nothing of these partitions is live.
-    cx.board.fault(Part::Subscriber(address.clone()), &format!("subscribing at {address}"));
+    cx.board.begin(Part::Subscriber(address.clone()), &format!("subscribing at {address}"));
     Task(tokio::spawn(subscriber::run(duty, cx.clone())))
 }

@@ -36,6 +36,8 @@ pub(super) struct Line {
     queue: Mutex<Queue>,
     /// Tells the publisher that the queue is not empty any more.
     pub(super) wake: Notify,
+    /// Tells the subscriber of this server that canaries can fly.
+    pub(super) opened: Notify,
     /// Tells the publisher to look again whom it talks to.
     pub(super) doubted: Notify,
     timeout: Duration,
@@ -64,6 +66,7 @@ impl Line {
             address,
             queue: Mutex::new(Queue { away, items: VecDeque::new(), bytes: 0, under_way: 0 }),
             wake: Notify::new(),
+            opened: Notify::new(),
             doubted: Notify::new(),
             timeout: limits.redis_timeout,
             commands: limits.bus_queue_commands,
@@ -108,6 +111,7 @@ impl Line {
     /// Commands are taken from now on.
     pub(super) fn open(&self) {
         self.queue.lock().away = None;
+        self.opened.notify_one();
     }
 
     /// No commands are taken from now on, and what waits is answered: it was not sent.

@@ -124,6 +124,26 @@ impl Context {
     }
 }
 
+/// However the thread ends: nobody waits for it any more.
+struct Ending(Arc<Context>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let reason = if std::thread::panicking() {
+            "the bus has failed; start this node again"
+        } else {
+            "this node is ending"
+        };
+        if std::thread::panicking() {
+            self.0.board.fault(board::Part::Topology, reason);
+        }
+        for line in self.0.routes.read().iter().flatten() {
+            line.shut(reason);
+        }
+        self.0.inbox.close();
+    }
+}
+
 /// The bus of a node; shared by all its threads.
 pub(crate) struct Bus {
     cx: Arc<Context>,
@@ -171,8 +191,11 @@ impl Bus {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = mpsc::sync_channel(1);
         let run = control::run(cx.clone());
+        let ending = Ending(cx.clone());
         std::thread::Builder::new().name("fanfare-bus".to_owned()).spawn(move || {
+            let _ending = ending;
             runtime.block_on(run);
+            // What is under way is answered by that.
             drop(runtime);
             drop(end);
         })?;

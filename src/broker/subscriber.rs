@@ -38,8 +38,6 @@ pub(super) struct Duty {
 pub(super) async fn run(duty: Duty, cx: Arc<Context>) {
     let part = Part::Subscriber(duty.address.clone());
     let mut backoff = Backoff::default();
-    // Until the first canary is back.
-    cx.board.fault(part.clone(), &format!("subscribing at {}", duty.address));
     loop {
         let mut connected = None;
         let fault = match Link::connect(&cx.setup, &duty.address, "subscriber").await {
@@ -158,6 +156,10 @@ impl<'a> Session<'a> {
                     if self.unflushed || !self.output.is_empty() => written.map_err(|error| self.broken(error)),
                 answer = answered(&mut self.canary.answer), if self.canary.answer.is_some() => self.on_answer(answer.as_ref()),
                 () = wake.notified() => Ok(()),
+                () = self.duty.line.opened.notified() => {
+                    self.fly();
+                    Ok(())
+                }
                 _ = beat.tick() => self.beat(),
             };
             if let Err(fault) = done {
@@ -272,15 +274,16 @@ impl<'a> Session<'a> {
         }
         resp::command(&mut self.output, &[b"HELLO"]);
         self.asked.push_back(Instant::now());
-        if self.canary.is_subscribed && self.canary.since.is_none() {
-            self.fly();
-        }
+        self.fly();
         Ok(())
     }
 
-    /// Lets a canary fly. While nothing can be published, that is the fault, and not that none comes back.
+    /// Lets a canary fly, unless one does. While nothing can be published, that is the fault, and not that none comes back.
     fn fly(&mut self) {
         let canary = &mut self.canary;
+        if !canary.is_subscribed || canary.since.is_some() {
+            return;
+        }
         canary.nonce += 1;
         let mut command = Cmd::new();
         command.arg(self.cx.publish_command()).arg(&canary.channel).arg(&canary.nonce.to_be_bytes());

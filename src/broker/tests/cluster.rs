@@ -62,7 +62,7 @@ async fn a_failover_without_a_lost_connection_is_noticed() {
 #[tokio::test]
 async fn a_primary_that_freezes_and_wakes_as_a_replica_is_left() {
     let cluster = Cluster::start();
-    let (mut one, two) = (Node::up(&cluster.url()), Node::up(&cluster.url()));
+    let (mut one, two) = (Node::hasty(&cluster.url()), Node::hasty(&cluster.url()));
     let topics = users(200);
     for topic in &topics {
         one.joins(topic.clone()).await;

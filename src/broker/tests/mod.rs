@@ -31,7 +31,7 @@ struct Node {
 
 impl Node {
     fn start(url: &str) -> Self {
-        Self::with(&RedisConfig { url: url.parse().unwrap(), ..RedisConfig::default() }, &Limits::default())
+        Self::with(&RedisConfig { url: url.parse().unwrap(), ..RedisConfig::default() }, &patient())
     }
 
     fn with(config: &RedisConfig, limits: &Limits) -> Self {
@@ -45,6 +45,14 @@ impl Node {
     /// One that is up.
     fn up(url: &str) -> Self {
         let node = Self::start(url);
+        node.is_up();
+        node
+    }
+
+    /// One that is up, and no more patient than it is by default.
+    fn hasty(url: &str) -> Self {
+        let config = RedisConfig { url: url.parse().unwrap(), ..RedisConfig::default() };
+        let node = Self::with(&config, &Limits::default());
         node.is_up();
         node
     }
@@ -104,6 +112,20 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.bus.stop();
+    }
+}
+
+/// A busy machine is no frozen Redis.
+fn patient() -> Limits {
+    Limits { redis_timeout: PATIENCE, bus_canary_timeout: PATIENCE, ..Limits::default() }
+}
+
+/// What a future gives that has nothing to wait for.
+async fn at_once<T>(future: impl Future<Output = T>) -> T {
+    tokio::select! {
+        biased;
+        done = future => done,
+        () = std::future::ready(()) => panic!("it waits"),
     }
 }
 

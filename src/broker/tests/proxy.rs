@@ -51,17 +51,17 @@ fn hand_on(mut client: TcpStream, to: u16, subscribers_to: &AtomicU16, swallows:
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)) else { return };
     let _ = server.write_all(&first[..length]);
     let (from_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-    std::thread::spawn(move || pipe(from_server, to_client, is_subscriber.then_some(swallows)));
+    std::thread::spawn(move || pipe(from_server, to_client, is_subscriber.then_some(&*swallows)));
     pipe(client, server, None);
 }
 
-fn pipe(mut from: TcpStream, mut to: TcpStream, swallows: Option<Arc<AtomicBool>>) {
-    let mut buffer = [0; 65_536];
+fn pipe(mut from: TcpStream, mut to: TcpStream, swallows: Option<&AtomicBool>) {
+    let mut buffer = vec![0; 65_536];
     while let Ok(length) = from.read(&mut buffer) {
         if length == 0 {
             break;
         }
-        let swallowed = swallows.as_ref().is_some_and(|swallows| swallows.load(Ordering::Relaxed));
+        let swallowed = swallows.is_some_and(|swallows| swallows.load(Ordering::Relaxed));
         if !swallowed && to.write_all(&buffer[..length]).is_err() {
             break;
         }
@@ -96,15 +96,13 @@ async fn a_connection_whose_other_side_is_lost_is_given_up() {
     let server = Server::start(&[]);
     let proxy = Proxy::start(server.port);
     let config = RedisConfig { url: proxy.url().parse().unwrap(), ..RedisConfig::default() };
-    let limits = Limits { bus_canary_timeout: Duration::from_secs(2), ..Limits::default() };
+    let limits = Limits { bus_canary_timeout: Duration::from_secs(2), ..patient() };
     let mut node = Node::with(&config, &limits);
     node.is_up();
     node.joins(user("ann")).await;
     proxy.swallows.store(true, Ordering::Relaxed);
-    let start = Instant::now();
+    // Commands are answered as before; nothing but a canary or the silence of its own connection can tell.
     node.is_down("Redis at");
-    // Nothing but its own canary can have told it; its limit is 2 s, looked at every second.
-    assert!(start.elapsed() > Duration::from_millis(500));
     proxy.swallows.store(false, Ordering::Relaxed);
     node.is_up();
     let bus = node.bus.clone();
@@ -117,7 +115,7 @@ async fn a_connection_whose_other_side_is_lost_is_given_up() {
 async fn a_flood_that_nobody_reads_ends_in_a_gap_and_not_in_memory() {
     let server = Server::start(&[]);
     let config = RedisConfig { url: server.url().parse().unwrap(), ..RedisConfig::default() };
-    let limits = Limits { bus_inbox_messages: 100, ..Limits::default() };
+    let limits = Limits { bus_inbox_messages: 100, ..patient() };
     let mut one = Node::with(&config, &limits);
     one.is_up();
     one.joins(user("ann")).await;

@@ -110,7 +110,7 @@ async fn tls_is_proven_on_both_sides() {
         key: Some(pem(&own_key)),
         ..RedisConfig::default()
     };
-    let (mut one, two) = (Node::with(&config, &Limits::default()), Node::with(&config, &Limits::default()));
+    let (mut one, two) = (Node::with(&config, &patient()), Node::with(&config, &patient()));
     one.is_up();
     two.is_up();
     one.joins(user("ann")).await;
@@ -119,9 +119,9 @@ async fn tls_is_proven_on_both_sides() {
     assert_eq!(one.message().await, (user("ann"), large));
 
     let stranger = RedisConfig { url: url(), ca: Some(pem(&Authority::new().ca)), ..RedisConfig::default() };
-    Node::with(&stranger, &Limits::default()).is_down("certificate");
+    Node::with(&stranger, &patient()).is_down("certificate");
     let nobody = RedisConfig { cert: None, key: None, ..config.clone() };
-    Node::with(&nobody, &Limits::default()).is_down("Redis at");
+    Node::with(&nobody, &patient()).is_down("Redis at");
 }
 
 #[test]

@@ -87,10 +87,8 @@ async fn a_redis_that_comes_back_finds_everything_as_it_was() {
     assert!(!one.bus.interest().is_live(&topics[0]));
     // What was written before the end of the connection was seen may have been read.
     while two.bus.publish(&topics[0], "lost".into()).await == Err(BusError::Unanswered) {}
-    let start = Instant::now();
-    let refused = two.bus.publish(&topics[0], "lost".into()).await;
+    let refused = at_once(two.bus.publish(&topics[0], "lost".into())).await;
     assert!(matches!(refused, Err(BusError::Away { .. })), "{refused:?}");
-    assert!(start.elapsed() < Limits::default().redis_timeout);
     server.start_again();
     one.is_up();
     two.is_up();
@@ -137,20 +135,20 @@ async fn cut_connections_are_made_again() {
 #[tokio::test]
 async fn a_frozen_redis_is_noticed_and_found_again() {
     let server = Server::start(&[]);
-    let (mut one, two) = (Node::up(&server.url()), Node::up(&server.url()));
+    let (mut one, two) = (Node::hasty(&server.url()), Node::hasty(&server.url()));
     one.joins(user("ann")).await;
     server.freeze();
     let start = Instant::now();
     let result = two.bus.publish(&user("ann"), "frozen".into()).await;
     assert_eq!(result, Err(BusError::Unanswered));
-    // The limit is a second; a busy machine gets some more.
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     one.is_down("Redis at");
     eventually(
         "it is given up",
         || matches!(one.bus.health(), Health::Down { reason, .. } if reason.contains("does not answer")),
     );
-    assert!(matches!(one.bus.publish(&user("ann"), "away".into()).await, Err(BusError::Away { .. })));
+    let refused = at_once(one.bus.publish(&user("ann"), "away".into())).await;
+    assert!(matches!(refused, Err(BusError::Away { .. })), "{refused:?}");
     server.thaw();
     one.is_up();
     two.is_up();
