@@ -3,7 +3,7 @@
 mod cluster;
 mod secure;
 mod sentinel;
-mod server;
+pub(crate) mod server;
 mod standalone;
 
 use std::{
