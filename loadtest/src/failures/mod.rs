@@ -68,7 +68,9 @@ pub(crate) fn failures(args: &Failures) -> Result<bool> {
     let mut outcomes = Vec::new();
     for (at, &failure) in all.iter().enumerate() {
         eprintln!("{} of {}: {}: {}", at + 1, all.len(), failure.name(), failure.description());
-        outcomes.push(run(args, failure, at as u16 + 1)?);
+        // One that cannot be carried out says nothing of the others.
+        let outcome = run(args, failure, at as u16 + 1);
+        outcomes.push(outcome.unwrap_or_else(|error| Outcome::impossible(failure, error.to_string())));
     }
     if args.json {
         let matrix = Matrix { command: command_line(), machine, outcomes: &outcomes };

@@ -13,7 +13,7 @@ pub(super) const RECOVERY: f64 = 5.0;
 pub(super) const NOTICE: f64 = 3.0;
 
 /// One failure's results.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Outcome {
     pub(super) failure: String,
     pub(super) description: String,
@@ -37,6 +37,12 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// That of a failure which could not be carried out, and why.
+    pub(super) fn impossible(failure: Failure, why: String) -> Self {
+        let (failure, description) = (failure.name(), failure.description());
+        Self { failure, description, wrong: vec![why], ..Self::default() }
+    }
+
     /// Holds the figures against the goals.
     pub(super) fn judge(&mut self, failure: Failure) {
         let mut wrong = Vec::new();
