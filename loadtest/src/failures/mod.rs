@@ -68,7 +68,9 @@ pub(crate) fn failures(args: &Failures) -> Result<bool> {
     let mut outcomes = Vec::new();
     for (at, &failure) in all.iter().enumerate() {
         eprintln!("{} of {}: {}: {}", at + 1, all.len(), failure.name(), failure.description());
-        outcomes.push(run(args, failure, at as u16 + 1)?);
+        // One that cannot be carried out says nothing of the others.
+        let outcome = run(args, failure, at as u16 + 1);
+        outcomes.push(outcome.unwrap_or_else(|error| Outcome::impossible(failure, error.to_string())));
     }
     if args.json {
         let matrix = Matrix { command: command_line(), machine, outcomes: &outcomes };
@@ -148,14 +150,16 @@ fn gather(args: &Failures, scene: &Scene, failure: Failure, rig: &mut Rig) -> Re
         let publishing: Vec<_> =
             (0..NODES).map(|node| scope.spawn(move || publisher::publish(scene, node))).collect();
         thread::sleep(args.before);
+        let watching = scope.spawn(move || presence::watch(scene, present));
         let moments = rig.inject(failure, scene)?;
         thread::sleep(args.after);
         scene.is_published.store(true, Relaxed);
         let attempts = join(publishing)?;
         thread::sleep(SETTLE);
         let until = clock::now() + clock::nanos(args.presence);
-        let presence = presence::look(scene, present, moments.failed, until);
+        let presence = presence::look(scene, present, until);
         drop(curtain);
+        let presence = presence.since(moments.failed, &ended(watching)?);
         let sayings = sampling.into_iter().map(ended).collect::<Result<_>>()?;
         Ok(Evidence { attempts, logs: join(subscribing)?, sayings, moments, presence })
     })

@@ -13,7 +13,7 @@ pub(super) const RECOVERY: f64 = 5.0;
 pub(super) const NOTICE: f64 = 3.0;
 
 /// One failure's results.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Outcome {
     pub(super) failure: String,
     pub(super) description: String,
@@ -37,6 +37,12 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// That of a failure which could not be carried out, and why.
+    pub(super) fn impossible(failure: Failure, why: String) -> Self {
+        let (failure, description) = (failure.name(), failure.description());
+        Self { failure, description, wrong: vec![why], ..Self::default() }
+    }
+
     /// Holds the figures against the goals.
     pub(super) fn judge(&mut self, failure: Failure) {
         let mut wrong = Vec::new();
@@ -54,7 +60,8 @@ impl Outcome {
             (kept.reordered, "out of order on channels that keep events"),
             (live.duplicated, "repeated"),
             (live.reordered, "out of order"),
-            (kept.phantom + live.phantom, "delivered although refused"),
+            (kept.phantom, "delivered although refused, on channels that keep events"),
+            (live.phantom, "delivered although refused"),
             (self.disagreements, "at different places for different subscribers"),
             (if failure == Failure::Calm { live.lost } else { 0 }, "lost although nothing failed"),
             (self.presence.ghosts as u64, "ghosts among the members"),
@@ -65,9 +72,12 @@ impl Outcome {
                 wrong.push(format!("{count} {what}"));
             }
         }
-        if self.truth.ready_while_broken > NOTICE {
-            let seconds = self.truth.ready_while_broken;
-            wrong.push(format!("nodes said for {seconds:.1} s that they were ready, and were not"));
+        // Without memory Redis keeps nothing, and that is refused; all else is delivered, so nodes may be ready.
+        let refusing = if failure == Failure::Memory { 0.0 } else { self.truth.ready_while_refusing };
+        for (seconds, what) in [(self.truth.ready_while_deaf, "lost events"), (refusing, "refused events")] {
+            if seconds > NOTICE {
+                wrong.push(format!("nodes said for {seconds:.1} s that they were ready, and {what}"));
+            }
         }
         if self.accepted == 0 {
             wrong.push("no event was taken".to_owned());
@@ -76,7 +86,7 @@ impl Outcome {
     }
 
     /// Its cells in a table: text, and how each column is called.
-    fn cells(&self) -> [(&'static str, String); 11] {
+    fn cells(&self) -> [(&'static str, String); 12] {
         let seconds =
             |value: Option<f64>| value.map_or_else(|| "never".to_owned(), |value| format!("{value:.1} s"));
         let Self { kept, live, truth, presence, .. } = self;
@@ -89,7 +99,8 @@ impl Outcome {
             ("repeated", (kept.duplicated + live.duplicated).to_string()),
             ("out of order", (kept.reordered + live.reordered).to_string()),
             ("refused", (self.refused + self.incomplete + self.unanswered).to_string()),
-            ("ready while broken", format!("{:.1} s", truth.ready_while_broken)),
+            ("ready while deaf", format!("{:.1} s", truth.ready_while_deaf)),
+            ("ready while refusing", format!("{:.1} s", truth.ready_while_refusing)),
             ("members right after", seconds(presence.right_after)),
             ("verdict", if self.wrong.is_empty() { "met".to_owned() } else { "not met".to_owned() }),
         ]
@@ -178,11 +189,15 @@ mod tests {
     fn what_is_kept_nowhere_may_be_lost_while_something_fails() {
         assert_eq!(wrong(Failure::Restart, |_| {}), Vec::<String>::new());
         assert_eq!(wrong(Failure::Calm, |_| {}).len(), 1);
+        assert_eq!(
+            wrong(Failure::Memory, |outcome| outcome.truth.ready_while_refusing = 5.0),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
     fn whatever_must_not_be_is_named() {
-        let changes: [fn(&mut Outcome); 13] = [
+        let changes: [fn(&mut Outcome); 15] = [
             |outcome| outcome.recovered_after = None,
             |outcome| outcome.recovered_after = Some(5.1),
             |outcome| outcome.kept.lost = 1,
@@ -194,7 +209,9 @@ mod tests {
             |outcome| outcome.disagreements = 1,
             |outcome| outcome.presence.ghosts = 1,
             |outcome| outcome.presence.unlisted = 1,
-            |outcome| outcome.truth.ready_while_broken = 3.1,
+            |outcome| outcome.live.phantom = 1,
+            |outcome| outcome.truth.ready_while_deaf = 3.1,
+            |outcome| outcome.truth.ready_while_refusing = 3.1,
             |outcome| outcome.accepted = 0,
         ];
         for (at, change) in changes.into_iter().enumerate() {

@@ -30,9 +30,11 @@ pub(super) type Sayings = Vec<(u64, Said)>;
 /// How well readiness and delivery agreed.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Truth {
-    /// Seconds in which something was not delivered, or late, or refused, and every node that may be the cause said
-    /// that it was ready.
-    pub(super) ready_while_broken: f64,
+    /// Seconds in which something that was taken was lost or late, and every node that may be the cause said that it
+    /// was ready.
+    pub(super) ready_while_deaf: f64,
+    /// Seconds in which a node said that it was ready and did not take what it was asked to publish.
+    pub(super) ready_while_refusing: f64,
     /// Seconds in which a node said that it was not ready, and all that it had to do with was delivered; of the node
     /// with the most.
     pub(super) unready_while_working: f64,
@@ -45,6 +47,8 @@ struct Judged {
     /// The nodes that it had to do with.
     involved: BTreeSet<usize>,
     blamed: BTreeSet<usize>,
+    /// Its publisher was told that it was not taken, or was told nothing.
+    is_refused: bool,
     /// When it had come to everyone; of what was well.
     done: u64,
     publisher: usize,
@@ -90,18 +94,22 @@ impl Judgement {
             let before = nodes[node].partition_point(|(at, _)| *at <= moment);
             nodes[node].get(before.checked_sub(1)?).map(|(_, said)| *said)
         };
-        let mut silent = BTreeSet::new();
+        let (mut deaf, mut refusing) = (BTreeSet::new(), BTreeSet::new());
         for one in self.0.iter().filter(|one| !one.blamed.is_empty()) {
             // What is said at the end of the piece counts: a failure begins before anybody can know.
             let piece = one.sent / PIECE;
             let moment = (piece + 1) * PIECE;
             if one.blamed.iter().all(|&node| said(node, moment) == Some(Said::Ready)) {
-                silent.insert(piece);
+                if one.is_refused { &mut refusing } else { &mut deaf }.insert(piece);
             }
         }
         let alarms = (0..nodes.len()).map(|node| self.false_alarms(node, &nodes[node])).max().unwrap_or(0);
         let seconds = |pieces: usize| pieces as f64 * PIECE as f64 / 1e9;
-        Truth { ready_while_broken: seconds(silent.len()), unready_while_working: seconds(alarms) }
+        Truth {
+            ready_while_deaf: seconds(deaf.len()),
+            ready_while_refusing: seconds(refusing.len()),
+            unready_while_working: seconds(alarms),
+        }
     }
 
     /// Pieces of time in which `node` said that it was not ready, while everything around worked.
@@ -145,7 +153,8 @@ fn judge(attempt: &Attempt, logs: &[(&Log, Arrivals)]) -> Judged {
         blamed.insert(origin);
     }
     let (publisher, channel) = (attempt.publisher, attempt.channel);
-    Judged { sent: attempt.sent, involved, blamed, done, publisher, channel }
+    let is_refused = attempt.fate != Fate::Accepted;
+    Judged { sent: attempt.sent, involved, blamed, is_refused, done, publisher, channel }
 }
 
 #[cfg(test)]
@@ -190,7 +199,7 @@ mod tests {
     fn where_all_works_and_all_are_ready_nobody_lies() {
         let logs = [log(0, &all_but(&[])), log(1, &all_but(&[]))];
         let truth = Judgement::new(&ten(), &logs).truth(&[says(|_| Said::Ready), says(|_| Said::Ready)]);
-        assert!(near(truth.ready_while_broken, 0.0) && near(truth.unready_while_working, 0.0), "{truth:?}");
+        assert!(near(truth.ready_while_deaf, 0.0) && near(truth.unready_while_working, 0.0), "{truth:?}");
     }
 
     #[test]
@@ -198,11 +207,11 @@ mod tests {
         let logs = [log(0, &all_but(&[])), log(1, &all_but(&[3, 4])), log(2, &all_but(&[]))];
         let judgement = Judgement::new(&ten(), &logs);
         let ready = || says(|_| Said::Ready);
-        assert!(near(judgement.truth(&[ready(), ready(), ready()]).ready_while_broken, 0.2));
+        assert!(near(judgement.truth(&[ready(), ready(), ready()]).ready_while_deaf, 0.2));
         let honest = says(|n| if (4..=6).contains(&n) { Said::NotReady } else { Said::Ready });
-        assert!(near(judgement.truth(&[ready(), honest, ready()]).ready_while_broken, 0.0));
+        assert!(near(judgement.truth(&[ready(), honest, ready()]).ready_while_deaf, 0.0));
         let wrong_one = says(|_| Said::NotReady);
-        assert!(near(judgement.truth(&[wrong_one, ready(), ready()]).ready_while_broken, 0.2));
+        assert!(near(judgement.truth(&[wrong_one, ready(), ready()]).ready_while_deaf, 0.2));
     }
 
     #[test]
@@ -212,7 +221,7 @@ mod tests {
         for silent in 0..3 {
             let node = |at| if at == silent { says(|_| Said::Nothing) } else { says(|_| Said::Ready) };
             let truth = judgement.truth(&[node(0), node(1), node(2)]);
-            assert!(near(truth.ready_while_broken, 0.0), "node {silent} said so: {truth:?}");
+            assert!(near(truth.ready_while_deaf, 0.0), "node {silent} said so: {truth:?}");
         }
     }
 
@@ -224,7 +233,7 @@ mod tests {
         late.push((5, 600 + 1001));
         let logs = [log(0, &all_but(&[2])), log(1, &late)];
         let truth = Judgement::new(&attempts, &logs).truth(&[says(|_| Said::Ready), says(|_| Said::Ready)]);
-        assert!(near(truth.ready_while_broken, 0.2), "{truth:?}");
+        assert!(near(truth.ready_while_deaf, 0.1) && near(truth.ready_while_refusing, 0.1), "{truth:?}");
     }
 
     #[test]
