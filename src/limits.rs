@@ -253,6 +253,9 @@ pub const REQUEST_HEAD_BYTES: usize = 64 * 1024;
 /// none is closed just as a request is sent on it.
 pub const HTTP_IDLE: Duration = Duration::from_secs(75);
 
+/// How long a server that ends waits for the first request of a connection that it has accepted already.
+pub const FIRST_REQUEST: Duration = Duration::from_millis(100);
+
 /// Between the goodbyes of two clients while draining; a node of 10,000 so leaves within 10 s.
 pub const DRAIN_SPACING: Duration = Duration::from_millis(1);
 

@@ -431,8 +431,10 @@ impl Metrics {
     pub fn fetched_keys(&self, name: &Arc<str>, keys: Option<usize>) {
         let result = if keys.is_some() { "ok" } else { "failed" };
         self.jwks_fetches.get_or_create(&FetchLabels { app: name.clone(), result }).inc();
+        // Shown from the first fetch on, be it a failure.
+        let gauge = self.jwks_keys.get_or_create_owned(&AppLabel { app: name.clone() });
         if let Some(keys) = keys {
-            self.jwks_keys.get_or_create(&AppLabel { app: name.clone() }).set(keys as i64);
+            gauge.set(keys as i64);
         }
     }
 

@@ -5,6 +5,7 @@
 //! program that embeds this.
 
 use std::{
+    cell::Cell,
     io,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream as StdStream},
     rc::Rc,
@@ -32,7 +33,10 @@ use crate::{
     http::{Edge, Peer, idempotency::Store, watch::Watch},
     id::AppId,
     key_fetch::KeyKeepers,
-    limits::{ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, PROGRAM_MESSAGES, REQUEST_HEAD_BYTES},
+    limits::{
+        ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST, PROGRAM_MESSAGES,
+        REQUEST_HEAD_BYTES,
+    },
     node::Node,
     programs,
 };
@@ -251,21 +255,7 @@ impl Parts {
                     tokio::task::spawn_local(programs::serve(self.node.clone(), messages));
                 }
             }
-            let mut serving = tokio::task::JoinSet::new();
-            let mut stop = self.stop.subscribe();
-            loop {
-                tokio::select! {
-                    accepted = sockets.recv() => match accepted {
-                        Some(accepted) => {
-                            serving.spawn_local(self.clone().serve(edge.clone(), watch.clone(), accepted));
-                        }
-                        None => break,
-                    },
-                    Some(_) = serving.join_next() => {}
-                    _ = stop.wait_for(|stop| *stop) => break,
-                }
-            }
-            finish(serving).await;
+            self.serve_all(&edge, &watch, &mut sockets).await;
         });
     }
 
@@ -275,22 +265,29 @@ impl Parts {
             let watch = self.watch();
             let (sender, mut sockets) = mpsc::channel(ACCEPT_QUEUE);
             tokio::task::spawn_local(self.clone().accept(listener, vec![sender]));
-            let mut serving = tokio::task::JoinSet::new();
-            let mut stop = self.stop.subscribe();
-            loop {
-                tokio::select! {
-                    Some(accepted) = sockets.recv() => {
-                        serving.spawn_local(self.clone().serve(edge.clone(), watch.clone(), accepted));
-                    }
-                    Some(_) = serving.join_next() => {}
-                    _ = stop.wait_for(|stop| *stop) => break,
-                }
-            }
-            finish(serving).await;
+            self.serve_all(&edge, &watch, &mut sockets).await;
         });
     }
 
-    /// Accepts until the server stops, and hands the sockets round.
+    /// Serves what is accepted, until nothing is any more and the last request is answered.
+    async fn serve_all(&self, edge: &Rc<Edge>, watch: &Rc<Watch>, sockets: &mut mpsc::Receiver<Accepted>) {
+        let mut serving = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = sockets.recv() => match accepted {
+                    Some(accepted) => {
+                        serving.spawn_local(self.clone().serve(edge.clone(), watch.clone(), accepted));
+                    }
+                    None => break,
+                },
+                Some(_) = serving.join_next() => {}
+            }
+        }
+        finish(serving).await;
+    }
+
+    /// Accepts until the server stops, and hands the sockets round. Those that the kernel has let in by then are served
+    /// too: closed unread, they would look to a load balancer as if their requests might have been delivered.
     async fn accept(self, listener: TcpListener, senders: Vec<mpsc::Sender<Accepted>>) {
         let listener = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => listener,
@@ -301,7 +298,7 @@ impl Parts {
         loop {
             let accepted = tokio::select! {
                 accepted = accept_one(&listener) => accepted,
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => break,
             };
             match accepted {
                 Ok(accepted) => {
@@ -317,6 +314,15 @@ impl Parts {
                 }
             }
         }
+        // What tokio knows of the listener is a moment old.
+        let Ok(listener) = listener.into_std() else { return };
+        for sender in senders.iter().cycle().take(ACCEPT_QUEUE) {
+            let Ok((socket, address)) = listener.accept() else { return };
+            let ready = socket.set_nonblocking(true).is_ok();
+            if ready && sender.send((socket, address.ip().to_canonical(), Instant::now())).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Serves HTTP on one socket, until it ends or becomes a client's.
@@ -325,8 +331,11 @@ impl Parts {
         let socket = watch.over(socket);
         let life = socket.life().clone();
         let peer = Rc::new(Peer { ip, since, life: life.clone() });
+        let asked = Rc::new(Cell::new(false));
+        let has_asked = asked.clone();
         let service = service_fn(move |request| {
             let (edge, peer) = (edge.clone(), peer.clone());
+            has_asked.set(true);
             async move { Ok::<_, std::convert::Infallible>(edge.serve(request, &peer).await) }
         });
         let connection = http1::Builder::new()
@@ -342,8 +351,14 @@ impl Parts {
             ended = connection.as_mut() => ended,
             () = life.over() => return tracing::debug!(%ip, "HTTP connection took too long"),
             _ = stop.wait_for(|stop| *stop) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+                // The first request of a connection just accepted may be on its way.
+                let first = if asked.get() { Duration::ZERO } else { FIRST_REQUEST };
+                if let Ok(ended) = tokio::time::timeout(first, connection.as_mut()).await {
+                    ended
+                } else {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
         };
         if let Err(error) = ended {

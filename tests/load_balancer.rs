@@ -120,14 +120,18 @@ fn stay(balancer: SocketAddr, n: u8, mut client: Client, seen: &Seen) {
     }
 }
 
-/// Publishes all the time, so that clients are never without something to read.
-fn publish(balancer: SocketAddr, seen: &Seen) {
+/// What goes on at an address.
+type Work = fn(SocketAddr, &Seen);
+
+/// Publishes all the time, by the balancer or to a node that stays, so that clients are never without something to read:
+/// the nodes know nothing of each other here, and the balancer sends functions to the one with the fewest connections.
+fn publish(to: SocketAddr, seen: &Seen) {
     let authorization = format!("Bearer {KEY}");
     let mut n = 0;
     while !seen.over.load(SeqCst) {
         let body = json!({"event": "tick", "data": n}).to_string();
         let headers = [("Authorization", &*authorization)];
-        let answer = request(balancer, "POST", "/v1/broadcast", &headers, Some(body.as_bytes()));
+        let answer = request(to, "POST", "/v1/broadcast", &headers, Some(body.as_bytes()));
         if answer.status != 200 {
             seen.wrong(format!("publication {n}: {answer:?}"));
         }
@@ -165,7 +169,9 @@ fn spread_drain_and_replace(start: impl FnOnce(&[SocketAddr]) -> Balancer) {
         thread::spawn(move || stay(to, n, client, &seen))
     };
     let stays: Vec<JoinHandle<()>> = (0..CLIENTS).zip(clients).map(stay).collect();
-    let work = [publish, come_and_go].map(|work| {
+    let work: [(Work, SocketAddr); 4] =
+        [(publish, to), (publish, addresses[1]), (publish, addresses[2]), (come_and_go, to)];
+    let work = work.map(|(work, to)| {
         let seen = seen.clone();
         thread::spawn(move || work(to, &seen))
     });
