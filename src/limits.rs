@@ -217,6 +217,13 @@ pub const HISTORY_QUIET: Duration = Duration::from_hours(1);
 /// channel so fills 50 MB and no more.
 pub const HISTORY_QUIET_TOPICS: usize = 100_000;
 
+/// Topics of which a node remembers how far it has seen their numbering, to notice when Redis has gone back behind it.
+/// They are about 150 bytes each; of others only the epoch tells.
+pub const HISTORY_SEEN_TOPICS: usize = 100_000;
+
+/// Longest time that Redis is told to keep an event: 34,000 years, in milliseconds that no sum overflows.
+pub const HISTORY_TTL_MS_MAX: u64 = 1 << 50;
+
 /// Kept events that are removed for their age before others get the lock: many may be past their time at once, and
 /// each costs a few look-ups.
 pub const HISTORY_EXPIRE_SLICE: usize = 1024;

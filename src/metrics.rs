@@ -197,6 +197,8 @@ pub struct Metrics {
     pub history_events: Gauge,
     /// Memory they take, as their bound counts it.
     pub history_bytes: Gauge,
+    /// Kept events that this version could not read.
+    pub history_unreadable: Counter,
     /// Time to compile a filter that the cache did not have.
     pub filter_compile: Histogram,
     /// Time to match and place one publication that names a filter.
@@ -249,6 +251,7 @@ impl Metrics {
             cached_filters: Gauge::default(),
             history_events: Gauge::default(),
             history_bytes: Gauge::default(),
+            history_unreadable: Counter::default(),
             filter_compile: seconds(),
             filter_evaluate: seconds(),
             handshake: seconds(),
@@ -279,6 +282,11 @@ impl Metrics {
         r.register("member_notices", "Frames built to tell members of each other", self.notices.clone());
         r.register("replayed", "Kept events placed again for who missed them", self.replayed.clone());
         r.register("resumed", "Connections that took a lost one's place", self.resumed.clone());
+        r.register(
+            "history_unreadable",
+            "Kept events skipped because this version cannot read them",
+            self.history_unreadable.clone(),
+        );
         r.register(
             "eased",
             "Large publications that waited because most connections refused",

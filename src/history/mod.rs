@@ -6,10 +6,15 @@
 
 mod ages;
 mod memory;
+#[cfg_attr(not(test), expect(dead_code, reason = "the node takes it up where Redis is configured"))]
+pub(crate) mod redis;
+#[cfg(test)]
+mod suite;
 
 use std::{fmt, future::Future, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use ahash::AHashSet;
+use bytes::Bytes;
 use uuid::Uuid;
 
 pub(crate) use self::memory::Memory;
@@ -62,11 +67,21 @@ impl Epoch {
     pub(crate) fn random() -> Self {
         Self(Uuid::new_v4().as_u64_pair().0)
     }
+
+    /// The form in which it crosses Redis.
+    pub(crate) fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    /// The epoch of [`Epoch::to_bytes`].
+    pub(crate) fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(u64::from_be_bytes(bytes))
+    }
 }
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&base32().encode(&self.0.to_be_bytes()))
+        f.write_str(&base32().encode(&self.to_bytes()))
     }
 }
 
@@ -80,7 +95,7 @@ impl FromStr for Epoch {
 
     fn from_str(text: &str) -> Result<Self, BadEpoch> {
         let bytes = base32().decode(text.as_bytes()).map_err(|_| BadEpoch)?;
-        bytes.try_into().map(|bytes| Self(u64::from_be_bytes(bytes))).map_err(|_| BadEpoch)
+        bytes.try_into().map(Self::from_bytes).map_err(|_| BadEpoch)
     }
 }
 
@@ -146,6 +161,9 @@ pub(crate) struct New {
     pub(crate) id: Uuid,
     pub(crate) draft: Draft,
     pub(crate) omit: Option<Arc<Omit>>,
+    /// What other nodes are told in the step that keeps it, behind its epoch and offset; see [`redis::published`]. A
+    /// store that is not shared tells nobody.
+    pub(crate) tail: Option<Bytes>,
 }
 
 /// An event that is kept.
@@ -194,11 +212,20 @@ pub(crate) struct Page {
 }
 
 /// Why a store gives no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    /// The store is elsewhere and does not answer.
+    /// The store is elsewhere and out of reach; nothing was done.
     #[error("the store of events does not answer; try again")]
     Unavailable,
+    /// The store was asked and has not answered in time; it may have done what it was asked, or may do it yet.
+    #[error("the store of events did not answer in time; what was asked may have been done")]
+    Unanswered,
+    /// There is no memory for one more event; nothing was kept, and nobody was told.
+    #[error("the store of events is full; raise `maxmemory` of Redis or keep less. It says: {0}")]
+    Full(Arc<str>),
+    /// The store refused, in its own words.
+    #[error("the store of events refused: {0}")]
+    Refused(Arc<str>),
 }
 
 /// What a store says, once it is awaited. Dropped before that, an append may have happened or not.

@@ -300,7 +300,7 @@ impl Node {
             }
             Keeping::Channel(channel, key, keep) => {
                 let _turn = self.turns.take(&key).await;
-                let new = New { id, draft, omit };
+                let new = New { id, draft, omit, tail: None };
                 let appended = self.history.append(&key, &keep, new).await?;
                 self.app(selection.app).metrics.encodings.inc();
                 // Whoever joined meanwhile was told an offset before this one, and must have it.
@@ -318,7 +318,7 @@ impl Node {
                     selection.named = Some(Named::user(&user));
                     let key = Key::user(selection.app, user);
                     let _turn = self.turns.take(&key).await;
-                    let new = New { id, draft: draft.clone(), omit: omit.clone() };
+                    let new = New { id, draft: draft.clone(), omit: omit.clone(), tail: None };
                     let appended = self.history.append(&key, &keep, new).await?;
                     receipt.stored += 1;
                     let offset = appended.position.offset;

@@ -1,0 +1,233 @@
+//! The store in a real Redis.
+
+mod losses;
+mod model;
+mod server;
+
+use std::time::Instant;
+
+use self::server::Server;
+use super::*;
+use crate::{
+    broker::Inbox,
+    config::RedisConfig,
+    history::suite::{
+        self, ANYONE, KEEP, PHONE, channel, event, fill, not_for_phones, offsets, since, until, user,
+    },
+    id::NodeId,
+    limits::Limits,
+};
+
+/// A node's store.
+struct Node {
+    store: RedisHistory,
+    bus: Arc<Bus>,
+    metrics: Arc<Metrics>,
+    _inbox: Inbox,
+}
+
+impl std::ops::Deref for Node {
+    type Target = RedisHistory;
+
+    fn deref(&self) -> &RedisHistory {
+        &self.store
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.bus.stop();
+    }
+}
+
+impl Node {
+    /// The node's first contact may still be under way when it is made.
+    async fn new(server: &Server) -> Self {
+        let node = Self::start(server);
+        let anything = channel("anything");
+        until(Ok(None), async || node.store.page(&anything, 0, 1).await.map(|page| page.map(|_| ()))).await;
+        node
+    }
+
+    fn start(server: &Server) -> Self {
+        let url = format!("redis://127.0.0.1:{}", server.port).parse().unwrap();
+        let config = RedisConfig { url, ..RedisConfig::default() };
+        let metrics = Arc::new(Metrics::new());
+        let names = ["a", "b"];
+        let apps = names.map(|name| Arc::new(metrics.app(name))).to_vec();
+        let names = names.map(Into::into).to_vec();
+        let (bus, inbox) =
+            Bus::start(&config, "test", names, NodeId::random(), &Limits::default(), metrics.clone())
+                .unwrap();
+        let store = RedisHistory::new(bus.clone(), metrics.clone(), apps);
+        Self { store, bus, metrics, _inbox: inbox }
+    }
+
+    fn key(&self, key: &Key, suffix: &str) -> String {
+        String::from_utf8(self.bus.key(&home(key), suffix)).unwrap()
+    }
+
+    fn losses(&self, key: &Key) -> (u64, u64) {
+        let app = &self.store.0.apps[usize::from(key.app.0)];
+        (app.drops(DropReason::StoredOver), app.drops(DropReason::StoredExpired))
+    }
+}
+
+fn told(tail: &str, length: usize) -> New {
+    New { tail: Some(tail.to_owned().into()), ..event(length) }
+}
+
+#[tokio::test]
+async fn redis_behaves_as_a_store() {
+    let server = Server::new();
+    suite::behaves_as_a_store(&Node::new(&server).await.store).await;
+}
+
+#[tokio::test]
+async fn nodes_share_what_is_kept_and_a_new_one_finds_it() {
+    let server = Server::new();
+    let (room, ann) = (channel("c"), user("u"));
+    let one = Node::new(&server).await;
+    let other = Node::new(&server).await;
+    let first = fill(&one.store, &room, &KEEP, 2).await;
+    let second = fill(&other.store, &room, &KEEP, 1).await;
+    assert_eq!((second.epoch, second.offset), (first.epoch, 3));
+    let stored = fill(&one.store, &ann, &KEEP, 3).await;
+    drop((one, other));
+    let later = Node::new(&server).await;
+    assert_eq!(later.position(&room, &KEEP).await.unwrap(), second);
+    let epoch = first.epoch.to_string();
+    assert_eq!(since(&later.store, &room, Some(&epoch), 1).await, (true, vec![2, 3]));
+    assert_eq!(later.waiting(&ann).await.unwrap().len(), 3);
+    assert_eq!(later.position(&ann, &KEEP).await.unwrap(), stored);
+}
+
+#[tokio::test]
+async fn what_is_published_has_the_order_of_offsets() {
+    const EACH: usize = 50;
+    let server = Server::new();
+    let room = channel("c");
+    let nodes = [Node::new(&server).await, Node::new(&server).await];
+    let mut subscriber = server.subscribe(&nodes[0].bus.channel(&home(&room)));
+    let mut tasks = Vec::new();
+    for (n, node) in nodes.iter().cycle().take(4).enumerate() {
+        let (store, room) = (node.store.clone(), room.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut answers = Vec::new();
+            for k in 0..EACH {
+                let tail = format!("{n}:{k}");
+                answers.push((store.append(&room, &KEEP, told(&tail, 1)).await.unwrap().position, tail));
+            }
+            answers
+        }));
+    }
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.extend(task.await.unwrap());
+    }
+    answers.sort_by_key(|(position, _)| position.offset);
+    let all: Vec<u64> = answers.iter().map(|(position, _)| position.offset).collect();
+    assert_eq!(all, (1..=4 * EACH as u64).collect::<Vec<_>>());
+    for (position, tail) in answers {
+        assert_eq!(published(&subscriber.next().into()), Some((position, tail.into())));
+    }
+}
+
+#[tokio::test]
+async fn only_what_has_a_tail_is_published_and_an_empty_one_is_one() {
+    let server = Server::new();
+    let (room, ann) = (channel("c"), user("u"));
+    let node = Node::new(&server).await;
+    for key in [&room, &ann] {
+        let mut subscriber = server.subscribe(&node.bus.channel(&home(key)));
+        node.append(key, &KEEP, event(1)).await.unwrap();
+        let second = node.append(key, &KEEP, told("", 1)).await.unwrap();
+        let huge = node.append(key, &Keep { bytes: 10, ..KEEP }, told("t", 100)).await.unwrap();
+        assert!(node.waiting(key).await.unwrap().is_empty());
+        for (appended, tail) in [(second, ""), (huge, "t")] {
+            assert_eq!(published(&subscriber.next().into()), Some((appended.position, tail.into())));
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_memory_nothing_is_kept_and_nobody_is_told() {
+    let server = Server::new();
+    let (room, ann) = (channel("c"), user("u"));
+    let node = Node::new(&server).await;
+    let epoch = fill(&node.store, &room, &KEEP, 2).await.epoch.to_string();
+    let newest = fill(&node.store, &ann, &KEEP, 2).await.offset;
+    let mut subscriber = server.subscribe(&node.bus.channel(&home(&room)));
+    server.command(&["config", "set", "maxmemory", "1mb", "maxmemory-policy", "noeviction"]);
+    for key in [&room, &ann, &channel("new"), &user("new")] {
+        let refused = node.append(key, &KEEP, told("lost", 1)).await.unwrap_err();
+        assert!(matches!(&refused, HistoryError::Full(text) if text.contains("maxmemory")), "{refused:?}");
+    }
+    assert_eq!(since(&node.store, &room, Some(&epoch), 1).await, (true, vec![2]), "reading goes on");
+    node.confirm(&ann, newest, &ANYONE);
+    until(0, async || node.waiting(&ann).await.unwrap().len()).await;
+    server.command(&["config", "set", "maxmemory", "0"]);
+    let third = node.append(&room, &KEEP, told("found", 1)).await.unwrap();
+    assert_eq!(third.position.offset, 3);
+    assert_eq!(published(&subscriber.next().into()), Some((third.position, "found".into())));
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_is_refused_in_words() {
+    let server = Server::new();
+    let room = channel("c");
+    let node = Node::new(&server).await;
+    let mut subscriber = server.subscribe(&node.bus.channel(&home(&room)));
+    server.command(&["set", &node.key(&room, "events"), "a string"]);
+    let refused = node.append(&room, &KEEP, told("t", 1)).await.unwrap_err();
+    assert!(matches!(&refused, HistoryError::Refused(text) if text.contains("WRONGTYPE")), "{refused:?}");
+    server.command(&["del", &node.key(&room, "events")]);
+    let first = node.append(&room, &KEEP, told("u", 1)).await.unwrap();
+    assert_eq!(first.position.offset, 1);
+    assert_eq!(published(&subscriber.next().into()).map(|(_, tail)| tail), Some("u".into()));
+}
+
+#[tokio::test]
+async fn without_redis_every_answer_is_an_error_and_soon() {
+    let mut server = Server::new();
+    let room = channel("c");
+    let node = Node::new(&server).await;
+    fill(&node.store, &room, &KEEP, 1).await;
+    server.kill();
+    let began = Instant::now();
+    for n in 0..3 {
+        let error = node.append(&room, &KEEP, event(1)).await.unwrap_err();
+        let said = matches!(error, HistoryError::Unavailable | HistoryError::Unanswered);
+        assert!(said, "{n}: {error:?}");
+        let error = node.since(&room, &KEEP, None, 0).await.unwrap_err();
+        assert!(matches!(error, HistoryError::Unavailable | HistoryError::Unanswered), "{n}: {error:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "each has a deadline");
+    node.confirm(&room, 1, &ANYONE);
+}
+
+#[tokio::test]
+async fn redis_forgets_a_topic_an_hour_after_its_last_event_was_due() {
+    let server = Server::new();
+    let (room, quiet) = (channel("c"), channel("quiet"));
+    let node = Node::new(&server).await;
+    let keep = Keep { ttl: Duration::from_secs(100), ..KEEP };
+    fill(&node.store, &room, &keep, 2).await;
+    node.position(&quiet, &KEEP).await.unwrap();
+    let left = |key: &Key, suffix: &str| -> u64 {
+        server.command(&["pttl", &node.key(key, suffix)]).parse::<u64>().unwrap() / 1000
+    };
+    let hour = HISTORY_QUIET.as_secs();
+    for suffix in ["state", "events"] {
+        let left = left(&room, suffix);
+        assert!((hour + 100..hour + 100 + 61).contains(&left), "{suffix} {left}");
+    }
+    assert!((hour..hour + 61).contains(&left(&quiet, "state")));
+    fill(&node.store, &quiet, &keep, 1).await;
+    node.confirm(&quiet, 1, &ANYONE);
+    until(0, async || node.waiting(&quiet).await.unwrap().len()).await;
+    fill(&node.store, &quiet, &KEEP, 1).await;
+    for suffix in ["state", "events"] {
+        assert!(left(&quiet, suffix) >= hour + 300, "a stream that is made anew is not for ever");
+    }
+}
