@@ -21,7 +21,7 @@ mod setup;
 mod slot;
 mod subscriber;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod topology;
 
 use std::{

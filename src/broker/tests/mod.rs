@@ -4,7 +4,7 @@ mod cluster;
 mod proxy;
 mod secure;
 mod sentinel;
-mod server;
+pub(crate) mod server;
 mod standalone;
 
 use std::{

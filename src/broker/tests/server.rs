@@ -16,10 +16,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything that has to happen may take on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until `is_so`.
-pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "still not: {what}");
@@ -29,7 +29,7 @@ pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// A port that nobody has, and that no other test of this process was given. A cluster's node takes the one 10,000 above
 /// it too.
-pub(super) fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
@@ -44,10 +44,10 @@ pub(super) fn free_port() -> u16 {
 }
 
 /// A folder of a server's own, removed at its end.
-pub(super) struct Folder(pub(super) PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("fanfare-redis-{}-{number}", std::process::id()));
@@ -55,7 +55,7 @@ impl Folder {
         Self(path)
     }
 
-    pub(super) fn write(&self, name: &str, text: &str) -> String {
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
         fs::write(self.0.join(name), text).unwrap();
         self.0.join(name).to_str().unwrap().to_owned()
     }
@@ -67,19 +67,19 @@ impl Drop for Folder {
     }
 }
 
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Option<Child>,
-    pub(super) port: u16,
+    pub(crate) port: u16,
     options: Vec<String>,
-    pub(super) folder: Folder,
+    pub(crate) folder: Folder,
 }
 
 impl Server {
-    pub(super) fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         Self::start_on(free_port(), options)
     }
 
-    pub(super) fn start_on(port: u16, options: &[&str]) -> Self {
+    pub(crate) fn start_on(port: u16, options: &[&str]) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let mut server = Self { child: None, port, options, folder: Folder::new() };
         server.start_again();
@@ -87,7 +87,7 @@ impl Server {
     }
 
     /// A Sentinel that watches `master`.
-    pub(super) fn sentinel(master: u16) -> Self {
+    pub(crate) fn sentinel(master: u16) -> Self {
         let (port, folder) = (free_port(), Folder::new());
         let config = folder.write(
             "sentinel.conf",
@@ -102,7 +102,7 @@ impl Server {
         server
     }
 
-    pub(super) fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         let own = [
             "--port".to_owned(),
             self.port.to_string(),
@@ -124,11 +124,11 @@ impl Server {
         eventually("a Redis server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -136,11 +136,11 @@ impl Server {
     }
 
     /// Stops the process, as a frozen machine would.
-    pub(super) fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    pub(super) fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
@@ -150,11 +150,11 @@ impl Server {
     }
 
     /// Runs one command, as an operator would.
-    pub(super) fn ask(&self, words: &[&str]) -> redis::Value {
+    pub(crate) fn ask(&self, words: &[&str]) -> redis::Value {
         self.try_ask(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    pub(super) fn try_ask(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+    pub(crate) fn try_ask(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
         let mut connection = redis::Client::open(self.url())?.get_connection_with_timeout(PATIENCE)?;
         connection.set_read_timeout(Some(PATIENCE))?;
         let mut command = redis::Cmd::new();
@@ -165,7 +165,7 @@ impl Server {
     }
 
     /// A field of INFO.
-    pub(super) fn info(&self, field: &str) -> String {
+    pub(crate) fn info(&self, field: &str) -> String {
         let Ok(value) = self.try_ask(&["INFO"]) else { return String::new() };
         let text: String = redis::from_redis_value(value).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -192,12 +192,12 @@ fn spawn(program: &str, folder: &Path, options: &[String]) -> Child {
 }
 
 /// A Redis Cluster of three primaries with a replica each.
-pub(super) struct Cluster {
-    pub(super) nodes: Vec<Server>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Server>,
 }
 
 impl Cluster {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let options = [
             "--cluster-enabled",
             "yes",
@@ -225,13 +225,13 @@ impl Cluster {
         cluster
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let ports = self.nodes.iter().take(2).map(|node| format!("127.0.0.1:{}", node.port));
         format!("redis+cluster://{}", ports.collect::<Vec<_>>().join(","))
     }
 
     /// The index of a node that is primary and has a replica.
-    pub(super) fn primary(&self) -> usize {
+    pub(crate) fn primary(&self) -> usize {
         self.nodes.iter().position(|node| node.info("role") == "master").unwrap()
     }
 }

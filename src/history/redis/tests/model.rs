@@ -134,8 +134,8 @@ async fn compare(redis: &RedisHistory, key: &Key, steps: &[Step]) {
 #[test]
 fn redis_agrees_with_memory() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let server = Server::new();
-    let node = runtime.block_on(Node::new(&server));
+    let server = Server::start(&[]);
+    let node = runtime.block_on(Node::new(&server.url()));
     let mut runner = proptest::test_runner::TestRunner::default();
     let cases = (any::<bool>(), prop::collection::vec(step(), 0..60));
     let number = std::cell::Cell::new(0);
