@@ -226,6 +226,17 @@ async fn a_shorter_time_takes_the_older_along(store: &dyn History) {
     until(vec![4, 5], async || offsets(&store.waiting(&room).await.unwrap())).await;
     assert_eq!(since(store, &room, Some(&epoch), 1).await, (false, vec![4, 5]));
     assert_eq!(since(store, &room, Some(&epoch), 3).await, (true, vec![4, 5]));
+
+    let room = channel("ages-of-the-missed");
+    fill(store, &room, &KEEP, 2).await;
+    fill(store, &room, &short, 1).await;
+    fill(store, &room, &KEEP, 2).await;
+    until((false, vec![4, 5]), async || {
+        let answer = since(store, &room, None, 1).await;
+        assert!(!answer.0 || answer.1 == [2, 3, 4, 5], "{answer:?} is not all that was missed");
+        answer
+    })
+    .await;
 }
 
 async fn pages_follow_each_other(store: &dyn History) {

@@ -186,6 +186,8 @@ async fn without_memory_nothing_is_kept_and_nobody_is_told() {
     let mut node = Node::new(&server.url()).await;
     let epoch = fill(&node.store, &room, &KEEP, 2).await.epoch.to_string();
     let newest = fill(&node.store, &ann, &KEEP, 2).await.offset;
+    let other = channel("other");
+    fill(&node.store, &other, &KEEP, 2).await;
     node.listen(&room).await;
     server.ask(&["config", "set", "maxmemory", "1mb", "maxmemory-policy", "noeviction"]);
     for key in [&room, &ann, &channel("new"), &user("new")] {
@@ -195,6 +197,12 @@ async fn without_memory_nothing_is_kept_and_nobody_is_told() {
     assert_eq!(since(&node.store, &room, Some(&epoch), 1).await, (true, vec![2]), "reading goes on");
     node.confirm(&ann, newest, &ANYONE);
     until(0, async || node.waiting(&ann).await.unwrap().len()).await;
+    server.ask(&["del", &node.key(&other, "events")]);
+    assert_eq!(
+        since(&node.store, &other, None, 1).await,
+        (false, vec![]),
+        "so does telling what was evicted"
+    );
     server.ask(&["config", "set", "maxmemory", "0"]);
     let third = node.append(&room, &KEEP, told("found", 1)).await.unwrap();
     assert_eq!(third.position.offset, 3);
@@ -271,8 +279,8 @@ async fn redis_forgets_a_topic_an_hour_after_its_last_event_was_due() {
     fill(&node.store, &quiet, &keep, 1).await;
     node.confirm(&quiet, 1, &ANYONE);
     until(0, async || node.waiting(&quiet).await.unwrap().len()).await;
-    fill(&node.store, &quiet, &KEEP, 1).await;
+    fill(&node.store, &quiet, &keep, 1).await;
     for suffix in ["state", "events"] {
-        assert!(left(&quiet, suffix) >= hour + 300, "a stream that is made anew is not for ever");
+        assert!(left(&quiet, suffix) >= hour + 100 - 1, "a stream that is made anew is not for ever");
     }
 }
