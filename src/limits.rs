@@ -84,6 +84,9 @@ pub const ORDERS_AT_ONCE: usize = 256;
 /// How long a node holds the channels of a lost connection for another node that its client came back to.
 pub const HANDED_OVER: Duration = Duration::from_secs(2);
 
+/// How long a node waits before it tries again to fetch kept events that it has missed.
+pub const RECOVER_AGAIN: Duration = Duration::from_millis(250);
+
 /// Changes of memberships that wait to be written to the node's list in Redis; past it the list is written anew.
 pub const CHANGES_WAITING: usize = 65_536;
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Extent, Node, NodeError, Target, cluster::Message};
 use crate::{
-    history::{Echoless, Keep, Key, New, Omit},
+    history::{Echoless, HistoryError, Keep, Key, New, Omit},
     hub::{Closure, Counts, Named, Reach, Selection, Ticket},
     id::AppId,
     limits::{SLICE, SMALL_DELIVERIES},
@@ -356,8 +356,11 @@ impl Node {
             Keeping::Nobody => {}
             Keeping::Channel(channel, key, keep) => {
                 let id = new.id;
-                let (position, counts) = self.append_over_bus(&key, &keep, new, header).await?;
                 self.app(app).metrics.encodings.inc();
+                let (position, counts) = match self.append_over_bus(&key, &keep, new, header).await {
+                    Ok(kept) => kept,
+                    Err(error) => return self.unsure(error, receipt),
+                };
                 receipt.add(counts);
                 receipt.stored = 1;
                 let epoch = position.epoch.to_string();
@@ -367,15 +370,30 @@ impl Node {
                 self.app(app).metrics.encodings.inc();
                 for user in users {
                     let key = Key::user(app, user);
-                    let (_, counts) = self.append_over_bus(&key, &keep, new.clone(), header).await?;
-                    receipt.add(counts);
-                    receipt.stored += 1;
+                    match self.append_over_bus(&key, &keep, new.clone(), header).await {
+                        Ok((_, counts)) => {
+                            receipt.add(counts);
+                            receipt.stored += 1;
+                        }
+                        Err(error) => return self.unsure(error, receipt),
+                    }
                 }
             }
         }
         if header.receipt {
             self.add_others(app, header.id, receipt).await;
         }
+        Ok(())
+    }
+
+    /// What is answered where keeping failed: an error only if nothing was done for certain. Otherwise the receipt says how
+    /// much was kept, and names every node, since none is certain to have the rest.
+    fn unsure(&self, error: NodeError, receipt: &mut Receipt) -> Result<(), NodeError> {
+        if receipt.stored == 0 && !matches!(error, NodeError::History(HistoryError::Unanswered)) {
+            return Err(error);
+        }
+        tracing::warn!(%error, id = %receipt.id, "a publication is kept in part, or it is not known");
+        receipt.missing_nodes = self.all_names();
         Ok(())
     }
 

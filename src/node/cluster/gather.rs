@@ -332,6 +332,11 @@ impl Node {
         Ok(overall)
     }
 
+    /// The names of all nodes, this one's too.
+    pub(in super::super) fn all_names(&self) -> Vec<String> {
+        self.nodes(self.cluster.as_ref()).into_iter().map(|(_, name)| name).collect()
+    }
+
     /// All nodes by their ids, with their names.
     fn nodes(&self, cluster: Option<&Cluster>) -> Vec<(NodeId, String)> {
         let peers = cluster.map(|cluster| cluster.peers.all()).unwrap_or_default();

@@ -10,12 +10,16 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::super::{Node, NodeError};
+use super::{
+    super::{Node, NodeError},
+    Cluster,
+};
 use crate::{
     broker::Topic,
     history::{Entry, Epoch, Keep, Key, New, Position, Reader, Topic as Kept},
     hub::{Counts, Named, Selection},
     id::AppId,
+    limits::RECOVER_AGAIN,
     protocol::{
         envelope::{self, Aim, Header, Names},
         frame::Frame,
@@ -150,11 +154,12 @@ impl Node {
             Some(at) if at.offset >= position.offset => return Counts::default(),
             Some(at) if at.offset + 1 < position.offset => {
                 if let Err(error) = self.catch_up(&key, at).await {
-                    tracing::warn!(%error, %channel, "events that were missed could not be fetched");
-                } else {
-                    // It was among them.
-                    return cluster.counted.lock().get(&id).copied().unwrap_or_default();
+                    tracing::warn!(%error, %channel, "events that were missed could not be fetched yet");
+                    cluster.behind.notify_one();
+                    return Counts::default();
                 }
+                // It was among them.
+                return cluster.counted.lock().get(&id).copied().unwrap_or_default();
             }
             Some(_) => {}
         }
@@ -164,9 +169,22 @@ impl Node {
         counts
     }
 
-    /// Fetches what was missed of every kept channel that someone here is in; what is certain to be missing is told.
-    pub(super) async fn recover(&self) {
+    /// Fetches what was missed of kept channels, whenever something may have been, until the runtime ends. What cannot be
+    /// had is tried again until it can.
+    pub(crate) async fn keep_up(self: Arc<Self>) {
         let Some(cluster) = &self.cluster else { return };
+        loop {
+            cluster.behind.notified().await;
+            while !self.recover(cluster).await {
+                tokio::time::sleep(RECOVER_AGAIN).await;
+            }
+        }
+    }
+
+    /// Fetches what was missed of every kept channel that someone here is in; what is certain to be missing is told.
+    /// False if some of it could not be had.
+    async fn recover(&self, cluster: &Cluster) -> bool {
+        let mut is_whole = true;
         for key in cluster.placed.keys() {
             let _turn = self.turns.take(&key).await;
             if !self.has_members(&key) {
@@ -175,9 +193,11 @@ impl Node {
             }
             let Some(at) = cluster.placed.get(&key) else { continue };
             if let Err(error) = self.catch_up(&key, at).await {
-                tracing::warn!(%error, "events that were missed could not be fetched; the next one tries again");
+                tracing::debug!(%error, "events that were missed could not be fetched yet");
+                is_whole = false;
             }
         }
+        is_whole
     }
 
     fn has_members(&self, key: &Key) -> bool {

@@ -60,6 +60,8 @@ pub(crate) struct Cluster {
     /// What became of publications whose senders will ask.
     counted: Mutex<Recent<Counts>>,
     placed: Placed,
+    /// Kept events may have been missed.
+    behind: Notify,
     /// Lost connections whose clients came back to other nodes, which are about to say to what.
     handed: Mutex<AHashMap<ConnectionId, Recalled>>,
     /// Changes of who is in which channel here, on their way to the node's list in Redis.
@@ -109,6 +111,7 @@ impl Cluster {
             delivered: Mutex::default(),
             counted: Mutex::default(),
             placed: Placed::default(),
+            behind: Notify::new(),
             handed: Mutex::default(),
             apps,
         }

@@ -87,9 +87,8 @@ impl Node {
                     tracing::warn!("events of other nodes may have been missed; kept ones are fetched");
                     if let Some(cluster) = &ear.node.cluster {
                         cluster.relist();
+                        cluster.behind.notify_one();
                     }
-                    let node = ear.node.clone();
-                    tokio::task::spawn_local(async move { node.recover().await });
                 }
             }
         }
