@@ -43,6 +43,19 @@ fn a_receipt_counts_the_connections_of_every_node() {
 }
 
 #[test]
+fn a_node_that_is_ready_is_counted_by_the_others() {
+    let mut cluster = Cluster::start();
+    let node = Node::here(&cluster.settings);
+    eventually("it is ready", || node.is_ready());
+    cluster.nodes.push(node);
+    let _clients = cluster.users();
+    for node in &cluster.nodes {
+        let receipt = counted(node, "/v1/broadcast", &json!({"event": "e"}));
+        assert_eq!((&receipt["matched"], &receipt["nodes"]), (&json!(4), &json!(4)), "{receipt}");
+    }
+}
+
+#[test]
 fn errors_of_a_filter_are_counted_over_all_nodes() {
     let cluster = Cluster::start();
     let _clients = cluster.users();

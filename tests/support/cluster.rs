@@ -235,7 +235,7 @@ impl Cluster {
         let redis = RedisServer::start().expect("redis-server starts");
         let settings = settings(Settings::new(&redis.url()));
         let nodes = (0..3).map(|_| Node::here_with(&settings, &mut change)).collect();
-        Self { nodes, settings, redis }.ready()
+        Self { nodes, settings, redis }.acquainted()
     }
 
     /// Three processes that are ready.
@@ -247,11 +247,13 @@ impl Cluster {
     pub fn apart_with(redis: RedisServer) -> Self {
         let settings = Settings::new(&redis.url());
         let nodes = (0..3).map(|_| Node::apart(&settings)).collect();
-        Self { nodes, settings, redis }.ready()
+        Self { nodes, settings, redis }.acquainted()
     }
 
-    fn ready(self) -> Self {
+    /// The same once each node is ready and knows the others.
+    fn acquainted(self) -> Self {
         self.await_ready();
+        self.await_receipts();
         self
     }
 
