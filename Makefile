@@ -41,9 +41,11 @@ setup: setup-build setup-test ## install what building and testing need (Debian,
 setup-build:
 	@.ci/need cc:gcc make:make $(CARGO):cargo
 
-# Chromium shows the page; the command line's printed examples are run with curl; the load tests drive servers on Node.
+# Chromium shows the page; the command line's printed examples are run with curl; haproxy and nginx stand before three
+# nodes, and real Redis servers behind them; the load tests drive servers on Node.
 setup-test:
-	@.ci/need chromium:chromium curl:curl node:nodejs npm:npm
+	@PATH=$$PATH:/usr/sbin .ci/need chromium:chromium curl:curl haproxy:haproxy nginx:nginx-light node:nodejs npm:npm \
+	  redis-cli:redis-tools redis-server:redis-server
 	@for peer in loadtest/peers/*/package-lock.json; do \
 	  peer=$${peer%/*}; \
 	  [ $$peer/node_modules/.package-lock.json -nt $$peer/package-lock.json ] || npm ci --prefix $$peer || exit 1; \

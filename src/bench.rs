@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench may end at once")]
 
+pub mod redis;
+
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use uuid::Uuid;
@@ -162,7 +164,8 @@ impl SocketlessHub {
         let key = Key::user(APP, user.into());
         let keep = Keep { events: count, bytes: usize::MAX, ttl: Duration::from_hours(1) };
         for _ in 0..count {
-            let new = New { id: Uuid::now_v7(), draft: event.draft(&Marks::default()), omit: None };
+            let draft = event.draft(&Marks::default());
+            let new = New { id: Uuid::now_v7(), draft, omit: None, tail: None };
             self.runtime.block_on(self.history.append(&key, &keep, new)).unwrap();
         }
     }

@@ -15,10 +15,12 @@ const STEP: Duration = Duration::from_millis(10);
 /// Readiness fails, `drain_delay` passes, then clients get their `bye` and are closed with 4200, spread over a window.
 /// Returns when the last has gone, or when `drain_timeout` is over.
 pub(crate) async fn drain(node: &Node) {
-    let deadline = Instant::now() + node.config.drain_timeout;
+    let live = node.live_for_long();
+    let config = &live.config;
+    let deadline = Instant::now() + config.drain_timeout;
     node.enter(Phase::Leaving);
-    tracing::info!(delay = ?node.config.drain_delay(), "leaving: not ready any more");
-    tokio::time::sleep(node.config.drain_delay()).await;
+    tracing::info!(delay = ?config.drain_delay(), "leaving: not ready any more");
+    tokio::time::sleep(config.drain_delay()).await;
     node.enter(Phase::Draining);
     let clients = tenants(node);
     let left = deadline.saturating_duration_since(Instant::now());

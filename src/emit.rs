@@ -71,7 +71,7 @@ impl Server {
         let (node, app) = (self.inner.node.clone(), self.app);
         self.run(async move {
             let event = Event::new(&*event, Data::Json(&data))?;
-            Ok(node.publish(app, Publication { event, target, store: None, author: None }).await?)
+            Ok(node.publish(app, Publication::new(event, target)).await?)
         })
         .await
     }
@@ -90,7 +90,7 @@ impl Server {
         let (node, app) = (self.inner.node.clone(), self.app);
         self.run(async move {
             let event = Event::new(event, Data::Bytes(bytes.into()))?;
-            Ok(node.publish(app, Publication { event, target, store: None, author: None }).await?)
+            Ok(node.publish(app, Publication::new(event, target)).await?)
         })
         .await
     }
@@ -166,7 +166,7 @@ impl Server {
     /// [`EmitError`]; nobody was put into it then.
     pub async fn join(&self, channel: &str, target: Target) -> Result<Joins, EmitError> {
         let (channel, node, app) = (channel.to_owned(), self.inner.node.clone(), self.app);
-        self.run(async move { Ok(node.join_all(app, channel, target).await?) }).await
+        self.run(async move { Ok(node.join_everywhere(app, channel, target).await?.value) }).await
     }
 
     /// Takes the connections that `target` means out of `channel`; answers how many were in it. Each is told, after
@@ -176,7 +176,7 @@ impl Server {
     /// [`EmitError`]; nobody was taken out of it then.
     pub async fn leave(&self, channel: &str, target: Target) -> Result<u64, EmitError> {
         let (channel, node, app) = (channel.to_owned(), self.inner.node.clone(), self.app);
-        self.run(async move { Ok(node.leave_all(app, channel, target).await?) }).await
+        self.run(async move { Ok(node.leave_everywhere(app, channel, target).await?.value) }).await
     }
 
     /// Runs a call on a thread of the server, so that it is carried out whoever drops what.

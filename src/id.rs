@@ -9,7 +9,7 @@ use data_encoding::{Encoding, Specification};
 pub struct AppId(pub u16);
 
 /// Names one node of the cluster; random at each start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
 impl NodeId {
@@ -22,6 +22,20 @@ impl NodeId {
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&base32().encode(&self.0.to_be_bytes()))
+    }
+}
+
+/// The text is no node id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a node id")]
+pub struct BadNodeId;
+
+impl FromStr for NodeId {
+    type Err = BadNodeId;
+
+    fn from_str(text: &str) -> Result<Self, BadNodeId> {
+        let bytes = base32().decode(text.as_bytes()).map_err(|_| BadNodeId)?;
+        bytes.try_into().map(|bytes| Self(u32::from_be_bytes(bytes))).map_err(|_| BadNodeId)
     }
 }
 

@@ -6,29 +6,37 @@ pub mod close;
 pub mod id;
 pub mod limits;
 pub mod metrics;
+mod outbound;
 pub mod config;
 pub mod predicate;
 pub mod protocol;
 pub mod auth;
+mod broker;
 mod history;
 mod hub;
 mod door;
 mod app;
 mod node;
+mod key_fetch;
 mod event_loop;
 mod session;
 mod http;
+mod programs;
 mod drain;
 mod server;
+mod reload;
 mod emit;
+mod dispatcher;
 #[doc(hidden)]
 pub mod bench;
 pub mod cli;
 
 pub use crate::{
     app::SetupError,
+    dispatcher::{DispatchError, Dispatcher},
     emit::EmitError,
     hub::{Busy, Connection},
     node::{Exceptions, Joins, NodeError, Placement, Receipt, Target, To},
+    reload::ReloadError,
     server::{Server, StartError},
 };

@@ -78,6 +78,51 @@ pub const SMALL_DELIVERIES: usize = 100;
 /// Items in one batch call.
 pub const BATCH_ITEMS: usize = 100;
 
+/// Requests of other nodes that a node carries out at once; more are refused, and their askers name it as missing.
+pub const ORDERS_AT_ONCE: usize = 256;
+
+/// How long a node holds the channels of a lost connection for another node that its client came back to.
+pub const HANDED_OVER: Duration = Duration::from_secs(2);
+
+/// How long a node waits before it tries again to fetch kept events that it has missed.
+pub const RECOVER_AGAIN: Duration = Duration::from_millis(250);
+
+/// Changes of memberships that wait to be written to the node's list in Redis; past it the list is written anew.
+pub const CHANGES_WAITING: usize = 65_536;
+
+/// Answers to one request that wait to be read: each node gives one.
+pub const ANSWERS_WAITING: usize = 1024;
+
+/// Notices of other nodes that wait to be passed on. Past it they are dropped and counted.
+pub const NOTICES_WAITING: usize = 4096;
+
+/// Changes of memberships that go to Redis in one command.
+pub const MEMBERS_AT_ONCE: usize = 512;
+
+/// Time for other nodes to say how often a user is in a channel, before its members are told without: a node that has
+/// just gone must not hold up every notice.
+pub const TALLY_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Publications that a node remembers by their ids: to deliver once what came by several topics, and to say what became
+/// of one. A sender asks within a second.
+pub const RECENT_PUBLICATIONS: usize = 16_384;
+
+/// Users of one channel that nodes name to each other, so that one on several nodes counts once. Of more, only their
+/// number is said: a list as long would be most of what nodes say.
+pub const USERS_NAMED: usize = 1000;
+
+/// A wrong message of a program is logged once in this time for each kind of mistake; all are counted.
+pub const PROGRAM_COMPLAINTS: Duration = Duration::from_mins(1);
+
+/// How long a request with an `Idempotency-Key` may run until another node takes its node for dead.
+pub const ONCE_RUNNING: Duration = Duration::from_secs(30);
+
+/// How often a node looks whether the same request, which runs on another one, has its answer.
+pub const ONCE_LOOK: Duration = Duration::from_millis(50);
+
+/// Messages of programs that wait to be understood. Past it they are dropped and counted.
+pub const PROGRAM_MESSAGES: usize = 4096;
+
 /// Ids that `explain` shows as a sample.
 pub const EXPLAIN_SAMPLE: usize = 10;
 
@@ -168,6 +213,24 @@ pub const USER_BYTES: usize = 256;
 /// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive.
 pub const TOKEN_LEEWAY: Duration = Duration::from_secs(5);
 
+/// Largest set of public keys that is fetched, in bytes. Common ones are below 10 KiB.
+pub const JWKS_BYTES: usize = 256 * 1024;
+
+/// Most keys of such a set. Each is tried for a token that names none.
+pub const JWKS_KEYS: usize = 100;
+
+/// How long fetching them may take, connecting included. A client whose token names an unknown key waits for it.
+pub const JWKS_WAIT: Duration = Duration::from_secs(5);
+
+/// Between two fetches that tokens with unknown keys ask for, since anyone can make up such tokens.
+pub const JWKS_ASKED_SPACING: Duration = Duration::from_secs(10);
+
+/// The first wait after a fetch that failed; it doubles with each further one.
+pub const JWKS_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest such wait: who signs tokens is back for this long before new keys are known, at most.
+pub const JWKS_RETRY_MAX: Duration = Duration::from_mins(1);
+
 /// Life of a signed token when the caller of `POST /v1/tokens` does not say.
 pub const TOKEN_TTL_DEFAULT: Duration = Duration::from_hours(1);
 
@@ -193,6 +256,9 @@ pub const REQUEST_HEAD_BYTES: usize = 64 * 1024;
 /// none is closed just as a request is sent on it.
 pub const HTTP_IDLE: Duration = Duration::from_secs(75);
 
+/// How long a server that ends waits for the first request of a connection that it has accepted already.
+pub const FIRST_REQUEST: Duration = Duration::from_millis(100);
+
 /// Between the goodbyes of two clients while draining; a node of 10,000 so leaves within 10 s.
 pub const DRAIN_SPACING: Duration = Duration::from_millis(1);
 
@@ -217,9 +283,76 @@ pub const HISTORY_QUIET: Duration = Duration::from_hours(1);
 /// channel so fills 50 MB and no more.
 pub const HISTORY_QUIET_TOPICS: usize = 100_000;
 
+/// Topics of which a node remembers how far it has seen their numbering, to notice when Redis has gone back behind it.
+/// They are about 150 bytes each; of others only the epoch tells.
+pub const HISTORY_SEEN_TOPICS: usize = 100_000;
+
+/// Longest time that Redis is told to keep an event: 34,000 years, in milliseconds that no sum overflows.
+pub const HISTORY_TTL_MS_MAX: u64 = 1 << 50;
+
 /// Kept events that are removed for their age before others get the lock: many may be past their time at once, and
 /// each costs a few look-ups.
 pub const HISTORY_EXPIRE_SLICE: usize = 1024;
+
+/// Largest frame that Redis may send: an event of the largest body that anyone would set, several times. A connection that
+/// announces more is cut.
+pub const BUS_FRAME_BYTES: usize = 64 * 1024 * 1024;
+
+/// Elements of one answer of Redis. A cluster's map of slots has a few for each of at most 16,384 ranges.
+pub const BUS_FRAME_ELEMENTS: usize = 1024 * 1024;
+
+/// How deep an answer of Redis may nest. Those that are asked for have four levels.
+pub const BUS_FRAME_DEPTH: usize = 16;
+
+/// Free space that a read from Redis finds at least: hundreds of messages a system call under load.
+pub const BUS_READ_BYTES: usize = 128 * 1024;
+
+/// Payloads up to this are copied out of the buffer they were read into, so that one that is kept for long keeps no
+/// other. Larger ones are shared, and keep at most eight times their size.
+pub const BUS_COPIED_BYTES: usize = 16 * 1024;
+
+/// Commands in one pipeline to Redis, and their bytes: enough to make a round trip cheap, and no more than a few
+/// milliseconds' work of Redis.
+pub const BUS_PIPELINE_COMMANDS: usize = 512;
+
+/// See [`BUS_PIPELINE_COMMANDS`].
+pub const BUS_PIPELINE_BYTES: usize = 512 * 1024;
+
+/// Pipelines under way to one Redis server at once: while one is executed, the next is on its way and a third is built.
+pub const BUS_PIPELINES: usize = 8;
+
+/// Bytes of subscriptions that wait for one socket. More are made when these are gone.
+pub const BUS_SUBSCRIBE_BYTES: usize = 64 * 1024;
+
+/// Channels in one SUBSCRIBE. Redis carries out a command at one go, and others wait.
+pub const BUS_SUBSCRIBE_CHANNELS: usize = 256;
+
+/// How long a topic stays subscribed that nobody needs any more: a client that reconnects costs Redis nothing.
+pub const BUS_LINGER: Duration = Duration::from_secs(1);
+
+/// Time for a connection to Redis: TCP, TLS and greeting.
+pub const BUS_CONNECT: Duration = Duration::from_secs(1);
+
+/// The first wait before another attempt to connect to Redis; each wait is a random part of its bound, which doubles.
+pub const BUS_BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// The longest such wait. With the time to connect it keeps a Redis that is back from being found later than in 2 s.
+pub const BUS_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Between two canaries of a connection to Redis, and two looks at the role of what is behind it.
+pub const BUS_CANARY: Duration = Duration::from_secs(1);
+
+/// Between two looks at who is primary while all is well; a server that moved a subscription away tells at once.
+pub const BUS_TOPOLOGY: Duration = Duration::from_secs(5);
+
+/// The same while something is wrong.
+pub const BUS_TOPOLOGY_TROUBLE: Duration = Duration::from_millis(250);
+
+/// How long a node that ends waits for what it has queued for Redis.
+pub const BUS_FAREWELL: Duration = Duration::from_millis(500);
+
+/// Messages that leave the inbox under one hold of its lock.
+pub const BUS_INBOX_BATCH: usize = 256;
 
 /// Bounds that a deployment may set.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -291,6 +424,10 @@ pub struct Limits {
     /// Longest life of a token that `POST /v1/tokens` signs.
     #[serde(with = "crate::limits::duration")]
     pub token_ttl: Duration,
+    /// How old public keys from a `jwks_url` become before they are fetched again. One that was withdrawn is good for
+    /// this long.
+    #[serde(with = "crate::limits::duration")]
+    pub jwks_refresh: Duration,
     /// Bytes of all histories and stored events of the node together; the oldest give way. Bounds of channels and users
     /// do not bound how many of them there are.
     pub history_bytes: usize,
@@ -310,6 +447,27 @@ pub struct Limits {
     /// The longest such wait, however often connecting failed. People wait this long for a server that is back.
     #[serde(with = "crate::limits::duration")]
     pub reconnect_max: Duration,
+    /// How long a node counts as there without having said so. A crashed node's members are there for as long.
+    #[serde(with = "crate::limits::duration")]
+    pub node_lease: Duration,
+    /// Time for other nodes to answer a call that asks them all; those that do not are named.
+    #[serde(with = "crate::limits::duration")]
+    pub ask_timeout: Duration,
+    /// Time for Redis to answer a command, from the call. What takes longer has failed for its caller, who waits.
+    #[serde(with = "crate::limits::duration")]
+    pub redis_timeout: Duration,
+    /// Time for a canary to come back through Redis, and for Redis to tell its role; then the connection is given up. A
+    /// node is deaf for this long before anyone knows.
+    #[serde(with = "crate::limits::duration")]
+    pub bus_canary_timeout: Duration,
+    /// Commands that wait to be sent to one Redis server.
+    pub bus_queue_commands: usize,
+    /// Bytes of them.
+    pub bus_queue_bytes: usize,
+    /// Messages of other nodes that wait to be delivered by this one. What comes on top is dropped.
+    pub bus_inbox_messages: usize,
+    /// Bytes of them.
+    pub bus_inbox_bytes: usize,
 }
 
 impl Default for Limits {
@@ -343,12 +501,21 @@ impl Default for Limits {
             idempotency_entries: 100_000,
             idempotency_window: Duration::from_mins(5),
             token_ttl: Duration::from_hours(24),
+            jwks_refresh: Duration::from_mins(5),
             history_bytes: 64 * 1024 * 1024,
             resume_window: Duration::from_secs(5),
             presence_notices: 20,
             presence_members: 500,
             reconnect_min: Duration::from_millis(500),
             reconnect_max: Duration::from_secs(30),
+            node_lease: Duration::from_secs(5),
+            ask_timeout: Duration::from_secs(1),
+            redis_timeout: Duration::from_secs(1),
+            bus_canary_timeout: Duration::from_secs(3),
+            bus_queue_commands: 65_536,
+            bus_queue_bytes: 64 * 1024 * 1024,
+            bus_inbox_messages: 65_536,
+            bus_inbox_bytes: 64 * 1024 * 1024,
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Counters are plain atomics that their users hold, so that counting costs one addition and no look-up.
 
+mod bus;
+
 use std::sync::Arc;
 
 use prometheus_client::{
@@ -14,6 +16,13 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+
+pub use self::bus::{BusMetrics, Sent};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct AppLabel {
@@ -30,6 +39,12 @@ struct DropLabels {
 struct CloseLabels {
     app: Arc<str>,
     code: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FetchLabels {
+    app: Arc<str>,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -121,6 +136,8 @@ pub struct AppMetrics {
     pub notices: Counter,
     /// Kept events placed again for who missed them.
     pub replayed: Counter,
+    /// Messages of programs on the dispatch channel that could not be taken.
+    pub dispatch_malformed: Counter,
     /// Connections that took a lost one's place.
     pub resumed: Counter,
 }
@@ -164,10 +181,13 @@ pub struct Metrics {
     memberships: Family<AppLabel, Gauge>,
     notices: Family<AppLabel, Counter>,
     replayed: Family<AppLabel, Counter>,
+    dispatch_malformed: Family<AppLabel, Counter>,
     resumed: Family<AppLabel, Counter>,
     drops: Family<DropLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
     refused: Family<ReasonLabel, Counter>,
+    jwks_fetches: Family<FetchLabels, Counter>,
+    jwks_keys: Family<AppLabel, Gauge>,
     /// Requests turned away by the admission gate with 503.
     pub admission_refused: Counter,
     /// Large publications that waited because most connections refused.
@@ -182,12 +202,22 @@ pub struct Metrics {
     pub blocked: Gauge,
     /// Frames in the shards' logs.
     pub log_frames: Gauge,
+    /// Other nodes that hold a lease.
+    pub peers: Gauge,
+    /// Messages of the bus that this node could not use.
+    pub bus_skipped: Counter,
+    /// Messages of nodes of another version, which were skipped.
+    pub bus_unknown_version: Counter,
+    /// Kept events that the bus did not bring, and that were fetched.
+    pub bus_recovered: Counter,
     /// Compiled filters in the caches.
     pub cached_filters: Gauge,
     /// Events kept for channels and users.
     pub history_events: Gauge,
     /// Memory they take, as their bound counts it.
     pub history_bytes: Gauge,
+    /// Kept events that this version could not read.
+    pub history_unreadable: Counter,
     /// Time to compile a filter that the cache did not have.
     pub filter_compile: Histogram,
     /// Time to match and place one publication that names a filter.
@@ -198,6 +228,8 @@ pub struct Metrics {
     pub delivery: Histogram,
     /// Time from a request's head to its answer.
     pub http: Histogram,
+    /// What goes to other nodes and comes from them.
+    pub bus: BusMetrics,
 }
 
 fn seconds() -> Histogram {
@@ -208,8 +240,11 @@ fn seconds() -> Histogram {
 impl Metrics {
     /// A fresh set, all zero.
     pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("fanfare");
+        let bus = BusMetrics::new(&mut registry);
         let mut metrics = Self {
-            registry: Registry::with_prefix("fanfare"),
+            registry,
+            bus,
             by_app: Family::default(),
             connected: Family::default(),
             accepted: Family::default(),
@@ -221,10 +256,13 @@ impl Metrics {
             memberships: Family::default(),
             notices: Family::default(),
             replayed: Family::default(),
+            dispatch_malformed: Family::default(),
             resumed: Family::default(),
             drops: Family::default(),
             closes: Family::default(),
             refused: Family::default(),
+            jwks_fetches: Family::default(),
+            jwks_keys: Family::default(),
             admission_refused: Counter::default(),
             eased: Counter::default(),
             bulk_in_flight: Gauge::default(),
@@ -232,9 +270,14 @@ impl Metrics {
             refused_bytes: Gauge::default(),
             blocked: Gauge::default(),
             log_frames: Gauge::default(),
+            peers: Gauge::default(),
+            bus_skipped: Counter::default(),
+            bus_unknown_version: Counter::default(),
+            bus_recovered: Counter::default(),
             cached_filters: Gauge::default(),
             history_events: Gauge::default(),
             history_bytes: Gauge::default(),
+            history_unreadable: Counter::default(),
             filter_compile: seconds(),
             filter_evaluate: seconds(),
             handshake: seconds(),
@@ -263,8 +306,18 @@ impl Metrics {
         );
         r.register("client_messages", "Messages that clients sent", self.messages.clone());
         r.register("member_notices", "Frames built to tell members of each other", self.notices.clone());
+        r.register(
+            "dispatch_malformed",
+            "Messages on the dispatch channel that could not be taken",
+            self.dispatch_malformed.clone(),
+        );
         r.register("replayed", "Kept events placed again for who missed them", self.replayed.clone());
         r.register("resumed", "Connections that took a lost one's place", self.resumed.clone());
+        r.register(
+            "history_unreadable",
+            "Kept events skipped because this version cannot read them",
+            self.history_unreadable.clone(),
+        );
         r.register(
             "eased",
             "Large publications that waited because most connections refused",
@@ -275,6 +328,7 @@ impl Metrics {
             "Requests answered 503 by the admission gate",
             self.admission_refused.clone(),
         );
+        r.register("jwks_fetches", "Fetches of public keys, by result", self.jwks_fetches.clone());
     }
 
     fn register_gauges(&mut self) {
@@ -299,7 +353,24 @@ impl Metrics {
         );
         r.register("blocked_connections", "Connections whose socket refuses", self.blocked.clone());
         r.register("log_frames", "Frames in the shards' logs", self.log_frames.clone());
+        r.register("peers", "Other nodes that hold a lease", self.peers.clone());
+        r.register(
+            "bus_unknown_version",
+            "Messages of nodes of another version, which were skipped",
+            self.bus_unknown_version.clone(),
+        );
+        r.register(
+            "bus_skipped",
+            "Messages of the bus that this node could not use",
+            self.bus_skipped.clone(),
+        );
+        r.register(
+            "bus_recovered",
+            "Kept events fetched since the bus did not bring them",
+            self.bus_recovered.clone(),
+        );
         r.register("cached_filters", "Compiled filters in the caches", self.cached_filters.clone());
+        r.register("jwks_keys", "Public keys that were fetched and are in use", self.jwks_keys.clone());
         r.register("history_events", "Events kept for channels and users", self.history_events.clone());
         r.register("history_bytes", "Memory that kept events take", self.history_bytes.clone());
     }
@@ -345,6 +416,7 @@ impl Metrics {
             memberships: self.memberships.get_or_create_owned(&label),
             notices: self.notices.get_or_create_owned(&label),
             replayed: self.replayed.get_or_create_owned(&label),
+            dispatch_malformed: self.dispatch_malformed.get_or_create_owned(&label),
             resumed: self.resumed.get_or_create_owned(&label),
             app,
         }
@@ -353,6 +425,17 @@ impl Metrics {
     /// Counts a socket or an upgrade turned away.
     pub fn refused(&self, why: Refusal) {
         self.refused.get_or_create(&ReasonLabel { reason: why.name() }).inc();
+    }
+
+    /// Counts a fetch of public keys for app `name`: how many there are now, or `None` where it failed.
+    pub fn fetched_keys(&self, name: &Arc<str>, keys: Option<usize>) {
+        let result = if keys.is_some() { "ok" } else { "failed" };
+        self.jwks_fetches.get_or_create(&FetchLabels { app: name.clone(), result }).inc();
+        // Shown from the first fetch on, be it a failure.
+        let gauge = self.jwks_keys.get_or_create_owned(&AppLabel { app: name.clone() });
+        if let Some(keys) = keys {
+            gauge.set(keys as i64);
+        }
     }
 
     /// All numbers in the text format of Prometheus.

@@ -5,6 +5,7 @@
 //! program that embeds this.
 
 use std::{
+    cell::Cell,
     io,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream as StdStream},
     rc::Rc,
@@ -24,14 +25,20 @@ use tokio::{
 
 use crate::{
     app::SetupError,
+    broker::Inbox,
     config::{Config, ConfigError},
     door::Door,
     drain,
     event_loop::EventLoop,
     http::{Edge, Peer, idempotency::Store, watch::Watch},
     id::AppId,
-    limits::{ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, REQUEST_HEAD_BYTES},
+    key_fetch::KeyKeepers,
+    limits::{
+        ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST, PROGRAM_MESSAGES,
+        REQUEST_HEAD_BYTES,
+    },
     node::Node,
+    programs,
 };
 
 /// Why a server does not start.
@@ -75,6 +82,9 @@ pub(crate) struct Inner {
     admin_address: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) key_keepers: KeyKeepers,
+    /// Held while a new configuration is taken.
+    pub(crate) reloading: Mutex<()>,
     leaving: tokio::sync::Mutex<bool>,
 }
 
@@ -100,7 +110,7 @@ impl Server {
         // With the real port where the configuration said 0.
         config.listen = address;
         let admin = config.admin_listen.map(|at| listen(at, config.limits.send_buffer)).transpose()?;
-        let node = Node::new(config, shards)?;
+        let (node, inbox) = Node::new(config, shards)?;
         let parts = Parts {
             answers: Store::new(&node.config.limits),
             door: Arc::new(Door::new(&node.config.limits)),
@@ -110,11 +120,11 @@ impl Server {
         let mut threads = Vec::new();
         let (ready, handles) = std::sync::mpsc::sync_channel(shards);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(ACCEPT_QUEUE)).unzip();
-        let mut accept = Some((listener, senders));
+        let mut first = Some(First { listener, senders, inbox });
         for (index, sockets) in receivers.into_iter().enumerate() {
-            let (parts, ready, accept) = (parts.clone(), ready.clone(), accept.take());
+            let (parts, ready, first) = (parts.clone(), ready.clone(), first.take());
             threads.push(spawn(format!("fanfare-{index}"), move || {
-                parts.run_shard(index, sockets, accept, &ready);
+                parts.run_shard(index, sockets, first, &ready);
             })?);
         }
         let admin_address = admin.as_ref().map(|(_, address)| *address);
@@ -132,8 +142,11 @@ impl Server {
             admin_address,
             stop: parts.stop,
             threads: Mutex::new(threads),
+            key_keepers: KeyKeepers::default(),
+            reloading: Mutex::new(()),
             leaving: tokio::sync::Mutex::new(false),
         };
+        inner.key_keepers.tend(&inner.node, &inner.handle);
         Ok(Self { inner: Arc::new(inner), app: AppId(0) })
     }
 
@@ -165,8 +178,15 @@ impl Server {
         }
         let node = self.inner.node.clone();
         // An error says that the shard's thread is gone already.
-        let _ = self.inner.handle.spawn(async move { drain::drain(&node).await }).await;
+        let leave = async move {
+            drain::drain(&node).await;
+            node.depart().await;
+        };
+        let _ = self.inner.handle.spawn(leave).await;
         self.inner.stop.send_replace(true);
+        if let Some(cluster) = &self.inner.node.cluster {
+            cluster.bus.stop();
+        }
         let threads = std::mem::take(&mut *self.inner.threads.lock());
         let joined =
             tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
@@ -174,6 +194,14 @@ impl Server {
             tracing::error!("a thread of the server panicked");
         }
     }
+}
+
+/// What only the first shard's thread does.
+struct First {
+    listener: TcpListener,
+    senders: Vec<mpsc::Sender<Accepted>>,
+    /// What comes from other nodes.
+    inbox: Option<Inbox>,
 }
 
 /// What every thread gets.
@@ -205,7 +233,7 @@ impl Parts {
         self,
         index: usize,
         mut sockets: mpsc::Receiver<Accepted>,
-        accept: Option<(TcpListener, Vec<mpsc::Sender<Accepted>>)>,
+        first: Option<First>,
         ready: &std::sync::mpsc::SyncSender<Handle>,
     ) {
         block_on(async move {
@@ -215,25 +243,20 @@ impl Parts {
             event_loop.start();
             let edge = self.edge(Some(event_loop));
             let watch = self.watch();
-            if let Some((listener, senders)) = accept {
+            if let Some(First { listener, senders, inbox }) = first {
                 tokio::task::spawn_local(self.clone().accept(listener, senders));
                 tokio::task::spawn_local(self.node.clone().tell_members());
-            }
-            let mut serving = tokio::task::JoinSet::new();
-            let mut stop = self.stop.subscribe();
-            loop {
-                tokio::select! {
-                    accepted = sockets.recv() => match accepted {
-                        Some(accepted) => {
-                            serving.spawn_local(self.clone().serve(edge.clone(), watch.clone(), accepted));
-                        }
-                        None => break,
-                    },
-                    Some(_) = serving.join_next() => {}
-                    _ = stop.wait_for(|stop| *stop) => break,
+                if let Some(inbox) = inbox {
+                    let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
+                    tokio::task::spawn_local(self.node.clone().hear(inbox, programs));
+                    tokio::task::spawn_local(self.node.clone().belong());
+                    tokio::task::spawn_local(self.node.clone().keep_list());
+                    tokio::task::spawn_local(self.node.clone().keep_up());
+                    tokio::task::spawn_local(self.node.clone().pass_notices_on());
+                    tokio::task::spawn_local(programs::serve(self.node.clone(), messages));
                 }
             }
-            finish(serving).await;
+            self.serve_all(&edge, &watch, &mut sockets).await;
         });
     }
 
@@ -243,22 +266,29 @@ impl Parts {
             let watch = self.watch();
             let (sender, mut sockets) = mpsc::channel(ACCEPT_QUEUE);
             tokio::task::spawn_local(self.clone().accept(listener, vec![sender]));
-            let mut serving = tokio::task::JoinSet::new();
-            let mut stop = self.stop.subscribe();
-            loop {
-                tokio::select! {
-                    Some(accepted) = sockets.recv() => {
-                        serving.spawn_local(self.clone().serve(edge.clone(), watch.clone(), accepted));
-                    }
-                    Some(_) = serving.join_next() => {}
-                    _ = stop.wait_for(|stop| *stop) => break,
-                }
-            }
-            finish(serving).await;
+            self.serve_all(&edge, &watch, &mut sockets).await;
         });
     }
 
-    /// Accepts until the server stops, and hands the sockets round.
+    /// Serves what is accepted, until nothing is any more and the last request is answered.
+    async fn serve_all(&self, edge: &Rc<Edge>, watch: &Rc<Watch>, sockets: &mut mpsc::Receiver<Accepted>) {
+        let mut serving = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = sockets.recv() => match accepted {
+                    Some(accepted) => {
+                        serving.spawn_local(self.clone().serve(edge.clone(), watch.clone(), accepted));
+                    }
+                    None => break,
+                },
+                Some(_) = serving.join_next() => {}
+            }
+        }
+        finish(serving).await;
+    }
+
+    /// Accepts until the server stops, and hands the sockets round. Those that the kernel has let in by then are served
+    /// too: closed unread, they would look to a load balancer as if their requests might have been delivered.
     async fn accept(self, listener: TcpListener, senders: Vec<mpsc::Sender<Accepted>>) {
         let listener = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => listener,
@@ -269,7 +299,7 @@ impl Parts {
         loop {
             let accepted = tokio::select! {
                 accepted = accept_one(&listener) => accepted,
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => break,
             };
             match accepted {
                 Ok(accepted) => {
@@ -285,6 +315,15 @@ impl Parts {
                 }
             }
         }
+        // What tokio knows of the listener is a moment old.
+        let Ok(listener) = listener.into_std() else { return };
+        for sender in senders.iter().cycle().take(ACCEPT_QUEUE) {
+            let Ok((socket, address)) = listener.accept() else { return };
+            let ready = socket.set_nonblocking(true).is_ok();
+            if ready && sender.send((socket, address.ip().to_canonical(), Instant::now())).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Serves HTTP on one socket, until it ends or becomes a client's.
@@ -293,8 +332,11 @@ impl Parts {
         let socket = watch.over(socket);
         let life = socket.life().clone();
         let peer = Rc::new(Peer { ip, since, life: life.clone() });
+        let asked = Rc::new(Cell::new(false));
+        let has_asked = asked.clone();
         let service = service_fn(move |request| {
             let (edge, peer) = (edge.clone(), peer.clone());
+            has_asked.set(true);
             async move { Ok::<_, std::convert::Infallible>(edge.serve(request, &peer).await) }
         });
         let connection = http1::Builder::new()
@@ -310,8 +352,14 @@ impl Parts {
             ended = connection.as_mut() => ended,
             () = life.over() => return tracing::debug!(%ip, "HTTP connection took too long"),
             _ = stop.wait_for(|stop| *stop) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+                // The first request of a connection just accepted may be on its way.
+                let first = if asked.get() { Duration::ZERO } else { FIRST_REQUEST };
+                if let Ok(ended) = tokio::time::timeout(first, connection.as_mut()).await {
+                    ended
+                } else {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
         };
         if let Err(error) = ended {
@@ -371,7 +419,7 @@ fn listen(address: SocketAddr, send_buffer: usize) -> Result<(TcpListener, Socke
 }
 
 /// As many connections as the process may open descriptors, less what it needs for itself.
-fn connections_by_descriptors() -> usize {
+pub(crate) fn connections_by_descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let descriptors = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     descriptors.saturating_sub(DESCRIPTORS_RESERVED).clamp(1, CONNECTIONS_MAX)

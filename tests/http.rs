@@ -1151,11 +1151,17 @@ fn the_page_and_the_description_have_every_code_of_a_problem() {
 
 #[test]
 fn the_page_has_every_metric() {
-    let server = keyed_server(|_| {});
+    let server = keyed_server(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        // Nobody listens there; trying counts.
+        app.jwks_url = Some("http://127.0.0.1:1/keys".to_owned().try_into().unwrap());
+        app.issuer = Some("nobody".to_owned());
+    });
     // Families without a label show up once they have counted.
     drop(server.connect(""));
     assert!(server.try_open("", &[("Origin", "https://evil.example")]).is_err());
     eventually("the end is counted", || server.count("fanfare_closes_total", "") == 1);
+    eventually("a fetch is counted", || server.count("fanfare_jwks_fetches_total", "") > 0);
     let text = server.get("/metrics").text;
     let mut names = 0;
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

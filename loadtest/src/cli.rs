@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use self::target::{Kind, PLAIN_CONNECT, PLAIN_EMIT, PLAIN_USER, Place, Target};
 use crate::{
     compare::{Compare, Summarize},
+    failures::Failures,
     filter::{By, Share},
 };
 
@@ -43,6 +44,10 @@ pub(crate) enum Command {
     Churn(Churn),
     /// Events to everyone at a fixed rate, while some stop reading: latency of the others, memory, closes
     Slow(Slow),
+    /// Events to everyone over three nodes that share a Redis, and on one node: CPU per delivery, latency
+    Cluster(Cluster),
+    /// Let one thing after another go wrong in a cluster of three nodes: what is lost, and what comes back when
+    Failures(Failures),
     /// Serve as the floor does: one send per connection and event, and nothing else
     Floor {
         /// Where
@@ -238,6 +243,18 @@ pub(crate) struct Churn {
     pub(crate) rate: f64,
 }
 
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Cluster {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections, on one node or in equal parts on three
+    #[arg(short = 'n', long, default_value_t = 3000)]
+    pub(crate) connections: usize,
+    /// Events under way at once, on all nodes together
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) depth: u16,
+}
+
 // Events are larger here by default, so that what is not read piles up in time.
 #[derive(Args, Clone, Debug)]
 #[command(mut_arg("bytes", |arg| arg.default_value("4096")))]
@@ -261,7 +278,7 @@ pub(crate) struct Slow {
     pub(crate) rate: f64,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("a duration is such as 10s or 500ms: {error}"))
 }
 

@@ -41,6 +41,11 @@ pub(crate) fn explain(api: &Api, filter: &str) -> Result<Explained> {
     serde_json::from_str(&answer).map_err(std::io::Error::from).doing("/v1/explain answers otherwise")
 }
 
+/// Fails unless the server says that it is fit for traffic.
+pub(crate) fn ready(api: &Api) -> Result<()> {
+    ask(api, "GET", "/readyz", "").map(|_| ())
+}
+
 /// How many connections the server counts.
 pub(crate) fn connections(api: &Api) -> Result<u64> {
     let metrics = ask(api, "GET", "/metrics", "")?;

@@ -6,6 +6,7 @@ mod clock;
 mod compare;
 mod driver;
 mod error;
+mod failures;
 mod filter;
 mod fleets;
 mod floor;
@@ -15,6 +16,8 @@ mod priority;
 mod process;
 mod progress;
 mod publisher;
+#[path = "../../tests/support/redis/mod.rs"]
+mod redis;
 mod report;
 mod scenario;
 mod server;
@@ -52,6 +55,7 @@ fn run(command: &Command) -> Result<bool> {
             driver::list();
             return Ok(true);
         }
+        Command::Failures(args) => return failures::failures(args),
         Command::Compare(args) => return compare::compare(args),
         Command::Summarize(args) => return compare::summarize(args),
         Command::Idle(args) => (scenario::idle(args)?, &args.common),
@@ -60,6 +64,7 @@ fn run(command: &Command) -> Result<bool> {
         Command::Paced(args) => (scenario::paced(args)?, &args.common),
         Command::Filtered(args) => (scenario::filtered(args)?, &args.common),
         Command::Churn(args) => (scenario::churn(args)?, &args.common),
+        Command::Cluster(args) => (scenario::cluster(args)?, &args.common),
         Command::Slow(args) => (scenario::slow(args)?, &args.common),
         Command::Targeted(args) => (scenario::targeted(args)?, &args.common),
         Command::Mixed(args) => (scenario::mixed(args)?, &args.common),

@@ -1,36 +1,38 @@
 //! One app as the node runs it: the unit of isolation.
 
+mod live;
 mod policy;
 mod rules;
 
 use std::sync::Arc;
 
 pub(crate) use self::{
+    live::Live,
     policy::{ClientKeys, ClientPolicy},
     rules::{ChannelRules, Rule},
 };
 use crate::{
-    auth::{RightsError, TokenKeyError, Tokens},
-    config::{AppConfig, ClientAuth, Config, SlowConsumer},
+    auth::{self, RightsError, TokenKeyError},
+    config::{AppConfig, Config, Secret, SlowConsumer},
     history::Keep,
-    hub::{AppContext, Bulletin, Presence},
+    hub::{AppContext, Bulletin, Presence, Register},
     id::AppId,
     limits::Limits,
     metrics::{AppMetrics, Metrics},
     predicate::{Bound, Cached, FilterCache, FilterError, Layouts, Schema, Value},
 };
 
-/// What belongs to one app: its keys for tokens, who may come, its rules for channels, its filters, its numbers.
+/// What belongs to one app for as long as the server runs: its rules for channels, its filters, its numbers. Who may come
+/// is in [`Live`].
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) id: AppId,
     pub(crate) name: Arc<str>,
-    pub(crate) tokens: Tokens,
     pub(crate) metrics: Arc<AppMetrics>,
     /// Shared by the claims of all connections with the same keys.
     pub(crate) layouts: Layouts,
-    /// Its own, then those of its client keys.
-    policies: Vec<ClientPolicy>,
+    /// Signs tokens where the configuration has no key for them.
+    ephemeral: Secret,
     channels: ChannelRules,
     user_events: Option<Keep>,
     schema: Arc<Schema>,
@@ -38,9 +40,12 @@ pub(crate) struct App {
     slow_consumer: SlowConsumer,
 }
 
-/// Why an app cannot be set up.
+/// Why an app, or the way to other nodes, cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// The bus cannot be started as it is configured.
+    #[error("{0}")]
+    Bus(String),
     /// A token key cannot be used.
     #[error("app \"{app}\": {error}")]
     TokenKey {
@@ -78,25 +83,17 @@ pub enum SetupError {
 }
 
 impl App {
-    pub(crate) fn new(
-        id: AppId,
-        name: &str,
-        app: &AppConfig,
-        config: &Config,
-        metrics: &Metrics,
-    ) -> Result<Self, SetupError> {
+    pub(crate) fn new(id: AppId, name: &str, app: &AppConfig, metrics: &Metrics) -> Result<Self, SetupError> {
         let named = || name.to_owned();
-        let tokens = if config.has_ephemeral_secret(app) { Tokens::ephemeral } else { Tokens::new };
-        let tokens =
-            tokens(app, &config.limits).map_err(|error| SetupError::TokenKey { app: named(), error })?;
+        let ephemeral =
+            auth::random_secret().map_err(|error| SetupError::TokenKey { app: named(), error })?;
         let schema = Schema::new(&app.index).map_err(|error| SetupError::Index { app: named(), error })?;
         Ok(Self {
             id,
             name: name.into(),
-            tokens,
             metrics: Arc::new(metrics.app(name)),
             layouts: Layouts::new(),
-            policies: ClientPolicy::all(name, app, config)?,
+            ephemeral,
             channels: ChannelRules::new(&app.channels),
             user_events: app.user_events.as_ref().map(rules::keep_of),
             schema: Arc::new(schema),
@@ -106,13 +103,18 @@ impl App {
     }
 
     /// What the hub needs to know.
-    pub(crate) fn context(&self, limits: &Limits, bulletin: Arc<Bulletin>) -> AppContext {
+    pub(crate) fn context(
+        &self,
+        limits: &Limits,
+        bulletin: Arc<Bulletin>,
+        register: Option<Register>,
+    ) -> AppContext {
         AppContext {
             name: self.name.clone(),
             metrics: self.metrics.clone(),
             schema: self.schema.clone(),
             slow_consumer: self.slow_consumer,
-            presence: Presence::new(self.id, limits, bulletin, self.metrics.clone()),
+            presence: Presence::new(self.id, limits, bulletin, self.metrics.clone(), register),
         }
     }
 
@@ -134,17 +136,6 @@ impl App {
         filter.bind(params).map(Arc::new)
     }
 
-    /// What holds for clients that come with the client key at `index`, as [`ClientKeys::find`] gives it; 0 is for those
-    /// without one.
-    pub(crate) fn policy(&self, index: usize) -> &ClientPolicy {
-        &self.policies[index]
-    }
-
-    /// Whether any client can authenticate, and so be a user.
-    pub(crate) fn has_users(&self) -> bool {
-        self.policies.iter().any(|policy| policy.client_auth != ClientAuth::Off)
-    }
-
     /// What holds for `channel`.
     pub(crate) fn rule(&self, channel: &str) -> &Rule {
         self.channels.of(channel)
@@ -154,6 +145,21 @@ impl App {
     pub(crate) fn user_events(&self) -> Option<Keep> {
         self.user_events
     }
+}
+
+/// Everything in `config` for which no server would start with it, although it is well-formed.
+pub(crate) fn problems(config: &Config) -> Vec<SetupError> {
+    let metrics = Metrics::new();
+    let (mut apps, mut errors) = (Vec::new(), Vec::new());
+    for (at, (name, app)) in config.apps.iter().enumerate() {
+        match App::new(AppId(at as u16), name, app, &metrics) {
+            Ok(app) => apps.push(app),
+            Err(error) => errors.push(error),
+        }
+    }
+    let access = apps.iter().filter_map(|app| live::Access::new(app, config, None).err());
+    errors.extend(access);
+    errors
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What holds for the clients of an app that come without a key, or with one of its client keys.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ClientPolicy {
     pub(crate) client_auth: ClientAuth,
     /// The rights of a client whose token has no `can`.
@@ -21,8 +21,8 @@ pub(crate) struct ClientPolicy {
 }
 
 impl ClientPolicy {
-    /// The policies of one app: its own, then those of its client keys in their order.
-    pub(super) fn all(name: &str, app: &AppConfig, config: &Config) -> Result<Vec<Self>, SetupError> {
+    /// What holds for clients without a client key.
+    pub(super) fn own(name: &str, app: &AppConfig, config: &Config) -> Result<Self, SetupError> {
         let default_rights = match &app.default_can {
             Some(can) => {
                 Rights::from_value(can).map_err(|error| SetupError::Rights { app: name.to_owned(), error })?
@@ -30,27 +30,31 @@ impl ClientPolicy {
             None if config.is_development() => Rights::everything(),
             None => Rights::nothing(),
         };
-        let own = Self {
+        Ok(Self {
             client_auth: config.client_auth(app),
             default_rights: Arc::new(default_rights),
             origins: app.origins.clone(),
-        };
-        let mut policies = vec![own];
-        for key in &app.client_keys {
-            let rights = rights(key).map_err(|error| SetupError::ClientKey {
-                app: name.to_owned(),
-                key: key.name.clone(),
-                error,
-            })?;
-            let own = &policies[0];
-            let policy = Self {
-                client_auth: config.client_key_auth(app, key),
-                default_rights: rights.map_or_else(|| own.default_rights.clone(), Arc::new),
-                origins: key.origins.clone().or_else(|| own.origins.clone()),
-            };
-            policies.push(policy);
-        }
-        Ok(policies)
+        })
+    }
+
+    /// What holds for clients with `key`: what it says, else what the app's `own` policy does.
+    pub(super) fn of_key(
+        name: &str,
+        app: &AppConfig,
+        key: &ClientKeyConfig,
+        own: &Self,
+        config: &Config,
+    ) -> Result<Self, SetupError> {
+        let rights = rights(key).map_err(|error| SetupError::ClientKey {
+            app: name.to_owned(),
+            key: key.name.clone(),
+            error,
+        })?;
+        Ok(Self {
+            client_auth: config.client_key_auth(app, key),
+            default_rights: rights.map_or_else(|| own.default_rights.clone(), Arc::new),
+            origins: key.origins.clone().or_else(|| own.origins.clone()),
+        })
     }
 
     /// Whether a page of `origin` may connect. Where the configuration says nothing, any page may with a token, since
@@ -74,13 +78,13 @@ fn rights(key: &ClientKeyConfig) -> Result<Option<Rights>, RightsError> {
 pub(crate) struct ClientKeys(AHashMap<Box<str>, (AppId, usize)>);
 
 impl ClientKeys {
-    /// The keys of `apps`; an app's id is its place in their order.
-    pub(crate) fn new(apps: &BTreeMap<String, AppConfig>) -> Self {
+    /// The keys of `apps`; an app's id is its place in their order, and `place` that of a key's policy.
+    pub(crate) fn new(apps: &BTreeMap<String, AppConfig>, place: impl Fn(AppId, &str) -> usize) -> Self {
         let mut keys = AHashMap::new();
         for (at, app) in apps.values().enumerate() {
-            for (n, key) in app.client_keys.iter().enumerate() {
-                // The app's own policy comes first.
-                keys.insert(key.key.as_str().into(), (AppId(at as u16), n + 1));
+            let id = AppId(at as u16);
+            for key in &app.client_keys {
+                keys.insert(key.key.as_str().into(), (id, place(id, &key.key)));
             }
         }
         Self(keys)

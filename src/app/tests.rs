@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::*;
-use crate::{auth::Rights, config::Presence};
+use super::{live::Access, *};
+use crate::{
+    auth::Rights,
+    config::{ClientAuth, Presence},
+};
 
 const API_KEY: &str = "[[apps.shop.keys]]\nname = \"functions\"\nkey = \"an-api-key-for-tests\"\n";
 
@@ -13,14 +16,26 @@ fn config(text: &str) -> Config {
 
 /// The app `shop` of a configuration.
 fn shop(text: &str) -> Result<App, SetupError> {
-    let config = config(text);
-    let app = config.apps.get("shop").unwrap();
-    App::new(AppId(0), "shop", app, &config, &Metrics::new())
+    App::new(AppId(0), "shop", &config(text).apps["shop"], &Metrics::new())
+}
+
+/// Who may come to it.
+fn access(text: &str) -> Result<Access, SetupError> {
+    Access::new(&shop(text)?, &config(text), None)
+}
+
+/// A configuration as a server has it.
+fn live(config: Config, before: Option<&Live>) -> Live {
+    let metrics = Metrics::new();
+    let apps = config.apps.iter().enumerate();
+    let apps: Vec<App> =
+        apps.map(|(at, (name, app))| App::new(AppId(at as u16), name, app, &metrics).unwrap()).collect();
+    Live::new(config, &apps, before).unwrap()
 }
 
 #[test]
 fn a_client_key_differs_from_its_app_where_it_says_so() {
-    let app = shop(&format!(
+    let app = access(&format!(
         "[apps.shop]\nclient_auth = \"required\"\norigins = [\"https://shop.example\"]\n\
          default_can = {{ join = [\"public-*\"] }}\n{API_KEY}\
          [[apps.shop.client_keys]]\nname = \"web\"\nkey = \"pk_live_web\"\n\
@@ -46,7 +61,7 @@ fn a_client_key_differs_from_its_app_where_it_says_so() {
 fn without_a_can_there_is_everything_in_development_and_else_nothing() {
     let key = "[[apps.shop.client_keys]]\nname = \"web\"\nkey = \"pk_live_web\"\n";
     for (keys, rights) in [("", Rights::everything()), (API_KEY, Rights::nothing())] {
-        let app = shop(&format!("[apps.shop]\n{keys}{key}")).unwrap();
+        let app = access(&format!("[apps.shop]\n{keys}{key}")).unwrap();
         assert_eq!((&*app.policy(0).default_rights, &*app.policy(1).default_rights), (&rights, &rights));
     }
 }
@@ -55,16 +70,16 @@ fn without_a_can_there_is_everything_in_development_and_else_nothing() {
 fn an_app_has_users_where_any_of_its_clients_may_authenticate() {
     let off = "[apps.shop]\nclient_auth = \"off\"\n";
     let key = "[[apps.shop.client_keys]]\nname = \"web\"\nkey = \"pk_live_web\"\n";
-    assert!(!shop(off).unwrap().has_users());
-    let app = shop(&format!("{off}{key}")).unwrap();
+    assert!(!access(off).unwrap().has_users());
+    let app = access(&format!("{off}{key}")).unwrap();
     assert!(!app.has_users() && app.tokens.is_empty());
-    let app = shop(&format!("{off}{key}client_auth = \"required\"\n")).unwrap();
+    let app = access(&format!("{off}{key}client_auth = \"required\"\n")).unwrap();
     assert!(app.has_users() && !app.tokens.is_empty(), "and they can have tokens");
 }
 
 #[test]
 fn rights_that_cannot_be_read_name_their_key() {
-    let error = shop(
+    let error = access(
         "[apps.shop]\n[[apps.shop.client_keys]]\nname = \"web\"\nkey = \"pk_live_web\"\ncan = { dance = [] }\n",
     );
     let error = error.unwrap_err().to_string();
@@ -73,18 +88,55 @@ fn rights_that_cannot_be_read_name_their_key() {
 
 #[test]
 fn a_client_key_names_its_app_and_its_policy() {
-    let keys = ClientKeys::new(
-        &config(
+    let live = live(
+        config(
             "[apps.a]\n[[apps.b.client_keys]]\nname = \"one\"\nkey = \"pk_live_one\"\n\
              [[apps.b.client_keys]]\nname = \"two\"\nkey = \"pk_live_two\"\n",
-        )
-        .apps,
+        ),
+        None,
     );
+    let keys = &live.client_keys;
     assert_eq!(keys.find("pk_live_one"), Some((AppId(1), 1)));
     assert_eq!(keys.find("pk_live_two"), Some((AppId(1), 2)));
     for stranger in ["", "pk_live_", "PK_LIVE_ONE", "one"] {
         assert_eq!(keys.find(stranger), None, "{stranger}");
     }
+}
+
+#[test]
+fn a_policy_keeps_its_place_when_keys_come_and_go() {
+    let key = |name: &str, auth: &str| {
+        format!(
+            "[[apps.shop.client_keys]]\nname = \"{name}\"\nkey = \"pk_live_{name}\"\nclient_auth = \"{auth}\"\n"
+        )
+    };
+    let app =
+        |keys: &[String]| config(&format!("[apps.shop]\nclient_auth = \"required\"\n{}", keys.concat()));
+    let first = live(app(&[key("one", "off"), key("two", "off")]), None);
+    let at = |live: &Live, key: &str| live.client_keys.find(key).map(|(_, policy)| policy);
+    assert_eq!((at(&first, "pk_live_one"), at(&first, "pk_live_two")), (Some(1), Some(2)));
+    let second = live(app(&[key("three", "off"), key("two", "optional")]), Some(&first));
+    assert_eq!((at(&second, "pk_live_two"), at(&second, "pk_live_three")), (Some(2), Some(3)));
+    assert_eq!(at(&second, "pk_live_one"), None);
+    let auth = |policy| second.access(AppId(0)).policy(policy).client_auth;
+    assert_eq!(
+        [0, 1, 2, 3].map(auth),
+        [ClientAuth::Required, ClientAuth::Required, ClientAuth::Optional, ClientAuth::Off]
+    );
+}
+
+#[test]
+fn fetched_keys_outlive_a_reload_that_keeps_their_address() {
+    let app = |url: &str, issuer: &str| {
+        config(&format!("[apps.shop]\njwks_url = \"{url}\"\nissuer = \"{issuer}\"\n{API_KEY}"))
+    };
+    let source = |live: &Live| live.key_sources().next().unwrap().1.clone();
+    let first = live(app("https://id.example/a", "a"), None);
+    let second = live(app("https://id.example/a", "b"), Some(&first));
+    assert!(Arc::ptr_eq(&source(&first), &source(&second)));
+    let third = live(app("https://id.example/b", "b"), Some(&second));
+    assert!(!Arc::ptr_eq(&source(&second), &source(&third)));
+    assert!(live(config("[apps.shop]\n"), Some(&third)).key_sources().next().is_none());
 }
 
 #[test]

@@ -4,6 +4,9 @@
 
 mod api_key;
 mod claims;
+mod key;
+mod key_set;
+mod key_source;
 mod rights;
 mod sign;
 mod token;
@@ -12,9 +15,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use self::{
     api_key::{ApiKey, ApiKeys},
+    key::TokenKeyError,
+    key_set::{KeySet, KeySetError},
+    key_source::KeySource,
     rights::{Rights, RightsError, matches},
     sign::{SignError, Signed, TokenSigner},
-    token::{TokenError, TokenKeyError, Tokens, Verified},
+    token::{TokenError, Tokens, Verified, random_secret},
 };
 pub use crate::config::{Scope, Scopes};
 

@@ -5,20 +5,20 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use aws_lc_rs::{
-    hmac, rand,
-    signature::{
-        ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, VerificationAlgorithm,
-    },
-};
+use aws_lc_rs::rand;
 use data_encoding::BASE64URL_NOPAD;
-use jsonwebtoken::DecodingKey;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Rights, RightsError, claims::Members, sign::TokenSigner};
+use super::{
+    Rights, RightsError,
+    claims::Members,
+    key::{Key, TokenKeyError, Verify},
+    key_source::KeySource,
+    sign::TokenSigner,
+};
 use crate::{
-    config::{AppConfig, KeyMaterial, TokenAlgorithm, TokenKeyConfig},
+    config::{AppConfig, KeyMaterial, Secret, TokenAlgorithm, TokenKeyConfig},
     limits::{self, Limits},
 };
 
@@ -29,6 +29,8 @@ const ENVELOPE_BYTES: usize = 4096;
 #[derive(Debug)]
 pub struct Tokens {
     keys: Vec<Key>,
+    /// Further keys, where they are fetched.
+    source: Option<Arc<KeySource>>,
     signer: Option<TokenSigner>,
     issuer: Option<Box<str>>,
     audience: Option<Box<str>>,
@@ -63,6 +65,9 @@ pub enum TokenError {
     /// No key of this `kid`.
     #[error("no key of the token's \"kid\"")]
     UnknownKey,
+    /// No key of this `kid`, and those that might hold it cannot be fetched now: it may be good later.
+    #[error("the keys for tokens cannot be fetched now")]
+    KeysOutOfReach,
     /// The header asks for an extension (RFC 7515, section 4.1.11).
     #[error("the token's header has \"crit\", which is not supported")]
     Critical,
@@ -89,48 +94,6 @@ pub enum TokenError {
     Rights(#[from] RightsError),
 }
 
-/// A configured key that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TokenKeyError {
-    /// A secret that could be guessed from one token.
-    #[error(
-        "the token secret has {0} bytes, and HS256 needs at least {min} (make one with: openssl rand -hex 32)",
-        min = limits::TOKEN_SECRET_BYTES
-    )]
-    Short(usize),
-    /// Not the public key that the algorithm needs.
-    #[error("the public key{kid} is no PEM of {needs}, which {alg} needs", kid = named(kid.as_deref()))]
-    PublicKey {
-        /// The key's id, if it has one.
-        kid: Option<String>,
-        /// The algorithm.
-        alg: &'static str,
-        /// The kind of key.
-        needs: &'static str,
-    },
-    /// The system has no randomness to give.
-    #[error("cannot make a random secret")]
-    Random,
-}
-
-fn named(kid: Option<&str>) -> String {
-    kid.map_or_else(String::new, |kid| format!(" \"{kid}\""))
-}
-
-#[derive(Debug)]
-struct Key {
-    kid: Option<Box<str>>,
-    alg: TokenAlgorithm,
-    verify: Verify,
-}
-
-/// A key made ready, so that a token costs its hash or its curve operation and nothing else.
-#[derive(Debug)]
-enum Verify {
-    Secret(Box<hmac::Key>),
-    Public(ParsedPublicKey),
-}
-
 #[derive(Deserialize)]
 struct Header<'a> {
     #[serde(borrow)]
@@ -141,11 +104,15 @@ struct Header<'a> {
 }
 
 impl Tokens {
-    /// The keys of one app.
+    /// The keys of one app; those that it fetches are in `source`.
     ///
     /// # Errors
     /// A secret that is too short, or a public key that is none for its algorithm.
-    pub fn new(app: &AppConfig, limits: &Limits) -> Result<Self, TokenKeyError> {
+    pub fn new(
+        app: &AppConfig,
+        source: Option<Arc<KeySource>>,
+        limits: &Limits,
+    ) -> Result<Self, TokenKeyError> {
         let keys = app.tokens.iter().map(Key::new).collect::<Result<Vec<_>, _>>()?;
         let signer = app.tokens.iter().zip(&keys).find_map(|(config, key)| match &key.verify {
             Verify::Secret(secret) => {
@@ -155,6 +122,7 @@ impl Tokens {
         });
         Ok(Self {
             keys,
+            source,
             signer,
             issuer: app.issuer.as_deref().map(Into::into),
             audience: app.audience.as_deref().map(Into::into),
@@ -162,22 +130,24 @@ impl Tokens {
         })
     }
 
-    /// A secret made up for this run, for development on loopback: its tokens are worth nothing after a restart.
+    /// The same with `secret` as the only key, which was made up for this run: for development on loopback. Its tokens
+    /// are worth nothing after a restart.
     ///
     /// # Errors
-    /// When the system has no randomness to give.
-    pub fn ephemeral(app: &AppConfig, limits: &Limits) -> Result<Self, TokenKeyError> {
-        let mut secret = [0; limits::TOKEN_SECRET_BYTES];
-        rand::fill(&mut secret).map_err(|_| TokenKeyError::Random)?;
-        let secret = data_encoding::HEXLOWER.encode(&secret);
-        let key =
-            TokenKeyConfig { kid: None, alg: TokenAlgorithm::HS256, key: KeyMaterial::Secret(secret.into()) };
-        Self::new(&AppConfig { tokens: vec![key], ..app.clone() }, limits)
+    /// Those of [`Tokens::new`].
+    pub fn ephemeral(app: &AppConfig, secret: Secret, limits: &Limits) -> Result<Self, TokenKeyError> {
+        let key = TokenKeyConfig { kid: None, alg: TokenAlgorithm::HS256, key: KeyMaterial::Secret(secret) };
+        Self::new(&AppConfig { tokens: vec![key], ..app.clone() }, None, limits)
     }
 
-    /// Whether there is no key, and so no token can be good.
+    /// Whether there is no key and none to come, and so no token can be good.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.keys.is_empty() && self.source.is_none()
+    }
+
+    /// Where further keys are fetched from, if they are.
+    pub fn source(&self) -> Option<&Arc<KeySource>> {
+        self.source.as_ref()
     }
 
     /// What signs for `POST /v1/tokens`: the first shared secret, if there is one.
@@ -222,23 +192,31 @@ impl Tokens {
         if header.crit.is_some() {
             return Err(TokenError::Critical);
         }
-        let mut fitting = self.keys.iter().filter(|key| key.alg.name() == header.alg).peekable();
-        fitting.peek().ok_or(TokenError::Algorithm)?;
+        let fetched = self.source.as_ref().map(|source| source.keys());
+        let fetched = fetched.as_deref().map_or(&[][..], Vec::as_slice);
+        let all = || self.keys.iter().chain(fetched);
         let kid = header.kid.as_deref();
-        let named = kid.is_some_and(|kid| self.keys.iter().any(|key| key.kid.as_deref() == Some(kid)));
-        let mut tried = false;
-        for key in fitting {
+        let named = kid.is_some_and(|kid| all().any(|key| key.kid.as_deref() == Some(kid)));
+        let (mut fits, mut tried) = (false, false);
+        for key in all().filter(|key| key.alg.name() == header.alg) {
             let chosen = match kid {
                 None => true,
                 Some(kid) if named => key.kid.as_deref() == Some(kid),
                 Some(_) => key.kid.is_none(),
             };
+            fits = true;
             tried |= chosen;
             if chosen && key.verifies(message, signature) {
                 return Ok(());
             }
         }
-        Err(if tried { TokenError::Signature } else { TokenError::UnknownKey })
+        Err(match &self.source {
+            // A key that is yet to be fetched may be the one.
+            Some(source) if !named && is_public(&header.alg) && (kid.is_some() || !fits) => source.lacks(),
+            _ if !fits => TokenError::Algorithm,
+            _ if tried => TokenError::Signature,
+            _ => TokenError::UnknownKey,
+        })
     }
 
     fn read(&self, payload: Vec<u8>, now: u64) -> Result<Verified, TokenError> {
@@ -269,50 +247,21 @@ impl Tokens {
     }
 }
 
-impl Key {
-    fn new(config: &TokenKeyConfig) -> Result<Self, TokenKeyError> {
-        let verify = match &config.key {
-            KeyMaterial::Secret(secret) if config.alg == TokenAlgorithm::HS256 => {
-                let secret = secret.expose().as_bytes();
-                if secret.len() < limits::TOKEN_SECRET_BYTES {
-                    return Err(TokenKeyError::Short(secret.len()));
-                }
-                Verify::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
-            }
-            KeyMaterial::Public(pem) => Verify::Public(public_key(config, pem.as_bytes())?),
-            KeyMaterial::Secret(_) | KeyMaterial::PublicFile(_) => return Err(no_public_key(config)),
-        };
-        Ok(Self { kid: config.kid.as_deref().map(Into::into), alg: config.alg, verify })
-    }
-
-    fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        match &self.verify {
-            Verify::Secret(key) => hmac::verify(key, message, signature).is_ok(),
-            Verify::Public(key) => key.verify_sig(message, signature).is_ok(),
-        }
-    }
+/// A secret that nobody knows and that no other run has.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn random_secret() -> Result<Secret, TokenKeyError> {
+    let mut secret = [0; limits::TOKEN_SECRET_BYTES];
+    rand::fill(&mut secret).map_err(|_| TokenKeyError::Random)?;
+    Ok(data_encoding::HEXLOWER.encode(&secret).into())
 }
 
-fn public_key(config: &TokenKeyConfig, pem: &[u8]) -> Result<ParsedPublicKey, TokenKeyError> {
-    let (key, algorithm): (_, &'static dyn VerificationAlgorithm) = match config.alg {
-        TokenAlgorithm::RS256 => (DecodingKey::from_rsa_pem(pem), &RSA_PKCS1_2048_8192_SHA256),
-        TokenAlgorithm::ES256 => (DecodingKey::from_ec_pem(pem), &ECDSA_P256_SHA256_FIXED),
-        TokenAlgorithm::EdDSA => (DecodingKey::from_ed_pem(pem), &ED25519),
-        TokenAlgorithm::HS256 => return Err(no_public_key(config)),
-    };
-    let key = key.map_err(|_| no_public_key(config))?;
-    let bytes = key.try_get_as_bytes().map_err(|_| no_public_key(config))?;
-    ParsedPublicKey::new(algorithm, bytes).map_err(|_| no_public_key(config))
-}
-
-fn no_public_key(config: &TokenKeyConfig) -> TokenKeyError {
-    let needs = match config.alg {
-        TokenAlgorithm::HS256 => "a shared secret",
-        TokenAlgorithm::RS256 => "an RSA public key of 2,048 to 8,192 bits",
-        TokenAlgorithm::ES256 => "a P-256 public key",
-        TokenAlgorithm::EdDSA => "an Ed25519 public key",
-    };
-    TokenKeyError::PublicKey { kid: config.kid.clone(), alg: config.alg.name(), needs }
+/// Whether tokens of `alg` are verified with public keys.
+fn is_public(alg: &str) -> bool {
+    [TokenAlgorithm::RS256, TokenAlgorithm::ES256, TokenAlgorithm::EdDSA]
+        .iter()
+        .any(|known| known.name() == alg)
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {

@@ -9,11 +9,9 @@ use super::{
     output::{self, STRONG},
 };
 use crate::{
-    app::App,
+    app,
     auth::Scope,
     config::{self, AppConfig, Config, ServeArgs},
-    id::AppId,
-    metrics::Metrics,
 };
 
 /// Arguments of `fanfare check`.
@@ -38,11 +36,7 @@ impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = Config::load(&self.args, config::environment())?;
         config.check()?;
-        let metrics = Metrics::new();
-        let apps = config.apps.iter().enumerate();
-        let refused = apps
-            .filter_map(|(at, (name, app))| App::new(AppId(at as u16), name, app, &config, &metrics).err())
-            .collect::<Vec<_>>();
+        let refused = app::problems(&config);
         if !refused.is_empty() {
             return Err(Failure::Setup(refused));
         }
@@ -60,6 +54,9 @@ fn summary(config: &Config) -> String {
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(text, "admin   {admin}");
     }
+    if let Some(redis) = &config.redis {
+        let _ = writeln!(text, "redis   {}  (namespace {})", redis.url, config.namespace);
+    }
     for (name, app) in &config.apps {
         let _ = writeln!(text, "app     {STRONG}{name}{STRONG:#}");
         let mut line = |name: &str, of: String| {
@@ -73,6 +70,9 @@ fn summary(config: &Config) -> String {
         for key in &app.tokens {
             let kid = key.kid.as_ref().map_or_else(String::new, |kid| format!(" (kid {kid})"));
             line("token key", format!("{}{kid}", key.alg.name()));
+        }
+        if let Some(url) = &app.jwks_url {
+            line("token keys", format!("from {url}"));
         }
         for key in &app.client_keys {
             line("client key", format!("{} ({})", key.name, config.client_key_auth(app, key).name()));

@@ -10,10 +10,11 @@ mod explain;
 mod failure;
 mod json;
 mod listen;
+mod logging;
 mod output;
+mod reload;
 mod remote;
 mod serve;
-mod stream;
 mod token;
 mod variables;
 

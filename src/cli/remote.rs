@@ -15,8 +15,8 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::{Failure, address::Address, output, stream, variables::Variables};
-use crate::config::Secret;
+use super::{Failure, address::Address, output, variables::Variables};
+use crate::{config::Secret, outbound};
 
 /// How long an answer may take. The server bounds its own waiting well below.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -163,7 +163,8 @@ impl Remote {
     }
 
     async fn open(&self) -> Result<SendRequest<Full<Bytes>>, RequestError> {
-        let stream = stream::connect(&self.address)
+        let Address { host, port, secure, .. } = &self.address;
+        let stream = outbound::connect(host, *port, *secure)
             .await
             .map_err(|error| RequestError::Unreachable { address: self.address.clone(), error })?;
         let (sender, connection) =

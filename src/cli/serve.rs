@@ -1,21 +1,18 @@
 //! `fanfare serve`: the server as a process, from its configuration to its last signal.
 
-use std::{
-    fmt::Write as _,
-    io::{self, IsTerminal as _},
-    process::ExitCode,
-};
+use std::{fmt::Write as _, io, process::ExitCode};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use super::{
     Failure,
+    logging::Logging,
     output::{self, FAINT, STRONG},
+    reload::reload,
 };
 use crate::{
-    config::{self, AppConfig, Config, KeyMaterial, LogFormat, ServeArgs},
+    config::{self, AppConfig, Config, KeyMaterial, ServeArgs},
     server::Server,
 };
 
@@ -24,7 +21,7 @@ use crate::{
 #[command(after_help = "\
 Every flag can be set by a variable too, as FANFARE_ and its name in capitals, and in the
 file. SIGTERM or Ctrl-C sends clients away, each at its own moment, and then ends; a second
-one ends at once.
+one ends at once. SIGHUP reads the configuration again, and applies what can change.
 
 Examples:
   fanfare serve
@@ -48,24 +45,30 @@ impl Serve {
     fn serve(self) -> Result<ExitCode, Failure> {
         let config = Config::load(&self.args, config::environment())?;
         config.check()?;
-        log(&config);
+        let logging = Logging::start(&config);
         raise_descriptor_limit();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-        let code = runtime.block_on(until_signal(config));
+        let code = runtime.block_on(until_signal(&self.args, config, &logging));
         // After a second signal nothing is waited for.
         runtime.shutdown_background();
         code
     }
 }
 
-async fn until_signal(config: Config) -> Result<ExitCode, Failure> {
+async fn until_signal(args: &ServeArgs, mut config: Config, logging: &Logging) -> Result<ExitCode, Failure> {
     // Before the server is up, so that whoever sees it listen may already end it.
     let mut signals = Signals::new().map_err(Failure::Runtime)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(Failure::Runtime)?;
     let server = Server::start(config.clone())?;
     // A closed stdout is no reason not to serve.
     let _ = output::print(&welcome(&config, &server));
-    signals.next().await;
+    loop {
+        tokio::select! {
+            () = signals.next() => break,
+            _ = hangup.recv() => reload(&server, args, &mut config, logging),
+        }
+    }
     tokio::select! {
         () = server.shutdown() => Ok(ExitCode::SUCCESS),
         () = signals.next() => {
@@ -93,24 +96,6 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-/// Writes log lines to stderr, in the configured form.
-fn log(config: &Config) {
-    // `check` has parsed it before.
-    let filter = EnvFilter::builder().parse_lossy(&config.log);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let set = match config.log_format {
-        LogFormat::Text => lines.with_ansi(has_colours()).try_init(),
-        LogFormat::Json => lines.json().try_init(),
-    };
-    // Fails only where this process has a logger already, which then is the one to use.
-    let _ = set;
-}
-
-fn has_colours() -> bool {
-    let stderr = io::stderr();
-    stderr.is_terminal() && anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never
 }
 
 /// Every connection takes a descriptor, and the soft limit is often 1,024, for programs that use select(2).

@@ -88,7 +88,7 @@ impl Token {
     fn sign_here(&self, secret: Secret) -> Result<String, Failure> {
         let key = TokenKeyConfig { kid: None, alg: TokenAlgorithm::HS256, key: KeyMaterial::Secret(secret) };
         let app = AppConfig { tokens: vec![key], ..AppConfig::default() };
-        let tokens = Tokens::new(&app, &Limits::default())?;
+        let tokens = Tokens::new(&app, None, &Limits::default())?;
         let signer = tokens.signer().ok_or_else(|| Failure::Usage("the secret cannot sign".to_owned()))?;
         let (claims, can) = (self.claims.as_deref(), self.can.as_deref());
         Ok(signer.sign(&self.user, claims, can, self.ttl, unix_now())?.token)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use super::{ChannelRule, ClientKeyConfig, KeyHash, Scopes, Secret, UserEvents};
+use super::{ChannelRule, ClientKeyConfig, JwksUrl, KeyHash, Scopes, Secret, UserEvents};
 use crate::limits;
 
 /// The app that flags and variables configure, and the only one unless the file names others.
@@ -41,6 +41,15 @@ pub struct AppConfig {
     pub issuer: Option<String>,
     /// The `aud` that a token must have, or have among others, if set.
     pub audience: Option<String>,
+    /// Where further public keys for client tokens are fetched from.
+    pub jwks_url: Option<JwksUrl>,
+}
+
+impl AppConfig {
+    /// Whether there is, or will be, any key that tokens are verified with.
+    pub fn has_token_keys(&self) -> bool {
+        !self.tokens.is_empty() || self.jwks_url.is_some()
+    }
 }
 
 /// Whether clients must authenticate.

@@ -6,8 +6,8 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, LogFormat, Problem, Scopes,
-    Secret, TokenAlgorithm, TokenKeyConfig, error::nearest,
+    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, LogFormat, PemFile, Problem,
+    RedisConfig, Scopes, Secret, TokenAlgorithm, TokenKeyConfig, error::nearest,
 };
 use crate::limits::Limits;
 
@@ -44,9 +44,27 @@ pub struct ServeArgs {
     /// Go on for this long after SIGTERM, with readiness failing [default: 5s; 0s in loopback development]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub drain_delay: Option<Duration>,
-    /// Then send clients away over this long [default: 30s]
+    /// How long leaving may take, the delay included [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub drain_timeout: Option<Duration>,
+    /// Join nodes by this Redis: redis://, redis+sentinel:// or redis+cluster://, with rediss for TLS
+    #[arg(long, value_name = "URL[,URL...]")]
+    pub redis: Option<Secret>,
+    /// Separate deployments that share one Redis [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Trust these authorities for Redis's certificates, in PEM [default: as the system]
+    #[arg(long, value_name = "FILE")]
+    pub redis_ca: Option<PathBuf>,
+    /// Show Redis this certificate, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub redis_cert: Option<PathBuf>,
+    /// The certificate's key, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub redis_key: Option<PathBuf>,
+    /// The name under which the Sentinels know the primary, where the URL does not end with it
+    #[arg(long, value_name = "NAME")]
+    pub redis_sentinel_master: Option<String>,
     /// An API key of the default app, with all scopes
     #[arg(long = "api-key", value_name = "KEY", value_delimiter = ',')]
     pub api_keys: Vec<Secret>,
@@ -117,6 +135,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Lays what is set in `args` over `config`. `prefix` names the layer in problems.
 pub(super) fn apply(args: &ServeArgs, prefix: &str, config: &mut Config, problems: &mut Vec<Problem>) {
+    apply_redis(args, prefix, &mut config.redis, problems);
     let args = args.clone();
     set(&mut config.listen, args.listen);
     set(&mut config.shards, args.shards);
@@ -133,6 +152,7 @@ pub(super) fn apply(args: &ServeArgs, prefix: &str, config: &mut Config, problem
             problems.push(problem);
         }
     }
+    set(&mut config.namespace, args.namespace);
     let mut app = config.apps.remove(DEFAULT_APP);
     if !args.api_keys.is_empty() {
         app.get_or_insert_default().keys = api_keys(&args.api_keys, prefix, problems);
@@ -163,6 +183,36 @@ pub(super) fn apply(args: &ServeArgs, prefix: &str, config: &mut Config, problem
         *kept = store.then(|| kept.unwrap_or_default());
     }
     config.apps.extend(app.map(|app| (DEFAULT_APP.to_owned(), app)));
+}
+
+fn apply_redis(args: &ServeArgs, prefix: &str, redis: &mut Option<RedisConfig>, problems: &mut Vec<Problem>) {
+    if let Some(url) = &args.redis {
+        match url.expose().parse() {
+            Ok(url) => redis.get_or_insert_default().url = url,
+            Err(error) => {
+                problems.push(Problem::Value { place: named(prefix, "redis"), message: error.to_string() });
+                // What the other settings lack is this one, and that is said already.
+                redis.take();
+                return;
+            }
+        }
+    }
+    if let Some(name) = &args.redis_sentinel_master {
+        redis.get_or_insert_default().sentinel_master = Some(name.clone());
+    }
+    // Unlike what a file names, what a flag names is relative to the working directory.
+    let file = |path: &Option<PathBuf>| {
+        path.as_ref().map(|path| PemFile::from(std::path::absolute(path).unwrap_or_else(|_| path.clone())))
+    };
+    if let Some(ca) = file(&args.redis_ca) {
+        redis.get_or_insert_default().ca = Some(ca);
+    }
+    if let Some(cert) = file(&args.redis_cert) {
+        redis.get_or_insert_default().cert = Some(cert);
+    }
+    if let Some(key) = file(&args.redis_key) {
+        redis.get_or_insert_default().key = Some(key);
+    }
 }
 
 fn set<T>(setting: &mut T, value: Option<T>) {

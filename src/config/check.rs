@@ -23,6 +23,7 @@ impl Config {
         self.check_exposure(&mut rules);
         self.check_node(&mut rules);
         self.check_limits(&mut rules);
+        self.check_redis(&mut rules);
         for (name, app) in &self.apps {
             check_app(name, app, &mut rules);
             check_token_keys(name, app, &mut rules);
@@ -81,6 +82,20 @@ impl Config {
         }
     }
 
+    fn check_redis(&self, rules: &mut Vec<String>) {
+        if !is_name(&self.namespace, 64, |byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte)
+        }) {
+            rules.push(format!(
+                "namespace = \"{}\" is not 1 to 64 of a-z, 0-9, \"_\" and \"-\"",
+                self.namespace
+            ));
+        }
+        if let Some(redis) = &self.redis {
+            redis.check(rules);
+        }
+    }
+
     fn check_limits(&self, rules: &mut Vec<String>) {
         let table = toml::Table::try_from(&self.limits).unwrap_or_default();
         for (name, value) in &table {
@@ -96,6 +111,8 @@ impl Config {
             ("body_bytes", limits.body_bytes, "admitted_bytes", limits.admitted_bytes),
             ("outbox_bytes", limits.outbox_bytes, "refused_bytes", limits.refused_bytes),
             ("body_bytes", limits.body_bytes, "history_bytes", limits.history_bytes),
+            ("body_bytes", limits.body_bytes, "bus_queue_bytes", limits.bus_queue_bytes),
+            ("body_bytes", limits.body_bytes, "bus_inbox_bytes", limits.bus_inbox_bytes),
         ];
         for (small, small_value, large, large_value) in ordered {
             if small_value > large_value {

@@ -13,14 +13,14 @@ const KEY_NAME: &str = "is not 1 to 64 visible characters";
 impl Config {
     /// Who may have to authenticate needs a key to be verified with.
     pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, rules: &mut Vec<String>) {
-        if self.is_loopback() || !app.tokens.is_empty() {
+        if self.is_loopback() || app.has_token_keys() {
             return;
         }
         for key in &app.client_keys {
             if let Some(client_auth @ (ClientAuth::Required | ClientAuth::Optional)) = key.client_auth {
                 rules.push(format!(
                     "app \"{name}\", client key \"{}\": client_auth is \"{}\", and there is no key to verify tokens \
-                     with; set [[apps.{name}.tokens]], or client_auth = \"off\" for the key too",
+                     with; set [[apps.{name}.tokens]] or jwks_url, or client_auth = \"off\" for the key too",
                     key.name,
                     client_auth.name()
                 ));
@@ -34,8 +34,8 @@ impl Config {
             None => "there is no key to verify client tokens with".to_owned(),
         };
         rules.push(format!(
-            "app \"{name}\": {why}; set --token-secret, FANFARE_TOKEN_SECRET or [[apps.{name}.tokens]], or \
-             client_auth = \"off\""
+            "app \"{name}\": {why}; set --token-secret, FANFARE_TOKEN_SECRET, [[apps.{name}.tokens]] or \
+             jwks_url, or client_auth = \"off\""
         ));
     }
 
@@ -110,6 +110,12 @@ impl Config {
 }
 
 pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Vec<String>) {
+    if app.jwks_url.is_some() && app.issuer.is_none() && app.audience.is_none() {
+        rules.push(format!(
+            "app \"{name}\": jwks_url without issuer or audience would take every token of whoever signs there, also \
+             those for others; set at least one of the two"
+        ));
+    }
     let mut kids = BTreeSet::new();
     for key in &app.tokens {
         if let Some(kid) = &key.kid

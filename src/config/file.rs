@@ -40,11 +40,22 @@ pub(super) fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
     Some((names.next()?, names.collect()))
 }
 
-/// Reads the public keys that the configuration names by their files, relative to `folder`.
+/// Reads the keys and certificates that the configuration names by their files, relative to `folder`.
 pub(super) fn read_keys(config: &mut Config, folder: Option<&Path>, problems: &mut Vec<Problem>) {
+    let place = |path: &PathBuf| {
+        folder.map_or_else(|| path.clone(), |folder: &Path| -> PathBuf { folder.join(path) })
+    };
+    for file in config.redis.iter_mut().flat_map(|redis| [&mut redis.ca, &mut redis.cert, &mut redis.key]) {
+        let Some(file) = file else { continue };
+        file.path = place(&file.path);
+        match fs::read(&file.path) {
+            Ok(pem) => file.pem = pem,
+            Err(error) => problems.push(Problem::Unreadable { path: file.path.clone(), error }),
+        }
+    }
     for key in config.apps.values_mut().flat_map(|app| &mut app.tokens) {
         if let KeyMaterial::PublicFile(path) = &key.key {
-            let path = folder.map_or_else(|| path.clone(), |folder: &Path| -> PathBuf { folder.join(path) });
+            let path = place(path);
             match fs::read_to_string(&path) {
                 Ok(pem) => key.key = KeyMaterial::Public(pem),
                 Err(error) => problems.push(Problem::Unreadable { path, error }),

@@ -15,6 +15,9 @@ mod environment;
 mod error;
 mod file;
 mod form;
+mod redis;
+mod jwks_url;
+mod reload;
 mod scope;
 mod secret;
 
@@ -24,6 +27,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub(crate) use self::reload::merge;
 pub use self::{
     app::{
         ApiKeyConfig, AppConfig, BadKey, ClientAuth, DEFAULT_APP, KeyMaterial, SlowConsumer, TokenAlgorithm,
@@ -34,6 +38,9 @@ pub use self::{
     client_key::ClientKeyConfig,
     environment::environment,
     error::{ConfigError, Problem},
+    jwks_url::{BadJwksUrl, JwksUrl},
+    redis::{BadRedisUrl, PemFile, RedisConfig, RedisKind, RedisUrl},
+    reload::ReloadReport,
     scope::{Scope, Scopes},
     secret::{BadKeyHash, KeyHash, Secret},
 };
@@ -63,9 +70,13 @@ pub struct Config {
     /// [`Config::drain_delay`] answers.
     #[serde(with = "file::optional_duration")]
     pub drain_delay: Option<Duration>,
-    /// The window over which clients are then sent away.
+    /// How long leaving may take, the delay included; over half of what that leaves, clients are sent away.
     #[serde(with = "crate::limits::duration")]
     pub drain_timeout: Duration,
+    /// The Redis that joins this node with others; `None`: it is alone.
+    pub redis: Option<RedisConfig>,
+    /// Separates deployments that share one Redis.
+    pub namespace: String,
     /// Every bound.
     pub limits: Limits,
     /// The apps by name; an app's [`crate::id::AppId`] is its place in this order. Never empty once loaded.
@@ -95,6 +106,8 @@ impl Default for Config {
             redact: Vec::new(),
             drain_delay: None,
             drain_timeout: Duration::from_secs(30),
+            redis: None,
+            namespace: "default".to_owned(),
             limits: Limits::default(),
             apps: BTreeMap::new(),
         }
@@ -105,7 +118,7 @@ impl Config {
     /// Merges flags over `environment` over the file that they name over the defaults; see [`environment()`].
     ///
     /// A list given by a higher layer replaces that of a lower one. An empty variable counts as not set.
-    /// Files of public keys are read, relative to the configuration file.
+    /// Files of keys and certificates are read, relative to the configuration file that names them.
     ///
     /// # Errors
     /// All problems found: a file that cannot be read, an unknown key or variable (with the nearest known
@@ -170,7 +183,7 @@ impl Config {
     /// Whether `app` signs and verifies tokens by a secret that is made up at each start: on loopback, where it has no
     /// key for tokens and authentication is not off for all.
     pub fn has_ephemeral_secret(&self, app: &AppConfig) -> bool {
-        self.is_loopback() && app.tokens.is_empty() && self.has_users(app)
+        self.is_loopback() && !app.has_token_keys() && self.has_users(app)
     }
 }
 

@@ -6,13 +6,17 @@
 
 mod ages;
 mod memory;
+pub(crate) mod redis;
+#[cfg(test)]
+mod suite;
 
 use std::{fmt, future::Future, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use ahash::AHashSet;
+use bytes::Bytes;
 use uuid::Uuid;
 
-pub(crate) use self::memory::Memory;
+pub(crate) use self::{memory::Memory, redis::RedisHistory};
 use crate::{
     id::{AppId, ConnectionId, base32},
     protocol::{event::Draft, frame::Frame},
@@ -58,15 +62,30 @@ pub(crate) struct Keep {
 pub(crate) struct Epoch(u64);
 
 impl Epoch {
+    /// The epoch that a message of another node names.
+    pub(crate) fn of(number: u64) -> Self {
+        Self(number)
+    }
+
     /// A new random epoch.
     pub(crate) fn random() -> Self {
         Self(Uuid::new_v4().as_u64_pair().0)
+    }
+
+    /// The form in which it crosses Redis.
+    pub(crate) fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    /// The epoch of [`Epoch::to_bytes`].
+    pub(crate) fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(u64::from_be_bytes(bytes))
     }
 }
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&base32().encode(&self.0.to_be_bytes()))
+        f.write_str(&base32().encode(&self.to_bytes()))
     }
 }
 
@@ -80,7 +99,7 @@ impl FromStr for Epoch {
 
     fn from_str(text: &str) -> Result<Self, BadEpoch> {
         let bytes = base32().decode(text.as_bytes()).map_err(|_| BadEpoch)?;
-        bytes.try_into().map(|bytes| Self(u64::from_be_bytes(bytes))).map_err(|_| BadEpoch)
+        bytes.try_into().map(Self::from_bytes).map_err(|_| BadEpoch)
     }
 }
 
@@ -146,6 +165,9 @@ pub(crate) struct New {
     pub(crate) id: Uuid,
     pub(crate) draft: Draft,
     pub(crate) omit: Option<Arc<Omit>>,
+    /// What other nodes are told in the step that keeps it, behind its epoch and offset. A
+    /// store that is not shared tells nobody.
+    pub(crate) tail: Option<Bytes>,
 }
 
 /// An event that is kept.
@@ -194,11 +216,20 @@ pub(crate) struct Page {
 }
 
 /// Why a store gives no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    /// The store is elsewhere and does not answer.
+    /// The store is elsewhere and out of reach; nothing was done.
     #[error("the store of events does not answer; try again")]
     Unavailable,
+    /// The store was asked and has not answered in time; it may have done what it was asked, or may do it yet.
+    #[error("the store of events did not answer in time; what was asked may have been done")]
+    Unanswered,
+    /// There is no memory for one more event; nothing was kept, and nobody was told.
+    #[error("the store of events is full; raise `maxmemory` of Redis or keep less. It says: {0}")]
+    Full(Arc<str>),
+    /// The store refused, in its own words.
+    #[error("the store of events refused: {0}")]
+    Refused(Arc<str>),
 }
 
 /// What a store says, once it is awaited. Dropped before that, an append may have happened or not.
@@ -240,6 +271,9 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
     ///
     /// It may come late: an offset of a user's former numbering removes nothing of a later one.
     fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>);
+
+    /// Notes where a topic stands that another node told of. A store that nodes share so notices when it has gone back.
+    fn saw(&self, _key: &Key, _position: Position) {}
 
     /// Forgets some of what is over its time; true if there may be more. Called about once a second, until it is false.
     fn expire(&self) -> bool;

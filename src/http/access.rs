@@ -25,12 +25,13 @@ pub(crate) struct Caller {
 /// # Errors
 /// 401 for a missing or unknown key, 403 for one without the scope.
 pub(crate) fn authorize(node: &Node, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
-    if node.keys.is_empty() {
+    let live = node.live();
+    if live.keys.is_empty() {
         return Ok(Caller { app: AppId(0), key: "".into() });
     }
     let unauthorized = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
     let presented = bearer(headers).ok_or_else(|| unauthorized("send Authorization: Bearer <api key>"))?;
-    let key = node.keys.authenticate(presented).ok_or_else(|| unauthorized("the API key is not known"))?;
+    let key = live.keys.authenticate(presented).ok_or_else(|| unauthorized("the API key is not known"))?;
     if !key.may(scope) {
         let detail = format!("the API key \"{}\" lacks the scope {scope}", key.name);
         return Err(Problem::new(StatusCode::FORBIDDEN, "missing_scope", detail));

@@ -11,15 +11,15 @@ use serde_json::{
 use super::{
     access::Caller,
     body::{self, Whom},
-    inspect::hide,
+    inspect::name_missing,
     problem::Problem,
     query::Query,
 };
 use crate::{
     hub::Count,
     limits::{MEMBERS_PAGE_DEFAULT, PAGE_BYTES, PAGE_DEFAULT},
-    node::{Joins, MembersQuery, Node, Target, read_cursor},
-    protocol::event::channel_name,
+    node::{Joins, Node, PageStart, Target, show},
+    protocol::{event::channel_name, native::MembersPage},
 };
 
 /// A channel as answered.
@@ -32,11 +32,13 @@ pub(crate) struct Shown<'a> {
     epoch: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_nodes: Vec<String>,
 }
 
 impl<'a> Shown<'a> {
     fn new(channel: &'a str, Count { connections, users }: Count) -> Self {
-        Self { channel, connections, users, epoch: None, offset: None }
+        Self { channel, connections, users, epoch: None, offset: None, missing_nodes: Vec::new() }
     }
 }
 
@@ -44,19 +46,19 @@ impl<'a> Shown<'a> {
 ///
 /// # Errors
 /// 400 for a bad query.
-pub(crate) fn list(node: &Node, caller: &Caller, query: &str) -> Result<Json, Problem> {
+pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Json, Problem> {
     let query = Query::parse(query, &["prefix", "cursor", "limit"])?;
     let limit = query.limit(PAGE_DEFAULT)?;
     let after = query.cursor(|name| channel_name(name).ok().map(|()| name.to_owned()))?;
     let prefix = query.get("prefix").unwrap_or("");
-    let mut found = node.hub.presence(caller.app).list(prefix, after.as_deref(), limit + 1);
-    let more = found.len() > limit;
-    found.truncate(limit);
+    let overall = node.channels_everywhere(caller.app, (prefix, after.as_deref()), limit).await?;
+    let (found, more) = overall.value;
     let shown: Vec<Shown<'_>> = found.iter().map(|(name, count)| Shown::new(name, *count)).collect();
     let mut answer = json!({ "channels": shown });
     if let (true, Some((last, _))) = (more, found.last()) {
         answer["cursor"] = json!(last);
     }
+    name_missing(&mut answer, &overall.missing);
     Ok(answer)
 }
 
@@ -69,7 +71,8 @@ pub(crate) async fn one<'a>(node: &Node, caller: &Caller, channel: &'a str) -> R
     // Behind the newest event: nothing is wanted but where that is.
     let page = node.kept(caller.app, channel, u64::MAX, 1).await?;
     let (epoch, offset) = page.map(|page| (page.position.epoch.to_string(), page.position.offset)).unzip();
-    Ok(Shown { epoch, offset, ..Shown::new(channel, node.count(caller.app, channel)) })
+    let count = node.count_everywhere(caller.app, channel).await?;
+    Ok(Shown { epoch, offset, missing_nodes: count.missing, ..Shown::new(channel, count.value) })
 }
 
 /// A page of members, as answered.
@@ -80,20 +83,28 @@ pub(crate) struct Page {
     users: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_nodes: Vec<String>,
 }
 
 /// `GET /v1/channels/{channel}/members`: who is in a channel, a page at a time.
 ///
 /// # Errors
 /// 400 for a bad query, and what is no channel's name.
-pub(crate) fn members(node: &Node, caller: &Caller, channel: &str, query: &str) -> Result<Page, Problem> {
+pub(crate) async fn members(
+    node: &Node,
+    caller: &Caller,
+    channel: &str,
+    query: &str,
+) -> Result<Page, Problem> {
     channel_name(channel)?;
     let query = Query::parse(query, &["cursor", "limit"])?;
-    let from = query.cursor(read_cursor)?.unwrap_or_default();
+    let from = query.cursor(PageStart::read)?;
     let limit = query.limit(MEMBERS_PAGE_DEFAULT)?;
-    let page = node.members(caller.app, channel, MembersQuery { from, limit, max_bytes: PAGE_BYTES });
-    let members = redacted(page.members, &node.config.redact);
-    Ok(Page { members, count: page.count, users: page.users, cursor: page.cursor })
+    let page = node.members_page_everywhere(caller.app, channel, from, (limit, PAGE_BYTES), None).await?;
+    let MembersPage { members, count, users, cursor } = page.value;
+    let members = redacted(members, &node.live().config.redact);
+    Ok(Page { members, count, users, cursor, missing_nodes: page.missing })
 }
 
 /// Hides what of profiles is not to be shown.
@@ -110,7 +121,7 @@ fn redacted(members: Box<RawValue>, redact: &[String]) -> Box<RawValue> {
     let mut shown: Vec<Json> = serde_json::from_str(members.get()).unwrap_or_default();
     for member in &mut shown {
         for path in &hidden {
-            hide(member, path);
+            show::hide(member, path);
         }
     }
     // What was read from JSON can be written as such.
@@ -146,8 +157,11 @@ impl Fields<'_> {
 /// 400 for a wrong body, or one that names nobody.
 pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
     let (channel, target) = Fields::parse(body)?;
-    let Joins { joined, already, full } = node.join_all(caller.app, channel, target).await?;
-    Ok(json!({ "joined": joined, "already": already, "full": full }))
+    let joins = node.join_everywhere(caller.app, channel, target).await?;
+    let Joins { joined, already, full } = joins.value;
+    let mut answer = json!({ "joined": joined, "already": already, "full": full });
+    name_missing(&mut answer, &joins.missing);
+    Ok(answer)
 }
 
 /// `POST /v1/leave`: takes connections out of a channel.
@@ -156,8 +170,10 @@ pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Resu
 /// 400 for a wrong body, or one that names nobody.
 pub(crate) async fn leave(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
     let (channel, target) = Fields::parse(body)?;
-    let left = node.leave_all(caller.app, channel, target).await?;
-    Ok(json!({ "left": left }))
+    let left = node.leave_everywhere(caller.app, channel, target).await?;
+    let mut answer = json!({ "left": left.value });
+    name_missing(&mut answer, &left.missing);
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use super::{Answer, Edge, access, problem::Problem, watch::Watched};
 use crate::{
-    app::App,
+    app::{App, Live},
     event_loop::EventLoop,
     metrics::Refusal,
     node::{Node, Occupancy, Phase},
@@ -100,11 +100,11 @@ impl<'n> Destination<'n> {
     ///
     /// # Errors
     /// 404 for an unknown app, 400 where key and app name different ones.
-    fn of(node: &'n Node, query: &Query) -> Result<Self, Problem> {
+    fn of(node: &'n Node, live: &Live, query: &Query) -> Result<Self, Problem> {
         let unknown_app = || Problem::not_found("unknown_app", "there is no such app");
         let named =
             query.app.as_deref().map(|name| node.app_named(name).ok_or_else(unknown_app)).transpose()?;
-        let found = query.key.as_ref().map(|key| node.client_keys.find(key));
+        let found = query.key.as_ref().map(|key| live.client_keys.find(key));
         match found {
             Some(Some((app, _))) if named.is_some_and(|named| named.id != app) => {
                 Err(Problem::bad_request("bad_query", "`key` is of another app than `app`"))
@@ -131,21 +131,23 @@ pub(super) fn connect(
     since: Instant,
 ) -> Result<Response<Answer>, Problem> {
     let node = edge.node.clone();
-    let limits = &node.config.limits;
-    let query = Query::parse(request.uri().query().unwrap_or(""), limits.channels_per_connection)?;
-    let Destination { app, policy, refusal } = Destination::of(&node, &query)?;
+    let live = node.live();
+    let most_channels = node.config.limits.channels_per_connection;
+    let query = Query::parse(request.uri().query().unwrap_or(""), most_channels)?;
+    let Destination { app, policy, refusal } = Destination::of(&node, &live, &query)?;
     let headers = request.headers();
     let token = query.token.or_else(|| access::bearer(headers).map(str::to_owned));
     if let Some(origin) = headers.get(ORIGIN) {
         let origin = origin.to_str().unwrap_or("");
-        if !app.policy(policy).allows_origin(origin, token.is_some(), node.config.is_development()) {
+        let development = live.config.is_development();
+        if !live.access(app.id).policy(policy).allows_origin(origin, token.is_some(), development) {
             node.metrics.refused(Refusal::Origin);
             let detail = "this Origin may not connect without a token, or not at all; \
                           set `origins` of the app or the client key ([\"*\"] allows every one)";
             return Err(Problem::new(StatusCode::FORBIDDEN, "origin_refused", detail));
         }
     }
-    let ip = access::client_address(headers, peer, &node.config.trusted_proxies);
+    let ip = access::client_address(headers, peer, &live.config.trusted_proxies);
     let version = headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version == "13");
     if request.method() != Method::GET || !version || !upgrade::is_upgrade_request(&request) {
         let detail = "this path takes WebSocket handshakes (RFC 6455, version 13) only";

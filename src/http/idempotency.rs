@@ -46,6 +46,22 @@ impl Scope {
     pub(crate) fn item(&self, item: usize) -> Self {
         Self { item: Some(item as u32), ..self.clone() }
     }
+
+    /// A name for it that is safe to keep elsewhere: nobody reads an API key from it.
+    pub(crate) fn digest(&self) -> String {
+        let item = self.item.map(|item| item.to_string()).unwrap_or_default();
+        digest(&[self.api_key.as_bytes(), self.path.as_bytes(), self.key.as_bytes(), item.as_bytes()])
+    }
+}
+
+/// A digest of `parts`, each told from the next by its length.
+pub(crate) fn digest(parts: &[&[u8]]) -> String {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    data_encoding::HEXLOWER.encode(context.finish().as_ref())
 }
 
 #[derive(Debug)]

@@ -18,12 +18,9 @@ use crate::{
     hub::{Connection, Snapshot},
     id::ConnectionId,
     limits::PAGE_DEFAULT,
-    node::{Node, Target, read_cursor, write_cursor},
+    node::{Node, PageStart, Target, show},
     predicate::{Access, Bound, Value},
 };
-
-/// What a hidden attribute shows.
-const REDACTED: &str = "[redacted]";
 
 /// `GET /v1/connections`: who is connected, a page at a time.
 ///
@@ -31,16 +28,16 @@ const REDACTED: &str = "[redacted]";
 /// 400 for a bad query or filter.
 pub(crate) async fn connections(node: &Node, caller: &Caller, query: &str) -> Result<Json, Problem> {
     let query = Query::parse(query, &["filter", "params", "cursor", "limit"])?;
-    let (from, limit) = (query.cursor(read_cursor)?.unwrap_or_default(), query.limit(PAGE_DEFAULT)?);
+    let (from, limit) = (query.cursor(PageStart::read)?, query.limit(PAGE_DEFAULT)?);
     let params = query.get("params").map(body::params).transpose()?;
     let filter = query.get("filter").map(str::to_owned);
     let target = Target { filter, params, ..Target::default() };
-    let (page, next) = node.connections(caller.app, target, from, limit).await?;
-    let shown: Vec<Json> = page.iter().map(|connection| show(connection, &node.config.redact)).collect();
-    let mut answer = json!({ "connections": shown });
-    if let Some(next) = next {
-        answer["cursor"] = json!(write_cursor(next));
+    let page = node.connections_everywhere(caller.app, target, from, limit).await?;
+    let mut answer = json!({ "connections": page.value.items });
+    if let Some(next) = page.value.cursor {
+        answer["cursor"] = json!(next);
     }
+    name_missing(&mut answer, &page.missing);
     Ok(answer)
 }
 
@@ -48,22 +45,52 @@ pub(crate) async fn connections(node: &Node, caller: &Caller, query: &str) -> Re
 ///
 /// # Errors
 /// 404 where there is no such connection.
-pub(crate) fn connection(node: &Node, caller: &Caller, id: &str) -> Result<Json, Problem> {
-    let connection = find(node, caller, id)?;
-    Ok(show(&connection, &node.config.redact))
+pub(crate) async fn connection(node: &Node, caller: &Caller, id: &str) -> Result<Json, Problem> {
+    match find(node, caller, id) {
+        Ok(connection) => Ok(show::connection(&connection, &node.live().config.redact)),
+        Err(problem) => {
+            let Ok(id) = id.parse() else { return Err(problem) };
+            let found = node.connection_elsewhere(caller.app, &id).await?;
+            found.and_then(|found| serde_json::from_str(found.get()).ok()).ok_or(problem)
+        }
+    }
 }
 
 /// `GET /v1/users/{user}`: whether a user is connected, and how many times.
-pub(crate) fn user(node: &Node, caller: &Caller, user: &str) -> Json {
-    let connections = node.user_connections(caller.app, user);
-    json!({ "online": connections > 0, "connections": connections })
+///
+/// # Errors
+/// 503 while the other nodes are out of reach.
+pub(crate) async fn user(node: &Node, caller: &Caller, user: &str) -> Result<Json, Problem> {
+    let connections = node.user_everywhere(caller.app, user).await?;
+    let mut answer = json!({ "online": connections.value > 0, "connections": connections.value });
+    name_missing(&mut answer, &connections.missing);
+    Ok(answer)
+}
+
+/// Says which nodes an answer lacks, if any.
+pub(super) fn name_missing(answer: &mut Json, missing: &[String]) {
+    if !missing.is_empty() {
+        answer["missing_nodes"] = json!(missing);
+    }
 }
 
 /// `POST /v1/disconnect`.
 ///
 /// # Errors
 /// 400 for a wrong body, or one that names nobody.
-pub(crate) async fn disconnect(node: &Node, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
+pub(crate) async fn disconnect(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
+    let (target, close) = disconnection(body)?;
+    let disconnected = node.disconnect_everywhere(caller.app, target, close).await?;
+    let mut answer = json!({ "disconnected": disconnected.value });
+    name_missing(&mut answer, &disconnected.missing);
+    Ok(answer)
+}
+
+/// Whom the body of a disconnect means, and what they are told.
+///
+/// # Errors
+/// 400 for a wrong body, or one that names nobody.
+pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Fields<'a> {
@@ -92,8 +119,7 @@ pub(crate) async fn disconnect(node: &Node, caller: &Caller, body: &[u8]) -> Res
     if reason.len() > 123 {
         return Err(Problem::bad_request("bad_field", "`reason` fits a close frame only up to 123 bytes"));
     }
-    let disconnected = node.disconnect(caller.app, target, Close::new(code, &reason)).await?;
-    Ok(json!({ "disconnected": disconnected }))
+    Ok((target, Close::new(code, &reason)))
 }
 
 /// `POST /v1/explain`: how a filter is answered, and by whom; with `connection`, what every part of it is for that one.
@@ -137,7 +163,7 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result
         "warnings": warnings,
     });
     if let Some(connection) = one {
-        answer["values"] = values(&explanation.bound, &connection, &node.config.redact);
+        answer["values"] = values(&explanation.bound, &connection, &node.live().config.redact);
     }
     Ok(answer)
 }
@@ -176,7 +202,7 @@ fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
         let mut one = json!({ "text": part.text, "offset": part.span.offset, "length": part.span.length });
         match &part.value {
             Ok(Value::Bool(value)) => one["value"] = json!(value),
-            Ok(_) if hidden(&part.text) => one["value"] = json!(REDACTED),
+            Ok(_) if hidden(&part.text) => one["value"] = json!(show::REDACTED),
             Ok(value) => one["value"] = json!(value),
             Err(error) => one["error"] = json!(error.to_string()),
         }
@@ -207,41 +233,12 @@ pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<J
         ttl: Option<u64>,
     }
     let fields: Fields<'_> = body::parse(body, &["user", "claims", "can", "ttl"])?;
-    let signer = node.app(caller.app).tokens.signer().ok_or_else(|| {
+    let live = node.live();
+    let signer = live.access(caller.app).tokens.signer().ok_or_else(|| {
         let detail = "this app has no shared secret to sign with; set a token key of HS256";
         Problem::new(StatusCode::CONFLICT, "no_token_secret", detail)
     })?;
     let ttl = fields.ttl.map(Duration::from_secs);
     let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, unix_now())?;
     Ok(json!({ "token": signed.token, "expires_at": signed.expires_at }))
-}
-
-fn show(connection: &Connection, redact: &[String]) -> Json {
-    let attributes = &connection.attributes;
-    let facts = &attributes.connection;
-    let mut shown = json!({
-        "id": facts.id.to_string(),
-        "user": attributes.user,
-        "device": facts.device.as_deref(),
-        "ip": facts.ip,
-        "protocol": facts.protocol,
-        "connected_at": facts.connected_at,
-        "node": &*facts.node,
-        "auth": attributes.auth,
-        "profile": attributes.profile,
-        "channels": attributes.channels,
-    });
-    for path in redact {
-        hide(&mut shown, path.trim_start_matches("connection."));
-    }
-    shown
-}
-
-/// Hides what stands at `path` of a shown connection, if anything does.
-pub(crate) fn hide(shown: &mut Json, path: &str) {
-    if let Some(value) = shown.pointer_mut(&format!("/{}", path.replace('.', "/")))
-        && !value.is_null()
-    {
-        *value = Json::from(REDACTED);
-    }
 }

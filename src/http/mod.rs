@@ -1,17 +1,17 @@
 //! The HTTP edge: the routing table, who may call, and the calls.
 
 pub(crate) mod access;
-mod body;
+pub(crate) mod body;
 mod channels;
 mod connect;
 mod history;
 pub(crate) mod idempotency;
-mod inspect;
+pub(crate) mod inspect;
 mod ops;
-mod problem;
+pub(crate) mod problem;
 mod publish;
 mod query;
-mod verbs;
+pub(crate) mod verbs;
 pub(crate) mod watch;
 
 use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
@@ -166,7 +166,7 @@ impl Edge {
     }
 
     async fn route(&self, request: Request<Incoming>, peer: &Peer) -> Result<Response<Answer>, Problem> {
-        if self.node.config.is_development() {
+        if self.node.live().config.is_development() {
             access::development(request.headers(), peer.ip, !request.body().is_end_stream())?;
         }
         let path = request.uri().path();
@@ -240,9 +240,9 @@ impl Edge {
             }
         };
         let (parts, body) = request.into_parts();
-        let limits = &node.config.limits;
+        let (most, wait) = (node.live().config.limits.body_bytes, node.config.limits.handshake);
         let body = match route.method {
-            Method::POST => body::read(body, limits.body_bytes, limits.handshake).await?,
+            Method::POST => body::read(body, most, wait).await?,
             _ => Bytes::new(),
         };
         let publishing = || Publishing {
@@ -259,11 +259,11 @@ impl Edge {
             Call::Batch => publishing().batch(body).await?,
             Call::Explain => json(&inspect::explain(node, &caller, &body).await?),
             Call::Connections => json(&inspect::connections(node, &caller, query).await?),
-            Call::Connection => json(&inspect::connection(node, &caller, &named)?),
-            Call::User => json(&inspect::user(node, &caller, &named)),
-            Call::Channels => json(&channels::list(node, &caller, query)?),
+            Call::Connection => json(&inspect::connection(node, &caller, &named).await?),
+            Call::User => json(&inspect::user(node, &caller, &named).await?),
+            Call::Channels => json(&channels::list(node, &caller, query).await?),
             Call::Channel => json(&channels::one(node, &caller, &named).await?),
-            Call::Members => json(&channels::members(node, &caller, &named, query)?),
+            Call::Members => json(&channels::members(node, &caller, &named, query).await?),
             Call::History => json(&history::page(node, &caller, &named, query).await?),
             Call::Join => json(&channels::join(node, &caller, &body).await?),
             Call::Leave => json(&channels::leave(node, &caller, &body).await?),

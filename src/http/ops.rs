@@ -47,6 +47,7 @@ pub(super) fn ready(node: &Node, admin: bool) -> Response<Answer> {
             reasons.push(format!("shard {at} has not been seen at work for {} s", shard.silence().as_secs()));
         }
     }
+    reasons.extend(node.apart());
     let ready = reasons.is_empty();
     let mut body = json!({ "ready": ready });
     if !ready && (admin || node.config.is_loopback()) {

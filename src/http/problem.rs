@@ -79,7 +79,10 @@ impl Problem {
         problem
     }
 
-    #[cfg(test)]
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     pub(crate) fn code(&self) -> &'static str {
         self.0.code
     }
@@ -128,7 +131,9 @@ impl From<NodeError> for Problem {
             NodeError::TooManyNames { .. } | NodeError::Event(_) | NodeError::CannotStore => {
                 Self::bad_request(code, detail)
             }
-            NodeError::Busy(_) | NodeError::History(_) => Self::unavailable(code, detail),
+            NodeError::Busy(_) | NodeError::History(_) | NodeError::Away { .. } => {
+                Self::unavailable(code, detail)
+            }
             NodeError::NoUsers => Self::new(StatusCode::CONFLICT, code, detail),
             NodeError::Failed => Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail),
         }

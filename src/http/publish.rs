@@ -10,13 +10,13 @@ use serde_json::value::RawValue;
 use super::{
     access::Caller,
     body,
-    idempotency::{Claim, Scope, Store},
+    idempotency::{Claim, KeyError, Scope, Store, digest},
     problem::Problem,
     verbs::{Fields, Verb},
 };
 use crate::{
     limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES},
-    node::{Node, NodeError},
+    node::{Node, NodeError, Once},
 };
 
 #[derive(Serialize)]
@@ -118,7 +118,7 @@ impl Publishing {
     async fn publish(&self, verb: Verb, fields: Fields<'_>) -> Result<Bytes, Problem> {
         let order = fields.order(verb)?;
         let app = self.caller.app;
-        if verb == Verb::Publish && !self.node.app(app).has_users() {
+        if verb == Verb::Publish && !self.node.live().access(app).has_users() {
             return Err(NodeError::NoUsers.into());
         }
         let mut publications = order.publications();
@@ -135,7 +135,7 @@ impl Publishing {
     fn scope(&self) -> Result<Option<Scope>, Problem> {
         let Some(key) = &self.key else { return Ok(None) };
         if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES {
-            return Err(super::idempotency::KeyError::Length(key.len()).into());
+            return Err(KeyError::Length(key.len()).into());
         }
         Ok(Some(Scope {
             app: self.caller.app,
@@ -157,12 +157,29 @@ impl Publishing {
     where
         F: Future<Output = Result<Bytes, Problem>> + Send + 'static,
     {
+        let (app, name) = (scope.app, scope.digest());
         let running = match self.answers.claim(scope, &body).await? {
             Claim::Answered(answer) => return Ok(answer),
             Claim::First(running) => running,
         };
+        let claimed = match self.node.once(app, &name, digest(&[&body]).as_bytes()).await? {
+            Some(Once::Answered(answer)) => {
+                running.succeed(answer.clone());
+                return Ok(answer);
+            }
+            Some(Once::OtherBody) => return Err(KeyError::OtherBody.into()),
+            Some(Once::First(claimed)) => Some(claimed),
+            None => None,
+        };
+        let window = self.node.config.limits.idempotency_window;
         let task = tokio::spawn(async move {
-            let answer = call(self).await?;
+            let answer = call(self).await;
+            match (&answer, claimed) {
+                (Ok(answer), Some(claimed)) => claimed.succeed(answer.clone(), window).await,
+                (Err(_), Some(claimed)) => claimed.fail().await,
+                (_, None) => {}
+            }
+            let answer = answer?;
             running.succeed(answer.clone());
             Ok(answer)
         });

@@ -12,17 +12,9 @@ use super::{
 };
 use crate::{
     limits::SEND_CHANNELS,
-    node::{Exceptions, Publication, Target, To},
+    node::{Exceptions, Extent, Publication, Target, To},
     protocol::event::{Data, Event},
 };
-
-/// Whose connections a call means, and whose counts it answers. One node is the whole cluster here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Extent {
-    Cluster,
-    Node,
-}
 
 /// The fields of every publishing call together; each call takes some of them.
 #[derive(Debug, Deserialize)]
@@ -44,11 +36,10 @@ pub(crate) struct Fields<'a> {
     to: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     except: Option<&'a RawValue>,
-    /// Both values mean the same while the node is alone; they are read to be checked.
-    #[serde(default, rename = "scope")]
-    _scope: Option<Extent>,
-    #[serde(default, rename = "receipt")]
-    _receipt: Option<Extent>,
+    #[serde(default)]
+    scope: Option<Extent>,
+    #[serde(default)]
+    receipt: Option<Extent>,
     #[serde(default)]
     store: Option<bool>,
     #[serde(default)]
@@ -112,6 +103,8 @@ pub(crate) struct Order<'a> {
     /// One publication each; but for several channels there is one.
     targets: Vec<Target>,
     store: Option<bool>,
+    scope: Extent,
+    receipt: Extent,
 }
 
 impl Order<'_> {
@@ -129,6 +122,8 @@ impl Order<'_> {
             target: target.clone(),
             store: self.store,
             author: None,
+            scope: self.scope,
+            receipt: self.receipt,
         };
         self.targets.iter().map(one).collect()
     }
@@ -165,7 +160,9 @@ impl<'a> Fields<'a> {
         };
         let name = self.event.ok_or_else(|| missing("event"))?;
         let event = Event::new(name, data(self.data, self.data_base64.as_deref())?)?;
-        Ok(Order { event, targets, store: self.store })
+        let scope = self.scope.unwrap_or(Extent::Cluster);
+        let receipt = self.receipt.unwrap_or(Extent::Node);
+        Ok(Order { event, targets, store: self.store, scope, receipt })
     }
 
     fn check_fields(&self, verb: Verb) -> Result<(), Problem> {

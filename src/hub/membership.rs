@@ -13,6 +13,7 @@ use super::{
     table::Table,
 };
 use crate::{
+    broker::Topic,
     id::{AppId, ConnectionId},
     predicate::{IndexKey, KeyKind, LookupKey, Value},
 };
@@ -60,6 +61,9 @@ impl Table {
         let (name, changed) = context.presence.joined(channel, connection, watching, coming);
         let channels = joined.iter().cloned().chain([Value::String(name.clone())]).collect();
         Arc::make_mut(connection).attributes.channels = Value::List(channels);
+        if let Some(interest) = &self.context.interest {
+            interest.add(Topic::Channel(entry.app, name.clone()));
+        }
         let key = LookupKey { kind: KeyKind::Element, key: IndexKey::String(name) };
         if watching != Watching::No {
             app.watchers.insert_key(key.clone(), slot);
@@ -95,6 +99,9 @@ impl Table {
         let channels = left.map(|name| Value::String(name.clone())).collect();
         Arc::make_mut(connection).attributes.channels = Value::List(channels);
         self.context.app(entry.app).presence.left(channel, connection, watched, Leaving::Left);
+        if let Some(interest) = &self.context.interest {
+            interest.remove(&Topic::Channel(entry.app, channel.into()));
+        }
         self.changes += 1;
         true
     }
@@ -146,6 +153,9 @@ impl Table {
                 watched.push(name.clone());
             }
             self.context.app(entry.app).presence.left(name, &connection, watches, leaving);
+            if let Some(interest) = &self.context.interest {
+                interest.remove(&Topic::Channel(entry.app, name.clone()));
+            }
         }
         let has_something = connection.channels().next().is_some() || connection.profile().is_some();
         if leaving == Leaving::Lost && has_something {

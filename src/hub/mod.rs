@@ -43,7 +43,7 @@ pub use gate::Busy;
 pub(crate) use gate::Ticket;
 pub(crate) use limbo::{Limbo, Lost};
 pub(crate) use membership::Joining;
-pub(crate) use presence::{Bulletin, Coming, Count, Presence, Tidings, Watching};
+pub(crate) use presence::{Bulletin, Change, Coming, Count, Notice, Presence, Register, Tidings, Watching};
 pub(crate) use selection::{Closure, Except, Named, Selection, channel_key, user_key};
 pub(crate) use sweep::{Counts, Looked, Reach};
 pub(crate) use table::{AppContext, Context, Table};

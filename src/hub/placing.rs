@@ -19,7 +19,7 @@ impl Table {
     ///
     /// A small publication goes in by reference and is flushed by the small list; a large one extends the
     /// connection's run of the log.
-    pub(super) fn place(&mut self, slot: u32, frame: &Frame, ticket: &Ticket) -> bool {
+    pub(crate) fn place(&mut self, slot: u32, frame: &Frame, ticket: &Ticket) -> bool {
         let entry = &mut self.slots[slot as usize];
         if entry.outbox.is_blocked() {
             return self.place_blocked(slot, frame);

@@ -8,14 +8,14 @@ use std::{
     ops::Bound,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use super::connection::Snapshot;
 use crate::{
@@ -185,6 +185,11 @@ impl Room {
     fn is_empty(&self) -> bool {
         self.connections == 0 && self.users.is_empty()
     }
+
+    /// Whether there is something to tell.
+    fn has_news(&self) -> bool {
+        self.news.as_ref().is_some_and(|news| news.is_due || news.is_counted)
+    }
 }
 
 type Rooms = BTreeMap<Arc<str>, Room>;
@@ -201,6 +206,44 @@ pub(crate) struct Presence {
     members_with_notices: usize,
     bulletin: Arc<Bulletin>,
     metrics: Arc<AppMetrics>,
+    /// Where every change goes as well, if other nodes may watch.
+    register: Option<Register>,
+}
+
+/// A change of who is in a channel, or of what is seen of them.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) app: AppId,
+    pub(crate) channel: Arc<str>,
+    pub(crate) kind: MemberKind,
+    pub(crate) member: Snapshot,
+    pub(crate) previous: Option<ConnectionId>,
+}
+
+/// Takes changes in their order, as many as may wait; that some were lost is told to who reads them.
+#[derive(Clone, Debug)]
+pub(crate) struct Register {
+    changes: mpsc::Sender<Change>,
+    lost: Arc<AtomicBool>,
+}
+
+impl Register {
+    /// A register in which `bound` changes may wait, and its other end.
+    pub(crate) fn new(bound: usize) -> (Self, mpsc::Receiver<Change>) {
+        let (changes, end) = mpsc::channel(bound);
+        (Self { changes, lost: Arc::default() }, end)
+    }
+
+    fn note(&self, change: Change) {
+        if self.changes.try_send(change).is_err() {
+            self.lost.store(true, Relaxed);
+        }
+    }
+
+    /// Whether changes were lost since the last call.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lost.swap(false, Relaxed)
+    }
 }
 
 impl Presence {
@@ -209,6 +252,7 @@ impl Presence {
         limits: &Limits,
         bulletin: Arc<Bulletin>,
         metrics: Arc<AppMetrics>,
+        register: Option<Register>,
     ) -> Self {
         Self {
             app,
@@ -219,6 +263,7 @@ impl Presence {
             members_with_notices: limits.presence_members,
             bulletin,
             metrics,
+            register,
         }
     }
 
@@ -249,7 +294,10 @@ impl Presence {
         let (kind, previous) = match coming {
             Coming::New => (MemberKind::Joined, None),
             Coming::Resumed(previous) => {
-                room.settle_lost(user);
+                // Else another node has settled it.
+                if previous.node == member.id().node {
+                    room.settle_lost(user);
+                }
                 (MemberKind::Updated, Some(previous))
             }
         };
@@ -298,6 +346,19 @@ impl Presence {
         });
     }
 
+    /// Notes that the client of a lost connection goes on by another node, which tells the channel.
+    pub(crate) fn moved(&self, channel: &str, member: &Snapshot) {
+        self.change(channel, |room, name| {
+            room.settle_lost(member.shared_user());
+            if let Some(register) = &self.register {
+                let (channel, member) = (name.clone(), member.clone());
+                let change =
+                    Change { app: self.app, channel, kind: MemberKind::Left, member, previous: None };
+                register.note(change);
+            }
+        });
+    }
+
     /// Notes that what members see of `member` has changed.
     pub(super) fn updated(&self, channel: &str, member: &Snapshot) {
         self.change(channel, |room, name| self.tell(name, room, MemberKind::Updated, member, None));
@@ -319,7 +380,7 @@ impl Presence {
         let Some(room) = rooms.get_mut(channel) else { return };
         change(room, &name);
         room.changed = self.clock.fetch_add(1, Relaxed);
-        if room.is_empty() {
+        if room.is_empty() && (self.register.is_none() || !room.has_news()) {
             rooms.remove(channel);
             self.metrics.channels.dec();
         }
@@ -333,7 +394,10 @@ impl Presence {
         member: &Snapshot,
         previous: Option<ConnectionId>,
     ) {
-        if room.watchers == 0 {
+        if let Some(register) = &self.register {
+            let (channel, member) = (channel.clone(), member.clone());
+            register.note(Change { app: self.app, channel, kind, member, previous });
+        } else if room.watchers == 0 {
             return;
         }
         // Each anonymous connection is someone of its own.
@@ -377,12 +441,36 @@ impl Presence {
         let counted = (counts && std::mem::take(&mut news.is_counted))
             .then(|| (std::mem::take(&mut news.counted), count));
         let notices = std::mem::take(&mut news.notices);
+        if room.is_empty() && !room.has_news() {
+            rooms.remove(channel);
+            self.metrics.channels.dec();
+        }
         Some(Tidings { channel: channel.clone(), notices, counted })
     }
 
     /// How many are in `channel` now.
     pub(crate) fn count(&self, channel: &str) -> Count {
         self.stripe(channel).lock().get(channel).map(Room::count).unwrap_or_default()
+    }
+
+    /// Whether anyone here hears of the others in `channel`.
+    pub(crate) fn is_watched(&self, channel: &str) -> bool {
+        self.stripe(channel).lock().get(channel).is_some_and(|room| room.watchers > 0)
+    }
+
+    /// How often each of `users` is in `channel`, lost connections that may come back included.
+    pub(crate) fn tallies(&self, channel: &str, users: &[String]) -> Vec<u64> {
+        let rooms = self.stripe(channel).lock();
+        let Some(room) = rooms.get(channel) else { return vec![0; users.len()] };
+        users.iter().map(|user| room.connections_of(&user.as_str().into())).collect()
+    }
+
+    /// The users in `channel`, if they are at most `most`.
+    pub(crate) fn users(&self, channel: &str, most: usize) -> Option<Vec<String>> {
+        let rooms = self.stripe(channel).lock();
+        let Some(room) = rooms.get(channel) else { return Some(Vec::new()) };
+        let online = room.users.iter().filter(|(_, tally)| tally.live > 0);
+        (room.online as usize <= most).then(|| online.map(|(user, _)| user.to_string()).collect())
     }
 
     /// A number that is another after every change of who is in `channel`.

@@ -120,7 +120,7 @@ impl Selection {
     }
 
     /// Whether it means every connection of the app, but for exceptions.
-    pub(super) fn is_for_all(&self) -> bool {
+    pub(crate) fn is_for_all(&self) -> bool {
         self.filter.is_none() && self.named.is_none()
     }
 

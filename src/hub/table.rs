@@ -18,6 +18,7 @@ use super::{
     stored::Inbox,
 };
 use crate::{
+    broker::{Interest, Topic},
     config::SlowConsumer,
     id::{AppId, ConnectionId, NodeId},
     limits::Limits,
@@ -38,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) bulletin: Arc<Bulletin>,
     /// Connections that may come back.
     pub(crate) limbo: Limbo,
+    /// What this node wants to hear from others, if there are any: kept in step with the connections.
+    pub(crate) interest: Option<Arc<Interest>>,
 }
 
 /// What the hub needs to know of an app.
@@ -60,7 +63,7 @@ impl Context {
             metrics: app_metrics.clone(),
             schema,
             slow_consumer,
-            presence: Presence::new(AppId(0), &limits, bulletin.clone(), app_metrics),
+            presence: Presence::new(AppId(0), &limits, bulletin.clone(), app_metrics, None),
         };
         Self {
             node: NodeId(1),
@@ -70,6 +73,7 @@ impl Context {
             apps: vec![app],
             refused: Arc::default(),
             bulletin,
+            interest: None,
         }
     }
 
@@ -289,6 +293,7 @@ impl Table {
     }
 
     fn register(&mut self, slot: u32) {
+        self.mind(slot, Interest::add);
         self.index(slot, Index::insert, |members, slot| {
             members.insert(slot);
         });
@@ -296,9 +301,23 @@ impl Table {
 
     /// Takes `slot` out of the indexes of who is there and what its claims say, but not of its channels'.
     pub(super) fn unregister(&mut self, slot: u32) {
+        self.mind(slot, |interest, topic| interest.remove(&topic));
         self.index(slot, Index::remove, |members, slot| {
             members.remove(slot);
         });
+    }
+
+    /// Changes what the node wants to hear for a connection: what everyone gets, and what its user does.
+    fn mind(&self, slot: u32, change: impl Fn(&Interest, Topic)) {
+        let (Some(interest), Some(connection)) =
+            (&self.context.interest, &self.slots[slot as usize].connection)
+        else {
+            return;
+        };
+        change(interest, Topic::App(connection.app));
+        if let Some(user) = connection.shared_user() {
+            change(interest, Topic::User(connection.app, user.clone()));
+        }
     }
 
     fn index(

@@ -135,6 +135,7 @@ impl Node {
             return Ok(None);
         };
         let position = self.history.position(&key, &keep).await?;
+        self.advance(&key, position).await?;
         Ok(Some(Position { epoch: position.epoch.to_string().into(), offset: position.offset }))
     }
 
@@ -155,6 +156,7 @@ impl Node {
         let leave = if selection.is_scan() { Some(self.hub.leave_to_scan().await?) } else { None };
         let node = self.clone();
         to_its_end(async move {
+            let _attending = node.attend_channel(app, &channel).await;
             let key = node.kept_key(app, &channel);
             let _turn = match &key {
                 Some(key) => Some(node.turns.take(key).await),

@@ -4,9 +4,11 @@
 //! admit, place.
 
 mod channels;
+mod cluster;
 mod look;
 mod presence;
 mod publish;
+pub(crate) mod show;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -17,8 +19,10 @@ use std::sync::{
     atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
 };
 
+use arc_swap::{ArcSwap, Guard};
 pub use channels::Joins;
 pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
+pub(crate) use cluster::{Cluster, Extent, Former, FormerChannel, Once, PageStart};
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
 pub use publish::{Placement, Receipt};
@@ -27,11 +31,11 @@ use turns::Turns;
 
 pub use crate::protocol::event::Exceptions;
 use crate::{
-    app::{App, ClientKeys, SetupError},
-    auth::ApiKeys,
+    app::{App, Live, SetupError},
+    broker::Inbox,
     config::Config,
     door::Place,
-    history::{History, HistoryError, Memory},
+    history::{History, HistoryError, Memory, RedisHistory},
     hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
     limits::TARGET_NAMES,
@@ -73,6 +77,12 @@ pub enum NodeError {
     /// What is kept is out of reach.
     #[error(transparent)]
     History(#[from] HistoryError),
+    /// The other nodes are out of reach.
+    #[error("the other nodes cannot be reached: {reason}; scope \"node\" reaches this one's connections")]
+    Away {
+        /// What is wrong with the bus.
+        reason: Arc<str>,
+    },
     /// Users are meant where clients cannot authenticate.
     #[error("client authentication is off, so there are no users to publish to")]
     NoUsers,
@@ -91,6 +101,7 @@ impl NodeError {
             Self::Event(error) => error.code(),
             Self::CannotStore => "cannot_store",
             Self::History(_) => "history_unavailable",
+            Self::Away { .. } => "bus_down",
             Self::NoUsers => "no_users",
             Self::Failed => "internal",
         }
@@ -112,14 +123,16 @@ pub(crate) enum Phase {
 /// One node: its apps, its hub, its numbers.
 #[derive(Debug)]
 pub(crate) struct Node {
+    /// As it was at the start. What a reload may change is in [`Node::live`].
     pub(crate) config: Config,
     pub(crate) name: Arc<str>,
-    pub(crate) keys: ApiKeys,
     pub(crate) apps: Vec<App>,
-    pub(crate) client_keys: ClientKeys,
+    live: ArcSwap<Live>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) turns: Turns,
+    /// The way to other nodes, if there may be any.
+    pub(crate) cluster: Option<Cluster>,
     pub(crate) metrics: Arc<Metrics>,
     phase: AtomicU8,
     /// Sockets that are or are about to be connections.
@@ -127,19 +140,23 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Sets up the apps and an empty hub of `shards` shards. Opens no socket.
+    /// Sets up the apps and an empty hub of `shards` shards; and, where Redis is configured, the bus that joins it with
+    /// other nodes, with what comes from there. Waits for nothing.
     ///
     /// # Errors
     /// [`SetupError`] names the app whose settings cannot be used.
-    pub(crate) fn new(config: Config, shards: usize) -> Result<Arc<Self>, SetupError> {
+    pub(crate) fn new(config: Config, shards: usize) -> Result<(Arc<Self>, Option<Inbox>), SetupError> {
         let metrics = Arc::new(Metrics::new());
         let id = NodeId::random();
         let mut apps = Vec::new();
         for (at, (name, app)) in config.apps.iter().enumerate() {
-            apps.push(App::new(AppId(at as u16), name, app, &config, &metrics)?);
+            apps.push(App::new(AppId(at as u16), name, app, &metrics)?);
         }
+        let (cluster, inbox) = Cluster::join(&config, id, &apps, &metrics)?.unzip();
+        let live = Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
         let bulletin = Arc::new(Bulletin::default());
-        let app_context = |app: &App| app.context(&config.limits, bulletin.clone());
+        let register = cluster.as_ref().map(Cluster::register);
+        let app_context = |app: &App| app.context(&config.limits, bulletin.clone(), register.clone());
         let context = Context {
             node: id,
             limits: config.limits.clone(),
@@ -148,22 +165,47 @@ impl Node {
             refused: Arc::default(),
             limbo: Limbo::new(config.limits.resume_window),
             bulletin,
+            interest: cluster.as_ref().map(|cluster| cluster.bus.interest().clone()),
         };
         let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
-        let history = Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics);
-        Ok(Arc::new(Self {
+        let history: Arc<dyn History> = match &cluster {
+            Some(cluster) => Arc::new(RedisHistory::new(cluster.bus.clone(), metrics.clone(), app_metrics)),
+            None => Arc::new(Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics)),
+        };
+        let node = Self {
             name: config.node_name.as_deref().map_or_else(|| id.to_string().into(), Into::into),
-            keys: ApiKeys::new(&config.apps),
-            client_keys: ClientKeys::new(&config.apps),
-            history: Arc::new(history),
+            history,
+            cluster,
             turns: Turns::new(),
             hub: Arc::new(Hub::new(shards, Arc::new(context))),
             apps,
+            live: ArcSwap::from_pointee(live),
             metrics,
             phase: AtomicU8::new(Phase::Serving as u8),
             occupied: AtomicUsize::new(0),
             config,
-        }))
+        };
+        Ok((Arc::new(node), inbox))
+    }
+
+    /// The configuration as it holds now. To be held briefly: over an await, [`Node::live_for_long`].
+    pub(crate) fn live(&self) -> Guard<Arc<Live>> {
+        self.live.load()
+    }
+
+    /// The same for as long as the caller likes.
+    pub(crate) fn live_for_long(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Puts `config` in the place of the one that holds. Calls for it must come one after another.
+    ///
+    /// # Errors
+    /// Everything in it that cannot be used; then nothing has changed.
+    pub(crate) fn reload(&self, config: Config) -> Result<(), Vec<SetupError>> {
+        let live = Live::new(config, &self.apps, Some(&self.live()))?;
+        self.live.store(Arc::new(live));
+        Ok(())
     }
 
     /// Connections, and sockets about to be.
@@ -200,7 +242,7 @@ pub(crate) struct Occupancy(Arc<Node>, Option<Place>);
 impl Occupancy {
     /// A place for one more connection, if there is one.
     pub(crate) fn take(node: &Arc<Node>) -> Option<Self> {
-        let max = node.config.limits.connections;
+        let max = node.live().config.limits.connections;
         let taken = node.occupied.fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1));
         taken.ok().map(|_| Self(node.clone(), None))
     }

@@ -57,12 +57,24 @@ impl Node {
     }
 
     async fn tell(&self, app: AppId, channel: &Arc<str>, counts: bool) {
-        let Some(tidings) = self.hub.presence(app).take_tidings(channel, counts) else { return };
+        let Some(mut tidings) = self.hub.presence(app).take_tidings(channel, counts) else { return };
+        if self.cluster.is_some() && !(tidings.notices.is_empty() && tidings.counted.is_none()) {
+            self.tell_elsewhere(app, &tidings);
+            if !self.hub.presence(app).is_watched(channel) {
+                return;
+            }
+            self.count_elsewhere(app, &mut tidings).await;
+        }
         let frames = frames(&tidings);
         self.app(app).metrics.notices.inc_by(frames.len() as u64);
         if frames.is_empty() {
             return;
         }
+        self.tell_here(app, channel, &frames).await;
+    }
+
+    /// Tells those who watch `channel` on this node.
+    pub(in crate::node) async fn tell_here(&self, app: AppId, channel: &str, frames: &[About]) {
         let key = channel_key(channel);
         let mut until = Instant::now() + SLICE;
         for shard in self.hub.shards() {
@@ -74,7 +86,7 @@ impl Node {
                         if !table.is_watching(app, &key, at.slot) {
                             continue;
                         }
-                        for (about, frame) in &frames {
+                        for (about, frame) in frames {
                             if *about != Some(id) {
                                 table.place_own(at, frame.clone());
                             }
@@ -129,6 +141,11 @@ impl Recalled {
         self.channels.front().cloned()
     }
 
+    /// The channels that are yet to be taken or given up.
+    pub(crate) fn left(&self) -> impl Iterator<Item = &(Arc<str>, bool)> {
+        self.channels.iter()
+    }
+
     /// Notes that the next channel was taken over.
     pub(crate) fn taken(&mut self) {
         self.channels.pop_front();
@@ -150,8 +167,11 @@ impl Drop for Recalled {
     }
 }
 
-/// What is to be said, each with the connection that it is about, which need not hear it.
-fn frames(tidings: &Tidings) -> Vec<(Option<ConnectionId>, Frame)> {
+/// A frame, and the connection that it is about, which need not hear it.
+pub(super) type About = (Option<ConnectionId>, Frame);
+
+/// What is to be said.
+fn frames(tidings: &Tidings) -> Vec<About> {
     let Tidings { channel, notices, counted, .. } = tidings;
     let mut frames: Vec<_> = notices
         .iter()

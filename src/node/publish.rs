@@ -6,14 +6,16 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-use super::{Node, NodeError, Target};
+use super::{Extent, Node, NodeError, Target, cluster::Message};
 use crate::{
-    history::{Echoless, Keep, Key, New, Omit},
+    history::{Echoless, HistoryError, Keep, Key, New, Omit},
     hub::{Closure, Counts, Named, Reach, Selection, Ticket},
     id::AppId,
     limits::{SLICE, SMALL_DELIVERIES},
     protocol::{
+        envelope::Header,
         event::{Draft, Event, Marks, Sender},
+        frame::Frame,
         native::Position,
     },
 };
@@ -27,6 +29,18 @@ pub(crate) struct Publication<'a> {
     pub(crate) store: Option<bool>,
     /// The client that sent it, if one did.
     pub(crate) author: Option<Author>,
+    /// Whose connections are meant.
+    pub(crate) scope: Extent,
+    /// Whose counts the receipt has.
+    pub(crate) receipt: Extent,
+}
+
+impl<'a> Publication<'a> {
+    /// An event of nobody in particular for all whom `target` means, on every node.
+    pub(crate) fn new(event: Event<'a>, target: Target) -> Self {
+        let (scope, receipt) = (Extent::Cluster, Extent::Node);
+        Self { event, target, store: None, author: None, scope, receipt }
+    }
 }
 
 /// The client that sent an event.
@@ -97,6 +111,14 @@ impl Receipt {
         self.filter_errors += counts.looked.errors;
     }
 
+    /// Adds what became of it on another node.
+    pub(super) fn add_part(&mut self, matched: u64, queued: u64, filter_errors: u64) {
+        self.matched += matched;
+        self.queued += queued;
+        self.dropped += matched.saturating_sub(queued);
+        self.filter_errors += filter_errors;
+    }
+
     fn join(&mut self, other: Self) {
         self.matched += other.matched;
         self.queued += other.queued;
@@ -104,6 +126,10 @@ impl Receipt {
         self.stored += other.stored;
         self.filter_errors += other.filter_errors;
         self.publications.extend(other.publications);
+        self.nodes = self.nodes.max(other.nodes);
+        self.missing_nodes.extend(other.missing_nodes);
+        self.missing_nodes.sort();
+        self.missing_nodes.dedup();
     }
 
     /// Where the event stands in the one channel that it was sent to, if that keeps its events.
@@ -129,6 +155,8 @@ pub(crate) struct Prepared {
     draft: Draft,
     keeping: Keeping,
     omit: Option<Arc<Omit>>,
+    /// What the other nodes get.
+    message: Option<Message>,
 }
 
 /// A publication past the gate: it is carried out, whatever becomes of its caller.
@@ -157,15 +185,24 @@ impl Node {
         self.deliver(prepared).await
     }
 
+    /// Whether the event is kept for anyone.
+    ///
+    /// # Errors
+    /// [`NodeError::CannotStore`].
+    pub(crate) fn keeps(&self, app: AppId, publication: &Publication<'_>) -> Result<bool, NodeError> {
+        let Publication { target, store, scope, .. } = publication;
+        Ok(!matches!(self.keeping(app, target, (*store, *scope))?, Keeping::Nobody))
+    }
+
     /// Settles what a publication means, and encodes it: after this its caller's buffers may go.
     ///
     /// # Errors
     /// As [`Node::select`], and [`NodeError::CannotStore`].
     pub(crate) fn prepare(&self, app: AppId, publication: Publication<'_>) -> Result<Prepared, NodeError> {
-        let Publication { event, target, store, author } = publication;
+        let Publication { event, target, store, author, scope, receipt } = publication;
         target.check()?;
         let id = Uuid::now_v7();
-        let keeping = self.keeping(app, &target, store)?;
+        let keeping = self.keeping(app, &target, (store, scope))?;
         let marks = Marks {
             channel: target.one_channel(),
             from: author.as_ref().map(|author| &author.sender),
@@ -174,9 +211,11 @@ impl Node {
         let draft = event.draft(&marks);
         let omit = omitted(&keeping, &target, author.as_ref());
         let own = author.filter(|author| !author.echo).map(|author| author.sender.connection);
+        let is_kept = !matches!(keeping, Keeping::Nobody);
+        let message = self.message(app, &target, (id, &draft, is_kept), own, (scope, receipt))?;
         let mut selection = self.select(app, target)?;
         selection.except.connections.extend(own);
-        Ok(Prepared { id, selection, draft, keeping, omit })
+        Ok(Prepared { id, selection, draft, keeping, omit, message })
     }
 
     /// Delivers what was prepared; see [`Node::publish`].
@@ -184,9 +223,15 @@ impl Node {
     /// # Errors
     /// [`NodeError::Busy`] and [`NodeError::History`]; nothing was delivered then.
     pub(crate) async fn deliver(self: &Arc<Self>, prepared: Prepared) -> Result<Receipt, NodeError> {
-        let admitted = self.admit(prepared).await?;
+        let mut admitted = self.admit(prepared).await?;
         if let (Keeping::Nobody, Reach::Small(_)) = (&admitted.prepared.keeping, &admitted.reach) {
-            return Ok(self.place_at_once(admitted));
+            let app = admitted.prepared.selection.app;
+            let sent = admitted.prepared.message.take().and_then(|message| self.send(message));
+            let mut receipt = self.place_at_once(admitted);
+            if sent.is_some() {
+                self.sent(app, sent, &mut receipt).await;
+            }
+            return Ok(receipt);
         }
         to_its_end(self.clone().carry_out(admitted)).await?
     }
@@ -252,9 +297,18 @@ impl Node {
     }
 
     /// For whom an event with this target is kept.
-    fn keeping(&self, app: AppId, target: &Target, store: Option<bool>) -> Result<Keeping, NodeError> {
+    ///
+    /// Among several nodes nothing is kept of what is for one node's connections only: its members would have another
+    /// history than the rest.
+    fn keeping(
+        &self,
+        app: AppId,
+        target: &Target,
+        (store, scope): (Option<bool>, Extent),
+    ) -> Result<Keeping, NodeError> {
         let settings = self.app(app);
-        let keeping = if target.filter.is_some() || store == Some(false) {
+        let is_apart = self.cluster.is_some() && scope == Extent::Node;
+        let keeping = if target.filter.is_some() || store == Some(false) || is_apart {
             Keeping::Nobody
         } else if let Some(channel) = target.one_channel() {
             let keep = settings.rule(channel).keep;
@@ -288,10 +342,75 @@ impl Node {
         receipt
     }
 
+    /// Keeps an event, and waits until it has come back over the bus: by it, every node, this one too, places the event
+    /// in the history's order.
+    async fn keep_over_bus(
+        &self,
+        app: AppId,
+        keeping: Keeping,
+        new: New,
+        header: &Header<'_>,
+        receipt: &mut Receipt,
+    ) -> Result<(), NodeError> {
+        match keeping {
+            Keeping::Nobody => {}
+            Keeping::Channel(channel, key, keep) => {
+                let id = new.id;
+                self.app(app).metrics.encodings.inc();
+                let (position, counts) = match self.append_over_bus(&key, &keep, new, header).await {
+                    Ok(kept) => kept,
+                    Err(error) => return self.unsure(error, receipt),
+                };
+                receipt.add(counts);
+                receipt.stored = 1;
+                let epoch = position.epoch.to_string();
+                receipt.publications = vec![Placement { channel, id, epoch, offset: position.offset }];
+            }
+            Keeping::Users(users, keep) => {
+                self.app(app).metrics.encodings.inc();
+                for user in users {
+                    let key = Key::user(app, user);
+                    match self.append_over_bus(&key, &keep, new.clone(), header).await {
+                        Ok((_, counts)) => {
+                            receipt.add(counts);
+                            receipt.stored += 1;
+                        }
+                        Err(error) => return self.unsure(error, receipt),
+                    }
+                }
+            }
+        }
+        if header.receipt {
+            self.add_others(app, header.id, receipt).await;
+        }
+        Ok(())
+    }
+
+    /// What is answered where keeping failed: an error only if nothing was done for certain. Otherwise the receipt says how
+    /// much was kept, and names every node, since none is certain to have the rest.
+    fn unsure(&self, error: NodeError, receipt: &mut Receipt) -> Result<(), NodeError> {
+        if receipt.stored == 0 && !matches!(error, NodeError::History(HistoryError::Unanswered)) {
+            return Err(error);
+        }
+        tracing::warn!(%error, id = %receipt.id, "a publication is kept in part, or it is not known");
+        receipt.missing_nodes = self.all_names();
+        Ok(())
+    }
+
     async fn carry_out(self: Arc<Self>, admitted: Admitted) -> Result<Receipt, NodeError> {
         let Admitted { prepared, reach, ticket, leave } = admitted;
-        let Prepared { id, mut selection, draft, keeping, omit } = prepared;
+        let Prepared { id, mut selection, draft, keeping, omit, message } = prepared;
         let mut receipt = Receipt::new(id);
+        let sent = match message {
+            Some(Message::Kept(header)) => {
+                // The event takes its place at the gate when it comes back over the bus.
+                drop((leave, ticket));
+                let new = New { id, draft, omit, tail: None };
+                self.keep_over_bus(selection.app, keeping, new, &header, &mut receipt).await?;
+                return Ok(receipt);
+            }
+            message => message.and_then(|message| self.send(message)),
+        };
         let began = Instant::now();
         match keeping {
             Keeping::Nobody => {
@@ -300,7 +419,7 @@ impl Node {
             }
             Keeping::Channel(channel, key, keep) => {
                 let _turn = self.turns.take(&key).await;
-                let new = New { id, draft, omit };
+                let new = New { id, draft, omit, tail: None };
                 let appended = self.history.append(&key, &keep, new).await?;
                 self.app(selection.app).metrics.encodings.inc();
                 // Whoever joined meanwhile was told an offset before this one, and must have it.
@@ -318,7 +437,7 @@ impl Node {
                     selection.named = Some(Named::user(&user));
                     let key = Key::user(selection.app, user);
                     let _turn = self.turns.take(&key).await;
-                    let new = New { id, draft: draft.clone(), omit: omit.clone() };
+                    let new = New { id, draft: draft.clone(), omit: omit.clone(), tail: None };
                     let appended = self.history.append(&key, &keep, new).await?;
                     receipt.stored += 1;
                     let offset = appended.position.offset;
@@ -331,12 +450,28 @@ impl Node {
                 self.hub.settle_ticket(&ticket, receipt.queued);
             }
         }
-        drop(leave);
+        drop((leave, ticket));
         self.note_placed(&selection, began, &receipt);
+        self.sent(selection.app, sent, &mut receipt).await;
         Ok(receipt)
     }
 
-    fn encode(&self, app: AppId, draft: &Draft) -> crate::protocol::frame::Frame {
+    /// Places an event of another node, for whom it means here.
+    pub(super) async fn place_from_bus(
+        &self,
+        selection: &Selection,
+        reach: Reach,
+        frame: &Frame,
+        ticket: &Ticket,
+    ) -> Counts {
+        let leave = if selection.is_scan() { self.hub.leave_to_scan().await.ok() } else { None };
+        let counts = self.hub.place_reach(selection, reach, frame, ticket).await;
+        drop(leave);
+        self.app(selection.app).metrics.filter_errors.inc_by(counts.looked.errors);
+        counts
+    }
+
+    fn encode(&self, app: AppId, draft: &Draft) -> Frame {
         self.app(app).metrics.encodings.inc();
         draft.finish(None)
     }

@@ -96,7 +96,7 @@ impl World {
             let rule = crate::config::ChannelRule::new("c*", 5);
             config.apps.values_mut().next().unwrap().channels.push(rule);
         }
-        Self { node: Node::new(config, 2).unwrap(), people: Vec::new(), next: 0 }
+        Self { node: Node::new(config, 2).unwrap().0, people: Vec::new(), next: 0 }
     }
 
     fn connect(&mut self, user: usize, shard: usize) {
@@ -191,7 +191,7 @@ impl World {
         target.except.connections.extend(left_out.map(|who| self.people[who].id.clone()));
         let data = to_raw_value(&number).unwrap();
         let event = Event::new("e", Data::Json(&data)).unwrap();
-        let publication = Publication { event, target, store: None, author: None };
+        let publication = Publication::new(event, target);
         let receipt = self.node.publish(APP, publication).await.unwrap();
         let named = match whom {
             Whom::Union(_, _, who) => self.who(*who),

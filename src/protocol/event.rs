@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -48,7 +48,7 @@ pub struct Marks<'a> {
 }
 
 /// Who is left out.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Exceptions {
     /// All connections of these users.
@@ -57,6 +57,13 @@ pub struct Exceptions {
     pub connections: Vec<String>,
     /// All connections of these devices.
     pub devices: Vec<String>,
+}
+
+impl Exceptions {
+    /// Whether nobody is left out.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.connections.is_empty() && self.devices.is_empty()
+    }
 }
 
 /// Why an event is refused.
@@ -195,6 +202,23 @@ impl Draft {
         Frame::event_binary(&[&[1], &length.to_be_bytes(), head, end.as_bytes(), bytes])
     }
 
+    /// The encoding as it is kept, or sent to another node.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    /// The draft whose [`Draft::bytes`] these are; `None` for what is no event's frame. The data are not parsed again.
+    pub fn from_encoded(bytes: &[u8]) -> Option<Self> {
+        let frame = Frame::from_encoded(bytes)?;
+        let head = match frame.payload() {
+            text if frame.is_text() => text,
+            [1, high, low, rest @ ..] => rest.get(..usize::from(u16::from_be_bytes([*high, *low])))?,
+            _ => return None,
+        };
+        let is_object = head.starts_with(b"{") && head.ends_with(b"}");
+        (is_object && simdutf8::basic::from_utf8(head).is_ok()).then_some(Self(frame))
+    }
+
     /// Bytes on the wire, less those of the offset.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -283,6 +307,32 @@ mod tests {
         assert_eq!(frame.bytes()[3..5], (header.len() as u16).to_be_bytes());
         assert_eq!(&frame.bytes()[5..5 + header.len()], header);
         assert_eq!(&frame.bytes()[5 + header.len()..], [0, 255]);
+    }
+
+    #[test]
+    fn a_draft_is_read_back_and_nothing_else_is_taken_for_one() {
+        let json = Event::new("e", Data::Json(raw("[1]"))).unwrap().draft(&Marks::default());
+        let bytes = Event::new("e", Data::Bytes(Cow::Borrowed(&[0, 255]))).unwrap().draft(&Marks::default());
+        for draft in [json, bytes] {
+            let read = Draft::from_encoded(draft.bytes()).unwrap();
+            assert_eq!(read.finish(Some(7)).bytes(), draft.finish(Some(7)).bytes());
+            assert!(read.finish(None).is_event());
+        }
+        let text = |payload: &[u8]| Frame::event_text(&[payload]);
+        let binary = |payload: &[u8]| Frame::event_binary(&[payload]);
+        for wrong in [
+            text(b""),
+            text(b"[1]"),
+            text(b"{\"a\":1} "),
+            text(b"{\"\xff\":1}"),
+            binary(b""),
+            binary(b"\x02\0\x02{}"),
+            binary(b"\x01\0\x02{"),
+            binary(b"\x01\0\0{}"),
+            Frame::ping(b"{}"),
+        ] {
+            assert!(Draft::from_encoded(wrong.bytes()).is_none(), "{wrong:?}");
+        }
     }
 
     fn sender() -> Sender {

@@ -69,6 +69,19 @@ impl Frame {
         Self::new(CLOSE, &[&close.code.to_be_bytes(), close.reason.as_bytes()], false)
     }
 
+    /// The frame of an event as [`Frame::bytes`] gave it, on this node or another; `None` for what is no whole, unmasked
+    /// text or binary frame with the shortest form of its length.
+    pub fn from_encoded(bytes: &[u8]) -> Option<Self> {
+        let &[first, length, ..] = bytes else { return None };
+        let header = match length {
+            127 => 10,
+            126 => 4,
+            _ => 2,
+        };
+        let frame = Self::new(first, &[bytes.get(header..)?], true);
+        (matches!(first, TEXT | BINARY) && frame.bytes() == bytes).then_some(frame)
+    }
+
     fn new(first: u8, parts: &[&[u8]], event: bool) -> Self {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut bytes = Vec::with_capacity(length + 10);
@@ -167,6 +180,25 @@ mod tests {
             assert_eq!(frame.len(), header + length);
             assert_eq!(frame.payload().len(), length);
             assert!(frame.is_text());
+        }
+    }
+
+    #[test]
+    fn a_frame_is_read_back_whole_or_not_at_all() {
+        for length in [0, 1, 125, 126, 0xffff, 0x1_0000] {
+            let payload = vec![b'a'; length];
+            for frame in [Frame::event_text(&[&payload]), Frame::event_binary(&[&payload])] {
+                let read = Frame::from_encoded(frame.bytes()).unwrap();
+                assert_eq!((read.bytes(), read.is_event()), (frame.bytes(), true));
+                assert!(Frame::from_encoded(&frame.bytes()[..frame.len() - 1]).is_none());
+                assert!(Frame::from_encoded(&[frame.bytes(), b"a"].concat()).is_none());
+            }
+        }
+        let masked = [TEXT, 0x81, 0, 0, 0, 0, b'a'];
+        let longer = [TEXT, 126, 0, 1, b'a'];
+        let endless = [&[TEXT, 127][..], &[0xff; 8]].concat();
+        for wrong in [&[][..], &[TEXT], &[0x01, 0], &[PING, 0], &[CLOSE, 0], &masked, &longer, &endless] {
+            assert!(Frame::from_encoded(wrong).is_none(), "{wrong:?}");
         }
     }
 

@@ -10,16 +10,16 @@ use super::{
     joining::{GATHERINGS, Join, Told, no_page},
 };
 use crate::{
-    app::{App, ClientPolicy},
-    auth::TokenError,
+    app::App,
+    auth::{Rights, TokenError},
     close::{self, Close},
-    config::Presence,
+    config::{ClientAuth, Presence},
     event_loop::{EventLoop, Seat},
     history::Key,
     hub::{Coming, Count, Snapshot, State},
     id::AppId,
     limits::{PAGE_DEFAULT, PAGE_MAX},
-    node::{Author, MembersQuery, Node, NodeError, Prepared, Publication, Target, read_cursor},
+    node::{Author, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target, read_cursor},
     predicate::Value,
     protocol::{
         event::Sender,
@@ -48,8 +48,14 @@ impl Client {
         self.node.app(self.app)
     }
 
-    pub(super) fn policy(&self) -> &ClientPolicy {
-        self.app().policy(usize::from(self.policy))
+    /// Whether the client must authenticate.
+    pub(super) fn client_auth(&self) -> ClientAuth {
+        self.node.live().access(self.app).policy(usize::from(self.policy)).client_auth
+    }
+
+    /// Its rights where its token has no `can`.
+    pub(super) fn default_rights(&self) -> Arc<Rights> {
+        self.node.live().access(self.app).policy(usize::from(self.policy)).default_rights.clone()
     }
 
     pub(super) fn connection(&self) -> Option<Snapshot> {
@@ -82,12 +88,14 @@ impl Client {
 
     pub(super) fn unauthorized(&self, error: &TokenError) {
         tracing::info!(app = %self.app().name, %error, "client refused");
-        self.close(close::UNAUTHORIZED, &error.to_string());
+        // Whoever may well have a good token is to come back with it.
+        let code = if *error == TokenError::KeysOutOfReach { close::OVER_LIMIT } else { close::UNAUTHORIZED };
+        self.close(code, &error.to_string());
     }
 
     /// Closes a client that keeps sending over its rate, and says when to come back.
     pub(super) fn strike(&self) {
-        let wait = self.node.config.limits.reconnect_max.as_millis() as u64;
+        let wait = self.node.live().config.limits.reconnect_max.as_millis() as u64;
         let bye = native::bye(close::RATE_LIMITED, "too many messages", wait);
         let close = Close::new(close::RATE_LIMITED, "too many messages");
         self.event_loop.shard().with(|table| table.close(self.seat.at, Some(bye), &close));
@@ -146,6 +154,9 @@ impl Client {
             Request::Ping => self.reply(id.map_or_else(native::pong, native::ack)),
             Request::Leave { channel } => self.leave(id, &channel),
             Request::Update { data } => self.update(id, data),
+            Request::Members { channel, cursor, limit } if self.node.cluster.is_some() => {
+                return self.members_elsewhere(id, &channel, cursor.as_deref(), limit);
+            }
             Request::Members { channel, cursor, limit } => {
                 self.members(id, &channel, cursor.as_deref(), limit);
             }
@@ -164,7 +175,7 @@ impl Client {
             Request::Broadcast { message } => {
                 return self.publication(id, connection, message, Target::default());
             }
-            Request::Publish { .. } if !self.app().has_users() => {
+            Request::Publish { .. } if !self.node.live().access(self.app).has_users() => {
                 let error = NodeError::NoUsers;
                 self.refuse(id, error.code(), &error.to_string());
             }
@@ -179,6 +190,14 @@ impl Client {
         match later {
             Later::Join(join) => {
                 self.join(join, Told::Ack(id), Coming::New).await;
+            }
+            Later::Members { channel, from, limit } => {
+                let Some(id) = &id else { return };
+                let bounds = (limit, self.node.config.limits.outbox_bytes / 4);
+                match self.node.members_page_everywhere(self.app, &channel, from, bounds, None).await {
+                    Ok(page) => self.reply(native::ack_members(id, &page.value)),
+                    Err(error) => self.refuse(Some(id), error.code(), &error.to_string()),
+                }
             }
             Later::Publish(prepared) => match self.node.deliver(*prepared).await {
                 Ok(receipt) => {
@@ -206,7 +225,7 @@ impl Client {
             echo: echo.unwrap_or(self.echo),
         };
         let target = Target { except, ..target };
-        let publication = Publication { event, target, store: None, author: Some(author) };
+        let publication = Publication { author: Some(author), ..Publication::new(event, target) };
         match self.node.prepare(self.app, publication) {
             Ok(prepared) => Some(Later::Publish(Box::new(prepared))),
             Err(error) => {
@@ -247,6 +266,26 @@ impl Client {
             self.refuse(id, "members_off", &message);
         }
         shows
+    }
+
+    /// Settles which page of members over all nodes is asked for; `None` where that is refused.
+    fn members_elsewhere(
+        &self,
+        id: Option<&RawValue>,
+        channel: &str,
+        cursor: Option<&str>,
+        limit: Option<usize>,
+    ) -> Option<Later> {
+        let limit = limit.unwrap_or(PAGE_DEFAULT);
+        let from = cursor.map(PageStart::read);
+        if id.is_none() || from == Some(None) || !(1..=PAGE_MAX).contains(&limit) {
+            let message =
+                format!("members needs id, a cursor that is one of ours, and limit 1 to {PAGE_MAX}");
+            self.refuse(id, "bad_message", &message);
+            return None;
+        }
+        let channel = channel.to_owned();
+        self.shows_members(id, &channel).then(|| Later::Members { channel, from: from.flatten(), limit })
     }
 
     fn members(&self, id: Option<&RawValue>, channel: &str, cursor: Option<&str>, limit: Option<usize>) {
@@ -293,4 +332,10 @@ fn cut(name: &str) -> String {
 enum Later {
     Join(Join),
     Publish(Box<Prepared>),
+    /// A page of members, of which other nodes have some.
+    Members {
+        channel: String,
+        from: Option<PageStart>,
+        limit: usize,
+    },
 }

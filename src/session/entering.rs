@@ -10,13 +10,12 @@ use super::{
 };
 use crate::{
     auth::Verified,
-    close,
     config::Presence,
     event_loop::EventLoop,
     history::{Entry, Key, Reader},
     hub::{Coming, Connection, Joining, State},
     id::ConnectionId,
-    node::Recalled,
+    node::{Former, FormerChannel, Recalled},
     predicate::Value,
     protocol::{
         event::channel_name,
@@ -61,7 +60,7 @@ impl Client {
         Ok(Connection {
             app: self.app,
             attributes,
-            rights: verified.rights.unwrap_or_else(|| self.policy().default_rights.clone()),
+            rights: verified.rights.unwrap_or_else(|| self.default_rights()),
             expires_at: verified.expires_at.and_then(NonZeroU64::new),
             takes_stored: self.store && self.app().user_events().is_some(),
         })
@@ -70,8 +69,13 @@ impl Client {
     /// Lets a connection in, with what was stored for its user before everything newer, then brings it into its
     /// channels.
     pub(super) async fn enter(self, connection: Connection, entrance: Entrance, auth: Option<Box<RawValue>>) {
+        let _attending = self.node.attend_user(self.app, connection.shared_user()).await;
         let recalled = entrance.resume.as_ref().map(|id| self.recall(id, &connection));
-        let resumed = recalled.as_ref().map(Option::is_some);
+        let former = match (&entrance.resume, &recalled) {
+            (Some(id), Some(None)) => self.recall_elsewhere(id, &connection).await,
+            _ => None,
+        };
+        let resumed = recalled.as_ref().map(|recalled| recalled.is_some() || former.is_some());
         let was = self.connection();
         let is_new_user = was.is_some_and(|was| was.user().is_none()) && connection.user().is_some();
         match connection.shared_user() {
@@ -80,7 +84,11 @@ impl Client {
                 let _turn = self.node.turns.take(&key).await;
                 match self.node.history.waiting(&key).await {
                     Ok(waiting) => self.open(connection, resumed, &waiting),
-                    Err(error) => return self.close(close::OVER_LIMIT, &error.to_string()),
+                    Err(error) => {
+                        // What waits goes on waiting, for a connection that comes when it can be had.
+                        tracing::warn!(%error, "a user comes in without what was stored");
+                        self.open(Connection { takes_stored: false, ..connection }, resumed, &[]);
+                    }
                 }
             }
             _ => self.open(connection, resumed, &[]),
@@ -88,6 +96,9 @@ impl Client {
         self.acknowledge_auth(auth.as_deref());
         if let Some(recalled) = recalled.flatten() {
             self.come_back(recalled).await;
+        }
+        if let Some((id, former)) = former {
+            self.come_back_here(id, former).await;
         }
         for channel in entrance.channels {
             let told = Told::Joined;
@@ -108,6 +119,34 @@ impl Client {
     fn recall(&self, id: &str, connection: &Connection) -> Option<Recalled> {
         let id: ConnectionId = id.parse().ok()?;
         self.node.recall(self.app, &id, connection.user(), connection.device())
+    }
+
+    async fn recall_elsewhere(&self, id: &str, connection: &Connection) -> Option<(ConnectionId, Former)> {
+        let id: ConnectionId = id.parse().ok()?;
+        let (user, device) = (connection.user(), connection.device());
+        Some((id, self.node.recall_elsewhere(self.app, &id, user, device).await?))
+    }
+
+    /// Takes the place of another node's lost connection in its channels, as [`Client::come_back`] does of this one's.
+    async fn come_back_here(&self, id: ConnectionId, former: Former) {
+        self.app().metrics.resumed.inc();
+        if let Some(profile) = former.profile() {
+            self.event_loop.shard().with(|table| table.set_profile(self.seat.at, profile));
+        }
+        let Some(own) = self.connection() else { return };
+        let (taken, given_up): (Vec<_>, Vec<_>) = former.channels.into_iter().partition(|channel| {
+            own.rights.may_join(&channel.name) || (own.user().is_some() && !channel.was_allowed)
+        });
+        for channel in given_up {
+            self.reply(native::left(&channel.name));
+        }
+        let names = taken.iter().map(|channel| channel.name.clone()).collect();
+        self.node.settle_elsewhere(self.app, &id, names).await;
+        for FormerChannel { name, watched, .. } in taken {
+            let members = watched && own.rights.may_see_members(&name);
+            let join = Join { channel: name, members, since: None };
+            self.join(join, Told::Joined, Coming::Resumed(id)).await;
+        }
     }
 
     /// Takes a lost connection's place in its channels. Those that the client may not join any more are left, and it
@@ -183,7 +222,8 @@ impl Client {
     }
 
     fn welcome(&self, connection: &Connection, resumed: Option<bool>) -> Frame {
-        let limits = &self.node.config.limits;
+        let live = self.node.live();
+        let limits = &live.config.limits;
         native::welcome(&Welcome {
             connection: connection.id(),
             user: connection.user(),

@@ -54,6 +54,8 @@ struct Step<'a> {
     missed: &'a Missed,
     /// What is to be replayed.
     frames: Vec<Frame>,
+    /// The first page of members, where other nodes have some.
+    elsewhere: Option<MembersPage>,
 }
 
 impl Client {
@@ -66,6 +68,9 @@ impl Client {
         while join.since.is_some() && self.event_loop.shard().own(|table| table.is_replaying(self.seat.at)) {
             tokio::time::sleep(REPLAY_LOOK).await;
         }
+        let _attending = self.node.attend_channel(self.app, &join.channel).await;
+        // Before the turn: other nodes' answers come the way that kept events take, which wait for the turn.
+        let elsewhere = self.page_elsewhere(&join, &told).await;
         let key = self.node.kept_key(self.app, &join.channel);
         let _turn = match &key {
             Some(key) => Some(self.node.turns.take(key).await),
@@ -78,7 +83,18 @@ impl Client {
                 return Joining::Gone;
             }
         };
-        self.join_now(&join, &told, coming, &missed)
+        self.join_now(&join, &told, coming, (&missed, elsewhere))
+    }
+
+    /// The first page over all nodes, where there are others and it is asked for.
+    async fn page_elsewhere(&self, join: &Join, told: &Told) -> Option<MembersPage> {
+        if self.node.cluster.is_none() || !join.members || !matches!(told, Told::Ack(Some(_))) {
+            return None;
+        }
+        let own = self.connection()?;
+        let bounds = (PAGE_DEFAULT, self.node.config.limits.outbox_bytes / 4);
+        let page = self.node.members_page_everywhere(self.app, &join.channel, None, bounds, Some(&own)).await;
+        page.ok().map(|page| page.value)
     }
 
     async fn missed(&self, join: &Join) -> Result<Missed, NodeError> {
@@ -93,6 +109,7 @@ impl Client {
             });
         };
         let recovery = self.node.history.since(&key, &keep, since.epoch.as_deref(), since.offset).await?;
+        self.node.advance(&key, recovery.position).await?;
         let epoch = recovery.position.epoch.to_string().into();
         Ok(Missed {
             position: Some(Position { epoch, offset: recovery.position.offset }),
@@ -103,7 +120,13 @@ impl Client {
 
     /// The step in which membership, answer and replay fall together. It is done again where the first page of
     /// members is out of date by the time the lock is had.
-    fn join_now(&self, join: &Join, told: &Told, coming: Coming, missed: &Missed) -> Joining {
+    fn join_now(
+        &self,
+        join: &Join,
+        told: &Told,
+        coming: Coming,
+        (missed, elsewhere): (&Missed, Option<MembersPage>),
+    ) -> Joining {
         let presence = self.node.hub.presence(self.app);
         let with_page = join.members && matches!(told, Told::Ack(Some(_)));
         let Some(own) = self.connection() else { return Joining::Gone };
@@ -115,6 +138,7 @@ impl Client {
             coming,
             missed,
             frames: for_us.map(|entry| entry.frame.clone()).collect(),
+            elsewhere,
         };
         for gathering in 0..=GATHERINGS {
             let seen = presence.changed(&join.channel);
@@ -148,10 +172,11 @@ impl Client {
                 // client fetches one instead.
                 let page = page.map(|page| if changed == seen { page } else { no_page((0, 0)) });
                 let page = page.map(|page| MembersPage { count: connections, users, ..page });
+                let page = step.elsewhere.as_ref().or(page.as_ref());
                 let ack = JoinAck {
                     position: step.missed.position.as_ref(),
                     recovered: step.missed.recovered,
-                    members: page.as_ref(),
+                    members: page,
                 };
                 table.place_own(at, native::ack_join(id, &ack));
             }

@@ -5,6 +5,7 @@
 //! that sends faster than the node takes is held back by its own socket.
 
 mod client;
+mod credentials;
 mod entering;
 mod gate;
 mod joining;
@@ -33,9 +34,8 @@ use self::{
 use crate::{
     auth::unix_now,
     close,
-    config::ClientAuth,
     event_loop::EventLoop,
-    hub::{Connection, State},
+    hub::Connection,
     id::AppId,
     node::{Node, Occupancy},
     predicate::{Attributes, Facts},
@@ -108,7 +108,7 @@ impl Session {
             connected_at: unix_now() as u32,
             node: node.name.clone(),
         };
-        let rights = node.app(app).policy(policy).default_rights.clone();
+        let rights = node.live().access(app).policy(policy).default_rights.clone();
         let build = |id| Connection::new(app, Attributes::new(facts(id)), rights);
         let Ok((at, connection)) = shard.own(|table| table.insert(build)) else {
             tracing::error!("no slot is left for a connection");
@@ -116,10 +116,14 @@ impl Session {
         };
         let seat = event_loop.seat(socket, at);
         shard.with(|table| table.place_own(at, Frame::handshake(arrival.granted)));
-        let limits = &node.config.limits;
+        let (message_bytes, burst) = {
+            let live = node.live();
+            let limits = &live.config.limits;
+            (limits.message_bytes, limits.message_burst)
+        };
         let mut session = Self {
-            decoder: Decoder::new(Role::Server, limits.message_bytes),
-            rate: Rate::new(limits.message_burst),
+            decoder: Decoder::new(Role::Server, message_bytes),
+            rate: Rate::new(burst),
             client: Client { node, event_loop, seat, app, policy: policy as u16, echo, store },
             pending: None,
             entrance: (!arrival.entrance.is_empty()).then(|| Box::new(arrival.entrance)),
@@ -155,26 +159,6 @@ impl Session {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
             }
-        }
-    }
-
-    /// Decides what the handshake's credentials, or their absence, make of the connection.
-    fn identify(&mut self, connection: &Arc<Connection>, token: Option<&str>) {
-        match (self.client.policy().client_auth, token) {
-            (ClientAuth::Off, _) | (ClientAuth::Optional, None) => {
-                self.enter(Connection::clone(connection), None);
-            }
-            (ClientAuth::Required, None) => {
-                let wait = self.client.node.config.limits.auth;
-                self.client.event_loop.expect_authentication(self.client.seat.at, wait);
-            }
-            (_, Some(token)) => match self.client.app().tokens.verify(token, unix_now()) {
-                Ok(verified) => match self.client.authenticated(connection, verified) {
-                    Ok(connection) => self.enter(connection, None),
-                    Err(message) => self.client.close(close::UNAUTHORIZED, &message),
-                },
-                Err(error) => self.client.unauthorized(&error),
-            },
         }
     }
 
@@ -234,7 +218,7 @@ impl Session {
             return;
         }
         self.client.app().metrics.messages.inc();
-        match self.rate.take(&self.client.node.config.limits, Instant::now()) {
+        match self.rate.take(&self.client.node.live().config.limits, Instant::now()) {
             Allowance::Go => {}
             Allowance::Refused => {
                 let id = match message {
@@ -266,29 +250,6 @@ impl Session {
                 self.client.close(close::BAD_MESSAGE, "the message is not JSON");
             }
             Err(Misunderstood::Refused { id, code, message }) => self.client.refuse(id, code, &message),
-        }
-    }
-
-    /// `op: auth`: who was waiting for it is let in; who is in is renewed in one step, as the same user.
-    fn authenticate(&mut self, id: Option<&RawValue>, token: &str) {
-        let at = self.client.seat.at;
-        if self.client.policy().client_auth == ClientAuth::Off {
-            return self.client.refuse(id, "auth_off", "client authentication is off");
-        }
-        let shard = self.client.event_loop.shard().clone();
-        let (state, connection) = shard.own(|table| (table.state(at), table.connection(at)));
-        let Some(connection) = connection else { return };
-        let verified = match self.client.app().tokens.verify(token, unix_now()) {
-            Ok(verified) => verified,
-            Err(error) if state == State::Pending => return self.client.unauthorized(&error),
-            Err(error) => return self.client.refuse(id, "unauthorized", &error.to_string()),
-        };
-        if connection.user().is_some_and(|user| user != &*verified.user) {
-            return self.client.refuse(id, "forbidden", "a renewed token must be of the same user");
-        }
-        match self.client.authenticated(&connection, verified) {
-            Ok(connection) => self.enter(connection, id.map(ToOwned::to_owned)),
-            Err(message) => self.client.refuse(id, "unauthorized", &message),
         }
     }
 }

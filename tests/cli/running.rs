@@ -1,5 +1,5 @@
 //! The program under test: run to its end, or kept running and listened to.
-#![allow(unreachable_pub, reason = "a test file is a crate, and this is its module")]
+#![allow(dead_code, unreachable_pub, reason = "each test file is a crate, and uses its part of this module")]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -199,7 +199,12 @@ impl Served {
 
     pub fn start_at(address: &str, words: &[&str]) -> Self {
         // Only what is wrong, so that nobody has to read along.
-        let words = [&["serve", "--listen", address, "--log", "warn", "--shards", "2"], words].concat();
+        Self::start_with(&[&["--listen", address, "--log", "warn"], words].concat())
+    }
+
+    /// The same with `words` that say all.
+    pub fn start_with(words: &[&str]) -> Self {
+        let words = [&["serve", "--shards", "2"], words].concat();
         let mut running = Running::start(&words, &[], Stdio::null());
         let mut welcome = running.line();
         let address = welcome.split_once("http://").unwrap().1;

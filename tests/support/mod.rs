@@ -288,7 +288,12 @@ pub struct Client {
 impl Client {
     /// Upgrades a connection; the answer is the error where it is not 101.
     pub fn open(to: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
-        let mut socket = TcpStream::connect(to).expect("connects");
+        Self::upgrade(TcpStream::connect(to).expect("connects"), path, headers)
+    }
+
+    /// The same over a socket that is connected already.
+    pub fn upgrade(mut socket: TcpStream, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
+        let to = socket.peer_addr().unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
         let mut head = format!("GET {path} HTTP/1.1\r\n");

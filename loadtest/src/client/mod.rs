@@ -3,7 +3,7 @@
 mod connection;
 mod control;
 mod fleet;
-mod frames;
+pub(crate) mod frames;
 mod latencies;
 mod slow;
 mod storm;

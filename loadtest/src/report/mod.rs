@@ -11,7 +11,10 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use self::measurement::{Measurement, Use};
-pub(crate) use self::{machine::Machine, page::page};
+pub(crate) use self::{
+    machine::{Machine, command_line},
+    page::page,
+};
 use crate::{cli::Common, client, publisher::Outcome};
 
 /// One scenario's findings.

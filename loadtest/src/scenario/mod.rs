@@ -1,6 +1,7 @@
 //! The scenarios: each one is lanes, an order of measurements, and the figures that come of them.
 
 mod churn;
+mod cluster;
 mod fan_out;
 mod filtered;
 mod idle;
@@ -12,6 +13,7 @@ use std::{ops::Range, time::Duration};
 
 pub(crate) use self::{
     churn::churn,
+    cluster::cluster,
     fan_out::{flood, paced, serial},
     filtered::filtered,
     idle::idle,

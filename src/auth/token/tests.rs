@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},
+    hmac,
     rand::SystemRandom,
     rsa::KeySize,
     signature::{
@@ -87,7 +88,7 @@ fn public(kid: Option<&str>, alg: TokenAlgorithm, pem: &str) -> TokenKeyConfig {
 }
 
 fn tokens(keys: Vec<TokenKeyConfig>) -> Tokens {
-    Tokens::new(&AppConfig { tokens: keys, ..AppConfig::default() }, &Limits::default()).unwrap()
+    Tokens::new(&AppConfig { tokens: keys, ..AppConfig::default() }, None, &Limits::default()).unwrap()
 }
 
 #[track_caller]
@@ -222,7 +223,7 @@ fn issuer_and_audience_are_checked_where_configured() {
         audience: Some("fanfare".to_owned()),
         ..AppConfig::default()
     };
-    let keys = Tokens::new(&app, &Limits::default()).unwrap();
+    let keys = Tokens::new(&app, None, &Limits::default()).unwrap();
     let verify = |iss: &str, aud: &str| {
         keys.verify(&token(&format!(r#"{{"sub":"u","iss":{iss},"aud":{aud}}}"#)), NOW).map(|_| ())
     };
@@ -324,7 +325,8 @@ fn a_bad_can_is_refused() {
 
 #[test]
 fn keys_that_are_none_are_refused() {
-    let new = |key| Tokens::new(&AppConfig { tokens: vec![key], ..AppConfig::default() }, &Limits::default());
+    let new =
+        |key| Tokens::new(&AppConfig { tokens: vec![key], ..AppConfig::default() }, None, &Limits::default());
     let error = new(secret(None, "31-bytes-are-one-too-few-at-all")).unwrap_err();
     assert_eq!(error, TokenKeyError::Short(31));
     let ((_, rs_pem), (_, es_pem)) = (rs256(), es256());
@@ -354,7 +356,7 @@ fn what_is_signed_is_verified() {
         audience: Some("clients".to_owned()),
         ..AppConfig::default()
     };
-    let keys = Tokens::new(&app, &Limits::default()).unwrap();
+    let keys = Tokens::new(&app, None, &Limits::default()).unwrap();
     let (claims, can) = (raw(r#"{ "tenant": 1.50, "roles":["a"] }"#), raw(r#"{"send":["*"]}"#));
     let signed = keys.signer().unwrap().sign("u\"1", Some(&claims), Some(&can), None, NOW).unwrap();
     assert_eq!(signed.expires_at, NOW + 3600);
@@ -418,7 +420,8 @@ fn only_a_shared_secret_signs() {
 
 #[test]
 fn an_ephemeral_secret_is_another_each_time() {
-    let make = || Tokens::ephemeral(&AppConfig::default(), &Limits::default()).unwrap();
+    let make =
+        || Tokens::ephemeral(&AppConfig::default(), random_secret().unwrap(), &Limits::default()).unwrap();
     let (one, two) = (make(), make());
     let signed = one.signer().unwrap().sign("u", None, None, None, NOW).unwrap();
     assert!(one.verify(&signed.token, NOW).is_ok());

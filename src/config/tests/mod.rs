@@ -1,6 +1,8 @@
 //! Layers and mistakes.
 
+mod redis;
 mod reference;
+mod reloading;
 mod rules;
 
 use std::path::PathBuf;

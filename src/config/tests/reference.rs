@@ -31,6 +31,8 @@ fn the_reference_has_every_key_with_its_default() {
         ("redact", "`[]`".to_owned()),
         ("drain_delay", "`5s`".to_owned()),
         ("drain_timeout", format!("`{}`", humantime::format_duration(config.drain_timeout))),
+        ("redis", "none".to_owned()),
+        ("namespace", format!("`{}`", config.namespace)),
         ("limits", "see below".to_owned()),
         ("apps", "one, `default`".to_owned()),
     ]);
@@ -48,6 +50,7 @@ fn the_reference_has_every_key_with_its_default() {
         "[[apps.a.client_keys]]",
         "[[apps.a.channels]]",
         "[apps.a.user_events]",
+        "[redis]",
     ];
     for table in tables {
         for key in keys_of(table) {

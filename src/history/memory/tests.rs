@@ -41,7 +41,7 @@ pub(super) fn at(seconds: u64) -> Now {
 pub(super) fn event(length: usize) -> New {
     let data = RawValue::from_string(format!("\"{}\"", "x".repeat(length))).unwrap();
     let draft = Event::new("e", Data::Json(&data)).unwrap().draft(&Marks::default());
-    New { id: Uuid::new_v4(), draft, omit: None }
+    New { id: Uuid::new_v4(), draft, omit: None, tail: None }
 }
 
 fn offsets(entries: &[Entry]) -> Vec<u64> {

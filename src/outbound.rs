@@ -1,4 +1,4 @@
-//! A byte stream to a server: TCP, with TLS where the address says so.
+//! Connections that this program opens: TCP, with TLS where asked for.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -12,35 +12,35 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName},
 };
 
-use super::address::Address;
-
 /// How long connecting may take, TLS included.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The bytes to and from a server.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Connects to `address`.
+/// Connects to `host`, a name or an address without brackets.
 ///
 /// # Errors
 /// When it cannot be reached in time, or its certificate is not one that this system trusts.
-pub(super) async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
-    timeout(PATIENCE, open(address)).await.map_err(|_| {
+pub(crate) async fn connect(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>> {
+    timeout(PATIENCE, open(host, port, secure)).await.map_err(|_| {
         let text = format!("no answer within {} s", PATIENCE.as_secs());
         io::Error::new(io::ErrorKind::TimedOut, text)
     })?
 }
 
-async fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
-    let socket = TcpStream::connect((address.host.as_str(), address.port)).await?;
+async fn open(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>> {
+    let socket = TcpStream::connect((host, port)).await?;
     socket.set_nodelay(true)?;
-    if !address.secure {
+    if !secure {
         return Ok(Box::new(socket));
     }
-    let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
-    Ok(Box::new(connector()?.connect(name, socket).await?))
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    // Reading the system's certificates takes milliseconds, in which a shard's clients would wait.
+    let connector = tokio::task::spawn_blocking(connector).await.map_err(io::Error::other)??;
+    Ok(Box::new(connector.connect(name, socket).await?))
 }
 
 /// Trusts what the system trusts, so that a company's own authority works as it does for other programs.

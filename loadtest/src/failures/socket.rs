@@ -1,0 +1,144 @@
+//! Blocking sockets with bounds: one kept HTTP connection, single requests, and a WebSocket.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use crate::{client::frames, http};
+
+/// How long a node may take to be connected to.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// How long a WebSocket waits for something to come before it lets its owner look up.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+fn connect(to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect_timeout(&to, CONNECT.min(patience))?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(patience))?;
+    Ok(socket)
+}
+
+/// Reads one HTTP message; answers its status, its body, and whether the connection ends behind it.
+fn read_answer(socket: &mut TcpStream) -> io::Result<(u16, Vec<u8>, bool)> {
+    let (mut answer, mut buffer) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        if let Some(message) = http::parse(&answer) {
+            return Ok((message.status(), message.body.to_vec(), message.is_last));
+        }
+        match socket.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => answer.extend_from_slice(&buffer[..n]),
+        }
+    }
+}
+
+/// A caller that keeps its connection.
+#[derive(Debug)]
+pub(super) struct Caller {
+    to: SocketAddr,
+    patience: Duration,
+    socket: Option<TcpStream>,
+}
+
+impl Caller {
+    pub(super) fn new(to: SocketAddr, patience: Duration) -> Self {
+        Self { to, patience, socket: None }
+    }
+
+    /// Posts; answers status and body. After an error the next request has a new connection.
+    pub(super) fn post(&mut self, path: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
+        let mut socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => connect(self.to, self.patience)?,
+        };
+        socket.write_all(&http::post(self.to, path, "", body))?;
+        let (status, body, is_last) = read_answer(&mut socket)?;
+        self.socket = Some(socket).filter(|_| !is_last);
+        Ok((status, body))
+    }
+}
+
+/// Gets on a connection of its own; answers status and body.
+pub(super) fn get(to: SocketAddr, path: &str, patience: Duration) -> io::Result<(u16, Vec<u8>)> {
+    let mut socket = connect(to, patience)?;
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    read_answer(&mut socket).map(|(status, body, _)| (status, body))
+}
+
+/// A client's WebSocket.
+#[derive(Debug)]
+pub(super) struct WebSocket {
+    socket: TcpStream,
+    inbox: Vec<u8>,
+}
+
+/// What came on it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    Text(Vec<u8>),
+    /// Nothing, for a moment.
+    Nothing,
+    Ended,
+}
+
+impl WebSocket {
+    /// Upgrades a connection within `patience`.
+    pub(super) fn open(to: SocketAddr, path: &str, patience: Duration) -> io::Result<Self> {
+        let mut socket = connect(to, patience)?;
+        socket.write_all(http::upgrade(to, path, "").as_bytes())?;
+        let (mut inbox, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            if let Some(head) = http::parse(&inbox) {
+                if head.status() != 101 {
+                    return Err(io::Error::other(head.first_line.to_owned()));
+                }
+                let used = head.bytes;
+                inbox.drain(..used);
+                break;
+            }
+            match socket.read(&mut buffer)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => inbox.extend_from_slice(&buffer[..n]),
+            }
+        }
+        socket.set_read_timeout(Some(LOOK_UP))?;
+        Ok(Self { socket, inbox })
+    }
+
+    /// Sends a text.
+    pub(super) fn send(&mut self, text: &str) -> io::Result<()> {
+        self.socket.write_all(&frames::text(text))
+    }
+
+    /// The next text, or nothing for a moment; pings are answered.
+    pub(super) fn next(&mut self) -> Heard {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            if let Some((frame, used)) = frames::next(&self.inbox) {
+                let (opcode, payload) = (frame.opcode, frame.payload.to_vec());
+                self.inbox.drain(..used);
+                match opcode {
+                    frames::TEXT => return Heard::Text(payload),
+                    frames::CLOSE => return Heard::Ended,
+                    // A socket that takes no pong is about to end, which is read then.
+                    frames::PING => drop(self.socket.write_all(&frames::pong(&payload))),
+                    _ => {}
+                }
+                continue;
+            }
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return Heard::Ended,
+                Ok(n) => self.inbox.extend_from_slice(&buffer[..n]),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Heard::Nothing;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Heard::Ended,
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The bus: how nodes hear each other, through Redis.
+//!
+//! A node publishes to a [`Topic`], and gets what others publish to the topics in its [`Interest`]. Commands and scripts go
+//! the same way as publications, so that their order holds. All of it runs on one thread of its own; whoever calls only
+//! appends to a queue, and whoever delivers reads the [`Inbox`].
+//!
+//! What is promised: messages of one Redis server come in the order in which it got them, each at most once. What may have
+//! been missed is told by an [`Incoming::Gap`]. No command waits longer than `limits.redis_timeout`, and none is repeated.
+
+mod backoff;
+mod board;
+mod control;
+mod inbox;
+mod interest;
+mod line;
+mod link;
+mod name;
+mod publisher;
+mod resp;
+mod setup;
+mod slot;
+mod subscriber;
+#[cfg(test)]
+pub(crate) mod tests;
+mod topology;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use redis::{Cmd, Value};
+use tokio::sync::Notify;
+
+use self::{
+    board::Board,
+    interest::Change,
+    line::{Answer, Line},
+    name::Names,
+    setup::Setup,
+};
+pub(crate) use self::{
+    board::Health,
+    inbox::{Inbox, Incoming},
+    interest::Interest,
+    name::Topic,
+    setup::StartError,
+};
+use crate::{
+    config::{RedisConfig, RedisKind},
+    id::NodeId,
+    limits::Limits,
+    metrics::Metrics,
+};
+
+/// A Lua script; Redis knows it by its digest.
+pub(crate) use redis::Script;
+
+/// Redis does not answer, or not in time, or refuses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BusError {
+    /// No connection, or one to a server that is not responsible: nothing was sent, or nothing of it was done.
+    #[error("Redis is away: {reason}")]
+    Away { reason: Arc<str> },
+    /// Sent, and no answer in time: it may have happened.
+    #[error("Redis did not answer in time; whether it has done what was asked is not known")]
+    Unanswered,
+    /// Redis answered with an error.
+    #[error("Redis refuses: {code} {message}")]
+    Refused { code: String, message: String },
+    /// Too much waits to be sent; nothing was sent.
+    #[error("too much waits for Redis (limits.bus_queue_commands, limits.bus_queue_bytes)")]
+    Full,
+}
+
+impl BusError {
+    fn away(reason: &str) -> Self {
+        Self::Away { reason: reason.into() }
+    }
+}
+
+/// What the tasks of the bus share.
+struct Context {
+    names: Arc<Names>,
+    setup: Setup,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    node: NodeId,
+    interest: Arc<Interest>,
+    inbox: inbox::Sender,
+    board: Board,
+    /// The line of each partition; `None` until its primary is known.
+    routes: RwLock<Vec<Option<Arc<Line>>>>,
+    /// Something may have moved.
+    trouble: Notify,
+    stopped: Notify,
+    generations: AtomicU64,
+}
+
+impl Context {
+    /// Numbers subscriber connections, from 1.
+    fn next_generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn publish_command(&self) -> &'static str {
+        if self.names.is_tagged() { "SPUBLISH" } else { "PUBLISH" }
+    }
+
+    fn word(&self, change: Change) -> &'static [u8] {
+        match (change, self.names.is_tagged()) {
+            (Change::Subscribe, false) => b"SUBSCRIBE",
+            (Change::Subscribe, true) => b"SSUBSCRIBE",
+            (Change::Unsubscribe, false) => b"UNSUBSCRIBE",
+            (Change::Unsubscribe, true) => b"SUNSUBSCRIBE",
+        }
+    }
+}
+
+/// However the thread ends: nobody waits for it any more.
+struct Ending(Arc<Context>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let reason = if std::thread::panicking() {
+            "the bus has failed; start this node again"
+        } else {
+            "this node is ending"
+        };
+        if std::thread::panicking() {
+            self.0.board.fault(board::Part::Topology, reason);
+        }
+        for line in self.0.routes.read().iter().flatten() {
+            line.shut(reason);
+        }
+        self.0.inbox.close();
+    }
+}
+
+/// The bus of a node; shared by all its threads.
+pub(crate) struct Bus {
+    cx: Arc<Context>,
+    /// Tells that the thread has ended.
+    ended: Mutex<mpsc::Receiver<()>>,
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus").finish_non_exhaustive()
+    }
+}
+
+impl Bus {
+    /// Starts the thread `fanfare-bus`, which connects and stays connected. Returns at once, whether Redis is there or not;
+    /// [`Self::health`] says how it goes. `apps` are the apps' names, in the order of their ids.
+    ///
+    /// # Errors
+    /// When certificates or keys cannot be used, or there is no thread to be had.
+    pub(crate) fn start(
+        config: &RedisConfig,
+        namespace: &str,
+        apps: Vec<Arc<str>>,
+        node: NodeId,
+        limits: &Limits,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Arc<Self>, Inbox), StartError> {
+        let setup = Setup::new(config, namespace, node)?;
+        let names = Arc::new(Names::new(namespace, apps, setup.kind == RedisKind::Cluster));
+        let (sender, inbox) = inbox::new(limits, metrics.clone());
+        let cx = Arc::new(Context {
+            interest: Arc::new(Interest::new(names.clone())),
+            routes: RwLock::new(vec![None; usize::from(names.partitions())]),
+            board: Board::new(metrics.clone()),
+            names,
+            setup,
+            limits: limits.clone(),
+            metrics,
+            node,
+            inbox: sender,
+            trouble: Notify::new(),
+            stopped: Notify::new(),
+            generations: AtomicU64::new(0),
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (end, ended) = mpsc::sync_channel(1);
+        let run = control::run(cx.clone());
+        let ending = Ending(cx.clone());
+        std::thread::Builder::new().name("fanfare-bus".to_owned()).spawn(move || {
+            let _ending = ending;
+            runtime.block_on(run);
+            // What is under way is answered by that.
+            drop(runtime);
+            drop(end);
+        })?;
+        Ok((Arc::new(Self { cx, ended: Mutex::new(ended) }), inbox))
+    }
+
+    /// Publishes. Resolves with the number of subscribers of this Redis server when it has answered, within
+    /// `limits.redis_timeout` of the call. Never repeated.
+    ///
+    /// What one node publishes, runs and commands reaches a Redis server in the order of the calls, whether and whenever the
+    /// futures are polled; one that is dropped takes nothing back.
+    ///
+    /// # Errors
+    /// [`BusError`].
+    #[expect(clippy::needless_pass_by_value, reason = "how the bytes get to Redis is the bus's affair")]
+    pub(crate) fn publish(
+        &self,
+        topic: &Topic,
+        payload: Bytes,
+    ) -> impl Future<Output = Result<u64, BusError>> + Send + 'static + use<> {
+        let channel = self.channel(topic);
+        let bytes = channel.len() + payload.len() + 64;
+        let mut command = Cmd::with_capacity(3, bytes);
+        command.arg(self.publish_command()).arg(&channel[..]).arg(&payload[..]);
+        let answer = self.send(topic, command, bytes, None);
+        async move {
+            match answer.await? {
+                Value::Int(receivers) => Ok(u64::try_from(receivers).unwrap_or(0)),
+                _ => Ok(0),
+            }
+        }
+    }
+
+    /// Runs a script by its digest, and loads it where Redis does not know it. `home` says in which partition; all `keys` are
+    /// made by [`Self::key`] of the same. Time and order are as with [`Self::publish`], with one exception: where Redis has
+    /// forgotten a script that this connection had loaded (SCRIPT FLUSH), it runs after what was sent meanwhile.
+    ///
+    /// # Errors
+    /// [`BusError`].
+    #[expect(clippy::needless_pass_by_value, reason = "how the bytes get to Redis is the bus's affair")]
+    pub(crate) fn eval(
+        &self,
+        script: &'static Script,
+        home: &Topic,
+        keys: Vec<Vec<u8>>,
+        args: Vec<Bytes>,
+    ) -> impl Future<Output = Answer> + Send + 'static + use<> {
+        let bytes = keys.iter().map(|key| key.len() + 16).sum::<usize>()
+            + args.iter().map(|arg| arg.len() + 16).sum::<usize>()
+            + 80;
+        let mut command = Cmd::with_capacity(3 + keys.len() + args.len(), bytes);
+        command.arg("EVALSHA").arg(script.get_hash()).arg(keys.len());
+        for key in &keys {
+            command.arg(&key[..]);
+        }
+        for arg in &args {
+            command.arg(&arg[..]);
+        }
+        self.send(home, command, bytes, Some(script))
+    }
+
+    /// Runs one command in the partition of `home`: none that blocks, and none that subscribes. Time and order are as with
+    /// [`Self::publish`].
+    ///
+    /// # Errors
+    /// [`BusError`].
+    pub(crate) fn command(
+        &self,
+        home: &Topic,
+        command: Cmd,
+    ) -> impl Future<Output = Answer> + Send + 'static + use<> {
+        let bytes = command
+            .args_iter()
+            .map(|arg| match arg {
+                redis::Arg::Simple(arg) => arg.len() + 16,
+                _ => 16,
+            })
+            .sum();
+        self.send(home, command, bytes, None)
+    }
+
+    fn send(
+        &self,
+        home: &Topic,
+        command: Cmd,
+        bytes: usize,
+        script: Option<&'static Script>,
+    ) -> impl Future<Output = Answer> + Send + 'static + use<> {
+        let partition = usize::from(self.cx.names.partition(home));
+        let queued = match &self.cx.routes.read()[partition] {
+            Some(line) => line.send(command, bytes, script),
+            None => Err(match self.health() {
+                Health::Down { reason, .. } => BusError::Away { reason },
+                Health::Up => BusError::away("the Redis server for this is not known yet"),
+            }),
+        };
+        // Whoever drops the sender has lost what was sent.
+        async move { queued?.await.unwrap_or(Err(BusError::Unanswered)) }
+    }
+
+    /// The Redis channel of a topic.
+    pub(crate) fn channel(&self, topic: &Topic) -> Vec<u8> {
+        self.cx.names.channel(topic)
+    }
+
+    /// The name of a key that lives where `home` does, so that one script may use both. `suffix` tells the keys of one home
+    /// apart.
+    pub(crate) fn key(&self, home: &Topic, suffix: &str) -> Vec<u8> {
+        self.cx.names.key(home, suffix)
+    }
+
+    /// What a script has to call to publish: `PUBLISH`, or `SPUBLISH` on Redis Cluster.
+    pub(crate) fn publish_command(&self) -> &'static str {
+        self.cx.publish_command()
+    }
+
+    /// The register of what this node needs.
+    pub(crate) fn interest(&self) -> &Arc<Interest> {
+        &self.cx.interest
+    }
+
+    /// Whether commands are answered, every subscriber connection has all of the register, and its canary comes back.
+    pub(crate) fn health(&self) -> Health {
+        self.cx.board.health()
+    }
+
+    /// Lets what is queued go out, for half a second at most, and ends the thread; waits for a second at most. The inbox
+    /// ends with what it holds.
+    pub(crate) fn stop(&self) {
+        self.cx.stopped.notify_one();
+        // The sender is dropped at the end; nothing is sent.
+        let _ = self.ended.lock().recv_timeout(Duration::from_secs(1));
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        self.cx.stopped.notify_one();
+    }
+}

@@ -1,0 +1,35 @@
+//! A primary that Sentinels replace.
+
+use super::{server::Server, *};
+
+#[tokio::test]
+async fn a_failover_is_followed() {
+    let mut primary = Server::start(&[]);
+    let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
+    eventually("the replica follows", || replica.info("master_link_status") == "up");
+    let sentinels = (0..3).map(|_| Server::sentinel(primary.port)).collect::<Vec<_>>();
+    eventually("the Sentinels know each other and the replica", || {
+        sentinels.iter().all(|sentinel| {
+            let status = sentinel.info("master0");
+            status.contains("slaves=1") && status.contains("sentinels=3")
+        })
+    });
+    let ports = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect::<Vec<_>>();
+    let url = format!("redis+sentinel://{}/mymaster", ports.join(","));
+    works(&url).await;
+    let (mut one, two) = (Node::up(&url), Node::up(&url));
+    one.joins(user("ann")).await;
+    primary.kill();
+    one.is_down("");
+    one.is_up();
+    two.is_up();
+    assert_eq!(replica.info("role"), "master");
+    two.reaches(&mut one, &user("ann")).await;
+    assert!(one.gaps > 0);
+    // The old primary comes back as one, and is made a replica; nobody follows it.
+    primary.start_again();
+    eventually("the old primary is a replica", || primary.info("role") == "slave");
+    two.is_up();
+    two.reaches(&mut one, &user("ann")).await;
+    Node::start(&format!("redis+sentinel://{}/other", ports[0])).is_down("knows no primary called \"other\"");
+}

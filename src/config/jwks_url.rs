@@ -1,0 +1,125 @@
+//! The address of a set of public keys.
+
+use std::{fmt, net::IpAddr};
+
+use hyper::Uri;
+use serde::Deserialize;
+
+/// Where the public keys of whoever signs client tokens are fetched from: `https`, or `http` on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct JwksUrl(Uri);
+
+/// An address that keys are not fetched from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadJwksUrl {
+    /// Not a URL with a host.
+    #[error("\"{0}\" is no address of keys such as https://id.example.com/.well-known/jwks.json")]
+    Form(String),
+    /// Whoever is on the way could put in a key of their own.
+    #[error("\"{0}\" is not https; only this machine (localhost, 127.0.0.1, [::1]) is asked without TLS")]
+    Insecure(String),
+    /// Credentials in the URL would be shown by whatever shows URLs. So the text does not show it.
+    #[error("an address of keys holds no user or password")]
+    Credentials,
+}
+
+impl JwksUrl {
+    /// Whether TLS is spoken.
+    pub fn is_secure(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+
+    /// Name or address, without brackets.
+    pub fn host(&self) -> &str {
+        bare(self.0.host().unwrap_or_default())
+    }
+
+    /// The port, be it the scheme's.
+    pub fn port(&self) -> u16 {
+        self.0.port_u16().unwrap_or(if self.is_secure() { 443 } else { 80 })
+    }
+
+    /// Host and port as the URL has them, for the `Host` header.
+    pub fn authority(&self) -> &str {
+        self.0.authority().map_or("", |authority| authority.as_str())
+    }
+
+    /// Path and query.
+    pub fn path(&self) -> &str {
+        self.0.path_and_query().map_or("/", |path| path.as_str())
+    }
+}
+
+impl TryFrom<String> for JwksUrl {
+    type Error = BadJwksUrl;
+
+    fn try_from(text: String) -> Result<Self, BadJwksUrl> {
+        let Ok(url) = text.parse::<Uri>() else { return Err(BadJwksUrl::Form(text)) };
+        let Some(authority) = url.authority() else { return Err(BadJwksUrl::Form(text)) };
+        if authority.as_str().contains('@') {
+            return Err(BadJwksUrl::Credentials);
+        }
+        let has_port = authority.as_str().len() > authority.host().len();
+        if authority.host().is_empty() || (has_port && authority.port_u16().is_none()) {
+            return Err(BadJwksUrl::Form(text));
+        }
+        match url.scheme_str() {
+            Some("https") => Ok(Self(url)),
+            Some("http") if is_this_machine(authority.host()) => Ok(Self(url)),
+            Some("http") => Err(BadJwksUrl::Insecure(text)),
+            _ => Err(BadJwksUrl::Form(text)),
+        }
+    }
+}
+
+impl fmt::Display for JwksUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+fn is_this_machine(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || bare(host).parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<JwksUrl, BadJwksUrl> {
+        JwksUrl::try_from(text.to_owned())
+    }
+
+    #[test]
+    fn keys_come_by_https_or_from_this_machine() {
+        for (text, secure, host, port, path) in [
+            ("https://id.example.com/keys?p=a", true, "id.example.com", 443, "/keys?p=a"),
+            ("https://id.example.com:8443", true, "id.example.com", 8443, "/"),
+            ("http://127.0.0.1:9000/jwks.json", false, "127.0.0.1", 9000, "/jwks.json"),
+            ("http://localhost/k", false, "localhost", 80, "/k"),
+            ("http://[::1]:1/k", false, "::1", 1, "/k"),
+        ] {
+            let url = read(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(
+                (url.is_secure(), url.host(), url.port(), url.path()),
+                (secure, host, port, path),
+                "{text}"
+            );
+        }
+        for text in ["http://id.example.com/keys", "http://10.0.0.1/keys", "http://localhost.example.com/"] {
+            assert_eq!(read(text), Err(BadJwksUrl::Insecure(text.to_owned())));
+        }
+        for text in
+            ["", "/keys", "id.example.com", "ftp://id.example.com", "file:///etc/keys", "https://a:b/"]
+        {
+            assert_eq!(read(text), Err(BadJwksUrl::Form(text.to_owned())), "{text}");
+        }
+        assert_eq!(read("https://user:pass@id.example.com/"), Err(BadJwksUrl::Credentials));
+    }
+}

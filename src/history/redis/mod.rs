@@ -1,0 +1,319 @@
+//! The store that all nodes share, in Redis.
+//!
+//! A topic is two keys in one partition: its state (a hash) and its events (a stream whose ids are the offsets). Every
+//! call is one Lua script, so it is atomic for its topic, and an append is published in the step that keeps it: the order
+//! on the bus is the order of offsets. Times are Redis' own, so nodes need not agree on theirs.
+//!
+//! # What is bounded
+//! A topic, by number, bytes and age, as in memory. Both keys expire an hour ([`HISTORY_QUIET`]) after the last event of
+//! the topic is past its time, or after it was last joined. All topics together are bounded by Redis' `maxmemory`, and by
+//! nothing of ours: sums of our own would drift whenever Redis lets a key expire or evicts it, which it tells nobody, and
+//! every append would write one key more; Redis knows its memory to the byte. With `maxmemory-policy noeviction` an
+//! append is refused when memory is full ([`HistoryError::Full`], before anybody was told). With a policy that evicts
+//! (`volatile-ttl` takes those that are quiet for longest), the state and the stream check each other: whoever misses
+//! something that was evicted is told that it is not recovered.
+//!
+//! # What is noticed
+//! Each node remembers how far it has seen a topic's numbering. If Redis is behind that, because a replica that lagged
+//! was promoted or a backup restored, a new epoch begins behind the larger offset.
+//!
+//! # What is not counted
+//! Events of users who never come back, and that Redis lets expire with the key, are no drops in any counter.
+
+mod record;
+mod reply;
+mod script;
+mod seen;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+#[cfg(test)]
+use self::record::published;
+use self::{
+    reply::{Entries, Head, Reply, Withheld},
+    script::Call,
+    seen::{Mark, Seen},
+};
+use super::{
+    Answer, Appended, Epoch, History, HistoryError, Keep, Key, New, Page, Position, Reader, Recovery, Topic,
+};
+use crate::{
+    broker::{self, Bus, BusError},
+    id::ConnectionId,
+    limits::{HISTORY_QUIET, HISTORY_SEEN_TOPICS, HISTORY_TTL_MS_MAX},
+    metrics::{AppMetrics, DropReason, Metrics},
+};
+
+/// Keeps events in Redis, for all nodes of a namespace. A clone is the same store.
+///
+/// Answers come within the bus's time for one command. Nothing is asked twice: after [`HistoryError::Unanswered`] an
+/// append may have happened, and then it was published too.
+#[derive(Clone)]
+pub(crate) struct RedisHistory(Arc<Inner>);
+
+struct Inner {
+    bus: Arc<Bus>,
+    seen: Seen,
+    metrics: Arc<Metrics>,
+    /// By `AppId`.
+    apps: Vec<Arc<AppMetrics>>,
+}
+
+impl fmt::Debug for RedisHistory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisHistory")
+    }
+}
+
+impl From<BusError> for HistoryError {
+    fn from(error: BusError) -> Self {
+        match error {
+            BusError::Away { .. } | BusError::Full => Self::Unavailable,
+            BusError::Unanswered => Self::Unanswered,
+            BusError::Refused { code, message } if code == "OOM" => Self::Full(message.into()),
+            BusError::Refused { code, message } => Self::Refused(format!("{code} {message}").into()),
+        }
+    }
+}
+
+impl RedisHistory {
+    /// A store over `bus`. `apps` by `AppId`.
+    pub(crate) fn new(bus: Arc<Bus>, metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
+        Self(Arc::new(Inner { bus, seen: Seen::new(HISTORY_SEEN_TOPICS), metrics, apps }))
+    }
+
+    async fn recovery(key: &Key, sent: Sent) -> Result<(Position, bool, Entries), HistoryError> {
+        let Answered { position, mut reply } = sent.await?;
+        let entries = reply.entries(is_channel(key))?;
+        let proven = reply.flag()?;
+        Ok((position.ok_or_else(reply::malformed)?, proven, entries))
+    }
+}
+
+/// What a script has answered, after it was noted.
+struct Answered {
+    /// None where no numbering is known.
+    position: Option<Position>,
+    reply: Reply,
+}
+
+/// A script on its way.
+type Sent = Pin<Box<dyn Future<Output = Result<Answered, HistoryError>> + Send>>;
+
+impl Inner {
+    /// Sends a script; it has its place in the order of all that is sent when this returns.
+    fn send(self: &Arc<Self>, call: Call, key: &Key, own: Vec<Bytes>) -> Sent {
+        let home = home(key);
+        let mark = if call.heeds_what_was_seen() { self.seen.mark(key) } else { None };
+        let keys = vec![self.bus.key(&home, "state"), self.bus.key(&home, "events")];
+        let mut arguments = common(key, mark.as_ref());
+        arguments.extend(own);
+        let answer = self.bus.eval(call.script(), &home, keys, arguments);
+        let (inner, key) = (self.clone(), key.clone());
+        Box::pin(async move {
+            let mut reply = Reply::new(answer.await?)?;
+            let position = reply.head()?.and_then(|head| inner.note(&key, &head));
+            Ok(Answered { position, reply })
+        })
+    }
+
+    /// Remembers where a topic stands, and counts what it has lost for a user.
+    fn note(&self, key: &Key, head: &Head) -> Option<Position> {
+        if let (Topic::User(_), Some(app)) = (&key.topic, self.apps.get(usize::from(key.app.0))) {
+            app.dropped(DropReason::StoredExpired, head.expired);
+            app.dropped(DropReason::StoredOver, head.over);
+        }
+        let position = Position { epoch: head.epoch?, offset: head.newest };
+        self.seen.note(key, Mark { position, born: head.born });
+        Some(position)
+    }
+
+    fn count_unreadable(&self, entries: &Entries) {
+        self.metrics.history_unreadable.inc_by(entries.unreadable);
+    }
+
+    /// The second half of a confirmation: what leaves somebody out is forgotten if it was for the reader.
+    async fn forget(self: Arc<Self>, key: Key, sent: Sent, who: Who) -> Result<(), HistoryError> {
+        let Answered { position, mut reply } = sent.await?;
+        let Some(position) = position else { return Ok(()) };
+        let reader = who.reader();
+        let mut own = vec![Bytes::copy_from_slice(&position.epoch.to_bytes())];
+        for Withheld { id, bytes, omit } in reply.withheld()? {
+            if record::decode_omit(&omit).is_some_and(|omit| !omit.has(&reader)) {
+                own.extend([id, number(bytes)]);
+            }
+        }
+        if own.len() > 1 {
+            self.send(Call::Forget, &key, own).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A [`Reader`] that outlives its connection.
+struct Who {
+    user: Option<Box<str>>,
+    device: Option<Box<str>>,
+    connection: ConnectionId,
+}
+
+impl Who {
+    fn new(reader: &Reader<'_>) -> Self {
+        Self {
+            user: reader.user.map(Into::into),
+            device: reader.device.map(Into::into),
+            connection: reader.connection,
+        }
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader { user: self.user.as_deref(), device: self.device.as_deref(), connection: self.connection }
+    }
+}
+
+fn is_channel(key: &Key) -> bool {
+    matches!(key.topic, Topic::Channel(_))
+}
+
+/// The bus's name for a topic: its keys live where its events are published.
+fn home(key: &Key) -> broker::Topic {
+    match &key.topic {
+        Topic::Channel(name) => broker::Topic::Channel(key.app, name.clone()),
+        Topic::User(name) => broker::Topic::User(key.app, name.clone()),
+    }
+}
+
+fn number(n: u64) -> Bytes {
+    n.to_string().into()
+}
+
+fn millis(time: Duration) -> Bytes {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    number(millis.clamp(1, HISTORY_TTL_MS_MAX))
+}
+
+/// What every script is given first; topic.lua reads it.
+fn common(key: &Key, mark: Option<&Mark>) -> Vec<Bytes> {
+    let kind = if is_channel(key) { "channel" } else { "user" };
+    let (epoch, offset, born) = mark.map_or((Bytes::new(), 0, 0), |mark| {
+        let epoch = Bytes::copy_from_slice(&mark.position.epoch.to_bytes());
+        (epoch, mark.position.offset, mark.born)
+    });
+    let fresh = Bytes::copy_from_slice(&Epoch::random().to_bytes());
+    let mut arguments = Vec::with_capacity(15);
+    arguments.extend([kind.into(), epoch, number(offset), number(born), fresh, millis(HISTORY_QUIET)]);
+    arguments
+}
+
+/// What `since.lua` takes for the epoch that a client named; what is none equals none.
+fn named(epoch: Option<&str>) -> Bytes {
+    match epoch.map(str::parse::<Epoch>) {
+        None => Bytes::new(),
+        Some(Ok(epoch)) => Bytes::copy_from_slice(&epoch.to_bytes()),
+        Some(Err(_)) => Bytes::from_static(b"?"),
+    }
+}
+
+impl History for RedisHistory {
+    fn append<'a>(&'a self, key: &'a Key, keep: &'a Keep, new: New) -> Answer<'a, Appended> {
+        let New { id, draft, omit, tail } = new;
+        // A channel's frame ends in its offset; the script adds the digits.
+        let behind = if is_channel(key) { ",\"offset\":".len() } else { 0 };
+        let bus = &self.0.bus;
+        let publication = match tail {
+            Some(tail) => [bus.publish_command().into(), bus.channel(&home(key)).into(), tail],
+            None => [Bytes::new(), Bytes::new(), Bytes::new()],
+        };
+        let mut own = vec![
+            number(keep.events as u64),
+            number(keep.bytes as u64),
+            millis(keep.ttl),
+            number((draft.len() + behind) as u64),
+            record::encode(id, &draft),
+            omit.as_deref().map(record::encode_omit).unwrap_or_default(),
+        ];
+        own.extend(publication);
+        let sent = self.0.send(Call::Append, key, own);
+        Box::pin(async move {
+            let position = sent.await?.position.ok_or_else(reply::malformed)?;
+            let frame = draft.finish(is_channel(key).then_some(position.offset));
+            Ok(Appended { position, frame })
+        })
+    }
+
+    fn position<'a>(&'a self, key: &'a Key, _keep: &'a Keep) -> Answer<'a, Position> {
+        let sent = self.0.send(Call::Position, key, Vec::new());
+        Box::pin(async move { sent.await?.position.ok_or_else(reply::malformed) })
+    }
+
+    fn since<'a>(
+        &'a self,
+        key: &'a Key,
+        _keep: &'a Keep,
+        epoch: Option<&'a str>,
+        offset: u64,
+    ) -> Answer<'a, Recovery> {
+        let sent = self.0.send(Call::Since, key, vec![named(epoch), number(offset)]);
+        Box::pin(async move {
+            let (mut position, mut recovered, mut entries) = Self::recovery(key, sent).await?;
+            if recovered && entries.unreadable > 0 {
+                // What is skipped is missed, so it is not recovered; and then all that is kept is given out.
+                let again = self.0.send(Call::Since, key, vec![named(Some("")), number(offset)]);
+                (position, recovered, entries) = Self::recovery(key, again).await?;
+            }
+            self.0.count_unreadable(&entries);
+            Ok(Recovery { position, recovered, entries: entries.read })
+        })
+    }
+
+    fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>> {
+        let ask = move |after: u64| vec![number(after), number((limit as u64).saturating_add(1))];
+        let sent = self.0.send(Call::Read, key, ask(after));
+        Box::pin(async move {
+            let mut answered = sent.await?;
+            loop {
+                let Some(position) = answered.position else { return Ok(None) };
+                let entries = answered.reply.entries_up_to(limit, is_channel(key))?;
+                self.0.count_unreadable(&entries);
+                let Entries { read, more, last, unreadable } = entries;
+                if !more || !read.is_empty() || unreadable == 0 {
+                    return Ok(Some(Page { position, entries: read, more }));
+                }
+                // A page of none, although more are kept, would look like the end.
+                answered = self.0.send(Call::Read, key, ask(last)).await?;
+            }
+        })
+    }
+
+    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Vec<super::Entry>> {
+        let sent = self.0.send(Call::Read, key, vec![number(0), Bytes::new()]);
+        Box::pin(async move {
+            let entries = sent.await?.reply.entries(is_channel(key))?;
+            self.0.count_unreadable(&entries);
+            Ok(entries.read)
+        })
+    }
+
+    /// Sent when this returns, ahead of whatever is asked later; if that fails, the events stay and are delivered again.
+    /// What leaves somebody out takes one more round trip, for which a runtime has to be there.
+    fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>) {
+        let sent = self.0.send(Call::Confirm, key, vec![number(offset)]);
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(self.0.clone().forget(key.clone(), sent, Who::new(reader)));
+        }
+    }
+
+    fn saw(&self, key: &Key, position: Position) {
+        self.0.seen.told(key, position);
+    }
+
+    /// Redis forgets by itself.
+    fn expire(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,153 @@
+//! What scripts answer, as types.
+
+use std::{str, sync::Arc, vec};
+
+use bytes::Bytes;
+use redis::Value;
+
+use super::record;
+use crate::history::{Entry, Epoch, HistoryError};
+
+/// What every script says of its topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// None where no numbering is known, although something is kept.
+    pub(super) epoch: Option<Epoch>,
+    /// When the numbering began; greater for a later one.
+    pub(super) born: u64,
+    pub(super) newest: u64,
+    /// Events that were removed as past their time.
+    pub(super) expired: u64,
+    /// Events that were removed for bounds, or lost otherwise.
+    pub(super) over: u64,
+}
+
+/// Events as they were read.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    /// Oldest first.
+    pub(super) read: Vec<Entry>,
+    /// How many were skipped, for not being understood.
+    pub(super) unreadable: u64,
+    /// Offset of the last one looked at.
+    pub(super) last: u64,
+    /// Whether there were more than asked for.
+    pub(super) more: bool,
+}
+
+/// An event that leaves somebody out.
+#[derive(Debug)]
+pub(super) struct Withheld {
+    /// In the stream.
+    pub(super) id: Bytes,
+    pub(super) bytes: u64,
+    pub(super) omit: Vec<u8>,
+}
+
+/// The parts of an answer, taken in their order.
+#[derive(Debug)]
+pub(super) struct Reply(vec::IntoIter<Value>);
+
+/// The answer is none that a script of this version gives.
+pub(super) fn malformed() -> HistoryError {
+    HistoryError::Refused("its answer is not understood".into())
+}
+
+fn array(value: Option<Value>) -> Result<vec::IntoIter<Value>, HistoryError> {
+    match value {
+        Some(Value::Array(parts)) => Ok(parts.into_iter()),
+        _ => Err(malformed()),
+    }
+}
+
+fn number(value: Option<Value>) -> Result<u64, HistoryError> {
+    let number = match value {
+        Some(Value::Int(number)) => u64::try_from(number).ok(),
+        Some(Value::BulkString(digits)) => str::from_utf8(&digits).ok().and_then(|text| text.parse().ok()),
+        _ => None,
+    };
+    number.ok_or_else(malformed)
+}
+
+fn bytes(value: Option<Value>) -> Result<Vec<u8>, HistoryError> {
+    match value {
+        Some(Value::BulkString(bytes)) => Ok(bytes),
+        _ => Err(malformed()),
+    }
+}
+
+impl Reply {
+    pub(super) fn new(value: Value) -> Result<Self, HistoryError> {
+        array(Some(value)).map(Self)
+    }
+
+    /// None where nothing is known of the topic.
+    pub(super) fn head(&mut self) -> Result<Option<Head>, HistoryError> {
+        let Some(head) = self.0.next() else { return Ok(None) };
+        let mut parts = array(Some(head))?;
+        let epoch = match parts.next() {
+            Some(Value::Nil | Value::Boolean(false)) => None,
+            epoch => Some(Epoch::from_bytes(bytes(epoch)?.try_into().map_err(|_| malformed())?)),
+        };
+        let mut next = || number(parts.next());
+        Ok(Some(Head { epoch, born: next()?, newest: next()?, expired: next()?, over: next()? }))
+    }
+
+    /// All events; none where nothing is known of the topic.
+    pub(super) fn entries(&mut self, is_channel: bool) -> Result<Entries, HistoryError> {
+        self.entries_up_to(usize::MAX, is_channel)
+    }
+
+    /// The first `limit` events.
+    pub(super) fn entries_up_to(&mut self, limit: usize, is_channel: bool) -> Result<Entries, HistoryError> {
+        let mut entries = Entries::default();
+        let Some(all) = self.0.next() else { return Ok(entries) };
+        let all = array(Some(all))?;
+        entries.more = all.len() > limit;
+        for one in all.take(limit) {
+            let mut parts = array(Some(one))?;
+            entries.last = offset(&bytes(parts.next())?)?;
+            match entry(entries.last, array(parts.next())?, is_channel) {
+                Some(entry) => entries.read.push(entry),
+                None => entries.unreadable += 1,
+            }
+        }
+        Ok(entries)
+    }
+
+    /// A yes or no.
+    pub(super) fn flag(&mut self) -> Result<bool, HistoryError> {
+        number(self.0.next()).map(|flag| flag == 1)
+    }
+
+    pub(super) fn withheld(&mut self) -> Result<Vec<Withheld>, HistoryError> {
+        array(self.0.next())?.map(Withheld::new).collect()
+    }
+}
+
+impl Withheld {
+    fn new(value: Value) -> Result<Self, HistoryError> {
+        let mut parts = array(Some(value))?;
+        let id = bytes(parts.next())?.into();
+        Ok(Self { id, bytes: number(parts.next())?, omit: bytes(parts.next())? })
+    }
+}
+
+/// The offset in an id of a stream.
+fn offset(id: &[u8]) -> Result<u64, HistoryError> {
+    let digits = id.split(|byte| *byte == b'-').next().unwrap_or_default();
+    str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(malformed)
+}
+
+/// An event by its fields, which topic.lua lists; `None` if it cannot be read.
+fn entry(offset: u64, mut fields: vec::IntoIter<Value>, is_channel: bool) -> Option<Entry> {
+    let mut field = |at: usize| fields.nth(at);
+    let at_ms = number(field(1)).ok()?;
+    let (id, draft) = record::decode(&bytes(field(5)).ok()?)?;
+    let omit = match field(1) {
+        None => None,
+        Some(omit) => Some(Arc::new(record::decode_omit(&bytes(Some(omit)).ok()?)?)),
+    };
+    let frame = draft.finish(is_channel.then_some(offset));
+    Some(Entry { offset, id, frame, omit, at_ms })
+}

@@ -1,0 +1,52 @@
+//! The scripts, each behind what all of them begin with.
+
+use std::sync::LazyLock;
+
+use crate::broker::Script;
+
+macro_rules! scripts {
+    ($($name:ident $file:literal;)*) => {
+        $(
+            static $name: LazyLock<Script> =
+                LazyLock::new(|| Script::new(concat!(include_str!("topic.lua"), include_str!($file))));
+        )*
+    };
+}
+
+scripts! {
+    APPEND "append.lua";
+    POSITION "position.lua";
+    SINCE "since.lua";
+    READ "read.lua";
+    CONFIRM "confirm.lua";
+    FORGET "forget.lua";
+}
+
+/// What is asked of Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Append,
+    Position,
+    Since,
+    Read,
+    Confirm,
+    Forget,
+}
+
+impl Call {
+    pub(super) fn script(self) -> &'static Script {
+        match self {
+            Self::Append => &APPEND,
+            Self::Position => &POSITION,
+            Self::Since => &SINCE,
+            Self::Read => &READ,
+            Self::Confirm => &CONFIRM,
+            Self::Forget => &FORGET,
+        }
+    }
+
+    /// Whether it matters to the script how far the node has seen the numbering.
+    pub(super) fn heeds_what_was_seen(self) -> bool {
+        !matches!(self, Self::Read | Self::Forget)
+    }
+}

@@ -1,0 +1,18 @@
+
+-- ARGV[7]: the epoch that is named, if any; ARGV[8]: the offset, which may be any that fits 64 bits.
+local epoch, text = ARGV[7], ARGV[8]
+local topic = load()
+begin(topic)
+drop_stale(topic)
+age(topic)
+local offset = tonumber(text)
+local proven, entries, lost
+-- What turns out to be past its time as it is read is lost, which may decide the question.
+repeat
+  lost = topic.lost
+  proven = (epoch == '' or epoch == topic.epoch) and lost <= offset and offset <= topic.newest
+  entries = read(topic, proven and '(' .. text .. '-0' or '-')
+until topic.lost == lost
+outlive(topic, topic.now)
+save_read(topic)
+return {head(topic), entries, proven and 1 or 0}

@@ -1,0 +1,286 @@
+//! The store in a real Redis.
+
+mod losses;
+mod model;
+
+use std::time::Instant;
+
+use redis::Value;
+
+use super::*;
+use crate::{
+    broker::{
+        Inbox, Incoming,
+        tests::server::{Cluster, PATIENCE, Server},
+    },
+    config::RedisConfig,
+    history::suite::{
+        self, ANYONE, KEEP, PHONE, channel, event, fill, not_for_phones, offsets, since, until, user,
+    },
+    id::NodeId,
+    limits::Limits,
+};
+
+/// A node's store.
+struct Node {
+    store: RedisHistory,
+    bus: Arc<Bus>,
+    metrics: Arc<Metrics>,
+    inbox: Inbox,
+}
+
+impl std::ops::Deref for Node {
+    type Target = RedisHistory;
+
+    fn deref(&self) -> &RedisHistory {
+        &self.store
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.bus.stop();
+    }
+}
+
+impl Node {
+    /// One that has reached Redis.
+    async fn new(url: &str) -> Self {
+        let node = Self::start(url);
+        let anything = channel("anything");
+        until(Ok(None), async || node.page(&anything, 0, 1).await.map(|page| page.map(|_| ()))).await;
+        node
+    }
+
+    fn start(url: &str) -> Self {
+        let config = RedisConfig { url: url.parse().unwrap(), ..RedisConfig::default() };
+        let metrics = Arc::new(Metrics::new());
+        let names = ["a", "b"];
+        let apps = names.map(|name| Arc::new(metrics.app(name))).to_vec();
+        let names = names.map(Into::into).to_vec();
+        let (bus, inbox) =
+            Bus::start(&config, "test", names, NodeId::random(), &Limits::default(), metrics.clone())
+                .unwrap();
+        let store = RedisHistory::new(bus.clone(), metrics.clone(), apps);
+        Self { store, bus, metrics, inbox }
+    }
+
+    /// Hears what is published to a topic from now on.
+    async fn listen(&self, key: &Key) {
+        self.bus.interest().add(home(key));
+        self.bus.interest().live(&home(key), PATIENCE).await.unwrap();
+    }
+
+    /// The next publication.
+    async fn next(&mut self) -> Option<(Position, Bytes)> {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.inbox.next()).await.unwrap().unwrap() {
+                Incoming::Message { payload, .. } => return published(&payload),
+                Incoming::Gap => {}
+            }
+        }
+    }
+
+    fn key(&self, key: &Key, suffix: &str) -> String {
+        String::from_utf8(self.bus.key(&home(key), suffix)).unwrap()
+    }
+
+    fn losses(&self, key: &Key) -> (u64, u64) {
+        let app = &self.store.0.apps[usize::from(key.app.0)];
+        (app.drops(DropReason::StoredOver), app.drops(DropReason::StoredExpired))
+    }
+}
+
+fn told(tail: &str, length: usize) -> New {
+    New { tail: Some(tail.to_owned().into()), ..event(length) }
+}
+
+#[tokio::test]
+async fn redis_behaves_as_a_store() {
+    let server = Server::start(&[]);
+    suite::behaves_as_a_store(&Node::new(&server.url()).await.store).await;
+}
+
+#[tokio::test]
+async fn nodes_share_what_is_kept_and_a_new_one_finds_it() {
+    let server = Server::start(&[]);
+    let (room, ann) = (channel("c"), user("u"));
+    let one = Node::new(&server.url()).await;
+    let other = Node::new(&server.url()).await;
+    let first = fill(&one.store, &room, &KEEP, 2).await;
+    let second = fill(&other.store, &room, &KEEP, 1).await;
+    assert_eq!((second.epoch, second.offset), (first.epoch, 3));
+    let stored = fill(&one.store, &ann, &KEEP, 3).await;
+    drop((one, other));
+    let later = Node::new(&server.url()).await;
+    assert_eq!(later.position(&room, &KEEP).await.unwrap(), second);
+    let epoch = first.epoch.to_string();
+    assert_eq!(since(&later.store, &room, Some(&epoch), 1).await, (true, vec![2, 3]));
+    assert_eq!(later.waiting(&ann).await.unwrap().len(), 3);
+    assert_eq!(later.position(&ann, &KEEP).await.unwrap(), stored);
+}
+
+#[tokio::test]
+async fn a_cluster_behaves_as_a_store() {
+    let cluster = Cluster::start();
+    suite::behaves_as_a_store(&Node::new(&cluster.url()).await.store).await;
+    publishes_in_the_order_of_offsets(&cluster.url()).await;
+}
+
+#[tokio::test]
+async fn what_is_published_has_the_order_of_offsets() {
+    let server = Server::start(&[]);
+    publishes_in_the_order_of_offsets(&server.url()).await;
+}
+
+async fn publishes_in_the_order_of_offsets(url: &str) {
+    const EACH: usize = 50;
+    let room = channel("order");
+    let nodes = [Node::new(url).await, Node::new(url).await];
+    let mut listener = Node::new(url).await;
+    listener.listen(&room).await;
+    let mut tasks = Vec::new();
+    for (n, node) in nodes.iter().cycle().take(4).enumerate() {
+        let (store, room) = (node.store.clone(), room.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut answers = Vec::new();
+            for k in 0..EACH {
+                let tail = format!("{n}:{k}");
+                answers.push((store.append(&room, &KEEP, told(&tail, 1)).await.unwrap().position, tail));
+            }
+            answers
+        }));
+    }
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.extend(task.await.unwrap());
+    }
+    answers.sort_by_key(|(position, _)| position.offset);
+    let all: Vec<u64> = answers.iter().map(|(position, _)| position.offset).collect();
+    assert_eq!(all, (1..=4 * EACH as u64).collect::<Vec<_>>());
+    for (position, tail) in answers {
+        assert_eq!(listener.next().await, Some((position, tail.into())));
+    }
+}
+
+#[tokio::test]
+async fn only_what_has_a_tail_is_published_and_an_empty_one_is_one() {
+    let server = Server::start(&[]);
+    let mut node = Node::new(&server.url()).await;
+    for key in [channel("c"), user("u")] {
+        node.listen(&key).await;
+        node.append(&key, &KEEP, event(1)).await.unwrap();
+        let second = node.append(&key, &KEEP, told("", 1)).await.unwrap();
+        let huge = node.append(&key, &Keep { bytes: 10, ..KEEP }, told("t", 100)).await.unwrap();
+        assert!(node.waiting(&key).await.unwrap().is_empty());
+        for (appended, tail) in [(second, ""), (huge, "t")] {
+            assert_eq!(node.next().await, Some((appended.position, tail.into())));
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_memory_nothing_is_kept_and_nobody_is_told() {
+    let server = Server::start(&[]);
+    let (room, ann) = (channel("c"), user("u"));
+    let mut node = Node::new(&server.url()).await;
+    let epoch = fill(&node.store, &room, &KEEP, 2).await.epoch.to_string();
+    let newest = fill(&node.store, &ann, &KEEP, 2).await.offset;
+    let other = channel("other");
+    fill(&node.store, &other, &KEEP, 2).await;
+    node.listen(&room).await;
+    server.ask(&["config", "set", "maxmemory", "1mb", "maxmemory-policy", "noeviction"]);
+    for key in [&room, &ann, &channel("new"), &user("new")] {
+        let refused = node.append(key, &KEEP, told("lost", 1)).await.unwrap_err();
+        assert!(matches!(&refused, HistoryError::Full(text) if text.contains("maxmemory")), "{refused:?}");
+    }
+    assert_eq!(since(&node.store, &room, Some(&epoch), 1).await, (true, vec![2]), "reading goes on");
+    node.confirm(&ann, newest, &ANYONE);
+    until(0, async || node.waiting(&ann).await.unwrap().len()).await;
+    server.ask(&["del", &node.key(&other, "events")]);
+    assert_eq!(
+        since(&node.store, &other, None, 1).await,
+        (false, vec![]),
+        "so does telling what was evicted"
+    );
+    server.ask(&["config", "set", "maxmemory", "0"]);
+    let third = node.append(&room, &KEEP, told("found", 1)).await.unwrap();
+    assert_eq!(third.position.offset, 3);
+    assert_eq!(node.next().await, Some((third.position, "found".into())));
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_is_refused_in_words() {
+    let server = Server::start(&[]);
+    let room = channel("c");
+    let mut node = Node::new(&server.url()).await;
+    node.listen(&room).await;
+    server.ask(&["set", &node.key(&room, "events"), "a string"]);
+    let refused = node.append(&room, &KEEP, told("t", 1)).await.unwrap_err();
+    assert!(matches!(&refused, HistoryError::Refused(text) if text.contains("WRONGTYPE")), "{refused:?}");
+    server.ask(&["del", &node.key(&room, "events")]);
+    let first = node.append(&room, &KEEP, told("u", 1)).await.unwrap();
+    assert_eq!(first.position.offset, 1);
+    assert_eq!(node.next().await.map(|(_, tail)| tail), Some("u".into()));
+}
+
+#[tokio::test]
+async fn without_redis_every_answer_is_an_error_and_soon() {
+    let mut server = Server::start(&[]);
+    let room = channel("c");
+    let node = Node::new(&server.url()).await;
+    fill(&node.store, &room, &KEEP, 1).await;
+    server.kill();
+    let began = Instant::now();
+    for n in 0..3 {
+        let error = node.append(&room, &KEEP, event(1)).await.unwrap_err();
+        let said = matches!(error, HistoryError::Unavailable | HistoryError::Unanswered);
+        assert!(said, "{n}: {error:?}");
+        let error = node.since(&room, &KEEP, None, 0).await.unwrap_err();
+        assert!(matches!(error, HistoryError::Unavailable | HistoryError::Unanswered), "{n}: {error:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "each has a deadline");
+    node.confirm(&room, 1, &ANYONE);
+}
+
+#[tokio::test]
+async fn what_is_not_answered_may_have_happened() {
+    let server = Server::start(&[]);
+    let room = channel("c");
+    let node = Node::new(&server.url()).await;
+    node.append(&room, &KEEP, event(1)).await.unwrap();
+    server.freeze();
+    assert_eq!(node.append(&room, &KEEP, event(1)).await.unwrap_err(), HistoryError::Unanswered);
+    server.thaw();
+    let other = Node::new(&server.url()).await;
+    until(vec![1, 2], async || offsets(&other.waiting(&room).await.unwrap())).await;
+    until(Ok(2), async || node.position(&room, &KEEP).await.map(|position| position.offset)).await;
+    assert_eq!(node.append(&room, &KEEP, event(1)).await.unwrap().position.offset, 3);
+}
+
+#[tokio::test]
+async fn redis_forgets_a_topic_an_hour_after_its_last_event_was_due() {
+    let server = Server::start(&[]);
+    let (room, quiet) = (channel("c"), channel("quiet"));
+    let node = Node::new(&server.url()).await;
+    let keep = Keep { ttl: Duration::from_secs(100), ..KEEP };
+    fill(&node.store, &room, &keep, 2).await;
+    node.position(&quiet, &KEEP).await.unwrap();
+    let left = |key: &Key, suffix: &str| -> u64 {
+        let Value::Int(left) = server.ask(&["pttl", &node.key(key, suffix)]) else { panic!() };
+        u64::try_from(left).unwrap() / 1000
+    };
+    let hour = HISTORY_QUIET.as_secs();
+    for suffix in ["state", "events"] {
+        let left = left(&room, suffix);
+        assert!((hour + 100..hour + 100 + 61).contains(&left), "{suffix} {left}");
+    }
+    assert!((hour..hour + 61).contains(&left(&quiet, "state")));
+    fill(&node.store, &quiet, &keep, 1).await;
+    node.confirm(&quiet, 1, &ANYONE);
+    until(0, async || node.waiting(&quiet).await.unwrap().len()).await;
+    fill(&node.store, &quiet, &keep, 1).await;
+    for suffix in ["state", "events"] {
+        assert!(left(&quiet, suffix) >= hour + 100 - 1, "a stream that is made anew is not for ever");
+    }
+}

@@ -1,0 +1,100 @@
+//! The numbers of the bus to other nodes.
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use super::{ResultLabel, seconds};
+
+/// What became of something sent to Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Redis answered.
+    Answered,
+    /// Redis answered with an error.
+    Refused,
+    /// There was no connection.
+    Away,
+    /// There was no answer in time.
+    Unanswered,
+    /// Too much waited to be sent.
+    Full,
+}
+
+impl Sent {
+    const ALL: [Self; 5] = [Self::Answered, Self::Refused, Self::Away, Self::Unanswered, Self::Full];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::Away => "away",
+            Self::Unanswered => "unanswered",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// The numbers of the bus. All stay zero where there is none.
+#[derive(Debug)]
+pub struct BusMetrics {
+    sent: [Counter; 5],
+    /// 1 while the bus is up.
+    pub up: Gauge,
+    /// Subscriber connections that took the place of lost ones.
+    pub reconnects: Counter,
+    /// Messages that came.
+    pub received: Counter,
+    /// Messages that came and were too many.
+    pub dropped: Counter,
+    /// Times that messages may have been missed.
+    pub gaps: Counter,
+    /// Topics in the register.
+    pub topics: Gauge,
+    /// Time of a message to Redis and back.
+    pub canary: Histogram,
+}
+
+impl BusMetrics {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let published = Family::<ResultLabel, Counter>::default();
+        let metrics = Self {
+            sent: Sent::ALL.map(|sent| published.get_or_create_owned(&ResultLabel { result: sent.name() })),
+            up: Gauge::default(),
+            reconnects: Counter::default(),
+            received: Counter::default(),
+            dropped: Counter::default(),
+            gaps: Counter::default(),
+            topics: Gauge::default(),
+            canary: seconds(),
+        };
+        let r = registry;
+        r.register("bus_published", "Publications and commands for Redis, by result", published);
+        r.register("bus_up", "Whether other nodes can be reached", metrics.up.clone());
+        r.register("bus_reconnects", "Subscriber connections made anew", metrics.reconnects.clone());
+        r.register("bus_received", "Messages from other nodes", metrics.received.clone());
+        r.register("bus_dropped", "Messages from other nodes that were too many", metrics.dropped.clone());
+        r.register("bus_gaps", "Times that messages may have been missed", metrics.gaps.clone());
+        r.register("bus_topics", "Topics that this node needs", metrics.topics.clone());
+        r.register_with_unit(
+            "bus_canary",
+            "Time of a message to Redis and back",
+            Unit::Seconds,
+            metrics.canary.clone(),
+        );
+        metrics
+    }
+
+    /// Counts `n` commands.
+    pub fn sent(&self, what: Sent, n: u64) {
+        if n > 0 {
+            self.sent[what as usize].inc_by(n);
+        }
+    }
+
+    /// Commands with this result so far.
+    pub fn count(&self, what: Sent) -> u64 {
+        self.sent[what as usize].get()
+    }
+}

@@ -1,0 +1,132 @@
+//! Asking other nodes: a request by the bus, answers by the bus, and a time after which those that are missing are named.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use ahash::AHashMap;
+use parking_lot::Mutex;
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::sync::mpsc;
+
+use super::{Cluster, Node, leases::Peer, order::Order};
+use crate::{
+    broker::Topic,
+    id::{AppId, NodeId},
+    limits::ANSWERS_WAITING,
+    protocol::envelope::{self, Answer, Request},
+};
+
+/// A node's answer as it came.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub(super) node: NodeId,
+    pub(super) result: Box<RawValue>,
+}
+
+/// What several nodes answered.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    pub(super) said: Vec<Said>,
+    /// Those that hold a lease, and did not answer in time.
+    pub(super) missing: Vec<String>,
+}
+
+/// Requests that wait for answers.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    next: AtomicU64,
+    waiting: Mutex<AHashMap<u64, mpsc::Sender<Said>>>,
+}
+
+/// A request under way; forgotten when dropped.
+struct Waiting<'a> {
+    asked: &'a Asked,
+    id: u64,
+    answers: mpsc::Receiver<Said>,
+}
+
+impl Asked {
+    fn begin(&self) -> Waiting<'_> {
+        let id = self.next.fetch_add(1, Relaxed);
+        let (sender, answers) = mpsc::channel(ANSWERS_WAITING);
+        self.waiting.lock().insert(id, sender);
+        Waiting { asked: self, id, answers }
+    }
+
+    /// Hands an answer to who waits for it. One that comes too late is for nobody.
+    pub(super) fn answered(&self, answer: &Answer<'_>) {
+        let waiting = self.waiting.lock().get(&answer.id).cloned();
+        if let Some(waiting) = waiting {
+            let said = Said { node: NodeId(answer.origin), result: answer.result.to_owned() };
+            // Fails only if the asker has just stopped waiting, or more nodes than there can be have answered.
+            let _ = waiting.try_send(said);
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.asked.waiting.lock().remove(&self.id);
+    }
+}
+
+impl Node {
+    /// Asks every other node that holds a lease, and waits for their answers for `limits.ask_timeout` at most.
+    pub(super) async fn ask_all(&self, cluster: &Cluster, app: AppId, order: &Order) -> Gathered {
+        self.ask(cluster, app, &Topic::Nodes, cluster.peers.all(), order).await
+    }
+
+    /// Asks one node; `None` where it does not answer in time.
+    pub(super) async fn ask_one(
+        &self,
+        cluster: &Cluster,
+        app: AppId,
+        node: NodeId,
+        order: &Order,
+    ) -> Option<Box<RawValue>> {
+        let peer = Peer { id: node, name: node.to_string().into() };
+        let mut gathered = self.ask(cluster, app, &Topic::Node(node), vec![peer], order).await;
+        gathered.said.pop().map(|said| said.result)
+    }
+
+    async fn ask(
+        &self,
+        cluster: &Cluster,
+        app: AppId,
+        topic: &Topic,
+        mut expected: Vec<Peer>,
+        order: &Order,
+    ) -> Gathered {
+        let mut gathered = Gathered::default();
+        if expected.is_empty() {
+            return gathered;
+        }
+        // Structs of texts always serialize.
+        let Ok(order) = to_raw_value(order) else { return gathered };
+        let mut waiting = cluster.asked.begin();
+        let app = (&*self.app(app).name).into();
+        let request = Request { origin: self.id().0, id: waiting.id, app, order: &order };
+        let sent = cluster.bus.publish(topic, envelope::request(&request));
+        let all = async {
+            if sent.await.is_err() {
+                return;
+            }
+            while !expected.is_empty() {
+                let Some(said) = waiting.answers.recv().await else { return };
+                expected.retain(|peer| peer.id != said.node);
+                gathered.said.push(said);
+            }
+        };
+        // What has come by then counts; who is missing is named.
+        let _ = tokio::time::timeout(self.config.limits.ask_timeout, all).await;
+        gathered.missing = expected.iter().map(|peer| peer.name.to_string()).collect();
+        gathered
+    }
+
+    /// Answers a request of another node.
+    pub(super) async fn answer(&self, cluster: &Cluster, to: NodeId, id: u64, result: &RawValue) {
+        let answer = Answer { origin: self.id().0, id, result };
+        if let Err(error) = cluster.bus.publish(&Topic::Node(to), envelope::answer(&answer)).await {
+            tracing::debug!(%error, "an answer to another node was lost");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! Looking and steering over all nodes: this node's part, the others' answers, and who did not answer.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ahash::AHashSet;
+use serde::de::DeserializeOwned;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{
+    super::{Joins, Node, NodeError, Target},
+    Cluster,
+    ask::Gathered,
+    order::{Joined, Listed, Number, Order, Page, Present},
+};
+use crate::{
+    close::Close,
+    hub::{Count, Snapshot},
+    id::{AppId, ConnectionId, NodeId},
+    protocol::native::MembersPage,
+};
+
+/// An answer of the cluster, and the nodes that are missing from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Overall<T> {
+    pub(crate) value: T,
+    /// Nodes that hold a lease, and did not answer in time.
+    pub(crate) missing: Vec<String>,
+}
+
+/// Where a page over all nodes begins: a node, and that node's own cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PageStart {
+    node: NodeId,
+    within: Option<String>,
+}
+
+impl PageStart {
+    /// Reads what [`PageStart::write`] wrote.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let (node, within) = text.split_once('-').map_or((text, None), |(node, within)| (node, Some(within)));
+        super::super::read_cursor(within.unwrap_or("0.0"))?;
+        Some(Self { node: node.parse().ok()?, within: within.map(ToOwned::to_owned) })
+    }
+
+    fn write(&self) -> String {
+        match &self.within {
+            Some(within) => format!("{}-{within}", self.node),
+            None => self.node.to_string(),
+        }
+    }
+}
+
+/// A page over all nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Items {
+    pub(crate) items: Vec<Box<RawValue>>,
+    pub(crate) cursor: Option<String>,
+}
+
+impl Gathered {
+    /// What the nodes said, as far as it can be read.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> impl Iterator<Item = T> {
+        self.said.iter().filter_map(|said| {
+            let read = serde_json::from_str(said.result.get()).ok();
+            if read.is_none() {
+                tracing::warn!(node = %said.node, answer = said.result.get(), "a node did not do its part");
+            }
+            read
+        })
+    }
+}
+
+impl Node {
+    /// Asks all others, unless this node is alone.
+    async fn others(&self, app: AppId, order: &Order) -> Result<Gathered, NodeError> {
+        Ok(match self.cluster_up()? {
+            Some(cluster) => self.ask_all(cluster, app, order).await,
+            None => Gathered::default(),
+        })
+    }
+
+    /// Closes the connections that `target` means, on every node; see [`Node::disconnect`].
+    ///
+    /// # Errors
+    /// Those of [`Node::disconnect`], and [`NodeError::Away`]; nobody was disconnected then.
+    pub(crate) async fn disconnect_everywhere(
+        self: &Arc<Self>,
+        app: AppId,
+        target: Target,
+        close: Close,
+    ) -> Result<Overall<u64>, NodeError> {
+        let (aim, code, reason) = (target.aim(None), close.code, close.reason.to_string());
+        let order = Order::Disconnect { aim, code, reason };
+        self.cluster_up()?;
+        let here = self.disconnect(app, target, close).await?;
+        let gathered = self.others(app, &order).await?;
+        let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
+        Ok(Overall { value: here + there, missing: gathered.missing })
+    }
+
+    /// Puts the connections that `target` means into `channel`, on every node; see [`Node::join_all`].
+    ///
+    /// # Errors
+    /// Those of [`Node::join_all`], and [`NodeError::Away`]; nobody was joined then.
+    pub(crate) async fn join_everywhere(
+        self: &Arc<Self>,
+        app: AppId,
+        channel: String,
+        target: Target,
+    ) -> Result<Overall<Joins>, NodeError> {
+        let order = Order::Join { channel: channel.clone(), aim: target.aim(None) };
+        self.cluster_up()?;
+        let mut joins = self.join_all(app, channel, target).await?;
+        let gathered = self.others(app, &order).await?;
+        for Joined { joined, already, full } in gathered.read() {
+            joins.joined += joined;
+            joins.already += already;
+            joins.full += full;
+        }
+        Ok(Overall { value: joins, missing: gathered.missing })
+    }
+
+    /// Takes the connections that `target` means out of `channel`, on every node; see [`Node::leave_all`].
+    ///
+    /// # Errors
+    /// Those of [`Node::leave_all`], and [`NodeError::Away`]; nobody was taken out then.
+    pub(crate) async fn leave_everywhere(
+        self: &Arc<Self>,
+        app: AppId,
+        channel: String,
+        target: Target,
+    ) -> Result<Overall<u64>, NodeError> {
+        let order = Order::Leave { channel: channel.clone(), aim: target.aim(None) };
+        self.cluster_up()?;
+        let here = self.leave_all(app, channel, target).await?;
+        let gathered = self.others(app, &order).await?;
+        let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
+        Ok(Overall { value: here + there, missing: gathered.missing })
+    }
+
+    /// How often `user` is connected, on every node.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(crate) async fn user_everywhere(&self, app: AppId, user: &str) -> Result<Overall<u64>, NodeError> {
+        let gathered = self.others(app, &Order::User { user: user.to_owned() }).await?;
+        let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
+        Ok(Overall { value: self.user_connections(app, user) as u64 + there, missing: gathered.missing })
+    }
+
+    /// How many are in `channel`, on every node. Users count once, wherever they are, as long as no node has more than
+    /// [`USERS_NAMED`](crate::limits::USERS_NAMED) of them in it.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(crate) async fn count_everywhere(
+        &self,
+        app: AppId,
+        channel: &str,
+    ) -> Result<Overall<Count>, NodeError> {
+        self.count_with(app, channel, None).await
+    }
+
+    /// The same, and who is `joining` as if they were in.
+    async fn count_with(
+        &self,
+        app: AppId,
+        channel: &str,
+        joining: Option<&Snapshot>,
+    ) -> Result<Overall<Count>, NodeError> {
+        let gathered = self.others(app, &Order::Count { channel: channel.to_owned() }).await?;
+        let joining = joining.filter(|joining| !joining.is_in(channel)).map(|joining| Present {
+            connections: 1,
+            users: 0,
+            names: Some(joining.user().map(ToOwned::to_owned).into_iter().collect()),
+        });
+        let parts = gathered.read().chain([self.present(app, channel)]).chain(joining);
+        Ok(Overall { value: sum(parts), missing: gathered.missing })
+    }
+
+    /// The channels that someone is in, on any node, by name: `limit` after `after`, and whether there are more.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(crate) async fn channels_everywhere(
+        &self,
+        app: AppId,
+        (prefix, after): (&str, Option<&str>),
+        limit: usize,
+    ) -> Result<Overall<(Vec<(String, Count)>, bool)>, NodeError> {
+        let (prefix_text, after_text) = (prefix.to_owned(), after.map(ToOwned::to_owned));
+        let order = Order::Channels { prefix: prefix_text, after: after_text, limit: limit + 1 };
+        let gathered = self.others(app, &order).await?;
+        let mut merged: BTreeMap<String, Vec<Present>> = BTreeMap::new();
+        let lists = gathered.read::<Vec<Listed>>().chain([self.listed(app, prefix, after, limit + 1)]);
+        for Listed { channel, present } in lists.flatten() {
+            merged.entry(channel).or_default().push(present);
+        }
+        let more = merged.len() > limit;
+        let found = merged.into_iter().take(limit).map(|(name, parts)| (name, sum(parts))).collect();
+        Ok(Overall { value: (found, more), missing: gathered.missing })
+    }
+
+    /// Up to `limit` members of `channel` on all nodes, by nodes, shards and slots, and who is `joining` here as if they
+    /// were one already. A member that stays is on exactly one page.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    async fn members_everywhere(
+        &self,
+        app: AppId,
+        channel: &str,
+        from: Option<PageStart>,
+        (limit, max_bytes): (usize, usize),
+        joining: Option<&Snapshot>,
+    ) -> Result<Overall<Items>, NodeError> {
+        let here = |from: Option<String>, left: usize| async move {
+            Ok(self.page_of_members(app, channel, (from.as_deref(), left), max_bytes, joining))
+        };
+        let order = |from, limit| Order::Members { channel: channel.to_owned(), from, limit, max_bytes };
+        self.pages(app, from, limit, here, order).await
+    }
+
+    /// A page of the members of `channel` on all nodes with their counts, both of the same nodes.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(crate) async fn members_page_everywhere(
+        &self,
+        app: AppId,
+        channel: &str,
+        from: Option<PageStart>,
+        (limit, max_bytes): (usize, usize),
+        joining: Option<&Snapshot>,
+    ) -> Result<Overall<MembersPage>, NodeError> {
+        loop {
+            let nodes = self.nodes(self.cluster.as_ref());
+            let bounds = (limit, max_bytes);
+            let page = self.members_everywhere(app, channel, from.clone(), bounds, joining).await?;
+            let count = self.count_with(app, channel, joining).await?;
+            // A node that came or went in between would be in one of them only.
+            if nodes != self.nodes(self.cluster.as_ref()) {
+                continue;
+            }
+            let members = to_raw_value(&page.value.items).map_err(|_| NodeError::Failed)?;
+            let Count { connections, users } = count.value;
+            let mut missing = page.missing;
+            missing.extend(count.missing);
+            missing.sort();
+            missing.dedup();
+            let page = MembersPage { members, count: connections, users, cursor: page.value.cursor };
+            return Ok(Overall { value: page, missing });
+        }
+    }
+
+    /// Up to `limit` connections that `target` means, on all nodes, by nodes, shards and slots.
+    ///
+    /// # Errors
+    /// Those of [`Node::connections`], and [`NodeError::Away`].
+    pub(crate) async fn connections_everywhere(
+        &self,
+        app: AppId,
+        target: Target,
+        from: Option<PageStart>,
+        limit: usize,
+    ) -> Result<Overall<Items>, NodeError> {
+        let here = |from: Option<String>, left: usize| {
+            let target = target.clone();
+            async move { self.page_of_connections(app, target, from.as_deref(), left).await }
+        };
+        let order = |from, limit| Order::Connections { aim: target.aim(None), from, limit };
+        self.pages(app, from, limit, here, order).await
+    }
+
+    /// A connection as it is shown, wherever it is.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(crate) async fn connection_elsewhere(
+        &self,
+        app: AppId,
+        id: &ConnectionId,
+    ) -> Result<Option<Box<RawValue>>, NodeError> {
+        if id.node == self.id() {
+            return Ok(None);
+        }
+        let Some(cluster) = self.cluster_up()? else { return Ok(None) };
+        if !cluster.peers.all().iter().any(|peer| peer.id == id.node) {
+            return Ok(None);
+        }
+        let said = self.ask_one(cluster, app, id.node, &Order::Connection { id: id.to_string() }).await;
+        Ok(said.filter(|said| said.get() != "null"))
+    }
+
+    /// Goes from node to node, in the order of their ids, until the page is full.
+    async fn pages<F: Future<Output = Result<Page, NodeError>>>(
+        &self,
+        app: AppId,
+        from: Option<PageStart>,
+        limit: usize,
+        here: impl Fn(Option<String>, usize) -> F,
+        order: impl Fn(Option<String>, usize) -> Order,
+    ) -> Result<Overall<Items>, NodeError> {
+        let cluster = self.cluster_up()?;
+        let mut nodes = self.nodes(cluster);
+        nodes.retain(|(id, _)| from.as_ref().is_none_or(|from| *id >= from.node));
+        let mut overall = Overall { value: Items::default(), missing: Vec::new() };
+        for (node, name) in nodes {
+            let left = limit - overall.value.items.len();
+            let within = from.as_ref().filter(|from| from.node == node).and_then(|from| from.within.clone());
+            if left == 0 {
+                overall.value.cursor = Some(PageStart { node, within: None }.write());
+                break;
+            }
+            let page = match cluster {
+                Some(cluster) if node != self.id() => {
+                    let said = self.ask_one(cluster, app, node, &order(within, left)).await;
+                    said.and_then(|said| serde_json::from_str::<Page>(said.get()).ok())
+                }
+                _ => Some(here(within, left).await?),
+            };
+            let Some(page) = page else {
+                overall.missing.push(name);
+                continue;
+            };
+            overall.value.items.extend(page.items);
+            if let Some(within) = page.cursor {
+                overall.value.cursor = Some(PageStart { node, within: Some(within) }.write());
+                break;
+            }
+        }
+        Ok(overall)
+    }
+
+    /// The names of all nodes, this one's too.
+    pub(in super::super) fn all_names(&self) -> Vec<String> {
+        self.nodes(self.cluster.as_ref()).into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// All nodes by their ids, with their names.
+    fn nodes(&self, cluster: Option<&Cluster>) -> Vec<(NodeId, String)> {
+        let peers = cluster.map(|cluster| cluster.peers.all()).unwrap_or_default();
+        let mut nodes: Vec<_> = peers.into_iter().map(|peer| (peer.id, peer.name.to_string())).collect();
+        nodes.push((self.id(), self.name.to_string()));
+        nodes.sort();
+        nodes
+    }
+}
+
+/// The counts of several nodes together.
+fn sum(parts: impl IntoIterator<Item = Present>) -> Count {
+    let (mut named, mut count) = (AHashSet::new(), Count::default());
+    for Present { connections, users, names } in parts {
+        count.connections += connections;
+        match names {
+            Some(names) => named.extend(names),
+            None => count.users += users,
+        }
+    }
+    count.users += named.len() as u64;
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_survives_its_text() {
+        for within in [None, Some("1.23".to_owned())] {
+            let place = PageStart { node: NodeId(77), within };
+            assert_eq!(PageStart::read(&place.write()), Some(place));
+        }
+        for bad in ["", "x", "00000000-", "0000001-1", "0000001-a.b"] {
+            assert_eq!(PageStart::read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_user_on_two_nodes_counts_once() {
+        let part = |names: &[&str]| Present {
+            connections: names.len() as u64,
+            users: names.len() as u64,
+            names: Some(names.iter().map(ToString::to_string).collect()),
+        };
+        let many = Present { connections: 5000, users: 4000, names: None };
+        assert_eq!(sum([part(&["a", "b"]), part(&["b"])]), Count { connections: 3, users: 2 });
+        assert_eq!(sum([part(&["a"]), many]), Count { connections: 5001, users: 4001 });
+    }
+}

@@ -1,0 +1,277 @@
+//! Kept events over the bus: every node places them in the order of their offsets, and notices what it has not heard.
+//!
+//! For each kept channel that someone here is in, the node knows how far it has placed. What comes again is dropped; where
+//! something is missing, by a message lost or a bus that was away, it is fetched from the history and placed first.
+
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{
+    super::{Node, NodeError},
+    Cluster,
+};
+use crate::{
+    broker::Topic,
+    history::{Entry, Epoch, Keep, Key, New, Position, Reader, Topic as Kept},
+    hub::{Counts, Named, Selection},
+    id::AppId,
+    limits::RECOVER_AGAIN,
+    protocol::{
+        envelope::{self, Aim, Header, Names},
+        frame::Frame,
+        native,
+    },
+};
+
+/// How far this node has placed each kept channel that someone here is in, and who waits for an event of their own.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    at: Mutex<AHashMap<Key, Position>>,
+    awaited: Mutex<AHashMap<Uuid, oneshot::Sender<Counts>>>,
+}
+
+impl Placed {
+    /// Waits for this node's own publication to come back over the bus.
+    pub(super) fn expect(&self, id: Uuid) -> oneshot::Receiver<Counts> {
+        let (sender, receiver) = oneshot::channel();
+        self.awaited.lock().insert(id, sender);
+        receiver
+    }
+
+    /// Gives up waiting.
+    pub(super) fn forget(&self, id: Uuid) {
+        self.awaited.lock().remove(&id);
+    }
+
+    pub(super) fn came(&self, id: Uuid, counts: Counts) {
+        let awaited = self.awaited.lock().remove(&id);
+        if let Some(sender) = awaited {
+            // Fails only if nobody waits any more.
+            let _ = sender.send(counts);
+        }
+    }
+
+    fn get(&self, key: &Key) -> Option<Position> {
+        self.at.lock().get(key).copied()
+    }
+
+    fn set(&self, key: &Key, position: Position) {
+        self.at.lock().insert(key.clone(), position);
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        self.at.lock().keys().cloned().collect()
+    }
+
+    fn remove(&self, key: &Key) {
+        self.at.lock().remove(key);
+    }
+}
+
+/// A kept event that came over the bus.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) key: Key,
+    pub(super) position: Position,
+    pub(super) id: Uuid,
+    pub(super) selection: Selection,
+    pub(super) frame: Frame,
+}
+
+impl Node {
+    /// Brings the members of a kept channel up to `position`, of which the caller has just learned under the channel's
+    /// turn: whoever joins now begins behind it, and what the bus brings up to it is dropped.
+    ///
+    /// # Errors
+    /// [`NodeError::History`] where what is missing cannot be had.
+    pub(crate) async fn advance(&self, key: &Key, position: Position) -> Result<(), NodeError> {
+        let Some(cluster) = &self.cluster else { return Ok(()) };
+        match cluster.placed.get(key) {
+            Some(at) if at.epoch == position.epoch && at.offset >= position.offset => return Ok(()),
+            Some(at) if self.has_members(key) => self.catch_up(key, at).await?,
+            _ => {}
+        }
+        cluster.placed.set(key, position);
+        Ok(())
+    }
+
+    /// Appends an event, which the same step sends to every node that has use for it, and waits until this one has
+    /// placed it. Where nobody here is in its topic, it does not come back, and is not waited for.
+    ///
+    /// # Errors
+    /// [`NodeError::History`].
+    pub(in super::super) async fn append_over_bus(
+        &self,
+        key: &Key,
+        keep: &Keep,
+        mut new: New,
+        header: &Header<'_>,
+    ) -> Result<(Position, Counts), NodeError> {
+        let Some(cluster) = &self.cluster else { return Err(NodeError::Failed) };
+        let (topic, to) = match &key.topic {
+            Kept::User(user) => {
+                let to = Names { users: vec![user.to_string()], ..Names::default() };
+                (Topic::User(key.app, user.clone()), Some(to))
+            }
+            Kept::Channel(channel) => (Topic::Channel(key.app, channel.clone()), header.aim.to.clone()),
+        };
+        let header = Header { aim: Aim { to, ..header.aim.clone() }, ..header.clone() };
+        new.tail = Some(envelope::tail(&header, &new.draft));
+        let id = new.id;
+        let comes_back = cluster.bus.interest().is_live(&topic);
+        let counts = comes_back.then(|| cluster.placed.expect(id));
+        let appended = self.history.append(key, keep, new).await;
+        let counts = match counts {
+            Some(counts) if appended.is_ok() => {
+                tokio::time::timeout(self.config.limits.redis_timeout, counts).await.ok().and_then(Result::ok)
+            }
+            _ => None,
+        };
+        cluster.placed.forget(id);
+        Ok((appended?.position, counts.unwrap_or_default()))
+    }
+
+    /// Places a kept event under its topic's turn, after whatever of the channel is missing before it.
+    pub(super) async fn arrive(&self, arrived: Arrived) -> Counts {
+        let Some(cluster) = &self.cluster else { return Counts::default() };
+        let Arrived { key, position, id, selection, frame } = arrived;
+        let _turn = self.turns.take(&key).await;
+        self.history.saw(&key, position);
+        let Kept::Channel(channel) = &key.topic else {
+            let (_, ticket) = self.admit_from_bus(&selection, frame.len()).await;
+            let counts = self.hub.place_stored(&selection, &frame, position.offset, &ticket);
+            self.hub.settle_ticket(&ticket, counts.queued);
+            return counts;
+        };
+        match cluster.placed.get(&key) {
+            // Nobody here is in it.
+            None => return Counts::default(),
+            Some(at) if at.epoch != position.epoch => self.tell_epoch(key.app, channel, position).await,
+            Some(at) if at.offset >= position.offset => return Counts::default(),
+            Some(at) if at.offset + 1 < position.offset => {
+                if let Err(error) = self.catch_up(&key, at).await {
+                    tracing::warn!(%error, %channel, "events that were missed could not be fetched yet");
+                    cluster.behind.notify_one();
+                    return Counts::default();
+                }
+                // It was among them.
+                return cluster.counted.lock().get(&id).copied().unwrap_or_default();
+            }
+            Some(_) => {}
+        }
+        let (reach, ticket) = self.admit_from_bus(&selection, frame.len()).await;
+        let counts = self.place_from_bus(&selection, reach, &frame, &ticket).await;
+        cluster.placed.set(&key, position);
+        counts
+    }
+
+    /// Fetches what was missed of kept channels, whenever something may have been, until the runtime ends. What cannot be
+    /// had is tried again until it can.
+    pub(crate) async fn keep_up(self: Arc<Self>) {
+        let Some(cluster) = &self.cluster else { return };
+        loop {
+            cluster.behind.notified().await;
+            while !self.recover(cluster).await {
+                tokio::time::sleep(RECOVER_AGAIN).await;
+            }
+        }
+    }
+
+    /// Fetches what was missed of every kept channel that someone here is in; what is certain to be missing is told.
+    /// False if some of it could not be had.
+    async fn recover(&self, cluster: &Cluster) -> bool {
+        let mut is_whole = true;
+        for key in cluster.placed.keys() {
+            let _turn = self.turns.take(&key).await;
+            if !self.has_members(&key) {
+                cluster.placed.remove(&key);
+                continue;
+            }
+            let Some(at) = cluster.placed.get(&key) else { continue };
+            if let Err(error) = self.catch_up(&key, at).await {
+                tracing::debug!(%error, "events that were missed could not be fetched yet");
+                is_whole = false;
+            }
+        }
+        is_whole
+    }
+
+    fn has_members(&self, key: &Key) -> bool {
+        match &key.topic {
+            Kept::Channel(channel) => self.count(key.app, channel).connections > 0,
+            Kept::User(_) => false,
+        }
+    }
+
+    /// Places what came after `at`. Where not all of it is there any more, the members are told a new beginning first.
+    async fn catch_up(&self, key: &Key, at: Position) -> Result<(), NodeError> {
+        let (Some(cluster), Kept::Channel(channel)) = (&self.cluster, &key.topic) else { return Ok(()) };
+        let Some(keep) = self.app(key.app).rule(channel).keep else { return Ok(()) };
+        let epoch = at.epoch.to_string();
+        let recovery = self.history.since(key, &keep, Some(&epoch), at.offset).await?;
+        if !recovery.recovered {
+            let first = recovery.entries.first().map_or(recovery.position.offset, |entry| entry.offset - 1);
+            self.tell_epoch(key.app, channel, Position { offset: first, ..recovery.position }).await;
+        }
+        for entry in &recovery.entries {
+            let counts = self.place_entry(key.app, channel, entry).await;
+            cluster.count(entry.id, counts);
+            cluster.placed.came(entry.id, counts);
+        }
+        self.metrics.bus_recovered.inc_by(recovery.entries.len() as u64);
+        cluster.placed.set(key, recovery.position);
+        Ok(())
+    }
+
+    /// Tells the members of `channel` that what comes does not go on from what they have: `joined` with the position
+    /// that it goes on from.
+    async fn tell_epoch(&self, app: AppId, channel: &Arc<str>, position: Position) {
+        let position = native::Position { epoch: position.epoch.to_string().into(), offset: position.offset };
+        let told = native::joined(channel, Some(&position));
+        let selection = of_channel(app, channel);
+        self.hub
+            .sweep(&selection, |table, slot| {
+                if let Some(at) = table.reference(slot) {
+                    table.place_own(at, told.clone());
+                }
+            })
+            .await;
+    }
+
+    /// Places a kept event for the members of its channel that it is for.
+    async fn place_entry(&self, app: AppId, channel: &Arc<str>, entry: &Entry) -> Counts {
+        let selection = of_channel(app, channel);
+        let (_, ticket) = self.admit_from_bus(&selection, entry.frame.len()).await;
+        let mut counts = Counts::default();
+        self.hub
+            .sweep(&selection, |table, slot| {
+                let Some(connection) = table.open_connection(slot) else { return };
+                let reader = Reader {
+                    user: connection.user(),
+                    device: connection.device(),
+                    connection: connection.id(),
+                };
+                counts.looked.at += 1;
+                if entry.is_for(&reader) {
+                    counts.looked.matched += 1;
+                    counts.queued += u64::from(table.place(slot, &entry.frame, &ticket));
+                }
+            })
+            .await;
+        self.hub.settle_ticket(&ticket, counts.queued);
+        counts
+    }
+}
+
+fn of_channel(app: AppId, channel: &str) -> Selection {
+    Selection { named: Some(Named::channel(channel)), ..Selection::everyone(app) }
+}
+
+/// The position that a message of the bus names.
+pub(super) fn position(epoch: u64, offset: u64) -> Position {
+    Position { epoch: Epoch::of(epoch), offset }
+}

@@ -1,0 +1,174 @@
+//! Who is there: each node renews a lease in Redis, by Redis' clock, and learns the others' by the same step.
+
+use std::{
+    sync::{Arc, LazyLock, atomic::Ordering::SeqCst},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::value::to_raw_value;
+use tokio::time::MissedTickBehavior;
+
+use super::{Cluster, Node, order::Order};
+use crate::{
+    broker::{BusError, Script, Topic},
+    id::{AppId, NodeId},
+    protocol::envelope::{self, Request},
+};
+
+static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
+
+/// Gives the lease up: nobody has to reap who says goodbye.
+static GIVE_UP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+         redis.call('SREM', KEYS[3], string.match(ARGV[1], '^%S+'))
+         return redis.call('ZREM', KEYS[1], ARGV[1])",
+    )
+});
+
+/// Forgets a node that was reaped.
+static REAPED: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "redis.call('HSET', KEYS[6], ARGV[1], 1)
+         redis.call('PEXPIRE', KEYS[6], 3600000)
+         redis.call('HDEL', KEYS[4], ARGV[1])
+         return redis.call('SREM', KEYS[3], ARGV[1])",
+    )
+});
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) id: NodeId,
+    pub(super) name: Arc<str>,
+}
+
+/// The other nodes that hold leases, by their ids.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    others: Mutex<Vec<Peer>>,
+    /// Until when this node acts for all of them, if it does.
+    leads: Mutex<Option<Instant>>,
+}
+
+impl Peers {
+    pub(super) fn all(&self) -> Vec<Peer> {
+        self.others.lock().clone()
+    }
+
+    /// Whether this node alone acts for all now.
+    pub(super) fn leads(&self) -> bool {
+        self.leads.lock().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// What people call the node `id`.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.others.lock().iter().map(|peer| peer.name.to_string()).collect()
+    }
+}
+
+impl Node {
+    /// Renews this node's lease, and learns who else is there, until the runtime ends.
+    pub(super) async fn keep_lease(self: &Arc<Self>, cluster: &Cluster) {
+        let limits = &self.config.limits;
+        let mut ticks = tokio::time::interval(limits.node_lease / 5);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut again = "0";
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = cluster.renew.notified() => {}
+            }
+            let began = Instant::now();
+            let args = vec![self.lease_name(), millis(limits.node_lease), again.into()];
+            match cluster.bus.eval(&RENEW, &Topic::Nodes, keys(cluster), args).await {
+                Ok(leases) => {
+                    again = "1";
+                    self.note_peers(cluster, &leases, began);
+                    if !cluster.belongs.load(SeqCst) {
+                        self.greet(cluster).await;
+                    }
+                }
+                // The bus says so itself, once.
+                Err(error) => tracing::debug!(%error, "lease not renewed"),
+            }
+        }
+    }
+
+    /// Tells the others of this node, so that they need not find out.
+    async fn greet(&self, cluster: &Cluster) {
+        let Ok(order) = to_raw_value(&Order::Hello) else { return };
+        let app = (&*self.app(AppId(0)).name).into();
+        let hello = Request { origin: self.id().0, id: 0, app, order: &order };
+        let told = cluster.bus.publish(&Topic::Nodes, envelope::request(&hello)).await;
+        cluster.belongs.store(told.is_ok(), SeqCst);
+    }
+
+    /// Gives the lease up, so that the others need not wait for its end.
+    pub(crate) async fn depart(&self) {
+        let Some(cluster) = &self.cluster else { return };
+        let args = vec![self.lease_name()];
+        let given = cluster.bus.eval(&GIVE_UP, &Topic::Nodes, keys(cluster), args).await;
+        if let Err(error) = given {
+            tracing::debug!(%error, "lease not given up; it ends by itself");
+        }
+    }
+
+    /// Notes that nothing is left of a node that has gone without a word.
+    pub(super) async fn reaped(&self, cluster: &Cluster, dead: NodeId) -> Result<(), BusError> {
+        let args = vec![dead.to_string().into()];
+        cluster.bus.eval(&REAPED, &Topic::Nodes, keys(cluster), args).await.map(|_| ())
+    }
+
+    fn lease_name(&self) -> Bytes {
+        format!("{} {}", self.id(), self.name).into()
+    }
+
+    fn note_peers(self: &Arc<Self>, cluster: &Cluster, leases: &redis::Value, began: Instant) {
+        let leases = redis::from_redis_value_ref::<(String, Vec<String>, Vec<String>, bool)>(leases);
+        let Ok((leader, leases, dead, lapsed)) = leases else {
+            tracing::error!(
+                "the nodes' leases in Redis cannot be read; does another program use their names?"
+            );
+            return;
+        };
+        if lapsed {
+            // Its members may have been told to have left.
+            cluster.relist();
+            self.announce_members(cluster);
+        }
+        for id in dead.iter().filter_map(|id| id.parse().ok()) {
+            tokio::spawn(self.clone().reap(id));
+        }
+        let leads = leader.as_bytes() == self.lease_name();
+        *cluster.peers.leads.lock() = leads.then(|| began + self.config.limits.node_lease);
+        let mut peers: Vec<Peer> = leases.iter().filter_map(|lease| read(lease)).collect();
+        peers.retain(|peer| peer.id != self.id());
+        peers.sort_by_key(|peer| peer.id.0);
+        let was = std::mem::replace(&mut *cluster.peers.others.lock(), peers.clone());
+        for peer in peers.iter().filter(|peer| !was.contains(peer)) {
+            tracing::info!(node = %peer.name, "another node is there");
+        }
+        for peer in was.iter().filter(|peer| !peers.contains(peer)) {
+            tracing::warn!(node = %peer.name, "a node has gone, or its lease is over");
+        }
+        self.metrics.peers.set(peers.len() as i64);
+    }
+}
+
+fn read(lease: &str) -> Option<Peer> {
+    let (id, name) = lease.split_once(' ')?;
+    Some(Peer { id: id.parse().ok()?, name: name.into() })
+}
+
+fn keys(cluster: &Cluster) -> Vec<Vec<u8>> {
+    ["leases", "leader", "nodes", "reaping", "grace", "reaped"]
+        .map(|suffix| cluster.bus.key(&Topic::Nodes, suffix))
+        .into()
+}
+
+fn millis(time: Duration) -> Bytes {
+    time.as_millis().to_string().into()
+}

@@ -1,0 +1,192 @@
+//! This node among others: what goes over the bus, what comes from it, and who is there.
+//!
+//! Without a bus nothing of this exists, and the node is the whole cluster.
+
+mod ask;
+mod attend;
+mod gather;
+mod kept;
+mod leases;
+mod obey;
+mod once;
+mod order;
+mod presence;
+mod receive;
+mod resume;
+mod spread;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+use ahash::AHashMap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+
+pub(super) use self::spread::Message;
+use self::{ask::Asked, kept::Placed, leases::Peers, presence::Queue, receive::Recent};
+pub(crate) use self::{
+    gather::PageStart,
+    once::Once,
+    resume::{Former, FormerChannel},
+    spread::Extent,
+};
+use super::{Node, NodeError, Recalled};
+use crate::{
+    app::{App, SetupError},
+    broker::{Bus, Health, Inbox, Topic},
+    config::Config,
+    hub::{Change, Counts, Register},
+    id::{AppId, ConnectionId, NodeId},
+    limits::{CHANGES_WAITING, NOTICES_WAITING},
+    metrics::Metrics,
+    protocol::envelope::Notices,
+};
+
+/// What a node knows of the others, and what it waits for from them.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) bus: Arc<Bus>,
+    peers: Peers,
+    /// The lease is to be renewed at once, to learn of a node that has just come.
+    renew: Notify,
+    /// Whether it was taken, and the others know.
+    belongs: AtomicBool,
+    asked: Asked,
+    /// Publications that came by several topics, and were delivered.
+    delivered: Mutex<Recent<()>>,
+    /// What became of publications whose senders will ask.
+    counted: Mutex<Recent<Counts>>,
+    placed: Placed,
+    /// Kept events may have been missed.
+    behind: Notify,
+    /// Lost connections whose clients came back to other nodes, which are about to say to what.
+    handed: Mutex<AHashMap<ConnectionId, Recalled>>,
+    /// Changes of who is in which channel here, on their way to the node's list in Redis.
+    register: Register,
+    changes: Mutex<Option<mpsc::Receiver<Change>>>,
+    /// The list has to be written anew.
+    is_stale: AtomicBool,
+    relist: Notify,
+    /// What other nodes say of their members, for those who watch here.
+    notices: Queue<Notices>,
+    /// The apps of this node by name.
+    apps: AHashMap<Arc<str>, AppId>,
+}
+
+impl Cluster {
+    /// Starts the bus, if one is configured. Does not wait for it.
+    ///
+    /// # Errors
+    /// [`SetupError::Bus`].
+    pub(in super::super) fn join(
+        config: &Config,
+        node: NodeId,
+        apps: &[App],
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<(Self, Inbox)>, SetupError> {
+        let Some(redis) = &config.redis else { return Ok(None) };
+        let names = apps.iter().map(|app| app.name.clone()).collect();
+        let (bus, inbox) = Bus::start(redis, &config.namespace, names, node, &config.limits, metrics.clone())
+            .map_err(|error| SetupError::Bus(error.to_string()))?;
+        let apps = apps.iter().map(|app| (app.name.clone(), app.id)).collect();
+        Ok(Some((Self::new(bus, apps), inbox)))
+    }
+
+    fn new(bus: Arc<Bus>, apps: AHashMap<Arc<str>, AppId>) -> Self {
+        let (register, changes) = Register::new(CHANGES_WAITING);
+        Self {
+            register,
+            changes: Mutex::new(Some(changes)),
+            is_stale: AtomicBool::new(false),
+            relist: Notify::new(),
+            notices: Queue::new(NOTICES_WAITING),
+            bus,
+            peers: Peers::default(),
+            renew: Notify::new(),
+            belongs: AtomicBool::new(false),
+            asked: Asked::default(),
+            delivered: Mutex::default(),
+            counted: Mutex::default(),
+            placed: Placed::default(),
+            behind: Notify::new(),
+            handed: Mutex::default(),
+            apps,
+        }
+    }
+
+    /// Where every change of who is in a channel goes.
+    pub(crate) fn register(&self) -> Register {
+        self.register.clone()
+    }
+
+    /// Has the list of members written anew: it may have been lost.
+    fn relist(&self) {
+        self.is_stale.store(true, SeqCst);
+        self.relist.notify_one();
+    }
+
+    /// Whether that is due; it is the caller's to do then.
+    fn relist_due(&self) -> bool {
+        self.is_stale.swap(false, SeqCst) | self.register.has_lost()
+    }
+
+    fn app_named(&self, name: &str) -> Option<AppId> {
+        self.apps.get(name).copied()
+    }
+
+    fn count(&self, id: Uuid, counts: Counts) {
+        self.counted.lock().insert(id, counts);
+    }
+}
+
+impl Node {
+    /// The other nodes, unless this one is alone by configuration.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`] while the bus does not reach them: nothing was sent.
+    pub(super) fn cluster_up(&self) -> Result<Option<&Cluster>, NodeError> {
+        let Some(cluster) = &self.cluster else { return Ok(None) };
+        match cluster.bus.health() {
+            Health::Up => Ok(Some(cluster)),
+            Health::Down { reason, .. } => Err(NodeError::Away { reason }),
+        }
+    }
+
+    /// Takes part: holds this node's lease, and tells of what it listens to, until the runtime ends.
+    pub(crate) async fn belong(self: Arc<Self>) {
+        let Some(cluster) = &self.cluster else { return };
+        let interest = cluster.bus.interest();
+        interest.add(Topic::Nodes);
+        interest.add(Topic::Node(self.id()));
+        for app in &self.apps {
+            interest.add(Topic::Dispatch(app.id));
+        }
+        self.keep_lease(cluster).await;
+    }
+
+    /// Whether this node acts for all where one has to: at most one does at a time.
+    pub(crate) fn leads(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| cluster.peers.leads())
+    }
+
+    /// Why this node does not reach the others, if it does not.
+    pub(crate) fn apart(&self) -> Option<String> {
+        match self.cluster.as_ref()?.bus.health() {
+            Health::Up if !self.cluster.as_ref()?.belongs.load(SeqCst) => {
+                Some("the other nodes do not know of this one yet".to_owned())
+            }
+            Health::Up => None,
+            Health::Down { since, reason } => {
+                Some(format!("the bus has been down for {} s: {reason}", since.elapsed().as_secs()))
+            }
+        }
+    }
+
+    /// Its random id.
+    pub(crate) fn id(&self) -> NodeId {
+        self.hub.context().node
+    }
+}

@@ -1,0 +1,134 @@
+//! What one node may ask of another, and what it answers.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::protocol::envelope::Aim;
+
+/// Something that another node is to look up or to do, for its own connections.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Order {
+    /// The node that asks has just come; nothing is to be answered.
+    Hello,
+    /// What became of a publication.
+    Receipt {
+        id: Uuid,
+    },
+    Disconnect {
+        aim: Aim,
+        code: u16,
+        reason: String,
+    },
+    Join {
+        channel: String,
+        aim: Aim,
+    },
+    Leave {
+        channel: String,
+        aim: Aim,
+    },
+    User {
+        user: String,
+    },
+    Count {
+        channel: String,
+    },
+    Channels {
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+    },
+    Members {
+        channel: String,
+        from: Option<String>,
+        limit: usize,
+        max_bytes: usize,
+    },
+    Connections {
+        aim: Aim,
+        from: Option<String>,
+        limit: usize,
+    },
+    Connection {
+        id: String,
+    },
+    /// What a lost connection had, for a client who comes back to another node.
+    Recall {
+        id: String,
+        user: Option<String>,
+        device: Option<String>,
+    },
+    /// It goes on there in these channels, and has left the others.
+    Settle {
+        id: String,
+        taken: Vec<String>,
+    },
+    /// How often users are in a channel.
+    Tallies {
+        channel: String,
+        users: Vec<String>,
+    },
+}
+
+/// How often each user that was asked about is in the channel.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Tallies {
+    pub(super) tallies: Vec<u64>,
+}
+
+/// What became of a publication on one node.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Part {
+    pub(super) matched: u64,
+    pub(super) queued: u64,
+    pub(super) filter_errors: u64,
+}
+
+/// How many were meant, or are there.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Number {
+    pub(super) n: u64,
+}
+
+/// What became of a joining.
+#[expect(clippy::struct_field_names, reason = "they are the API's names")]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Joined {
+    pub(super) joined: u64,
+    pub(super) already: u64,
+    pub(super) full: u64,
+}
+
+/// Who is in a channel on one node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Present {
+    pub(super) connections: u64,
+    pub(super) users: u64,
+    /// The users themselves where they are few, so that one on several nodes counts once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) names: Option<Vec<String>>,
+}
+
+/// A channel on one node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Listed {
+    pub(super) channel: String,
+    #[serde(flatten)]
+    pub(super) present: Present,
+}
+
+/// A page of one node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Page {
+    pub(super) items: Vec<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cursor: Option<String>,
+}
+
+/// An order that could not be carried out.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Refusal {
+    pub(super) error: String,
+}

@@ -1,0 +1,310 @@
+//! What nodes say to each other over the bus: an encoded event with whom it is for, a request, an answer.
+//!
+//! One version byte, one byte for the kind; of a kept event its epoch and its offset, 8 bytes each; then the length of
+//! the header (4 bytes), the header as JSON, and the event's frame as clients get it. Numbers are big-endian. A node that
+//! does not know a version skips the message and counts it, so old and new nodes can run side by side.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{
+    event::{Draft, Exceptions},
+    frame::Frame,
+    native::{Changes, MemberKind},
+};
+
+/// The version that this node writes, and the only one that it reads.
+pub(crate) const VERSION: u8 = 1;
+
+const EVENT: u8 = 1;
+const KEPT: u8 = 2;
+const REQUEST: u8 = 3;
+const ANSWER: u8 = 4;
+const NOTICES: u8 = 5;
+
+/// Why a message of the bus is skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum EnvelopeError {
+    /// A newer node, or an older one, speaks so.
+    #[error("version {0} of the nodes' messages is not known here")]
+    Version(u8),
+    /// Not written by a node.
+    #[error("a message of the bus has no readable {0}")]
+    Malformed(&'static str),
+}
+
+/// Whom an event or an order is for, as nodes say it to each other: by names and source texts, since each node looks up
+/// and compiles for itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Aim {
+    /// The union of what is named; none is everyone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) to: Option<Names>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) filter: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) params: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Exceptions::is_empty")]
+    pub(crate) except: Exceptions,
+}
+
+/// Users, channels and connections by name.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Names {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) users: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) channels: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) connections: Vec<String>,
+}
+
+/// What goes before an event's frame.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Header<'a> {
+    /// The node that sends it.
+    pub(crate) origin: u32,
+    /// The publication.
+    pub(crate) id: Uuid,
+    #[serde(borrow)]
+    pub(crate) app: Cow<'a, str>,
+    pub(crate) aim: Aim,
+    /// It was sent to several topics, and is to be delivered once.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) many: bool,
+    /// The node that sends it will ask what became of it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) receipt: bool,
+}
+
+/// A message of the bus, understood.
+#[derive(Debug)]
+pub(crate) enum Envelope<'a> {
+    /// An event that is nowhere kept.
+    Event {
+        header: Header<'a>,
+        frame: Frame,
+    },
+    /// An event that the history has, and its place there.
+    Kept {
+        epoch: u64,
+        offset: u64,
+        header: Header<'a>,
+        draft: Draft,
+    },
+    Request(Request<'a>),
+    Answer(Answer<'a>),
+    Notices(Notices),
+}
+
+/// What has become of members of a channel on one node, for those who watch it on others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Notices {
+    pub(crate) origin: u32,
+    pub(crate) app: String,
+    pub(crate) channel: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) members: Vec<Told>,
+    /// Changes that are told as counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) changes: Option<Changes>,
+}
+
+/// What has become of one member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) kind: MemberKind,
+    pub(crate) id: String,
+    pub(crate) user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<Box<RawValue>>,
+    /// The connection that it stands in for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) previous: Option<String>,
+    /// Connections of its user in the channel on that node, after the change.
+    pub(crate) tally: u64,
+}
+
+/// Something asked of one node or of all.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Request<'a> {
+    pub(crate) origin: u32,
+    pub(crate) id: u64,
+    #[serde(borrow)]
+    pub(crate) app: Cow<'a, str>,
+    /// What is to be done; the nodes' own affair.
+    #[serde(borrow)]
+    pub(crate) order: &'a RawValue,
+}
+
+/// A node's answer to a request.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Answer<'a> {
+    pub(crate) origin: u32,
+    pub(crate) id: u64,
+    #[serde(borrow)]
+    pub(crate) result: &'a RawValue,
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads a message. Copies the event's frame once; receivers share the copy.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`]: the message is to be skipped.
+    pub(crate) fn read(message: &'a [u8]) -> Result<Self, EnvelopeError> {
+        let [version, kind, rest @ ..] = message else { return Err(EnvelopeError::Malformed("head")) };
+        if *version != VERSION {
+            return Err(EnvelopeError::Version(*version));
+        }
+        match *kind {
+            EVENT => {
+                let (header, draft) = read_tail(rest)?;
+                Ok(Self::Event { header, frame: draft.finish(None) })
+            }
+            KEPT => {
+                let (epoch, rest) = read_number(rest)?;
+                let (offset, rest) = read_number(rest)?;
+                let (header, draft) = read_tail(rest)?;
+                Ok(Self::Kept { epoch, offset, header, draft })
+            }
+            REQUEST => read_json(rest, "request").map(Self::Request),
+            ANSWER => read_json(rest, "answer").map(Self::Answer),
+            NOTICES => read_json(rest, "notices").map(Self::Notices),
+            _ => Err(EnvelopeError::Malformed("kind")),
+        }
+    }
+}
+
+/// The message of an event that is nowhere kept.
+pub(crate) fn event(header: &Header<'_>, frame: &Frame) -> Bytes {
+    let mut out = Vec::with_capacity(frame.len() + 320);
+    out.extend_from_slice(&[VERSION, EVENT]);
+    write_tail(&mut out, header, frame);
+    out.into()
+}
+
+/// What of a kept event's message comes behind its offset, which only the history knows.
+pub(crate) fn tail(header: &Header<'_>, draft: &Draft) -> Bytes {
+    let mut out = Vec::with_capacity(draft.len() + 320);
+    write_tail(&mut out, header, &draft.finish(None));
+    out.into()
+}
+
+/// The message of a request.
+pub(crate) fn request(request: &Request<'_>) -> Bytes {
+    json(REQUEST, request)
+}
+
+/// The message of an answer.
+pub(crate) fn answer(answer: &Answer<'_>) -> Bytes {
+    json(ANSWER, answer)
+}
+
+/// The message of notices.
+pub(crate) fn notices(notices: &Notices) -> Bytes {
+    json(NOTICES, notices)
+}
+
+fn json(kind: u8, value: &impl Serialize) -> Bytes {
+    let mut out = vec![VERSION, kind];
+    // Structs with texts as keys always serialize, and a Vec takes everything.
+    let _ = serde_json::to_writer(&mut out, value);
+    out.into()
+}
+
+fn write_tail(out: &mut Vec<u8>, header: &Header<'_>, frame: &Frame) {
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    let _ = serde_json::to_writer(&mut *out, header);
+    let length = (out.len() - at - 4) as u32;
+    out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(frame.bytes());
+}
+
+fn read_tail(rest: &[u8]) -> Result<(Header<'_>, Draft), EnvelopeError> {
+    let (length, rest) = rest.split_first_chunk().ok_or(EnvelopeError::Malformed("header"))?;
+    let length = u32::from_be_bytes(*length) as usize;
+    let (header, frame) = rest.split_at_checked(length).ok_or(EnvelopeError::Malformed("header"))?;
+    let draft = Draft::from_encoded(frame).ok_or(EnvelopeError::Malformed("frame"))?;
+    Ok((read_json(header, "header")?, draft))
+}
+
+fn read_number(bytes: &[u8]) -> Result<(u64, &[u8]), EnvelopeError> {
+    let (number, rest) = bytes.split_first_chunk().ok_or(EnvelopeError::Malformed("position"))?;
+    Ok((u64::from_be_bytes(*number), rest))
+}
+
+fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &'static str) -> Result<T, EnvelopeError> {
+    serde_json::from_slice(bytes).map_err(|_| EnvelopeError::Malformed(what))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::event::{Data, Event, Marks};
+
+    fn draft(data: &str) -> Draft {
+        let data: &RawValue = serde_json::from_str(data).unwrap();
+        Event::new("e", Data::Json(data)).unwrap().draft(&Marks::default())
+    }
+
+    fn header() -> Header<'static> {
+        let aim = Aim {
+            to: Some(Names { users: vec!["a\"b".into()], ..Names::default() }),
+            filter: Some("auth.x == params.y".into()),
+            params: Some(RawValue::from_string("{\"y\":1}".into()).unwrap()),
+            except: Exceptions { devices: vec!["d".into()], ..Exceptions::default() },
+        };
+        Header { origin: 7, id: Uuid::from_u128(9), app: "default".into(), aim, many: true, receipt: false }
+    }
+
+    #[test]
+    fn an_event_comes_out_as_it_went_in() {
+        let draft = draft("[1.0, 12345678901234567890]");
+        let message = event(&header(), &draft.finish(None));
+        let Ok(Envelope::Event { header: read, frame }) = Envelope::read(&message) else { panic!() };
+        assert_eq!(frame.bytes(), draft.finish(None).bytes());
+        assert!(frame.is_event() && read.many && !read.receipt);
+        assert_eq!((read.origin, read.id, &*read.app), (7, Uuid::from_u128(9), "default"));
+        assert_eq!(read.aim.to.unwrap().users, ["a\"b"]);
+        assert_eq!(read.aim.params.unwrap().get(), "{\"y\":1}");
+        assert_eq!(read.aim.except.devices, ["d"]);
+    }
+
+    #[test]
+    fn a_kept_event_gets_its_offset_from_the_history() {
+        let draft = draft("null");
+        let mut message = vec![VERSION, KEPT];
+        message.extend_from_slice(&5u64.to_be_bytes());
+        message.extend_from_slice(&12u64.to_be_bytes());
+        message.extend_from_slice(&tail(&header(), &draft));
+        let Ok(Envelope::Kept { epoch, offset, draft: read, .. }) = Envelope::read(&message) else {
+            panic!()
+        };
+        assert_eq!((epoch, offset), (5, 12));
+        assert_eq!(read.finish(Some(12)).bytes(), draft.finish(Some(12)).bytes());
+    }
+
+    #[test]
+    fn what_is_cut_off_or_unknown_is_refused() {
+        let whole = event(&header(), &draft("{}").finish(None));
+        for end in 0..whole.len() {
+            assert!(Envelope::read(&whole[..end]).is_err(), "{end}");
+        }
+        assert!(Envelope::read(&[&whole[..], b"x"].concat()).is_err(), "a frame has one length");
+        let mut newer = whole.to_vec();
+        newer[0] = 2;
+        assert_eq!(Envelope::read(&newer).unwrap_err(), EnvelopeError::Version(2));
+        newer[..2].copy_from_slice(&[VERSION, 99]);
+        assert_eq!(Envelope::read(&newer).unwrap_err(), EnvelopeError::Malformed("kind"));
+    }
+}

@@ -1,0 +1,136 @@
+//! Who a client is: by its handshake, and by `op: auth`.
+//!
+//! A token whose key is not here may be of a key that is yet to be fetched. Where a fetch may begin, its client waits
+//! for the end of it before it is refused: 4001 would tell it not to come back.
+
+use std::{mem, sync::Arc, time::Instant};
+
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+use super::{Session, client::Client};
+use crate::{
+    auth::{TokenError, Verified, unix_now},
+    close,
+    config::ClientAuth,
+    hub::{Connection, Snapshot, State},
+    limits::JWKS_WAIT,
+};
+
+/// A token, and whom to answer.
+struct Presented {
+    token: String,
+    connection: Snapshot,
+    /// The connection is let in already, so that a bad token changes nothing.
+    is_renewal: bool,
+    /// The `id` of the message that brought it.
+    id: Option<Box<RawValue>>,
+}
+
+impl Session {
+    /// Decides what the handshake's credentials, or their absence, make of the connection.
+    pub(super) fn identify(&mut self, connection: &Arc<Connection>, token: Option<&str>) {
+        match (self.client.client_auth(), token) {
+            (ClientAuth::Off, _) | (ClientAuth::Optional, None) => {
+                self.enter(Connection::clone(connection), None);
+            }
+            (ClientAuth::Required, None) => {
+                let wait = self.client.node.live().config.limits.auth;
+                self.client.event_loop.expect_authentication(self.client.seat.at, wait);
+            }
+            (_, Some(token)) => self.judge(Presented {
+                token: token.to_owned(),
+                connection: connection.clone(),
+                is_renewal: false,
+                id: None,
+            }),
+        }
+    }
+
+    /// `op: auth`: who was waiting for it is let in; who is in is renewed in one step, as the same user.
+    pub(super) fn authenticate(&mut self, id: Option<&RawValue>, token: &str) {
+        let at = self.client.seat.at;
+        if self.client.client_auth() == ClientAuth::Off {
+            return self.client.refuse(id, "auth_off", "client authentication is off");
+        }
+        let shard = self.client.event_loop.shard().clone();
+        let (state, connection) = shard.own(|table| (table.state(at), table.connection(at)));
+        let Some(connection) = connection else { return };
+        self.judge(Presented {
+            token: token.to_owned(),
+            connection,
+            is_renewal: state != State::Pending,
+            id: id.map(ToOwned::to_owned),
+        });
+    }
+
+    /// Verifies a token, at once where that can be; then lets its client in, renews it, or refuses it.
+    fn judge(&mut self, mut presented: Presented) {
+        let verified = self.client.verify(&presented.token);
+        let news = verified.as_ref().err().and_then(|error| self.client.news_of_keys(error));
+        let Some(news) = news else {
+            if let Some(connection) = presented.decide(&self.client, verified) {
+                self.enter(connection, presented.id);
+            }
+            return;
+        };
+        // It has not failed to authenticate in time: it is we who take the time.
+        self.client.seat.vouch();
+        let entrance = mem::take(&mut self.entrance).map(|entrance| *entrance).unwrap_or_default();
+        let client = self.client.clone();
+        self.wait_for(async move {
+            // What is not here by then is decided by what is.
+            let _ = timeout(JWKS_WAIT, news).await;
+            let verified = client.verify(&presented.token);
+            // The API may have moved it meanwhile.
+            let Some(now) = client.connection() else { return };
+            presented.connection = now;
+            if let Some(connection) = presented.decide(&client, verified) {
+                client.enter(connection, entrance, presented.id).await;
+            }
+        });
+    }
+}
+
+impl Presented {
+    /// The connection as the token makes it; `None` where its client is refused, and told.
+    fn decide(&self, client: &Client, verified: Result<Verified, TokenError>) -> Option<Connection> {
+        let id = self.id.as_deref();
+        let verified = match verified {
+            Ok(verified) => verified,
+            Err(error) if self.is_renewal => {
+                client.refuse(id, "unauthorized", &error.to_string());
+                return None;
+            }
+            Err(error) => {
+                client.unauthorized(&error);
+                return None;
+            }
+        };
+        if self.connection.user().is_some_and(|user| user != &*verified.user) {
+            client.refuse(id, "forbidden", "a renewed token must be of the same user");
+            return None;
+        }
+        match client.authenticated(&self.connection, verified) {
+            Ok(connection) => return Some(connection),
+            Err(message) if self.is_renewal => client.refuse(id, "unauthorized", &message),
+            Err(message) => client.close(close::UNAUTHORIZED, &message),
+        }
+        None
+    }
+}
+
+impl Client {
+    fn verify(&self, token: &str) -> Result<Verified, TokenError> {
+        self.node.live().access(self.app).tokens.verify(token, unix_now())
+    }
+
+    /// What ends when keys have been fetched for a token that failed by `error`; `None` where that would not help, or is
+    /// not to be yet.
+    fn news_of_keys(&self, error: &TokenError) -> Option<impl Future<Output = ()> + use<>> {
+        let of_keys = matches!(error, TokenError::UnknownKey | TokenError::KeysOutOfReach);
+        let live = self.node.live();
+        let source = live.access(self.app).tokens.source().filter(|_| of_keys)?;
+        source.ask(Instant::now())
+    }
+}

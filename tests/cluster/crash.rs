@@ -1,0 +1,130 @@
+//! A node crashes, pauses, leaves or comes: the others forget its members, and tell so.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Cluster, Node, all_get},
+    support::{Client, eventually},
+};
+
+/// The members that a node lists; `None` while it counts others than it lists.
+fn listed(node: &Node) -> Option<BTreeSet<String>> {
+    let page = node.look("/v1/channels/lobby/members");
+    let members = page["members"].as_array().unwrap();
+    let ids = members.iter().map(|member| member["id"].as_str().unwrap().to_owned());
+    (page["count"] == members.len()).then(|| ids.collect())
+}
+
+fn expect_listed(nodes: &[Node], clients: &[&Client]) {
+    let expected: BTreeSet<String> = clients.iter().map(|client| client.id.clone()).collect();
+    for node in nodes {
+        eventually("the members are those who are there", || listed(node).as_ref() == Some(&expected));
+    }
+}
+
+/// Three processes, a member on each, of whom the first two are told who comes and goes, and know all.
+fn three() -> (Cluster, Vec<Client>) {
+    let cluster = Cluster::apart();
+    let mut members = cluster.users();
+    members[2].join("lobby");
+    members[..2].iter_mut().for_each(|member| drop(member.watch("lobby")));
+    expect_listed(&cluster.nodes, &[&members[0], &members[1], &members[2]]);
+    for member in &mut members {
+        member.pending();
+    }
+    (cluster, members)
+}
+
+/// The next notice that is of `kind`.
+fn next_notice(client: &mut Client, kind: &str) -> Value {
+    let notice = client.json();
+    assert_eq!((&notice["op"], &notice["kind"]), (&json!("member"), &json!(kind)), "{notice}");
+    notice
+}
+
+#[test]
+fn members_of_a_node_that_was_killed_leave_and_it_is_told() {
+    let (mut cluster, mut members) = three();
+    let third = members[2].id.clone();
+    cluster.nodes[2].kill();
+    for member in &mut members[..2] {
+        let left = next_notice(member, "left");
+        assert_eq!((&left["member"]["id"], &left["user_connections"]), (&json!(third), &json!(0)), "{left}");
+    }
+    expect_listed(&cluster.nodes[..2], &[&members[0], &members[1]]);
+    for node in &cluster.nodes[..2] {
+        assert_eq!(node.look("/v1/users/u2"), json!({"online": false, "connections": 0}));
+        assert_eq!(node.get(&format!("/v1/connections/{third}")).status, 404);
+    }
+}
+
+#[test]
+fn a_user_with_connections_elsewhere_stays_online_when_a_node_crashes() {
+    let (mut cluster, _members) = three();
+    let _here = cluster[0].user("ann");
+    let _there = cluster[2].user("ann");
+    eventually("both are counted", || cluster[1].look("/v1/users/ann")["connections"] == 2);
+    cluster.nodes[2].kill();
+    eventually("one is", || cluster[1].look("/v1/users/ann")["connections"] == 1);
+    assert_eq!(cluster[1].look("/v1/users/ann")["online"], true);
+}
+
+#[test]
+fn members_of_a_paused_node_are_back_when_it_goes_on() {
+    let (cluster, mut members) = three();
+    cluster[2].pause();
+    expect_listed(&cluster.nodes[..2], &[&members[0], &members[1]]);
+    let third = members[2].id.clone();
+    for member in &mut members[..2] {
+        assert_eq!(next_notice(member, "left")["member"]["id"], third);
+    }
+    cluster[2].resume();
+    expect_listed(&cluster.nodes, &[&members[0], &members[1], &members[2]]);
+    for member in &mut members[..2] {
+        assert_eq!(next_notice(member, "joined")["member"]["id"], third);
+    }
+    cluster.await_ready();
+    for member in &mut members {
+        member.pending();
+    }
+    for node in &cluster.nodes {
+        node.call("/v1/send", &json!({"channel": "lobby", "event": "again"}));
+        all_get(&mut members, "again");
+    }
+}
+
+#[test]
+fn a_node_that_leaves_takes_its_members_with_it_at_once() {
+    let mut cluster = Cluster::start();
+    let mut members = cluster.users();
+    members[2].join("lobby");
+    members[0].watch("lobby");
+    cluster.await_receipts();
+    members[0].pending();
+    let third = members[2].id.clone();
+    drop(cluster.nodes.pop());
+    assert_eq!(members[2].json()["op"], "bye");
+    assert_eq!(next_notice(&mut members[0], "left")["member"]["id"], third);
+    expect_listed(&cluster.nodes, &[&members[0]]);
+    cluster.await_receipts();
+}
+
+#[test]
+fn a_node_that_comes_later_knows_all_and_is_counted() {
+    let mut cluster = Cluster::start();
+    let mut members = cluster.members("lobby");
+    let node = Node::here(&cluster.settings);
+    eventually("it is ready", || node.is_ready());
+    cluster.nodes.push(node);
+    let mut late = cluster[3].user("late");
+    late.join("lobby");
+    members.push(late);
+    expect_listed(&cluster.nodes, &members.iter().collect::<Vec<_>>());
+    cluster.await_receipts();
+    for node in &cluster.nodes {
+        node.call("/v1/send", &json!({"channel": "lobby", "event": "e"}));
+        all_get(&mut members, "e");
+    }
+}

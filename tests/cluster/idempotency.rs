@@ -1,0 +1,89 @@
+//! An idempotency key holds over all nodes.
+
+use std::{collections::BTreeSet, thread};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Cluster, Node, all_get, nothing_more},
+    support::Answer,
+};
+
+fn once(node: &Node, key: &str, path: &str, body: &Value) -> Answer {
+    node.request("POST", path, &[("Idempotency-Key", key)], Some(body.to_string().as_bytes()))
+}
+
+#[test]
+fn a_repeat_on_another_node_gets_the_first_answer_and_sends_nothing() {
+    let cluster = Cluster::start();
+    let mut clients = cluster.users();
+    let body = json!({"event": "paid", "data": 4711});
+    let first = once(&cluster[0], "order-1", "/v1/broadcast", &body);
+    assert_eq!(first.status, 200, "{first:?}");
+    for node in &cluster.nodes {
+        let again = once(node, "order-1", "/v1/broadcast", &body);
+        assert_eq!((again.status, again.json()), (200, first.json()));
+    }
+    all_get(&mut clients, "paid");
+    nothing_more(&cluster[1], &mut clients);
+}
+
+#[test]
+fn the_same_key_with_another_body_is_refused_on_every_node() {
+    let cluster = Cluster::start();
+    assert_eq!(once(&cluster[0], "k", "/v1/broadcast", &json!({"event": "a"})).status, 200);
+    let other = once(&cluster[1], "k", "/v1/broadcast", &json!({"event": "b"}));
+    assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
+    let elsewhere = once(&cluster[1], "k", "/v1/send", &json!({"channel": "lobby", "event": "b"}));
+    assert_eq!(elsewhere.status, 200, "a key is scoped to its path");
+}
+
+#[test]
+fn a_refusal_keeps_no_key() {
+    let cluster = Cluster::start();
+    let bad = once(&cluster[0], "k", "/v1/emit", &json!({"event": "e", "filter": "nonsense("}));
+    assert_eq!(bad.status, 400);
+    assert_eq!(once(&cluster[1], "k", "/v1/emit", &json!({"event": "e"})).status, 200);
+}
+
+#[test]
+fn repeats_that_come_at_once_on_all_nodes_send_one_event() {
+    let cluster = Cluster::start();
+    let mut clients = cluster.users();
+    for round in 0..10 {
+        let (key, body) = (format!("order-{round}"), json!({"event": "paid", "data": round}));
+        let ids: BTreeSet<String> = thread::scope(|scope| {
+            let asked: Vec<_> = cluster
+                .nodes
+                .iter()
+                .flat_map(|node| [node, node])
+                .map(|node| {
+                    let (key, body) = (&key, &body);
+                    scope.spawn(move || once(node, key, "/v1/broadcast", body))
+                })
+                .collect();
+            let id = |answer: Answer| {
+                assert_eq!(answer.status, 200, "{answer:?}");
+                answer.json()["id"].as_str().unwrap().to_owned()
+            };
+            asked.into_iter().map(|asked| id(asked.join().unwrap())).collect()
+        });
+        assert_eq!(ids.len(), 1, "{ids:?}");
+        all_get(&mut clients, "paid");
+    }
+    nothing_more(&cluster[0], &mut clients);
+}
+
+#[test]
+fn a_batch_repeated_on_another_node_runs_what_failed() {
+    let cluster = Cluster::start();
+    let mut clients = cluster.users();
+    let batch = |second: &str| json!({"items": [{"call": "broadcast", "event": "a"}, {"call": "emit", "event": "b", "filter": second}]});
+    let first = once(&cluster[0], "k", "/v1/batch", &batch("user in params.missing")).json();
+    let status = |answer: &Value, at: usize| answer["results"][at]["status"].clone();
+    assert_eq!((status(&first, 0), status(&first, 1)), (json!(200), json!(400)), "{first}");
+    let again = once(&cluster[1], "k", "/v1/batch", &batch("user in params.missing")).json();
+    assert_eq!(again["results"][0], first["results"][0]);
+    all_get(&mut clients, "a");
+    nothing_more(&cluster[0], &mut clients);
+}

@@ -1,0 +1,35 @@
+//! Several nodes over one Redis: what the contract promises of them, a module per promise.
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
+
+mod apps;
+mod away;
+mod clients;
+mod crash;
+mod delivery;
+mod dispatch;
+mod history;
+mod idempotency;
+mod interest;
+mod looking;
+mod presence;
+mod receipts;
+mod resume;
+mod steering;
+mod stored;
+mod topologies;
+mod upgrade;
+
+#[path = "../support/cluster.rs"]
+mod cluster;
+#[path = "../support/kept.rs"]
+mod kept;
+#[path = "../support/redis/mod.rs"]
+mod redis;
+#[path = "../support/mod.rs"]
+mod support;
+
+/// Counts messages from the bus of a version that this node does not know.
+const UNKNOWN_VERSION: &str = "fanfare_bus_unknown_version_total";
+
+/// Counts messages of programs that cannot be carried out.
+const MALFORMED: &str = "fanfare_dispatch_malformed_total";

@@ -1,0 +1,119 @@
+//! The same over Redis Cluster and under sentinels, and over a change of who is primary.
+
+use serde_json::json;
+
+use crate::{
+    cluster::{Node, Settings, all_get, cluster_url, event, sentinel_url},
+    redis::{RedisCluster, Sentinels},
+    support::{Client, eventually},
+};
+
+/// Channels enough that every shard of a Redis Cluster has some.
+const CHANNELS: usize = 12;
+
+/// Three nodes that are ready, and a client on each that is in every channel, of which half keep their events.
+fn nodes_at(url: &str) -> (Vec<Node>, Vec<Client>) {
+    let nodes: Vec<Node> = (0..3).map(|_| Node::here(&Settings::new(url))).collect();
+    for node in &nodes {
+        eventually("it is ready", || node.is_ready());
+    }
+    let mut clients: Vec<Client> =
+        nodes.iter().enumerate().map(|(at, node)| node.user(&format!("u{at}"))).collect();
+    for client in &mut clients {
+        (0..CHANNELS).for_each(|n| drop(client.join(&channel(n))));
+    }
+    (nodes, clients)
+}
+
+fn channel(n: usize) -> String {
+    format!("{}-{n}", if n.is_multiple_of(2) { "room" } else { "lobby" })
+}
+
+/// Expects that events of every node reach everyone, in every channel, by user and by broadcast.
+fn expect_all_works(nodes: &[Node], clients: &mut [Client]) {
+    for (by, node) in nodes.iter().enumerate() {
+        for n in 0..CHANNELS {
+            node.call("/v1/send", &json!({"channel": channel(n), "event": "e", "data": [by, n]}));
+            for client in &mut *clients {
+                let got = event(client);
+                assert_eq!((&got["channel"], &got["data"]), (&json!(channel(n)), &json!([by, n])));
+            }
+        }
+        for to in 0..clients.len() {
+            let publish = json!({"user": format!("u{to}"), "event": "you", "store": false});
+            node.call("/v1/publish", &publish);
+            all_get(&mut clients[to..=to], "you");
+        }
+        node.call("/v1/broadcast", &json!({"event": "all"}));
+        all_get(clients, "all");
+    }
+}
+
+/// Has every node publish to every channel until what it publishes reaches all, and then expects that all works.
+fn expect_recovery(nodes: &[Node], clients: &mut [Client]) {
+    for (by, node) in nodes.iter().enumerate() {
+        for n in 0..CHANNELS {
+            let mut has_it = vec![false; clients.len()];
+            eventually(&format!("what node {by} sends to {} reaches all", channel(n)), || {
+                let body = json!({"channel": channel(n), "event": "again", "data": by});
+                let status = node.post("/v1/send", &body).status;
+                assert!(status == 200 || status == 503, "{status}");
+                for (client, has_it) in clients.iter_mut().zip(&mut has_it) {
+                    let mut got = client.pending().into_iter();
+                    *has_it |= got.any(|got| got["channel"] == channel(n) && got["data"] == by);
+                }
+                has_it.iter().all(|&has_it| has_it)
+            });
+        }
+    }
+    for node in nodes {
+        eventually("it is ready", || node.is_ready());
+    }
+    for node in nodes {
+        node.call("/v1/broadcast", &json!({"event": "from here on"}));
+        for client in &mut *clients {
+            while client.json()["event"] != "from here on" {}
+        }
+    }
+    expect_all_works(nodes, clients);
+}
+
+#[test]
+fn all_works_over_redis_cluster_and_after_a_primary_has_died() {
+    let mut redis = RedisCluster::start().unwrap();
+    let (nodes, mut clients) = nodes_at(&cluster_url(&redis.addresses()));
+    expect_all_works(&nodes, &mut clients);
+    let busiest = redis.busiest().unwrap();
+    redis.fail_over(busiest).unwrap();
+    expect_recovery(&nodes, &mut clients);
+}
+
+#[test]
+fn all_works_over_redis_cluster_after_a_primary_has_handed_over() {
+    let redis = RedisCluster::start().unwrap();
+    let (nodes, mut clients) = nodes_at(&cluster_url(&redis.addresses()));
+    let busiest = redis.busiest().unwrap();
+    redis.hand_over(busiest).unwrap();
+    expect_recovery(&nodes, &mut clients);
+}
+
+#[test]
+fn sharded_subscriptions_are_used_on_redis_cluster() {
+    let redis = RedisCluster::start().unwrap();
+    let (nodes, mut clients) = nodes_at(&cluster_url(&redis.addresses()));
+    expect_all_works(&nodes, &mut clients);
+    let sharded: usize = redis.nodes[..3]
+        .iter()
+        .map(|node| node.call(&["PUBSUB", "SHARDCHANNELS"]).unwrap().items().len())
+        .sum();
+    assert!(sharded > 0, "plain subscriptions would send everything to every server");
+}
+
+#[test]
+fn all_works_under_sentinels_and_after_they_have_changed_the_primary() {
+    let mut redis = Sentinels::start().unwrap();
+    let (nodes, mut clients) = nodes_at(&sentinel_url(&redis.addresses()));
+    expect_all_works(&nodes, &mut clients);
+    redis.fail_over().unwrap();
+    expect_recovery(&nodes, &mut clients);
+}

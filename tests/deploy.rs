@@ -1,0 +1,223 @@
+//! The files under deploy/ agree with the server: its times, its bounds, its variables.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use fanfare::{
+    config::{ApiKeyConfig, AppConfig, Config, Scopes, ServeArgs},
+    limits::{HTTP_IDLE, Limits},
+};
+use serde_yaml_ng::{Deserializer, Value};
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The documents of a YAML file, with merge keys resolved.
+fn yaml(name: &str) -> Vec<Value> {
+    let document = |document| {
+        let mut value = <Value as serde::Deserialize>::deserialize(document).unwrap();
+        value.apply_merge().unwrap();
+        value
+    };
+    Deserializer::from_str(&read(name)).map(document).collect()
+}
+
+/// The value behind `key` on a line of its own, without what ends the line.
+fn setting<'t>(text: &'t str, key: &str) -> &'t str {
+    let mut found = text
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix(key))
+        .map(|rest| rest.trim_start_matches(['=', ' ']).trim_end_matches(';'));
+    found.next().unwrap_or_else(|| panic!("no {key}"))
+}
+
+fn duration(text: &str) -> Duration {
+    humantime::parse_duration(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+/// A server with a key, as deployments have it.
+fn deployed() -> Config {
+    let key = ApiKeyConfig::from_plain("functions", &"a-key-of-16-bytes-or-more".into(), Scopes::ALL);
+    let app = AppConfig { keys: vec![key.unwrap()], ..AppConfig::default() };
+    Config { apps: BTreeMap::from([("default".to_owned(), app)]), ..Config::default() }
+}
+
+/// How long a node may take to leave, by its own settings.
+fn leaving() -> Duration {
+    deployed().drain_delay() + deployed().drain_timeout
+}
+
+/// How long the rest of a system has to notice that a node is not ready.
+fn notice() -> Duration {
+    deployed().drain_delay()
+}
+
+#[test]
+fn nothing_is_killed_while_it_leaves() {
+    let margin = Duration::from_secs(5);
+    let systemd = duration(setting(&read("fanfare.service"), "TimeoutStopSec"));
+    assert!(systemd >= leaving() + margin, "{systemd:?}");
+
+    let compose = &yaml("compose.yaml")[0];
+    for node in ["node-1", "node-2", "node-3"] {
+        let grace = compose["services"][node]["stop_grace_period"].as_str();
+        let grace = duration(grace.unwrap_or_else(|| panic!("{node} has no stop_grace_period")));
+        assert!(grace >= leaving() + margin, "{node}: {grace:?}");
+    }
+
+    let pod = &yaml("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"];
+    let grace = Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
+    assert!(grace >= leaving() + margin, "{grace:?}");
+}
+
+#[test]
+fn a_leaving_node_is_noticed_before_it_refuses_anyone() {
+    let haproxy = read("haproxy.cfg");
+    let words: Vec<&str> = setting(&haproxy, "default-server").split_whitespace().collect();
+    let word = |name: &str| words[words.iter().position(|word| *word == name).unwrap() + 1];
+    let fall: u32 = word("fall").parse().unwrap();
+    let seen = duration(word("inter")) * fall + duration(setting(&haproxy, "timeout check"));
+    assert!(seen < notice(), "HAProxy: {seen:?}");
+
+    let container = &yaml("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
+    let probe = |name: &str, field: &str| container[name][field].as_u64().unwrap();
+    let readiness = |field| probe("readinessProbe", field);
+    let seen = readiness("periodSeconds") * readiness("failureThreshold") + readiness("timeoutSeconds");
+    assert!(Duration::from_secs(seen) < notice(), "Kubernetes: {seen} s");
+    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
+    // A node that leaves is alive.
+    assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/healthz");
+    assert!(read("Dockerfile").contains("http://127.0.0.1:7070/healthz"));
+}
+
+#[test]
+fn no_balancer_cuts_what_the_server_keeps() {
+    let limits = Limits::default();
+    let silence = limits.heartbeat + limits.heartbeat_wait;
+    let (haproxy, nginx) = (read("haproxy.cfg"), read("nginx.conf"));
+    assert!(duration(setting(&haproxy, "timeout tunnel")) > 2 * silence);
+    assert!(duration(setting(&nginx, "proxy_read_timeout")) > 2 * silence);
+    assert!(duration(setting(&nginx, "proxy_send_timeout")) > 2 * silence);
+    // Whoever keeps a connection longer than the server sends a request into its end.
+    assert!(duration(setting(&haproxy, "timeout http-keep-alive")) < HTTP_IDLE);
+    assert!(duration(setting(&haproxy, "timeout server")) < HTTP_IDLE);
+    assert!(duration(setting(&nginx, "keepalive_timeout")) < HTTP_IDLE);
+    assert_eq!(setting(&nginx, "client_max_body_size"), "1m");
+    assert!(limits.body_bytes <= 1024 * 1024);
+}
+
+#[test]
+fn balancers_replace_what_clients_say_of_themselves_and_log_no_query() {
+    let (haproxy, nginx) = (read("haproxy.cfg"), read("nginx.conf"));
+    assert!(haproxy.contains("http-request set-header X-Forwarded-For %[src]"));
+    assert!(!haproxy.contains("option forwardfor"));
+    assert_eq!(setting(&nginx, "proxy_set_header X-Forwarded-For"), "$remote_addr");
+    let format = setting(&haproxy, "log-format");
+    assert!(
+        format.contains("%HP") && !["%HU", "%HQ", "%r", "%{+Q}r"].iter().any(|query| format.contains(query))
+    );
+    assert!(!haproxy.contains("option httplog"));
+    let format = setting(&nginx, "log_format");
+    assert!(
+        format.contains("$uri") && !["$request ", "$request_uri", "$args"].iter().any(|q| format.contains(q))
+    );
+}
+
+/// The variables of the server in a list of them, as it would get them.
+fn accepted(variables: Vec<(String, String)>) {
+    let placeholder = |value: String| match value.as_str() {
+        value if value.starts_with("${") => "a-secret-of-at-least-32-bytes-000".to_owned(),
+        _ => value,
+    };
+    let variables = variables.into_iter().map(|(name, value)| (name, placeholder(value)));
+    let config = Config::load(&ServeArgs::default(), variables).unwrap_or_else(|error| panic!("{error}"));
+    config.check().unwrap_or_else(|error| panic!("{error}"));
+    assert!(!config.is_loopback() && !config.trusted_proxies.is_empty());
+}
+
+#[test]
+fn the_server_knows_every_variable_it_is_given() {
+    let own = |name: &str| name.starts_with("FANFARE_");
+    for node in ["node-1", "node-2", "node-3"] {
+        let environment = &yaml("compose.yaml")[0]["services"][node]["environment"];
+        let all = environment.as_mapping().unwrap().iter();
+        let all =
+            all.map(|(name, value)| (name.as_str().unwrap().to_owned(), value.as_str().unwrap().to_owned()));
+        accepted(all.filter(|(name, _)| own(name)).collect());
+    }
+    let container = &yaml("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
+    let variables = container["env"].as_sequence().unwrap().iter().map(|variable| {
+        let value = match (variable["value"].as_str(), variable["valueFrom"]["fieldRef"].is_null()) {
+            (Some(value), _) => value,
+            (None, false) => "fanfare-7c9d-x2x4z",
+            (None, true) => "${secret}",
+        };
+        (variable["name"].as_str().unwrap().to_owned(), value.to_owned())
+    });
+    accepted(variables.filter(|(name, _)| own(name)).collect());
+    assert_eq!(container["args"][0], "serve");
+}
+
+#[test]
+fn kubernetes_objects_belong_together() {
+    let deployment = &yaml("kubernetes/deployment.yaml")[0];
+    let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+    let service = &yaml("kubernetes/service.yaml")[0];
+    let budget = &yaml("kubernetes/disruption-budget.yaml")[0];
+    assert_eq!(&deployment["spec"]["selector"]["matchLabels"], labels);
+    assert_eq!(&service["spec"]["selector"], labels);
+    assert_eq!(&budget["spec"]["selector"]["matchLabels"], labels);
+    let ports = deployment["spec"]["template"]["spec"]["containers"][0]["ports"].as_sequence().unwrap();
+    let target = &service["spec"]["ports"][0]["targetPort"];
+    assert!(ports.iter().any(|port| port["name"] == *target), "{target:?}");
+    let kinds = [deployment, service, budget].map(|object| object["kind"].as_str().unwrap());
+    assert_eq!(kinds, ["Deployment", "Service", "PodDisruptionBudget"]);
+}
+
+/// Runs a checker that is not everywhere; what it says, if it is here.
+fn checked(command: &mut Command) -> Option<(bool, String)> {
+    let output = command.stdin(Stdio::null()).output().ok()?;
+    let said = [output.stdout, output.stderr].concat();
+    Some((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_takes() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("unit-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let unit = read("fanfare.service").replace("/usr/local/bin/fanfare", env!("CARGO_BIN_EXE_fanfare"));
+    let file = folder.join("fanfare.service");
+    fs::write(&file, unit).unwrap();
+    let verified = checked(Command::new("systemd-analyze").arg("verify").arg(&file));
+    fs::remove_dir_all(&folder).unwrap();
+    if let Some((good, said)) = verified {
+        assert!(good && !said.contains("fanfare.service:"), "{said}");
+    }
+}
+
+#[test]
+fn haproxy_takes_its_configuration_as_it_is() {
+    let programs = ["haproxy", "/usr/sbin/haproxy"];
+    let check = |program: &str| {
+        let mut command = Command::new(program);
+        command.args(["-c", "-f"]).arg(path("haproxy.cfg")).env("BIND", "127.0.0.1:8080");
+        for n in 1..=3 {
+            command.env(format!("NODE_{n}"), format!("127.0.0.1:{n}"));
+        }
+        checked(&mut command)
+    };
+    let (good, said) =
+        programs.iter().find_map(|program| check(program)).expect("haproxy (see make setup-test)");
+    assert!(good && !said.contains("WARNING"), "{said}");
+}

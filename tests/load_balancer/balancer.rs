@@ -1,0 +1,130 @@
+//! A load balancer of this test's own, with the configuration that deploy/ has.
+#![allow(unreachable_pub, reason = "a test file is a crate, and this is its module")]
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::support::{eventually, request};
+
+/// A running load balancer; ended when dropped.
+pub struct Balancer {
+    child: Child,
+    folder: PathBuf,
+    pub address: SocketAddr,
+}
+
+fn deployed(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What is replaced must be there, or the test would run something else than what is deployed.
+fn replaced(text: &str, old: &str, new: &str) -> String {
+    assert!(text.contains(old), "the configuration has no {old:?}");
+    text.replace(old, new)
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Runs `name`, which systems keep where not everyone's `PATH` leads.
+fn spawn(name: &str, package: &str, set_up: impl Fn(&mut Command)) -> Child {
+    let programs = [name.to_owned(), format!("/usr/sbin/{name}"), format!("/usr/local/sbin/{name}")];
+    let child = programs.iter().find_map(|program| {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        set_up(&mut command);
+        command.spawn().ok()
+    });
+    child.unwrap_or_else(|| {
+        panic!(
+            "the test of load balancers needs {name} (Debian: apt-get install {package}, or make setup-test)"
+        )
+    })
+}
+
+impl Balancer {
+    /// `HAProxy` in front of `nodes`, three of them.
+    pub fn haproxy(nodes: &[SocketAddr]) -> Self {
+        let (folder, address) = (folder("haproxy"), free_address());
+        // As many as fit without being root.
+        let config = replaced(&deployed("haproxy.cfg"), "maxconn 100000", "maxconn 2000");
+        let file = folder.join("haproxy.cfg");
+        fs::write(&file, config).unwrap();
+        let child = spawn("haproxy", "haproxy", |command| {
+            command.arg("-db").arg("-f").arg(&file).env("BIND", address.to_string());
+            for (n, node) in nodes.iter().enumerate() {
+                command.env(format!("NODE_{}", n + 1), node.to_string());
+            }
+        });
+        Self { child, folder, address }.ready()
+    }
+
+    /// nginx in front of `nodes`, three of them.
+    pub fn nginx(nodes: &[SocketAddr]) -> Self {
+        let (folder, address) = (folder("nginx"), free_address());
+        let inside = |name: &str| folder.join(name).display().to_string();
+        let mut config = deployed("nginx.conf");
+        for (n, node) in nodes.iter().enumerate() {
+            config = replaced(&config, &format!("node-{}:7070", n + 1), &node.to_string());
+        }
+        config = replaced(&config, "listen 80;", &format!("listen {address};"));
+        // As many as fit without being root, and on a machine with many cores.
+        config = replaced(&config, "worker_processes auto;", "worker_processes 2;");
+        config = replaced(&config, "worker_rlimit_nofile 262144;", "");
+        config = replaced(&config, "worker_connections 65536;", "worker_connections 512;");
+        config = replaced(&config, "/var/log/nginx/access.log", &inside("access.log"));
+        let temporary = ["client_body", "proxy", "fastcgi", "scgi", "uwsgi"];
+        let temporary = temporary.map(|kind| format!("    {kind}_temp_path {};\n", inside(kind))).concat();
+        config = replaced(&config, "http {\n", &format!("http {{\n{temporary}"));
+        let file = folder.join("nginx.conf");
+        fs::write(&file, config).unwrap();
+        let globals = format!("daemon off; pid {};", inside("pid"));
+        let child = spawn("nginx", "nginx-light", |command| {
+            command.arg("-p").arg(&folder).arg("-c").arg(&file);
+            command.args(["-e", &inside("error.log"), "-g", &globals]);
+        });
+        Self { child, folder, address }.ready()
+    }
+
+    fn ready(mut self) -> Self {
+        eventually("the load balancer serves", || {
+            assert!(self.child.try_wait().unwrap().is_none(), "it ended at once: {}", self.errors());
+            std::net::TcpStream::connect(self.address).is_ok()
+                && request(self.address, "GET", "/healthz", &[], None).status == 200
+        });
+        self
+    }
+
+    /// What nginx wrote about errors.
+    fn errors(&self) -> String {
+        fs::read_to_string(self.folder.join("error.log")).unwrap_or_default()
+    }
+
+    /// Every line that was logged for a request, where it is logged to a file.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("access.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        // Killed, nginx would leave its workers behind.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
