@@ -87,6 +87,9 @@ pub const HANDED_OVER: Duration = Duration::from_secs(2);
 /// How long a node waits before it tries again to fetch kept events that it has missed.
 pub const RECOVER_AGAIN: Duration = Duration::from_millis(250);
 
+/// How often a node forgets how far it has placed kept channels that nobody on it is in any more; 100 bytes each.
+pub const FORGET_PLACED: Duration = Duration::from_mins(1);
+
 /// Changes of memberships that wait to be written to the node's list in Redis; past it the list is written anew.
 pub const CHANGES_WAITING: usize = 65_536;
 

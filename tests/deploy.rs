@@ -158,12 +158,14 @@ fn the_server_knows_every_variable_it_is_given() {
     }
     let container = &yaml("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
     let variables = container["env"].as_sequence().unwrap().iter().map(|variable| {
+        let name = variable["name"].as_str().unwrap();
         let value = match (variable["value"].as_str(), variable["valueFrom"]["fieldRef"].is_null()) {
             (Some(value), _) => value,
             (None, false) => "fanfare-7c9d-x2x4z",
+            (None, true) if name == "FANFARE_REDIS" => "redis://:a-password@redis:6379",
             (None, true) => "${secret}",
         };
-        (variable["name"].as_str().unwrap().to_owned(), value.to_owned())
+        (name.to_owned(), value.to_owned())
     });
     accepted(variables.filter(|(name, _)| own(name)).collect());
     assert_eq!(container["args"][0], "serve");

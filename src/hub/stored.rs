@@ -51,6 +51,14 @@ impl Table {
         }
     }
 
+    /// Notes that stored events may be missing among what is placed from now on: nobody confirms any more what stands behind
+    /// them, so all of it waits for the next connection.
+    pub(crate) fn doubt_stored(&mut self) {
+        for inbox in self.slots.iter_mut().filter_map(|slot| slot.inbox.as_mut()) {
+            inbox.lose();
+        }
+    }
+
     /// Whether the stored event `offset` was placed for `at` before.
     fn has_been_given(&mut self, at: SlotRef, offset: u64) -> bool {
         self.slot(at).and_then(|slot| slot.inbox.as_ref()).is_some_and(|inbox| inbox.placed >= offset)

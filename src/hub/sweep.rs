@@ -35,6 +35,19 @@ pub(crate) struct Counts {
     pub(crate) queued: u64,
 }
 
+impl std::ops::Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let looked = Looked {
+            at: self.looked.at + other.looked.at,
+            matched: self.looked.matched + other.looked.matched,
+            errors: self.looked.errors + other.looked.errors,
+        };
+        Self { looked, queued: self.queued + other.queued }
+    }
+}
+
 /// How many connections a selection may mean.
 #[derive(Debug)]
 pub(crate) enum Reach {

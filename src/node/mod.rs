@@ -8,6 +8,7 @@ mod cluster;
 mod look;
 mod presence;
 mod publish;
+mod receipt;
 pub(crate) mod show;
 mod target;
 #[cfg(test)]
@@ -25,7 +26,7 @@ pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
 pub(crate) use cluster::{Cluster, Extent, Former, FormerChannel, Once, PageStart};
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
-pub use publish::{Placement, Receipt};
+pub use receipt::{Placement, Receipt};
 pub use target::{Target, To};
 use turns::Turns;
 

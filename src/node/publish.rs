@@ -2,11 +2,10 @@
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Instant};
 
-use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-use super::{Extent, Node, NodeError, Target, cluster::Message};
+use super::{Extent, Node, NodeError, Placement, Receipt, Target, cluster::Message};
 use crate::{
     history::{Echoless, HistoryError, Keep, Key, New, Omit},
     hub::{Closure, Counts, Named, Reach, Selection, Ticket},
@@ -16,7 +15,6 @@ use crate::{
         envelope::Header,
         event::{Draft, Event, Marks, Sender},
         frame::Frame,
-        native::Position,
     },
 };
 
@@ -50,93 +48,6 @@ pub(crate) struct Author {
     pub(crate) device: Option<Arc<str>>,
     /// Whether it gets its own event.
     pub(crate) echo: bool,
-}
-
-/// What became of a publication.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Receipt {
-    /// Names the publication; a UUID of version 7.
-    pub id: Uuid,
-    /// Connections meant, after exceptions: `queued` and `dropped` together.
-    pub matched: u64,
-    /// Connections that have it in their outbox, or on their wire.
-    pub queued: u64,
-    /// Connections that were too slow to be given it.
-    pub dropped: u64,
-    /// For how many channels or users it was kept.
-    pub stored: u64,
-    /// Connections for which the filter ended in an error.
-    pub filter_errors: u64,
-    /// Nodes counted here.
-    pub nodes: u32,
-    /// Nodes that did not answer in time.
-    pub missing_nodes: Vec<String>,
-    /// Where it stands in each channel that keeps it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub publications: Vec<Placement>,
-}
-
-/// Where an event stands in a channel that keeps its events.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Placement {
-    /// The channel.
-    pub channel: Arc<str>,
-    /// The publication.
-    pub id: Uuid,
-    /// Which life of the channel's numbering.
-    pub epoch: String,
-    /// Its number there.
-    pub offset: u64,
-}
-
-impl Receipt {
-    fn new(id: Uuid) -> Self {
-        Self {
-            id,
-            matched: 0,
-            queued: 0,
-            dropped: 0,
-            stored: 0,
-            filter_errors: 0,
-            nodes: 1,
-            missing_nodes: Vec::new(),
-            publications: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, counts: Counts) {
-        self.matched += counts.looked.matched;
-        self.queued += counts.queued;
-        self.dropped += counts.looked.matched - counts.queued;
-        self.filter_errors += counts.looked.errors;
-    }
-
-    /// Adds what became of it on another node.
-    pub(super) fn add_part(&mut self, matched: u64, queued: u64, filter_errors: u64) {
-        self.matched += matched;
-        self.queued += queued;
-        self.dropped += matched.saturating_sub(queued);
-        self.filter_errors += filter_errors;
-    }
-
-    fn join(&mut self, other: Self) {
-        self.matched += other.matched;
-        self.queued += other.queued;
-        self.dropped += other.dropped;
-        self.stored += other.stored;
-        self.filter_errors += other.filter_errors;
-        self.publications.extend(other.publications);
-        self.nodes = self.nodes.max(other.nodes);
-        self.missing_nodes.extend(other.missing_nodes);
-        self.missing_nodes.sort();
-        self.missing_nodes.dedup();
-    }
-
-    /// Where the event stands in the one channel that it was sent to, if that keeps its events.
-    pub(crate) fn position(&self) -> Option<Position> {
-        let placement = self.publications.first()?;
-        Some(Position { epoch: placement.epoch.as_str().into(), offset: placement.offset })
-    }
 }
 
 /// For whom an event is kept.
@@ -252,10 +163,16 @@ impl Node {
         to_its_end(async move {
             let mut receipt: Option<Receipt> = None;
             for one in admitted {
-                let one = node.clone().carry_out(one).await?;
-                match &mut receipt {
-                    Some(receipt) => receipt.join(one),
-                    None => receipt = Some(one),
+                match (node.clone().carry_out(one).await, &mut receipt) {
+                    (Ok(one), Some(receipt)) => receipt.join(one),
+                    (Ok(one), None) => receipt = Some(one),
+                    (Err(error), None) => return Err(error),
+                    // Those before it were delivered; an error would say that nothing was.
+                    (Err(error), Some(receipt)) => {
+                        tracing::warn!(%error, "a publication was carried out in part");
+                        receipt.missing_nodes = node.all_names();
+                        break;
+                    }
                 }
             }
             Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())))

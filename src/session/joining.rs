@@ -172,7 +172,8 @@ impl Client {
                 // client fetches one instead.
                 let page = page.map(|page| if changed == seen { page } else { no_page((0, 0)) });
                 let page = page.map(|page| MembersPage { count: connections, users, ..page });
-                let page = step.elsewhere.as_ref().or(page.as_ref());
+                let alone = self.node.cluster.is_none();
+                let page = step.elsewhere.as_ref().or(page.as_ref().filter(|_| alone));
                 let ack = JoinAck {
                     position: step.missed.position.as_ref(),
                     recovered: step.missed.recovered,

@@ -7,7 +7,11 @@ use parking_lot::Mutex;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::mpsc;
 
-use super::{Cluster, Node, leases::Peer, order::Order};
+use super::{
+    Cluster, Node,
+    leases::Peer,
+    order::{Order, Refusal},
+};
 use crate::{
     broker::Topic,
     id::{AppId, NodeId},
@@ -112,6 +116,10 @@ impl Node {
             }
             while !expected.is_empty() {
                 let Some(said) = waiting.answers.recv().await else { return };
+                if let Ok(Refusal { error }) = serde_json::from_str(said.result.get()) {
+                    tracing::warn!(node = %said.node, error, "a node did not do its part");
+                    continue;
+                }
                 expected.retain(|peer| peer.id != said.node);
                 gathered.said.push(said);
             }

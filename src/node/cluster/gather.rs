@@ -289,7 +289,9 @@ impl Node {
             return Ok(None);
         }
         let said = self.ask_one(cluster, app, id.node, &Order::Connection { id: id.to_string() }).await;
-        Ok(said.filter(|said| said.get() != "null"))
+        let said =
+            said.ok_or_else(|| NodeError::Away { reason: "the connection's node does not answer".into() })?;
+        Ok(Some(said).filter(|said| said.get() != "null"))
     }
 
     /// Goes from node to node, in the order of their ids, until the page is full.

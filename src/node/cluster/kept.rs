@@ -19,7 +19,7 @@ use crate::{
     history::{Entry, Epoch, Keep, Key, New, Position, Reader, Topic as Kept},
     hub::{Counts, Named, Selection},
     id::AppId,
-    limits::RECOVER_AGAIN,
+    limits::{FORGET_PLACED, RECOVER_AGAIN},
     protocol::{
         envelope::{self, Aim, Header, Names},
         frame::Frame,
@@ -80,6 +80,8 @@ pub(super) struct Arrived {
     pub(super) id: Uuid,
     pub(super) selection: Selection,
     pub(super) frame: Frame,
+    /// Its sender will ask what became of it.
+    pub(super) receipt: bool,
 }
 
 impl Node {
@@ -92,7 +94,8 @@ impl Node {
         let Some(cluster) = &self.cluster else { return Ok(()) };
         match cluster.placed.get(key) {
             Some(at) if at.epoch == position.epoch && at.offset >= position.offset => return Ok(()),
-            Some(at) if self.has_members(key) => self.catch_up(key, at).await?,
+            // What is newer comes to all of them by the bus, the one who joins included.
+            Some(at) if self.has_members(key) => self.catch_up(key, at, position.offset).await?,
             _ => {}
         }
         cluster.placed.set(key, position);
@@ -138,22 +141,31 @@ impl Node {
     /// Places a kept event under its topic's turn, after whatever of the channel is missing before it.
     pub(super) async fn arrive(&self, arrived: Arrived) -> Counts {
         let Some(cluster) = &self.cluster else { return Counts::default() };
-        let Arrived { key, position, id, selection, frame } = arrived;
+        let Arrived { key, position, id, selection, frame, receipt } = arrived;
+        let note = |counts: Counts| {
+            if receipt {
+                cluster.count(id, counts);
+            }
+            counts
+        };
         let _turn = self.turns.take(&key).await;
         self.history.saw(&key, position);
         let Kept::Channel(channel) = &key.topic else {
             let (_, ticket) = self.admit_from_bus(&selection, frame.len()).await;
             let counts = self.hub.place_stored(&selection, &frame, position.offset, &ticket);
             self.hub.settle_ticket(&ticket, counts.queued);
-            return counts;
+            return note(counts);
         };
         match cluster.placed.get(&key) {
             // Nobody here is in it.
             None => return Counts::default(),
-            Some(at) if at.epoch != position.epoch => self.tell_epoch(key.app, channel, position).await,
+            Some(at) if at.epoch != position.epoch => {
+                let before = Position { offset: position.offset.saturating_sub(1), ..position };
+                self.tell_epoch(key.app, channel, before).await;
+            }
             Some(at) if at.offset >= position.offset => return Counts::default(),
             Some(at) if at.offset + 1 < position.offset => {
-                if let Err(error) = self.catch_up(&key, at).await {
+                if let Err(error) = self.catch_up(&key, at, u64::MAX).await {
                     tracing::warn!(%error, %channel, "events that were missed could not be fetched yet");
                     cluster.behind.notify_one();
                     return Counts::default();
@@ -166,15 +178,22 @@ impl Node {
         let (reach, ticket) = self.admit_from_bus(&selection, frame.len()).await;
         let counts = self.place_from_bus(&selection, reach, &frame, &ticket).await;
         cluster.placed.set(&key, position);
-        counts
+        note(counts)
     }
 
     /// Fetches what was missed of kept channels, whenever something may have been, until the runtime ends. What cannot be
     /// had is tried again until it can.
     pub(crate) async fn keep_up(self: Arc<Self>) {
         let Some(cluster) = &self.cluster else { return };
+        let mut ticks = tokio::time::interval(FORGET_PLACED);
         loop {
-            cluster.behind.notified().await;
+            tokio::select! {
+                () = cluster.behind.notified() => {}
+                _ = ticks.tick() => {
+                    self.forget_left(cluster).await;
+                    continue;
+                }
+            }
             while !self.recover(cluster).await {
                 tokio::time::sleep(RECOVER_AGAIN).await;
             }
@@ -192,12 +211,25 @@ impl Node {
                 continue;
             }
             let Some(at) = cluster.placed.get(&key) else { continue };
-            if let Err(error) = self.catch_up(&key, at).await {
+            if let Err(error) = self.catch_up(&key, at, u64::MAX).await {
                 tracing::debug!(%error, "events that were missed could not be fetched yet");
                 is_whole = false;
             }
         }
         is_whole
+    }
+
+    /// Forgets how far channels were placed that nobody here is in any more.
+    async fn forget_left(&self, cluster: &Cluster) {
+        for key in cluster.placed.keys() {
+            if !self.has_members(&key) {
+                // Whoever joins just now holds the turn until they are in.
+                let _turn = self.turns.take(&key).await;
+                if !self.has_members(&key) {
+                    cluster.placed.remove(&key);
+                }
+            }
+        }
     }
 
     fn has_members(&self, key: &Key) -> bool {
@@ -207,8 +239,8 @@ impl Node {
         }
     }
 
-    /// Places what came after `at`. Where not all of it is there any more, the members are told a new beginning first.
-    async fn catch_up(&self, key: &Key, at: Position) -> Result<(), NodeError> {
+    /// Places what came after `at`, up to the offset `until`. Where not all of it is there any more, the members are told a new beginning first.
+    async fn catch_up(&self, key: &Key, at: Position, until: u64) -> Result<(), NodeError> {
         let (Some(cluster), Kept::Channel(channel)) = (&self.cluster, &key.topic) else { return Ok(()) };
         let Some(keep) = self.app(key.app).rule(channel).keep else { return Ok(()) };
         let epoch = at.epoch.to_string();
@@ -217,7 +249,7 @@ impl Node {
             let first = recovery.entries.first().map_or(recovery.position.offset, |entry| entry.offset - 1);
             self.tell_epoch(key.app, channel, Position { offset: first, ..recovery.position }).await;
         }
-        for entry in &recovery.entries {
+        for entry in recovery.entries.iter().filter(|entry| entry.offset <= until) {
             let counts = self.place_entry(key.app, channel, entry).await;
             cluster.count(entry.id, counts);
             cluster.placed.came(entry.id, counts);

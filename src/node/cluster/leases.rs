@@ -19,11 +19,10 @@ use crate::{
 
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 
-/// Gives the lease up: nobody has to reap who says goodbye.
+/// Gives the lease up. Another node takes away what is left of this one's members, as if it had crashed.
 static GIVE_UP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
-         redis.call('SREM', KEYS[3], string.match(ARGV[1], '^%S+'))
          return redis.call('ZREM', KEYS[1], ARGV[1])",
     )
 });
@@ -76,7 +75,7 @@ impl Node {
         let mut ticks = tokio::time::interval(limits.node_lease / 5);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut again = "0";
-        loop {
+        while !cluster.has_left.load(SeqCst) {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = cluster.renew.notified() => {}
@@ -109,6 +108,7 @@ impl Node {
     /// Gives the lease up, so that the others need not wait for its end.
     pub(crate) async fn depart(&self) {
         let Some(cluster) = &self.cluster else { return };
+        cluster.has_left.store(true, SeqCst);
         let args = vec![self.lease_name()];
         let given = cluster.bus.eval(&GIVE_UP, &Topic::Nodes, keys(cluster), args).await;
         if let Err(error) = given {

@@ -52,6 +52,8 @@ pub(crate) struct Cluster {
     peers: Peers,
     /// The lease is to be renewed at once, to learn of a node that has just come.
     renew: Notify,
+    /// It was given up.
+    has_left: AtomicBool,
     /// Whether it was taken, and the others know.
     belongs: AtomicBool,
     asked: Asked,
@@ -106,6 +108,7 @@ impl Cluster {
             bus,
             peers: Peers::default(),
             renew: Notify::new(),
+            has_left: AtomicBool::new(false),
             belongs: AtomicBool::new(false),
             asked: Asked::default(),
             delivered: Mutex::default(),
@@ -138,7 +141,10 @@ impl Cluster {
     }
 
     fn count(&self, id: Uuid, counts: Counts) {
-        self.counted.lock().insert(id, counts);
+        let mut counted = self.counted.lock();
+        // To several users it came as several messages.
+        let before = counted.get(&id).copied().unwrap_or_default();
+        counted.insert(id, before + counts);
     }
 }
 

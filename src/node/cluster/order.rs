@@ -129,6 +129,7 @@ pub(super) struct Page {
 
 /// An order that could not be carried out.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Refusal {
     pub(super) error: String,
 }

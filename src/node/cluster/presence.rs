@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     broker::{BusError, Topic},
-    hub::{Change, Count, Notice, Snapshot, State, Tidings},
+    hub::{Change, Count, Notice, Snapshot, State, Tidings, Watching},
     id::{AppId, ConnectionId, NodeId},
     limits::{MEMBERS_AT_ONCE, TALLY_TIMEOUT},
     predicate::Value,
@@ -257,10 +257,22 @@ impl Node {
     }
 
     async fn pass_on(&self, app: AppId, notices: Notices) {
-        let Notices { origin, channel, members, changes, .. } = notices;
+        let Notices { origin, channel, mut members, mut changes, .. } = notices;
         let presence = self.hub.presence(app);
         if !presence.is_watched(&channel) {
             return;
+        }
+        // Who may see only counts, or would see too many, is told no names.
+        let only_counts = self.watching(app, &channel, true) == Watching::Counts;
+        if only_counts || members.len() > self.config.limits.presence_notices as usize {
+            let counted = changes.get_or_insert_default();
+            for told in members.drain(..) {
+                match told.kind {
+                    MemberKind::Joined => counted.joined += 1,
+                    MemberKind::Left => counted.left += 1,
+                    MemberKind::Updated => counted.updated += 1,
+                }
+            }
         }
         let users: Vec<String> = members.iter().filter_map(|told| told.user.clone()).collect();
         let here = presence.tallies(&channel, &users);

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     broker::{Inbox, Incoming, Topic},
     history::{Key, Position},
-    hub::{Counts, Reach, Selection, Ticket},
+    hub::{Counts, Reach, Selection, Table, Ticket},
     id::{AppId, NodeId},
     limits::{ORDERS_AT_ONCE, RECENT_PUBLICATIONS},
     predicate::Value,
@@ -85,6 +85,9 @@ impl Node {
                 Incoming::Message { payload, .. } => ear.message(&payload).await,
                 Incoming::Gap => {
                     tracing::warn!("events of other nodes may have been missed; kept ones are fetched");
+                    for shard in ear.node.hub.shards() {
+                        shard.own(Table::doubt_stored);
+                    }
                     if let Some(cluster) = &ear.node.cluster {
                         cluster.relist();
                         cluster.behind.notify_one();
@@ -198,10 +201,7 @@ impl Ear {
         };
         self.settle().await;
         let frame = draft.finish(numbered);
-        let counts = self.node.arrive(Arrived { key, position, id, selection, frame }).await;
-        if receipt {
-            cluster.count(id, counts);
-        }
+        let counts = self.node.arrive(Arrived { key, position, id, selection, frame, receipt }).await;
         cluster.placed.came(id, counts);
     }
 
