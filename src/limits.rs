@@ -343,7 +343,7 @@ pub const BUS_BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BUS_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Between two canaries of a connection to Redis, and two looks at the role of what is behind it.
-pub const BUS_CANARY: Duration = Duration::from_secs(1);
+pub const BUS_CANARY: Duration = Duration::from_millis(500);
 
 /// Between two looks at who is primary while all is well; a server that moved a subscription away tells at once.
 pub const BUS_TOPOLOGY: Duration = Duration::from_secs(5);
@@ -514,7 +514,7 @@ impl Default for Limits {
             node_lease: Duration::from_secs(5),
             ask_timeout: Duration::from_secs(1),
             redis_timeout: Duration::from_secs(1),
-            bus_canary_timeout: Duration::from_secs(3),
+            bus_canary_timeout: Duration::from_secs(2),
             bus_queue_commands: 65_536,
             bus_queue_bytes: 64 * 1024 * 1024,
             bus_inbox_messages: 65_536,

@@ -1,7 +1,7 @@
 //! The connection that messages of one Redis server take, and what keeps it honest.
 //!
 //! That a socket is open and answers proves little: behind it may be a replica that gets nothing any more, or a proxy that
-//! lost the other side. So a *canary* flies each second: a message published as all others are, to a channel that only this
+//! lost the other side. So a *canary* flies twice a second: a message published as all others are, to a channel that only this
 //! connection has. When it does not come back, or the server says that it is no primary, the connection is given up.
 
 use std::{collections::VecDeque, io, sync::Arc, time::Instant};
@@ -263,7 +263,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Once a second: is this still a primary that brings back what is published?
+    /// Twice a second: is this still a primary that brings back what is published?
     fn beat(&mut self) -> Result<(), Fault> {
         let patience = self.cx.limits.bus_canary_timeout;
         if self.asked.front().is_some_and(|since| since.elapsed() >= patience) {
