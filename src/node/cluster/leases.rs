@@ -75,10 +75,13 @@ impl Node {
         let mut ticks = tokio::time::interval(limits.node_lease / 5);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut again = "0";
-        while !cluster.has_left.load(SeqCst) {
+        loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = cluster.renew.notified() => {}
+            }
+            if cluster.has_left.load(SeqCst) {
+                return;
             }
             let began = Instant::now();
             let args = vec![self.lease_name(), millis(limits.node_lease), again.into()];
