@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{
-    redis::{RedisServer, SERVICE, free_port},
+    redis::{RedisServer, SERVICE, free_port, pause_process},
     support::{Answer, Client, SECRET, TestServer, eventually, request, signed, sum},
 };
 
@@ -121,17 +121,17 @@ impl Node {
 
     /// Stops a process: its connections stay open, and nothing is answered.
     pub fn pause(&self) {
-        self.signal(Signal::STOP);
+        pause_process(self.pid()).unwrap();
     }
 
     /// Goes on after [`Node::pause`].
     pub fn resume(&self) {
-        self.signal(Signal::CONT);
+        kill_process(self.pid(), Signal::CONT).unwrap();
     }
 
-    fn signal(&self, signal: Signal) {
+    fn pid(&self) -> Pid {
         let Held::Apart(child) = &self.held else { panic!("a node of this process cannot be paused") };
-        kill_process(Pid::from_child(child), signal).unwrap();
+        Pid::from_child(child)
     }
 
     pub fn request(&self, method: &str, path: &str, more: &[(&str, &str)], body: Option<&[u8]>) -> Answer {

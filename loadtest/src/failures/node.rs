@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::plan::{KEPT, SECRET};
 use crate::{
     error::{Doing, Result, failed},
-    redis::free_port,
+    redis::{free_port, pause_process},
 };
 
 /// How long a node may take to listen.
@@ -62,16 +62,12 @@ impl Node {
 
     /// Stops its execution.
     pub(super) fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        pause_process(Pid::from_child(&self.child)).doing("cannot pause a node")
     }
 
     /// Goes on.
     pub(super) fn resume(&self) -> Result<()> {
-        self.signal(Signal::CONT)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        kill_process(Pid::from_child(&self.child), signal).doing("cannot signal a node")
+        kill_process(Pid::from_child(&self.child), Signal::CONT).doing("cannot let a node go on")
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 /// How long anything that has to happen may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -135,18 +135,19 @@ impl Server {
         }
     }
 
-    /// Stops the process, as a frozen machine would.
+    /// Stops the process, as a frozen machine would; no thread of it runs when this returns.
     pub(crate) fn freeze(&self) {
-        self.signal(Signal::STOP);
+        kill_process(self.pid(), Signal::STOP).unwrap();
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(self.pid()), stopped).unwrap();
     }
 
     pub(crate) fn thaw(&self) {
-        self.signal(Signal::CONT);
+        kill_process(self.pid(), Signal::CONT).unwrap();
     }
 
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(self.child.as_ref().unwrap());
-        kill_process(pid, signal).unwrap();
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().unwrap())
     }
 
     /// Runs one command, as an operator would.

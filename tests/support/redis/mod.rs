@@ -8,6 +8,7 @@ mod groups;
 mod proxy;
 mod resp;
 mod server;
+mod signal;
 
 use std::{
     io, thread,
@@ -20,6 +21,7 @@ pub use self::{
     proxy::Proxy,
     resp::{Reply, Resp},
     server::{RedisServer, free_port},
+    signal::pause_process,
 };
 
 /// How long a server may take to start, to find its peers, or to take over.

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Folder, Reply, Resp, wait_until};
+use super::{Folder, Reply, Resp, pause_process, wait_until};
 
 const PROGRAM: &str = "redis-server";
 
@@ -168,7 +168,7 @@ impl RedisServer {
 
     /// Stops its execution: its connections stay open, and nothing is answered.
     pub fn pause(&self) -> io::Result<()> {
-        self.signal(Signal::STOP)
+        pause_process(self.pid()?)
     }
 
     /// Goes on after [`RedisServer::pause`].
@@ -177,9 +177,12 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {
+        kill_process(self.pid()?, signal).map_err(io::Error::from)
+    }
+
+    fn pid(&self) -> io::Result<Pid> {
         let id = self.id().and_then(|id| Pid::from_raw(id as i32));
-        let id = id.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it does not run"))?;
-        kill_process(id, signal).map_err(io::Error::from)
+        id.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it does not run"))
     }
 
     /// Ends the connections of all clients of a kind: `normal` or `pubsub`; answers how many.
