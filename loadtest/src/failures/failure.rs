@@ -50,13 +50,6 @@ pub(crate) enum Failure {
     FrozenConnections,
 }
 
-/// When a failure began, and when what had failed was back.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Moments {
-    pub(super) failed: u64,
-    pub(super) back: u64,
-}
-
 impl Failure {
     /// Its name on the command line.
     pub(crate) fn name(self) -> String {
@@ -146,8 +139,8 @@ impl Rig {
         }
     }
 
-    /// Lets it happen; returns once what failed is back.
-    pub(super) fn inject(&mut self, failure: Failure, scene: &Scene) -> Result<Moments> {
+    /// Lets it happen; returns once what failed is back, with the moment from which on all has to work again.
+    pub(super) fn inject(&mut self, failure: Failure, scene: &Scene) -> Result<u64> {
         let failed = clock::now();
         match failure {
             Failure::Calm => {}
@@ -168,7 +161,7 @@ impl Rig {
             failure,
             Failure::Calm | Failure::NodeKilled | Failure::KillClients | Failure::FrozenConnections
         );
-        Ok(Moments { failed, back: if is_instant { failed } else { clock::now() } })
+        Ok(if is_instant { failed } else { clock::now() })
     }
 
     fn freeze(&self, failure: Failure) -> Result<()> {

@@ -30,7 +30,7 @@ use clap::ValueEnum;
 pub(crate) use self::args::Failures;
 use self::{
     checker::{Counts, check, disagreements},
-    failure::{Failure, Moments, Rig},
+    failure::{Failure, Rig},
     outcome::{Outcome, Table, markdown},
     plan::{NODES, Scene},
     presence::Presence,
@@ -90,7 +90,8 @@ struct Evidence {
     attempts: Vec<Attempt>,
     logs: Vec<Log>,
     sayings: Vec<Sayings>,
-    moments: Moments,
+    /// From when on all had to work again.
+    back: u64,
     presence: Presence,
 }
 
@@ -151,7 +152,7 @@ fn gather(args: &Failures, scene: &Scene, failure: Failure, rig: &mut Rig) -> Re
             (0..NODES).map(|node| scope.spawn(move || publisher::publish(scene, node))).collect();
         thread::sleep(args.before);
         let watching = scope.spawn(move || presence::watch(scene, present));
-        let moments = rig.inject(failure, scene)?;
+        let back = rig.inject(failure, scene)?;
         thread::sleep(args.after);
         scene.is_published.store(true, Relaxed);
         let attempts = join(publishing)?;
@@ -159,9 +160,9 @@ fn gather(args: &Failures, scene: &Scene, failure: Failure, rig: &mut Rig) -> Re
         let until = clock::now() + clock::nanos(args.presence);
         let presence = presence::look(scene, present, until);
         drop(curtain);
-        let presence = presence.since(moments.failed, &ended(watching)?);
+        let presence = presence.after(&ended(watching)?);
         let sayings = sampling.into_iter().map(ended).collect::<Result<_>>()?;
-        Ok(Evidence { attempts, logs: join(subscribing)?, sayings, moments, presence })
+        Ok(Evidence { attempts, logs: join(subscribing)?, sayings, back, presence })
     })
 }
 
@@ -190,7 +191,7 @@ fn join<T>(threads: Vec<ScopedJoinHandle<'_, Vec<T>>>) -> Result<Vec<T>> {
 
 /// What the evidence says.
 fn weigh(failure: Failure, evidence: &Evidence, publishers: &BTreeSet<usize>) -> Outcome {
-    let Evidence { attempts, logs, sayings, moments, presence } = evidence;
+    let Evidence { attempts, logs, sayings, back, presence } = evidence;
     let (mut kept, mut live) = (Counts::default(), Counts::default());
     for log in logs {
         *(if log.keeps { &mut kept } else { &mut live }) += check(attempts, log);
@@ -200,7 +201,7 @@ fn weigh(failure: Failure, evidence: &Evidence, publishers: &BTreeSet<usize>) ->
     Outcome {
         failure: failure.name(),
         description: failure.description(),
-        recovered_after: judgement.recovery(moments.back, publishers),
+        recovered_after: judgement.recovery(*back, publishers),
         kept,
         live,
         disagreements: disagreements(logs),

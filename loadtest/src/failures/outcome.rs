@@ -12,6 +12,9 @@ pub(super) const RECOVERY: f64 = 5.0;
 /// Seconds in which a node may not know yet that something is broken.
 pub(super) const NOTICE: f64 = 3.0;
 
+/// Seconds for which a member may be listed after it has gone: a node's lease, and a look.
+pub(super) const GHOSTS: f64 = 5.5;
+
 /// One failure's results.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Outcome {
@@ -74,6 +77,12 @@ impl Outcome {
         }
         // Without memory Redis keeps nothing, and that is refused; all else is delivered, so nodes may be ready.
         let refusing = if failure == Failure::Memory { 0.0 } else { self.truth.ready_while_refusing };
+        if self.presence.ghost_seconds > GHOSTS {
+            let seconds = self.presence.ghost_seconds;
+            wrong.push(format!(
+                "a member that had gone was listed for {seconds:.1} s, not {GHOSTS} s at most"
+            ));
+        }
         for (seconds, what) in [(self.truth.ready_while_deaf, "lost events"), (refusing, "refused events")] {
             if seconds > NOTICE {
                 wrong.push(format!("nodes said for {seconds:.1} s that they were ready, and {what}"));
@@ -86,7 +95,7 @@ impl Outcome {
     }
 
     /// Its cells in a table: text, and how each column is called.
-    fn cells(&self) -> [(&'static str, String); 12] {
+    fn cells(&self) -> [(&'static str, String); 13] {
         let seconds =
             |value: Option<f64>| value.map_or_else(|| "never".to_owned(), |value| format!("{value:.1} s"));
         let Self { kept, live, truth, presence, .. } = self;
@@ -101,7 +110,8 @@ impl Outcome {
             ("refused", (self.refused + self.incomplete + self.unanswered).to_string()),
             ("ready while deaf", format!("{:.1} s", truth.ready_while_deaf)),
             ("ready while refusing", format!("{:.1} s", truth.ready_while_refusing)),
-            ("members right after", seconds(presence.right_after)),
+            ("ghosts for", format!("{:.1} s", presence.ghost_seconds)),
+            ("unlisted for", format!("{:.1} s", presence.unlisted_seconds)),
             ("verdict", if self.wrong.is_empty() { "met".to_owned() } else { "not met".to_owned() }),
         ]
     }
@@ -173,7 +183,7 @@ mod tests {
             refused: 12,
             unanswered: 0,
             truth: Truth::default(),
-            presence: Presence { right_after: Some(1.0), ..Presence::default() },
+            presence: Presence { ghost_seconds: 4.9, unlisted_seconds: 20.0, ..Presence::default() },
             wrong: Vec::new(),
         }
     }
@@ -197,7 +207,7 @@ mod tests {
 
     #[test]
     fn whatever_must_not_be_is_named() {
-        let changes: [fn(&mut Outcome); 15] = [
+        let changes: [fn(&mut Outcome); 16] = [
             |outcome| outcome.recovered_after = None,
             |outcome| outcome.recovered_after = Some(5.1),
             |outcome| outcome.kept.lost = 1,
@@ -209,6 +219,7 @@ mod tests {
             |outcome| outcome.disagreements = 1,
             |outcome| outcome.presence.ghosts = 1,
             |outcome| outcome.presence.unlisted = 1,
+            |outcome| outcome.presence.ghost_seconds = 6.1,
             |outcome| outcome.live.phantom = 1,
             |outcome| outcome.truth.ready_while_deaf = 3.1,
             |outcome| outcome.truth.ready_while_refusing = 3.1,

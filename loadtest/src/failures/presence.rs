@@ -1,7 +1,12 @@
 //! Whether the nodes list as members those who are there, and nobody else.
 
 use std::{
-    collections::BTreeSet, io, net::SocketAddr, ops::Range, sync::atomic::Ordering::Relaxed, thread,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    ops::Range,
+    sync::atomic::Ordering::Relaxed,
+    thread,
     time::Duration,
 };
 
@@ -20,7 +25,7 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What is listed wrongly, over all nodes and channels; the worst list.
+/// What is listed wrongly in the end, over all nodes and channels, and for how long something was.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Presence {
     /// Members that are listed and not there.
@@ -29,8 +34,27 @@ pub(super) struct Presence {
     pub(super) unlisted: usize,
     /// Lists that could not be had.
     pub(super) unanswered: usize,
-    /// Seconds from the failure until the last list was right that was wrong; nothing if it never was.
-    pub(super) right_after: Option<f64>,
+    /// The longest time for which a member was listed after it had gone, in seconds.
+    pub(super) ghost_seconds: f64,
+    /// The longest time for which a member that was there was not on some list, in seconds.
+    pub(super) unlisted_seconds: f64,
+}
+
+/// For how long something was wrong, while it was looked at again and again.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    ghost: u64,
+    /// Since when a member that is there was missing from some list each time.
+    unlisted: BTreeMap<String, u64>,
+    longest_unlisted: u64,
+}
+
+/// One look at all lists: who was there before it and after it, who had gone before it, and who was listed.
+struct Look {
+    there: BTreeSet<String>,
+    gone: BTreeMap<String, u64>,
+    lists: Vec<BTreeSet<String>>,
+    unanswered: usize,
 }
 
 #[derive(Deserialize)]
@@ -48,18 +72,43 @@ impl Presence {
         self.ghosts + self.unlisted + self.unanswered == 0
     }
 
-    /// Notes when it had become right, given the moments at which it was wrong; `failed_at` is when the failure began.
-    pub(super) fn since(mut self, failed_at: u64, wrong: &[u64]) -> Self {
-        let last = wrong.iter().max().copied().unwrap_or(failed_at);
-        self.right_after = self.is_right().then(|| last.saturating_sub(failed_at) as f64 / 1e9);
-        self
+    /// Adds for how long something was wrong before.
+    pub(super) fn after(self, watched: &Watched) -> Self {
+        Self {
+            ghost_seconds: watched.ghost as f64 / 1e9,
+            unlisted_seconds: watched.longest_unlisted as f64 / 1e9,
+            ..self
+        }
+    }
+}
+
+impl Watched {
+    fn note(&mut self, now: u64, look: &Look) {
+        let listed = look.lists.iter().flatten();
+        let since = listed.filter_map(|id| look.gone.get(id)).min();
+        self.ghost = self.ghost.max(since.map_or(0, |since| now.saturating_sub(*since)));
+        let is_missing = |id: &&String| look.lists.iter().any(|list| !list.contains(*id));
+        let missing: BTreeSet<&String> = look.there.iter().filter(is_missing).collect();
+        self.unlisted.retain(|id, _| missing.contains(id));
+        for id in missing {
+            let since = self.unlisted.entry(id.clone()).or_insert(now);
+            self.longest_unlisted = self.longest_unlisted.max(now - *since);
+        }
     }
 }
 
 /// Looks until every list is right, at most until `until`.
 pub(super) fn look(scene: &Scene, present: &Present, until: u64) -> Presence {
     loop {
-        let presence = look_once(scene, present, 0..CHANNELS, ANSWER);
+        let look = look_once(scene, present, 0..CHANNELS, ANSWER);
+        let worst =
+            |wrong: &dyn Fn(&BTreeSet<String>) -> usize| look.lists.iter().map(wrong).max().unwrap_or(0);
+        let presence = Presence {
+            ghosts: worst(&|list| list.difference(&look.there).count()),
+            unlisted: worst(&|list| look.there.difference(list).count()),
+            unanswered: look.unanswered,
+            ..Presence::default()
+        };
         if presence.is_right() || clock::now() > until {
             return presence;
         }
@@ -67,35 +116,33 @@ pub(super) fn look(scene: &Scene, present: &Present, until: u64) -> Presence {
     }
 }
 
-/// Looks again and again until the scene is over; answers the moments at which a list was wrong. A node that does not
-/// answer has no list.
-pub(super) fn watch(scene: &Scene, present: &Present) -> Vec<u64> {
-    let mut wrong = Vec::new();
+/// Looks again and again until the scene is over. A node that does not answer has no list.
+pub(super) fn watch(scene: &Scene, present: &Present) -> Watched {
+    let mut watched = Watched::default();
     while !scene.is_over.load(Relaxed) {
         // One channel of each kind: all of them would be a load of their own.
-        let presence = look_once(scene, present, 0..2, PAUSE);
-        if presence.ghosts + presence.unlisted > 0 {
-            wrong.push(clock::now());
-        }
+        let look = look_once(scene, present, 0..2, PAUSE);
+        watched.note(clock::now(), &look);
         thread::sleep(PAUSE);
     }
-    wrong
+    watched
 }
 
-fn look_once(scene: &Scene, present: &Present, channels: Range<usize>, patience: Duration) -> Presence {
-    let there: BTreeSet<String> = present.ids().into_iter().collect();
-    let mut presence = Presence::default();
+fn look_once(scene: &Scene, present: &Present, channels: Range<usize>, patience: Duration) -> Look {
+    let before: BTreeSet<String> = present.ids().into_iter().collect();
+    let gone = present.gone();
+    let (mut lists, mut unanswered) = (Vec::new(), 0);
     for node in (0..NODES).filter(|&node| !scene.is_dead(node)) {
         for number in channels.clone() {
-            let Ok(listed) = members(scene.nodes[node], &channel(number), patience) else {
-                presence.unanswered += 1;
-                continue;
-            };
-            presence.ghosts = presence.ghosts.max(listed.difference(&there).count());
-            presence.unlisted = presence.unlisted.max(there.difference(&listed).count());
+            match members(scene.nodes[node], &channel(number), patience) {
+                Ok(listed) => lists.push(listed),
+                Err(_) => unanswered += 1,
+            }
         }
     }
-    presence
+    // Who came or went meanwhile may be listed or not.
+    let there = present.ids().into_iter().filter(|id| before.contains(id)).collect();
+    Look { there, gone, lists, unanswered }
 }
 
 fn members(node: SocketAddr, channel: &str, patience: Duration) -> io::Result<BTreeSet<String>> {
@@ -111,12 +158,28 @@ fn members(node: SocketAddr, channel: &str, patience: Duration) -> io::Result<BT
 mod tests {
     use super::*;
 
+    fn look(there: &[&str], gone: &[(&str, u64)], lists: &[&[&str]]) -> Look {
+        let set = |ids: &[&str]| ids.iter().map(ToString::to_string).collect();
+        let gone = gone.iter().map(|&(id, at)| (id.to_owned(), at)).collect();
+        Look { there: set(there), gone, lists: lists.iter().map(|list| set(list)).collect(), unanswered: 0 }
+    }
+
     #[test]
-    fn it_is_right_after_the_last_moment_at_which_it_was_wrong() {
-        let right = Presence::default();
-        assert_eq!(right.since(5, &[]).right_after, Some(0.0));
-        assert_eq!(right.since(1_000_000_000, &[2_000_000_000, 4_000_000_000]).right_after, Some(3.0));
-        let haunted = Presence { ghosts: 1, ..right };
-        assert_eq!(haunted.since(5, &[]).right_after, None);
+    fn a_ghost_counts_from_when_its_client_went() {
+        let mut watched = Watched::default();
+        watched.note(50, &look(&["a"], &[], &[&["a", "new"]]));
+        assert_eq!(watched.ghost, 0, "nobody knows whether who is new has come");
+        watched.note(100, &look(&["a"], &[("b", 70)], &[&["a"], &["a", "b"]]));
+        watched.note(110, &look(&["a"], &[("b", 70), ("c", 108)], &[&["a", "c"]]));
+        assert_eq!(watched.ghost, 30);
+    }
+
+    #[test]
+    fn who_is_not_listed_counts_from_one_look_to_the_last_in_a_row() {
+        let mut watched = Watched::default();
+        for (now, list) in [(10, &["a"][..]), (20, &[]), (30, &[]), (40, &["a"]), (50, &[]), (55, &["a"])] {
+            watched.note(now, &look(&["a"], &[], &[&["a"], list]));
+        }
+        assert_eq!(watched.longest_unlisted, 10);
     }
 }

@@ -26,23 +26,38 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Between two tries to join; within the rate at which a client may speak.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// The ids of those who are connected and in every channel, by subscriber.
+/// Who is connected, and who was.
 #[derive(Debug, Default)]
-pub(super) struct Present(Mutex<BTreeMap<usize, String>>);
+pub(super) struct Present {
+    /// The ids of those who are connected and in every channel, by subscriber.
+    ids: Mutex<BTreeMap<usize, String>>,
+    /// When connections ended.
+    gone: Mutex<BTreeMap<String, u64>>,
+}
 
 impl Present {
     fn set(&self, subscriber: usize, id: Option<String>) {
-        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         match id {
             Some(id) => drop(ids.insert(subscriber, id)),
             None => drop(ids.remove(&subscriber)),
         }
     }
 
-    /// All of them.
+    fn ended(&self, subscriber: usize, id: String, now: u64) {
+        self.set(subscriber, None);
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
+    }
+
+    /// The ids of those who are connected and in every channel.
     pub(super) fn ids(&self) -> Vec<String> {
-        let ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.values().cloned().collect()
+    }
+
+    /// The connections that ended, and when.
+    pub(super) fn gone(&self) -> BTreeMap<String, u64> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -214,8 +229,7 @@ impl Subscriber<'_> {
 
     fn leave(&mut self) {
         let now = clock::now();
-        self.present.set(self.number, None);
-        self.id.clear();
+        self.present.ended(self.number, std::mem::take(&mut self.id), now);
         for (place, log) in self.places.iter_mut().zip(&mut self.logs) {
             if place.is_member && !self.scene.is_over.load(Relaxed) {
                 log.seen.push((now, Seen::Ended));
