@@ -96,8 +96,15 @@ pub const CHANGES_WAITING: usize = 65_536;
 /// Answers to one request that wait to be read: each node gives one.
 pub const ANSWERS_WAITING: usize = 1024;
 
-/// Notices of other nodes that wait to be passed on. Past it they are dropped and counted.
+/// Notices of other nodes that wait to be passed on. Past it they are dropped and counted, and those who watch are told
+/// that there were some.
 pub const NOTICES_WAITING: usize = 4096;
+
+/// Notices of other nodes that are passed on with one question to the others: what gathers while they are asked.
+pub const NOTICES_TOGETHER: usize = 256;
+
+/// Notices that are kept for a client while its page of members is gathered; beyond, it fetches the page anew.
+pub const NOTICES_CAPTURED: usize = 256;
 
 /// Changes of memberships that go to Redis in one command.
 pub const MEMBERS_AT_ONCE: usize = 512;

@@ -72,6 +72,11 @@ impl Limbo {
         left
     }
 
+    /// Those who may come back.
+    pub(crate) fn all(&self) -> Vec<Snapshot> {
+        self.lost.lock().by_id.values().map(|lost| lost.connection.clone()).collect()
+    }
+
     /// Those whose time to come back is over.
     pub(crate) fn take_lapsed(&self) -> Vec<Lost> {
         let mut ones = self.lost.lock();

@@ -458,6 +458,16 @@ impl Presence {
         self.stripe(channel).lock().get(channel).is_some_and(|room| room.watchers > 0)
     }
 
+    /// The channels in which someone here hears of the others.
+    pub(crate) fn watched_channels(&self) -> Vec<Arc<str>> {
+        let mut watched = Vec::new();
+        for stripe in &self.stripes {
+            let rooms = stripe.lock();
+            watched.extend(rooms.iter().filter(|(_, room)| room.watchers > 0).map(|(name, _)| name.clone()));
+        }
+        watched
+    }
+
     /// How often each of `users` is in `channel`, lost connections that may come back included.
     pub(crate) fn tallies(&self, channel: &str, users: &[String]) -> Vec<u64> {
         let rooms = self.stripe(channel).lock();

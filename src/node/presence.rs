@@ -60,7 +60,7 @@ impl Node {
         let Some(mut tidings) = self.hub.presence(app).take_tidings(channel, counts) else { return };
         if self.cluster.is_some() && !(tidings.notices.is_empty() && tidings.counted.is_none()) {
             self.tell_elsewhere(app, &tidings);
-            if !self.hub.presence(app).is_watched(channel) {
+            if !self.is_heard(app, channel) {
                 return;
             }
             self.count_elsewhere(app, &mut tidings).await;
@@ -77,8 +77,13 @@ impl Node {
     pub(in crate::node) async fn tell_here(&self, app: AppId, channel: &str, frames: &[About]) {
         let key = channel_key(channel);
         let mut until = Instant::now() + SLICE;
-        for shard in self.hub.shards() {
-            let watchers = shard.own(|table| table.watchers_of(app, &key));
+        for (at, shard) in self.hub.shards().iter().enumerate() {
+            let watchers = shard.own(|table| {
+                if let Some(cluster) = &self.cluster {
+                    cluster.captures.note(at, app, channel, frames);
+                }
+                table.watchers_of(app, &key)
+            });
             for some in watchers.chunks(SLICE_STRIDE) {
                 shard.with(|table| {
                     for &(at, id) in some {

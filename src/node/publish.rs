@@ -70,6 +70,13 @@ pub(crate) struct Prepared {
     message: Option<Message>,
 }
 
+impl Prepared {
+    /// Whether this node, too, places it when it comes back over the bus.
+    fn comes_by_bus(&self) -> bool {
+        matches!(self.message, Some(Message::Kept(_)))
+    }
+}
+
 /// A publication past the gate: it is carried out, whatever becomes of its caller.
 #[derive(Debug)]
 struct Admitted {
@@ -158,26 +165,59 @@ impl Node {
     ) -> Result<Receipt, NodeError> {
         let prepared: Vec<Prepared> =
             publications.into_iter().map(|one| self.prepare(app, one)).collect::<Result<_, _>>()?;
-        let admitted = self.admit_all(app, prepared).await?;
-        let node = self.clone();
-        to_its_end(async move {
-            let mut receipt: Option<Receipt> = None;
+        let (by_bus, here): (Vec<_>, Vec<_>) = prepared.into_iter().partition(Prepared::comes_by_bus);
+        let admitted = self.admit_all(app, here).await?;
+        self.app(app).metrics.accepted.inc_by(by_bus.len() as u64);
+        to_its_end(self.clone().carry_out_all(by_bus, admitted)).await?
+    }
+
+    /// Carries out one after another; those that come back over the bus first, which take their places at the gate then:
+    /// meanwhile the others hold none, or the gate could be full of what waits for it.
+    async fn carry_out_all(
+        self: Arc<Self>,
+        by_bus: Vec<Prepared>,
+        admitted: Vec<Admitted>,
+    ) -> Result<Receipt, NodeError> {
+        let mut receipt: Option<Receipt> = None;
+        if by_bus.is_empty() {
             for one in admitted {
-                match (node.clone().carry_out(one).await, &mut receipt) {
-                    (Ok(one), Some(receipt)) => receipt.join(one),
-                    (Ok(one), None) => receipt = Some(one),
-                    (Err(error), None) => return Err(error),
-                    // Those before it were delivered; an error would say that nothing was.
-                    (Err(error), Some(receipt)) => {
-                        tracing::warn!(%error, "a publication was carried out in part");
-                        receipt.missing_nodes = node.all_names();
-                        break;
-                    }
+                if !self.sum_up(&mut receipt, self.clone().carry_out(one).await)? {
+                    break;
                 }
             }
-            Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())))
-        })
-        .await?
+            return Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())));
+        }
+        let here: Vec<Prepared> = admitted.into_iter().map(|one| one.prepared).collect();
+        for prepared in by_bus {
+            if !self.sum_up(&mut receipt, self.keep_over_bus(prepared).await)? {
+                return Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())));
+            }
+        }
+        for prepared in here {
+            let leave = if prepared.selection.is_scan() { self.hub.leave_to_scan().await.ok() } else { None };
+            let (reach, ticket) = self.admit_in_time(&prepared.selection, prepared.draft.len()).await;
+            let one = Admitted { prepared, reach, ticket, leave };
+            if !self.sum_up(&mut receipt, self.clone().carry_out(one).await)? {
+                break;
+            }
+        }
+        Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())))
+    }
+
+    /// Adds what became of one of several publications; false if the rest is not to be tried.
+    fn sum_up(&self, all: &mut Option<Receipt>, one: Result<Receipt, NodeError>) -> Result<bool, NodeError> {
+        match (one, all) {
+            (Ok(one), Some(all)) => all.join(one),
+            (Ok(one), all) => *all = Some(one),
+            (Err(error), None) => return Err(error),
+            // Those before it were delivered; an error would say that nothing was.
+            (Err(error), Some(all)) => {
+                tracing::warn!(%error, "a publication was carried out in part");
+                all.missing_nodes = self.all_names();
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn admit(&self, prepared: Prepared) -> Result<Admitted, NodeError> {
@@ -260,8 +300,17 @@ impl Node {
     }
 
     /// Keeps an event, and waits until it has come back over the bus: by it, every node, this one too, places the event
-    /// in the history's order.
-    async fn keep_over_bus(
+    /// in the history's order. It takes its place at the gate then.
+    async fn keep_over_bus(&self, prepared: Prepared) -> Result<Receipt, NodeError> {
+        let Prepared { id, selection, draft, keeping, omit, message } = prepared;
+        let mut receipt = Receipt::new(id);
+        let Some(Message::Kept(header)) = message else { return Ok(receipt) };
+        let new = New { id, draft, omit, tail: None };
+        self.append_all(selection.app, keeping, new, &header, &mut receipt).await?;
+        Ok(receipt)
+    }
+
+    async fn append_all(
         &self,
         app: AppId,
         keeping: Keeping,
@@ -316,18 +365,13 @@ impl Node {
 
     async fn carry_out(self: Arc<Self>, admitted: Admitted) -> Result<Receipt, NodeError> {
         let Admitted { prepared, reach, ticket, leave } = admitted;
+        if prepared.comes_by_bus() {
+            drop((leave, ticket));
+            return self.keep_over_bus(prepared).await;
+        }
         let Prepared { id, mut selection, draft, keeping, omit, message } = prepared;
         let mut receipt = Receipt::new(id);
-        let sent = match message {
-            Some(Message::Kept(header)) => {
-                // The event takes its place at the gate when it comes back over the bus.
-                drop((leave, ticket));
-                let new = New { id, draft, omit, tail: None };
-                self.keep_over_bus(selection.app, keeping, new, &header, &mut receipt).await?;
-                return Ok(receipt);
-            }
-            message => message.and_then(|message| self.send(message)),
-        };
+        let sent = message.and_then(|message| self.send(message));
         let began = Instant::now();
         match keeping {
             Keeping::Nobody => {

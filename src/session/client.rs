@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 use super::{
     entering::reader,
     gate,
-    joining::{GATHERINGS, Join, Told, no_page},
+    gathered::{Gathered, no_page},
+    joining::{GATHERINGS, Join, Told},
 };
 use crate::{
     app::App,
@@ -16,10 +17,13 @@ use crate::{
     config::{ClientAuth, Presence},
     event_loop::{EventLoop, Seat},
     history::Key,
-    hub::{Coming, Count, Snapshot, State},
+    hub::{Coming, Count, Snapshot, State, channel_key},
     id::AppId,
     limits::{PAGE_DEFAULT, PAGE_MAX},
-    node::{Author, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target, read_cursor},
+    node::{
+        Author, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target, read_cursor,
+        write_cursor,
+    },
     predicate::Value,
     protocol::{
         event::Sender,
@@ -193,11 +197,7 @@ impl Client {
             }
             Later::Members { channel, from, limit } => {
                 let Some(id) = &id else { return };
-                let bounds = (limit, self.node.config.limits.outbox_bytes / 4);
-                match self.node.members_page_everywhere(self.app, &channel, from, bounds, None).await {
-                    Ok(page) => self.reply(native::ack_members(id, &page.value)),
-                    Err(error) => self.refuse(Some(id), error.code(), &error.to_string()),
-                }
+                self.page_of_all(id, &channel, from, limit).await;
             }
             Later::Publish(prepared) => match self.node.deliver(*prepared).await {
                 Ok(receipt) => {
@@ -288,6 +288,30 @@ impl Client {
         self.shows_members(id, &channel).then(|| Later::Members { channel, from: from.flatten(), limit })
     }
 
+    /// Answers with a page of members over all nodes. What a client that watches was told meanwhile is told once more behind
+    /// the page, which may be older.
+    async fn page_of_all(&self, id: &RawValue, channel: &str, from: Option<PageStart>, limit: usize) {
+        let Some(own) = self.connection() else { return };
+        let capture = self.node.capture(self.app, channel, own.id());
+        let bounds = (limit, self.node.config.limits.outbox_bytes / 4);
+        let page = self.node.members_page_everywhere(self.app, channel, from.clone(), bounds, None).await;
+        let page = match page {
+            Ok(page) => page.value,
+            Err(error) => return self.refuse(Some(id), error.code(), &error.to_string()),
+        };
+        let gathered = Gathered { page, from: from.unwrap_or_else(PageStart::first), capture };
+        let (at, key) = (self.seat.at, channel_key(channel));
+        self.event_loop.shard().with(|table| {
+            let (page, notices) = gathered.take();
+            table.place_own(at, native::ack_members(id, &page));
+            if table.is_watching(self.app, &key, at.slot) {
+                for notice in notices {
+                    table.place_own(at, notice);
+                }
+            }
+        });
+    }
+
     fn members(&self, id: Option<&RawValue>, channel: &str, cursor: Option<&str>, limit: Option<usize>) {
         // Nobody could tell which request the page answers.
         let Some(id) = id else { return self.refuse(None, "bad_message", "members needs id") };
@@ -319,7 +343,7 @@ impl Client {
             }
         }
         let Count { connections, users } = self.node.count(self.app, channel);
-        let page = MembersPage { count: connections, users, ..no_page(from) };
+        let page = MembersPage { count: connections, users, ..no_page(write_cursor(from)) };
         self.reply(native::ack_members(id, &page));
     }
 }

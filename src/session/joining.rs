@@ -2,13 +2,17 @@
 
 use serde_json::value::RawValue;
 
-use super::{client::Client, entering::reader};
+use super::{
+    client::Client,
+    entering::reader,
+    gathered::{Gathered, no_page},
+};
 use crate::{
     event_loop::EventLoop,
     history::Entry,
     hub::{Coming, Count, Joining, Snapshot, Table, Watching},
     limits::{PAGE_DEFAULT, REPLAY_LOOK},
-    node::{Cursor, MembersQuery, NodeError, write_cursor},
+    node::{MembersQuery, NodeError, PageStart, write_cursor},
     protocol::{
         frame::Frame,
         native::{self, JoinAck, MembersBuilder, MembersPage, Position, Since},
@@ -54,8 +58,6 @@ struct Step<'a> {
     missed: &'a Missed,
     /// What is to be replayed.
     frames: Vec<Frame>,
-    /// The first page of members, where other nodes have some.
-    elsewhere: Option<MembersPage>,
 }
 
 impl Client {
@@ -87,14 +89,23 @@ impl Client {
     }
 
     /// The first page over all nodes, where there are others and it is asked for.
-    async fn page_elsewhere(&self, join: &Join, told: &Told) -> Option<MembersPage> {
+    async fn page_elsewhere(&self, join: &Join, told: &Told) -> Option<Gathered> {
         if self.node.cluster.is_none() || !join.members || !matches!(told, Told::Ack(Some(_))) {
             return None;
         }
         let own = self.connection()?;
+        let capture = self.node.capture(self.app, &join.channel, own.id());
         let bounds = (PAGE_DEFAULT, self.node.config.limits.outbox_bytes / 4);
         let page = self.node.members_page_everywhere(self.app, &join.channel, None, bounds, Some(&own)).await;
-        page.ok().map(|page| page.value)
+        let page = page.map_or_else(
+            |error| {
+                tracing::debug!(%error, "a first page of members has to be fetched later");
+                let Count { connections, users } = self.node.count(self.app, &join.channel);
+                MembersPage { count: connections, users, ..no_page(PageStart::first().write()) }
+            },
+            |page| page.value,
+        );
+        Some(Gathered { page, from: PageStart::first(), capture })
     }
 
     async fn missed(&self, join: &Join) -> Result<Missed, NodeError> {
@@ -125,10 +136,10 @@ impl Client {
         join: &Join,
         told: &Told,
         coming: Coming,
-        (missed, elsewhere): (&Missed, Option<MembersPage>),
+        (missed, mut elsewhere): (&Missed, Option<Gathered>),
     ) -> Joining {
         let presence = self.node.hub.presence(self.app);
-        let with_page = join.members && matches!(told, Told::Ack(Some(_)));
+        let with_page = elsewhere.is_none() && join.members && matches!(told, Told::Ack(Some(_)));
         let Some(own) = self.connection() else { return Joining::Gone };
         let for_us = missed.entries.iter().filter(|entry| entry.is_for(&reader(&own)));
         let step = Step {
@@ -138,14 +149,14 @@ impl Client {
             coming,
             missed,
             frames: for_us.map(|entry| entry.frame.clone()).collect(),
-            elsewhere,
         };
         for gathering in 0..=GATHERINGS {
             let seen = presence.changed(&join.channel);
             let page = with_page.then(|| self.first_page(&join.channel, &own));
             let done = self.event_loop.shard().with(|table| {
                 let stale = page.is_some() && presence.changed(&join.channel) != seen;
-                (!stale || gathering == GATHERINGS).then(|| self.take(table, &step, page, seen))
+                (!stale || gathering == GATHERINGS)
+                    .then(|| self.take(table, &step, (page, seen), elsewhere.take()))
             });
             if let Some((joining, replays)) = done {
                 return self.taken(&step, joining, replays);
@@ -158,8 +169,8 @@ impl Client {
         &self,
         table: &mut Table,
         step: &Step<'_>,
-        page: Option<MembersPage>,
-        seen: u64,
+        (page, seen): (Option<MembersPage>, u64),
+        elsewhere: Option<Gathered>,
     ) -> (Joining, bool) {
         let (at, channel) = (self.seat.at, &step.join.channel);
         let joining = table.join(at, channel, step.watching, step.coming);
@@ -170,16 +181,25 @@ impl Client {
                 let Count { connections, users } = self.node.count(self.app, channel);
                 // A page that is older than the moment from which on notices come could hold who has left since: the
                 // client fetches one instead.
-                let page = page.map(|page| if changed == seen { page } else { no_page((0, 0)) });
+                let page =
+                    page.map(|page| if changed == seen { page } else { no_page(write_cursor((0, 0))) });
                 let page = page.map(|page| MembersPage { count: connections, users, ..page });
-                let alone = self.node.cluster.is_none();
-                let page = step.elsewhere.as_ref().or(page.as_ref().filter(|_| alone));
+                let (page, notices) = match elsewhere {
+                    Some(gathered) => {
+                        let (page, notices) = gathered.take();
+                        (Some(page), notices)
+                    }
+                    None => (page, Vec::new()),
+                };
                 let ack = JoinAck {
                     position: step.missed.position.as_ref(),
                     recovered: step.missed.recovered,
-                    members: page,
+                    members: page.as_ref(),
                 };
                 table.place_own(at, native::ack_join(id, &ack));
+                for notice in notices {
+                    table.place_own(at, notice);
+                }
             }
             Told::Joined if matches!(joining, Joining::Already(_)) => {}
             Told::Joined => {
@@ -222,10 +242,4 @@ impl Client {
             Told::Joined => self.refuse(None, code, message),
         }
     }
-}
-
-/// No member, and where the page begins that was asked for.
-pub(super) fn no_page(from: Cursor) -> MembersPage {
-    let members = MembersBuilder::new(0).finish();
-    MembersPage { members, count: 0, users: 0, cursor: Some(write_cursor(from)) }
 }

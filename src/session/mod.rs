@@ -8,6 +8,7 @@ mod client;
 mod credentials;
 mod entering;
 mod gate;
+mod gathered;
 mod joining;
 mod rate;
 

@@ -1,8 +1,13 @@
 //! Members of a channel are told of members on other nodes.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-use crate::{cluster::Cluster, support::Client};
+use crate::{
+    cluster::{Cluster, Settings},
+    support::{Client, eventually},
+};
 
 /// The next notice: its kind, whom it is about, and how many connections the user has there.
 fn notice(client: &mut Client) -> (String, String, u64) {
@@ -83,4 +88,74 @@ fn a_connection_that_closes_is_told_at_once_and_one_that_is_lost_after_the_windo
     drop(bob);
     assert_eq!(notice(&mut watcher), left);
     watcher.expect_nothing();
+}
+
+#[test]
+fn a_first_page_and_the_notices_behind_it_are_one_whole() {
+    let by_name = |settings: Settings| settings.with("FANFARE_LIMIT_PRESENCE_NOTICES", "10000");
+    let cluster = Cluster::start_with(by_name, |_| {});
+    // Whoever leaves and joins again meanwhile is there in the end; whoever only leaves is not.
+    let mut stay: Vec<Client> = (0..6).map(|n| cluster[n % 3].user(&format!("stay-{n}"))).collect();
+    let mut go: Vec<Client> = (0..6).map(|n| cluster[n % 3].user(&format!("go-{n}"))).collect();
+    for client in &mut go {
+        client.join("lobby");
+    }
+    let there: BTreeSet<String> = stay.iter().map(|client| client.id.clone()).collect();
+    for round in 0..5 {
+        let late = std::thread::scope(|scope| {
+            let changing = scope.spawn(|| {
+                stay.iter_mut().zip(&mut go).for_each(|(stay, go)| {
+                    stay.join("lobby");
+                    leave(go);
+                });
+            });
+            let mut late = cluster[round % 3].user("late");
+            let ack = late.watch("lobby");
+            let mut known: BTreeSet<String> = page(&ack).filter(|id| *id != late.id).collect();
+            changing.join().unwrap();
+            while known != there {
+                let (kind, id, _) = notice(&mut late);
+                // Who is on the page may be told to have joined once more.
+                match kind.as_str() {
+                    "joined" => known.insert(id),
+                    _ => known.remove(&id),
+                };
+            }
+            late
+        });
+        drop(late);
+        stay.iter_mut().for_each(leave);
+        for client in &mut go {
+            client.join("lobby");
+        }
+        eventually("all know who is there", || {
+            cluster.nodes.iter().all(|node| {
+                let members: BTreeSet<String> = page(&node.look("/v1/channels/lobby/members")).collect();
+                go.iter().all(|client| members.contains(&client.id)) && members.is_disjoint(&there)
+            })
+        });
+    }
+}
+
+/// The ids on a page.
+fn page(page: &Value) -> impl Iterator<Item = String> {
+    page["members"].as_array().unwrap().iter().map(|member| member["id"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn whoever_may_have_missed_notices_is_told_to_look_again() {
+    let cluster = Cluster::start();
+    let mut watcher = watcher(&cluster, 0);
+    let mut ann = cluster[1].user("ann");
+    ann.join("lobby");
+    assert_eq!(notice(&mut watcher), told("joined", &ann, 1));
+    assert!(cluster.redis.kill_clients("pubsub").unwrap() >= 3, "each node has one");
+    let told = watcher.json();
+    assert_eq!(
+        (&told["op"], &told["channel"], &told["count"]),
+        (&json!("members"), &json!("lobby"), &json!(2)),
+        "{told}"
+    );
+    let page = watcher.acked(&json!({"op": "members", "channel": "lobby"}));
+    assert_eq!(page["members"].as_array().unwrap().len(), 2, "{page}");
 }

@@ -1,6 +1,9 @@
 //! Asking other nodes: a request by the bus, answers by the bus, and a time after which those that are missing are named.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use ahash::AHashMap;
 use parking_lot::Mutex;
@@ -76,7 +79,8 @@ impl Drop for Waiting<'_> {
 impl Node {
     /// Asks every other node that holds a lease, and waits for their answers for `limits.ask_timeout` at most.
     pub(super) async fn ask_all(&self, cluster: &Cluster, app: AppId, order: &Order) -> Gathered {
-        self.ask(cluster, app, &Topic::Nodes, cluster.peers.all(), order).await
+        let all = (&Topic::Nodes, cluster.peers.all());
+        self.ask_within(cluster, app, all, order, self.config.limits.ask_timeout).await
     }
 
     /// Asks one node; `None` where it does not answer in time.
@@ -88,17 +92,19 @@ impl Node {
         order: &Order,
     ) -> Option<Box<RawValue>> {
         let peer = Peer { id: node, name: node.to_string().into() };
-        let mut gathered = self.ask(cluster, app, &Topic::Node(node), vec![peer], order).await;
+        let one = (&Topic::Node(node), vec![peer]);
+        let mut gathered = self.ask_within(cluster, app, one, order, self.config.limits.ask_timeout).await;
         gathered.said.pop().map(|said| said.result)
     }
 
-    async fn ask(
+    /// Asks by `topic`, and waits for those who are expected to answer.
+    pub(super) async fn ask_within(
         &self,
         cluster: &Cluster,
         app: AppId,
-        topic: &Topic,
-        mut expected: Vec<Peer>,
+        (topic, mut expected): (&Topic, Vec<Peer>),
         order: &Order,
+        patience: Duration,
     ) -> Gathered {
         let mut gathered = Gathered::default();
         if expected.is_empty() {
@@ -125,7 +131,7 @@ impl Node {
             }
         };
         // What has come by then counts; who is missing is named.
-        let _ = tokio::time::timeout(self.config.limits.ask_timeout, all).await;
+        let _ = tokio::time::timeout(patience, all).await;
         gathered.missing = expected.iter().map(|peer| peer.name.to_string()).collect();
         gathered
     }

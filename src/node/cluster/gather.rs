@@ -42,7 +42,12 @@ impl PageStart {
         Some(Self { node: node.parse().ok()?, within: within.map(ToOwned::to_owned) })
     }
 
-    fn write(&self) -> String {
+    /// Where the first page begins.
+    pub(crate) fn first() -> Self {
+        Self { node: NodeId(0), within: None }
+    }
+
+    pub(crate) fn write(&self) -> String {
         match &self.within {
             Some(within) => format!("{}-{within}", self.node),
             None => self.node.to_string(),
@@ -60,12 +65,17 @@ pub(crate) struct Items {
 impl Gathered {
     /// What the nodes said, as far as it can be read.
     pub(super) fn read<T: DeserializeOwned>(&self) -> impl Iterator<Item = T> {
+        self.read_named().map(|(_, said)| said)
+    }
+
+    /// The same, each with the node that said it.
+    pub(super) fn read_named<T: DeserializeOwned>(&self) -> impl Iterator<Item = (NodeId, T)> {
         self.said.iter().filter_map(|said| {
             let read = serde_json::from_str(said.result.get()).ok();
             if read.is_none() {
                 tracing::warn!(node = %said.node, answer = said.result.get(), "a node did not do its part");
             }
-            read
+            Some((said.node, read?))
         })
     }
 }
@@ -221,11 +231,12 @@ impl Node {
         (limit, max_bytes): (usize, usize),
         joining: Option<&Snapshot>,
     ) -> Result<Overall<Items>, NodeError> {
-        let here = |from: Option<String>, left: usize| async move {
-            Ok(self.page_of_members(app, channel, (from.as_deref(), left), max_bytes, joining))
+        let here = |from: Option<String>, (left, bytes)| async move {
+            Ok(self.page_of_members(app, channel, (from.as_deref(), left), bytes, joining))
         };
-        let order = |from, limit| Order::Members { channel: channel.to_owned(), from, limit, max_bytes };
-        self.pages(app, from, limit, here, order).await
+        let order =
+            |from, (limit, max_bytes)| Order::Members { channel: channel.to_owned(), from, limit, max_bytes };
+        self.pages(app, from, (limit, max_bytes), here, order).await
     }
 
     /// A page of the members of `channel` on all nodes with their counts, both of the same nodes.
@@ -271,12 +282,12 @@ impl Node {
         from: Option<PageStart>,
         limit: usize,
     ) -> Result<Overall<Items>, NodeError> {
-        let here = |from: Option<String>, left: usize| {
+        let here = |from: Option<String>, (left, _)| {
             let target = target.clone();
             async move { self.page_of_connections(app, target, from.as_deref(), left).await }
         };
-        let order = |from, limit| Order::Connections { aim: target.aim(None), from, limit };
-        self.pages(app, from, limit, here, order).await
+        let order = |from, (limit, _)| Order::Connections { aim: target.aim(None), from, limit };
+        self.pages(app, from, (limit, usize::MAX), here, order).await
     }
 
     /// A connection as it is shown, wherever it is.
@@ -301,37 +312,39 @@ impl Node {
         Ok(Some(said).filter(|said| said.get() != "null"))
     }
 
-    /// Goes from node to node, in the order of their ids, until the page is full.
+    /// Goes from node to node, in the order of their ids, until the page has as many items, or bytes, as it may.
     async fn pages<F: Future<Output = Result<Page, NodeError>>>(
         &self,
         app: AppId,
         from: Option<PageStart>,
-        limit: usize,
-        here: impl Fn(Option<String>, usize) -> F,
-        order: impl Fn(Option<String>, usize) -> Order,
+        (limit, max_bytes): (usize, usize),
+        here: impl Fn(Option<String>, (usize, usize)) -> F,
+        order: impl Fn(Option<String>, (usize, usize)) -> Order,
     ) -> Result<Overall<Items>, NodeError> {
         let cluster = self.cluster_up()?;
         let mut nodes = self.nodes(cluster);
         nodes.retain(|(id, _)| from.as_ref().is_none_or(|from| *id >= from.node));
         let mut overall = Overall { value: Items::default(), missing: Vec::new() };
+        let mut bytes = max_bytes;
         for (node, name) in nodes {
             let left = limit - overall.value.items.len();
             let within = from.as_ref().filter(|from| from.node == node).and_then(|from| from.within.clone());
-            if left == 0 {
+            if left == 0 || bytes == 0 {
                 overall.value.cursor = Some(PageStart { node, within: None }.write());
                 break;
             }
             let page = match cluster {
                 Some(cluster) if node != self.id() => {
-                    let said = self.ask_one(cluster, app, node, &order(within, left)).await;
+                    let said = self.ask_one(cluster, app, node, &order(within, (left, bytes))).await;
                     said.and_then(|said| serde_json::from_str::<Page>(said.get()).ok())
                 }
-                _ => Some(here(within, left).await?),
+                _ => Some(here(within, (left, bytes)).await?),
             };
             let Some(page) = page else {
                 overall.missing.push(name);
                 continue;
             };
+            bytes = page.items.iter().fold(bytes, |left, item| left.saturating_sub(item.get().len() + 1));
             overall.value.items.extend(page.items);
             if let Some(within) = page.cursor {
                 overall.value.cursor = Some(PageStart { node, within: Some(within) }.write());

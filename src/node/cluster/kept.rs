@@ -151,7 +151,7 @@ impl Node {
         let _turn = self.turns.take(&key).await;
         self.history.saw(&key, position);
         let Kept::Channel(channel) = &key.topic else {
-            let (_, ticket) = self.admit_from_bus(&selection, frame.len()).await;
+            let (_, ticket) = self.admit_in_time(&selection, frame.len()).await;
             let counts = self.hub.place_stored(&selection, &frame, position.offset, &ticket);
             self.hub.settle_ticket(&ticket, counts.queued);
             return note(counts);
@@ -175,7 +175,7 @@ impl Node {
             }
             Some(_) => {}
         }
-        let (reach, ticket) = self.admit_from_bus(&selection, frame.len()).await;
+        let (reach, ticket) = self.admit_in_time(&selection, frame.len()).await;
         let counts = self.place_from_bus(&selection, reach, &frame, &ticket).await;
         cluster.placed.set(&key, position);
         note(counts)
@@ -277,7 +277,7 @@ impl Node {
     /// Places a kept event for the members of its channel that it is for.
     async fn place_entry(&self, app: AppId, channel: &Arc<str>, entry: &Entry) -> Counts {
         let selection = of_channel(app, channel);
-        let (_, ticket) = self.admit_from_bus(&selection, entry.frame.len()).await;
+        let (_, ticket) = self.admit_in_time(&selection, entry.frame.len()).await;
         let mut counts = Counts::default();
         self.hub
             .sweep(&selection, |table, slot| {

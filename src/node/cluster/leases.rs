@@ -140,7 +140,7 @@ impl Node {
         if lapsed {
             // Its members may have been told to have left.
             cluster.relist();
-            self.announce_members(cluster);
+            self.announce_members();
         }
         for id in dead.iter().filter_map(|id| id.parse().ok()) {
             tokio::spawn(self.clone().reap(id));

@@ -4,15 +4,17 @@
 
 mod ask;
 mod attend;
+mod capture;
 mod gather;
 mod kept;
 mod leases;
+mod notices;
 mod obey;
 mod once;
 mod order;
-mod presence;
 mod receive;
 mod resume;
+mod roster;
 mod spread;
 
 use std::sync::{
@@ -26,8 +28,9 @@ use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 pub(super) use self::spread::Message;
-use self::{ask::Asked, kept::Placed, leases::Peers, presence::Queue, receive::Recent};
+use self::{ask::Asked, capture::Captures, kept::Placed, leases::Peers, notices::Mail, receive::Recent};
 pub(crate) use self::{
+    capture::Capture,
     gather::PageStart,
     once::Once,
     resume::{Former, FormerChannel},
@@ -40,9 +43,8 @@ use crate::{
     config::Config,
     hub::{Change, Counts, Register},
     id::{AppId, ConnectionId, NodeId},
-    limits::{CHANGES_WAITING, NOTICES_WAITING},
+    limits::CHANGES_WAITING,
     metrics::Metrics,
-    protocol::envelope::Notices,
 };
 
 /// What a node knows of the others, and what it waits for from them.
@@ -73,7 +75,9 @@ pub(crate) struct Cluster {
     is_stale: AtomicBool,
     relist: Notify,
     /// What other nodes say of their members, for those who watch here.
-    notices: Queue<Notices>,
+    mail: Mail,
+    /// Notices for those who wait for a page of members.
+    pub(super) captures: Captures,
     /// The apps of this node by name.
     apps: AHashMap<Arc<str>, AppId>,
 }
@@ -104,7 +108,8 @@ impl Cluster {
             changes: Mutex::new(Some(changes)),
             is_stale: AtomicBool::new(false),
             relist: Notify::new(),
-            notices: Queue::new(NOTICES_WAITING),
+            mail: Mail::new(),
+            captures: Captures::default(),
             bus,
             peers: Peers::default(),
             renew: Notify::new(),

@@ -90,6 +90,7 @@ impl Node {
                     }
                     if let Some(cluster) = &ear.node.cluster {
                         cluster.relist();
+                        cluster.mail.lose();
                         cluster.behind.notify_one();
                     }
                 }
@@ -115,8 +116,12 @@ impl Node {
         self.select(app, Self::target_of(aim)?)
     }
 
-    /// Waits for the gate as long as it takes: what waits behind is bounded by the bus.
-    pub(super) async fn admit_from_bus(&self, selection: &Selection, bytes: usize) -> (Reach, Ticket) {
+    /// Waits for the gate as long as it takes: for what has been accepted, and is bounded already.
+    pub(in super::super) async fn admit_in_time(
+        &self,
+        selection: &Selection,
+        bytes: usize,
+    ) -> (Reach, Ticket) {
         loop {
             let reach = self.hub.reach(selection);
             if let Ok(ticket) = self.hub.admit(&reach, bytes).await {
@@ -137,7 +142,7 @@ impl Ear {
             }
             Ok(Envelope::Request(request)) => self.request(cluster, &request).await,
             Ok(Envelope::Notices(notices)) => {
-                if notices.origin != node.id().0 && !cluster.notices.push(notices) {
+                if notices.origin != node.id().0 && !cluster.mail.push(notices) {
                     self.skip("too many notices of members wait");
                 }
             }
@@ -168,7 +173,7 @@ impl Ear {
         if !for_all {
             self.settle().await;
         }
-        let (reach, ticket) = self.node.admit_from_bus(&selection, frame.len()).await;
+        let (reach, ticket) = self.node.admit_in_time(&selection, frame.len()).await;
         let node = self.node.clone();
         let place = async move {
             let counts = node.place_from_bus(&selection, reach, &frame, &ticket).await;
