@@ -100,7 +100,8 @@ pub const ANSWERS_WAITING: usize = 1024;
 /// that there were some.
 pub const NOTICES_WAITING: usize = 4096;
 
-/// Notices of other nodes that are passed on with one question to the others: what gathers while they are asked.
+/// Notices of other nodes that are passed on with one question to the others: what gathers while they are asked. As many
+/// are on their way at once when a node that crashed has many to take leave of.
 pub const NOTICES_TOGETHER: usize = 256;
 
 /// Notices that are kept for a client while its page of members is gathered; beyond, it fetches the page anew.

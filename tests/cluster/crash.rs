@@ -61,6 +61,29 @@ fn members_of_a_node_that_was_killed_leave_and_it_is_told() {
 }
 
 #[test]
+fn many_members_of_a_node_that_was_killed_are_told_as_a_number() {
+    let mut cluster = Cluster::apart();
+    let mut watcher = cluster[0].user("watcher");
+    let mut many: Vec<Client> = (0..30).map(|n| cluster[2].user(&format!("one-{n}"))).collect();
+    for client in &mut many {
+        client.join("lobby");
+    }
+    let known = || cluster[0].look("/v1/channels/lobby/members")["count"] == 30;
+    eventually("they are counted", known);
+    watcher.watch("lobby");
+    watcher.pending();
+    cluster.nodes[2].kill();
+    // What was told of their coming may still be on its way.
+    let told =
+        std::iter::repeat_with(|| watcher.json()).find(|told| told["left"].as_u64() > Some(0)).unwrap();
+    assert_eq!(
+        (&told["op"], &told["left"], &told["count"]),
+        (&json!("members"), &json!(30), &json!(1)),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_user_with_connections_elsewhere_stays_online_when_a_node_crashes() {
     let (mut cluster, _members) = three();
     let _here = cluster[0].user("ann");

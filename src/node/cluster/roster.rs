@@ -3,7 +3,7 @@
 //! It lives as long as the node's lease. Whoever finds a list without a lease tells the channels that these members have
 //! left, and takes it away; so nobody stays who is not there.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ahash::AHashMap;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::{
     broker::{BusError, Topic},
     hub::{Change, Snapshot, State},
     id::{AppId, NodeId},
-    limits::MEMBERS_AT_ONCE,
+    limits::{MEMBERS_AT_ONCE, NOTICES_TOGETHER},
     protocol::{
         envelope::{Notices, Told},
         native::{Changes, MemberKind},
@@ -103,7 +103,7 @@ impl Node {
         Ok(())
     }
 
-    /// Writes the whole list anew, beside the one that is there, and puts it in its place in one step.
+    /// Writes the whole list anew, beside the one that is there, and puts it in its place.
     async fn write_list(&self, cluster: &Cluster) -> Result<(), BusError> {
         let home = Topic::Node(self.id());
         let (list, new) = (cluster.bus.key(&home, LIST), cluster.bus.key(&home, NEW_LIST));
@@ -114,18 +114,22 @@ impl Node {
             let named = |channel: &str| (self.field(member.app, channel, member), Some(listed(member)));
             member.channels().map(named).collect()
         };
-        cluster.bus.command(&home, command("DEL", &[&new])).await?;
-        let mut fields = Fields::new();
+        cluster.bus.command(&home, command("UNLINK", &[&new])).await?;
+        let (mut fields, mut is_empty) = (Fields::new(), true);
         for member in &members {
             fields.extend(of(member));
+            is_empty &= fields.is_empty();
             if fields.len() >= MEMBERS_AT_ONCE {
                 self.write_fields(cluster, NEW_LIST, std::mem::take(&mut fields)).await?;
             }
         }
         self.write_fields(cluster, NEW_LIST, fields).await?;
-        let place =
-            if members.is_empty() { command("DEL", &[&list]) } else { command("RENAME", &[&new, &list]) };
-        cluster.bus.command(&home, place).await.map(|_| ())
+        // Renamed over, it would be freed while everyone waits. Whoever reaps looks at both.
+        cluster.bus.command(&home, command("UNLINK", &[&list])).await?;
+        if !is_empty {
+            cluster.bus.command(&home, command("RENAME", &[&new, &list])).await?;
+        }
+        Ok(())
     }
 
     /// Tells other nodes' watchers of all members here: they were taken for gone.
@@ -162,7 +166,13 @@ impl Node {
         channels: AHashMap<(AppId, String), Vec<Told>>,
     ) -> Result<(), BusError> {
         let Some(cluster) = &self.cluster else { return Ok(()) };
+        let mut sent = VecDeque::new();
         for ((app, channel), mut members) in channels {
+            if sent.len() >= NOTICES_TOGETHER
+                && let Some(first) = sent.pop_front()
+            {
+                first.await?;
+            }
             let many = members.len() > self.config.limits.presence_notices as usize;
             let changes = many.then(|| {
                 let of = |kind| members.iter().filter(|told| told.kind == kind).count() as u64;
@@ -173,7 +183,10 @@ impl Node {
             }
             let (origin, app_name) = (origin.0, self.app(app).name.to_string());
             let notices = Notices { origin, app: app_name, channel, members, changes };
-            Self::publish_notices(cluster, app, &notices).await?;
+            sent.push_back(Self::publish_notices(cluster, app, &notices));
+        }
+        for last in sent {
+            last.await?;
         }
         Ok(())
     }
@@ -213,7 +226,8 @@ impl Node {
         let Some(cluster) = &self.cluster else { return Ok(()) };
         let home = Topic::Node(dead);
         let (list, new) = (cluster.bus.key(&home, LIST), cluster.bus.key(&home, NEW_LIST));
-        let members = self.read_list(cluster, &home, &list).await?;
+        let mut members = self.read_list(cluster, &home, &list).await?;
+        members.extend(self.read_list(cluster, &home, &new).await?);
         tracing::warn!(node = %dead, members = members.len(), "a node has gone without a word; its members leave");
         let mut channels: AHashMap<(AppId, String), Vec<Told>> = AHashMap::new();
         for (field, value) in members {
@@ -231,7 +245,7 @@ impl Node {
         }
         // As the one who is gone, so that this node hears it as well.
         self.tell_all(dead, channels).await?;
-        cluster.bus.command(&home, command("DEL", &[&list, &new])).await?;
+        cluster.bus.command(&home, command("UNLINK", &[&list, &new])).await?;
         self.reaped(cluster, dead).await
     }
 
