@@ -131,6 +131,15 @@ pub const ONCE_RUNNING: Duration = Duration::from_secs(30);
 /// How often a node looks whether the same request, which runs on another one, has its answer.
 pub const ONCE_LOOK: Duration = Duration::from_millis(50);
 
+/// Messages of programs that a node holds until the one that leads has done them.
+pub const PROGRAMS_HELD: usize = 4096;
+
+/// Their bytes.
+pub const PROGRAMS_HELD_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long they are held: several times what it takes to lose the lead and take it anew.
+pub const PROGRAMS_HELD_FOR: Duration = Duration::from_secs(30);
+
 /// Messages of programs that wait to be understood. Past it they are dropped and counted.
 pub const PROGRAM_MESSAGES: usize = 4096;
 

@@ -138,6 +138,8 @@ pub struct AppMetrics {
     pub replayed: Counter,
     /// Messages of programs on the dispatch channel that could not be taken.
     pub dispatch_malformed: Counter,
+    /// Messages of programs that were to be kept, and are not.
+    pub dispatch_lost: Counter,
     /// Connections that took a lost one's place.
     pub resumed: Counter,
 }
@@ -182,6 +184,7 @@ pub struct Metrics {
     notices: Family<AppLabel, Counter>,
     replayed: Family<AppLabel, Counter>,
     dispatch_malformed: Family<AppLabel, Counter>,
+    dispatch_lost: Family<AppLabel, Counter>,
     resumed: Family<AppLabel, Counter>,
     drops: Family<DropLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
@@ -257,6 +260,7 @@ impl Metrics {
             notices: Family::default(),
             replayed: Family::default(),
             dispatch_malformed: Family::default(),
+            dispatch_lost: Family::default(),
             resumed: Family::default(),
             drops: Family::default(),
             closes: Family::default(),
@@ -310,6 +314,11 @@ impl Metrics {
             "dispatch_malformed",
             "Messages on the dispatch channel that could not be taken",
             self.dispatch_malformed.clone(),
+        );
+        r.register(
+            "dispatch_lost",
+            "Messages on the dispatch channel that were to be kept, and are not",
+            self.dispatch_lost.clone(),
         );
         r.register("replayed", "Kept events placed again for who missed them", self.replayed.clone());
         r.register("resumed", "Connections that took a lost one's place", self.resumed.clone());
@@ -417,6 +426,7 @@ impl Metrics {
             notices: self.notices.get_or_create_owned(&label),
             replayed: self.replayed.get_or_create_owned(&label),
             dispatch_malformed: self.dispatch_malformed.get_or_create_owned(&label),
+            dispatch_lost: self.dispatch_lost.get_or_create_owned(&label),
             resumed: self.resumed.get_or_create_owned(&label),
             app,
         }

@@ -1,44 +1,138 @@
 //! Messages of programs that act straight through Redis, by a plain `PUBLISH` of one JSON document.
 //!
 //! Every node gets each message, and delivers it to its own connections. What has to be done once is done by the node
-//! that leads: keeping an event, and so everything for a channel with history.
+//! that leads: keeping an event, and so everything for a channel with history. The others hold it until that node says
+//! that it is done; whoever takes the lead next does what is left.
 
-use std::{sync::Arc, time::Instant};
+mod held;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ahash::AHashMap;
 use bytes::Bytes;
+use hyper::StatusCode;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 
+use self::held::{Held, Message};
 use crate::{
     http::{
-        body, inspect,
+        body,
+        idempotency::digest,
+        inspect,
         problem::Problem,
         verbs::{Fields, Verb},
     },
     id::AppId,
     limits::PROGRAM_COMPLAINTS,
-    node::{Extent, Node, Publication},
+    node::{Extent, Node, Program, Publication},
 };
 
+/// How often a node that leads looks for what another one left undone.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Which publications of a message are to be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    /// Those that every node delivers to its own connections.
+    Live,
+    /// Those that one node keeps for all.
+    Kept,
+}
+
+struct Work {
+    node: Arc<Node>,
+    held: Held,
+    complained: AHashMap<(AppId, &'static str), Instant>,
+}
+
 /// Carries out what programs say, one after another, until nothing more can come.
-pub(crate) async fn serve(node: Arc<Node>, mut messages: mpsc::Receiver<(AppId, Bytes)>) {
-    let mut complained: AHashMap<(AppId, &'static str), Instant> = AHashMap::new();
-    while let Some((app, message)) = messages.recv().await {
-        let Err(problem) = obey(&node, app, &message).await else { continue };
-        node.app(app).metrics.dispatch_malformed.inc();
-        // A program that is wrong is wrong often.
-        let (code, now) = (problem.code(), Instant::now());
-        if complained.get(&(app, code)).is_none_or(|at| now.duration_since(*at) > PROGRAM_COMPLAINTS) {
-            complained.insert((app, code), now);
-            let name = &node.app(app).name;
-            let detail = problem.detail();
-            tracing::warn!(app = %name, code, detail, "a message on the dispatch channel was refused");
+pub(crate) async fn serve(node: Arc<Node>, mut messages: mpsc::Receiver<Program>) {
+    let mut work = Work { node, held: Held::default(), complained: AHashMap::new() };
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            message = messages.recv() => match message {
+                Some(Program::Said { app, message }) => work.hear(app, message).await,
+                Some(Program::Done { digest }) => work.held.done(digest, Instant::now()),
+                None => return,
+            },
+            _ = ticks.tick() => {}
         }
+        work.catch_up().await;
     }
 }
 
-async fn obey(node: &Arc<Node>, app: AppId, message: &[u8]) -> Result<(), Problem> {
+impl Work {
+    async fn hear(&mut self, app: AppId, text: Bytes) {
+        match carry_out(&self.node, app, &text, Which::Live).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let digest = digest(&[self.node.app(app).name.as_bytes(), &text]);
+                let lost = self.held.hold(Message::new(app, text, digest, Instant::now()));
+                for message in lost {
+                    self.lose(message.app, "too much waits for a node to take the lead");
+                }
+            }
+            Err(problem) => self.refuse(app, &problem),
+        }
+    }
+
+    /// Does what is held, if this node leads.
+    async fn catch_up(&mut self) {
+        while self.node.leads() {
+            let Some(Message { app, text, digest, .. }) = self.held.next() else { return };
+            let done = carry_out(&self.node, app, &text, Which::Kept).await;
+            self.node.tell_done(app, digest);
+            match done {
+                Ok(_) => {}
+                Err(problem) if problem.status() == StatusCode::SERVICE_UNAVAILABLE.as_u16() => {
+                    self.lose(app, problem.detail());
+                }
+                Err(problem) => self.refuse(app, &problem),
+            }
+        }
+        while let Some(message) = self.held.next_late(Instant::now()) {
+            self.lose(message.app, "no node has led for half a minute");
+        }
+    }
+
+    /// Counts a message that cannot be understood or carried out.
+    fn refuse(&mut self, app: AppId, problem: &Problem) {
+        self.node.app(app).metrics.dispatch_malformed.inc();
+        if self.is_news(app, problem.code()) {
+            let (name, code, detail) = (&self.node.app(app).name, problem.code(), problem.detail());
+            tracing::warn!(app = %name, code, detail, "a message on the dispatch channel was refused");
+        }
+    }
+
+    /// Counts a message that was good, and whose events are kept nowhere.
+    fn lose(&mut self, app: AppId, why: &str) {
+        self.node.app(app).metrics.dispatch_lost.inc();
+        if self.is_news(app, "lost") {
+            let name = &self.node.app(app).name;
+            tracing::warn!(app = %name, why, "a message on the dispatch channel is not kept");
+        }
+    }
+
+    /// Whether to say it again: a program that is wrong is wrong often.
+    fn is_news(&mut self, app: AppId, what: &'static str) -> bool {
+        let now = Instant::now();
+        let last = self.complained.get(&(app, what));
+        let is_news = last.is_none_or(|at| now.duration_since(*at) > PROGRAM_COMPLAINTS);
+        if is_news {
+            self.complained.insert((app, what), now);
+        }
+        is_news
+    }
+}
+
+/// Carries out a part of a message; answers whether some of it is to be kept.
+async fn carry_out(node: &Arc<Node>, app: AppId, message: &[u8], which: Which) -> Result<bool, Problem> {
     #[derive(Deserialize)]
     struct Called<'a> {
         #[serde(borrow, default)]
@@ -47,7 +141,7 @@ async fn obey(node: &Arc<Node>, app: AppId, message: &[u8]) -> Result<(), Proble
     let call = serde_json::from_slice::<Called<'_>>(message).ok().and_then(|called| called.call);
     let call = call.as_deref().unwrap_or("dispatch");
     if call == "disconnect" {
-        return disconnect(node, app, message).await;
+        return disconnect(node, app, message).await.map(|()| false);
     }
     let verb = Verb::named(call).ok_or_else(|| {
         let call: String = call.chars().take(64).collect();
@@ -58,15 +152,18 @@ async fn obey(node: &Arc<Node>, app: AppId, message: &[u8]) -> Result<(), Proble
     })?;
     let mut fields: Fields<'_> = body::parse(message, verb.fields())?;
     fields.call = None;
+    let mut is_kept = false;
     for publication in fields.order(verb)?.publications() {
         let kept = node.keeps(app, &publication)?;
-        if kept && !node.leads() {
-            continue;
-        }
-        let scope = if kept { Extent::Cluster } else { Extent::Node };
+        is_kept |= kept;
+        let scope = match (which, kept) {
+            (Which::Live, false) => Extent::Node,
+            (Which::Kept, true) => Extent::Cluster,
+            _ => continue,
+        };
         node.publish(app, Publication { scope, receipt: Extent::Node, ..publication }).await?;
     }
-    Ok(())
+    Ok(is_kept)
 }
 
 async fn disconnect(node: &Arc<Node>, app: AppId, message: &[u8]) -> Result<(), Problem> {

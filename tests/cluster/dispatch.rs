@@ -8,7 +8,7 @@ use crate::{
     MALFORMED,
     cluster::{Cluster, NAMESPACE, all_get, event, nothing_more},
     redis::Resp,
-    support::{Received, eventually},
+    support::{Client, Received, eventually},
 };
 
 fn channel(app: &str) -> String {
@@ -188,4 +188,67 @@ fn what_is_dispatched_to_a_user_who_is_away_is_stored_once() {
     });
     let data: Vec<&Value> = got.iter().map(|(_, data)| data).collect();
     assert_eq!(data, [0, 1, 2], "each stored once, and in order");
+}
+
+/// The place of the node that leads.
+fn leader(cluster: &Cluster, clients: &[Client]) -> usize {
+    let ids: Vec<String> = clients.iter().zip(&cluster.nodes).map(|(client, node)| node.id(client)).collect();
+    let keys = cluster.redis.call(&["KEYS", "*leader"]).unwrap();
+    let key = keys.items()[0].text();
+    let mut at = None;
+    eventually("one leads", || {
+        let lease = cluster.redis.call(&["GET", &key]).unwrap();
+        let lease = lease.text();
+        at = ids.iter().position(|id| lease.starts_with(id.as_str()));
+        at.is_some()
+    });
+    at.unwrap()
+}
+
+#[test]
+fn what_programs_say_while_no_node_leads_is_kept_by_the_next_that_does() {
+    let mut cluster = Cluster::apart();
+    let mut clients = cluster.users();
+    let dead = leader(&cluster, &clients);
+    let (next, last) = ((dead + 1) % 3, (dead + 2) % 3);
+    for at in [next, last] {
+        clients[at].join("room");
+    }
+    let say = |n: u32| {
+        let message = json!({"call": "send", "channel": "room", "event": "e", "data": n}).to_string();
+        cluster.redis.call(&["PUBLISH", &channel("default"), &message]).unwrap();
+    };
+    (0..5).for_each(say);
+    for at in [next, last] {
+        assert_eq!(
+            (0..5).map(|_| event(&mut clients[at])["data"].clone()).collect::<Vec<_>>(),
+            [0, 1, 2, 3, 4]
+        );
+    }
+    cluster.nodes[dead].kill();
+    let say = |n: u32| {
+        let message = json!({"call": "send", "channel": "room", "event": "e", "data": n}).to_string();
+        cluster.redis.call(&["PUBLISH", &channel("default"), &message]).unwrap();
+    };
+    (5..40).for_each(say);
+    for at in [next, last] {
+        // The one that was killed may not have said that it was done with the last.
+        let mut came = std::iter::repeat_with(|| event(&mut clients[at])["data"].as_u64().unwrap());
+        let first = came.find(|&n| n >= 5).unwrap();
+        let rest: Vec<u64> = std::iter::once(first).chain(came.take(34)).collect();
+        assert_eq!(rest, (5..40).collect::<Vec<_>>(), "all, and in order");
+    }
+    let lost: u64 = [next, last].iter().map(|&at| cluster[at].count("fanfare_dispatch_lost_total", "")).sum();
+    assert_eq!(lost, 0);
+}
+
+#[test]
+fn what_redis_refuses_to_keep_is_counted() {
+    let cluster = Cluster::start();
+    cluster.redis.set("maxmemory-policy", "noeviction").unwrap();
+    cluster.redis.set("maxmemory", "1").unwrap();
+    publish_json(&cluster, &json!({"call": "send", "channel": "room", "event": "e"}));
+    let lost = || cluster.nodes.iter().map(|node| node.count("fanfare_dispatch_lost_total", "")).sum::<u64>();
+    eventually("it is counted", || lost() > 0);
+    cluster.redis.set("maxmemory", "0").unwrap();
 }

@@ -16,7 +16,7 @@ use super::{
     order::{Order, Refusal},
 };
 use crate::{
-    broker::Topic,
+    broker::{BusError, Topic},
     id::{AppId, NodeId},
     limits::ANSWERS_WAITING,
     protocol::envelope::{self, Answer, Request},
@@ -134,6 +134,31 @@ impl Node {
         let _ = tokio::time::timeout(patience, all).await;
         gathered.missing = expected.iter().map(|peer| peer.name.to_string()).collect();
         gathered
+    }
+
+    /// Tells every other node something that none answers. It is on its way when this returns.
+    pub(super) fn tell_nodes(
+        &self,
+        cluster: &Cluster,
+        app: AppId,
+        order: &Order,
+    ) -> impl Future<Output = Result<u64, BusError>> + Send + 'static + use<> {
+        // Structs of texts always serialize.
+        let order = to_raw_value(order).unwrap_or_default();
+        let request =
+            Request { origin: self.id().0, id: 0, app: (&*self.app(app).name).into(), order: &order };
+        cluster.bus.publish(&Topic::Nodes, envelope::request(&request))
+    }
+
+    /// Tells the other nodes that what one was to do of a program's message is done.
+    pub(crate) fn tell_done(&self, app: AppId, digest: String) {
+        let Some(cluster) = &self.cluster else { return };
+        let told = self.tell_nodes(cluster, app, &Order::Done { digest });
+        tokio::spawn(async move {
+            if let Err(error) = told.await {
+                tracing::debug!(%error, "other nodes do not know that a program's message is done");
+            }
+        });
     }
 
     /// Answers a request of another node.

@@ -7,14 +7,12 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde_json::value::to_raw_value;
 use tokio::time::MissedTickBehavior;
 
 use super::{Cluster, Node, order::Order};
 use crate::{
     broker::{BusError, Script, Topic},
     id::{AppId, NodeId},
-    protocol::envelope::{self, Request},
 };
 
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
@@ -101,10 +99,7 @@ impl Node {
 
     /// Tells the others of this node, so that they need not find out.
     async fn greet(&self, cluster: &Cluster) {
-        let Ok(order) = to_raw_value(&Order::Hello) else { return };
-        let app = (&*self.app(AppId(0)).name).into();
-        let hello = Request { origin: self.id().0, id: 0, app, order: &order };
-        let told = cluster.bus.publish(&Topic::Nodes, envelope::request(&hello)).await;
+        let told = self.tell_nodes(cluster, AppId(0), &Order::Hello).await;
         cluster.belongs.store(told.is_ok(), SeqCst);
     }
 
@@ -112,6 +107,7 @@ impl Node {
     pub(crate) async fn depart(&self) {
         let Some(cluster) = &self.cluster else { return };
         cluster.has_left.store(true, SeqCst);
+        *cluster.peers.leads.lock() = None;
         let args = vec![self.lease_name()];
         let given = cluster.bus.eval(&GIVE_UP, &Topic::Nodes, keys(cluster), args).await;
         if let Err(error) = given {
@@ -146,7 +142,8 @@ impl Node {
             tokio::spawn(self.clone().reap(id));
         }
         let leads = leader.as_bytes() == self.lease_name();
-        *cluster.peers.leads.lock() = leads.then(|| began + self.config.limits.node_lease);
+        *cluster.peers.leads.lock() =
+            (leads && !cluster.has_left.load(SeqCst)).then(|| began + self.config.limits.node_lease);
         let mut peers: Vec<Peer> = leases.iter().filter_map(|lease| read(lease)).collect();
         peers.retain(|peer| peer.id != self.id());
         peers.sort_by_key(|peer| peer.id.0);

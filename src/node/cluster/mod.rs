@@ -33,6 +33,7 @@ pub(crate) use self::{
     capture::Capture,
     gather::PageStart,
     once::Once,
+    receive::Program,
     resume::{Former, FormerChannel},
     spread::Extent,
 };

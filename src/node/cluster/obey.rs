@@ -23,7 +23,7 @@ impl Node {
     /// Does what `order` says, for the connections of this node.
     pub(super) async fn obey(self: &Arc<Self>, app: AppId, order: Order) -> Result {
         match order {
-            Order::Hello | Order::Receipt { .. } => to_raw_value(&Part::default()),
+            Order::Hello | Order::Done { .. } | Order::Receipt { .. } => to_raw_value(&Part::default()),
             Order::Disconnect { aim, code, reason } => {
                 let closing = async {
                     let target = Self::target_of(aim)?;

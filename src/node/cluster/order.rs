@@ -12,6 +12,10 @@ use crate::protocol::envelope::Aim;
 pub(super) enum Order {
     /// The node that asks has just come; nothing is to be answered.
     Hello,
+    /// What one node was to do of a program's message is done; nothing is to be answered.
+    Done {
+        digest: String,
+    },
     /// What became of a publication.
     Receipt {
         id: Uuid,

@@ -64,24 +64,35 @@ impl<T, K: Hash + Eq + Copy> Recent<T, K> {
     }
 }
 
+/// What the bus brings of programs that act straight through Redis.
+#[derive(Debug)]
+pub(crate) enum Program {
+    /// What a program says.
+    Said { app: AppId, message: Bytes },
+    /// Another node has done what one was to do of the message with this digest.
+    Done { digest: String },
+}
+
 /// What hears the bus: its tasks run on one thread.
 struct Ear {
     node: Arc<Node>,
     /// Events for everyone that are being placed: in order among each other, and before whatever comes next.
     to_everyone: JoinSet<()>,
     orders: Arc<Semaphore>,
-    programs: mpsc::Sender<(AppId, Bytes)>,
+    programs: mpsc::Sender<Program>,
 }
 
 impl Node {
     /// Takes what comes from the bus until that ends. Messages of programs that act straight through Redis go on to
     /// `programs`. Runs on a `LocalSet`.
-    pub(crate) async fn hear(self: Arc<Self>, mut inbox: Inbox, programs: mpsc::Sender<(AppId, Bytes)>) {
+    pub(crate) async fn hear(self: Arc<Self>, mut inbox: Inbox, programs: mpsc::Sender<Program>) {
         let orders = Arc::new(Semaphore::new(ORDERS_AT_ONCE));
         let mut ear = Ear { node: self, to_everyone: JoinSet::new(), orders, programs };
         while let Some(incoming) = inbox.next().await {
             match incoming {
-                Incoming::Message { topic: Topic::Dispatch(app), payload } => ear.program(app, payload),
+                Incoming::Message { topic: Topic::Dispatch(app), payload } => {
+                    ear.program(Program::Said { app, message: payload });
+                }
                 Incoming::Message { payload, .. } => ear.message(&payload).await,
                 Incoming::Gap => {
                     tracing::warn!("events of other nodes may have been missed; kept ones are fetched");
@@ -232,6 +243,9 @@ impl Ear {
             cluster.renew.notify_one();
             return;
         }
+        if let Order::Done { digest } = order {
+            return self.program(Program::Done { digest });
+        }
         if let Order::Receipt { id: publication } = order {
             // What it asks about came before it, and must be placed to be counted.
             self.settle().await;
@@ -257,8 +271,8 @@ impl Ear {
         });
     }
 
-    fn program(&self, app: AppId, payload: Bytes) {
-        if self.programs.try_send((app, payload)).is_err() {
+    fn program(&self, program: Program) {
+        if self.programs.try_send(program).is_err() {
             self.node.metrics.bus_skipped.inc();
             tracing::warn!("a message of a program was dropped: too many wait");
         }
