@@ -93,6 +93,10 @@ pub const FORGET_PLACED: Duration = Duration::from_mins(1);
 /// Changes of memberships that wait to be written to the node's list in Redis; past it the list is written anew.
 pub const CHANGES_WAITING: usize = 65_536;
 
+/// Users and channels of one call that get the event by topics of their own, so that only nodes with one of them hear it. For
+/// more the event would be copied more often than there are nodes: then all nodes get it once.
+pub const TOPICS_APART: usize = 16;
+
 /// Answers to one request that wait to be read: each node gives one.
 pub const ANSWERS_WAITING: usize = 1024;
 

@@ -65,6 +65,31 @@ fn all_connections_of_a_user_on_all_nodes_get_it() {
 }
 
 #[test]
+fn a_large_event_to_many_users_goes_out_once_and_reaches_each() {
+    let cluster = Cluster::start();
+    let mut same = vec![cluster[1].user("far-700"), cluster[0].user("far-3"), cluster[2].user("far-1499")];
+    let mut others = vec![cluster[1].user("near")];
+    let users: Vec<String> = (0..1500).map(|n| format!("far-{n}")).collect();
+    let data = "x".repeat(200_000);
+    for n in 0..3 {
+        let publish = json!({"users": users, "event": format!("e{n}"), "data": data, "store": false});
+        let receipt = cluster[0].call("/v1/publish", &publish);
+        assert_eq!(receipt["missing_nodes"], json!([]), "{receipt}");
+        // To one of them alone it comes after that.
+        let publish = json!({"user": "far-700", "event": "after", "store": false});
+        cluster[0].call("/v1/publish", &publish);
+        all_get(&mut same, &format!("e{n}"));
+        all_get(&mut same[..1], "after");
+    }
+    let users: Vec<&str> = users.iter().map(String::as_str).chain(["far-3"]).collect();
+    let emit = json!({"event": "e", "to": {"users": users, "channels": ["nobody"]}, "receipt": "cluster"});
+    let receipt = cluster[2].call("/v1/emit", &emit);
+    assert_eq!(receipt["matched"], 3, "{receipt}");
+    all_get(&mut same, "e");
+    nothing_more(&cluster[0], &mut others);
+}
+
+#[test]
 fn an_emit_with_a_filter_reaches_who_matches_on_every_node() {
     let cluster = Cluster::start();
     let client =

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     broker::{BusError, Topic},
     id::{AppId, ConnectionId, NodeId},
+    limits::TOPICS_APART,
     protocol::{
         envelope::{self, Aim, Header, Names},
         event::Draft,
@@ -109,6 +110,9 @@ impl Node {
             |names: Names| Header { aim: Aim { to: Some(names), ..header.aim.clone() }, ..header.clone() };
         let topics = match &target.to {
             None => vec![one(Topic::App(app), &header)],
+            Some(to) if to.users.len() + to.channels.len() > TOPICS_APART => {
+                vec![one(Topic::App(app), &header)]
+            }
             Some(To { users, channels, connections }) if channels.is_empty() && connections.is_empty() => {
                 let user = |user: String| {
                     let topic = Topic::User(app, user.as_str().into());
