@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use parking_lot::Mutex;
 use serde_json::value::to_raw_value;
 use tokio::sync::{Notify, mpsc};
@@ -22,7 +22,7 @@ use crate::{
     broker::{BusError, Topic},
     hub::{Count, Notice, Tidings, Watching},
     id::{AppId, ConnectionId, NodeId},
-    limits::{NOTICES_TOGETHER, NOTICES_WAITING, TALLY_TIMEOUT},
+    limits::{NOTICES_TOGETHER, NOTICES_WAITING, RECOVER_AGAIN, TALLY_TIMEOUT},
     predicate::Value,
     protocol::{
         envelope::{self, Notices, Told},
@@ -82,6 +82,11 @@ struct Said {
 }
 
 impl Said {
+    /// That there may have been something.
+    fn nothing() -> Self {
+        Self { changes: Some(Changes::default()), ..Self::default() }
+    }
+
     fn add(&mut self, notices: Notices) {
         let origin = NodeId(notices.origin);
         self.told.extend(notices.members.into_iter().map(|told| (origin, told)));
@@ -191,15 +196,18 @@ impl Node {
     pub(crate) async fn pass_notices_on(self: Arc<Self>) {
         let Some(cluster) = &self.cluster else { return };
         let Some(mut mail) = cluster.mail.end.lock().take() else { return };
-        let (mut batch, mut untold) = (Vec::new(), Vec::new());
+        let (mut batch, mut untold, mut pause) = (Vec::new(), AHashSet::new(), Duration::ZERO);
         loop {
             tokio::select! {
-                biased;
                 n = mail.recv_many(&mut batch, NOTICES_TOGETHER) => if n == 0 { return },
-                () = cluster.mail.lost.notified() => untold = self.watched_channels(),
-                () = std::future::ready(()), if !untold.is_empty() => {
-                    if let Some((app, channel)) = untold.pop() {
-                        self.pass_on(app, &channel, Said { changes: Some(Changes::default()), ..Said::default() }).await;
+                () = cluster.mail.lost.notified() => untold.extend(self.watched_channels()),
+                () = tokio::time::sleep(pause), if !untold.is_empty() => {
+                    let Some((app, channel)) = untold.iter().next().cloned() else { continue };
+                    let told = self.pass_on(app, &channel, Said::nothing()).await;
+                    // Where not, the others cannot be counted yet.
+                    pause = if told { Duration::ZERO } else { RECOVER_AGAIN };
+                    if told {
+                        untold.remove(&(app, channel));
                     }
                 }
             }
@@ -211,7 +219,9 @@ impl Node {
                 }
             }
             for ((app, channel), said) in channels {
-                self.pass_on(app, &channel, said).await;
+                if !self.pass_on(app, &channel, said).await {
+                    untold.insert((app, channel));
+                }
             }
         }
     }
@@ -228,9 +238,10 @@ impl Node {
         self.apps.iter().flat_map(of).collect()
     }
 
-    async fn pass_on(&self, app: AppId, channel: &str, mut said: Said) {
+    /// Tells those who are to hear of `channel`; false where counts were to be told, and could not be had of every node.
+    async fn pass_on(&self, app: AppId, channel: &str, mut said: Said) -> bool {
         if !self.is_heard(app, channel) {
-            return;
+            return true;
         }
         // Who may see only counts, or would see too many, is told no names.
         let only_counts = self.watching(app, channel, true) == Watching::Counts;
@@ -251,13 +262,18 @@ impl Node {
             }
             frames.extend(frame_of(channel, &told, told.tally + more));
         }
-        if let Some(changes) = said.changes
-            && let Ok(Overall { value: Count { connections, users }, .. }) =
-                self.count_everywhere(app, channel).await
-        {
-            frames.push((None, native::members_changed(channel, &changes, connections, users)));
+        let mut is_told = true;
+        if let Some(changes) = said.changes {
+            match self.count_everywhere(app, channel).await {
+                Ok(Overall { value: Count { connections, users }, missing }) => {
+                    is_told = missing.is_empty();
+                    frames.push((None, native::members_changed(channel, &changes, connections, users)));
+                }
+                Err(_) => is_told = false,
+            }
         }
         self.tell_here(app, channel, &frames).await;
+        is_told
     }
 }
 
