@@ -176,7 +176,7 @@ impl SocketlessHub {
     /// When nothing is kept.
     pub fn replay(&self, at: Handle, user: &str) -> usize {
         let key = Key::user(APP, user.into());
-        let waiting = self.runtime.block_on(self.history.waiting(&key)).unwrap();
+        let waiting = self.runtime.block_on(self.history.waiting(&key)).unwrap().entries;
         let shard = self.hub.shard(0);
         assert!(shard.own(|table| table.replay(at.0, waiting.iter().map(|entry| entry.frame.clone()))));
         let mut frames = Vec::new();

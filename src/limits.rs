@@ -87,6 +87,14 @@ pub const HANDED_OVER: Duration = Duration::from_secs(2);
 /// How long a node waits before it tries again to fetch kept events that it has missed.
 pub const RECOVER_AGAIN: Duration = Duration::from_millis(250);
 
+/// Users whose stored events a node fetches at once after it may have missed some: they share a pipeline or two, and are
+/// a few MiB at most where everyone has a full inbox.
+pub const RECOVER_USERS: usize = 32;
+
+/// Slots of a shard that are looked at under one hold of its lock for users who may have missed stored events: some
+/// microseconds' work.
+pub const DOUBTED_LOOK: usize = 1024;
+
 /// How often a node forgets how far it has placed kept channels that nobody on it is in any more; 100 bytes each.
 pub const FORGET_PLACED: Duration = Duration::from_mins(1);
 

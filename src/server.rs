@@ -252,6 +252,7 @@ impl Parts {
                     tokio::task::spawn_local(self.node.clone().belong());
                     tokio::task::spawn_local(self.node.clone().keep_list());
                     tokio::task::spawn_local(self.node.clone().keep_up());
+                    tokio::task::spawn_local(self.node.clone().keep_stored());
                     tokio::task::spawn_local(self.node.clone().pass_notices_on());
                     tokio::task::spawn_local(programs::serve(self.node.clone(), messages));
                 }

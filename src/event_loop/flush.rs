@@ -29,6 +29,9 @@ impl EventLoop {
         let mut small_expected = Instant::now();
         loop {
             self.note_closing();
+            for at in self.shard.own(Table::take_replays) {
+                self.block(at);
+            }
             let (small, bulk) = self.shard.own(|table| table.waiting());
             if !small && !bulk {
                 batch.window.release();

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::{
     Answer, Appended, Entry, Epoch, History, Keep, Key, New, Omit, Page, Position, Reader, Recovery, Topic,
+    Waiting,
     ages::{Ages, Place},
 };
 use crate::{
@@ -75,7 +76,7 @@ impl History for Memory {
         Box::pin(async move { Ok(self.with(|kept, now| kept.page(key, after, limit, now))) })
     }
 
-    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Vec<Entry>> {
+    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting> {
         Box::pin(async move { Ok(self.with(|kept, now| kept.waiting(key, now))) })
     }
 
@@ -288,8 +289,10 @@ impl Kept {
         })
     }
 
-    fn waiting(&mut self, key: &Key, now: Now) -> Vec<Entry> {
-        self.read(key, now, |log| log.later(0).cloned().collect()).unwrap_or_default()
+    fn waiting(&mut self, key: &Key, now: Now) -> Waiting {
+        let all =
+            |log: &Log| Waiting { position: Some(log.position()), entries: log.later(0).cloned().collect() };
+        self.read(key, now, all).unwrap_or_default()
     }
 
     fn confirm(&mut self, key: &Key, offset: u64, reader: &Reader<'_>, now: Now) {

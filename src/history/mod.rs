@@ -215,6 +215,15 @@ pub(crate) struct Page {
     pub(crate) more: bool,
 }
 
+/// What waits for a user.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Waiting {
+    /// None where no numbering is known.
+    pub(crate) position: Option<Position>,
+    /// Oldest first.
+    pub(crate) entries: Vec<Entry>,
+}
+
 /// Why a store gives no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
@@ -263,8 +272,8 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
     /// Up to `limit` kept events after `after`. Begins no numbering: none where nothing is known of the topic.
     fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>>;
 
-    /// Everything kept for a topic, oldest first: the stored events of a user. Begins no numbering.
-    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Vec<Entry>>;
+    /// Everything kept for a topic: the stored events of a user. Begins no numbering.
+    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting>;
 
     /// Forgets everything up to and with `offset` that is for `reader`; what was withheld from them waits for the
     /// user's others. Returns at once; a store elsewhere queues it.

@@ -57,7 +57,7 @@ pub(super) fn offsets(entries: &[Entry]) -> Vec<u64> {
 
 /// The offsets of what is waiting, counted from the first that was ever given.
 async fn waiting(store: &dyn History, key: &Key, first: u64) -> Vec<u64> {
-    let entries = store.waiting(key).await.unwrap();
+    let entries = store.waiting(key).await.unwrap().entries;
     entries.iter().map(|entry| entry.offset - first + 1).collect()
 }
 
@@ -137,7 +137,7 @@ async fn what_is_kept_is_what_came(store: &dyn History) {
     for new in &news {
         store.append(&room, &KEEP, new.clone()).await.unwrap();
     }
-    let kept = store.waiting(&room).await.unwrap();
+    let kept = store.waiting(&room).await.unwrap().entries;
     assert_eq!(kept.len(), news.len());
     for (n, (kept, new)) in kept.iter().zip(&news).enumerate() {
         let offset = n as u64 + 1;
@@ -198,7 +198,7 @@ async fn the_newest_stay_within_number_and_bytes(store: &dyn History) {
     let keep = Keep { bytes: 3 * tenth - 1, ..KEEP };
     for left in [[9, 10, 11].as_slice(), &[11, 12]] {
         store.append(&room, &keep, event(1)).await.unwrap();
-        assert_eq!(offsets(&store.waiting(&room).await.unwrap()), left);
+        assert_eq!(offsets(&store.waiting(&room).await.unwrap().entries), left);
     }
 }
 
@@ -206,7 +206,7 @@ async fn what_is_past_its_time_is_gone_and_the_numbering_stays(store: &dyn Histo
     let room = channel("age");
     let short = Keep { ttl: Duration::from_millis(100), ..KEEP };
     let position = fill(store, &room, &short, 70).await;
-    until(0, async || store.waiting(&room).await.unwrap().len()).await;
+    until(0, async || store.waiting(&room).await.unwrap().entries.len()).await;
     let epoch = position.epoch.to_string();
     assert_eq!(since(store, &room, Some(&epoch), 69).await, (false, vec![]));
     assert_eq!(since(store, &room, Some(&epoch), 70).await, (true, vec![]));
@@ -223,7 +223,7 @@ async fn a_shorter_time_takes_the_older_along(store: &dyn History) {
     let epoch = fill(store, &room, &KEEP, 2).await.epoch.to_string();
     fill(store, &room, &short, 1).await;
     fill(store, &room, &KEEP, 2).await;
-    until(vec![4, 5], async || offsets(&store.waiting(&room).await.unwrap())).await;
+    until(vec![4, 5], async || offsets(&store.waiting(&room).await.unwrap().entries)).await;
     assert_eq!(since(store, &room, Some(&epoch), 1).await, (false, vec![4, 5]));
     assert_eq!(since(store, &room, Some(&epoch), 3).await, (true, vec![4, 5]));
 
@@ -289,7 +289,7 @@ async fn topics_and_apps_are_apart(store: &dyn History) {
         epochs.push(fill(store, key, &KEEP, n + 1).await.epoch);
     }
     for (n, key) in keys.iter().enumerate() {
-        assert_eq!(store.waiting(key).await.unwrap().len(), n + 1);
+        assert_eq!(store.waiting(key).await.unwrap().entries.len(), n + 1);
         assert_eq!(store.position(key, &KEEP).await.unwrap().epoch, epochs[n]);
     }
     assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2] && epochs[0] != epochs[2]);

@@ -7,6 +7,7 @@
 mod connection;
 mod flushing;
 pub(crate) mod gate;
+mod inbox;
 mod index;
 mod limbo;
 mod log;
@@ -45,6 +46,7 @@ pub(crate) use limbo::{Limbo, Lost};
 pub(crate) use membership::Joining;
 pub(crate) use presence::{Bulletin, Change, Coming, Count, Notice, Presence, Register, Tidings, Watching};
 pub(crate) use selection::{Closure, Except, Named, Selection, channel_key, user_key};
+pub(crate) use stored::Mended;
 pub(crate) use sweep::{Counts, Looked, Reach};
 pub(crate) use table::{AppContext, Context, Table};
 

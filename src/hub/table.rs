@@ -9,13 +9,13 @@ use roaring::RoaringBitmap;
 
 use super::{
     connection::{Connection, SlotRef, Snapshot, State},
+    inbox::Inbox,
     index::Index,
     limbo::Limbo,
     log::Log,
     outbox::Outbox,
     presence::{Bulletin, Leaving, Presence},
     selection::{Named, Source},
-    stored::Inbox,
 };
 use crate::{
     broker::{Interest, Topic},
@@ -129,6 +129,8 @@ pub(crate) struct Table {
     pub(super) small: VecDeque<u32>,
     pub(super) bulk: VecDeque<u32>,
     pub(super) closing: Vec<SlotRef>,
+    /// Replays that another thread has placed, and nobody writes yet.
+    pub(super) replays: Vec<SlotRef>,
     pub(super) context: Arc<Context>,
 }
 
@@ -172,6 +174,7 @@ impl Table {
             small: VecDeque::new(),
             bulk: VecDeque::new(),
             closing: Vec::new(),
+            replays: Vec::new(),
             context,
         }
     }
@@ -457,9 +460,9 @@ impl Table {
         tenants.map(|(slot, entry)| SlotRef { slot: slot as u32, generation: entry.generation }).collect()
     }
 
-    /// Whether the owner has something to do: an outbox waits, or a connection began to close.
+    /// Whether the owner has something to do: an outbox waits, a replay does, or a connection began to close.
     pub(super) fn is_waiting(&self) -> bool {
-        self.waiting() != (false, false) || !self.closing.is_empty()
+        self.waiting() != (false, false) || !self.closing.is_empty() || !self.replays.is_empty()
     }
 
     /// Lets go of frames that were placed for nobody as part of a run, and of their tickets.

@@ -23,7 +23,9 @@ use std::sync::{
 use arc_swap::{ArcSwap, Guard};
 pub use channels::Joins;
 pub(crate) use channels::{MembersQuery, read_cursor, write_cursor};
-pub(crate) use cluster::{Capture, Cluster, Extent, Former, FormerChannel, Once, PageStart, Program};
+pub(crate) use cluster::{
+    Capture, Cluster, Extent, Former, FormerChannel, Hearing, Once, PageStart, Program,
+};
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
 pub use receipt::{Placement, Receipt};

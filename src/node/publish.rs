@@ -401,8 +401,8 @@ impl Node {
                     let new = New { id, draft: draft.clone(), omit: omit.clone(), tail: None };
                     let appended = self.history.append(&key, &keep, new).await?;
                     receipt.stored += 1;
-                    let offset = appended.position.offset;
-                    receipt.add(self.hub.place_stored(&selection, &frame, offset, &ticket));
+                    let placed = self.hub.place_stored(&selection, &frame, appended.position, &ticket);
+                    receipt.add(placed.counts);
                     if Instant::now() >= until {
                         tokio::task::yield_now().await;
                         until = Instant::now() + SLICE;

@@ -12,10 +12,10 @@ use crate::{
     auth::Verified,
     config::Presence,
     event_loop::EventLoop,
-    history::{Entry, Key, Reader},
+    history::{Entry, Key, Reader, Waiting},
     hub::{Coming, Connection, Joining, State},
     id::ConnectionId,
-    node::{Former, FormerChannel, Recalled},
+    node::{Former, FormerChannel, Hearing, Recalled},
     predicate::Value,
     protocol::{
         event::channel_name,
@@ -38,6 +38,15 @@ impl Entrance {
     pub(crate) fn is_empty(&self) -> bool {
         self.channels.is_empty() && self.resume.is_none()
     }
+}
+
+/// What was stored for a user who comes in.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// None where the store did not say.
+    waiting: Option<Waiting>,
+    /// What the node heard of the user when it asked.
+    hearing: Hearing,
 }
 
 impl Client {
@@ -82,16 +91,15 @@ impl Client {
             Some(user) if connection.takes_stored && is_new_user => {
                 let key = Key::user(self.app, user.clone());
                 let _turn = self.node.turns.take(&key).await;
-                match self.node.history.waiting(&key).await {
-                    Ok(waiting) => self.open(connection, resumed, &waiting),
-                    Err(error) => {
-                        // What waits goes on waiting, for a connection that comes when it can be had.
-                        tracing::warn!(%error, "a user comes in without what was stored");
-                        self.open(Connection { takes_stored: false, ..connection }, resumed, &[]);
-                    }
+                let hearing = self.node.hearing(self.app, user);
+                let waiting = self.node.history.waiting(&key).await;
+                if let Err(error) = &waiting {
+                    tracing::warn!(%error, "a user comes in without what was stored, and gets it when it can be had");
                 }
+                let stored = Stored { waiting: waiting.ok(), hearing };
+                self.open(connection, resumed, Some(&stored));
             }
-            _ => self.open(connection, resumed, &[]),
+            _ => self.open(connection, resumed, None),
         }
         self.acknowledge_auth(auth.as_deref());
         if let Some(recalled) = recalled.flatten() {
@@ -177,12 +185,14 @@ impl Client {
 
     /// Lets the connection be reached, or renews it; its welcome, then what was stored for it, come before anything
     /// else. Channels that renewed rights do not allow any more are left, and their members not heard of.
-    pub(super) fn open(&self, connection: Connection, resumed: Option<bool>, stored: &[Entry]) {
+    pub(super) fn open(&self, connection: Connection, resumed: Option<bool>, stored: Option<&Stored>) {
         let at = self.seat.at;
         let welcome = self.welcome(&connection, resumed);
         let (expires_at, rights) = (connection.expires_at, connection.rights.clone());
-        let missed: Vec<&Entry> = stored.iter().filter(|entry| entry.is_for(&reader(&connection))).collect();
-        let (opened, replays) = self.event_loop.shard().with(|table| {
+        let waiting = stored.and_then(|stored| stored.waiting.as_ref());
+        let missed = waiting.iter().flat_map(|waiting| &waiting.entries);
+        let missed: Vec<&Entry> = missed.filter(|entry| entry.is_for(&reader(&connection))).collect();
+        let (opened, replays, doubt) = self.event_loop.shard().with(|table| {
             let pending = table.state(at) == State::Pending;
             let was = table.connection(at);
             let open = table.open(at, connection);
@@ -201,8 +211,17 @@ impl Client {
                     table.unwatch(at, channel);
                 }
             }
-            (open && pending, table.hand_over(at, &missed))
+            let replays = waiting.is_some_and(|waiting| table.hand_over(at, waiting, &missed));
+            let asked = waiting.is_some();
+            let doubt = stored.and_then(|stored| self.node.doubt_since(stored.hearing, asked));
+            if let Some(number) = doubt {
+                table.doubt(at, number);
+            }
+            (open && pending, replays, doubt)
         });
+        if doubt.is_some() {
+            self.node.clear_doubts();
+        }
         self.app().metrics.replayed.inc_by(missed.len() as u64);
         if replays {
             EventLoop::block(&self.event_loop, at);

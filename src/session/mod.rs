@@ -167,7 +167,7 @@ impl Session {
     fn enter(&mut self, connection: Connection, auth: Option<Box<RawValue>>) {
         let entrance = self.entrance.take();
         if entrance.is_none() && !connection.takes_stored {
-            self.client.open(connection, None, &[]);
+            self.client.open(connection, None, None);
             return self.client.acknowledge_auth(auth.as_deref());
         }
         self.client.seat.vouch();

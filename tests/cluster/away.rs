@@ -262,7 +262,7 @@ fn a_history_that_survives_is_recovered_and_one_that_does_not_is_told() {
 }
 
 /// Two nodes, of which the second has its Redis behind a proxy, and a client on each.
-fn two_and_a_proxy() -> (Proxy, Cluster, Vec<Client>) {
+pub(crate) fn two_and_a_proxy() -> (Proxy, Cluster, Vec<Client>) {
     let redis = RedisServer::start().unwrap();
     let proxy = Proxy::start(redis.address()).unwrap();
     let settings = Settings::new(&redis.url());

@@ -11,6 +11,7 @@ mod history;
 mod idempotency;
 mod interest;
 mod looking;
+mod missed;
 mod presence;
 mod receipts;
 mod resume;

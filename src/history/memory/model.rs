@@ -221,7 +221,7 @@ fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
         }
         Step::Waiting { .. } => {
             let expected = model.lives.get(key).map(|life| life.shown(0)).unwrap_or_default();
-            assert_eq!(shown(&kept.waiting(key, now)), expected);
+            assert_eq!(shown(&kept.waiting(key, now).entries), expected);
         }
         Step::Confirm { offset, .. } => {
             kept.confirm(key, offset, &ANYONE, now);

@@ -88,12 +88,12 @@ async fn two_quick_stores_keep_both_and_only_channels_carry_offsets() {
     let (first, second) = (first.unwrap(), second.unwrap());
     assert_eq!((first.position.offset, second.position.offset), (1, 2));
     assert_eq!(first.position.epoch, second.position.epoch);
-    let waiting = store.waiting(&key).await.unwrap();
+    let waiting = store.waiting(&key).await.unwrap().entries;
     assert!(waiting[0].frame.is_same(&first.frame) && waiting[1].frame.is_same(&second.frame));
     assert_eq!(text(&first.frame), r#"{"event":"e","data":"x"}"#);
     assert!(waiting[0].at_ms > 1_600_000_000_000);
     store.confirm(&key, 1, &ANYONE);
-    assert_eq!(offsets(&store.waiting(&key).await.unwrap()), [2]);
+    assert_eq!(offsets(&store.waiting(&key).await.unwrap().entries), [2]);
 
     let appended = store.append(&channel("c"), &PLENTY, event(1)).await.unwrap();
     assert_eq!(text(&appended.frame), r#"{"event":"e","data":"x","offset":1}"#);
@@ -106,7 +106,7 @@ async fn two_quick_stores_keep_both_and_only_channels_carry_offsets() {
 fn who_joins_an_empty_channel_can_come_back() {
     let mut kept = kept(1 << 20, 10);
     let key = channel("c");
-    assert!(kept.page(&key, 0, 10, at(0)).is_none() && kept.waiting(&key, at(0)).is_empty());
+    assert!(kept.page(&key, 0, 10, at(0)).is_none() && kept.waiting(&key, at(0)).entries.is_empty());
     assert!(kept.topics.is_empty(), "neither begins a numbering");
     let joined = kept.position(&key, at(0));
     assert_eq!(joined.offset, 0);
@@ -157,16 +157,16 @@ fn a_topic_keeps_its_newest_events_within_number_bytes_and_time() {
         [(0, 1, vec![1]), (1, 1, vec![1, 2]), (2, 50, vec![1, 2, 3]), (3, 50, vec![4]), (4, 1, vec![4, 5])]
     {
         kept.append(&key, &keep, event(length), at(second));
-        assert_eq!(offsets(&kept.waiting(&key, at(second))), left, "{second}");
+        assert_eq!(offsets(&kept.waiting(&key, at(second)).entries), left, "{second}");
     }
     let losses = kept.books.apps[1].clone();
     assert_eq!((losses.drops(DropReason::StoredOver), losses.drops(DropReason::StoredExpired)), (3, 0));
-    assert_eq!(offsets(&kept.waiting(&key, at(13))), [5]);
+    assert_eq!(offsets(&kept.waiting(&key, at(13)).entries), [5]);
     assert!(!kept.expire(1024, at(14)));
     assert_eq!((losses.drops(DropReason::StoredOver), losses.drops(DropReason::StoredExpired)), (3, 2));
     let huge = kept.append(&key, &keep, event(1000), at(15));
     assert_eq!((huge.position.offset, huge.frame.len() > 1000), (6, true), "delivered, if not kept");
-    assert!(kept.waiting(&key, at(15)).is_empty());
+    assert!(kept.waiting(&key, at(15)).entries.is_empty());
     fill(&mut kept, &channel("c"), &keep, 5, at(15));
     assert!(kept.expire(2, at(25)) && !kept.expire(1024, at(25)));
     assert_eq!(losses.drops(DropReason::StoredOver), 4);
@@ -181,8 +181,8 @@ fn events_kept_for_a_shorter_time_take_the_older_ones_along() {
     fill(&mut kept, &key, &PLENTY, 2, at(0));
     fill(&mut kept, &key, &short, 1, at(1));
     fill(&mut kept, &key, &PLENTY, 1, at(2));
-    assert_eq!(kept.waiting(&key, at(10)).len(), 4);
-    assert_eq!(offsets(&kept.waiting(&key, at(11))), [4]);
+    assert_eq!(kept.waiting(&key, at(10)).entries.len(), 4);
+    assert_eq!(offsets(&kept.waiting(&key, at(11)).entries), [4]);
     audit(&kept);
 }
 
@@ -203,14 +203,14 @@ fn over_the_bound_on_all_topics_the_oldest_go_whatever_their_topic() {
     fill(&mut kept, &user("u"), &short, 1, at(1));
     fill(&mut kept, &old, &short, 1, at(2));
     fill(&mut kept, &young, &long, 1, at(3));
-    assert_eq!(offsets(&kept.waiting(&old, at(3))), [2]);
+    assert_eq!(offsets(&kept.waiting(&old, at(3)).entries), [2]);
     assert!(!kept.since(&old, Some(&epoch), 0, at(3)).recovered);
     fill(&mut kept, &young, &long, 1, at(4));
-    assert!(kept.waiting(&user("u"), at(4)).is_empty());
+    assert!(kept.waiting(&user("u"), at(4)).entries.is_empty());
     assert_eq!(kept.books.apps[1].drops(DropReason::StoredOver), 1);
     fill(&mut kept, &young, &long, 1, at(5));
-    assert_eq!(offsets(&kept.waiting(&young, at(5))), [1, 2, 3]);
-    assert!(kept.waiting(&old, at(5)).is_empty());
+    assert_eq!(offsets(&kept.waiting(&young, at(5)).entries), [1, 2, 3]);
+    assert!(kept.waiting(&old, at(5)).entries.is_empty());
     assert_eq!(kept.position(&old, at(5)), Position { epoch: epoch.parse().unwrap(), offset: 2 });
     audit(&kept);
 }
@@ -241,8 +241,9 @@ fn what_was_withheld_from_who_confirms_waits_for_others() {
         let omit = if n % 2 == 0 { withheld() } else { None };
         kept.append(&key, &PLENTY, New { omit, ..event(1) }, at(0));
     }
-    let offsets =
-        |kept: &mut Kept| kept.waiting(&key, at(0)).iter().map(|entry| entry.offset).collect::<Vec<_>>();
+    let offsets = |kept: &mut Kept| {
+        kept.waiting(&key, at(0)).entries.iter().map(|entry| entry.offset).collect::<Vec<_>>()
+    };
     kept.confirm(&key, 4, &phone, at(0));
     assert_eq!(offsets(&mut kept), [2, 4, 5, 6]);
     let page = kept.page(&key, 2, 2, at(0)).unwrap();
@@ -289,7 +290,7 @@ fn a_late_confirmation_removes_nothing_of_a_later_numbering() {
     assert!(!kept.topics.contains_key(&user("u")), "forgotten");
     fill(&mut kept, &user("u"), &PLENTY, 9, at(3));
     kept.confirm(&user("u"), 7, &ANYONE, at(4));
-    assert_eq!(kept.waiting(&user("u"), at(4)).len(), 9);
+    assert_eq!(kept.waiting(&user("u"), at(4)).entries.len(), 9);
     audit(&kept);
 }
 

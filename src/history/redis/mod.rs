@@ -41,6 +41,7 @@ use self::{
 };
 use super::{
     Answer, Appended, Epoch, History, HistoryError, Keep, Key, New, Page, Position, Reader, Recovery, Topic,
+    Waiting,
 };
 use crate::{
     broker::{self, Bus, BusError},
@@ -290,12 +291,13 @@ impl History for RedisHistory {
         })
     }
 
-    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Vec<super::Entry>> {
+    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting> {
         let sent = self.0.send(Call::Read, key, vec![number(0), Bytes::new()]);
         Box::pin(async move {
-            let entries = sent.await?.reply.entries(is_channel(key))?;
+            let Answered { position, mut reply } = sent.await?;
+            let entries = reply.entries(is_channel(key))?;
             self.0.count_unreadable(&entries);
-            Ok(entries.read)
+            Ok(Waiting { position, entries: entries.read })
         })
     }
 

@@ -116,7 +116,7 @@ async fn nodes_share_what_is_kept_and_a_new_one_finds_it() {
     assert_eq!(later.position(&room, &KEEP).await.unwrap(), second);
     let epoch = first.epoch.to_string();
     assert_eq!(since(&later.store, &room, Some(&epoch), 1).await, (true, vec![2, 3]));
-    assert_eq!(later.waiting(&ann).await.unwrap().len(), 3);
+    assert_eq!(later.waiting(&ann).await.unwrap().entries.len(), 3);
     assert_eq!(later.position(&ann, &KEEP).await.unwrap(), stored);
 }
 
@@ -172,7 +172,7 @@ async fn only_what_has_a_tail_is_published_and_an_empty_one_is_one() {
         node.append(&key, &KEEP, event(1)).await.unwrap();
         let second = node.append(&key, &KEEP, told("", 1)).await.unwrap();
         let huge = node.append(&key, &Keep { bytes: 10, ..KEEP }, told("t", 100)).await.unwrap();
-        assert!(node.waiting(&key).await.unwrap().is_empty());
+        assert!(node.waiting(&key).await.unwrap().entries.is_empty());
         for (appended, tail) in [(second, ""), (huge, "t")] {
             assert_eq!(node.next().await, Some((appended.position, tail.into())));
         }
@@ -196,7 +196,7 @@ async fn without_memory_nothing_is_kept_and_nobody_is_told() {
     }
     assert_eq!(since(&node.store, &room, Some(&epoch), 1).await, (true, vec![2]), "reading goes on");
     node.confirm(&ann, newest, &ANYONE);
-    until(0, async || node.waiting(&ann).await.unwrap().len()).await;
+    until(0, async || node.waiting(&ann).await.unwrap().entries.len()).await;
     server.ask(&["del", &node.key(&other, "events")]);
     assert_eq!(
         since(&node.store, &other, None, 1).await,
@@ -253,7 +253,7 @@ async fn what_is_not_answered_may_have_happened() {
     assert_eq!(node.append(&room, &KEEP, event(1)).await.unwrap_err(), HistoryError::Unanswered);
     server.thaw();
     let other = Node::new(&server.url()).await;
-    until(vec![1, 2], async || offsets(&other.waiting(&room).await.unwrap())).await;
+    until(vec![1, 2], async || offsets(&other.waiting(&room).await.unwrap().entries)).await;
     until(Ok(2), async || node.position(&room, &KEEP).await.map(|position| position.offset)).await;
     assert_eq!(node.append(&room, &KEEP, event(1)).await.unwrap().position.offset, 3);
 }
@@ -278,7 +278,7 @@ async fn redis_forgets_a_topic_an_hour_after_its_last_event_was_due() {
     assert!((hour..hour + 61).contains(&left(&quiet, "state")));
     fill(&node.store, &quiet, &keep, 1).await;
     node.confirm(&quiet, 1, &ANYONE);
-    until(0, async || node.waiting(&quiet).await.unwrap().len()).await;
+    until(0, async || node.waiting(&quiet).await.unwrap().entries.len()).await;
     fill(&node.store, &quiet, &keep, 1).await;
     for suffix in ["state", "events"] {
         assert!(left(&quiet, suffix) >= hour + 100 - 1, "a stream that is made anew is not for ever");

@@ -152,9 +152,12 @@ impl Node {
         self.history.saw(&key, position);
         let Kept::Channel(channel) = &key.topic else {
             let (_, ticket) = self.admit_in_time(&selection, frame.len()).await;
-            let counts = self.hub.place_stored(&selection, &frame, position.offset, &ticket);
-            self.hub.settle_ticket(&ticket, counts.queued);
-            return note(counts);
+            let placed = self.hub.place_stored(&selection, &frame, position, &ticket);
+            self.hub.settle_ticket(&ticket, placed.counts.queued);
+            if placed.is_held {
+                cluster.doubted.notify_one();
+            }
+            return note(placed.counts);
         };
         match cluster.placed.get(&key) {
             // Nobody here is in it.

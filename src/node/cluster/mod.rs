@@ -16,10 +16,11 @@ mod receive;
 mod resume;
 mod roster;
 mod spread;
+mod stored;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
 use ahash::AHashMap;
@@ -36,6 +37,7 @@ pub(crate) use self::{
     receive::Program,
     resume::{Former, FormerChannel},
     spread::Extent,
+    stored::Hearing,
 };
 use super::{Node, NodeError, Recalled};
 use crate::{
@@ -67,6 +69,12 @@ pub(crate) struct Cluster {
     placed: Placed,
     /// Kept events may have been missed.
     behind: Notify,
+    /// Gaps of the bus.
+    gaps: AtomicU64,
+    /// Reasons why stored events of users may have been missed, here or there.
+    doubts: AtomicU64,
+    /// Some may have been.
+    doubted: Notify,
     /// Lost connections whose clients came back to other nodes, which are about to say to what.
     handed: Mutex<AHashMap<ConnectionId, Recalled>>,
     /// Changes of who is in which channel here, on their way to the node's list in Redis.
@@ -121,6 +129,9 @@ impl Cluster {
             counted: Mutex::default(),
             placed: Placed::default(),
             behind: Notify::new(),
+            gaps: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
+            doubted: Notify::new(),
             handed: Mutex::default(),
             apps,
         }

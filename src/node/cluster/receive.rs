@@ -20,7 +20,7 @@ use super::{
 use crate::{
     broker::{Inbox, Incoming, Topic},
     history::{Key, Position},
-    hub::{Counts, Reach, Selection, Table, Ticket},
+    hub::{Counts, Reach, Selection, Ticket},
     id::{AppId, NodeId},
     limits::{ORDERS_AT_ONCE, RECENT_PUBLICATIONS},
     predicate::Value,
@@ -96,10 +96,8 @@ impl Node {
                 Incoming::Message { payload, .. } => ear.message(&payload).await,
                 Incoming::Gap => {
                     tracing::warn!("events of other nodes may have been missed; kept ones are fetched");
-                    for shard in ear.node.hub.shards() {
-                        shard.own(Table::doubt_stored);
-                    }
                     if let Some(cluster) = &ear.node.cluster {
+                        ear.node.doubt_stored(cluster);
                         cluster.relist();
                         cluster.mail.lose();
                         cluster.behind.notify_one();

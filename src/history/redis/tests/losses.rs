@@ -22,7 +22,7 @@ async fn an_emptied_redis_begins_anew_behind_what_was_seen() {
     let anew = fill(&node.store, &ann, &KEEP, 1).await;
     assert!(anew.epoch != stored.epoch && anew.offset > stored.offset);
     node.confirm(&ann, stored.offset, &ANYONE);
-    assert_eq!(node.waiting(&ann).await.unwrap().len(), 1, "a late confirmation is for what is gone");
+    assert_eq!(node.waiting(&ann).await.unwrap().entries.len(), 1, "a late confirmation is for what is gone");
 }
 
 #[tokio::test]
@@ -132,18 +132,18 @@ async fn what_is_left_of_a_users_events_waits_whatever_was_lost() {
     let seen = fill(&node.store, &ann, &KEEP, 2).await;
     restore(&server, &node, &ann);
     node.confirm(&ann, seen.offset, &ANYONE);
-    assert_eq!(node.waiting(&ann).await.unwrap().len(), 3, "it may name what nobody has seen");
+    assert_eq!(node.waiting(&ann).await.unwrap().entries.len(), 3, "it may name what nobody has seen");
     let anew = fill(&node.store, &ann, &KEEP, 1).await;
     assert!(anew.epoch != old.epoch && anew.offset > seen.offset);
-    assert_eq!(node.waiting(&ann).await.unwrap().len(), 4);
+    assert_eq!(node.waiting(&ann).await.unwrap().entries.len(), 4);
     server.ask(&["del", &node.key(&ann, "state")]);
-    assert_eq!(node.waiting(&ann).await.unwrap().len(), 4, "Redis evicted only the state");
+    assert_eq!(node.waiting(&ann).await.unwrap().entries.len(), 4, "Redis evicted only the state");
     let last = fill(&node.store, &ann, &Keep { events: 4, ..KEEP }, 1).await;
     assert!(last.epoch != anew.epoch && last.offset > anew.offset);
-    assert_eq!(node.waiting(&ann).await.unwrap().len(), 4, "counted anew, and one over");
+    assert_eq!(node.waiting(&ann).await.unwrap().entries.len(), 4, "counted anew, and one over");
     assert_eq!(node.losses(&ann), (1, 0));
     node.confirm(&ann, last.offset, &ANYONE);
-    until(0, async || node.waiting(&ann).await.unwrap().len()).await;
+    until(0, async || node.waiting(&ann).await.unwrap().entries.len()).await;
 }
 
 #[tokio::test]
@@ -175,10 +175,10 @@ async fn what_redis_evicts_is_told() {
 
     fill(&node.store, &ann, &KEEP, 3).await;
     server.ask(&["del", &node.key(&ann, "events")]);
-    assert!(node.waiting(&ann).await.unwrap().is_empty());
+    assert!(node.waiting(&ann).await.unwrap().entries.is_empty());
     assert_eq!(node.losses(&ann), (3, 0), "a user's lost events are drops");
     fill(&node.store, &ann, &KEEP, 1).await;
-    assert_eq!((node.waiting(&ann).await.unwrap().len(), node.losses(&ann)), (1, (3, 0)));
+    assert_eq!((node.waiting(&ann).await.unwrap().entries.len(), node.losses(&ann)), (1, (3, 0)));
 }
 
 #[tokio::test]
@@ -188,13 +188,13 @@ async fn what_is_removed_of_a_user_is_counted_and_what_is_confirmed_is_not() {
     let node = Node::new(&server.url()).await;
     let short = Keep { ttl: Duration::from_millis(50), events: 5, ..KEEP };
     let last = fill(&node.store, &ann, &short, 7).await;
-    until(0, async || node.waiting(&ann).await.unwrap().len()).await;
+    until(0, async || node.waiting(&ann).await.unwrap().entries.len()).await;
     let (over, expired) = node.losses(&ann);
     assert_eq!(over + expired, 7);
     fill(&node.store, &ann, &KEEP, 3).await;
     node.append(&ann, &KEEP, not_for_phones(1)).await.unwrap();
     node.confirm(&ann, last.offset + 4, &PHONE);
-    until(1, async || node.waiting(&ann).await.unwrap().len()).await;
+    until(1, async || node.waiting(&ann).await.unwrap().entries.len()).await;
     assert_eq!(node.losses(&ann), (over, expired));
 }
 
@@ -214,7 +214,7 @@ async fn what_a_later_version_wrote_is_skipped_counted_and_told() {
     assert_eq!(since(&node.store, &room, Some(&epoch), 1).await, (false, vec![1, 2, 5]));
     assert_eq!(since(&node.store, &room, Some(&epoch), 4).await, (true, vec![5]));
     assert_eq!(node.metrics.history_unreadable.get(), 2);
-    assert_eq!(offsets(&node.waiting(&room).await.unwrap()), [1, 2, 5]);
+    assert_eq!(offsets(&node.waiting(&room).await.unwrap().entries), [1, 2, 5]);
     let page = node.page(&room, 2, 1).await.unwrap().unwrap();
     assert_eq!(
         (offsets(&page.entries), page.more),

@@ -89,7 +89,7 @@ impl Side<'_> {
                 }
             }
             Step::Waiting => {
-                let waiting = self.store.waiting(self.key).await.unwrap();
+                let waiting = self.store.waiting(self.key).await.unwrap().entries;
                 (None, false, self.shown(&waiting))
             }
             Step::Confirm { offset, phone } => {
@@ -103,8 +103,8 @@ impl Side<'_> {
 
 /// Until the store's queue of confirmations is empty: what it shows is what memory shows.
 async fn settle(memory: &Side<'_>, redis: &Side<'_>) {
-    let expected = memory.shown(&memory.store.waiting(memory.key).await.unwrap());
-    until(expected, async || redis.shown(&redis.store.waiting(redis.key).await.unwrap())).await;
+    let expected = memory.shown(&memory.store.waiting(memory.key).await.unwrap().entries);
+    until(expected, async || redis.shown(&redis.store.waiting(redis.key).await.unwrap().entries)).await;
 }
 
 async fn compare(redis: &RedisHistory, key: &Key, steps: &[Step]) {
