@@ -84,6 +84,13 @@ pub const ORDERS_AT_ONCE: usize = 256;
 /// How long a node holds the channels of a lost connection for another node that its client came back to.
 pub const HANDED_OVER: Duration = Duration::from_secs(2);
 
+/// How often, and at most how many times, a node tries to tell the others that a lost connection has left which did not
+/// come back to it after all: Redis may be away for half a minute.
+pub const LEFT_AGAIN: Duration = Duration::from_millis(500);
+
+/// See [`LEFT_AGAIN`].
+pub const LEFT_TRIES: u32 = 60;
+
 /// How long a node waits before it tries again to fetch kept events that it has missed.
 pub const RECOVER_AGAIN: Duration = Duration::from_millis(250);
 

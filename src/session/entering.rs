@@ -136,24 +136,30 @@ impl Client {
     }
 
     /// Takes the place of another node's lost connection in its channels, as [`Client::come_back`] does of this one's.
-    async fn come_back_here(&self, id: ConnectionId, former: Former) {
+    async fn come_back_here(&self, id: ConnectionId, mut former: Former) {
         self.app().metrics.resumed.inc();
         if let Some(profile) = former.profile() {
             self.event_loop.shard().with(|table| table.set_profile(self.seat.at, profile));
         }
         let Some(own) = self.connection() else { return };
-        let (taken, given_up): (Vec<_>, Vec<_>) = former.channels.into_iter().partition(|channel| {
-            own.rights.may_join(&channel.name) || (own.user().is_some() && !channel.was_allowed)
+        former.channels.retain(|channel| {
+            let was_put = own.user().is_some() && !channel.was_allowed;
+            let may_stay = own.rights.may_join(&channel.name) || was_put;
+            if !may_stay {
+                self.reply(native::left(&channel.name));
+            }
+            may_stay
         });
-        for channel in given_up {
-            self.reply(native::left(&channel.name));
-        }
-        let names = taken.iter().map(|channel| channel.name.clone()).collect();
-        self.node.settle_elsewhere(self.app, &id, names).await;
-        for FormerChannel { name, watched, .. } in taken {
+        let user = own.shared_user().cloned();
+        let mut takeover = self.node.settle_elsewhere(self.app, id, user, former).await;
+        while let Some(FormerChannel { name, watched, .. }) = takeover.next() {
             let members = watched && own.rights.may_see_members(&name);
             let join = Join { channel: name, members, since: None };
-            self.join(join, Told::Joined, Coming::Resumed(id)).await;
+            match self.join(join, Told::Joined, Coming::Resumed(id)).await {
+                Joining::Joined(_) => takeover.taken(),
+                // As in `come_back`.
+                Joining::Already(_) | Joining::Full | Joining::Gone => takeover.give_up(),
+            }
         }
     }
 

@@ -1,16 +1,19 @@
 //! A lost connection is taken up again on another node.
 
-use serde_json::json;
+use std::{thread, time::Duration};
+
+use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, Node, event, nothing_more},
-    kept::cut,
-    support::Client,
+    kept::{cut, reset},
+    redis::Reply,
+    support::{Client, signed},
 };
 
 /// A connection of ann on `node` that takes up `old`, and whether there was something to take up.
 fn come_back(node: &Node, old: &str, device: &str) -> (Client, bool) {
-    let token = crate::support::signed(&json!({"sub": "ann"}));
+    let token = signed(&json!({"sub": "ann"}));
     let mut client = node.open(&format!("token={token}&device={device}&resume={old}"));
     let welcome = client.json();
     assert_eq!(welcome["op"], "welcome", "{welcome}");
@@ -71,7 +74,7 @@ fn nobody_else_takes_it_up_from_another_node() {
     let (mut other_device, resumed) = come_back(&cluster[1], &lost, "d2");
     assert!(!resumed);
     other_device.expect_nothing();
-    let token = crate::support::signed(&json!({"sub": "bob"}));
+    let token = signed(&json!({"sub": "bob"}));
     let mut bob = cluster[1].open(&format!("token={token}&device=d1&resume={lost}"));
     assert_eq!(bob.json()["resumed"], false);
     bob.expect_nothing();
@@ -100,4 +103,117 @@ fn a_channel_with_history_is_filled_up_after_resuming_on_another_node() {
         assert_eq!(event(&mut new)["offset"], n);
     }
     new.expect_nothing();
+}
+
+/// Three nodes, of which the second lets a client be in one channel only.
+fn with_a_narrow_one() -> Cluster {
+    let mut cluster = Cluster::start();
+    cluster.settings = cluster.settings.clone().with("FANFARE_LIMIT_CHANNELS_PER_CONNECTION", "1");
+    cluster.nodes[1] = Node::here(&cluster.settings);
+    cluster.await_ready();
+    cluster.await_receipts();
+    cluster
+}
+
+/// The next notice of each watcher is that `lost` of ann has left, and that no connection of ann's is there any more.
+fn expect_left(watchers: &mut [Client], lost: &str) {
+    for watcher in watchers {
+        let notice = watcher.json();
+        let member = json!({"id": lost, "user": "ann", "data": {"status": "here"}});
+        assert_eq!((&notice["op"], &notice["kind"]), (&json!("member"), &json!("left")), "{notice}");
+        assert_eq!((&notice["member"], &notice["user_connections"]), (&member, &json!(0)), "{notice}");
+    }
+}
+
+/// A client on each node that hears of the others in `channel`.
+fn watchers(cluster: &Cluster, channel: &str) -> Vec<Client> {
+    let mut watchers = cluster.users();
+    for at in 0..watchers.len() {
+        watchers[at].watch(channel);
+        for earlier in &mut watchers[..at] {
+            assert_eq!(earlier.json()["kind"], "joined");
+        }
+    }
+    watchers
+}
+
+#[test]
+fn members_hear_that_who_finds_no_room_on_another_node_has_left() {
+    let cluster = with_a_narrow_one();
+    let mut watchers = watchers(&cluster, "second");
+    let mut old = ann(&cluster[0]);
+    old.acked(&json!({"op": "update", "data": {"status": "here"}}));
+    old.join("first");
+    old.join("second");
+    for watcher in &mut watchers {
+        assert_eq!(watcher.json()["kind"], "joined");
+    }
+    cut(&old);
+    let (mut new, resumed) = come_back(&cluster[1], &old.id.clone(), "d1");
+    assert!(resumed);
+    assert_eq!(new.json()["channel"], "first");
+    let refused = new.json();
+    assert_eq!(
+        (&refused["op"], &refused["code"]),
+        (&json!("error"), &json!("too_many_channels")),
+        "{refused}"
+    );
+    expect_left(&mut watchers, &old.id);
+    assert_eq!(cluster[2].look("/v1/channels/second")["connections"], 3);
+    watchers.push(new);
+    nothing_more(&cluster[0], &mut watchers);
+}
+
+#[test]
+fn members_hear_that_who_cannot_join_again_for_want_of_history_has_left() {
+    let cluster = Cluster::start();
+    let mut watchers = watchers(&cluster, "room");
+    let mut old = ann(&cluster[0]);
+    old.acked(&json!({"op": "update", "data": {"status": "here"}}));
+    old.join("room");
+    for watcher in &mut watchers {
+        assert_eq!(watcher.json()["kind"], "joined");
+    }
+    cut(&old);
+    // What the store keeps of the channel is nothing that it can read.
+    let keys = cluster.redis.call(&["KEYS", "*room*"]).unwrap();
+    let key = keys.items().iter().map(Reply::text).find(|key| key.contains("state")).expect("it is kept");
+    cluster.redis.call(&["SET", &key, "broken"]).unwrap();
+    let (mut new, resumed) = come_back(&cluster[1], &old.id.clone(), "d1");
+    assert!(resumed);
+    assert_eq!(new.json()["code"], "history_unavailable");
+    expect_left(&mut watchers, &old.id);
+    watchers.push(new);
+    nothing_more(&cluster[0], &mut watchers);
+}
+
+#[test]
+fn members_hear_of_each_client_that_goes_away_again_while_it_comes_back() {
+    let cluster =
+        Cluster::start_with(|settings| settings.with("FANFARE_LIMIT_RESUME_WINDOW", "500ms"), |_| {});
+    let mut watcher = cluster[2].user("watcher");
+    watcher.watch("lobby");
+    for round in 0..10 {
+        let mut old = ann(&cluster[0]);
+        old.join("lobby");
+        assert_eq!(watcher.json()["kind"], "joined");
+        cut(&old);
+        let token = signed(&json!({"sub": "ann"}));
+        let again = cluster[1].open(&format!("token={token}&device=d1&resume={}", old.id));
+        // At another moment each time.
+        thread::sleep(Duration::from_micros(round * 300));
+        reset(again);
+        let mut present: Vec<Value> = vec![json!(old.id)];
+        while !present.is_empty() {
+            let notice = watcher.json();
+            let id = notice["member"]["id"].clone();
+            if notice["kind"] == "left" {
+                present.retain(|other| *other != id);
+            } else {
+                present.retain(|other| *other != notice["previous"]);
+                present.push(id);
+            }
+        }
+    }
+    nothing_more(&cluster[0], &mut [watcher]);
 }

@@ -1,24 +1,31 @@
 //! Coming back to another node than the one that was lost: that one hands the channels over.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     super::{Node, Recalled},
+    Cluster,
     order::Order,
 };
 use crate::{
+    broker::{BusError, Topic},
     id::{AppId, ConnectionId},
-    limits::HANDED_OVER,
+    limits::{HANDED_OVER, LEFT_AGAIN, LEFT_TRIES},
     predicate::Value,
+    protocol::{
+        envelope::{self, Notices, Told},
+        native::MemberKind,
+    },
 };
 
 /// What a lost connection had, as its node says it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Former {
     /// Its profile as JSON; `null` if none.
-    profile: Box<serde_json::value::RawValue>,
+    profile: Box<RawValue>,
     pub(crate) channels: Vec<FormerChannel>,
 }
 
@@ -38,6 +45,88 @@ impl Former {
         let profile = Value::from_json(&mut self.profile.get().as_bytes().to_vec(), None).ok()?;
         (!profile.is_null()).then_some(profile)
     }
+}
+
+/// The channels of another node's lost connection, on their way to the one here that takes its place. Their members are
+/// told that the lost one has left those that were not taken when this is dropped: its own node says nothing any more.
+#[derive(Debug)]
+pub(crate) struct Takeover {
+    node: Arc<Node>,
+    app: AppId,
+    lost: ConnectionId,
+    user: Option<Arc<str>>,
+    profile: Box<RawValue>,
+    channels: VecDeque<FormerChannel>,
+    /// Its node tells the members itself.
+    is_theirs: bool,
+}
+
+impl Takeover {
+    /// The next channel.
+    pub(crate) fn next(&self) -> Option<FormerChannel> {
+        self.channels.front().cloned()
+    }
+
+    /// Notes that the next channel was taken over.
+    pub(crate) fn taken(&mut self) {
+        self.channels.pop_front();
+    }
+
+    /// Gives the next channel up.
+    pub(crate) fn give_up(&mut self) {
+        let Some(FormerChannel { name, .. }) = self.channels.pop_front() else { return };
+        if self.is_theirs {
+            return;
+        }
+        let user: Vec<String> = self.user.iter().map(ToString::to_string).collect();
+        let tally = self.node.hub.presence(self.app).tallies(&name, &user).first().copied().unwrap_or(0);
+        let notices = |tally: u64| Notices {
+            origin: self.node.id().0,
+            app: self.node.app(self.app).name.to_string(),
+            channel: name.clone(),
+            members: vec![Told {
+                kind: MemberKind::Left,
+                id: self.lost.to_string(),
+                user: user.first().cloned(),
+                data: (self.profile.get() != "null").then(|| self.profile.clone()),
+                previous: None,
+                tally,
+            }],
+            changes: None,
+        };
+        // This node's own watchers hear it as if another one said so, which adds what is here by itself.
+        if self.node.cluster.as_ref().is_some_and(|cluster| !cluster.mail.push(notices(0))) {
+            self.node.metrics.bus_skipped.inc();
+        }
+        let (topic, payload) =
+            (Topic::Channel(self.app, name.as_str().into()), envelope::notices(&notices(tally)));
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            let Some(cluster) = &node.cluster else { return };
+            if let Err(error) = tell_left(cluster, &topic, &payload).await {
+                tracing::warn!(%error, "members elsewhere do not know that a lost connection has left");
+            }
+        });
+    }
+}
+
+impl Drop for Takeover {
+    fn drop(&mut self) {
+        while !self.channels.is_empty() {
+            self.give_up();
+        }
+    }
+}
+
+/// Publishes a notice, again for as long as it certainly did not go out: nobody else will ever tell it.
+async fn tell_left(cluster: &Cluster, topic: &Topic, payload: &bytes::Bytes) -> Result<(), BusError> {
+    for _ in 1..LEFT_TRIES {
+        match cluster.bus.publish(topic, payload.clone()).await {
+            Err(BusError::Away { .. } | BusError::Full) => tokio::time::sleep(LEFT_AGAIN).await,
+            told => return told.map(|_| ()),
+        }
+    }
+    cluster.bus.publish(topic, payload.clone()).await.map(|_| ())
 }
 
 impl Node {
@@ -60,14 +149,34 @@ impl Node {
         serde_json::from_str::<Option<Former>>(said.get()).ok().flatten()
     }
 
-    /// Tells the node of the lost connection `id` which channels its client is about to come back to here; the others are
-    /// left.
-    pub(crate) async fn settle_elsewhere(&self, app: AppId, id: &ConnectionId, taken: Vec<String>) {
-        let Some(cluster) = &self.cluster else { return };
+    /// Tells the node of the lost connection `id` of `user` which channels its client is about to come back to here; the
+    /// others are left.
+    pub(crate) async fn settle_elsewhere(
+        self: &Arc<Self>,
+        app: AppId,
+        id: ConnectionId,
+        user: Option<Arc<str>>,
+        former: Former,
+    ) -> Takeover {
+        let taken = former.channels.iter().map(|channel| channel.name.clone()).collect();
+        let mut takeover = Takeover {
+            node: self.clone(),
+            app,
+            lost: id,
+            user,
+            profile: former.profile,
+            channels: former.channels.into(),
+            is_theirs: false,
+        };
+        let Some(cluster) = &self.cluster else { return takeover };
         let order = Order::Settle { id: id.to_string(), taken };
-        if self.ask_one(cluster, app, id.node, &order).await.is_none() {
-            tracing::debug!(connection = %id, "its node did not say that it handed its channels over");
+        match self.ask_one(cluster, app, id.node, &order).await {
+            Some(said) => takeover.is_theirs = said.get() == "false",
+            None => {
+                tracing::debug!(connection = %id, "its node did not say that it handed its channels over");
+            }
         }
+        takeover
     }
 
     /// Hands out what this node has of a lost connection.
@@ -82,7 +191,7 @@ impl Node {
         let id: ConnectionId = id.parse().ok()?;
         let recalled = self.recall(app, &id, user, device)?;
         let profile = recalled.lost.profile();
-        let profile = serde_json::value::to_raw_value(&profile).ok()?;
+        let profile = to_raw_value(&profile).ok()?;
         let channel = |(name, watched): &(Arc<str>, bool)| FormerChannel {
             name: name.to_string(),
             watched: *watched,
