@@ -94,6 +94,10 @@ pub const LEFT_TRIES: u32 = 60;
 /// How long a node waits before it tries again to fetch kept events that it has missed.
 pub const RECOVER_AGAIN: Duration = Duration::from_millis(250);
 
+/// Users for whom one publication is on its way into Redis at once: a round trip for all of them, and two or three
+/// milliseconds' work of Redis at most, after which others get their turn.
+pub const STORED_AT_ONCE: usize = 64;
+
 /// Users whose stored events a node fetches at once after it may have missed some: they share a pipeline or two, and are
 /// a few MiB at most where everyone has a full inbox.
 pub const RECOVER_USERS: usize = 32;

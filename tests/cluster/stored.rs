@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, Node, event},
+    redis::Reply,
     support::{Client, eventually},
 };
 
@@ -93,4 +94,56 @@ fn who_declines_gets_only_what_is_live_and_confirms_nothing() {
     let mut ann = cluster[2].user("ann");
     assert_eq!(event(&mut ann)["data"], "before");
     assert_eq!(event(&mut ann)["data"], "live");
+}
+
+/// More users than one publication stores at once.
+fn many() -> Vec<String> {
+    (0..80).map(|n| format!("user{n:02}")).collect()
+}
+
+#[test]
+fn one_publication_for_many_users_counts_all_and_comes_before_the_callers_next() {
+    let cluster = Cluster::start();
+    let users = many();
+    let mut here: Vec<Client> = (0..60).map(|n| cluster[n % 3].user(&users[n])).collect();
+    for n in 0..5 {
+        let body = json!({"users": users, "event": "e", "data": n, "receipt": "cluster"});
+        let receipt = cluster[n % 3].call("/v1/publish", &body);
+        let counts = ["stored", "matched", "queued", "dropped", "nodes"].map(|name| receipt[name].clone());
+        assert_eq!(counts, [80, 60, 60, 0, 3], "{receipt}");
+        assert_eq!(receipt["missing_nodes"], json!([]), "{receipt}");
+    }
+    for client in &mut here {
+        (0..5).for_each(|n| assert_eq!(event(client)["data"], n));
+        client.expect_nothing();
+    }
+    let mut away = cluster[0].user("user79");
+    (0..5).for_each(|n| assert_eq!(event(&mut away)["data"], n));
+}
+
+#[test]
+fn what_is_kept_for_some_of_many_users_is_said_and_for_none_is_an_error() {
+    let cluster = Cluster::start();
+    let users = many();
+    let body = json!({"users": users, "event": "e"});
+    cluster[0].call("/v1/publish", &json!({"user": "user10", "event": "first"}));
+    // What the store keeps of one user is nothing that it can read.
+    let keys = cluster.redis.call(&["KEYS", "*user10*"]).unwrap();
+    let key = keys.items().iter().map(Reply::text).find(|key| key.contains("state")).expect("it is kept");
+    cluster.redis.call(&["SET", &key, "broken"]).unwrap();
+    let receipt = cluster[0].call("/v1/publish", &body);
+    let names = receipt["missing_nodes"].as_array().unwrap();
+    assert_eq!(names.len(), 3, "nobody is certain to have the rest: {receipt}");
+    let has_it = |user: &String| cluster[1].user(user).pending().len() as u64;
+    let kept: u64 = users.iter().filter(|user| *user != "user10").map(has_it).sum();
+    assert!(receipt["stored"] == kept && (1..79).contains(&kept), "{kept} have it: {receipt}");
+    let answer = cluster[0].post("/v1/publish", &json!({"users": ["user10"], "event": "e"}));
+    assert_eq!((answer.status, answer.code().as_str()), (503, "history_unavailable"));
+    cluster.redis.set("maxmemory-policy", "noeviction").unwrap();
+    cluster.redis.set("maxmemory", "1").unwrap();
+    let answer = cluster[0].post("/v1/publish", &json!({"users": &users[20..], "event": "refused"}));
+    assert_eq!((answer.status, answer.code().as_str()), (503, "history_unavailable"), "{answer:?}");
+    cluster.redis.set("maxmemory", "0").unwrap();
+    let got = |user: &String| cluster[1].user(user).pending();
+    assert!(users[20..].iter().all(|user| got(user).iter().all(|event| event["event"] != "refused")));
 }

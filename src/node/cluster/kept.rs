@@ -3,7 +3,7 @@
 //! For each kept channel that someone here is in, the node knows how far it has placed. What comes again is dropped; where
 //! something is missing, by a message lost or a bus that was away, it is fetched from the history and placed first.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ahash::AHashMap;
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     broker::Topic,
-    history::{Entry, Epoch, Keep, Key, New, Position, Reader, Topic as Kept},
+    history::{Answer, Appended, Entry, Epoch, Keep, Key, New, Position, Reader, Topic as Kept},
     hub::{Counts, Named, Selection},
     id::AppId,
     limits::{FORGET_PLACED, RECOVER_AGAIN},
@@ -31,24 +31,24 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Placed {
     at: Mutex<AHashMap<Key, Position>>,
-    awaited: Mutex<AHashMap<Uuid, oneshot::Sender<Counts>>>,
+    awaited: Mutex<AHashMap<(Uuid, Key), oneshot::Sender<Counts>>>,
 }
 
 impl Placed {
-    /// Waits for this node's own publication to come back over the bus.
-    pub(super) fn expect(&self, id: Uuid) -> oneshot::Receiver<Counts> {
+    /// Waits for this node's own publication to come back over the bus, by this topic.
+    fn expect(&self, id: Uuid, key: &Key) -> oneshot::Receiver<Counts> {
         let (sender, receiver) = oneshot::channel();
-        self.awaited.lock().insert(id, sender);
+        self.awaited.lock().insert((id, key.clone()), sender);
         receiver
     }
 
     /// Gives up waiting.
-    pub(super) fn forget(&self, id: Uuid) {
-        self.awaited.lock().remove(&id);
+    fn forget(&self, id: Uuid, key: &Key) {
+        self.awaited.lock().remove(&(id, key.clone()));
     }
 
-    pub(super) fn came(&self, id: Uuid, counts: Counts) {
-        let awaited = self.awaited.lock().remove(&id);
+    pub(super) fn came(&self, id: Uuid, key: &Key, counts: Counts) {
+        let awaited = self.awaited.lock().remove(&(id, key.clone()));
         if let Some(sender) = awaited {
             // Fails only if nobody waits any more.
             let _ = sender.send(counts);
@@ -69,6 +69,57 @@ impl Placed {
 
     fn remove(&self, key: &Key) {
         self.at.lock().remove(key);
+    }
+}
+
+/// An event on its way into the history, and back from there.
+pub(in super::super) struct Appending<'a> {
+    placed: &'a Placed,
+    id: Uuid,
+    key: &'a Key,
+    answer: Answer<'a, Appended>,
+    /// What becomes of it here; none where nobody here is in its topic, since it does not come back then.
+    counts: Option<oneshot::Receiver<Counts>>,
+}
+
+impl Appending<'_> {
+    /// Waits until the event is kept, and until this node has placed it.
+    ///
+    /// # Errors
+    /// [`NodeError::History`].
+    pub(in super::super) async fn end(
+        mut self,
+        within: &mut Patience,
+    ) -> Result<(Position, Counts), NodeError> {
+        let position = (&mut self.answer).await?.position;
+        let counts = match self.counts.take() {
+            Some(counts) => within.wait(counts).await.unwrap_or_default(),
+            None => Counts::default(),
+        };
+        Ok((position, counts))
+    }
+}
+
+impl Drop for Appending<'_> {
+    fn drop(&mut self) {
+        self.placed.forget(self.id, self.key);
+    }
+}
+
+/// How long a caller waits for what it has kept to come back over the bus: anew for each event, until one has not come.
+pub(in super::super) struct Patience(Duration);
+
+impl Patience {
+    pub(in super::super) fn new(within: Duration) -> Self {
+        Self(within)
+    }
+
+    async fn wait(&mut self, counts: oneshot::Receiver<Counts>) -> Option<Counts> {
+        let came = tokio::time::timeout(self.0, counts).await;
+        if came.is_err() {
+            self.0 = Duration::ZERO;
+        }
+        came.ok()?.ok()
     }
 }
 
@@ -102,18 +153,18 @@ impl Node {
         Ok(())
     }
 
-    /// Appends an event, which the same step sends to every node that has use for it, and waits until this one has
-    /// placed it. Where nobody here is in its topic, it does not come back, and is not waited for.
+    /// Appends an event, which the same step sends to every node that has use for it. It has its place in the order of all
+    /// that this node appends when this returns.
     ///
     /// # Errors
-    /// [`NodeError::History`].
-    pub(in super::super) async fn append_over_bus(
-        &self,
-        key: &Key,
-        keep: &Keep,
+    /// [`NodeError::Failed`] without a bus.
+    pub(in super::super) fn append_over_bus<'a>(
+        &'a self,
+        key: &'a Key,
+        keep: &'a Keep,
         mut new: New,
         header: &Header<'_>,
-    ) -> Result<(Position, Counts), NodeError> {
+    ) -> Result<Appending<'a>, NodeError> {
         let Some(cluster) = &self.cluster else { return Err(NodeError::Failed) };
         let (topic, to) = match &key.topic {
             Kept::User(user) => {
@@ -126,16 +177,9 @@ impl Node {
         new.tail = Some(envelope::tail(&header, &new.draft));
         let id = new.id;
         let comes_back = cluster.bus.interest().is_live(&topic);
-        let counts = comes_back.then(|| cluster.placed.expect(id));
-        let appended = self.history.append(key, keep, new).await;
-        let counts = match counts {
-            Some(counts) if appended.is_ok() => {
-                tokio::time::timeout(self.config.limits.redis_timeout, counts).await.ok().and_then(Result::ok)
-            }
-            _ => None,
-        };
-        cluster.placed.forget(id);
-        Ok((appended?.position, counts.unwrap_or_default()))
+        let counts = comes_back.then(|| cluster.placed.expect(id, key));
+        let answer = self.history.append(key, keep, new);
+        Ok(Appending { placed: &cluster.placed, id, key, answer, counts })
     }
 
     /// Places a kept event under its topic's turn, after whatever of the channel is missing before it.
@@ -255,7 +299,7 @@ impl Node {
         for entry in recovery.entries.iter().filter(|entry| entry.offset <= until) {
             let counts = self.place_entry(key.app, channel, entry).await;
             cluster.count(entry.id, counts);
-            cluster.placed.came(entry.id, counts);
+            cluster.placed.came(entry.id, key, counts);
         }
         self.metrics.bus_recovered.inc_by(recovery.entries.len() as u64);
         cluster.placed.set(key, recovery.position);

@@ -28,7 +28,6 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
-pub(super) use self::spread::Message;
 use self::{ask::Asked, capture::Captures, kept::Placed, leases::Peers, notices::Mail, receive::Recent};
 pub(crate) use self::{
     capture::Capture,
@@ -38,6 +37,10 @@ pub(crate) use self::{
     resume::{Former, FormerChannel},
     spread::Extent,
     stored::Hearing,
+};
+pub(super) use self::{
+    kept::{Appending, Patience},
+    spread::Message,
 };
 use super::{Node, NodeError, Recalled};
 use crate::{

@@ -215,8 +215,9 @@ impl Ear {
         };
         self.settle().await;
         let frame = draft.finish(numbered);
-        let counts = self.node.arrive(Arrived { key, position, id, selection, frame, receipt }).await;
-        cluster.placed.came(id, counts);
+        let arrived = Arrived { key: key.clone(), position, id, selection, frame, receipt };
+        let counts = self.node.arrive(arrived).await;
+        cluster.placed.came(id, &key, counts);
     }
 
     fn skip(&self, reason: &str) {
