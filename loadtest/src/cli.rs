@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Mixed(Mixed),
     /// Events to everyone at a fixed rate, while other connections come and go in storms: handshakes, latency
     Churn(Churn),
+    /// New connections at a fixed rate, while thousands of others drop at once: handshakes, latency
+    Drops(Drops),
     /// Events to everyone at a fixed rate, while some stop reading: latency of the others, memory, closes
     Slow(Slow),
     /// Events to everyone over three nodes that share a Redis, and on one node: CPU per delivery, latency
@@ -241,6 +243,43 @@ pub(crate) struct Churn {
     /// Events a second
     #[arg(long, default_value_t = 20.0, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: f64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Drops {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Connections that drop at once; each is a member of a channel, and half of them hear who comes and goes there
+    #[arg(short = 'n', long, default_value_t = 5000)]
+    pub(crate) connections: usize,
+    /// Channels that they are spread over
+    #[arg(long, default_value_t = 20, value_name = "CHANNELS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) channels: u16,
+    /// New connections a second, each dialed when it is due
+    #[arg(long, default_value_t = 500, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub(crate) rate: u32,
+    /// How they drop
+    #[arg(long, value_enum, default_value_t = DropBy::Reset)]
+    pub(crate) by: DropBy,
+    /// How long the server waits for those that dropped to come back (its `resume_window`), before it tells others that
+    /// they have left
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) resume_window: Duration,
+    /// Make the server a node of a cluster, with a Redis that is started for it
+    #[arg(long, conflicts_with = "url")]
+    pub(crate) redis: bool,
+    /// Do not ask the system to run the new connections' clients before everything else
+    #[arg(long)]
+    pub(crate) ordinary_priority: bool,
+}
+
+/// How connections drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DropBy {
+    /// The clients reset them
+    Reset,
+    /// The clients' process is killed, and the kernel closes them
+    Kill,
 }
 
 #[derive(Args, Clone, Debug)]

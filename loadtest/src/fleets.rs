@@ -10,7 +10,7 @@ use std::{
 use mio::{Events, Interest, Poll, Token};
 
 use crate::{
-    client::{Connect, Heard, Link, Notice, Order, Stormed},
+    client::{Arrival, Connect, Heard, Link, Notice, Order, Stormed},
     clock,
     driver::Api,
     error::{Doing, Result, failed},
@@ -156,6 +156,46 @@ impl Fleets {
         })
     }
 
+    /// Has the fleets `which` connect at `rate`, each connection when it is due, while the test does something else.
+    pub(crate) fn arrive(&mut self, which: &Range<usize>, (api, rate): (&Api, u32)) -> Result<()> {
+        let rate = rate.div_ceil(which.len().max(1) as u32);
+        which.clone().try_for_each(|at| {
+            let order = self.connection_order(at, (api, rate), Limits::default());
+            self.tell(at, &Order::Connect(Connect { is_open_loop: true, ..order }))
+        })
+    }
+
+    /// How the fleets `which` came in, once they have, or have not within `patience`.
+    pub(crate) fn arrivals(&mut self, which: &Range<usize>, patience: Duration) -> Result<Vec<Arrival>> {
+        let mut all = Vec::new();
+        self.hear(which.clone(), patience, |_, notice| {
+            let is_last = matches!(notice, Notice::Connected);
+            if let Notice::Arrived(arrivals) = notice {
+                all.extend(arrivals);
+            }
+            is_last
+        })?;
+        Ok(all)
+    }
+
+    /// Resets all connections of the fleets `which` at once.
+    pub(crate) fn reset(&mut self, which: &Range<usize>) -> Result<()> {
+        let gone = |notice| matches!(notice, Notice::Disconnected).then_some(());
+        self.ask(which, &Order::Reset, gone).map(|_| ())
+    }
+
+    /// Kills the processes of the fleets `which`; the kernel closes their connections. Nothing can be asked of them
+    /// any more.
+    pub(crate) fn kill(&mut self, which: &Range<usize>) -> Result<()> {
+        for fleet in &mut self.members[which.clone()] {
+            let unwatched = self.poll.registry().deregister(&mut fleet.link.socket);
+            unwatched.and_then(|()| fleet.child.kill()).doing("cannot end a client process")?;
+            fleet.child.wait().doing("cannot wait for a client process")?;
+            fleet.open = 0;
+        }
+        Ok(())
+    }
+
     /// Has the connections of the fleets `which` stop reading.
     pub(crate) fn deafen(&mut self, which: &Range<usize>) -> Result<()> {
         let deaf = |notice| matches!(notice, Notice::Deaf).then_some(());
@@ -203,7 +243,7 @@ impl Fleets {
         let count = connections.map_or(self.members[at].count, |limit| limit.min(self.members[at].count));
         self.members[at].open = count;
         let (to, driver) = (api.address, api.driver.clone());
-        Connect { to, first, count, driver, source, rate, receive_buffer }
+        Connect { to, first, count, driver, source, rate, is_open_loop: false, receive_buffer }
     }
 
     /// Tells the fleet `at` what to do.

@@ -55,6 +55,22 @@ pub(crate) fn connections(api: &Api) -> Result<u64> {
     }
 }
 
+/// Connections that have ended since the server began, and memberships of channels now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Endings {
+    /// By whichever side, and for whatever reason.
+    pub(crate) ended: u64,
+    /// Of open connections; one that may yet come back is none.
+    pub(crate) memberships: u64,
+}
+
+/// Asks how many connections have ended, and how many are in channels.
+pub(crate) fn endings(api: &Api) -> Result<Endings> {
+    let metrics = ask(api, "GET", "/metrics", "")?;
+    let count = |name| sum(&metrics, name, "").unwrap_or(0);
+    Ok(Endings { ended: count("fanfare_closes_total"), memberships: count("fanfare_memberships") })
+}
+
 /// What the server has done to those that read too slowly, since it began.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Slowness {

@@ -64,6 +64,7 @@ fn run(command: &Command) -> Result<bool> {
         Command::Paced(args) => (scenario::paced(args)?, &args.common),
         Command::Filtered(args) => (scenario::filtered(args)?, &args.common),
         Command::Churn(args) => (scenario::churn(args)?, &args.common),
+        Command::Drops(args) => (scenario::drops(args)?, &args.common),
         Command::Cluster(args) => (scenario::cluster(args)?, &args.common),
         Command::Slow(args) => (scenario::slow(args)?, &args.common),
         Command::Targeted(args) => (scenario::targeted(args)?, &args.common),

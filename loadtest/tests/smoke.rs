@@ -196,6 +196,27 @@ fn connections_that_stay_lose_nothing_while_others_come_and_go() {
 }
 
 #[test]
+fn new_connections_come_in_while_others_drop() {
+    let servers: [&[&str]; 3] = [
+        &["--floor"],
+        &["--server-binary", fanfare(), "--by", "kill"],
+        &["--server-binary", fanfare(), "--redis", "--ordinary-priority"],
+    ];
+    for server in servers {
+        let more = ["-n", "60", "--channels", "3", "--rate", "100", "--resume-window", "1s"];
+        let found = findings("drops", &[server, &more].concat());
+        for when in ["in the second of the drop", "in the second in which they are given up"] {
+            assert!(figure(&found, &format!("{when}, accepted a second")) > 0.0);
+            assert!(figure(&found, &format!("p99 {when}, over before")) > 0.0);
+        }
+        assert_eq!(found["faults"]["connections_left"], 0);
+        assert_eq!(found["faults"]["connections_ended"], 0);
+    }
+    let found = findings("drops", &["--server-binary", fanfare(), "-n", "20", "--resume-window", "100ms"]);
+    assert!(figure(&found, "forgotten by the server after") > 0.0);
+}
+
+#[test]
 fn connections_that_read_lose_nothing_to_those_that_do_not() {
     let slow = |server: &[&str], bytes: &str| {
         let more = ["-n", "10", "--slow", "4", "--rate", "200", "--settle", "10ms", "--bytes", bytes];
@@ -237,6 +258,7 @@ fn what_cannot_be_carried_out_says_why() {
         (&["flood", "--url", "127.0.0.1:1"], "cannot connect"),
         (&["flood", "--server-binary", "/nowhere"], "cannot start /nowhere"),
         (&["mixed", "--floor", "--probes", "0"], "--probes must be"),
+        (&["drops", "--floor", "--redis"], "a node of Fanfare alone"),
     ] {
         let output = loadtest(args);
         let said = String::from_utf8_lossy(&output.stderr);

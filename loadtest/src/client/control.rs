@@ -34,6 +34,8 @@ pub(crate) struct Connect {
     pub(crate) source: u16,
     /// At most so many handshakes a second.
     pub(crate) rate: u32,
+    /// Each one is dialed when it is due by the rate, whatever became of those before it, and says when it was open.
+    pub(crate) is_open_loop: bool,
     /// What the kernel is to keep at most of what was not read, in bytes.
     pub(crate) receive_buffer: Option<usize>,
 }
@@ -76,6 +78,19 @@ pub(crate) enum Order {
     },
     /// Close all connections.
     Disconnect,
+    /// End all connections at once, by a reset of each.
+    Reset,
+}
+
+/// How a connection that was due at a moment came in; in nanoseconds of the machine's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Arrival {
+    /// When it was to be dialed.
+    pub(crate) due: u64,
+    /// When it was.
+    pub(crate) dialed: u64,
+    /// When it had its welcome.
+    pub(crate) open: u64,
 }
 
 /// What a client process says.
@@ -97,6 +112,8 @@ pub(crate) enum Notice {
     Deaf,
     /// What became of those that had stopped reading.
     Heard(Heard),
+    /// How those came in that were dialed when they were due; said before [`Notice::Connected`].
+    Arrived(Vec<Arrival>),
     /// All are closed.
     Disconnected,
     /// It cannot go on.

@@ -9,7 +9,7 @@ use mio::{Events, Interest, Poll, Token, event::Event};
 
 use super::{
     connection::{Connection, Listener, Readout, Stage},
-    control::{Connect, Link, Notice, Order},
+    control::{Arrival, Connect, Link, Notice, Order},
     slow::Slow,
     storm::{Next, Storm},
     tally::{Expected, Tally},
@@ -57,8 +57,8 @@ struct Dialing {
     begun: u64,
     progress: u64,
     under_way: usize,
-    /// When each was dialed.
-    dialed: Vec<u64>,
+    /// How each has come in; open when it is not yet.
+    arrivals: Vec<Arrival>,
     /// When the test is to hear next how far it has come.
     tell: u64,
 }
@@ -171,19 +171,23 @@ impl Fleet {
                     self.connections.clear();
                     self.control.send(&Notice::Disconnected)?;
                 }
+                Order::Reset => {
+                    self.connections.drain(..).flatten().try_for_each(Connection::reset)?;
+                    self.control.send(&Notice::Disconnected)?;
+                }
             }
         }
         Ok(())
     }
 
     fn connect(&mut self, order: Connect) {
-        let (begun, dialed) = (clock::now(), Vec::new());
+        let (begun, arrivals) = (clock::now(), Vec::new());
         self.connections.clear();
         self.ended = 0;
         self.first = order.first;
         self.driver = Some(order.driver.clone());
         let tell = begun + TELL;
-        self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0, dialed, tell });
+        self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0, arrivals, tell });
     }
 
     /// Keeps handshakes under way, within their rate.
@@ -194,12 +198,14 @@ impl Fleet {
         let due = (now - dialing.begun) as f64 / 1e9 * f64::from(order.rate);
         let is_stopping = self.storm.as_ref().is_some_and(|storm| storm.is_stopping);
         let wanted = if is_stopping { self.connections.len() } else { order.count };
-        while dialing.under_way < DIALS
+        let most = if order.is_open_loop { usize::MAX } else { DIALS };
+        while dialing.under_way < most
             && self.connections.len() < wanted
             && self.connections.len() <= due as usize
         {
             let index = self.connections.len();
-            dialing.dialed.push(clock::now());
+            let due = dialing.begun + (index as f64 / f64::from(order.rate) * 1e9) as u64;
+            dialing.arrivals.push(Arrival { due, dialed: clock::now(), open: 0 });
             let mut connection = Connection::dial(order, index)?;
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll
@@ -211,6 +217,9 @@ impl Fleet {
             dialing.progress = now;
         }
         if dialing.under_way == 0 && self.connections.len() >= wanted {
+            if order.is_open_loop {
+                self.control.send(&Notice::Arrived(std::mem::take(&mut dialing.arrivals)))?;
+            }
             self.dialing = None;
             return match &mut self.storm {
                 Some(storm) => storm.scatter(&mut self.connections),
@@ -302,7 +311,9 @@ impl Fleet {
         if let (true, Some(dialing)) = (opened, &mut self.dialing) {
             dialing.under_way -= 1;
             dialing.progress = now;
-            let waited = now.saturating_sub(dialing.dialed[index]);
+            let arrival = &mut dialing.arrivals[index];
+            arrival.open = now;
+            let waited = now.saturating_sub(arrival.dialed);
             self.storm.iter_mut().for_each(|storm| storm.welcomed(waited));
         }
         Ok(())

@@ -10,7 +10,7 @@ mod storm;
 mod tally;
 
 pub(crate) use self::{
-    control::{Connect, Link, Notice, Order},
+    control::{Arrival, Connect, Link, Notice, Order},
     fleet::run,
     latencies::{Seen, coarse, histogram, merge},
     slow::Heard,

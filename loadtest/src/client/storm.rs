@@ -128,7 +128,8 @@ mod tests {
     fn storms_follow_each_other_from_other_addresses_until_they_are_to_stop() {
         let to = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let (driver, receive_buffer) = (Driver::floor(), None);
-        let order = Connect { to, first: 0, count: 0, driver, source: 3, rate: 1, receive_buffer };
+        let (rate, is_open_loop) = (1, false);
+        let order = Connect { to, first: 0, count: 0, driver, source: 3, rate, is_open_loop, receive_buffer };
         let mut storm = Storm::new(order).unwrap();
         assert!(matches!(storm.next().unwrap(), Next::Wait), "they are coming");
         storm.welcomed(5);

@@ -19,11 +19,13 @@ pub(crate) struct Fanfare {
     secret: String,
     /// Its API key, if it has any.
     key: Option<String>,
+    /// Over how many channels the clients spread, each a member of one; none join without it.
+    channels: Option<usize>,
 }
 
 impl Fanfare {
     pub(super) fn new(target: &Target) -> Self {
-        Self { secret: target.token_secret.clone(), key: target.api_key.clone() }
+        Self { secret: target.token_secret.clone(), key: target.api_key.clone(), channels: None }
     }
 
     /// The header line that a caller is let in by.
@@ -31,8 +33,13 @@ impl Fanfare {
         self.key.as_ref().map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"))
     }
 
+    /// The same, but clients join one of so many channels, and half of them hear who comes and goes there.
+    pub(super) fn in_channels(&self, channels: usize) -> Self {
+        Self { channels: Some(channels.max(1)), ..self.clone() }
+    }
+
     pub(super) fn floor() -> Self {
-        Self { secret: "the floor checks nothing".into(), key: None }
+        Self { secret: "the floor checks nothing".into(), key: None, channels: None }
     }
 }
 
@@ -60,9 +67,24 @@ impl Dialect for Fanfare {
         http::upgrade(to, &path, "Sec-WebSocket-Protocol: fanfare.v1\r\n")
     }
 
-    fn open(&self, _: usize, _: &mut u8, frame: Option<&[u8]>) -> Step {
-        let is_welcome = frame.is_some_and(|frame| frame.starts_with(br#"{"op":"welcome""#));
-        if is_welcome { Step::Open } else { Step::Wait }
+    fn open(&self, user: usize, heard: &mut u8, frame: Option<&[u8]>) -> Step {
+        const WELCOMED: u8 = 1;
+        let awaited: &[u8] = if *heard == WELCOMED { br#"{"op":"ack""# } else { br#"{"op":"welcome""# };
+        let refusal = frame.filter(|frame| frame.starts_with(br#"{"op":"error""#));
+        match (frame.is_some_and(|frame| frame.starts_with(awaited)), self.channels) {
+            (true, Some(channels)) if *heard != WELCOMED => {
+                *heard = WELCOMED;
+                let (channel, members) = (user % channels, (user / channels).is_multiple_of(2));
+                Step::Say(vec![format!(
+                    r#"{{"op":"join","id":1,"channel":"load-{channel}","members":{members}}}"#
+                )])
+            }
+            (true, _) => Step::Open,
+            (false, _) => match refusal {
+                Some(frame) => Step::Refused(String::from_utf8_lossy(frame).into_owned()),
+                None => Step::Wait,
+            },
+        }
     }
 
     fn emit(&self, to: SocketAddr, recipients: Recipients, data: &str) -> Vec<u8> {
@@ -86,7 +108,7 @@ mod tests {
     use crate::filter::Filter;
 
     fn fanfare() -> Fanfare {
-        Fanfare { secret: "0123456789abcdef0123456789abcdef".into(), key: Some("k".into()) }
+        Fanfare { secret: "0123456789abcdef0123456789abcdef".into(), key: Some("k".into()), channels: None }
     }
 
     #[test]
@@ -107,5 +129,19 @@ mod tests {
         assert_eq!(fanfare.open(1, &mut heard, None), Step::Wait);
         assert_eq!(fanfare.open(1, &mut heard, Some(br#"{"op":"members"}"#)), Step::Wait);
         assert_eq!(fanfare.open(1, &mut heard, Some(br#"{"op":"welcome","id":"c"}"#)), Step::Open);
+    }
+
+    #[test]
+    fn a_client_that_joins_is_open_with_the_answer() {
+        let (fanfare, mut heard) = (fanfare().in_channels(10), 0);
+        let welcome: &[u8] = br#"{"op":"welcome","id":"c"}"#;
+        let Step::Say(said) = fanfare.open(13, &mut heard, Some(welcome)) else { panic!("it joins") };
+        assert_eq!(said, [r#"{"op":"join","id":1,"channel":"load-3","members":false}"#]);
+        assert_eq!(fanfare.open(13, &mut heard, Some(br#"{"op":"member","kind":"joined"}"#)), Step::Wait);
+        let refused: &[u8] = br#"{"op":"error","id":1,"code":"forbidden"}"#;
+        assert!(matches!(fanfare.open(13, &mut heard, Some(refused)), Step::Refused(_)));
+        assert_eq!(fanfare.open(13, &mut heard, Some(br#"{"op":"ack","id":1}"#)), Step::Open);
+        let Step::Say(said) = fanfare.open(2, &mut 0, Some(welcome)) else { panic!("it joins") };
+        assert!(said[0].ends_with(r#""channel":"load-2","members":true}"#), "{said:?}");
     }
 }

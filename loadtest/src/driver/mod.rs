@@ -165,6 +165,16 @@ impl Api {
         }
     }
 
+    /// The same server, where Fanfare's clients join one of so many channels, and half of them hear who comes and goes
+    /// there.
+    pub(crate) fn in_channels(&self, channels: usize) -> Self {
+        let driver = match &self.driver {
+            Driver::Fanfare(fanfare) => Driver::Fanfare(fanfare.in_channels(channels)),
+            other => other.clone(),
+        };
+        Self { address: self.address, driver }
+    }
+
     /// The whole request that emits an event with `data` (JSON text) to `recipients`, on a connection that is kept.
     pub(crate) fn emit(&self, recipients: Recipients, data: &str) -> Vec<u8> {
         self.driver.dialect().emit(self.address, recipients, data)

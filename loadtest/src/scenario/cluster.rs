@@ -132,7 +132,7 @@ fn cpu(processes: &[Process]) -> Result<Duration> {
     processes.iter().map(|process| process.cpu()).sum()
 }
 
-fn await_ready(server: &Server) -> Result<()> {
+pub(super) fn await_ready(server: &Server) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     while let Err(error) = inspect::ready(&server.api) {
         if Instant::now() > until {

@@ -2,6 +2,7 @@
 
 mod churn;
 mod cluster;
+mod drops;
 mod fan_out;
 mod filtered;
 mod idle;
@@ -14,6 +15,7 @@ use std::{ops::Range, time::Duration};
 pub(crate) use self::{
     churn::churn,
     cluster::cluster,
+    drops::drops,
     fan_out::{flood, paced, serial},
     filtered::filtered,
     idle::idle,
