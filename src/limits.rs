@@ -188,7 +188,7 @@ pub const SEND_CHANNELS: usize = 100;
 /// Names in one list of a target (`to.users`, `except.devices`, …): what fits a body of the default size anyway.
 pub const TARGET_NAMES: usize = 10_000;
 
-/// How long placing or writing goes on before the thread turns to other work.
+/// How long placing, writing, or forgetting connections goes on before the thread turns to other work.
 pub const SLICE: Duration = Duration::from_micros(200);
 
 /// The same for writing to many while single events come: they wait for about one of these. Shorter ones cost floods up

@@ -6,6 +6,7 @@
 mod deadlines;
 mod flush;
 mod heartbeats;
+mod leaving;
 mod watch;
 mod write;
 
@@ -21,6 +22,7 @@ use std::{
 use ahash::AHashMap;
 use deadlines::{Deadlines, Due, until};
 use heartbeats::Heartbeats;
+use leaving::Leaving;
 use tokio::net::TcpStream;
 
 use crate::{
@@ -77,6 +79,7 @@ pub(crate) struct EventLoop {
     stalled: RefCell<AHashMap<SlotRef, Instant>>,
     buffer: RefCell<Box<[u8]>>,
     heartbeats: RefCell<Heartbeats>,
+    leaving: Leaving,
 }
 
 impl EventLoop {
@@ -90,11 +93,13 @@ impl EventLoop {
             stalled: RefCell::default(),
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             heartbeats: RefCell::new(heartbeats),
+            leaving: Leaving::default(),
         })
     }
 
     /// Starts the tasks that write and watch; they live as long as the thread's runtime.
     pub(crate) fn start(self: &Rc<Self>) {
+        self.leaving.start();
         tokio::task::spawn_local(self.clone().flush());
         tokio::task::spawn_local(self.clone().watch());
     }
@@ -119,6 +124,11 @@ impl EventLoop {
         seats[at.slot as usize] = Some(seat.clone());
         self.heartbeats.borrow_mut().join(at);
         seat
+    }
+
+    /// Does `last` when it is the turn of a connection that has ended: in the order of the calls, and in slices.
+    pub(crate) fn see_off(&self, last: impl FnOnce() + 'static) {
+        self.leaving.push(Box::new(last));
     }
 
     /// Forgets the seat of `at`. A task that still drains it is woken and ends.

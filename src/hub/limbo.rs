@@ -10,7 +10,7 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 
 use super::connection::{Connection, Snapshot};
-use crate::{id::ConnectionId, predicate::Value};
+use crate::{id::ConnectionId, limits::SWEEP_STRIDE, predicate::Value};
 
 /// A connection that its client did not close, and that was not sent away, with the channels it may come back to.
 #[derive(Debug)]
@@ -77,12 +77,12 @@ impl Limbo {
         self.lost.lock().by_id.values().map(|lost| lost.connection.clone()).collect()
     }
 
-    /// Those whose time to come back is over.
+    /// Those whose time to come back is over, or the first of them: [`SWEEP_STRIDE`] at most.
     pub(crate) fn take_lapsed(&self) -> Vec<Lost> {
         let mut ones = self.lost.lock();
         let mut lapsed = Vec::new();
         while let Some((since, id)) = ones.in_order.front().copied() {
-            if since.elapsed() < self.window {
+            if since.elapsed() < self.window || lapsed.len() == SWEEP_STRIDE {
                 break;
             }
             ones.in_order.pop_front();

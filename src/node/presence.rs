@@ -32,11 +32,7 @@ impl Node {
                 () = bulletin.rung() => {}
                 _ = ticks.tick() => {}
             }
-            for Lost { connection, .. } in self.limbo().take_lapsed() {
-                for channel in connection.channels() {
-                    self.hub.presence(connection.app).lapsed(channel, &connection);
-                }
-            }
+            self.give_up_lapsed().await;
             while let Some((app, channel)) = bulletin.next() {
                 self.tell(app, &channel, false).await;
             }
@@ -47,6 +43,26 @@ impl Node {
                 }
                 while self.history.expire() {
                     tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    /// Gives up connections that did not come back in time, in slices: they may be thousands.
+    async fn give_up_lapsed(&self) {
+        let mut until = Instant::now() + SLICE;
+        loop {
+            let lapsed = self.limbo().take_lapsed();
+            if lapsed.is_empty() {
+                return;
+            }
+            for Lost { connection, .. } in lapsed {
+                for channel in connection.channels() {
+                    self.hub.presence(connection.app).lapsed(channel, &connection);
+                }
+                if Instant::now() >= until {
+                    tokio::task::yield_now().await;
+                    until = Instant::now() + SLICE;
                 }
             }
         }

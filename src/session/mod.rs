@@ -145,6 +145,8 @@ impl Session {
     /// The task holds this and nothing else: polled by hand, it needs no place in a list of those who wait.
     pub(crate) async fn run(mut self) {
         poll_fn(|cx| self.poll(cx)).await;
+        let event_loop = self.client.event_loop.clone();
+        event_loop.see_off(move || drop(self));
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {

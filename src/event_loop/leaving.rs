@@ -1,0 +1,116 @@
+//! Connections that have ended, in the order in which they did.
+//!
+//! Forgetting one takes about as long as letting one in. Where thousands end at once, whoever comes in would wait for all of
+//! them at each step of its handshake; so they are forgotten in slices, and what else is ready goes in between.
+
+use std::{cell::RefCell, collections::VecDeque, fmt, rc::Rc, time::Instant};
+
+use tokio::sync::Notify;
+
+use crate::limits::{SLICE, SWEEP_STRIDE};
+
+/// The last that is done for a connection.
+type Last = Box<dyn FnOnce()>;
+
+/// Its length is bounded by the number of connections: each is here once.
+#[derive(Default)]
+struct Queue {
+    waiting: RefCell<VecDeque<Last>>,
+    bell: Notify,
+}
+
+impl Queue {
+    fn next(&self) -> Option<Last> {
+        let mut waiting = self.waiting.borrow_mut();
+        let next = waiting.pop_front();
+        if next.is_none() {
+            waiting.shrink_to(SWEEP_STRIDE);
+        }
+        next
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Leaving(Rc<Queue>);
+
+impl fmt::Debug for Leaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Leaving").field(&self.0.waiting.borrow().len()).finish()
+    }
+}
+
+impl Leaving {
+    /// Starts the task that works it off, which lives as long as the thread's runtime.
+    pub(super) fn start(&self) {
+        tokio::task::spawn_local(Worker(self.0.clone()).work());
+    }
+
+    pub(super) fn push(&self, last: Last) {
+        self.0.waiting.borrow_mut().push_back(last);
+        self.0.bell.notify_one();
+    }
+}
+
+struct Worker(Rc<Queue>);
+
+impl Worker {
+    async fn work(self) {
+        loop {
+            self.0.bell.notified().await;
+            let mut until = Instant::now() + SLICE;
+            while let Some(last) = self.0.next() {
+                last();
+                if Instant::now() >= until {
+                    tokio::task::yield_now().await;
+                    until = Instant::now() + SLICE;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    /// What waits holds the thread's event loop, which holds the queue: it must not stay in it.
+    fn drop(&mut self) {
+        self.0.waiting.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_that_leave_go_in_order_and_let_others_in_between() {
+        const MANY: usize = 40;
+        let (left, turns) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(0)));
+        let (gone, counted) = (left.clone(), turns.clone());
+        let all = async move {
+            let leaving = Leaving::default();
+            leaving.start();
+            for n in 0..MANY {
+                let gone = gone.clone();
+                leaving.push(Box::new(move || {
+                    // Each takes a slice by itself.
+                    let begun = Instant::now();
+                    while begun.elapsed() < SLICE {}
+                    gone.borrow_mut().push(n);
+                }));
+            }
+            let other = spawn_local(async move {
+                while gone.borrow().len() < MANY {
+                    counted.set(counted.get() + 1);
+                    yield_now().await;
+                }
+            });
+            other.await.unwrap();
+        };
+        LocalSet::new().run_until(all).await;
+        assert_eq!(*left.borrow(), (0..MANY).collect::<Vec<_>>());
+        assert!(turns.get() >= MANY / 2, "{} turns", turns.get());
+    }
+}
