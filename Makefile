@@ -42,11 +42,14 @@ setup-build:
 	@.ci/need cc:gcc make:make $(CARGO):cargo
 
 # Chromium shows the page; the command line's printed examples are run with curl; haproxy and nginx stand before three
-# nodes, and real Redis servers behind them; the load tests drive servers on Node.
+# nodes, and real Redis servers behind them; the load tests drive servers on Node; the examples act from Node and Python.
 setup-test:
 	@PATH=$$PATH:/usr/sbin .ci/need chromium:chromium curl:curl haproxy:haproxy nginx:nginx-light node:nodejs npm:npm \
-	  redis-cli:redis-tools redis-server:redis-server
-	@for peer in loadtest/peers/*/package-lock.json; do \
+	  pip3:python3-pip python3:python3 redis-cli:redis-tools redis-server:redis-server
+	@for peer in docs/examples/package-lock.json loadtest/peers/*/package-lock.json; do \
 	  peer=$${peer%/*}; \
 	  [ $$peer/node_modules/.package-lock.json -nt $$peer/package-lock.json ] || npm ci --prefix $$peer || exit 1; \
 	done
+	@[ docs/examples/python_modules/redis -nt docs/examples/requirements.txt ] || \
+	  python3 -m pip install --quiet --root-user-action ignore --require-hashes --upgrade --target docs/examples/python_modules \
+	    -r docs/examples/requirements.txt

@@ -140,8 +140,8 @@ impl Dispatcher {
     /// Sends `event` to the users `recipients`, or to everyone for just `["*"]`, but not to the users `except`. Answers
     /// how many nodes Redis gave it to; on Redis Cluster only those at the server asked.
     ///
-    /// What one dispatcher sends one after another comes in that order. It is kept for those who are away where the app
-    /// stores events of users.
+    /// What one dispatcher sends one after another comes in that order, but what is kept takes a way of its own, and may
+    /// come behind what is not. Events of users are kept, for those who are away, where the app stores them.
     ///
     /// # Errors
     /// [`DispatchError`].

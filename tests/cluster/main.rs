@@ -7,6 +7,7 @@ mod clients;
 mod crash;
 mod delivery;
 mod dispatch;
+mod examples;
 mod history;
 mod idempotency;
 mod interest;
