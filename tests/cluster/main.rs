@@ -4,6 +4,7 @@
 mod apps;
 mod away;
 mod clients;
+mod coming_from;
 mod crash;
 mod delivery;
 mod dispatch;
