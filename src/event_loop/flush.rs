@@ -29,10 +29,10 @@ impl EventLoop {
         let mut small_expected = Instant::now();
         loop {
             self.note_closing();
-            for at in self.shard.own(Table::take_replays) {
+            let ((small, bulk), replays) = self.shard.own(|table| (table.waiting(), table.take_replays()));
+            for at in replays {
                 self.block(at);
             }
-            let (small, bulk) = self.shard.own(|table| table.waiting());
             if !small && !bulk {
                 batch.window.release();
                 self.shard.sleep().await;
