@@ -138,7 +138,8 @@ impl Dispatcher {
     }
 
     /// Sends `event` to the users `recipients`, or to everyone for just `["*"]`, but not to the users `except`. Answers
-    /// how many nodes Redis gave it to; on Redis Cluster only those at the server asked.
+    /// how many nodes Redis gave it to; on Redis Cluster, those that listen where this dispatcher publishes: all but for
+    /// moments, while it changes.
     ///
     /// What one dispatcher sends one after another comes in that order, but what is kept takes a way of its own, and may
     /// come behind what is not. Events of users are kept, for those who are away, where the app stores them.

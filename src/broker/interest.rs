@@ -109,6 +109,18 @@ pub(super) enum Change {
     Unsubscribe,
 }
 
+impl Change {
+    /// The command that makes it, for a sharded channel or another.
+    pub(super) fn word(self, is_sharded: bool) -> &'static [u8] {
+        match (self, is_sharded) {
+            (Self::Subscribe, false) => b"SUBSCRIBE",
+            (Self::Subscribe, true) => b"SSUBSCRIBE",
+            (Self::Unsubscribe, false) => b"UNSUBSCRIBE",
+            (Self::Unsubscribe, true) => b"SUNSUBSCRIBE",
+        }
+    }
+}
+
 impl Interest {
     pub(super) fn new(names: Arc<Names>) -> Self {
         let stripes = (0..names.partitions()).map(|_| Mutex::default()).collect();

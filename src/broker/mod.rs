@@ -10,6 +10,7 @@
 mod backoff;
 mod board;
 mod control;
+mod echo;
 mod inbox;
 mod interest;
 mod line;
@@ -41,7 +42,6 @@ use tokio::sync::Notify;
 
 use self::{
     board::Board,
-    interest::Change,
     line::{Answer, Line},
     name::Names,
     setup::Setup,
@@ -114,13 +114,9 @@ impl Context {
         if self.names.is_tagged() { "SPUBLISH" } else { "PUBLISH" }
     }
 
-    fn word(&self, change: Change) -> &'static [u8] {
-        match (change, self.names.is_tagged()) {
-            (Change::Subscribe, false) => b"SUBSCRIBE",
-            (Change::Subscribe, true) => b"SSUBSCRIBE",
-            (Change::Unsubscribe, false) => b"UNSUBSCRIBE",
-            (Change::Unsubscribe, true) => b"SUNSUBSCRIBE",
-        }
+    /// What publishes to `topic`: programs publish to theirs without knowing of slots.
+    fn publish_command_of(&self, topic: &Topic) -> &'static str {
+        if self.names.is_sharded(topic) { "SPUBLISH" } else { "PUBLISH" }
     }
 }
 
@@ -219,7 +215,7 @@ impl Bus {
         let channel = self.channel(topic);
         let bytes = channel.len() + payload.len() + 64;
         let mut command = Cmd::with_capacity(3, bytes);
-        command.arg(self.publish_command()).arg(&channel[..]).arg(&payload[..]);
+        command.arg(self.cx.publish_command_of(topic)).arg(&channel[..]).arg(&payload[..]);
         let answer = self.send(topic, command, bytes, None);
         async move {
             match answer.await? {
@@ -307,7 +303,7 @@ impl Bus {
         self.cx.names.key(home, suffix)
     }
 
-    /// What a script has to call to publish: `PUBLISH`, or `SPUBLISH` on Redis Cluster.
+    /// What a script has to call to publish to any topic but [`Topic::Dispatch`]: `PUBLISH`, or `SPUBLISH` on Redis Cluster.
     pub(crate) fn publish_command(&self) -> &'static str {
         self.cx.publish_command()
     }

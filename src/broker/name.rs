@@ -22,7 +22,7 @@ pub(crate) enum Topic {
     /// Every node that has a member of the channel.
     Channel(AppId, Arc<str>),
     /// Messages of programs that act straight through Redis. Its name is part of what is documented, and the same on Redis
-    /// Cluster: `fanfare:<namespace>:<app>:dispatch`.
+    /// Cluster: `fanfare:<namespace>:<app>:dispatch`. Programs use plain PUBLISH, on any node of a cluster.
     Dispatch(AppId),
 }
 
@@ -45,6 +45,16 @@ impl Names {
     /// Whether this is a Redis Cluster, with its sharded channels.
     pub(super) fn is_tagged(&self) -> bool {
         self.tagged
+    }
+
+    /// Whether the channel of `topic` is a sharded one.
+    pub(super) fn is_sharded(&self, topic: &Topic) -> bool {
+        self.tagged && !matches!(topic, Topic::Dispatch(_))
+    }
+
+    /// Whether a partition is one of [`Topic::Dispatch`].
+    pub(super) fn is_of_programs(partition: u16) -> bool {
+        partition >= slot::PARTITIONS
     }
 
     /// How many partitions there are: those with tags, and one per app for [`Topic::Dispatch`].

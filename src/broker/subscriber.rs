@@ -18,9 +18,11 @@ use super::{
     Context, Topic,
     backoff::Backoff,
     board::Part,
+    echo::Echo,
     interest::Change,
     line::{Answer, Line},
     link::{Address, Fault, Greeting, Link, Stream},
+    name::Names,
     resp::{self, Frame, Reply},
 };
 use crate::limits;
@@ -82,6 +84,8 @@ struct Session<'a> {
     /// When the questions for the role were sent that have no answer.
     asked: VecDeque<Instant>,
     canary: Canary,
+    /// The same for what programs publish, where that goes another way.
+    echo: Option<Echo>,
     /// Whether something was missed before this connection.
     is_return: bool,
     is_up: bool,
@@ -114,7 +118,12 @@ impl<'a> Session<'a> {
         let home = duty.partitions.first().copied().unwrap_or_default();
         let channel = cx.names.own(home, &format!("canary:{}:{generation}", cx.node));
         let mut output = BytesMut::new();
-        resp::command(&mut output, &[cx.word(Change::Subscribe), channel.as_bytes()]);
+        resp::command(&mut output, &[Change::Subscribe.word(cx.names.is_tagged()), channel.as_bytes()]);
+        let listens = cx.names.is_tagged() && duty.partitions.iter().any(|n| Names::is_of_programs(*n));
+        let echo = listens.then(|| Echo::new(format!("{channel}:echo")));
+        if let Some(echo) = &echo {
+            resp::command(&mut output, &[Change::Subscribe.word(false), echo.channel.as_bytes()]);
+        }
         Self {
             cx,
             duty,
@@ -137,6 +146,7 @@ impl<'a> Session<'a> {
                 answer: None,
                 came_back: false,
             },
+            echo,
             is_return,
             is_up: false,
         }
@@ -196,13 +206,12 @@ impl<'a> Session<'a> {
     }
 
     fn write(&mut self, run: &[(Topic, Change)]) {
-        let Some((_, change)) = run.first() else { return };
-        let word = self.cx.word(*change);
         // A cluster refuses a command whose channels have several slots.
-        let most = if self.cx.names.is_tagged() { 1 } else { run.len() };
+        let most = if self.cx.names.is_tagged() { 1 } else { limits::BUS_SUBSCRIBE_CHANNELS };
         for part in run.chunks(most) {
+            let Some((first, change)) = part.first() else { continue };
             resp::head(&mut self.output, 1 + part.len());
-            resp::word(&mut self.output, word);
+            resp::word(&mut self.output, change.word(self.cx.names.is_sharded(first)));
             for (topic, _) in part {
                 resp::word(&mut self.output, &self.cx.names.channel(topic));
             }
@@ -234,6 +243,8 @@ impl<'a> Session<'a> {
             if let Some(since) = self.canary.since.take() {
                 self.cx.metrics.bus.canary.observe(since.elapsed().as_secs_f64());
             }
+        } else if let Some(echo) = self.echo.as_mut().filter(|echo| channel == echo.channel.as_bytes()) {
+            echo.on_message(&payload);
         }
     }
 
@@ -258,8 +269,10 @@ impl<'a> Session<'a> {
         if change == Change::Unsubscribe {
             return Err(Fault::Moved(address()));
         }
-        self.canary.is_subscribed = true;
-        self.fly();
+        if channel == self.canary.channel.as_bytes() {
+            self.canary.is_subscribed = true;
+            self.fly();
+        }
         Ok(())
     }
 
@@ -275,6 +288,9 @@ impl<'a> Session<'a> {
         resp::command(&mut self.output, &[b"HELLO"]);
         self.asked.push_back(Instant::now());
         self.fly();
+        if let Some(echo) = &mut self.echo {
+            echo.beat(self.cx, &self.duty.address);
+        }
         Ok(())
     }
 

@@ -54,6 +54,8 @@ pub struct BusMetrics {
     pub topics: Gauge,
     /// Time of a message to Redis and back.
     pub canary: Histogram,
+    /// Messages to itself that one node of a Redis Cluster did not pass on to another.
+    pub echoes_lost: Counter,
 }
 
 impl BusMetrics {
@@ -68,6 +70,7 @@ impl BusMetrics {
             gaps: Counter::default(),
             topics: Gauge::default(),
             canary: seconds(),
+            echoes_lost: Counter::default(),
         };
         let r = registry;
         r.register("bus_published", "Publications and commands for Redis, by result", published);
@@ -77,6 +80,11 @@ impl BusMetrics {
         r.register("bus_dropped", "Messages from other nodes that were too many", metrics.dropped.clone());
         r.register("bus_gaps", "Times that messages may have been missed", metrics.gaps.clone());
         r.register("bus_topics", "Topics that this node needs", metrics.topics.clone());
+        r.register(
+            "bus_echoes_lost",
+            "Messages to itself that one node of a Redis Cluster did not pass on to another",
+            metrics.echoes_lost.clone(),
+        );
         r.register_with_unit(
             "bus_canary",
             "Time of a message to Redis and back",

@@ -1,9 +1,11 @@
 //! The same over Redis Cluster and under sentinels, and over a change of who is primary.
 
+use std::process::Command;
+
 use serde_json::json;
 
 use crate::{
-    cluster::{Node, Settings, all_get, cluster_url, event, sentinel_url},
+    cluster::{NAMESPACE, Node, Settings, all_get, cluster_url, event, nothing_more, sentinel_url},
     redis::{RedisCluster, Sentinels},
     support::{Client, eventually},
 };
@@ -107,6 +109,27 @@ fn sharded_subscriptions_are_used_on_redis_cluster() {
         .map(|node| node.call(&["PUBSUB", "SHARDCHANNELS"]).unwrap().items().len())
         .sum();
     assert!(sharded > 0, "plain subscriptions would send everything to every server");
+}
+
+#[test]
+fn what_programs_publish_on_any_primary_of_redis_cluster_comes_to_all_once() {
+    let redis = RedisCluster::start().unwrap();
+    let (nodes, mut clients) = nodes_at(&cluster_url(&redis.addresses()));
+    let message = |n: usize| {
+        json!({"call": "send", "channel": channel(0), "event": "by a program", "data": n}).to_string()
+    };
+    let dispatch = format!("fanfare:{NAMESPACE}:default:dispatch");
+    for (at, primary) in redis.nodes[..3].iter().enumerate() {
+        let port = primary.address().port().to_string();
+        let words = ["-c", "-p", &port, "PUBLISH", &dispatch, &message(at)];
+        assert!(Command::new("redis-cli").args(words).output().expect("redis-cli runs").status.success());
+        for client in &mut clients {
+            let got = event(client);
+            // The channel keeps its events: one node has numbered it.
+            assert_eq!((&got["data"], &got["offset"]), (&json!(at), &json!(at + 1)), "{got}");
+        }
+    }
+    nothing_more(&nodes[0], &mut clients);
 }
 
 #[test]

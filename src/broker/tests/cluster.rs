@@ -108,3 +108,62 @@ async fn a_slot_that_moves_takes_its_subscriptions_along() {
     one.is_up();
     assert!(one.gaps > 0);
 }
+
+#[tokio::test]
+async fn what_programs_publish_on_any_node_comes_once() {
+    let mut cluster = Cluster::start();
+    let mut one = Node::up(&cluster.url());
+    let topic = Topic::Dispatch(APP);
+    one.joins(topic.clone()).await;
+    let channel = String::from_utf8(one.bus.channel(&topic)).unwrap();
+    for (at, node) in cluster.nodes.iter().enumerate() {
+        for n in 0..3 {
+            node.ask(&["PUBLISH", &channel, &format!("{at} {n}")]);
+        }
+    }
+    // Those of one come in order; those of several need not.
+    let mut got = Vec::new();
+    for _ in 0..cluster.nodes.len() * 3 {
+        got.push(one.message().await);
+    }
+    let hears = |node: &server::Server| {
+        node.ask(&["PUBSUB", "NUMSUB", &channel])
+            == Value::Array(vec![Value::BulkString(channel.clone().into()), Value::Int(1)])
+    };
+    let homes = (0..cluster.nodes.len()).filter(|at| hears(&cluster.nodes[*at])).collect::<Vec<_>>();
+    assert_eq!(homes.len(), 1, "one connection listens");
+    // By the server that it listens to, so it comes behind all that was passed on before.
+    cluster.nodes[homes[0]].ask(&["PUBLISH", &channel, "the end"]);
+    assert_eq!(one.message().await, (topic.clone(), "the end".into()));
+    for at in 0..cluster.nodes.len() {
+        let of = got.iter().filter(|(_, text)| text.starts_with(at.to_string().as_bytes()));
+        let of = of.map(|(_, text)| text.clone()).collect::<Vec<_>>();
+        assert_eq!(of, (0..3).map(|n| Bytes::from(format!("{at} {n}"))).collect::<Vec<_>>());
+    }
+
+    cluster.nodes[homes[0]].kill();
+    one.is_down("");
+    one.is_up();
+    for (at, node) in cluster.nodes.iter().enumerate().filter(|(at, _)| *at != homes[0]) {
+        node.ask(&["PUBLISH", &channel, &format!("again {at}")]);
+        assert_eq!(one.message().await, (topic.clone(), format!("again {at}").into()));
+    }
+    assert_eq!(one.metrics.bus.echoes_lost.get(), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_passes_nothing_on_is_noticed() {
+    let cluster = Cluster::start();
+    let one = Node::hasty(&cluster.url());
+    let topic = Topic::Dispatch(APP);
+    one.joins(topic.clone()).await;
+    let channel = String::from_utf8(one.bus.channel(&topic)).unwrap();
+    let (homes, others): (Vec<_>, Vec<_>) =
+        cluster.nodes.iter().filter(|node| node.info("role") == "master").partition(|node| {
+            node.ask(&["PUBSUB", "NUMSUB", &channel])
+                == Value::Array(vec![Value::BulkString(channel.clone().into()), Value::Int(1)])
+        });
+    let Value::BulkString(id) = homes[0].ask(&["CLUSTER", "MYID"]) else { panic!() };
+    others[0].ask(&["CLUSTER", "FORGET", std::str::from_utf8(&id).unwrap()]);
+    eventually("it is noticed", || one.metrics.bus.echoes_lost.get() > 0);
+}

@@ -157,7 +157,7 @@ async fn works(url: &str) {
     for topic in &topics {
         let key = two.bus.key(topic, "last");
         let channel = Bytes::from(two.bus.channel(topic));
-        let command = Bytes::from_static(two.bus.publish_command().as_bytes());
+        let command = Bytes::from_static(two.bus.cx.publish_command_of(topic).as_bytes());
         let before = two.bus.publish(topic, "1".into());
         let script = two.bus.eval(&SCRIPT, topic, vec![key.clone()], vec!["2".into(), channel, command]);
         let after = two.bus.publish(topic, "3".into());
