@@ -1,6 +1,7 @@
 //! Several nodes over one Redis: what the contract promises of them, a module per promise.
 #![allow(clippy::unwrap_used, reason = "a test may end at once")]
 
+mod acl;
 mod apps;
 mod away;
 mod clients;

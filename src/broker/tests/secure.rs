@@ -9,7 +9,7 @@ use crate::config::PemFile;
 #[tokio::test]
 async fn a_user_with_few_rights_is_enough() {
     let server = Server::start(&[]);
-    // What docs/configuration.md asks for.
+    // Nodes need less; tests/cluster/acl.rs has exactly what.
     server.ask(&[
         "ACL",
         "SETUSER",
