@@ -46,7 +46,7 @@ pub(super) enum Fault {
     Connect(Address, io::Error),
     #[error("Redis at {0} does not answer: nothing came within {1:?} of connecting")]
     Silent(Address, std::time::Duration),
-    #[error("Redis at {0} refuses: {1}{hint}", hint = hint(.1))]
+    #[error("Redis at {0} refuses: {1}{hint}", hint = hint_of(.1))]
     Refused(Address, String),
     #[error("the connection to Redis at {0} broke: {1}")]
     Broken(Address, io::Error),
@@ -68,20 +68,34 @@ pub(super) enum Fault {
     Topology(String),
 }
 
-/// What usually is the matter.
-fn hint(text: &str) -> &'static str {
-    match text.split(' ').next() {
-        Some("NOAUTH") => " (give a password: redis://:password@host)",
-        Some("WRONGPASS") => " (is the user or the password wrong?)",
-        Some("NOPERM") => " (the user's ACL has to allow the commands, and the keys and channels fanfare:*)",
-        Some("ERR") if text.contains("unknown command") => " (Fanfare needs Redis 7 or later)",
-        Some("ERR") if text.contains("AUTH") && text.contains("without any password") => {
+fn hint_of(text: &str) -> &'static str {
+    let (code, message) = text.split_once(' ').unwrap_or((text, ""));
+    hint(code, message)
+}
+
+/// What usually is the matter where Redis refuses with `code` and `message`.
+pub(super) fn hint(code: &str, message: &str) -> &'static str {
+    match code {
+        "NOAUTH" => " (give a password: redis://:password@host)",
+        "WRONGPASS" => " (is the user or the password wrong?)",
+        "NOPERM" => FEW_RIGHTS,
+        // What a script may not do.
+        "ERR" if message.contains("ACL failure") || message.contains("user executing the script") => FEW_RIGHTS,
+        "ERR" if message.contains("unknown command") => " (Fanfare needs Redis 7 or later)",
+        "ERR" if message.contains("AUTH") && message.contains("without any password") => {
             " (it has no password; take it out of the address)"
         }
-        Some("DENIED") => " (protected mode: set a password, or protected-mode no)",
+        "DENIED" => " (protected mode: set a password, or protected-mode no)",
+        "NOREPLICAS" => " (too few replicas follow it; see min-replicas-to-write)",
+        "MISCONF" => " (it cannot write to its disk; its log says why)",
+        "OOM" => " (its memory is full; see maxmemory)",
         _ => "",
     }
 }
+
+const FEW_RIGHTS: &str =
+    " (the user's ACL has to allow the commands that docs/cluster.md lists, and the keys and channels fanfare:*; ACL LOG has \
+     what was denied)";
 
 /// The bytes to and from a server.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

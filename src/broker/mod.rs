@@ -84,6 +84,14 @@ impl BusError {
     fn away(reason: &str) -> Self {
         Self::Away { reason: reason.into() }
     }
+
+    /// What usually is the matter, and what to do, where Redis refuses: more of the sentence, or nothing.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Refused { code, message } => link::hint(code, message),
+            _ => "",
+        }
+    }
 }
 
 /// What the tasks of the bus share.

@@ -254,14 +254,17 @@ impl Flight {
     fn judge(&self, reply: Value) -> Answer {
         let Value::ServerError(error) = reply else { return Ok(reply) };
         let (code, message) = (error.code().to_owned(), error.details().unwrap_or_default().to_owned());
-        if matches!(&*code, "MOVED" | "ASK" | "CLUSTERDOWN" | "READONLY" | "MASTERDOWN" | "LOADING") {
-            self.cx.trouble.notify_one();
-        }
         match &*code {
             // The server refused before it did anything.
-            "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING" => Err(BusError::away(
-                &format!("Redis at {} refuses for now: {code} {message}", self.line.address),
-            )),
+            "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING" | "READONLY" => {
+                let reason = format!("Redis at {} refuses for now: {code} {message}", self.line.address);
+                if code == "READONLY" {
+                    // It has become a replica: nobody hears what is published there.
+                    self.line.doubt(&reason);
+                }
+                self.cx.trouble.notify_one();
+                Err(BusError::away(&reason))
+            }
             _ => Err(BusError::Refused { code, message }),
         }
     }

@@ -54,6 +54,8 @@ pub struct BusMetrics {
     pub topics: Gauge,
     /// Time of a message to Redis and back.
     pub canary: Histogram,
+    /// Renewals of this node's lease that Redis refused.
+    pub renewals_refused: Counter,
     /// Messages to itself that one node of a Redis Cluster did not pass on to another.
     pub echoes_lost: Counter,
 }
@@ -70,6 +72,7 @@ impl BusMetrics {
             gaps: Counter::default(),
             topics: Gauge::default(),
             canary: seconds(),
+            renewals_refused: Counter::default(),
             echoes_lost: Counter::default(),
         };
         let r = registry;
@@ -80,6 +83,11 @@ impl BusMetrics {
         r.register("bus_dropped", "Messages from other nodes that were too many", metrics.dropped.clone());
         r.register("bus_gaps", "Times that messages may have been missed", metrics.gaps.clone());
         r.register("bus_topics", "Topics that this node needs", metrics.topics.clone());
+        r.register(
+            "lease_renewals_refused",
+            "Renewals of this node's lease that Redis refused",
+            metrics.renewals_refused.clone(),
+        );
         r.register(
             "bus_echoes_lost",
             "Messages to itself that one node of a Redis Cluster did not pass on to another",

@@ -17,6 +17,7 @@ mod looking;
 mod missed;
 mod presence;
 mod receipts;
+mod refused;
 mod resume;
 mod steering;
 mod stored;

@@ -227,3 +227,22 @@ fn the_thread_ends() {
     assert!(matches!(refused, Err(BusError::Away { .. })), "{refused:?}");
     assert_eq!(server.info("connected_clients"), "1");
 }
+
+#[tokio::test]
+async fn a_write_to_a_server_that_has_become_a_replica_was_not_done() {
+    let (server, other) = (Server::start(&[]), Server::start(&[]));
+    let node = Node::up(&server.url());
+    let set = || {
+        let mut set = Cmd::new();
+        set.arg("SET").arg(node.bus.key(&Topic::Nodes, "x")).arg(1);
+        node.bus.command(&Topic::Nodes, set)
+    };
+    assert!(set().await.is_ok());
+    server.ask(&["REPLICAOF", "127.0.0.1", &other.port.to_string()]);
+    let refused = set().await;
+    assert!(matches!(&refused, Err(BusError::Away { .. })), "{refused:?}");
+    node.is_down("");
+    server.ask(&["REPLICAOF", "NO", "ONE"]);
+    node.is_up();
+    assert!(set().await.is_ok());
+}

@@ -86,13 +86,13 @@ impl Node {
             match cluster.bus.eval(&RENEW, &Topic::Nodes, keys(cluster), args).await {
                 Ok(leases) => {
                     again = "1";
+                    cluster.renewal.succeeded(began);
                     self.note_peers(cluster, &leases, began);
                     if !cluster.belongs.load(SeqCst) {
                         self.greet(cluster).await;
                     }
                 }
-                // The bus says so itself, once.
-                Err(error) => tracing::debug!(%error, "lease not renewed"),
+                Err(error) => cluster.renewal.failed(&error, &self.metrics),
             }
         }
     }

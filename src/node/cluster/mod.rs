@@ -13,6 +13,7 @@ mod obey;
 mod once;
 mod order;
 mod receive;
+mod renewal;
 mod resume;
 mod roster;
 mod spread;
@@ -28,7 +29,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
-use self::{ask::Asked, capture::Captures, kept::Placed, leases::Peers, notices::Mail, receive::Recent};
+use self::{
+    ask::Asked, capture::Captures, kept::Placed, leases::Peers, notices::Mail, receive::Recent,
+    renewal::Renewal,
+};
 pub(crate) use self::{
     capture::Capture,
     gather::PageStart,
@@ -60,6 +64,8 @@ pub(crate) struct Cluster {
     peers: Peers,
     /// The lease is to be renewed at once, to learn of a node that has just come.
     renew: Notify,
+    /// How that went.
+    renewal: Renewal,
     /// It was given up.
     has_left: AtomicBool,
     /// Whether it was taken, and the others know.
@@ -125,6 +131,7 @@ impl Cluster {
             bus,
             peers: Peers::default(),
             renew: Notify::new(),
+            renewal: Renewal::default(),
             has_left: AtomicBool::new(false),
             belongs: AtomicBool::new(false),
             asked: Asked::default(),
@@ -198,16 +205,17 @@ impl Node {
         self.cluster.as_ref().is_none_or(|cluster| cluster.peers.leads())
     }
 
-    /// Why this node does not reach the others, if it does not.
+    /// Why this node does not reach the others, or they are about to take it for gone, if that is so.
     pub(crate) fn apart(&self) -> Option<String> {
-        match self.cluster.as_ref()?.bus.health() {
-            Health::Up if !self.cluster.as_ref()?.belongs.load(SeqCst) => {
-                Some("the other nodes do not know of this one yet".to_owned())
-            }
-            Health::Up => None,
+        let cluster = self.cluster.as_ref()?;
+        match cluster.bus.health() {
             Health::Down { since, reason } => {
                 Some(format!("the bus has been down for {} s: {reason}", since.elapsed().as_secs()))
             }
+            Health::Up => cluster.renewal.fault(self.config.limits.node_lease).or_else(|| {
+                let is_known = cluster.belongs.load(SeqCst);
+                (!is_known).then(|| "the other nodes do not know of this one yet".to_owned())
+            }),
         }
     }
 

@@ -101,6 +101,8 @@ impl Node {
                         cluster.relist();
                         cluster.mail.lose();
                         cluster.behind.notify_one();
+                        // Readiness waits for a lease that was not renewed meanwhile.
+                        cluster.renew.notify_one();
                     }
                 }
             }
