@@ -151,6 +151,16 @@ pub const PROGRAM_COMPLAINTS: Duration = Duration::from_mins(1);
 /// How long a request with an `Idempotency-Key` may run until another node takes its node for dead.
 pub const ONCE_RUNNING: Duration = Duration::from_secs(30);
 
+/// How long a repeat waits for the first request with its `Idempotency-Key`: longer than a request usually takes, and no longer
+/// than a function likes to be kept. Then it is told to come again.
+pub const ONCE_WAIT: Duration = Duration::from_secs(5);
+
+/// The first wait before a node tells Redis again what became of an `Idempotency-Key`; each wait is twice the one before.
+pub const ONCE_AGAIN: Duration = Duration::from_millis(250);
+
+/// How often it does so while Redis is there. With the waits between them that is about as long as [`ONCE_RUNNING`].
+pub const ONCE_TRIES: u32 = 7;
+
 /// How often a node looks whether the same request, which runs on another one, has its answer.
 pub const ONCE_LOOK: Duration = Duration::from_millis(50);
 

@@ -26,6 +26,9 @@ pub(crate) enum KeyError {
     /// The key came before with another body.
     #[error("this Idempotency-Key was used with another body")]
     OtherBody,
+    /// The first with the key has not ended in time.
+    #[error("the first request with this Idempotency-Key still runs; try again")]
+    Running,
     /// No room for one more answer.
     #[error("as many answers are kept for Idempotency-Keys as may be; try again")]
     Full,
@@ -105,20 +108,27 @@ impl Store {
         })
     }
 
-    /// Claims `scope` for a request with `body`. While another with the same key runs, this waits for it; if that
-    /// one fails, this one is the first again.
+    /// Claims `scope` for a request with `body`. While another with the same key runs, this waits for it until `deadline`; if
+    /// that one fails, this one is the first again.
     ///
     /// # Errors
-    /// [`KeyError::OtherBody`] and [`KeyError::Full`].
-    pub(crate) async fn claim(self: &Arc<Self>, scope: Scope, body: &[u8]) -> Result<Claim, KeyError> {
+    /// [`KeyError::OtherBody`], [`KeyError::Full`] and [`KeyError::Running`].
+    pub(crate) async fn claim(
+        self: &Arc<Self>,
+        scope: Scope,
+        body: &[u8],
+        deadline: Instant,
+    ) -> Result<Claim, KeyError> {
         let body = self.hasher.hash_one(body);
         loop {
             let mut done = match self.look(&scope, body)? {
                 Look::Claim(claim) => return Ok(claim),
                 Look::Wait(done) => done,
             };
-            // An error says that the runner is gone, which is what is waited for.
-            let _ = done.changed().await;
+            // An error within says that the runner is gone, which is what is waited for.
+            if tokio::time::timeout_at(deadline.into(), done.changed()).await.is_err() {
+                return Err(KeyError::Running);
+            }
         }
     }
 
@@ -203,26 +213,38 @@ mod tests {
         Store::new(&Limits { idempotency_entries: entries, idempotency_window: window, ..Limits::default() })
     }
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_mins(1)
+    }
+
     #[tokio::test]
     async fn a_repeat_gets_the_first_answer_and_another_body_is_refused() {
         let store = store(10, Duration::from_mins(1));
-        let Ok(Claim::First(running)) = store.claim(scope("a"), b"1").await else { panic!("not the first") };
+        let Ok(Claim::First(running)) = store.claim(scope("a"), b"1", soon()).await else {
+            panic!("not the first")
+        };
         running.succeed(Bytes::from_static(b"answer"));
-        assert!(matches!(store.claim(scope("a"), b"1").await, Ok(Claim::Answered(a)) if a == "answer"));
-        assert_eq!(store.claim(scope("a"), b"2").await.unwrap_err(), KeyError::OtherBody);
-        assert!(matches!(store.claim(scope("a").item(0), b"2").await, Ok(Claim::First(_))));
+        assert!(
+            matches!(store.claim(scope("a"), b"1", soon()).await, Ok(Claim::Answered(a)) if a == "answer")
+        );
+        assert_eq!(store.claim(scope("a"), b"2", soon()).await.unwrap_err(), KeyError::OtherBody);
+        assert!(matches!(store.claim(scope("a").item(0), b"2", soon()).await, Ok(Claim::First(_))));
     }
 
     #[tokio::test]
     async fn one_that_comes_while_the_first_runs_waits_for_it_and_takes_over_if_it_fails() {
         let store = store(10, Duration::from_mins(1));
-        let Ok(Claim::First(running)) = store.claim(scope("a"), b"1").await else { panic!("not the first") };
+        let Ok(Claim::First(running)) = store.claim(scope("a"), b"1", soon()).await else {
+            panic!("not the first")
+        };
         let second = tokio::spawn({
             let store = store.clone();
-            async move { store.claim(scope("a"), b"1").await }
+            async move { store.claim(scope("a"), b"1", soon()).await }
         });
         tokio::task::yield_now().await;
         assert!(!second.is_finished());
+        let late = store.claim(scope("a"), b"1", Instant::now()).await;
+        assert_eq!(late.unwrap_err(), KeyError::Running);
         drop(running);
         assert!(matches!(second.await.unwrap(), Ok(Claim::First(_))));
     }
@@ -230,11 +252,13 @@ mod tests {
     #[tokio::test]
     async fn a_full_store_says_so_until_answers_age() {
         let store = store(1, Duration::from_millis(5));
-        let Ok(Claim::First(running)) = store.claim(scope("a"), b"1").await else { panic!("not the first") };
+        let Ok(Claim::First(running)) = store.claim(scope("a"), b"1", soon()).await else {
+            panic!("not the first")
+        };
         running.succeed(Bytes::new());
-        let full = store.claim(scope("b"), b"1").await;
+        let full = store.claim(scope("b"), b"1", soon()).await;
         assert!(matches!(full, Err(KeyError::Full)) || store.kept.lock().entries.is_empty());
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert!(matches!(store.claim(scope("b"), b"1").await, Ok(Claim::First(_))));
+        assert!(matches!(store.claim(scope("b"), b"1", soon()).await, Ok(Claim::First(_))));
     }
 }

@@ -160,6 +160,7 @@ impl From<KeyError> for Problem {
             KeyError::OtherBody => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail)
             }
+            KeyError::Running => Self::unavailable("idempotency_key_running", detail),
             KeyError::Full => Self::unavailable("idempotency_store_full", detail),
         }
     }

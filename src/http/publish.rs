@@ -1,6 +1,6 @@
 //! The publishing calls: emit and its thin forms, one by one or in a batch.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -15,7 +15,7 @@ use super::{
     verbs::{Fields, Verb},
 };
 use crate::{
-    limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES},
+    limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, ONCE_WAIT},
     node::{Node, NodeError, Once},
 };
 
@@ -71,10 +71,12 @@ impl Publishing {
         let scope = self.scope()?;
         // Holds the key for this body; each item is kept under a key of its own, so that a repeat runs what failed.
         let marker = match &scope {
-            Some(scope) => match self.answers.claim(scope.clone(), &body).await? {
-                Claim::First(marker) => Some(marker),
-                Claim::Answered(_) => None,
-            },
+            Some(scope) => {
+                match self.answers.claim(scope.clone(), &body, Instant::now() + ONCE_WAIT).await? {
+                    Claim::First(marker) => Some(marker),
+                    Claim::Answered(_) => None,
+                }
+            }
             None => None,
         };
         let mut succeeded = false;
@@ -157,22 +159,23 @@ impl Publishing {
     where
         F: Future<Output = Result<Bytes, Problem>> + Send + 'static,
     {
-        let (app, name) = (scope.app, scope.digest());
-        let running = match self.answers.claim(scope, &body).await? {
+        let (app, name, deadline) = (scope.app, scope.digest(), Instant::now() + ONCE_WAIT);
+        let running = match self.answers.claim(scope, &body, deadline).await? {
             Claim::Answered(answer) => return Ok(answer),
             Claim::First(running) => running,
         };
-        let claimed = match self.node.once(app, &name, digest(&[&body]).as_bytes()).await? {
-            Some(Once::Answered(answer)) => {
-                running.succeed(answer.clone());
-                return Ok(answer);
-            }
-            Some(Once::OtherBody) => return Err(KeyError::OtherBody.into()),
-            Some(Once::First(claimed)) => Some(claimed),
-            None => None,
-        };
-        let window = self.node.config.limits.idempotency_window;
         let task = tokio::spawn(async move {
+            let claimed = match self.node.once(app, &name, digest(&[&body]).as_bytes(), deadline).await? {
+                Some(Once::Answered(answer)) => {
+                    running.succeed(answer.clone());
+                    return Ok(answer);
+                }
+                Some(Once::OtherBody) => return Err(KeyError::OtherBody.into()),
+                Some(Once::Running) => return Err(KeyError::Running.into()),
+                Some(Once::First(claimed)) => Some(claimed),
+                None => None,
+            };
+            let window = self.node.config.limits.idempotency_window;
             let answer = call(self).await;
             match (&answer, claimed) {
                 (Ok(answer), Some(claimed)) => claimed.succeed(answer.clone(), window).await,

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, thread};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, Node, all_get, nothing_more},
-    support::Answer,
+    cluster::{Cluster, Node, all_get, event, nothing_more},
+    support::{Answer, eventually},
 };
 
 fn once(node: &Node, key: &str, path: &str, body: &Value) -> Answer {
@@ -85,5 +85,50 @@ fn a_batch_repeated_on_another_node_runs_what_failed() {
     let again = once(&cluster[1], "k", "/v1/batch", &batch("user in params.missing")).json();
     assert_eq!(again["results"][0], first["results"][0]);
     all_get(&mut clients, "a");
+    nothing_more(&cluster[0], &mut clients);
+}
+
+#[test]
+fn a_claim_that_redis_did_not_answer_in_time_does_not_block_its_repeat() {
+    let cluster =
+        Cluster::start_with(|settings| settings.with("FANFARE_LIMIT_REDIS_TIMEOUT", "500ms"), |_| {});
+    let mut clients = cluster.users();
+    let body = json!({"event": "paid"});
+    cluster.redis.pause().unwrap();
+    let first = once(&cluster[0], "order", "/v1/broadcast", &body);
+    cluster.redis.resume().unwrap();
+    assert_eq!((first.status, first.code().as_str()), (503, "bus_down"), "{first:?}");
+    // A claim that nobody gives back holds for longer than this waits.
+    let repeated = |node: &Node| {
+        let answer = once(node, "order", "/v1/broadcast", &body);
+        assert!(matches!(answer.status, 200 | 503), "{answer:?}");
+        answer.status == 200
+    };
+    eventually("the repeat is carried out", || repeated(&cluster[1]));
+    eventually("the other gets its answer", || repeated(&cluster[0]));
+    for client in &mut clients {
+        assert_eq!(event(client)["event"], "paid");
+    }
+    cluster.await_ready();
+    nothing_more(&cluster[2], &mut clients);
+}
+
+#[test]
+fn a_repeat_waits_for_the_first_only_so_long() {
+    let cluster = Cluster::start();
+    let mut clients = cluster.users();
+    let body = json!({"event": "paid"});
+    assert_eq!(once(&cluster[0], "order", "/v1/broadcast", &body).status, 200);
+    all_get(&mut clients, "paid");
+    // As if it still ran.
+    let keys = cluster.redis.call(&["KEYS", "*.once:*"]).unwrap();
+    let key = keys.items()[0].text();
+    assert_eq!(cluster.redis.call(&["HDEL", &key, "answer"]).unwrap().number(), Some(1));
+    for node in &cluster.nodes[1..] {
+        let refused = once(node, "order", "/v1/broadcast", &body);
+        assert_eq!((refused.status, refused.code().as_str()), (503, "idempotency_key_running"));
+        assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    }
+    assert_eq!(once(&cluster[0], "order", "/v1/broadcast", &body).status, 200, "its own node has kept it");
     nothing_more(&cluster[0], &mut clients);
 }
