@@ -14,7 +14,7 @@ use super::{
     resp::{self, Frame, Malformed, Reply},
     setup::Setup,
 };
-use crate::limits;
+use crate::{config::Secret, limits};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +48,8 @@ pub(super) enum Fault {
     Silent(Address, std::time::Duration),
     #[error("Redis at {0} refuses: {1}{hint}", hint = hint_of(.1))]
     Refused(Address, String),
+    #[error("the Sentinel at {0} refuses: {1}{hint}", hint = sentinel_hint(.1))]
+    Sentinel(Address, String),
     #[error("the connection to Redis at {0} broke: {1}")]
     Broken(Address, io::Error),
     #[error("{0} does not speak as Redis does: {1}")]
@@ -68,6 +70,20 @@ pub(super) enum Fault {
     Topology(String),
 }
 
+/// What usually is the matter where a Sentinel refuses.
+fn sentinel_hint(text: &str) -> &'static str {
+    match text.split(' ').next() {
+        Some("NOAUTH" | "WRONGPASS") => {
+            " (set redis.sentinel_password, and redis.sentinel_user if it is not the user default)"
+        }
+        Some("NOPERM") => " (the user there has to be allowed +hello +sentinel|master)",
+        Some("ERR") if text.contains("without any password") => {
+            " (it has no password; take redis.sentinel_password away)"
+        }
+        _ => "",
+    }
+}
+
 fn hint_of(text: &str) -> &'static str {
     let (code, message) = text.split_once(' ').unwrap_or((text, ""));
     hint(code, message)
@@ -80,7 +96,9 @@ pub(super) fn hint(code: &str, message: &str) -> &'static str {
         "WRONGPASS" => " (is the user or the password wrong?)",
         "NOPERM" => FEW_RIGHTS,
         // What a script may not do.
-        "ERR" if message.contains("ACL failure") || message.contains("user executing the script") => FEW_RIGHTS,
+        "ERR" if message.contains("ACL failure") || message.contains("user executing the script") => {
+            FEW_RIGHTS
+        }
         "ERR" if message.contains("unknown command") => " (Fanfare needs Redis 7 or later)",
         "ERR" if message.contains("AUTH") && message.contains("without any password") => {
             " (it has no password; take it out of the address)"
@@ -93,8 +111,7 @@ pub(super) fn hint(code: &str, message: &str) -> &'static str {
     }
 }
 
-const FEW_RIGHTS: &str =
-    " (the user's ACL has to allow the commands that docs/cluster.md lists, and the keys and channels fanfare:*; ACL LOG has \
+const FEW_RIGHTS: &str = " (the user's ACL has to allow the commands that docs/cluster.md lists, and the keys and channels fanfare:*; ACL LOG has \
      what was denied)";
 
 /// The bytes to and from a server.
@@ -160,23 +177,32 @@ impl Link {
 
     async fn greet(&mut self, setup: &Setup, purpose: &str) -> Result<Greeting, Fault> {
         let name = format!("{}:{purpose}", setup.client_name);
-        let user = setup.user.as_deref().unwrap_or("default");
+        let redis = (&setup.user, &setup.password);
+        let own = if purpose == SENTINEL { (&setup.sentinel_user, &setup.sentinel_password) } else { redis };
+        let reply = match self.hello(own, &name).await {
+            // Many Sentinels have no password, and refuse one; many have that of Redis.
+            Err(Fault::Refused(_, text))
+                if own.1.is_none() && redis.1.is_some() && text.starts_with("NOAUTH") =>
+            {
+                self.hello(redis, &name).await?
+            }
+            reply => reply?,
+        };
+        Greeting::read(&reply).ok_or_else(|| Fault::Strange(self.address.clone()))
+    }
+
+    async fn hello(
+        &mut self,
+        (user, password): (&Option<String>, &Option<Secret>),
+        name: &str,
+    ) -> Result<Reply, Fault> {
         let mut words: Vec<&[u8]> = vec![b"HELLO", b"3"];
-        if let Some(password) = setup.password.as_ref().filter(|_| purpose != SENTINEL) {
+        if let Some(password) = password {
+            let user = user.as_deref().unwrap_or("default");
             words.extend([b"AUTH", user.as_bytes(), password.expose().as_bytes()]);
         }
         words.extend([b"SETNAME", name.as_bytes()]);
-        let reply = match (self.ask(&words).await, &setup.password) {
-            // Many Sentinels have no password, and refuse one.
-            (Err(Fault::Refused(_, text)), Some(password))
-                if purpose == SENTINEL && text.starts_with("NOAUTH") =>
-            {
-                let password = password.expose().as_bytes();
-                self.ask(&[b"HELLO", b"3", b"AUTH", user.as_bytes(), password]).await?
-            }
-            (reply, _) => reply?,
-        };
-        Greeting::read(&reply).ok_or_else(|| Fault::Strange(self.address.clone()))
+        self.ask(&words).await
     }
 
     /// Sends one command, and waits for its answer. The caller bounds the time.

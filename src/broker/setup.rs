@@ -55,6 +55,9 @@ pub(super) struct Setup {
     pub(super) master: String,
     pub(super) user: Option<String>,
     pub(super) password: Option<Secret>,
+    /// The same for the Sentinels.
+    pub(super) sentinel_user: Option<String>,
+    pub(super) sentinel_password: Option<Secret>,
     pub(super) database: u32,
     /// Shared by all connections, and so are its sessions.
     pub(super) tls: Option<TlsConnector>,
@@ -84,6 +87,8 @@ impl Setup {
             master: config.master().unwrap_or_default().to_owned(),
             user: url.user.clone(),
             password: url.password.clone(),
+            sentinel_user: config.sentinel_user.clone(),
+            sentinel_password: config.sentinel_password.clone(),
             database: url.database,
             tls,
             certificates,

@@ -105,6 +105,7 @@ async fn ask_sentinel(setup: &Setup, sentinel: &Address) -> Result<(u64, Address
                 setup.master
             )));
         }
+        Ok(Err(Fault::Refused(sentinel, text))) => return Err(Fault::Sentinel(sentinel, text)),
         Ok(reply) => reply?,
         Err(_) => return Err(Fault::Silent(sentinel.clone(), limits::BUS_CONNECT)),
     };

@@ -65,6 +65,12 @@ pub struct ServeArgs {
     /// The name under which the Sentinels know the primary, where the URL does not end with it
     #[arg(long, value_name = "NAME")]
     pub redis_sentinel_master: Option<String>,
+    /// Who Fanfare is to the Sentinels, where they have users of their own [default: default]
+    #[arg(long, value_name = "USER")]
+    pub redis_sentinel_user: Option<String>,
+    /// The password for the Sentinels, where it is another than for Redis
+    #[arg(long, value_name = "PASSWORD")]
+    pub redis_sentinel_password: Option<Secret>,
     /// An API key of the default app, with all scopes
     #[arg(long = "api-key", value_name = "KEY", value_delimiter = ',')]
     pub api_keys: Vec<Secret>,
@@ -199,6 +205,12 @@ fn apply_redis(args: &ServeArgs, prefix: &str, redis: &mut Option<RedisConfig>, 
     }
     if let Some(name) = &args.redis_sentinel_master {
         redis.get_or_insert_default().sentinel_master = Some(name.clone());
+    }
+    if let Some(user) = &args.redis_sentinel_user {
+        redis.get_or_insert_default().sentinel_user = Some(user.clone());
+    }
+    if let Some(password) = &args.redis_sentinel_password {
+        redis.get_or_insert_default().sentinel_password = Some(password.clone());
     }
     // Unlike what a file names, what a flag names is relative to the working directory.
     let file = |path: &Option<PathBuf>| {

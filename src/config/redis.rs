@@ -21,6 +21,10 @@ pub struct RedisConfig {
     pub url: RedisUrl,
     /// The name under which the Sentinels know the primary, where the URL does not have it.
     pub sentinel_master: Option<String>,
+    /// Who Fanfare is to the Sentinels; `None`: the user that is called `default`.
+    pub sentinel_user: Option<String>,
+    /// The password for the Sentinels; `None`: none, and the one for Redis where a Sentinel asks for one.
+    pub sentinel_password: Option<Secret>,
     /// Authorities that sign the servers' certificates, in PEM; `None`: those that the system trusts.
     pub ca: Option<PemFile>,
     /// Fanfare's own certificate for the servers, in PEM.
@@ -50,6 +54,18 @@ impl RedisConfig {
         }
         if self.cert.is_some() != self.key.is_some() {
             rules.push("redis.cert and redis.key belong together; set both or neither".to_owned());
+        }
+        if self.sentinel_user.is_some() && self.sentinel_password.is_none() {
+            rules.push(
+                "redis.sentinel_user is set without redis.sentinel_password; a user has a password"
+                    .to_owned(),
+            );
+        }
+        if self.sentinel_password.is_some() && url.kind != RedisKind::Sentinel {
+            rules.push(
+                "redis.sentinel_password is set, and redis.url is of no Sentinels; write redis+sentinel://"
+                    .to_owned(),
+            );
         }
         match (url.kind, &self.sentinel_master, &url.master) {
             (RedisKind::Sentinel, None, None) => rules.push(

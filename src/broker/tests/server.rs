@@ -88,12 +88,17 @@ impl Server {
 
     /// A Sentinel that watches `master`.
     pub(crate) fn sentinel(master: u16) -> Self {
+        Self::sentinel_with(master, 2, "")
+    }
+
+    /// One of which `quorum` decide, with further lines in its file.
+    pub(crate) fn sentinel_with(master: u16, quorum: u32, more: &str) -> Self {
         let (port, folder) = (free_port(), Folder::new());
         let config = folder.write(
             "sentinel.conf",
             &format!(
-                "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {master} 2\n\
-                 sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 4000\n"
+                "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {master} {quorum}\n\
+                 sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 4000\n{more}"
             ),
         );
         let child = Some(spawn("redis-server", &folder.0, &[config, "--sentinel".to_owned()]));

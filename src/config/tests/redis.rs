@@ -21,16 +21,21 @@ fn redis_is_set_in_every_layer() {
         ("FANFARE_CONFIG", &*file),
         ("FANFARE_REDIS", "rediss+sentinel://:word@a,b"),
         ("FANFARE_REDIS_SENTINEL_MASTER", "main"),
+        ("FANFARE_REDIS_SENTINEL_PASSWORD", "swordfish"),
         ("FANFARE_NAMESPACE", "other"),
         ("FANFARE_REDIS_CERT", own.to_str().unwrap()),
     ];
-    let config = load(&["--redis-key", own.to_str().unwrap()], &variables).unwrap();
+    let config =
+        load(&["--redis-key", own.to_str().unwrap(), "--redis-sentinel-user", "fan"], &variables).unwrap();
     config.check().unwrap();
     let redis = config.redis.unwrap();
     assert_eq!(
         (redis.url.kind, redis.master(), redis.url.servers.len()),
         (RedisKind::Sentinel, Some("main"), 2)
     );
+    assert_eq!(redis.sentinel_user.as_deref(), Some("fan"));
+    assert_eq!(redis.sentinel_password, Some(Secret::from("swordfish")));
+    assert!(!format!("{redis:?}").contains("swordfish"));
     assert!(redis.ca.is_some() && redis.cert.is_some() && redis.key.is_some());
     assert_eq!(config.namespace, "other");
 }
@@ -57,7 +62,7 @@ fn a_bad_address_names_its_flag_and_not_its_password() {
 fn what_does_not_go_together_is_refused() {
     let folder = Folder::new("redis-rules");
     let pem = folder.write("own.pem", "x");
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--redis-ca", &pem], "[redis] is set without redis.url"),
         (&["--redis", "redis://h", "--redis-ca", &pem], "redis.ca is for TLS, and redis.url has none"),
         (&["--redis", "rediss://h", "--redis-cert", &pem], "redis.cert and redis.key belong together"),
@@ -67,6 +72,14 @@ fn what_does_not_go_together_is_refused() {
             "redis.sentinel_master = \"b\", and redis.url ends with \"a\"",
         ),
         (&["--redis", "redis://h", "--redis-sentinel-master", "b"], "redis.url is of no Sentinels"),
+        (
+            &["--redis", "redis+sentinel://h/a", "--redis-sentinel-user", "b"],
+            "redis.sentinel_user is set without redis.sentinel_password",
+        ),
+        (
+            &["--redis", "redis://h", "--redis-sentinel-password", "b"],
+            "redis.sentinel_password is set, and redis.url is of no Sentinels",
+        ),
         (&["--namespace", "Api"], "namespace = \"Api\" is not 1 to 64 of a-z"),
         (
             &["--limit", "bus_queue_bytes=1000"],
