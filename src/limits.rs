@@ -398,8 +398,12 @@ pub const BUS_CANARY: Duration = Duration::from_millis(500);
 /// Between two looks at who is primary while all is well; a server that moved a subscription away tells at once.
 pub const BUS_TOPOLOGY: Duration = Duration::from_secs(5);
 
-/// The same while something is wrong.
+/// The same while something is wrong, and the least between any two looks, whatever asks for them. Up to as much is added by
+/// chance, so that all nodes together do not crowd the servers that are well.
 pub const BUS_TOPOLOGY_TROUBLE: Duration = Duration::from_millis(250);
+
+/// How long after a sign that something has moved it is looked often: the servers tell each other of it first.
+pub const BUS_TOPOLOGY_DOUBT: Duration = Duration::from_secs(2);
 
 /// How long a node that ends waits for what it has queued for Redis.
 pub const BUS_FAREWELL: Duration = Duration::from_millis(500);

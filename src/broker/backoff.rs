@@ -23,8 +23,13 @@ impl Backoff {
         let Some(doublings) = attempt.checked_sub(1) else { return Duration::ZERO };
         let bound =
             limits::BUS_BACKOFF_MIN.saturating_mul(1 << doublings.min(16)).min(limits::BUS_BACKOFF_MAX);
-        bound.mul_f64(f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
+        some(bound)
     }
+}
+
+/// A random part of `bound`.
+pub(super) fn some(bound: Duration) -> Duration {
+    bound.mul_f64(f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

@@ -61,6 +61,13 @@ impl Board {
         self.state.lock().faults.is_empty()
     }
 
+    /// Whether nothing is known to be wrong with a server.
+    pub(super) fn is_well(&self, address: &Address) -> bool {
+        let faults = &self.state.lock().faults;
+        !faults.contains_key(&Part::Publisher(address.clone()))
+            && !faults.contains_key(&Part::Subscriber(address.clone()))
+    }
+
     /// Something went wrong.
     pub(super) fn fault(&self, part: Part, reason: &str) {
         self.set(part, reason, true);

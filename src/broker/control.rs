@@ -1,17 +1,15 @@
 //! The task that keeps a line and a subscriber at every primary, wherever the primaries are.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
     Context,
+    backoff::some,
     board::Part,
     line::Line,
     link::Address,
@@ -39,22 +37,29 @@ impl Drop for Task {
 
 /// Follows the primaries until the bus is to stop; then lets what is queued go out.
 pub(super) async fn run(cx: Arc<Context>) {
-    let mut peers = BTreeMap::new();
+    let mut peers = BTreeMap::<Address, Peer>::new();
     let follow = async {
+        let mut doubted: Option<Instant> = None;
         loop {
-            let known = peers.keys().cloned().collect::<BTreeSet<_>>();
-            match topology::discover(&cx, &known).await {
+            let known = peers.iter().map(|(address, peer)| (address.clone(), peer.partitions.clone()));
+            match topology::discover(&cx, &known.collect()).await {
                 Ok(topology) => {
                     apply(&cx, &mut peers, topology);
                     cx.board.clear(&Part::Topology);
                 }
                 Err(fault) => cx.board.fault(Part::Topology, &fault.to_string()),
             }
-            let is_up = cx.board.is_up();
+            let next = Instant::now() + limits::BUS_TOPOLOGY_TROUBLE + some(limits::BUS_TOPOLOGY_TROUBLE);
+            let is_calm = cx.board.is_up()
+                && doubted.is_none_or(|doubted| doubted.elapsed() > limits::BUS_TOPOLOGY_DOUBT);
             tokio::select! {
-                () = sleep(if is_up { limits::BUS_TOPOLOGY } else { limits::BUS_TOPOLOGY_TROUBLE }) => {}
-                // Much goes wrong at once when something does.
-                () = cx.trouble.notified() => sleep(limits::BUS_BACKOFF_MIN).await,
+                () = sleep(limits::BUS_TOPOLOGY), if is_calm => {}
+                () = sleep_until(next), if !is_calm => {}
+                () = cx.trouble.notified() => {
+                    doubted = Some(Instant::now());
+                    // What one node notices, all do.
+                    sleep_until(next.max(Instant::now() + some(limits::BUS_BACKOFF_MIN))).await;
+                }
             }
         }
     };

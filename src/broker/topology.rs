@@ -1,10 +1,6 @@
 //! Which servers there are, and what each is for.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinSet,
@@ -48,16 +44,43 @@ pub(super) fn is_fit(setup: &Setup, address: &Address, greeting: Greeting) -> Re
     }
 }
 
-/// Finds the primaries. `known` are those of the last time.
-pub(super) async fn discover(cx: &Arc<Context>, known: &BTreeSet<Address>) -> Result<Topology, Fault> {
+/// Finds the primaries. `known` is what was found the last time: one who knows is asked first, and the others only where
+/// that one says something else, or nothing.
+pub(super) async fn discover(cx: &Arc<Context>, known: &Topology) -> Result<Topology, Fault> {
     let all = || (0..cx.names.partitions()).collect();
     match cx.setup.kind {
         RedisKind::Standalone => {
             Ok(cx.setup.seeds.first().map(|seed| (seed.clone(), all())).into_iter().collect())
         }
-        RedisKind::Sentinel => Ok(BTreeMap::from([(primary_by_sentinels(cx).await?, all())])),
-        RedisKind::Cluster => of_cluster(cx, known).await,
+        RedisKind::Sentinel => {
+            if let Some(sentinel) = one_of(cx.setup.seeds.iter())
+                && !known.is_empty()
+                && let Ok((_, primary)) = ask_sentinel(&cx.setup, sentinel).await
+                && known.contains_key(&primary)
+            {
+                return Ok(known.clone());
+            }
+            Ok(BTreeMap::from([(primary_by_sentinels(cx).await?, all())]))
+        }
+        RedisKind::Cluster => {
+            let first = one_of(known.keys().filter(|node| cx.board.is_well(node)));
+            let view = match first {
+                Some(node) => ask_node(cx, node).await.ok(),
+                None => None,
+            };
+            match view {
+                Some((_, topology)) if topology == *known => Ok(topology),
+                view => of_cluster(cx, known, first, view).await,
+            }
+        }
     }
+}
+
+/// One by chance.
+fn one_of<'a>(all: impl Iterator<Item = &'a Address>) -> Option<&'a Address> {
+    let all = all.collect::<Vec<_>>();
+    let at = uuid::Uuid::new_v4().as_u128() as usize % all.len().max(1);
+    all.get(at).copied()
 }
 
 /// Asks all Sentinels. Of what they say the newest holds, if it is true.
@@ -117,15 +140,20 @@ async fn ask_sentinel(setup: &Setup, sentinel: &Address) -> Result<(u64, Address
     }
 }
 
-/// Asks several nodes. The newest view of one that finds the cluster well holds.
-async fn of_cluster(cx: &Arc<Context>, known: &BTreeSet<Address>) -> Result<Topology, Fault> {
+/// Asks several nodes. The newest view of one that finds the cluster well holds. `asked` was asked, and has this view.
+async fn of_cluster(
+    cx: &Arc<Context>,
+    known: &Topology,
+    asked: Option<&Address>,
+    view: Option<(u64, Topology)>,
+) -> Result<Topology, Fault> {
     let mut answers = JoinSet::new();
-    let ask = known.iter().chain(cx.setup.seeds.iter().filter(|seed| !known.contains(*seed)));
-    for node in ask.take(ASKED) {
+    let ask = known.keys().chain(cx.setup.seeds.iter().filter(|seed| !known.contains_key(*seed)));
+    for node in ask.filter(|node| asked != Some(*node)).take(ASKED) {
         let (cx, node) = (cx.clone(), node.clone());
         answers.spawn(async move { ask_node(&cx, &node).await });
     }
-    let mut best: Option<(u64, Topology)> = None;
+    let mut best = view;
     let mut fault = None;
     while let Some(answer) = next(&mut answers, best.is_some()).await {
         match answer {

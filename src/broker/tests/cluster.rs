@@ -167,3 +167,28 @@ async fn a_node_that_passes_nothing_on_is_noticed() {
     others[0].ask(&["CLUSTER", "FORGET", std::str::from_utf8(&id).unwrap()]);
     eventually("it is noticed", || one.metrics.bus.echoes_lost.get() > 0);
 }
+
+#[tokio::test]
+async fn servers_that_are_well_are_not_crowded_while_one_is_away() {
+    let mut cluster = Cluster::start();
+    let nodes = [Node::up(&cluster.url()), Node::up(&cluster.url())];
+    for node in &cluster.nodes {
+        node.ask(&["CONFIG", "SET", "cluster-replica-no-failover", "yes"]);
+    }
+    let killed = cluster.primary();
+    cluster.nodes[killed].kill();
+    for node in &nodes {
+        node.is_down("");
+    }
+    let start = Instant::now();
+    let count = |node: &server::Server| node.info("total_connections_received").parse::<u32>().unwrap();
+    let others = (0..cluster.nodes.len()).filter(|at| *at != killed).collect::<Vec<_>>();
+    let before = others.iter().map(|at| count(&cluster.nodes[*at])).collect::<Vec<_>>();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for (at, before) in others.iter().zip(before) {
+        let made = count(&cluster.nodes[*at]) - before;
+        // A look of either node takes one connection to a server at most.
+        let looks = start.elapsed().as_secs_f64() / limits::BUS_TOPOLOGY_TROUBLE.as_secs_f64();
+        assert!(f64::from(made) <= looks.ceil() * 2.0 + 2.0, "{made} connections in {looks} looks");
+    }
+}
