@@ -26,6 +26,8 @@ pub(super) struct Item {
     pub(super) script: Option<&'static Script>,
     /// Whether Redis did not know the script once already.
     pub(super) again: bool,
+    /// Whether another server sent it here, to which its slot is about to move.
+    pub(super) is_asking: bool,
     pub(super) deadline: Instant,
     answer: oneshot::Sender<Answer>,
 }
@@ -99,7 +101,15 @@ impl Line {
                 return Err(BusError::Full);
             }
             queue.bytes += bytes;
-            queue.items.push_back(Item { command, bytes, script, again: false, deadline, answer });
+            queue.items.push_back(Item {
+                command,
+                bytes,
+                script,
+                again: false,
+                is_asking: false,
+                deadline,
+                answer,
+            });
             queue.items.len() == 1
         };
         if was_empty {
@@ -199,6 +209,29 @@ impl Line {
         metrics.sent(Sent::Answered, answered);
         metrics.sent(Sent::Refused, refused);
         metrics.sent(Sent::Unanswered, unanswered);
+    }
+
+    /// Takes over what the server of line `from` has sent here, not carried out; behind all that waits. What has no room is
+    /// answered.
+    pub(super) fn take_over(&self, item: Item, from: &Self) {
+        from.queue.lock().under_way -= 1;
+        let error = {
+            let mut queue = self.queue.lock();
+            if let Some(reason) = &queue.away {
+                BusError::Away { reason: reason.clone() }
+            } else if queue.items.len() >= self.commands || queue.bytes + item.bytes > self.bytes {
+                BusError::Full
+            } else {
+                queue.bytes += item.bytes;
+                queue.items.push_back(Item { is_asking: true, ..item });
+                drop(queue);
+                self.wake.notify_one();
+                return;
+            }
+        };
+        self.metrics.bus.sent(if error == BusError::Full { Sent::Full } else { Sent::Away }, 1);
+        // Who called may have gone.
+        let _ = item.answer.send(Err(error));
     }
 
     /// Puts back what Redis refused because it has forgotten a script, before everything that waits.

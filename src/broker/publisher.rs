@@ -27,6 +27,7 @@ use super::{
     backoff::Backoff,
     board::Part,
     line::{Answer, Item, Line},
+    link::Address,
 };
 use crate::limits;
 
@@ -188,8 +189,11 @@ impl Flight {
             {
                 pipe.load_script(script);
             }
+            if item.is_asking {
+                pipe.cmd("ASKING");
+            }
             places.push(pipe.len());
-            let keep = item.script.is_some() && !item.again;
+            let keep = item.script.is_some() && !item.again || self.may_be_sent_on(item);
             let command = if keep { item.command.clone() } else { std::mem::take(&mut item.command) };
             pipe.add_command(command);
         }
@@ -234,17 +238,44 @@ impl Flight {
             }
         };
         self.strikes.store(0, Ordering::Relaxed);
-        let mut forgotten = Vec::new();
+        let (mut forgotten, mut moving) = (Vec::new(), Vec::new());
         let answers = items.into_iter().zip(places).filter_map(|(item, place)| {
             let reply = replies.get_mut(*place).map_or(Value::Nil, std::mem::take);
             if item.script.is_some() && !item.again && is_no_script(&reply) {
                 forgotten.push(item);
                 return None;
             }
+            if self.may_be_sent_on(&item)
+                && let Some(line) = self.asked_for(&reply)
+            {
+                moving.push((item, line));
+                return None;
+            }
             Some((item, self.judge(reply)))
         });
         self.line.settle(answers.collect::<Vec<_>>());
         self.line.put_back(forgotten);
+        for (item, line) in moving {
+            line.take_over(item, &self.line);
+        }
+    }
+
+    /// Whether Redis may answer it with ASK: while a slot moves, what is about its keys, and not what is published.
+    fn may_be_sent_on(&self, item: &Item) -> bool {
+        let word = item.command.args_iter().next();
+        let is_published = matches!(word, Some(redis::Arg::Simple(b"PUBLISH" | b"SPUBLISH")));
+        self.cx.names.is_tagged() && !item.is_asking && word.is_some() && !is_published
+    }
+
+    /// The line of the server that ASK names: the slot is about to move there, and the key is there already. Nothing was
+    /// done, so that to send it on is no repetition.
+    fn asked_for(&self, reply: &Value) -> Option<Arc<Line>> {
+        let Value::ServerError(error) = reply else { return None };
+        let (_, place) = error.details().filter(|_| error.code() == "ASK")?.split_once(' ')?;
+        let (host, port) = place.rsplit_once(':')?;
+        let host = if host.is_empty() { &*self.line.address.host } else { host };
+        let address = Address::new(host, port.parse().ok()?);
+        self.cx.routes.read().iter().flatten().find(|line| line.address == address).cloned()
     }
 
     fn settle_all(&self, items: Vec<Item>) {

@@ -192,3 +192,46 @@ async fn servers_that_are_well_are_not_crowded_while_one_is_away() {
         assert!(f64::from(made) <= looks.ceil() * 2.0 + 2.0, "{made} connections in {looks} looks");
     }
 }
+
+#[tokio::test]
+async fn what_is_about_a_key_that_has_moved_before_its_slot_is_done_where_it_is() {
+    static SET: std::sync::LazyLock<Script> =
+        std::sync::LazyLock::new(|| Script::new("return redis.call('INCRBY', KEYS[1], ARGV[1])"));
+    let cluster = Cluster::start();
+    let one = Node::up(&cluster.url());
+    let topic = user("ann");
+    let slot = one.bus.cx.names.slot(one.bus.cx.names.partition(&topic));
+    let primaries = cluster.nodes.iter().filter(|node| node.info("role") == "master").collect::<Vec<_>>();
+    let line = one.bus.cx.routes.read()[usize::from(one.bus.cx.names.partition(&topic))].clone().unwrap();
+    let (from, to): (Vec<_>, Vec<_>) =
+        primaries.iter().partition(|node: &&&server::Server| node.port == line.address.port);
+    let id = |node: &server::Server| {
+        let Value::BulkString(id) = node.ask(&["CLUSTER", "MYID"]) else { panic!() };
+        String::from_utf8(id).unwrap()
+    };
+    let (slot, from_id, to_id) = (slot.to_string(), id(from[0]), id(to[0]));
+    to[0].ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]);
+    from[0].ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
+    let key = one.bus.key(&topic, "count");
+    for n in 1..=3 {
+        let added = one.bus.eval(&SET, &topic, vec![key.clone()], vec!["1".into()]).await;
+        assert_eq!(added, Ok(Value::Int(n)));
+    }
+    let get = || {
+        let mut get = Cmd::new();
+        get.arg("GET").arg(&key);
+        one.bus.command(&topic, get)
+    };
+    assert_eq!(get().await, Ok(Value::BulkString(b"3".to_vec())));
+    for node in [to[0], from[0]] {
+        node.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
+    }
+    let start = Instant::now();
+    loop {
+        match get().await {
+            Ok(count) => break assert_eq!(count, Value::BulkString(b"3".to_vec())),
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
