@@ -2,7 +2,7 @@
 #![allow(unreachable_pub, reason = "a test file is a crate, and this is its module")]
 
 use std::{
-    fs,
+    fs::{self, File},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -39,7 +39,7 @@ fn spawn(name: &str, package: &str, set_up: impl Fn(&mut Command)) -> Child {
     let programs = [name.to_owned(), format!("/usr/sbin/{name}"), format!("/usr/local/sbin/{name}")];
     let child = programs.iter().find_map(|program| {
         let mut command = Command::new(program);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::null());
         set_up(&mut command);
         command.spawn().ok()
     });
@@ -58,7 +58,9 @@ impl Balancer {
         let config = replaced(&deployed("haproxy.cfg"), "maxconn 100000", "maxconn 2000");
         let file = folder.join("haproxy.cfg");
         fs::write(&file, config).unwrap();
+        let log = File::create(folder.join("haproxy.log")).unwrap();
         let child = spawn("haproxy", "haproxy", |command| {
+            command.stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());
             command.arg("-db").arg("-f").arg(&file).env("BIND", address.to_string());
             for (n, node) in nodes.iter().enumerate() {
                 command.env(format!("NODE_{}", n + 1), node.to_string());
@@ -88,7 +90,7 @@ impl Balancer {
         fs::write(&file, config).unwrap();
         let globals = format!("daemon off; pid {};", inside("pid"));
         let child = spawn("nginx", "nginx-light", |command| {
-            command.arg("-p").arg(&folder).arg("-c").arg(&file);
+            command.stdout(Stdio::null()).arg("-p").arg(&folder).arg("-c").arg(&file);
             command.args(["-e", &inside("error.log"), "-g", &globals]);
         });
         Self { child, folder, address }.ready()
@@ -96,21 +98,18 @@ impl Balancer {
 
     fn ready(mut self) -> Self {
         eventually("the load balancer serves", || {
-            assert!(self.child.try_wait().unwrap().is_none(), "it ended at once: {}", self.errors());
+            assert!(self.child.try_wait().unwrap().is_none(), "it ended at once: {}", self.log());
             std::net::TcpStream::connect(self.address).is_ok()
                 && request(self.address, "GET", "/healthz", &[], None).status == 200
         });
         self
     }
 
-    /// What nginx wrote about errors.
-    fn errors(&self) -> String {
-        fs::read_to_string(self.folder.join("error.log")).unwrap_or_default()
-    }
-
-    /// Every line that was logged for a request, where it is logged to a file.
+    /// Every line that it has logged, about requests and errors.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("access.log")).unwrap_or_default()
+        let files = fs::read_dir(&self.folder).unwrap().map(|file| file.unwrap().path());
+        let logs = files.filter(|file| file.extension().is_some_and(|kind| kind == "log"));
+        logs.map(|file| String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned()).collect()
     }
 }
 
