@@ -84,18 +84,25 @@ fn nothing_is_killed_while_it_leaves() {
 #[test]
 fn a_leaving_node_is_noticed_before_it_refuses_anyone() {
     let haproxy = read("haproxy.cfg");
-    let words: Vec<&str> = setting(&haproxy, "default-server").split_whitespace().collect();
-    let word = |name: &str| words[words.iter().position(|word| *word == name).unwrap() + 1];
-    let fall: u32 = word("fall").parse().unwrap();
-    let seen = duration(word("inter")) * fall + duration(setting(&haproxy, "timeout check"));
-    assert!(seen < notice(), "HAProxy: {seen:?}");
+    // By both backends: while Redis is away, too.
+    let defaults = haproxy.lines().filter_map(|line| line.trim_start().strip_prefix("default-server "));
+    let defaults: Vec<Vec<&str>> = defaults.map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(defaults.len(), haproxy.matches("\n    option httpchk GET /readyz").count());
+    for words in defaults {
+        let word = |name: &str| words[words.iter().position(|word| *word == name).unwrap() + 1];
+        let fall: u32 = word("fall").parse().unwrap();
+        let seen = duration(word("inter")) * fall + duration(setting(&haproxy, "timeout check"));
+        assert!(seen < notice(), "HAProxy: {seen:?}");
+    }
 
     let container = &yaml("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
     let probe = |name: &str, field: &str| container[name][field].as_u64().unwrap();
     let readiness = |field| probe("readinessProbe", field);
     let seen = readiness("periodSeconds") * readiness("failureThreshold") + readiness("timeoutSeconds");
     assert!(Duration::from_secs(seen) < notice(), "Kubernetes: {seen} s");
-    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
+    // Of the node alone: no outage of Redis takes all pods away at once. A pod that never reached it takes no one's place.
+    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz?scope=node");
+    assert_eq!(container["startupProbe"]["httpGet"]["path"], "/readyz");
     // A node that leaves is alive.
     assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/healthz");
     assert!(read("Dockerfile").contains("http://127.0.0.1:7070/healthz"));

@@ -35,6 +35,8 @@ fn readiness_fails_first_while_all_else_goes_on_then_clients_get_their_goodbye()
     assert_eq!(server.get("/readyz").status, 200);
     let leaving = shutdown(&server.0);
     eventually("readiness fails", || server.get("/readyz").status == 503);
+    let alone = server.get("/readyz?scope=node");
+    assert_eq!((alone.status, &alone.json()["ready"]), (503, &json!(false)), "{alone:?}");
     assert_eq!(server.get("/healthz").status, 200);
     let mut late = server.connect("");
     server.call("/v1/broadcast", &json!({"event": "still", "data": 1}));

@@ -867,6 +867,21 @@ fn health_readiness_description_and_page_answer() {
 }
 
 #[test]
+fn readiness_is_asked_of_the_cluster_or_of_the_node() {
+    let server = server();
+    for path in ["/readyz", "/readyz?", "/readyz?scope=cluster", "/readyz?scope=node"] {
+        let answer = server.get(path);
+        assert_eq!((answer.status, answer.json()), (200, json!({"ready": true})), "{path}");
+    }
+    for (query, code) in
+        [("scope=planet", "bad_query"), ("scope=", "bad_query"), ("scop=node", "unknown_field")]
+    {
+        let answer = server.get(&format!("/readyz?{query}"));
+        assert_eq!((answer.status, &*answer.code()), (400, code), "{query}");
+    }
+}
+
+#[test]
 fn head_is_get_without_the_body() {
     let server = server();
     for path in [

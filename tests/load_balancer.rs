@@ -5,6 +5,10 @@ mod support;
 
 #[path = "load_balancer/balancer.rs"]
 mod balancer;
+#[path = "load_balancer/outage.rs"]
+mod outage;
+#[path = "support/redis/mod.rs"]
+mod redis;
 #[path = "cli/running.rs"]
 mod running;
 
@@ -29,7 +33,12 @@ const CLIENTS: u8 = 60;
 
 /// One node as it is deployed: with keys, and with the balancer as the only proxy to believe.
 fn node(listen: &str, name: &str) -> Served {
-    Served::start_with(&[
+    node_with(listen, name, &[])
+}
+
+/// The same with further flags.
+fn node_with(listen: &str, name: &str, more: &[&str]) -> Served {
+    let words = [
         "--listen",
         listen,
         "--log",
@@ -42,7 +51,8 @@ fn node(listen: &str, name: &str) -> Served {
         SECRET,
         "--trusted-proxy",
         "127.0.0.1/32",
-    ])
+    ];
+    Served::start_with(&[&words, more].concat())
 }
 
 /// Where each of the node's own connections comes from.
@@ -124,7 +134,7 @@ fn stay(balancer: SocketAddr, n: u8, mut client: Client, seen: &Seen) {
 type Work = fn(SocketAddr, &Seen);
 
 /// Publishes all the time, by the balancer or to a node that stays, so that clients are never without something to read:
-/// the nodes know nothing of each other here, and the balancer sends functions to the one with the fewest connections.
+/// the nodes know nothing of each other here, and the balancer may send functions to the one with the fewest connections.
 fn publish(to: SocketAddr, seen: &Seen) {
     let authorization = format!("Bearer {KEY}");
     let mut n = 0;
@@ -204,6 +214,22 @@ fn spread_drain_and_replace(start: impl FnOnce(&[SocketAddr]) -> Balancer) {
     assert!(!balancer.log().contains("token="), "a token was logged");
 }
 
+/// Nodes that have no room for clients serve functions.
+fn fill_up(start: impl FnOnce(&[SocketAddr]) -> Balancer) {
+    let full = ["--limit", "connections=1"];
+    let nodes = ["node-1", "node-2", "node-3"].map(|name| node_with("127.0.0.1:0", name, &full));
+    let balancer = start(&nodes.each_ref().map(|node| node.address));
+    let _clients = [0, 1, 2].map(|n| connect(balancer.address, client_address(n)).unwrap());
+    let authorization = format!("Bearer {KEY}");
+    let headers = [("Authorization", &*authorization)];
+    for _ in 0..12 {
+        assert!(connect(balancer.address, came_and_went()).is_err(), "there is no room");
+        let answer =
+            request(balancer.address, "POST", "/v1/broadcast", &headers, Some(br#"{"event":"tick"}"#));
+        assert_eq!(answer.status, 200, "{answer:?}; {}", balancer.log());
+    }
+}
+
 fn came_and_went() -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 2, 1))
 }
@@ -216,4 +242,14 @@ fn haproxy_spreads_drains_and_takes_a_new_node() {
 #[test]
 fn nginx_spreads_drains_and_takes_a_new_node() {
     spread_drain_and_replace(Balancer::nginx);
+}
+
+#[test]
+fn haproxy_serves_functions_where_no_node_has_room_for_clients() {
+    fill_up(Balancer::haproxy);
+}
+
+#[test]
+fn nginx_serves_functions_where_no_node_has_room_for_clients() {
+    fill_up(Balancer::nginx);
 }

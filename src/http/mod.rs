@@ -214,7 +214,10 @@ impl Edge {
                 };
                 connect::connect(self, event_loop, request, peer.ip, peer.since)
             }
-            Call::Readyz => Ok(ops::ready(&self.node, self.is_admin())),
+            Call::Readyz => {
+                let query = request.uri().query().unwrap_or("");
+                ops::ready(&self.node, query, self.is_admin())
+            }
             Call::Metrics => Ok(ops::metrics(&self.node)),
             Call::OpenApi => Ok(ops::openapi()),
             Call::Page => {

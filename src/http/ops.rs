@@ -9,7 +9,11 @@ use hyper::{
 };
 use serde_json::json;
 
-use super::Answer;
+use super::{
+    Answer,
+    problem::Problem,
+    query::{Query, bad},
+};
 use crate::node::{Node, Phase};
 
 /// A shard that was not seen at work for this long is stuck: its ticks come ten times a second.
@@ -36,8 +40,40 @@ pub(super) fn health() -> Response<Answer> {
     response(StatusCode::OK, "application/json", json!({ "status": "ok" }).to_string())
 }
 
-/// Fit for traffic, with reasons when not, to those who may know them.
-pub(super) fn ready(node: &Node, admin: bool) -> Response<Answer> {
+/// Fit for traffic, with reasons when not, to those who may know them. With `scope=node` it is asked of this node alone:
+/// what keeps it from the others is a warning then.
+///
+/// # Errors
+/// 400 for a bad query.
+pub(super) fn ready(node: &Node, query: &str, admin: bool) -> Result<Response<Answer>, Problem> {
+    let query = Query::parse(query, &["scope"])?;
+    let alone = match query.get("scope") {
+        None | Some("cluster") => false,
+        Some("node") => true,
+        Some(_) => return Err(bad("`scope` must be `cluster` or `node`")),
+    };
+    let (mut reasons, mut warnings) = (unfit(node), Vec::new());
+    let apart = node.apart();
+    if alone {
+        warnings.extend(apart);
+    } else {
+        reasons.extend(apart);
+    }
+    let ready = reasons.is_empty();
+    let mut body = json!({ "ready": ready });
+    if admin || node.config.is_loopback() {
+        for (name, told) in [("reasons", reasons), ("warnings", warnings)] {
+            if !told.is_empty() {
+                body[name] = json!(told);
+            }
+        }
+    }
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(response(status, "application/json", body.to_string()))
+}
+
+/// Why this node itself is not fit for traffic.
+fn unfit(node: &Node) -> Vec<String> {
     let mut reasons = Vec::new();
     if node.phase() != Phase::Serving {
         reasons.push("draining: this node is leaving".to_owned());
@@ -47,14 +83,7 @@ pub(super) fn ready(node: &Node, admin: bool) -> Response<Answer> {
             reasons.push(format!("shard {at} has not been seen at work for {} s", shard.silence().as_secs()));
         }
     }
-    reasons.extend(node.apart());
-    let ready = reasons.is_empty();
-    let mut body = json!({ "ready": ready });
-    if !ready && (admin || node.config.is_loopback()) {
-        body["reasons"] = json!(reasons);
-    }
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    response(status, "application/json", body.to_string())
+    reasons
 }
 
 pub(super) fn metrics(node: &Node) -> Response<Answer> {

@@ -106,6 +106,18 @@ fn without_redis_at_the_start_a_node_says_so_and_serves_its_own() {
     client.expect_nothing();
 }
 
+/// A node that is kept from the others is fit for what is its own, and says what is wrong.
+fn expect_fit_alone(node: &Node) {
+    let answer = node.get("/readyz?scope=node");
+    let body = answer.json();
+    assert_eq!(
+        (answer.status, &body["ready"], &body["reasons"]),
+        (200, &json!(true), &Value::Null),
+        "{body}"
+    );
+    assert!(body["warnings"][0].as_str().unwrap().to_lowercase().contains("redis"), "{body}");
+}
+
 #[test]
 fn a_node_that_started_without_redis_joins_when_it_comes() {
     let redis = RedisServer::start().unwrap();
@@ -115,6 +127,7 @@ fn a_node_that_started_without_redis_joins_when_it_comes() {
     cluster.nodes = (0..3).map(|_| Node::here(&cluster.settings)).collect();
     let mut clients = cluster.users();
     assert_eq!(cluster[0].get("/readyz").status, 503);
+    expect_fit_alone(&cluster[0]);
     cluster.redis.restart().unwrap();
     expect_delivery(&cluster, &mut clients);
 }
@@ -127,6 +140,7 @@ fn redis_goes_and_comes_back() {
     for node in &cluster.nodes {
         eventually("readiness fails", || !node.is_ready());
         assert!(node.reasons().to_lowercase().contains("redis"), "{}", node.reasons());
+        expect_fit_alone(node);
     }
     for (path, body) in calls() {
         expect_refused(&cluster[0].post(path, &body));

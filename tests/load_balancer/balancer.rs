@@ -4,18 +4,21 @@
 use std::{
     fs::{self, File},
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::support::{eventually, request};
+use super::{
+    redis::Folder,
+    support::{eventually, request},
+};
 
 /// A running load balancer; ended when dropped.
 pub struct Balancer {
     child: Child,
-    folder: PathBuf,
+    folder: Folder,
     pub address: SocketAddr,
 }
 
@@ -53,12 +56,12 @@ fn spawn(name: &str, package: &str, set_up: impl Fn(&mut Command)) -> Child {
 impl Balancer {
     /// `HAProxy` in front of `nodes`, three of them.
     pub fn haproxy(nodes: &[SocketAddr]) -> Self {
-        let (folder, address) = (folder("haproxy"), free_address());
+        let (folder, address) = (Folder::new("haproxy").unwrap(), free_address());
         // As many as fit without being root.
         let config = replaced(&deployed("haproxy.cfg"), "maxconn 100000", "maxconn 2000");
-        let file = folder.join("haproxy.cfg");
+        let file = folder.path().join("haproxy.cfg");
         fs::write(&file, config).unwrap();
-        let log = File::create(folder.join("haproxy.log")).unwrap();
+        let log = File::create(folder.path().join("haproxy.log")).unwrap();
         let child = spawn("haproxy", "haproxy", |command| {
             command.stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());
             command.arg("-db").arg("-f").arg(&file).env("BIND", address.to_string());
@@ -71,8 +74,8 @@ impl Balancer {
 
     /// nginx in front of `nodes`, three of them.
     pub fn nginx(nodes: &[SocketAddr]) -> Self {
-        let (folder, address) = (folder("nginx"), free_address());
-        let inside = |name: &str| folder.join(name).display().to_string();
+        let (folder, address) = (Folder::new("nginx").unwrap(), free_address());
+        let inside = |name: &str| folder.path().join(name).display().to_string();
         let mut config = deployed("nginx.conf");
         for (n, node) in nodes.iter().enumerate() {
             config = replaced(&config, &format!("node-{}:7070", n + 1), &node.to_string());
@@ -86,11 +89,11 @@ impl Balancer {
         let temporary = ["client_body", "proxy", "fastcgi", "scgi", "uwsgi"];
         let temporary = temporary.map(|kind| format!("    {kind}_temp_path {};\n", inside(kind))).concat();
         config = replaced(&config, "http {\n", &format!("http {{\n{temporary}"));
-        let file = folder.join("nginx.conf");
+        let file = folder.path().join("nginx.conf");
         fs::write(&file, config).unwrap();
         let globals = format!("daemon off; pid {};", inside("pid"));
         let child = spawn("nginx", "nginx-light", |command| {
-            command.stdout(Stdio::null()).arg("-p").arg(&folder).arg("-c").arg(&file);
+            command.stdout(Stdio::null()).arg("-p").arg(folder.path()).arg("-c").arg(&file);
             command.args(["-e", &inside("error.log"), "-g", &globals]);
         });
         Self { child, folder, address }.ready()
@@ -107,7 +110,7 @@ impl Balancer {
 
     /// Every line that it has logged, about requests and errors.
     pub fn log(&self) -> String {
-        let files = fs::read_dir(&self.folder).unwrap().map(|file| file.unwrap().path());
+        let files = fs::read_dir(self.folder.path()).unwrap().map(|file| file.unwrap().path());
         let logs = files.filter(|file| file.extension().is_some_and(|kind| kind == "log"));
         logs.map(|file| String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned()).collect()
     }
@@ -118,12 +121,5 @@ impl Drop for Balancer {
         // Killed, nginx would leave its workers behind.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
-    folder
 }
