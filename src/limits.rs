@@ -13,6 +13,11 @@ pub const EVENT_NAME_BYTES: usize = 128;
 /// Longest name of a channel, in bytes. It is repeated in every frame of the channel, as the event's name is.
 pub const CHANNEL_NAME_BYTES: usize = 200;
 
+/// How long the nodes' leases and their lists of members stay in Redis after the last renewal, for a namespace that nobody
+/// uses any more. Far more than a lease: a dead node's list is there until another node has told its channels, also
+/// where all nodes were gone overnight.
+pub(crate) const ROSTER_OUTLIVES: Duration = Duration::from_hours(24);
+
 /// How often a join that asks for a replay looks whether the one before it has gone out: one at a time, so that what a
 /// client asks for again and again cannot pile up.
 pub const REPLAY_LOOK: Duration = Duration::from_millis(10);

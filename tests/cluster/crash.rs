@@ -151,3 +151,47 @@ fn a_node_that_comes_later_knows_all_and_is_counted() {
         all_get(&mut members, "e");
     }
 }
+
+/// The keys in Redis, each with the milliseconds that it lives; negative where it stays for ever.
+fn lives(cluster: &Cluster) -> Vec<(String, i64)> {
+    let keys = cluster.redis.call(&["KEYS", "*"]).unwrap();
+    let left = |key: String| {
+        let left = cluster.redis.call(&["PTTL", &key]).unwrap().number().unwrap();
+        (key, left)
+    };
+    // -2: it has gone meanwhile.
+    keys.items().iter().map(|key| left(key.text())).filter(|(_, left)| *left != -2).collect()
+}
+
+#[test]
+fn nothing_that_nodes_write_to_redis_stays_for_ever() {
+    let (mut cluster, members) = three();
+    let kept = json!({"channel": "room", "event": "e"});
+    let stored = json!({"users": ["away"], "event": "e"});
+    for (path, body) in [("/v1/send", kept), ("/v1/publish", stored)] {
+        let (key, body) = (("Idempotency-Key", path), body.to_string());
+        assert_eq!(cluster[0].request("POST", path, &[key], Some(body.as_bytes())).status, 200);
+    }
+    let ends = |lives: &[(String, i64)]| lives.iter().all(|(_, left)| *left > 0);
+    eventually("all keys have an end", || ends(&lives(&cluster)));
+    let all = lives(&cluster);
+    for name in ["nodes.leases", "nodes.nodes", "node.members:", "room", "away", "once"] {
+        assert!(all.iter().any(|(key, _)| key.contains(name)), "{name}: {all:?}");
+    }
+    let lasting: Vec<&String> = all
+        .iter()
+        .map(|(key, _)| key)
+        .filter(|key| key.contains(".nodes") || key.contains("node.members:"))
+        .collect();
+    for key in &lasting {
+        cluster.redis.call(&["PEXPIRE", key, "60000"]).unwrap();
+    }
+    eventually("they live on as long as a node does", || {
+        lives(&cluster).iter().filter(|(key, _)| lasting.contains(&key)).all(|(_, left)| *left > 3_600_000)
+    });
+    cluster.nodes[2].kill();
+    expect_listed(&cluster.nodes[..2], &[&members[0], &members[1]]);
+    eventually("those of who reaps, too", || {
+        lives(&cluster).iter().any(|(key, _)| key.contains("reaped")) && ends(&lives(&cluster))
+    });
+}

@@ -13,6 +13,7 @@ use super::{Cluster, Node, order::Order};
 use crate::{
     broker::{BusError, Script, Topic},
     id::{AppId, NodeId},
+    limits::ROSTER_OUTLIVES,
 };
 
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
@@ -82,8 +83,11 @@ impl Node {
                 return;
             }
             let began = Instant::now();
-            let args = vec![self.lease_name(), millis(limits.node_lease), again.into()];
-            match cluster.bus.eval(&RENEW, &Topic::Nodes, keys(cluster), args).await {
+            let args =
+                vec![self.lease_name(), millis(limits.node_lease), again.into(), millis(ROSTER_OUTLIVES)];
+            let renewed = cluster.bus.eval(&RENEW, &Topic::Nodes, keys(cluster), args);
+            let (renewed, ()) = tokio::join!(renewed, self.renew_list(cluster));
+            match renewed {
                 Ok(leases) => {
                     again = "1";
                     cluster.renewal.succeeded(began);
@@ -169,6 +173,6 @@ fn keys(cluster: &Cluster) -> Vec<Vec<u8>> {
         .into()
 }
 
-fn millis(time: Duration) -> Bytes {
+pub(super) fn millis(time: Duration) -> Bytes {
     time.as_millis().to_string().into()
 }

@@ -2,7 +2,8 @@
 -- taken for dead.
 -- KEYS: leases by their end, the leader, nodes that have ever been there, those being reaped and since when, the grace, and
 -- those that were reaped.
--- ARGV: the lease ("<id> <name>"), its length in ms, and 1 if this node has held one before.
+-- ARGV: the lease ("<id> <name>"), its length in ms, 1 if this node has held one before, and how long all this outlives the
+-- last renewal of any node, in ms.
 -- Redis' clock alone decides, so that nodes need not agree on the time.
 local leases, leader, nodes, reaping, grace, reaped = unpack(KEYS)
 local mine, length, again = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
@@ -44,5 +45,8 @@ for _, node in ipairs(redis.call('SMEMBERS', nodes)) do
       dead[#dead + 1] = node
     end
   end
+end
+for _, key in ipairs({leases, nodes, reaping}) do
+  redis.call('PEXPIRE', key, ARGV[4])
 end
 return {leads, held, dead, redis.call('HDEL', reaped, id_of(mine))}

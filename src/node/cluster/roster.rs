@@ -1,20 +1,24 @@
 //! The list of this node's members in Redis, which outlives a node that ends without a word.
 //!
 //! It lives as long as the node's lease. Whoever finds a list without a lease tells the channels that these members have
-//! left, and takes it away; so nobody stays who is not there.
+//! left, and takes it away; so nobody stays who is not there. Where no node comes any more, it goes by itself.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use ahash::AHashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{super::Node, Cluster};
+use super::{super::Node, Cluster, leases::millis};
 use crate::{
-    broker::{BusError, Topic},
+    broker::{BusError, Script, Topic},
     hub::{Change, Snapshot, State},
     id::{AppId, NodeId},
-    limits::{MEMBERS_AT_ONCE, NOTICES_TOGETHER},
+    limits::{MEMBERS_AT_ONCE, NOTICES_TOGETHER, ROSTER_OUTLIVES},
     protocol::{
         envelope::{Notices, Told},
         native::{Changes, MemberKind},
@@ -30,6 +34,11 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// What the list is called, and one that is being written in its place.
 const LIST: &str = "members";
 const NEW_LIST: &str = "members.new";
+
+/// Gives keys a time to live, those that are there.
+static OUTLIVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end return 1")
+});
 
 /// A member as the list has it: enough to say that it has left.
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +68,15 @@ impl Node {
                 tokio::time::sleep(AGAIN).await;
                 cluster.relist();
             }
+        }
+    }
+
+    /// Gives the list its whole time anew, and one that is being written.
+    pub(super) async fn renew_list(&self, cluster: &Cluster) {
+        let home = Topic::Node(self.id());
+        let lists = [LIST, NEW_LIST].map(|list| cluster.bus.key(&home, list)).into();
+        if let Err(error) = cluster.bus.eval(&OUTLIVE, &home, lists, vec![millis(ROSTER_OUTLIVES)]).await {
+            tracing::debug!(%error, "the list of members was not given its time anew");
         }
     }
 
