@@ -5,6 +5,8 @@ mod support;
 
 #[path = "load_balancer/balancer.rs"]
 mod balancer;
+#[path = "load_balancer/names.rs"]
+mod names;
 #[path = "load_balancer/outage.rs"]
 mod outage;
 #[path = "support/redis/mod.rs"]

@@ -56,9 +56,20 @@ fn spawn(name: &str, package: &str, set_up: impl Fn(&mut Command)) -> Child {
 impl Balancer {
     /// `HAProxy` in front of `nodes`, three of them.
     pub fn haproxy(nodes: &[SocketAddr]) -> Self {
+        let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+        Self::haproxy_with(&deployed("haproxy.cfg"), &nodes)
+    }
+
+    /// The same in front of names and ports, which the server of names at `names` knows.
+    pub fn haproxy_by_names(nodes: &[String], names: SocketAddr) -> Self {
+        let asks = format!("nameserver test {names}");
+        Self::haproxy_with(&replaced(&deployed("haproxy.cfg"), "parse-resolv-conf", &asks), nodes)
+    }
+
+    fn haproxy_with(config: &str, nodes: &[String]) -> Self {
         let (folder, address) = (Folder::new("haproxy").unwrap(), free_address());
         // As many as fit without being root.
-        let config = replaced(&deployed("haproxy.cfg"), "maxconn 100000", "maxconn 2000");
+        let config = replaced(config, "maxconn 100000", "maxconn 2000");
         let file = folder.path().join("haproxy.cfg");
         fs::write(&file, config).unwrap();
         let log = File::create(folder.path().join("haproxy.log")).unwrap();
@@ -66,7 +77,7 @@ impl Balancer {
             command.stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());
             command.arg("-db").arg("-f").arg(&file).env("BIND", address.to_string());
             for (n, node) in nodes.iter().enumerate() {
-                command.env(format!("NODE_{}", n + 1), node.to_string());
+                command.env(format!("NODE_{}", n + 1), node);
             }
         });
         Self { child, folder, address }.ready()

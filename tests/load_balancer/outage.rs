@@ -70,8 +70,12 @@ fn redis_away(start: impl FnOnce(&[SocketAddr]) -> Balancer, noticed: impl Fn(&s
     assert_eq!((far.status, &*far.code()), (503, "bus_down"), "{far:?}");
     assert!(far.header("retry-after").is_some());
     let body = json!({"event": "still", "scope": "node"});
-    nodes.iter().for_each(|node| assert_eq!(broadcast(node.address, &body).status, 200));
-    clients.iter_mut().for_each(|client| expect_event(client, "still"));
+    for node in &nodes {
+        assert_eq!(broadcast(node.address, &body).status, 200);
+    }
+    for client in &mut clients {
+        expect_event(client, "still");
+    }
 
     // A node that leaves gets nobody sent that it would refuse.
     drop(clients);
@@ -89,7 +93,9 @@ fn redis_away(start: impl FnOnce(&[SocketAddr]) -> Balancer, noticed: impl Fn(&s
     let again = broadcast(to, &json!({"event": "again", "receipt": "cluster"}));
     let answer = again.json();
     assert_eq!((again.status, &answer["nodes"]), (200, &json!(2)), "{answer}");
-    clients.iter_mut().for_each(|client| expect_event(client, "again"));
+    for client in &mut clients {
+        expect_event(client, "again");
+    }
     assert!(!balancer.log().contains("token="), "a token was logged");
 }
 
