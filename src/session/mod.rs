@@ -168,7 +168,8 @@ impl Session {
     /// Lets a connection in, or renews it, and answers the `auth` that asked for it.
     fn enter(&mut self, connection: Connection, auth: Option<Box<RawValue>>) {
         let entrance = self.entrance.take();
-        if entrance.is_none() && !connection.takes_stored {
+        // With other nodes it waits until the bus brings what it is to get.
+        if entrance.is_none() && !connection.takes_stored && self.client.node.cluster.is_none() {
             self.client.open(connection, None, None);
             return self.client.acknowledge_auth(auth.as_deref());
         }

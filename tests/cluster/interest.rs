@@ -47,6 +47,17 @@ fn after_the_welcome_events_of_other_nodes_come_to_a_user_and_to_everyone() {
 }
 
 #[test]
+fn after_the_welcome_events_of_other_nodes_come_to_who_wants_nothing_stored() {
+    let cluster = Cluster::start();
+    for n in 0..30 {
+        let user = format!("new-{n}");
+        let mut client = cluster[n % 3].user_with(&user, &json!({}), "store=false");
+        cluster[(n + 1) % 3].call("/v1/publish", &json!({"user": user, "event": "e", "data": n}));
+        assert_eq!(event(&mut client)["data"], n);
+    }
+}
+
+#[test]
 fn joined_by_the_query_a_channel_is_heard_behind_its_joined() {
     let cluster = Cluster::start();
     for n in 0..20 {
