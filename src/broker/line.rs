@@ -24,6 +24,8 @@ pub(super) struct Item {
     bytes: usize,
     /// What EVALSHA names, where the command is one.
     pub(super) script: Option<&'static Script>,
+    /// The partition that the script is for, where the command is one.
+    pub(super) scripted: Option<u16>,
     /// Whether Redis did not know the script once already.
     pub(super) again: bool,
     /// Whether another server sent it here, to which its slot is about to move.
@@ -77,7 +79,7 @@ impl Line {
         }
     }
 
-    /// Queues a command of about `bytes`; what comes of it can be waited for.
+    /// Queues a command of about `bytes`; what comes of it can be waited for. A script comes with its partition.
     ///
     /// # Errors
     /// [`BusError::Away`] and [`BusError::Full`]; nothing is sent then.
@@ -85,7 +87,7 @@ impl Line {
         &self,
         command: Cmd,
         bytes: usize,
-        script: Option<&'static Script>,
+        script: Option<(&'static Script, u16)>,
     ) -> Result<oneshot::Receiver<Answer>, BusError> {
         let (answer, receiver) = oneshot::channel();
         let deadline = Instant::now() + self.timeout;
@@ -101,10 +103,12 @@ impl Line {
                 return Err(BusError::Full);
             }
             queue.bytes += bytes;
+            let (script, scripted) = script.unzip();
             queue.items.push_back(Item {
                 command,
                 bytes,
                 script,
+                scripted,
                 again: false,
                 is_asking: false,
                 deadline,

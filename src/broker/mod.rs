@@ -16,6 +16,7 @@ mod interest;
 mod line;
 mod link;
 mod name;
+mod primary;
 mod publisher;
 mod resp;
 mod setup;
@@ -290,7 +291,7 @@ impl Bus {
     ) -> impl Future<Output = Answer> + Send + 'static + use<> {
         let partition = usize::from(self.cx.names.partition(home));
         let queued = match &self.cx.routes.read()[partition] {
-            Some(line) => line.send(command, bytes, script),
+            Some(line) => line.send(command, bytes, script.map(|script| (script, partition as u16))),
             None => Err(match self.health() {
                 Health::Down { reason, .. } => BusError::Away { reason },
                 Health::Up => BusError::away("the Redis server for this is not known yet"),
@@ -309,6 +310,13 @@ impl Bus {
     /// apart.
     pub(crate) fn key(&self, home: &Topic, suffix: &str) -> Vec<u8> {
         self.cx.names.key(home, suffix)
+    }
+
+    /// The name of a key that lives where `home` does, and holds another value whenever what is kept there may have gone
+    /// back or taken another way: another primary keeps it, or the same one has started again. It is so before the first
+    /// script runs there.
+    pub(crate) fn primary_key(&self, home: &Topic) -> Vec<u8> {
+        self.cx.names.primary_key(self.cx.names.partition(home)).into_bytes()
     }
 
     /// What a script has to call to publish to any topic but [`Topic::Dispatch`]: `PUBLISH`, or `SPUBLISH` on Redis Cluster.

@@ -90,12 +90,17 @@ impl Names {
         self.name(home, Some(suffix)).into_bytes()
     }
 
-    /// A name of this node's own in a partition.
+    /// A name that belongs to no app, in a partition.
     pub(super) fn own(&self, partition: u16, name: &str) -> String {
         let mut text = self.prefix(partition);
         // Writing to a String cannot fail, here and below.
         let _ = write!(text, "{}::{name}", self.namespace);
         text
+    }
+
+    /// The key that says which primary keeps a partition.
+    pub(super) fn primary_key(&self, partition: u16) -> String {
+        self.own(partition, "primary")
     }
 
     fn app(&self, app: AppId) -> &str {
@@ -254,6 +259,7 @@ mod tests {
                 names.slot(partition),
                 "{topic:?}"
             );
+            assert_eq!(slot::of(names.primary_key(partition).as_bytes()), names.slot(partition), "{topic:?}");
         }
     }
 
@@ -264,6 +270,7 @@ mod tests {
         assert_eq!(text(names.channel(&Topic::Dispatch(AppId(0)))), "fanfare:ns:default:dispatch");
         assert_eq!(text(names.channel(&Topic::User(AppId(0), "ann".into()))), "fanfare:ns:default:user:ann");
         assert_eq!(text(names.key(&Topic::App(AppId(1)), "members")), "fanfare:ns:node:all.members");
+        assert_eq!(names.primary_key(0), names.primary_key(64), "one for all of a server");
         let tagged = super::tests::names(true);
         assert_eq!(text(tagged.channel(&Topic::Dispatch(AppId(0)))), "fanfare:ns:default:dispatch");
     }

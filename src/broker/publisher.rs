@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::Poll,
     time::Instant as Moment,
@@ -28,6 +28,7 @@ use super::{
     board::Part,
     line::{Answer, Item, Line},
     link::Address,
+    primary::Primaries,
 };
 use crate::limits;
 
@@ -49,16 +50,17 @@ pub(super) async fn run(line: Arc<Line>, cx: Arc<Context>) {
             return cx.board.fault(part, &reason);
         }
     };
+    let mut primaries = Primaries::new(&cx);
     loop {
         let mut connected = None;
-        let reason = match connect(&pool, &line, &cx).await {
+        let reason = match connect(&pool, &line, &cx, &mut primaries).await {
             Ok(connection) => {
                 connected = Some(Moment::now());
                 // The end of the last connection may have been told late.
                 while pushed.try_recv().is_ok() {}
                 line.open();
                 cx.board.clear(&part);
-                let reason = serve(&line, &connection, &cx, &mut pushed).await;
+                let reason = serve(&line, &connection, &cx, (&mut pushed, &mut primaries)).await;
                 drop(Connection::take(connection));
                 pool.retain(|_, _| false);
                 reason
@@ -72,8 +74,13 @@ pub(super) async fn run(line: Arc<Line>, cx: Arc<Context>) {
     }
 }
 
-/// A connection to a primary.
-async fn connect(pool: &Pool, line: &Line, cx: &Context) -> Result<Connection, String> {
+/// A connection to a primary, which is noted wherever it was asked for something before.
+async fn connect(
+    pool: &Pool,
+    line: &Line,
+    cx: &Context,
+    primaries: &mut Primaries,
+) -> Result<Connection, String> {
     let address = &line.address;
     let mut connection = pool.get().await.map_err(|error| match error {
         PoolError::Backend(error) if !error.is_timeout() => {
@@ -89,7 +96,10 @@ async fn connect(pool: &Pool, line: &Line, cx: &Context) -> Result<Connection, S
     let replies = timeout(limits::BUS_CONNECT, pipe.query_async::<Vec<Value>>(&mut connection)).await;
     let problem = match replies {
         Ok(Ok(replies)) => match replies.get(1).and_then(|reply| role(reply)) {
-            Some(b"master") => return Ok(connection),
+            Some(b"master") => match primaries.begin(cx, address, connection.clone()).await {
+                Ok(()) => return Ok(connection),
+                Err(reason) => reason,
+            },
             Some(b"sentinel") => {
                 format!("Redis at {address} is a Sentinel; write its address as redis+sentinel://…/name")
             }
@@ -117,7 +127,7 @@ async fn serve(
     line: &Arc<Line>,
     connection: &MultiplexedConnection,
     cx: &Arc<Context>,
-    pushed: &mut mpsc::Receiver<()>,
+    (pushed, primaries): (&mut mpsc::Receiver<()>, &mut Primaries),
 ) -> String {
     let permits = Arc::new(Semaphore::new(limits::BUS_PIPELINES));
     let (broken, mut is_broken) = mpsc::channel(1);
@@ -147,12 +157,18 @@ async fn serve(
             }
         };
         let items = line.take(Instant::now());
+        if let Err(reason) = primaries.enter(cx, &line.address, connection, &items).await {
+            let unsent = BusError::away(&reason);
+            line.settle(items.into_iter().map(|item| (item, Err(unsent.clone()))));
+            return reason;
+        }
         if !items.is_empty() {
             let flight = Flight {
                 line: line.clone(),
                 cx: cx.clone(),
                 broken: broken.clone(),
                 strikes: strikes.clone(),
+                doubted: primaries.doubted.clone(),
             };
             flight.start(items, connection.clone(), &mut loaded, permit).await;
         }
@@ -167,6 +183,8 @@ struct Flight {
     broken: mpsc::Sender<String>,
     /// Pipelines in a row without an answer.
     strikes: Arc<AtomicU32>,
+    /// The server may not be the primary that it was.
+    doubted: Arc<AtomicBool>,
 }
 
 impl Flight {
@@ -293,6 +311,7 @@ impl Flight {
                     // It has become a replica: nobody hears what is published there.
                     self.line.doubt(&reason);
                 }
+                self.doubted.store(true, Ordering::Relaxed);
                 self.cx.trouble.notify_one();
                 Err(BusError::away(&reason))
             }

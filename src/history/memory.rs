@@ -277,7 +277,12 @@ impl Kept {
         self.read_or_begin(key, now, |log| {
             let recovered = log.proves(epoch, offset);
             let entries = log.later(if recovered { offset } else { 0 }).cloned().collect();
-            Recovery { position: log.position(), recovered, entries }
+            Recovery {
+                position: log.position(),
+                recovered,
+                shared: if recovered { offset } else { 0 },
+                entries,
+            }
         })
     }
 

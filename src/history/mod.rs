@@ -201,6 +201,8 @@ pub(crate) struct Recovery {
     pub(crate) position: Position,
     /// Whether `entries` are all that came after what it saw, for certain.
     pub(crate) recovered: bool,
+    /// Up to which offset what it saw is part of what is kept now, whatever came after it; 0 where that is not known.
+    pub(crate) shared: u64,
     /// Oldest first. If not recovered, all that is kept.
     pub(crate) entries: Vec<Entry>,
 }
@@ -259,8 +261,8 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
 
     /// What came after `offset`, beginning the topic's numbering if it has none.
     ///
-    /// Recovered only if the epoch is the topic's, `offset` is not past its newest, and nothing after `offset` was
-    /// removed other than by [`History::confirm`]. Without an epoch the topic's present one is taken for it.
+    /// Recovered only if the epoch is the topic's and `offset` is not past its newest, or the epoch is one that the topic's
+    /// goes on from behind `offset`, and nothing after `offset` was removed other than by [`History::confirm`]. Without an epoch the topic's present one is taken for it.
     fn since<'a>(
         &'a self,
         key: &'a Key,

@@ -23,6 +23,7 @@ async fn a_user_with_few_rights_is_enough() {
         "+@read",
         "+@write",
         "+@scripting",
+        "+info",
         "+@connection",
     ]);
     server.ask(&["ACL", "SETUSER", "default", "off"]);

@@ -5,6 +5,7 @@ local publish, channel, tail = ARGV[13], ARGV[14], ARGV[15]
 
 local topic = load()
 begin(topic)
+branch(topic)
 local offset = topic.newest + 1
 local past = topic.now + ttl
 if not is_user then

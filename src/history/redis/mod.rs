@@ -14,8 +14,14 @@
 //! something that was evicted is told that it is not recovered.
 //!
 //! # What is noticed
-//! Each node remembers how far it has seen a topic's numbering. If Redis is behind that, because a replica that lagged
-//! was promoted or a backup restored, a new epoch begins behind the larger offset.
+//! Redis loses what it has accepted when a replica that lagged is promoted, or an older copy is loaded; then offsets that
+//! were given out are given out once more. So the first append under another primary, or under the same in another life
+//! ([`Bus::primary_key`]), begins a new epoch that goes on from the one before: which that was, and up to where both are
+//! one, is known of the last four. Who has seen nothing beyond that has missed nothing.
+//!
+//! Each node also remembers how far it has seen a topic's numbering. If Redis is behind that, a new epoch begins behind
+//! the larger offset, and who comes back to the old one is told that it is not recovered; so is who comes back to a
+//! numbering of which a node has seen more than what is left.
 //!
 //! # What is not counted
 //! Events of users who never come back, and that Redis lets expire with the key, are no drops in any counter.
@@ -88,11 +94,12 @@ impl RedisHistory {
         Self(Arc::new(Inner { bus, seen: Seen::new(HISTORY_SEEN_TOPICS), metrics, apps }))
     }
 
-    async fn recovery(key: &Key, sent: Sent) -> Result<(Position, bool, Entries), HistoryError> {
+    async fn recovery(key: &Key, sent: Sent) -> Result<(Recovery, Entries), HistoryError> {
         let Answered { position, mut reply } = sent.await?;
+        let position = position.ok_or_else(reply::malformed)?;
         let entries = reply.entries(is_channel(key))?;
-        let proven = reply.flag()?;
-        Ok((position.ok_or_else(reply::malformed)?, proven, entries))
+        let (recovered, shared) = (reply.flag()?, reply.number()?);
+        Ok((Recovery { position, recovered, shared, entries: Vec::new() }, entries))
     }
 }
 
@@ -111,7 +118,8 @@ impl Inner {
     fn send(self: &Arc<Self>, call: Call, key: &Key, own: Vec<Bytes>) -> Sent {
         let home = home(key);
         let mark = if call.heeds_what_was_seen() { self.seen.mark(key) } else { None };
-        let keys = vec![self.bus.key(&home, "state"), self.bus.key(&home, "events")];
+        let keys =
+            vec![self.bus.key(&home, "state"), self.bus.key(&home, "events"), self.bus.primary_key(&home)];
         let mut arguments = common(key, mark.as_ref());
         arguments.extend(own);
         let answer = self.bus.eval(call.script(), &home, keys, arguments);
@@ -261,14 +269,16 @@ impl History for RedisHistory {
     ) -> Answer<'a, Recovery> {
         let sent = self.0.send(Call::Since, key, vec![named(epoch), number(offset)]);
         Box::pin(async move {
-            let (mut position, mut recovered, mut entries) = Self::recovery(key, sent).await?;
-            if recovered && entries.unreadable > 0 {
+            let (mut recovery, mut entries) = Self::recovery(key, sent).await?;
+            if recovery.recovered && entries.unreadable > 0 {
                 // What is skipped is missed, so it is not recovered; and then all that is kept is given out.
                 let again = self.0.send(Call::Since, key, vec![named(Some("")), number(offset)]);
-                (position, recovered, entries) = Self::recovery(key, again).await?;
+                let shared = recovery.shared;
+                (recovery, entries) = Self::recovery(key, again).await?;
+                recovery.shared = shared;
             }
             self.0.count_unreadable(&entries);
-            Ok(Recovery { position, recovered, entries: entries.read })
+            Ok(Recovery { entries: entries.read, ..recovery })
         })
     }
 

@@ -120,6 +120,10 @@ impl Reply {
         number(self.0.next()).map(|flag| flag == 1)
     }
 
+    pub(super) fn number(&mut self) -> Result<u64, HistoryError> {
+        number(self.0.next())
+    }
+
     pub(super) fn withheld(&mut self) -> Result<Vec<Withheld>, HistoryError> {
         array(self.0.next())?.map(Withheld::new).collect()
     }

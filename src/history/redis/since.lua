@@ -6,13 +6,14 @@ begin(topic)
 drop_stale(topic)
 age(topic)
 local offset = tonumber(text)
+local known = shared(topic, epoch == '' and topic.epoch or epoch, offset)
 local proven, entries, lost
 -- What turns out to be past its time as it is read is lost, which may decide the question.
 repeat
   lost = topic.lost
-  proven = (epoch == '' or epoch == topic.epoch) and lost <= offset and offset <= topic.newest
+  proven = known == offset and lost <= offset
   entries = read(topic, proven and '(' .. text .. '-0' or '-')
 until topic.lost == lost
 outlive(topic, topic.now)
 save_read(topic)
-return {head(topic), entries, proven and 1 or 0}
+return {head(topic), entries, proven and 1 or 0, known or 0}

@@ -1,8 +1,11 @@
--- What every script on a topic begins with. KEYS: the topic's state, a hash, and its stream.
+-- What every script on a topic begins with. KEYS: the topic's state, a hash, its stream, and what says which primary keeps
+-- them (none where that is not known).
 --
 -- Fields of the state: e epoch (8 bytes), g birth of the numbering (ms since 1970; a later one has more), n newest offset,
 -- l offset up to which events were removed other than by confirmation, c events kept, b their bytes, x moment at which the
--- oldest is past its time (never too late), d moment at which Redis forgets both keys.
+-- oldest is past its time (never too late), d moment at which Redis forgets both keys, i the primary that gave out the
+-- newest offset, p the numberings that this one goes on from: of each its epoch and the last offset that is in this one too,
+-- both in 8 bytes.
 -- Fields of an event, in this order: t when it came, x when it is past its time, n its bytes, r its record, and o whom it
 -- leaves out, if anyone.
 --
@@ -18,6 +21,8 @@ local fresh, quiet = ARGV[5], tonumber(ARGV[6])
 local SLACK = 60000
 -- Events looked at together, beyond the few that are usually removed.
 local STRETCH = 64
+-- Numberings that are known to be gone on from, and the bytes of each.
+local PARENTS, PARENT = 4, 16
 
 local function id(offset)
   return string.format('%.0f-0', offset)
@@ -80,14 +85,48 @@ local function mend(topic, length)
   end
 end
 
+local function primary()
+  return redis.call('GET', KEYS[3]) or ''
+end
+
+local function parents_of(topic)
+  return topic.parents or redis.call('HGET', state, 'p') or ''
+end
+
+-- Up to where this numbering has what the one of `epoch` had up to `offset`; none where nothing is known of that one.
+local function shared(topic, epoch, offset)
+  if epoch == topic.epoch then
+    return math.min(offset, topic.newest)
+  end
+  local parents = parents_of(topic)
+  for at = 1, #parents, PARENT do
+    if string.sub(parents, at, at + 7) == epoch then
+      return math.min(offset, (struct.unpack('>I8', parents, at + 8)))
+    end
+  end
+end
+
+-- Notes what the caller has seen, and this numbering does not have although it goes on from that one: it is lost to
+-- everybody who had not got so far.
+local function heed(topic)
+  if is_user or not topic.epoch or seen.epoch == '' or seen.epoch == topic.epoch then
+    return
+  end
+  local last = shared(topic, seen.epoch, seen.newest)
+  if last and last < seen.newest and topic.lost <= last then
+    topic.lost, topic.changed = last + 1, true
+  end
+end
+
 -- The topic as it is; without an epoch where no numbering is known, or none that can go on.
 local function load()
-  local f = redis.call('HMGET', state, 'e', 'g', 'n', 'l', 'c', 'b', 'x', 'd')
+  local f = redis.call('HMGET', state, 'e', 'g', 'n', 'l', 'c', 'b', 'x', 'd', 'i')
   local length = redis.call('XLEN', stream)
   local topic = {
     epoch = f[1], born = tonumber(f[2]) or 0, newest = tonumber(f[3]) or 0, lost = tonumber(f[4]) or 0,
     count = tonumber(f[5]) or 0, bytes = tonumber(f[6]) or 0, oldest = tonumber(f[7]) or 0,
     forgotten = tonumber(f[8]) or 0, now = now_ms(), expired = 0, over = 0, stale = false,
+    primary = f[9],
   }
   if length ~= topic.count then
     topic.over = math.max(topic.count - length, 0)
@@ -97,6 +136,7 @@ local function load()
       topic.epoch = false
     end
   end
+  heed(topic)
   return topic
 end
 
@@ -120,8 +160,26 @@ local function begin(topic)
   topic.epoch, topic.born = fresh, math.max(topic.now, seen.born + 1)
   topic.newest = math.max(is_user and topic.now or 0, last > 0 and last + 1 or 0)
   topic.lost, topic.begun = topic.newest, true
+  topic.primary, topic.parents = primary(), ''
   if not is_user then
     topic.count, topic.bytes, topic.stale = 0, 0, in_stream ~= nil
+  end
+end
+
+-- Goes on in a new epoch where another primary, or the same in another life, gave out the newest offset: what that one
+-- gave out beyond it is not here, and those offsets are given out once more. To users they are not, so that a
+-- confirmation of what is gone confirms nothing.
+local function branch(topic)
+  local here = primary()
+  if topic.primary == here then
+    return
+  end
+  local parents = parents_of(topic) .. topic.epoch .. struct.pack('>I8', topic.newest)
+  topic.primary, topic.parents = here, string.sub(parents, -PARENTS * PARENT)
+  topic.epoch, topic.born = fresh, math.max(topic.now, topic.born + 1, seen.born + 1)
+  if is_user then
+    topic.newest = math.max(topic.now, topic.newest + 1)
+    topic.lost = topic.newest
   end
 end
 
@@ -204,6 +262,9 @@ end
 local function save(topic)
   redis.call('HSET', state, 'e', topic.epoch, 'g', topic.born, 'n', topic.newest, 'l', topic.lost,
     'c', topic.count, 'b', topic.bytes, 'x', topic.oldest, 'd', topic.forgotten)
+  if topic.parents then
+    redis.call('HSET', state, 'i', topic.primary, 'p', topic.parents)
+  end
   if topic.postponed then
     redis.call('PEXPIREAT', state, topic.forgotten)
     redis.call('PEXPIREAT', stream, topic.forgotten)

@@ -206,21 +206,23 @@ impl Node {
         match cluster.placed.get(&key) {
             // Nobody here is in it.
             None => return Counts::default(),
-            Some(at) if at.epoch != position.epoch => {
-                let before = Position { offset: position.offset.saturating_sub(1), ..position };
-                self.tell_epoch(key.app, channel, before).await;
+            Some(at) if at.epoch == position.epoch && at.offset >= position.offset => {
+                return Counts::default();
             }
-            Some(at) if at.offset >= position.offset => return Counts::default(),
-            Some(at) if at.offset + 1 < position.offset => {
+            Some(at) if at.epoch == position.epoch && at.offset + 1 == position.offset => {}
+            Some(at) => {
                 if let Err(error) = self.catch_up(&key, at, u64::MAX).await {
                     tracing::warn!(%error, %channel, "events that were missed could not be fetched yet");
                     cluster.behind.notify_one();
                     return Counts::default();
                 }
+                if let Some(now) = cluster.placed.get(&key).filter(|now| now.epoch != position.epoch) {
+                    // Of a numbering that has ended: who kept it may have lost it.
+                    self.tell_epoch(key.app, channel, now, false).await;
+                }
                 // It was among them.
                 return cluster.counted.lock().get(&id).copied().unwrap_or_default();
             }
-            Some(_) => {}
         }
         let (reach, ticket) = self.admit_in_time(&selection, frame.len()).await;
         let counts = self.place_from_bus(&selection, reach, &frame, &ticket).await;
@@ -286,17 +288,20 @@ impl Node {
         }
     }
 
-    /// Places what came after `at`, up to the offset `until`. Where not all of it is there any more, the members are told a new beginning first.
+    /// Places what came after `at`, up to the offset `until`. The members are told first where it is of another epoch, and
+    /// where not all of it is there any more.
     async fn catch_up(&self, key: &Key, at: Position, until: u64) -> Result<(), NodeError> {
         let (Some(cluster), Kept::Channel(channel)) = (&self.cluster, &key.topic) else { return Ok(()) };
         let Some(keep) = self.app(key.app).rule(channel).keep else { return Ok(()) };
         let epoch = at.epoch.to_string();
         let recovery = self.history.since(key, &keep, Some(&epoch), at.offset).await?;
-        if !recovery.recovered {
-            let first = recovery.entries.first().map_or(recovery.position.offset, |entry| entry.offset - 1);
-            self.tell_epoch(key.app, channel, Position { offset: first, ..recovery.position }).await;
+        let missed = recovery.entries.iter().filter(|entry| entry.offset > recovery.shared);
+        if !recovery.recovered || recovery.position.epoch != at.epoch {
+            let first = missed.clone().next().map_or(recovery.position.offset, |entry| entry.offset - 1);
+            let from = Position { offset: first, ..recovery.position };
+            self.tell_epoch(key.app, channel, from, recovery.recovered).await;
         }
-        for entry in recovery.entries.iter().filter(|entry| entry.offset <= until) {
+        for entry in missed.filter(|entry| entry.offset <= until) {
             let counts = self.place_entry(key.app, channel, entry).await;
             cluster.count(entry.id, counts);
             cluster.placed.came(entry.id, key, counts);
@@ -306,11 +311,11 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the members of `channel` that what comes does not go on from what they have: `joined` with the position
-    /// that it goes on from.
-    async fn tell_epoch(&self, app: AppId, channel: &Arc<str>, position: Position) {
+    /// Tells the members of `channel` the position that what comes goes on from, and whether they have all before it:
+    /// `joined`.
+    async fn tell_epoch(&self, app: AppId, channel: &Arc<str>, position: Position, recovered: bool) {
         let position = native::Position { epoch: position.epoch.to_string().into(), offset: position.offset };
-        let told = native::joined(channel, Some(&position));
+        let told = native::goes_on(channel, &position, recovered);
         let selection = of_channel(app, channel);
         self.hub
             .sweep(&selection, |table, slot| {

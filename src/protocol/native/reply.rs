@@ -64,6 +64,8 @@ enum Reply<'a> {
         epoch: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         offset: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
     },
     Left {
         channel: &'a str,
@@ -172,7 +174,14 @@ pub fn welcome(welcome: &Welcome<'_>) -> Frame {
 /// Says that the client is a member of `channel` without having asked; `position` where it has history.
 pub fn joined(channel: &str, position: Option<&Position>) -> Frame {
     let (epoch, offset) = parts(position);
-    frame(&Reply::Joined { channel, epoch, offset })
+    frame(&Reply::Joined { channel, epoch, offset, recovered: None })
+}
+
+/// Says to a member of `channel` that its history goes on from `position` in another epoch; whether that is all that
+/// comes after what the member has.
+pub fn goes_on(channel: &str, position: &Position, recovered: bool) -> Frame {
+    let (epoch, offset) = parts(Some(position));
+    frame(&Reply::Joined { channel, epoch, offset, recovered: Some(recovered) })
 }
 
 /// Says that the client is no member of `channel` any more, without having asked.
@@ -296,6 +305,10 @@ mod tests {
     fn channels_that_were_not_asked_for_are_told() {
         says(&joined("c", None), r#"{"op":"joined","channel":"c"}"#);
         says(&joined("c", Some(&position())), r#"{"op":"joined","channel":"c","epoch":"e","offset":12}"#);
+        says(
+            &goes_on("c", &position(), true),
+            r#"{"op":"joined","channel":"c","epoch":"e","offset":12,"recovered":true}"#,
+        );
         says(&left("c"), r#"{"op":"left","channel":"c"}"#);
     }
 
