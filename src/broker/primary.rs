@@ -16,13 +16,14 @@ use tokio::time::timeout;
 use super::{Context, line::Item, link::Address};
 use crate::limits;
 
-/// Notes the id under KEYS[1]. It needs memory once, and has it even where Redis has none left: what could not be noted
+/// Notes the id, as much of it as cannot be the same by chance, under KEYS[1]. It needs memory once, and has it even where Redis has none left: what could not be noted
 /// would be taken for the same primary.
 const NOTE: &str = "#!lua flags=allow-oom
 local id = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if not id then
   return redis.error_reply('ERR INFO has no master_replid')
 end
+id = string.sub(id, 1, 16)
 if redis.call('GET', KEYS[1]) ~= id then
   redis.call('SET', KEYS[1], id)
 end

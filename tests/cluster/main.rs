@@ -13,6 +13,7 @@ mod examples;
 mod history;
 mod idempotency;
 mod interest;
+mod lineage;
 mod looking;
 mod missed;
 mod presence;

@@ -155,8 +155,10 @@ fn order(log: &Log, fates: &HashMap<Name, Fate>) -> (Counts, Vec<Gap>) {
             }
             Seen::Gap | Seen::Joined { .. } => {
                 let epoch = if let Seen::Joined { epoch, .. } = seen { Some(epoch) } else { None };
+                // Where nothing is missing, a new epoch excuses nothing.
+                let is_whole = matches!(seen, Seen::Joined { recovered: Some(true), .. });
                 let is_new_epoch =
-                    log.keeps && epoch.is_some() && last_epoch.is_some() && epoch != last_epoch;
+                    log.keeps && !is_whole && epoch.is_some() && last_epoch.is_some() && epoch != last_epoch;
                 let is_told = matches!(seen, Seen::Gap | Seen::Joined { recovered: Some(false), .. });
                 last_epoch = epoch.or(last_epoch);
                 if is_told || is_new_epoch {
@@ -363,6 +365,13 @@ mod tests {
         let new = Seen::Joined { node: 0, epoch: "b".into(), recovered: None };
         let seen = [behind(0, kept(0, 9)), behind(2, new), behind(3, kept(3, 1))];
         expect(&accepted(4), &log(true, seen), Counts { expected: 4, told: 2, ..Counts::default() });
+    }
+
+    #[test]
+    fn a_new_epoch_of_which_nothing_is_missing_is_no_gap() {
+        let new = Seen::Joined { node: 0, epoch: "b".into(), recovered: Some(true) };
+        let seen = [behind(0, kept(0, 1)), behind(2, new), behind(3, kept(3, 2))];
+        expect(&accepted(4), &log(true, seen), Counts { expected: 4, lost: 2, ..Counts::default() });
     }
 
     #[test]

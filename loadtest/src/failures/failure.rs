@@ -36,6 +36,8 @@ pub(crate) enum Failure {
     ClusterHandover,
     /// The primary is killed, and sentinels make its replica the primary
     SentinelFailover,
+    /// The same with a replica that lags by 2 s, and publishers on nodes without members of the channel
+    LaggingFailover,
     /// A node is killed
     NodeKilled,
     /// A node stands still for 20 s (SIGSTOP)
@@ -104,7 +106,9 @@ impl Rig {
                 Failure::ClusterFailover | Failure::ClusterHandover => {
                     (Redis::Cluster(RedisCluster::start()?), Vec::new())
                 }
-                Failure::SentinelFailover => (Redis::Sentinels(Sentinels::start()?), Vec::new()),
+                Failure::SentinelFailover | Failure::LaggingFailover => {
+                    (Redis::Sentinels(Sentinels::start()?), Vec::new())
+                }
                 Failure::DetachedReplica => {
                     let old = RedisServer::start()?;
                     let proxy = Proxy::start(old.address())?;
@@ -202,6 +206,11 @@ impl Rig {
             (Redis::Cluster(cluster), Failure::ClusterFailover) => cluster.fail_over(cluster.busiest()?),
             (Redis::Cluster(cluster), Failure::ClusterHandover) => cluster.hand_over(cluster.busiest()?),
             (Redis::Sentinels(sentinels), Failure::SentinelFailover) => sentinels.fail_over(),
+            (Redis::Sentinels(sentinels), Failure::LaggingFailover) => {
+                sentinels.servers.cut_off()?;
+                thread::sleep(Duration::from_secs(2));
+                sentinels.fail_over()
+            }
             (Redis::Two(old, new), Failure::DetachedReplica) => {
                 new.follow(old.address())?;
                 new.detach()?;

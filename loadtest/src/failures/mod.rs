@@ -99,7 +99,7 @@ fn run(args: &Failures, failure: Failure, round: u16) -> Result<Outcome> {
     let mut rig = Rig::start(failure, &args.program(), args.logs.as_deref())?;
     let mut nodes = rig.nodes.iter().map(|node| node.address);
     let nodes = std::array::from_fn(|_| nodes.next().unwrap_or_else(|| ([127, 0, 0, 1], 0).into()));
-    let scene = Scene::new(round, nodes, args.rate);
+    let scene = Scene::new(round, nodes, args.rate, failure == Failure::LaggingFailover);
     await_ready(&scene)?;
     let evidence = gather(args, &scene, failure, &mut rig)?;
     let publishers = (0..NODES).filter(|&node| !scene.is_dead(node)).collect();

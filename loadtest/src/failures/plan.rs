@@ -14,6 +14,13 @@ pub(super) const CHANNELS: usize = 12;
 /// The pattern of those that keep their events.
 pub(super) const KEPT: &str = "kept-*";
 
+/// The channel that only subscribers of [`HOME`] are in, where a failure is about nodes that have no member of a channel.
+/// It keeps its events.
+pub(super) const CONFINED: usize = 2;
+
+/// The node whose subscribers are in [`CONFINED`].
+pub(super) const HOME: usize = 0;
+
 /// Signs the clients' tokens.
 pub(super) const SECRET: &str = "failure-matrix-secret-0123456789abcdef";
 
@@ -48,6 +55,8 @@ pub(super) struct Scene {
     /// Tells the stamps of this failure from those of others.
     pub(super) round: u16,
     pub(super) nodes: [SocketAddr; NODES],
+    /// Whether [`CONFINED`] has members on one node only.
+    pub(super) is_confined: bool,
     /// Nodes that do not come back.
     pub(super) is_dead: [AtomicBool; NODES],
     /// Publishers are to end.
@@ -59,9 +68,19 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub(super) fn new(round: u16, nodes: [SocketAddr; NODES], rate: u32) -> Self {
+    pub(super) fn new(round: u16, nodes: [SocketAddr; NODES], rate: u32, is_confined: bool) -> Self {
         let (is_published, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { round, nodes, is_dead: Default::default(), is_published, is_over, rate }
+        Self { round, nodes, is_confined, is_dead: Default::default(), is_published, is_over, rate }
+    }
+
+    /// Whether subscribers that begin at `node` are in `channel`.
+    pub(super) fn is_for(&self, channel: usize, node: usize) -> bool {
+        node == HOME || self.is_for_all(channel)
+    }
+
+    /// Whether every subscriber is in `channel`.
+    pub(super) fn is_for_all(&self, channel: usize) -> bool {
+        !self.is_confined || channel != CONFINED
     }
 
     pub(super) fn is_dead(&self, node: usize) -> bool {

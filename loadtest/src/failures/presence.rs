@@ -133,7 +133,7 @@ fn look_once(scene: &Scene, present: &Present, channels: Range<usize>, patience:
     let gone = present.gone();
     let (mut lists, mut unanswered) = (Vec::new(), 0);
     for node in (0..NODES).filter(|&node| !scene.is_dead(node)) {
-        for number in channels.clone() {
+        for number in channels.clone().filter(|&number| scene.is_for_all(number)) {
             match members(scene.nodes[node], &channel(number), patience) {
                 Ok(listed) => lists.push(listed),
                 Err(_) => unanswered += 1,

@@ -149,7 +149,9 @@ impl Subscriber<'_> {
     /// Joins what it is not in.
     fn join(&mut self, socket: &mut WebSocket) -> std::io::Result<()> {
         let mut is_in_all = true;
-        for (at, place) in self.places.iter_mut().enumerate().filter(|(_, place)| !place.is_member) {
+        let (scene, home) = (self.scene, self.number % NODES);
+        let missing = self.places.iter_mut().enumerate().filter(|(_, place)| !place.is_member);
+        for (at, place) in missing.filter(|(at, _)| scene.is_for(*at, home)) {
             is_in_all = false;
             if std::mem::replace(&mut place.is_asked, true) {
                 continue;

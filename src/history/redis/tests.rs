@@ -1,5 +1,6 @@
 //! The store in a real Redis.
 
+mod lineage;
 mod losses;
 mod model;
 

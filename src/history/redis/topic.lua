@@ -263,7 +263,12 @@ local function save(topic)
   redis.call('HSET', state, 'e', topic.epoch, 'g', topic.born, 'n', topic.newest, 'l', topic.lost,
     'c', topic.count, 'b', topic.bytes, 'x', topic.oldest, 'd', topic.forgotten)
   if topic.parents then
-    redis.call('HSET', state, 'i', topic.primary, 'p', topic.parents)
+    redis.call('HSET', state, 'i', topic.primary)
+    if topic.parents == '' then
+      redis.call('HDEL', state, 'p')
+    else
+      redis.call('HSET', state, 'p', topic.parents)
+    end
   end
   if topic.postponed then
     redis.call('PEXPIREAT', state, topic.forgotten)

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use super::{Reply, server::RedisServer, server::free_port, wait_until};
+use super::{Reply, Resp, server::RedisServer, server::free_port, wait_until};
 
 /// What the sentinels call their service.
 pub const SERVICE: &str = "fanfare-test";
@@ -23,6 +23,19 @@ impl Replicated {
         let replica = RedisServer::start_with(&AT_ONCE)?;
         replica.follow(primary.address())?;
         Ok(Self { primary, replica })
+    }
+
+    /// Cuts the replica off once it has all that was written so far: both stay up, and it gets nothing more. The primary
+    /// serves those who are connected, and nobody else.
+    pub fn cut_off(&self) -> io::Result<()> {
+        let written = self.primary.info("master_repl_offset")?.parse::<u64>().unwrap_or(u64::MAX);
+        wait_until("the replica has what was written", || {
+            Ok(self.replica.info("slave_repl_offset")?.parse::<u64>().is_ok_and(|has| has >= written))
+        })?;
+        // Without the password the replica cannot come back; who set it may go on.
+        let mut primary = Resp::connect(self.primary.address())?;
+        primary.call(&["CONFIG", "SET", "requirepass", "for nobody"])?;
+        primary.call(&["CLIENT", "KILL", "TYPE", "replica"]).map(|_| ())
     }
 }
 

@@ -38,14 +38,14 @@ async fn a_user_begins_behind_everything_that_any_node_has_seen() {
 }
 
 /// Copies both keys of a topic aside, as a backup does, or a replica that lags.
-fn back_up(server: &Server, node: &Node, key: &Key) {
+pub(super) fn back_up(server: &Server, node: &Node, key: &Key) {
     for suffix in ["state", "events"] {
         let name = node.key(key, suffix);
         assert_eq!(server.ask(&["copy", &name, &format!("{name}-old"), "replace"]), Value::Int(1));
     }
 }
 
-fn restore(server: &Server, node: &Node, key: &Key) {
+pub(super) fn restore(server: &Server, node: &Node, key: &Key) {
     for suffix in ["state", "events"] {
         let name = node.key(key, suffix);
         assert_eq!(server.ask(&["copy", &format!("{name}-old"), &name, "replace"]), Value::Int(1));
