@@ -17,7 +17,8 @@
 //! Redis loses what it has accepted when a replica that lagged is promoted, or an older copy is loaded; then offsets that
 //! were given out are given out once more. So the first append under another primary, or under the same in another life
 //! ([`Bus::primary_key`]), begins a new epoch that goes on from the one before: which that was, and up to where both are
-//! one, is known of the last four. Who has seen nothing beyond that has missed nothing.
+//! one, is known of the last four. Who has seen nothing beyond that has missed nothing. The stored events of a user keep
+//! their epoch there: their offsets need not be without gaps, and leap.
 //!
 //! Each node also remembers how far it has seen a topic's numbering. If Redis is behind that, a new epoch begins behind
 //! the larger offset, and who comes back to the old one is told that it is not recovered; so is who comes back to a

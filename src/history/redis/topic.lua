@@ -21,6 +21,8 @@ local fresh, quiet = ARGV[5], tonumber(ARGV[6])
 local SLACK = 60000
 -- Events looked at together, beyond the few that are usually removed.
 local STRETCH = 64
+-- More events than a user gets while a replica lags.
+local LEAP = 1048576
 -- Numberings that are known to be gone on from, and the bytes of each.
 local PARENTS, PARENT = 4, 16
 
@@ -166,21 +168,23 @@ local function begin(topic)
   end
 end
 
--- Goes on in a new epoch where another primary, or the same in another life, gave out the newest offset: what that one
--- gave out beyond it is not here, and those offsets are given out once more. To users they are not, so that a
--- confirmation of what is gone confirms nothing.
+-- Where another primary, or the same in another life, gave out the newest offset: what that one gave out beyond it is not
+-- here. A channel goes on in a new epoch, in which those offsets are given out once more. A user's numbering leaps over
+-- them, so that a confirmation of what is gone confirms nothing, and whoever has seen it goes on from there.
 local function branch(topic)
   local here = primary()
   if topic.primary == here then
     return
   end
+  if is_user then
+    topic.primary, topic.parents = here, ''
+    topic.newest = math.max(topic.now, topic.newest + LEAP)
+    topic.lost = topic.newest
+    return
+  end
   local parents = parents_of(topic) .. topic.epoch .. struct.pack('>I8', topic.newest)
   topic.primary, topic.parents = here, string.sub(parents, -PARENTS * PARENT)
   topic.epoch, topic.born = fresh, math.max(topic.now, topic.born + 1, seen.born + 1)
-  if is_user then
-    topic.newest = math.max(topic.now, topic.newest + 1)
-    topic.lost = topic.newest
-  end
 end
 
 local function drop_stale(topic)

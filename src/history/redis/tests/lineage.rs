@@ -110,7 +110,7 @@ async fn a_server_that_starts_again_is_another_primary() {
     assert_eq!((after.epoch == before.epoch, after.offset), (false, 2));
     assert_eq!(proven(&node, &room, before.epoch, 1).await, (true, vec![2]));
     let later = append(&node, &ann).await;
-    assert!(later.epoch != stored.epoch && later.offset > stored.offset + 1, "{later:?} {stored:?}");
+    assert!(later.epoch == stored.epoch && later.offset > stored.offset + 1, "{later:?} {stored:?}");
     node.confirm(&ann, stored.offset + 1, &ANYONE);
     until(1, async || node.waiting(&ann).await.unwrap().len()).await;
     assert_eq!(
