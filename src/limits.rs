@@ -337,6 +337,10 @@ pub const HISTORY_NAME_BYTES: usize = 128;
 /// that it missed nothing.
 pub const HISTORY_QUIET: Duration = Duration::from_hours(1);
 
+/// The same in Redis for a topic that never had an event: long enough for a client that reconnects, and short enough that
+/// joining names that nobody uses does not fill Redis. A node with members knows by itself that nothing came.
+pub const HISTORY_UNUSED: Duration = Duration::from_mins(2);
+
 /// Topics of which nothing is kept and whose numbering is known. They are half a KiB each; who joins channel after
 /// channel so fills 50 MB and no more.
 pub const HISTORY_QUIET_TOPICS: usize = 100_000;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, Node, Settings, sentinel_url},
-    redis::{RedisServer, Sentinels},
+    redis::{RedisServer, Reply, Sentinels},
     support::{Client, eventually},
 };
 
@@ -155,5 +155,30 @@ fn a_restart_without_loss_is_told_and_costs_nobody_anything() {
     for node in &nodes {
         assert_eq!(back(node, &before["epoch"], 3), (true, vec![4, 5, 6, 7, 8, 9]));
         assert_eq!(back(node, &after["epoch"], 7), (true, vec![8, 9]));
+    }
+}
+
+#[test]
+fn a_numbering_that_never_had_an_event_may_be_forgotten_and_who_listens_misses_nothing() {
+    let cluster = Cluster::start();
+    let mut members = cluster.members("room");
+    for nobody_has_come in [true, false] {
+        let keys = cluster.redis.call(&["KEYS", "*channel.state:room"]).unwrap();
+        let keys: Vec<String> = keys.items().iter().map(Reply::text).collect();
+        assert_eq!(keys.len(), 1, "{keys:?}");
+        cluster.redis.call(&["DEL", &keys[0]]).unwrap();
+        if nobody_has_come {
+            // Who joins begins another numbering.
+            cluster[2].connect("").join("room");
+            let told = members[2].json();
+            assert_eq!((&told["recovered"], &told["offset"]), (&json!(true), &json!(0)), "{told}");
+        }
+    }
+    let stands = send_all(&cluster.nodes[1..2], "first", 1..=2);
+    for member in &mut members {
+        let got = up_to(member, "first 2");
+        assert_eq!((&got[0]["op"], &got[0]["recovered"]), (&json!("joined"), &json!(true)), "{}", got[0]);
+        assert_eq!((&got[0]["epoch"], &got[0]["offset"]), (&stands["epoch"], &json!(0)), "{}", got[0]);
+        assert_eq!(offsets(&got[1..]), [1, 2]);
     }
 }

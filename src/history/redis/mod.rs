@@ -6,7 +6,8 @@
 //!
 //! # What is bounded
 //! A topic, by number, bytes and age, as in memory. Both keys expire an hour ([`HISTORY_QUIET`]) after the last event of
-//! the topic is past its time, or after it was last joined. All topics together are bounded by Redis' `maxmemory`, and by
+//! the topic is past its time, or after it was last joined; where there never was an event, after two minutes
+//! ([`HISTORY_UNUSED`]). All topics together are bounded by Redis' `maxmemory`, and by
 //! nothing of ours: sums of our own would drift whenever Redis lets a key expire or evicts it, which it tells nobody, and
 //! every append would write one key more; Redis knows its memory to the byte. With `maxmemory-policy noeviction` an
 //! append is refused when memory is full ([`HistoryError::Full`], before anybody was told). With a policy that evicts
@@ -53,7 +54,7 @@ use super::{
 use crate::{
     broker::{self, Bus, BusError},
     id::ConnectionId,
-    limits::{HISTORY_QUIET, HISTORY_SEEN_TOPICS, HISTORY_TTL_MS_MAX},
+    limits::{HISTORY_QUIET, HISTORY_SEEN_TOPICS, HISTORY_TTL_MS_MAX, HISTORY_UNUSED},
     metrics::{AppMetrics, DropReason, Metrics},
 };
 
@@ -257,7 +258,7 @@ impl History for RedisHistory {
     }
 
     fn position<'a>(&'a self, key: &'a Key, _keep: &'a Keep) -> Answer<'a, Position> {
-        let sent = self.0.send(Call::Position, key, Vec::new());
+        let sent = self.0.send(Call::Position, key, vec![millis(HISTORY_UNUSED)]);
         Box::pin(async move { sent.await?.position.ok_or_else(reply::malformed) })
     }
 
@@ -268,12 +269,13 @@ impl History for RedisHistory {
         epoch: Option<&'a str>,
         offset: u64,
     ) -> Answer<'a, Recovery> {
-        let sent = self.0.send(Call::Since, key, vec![named(epoch), number(offset)]);
+        let sent = self.0.send(Call::Since, key, vec![named(epoch), number(offset), millis(HISTORY_UNUSED)]);
         Box::pin(async move {
             let (mut recovery, mut entries) = Self::recovery(key, sent).await?;
             if recovery.recovered && entries.unreadable > 0 {
                 // What is skipped is missed, so it is not recovered; and then all that is kept is given out.
-                let again = self.0.send(Call::Since, key, vec![named(Some("")), number(offset)]);
+                let own = vec![named(Some("")), number(offset), millis(HISTORY_UNUSED)];
+                let again = self.0.send(Call::Since, key, own);
                 let shared = recovery.shared;
                 (recovery, entries) = Self::recovery(key, again).await?;
                 recovery.shared = shared;

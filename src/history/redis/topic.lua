@@ -255,10 +255,12 @@ local function read(topic, from, count)
   return {}
 end
 
--- Notes that the keys are needed until `moment` and for as long after it as a numbering is known.
-local function outlive(topic, moment)
-  if moment + quiet > topic.forgotten then
-    topic.forgotten = moment + quiet + SLACK
+-- Notes that the keys are needed until `moment` and for as long after it as a numbering is known, which is `unused` for one
+-- that never had an event.
+local function outlive(topic, moment, unused)
+  local known = topic.newest == 0 and unused or quiet
+  if moment + known > topic.forgotten then
+    topic.forgotten = moment + known + SLACK
     topic.postponed = true
   end
 end

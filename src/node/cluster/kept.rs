@@ -3,7 +3,10 @@
 //! For each kept channel that someone here is in, the node knows how far it has placed. What comes again is dropped; where
 //! something is missing, by a message lost or a bus that was away, it is fetched from the history and placed first.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
 use ahash::AHashMap;
 use parking_lot::Mutex;
@@ -30,8 +33,16 @@ use crate::{
 /// How far this node has placed each kept channel that someone here is in, and who waits for an event of their own.
 #[derive(Debug, Default)]
 pub(super) struct Placed {
-    at: Mutex<AHashMap<Key, Position>>,
+    at: Mutex<AHashMap<Key, Mark>>,
     awaited: Mutex<AHashMap<(Uuid, Key), oneshot::Sender<Counts>>>,
+}
+
+/// How far a channel is placed.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    position: Position,
+    /// Gaps of the bus before the history was asked: if there was none since, nothing was missed since.
+    gaps: u64,
 }
 
 impl Placed {
@@ -55,12 +66,24 @@ impl Placed {
         }
     }
 
-    fn get(&self, key: &Key) -> Option<Position> {
+    fn mark(&self, key: &Key) -> Option<Mark> {
         self.at.lock().get(key).copied()
     }
 
+    fn get(&self, key: &Key) -> Option<Position> {
+        self.mark(key).map(|mark| mark.position)
+    }
+
+    /// Notes what the history says; `gaps` are those before it was asked.
+    fn begin(&self, key: &Key, position: Position, gaps: u64) {
+        self.at.lock().insert(key.clone(), Mark { position, gaps });
+    }
+
+    /// Notes what came by the bus.
     fn set(&self, key: &Key, position: Position) {
-        self.at.lock().insert(key.clone(), position);
+        if let Some(mark) = self.at.lock().get_mut(key) {
+            mark.position = position;
+        }
     }
 
     fn keys(&self) -> Vec<Key> {
@@ -149,7 +172,8 @@ impl Node {
             Some(at) if self.has_members(key) => self.catch_up(key, at, position.offset).await?,
             _ => {}
         }
-        cluster.placed.set(key, position);
+        let gaps = cluster.placed.mark(key).map_or_else(|| cluster.gaps.load(SeqCst), |mark| mark.gaps);
+        cluster.placed.begin(key, position, gaps);
         Ok(())
     }
 
@@ -293,8 +317,13 @@ impl Node {
     async fn catch_up(&self, key: &Key, at: Position, until: u64) -> Result<(), NodeError> {
         let (Some(cluster), Kept::Channel(channel)) = (&self.cluster, &key.topic) else { return Ok(()) };
         let Some(keep) = self.app(key.app).rule(channel).keep else { return Ok(()) };
+        let gaps = cluster.gaps.load(SeqCst);
         let epoch = at.epoch.to_string();
-        let recovery = self.history.since(key, &keep, Some(&epoch), at.offset).await?;
+        let mut recovery = self.history.since(key, &keep, Some(&epoch), at.offset).await?;
+        // A numbering that never had an event is soon forgotten, and whoever listened all the time knows that it had none.
+        let has_listened = cluster.placed.mark(key).is_some_and(|mark| mark.gaps == gaps);
+        let is_all = recovery.entries.len() as u64 == recovery.position.offset;
+        recovery.recovered |= at.offset == 0 && has_listened && is_all;
         let missed = recovery.entries.iter().filter(|entry| entry.offset > recovery.shared);
         if !recovery.recovered || recovery.position.epoch != at.epoch {
             let first = missed.clone().next().map_or(recovery.position.offset, |entry| entry.offset - 1);
@@ -307,7 +336,7 @@ impl Node {
             cluster.placed.came(entry.id, key, counts);
         }
         self.metrics.bus_recovered.inc_by(recovery.entries.len() as u64);
-        cluster.placed.set(key, recovery.position);
+        cluster.placed.begin(key, recovery.position, gaps);
         Ok(())
     }
 

@@ -112,9 +112,9 @@ async fn a_server_that_starts_again_is_another_primary() {
     let later = append(&node, &ann).await;
     assert!(later.epoch == stored.epoch && later.offset > stored.offset + 1, "{later:?} {stored:?}");
     node.confirm(&ann, stored.offset + 1, &ANYONE);
-    until(1, async || node.waiting(&ann).await.unwrap().len()).await;
+    until(1, async || node.waiting(&ann).await.unwrap().entries.len()).await;
     assert_eq!(
-        offsets(&node.waiting(&ann).await.unwrap()),
+        offsets(&node.waiting(&ann).await.unwrap().entries),
         [later.offset],
         "what was not seen is not confirmed"
     );
