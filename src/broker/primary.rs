@@ -6,19 +6,21 @@
 //! compare it with the one that is noted in the partition, and note it anew. Scripts that number something read it there.
 
 use std::sync::{
-    Arc,
+    Arc, LazyLock,
     atomic::{AtomicBool, Ordering},
 };
 
-use redis::{Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use redis::{Pipeline, RedisError, Script, Value, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
 use super::{Context, line::Item, link::Address};
 use crate::limits;
 
-/// Notes the id, as much of it as cannot be the same by chance, under KEYS[1]. It needs memory once, and has it even where Redis has none left: what could not be noted
-/// would be taken for the same primary.
-const NOTE: &str = "#!lua flags=allow-oom
+/// Notes the id, as much of it as cannot be the same by chance, under KEYS[1]. It needs memory once, and has it even where
+/// Redis has none left: what could not be noted would be taken for the same primary.
+static NOTE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "#!lua flags=allow-oom
 local id = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if not id then
   return redis.error_reply('ERR INFO has no master_replid')
@@ -28,7 +30,9 @@ if redis.call('GET', KEYS[1]) ~= id then
   redis.call('SET', KEYS[1], id)
 end
 return 1
-";
+",
+    )
+});
 
 /// The partitions of one line of which the primary is noted.
 #[derive(Debug)]
@@ -99,15 +103,16 @@ impl Primaries {
         if places.is_empty() {
             return Ok(());
         }
-        let mut pipe = Pipeline::with_capacity(places.len());
+        let mut pipe = Pipeline::with_capacity(places.len() + 1);
+        pipe.load_script(&NOTE);
         for &place in &places {
-            pipe.cmd("EVAL").arg(NOTE).arg(1).arg(cx.names.primary_key(place as u16));
+            pipe.cmd("EVALSHA").arg(NOTE.get_hash()).arg(1).arg(cx.names.primary_key(place as u16));
         }
         pipe.ignore_errors();
         let replies = timeout(limits::BUS_CONNECT, pipe.query_async::<Vec<Value>>(&mut connection)).await;
         let replies = replies.map_err(|_| format!("Redis at {address} has stopped to answer"))?;
         let broken = |error: RedisError| format!("the connection to Redis at {address} broke: {error}");
-        for (place, reply) in places.into_iter().zip(replies.map_err(broken)?) {
+        for (place, reply) in places.into_iter().zip(replies.map_err(broken)?.into_iter().skip(1)) {
             match reply {
                 // What is asked for there is refused the same way, and noted first when it is not any more.
                 Value::ServerError(error) if matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN") => {}
