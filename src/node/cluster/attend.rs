@@ -1,12 +1,12 @@
 //! Hearing of a topic before anyone is told that they are in it: an event sent right after must find its way here.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use smallvec::SmallVec;
 
 use super::super::Node;
 use crate::{
-    broker::{Interest, Topic},
+    broker::{Health, Interest, Topic},
     id::AppId,
 };
 
@@ -49,8 +49,13 @@ impl Node {
             interest.add(topic.clone());
         }
         let attending = Attending { interest: Some(interest.clone()), topics };
+        // While Redis is away nothing comes, and nobody needs to wait for it.
+        if !matches!(cluster.bus.health(), Health::Up) {
+            return attending;
+        }
+        let until = Instant::now() + self.config.limits.redis_timeout;
         for topic in &attending.topics {
-            if let Err(error) = interest.live(topic, self.config.limits.redis_timeout).await {
+            if let Err(error) = interest.live(topic, until.saturating_duration_since(Instant::now())).await {
                 tracing::debug!(%error, "someone comes in before the bus brings what they are to get");
             }
         }

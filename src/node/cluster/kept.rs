@@ -197,7 +197,10 @@ impl Node {
             }
             Kept::Channel(channel) => (Topic::Channel(key.app, channel.clone()), header.aim.to.clone()),
         };
-        let header = Header { aim: Aim { to, ..header.aim.clone() }, ..header.clone() };
+        // Of a list of users each event names its own.
+        let Aim { filter, params, except, .. } = &header.aim;
+        let aim = Aim { to, filter: filter.clone(), params: params.clone(), except: except.clone() };
+        let header = Header { app: header.app.clone(), aim, ..*header };
         new.tail = Some(envelope::tail(&header, &new.draft));
         let id = new.id;
         let comes_back = cluster.bus.interest().is_live(&topic);
