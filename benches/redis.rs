@@ -15,6 +15,19 @@ use fanfare::bench::redis::BusPair;
 /// Publications of one measurement.
 const COUNT: usize = 20_000;
 
+/// What `redis-benchmark` publishes.
+const BESIDE: usize = 1_000_000;
+
+/// Processor time so far, in seconds: of this process, and of its children that have ended.
+fn cpu() -> (f64, f64) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // The name may have spaces; what follows its bracket is numbered from 3 on (proc_pid_stat(5)).
+    let ticks: Vec<f64> =
+        stat.rsplit_once(')').unwrap().1.split_whitespace().map(|word| word.parse().unwrap_or(0.0)).collect();
+    // Linux has 100 in a second, whatever its own clock does.
+    ((ticks[11] + ticks[12]) / 100.0, (ticks[13] + ticks[14]) / 100.0)
+}
+
 struct Server {
     child: Child,
     port: u16,
@@ -44,12 +57,13 @@ impl Drop for Server {
 
 fn bus(c: &mut Criterion) {
     let server = Server::start();
+    let before = cpu();
     let beside = Command::new("redis-benchmark")
         .args([
             "-p",
             &server.port.to_string(),
             "-n",
-            "1000000",
+            &BESIDE.to_string(),
             "-P",
             "64",
             "-d",
@@ -62,8 +76,12 @@ fn bus(c: &mut Criterion) {
         .output();
     if let Ok(beside) = beside {
         println!("redis-benchmark -P 64: {}", String::from_utf8_lossy(&beside.stdout).trim());
+        println!("its CPU per publish: {:.2} µs", (cpu().1 - before.1) * 1e6 / BESIDE as f64);
     }
     let mut pair = BusPair::new(&format!("redis://127.0.0.1:{}", server.port));
+    let (payload, before) = (Bytes::from(vec![b'x'; 128]), cpu());
+    (0..BESIDE / COUNT).for_each(|_| pair.publish(COUNT, &payload));
+    println!("a node's CPU per publish: {:.2} µs", (cpu().0 - before.0) * 1e6 / BESIDE as f64);
     let mut group = c.benchmark_group("bus");
     group.throughput(Throughput::Elements(COUNT as u64)).sample_size(20);
     for size in [128, 2048] {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::{Context, line::Item, link::Address};
 use crate::limits;
 
-/// Notes the id, as much of it as cannot be the same by chance, under KEYS[1]. It needs memory once, and has it even where
+/// Notes the id under its key, as much of it as cannot be the same by chance. It needs memory once, and has it even where
 /// Redis has none left: what could not be noted would be taken for the same primary.
 static NOTE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
