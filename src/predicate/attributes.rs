@@ -89,7 +89,7 @@ impl Facts {
     /// All of them as a map: the value of `connection` itself.
     pub fn to_value(&self) -> Value {
         let members = Fact::ALL.iter().map(|(name, fact)| (Key::String((*name).into()), self.get(*fact)));
-        Value::Map(Map::new(members.collect(), None).into())
+        Value::Map(Map::new(members.collect(), None))
     }
 }
 

@@ -424,11 +424,7 @@ fn map(entries: Vec<(Node, Node)>) -> NodeKind {
         return NodeKind::Map(entries);
     };
     let map = Map::new(members, None);
-    if map.len() < entries.len() {
-        NodeKind::Map(entries)
-    } else {
-        NodeKind::Constant(Value::Map(map.into()))
-    }
+    if map.len() < entries.len() { NodeKind::Map(entries) } else { NodeKind::Constant(Value::Map(map)) }
 }
 
 impl Node {

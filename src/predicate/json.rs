@@ -89,7 +89,7 @@ fn build<'t>(
                 };
                 members.push((Key::String((*key).into()), build(nodes, layouts, depth)?));
             }
-            Value::Map(Map::new(members, layouts).into())
+            Value::Map(Map::new(members, layouts))
         }
     })
 }
@@ -116,7 +116,7 @@ fn convert(json: &serde_json::Value, layouts: Option<&Layouts>, depth: usize) ->
                 .iter()
                 .map(|(key, value)| Ok((Key::String(key.as_str().into()), convert(value, layouts, depth)?)))
                 .collect();
-            Value::Map(Map::new(members?, layouts).into())
+            Value::Map(Map::new(members?, layouts))
         }
     })
 }

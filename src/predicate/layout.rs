@@ -83,11 +83,25 @@ impl Drop for Layout {
     }
 }
 
-/// Keys and values of one object.
-#[derive(Clone, Debug)]
-pub struct Map {
-    layout: Arc<Layout>,
-    values: Box<[Value]>,
+/// Keys and values of one object; cloning shares them.
+///
+/// One allocation: a scan reads the claims of every connection, and waits for memory once for each.
+#[derive(Clone)]
+pub struct Map(Arc<[Cell]>);
+
+/// A part of a map's allocation: its layout, and behind it its values.
+enum Cell {
+    Layout(Arc<Layout>),
+    Value(Value),
+}
+
+impl Cell {
+    fn value(&self) -> &Value {
+        match self {
+            Self::Value(value) => value,
+            Self::Layout(_) => &NULL,
+        }
+    }
 }
 
 impl Map {
@@ -107,7 +121,8 @@ impl Map {
             Some(layouts) => layouts.intern(keys),
             None => Arc::new(Layout { id: 0, keys: keys.into(), home: Weak::new() }),
         };
-        Self { layout, values: values.into() }
+        let values = values.into_iter().map(Cell::Value);
+        Self(std::iter::once(Cell::Layout(layout)).chain(values).collect())
     }
 
     /// The value of `key`, or null.
@@ -117,7 +132,7 @@ impl Map {
 
     /// The value of `key`, if the map has it.
     pub fn find(&self, key: &str) -> Option<&Value> {
-        self.layout.find_str(key).map(|slot| &self.values[slot])
+        self.value(self.layout().find_str(key)?)
     }
 
     /// The value that `key` finds; a double finds the int that it equals (CEL specification, "Equality").
@@ -129,39 +144,55 @@ impl Map {
     }
 
     pub(super) fn find_key(&self, key: &Key) -> Option<&Value> {
-        self.layout.keys.binary_search(key).ok().map(|slot| &self.values[slot])
+        self.value(self.layout().keys.binary_search(key).ok()?)
     }
 
     /// Keys with their values, sorted by key.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Key, &Value)> {
-        self.layout.keys.iter().zip(&*self.values)
+        self.layout().keys.iter().zip(self.0[1..].iter().map(Cell::value))
     }
 
     /// The keys, sorted.
     pub fn keys(&self) -> &[Key] {
-        &self.layout.keys
+        &self.layout().keys
     }
 
     /// How many members there are.
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.0.len() - 1
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.len() == 0
     }
 
     /// The layout, shared with other maps of the same keys.
+    #[inline]
     pub fn layout(&self) -> &Arc<Layout> {
-        &self.layout
+        match &self.0[0] {
+            Cell::Layout(layout) => layout,
+            Cell::Value(_) => unreachable!("a map begins with its layout"),
+        }
+    }
+
+    /// The value in a slot of the layout; `None` beyond its end.
+    #[inline]
+    fn value(&self, slot: usize) -> Option<&Value> {
+        self.0.get(slot + 1).map(Cell::value)
     }
 }
 
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
-        (Arc::ptr_eq(&self.layout, &other.layout) || self.layout.keys == other.layout.keys)
-            && self.values == other.values
+        let is_laid_out_alike = Arc::ptr_eq(self.layout(), other.layout()) || self.keys() == other.keys();
+        is_laid_out_alike && self.iter().map(|(_, value)| value).eq(other.iter().map(|(_, value)| value))
+    }
+}
+
+impl std::fmt::Debug for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
@@ -266,21 +297,21 @@ impl Step {
     #[inline]
     pub(super) fn find<'m>(&self, map: &'m Map) -> Option<&'m Value> {
         let seen = self.seen.load(Ordering::Relaxed);
-        if seen >> SLOT_BITS == map.layout.id {
+        if seen >> SLOT_BITS == map.layout().id {
             // An absent key is remembered as a slot beyond every layout's end.
-            return map.values.get((seen & ABSENT) as usize);
+            return map.value((seen & ABSENT) as usize);
         }
         self.search(map)
     }
 
     #[cold]
     fn search<'m>(&self, map: &'m Map) -> Option<&'m Value> {
-        let slot = map.layout.find_str(&self.key);
-        if map.layout.id != 0 {
+        let (slot, id) = (map.layout().find_str(&self.key), map.layout().id);
+        if id != 0 {
             let remembered = slot.map_or(ABSENT, |slot| slot as u64);
-            self.seen.store(map.layout.id << SLOT_BITS | remembered, Ordering::Relaxed);
+            self.seen.store(id << SLOT_BITS | remembered, Ordering::Relaxed);
         }
-        slot.map(|slot| &map.values[slot])
+        map.value(slot?)
     }
 }
 

@@ -26,7 +26,7 @@ pub enum Value {
     /// A list of anything.
     List(Arc<[Value]>),
     /// A map from strings (or, in a map literal, ints and bools).
-    Map(Arc<Map>),
+    Map(Map),
 }
 
 /// The kinds of two values have no order between them.

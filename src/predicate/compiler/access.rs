@@ -168,7 +168,7 @@ impl Compiler {
             if map.len() < entries.len() {
                 return failed(EvalErrorKind::RepeatedKey, span);
             }
-            owned(Value::Map(map.into()))
+            owned(Value::Map(map))
         })
     }
 }
