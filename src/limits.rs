@@ -241,6 +241,10 @@ pub const ADMITTED_UNIT: usize = 640;
 /// once, and no shard waits for the last one's end.
 pub const ADMITTED_PART: usize = 8;
 
+/// In how many steps the gate's places are let out again while the sockets are written once round. So many rounds of
+/// publications are under way at once, and each is large enough to be placed as one wave.
+pub const GATE_STEPS: usize = 4;
+
 /// Small slices flushed before a waiting bulk slice gets its turn.
 pub const SMALL_SLICES_PER_BULK: usize = 4;
 

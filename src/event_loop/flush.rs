@@ -26,12 +26,17 @@ impl EventLoop {
         let mut outcome = Outcome::default();
         let mut delivered = vec![0u64; self.hub.context().apps.len()];
         let mut small_in_a_row = 0;
+        let mut writing = false;
         let mut small_expected = Instant::now();
         loop {
             self.note_closing();
             let ((small, bulk), replays) = self.shard.own(|table| (table.waiting(), table.take_replays()));
             for at in replays {
                 self.block(at);
+            }
+            if bulk != writing {
+                writing = bulk;
+                self.hub.note_writing(bulk);
             }
             if !small && !bulk {
                 batch.window.release();
@@ -83,10 +88,13 @@ impl EventLoop {
         outcome: &mut Outcome,
         delivered: &mut [u64],
     ) {
+        let waiting = self.shard.own(|table| table.bulk_len());
+        let mut written = 0;
         loop {
             if !self.shard.own(|table| table.take(small, SLICE_STRIDE, batch)) {
                 break;
             }
+            written += batch.works.len();
             self.write_batch(batch, volley, outcome, delivered);
             let (blocked, failed) = self.shard.own(|table| table.settle(outcome));
             for at in blocked {
@@ -101,6 +109,9 @@ impl EventLoop {
         }
         for (app, count) in self.hub.context().apps.iter().zip(delivered) {
             app.metrics.deliveries.inc_by(std::mem::take(count));
+        }
+        if !small {
+            self.hub.note_written(written, waiting);
         }
         self.hub.shed();
     }
@@ -155,7 +166,7 @@ impl EventLoop {
         volley: &Volley,
         outcome: &mut Outcome,
     ) -> u64 {
-        match write(&seat.socket, frames, (0, volley.bytes), &volley.buffers(frames)) {
+        match volley.write(&seat.socket, frames) {
             Ok(taken) if taken == volley.bytes => {
                 if work.closing {
                     seat.finish_writing();

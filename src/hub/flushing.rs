@@ -132,6 +132,11 @@ impl Table {
         !batch.works.is_empty()
     }
 
+    /// How many outboxes wait on the bulk list.
+    pub(crate) fn bulk_len(&self) -> usize {
+        self.bulk.len()
+    }
+
     /// How many frames wait for the first connection of the bulk list.
     pub(crate) fn front(&self) -> usize {
         let outbox = self.bulk.front().map(|&slot| &self.slots[slot as usize].outbox);

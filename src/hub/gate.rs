@@ -14,6 +14,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::pace::Pace;
 use crate::{
     limits::{ADMITTED_PART, ADMITTED_UNIT, Limits, SMALL_DELIVERIES},
     metrics::Metrics,
@@ -40,6 +41,7 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 struct Pool {
     publications: Semaphore,
+    pace: Pace,
     deliveries: Semaphore,
     bytes: Semaphore,
     max_deliveries: u32,
@@ -62,6 +64,7 @@ impl Pool {
         let cap = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX / 2);
         Self {
             publications: Semaphore::new(publications),
+            pace: Pace::new(publications),
             deliveries: Semaphore::new(cap(deliveries) as usize),
             bytes: Semaphore::new(cap(bytes) as usize),
             max_deliveries: cap(deliveries),
@@ -104,7 +107,7 @@ impl Pool {
     fn give_back(&self, weight: Weight) {
         self.bytes.add_permits(weight.bytes as usize);
         self.deliveries.add_permits(weight.deliveries as usize);
-        self.publications.add_permits(weight.places as usize);
+        self.publications.add_permits(self.pace.give_back(weight.places as usize));
     }
 }
 
@@ -138,6 +141,16 @@ impl Gate {
     /// Whether there is room for one more large publication at most.
     pub(crate) fn is_full(&self) -> bool {
         self.bulk.publications.available_permits() < 2 * ADMITTED_UNIT
+    }
+
+    /// Notes that a shard has sockets that wait for large publications, or none any more.
+    pub(super) fn note_writing(&self, writing: bool) {
+        self.bulk.publications.add_permits(self.bulk.pace.turn(writing));
+    }
+
+    /// Notes that `written` of `waiting` such sockets of a shard were written.
+    pub(super) fn note_written(&self, written: usize, waiting: usize) {
+        self.bulk.publications.add_permits(self.bulk.pace.written(written, waiting));
     }
 
     fn pool(&self, small: bool) -> &Pool {

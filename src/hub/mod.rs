@@ -13,6 +13,7 @@ mod limbo;
 mod log;
 mod membership;
 mod outbox;
+mod pace;
 mod placing;
 mod presence;
 mod selection;
@@ -163,6 +164,16 @@ impl Hub {
     /// Whether large publications wait for room at the gate.
     pub(crate) fn is_full(&self) -> bool {
         self.gate.is_full()
+    }
+
+    /// Notes that a shard has sockets that wait for large publications, or none any more.
+    pub(crate) fn note_writing(&self, writing: bool) {
+        self.gate.note_writing(writing);
+    }
+
+    /// Notes that `written` of `waiting` such sockets of a shard were written.
+    pub(crate) fn note_written(&self, written: usize, waiting: usize) {
+        self.gate.note_written(written, waiting);
     }
 
     /// Who is in which channel of `app`.

@@ -148,8 +148,9 @@ impl Table {
 }
 
 impl Shard {
-    /// Places a publication for everyone in this shard, with all that wait for it too.
-    async fn ride(&self, selection: &Selection, frame: &Frame, ticket: &Ticket) -> Counts {
+    /// Places a publication for everyone in this shard, with all that wait for it too; where the gate `is_full`, also
+    /// with those that it let in at the same time.
+    async fn ride(&self, is_full: bool, selection: &Selection, frame: &Frame, ticket: &Ticket) -> Counts {
         let rider = Arc::new(Rider {
             app: selection.app,
             except: selection.except.clone(),
@@ -158,6 +159,9 @@ impl Shard {
             placed: OnceLock::new(),
         });
         self.waves.waiting.lock().push(rider.clone());
+        if is_full {
+            tokio::task::yield_now().await;
+        }
         let _turn = self.waves.turn.lock().await;
         if rider.placed.get().is_none() {
             self.carry(&self.waves.board(rider.app)).await;
@@ -207,7 +211,7 @@ impl Hub {
     ) -> Counts {
         let mut counts = Counts::default();
         for shard in self.shards() {
-            let Counts { looked, queued } = shard.ride(selection, frame, ticket).await;
+            let Counts { looked, queued } = shard.ride(self.is_full(), selection, frame, ticket).await;
             counts.looked.at += looked.at;
             counts.looked.matched += looked.matched;
             counts.queued += queued;
