@@ -251,6 +251,16 @@ pub const SMALL_SLICES_PER_BULK: usize = 4;
 /// Buffers in one vectored write. 64 frames of 1 KiB fill a socket's send buffer.
 pub const WRITE_VECTORS: usize = 64;
 
+/// Sockets that wait for the same run, at most, for the kernel to be given its pages instead of its bytes. With more, what
+/// `sendfile` looks at of each socket besides is not in the processor's cache, and costs more than the copy.
+pub const PAGED_SOCKETS: usize = 2048;
+
+/// Sockets that get a run's bytes before the others get its pages: for a few, making pages costs more than it saves.
+pub const PAGED_AFTER: usize = 4;
+
+/// Bytes from which a run is worth pages.
+pub const PAGED_BYTES: usize = 4096;
+
 /// Bytes of a run up to which its frames are copied into one buffer before they are written. Twice what a socket's send
 /// buffer is set to: of more, a socket takes only a part at once.
 pub const JOINED_BYTES: usize = 128 * 1024;

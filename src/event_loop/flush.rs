@@ -89,6 +89,7 @@ impl EventLoop {
         delivered: &mut [u64],
     ) {
         let waiting = self.shard.own(|table| table.bulk_len());
+        volley.note_waiting(waiting);
         let mut written = 0;
         loop {
             if !self.shard.own(|table| table.take(small, SLICE_STRIDE, batch)) {

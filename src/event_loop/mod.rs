@@ -7,6 +7,7 @@ mod deadlines;
 mod flush;
 mod heartbeats;
 mod leaving;
+mod pages;
 mod watch;
 mod write;
 

@@ -9,8 +9,9 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
+use super::pages::Pages;
 use crate::{
-    limits::{JOINED_BYTES, WRITE_VECTORS},
+    limits::{JOINED_BYTES, PAGED_AFTER, PAGED_BYTES, PAGED_SOCKETS, WRITE_VECTORS},
     protocol::frame::Frame,
 };
 
@@ -19,12 +20,18 @@ pub(super) type Buffers<'a> = SmallVec<[IoSlice<'a>; WRITE_VECTORS]>;
 
 /// What a run of the log is as one write, worked out once for all connections that have this run.
 ///
-/// Its frames are copied into one buffer: the kernel takes one stretch of memory for less than it takes its pieces.
+/// Its frames are copied into one buffer: the kernel takes one stretch of memory for less than it takes its pieces. What
+/// some, but not very many sockets get is given to the kernel as [`Pages`].
 #[derive(Debug, Default)]
 pub(super) struct Volley {
     first: u64,
     end: u64,
     joined: Vec<u8>,
+    pages: Pages,
+    /// Sockets that wait for runs.
+    waiting: usize,
+    /// Sockets that had this one.
+    uses: usize,
     /// Bytes on the wire.
     pub(super) bytes: usize,
     /// Frames that carry an event.
@@ -40,11 +47,16 @@ impl Volley {
     /// Makes this the volley of the run `first..end`, which is `frames`.
     pub(super) fn aim(&mut self, first: u64, end: u64, frames: &[Frame]) {
         if (self.first, self.end) == (first, end) {
+            self.uses += 1;
+            if self.uses == PAGED_AFTER && self.waiting <= PAGED_SOCKETS && self.joined.len() >= PAGED_BYTES {
+                self.pages.hold(&self.joined);
+            }
             return;
         }
-        let joined = std::mem::take(&mut self.joined);
-        *self = Self { first, end, joined, ..Self::of(frames) };
+        let Self { joined, pages, waiting, .. } = std::mem::take(self);
+        *self = Self { first, end, joined, pages, waiting, uses: 1, ..Self::of(frames) };
         self.joined.clear();
+        self.pages.forget();
         if frames.len() > 1 && self.bytes <= JOINED_BYTES {
             for frame in frames {
                 self.joined.extend_from_slice(frame.bytes());
@@ -52,8 +64,30 @@ impl Volley {
         }
     }
 
+    /// Notes how many sockets wait for runs.
+    pub(super) fn note_waiting(&mut self, waiting: usize) {
+        self.waiting = waiting;
+    }
+
+    /// Writes it, which is `frames`, as [`write`] does.
+    ///
+    /// # Errors
+    /// As [`write`].
+    pub(super) fn write(&self, socket: &TcpStream, frames: &[Frame]) -> io::Result<usize> {
+        let taken = self.pages.send(socket)?;
+        if taken == 0 {
+            return write(socket, frames, (0, self.bytes), &self.buffers(frames));
+        }
+        if taken == self.bytes {
+            return Ok(taken);
+        }
+        let (whole, begun) = split(frames, taken);
+        let rest = &frames[whole..];
+        Ok(taken + write(socket, rest, (begun, self.bytes - taken), &buffers(rest, begun))?)
+    }
+
     /// The buffers of its first write.
-    pub(super) fn buffers<'a>(&'a self, frames: &'a [Frame]) -> Buffers<'a> {
+    fn buffers<'a>(&'a self, frames: &'a [Frame]) -> Buffers<'a> {
         if self.joined.is_empty() {
             return buffers(frames, 0);
         }
