@@ -51,7 +51,7 @@ fn untagged(tagged: &Value) -> Value {
                 };
                 (key, untagged(&entry[1]))
             });
-            Value::Map(Map::new(entries.collect(), None).into())
+            Value::Map(Map::new(entries.collect(), None))
         }
         _ => inner.clone(),
     }
