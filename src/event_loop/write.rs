@@ -69,10 +69,10 @@ impl Volley {
         self.waiting = waiting;
     }
 
-    /// Writes it, which is `frames`, as [`write`] does.
+    /// Writes it, which is `frames`, as [`write()`] does.
     ///
     /// # Errors
-    /// As [`write`].
+    /// As [`write()`].
     pub(super) fn write(&self, socket: &TcpStream, frames: &[Frame]) -> io::Result<usize> {
         let taken = self.pages.send(socket)?;
         if taken == 0 {
