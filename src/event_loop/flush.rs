@@ -50,7 +50,9 @@ impl EventLoop {
             if small {
                 small_expected = begun + SMALL_EXPECTED;
             }
-            let until = begun + if begun < small_expected { SLICE_BESIDE_SMALL } else { SLICE };
+            // Small ones are written as fast as they are placed, or they would pile up before the gate.
+            let is_brief = !small && begun < small_expected;
+            let until = begun + if is_brief { SLICE_BESIDE_SMALL } else { SLICE };
             self.slice((small, until), &mut batch, &mut volley, &mut outcome, &mut delivered);
             tokio::task::yield_now().await;
         }
