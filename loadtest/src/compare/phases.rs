@@ -255,7 +255,10 @@ pub(super) const FAMILIES: &[Family] = &[
         takes: (1.5, 1.0),
         rounds: ALWAYS,
         figures: TO_ONE,
-        goals: &[over("CPU per event, over uWebSockets' plain POST", PER_EVENT, Contender::UWebSockets, 1.2)],
+        goals: &[
+            over("CPU per event, over uWebSockets' plain POST", PER_EVENT, Contender::UWebSockets, 1.2),
+            over("p99, over uWebSockets' plain POST", P99, Contender::UWebSockets, 2.0),
+        ],
     },
     Family {
         name: "mixed",
