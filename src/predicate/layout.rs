@@ -85,7 +85,7 @@ impl Drop for Layout {
 
 /// Keys and values of one object; cloning shares them.
 ///
-/// One allocation: a scan reads the claims of every connection, and waits for memory once for each.
+/// One allocation: a scan reads the claims of every connection, and waits for memory once less for each.
 #[derive(Clone)]
 pub struct Map(Arc<[Cell]>);
 
