@@ -16,7 +16,9 @@ use std::{
 
 use hyper::{server::conn::http1, service::service_fn};
 use parking_lot::Mutex;
+use rustix::net::SocketFlags;
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     net::TcpStream,
     runtime::{Builder, Handle},
     sync::{mpsc, watch},
@@ -291,7 +293,11 @@ impl Parts {
     /// Accepts until the server stops, and hands the sockets round. Those that the kernel has let in by then are served
     /// too: closed unread, they would look to a load balancer as if their requests might have been delivered.
     async fn accept(self, listener: TcpListener, senders: Vec<mpsc::Sender<Accepted>>) {
-        let listener = match tokio::net::TcpListener::from_std(listener) {
+        #[expect(
+            deprecated,
+            reason = "what replaces it is `unsafe`; a `TcpListener` keeps to what that asks"
+        )]
+        let listener = match AsyncFd::with_interest(listener, Interest::READABLE) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "cannot watch the listening socket"),
         };
@@ -299,7 +305,7 @@ impl Parts {
         let mut next = 0;
         loop {
             let accepted = tokio::select! {
-                accepted = accept_one(&listener) => accepted,
+                accepted = listener.async_io(Interest::READABLE, accept_one) => accepted,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             match accepted {
@@ -316,12 +322,10 @@ impl Parts {
                 }
             }
         }
-        // What tokio knows of the listener is a moment old.
-        let Ok(listener) = listener.into_std() else { return };
         for sender in senders.iter().cycle().take(ACCEPT_QUEUE) {
-            let Ok((socket, address)) = listener.accept() else { return };
-            let ready = socket.set_nonblocking(true).is_ok();
-            if ready && sender.send((socket, address.ip().to_canonical(), Instant::now())).await.is_err() {
+            // What tokio knows of the listener is a moment old.
+            let Ok(accepted) = accept_one(listener.get_ref()) else { return };
+            if sender.send(accepted).await.is_err() {
                 return;
             }
         }
@@ -388,9 +392,12 @@ fn block_on(future: impl Future<Output = ()>) {
     }
 }
 
-async fn accept_one(listener: &tokio::net::TcpListener) -> io::Result<Accepted> {
-    let (socket, address) = listener.accept().await?;
-    Ok((socket.into_std()?, address.ip().to_canonical(), Instant::now()))
+/// Accepts without registering the socket with this thread's runtime, as tokio's listener would: it may be another's.
+fn accept_one(listener: &TcpListener) -> io::Result<Accepted> {
+    let (socket, address) =
+        rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((socket.into(), SocketAddr::try_from(address)?.ip().to_canonical(), Instant::now()))
 }
 
 /// One shard per core, less one: the kernel's network work, and all else that runs, needs a core too. A server whose
