@@ -16,11 +16,11 @@ pub(super) enum Due {
     /// Time to authenticate is over.
     Authentication,
     /// A token ends, at this time in Unix seconds.
-    Expiry(u64),
+    Expiry(u32),
 }
 
 /// A heap of moments, in milliseconds since the shard began. Entries of connections that are gone stay until they are
-/// due; each is 32 bytes, and there are at most a few per connection.
+/// due; each is 24 bytes, and there are at most a few per connection.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     began: Instant,

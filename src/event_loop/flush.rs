@@ -1,6 +1,14 @@
 //! Writing: a slice of dirty outboxes at a time, one vectored write each.
 
-use std::{future::poll_fn, io, rc::Rc, task::Poll, time::Instant};
+use std::{
+    future::poll_fn,
+    io,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use smallvec::SmallVec;
 
 use super::{
     EventLoop, Seat,
@@ -50,9 +58,7 @@ impl EventLoop {
             if small {
                 small_expected = begun + SMALL_EXPECTED;
             }
-            // Small ones are written as fast as they are placed, or they would pile up before the gate.
-            let is_brief = !small && begun < small_expected;
-            let until = begun + if is_brief { SLICE_BESIDE_SMALL } else { SLICE };
+            let until = begun + slice_for(small, begun < small_expected);
             self.slice((small, until), &mut batch, &mut volley, &mut outcome, &mut delivered);
             tokio::task::yield_now().await;
         }
@@ -128,9 +134,12 @@ impl EventLoop {
     ) {
         let Batch { works, window } = batch;
         let seats = self.seats.borrow();
-        for work in works.drain(..) {
-            let seat =
-                seats.get(work.at.slot as usize).and_then(Option::as_ref).filter(|seat| seat.at == work.at);
+        // All before the first write: memory that was not touched for a while is waited for once, not once a write.
+        let batch: SmallVec<[Option<&Seat>; SLICE_STRIDE]> = works
+            .iter()
+            .map(|work| seats.get(work.at.slot as usize)?.as_deref().filter(|seat| seat.at == work.at))
+            .collect();
+        for (work, seat) in works.drain(..).zip(batch) {
             let queue: Vec<Frame>;
             let own;
             let (frames, volley) = match &work.load {
@@ -258,5 +267,25 @@ impl EventLoop {
         for at in self.shard.own(Table::take_closing) {
             self.deadlines.borrow_mut().push(CLOSE_GRACE, at, Due::Reset);
         }
+    }
+}
+
+/// How long to write at a stretch: from the list of small publications or the other, and whether small ones come.
+fn slice_for(small: bool, small_expected: bool) -> Duration {
+    // Small ones are written as fast as they are placed, or they would pile up before the gate.
+    if small_expected && !small { SLICE_BESIDE_SMALL } else { SLICE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_writing_to_many_is_cut_short_for_single_events() {
+        assert_eq!(slice_for(false, true), SLICE_BESIDE_SMALL);
+        assert_eq!(
+            [(true, true), (true, false), (false, false)].map(|(small, come)| slice_for(small, come)),
+            [SLICE; 3]
+        );
     }
 }

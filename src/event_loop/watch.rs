@@ -8,7 +8,7 @@ use std::{
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    EventLoop,
+    EventLoop, NEVER,
     deadlines::{Due, until},
 };
 use crate::{
@@ -88,16 +88,16 @@ impl EventLoop {
                         }
                     });
                 }
-                Due::Expiry(unix) => self.expire(at, unix),
+                Due::Expiry(second) => self.expire(at, second),
             }
         }
     }
 
-    /// The deadline for `unix` has come. It may be another's by now, or early: a renewed token ends later, and clocks are
+    /// The deadline for `second` has come. It may be another's by now, or early: a renewed token ends later, and clocks are
     /// set.
-    fn expire(&self, at: SlotRef, unix: u64) {
-        let Some(seat) = self.seat_of(at).filter(|seat| seat.expiry.get() == Some(unix)) else { return };
-        seat.expiry.set(None);
+    fn expire(&self, at: SlotRef, second: u32) {
+        let Some(seat) = self.seat_of(at).filter(|seat| seat.expiry.get() == second) else { return };
+        seat.expiry.set(NEVER);
         let connection = self.shard.own(|table| table.connection(at));
         let Some(expires_at) = connection.and_then(|connection| connection.expires_at) else { return };
         if until(expires_at.get()) > Duration::ZERO {
