@@ -340,9 +340,9 @@ pub const DRAIN_RECONNECT: Duration = Duration::from_secs(3);
 /// Sockets accepted and not yet taken by their shard's thread.
 pub const ACCEPT_QUEUE: usize = 1024;
 
-/// What one kept event counts for beside its frame's bytes: its entry (72) and its place among the ages (72), in tables
-/// that may be three quarters empty; the frame's header and count (64); and a share of its topic.
-pub const HISTORY_EVENT_BYTES: usize = 512;
+/// What one kept event counts for beside its frame's bytes: its entry (72) in a table that may be three quarters empty, its
+/// place among the ages (80) in one that may be half empty, the frame's header and count (64), and a share of its topic.
+pub const HISTORY_EVENT_BYTES: usize = 640;
 
 /// What one name that replay leaves out counts for, in bytes: an allocation, and a place in a set.
 pub const HISTORY_NAME_BYTES: usize = 128;

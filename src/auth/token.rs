@@ -9,6 +9,7 @@ use aws_lc_rs::rand;
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use smol_str::SmolStr;
 
 use super::{
     Rights, RightsError,
@@ -41,7 +42,7 @@ pub struct Tokens {
 #[derive(Clone, Debug)]
 pub struct Verified {
     /// The user: `sub`.
-    pub user: Arc<str>,
+    pub user: SmolStr,
     /// The token's payload as it was signed: a JSON object, valid UTF-8, no name twice at its top.
     pub claims: Box<[u8]>,
     /// `exp` in seconds since 1970; the connection ends then.
@@ -286,7 +287,7 @@ fn is_for(aud: &RawValue, audience: &str) -> bool {
 }
 
 /// A name that `sub` may give.
-pub(super) fn user(sub: Option<Cow<'_, str>>) -> Result<Arc<str>, TokenError> {
+pub(super) fn user(sub: Option<Cow<'_, str>>) -> Result<SmolStr, TokenError> {
     match sub {
         Some(sub) if (1..=limits::USER_BYTES).contains(&sub.len()) => Ok(sub.into()),
         _ => Err(TokenError::Claim("sub", "a string of 1 to 256 bytes")),

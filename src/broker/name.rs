@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
+use smol_str::SmolStr;
+
 use super::slot;
 use crate::id::{AppId, NodeId, base32};
 
@@ -18,9 +20,9 @@ pub(crate) enum Topic {
     /// Every node that has a connection of the app: what everyone may get.
     App(AppId),
     /// Every node that has a connection of the user.
-    User(AppId, Arc<str>),
+    User(AppId, SmolStr),
     /// Every node that has a member of the channel.
-    Channel(AppId, Arc<str>),
+    Channel(AppId, SmolStr),
     /// Messages of programs that act straight through Redis. Its name is part of what is documented, and the same on Redis
     /// Cluster: `fanfare:<namespace>:<app>:dispatch`. Programs use plain PUBLISH, on any node of a cluster.
     Dispatch(AppId),

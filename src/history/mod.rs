@@ -14,6 +14,7 @@ use std::{fmt, future::Future, pin::Pin, str::FromStr, sync::Arc, time::Duration
 
 use ahash::AHashSet;
 use bytes::Bytes;
+use smol_str::SmolStr;
 use uuid::Uuid;
 
 pub(crate) use self::{memory::Memory, redis::RedisHistory};
@@ -25,8 +26,8 @@ use crate::{
 /// Whose events are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Topic {
-    Channel(Arc<str>),
-    User(Arc<str>),
+    Channel(SmolStr),
+    User(SmolStr),
 }
 
 /// Names a topic of one app; there is no way from one app to another's.
@@ -38,12 +39,12 @@ pub(crate) struct Key {
 
 impl Key {
     /// The history of `channel`.
-    pub(crate) fn channel(app: AppId, channel: Arc<str>) -> Self {
+    pub(crate) fn channel(app: AppId, channel: SmolStr) -> Self {
         Self { app, topic: Topic::Channel(channel) }
     }
 
     /// The stored events of `user`.
-    pub(crate) fn user(app: AppId, user: Arc<str>) -> Self {
+    pub(crate) fn user(app: AppId, user: SmolStr) -> Self {
         Self { app, topic: Topic::User(user) }
     }
 }
@@ -131,8 +132,8 @@ pub(crate) struct Reader<'a> {
 /// A sender that did not want its own message back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Echoless {
-    pub(crate) user: Option<Arc<str>>,
-    pub(crate) device: Option<Arc<str>>,
+    pub(crate) user: Option<SmolStr>,
+    pub(crate) device: Option<SmolStr>,
     pub(crate) connection: ConnectionId,
 }
 

@@ -10,6 +10,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
+use smol_str::SmolStr;
 use tokio::net::TcpStream;
 
 use super::{Answer, Edge, access, problem::Problem, watch::Watched};
@@ -160,7 +161,7 @@ pub(super) fn connect(
     if protocol {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(native::NAME));
     }
-    let device = query.device.map(Arc::from);
+    let device = query.device.map(SmolStr::from);
     let Query { echo, store, entrance, .. } = query;
     tokio::task::spawn_local(async move {
         let Some((socket, granted, leftover)) = upgraded.await.ok().and_then(raw_socket) else { return };

@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU64, sync::Arc};
 
+use smol_str::SmolStr;
+
 use crate::{
     auth::Rights,
     id::{AppId, ConnectionId},
@@ -54,7 +56,7 @@ impl Connection {
     }
 
     /// The authenticated user as the text that all its holders share.
-    pub(crate) fn shared_user(&self) -> Option<&Arc<str>> {
+    pub(crate) fn shared_user(&self) -> Option<&SmolStr> {
         match &self.attributes.user {
             Value::String(user) => Some(user),
             _ => None,
@@ -72,7 +74,7 @@ impl Connection {
     }
 
     /// The names of its channels as the texts that all their holders share.
-    pub(crate) fn channel_names(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub(crate) fn channel_names(&self) -> impl Iterator<Item = &SmolStr> {
         self.attributes.channels.as_list().unwrap_or_default().iter().filter_map(|name| match name {
             Value::String(name) => Some(name),
             _ => None,

@@ -8,6 +8,7 @@ use std::{
 
 use ahash::AHashMap;
 use parking_lot::Mutex;
+use smol_str::SmolStr;
 
 use super::connection::{Connection, Snapshot};
 use crate::{id::ConnectionId, limits::SWEEP_STRIDE, predicate::Value};
@@ -17,7 +18,7 @@ use crate::{id::ConnectionId, limits::SWEEP_STRIDE, predicate::Value};
 pub(crate) struct Lost {
     pub(crate) connection: Snapshot,
     /// The channels in which it heard of the others.
-    pub(crate) watched: Vec<Arc<str>>,
+    pub(crate) watched: Vec<SmolStr>,
 }
 
 /// Connections that were lost a short time ago.

@@ -15,6 +15,7 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
+use smol_str::SmolStr;
 use tokio::sync::{Notify, mpsc};
 
 use super::connection::Snapshot;
@@ -81,7 +82,7 @@ pub(crate) struct Notice {
 /// What is to be told about one channel now.
 #[derive(Debug)]
 pub(crate) struct Tidings {
-    pub(crate) channel: Arc<str>,
+    pub(crate) channel: SmolStr,
     pub(crate) notices: Vec<Notice>,
     /// Changes told as counts, and how many are in the channel now.
     pub(crate) counted: Option<(Changes, Count)>,
@@ -90,8 +91,8 @@ pub(crate) struct Tidings {
 /// The channels that have something to tell, over all apps of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Bulletin {
-    due: Mutex<VecDeque<(AppId, Arc<str>)>>,
-    counted: Mutex<Vec<(AppId, Arc<str>)>>,
+    due: Mutex<VecDeque<(AppId, SmolStr)>>,
+    counted: Mutex<Vec<(AppId, SmolStr)>>,
     bell: Notify,
 }
 
@@ -102,12 +103,12 @@ impl Bulletin {
     }
 
     /// The next channel that has notices.
-    pub(crate) fn next(&self) -> Option<(AppId, Arc<str>)> {
+    pub(crate) fn next(&self) -> Option<(AppId, SmolStr)> {
         self.due.lock().pop_front()
     }
 
     /// The channels that have gathered counts since the last call.
-    pub(crate) fn take_counted(&self) -> Vec<(AppId, Arc<str>)> {
+    pub(crate) fn take_counted(&self) -> Vec<(AppId, SmolStr)> {
         std::mem::take(&mut self.counted.lock())
     }
 }
@@ -137,7 +138,7 @@ struct Room {
     /// When it last changed, by [`Presence::clock`].
     changed: u64,
     online: u32,
-    users: AHashMap<Arc<str>, Tally>,
+    users: AHashMap<SmolStr, Tally>,
     news: Option<Box<News>>,
 }
 
@@ -146,7 +147,7 @@ impl Room {
         Count { connections: self.connections.into(), users: self.online.into() }
     }
 
-    fn enter(&mut self, user: Option<&Arc<str>>) {
+    fn enter(&mut self, user: Option<&SmolStr>) {
         self.connections += 1;
         let Some(user) = user else { return };
         let tally = self.users.entry(user.clone()).or_default();
@@ -154,7 +155,7 @@ impl Room {
         self.online += u32::from(tally.live == 1);
     }
 
-    fn exit(&mut self, user: Option<&Arc<str>>, leaving: Leaving) {
+    fn exit(&mut self, user: Option<&SmolStr>, leaving: Leaving) {
         self.connections -= 1;
         let Some(user) = user else { return };
         let Some(tally) = self.users.get_mut(user) else { return };
@@ -165,20 +166,20 @@ impl Room {
     }
 
     /// One lost connection of `user` will not come back, or has.
-    fn settle_lost(&mut self, user: Option<&Arc<str>>) {
+    fn settle_lost(&mut self, user: Option<&SmolStr>) {
         let Some(user) = user else { return };
         let Some(tally) = self.users.get_mut(user) else { return };
         tally.lost = tally.lost.saturating_sub(1);
         self.forget_if_gone(user);
     }
 
-    fn forget_if_gone(&mut self, user: &Arc<str>) {
+    fn forget_if_gone(&mut self, user: &SmolStr) {
         if self.users.get(user).is_some_and(|tally| tally.live == 0 && tally.lost == 0) {
             self.users.remove(user);
         }
     }
 
-    fn connections_of(&self, user: &Arc<str>) -> u64 {
+    fn connections_of(&self, user: &SmolStr) -> u64 {
         self.users.get(user).map_or(0, |tally| u64::from(tally.live) + u64::from(tally.lost))
     }
 
@@ -192,7 +193,7 @@ impl Room {
     }
 }
 
-type Rooms = BTreeMap<Arc<str>, Room>;
+type Rooms = BTreeMap<SmolStr, Room>;
 
 /// The channels of one app on this node.
 #[derive(Debug)]
@@ -214,7 +215,7 @@ pub(crate) struct Presence {
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) app: AppId,
-    pub(crate) channel: Arc<str>,
+    pub(crate) channel: SmolStr,
     pub(crate) kind: MemberKind,
     pub(crate) member: Snapshot,
     pub(crate) previous: Option<ConnectionId>,
@@ -279,7 +280,7 @@ impl Presence {
         member: &Snapshot,
         watching: Watching,
         coming: Coming,
-    ) -> (Arc<str>, u64) {
+    ) -> (SmolStr, u64) {
         let mut rooms = self.stripe(channel).lock();
         let known = rooms.get_key_value(channel).map(|(name, _)| name.clone());
         let name = known.unwrap_or_else(|| {
@@ -373,7 +374,7 @@ impl Presence {
         });
     }
 
-    fn change(&self, channel: &str, change: impl FnOnce(&mut Room, &Arc<str>)) {
+    fn change(&self, channel: &str, change: impl FnOnce(&mut Room, &SmolStr)) {
         let mut rooms = self.stripe(channel).lock();
         let Some((name, _)) = rooms.get_key_value(channel) else { return };
         let name = name.clone();
@@ -388,7 +389,7 @@ impl Presence {
 
     fn tell(
         &self,
-        channel: &Arc<str>,
+        channel: &SmolStr,
         room: &mut Room,
         kind: MemberKind,
         member: &Snapshot,
@@ -432,7 +433,7 @@ impl Presence {
     }
 
     /// Takes what is to be told about `channel` now: its notices, and with `counts` the changes gathered as counts.
-    pub(crate) fn take_tidings(&self, channel: &Arc<str>, counts: bool) -> Option<Tidings> {
+    pub(crate) fn take_tidings(&self, channel: &SmolStr, counts: bool) -> Option<Tidings> {
         let mut rooms = self.stripe(channel).lock();
         let room = rooms.get_mut(channel)?;
         let count = room.count();
@@ -459,7 +460,7 @@ impl Presence {
     }
 
     /// The channels in which someone here hears of the others.
-    pub(crate) fn watched_channels(&self) -> Vec<Arc<str>> {
+    pub(crate) fn watched_channels(&self) -> Vec<SmolStr> {
         let mut watched = Vec::new();
         for stripe in &self.stripes {
             let rooms = stripe.lock();
@@ -491,12 +492,12 @@ impl Presence {
     /// Up to `limit` channels whose names begin with `prefix` and come after `after`, in the order of their names.
     ///
     /// Costs a look at `limit` names per stripe, however many channels there are.
-    pub(crate) fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(Arc<str>, Count)> {
+    pub(crate) fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(SmolStr, Count)> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let mut found: Vec<(Arc<str>, Count)> = Vec::new();
+        let mut found: Vec<(SmolStr, Count)> = Vec::new();
         for stripe in &self.stripes {
             let rooms = stripe.lock();
             let range = rooms.range::<str, _>((from, Bound::Unbounded));

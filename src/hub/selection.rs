@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ahash::AHashSet;
+use smol_str::SmolStr;
 
 use super::connection::Connection;
 use crate::{
@@ -50,7 +51,7 @@ impl Named {
 
     fn has(&self, connection: &Connection) -> bool {
         let in_channel =
-            |name: &Arc<str>| self.channels.contains(&element_key(IndexKey::String(name.clone())));
+            |name: &SmolStr| self.channels.contains(&element_key(IndexKey::String(name.clone())));
         let user = || IndexKey::of(&connection.attributes.user);
         self.connections.contains(&connection.id())
             || (!self.channels.is_empty() && connection.channel_names().any(in_channel))

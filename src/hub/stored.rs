@@ -4,7 +4,7 @@
 //! and in order. Of what is live one such ping at a time is out, so that a flood of events costs few; a replay has one
 //! behind each stretch, so that a client that never stays for all of it gets on.
 
-use std::sync::Arc;
+use smol_str::SmolStr;
 
 use super::{
     Hub,
@@ -69,7 +69,7 @@ impl Table {
     }
 
     /// The users of connections in doubt among [`DOUBTED_LOOK`] slots from `from` on, and where to look next.
-    pub(crate) fn doubted(&self, from: usize) -> (Vec<(AppId, Arc<str>)>, Option<usize>) {
+    pub(crate) fn doubted(&self, from: usize) -> (Vec<(AppId, SmolStr)>, Option<usize>) {
         let end = self.slots.len().min(from + DOUBTED_LOOK);
         let looked = self.slots[from.min(end)..end].iter().filter(|slot| slot.state == State::Open);
         let doubted = looked.filter_map(|slot| {

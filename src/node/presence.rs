@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smol_str::SmolStr;
 use tokio::time::MissedTickBehavior;
 
 use super::{Node, channels::shown};
@@ -72,7 +73,7 @@ impl Node {
         &self.hub.context().limbo
     }
 
-    async fn tell(&self, app: AppId, channel: &Arc<str>, counts: bool) {
+    async fn tell(&self, app: AppId, channel: &SmolStr, counts: bool) {
         let Some(mut tidings) = self.hub.presence(app).take_tidings(channel, counts) else { return };
         if self.cluster.is_some() && !(tidings.notices.is_empty() && tidings.counted.is_none()) {
             self.tell_elsewhere(app, &tidings);
@@ -153,17 +154,17 @@ impl Node {
 pub(crate) struct Recalled {
     node: Arc<Node>,
     pub(crate) lost: Snapshot,
-    channels: VecDeque<(Arc<str>, bool)>,
+    channels: VecDeque<(SmolStr, bool)>,
 }
 
 impl Recalled {
     /// The next channel, and whether it was watched.
-    pub(crate) fn next(&self) -> Option<(Arc<str>, bool)> {
+    pub(crate) fn next(&self) -> Option<(SmolStr, bool)> {
         self.channels.front().cloned()
     }
 
     /// The channels that are yet to be taken or given up.
-    pub(crate) fn left(&self) -> impl Iterator<Item = &(Arc<str>, bool)> {
+    pub(crate) fn left(&self) -> impl Iterator<Item = &(SmolStr, bool)> {
         self.channels.iter()
     }
 

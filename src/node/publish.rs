@@ -4,6 +4,7 @@ mod keeping;
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Instant};
 
+use smol_str::SmolStr;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
@@ -46,7 +47,7 @@ impl<'a> Publication<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Author {
     pub(crate) sender: Sender,
-    pub(crate) device: Option<Arc<str>>,
+    pub(crate) device: Option<SmolStr>,
     /// Whether it gets its own event.
     pub(crate) echo: bool,
 }
@@ -55,8 +56,8 @@ pub(crate) struct Author {
 #[derive(Debug)]
 enum Keeping {
     Nobody,
-    Channel(Arc<str>, Key, Keep),
-    Users(Vec<Arc<str>>, Keep),
+    Channel(SmolStr, Key, Keep),
+    Users(Vec<SmolStr>, Keep),
 }
 
 /// A publication whose meaning is settled, and which nothing has been done for yet.
@@ -270,11 +271,11 @@ impl Node {
             Keeping::Nobody
         } else if let Some(channel) = target.one_channel() {
             let keep = settings.rule(channel).keep;
-            let name: Arc<str> = channel.into();
+            let name: SmolStr = channel.into();
             keep.map_or(Keeping::Nobody, |keep| Keeping::Channel(name.clone(), Key::channel(app, name), keep))
         } else if let (Some(users), Some(keep)) = (target.only_users(), settings.user_events()) {
             let excepted = |user: &&String| !target.except.users.contains(user);
-            let mut users: Vec<Arc<str>> =
+            let mut users: Vec<SmolStr> =
                 users.iter().filter(excepted).map(|user| user.as_str().into()).collect();
             users.sort_unstable();
             users.dedup();

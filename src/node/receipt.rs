@@ -1,8 +1,7 @@
 //! What a caller hears of its publication.
 
-use std::sync::Arc;
-
 use serde::Serialize;
+use smol_str::SmolStr;
 use uuid::Uuid;
 
 use crate::{hub::Counts, protocol::native::Position};
@@ -35,7 +34,7 @@ pub struct Receipt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Placement {
     /// The channel.
-    pub channel: Arc<str>,
+    pub channel: SmolStr,
     /// The publication.
     pub id: Uuid,
     /// Which life of the channel's numbering.

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use smol_str::SmolStr;
+
 use super::{
     layout::{Key, Map},
     value::Value,
@@ -37,7 +39,7 @@ pub struct Facts {
     /// `connection.id`, as text.
     pub id: ConnectionId,
     /// `connection.device`: chosen by the client; null if it named none.
-    pub device: Option<Arc<str>>,
+    pub device: Option<SmolStr>,
     /// `connection.ip`, as text.
     pub ip: IpAddr,
     /// `connection.protocol`.
@@ -82,7 +84,7 @@ impl Facts {
             Fact::Ip => Value::String(self.ip.to_string().into()),
             Fact::Protocol => self.protocol.into(),
             Fact::ConnectedAt => Value::Int(self.connected_at.into()),
-            Fact::Node => self.node.clone().into(),
+            Fact::Node => Value::String(self.node.clone().into()),
         }
     }
 

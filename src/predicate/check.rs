@@ -1,8 +1,7 @@
 //! Names and functions resolved: what CEL leaves to run time, but no connection could decide, is refused here.
 
-use std::sync::Arc;
-
 use regex::{Regex, RegexBuilder};
+use smol_str::SmolStr;
 
 use super::{
     ast::{Binary, Expr, ExprKind, Macro},
@@ -32,8 +31,8 @@ pub(super) enum NodeKind {
     Local(usize),
     /// A variable of the schema.
     Variable(usize),
-    Select(Box<Node>, Arc<str>),
-    Has(Box<Node>, Arc<str>),
+    Select(Box<Node>, SmolStr),
+    Has(Box<Node>, SmolStr),
     Index(Box<Node>, Box<Node>),
     Call(Function, Vec<Node>),
     Matches(Box<Node>, Pattern),
@@ -141,7 +140,7 @@ pub(super) const VARIABLES: [&str; 6] = ["auth", "user", "connection", "profile"
 /// A param that a filter names.
 #[derive(Clone, Debug)]
 pub(super) struct ParamUse {
-    pub(super) name: Arc<str>,
+    pub(super) name: SmolStr,
     pub(super) span: Span,
     /// Used as the pattern of `matches`.
     pub(super) pattern: bool,
@@ -155,7 +154,7 @@ pub(super) struct Checked {
 }
 
 /// Resolves an expression; `variables` are declared beside those of the filter language.
-pub(super) fn check(expr: &Expr, variables: &[Arc<str>]) -> Result<Checked, FilterError> {
+pub(super) fn check(expr: &Expr, variables: &[SmolStr]) -> Result<Checked, FilterError> {
     let mut checker = Checker { variables, scopes: Vec::new(), params: Vec::new() };
     let root = checker.node(expr)?;
     Ok(Checked { root, params: checker.params })
@@ -223,7 +222,7 @@ pub(super) fn regex(pattern: &str, span: Span) -> Result<Regex, FilterError> {
 }
 
 struct Checker<'v> {
-    variables: &'v [Arc<str>],
+    variables: &'v [SmolStr],
     scopes: Vec<String>,
     params: Vec<ParamUse>,
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use smol_str::SmolStr;
+
 use super::{
     attributes::Attributes,
     check::{Node, NodeKind, Root, check},
@@ -24,7 +26,7 @@ pub enum IndexKey {
     /// The bits of a double that equals no int; never `NaN`, which equals nothing.
     Double(u64),
     /// A string.
-    String(Arc<str>),
+    String(SmolStr),
     /// A connection, in look-ups of [`IndexRef::ConnectionId`] and nowhere else.
     Connection(ConnectionId),
 }
@@ -128,14 +130,14 @@ pub struct Schema(Arc<Declared>);
 #[derive(Debug, Default)]
 struct Declared {
     paths: Vec<Path>,
-    variables: Vec<Arc<str>>,
+    variables: Vec<SmolStr>,
 }
 
 #[derive(Debug)]
 struct Path {
-    text: Arc<str>,
+    text: SmolStr,
     root: Root,
-    keys: Vec<Arc<str>>,
+    keys: Vec<SmolStr>,
     steps: Vec<Step>,
 }
 
@@ -161,7 +163,7 @@ impl Schema {
     #[doc(hidden)]
     #[must_use]
     pub fn with_variables(names: &[&str]) -> Self {
-        let variables = names.iter().map(|name| Arc::from(*name)).collect();
+        let variables = names.iter().map(|name| SmolStr::from(*name)).collect();
         Self(Arc::new(Declared { paths: Vec::new(), variables }))
     }
 
@@ -194,7 +196,7 @@ impl Schema {
         }
     }
 
-    pub(super) fn variables(&self) -> &[Arc<str>] {
+    pub(super) fn variables(&self) -> &[SmolStr] {
         &self.0.variables
     }
 
@@ -203,7 +205,7 @@ impl Schema {
     }
 
     /// The declared index of a path.
-    pub(super) fn find(&self, root: Root, keys: &[Arc<str>]) -> Option<usize> {
+    pub(super) fn find(&self, root: Root, keys: &[SmolStr]) -> Option<usize> {
         self.0.find(root, keys)
     }
 
@@ -219,13 +221,13 @@ impl Schema {
 }
 
 impl Declared {
-    fn find(&self, root: Root, keys: &[Arc<str>]) -> Option<usize> {
+    fn find(&self, root: Root, keys: &[SmolStr]) -> Option<usize> {
         self.paths.iter().position(|path| path.root == root && path.keys == keys)
     }
 }
 
 /// The variable and the members that a node names, if it is a path of a connection's attributes.
-pub(super) fn path_of(node: &Node) -> Option<(Root, Vec<Arc<str>>)> {
+pub(super) fn path_of(node: &Node) -> Option<(Root, Vec<SmolStr>)> {
     match &node.kind {
         NodeKind::Root(root) => Some((*root, Vec::new())),
         NodeKind::Select(from, key) => {

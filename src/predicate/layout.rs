@@ -14,6 +14,7 @@ use std::{
 
 use ahash::AHashMap;
 use parking_lot::Mutex;
+use smol_str::SmolStr;
 
 use super::value::{NULL, Value, double_as_int};
 
@@ -25,7 +26,7 @@ pub enum Key {
     /// An int; a double of the same value finds it.
     Int(i64),
     /// A string, as every key of JSON is.
-    String(Arc<str>),
+    String(SmolStr),
 }
 
 impl Key {
@@ -277,13 +278,13 @@ fn next_id(keys: usize) -> u64 {
 /// One `.key` of a compiled path, which remembers the layout it saw last and where the key was.
 #[derive(Debug)]
 pub(super) struct Step {
-    key: Arc<str>,
+    key: SmolStr,
     /// Layout id above, slot below. One word, so that a relaxed load sees both or neither.
     seen: AtomicU64,
 }
 
 impl Step {
-    pub(super) fn new(key: Arc<str>) -> Self {
+    pub(super) fn new(key: SmolStr) -> Self {
         Self { key, seen: AtomicU64::new(NOTHING_SEEN) }
     }
 

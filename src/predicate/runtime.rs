@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use ahash::AHashSet;
 use regex::Regex;
+use smol_str::SmolStr;
 use std::sync::Arc;
 
 use super::{
@@ -257,7 +258,7 @@ impl Operand<'_> {
 /// The scalars of a list, hashed: `in` costs one look-up, with the equality of values.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ScalarSet {
-    strings: AHashSet<Arc<str>>,
+    strings: AHashSet<SmolStr>,
     ints: AHashSet<i64>,
     /// Doubles that equal no int, by their bits.
     doubles: AHashSet<u64>,

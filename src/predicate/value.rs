@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, sync::Arc};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use smol_str::SmolStr;
 
 use super::layout::{Key, Map};
 
@@ -22,7 +23,7 @@ pub enum Value {
     /// Every other number.
     Double(f64),
     /// Text; compared by code point.
-    String(Arc<str>),
+    String(SmolStr),
     /// A list of anything.
     List(Arc<[Value]>),
     /// A map from strings (or, in a map literal, ints and bools).
@@ -171,8 +172,8 @@ impl From<&str> for Value {
     }
 }
 
-impl From<Arc<str>> for Value {
-    fn from(text: Arc<str>) -> Self {
+impl From<SmolStr> for Value {
+    fn from(text: SmolStr) -> Self {
         Self::String(text)
     }
 }

@@ -1,9 +1,10 @@
 //! An event on its way in: its name, its data as they came, and the one encoding that all its receivers share.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use smol_str::SmolStr;
 use uuid::Uuid;
 
 use super::frame::Frame;
@@ -33,7 +34,7 @@ pub struct Sender {
     /// The connection that sent it.
     pub connection: ConnectionId,
     /// Its user; `null` on the wire if anonymous.
-    pub user: Option<Arc<str>>,
+    pub user: Option<SmolStr>,
 }
 
 /// What the server says about an event beside its name and data; what is `None` is left out.

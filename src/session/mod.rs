@@ -25,6 +25,7 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
+use smol_str::SmolStr;
 use tokio::net::TcpStream;
 
 pub(crate) use self::entering::Entrance;
@@ -61,7 +62,7 @@ pub(crate) struct Arrival {
     /// Bytes that came behind the handshake.
     pub(crate) leftover: Bytes,
     pub(crate) ip: IpAddr,
-    pub(crate) device: Option<Arc<str>>,
+    pub(crate) device: Option<SmolStr>,
     pub(crate) token: Option<String>,
     /// Whether it gets its own messages back where they do not say.
     pub(crate) echo: bool,

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use smol_str::SmolStr;
+
 use super::super::{
     Batch, Coming, Count, Hub, Joining, Named, Reach, Selection, SlotRef, Watching,
     gate::Gate,
@@ -157,7 +159,7 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
         let back = connect(table, "u", Value::Null);
         let taken =
             table.context.limbo.take(&lost.id(), |lost| lost.is_of_client(APP, Some("u"), None)).unwrap();
-        assert_eq!(taken.watched, Vec::<Arc<str>>::new());
+        assert_eq!(taken.watched, Vec::<SmolStr>::new());
         assert!(table.context.limbo.take(&lost.id(), |_| true).is_none(), "only once");
         table.join(back, "c", Watching::No, Coming::Resumed(lost.id()));
         table.close(back, None, &Close::new(1000, ""));

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use smallvec::SmallVec;
+use smol_str::SmolStr;
 
 use super::super::Node;
 use crate::{
@@ -31,7 +32,7 @@ impl Drop for Attending {
 impl Node {
     /// Listens to what everyone of `app` and `user` get. At once where the node is alone or listens already; past
     /// `limits.redis_timeout` it goes on without, and the bus catches up.
-    pub(crate) async fn attend_user(&self, app: AppId, user: Option<&Arc<str>>) -> Attending {
+    pub(crate) async fn attend_user(&self, app: AppId, user: Option<&SmolStr>) -> Attending {
         let topics = [Some(Topic::App(app)), user.map(|user| Topic::User(app, user.clone()))];
         self.attend(topics.into_iter().flatten()).await
     }

@@ -10,6 +10,7 @@ use std::{
 
 use ahash::AHashMap;
 use parking_lot::Mutex;
+use smol_str::SmolStr;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -345,7 +346,7 @@ impl Node {
 
     /// Tells the members of `channel` the position that what comes goes on from, and whether they have all before it:
     /// `joined`.
-    async fn tell_epoch(&self, app: AppId, channel: &Arc<str>, position: Position, recovered: bool) {
+    async fn tell_epoch(&self, app: AppId, channel: &SmolStr, position: Position, recovered: bool) {
         let position = native::Position { epoch: position.epoch.to_string().into(), offset: position.offset };
         let told = native::goes_on(channel, &position, recovered);
         let selection = of_channel(app, channel);
@@ -359,7 +360,7 @@ impl Node {
     }
 
     /// Places a kept event for the members of its channel that it is for.
-    async fn place_entry(&self, app: AppId, channel: &Arc<str>, entry: &Entry) -> Counts {
+    async fn place_entry(&self, app: AppId, channel: &SmolStr, entry: &Entry) -> Counts {
         let selection = of_channel(app, channel);
         let (_, ticket) = self.admit_in_time(&selection, entry.frame.len()).await;
         let mut counts = Counts::default();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
+use smol_str::SmolStr;
 
 use super::{
     super::{MembersQuery, Node, NodeError, read_cursor, show, write_cursor},
@@ -84,7 +85,7 @@ impl Node {
     /// The channels that someone is in here.
     pub(super) fn listed(&self, app: AppId, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Listed> {
         let found = self.hub.presence(app).list(prefix, after, limit);
-        let listed = |(channel, _): (Arc<str>, Count)| Listed {
+        let listed = |(channel, _): (SmolStr, Count)| Listed {
             present: self.present(app, &channel),
             channel: channel.to_string(),
         };

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
+use smol_str::SmolStr;
 
 use super::{
     super::{Node, Recalled},
@@ -54,7 +55,7 @@ pub(crate) struct Takeover {
     node: Arc<Node>,
     app: AppId,
     lost: ConnectionId,
-    user: Option<Arc<str>>,
+    user: Option<SmolStr>,
     profile: Box<RawValue>,
     channels: VecDeque<FormerChannel>,
     /// Its node tells the members itself.
@@ -155,7 +156,7 @@ impl Node {
         self: &Arc<Self>,
         app: AppId,
         id: ConnectionId,
-        user: Option<Arc<str>>,
+        user: Option<SmolStr>,
         former: Former,
     ) -> Takeover {
         let taken = former.channels.iter().map(|channel| channel.name.clone()).collect();
@@ -192,7 +193,7 @@ impl Node {
         let recalled = self.recall(app, &id, user, device)?;
         let profile = recalled.lost.profile();
         let profile = to_raw_value(&profile).ok()?;
-        let channel = |(name, watched): &(Arc<str>, bool)| FormerChannel {
+        let channel = |(name, watched): &(SmolStr, bool)| FormerChannel {
             name: name.to_string(),
             watched: *watched,
             was_allowed: recalled.lost.rights.may_join(name),

@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
 };
 
+use smol_str::SmolStr;
 use tokio::task::JoinSet;
 
 use super::{super::Node, Cluster};
@@ -34,14 +35,14 @@ impl Cluster {
         self.doubts.fetch_add(1, SeqCst) + 1
     }
 
-    fn hears(&self, app: AppId, user: &Arc<str>) -> bool {
+    fn hears(&self, app: AppId, user: &SmolStr) -> bool {
         self.bus.interest().is_live(&Topic::User(app, user.clone()))
     }
 }
 
 impl Node {
     /// To be called before the store is asked what waits for `user`.
-    pub(crate) fn hearing(&self, app: AppId, user: &Arc<str>) -> Hearing {
+    pub(crate) fn hearing(&self, app: AppId, user: &SmolStr) -> Hearing {
         self.cluster.as_ref().map_or(Hearing { gaps: 0, is_live: true }, |cluster| Hearing {
             gaps: cluster.gaps.load(SeqCst),
             is_live: cluster.hears(app, user),
@@ -119,7 +120,7 @@ impl Node {
     ///
     /// The store is asked without the user's turn, as it may be long in answering, and others wait for the turn. Only where
     /// something came meanwhile is it asked once more, in the turn.
-    async fn recover_user(&self, app: AppId, user: &Arc<str>) -> bool {
+    async fn recover_user(&self, app: AppId, user: &SmolStr) -> bool {
         let Some(cluster) = &self.cluster else { return true };
         let key = Key::user(app, user.clone());
         for in_turn in [false, true] {

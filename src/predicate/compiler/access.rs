@@ -1,6 +1,6 @@
 //! Reaching values: variables, members, items, and the literals that hold expressions.
 
-use std::sync::Arc;
+use smol_str::SmolStr;
 
 use super::{Compiler, Evaluated, Term, Test, failed, owned, term, test, value_of};
 use crate::predicate::{
@@ -88,7 +88,7 @@ impl Place {
 }
 
 impl Compiler {
-    pub(super) fn select(&mut self, from: &Node, key: &Arc<str>, span: Span) -> Term {
+    pub(super) fn select(&mut self, from: &Node, key: &SmolStr, span: Span) -> Term {
         let from = self.term(from);
         let key = key.clone();
         term(move |frame| member(from(frame)?, |map| map.find(&key), span))
@@ -123,7 +123,7 @@ impl Compiler {
     }
 
     /// `has(from.key)`: whether the key is there, be its value null.
-    pub(super) fn has(&mut self, from: &Node, key: &Arc<str>, span: Span) -> Test {
+    pub(super) fn has(&mut self, from: &Node, key: &SmolStr, span: Span) -> Test {
         if let Some(place) = Place::of(from) {
             let step = Step::new(key.clone());
             return test(move |frame| match place.get(frame) {

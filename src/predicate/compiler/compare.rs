@@ -111,7 +111,7 @@ impl Compiler {
 fn place_equals(place: Place, fixed: Fixed, negate: bool) -> Test {
     match fixed {
         Fixed::Constant(Value::String(text)) => test(move |frame| match place.get(frame) {
-            Some(Value::String(value)) => Tri::from((**value == *text) != negate),
+            Some(Value::String(value)) => Tri::from((*value == text) != negate),
             Some(_) => negate.into(),
             None => place.lost(frame),
         }),
@@ -125,7 +125,7 @@ fn place_equals(place: Place, fixed: Fixed, negate: bool) -> Test {
             None => place.lost(frame),
         }),
         Fixed::Param(slot) => test(move |frame| match (place.get(frame), &frame.base.params[slot].value) {
-            (Some(Value::String(value)), Value::String(text)) => Tri::from((**value == **text) != negate),
+            (Some(Value::String(value)), Value::String(text)) => Tri::from((value == text) != negate),
             (Some(value), param) => Tri::from((value == param) != negate),
             (None, _) => place.lost(frame),
         }),
@@ -163,7 +163,7 @@ fn place_contains(place: Place, fixed: Fixed, span: Span) -> Test {
     match fixed {
         Fixed::Constant(Value::String(text)) => test(move |frame| match place.get(frame) {
             Some(Value::List(items)) => {
-                items.iter().any(|item| matches!(item, Value::String(item) if **item == *text)).into()
+                items.iter().any(|item| matches!(item, Value::String(item) if *item == text)).into()
             }
             Some(Value::Map(map)) => map.find(&text).is_some().into(),
             Some(_) => frame.base.fail(EvalErrorKind::NoOverload, span),

@@ -1,6 +1,6 @@
 //! Functions and arithmetic (CEL specification, "Standard Definitions").
 
-use std::sync::Arc;
+use smol_str::SmolStr;
 
 use super::{Compiler, Evaluated, Place, Term, Test, failed, owned, term, test, value_of};
 use crate::predicate::{
@@ -204,7 +204,7 @@ fn to_double(base: &Base<'_>, value: &Value, span: Span) -> Applied {
 }
 
 fn to_string(base: &Base<'_>, value: &Value, span: Span) -> Applied {
-    let text: Arc<str> = match value {
+    let text: SmolStr = match value {
         Value::String(_) => return Ok(value.clone()),
         Value::Bool(value) => value.to_string().into(),
         Value::Int(value) => value.to_string().into(),
