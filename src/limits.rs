@@ -508,8 +508,8 @@ pub struct Limits {
     /// this long.
     #[serde(with = "crate::limits::duration")]
     pub jwks_refresh: Duration,
-    /// Bytes of all histories and stored events of the node together; the oldest give way. Bounds of channels and users
-    /// do not bound how many of them there are.
+    /// Bytes of all histories and stored events of the node together; the oldest of the app that keeps most give way.
+    /// Bounds of channels and users do not bound how many of them there are.
     pub history_bytes: usize,
     /// How long the channels of a connection that ended without a close frame are kept for its return; 0 is off. A
     /// change of network takes a phone less.

@@ -1,4 +1,4 @@
-//! Which kept event is the oldest, and which are past their time, whatever their topics.
+//! Which kept event of an app is the oldest, and which are past their time, whatever their topics.
 //!
 //! Events that are kept equally long expire in the order in which they came: one linked list per such class, through
 //! one table of places. So adding and removing cost the same however much is kept, and nothing stale is left behind
@@ -34,13 +34,12 @@ struct Class {
     last: u32,
 }
 
-/// All kept events by age. Its memory follows the most events that were ever kept at once.
+/// An app's kept events by age. Its memory follows the most events that were ever kept at once.
 #[derive(Debug)]
 pub(super) struct Ages {
     nodes: Vec<Node>,
     classes: Vec<Class>,
     free: u32,
-    len: usize,
     /// Events ever added.
     added: u64,
 }
@@ -51,12 +50,13 @@ impl Ages {
     pub(super) const PLACE_BYTES: usize = size_of::<Node>();
 
     pub(super) fn new() -> Self {
-        Self { nodes: Vec::new(), classes: Vec::new(), free: NONE, len: 0, added: 0 }
+        Self { nodes: Vec::new(), classes: Vec::new(), free: NONE, added: 0 }
     }
 
     /// Events held.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.nodes.iter().filter(|node| node.key.is_some()).count()
     }
 
     /// Adds an event of `key` as the youngest. `now` never goes back from one call to the next.
@@ -86,7 +86,6 @@ impl Ages {
         }
         self.classes[class].last = at;
         self.added += 1;
-        self.len += 1;
         Place(at)
     }
 
@@ -121,7 +120,6 @@ impl Ages {
             NONE => self.classes[class].last = previous,
             next => self.nodes[next as usize].previous = previous,
         }
-        self.len -= 1;
     }
 
     fn heads(&self) -> impl Iterator<Item = &Node> {

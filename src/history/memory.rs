@@ -37,12 +37,21 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Keeps up to `max_bytes` of all topics together: frames, and an allowance for each event. `apps` by `AppId`.
+    /// Keeps up to `max_bytes` of all topics together: frames, and an allowance for each event. Beyond that the app that
+    /// keeps most gives up its oldest, so one that keeps no more than an equal share loses nothing to others. `apps` by
+    /// `AppId`.
     pub(crate) fn new(max_bytes: usize, metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
         Self {
             kept: Mutex::new(Kept::new(max_bytes, HISTORY_QUIET_TOPICS, metrics, apps)),
             born: Instant::now(),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_two_apps(max_bytes: usize) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let apps = ["a", "b"].map(|name| Arc::new(metrics.app(name)));
+        Self::new(max_bytes, metrics, apps.into())
     }
 
     /// Runs `act` under the lock. The time is taken there, so that it never goes back from one act to the next.
@@ -160,11 +169,22 @@ enum Why {
 /// What all topics share: order of ages, sums, counters.
 #[derive(Debug)]
 struct Books {
+    /// By `AppId`.
+    shares: Vec<Share>,
+    /// Those of all shares.
+    bytes: usize,
+    /// Held by all shares.
+    events: usize,
+    metrics: Arc<Metrics>,
+}
+
+/// What is kept of one app.
+#[derive(Debug)]
+struct Share {
     ages: Ages,
     /// As `max_bytes` counts them.
     bytes: usize,
-    metrics: Arc<Metrics>,
-    apps: Vec<Arc<AppMetrics>>,
+    metrics: Arc<AppMetrics>,
 }
 
 /// What an event counts for against the bound on all topics.
@@ -174,6 +194,11 @@ fn weight(entry: &Entry) -> usize {
 }
 
 impl Books {
+    fn new(metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
+        let share = |metrics| Share { ages: Ages::new(), bytes: 0, metrics };
+        Self { shares: apps.into_iter().map(share).collect(), bytes: 0, events: 0, metrics }
+    }
+
     /// Appends `entry` to `log`.
     ///
     /// A log whose events are to be kept for a shorter time than before gives up the older ones with the new: what is
@@ -185,7 +210,10 @@ impl Books {
         }
         log.bytes += entry.frame.len();
         self.bytes += weight(&entry);
-        let place = self.ages.add(key, now.age, ttl);
+        self.events += 1;
+        let share = &mut self.shares[usize::from(key.app.0)];
+        share.bytes += weight(&entry);
+        let place = share.ages.add(key, now.age, ttl);
         log.entries.push_back(Held { entry, until, place });
         self.show();
     }
@@ -200,14 +228,17 @@ impl Books {
         }
         log.bytes -= entry.frame.len();
         self.bytes -= weight(&entry);
-        self.ages.remove(place);
-        self.show();
+        self.events -= 1;
+        let share = &mut self.shares[usize::from(key.app.0)];
+        share.bytes -= weight(&entry);
+        share.ages.remove(place);
         if let Why::Over(reason) = why {
             log.lost_to = entry.offset;
-            if let (Topic::User(_), Some(app)) = (&key.topic, self.apps.get(usize::from(key.app.0))) {
-                app.dropped(reason, 1);
+            if let Topic::User(_) = key.topic {
+                share.metrics.dropped(reason, 1);
             }
         }
+        self.show();
     }
 
     /// Removes what is past its time.
@@ -217,8 +248,24 @@ impl Books {
         }
     }
 
+    /// Whose event is the oldest of the app that keeps most.
+    fn most(&self) -> Option<&Key> {
+        self.shares.iter().max_by_key(|share| share.bytes)?.ages.oldest()
+    }
+
+    /// Whose event is past its time, in the app `from` or a later one, where `from` is then.
+    fn expired(&self, from: &mut usize, now: Now) -> Option<&Key> {
+        while let Some(share) = self.shares.get(*from) {
+            if let Some(key) = share.ages.expired(now.age) {
+                return Some(key);
+            }
+            *from += 1;
+        }
+        None
+    }
+
     fn show(&self) {
-        self.metrics.history_events.set(self.ages.len() as i64);
+        self.metrics.history_events.set(self.events as i64);
         self.metrics.history_bytes.set(self.bytes as i64);
     }
 }
@@ -242,7 +289,7 @@ impl Kept {
     fn new(max_bytes: usize, max_quiet: usize, metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
         Self {
             topics: AHashMap::new(),
-            books: Books { ages: Ages::new(), bytes: 0, metrics, apps },
+            books: Books::new(metrics, apps),
             max_bytes,
             quiet: BTreeMap::new(),
             max_quiet,
@@ -316,8 +363,9 @@ impl Kept {
 
     /// Removes up to `most` events and topics that are past their time; whether there may be more.
     fn expire(&mut self, most: usize, now: Now) -> bool {
+        let mut app = 0;
         for _ in 0..most {
-            if let Some(key) = self.books.ages.expired(now.age).cloned() {
+            if let Some(key) = self.books.expired(&mut app, now).cloned() {
                 self.remove_oldest(&key, DropReason::StoredExpired, now);
             } else if self.quiet.first_key_value().is_some_and(|(_, (used, _))| is_over(*used, now)) {
                 self.forget_quietest();
@@ -328,10 +376,10 @@ impl Kept {
         true
     }
 
-    /// Removes the oldest of all events until they are within their bound.
+    /// Removes the oldest events of the app that keeps most until all are within their bound.
     fn shed(&mut self, now: Now) {
         while self.books.bytes > self.max_bytes
-            && let Some(key) = self.books.ages.oldest().cloned()
+            && let Some(key) = self.books.most().cloned()
         {
             self.remove_oldest(&key, DropReason::StoredOver, now);
         }

@@ -7,7 +7,6 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::{
     id::NodeId,
-    metrics::Metrics,
     protocol::event::{Data, Event, Marks},
 };
 
@@ -297,5 +296,5 @@ async fn topics_and_apps_are_apart(store: &dyn History) {
 
 #[tokio::test]
 async fn memory_behaves_as_a_store() {
-    behaves_as_a_store(&Memory::new(1 << 20, Arc::new(Metrics::new()), Vec::new())).await;
+    behaves_as_a_store(&Memory::with_two_apps(1 << 20)).await;
 }

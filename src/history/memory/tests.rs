@@ -59,8 +59,14 @@ fn fill(kept: &mut Kept, key: &Key, keep: &Keep, count: usize, now: Now) {
 /// Holds what is counted against what is there.
 pub(super) fn audit(kept: &Kept) {
     let held = || kept.topics.values().flat_map(|log| &log.entries);
-    assert_eq!(kept.books.ages.len(), held().count());
+    assert_eq!(kept.books.events, held().count());
     assert_eq!(kept.books.bytes, held().map(|held| weight(&held.entry)).sum::<usize>());
+    for (app, share) in kept.books.shares.iter().enumerate() {
+        let of_app = kept.topics.iter().filter(|(key, _)| usize::from(key.app.0) == app);
+        let held = || of_app.clone().flat_map(|(_, log)| &log.entries);
+        assert_eq!(share.ages.len(), held().count());
+        assert_eq!(share.bytes, held().map(|held| weight(&held.entry)).sum::<usize>());
+    }
     assert_eq!(kept.books.metrics.history_events.get(), held().count() as i64);
     assert_eq!(kept.books.metrics.history_bytes.get(), kept.books.bytes as i64);
     assert_eq!(kept.quiet.len(), kept.topics.values().filter(|log| log.entries.is_empty()).count());
@@ -79,7 +85,7 @@ pub(super) fn audit(kept: &Kept) {
 
 #[tokio::test]
 async fn two_quick_stores_keep_both_and_only_channels_carry_offsets() {
-    let store = Memory::new(1 << 20, Arc::new(Metrics::new()), Vec::new());
+    let store = Memory::with_two_apps(1 << 20);
     let key = user("u");
     let (first, second) = tokio::join!(
         store.append(&key, &PLENTY, event(1)), //
@@ -159,7 +165,7 @@ fn a_topic_keeps_its_newest_events_within_number_bytes_and_time() {
         kept.append(&key, &keep, event(length), at(second));
         assert_eq!(offsets(&kept.waiting(&key, at(second)).entries), left, "{second}");
     }
-    let losses = kept.books.apps[1].clone();
+    let losses = kept.books.shares[1].metrics.clone();
     assert_eq!((losses.drops(DropReason::StoredOver), losses.drops(DropReason::StoredExpired)), (3, 0));
     assert_eq!(offsets(&kept.waiting(&key, at(13)).entries), [5]);
     assert!(!kept.expire(1024, at(14)));
@@ -170,7 +176,7 @@ fn a_topic_keeps_its_newest_events_within_number_bytes_and_time() {
     fill(&mut kept, &channel("c"), &keep, 5, at(15));
     assert!(kept.expire(2, at(25)) && !kept.expire(1024, at(25)));
     assert_eq!(losses.drops(DropReason::StoredOver), 4);
-    assert_eq!(kept.books.apps[0].drops(DropReason::StoredExpired), 0, "a channel's are no losses");
+    assert_eq!(kept.books.shares[0].metrics.drops(DropReason::StoredExpired), 0, "a channel's are no losses");
     audit(&kept);
 }
 
@@ -186,32 +192,41 @@ fn events_kept_for_a_shorter_time_take_the_older_ones_along() {
     audit(&kept);
 }
 
+/// What an event of one byte in a channel counts for.
+fn one() -> usize {
+    let frame = event(1).draft.finish(Some(1));
+    weight(&Entry { offset: 1, id: Uuid::nil(), frame, omit: None, at_ms: 0 })
+}
+
 #[test]
-fn over_the_bound_on_all_topics_the_oldest_go_whatever_their_topic() {
-    let one = weight(&Entry {
-        offset: 1,
-        id: Uuid::nil(),
-        frame: event(1).draft.finish(Some(1)),
-        omit: None,
-        at_ms: 0,
-    });
-    let mut kept = kept(3 * one, 10);
+fn over_the_bound_on_all_topics_the_oldest_of_an_app_go_whatever_their_topic() {
+    let mut kept = kept(3 * one(), 10);
     let (short, long) = (Keep { ttl: Duration::from_secs(100), ..PLENTY }, PLENTY);
     let (old, young) = (channel("old"), channel("young"));
     let epoch = kept.position(&old, at(0)).epoch.to_string();
     fill(&mut kept, &old, &long, 1, at(0));
-    fill(&mut kept, &user("u"), &short, 1, at(1));
-    fill(&mut kept, &old, &short, 1, at(2));
+    fill(&mut kept, &old, &short, 1, at(1));
+    fill(&mut kept, &young, &short, 1, at(2));
     fill(&mut kept, &young, &long, 1, at(3));
     assert_eq!(offsets(&kept.waiting(&old, at(3)).entries), [2]);
     assert!(!kept.since(&old, Some(&epoch), 0, at(3)).recovered);
     fill(&mut kept, &young, &long, 1, at(4));
-    assert!(kept.waiting(&user("u"), at(4)).entries.is_empty());
-    assert_eq!(kept.books.apps[1].drops(DropReason::StoredOver), 1);
-    fill(&mut kept, &young, &long, 1, at(5));
-    assert_eq!(offsets(&kept.waiting(&young, at(5)).entries), [1, 2, 3]);
-    assert!(kept.waiting(&old, at(5)).entries.is_empty());
-    assert_eq!(kept.position(&old, at(5)), Position { epoch: epoch.parse().unwrap(), offset: 2 });
+    assert_eq!(offsets(&kept.waiting(&young, at(4)).entries), [1, 2, 3]);
+    assert!(kept.waiting(&old, at(4)).entries.is_empty());
+    assert_eq!(kept.position(&old, at(4)), Position { epoch: epoch.parse().unwrap(), offset: 2 });
+    audit(&kept);
+}
+
+#[test]
+fn over_the_bound_the_app_that_keeps_most_gives_way_to_others() {
+    let mut kept = kept(4 * one(), 10);
+    fill(&mut kept, &user("u"), &PLENTY, 2, at(0));
+    fill(&mut kept, &channel("c"), &PLENTY, 10, at(1));
+    assert_eq!(offsets(&kept.waiting(&user("u"), at(2)).entries), [1, 2], "older, and no more than half");
+    assert_eq!(offsets(&kept.waiting(&channel("c"), at(2)).entries), [9, 10]);
+    fill(&mut kept, &user("v"), &PLENTY, 1, at(3));
+    assert_eq!(offsets(&kept.waiting(&user("u"), at(3)).entries), [2]);
+    assert_eq!(kept.books.shares[1].metrics.drops(DropReason::StoredOver), 1);
     audit(&kept);
 }
 

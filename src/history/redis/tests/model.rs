@@ -108,7 +108,7 @@ async fn settle(memory: &Side<'_>, redis: &Side<'_>) {
 }
 
 async fn compare(redis: &RedisHistory, key: &Key, steps: &[Step]) {
-    let memory = Memory::new(1 << 20, Arc::new(Metrics::new()), Vec::new());
+    let memory = Memory::with_two_apps(1 << 20);
     let mut memory = Side { store: &memory, key, base: 0, epoch: None };
     let mut redis = Side { store: redis, key, base: 0, epoch: None };
     if matches!(key.topic, Topic::User(_)) {
