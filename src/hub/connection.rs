@@ -49,14 +49,11 @@ impl Connection {
 
     /// The authenticated user, if any.
     pub fn user(&self) -> Option<&str> {
-        match &self.attributes.user {
-            Value::String(user) => Some(user),
-            _ => None,
-        }
+        self.attributes.user.as_str()
     }
 
-    /// The authenticated user as the text that all its holders share.
-    pub(crate) fn shared_user(&self) -> Option<&SmolStr> {
+    /// The authenticated user as a text that is cheap to clone.
+    pub(crate) fn user_name(&self) -> Option<&SmolStr> {
         match &self.attributes.user {
             Value::String(user) => Some(user),
             _ => None,
@@ -73,7 +70,7 @@ impl Connection {
         self.channel_names().map(|name| &**name)
     }
 
-    /// The names of its channels as the texts that all their holders share.
+    /// The names of its channels as texts that are cheap to clone.
     pub(crate) fn channel_names(&self) -> impl Iterator<Item = &SmolStr> {
         self.attributes.channels.as_list().unwrap_or_default().iter().filter_map(|name| match name {
             Value::String(name) => Some(name),

@@ -288,7 +288,7 @@ impl Presence {
             channel.into()
         });
         let room = rooms.entry(name.clone()).or_default();
-        let user = member.shared_user();
+        let user = member.user_name();
         room.enter(user);
         let before = std::mem::replace(&mut room.changed, self.clock.fetch_add(1, Relaxed));
         self.metrics.memberships.inc();
@@ -332,7 +332,7 @@ impl Presence {
         self.metrics.memberships.dec();
         self.change(channel, |room, name| {
             room.watchers -= u32::from(watched);
-            room.exit(member.shared_user(), leaving);
+            room.exit(member.user_name(), leaving);
             if leaving == Leaving::Left {
                 self.tell(name, room, MemberKind::Left, member, None);
             }
@@ -342,7 +342,7 @@ impl Presence {
     /// Notes that a lost connection will not come back.
     pub(crate) fn lapsed(&self, channel: &str, member: &Snapshot) {
         self.change(channel, |room, name| {
-            room.settle_lost(member.shared_user());
+            room.settle_lost(member.user_name());
             self.tell(name, room, MemberKind::Left, member, None);
         });
     }
@@ -350,7 +350,7 @@ impl Presence {
     /// Notes that the client of a lost connection goes on by another node, which tells the channel.
     pub(crate) fn moved(&self, channel: &str, member: &Snapshot) {
         self.change(channel, |room, name| {
-            room.settle_lost(member.shared_user());
+            room.settle_lost(member.user_name());
             if let Some(register) = &self.register {
                 let (channel, member) = (name.clone(), member.clone());
                 let change =
@@ -369,7 +369,7 @@ impl Presence {
     pub(super) fn identified(&self, channel: &str, member: &Snapshot) {
         self.change(channel, |room, name| {
             room.connections -= 1;
-            room.enter(member.shared_user());
+            room.enter(member.user_name());
             self.tell(name, room, MemberKind::Updated, member, None);
         });
     }
@@ -402,7 +402,7 @@ impl Presence {
             return;
         }
         // Each anonymous connection is someone of its own.
-        let user_connections = match member.shared_user() {
+        let user_connections = match member.user_name() {
             Some(user) => room.connections_of(user),
             None => u64::from(kind != MemberKind::Left),
         };

@@ -73,7 +73,7 @@ impl Table {
         let end = self.slots.len().min(from + DOUBTED_LOOK);
         let looked = self.slots[from.min(end)..end].iter().filter(|slot| slot.state == State::Open);
         let doubted = looked.filter_map(|slot| {
-            let user = slot.connection.as_ref()?.shared_user()?;
+            let user = slot.connection.as_ref()?.user_name()?;
             slot.inbox.as_ref()?.is_doubted().then(|| (slot.app, user.clone()))
         });
         (doubted.collect(), (end < self.slots.len()).then_some(end))

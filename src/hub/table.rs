@@ -318,7 +318,7 @@ impl Table {
             return;
         };
         change(interest, Topic::App(connection.app));
-        if let Some(user) = connection.shared_user() {
+        if let Some(user) = connection.user_name() {
             change(interest, Topic::User(connection.app, user.clone()));
         }
     }

@@ -7,7 +7,8 @@ use smol_str::SmolStr;
 
 use super::layout::{Key, Map};
 
-/// One value: 24 bytes, shared by reference count, so that a clone copies nothing.
+/// One value: 24 bytes. Text of up to 23 bytes is among them, so that a test on it looks nowhere else; what is longer is
+/// shared by reference count, so that a clone copies no more than that.
 ///
 /// Equality (`==`) is that of CEL: int and double compare by value, lists and maps by their members, and nothing
 /// else is coerced. `NaN` equals nothing.

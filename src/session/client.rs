@@ -116,7 +116,7 @@ impl Client {
         let Some(offset) = native::confirmed(payload) else { return };
         let confirmed = self.event_loop.shard().with(|table| table.confirmed(self.seat.at, offset));
         let Some(connection) = self.connection().filter(|_| confirmed) else { return };
-        if let Some(user) = connection.shared_user() {
+        if let Some(user) = connection.user_name() {
             let key = Key::user(self.app, user.clone());
             self.node.history.confirm(&key, offset, &reader(&connection));
         }
@@ -220,7 +220,7 @@ impl Client {
     ) -> Option<Later> {
         let ClientEvent { event, echo, except } = message;
         let author = Author {
-            sender: Sender { connection: connection.id(), user: connection.shared_user().cloned() },
+            sender: Sender { connection: connection.id(), user: connection.user_name().cloned() },
             device: connection.attributes.connection.device.clone(),
             echo: echo.unwrap_or(self.echo),
         };

@@ -78,7 +78,7 @@ impl Client {
     /// Lets a connection in, with what was stored for its user before everything newer, then brings it into its
     /// channels.
     pub(super) async fn enter(self, connection: Connection, entrance: Entrance, auth: Option<Box<RawValue>>) {
-        let _attending = self.node.attend_user(self.app, connection.shared_user()).await;
+        let _attending = self.node.attend_user(self.app, connection.user_name()).await;
         let recalled = entrance.resume.as_ref().map(|id| self.recall(id, &connection));
         let former = match (&entrance.resume, &recalled) {
             (Some(id), Some(None)) => self.recall_elsewhere(id, &connection).await,
@@ -87,7 +87,7 @@ impl Client {
         let resumed = recalled.as_ref().map(|recalled| recalled.is_some() || former.is_some());
         let was = self.connection();
         let is_new_user = was.is_some_and(|was| was.user().is_none()) && connection.user().is_some();
-        match connection.shared_user() {
+        match connection.user_name() {
             Some(user) if connection.takes_stored && is_new_user => {
                 let key = Key::user(self.app, user.clone());
                 let _turn = self.node.turns.take(&key).await;
@@ -150,7 +150,7 @@ impl Client {
             }
             may_stay
         });
-        let user = own.shared_user().cloned();
+        let user = own.user_name().cloned();
         let mut takeover = self.node.settle_elsewhere(self.app, id, user, former).await;
         while let Some(FormerChannel { name, watched, .. }) = takeover.next() {
             let members = watched && own.rights.may_see_members(&name);

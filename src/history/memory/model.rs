@@ -126,7 +126,7 @@ impl Model {
             if bytes.iter().sum::<usize>() <= self.max_bytes {
                 break;
             }
-            let most = if bytes[0] > bytes[1] { 0 } else { 1 };
+            let most = u16::from(bytes[0] <= bytes[1]);
             let oldest = of(most).min_by_key(|(_, known)| known.number);
             let (key, offset) = oldest.map(|(key, known)| (key.clone(), known.offset)).unwrap();
             self.evict(&key, offset, now);
