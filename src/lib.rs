@@ -43,3 +43,5 @@ pub use crate::{
     reload::ReloadError,
     server::{Server, StartError},
 };
+/// The text of names, in [`Placement`] and in values: up to 23 bytes of it lie in place.
+pub use smol_str::SmolStr;

@@ -126,7 +126,7 @@ impl Ages {
         self.classes.iter().filter_map(|class| self.nodes.get(class.first as usize))
     }
 
-    /// Whose event is the oldest of all.
+    /// Whose event is the oldest.
     pub(super) fn oldest(&self) -> Option<&Key> {
         self.heads().min_by_key(|node| node.number)?.key.as_ref()
     }
