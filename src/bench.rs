@@ -16,7 +16,7 @@ use crate::{
         SlotRef, Table, Watching,
     },
     id::AppId,
-    limits::{Limits, SLICE_STRIDE, WRITE_VECTORS},
+    limits::{Limits, WRITE_STRIDE, WRITE_VECTORS},
     predicate::{Attributes, Facts, FilterCache, Layouts, Schema, Value},
     protocol::{
         event::{Event, Marks},
@@ -194,7 +194,7 @@ impl SocketlessHub {
         let shard = self.hub.shard(0).clone();
         let mut frames = 0;
         for small in [true, false] {
-            while shard.own(|table| table.take(small, SLICE_STRIDE, &mut self.batch)) {
+            while shard.own(|table| table.take(small, WRITE_STRIDE, &mut self.batch)) {
                 for work in self.batch.works.drain(..) {
                     frames += match work.load {
                         Load::Run { first, end } => {

@@ -213,8 +213,12 @@ pub const SLICE_BESIDE_SMALL: Duration = Duration::from_micros(50);
 /// How long after a single event the next one is expected.
 pub const SMALL_EXPECTED: Duration = Duration::from_millis(50);
 
-/// Connections written between two looks at the clock.
+/// Connections written between two looks at the clock while single events come, and told of others' coming and going.
 pub const SLICE_STRIDE: usize = 8;
+
+/// Connections written between two looks at the clock otherwise. What of each is not in the processor's cache is fetched
+/// for all of them at once, which is waited for once.
+pub const WRITE_STRIDE: usize = 16;
 
 /// Connections looked at between two looks at the clock, and under one hold of the lock, while placing: two or three
 /// microseconds' work. No system call lies between them, as it does in [`SLICE_STRIDE`].

@@ -20,7 +20,7 @@ use crate::{
     id::AppId,
     limits::{
         CLOSE_GRACE, LINGER, LINGER_PART, SLICE, SLICE_BESIDE_SMALL, SLICE_STRIDE, SMALL_EXPECTED,
-        SMALL_SLICES_PER_BULK, WRITE_VECTORS,
+        SMALL_SLICES_PER_BULK, WRITE_STRIDE, WRITE_VECTORS,
     },
     metrics::DropReason,
     protocol::frame::Frame,
@@ -58,8 +58,8 @@ impl EventLoop {
             if small {
                 small_expected = begun + SMALL_EXPECTED;
             }
-            let until = begun + slice_for(small, begun < small_expected);
-            self.slice((small, until), &mut batch, &mut volley, &mut outcome, &mut delivered);
+            let length = slice_for(small, begun < small_expected);
+            self.slice(small, (begun, length), &mut batch, &mut volley, &mut outcome, &mut delivered);
             tokio::task::yield_now().await;
         }
     }
@@ -86,11 +86,12 @@ impl EventLoop {
         }
     }
 
-    /// Works a flush list off until about `until`. A batch is taken, written and settled before the next one is taken,
-    /// so that no frame can overtake another of its connection.
+    /// Works a flush list off for about as long as a slice is, from when it has begun. A batch is taken, written and
+    /// settled before the next one is taken, so that no frame can overtake another of its connection.
     fn slice(
         self: &Rc<Self>,
-        (small, until): (bool, Instant),
+        small: bool,
+        (begun, length): (Instant, Duration),
         batch: &mut Batch,
         volley: &mut Volley,
         outcome: &mut Outcome,
@@ -98,9 +99,10 @@ impl EventLoop {
     ) {
         let waiting = self.shard.own(|table| table.bulk_len());
         volley.note_waiting(waiting);
+        let stride = if length < SLICE { SLICE_STRIDE } else { WRITE_STRIDE };
         let mut written = 0;
         loop {
-            if !self.shard.own(|table| table.take(small, SLICE_STRIDE, batch)) {
+            if !self.shard.own(|table| table.take(small, stride, batch)) {
                 break;
             }
             written += batch.works.len();
@@ -112,7 +114,7 @@ impl EventLoop {
             for at in failed {
                 self.broken(at);
             }
-            if Instant::now() >= until {
+            if begun.elapsed() >= length {
                 break;
             }
         }
@@ -135,7 +137,7 @@ impl EventLoop {
         let Batch { works, window } = batch;
         let seats = self.seats.borrow();
         // All before the first write: memory that was not touched for a while is waited for once, not once a write.
-        let batch: SmallVec<[Option<&Seat>; SLICE_STRIDE]> = works
+        let batch: SmallVec<[Option<&Seat>; WRITE_STRIDE]> = works
             .iter()
             .map(|work| seats.get(work.at.slot as usize)?.as_deref().filter(|seat| seat.at == work.at))
             .collect();

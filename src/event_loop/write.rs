@@ -76,7 +76,11 @@ impl Volley {
     pub(super) fn write(&self, socket: &TcpStream, frames: &[Frame]) -> io::Result<usize> {
         let taken = self.pages.send(socket)?;
         if taken == 0 {
-            return write(socket, frames, (0, self.bytes), &self.buffers(frames));
+            let left = (0, self.bytes);
+            return match self.whole(frames) {
+                Some(bytes) => write(socket, frames, left, &[IoSlice::new(bytes)]),
+                None => write(socket, frames, left, &buffers(frames, 0)),
+            };
         }
         if taken == self.bytes {
             return Ok(taken);
@@ -86,14 +90,12 @@ impl Volley {
         Ok(taken + write(socket, rest, (begun, self.bytes - taken), &buffers(rest, begun))?)
     }
 
-    /// The buffers of its first write.
-    fn buffers<'a>(&'a self, frames: &'a [Frame]) -> Buffers<'a> {
-        if self.joined.is_empty() {
-            return buffers(frames, 0);
+    /// All of it, where it lies in one piece.
+    fn whole<'a>(&'a self, frames: &'a [Frame]) -> Option<&'a [u8]> {
+        match frames {
+            [frame] => Some(frame.bytes()),
+            _ => Some(&*self.joined).filter(|joined| !joined.is_empty()),
         }
-        let mut one = Buffers::new();
-        one.push(IoSlice::new(&self.joined));
-        one
     }
 }
 
@@ -180,17 +182,15 @@ mod tests {
             (0..count).map(|n| Frame::event_text(&[&vec![n as u8; bytes]])).collect()
         };
         let mut volley = Volley::default();
-        for (run, (count, bytes, pieces)) in
-            [(3, 100, 1), (1, 100, 1), (3, JOINED_BYTES / 2, 3)].into_iter().enumerate()
+        for (run, (count, bytes, is_whole)) in
+            [(3, 100, true), (1, 100, true), (3, JOINED_BYTES / 2, false)].into_iter().enumerate()
         {
             let frames = frames(count, bytes);
             let first = run as u64 * 10;
             volley.aim(first, first + count as u64, &frames);
             let all: Vec<u8> = frames.iter().flat_map(|frame| frame.bytes().to_vec()).collect();
             assert_eq!((volley.bytes, volley.events), (all.len(), count as u64));
-            let buffers = volley.buffers(&frames);
-            assert_eq!(buffers.len(), pieces);
-            assert_eq!(buffers.iter().flat_map(|buffer| buffer.to_vec()).collect::<Vec<u8>>(), all);
+            assert_eq!(volley.whole(&frames), is_whole.then_some(&*all));
         }
     }
 }
