@@ -238,8 +238,12 @@ pub const LINGER: Duration = Duration::from_millis(1);
 pub const LINGER_PART: usize = 2;
 
 /// Bytes of a frame that count as one large publication at the gate; 64 of them are 40 KiB for a connection at a time.
-/// Past about 48 KiB a write is hardly cheaper, and everyone waits longer: docs/performance.md has the figures.
+/// Past about 48 KiB a copied write is hardly cheaper, and everyone waits longer: docs/performance.md has the figures.
 pub const ADMITTED_UNIT: usize = 640;
+
+/// The same where it can reach no more than [`PAGED_SOCKETS`]: of pages a longer write is cheaper, up to a segment of 64
+/// KiB, which 64 of these nearly fill.
+pub const ADMITTED_UNIT_PAGED: usize = 960;
 
 /// The most of the gate that one large publication takes for its bytes, as a part of it: so many are always under way at
 /// once, and no shard waits for the last one's end.

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::pace::Pace;
 use crate::{
-    limits::{ADMITTED_PART, ADMITTED_UNIT, Limits, SMALL_DELIVERIES},
+    limits::{ADMITTED_PART, ADMITTED_UNIT, ADMITTED_UNIT_PAGED, Limits, PAGED_SOCKETS, SMALL_DELIVERIES},
     metrics::Metrics,
 };
 
@@ -76,8 +76,10 @@ impl Pool {
     /// What one admission takes: never more than the pool has, so that what is huge passes alone.
     fn weigh(&self, deliveries: usize, bytes: usize) -> Weight {
         let cut = |n: usize, max: u32| u32::try_from(n).map_or(max, |n| n.min(max));
+        let unit = if deliveries <= PAGED_SOCKETS { ADMITTED_UNIT_PAGED } else { ADMITTED_UNIT };
+        let places = bytes.saturating_mul(ADMITTED_UNIT) / unit;
         Weight {
-            places: bytes.clamp(ADMITTED_UNIT, self.max_places) as u32,
+            places: places.clamp(ADMITTED_UNIT, self.max_places) as u32,
             deliveries: cut(deliveries, self.max_deliveries),
             bytes: cut(bytes, self.max_bytes),
         }
@@ -282,11 +284,14 @@ mod tests {
     #[test]
     fn large_frames_take_more_places_but_never_all() {
         let gate = gate(&Limits { bulk_publications: 16, ..Limits::default() });
-        let admitted = |bytes: usize| {
-            let tickets: Vec<_> = (0..20).map_while(|_| gate.try_admit(1000, bytes)).collect();
+        let admitted = |reach: usize, bytes: usize| {
+            let tickets: Vec<_> = (0..20).map_while(|_| gate.try_admit(reach, bytes)).collect();
             tickets.len()
         };
-        assert_eq!([100, 640, 1280, 1_000_000].map(admitted), [16, 16, 8, 8]);
+        let many = [100, 640, 1280, 1_000_000].map(|bytes| admitted(PAGED_SOCKETS + 1, bytes));
+        assert_eq!(many, [16, 16, 8, 8]);
+        let some = [100, 960, 1920, 1_000_000].map(|bytes| admitted(PAGED_SOCKETS, bytes));
+        assert_eq!(some, [16, 16, 8, 8], "longer writes of pages are worth their wait");
     }
 
     #[test]
