@@ -16,7 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::pace::Pace;
 use crate::{
-    limits::{ADMITTED_PART, ADMITTED_UNIT, ADMITTED_UNIT_PAGED, Limits, PAGED_SOCKETS, SMALL_DELIVERIES},
+    limits::{
+        ADMITTED_LEAST_PAGED, ADMITTED_PART, ADMITTED_UNIT, ADMITTED_UNIT_PAGED, Limits, PAGED_SOCKETS,
+        SMALL_DELIVERIES,
+    },
     metrics::Metrics,
 };
 
@@ -76,10 +79,13 @@ impl Pool {
     /// What one admission takes: never more than the pool has, so that what is huge passes alone.
     fn weigh(&self, deliveries: usize, bytes: usize) -> Weight {
         let cut = |n: usize, max: u32| u32::try_from(n).map_or(max, |n| n.min(max));
-        let unit = if deliveries <= PAGED_SOCKETS { ADMITTED_UNIT_PAGED } else { ADMITTED_UNIT };
-        let places = bytes.saturating_mul(ADMITTED_UNIT) / unit;
+        let (least, counted) = if (SMALL_DELIVERIES + 1..=PAGED_SOCKETS).contains(&deliveries) {
+            (ADMITTED_LEAST_PAGED, bytes.saturating_mul(ADMITTED_UNIT) / ADMITTED_UNIT_PAGED)
+        } else {
+            (ADMITTED_UNIT, bytes)
+        };
         Weight {
-            places: places.clamp(ADMITTED_UNIT, self.max_places) as u32,
+            places: counted.clamp(least, self.max_places) as u32,
             deliveries: cut(deliveries, self.max_deliveries),
             bytes: cut(bytes, self.max_bytes),
         }
@@ -285,13 +291,13 @@ mod tests {
     fn large_frames_take_more_places_but_never_all() {
         let gate = gate(&Limits { bulk_publications: 16, ..Limits::default() });
         let admitted = |reach: usize, bytes: usize| {
-            let tickets: Vec<_> = (0..20).map_while(|_| gate.try_admit(reach, bytes)).collect();
+            let tickets: Vec<_> = (0..30).map_while(|_| gate.try_admit(reach, bytes)).collect();
             tickets.len()
         };
         let many = [100, 640, 1280, 1_000_000].map(|bytes| admitted(PAGED_SOCKETS + 1, bytes));
         assert_eq!(many, [16, 16, 8, 8]);
-        let some = [100, 960, 1920, 1_000_000].map(|bytes| admitted(PAGED_SOCKETS, bytes));
-        assert_eq!(some, [16, 16, 8, 8], "longer writes of pages are worth their wait");
+        let some = [100, 852, 960, 1920, 1_000_000].map(|bytes| admitted(PAGED_SOCKETS, bytes));
+        assert_eq!(some, [18, 18, 16, 8, 8], "longer writes of pages are worth their wait");
     }
 
     #[test]
