@@ -8,7 +8,7 @@ use smol_str::SmolStr;
 use super::connection::Connection;
 use crate::{
     id::{AppId, ConnectionId},
-    predicate::{Access, Bound, IndexKey, KeyKind, LookupKey, Verdict},
+    predicate::{Access, Bound, IndexKey, KeyKind, LookupKey, Value, Verdict, View},
 };
 
 /// A Rust closure over a connection, for programs that embed the server.
@@ -145,15 +145,15 @@ impl Selection {
         connection.app == self.app && self.still_admits(connection) == Verdict::Match
     }
 
-    /// Decides about a candidate that the source gave.
-    pub(super) fn admits(&self, connection: &Connection) -> Verdict {
+    /// Decides about a candidate that the source gave, whose claims are `auth`.
+    pub(super) fn admits(&self, connection: &Connection, auth: &Value) -> Verdict {
         if self.except.has(connection) {
             return Verdict::NoMatch;
         }
         match &self.filter {
             None => Verdict::Match,
             Some(filter) if self.named.is_some() => filter.matches(&connection.attributes),
-            Some(filter) => filter.residual(&connection.attributes),
+            Some(filter) => filter.residual(View { auth, attributes: &connection.attributes }),
         }
     }
 }

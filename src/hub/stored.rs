@@ -205,7 +205,7 @@ impl Hub {
                     // Whom it is not for has nothing to miss of it.
                     let turn = inbox.map_or(Turn::Next, |inbox| inbox.receive(position, may_ask));
                     placed.is_held |= turn == Turn::Later;
-                    if selection.admits(&connection) != Verdict::Match {
+                    if selection.admits(&connection, &connection.attributes.auth) != Verdict::Match {
                         continue;
                     }
                     counts.looked.matched += 1;

@@ -155,10 +155,10 @@ fn stride(
             return true;
         }
         for slot in chunk {
-            let Some(connection) = table.open_connection(slot) else { continue };
+            let Some((connection, auth)) = table.open_tenant(slot) else { continue };
             looked.at += 1;
             let verdict =
-                if stale { selection.still_admits(connection) } else { selection.admits(connection) };
+                if stale { selection.still_admits(connection) } else { selection.admits(connection, auth) };
             match verdict {
                 Verdict::Match => {
                     looked.matched += 1;

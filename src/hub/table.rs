@@ -23,7 +23,7 @@ use crate::{
     id::{AppId, ConnectionId, NodeId},
     limits::Limits,
     metrics::{AppMetrics, DropReason, Metrics},
-    predicate::{Access, IndexKey, IndexRef, LookupKey, Schema},
+    predicate::{Access, IndexKey, IndexRef, LookupKey, Schema, Value},
 };
 
 /// What all tables of a node share.
@@ -101,8 +101,18 @@ pub(super) struct Slot {
     pub(super) dirty: Dirty,
     pub(super) outbox: Outbox,
     pub(super) connection: Option<Arc<Connection>>,
+    /// The connection's claims, so that a scan need not look there for them.
+    auth: Value,
     /// What it has yet to confirm, if it takes stored events.
     pub(super) inbox: Option<Box<Inbox>>,
+}
+
+impl Slot {
+    /// Makes `connection` what is known of its tenant. Later changes of it must not be of its claims.
+    fn seat(&mut self, connection: Arc<Connection>) {
+        self.auth = connection.attributes.auth.clone();
+        self.connection = Some(connection);
+    }
 }
 
 /// One app's connections on one shard.
@@ -199,6 +209,7 @@ impl Table {
                     dirty: Dirty::No,
                     outbox: Outbox::Empty,
                     connection: None,
+                    auth: Value::Null,
                     inbox: None,
                 });
                 self.slots.len() as u32 - 1
@@ -213,7 +224,7 @@ impl Table {
         entry.opened = false;
         entry.app = connection.app;
         entry.close_code = 0;
-        entry.connection = Some(connection.clone());
+        entry.seat(connection.clone());
         Ok((SlotRef { slot, generation: entry.generation }, connection))
     }
 
@@ -254,7 +265,7 @@ impl Table {
         entry.state = State::Open;
         entry.opened = true;
         entry.inbox = entry.inbox.take().or_else(|| connection.takes_stored.then(Box::default));
-        entry.connection = Some(connection.clone());
+        entry.seat(connection.clone());
         let app = entry.app;
         self.register(at.slot);
         if was_anonymous && connection.user().is_some() {
@@ -275,6 +286,7 @@ impl Table {
         let close_code = entry.close_code;
         let was_open = entry.opened;
         let connection = entry.connection.take()?;
+        entry.auth = Value::Null;
         entry.inbox = None;
         entry.state = State::Free;
         entry.dirty = Dirty::No;
@@ -323,12 +335,7 @@ impl Table {
         }
     }
 
-    fn index(
-        &mut self,
-        slot: u32,
-        change: fn(&mut Index, &crate::predicate::Value, u32),
-        member: fn(&mut RoaringBitmap, u32),
-    ) {
+    fn index(&mut self, slot: u32, change: fn(&mut Index, &Value, u32), member: fn(&mut RoaringBitmap, u32)) {
         self.changes += 1;
         let entry = &self.slots[slot as usize];
         let Some(connection) = &entry.connection else { return };
@@ -441,6 +448,13 @@ impl Table {
     pub(crate) fn open_connection(&self, slot: u32) -> Option<&Arc<Connection>> {
         let entry = self.slots.get(slot as usize)?;
         if entry.state == State::Open { entry.connection.as_ref() } else { None }
+    }
+
+    /// The open connection in `slot`, and its claims.
+    pub(super) fn open_tenant(&self, slot: u32) -> Option<(&Connection, &Value)> {
+        let entry = self.slots.get(slot as usize)?;
+        let connection = if entry.state == State::Open { entry.connection.as_ref() } else { None };
+        connection.map(|connection| (&**connection, &entry.auth))
     }
 
     /// A name for the tenant of `slot` that outlives the lock.

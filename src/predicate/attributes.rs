@@ -33,6 +33,23 @@ impl Attributes {
     }
 }
 
+/// What a filter sees of one connection, with its claims at hand: who keeps them where the processor looks first spares a
+/// scan a wait for memory.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The same as in `attributes`.
+    pub auth: &'a Value,
+    /// Everything.
+    pub attributes: &'a Attributes,
+}
+
+impl<'a> From<&'a Attributes> for View<'a> {
+    #[inline]
+    fn from(attributes: &'a Attributes) -> Self {
+        Self { auth: &attributes.auth, attributes }
+    }
+}
+
 /// `connection.*`. Values are built when a filter asks for one, so that no connection holds them twice.
 #[derive(Clone, Debug)]
 pub struct Facts {

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    attributes::Attributes,
+    attributes::{Attributes, View},
     check::{Node, NodeKind, ParamUse, check, regex, require_bool},
     compiler::{Compiler, Term, Test},
     error::{EvalError, FilterError, FilterErrorKind, Span, suggestion},
@@ -176,22 +176,22 @@ pub struct Bound {
 impl Bound {
     /// Evaluates the whole filter for one connection, in bounded time.
     #[inline]
-    pub fn matches(&self, attributes: &Attributes) -> Verdict {
-        self.verdict(attributes, None)
+    pub fn matches<'a>(&self, seen: impl Into<View<'a>>) -> Verdict {
+        self.verdict(seen.into(), None)
     }
 
     /// Evaluates what the plan leaves over for a connection that its access found; [`Verdict::Match`] if that is
     /// nothing.
     #[inline]
-    pub fn residual(&self, attributes: &Attributes) -> Verdict {
+    pub fn residual<'a>(&self, seen: impl Into<View<'a>>) -> Verdict {
         if !self.plan.residual {
             return if self.plan.access == super::Access::Nobody { Verdict::NoMatch } else { Verdict::Match };
         }
-        self.verdict(attributes, self.plan.answered)
+        self.verdict(seen.into(), self.plan.answered)
     }
 
-    fn verdict(&self, attributes: &Attributes, skip: Option<usize>) -> Verdict {
-        let base = self.base(attributes, &[]);
+    fn verdict(&self, seen: View<'_>, skip: Option<usize>) -> Verdict {
+        let base = self.base(seen, &[]);
         let tri = match &self.filter.program {
             Program::Conjuncts(tests) => all(tests, &base, skip),
             Program::Expression(term) => match term(base.frame()).as_deref() {
@@ -202,8 +202,8 @@ impl Bound {
         if base.spent() { Verdict::Error } else { tri.into() }
     }
 
-    fn base<'f>(&'f self, attributes: &'f Attributes, variables: &'f [Value]) -> Base<'f> {
-        Base::new(attributes, &self.params, &self.filter.constants, variables)
+    fn base<'f>(&'f self, seen: View<'f>, variables: &'f [Value]) -> Base<'f> {
+        Base::new(seen, &self.params, &self.filter.constants, variables)
     }
 
     /// The value of the expression for one connection.
@@ -220,7 +220,7 @@ impl Bound {
     /// As [`evaluate`](Self::evaluate).
     #[doc(hidden)]
     pub fn evaluate_with(&self, attributes: &Attributes, variables: &[Value]) -> Result<Value, EvalError> {
-        let base = self.base(attributes, variables);
+        let base = self.base(attributes.into(), variables);
         let span = self.filter.root.span;
         let value = match &self.filter.program {
             Program::Conjuncts(tests) => match all(tests, &base, None) {
@@ -269,7 +269,7 @@ impl Bound {
     /// The value of every sub-expression outside macros for one connection, from left to right, the larger before
     /// the parts it has; literals are left out. Compiles each anew, so it is for people, not for traffic.
     pub fn explain(&self, attributes: &Attributes) -> Vec<Explained> {
-        let shown = self.base(attributes, &[]);
+        let shown = self.base(attributes.into(), &[]);
         let nodes = sub_expressions(&self.filter.root).into_iter();
         nodes.map(|node| self.explain_node(node, attributes, &shown)).collect()
     }
@@ -277,7 +277,7 @@ impl Bound {
     fn explain_node(&self, node: &Node, attributes: &Attributes, shown: &Base<'_>) -> Explained {
         let mut compiler = Compiler::default();
         let term = compiler.term(node);
-        let base = Base::new(attributes, &self.params, &compiler.constants, &[]);
+        let base = Base::new(attributes.into(), &self.params, &compiler.constants, &[]);
         let value = term(base.frame()).map(super::runtime::Operand::into_owned);
         // One budget for all that is shown, so that the answer is bounded.
         let value = value.and_then(|value| shown.measure(&value, node.span).map(|()| value));

@@ -27,7 +27,7 @@ mod reference;
 mod runtime;
 mod value;
 
-pub use attributes::{Attributes, Facts};
+pub use attributes::{Attributes, Facts, View};
 pub use cache::{Cached, FilterCache};
 pub use error::{EvalError, EvalErrorKind, FilterError, FilterErrorKind, Span};
 pub use explain::{Explained, Warning};

@@ -8,7 +8,7 @@ use smol_str::SmolStr;
 use std::sync::Arc;
 
 use super::{
-    attributes::Attributes,
+    attributes::{Attributes, View},
     error::{EvalError, EvalErrorKind, Span},
     value::{Value, double_as_int},
 };
@@ -53,6 +53,7 @@ pub(super) struct Param {
 
 /// One evaluation for one connection.
 pub(super) struct Base<'f> {
+    pub(super) auth: &'f Value,
     pub(super) attributes: &'f Attributes,
     pub(super) params: &'f [Param],
     pub(super) constants: &'f [Value],
@@ -67,12 +68,13 @@ pub(super) struct Base<'f> {
 impl<'f> Base<'f> {
     #[inline]
     pub(super) fn new(
-        attributes: &'f Attributes,
+        View { auth, attributes }: View<'f>,
         params: &'f [Param],
         constants: &'f [Value],
         variables: &'f [Value],
     ) -> Self {
         Self {
+            auth,
             attributes,
             params,
             constants,

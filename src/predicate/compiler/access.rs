@@ -53,7 +53,7 @@ impl Place {
     pub(super) fn get<'f>(&self, frame: Frame<'f>) -> Option<&'f Value> {
         let attributes = frame.base.attributes;
         let mut value = match self.origin {
-            Origin::Root(Root::Auth) => &attributes.auth,
+            Origin::Root(Root::Auth) => frame.base.auth,
             Origin::Root(Root::User) => &attributes.user,
             Origin::Root(Root::Profile) => &attributes.profile,
             Origin::Root(Root::Channels) => &attributes.channels,
