@@ -379,12 +379,13 @@ async fn large_publications_wait_while_most_sockets_refuse_and_only_then() {
     assert_eq!(metrics.eased.get(), 2, "a small one never waits");
 }
 
-#[test]
-fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves() {
+#[tokio::test]
+async fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves() {
     let context = context(Limits::default(), &["auth.team"], SlowConsumer::Disconnect);
     let schema = context.app(APP).schema.clone();
     let hub = Hub::new(1, context);
-    let (layouts, cache) = (Layouts::new(), FilterCache::new());
+    let (layouts, cache, without_index) =
+        (Layouts::new(), FilterCache::new(), Schema::new::<&str>(&[]).unwrap());
     let auth =
         |team: &str| Value::from_json(&mut format!(r#"{{"team":"{team}"}}"#).into_bytes(), &layouts).unwrap();
     let mut present: Vec<(SlotRef, String)> = Vec::new();
@@ -405,11 +406,16 @@ fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves() {
             }
             _ => present.push((connect(table, "u", auth(&team)), team.clone())),
         });
-        let filter = cache.get_or_compile(&format!("auth.team == \"{team}\""), &schema).unwrap().filter;
-        let selection =
-            Selection { filter: Some(Arc::new(filter.bind(None).unwrap())), ..Selection::everyone(APP) };
+        let text = format!("auth.team == \"{team}\"");
+        let selection = |schema: &Schema| {
+            let filter = cache.get_or_compile(&text, schema).unwrap().filter.bind(None).unwrap();
+            Selection { filter: Some(Arc::new(filter)), ..Selection::everyone(APP) }
+        };
         let count = present.iter().filter(|(_, have)| *have == team).count();
-        assert_eq!(hub.reach(&selection).bound(), count, "round {round}");
+        assert_eq!(hub.reach(&selection(&schema)).bound(), count, "round {round}");
+        let scan = selection(&without_index);
+        assert!(scan.is_scan());
+        assert_eq!(hub.sweep(&scan, |_, _| {}).await.matched, count as u64, "round {round}");
     }
     assert!(matches!(hub.reach(&Selection::everyone(APP)), Reach::Large(_)));
     hub.shard(0).own(|table| {
