@@ -101,19 +101,12 @@ pub(super) struct Slot {
     pub(super) dirty: Dirty,
     pub(super) outbox: Outbox,
     pub(super) connection: Option<Arc<Connection>>,
-    /// The connection's claims, so that a scan need not look there for them.
-    auth: Value,
     /// What it has yet to confirm, if it takes stored events.
     pub(super) inbox: Option<Box<Inbox>>,
 }
 
-impl Slot {
-    /// Makes `connection` what is known of its tenant. Later changes of it must not be of its claims.
-    fn seat(&mut self, connection: Arc<Connection>) {
-        self.auth = connection.attributes.auth.clone();
-        self.connection = Some(connection);
-    }
-}
+// One cache line: publications for many go through all of them.
+const _: () = assert!(size_of::<Slot>() <= 64);
 
 /// One app's connections on one shard.
 #[derive(Debug)]
@@ -135,6 +128,8 @@ pub(crate) struct Table {
     pub(super) changes: u64,
     free: Vec<u32>,
     pub(super) slots: Vec<Slot>,
+    /// By slot, the claims of its connection: a scan finds them side by side, and none elsewhere.
+    claims: Vec<Value>,
     pub(super) log: Log,
     pub(super) small: VecDeque<u32>,
     pub(super) bulk: VecDeque<u32>,
@@ -180,6 +175,7 @@ impl Table {
             changes: 0,
             free: Vec::new(),
             slots: Vec::new(),
+            claims: Vec::new(),
             log: Log::default(),
             small: VecDeque::new(),
             bulk: VecDeque::new(),
@@ -209,9 +205,9 @@ impl Table {
                     dirty: Dirty::No,
                     outbox: Outbox::Empty,
                     connection: None,
-                    auth: Value::Null,
                     inbox: None,
                 });
+                self.claims.push(Value::Null);
                 self.slots.len() as u32 - 1
             }
             None => return Err(Full),
@@ -224,7 +220,8 @@ impl Table {
         entry.opened = false;
         entry.app = connection.app;
         entry.close_code = 0;
-        entry.seat(connection.clone());
+        entry.connection = Some(connection.clone());
+        self.claims[slot as usize] = connection.attributes.auth.clone();
         Ok((SlotRef { slot, generation: entry.generation }, connection))
     }
 
@@ -265,8 +262,9 @@ impl Table {
         entry.state = State::Open;
         entry.opened = true;
         entry.inbox = entry.inbox.take().or_else(|| connection.takes_stored.then(Box::default));
-        entry.seat(connection.clone());
+        entry.connection = Some(connection.clone());
         let app = entry.app;
+        self.claims[at.slot as usize] = connection.attributes.auth.clone();
         self.register(at.slot);
         if was_anonymous && connection.user().is_some() {
             for channel in connection.channels() {
@@ -286,11 +284,11 @@ impl Table {
         let close_code = entry.close_code;
         let was_open = entry.opened;
         let connection = entry.connection.take()?;
-        entry.auth = Value::Null;
         entry.inbox = None;
         entry.state = State::Free;
         entry.dirty = Dirty::No;
         entry.generation = entry.generation.wrapping_add(1);
+        self.claims[at.slot as usize] = Value::Null;
         let unwritten = self.clear_outbox(at.slot);
         self.free.push(at.slot);
         self.context.app(app).metrics.dropped(DropReason::Gone, unwritten);
@@ -454,7 +452,7 @@ impl Table {
     pub(super) fn open_tenant(&self, slot: u32) -> Option<(&Connection, &Value)> {
         let entry = self.slots.get(slot as usize)?;
         let connection = if entry.state == State::Open { entry.connection.as_ref() } else { None };
-        connection.map(|connection| (&**connection, &entry.auth))
+        connection.map(|connection| (&**connection, &self.claims[slot as usize]))
     }
 
     /// A name for the tenant of `slot` that outlives the lock.
