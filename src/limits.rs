@@ -246,7 +246,7 @@ pub const ADMITTED_UNIT: usize = 640;
 pub const ADMITTED_UNIT_PAGED: usize = 960;
 
 /// What one publication counts at least there, of [`ADMITTED_UNIT`]: 72 are under way instead of 64, which costs less CPU
-/// and, unlike 80, no latency that could be told from noise.
+/// and no latency that could be told from noise; 128 do.
 pub const ADMITTED_LEAST_PAGED: usize = 568;
 
 /// The most of the gate that one large publication takes for its bytes, as a part of it: so many are always under way at

@@ -58,8 +58,9 @@ impl EventLoop {
             if small {
                 small_expected = begun + SMALL_EXPECTED;
             }
-            let length = slice_for(small, begun < small_expected);
-            self.slice(small, (begun, length), &mut batch, &mut volley, &mut outcome, &mut delivered);
+            let (length, stride) = slice_for(small, begun < small_expected);
+            let slice = (small, stride, begun + length);
+            self.slice(slice, &mut batch, &mut volley, &mut outcome, &mut delivered);
             tokio::task::yield_now().await;
         }
     }
@@ -86,12 +87,11 @@ impl EventLoop {
         }
     }
 
-    /// Works a flush list off for about as long as a slice is, from when it has begun. A batch is taken, written and
-    /// settled before the next one is taken, so that no frame can overtake another of its connection.
+    /// Works a flush list off until about `until`, `stride` connections at a time. A batch is taken, written and settled
+    /// before the next one is taken, so that no frame can overtake another of its connection.
     fn slice(
         self: &Rc<Self>,
-        small: bool,
-        (begun, length): (Instant, Duration),
+        (small, stride, until): (bool, usize, Instant),
         batch: &mut Batch,
         volley: &mut Volley,
         outcome: &mut Outcome,
@@ -99,7 +99,6 @@ impl EventLoop {
     ) {
         let waiting = self.shard.own(|table| table.bulk_len());
         volley.note_waiting(waiting);
-        let stride = if length < SLICE { SLICE_STRIDE } else { WRITE_STRIDE };
         let mut written = 0;
         loop {
             if !self.shard.own(|table| table.take(small, stride, batch)) {
@@ -114,7 +113,7 @@ impl EventLoop {
             for at in failed {
                 self.broken(at);
             }
-            if begun.elapsed() >= length {
+            if Instant::now() >= until {
                 break;
             }
         }
@@ -272,10 +271,11 @@ impl EventLoop {
     }
 }
 
-/// How long to write at a stretch: from the list of small publications or the other, and whether small ones come.
-fn slice_for(small: bool, small_expected: bool) -> Duration {
+/// How long to write at a stretch, and to how many between two looks at the clock: from the list of small publications or
+/// the other, and whether small ones come.
+fn slice_for(small: bool, small_expected: bool) -> (Duration, usize) {
     // Small ones are written as fast as they are placed, or they would pile up before the gate.
-    if small_expected && !small { SLICE_BESIDE_SMALL } else { SLICE }
+    if small_expected && !small { (SLICE_BESIDE_SMALL, SLICE_STRIDE) } else { (SLICE, WRITE_STRIDE) }
 }
 
 #[cfg(test)]
@@ -284,10 +284,10 @@ mod tests {
 
     #[test]
     fn only_writing_to_many_is_cut_short_for_single_events() {
-        assert_eq!(slice_for(false, true), SLICE_BESIDE_SMALL);
+        assert_eq!(slice_for(false, true), (SLICE_BESIDE_SMALL, SLICE_STRIDE));
         assert_eq!(
             [(true, true), (true, false), (false, false)].map(|(small, come)| slice_for(small, come)),
-            [SLICE; 3]
+            [(SLICE, WRITE_STRIDE); 3]
         );
     }
 }

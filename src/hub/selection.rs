@@ -150,10 +150,11 @@ impl Selection {
         if self.except.has(connection) {
             return Verdict::NoMatch;
         }
+        let seen = View { auth, attributes: &connection.attributes };
         match &self.filter {
             None => Verdict::Match,
-            Some(filter) if self.named.is_some() => filter.matches(&connection.attributes),
-            Some(filter) => filter.residual(View { auth, attributes: &connection.attributes }),
+            Some(filter) if self.named.is_some() => filter.matches(seen),
+            Some(filter) => filter.residual(seen),
         }
     }
 }

@@ -449,10 +449,8 @@ impl Table {
     }
 
     /// The open connection in `slot`, and its claims.
-    pub(super) fn open_tenant(&self, slot: u32) -> Option<(&Connection, &Value)> {
-        let entry = self.slots.get(slot as usize)?;
-        let connection = if entry.state == State::Open { entry.connection.as_ref() } else { None };
-        connection.map(|connection| (&**connection, &self.claims[slot as usize]))
+    pub(super) fn open_tenant(&self, slot: u32) -> Option<(&Arc<Connection>, &Value)> {
+        Some((self.open_connection(slot)?, &self.claims[slot as usize]))
     }
 
     /// A name for the tenant of `slot` that outlives the lock.
