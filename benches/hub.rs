@@ -19,8 +19,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn hub(connections: usize, index: &[&str]) -> SocketlessHub {
     let hub = SocketlessHub::new(index);
     for n in 0..connections {
-        let claims =
-            format!(r#"{{"tenant":"t{}","plan":"{}","n":{n}}}"#, n % (connections / 100).max(1), n % 3);
+        let claims = format!(
+            r#"{{"tenant":"t{}","plan":"{}","n":{n}}}"#,
+            n % (connections / 100).max(1),
+            n % 3
+        );
         hub.connect(&format!("user-{n}"), &claims);
     }
     hub
@@ -84,18 +87,21 @@ fn broadcast(c: &mut Criterion) {
         for depth in [1usize, 16] {
             let mut hub = hub(connections, &[]);
             let frames: Vec<Frame> = (0..depth).map(|_| frame()).collect();
-            group.bench_function(BenchmarkId::new(format!("{depth}_deep"), connections), |b| {
-                b.iter_batched(
-                    || (),
-                    |()| {
-                        for frame in &frames {
-                            black_box(hub.emit(frame, None));
-                        }
-                        assert_eq!(hub.flush(), connections * depth);
-                    },
-                    BatchSize::PerIteration,
-                );
-            });
+            group.bench_function(
+                BenchmarkId::new(format!("{depth}_deep"), connections),
+                |b| {
+                    b.iter_batched(
+                        || (),
+                        |()| {
+                            for frame in &frames {
+                                black_box(hub.emit(frame, None));
+                            }
+                            assert_eq!(hub.flush(), connections * depth);
+                        },
+                        BatchSize::PerIteration,
+                    );
+                },
+            );
         }
     }
     group.finish();
@@ -145,7 +151,14 @@ fn membership(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("update_in_channels", others), |b| {
             b.iter(|| {
                 here = !here;
-                hub.update(at, if here { r#"{"status":"here"}"# } else { r#"{"status":"away"}"# });
+                hub.update(
+                    at,
+                    if here {
+                        r#"{"status":"here"}"#
+                    } else {
+                        r#"{"status":"away"}"#
+                    },
+                );
             });
         });
     }
@@ -156,10 +169,16 @@ fn replay(c: &mut Criterion) {
     let hub = SocketlessHub::new(&[]);
     let at = hub.connect("ann", "{}");
     let data = serde_json::value::to_raw_value(&"x".repeat(128)).expect("a string is JSON");
-    hub.store("ann", &Event::new("e", Data::Json(&data)).expect("a good event"), 1000);
+    hub.store(
+        "ann",
+        &Event::new("e", Data::Json(&data)).expect("a good event"),
+        1000,
+    );
     let mut group = c.benchmark_group("replay");
     group.throughput(Throughput::Elements(1000));
-    group.bench_function("1000_stored_events", |b| b.iter(|| assert_eq!(hub.replay(at, "ann"), 1000)));
+    group.bench_function("1000_stored_events", |b| {
+        b.iter(|| assert_eq!(hub.replay(at, "ann"), 1000))
+    });
     group.finish();
 }
 
@@ -171,7 +190,9 @@ fn memory(_: &mut Criterion) {
     };
     for size in [10, 1000] {
         let hub = SocketlessHub::new(&[]);
-        let at: Vec<_> = (0..20_000).map(|n| hub.connect(&format!("user-{n}"), "{}")).collect();
+        let at: Vec<_> = (0..20_000)
+            .map(|n| hub.connect(&format!("user-{n}"), "{}"))
+            .collect();
         let before = allocated();
         for round in 0..10 {
             for (n, at) in at.iter().enumerate() {
@@ -181,7 +202,10 @@ fn memory(_: &mut Criterion) {
         let grown = (allocated() - before) / (at.len() * 10) as f64;
         println!("memory per membership, channels of {size}: {grown:.0} B");
     }
-    for (name, index) in [("no index", &[][..]), ("an index on a claim", &["auth.tenant"])] {
+    for (name, index) in [
+        ("no index", &[][..]),
+        ("an index on a claim", &["auth.tenant"]),
+    ] {
         let before = allocated();
         let hub = hub(1_000_000, index);
         let grown = (allocated() - before) / 1e6;
@@ -190,5 +214,7 @@ fn memory(_: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, find, arrival, target, broadcast, channel, membership, replay, memory);
+criterion_group!(
+    benches, find, arrival, target, broadcast, channel, membership, replay, memory
+);
 criterion_main!(benches);

@@ -30,7 +30,10 @@ fn body(items: usize) -> String {
     let items: Vec<String> = (0..items)
         .map(|n| format!(r#"{{"id":{n},"name":"item {n}","price":{n}.25,"tags":["a","b"]}}"#))
         .collect();
-    format!(r#"{{"event":"order","data":{{"items":[{}],"note":"\u00e9 \n"}}}}"#, items.join(","))
+    format!(
+        r#"{{"event":"order","data":{{"items":[{}],"note":"\u00e9 \n"}}}}"#,
+        items.join(",")
+    )
 }
 
 /// From a request's body to the frame that is shared.
@@ -42,12 +45,15 @@ fn ingest(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("serde_json_raw", body.len()), |b| {
             b.iter(|| {
                 let raw: Raw<'_> = serde_json::from_str(black_box(&body)).unwrap();
-                Event::new(raw.event, Data::Json(raw.data)).unwrap().encode()
+                Event::new(raw.event, Data::Json(raw.data))
+                    .unwrap()
+                    .encode()
             });
         });
         group.bench_function(BenchmarkId::new("serde_json_value", body.len()), |b| {
             b.iter(|| {
-                let value: Owned<serde_json::Value> = serde_json::from_str(black_box(&body)).unwrap();
+                let value: Owned<serde_json::Value> =
+                    serde_json::from_str(black_box(&body)).unwrap();
                 let data = serde_json::value::to_raw_value(&value.data).unwrap();
                 Event::new(value.event, Data::Json(&data)).unwrap().encode()
             });
@@ -55,7 +61,8 @@ fn ingest(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("simd_json_value", body.len()), |b| {
             b.iter(|| {
                 let mut bytes = black_box(&body).clone().into_bytes();
-                let value: Owned<simd_json::OwnedValue> = simd_json::serde::from_slice(&mut bytes).unwrap();
+                let value: Owned<simd_json::OwnedValue> =
+                    simd_json::serde::from_slice(&mut bytes).unwrap();
                 let data = simd_json::serde::to_string(&value.data).unwrap();
                 let data: &RawValue = serde_json::from_str(&data).unwrap();
                 Event::new(value.event, Data::Json(data)).unwrap().encode()

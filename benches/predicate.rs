@@ -8,7 +8,9 @@
 
 use std::{collections::HashSet, hint::black_box, net::IpAddr, sync::Arc};
 
-use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
+};
 use fanfare::{
     id::{ConnectionId, NodeId},
     predicate::{Attributes, Facts, Filter, FilterCache, Layouts, Schema, Value, Verdict},
@@ -27,16 +29,23 @@ fn connection(number: u32, layouts: &Layouts) -> Attributes {
         "verified": true,
         "plan": "free",
     });
-    let profile =
-        serde_json::json!({"status": if hit { "away" } else { "here" }, "name": format!("n{number}")});
+    let profile = serde_json::json!({"status": if hit { "away" } else { "here" }, "name": format!("n{number}")});
     let room = if hit { "room-7" } else { "hall-7" };
     Attributes {
         auth: Value::from_serde(&auth, layouts).unwrap(),
-        user: Value::from(&*format!("u{}", if hit { number % 100 } else { number + 1000 })),
+        user: Value::from(&*format!(
+            "u{}",
+            if hit { number % 100 } else { number + 1000 }
+        )),
         profile: Value::from_serde(&profile, layouts).unwrap(),
         channels: vec![Value::from("lobby"), Value::from("news"), Value::from(room)].into(),
         connection: Facts {
-            id: ConnectionId { node: NodeId(1), shard: 0, slot: number, nonce: 1 },
+            id: ConnectionId {
+                node: NodeId(1),
+                shard: 0,
+                slot: number,
+                nonce: 1,
+            },
             device: None,
             ip: IpAddr::from([192, 0, 2, 1]),
             protocol: "fanfare.v1",
@@ -55,12 +64,22 @@ fn subjects() -> Vec<(&'static str, &'static str, Hand)> {
     let listed: HashSet<String, ahash::RandomState> = names().into_iter().collect();
     let text = |value: &Value, wanted: &str| value.as_str() == Some(wanted);
     vec![
-        ("equals", r#"auth.tenant == "t1""#, Box::new(move |a| text(a.auth.get("tenant"), "t1"))),
-        ("not_equals", r#"auth.tenant != "t2""#, Box::new(move |a| !text(a.auth.get("tenant"), "t2"))),
+        (
+            "equals",
+            r#"auth.tenant == "t1""#,
+            Box::new(move |a| text(a.auth.get("tenant"), "t1")),
+        ),
+        (
+            "not_equals",
+            r#"auth.tenant != "t2""#,
+            Box::new(move |a| !text(a.auth.get("tenant"), "t2")),
+        ),
         (
             "two_terms",
             r#"auth.tenant == params.t && profile.status == "away""#,
-            Box::new(move |a| text(a.auth.get("tenant"), "t1") && text(a.profile.get("status"), "away")),
+            Box::new(move |a| {
+                text(a.auth.get("tenant"), "t1") && text(a.profile.get("status"), "away")
+            }),
         ),
         (
             "at_least",
@@ -71,7 +90,10 @@ fn subjects() -> Vec<(&'static str, &'static str, Hand)> {
             "in_roles",
             r#""admin" in auth.roles"#,
             Box::new(move |a| {
-                a.auth.get("roles").as_list().is_some_and(|l| l.iter().any(|v| text(v, "admin")))
+                a.auth
+                    .get("roles")
+                    .as_list()
+                    .is_some_and(|l| l.iter().any(|v| text(v, "admin")))
             }),
         ),
         (
@@ -82,14 +104,21 @@ fn subjects() -> Vec<(&'static str, &'static str, Hand)> {
         (
             "starts_with",
             r#"profile.status.startsWith("aw")"#,
-            Box::new(|a| a.profile.get("status").as_str().is_some_and(|status| status.starts_with("aw"))),
+            Box::new(|a| {
+                a.profile
+                    .get("status")
+                    .as_str()
+                    .is_some_and(|status| status.starts_with("aw"))
+            }),
         ),
         (
             "exists",
             r#"channels.exists(c, c.startsWith("room-"))"#,
             Box::new(|a| {
                 let starts = |c: &Value| c.as_str().is_some_and(|c| c.starts_with("room-"));
-                a.channels.as_list().is_some_and(|channels| channels.iter().any(starts))
+                a.channels
+                    .as_list()
+                    .is_some_and(|channels| channels.iter().any(starts))
             }),
         ),
     ]
@@ -104,7 +133,9 @@ fn to_cel(value: &serde_json::Value) -> cel::Value {
     match value {
         Json::Null => cel::Value::Null,
         Json::Bool(value) => cel::Value::Bool(*value),
-        Json::Number(number) => number.as_i64().map_or_else(|| number.as_f64().unwrap().into(), Into::into),
+        Json::Number(number) => number
+            .as_i64()
+            .map_or_else(|| number.as_f64().unwrap().into(), Into::into),
         Json::String(text) => text.as_str().into(),
         Json::Array(items) => items.iter().map(to_cel).collect::<Vec<_>>().into(),
         Json::Object(members) => members
@@ -146,41 +177,59 @@ fn over<T>(
 
 fn evaluation(c: &mut Criterion) {
     let layouts = Layouts::new();
-    let (hits, misses): (Vec<_>, Vec<_>) =
-        (0..1024).map(|number| connection(number, &layouts)).partition(|a| a.connection.id.slot % 2 == 0);
+    let (hits, misses): (Vec<_>, Vec<_>) = (0..1024)
+        .map(|number| connection(number, &layouts))
+        .partition(|a| a.connection.id.slot % 2 == 0);
     for (name, source, hand) in subjects() {
         let filter = Arc::new(Filter::compile(source, &Schema::default()).unwrap());
-        let bound = filter.bind(Some(Value::from_serde(&params(), None).unwrap())).unwrap();
+        let bound = filter
+            .bind(Some(Value::from_serde(&params(), None).unwrap()))
+            .unwrap();
         let program = cel::Program::compile(source).unwrap();
         for (case, corpus) in [("hit", &hits), ("miss", &misses)] {
             let wanted = case == "hit";
             assert!(
-                corpus.iter().all(|a| hand(a) == wanted && (bound.matches(a) == Verdict::Match) == wanted)
+                corpus
+                    .iter()
+                    .all(|a| hand(a) == wanted && (bound.matches(a) == Verdict::Match) == wanted)
             );
             let mut group = c.benchmark_group(format!("{name}/{case}"));
-            over(&mut group, "filter", corpus, |a| bound.matches(a) == Verdict::Match);
+            over(&mut group, "filter", corpus, |a| {
+                bound.matches(a) == Verdict::Match
+            });
             over(&mut group, "by_hand", corpus, &hand);
             let contexts: Vec<_> = corpus.iter().take(64).map(cel_context).collect();
-            over(&mut group, "cel", &contexts, |context| program.execute(context) == Ok(wanted.into()));
+            over(&mut group, "cel", &contexts, |context| {
+                program.execute(context) == Ok(wanted.into())
+            });
         }
     }
 }
 
 fn preparation(c: &mut Criterion) {
-    let source = r#"auth.tenant == params.t && profile.status == "away" && !(user in params.names)"#;
+    let source =
+        r#"auth.tenant == params.t && profile.status == "away" && !(user in params.names)"#;
     let schema = Schema::new(&["auth.tenant"]).unwrap();
     let cache = FilterCache::new();
     let filter = cache.get_or_compile(source, &schema).unwrap().filter;
     let params = Value::from_serde(&params(), None).unwrap();
     let mut group = c.benchmark_group("prepare");
-    group.bench_function("compile", |b| b.iter(|| Filter::compile(black_box(source), &schema)));
-    group.bench_function("cel_parse", |b| b.iter(|| cel::Program::compile(black_box(source))));
-    group.bench_function("cache_hit", |b| b.iter(|| cache.get_or_compile(black_box(source), &schema)));
+    group.bench_function("compile", |b| {
+        b.iter(|| Filter::compile(black_box(source), &schema))
+    });
+    group.bench_function("cel_parse", |b| {
+        b.iter(|| cel::Program::compile(black_box(source)))
+    });
+    group.bench_function("cache_hit", |b| {
+        b.iter(|| cache.get_or_compile(black_box(source), &schema))
+    });
     group.bench_function("bind", |b| b.iter(|| filter.bind(Some(params.clone()))));
     let claims = serde_json::to_vec(&connection(1, &Layouts::new()).auth).unwrap();
     let layouts = Layouts::new();
     let _kept = Value::from_json(&mut claims.clone(), &layouts);
-    group.bench_function("claims_from_json", |b| b.iter(|| Value::from_json(&mut claims.clone(), &layouts)));
+    group.bench_function("claims_from_json", |b| {
+        b.iter(|| Value::from_json(&mut claims.clone(), &layouts))
+    });
 }
 
 criterion_group! {

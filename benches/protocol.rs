@@ -31,7 +31,12 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     bytes.extend(mask);
-    bytes.extend(payload.iter().enumerate().map(|(n, byte)| byte ^ mask[n % 4]));
+    bytes.extend(
+        payload
+            .iter()
+            .enumerate()
+            .map(|(n, byte)| byte ^ mask[n % 4]),
+    );
     bytes
 }
 
@@ -61,8 +66,16 @@ async fn theirs(mut socket: WebSocket<Cursor<Vec<u8>>>) -> usize {
 }
 
 fn decode(c: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let ascii = |len: usize| "The quick brown fox. ".bytes().cycle().take(len).collect::<Vec<u8>>();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let ascii = |len: usize| {
+        "The quick brown fox. "
+            .bytes()
+            .cycle()
+            .take(len)
+            .collect::<Vec<u8>>()
+    };
     let accents = |len: usize| "Grüße, Žofie! ".repeat(len / 17).into_bytes();
     let cases = [
         ("32 B text", 1, ascii(32)),
@@ -87,7 +100,12 @@ fn decode(c: &mut Criterion) {
         }
         group.bench_function("fastwebsockets", |b| {
             b.iter_batched(
-                || WebSocket::after_handshake(Cursor::new(stream.clone()), fastwebsockets::Role::Server),
+                || {
+                    WebSocket::after_handshake(
+                        Cursor::new(stream.clone()),
+                        fastwebsockets::Role::Server,
+                    )
+                },
                 |mut socket| {
                     socket.set_auto_close(false);
                     assert_eq!(runtime.block_on(theirs(socket)), count * payload.len());
@@ -107,7 +125,9 @@ fn encode(c: &mut Criterion) {
         let raw: &RawValue = serde_json::from_str(&data).expect("a string");
         let event = Event::new("alert", Data::Json(raw)).expect("a name");
         group.throughput(Throughput::Bytes(size as u64));
-        group.bench_function(format!("fanfare/{size}"), |b| b.iter(|| black_box(&event).encode()));
+        group.bench_function(format!("fanfare/{size}"), |b| {
+            b.iter(|| black_box(&event).encode())
+        });
         group.bench_function(format!("fastwebsockets/{size}"), |b| {
             b.iter(|| {
                 let payload = format!("{{\"event\":\"alert\",\"data\":{}}}", black_box(&data));

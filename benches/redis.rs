@@ -22,10 +22,18 @@ const BESIDE: usize = 1_000_000;
 fn cpu() -> (f64, f64) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     // The name may have spaces; what follows its bracket is numbered from 3 on (proc_pid_stat(5)).
-    let ticks: Vec<f64> =
-        stat.rsplit_once(')').unwrap().1.split_whitespace().map(|word| word.parse().unwrap_or(0.0)).collect();
+    let ticks: Vec<f64> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .map(|word| word.parse().unwrap_or(0.0))
+        .collect();
     // Linux has 100 in a second, whatever its own clock does.
-    ((ticks[11] + ticks[12]) / 100.0, (ticks[13] + ticks[14]) / 100.0)
+    (
+        (ticks[11] + ticks[12]) / 100.0,
+        (ticks[13] + ticks[14]) / 100.0,
+    )
 }
 
 struct Server {
@@ -35,9 +43,22 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server has to be installed");
@@ -75,18 +96,31 @@ fn bus(c: &mut Criterion) {
         ])
         .output();
     if let Ok(beside) = beside {
-        println!("redis-benchmark -P 64: {}", String::from_utf8_lossy(&beside.stdout).trim());
-        println!("its CPU per publish: {:.2} µs", (cpu().1 - before.1) * 1e6 / BESIDE as f64);
+        println!(
+            "redis-benchmark -P 64: {}",
+            String::from_utf8_lossy(&beside.stdout).trim()
+        );
+        println!(
+            "its CPU per publish: {:.2} µs",
+            (cpu().1 - before.1) * 1e6 / BESIDE as f64
+        );
     }
     let mut pair = BusPair::new(&format!("redis://127.0.0.1:{}", server.port));
     let (payload, before) = (Bytes::from(vec![b'x'; 128]), cpu());
     (0..BESIDE / COUNT).for_each(|_| pair.publish(COUNT, &payload));
-    println!("a node's CPU per publish: {:.2} µs", (cpu().0 - before.0) * 1e6 / BESIDE as f64);
+    println!(
+        "a node's CPU per publish: {:.2} µs",
+        (cpu().0 - before.0) * 1e6 / BESIDE as f64
+    );
     let mut group = c.benchmark_group("bus");
-    group.throughput(Throughput::Elements(COUNT as u64)).sample_size(20);
+    group
+        .throughput(Throughput::Elements(COUNT as u64))
+        .sample_size(20);
     for size in [128, 2048] {
         let payload = Bytes::from(vec![b'x'; size]);
-        group.bench_function(BenchmarkId::new("publish", size), |b| b.iter(|| pair.publish(COUNT, &payload)));
+        group.bench_function(BenchmarkId::new("publish", size), |b| {
+            b.iter(|| pair.publish(COUNT, &payload))
+        });
         group.bench_function(BenchmarkId::new("exchange", size), |b| {
             b.iter(|| pair.exchange(COUNT, &payload));
         });

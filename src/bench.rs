@@ -12,8 +12,8 @@ use crate::{
     config::SlowConsumer,
     history::{History, Keep, Key, Memory, New},
     hub::{
-        Batch, Coming, Connection, Context, Hub, Joining, Load, Named, Outcome, Progress, Reach, Selection,
-        SlotRef, Table, Watching,
+        Batch, Coming, Connection, Context, Hub, Joining, Load, Named, Outcome, Progress, Reach,
+        Selection, SlotRef, Table, Watching,
     },
     id::AppId,
     limits::{Limits, WRITE_STRIDE, WRITE_VECTORS},
@@ -50,8 +50,12 @@ impl SocketlessHub {
     /// When a path is none, or no runtime can be had.
     pub fn new(index: &[&str]) -> Self {
         let schema = Arc::new(Schema::new(index).unwrap());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let context = Context::of_one_app(Limits::default(), schema.clone(), SlowConsumer::Disconnect);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let context =
+            Context::of_one_app(Limits::default(), schema.clone(), SlowConsumer::Disconnect);
         let app_metrics = context.apps.iter().map(|app| app.metrics.clone()).collect();
         Self {
             history: Memory::new(usize::MAX, context.metrics.clone(), app_metrics),
@@ -104,9 +108,22 @@ impl SocketlessHub {
     /// When the filter is wrong, or the gate is full: call [`SocketlessHub::flush`] in between.
     pub fn emit(&self, frame: &Frame, filter: Option<&str>) -> u64 {
         let bind = |text| {
-            Arc::new(self.filters.get_or_compile(text, &self.schema).unwrap().filter.bind(None).unwrap())
+            Arc::new(
+                self.filters
+                    .get_or_compile(text, &self.schema)
+                    .unwrap()
+                    .filter
+                    .bind(None)
+                    .unwrap(),
+            )
         };
-        self.place(frame, &Selection { filter: filter.map(bind), ..Selection::everyone(APP) })
+        self.place(
+            frame,
+            &Selection {
+                filter: filter.map(bind),
+                ..Selection::everyone(APP)
+            },
+        )
     }
 
     /// Places `frame` for the connections of `user`; answers how many.
@@ -114,7 +131,13 @@ impl SocketlessHub {
     /// # Panics
     /// When the gate is full.
     pub fn publish(&self, frame: &Frame, user: &str) -> u64 {
-        self.place(frame, &Selection { named: Some(Named::user(user)), ..Selection::everyone(APP) })
+        self.place(
+            frame,
+            &Selection {
+                named: Some(Named::user(user)),
+                ..Selection::everyone(APP)
+            },
+        )
     }
 
     /// Places `frame` for the members of `channel`; answers how many.
@@ -122,7 +145,13 @@ impl SocketlessHub {
     /// # Panics
     /// When the gate is full.
     pub fn send(&self, frame: &Frame, channel: &str) -> u64 {
-        self.place(frame, &Selection { named: Some(Named::channel(channel)), ..Selection::everyone(APP) })
+        self.place(
+            frame,
+            &Selection {
+                named: Some(Named::channel(channel)),
+                ..Selection::everyone(APP)
+            },
+        )
     }
 
     /// Puts a connection into `channel`; false if it was in it.
@@ -142,7 +171,9 @@ impl SocketlessHub {
     /// When the profile is no JSON.
     pub fn update(&self, at: Handle, profile: &str) {
         let profile = Value::from_json(&mut profile.as_bytes().to_vec(), &self.layouts).unwrap();
-        self.hub.shard(0).own(|table| table.set_profile(at.0, profile));
+        self.hub
+            .shard(0)
+            .own(|table| table.set_profile(at.0, profile));
     }
 
     fn place(&self, frame: &Frame, selection: &Selection) -> u64 {
@@ -150,7 +181,11 @@ impl SocketlessHub {
         self.runtime.block_on(async {
             let ticket = self.hub.admit(&reach, frame.len()).await.unwrap();
             match reach {
-                Reach::Small(lists) => self.hub.place_small(selection, lists, frame, &ticket).queued,
+                Reach::Small(lists) => {
+                    self.hub
+                        .place_small(selection, lists, frame, &ticket)
+                        .queued
+                }
                 Reach::Large(_) => self.hub.place_large(selection, frame, &ticket).await.queued,
             }
         })
@@ -162,11 +197,22 @@ impl SocketlessHub {
     /// Never, with a store in memory.
     pub fn store(&self, user: &str, event: &Event<'_>, count: usize) {
         let key = Key::user(APP, user.into());
-        let keep = Keep { events: count, bytes: usize::MAX, ttl: Duration::from_hours(1) };
+        let keep = Keep {
+            events: count,
+            bytes: usize::MAX,
+            ttl: Duration::from_hours(1),
+        };
         for _ in 0..count {
             let draft = event.draft(&Marks::default());
-            let new = New { id: Uuid::now_v7(), draft, omit: None, tail: None };
-            self.runtime.block_on(self.history.append(&key, &keep, new)).unwrap();
+            let new = New {
+                id: Uuid::now_v7(),
+                draft,
+                omit: None,
+                tail: None,
+            };
+            self.runtime
+                .block_on(self.history.append(&key, &keep, new))
+                .unwrap();
         }
     }
 
@@ -176,12 +222,20 @@ impl SocketlessHub {
     /// When nothing is kept.
     pub fn replay(&self, at: Handle, user: &str) -> usize {
         let key = Key::user(APP, user.into());
-        let waiting = self.runtime.block_on(self.history.waiting(&key)).unwrap().entries;
+        let waiting = self
+            .runtime
+            .block_on(self.history.waiting(&key))
+            .unwrap()
+            .entries;
         let shard = self.hub.shard(0);
-        assert!(shard.own(|table| table.replay(at.0, waiting.iter().map(|entry| entry.frame.clone()))));
+        assert!(
+            shard.own(|table| table.replay(at.0, waiting.iter().map(|entry| entry.frame.clone())))
+        );
         let mut frames = Vec::new();
         loop {
-            shard.own(|table| table.lend(at.0, WRITE_VECTORS, &mut frames)).unwrap();
+            shard
+                .own(|table| table.lend(at.0, WRITE_VECTORS, &mut frames))
+                .unwrap();
             let taken = frames.iter().map(Frame::len).sum();
             if shard.own(|table| table.advance(at.0, taken)) != Progress::Blocked {
                 return waiting.len();

@@ -19,7 +19,10 @@ impl Close {
         while !reason.is_char_boundary(end) {
             end -= 1;
         }
-        Self { code, reason: reason[..end].into() }
+        Self {
+            code,
+            reason: reason[..end].into(),
+        }
     }
 }
 

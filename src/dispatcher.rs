@@ -106,8 +106,13 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatchError::Config`], and [`DispatchError::Away`] when Redis has not answered within a second.
     pub async fn connect_to(url: &str, namespace: &str, app: &str) -> Result<Self, DispatchError> {
-        let url = url.parse().map_err(|error| DispatchError::Config(format!("{error}")))?;
-        let config = RedisConfig { url, ..RedisConfig::default() };
+        let url = url
+            .parse()
+            .map_err(|error| DispatchError::Config(format!("{error}")))?;
+        let config = RedisConfig {
+            url,
+            ..RedisConfig::default()
+        };
         Self::with_config(&config, namespace, app).await
     }
 
@@ -121,15 +126,25 @@ impl Dispatcher {
         app: &str,
     ) -> Result<Self, DispatchError> {
         let (limits, metrics) = (Limits::default(), Arc::new(Metrics::new()));
-        let started = Bus::start(config, namespace, vec![app.into()], NodeId::random(), &limits, metrics);
-        let (bus, inbox) = started.map_err(|error: StartError| DispatchError::Config(error.to_string()))?;
+        let started = Bus::start(
+            config,
+            namespace,
+            vec![app.into()],
+            NodeId::random(),
+            &limits,
+            metrics,
+        );
+        let (bus, inbox) =
+            started.map_err(|error: StartError| DispatchError::Config(error.to_string()))?;
         let way = Way { bus, _inbox: inbox };
         let up = async {
             while way.bus.health() != Health::Up {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        if tokio::time::timeout(limits.redis_timeout, up).await.is_err()
+        if tokio::time::timeout(limits.redis_timeout, up)
+            .await
+            .is_err()
             && let Health::Down { reason, .. } = way.bus.health()
         {
             return Err(DispatchError::Away(reason.to_string()));
@@ -162,7 +177,13 @@ impl Dispatcher {
         }
         let data = to_raw_value(&data)?;
         Event::new(event, Data::Json(&data))?;
-        self.act(&Message { recipients, except, event, data: &data }).await
+        self.act(&Message {
+            recipients,
+            except,
+            event,
+            data: &data,
+        })
+        .await
     }
 
     /// Closes all connections of `users`, with code 4010.
@@ -170,7 +191,8 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatchError`].
     pub async fn disconnect(&self, users: &[&str]) -> Result<u64, DispatchError> {
-        self.act(&json!({ "call": "disconnect", "to": { "users": users } })).await
+        self.act(&json!({ "call": "disconnect", "to": { "users": users } }))
+            .await
     }
 
     /// Sends any message that nodes take: an item of a batch, or a disconnect, as the reference describes them. Nodes
@@ -180,6 +202,10 @@ impl Dispatcher {
     /// [`DispatchError`].
     pub async fn act(&self, message: &impl Serialize) -> Result<u64, DispatchError> {
         let message = Bytes::from(serde_json::to_vec(message)?);
-        Ok(self.way.bus.publish(&Topic::Dispatch(AppId(0)), message).await?)
+        Ok(self
+            .way
+            .bus
+            .publish(&Topic::Dispatch(AppId(0)), message)
+            .await?)
     }
 }

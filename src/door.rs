@@ -67,7 +67,9 @@ impl Door {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some((addresses, key)) = self.0.as_deref() else { return };
+        let Some((addresses, key)) = self.0.as_deref() else {
+            return;
+        };
         let mut addresses = addresses.lock();
         if let Some(count) = addresses.get_mut(key) {
             *count -= 1;
@@ -92,9 +94,15 @@ mod tests {
 
     #[test]
     fn an_address_has_its_places_back_when_connections_end() {
-        let door = Door::new(&Limits { connections_per_address: 2, ..Limits::default() });
+        let door = Door::new(&Limits {
+            connections_per_address: 2,
+            ..Limits::default()
+        });
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let held = [door.enter(ip("2001:db8::1")).unwrap(), door.enter(ip("2001:db8::2")).unwrap()];
+        let held = [
+            door.enter(ip("2001:db8::1")).unwrap(),
+            door.enter(ip("2001:db8::2")).unwrap(),
+        ];
         assert!(door.enter(ip("2001:db8::3")).is_err());
         assert!(door.enter(ip("2001:db8:0:1::1")).is_ok(), "another /64");
         assert!(door.enter(ip("192.0.2.1")).is_ok());

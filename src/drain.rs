@@ -41,7 +41,12 @@ pub(crate) async fn drain(node: &Node) {
 fn tenants(node: &Node) -> Vec<(usize, SlotRef)> {
     let shards = node.hub.shards().iter().enumerate();
     shards
-        .flat_map(|(at, shard)| shard.own(|table| table.tenants()).into_iter().map(move |slot| (at, slot)))
+        .flat_map(|(at, shard)| {
+            shard
+                .own(|table| table.tenants())
+                .into_iter()
+                .map(move |slot| (at, slot))
+        })
         .collect()
 }
 
@@ -54,7 +59,9 @@ async fn send_away(node: &Node, clients: &[(usize, SlotRef)], window: Duration) 
         }
         let jitter = uuid::Uuid::new_v4().as_u128() as u64 % (DRAIN_RECONNECT.as_millis() as u64);
         let bye = native::bye(close.code, &close.reason, jitter);
-        node.hub.shard(shard).with(|table| table.close(at, Some(bye), &close));
+        node.hub
+            .shard(shard)
+            .with(|table| table.close(at, Some(bye), &close));
     }
 }
 
@@ -75,7 +82,10 @@ mod tests {
 
     #[test]
     fn goodbyes_are_spread_evenly_over_a_window_that_leaves_time_to_answer() {
-        assert_eq!(window(Duration::from_secs(20), 1000), Duration::from_secs(1));
+        assert_eq!(
+            window(Duration::from_secs(20), 1000),
+            Duration::from_secs(1)
+        );
         let window = window(Duration::from_secs(20), 1_000_000);
         assert_eq!(window, Duration::from_secs(10));
         let moments: Vec<Duration> = (0..4).map(|n| moment(n, 4, window)).collect();

@@ -43,7 +43,10 @@ impl Server {
     #[must_use]
     pub fn for_app(&self, name: &str) -> Option<Self> {
         let app = self.inner.node.app_named(name)?.id;
-        Some(Self { inner: self.inner.clone(), app })
+        Some(Self {
+            inner: self.inner.clone(),
+            app,
+        })
     }
 
     /// Sends `event` to every connection for which `filter` is true.
@@ -53,8 +56,21 @@ impl Server {
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
-    pub async fn emit(&self, event: &str, data: impl Serialize, filter: &str) -> Result<Receipt, EmitError> {
-        self.emit_to(event, data, Target { filter: Some(filter.to_owned()), ..Target::default() }).await
+    pub async fn emit(
+        &self,
+        event: &str,
+        data: impl Serialize,
+        filter: &str,
+    ) -> Result<Receipt, EmitError> {
+        self.emit_to(
+            event,
+            data,
+            Target {
+                filter: Some(filter.to_owned()),
+                ..Target::default()
+            },
+        )
+        .await
     }
 
     /// Sends `event` to the connections that `target` means; see [`Server::emit`].
@@ -122,7 +138,12 @@ impl Server {
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
-    pub async fn publish(&self, user: &str, event: &str, data: impl Serialize) -> Result<Receipt, EmitError> {
+    pub async fn publish(
+        &self,
+        user: &str,
+        event: &str,
+        data: impl Serialize,
+    ) -> Result<Receipt, EmitError> {
         self.dispatch(&[user], &[], event, data).await
     }
 
@@ -130,7 +151,12 @@ impl Server {
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
-    pub async fn send(&self, channel: &str, event: &str, data: impl Serialize) -> Result<Receipt, EmitError> {
+    pub async fn send(
+        &self,
+        channel: &str,
+        event: &str,
+        data: impl Serialize,
+    ) -> Result<Receipt, EmitError> {
         self.emit_to(event, data, Target::channel(channel)).await
     }
 
@@ -155,9 +181,24 @@ impl Server {
         data: impl Serialize,
     ) -> Result<Receipt, EmitError> {
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let to = (recipients != ["*"]).then(|| To { users: owned(recipients), ..To::default() });
-        let except = Exceptions { users: owned(except), ..Exceptions::default() };
-        self.emit_to(event, data, Target { to, except, ..Target::default() }).await
+        let to = (recipients != ["*"]).then(|| To {
+            users: owned(recipients),
+            ..To::default()
+        });
+        let except = Exceptions {
+            users: owned(except),
+            ..Exceptions::default()
+        };
+        self.emit_to(
+            event,
+            data,
+            Target {
+                to,
+                except,
+                ..Target::default()
+            },
+        )
+        .await
     }
 
     /// Puts the connections that `target` means into `channel`. Each is told, before every event of the channel.
@@ -166,7 +207,8 @@ impl Server {
     /// [`EmitError`]; nobody was put into it then.
     pub async fn join(&self, channel: &str, target: Target) -> Result<Joins, EmitError> {
         let (channel, node, app) = (channel.to_owned(), self.inner.node.clone(), self.app);
-        self.run(async move { Ok(node.join_everywhere(app, channel, target).await?.value) }).await
+        self.run(async move { Ok(node.join_everywhere(app, channel, target).await?.value) })
+            .await
     }
 
     /// Takes the connections that `target` means out of `channel`; answers how many were in it. Each is told, after
@@ -176,7 +218,8 @@ impl Server {
     /// [`EmitError`]; nobody was taken out of it then.
     pub async fn leave(&self, channel: &str, target: Target) -> Result<u64, EmitError> {
         let (channel, node, app) = (channel.to_owned(), self.inner.node.clone(), self.app);
-        self.run(async move { Ok(node.leave_everywhere(app, channel, target).await?.value) }).await
+        self.run(async move { Ok(node.leave_everywhere(app, channel, target).await?.value) })
+            .await
     }
 
     /// Runs a call on a thread of the server, so that it is carried out whoever drops what.
@@ -184,6 +227,10 @@ impl Server {
         &self,
         call: impl Future<Output = Result<T, EmitError>> + Send + 'static,
     ) -> Result<T, EmitError> {
-        self.inner.handle.spawn(call).await.unwrap_or(Err(EmitError::Stopped))
+        self.inner
+            .handle
+            .spawn(call)
+            .await
+            .unwrap_or(Err(EmitError::Stopped))
     }
 }

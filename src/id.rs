@@ -35,7 +35,10 @@ impl FromStr for NodeId {
 
     fn from_str(text: &str) -> Result<Self, BadNodeId> {
         let bytes = base32().decode(text.as_bytes()).map_err(|_| BadNodeId)?;
-        bytes.try_into().map(|bytes| Self(u32::from_be_bytes(bytes))).map_err(|_| BadNodeId)
+        bytes
+            .try_into()
+            .map(|bytes| Self(u32::from_be_bytes(bytes)))
+            .map_err(|_| BadNodeId)
     }
 }
 
@@ -90,9 +93,13 @@ impl FromStr for ConnectionId {
     type Err = BadConnectionId;
 
     fn from_str(text: &str) -> Result<Self, BadConnectionId> {
-        let bytes = base32().decode(text.as_bytes()).map_err(|_| BadConnectionId)?;
+        let bytes = base32()
+            .decode(text.as_bytes())
+            .map_err(|_| BadConnectionId)?;
         let bytes: [u8; 16] = bytes.try_into().map_err(|_| BadConnectionId)?;
-        let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let word = |at: usize| {
+            u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         Ok(Self {
             node: NodeId(word(0)),
             shard: bytes[4],
@@ -127,7 +134,12 @@ mod tests {
         let text = id.to_string();
         assert_eq!(text.len(), ConnectionId::TEXT_LEN);
         assert_eq!(text.parse(), Ok(id));
-        for bad in ["", "x", "zzzzzzzzzzzzzzzzzzzzzzzzzz", "UUUUUUUUUUUUUUUUUUUUUUUUUU"] {
+        for bad in [
+            "",
+            "x",
+            "zzzzzzzzzzzzzzzzzzzzzzzzzz",
+            "UUUUUUUUUUUUUUUUUUUUUUUUUU",
+        ] {
             assert_eq!(bad.parse::<ConnectionId>(), Err(BadConnectionId), "{bad}");
         }
     }

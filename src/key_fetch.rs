@@ -67,11 +67,22 @@ impl KeyKeepers {
     pub(crate) fn tend(&self, node: &Arc<Node>, handle: &Handle) {
         let live = node.live_for_long();
         let mut keepers = self.0.lock();
-        keepers.retain(|keeper| live.key_sources().any(|(_, used)| Arc::ptr_eq(used, &keeper.source)));
+        keepers.retain(|keeper| {
+            live.key_sources()
+                .any(|(_, used)| Arc::ptr_eq(used, &keeper.source))
+        });
         for (app, source) in live.key_sources() {
-            if !keepers.iter().any(|keeper| Arc::ptr_eq(source, &keeper.source)) {
-                let task = handle.spawn(keep(node.clone(), app, source.clone())).abort_handle();
-                keepers.push(Keeper { source: source.clone(), task });
+            if !keepers
+                .iter()
+                .any(|keeper| Arc::ptr_eq(source, &keeper.source))
+            {
+                let task = handle
+                    .spawn(keep(node.clone(), app, source.clone()))
+                    .abort_handle();
+                keepers.push(Keeper {
+                    source: source.clone(),
+                    task,
+                });
             }
         }
     }
@@ -85,8 +96,11 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
     loop {
         source.begin();
         let began = Instant::now();
-        let fetched = timeout(JWKS_WAIT, fetch(source.url())).await.unwrap_or(Err(FetchError::Slow));
-        node.metrics.fetched_keys(&name, fetched.as_ref().ok().map(KeySet::len));
+        let fetched = timeout(JWKS_WAIT, fetch(source.url()))
+            .await
+            .unwrap_or(Err(FetchError::Slow));
+        node.metrics
+            .fetched_keys(&name, fetched.as_ref().ok().map(KeySet::len));
         match fetched {
             Ok(set) => {
                 if failures > 0 {
@@ -129,7 +143,9 @@ fn tell_skipped(app: &str, url: &JwksUrl, skipped: &[String]) {
 }
 
 fn retry(failures: u32) -> Duration {
-    JWKS_RETRY.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(JWKS_RETRY_MAX)
+    JWKS_RETRY
+        .saturating_mul(1 << failures.saturating_sub(1).min(16))
+        .min(JWKS_RETRY_MAX)
 }
 
 /// Up to a tenth less than `wait`, so that nodes do not all ask at once.
@@ -152,7 +168,9 @@ async fn fetch(url: &JwksUrl) -> Result<KeySet, FetchError> {
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
         }
-        let body = Limited::new(response.into_body(), JWKS_BYTES).collect().await;
+        let body = Limited::new(response.into_body(), JWKS_BYTES)
+            .collect()
+            .await;
         let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
             Ok(_) => FetchError::TooBig,
             Err(error) => FetchError::Body(error),
@@ -179,6 +197,10 @@ mod tests {
         assert_eq!([1, 2, 3].map(retry), [1, 2, 4].map(Duration::from_secs));
         assert_eq!([7, 60, u32::MAX].map(retry), [JWKS_RETRY_MAX; 3]);
         let waits: Vec<Duration> = (0..100).map(|_| spread(Duration::from_secs(100))).collect();
-        assert!(waits.iter().all(|wait| (90..=100).contains(&wait.as_secs())));
+        assert!(
+            waits
+                .iter()
+                .all(|wait| (90..=100).contains(&wait.as_secs()))
+        );
     }
 }

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("Fanfare is for Linux: it accepts by accept4, and writes to many by memfd and sendfile");
+compile_error!(
+    "Fanfare is for Linux: it accepts by accept4, and writes to many by memfd and sendfile"
+);
 
 // The list is the layer diagram, bottom up: a module may use what stands above it here, and nothing below.
 pub mod close;

@@ -626,7 +626,9 @@ pub mod duration {
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(from)?;
         humantime::parse_duration(&text).map_err(|e| {
-            D::Error::custom(format!("\"{text}\" is not a duration such as \"10s\" or \"500ms\": {e}"))
+            D::Error::custom(format!(
+                "\"{text}\" is not a duration such as \"10s\" or \"500ms\": {e}"
+            ))
         })
     }
 

@@ -68,7 +68,13 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    const ALL: [Self; 5] = [Self::Slow, Self::Oldest, Self::Gone, Self::StoredOver, Self::StoredExpired];
+    const ALL: [Self; 5] = [
+        Self::Slow,
+        Self::Oldest,
+        Self::Gone,
+        Self::StoredOver,
+        Self::StoredExpired,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -159,12 +165,22 @@ impl AppMetrics {
 
     /// Counts a connection that ended with `code`.
     pub fn closed(&self, code: u16) {
-        self.closes.get_or_create(&CloseLabels { app: self.app.clone(), code }).inc();
+        self.closes
+            .get_or_create(&CloseLabels {
+                app: self.app.clone(),
+                code,
+            })
+            .inc();
     }
 
     /// Connections that ended with `code` so far.
     pub fn closes(&self, code: u16) -> u64 {
-        self.closes.get_or_create(&CloseLabels { app: self.app.clone(), code }).get()
+        self.closes
+            .get_or_create(&CloseLabels {
+                app: self.app.clone(),
+                code,
+            })
+            .get()
     }
 }
 
@@ -296,20 +312,56 @@ impl Metrics {
 
     fn register_counters(&mut self) {
         let r = &mut self.registry;
-        r.register("connected", "Connections ever welcomed", self.connected.clone());
-        r.register("events_accepted", "Publications past the admission gate", self.accepted.clone());
-        r.register("encodings", "Frames built for events", self.encodings.clone());
-        r.register("deliveries", "Event frames written to sockets, whole", self.deliveries.clone());
-        r.register("drops", "Events lost for a connection or a user, by reason", self.drops.clone());
-        r.register("closes", "Connections ended, by close code", self.closes.clone());
-        r.register("refusals", "Sockets and upgrades turned away, by reason", self.refused.clone());
+        r.register(
+            "connected",
+            "Connections ever welcomed",
+            self.connected.clone(),
+        );
+        r.register(
+            "events_accepted",
+            "Publications past the admission gate",
+            self.accepted.clone(),
+        );
+        r.register(
+            "encodings",
+            "Frames built for events",
+            self.encodings.clone(),
+        );
+        r.register(
+            "deliveries",
+            "Event frames written to sockets, whole",
+            self.deliveries.clone(),
+        );
+        r.register(
+            "drops",
+            "Events lost for a connection or a user, by reason",
+            self.drops.clone(),
+        );
+        r.register(
+            "closes",
+            "Connections ended, by close code",
+            self.closes.clone(),
+        );
+        r.register(
+            "refusals",
+            "Sockets and upgrades turned away, by reason",
+            self.refused.clone(),
+        );
         r.register(
             "filter_errors",
             "Evaluations of filters that ended in an error",
             self.filter_errors.clone(),
         );
-        r.register("client_messages", "Messages that clients sent", self.messages.clone());
-        r.register("member_notices", "Frames built to tell members of each other", self.notices.clone());
+        r.register(
+            "client_messages",
+            "Messages that clients sent",
+            self.messages.clone(),
+        );
+        r.register(
+            "member_notices",
+            "Frames built to tell members of each other",
+            self.notices.clone(),
+        );
         r.register(
             "dispatch_malformed",
             "Messages on the dispatch channel that could not be taken",
@@ -320,8 +372,16 @@ impl Metrics {
             "Messages on the dispatch channel that were to be kept, and are not",
             self.dispatch_lost.clone(),
         );
-        r.register("replayed", "Kept events placed again for who missed them", self.replayed.clone());
-        r.register("resumed", "Connections that took a lost one's place", self.resumed.clone());
+        r.register(
+            "replayed",
+            "Kept events placed again for who missed them",
+            self.replayed.clone(),
+        );
+        r.register(
+            "resumed",
+            "Connections that took a lost one's place",
+            self.resumed.clone(),
+        );
         r.register(
             "history_unreadable",
             "Kept events skipped because this version cannot read them",
@@ -337,14 +397,22 @@ impl Metrics {
             "Requests answered 503 by the admission gate",
             self.admission_refused.clone(),
         );
-        r.register("jwks_fetches", "Fetches of public keys, by result", self.jwks_fetches.clone());
+        r.register(
+            "jwks_fetches",
+            "Fetches of public keys, by result",
+            self.jwks_fetches.clone(),
+        );
     }
 
     fn register_gauges(&mut self) {
         let r = &mut self.registry;
         r.register("connections", "Open connections", self.by_app.clone());
         r.register("channels", "Channels with members", self.channels.clone());
-        r.register("memberships", "Members of all channels", self.memberships.clone());
+        r.register(
+            "memberships",
+            "Members of all channels",
+            self.memberships.clone(),
+        );
         r.register(
             "bulk_in_flight",
             "Large publications not yet offered everywhere",
@@ -360,8 +428,16 @@ impl Metrics {
             "Bytes that sockets refused, shared bytes once",
             self.refused_bytes.clone(),
         );
-        r.register("blocked_connections", "Connections whose socket refuses", self.blocked.clone());
-        r.register("log_frames", "Frames in the shards' logs", self.log_frames.clone());
+        r.register(
+            "blocked_connections",
+            "Connections whose socket refuses",
+            self.blocked.clone(),
+        );
+        r.register(
+            "log_frames",
+            "Frames in the shards' logs",
+            self.log_frames.clone(),
+        );
         r.register("peers", "Other nodes that hold a lease", self.peers.clone());
         r.register(
             "bus_unknown_version",
@@ -378,30 +454,61 @@ impl Metrics {
             "Kept events fetched since the bus did not bring them",
             self.bus_recovered.clone(),
         );
-        r.register("cached_filters", "Compiled filters in the caches", self.cached_filters.clone());
-        r.register("jwks_keys", "Public keys that were fetched and are in use", self.jwks_keys.clone());
-        r.register("history_events", "Events kept for channels and users", self.history_events.clone());
-        r.register("history_bytes", "Memory that kept events take", self.history_bytes.clone());
+        r.register(
+            "cached_filters",
+            "Compiled filters in the caches",
+            self.cached_filters.clone(),
+        );
+        r.register(
+            "jwks_keys",
+            "Public keys that were fetched and are in use",
+            self.jwks_keys.clone(),
+        );
+        r.register(
+            "history_events",
+            "Events kept for channels and users",
+            self.history_events.clone(),
+        );
+        r.register(
+            "history_bytes",
+            "Memory that kept events take",
+            self.history_bytes.clone(),
+        );
     }
 
     fn register_times(&mut self) {
         let r = &mut self.registry;
         let unit = || Unit::Seconds;
-        r.register_with_unit("filter_compile", "Compiling one filter", unit(), self.filter_compile.clone());
+        r.register_with_unit(
+            "filter_compile",
+            "Compiling one filter",
+            unit(),
+            self.filter_compile.clone(),
+        );
         r.register_with_unit(
             "filter_evaluate",
             "Matching one filtered publication",
             unit(),
             self.filter_evaluate.clone(),
         );
-        r.register_with_unit("handshake", "Accepted socket to welcome", unit(), self.handshake.clone());
+        r.register_with_unit(
+            "handshake",
+            "Accepted socket to welcome",
+            unit(),
+            self.handshake.clone(),
+        );
         r.register_with_unit(
             "delivery",
             "Admission to the last socket's offer",
             unit(),
             self.delivery.clone(),
         );
-        r.register_with_unit("http_request", "Head of a request to its answer", unit(), self.http.clone());
+        r.register_with_unit(
+            "http_request",
+            "Head of a request to its answer",
+            unit(),
+            self.http.clone(),
+        );
     }
 
     /// The numbers of app `name`; the same counters at every call.
@@ -409,7 +516,10 @@ impl Metrics {
         let app: Arc<str> = name.into();
         let label = AppLabel { app: app.clone() };
         let drops = DropReason::ALL.map(|reason| {
-            self.drops.get_or_create_owned(&DropLabels { app: app.clone(), reason: reason.name() })
+            self.drops.get_or_create_owned(&DropLabels {
+                app: app.clone(),
+                reason: reason.name(),
+            })
         });
         AppMetrics {
             closes: self.closes.clone(),
@@ -434,15 +544,24 @@ impl Metrics {
 
     /// Counts a socket or an upgrade turned away.
     pub fn refused(&self, why: Refusal) {
-        self.refused.get_or_create(&ReasonLabel { reason: why.name() }).inc();
+        self.refused
+            .get_or_create(&ReasonLabel { reason: why.name() })
+            .inc();
     }
 
     /// Counts a fetch of public keys for app `name`: how many there are now, or `None` where it failed.
     pub fn fetched_keys(&self, name: &Arc<str>, keys: Option<usize>) {
         let result = if keys.is_some() { "ok" } else { "failed" };
-        self.jwks_fetches.get_or_create(&FetchLabels { app: name.clone(), result }).inc();
+        self.jwks_fetches
+            .get_or_create(&FetchLabels {
+                app: name.clone(),
+                result,
+            })
+            .inc();
         // Shown from the first fetch on, be it a failure.
-        let gauge = self.jwks_keys.get_or_create_owned(&AppLabel { app: name.clone() });
+        let gauge = self
+            .jwks_keys
+            .get_or_create_owned(&AppLabel { app: name.clone() });
         if let Some(keys) = keys {
             gauge.set(keys as i64);
         }

@@ -25,10 +25,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// # Errors
 /// When it cannot be reached in time, or its certificate is not one that this system trusts.
 pub(crate) async fn connect(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>> {
-    timeout(PATIENCE, open(host, port, secure)).await.map_err(|_| {
-        let text = format!("no answer within {} s", PATIENCE.as_secs());
-        io::Error::new(io::ErrorKind::TimedOut, text)
-    })?
+    timeout(PATIENCE, open(host, port, secure))
+        .await
+        .map_err(|_| {
+            let text = format!("no answer within {} s", PATIENCE.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        })?
 }
 
 async fn open(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>> {
@@ -39,7 +41,9 @@ async fn open(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>
     }
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     // Reading the system's certificates takes milliseconds, in which a shard's clients would wait.
-    let connector = tokio::task::spawn_blocking(connector).await.map_err(io::Error::other)??;
+    let connector = tokio::task::spawn_blocking(connector)
+        .await
+        .map_err(io::Error::other)??;
     Ok(Box::new(connector.connect(name, socket).await?))
 }
 
@@ -49,7 +53,10 @@ fn connector() -> io::Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+        let why = found
+            .errors
+            .first()
+            .map_or_else(|| "there are none".to_owned(), ToString::to_string);
         let text = format!(
             "this system has no certificates to trust ({why}); install them (often: ca-certificates)"
         );

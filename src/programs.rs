@@ -51,7 +51,11 @@ struct Work {
 
 /// Carries out what programs say, one after another, until nothing more can come.
 pub(crate) async fn serve(node: Arc<Node>, mut messages: mpsc::Receiver<Program>) {
-    let mut work = Work { node, held: Held::default(), complained: AHashMap::new() };
+    let mut work = Work {
+        node,
+        held: Held::default(),
+        complained: AHashMap::new(),
+    };
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -73,7 +77,9 @@ impl Work {
             Ok(false) => {}
             Ok(true) => {
                 let digest = digest(&[self.node.app(app).name.as_bytes(), &text]);
-                let lost = self.held.hold(Message::new(app, text, digest, Instant::now()));
+                let lost = self
+                    .held
+                    .hold(Message::new(app, text, digest, Instant::now()));
                 for message in lost {
                     self.lose(message.app, "too much waits for a node to take the lead");
                 }
@@ -85,7 +91,12 @@ impl Work {
     /// Does what is held, if this node leads.
     async fn catch_up(&mut self) {
         while self.node.leads() {
-            let Some(Message { app, text, digest, .. }) = self.held.next() else { return };
+            let Some(Message {
+                app, text, digest, ..
+            }) = self.held.next()
+            else {
+                return;
+            };
             let done = carry_out(&self.node, app, &text, Which::Kept).await;
             self.node.tell_done(app, digest);
             match done {
@@ -132,13 +143,20 @@ impl Work {
 }
 
 /// Carries out a part of a message; answers whether some of it is to be kept.
-async fn carry_out(node: &Arc<Node>, app: AppId, message: &[u8], which: Which) -> Result<bool, Problem> {
+async fn carry_out(
+    node: &Arc<Node>,
+    app: AppId,
+    message: &[u8],
+    which: Which,
+) -> Result<bool, Problem> {
     #[derive(Deserialize)]
     struct Called<'a> {
         #[serde(borrow, default)]
         call: Option<std::borrow::Cow<'a, str>>,
     }
-    let call = serde_json::from_slice::<Called<'_>>(message).ok().and_then(|called| called.call);
+    let call = serde_json::from_slice::<Called<'_>>(message)
+        .ok()
+        .and_then(|called| called.call);
     let call = call.as_deref().unwrap_or("dispatch");
     if call == "disconnect" {
         return disconnect(node, app, message).await.map(|()| false);
@@ -161,7 +179,15 @@ async fn carry_out(node: &Arc<Node>, app: AppId, message: &[u8], which: Which) -
             (Which::Kept, true) => Extent::Cluster,
             _ => continue,
         };
-        node.publish(app, Publication { scope, receipt: Extent::Node, ..publication }).await?;
+        node.publish(
+            app,
+            Publication {
+                scope,
+                receipt: Extent::Node,
+                ..publication
+            },
+        )
+        .await?;
     }
     Ok(is_kept)
 }

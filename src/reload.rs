@@ -18,7 +18,11 @@ pub enum ReloadError {
 }
 
 fn lines(errors: &[SetupError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 impl Server {
@@ -52,5 +56,7 @@ impl Server {
 fn until_restart(error: &ConfigError) -> ConfigError {
     let problems = error.problems.iter();
     let told = |problem: &Problem| Problem::Rule(format!("without a restart: {problem}"));
-    ConfigError { problems: problems.map(told).collect() }
+    ConfigError {
+        problems: problems.map(told).collect(),
+    }
 }

@@ -111,7 +111,10 @@ impl Server {
         let (listener, address) = listen(config.listen, config.limits.send_buffer)?;
         // With the real port where the configuration said 0.
         config.listen = address;
-        let admin = config.admin_listen.map(|at| listen(at, config.limits.send_buffer)).transpose()?;
+        let admin = config
+            .admin_listen
+            .map(|at| listen(at, config.limits.send_buffer))
+            .transpose()?;
         let (node, inbox) = Node::new(config, shards)?;
         let parts = Parts {
             answers: Store::new(&node.config.limits),
@@ -121,8 +124,13 @@ impl Server {
         };
         let mut threads = Vec::new();
         let (ready, handles) = std::sync::mpsc::sync_channel(shards);
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(ACCEPT_QUEUE)).unzip();
-        let mut first = Some(First { listener, senders, inbox });
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..shards).map(|_| mpsc::channel(ACCEPT_QUEUE)).unzip();
+        let mut first = Some(First {
+            listener,
+            senders,
+            inbox,
+        });
         for (index, sockets) in receivers.into_iter().enumerate() {
             let (parts, ready, first) = (parts.clone(), ready.clone(), first.take());
             threads.push(spawn(format!("fanfare-{index}"), move || {
@@ -132,11 +140,14 @@ impl Server {
         let admin_address = admin.as_ref().map(|(_, address)| *address);
         if let Some((listener, _)) = admin {
             let parts = parts.clone();
-            threads.push(spawn("fanfare-admin".to_owned(), move || parts.run_admin(listener))?);
+            threads.push(spawn("fanfare-admin".to_owned(), move || {
+                parts.run_admin(listener)
+            })?);
         }
         tracing::info!(%address, shards, apps = node.apps.len(), connections = node.config.limits.connections, "serving");
-        let handle =
-            handles.recv().map_err(|_| StartError::Thread(io::Error::other("a shard ended at once")))?;
+        let handle = handles
+            .recv()
+            .map_err(|_| StartError::Thread(io::Error::other("a shard ended at once")))?;
         let inner = Inner {
             node,
             handle,
@@ -149,7 +160,10 @@ impl Server {
             leaving: tokio::sync::Mutex::new(false),
         };
         inner.key_keepers.tend(&inner.node, &inner.handle);
-        Ok(Self { inner: Arc::new(inner), app: AppId(0) })
+        Ok(Self {
+            inner: Arc::new(inner),
+            app: AppId(0),
+        })
     }
 
     /// Where clients and functions connect; with the real port where the configuration said 0.
@@ -190,8 +204,9 @@ impl Server {
             cluster.bus.stop();
         }
         let threads = std::mem::take(&mut *self.inner.threads.lock());
-        let joined =
-            tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().all(|thread| thread.join().is_ok())
+        });
         if !joined.await.unwrap_or(false) {
             tracing::error!("a thread of the server panicked");
         }
@@ -245,7 +260,12 @@ impl Parts {
             event_loop.start();
             let edge = self.edge(Some(event_loop));
             let watch = self.watch();
-            if let Some(First { listener, senders, inbox }) = first {
+            if let Some(First {
+                listener,
+                senders,
+                inbox,
+            }) = first
+            {
                 tokio::task::spawn_local(self.clone().accept(listener, senders));
                 tokio::task::spawn_local(self.node.clone().tell_members());
                 if let Some(inbox) = inbox {
@@ -274,7 +294,12 @@ impl Parts {
     }
 
     /// Serves what is accepted, until nothing is any more and the last request is answered.
-    async fn serve_all(&self, edge: &Rc<Edge>, watch: &Rc<Watch>, sockets: &mut mpsc::Receiver<Accepted>) {
+    async fn serve_all(
+        &self,
+        edge: &Rc<Edge>,
+        watch: &Rc<Watch>,
+        sockets: &mut mpsc::Receiver<Accepted>,
+    ) {
         let mut serving = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
@@ -324,7 +349,9 @@ impl Parts {
         }
         for sender in senders.iter().cycle().take(ACCEPT_QUEUE) {
             // What tokio knows of the listener is a moment old.
-            let Ok(accepted) = accept_one(listener.get_ref()) else { return };
+            let Ok(accepted) = accept_one(listener.get_ref()) else {
+                return;
+            };
             if sender.send(accepted).await.is_err() {
                 return;
             }
@@ -333,10 +360,16 @@ impl Parts {
 
     /// Serves HTTP on one socket, until it ends or becomes a client's.
     async fn serve(self, edge: Rc<Edge>, watch: Rc<Watch>, (socket, ip, since): Accepted) {
-        let Ok(socket) = TcpStream::from_std(socket) else { return };
+        let Ok(socket) = TcpStream::from_std(socket) else {
+            return;
+        };
         let socket = watch.over(socket);
         let life = socket.life().clone();
-        let peer = Rc::new(Peer { ip, since, life: life.clone() });
+        let peer = Rc::new(Peer {
+            ip,
+            since,
+            life: life.clone(),
+        });
         let asked = Rc::new(Cell::new(false));
         let has_asked = asked.clone();
         let service = service_fn(move |request| {
@@ -376,13 +409,19 @@ impl Parts {
 /// Lets requests that are being answered finish, for a second at most.
 async fn finish(mut serving: tokio::task::JoinSet<()>) {
     let all = async { while serving.join_next().await.is_some() {} };
-    if tokio::time::timeout(Duration::from_secs(1), all).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(1), all)
+        .await
+        .is_err()
+    {
         tracing::warn!("requests were cut off: they took too long to answer");
     }
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
-    std::thread::Builder::new().name(name).spawn(run).map_err(StartError::Thread)
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(run)
+        .map_err(StartError::Thread)
 }
 
 fn block_on(future: impl Future<Output = ()>) {
@@ -397,7 +436,11 @@ fn accept_one(listener: &TcpListener) -> io::Result<Accepted> {
     let (socket, address) =
         rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
-    Ok((socket.into(), SocketAddr::try_from(address)?.ip().to_canonical(), Instant::now()))
+    Ok((
+        socket.into(),
+        SocketAddr::try_from(address)?.ip().to_canonical(),
+        Instant::now(),
+    ))
 }
 
 /// One shard per core, less one: the kernel's network work, and all else that runs, needs a core too. A server whose
@@ -409,10 +452,16 @@ fn shards_for(cores: usize) -> usize {
 /// Listens; a port that another process has is an error, since only the address is reused, not the port.
 ///
 /// What is set here is inherited by every accepted socket.
-fn listen(address: SocketAddr, send_buffer: usize) -> Result<(TcpListener, SocketAddr), StartError> {
+fn listen(
+    address: SocketAddr,
+    send_buffer: usize,
+) -> Result<(TcpListener, SocketAddr), StartError> {
     let listen = || -> io::Result<(TcpListener, SocketAddr)> {
-        let socket =
-            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM,
+            None,
+        )?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
@@ -430,7 +479,9 @@ fn listen(address: SocketAddr, send_buffer: usize) -> Result<(TcpListener, Socke
 pub(crate) fn connections_by_descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let descriptors = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    descriptors.saturating_sub(DESCRIPTORS_RESERVED).clamp(1, CONNECTIONS_MAX)
+    descriptors
+        .saturating_sub(DESCRIPTORS_RESERVED)
+        .clamp(1, CONNECTIONS_MAX)
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use support::*;
 
 fn required(config: &mut Config) {
-    config.apps.values_mut().for_each(|app| app.client_auth = Some(ClientAuth::Required));
+    config
+        .apps
+        .values_mut()
+        .for_each(|app| app.client_auth = Some(ClientAuth::Required));
 }
 
 fn shown(server: &TestServer, id: &str) -> Value {
@@ -19,7 +22,10 @@ fn shown(server: &TestServer, id: &str) -> Value {
 
 fn matched(server: &TestServer, body: &Value) -> Value {
     let answer = server.post_as(KEY, "/v1/emit", body).json();
-    answer.get("matched").unwrap_or_else(|| panic!("{answer}")).clone()
+    answer
+        .get("matched")
+        .unwrap_or_else(|| panic!("{answer}"))
+        .clone()
 }
 
 // Where the token comes from
@@ -29,15 +35,23 @@ fn a_token_may_come_by_query_by_header_or_by_message() {
     let server = keyed_server(|_| {});
     let token = signed(&json!({"sub": "ann", "team": "red"}));
     let mut by_query = server.open(&format!("token={token}"));
-    let mut by_header = server.try_open("", &[("Authorization", &format!("Bearer {token}"))]).unwrap();
+    let mut by_header = server
+        .try_open("", &[("Authorization", &format!("Bearer {token}"))])
+        .unwrap();
     assert_eq!(by_query.json()["user"], "ann");
     assert_eq!(by_header.json()["user"], "ann");
     let mut by_message = server.open("");
     assert_eq!(by_message.json()["user"], json!(null));
     by_message.send(&json!({"op": "auth", "id": 1, "token": token}));
-    assert_eq!(by_message.json(), json!({"op": "ack", "id": 1, "user": "ann"}));
     assert_eq!(
-        matched(&server, &json!({"event": "e", "filter": "auth.team == \"red\" && user == \"ann\""})),
+        by_message.json(),
+        json!({"op": "ack", "id": 1, "user": "ann"})
+    );
+    assert_eq!(
+        matched(
+            &server,
+            &json!({"event": "e", "filter": "auth.team == \"red\" && user == \"ann\""})
+        ),
         3
     );
 }
@@ -48,14 +62,22 @@ fn where_required_nothing_comes_before_authentication() {
     let mut client = server.open("");
     client.expect_nothing();
     assert_eq!(matched(&server, &json!({"event": "early"})), 0);
-    assert_eq!(matched(&server, &json!({"event": "early", "filter": "true"})), 0);
+    assert_eq!(
+        matched(&server, &json!({"event": "early", "filter": "true"})),
+        0
+    );
     let listed = server.get_as(KEY, "/v1/connections").json();
     assert_eq!(listed["connections"], json!([]));
-    let closed = server.post_as(KEY, "/v1/disconnect", &json!({"filter": "true"})).json();
+    let closed = server
+        .post_as(KEY, "/v1/disconnect", &json!({"filter": "true"}))
+        .json();
     assert_eq!(closed["disconnected"], 0);
     client.send(&json!({"op": "auth", "id": 1, "token": signed(&json!({"sub": "ann"}))}));
     let welcome = client.json();
-    assert_eq!((&welcome["op"], &welcome["user"]), (&json!("welcome"), &json!("ann")));
+    assert_eq!(
+        (&welcome["op"], &welcome["user"]),
+        (&json!("welcome"), &json!("ann"))
+    );
     assert_eq!(client.json()["op"], "ack");
     assert_eq!(matched(&server, &json!({"event": "late"})), 1);
     assert_eq!(client.json()["event"], "late");
@@ -72,7 +94,10 @@ fn where_required_who_does_not_authenticate_in_time_is_closed() {
     let mut client = server.open("");
     client.send(&json!({"op": "ping", "id": 1}));
     assert_eq!(client.json()["op"], "ack");
-    assert_eq!(client.message(), Received::Close(4001, "not authenticated in time".into()));
+    assert_eq!(
+        client.message(),
+        Received::Close(4001, "not authenticated in time".into())
+    );
     let mut timely = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
     std::thread::sleep(Duration::from_secs(3));
     timely.expect_nothing();
@@ -91,7 +116,10 @@ fn before_the_welcome_a_bad_token_ends_the_connection_and_after_it_does_not() {
         (&error["op"], &error["id"], &error["code"]),
         (&json!("error"), &json!(1), &json!("unauthorized"))
     );
-    assert_eq!(matched(&server, &json!({"event": "e", "to": {"users": ["ann"]}})), 1);
+    assert_eq!(
+        matched(&server, &json!({"event": "e", "to": {"users": ["ann"]}})),
+        1
+    );
     assert_eq!(client.json()["event"], "e");
 }
 
@@ -122,10 +150,19 @@ fn a_bad_token_is_upgraded_and_then_closed_with_4001() {
         ("another signature", format!("{valid}A")),
         ("alg none, unsigned", format!("{unsigned_head}.")),
         ("alg none, signed", unsigned),
-        ("alg RS256 over the secret", jwt(SECRET, &json!({"alg": "RS256"}), &good)),
+        (
+            "alg RS256 over the secret",
+            jwt(SECRET, &json!({"alg": "RS256"}), &good),
+        ),
         ("alg HS512", jwt(SECRET, &json!({"alg": "HS512"}), &good)),
-        ("crit", jwt(SECRET, &json!({"alg": "HS256", "crit": ["b64"]}), &good)),
-        ("foreign key", jwt("another-secret-of-more-than-32-bytes", &hs256, &good)),
+        (
+            "crit",
+            jwt(SECRET, &json!({"alg": "HS256", "crit": ["b64"]}), &good),
+        ),
+        (
+            "foreign key",
+            jwt("another-secret-of-more-than-32-bytes", &hs256, &good),
+        ),
         ("empty key", jwt("", &hs256, &good)),
         ("expired", with("exp", json!(now - 60))),
         ("not yet", with("nbf", json!(now + 600))),
@@ -141,14 +178,22 @@ fn a_bad_token_is_upgraded_and_then_closed_with_4001() {
         let mut client = server.open(&format!("token={token}"));
         match client.message() {
             Received::Close(4001, reason) => {
-                assert!(!reason.is_empty() && !reason.contains("nonsense"), "{what}: {reason}");
+                assert!(
+                    !reason.is_empty() && !reason.contains("nonsense"),
+                    "{what}: {reason}"
+                );
             }
             other => panic!("{what}: {other:?}"),
         }
-        let mut by_header = server.try_open("", &[("Authorization", &format!("Bearer {token}"))]).unwrap();
+        let mut by_header = server
+            .try_open("", &[("Authorization", &format!("Bearer {token}"))])
+            .unwrap();
         assert_eq!(by_header.closed(), 4001, "{what}");
     }
-    assert_eq!(matched(&server, &json!({"event": "e", "filter": "user != \"ann\""})), 0);
+    assert_eq!(
+        matched(&server, &json!({"event": "e", "filter": "user != \"ann\""})),
+        0
+    );
 }
 
 #[test]
@@ -166,7 +211,10 @@ fn claims_that_nest_too_deep_are_neither_signed_nor_accepted() {
             server.open(&format!("token={token}")).closed()
         );
     }
-    assert_eq!((answer.status, answer.code().as_str()), (400, "bad_token_request"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (400, "bad_token_request")
+    );
 }
 
 // Renewal and expiry
@@ -174,25 +222,36 @@ fn claims_that_nest_too_deep_are_neither_signed_nor_accepted() {
 #[test]
 fn a_renewal_replaces_claims_and_index_entries_in_one_step() {
     let server = keyed_server(|config| {
-        config.apps.values_mut().for_each(|app| app.index = vec!["auth.team".to_owned()]);
+        config
+            .apps
+            .values_mut()
+            .for_each(|app| app.index = vec!["auth.team".to_owned()]);
     });
     let token = |team: &str| signed(&json!({"sub": "ann", "team": team}));
     let mut client = server.connect(&format!("token={}", token("red")));
-    let by_index =
-        |team: &str| json!({"event": team, "filter": "auth.team == params.t", "params": {"t": team}});
-    let by_scan =
-        |team: &str| json!({"event": team, "filter": "auth.team + \"\" == params.t", "params": {"t": team}});
+    let by_index = |team: &str| json!({"event": team, "filter": "auth.team == params.t", "params": {"t": team}});
+    let by_scan = |team: &str| json!({"event": team, "filter": "auth.team + \"\" == params.t", "params": {"t": team}});
     assert_eq!(
-        (matched(&server, &by_index("red")), matched(&server, &by_index("blue"))),
+        (
+            matched(&server, &by_index("red")),
+            matched(&server, &by_index("blue"))
+        ),
         (json!(1), json!(0))
     );
     assert_eq!(client.json()["event"], "red");
     client.send(&json!({"op": "auth", "id": "r", "token": token("blue")}));
-    assert_eq!(client.json(), json!({"op": "ack", "id": "r", "user": "ann"}));
+    assert_eq!(
+        client.json(),
+        json!({"op": "ack", "id": "r", "user": "ann"})
+    );
     for body in [by_index("red"), by_scan("red")] {
         assert_eq!(matched(&server, &body), 0, "{body}");
     }
-    for body in [by_index("blue"), by_scan("blue"), json!({"event": "blue", "to": {"users": ["ann"]}})] {
+    for body in [
+        by_index("blue"),
+        by_scan("blue"),
+        json!({"event": "blue", "to": {"users": ["ann"]}}),
+    ] {
         assert_eq!(matched(&server, &body), 1, "{body}");
         assert_eq!(client.json()["event"], "blue");
     }
@@ -206,9 +265,18 @@ fn a_renewal_by_another_user_is_refused_and_what_was_holds() {
     let mut client = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
     client.send(&json!({"op": "auth", "id": 1, "token": signed(&json!({"sub": "bob"}))}));
     let error = client.json();
-    assert_eq!((&error["op"], &error["code"]), (&json!("error"), &json!("forbidden")));
-    assert_eq!(matched(&server, &json!({"event": "e", "to": {"users": ["bob"]}})), 0);
-    assert_eq!(matched(&server, &json!({"event": "e", "to": {"users": ["ann"]}})), 1);
+    assert_eq!(
+        (&error["op"], &error["code"]),
+        (&json!("error"), &json!("forbidden"))
+    );
+    assert_eq!(
+        matched(&server, &json!({"event": "e", "to": {"users": ["bob"]}})),
+        0
+    );
+    assert_eq!(
+        matched(&server, &json!({"event": "e", "to": {"users": ["ann"]}})),
+        1
+    );
 }
 
 #[test]
@@ -222,7 +290,10 @@ fn an_anonymous_client_becomes_a_user_once() {
     assert_eq!(auth(&mut client, "ann"), "ack");
     assert_eq!(auth(&mut client, "bob"), "error");
     assert_eq!(auth(&mut client, "ann"), "ack");
-    assert_eq!(matched(&server, &json!({"event": "e", "filter": "user == null"})), 0);
+    assert_eq!(
+        matched(&server, &json!({"event": "e", "filter": "user == null"})),
+        0
+    );
     assert_eq!(server.get_as(KEY, "/v1/users/ann").json()["connections"], 1);
 }
 
@@ -230,8 +301,14 @@ fn an_anonymous_client_becomes_a_user_once() {
 fn a_token_that_ends_closes_with_4005() {
     let server = keyed_server(|_| {});
     let exp = unix_now() + 2;
-    let mut client = server.connect(&format!("token={}", signed(&json!({"sub": "ann", "exp": exp}))));
-    assert_eq!(client.message(), Received::Close(4005, "token expired".into()));
+    let mut client = server.connect(&format!(
+        "token={}",
+        signed(&json!({"sub": "ann", "exp": exp}))
+    ));
+    assert_eq!(
+        client.message(),
+        Received::Close(4005, "token expired".into())
+    );
     assert!(unix_now() >= exp);
     assert_eq!(matched(&server, &json!({"event": "e"})), 0);
 }
@@ -243,7 +320,10 @@ fn a_renewal_in_time_prevents_the_end() {
     let first = unix_now() + 5;
     let mut client = server.connect(&format!("token={}", until(first)));
     client.send(&json!({"op": "auth", "id": 1, "token": until(first + 3600)}));
-    assert_eq!(client.json(), json!({"op": "ack", "id": 1, "user": "ann", "expires_at": first + 3600}));
+    assert_eq!(
+        client.json(),
+        json!({"op": "ack", "id": 1, "user": "ann", "expires_at": first + 3600})
+    );
     while unix_now() < first + 2 {
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -260,7 +340,11 @@ fn may_connect(server: &TestServer, query: &str, origin: &str) -> bool {
     match server.try_open(query, &[("Origin", origin)]) {
         Ok(_) => true,
         Err(answer) => {
-            assert_eq!((answer.status, answer.code().as_str()), (403, "origin_refused"), "{origin}");
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (403, "origin_refused"),
+                "{origin}"
+            );
             false
         }
     }
@@ -282,15 +366,23 @@ fn without_a_list_any_page_connects_with_a_token_and_none_without() {
 fn with_a_list_only_its_pages_connect() {
     let listed = |origins: &[&str]| {
         let origins: Vec<String> = origins.iter().map(|&origin| origin.to_owned()).collect();
-        keyed_server(|config| config.apps.values_mut().for_each(|app| app.origins = Some(origins.clone())))
+        keyed_server(|config| {
+            config
+                .apps
+                .values_mut()
+                .for_each(|app| app.origins = Some(origins.clone()))
+        })
     };
     let server = listed(&["https://example.com"]);
     let token = format!("token={}", signed(&json!({"sub": "ann"})));
     assert!(may_connect(&server, "", "https://example.com"));
     assert!(may_connect(&server, &token, "https://example.com"));
-    for origin in
-        ["http://example.com", "https://example.com:8443", "https://example.com.evil.example", "null"]
-    {
+    for origin in [
+        "http://example.com",
+        "https://example.com:8443",
+        "https://example.com.evil.example",
+        "null",
+    ] {
         assert!(!may_connect(&server, "", origin), "{origin}");
         assert!(!may_connect(&server, &token, origin), "{origin}");
     }
@@ -316,18 +408,50 @@ fn a_client_key_chooses_the_app_and_its_origins() {
         config.apps.insert("shop".to_owned(), app);
     });
     let _client = server.connect("key=pk_live_web");
-    let count = |key| server.post_as(key, "/v1/broadcast", &json!({"event": "e"})).json()["matched"].clone();
-    assert_eq!((count("another-api-key-for-tests"), count(KEY)), (json!(1), json!(0)));
-    assert!(may_connect(&server, "key=pk_live_web", "https://shop.example"));
-    assert!(may_connect(&server, "key=pk_live_web&app=shop", "https://shop.example"));
-    assert!(!may_connect(&server, "key=pk_live_web", "https://any.example"));
-    assert!(!may_connect(&server, "app=shop", "https://shop.example"), "the app itself has no list");
-    assert_eq!(server.open("key=pk_live_we").closed(), 4001, "a page could not read a status");
-    for (query, status, code) in
-        [("key=pk_live_web&app=default", 400, "bad_query"), ("key=pk_live_web&app=none", 404, "unknown_app")]
-    {
+    let count = |key| {
+        server
+            .post_as(key, "/v1/broadcast", &json!({"event": "e"}))
+            .json()["matched"]
+            .clone()
+    };
+    assert_eq!(
+        (count("another-api-key-for-tests"), count(KEY)),
+        (json!(1), json!(0))
+    );
+    assert!(may_connect(
+        &server,
+        "key=pk_live_web",
+        "https://shop.example"
+    ));
+    assert!(may_connect(
+        &server,
+        "key=pk_live_web&app=shop",
+        "https://shop.example"
+    ));
+    assert!(!may_connect(
+        &server,
+        "key=pk_live_web",
+        "https://any.example"
+    ));
+    assert!(
+        !may_connect(&server, "app=shop", "https://shop.example"),
+        "the app itself has no list"
+    );
+    assert_eq!(
+        server.open("key=pk_live_we").closed(),
+        4001,
+        "a page could not read a status"
+    );
+    for (query, status, code) in [
+        ("key=pk_live_web&app=default", 400, "bad_query"),
+        ("key=pk_live_web&app=none", 404, "unknown_app"),
+    ] {
         let answer = server.try_open(query, &[]).err().unwrap();
-        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{query}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{query}"
+        );
     }
 }
 
@@ -354,7 +478,10 @@ const POSTS: &[(&str, &str)] = &[
     ("/v1/publish", r#"{"event":"hostile","user":"ann"}"#),
     ("/v1/broadcast", r#"{"event":"hostile"}"#),
     ("/v1/dispatch", r#"{"event":"hostile","recipients":["*"]}"#),
-    ("/v1/batch", r#"{"items":[{"call":"broadcast","event":"hostile"}]}"#),
+    (
+        "/v1/batch",
+        r#"{"items":[{"call":"broadcast","event":"hostile"}]}"#,
+    ),
     ("/v1/explain", r#"{"filter":"true"}"#),
     ("/v1/disconnect", r#"{"filter":"true"}"#),
     ("/v1/tokens", r#"{"user":"ann"}"#),
@@ -392,7 +519,10 @@ fn no_page_and_no_proxy_drives_a_server_without_keys() {
                 (403, "development_only"),
                 "{path} {header:?}"
             );
-            assert!(answer.text.contains("--api-key"), "the refusal says to set keys: {answer:?}");
+            assert!(
+                answer.text.contains("--api-key"),
+                "the refusal says to set keys: {answer:?}"
+            );
         }
         for kind in [
             "text/plain",
@@ -401,23 +531,58 @@ fn no_page_and_no_proxy_drives_a_server_without_keys() {
             "",
             "application/jsonp",
         ] {
-            let answer = server.request("POST", path, &[("Content-Type", kind)], Some(body.as_bytes()));
-            assert_eq!((answer.status, answer.code().as_str()), (415, "content_type"), "{path} {kind}");
+            let answer = server.request(
+                "POST",
+                path,
+                &[("Content-Type", kind)],
+                Some(body.as_bytes()),
+            );
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (415, "content_type"),
+                "{path} {kind}"
+            );
         }
         let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
-        let headers = [("Content-Type", "text/plain"), ("Transfer-Encoding", "chunked")];
-        assert_eq!(server.request("POST", path, &headers, Some(chunked.as_bytes())).status, 415, "{path}");
+        let headers = [
+            ("Content-Type", "text/plain"),
+            ("Transfer-Encoding", "chunked"),
+        ];
+        assert_eq!(
+            server
+                .request("POST", path, &headers, Some(chunked.as_bytes()))
+                .status,
+            415,
+            "{path}"
+        );
     }
-    for path in
-        ["/v1/connections", "/v1/users/ann", "/metrics", "/", "/healthz", "/readyz", "/v1/openapi.json"]
-    {
+    for path in [
+        "/v1/connections",
+        "/v1/users/ann",
+        "/metrics",
+        "/",
+        "/healthz",
+        "/readyz",
+        "/v1/openapi.json",
+    ] {
         for header in HOSTILE {
-            assert_eq!(server.request("GET", path, &[*header], None).status, 403, "{path} {header:?}");
+            assert_eq!(
+                server.request("GET", path, &[*header], None).status,
+                403,
+                "{path} {header:?}"
+            );
         }
     }
     for header in HOSTILE {
-        let answer = server.try_open("", &[*header]).err().unwrap_or_else(|| panic!("{header:?} connects"));
-        assert_eq!((answer.status, answer.code().as_str()), (403, "development_only"), "{header:?}");
+        let answer = server
+            .try_open("", &[*header])
+            .err()
+            .unwrap_or_else(|| panic!("{header:?} connects"));
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (403, "development_only"),
+            "{header:?}"
+        );
     }
     client.expect_nothing();
 }
@@ -433,14 +598,38 @@ fn two_hosts_are_no_host() {
 #[test]
 fn pages_of_this_machine_drive_a_server_without_keys() {
     let server = server();
-    for origin in ["http://localhost:3000", "http://127.0.0.1", "https://[::1]:8443", "http://LOCALHOST"] {
-        let answer = server.request("POST", "/v1/emit", &[("Origin", origin)], Some(br#"{"event":"e"}"#));
+    for origin in [
+        "http://localhost:3000",
+        "http://127.0.0.1",
+        "https://[::1]:8443",
+        "http://LOCALHOST",
+    ] {
+        let answer = server.request(
+            "POST",
+            "/v1/emit",
+            &[("Origin", origin)],
+            Some(br#"{"event":"e"}"#),
+        );
         assert_eq!(answer.status, 200, "{origin}");
-        assert!(server.try_open("", &[("Origin", origin)]).is_ok(), "{origin}");
+        assert!(
+            server.try_open("", &[("Origin", origin)]).is_ok(),
+            "{origin}"
+        );
     }
-    for host in ["localhost", "localhost:9", "127.0.0.1:7070", "[::1]", "[::1]:7070"] {
+    for host in [
+        "localhost",
+        "localhost:9",
+        "127.0.0.1:7070",
+        "[::1]",
+        "[::1]:7070",
+    ] {
         let kind = ("Content-Type", "Application/JSON; charset=utf-8");
-        let answer = server.request("POST", "/v1/emit", &[("Host", host), kind], Some(br#"{"event":"e"}"#));
+        let answer = server.request(
+            "POST",
+            "/v1/emit",
+            &[("Host", host), kind],
+            Some(br#"{"event":"e"}"#),
+        );
         assert_eq!(answer.status, 200, "{host}");
     }
 }

@@ -21,10 +21,15 @@ fn with_rules(change: impl FnOnce(&mut Config)) -> TestServer {
     server_with(|config| {
         let rules = &mut config.apps.values_mut().next().unwrap().channels;
         rules.push(ChannelRule::new("kept", 1000));
-        for (pattern, presence) in
-            [("told", Presence::All), ("counted", Presence::Count), ("hidden", Presence::Off)]
-        {
-            rules.push(ChannelRule { presence, ..ChannelRule::new(pattern, 0) });
+        for (pattern, presence) in [
+            ("told", Presence::All),
+            ("counted", Presence::Count),
+            ("hidden", Presence::Off),
+        ] {
+            rules.push(ChannelRule {
+                presence,
+                ..ChannelRule::new(pattern, 0)
+            });
         }
         config.limits.messages_per_second = 1_000_000;
         config.limits.message_burst = 1_000_000;
@@ -42,7 +47,10 @@ fn send(server: &TestServer, channel: &str) -> Value {
 }
 
 fn put(server: &TestServer, verb: &str, channel: &str, id: &str) -> Value {
-    server.call(&format!("/v1/{verb}"), &json!({"channel": channel, "to": {"connections": [id]}}))
+    server.call(
+        &format!("/v1/{verb}"),
+        &json!({"channel": channel, "to": {"connections": [id]}}),
+    )
 }
 
 fn channels_of(server: &TestServer, id: &str) -> Value {
@@ -63,7 +71,11 @@ fn notice(client: &mut Client) -> (String, String, u64) {
     let message = client.json();
     assert_eq!(message["op"], "member", "{message}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    (text(&message["kind"]), text(&message["member"]["id"]), message["user_connections"].as_u64().unwrap())
+    (
+        text(&message["kind"]),
+        text(&message["member"]["id"]),
+        message["user_connections"].as_u64().unwrap(),
+    )
 }
 
 fn told(kind: &str, member: &Client, user_connections: u64) -> (String, String, u64) {
@@ -88,10 +100,16 @@ fn what_has_an_id_is_acked_and_what_has_none_is_silent() {
         client.send(&message);
         client.expect_nothing();
     }
-    assert_eq!(client.acked(&json!({"op": "members", "channel": "room"}))["count"], 0);
+    assert_eq!(
+        client.acked(&json!({"op": "members", "channel": "room"}))["count"],
+        0
+    );
     client.send(&json!({"op": "join", "channel": ""}));
     let error = client.json();
-    assert_eq!((&error["op"], &error["id"]), (&json!("error"), &json!(null)));
+    assert_eq!(
+        (&error["op"], &error["id"]),
+        (&json!("error"), &json!(null))
+    );
 }
 
 #[test]
@@ -113,7 +131,10 @@ fn what_was_not_asked_for_is_told_by_joined_and_left() {
     );
     assert_eq!(put(&server, "join", "lobby", &client.id)["joined"], 1);
     assert_eq!(client.json(), json!({"op": "joined", "channel": "lobby"}));
-    assert_eq!(put(&server, "join", "lobby", &client.id), json!({"joined": 0, "already": 1, "full": 0}));
+    assert_eq!(
+        put(&server, "join", "lobby", &client.id),
+        json!({"joined": 0, "already": 1, "full": 0})
+    );
     assert_eq!(put(&server, "leave", "lobby", &client.id)["left"], 1);
     assert_eq!(client.json(), json!({"op": "left", "channel": "lobby"}));
     assert_eq!(put(&server, "leave", "lobby", &client.id)["left"], 0);
@@ -124,7 +145,8 @@ fn what_was_not_asked_for_is_told_by_joined_and_left() {
 #[test]
 fn a_right_lost_at_renewal_takes_its_channels_away() {
     let server = keyed_server(|_| {});
-    let token = |join: Value| signed(&json!({"sub": "ann", "can": {"join": join, "members": ["*"]}}));
+    let token =
+        |join: Value| signed(&json!({"sub": "ann", "can": {"join": join, "members": ["*"]}}));
     let mut ann = server.connect(&format!("token={}&channel=a", token(json!(["*"]))));
     let mut bob = server.connect(&format!(
         "token={}",
@@ -135,7 +157,10 @@ fn a_right_lost_at_renewal_takes_its_channels_away() {
         ann.join(channel);
     }
     let put_into = json!({"channel": "api", "to": {"connections": [ann.id]}});
-    assert_eq!(server.post_as(KEY, "/v1/join", &put_into).json()["joined"], 1);
+    assert_eq!(
+        server.post_as(KEY, "/v1/join", &put_into).json()["joined"],
+        1
+    );
     assert_eq!(ann.json()["channel"], "api");
     bob.watch("b");
     let (mut before, ack) = ann.ask_amid(&json!({"op": "auth", "token": token(json!(["c"]))}));
@@ -143,11 +168,18 @@ fn a_right_lost_at_renewal_takes_its_channels_away() {
     before.extend(ann.pending());
     let told: BTreeSet<String> = before.iter().map(Value::to_string).collect();
     let left = |channel: &str| json!({"op": "left", "channel": channel}).to_string();
-    assert!(told.contains(&left("a")) && told.contains(&left("b")) && !told.contains(&left("c")), "{told:?}");
+    assert!(
+        told.contains(&left("a")) && told.contains(&left("b")) && !told.contains(&left("c")),
+        "{told:?}"
+    );
     assert_eq!(notice(&mut bob), self::told("left", &ann, 0));
     for (channel, expected) in [("a", 0), ("b", 1), ("c", 1)] {
         let body = json!({"channel": channel, "event": "e", "except": {"users": [""]}});
-        assert_eq!(server.post_as(KEY, "/v1/send", &body).json()["matched"], expected, "{channel}");
+        assert_eq!(
+            server.post_as(KEY, "/v1/send", &body).json()["matched"],
+            expected,
+            "{channel}"
+        );
     }
     assert_eq!(ann.json()["channel"], "c");
     ann.expect_nothing();
@@ -157,10 +189,16 @@ fn a_right_lost_at_renewal_takes_its_channels_away() {
 fn a_channel_that_may_not_be_had_at_connecting_is_an_error_that_names_it() {
     let server = keyed_server(|_| {});
     let token = signed(&json!({"sub": "ann", "can": {"join": ["room"]}}));
-    let mut ann = server.connect(&format!("token={token}&channel=lobby&channel=a%20b&channel=room"));
+    let mut ann = server.connect(&format!(
+        "token={token}&channel=lobby&channel=a%20b&channel=room"
+    ));
     for (code, name) in [("forbidden", "lobby"), ("bad_channel", "a b")] {
         let error = ann.json();
-        assert_eq!((&error["op"], &error["code"]), (&json!("error"), &json!(code)), "{error}");
+        assert_eq!(
+            (&error["op"], &error["code"]),
+            (&json!("error"), &json!(code)),
+            "{error}"
+        );
         assert!(error["message"].as_str().unwrap().contains(name), "{error}");
     }
     assert_eq!(ann.json(), json!({"op": "joined", "channel": "room"}));
@@ -245,19 +283,32 @@ fn what_a_client_sends_at_once_is_done_one_after_another() {
             send(6),
             json!({"op": "members", "channel": channel, "id": 7}),
         ];
-        let frames = messages.iter().flat_map(|message| masked(0x81, message.to_string().as_bytes()));
-        client.socket.write_all(&frames.collect::<Vec<u8>>()).unwrap();
+        let frames = messages
+            .iter()
+            .flat_map(|message| masked(0x81, message.to_string().as_bytes()));
+        client
+            .socket
+            .write_all(&frames.collect::<Vec<u8>>())
+            .unwrap();
         let mut answers = Vec::new();
         for _ in 0..=messages.len() {
             let message = client.json();
             if message["event"] == "e" {
-                assert_eq!((&message["data"], answers.len()), (&json!(2), 2), "{message}");
+                assert_eq!(
+                    (&message["data"], answers.len()),
+                    (&json!(2), 2),
+                    "{message}"
+                );
             } else {
                 answers.push(message);
             }
         }
         for (n, answer) in answers.iter().enumerate() {
-            assert_eq!((&answer["op"], &answer["id"]), (&json!("ack"), &json!(n)), "{answer}");
+            assert_eq!(
+                (&answer["op"], &answer["id"]),
+                (&json!("ack"), &json!(n)),
+                "{answer}"
+            );
         }
         assert_eq!(answers[4]["members"][0]["data"], json!({"n": 3}));
         assert_eq!(answers[7]["count"], 0);
@@ -274,7 +325,10 @@ fn events_of_a_channel_come_behind_joined_and_never_behind_left() {
             for _ in 0..20 {
                 assert_eq!(put(&server, "join", channel, &member.id)["joined"], 1);
                 let joined = member.json();
-                assert_eq!((&joined["op"], &joined["channel"]), (&json!("joined"), &json!(channel)));
+                assert_eq!(
+                    (&joined["op"], &joined["channel"]),
+                    (&json!("joined"), &json!(channel))
+                );
                 let mut offset = joined["offset"].clone();
                 for _ in 0..3 {
                     assert_follows(&member.json(), channel, &mut offset);
@@ -350,14 +404,27 @@ fn a_connection_is_in_as_many_channels_as_it_may_be() {
     client.join("b");
     client.join("b");
     let full = client.ask(&json!({"op": "join", "channel": "c"}));
-    assert_eq!((&full["op"], &full["code"]), (&json!("error"), &json!("too_many_channels")));
-    assert_eq!(put(&server, "join", "c", &client.id), json!({"joined": 0, "already": 0, "full": 1}));
+    assert_eq!(
+        (&full["op"], &full["code"]),
+        (&json!("error"), &json!("too_many_channels"))
+    );
+    assert_eq!(
+        put(&server, "join", "c", &client.id),
+        json!({"joined": 0, "already": 0, "full": 1})
+    );
     client.expect_nothing();
     assert_eq!(send(&server, "c"), 0);
     leave(&mut client, "a");
     client.join("c");
     assert_eq!(channels_of(&server, &client.id), json!(["b", "c"]));
-    assert_eq!(server.try_open("channel=a&channel=b&channel=c", &[]).err().unwrap().status, 400);
+    assert_eq!(
+        server
+            .try_open("channel=a&channel=b&channel=c", &[])
+            .err()
+            .unwrap()
+            .status,
+        400
+    );
 }
 
 #[test]
@@ -377,17 +444,34 @@ fn a_name_that_no_channel_can_have_is_refused_everywhere() {
             ("/v1/join", json!({"channel": name, "filter": "true"})),
             ("/v1/leave", json!({"channel": name, "filter": "true"})),
             ("/v1/send", json!({"channel": name, "event": "e"})),
-            ("/v1/send", json!({"channels": ["fine", name], "event": "e"})),
-            ("/v1/emit", json!({"to": {"channels": [name]}, "event": "e"})),
+            (
+                "/v1/send",
+                json!({"channels": ["fine", name], "event": "e"}),
+            ),
+            (
+                "/v1/emit",
+                json!({"to": {"channels": [name]}, "event": "e"}),
+            ),
         ] {
             let answer = server.post(path, &body);
-            assert_eq!((answer.status, answer.code().as_str()), (400, "bad_channel"), "{path} {name}");
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (400, "bad_channel"),
+                "{path} {name}"
+            );
         }
     }
-    assert_eq!(server.get("/v1/channels/a%20b/members").code(), "bad_channel");
+    assert_eq!(
+        server.get("/v1/channels/a%20b/members").code(),
+        "bad_channel"
+    );
     client.expect_nothing();
     assert_eq!(channels_of(&server, &client.id), json!([]));
-    for name in ["x".repeat(200), "Az0_.:=@,;-".to_owned(), "fanfare:x".to_owned()] {
+    for name in [
+        "x".repeat(200),
+        "Az0_.:=@,;-".to_owned(),
+        "fanfare:x".to_owned(),
+    ] {
         client.join(&name);
         assert_eq!(send(&server, &name), 1);
         assert_eq!(client.json()["channel"], name);
@@ -401,19 +485,30 @@ fn filters_see_channels_and_profile_at_once() {
     });
     let mut client = server.client("ann", &json!({}));
     let seen = |filter: &str| {
-        let matched = server.call("/v1/emit", &json!({"event": "e", "filter": filter}))["matched"].clone();
+        let matched =
+            server.call("/v1/emit", &json!({"event": "e", "filter": filter}))["matched"].clone();
         matched == 1
     };
     // One has an index, the others are looked at one by one.
-    let in_room = ["\"room\" in channels", "channels.exists(c, c.startsWith(\"ro\"))", "size(channels) == 1"];
-    let away =
-        ["profile.status == \"away\"", "profile.mood == \"low\"", "has(profile.status) && profile.n > 1"];
+    let in_room = [
+        "\"room\" in channels",
+        "channels.exists(c, c.startsWith(\"ro\"))",
+        "size(channels) == 1",
+    ];
+    let away = [
+        "profile.status == \"away\"",
+        "profile.mood == \"low\"",
+        "has(profile.status) && profile.n > 1",
+    ];
     let none = |filters: &[&str; 3]| filters.iter().all(|filter| !seen(filter));
     for round in 0..10 {
         let profile = json!({"status": "away", "mood": "low", "n": 2});
         assert!(none(&in_room) && none(&away), "{round}");
         client.acked(&json!({"op": "update", "data": profile}));
-        assert!(away.iter().all(|filter| seen(filter)) && none(&in_room), "before joining");
+        assert!(
+            away.iter().all(|filter| seen(filter)) && none(&in_room),
+            "before joining"
+        );
         assert_eq!(client.pending().len(), 3);
         client.join("room");
         assert!(in_room.iter().chain(&away).all(|filter| seen(filter)));
@@ -436,13 +531,27 @@ fn filters_see_channels_and_profile_at_once() {
 fn a_profile_is_an_object_within_its_bound() {
     let server = with_rules(|config| config.limits.profile_bytes = 100);
     let mut client = server.client("ann", &json!({}));
-    let shown =
-        |client: &Client| server.get(&format!("/v1/connections/{}", client.id)).json()["profile"].clone();
+    let shown = |client: &Client| {
+        server.get(&format!("/v1/connections/{}", client.id)).json()["profile"].clone()
+    };
     client.acked(&json!({"op": "update", "data": {"a": 1, "b": {"c": 2}}}));
     client.acked(&json!({"op": "update", "data": {"b": {"d": 1e2}}}));
-    assert_eq!(shown(&client), json!({"b": {"d": 100.0}}), "it is replaced, not merged");
-    for data in [json!([]), json!("x"), json!(1), json!({"a": "x".repeat(100)})] {
-        assert_eq!(client.ask(&json!({"op": "update", "data": data}))["op"], "error", "{data}");
+    assert_eq!(
+        shown(&client),
+        json!({"b": {"d": 100.0}}),
+        "it is replaced, not merged"
+    );
+    for data in [
+        json!([]),
+        json!("x"),
+        json!(1),
+        json!({"a": "x".repeat(100)}),
+    ] {
+        assert_eq!(
+            client.ask(&json!({"op": "update", "data": data}))["op"],
+            "error",
+            "{data}"
+        );
     }
     assert_eq!(client.ask(&json!({"op": "update"}))["op"], "error");
     assert_eq!(shown(&client), json!({"b": {"d": 100.0}}));
@@ -451,15 +560,25 @@ fn a_profile_is_an_object_within_its_bound() {
 }
 
 fn ids(members: &Value) -> Vec<String> {
-    members.as_array().unwrap().iter().map(|member| member["id"].as_str().unwrap().to_owned()).collect()
+    members
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|member| member["id"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// All members by pages of `limit`, and the largest page.
 fn all_pages(mut page: impl FnMut(Option<&str>) -> Value) -> (Vec<String>, usize) {
-    let (mut found, mut largest, mut cursor): (Vec<String>, usize, Option<String>) = (Vec::new(), 0, None);
+    let (mut found, mut largest, mut cursor): (Vec<String>, usize, Option<String>) =
+        (Vec::new(), 0, None);
     loop {
         let page = page(cursor.as_deref());
-        assert_eq!((&page["count"], &page["users"]), (&json!(12), &json!(3)), "{page}");
+        assert_eq!(
+            (&page["count"], &page["users"]),
+            (&json!(12), &json!(3)),
+            "{page}"
+        );
         let some = ids(&page["members"]);
         largest = largest.max(some.len());
         found.extend(some);
@@ -478,8 +597,9 @@ fn members_come_in_pages_to_the_end() {
         config.limits.message_bytes = 2048;
         config.limits.profile_bytes = 100;
     });
-    let mut clients: Vec<Client> =
-        (0..11).map(|n| server.client(&format!("u{}", n % 3), &json!({}))).collect();
+    let mut clients: Vec<Client> = (0..11)
+        .map(|n| server.client(&format!("u{}", n % 3), &json!({})))
+        .collect();
     for client in &mut clients {
         client.join("room");
         client.join("other");
@@ -501,16 +621,31 @@ fn members_come_in_pages_to_the_end() {
     assert_eq!(found, expected.iter().cloned().collect::<Vec<_>>());
     for limit in [1, 2, 5, 12, 100] {
         let by_client = all_pages(|cursor| {
-            last.acked(&json!({"op": "members", "channel": "room", "cursor": cursor, "limit": limit}))
+            last.acked(
+                &json!({"op": "members", "channel": "room", "cursor": cursor, "limit": limit}),
+            )
         });
         let by_call = all_pages(|cursor| {
-            let cursor = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
-            server.get(&format!("/v1/channels/room/members?limit={limit}{cursor}")).json()
+            let cursor = cursor
+                .map(|cursor| format!("&cursor={cursor}"))
+                .unwrap_or_default();
+            server
+                .get(&format!("/v1/channels/room/members?limit={limit}{cursor}"))
+                .json()
         });
-        assert!(by_client.1 <= limit && by_call.1 == limit.min(12), "{limit}: {} {}", by_client.1, by_call.1);
+        assert!(
+            by_client.1 <= limit && by_call.1 == limit.min(12),
+            "{limit}: {} {}",
+            by_client.1,
+            by_call.1
+        );
         for (mut found, _) in [by_client, by_call] {
             found.sort();
-            assert_eq!(found, expected.iter().cloned().collect::<Vec<_>>(), "{limit}");
+            assert_eq!(
+                found,
+                expected.iter().cloned().collect::<Vec<_>>(),
+                "{limit}"
+            );
         }
     }
     for message in [
@@ -524,11 +659,20 @@ fn members_come_in_pages_to_the_end() {
 #[test]
 fn the_ack_of_a_join_shows_the_client_itself_among_the_members() {
     let server = server();
-    let (mut ann, mut bob) = (server.client("ann", &json!({})), server.client("bob", &json!({})));
+    let (mut ann, mut bob) = (
+        server.client("ann", &json!({})),
+        server.client("bob", &json!({})),
+    );
     ann.acked(&json!({"op": "update", "data": {"n": 1}}));
     let ack = ann.watch("room");
-    assert_eq!(ack["members"], json!([{"id": ann.id, "user": "ann", "data": {"n": 1}}]));
-    assert_eq!((&ack["count"], &ack["users"], ack.get("cursor")), (&json!(1), &json!(1), None));
+    assert_eq!(
+        ack["members"],
+        json!([{"id": ann.id, "user": "ann", "data": {"n": 1}}])
+    );
+    assert_eq!(
+        (&ack["count"], &ack["users"], ack.get("cursor")),
+        (&json!(1), &json!(1), None)
+    );
     let ack = bob.watch("room");
     assert_eq!((&ack["count"], &ack["users"]), (&json!(2), &json!(2)));
     assert_eq!(ids(&ack["members"]).len(), 2);
@@ -541,7 +685,10 @@ fn a_user_is_present_until_its_last_connection_leaves() {
     let server = with_rules(|config| config.limits.resume_window = LONG);
     let mut watcher = server.connect("");
     watcher.watch("room");
-    let mut pair = [server.client("ann", &json!({})), server.client("ann", &json!({}))];
+    let mut pair = [
+        server.client("ann", &json!({})),
+        server.client("ann", &json!({})),
+    ];
     for (client, there) in pair.iter_mut().zip(1..) {
         client.join("room");
         assert_eq!(notice(&mut watcher), told("joined", client, there));
@@ -564,7 +711,10 @@ fn left_comes_at_once_after_a_close_frame_and_after_the_window_without_one() {
     let server = with_rules(|config| config.limits.resume_window = LONG);
     let mut watcher = server.connect("");
     watcher.watch("room");
-    let mut both = [server.client("ann", &json!({})), server.client("bob", &json!({}))];
+    let mut both = [
+        server.client("ann", &json!({})),
+        server.client("bob", &json!({})),
+    ];
     for client in &mut both {
         client.join("room");
         assert_eq!(notice(&mut watcher), told("joined", client, 1));
@@ -575,7 +725,11 @@ fn left_comes_at_once_after_a_close_frame_and_after_the_window_without_one() {
     assert_eq!(watcher.json()["event"], "e");
     assert_eq!(bob.json()["event"], "e");
     bob.frame(0x88, &1000_u16.to_be_bytes());
-    assert_eq!(notice(&mut watcher), told("left", &bob, 0), "and not that of who may come back");
+    assert_eq!(
+        notice(&mut watcher),
+        told("left", &bob, 0),
+        "and not that of who may come back"
+    );
     let ids: Vec<String> = ids(&server.get("/v1/channels/room/members").json()["members"]);
     assert_eq!(ids, [watcher.id.clone()]);
     watcher.expect_nothing();
@@ -633,11 +787,20 @@ fn on_device(server: &TestServer, user: &str, device: &str) -> String {
 fn come_back(server: &TestServer, query: &str, old: &str, channels: &[&str]) -> Client {
     let mut client = server.open(&format!("{query}&resume={old}"));
     let welcome = client.json();
-    assert_eq!((&welcome["op"], &welcome["resumed"]), (&json!("welcome"), &json!(true)), "{welcome}");
-    welcome["connection"].as_str().unwrap().clone_into(&mut client.id);
+    assert_eq!(
+        (&welcome["op"], &welcome["resumed"]),
+        (&json!("welcome"), &json!(true)),
+        "{welcome}"
+    );
+    welcome["connection"]
+        .as_str()
+        .unwrap()
+        .clone_into(&mut client.id);
     assert_ne!(client.id, old);
     let told: BTreeSet<String> = channels.iter().map(|_| client.json().to_string()).collect();
-    let expected = channels.iter().map(|channel| json!({"op": "joined", "channel": channel}).to_string());
+    let expected = channels
+        .iter()
+        .map(|channel| json!({"op": "joined", "channel": channel}).to_string());
     assert_eq!(told, expected.collect());
     client
 }
@@ -645,9 +808,22 @@ fn come_back(server: &TestServer, query: &str, old: &str, channels: &[&str]) -> 
 /// Expects that the next notice is `member` in place of `previous`.
 fn assert_stands_in(watcher: &mut Client, member: &Client, previous: &str) {
     let message = watcher.json();
-    let seen =
-        (&message["kind"], &message["member"]["id"], &message["previous"], &message["user_connections"]);
-    assert_eq!(seen, (&json!("updated"), &json!(member.id), &json!(previous), &json!(1)), "{message}");
+    let seen = (
+        &message["kind"],
+        &message["member"]["id"],
+        &message["previous"],
+        &message["user_connections"],
+    );
+    assert_eq!(
+        seen,
+        (
+            &json!("updated"),
+            &json!(member.id),
+            &json!(previous),
+            &json!(1)
+        ),
+        "{message}"
+    );
 }
 
 #[test]
@@ -670,8 +846,16 @@ fn who_comes_back_in_the_window_has_its_channels_and_others_see_one_update() {
     assert_eq!(watcher.json()["event"], "e");
     let mut bob = server.client("bob", &json!({}));
     bob.join("room");
-    assert_eq!(notice(&mut watcher), told("joined", &bob, 1), "nothing came between");
-    assert_eq!(notice(&mut ann), told("joined", &bob, 1), "it watches as it did before");
+    assert_eq!(
+        notice(&mut watcher),
+        told("joined", &bob, 1),
+        "nothing came between"
+    );
+    assert_eq!(
+        notice(&mut ann),
+        told("joined", &bob, 1),
+        "it watches as it did before"
+    );
     assert_eq!(server.get("/v1/channels/room").json()["connections"], 3);
     let mut again = server.open(&format!("{query}&resume={old}"));
     assert_eq!(again.json()["resumed"], false, "nobody comes back twice");
@@ -717,9 +901,17 @@ fn another_user_or_device_gets_nothing_back_and_takes_nothing_away() {
         other_client.expect_nothing();
     }
     for nonsense in ["x", "00000000000000000000000004"] {
-        assert_eq!(server.open(&format!("{query}&resume={nonsense}")).json()["resumed"], false, "{nonsense}");
+        assert_eq!(
+            server.open(&format!("{query}&resume={nonsense}")).json()["resumed"],
+            false,
+            "{nonsense}"
+        );
     }
-    assert_eq!(server.connect(&query).pending(), [Value::Null; 0], "who does not ask is new");
+    assert_eq!(
+        server.connect(&query).pending(),
+        [Value::Null; 0],
+        "who does not ask is new"
+    );
     let ann = come_back(&server, &query, &old, &["room"]);
     assert_stands_in(&mut watcher, &ann, &old);
     watcher.expect_nothing();
@@ -734,7 +926,11 @@ fn a_client_comes_back_although_the_server_thinks_it_never_went() {
     let mut stale = server.connect(&query);
     stale.join("room");
     assert_eq!(notice(&mut watcher), told("joined", &stale, 1));
-    let mut other = server.open(&format!("{}&resume={}", on_device(&server, "bob", "phone"), stale.id));
+    let mut other = server.open(&format!(
+        "{}&resume={}",
+        on_device(&server, "bob", "phone"),
+        stale.id
+    ));
     assert_eq!(other.json()["resumed"], false);
     stale.expect_nothing();
     let ann = come_back(&server, &query, &stale.id, &["room"]);
@@ -765,7 +961,8 @@ fn after_a_close_frame_nothing_is_left_to_come_back_to() {
 #[test]
 fn who_comes_back_with_fewer_rights_is_told_which_channels_it_has_left() {
     let server = keyed_server(|config| config.limits.resume_window = LONG);
-    let token = |join: Value| signed(&json!({"sub": "ann", "can": {"join": join, "members": ["*"]}}));
+    let token =
+        |join: Value| signed(&json!({"sub": "ann", "can": {"join": join, "members": ["*"]}}));
     let bob = signed(&json!({"sub": "bob", "can": {"join": ["*"], "members": ["*"]}}));
     let mut watcher = server.connect(&format!("token={bob}"));
     watcher.watch("b");
@@ -780,7 +977,10 @@ fn who_comes_back_with_fewer_rights_is_told_which_channels_it_has_left() {
     let mut ann = server.open(&format!("token={}&resume={old}", token(json!(["a"]))));
     assert_eq!(ann.json()["resumed"], true);
     let told: BTreeSet<String> = (0..2).map(|_| ann.json().to_string()).collect();
-    let expected = [json!({"op": "joined", "channel": "a"}), json!({"op": "left", "channel": "b"})];
+    let expected = [
+        json!({"op": "joined", "channel": "a"}),
+        json!({"op": "left", "channel": "b"}),
+    ];
     assert_eq!(told, expected.iter().map(Value::to_string).collect());
     assert_eq!(notice(&mut watcher), left);
     ann.expect_nothing();
@@ -809,7 +1009,10 @@ fn heard(watcher: &mut Client, joined: u64, left: u64) -> (u64, u64, Value) {
             }
             _ => panic!("{message}"),
         }
-        assert!(sums.0 <= joined && sums.1 <= left, "{sums:?} of {joined} and {left}");
+        assert!(
+            sums.0 <= joined && sums.1 <= left,
+            "{sums:?} of {joined} and {left}"
+        );
     }
     (notices, counts, last)
 }
@@ -819,19 +1022,35 @@ fn under_churn_notices_become_counts_that_add_up() {
     let server = with_rules(|config| config.limits.presence_notices = 2);
     let mut watcher = server.client("wes", &json!({}));
     watcher.watch("room");
-    let _others: Vec<Client> = (0..30).map(|n| server.client(&format!("u{}", n % 10), &json!({}))).collect();
+    let _others: Vec<Client> = (0..30)
+        .map(|n| server.client(&format!("u{}", n % 10), &json!({})))
+        .collect();
     let all = |verb: &str| {
         let body = json!({"channel": "room", "filter": "user != \"wes\""});
         server.call(&format!("/v1/{verb}"), &body);
     };
     all("join");
     let (notices, counts, last) = heard(&mut watcher, 30, 0);
-    assert!(notices < 30 && counts > 0, "{notices} notices and {counts} counts");
-    assert_eq!((&last["count"], &last["users"]), (&json!(31), &json!(11)), "{last}");
+    assert!(
+        notices < 30 && counts > 0,
+        "{notices} notices and {counts} counts"
+    );
+    assert_eq!(
+        (&last["count"], &last["users"]),
+        (&json!(31), &json!(11)),
+        "{last}"
+    );
     all("leave");
     let (notices, counts, last) = heard(&mut watcher, 0, 30);
-    assert!(notices < 30 && counts > 0, "{notices} notices and {counts} counts");
-    assert_eq!((&last["count"], &last["users"]), (&json!(1), &json!(1)), "{last}");
+    assert!(
+        notices < 30 && counts > 0,
+        "{notices} notices and {counts} counts"
+    );
+    assert_eq!(
+        (&last["count"], &last["users"]),
+        (&json!(1), &json!(1)),
+        "{last}"
+    );
     for _ in 0..5 {
         all("join");
         all("leave");
@@ -885,10 +1104,20 @@ fn a_channel_that_hides_its_members_gives_neither_lists_nor_notices() {
     let server = with_rules(|_| {});
     let (mut plain, mut ann) = (server.connect(""), server.client("ann", &json!({})));
     let refused = plain.ask(&json!({"op": "join", "channel": "hidden", "members": true}));
-    assert_eq!((&refused["op"], &refused["code"]), (&json!("error"), &json!("members_off")));
-    assert_eq!(channels_of(&server, &plain.id), json!([]), "refused as a whole");
+    assert_eq!(
+        (&refused["op"], &refused["code"]),
+        (&json!("error"), &json!("members_off"))
+    );
+    assert_eq!(
+        channels_of(&server, &plain.id),
+        json!([]),
+        "refused as a whole"
+    );
     plain.join("hidden");
-    assert_eq!(plain.ask(&json!({"op": "members", "channel": "hidden"}))["code"], "members_off");
+    assert_eq!(
+        plain.ask(&json!({"op": "members", "channel": "hidden"}))["code"],
+        "members_off"
+    );
     ann.join("hidden");
     ann.acked(&json!({"op": "update", "data": {}}));
     leave(&mut ann, "hidden");
@@ -896,14 +1125,25 @@ fn a_channel_that_hides_its_members_gives_neither_lists_nor_notices() {
     plain.watch("room");
     ann.join("room");
     assert_eq!(notice(&mut plain), told("joined", &ann, 1));
-    assert_eq!(server.get("/v1/channels/hidden/members").json()["count"], 1, "callers of the API see them");
+    assert_eq!(
+        server.get("/v1/channels/hidden/members").json()["count"],
+        1,
+        "callers of the API see them"
+    );
 }
 
 /// Clients on devices of their own, all in `room`: `ann` twice, `bob`, who is left out below, and `cid`.
 fn crowd(server: &TestServer) -> Vec<Client> {
-    let devices = [("ann", "laptop"), ("ann", "tablet"), ("bob", "phone"), ("cid", "watch")];
-    let mut clients: Vec<Client> =
-        devices.iter().map(|(user, device)| server.connect(&on_device(server, user, device))).collect();
+    let devices = [
+        ("ann", "laptop"),
+        ("ann", "tablet"),
+        ("bob", "phone"),
+        ("cid", "watch"),
+    ];
+    let mut clients: Vec<Client> = devices
+        .iter()
+        .map(|(user, device)| server.connect(&on_device(server, user, device)))
+        .collect();
     for client in &mut clients {
         client.join("room");
     }
@@ -928,7 +1168,10 @@ fn exceptions(crowd: &[Client]) -> Vec<(Value, Vec<usize>)> {
         (json!({"users": ["ann", "nobody"]}), vec![0, 1]),
         (json!({"devices": ["phone"]}), vec![2]),
         (json!({"devices": ["laptop", "none"]}), vec![0]),
-        (json!({"users": ["bob"], "devices": ["watch"], "connections": [crowd[1].id]}), vec![1, 2, 3]),
+        (
+            json!({"users": ["bob"], "devices": ["watch"], "connections": [crowd[1].id]}),
+            vec![1, 2, 3],
+        ),
     ]
 }
 
@@ -940,7 +1183,10 @@ fn every_call_leaves_out_connections_users_and_devices() {
     let calls = [
         ("/v1/emit", json!({})),
         ("/v1/emit", json!({"filter": "true"})),
-        ("/v1/emit", json!({"to": {"channels": ["room"], "users": ["cid"], "connections": [crowd[2].id]}})),
+        (
+            "/v1/emit",
+            json!({"to": {"channels": ["room"], "users": ["cid"], "connections": [crowd[2].id]}}),
+        ),
         ("/v1/publish", json!({"users": everyone})),
         ("/v1/send", json!({"channel": "room"})),
         ("/v1/broadcast", json!({})),
@@ -952,7 +1198,11 @@ fn every_call_leaves_out_connections_users_and_devices() {
             let mut body = body.clone();
             body["event"] = json!("e");
             body["except"] = except;
-            assert_eq!(server.call(path, &body)["matched"], 4 - without.len(), "{path} {body}");
+            assert_eq!(
+                server.call(path, &body)["matched"],
+                4 - without.len(),
+                "{path} {body}"
+            );
             assert_all_but(&mut crowd, &without, &body);
         }
     }
@@ -965,7 +1215,10 @@ fn every_call_leaves_out_connections_users_and_devices() {
 fn every_operation_of_a_client_leaves_out_connections_users_and_devices() {
     let server = with_rules(|_| {});
     let mut crowd = crowd(&server);
-    let mut sender = server.connect(&format!("{}&echo=false", on_device(&server, "ann", "sender")));
+    let mut sender = server.connect(&format!(
+        "{}&echo=false",
+        on_device(&server, "ann", "sender")
+    ));
     for message in [
         json!({"op": "send", "channel": "room"}),
         json!({"op": "broadcast"}),
@@ -991,8 +1244,12 @@ fn binary(header: &Value, bytes: &[u8]) -> Vec<u8> {
 
 /// The header and the bytes of a binary message.
 fn opened(message: &Received) -> (Value, Vec<u8>) {
-    let Received::Binary(message) = message else { panic!("expected bytes, got {message:?}") };
-    let [1, high, low, rest @ ..] = &message[..] else { panic!("{message:?}") };
+    let Received::Binary(message) = message else {
+        panic!("expected bytes, got {message:?}")
+    };
+    let [1, high, low, rest @ ..] = &message[..] else {
+        panic!("{message:?}")
+    };
     let (header, bytes) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
     (serde_json::from_slice(header).unwrap(), bytes.to_vec())
 }
@@ -1007,7 +1264,10 @@ fn bytes_of_a_call_arrive_as_binary_with_their_channel_in_the_header() {
         let body = json!({"channels": ["room", "kept"], "event": "e", "data_base64": base64});
         server.call("/v1/send", &body);
         let bytes = data_encoding::BASE64.decode(base64.as_bytes()).unwrap();
-        assert_eq!(opened(&member.message()), (json!({"event": "e", "channel": "room"}), bytes.clone()));
+        assert_eq!(
+            opened(&member.message()),
+            (json!({"event": "e", "channel": "room"}), bytes.clone())
+        );
         let (header, kept) = opened(&member.message());
         assert_eq!((&header["channel"], kept), (&json!("kept"), bytes));
         assert!(header["offset"].is_u64(), "{header}");
@@ -1018,13 +1278,25 @@ fn bytes_of_a_call_arrive_as_binary_with_their_channel_in_the_header() {
 #[test]
 fn bytes_of_a_client_arrive_as_binary_with_who_sent_them() {
     let server = with_rules(|_| {});
-    let (mut ann, mut bob) = (server.client("ann", &json!({})), server.client("bob", &json!({})));
+    let (mut ann, mut bob) = (
+        server.client("ann", &json!({})),
+        server.client("bob", &json!({})),
+    );
     bob.join("room");
     let from = json!({"connection": ann.id, "user": "ann"});
     for (header, channel) in [
-        (json!({"op": "send", "channel": "room", "event": "e", "id": 1}), Some("room")),
-        (json!({"op": "broadcast", "event": "e", "echo": false, "id": 1}), None),
-        (json!({"op": "publish", "users": ["bob"], "event": "e", "id": 1}), None),
+        (
+            json!({"op": "send", "channel": "room", "event": "e", "id": 1}),
+            Some("room"),
+        ),
+        (
+            json!({"op": "broadcast", "event": "e", "echo": false, "id": 1}),
+            None,
+        ),
+        (
+            json!({"op": "publish", "users": ["bob"], "event": "e", "id": 1}),
+            None,
+        ),
     ] {
         for bytes in [&b""[..], &[0, 255, 1, b'{'], &[7; 10_000]] {
             ann.frame(0x82, &binary(&header, bytes));
@@ -1033,7 +1305,11 @@ fn bytes_of_a_client_arrive_as_binary_with_who_sent_them() {
             if let Some(channel) = channel {
                 expected["channel"] = json!(channel);
             }
-            assert_eq!(opened(&bob.message()), (expected, bytes.to_vec()), "{header}");
+            assert_eq!(
+                opened(&bob.message()),
+                (expected, bytes.to_vec()),
+                "{header}"
+            );
         }
     }
     for header in [
@@ -1047,9 +1323,14 @@ fn bytes_of_a_client_arrive_as_binary_with_who_sent_them() {
             (&json!("error"), &json!(1), &json!("bad_message"))
         );
     }
-    for broken in
-        [&b""[..], &[1], &[1, 0, 9, b'{'], &[2, 0, 2, b'{', b'}'], &binary(&json!([]), b""), &[1, 0, 1, b'{']]
-    {
+    for broken in [
+        &b""[..],
+        &[1],
+        &[1, 0, 9, b'{'],
+        &[2, 0, 2, b'{', b'}'],
+        &binary(&json!([]), b""),
+        &[1, 0, 1, b'{'],
+    ] {
         ann.frame(0x82, broken);
         assert_eq!(ann.json()["op"], "error", "{broken:?}");
     }
@@ -1059,7 +1340,10 @@ fn bytes_of_a_client_arrive_as_binary_with_who_sent_them() {
 #[test]
 fn text_and_bytes_keep_their_order() {
     let server = with_rules(|_| {});
-    let (mut ann, mut bob) = (server.client("ann", &json!({})), server.client("bob", &json!({})));
+    let (mut ann, mut bob) = (
+        server.client("ann", &json!({})),
+        server.client("bob", &json!({})),
+    );
     bob.join("room");
     bob.join("kept");
     for channel in ["room", "kept"] {
@@ -1088,15 +1372,23 @@ fn data_of_a_client_arrive_byte_for_byte() {
     let server = with_rules(|_| {});
     let (mut ann, mut bob) = (server.connect(""), server.connect(""));
     bob.join("room");
-    for data in
-        ["12345678901234567890", "1e2", "-0", "null", r#"{"b":1,"a":[ 1.0 ],"b":2}"#, r#""\u00e9\/é""#]
-    {
+    for data in [
+        "12345678901234567890",
+        "1e2",
+        "-0",
+        "null",
+        r#"{"b":1,"a":[ 1.0 ],"b":2}"#,
+        r#""\u00e9\/é""#,
+    ] {
         ann.frame(
             0x81,
             format!(r#"{{"op":"send","data" : {data} ,"channel":"room","event":"e"}}"#).as_bytes(),
         );
         let text = bob.text();
-        assert!(text.contains(&format!("\"data\":{data},")), "{data}: {text}");
+        assert!(
+            text.contains(&format!("\"data\":{data},")),
+            "{data}: {text}"
+        );
     }
     ann.send(&json!({"op": "send", "channel": "room", "event": "e"}));
     assert_eq!(bob.json()["data"], json!(null));
@@ -1107,7 +1399,10 @@ fn a_call_is_answered_that_no_function_takes_it() {
     let server = server();
     let mut client = server.connect("");
     let answer = client.ask(&json!({"op": "call", "name": "sum", "data": [1, 2]}));
-    assert_eq!((&answer["op"], &answer["code"]), (&json!("error"), &json!("no_functions")));
+    assert_eq!(
+        (&answer["op"], &answer["code"]),
+        (&json!("error"), &json!("no_functions"))
+    );
     client.send(&json!({"op": "call", "name": "sum"}));
     assert_eq!(client.json()["code"], "no_functions");
     client.expect_nothing();
@@ -1137,7 +1432,8 @@ impl Roster {
 
     fn add(&mut self, page: &Value) {
         for member in page["members"].as_array().unwrap() {
-            self.0.insert(member["id"].as_str().unwrap().to_owned(), member.clone());
+            self.0
+                .insert(member["id"].as_str().unwrap().to_owned(), member.clone());
         }
     }
 
@@ -1185,7 +1481,10 @@ fn a_list_kept_by_the_pages_and_the_notices_is_true_in_the_end() {
                 (watcher, roster)
             })
             .collect();
-        let clients: Vec<Client> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        let clients: Vec<Client> = clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect();
         (clients, watchers)
     });
     let mut last = server.connect("");
@@ -1204,11 +1503,19 @@ fn where_all_are_told_so_is_who_was_put_in_and_nobody_about_itself() {
     let mut put_in = server.client("pat", &json!({}));
     put(&server, "join", "told", &put_in.id);
     assert_eq!(put_in.json()["op"], "joined");
-    let mut named = server.connect(&format!("{}&channel=told", on_device(&server, "nat", "phone")));
+    let mut named = server.connect(&format!(
+        "{}&channel=told",
+        on_device(&server, "nat", "phone")
+    ));
     assert_eq!(named.json()["op"], "joined");
     assert_eq!(notice(&mut put_in), told("joined", &named, 1));
     let old = lose(&server, named);
-    let mut named = come_back(&server, &on_device(&server, "nat", "phone"), &old, &["told"]);
+    let mut named = come_back(
+        &server,
+        &on_device(&server, "nat", "phone"),
+        &old,
+        &["told"],
+    );
     assert_stands_in(&mut put_in, &named, &old);
     put_in.acked(&json!({"op": "update", "data": {"a": 1}}));
     assert_eq!(notice(&mut named), told("updated", &put_in, 1));
@@ -1227,7 +1534,10 @@ fn who_becomes_a_user_is_told_as_such() {
     assert_eq!(notice(&mut watcher).0, "joined");
     client.acked(&json!({"op": "auth", "token": server.token("ann", &json!({}))}));
     let message = watcher.json();
-    assert_eq!((&message["kind"], &message["member"]["user"]), (&json!("updated"), &json!("ann")));
+    assert_eq!(
+        (&message["kind"], &message["member"]["user"]),
+        (&json!("updated"), &json!("ann"))
+    );
     assert_eq!(message["user_connections"], 1);
     assert_eq!(server.get("/v1/channels/room").json()["users"], 1);
     leave(&mut client, "room");
@@ -1263,10 +1573,16 @@ fn what_the_handshake_asks_for_waits_for_the_token() {
     ann.expect_nothing();
     assert_eq!(send(&server, "room"), 0);
     let (before, ack) = ann.ask_amid(&json!({"op": "auth", "token": token}));
-    assert_eq!((&before[0]["op"], &ack["op"]), (&json!("welcome"), &json!("ack")));
+    assert_eq!(
+        (&before[0]["op"], &ack["op"]),
+        (&json!("welcome"), &json!("ack"))
+    );
     let told: Vec<Value> = before.into_iter().skip(1).chain(ann.pending()).collect();
     assert_eq!(told, [json!({"op": "joined", "channel": "room"})]);
-    ann.id = server.get("/v1/channels/room/members").json()["members"][0]["id"].as_str().unwrap().to_owned();
+    ann.id = server.get("/v1/channels/room/members").json()["members"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let old = lose(&server, ann);
     let mut ann = server.open(&format!("resume={old}"));
     ann.expect_nothing();
@@ -1287,13 +1603,23 @@ fn coming_back_has_its_joined_before_the_events_however_soon_it_is() {
             for _ in 0..20 {
                 // Whether the server has noticed the end by then is open.
                 let old = ann.id.clone();
-                drop(ann.socket.try_clone().map(|socket| socket.shutdown(std::net::Shutdown::Both)));
+                drop(
+                    ann.socket
+                        .try_clone()
+                        .map(|socket| socket.shutdown(std::net::Shutdown::Both)),
+                );
                 ann = server.open(&format!("{query}&resume={old}"));
                 let welcome = ann.json();
                 assert_eq!(welcome["resumed"], true);
-                welcome["connection"].as_str().unwrap().clone_into(&mut ann.id);
+                welcome["connection"]
+                    .as_str()
+                    .unwrap()
+                    .clone_into(&mut ann.id);
                 let joined = ann.json();
-                assert_eq!((&joined["op"], &joined["channel"]), (&json!("joined"), &json!(channel)));
+                assert_eq!(
+                    (&joined["op"], &joined["channel"]),
+                    (&json!("joined"), &json!(channel))
+                );
                 let mut offset = joined["offset"].clone();
                 for _ in 0..3 {
                     assert_follows(&ann.json(), channel, &mut offset);
@@ -1331,7 +1657,10 @@ fn of_several_that_come_back_at_once_one_does() {
             .collect();
         assert_eq!(resumed.len(), 1, "{resumed:?}");
         let message = watcher.json();
-        assert_eq!((&message["kind"], &message["previous"]), (&json!("updated"), &json!(old)));
+        assert_eq!(
+            (&message["kind"], &message["previous"]),
+            (&json!("updated"), &json!(old))
+        );
         for (mut client, _) in welcomes {
             client.frame(0x88, &1000_u16.to_be_bytes());
         }
@@ -1371,10 +1700,19 @@ fn channels_are_listed_in_pages_by_their_names() {
             .unwrap()
             .iter()
             .map(|one| one["channel"].as_str().unwrap().to_owned());
-        (names.collect::<Vec<String>>(), page["cursor"].as_str().map(str::to_owned))
+        (
+            names.collect::<Vec<String>>(),
+            page["cursor"].as_str().map(str::to_owned),
+        )
     };
     assert_eq!(list("").0, ["lobby", "room-1", "room-2", "room-3"]);
-    assert_eq!(list("prefix=room-"), (vec!["room-1".into(), "room-2".into(), "room-3".into()], None));
+    assert_eq!(
+        list("prefix=room-"),
+        (
+            vec!["room-1".into(), "room-2".into(), "room-3".into()],
+            None
+        )
+    );
     let (first, cursor) = list("prefix=room-&limit=2");
     assert_eq!(first, ["room-1", "room-2"]);
     assert_eq!(
@@ -1400,12 +1738,20 @@ fn whoever_joins_a_large_channel_is_on_exactly_one_of_its_pages() {
     let mut ids: Vec<String> = Vec::new();
     loop {
         let page = ack["members"].as_array().unwrap();
-        ids.extend(page.iter().map(|member| member["id"].as_str().unwrap().to_owned()));
-        let Some(cursor) = ack["cursor"].as_str() else { break };
+        ids.extend(
+            page.iter()
+                .map(|member| member["id"].as_str().unwrap().to_owned()),
+        );
+        let Some(cursor) = ack["cursor"].as_str() else {
+            break;
+        };
         ack = client.ask(&json!({"op": "members", "channel": "hall", "cursor": cursor}));
     }
-    let mut all: Vec<String> =
-        others.iter().map(|other| other.id.clone()).chain([client.id.clone()]).collect();
+    let mut all: Vec<String> = others
+        .iter()
+        .map(|other| other.id.clone())
+        .chain([client.id.clone()])
+        .collect();
     ids.sort_unstable();
     all.sort_unstable();
     assert_eq!(ids, all);
@@ -1418,6 +1764,9 @@ fn who_is_sent_away_by_the_api_has_left_whatever_the_code() {
     watcher.watch("room");
     let gone = server.connect("channel=room&device=d");
     assert_eq!(watcher.json()["kind"], "joined");
-    server.call("/v1/disconnect", &json!({"to": {"connections": [gone.id]}, "code": 4101}));
+    server.call(
+        "/v1/disconnect",
+        &json!({"to": {"connections": [gone.id]}, "code": 4101}),
+    );
     assert_eq!(watcher.json()["kind"], "left");
 }

@@ -28,16 +28,25 @@ fn json(text: &str) -> Value {
 #[test]
 fn usage_is_explained_and_wrong_usage_ends_with_2() {
     assert_eq!(run(&[]).code, 2);
-    assert_eq!(run(&["--version"]).expect(0), format!("fanfare {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        run(&["--version"]).expect(0),
+        format!("fanfare {}\n", env!("CARGO_PKG_VERSION"))
+    );
     for command in ["serve", "listen", "emit", "token", "explain", "check"] {
         let help = run(&[command, "--help"]).expect(0);
-        assert!(help.contains("Examples:") && help.contains(&format!("fanfare {command}")), "{help}");
+        assert!(
+            help.contains("Examples:") && help.contains(&format!("fanfare {command}")),
+            "{help}"
+        );
     }
     for (words, says) in [
         (&["emit"][..], "<EVENT>"),
         (&["emit", "alert", "hello"], r#"'"hello"'"#),
         (&["emit", "alert", "1", "--param", "age"], "name=json"),
-        (&["emit", "alert", "--url", "localhost:7070"], "http://127.0.0.1:7070"),
+        (
+            &["emit", "alert", "--url", "localhost:7070"],
+            "http://127.0.0.1:7070",
+        ),
         (&["listen", "--token", "t", "--user", "ann"], "--user"),
         (&["listen", "--claims", "{}"], "--user"),
         (&["listen", "--count", "0"], "--count"),
@@ -58,11 +67,17 @@ fn what_serve_prints_can_be_run_as_it_is() {
     let find = |start: &str| *lines.iter().find(|line| line.starts_with(start)).unwrap();
     assert_eq!(find("http://"), format!("http://{}/", served.address));
     assert_eq!(request(served.address, "GET", "/", &[], None).status, 200);
-    let listen = lines.iter().find(|line| line.contains(" listen --url ")).unwrap();
+    let listen = lines
+        .iter()
+        .find(|line| line.contains(" listen --url "))
+        .unwrap();
     let mut listen = Running::shell(&format!("exec {listen}"));
     listen.expect_error("connected as ann");
     let emitted = Running::shell(find("curl")).finish();
-    assert!(emitted.code == 0 && json(&emitted.out)["matched"] == 1, "{emitted:?}");
+    assert!(
+        emitted.code == 0 && json(&emitted.out)["matched"] == 1,
+        "{emitted:?}"
+    );
     let line = listen.line();
     assert!(line.ends_with(r#" alert "Hello""#), "{line}");
     listen.interrupt();
@@ -73,28 +88,65 @@ fn what_serve_prints_can_be_run_as_it_is() {
 fn an_event_goes_from_emit_to_listen_unchanged() {
     let served = Served::start(&[]);
     let claims = r#"{"email":"ann@example.com"}"#;
-    let mut ann = served.listen(&["--user", "ann", "--claims", claims, "--json", "--count", "6"]);
+    let mut ann = served.listen(&[
+        "--user", "ann", "--claims", claims, "--json", "--count", "6",
+    ]);
     let id = ann.connection();
     let _bob = served.listen(&["--user", "bob"]);
     let data = "{\"n\": 12345678901234567890,\n \"f\": 1.0, \"t\": \"\u{9b}31m\"}";
-    let filter = ["--filter", "auth.email == params.e", "--param", r#"e="ann@example.com""#];
-    let receipt = served.run(&[&["emit", "alert", data][..], &filter].concat()).expect(0);
-    assert!(receipt.starts_with("matched 1, queued 1, dropped 0"), "{receipt}");
+    let filter = [
+        "--filter",
+        "auth.email == params.e",
+        "--param",
+        r#"e="ann@example.com""#,
+    ];
+    let receipt = served
+        .run(&[&["emit", "alert", data][..], &filter].concat())
+        .expect(0);
+    assert!(
+        receipt.starts_with("matched 1, queued 1, dropped 0"),
+        "{receipt}"
+    );
     let line = ann.line();
-    assert!(line.contains("12345678901234567890") && line.contains("1.0"), "{line}");
+    assert!(
+        line.contains("12345678901234567890") && line.contains("1.0"),
+        "{line}"
+    );
     assert!(!line.contains(char::is_control), "{line:?}");
-    assert_eq!(json(&line), json(&format!(r#"{{"event":"alert","data":{data}}}"#)));
+    assert_eq!(
+        json(&line),
+        json(&format!(r#"{{"event":"alert","data":{data}}}"#))
+    );
 
-    let answer = json(&served.run(&["emit", "b", "--except-user", "bob", "--json"]).expect(0));
-    assert_eq!((&answer["matched"], &answer["queued"]), (&json!(1), &json!(1)));
+    let answer = json(
+        &served
+            .run(&["emit", "b", "--except-user", "bob", "--json"])
+            .expect(0),
+    );
+    assert_eq!(
+        (&answer["matched"], &answer["queued"]),
+        (&json!(1), &json!(1))
+    );
     assert_eq!(ann.line(), r#"{"event":"b","data":null}"#);
     served.run(&["emit", "c", "-1", "--user", "ann"]).expect(0);
     assert_eq!(ann.line(), r#"{"event":"c","data":-1}"#);
     served.run(&["emit", "d", "--connection", &id]).expect(0);
     assert_eq!(json(&ann.line())["event"], "d");
     let body = json!({ "channel": "room", "to": { "users": ["ann"] } }).to_string();
-    assert_eq!(request(served.address, "POST", "/v1/join", &[], Some(body.as_bytes())).status, 200);
-    let receipt = served.run(&["emit", "r", "1", "--channel", "room", "--channel", "empty"]).expect(0);
+    assert_eq!(
+        request(
+            served.address,
+            "POST",
+            "/v1/join",
+            &[],
+            Some(body.as_bytes())
+        )
+        .status,
+        200
+    );
+    let receipt = served
+        .run(&["emit", "r", "1", "--channel", "room", "--channel", "empty"])
+        .expect(0);
     assert!(receipt.starts_with("matched 1"), "{receipt}");
     assert_eq!(ann.line(), r#"{"event":"r","data":1}"#);
     let refused = served.run(&["emit", "r", "--channel", "a room"]).refused(1);
@@ -103,7 +155,10 @@ fn an_event_goes_from_emit_to_listen_unchanged() {
     assert!(report.starts_with("matched 2"), "{report}");
     assert_eq!(ann.line(), r#"{"event":"e","data":[1, 2]}"#);
     assert_eq!(ann.finish().code, 0, "six events were enough");
-    assert_eq!(run_with(&served.words(&["emit", "e", "-"]), &[], "word").code, 2);
+    assert_eq!(
+        run_with(&served.words(&["emit", "e", "-"]), &[], "word").code,
+        2
+    );
 }
 
 #[test]
@@ -111,8 +166,21 @@ fn bytes_arrive_as_base64() {
     let served = Served::start(&[]);
     let mut listen = served.listen(&["--json"]);
     let body = json!({ "event": "b", "data_base64": "AP8=" }).to_string();
-    assert_eq!(request(served.address, "POST", "/v1/emit", &[], Some(body.as_bytes())).status, 200);
-    assert_eq!(json(&listen.line()), json!({ "event": "b", "data_base64": "AP8=" }));
+    assert_eq!(
+        request(
+            served.address,
+            "POST",
+            "/v1/emit",
+            &[],
+            Some(body.as_bytes())
+        )
+        .status,
+        200
+    );
+    assert_eq!(
+        json(&listen.line()),
+        json!({ "event": "b", "data_base64": "AP8=" })
+    );
 }
 
 #[test]
@@ -125,47 +193,97 @@ fn a_wrong_filter_is_shown_with_its_caret() {
         assert!(lines[0].contains("did you mean \"auth\"?"), "{error}");
         assert_eq!(lines[1].find("atuh"), lines[2].find('^'), "{error}");
         let refused = served.run(&[&words[..], &["--json"]].concat());
-        assert_eq!((refused.code, &json(&refused.out)["status"]), (1, &json!(400)), "{refused:?}");
+        assert_eq!(
+            (refused.code, &json(&refused.out)["status"]),
+            (1, &json!(400)),
+            "{refused:?}"
+        );
     }
 }
 
 #[test]
 fn explain_shows_the_plan_who_matches_and_the_values_for_one() {
     let served = Served::start(&["--index", "auth.email"]);
-    let listen = served.listen(&["--user", "ann", "--claims", r#"{"email":"ann@example.com","age":17}"#]);
+    let listen = served.listen(&[
+        "--user",
+        "ann",
+        "--claims",
+        r#"{"email":"ann@example.com","age":17}"#,
+    ]);
     let id = listen.connection();
-    let words = ["explain", "auth.email == params.e && auth.age >= 18", "--param", r#"e="ann@example.com""#];
+    let words = [
+        "explain",
+        "auth.email == params.e && auth.age >= 18",
+        "--param",
+        r#"e="ann@example.com""#,
+    ];
     let shown = served.run(&words).expect(0);
-    assert!(shown.contains("index auth.email (1 key)") && shown.contains("0 of 1 looked at"), "{shown}");
-    let shown = served.run(&[&words[..], &["--connection", &id]].concat()).expect(0);
-    assert!(shown.contains("auth.age >= 18 = false") && shown.contains("auth.age = 17"), "{shown}");
-    let shown = served.run(&["explain", "profile.status == 'away' || user == 'ann'"]).expect(0);
+    assert!(
+        shown.contains("index auth.email (1 key)") && shown.contains("0 of 1 looked at"),
+        "{shown}"
+    );
+    let shown = served
+        .run(&[&words[..], &["--connection", &id]].concat())
+        .expect(0);
+    assert!(
+        shown.contains("auth.age >= 18 = false") && shown.contains("auth.age = 17"),
+        "{shown}"
+    );
+    let shown = served
+        .run(&["explain", "profile.status == 'away' || user == 'ann'"])
+        .expect(0);
     assert!(
         shown.contains("1 of 1 looked at") && shown.contains(&id) && shown.contains("warning"),
         "{shown}"
     );
-    let answer = json(&served.run(&["explain", "user == 'ann'", "--json"]).expect(0));
-    assert_eq!((&answer["matched"], &answer["sample"][0]), (&json!(1), &json!(id)));
+    let answer = json(
+        &served
+            .run(&["explain", "user == 'ann'", "--json"])
+            .expect(0),
+    );
+    assert_eq!(
+        (&answer["matched"], &answer["sample"][0]),
+        (&json!(1), &json!(id))
+    );
 }
 
 #[test]
 fn a_token_is_signed_by_the_server_or_here() {
     let served = Served::start(&["--token-secret", SECRET]);
-    let by_server = served.run(&["token", "ann", "--claims", r#"{"n":1}"#, "--ttl", "10m"]).expect(0);
-    let words = ["token", "ann", "--claims", r#"{"n":1}"#, "--can", r#"{"join":["a"]}"#];
+    let by_server = served
+        .run(&["token", "ann", "--claims", r#"{"n":1}"#, "--ttl", "10m"])
+        .expect(0);
+    let words = [
+        "token",
+        "ann",
+        "--claims",
+        r#"{"n":1}"#,
+        "--can",
+        r#"{"join":["a"]}"#,
+    ];
     let here = run_with(&words, &[("FANFARE_TOKEN_SECRET", SECRET)], "").expect(0);
     let by_flag = run(&["token", "ann", "--claims", r#"{"n":1}"#, "--secret", SECRET]).expect(0);
     for token in [by_server, here, by_flag] {
         assert_eq!(token.lines().count(), 1, "{token}");
         let mut listen = served.listen(&["--token", token.trim(), "--count", "1", "--json"]);
-        let receipt = served.run(&["emit", "e", "1", "--filter", "user == 'ann' && auth.n == 1"]).expect(0);
+        let receipt = served
+            .run(&["emit", "e", "1", "--filter", "user == 'ann' && auth.n == 1"])
+            .expect(0);
         assert!(receipt.starts_with("matched 1"), "{receipt}");
         assert_eq!(json(&listen.line())["event"], "e");
         assert_eq!(listen.finish().code, 0);
     }
     let short = run(&["token", "ann", "--secret", "short"]).refused(2);
     assert!(short.contains("openssl rand"), "{short}");
-    let reserved = run(&["token", "ann", "--secret", SECRET, "--claims", r#"{"sub":"bob"}"#]).refused(2);
+    let reserved = run(&[
+        "token",
+        "ann",
+        "--secret",
+        SECRET,
+        "--claims",
+        r#"{"sub":"bob"}"#,
+    ])
+    .refused(2);
     assert!(reserved.contains("\"sub\""), "{reserved}");
 }
 
@@ -173,11 +291,25 @@ fn a_token_is_signed_by_the_server_or_here() {
 fn a_server_with_keys_wants_one_from_flag_or_variable() {
     let served = Served::start(&["--api-key", &format!("another-key-entirely,{KEY}")]);
     let error = served.run(&["emit", "alert"]).refused(1);
-    assert!(error.contains("401") && error.contains("FANFARE_API_KEY"), "{error}");
+    assert!(
+        error.contains("401") && error.contains("FANFARE_API_KEY"),
+        "{error}"
+    );
     served.run(&["emit", "alert", "--key", KEY]).expect(0);
-    let variables = [("FANFARE_API_KEY", KEY), ("FANFARE_URL", &format!("http://{}", served.address))];
-    assert!(run_with(&["emit", "alert"], &variables, "").expect(0).starts_with("matched 0"));
-    assert!(!served.welcome.contains(KEY) && !served.welcome.contains("curl"), "{}", served.welcome);
+    let variables = [
+        ("FANFARE_API_KEY", KEY),
+        ("FANFARE_URL", &format!("http://{}", served.address)),
+    ];
+    assert!(
+        run_with(&["emit", "alert"], &variables, "")
+            .expect(0)
+            .starts_with("matched 0")
+    );
+    assert!(
+        !served.welcome.contains(KEY) && !served.welcome.contains("curl"),
+        "{}",
+        served.welcome
+    );
     let bad = run_with(&["emit", "alert"], &[("FANFARE_URL", "nowhere")], "").refused(2);
     assert!(bad.contains("FANFARE_URL"), "{bad}");
 }
@@ -186,23 +318,50 @@ fn a_server_with_keys_wants_one_from_flag_or_variable() {
 fn who_is_refused_for_good_does_not_come_back() {
     let served = Served::start(&[]);
     let refused = served.run(&["listen", "--token", "nonsense"]).refused(1);
-    assert!(refused.contains("4001") && !refused.contains("reconnecting"), "{refused}");
+    assert!(
+        refused.contains("4001") && !refused.contains("reconnecting"),
+        "{refused}"
+    );
     let refused = served.run(&["listen", "--app", "no such"]).refused(1);
-    assert!(refused.contains("404") && !refused.contains("reconnecting"), "{refused}");
+    assert!(
+        refused.contains("404") && !refused.contains("reconnecting"),
+        "{refused}"
+    );
     let mut listen = served.listen(&["--user", "ann"]);
     let body = json!({ "to": { "users": ["ann"] }, "reason": "enough\u{9b}2J" }).to_string();
-    assert_eq!(request(served.address, "POST", "/v1/disconnect", &[], Some(body.as_bytes())).status, 200);
+    assert_eq!(
+        request(
+            served.address,
+            "POST",
+            "/v1/disconnect",
+            &[],
+            Some(body.as_bytes())
+        )
+        .status,
+        200
+    );
     listen.expect_error("4010, enough\\u009b2J");
     assert_eq!(listen.finish().code, 1);
 }
 
 #[test]
 fn where_nothing_listens_every_client_command_says_so() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let url = format!("http://{free}");
-    for words in [&["emit", "alert"][..], &["listen"], &["token", "ann"], &["explain", "true"]] {
+    for words in [
+        &["emit", "alert"][..],
+        &["listen"],
+        &["token", "ann"],
+        &["explain", "true"],
+    ] {
         let error = run(&[words, &["--url", &url]].concat()).refused(1);
-        assert!(error.contains(&url) && error.contains("fanfare serve"), "{words:?}: {error}");
+        assert!(
+            error.contains(&url) && error.contains("fanfare serve"),
+            "{words:?}: {error}"
+        );
     }
 }
 
@@ -210,7 +369,10 @@ fn where_nothing_listens_every_client_command_says_so() {
 fn a_taken_port_is_named() {
     let served = Served::start(&[]);
     let error = run(&["serve", "--listen", &served.address.to_string()]).refused(1);
-    assert!(error.contains(&served.address.to_string()) && error.contains("--listen"), "{error}");
+    assert!(
+        error.contains(&served.address.to_string()) && error.contains("--listen"),
+        "{error}"
+    );
     assert_eq!(error.lines().count(), 1, "{error}");
 }
 
@@ -224,23 +386,37 @@ fn sigterm_ends_well_and_a_listener_is_told_and_comes_back() {
     listen.expect_error("reconnecting in");
     let again = Served::start_at(&address.to_string(), &[]);
     listen.expect_error("connected as ann");
-    again.run(&["emit", "welcome-back", "--user", "ann"]).expect(0);
+    again
+        .run(&["emit", "welcome-back", "--user", "ann"])
+        .expect(0);
     assert!(listen.line().ends_with(" welcome-back null"));
     assert_eq!(listen.finish().code, 0);
 }
 
 #[test]
 fn a_second_signal_ends_at_once_with_1() {
-    let long = ["--drain-delay", "10m", "--drain-timeout", "20m", "--log-format", "json"];
+    let long = [
+        "--drain-delay",
+        "10m",
+        "--drain-timeout",
+        "20m",
+        "--log-format",
+        "json",
+    ];
     let served = Served::start(&long);
     served.running.signal(rustix::process::Signal::TERM);
     let address = served.address;
-    eventually("not ready any more", || request(address, "GET", "/readyz", &[], None).status == 503);
+    eventually("not ready any more", || {
+        request(address, "GET", "/readyz", &[], None).status == 503
+    });
     served.running.interrupt();
     let finished = served.running.finish();
     assert_eq!(finished.code, 1);
     let lines: Vec<Value> = finished.error.lines().map(json).collect();
-    assert!(lines.iter().any(|line| line["level"] == "WARN"), "{lines:?}");
+    assert!(
+        lines.iter().any(|line| line["level"] == "WARN"),
+        "{lines:?}"
+    );
 }
 
 #[test]
@@ -248,24 +424,45 @@ fn a_configuration_that_cannot_be_served_names_what_is_meant() {
     let unknown = file("unknown.toml", "listen = \"127.0.0.1:0\"\nlimts = 3\n");
     let two = file("two.toml", "shards = 999\nlog = \"info,,=\"\n");
     let short = ["--token-secret", "short"];
-    let two_apps =
-        file("apps.toml", "[apps.a]\ndefault_can = 3\n[apps.b]\ndefault_can = { dance = [\"*\"] }\n");
+    let two_apps = file(
+        "apps.toml",
+        "[apps.a]\ndefault_can = 3\n[apps.b]\ndefault_can = { dance = [\"*\"] }\n",
+    );
     for command in ["serve", "check"] {
         let error = run(&[command, "--config", &unknown]).refused(2);
-        assert!(error.contains("unknown.toml:2") && error.contains("did you mean \"limits\"?"), "{error}");
+        assert!(
+            error.contains("unknown.toml:2") && error.contains("did you mean \"limits\"?"),
+            "{error}"
+        );
         let error = run_with(&[command], &[("FANFARE_LISTN", "127.0.0.1:0")], "").refused(2);
-        assert!(error.contains("did you mean \"FANFARE_LISTEN\"?"), "{error}");
+        assert!(
+            error.contains("did you mean \"FANFARE_LISTEN\"?"),
+            "{error}"
+        );
         let error = run(&[command, "--config", &two]).refused(2);
-        assert_eq!(error.lines().filter(|line| line.starts_with("error: ")).count(), 2, "{error}");
+        assert_eq!(
+            error
+                .lines()
+                .filter(|line| line.starts_with("error: "))
+                .count(),
+            2,
+            "{error}"
+        );
         let error = run(&[&[command][..], &short].concat()).refused(2);
-        assert!(error.contains("app \"default\"") && error.contains("openssl rand"), "{error}");
+        assert!(
+            error.contains("app \"default\"") && error.contains("openssl rand"),
+            "{error}"
+        );
         let error = run(&[command, "--listen", "0.0.0.0:0"]).refused(2);
         assert!(error.contains("FANFARE_API_KEY"), "{error}");
         let error = run(&[command, "--config", &two_apps]).refused(2);
         assert!(error.contains("app \"a\""), "{error}");
     }
     let error = run(&["check", "--config", &two_apps]).refused(2);
-    assert!(error.contains("app \"a\"") && error.contains("app \"b\""), "all of it: {error}");
+    assert!(
+        error.contains("app \"a\"") && error.contains("app \"b\""),
+        "all of it: {error}"
+    );
 }
 
 #[test]
@@ -311,7 +508,11 @@ fn a_closed_pipe_ends_listening_quietly() {
         listen.has_ended()
     });
     let finished = listen.finish();
-    assert_eq!((finished.code, finished.error.contains("error")), (0, false), "{finished:?}");
+    assert_eq!(
+        (finished.code, finished.error.contains("error")),
+        (0, false),
+        "{finished:?}"
+    );
 }
 
 #[test]
@@ -322,7 +523,10 @@ fn colours_are_for_terminals_and_who_asks() {
     assert!(forced.out.contains("\u{1b}[1mok"), "{forced:?}");
     let both = [("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")];
     let plain = Running::start(&words, &both, Stdio::null()).finish();
-    assert!(plain.out.starts_with("ok\n") && !plain.out.contains('\u{1b}'), "{plain:?}");
+    assert!(
+        plain.out.starts_with("ok\n") && !plain.out.contains('\u{1b}'),
+        "{plain:?}"
+    );
 }
 
 #[test]
@@ -334,10 +538,13 @@ fn https_and_wss_are_spoken_with_whom_the_system_trusts() {
     assert!(untrusted.contains(&url), "{untrusted}");
     let authority = file("authority.pem", &authority);
     let trust = [("SSL_CERT_FILE", authority.as_str())];
-    let words = ["listen", "--url", &url, "--user", "ann", "--count", "1", "--json"];
+    let words = [
+        "listen", "--url", &url, "--user", "ann", "--count", "1", "--json",
+    ];
     let mut listen = Running::start(&words, &trust, Stdio::null());
     listen.expect_error("connected as ann");
-    let Finished { code, out, error } = run_with(&["emit", "alert", "1", "--url", &url], &trust, "");
+    let Finished { code, out, error } =
+        run_with(&["emit", "alert", "1", "--url", &url], &trust, "");
     assert!(code == 0 && out.starts_with("matched 1"), "{out} {error}");
     assert_eq!(listen.line(), r#"{"event":"alert","data":1}"#);
     assert_eq!(listen.finish().code, 0);

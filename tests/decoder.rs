@@ -37,7 +37,9 @@ impl From<Message<'_>> for Owned {
             Message::Binary(bytes) => Self::Binary(bytes.to_vec()),
             Message::Ping(bytes) => Self::Ping(bytes.to_vec()),
             Message::Pong(bytes) => Self::Pong(bytes.to_vec()),
-            Message::Close(close) => Self::Close(close.map(|(code, reason)| (code, reason.to_owned()))),
+            Message::Close(close) => {
+                Self::Close(close.map(|(code, reason)| (code, reason.to_owned())))
+            }
         }
     }
 }
@@ -58,7 +60,12 @@ fn frame(fin: bool, opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8
         }
     }
     let mask = mask.inspect(|mask| bytes.extend(mask)).unwrap_or_default();
-    bytes.extend(payload.iter().enumerate().map(|(n, byte)| byte ^ mask[n % 4]));
+    bytes.extend(
+        payload
+            .iter()
+            .enumerate()
+            .map(|(n, byte)| byte ^ mask[n % 4]),
+    );
     bytes
 }
 
@@ -81,10 +88,18 @@ fn decode<'p>(
                 Ok(None) => break,
                 Err(violation) => return (messages, Some(violation)),
             }
-            assert!(decoder.held() <= LIMIT + 125 + 14 + FIXED, "{}", decoder.held());
+            assert!(
+                decoder.held() <= LIMIT + 125 + 14 + FIXED,
+                "{}",
+                decoder.held()
+            );
         }
         assert!(input.is_empty(), "input must be used up");
-        assert!(decoder.held() <= LIMIT + 125 + 14 + FIXED, "{}", decoder.held());
+        assert!(
+            decoder.held() <= LIMIT + 125 + 14 + FIXED,
+            "{}",
+            decoder.held()
+        );
     }
     (messages, None)
 }
@@ -118,15 +133,28 @@ fn defect_reading_is_not_cancel_safe() {
     assert_eq!(decode(&mut decoder, [&hello[..3]]), (vec![], None));
     assert!(decoder.is_mid_message());
     let (messages, violation) = decode(&mut decoder, [&hello[3..], &next]);
-    assert_eq!(messages, [Owned::Text("hello".to_owned()), Owned::Text("next".to_owned())]);
+    assert_eq!(
+        messages,
+        [
+            Owned::Text("hello".to_owned()),
+            Owned::Text("next".to_owned())
+        ]
+    );
     assert_eq!((violation, decoder.is_mid_message()), (None, false));
 }
 
 #[test]
 fn defect_unmasked_client_frames_are_accepted() {
-    refused(&frame(true, TEXT, b"unmasked", None), Violation::NotMasked, 1002);
+    refused(
+        &frame(true, TEXT, b"unmasked", None),
+        Violation::NotMasked,
+        1002,
+    );
     let mut decoder = Decoder::new(Role::Client, LIMIT);
-    assert_eq!(decode(&mut decoder, [&client(true, TEXT, b"masked")[..]]).1, Some(Violation::Masked));
+    assert_eq!(
+        decode(&mut decoder, [&client(true, TEXT, b"masked")[..]]).1,
+        Some(Violation::Masked)
+    );
 }
 
 #[test]
@@ -148,10 +176,21 @@ fn defect_a_header_reserves_what_it_claims() {
 #[test]
 fn defect_long_pongs_are_accepted() {
     for opcode in [CLOSE, PING, PONG] {
-        refused(&client(true, opcode, &[0; 126]), Violation::LongControl, 1002);
-        refused(&client(true, opcode, &[0; 1000]), Violation::LongControl, 1002);
+        refused(
+            &client(true, opcode, &[0; 126]),
+            Violation::LongControl,
+            1002,
+        );
+        refused(
+            &client(true, opcode, &[0; 1000]),
+            Violation::LongControl,
+            1002,
+        );
     }
-    assert_eq!(server(&client(true, PONG, &[7; 125])), (vec![Owned::Pong(vec![7; 125])], None));
+    assert_eq!(
+        server(&client(true, PONG, &[7; 125])),
+        (vec![Owned::Pong(vec![7; 125])], None)
+    );
 }
 
 #[test]
@@ -182,26 +221,53 @@ fn defect_every_connection_holds_a_buffer() {
 #[test]
 fn headers_that_mean_nothing_are_refused() {
     for bit in [0x40, 0x20, 0x10] {
-        refused(&[0x81 | bit, 0x80, 0, 0, 0, 0], Violation::ReservedBit, 1002);
+        refused(
+            &[0x81 | bit, 0x80, 0, 0, 0, 0],
+            Violation::ReservedBit,
+            1002,
+        );
     }
     for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
         refused(&client(true, opcode, b""), Violation::UnknownOpcode, 1002);
     }
     for opcode in [CLOSE, PING, PONG] {
-        refused(&client(false, opcode, b""), Violation::FragmentedControl, 1002);
+        refused(
+            &client(false, opcode, b""),
+            Violation::FragmentedControl,
+            1002,
+        );
     }
-    refused(&client(true, CONTINUATION, b"x"), Violation::StrayContinuation, 1002);
+    refused(
+        &client(true, CONTINUATION, b"x"),
+        Violation::StrayContinuation,
+        1002,
+    );
     refused(&[0x82, 0xfe, 0, 125], Violation::LongLength, 1002);
-    refused(&[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff], Violation::LongLength, 1002);
-    refused(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 1, 0, 0], Violation::HugeLength, 1002);
-    refused(&[0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255], Violation::TooBig, 1009);
+    refused(
+        &[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
+        Violation::LongLength,
+        1002,
+    );
+    refused(
+        &[0x82, 0xff, 0x80, 0, 0, 0, 0, 1, 0, 0],
+        Violation::HugeLength,
+        1002,
+    );
+    refused(
+        &[0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255],
+        Violation::TooBig,
+        1009,
+    );
 }
 
 #[test]
 fn the_limit_is_decided_on_the_header() {
     let stream = client(true, BINARY, &[0; LIMIT + 1]);
     refused(&stream[..4], Violation::TooBig, 1009);
-    assert_eq!(server(&client(true, BINARY, &[0; LIMIT])).0, [Owned::Binary(vec![0; LIMIT])]);
+    assert_eq!(
+        server(&client(true, BINARY, &[0; LIMIT])).0,
+        [Owned::Binary(vec![0; LIMIT])]
+    );
     let mut nothing = Decoder::new(Role::Server, 0);
     assert_eq!(
         decode(&mut nothing, [&client(true, TEXT, b"")[..]]),
@@ -224,16 +290,30 @@ fn a_flood_of_empty_fragments_ends() {
 #[test]
 fn close_frames_hold_nothing_or_a_code_and_text() {
     refused(&client(true, CLOSE, &[3]), Violation::ShortClose, 1002);
-    for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
-        refused(&client(true, CLOSE, &code.to_be_bytes()), Violation::BadCloseCode, 1002);
+    for code in [
+        0_u16, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535,
+    ] {
+        refused(
+            &client(true, CLOSE, &code.to_be_bytes()),
+            Violation::BadCloseCode,
+            1002,
+        );
     }
-    for code in
-        [1000_u16, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
-    {
+    for code in [
+        1000_u16, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999,
+        4000, 4999,
+    ] {
         let close = Owned::Close(Some((code, String::new())));
-        assert_eq!(server(&client(true, CLOSE, &code.to_be_bytes())), (vec![close], None));
+        assert_eq!(
+            server(&client(true, CLOSE, &code.to_be_bytes())),
+            (vec![close], None)
+        );
     }
-    refused(&client(true, CLOSE, &[3, 232, 0xff]), Violation::NotUtf8, 1007);
+    refused(
+        &client(true, CLOSE, &[3, 232, 0xff]),
+        Violation::NotUtf8,
+        1007,
+    );
     assert_eq!(server(&client(true, CLOSE, b"")).0, [Owned::Close(None)]);
 }
 
@@ -241,14 +321,20 @@ fn close_frames_hold_nothing_or_a_code_and_text() {
 fn what_follows_a_close_is_discarded() {
     let mut decoder = Decoder::new(Role::Server, LIMIT);
     let stream = [client(true, CLOSE, b""), vec![0xff; 100]].concat();
-    assert_eq!(decode(&mut decoder, [&stream[..], &stream]), (vec![Owned::Close(None)], None));
+    assert_eq!(
+        decode(&mut decoder, [&stream[..], &stream]),
+        (vec![Owned::Close(None)], None)
+    );
     assert_eq!(decoder.held(), 0);
 }
 
 #[test]
 fn after_a_violation_nothing_is_decoded() {
     let mut decoder = Decoder::new(Role::Server, LIMIT);
-    assert_eq!(decode(&mut decoder, [&client(true, 3, b"")[..]]).1, Some(Violation::UnknownOpcode));
+    assert_eq!(
+        decode(&mut decoder, [&client(true, 3, b"")[..]]).1,
+        Some(Violation::UnknownOpcode)
+    );
     assert_eq!(
         decode(&mut decoder, [&client(true, TEXT, b"x")[..]]),
         (vec![], Some(Violation::UnknownOpcode))
@@ -271,9 +357,13 @@ fn a_decoded_message_borrows_the_input_where_it_lies_whole_in_it() {
     let mut stream = [client(true, TEXT, b"one"), client(true, BINARY, b"two")].concat();
     let range = stream.as_ptr_range();
     let mut input = &mut stream[..];
-    let Ok(Some(Message::Text(text))) = decoder.next(&mut input) else { panic!("no text") };
+    let Ok(Some(Message::Text(text))) = decoder.next(&mut input) else {
+        panic!("no text")
+    };
     assert!(range.contains(&text.as_ptr()));
-    let Ok(Some(Message::Binary(bytes))) = decoder.next(&mut input) else { panic!("no bytes") };
+    let Ok(Some(Message::Binary(bytes))) = decoder.next(&mut input) else {
+        panic!("no bytes")
+    };
     assert!(range.contains(&bytes.as_ptr()));
     assert_eq!(decoder.held(), 0);
 }
@@ -282,20 +372,56 @@ fn a_decoded_message_borrows_the_input_where_it_lies_whole_in_it() {
 fn corpus() -> Vec<Vec<u8>> {
     let text = "aé€😀".as_bytes();
     let mut streams = vec![
-        [client(true, TEXT, b"hello"), client(true, BINARY, &[0, 255]), client(true, TEXT, b"")].concat(),
-        [client(true, PING, b"p"), client(true, PONG, b""), client(true, CLOSE, b"\x03\xe8bye")].concat(),
-        [client(false, TEXT, &text[..2]), client(true, PING, b"mid"), client(true, CONTINUATION, &text[2..])]
-            .concat(),
-        [client(false, BINARY, b""), client(false, CONTINUATION, b"x"), client(true, CONTINUATION, b"")]
-            .concat(),
-        [client(true, BINARY, &[9; 126]), client(true, TEXT, b"after")].concat(),
-        [client(true, TEXT, b"fine"), client(true, TEXT, &[b'a', 0xe2, 0x82])].concat(),
+        [
+            client(true, TEXT, b"hello"),
+            client(true, BINARY, &[0, 255]),
+            client(true, TEXT, b""),
+        ]
+        .concat(),
+        [
+            client(true, PING, b"p"),
+            client(true, PONG, b""),
+            client(true, CLOSE, b"\x03\xe8bye"),
+        ]
+        .concat(),
+        [
+            client(false, TEXT, &text[..2]),
+            client(true, PING, b"mid"),
+            client(true, CONTINUATION, &text[2..]),
+        ]
+        .concat(),
+        [
+            client(false, BINARY, b""),
+            client(false, CONTINUATION, b"x"),
+            client(true, CONTINUATION, b""),
+        ]
+        .concat(),
+        [
+            client(true, BINARY, &[9; 126]),
+            client(true, TEXT, b"after"),
+        ]
+        .concat(),
+        [
+            client(true, TEXT, b"fine"),
+            client(true, TEXT, &[b'a', 0xe2, 0x82]),
+        ]
+        .concat(),
         [client(false, TEXT, &text[..4]), client(true, TEXT, b"new")].concat(),
         [client(true, TEXT, b"fine"), client(true, CLOSE, &[3, 237])].concat(),
-        [client(true, TEXT, b"fine"), frame(true, TEXT, b"bare", None)].concat(),
+        [
+            client(true, TEXT, b"fine"),
+            frame(true, TEXT, b"bare", None),
+        ]
+        .concat(),
     ];
     for end in 0..text.len() {
-        streams.push([client(false, TEXT, &text[..end]), client(true, CONTINUATION, &text[end..])].concat());
+        streams.push(
+            [
+                client(false, TEXT, &text[..end]),
+                client(true, CONTINUATION, &text[end..]),
+            ]
+            .concat(),
+        );
     }
     streams
 }
@@ -353,16 +479,27 @@ impl Sent {
         if opcode >= CLOSE {
             stream.extend(frame(true, opcode, payload, Some(self.mask)));
         } else {
-            let mut cuts: Vec<usize> = self.cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
+            let mut cuts: Vec<usize> = self
+                .cuts
+                .iter()
+                .map(|cut| cut.index(payload.len() + 1))
+                .collect();
             cuts.sort_unstable();
             let ends: Vec<usize> = cuts.into_iter().chain([payload.len()]).collect();
             let mut from = 0;
             for (n, end) in ends.iter().enumerate() {
                 let opcode = if n == 0 { opcode } else { CONTINUATION };
-                stream.extend(frame(n + 1 == ends.len(), opcode, &payload[from..*end], Some(self.mask)));
+                stream.extend(frame(
+                    n + 1 == ends.len(),
+                    opcode,
+                    &payload[from..*end],
+                    Some(self.mask),
+                ));
                 from = *end;
-                for (_, ping) in
-                    self.pings.iter().filter(|(at, _)| n + 1 < ends.len() && at.index(ends.len() - 1) == n)
+                for (_, ping) in self
+                    .pings
+                    .iter()
+                    .filter(|(at, _)| n + 1 < ends.len() && at.index(ends.len() - 1) == n)
                 {
                     stream.extend(frame(true, PING, ping, Some(self.mask)));
                     decoded.push(Owned::Ping(ping.clone()));
@@ -382,8 +519,18 @@ fn sent() -> impl Strategy<Value = Sent> {
         control().prop_map(Owned::Pong),
     ];
     let pings = prop::collection::vec((any::<Index>(), control()), 0..2);
-    (message, any::<[u8; 4]>(), prop::collection::vec(any::<Index>(), 0..4), pings)
-        .prop_map(|(message, mask, cuts, pings)| Sent { message, mask, cuts, pings })
+    (
+        message,
+        any::<[u8; 4]>(),
+        prop::collection::vec(any::<Index>(), 0..4),
+        pings,
+    )
+        .prop_map(|(message, mask, cuts, pings)| Sent {
+            message,
+            mask,
+            cuts,
+            pings,
+        })
 }
 
 fn write(all: &[Sent]) -> (Vec<u8>, Vec<Owned>) {
@@ -398,12 +545,19 @@ fn pieces<'s>(stream: &'s [u8], cuts: &[Index]) -> Vec<&'s [u8]> {
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
     cuts.extend([0, stream.len()]);
     cuts.sort_unstable();
-    cuts.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect()
+    cuts.windows(2)
+        .map(|pair| &stream[pair[0]..pair[1]])
+        .collect()
 }
 
 /// Bytes that look like frames often enough to get past the first check.
 fn noise() -> impl Strategy<Value = Vec<u8>> {
-    let almost = (any::<u8>(), 0_u8..0x90, prop::collection::vec(any::<u8>(), 0..140), any::<[u8; 4]>())
+    let almost = (
+        any::<u8>(),
+        0_u8..0x90,
+        prop::collection::vec(any::<u8>(), 0..140),
+        any::<[u8; 4]>(),
+    )
         .prop_map(|(flags, bits, payload, mask)| {
             let mut bytes = frame(flags & 1 == 0, (flags >> 1) % 3, &payload, Some(mask));
             if bits & 0x80 != 0 {
@@ -412,7 +566,8 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
             bytes
         });
     let random = prop::collection::vec(any::<u8>(), 0..40);
-    prop::collection::vec(prop_oneof![9 => almost, 1 => random], 0..40).prop_map(|frames| frames.concat())
+    prop::collection::vec(prop_oneof![9 => almost, 1 => random], 0..40)
+        .prop_map(|frames| frames.concat())
 }
 
 /// What fastwebsockets makes of a valid stream.

@@ -18,7 +18,9 @@ use ipnet::IpNet;
 use serde_yaml_ng::{Deserializer, Value};
 
 fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("deploy")
+        .join(name)
 }
 
 fn read(name: &str) -> String {
@@ -50,9 +52,19 @@ fn duration(text: &str) -> Duration {
 
 /// A server with a key, as deployments have it.
 fn deployed() -> Config {
-    let key = ApiKeyConfig::from_plain("functions", &"a-key-of-16-bytes-or-more".into(), Scopes::ALL);
-    let app = AppConfig { keys: vec![key.unwrap()], ..AppConfig::default() };
-    Config { apps: BTreeMap::from([("default".to_owned(), app)]), ..Config::default() }
+    let key = ApiKeyConfig::from_plain(
+        "functions",
+        &"a-key-of-16-bytes-or-more".into(),
+        Scopes::ALL,
+    );
+    let app = AppConfig {
+        keys: vec![key.unwrap()],
+        ..AppConfig::default()
+    };
+    Config {
+        apps: BTreeMap::from([("default".to_owned(), app)]),
+        ..Config::default()
+    }
 }
 
 /// How long a node may take to leave, by its own settings.
@@ -87,9 +99,16 @@ fn nothing_is_killed_while_it_leaves() {
 fn a_leaving_node_is_noticed_before_it_refuses_anyone() {
     let haproxy = read("haproxy.cfg");
     // By both backends: while Redis is away, too.
-    let defaults = haproxy.lines().filter_map(|line| line.trim_start().strip_prefix("default-server "));
-    let defaults: Vec<Vec<&str>> = defaults.map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(defaults.len(), haproxy.matches("\n    option httpchk GET /readyz").count());
+    let defaults = haproxy
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("default-server "));
+    let defaults: Vec<Vec<&str>> = defaults
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        defaults.len(),
+        haproxy.matches("\n    option httpchk GET /readyz").count()
+    );
     for words in defaults {
         let word = |name: &str| words[words.iter().position(|word| *word == name).unwrap() + 1];
         let fall: u32 = word("fall").parse().unwrap();
@@ -97,13 +116,18 @@ fn a_leaving_node_is_noticed_before_it_refuses_anyone() {
         assert!(seen < notice(), "HAProxy: {seen:?}");
     }
 
-    let container = &yaml("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
+    let container =
+        &yaml("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
     let probe = |name: &str, field: &str| container[name][field].as_u64().unwrap();
     let readiness = |field| probe("readinessProbe", field);
-    let seen = readiness("periodSeconds") * readiness("failureThreshold") + readiness("timeoutSeconds");
+    let seen =
+        readiness("periodSeconds") * readiness("failureThreshold") + readiness("timeoutSeconds");
     assert!(Duration::from_secs(seen) < notice(), "Kubernetes: {seen} s");
     // Of the node alone: no outage of Redis takes all pods away at once. A pod that never reached it takes no one's place.
-    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz?scope=node");
+    assert_eq!(
+        container["readinessProbe"]["httpGet"]["path"],
+        "/readyz?scope=node"
+    );
     assert_eq!(container["startupProbe"]["httpGet"]["path"], "/readyz");
     // A node that leaves is alive.
     assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/healthz");
@@ -131,15 +155,24 @@ fn balancers_replace_what_clients_say_of_themselves_and_log_no_query() {
     let (haproxy, nginx) = (read("haproxy.cfg"), read("nginx.conf"));
     assert!(haproxy.contains("http-request set-header X-Forwarded-For %[src]"));
     assert!(!haproxy.contains("option forwardfor"));
-    assert_eq!(setting(&nginx, "proxy_set_header X-Forwarded-For"), "$remote_addr");
+    assert_eq!(
+        setting(&nginx, "proxy_set_header X-Forwarded-For"),
+        "$remote_addr"
+    );
     let format = setting(&haproxy, "log-format");
     assert!(
-        format.contains("%HP") && !["%HU", "%HQ", "%r", "%{+Q}r"].iter().any(|query| format.contains(query))
+        format.contains("%HP")
+            && !["%HU", "%HQ", "%r", "%{+Q}r"]
+                .iter()
+                .any(|query| format.contains(query))
     );
     assert!(!haproxy.contains("option httplog"));
     let format = setting(&nginx, "log_format");
     assert!(
-        format.contains("$uri") && !["$request ", "$request_uri", "$args"].iter().any(|q| format.contains(q))
+        format.contains("$uri")
+            && !["$request ", "$request_uri", "$args"]
+                .iter()
+                .any(|q| format.contains(q))
     );
 }
 
@@ -149,8 +182,11 @@ fn accepted(variables: Vec<(String, String)>) {
         value if value.starts_with("${") => "a-secret-of-at-least-32-bytes-000".to_owned(),
         _ => value,
     };
-    let variables = variables.into_iter().map(|(name, value)| (name, placeholder(value)));
-    let config = Config::load(&ServeArgs::default(), variables).unwrap_or_else(|error| panic!("{error}"));
+    let variables = variables
+        .into_iter()
+        .map(|(name, value)| (name, placeholder(value)));
+    let config =
+        Config::load(&ServeArgs::default(), variables).unwrap_or_else(|error| panic!("{error}"));
     config.check().unwrap_or_else(|error| panic!("{error}"));
     assert!(!config.is_loopback() && !config.trusted_proxies.is_empty());
 }
@@ -161,21 +197,33 @@ fn the_server_knows_every_variable_it_is_given() {
     for node in ["node-1", "node-2", "node-3"] {
         let environment = &yaml("compose.yaml")[0]["services"][node]["environment"];
         let all = environment.as_mapping().unwrap().iter();
-        let all =
-            all.map(|(name, value)| (name.as_str().unwrap().to_owned(), value.as_str().unwrap().to_owned()));
+        let all = all.map(|(name, value)| {
+            (
+                name.as_str().unwrap().to_owned(),
+                value.as_str().unwrap().to_owned(),
+            )
+        });
         accepted(all.filter(|(name, _)| own(name)).collect());
     }
-    let container = &yaml("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
-    let variables = container["env"].as_sequence().unwrap().iter().map(|variable| {
-        let name = variable["name"].as_str().unwrap();
-        let value = match (variable["value"].as_str(), variable["valueFrom"]["fieldRef"].is_null()) {
-            (Some(value), _) => value,
-            (None, false) => "fanfare-7c9d-x2x4z",
-            (None, true) if name == "FANFARE_REDIS" => "redis://:a-password@redis:6379",
-            (None, true) => "${secret}",
-        };
-        (name.to_owned(), value.to_owned())
-    });
+    let container =
+        &yaml("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
+    let variables = container["env"]
+        .as_sequence()
+        .unwrap()
+        .iter()
+        .map(|variable| {
+            let name = variable["name"].as_str().unwrap();
+            let value = match (
+                variable["value"].as_str(),
+                variable["valueFrom"]["fieldRef"].is_null(),
+            ) {
+                (Some(value), _) => value,
+                (None, false) => "fanfare-7c9d-x2x4z",
+                (None, true) if name == "FANFARE_REDIS" => "redis://:a-password@redis:6379",
+                (None, true) => "${secret}",
+            };
+            (name.to_owned(), value.to_owned())
+        });
     accepted(variables.filter(|(name, _)| own(name)).collect());
     assert_eq!(container["args"][0], "serve");
 }
@@ -189,9 +237,14 @@ fn kubernetes_objects_belong_together() {
     assert_eq!(&deployment["spec"]["selector"]["matchLabels"], labels);
     assert_eq!(&service["spec"]["selector"], labels);
     assert_eq!(&budget["spec"]["selector"]["matchLabels"], labels);
-    let ports = deployment["spec"]["template"]["spec"]["containers"][0]["ports"].as_sequence().unwrap();
+    let ports = deployment["spec"]["template"]["spec"]["containers"][0]["ports"]
+        .as_sequence()
+        .unwrap();
     let target = &service["spec"]["ports"][0]["targetPort"];
-    assert!(ports.iter().any(|port| port["name"] == *target), "{target:?}");
+    assert!(
+        ports.iter().any(|port| port["name"] == *target),
+        "{target:?}"
+    );
     let kinds = [deployment, service, budget].map(|object| object["kind"].as_str().unwrap());
     assert_eq!(kinds, ["Deployment", "Service", "PodDisruptionBudget"]);
 }
@@ -200,13 +253,19 @@ fn kubernetes_objects_belong_together() {
 fn checked(command: &mut Command) -> Option<(bool, String)> {
     let output = command.stdin(Stdio::null()).output().ok()?;
     let said = [output.stdout, output.stderr].concat();
-    Some((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    Some((
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    ))
 }
 
 #[test]
 fn nothing_gives_up_restarting_a_node() {
     // Restarts that soon reach systemd's own bound of 5 in 10 s.
-    assert_eq!(setting(&read("fanfare.service"), "StartLimitIntervalSec"), "0");
+    assert_eq!(
+        setting(&read("fanfare.service"), "StartLimitIntervalSec"),
+        "0"
+    );
     for (name, service) in yaml("compose.yaml")[0]["services"].as_mapping().unwrap() {
         assert_eq!(service["restart"], "unless-stopped", "{name:?}");
     }
@@ -218,7 +277,11 @@ fn nobody_else_is_given_the_address_that_nodes_believe() {
     let proxy = &compose["services"]["haproxy"]["networks"]["default"]["ipv4_address"];
     let proxy: IpAddr = proxy.as_str().unwrap().parse().unwrap();
     let network = |name: &str| -> IpNet {
-        compose["networks"]["default"]["ipam"]["config"][0][name].as_str().unwrap().parse().unwrap()
+        compose["networks"]["default"]["ipam"]["config"][0][name]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
     };
     assert!(network("subnet").contains(&proxy) && !network("ip_range").contains(&proxy));
     let trusted = &compose["services"]["node-1"]["environment"]["FANFARE_TRUSTED_PROXY"];
@@ -228,24 +291,39 @@ fn nobody_else_is_given_the_address_that_nodes_believe() {
 #[test]
 fn what_redis_keeps_for_compose_outlives_it() {
     let redis = &yaml("compose.yaml")[0]["services"]["redis"];
-    let words: Vec<&str> =
-        redis["command"].as_sequence().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    let words: Vec<&str> = redis["command"]
+        .as_sequence()
+        .unwrap()
+        .iter()
+        .map(|word| word.as_str().unwrap())
+        .collect();
     let word = |name: &str| words[words.iter().position(|word| *word == name).unwrap() + 1];
     // Stored events are promised to arrive, and nothing is evicted without a word.
-    assert_eq!((word("--appendonly"), word("--appendfsync")), ("yes", "everysec"));
+    assert_eq!(
+        (word("--appendonly"), word("--appendfsync")),
+        ("yes", "everysec")
+    );
     assert_eq!(word("--maxmemory-policy"), "noeviction");
     assert!(words.contains(&"--maxmemory"));
     let volume = redis["volumes"][0].as_str().unwrap();
     let (name, folder) = volume.split_once(':').unwrap();
     assert_eq!(folder, "/data");
-    assert!(yaml("compose.yaml")[0]["volumes"].as_mapping().unwrap().contains_key(name), "{name}");
+    assert!(
+        yaml("compose.yaml")[0]["volumes"]
+            .as_mapping()
+            .unwrap()
+            .contains_key(name),
+        "{name}"
+    );
 }
 
 #[test]
 fn the_unit_is_one_that_systemd_takes() {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("unit-{}", std::process::id()));
+    let folder =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("unit-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    let unit = read("fanfare.service").replace("/usr/local/bin/fanfare", env!("CARGO_BIN_EXE_fanfare"));
+    let unit =
+        read("fanfare.service").replace("/usr/local/bin/fanfare", env!("CARGO_BIN_EXE_fanfare"));
     let file = folder.join("fanfare.service");
     fs::write(&file, unit).unwrap();
     let verified = checked(Command::new("systemd-analyze").arg("verify").arg(&file));
@@ -260,20 +338,28 @@ fn haproxy_checks(host: &str) -> (bool, String) {
     let programs = ["haproxy", "/usr/sbin/haproxy"];
     let check = |program: &str| {
         let mut command = Command::new(program);
-        command.args(["-c", "-f"]).arg(path("haproxy.cfg")).env("BIND", "127.0.0.1:8080");
+        command
+            .args(["-c", "-f"])
+            .arg(path("haproxy.cfg"))
+            .env("BIND", "127.0.0.1:8080");
         for n in 1..=3 {
             command.env(format!("NODE_{n}"), format!("{host}:{n}"));
         }
         checked(&mut command)
     };
-    programs.iter().find_map(|program| check(program)).expect("haproxy (see make setup-test)")
+    programs
+        .iter()
+        .find_map(|program| check(program))
+        .expect("haproxy (see make setup-test)")
 }
 
 #[test]
 fn haproxy_takes_its_configuration_as_it_is() {
     let (good, said) = haproxy_checks("127.0.0.1");
     // A machine without name servers needs none for addresses.
-    let warnings = said.lines().filter(|line| line.contains("WARNING") && !line.contains("no nameservers"));
+    let warnings = said
+        .lines()
+        .filter(|line| line.contains("WARNING") && !line.contains("no nameservers"));
     assert!(good && warnings.count() == 0, "{said}");
 }
 

@@ -36,7 +36,11 @@ fn readiness_fails_first_while_all_else_goes_on_then_clients_get_their_goodbye()
     let leaving = shutdown(&server.0);
     eventually("readiness fails", || server.get("/readyz").status == 503);
     let alone = server.get("/readyz?scope=node");
-    assert_eq!((alone.status, &alone.json()["ready"]), (503, &json!(false)), "{alone:?}");
+    assert_eq!(
+        (alone.status, &alone.json()["ready"]),
+        (503, &json!(false)),
+        "{alone:?}"
+    );
     assert_eq!(server.get("/healthz").status, 200);
     let mut late = server.connect("");
     server.call("/v1/broadcast", &json!({"event": "still", "data": 1}));
@@ -51,14 +55,22 @@ fn readiness_fails_first_while_all_else_goes_on_then_clients_get_their_goodbye()
         assert_eq!(client.next(), Received::Close(4200, "draining".into()));
     }
     // Clients are still there, as far as the server knows: HTTP is served, upgrades are not.
-    let refused = Client::open(server.address(), "/v1/connect", &[]).err().expect("refused");
+    let refused = Client::open(server.address(), "/v1/connect", &[])
+        .err()
+        .expect("refused");
     assert_eq!((refused.status, refused.code().as_str()), (503, "draining"));
     assert!(refused.header("retry-after").is_some());
     let answer = server.get("/healthz");
-    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, Some("close"))
+    );
     drop((client, late));
     leaving.join().unwrap();
-    assert!(std::net::TcpStream::connect(server.address()).is_err(), "nothing listens any more");
+    assert!(
+        std::net::TcpStream::connect(server.address()).is_err(),
+        "nothing listens any more"
+    );
 }
 
 #[test]
@@ -77,11 +89,15 @@ fn what_was_accepted_is_written_or_counted_and_a_client_that_does_not_answer_hol
     let server = server_with(|config| config.drain_timeout = Duration::from_secs(10));
     let mut reader = server.connect("");
     let silent = server.connect("");
-    socket2::SockRef::from(&silent.socket).set_recv_buffer_size(4096).unwrap();
+    socket2::SockRef::from(&silent.socket)
+        .set_recv_buffer_size(4096)
+        .unwrap();
     let mut queued = 0;
     for n in 0..300 {
-        let receipt =
-            server.call("/v1/broadcast", &json!({"event": "e", "data": {"n": n, "p": "x".repeat(2000)}}));
+        let receipt = server.call(
+            "/v1/broadcast",
+            &json!({"event": "e", "data": {"n": n, "p": "x".repeat(2000)}}),
+        );
         queued += receipt["queued"].as_u64().unwrap();
     }
     let leaving = shutdown(&server.0);
@@ -100,7 +116,11 @@ fn what_was_accepted_is_written_or_counted_and_a_client_that_does_not_answer_hol
     let numbers = server.0.metrics();
     let delivered = sum(&numbers, "fanfare_deliveries_total", "");
     let dropped = sum(&numbers, "fanfare_drops_total", "");
-    assert_eq!((delivered + dropped) as u64, queued, "delivered {delivered}, dropped {dropped}");
+    assert_eq!(
+        (delivered + dropped) as u64,
+        queued,
+        "delivered {delivered}, dropped {dropped}"
+    );
     assert!(dropped > 0.0 && sum(&numbers, "fanfare_connections", "") as u64 == 0);
     drop((reader, silent));
 }
@@ -129,12 +149,17 @@ fn whoever_was_let_in_is_answered_and_the_next_one_is_refused() {
     for _ in 0..5 {
         let server = server();
         let address = server.address();
-        let callers: Vec<_> = (0..6).map(|_| thread::spawn(move || calls_until_refused(address))).collect();
+        let callers: Vec<_> = (0..6)
+            .map(|_| thread::spawn(move || calls_until_refused(address)))
+            .collect();
         eventually("callers are answered", || {
             server.metric("fanfare_http_request_seconds_count", "") > 100.0
         });
         shutdown(&server.0).join().unwrap();
-        cut_off += callers.into_iter().map(|caller| caller.join().unwrap()).sum::<usize>();
+        cut_off += callers
+            .into_iter()
+            .map(|caller| caller.join().unwrap())
+            .sum::<usize>();
     }
     // Between its last look at the queue and its end the kernel may let one in: once in 30 ends, when this was measured. Where
     // the queue is not looked at, it is six or seven in each.

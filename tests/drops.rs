@@ -29,7 +29,14 @@ const STAY: usize = 20;
 /// Both ends of every connection are in this process, and the soft limit of descriptors is often 1,024.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    )
+    .unwrap();
 }
 
 fn open(server: &TestServer, user: &str) -> Client {
@@ -57,7 +64,9 @@ fn hold(server: &TestServer) -> Vec<Client> {
 fn drop_all(held: Vec<Client>) {
     for (at, client) in held.iter().enumerate() {
         if at % 2 == 1 {
-            socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO)).unwrap();
+            socket2::SockRef::from(&client.socket)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
         }
     }
     drop(held);
@@ -72,7 +81,11 @@ fn let_in(server: &TestServer, door: usize, over: &AtomicBool) -> Vec<Client> {
         client.join(&channel);
         client.send(&json!({"op": "send", "channel": channel, "event": "e", "data": n}));
         let got = client.json();
-        assert_eq!((&got["event"], &got["data"]), (&json!("e"), &json!(n)), "{got}");
+        assert_eq!(
+            (&got["event"], &got["data"]),
+            (&json!("e"), &json!(n)),
+            "{got}"
+        );
         if staying.len() < STAY {
             staying.push(client);
         } else {
@@ -115,7 +128,9 @@ fn others_come_in_while_thousands_drop_and_nothing_of_these_is_left() {
         // Who holds thousands of connections on one thread answers no pings meanwhile.
         config.limits.heartbeat = Duration::from_mins(10);
     });
-    let mut witnesses: Vec<Client> = (0..ROOMS).map(|at| open(&server, &format!("witness-{at}"))).collect();
+    let mut witnesses: Vec<Client> = (0..ROOMS)
+        .map(|at| open(&server, &format!("witness-{at}")))
+        .collect();
     for (at, witness) in witnesses.iter_mut().enumerate() {
         witness.watch(&room(at));
     }
@@ -133,12 +148,19 @@ fn others_come_in_while_thousands_drop_and_nothing_of_these_is_left() {
             })
             .collect();
         drop_all(held);
-        eventually("those that dropped are forgotten", || count("fanfare_closes_total") >= HELD);
+        eventually("those that dropped are forgotten", || {
+            count("fanfare_closes_total") >= HELD
+        });
         over.store(true, SeqCst);
-        doors.into_iter().flat_map(|door| door.join().unwrap()).collect()
+        doors
+            .into_iter()
+            .flat_map(|door| door.join().unwrap())
+            .collect()
     });
     let stay = ROOMS + DOORS * STAY;
-    eventually("only who stayed is counted", || count("fanfare_connections") == stay);
+    eventually("only who stayed is counted", || {
+        count("fanfare_connections") == stay
+    });
     assert_eq!(count("fanfare_memberships"), stay);
     tells_who_is_there(&server, &mut witnesses);
     let answer = server.post_as(KEY, "/v1/broadcast", &json!({"event": "to all"}));
@@ -158,10 +180,20 @@ fn tells_who_is_there(server: &TestServer, witnesses: &mut [Client]) {
             told.note(&witness.json());
         }
         assert_eq!((told.joined, told.left), (members, members));
-        let list = server.get_as(KEY, &format!("/v1/channels/{}/members", room(at))).json();
-        let ids: Vec<&Value> =
-            list["members"].as_array().unwrap().iter().map(|member| &member["id"]).collect();
-        assert_eq!((&list["count"], ids), (&json!(1), vec![&json!(witness.id)]), "{list}");
+        let list = server
+            .get_as(KEY, &format!("/v1/channels/{}/members", room(at)))
+            .json();
+        let ids: Vec<&Value> = list["members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|member| &member["id"])
+            .collect();
+        assert_eq!(
+            (&list["count"], ids),
+            (&json!(1), vec![&json!(witness.id)]),
+            "{list}"
+        );
         let user = server.get_as(KEY, &format!("/v1/users/held-{at}")).json();
         assert_eq!(user["online"], false, "{user}");
     }

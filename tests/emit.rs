@@ -8,7 +8,10 @@ use support::*;
 #[test]
 fn an_emit_with_a_filter_reaches_who_matches_and_nobody_else() {
     let server = server();
-    let mut ann = server.client("ann", &json!({"email": "ann@example.com", "roles": ["admin"]}));
+    let mut ann = server.client(
+        "ann",
+        &json!({"email": "ann@example.com", "roles": ["admin"]}),
+    );
     let mut bob = server.client("bob", &json!({"email": "bob@example.com"}));
     let mut anonymous = server.connect("");
     let receipt = server.call(

@@ -32,8 +32,13 @@ fn scene_with(change: impl FnOnce(&mut fanfare::config::Config)) -> Scene {
 impl Scene {
     /// Every witness still gets what is sent, and nothing else.
     fn goes_on(&mut self, after: &str) {
-        let body = json!({"event": "still", "data": after, "filter": "connection.device == \"witness\""});
-        assert_eq!(self.server.call("/v1/emit", &body)["queued"], 4, "after {after}");
+        let body =
+            json!({"event": "still", "data": after, "filter": "connection.device == \"witness\""});
+        assert_eq!(
+            self.server.call("/v1/emit", &body)["queued"],
+            4,
+            "after {after}"
+        );
         for witness in &mut self.witnesses {
             assert_eq!(witness.json(), json!({"event": "still", "data": after}));
         }
@@ -68,7 +73,8 @@ fn head(first: u8, length: u64) -> Vec<u8> {
 fn violations_of_the_framing_close_with_1002() {
     let mut scene = scene();
     let ping = br#"{"op":"ping"}"#;
-    let long_form = |payload: &[u8]| [&[0x81, 0xfe, 0, payload.len() as u8, 0, 0, 0, 0], payload].concat();
+    let long_form =
+        |payload: &[u8]| [&[0x81, 0xfe, 0, payload.len() as u8, 0, 0, 0, 0], payload].concat();
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("an unmasked text frame", unmasked(0x81, ping)),
         ("an unmasked ping", unmasked(0x89, b"")),
@@ -77,10 +83,19 @@ fn violations_of_the_framing_close_with_1002() {
         ("a ping of 126 bytes", masked(0x89, &[0; 126])),
         ("a close of 126 bytes", masked(0x88, &[0x03; 126])),
         ("a fragmented ping", masked(0x09, b"")),
-        ("a text frame inside a fragmented message", [masked(0x01, b"{"), masked(0x81, ping)].concat()),
-        ("a binary frame inside a fragmented message", [masked(0x01, b"{"), masked(0x82, b"x")].concat()),
+        (
+            "a text frame inside a fragmented message",
+            [masked(0x01, b"{"), masked(0x81, ping)].concat(),
+        ),
+        (
+            "a binary frame inside a fragmented message",
+            [masked(0x01, b"{"), masked(0x82, b"x")].concat(),
+        ),
         ("a continuation of nothing", masked(0x80, ping)),
-        ("a continuation behind a whole message", [masked(0x81, ping), masked(0x80, ping)].concat()),
+        (
+            "a continuation behind a whole message",
+            [masked(0x81, ping), masked(0x80, ping)].concat(),
+        ),
         ("a reserved bit", masked(0xc1, ping)),
         ("the second reserved bit", masked(0xa1, ping)),
         ("the third reserved bit", masked(0x91, ping)),
@@ -105,17 +120,28 @@ fn text_that_is_no_utf8_closes_with_1007() {
     let mut scene = scene();
     let fragments = |parts: &[&[u8]]| {
         let last = parts.len() - 1;
-        let frame =
-            |(n, part): (usize, &&[u8])| masked(u8::from(n == 0) | if n == last { 0x80 } else { 0 }, part);
-        parts.iter().enumerate().flat_map(frame).collect::<Vec<u8>>()
+        let frame = |(n, part): (usize, &&[u8])| {
+            masked(u8::from(n == 0) | if n == last { 0x80 } else { 0 }, part)
+        };
+        parts
+            .iter()
+            .enumerate()
+            .flat_map(frame)
+            .collect::<Vec<u8>>()
     };
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("an invalid byte", masked(0x81, b"\"\xff\"")),
         ("a surrogate", masked(0x81, b"\"\xed\xa0\x80\"")),
         ("an overlong form", masked(0x81, b"\"\xc0\xaf\"")),
         ("an unfinished character", masked(0x81, b"\"\xc3")),
-        ("fragments that end inside a character", fragments(&[b"\"\xe2\x82", b""])),
-        ("an invalid byte in a later fragment", fragments(&[b"\"", b"\xe2", b"\x28\""])),
+        (
+            "fragments that end inside a character",
+            fragments(&[b"\"\xe2\x82", b""]),
+        ),
+        (
+            "an invalid byte in a later fragment",
+            fragments(&[b"\"", b"\xe2", b"\x28\""]),
+        ),
         ("a close reason", masked(0x88, b"\x03\xe8\xff")),
     ];
     for (what, bytes) in cases {
@@ -125,7 +151,11 @@ fn text_that_is_no_utf8_closes_with_1007() {
     let mut whole = scene.server.connect("");
     let euro = fragments(&[br#"{"op":"ping","id":""#, b"\xe2", b"\x82", b"\xac\"}"]);
     whole.socket.write_all(&euro).unwrap();
-    assert_eq!(whole.json()["id"], "€", "a character over three fragments is one");
+    assert_eq!(
+        whole.json()["id"],
+        "€",
+        "a character over three fragments is one"
+    );
 }
 
 #[test]
@@ -139,9 +169,18 @@ fn too_big_is_decided_on_the_header_and_over_all_fragments() {
         ("a message over the limit", masked(0x81, &padded(1001))),
         ("a header alone that claims 1 MiB", head(0x81, 1 << 20)),
         ("a header alone that claims 2^62 bytes", head(0x82, 1 << 62)),
-        ("fragments", [masked(0x01, &[b' '; 600]), masked(0x00, &[b' '; 401])].concat()),
-        ("a header of a fragment", [masked(0x01, &[b' '; 600]), head(0x80, 1 << 20)].concat()),
-        ("5,000 empty fragments", [masked(0x01, b""), masked(0x00, b"").repeat(5000)].concat()),
+        (
+            "fragments",
+            [masked(0x01, &[b' '; 600]), masked(0x00, &[b' '; 401])].concat(),
+        ),
+        (
+            "a header of a fragment",
+            [masked(0x01, &[b' '; 600]), head(0x80, 1 << 20)].concat(),
+        ),
+        (
+            "5,000 empty fragments",
+            [masked(0x01, b""), masked(0x00, b"").repeat(5000)].concat(),
+        ),
     ];
     for (what, bytes) in cases {
         assert_eq!(scene.closed_by(&bytes), 1009, "{what}");
@@ -153,7 +192,12 @@ fn too_big_is_decided_on_the_header_and_over_all_fragments() {
 fn a_frame_cut_at_every_byte_is_still_one_frame() {
     let scene = scene();
     let mut client = scene.server.connect("");
-    let frame = masked(0x81, json!({"op": "ping", "id": "x".repeat(60)}).to_string().as_bytes());
+    let frame = masked(
+        0x81,
+        json!({"op": "ping", "id": "x".repeat(60)})
+            .to_string()
+            .as_bytes(),
+    );
     for byte in frame {
         client.socket.write_all(&[byte]).unwrap();
     }
@@ -167,7 +211,11 @@ fn what_comes_with_the_handshake_in_one_write_is_read() {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = "GET /v1/connect HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    let bytes = [head.as_bytes(), &masked(0x81, br#"{"op":"ping","id":"early"}"#)].concat();
+    let bytes = [
+        head.as_bytes(),
+        &masked(0x81, br#"{"op":"ping","id":"early"}"#),
+    ]
+    .concat();
     socket.write_all(&bytes).unwrap();
     let mut seen = Vec::new();
     let mut buffer = [0; 1024];
@@ -176,7 +224,11 @@ fn what_comes_with_the_handshake_in_one_write_is_read() {
         assert!(n > 0, "{:?}", String::from_utf8_lossy(&seen));
         seen.extend(&buffer[..n]);
     }
-    let at = |text: &[u8]| seen.windows(text.len()).position(|window| window == text).unwrap();
+    let at = |text: &[u8]| {
+        seen.windows(text.len())
+            .position(|window| window == text)
+            .unwrap()
+    };
     assert!(at(b"welcome") < at(b"early"));
 }
 
@@ -200,8 +252,16 @@ fn nested_and_odd_client_messages_end_at_most_their_own_connection() {
         deep("[", 60_000),
         deep("{\"a\":", 10_000),
         format!("{{\"op\":{}", deep("[", 50_000)),
-        format!("{{\"op\":\"ping\",\"id\":{}{}}}", deep("[", 20_000), deep("]", 20_000)),
-        format!("{{\"op\":\"ping\",\"extra\":{}{}}}", deep("[", 20_000), deep("]", 20_000)),
+        format!(
+            "{{\"op\":\"ping\",\"id\":{}{}}}",
+            deep("[", 20_000),
+            deep("]", 20_000)
+        ),
+        format!(
+            "{{\"op\":\"ping\",\"extra\":{}{}}}",
+            deep("[", 20_000),
+            deep("]", 20_000)
+        ),
         format!("{{\"op\":\"{}\"}}", "x".repeat(60_000)),
         r#"{"op":"disconnect"}"#.to_owned(),
         r#"{"event":"disconnect","data":1}"#.to_owned(),
@@ -214,7 +274,10 @@ fn nested_and_odd_client_messages_end_at_most_their_own_connection() {
         let cut: String = text.chars().take(40).collect();
         match client.message() {
             Received::Text(error) => {
-                assert!(error.starts_with(r#"{"op":"error""#) && error.len() < 600, "{cut}: {error}");
+                assert!(
+                    error.starts_with(r#"{"op":"error""#) && error.len() < 600,
+                    "{cut}: {error}"
+                );
             }
             Received::Close(4009, _) => {}
             other => panic!("{cut}: {other:?}"),
@@ -226,7 +289,14 @@ fn nested_and_odd_client_messages_end_at_most_their_own_connection() {
 #[test]
 fn an_event_may_have_any_name_but_a_reserved_one() {
     let mut scene = scene();
-    for name in ["disconnect", "error", "__proto__", "\u{0}", "\"},{\"", "é".repeat(64).as_str()] {
+    for name in [
+        "disconnect",
+        "error",
+        "__proto__",
+        "\u{0}",
+        "\"},{\"",
+        "é".repeat(64).as_str(),
+    ] {
         scene.server.call("/v1/broadcast", &json!({"event": name}));
         for witness in &mut scene.witnesses {
             assert_eq!(witness.json(), json!({"event": name, "data": null}));
@@ -241,41 +311,107 @@ fn hostile_bodies_and_filters_are_refused_and_deliver_nothing() {
     let mut scene = scene();
     let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
     let filter = |text: &str| json!({"event": "x", "filter": text}).to_string();
-    let bound =
-        |text: &str, params: &str| format!(r#"{{"event":"x","filter":{},"params":{params}}}"#, json!(text));
+    let bound = |text: &str, params: &str| {
+        format!(
+            r#"{{"event":"x","filter":{},"params":{params}}}"#,
+            json!(text)
+        )
+    };
     for (what, body, code) in [
-        ("data 100,000 deep", format!(r#"{{"event":"x","data":{}}}"#, deep(100_000)), "data_too_deep"),
-        ("params 100,000 deep", bound("true", &format!("{{\"a\":{}}}", deep(100_000))), "bad_params"),
-        ("to 100,000 deep", format!(r#"{{"event":"x","to":{}}}"#, deep(100_000)), "bad_field"),
+        (
+            "data 100,000 deep",
+            format!(r#"{{"event":"x","data":{}}}"#, deep(100_000)),
+            "data_too_deep",
+        ),
+        (
+            "params 100,000 deep",
+            bound("true", &format!("{{\"a\":{}}}", deep(100_000))),
+            "bad_params",
+        ),
+        (
+            "to 100,000 deep",
+            format!(r#"{{"event":"x","to":{}}}"#, deep(100_000)),
+            "bad_field",
+        ),
         (
             "an unknown field 100,000 deep",
             format!(r#"{{"event":"x","y":{}}}"#, deep(100_000)),
             "unknown_field",
         ),
-        ("an unclosed body", format!(r#"{{"event":"x","data":{}"#, "[".repeat(100_000)), "bad_json"),
-        ("a filter of 5 KiB", filter(&format!("user == \"{}\"", "x".repeat(5 * 1024))), "filter_too_long"),
+        (
+            "an unclosed body",
+            format!(r#"{{"event":"x","data":{}"#, "[".repeat(100_000)),
+            "bad_json",
+        ),
+        (
+            "a filter of 5 KiB",
+            filter(&format!("user == \"{}\"", "x".repeat(5 * 1024))),
+            "filter_too_long",
+        ),
         (
             "parentheses 200 deep",
             filter(&format!("{}true{}", "(".repeat(200), ")".repeat(200))),
             "filter_too_deep",
         ),
-        ("negations 200 deep", filter(&format!("{}true", "!".repeat(201))), "filter_too_deep"),
-        ("lists 200 deep", filter(&format!("{} == 1", deep(200))), "filter_too_deep"),
-        ("a regex that explodes", filter("user.matches(\"(a{1000}){1000}\")"), "bad_regex"),
+        (
+            "negations 200 deep",
+            filter(&format!("{}true", "!".repeat(201))),
+            "filter_too_deep",
+        ),
+        (
+            "lists 200 deep",
+            filter(&format!("{} == 1", deep(200))),
+            "filter_too_deep",
+        ),
+        (
+            "a regex that explodes",
+            filter("user.matches(\"(a{1000}){1000}\")"),
+            "bad_regex",
+        ),
         (
             "a regex that explodes in a param",
             bound("user.matches(params.p)", r#"{"p":"((x{100}){100}){100}"}"#),
             "bad_regex",
         ),
-        ("a regex with a back reference", filter(r#"user.matches("(a)\\1")"#), "bad_regex"),
-        ("an unbound param", filter("user == params.nobody"), "unbound_param"),
-        ("an unbound param beside ||", filter("true || user == params.nobody"), "unbound_param"),
-        ("an unknown name beside ||", filter("true || nobody"), "undeclared_name"),
-        ("an unknown function beside ||", filter("true || nobody(1)"), "unknown_function"),
+        (
+            "a regex with a back reference",
+            filter(r#"user.matches("(a)\\1")"#),
+            "bad_regex",
+        ),
+        (
+            "an unbound param",
+            filter("user == params.nobody"),
+            "unbound_param",
+        ),
+        (
+            "an unbound param beside ||",
+            filter("true || user == params.nobody"),
+            "unbound_param",
+        ),
+        (
+            "an unknown name beside ||",
+            filter("true || nobody"),
+            "undeclared_name",
+        ),
+        (
+            "an unknown function beside ||",
+            filter("true || nobody(1)"),
+            "unknown_function",
+        ),
     ] {
-        let answer = scene.server.request("POST", "/v1/emit", &[], Some(body.as_bytes()));
-        assert_eq!((answer.status, answer.code().as_str()), (400, code), "{what}");
-        assert!(answer.text.len() < 2000, "{what}: {} bytes", answer.text.len());
+        let answer = scene
+            .server
+            .request("POST", "/v1/emit", &[], Some(body.as_bytes()));
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, code),
+            "{what}"
+        );
+        assert!(
+            answer.text.len() < 2000,
+            "{what}: {} bytes",
+            answer.text.len()
+        );
         scene.goes_on(what);
     }
 }
@@ -287,7 +423,10 @@ fn expensive_filters_end_in_errors_not_in_a_stalled_server() {
     let nested = json!({"event": "x", "params": {"l": list},
         "filter": "params.l.all(a, params.l.all(b, params.l.all(c, a + b + c >= 0)))"});
     let receipt = scene.server.call("/v1/emit", &nested);
-    assert_eq!((&receipt["matched"], &receipt["filter_errors"]), (&json!(0), &json!(4)));
+    assert_eq!(
+        (&receipt["matched"], &receipt["filter_errors"]),
+        (&json!(0), &json!(4))
+    );
     scene.goes_on("nested macros");
     let regex = json!({"event": "x", "params": {"s": format!("{}b", "a".repeat(30_000))},
         "filter": "params.s.matches(\"^(a+)+$\")"});
@@ -304,8 +443,16 @@ fn an_empty_target_reaches_nobody() {
         json!({"connections": []}),
         json!({"users": [], "connections": [""]}),
     ] {
-        assert_eq!(scene.server.call("/v1/emit", &json!({"event": "x", "to": to}))["matched"], 0);
-        assert_eq!(scene.server.call("/v1/disconnect", &json!({ "to": to }))["disconnected"], 0);
+        assert_eq!(
+            scene
+                .server
+                .call("/v1/emit", &json!({"event": "x", "to": to}))["matched"],
+            0
+        );
+        assert_eq!(
+            scene.server.call("/v1/disconnect", &json!({ "to": to }))["disconnected"],
+            0
+        );
     }
     scene.goes_on("empty targets");
 }
@@ -317,8 +464,16 @@ fn last_words(mut socket: TcpStream) -> String {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut raw = Vec::new();
     match socket.read_to_end(&mut raw) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-            panic!("the socket stays open after {:?}", String::from_utf8_lossy(&raw))
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            ) =>
+        {
+            panic!(
+                "the socket stays open after {:?}",
+                String::from_utf8_lossy(&raw)
+            )
         }
         _ => String::from_utf8_lossy(&raw).into_owned(),
     }
@@ -327,14 +482,23 @@ fn last_words(mut socket: TcpStream) -> String {
 #[test]
 fn garbage_instead_of_http_is_refused_or_cut_off() {
     let mut scene = scene_with(|config| config.limits.handshake = Duration::from_secs(2));
-    let long_head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(1_000_000));
-    let many = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(1000));
+    let long_head = format!(
+        "GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+        "x".repeat(1_000_000)
+    );
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
+        "X: y\r\n".repeat(1000)
+    );
     let both = "POST /v1/emit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                 Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     let lengths = "POST /v1/emit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                    Content-Length: 4\r\nContent-Length: 5\r\n\r\n{}";
     for (what, bytes) in [
-        ("a TLS hello", &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..]),
+        (
+            "a TLS hello",
+            &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        ),
         ("zeros", &[0; 4096]),
         ("ones", &[0xff; 4096]),
         ("text", b"hello\r\n\r\n"),
@@ -348,7 +512,10 @@ fn garbage_instead_of_http_is_refused_or_cut_off() {
         let mut socket = TcpStream::connect(scene.server.address()).unwrap();
         let _ = socket.write_all(bytes);
         let said = last_words(socket);
-        assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{what}: {said}");
+        assert!(
+            said.is_empty() || said.starts_with("HTTP/1.1 4"),
+            "{what}: {said}"
+        );
         scene.goes_on(what);
     }
 }
@@ -358,8 +525,9 @@ fn a_head_that_dribbles_is_cut_off_in_time() {
     let mut scene = scene_with(|config| config.limits.handshake = Duration::from_secs(2));
     let mut socket = TcpStream::connect(scene.server.address()).unwrap();
     let started = std::time::Instant::now();
-    let dribble =
-        b"GET /v1/connect HTTP/1.1\r\nHost: localhost\r\nX-Slow: ".iter().chain(std::iter::repeat(&b'x'));
+    let dribble = b"GET /v1/connect HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+        .iter()
+        .chain(std::iter::repeat(&b'x'));
     for byte in dribble {
         if socket.write_all(&[*byte]).is_err() {
             break;
@@ -374,10 +542,15 @@ fn a_head_that_dribbles_is_cut_off_in_time() {
 fn a_second_head_that_dribbles_is_cut_off_too() {
     let mut scene = scene_with(|config| config.limits.handshake = Duration::from_secs(2));
     let mut socket = TcpStream::connect(scene.server.address()).unwrap();
-    socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal").unwrap();
+    socket
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal")
+        .unwrap();
     let started = std::time::Instant::now();
     while socket.write_all(b"x").is_ok() {
-        assert!(started.elapsed() < PATIENCE, "a second head may dribble for ever");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "a second head may dribble for ever"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     scene.goes_on("a slow second head");
@@ -413,9 +586,13 @@ fn half_open_and_vanishing_sockets_leave_nothing_behind() {
         drop(client);
         // And one that goes in the middle of its handshake.
         let mut socket = TcpStream::connect(scene.server.address()).unwrap();
-        socket.write_all(b"GET /v1/connect HTTP/1.1\r\nHost: loc").unwrap();
+        socket
+            .write_all(b"GET /v1/connect HTTP/1.1\r\nHost: loc")
+            .unwrap();
     }
-    eventually("only the witnesses are left", || scene.server.count("fanfare_connections", "default") == 4);
+    eventually("only the witnesses are left", || {
+        scene.server.count("fanfare_connections", "default") == 4
+    });
     scene.goes_on("vanishing sockets");
 }
 
@@ -425,7 +602,10 @@ fn a_client_that_ignores_the_close_frame_is_reset() {
     let mut stubborn = scene.server.connect("");
     let id = stubborn.id.clone();
     let body = json!({"to": {"connections": [id]}});
-    assert_eq!(scene.server.call("/v1/disconnect", &body)["disconnected"], 1);
+    assert_eq!(
+        scene.server.call("/v1/disconnect", &body)["disconnected"],
+        1
+    );
     assert_eq!(stubborn.closed(), 4010);
     let ended = || scene.server.count("fanfare_closes_total", "code=\"4010\"") == 1;
     eventually("the socket is ended by the server", ended);
@@ -438,9 +618,14 @@ fn a_second_server_on_the_same_port_does_not_start_and_names_it() {
     let mut config = config();
     config.listen = scene.server.address();
     let error = Server::start(config).unwrap_err();
-    assert!(matches!(&error, StartError::Listen { address, .. } if *address == scene.server.address()));
+    assert!(
+        matches!(&error, StartError::Listen { address, .. } if *address == scene.server.address())
+    );
     let port = scene.server.address().port().to_string();
-    assert!(error.to_string().contains(&port) && error.to_string().contains("--listen"), "{error}");
+    assert!(
+        error.to_string().contains(&port) && error.to_string().contains("--listen"),
+        "{error}"
+    );
     scene.goes_on("a second server");
 }
 

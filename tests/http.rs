@@ -56,13 +56,47 @@ fn events(client: &mut Client) -> Vec<String> {
 #[test]
 fn publish_reaches_every_connection_of_its_users_and_nobody_else() {
     let server = server();
-    let (mut ann, mut again) = (server.client("ann", &json!({})), server.client("ann", &json!({})));
-    let (mut bob, mut cid) = (server.client("bob", &json!({})), server.client("cid", &json!({})));
+    let (mut ann, mut again) = (
+        server.client("ann", &json!({})),
+        server.client("ann", &json!({})),
+    );
+    let (mut bob, mut cid) = (
+        server.client("bob", &json!({})),
+        server.client("cid", &json!({})),
+    );
     let mut anonymous = server.connect("");
-    assert_eq!(matched(&server, "/v1/publish", &json!({"user": "ann", "event": "one"})), 2);
-    assert_eq!(matched(&server, "/v1/publish", &json!({"users": ["ann", "bob", "ann"], "event": "two"})), 3);
-    assert_eq!(matched(&server, "/v1/publish", &json!({"users": [], "event": "nobody"})), 0);
-    assert_eq!(matched(&server, "/v1/publish", &json!({"user": "stranger", "event": "nobody"})), 0);
+    assert_eq!(
+        matched(
+            &server,
+            "/v1/publish",
+            &json!({"user": "ann", "event": "one"})
+        ),
+        2
+    );
+    assert_eq!(
+        matched(
+            &server,
+            "/v1/publish",
+            &json!({"users": ["ann", "bob", "ann"], "event": "two"})
+        ),
+        3
+    );
+    assert_eq!(
+        matched(
+            &server,
+            "/v1/publish",
+            &json!({"users": [], "event": "nobody"})
+        ),
+        0
+    );
+    assert_eq!(
+        matched(
+            &server,
+            "/v1/publish",
+            &json!({"user": "stranger", "event": "nobody"})
+        ),
+        0
+    );
     assert_eq!(events(&mut ann), ["one", "two"]);
     assert_eq!(events(&mut again), ["one", "two"]);
     assert_eq!(events(&mut bob), ["two"]);
@@ -76,12 +110,34 @@ fn broadcast_reaches_everyone_less_the_exceptions() {
     let mut ann = server.client("ann", &json!({"age": 20}));
     let mut laptop = server.connect("device=laptop");
     let mut phone = server.connect("device=phone");
-    assert_eq!(matched(&server, "/v1/broadcast", &json!({"event": "all", "data": 1})), 3);
+    assert_eq!(
+        matched(
+            &server,
+            "/v1/broadcast",
+            &json!({"event": "all", "data": 1})
+        ),
+        3
+    );
     let except = json!({"users": ["ann"], "devices": ["laptop"], "connections": ["nonsense"]});
-    assert_eq!(matched(&server, "/v1/broadcast", &json!({"event": "some", "except": except})), 1);
+    assert_eq!(
+        matched(
+            &server,
+            "/v1/broadcast",
+            &json!({"event": "some", "except": except})
+        ),
+        1
+    );
     let except = json!({"connections": [phone.id]});
-    assert_eq!(matched(&server, "/v1/broadcast", &json!({"event": "others", "except": except})), 2);
-    let filtered = json!({"event": "adults", "filter": "auth.age >= params.a", "params": {"a": 18}});
+    assert_eq!(
+        matched(
+            &server,
+            "/v1/broadcast",
+            &json!({"event": "others", "except": except})
+        ),
+        2
+    );
+    let filtered =
+        json!({"event": "adults", "filter": "auth.age >= params.a", "params": {"a": 18}});
     assert_eq!(matched(&server, "/v1/broadcast", &filtered), 1);
     assert_eq!(events(&mut ann), ["all", "others", "adults"]);
     assert_eq!(events(&mut laptop), ["all", "others"]);
@@ -91,16 +147,31 @@ fn broadcast_reaches_everyone_less_the_exceptions() {
 #[test]
 fn dispatch_reaches_its_recipients_or_everyone_and_never_whom_it_excepts() {
     let server = server();
-    let (mut ann, mut bob) = (server.client("ann", &json!({})), server.client("bob", &json!({})));
+    let (mut ann, mut bob) = (
+        server.client("ann", &json!({})),
+        server.client("bob", &json!({})),
+    );
     let mut anonymous = server.connect("");
     let dispatch = |body: Value| matched(&server, "/v1/dispatch", &body);
-    assert_eq!(dispatch(json!({"recipients": ["ann", "bob"], "event": "a", "except": ["bob"]})), 1);
-    assert_eq!(dispatch(json!({"recipients": ["*"], "event": "b", "except": ["ann"]})), 2);
+    assert_eq!(
+        dispatch(json!({"recipients": ["ann", "bob"], "event": "a", "except": ["bob"]})),
+        1
+    );
+    assert_eq!(
+        dispatch(json!({"recipients": ["*"], "event": "b", "except": ["ann"]})),
+        2
+    );
     assert_eq!(dispatch(json!({"recipients": ["*"], "event": "c"})), 3);
     assert_eq!(dispatch(json!({"recipients": [], "event": "d"})), 0);
-    assert_eq!(dispatch(json!({"recipients": ["*"], "event": "e", "filter": "user == \"bob\""})), 1);
+    assert_eq!(
+        dispatch(json!({"recipients": ["*"], "event": "e", "filter": "user == \"bob\""})),
+        1
+    );
     let except = json!({"users": ["ann"], "connections": [anonymous.id]});
-    assert_eq!(dispatch(json!({"recipients": ["*"], "event": "f", "except": except})), 1);
+    assert_eq!(
+        dispatch(json!({"recipients": ["*"], "event": "f", "except": except})),
+        1
+    );
     assert_eq!(events(&mut ann), ["a", "c"]);
     assert_eq!(events(&mut bob), ["b", "c", "e", "f"]);
     assert_eq!(events(&mut anonymous), ["b", "c"]);
@@ -113,17 +184,33 @@ fn emit_sends_once_to_the_union_of_what_it_names_narrowed_by_the_filter() {
     let mut bob = server.client("bob", &json!({"team": "blue"}));
     let mut anonymous = server.connect("");
     let emit = |body: Value| matched(&server, "/v1/emit", &body);
-    let to =
-        json!({"users": ["ann", "bob"], "connections": [ann.id, anonymous.id, anonymous.id, "nonsense"]});
+    let to = json!({"users": ["ann", "bob"], "connections": [ann.id, anonymous.id, anonymous.id, "nonsense"]});
     assert_eq!(emit(json!({"event": "union", "to": to})), 3);
-    assert_eq!(emit(json!({"event": "red", "to": to, "filter": "auth.team == \"red\""})), 1);
-    assert_eq!(emit(json!({"event": "less", "to": to, "except": {"users": ["ann"]}})), 2);
+    assert_eq!(
+        emit(json!({"event": "red", "to": to, "filter": "auth.team == \"red\""})),
+        1
+    );
+    assert_eq!(
+        emit(json!({"event": "less", "to": to, "except": {"users": ["ann"]}})),
+        2
+    );
     assert_eq!(emit(json!({"event": "everyone"})), 3);
-    for nobody in
-        [json!({}), json!({"users": []}), json!({"connections": ["nonsense"]}), json!({"users": null})]
-    {
-        assert_eq!(emit(json!({"event": "nobody", "to": nobody})), 0, "{nobody}");
-        assert_eq!(emit(json!({"event": "nobody", "to": nobody, "filter": "true"})), 0, "{nobody}");
+    for nobody in [
+        json!({}),
+        json!({"users": []}),
+        json!({"connections": ["nonsense"]}),
+        json!({"users": null}),
+    ] {
+        assert_eq!(
+            emit(json!({"event": "nobody", "to": nobody})),
+            0,
+            "{nobody}"
+        );
+        assert_eq!(
+            emit(json!({"event": "nobody", "to": nobody, "filter": "true"})),
+            0,
+            "{nobody}"
+        );
     }
     assert_eq!(events(&mut ann), ["union", "red", "everyone"]);
     assert_eq!(events(&mut bob), ["union", "less", "everyone"]);
@@ -162,7 +249,10 @@ fn data_arrive_byte_for_byte() {
         let body = format!("{{ \"data\" : {data} , \"event\":\"e\" }}");
         let answer = server.request("POST", "/v1/emit", &[], Some(body.as_bytes()));
         assert_eq!(answer.status, 200, "{body}: {answer:?}");
-        assert_eq!(client.text(), format!("{{\"event\":\"e\",\"data\":{data}}}"));
+        assert_eq!(
+            client.text(),
+            format!("{{\"event\":\"e\",\"data\":{data}}}")
+        );
     }
     server.call("/v1/emit", &json!({"event": "without"}));
     assert_eq!(client.text(), r#"{"event":"without","data":null}"#);
@@ -174,9 +264,18 @@ fn bytes_arrive_in_a_binary_frame_behind_their_header() {
     let mut client = server.client("ann", &json!({}));
     let calls = [
         ("/v1/emit", json!({"event": "e\"", "data_base64": "AP8B"})),
-        ("/v1/publish", json!({"event": "e\"", "data_base64": "AP8B", "user": "ann"})),
-        ("/v1/broadcast", json!({"event": "e\"", "data_base64": "AP8B"})),
-        ("/v1/dispatch", json!({"event": "e\"", "data_base64": "AP8B", "recipients": ["ann"]})),
+        (
+            "/v1/publish",
+            json!({"event": "e\"", "data_base64": "AP8B", "user": "ann"}),
+        ),
+        (
+            "/v1/broadcast",
+            json!({"event": "e\"", "data_base64": "AP8B"}),
+        ),
+        (
+            "/v1/dispatch",
+            json!({"event": "e\"", "data_base64": "AP8B", "recipients": ["ann"]}),
+        ),
     ];
     for (path, body) in calls {
         server.call(path, &body);
@@ -210,7 +309,8 @@ fn a_receipt_has_every_count() {
     let server = server();
     let _ann = server.client("ann", &json!({"age": "old"}));
     let _bob = server.client("bob", &json!({"age": 30}));
-    let body = json!({"event": "e", "filter": "auth.age >= 18", "scope": "node", "receipt": "cluster"});
+    let body =
+        json!({"event": "e", "filter": "auth.age >= 18", "scope": "node", "receipt": "cluster"});
     let mut receipt = server.call("/v1/emit", &body);
     let id: uuid::Uuid = receipt["id"].as_str().unwrap().parse().unwrap();
     assert_eq!(id.get_version_num(), 7);
@@ -234,29 +334,57 @@ fn what_is_for_users_is_kept_for_those_who_are_away_where_the_app_says_so() {
     let stored = |path: &str, body: Value| {
         let receipt = server.call(path, &body);
         assert_eq!(receipt.get("publications"), None, "{receipt}");
-        (receipt["stored"].as_u64().unwrap(), receipt["matched"].as_u64().unwrap())
+        (
+            receipt["stored"].as_u64().unwrap(),
+            receipt["matched"].as_u64().unwrap(),
+        )
     };
     assert_eq!(
-        stored("/v1/publish", json!({"users": ["ann", "bob", "ann"], "event": "a", "store": true})),
+        stored(
+            "/v1/publish",
+            json!({"users": ["ann", "bob", "ann"], "event": "a", "store": true})
+        ),
         (2, 1)
     );
     let less = json!({"recipients": ["ann", "bob"], "except": ["bob"], "event": "b"});
     assert_eq!(stored("/v1/dispatch", less), (1, 0));
-    assert_eq!(stored("/v1/emit", json!({"to": {"users": ["ann"]}, "event": "c", "filter": "true"})), (0, 0));
-    assert_eq!(stored("/v1/publish", json!({"user": "ann", "event": "d", "store": false})), (0, 0));
     assert_eq!(
-        stored("/v1/emit", json!({"to": {"users": ["ann"], "channels": ["x"]}, "event": "e"})),
+        stored(
+            "/v1/emit",
+            json!({"to": {"users": ["ann"]}, "event": "c", "filter": "true"})
+        ),
+        (0, 0)
+    );
+    assert_eq!(
+        stored(
+            "/v1/publish",
+            json!({"user": "ann", "event": "d", "store": false})
+        ),
+        (0, 0)
+    );
+    assert_eq!(
+        stored(
+            "/v1/emit",
+            json!({"to": {"users": ["ann"], "channels": ["x"]}, "event": "e"})
+        ),
         (0, 0)
     );
     let data = json!({"user": "ann", "event": "f", "data_base64": "AP8="});
     assert_eq!(stored("/v1/publish", data), (1, 0));
     assert_eq!(
-        refusal(&server, "/v1/broadcast", &json!({"event": "e", "store": true})),
+        refusal(
+            &server,
+            "/v1/broadcast",
+            &json!({"event": "e", "store": true})
+        ),
         (400, "cannot_store".into())
     );
     assert_eq!(bob.json()["event"], "a");
     let mut ann = server.client("ann", &json!({}));
-    assert_eq!((ann.json()["event"].clone(), ann.json()["event"].clone()), (json!("a"), json!("b")));
+    assert_eq!(
+        (ann.json()["event"].clone(), ann.json()["event"].clone()),
+        (json!("a"), json!("b"))
+    );
     assert!(matches!(ann.message(), Received::Binary(bytes) if bytes.ends_with(&[0, 255])));
     ann.expect_nothing();
 }
@@ -281,7 +409,12 @@ fn a_batch_answers_item_by_item_and_one_bad_item_stops_no_other() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|result| (result["status"].as_u64().unwrap(), result["error"]["code"].as_str().unwrap_or("ok")))
+        .map(|result| {
+            (
+                result["status"].as_u64().unwrap(),
+                result["error"]["code"].as_str().unwrap_or("ok"),
+            )
+        })
         .collect();
     let expected = [
         (200, "ok"),
@@ -297,7 +430,10 @@ fn a_batch_answers_item_by_item_and_one_bad_item_stops_no_other() {
     assert_eq!(seen, expected);
     assert_eq!(answer["results"][7]["result"]["matched"], 0);
     assert_eq!(events(&mut ann), ["a", "b", "e"]);
-    assert_eq!(server.call("/v1/batch", &json!({"items": []})), json!({"results": []}));
+    assert_eq!(
+        server.call("/v1/batch", &json!({"items": []})),
+        json!({"results": []})
+    );
 }
 
 #[test]
@@ -306,7 +442,8 @@ fn a_caller_that_hangs_up_during_a_large_emit_changes_nothing() {
     // Over 100, so that the publication is a large one.
     let mut clients: Vec<Client> = (0..130).map(|_| server.connect("")).collect();
     for round in 0..5 {
-        let body = json!({"event": "e", "data": round, "filter": "size(connection.id) == 26"}).to_string();
+        let body =
+            json!({"event": "e", "data": round, "filter": "size(connection.id) == 26"}).to_string();
         let mut socket = TcpStream::connect(server.address()).unwrap();
         let head = format!(
             "POST /v1/emit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -326,7 +463,12 @@ fn a_caller_that_hangs_up_during_a_large_emit_changes_nothing() {
 // Idempotency
 
 fn emit_with_key(server: &TestServer, key: &str, body: &Value) -> Answer {
-    server.request("POST", "/v1/emit", &[("Idempotency-Key", key)], Some(body.to_string().as_bytes()))
+    server.request(
+        "POST",
+        "/v1/emit",
+        &[("Idempotency-Key", key)],
+        Some(body.to_string().as_bytes()),
+    )
 }
 
 #[test]
@@ -339,10 +481,17 @@ fn a_repeat_with_the_same_key_gets_the_first_answer_and_sends_nothing() {
     assert_eq!(emit_with_key(&server, "k", &body).text, first.text);
     assert_ne!(emit_with_key(&server, "other", &body).text, first.text);
     let reused = emit_with_key(&server, "k", &json!({"event": "else"}));
-    assert_eq!((reused.status, reused.code().as_str()), (422, "idempotency_key_reused"));
+    assert_eq!(
+        (reused.status, reused.code().as_str()),
+        (422, "idempotency_key_reused")
+    );
     // The same key on another path is another key.
-    let broadcast =
-        server.request("POST", "/v1/broadcast", &[("Idempotency-Key", "k")], Some(br#"{"event":"path"}"#));
+    let broadcast = server.request(
+        "POST",
+        "/v1/broadcast",
+        &[("Idempotency-Key", "k")],
+        Some(br#"{"event":"path"}"#),
+    );
     assert_eq!(broadcast.status, 200);
     assert_eq!(events(&mut client), ["once", "once", "path"]);
 }
@@ -355,7 +504,10 @@ fn requests_with_the_same_key_at_the_same_time_send_one_event() {
     let answers: BTreeSet<String> = std::thread::scope(|scope| {
         let call = || emit_with_key(&server, "k", &body);
         let calls: Vec<_> = (0..8).map(|_| scope.spawn(call)).collect();
-        calls.into_iter().map(|call| call.join().unwrap().text).collect()
+        calls
+            .into_iter()
+            .map(|call| call.join().unwrap().text)
+            .collect()
     });
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!(events(&mut client), ["once"]);
@@ -364,8 +516,14 @@ fn requests_with_the_same_key_at_the_same_time_send_one_event() {
 #[test]
 fn after_an_error_the_key_is_free() {
     let server = server();
-    assert_eq!(emit_with_key(&server, "k", &json!({"event": ""})).status, 400);
-    assert_eq!(emit_with_key(&server, "k", &json!({"event": "e"})).status, 200);
+    assert_eq!(
+        emit_with_key(&server, "k", &json!({"event": ""})).status,
+        400
+    );
+    assert_eq!(
+        emit_with_key(&server, "k", &json!({"event": "e"})).status,
+        200
+    );
 }
 
 #[test]
@@ -374,7 +532,11 @@ fn a_key_is_1_to_128_ascii_bytes() {
     let body = json!({"event": "e"});
     assert_eq!(emit_with_key(&server, &"k".repeat(128), &body).status, 200);
     for key in ["", &"k".repeat(129), "schlüssel"] {
-        assert_eq!(emit_with_key(&server, key, &body).code(), "idempotency_key_length", "{key}");
+        assert_eq!(
+            emit_with_key(&server, key, &body).code(),
+            "idempotency_key_length",
+            "{key}"
+        );
     }
 }
 
@@ -383,10 +545,16 @@ fn a_repeated_batch_runs_only_what_failed() {
     let server = server();
     let mut ann = server.client("ann", &json!({}));
     let broken = json!({"call": "emit", "event": "b", "filter": "user == params.u"});
-    let items = json!({"items": [{"call": "emit", "event": "a"}, broken, {"call": "emit", "event": "c"}]});
+    let items =
+        json!({"items": [{"call": "emit", "event": "a"}, broken, {"call": "emit", "event": "c"}]});
     let batch = |body: &Value| {
         let body = body.to_string();
-        server.request("POST", "/v1/batch", &[("Idempotency-Key", "k")], Some(body.as_bytes()))
+        server.request(
+            "POST",
+            "/v1/batch",
+            &[("Idempotency-Key", "k")],
+            Some(body.as_bytes()),
+        )
     };
     let (first, second) = (batch(&items).json(), batch(&items).json());
     assert_eq!(first["results"][0], second["results"][0]);
@@ -403,11 +571,17 @@ fn a_caller_with_a_key_that_hangs_up_finds_the_answer_when_it_comes_back() {
     let body = r#"{"event":"once"}"#;
     let mut socket = TcpStream::connect(server.address()).unwrap();
     let head = "POST /v1/emit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
-    let head = format!("{head}Idempotency-Key: k\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let head = format!(
+        "{head}Idempotency-Key: k\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     socket.write_all(head.as_bytes()).unwrap();
     drop(socket);
     assert_eq!(client.json()["event"], "once");
-    assert_eq!(emit_with_key(&server, "k", &json!({"event": "once"})).status, 200);
+    assert_eq!(
+        emit_with_key(&server, "k", &json!({"event": "once"})).status,
+        200
+    );
     client.expect_nothing();
 }
 
@@ -417,7 +591,10 @@ fn a_full_store_of_answers_refuses_new_keys() {
     let body = json!({"event": "e"});
     assert_eq!(emit_with_key(&server, "a", &body).status, 200);
     let full = emit_with_key(&server, "b", &body);
-    assert_eq!((full.status, full.code().as_str()), (503, "idempotency_store_full"));
+    assert_eq!(
+        (full.status, full.code().as_str()),
+        (503, "idempotency_store_full")
+    );
     assert!(full.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
     assert_eq!(emit_with_key(&server, "a", &body).status, 200);
 }
@@ -428,10 +605,20 @@ fn a_full_store_of_answers_refuses_new_keys() {
 fn every_wrong_publishing_body_has_its_code_and_delivers_nothing() {
     let server = server();
     let mut client = server.client("ann", &json!({}));
-    let deep = format!(r#"{{"event":"e","data":{}{}}}"#, "[".repeat(129), "]".repeat(129));
-    let deep_params =
-        format!(r#"{{"event":"e","filter":"true","params":{{"a":{}{}}}}}"#, "[".repeat(500), "]".repeat(500));
-    let names = format!(r#"{{"event":"e","to":{{"users":[{}"u"]}}}}"#, "\"u\",".repeat(10_000));
+    let deep = format!(
+        r#"{{"event":"e","data":{}{}}}"#,
+        "[".repeat(129),
+        "]".repeat(129)
+    );
+    let deep_params = format!(
+        r#"{{"event":"e","filter":"true","params":{{"a":{}{}}}}}"#,
+        "[".repeat(500),
+        "]".repeat(500)
+    );
+    let names = format!(
+        r#"{{"event":"e","to":{{"users":[{}"u"]}}}}"#,
+        "\"u\",".repeat(10_000)
+    );
     for (path, body, code) in [
         ("/v1/emit", "", "bad_json"),
         ("/v1/emit", "{", "bad_json"),
@@ -442,48 +629,116 @@ fn every_wrong_publishing_body_has_its_code_and_delivers_nothing() {
         ("/v1/emit", "{}", "missing_field"),
         ("/v1/emit", r#"{"event":7}"#, "bad_field"),
         ("/v1/emit", r#"{"event":"e","event":"f"}"#, "bad_field"),
-        ("/v1/emit", r#"{"event":"e","fitler":"true"}"#, "unknown_field"),
-        ("/v1/emit", r#"{"event":"e","call":"emit"}"#, "unknown_field"),
+        (
+            "/v1/emit",
+            r#"{"event":"e","fitler":"true"}"#,
+            "unknown_field",
+        ),
+        (
+            "/v1/emit",
+            r#"{"event":"e","call":"emit"}"#,
+            "unknown_field",
+        ),
         ("/v1/emit", r#"{"event":"e","user":"ann"}"#, "unknown_field"),
-        ("/v1/emit", r#"{"event":"e","to":{"user":["ann"]}}"#, "unknown_field"),
+        (
+            "/v1/emit",
+            r#"{"event":"e","to":{"user":["ann"]}}"#,
+            "unknown_field",
+        ),
         ("/v1/emit", r#"{"event":"e","to":"ann"}"#, "bad_field"),
-        ("/v1/emit", r#"{"event":"e","to":{"users":"ann"}}"#, "bad_field"),
+        (
+            "/v1/emit",
+            r#"{"event":"e","to":{"users":"ann"}}"#,
+            "bad_field",
+        ),
         ("/v1/emit", r#"{"event":"e","except":["ann"]}"#, "bad_field"),
         ("/v1/emit", r#"{"event":"e","filter":1}"#, "bad_field"),
         ("/v1/emit", r#"{"event":"e","scope":"planet"}"#, "bad_field"),
-        ("/v1/emit", r#"{"event":"e","receipt":"planet"}"#, "bad_field"),
-        ("/v1/emit", r#"{"event":"e","data":1,"data_base64":""}"#, "bad_field"),
-        ("/v1/emit", r#"{"event":"e","data_base64":"A"}"#, "bad_base64"),
+        (
+            "/v1/emit",
+            r#"{"event":"e","receipt":"planet"}"#,
+            "bad_field",
+        ),
+        (
+            "/v1/emit",
+            r#"{"event":"e","data":1,"data_base64":""}"#,
+            "bad_field",
+        ),
+        (
+            "/v1/emit",
+            r#"{"event":"e","data_base64":"A"}"#,
+            "bad_base64",
+        ),
         ("/v1/emit", r#"{"event":"e","store":true}"#, "cannot_store"),
         ("/v1/emit", r#"{"event":""}"#, "event_name_length"),
-        ("/v1/emit", r#"{"event":"fanfare:welcome"}"#, "event_name_reserved"),
+        (
+            "/v1/emit",
+            r#"{"event":"fanfare:welcome"}"#,
+            "event_name_reserved",
+        ),
         ("/v1/emit", &deep, "data_too_deep"),
         ("/v1/emit", r#"{"event":"e","params":1}"#, "bad_params"),
         ("/v1/emit", &deep_params, "bad_params"),
         ("/v1/emit", &names, "too_many_names"),
         ("/v1/publish", r#"{"event":"e"}"#, "missing_field"),
-        ("/v1/publish", r#"{"event":"e","user":"ann","users":["ann"]}"#, "bad_field"),
-        ("/v1/publish", r#"{"event":"e","user":"ann","to":{}}"#, "unknown_field"),
+        (
+            "/v1/publish",
+            r#"{"event":"e","user":"ann","users":["ann"]}"#,
+            "bad_field",
+        ),
+        (
+            "/v1/publish",
+            r#"{"event":"e","user":"ann","to":{}}"#,
+            "unknown_field",
+        ),
         ("/v1/broadcast", r#"{"event":"e","to":{}}"#, "unknown_field"),
         ("/v1/dispatch", r#"{"event":"e"}"#, "missing_field"),
-        ("/v1/dispatch", r#"{"event":"e","recipients":["*","ann"]}"#, "bad_field"),
-        ("/v1/dispatch", r#"{"event":"e","recipients":["*"],"except":"ann"}"#, "bad_field"),
-        ("/v1/dispatch", r#"{"event":"e","recipients":["*"],"except":{"user":["ann"]}}"#, "unknown_field"),
-        ("/v1/dispatch", r#"{"event":"e","recipients":["*"],"to":{}}"#, "unknown_field"),
+        (
+            "/v1/dispatch",
+            r#"{"event":"e","recipients":["*","ann"]}"#,
+            "bad_field",
+        ),
+        (
+            "/v1/dispatch",
+            r#"{"event":"e","recipients":["*"],"except":"ann"}"#,
+            "bad_field",
+        ),
+        (
+            "/v1/dispatch",
+            r#"{"event":"e","recipients":["*"],"except":{"user":["ann"]}}"#,
+            "unknown_field",
+        ),
+        (
+            "/v1/dispatch",
+            r#"{"event":"e","recipients":["*"],"to":{}}"#,
+            "unknown_field",
+        ),
         ("/v1/batch", "{}", "missing_field"),
         ("/v1/batch", r#"{"items":{}}"#, "bad_field"),
         ("/v1/batch", r#"{"items":[],"all":true}"#, "unknown_field"),
     ] {
         let answer = server.request("POST", path, &[], Some(body.as_bytes()));
         let cut: String = body.chars().take(80).collect();
-        assert_eq!((answer.status, answer.code().as_str()), (400, code), "{path} {cut}: {answer:?}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, code),
+            "{path} {cut}: {answer:?}"
+        );
         let problem = answer.json();
         assert_eq!(problem["type"], format!("urn:fanfare:problem:{code}"));
-        assert_eq!((&problem["status"], &problem["title"]), (&json!(400), &json!("Bad Request")));
+        assert_eq!(
+            (&problem["status"], &problem["title"]),
+            (&json!(400), &json!("Bad Request"))
+        );
         assert!(!problem["detail"].as_str().unwrap().is_empty());
     }
-    let items: Vec<Value> = (0..101).map(|_| json!({"call": "broadcast", "event": "e"})).collect();
-    assert_eq!(refusal(&server, "/v1/batch", &json!({ "items": items })), (400, "too_many_items".into()));
+    let items: Vec<Value> = (0..101)
+        .map(|_| json!({"call": "broadcast", "event": "e"}))
+        .collect();
+    assert_eq!(
+        refusal(&server, "/v1/batch", &json!({ "items": items })),
+        (400, "too_many_items".into())
+    );
     client.expect_nothing();
 }
 
@@ -514,15 +769,43 @@ fn every_wrong_filter_has_its_code_and_points_at_the_mistake() {
         (&many, "filter_list_too_long"),
     ] {
         let answer = server.post("/v1/emit", &json!({"event": "e", "filter": filter}));
-        assert_eq!((answer.status, answer.code().as_str()), (400, code), "{filter}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, code),
+            "{filter}"
+        );
         let problem = answer.json();
-        assert!(problem["offset"].is_u64() && problem["length"].is_u64(), "{problem}");
-        assert!(problem["excerpt"].as_str().unwrap().contains('^'), "{problem}");
-        assert_eq!(server.post("/v1/explain", &json!({ "filter": filter })).code(), code);
-        assert_eq!(server.post("/v1/disconnect", &json!({ "filter": filter })).code(), code);
+        assert!(
+            problem["offset"].is_u64() && problem["length"].is_u64(),
+            "{problem}"
+        );
+        assert!(
+            problem["excerpt"].as_str().unwrap().contains('^'),
+            "{problem}"
+        );
+        assert_eq!(
+            server
+                .post("/v1/explain", &json!({ "filter": filter }))
+                .code(),
+            code
+        );
+        assert_eq!(
+            server
+                .post("/v1/disconnect", &json!({ "filter": filter }))
+                .code(),
+            code
+        );
     }
-    let problem = server.post("/v1/emit", &json!({"event": "e", "filter": "true && usr == 'x'"})).json();
-    assert_eq!((&problem["offset"], &problem["length"]), (&json!(8), &json!(3)));
+    let problem = server
+        .post(
+            "/v1/emit",
+            &json!({"event": "e", "filter": "true && usr == 'x'"}),
+        )
+        .json();
+    assert_eq!(
+        (&problem["offset"], &problem["length"]),
+        (&json!(8), &json!(3))
+    );
     assert_eq!(problem["excerpt"], "true && usr == 'x'\n        ^^^");
     client.expect_nothing();
 }
@@ -530,9 +813,21 @@ fn every_wrong_filter_has_its_code_and_points_at_the_mistake() {
 #[test]
 fn unknown_paths_and_wrong_methods_say_so() {
     let server = server();
-    for path in ["/v1", "/v1/emits", "/v2/emit", "/v1/emit/", "/v1/connections/", "/v1/users/a/b", "//"] {
+    for path in [
+        "/v1",
+        "/v1/emits",
+        "/v2/emit",
+        "/v1/emit/",
+        "/v1/connections/",
+        "/v1/users/a/b",
+        "//",
+    ] {
         let answer = server.get(path);
-        assert_eq!((answer.status, answer.code().as_str()), (404, "unknown_path"), "{path}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (404, "unknown_path"),
+            "{path}"
+        );
     }
     for (method, path, allow) in [
         ("GET", "/v1/emit", "POST"),
@@ -544,7 +839,11 @@ fn unknown_paths_and_wrong_methods_say_so() {
         ("POST", "/v1/connect", "GET"),
     ] {
         let answer = server.request(method, path, &[], None);
-        assert_eq!((answer.status, answer.code().as_str()), (405, "method_not_allowed"), "{method} {path}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (405, "method_not_allowed"),
+            "{method} {path}"
+        );
         assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
     }
     assert_eq!(server.get("/v1/connections/%ff").code(), "bad_path");
@@ -555,13 +854,24 @@ fn unknown_paths_and_wrong_methods_say_so() {
 fn a_body_over_the_bound_is_refused_with_and_without_a_length() {
     let server = server_with(|config| config.limits.body_bytes = 1000);
     let body = |padding: usize| format!(r#"{{"event":"e","data":"{}"}}"#, "x".repeat(padding));
-    assert_eq!(server.request("POST", "/v1/emit", &[], Some(body(900).as_bytes())).status, 200);
+    assert_eq!(
+        server
+            .request("POST", "/v1/emit", &[], Some(body(900).as_bytes()))
+            .status,
+        200
+    );
     let answer = server.request("POST", "/v1/emit", &[], Some(body(1000).as_bytes()));
-    assert_eq!((answer.status, answer.code().as_str()), (413, "body_too_large"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (413, "body_too_large")
+    );
     let chunked = format!("{:x}\r\n{}\r\n0\r\n\r\n", body(1000).len(), body(1000));
     let headers = [("Transfer-Encoding", "chunked")];
     let answer = server.request("POST", "/v1/emit", &headers, Some(chunked.as_bytes()));
-    assert_eq!((answer.status, answer.code().as_str()), (413, "body_too_large"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (413, "body_too_large")
+    );
 }
 
 #[test]
@@ -592,24 +902,46 @@ fn a_body_that_stops_is_refused_in_time_and_one_that_ends_early_at_once() {
     let socket = begin();
     socket.shutdown(Shutdown::Write).unwrap();
     let early = answer(socket);
-    assert_eq!((early.status, early.code().as_str()), (400, "body_incomplete"));
+    assert_eq!(
+        (early.status, early.code().as_str()),
+        (400, "body_incomplete")
+    );
 }
 
 #[test]
 fn without_users_publish_is_refused_and_the_rest_goes_on() {
     let server = server_with(|config| {
-        config.apps.values_mut().for_each(|app| app.client_auth = Some(ClientAuth::Off));
+        config
+            .apps
+            .values_mut()
+            .for_each(|app| app.client_auth = Some(ClientAuth::Off));
     });
     let mut client = server.connect("token=not-looked-at");
     assert_eq!(
-        refusal(&server, "/v1/publish", &json!({"user": "ann", "event": "e"})),
+        refusal(
+            &server,
+            "/v1/publish",
+            &json!({"user": "ann", "event": "e"})
+        ),
         (409, "no_users".into())
     );
-    let batch =
-        server.call("/v1/batch", &json!({"items": [{"call": "publish", "user": "ann", "event": "e"}]}));
+    let batch = server.call(
+        "/v1/batch",
+        &json!({"items": [{"call": "publish", "user": "ann", "event": "e"}]}),
+    );
     assert_eq!(batch["results"][0]["error"]["code"], "no_users");
-    assert_eq!(refusal(&server, "/v1/tokens", &json!({"user": "ann"})), (409, "no_token_secret".into()));
-    assert_eq!(matched(&server, "/v1/dispatch", &json!({"recipients": ["*"], "event": "e"})), 1);
+    assert_eq!(
+        refusal(&server, "/v1/tokens", &json!({"user": "ann"})),
+        (409, "no_token_secret".into())
+    );
+    assert_eq!(
+        matched(
+            &server,
+            "/v1/dispatch",
+            &json!({"recipients": ["*"], "event": "e"})
+        ),
+        1
+    );
     assert_eq!(events(&mut client), ["e"]);
 }
 
@@ -618,66 +950,126 @@ fn without_users_publish_is_refused_and_the_rest_goes_on() {
 #[test]
 fn explain_tells_the_plan_who_matches_and_what_may_be_meant_otherwise() {
     let server = server_with(|config| {
-        config.apps.values_mut().for_each(|app| app.index = vec!["auth.team".to_owned()]);
+        config
+            .apps
+            .values_mut()
+            .for_each(|app| app.index = vec!["auth.team".to_owned()]);
     });
     let ann = server.client("ann", &json!({"team": "red", "age": 20}));
     let _bob = server.client("bob", &json!({"team": "red", "age": "old"}));
     let _cid = server.client("cid", &json!({"team": "blue"}));
     let explain = |body: Value| server.call("/v1/explain", &body);
-    let by_index =
-        explain(json!({"filter": "auth.team == params.t && auth.age > 18", "params": {"t": "red"}}));
+    let by_index = explain(
+        json!({"filter": "auth.team == params.t && auth.age > 18", "params": {"t": "red"}}),
+    );
     assert_eq!(by_index["plan"]["access"], "index");
     assert_eq!(by_index["plan"]["index"], "auth.team");
-    assert_eq!((&by_index["plan"]["keys"], &by_index["plan"]["residual"]), (&json!(1), &json!(true)));
-    assert_eq!((&by_index["looked_at"], &by_index["matched"]), (&json!(2), &json!(1)));
-    assert_eq!((&by_index["errored"], &by_index["sample"]), (&json!(1), &json!([ann.id])));
+    assert_eq!(
+        (&by_index["plan"]["keys"], &by_index["plan"]["residual"]),
+        (&json!(1), &json!(true))
+    );
+    assert_eq!(
+        (&by_index["looked_at"], &by_index["matched"]),
+        (&json!(2), &json!(1))
+    );
+    assert_eq!(
+        (&by_index["errored"], &by_index["sample"]),
+        (&json!(1), &json!([ann.id]))
+    );
     assert_eq!(by_index["warnings"], json!([]));
     assert!(by_index.get("values").is_none());
     let scan = explain(json!({"filter": "auth.age > 18"}));
-    assert_eq!((&scan["plan"]["access"], &scan["plan"]["index"]), (&json!("scan"), &json!(null)));
+    assert_eq!(
+        (&scan["plan"]["access"], &scan["plan"]["index"]),
+        (&json!("scan"), &json!(null))
+    );
     assert_eq!(scan["looked_at"], 3);
     let nobody = explain(json!({"filter": "false && auth.age > 18"}));
-    assert_eq!((&nobody["plan"]["access"], &nobody["looked_at"]), (&json!("nobody"), &json!(0)));
+    assert_eq!(
+        (&nobody["plan"]["access"], &nobody["looked_at"]),
+        (&json!("nobody"), &json!(0))
+    );
     let code = |filter: &str, params: Value| {
         explain(json!({"filter": filter, "params": params}))["warnings"][0]["code"].clone()
     };
-    assert_eq!(code("profile.status == \"away\"", json!({})), "client_controlled");
-    assert_eq!(code("connection.device == \"d\"", json!({})), "client_controlled");
-    assert_eq!(code("auth.email == params.e", json!({"e": null})), "null_equals_null");
-    let values =
-        explain(json!({"filter": "auth.age > 18 && auth.age + \"x\" == \"\"", "connection": ann.id}));
+    assert_eq!(
+        code("profile.status == \"away\"", json!({})),
+        "client_controlled"
+    );
+    assert_eq!(
+        code("connection.device == \"d\"", json!({})),
+        "client_controlled"
+    );
+    assert_eq!(
+        code("auth.email == params.e", json!({"e": null})),
+        "null_equals_null"
+    );
+    let values = explain(
+        json!({"filter": "auth.age > 18 && auth.age + \"x\" == \"\"", "connection": ann.id}),
+    );
     let values = values["values"].as_array().unwrap().clone();
-    let of = |text: &str| values.iter().find(|value| value["text"] == text).unwrap().clone();
+    let of = |text: &str| {
+        values
+            .iter()
+            .find(|value| value["text"] == text)
+            .unwrap()
+            .clone()
+    };
     assert_eq!(of("auth.age")["value"], 20);
     assert_eq!(of("auth.age > 18")["value"], true);
     assert!(of("auth.age + \"x\"")["error"].is_string());
-    let gone = server.post("/v1/explain", &json!({"filter": "true", "connection": "nonsense"}));
-    assert_eq!((gone.status, gone.code().as_str()), (404, "unknown_connection"));
-    assert_eq!(server.post("/v1/explain", &json!({})).code(), "missing_field");
+    let gone = server.post(
+        "/v1/explain",
+        &json!({"filter": "true", "connection": "nonsense"}),
+    );
+    assert_eq!(
+        (gone.status, gone.code().as_str()),
+        (404, "unknown_connection")
+    );
+    assert_eq!(
+        server.post("/v1/explain", &json!({})).code(),
+        "missing_field"
+    );
 }
 
 #[test]
 fn connections_are_listed_by_page_each_once() {
     let server = server();
     let mut ids: Vec<String> = Vec::new();
-    let clients: Vec<Client> = (0..25).map(|n| server.client(&format!("u{n}"), &json!({ "n": n }))).collect();
+    let clients: Vec<Client> = (0..25)
+        .map(|n| server.client(&format!("u{n}"), &json!({ "n": n })))
+        .collect();
     let mut path = "/v1/connections?limit=10".to_owned();
     let mut sizes = Vec::new();
     loop {
         let page = server.get(&path).json();
         let listed = page["connections"].as_array().unwrap();
         sizes.push(listed.len());
-        ids.extend(listed.iter().map(|connection| connection["id"].as_str().unwrap().to_owned()));
+        ids.extend(
+            listed
+                .iter()
+                .map(|connection| connection["id"].as_str().unwrap().to_owned()),
+        );
         match page.get("cursor") {
-            Some(cursor) => path = format!("/v1/connections?limit=10&cursor={}", cursor.as_str().unwrap()),
+            Some(cursor) => {
+                path = format!(
+                    "/v1/connections?limit=10&cursor={}",
+                    cursor.as_str().unwrap()
+                )
+            }
             None => break,
         }
     }
     assert_eq!(sizes, [10, 10, 5]);
     let listed: BTreeSet<String> = ids.iter().cloned().collect();
-    assert_eq!(listed, clients.iter().map(|client| client.id.clone()).collect());
+    assert_eq!(
+        listed,
+        clients.iter().map(|client| client.id.clone()).collect()
+    );
     assert_eq!(ids.len(), 25);
-    let filtered = server.get("/v1/connections?filter=auth.n+%3C+params.n&params=%7B%22n%22:3%7D").json();
+    let filtered = server
+        .get("/v1/connections?filter=auth.n+%3C+params.n&params=%7B%22n%22:3%7D")
+        .json();
     assert_eq!(filtered["connections"].as_array().unwrap().len(), 3);
     assert!(filtered.get("cursor").is_none());
 }
@@ -689,19 +1081,36 @@ fn a_connection_shows_its_attributes() {
     let client = server.connect(&format!("token={token}&device=laptop"));
     let shown = server.get(&format!("/v1/connections/{}", client.id)).json();
     assert_eq!(shown["id"], client.id);
-    assert_eq!((&shown["user"], &shown["device"]), (&json!("ann"), &json!("laptop")));
-    assert_eq!((&shown["ip"], &shown["protocol"]), (&json!("127.0.0.1"), &json!("fanfare.v1")));
-    assert_eq!((&shown["node"], &shown["auth"]["email"]), (&json!("node-1"), &json!("ann@example.com")));
+    assert_eq!(
+        (&shown["user"], &shown["device"]),
+        (&json!("ann"), &json!("laptop"))
+    );
+    assert_eq!(
+        (&shown["ip"], &shown["protocol"]),
+        (&json!("127.0.0.1"), &json!("fanfare.v1"))
+    );
+    assert_eq!(
+        (&shown["node"], &shown["auth"]["email"]),
+        (&json!("node-1"), &json!("ann@example.com"))
+    );
     assert!(shown["connected_at"].as_u64().unwrap().abs_diff(unix_now()) < 60);
-    assert_eq!((&shown["profile"], &shown["channels"]), (&json!(null), &json!([])));
+    assert_eq!(
+        (&shown["profile"], &shown["channels"]),
+        (&json!(null), &json!([]))
+    );
     let anonymous = server.connect("");
-    let shown = server.get(&format!("/v1/connections/{}", anonymous.id)).json();
+    let shown = server
+        .get(&format!("/v1/connections/{}", anonymous.id))
+        .json();
     assert_eq!(
         (&shown["user"], &shown["device"], &shown["auth"]),
         (&json!(null), &json!(null), &json!(null))
     );
     let gone = server.get("/v1/connections/nonsense");
-    assert_eq!((gone.status, gone.code().as_str()), (404, "unknown_connection"));
+    assert_eq!(
+        (gone.status, gone.code().as_str()),
+        (404, "unknown_connection")
+    );
 }
 
 #[test]
@@ -718,7 +1127,11 @@ fn a_wrong_query_is_refused() {
         ("filter=usr", "undeclared_name"),
     ] {
         let answer = server.get(&format!("/v1/connections?{query}"));
-        assert_eq!((answer.status, answer.code().as_str()), (400, code), "{query}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, code),
+            "{query}"
+        );
     }
     assert_eq!(server.get("/v1/connections?limit=1000").status, 200);
 }
@@ -727,9 +1140,15 @@ fn a_wrong_query_is_refused() {
 fn what_is_redacted_is_shown_by_no_call() {
     let hidden = ["auth.email", "connection.ip"].map(str::to_owned).to_vec();
     let server = server_with(|config| config.redact = hidden);
-    let client = server.client("ann", &json!({"email": "hidden@example.com", "team": "red"}));
+    let client = server.client(
+        "ann",
+        &json!({"email": "hidden@example.com", "team": "red"}),
+    );
     let one = server.get(&format!("/v1/connections/{}", client.id)).json();
-    assert_eq!((&one["auth"]["email"], &one["ip"]), (&json!("[redacted]"), &json!("[redacted]")));
+    assert_eq!(
+        (&one["auth"]["email"], &one["ip"]),
+        (&json!("[redacted]"), &json!("[redacted]"))
+    );
     assert_eq!(one["auth"]["team"], "red");
     assert_eq!(server.get("/v1/connections").json()["connections"][0], one);
     for filter in [
@@ -740,28 +1159,49 @@ fn what_is_redacted_is_shown_by_no_call() {
         "connection.ip + \"\" == \"\"",
         "{\"a\": auth}.a.email == \"x\"",
     ] {
-        let explained = server.post("/v1/explain", &json!({"filter": filter, "connection": client.id}));
+        let explained = server.post(
+            "/v1/explain",
+            &json!({"filter": filter, "connection": client.id}),
+        );
         assert_eq!(explained.status, 200, "{filter}: {explained:?}");
         let shows = explained.text.contains("hidden@") || explained.text.contains("127.0.0.1");
         assert!(!shows, "{filter}: {}", explained.text);
     }
-    let explained =
-        server.call("/v1/explain", &json!({"filter": "auth.team == \"red\"", "connection": client.id}));
-    assert!(explained["values"].to_string().contains("\"value\":\"red\""), "{explained}");
+    let explained = server.call(
+        "/v1/explain",
+        &json!({"filter": "auth.team == \"red\"", "connection": client.id}),
+    );
+    assert!(
+        explained["values"]
+            .to_string()
+            .contains("\"value\":\"red\""),
+        "{explained}"
+    );
 }
 
 #[test]
 fn a_user_is_online_while_it_has_a_connection() {
     let server = server();
     let user = |path: &str| server.get(path).json();
-    assert_eq!(user("/v1/users/ann"), json!({"online": false, "connections": 0}));
+    assert_eq!(
+        user("/v1/users/ann"),
+        json!({"online": false, "connections": 0})
+    );
     let first = server.client("ann", &json!({}));
     let second = server.client("ann", &json!({}));
-    assert_eq!(user("/v1/users/ann"), json!({"online": true, "connections": 2}));
+    assert_eq!(
+        user("/v1/users/ann"),
+        json!({"online": true, "connections": 2})
+    );
     drop((first, second));
-    eventually("ann is gone", || user("/v1/users/ann") == json!({"online": false, "connections": 0}));
+    eventually("ann is gone", || {
+        user("/v1/users/ann") == json!({"online": false, "connections": 0})
+    });
     let _client = server.client("a/b é", &json!({}));
-    assert_eq!(user("/v1/users/a%2Fb%20%C3%A9"), json!({"online": true, "connections": 1}));
+    assert_eq!(
+        user("/v1/users/a%2Fb%20%C3%A9"),
+        json!({"online": true, "connections": 1})
+    );
 }
 
 // Steering
@@ -769,29 +1209,48 @@ fn a_user_is_online_while_it_has_a_connection() {
 #[test]
 fn disconnect_closes_whom_it_describes_with_code_and_reason() {
     let server = server();
-    let (mut ann, mut bob) = (server.client("ann", &json!({})), server.client("bob", &json!({})));
+    let (mut ann, mut bob) = (
+        server.client("ann", &json!({})),
+        server.client("bob", &json!({})),
+    );
     let mut laptop = server.connect("device=laptop");
     let mut phone = server.connect("device=phone");
-    let disconnect = |body: Value| server.call("/v1/disconnect", &body)["disconnected"].as_u64().unwrap();
+    let disconnect = |body: Value| {
+        server.call("/v1/disconnect", &body)["disconnected"]
+            .as_u64()
+            .unwrap()
+    };
     server.call("/v1/publish", &json!({"user": "ann", "event": "last"}));
     assert_eq!(disconnect(json!({"to": {"users": ["ann"]}})), 1);
     assert_eq!(ann.json()["event"], "last");
     assert_eq!(ann.message(), Received::Close(4010, "disconnected".into()));
     let to = json!({"connections": [bob.id], "users": ["bob"]});
-    assert_eq!(disconnect(json!({"to": to, "code": 3000, "reason": "bye"})), 1);
+    assert_eq!(
+        disconnect(json!({"to": to, "code": 3000, "reason": "bye"})),
+        1
+    );
     assert_eq!(bob.message(), Received::Close(3000, "bye".into()));
     let filter = "connection.device == params.d";
-    let body = json!({"filter": filter, "params": {"d": "laptop"}, "except": {"devices": ["laptop"]}});
+    let body =
+        json!({"filter": filter, "params": {"d": "laptop"}, "except": {"devices": ["laptop"]}});
     assert_eq!(disconnect(body), 0);
-    assert_eq!(disconnect(json!({"filter": filter, "params": {"d": "laptop"}, "code": 1000})), 1);
+    assert_eq!(
+        disconnect(json!({"filter": filter, "params": {"d": "laptop"}, "code": 1000})),
+        1
+    );
     assert_eq!(laptop.closed(), 1000);
     assert_eq!(disconnect(json!({"to": {}})), 0);
-    assert_eq!(disconnect(json!({"to": {"connections": [phone.id]}, "filter": "false"})), 0);
+    assert_eq!(
+        disconnect(json!({"to": {"connections": [phone.id]}, "filter": "false"})),
+        0
+    );
     phone.expect_nothing();
     assert_eq!(disconnect(json!({"filter": "true", "code": 4999})), 1);
     assert_eq!(phone.closed(), 4999);
     drop((ann, bob, laptop, phone));
-    eventually("the end is counted", || server.count("fanfare_closes_total", "code=\"4010\"") == 1);
+    eventually("the end is counted", || {
+        server.count("fanfare_closes_total", "code=\"4010\"") == 1
+    });
 }
 
 #[test]
@@ -805,11 +1264,18 @@ fn a_wrong_disconnect_closes_nobody() {
         (json!({"filter": "true", "code": 2999}), "bad_field"),
         (json!({"filter": "true", "code": 5000}), "bad_field"),
         (json!({"filter": "true", "code": -1}), "bad_field"),
-        (json!({"filter": "true", "reason": "x".repeat(124)}), "bad_field"),
+        (
+            json!({"filter": "true", "reason": "x".repeat(124)}),
+            "bad_field",
+        ),
         (json!({"filter": "true", "user": "ann"}), "unknown_field"),
         (json!({"to": {"devices": ["x"]}}), "unknown_field"),
     ] {
-        assert_eq!(refusal(&server, "/v1/disconnect", &body), (400, code.to_owned()), "{body}");
+        assert_eq!(
+            refusal(&server, "/v1/disconnect", &body),
+            (400, code.to_owned()),
+            "{body}"
+        );
     }
     client.expect_nothing();
 }
@@ -818,14 +1284,19 @@ fn a_wrong_disconnect_closes_nobody() {
 fn tokens_are_signed_within_bounds() {
     let server = server_with(|config| config.limits.token_ttl = Duration::from_hours(2));
     let lifetime = |body: Value| {
-        let expires_at = server.call("/v1/tokens", &body)["expires_at"].as_u64().unwrap();
+        let expires_at = server.call("/v1/tokens", &body)["expires_at"]
+            .as_u64()
+            .unwrap();
         expires_at - unix_now()
     };
     assert!((3540..=3600).contains(&lifetime(json!({"user": "ann"}))));
     assert!((40..=100).contains(&lifetime(json!({"user": "ann", "ttl": 100}))));
     assert!((7140..=7200).contains(&lifetime(json!({"user": "ann", "ttl": 1_000_000}))));
     let body = json!({"user": "ann", "claims": {"n": 1}, "can": {"broadcast": true}});
-    let token = server.call("/v1/tokens", &body)["token"].as_str().unwrap().to_owned();
+    let token = server.call("/v1/tokens", &body)["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let client = server.connect(&format!("token={token}"));
     let auth = server.get(&format!("/v1/connections/{}", client.id)).json()["auth"].clone();
     assert_eq!(
@@ -842,10 +1313,22 @@ fn tokens_are_signed_within_bounds() {
         json!({"user": "ann", "can": {"dance": true}}),
         json!({"user": "ann", "ttl": 0}),
     ] {
-        assert_eq!(refusal(&server, "/v1/tokens", &body), (400, "bad_token_request".into()), "{body}");
+        assert_eq!(
+            refusal(&server, "/v1/tokens", &body),
+            (400, "bad_token_request".into()),
+            "{body}"
+        );
     }
-    assert_eq!(server.post("/v1/tokens", &json!({})).code(), "missing_field");
-    assert_eq!(server.post("/v1/tokens", &json!({"user": "ann", "ttl": -1})).code(), "bad_field");
+    assert_eq!(
+        server.post("/v1/tokens", &json!({})).code(),
+        "missing_field"
+    );
+    assert_eq!(
+        server
+            .post("/v1/tokens", &json!({"user": "ann", "ttl": -1}))
+            .code(),
+        "bad_field"
+    );
 }
 
 // Operation
@@ -856,26 +1339,58 @@ fn health_readiness_description_and_page_answer() {
     let get = |path: &str, kind: &str| {
         let answer = server.get(path);
         assert_eq!(answer.status, 200, "{path}");
-        assert!(answer.header("content-type").unwrap().starts_with(kind), "{answer:?}");
+        assert!(
+            answer.header("content-type").unwrap().starts_with(kind),
+            "{answer:?}"
+        );
         answer
     };
-    assert_eq!(get("/healthz", "application/json").json(), json!({"status": "ok"}));
-    assert_eq!(get("/readyz", "application/json").json(), json!({"ready": true}));
-    assert_eq!(get("/v1/openapi.json", "application/json").json()["openapi"], "3.1.0");
-    assert!(get("/metrics", "application/openmetrics-text").text.ends_with("# EOF\n"));
-    assert!(get("/", "text/html").header("content-security-policy").unwrap().contains("default-src 'none'"));
+    assert_eq!(
+        get("/healthz", "application/json").json(),
+        json!({"status": "ok"})
+    );
+    assert_eq!(
+        get("/readyz", "application/json").json(),
+        json!({"ready": true})
+    );
+    assert_eq!(
+        get("/v1/openapi.json", "application/json").json()["openapi"],
+        "3.1.0"
+    );
+    assert!(
+        get("/metrics", "application/openmetrics-text")
+            .text
+            .ends_with("# EOF\n")
+    );
+    assert!(
+        get("/", "text/html")
+            .header("content-security-policy")
+            .unwrap()
+            .contains("default-src 'none'")
+    );
 }
 
 #[test]
 fn readiness_is_asked_of_the_cluster_or_of_the_node() {
     let server = server();
-    for path in ["/readyz", "/readyz?", "/readyz?scope=cluster", "/readyz?scope=node"] {
+    for path in [
+        "/readyz",
+        "/readyz?",
+        "/readyz?scope=cluster",
+        "/readyz?scope=node",
+    ] {
         let answer = server.get(path);
-        assert_eq!((answer.status, answer.json()), (200, json!({"ready": true})), "{path}");
+        assert_eq!(
+            (answer.status, answer.json()),
+            (200, json!({"ready": true})),
+            "{path}"
+        );
     }
-    for (query, code) in
-        [("scope=planet", "bad_query"), ("scope=", "bad_query"), ("scop=node", "unknown_field")]
-    {
+    for (query, code) in [
+        ("scope=planet", "bad_query"),
+        ("scope=", "bad_query"),
+        ("scop=node", "unknown_field"),
+    ] {
         let answer = server.get(&format!("/readyz?{query}"));
         assert_eq!((answer.status, &*answer.code()), (400, code), "{query}");
     }
@@ -897,7 +1412,15 @@ fn head_is_get_without_the_body() {
     ] {
         let answer = server.request("HEAD", path, &[], None);
         assert_eq!((answer.status, answer.text.as_str()), (200, ""), "{path}");
-        assert!(answer.header("content-length").unwrap().parse::<usize>().unwrap() > 0, "{path}");
+        assert!(
+            answer
+                .header("content-length")
+                .unwrap()
+                .parse::<usize>()
+                .unwrap()
+                > 0,
+            "{path}"
+        );
     }
     assert_eq!(server.request("HEAD", "/v1/emit", &[], None).status, 405);
 }
@@ -920,7 +1443,10 @@ fn the_admin_address_serves_health_and_metrics_without_keys() {
     let emit = request(admin, "POST", "/v1/emit", &[], Some(br#"{"event":"e"}"#));
     assert_eq!(emit.status, 401);
     let connect = Client::open(admin, "/v1/connect", &[]).err().unwrap();
-    assert_eq!((connect.status, connect.code().as_str()), (404, "unknown_path"));
+    assert_eq!(
+        (connect.status, connect.code().as_str()),
+        (404, "unknown_path")
+    );
 }
 
 #[test]
@@ -949,23 +1475,78 @@ fn one_http_connection_carries_many_requests() {
 /// Every call of the API, with a body that it takes.
 fn calls() -> Vec<(Scope, &'static str, &'static str, Option<Value>)> {
     vec![
-        (Scope::Publish, "POST", "/v1/emit", Some(json!({"event": "e"}))),
-        (Scope::Publish, "POST", "/v1/publish", Some(json!({"event": "e", "user": "ann"}))),
-        (Scope::Publish, "POST", "/v1/send", Some(json!({"event": "e", "channel": "room"}))),
-        (Scope::Publish, "POST", "/v1/broadcast", Some(json!({"event": "e"}))),
-        (Scope::Publish, "POST", "/v1/dispatch", Some(json!({"event": "e", "recipients": ["*"]}))),
-        (Scope::Publish, "POST", "/v1/batch", Some(json!({"items": []}))),
-        (Scope::Inspect, "POST", "/v1/explain", Some(json!({"filter": "true"}))),
+        (
+            Scope::Publish,
+            "POST",
+            "/v1/emit",
+            Some(json!({"event": "e"})),
+        ),
+        (
+            Scope::Publish,
+            "POST",
+            "/v1/publish",
+            Some(json!({"event": "e", "user": "ann"})),
+        ),
+        (
+            Scope::Publish,
+            "POST",
+            "/v1/send",
+            Some(json!({"event": "e", "channel": "room"})),
+        ),
+        (
+            Scope::Publish,
+            "POST",
+            "/v1/broadcast",
+            Some(json!({"event": "e"})),
+        ),
+        (
+            Scope::Publish,
+            "POST",
+            "/v1/dispatch",
+            Some(json!({"event": "e", "recipients": ["*"]})),
+        ),
+        (
+            Scope::Publish,
+            "POST",
+            "/v1/batch",
+            Some(json!({"items": []})),
+        ),
+        (
+            Scope::Inspect,
+            "POST",
+            "/v1/explain",
+            Some(json!({"filter": "true"})),
+        ),
         (Scope::Inspect, "GET", "/v1/connections", None),
         (Scope::Inspect, "GET", "/v1/users/ann", None),
         (Scope::Inspect, "GET", "/v1/channels", None),
         (Scope::Inspect, "GET", "/v1/channels/room", None),
         (Scope::Inspect, "GET", "/v1/channels/room/members", None),
         (Scope::Inspect, "GET", "/v1/channels/room/history", None),
-        (Scope::Control, "POST", "/v1/join", Some(json!({"channel": "room", "to": {}}))),
-        (Scope::Control, "POST", "/v1/leave", Some(json!({"channel": "room", "to": {}}))),
-        (Scope::Control, "POST", "/v1/disconnect", Some(json!({"to": {}}))),
-        (Scope::Tokens, "POST", "/v1/tokens", Some(json!({"user": "ann"}))),
+        (
+            Scope::Control,
+            "POST",
+            "/v1/join",
+            Some(json!({"channel": "room", "to": {}})),
+        ),
+        (
+            Scope::Control,
+            "POST",
+            "/v1/leave",
+            Some(json!({"channel": "room", "to": {}})),
+        ),
+        (
+            Scope::Control,
+            "POST",
+            "/v1/disconnect",
+            Some(json!({"to": {}})),
+        ),
+        (
+            Scope::Tokens,
+            "POST",
+            "/v1/tokens",
+            Some(json!({"user": "ann"})),
+        ),
     ]
 }
 
@@ -975,7 +1556,11 @@ fn every_call_needs_a_key_with_its_scope() {
     let server = keyed_server(|config| {
         let app = config.apps.values_mut().next().unwrap();
         for scope in Scope::ALL {
-            app.keys.push(api_key(scope.name(), &key_of(scope), [scope].into_iter().collect()));
+            app.keys.push(api_key(
+                scope.name(),
+                &key_of(scope),
+                [scope].into_iter().collect(),
+            ));
         }
         app.channels = vec![ChannelRule::new("room", 1)];
     });
@@ -991,7 +1576,11 @@ fn every_call_needs_a_key_with_its_scope() {
             &[("Authorization", KEY)],
         ] {
             let answer = call(headers);
-            assert_eq!((answer.status, answer.code().as_str()), (401, "unauthorized"), "{path} {headers:?}");
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (401, "unauthorized"),
+                "{path} {headers:?}"
+            );
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         }
         for scope in Scope::ALL {
@@ -1006,7 +1595,11 @@ fn every_call_needs_a_key_with_its_scope() {
                 );
             }
         }
-        assert_eq!(call(&[("authorization", &format!("bearer {KEY}"))]).status, 200, "{path}");
+        assert_eq!(
+            call(&[("authorization", &format!("bearer {KEY}"))]).status,
+            200,
+            "{path}"
+        );
     }
 }
 
@@ -1021,7 +1614,12 @@ fn with_keys_any_host_origin_proxy_and_content_type_may_call() {
         ("X-Forwarded-For", "203.0.113.9"),
         ("Content-Type", "text/plain"),
     ];
-    assert_eq!(server.request("POST", "/v1/emit", &headers, Some(br#"{"event":"e"}"#)).status, 200);
+    assert_eq!(
+        server
+            .request("POST", "/v1/emit", &headers, Some(br#"{"event":"e"}"#))
+            .status,
+        200
+    );
 }
 
 const OTHER_KEY: &str = "key-of-the-other-app-of-the-test";
@@ -1030,7 +1628,11 @@ const OTHER_SECRET: &str = "secret-of-the-other-app-of-the-test";
 fn two_apps() -> TestServer {
     keyed_server(|config| {
         let keys = vec![api_key("all", OTHER_KEY, Scope::ALL.into_iter().collect())];
-        let app = AppConfig { keys, tokens: vec![token_key(OTHER_SECRET)], ..AppConfig::default() };
+        let app = AppConfig {
+            keys,
+            tokens: vec![token_key(OTHER_SECRET)],
+            ..AppConfig::default()
+        };
         config.apps.insert("other".to_owned(), app);
     })
 }
@@ -1038,34 +1640,71 @@ fn two_apps() -> TestServer {
 #[test]
 fn no_call_reaches_or_sees_another_app() {
     let server = two_apps();
-    let other_token = jwt(OTHER_SECRET, &json!({"alg": "HS256"}), &json!({"sub": "ann"}));
+    let other_token = jwt(
+        OTHER_SECRET,
+        &json!({"alg": "HS256"}),
+        &json!({"sub": "ann"}),
+    );
     let mut mine = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
     let mut theirs = server.connect(&format!("app=other&token={other_token}"));
     let sent = |path: &str, body: Value| {
         let answer = server.post_as(KEY, path, &body).json();
-        answer["matched"].as_u64().unwrap_or_else(|| panic!("{answer}"))
+        answer["matched"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{answer}"))
     };
     assert_eq!(sent("/v1/emit", json!({"event": "a"})), 1);
     assert_eq!(sent("/v1/emit", json!({"event": "b", "filter": "true"})), 1);
     assert_eq!(
-        sent("/v1/emit", json!({"event": "c", "to": {"users": ["ann"], "connections": [theirs.id]}})),
+        sent(
+            "/v1/emit",
+            json!({"event": "c", "to": {"users": ["ann"], "connections": [theirs.id]}})
+        ),
         1
     );
-    assert_eq!(sent("/v1/emit", json!({"event": "x", "to": {"connections": [theirs.id]}})), 0);
-    let by_id = json!({"event": "x", "filter": "connection.id == params.i", "params": {"i": theirs.id}});
+    assert_eq!(
+        sent(
+            "/v1/emit",
+            json!({"event": "x", "to": {"connections": [theirs.id]}})
+        ),
+        0
+    );
+    let by_id =
+        json!({"event": "x", "filter": "connection.id == params.i", "params": {"i": theirs.id}});
     assert_eq!(sent("/v1/emit", by_id), 0);
     assert_eq!(sent("/v1/publish", json!({"event": "d", "user": "ann"})), 1);
     assert_eq!(sent("/v1/broadcast", json!({"event": "e"})), 1);
-    assert_eq!(sent("/v1/dispatch", json!({"event": "f", "recipients": ["*"]})), 1);
+    assert_eq!(
+        sent("/v1/dispatch", json!({"event": "f", "recipients": ["*"]})),
+        1
+    );
     let listed = server.get_as(KEY, "/v1/connections").json();
     assert_eq!(listed["connections"].as_array().unwrap().len(), 1);
-    assert_eq!(server.get_as(KEY, &format!("/v1/connections/{}", theirs.id)).status, 404);
+    assert_eq!(
+        server
+            .get_as(KEY, &format!("/v1/connections/{}", theirs.id))
+            .status,
+        404
+    );
     assert_eq!(server.get_as(KEY, "/v1/users/ann").json()["connections"], 1);
-    let explained = server.post_as(KEY, "/v1/explain", &json!({"filter": "user == \"ann\""})).json();
-    assert_eq!((&explained["matched"], &explained["sample"]), (&json!(1), &json!([mine.id])));
-    let spied = server.post_as(KEY, "/v1/explain", &json!({"filter": "true", "connection": theirs.id}));
+    let explained = server
+        .post_as(KEY, "/v1/explain", &json!({"filter": "user == \"ann\""}))
+        .json();
+    assert_eq!(
+        (&explained["matched"], &explained["sample"]),
+        (&json!(1), &json!([mine.id]))
+    );
+    let spied = server.post_as(
+        KEY,
+        "/v1/explain",
+        &json!({"filter": "true", "connection": theirs.id}),
+    );
     assert_eq!(spied.status, 404);
-    let closed = server.post_as(KEY, "/v1/disconnect", &json!({"to": {"connections": [theirs.id]}}));
+    let closed = server.post_as(
+        KEY,
+        "/v1/disconnect",
+        &json!({"to": {"connections": [theirs.id]}}),
+    );
     assert_eq!(closed.json()["disconnected"], 0);
     let closed = server.post_as(OTHER_KEY, "/v1/disconnect", &json!({"filter": "false"}));
     assert_eq!(closed.json()["disconnected"], 0);
@@ -1080,15 +1719,28 @@ fn no_call_reaches_or_sees_another_app() {
 #[test]
 fn tokens_and_idempotency_keys_of_one_app_mean_nothing_in_another() {
     let server = two_apps();
-    let token = server.post_as(OTHER_KEY, "/v1/tokens", &json!({"user": "ann"})).json();
+    let token = server
+        .post_as(OTHER_KEY, "/v1/tokens", &json!({"user": "ann"}))
+        .json();
     let token = token["token"].as_str().unwrap();
     assert_eq!(server.open(&format!("token={token}")).closed(), 4001);
-    assert_eq!(server.connect(&format!("app=other&token={token}")).id.len(), 26);
+    assert_eq!(
+        server.connect(&format!("app=other&token={token}")).id.len(),
+        26
+    );
     let emit = |key: &str| {
-        let headers = [("Authorization", format!("Bearer {key}")), ("Idempotency-Key", "k".to_owned())];
-        let headers: Vec<(&str, &str)> =
-            headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        server.request("POST", "/v1/emit", &headers, Some(br#"{"event":"e"}"#)).json()["id"].clone()
+        let headers = [
+            ("Authorization", format!("Bearer {key}")),
+            ("Idempotency-Key", "k".to_owned()),
+        ];
+        let headers: Vec<(&str, &str)> = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        server
+            .request("POST", "/v1/emit", &headers, Some(br#"{"event":"e"}"#))
+            .json()["id"]
+            .clone()
     };
     let (mine, theirs) = (emit(KEY), emit(OTHER_KEY));
     assert_ne!(mine, theirs);
@@ -1100,33 +1752,64 @@ fn an_app_with_public_keys_only_signs_nothing() {
     let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
     let server = server_with(|config| {
         let key = fanfare::config::KeyMaterial::Public(pem.to_owned());
-        let key = fanfare::config::TokenKeyConfig { kid: None, alg: TokenAlgorithm::EdDSA, key };
-        config.apps.values_mut().for_each(|app| app.tokens = vec![key.clone()]);
+        let key = fanfare::config::TokenKeyConfig {
+            kid: None,
+            alg: TokenAlgorithm::EdDSA,
+            key,
+        };
+        config
+            .apps
+            .values_mut()
+            .for_each(|app| app.tokens = vec![key.clone()]);
     });
-    assert_eq!(refusal(&server, "/v1/tokens", &json!({"user": "ann"})), (409, "no_token_secret".into()));
+    assert_eq!(
+        refusal(&server, "/v1/tokens", &json!({"user": "ann"})),
+        (409, "no_token_secret".into())
+    );
 }
 
 // The reference page
 
 /// The codes that an error's `fn code` in `source` gives.
 fn codes_of_errors(source: &str) -> impl Iterator<Item = String> {
-    let (_, code) = source.split_once("fn code(&self) -> &'static str {").unwrap();
+    let (_, code) = source
+        .split_once("fn code(&self) -> &'static str {")
+        .unwrap();
     let (code, _) = code.split_once("\n    }\n").unwrap();
-    code.split("=> \"").skip(1).map(|arm| arm.split('"').next().unwrap().to_owned())
+    code.split("=> \"")
+        .skip(1)
+        .map(|arm| arm.split('"').next().unwrap().to_owned())
 }
 
 /// The codes that the sources of the HTTP edge name where they build a problem.
 fn codes_in(source: &str) -> BTreeSet<String> {
-    let source = source.split("#[cfg(test)]\nmod tests").next().unwrap_or(source);
+    let source = source
+        .split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap_or(source);
     let mut codes = BTreeSet::new();
-    for builder in ["Problem::new(", "Self::new(", "bad_request(", "not_found(", "unavailable(", "refuse("] {
+    for builder in [
+        "Problem::new(",
+        "Self::new(",
+        "bad_request(",
+        "not_found(",
+        "unavailable(",
+        "refuse(",
+    ] {
         for (at, _) in source.match_indices(builder) {
             let after = &source[at + builder.len()..];
-            let Some((before, rest)) = after.split_once('"') else { continue };
-            let plain = |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "_:,".contains(c);
-            let Some((code, _)) = rest.split_once('"') else { continue };
+            let Some((before, rest)) = after.split_once('"') else {
+                continue;
+            };
+            let plain =
+                |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "_:,".contains(c);
+            let Some((code, _)) = rest.split_once('"') else {
+                continue;
+            };
             if before.chars().all(plain)
-                && code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+                && code
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
             {
                 codes.insert(code.to_owned());
             }
@@ -1148,19 +1831,33 @@ fn the_page_and_the_description_have_every_code_of_a_problem() {
     codes.extend(["missing_field", "bad_field"].map(str::to_owned));
     codes.extend(codes_of_errors(include_str!("../src/node/mod.rs")));
     codes.extend(codes_of_errors(include_str!("../src/protocol/event.rs")));
-    codes.extend(FilterErrorKind::ALL.iter().map(|kind| kind.code().to_owned()));
+    codes.extend(
+        FilterErrorKind::ALL
+            .iter()
+            .map(|kind| kind.code().to_owned()),
+    );
     codes.remove("bad_index_path");
     let found = ["unknown_path", "address_limit", "busy", "bad_channel"];
     assert!(found.iter().all(|code| codes.contains(*code)), "{codes:?}");
     let table: BTreeSet<String> = PAGE
         .lines()
         .skip_while(|line| !line.starts_with("| code | status |"))
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned))
+        .filter_map(|line| {
+            line.strip_prefix("| `")?
+                .split('`')
+                .next()
+                .map(str::to_owned)
+        })
         .collect();
     assert_eq!(table, codes, "the table of docs/http-api.md");
     let api: Value = serde_json::from_str(include_str!("../src/http/openapi.json")).unwrap();
-    let listed = api["components"]["schemas"]["Problem"]["properties"]["code"]["enum"].as_array().unwrap();
-    let listed: BTreeSet<String> = listed.iter().map(|code| code.as_str().unwrap().to_owned()).collect();
+    let listed = api["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]
+        .as_array()
+        .unwrap();
+    let listed: BTreeSet<String> = listed
+        .iter()
+        .map(|code| code.as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(listed, codes, "openapi.json");
 }
 
@@ -1174,21 +1871,42 @@ fn the_page_has_every_metric() {
     });
     // Families without a label show up once they have counted.
     drop(server.connect(""));
-    assert!(server.try_open("", &[("Origin", "https://evil.example")]).is_err());
-    eventually("the end is counted", || server.count("fanfare_closes_total", "") == 1);
-    eventually("a fetch is counted", || server.count("fanfare_jwks_fetches_total", "") > 0);
+    assert!(
+        server
+            .try_open("", &[("Origin", "https://evil.example")])
+            .is_err()
+    );
+    eventually("the end is counted", || {
+        server.count("fanfare_closes_total", "") == 1
+    });
+    eventually("a fetch is counted", || {
+        server.count("fanfare_jwks_fetches_total", "") > 0
+    });
     let text = server.get("/metrics").text;
     let mut names = 0;
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
-        let shown = if kind == "counter" { format!("`{name}_total`") } else { format!("`{name}`") };
+        let shown = if kind == "counter" {
+            format!("`{name}_total`")
+        } else {
+            format!("`{name}`")
+        };
         assert!(PAGE.contains(&shown), "{shown} is not in docs/http-api.md");
         names += 1;
     }
-    let sources = [include_str!("../src/metrics.rs"), include_str!("../src/metrics/bus.rs")];
-    let registered: usize = sources.iter().map(|source| source.matches("r.register").count()).sum();
+    let sources = [
+        include_str!("../src/metrics.rs"),
+        include_str!("../src/metrics/bus.rs"),
+    ];
+    let registered: usize = sources
+        .iter()
+        .map(|source| source.matches("r.register").count())
+        .sum();
     assert_eq!(names, registered, "{text}");
-    let documented = PAGE.lines().filter(|line| line.starts_with("| `fanfare_")).count();
+    let documented = PAGE
+        .lines()
+        .filter(|line| line.starts_with("| `fanfare_"))
+        .count();
     assert_eq!(documented, names);
 }
 
@@ -1196,6 +1914,9 @@ fn the_page_has_every_metric() {
 fn the_page_and_the_description_have_every_path() {
     let api: Value = serde_json::from_str(include_str!("../src/http/openapi.json")).unwrap();
     for path in api["paths"].as_object().unwrap().keys() {
-        assert!(PAGE.contains(&format!("{path}`")), "{path} is not in docs/http-api.md");
+        assert!(
+            PAGE.contains(&format!("{path}`")),
+            "{path} is not in docs/http-api.md"
+        );
     }
 }

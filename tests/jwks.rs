@@ -34,7 +34,10 @@ struct Signer {
 
 impl Signer {
     fn new(kid: &'static str) -> Self {
-        Self { kid, pair: Ed25519KeyPair::generate().unwrap() }
+        Self {
+            kid,
+            pair: Ed25519KeyPair::generate().unwrap(),
+        }
     }
 
     fn key(&self) -> Value {
@@ -60,19 +63,28 @@ struct Provider {
 }
 
 fn http(status: &str, more: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{more}\r\n{body}", body.len()).into_bytes()
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{more}\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 impl Provider {
     fn new(keys: &[Value]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let provider =
-            Self { address: listener.local_addr().unwrap(), answer: Arc::default(), asked: Arc::default() };
+        let provider = Self {
+            address: listener.local_addr().unwrap(),
+            answer: Arc::default(),
+            asked: Arc::default(),
+        };
         provider.publish(keys);
         let (answer, asked) = (provider.answer.clone(), provider.asked.clone());
         thread::spawn(move || {
             for socket in listener.incoming() {
-                let (Ok(mut socket), answer) = (socket, answer.clone()) else { return };
+                let (Ok(mut socket), answer) = (socket, answer.clone()) else {
+                    return;
+                };
                 let asked = asked.clone();
                 thread::spawn(move || {
                     read_head(&mut socket);
@@ -123,7 +135,10 @@ fn read_head(socket: &mut TcpStream) {
         head.push(byte[0]);
     }
     let head = String::from_utf8_lossy(&head).to_lowercase();
-    assert!(head.starts_with("get /keys?a=b http/1.1\r\n") && head.contains("\r\nhost: "), "{head}");
+    assert!(
+        head.starts_with("get /keys?a=b http/1.1\r\n") && head.contains("\r\nhost: "),
+        "{head}"
+    );
 }
 
 /// The user that a token makes its client; the close code where it is refused.
@@ -144,7 +159,10 @@ fn come_to(server: SocketAddr, token: &str) -> Result<String, u16> {
 }
 
 fn fetches(server: &TestServer, result: &str) -> u64 {
-    server.count("fanfare_jwks_fetches_total", &format!("result=\"{result}\""))
+    server.count(
+        "fanfare_jwks_fetches_total",
+        &format!("result=\"{result}\""),
+    )
 }
 
 #[test]
@@ -154,11 +172,22 @@ fn a_client_waits_for_keys_that_are_on_their_way() {
     let server = provider.server(|_| {});
     // The first fetch may not have ended yet.
     assert_eq!(come(&server, &one.token("ann")), Ok("ann".to_owned()));
-    assert_eq!(come(&server, &stranger.token("eve")), Err(4001), "another key of the same name");
-    assert_eq!((provider.asked(), server.count("fanfare_jwks_keys", "")), (1, 1));
+    assert_eq!(
+        come(&server, &stranger.token("eve")),
+        Err(4001),
+        "another key of the same name"
+    );
+    assert_eq!(
+        (provider.asked(), server.count("fanfare_jwks_keys", "")),
+        (1, 1)
+    );
 
     provider.publish(&[one.key(), two.key()]);
-    assert_eq!(come(&server, &two.token("bob")), Ok("bob".to_owned()), "fetched when it was needed");
+    assert_eq!(
+        come(&server, &two.token("bob")),
+        Ok("bob".to_owned()),
+        "fetched when it was needed"
+    );
     assert_eq!(provider.asked(), 2);
 
     // Anyone can make up such tokens; they do not make the server ask again and again.
@@ -188,7 +217,11 @@ fn the_last_good_keys_stay_whatever_goes_wrong() {
     let server = provider.server(|config| config.limits.jwks_refresh = Duration::from_millis(50));
     assert_eq!(come(&server, &one.token("ann")), Ok("ann".to_owned()));
     let elsewhere = Provider::new(&[two.key()]);
-    let redirect = http("302 Found", &format!("Location: {}\r\n", elsewhere.url()), "");
+    let redirect = http(
+        "302 Found",
+        &format!("Location: {}\r\n", elsewhere.url()),
+        "",
+    );
     let keys = json!({"keys": [two.key()]}).to_string();
     for bad in [
         redirect,
@@ -217,7 +250,9 @@ fn a_client_may_come_later_where_keys_were_never_fetched() {
     let provider = Provider::new(&[]);
     provider.say(http("503 Service Unavailable", "", ""));
     let server = provider.server(|_| {});
-    eventually("the first fetch has failed", || fetches(&server, "failed") > 0);
+    eventually("the first fetch has failed", || {
+        fetches(&server, "failed") > 0
+    });
     assert_eq!(come(&server, &one.token("ann")), Err(4100));
     provider.publish(&[one.key()]);
     eventually("it is tried again", || fetches(&server, "ok") > 0);
@@ -236,16 +271,23 @@ fn a_provider_that_never_answers_is_given_up() {
 #[test]
 fn shared_secrets_in_a_set_verify_nothing() {
     let secret = [7_u8; 32];
-    let oct = json!({"kty": "oct", "kid": "s", "alg": "HS256", "k": BASE64URL_NOPAD.encode(&secret)});
+    let oct =
+        json!({"kty": "oct", "kid": "s", "alg": "HS256", "k": BASE64URL_NOPAD.encode(&secret)});
     let one = Signer::new("one");
     let provider = Provider::new(&[oct, one.key()]);
     let server = provider.server(|_| {});
     assert_eq!(come(&server, &one.token("ann")), Ok("ann".to_owned()));
     let secret = str::from_utf8(&secret).unwrap();
-    for header in
-        [json!({"alg": "HS256", "kid": "s"}), json!({"alg": "HS256", "kid": "one"}), json!({"alg": "HS256"})]
-    {
-        let forged = jwt(secret, &header, &json!({"sub": "eve", "iss": "https://id.example"}));
+    for header in [
+        json!({"alg": "HS256", "kid": "s"}),
+        json!({"alg": "HS256", "kid": "one"}),
+        json!({"alg": "HS256"}),
+    ] {
+        let forged = jwt(
+            secret,
+            &header,
+            &json!({"sub": "eve", "iss": "https://id.example"}),
+        );
         assert_eq!(come(&server, &forged), Err(4001), "{header}");
     }
 }
@@ -258,7 +300,10 @@ fn a_renewal_waits_for_a_new_key_and_a_reload_may_bring_another_address() {
     let mut ann = server.connect(&format!("token={}", one.token("ann")));
     provider.publish(&[two.key()]);
     ann.acked(&json!({"op": "auth", "token": two.token("ann")}));
-    assert_eq!(ann.ask(&json!({"op": "auth", "token": three.token("ann")}))["code"], "unauthorized");
+    assert_eq!(
+        ann.ask(&json!({"op": "auth", "token": three.token("ann")}))["code"],
+        "unauthorized"
+    );
 
     let other = Provider::new(&[three.key()]);
     let mut config = config();
@@ -267,7 +312,14 @@ fn a_renewal_waits_for_a_new_key_and_a_reload_may_bring_another_address() {
     app.jwks_url = Some(other.url());
     app.issuer = Some("https://id.example".to_owned());
     let report = server.0.reload(config).unwrap();
-    assert_eq!(report.applied, [format!("apps.default.jwks_url: {} -> {}", provider.url(), other.url())]);
+    assert_eq!(
+        report.applied,
+        [format!(
+            "apps.default.jwks_url: {} -> {}",
+            provider.url(),
+            other.url()
+        )]
+    );
     ann.acked(&json!({"op": "auth", "token": three.token("ann")}));
     assert_eq!(come(&server, &two.token("ann")), Err(4001));
 }
@@ -280,12 +332,30 @@ fn over_tls_keys_come_only_from_whom_the_system_trusts() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (trusted, config) = (folder.join("jwks.pem"), folder.join("jwks.toml"));
     std::fs::write(&trusted, certificate).unwrap();
-    let app = format!("jwks_url = \"https://localhost:{port}/keys?a=b\"\nissuer = \"https://id.example\"");
-    std::fs::write(&config, format!("listen = \"127.0.0.1:0\"\n[apps.default]\n{app}\n")).unwrap();
-    let words = ["serve", "--shards", "1", "--log", "error", "--config", config.to_str().unwrap()];
-    for (variables, comes) in
-        [(&[("SSL_CERT_FILE", trusted.to_str().unwrap())][..], Ok("ann".to_owned())), (&[], Err(4100))]
-    {
+    let app = format!(
+        "jwks_url = \"https://localhost:{port}/keys?a=b\"\nissuer = \"https://id.example\""
+    );
+    std::fs::write(
+        &config,
+        format!("listen = \"127.0.0.1:0\"\n[apps.default]\n{app}\n"),
+    )
+    .unwrap();
+    let words = [
+        "serve",
+        "--shards",
+        "1",
+        "--log",
+        "error",
+        "--config",
+        config.to_str().unwrap(),
+    ];
+    for (variables, comes) in [
+        (
+            &[("SSL_CERT_FILE", trusted.to_str().unwrap())][..],
+            Ok("ann".to_owned()),
+        ),
+        (&[], Err(4100)),
+    ] {
         let mut server = Running::start(&words, variables, Stdio::null());
         let line = server.line();
         let (_, address) = line.split_once("http://").unwrap();

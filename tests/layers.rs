@@ -17,7 +17,9 @@ fn layers() -> Vec<String> {
     let text = fs::read_to_string(source().join("lib.rs")).unwrap();
     let modules = text.lines().filter_map(|line| {
         let line = line.strip_prefix("pub ").unwrap_or(line);
-        line.strip_prefix("mod ")?.strip_suffix(';').map(str::to_owned)
+        line.strip_prefix("mod ")?
+            .strip_suffix(';')
+            .map(str::to_owned)
     });
     modules.collect()
 }
@@ -55,7 +57,11 @@ fn uses(text: &str) -> BTreeSet<String> {
         if let Some(group) = rest.strip_prefix('{') {
             found.extend(group_members(group));
         } else {
-            found.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            found.insert(
+                rest.chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect(),
+            );
         }
     }
     found
@@ -75,7 +81,10 @@ fn files(folder: &Path, to: &mut Vec<PathBuf>) {
 fn violations(layers: &[String], module: &str, text: &str) -> Vec<String> {
     let place = |name: &str| layers.iter().position(|layer| layer == name);
     let own = place(module).unwrap_or_else(|| panic!("{module} is not in src/lib.rs"));
-    uses(text).into_iter().filter(|used| place(used).is_some_and(|used| used > own)).collect()
+    uses(text)
+        .into_iter()
+        .filter(|used| place(used).is_some_and(|used| used > own))
+        .collect()
 }
 
 #[test]
@@ -87,7 +96,13 @@ fn nothing_imports_upward() {
     let mut wrong = Vec::new();
     for file in &all {
         let relative = file.strip_prefix(source()).unwrap();
-        let module = relative.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
+        let module = relative
+            .iter()
+            .next()
+            .unwrap()
+            .to_string_lossy()
+            .trim_end_matches(".rs")
+            .to_owned();
         if module == "lib" || module == "main" {
             continue;
         }
@@ -102,13 +117,30 @@ fn nothing_imports_upward() {
 #[test]
 fn an_upward_import_is_seen() {
     let layers = layers();
-    assert_eq!(violations(&layers, "hub", "use crate::node::Node;"), ["node"]);
     assert_eq!(
-        violations(&layers, "hub", "use crate::{\n    limits,\n    http::{Edge, limits},\n};"),
+        violations(&layers, "hub", "use crate::node::Node;"),
+        ["node"]
+    );
+    assert_eq!(
+        violations(
+            &layers,
+            "hub",
+            "use crate::{\n    limits,\n    http::{Edge, limits},\n};"
+        ),
         ["http"]
     );
-    assert_eq!(violations(&layers, "hub", "fn f() { crate::server::Server }"), ["server"]);
-    assert!(violations(&layers, "http", "use crate::{node::Node, hub::{Hub, State}};").is_empty());
+    assert_eq!(
+        violations(&layers, "hub", "fn f() { crate::server::Server }"),
+        ["server"]
+    );
+    assert!(
+        violations(
+            &layers,
+            "http",
+            "use crate::{node::Node, hub::{Hub, State}};"
+        )
+        .is_empty()
+    );
 }
 
 #[test]
@@ -122,6 +154,9 @@ fn only_the_configuration_reads_the_environment_and_nothing_is_unsafe() {
             relative.starts_with("config/") || !text.contains("env::var"),
             "{relative} reads the environment"
         );
-        assert!(!text.contains("unsafe {") && !text.contains("allow(unsafe"), "{relative} has unsafe code");
+        assert!(
+            !text.contains("unsafe {") && !text.contains("allow(unsafe"),
+            "{relative} has unsafe code"
+        );
     }
 }

@@ -1,6 +1,10 @@
 //! The server inside another program.
 
-#![allow(clippy::unwrap_used, clippy::float_cmp, reason = "a test may end at once, and counters are whole")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    reason = "a test may end at once, and counters are whole"
+)]
 
 mod support;
 
@@ -12,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use fanfare::{EmitError, NodeError, Server, StartError, Target, To, config::ChannelRule, predicate::Value};
+use fanfare::{
+    EmitError, NodeError, Server, StartError, Target, To, config::ChannelRule, predicate::Value,
+};
 use serde_json::{Value as Json, json};
 use support::*;
 
@@ -21,7 +27,11 @@ type Picks = fn(&Json) -> bool;
 
 /// Runs one call of the library to its end, on a runtime of the embedding program.
 fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 #[test]
@@ -40,13 +50,37 @@ fn every_verb_reaches_who_it_means() {
     };
     let handle = &server.0;
     run(async {
-        assert_eq!(handle.emit("emit", 1, "auth.team == 'a'").await.unwrap().queued, 1);
+        assert_eq!(
+            handle
+                .emit("emit", 1, "auth.team == 'a'")
+                .await
+                .unwrap()
+                .queued,
+            1
+        );
         all("emit", true, false);
-        assert_eq!(handle.publish("bob", "publish", "x").await.unwrap().queued, 1);
+        assert_eq!(
+            handle.publish("bob", "publish", "x").await.unwrap().queued,
+            1
+        );
         all("publish", false, true);
-        assert_eq!(handle.broadcast("broadcast", json!({})).await.unwrap().queued, 2);
+        assert_eq!(
+            handle
+                .broadcast("broadcast", json!({}))
+                .await
+                .unwrap()
+                .queued,
+            2
+        );
         all("broadcast", true, true);
-        assert_eq!(handle.dispatch(&["*"], &["ann"], "dispatch", ()).await.unwrap().queued, 1);
+        assert_eq!(
+            handle
+                .dispatch(&["*"], &["ann"], "dispatch", ())
+                .await
+                .unwrap()
+                .queued,
+            1
+        );
         all("dispatch", false, true);
         let team = |team: &'static str| {
             move |c: &fanfare::Connection| c.attributes.auth.get("team") == &Value::from(team)
@@ -54,8 +88,21 @@ fn every_verb_reaches_who_it_means() {
         let receipt = handle.emit_where("where", 1, team("b")).await.unwrap();
         assert_eq!((receipt.matched, receipt.filter_errors), (1, 0));
         all("where", false, true);
-        let to = Some(To { users: vec!["ann".into()], ..To::default() });
-        handle.emit_to("to", 1, Target { to, ..Target::default() }).await.unwrap();
+        let to = Some(To {
+            users: vec!["ann".into()],
+            ..To::default()
+        });
+        handle
+            .emit_to(
+                "to",
+                1,
+                Target {
+                    to,
+                    ..Target::default()
+                },
+            )
+            .await
+            .unwrap();
         all("to", true, false);
     });
 }
@@ -65,9 +112,15 @@ fn bytes_are_sent_as_they_are() {
     let server = server();
     let mut ann = server.client("ann", &json!({}));
     let mut bob = server.client("bob", &json!({}));
-    let receipt = run(server.0.emit_bytes("e", [0, 255], Target::users(vec!["ann".into()]))).unwrap();
+    let receipt = run(server
+        .0
+        .emit_bytes("e", [0, 255], Target::users(vec!["ann".into()])))
+    .unwrap();
     assert_eq!((receipt.matched, receipt.queued), (1, 1));
-    assert_eq!(ann.message(), Received::Binary([&[1, 0, 13][..], br#"{"event":"e"}"#, &[0, 255]].concat()));
+    assert_eq!(
+        ann.message(),
+        Received::Binary([&[1, 0, 13][..], br#"{"event":"e"}"#, &[0, 255]].concat())
+    );
     bob.expect_nothing();
 }
 
@@ -81,23 +134,56 @@ fn a_program_puts_connections_into_channels_sends_to_them_and_takes_them_out() {
     let mut bob = server.client("bob", &json!({}));
     let handle = &server.0;
     run(async {
-        let all = || Target { filter: Some("true".into()), ..Target::default() };
-        let joins = handle.join("kept", Target::users(vec!["ann".into()])).await.unwrap();
+        let all = || Target {
+            filter: Some("true".into()),
+            ..Target::default()
+        };
+        let joins = handle
+            .join("kept", Target::users(vec!["ann".into()]))
+            .await
+            .unwrap();
         assert_eq!((joins.joined, joins.already, joins.full), (1, 0, 0));
         let joins = handle.join("kept", all()).await.unwrap();
         assert_eq!((joins.joined, joins.already, joins.full), (1, 1, 0));
         let receipt = handle.send("kept", "e", [1]).await.unwrap();
         assert_eq!((receipt.matched, receipt.stored), (2, 1));
-        assert_eq!((&*receipt.publications[0].channel, receipt.publications[0].offset), ("kept", 1));
-        assert_eq!(handle.leave("kept", Target::users(vec!["bob".into()])).await.unwrap(), 1);
-        assert_eq!(handle.leave("kept", Target::users(vec!["bob".into()])).await.unwrap(), 0);
+        assert_eq!(
+            (
+                &*receipt.publications[0].channel,
+                receipt.publications[0].offset
+            ),
+            ("kept", 1)
+        );
+        assert_eq!(
+            handle
+                .leave("kept", Target::users(vec!["bob".into()]))
+                .await
+                .unwrap(),
+            1
+        );
+        assert_eq!(
+            handle
+                .leave("kept", Target::users(vec!["bob".into()]))
+                .await
+                .unwrap(),
+            0
+        );
         assert_eq!(handle.send("kept", "last", 2).await.unwrap().matched, 1);
-        assert!(matches!(handle.send("a b", "e", 1).await.unwrap_err(), EmitError::Event(_)));
-        assert!(matches!(handle.join("a b", all()).await.unwrap_err(), EmitError::Event(_)));
+        assert!(matches!(
+            handle.send("a b", "e", 1).await.unwrap_err(),
+            EmitError::Event(_)
+        ));
+        assert!(matches!(
+            handle.join("a b", all()).await.unwrap_err(),
+            EmitError::Event(_)
+        ));
     });
     for client in [&mut ann, &mut bob] {
         assert_eq!(client.json()["op"], "joined");
-        assert_eq!(client.text(), r#"{"event":"e","channel":"kept","data":[1],"offset":1}"#);
+        assert_eq!(
+            client.text(),
+            r#"{"event":"e","channel":"kept","data":[1],"offset":1}"#
+        );
     }
     assert_eq!(ann.json()["event"], "last");
     assert_eq!(bob.json()["op"], "left");
@@ -114,7 +200,10 @@ fn a_closure_that_panics_counts_as_an_error_of_that_connection_only() {
         user => user == Some("bob"),
     }));
     let receipt = receipt.unwrap();
-    assert_eq!((receipt.matched, receipt.queued, receipt.filter_errors), (1, 1, 1));
+    assert_eq!(
+        (receipt.matched, receipt.queued, receipt.filter_errors),
+        (1, 1, 1)
+    );
     assert_eq!(bob.json()["event"], "e");
     ann.expect_nothing();
 }
@@ -126,11 +215,23 @@ fn errors_are_told_apart_and_nothing_is_sent() {
     let handle = &server.0;
     run(async {
         let filter = handle.emit("e", 1, "auth.team = 'a'").await.unwrap_err();
-        assert!(matches!(filter, EmitError::Node(NodeError::Filter { .. })), "{filter}");
-        assert!(matches!(handle.broadcast("", 1).await.unwrap_err(), EmitError::Event(_)));
-        assert!(matches!(handle.broadcast("fanfare:x", 1).await.unwrap_err(), EmitError::Event(_)));
+        assert!(
+            matches!(filter, EmitError::Node(NodeError::Filter { .. })),
+            "{filter}"
+        );
+        assert!(matches!(
+            handle.broadcast("", 1).await.unwrap_err(),
+            EmitError::Event(_)
+        ));
+        assert!(matches!(
+            handle.broadcast("fanfare:x", 1).await.unwrap_err(),
+            EmitError::Event(_)
+        ));
         let map = std::collections::BTreeMap::from([(vec![1], 1)]);
-        assert!(matches!(handle.broadcast("e", map).await.unwrap_err(), EmitError::Data(_)));
+        assert!(matches!(
+            handle.broadcast("e", map).await.unwrap_err(),
+            EmitError::Data(_)
+        ));
     });
     client.expect_nothing();
     assert!(handle.for_app("nobody's").is_none());
@@ -140,7 +241,10 @@ fn errors_are_told_apart_and_nothing_is_sent() {
 fn a_call_after_shutdown_says_so() {
     let server = Server::start(config()).unwrap();
     run(server.shutdown());
-    assert!(matches!(run(server.broadcast("e", 1)).unwrap_err(), EmitError::Stopped));
+    assert!(matches!(
+        run(server.broadcast("e", 1)).unwrap_err(),
+        EmitError::Stopped
+    ));
     run(server.shutdown());
 }
 
@@ -151,7 +255,10 @@ fn a_second_server_on_the_same_port_is_told_which() {
     second.listen = first.address();
     let error = Server::start(second).unwrap_err();
     assert!(matches!(error, StartError::Listen { .. }));
-    assert!(error.to_string().contains(&first.address().to_string()), "{error}");
+    assert!(
+        error.to_string().contains(&first.address().to_string()),
+        "{error}"
+    );
 }
 
 #[test]
@@ -163,21 +270,28 @@ fn one_emit_to_a_thousand_is_encoded_once_and_reaches_exactly_those_a_closure_pi
     let mut clients: Vec<(Json, Client)> = (0..1000)
         .map(|n| {
             let claims = json!({"team": format!("t{}", n % 10), "level": n % 7, "n": n});
-            (claims.clone(), server.client(&format!("u{}", n % 300), &claims))
+            (
+                claims.clone(),
+                server.client(&format!("u{}", n % 300), &claims),
+            )
         })
         .collect();
     let encodings = server.metric("fanfare_encodings_total", "");
     let filters: [(&str, Picks); 4] = [
         ("auth.level >= 3", |c| c["level"].as_i64() >= Some(3)),
-        ("auth.team == 't3' && auth.n % 3 == 1", |c| c["team"] == "t3" && c["n"].as_i64().unwrap() % 3 == 1),
+        ("auth.team == 't3' && auth.n % 3 == 1", |c| {
+            c["team"] == "t3" && c["n"].as_i64().unwrap() % 3 == 1
+        }),
         ("auth.team in ['t1', 't2'] || auth.n < 5", |c| {
             c["team"] == "t1" || c["team"] == "t2" || c["n"].as_i64() < Some(5)
         }),
         ("true", |_| true),
     ];
     for (sent, (filter, picks)) in filters.into_iter().enumerate() {
-        let receipt =
-            server.call("/v1/emit", &json!({"event": "e", "data": {"sent": sent}, "filter": filter}));
+        let receipt = server.call(
+            "/v1/emit",
+            &json!({"event": "e", "data": {"sent": sent}, "filter": filter}),
+        );
         let expected = clients.iter().filter(|(claims, _)| picks(claims)).count();
         assert_eq!(receipt["queued"], json!(expected), "{filter}");
         let expected_text = format!(r#"{{"event":"e","data":{{"sent":{sent}}}}}"#);
@@ -202,8 +316,10 @@ fn the_closure_sees_each_connection_once() {
     let _clients: Vec<Client> = (0..150).map(|_| server.connect("")).collect();
     let seen = Arc::new(AtomicUsize::new(0));
     let count = seen.clone();
-    let receipt =
-        run(server.0.emit_where("e", 1, move |_| count.fetch_add(1, SeqCst).is_multiple_of(2))).unwrap();
+    let receipt = run(server.0.emit_where("e", 1, move |_| {
+        count.fetch_add(1, SeqCst).is_multiple_of(2)
+    }))
+    .unwrap();
     assert_eq!((seen.load(SeqCst), receipt.matched), (150, 75));
 }
 
@@ -225,7 +341,10 @@ fn who_comes_while_the_node_scans_as_much_as_it_may_is_told_to_come_back_and_not
         }))
     });
     eventually("the scan holds its leave", || {
-        let answer = server.post("/v1/emit", &json!({"event": "e", "filter": "user == null || 1 == 1"}));
+        let answer = server.post(
+            "/v1/emit",
+            &json!({"event": "e", "filter": "user == null || 1 == 1"}),
+        );
         answer.status == 503 && answer.code() == "busy" && answer.header("retry-after").is_some()
     });
     release.store(true, SeqCst);
@@ -244,5 +363,9 @@ fn who_comes_while_the_node_scans_as_much_as_it_may_is_told_to_come_back_and_not
             events
         })
         .collect();
-    assert!(events.iter().all(|one| *one == events[0]), "{:?}", events[0]);
+    assert!(
+        events.iter().all(|one| *one == events[0]),
+        "{:?}",
+        events[0]
+    );
 }

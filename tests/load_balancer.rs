@@ -63,18 +63,32 @@ fn sources(node: SocketAddr) -> Vec<IpAddr> {
     let headers = [("Authorization", &*authorization)];
     let page = request(node, "GET", "/v1/connections?limit=1000", &headers, None).json();
     let ip = |connection: &Value| connection["ip"].as_str().unwrap().parse().unwrap();
-    page["connections"].as_array().unwrap().iter().map(ip).collect()
+    page["connections"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(ip)
+        .collect()
 }
 
 /// A client of its own address that claims to have another; or why it did not get in.
 fn connect(balancer: SocketAddr, from: IpAddr) -> Result<Client, String> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-    socket.connect(&balancer.into()).map_err(|error| format!("refused: {error}"))?;
+    socket
+        .connect(&balancer.into())
+        .map_err(|error| format!("refused: {error}"))?;
     let socket = TcpStream::from(socket);
-    let path = format!("/v1/connect?token={}", signed(&json!({"sub": from.to_string()})));
-    let forged = [("X-Forwarded-For", "203.0.113.9"), ("Forwarded", "for=203.0.113.9")];
-    let mut client = Client::upgrade(socket, &path, &forged).map_err(|answer| format!("{answer:?}"))?;
+    let path = format!(
+        "/v1/connect?token={}",
+        signed(&json!({"sub": from.to_string()}))
+    );
+    let forged = [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("Forwarded", "for=203.0.113.9"),
+    ];
+    let mut client =
+        Client::upgrade(socket, &path, &forged).map_err(|answer| format!("{answer:?}"))?;
     match client.message() {
         Received::Text(text) if text.contains("\"welcome\"") => Ok(client),
         other => Err(format!("no welcome: {other:?}")),
@@ -110,9 +124,12 @@ fn stay(balancer: SocketAddr, n: u8, mut client: Client, seen: &Seen) {
         match client.message() {
             Received::Text(text) => {
                 let message: Value = serde_json::from_str(&text).unwrap();
-                seen.events.fetch_add(usize::from(message["event"] == "tick"), SeqCst);
+                seen.events
+                    .fetch_add(usize::from(message["event"] == "tick"), SeqCst);
                 if message["op"] == "bye" {
-                    back_in = message["reconnect_in_ms"].as_u64().map(Duration::from_millis);
+                    back_in = message["reconnect_in_ms"]
+                        .as_u64()
+                        .map(Duration::from_millis);
                 }
             }
             Received::Close(4200, _) => {
@@ -123,7 +140,9 @@ fn stay(balancer: SocketAddr, n: u8, mut client: Client, seen: &Seen) {
                 thread::sleep(wait);
                 client = match connect(balancer, client_address(n)) {
                     Ok(client) => client,
-                    Err(why) => return seen.wrong(format!("client {n} could not come back: {why}")),
+                    Err(why) => {
+                        return seen.wrong(format!("client {n} could not come back: {why}"));
+                    }
                 };
                 seen.returned.fetch_add(1, SeqCst);
             }
@@ -163,17 +182,28 @@ fn come_and_go(balancer: SocketAddr, seen: &Seen) {
 }
 
 fn spread_drain_and_replace(start: impl FnOnce(&[SocketAddr]) -> Balancer) {
-    let mut nodes: Vec<Served> =
-        ["node-1", "node-2", "node-3"].map(|name| node("127.0.0.1:0", name)).into_iter().collect();
+    let mut nodes: Vec<Served> = ["node-1", "node-2", "node-3"]
+        .map(|name| node("127.0.0.1:0", name))
+        .into_iter()
+        .collect();
     let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.address).collect();
     let balancer = start(&addresses);
     let to = balancer.address;
 
-    let clients: Vec<Client> = (0..CLIENTS).map(|n| connect(to, client_address(n)).unwrap()).collect();
+    let clients: Vec<Client> = (0..CLIENTS)
+        .map(|n| connect(to, client_address(n)).unwrap())
+        .collect();
     let held: Vec<usize> = addresses.iter().map(|node| sources(*node).len()).collect();
-    assert!(held.iter().all(|held| *held >= usize::from(CLIENTS / 6)), "spread: {held:?}");
+    assert!(
+        held.iter().all(|held| *held >= usize::from(CLIENTS / 6)),
+        "spread: {held:?}"
+    );
     let seen_from: BTreeSet<IpAddr> = addresses.iter().flat_map(|node| sources(*node)).collect();
-    assert_eq!(seen_from, (0..CLIENTS).map(client_address).collect(), "each by its own address");
+    assert_eq!(
+        seen_from,
+        (0..CLIENTS).map(client_address).collect(),
+        "each by its own address"
+    );
 
     let seen = Arc::new(Seen::default());
     let stay = |(n, client)| {
@@ -181,8 +211,12 @@ fn spread_drain_and_replace(start: impl FnOnce(&[SocketAddr]) -> Balancer) {
         thread::spawn(move || stay(to, n, client, &seen))
     };
     let stays: Vec<JoinHandle<()>> = (0..CLIENTS).zip(clients).map(stay).collect();
-    let work: [(Work, SocketAddr); 4] =
-        [(publish, to), (publish, addresses[1]), (publish, addresses[2]), (come_and_go, to)];
+    let work: [(Work, SocketAddr); 4] = [
+        (publish, to),
+        (publish, addresses[1]),
+        (publish, addresses[2]),
+        (come_and_go, to),
+    ];
     let work = work.map(|(work, to)| {
         let seen = seen.clone();
         thread::spawn(move || work(to, &seen))
@@ -190,9 +224,19 @@ fn spread_drain_and_replace(start: impl FnOnce(&[SocketAddr]) -> Balancer) {
 
     let leaving = nodes.remove(0).terminate();
     assert_eq!(leaving.code, 0, "{leaving:?}");
-    eventually("whoever was there is elsewhere", || seen.returned.load(SeqCst) == held[0]);
-    let stayed = |node: &SocketAddr| sources(*node).iter().filter(|ip| **ip != came_and_went()).count();
-    assert_eq!(addresses[1..].iter().map(stayed).sum::<usize>(), usize::from(CLIENTS));
+    eventually("whoever was there is elsewhere", || {
+        seen.returned.load(SeqCst) == held[0]
+    });
+    let stayed = |node: &SocketAddr| {
+        sources(*node)
+            .iter()
+            .filter(|ip| **ip != came_and_went())
+            .count()
+    };
+    assert_eq!(
+        addresses[1..].iter().map(stayed).sum::<usize>(),
+        usize::from(CLIENTS)
+    );
 
     nodes.push(node(&addresses[0].to_string(), "node-1"));
     let mut more = Vec::new();
@@ -211,7 +255,12 @@ fn spread_drain_and_replace(start: impl FnOnce(&[SocketAddr]) -> Balancer) {
         work.join().unwrap();
     }
     let wrong = seen.wrong.lock().unwrap();
-    assert!(wrong.is_empty(), "{} went wrong: {:#?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+    assert!(
+        wrong.is_empty(),
+        "{} went wrong: {:#?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(5)]
+    );
     assert!(seen.events.load(SeqCst) > usize::from(CLIENTS));
     assert!(!balancer.log().contains("token="), "a token was logged");
 }
@@ -225,9 +274,17 @@ fn fill_up(start: impl FnOnce(&[SocketAddr]) -> Balancer) {
     let authorization = format!("Bearer {KEY}");
     let headers = [("Authorization", &*authorization)];
     for _ in 0..12 {
-        assert!(connect(balancer.address, came_and_went()).is_err(), "there is no room");
-        let answer =
-            request(balancer.address, "POST", "/v1/broadcast", &headers, Some(br#"{"event":"tick"}"#));
+        assert!(
+            connect(balancer.address, came_and_went()).is_err(),
+            "there is no room"
+        );
+        let answer = request(
+            balancer.address,
+            "POST",
+            "/v1/broadcast",
+            &headers,
+            Some(br#"{"event":"tick"}"#),
+        );
         assert_eq!(answer.status, 200, "{answer:?}; {}", balancer.log());
     }
 }

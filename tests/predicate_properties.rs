@@ -15,7 +15,12 @@ use serde_json::{Value as Json, json};
 
 fn facts() -> Facts {
     Facts {
-        id: ConnectionId { node: NodeId(1), shard: 0, slot: 0, nonce: 7 },
+        id: ConnectionId {
+            node: NodeId(1),
+            shard: 0,
+            slot: 0,
+            nonce: 7,
+        },
         device: None,
         ip: IpAddr::from([127, 0, 0, 1]),
         protocol: "fanfare.v1",
@@ -40,7 +45,8 @@ fn bindings() -> Json {
 }
 
 fn leaf() -> impl Strategy<Value = String> {
-    let members = ["i", "n", "d", "w", "s", "u", "b", "z", "l", "e", "m"].map(|key| format!("auth.{key}"));
+    let members =
+        ["i", "n", "d", "w", "s", "u", "b", "z", "l", "e", "m"].map(|key| format!("auth.{key}"));
     let literals = [
         "0",
         "1",
@@ -95,7 +101,11 @@ fn ours(source: &str) -> Option<Json> {
     let filter = Filter::compile_expression(source, &Schema::default()).ok()?;
     let mut attributes = Attributes::new(facts());
     attributes.auth = Value::from_serde(&bindings()["auth"], None).ok()?;
-    let value = Arc::new(filter).bind(None).ok()?.evaluate(&attributes).ok()?;
+    let value = Arc::new(filter)
+        .bind(None)
+        .ok()?
+        .evaluate(&attributes)
+        .ok()?;
     Some(tagged(&value))
 }
 
@@ -104,9 +114,10 @@ fn tagged(value: &Value) -> Json {
     match value {
         Value::Double(double) => json!({"double": double.to_bits()}),
         Value::List(items) => items.iter().map(tagged).collect(),
-        Value::Map(map) => {
-            map.iter().map(|(key, value)| (format!("{:?}", key.to_value()), tagged(value))).collect()
-        }
+        Value::Map(map) => map
+            .iter()
+            .map(|(key, value)| (format!("{:?}", key.to_value()), tagged(value)))
+            .collect(),
         other => serde_json::to_value(other).expect("a scalar"),
     }
 }
@@ -129,7 +140,9 @@ fn to_cel(value: &Json) -> cel::Value {
         Json::String(text) => text.as_str().into(),
         Json::Array(items) => items.iter().map(to_cel).collect::<Vec<_>>().into(),
         Json::Object(members) => {
-            let members = members.iter().map(|(key, value)| (key.clone(), to_cel(value)));
+            let members = members
+                .iter()
+                .map(|(key, value)| (key.clone(), to_cel(value)));
             members.collect::<std::collections::HashMap<_, _>>().into()
         }
     }
@@ -205,15 +218,32 @@ fn population() -> impl Strategy<Value = Vec<Attributes>> {
         prop_oneof![6 => full, 1 => Just(json!(null)), 1 => Just(json!("text"))]
     };
     let channels = prop::collection::btree_set("[abc]", 0..3);
-    let one = (object(), object(), prop::option::of("[abc]"), 0..3_u64, channels);
+    let one = (
+        object(),
+        object(),
+        prop::option::of("[abc]"),
+        0..3_u64,
+        channels,
+    );
     prop::collection::vec(one, 1..12).prop_map(|all| {
         let layouts = Layouts::new();
         let build = |(auth, profile, user, nonce, channels): Connected| Attributes {
             auth: Value::from_serde(&auth, &layouts).expect("shallow"),
             profile: Value::from_serde(&profile, &layouts).expect("shallow"),
             user: user.as_deref().map(Value::from).into(),
-            channels: Value::List(channels.iter().map(|name| Value::from(name.as_str())).collect()),
-            connection: Facts { id: ConnectionId { nonce, ..facts().id }, ..facts() },
+            channels: Value::List(
+                channels
+                    .iter()
+                    .map(|name| Value::from(name.as_str()))
+                    .collect(),
+            ),
+            connection: Facts {
+                id: ConnectionId {
+                    nonce,
+                    ..facts().id
+                },
+                ..facts()
+            },
         };
         all.into_iter().map(build).collect()
     })
@@ -236,7 +266,15 @@ fn conjunct() -> impl Strategy<Value = String> {
         "auth.q",
         "profile",
     ]);
-    let id = |nonce: u64| json!(ConnectionId { nonce, ..facts().id }.to_string());
+    let id = |nonce: u64| {
+        json!(
+            ConnectionId {
+                nonce,
+                ..facts().id
+            }
+            .to_string()
+        )
+    };
     let fixed = prop_oneof![
         3 => datum().prop_map(|value| literal(&value)),
         1 => (0..4_u64).prop_map(move |nonce| literal(&id(nonce))),
@@ -343,7 +381,11 @@ fn check_text(source: &str) -> Result<(), TestCaseError> {
             attributes.auth = Value::from_serde(&bindings()["auth"], None).expect("shallow");
             if let Ok(bound) = Arc::new(filter).bind(None) {
                 let _ = bound.evaluate(&attributes);
-                let _ = (bound.matches(&attributes), bound.explain(&attributes), bound.warnings());
+                let _ = (
+                    bound.matches(&attributes),
+                    bound.explain(&attributes),
+                    bound.warnings(),
+                );
             }
         }
         Err(error) => {
@@ -354,7 +396,10 @@ fn check_text(source: &str) -> Result<(), TestCaseError> {
             );
             let excerpt = error.excerpt(source);
             prop_assert!(
-                excerpt.lines().last().is_some_and(|line| line.contains('^')),
+                excerpt
+                    .lines()
+                    .last()
+                    .is_some_and(|line| line.contains('^')),
                 "{source:?}: {excerpt}"
             );
         }

@@ -23,7 +23,10 @@ fn get(server: &RedisServer) -> String {
 
 #[test]
 fn a_server_comes_back_on_its_port_empty_or_with_all_it_had() {
-    for (server, kept) in [(RedisServer::start(), ""), (RedisServer::start_durable(), "value")] {
+    for (server, kept) in [
+        (RedisServer::start(), ""),
+        (RedisServer::start_durable(), "value"),
+    ] {
         let mut server = server.unwrap();
         set(&server, "value");
         let (address, id) = (server.address(), server.id());
@@ -86,12 +89,22 @@ fn a_replica_that_is_detached_hears_nothing_on_connections_that_are_healthy() {
     let servers = Replicated::start().unwrap();
     let mut subscriber = Resp::connect(servers.replica.address()).unwrap();
     subscriber.call(&["SUBSCRIBE", "topic"]).unwrap();
-    servers.primary.call(&["PUBLISH", "topic", "heard"]).unwrap();
+    servers
+        .primary
+        .call(&["PUBLISH", "topic", "heard"])
+        .unwrap();
     assert_eq!(subscriber.read().unwrap().items()[2].text(), "heard");
     servers.replica.detach().unwrap();
-    servers.primary.call(&["PUBLISH", "topic", "unheard"]).unwrap();
+    servers
+        .primary
+        .call(&["PUBLISH", "topic", "unheard"])
+        .unwrap();
     subscriber.send(&[b"PING"]).unwrap();
-    assert_eq!(subscriber.read().unwrap().items()[0].text(), "pong", "nothing came before it");
+    assert_eq!(
+        subscriber.read().unwrap().items()[0].text(),
+        "pong",
+        "nothing came before it"
+    );
 }
 
 #[test]
@@ -100,7 +113,9 @@ fn a_cluster_serves_all_slots_and_a_replica_takes_over() {
     assert_eq!(cluster.addresses().len(), 6);
     let served = |cluster: &RedisCluster, channel: &str| {
         let mut alive = cluster.nodes.iter().filter(|node| node.id().is_some());
-        alive.any(|node| node.is_primary().unwrap() && node.call(&["SPUBLISH", channel, "message"]).is_ok())
+        alive.any(|node| {
+            node.is_primary().unwrap() && node.call(&["SPUBLISH", channel, "message"]).is_ok()
+        })
     };
     for channel in ["a", "b", "c", "d", "e", "f"] {
         assert!(served(&cluster, channel), "{channel}");
@@ -126,10 +141,16 @@ fn subscriber_accepts(node: &RedisServer, name: &str) -> bool {
 #[test]
 fn sentinels_make_the_replica_the_primary() {
     let mut redis = Sentinels::start().unwrap();
-    assert_eq!(redis.primary().unwrap(), redis.servers.primary.address().to_string());
+    assert_eq!(
+        redis.primary().unwrap(),
+        redis.servers.primary.address().to_string()
+    );
     set(&redis.servers.primary, "value");
     redis.fail_over().unwrap();
-    assert_eq!(redis.primary().unwrap(), redis.servers.replica.address().to_string());
+    assert_eq!(
+        redis.primary().unwrap(),
+        redis.servers.replica.address().to_string()
+    );
     set(&redis.servers.replica, "other");
 }
 
@@ -154,7 +175,9 @@ fn echo() -> (Proxy, TcpStream) {
 
 fn connect(proxy: &Proxy) -> TcpStream {
     let socket = TcpStream::connect(proxy.address()).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     socket
 }
 
@@ -165,10 +188,18 @@ fn comes_back(socket: &mut TcpStream, text: &[u8]) {
 }
 
 fn is_silent(socket: &mut TcpStream) {
-    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
     let silent = socket.read(&mut [0]).unwrap_err();
-    assert_eq!(silent.kind(), ErrorKind::WouldBlock, "open, and nothing comes");
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(
+        silent.kind(),
+        ErrorKind::WouldBlock,
+        "open, and nothing comes"
+    );
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
 }
 
 #[test]
@@ -212,7 +243,11 @@ fn who_comes_later_is_connected_to_where_the_proxy_points() {
     proxy.point_to(other.address());
     let mut second = Resp::connect(proxy.address()).unwrap();
     assert_eq!(second.call(&["GET", "key"]).unwrap().text(), "other");
-    assert_eq!(first.call(&["GET", "key"]).unwrap().text(), "one", "who was there stays");
+    assert_eq!(
+        first.call(&["GET", "key"]).unwrap().text(),
+        "one",
+        "who was there stays"
+    );
     drop(proxy);
     assert!(first.call(&["GET", "key"]).is_err() && second.call(&["GET", "key"]).is_err());
 }

@@ -47,12 +47,22 @@ fn key(name: &str, key: &str) -> String {
 fn status(server: &Served, key: &str) -> u16 {
     let body = br#"{"event":"e"}"#;
     let authorization = format!("Bearer {key}");
-    request(server.address, "POST", "/v1/broadcast", &[("Authorization", &authorization)], Some(body)).status
+    request(
+        server.address,
+        "POST",
+        "/v1/broadcast",
+        &[("Authorization", &authorization)],
+        Some(body),
+    )
+    .status
 }
 
 #[test]
 fn sighup_takes_new_keys_and_says_what_it_cannot_take() {
-    let file = File::new("reload.toml", &format!("listen = \"127.0.0.1:0\"\n{}", key("old", OLD)));
+    let file = File::new(
+        "reload.toml",
+        &format!("listen = \"127.0.0.1:0\"\n{}", key("old", OLD)),
+    );
     let mut server = file.serve();
     assert_eq!((status(&server, OLD), status(&server, NEW)), (200, 401));
 
@@ -77,7 +87,13 @@ fn sighup_takes_new_keys_and_says_what_it_cannot_take() {
     let body = json!({"event": "e", "data": "x".repeat(100)}).to_string();
     let authorization = format!("Bearer {NEW}");
     let headers = [("Authorization", &*authorization)];
-    let answer = request(server.address, "POST", "/v1/broadcast", &headers, Some(body.as_bytes()));
+    let answer = request(
+        server.address,
+        "POST",
+        "/v1/broadcast",
+        &headers,
+        Some(body.as_bytes()),
+    );
     assert_eq!(answer.status, 413, "{answer:?}");
     assert_eq!(server.terminate().code, 0);
 }
@@ -89,8 +105,14 @@ fn a_bad_file_changes_nothing_and_every_problem_is_said() {
     let mut server = file.serve();
     let other = key("new", NEW);
     for (text, problems) in [
-        (format!("lisen = 1\n{other}"), &["unknown key \"lisen\"; did you mean \"listen\"?"][..]),
-        (format!("drain_timeout = \"1s\"\nnode_name = \"a b\"\n{other}"), &["node_name = \"a b\""]),
+        (
+            format!("lisen = 1\n{other}"),
+            &["unknown key \"lisen\"; did you mean \"listen\"?"][..],
+        ),
+        (
+            format!("drain_timeout = \"1s\"\nnode_name = \"a b\"\n{other}"),
+            &["node_name = \"a b\""],
+        ),
         (
             format!("[apps.default]\ndefault_can = {{ dance = true }}\n{other}"),
             &["\"default_can\": unknown field `dance`"],
@@ -101,9 +123,16 @@ fn a_bad_file_changes_nothing_and_every_problem_is_said() {
         server.running.signal(Signal::HUP);
         for problem in problems {
             let line = server.running.expect_error(problem);
-            assert!(line.contains("reload refused, nothing has changed: "), "{line}");
+            assert!(
+                line.contains("reload refused, nothing has changed: "),
+                "{line}"
+            );
         }
-        assert_eq!((status(&server, OLD), status(&server, NEW)), (200, 401), "{text}");
+        assert_eq!(
+            (status(&server, OLD), status(&server, NEW)),
+            (200, 401),
+            "{text}"
+        );
     }
     std::fs::remove_file(&file.0).unwrap();
     server.running.signal(Signal::HUP);
@@ -116,9 +145,15 @@ fn a_bad_file_changes_nothing_and_every_problem_is_said() {
 
 #[test]
 fn the_level_of_the_log_follows_the_file() {
-    let file = File::new("reload-log.toml", &format!("listen = \"127.0.0.1:0\"\n{}", key("old", OLD)));
+    let file = File::new(
+        "reload-log.toml",
+        &format!("listen = \"127.0.0.1:0\"\n{}", key("old", OLD)),
+    );
     let mut server = file.serve();
-    file.write(&format!("listen = \"127.0.0.1:0\"\nlog = \"debug\"\n{}", key("old", OLD)));
+    file.write(&format!(
+        "listen = \"127.0.0.1:0\"\nlog = \"debug\"\n{}",
+        key("old", OLD)
+    ));
     server.running.signal(Signal::HUP);
     server.running.expect_error("reload: log: info -> debug");
     // That is said before it is done; the next one comes after.
@@ -178,17 +213,29 @@ fn token_keys_origins_and_rights_change_while_connections_keep_theirs() {
     ann.join("old-room-2");
     assert_eq!(server.open(&format!("token={old}")).closed(), 4001);
     let new = jwt(secret, &json!({"alg": "HS256"}), &json!({"sub": "ann"}));
-    let refused = server.try_open(&format!("token={new}"), &[("Origin", "https://old.example")]);
+    let refused = server.try_open(
+        &format!("token={new}"),
+        &[("Origin", "https://old.example")],
+    );
     assert_eq!(refused.err().map(|answer| answer.status), Some(403));
     let mut bob = server.connect(&format!("token={new}"));
-    assert_eq!(bob.ask(&json!({"op": "join", "channel": "old-room"}))["code"], "forbidden");
+    assert_eq!(
+        bob.ask(&json!({"op": "join", "channel": "old-room"}))["code"],
+        "forbidden"
+    );
     bob.join("new-room");
 
     // A renewal is judged by what holds now, and takes away what is no longer allowed.
-    assert_eq!(ann.ask(&json!({"op": "auth", "token": old}))["code"], "unauthorized");
+    assert_eq!(
+        ann.ask(&json!({"op": "auth", "token": old}))["code"],
+        "unauthorized"
+    );
     let (before, ack) = ann.ask_amid(&json!({"op": "auth", "token": new}));
     assert_eq!(ack["op"], "ack", "{ack}");
-    let mut left: Vec<_> = before.iter().map(|left| left["channel"].as_str().unwrap()).collect();
+    let mut left: Vec<_> = before
+        .iter()
+        .map(|left| left["channel"].as_str().unwrap())
+        .collect();
     left.sort_unstable();
     assert_eq!(left, ["old-room", "old-room-2"]);
 }
@@ -203,9 +250,14 @@ fn what_would_be_unsafe_together_with_what_stays_is_refused() {
         config.listen.set_port(listen.port());
         config
     });
-    let Err(ReloadError::Config(error)) = error else { panic!("{error:?}") };
+    let Err(ReloadError::Config(error)) = error else {
+        panic!("{error:?}")
+    };
     let text = error.to_string();
-    assert!(text.starts_with("without a restart: listen = \"0.0.0.0:"), "{text}");
+    assert!(
+        text.starts_with("without a restart: listen = \"0.0.0.0:"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -17,11 +17,17 @@ fn rights() -> Map<String, Value> {
 }
 
 fn only(names: &[&str]) -> Value {
-    rights().into_iter().filter(|(name, _)| names.contains(&name.as_str())).collect()
+    rights()
+        .into_iter()
+        .filter(|(name, _)| names.contains(&name.as_str()))
+        .collect()
 }
 
 fn all_but(missing: &str) -> Value {
-    rights().into_iter().filter(|(name, _)| name != missing).collect()
+    rights()
+        .into_iter()
+        .filter(|(name, _)| name != missing)
+        .collect()
 }
 
 /// One operation of a client.
@@ -45,10 +51,18 @@ enum Effect {
 }
 
 fn operations() -> Vec<Operation> {
-    let operation = |message, needs, effect| Operation { message, needs, effect };
+    let operation = |message, needs, effect| Operation {
+        message,
+        needs,
+        effect,
+    };
     vec![
         operation(json!({"op": "ping"}), &[], Effect::Answer),
-        operation(json!({"op": "join", "channel": "room-1"}), &["join"], Effect::Notice("joined")),
+        operation(
+            json!({"op": "join", "channel": "room-1"}),
+            &["join"],
+            Effect::Notice("joined"),
+        ),
         operation(
             json!({"op": "join", "channel": "room-1", "members": true}),
             &["join", "members"],
@@ -59,18 +73,49 @@ fn operations() -> Vec<Operation> {
             &["join"],
             Effect::Notice("joined"),
         ),
-        operation(json!({"op": "leave", "channel": "room-1"}), &[], Effect::Answer),
-        operation(json!({"op": "members", "channel": "room-1"}), &["members"], Effect::Answer),
-        operation(json!({"op": "send", "channel": "room-1", "event": "e"}), &["send"], Effect::Event),
-        operation(json!({"op": "broadcast", "event": "e"}), &["broadcast"], Effect::Event),
-        operation(json!({"op": "publish", "users": ["bob"], "event": "e"}), &["publish"], Effect::Event),
-        operation(json!({"op": "update", "data": {"a": 1}}), &["update"], Effect::Answer),
-        operation(json!({"op": "call", "name": "sum", "data": [1]}), &["call"], Effect::NoFunction),
+        operation(
+            json!({"op": "leave", "channel": "room-1"}),
+            &[],
+            Effect::Answer,
+        ),
+        operation(
+            json!({"op": "members", "channel": "room-1"}),
+            &["members"],
+            Effect::Answer,
+        ),
+        operation(
+            json!({"op": "send", "channel": "room-1", "event": "e"}),
+            &["send"],
+            Effect::Event,
+        ),
+        operation(
+            json!({"op": "broadcast", "event": "e"}),
+            &["broadcast"],
+            Effect::Event,
+        ),
+        operation(
+            json!({"op": "publish", "users": ["bob"], "event": "e"}),
+            &["publish"],
+            Effect::Event,
+        ),
+        operation(
+            json!({"op": "update", "data": {"a": 1}}),
+            &["update"],
+            Effect::Answer,
+        ),
+        operation(
+            json!({"op": "call", "name": "sum", "data": [1]}),
+            &["call"],
+            Effect::NoFunction,
+        ),
     ]
 }
 
 fn with_can(server: &TestServer, user: &str, can: &Value) -> Client {
-    server.connect(&format!("token={}&echo=false", signed(&json!({"sub": user, "can": can}))))
+    server.connect(&format!(
+        "token={}&echo=false",
+        signed(&json!({"sub": user, "can": can}))
+    ))
 }
 
 /// A server, and a client that hears of the members of `room-1`, of what is sent to it, to everyone and to `bob`.
@@ -101,7 +146,9 @@ fn assert_witness_heard_nothing(server: &TestServer, bob: &mut Client, what: &st
 }
 
 fn shown(server: &TestServer, client: &Client) -> Value {
-    server.get_as(KEY, &format!("/v1/connections/{}", client.id)).json()
+    server
+        .get_as(KEY, &format!("/v1/connections/{}", client.id))
+        .json()
 }
 
 /// Expects that `client` is refused for want of `missing`, that nothing came of it, and that it stays.
@@ -115,12 +162,20 @@ fn assert_refused(
     let what = format!("{message} without {missing}");
     let before = shown(server, client);
     let error = client.ask(message);
-    assert_eq!((&error["op"], &error["code"]), (&json!("error"), &json!("forbidden")), "{what}: {error}");
+    assert_eq!(
+        (&error["op"], &error["code"]),
+        (&json!("error"), &json!("forbidden")),
+        "{what}: {error}"
+    );
     let text = error["message"].as_str().unwrap();
     assert!(text.contains(&format!("\"{missing}\"")), "{what}: {text}");
     client.send(message);
     let silent = client.json();
-    assert_eq!((&silent["code"], &silent["id"]), (&json!("forbidden"), &json!(null)), "{what}");
+    assert_eq!(
+        (&silent["code"], &silent["id"]),
+        (&json!("forbidden"), &json!(null)),
+        "{what}"
+    );
     assert_eq!(shown(server, client), before, "{what}");
     assert_witness_heard_nothing(server, bob, &what);
     client.expect_nothing();
@@ -129,22 +184,34 @@ fn assert_refused(
 
 /// Expects that what `client` asks for is done.
 fn assert_done(server: &TestServer, bob: &mut Client, client: &mut Client, operation: &Operation) {
-    let Operation { message, effect, .. } = operation;
+    let Operation {
+        message, effect, ..
+    } = operation;
     let answer = client.ask(message);
-    let expected = if matches!(effect, Effect::NoFunction) { "error" } else { "ack" };
+    let expected = if matches!(effect, Effect::NoFunction) {
+        "error"
+    } else {
+        "ack"
+    };
     assert_eq!(answer["op"], expected, "{message}: {answer}");
     match effect {
         Effect::NoFunction => assert_eq!(answer["code"], "no_functions"),
         Effect::Notice(kind) => {
             let notice = bob.json();
-            assert_eq!((&notice["kind"], &notice["member"]["id"]), (&json!(kind), &json!(client.id)));
+            assert_eq!(
+                (&notice["kind"], &notice["member"]["id"]),
+                (&json!(kind), &json!(client.id))
+            );
             assert_eq!(shown(server, client)["channels"], json!(["room-1"]));
             client.acked(&json!({"op": "leave", "channel": "room-1"}));
             assert_eq!(bob.json()["kind"], "left");
         }
         Effect::Event => {
             let event = bob.json();
-            assert_eq!((&event["event"], &event["from"]["connection"]), (&json!("e"), &json!(client.id)));
+            assert_eq!(
+                (&event["event"], &event["from"]["connection"]),
+                (&json!("e"), &json!(client.id))
+            );
         }
         Effect::Answer => {}
     }
@@ -206,17 +273,41 @@ fn a_right_for_other_names_is_none() {
 fn bytes_need_the_same_rights() {
     let (server, mut bob) = with_witness();
     for (message, missing) in [
-        (json!({"op": "send", "channel": "room-1", "event": "e", "id": 1}), "send"),
-        (json!({"op": "broadcast", "event": "e", "id": 1}), "broadcast"),
-        (json!({"op": "publish", "users": ["bob"], "event": "e", "id": 1}), "publish"),
+        (
+            json!({"op": "send", "channel": "room-1", "event": "e", "id": 1}),
+            "send",
+        ),
+        (
+            json!({"op": "broadcast", "event": "e", "id": 1}),
+            "broadcast",
+        ),
+        (
+            json!({"op": "publish", "users": ["bob"], "event": "e", "id": 1}),
+            "publish",
+        ),
     ] {
         let header = message.to_string();
-        let frame = [&[1, 0, u8::try_from(header.len()).unwrap()], header.as_bytes(), b"bytes"].concat();
+        let frame = [
+            &[1, 0, u8::try_from(header.len()).unwrap()],
+            header.as_bytes(),
+            b"bytes",
+        ]
+        .concat();
         let mut client = with_can(&server, "ann", &all_but(missing));
         client.frame(0x82, &frame);
         let error = client.json();
-        assert_eq!((&error["code"], &error["id"]), (&json!("forbidden"), &json!(1)), "{message}: {error}");
-        assert!(error["message"].as_str().unwrap().contains(&format!("\"{missing}\"")), "{error}");
+        assert_eq!(
+            (&error["code"], &error["id"]),
+            (&json!("forbidden"), &json!(1)),
+            "{message}: {error}"
+        );
+        assert!(
+            error["message"]
+                .as_str()
+                .unwrap()
+                .contains(&format!("\"{missing}\"")),
+            "{error}"
+        );
         client.expect_nothing();
         bob.expect_nothing();
         let mut client = with_can(&server, "ann", &only(&[missing]));
@@ -254,25 +345,43 @@ fn without_can_the_default_holds_and_a_can_replaces_it_altogether() {
     });
     let mut ann = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
     let mut anonymous = server.connect("channel=lobby&channel=room-1");
-    assert_eq!(anonymous.json(), json!({"op": "joined", "channel": "lobby"}));
+    assert_eq!(
+        anonymous.json(),
+        json!({"op": "joined", "channel": "lobby"})
+    );
     let refused = anonymous.json();
     assert_eq!(refused["code"], "forbidden");
-    assert!(refused["message"].as_str().unwrap().contains("room-1"), "{refused}");
+    assert!(
+        refused["message"].as_str().unwrap().contains("room-1"),
+        "{refused}"
+    );
     for client in [&mut ann, &mut anonymous] {
         client.join("lobby");
         client.acked(&json!({"op": "update", "data": {}}));
-        for operation in operations().iter().filter(|operation| operation.message["op"] != "update") {
+        for operation in operations()
+            .iter()
+            .filter(|operation| operation.message["op"] != "update")
+        {
             if let Some(missing) = operation.needs.first() {
                 let error = client.ask(&operation.message);
                 assert_eq!(error["code"], "forbidden", "{error}");
-                assert!(error["message"].as_str().unwrap().contains(missing), "{error}");
+                assert!(
+                    error["message"].as_str().unwrap().contains(missing),
+                    "{error}"
+                );
             }
         }
     }
     let mut own = with_can(&server, "bob", &json!({"join": ["room-1"]}));
     own.join("room-1");
-    assert_eq!(own.ask(&json!({"op": "join", "channel": "lobby"}))["code"], "forbidden");
-    assert_eq!(own.ask(&json!({"op": "update", "data": {}}))["code"], "forbidden");
+    assert_eq!(
+        own.ask(&json!({"op": "join", "channel": "lobby"}))["code"],
+        "forbidden"
+    );
+    assert_eq!(
+        own.ask(&json!({"op": "update", "data": {}}))["code"],
+        "forbidden"
+    );
 }
 
 #[test]
@@ -284,10 +393,16 @@ fn in_development_everything_is_allowed_without_can_and_a_can_still_holds() {
         assert_ne!(answer["code"], "forbidden", "{answer}");
     }
     let body = json!({"user": "ann", "can": {"join": ["room-1"]}});
-    let token = server.call("/v1/tokens", &body)["token"].as_str().unwrap().to_owned();
+    let token = server.call("/v1/tokens", &body)["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let mut ann = server.connect(&format!("token={token}"));
     ann.join("room-1");
-    assert_eq!(ann.ask(&json!({"op": "broadcast", "event": "e"}))["code"], "forbidden");
+    assert_eq!(
+        ann.ask(&json!({"op": "broadcast", "event": "e"}))["code"],
+        "forbidden"
+    );
 }
 
 #[test]
@@ -307,10 +422,19 @@ fn a_renewed_token_brings_its_own_rights() {
         }
     }
     let other = signed(&json!({"sub": "eve", "can": rights()}));
-    assert_eq!(ann.ask(&json!({"op": "auth", "token": other}))["code"], "forbidden");
+    assert_eq!(
+        ann.ask(&json!({"op": "auth", "token": other}))["code"],
+        "forbidden"
+    );
     let bad = signed(&json!({"sub": "ann", "can": {"jion": []}}));
     assert_eq!(ann.ask(&json!({"op": "auth", "token": bad}))["op"], "error");
-    assert_refused(&server, &mut bob, &mut ann, &json!({"op": "call", "name": "sum"}), "call");
+    assert_refused(
+        &server,
+        &mut bob,
+        &mut ann,
+        &json!({"op": "call", "name": "sum"}),
+        "call",
+    );
 }
 
 /// A client in `room-1` that hears of its members by its own asking, and one that comes and goes.
@@ -338,13 +462,17 @@ fn who_loses_the_right_to_see_members_hears_of_them_no_more() {
     let (server, mut ann) = watching(|_| {});
     let token = signed(&json!({"sub": "ann", "can": only(&["join"])}));
     ann.acked(&json!({"op": "auth", "token": token}));
-    assert_eq!(ann.ask(&json!({"op": "members", "channel": "room-1"}))["code"], "forbidden");
+    assert_eq!(
+        ann.ask(&json!({"op": "members", "channel": "room-1"}))["code"],
+        "forbidden"
+    );
     assert_hears_of_nobody(&server, &mut ann);
 }
 
 #[test]
 fn who_comes_back_without_the_right_to_see_members_hears_of_them_no_more() {
-    let (server, ann) = watching(|config| config.limits.resume_window = std::time::Duration::from_hours(1));
+    let (server, ann) =
+        watching(|config| config.limits.resume_window = std::time::Duration::from_hours(1));
     let old = ann.id.clone();
     drop(ann);
     let path = format!("/v1/connections/{old}");

@@ -1,6 +1,10 @@
 //! Clients that stop reading: they are closed for it, and nobody else notices.
 
-#![allow(clippy::unwrap_used, clippy::float_cmp, reason = "a test may end at once, and counters are whole")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    reason = "a test may end at once, and counters are whole"
+)]
 
 mod support;
 
@@ -27,7 +31,9 @@ fn connect(server: &TestServer, count: usize) -> Vec<Client> {
 
 /// A small receive buffer, so that a client that does not read makes its socket refuse soon.
 fn shrink(client: &Client) {
-    socket2::SockRef::from(&client.socket).set_recv_buffer_size(4096).unwrap();
+    socket2::SockRef::from(&client.socket)
+        .set_recv_buffer_size(4096)
+        .unwrap();
 }
 
 /// The bytes that every client gets: `count` numbered events of about 1 KiB, each a frame of its own.
@@ -67,7 +73,10 @@ fn read_all(clients: &[Client], expected: &[u8], slowest: &AtomicUsize) -> Resul
         }
         slowest.store(offsets.iter().copied().min().unwrap_or(0), SeqCst);
         if last_progress.elapsed() > PATIENCE {
-            return Err(format!("no progress; the slowest has {} bytes", slowest.load(SeqCst)));
+            return Err(format!(
+                "no progress; the slowest has {} bytes",
+                slowest.load(SeqCst)
+            ));
         }
     }
     Ok(())
@@ -119,15 +128,25 @@ fn logged() -> Arc<Mutex<Vec<u8>>> {
     }
     let lines = Lines(Arc::default());
     let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone());
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_writer(move || writer.clone());
     let _ = subscriber.try_init();
     lines.0
 }
 
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<usize>()
+        .unwrap()
+        * 1024
 }
 
 #[test]
@@ -144,16 +163,34 @@ fn one_stalled_client_is_closed_and_a_thousand_others_miss_nothing() {
     eventually("the stalled client is closed for it", || {
         server.metric("fanfare_closes_total", "4101") >= 1.0
     });
-    assert_eq!(server.metric("fanfare_closes_total", "4101"), 1.0, "nobody else was taken for slow");
+    assert_eq!(
+        server.metric("fanfare_closes_total", "4101"),
+        1.0,
+        "nobody else was taken for slow"
+    );
     assert_eq!(server.metric("fanfare_connections", ""), GOOD as f64);
     assert!(server.metric("fanfare_drops_total", "slow_consumer") > 0.0);
-    assert_eq!(server.metric("fanfare_bulk_in_flight", ""), 0.0, "nothing holds the gate");
+    assert_eq!(
+        server.metric("fanfare_bulk_in_flight", ""),
+        0.0,
+        "nothing holds the gate"
+    );
     let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    let line = log.lines().find(|line| line.contains(&stalled.id)).expect("a line says who");
+    let line = log
+        .lines()
+        .find(|line| line.contains(&stalled.id))
+        .expect("a line says who");
     let line: Value = serde_json::from_str(line).unwrap();
     let fields = &line["fields"];
-    assert_eq!((&fields["user"], &fields["code"]), (&json!("stalled"), &json!(4101)), "{line}");
-    assert!(fields["waiting_bytes"].as_u64() > Some(0) && fields["stalled_ms"].is_u64(), "{line}");
+    assert_eq!(
+        (&fields["user"], &fields["code"]),
+        (&json!("stalled"), &json!(4101)),
+        "{line}"
+    );
+    assert!(
+        fields["waiting_bytes"].as_u64() > Some(0) && fields["stalled_ms"].is_u64(),
+        "{line}"
+    );
     // One outbox of 1 MiB and the frames that the gate admits, beside 20 MiB of this test's own.
     assert!(grown < 64 << 20, "memory grew by {} MiB", grown >> 20);
 }
@@ -169,17 +206,34 @@ fn two_thousand_slow_readers_do_not_touch_two_thousand_good_ones() {
         shrink(&slow[slow.len() - 1]);
     }
     assert_eq!(serve_good(&server, &good, 3000), Ok(()));
-    eventually("the slow ones are gone", || server.metric("fanfare_connections", "") <= EACH as f64);
+    eventually("the slow ones are gone", || {
+        server.metric("fanfare_connections", "") <= EACH as f64
+    });
     assert_eq!(server.metric("fanfare_closes_total", "4101"), EACH as f64);
     // What a slow one can still read is a beginning of the same stream, then the close frame or the end.
     let (expected, _) = stream(3000);
     for client in slow.iter_mut().step_by(97) {
         let mut bytes = Vec::new();
         let _ = client.socket.read_to_end(&mut bytes);
-        let same = bytes.iter().zip(&expected).take_while(|(a, b)| a == b).count();
+        let same = bytes
+            .iter()
+            .zip(&expected)
+            .take_while(|(a, b)| a == b)
+            .count();
         let rest = &bytes[same..];
-        assert!(rest.is_empty() || rest.starts_with(&[0x88, 10, 0x10, 0x05]), "after {same} bytes: {rest:?}");
+        assert!(
+            rest.is_empty() || rest.starts_with(&[0x88, 10, 0x10, 0x05]),
+            "after {same} bytes: {rest:?}"
+        );
     }
-    assert_eq!(server.metric("fanfare_bulk_in_flight", ""), 0.0, "nothing holds the gate");
-    assert_eq!(server.metric("fanfare_refused_bytes", ""), 0.0, "what was refused is let go");
+    assert_eq!(
+        server.metric("fanfare_bulk_in_flight", ""),
+        0.0,
+        "nothing holds the gate"
+    );
+    assert_eq!(
+        server.metric("fanfare_refused_bytes", ""),
+        0.0,
+        "what was refused is let go"
+    );
 }

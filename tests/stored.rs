@@ -1,5 +1,9 @@
 //! Events stored for users: delivered first, confirmed by a pong, and kept until then.
-#![allow(clippy::unwrap_used, clippy::float_cmp, reason = "a test may end at once, and counters are whole")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    reason = "a test may end at once, and counters are whole"
+)]
 
 #[path = "support/kept.rs"]
 mod kept;
@@ -23,7 +27,11 @@ use support::*;
 /// A server that stores events for users, configured further by `change`.
 fn server_that_stores(change: impl FnOnce(&mut Config, &mut UserEvents)) -> TestServer {
     server_with(|config| {
-        let mut kept = UserEvents { size: 10_000, bytes: 64 << 20, ttl: Duration::from_hours(1) };
+        let mut kept = UserEvents {
+            size: 10_000,
+            bytes: 64 << 20,
+            ttl: Duration::from_hours(1),
+        };
         change(config, &mut kept);
         config.apps.values_mut().next().unwrap().user_events = Some(kept);
     })
@@ -48,7 +56,10 @@ fn mute_ann(server: &TestServer) -> Client {
 
 /// Publishes `data` to ann; the receipt.
 fn publish(server: &TestServer, data: impl Into<Value>) -> Value {
-    server.call("/v1/publish", &json!({"user": "ann", "event": "e", "data": data.into()}))
+    server.call(
+        "/v1/publish",
+        &json!({"user": "ann", "event": "e", "data": data.into()}),
+    )
 }
 
 /// The calls that publish `numbers` to ann, each with `size` bytes beside it.
@@ -67,7 +78,9 @@ fn publish_numbers(server: &TestServer, count: u64, size: usize) {
 }
 
 fn number(event: &Value) -> u64 {
-    event["data"]["n"].as_u64().unwrap_or_else(|| panic!("{event}"))
+    event["data"]["n"]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{event}"))
 }
 
 /// The next `count` numbers.
@@ -108,12 +121,19 @@ fn what_came_while_a_user_was_away_is_delivered_first_and_in_order() {
     let server = plain_server();
     let receipts = [publish(&server, 1), publish(&server, 2)];
     for receipt in &receipts {
-        assert_eq!((&receipt["matched"], &receipt["stored"]), (&json!(0), &json!(1)), "{receipt}");
+        assert_eq!(
+            (&receipt["matched"], &receipt["stored"]),
+            (&json!(0), &json!(1)),
+            "{receipt}"
+        );
     }
     let mut client = ann(&server, "");
     assert_eq!(publish(&server, 3)["stored"], 1);
     for (n, receipt) in receipts.iter().enumerate() {
-        assert_eq!(client.json(), json!({"event": "e", "data": n + 1, "id": receipt["id"]}));
+        assert_eq!(
+            client.json(),
+            json!({"event": "e", "data": n + 1, "id": receipt["id"]})
+        );
     }
     let live = client.json();
     assert_eq!(live["data"], 3);
@@ -129,7 +149,9 @@ fn many_publishers_at_once_lose_nothing_of_an_absent_user() {
     thread::scope(|scope| {
         for publisher in 0..6 {
             let server = &server;
-            scope.spawn(move || Caller::new(server.address()).batches(&numbered(publisher, 1..=EACH, 10)));
+            scope.spawn(move || {
+                Caller::new(server.address()).batches(&numbered(publisher, 1..=EACH, 10))
+            });
         }
     });
     let mut client = ann(&server, "");
@@ -147,13 +169,17 @@ fn many_publishers_at_once_lose_nothing_of_an_absent_user() {
 #[test]
 fn each_user_of_a_list_has_its_own_but_for_those_excepted() {
     let server = plain_server();
-    let body = json!({"recipients": ["ann", "bob", "cem"], "except": ["bob"], "event": "e", "data": 1});
+    let body =
+        json!({"recipients": ["ann", "bob", "cem"], "except": ["bob"], "event": "e", "data": 1});
     assert_eq!(server.call("/v1/dispatch", &body)["stored"], 2);
     let to = json!({"users": ["ann", "bob"]});
     let body = json!({"to": to, "except": {"users": ["ann"]}, "event": "e", "data": 2});
     assert_eq!(server.call("/v1/emit", &body)["stored"], 1);
     let waiting = |user: &str| data(&mut server.client(user, &json!({})));
-    assert_eq!([waiting("ann"), waiting("bob"), waiting("cem")], [vec![1], vec![2], vec![1]]);
+    assert_eq!(
+        [waiting("ann"), waiting("bob"), waiting("cem")],
+        [vec![1], vec![2], vec![1]]
+    );
 }
 
 #[test]
@@ -161,7 +187,9 @@ fn what_is_not_for_users_alone_is_not_stored() {
     let server = plain_server();
     let publish = |more: Value| {
         let mut body = json!({"event": "e"});
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         body
     };
     let ann = json!({"users": ["ann"]});
@@ -174,7 +202,11 @@ fn what_is_not_for_users_alone_is_not_stored() {
         let mut wanted = body.clone();
         wanted["store"] = json!(true);
         let refused = server.post("/v1/emit", &wanted);
-        assert_eq!((refused.status, refused.code().as_str()), (400, "cannot_store"), "{body}");
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (400, "cannot_store"),
+            "{body}"
+        );
     }
     let everyone = publish(json!({"recipients": ["*"]}));
     assert_eq!(server.call("/v1/dispatch", &everyone)["stored"], 0);
@@ -191,7 +223,10 @@ fn what_declined_to_be_stored_reaches_who_is_there() {
     let mut client = ann(&server, "");
     let body = json!({"user": "ann", "event": "e", "data": 1, "store": false});
     let receipt = server.call("/v1/publish", &body);
-    assert_eq!((&receipt["queued"], &receipt["stored"]), (&json!(1), &json!(0)));
+    assert_eq!(
+        (&receipt["queued"], &receipt["stored"]),
+        (&json!(1), &json!(0))
+    );
     assert_eq!(client.json(), json!({"event": "e", "data": 1}));
     assert_eq!(stored(&server), 0);
 }
@@ -204,15 +239,26 @@ fn a_client_may_publish_to_who_is_away() {
     assert_eq!(bob.json()["op"], "ack");
     let mut client = ann(&server, "");
     let event = client.json();
-    assert_eq!((&event["data"], &event["from"]["user"]), (&json!(1), &json!("bob")));
+    assert_eq!(
+        (&event["data"], &event["from"]["user"]),
+        (&json!(1), &json!("bob"))
+    );
 }
 
 #[test]
 fn bytes_are_stored_as_well() {
     let server = plain_server();
-    server.call("/v1/publish", &json!({"user": "ann", "event": "e", "data_base64": "AP8="}));
-    let Received::Binary(bytes) = ann(&server, "").message() else { panic!("expected bytes") };
-    assert!(bytes.starts_with(&[1, 0]) && bytes.ends_with(&[b'}', 0, 255]), "{bytes:?}");
+    server.call(
+        "/v1/publish",
+        &json!({"user": "ann", "event": "e", "data_base64": "AP8="}),
+    );
+    let Received::Binary(bytes) = ann(&server, "").message() else {
+        panic!("expected bytes")
+    };
+    assert!(
+        bytes.starts_with(&[1, 0]) && bytes.ends_with(&[b'}', 0, 255]),
+        "{bytes:?}"
+    );
 }
 
 // Full speed
@@ -231,7 +277,10 @@ impl Followed {
         let id = event["id"].as_str().unwrap_or_else(|| panic!("{event}"));
         let what = (event["data"]["publisher"].as_u64().unwrap(), number(event));
         let place = *self.places.entry(id.to_owned()).or_insert(self.order.len());
-        assert!(before.is_none_or(|before| place == before + 1), "{what:?} is at {place}, behind {before:?}");
+        assert!(
+            before.is_none_or(|before| place == before + 1),
+            "{what:?} is at {place}, behind {before:?}"
+        );
         if place == self.order.len() {
             let last = self.last.insert(what.0, what.1).unwrap_or(0);
             assert_eq!(what.1, last + 1, "of publisher {}", what.0);
@@ -260,7 +309,12 @@ impl Followed {
 }
 
 /// Publishes numbered events, at most about 1,000 ahead of what is `read`, until it is to `stop`; how many.
-fn publish_until(server: &TestServer, publisher: usize, read: &AtomicUsize, stop: &AtomicBool) -> usize {
+fn publish_until(
+    server: &TestServer,
+    publisher: usize,
+    read: &AtomicUsize,
+    stop: &AtomicBool,
+) -> usize {
     let mut caller = Caller::new(server.address());
     let mut sent = 0;
     while !stop.load(SeqCst) {
@@ -268,7 +322,11 @@ fn publish_until(server: &TestServer, publisher: usize, read: &AtomicUsize, stop
             thread::yield_now();
             continue;
         }
-        caller.batches(&numbered(publisher, sent as u64 + 1..=sent as u64 + 50, 200));
+        caller.batches(&numbered(
+            publisher,
+            sent as u64 + 1..=sent as u64 + 50,
+            200,
+        ));
         sent += 50;
     }
     sent
@@ -287,7 +345,10 @@ fn come_and_go(server: &TestServer, followed: &mut Followed, read: &AtomicUsize)
             0 | 4 => followed.read_all(&mut client),
             _ => followed.read(&mut client, 1 + coming * 37 % 200),
         }
-        read.store(followed.last.values().copied().min().unwrap_or(0) as usize, SeqCst);
+        read.store(
+            followed.last.values().copied().min().unwrap_or(0) as usize,
+            SeqCst,
+        );
         match coming % 2 {
             0 => reset(client),
             _ => cut(&client),
@@ -306,10 +367,15 @@ fn under_full_load_nothing_is_lost_and_nothing_live_overtakes_what_waits() {
             scope.spawn(move || publish_until(server, publisher, read, stop))
         };
         let publishers = [publish(0), publish(1), publish(2)];
-        let reading = scope.spawn(|| come_and_go(&server, &mut followed, &read)).join();
+        let reading = scope
+            .spawn(|| come_and_go(&server, &mut followed, &read))
+            .join();
         stop.store(true, SeqCst);
         reading.unwrap();
-        publishers.into_iter().map(|publisher| publisher.join().unwrap()).sum()
+        publishers
+            .into_iter()
+            .map(|publisher| publisher.join().unwrap())
+            .sum()
     });
     followed.read_all(&mut ann(&server, ""));
     assert_eq!(followed.order.len(), sent);
@@ -328,7 +394,10 @@ fn what_was_read_and_not_answered_under_full_load_comes_again_from_the_first() {
             reset(mute);
         }
     });
-    assert_eq!(numbers(&mut ann(&server, ""), 1000), (1..=1000).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(&mut ann(&server, ""), 1000),
+        (1..=1000).collect::<Vec<_>>()
+    );
 }
 
 // Not confirmed
@@ -346,7 +415,11 @@ fn what_is_not_confirmed_waits_for_the_next_connection() {
     silent.socket.set_nonblocking(true).unwrap();
     drop(silent);
     let mut client = ann(&server, "");
-    assert_eq!([client.json(), client.json()], first, "the same, with the same ids");
+    assert_eq!(
+        [client.json(), client.json()],
+        first,
+        "the same, with the same ids"
+    );
     client.expect_nothing();
     expect_confirmed(&server);
 }
@@ -372,7 +445,10 @@ fn a_drop_in_the_middle_of_a_replay_loses_nothing() {
         let mut client = ann(&server, "");
         let numbers = numbers(&mut client, read);
         if let Some(first) = numbers.first().copied() {
-            assert!(first <= unread, "{first} comes first, and {unread} nobody has read");
+            assert!(
+                first <= unread,
+                "{first} comes first, and {unread} nobody has read"
+            );
             assert_eq!(numbers, (first..first + read as u64).collect::<Vec<_>>());
             unread = unread.max(first + read as u64);
         }
@@ -384,9 +460,15 @@ fn a_drop_in_the_middle_of_a_replay_loses_nothing() {
     }
     let mut client = ann(&server, "");
     let first = numbers(&mut client, 1)[0];
-    assert!(first <= unread, "{first} comes first, and {unread} nobody has read");
+    assert!(
+        first <= unread,
+        "{first} comes first, and {unread} nobody has read"
+    );
     let rest = (COUNT - first) as usize;
-    assert_eq!(numbers(&mut client, rest), (first + 1..=COUNT).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(&mut client, rest),
+        (first + 1..=COUNT).collect::<Vec<_>>()
+    );
     client.expect_nothing();
     expect_confirmed(&server);
 }
@@ -412,7 +494,10 @@ fn who_does_not_read_what_is_live_gets_it_the_next_time() {
     publish_numbers(&server, COUNT, 1000);
     reset(silent);
     let mut client = ann(&server, "");
-    assert_eq!(numbers(&mut client, COUNT as usize), (1..=COUNT).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(&mut client, COUNT as usize),
+        (1..=COUNT).collect::<Vec<_>>()
+    );
     client.expect_nothing();
     expect_confirmed(&server);
 }
@@ -423,9 +508,14 @@ const READS: &str = "FANFARE_TEST_READS";
 
 #[test]
 #[ignore = "another test runs it, as a process of its own"]
-#[expect(clippy::disallowed_methods, reason = "what another test sets for this one is no configuration")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what another test sets for this one is no configuration"
+)]
 fn a_client_that_says_what_it_reads_and_then_stalls() {
-    let (Ok(path), Ok(reads)) = (env::var(ADDRESS), env::var(READS)) else { return };
+    let (Ok(path), Ok(reads)) = (env::var(ADDRESS), env::var(READS)) else {
+        return;
+    };
     let (address, path) = path.split_once('/').unwrap();
     let mut client = Client::open(address.parse().unwrap(), &format!("/{path}"), &[]).unwrap();
     client.json();
@@ -443,8 +533,16 @@ fn a_client_that_says_what_it_reads_and_then_stalls() {
 fn start_client(server: &TestServer, count: usize) -> Child {
     let token = server.token("ann", &json!({}));
     Command::new(env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture", "a_client_that_says_what_it_reads_and_then_stalls"])
-        .env(ADDRESS, format!("{}/v1/connect?token={token}", server.address()))
+        .args([
+            "--ignored",
+            "--exact",
+            "--nocapture",
+            "a_client_that_says_what_it_reads_and_then_stalls",
+        ])
+        .env(
+            ADDRESS,
+            format!("{}/v1/connect?token={token}", server.address()),
+        )
         .env(READS, count.to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -454,12 +552,19 @@ fn start_client(server: &TestServer, count: usize) -> Child {
 
 /// Kills `client` once it has read what it was to read; the first and the last of that.
 fn kill(mut client: Child) -> (u64, u64) {
-    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(client.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
     let before_stall = lines.by_ref().take_while(|line| line != "stalled");
-    let read: Vec<u64> = before_stall.filter_map(|line| line.split_once("read ")?.1.parse().ok()).collect();
+    let read: Vec<u64> = before_stall
+        .filter_map(|line| line.split_once("read ")?.1.parse().ok())
+        .collect();
     client.kill().unwrap();
     assert_eq!(client.wait().unwrap().code(), None, "it ended by itself");
-    assert!(read.windows(2).all(|pair| pair[1] == pair[0] + 1), "{read:?}");
+    assert!(
+        read.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "{read:?}"
+    );
     (read[0], read[read.len() - 1])
 }
 
@@ -473,11 +578,17 @@ fn a_client_killed_half_way_leaves_the_rest_for_the_next() {
     let mut last = 0;
     thread::scope(|scope| {
         let mut client = start_client(&server, 501);
-        eventually("it has come", || server.count("fanfare_connections", "default") == 1);
+        eventually("it has come", || {
+            server.count("fanfare_connections", "default") == 1
+        });
         scope.spawn(|| Caller::new(server.address()).batches(live));
         for next in [100, 400, 1] {
             let (first, read_to) = kill(client);
-            assert!(first <= last + 1, "{} is lost: the next is {first}", last + 1);
+            assert!(
+                first <= last + 1,
+                "{} is lost: the next is {first}",
+                last + 1
+            );
             last = last.max(read_to);
             client = start_client(&server, next);
         }
@@ -485,8 +596,15 @@ fn a_client_killed_half_way_leaves_the_rest_for_the_next() {
     });
     let mut client = ann(&server, "");
     let first = number(&client.json());
-    assert!(first <= last + 1, "{} is lost: the next is {first}", last + 1);
-    assert_eq!(numbers(&mut client, (COUNT - first) as usize), (first + 1..=COUNT).collect::<Vec<_>>());
+    assert!(
+        first <= last + 1,
+        "{} is lost: the next is {first}",
+        last + 1
+    );
+    assert_eq!(
+        numbers(&mut client, (COUNT - first) as usize),
+        (first + 1..=COUNT).collect::<Vec<_>>()
+    );
     client.expect_nothing();
     expect_confirmed(&server);
 }
@@ -513,7 +631,10 @@ fn a_second_connection_gets_the_same_and_one_answer_is_enough() {
     let mut second = mute_ann(&server);
     assert_eq!(second.json()["data"], 1, "nobody has confirmed it");
     assert_eq!(publish(&server, 2)["queued"], 2);
-    assert_eq!((mute.json()["data"].clone(), second.json()["data"].clone()), (json!(2), json!(2)));
+    assert_eq!(
+        (mute.json()["data"].clone(), second.json()["data"].clone()),
+        (json!(2), json!(2))
+    );
     assert_eq!(stored(&server), 2);
     let mut third = ann(&server, "");
     assert_eq!(data(&mut third), [1, 2]);
@@ -529,7 +650,13 @@ fn a_made_up_answer_confirms_nothing() {
     let mut declining = ann(&server, "store=false");
     publish(&server, 1);
     publish(&server, 2);
-    assert_eq!((declining.json()["data"].clone(), declining.json()["data"].clone()), (json!(1), json!(2)));
+    assert_eq!(
+        (
+            declining.json()["data"].clone(),
+            declining.json()["data"].clone()
+        ),
+        (json!(1), json!(2))
+    );
     let mut mute = mute_ann(&server);
     let asked = question(&mut mute);
     let answer = |client: &mut Client, payload: &[u8]| {
@@ -539,7 +666,12 @@ fn a_made_up_answer_confirms_nothing() {
     for client in [&mut bob, &mut declining] {
         answer(client, &asked);
     }
-    let mut made_up = vec![vec![], b"x".to_vec(), vec![0xff; 125], asked[..asked.len() - 1].to_vec()];
+    let mut made_up = vec![
+        vec![],
+        b"x".to_vec(),
+        vec![0xff; 125],
+        asked[..asked.len() - 1].to_vec(),
+    ];
     made_up.extend((0..asked.len()).map(|at| {
         let mut other = asked.clone();
         other[at] ^= 1;
@@ -580,7 +712,10 @@ fn who_declines_gets_what_is_live_and_confirms_nothing() {
     let mut declining = ann(&server, "store=false");
     declining.expect_nothing();
     let receipt = publish(&server, 2);
-    assert_eq!((&receipt["queued"], &receipt["stored"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&receipt["queued"], &receipt["stored"]),
+        (&json!(1), &json!(1))
+    );
     assert_eq!(declining.json()["data"], 2);
     declining.expect_nothing();
     assert_eq!(data(&mut ann(&server, "")), [1, 2]);
@@ -617,12 +752,16 @@ fn who_becomes_a_user_gets_what_waits_then() {
 #[test]
 fn where_the_first_message_must_authenticate_what_waits_comes_behind_the_welcome() {
     let server = server_that_stores(|config, _| {
-        config.apps.values_mut().next().unwrap().client_auth = Some(fanfare::config::ClientAuth::Required);
+        config.apps.values_mut().next().unwrap().client_auth =
+            Some(fanfare::config::ClientAuth::Required);
     });
     publish(&server, 1);
     let mut client = server.open("");
     client.send(&json!({"op": "auth", "token": server.token("ann", &json!({}))}));
-    assert_eq!((client.json()["op"].clone(), client.json()["data"].clone()), (json!("welcome"), json!(1)));
+    assert_eq!(
+        (client.json()["op"].clone(), client.json()["data"].clone()),
+        (json!("welcome"), json!(1))
+    );
     client.expect_nothing();
     expect_confirmed(&server);
 }
@@ -656,7 +795,10 @@ fn what_was_thrown_away_is_not_confirmed() {
     let mut slow = ann(&server, "");
     shrink(&slow);
     publish_numbers(&server, COUNT, 2000);
-    assert!(server.count("fanfare_drops_total", "oldest") > 0, "nothing was thrown away");
+    assert!(
+        server.count("fanfare_drops_total", "oldest") > 0,
+        "nothing was thrown away"
+    );
     let mut seen: BTreeSet<u64> = BTreeSet::new();
     widen(&slow);
     while !seen.contains(&COUNT) {
@@ -681,27 +823,38 @@ fn what_was_thrown_away_is_not_confirmed() {
 #[test]
 fn a_device_that_an_event_is_not_for_does_not_take_it_from_the_users_others() {
     let server = plain_server();
-    let body =
-        |n: u64| json!({"to": {"users": ["ann"]}, "except": {"devices": ["phone"]}, "event": "e", "data": n});
+    let body = |n: u64| json!({"to": {"users": ["ann"]}, "except": {"devices": ["phone"]}, "event": "e", "data": n});
     assert_eq!(server.call("/v1/emit", &body(1))["stored"], 1);
     let mut phone = ann(&server, "device=phone");
     phone.expect_nothing();
     reset(phone);
-    assert_eq!(data(&mut ann(&server, "")), [1], "the phone was not given it");
+    assert_eq!(
+        data(&mut ann(&server, "")),
+        [1],
+        "the phone was not given it"
+    );
 }
 
 /// Ann's connection is excepted from one event and given the next; the other devices still get the first.
 fn expect_withheld_is_kept(except: impl FnOnce(&Client) -> Value) {
     let server = plain_server();
     let mut phone = ann(&server, "device=phone");
-    let withheld = json!({"to": {"users": ["ann"]}, "except": except(&phone), "event": "e", "data": 1});
+    let withheld =
+        json!({"to": {"users": ["ann"]}, "except": except(&phone), "event": "e", "data": 1});
     let receipt = server.call("/v1/emit", &withheld);
-    assert_eq!((&receipt["queued"], &receipt["stored"]), (&json!(0), &json!(1)));
+    assert_eq!(
+        (&receipt["queued"], &receipt["stored"]),
+        (&json!(0), &json!(1))
+    );
     publish(&server, 2);
     assert_eq!(phone.json()["data"], 2);
     phone.expect_nothing();
     phone.expect_nothing();
-    assert_eq!(data(&mut ann(&server, "")).first(), Some(&json!(1)), "nobody was given it before");
+    assert_eq!(
+        data(&mut ann(&server, "")).first(),
+        Some(&json!(1)),
+        "nobody was given it before"
+    );
 }
 
 #[test]
@@ -725,7 +878,11 @@ fn over_their_number_the_oldest_go_and_are_counted() {
     assert_eq!(numbers(&mut client, 3), [3, 4, 5]);
     client.expect_nothing();
     expect_confirmed(&server);
-    assert_eq!(server.count("fanfare_drops_total", "stored_over_bound"), 2, "what is confirmed is no loss");
+    assert_eq!(
+        server.count("fanfare_drops_total", "stored_over_bound"),
+        2,
+        "what is confirmed is no loss"
+    );
 }
 
 #[test]
@@ -739,21 +896,32 @@ fn over_their_bytes_the_oldest_go_and_are_counted() {
 #[test]
 fn over_the_bound_of_the_node_the_oldest_of_all_users_go() {
     let server = server_that_stores(|config, _| config.limits.history_bytes = 300_000);
-    server.call("/v1/publish", &json!({"user": "bob", "event": "e", "data": 1}));
+    server.call(
+        "/v1/publish",
+        &json!({"user": "bob", "event": "e", "data": 1}),
+    );
     let padding = "x".repeat(10_000);
     (1..=50).for_each(|n| drop(publish(&server, json!({"n": n, "padding": padding}))));
     server.client("bob", &json!({})).expect_nothing();
     let kept = stored(&server);
-    assert_eq!(server.count("fanfare_drops_total", "stored_over_bound"), 51 - kept);
+    assert_eq!(
+        server.count("fanfare_drops_total", "stored_over_bound"),
+        51 - kept
+    );
     assert!((10..30).contains(&kept), "{kept}");
-    assert_eq!(numbers(&mut ann(&server, ""), kept as usize), (51 - kept..=50).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(&mut ann(&server, ""), kept as usize),
+        (51 - kept..=50).collect::<Vec<_>>()
+    );
 }
 
 #[test]
 fn past_their_time_they_go_and_are_counted() {
     let server = server_that_stores(|_, kept| kept.ttl = Duration::from_millis(200));
     publish_numbers(&server, 5, 10);
-    eventually("they are counted", || server.count("fanfare_drops_total", "stored_expired") == 5);
+    eventually("they are counted", || {
+        server.count("fanfare_drops_total", "stored_expired") == 5
+    });
     ann(&server, "").expect_nothing();
     assert_eq!(stored(&server), 0);
     assert_eq!(server.count("fanfare_drops_total", "stored_over_bound"), 0);

@@ -50,8 +50,14 @@ fn the_subprotocol_is_echoed_where_offered_and_others_are_refused() {
         handshake(&server, &headers)
     };
     let plain = upgrade(&[]);
-    assert_eq!((plain.status, plain.header("sec-websocket-protocol")), (101, None));
-    assert_eq!(plain.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    assert_eq!(
+        (plain.status, plain.header("sec-websocket-protocol")),
+        (101, None)
+    );
+    assert_eq!(
+        plain.header("sec-websocket-accept"),
+        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+    );
     for offer in ["fanfare.v1", "other, fanfare.v1", "fanfare.v1,fanfare.v2"] {
         let answer = upgrade(&[("Sec-WebSocket-Protocol", offer)]);
         assert_eq!(
@@ -61,9 +67,18 @@ fn the_subprotocol_is_echoed_where_offered_and_others_are_refused() {
         );
     }
     let answer = upgrade(&[("Sec-WebSocket-Protocol", "fanfare.v2")]);
-    assert_eq!((answer.status, answer.code().as_str()), (400, "unknown_protocol"));
-    let answer = upgrade(&[("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]);
-    assert_eq!((answer.status, answer.header("sec-websocket-extensions")), (101, None));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (400, "unknown_protocol")
+    );
+    let answer = upgrade(&[(
+        "Sec-WebSocket-Extensions",
+        "permessage-deflate; client_max_window_bits",
+    )]);
+    assert_eq!(
+        (answer.status, answer.header("sec-websocket-extensions")),
+        (101, None)
+    );
 }
 
 /// The head of the answer to a GET of `/v1/connect`; all of it where it is a refusal.
@@ -82,25 +97,39 @@ fn handshake(server: &TestServer, headers: &[(&str, &str)]) -> Answer {
         raw.push(byte[0]);
     }
     let answer = parse_answer(&raw);
-    let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+    let length = answer
+        .header("content-length")
+        .map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     socket.read_exact(&mut body).unwrap();
-    Answer { text: String::from_utf8(body).unwrap(), ..answer }
+    Answer {
+        text: String::from_utf8(body).unwrap(),
+        ..answer
+    }
 }
 
 #[test]
 fn what_is_no_handshake_is_refused() {
     let server = server();
     let plain = server.get("/v1/connect");
-    assert_eq!((plain.status, plain.code().as_str()), (426, "upgrade_required"));
+    assert_eq!(
+        (plain.status, plain.code().as_str()),
+        (426, "upgrade_required")
+    );
     let upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket")];
     let no_key = [&upgrade[..], &[("Sec-WebSocket-Version", "13")]].concat();
     let key = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
     let old = [&upgrade[..], &[key, ("Sec-WebSocket-Version", "8")]].concat();
     let answer = handshake(&server, &no_key);
-    assert_eq!((answer.status, answer.code().as_str()), (400, "bad_handshake"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (400, "bad_handshake")
+    );
     let answer = handshake(&server, &old);
-    assert_eq!((answer.status, answer.code().as_str()), (426, "upgrade_required"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (426, "upgrade_required")
+    );
     assert_eq!(answer.header("sec-websocket-version"), Some("13"));
 }
 
@@ -112,11 +141,23 @@ fn the_app_is_chosen_by_name_and_an_unknown_one_is_refused() {
     let mut default = server.connect("app=default");
     let mut first = server.connect("");
     let mut other = server.connect("app=other");
-    assert_eq!(server.call("/v1/broadcast", &json!({"event": "e"}))["matched"], 2);
-    assert_eq!((default.json()["event"].clone(), first.json()["event"].clone()), (json!("e"), json!("e")));
+    assert_eq!(
+        server.call("/v1/broadcast", &json!({"event": "e"}))["matched"],
+        2
+    );
+    assert_eq!(
+        (
+            default.json()["event"].clone(),
+            first.json()["event"].clone()
+        ),
+        (json!("e"), json!("e"))
+    );
     other.expect_nothing();
     let unknown = server.try_open("app=nobody", &[]).err().unwrap();
-    assert_eq!((unknown.status, unknown.code().as_str()), (404, "unknown_app"));
+    assert_eq!(
+        (unknown.status, unknown.code().as_str()),
+        (404, "unknown_app")
+    );
 }
 
 #[test]
@@ -125,7 +166,10 @@ fn the_query_is_decoded_as_browsers_encode_it_and_unknown_parameters_are_ignored
     let client = server.connect("device=my+phone%2F%C3%A9&some=thing&flag");
     let shown = server.get(&format!("/v1/connections/{}", client.id)).json();
     assert_eq!(shown["device"], "my phone/é");
-    let long = server.try_open(&format!("device={}", "x".repeat(129)), &[]).err().unwrap();
+    let long = server
+        .try_open(&format!("device={}", "x".repeat(129)), &[])
+        .err()
+        .unwrap();
     assert_eq!((long.status, long.code().as_str()), (400, "bad_query"));
     let bad = server.try_open("device=%ff", &[]).err().unwrap();
     assert_eq!((bad.status, bad.code().as_str()), (400, "bad_query"));
@@ -146,7 +190,11 @@ fn filters_see_what_the_server_knows_of_a_connection() {
         "user == null && auth == null && profile == null && channels == [] && connection.id == params.id",
     ] {
         let body = json!({"filter": filter, "params": {"id": client.id}});
-        assert_eq!(server.call("/v1/explain", &body)["sample"], json!([client.id]), "{filter}");
+        assert_eq!(
+            server.call("/v1/explain", &body)["sample"],
+            json!([client.id]),
+            "{filter}"
+        );
     }
 }
 
@@ -155,7 +203,10 @@ fn over_the_connection_limit_a_handshake_gets_503_until_one_leaves() {
     let server = server_with(|config| config.limits.connections = 2);
     let (first, _second) = (server.connect(""), server.connect(""));
     let full = server.try_open("", &[]).err().unwrap();
-    assert_eq!((full.status, full.code().as_str()), (503, "connection_limit"));
+    assert_eq!(
+        (full.status, full.code().as_str()),
+        (503, "connection_limit")
+    );
     assert!(full.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
     assert_eq!(server.count("fanfare_refusals_total", "connections"), 1);
     assert_eq!(server.get("/v1/connections").status, 200);
@@ -185,10 +236,16 @@ fn over_the_limit_of_its_address_a_handshake_gets_503_and_other_addresses_go_on(
 fn over_the_accept_rate_a_handshake_gets_503() {
     let server = server_with(|config| config.limits.accepts_per_second = 1);
     let answers: Vec<_> = (0..20).map(|_| server.try_open("", &[])).collect();
-    let refused: Vec<&Answer> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    let refused: Vec<&Answer> = answers
+        .iter()
+        .filter_map(|answer| answer.as_ref().err())
+        .collect();
     assert!(answers.iter().any(Result::is_ok) && !refused.is_empty());
     for answer in refused {
-        assert_eq!((answer.status, answer.code().as_str()), (503, "accept_rate"));
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (503, "accept_rate")
+        );
         assert!(answer.header("retry-after").is_some());
     }
 }
@@ -196,12 +253,17 @@ fn over_the_accept_rate_a_handshake_gets_503() {
 #[test]
 fn forwarded_addresses_are_believed_from_trusted_proxies_only() {
     let ip = |server: &TestServer, forwarded: &str| {
-        let mut client = server.try_open("", &[("X-Forwarded-For", forwarded)]).unwrap();
+        let mut client = server
+            .try_open("", &[("X-Forwarded-For", forwarded)])
+            .unwrap();
         let id = client.json()["connection"].as_str().unwrap().to_owned();
         server.get_as(KEY, &format!("/v1/connections/{id}")).json()["ip"].clone()
     };
     let trusting = keyed_server(|config| {
-        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+        config.trusted_proxies = vec![
+            "127.0.0.0/8".parse().unwrap(),
+            "10.0.0.0/8".parse().unwrap(),
+        ];
     });
     assert_eq!(ip(&trusting, "203.0.113.9"), "203.0.113.9");
     assert_eq!(
@@ -235,7 +297,11 @@ fn each_message_with_an_id_gets_one_ack_or_error_that_carries_it() {
     for (message, id, code) in [
         (r#"{"op":"dance","id":2}"#, json!(2), "unknown_op"),
         (r#"{"op":"ping","id":3,"extra":1}"#, json!(3), "bad_message"),
-        (r#"{"op":"ping","extra":1,"id":"x"}"#, json!("x"), "bad_message"),
+        (
+            r#"{"op":"ping","extra":1,"id":"x"}"#,
+            json!("x"),
+            "bad_message",
+        ),
         (r#"{"op":"auth","id":4}"#, json!(4), "bad_message"),
         (r#"{"op":"auth","id":5,"token":7}"#, json!(5), "bad_message"),
         (r#"{"id":6}"#, json!(6), "bad_message"),
@@ -250,7 +316,11 @@ fn each_message_with_an_id_gets_one_ack_or_error_that_carries_it() {
     ] {
         client.frame(0x81, message.as_bytes());
         let answer = client.json();
-        assert_eq!((&answer["op"], &answer["code"]), (&json!("error"), &json!(code)), "{message}: {answer}");
+        assert_eq!(
+            (&answer["op"], &answer["code"]),
+            (&json!("error"), &json!(code)),
+            "{message}: {answer}"
+        );
         assert_eq!(answer["id"], id, "{message}");
         assert!(!answer["message"].as_str().unwrap().is_empty());
     }
@@ -266,8 +336,12 @@ fn an_error_carries_the_id_of_a_message_over_the_rate_too() {
         config.limits.messages_per_second = 1;
     });
     let mut client = server.connect("");
-    let messages = (0..5).flat_map(|n| masked(0x81, json!({"op": "ping", "id": n}).to_string().as_bytes()));
-    client.socket.write_all(&messages.collect::<Vec<u8>>()).unwrap();
+    let messages =
+        (0..5).flat_map(|n| masked(0x81, json!({"op": "ping", "id": n}).to_string().as_bytes()));
+    client
+        .socket
+        .write_all(&messages.collect::<Vec<u8>>())
+        .unwrap();
     for n in 0..5 {
         let answer = client.json();
         assert_eq!(answer["id"], n, "{answer}");
@@ -320,10 +394,15 @@ fn silence_after_a_ping_ends_with_4201_and_an_answer_does_not() {
         answering.expect_nothing();
     });
     assert!(matches!(silent.next(), Received::Ping(_)));
-    assert_eq!(silent.next(), Received::Close(4201, "no answer to a ping".into()));
+    assert_eq!(
+        silent.next(),
+        Received::Close(4201, "no answer to a ping".into())
+    );
     listening.join().unwrap();
     drop(silent);
-    eventually("it is counted", || server.count("fanfare_closes_total", "code=\"4201\"") == 1);
+    eventually("it is counted", || {
+        server.count("fanfare_closes_total", "code=\"4201\"") == 1
+    });
 }
 
 #[test]
@@ -348,7 +427,9 @@ fn over_the_rate_a_message_gets_an_error_and_a_hundred_in_a_row_close_with_4102(
     });
     let mut client = server.connect("");
     // All in one write, so that hardly any time passes between them.
-    let flood: Vec<u8> = (0..150).flat_map(|_| masked(0x81, br#"{"op":"ping"}"#)).collect();
+    let flood: Vec<u8> = (0..150)
+        .flat_map(|_| masked(0x81, br#"{"op":"ping"}"#))
+        .collect();
     client.socket.write_all(&flood).unwrap();
     let (mut pongs, mut errors, mut byes) = (0, 0, 0);
     let code = loop {
@@ -357,7 +438,9 @@ fn over_the_rate_a_message_gets_an_error_and_a_hundred_in_a_row_close_with_4102(
             Received::Text(text) => {
                 let message: Value = serde_json::from_str(&text).unwrap();
                 if message["op"] == "bye" {
-                    assert!(message["code"] == 4102 && message["reconnect_in_ms"].as_u64() > Some(0));
+                    assert!(
+                        message["code"] == 4102 && message["reconnect_in_ms"].as_u64() > Some(0)
+                    );
                     byes += 1;
                     continue;
                 }
@@ -369,7 +452,10 @@ fn over_the_rate_a_message_gets_an_error_and_a_hundred_in_a_row_close_with_4102(
         }
     };
     assert_eq!((code, byes), (4102, 1));
-    assert!((5..=20).contains(&pongs) && errors >= 100, "{pongs} pongs, {errors} errors");
+    assert!(
+        (5..=20).contains(&pongs) && errors >= 100,
+        "{pongs} pongs, {errors} errors"
+    );
     let mut other = server.connect("");
     other.expect_nothing();
 }
@@ -401,7 +487,9 @@ fn who_takes_nothing_is_closed_and_counted_and_others_get_everything() {
         assert!(sent < 1000, "nobody is ever too slow");
     }
     drop(stalled);
-    eventually("4101 is counted", || server.count("fanfare_closes_total", "code=\"4101\"") == 1);
+    eventually("4101 is counted", || {
+        server.count("fanfare_closes_total", "code=\"4101\"") == 1
+    });
     reading.expect_nothing();
 }
 
@@ -410,13 +498,19 @@ fn who_takes_nothing_is_closed_and_counted_and_others_get_everything() {
 #[test]
 fn a_close_is_answered_by_the_same_code_and_ends_the_connection() {
     let server = server();
-    for (payload, code) in [(&[][..], 1005), (&[0x03, 0xe8][..], 1000), (b"\x0f\xa0reason", 4000)] {
+    for (payload, code) in [
+        (&[][..], 1005),
+        (&[0x03, 0xe8][..], 1000),
+        (b"\x0f\xa0reason", 4000),
+    ] {
         let mut client = server.connect("");
         client.frame(0x88, payload);
         assert_eq!(client.message(), Received::Close(code, String::new()));
         assert_eq!(client.message(), Received::End);
     }
-    eventually("all are gone", || server.count("fanfare_connections", "default") == 0);
+    eventually("all are gone", || {
+        server.count("fanfare_connections", "default") == 0
+    });
     assert_eq!(server.count("fanfare_closes_total", "code=\"1005\""), 1);
 }
 
@@ -426,7 +520,10 @@ fn after_a_close_nothing_is_delivered() {
     let mut client = server.connect("");
     client.frame(0x88, &[0x03, 0xe8]);
     assert_eq!(client.message(), Received::Close(1000, String::new()));
-    assert_eq!(server.call("/v1/broadcast", &json!({"event": "e"}))["matched"], 0);
+    assert_eq!(
+        server.call("/v1/broadcast", &json!({"event": "e"}))["matched"],
+        0
+    );
     assert_eq!(client.message(), Received::End);
 }
 
@@ -438,8 +535,13 @@ fn a_socket_that_ends_leaves_nothing_behind() {
     assert_eq!(server.get(&path).status, 200);
     drop(client);
     eventually("it is gone", || server.get(&path).status == 404);
-    assert_eq!(server.call("/v1/publish", &json!({"user": "ann", "event": "e"}))["matched"], 0);
-    eventually("it is counted", || server.count("fanfare_closes_total", "code=\"1006\"") == 1);
+    assert_eq!(
+        server.call("/v1/publish", &json!({"user": "ann", "event": "e"}))["matched"],
+        0
+    );
+    eventually("it is counted", || {
+        server.count("fanfare_closes_total", "code=\"1006\"") == 1
+    });
 }
 
 #[test]
@@ -448,7 +550,10 @@ fn a_node_that_leaves_says_bye_with_a_moment_to_come_back() {
     let mut client = server.connect("");
     let leaving = std::thread::spawn(move || drop(server));
     let bye = client.json();
-    assert_eq!((&bye["op"], &bye["code"], &bye["reason"]), (&json!("bye"), &json!(4200), &json!("draining")));
+    assert_eq!(
+        (&bye["op"], &bye["code"], &bye["reason"]),
+        (&json!("bye"), &json!(4200), &json!("draining"))
+    );
     assert!(bye["reconnect_in_ms"].as_u64().unwrap() <= 3000, "{bye}");
     assert_eq!(client.message(), Received::Close(4200, "draining".into()));
     drop(client);
@@ -503,7 +608,10 @@ fn the_page_has_every_close_code_and_every_error() {
 #[test]
 fn with_authentication_off_everyone_is_anonymous() {
     let off = |config: &mut fanfare::config::Config| {
-        config.apps.values_mut().for_each(|app| app.client_auth = Some(ClientAuth::Off));
+        config
+            .apps
+            .values_mut()
+            .for_each(|app| app.client_auth = Some(ClientAuth::Off));
     };
     let server = server_with(off);
     let mut client = server.open("token=nonsense");

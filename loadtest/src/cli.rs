@@ -318,7 +318,8 @@ pub(crate) struct Slow {
 }
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("a duration is such as 10s or 500ms: {error}"))
+    humantime::parse_duration(text)
+        .map_err(|error| format!("a duration is such as 10s or 500ms: {error}"))
 }
 
 fn rate(text: &str) -> Result<f64, String> {

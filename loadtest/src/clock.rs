@@ -32,17 +32,31 @@ pub(crate) struct Alarm(OwnedFd);
 impl Alarm {
     /// An alarm that is not set.
     pub(crate) fn new() -> Result<Self> {
-        timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
-            .map(Self)
-            .doing("cannot make a timer")
+        timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+        )
+        .map(Self)
+        .doing("cannot make a timer")
     }
 
     /// The descriptor becomes readable at `moment`, a value of [`now`].
     pub(crate) fn set(&self, moment: u64) -> Result<()> {
         let moment = moment.max(1);
-        let value = Timespec { tv_sec: (moment / SECOND) as i64, tv_nsec: (moment % SECOND) as i64 };
-        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-        timerfd_settime(&self.0, TimerfdTimerFlags::ABSTIME, &once).map(|_| ()).doing("cannot set a timer")
+        let value = Timespec {
+            tv_sec: (moment / SECOND) as i64,
+            tv_nsec: (moment % SECOND) as i64,
+        };
+        let once = Itimerspec {
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: value,
+        };
+        timerfd_settime(&self.0, TimerfdTimerFlags::ABSTIME, &once)
+            .map(|_| ())
+            .doing("cannot set a timer")
     }
 
     /// For registering it.

@@ -29,7 +29,10 @@ pub(crate) trait Doing<T> {
 
 impl<T, E: Into<io::Error>> Doing<T> for std::result::Result<T, E> {
     fn doing(self, doing: impl Into<String>) -> Result<T> {
-        self.map_err(|source| Error::Io { doing: doing.into(), source: source.into() })
+        self.map_err(|source| Error::Io {
+            doing: doing.into(),
+            source: source.into(),
+        })
     }
 }
 

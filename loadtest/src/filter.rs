@@ -42,7 +42,10 @@ const TENANT: usize = 7;
 
 impl Filter {
     /// True for every user of a test, and only found out by looking at each.
-    pub(crate) const SCAN_ALL: Self = Self { by: By::Scan, share: Share::All };
+    pub(crate) const SCAN_ALL: Self = Self {
+        by: By::Scan,
+        share: Share::All,
+    };
 
     /// The filter, in CEL.
     pub(crate) fn text(self) -> String {
@@ -50,12 +53,15 @@ impl Filter {
         let tenants = match (self.by, self.share) {
             (By::Index, Share::One) => return format!(r#"{INDEXED} == "{one}""#),
             (By::Index, Share::Half | Share::All) => {
-                let names: Vec<String> =
-                    (0..self.tenants()).map(|n| format!(r#""{}""#, token::tenant(n))).collect();
+                let names: Vec<String> = (0..self.tenants())
+                    .map(|n| format!(r#""{}""#, token::tenant(n)))
+                    .collect();
                 return format!("{INDEXED} in [{}]", names.join(", "));
             }
             (By::Scan, Share::One) => format!(r#"{INDEXED}.startsWith("{one}")"#),
-            (By::Scan, Share::Half) => format!(r#"{INDEXED} < "{}""#, token::tenant(self.tenants())),
+            (By::Scan, Share::Half) => {
+                format!(r#"{INDEXED} < "{}""#, token::tenant(self.tenants()))
+            }
             (By::Scan, Share::All) => format!(r#"{INDEXED}.startsWith("tenant-")"#),
         };
         format!("{tenants} && size(auth.email) > 0")
@@ -73,7 +79,11 @@ impl Filter {
     /// Whether it matches the user of this number.
     pub(crate) fn matches(self, user: usize) -> bool {
         let tenant = user % token::TENANTS;
-        if self.share == Share::One { tenant == TENANT } else { tenant < self.tenants() }
+        if self.share == Share::One {
+            tenant == TENANT
+        } else {
+            tenant < self.tenants()
+        }
     }
 
     /// How many of the tenants it matches.
@@ -93,7 +103,10 @@ mod tests {
     #[test]
     fn a_filter_matches_its_share_of_the_users() {
         for (share, of) in [(Share::One, 3), (Share::Half, 150), (Share::All, 300)] {
-            let filter = Filter { by: By::Index, share };
+            let filter = Filter {
+                by: By::Index,
+                share,
+            };
             assert_eq!((0..300).filter(|&user| filter.matches(user)).count(), of);
         }
     }
@@ -102,10 +115,17 @@ mod tests {
     fn filters_are_written_as_the_server_reads_them() {
         let text = |by, share| Filter { by, share }.text();
         assert_eq!(text(By::Index, Share::One), r#"auth.tenant == "tenant-07""#);
-        assert_eq!(text(By::Scan, Share::Half), r#"auth.tenant < "tenant-50" && size(auth.email) > 0"#);
+        assert_eq!(
+            text(By::Scan, Share::Half),
+            r#"auth.tenant < "tenant-50" && size(auth.email) > 0"#
+        );
         let half = text(By::Index, Share::Half);
         assert!(half.starts_with(r#"auth.tenant in ["tenant-00", "tenant-01", "#));
-        let summary = Filter { by: By::Index, share: Share::Half }.summary();
+        let summary = Filter {
+            by: By::Index,
+            share: Share::Half,
+        }
+        .summary();
         assert_eq!(summary, r#"auth.tenant in ["tenant-00", … "tenant-49"]"#);
     }
 }

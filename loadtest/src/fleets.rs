@@ -81,7 +81,11 @@ impl Fleets {
             let link = &mut self.members[at].link;
             self.poll
                 .registry()
-                .register(&mut link.socket, Token(FIRST_TOKEN + at), Interest::READABLE)
+                .register(
+                    &mut link.socket,
+                    Token(FIRST_TOKEN + at),
+                    Interest::READABLE,
+                )
                 .doing("cannot watch a client process")?;
         }
         Ok(from..self.members.len())
@@ -94,17 +98,26 @@ impl Fleets {
 
     /// Those that measurements count.
     pub(crate) fn counted(&self) -> Vec<usize> {
-        (0..self.len()).filter(|&at| !self.members[at].is_aside).collect()
+        (0..self.len())
+            .filter(|&at| !self.members[at].is_aside)
+            .collect()
     }
 
     /// Has measurements pass the fleets `which` over.
     pub(crate) fn set_aside(&mut self, which: &Range<usize>) {
-        self.members[which.clone()].iter_mut().for_each(|fleet| fleet.is_aside = true);
+        self.members[which.clone()]
+            .iter_mut()
+            .for_each(|fleet| fleet.is_aside = true);
     }
 
     /// The users of the fleets `which`; numbers run through all fleets.
     pub(crate) fn users(&self, which: &Range<usize>) -> Users {
-        let before = |at: usize| self.members[..at].iter().map(|fleet| fleet.count).sum::<usize>();
+        let before = |at: usize| {
+            self.members[..at]
+                .iter()
+                .map(|fleet| fleet.count)
+                .sum::<usize>()
+        };
         before(which.start)..before(which.end)
     }
 
@@ -161,12 +174,22 @@ impl Fleets {
         let rate = rate.div_ceil(which.len().max(1) as u32);
         which.clone().try_for_each(|at| {
             let order = self.connection_order(at, (api, rate), Limits::default());
-            self.tell(at, &Order::Connect(Connect { is_open_loop: true, ..order }))
+            self.tell(
+                at,
+                &Order::Connect(Connect {
+                    is_open_loop: true,
+                    ..order
+                }),
+            )
         })
     }
 
     /// How the fleets `which` came in, once they have, or have not within `patience`.
-    pub(crate) fn arrivals(&mut self, which: &Range<usize>, patience: Duration) -> Result<Vec<Arrival>> {
+    pub(crate) fn arrivals(
+        &mut self,
+        which: &Range<usize>,
+        patience: Duration,
+    ) -> Result<Vec<Arrival>> {
         let mut all = Vec::new();
         self.hear(which.clone(), patience, |_, notice| {
             let is_last = matches!(notice, Notice::Connected);
@@ -189,8 +212,13 @@ impl Fleets {
     pub(crate) fn kill(&mut self, which: &Range<usize>) -> Result<()> {
         for fleet in &mut self.members[which.clone()] {
             let unwatched = self.poll.registry().deregister(&mut fleet.link.socket);
-            unwatched.and_then(|()| fleet.child.kill()).doing("cannot end a client process")?;
-            fleet.child.wait().doing("cannot wait for a client process")?;
+            unwatched
+                .and_then(|()| fleet.child.kill())
+                .doing("cannot end a client process")?;
+            fleet
+                .child
+                .wait()
+                .doing("cannot wait for a client process")?;
             fleet.open = 0;
         }
         Ok(())
@@ -203,8 +231,17 @@ impl Fleets {
     }
 
     /// Has them read again; answers what became of them, given what the server took of each stream of `round`.
-    pub(crate) fn undeafen(&mut self, which: &Range<usize>, round: u16, sent: &[u32]) -> Result<Vec<Heard>> {
-        let order = Order::Hear { round, sent: sent.to_vec(), patience_ms: 2000 };
+    pub(crate) fn undeafen(
+        &mut self,
+        which: &Range<usize>,
+        round: u16,
+        sent: &[u32],
+    ) -> Result<Vec<Heard>> {
+        let order = Order::Hear {
+            round,
+            sent: sent.to_vec(),
+            patience_ms: 2000,
+        };
         self.ask(which, &order, |notice| match notice {
             Notice::Heard(heard) => Some(heard),
             _ => None,
@@ -239,11 +276,25 @@ impl Fleets {
         let (first, source) = (self.users(&(at..at)).start, self.sources);
         // Ports of closed connections wait for a minute, so the next ones come from other addresses.
         self.sources = self.sources.wrapping_add(64);
-        let Limits { connections, receive_buffer } = limits;
-        let count = connections.map_or(self.members[at].count, |limit| limit.min(self.members[at].count));
+        let Limits {
+            connections,
+            receive_buffer,
+        } = limits;
+        let count = connections.map_or(self.members[at].count, |limit| {
+            limit.min(self.members[at].count)
+        });
         self.members[at].open = count;
         let (to, driver) = (api.address, api.driver.clone());
-        Connect { to, first, count, driver, source, rate, is_open_loop: false, receive_buffer }
+        Connect {
+            to,
+            first,
+            count,
+            driver,
+            source,
+            rate,
+            is_open_loop: false,
+            receive_buffer,
+        }
     }
 
     /// Tells the fleet `at` what to do.
@@ -255,9 +306,11 @@ impl Fleets {
     pub(crate) fn receive(&mut self, token: Token) -> Option<Result<Vec<Notice>>> {
         let at = token.0.checked_sub(FIRST_TOKEN)?;
         let notices = self.members.get_mut(at)?.link.receive::<Notice>();
-        Some(notices.and_then(|notices| match notices.iter().find(|n| matches!(n, Notice::Failed(_))) {
-            Some(Notice::Failed(why)) => failed(why.clone()),
-            _ => Ok(notices),
+        Some(notices.and_then(|notices| {
+            match notices.iter().find(|n| matches!(n, Notice::Failed(_))) {
+                Some(Notice::Failed(why)) => failed(why.clone()),
+                _ => Ok(notices),
+            }
         }))
     }
 
@@ -275,12 +328,17 @@ impl Fleets {
             if clock::now() > until {
                 return failed(format!("client processes said nothing for {patience:?}"));
             }
-            match self.poll.poll(&mut events, Some(Duration::from_millis(100))) {
+            match self
+                .poll
+                .poll(&mut events, Some(Duration::from_millis(100)))
+            {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 other => other.doing("the event loop failed")?,
             }
             for event in &events {
-                let Some(notices) = self.receive(event.token()) else { continue };
+                let Some(notices) = self.receive(event.token()) else {
+                    continue;
+                };
                 let at = event.token().0 - FIRST_TOKEN;
                 for notice in notices? {
                     if accept(at, notice) {
@@ -302,7 +360,13 @@ fn spawn(count: usize, first: bool) -> Result<Fleet> {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .doing("cannot start a client process")?;
-    Ok(Fleet { child, link: Link::new(ours)?, count, open: 0, is_aside: false })
+    Ok(Fleet {
+        child,
+        link: Link::new(ours)?,
+        count,
+        open: 0,
+        is_aside: false,
+    })
 }
 
 impl Drop for Fleet {

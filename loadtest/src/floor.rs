@@ -21,7 +21,8 @@ use crate::{
 
 const LISTENER: Token = Token(usize::MAX);
 
-const UPGRADED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+const UPGRADED: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
       Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x10{\"op\":\"welcome\"}";
 
 /// The first byte of a close frame.
@@ -73,7 +74,9 @@ impl Peer {
 pub(crate) fn run(listen: SocketAddr) -> Result<()> {
     let mut listener = TcpListener::bind(listen).doing(format!("cannot listen on {listen}"))?;
     let mut poll = Poll::new().doing("no event loop")?;
-    poll.registry().register(&mut listener, LISTENER, Interest::READABLE).doing("no event loop")?;
+    poll.registry()
+        .register(&mut listener, LISTENER, Interest::READABLE)
+        .doing("no event loop")?;
     let mut floor = Floor::default();
     let mut events = Events::with_capacity(1024);
     loop {
@@ -105,12 +108,21 @@ impl Floor {
             let at = self.free.pop().unwrap_or(self.peers.len());
             if poll
                 .registry()
-                .register(&mut socket, Token(at), Interest::READABLE | Interest::WRITABLE)
+                .register(
+                    &mut socket,
+                    Token(at),
+                    Interest::READABLE | Interest::WRITABLE,
+                )
                 .is_err()
             {
                 continue;
             }
-            let peer = Peer { socket, inbox: Vec::new(), outbox: Vec::new(), user: None };
+            let peer = Peer {
+                socket,
+                inbox: Vec::new(),
+                outbox: Vec::new(),
+                user: None,
+            };
             if at == self.peers.len() {
                 self.peers.push(None);
             }
@@ -119,7 +131,9 @@ impl Floor {
     }
 
     fn handle(&mut self, at: usize) {
-        let Some(Some(peer)) = self.peers.get_mut(at) else { return };
+        let Some(Some(peer)) = self.peers.get_mut(at) else {
+            return;
+        };
         peer.flush();
         let going = peer.fill();
         let mut inbox = std::mem::take(&mut peer.inbox);
@@ -144,9 +158,13 @@ impl Floor {
     }
 
     fn upgrade(&mut self, at: usize, request_line: &str) {
-        let token = request_line.split_once("token=").and_then(|(_, rest)| rest.split(' ').next());
+        let token = request_line
+            .split_once("token=")
+            .and_then(|(_, rest)| rest.split(' ').next());
         let user = token.and_then(token::subject).unwrap_or_default();
-        let Some(Some(peer)) = self.peers.get_mut(at) else { return };
+        let Some(Some(peer)) = self.peers.get_mut(at) else {
+            return;
+        };
         peer.user = Some(user.clone());
         peer.send(UPGRADED);
         self.users.insert(user, at);
@@ -162,7 +180,11 @@ impl Floor {
             }
             return;
         }
-        self.peers.iter_mut().flatten().filter(|peer| peer.user.is_some()).for_each(|peer| peer.send(&frame));
+        self.peers
+            .iter_mut()
+            .flatten()
+            .filter(|peer| peer.user.is_some())
+            .for_each(|peer| peer.send(&frame));
     }
 
     fn remove(&mut self, at: usize) {

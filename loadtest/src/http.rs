@@ -18,7 +18,11 @@ pub(crate) struct Message<'b> {
 impl Message<'_> {
     /// The status of an answer.
     pub(crate) fn status(&self) -> u16 {
-        self.first_line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+        self.first_line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or(0)
     }
 }
 
@@ -47,25 +51,41 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Message<'_>> {
     let (first_line, fields) = head.split_once("\r\n").unwrap_or((head, ""));
     let field = |wanted: &str| {
         let mut fields = fields.split("\r\n").filter_map(|line| line.split_once(':'));
-        fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+        fields
+            .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+            .map(|(_, value)| value.trim())
     };
-    let is_chunked = field("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
+    let is_chunked =
+        field("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
     let length = if is_chunked {
         chunks(&bytes[end + 4..])?
     } else {
-        field("content-length").and_then(|value| value.parse().ok()).unwrap_or(0)
+        field("content-length")
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(0)
     };
     let body = bytes.get(end + 4..end + 4 + length)?;
     let is_last = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-    Some(Message { first_line, body, bytes: end + 4 + length, is_last })
+    Some(Message {
+        first_line,
+        body,
+        bytes: end + 4 + length,
+        is_last,
+    })
 }
 
 /// The length of a body in chunks, once all of it is there.
 fn chunks(body: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
-        let line = body.get(at..)?.windows(2).position(|window| window == b"\r\n")?;
-        let digits = std::str::from_utf8(&body[at..at + line]).ok()?.split(';').next()?;
+        let line = body
+            .get(at..)?
+            .windows(2)
+            .position(|window| window == b"\r\n")?;
+        let digits = std::str::from_utf8(&body[at..at + line])
+            .ok()?
+            .split(';')
+            .next()?;
         let length = u32::from_str_radix(digits.trim(), 16).ok()? as usize;
         at += line + 2 + length + 2;
         if length == 0 {
@@ -89,6 +109,10 @@ mod tests {
         assert!((0..chunked.len()).all(|cut| parse(&chunked[..cut]).is_none()));
         assert_eq!(parse(chunked).unwrap().bytes, chunked.len());
         assert!(!first.is_last);
-        assert!(parse(b"HTTP/1.1 200 OK\r\nconnection: Close\r\n\r\n").unwrap().is_last);
+        assert!(
+            parse(b"HTTP/1.1 200 OK\r\nconnection: Close\r\n\r\n")
+                .unwrap()
+                .is_last
+        );
     }
 }

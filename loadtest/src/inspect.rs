@@ -38,7 +38,9 @@ pub(crate) struct Plan {
 pub(crate) fn explain(api: &Api, filter: &str) -> Result<Explained> {
     let body = serde_json::json!({ "filter": filter }).to_string();
     let answer = ask(api, "POST", "/v1/explain", &body)?;
-    serde_json::from_str(&answer).map_err(std::io::Error::from).doing("/v1/explain answers otherwise")
+    serde_json::from_str(&answer)
+        .map_err(std::io::Error::from)
+        .doing("/v1/explain answers otherwise")
 }
 
 /// Fails unless the server says that it is fit for traffic.
@@ -68,7 +70,10 @@ pub(crate) struct Endings {
 pub(crate) fn endings(api: &Api) -> Result<Endings> {
     let metrics = ask(api, "GET", "/metrics", "")?;
     let count = |name| sum(&metrics, name, "").unwrap_or(0);
-    Ok(Endings { ended: count("fanfare_closes_total"), memberships: count("fanfare_memberships") })
+    Ok(Endings {
+        ended: count("fanfare_closes_total"),
+        memberships: count("fanfare_memberships"),
+    })
 }
 
 /// What the server has done to those that read too slowly, since it began.
@@ -95,11 +100,18 @@ pub(crate) fn slowness(api: &Api) -> Result<Slowness> {
 /// The sum of a metric over all series whose labels contain `label`; `None` where there is none.
 fn sum(metrics: &str, name: &str, label: &str) -> Option<u64> {
     let values = metrics.lines().filter_map(|line| {
-        let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']))?;
+        let rest = line
+            .strip_prefix(name)
+            .filter(|rest| rest.starts_with(['{', ' ']))?;
         let (labels, value) = rest.rsplit_once(' ')?;
-        labels.contains(label).then(|| value.parse::<f64>().ok()).flatten()
+        labels
+            .contains(label)
+            .then(|| value.parse::<f64>().ok())
+            .flatten()
     });
-    values.reduce(|sum, value| sum + value).map(|sum| sum as u64)
+    values
+        .reduce(|sum, value| sum + value)
+        .map(|sum| sum as u64)
 }
 
 /// The body of the answer to one request on a connection of its own.
@@ -120,10 +132,15 @@ fn ask(api: &Api, method: &str, path: &str, body: &str) -> Result<String> {
     };
     let answer = exchange().doing(format!("{} does not answer {method} {path}", api.address))?;
     match http::parse(&answer) {
-        Some(message) if message.status() == 200 => Ok(String::from_utf8_lossy(message.body).into_owned()),
+        Some(message) if message.status() == 200 => {
+            Ok(String::from_utf8_lossy(message.body).into_owned())
+        }
         Some(message) => {
             let why = String::from_utf8_lossy(message.body);
-            failed(format!("the server refused {method} {path}: {} {why}", message.first_line))
+            failed(format!(
+                "the server refused {method} {path}: {} {why}",
+                message.first_line
+            ))
         }
         None => failed(format!("the server cut its answer to {method} {path} off")),
     }
@@ -135,7 +152,8 @@ mod tests {
 
     #[test]
     fn a_metric_is_the_sum_of_its_series() {
-        let metrics = "# TYPE a gauge\na{app=\"x\",code=\"1\"} 2\na{app=\"y\",code=\"2\"} 3\nab{} 9\n# EOF\n";
+        let metrics =
+            "# TYPE a gauge\na{app=\"x\",code=\"1\"} 2\na{app=\"y\",code=\"2\"} 3\nab{} 9\n# EOF\n";
         assert_eq!(sum(metrics, "a", ""), Some(5));
         assert_eq!(sum(metrics, "a", "code=\"2\""), Some(3));
         assert_eq!(sum(metrics, "c", ""), None);

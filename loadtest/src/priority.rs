@@ -13,7 +13,8 @@ const FIRST: u8 = 50;
 /// `CAP_SYS_NICE` or `ulimit -r`). Processes that it starts from then on inherit it.
 pub(crate) fn go_first() -> bool {
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-    ThreadPriorityValue::try_from(FIRST).is_ok_and(|value| set(ThreadPriority::Crossplatform(value), policy))
+    ThreadPriorityValue::try_from(FIRST)
+        .is_ok_and(|value| set(ThreadPriority::Crossplatform(value), policy))
 }
 
 /// This thread goes first until it is dropped.

@@ -23,7 +23,9 @@ impl Process {
     /// Where the kernel keeps it by thread it is exact; but then threads that have ended are missing, which only the
     /// sum in steps of 10 ms has.
     pub(crate) fn cpu(self) -> Result<Duration> {
-        Ok(self.cpu_in_steps()?.max(self.cpu_of_threads().unwrap_or_default()))
+        Ok(self
+            .cpu_in_steps()?
+            .max(self.cpu_of_threads().unwrap_or_default()))
     }
 
     fn cpu_in_steps(self) -> Result<Duration> {
@@ -31,10 +33,18 @@ impl Process {
         let stat = fs::read_to_string(&path).doing(format!("cannot read {path}"))?;
         // The name in brackets may hold spaces; utime and stime are the 12th and 13th fields after it.
         let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-        let ticks: Vec<u64> =
-            after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-        let [user, system] = ticks[..] else { return failed(format!("{path} has no processor times")) };
-        Ok(Duration::from_micros((user + system) * 1_000_000 / rustix::param::clock_ticks_per_second()))
+        let ticks: Vec<u64> = after
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse().ok())
+            .collect();
+        let [user, system] = ticks[..] else {
+            return failed(format!("{path} has no processor times"));
+        };
+        Ok(Duration::from_micros(
+            (user + system) * 1_000_000 / rustix::param::clock_ticks_per_second(),
+        ))
     }
 
     fn cpu_of_threads(self) -> Option<Duration> {
@@ -50,7 +60,10 @@ impl Process {
     pub(crate) fn resident(self) -> Result<u64> {
         let path = format!("/proc/{}/statm", self.0);
         let text = fs::read_to_string(&path).doing(format!("cannot read {path}"))?;
-        let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        let pages = text
+            .split_whitespace()
+            .nth(1)
+            .and_then(|pages| pages.parse::<u64>().ok());
         match pages {
             Some(pages) => Ok(pages * rustix::param::page_size() as u64),
             None => failed(format!("{path} has no resident pages")),
@@ -63,10 +76,14 @@ impl Process {
         let text = fs::read_to_string(&path).doing(format!("cannot read {path}"))?;
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map(|kib| kib * 1024)
+            line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
+                .map(|kib| kib * 1024)
         };
         match (field("Anonymous:"), field("Rss:")) {
-            (Some(anonymous), Some(resident)) => Ok(Memory { anonymous, resident }),
+            (Some(anonymous), Some(resident)) => Ok(Memory {
+                anonymous,
+                resident,
+            }),
             _ => failed(format!("{path} has no Rss or Anonymous")),
         }
     }

@@ -24,7 +24,11 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(1), target)
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             .with_finish(ProgressFinish::AndClear);
-        Self { bar, measurements, measuring: 0 }
+        Self {
+            bar,
+            measurements,
+            measuring: 0,
+        }
     }
 
     /// Begins with something that is done at `length`.
@@ -67,6 +71,9 @@ mod tests {
         for _ in 0..2 {
             progress.begin_measurement(Duration::from_secs(2));
         }
-        assert_eq!((progress.bar.message(), progress.bar.length()), ("measuring 2 of 3".into(), Some(2000)));
+        assert_eq!(
+            (progress.bar.message(), progress.bar.length()),
+            ("measuring 2 of 3".into(), Some(2000))
+        );
     }
 }

@@ -32,7 +32,11 @@ impl Server {
         let target = &common.target;
         let driver = Driver::new(target)?;
         if let Some(address) = target.url {
-            return Ok(Self { api: Api { address, driver }, process: target.pid.map(Process), child: None });
+            return Ok(Self {
+                api: Api { address, driver },
+                process: target.pid.map(Process),
+                child: None,
+            });
         }
         let address = free_address()?;
         Self::start(driver::command(target, address)?, Api { address, driver })
@@ -41,7 +45,13 @@ impl Server {
     /// Starts the harness's own bare server.
     pub(crate) fn floor() -> Result<Self> {
         let address = free_address()?;
-        Self::start(driver::floor(address)?, Api { address, driver: Driver::floor() })
+        Self::start(
+            driver::floor(address)?,
+            Api {
+                address,
+                driver: Driver::floor(),
+            },
+        )
     }
 
     fn start(mut command: Command, api: Api) -> Result<Self> {
@@ -53,7 +63,11 @@ impl Server {
             .spawn()
             .doing(format!("cannot start {name}"))?;
         let process = Some(Process(child.id()));
-        let mut server = Self { api, process, child: Some(child) };
+        let mut server = Self {
+            api,
+            process,
+            child: Some(child),
+        };
         let until = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
             if let Some(child) = &mut server.child
@@ -76,7 +90,9 @@ impl Server {
 }
 
 fn free_address() -> Result<SocketAddr> {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).doing("no port is free")
+    TcpListener::bind(("127.0.0.1", 0))
+        .and_then(|listener| listener.local_addr())
+        .doing("no port is free")
 }
 
 impl Drop for Server {

@@ -25,7 +25,12 @@ pub(crate) const BYTES: usize = 1 + DIGITS + 2;
 impl Stamp {
     /// The JSON text of `data`: `bytes` long, or as long as a stamp needs.
     pub(crate) fn data(&self, bytes: usize) -> String {
-        let Self { round, stream, sequence, at } = self;
+        let Self {
+            round,
+            stream,
+            sequence,
+            at,
+        } = self;
         let mut data = format!("\"~{round:04x}{stream:04x}{sequence:08x}{at:016x}");
         data.extend(std::iter::repeat_n('x', bytes.saturating_sub(BYTES)));
         data.push('"');
@@ -39,7 +44,9 @@ impl Stamp {
 
     fn parse(text: &[u8]) -> Option<Self> {
         let digits: &[u8; DIGITS] = text.first_chunk()?;
-        let ([kind, sequence, high, low], []) = digits.as_chunks() else { return None };
+        let ([kind, sequence, high, low], []) = digits.as_chunks() else {
+            return None;
+        };
         let kind = number(*kind)?;
         Some(Self {
             round: (kind >> 16) as u16,
@@ -80,7 +87,12 @@ mod tests {
 
     #[test]
     fn a_stamp_is_found_in_the_frame_that_carries_it() {
-        let stamp = Stamp { round: 7, stream: 300, sequence: 70_000, at: u64::MAX - 1 };
+        let stamp = Stamp {
+            round: 7,
+            stream: 300,
+            sequence: 70_000,
+            at: u64::MAX - 1,
+        };
         for bytes in [0, 128, 1024] {
             let data = stamp.data(bytes);
             assert_eq!(data.len(), bytes.max(BYTES));
@@ -94,8 +106,19 @@ mod tests {
 
     #[test]
     fn a_frame_may_hold_several() {
-        let stamps: Vec<Stamp> = (0..3).map(|n| Stamp { round: 1, stream: n, sequence: 9, at: 5 }).collect();
-        let frame = stamps.iter().map(|stamp| stamp.data(99)).collect::<Vec<_>>().join("}\n{");
+        let stamps: Vec<Stamp> = (0..3)
+            .map(|n| Stamp {
+                round: 1,
+                stream: n,
+                sequence: 9,
+                at: 5,
+            })
+            .collect();
+        let frame = stamps
+            .iter()
+            .map(|stamp| stamp.data(99))
+            .collect::<Vec<_>>()
+            .join("}\n{");
         assert_eq!(Stamp::all(frame.as_bytes()).collect::<Vec<_>>(), stamps);
     }
 }

@@ -21,7 +21,10 @@ impl Signer {
     pub(crate) fn new(secret: &str) -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now = now.map_or(0, |since| since.as_secs());
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), expires_at: now + SECONDS }
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()),
+            expires_at: now + SECONDS,
+        }
     }
 
     /// A token for the test's user number `user`, with three claims: tenant, plan, email.
@@ -31,7 +34,11 @@ impl Signer {
             name = name(user),
             exp = self.expires_at,
             tenant = tenant(user % TENANTS),
-            plan = if user.is_multiple_of(10) { "enterprise" } else { "free" },
+            plan = if user.is_multiple_of(10) {
+                "enterprise"
+            } else {
+                "free"
+            },
         );
         let head = BASE64URL_NOPAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
         let message = format!("{head}.{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
@@ -52,7 +59,9 @@ pub(crate) fn name(user: usize) -> String {
 
 /// The name of the user that a token is for, unverified; for the floor server, which trusts the harness.
 pub(crate) fn subject(token: &str) -> Option<String> {
-    let payload = BASE64URL_NOPAD.decode(token.split('.').nth(1)?.as_bytes()).ok()?;
+    let payload = BASE64URL_NOPAD
+        .decode(token.split('.').nth(1)?.as_bytes())
+        .ok()?;
     let payload: serde_json::Value = serde_json::from_slice(&payload).ok()?;
     Some(payload.get("sub")?.as_str()?.to_owned())
 }

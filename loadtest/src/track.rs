@@ -30,7 +30,10 @@ pub(crate) enum Arrival {
 impl Tracks {
     /// So many, of which nothing has come.
     pub(crate) fn new(count: usize) -> Self {
-        Self { next: vec![0; count], missing: HashMap::new() }
+        Self {
+            next: vec![0; count],
+            missing: HashMap::new(),
+        }
     }
 
     /// Notes an arrival.
@@ -76,7 +79,9 @@ impl Tracks {
 
     fn missing_where(&self, track: usize, counts: impl Fn(u32) -> bool) -> u64 {
         let missing = self.missing.get(&track);
-        missing.map_or(0, |missing| missing.iter().filter(|&&missing| counts(missing)).count() as u64)
+        missing.map_or(0, |missing| {
+            missing.iter().filter(|&&missing| counts(missing)).count() as u64
+        })
     }
 }
 
@@ -91,7 +96,15 @@ mod tests {
         assert_eq!(seen, [New, New, New, Reordered, Duplicate, Duplicate, New]);
         assert_eq!(tracks.lost(1, 6), 1, "2 never came");
         assert_eq!(tracks.lost(1, 8), 3, "nor did the last two");
-        assert_eq!((tracks.lost(1, 1), tracks.surplus(1, 1)), (0, 4), "1, 3, 4 and 5 were not for it");
-        assert_eq!((tracks.lost(0, 1), tracks.surplus(0, 0)), (1, 0), "the other is as it was");
+        assert_eq!(
+            (tracks.lost(1, 1), tracks.surplus(1, 1)),
+            (0, 4),
+            "1, 3, 4 and 5 were not for it"
+        );
+        assert_eq!(
+            (tracks.lost(0, 1), tracks.surplus(0, 0)),
+            (1, 0),
+            "the other is as it was"
+        );
     }
 }

@@ -16,22 +16,38 @@ fn harness(args: &[&str]) -> (Option<i32>, Value) {
         .output()
         .expect("the harness runs");
     let said = String::from_utf8_lossy(&output.stderr);
-    let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let json =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
     (output.status.code(), json)
 }
 
 fn figure(findings: &Value, name: &str) -> f64 {
     let figures = findings["figures"].as_array().expect("figures");
     let figure = figures.iter().find(|figure| figure["name"] == name);
-    figure.and_then(|figure| figure["median"].as_f64()).unwrap_or_else(|| panic!("no {name}: {findings}"))
+    figure
+        .and_then(|figure| figure["median"].as_f64())
+        .unwrap_or_else(|| panic!("no {name}: {findings}"))
 }
 
 #[test]
 fn three_nodes_deliver_as_one_does() {
-    let args = ["cluster", "-n", "30", "--depth", "3", "--duration", "200ms", "--repeat", "1"];
+    let args = [
+        "cluster",
+        "-n",
+        "30",
+        "--depth",
+        "3",
+        "--duration",
+        "200ms",
+        "--repeat",
+        "1",
+    ];
     let (code, findings) = harness(&args);
     assert_eq!(code, Some(0), "{findings}");
-    for name in ["one node, deliveries a second", "three nodes, deliveries a second"] {
+    for name in [
+        "one node, deliveries a second",
+        "three nodes, deliveries a second",
+    ] {
         assert!(figure(&findings, name) > 0.0, "{name}");
     }
     assert!(figure(&findings, "deliveries a second, three nodes over one node") > 0.0);
@@ -39,18 +55,28 @@ fn three_nodes_deliver_as_one_does() {
 
 /// Runs failures, briefly; answers what is wrong with each.
 fn matrix(only: &str) -> Vec<(String, Value)> {
-    let args = ["failures", "--only", only, "--before", "1s", "--after", "6s"];
+    let args = [
+        "failures", "--only", only, "--before", "1s", "--after", "6s",
+    ];
     let (_, matrix) = harness(&args);
     let outcomes = matrix["outcomes"].as_array().expect("outcomes");
     outcomes
         .iter()
-        .map(|outcome| (outcome["failure"].as_str().expect("a name").to_owned(), outcome["wrong"].clone()))
+        .map(|outcome| {
+            (
+                outcome["failure"].as_str().expect("a name").to_owned(),
+                outcome["wrong"].clone(),
+            )
+        })
         .collect()
 }
 
 #[test]
 fn where_nothing_fails_nothing_is_wrong() {
-    assert_eq!(matrix("calm"), [("calm".to_owned(), Value::Array(Vec::new()))]);
+    assert_eq!(
+        matrix("calm"),
+        [("calm".to_owned(), Value::Array(Vec::new()))]
+    );
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn loadtest(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_fanfare-loadtest")).args(args).output().expect("the harness runs")
+    Command::new(env!("CARGO_BIN_EXE_fanfare-loadtest"))
+        .args(args)
+        .output()
+        .expect("the harness runs")
 }
 
 /// Runs every scenario that `server` can be measured by, for a fifth of a second each.
@@ -17,13 +20,31 @@ fn every_scenario(server: &str, named: &[&str]) {
         ("targeted", &["--depth", "8"]),
         ("idle", &["--settle", "10ms"]),
     ] {
-        let short = ["--repeat", "1", "--duration", "200ms", "--json", "-n", "30", "--server", server];
+        let short = [
+            "--repeat",
+            "1",
+            "--duration",
+            "200ms",
+            "--json",
+            "-n",
+            "30",
+            "--server",
+            server,
+        ];
         let output = loadtest(&[&[scenario], &short[..], named, more].concat());
         let text = String::from_utf8_lossy(&output.stdout);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{server}, {scenario}: {text}{said}");
+        assert!(
+            output.status.success(),
+            "{server}, {scenario}: {text}{said}"
+        );
         let found: Value = serde_json::from_str(&text).expect("a report in JSON");
-        let sum: i64 = found["faults"].as_object().expect("faults").values().filter_map(Value::as_i64).sum();
+        let sum: i64 = found["faults"]
+            .as_object()
+            .expect("faults")
+            .values()
+            .filter_map(Value::as_i64)
+            .sum();
         assert_eq!(sum, 0, "{server}, {scenario}: {text}");
     }
 }
@@ -32,7 +53,10 @@ fn every_scenario(server: &str, named: &[&str]) {
 fn every_scenario_where_there_is(server: &str) {
     let output = loadtest(&["servers"]);
     let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find(|line| line.starts_with(server)).expect("a line for each server");
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(server))
+        .expect("a line for each server");
     if line.ends_with("yes") {
         every_scenario(server, &[]);
     } else {
@@ -52,8 +76,15 @@ fn socket_io_is_driven() {
 
 #[test]
 fn a_plain_server_is_driven_by_paths_and_arguments() {
-    let script = concat!("--server-arg=", env!("CARGO_MANIFEST_DIR"), "/peers/ws/server.js");
-    every_scenario("plain", &["--server-binary", "node", script, "--server-arg={port}"]);
+    let script = concat!(
+        "--server-arg=",
+        env!("CARGO_MANIFEST_DIR"),
+        "/peers/ws/server.js"
+    );
+    every_scenario(
+        "plain",
+        &["--server-binary", "node", script, "--server-arg={port}"],
+    );
 }
 
 #[test]

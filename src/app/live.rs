@@ -35,7 +35,11 @@ impl Live {
     ///
     /// # Errors
     /// Everything that cannot be used, of all apps.
-    pub(crate) fn new(config: Config, apps: &[App], before: Option<&Self>) -> Result<Self, Vec<SetupError>> {
+    pub(crate) fn new(
+        config: Config,
+        apps: &[App],
+        before: Option<&Self>,
+    ) -> Result<Self, Vec<SetupError>> {
         let (mut access, mut errors) = (Vec::new(), Vec::new());
         for app in apps {
             match Access::new(app, &config, before.map(|before| before.access(app.id))) {
@@ -47,8 +51,15 @@ impl Live {
             return Err(errors);
         }
         let keys = ApiKeys::new(&config.apps);
-        let client_keys = ClientKeys::new(&config.apps, |app, key| access[usize::from(app.0)].place_of(key));
-        Ok(Self { config, keys, client_keys, access })
+        let client_keys = ClientKeys::new(&config.apps, |app, key| {
+            access[usize::from(app.0)].place_of(key)
+        });
+        Ok(Self {
+            config,
+            keys,
+            client_keys,
+            access,
+        })
     }
 
     pub(crate) fn access(&self, app: AppId) -> &Access {
@@ -63,7 +74,11 @@ impl Live {
 }
 
 impl Access {
-    pub(super) fn new(app: &App, config: &Config, before: Option<&Self>) -> Result<Self, SetupError> {
+    pub(super) fn new(
+        app: &App,
+        config: &Config,
+        before: Option<&Self>,
+    ) -> Result<Self, SetupError> {
         let settings = &config.apps[&*app.name];
         let limits = &config.limits;
         let tokens = if config.has_ephemeral_secret(settings) {
@@ -76,8 +91,13 @@ impl Access {
             });
             Tokens::new(settings, source, limits)
         };
-        let tokens = tokens.map_err(|error| SetupError::TokenKey { app: app.name.to_string(), error })?;
-        let mut client_keys = before.map(|before| before.client_keys.clone()).unwrap_or_default();
+        let tokens = tokens.map_err(|error| SetupError::TokenKey {
+            app: app.name.to_string(),
+            error,
+        })?;
+        let mut client_keys = before
+            .map(|before| before.client_keys.clone())
+            .unwrap_or_default();
         for key in &settings.client_keys {
             if !client_keys.iter().any(|known| **known == *key.key) {
                 client_keys.push(key.key.as_str().into());
@@ -93,7 +113,11 @@ impl Access {
             };
             policies.push(policy);
         }
-        Ok(Self { tokens, policies, client_keys })
+        Ok(Self {
+            tokens,
+            policies,
+            client_keys,
+        })
     }
 
     /// What holds for clients that come with the client key at `index`, as [`ClientKeys::find`] gives it; 0 is for those
@@ -104,11 +128,16 @@ impl Access {
 
     /// Whether any client can authenticate, and so be a user.
     pub(crate) fn has_users(&self) -> bool {
-        self.policies.iter().any(|policy| policy.client_auth != ClientAuth::Off)
+        self.policies
+            .iter()
+            .any(|policy| policy.client_auth != ClientAuth::Off)
     }
 
     fn place_of(&self, key: &str) -> usize {
         // The app's own policy comes first.
-        self.client_keys.iter().position(|known| **known == *key).map_or(0, |at| at + 1)
+        self.client_keys
+            .iter()
+            .position(|known| **known == *key)
+            .map_or(0, |at| at + 1)
     }
 }

@@ -83,11 +83,21 @@ pub enum SetupError {
 }
 
 impl App {
-    pub(crate) fn new(id: AppId, name: &str, app: &AppConfig, metrics: &Metrics) -> Result<Self, SetupError> {
+    pub(crate) fn new(
+        id: AppId,
+        name: &str,
+        app: &AppConfig,
+        metrics: &Metrics,
+    ) -> Result<Self, SetupError> {
         let named = || name.to_owned();
-        let ephemeral =
-            auth::random_secret().map_err(|error| SetupError::TokenKey { app: named(), error })?;
-        let schema = Schema::new(&app.index).map_err(|error| SetupError::Index { app: named(), error })?;
+        let ephemeral = auth::random_secret().map_err(|error| SetupError::TokenKey {
+            app: named(),
+            error,
+        })?;
+        let schema = Schema::new(&app.index).map_err(|error| SetupError::Index {
+            app: named(),
+            error,
+        })?;
         Ok(Self {
             id,
             name: name.into(),
@@ -157,7 +167,9 @@ pub(crate) fn problems(config: &Config) -> Vec<SetupError> {
             Err(error) => errors.push(error),
         }
     }
-    let access = apps.iter().filter_map(|app| live::Access::new(app, config, None).err());
+    let access = apps
+        .iter()
+        .filter_map(|app| live::Access::new(app, config, None).err());
     errors.extend(access);
     errors
 }

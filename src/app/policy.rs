@@ -24,9 +24,10 @@ impl ClientPolicy {
     /// What holds for clients without a client key.
     pub(super) fn own(name: &str, app: &AppConfig, config: &Config) -> Result<Self, SetupError> {
         let default_rights = match &app.default_can {
-            Some(can) => {
-                Rights::from_value(can).map_err(|error| SetupError::Rights { app: name.to_owned(), error })?
-            }
+            Some(can) => Rights::from_value(can).map_err(|error| SetupError::Rights {
+                app: name.to_owned(),
+                error,
+            })?,
             None if config.is_development() => Rights::everything(),
             None => Rights::nothing(),
         };
@@ -61,16 +62,19 @@ impl ClientPolicy {
     /// the token is the proof, and none without one, except in development, which pages of other hosts cannot reach.
     pub(crate) fn allows_origin(&self, origin: &str, with_token: bool, development: bool) -> bool {
         match &self.origins {
-            Some(origins) => {
-                origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
-            }
+            Some(origins) => origins
+                .iter()
+                .any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)),
             None => development || (with_token && self.client_auth != ClientAuth::Off),
         }
     }
 }
 
 fn rights(key: &ClientKeyConfig) -> Result<Option<Rights>, RightsError> {
-    key.can.as_ref().map(|can| Rights::parse(&can.to_string())).transpose()
+    key.can
+        .as_ref()
+        .map(|can| Rights::parse(&can.to_string()))
+        .transpose()
 }
 
 /// The client keys of all apps: which app a key names, and which of its policies.
@@ -79,7 +83,10 @@ pub(crate) struct ClientKeys(AHashMap<Box<str>, (AppId, usize)>);
 
 impl ClientKeys {
     /// The keys of `apps`; an app's id is its place in their order, and `place` that of a key's policy.
-    pub(crate) fn new(apps: &BTreeMap<String, AppConfig>, place: impl Fn(AppId, &str) -> usize) -> Self {
+    pub(crate) fn new(
+        apps: &BTreeMap<String, AppConfig>,
+        place: impl Fn(AppId, &str) -> usize,
+    ) -> Self {
         let mut keys = AHashMap::new();
         for (at, app) in apps.values().enumerate() {
             let id = AppId(at as u16);

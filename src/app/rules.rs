@@ -24,25 +24,44 @@ pub(crate) struct Rule {
 
 impl ChannelRules {
     pub(super) fn new(rules: &[ChannelRule]) -> Self {
-        let rules = rules.iter().map(|rule| (rule.pattern.as_str().into(), Rule::from(rule)));
-        Self { rules: rules.collect(), otherwise: Rule::default() }
+        let rules = rules
+            .iter()
+            .map(|rule| (rule.pattern.as_str().into(), Rule::from(rule)));
+        Self {
+            rules: rules.collect(),
+            otherwise: Rule::default(),
+        }
     }
 
     /// The first rule whose pattern matches `channel`, or that nothing is kept and who asks is told.
     pub(super) fn of(&self, channel: &str) -> &Rule {
-        let first = self.rules.iter().find(|(pattern, _)| auth::matches(pattern, channel));
+        let first = self
+            .rules
+            .iter()
+            .find(|(pattern, _)| auth::matches(pattern, channel));
         first.map_or(&self.otherwise, |(_, rule)| rule)
     }
 }
 
 impl From<&ChannelRule> for Rule {
     fn from(rule: &ChannelRule) -> Self {
-        let keep = Keep { events: rule.history_size, bytes: rule.history_bytes, ttl: rule.history_ttl };
-        Self { keep: (rule.history_size > 0).then_some(keep), presence: rule.presence }
+        let keep = Keep {
+            events: rule.history_size,
+            bytes: rule.history_bytes,
+            ttl: rule.history_ttl,
+        };
+        Self {
+            keep: (rule.history_size > 0).then_some(keep),
+            presence: rule.presence,
+        }
     }
 }
 
 /// How much of a user's events is kept.
 pub(super) fn keep_of(events: &UserEvents) -> Keep {
-    Keep { events: events.size, bytes: events.bytes, ttl: events.ttl }
+    Keep {
+        events: events.size,
+        bytes: events.bytes,
+        ttl: events.ttl,
+    }
 }

@@ -16,7 +16,12 @@ fn config(text: &str) -> Config {
 
 /// The app `shop` of a configuration.
 fn shop(text: &str) -> Result<App, SetupError> {
-    App::new(AppId(0), "shop", &config(text).apps["shop"], &Metrics::new())
+    App::new(
+        AppId(0),
+        "shop",
+        &config(text).apps["shop"],
+        &Metrics::new(),
+    )
 }
 
 /// Who may come to it.
@@ -28,8 +33,9 @@ fn access(text: &str) -> Result<Access, SetupError> {
 fn live(config: Config, before: Option<&Live>) -> Live {
     let metrics = Metrics::new();
     let apps = config.apps.iter().enumerate();
-    let apps: Vec<App> =
-        apps.map(|(at, (name, app))| App::new(AppId(at as u16), name, app, &metrics).unwrap()).collect();
+    let apps: Vec<App> = apps
+        .map(|(at, (name, app))| App::new(AppId(at as u16), name, app, &metrics).unwrap())
+        .collect();
     Live::new(config, &apps, before).unwrap()
 }
 
@@ -48,7 +54,9 @@ fn a_client_key_differs_from_its_app_where_it_says_so() {
         assert_eq!(policy.client_auth, ClientAuth::Required);
         assert!(policy.allows_origin("https://shop.example", false, false));
         assert!(!policy.allows_origin("https://guests.example", true, false));
-        assert!(policy.default_rights.may_join("public-1") && !policy.default_rights.may_join("lobby"));
+        assert!(
+            policy.default_rights.may_join("public-1") && !policy.default_rights.may_join("lobby")
+        );
     }
     let guests = app.policy(2);
     assert_eq!(guests.client_auth, ClientAuth::Off);
@@ -62,7 +70,13 @@ fn without_a_can_there_is_everything_in_development_and_else_nothing() {
     let key = "[[apps.shop.client_keys]]\nname = \"web\"\nkey = \"pk_live_web\"\n";
     for (keys, rights) in [("", Rights::everything()), (API_KEY, Rights::nothing())] {
         let app = access(&format!("[apps.shop]\n{keys}{key}")).unwrap();
-        assert_eq!((&*app.policy(0).default_rights, &*app.policy(1).default_rights), (&rights, &rights));
+        assert_eq!(
+            (
+                &*app.policy(0).default_rights,
+                &*app.policy(1).default_rights
+            ),
+            (&rights, &rights)
+        );
     }
 }
 
@@ -74,7 +88,10 @@ fn an_app_has_users_where_any_of_its_clients_may_authenticate() {
     let app = access(&format!("{off}{key}")).unwrap();
     assert!(!app.has_users() && app.tokens.is_empty());
     let app = access(&format!("{off}{key}client_auth = \"required\"\n")).unwrap();
-    assert!(app.has_users() && !app.tokens.is_empty(), "and they can have tokens");
+    assert!(
+        app.has_users() && !app.tokens.is_empty(),
+        "and they can have tokens"
+    );
 }
 
 #[test]
@@ -83,7 +100,10 @@ fn rights_that_cannot_be_read_name_their_key() {
         "[apps.shop]\n[[apps.shop.client_keys]]\nname = \"web\"\nkey = \"pk_live_web\"\ncan = { dance = [] }\n",
     );
     let error = error.unwrap_err().to_string();
-    assert!(error.starts_with("app \"shop\", client key \"web\": \"can\": unknown field `dance`"), "{error}");
+    assert!(
+        error.starts_with("app \"shop\", client key \"web\": \"can\": unknown field `dance`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -110,25 +130,45 @@ fn a_policy_keeps_its_place_when_keys_come_and_go() {
             "[[apps.shop.client_keys]]\nname = \"{name}\"\nkey = \"pk_live_{name}\"\nclient_auth = \"{auth}\"\n"
         )
     };
-    let app =
-        |keys: &[String]| config(&format!("[apps.shop]\nclient_auth = \"required\"\n{}", keys.concat()));
+    let app = |keys: &[String]| {
+        config(&format!(
+            "[apps.shop]\nclient_auth = \"required\"\n{}",
+            keys.concat()
+        ))
+    };
     let first = live(app(&[key("one", "off"), key("two", "off")]), None);
     let at = |live: &Live, key: &str| live.client_keys.find(key).map(|(_, policy)| policy);
-    assert_eq!((at(&first, "pk_live_one"), at(&first, "pk_live_two")), (Some(1), Some(2)));
-    let second = live(app(&[key("three", "off"), key("two", "optional")]), Some(&first));
-    assert_eq!((at(&second, "pk_live_two"), at(&second, "pk_live_three")), (Some(2), Some(3)));
+    assert_eq!(
+        (at(&first, "pk_live_one"), at(&first, "pk_live_two")),
+        (Some(1), Some(2))
+    );
+    let second = live(
+        app(&[key("three", "off"), key("two", "optional")]),
+        Some(&first),
+    );
+    assert_eq!(
+        (at(&second, "pk_live_two"), at(&second, "pk_live_three")),
+        (Some(2), Some(3))
+    );
     assert_eq!(at(&second, "pk_live_one"), None);
     let auth = |policy| second.access(AppId(0)).policy(policy).client_auth;
     assert_eq!(
         [0, 1, 2, 3].map(auth),
-        [ClientAuth::Required, ClientAuth::Required, ClientAuth::Optional, ClientAuth::Off]
+        [
+            ClientAuth::Required,
+            ClientAuth::Required,
+            ClientAuth::Optional,
+            ClientAuth::Off
+        ]
     );
 }
 
 #[test]
 fn fetched_keys_outlive_a_reload_that_keeps_their_address() {
     let app = |url: &str, issuer: &str| {
-        config(&format!("[apps.shop]\njwks_url = \"{url}\"\nissuer = \"{issuer}\"\n{API_KEY}"))
+        config(&format!(
+            "[apps.shop]\njwks_url = \"{url}\"\nissuer = \"{issuer}\"\n{API_KEY}"
+        ))
     };
     let source = |live: &Live| live.key_sources().next().unwrap().1.clone();
     let first = live(app("https://id.example/a", "a"), None);
@@ -136,7 +176,12 @@ fn fetched_keys_outlive_a_reload_that_keeps_their_address() {
     assert!(Arc::ptr_eq(&source(&first), &source(&second)));
     let third = live(app("https://id.example/b", "b"), Some(&second));
     assert!(!Arc::ptr_eq(&source(&second), &source(&third)));
-    assert!(live(config("[apps.shop]\n"), Some(&third)).key_sources().next().is_none());
+    assert!(
+        live(config("[apps.shop]\n"), Some(&third))
+            .key_sources()
+            .next()
+            .is_none()
+    );
 }
 
 #[test]
@@ -147,16 +192,42 @@ fn the_first_rule_that_matches_holds() {
          [[apps.shop.channels]]\npattern = \"room-1\"\nhistory_size = 9\n",
     )
     .unwrap();
-    let keep = Keep { events: 3, bytes: 1024 * 1024, ttl: Duration::from_mins(1) };
-    assert_eq!(*app.rule("room-1"), Rule { keep: Some(keep), presence: Presence::All });
-    assert_eq!(*app.rule("room-quiet-1"), Rule { keep: None, presence: Presence::Off });
-    assert_eq!(*app.rule("lobby"), Rule { keep: None, presence: Presence::Asked });
+    let keep = Keep {
+        events: 3,
+        bytes: 1024 * 1024,
+        ttl: Duration::from_mins(1),
+    };
+    assert_eq!(
+        *app.rule("room-1"),
+        Rule {
+            keep: Some(keep),
+            presence: Presence::All
+        }
+    );
+    assert_eq!(
+        *app.rule("room-quiet-1"),
+        Rule {
+            keep: None,
+            presence: Presence::Off
+        }
+    );
+    assert_eq!(
+        *app.rule("lobby"),
+        Rule {
+            keep: None,
+            presence: Presence::Asked
+        }
+    );
 }
 
 #[test]
 fn events_are_kept_for_users_where_the_app_says_so() {
     assert_eq!(shop("[apps.shop]\n").unwrap().user_events(), None);
     let app = shop("[apps.shop.user_events]\nsize = 7\n").unwrap();
-    let kept = Keep { events: 7, bytes: 1024 * 1024, ttl: Duration::from_hours(24) };
+    let kept = Keep {
+        events: 7,
+        bytes: 1024 * 1024,
+        ttl: Duration::from_hours(24),
+    };
     assert_eq!(app.user_events(), Some(kept));
 }

@@ -59,7 +59,10 @@ impl ApiKeys {
     /// much of a guess was right nor which key it was. Costs one SHA-256 and a few ns per key.
     pub fn authenticate(&self, presented: &str) -> Option<&ApiKey> {
         let hash = KeyHash::of(presented);
-        self.keys.iter().fold(None, |found, key| if key.hash == hash { Some(key) } else { found })
+        self.keys.iter().fold(
+            None,
+            |found, key| if key.hash == hash { Some(key) } else { found },
+        )
     }
 }
 
@@ -70,26 +73,44 @@ mod tests {
 
     fn app(keys: &[(&str, &str, &[Scope])]) -> AppConfig {
         let key = |(name, key, scopes): &(&str, &str, &[Scope])| {
-            ApiKeyConfig::from_plain(name, &Secret::from(*key), scopes.iter().copied().collect()).unwrap()
+            ApiKeyConfig::from_plain(name, &Secret::from(*key), scopes.iter().copied().collect())
+                .unwrap()
         };
-        AppConfig { keys: keys.iter().map(key).collect(), ..AppConfig::default() }
+        AppConfig {
+            keys: keys.iter().map(key).collect(),
+            ..AppConfig::default()
+        }
     }
 
     #[test]
     fn a_key_opens_its_own_app_with_its_own_scopes() {
         let keys = ApiKeys::new(&BTreeMap::from([
-            ("a".to_owned(), app(&[("one", "first-key-of-app-a", &[Scope::Publish])])),
+            (
+                "a".to_owned(),
+                app(&[("one", "first-key-of-app-a", &[Scope::Publish])]),
+            ),
             (
                 "b".to_owned(),
-                app(&[("one", "first-key-of-app-b", &[]), ("two", "second-key-of-app-b", &Scope::ALL)]),
+                app(&[
+                    ("one", "first-key-of-app-b", &[]),
+                    ("two", "second-key-of-app-b", &Scope::ALL),
+                ]),
             ),
         ]));
         let found = keys.authenticate("first-key-of-app-a").unwrap();
         assert_eq!((&*found.name, found.app), ("one", AppId(0)));
         assert!(found.may(Scope::Publish) && !found.may(Scope::Tokens));
         let found = keys.authenticate("second-key-of-app-b").unwrap();
-        assert_eq!((&*found.name, found.app, found.scopes), ("two", AppId(1), Scopes::ALL));
-        for stranger in ["", "first-key-of-app-", "first-key-of-app-a ", "First-key-of-app-a"] {
+        assert_eq!(
+            (&*found.name, found.app, found.scopes),
+            ("two", AppId(1), Scopes::ALL)
+        );
+        for stranger in [
+            "",
+            "first-key-of-app-",
+            "first-key-of-app-a ",
+            "First-key-of-app-a",
+        ] {
             assert!(keys.authenticate(stranger).is_none(), "{stranger}");
         }
     }

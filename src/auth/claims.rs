@@ -21,7 +21,10 @@ impl<'a> Members<'a> {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().find(|(member, _)| member == name).map(|(_, value)| *value)
+        self.0
+            .iter()
+            .find(|(member, _)| member == name)
+            .map(|(_, value)| *value)
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {

@@ -3,7 +3,8 @@
 use aws_lc_rs::{
     hmac,
     signature::{
-        ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, VerificationAlgorithm,
+        ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+        VerificationAlgorithm,
     },
 };
 use jsonwebtoken::DecodingKey;
@@ -66,9 +67,15 @@ impl Key {
                 Verify::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
             }
             KeyMaterial::Public(pem) => Verify::Public(public_key(config, pem.as_bytes())?),
-            KeyMaterial::Secret(_) | KeyMaterial::PublicFile(_) => return Err(no_public_key(config)),
+            KeyMaterial::Secret(_) | KeyMaterial::PublicFile(_) => {
+                return Err(no_public_key(config));
+            }
         };
-        Ok(Self { kid: config.kid.as_deref().map(Into::into), alg: config.alg, verify })
+        Ok(Self {
+            kid: config.kid.as_deref().map(Into::into),
+            alg: config.alg,
+            verify,
+        })
     }
 
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
@@ -98,5 +105,9 @@ fn no_public_key(config: &TokenKeyConfig) -> TokenKeyError {
         TokenAlgorithm::ES256 => "a P-256 public key",
         TokenAlgorithm::EdDSA => "an Ed25519 public key",
     };
-    TokenKeyError::PublicKey { kid: config.kid.clone(), alg: config.alg.name(), needs }
+    TokenKeyError::PublicKey {
+        kid: config.kid.clone(),
+        alg: config.alg.name(),
+        needs,
+    }
 }

@@ -1,7 +1,8 @@
 //! JSON Web Key Sets (RFC 7517): public keys as those who sign tokens publish them.
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RsaPublicKeyComponents,
 };
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
@@ -110,7 +111,11 @@ fn read(jwk: &Jwk) -> Result<Key, String> {
     if let Some(usage) = jwk.usage.as_deref().filter(|usage| *usage != "sig") {
         return Err(format!("is for {}, not for signatures", shown(usage)));
     }
-    if jwk.key_ops.as_ref().is_some_and(|operations| operations.iter().all(|one| one != "verify")) {
+    if jwk
+        .key_ops
+        .as_ref()
+        .is_some_and(|operations| operations.iter().all(|one| one != "verify"))
+    {
         return Err("its \"key_ops\" lack \"verify\"".to_owned());
     }
     let (alg, public) = match (&*jwk.kty, jwk.crv.as_deref()) {
@@ -119,7 +124,13 @@ fn read(jwk: &Jwk) -> Result<Key, String> {
         ("OKP", Some("Ed25519")) => (TokenAlgorithm::EdDSA, ed25519(jwk)),
         ("oct", _) => return Err("is a shared secret, which a public set cannot keep".to_owned()),
         (kty, None) => return Err(format!("its type {} is not known", shown(kty))),
-        (kty, Some(crv)) => return Err(format!("its type {} {} is not known", shown(kty), shown(crv))),
+        (kty, Some(crv)) => {
+            return Err(format!(
+                "its type {} {} is not known",
+                shown(kty),
+                shown(crv)
+            ));
+        }
     };
     if let Some(other) = jwk.alg.as_deref().filter(|other| *other != alg.name()) {
         return Err(format!(
@@ -129,7 +140,11 @@ fn read(jwk: &Jwk) -> Result<Key, String> {
         ));
     }
     let public = public.ok_or_else(|| format!("is no key for {}", alg.name()))?;
-    Ok(Key { kid: jwk.kid.as_deref().map(Into::into), alg, verify: Verify::Public(public) })
+    Ok(Key {
+        kid: jwk.kid.as_deref().map(Into::into),
+        alg,
+        verify: Verify::Public(public),
+    })
 }
 
 fn rsa(jwk: &Jwk) -> Option<ParsedPublicKey> {
@@ -137,7 +152,9 @@ fn rsa(jwk: &Jwk) -> Option<ParsedPublicKey> {
     if !RSA_BYTES.contains(&n.len()) {
         return None;
     }
-    RsaPublicKeyComponents { n, e }.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).ok()
+    RsaPublicKeyComponents { n, e }
+        .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
+        .ok()
 }
 
 fn p256(jwk: &Jwk) -> Option<ParsedPublicKey> {

@@ -33,7 +33,11 @@ impl KeySource {
         Self {
             url,
             keys: ArcSwap::default(),
-            state: watch::Sender::new(State { fetching: true, good: false, asked: None }),
+            state: watch::Sender::new(State {
+                fetching: true,
+                good: false,
+                asked: None,
+            }),
             wanted: Notify::new(),
         }
     }
@@ -49,7 +53,11 @@ impl KeySource {
 
     /// What to say to a token whose key is not here.
     pub(super) fn lacks(&self) -> TokenError {
-        if self.state.borrow().good { TokenError::UnknownKey } else { TokenError::KeysOutOfReach }
+        if self.state.borrow().good {
+            TokenError::UnknownKey
+        } else {
+            TokenError::KeysOutOfReach
+        }
     }
 
     /// Asks for a fetch because a token names a key that is not here. The future is done when the fetch is; `None`
@@ -57,7 +65,9 @@ impl KeySource {
     pub fn ask(&self, now: Instant) -> Option<impl Future<Output = ()> + use<>> {
         let mut allowed = false;
         self.state.send_if_modified(|state| {
-            let due = state.asked.is_none_or(|asked| now.duration_since(asked) >= JWKS_ASKED_SPACING);
+            let due = state
+                .asked
+                .is_none_or(|asked| now.duration_since(asked) >= JWKS_ASKED_SPACING);
             allowed = state.fetching || due;
             if state.fetching || !due {
                 return false;
@@ -89,7 +99,8 @@ impl KeySource {
         if let Some(set) = set {
             self.keys.store(Arc::new(set.keys));
         }
-        self.state.send_modify(|state| (state.fetching, state.good) = (false, good));
+        self.state
+            .send_modify(|state| (state.fetching, state.good) = (false, good));
     }
 }
 

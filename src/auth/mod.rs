@@ -26,5 +26,7 @@ pub use crate::config::{Scope, Scopes};
 
 /// Seconds since 1970, as tokens count them.
 pub fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

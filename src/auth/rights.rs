@@ -48,7 +48,9 @@ impl Rights {
     /// hide that it is misspelt.
     pub fn parse(can: &str) -> Result<Self, RightsError> {
         if !can.trim_start().starts_with('{') {
-            return Err(RightsError("\"can\" must be an object of rights".to_owned()));
+            return Err(RightsError(
+                "\"can\" must be an object of rights".to_owned(),
+            ));
         }
         serde_json::from_str(can).map_err(|error| RightsError(format!("\"can\": {error}")))
     }
@@ -59,7 +61,9 @@ impl Rights {
     /// Those of [`Rights::parse`].
     pub fn from_value(can: &serde_json::Value) -> Result<Self, RightsError> {
         if !can.is_object() {
-            return Err(RightsError("\"default_can\" must be an object of rights".to_owned()));
+            return Err(RightsError(
+                "\"default_can\" must be an object of rights".to_owned(),
+            ));
         }
         Self::deserialize(can).map_err(|error| RightsError(format!("\"default_can\": {error}")))
     }
@@ -116,9 +120,14 @@ impl Patterns {
 /// Each literal between two `*` is taken where it is first found, which never excludes a match: time grows
 /// with the sum of the lengths, however many `*` there are.
 pub fn matches(pattern: &str, name: &str) -> bool {
-    let Some((prefix, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some((prefix, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
     let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
-    let Some(name) = name.strip_prefix(prefix).and_then(|name| name.strip_suffix(suffix)) else {
+    let Some(name) = name
+        .strip_prefix(prefix)
+        .and_then(|name| name.strip_suffix(suffix))
+    else {
         return false;
     };
     let mut left = name;
@@ -181,7 +190,10 @@ mod tests {
     fn many_stars_take_no_longer_than_few() {
         let started = std::time::Instant::now();
         assert!(!matches(&"a*".repeat(2000), &"a".repeat(1999)));
-        assert!(!matches(&format!("{}b", "*a".repeat(2000)), &"a".repeat(4000)));
+        assert!(!matches(
+            &format!("{}b", "*a".repeat(2000)),
+            &"a".repeat(4000)
+        ));
         assert!(started.elapsed() < std::time::Duration::from_secs(1));
     }
 
@@ -189,11 +201,17 @@ mod tests {
     fn what_is_not_mentioned_is_not_allowed() {
         let rights = Rights::parse(r#"{"join":["room-*"],"update":true}"#).unwrap();
         assert!(rights.may_join("room-1") && !rights.may_join("lobby") && rights.may_update());
-        assert!(!rights.may_send("room-1") && !rights.may_see_members("room-1") && !rights.may_call("f"));
+        assert!(
+            !rights.may_send("room-1")
+                && !rights.may_see_members("room-1")
+                && !rights.may_call("f")
+        );
         assert!(!rights.may_broadcast() && !rights.may_publish());
         assert_eq!(Rights::parse("{}").unwrap(), Rights::nothing());
         let all = Rights::everything();
-        assert!(all.may_join("x") && all.may_send("x") && all.may_see_members("x") && all.may_call("x"));
+        assert!(
+            all.may_join("x") && all.may_send("x") && all.may_see_members("x") && all.may_call("x")
+        );
         assert!(all.may_broadcast() && all.may_publish() && all.may_update());
     }
 
@@ -216,7 +234,10 @@ mod tests {
             assert!(Rights::parse(can).is_err(), "{can}");
         }
         let error = Rights::parse(r#"{"jion":["a"]}"#).unwrap_err().to_string();
-        assert!(error.contains("unknown field `jion`") && error.contains("`join`"), "{error}");
+        assert!(
+            error.contains("unknown field `jion`") && error.contains("`join`"),
+            "{error}"
+        );
     }
 
     proptest! {

@@ -38,7 +38,10 @@ pub struct Signed {
 
 impl std::fmt::Debug for Signed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signed").field("token", &"…").field("expires_at", &self.expires_at).finish()
+        f.debug_struct("Signed")
+            .field("token", &"…")
+            .field("expires_at", &self.expires_at)
+            .finish()
     }
 }
 
@@ -100,7 +103,10 @@ impl TokenSigner {
         now: u64,
     ) -> Result<Signed, SignError> {
         token::user(Some(Cow::Borrowed(user))).map_err(|_| SignError::User)?;
-        let seconds = ttl.unwrap_or(limits::TOKEN_TTL_DEFAULT).min(self.longest).as_secs();
+        let seconds = ttl
+            .unwrap_or(limits::TOKEN_TTL_DEFAULT)
+            .min(self.longest)
+            .as_secs();
         if seconds == 0 {
             return Err(SignError::Ttl);
         }
@@ -117,7 +123,11 @@ impl TokenSigner {
             payload.push_str(r#","can":"#);
             payload.push_str(can.get());
         }
-        if let Some(members) = claims.map(members).transpose()?.filter(|members| !members.is_empty()) {
+        if let Some(members) = claims
+            .map(members)
+            .transpose()?
+            .filter(|members| !members.is_empty())
+        {
             payload.push(',');
             payload.push_str(members);
         }
@@ -126,9 +136,16 @@ impl TokenSigner {
             return Err(SignError::TooBig(payload.len(), self.claims_bytes));
         }
         Value::from_json(&mut payload.clone().into_bytes(), None)?;
-        let message = format!("{}.{}", self.header, BASE64URL_NOPAD.encode(payload.as_bytes()));
+        let message = format!(
+            "{}.{}",
+            self.header,
+            BASE64URL_NOPAD.encode(payload.as_bytes())
+        );
         let signature = BASE64URL_NOPAD.encode(hmac::sign(&self.key, message.as_bytes()).as_ref());
-        Ok(Signed { token: format!("{message}.{signature}"), expires_at })
+        Ok(Signed {
+            token: format!("{message}.{signature}"),
+            expires_at,
+        })
     }
 }
 
@@ -140,6 +157,10 @@ fn members(claims: &RawValue) -> Result<&str, SignError> {
             return Err(SignError::Reserved(reserved));
         }
     }
-    let inner = claims.get().trim().strip_prefix('{').and_then(|inner| inner.strip_suffix('}'));
+    let inner = claims
+        .get()
+        .trim()
+        .strip_prefix('{')
+        .and_then(|inner| inner.strip_suffix('}'));
     inner.map(str::trim).ok_or(SignError::Claims)
 }

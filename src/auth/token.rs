@@ -114,13 +114,24 @@ impl Tokens {
         source: Option<Arc<KeySource>>,
         limits: &Limits,
     ) -> Result<Self, TokenKeyError> {
-        let keys = app.tokens.iter().map(Key::new).collect::<Result<Vec<_>, _>>()?;
-        let signer = app.tokens.iter().zip(&keys).find_map(|(config, key)| match &key.verify {
-            Verify::Secret(secret) => {
-                Some(TokenSigner::new(config.kid.as_deref(), (**secret).clone(), app, limits))
-            }
-            Verify::Public(_) => None,
-        });
+        let keys = app
+            .tokens
+            .iter()
+            .map(Key::new)
+            .collect::<Result<Vec<_>, _>>()?;
+        let signer = app
+            .tokens
+            .iter()
+            .zip(&keys)
+            .find_map(|(config, key)| match &key.verify {
+                Verify::Secret(secret) => Some(TokenSigner::new(
+                    config.kid.as_deref(),
+                    (**secret).clone(),
+                    app,
+                    limits,
+                )),
+                Verify::Public(_) => None,
+            });
         Ok(Self {
             keys,
             source,
@@ -136,9 +147,24 @@ impl Tokens {
     ///
     /// # Errors
     /// Those of [`Tokens::new`].
-    pub fn ephemeral(app: &AppConfig, secret: Secret, limits: &Limits) -> Result<Self, TokenKeyError> {
-        let key = TokenKeyConfig { kid: None, alg: TokenAlgorithm::HS256, key: KeyMaterial::Secret(secret) };
-        Self::new(&AppConfig { tokens: vec![key], ..app.clone() }, None, limits)
+    pub fn ephemeral(
+        app: &AppConfig,
+        secret: Secret,
+        limits: &Limits,
+    ) -> Result<Self, TokenKeyError> {
+        let key = TokenKeyConfig {
+            kid: None,
+            alg: TokenAlgorithm::HS256,
+            key: KeyMaterial::Secret(secret),
+        };
+        Self::new(
+            &AppConfig {
+                tokens: vec![key],
+                ..app.clone()
+            },
+            None,
+            limits,
+        )
     }
 
     /// Whether there is no key and none to come, and so no token can be good.
@@ -184,12 +210,18 @@ impl Tokens {
         self.read(payload, now)
     }
 
-    fn check_signature(&self, header: &[u8], message: &[u8], signature: &[u8]) -> Result<(), TokenError> {
+    fn check_signature(
+        &self,
+        header: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), TokenError> {
         // serde would read a struct from an array too.
         if header.first() != Some(&b'{') {
             return Err(TokenError::Malformed);
         }
-        let header: Header<'_> = serde_json::from_slice(header).map_err(|_| TokenError::Malformed)?;
+        let header: Header<'_> =
+            serde_json::from_slice(header).map_err(|_| TokenError::Malformed)?;
         if header.crit.is_some() {
             return Err(TokenError::Critical);
         }
@@ -213,7 +245,9 @@ impl Tokens {
         }
         Err(match &self.source {
             // A key that is yet to be fetched may be the one.
-            Some(source) if !named && is_public(&header.alg) && (kid.is_some() || !fits) => source.lacks(),
+            Some(source) if !named && is_public(&header.alg) && (kid.is_some() || !fits) => {
+                source.lacks()
+            }
             _ if !fits => TokenError::Algorithm,
             _ if tried => TokenError::Signature,
             _ => TokenError::UnknownKey,
@@ -224,11 +258,17 @@ impl Tokens {
         let text = str::from_utf8(&payload).map_err(|_| TokenError::Malformed)?;
         let claims = Members::parse(text).map_err(|_| TokenError::Malformed)?;
         let leeway = limits::TOKEN_LEEWAY.as_secs();
-        let expires_at = claims.get("exp").map(|exp| seconds("exp", exp)).transpose()?;
+        let expires_at = claims
+            .get("exp")
+            .map(|exp| seconds("exp", exp))
+            .transpose()?;
         if expires_at.is_some_and(|exp| exp.saturating_add(leeway) <= now) {
             return Err(TokenError::Expired);
         }
-        let not_before = claims.get("nbf").map(|nbf| seconds("nbf", nbf)).transpose()?;
+        let not_before = claims
+            .get("nbf")
+            .map(|nbf| seconds("nbf", nbf))
+            .transpose()?;
         if not_before.is_some_and(|nbf| nbf > now.saturating_add(leeway)) {
             return Err(TokenError::NotYet);
         }
@@ -243,8 +283,16 @@ impl Tokens {
             return Err(TokenError::Audience);
         }
         let user = user(claims.get("sub").and_then(string))?;
-        let rights = claims.get("can").map(|can| Rights::parse(can.get()).map(Arc::new)).transpose()?;
-        Ok(Verified { user, expires_at, rights, claims: payload.into() })
+        let rights = claims
+            .get("can")
+            .map(|can| Rights::parse(can.get()).map(Arc::new))
+            .transpose()?;
+        Ok(Verified {
+            user,
+            expires_at,
+            rights,
+            claims: payload.into(),
+        })
     }
 }
 
@@ -260,13 +308,19 @@ pub fn random_secret() -> Result<Secret, TokenKeyError> {
 
 /// Whether tokens of `alg` are verified with public keys.
 fn is_public(alg: &str) -> bool {
-    [TokenAlgorithm::RS256, TokenAlgorithm::ES256, TokenAlgorithm::EdDSA]
-        .iter()
-        .any(|known| known.name() == alg)
+    [
+        TokenAlgorithm::RS256,
+        TokenAlgorithm::ES256,
+        TokenAlgorithm::EdDSA,
+    ]
+    .iter()
+    .any(|known| known.name() == alg)
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
-    BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| TokenError::Malformed)
+    BASE64URL_NOPAD
+        .decode(part.as_bytes())
+        .map_err(|_| TokenError::Malformed)
 }
 
 fn string(value: &RawValue) -> Option<Cow<'_, str>> {
@@ -275,9 +329,13 @@ fn string(value: &RawValue) -> Option<Cow<'_, str>> {
 
 /// A `NumericDate` (RFC 7519, section 2), which may have a fraction.
 fn seconds(claim: &'static str, value: &RawValue) -> Result<u64, TokenError> {
-    let seconds: f64 =
-        serde_json::from_str(value.get()).map_err(|_| TokenError::Claim(claim, "a number of seconds"))?;
-    if seconds < 0.0 { Err(TokenError::Claim(claim, "a number of seconds")) } else { Ok(seconds as u64) }
+    let seconds: f64 = serde_json::from_str(value.get())
+        .map_err(|_| TokenError::Claim(claim, "a number of seconds"))?;
+    if seconds < 0.0 {
+        Err(TokenError::Claim(claim, "a number of seconds"))
+    } else {
+        Ok(seconds as u64)
+    }
 }
 
 fn is_for(aud: &RawValue, audience: &str) -> bool {

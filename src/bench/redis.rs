@@ -31,20 +31,45 @@ impl BusPair {
     /// # Panics
     /// When `url` is none.
     pub fn new(url: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let start = || {
-            let config = RedisConfig { url: url.parse().unwrap(), ..RedisConfig::default() };
-            let limits = Limits { redis_timeout: Duration::from_secs(20), ..Limits::default() };
+            let config = RedisConfig {
+                url: url.parse().unwrap(),
+                ..RedisConfig::default()
+            };
+            let limits = Limits {
+                redis_timeout: Duration::from_secs(20),
+                ..Limits::default()
+            };
             let apps = vec!["default".into(), "other".into()];
-            Bus::start(&config, "bench", apps, NodeId::random(), &limits, Arc::new(Metrics::new())).unwrap()
+            Bus::start(
+                &config,
+                "bench",
+                apps,
+                NodeId::random(),
+                &limits,
+                Arc::new(Metrics::new()),
+            )
+            .unwrap()
         };
         let ((from, other), (to, inbox)) = (start(), start());
         while from.health() != Health::Up || to.health() != Health::Up {
             std::thread::sleep(Duration::from_millis(1));
         }
         to.interest().add(HEARD);
-        runtime.block_on(to.interest().live(&HEARD, Duration::from_secs(20))).unwrap();
-        Self { runtime, from, to, inbox, _other: other }
+        runtime
+            .block_on(to.interest().live(&HEARD, Duration::from_secs(20)))
+            .unwrap();
+        Self {
+            runtime,
+            from,
+            to,
+            inbox,
+            _other: other,
+        }
     }
 
     /// Publishes `count` times what nobody hears, and waits for every answer.
@@ -52,7 +77,9 @@ impl BusPair {
     /// # Panics
     /// When one fails.
     pub fn publish(&self, count: usize, payload: &Bytes) {
-        let sent = (0..count).map(|_| self.from.publish(&UNHEARD, payload.clone())).collect::<Vec<_>>();
+        let sent = (0..count)
+            .map(|_| self.from.publish(&UNHEARD, payload.clone()))
+            .collect::<Vec<_>>();
         self.runtime.block_on(async {
             for answer in sent {
                 answer.await.unwrap();
@@ -70,7 +97,10 @@ impl BusPair {
         }
         self.runtime.block_on(async {
             for _ in 0..count {
-                assert!(matches!(self.inbox.next().await, Some(Incoming::Message { .. })));
+                assert!(matches!(
+                    self.inbox.next().await,
+                    Some(Incoming::Message { .. })
+                ));
             }
         });
     }

@@ -20,9 +20,12 @@ impl Backoff {
         }
         let attempt = self.attempts;
         self.attempts = attempt.saturating_add(1);
-        let Some(doublings) = attempt.checked_sub(1) else { return Duration::ZERO };
-        let bound =
-            limits::BUS_BACKOFF_MIN.saturating_mul(1 << doublings.min(16)).min(limits::BUS_BACKOFF_MAX);
+        let Some(doublings) = attempt.checked_sub(1) else {
+            return Duration::ZERO;
+        };
+        let bound = limits::BUS_BACKOFF_MIN
+            .saturating_mul(1 << doublings.min(16))
+            .min(limits::BUS_BACKOFF_MAX);
         some(bound)
     }
 }
@@ -44,9 +47,13 @@ mod tests {
             let bound = limits::BUS_BACKOFF_MIN * (1 << attempt.min(8));
             assert!(backoff.next(None) <= bound.min(limits::BUS_BACKOFF_MAX));
         }
-        let all = (0..100).map(|_| backoff.next(Some(Instant::now()))).collect::<Vec<_>>();
+        let all = (0..100)
+            .map(|_| backoff.next(Some(Instant::now())))
+            .collect::<Vec<_>>();
         assert!(all.iter().max() > all.iter().min());
-        let long_ago = Instant::now().checked_sub(limits::BUS_BACKOFF_MAX * 2).unwrap();
+        let long_ago = Instant::now()
+            .checked_sub(limits::BUS_BACKOFF_MAX * 2)
+            .unwrap();
         assert_eq!(backoff.next(Some(long_ago)), Duration::ZERO);
     }
 }

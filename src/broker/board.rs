@@ -46,14 +46,24 @@ impl Board {
     /// Everything is missing at first.
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         let faults = BTreeMap::from([(Part::Topology, Arc::from("not connected yet"))]);
-        Self { state: Mutex::new(State { faults, since: Instant::now(), was_up: false }), metrics }
+        Self {
+            state: Mutex::new(State {
+                faults,
+                since: Instant::now(),
+                was_up: false,
+            }),
+            metrics,
+        }
     }
 
     pub(super) fn health(&self) -> Health {
         let state = self.state.lock();
         match state.faults.values().next() {
             None => Health::Up,
-            Some(reason) => Health::Down { since: state.since, reason: reason.clone() },
+            Some(reason) => Health::Down {
+                since: state.since,
+                reason: reason.clone(),
+            },
         }
     }
 
@@ -80,7 +90,10 @@ impl Board {
 
     fn set(&self, part: Part, reason: &str, is_wrong: bool) {
         let mut state = self.state.lock();
-        let is_news = state.faults.get(&part).is_none_or(|known| **known != *reason);
+        let is_news = state
+            .faults
+            .get(&part)
+            .is_none_or(|known| **known != *reason);
         let went_down = state.faults.is_empty();
         if is_news {
             state.faults.insert(part, reason.into());
@@ -115,7 +128,10 @@ impl Board {
         drop(state);
         self.metrics.bus.up.set(1);
         if was_up {
-            tracing::info!(?lasted, "the bus is up again: all subscriptions are restored");
+            tracing::info!(
+                ?lasted,
+                "the bus is up again: all subscriptions are restored"
+            );
         } else {
             tracing::info!("the bus is up");
         }
@@ -137,7 +153,9 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let board = Board::new(metrics.clone());
         let part = Part::Publisher(Address::new("h", 1));
-        assert!(matches!(board.health(), Health::Down { reason, .. } if &*reason == "not connected yet"));
+        assert!(
+            matches!(board.health(), Health::Down { reason, .. } if &*reason == "not connected yet")
+        );
         board.fault(part.clone(), "refused");
         board.clear(&Part::Topology);
         assert!(matches!(board.health(), Health::Down { reason, .. } if &*reason == "refused"));
@@ -147,7 +165,9 @@ mod tests {
         let before = Instant::now();
         board.fault(part.clone(), "gone");
         board.fault(part, "still gone");
-        let Health::Down { since, reason } = board.health() else { panic!() };
+        let Health::Down { since, reason } = board.health() else {
+            panic!()
+        };
         assert!(since >= before && &*reason == "still gone");
         assert_eq!(metrics.bus.up.get(), 0);
     }

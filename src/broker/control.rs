@@ -41,7 +41,9 @@ pub(super) async fn run(cx: Arc<Context>) {
     let follow = async {
         let mut doubted: Option<Instant> = None;
         loop {
-            let known = peers.iter().map(|(address, peer)| (address.clone(), peer.partitions.clone()));
+            let known = peers
+                .iter()
+                .map(|(address, peer)| (address.clone(), peer.partitions.clone()));
             match topology::discover(&cx, &known.collect()).await {
                 Ok(topology) => {
                     apply(&cx, &mut peers, topology);
@@ -49,7 +51,8 @@ pub(super) async fn run(cx: Arc<Context>) {
                 }
                 Err(fault) => cx.board.fault(Part::Topology, &fault.to_string()),
             }
-            let next = Instant::now() + limits::BUS_TOPOLOGY_TROUBLE + some(limits::BUS_TOPOLOGY_TROUBLE);
+            let next =
+                Instant::now() + limits::BUS_TOPOLOGY_TROUBLE + some(limits::BUS_TOPOLOGY_TROUBLE);
             let is_calm = cx.board.is_up()
                 && doubted.is_none_or(|doubted| doubted.elapsed() > limits::BUS_TOPOLOGY_DOUBT);
             tokio::select! {
@@ -66,7 +69,10 @@ pub(super) async fn run(cx: Arc<Context>) {
     let sweep = async {
         loop {
             sleep(limits::BUS_LINGER / 4).await;
-            cx.metrics.bus.topics.set(cx.interest.sweep(std::time::Instant::now()) as i64);
+            cx.metrics
+                .bus
+                .topics
+                .set(cx.interest.sweep(std::time::Instant::now()) as i64);
         }
     };
     tokio::select! {
@@ -83,7 +89,9 @@ pub(super) async fn run(cx: Arc<Context>) {
 /// Makes `peers` what `topology` says. A primary whose partitions are not the same any more gets a new subscriber: that is
 /// rare, and leaves nothing to be moved one by one.
 fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topology) {
-    let gone = peers.extract_if(.., |address, _| !topology.contains_key(address)).collect::<Vec<_>>();
+    let gone = peers
+        .extract_if(.., |address, _| !topology.contains_key(address))
+        .collect::<Vec<_>>();
     for (address, partitions) in topology {
         match peers.get_mut(&address) {
             Some(peer) if peer.partitions == partitions => {}
@@ -99,7 +107,10 @@ fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topol
                     partitions,
                     line,
                 };
-                cx.board.begin(Part::Publisher(address.clone()), &format!("connecting to {address}"));
+                cx.board.begin(
+                    Part::Publisher(address.clone()),
+                    &format!("connecting to {address}"),
+                );
                 peers.insert(address, peer);
             }
         }
@@ -119,8 +130,14 @@ fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topol
 }
 
 fn subscribe(cx: &Arc<Context>, address: &Address, partitions: &[u16], line: &Arc<Line>) -> Task {
-    let duty =
-        subscriber::Duty { address: address.clone(), partitions: partitions.to_vec(), line: line.clone() };
-    cx.board.begin(Part::Subscriber(address.clone()), &format!("subscribing at {address}"));
+    let duty = subscriber::Duty {
+        address: address.clone(),
+        partitions: partitions.to_vec(),
+        line: line.clone(),
+    };
+    cx.board.begin(
+        Part::Subscriber(address.clone()),
+        &format!("subscribing at {address}"),
+    );
     Task(tokio::spawn(subscriber::run(duty, cx.clone())))
 }

@@ -29,7 +29,12 @@ struct Flight {
 
 impl Echo {
     pub(super) fn new(channel: String) -> Self {
-        Self { channel, count: 0, flight: None, deaf: BTreeSet::new() }
+        Self {
+            channel,
+            count: 0,
+            flight: None,
+            deaf: BTreeSet::new(),
+        }
     }
 
     /// A message has come on the channel.
@@ -44,10 +49,20 @@ impl Echo {
     /// Judges the last message, and sends the next by the next primary, unless one is still on its way. `here` is where this
     /// connection is.
     pub(super) fn beat(&mut self, cx: &Context, here: &Address) {
-        if self.flight.as_mut().is_some_and(|flight| flight.is_on_its_way(cx)) {
+        if self
+            .flight
+            .as_mut()
+            .is_some_and(|flight| flight.is_on_its_way(cx))
+        {
             return;
         }
-        if let Some(Flight { via, answer: None, is_back, .. }) = self.flight.take() {
+        if let Some(Flight {
+            via,
+            answer: None,
+            is_back,
+            ..
+        }) = self.flight.take()
+        {
             if is_back {
                 if self.deaf.remove(&via) {
                     tracing::info!(%via, %here, "messages that programs publish there come again");
@@ -68,16 +83,32 @@ impl Echo {
     }
 
     fn fly(&mut self, cx: &Context) {
-        let mut lines = cx.routes.read().iter().flatten().cloned().collect::<Vec<_>>();
+        let mut lines = cx
+            .routes
+            .read()
+            .iter()
+            .flatten()
+            .cloned()
+            .collect::<Vec<_>>();
         lines.sort_by(|one, other| one.address.cmp(&other.address));
         lines.dedup_by(|one, other| one.address == other.address);
         self.count += 1;
-        let Some(line) = lines.get(self.count as usize % lines.len().max(1)) else { return };
+        let Some(line) = lines.get(self.count as usize % lines.len().max(1)) else {
+            return;
+        };
         let mut command = Cmd::new();
-        command.arg("PUBLISH").arg(&self.channel).arg(&self.count.to_be_bytes());
+        command
+            .arg("PUBLISH")
+            .arg(&self.channel)
+            .arg(&self.count.to_be_bytes());
         if let Ok(answer) = line.send(command, self.channel.len() + 32, None) {
             let (via, since) = (line.address.clone(), Instant::now());
-            self.flight = Some(Flight { via, since, answer: Some(answer), is_back: false });
+            self.flight = Some(Flight {
+                via,
+                since,
+                answer: Some(answer),
+                is_back: false,
+            });
         }
     }
 }

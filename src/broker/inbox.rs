@@ -62,7 +62,13 @@ pub(super) fn new(limits: &Limits, metrics: Arc<Metrics>) -> (Sender, Inbox) {
         bytes: limits.bus_inbox_bytes,
         metrics,
     });
-    (Sender(shared.clone()), Inbox { shared, batch: VecDeque::new() })
+    (
+        Sender(shared.clone()),
+        Inbox {
+            shared,
+            batch: VecDeque::new(),
+        },
+    )
 }
 
 impl Inbox {
@@ -103,7 +109,9 @@ impl Sender {
                 self.note_gap(&mut queue);
             } else {
                 queue.bytes = bytes;
-                queue.incoming.push_back(Incoming::Message { topic, payload });
+                queue
+                    .incoming
+                    .push_back(Incoming::Message { topic, payload });
             }
             was_empty
         };
@@ -144,13 +152,20 @@ mod tests {
 
     fn inbox(messages: usize, bytes: usize) -> (Sender, Inbox, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new());
-        let limits = Limits { bus_inbox_messages: messages, bus_inbox_bytes: bytes, ..Limits::default() };
+        let limits = Limits {
+            bus_inbox_messages: messages,
+            bus_inbox_bytes: bytes,
+            ..Limits::default()
+        };
         let (sender, inbox) = new(&limits, metrics.clone());
         (sender, inbox, metrics)
     }
 
     fn message(payload: &'static str) -> Incoming {
-        Incoming::Message { topic: Topic::Nodes, payload: Bytes::from_static(payload.as_bytes()) }
+        Incoming::Message {
+            topic: Topic::Nodes,
+            payload: Bytes::from_static(payload.as_bytes()),
+        }
     }
 
     async fn rest(mut inbox: Inbox) -> Vec<Incoming> {
@@ -171,7 +186,10 @@ mod tests {
             assert_eq!(inbox.next().await, Some(message("a")));
             sender.push(Topic::Nodes, "e".into());
             sender.close();
-            assert_eq!(rest(inbox).await, [message("b"), Incoming::Gap, message("e")]);
+            assert_eq!(
+                rest(inbox).await,
+                [message("b"), Incoming::Gap, message("e")]
+            );
             assert_eq!((metrics.bus.dropped.get(), metrics.bus.gaps.get()), (2, 1));
         }
     }

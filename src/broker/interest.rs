@@ -92,7 +92,9 @@ impl Stripe {
     }
 
     fn is_served_by(&self, generation: u64) -> bool {
-        self.server.as_ref().is_some_and(|server| server.generation == generation)
+        self.server
+            .as_ref()
+            .is_some_and(|server| server.generation == generation)
     }
 
     fn forget(&mut self, topic: &Topic) {
@@ -189,10 +191,16 @@ impl Interest {
                 if served && state.is_confirmed() {
                     return Ok(());
                 }
-                state.waiting.get_or_insert_default().clone().notified_owned()
+                state
+                    .waiting
+                    .get_or_insert_default()
+                    .clone()
+                    .notified_owned()
             };
             if timeout_at(deadline, notified).await.is_err() {
-                return Err(BusError::away("Redis has not confirmed the subscription in time"));
+                return Err(BusError::away(
+                    "Redis has not confirmed the subscription in time",
+                ));
             }
         }
     }
@@ -224,14 +232,24 @@ impl Interest {
     }
 
     /// Takes up to `most` changes of a partition into `to`, as sent.
-    pub(super) fn drain(&self, partition: u16, generation: u64, most: usize, to: &mut Vec<(Topic, Change)>) {
+    pub(super) fn drain(
+        &self,
+        partition: u16,
+        generation: u64,
+        most: usize,
+        to: &mut Vec<(Topic, Change)>,
+    ) {
         let mut stripe = self.stripes[usize::from(partition)].lock();
         if !stripe.is_served_by(generation) {
             return;
         }
         while to.len() < most {
-            let Some(topic) = stripe.changed.pop_front() else { break };
-            let Some(state) = stripe.topics.get_mut(&topic) else { continue };
+            let Some(topic) = stripe.changed.pop_front() else {
+                break;
+            };
+            let Some(state) = stripe.topics.get_mut(&topic) else {
+                continue;
+            };
             state.is_changed = false;
             if state.count > 0 && !state.subscribed {
                 (state.subscribed, state.subscribing) = (true, state.subscribing + 1);
@@ -251,7 +269,9 @@ impl Interest {
         if !stripe.is_served_by(generation) {
             return true;
         }
-        let Some(state) = stripe.topics.get_mut(topic) else { return false };
+        let Some(state) = stripe.topics.get_mut(topic) else {
+            return false;
+        };
         let waiting = match change {
             Change::Subscribe => &mut state.subscribing,
             Change::Unsubscribe => &mut state.unsubscribing,
@@ -272,9 +292,17 @@ impl Interest {
     pub(super) fn sweep(&self, now: Instant) -> usize {
         let stripes = self.stripes.iter().map(|stripe| {
             let mut stripe = stripe.lock();
-            while stripe.idle.front().is_some_and(|(at, _)| now.duration_since(*at) >= limits::BUS_LINGER) {
-                let Some((_, topic)) = stripe.idle.pop_front() else { break };
-                let Some(state) = stripe.topics.get_mut(&topic) else { continue };
+            while stripe
+                .idle
+                .front()
+                .is_some_and(|(at, _)| now.duration_since(*at) >= limits::BUS_LINGER)
+            {
+                let Some((_, topic)) = stripe.idle.pop_front() else {
+                    break;
+                };
+                let Some(state) = stripe.topics.get_mut(&topic) else {
+                    continue;
+                };
                 match state.idle_since.filter(|_| state.count == 0) {
                     Some(since) if now.duration_since(since) < limits::BUS_LINGER => {
                         stripe.idle.push_back((since, topic));
@@ -315,11 +343,17 @@ mod tests {
         for partition in 0..interest.names.partitions() {
             interest.drain(partition, generation, 100, &mut to);
         }
-        to.into_iter().map(|(of, change)| (assert_eq!(of, topic()), change).1).collect()
+        to.into_iter()
+            .map(|(of, change)| (assert_eq!(of, topic()), change).1)
+            .collect()
     }
 
     fn attach(interest: &Interest, generation: u64) -> bool {
-        interest.attach(interest.names.partition(&topic()), generation, Arc::default())
+        interest.attach(
+            interest.names.partition(&topic()),
+            generation,
+            Arc::default(),
+        )
     }
 
     fn later() -> Instant {
@@ -381,9 +415,11 @@ mod tests {
         assert_eq!(changes(&interest, 1), [Change::Unsubscribe]);
         interest.add(topic());
         assert_eq!(changes(&interest, 1), [Change::Subscribe]);
-        for (change, live) in
-            [(Change::Subscribe, false), (Change::Unsubscribe, false), (Change::Subscribe, true)]
-        {
+        for (change, live) in [
+            (Change::Subscribe, false),
+            (Change::Unsubscribe, false),
+            (Change::Subscribe, true),
+        ] {
             assert!(interest.confirm(&topic(), 1, change));
             assert_eq!(interest.is_live(&topic()), live, "{change:?}");
         }
@@ -420,7 +456,10 @@ mod tests {
         interest.remove(&topic());
         interest.sweep(later());
         attach(&interest, 3);
-        assert_eq!((changes(&interest, 3), interest.sweep(later())), (vec![], 0));
+        assert_eq!(
+            (changes(&interest, 3), interest.sweep(later())),
+            (vec![], 0)
+        );
     }
 
     #[tokio::test]

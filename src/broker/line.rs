@@ -68,7 +68,12 @@ impl Line {
         let away = Some("not connected yet".into());
         Self {
             address,
-            queue: Mutex::new(Queue { away, items: VecDeque::new(), bytes: 0, under_way: 0 }),
+            queue: Mutex::new(Queue {
+                away,
+                items: VecDeque::new(),
+                bytes: 0,
+                under_way: 0,
+            }),
             wake: Notify::new(),
             opened: Notify::new(),
             doubted: Notify::new(),
@@ -94,7 +99,9 @@ impl Line {
         let was_empty = {
             let mut queue = self.queue.lock();
             if let Some(reason) = &queue.away {
-                let error = BusError::Away { reason: reason.clone() };
+                let error = BusError::Away {
+                    reason: reason.clone(),
+                };
                 self.metrics.bus.sent(Sent::Away, 1);
                 return Err(error);
             }
@@ -139,7 +146,9 @@ impl Line {
         };
         self.metrics.bus.sent(Sent::Away, items.len() as u64);
         for item in items {
-            let _ = item.answer.send(Err(BusError::Away { reason: reason.clone() }));
+            let _ = item.answer.send(Err(BusError::Away {
+                reason: reason.clone(),
+            }));
         }
     }
 
@@ -164,16 +173,20 @@ impl Line {
     pub(super) fn expire(&self, now: Instant) {
         let late = {
             let mut queue = self.queue.lock();
-            let count = queue.items.iter().take_while(|item| item.deadline <= now).count();
+            let count = queue
+                .items
+                .iter()
+                .take_while(|item| item.deadline <= now)
+                .count();
             let late = queue.items.drain(..count).collect::<Vec<_>>();
             queue.bytes -= late.iter().map(|item| item.bytes).sum::<usize>();
             late
         };
         self.metrics.bus.sent(Sent::Away, late.len() as u64);
         for item in late {
-            let _ = item
-                .answer
-                .send(Err(BusError::away("Redis is too slow: the command waited its time unsent")));
+            let _ = item.answer.send(Err(BusError::away(
+                "Redis is too slow: the command waited its time unsent",
+            )));
         }
     }
 
@@ -183,10 +196,18 @@ impl Line {
         let mut queue = self.queue.lock();
         let mut batch = Vec::with_capacity(queue.items.len().min(limits::BUS_PIPELINE_COMMANDS));
         let mut bytes = 0;
-        let last = queue.items.front().map(|item| item.deadline + self.timeout / SPREAD);
+        let last = queue
+            .items
+            .front()
+            .map(|item| item.deadline + self.timeout / SPREAD);
         while batch.len() < limits::BUS_PIPELINE_COMMANDS && bytes < limits::BUS_PIPELINE_BYTES {
-            let fits = queue.items.front().is_some_and(|item| last.is_some_and(|last| item.deadline <= last));
-            let Some(item) = queue.items.pop_front_if(|_| fits) else { break };
+            let fits = queue
+                .items
+                .front()
+                .is_some_and(|item| last.is_some_and(|last| item.deadline <= last));
+            let Some(item) = queue.items.pop_front_if(|_| fits) else {
+                break;
+            };
             bytes += item.bytes;
             batch.push(item);
         }
@@ -222,18 +243,30 @@ impl Line {
         let error = {
             let mut queue = self.queue.lock();
             if let Some(reason) = &queue.away {
-                BusError::Away { reason: reason.clone() }
+                BusError::Away {
+                    reason: reason.clone(),
+                }
             } else if queue.items.len() >= self.commands || queue.bytes + item.bytes > self.bytes {
                 BusError::Full
             } else {
                 queue.bytes += item.bytes;
-                queue.items.push_back(Item { is_asking: true, ..item });
+                queue.items.push_back(Item {
+                    is_asking: true,
+                    ..item
+                });
                 drop(queue);
                 self.wake.notify_one();
                 return;
             }
         };
-        self.metrics.bus.sent(if error == BusError::Full { Sent::Full } else { Sent::Away }, 1);
+        self.metrics.bus.sent(
+            if error == BusError::Full {
+                Sent::Full
+            } else {
+                Sent::Away
+            },
+            1,
+        );
         // Who called may have gone.
         let _ = item.answer.send(Err(error));
     }
@@ -246,7 +279,9 @@ impl Line {
         let mut queue = self.queue.lock();
         queue.under_way -= items.len();
         if let Some(reason) = &queue.away {
-            let error = BusError::Away { reason: reason.clone() };
+            let error = BusError::Away {
+                reason: reason.clone(),
+            };
             drop(queue);
             self.metrics.bus.sent(Sent::Away, items.len() as u64);
             for item in items {
@@ -256,7 +291,10 @@ impl Line {
         }
         for item in items.into_iter().rev() {
             queue.bytes += item.bytes;
-            queue.items.push_front(Item { again: true, ..item });
+            queue.items.push_front(Item {
+                again: true,
+                ..item
+            });
         }
         drop(queue);
         self.wake.notify_one();
@@ -278,40 +316,63 @@ mod tests {
     }
 
     fn texts(items: &[Item]) -> Vec<Vec<u8>> {
-        items.iter().map(|item| item.command.get_packed_command()).collect()
+        items
+            .iter()
+            .map(|item| item.command.get_packed_command())
+            .collect()
     }
 
     #[test]
     fn a_line_that_is_shut_answers_at_once() {
         let line = line(&Limits::default());
-        let Err(BusError::Away { reason }) = line.send(command("A"), 1, None) else { panic!() };
+        let Err(BusError::Away { reason }) = line.send(command("A"), 1, None) else {
+            panic!()
+        };
         assert_eq!(&*reason, "not connected yet");
         line.open();
         let mut waits = line.send(command("B"), 1, None).unwrap();
         line.shut("gone");
-        assert!(matches!(waits.try_recv(), Ok(Err(BusError::Away { reason })) if &*reason == "gone"));
+        assert!(
+            matches!(waits.try_recv(), Ok(Err(BusError::Away { reason })) if &*reason == "gone")
+        );
         assert!(line.is_idle());
     }
 
     #[test]
     fn the_queue_is_bounded_and_in_order() {
-        let limits = Limits { bus_queue_commands: 2, bus_queue_bytes: 100, ..Limits::default() };
+        let limits = Limits {
+            bus_queue_commands: 2,
+            bus_queue_bytes: 100,
+            ..Limits::default()
+        };
         let line = line(&limits);
         line.open();
         let _first = line.send(command("A"), 60, None).unwrap();
-        assert!(matches!(line.send(command("B"), 60, None), Err(BusError::Full)));
+        assert!(matches!(
+            line.send(command("B"), 60, None),
+            Err(BusError::Full)
+        ));
         let _second = line.send(command("C"), 40, None).unwrap();
-        assert!(matches!(line.send(command("D"), 0, None), Err(BusError::Full)));
+        assert!(matches!(
+            line.send(command("D"), 0, None),
+            Err(BusError::Full)
+        ));
         let batch = line.take(Instant::now());
         assert_eq!(texts(&batch), texts_of(&["A", "C"]));
         let _third = line.send(command("E"), 100, None).unwrap();
         line.put_back(batch);
-        assert_eq!(texts(&line.take(Instant::now())), texts_of(&["A", "C", "E"]));
+        assert_eq!(
+            texts(&line.take(Instant::now())),
+            texts_of(&["A", "C", "E"])
+        );
         assert!(!line.is_idle());
     }
 
     fn texts_of(texts: &[&str]) -> Vec<Vec<u8>> {
-        texts.iter().map(|text| command(text).get_packed_command()).collect()
+        texts
+            .iter()
+            .map(|text| command(text).get_packed_command())
+            .collect()
     }
 
     #[test]
@@ -319,7 +380,10 @@ mod tests {
         let line = line(&Limits::default());
         line.open();
         let mut late = line.send(command("A"), 1, None).unwrap();
-        assert!(line.take(Instant::now() + Duration::from_secs(2)).is_empty());
+        assert!(
+            line.take(Instant::now() + Duration::from_secs(2))
+                .is_empty()
+        );
         assert!(matches!(late.try_recv(), Ok(Err(BusError::Away { .. }))));
     }
 

@@ -25,7 +25,10 @@ pub(super) struct Address {
 
 impl Address {
     pub(super) fn new(host: &str, port: u16) -> Self {
-        Self { host: host.into(), port }
+        Self {
+            host: host.into(),
+            port,
+        }
     }
 }
 
@@ -96,7 +99,9 @@ pub(super) fn hint(code: &str, message: &str) -> &'static str {
         "WRONGPASS" => " (is the user or the password wrong?)",
         "NOPERM" => FEW_RIGHTS,
         // What a script may not do.
-        "ERR" if message.contains("ACL failure") || message.contains("user executing the script") => {
+        "ERR"
+            if message.contains("ACL failure") || message.contains("user executing the script") =>
+        {
             FEW_RIGHTS
         }
         "ERR" if message.contains("unknown command") => " (Fanfare needs Redis 7 or later)",
@@ -151,9 +156,18 @@ impl Greeting {
             _ => Kind::Standalone,
         };
         match reply.get("role").and_then(Reply::text) {
-            Some("master") => Some(Self { is_primary: true, kind }),
-            Some(_) => Some(Self { is_primary: false, kind }),
-            None => (kind == Kind::Sentinel).then_some(Self { is_primary: false, kind }),
+            Some("master") => Some(Self {
+                is_primary: true,
+                kind,
+            }),
+            Some(_) => Some(Self {
+                is_primary: false,
+                kind,
+            }),
+            None => (kind == Kind::Sentinel).then_some(Self {
+                is_primary: false,
+                kind,
+            }),
         }
     }
 }
@@ -166,19 +180,30 @@ impl Link {
         purpose: &str,
     ) -> Result<(Self, Greeting), Fault> {
         let connected = timeout(limits::BUS_CONNECT, async {
-            let stream =
-                open(setup, address).await.map_err(|error| Fault::Connect(address.clone(), error))?;
-            let mut link = Self { address: address.clone(), stream, input: BytesMut::new() };
+            let stream = open(setup, address)
+                .await
+                .map_err(|error| Fault::Connect(address.clone(), error))?;
+            let mut link = Self {
+                address: address.clone(),
+                stream,
+                input: BytesMut::new(),
+            };
             let greeting = link.greet(setup, purpose).await?;
             Ok((link, greeting))
         });
-        connected.await.unwrap_or_else(|_| Err(Fault::Silent(address.clone(), limits::BUS_CONNECT)))
+        connected
+            .await
+            .unwrap_or_else(|_| Err(Fault::Silent(address.clone(), limits::BUS_CONNECT)))
     }
 
     async fn greet(&mut self, setup: &Setup, purpose: &str) -> Result<Greeting, Fault> {
         let name = format!("{}:{purpose}", setup.client_name);
         let redis = (&setup.user, &setup.password);
-        let own = if purpose == SENTINEL { (&setup.sentinel_user, &setup.sentinel_password) } else { redis };
+        let own = if purpose == SENTINEL {
+            (&setup.sentinel_user, &setup.sentinel_password)
+        } else {
+            redis
+        };
         let reply = match self.hello(own, &name).await {
             // Many Sentinels have no password, and refuse one; many have that of Redis.
             Err(Fault::Refused(_, text))
@@ -224,7 +249,13 @@ impl Link {
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     self.input.reserve(4096);
-                    if self.stream.read_buf(&mut self.input).await.map_err(broken)? == 0 {
+                    if self
+                        .stream
+                        .read_buf(&mut self.input)
+                        .await
+                        .map_err(broken)?
+                        == 0
+                    {
                         return Err(broken(io::ErrorKind::UnexpectedEof.into()));
                     }
                 }
@@ -240,7 +271,9 @@ pub(super) const SENTINEL: &str = "sentinel";
 async fn open(setup: &Setup, address: &Address) -> io::Result<Box<dyn Stream>> {
     let socket = TcpStream::connect((&*address.host, address.port)).await?;
     socket.set_nodelay(true)?;
-    let Some(tls) = &setup.tls else { return Ok(Box::new(socket)) };
+    let Some(tls) = &setup.tls else {
+        return Ok(Box::new(socket));
+    };
     let name = ServerName::try_from(address.host.to_string()).map_err(io::Error::other)?;
     Ok(Box::new(tls.connect(name, socket).await?))
 }

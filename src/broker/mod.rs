@@ -83,7 +83,9 @@ pub(crate) enum BusError {
 
 impl BusError {
     fn away(reason: &str) -> Self {
-        Self::Away { reason: reason.into() }
+        Self::Away {
+            reason: reason.into(),
+        }
     }
 
     /// What usually is the matter, and what to do, where Redis refuses: more of the sentence, or nothing.
@@ -120,12 +122,20 @@ impl Context {
     }
 
     fn publish_command(&self) -> &'static str {
-        if self.names.is_tagged() { "SPUBLISH" } else { "PUBLISH" }
+        if self.names.is_tagged() {
+            "SPUBLISH"
+        } else {
+            "PUBLISH"
+        }
     }
 
     /// What publishes to `topic`: programs publish to theirs without knowing of slots.
     fn publish_command_of(&self, topic: &Topic) -> &'static str {
-        if self.names.is_sharded(topic) { "SPUBLISH" } else { "PUBLISH" }
+        if self.names.is_sharded(topic) {
+            "SPUBLISH"
+        } else {
+            "PUBLISH"
+        }
     }
 }
 
@@ -177,7 +187,11 @@ impl Bus {
         metrics: Arc<Metrics>,
     ) -> Result<(Arc<Self>, Inbox), StartError> {
         let setup = Setup::new(config, namespace, node)?;
-        let names = Arc::new(Names::new(namespace, apps, setup.kind == RedisKind::Cluster));
+        let names = Arc::new(Names::new(
+            namespace,
+            apps,
+            setup.kind == RedisKind::Cluster,
+        ));
         let (sender, inbox) = inbox::new(limits, metrics.clone());
         let cx = Arc::new(Context {
             interest: Arc::new(Interest::new(names.clone())),
@@ -193,18 +207,28 @@ impl Bus {
             stopped: Notify::new(),
             generations: AtomicU64::new(0),
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let (end, ended) = mpsc::sync_channel(1);
         let run = control::run(cx.clone());
         let ending = Ending(cx.clone());
-        std::thread::Builder::new().name("fanfare-bus".to_owned()).spawn(move || {
-            let _ending = ending;
-            runtime.block_on(run);
-            // What is under way is answered by that.
-            drop(runtime);
-            drop(end);
-        })?;
-        Ok((Arc::new(Self { cx, ended: Mutex::new(ended) }), inbox))
+        std::thread::Builder::new()
+            .name("fanfare-bus".to_owned())
+            .spawn(move || {
+                let _ending = ending;
+                runtime.block_on(run);
+                // What is under way is answered by that.
+                drop(runtime);
+                drop(end);
+            })?;
+        Ok((
+            Arc::new(Self {
+                cx,
+                ended: Mutex::new(ended),
+            }),
+            inbox,
+        ))
     }
 
     /// Publishes. Resolves with the number of subscribers of this Redis server when it has answered, within
@@ -215,7 +239,10 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError`].
-    #[expect(clippy::needless_pass_by_value, reason = "how the bytes get to Redis is the bus's affair")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "how the bytes get to Redis is the bus's affair"
+    )]
     pub(crate) fn publish(
         &self,
         topic: &Topic,
@@ -224,7 +251,10 @@ impl Bus {
         let channel = self.channel(topic);
         let bytes = channel.len() + payload.len() + 64;
         let mut command = Cmd::with_capacity(3, bytes);
-        command.arg(self.cx.publish_command_of(topic)).arg(&channel[..]).arg(&payload[..]);
+        command
+            .arg(self.cx.publish_command_of(topic))
+            .arg(&channel[..])
+            .arg(&payload[..]);
         let answer = self.send(topic, command, bytes, None);
         async move {
             match answer.await? {
@@ -240,7 +270,10 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError`].
-    #[expect(clippy::needless_pass_by_value, reason = "how the bytes get to Redis is the bus's affair")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "how the bytes get to Redis is the bus's affair"
+    )]
     pub(crate) fn eval(
         &self,
         script: &'static Script,
@@ -252,7 +285,10 @@ impl Bus {
             + args.iter().map(|arg| arg.len() + 16).sum::<usize>()
             + 80;
         let mut command = Cmd::with_capacity(3 + keys.len() + args.len(), bytes);
-        command.arg("EVALSHA").arg(script.get_hash()).arg(keys.len());
+        command
+            .arg("EVALSHA")
+            .arg(script.get_hash())
+            .arg(keys.len());
         for key in &keys {
             command.arg(&key[..]);
         }
@@ -291,7 +327,11 @@ impl Bus {
     ) -> impl Future<Output = Answer> + Send + 'static + use<> {
         let partition = usize::from(self.cx.names.partition(home));
         let queued = match &self.cx.routes.read()[partition] {
-            Some(line) => line.send(command, bytes, script.map(|script| (script, partition as u16))),
+            Some(line) => line.send(
+                command,
+                bytes,
+                script.map(|script| (script, partition as u16)),
+            ),
             None => Err(match self.health() {
                 Health::Down { reason, .. } => BusError::Away { reason },
                 Health::Up => BusError::away("the Redis server for this is not known yet"),
@@ -316,7 +356,10 @@ impl Bus {
     /// back or taken another way: another primary keeps it, or the same one has started again. It is so before the first
     /// script runs there.
     pub(crate) fn primary_key(&self, home: &Topic) -> Vec<u8> {
-        self.cx.names.primary_key(self.cx.names.partition(home)).into_bytes()
+        self.cx
+            .names
+            .primary_key(self.cx.names.partition(home))
+            .into_bytes()
     }
 
     /// What a script has to call to publish to any topic but [`Topic::Dispatch`]: `PUBLISH`, or `SPUBLISH` on Redis Cluster.

@@ -40,8 +40,17 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new(namespace: &str, apps: Vec<Arc<str>>, tagged: bool) -> Self {
-        let ids = apps.iter().enumerate().map(|(n, app)| (app.clone(), AppId(n as u16))).collect();
-        Self { namespace: namespace.to_owned(), apps, ids, tagged }
+        let ids = apps
+            .iter()
+            .enumerate()
+            .map(|(n, app)| (app.clone(), AppId(n as u16)))
+            .collect();
+        Self {
+            namespace: namespace.to_owned(),
+            apps,
+            ids,
+            tagged,
+        }
     }
 
     /// Whether this is a Redis Cluster, with its sharded channels.
@@ -71,8 +80,12 @@ impl Names {
             Topic::Nodes => hash(&[b"n"]),
             Topic::Node(node) => hash(&[b"i", &node.0.to_be_bytes()]),
             Topic::App(app) => hash(&[b"a", self.app(*app).as_bytes()]),
-            Topic::User(app, name) => hash(&[b"u", self.app(*app).as_bytes(), b":", name.as_bytes()]),
-            Topic::Channel(app, name) => hash(&[b"c", self.app(*app).as_bytes(), b":", name.as_bytes()]),
+            Topic::User(app, name) => {
+                hash(&[b"u", self.app(*app).as_bytes(), b":", name.as_bytes()])
+            }
+            Topic::Channel(app, name) => {
+                hash(&[b"c", self.app(*app).as_bytes(), b":", name.as_bytes()])
+            }
         };
         (hash % u64::from(slot::PARTITIONS)) as u16
     }
@@ -117,7 +130,12 @@ impl Names {
             let _ = match app {
                 None => write!(text, "{{{}}}:", slot::tag(partition)),
                 Some(app) => {
-                    write!(text, "{{fanfare:{}:{}:dispatch}}:", self.namespace, self.app(AppId(app)))
+                    write!(
+                        text,
+                        "{{fanfare:{}:{}:dispatch}}:",
+                        self.namespace,
+                        self.app(AppId(app))
+                    )
                 }
             };
         }
@@ -159,9 +177,13 @@ impl Names {
         if self.tagged && text.starts_with('{') {
             text = text.split_once("}:")?.1;
         }
-        let text = text.strip_prefix(self.namespace.as_str())?.strip_prefix(':')?;
+        let text = text
+            .strip_prefix(self.namespace.as_str())?
+            .strip_prefix(':')?;
         let (app, rest) = text.split_once(':')?;
-        let (kind, name) = rest.split_once(':').map_or((rest, None), |(kind, name)| (kind, Some(name)));
+        let (kind, name) = rest
+            .split_once(':')
+            .map_or((rest, None), |(kind, name)| (kind, Some(name)));
         if app.is_empty() {
             return match (kind, name) {
                 ("nodes", None) => Some(Topic::Nodes),
@@ -182,7 +204,10 @@ impl Names {
 
 fn node_id(text: &str) -> Option<NodeId> {
     let bytes = base32().decode(text.as_bytes()).ok()?;
-    bytes.try_into().ok().map(|bytes| NodeId(u32::from_be_bytes(bytes)))
+    bytes
+        .try_into()
+        .ok()
+        .map(|bytes| NodeId(u32::from_be_bytes(bytes)))
 }
 
 /// FNV-1a, its halves folded: small, and fixed for ever, which a partition's number has to be.
@@ -254,14 +279,26 @@ mod tests {
         let names = names(true);
         for topic in topics() {
             let partition = names.partition(&topic);
-            assert_eq!(slot::of(&names.channel(&topic)), names.slot(partition), "{topic:?}");
-            assert_eq!(slot::of(&names.key(&topic, "log")), names.slot(partition), "{topic:?}");
+            assert_eq!(
+                slot::of(&names.channel(&topic)),
+                names.slot(partition),
+                "{topic:?}"
+            );
+            assert_eq!(
+                slot::of(&names.key(&topic, "log")),
+                names.slot(partition),
+                "{topic:?}"
+            );
             assert_eq!(
                 slot::of(names.own(partition, "canary").as_bytes()),
                 names.slot(partition),
                 "{topic:?}"
             );
-            assert_eq!(slot::of(names.primary_key(partition).as_bytes()), names.slot(partition), "{topic:?}");
+            assert_eq!(
+                slot::of(names.primary_key(partition).as_bytes()),
+                names.slot(partition),
+                "{topic:?}"
+            );
         }
     }
 
@@ -269,12 +306,28 @@ mod tests {
     fn names_are_as_documented() {
         let names = names(false);
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        assert_eq!(text(names.channel(&Topic::Dispatch(AppId(0)))), "fanfare:ns:default:dispatch");
-        assert_eq!(text(names.channel(&Topic::User(AppId(0), "ann".into()))), "fanfare:ns:default:user:ann");
-        assert_eq!(text(names.key(&Topic::App(AppId(1)), "members")), "fanfare:ns:node:all.members");
-        assert_eq!(names.primary_key(0), names.primary_key(64), "one for all of a server");
+        assert_eq!(
+            text(names.channel(&Topic::Dispatch(AppId(0)))),
+            "fanfare:ns:default:dispatch"
+        );
+        assert_eq!(
+            text(names.channel(&Topic::User(AppId(0), "ann".into()))),
+            "fanfare:ns:default:user:ann"
+        );
+        assert_eq!(
+            text(names.key(&Topic::App(AppId(1)), "members")),
+            "fanfare:ns:node:all.members"
+        );
+        assert_eq!(
+            names.primary_key(0),
+            names.primary_key(64),
+            "one for all of a server"
+        );
         let tagged = super::tests::names(true);
-        assert_eq!(text(tagged.channel(&Topic::Dispatch(AppId(0)))), "fanfare:ns:default:dispatch");
+        assert_eq!(
+            text(tagged.channel(&Topic::Dispatch(AppId(0)))),
+            "fanfare:ns:default:dispatch"
+        );
     }
 
     #[test]
@@ -287,6 +340,9 @@ mod tests {
         for n in 0..64_000 {
             counts[usize::from(of(Topic::User(AppId(0), format!("user-{n}").into())))] += 1;
         }
-        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (800..1200).contains(count)),
+            "{counts:?}"
+        );
     }
 }

@@ -48,7 +48,11 @@ pub(super) struct Primaries {
 impl Primaries {
     pub(super) fn new(cx: &Context) -> Self {
         let none = vec![false; usize::from(cx.names.partitions())];
-        Self { noted: none.clone(), wanted: none, doubted: Arc::default() }
+        Self {
+            noted: none.clone(),
+            wanted: none,
+            doubted: Arc::default(),
+        }
     }
 
     /// Notes the primary of every partition that was in use on the connection before this one.
@@ -63,7 +67,9 @@ impl Primaries {
     ) -> Result<(), String> {
         self.noted.fill(false);
         self.doubted.store(false, Ordering::Relaxed);
-        let wanted = (0..self.wanted.len()).filter(|&place| self.wanted[place]).collect();
+        let wanted = (0..self.wanted.len())
+            .filter(|&place| self.wanted[place])
+            .collect();
         self.note(cx, address, connection, wanted).await
     }
 
@@ -84,13 +90,21 @@ impl Primaries {
         let mut new = Vec::new();
         for partition in items.iter().filter_map(|item| item.scripted) {
             // Without tags one key is for all.
-            let place = if cx.names.is_tagged() { usize::from(partition) } else { 0 };
+            let place = if cx.names.is_tagged() {
+                usize::from(partition)
+            } else {
+                0
+            };
             if !self.noted[place] && !new.contains(&place) {
                 self.wanted[place] = true;
                 new.push(place);
             }
         }
-        if new.is_empty() { Ok(()) } else { self.note(cx, address, connection.clone(), new).await }
+        if new.is_empty() {
+            Ok(())
+        } else {
+            self.note(cx, address, connection.clone(), new).await
+        }
     }
 
     async fn note(
@@ -106,16 +120,28 @@ impl Primaries {
         let mut pipe = Pipeline::with_capacity(places.len() + 1);
         pipe.load_script(&NOTE);
         for &place in &places {
-            pipe.cmd("EVALSHA").arg(NOTE.get_hash()).arg(1).arg(cx.names.primary_key(place as u16));
+            pipe.cmd("EVALSHA")
+                .arg(NOTE.get_hash())
+                .arg(1)
+                .arg(cx.names.primary_key(place as u16));
         }
         pipe.ignore_errors();
-        let replies = timeout(limits::BUS_CONNECT, pipe.query_async::<Vec<Value>>(&mut connection)).await;
+        let replies = timeout(
+            limits::BUS_CONNECT,
+            pipe.query_async::<Vec<Value>>(&mut connection),
+        )
+        .await;
         let replies = replies.map_err(|_| format!("Redis at {address} has stopped to answer"))?;
-        let broken = |error: RedisError| format!("the connection to Redis at {address} broke: {error}");
-        for (place, reply) in places.into_iter().zip(replies.map_err(broken)?.into_iter().skip(1)) {
+        let broken =
+            |error: RedisError| format!("the connection to Redis at {address} broke: {error}");
+        for (place, reply) in places
+            .into_iter()
+            .zip(replies.map_err(broken)?.into_iter().skip(1))
+        {
             match reply {
                 // What is asked for there is refused the same way, and noted first when it is not any more.
-                Value::ServerError(error) if matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN") => {}
+                Value::ServerError(error)
+                    if matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN") => {}
                 Value::ServerError(error) => {
                     let (code, text) = (error.code(), error.details().unwrap_or_default());
                     return Err(format!(

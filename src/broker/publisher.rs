@@ -86,14 +86,23 @@ async fn connect(
         PoolError::Backend(error) if !error.is_timeout() => {
             format!("cannot connect to Redis at {address}: {error}")
         }
-        _ => format!("Redis at {address} does not answer: nothing came within {:?}", limits::BUS_CONNECT),
+        _ => format!(
+            "Redis at {address} does not answer: nothing came within {:?}",
+            limits::BUS_CONNECT
+        ),
     })?;
     let mut name = Cmd::new();
-    name.arg("CLIENT").arg("SETNAME").arg(format!("{}:publisher", cx.setup.client_name));
+    name.arg("CLIENT")
+        .arg("SETNAME")
+        .arg(format!("{}:publisher", cx.setup.client_name));
     let mut pipe = redis::pipe();
     // A user may lack the right to have a name. HELLO tells the role, as ROLE does, and needs no right.
     pipe.add_command(name).cmd("HELLO").ignore_errors();
-    let replies = timeout(limits::BUS_CONNECT, pipe.query_async::<Vec<Value>>(&mut connection)).await;
+    let replies = timeout(
+        limits::BUS_CONNECT,
+        pipe.query_async::<Vec<Value>>(&mut connection),
+    )
+    .await;
     let problem = match replies {
         Ok(Ok(replies)) => match replies.get(1).and_then(|reply| role(reply)) {
             Some(b"master") => match primaries.begin(cx, address, connection.clone()).await {
@@ -101,14 +110,19 @@ async fn connect(
                 Err(reason) => reason,
             },
             Some(b"sentinel") => {
-                format!("Redis at {address} is a Sentinel; write its address as redis+sentinel://…/name")
+                format!(
+                    "Redis at {address} is a Sentinel; write its address as redis+sentinel://…/name"
+                )
             }
             Some(_) => format!("Redis at {address} is a replica; only a primary can join nodes"),
             None => format!("Redis at {address} does not tell its role; is it Redis 7 or later?"),
         },
         Ok(Err(error)) => format!("the connection to Redis at {address} broke: {error}"),
         Err(_) => {
-            format!("Redis at {address} does not answer: nothing came within {:?}", limits::BUS_CONNECT)
+            format!(
+                "Redis at {address} does not answer: nothing came within {:?}",
+                limits::BUS_CONNECT
+            )
         }
     };
     drop(Connection::take(connection));
@@ -116,10 +130,14 @@ async fn connect(
 }
 
 fn role(hello: &Value) -> Option<&[u8]> {
-    hello.as_map_iter()?.find_map(|(key, value)| match (key, value) {
-        (Value::BulkString(key), Value::BulkString(value)) if key == b"role" => Some(&value[..]),
-        _ => None,
-    })
+    hello
+        .as_map_iter()?
+        .find_map(|(key, value)| match (key, value) {
+            (Value::BulkString(key), Value::BulkString(value)) if key == b"role" => {
+                Some(&value[..])
+            }
+            _ => None,
+        })
 }
 
 /// Carries the queue until the connection is of no use any more; says why.
@@ -170,7 +188,9 @@ async fn serve(
                 strikes: strikes.clone(),
                 doubted: primaries.doubted.clone(),
             };
-            flight.start(items, connection.clone(), &mut loaded, permit).await;
+            flight
+                .start(items, connection.clone(), &mut loaded, permit)
+                .await;
         }
     }
 }
@@ -196,7 +216,9 @@ impl Flight {
         loaded: &mut HashSet<&'static str>,
         permit: OwnedSemaphorePermit,
     ) {
-        let Some(deadline) = items.first().map(|item| item.deadline) else { return };
+        let Some(deadline) = items.first().map(|item| item.deadline) else {
+            return;
+        };
         let mut pipe = redis::Pipeline::with_capacity(items.len() + 2);
         let mut items = items;
         // Which answers are those of items; the others are of scripts that are loaded on the way.
@@ -212,13 +234,18 @@ impl Flight {
             }
             places.push(pipe.len());
             let keep = item.script.is_some() && !item.again || self.may_be_sent_on(item);
-            let command = if keep { item.command.clone() } else { std::mem::take(&mut item.command) };
+            let command = if keep {
+                item.command.clone()
+            } else {
+                std::mem::take(&mut item.command)
+            };
             pipe.add_command(command);
         }
         pipe.ignore_errors();
         // Polled without a budget: a poll that ends before the pipeline is queued would let the next one pass it.
-        let mut query =
-            Box::pin(unconstrained(async move { pipe.query_async::<Vec<Value>>(&mut connection).await }));
+        let mut query = Box::pin(unconstrained(async move {
+            pipe.query_async::<Vec<Value>>(&mut connection).await
+        }));
         let flight = match first_poll(query.as_mut()).await {
             Poll::Ready(replies) => {
                 self.end(items, &places, Some(replies));
@@ -241,16 +268,19 @@ impl Flight {
                 self.settle_all(items);
                 if error.is_unrecoverable_error() || error.is_io_error() {
                     let address = &self.line.address;
-                    let _ =
-                        self.broken.try_send(format!("the connection to Redis at {address} broke: {error}"));
+                    let _ = self.broken.try_send(format!(
+                        "the connection to Redis at {address} broke: {error}"
+                    ));
                 }
                 return;
             }
             None => {
                 self.settle_all(items);
                 if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES {
-                    let _ =
-                        self.broken.try_send(format!("Redis at {} has stopped to answer", self.line.address));
+                    let _ = self.broken.try_send(format!(
+                        "Redis at {} has stopped to answer",
+                        self.line.address
+                    ));
                 }
                 return;
             }
@@ -288,25 +318,53 @@ impl Flight {
     /// The line of the server that ASK names: the slot is about to move there, and the key is there already. Nothing was
     /// done, so that to send it on is no repetition.
     fn asked_for(&self, reply: &Value) -> Option<Arc<Line>> {
-        let Value::ServerError(error) = reply else { return None };
-        let (_, place) = error.details().filter(|_| error.code() == "ASK")?.split_once(' ')?;
+        let Value::ServerError(error) = reply else {
+            return None;
+        };
+        let (_, place) = error
+            .details()
+            .filter(|_| error.code() == "ASK")?
+            .split_once(' ')?;
         let (host, port) = place.rsplit_once(':')?;
-        let host = if host.is_empty() { &*self.line.address.host } else { host };
+        let host = if host.is_empty() {
+            &*self.line.address.host
+        } else {
+            host
+        };
         let address = Address::new(host, port.parse().ok()?);
-        self.cx.routes.read().iter().flatten().find(|line| line.address == address).cloned()
+        self.cx
+            .routes
+            .read()
+            .iter()
+            .flatten()
+            .find(|line| line.address == address)
+            .cloned()
     }
 
     fn settle_all(&self, items: Vec<Item>) {
-        self.line.settle(items.into_iter().map(|item| (item, Err(BusError::Unanswered))));
+        self.line.settle(
+            items
+                .into_iter()
+                .map(|item| (item, Err(BusError::Unanswered))),
+        );
     }
 
     fn judge(&self, reply: Value) -> Answer {
-        let Value::ServerError(error) = reply else { return Ok(reply) };
-        let (code, message) = (error.code().to_owned(), error.details().unwrap_or_default().to_owned());
+        let Value::ServerError(error) = reply else {
+            return Ok(reply);
+        };
+        let (code, message) = (
+            error.code().to_owned(),
+            error.details().unwrap_or_default().to_owned(),
+        );
         match &*code {
             // The server refused before it did anything.
-            "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING" | "READONLY" => {
-                let reason = format!("Redis at {} refuses for now: {code} {message}", self.line.address);
+            "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING"
+            | "READONLY" => {
+                let reason = format!(
+                    "Redis at {} refuses for now: {code} {message}",
+                    self.line.address
+                );
                 if code == "READONLY" {
                     // It has become a replica: nobody hears what is published there.
                     self.line.doubt(&reason);

@@ -53,7 +53,10 @@ impl Reply {
 
     /// What a map has under `key`.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
-        self.array().chunks_exact(2).find(|pair| pair[0].text() == Some(key)).map(|pair| &pair[1])
+        self.array()
+            .chunks_exact(2)
+            .find(|pair| pair[0].text() == Some(key))
+            .map(|pair| &pair[1])
     }
 }
 
@@ -78,7 +81,11 @@ type Parsed<T> = Result<T, Stop>;
 /// # Errors
 /// [`Malformed`]; nothing after it can be understood.
 pub(super) fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
-    let mut cursor = Cursor { bytes: buffer, at: 0, elements: 0 };
+    let mut cursor = Cursor {
+        bytes: buffer,
+        at: 0,
+        elements: 0,
+    };
     let frame = match cursor.frame() {
         Ok(frame) => frame,
         Err(Stop::Malformed(why)) => return Err(Malformed(why)),
@@ -101,7 +108,9 @@ pub(super) fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> 
             Frame::Other
         }
         Raw::Subscribed(channel) => Frame::Subscribed(buffer.split_to(end).freeze().slice(channel)),
-        Raw::Unsubscribed(channel) => Frame::Unsubscribed(buffer.split_to(end).freeze().slice(channel)),
+        Raw::Unsubscribed(channel) => {
+            Frame::Unsubscribed(buffer.split_to(end).freeze().slice(channel))
+        }
         Raw::Message { channel, payload } => {
             let bytes = buffer.split_to(end).freeze();
             let payload = if payload.len() > limits::BUS_COPIED_BYTES {
@@ -109,14 +118,20 @@ pub(super) fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> 
             } else {
                 Bytes::copy_from_slice(&bytes[payload])
             };
-            Frame::Message { channel: bytes.slice(channel), payload }
+            Frame::Message {
+                channel: bytes.slice(channel),
+                payload,
+            }
         }
     }))
 }
 
 /// A frame whose bytes are still in the buffer.
 enum Raw {
-    Message { channel: Range<usize>, payload: Range<usize> },
+    Message {
+        channel: Range<usize>,
+        payload: Range<usize>,
+    },
     Subscribed(Range<usize>),
     Unsubscribed(Range<usize>),
     Other,
@@ -149,9 +164,10 @@ impl Cursor<'_> {
         let kind = if count == 0 { 0..0 } else { self.string()? };
         let kind = &self.bytes[kind];
         Ok(match (kind, count) {
-            (b"message" | b"smessage", 3) => {
-                Raw::Message { channel: self.string()?, payload: self.string()? }
-            }
+            (b"message" | b"smessage", 3) => Raw::Message {
+                channel: self.string()?,
+                payload: self.string()?,
+            },
             (b"subscribe" | b"ssubscribe", 3) => {
                 let channel = self.string()?;
                 self.value(0)?;
@@ -159,7 +175,11 @@ impl Cursor<'_> {
             }
             (b"unsubscribe" | b"sunsubscribe", 3) => {
                 // Where nothing was subscribed, the channel is null.
-                let channel = if self.peek()? == b'_' { self.null()? } else { self.string()? };
+                let channel = if self.peek()? == b'_' {
+                    self.null()?
+                } else {
+                    self.string()?
+                };
                 self.value(0)?;
                 Raw::Unsubscribed(channel)
             }
@@ -175,12 +195,16 @@ impl Cursor<'_> {
     fn value(&mut self, depth: usize) -> Parsed<Reply> {
         self.elements += 1;
         if depth > limits::BUS_FRAME_DEPTH || self.elements > limits::BUS_FRAME_ELEMENTS {
-            return Err(Stop::Malformed("an answer is too deep or has too many elements"));
+            return Err(Stop::Malformed(
+                "an answer is too deep or has too many elements",
+            ));
         }
         let kind = self.peek()?;
         Ok(match kind {
             b'$' | b'=' | b'!' => {
-                let Some(text) = self.blob()? else { return Ok(Reply::Null) };
+                let Some(text) = self.blob()? else {
+                    return Ok(Reply::Null);
+                };
                 let text = &self.bytes[text];
                 match kind {
                     // `txt:` or `mkd:` stands before it.
@@ -228,7 +252,9 @@ impl Cursor<'_> {
     /// The bytes of a string, be it a blob or a line.
     fn string(&mut self) -> Parsed<Range<usize>> {
         match self.peek()? {
-            b'$' => self.blob()?.ok_or(Stop::Malformed("a push has no text where one belongs")),
+            b'$' => self
+                .blob()?
+                .ok_or(Stop::Malformed("a push has no text where one belongs")),
             b'+' => self.line(),
             _ => Err(Stop::Malformed("a push has no text where one belongs")),
         }
@@ -239,7 +265,9 @@ impl Cursor<'_> {
         self.at += 1;
         let len = match self.int()? {
             -1 => return Ok(None),
-            len => usize::try_from(len).ok().filter(|len| *len <= limits::BUS_FRAME_BYTES),
+            len => usize::try_from(len)
+                .ok()
+                .filter(|len| *len <= limits::BUS_FRAME_BYTES),
         };
         let len = len.ok_or(Stop::Malformed("a text has no length that is allowed"))?;
         let text = self.at..self.at + len;
@@ -256,7 +284,11 @@ impl Cursor<'_> {
     fn line(&mut self) -> Parsed<Range<usize>> {
         let start = self.at + 1;
         let rest = &self.bytes[start..];
-        let Some(len) = rest.iter().take(limits::BUS_READ_BYTES).position(|byte| *byte == b'\r') else {
+        let Some(len) = rest
+            .iter()
+            .take(limits::BUS_READ_BYTES)
+            .position(|byte| *byte == b'\r')
+        else {
             return Err(if rest.len() < limits::BUS_READ_BYTES {
                 Stop::Short(1)
             } else {
@@ -275,7 +307,9 @@ impl Cursor<'_> {
     }
 
     fn count(&mut self) -> Parsed<usize> {
-        let count = usize::try_from(self.int()?).ok().filter(|count| *count <= limits::BUS_FRAME_ELEMENTS);
+        let count = usize::try_from(self.int()?)
+            .ok()
+            .filter(|count| *count <= limits::BUS_FRAME_ELEMENTS);
         count.ok_or(Stop::Malformed("an array has no length that is allowed"))
     }
 
@@ -289,7 +323,9 @@ impl Cursor<'_> {
             if !byte.is_ascii_digit() {
                 break;
             }
-            let next = value.checked_mul(10).and_then(|value| value.checked_add(i64::from(byte - b'0')));
+            let next = value
+                .checked_mul(10)
+                .and_then(|value| value.checked_add(i64::from(byte - b'0')));
             value = next.ok_or(Stop::Malformed("a number is too large"))?;
             (self.at, digits) = (self.at + 1, digits + 1);
         }
@@ -382,9 +418,17 @@ mod tests {
     fn expected() -> Vec<Frame> {
         let text = |text: &str| Reply::Text(text.as_bytes().to_vec());
         vec![
-            Frame::Reply(Reply::Array(vec![text("role"), text("master"), text("proto"), Reply::Int(3)])),
+            Frame::Reply(Reply::Array(vec![
+                text("role"),
+                text("master"),
+                text("proto"),
+                Reply::Int(3),
+            ])),
             Frame::Subscribed(Bytes::from_static(b"a")),
-            Frame::Message { channel: Bytes::from_static(b"a"), payload: Bytes::from_static(b"\r\nx") },
+            Frame::Message {
+                channel: Bytes::from_static(b"a"),
+                payload: Bytes::from_static(b"\r\nx"),
+            },
             Frame::Unsubscribed(Bytes::new()),
             Frame::Reply(Reply::Error("MOVED 1 h:1".to_owned())),
             Frame::Reply(Reply::Null),
@@ -457,7 +501,11 @@ mod tests {
             &many,
             &endless,
         ] {
-            assert!(all(bad.as_bytes()).is_err(), "{}", &bad[..bad.len().min(40)]);
+            assert!(
+                all(bad.as_bytes()).is_err(),
+                "{}",
+                &bad[..bad.len().min(40)]
+            );
         }
     }
 
@@ -465,11 +513,17 @@ mod tests {
     fn a_small_payload_keeps_no_buffer_and_a_large_one_shares_it() {
         let small = vec![b'x'; limits::BUS_COPIED_BYTES];
         let large = vec![b'y'; limits::BUS_COPIED_BYTES + 1];
-        let mut buffer = BytesMut::from(&[message(b"a", &small), message(b"a", &large)].concat()[..]);
+        let mut buffer =
+            BytesMut::from(&[message(b"a", &small), message(b"a", &large)].concat()[..]);
         let room = buffer.as_ptr() as usize..buffer.as_ptr() as usize + buffer.len();
         for (payload, shared) in [(small, false), (large, true)] {
-            let Some(Frame::Message { payload: read, .. }) = decode(&mut buffer).unwrap() else { panic!() };
-            assert_eq!((&read[..], room.contains(&(read.as_ptr() as usize))), (&payload[..], shared));
+            let Some(Frame::Message { payload: read, .. }) = decode(&mut buffer).unwrap() else {
+                panic!()
+            };
+            assert_eq!(
+                (&read[..], room.contains(&(read.as_ptr() as usize))),
+                (&payload[..], shared)
+            );
         }
     }
 
@@ -477,7 +531,10 @@ mod tests {
     fn a_command_is_what_redis_reads() {
         let mut out = BytesMut::new();
         command(&mut out, &[b"PUBLISH", b"", b"0123456789"]);
-        assert_eq!(&out[..], b"*3\r\n$7\r\nPUBLISH\r\n$0\r\n\r\n$10\r\n0123456789\r\n");
+        assert_eq!(
+            &out[..],
+            b"*3\r\n$7\r\nPUBLISH\r\n$0\r\n\r\n$10\r\n0123456789\r\n"
+        );
     }
 
     proptest! {

@@ -4,8 +4,9 @@ use std::{convert::Infallible, io, sync::Arc};
 
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion,
-    PushInfo, PushKind, RedisConnectionInfo, TlsCertificates, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _,
+    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, TlsCertificates,
+    io::tcp::TcpSettings,
 };
 use tokio::sync::mpsc;
 use tokio_rustls::{
@@ -32,7 +33,10 @@ pub(crate) enum StartError {
     NoServer,
     /// A file of certificates or of a key is none.
     #[error("{}: {reason}", file.display())]
-    Pem { file: std::path::PathBuf, reason: String },
+    Pem {
+        file: std::path::PathBuf,
+        reason: String,
+    },
     /// Nothing says which certificates to trust.
     #[error(
         "this system has no certificates to trust ({0}); set redis.ca, or install them (often: ca-certificates)"
@@ -68,22 +72,34 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    pub(super) fn new(config: &RedisConfig, namespace: &str, node: NodeId) -> Result<Self, StartError> {
+    pub(super) fn new(
+        config: &RedisConfig,
+        namespace: &str,
+        node: NodeId,
+    ) -> Result<Self, StartError> {
         let url = &config.url;
         if url.servers.is_empty() {
             return Err(StartError::NoServer);
         }
         let tls = url.tls.then(|| tls(config)).transpose()?;
         let certificates = url.tls.then(|| TlsCertificates {
-            client_tls: config.cert.as_ref().zip(config.key.as_ref()).map(|(cert, key)| ClientTlsConfig {
-                client_cert: cert.pem.clone(),
-                client_key: key.pem.clone(),
-            }),
+            client_tls: config
+                .cert
+                .as_ref()
+                .zip(config.key.as_ref())
+                .map(|(cert, key)| ClientTlsConfig {
+                    client_cert: cert.pem.clone(),
+                    client_key: key.pem.clone(),
+                }),
             root_cert: config.ca.as_ref().map(|ca| ca.pem.clone()),
         });
         Ok(Self {
             kind: url.kind,
-            seeds: url.servers.iter().map(|(host, port)| Address::new(host, *port)).collect(),
+            seeds: url
+                .servers
+                .iter()
+                .map(|(host, port)| Address::new(host, *port))
+                .collect(),
             master: config.master().unwrap_or_default().to_owned(),
             user: url.user.clone(),
             password: url.password.clone(),
@@ -104,18 +120,27 @@ impl Setup {
         let (host, port) = (address.host.to_string(), address.port);
         let place = match &self.tls {
             None => ConnectionAddr::Tcp(host, port),
-            Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+            Some(_) => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            },
         };
         let mut user = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_skip_set_lib_name()
             .set_db(i64::from(self.database));
         if let Some(password) = &self.password {
-            user =
-                user.set_username(self.user.as_deref().unwrap_or("default")).set_password(password.expose());
+            user = user
+                .set_username(self.user.as_deref().unwrap_or("default"))
+                .set_password(password.expose());
         }
         let text = |error: redis::RedisError| error.to_string();
-        let mut info = place.into_connection_info().map_err(text)?.set_redis_settings(user);
+        let mut info = place
+            .into_connection_info()
+            .map_err(text)?
+            .set_redis_settings(user);
         if let Some(certificates) = &self.certificates {
             let client = Client::build_with_tls(info, certificates.clone()).map_err(text)?;
             info = client.get_connection_info().clone();
@@ -158,8 +183,11 @@ fn tls(config: &RedisConfig) -> Result<TlsConnector, StartError> {
         None => builder.with_no_client_auth(),
         Some((cert, key)) => {
             let chain = certificates(cert)?;
-            let secret = PrivateKeyDer::from_pem_slice(&key.pem).map_err(|error| pem(key, &error))?;
-            builder.with_client_auth_cert(chain, secret).map_err(broken)?
+            let secret =
+                PrivateKeyDer::from_pem_slice(&key.pem).map_err(|error| pem(key, &error))?;
+            builder
+                .with_client_auth_cert(chain, secret)
+                .map_err(broken)?
         }
     };
     Ok(TlsConnector::from(Arc::new(client)))
@@ -176,7 +204,10 @@ fn roots(ca: Option<&PemFile>) -> Result<RootCertStore, StartError> {
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+        let why = found
+            .errors
+            .first()
+            .map_or_else(|| "there are none".to_owned(), ToString::to_string);
         return Err(StartError::NoRoots(why));
     }
     Ok(roots)
@@ -192,5 +223,8 @@ fn certificates(file: &PemFile) -> Result<Vec<CertificateDer<'static>>, StartErr
 }
 
 fn pem(file: &PemFile, reason: &impl ToString) -> StartError {
-    StartError::Pem { file: file.path.clone(), reason: reason.to_string() }
+    StartError::Pem {
+        file: file.path.clone(),
+        reason: reason.to_string(),
+    }
 }

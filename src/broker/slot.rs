@@ -24,17 +24,23 @@ pub(super) fn tag(n: u16) -> &'static str {
 
 fn find_tag(n: u16) -> String {
     let share = SLOTS / PARTITIONS;
-    let letters = |k: u32| [k / 676, k / 26 % 26, k % 26].map(|k| char::from(b'a' + (k % 26) as u8));
+    let letters =
+        |k: u32| [k / 676, k / 26 % 26, k % 26].map(|k| char::from(b'a' + (k % 26) as u8));
     let tags = (0..17_576).map(|k| format!("p{n:02}{}", String::from_iter(letters(k))));
     // One of 64 is right; that none of 17,576 is, the test excludes.
-    tags.into_iter().find(|tag| crc16(tag.as_bytes()) % SLOTS / share == n).unwrap_or_default()
+    tags.into_iter()
+        .find(|tag| crc16(tag.as_bytes()) % SLOTS / share == n)
+        .unwrap_or_default()
 }
 
 /// The slot of a key or a sharded channel: that of what stands in its first braces, if anything does.
 pub(super) fn of(name: &[u8]) -> u16 {
     let tag = name.iter().position(|byte| *byte == b'{').and_then(|open| {
         let rest = &name[open + 1..];
-        rest.iter().position(|byte| *byte == b'}').filter(|close| *close > 0).map(|close| &rest[..close])
+        rest.iter()
+            .position(|byte| *byte == b'}')
+            .filter(|close| *close > 0)
+            .map(|close| &rest[..close])
     });
     crc16(tag.unwrap_or(name)) % SLOTS
 }
@@ -42,8 +48,9 @@ pub(super) fn of(name: &[u8]) -> u16 {
 /// CRC-16/XMODEM, as the specification of Redis Cluster has it.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc: u16, byte| {
-        (0..8)
-            .fold(crc ^ u16::from(*byte) << 8, |crc, _| crc << 1 ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 })
+        (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| {
+            crc << 1 ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 }
+        })
     })
 }
 
@@ -65,7 +72,12 @@ mod tests {
     #[test]
     fn tags_are_spread_evenly_and_never_change() {
         for n in 0..PARTITIONS {
-            assert_eq!(of(format!("fanfare:{{{}}}:x", tag(n)).as_bytes()) / 256, n, "{}", tag(n));
+            assert_eq!(
+                of(format!("fanfare:{{{}}}:x", tag(n)).as_bytes()) / 256,
+                n,
+                "{}",
+                tag(n)
+            );
         }
         let all = (0..PARTITIONS).map(tag).collect::<String>();
         assert_eq!((all.len(), crc16(all.as_bytes())), (384, 48_947), "{all}");

@@ -43,13 +43,15 @@ pub(super) async fn run(duty: Duty, cx: Arc<Context>) {
     loop {
         let mut connected = None;
         let fault = match Link::connect(&cx.setup, &duty.address, "subscriber").await {
-            Ok((link, greeting)) => match super::topology::is_fit(&cx.setup, &duty.address, greeting) {
-                Ok(()) => {
-                    connected = Some(Instant::now());
-                    Session::begin(link, &duty, &cx).serve().await
+            Ok((link, greeting)) => {
+                match super::topology::is_fit(&cx.setup, &duty.address, greeting) {
+                    Ok(()) => {
+                        connected = Some(Instant::now());
+                        Session::begin(link, &duty, &cx).serve().await
+                    }
+                    Err(fault) => fault,
                 }
-                Err(fault) => fault,
-            },
+            }
             Err(fault) => fault,
         };
         if connected.is_some() {
@@ -116,13 +118,25 @@ impl<'a> Session<'a> {
         }
         let (reader, writer) = tokio::io::split(link.stream);
         let home = duty.partitions.first().copied().unwrap_or_default();
-        let channel = cx.names.own(home, &format!("canary:{}:{generation}", cx.node));
+        let channel = cx
+            .names
+            .own(home, &format!("canary:{}:{generation}", cx.node));
         let mut output = BytesMut::new();
-        resp::command(&mut output, &[Change::Subscribe.word(cx.names.is_tagged()), channel.as_bytes()]);
-        let listens = cx.names.is_tagged() && duty.partitions.iter().any(|n| Names::is_of_programs(*n));
+        resp::command(
+            &mut output,
+            &[
+                Change::Subscribe.word(cx.names.is_tagged()),
+                channel.as_bytes(),
+            ],
+        );
+        let listens =
+            cx.names.is_tagged() && duty.partitions.iter().any(|n| Names::is_of_programs(*n));
         let echo = listens.then(|| Echo::new(format!("{channel}:echo")));
         if let Some(echo) = &echo {
-            resp::command(&mut output, &[Change::Subscribe.word(false), echo.channel.as_bytes()]);
+            resp::command(
+                &mut output,
+                &[Change::Subscribe.word(false), echo.channel.as_bytes()],
+            );
         }
         Self {
             cx,
@@ -154,7 +168,10 @@ impl<'a> Session<'a> {
 
     /// Serves until the connection is of no use any more; says why.
     async fn serve(mut self) -> Fault {
-        let mut beat = interval_at(tokio::time::Instant::now() + limits::BUS_CANARY, limits::BUS_CANARY);
+        let mut beat = interval_at(
+            tokio::time::Instant::now() + limits::BUS_CANARY,
+            limits::BUS_CANARY,
+        );
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let wake = self.wake.clone();
         loop {
@@ -175,12 +192,17 @@ impl<'a> Session<'a> {
             if let Err(fault) = done {
                 return fault;
             }
-            if !self.is_up && self.canary.came_back && self.goal.is_some_and(|goal| self.confirmed >= goal) {
+            if !self.is_up
+                && self.canary.came_back
+                && self.goal.is_some_and(|goal| self.confirmed >= goal)
+            {
                 self.is_up = true;
                 if self.is_return {
                     self.cx.inbox.gap();
                 }
-                self.cx.board.clear(&Part::Subscriber(self.duty.address.clone()));
+                self.cx
+                    .board
+                    .clear(&Part::Subscriber(self.duty.address.clone()));
             }
         }
     }
@@ -191,7 +213,9 @@ impl<'a> Session<'a> {
         while self.output.len() < limits::BUS_SUBSCRIBE_BYTES {
             for partition in &self.duty.partitions {
                 let most = limits::BUS_SUBSCRIBE_CHANNELS;
-                self.cx.interest.drain(*partition, self.generation, most, &mut changes);
+                self.cx
+                    .interest
+                    .drain(*partition, self.generation, most, &mut changes);
             }
             if changes.is_empty() {
                 self.goal.get_or_insert(self.sent);
@@ -207,11 +231,20 @@ impl<'a> Session<'a> {
 
     fn write(&mut self, run: &[(Topic, Change)]) {
         // A cluster refuses a command whose channels have several slots.
-        let most = if self.cx.names.is_tagged() { 1 } else { limits::BUS_SUBSCRIBE_CHANNELS };
+        let most = if self.cx.names.is_tagged() {
+            1
+        } else {
+            limits::BUS_SUBSCRIBE_CHANNELS
+        };
         for part in run.chunks(most) {
-            let Some((first, change)) = part.first() else { continue };
+            let Some((first, change)) = part.first() else {
+                continue;
+            };
             resp::head(&mut self.output, 1 + part.len());
-            resp::word(&mut self.output, change.word(self.cx.names.is_sharded(first)));
+            resp::word(
+                &mut self.output,
+                change.word(self.cx.names.is_sharded(first)),
+            );
             for (topic, _) in part {
                 resp::word(&mut self.output, &self.cx.names.channel(topic));
             }
@@ -238,12 +271,22 @@ impl<'a> Session<'a> {
         if let Some(topic) = self.cx.names.topic(channel) {
             self.cx.metrics.bus.received.inc();
             self.cx.inbox.push(topic, payload);
-        } else if channel == self.canary.channel.as_bytes() && *payload == self.canary.nonce.to_be_bytes() {
+        } else if channel == self.canary.channel.as_bytes()
+            && *payload == self.canary.nonce.to_be_bytes()
+        {
             self.canary.came_back = true;
             if let Some(since) = self.canary.since.take() {
-                self.cx.metrics.bus.canary.observe(since.elapsed().as_secs_f64());
+                self.cx
+                    .metrics
+                    .bus
+                    .canary
+                    .observe(since.elapsed().as_secs_f64());
             }
-        } else if let Some(echo) = self.echo.as_mut().filter(|echo| channel == echo.channel.as_bytes()) {
+        } else if let Some(echo) = self
+            .echo
+            .as_mut()
+            .filter(|echo| channel == echo.channel.as_bytes())
+        {
             echo.on_message(&payload);
         }
     }
@@ -264,7 +307,11 @@ impl<'a> Session<'a> {
         if let Some(topic) = self.cx.names.topic(&channel) {
             self.confirmed += 1;
             let is_expected = self.cx.interest.confirm(&topic, self.generation, change);
-            return if is_expected { Ok(()) } else { Err(Fault::Moved(address())) };
+            return if is_expected {
+                Ok(())
+            } else {
+                Err(Fault::Moved(address()))
+            };
         }
         if change == Change::Unsubscribe {
             return Err(Fault::Moved(address()));
@@ -279,10 +326,18 @@ impl<'a> Session<'a> {
     /// Twice a second: is this still a primary that brings back what is published?
     fn beat(&mut self) -> Result<(), Fault> {
         let patience = self.cx.limits.bus_canary_timeout;
-        if self.asked.front().is_some_and(|since| since.elapsed() >= patience) {
+        if self
+            .asked
+            .front()
+            .is_some_and(|since| since.elapsed() >= patience)
+        {
             return Err(Fault::Frozen(self.duty.address.clone()));
         }
-        if self.canary.since.is_some_and(|since| since.elapsed() >= patience) {
+        if self
+            .canary
+            .since
+            .is_some_and(|since| since.elapsed() >= patience)
+        {
             return Err(Fault::Deaf(self.duty.address.clone()));
         }
         resp::command(&mut self.output, &[b"HELLO"]);
@@ -302,8 +357,15 @@ impl<'a> Session<'a> {
         }
         canary.nonce += 1;
         let mut command = Cmd::new();
-        command.arg(self.cx.publish_command()).arg(&canary.channel).arg(&canary.nonce.to_be_bytes());
-        canary.answer = self.duty.line.send(command, canary.channel.len() + 32, None).ok();
+        command
+            .arg(self.cx.publish_command())
+            .arg(&canary.channel)
+            .arg(&canary.nonce.to_be_bytes());
+        canary.answer = self
+            .duty
+            .line
+            .send(command, canary.channel.len() + 32, None)
+            .ok();
         canary.since = canary.answer.is_some().then(Instant::now);
     }
 

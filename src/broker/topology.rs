@@ -30,15 +30,30 @@ pub(super) fn is_fit(setup: &Setup, address: &Address, greeting: Greeting) -> Re
     let wrong = |is, write| Err(Fault::Kind(address.clone(), is, write));
     let tls = setup.tls.is_some();
     match (setup.kind, greeting.kind) {
-        (_, Kind::Sentinel) => {
-            wrong("a Sentinel", if tls { "rediss+sentinel://…/name" } else { "redis+sentinel://…/name" })
-        }
-        (RedisKind::Standalone | RedisKind::Sentinel, Kind::Cluster) => {
-            wrong("a node of a Redis Cluster", if tls { "rediss+cluster://…" } else { "redis+cluster://…" })
-        }
-        (RedisKind::Cluster, Kind::Standalone) => {
-            wrong("not part of a Redis Cluster", if tls { "one rediss://…" } else { "one redis://…" })
-        }
+        (_, Kind::Sentinel) => wrong(
+            "a Sentinel",
+            if tls {
+                "rediss+sentinel://…/name"
+            } else {
+                "redis+sentinel://…/name"
+            },
+        ),
+        (RedisKind::Standalone | RedisKind::Sentinel, Kind::Cluster) => wrong(
+            "a node of a Redis Cluster",
+            if tls {
+                "rediss+cluster://…"
+            } else {
+                "redis+cluster://…"
+            },
+        ),
+        (RedisKind::Cluster, Kind::Standalone) => wrong(
+            "not part of a Redis Cluster",
+            if tls {
+                "one rediss://…"
+            } else {
+                "one redis://…"
+            },
+        ),
         _ if greeting.is_primary => Ok(()),
         _ => Err(Fault::Replica(address.clone())),
     }
@@ -49,9 +64,13 @@ pub(super) fn is_fit(setup: &Setup, address: &Address, greeting: Greeting) -> Re
 pub(super) async fn discover(cx: &Arc<Context>, known: &Topology) -> Result<Topology, Fault> {
     let all = || (0..cx.names.partitions()).collect();
     match cx.setup.kind {
-        RedisKind::Standalone => {
-            Ok(cx.setup.seeds.first().map(|seed| (seed.clone(), all())).into_iter().collect())
-        }
+        RedisKind::Standalone => Ok(cx
+            .setup
+            .seeds
+            .first()
+            .map(|seed| (seed.clone(), all()))
+            .into_iter()
+            .collect()),
         RedisKind::Sentinel => {
             if let Some(sentinel) = one_of(cx.setup.seeds.iter())
                 && !known.is_empty()
@@ -117,9 +136,14 @@ async fn ask_sentinel(setup: &Setup, sentinel: &Address) -> Result<(u64, Address
     let asked = timeout(limits::BUS_CONNECT, async {
         let (mut link, greeting) = Link::connect(setup, sentinel, SENTINEL).await?;
         if greeting.kind != Kind::Sentinel {
-            return Err(Fault::Kind(sentinel.clone(), "no Sentinel", "redis:// or redis+cluster://"));
+            return Err(Fault::Kind(
+                sentinel.clone(),
+                "no Sentinel",
+                "redis:// or redis+cluster://",
+            ));
         }
-        link.ask(&[b"SENTINEL", b"MASTER", setup.master.as_bytes()]).await
+        link.ask(&[b"SENTINEL", b"MASTER", setup.master.as_bytes()])
+            .await
     });
     let reply = match asked.await {
         Ok(Err(Fault::Refused(_, text))) if text.contains("No such master") => {
@@ -132,10 +156,21 @@ async fn ask_sentinel(setup: &Setup, sentinel: &Address) -> Result<(u64, Address
         Ok(reply) => reply?,
         Err(_) => return Err(Fault::Silent(sentinel.clone(), limits::BUS_CONNECT)),
     };
-    let number = |key: &str| reply.get(key).and_then(Reply::text).and_then(|text| text.parse().ok());
+    let number = |key: &str| {
+        reply
+            .get(key)
+            .and_then(Reply::text)
+            .and_then(|text| text.parse().ok())
+    };
     let host = reply.get("ip").and_then(Reply::text);
-    match (host, number("port").and_then(|port| u16::try_from(port).ok())) {
-        (Some(host), Some(port)) => Ok((number("config-epoch").unwrap_or(0), Address::new(host, port))),
+    match (
+        host,
+        number("port").and_then(|port| u16::try_from(port).ok()),
+    ) {
+        (Some(host), Some(port)) => Ok((
+            number("config-epoch").unwrap_or(0),
+            Address::new(host, port),
+        )),
         _ => Err(Fault::Strange(sentinel.clone())),
     }
 }
@@ -148,7 +183,12 @@ async fn of_cluster(
     view: Option<(u64, Topology)>,
 ) -> Result<Topology, Fault> {
     let mut answers = JoinSet::new();
-    let ask = known.keys().chain(cx.setup.seeds.iter().filter(|seed| !known.contains_key(*seed)));
+    let ask = known.keys().chain(
+        cx.setup
+            .seeds
+            .iter()
+            .filter(|seed| !known.contains_key(*seed)),
+    );
     for node in ask.filter(|node| asked != Some(*node)).take(ASKED) {
         let (cx, node) = (cx.clone(), node.clone());
         answers.spawn(async move { ask_node(&cx, &node).await });
@@ -165,7 +205,9 @@ async fn of_cluster(
     match (best, fault) {
         (Some((_, topology)), _) => Ok(topology),
         (None, Some(fault)) => Err(fault),
-        (None, None) => Err(Fault::Topology("no node of the Redis Cluster answers".to_owned())),
+        (None, None) => Err(Fault::Topology(
+            "no node of the Redis Cluster answers".to_owned(),
+        )),
     }
 }
 
@@ -174,34 +216,54 @@ async fn next<T: 'static>(
     answers: &mut JoinSet<Result<T, Fault>>,
     has_one: bool,
 ) -> Option<Result<T, Fault>> {
-    let patience = if has_one { OTHERS } else { limits::BUS_CONNECT * 2 };
-    let joined = timeout_at(Instant::now() + patience, answers.join_next()).await.ok()??;
-    Some(
-        joined
-            .unwrap_or_else(|error| Err(Fault::Topology(format!("looking for the servers failed: {error}")))),
-    )
+    let patience = if has_one {
+        OTHERS
+    } else {
+        limits::BUS_CONNECT * 2
+    };
+    let joined = timeout_at(Instant::now() + patience, answers.join_next())
+        .await
+        .ok()??;
+    Some(joined.unwrap_or_else(|error| {
+        Err(Fault::Topology(format!(
+            "looking for the servers failed: {error}"
+        )))
+    }))
 }
 
 async fn ask_node(cx: &Context, node: &Address) -> Result<(u64, Topology), Fault> {
     let asked = timeout(limits::BUS_CONNECT, async {
         let (mut link, greeting) = Link::connect(&cx.setup, node, "look").await?;
         // A replica knows the cluster too.
-        is_fit(&cx.setup, node, Greeting { is_primary: true, ..greeting })?;
+        is_fit(
+            &cx.setup,
+            node,
+            Greeting {
+                is_primary: true,
+                ..greeting
+            },
+        )?;
         let info = link.ask(&[b"CLUSTER", b"INFO"]).await?;
         let slots = link.ask(&[b"CLUSTER", b"SLOTS"]).await?;
         Ok((info, slots))
     });
-    let (info, slots) =
-        asked.await.unwrap_or_else(|_| Err(Fault::Silent(node.clone(), limits::BUS_CONNECT)))?;
+    let (info, slots) = asked
+        .await
+        .unwrap_or_else(|_| Err(Fault::Silent(node.clone(), limits::BUS_CONNECT)))?;
     let info = info.text().unwrap_or_default();
-    let field =
-        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+    };
     if field("cluster_state") != Some("ok") {
         return Err(Fault::Topology(format!(
             "the Redis Cluster is down, says {node}: some of its slots have no primary, or most primaries are gone"
         )));
     }
-    let epoch = field("cluster_current_epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+    let epoch = field("cluster_current_epoch")
+        .and_then(|epoch| epoch.parse().ok())
+        .unwrap_or(0);
     let topology = read_slots(&cx.names, node, &slots)?;
     Ok((epoch, topology))
 }
@@ -209,22 +271,31 @@ async fn ask_node(cx: &Context, node: &Address) -> Result<(u64, Topology), Fault
 /// The partitions of each primary, from an answer to CLUSTER SLOTS by `asked`.
 fn read_slots(names: &Names, asked: &Address, slots: &Reply) -> Result<Topology, Fault> {
     let range = |entry: &Reply| {
-        let [Reply::Int(first), Reply::Int(last), node, ..] = entry.array() else { return None };
-        let [host, Reply::Int(port), ..] = node.array() else { return None };
+        let [Reply::Int(first), Reply::Int(last), node, ..] = entry.array() else {
+            return None;
+        };
+        let [host, Reply::Int(port), ..] = node.array() else {
+            return None;
+        };
         let host = match host.text() {
             // Then it is the one that was asked.
             None | Some("") => &*asked.host,
             Some("?") => return None,
             Some(host) => host,
         };
-        Some((*first..=*last, Address::new(host, u16::try_from(*port).ok()?)))
+        Some((
+            *first..=*last,
+            Address::new(host, u16::try_from(*port).ok()?),
+        ))
     };
     let ranges = slots.array().iter().filter_map(range).collect::<Vec<_>>();
     let mut topology = Topology::new();
     for partition in 0..names.partitions() {
         let slot = i64::from(names.slot(partition));
         let Some((_, owner)) = ranges.iter().find(|(range, _)| range.contains(&slot)) else {
-            return Err(Fault::Topology(format!("slot {slot} of the Redis Cluster has no primary")));
+            return Err(Fault::Topology(format!(
+                "slot {slot} of the Redis Cluster has no primary"
+            )));
         };
         topology.entry(owner.clone()).or_default().push(partition);
     }

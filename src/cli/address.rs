@@ -68,7 +68,10 @@ impl FromStr for Address {
         if url.query().is_some() {
             return Err(BadAddress::Query);
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
         let has_port = authority.as_str().len() > authority.host().len();
         if host.is_empty() || (has_port && authority.port_u16().is_none()) {
             return Err(BadAddress::Form);
@@ -76,7 +79,9 @@ impl FromStr for Address {
         Ok(Self {
             secure,
             host: host.to_owned(),
-            port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            port: authority
+                .port_u16()
+                .unwrap_or(if secure { 443 } else { 80 }),
             authority: authority.as_str().to_owned(),
             prefix: url.path().trim_end_matches('/').to_owned(),
         })
@@ -97,15 +102,40 @@ mod tests {
     #[test]
     fn an_address_is_read_as_browsers_read_it() {
         for (text, secure, host, port, path) in [
-            ("http://127.0.0.1:7070", false, "127.0.0.1", 7070, "/v1/emit"),
+            (
+                "http://127.0.0.1:7070",
+                false,
+                "127.0.0.1",
+                7070,
+                "/v1/emit",
+            ),
             ("ws://localhost:1/", false, "localhost", 1, "/v1/emit"),
             ("http://localhost", false, "localhost", 80, "/v1/emit"),
-            ("wss://events.example.com", true, "events.example.com", 443, "/v1/emit"),
-            ("https://[::1]:7071/base/", true, "::1", 7071, "/base/v1/emit"),
+            (
+                "wss://events.example.com",
+                true,
+                "events.example.com",
+                443,
+                "/v1/emit",
+            ),
+            (
+                "https://[::1]:7071/base/",
+                true,
+                "::1",
+                7071,
+                "/base/v1/emit",
+            ),
         ] {
-            let address: Address = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            let address: Address = text
+                .parse()
+                .unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(
-                (address.secure, &*address.host, address.port, &*address.path("/v1/emit")),
+                (
+                    address.secure,
+                    &*address.host,
+                    address.port,
+                    &*address.path("/v1/emit")
+                ),
                 (secure, host, port, path),
                 "{text}"
             );
@@ -127,7 +157,13 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Address>(), Err(BadAddress::Form), "{text}");
         }
-        assert_eq!("http://u:p@localhost".parse::<Address>(), Err(BadAddress::Credentials));
-        assert_eq!("http://localhost?key=k".parse::<Address>(), Err(BadAddress::Query));
+        assert_eq!(
+            "http://u:p@localhost".parse::<Address>(),
+            Err(BadAddress::Credentials)
+        );
+        assert_eq!(
+            "http://localhost?key=k".parse::<Address>(),
+            Err(BadAddress::Query)
+        );
     }
 }

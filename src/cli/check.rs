@@ -55,7 +55,11 @@ fn summary(config: &Config) -> String {
         let _ = writeln!(text, "admin   {admin}");
     }
     if let Some(redis) = &config.redis {
-        let _ = writeln!(text, "redis   {}  (namespace {})", redis.url, config.namespace);
+        let _ = writeln!(
+            text,
+            "redis   {}  (namespace {})",
+            redis.url, config.namespace
+        );
     }
     for (name, app) in &config.apps {
         let _ = writeln!(text, "app     {STRONG}{name}{STRONG:#}");
@@ -68,18 +72,27 @@ fn summary(config: &Config) -> String {
             line("API key", format!("{} ({})", key.name, scopes.join(", ")));
         }
         for key in &app.tokens {
-            let kid = key.kid.as_ref().map_or_else(String::new, |kid| format!(" (kid {kid})"));
+            let kid = key
+                .kid
+                .as_ref()
+                .map_or_else(String::new, |kid| format!(" (kid {kid})"));
             line("token key", format!("{}{kid}", key.alg.name()));
         }
         if let Some(url) = &app.jwks_url {
             line("token keys", format!("from {url}"));
         }
         for key in &app.client_keys {
-            line("client key", format!("{} ({})", key.name, config.client_key_auth(app, key).name()));
+            line(
+                "client key",
+                format!("{} ({})", key.name, config.client_key_auth(app, key).name()),
+            );
         }
         for rule in &app.channels {
             let (kept, presence) = (rule.history_size, rule.presence.name());
-            line("channels", format!("{} (history {kept}, presence {presence})", rule.pattern));
+            line(
+                "channels",
+                format!("{} (history {kept}, presence {presence})", rule.pattern),
+            );
         }
         if let Some(kept) = &app.user_events {
             line("user events", format!("{} each", kept.size));
@@ -88,7 +101,14 @@ fn summary(config: &Config) -> String {
             line("index", path.clone());
         }
         if let Some(origins) = &app.origins {
-            line("origins", if origins.is_empty() { "none".to_owned() } else { origins.join(", ") });
+            line(
+                "origins",
+                if origins.is_empty() {
+                    "none".to_owned()
+                } else {
+                    origins.join(", ")
+                },
+            );
         }
     }
     text
@@ -96,6 +116,10 @@ fn summary(config: &Config) -> String {
 
 fn client_auth(config: &Config, app: &AppConfig) -> String {
     let whether = config.client_auth(app).name();
-    let secret = if config.has_ephemeral_secret(app) { " (a secret is made up at each start)" } else { "" };
+    let secret = if config.has_ephemeral_secret(app) {
+        " (a secret is made up at each start)"
+    } else {
+        ""
+    };
     format!("{whether}{secret}")
 }

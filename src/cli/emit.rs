@@ -106,15 +106,28 @@ impl Emit {
             Some(Data::Given(json)) => Some(json.clone()),
             Some(Data::Stdin) => Some(from_stdin()?),
         };
-        let Self { users, channels, connections, .. } = self;
-        let is_addressed = [&users, &channels, &connections].iter().any(|names| !names.is_empty());
+        let Self {
+            users,
+            channels,
+            connections,
+            ..
+        } = self;
+        let is_addressed = [&users, &channels, &connections]
+            .iter()
+            .any(|names| !names.is_empty());
         let body = Body {
             event: &self.event,
             data: data.as_deref(),
             filter: self.filter.as_deref(),
             params: json::params(&self.params),
-            to: is_addressed.then_some(To { users: &users, channels: &channels, connections: &connections }),
-            except: (!self.except_users.is_empty()).then_some(Except { users: &self.except_users }),
+            to: is_addressed.then_some(To {
+                users: &users,
+                channels: &channels,
+                connections: &connections,
+            }),
+            except: (!self.except_users.is_empty()).then_some(Except {
+                users: &self.except_users,
+            }),
         };
         let remote = Remote::new(self.remote, variables)?;
         let answer = answer(remote.post("/v1/emit", &body).await, self.json)?;
@@ -129,7 +142,10 @@ impl Emit {
 ///
 /// # Errors
 /// As `result`, and [`Failure::Printed`] in place of a refusal that was printed.
-pub(super) fn answer(result: Result<String, RequestError>, as_json: bool) -> Result<String, Failure> {
+pub(super) fn answer(
+    result: Result<String, RequestError>,
+    as_json: bool,
+) -> Result<String, Failure> {
     match result {
         Ok(answer) => {
             if as_json {
@@ -154,8 +170,17 @@ fn from_stdin() -> Result<Json, Failure> {
 }
 
 fn shown(receipt: &Receipt) -> String {
-    let Receipt { id, matched, queued, dropped, stored, filter_errors, missing_nodes } = receipt;
-    let mut shown = format!("{STRONG}matched {matched}{STRONG:#}, queued {queued}, dropped {dropped}");
+    let Receipt {
+        id,
+        matched,
+        queued,
+        dropped,
+        stored,
+        filter_errors,
+        missing_nodes,
+    } = receipt;
+    let mut shown =
+        format!("{STRONG}matched {matched}{STRONG:#}, queued {queued}, dropped {dropped}");
     if *stored > 0 {
         // Writing to a String cannot fail, here and below.
         let _ = write!(shown, ", stored {stored}");
@@ -169,7 +194,9 @@ fn shown(receipt: &Receipt) -> String {
     }
     if *filter_errors > 0 {
         let hint = "`fanfare explain FILTER --connection ID` shows where";
-        warn(&format!("the filter ended in an error for {filter_errors} ({hint})"));
+        warn(&format!(
+            "the filter ended in an error for {filter_errors} ({hint})"
+        ));
     }
     if !missing_nodes.is_empty() {
         warn(&format!(

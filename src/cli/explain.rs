@@ -94,24 +94,44 @@ impl Explain {
 }
 
 fn shown(explanation: &Explanation) -> String {
-    let Explanation { plan, looked_at, matched, errored, sample, warnings, values } = explanation;
+    let Explanation {
+        plan,
+        looked_at,
+        matched,
+        errored,
+        sample,
+        warnings,
+        values,
+    } = explanation;
     let mut shown = String::new();
     let mut line = |name: &str, text: &str| {
         // Writing to a String cannot fail.
         let _ = writeln!(shown, "{FAINT}{name:<8}{FAINT:#}  {text}");
     };
     line("plan", &output::harmless(&plan.description));
-    let errors =
-        if *errored > 0 { format!(", {WARNING}{errored} errored{WARNING:#}") } else { String::new() };
-    line("matches", &format!("{STRONG}{matched}{STRONG:#} of {looked_at} looked at{errors}"));
+    let errors = if *errored > 0 {
+        format!(", {WARNING}{errored} errored{WARNING:#}")
+    } else {
+        String::new()
+    };
+    line(
+        "matches",
+        &format!("{STRONG}{matched}{STRONG:#} of {looked_at} looked at{errors}"),
+    );
     for (n, id) in sample.iter().enumerate() {
         line(if n == 0 { "such as" } else { "" }, &output::harmless(id));
     }
     for warning in warnings {
-        line("warning", &format!("{WARNING}{}{WARNING:#}", output::harmless(&warning.message)));
+        line(
+            "warning",
+            &format!("{WARNING}{}{WARNING:#}", output::harmless(&warning.message)),
+        );
     }
     for (n, part) in values.iter().flatten().enumerate() {
-        line(if n == 0 { "values" } else { "" }, &format!("{} = {}", one_line(&part.text), value(part)));
+        line(
+            if n == 0 { "values" } else { "" },
+            &format!("{} = {}", one_line(&part.text), value(part)),
+        );
     }
     shown
 }

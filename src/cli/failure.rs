@@ -61,7 +61,11 @@ pub(super) enum Failure {
 }
 
 fn lines(errors: &[SetupError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 impl Failure {
@@ -81,7 +85,9 @@ impl Failure {
     /// Prints the failure to stderr. Whoever closed our stdout has seen enough: that is no failure.
     pub(super) fn report(&self) -> ExitCode {
         match self {
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return ExitCode::SUCCESS;
+            }
             Self::Printed => {}
             Self::Config(ConfigError { problems })
             | Self::Start(StartError::Config(ConfigError { problems })) => {

@@ -22,7 +22,10 @@ pub(super) fn value(text: &str) -> Result<Json, String> {
     serde_json::from_str(text).map_err(|error| {
         let is_word = !text.trim_start().starts_with(['{', '[', '"']);
         if is_word {
-            format!("it is not JSON; a text has quotes of its own: '{}'", serde_json::Value::from(text))
+            format!(
+                "it is not JSON; a text has quotes of its own: '{}'",
+                serde_json::Value::from(text)
+            )
         } else {
             format!("it is not JSON: {error}")
         }
@@ -36,7 +39,9 @@ pub(super) fn value(text: &str) -> Result<Json, String> {
 pub(super) fn object(text: &str) -> Result<Json, String> {
     match serde_json::from_str::<Json>(text) {
         Ok(json) if json.get().starts_with('{') => Ok(json),
-        Ok(_) => Err("it must be a JSON object, such as '{\"email\":\"ann@example.com\"}'".to_owned()),
+        Ok(_) => {
+            Err("it must be a JSON object, such as '{\"email\":\"ann@example.com\"}'".to_owned())
+        }
         Err(error) => Err(format!("it must be a JSON object: {error}")),
     }
 }
@@ -46,7 +51,11 @@ pub(super) fn object(text: &str) -> Result<Json, String> {
 /// # Errors
 /// As [`value`].
 pub(super) fn data(text: &str) -> Result<Data, String> {
-    if text == "-" { Ok(Data::Stdin) } else { value(text).map(Data::Given) }
+    if text == "-" {
+        Ok(Data::Stdin)
+    } else {
+        value(text).map(Data::Given)
+    }
 }
 
 /// Reads `name=json`.
@@ -61,8 +70,15 @@ pub(super) fn param(text: &str) -> Result<(String, Json), String> {
 }
 
 /// `params` of a request: an object with what was given, the last of a name counting; `None` if nothing was.
-pub(super) fn params(pairs: &[(String, Json)]) -> Option<std::collections::BTreeMap<&str, &RawValue>> {
-    (!pairs.is_empty()).then(|| pairs.iter().map(|(name, json)| (name.as_str(), &**json)).collect())
+pub(super) fn params(
+    pairs: &[(String, Json)],
+) -> Option<std::collections::BTreeMap<&str, &RawValue>> {
+    (!pairs.is_empty()).then(|| {
+        pairs
+            .iter()
+            .map(|(name, json)| (name.as_str(), &**json))
+            .collect()
+    })
 }
 
 #[cfg(test)]
@@ -72,7 +88,9 @@ mod tests {
     #[test]
     fn data_are_kept_as_written_and_words_are_told_to_be_quoted() {
         assert_eq!(
-            value(r#"{"b":1.0,"a":12345678901234567890}"#).unwrap().get(),
+            value(r#"{"b":1.0,"a":12345678901234567890}"#)
+                .unwrap()
+                .get(),
             r#"{"b":1.0,"a":12345678901234567890}"#
         );
         assert!(value("hello").unwrap_err().ends_with(r#"'"hello"'"#));
@@ -82,7 +100,9 @@ mod tests {
 
     #[test]
     fn params_and_objects_are_checked() {
-        let (name, json) = param("query=a=1").map_err(|_| ()).unwrap_or_else(|()| param("query=1").unwrap());
+        let (name, json) = param("query=a=1")
+            .map_err(|_| ())
+            .unwrap_or_else(|()| param("query=1").unwrap());
         assert_eq!((name.as_str(), json.get()), ("query", "1"));
         assert!(param("=1").is_err() && param("age").is_err());
         assert!(object("[1]").is_err() && object("{}").is_ok() && object("x").is_err());

@@ -14,7 +14,9 @@ pub(super) struct Logging(Set);
 impl Logging {
     /// Writes log lines to stderr from now on, in the configured form.
     pub(super) fn start(config: &Config) -> Self {
-        let lines = tracing_subscriber::fmt().with_env_filter(filter(&config.log)).with_writer(io::stderr);
+        let lines = tracing_subscriber::fmt()
+            .with_env_filter(filter(&config.log))
+            .with_writer(io::stderr);
         // Setting it fails only where this process has a logger already, which then is the one to use.
         match config.log_format {
             LogFormat::Text => {

@@ -27,7 +27,12 @@ use self::{failure::Failure, variables::Variables};
 /// Realtime event server for code that cannot hold connections: one HTTP request reaches every client for which a
 /// filter is true.
 #[derive(Debug, Parser)]
-#[command(name = "fanfare", version, arg_required_else_help = true, max_term_width = 110)]
+#[command(
+    name = "fanfare",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
 #[command(after_help = "\
 Exit codes: 0 done; 1 refused, failed or not reached; 2 wrong arguments or configuration.
 

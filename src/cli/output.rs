@@ -75,7 +75,10 @@ mod tests {
     #[test]
     fn what_others_sent_cannot_drive_the_terminal() {
         assert_eq!(harmless("plain ünïcode"), "plain ünïcode");
-        assert_eq!(harmless("a\u{1b}[2Jb\u{9b}1m\n"), "a\\u001b[2Jb\\u009b1m\\u000a");
+        assert_eq!(
+            harmless("a\u{1b}[2Jb\u{9b}1m\n"),
+            "a\\u001b[2Jb\\u009b1m\\u000a"
+        );
     }
 
     #[test]

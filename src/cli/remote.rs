@@ -37,7 +37,11 @@ pub(super) struct RemoteArgs {
     )]
     pub(super) url: Option<Address>,
     /// `--key`
-    #[arg(long, value_name = "KEY", help = "The API key, where the server has keys [env: FANFARE_API_KEY]")]
+    #[arg(
+        long,
+        value_name = "KEY",
+        help = "The API key, where the server has keys [env: FANFARE_API_KEY]"
+    )]
     pub(super) key: Option<Secret>,
 }
 
@@ -98,7 +102,13 @@ impl std::error::Error for Refusal {}
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({}): {}", output::harmless(&self.title), self.status, output::harmless(&self.detail))?;
+        write!(
+            f,
+            "{} ({}): {}",
+            output::harmless(&self.title),
+            self.status,
+            output::harmless(&self.detail)
+        )?;
         if self.status == StatusCode::UNAUTHORIZED.as_u16() {
             f.write_str("\n  give the API key by --key or FANFARE_API_KEY")?;
         }
@@ -119,14 +129,21 @@ impl Remote {
             Some(address) => address,
             None => variables.address()?.unwrap_or_default(),
         };
-        Ok(Self { address, key: args.key.or_else(|| variables.key.clone()) })
+        Ok(Self {
+            address,
+            key: args.key.or_else(|| variables.key.clone()),
+        })
     }
 
     /// Posts `body`, and gives the answer's JSON as it came.
     ///
     /// # Errors
     /// [`RequestError`].
-    pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<String, RequestError> {
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<String, RequestError> {
         let body = serde_json::to_vec(body).map_err(|error| self.broken(error))?;
         let mut request = Request::post(self.address.path(path))
             .header(CONTENT_TYPE, "application/json")
@@ -152,23 +169,39 @@ impl Remote {
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, RequestError> {
-        let host = self.address.authority.parse::<HeaderValue>().map_err(|error| self.broken(error))?;
+        let host = self
+            .address
+            .authority
+            .parse::<HeaderValue>()
+            .map_err(|error| self.broken(error))?;
         request.headers_mut().insert(HOST, host);
-        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        request
+            .headers_mut()
+            .insert(USER_AGENT, HeaderValue::from_static(AGENT));
         let sent = timeout(PATIENCE, async {
             let mut connection = self.open().await?;
-            connection.send_request(request).await.map_err(|error| self.broken(error))
+            connection
+                .send_request(request)
+                .await
+                .map_err(|error| self.broken(error))
         });
-        sent.await.map_err(|_| self.broken(format!("nothing came within {} s", PATIENCE.as_secs())))?
+        sent.await
+            .map_err(|_| self.broken(format!("nothing came within {} s", PATIENCE.as_secs())))?
     }
 
     async fn open(&self) -> Result<SendRequest<Full<Bytes>>, RequestError> {
-        let Address { host, port, secure, .. } = &self.address;
+        let Address {
+            host, port, secure, ..
+        } = &self.address;
         let stream = outbound::connect(host, *port, *secure)
             .await
-            .map_err(|error| RequestError::Unreachable { address: self.address.clone(), error })?;
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
+            .map_err(|error| RequestError::Unreachable {
+                address: self.address.clone(),
+                error,
+            })?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(error))?;
         // What ends the connection also ends the request, which reports it.
         tokio::spawn(connection.with_upgrades());
         Ok(sender)
@@ -182,14 +215,26 @@ impl Remote {
             Err(error) => return error,
         };
         match serde_json::from_str::<Refusal>(&document) {
-            Ok(refusal) => RequestError::Refused(Box::new(Refusal { document, ..refusal })),
-            Err(_) => RequestError::Stranger { address: self.address.clone(), status },
+            Ok(refusal) => RequestError::Refused(Box::new(Refusal {
+                document,
+                ..refusal
+            })),
+            Err(_) => RequestError::Stranger {
+                address: self.address.clone(),
+                status,
+            },
         }
     }
 
     async fn text(&self, response: Response<Incoming>) -> Result<String, RequestError> {
-        let body = timeout(PATIENCE, Limited::new(response.into_body(), ANSWER_BYTES).collect()).await;
-        let body = body.map_err(|error| self.broken(error))?.map_err(|error| self.broken(error))?;
+        let body = timeout(
+            PATIENCE,
+            Limited::new(response.into_body(), ANSWER_BYTES).collect(),
+        )
+        .await;
+        let body = body
+            .map_err(|error| self.broken(error))?
+            .map_err(|error| self.broken(error))?;
         String::from_utf8(body.to_bytes().into()).map_err(|error| self.broken(error))
     }
 
@@ -202,7 +247,10 @@ impl Remote {
     }
 
     fn broken(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> RequestError {
-        RequestError::Http { address: self.address.clone(), error: error.into() }
+        RequestError::Http {
+            address: self.address.clone(),
+            error: error.into(),
+        }
     }
 }
 

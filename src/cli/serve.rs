@@ -47,8 +47,10 @@ impl Serve {
         config.check()?;
         let logging = Logging::start(&config);
         raise_descriptor_limit();
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::Runtime)?;
         let code = runtime.block_on(until_signal(&self.args, config, &logging));
         // After a second signal nothing is waited for.
         runtime.shutdown_background();
@@ -56,7 +58,11 @@ impl Serve {
     }
 }
 
-async fn until_signal(args: &ServeArgs, mut config: Config, logging: &Logging) -> Result<ExitCode, Failure> {
+async fn until_signal(
+    args: &ServeArgs,
+    mut config: Config,
+    logging: &Logging,
+) -> Result<ExitCode, Failure> {
     // Before the server is up, so that whoever sees it listen may already end it.
     let mut signals = Signals::new().map_err(Failure::Runtime)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Failure::Runtime)?;
@@ -86,7 +92,10 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     /// Waits for either.
@@ -103,7 +112,13 @@ fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        && let Err(error) = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                ..limit
+            },
+        )
     {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
@@ -134,8 +149,17 @@ fn welcome(config: &Config, server: &Server) -> String {
         return text;
     }
     let url = format!("http://{address}");
-    let option = if url == "http://127.0.0.1:7070" { String::new() } else { format!(" --url {url}") };
-    let (who, filter, whom) = if config.apps.values().next().is_some_and(|app| can_sign(config, app)) {
+    let option = if url == "http://127.0.0.1:7070" {
+        String::new()
+    } else {
+        format!(" --url {url}")
+    };
+    let (who, filter, whom) = if config
+        .apps
+        .values()
+        .next()
+        .is_some_and(|app| can_sign(config, app))
+    {
         let who = r#" --user ann --claims '{"email":"ann@example.com"}'"#;
         let filter = r#""filter":"auth.email == params.e","params":{"e":"ann@example.com"}"#;
         (who, filter, "whoever has this e-mail address")
@@ -146,7 +170,10 @@ fn welcome(config: &Config, server: &Server) -> String {
         let _ = writeln!(text, "\n  {FAINT}# {what}{FAINT:#}\n  {command}");
     };
     step("the page, to try everything", &format!("{url}/"));
-    step("a client that prints what it gets", &format!("{} listen{option}{who}", program()));
+    step(
+        "a client that prints what it gets",
+        &format!("{} listen{option}{who}", program()),
+    );
     let body = format!(r#"{{"event":"alert","data":"Hello",{filter}}}"#);
     step(
         &format!("from another terminal: an event for {whom}"),
@@ -158,6 +185,10 @@ fn welcome(config: &Config, server: &Server) -> String {
 
 /// Whether `POST /v1/tokens` gives tokens that `app` looks at.
 fn can_sign(config: &Config, app: &AppConfig) -> bool {
-    let has_secret = app.tokens.iter().any(|key| matches!(key.key, KeyMaterial::Secret(_)));
-    config.client_auth(app) != config::ClientAuth::Off && (has_secret || config.has_ephemeral_secret(app))
+    let has_secret = app
+        .tokens
+        .iter()
+        .any(|key| matches!(key.key, KeyMaterial::Secret(_)));
+    config.client_auth(app) != config::ClientAuth::Off
+        && (has_secret || config.has_ephemeral_secret(app))
 }

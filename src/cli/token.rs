@@ -80,18 +80,36 @@ impl Token {
             self.sign_here(secret)?
         } else {
             let remote = Remote::new(self.remote, variables)?;
-            request(&remote, &self.user, self.claims.as_deref(), self.can.as_deref(), self.ttl).await?
+            request(
+                &remote,
+                &self.user,
+                self.claims.as_deref(),
+                self.can.as_deref(),
+                self.ttl,
+            )
+            .await?
         };
         Ok(output::print_raw(&token)?)
     }
 
     fn sign_here(&self, secret: Secret) -> Result<String, Failure> {
-        let key = TokenKeyConfig { kid: None, alg: TokenAlgorithm::HS256, key: KeyMaterial::Secret(secret) };
-        let app = AppConfig { tokens: vec![key], ..AppConfig::default() };
+        let key = TokenKeyConfig {
+            kid: None,
+            alg: TokenAlgorithm::HS256,
+            key: KeyMaterial::Secret(secret),
+        };
+        let app = AppConfig {
+            tokens: vec![key],
+            ..AppConfig::default()
+        };
         let tokens = Tokens::new(&app, None, &Limits::default())?;
-        let signer = tokens.signer().ok_or_else(|| Failure::Usage("the secret cannot sign".to_owned()))?;
+        let signer = tokens
+            .signer()
+            .ok_or_else(|| Failure::Usage("the secret cannot sign".to_owned()))?;
         let (claims, can) = (self.claims.as_deref(), self.can.as_deref());
-        Ok(signer.sign(&self.user, claims, can, self.ttl, unix_now())?.token)
+        Ok(signer
+            .sign(&self.user, claims, can, self.ttl, unix_now())?
+            .token)
     }
 }
 
@@ -110,7 +128,12 @@ pub(super) async fn request(
     struct Answer {
         token: String,
     }
-    let body = Body { user, claims, can, ttl: ttl.map(|ttl| ttl.as_secs()) };
+    let body = Body {
+        user,
+        claims,
+        can,
+        ttl: ttl.map(|ttl| ttl.as_secs()),
+    };
     let answer = remote.post("/v1/tokens", &body).await?;
     Ok(remote.parse::<Answer>(&answer)?.token)
 }

@@ -40,8 +40,10 @@ impl Variables {
     /// # Errors
     /// When it is none.
     pub(super) fn address(&self) -> Result<Option<super::address::Address>, Failure> {
-        let parse =
-            |url: &String| url.parse().map_err(|error| Failure::Usage(format!("FANFARE_URL: {error}")));
+        let parse = |url: &String| {
+            url.parse()
+                .map_err(|error| Failure::Usage(format!("FANFARE_URL: {error}")))
+        };
         self.url.as_ref().map(parse).transpose()
     }
 }
@@ -52,9 +54,13 @@ mod tests {
 
     #[test]
     fn an_empty_variable_is_not_set_and_of_several_keys_the_first_counts() {
-        let pairs =
-            [("FANFARE_URL", ""), ("FANFARE_API_KEY", "first-key,second-key"), ("FANFARE_TOKEN", "t")];
-        let variables = Variables::from_pairs(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let pairs = [
+            ("FANFARE_URL", ""),
+            ("FANFARE_API_KEY", "first-key,second-key"),
+            ("FANFARE_TOKEN", "t"),
+        ];
+        let variables =
+            Variables::from_pairs(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
         assert_eq!(variables.url, None);
         assert_eq!(variables.key, Some(Secret::from("first-key")));
         assert_eq!(variables.token.as_deref(), Some("t"));
@@ -62,7 +68,10 @@ mod tests {
 
     #[test]
     fn a_bad_url_names_its_variable() {
-        let variables = Variables { url: Some("ftp://x".to_owned()), ..Variables::default() };
+        let variables = Variables {
+            url: Some("ftp://x".to_owned()),
+            ..Variables::default()
+        };
         let error = variables.address().unwrap_err().to_string();
         assert!(error.starts_with("FANFARE_URL: "), "{error}");
     }

@@ -106,9 +106,16 @@ impl ApiKeyConfig {
     pub fn from_plain(name: &str, key: &Secret, scopes: Scopes) -> Result<Self, BadKey> {
         let len = key.expose().len();
         if len < limits::API_KEY_BYTES {
-            return Err(BadKey::Short { name: name.to_owned(), len });
+            return Err(BadKey::Short {
+                name: name.to_owned(),
+                len,
+            });
         }
-        Ok(Self { name: name.to_owned(), hash: KeyHash::of(key.expose()), scopes })
+        Ok(Self {
+            name: name.to_owned(),
+            hash: KeyHash::of(key.expose()),
+            scopes,
+        })
     }
 }
 
@@ -163,10 +170,17 @@ impl TryFrom<ApiKeyFile> for ApiKeyConfig {
         match (&file.key, &file.hash) {
             (Some(key), None) => Self::from_plain(&file.name, key, scopes),
             (None, Some(hash)) => match hash.parse() {
-                Ok(hash) => Ok(Self { name: file.name, hash, scopes }),
+                Ok(hash) => Ok(Self {
+                    name: file.name,
+                    hash,
+                    scopes,
+                }),
                 Err(error) => Err(BadKey::Hash(file.name, error)),
             },
-            _ => Err(BadKey::OneOf(format!("API key \"{}\"", file.name), "`key` and `hash`")),
+            _ => Err(BadKey::OneOf(
+                format!("API key \"{}\"", file.name),
+                "`key` and `hash`",
+            )),
         }
     }
 }
@@ -247,10 +261,17 @@ impl TryFrom<TokenKeyFile> for TokenKeyConfig {
             (TokenAlgorithm::HS256, KeyMaterial::Secret(_)) => {}
             (TokenAlgorithm::HS256, _) => return Err(BadKey::Kind("HS256", "`secret`")),
             (alg, KeyMaterial::Secret(_)) => {
-                return Err(BadKey::Kind(alg.name(), "`public_key` or `public_key_file`"));
+                return Err(BadKey::Kind(
+                    alg.name(),
+                    "`public_key` or `public_key_file`",
+                ));
             }
             _ => {}
         }
-        Ok(Self { kid: file.kid, alg: file.alg, key })
+        Ok(Self {
+            kid: file.kid,
+            alg: file.alg,
+            key,
+        })
     }
 }

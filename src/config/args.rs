@@ -6,8 +6,8 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, LogFormat, PemFile, Problem,
-    RedisConfig, Scopes, Secret, TokenAlgorithm, TokenKeyConfig, error::nearest,
+    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, LogFormat, PemFile,
+    Problem, RedisConfig, Scopes, Secret, TokenAlgorithm, TokenKeyConfig, error::nearest,
 };
 use crate::limits::Limits;
 
@@ -111,7 +111,10 @@ impl FromStr for LimitSetting {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, value) = text.split_once('=').ok_or("a limit is set as name=value")?;
-        Ok(Self { name: name.to_owned(), value: value.to_owned() })
+        Ok(Self {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        })
     }
 }
 
@@ -129,18 +132,31 @@ impl FromStr for HistorySetting {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // A channel's name may have a `=` itself.
-        let (pattern, size) = text.rsplit_once('=').ok_or("a history is set as pattern=size")?;
-        let size = size.parse().map_err(|_| "the size of a history is a whole number of events")?;
-        Ok(Self { pattern: pattern.to_owned(), size })
+        let (pattern, size) = text
+            .rsplit_once('=')
+            .ok_or("a history is set as pattern=size")?;
+        let size = size
+            .parse()
+            .map_err(|_| "the size of a history is a whole number of events")?;
+        Ok(Self {
+            pattern: pattern.to_owned(),
+            size,
+        })
     }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("a duration is such as 10s or 500ms: {error}"))
+    humantime::parse_duration(text)
+        .map_err(|error| format!("a duration is such as 10s or 500ms: {error}"))
 }
 
 /// Lays what is set in `args` over `config`. `prefix` names the layer in problems.
-pub(super) fn apply(args: &ServeArgs, prefix: &str, config: &mut Config, problems: &mut Vec<Problem>) {
+pub(super) fn apply(
+    args: &ServeArgs,
+    prefix: &str,
+    config: &mut Config,
+    problems: &mut Vec<Problem>,
+) {
     apply_redis(args, prefix, &mut config.redis, problems);
     let args = args.clone();
     set(&mut config.listen, args.listen);
@@ -165,8 +181,11 @@ pub(super) fn apply(args: &ServeArgs, prefix: &str, config: &mut Config, problem
     }
     if let Some(secret) = args.token_secret {
         let key = KeyMaterial::Secret(secret);
-        app.get_or_insert_default().tokens =
-            vec![TokenKeyConfig { kid: None, alg: TokenAlgorithm::HS256, key }];
+        app.get_or_insert_default().tokens = vec![TokenKeyConfig {
+            kid: None,
+            alg: TokenAlgorithm::HS256,
+            key,
+        }];
     }
     if let Some(client_auth) = args.client_auth {
         app.get_or_insert_default().client_auth = Some(client_auth);
@@ -188,15 +207,25 @@ pub(super) fn apply(args: &ServeArgs, prefix: &str, config: &mut Config, problem
         let kept = &mut app.get_or_insert_default().user_events;
         *kept = store.then(|| kept.unwrap_or_default());
     }
-    config.apps.extend(app.map(|app| (DEFAULT_APP.to_owned(), app)));
+    config
+        .apps
+        .extend(app.map(|app| (DEFAULT_APP.to_owned(), app)));
 }
 
-fn apply_redis(args: &ServeArgs, prefix: &str, redis: &mut Option<RedisConfig>, problems: &mut Vec<Problem>) {
+fn apply_redis(
+    args: &ServeArgs,
+    prefix: &str,
+    redis: &mut Option<RedisConfig>,
+    problems: &mut Vec<Problem>,
+) {
     if let Some(url) = &args.redis {
         match url.expose().parse() {
             Ok(url) => redis.get_or_insert_default().url = url,
             Err(error) => {
-                problems.push(Problem::Value { place: named(prefix, "redis"), message: error.to_string() });
+                problems.push(Problem::Value {
+                    place: named(prefix, "redis"),
+                    message: error.to_string(),
+                });
                 // What the other settings lack is this one, and that is said already.
                 redis.take();
                 return;
@@ -214,7 +243,8 @@ fn apply_redis(args: &ServeArgs, prefix: &str, redis: &mut Option<RedisConfig>, 
     }
     // Unlike what a file names, what a flag names is relative to the working directory.
     let file = |path: &Option<PathBuf>| {
-        path.as_ref().map(|path| PemFile::from(std::path::absolute(path).unwrap_or_else(|_| path.clone())))
+        path.as_ref()
+            .map(|path| PemFile::from(std::path::absolute(path).unwrap_or_else(|_| path.clone())))
     };
     if let Some(ca) = file(&args.redis_ca) {
         redis.get_or_insert_default().ca = Some(ca);
@@ -245,7 +275,10 @@ fn api_keys(keys: &[Secret], prefix: &str, problems: &mut Vec<Problem>) -> Vec<A
         match ApiKeyConfig::from_plain(&format!("key-{}", n + 1), key, Scopes::ALL) {
             Ok(key) => configured.push(key),
             Err(error) => {
-                problems.push(Problem::Value { place: named(prefix, "api-key"), message: error.to_string() });
+                problems.push(Problem::Value {
+                    place: named(prefix, "api-key"),
+                    message: error.to_string(),
+                });
             }
         }
     }
@@ -264,11 +297,19 @@ pub(super) fn named(prefix: &str, flag: &str) -> String {
 /// Sets one bound through the form that the file has, so that a new field of [`Limits`] needs nothing here.
 fn set_limit(limits: &mut Limits, limit: &LimitSetting, prefix: &str) -> Result<(), Problem> {
     let place = named(prefix, "limit");
-    let bad = |message: String| Problem::Value { place: format!("{place} {}", limit.name), message };
+    let bad = |message: String| Problem::Value {
+        place: format!("{place} {}", limit.name),
+        message,
+    };
     let mut table = toml::Table::try_from(&*limits).map_err(|error| bad(error.to_string()))?;
     let Some(current) = table.get_mut(&limit.name) else {
         let nearest = nearest(&limit.name, table.keys().map(String::as_str));
-        return Err(Problem::Unknown { place, kind: "limit", name: limit.name.clone(), nearest });
+        return Err(Problem::Unknown {
+            place,
+            kind: "limit",
+            name: limit.name.clone(),
+            nearest,
+        });
     };
     *current = match current {
         toml::Value::Integer(_) => match limit.value.replace('_', "").parse::<i64>() {
@@ -277,6 +318,8 @@ fn set_limit(limits: &mut Limits, limit: &LimitSetting, prefix: &str) -> Result<
         },
         _ => toml::Value::String(limit.value.clone()),
     };
-    *limits = table.try_into().map_err(|error: toml::de::Error| bad(error.message().to_owned()))?;
+    *limits = table
+        .try_into()
+        .map_err(|error: toml::de::Error| bad(error.message().to_owned()))?;
     Ok(())
 }

@@ -10,8 +10,12 @@ use super::{
 };
 
 /// Bounds whose 0 has a meaning.
-const MAY_BE_ZERO: [&str; 4] =
-    ["connections", "connections_per_address", "resume_window", "presence_notices"];
+const MAY_BE_ZERO: [&str; 4] = [
+    "connections",
+    "connections_per_address",
+    "resume_window",
+    "presence_notices",
+];
 
 impl Config {
     /// Refuses what would start an unsafe or a useless server; binds nothing and reads nothing.
@@ -39,9 +43,13 @@ impl Config {
         if !self.is_development() {
             return;
         }
-        let admin = self.admin_listen.filter(|address| !address.ip().to_canonical().is_loopback());
-        let exposed =
-            [("listen", Some(self.listen).filter(|_| !self.is_loopback())), ("admin_listen", admin)];
+        let admin = self
+            .admin_listen
+            .filter(|address| !address.ip().to_canonical().is_loopback());
+        let exposed = [
+            ("listen", Some(self.listen).filter(|_| !self.is_loopback())),
+            ("admin_listen", admin),
+        ];
         for (name, address) in exposed {
             if let Some(address) = address {
                 rules.push(format!(
@@ -53,22 +61,32 @@ impl Config {
 
     fn check_node(&self, rules: &mut Vec<String>) {
         if self.admin_listen == Some(self.listen) && self.listen.port() != 0 {
-            rules
-                .push(format!("admin_listen and listen are both {}; give them different ports", self.listen));
+            rules.push(format!(
+                "admin_listen and listen are both {}; give them different ports",
+                self.listen
+            ));
         }
         // A connection's id has one byte for its shard.
         if self.shards > 256 {
-            rules.push(format!("shards = {} is over 256; 0 is one per core, less one", self.shards));
+            rules.push(format!(
+                "shards = {} is over 256; 0 is one per core, less one",
+                self.shards
+            ));
         }
         if let Some(name) = &self.node_name
-            && !is_name(name, 64, |byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+            && !is_name(name, 64, |byte| {
+                byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
+            })
         {
             rules.push(format!(
                 "node_name = \"{name}\" is not 1 to 64 letters, digits, \"_\", \".\" or \"-\""
             ));
         }
         if let Err(error) = EnvFilter::builder().parse(&self.log) {
-            rules.push(format!("log = \"{}\" is no level such as \"info\": {error}", self.log));
+            rules.push(format!(
+                "log = \"{}\" is no level such as \"info\": {error}",
+                self.log
+            ));
         }
         if self.drain_delay() >= self.drain_timeout {
             rules.push(format!(
@@ -77,8 +95,14 @@ impl Config {
                 humantime::format_duration(self.drain_timeout)
             ));
         }
-        for path in self.redact.iter().filter(|path| !is_path(path, &["auth", "profile", "connection"])) {
-            rules.push(format!("redact: \"{path}\" is no path such as \"auth.email\" or \"connection.ip\""));
+        for path in self
+            .redact
+            .iter()
+            .filter(|path| !is_path(path, &["auth", "profile", "connection"]))
+        {
+            rules.push(format!(
+                "redact: \"{path}\" is no path such as \"auth.email\" or \"connection.ip\""
+            ));
         }
     }
 
@@ -101,18 +125,55 @@ impl Config {
         for (name, value) in &table {
             let zero = value.as_integer() == Some(0) || value.as_str() == Some("0s");
             if zero && !MAY_BE_ZERO.contains(&name.as_str()) {
-                rules.push(format!("limits.{name} = 0 would let nothing through; it must be at least 1"));
+                rules.push(format!(
+                    "limits.{name} = 0 would let nothing through; it must be at least 1"
+                ));
             }
         }
         let limits = &self.limits;
         let ordered = [
-            ("body_bytes", limits.body_bytes, "outbox_bytes", limits.outbox_bytes),
-            ("message_bytes", limits.message_bytes, "outbox_bytes", limits.outbox_bytes),
-            ("body_bytes", limits.body_bytes, "admitted_bytes", limits.admitted_bytes),
-            ("outbox_bytes", limits.outbox_bytes, "refused_bytes", limits.refused_bytes),
-            ("body_bytes", limits.body_bytes, "history_bytes", limits.history_bytes),
-            ("body_bytes", limits.body_bytes, "bus_queue_bytes", limits.bus_queue_bytes),
-            ("body_bytes", limits.body_bytes, "bus_inbox_bytes", limits.bus_inbox_bytes),
+            (
+                "body_bytes",
+                limits.body_bytes,
+                "outbox_bytes",
+                limits.outbox_bytes,
+            ),
+            (
+                "message_bytes",
+                limits.message_bytes,
+                "outbox_bytes",
+                limits.outbox_bytes,
+            ),
+            (
+                "body_bytes",
+                limits.body_bytes,
+                "admitted_bytes",
+                limits.admitted_bytes,
+            ),
+            (
+                "outbox_bytes",
+                limits.outbox_bytes,
+                "refused_bytes",
+                limits.refused_bytes,
+            ),
+            (
+                "body_bytes",
+                limits.body_bytes,
+                "history_bytes",
+                limits.history_bytes,
+            ),
+            (
+                "body_bytes",
+                limits.body_bytes,
+                "bus_queue_bytes",
+                limits.bus_queue_bytes,
+            ),
+            (
+                "body_bytes",
+                limits.body_bytes,
+                "bus_inbox_bytes",
+                limits.bus_inbox_bytes,
+            ),
         ];
         for (small, small_value, large, large_value) in ordered {
             if small_value > large_value {

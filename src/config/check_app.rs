@@ -9,11 +9,18 @@ use super::{
 use crate::limits::{CHANNEL_NAME_BYTES, HISTORY_EVENTS_MAX};
 
 pub(super) fn check_app(name: &str, app: &AppConfig, rules: &mut Vec<String>) {
-    if !is_name(name, 64, |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
-    {
-        rules.push(format!("app \"{name}\": a name is 1 to 64 lower-case letters, digits, \"_\" or \"-\""));
+    if !is_name(name, 64, |byte| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte)
+    }) {
+        rules.push(format!(
+            "app \"{name}\": a name is 1 to 64 lower-case letters, digits, \"_\" or \"-\""
+        ));
     }
-    for path in app.index.iter().filter(|path| !is_path(path, &["auth", "profile"])) {
+    for path in app
+        .index
+        .iter()
+        .filter(|path| !is_path(path, &["auth", "profile"]))
+    {
         rules.push(format!(
             "app \"{name}\": index \"{path}\" is no path such as \"auth.email\" or \"profile.status\""
         ));
@@ -31,7 +38,11 @@ pub(super) fn check_app(name: &str, app: &AppConfig, rules: &mut Vec<String>) {
 
 /// `place` names whose origins they are.
 fn check_origins(place: &str, origins: Option<&[String]>, rules: &mut Vec<String>) {
-    for origin in origins.into_iter().flatten().filter(|origin| !is_origin(origin)) {
+    for origin in origins
+        .into_iter()
+        .flatten()
+        .filter(|origin| !is_origin(origin))
+    {
         rules.push(format!(
             "{place}: \"{origin}\" is no origin; write \"*\", or scheme and host in lower case without a path, such as \
              \"https://example.com\""
@@ -42,7 +53,13 @@ fn check_origins(place: &str, origins: Option<&[String]>, rules: &mut Vec<String
 fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Vec<String>) {
     let mut patterns = BTreeSet::new();
     for rule in channels {
-        let ChannelRule { pattern, history_size, history_bytes, history_ttl, presence: _ } = rule;
+        let ChannelRule {
+            pattern,
+            history_size,
+            history_bytes,
+            history_ttl,
+            presence: _,
+        } = rule;
         let place = format!("app \"{name}\": channels \"{pattern}\"");
         if !is_channel_pattern(pattern) {
             rules.push(format!(
@@ -57,9 +74,17 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Vec<String>)
                  at once"
             ));
         }
-        let nothing = [("history_bytes", *history_bytes == 0), ("history_ttl", history_ttl.is_zero())];
-        for (key, _) in nothing.iter().filter(|(_, zero)| *zero && *history_size > 0) {
-            rules.push(format!("{place}: {key} = 0 would keep nothing; history_size = 0 says so"));
+        let nothing = [
+            ("history_bytes", *history_bytes == 0),
+            ("history_ttl", history_ttl.is_zero()),
+        ];
+        for (key, _) in nothing
+            .iter()
+            .filter(|(_, zero)| *zero && *history_size > 0)
+        {
+            rules.push(format!(
+                "{place}: {key} = 0 would keep nothing; history_size = 0 says so"
+            ));
         }
     }
 }
@@ -72,9 +97,15 @@ fn check_user_events(name: &str, kept: &UserEvents, rules: &mut Vec<String>) {
             "{place}: size = {size} is over {HISTORY_EVENTS_MAX}; what waits is handed to a client at once"
         ));
     }
-    for (key, zero) in [("size", *size == 0), ("bytes", *bytes == 0), ("ttl", ttl.is_zero())] {
+    for (key, zero) in [
+        ("size", *size == 0),
+        ("bytes", *bytes == 0),
+        ("ttl", ttl.is_zero()),
+    ] {
         if zero {
-            rules.push(format!("{place}: {key} = 0 would keep nothing; leave the table out"));
+            rules.push(format!(
+                "{place}: {key} = 0 would keep nothing; leave the table out"
+            ));
         }
     }
 }

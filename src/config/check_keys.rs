@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    AppConfig, ClientAuth, ClientKeyConfig, Config, KeyHash, KeyMaterial, TokenAlgorithm, form::is_name,
+    AppConfig, ClientAuth, ClientKeyConfig, Config, KeyHash, KeyMaterial, TokenAlgorithm,
+    form::is_name,
 };
 use crate::limits::{CLIENT_KEY_BYTES, CLIENT_KEY_BYTES_MIN, TOKEN_SECRET_BYTES};
 
@@ -17,7 +18,9 @@ impl Config {
             return;
         }
         for key in &app.client_keys {
-            if let Some(client_auth @ (ClientAuth::Required | ClientAuth::Optional)) = key.client_auth {
+            if let Some(client_auth @ (ClientAuth::Required | ClientAuth::Optional)) =
+                key.client_auth
+            {
                 rules.push(format!(
                     "app \"{name}\", client key \"{}\": client_auth is \"{}\", and there is no key to verify tokens \
                      with; set [[apps.{name}.tokens]] or jwks_url, or client_auth = \"off\" for the key too",
@@ -29,7 +32,10 @@ impl Config {
         let why = match app.client_auth {
             Some(ClientAuth::Off) => return,
             Some(set) => {
-                format!("client_auth is \"{}\", and there is no key to verify tokens with", set.name())
+                format!(
+                    "client_auth is \"{}\", and there is no key to verify tokens with",
+                    set.name()
+                )
             }
             None => "there is no key to verify client tokens with".to_owned(),
         };
@@ -48,7 +54,10 @@ impl Config {
             .collect();
         for (n, (app, key)) in keys.iter().enumerate() {
             if !is_key_name(&key.name) {
-                rules.push(format!("app \"{app}\": API key name {:?} {KEY_NAME}", key.name));
+                rules.push(format!(
+                    "app \"{app}\": API key name {:?} {KEY_NAME}",
+                    key.name
+                ));
             }
             for (other_app, other) in &keys[..n] {
                 if key.hash == other.hash {
@@ -58,7 +67,10 @@ impl Config {
                         other.name, key.name
                     ));
                 } else if app == other_app && key.name == other.name {
-                    rules.push(format!("app \"{app}\": two API keys are named \"{}\"", key.name));
+                    rules.push(format!(
+                        "app \"{app}\": two API keys are named \"{}\"",
+                        key.name
+                    ));
                 }
             }
         }
@@ -81,7 +93,10 @@ impl Config {
                         other.name, key.name
                     ));
                 } else if app == other_app && key.name == other.name {
-                    rules.push(format!("app \"{app}\": two client keys are named \"{}\"", key.name));
+                    rules.push(format!(
+                        "app \"{app}\": two client keys are named \"{}\"",
+                        key.name
+                    ));
                 }
             }
             if let Some(secret) = self.secret_equal_to(&key.key) {
@@ -138,7 +153,10 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Vec<Stri
 
 fn check_form(app: &str, key: &ClientKeyConfig, rules: &mut Vec<String>) {
     if !is_key_name(&key.name) {
-        rules.push(format!("app \"{app}\": client key name {:?} {KEY_NAME}", key.name));
+        rules.push(format!(
+            "app \"{app}\": client key name {:?} {KEY_NAME}",
+            key.name
+        ));
     }
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"&=+%#".contains(&byte);
     if key.key.len() < CLIENT_KEY_BYTES_MIN || !is_name(&key.key, CLIENT_KEY_BYTES, plain) {

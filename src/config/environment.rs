@@ -24,7 +24,12 @@ const CLIENT_VARIABLES: [&str; 2] = ["FANFARE_URL", "FANFARE_TOKEN"];
 /// A value that is not UTF-8 comes with its bad bytes replaced, and so fails where it is parsed.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .map(|(name, value)| {
+            (
+                name.to_string_lossy().into_owned(),
+                value.to_string_lossy().into_owned(),
+            )
+        })
         .filter(|(name, _)| name.starts_with(PREFIX))
 }
 
@@ -34,22 +39,36 @@ pub(super) fn read(
     problems: &mut Vec<Problem>,
 ) -> ServeArgs {
     let command = ServeArgs::augment_args(Command::new("fanfare").no_binary_name(true));
-    let flags: Vec<&str> =
-        command.get_arguments().filter_map(Arg::get_long).filter(|flag| *flag != "limit").collect();
+    let flags: Vec<&str> = command
+        .get_arguments()
+        .filter_map(Arg::get_long)
+        .filter(|flag| *flag != "limit")
+        .collect();
     let mut line = Vec::new();
     let mut limits = Vec::new();
     for (variable, value) in environment {
-        let Some(name) = variable.strip_prefix(PREFIX) else { continue };
-        if value.is_empty() || CLIENT_VARIABLES.contains(&&*variable) || is_service_link(name, &value) {
+        let Some(name) = variable.strip_prefix(PREFIX) else {
+            continue;
+        };
+        if value.is_empty()
+            || CLIENT_VARIABLES.contains(&&*variable)
+            || is_service_link(name, &value)
+        {
             continue;
         }
         if let Some(limit) = name.strip_prefix(LIMIT) {
-            limits.push(LimitSetting { name: limit.to_lowercase(), value });
+            limits.push(LimitSetting {
+                name: limit.to_lowercase(),
+                value,
+            });
         } else if let Some(flag) = flags.iter().find(|flag| named(PREFIX, flag) == variable) {
             let word = format!("--{flag}={value}");
             match command.clone().try_get_matches_from([&word]) {
                 Ok(_) => line.push(word),
-                Err(error) => problems.push(Problem::Value { place: variable, message: cause(&error) }),
+                Err(error) => problems.push(Problem::Value {
+                    place: variable,
+                    message: cause(&error),
+                }),
             }
         } else {
             problems.push(unknown(variable, &flags));
@@ -66,14 +85,21 @@ pub(super) fn read(
 fn unknown(variable: String, flags: &[&str]) -> Problem {
     let known: Vec<String> = flags.iter().map(|flag| named(PREFIX, flag)).collect();
     let nearest = nearest(&variable, known.iter().map(String::as_str));
-    Problem::Unknown { place: "environment".to_owned(), kind: "variable", name: variable, nearest }
+    Problem::Unknown {
+        place: "environment".to_owned(),
+        kind: "variable",
+        name: variable,
+        nearest,
+    }
 }
 
 /// What clap says, without its mention of a flag that nobody gave.
 fn cause(error: &clap::Error) -> String {
     match (error.source(), error.get(ContextKind::ValidValue)) {
         (Some(source), _) => source.to_string(),
-        (None, Some(ContextValue::Strings(valid))) => format!("must be one of {}", valid.join(", ")),
+        (None, Some(ContextValue::Strings(valid))) => {
+            format!("must be one of {}", valid.join(", "))
+        }
         (None, _) => error.kind().to_string(),
     }
 }
@@ -84,5 +110,8 @@ fn is_service_link(name: &str, value: &str) -> bool {
     name.ends_with("SERVICE_HOST")
         || name.contains("SERVICE_PORT")
         || (name.starts_with("PORT") || name.contains("_PORT"))
-            && (value.contains("://") || ["_PROTO", "_PORT", "_ADDR"].iter().any(|end| name.ends_with(end)))
+            && (value.contains("://")
+                || ["_PROTO", "_PORT", "_ADDR"]
+                    .iter()
+                    .any(|end| name.ends_with(end)))
 }

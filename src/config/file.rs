@@ -9,8 +9,10 @@ use super::{Config, KeyMaterial, Problem, error::nearest};
 
 /// Reads the file at `path` over the defaults.
 pub(super) fn read(path: &Path) -> Result<Config, Problem> {
-    let text =
-        fs::read_to_string(path).map_err(|error| Problem::Unreadable { path: path.to_owned(), error })?;
+    let text = fs::read_to_string(path).map_err(|error| Problem::Unreadable {
+        path: path.to_owned(),
+        error,
+    })?;
     parse(path, &text)
 }
 
@@ -26,7 +28,11 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Problem> {
                 nearest: nearest(name, known),
                 name: name.to_owned(),
             },
-            None => Problem::File { path: path.to_owned(), line, message: error.message().to_owned() },
+            None => Problem::File {
+                path: path.to_owned(),
+                line,
+                message: error.message().to_owned(),
+            },
         }
     })
 }
@@ -43,14 +49,24 @@ pub(super) fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
 /// Reads the keys and certificates that the configuration names by their files, relative to `folder`.
 pub(super) fn read_keys(config: &mut Config, folder: Option<&Path>, problems: &mut Vec<Problem>) {
     let place = |path: &PathBuf| {
-        folder.map_or_else(|| path.clone(), |folder: &Path| -> PathBuf { folder.join(path) })
+        folder.map_or_else(
+            || path.clone(),
+            |folder: &Path| -> PathBuf { folder.join(path) },
+        )
     };
-    for file in config.redis.iter_mut().flat_map(|redis| [&mut redis.ca, &mut redis.cert, &mut redis.key]) {
+    for file in config
+        .redis
+        .iter_mut()
+        .flat_map(|redis| [&mut redis.ca, &mut redis.cert, &mut redis.key])
+    {
         let Some(file) = file else { continue };
         file.path = place(&file.path);
         match fs::read(&file.path) {
             Ok(pem) => file.pem = pem,
-            Err(error) => problems.push(Problem::Unreadable { path: file.path.clone(), error }),
+            Err(error) => problems.push(Problem::Unreadable {
+                path: file.path.clone(),
+                error,
+            }),
         }
     }
     for key in config.apps.values_mut().flat_map(|app| &mut app.tokens) {

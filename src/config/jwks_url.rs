@@ -17,7 +17,9 @@ pub enum BadJwksUrl {
     #[error("\"{0}\" is no address of keys such as https://id.example.com/.well-known/jwks.json")]
     Form(String),
     /// Whoever is on the way could put in a key of their own.
-    #[error("\"{0}\" is not https; only this machine (localhost, 127.0.0.1, [::1]) is asked without TLS")]
+    #[error(
+        "\"{0}\" is not https; only this machine (localhost, 127.0.0.1, [::1]) is asked without TLS"
+    )]
     Insecure(String),
     /// Credentials in the URL would be shown by whatever shows URLs. So the text does not show it.
     #[error("an address of keys holds no user or password")]
@@ -37,12 +39,16 @@ impl JwksUrl {
 
     /// The port, be it the scheme's.
     pub fn port(&self) -> u16 {
-        self.0.port_u16().unwrap_or(if self.is_secure() { 443 } else { 80 })
+        self.0
+            .port_u16()
+            .unwrap_or(if self.is_secure() { 443 } else { 80 })
     }
 
     /// Host and port as the URL has them, for the `Host` header.
     pub fn authority(&self) -> &str {
-        self.0.authority().map_or("", |authority| authority.as_str())
+        self.0
+            .authority()
+            .map_or("", |authority| authority.as_str())
     }
 
     /// Path and query.
@@ -55,8 +61,12 @@ impl TryFrom<String> for JwksUrl {
     type Error = BadJwksUrl;
 
     fn try_from(text: String) -> Result<Self, BadJwksUrl> {
-        let Ok(url) = text.parse::<Uri>() else { return Err(BadJwksUrl::Form(text)) };
-        let Some(authority) = url.authority() else { return Err(BadJwksUrl::Form(text)) };
+        let Ok(url) = text.parse::<Uri>() else {
+            return Err(BadJwksUrl::Form(text));
+        };
+        let Some(authority) = url.authority() else {
+            return Err(BadJwksUrl::Form(text));
+        };
         if authority.as_str().contains('@') {
             return Err(BadJwksUrl::Credentials);
         }
@@ -85,7 +95,9 @@ fn bare(host: &str) -> &str {
 
 fn is_this_machine(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
-        || bare(host).parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+        || bare(host)
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -99,9 +111,27 @@ mod tests {
     #[test]
     fn keys_come_by_https_or_from_this_machine() {
         for (text, secure, host, port, path) in [
-            ("https://id.example.com/keys?p=a", true, "id.example.com", 443, "/keys?p=a"),
-            ("https://id.example.com:8443", true, "id.example.com", 8443, "/"),
-            ("http://127.0.0.1:9000/jwks.json", false, "127.0.0.1", 9000, "/jwks.json"),
+            (
+                "https://id.example.com/keys?p=a",
+                true,
+                "id.example.com",
+                443,
+                "/keys?p=a",
+            ),
+            (
+                "https://id.example.com:8443",
+                true,
+                "id.example.com",
+                8443,
+                "/",
+            ),
+            (
+                "http://127.0.0.1:9000/jwks.json",
+                false,
+                "127.0.0.1",
+                9000,
+                "/jwks.json",
+            ),
             ("http://localhost/k", false, "localhost", 80, "/k"),
             ("http://[::1]:1/k", false, "::1", 1, "/k"),
         ] {
@@ -112,14 +142,26 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["http://id.example.com/keys", "http://10.0.0.1/keys", "http://localhost.example.com/"] {
+        for text in [
+            "http://id.example.com/keys",
+            "http://10.0.0.1/keys",
+            "http://localhost.example.com/",
+        ] {
             assert_eq!(read(text), Err(BadJwksUrl::Insecure(text.to_owned())));
         }
-        for text in
-            ["", "/keys", "id.example.com", "ftp://id.example.com", "file:///etc/keys", "https://a:b/"]
-        {
+        for text in [
+            "",
+            "/keys",
+            "id.example.com",
+            "ftp://id.example.com",
+            "file:///etc/keys",
+            "https://a:b/",
+        ] {
             assert_eq!(read(text), Err(BadJwksUrl::Form(text.to_owned())), "{text}");
         }
-        assert_eq!(read("https://user:pass@id.example.com/"), Err(BadJwksUrl::Credentials));
+        assert_eq!(
+            read("https://user:pass@id.example.com/"),
+            Err(BadJwksUrl::Credentials)
+        );
     }
 }

@@ -30,8 +30,8 @@ use serde::Deserialize;
 pub(crate) use self::reload::merge;
 pub use self::{
     app::{
-        ApiKeyConfig, AppConfig, BadKey, ClientAuth, DEFAULT_APP, KeyMaterial, SlowConsumer, TokenAlgorithm,
-        TokenKeyConfig,
+        ApiKeyConfig, AppConfig, BadKey, ClientAuth, DEFAULT_APP, KeyMaterial, SlowConsumer,
+        TokenAlgorithm, TokenKeyConfig,
     },
     args::{HistorySetting, LimitSetting, ServeArgs},
     channel::{ChannelRule, Presence, UserEvents},
@@ -141,7 +141,9 @@ impl Config {
         args::apply(&variables, "FANFARE_", &mut config, &mut problems);
         args::apply(args, "--", &mut config, &mut problems);
         if config.apps.is_empty() {
-            config.apps.insert(DEFAULT_APP.to_owned(), AppConfig::default());
+            config
+                .apps
+                .insert(DEFAULT_APP.to_owned(), AppConfig::default());
         }
         file::read_keys(&mut config, path.and_then(Path::parent), &mut problems);
         ConfigError::unless_empty(problems).map(|()| config)
@@ -160,7 +162,11 @@ impl Config {
 
     /// The delay between SIGTERM and sending clients away: as set, else 5 s, else 0 in loopback development.
     pub fn drain_delay(&self) -> Duration {
-        let default = if self.is_development() { Duration::ZERO } else { Duration::from_secs(5) };
+        let default = if self.is_development() {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(5)
+        };
         self.drain_delay.unwrap_or(default)
     }
 
@@ -177,7 +183,10 @@ impl Config {
     /// Whether any client of `app` can authenticate, be it with one of its client keys only.
     pub fn has_users(&self, app: &AppConfig) -> bool {
         self.client_auth(app) != ClientAuth::Off
-            || app.client_keys.iter().any(|key| self.client_key_auth(app, key) != ClientAuth::Off)
+            || app
+                .client_keys
+                .iter()
+                .any(|key| self.client_key_auth(app, key) != ClientAuth::Off)
     }
 
     /// Whether `app` signs and verifies tokens by a secret that is made up at each start: on loopback, where it has no

@@ -36,14 +36,17 @@ pub struct RedisConfig {
 impl RedisConfig {
     /// The name of the primary for the Sentinels.
     pub fn master(&self) -> Option<&str> {
-        self.sentinel_master.as_deref().or(self.url.master.as_deref())
+        self.sentinel_master
+            .as_deref()
+            .or(self.url.master.as_deref())
     }
 
     /// What does not go together.
     pub(super) fn check(&self, rules: &mut Vec<String>) {
         let url = &self.url;
         if url.servers.is_empty() {
-            rules.push("[redis] is set without redis.url; give --redis or FANFARE_REDIS".to_owned());
+            rules
+                .push("[redis] is set without redis.url; give --redis or FANFARE_REDIS".to_owned());
             return;
         }
         let files = [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)];
@@ -119,7 +122,9 @@ pub struct RedisUrl {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRedisUrl {
     /// No `scheme://`.
-    #[error("an address of Redis starts with redis:// or rediss://, such as redis://127.0.0.1:6379")]
+    #[error(
+        "an address of Redis starts with redis:// or rediss://, such as redis://127.0.0.1:6379"
+    )]
     NoScheme,
     /// An unknown one.
     #[error(
@@ -151,13 +156,17 @@ pub enum BadRedisUrl {
     #[error("there are no options after ? or #; write ? and # in a password as %3F and %23")]
     Options,
     /// A path that means nothing.
-    #[error("what follows the address is not the number of a database, as in redis://127.0.0.1:6379/0")]
+    #[error(
+        "what follows the address is not the number of a database, as in redis://127.0.0.1:6379/0"
+    )]
     Database,
     /// A database of a cluster.
     #[error("Redis Cluster has only database 0")]
     ClusterDatabase,
     /// More than a name and a number.
-    #[error("what follows the Sentinels is the primary's name, and perhaps a database, as in /mymaster/0")]
+    #[error(
+        "what follows the Sentinels is the primary's name, and perhaps a database, as in /mymaster/0"
+    )]
     Master,
 }
 
@@ -191,15 +200,20 @@ impl FromStr for RedisUrl {
                 Some(_) => return Err(BadRedisUrl::Users),
                 None => authority,
             };
-            url.servers.push(server(host, n + 1, scheme.ends_with("+sentinel"))?);
+            url.servers
+                .push(server(host, n + 1, scheme.ends_with("+sentinel"))?);
             count = n + 1;
         }
         (url.kind, url.tls) = match scheme {
             // One server has one address.
             "redis" | "rediss" if count > 1 => (RedisKind::Cluster, scheme == "rediss"),
             "redis" | "rediss" => (RedisKind::Standalone, scheme == "rediss"),
-            "redis+sentinel" | "rediss+sentinel" => (RedisKind::Sentinel, scheme.starts_with("rediss")),
-            "redis+cluster" | "rediss+cluster" => (RedisKind::Cluster, scheme.starts_with("rediss")),
+            "redis+sentinel" | "rediss+sentinel" => {
+                (RedisKind::Sentinel, scheme.starts_with("rediss"))
+            }
+            "redis+cluster" | "rediss+cluster" => {
+                (RedisKind::Cluster, scheme.starts_with("rediss"))
+            }
             other => return Err(BadRedisUrl::Scheme(shown(other))),
         };
         url.set_user(who.unwrap_or_default())?;
@@ -211,12 +225,21 @@ impl FromStr for RedisUrl {
 impl RedisUrl {
     fn set_user(&mut self, who: &str) -> Result<(), BadRedisUrl> {
         let decode = |text: &str| {
-            percent_decode_str(text).decode_utf8().map(String::from).map_err(|_| BadRedisUrl::Encoding)
+            percent_decode_str(text)
+                .decode_utf8()
+                .map(String::from)
+                .map_err(|_| BadRedisUrl::Encoding)
         };
         let (user, password) = who.split_once(':').unwrap_or((who, ""));
         self.user = Some(decode(user)?).filter(|user| !user.is_empty());
-        self.password = Some(decode(password)?).filter(|word| !word.is_empty()).map(Secret::from);
-        if self.user.is_some() && self.password.is_none() { Err(BadRedisUrl::Password) } else { Ok(()) }
+        self.password = Some(decode(password)?)
+            .filter(|word| !word.is_empty())
+            .map(Secret::from);
+        if self.user.is_some() && self.password.is_none() {
+            Err(BadRedisUrl::Password)
+        } else {
+            Ok(())
+        }
     }
 
     fn set_path(&mut self, path: &str) -> Result<(), BadRedisUrl> {
@@ -225,7 +248,11 @@ impl RedisUrl {
             RedisKind::Sentinel => path.split_once('/').unwrap_or((path, "")),
             RedisKind::Standalone | RedisKind::Cluster => ("", path),
         };
-        let wrong = if master.is_empty() { BadRedisUrl::Database } else { BadRedisUrl::Master };
+        let wrong = if master.is_empty() {
+            BadRedisUrl::Database
+        } else {
+            BadRedisUrl::Master
+        };
         if !database.is_empty() {
             self.database = database.parse().map_err(|_| wrong)?;
         }
@@ -239,7 +266,10 @@ impl RedisUrl {
 
 impl<'de> Deserialize<'de> for RedisUrl {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Secret::deserialize(from)?.expose().parse().map_err(D::Error::custom)
+        Secret::deserialize(from)?
+            .expose()
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -253,7 +283,11 @@ impl fmt::Display for RedisUrl {
         };
         write!(f, "redis{}{kind}://", if self.tls { "s" } else { "" })?;
         for (n, (host, port)) in self.servers.iter().enumerate() {
-            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            let host = if host.contains(':') {
+                format!("[{host}]")
+            } else {
+                host.clone()
+            };
             write!(f, "{}{host}:{port}", if n == 0 { "" } else { "," })?;
         }
         Ok(())
@@ -262,20 +296,32 @@ impl fmt::Display for RedisUrl {
 
 /// A scheme as a message may repeat it: a password that stands in its place is cut off.
 fn shown(scheme: &str) -> String {
-    scheme.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '+').take(16).collect()
+    scheme
+        .chars()
+        .take_while(|c| c.is_ascii_alphanumeric() || *c == '+')
+        .take(16)
+        .collect()
 }
 
 fn server(text: &str, n: usize, sentinel: bool) -> Result<(String, u16), BadRedisUrl> {
     let usual = if sentinel { SENTINEL_PORT } else { PORT };
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
-        Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or(BadRedisUrl::Port(n))?)),
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+        Some((host, port)) => (
+            host,
+            Some(port.strip_prefix(':').ok_or(BadRedisUrl::Port(n))?),
+        ),
+        None => text
+            .split_once(':')
+            .map_or((text, None), |(host, port)| (host, Some(port))),
     };
     if host.is_empty() {
         return Err(BadRedisUrl::NoHost(n));
     }
-    let port = port.map_or(Ok(usual), str::parse).ok().filter(|port| *port != 0);
+    let port = port
+        .map_or(Ok(usual), str::parse)
+        .ok()
+        .filter(|port| *port != 0);
     Ok((host.to_owned(), port.ok_or(BadRedisUrl::Port(n))?))
 }
 
@@ -291,7 +337,10 @@ pub struct PemFile {
 
 impl From<PathBuf> for PemFile {
     fn from(path: PathBuf) -> Self {
-        Self { path, pem: Vec::new() }
+        Self {
+            path,
+            pem: Vec::new(),
+        }
     }
 }
 
@@ -306,27 +355,47 @@ mod tests {
     use super::*;
 
     fn url(text: &str) -> RedisUrl {
-        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     #[test]
     fn an_address_says_what_stands_behind_it() {
         let one = url("redis://h");
-        assert_eq!((one.kind, one.tls, one.database), (RedisKind::Standalone, false, 0));
+        assert_eq!(
+            (one.kind, one.tls, one.database),
+            (RedisKind::Standalone, false, 0)
+        );
         assert_eq!(one.servers, [("h".to_owned(), 6379)]);
         let one = url("rediss://ann:p%40%2Cs@[::1]:7000/3");
-        assert_eq!((one.tls, one.user.as_deref(), one.database), (true, Some("ann"), 3));
+        assert_eq!(
+            (one.tls, one.user.as_deref(), one.database),
+            (true, Some("ann"), 3)
+        );
         assert_eq!(one.password, Some(Secret::from("p@,s")));
         assert_eq!(one.servers, [("::1".to_owned(), 7000)]);
         assert_eq!(one.to_string(), "rediss://[::1]:7000");
         let many = url("redis://:pw@a:1,b:2, redis://:pw@c");
-        assert_eq!((many.kind, many.user.as_deref()), (RedisKind::Cluster, None));
-        assert_eq!(many.servers, [("a".to_owned(), 1), ("b".to_owned(), 2), ("c".to_owned(), 6379)]);
+        assert_eq!(
+            (many.kind, many.user.as_deref()),
+            (RedisKind::Cluster, None)
+        );
+        assert_eq!(
+            many.servers,
+            [
+                ("a".to_owned(), 1),
+                ("b".to_owned(), 2),
+                ("c".to_owned(), 6379)
+            ]
+        );
         assert_eq!(url("rediss+cluster://a").kind, RedisKind::Cluster);
         let sentinel = url("redis+sentinel://u:p@a,b:5/mymaster/2");
         assert_eq!((sentinel.kind, sentinel.database), (RedisKind::Sentinel, 2));
         assert_eq!(sentinel.master.as_deref(), Some("mymaster"));
-        assert_eq!(sentinel.servers, [("a".to_owned(), 26379), ("b".to_owned(), 5)]);
+        assert_eq!(
+            sentinel.servers,
+            [("a".to_owned(), 26379), ("b".to_owned(), 5)]
+        );
         assert_eq!(url("redis+sentinel://a").master, None);
     }
 
@@ -338,7 +407,10 @@ mod tests {
             ("", Bad::NoScheme),
             ("http://h", Bad::Scheme("http".to_owned())),
             ("redis+unix://x", Bad::Scheme("redis+unix".to_owned())),
-            ("redis://a,rediss://b", Bad::Schemes("redis".to_owned(), "rediss".to_owned())),
+            (
+                "redis://a,rediss://b",
+                Bad::Schemes("redis".to_owned(), "rediss".to_owned()),
+            ),
             ("redis://", Bad::NoHost(1)),
             ("redis://a,,b", Bad::NoHost(2)),
             ("redis://a:0", Bad::Port(1)),
@@ -357,8 +429,16 @@ mod tests {
         for (text, error) in cases {
             assert_eq!(text.parse::<RedisUrl>(), Err(error), "{text}");
         }
-        for text in ["redis://u:secret", "u:secret@a://x", "redis://a,secret://b", "redis://u:se/cret@a"] {
-            let error = text.parse::<RedisUrl>().err().map(|error| error.to_string());
+        for text in [
+            "redis://u:secret",
+            "u:secret@a://x",
+            "redis://a,secret://b",
+            "redis://u:se/cret@a",
+        ] {
+            let error = text
+                .parse::<RedisUrl>()
+                .err()
+                .map(|error| error.to_string());
             assert!(!error.unwrap_or_default().contains("u:secret"), "{text}");
         }
         let shown = format!("{:?}", url("redis://u:secret@a"));

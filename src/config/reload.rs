@@ -70,7 +70,11 @@ pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
         report.fixed("listen", &running.listen, &listen);
     }
     if admin_listen != running.admin_listen {
-        report.fixed("admin_listen", &or_none(running.admin_listen), &or_none(admin_listen));
+        report.fixed(
+            "admin_listen",
+            &or_none(running.admin_listen),
+            &or_none(admin_listen),
+        );
     }
     if shards != running.shards {
         report.fixed("shards", &running.shards, &shards);
@@ -80,23 +84,37 @@ pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
         report.fixed("node_name", &old, &new);
     }
     if redis != running.redis {
-        let shown = |redis: &Option<RedisConfig>| or_none(redis.as_ref().map(|redis| redis.url.to_string()));
+        let shown = |redis: &Option<RedisConfig>| {
+            or_none(redis.as_ref().map(|redis| redis.url.to_string()))
+        };
         report.fixed("redis", &shown(&running.redis), &shown(&redis));
     }
     if namespace != running.namespace {
         report.fixed("namespace", &running.namespace, &namespace);
     }
     if trusted_proxies != running.trusted_proxies {
-        report.live("trusted_proxies", &list(&running.trusted_proxies), &list(&trusted_proxies));
+        report.live(
+            "trusted_proxies",
+            &list(&running.trusted_proxies),
+            &list(&trusted_proxies),
+        );
     }
     if redact != running.redact {
         report.live("redact", &list(&running.redact), &list(&redact));
     }
     if drain_delay != running.drain_delay {
-        report.live("drain_delay", &duration(running.drain_delay), &duration(drain_delay));
+        report.live(
+            "drain_delay",
+            &duration(running.drain_delay),
+            &duration(drain_delay),
+        );
     }
     if drain_timeout != running.drain_timeout {
-        report.live("drain_timeout", &duration(Some(running.drain_timeout)), &duration(Some(drain_timeout)));
+        report.live(
+            "drain_timeout",
+            &duration(Some(running.drain_timeout)),
+            &duration(Some(drain_timeout)),
+        );
     }
     let limits = merge_limits(&running.limits, &limits, &mut report);
     let apps = merge_apps(&running.apps, apps, &mut report);
@@ -129,7 +147,9 @@ fn merge_limits(running: &Limits, new: &Limits, report: &mut ReloadReport) -> Li
     let table = |limits: &Limits| toml::Table::try_from(limits).unwrap_or_default();
     let (mut merged, new) = (table(running), table(new));
     for (name, value) in &mut merged {
-        let Some(new) = new.get(name).filter(|new| *new != value) else { continue };
+        let Some(new) = new.get(name).filter(|new| *new != value) else {
+            continue;
+        };
         let place = format!("limits.{name}");
         if LIVE_LIMITS.contains(&name.as_str()) {
             report.live(&place, value, new);
@@ -152,16 +172,25 @@ fn merge_apps(
         let app = if let Some(new) = new.remove(name) {
             merge_app(name, app, new, report)
         } else {
-            report.needs_restart.push(format!("apps.{name}: removed; until then its keys stay good"));
+            report.needs_restart.push(format!(
+                "apps.{name}: removed; until then its keys stay good"
+            ));
             app.clone()
         };
         merged.insert(name.clone(), app);
     }
-    report.needs_restart.extend(new.keys().map(|name| format!("apps.{name}: added")));
+    report
+        .needs_restart
+        .extend(new.keys().map(|name| format!("apps.{name}: added")));
     merged
 }
 
-fn merge_app(name: &str, running: &AppConfig, new: AppConfig, report: &mut ReloadReport) -> AppConfig {
+fn merge_app(
+    name: &str,
+    running: &AppConfig,
+    new: AppConfig,
+    report: &mut ReloadReport,
+) -> AppConfig {
     let AppConfig {
         index,
         origins,
@@ -185,18 +214,33 @@ fn merge_app(name: &str, running: &AppConfig, new: AppConfig, report: &mut Reloa
         ("user_events", user_events != running.user_events),
     ];
     for (key, _) in fixed.iter().filter(|(_, differs)| *differs) {
-        report.needs_restart.push(format!("{}: changed", place(key)));
+        report
+            .needs_restart
+            .push(format!("{}: changed", place(key)));
     }
     if keys != running.keys {
         let (old, new) = (named(&running.keys, api_key), named(&keys, api_key));
-        report.applied.push(format!("{}: {}", place("keys"), difference(&old, &new)));
+        report
+            .applied
+            .push(format!("{}: {}", place("keys"), difference(&old, &new)));
     }
     if client_keys != running.client_keys {
-        let (old, new) = (named(&running.client_keys, client_key), named(&client_keys, client_key));
-        report.applied.push(format!("{}: {}", place("client_keys"), difference(&old, &new)));
+        let (old, new) = (
+            named(&running.client_keys, client_key),
+            named(&client_keys, client_key),
+        );
+        report.applied.push(format!(
+            "{}: {}",
+            place("client_keys"),
+            difference(&old, &new)
+        ));
     }
     if tokens != running.tokens {
-        report.live(&place("tokens"), &count(running.tokens.len()), &count(tokens.len()));
+        report.live(
+            &place("tokens"),
+            &count(running.tokens.len()),
+            &count(tokens.len()),
+        );
     }
     let live = [
         ("origins", origins != running.origins),
@@ -209,7 +253,11 @@ fn merge_app(name: &str, running: &AppConfig, new: AppConfig, report: &mut Reloa
         report.applied.push(format!("{}: changed", place(key)));
     }
     if jwks_url != running.jwks_url {
-        report.live(&place("jwks_url"), &or_none(running.jwks_url.as_ref()), &or_none(jwks_url.as_ref()));
+        report.live(
+            &place("jwks_url"),
+            &or_none(running.jwks_url.as_ref()),
+            &or_none(jwks_url.as_ref()),
+        );
     }
     AppConfig {
         origins,
@@ -244,13 +292,24 @@ fn client_key(key: &ClientKeyConfig) -> &str {
 }
 
 fn difference<K: PartialEq>(old: &Named<'_, K>, new: &Named<'_, K>) -> String {
-    let added = new.keys().filter(|name| !old.contains_key(*name)).map(|name| format!("\"{name}\" added"));
-    let removed =
-        old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("\"{name}\" removed"));
-    let changed = new.iter().filter(|(name, key)| old.get(*name).is_some_and(|old| old != *key));
+    let added = new
+        .keys()
+        .filter(|name| !old.contains_key(*name))
+        .map(|name| format!("\"{name}\" added"));
+    let removed = old
+        .keys()
+        .filter(|name| !new.contains_key(*name))
+        .map(|name| format!("\"{name}\" removed"));
+    let changed = new
+        .iter()
+        .filter(|(name, key)| old.get(*name).is_some_and(|old| old != *key));
     let changed = changed.map(|(name, _)| format!("\"{name}\" changed"));
     let all: Vec<String> = added.chain(removed).chain(changed).collect();
-    if all.is_empty() { "in another order".to_owned() } else { all.join(", ") }
+    if all.is_empty() {
+        "in another order".to_owned()
+    } else {
+        all.join(", ")
+    }
 }
 
 fn or_none(value: Option<impl Display>) -> String {
@@ -263,9 +322,16 @@ fn list(values: &[impl Display]) -> String {
 }
 
 fn duration(value: Option<Duration>) -> String {
-    value.map_or_else(|| "the default".to_owned(), |value| humantime::format_duration(value).to_string())
+    value.map_or_else(
+        || "the default".to_owned(),
+        |value| humantime::format_duration(value).to_string(),
+    )
 }
 
 fn count(keys: usize) -> String {
-    if keys == 1 { "1 key".to_owned() } else { format!("{keys} keys") }
+    if keys == 1 {
+        "1 key".to_owned()
+    } else {
+        format!("{keys} keys")
+    }
 }

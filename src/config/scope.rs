@@ -61,7 +61,9 @@ impl Scopes {
 
     /// The scopes in the set.
     pub fn iter(self) -> impl Iterator<Item = Scope> {
-        Scope::ALL.into_iter().filter(move |scope| self.contains(*scope))
+        Scope::ALL
+            .into_iter()
+            .filter(move |scope| self.contains(*scope))
     }
 }
 
@@ -90,7 +92,10 @@ mod tests {
     #[test]
     fn a_set_holds_what_was_put_in() {
         let set: Scopes = [Scope::Inspect, Scope::Tokens].into_iter().collect();
-        assert_eq!(set.iter().collect::<Vec<_>>(), [Scope::Inspect, Scope::Tokens]);
+        assert_eq!(
+            set.iter().collect::<Vec<_>>(),
+            [Scope::Inspect, Scope::Tokens]
+        );
         assert!(!set.contains(Scope::Publish) && set.contains(Scope::Tokens));
         assert_eq!(Scope::ALL.into_iter().collect::<Scopes>(), Scopes::ALL);
         assert!(Scopes::default().is_empty());

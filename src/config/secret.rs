@@ -68,7 +68,9 @@ impl fmt::Debug for KeyHash {
 
 /// The text is no key hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a hash is \"sha256:\" and 64 hexadecimal digits (make one with: printf %s \"$KEY\" | sha256sum)")]
+#[error(
+    "a hash is \"sha256:\" and 64 hexadecimal digits (make one with: printf %s \"$KEY\" | sha256sum)"
+)]
 pub struct BadKeyHash;
 
 impl FromStr for KeyHash {
@@ -76,7 +78,9 @@ impl FromStr for KeyHash {
 
     fn from_str(text: &str) -> Result<Self, BadKeyHash> {
         let hex = text.strip_prefix("sha256:").ok_or(BadKeyHash)?;
-        let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).map_err(|_| BadKeyHash)?;
+        let bytes = HEXLOWER_PERMISSIVE
+            .decode(hex.as_bytes())
+            .map_err(|_| BadKeyHash)?;
         bytes.try_into().map(Self).map_err(|_| BadKeyHash)
     }
 }
@@ -88,19 +92,29 @@ mod tests {
     #[test]
     fn a_hash_is_that_of_the_common_tools() {
         let hash: KeyHash =
-            "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".parse().unwrap();
+            "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+                .parse()
+                .unwrap();
         assert_eq!(hash, KeyHash::of("test"));
         assert_ne!(hash, KeyHash::of("Test"));
-        for bad in
-            ["", "test", "sha256:", "sha256:00", "sha1:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822c"]
-        {
+        for bad in [
+            "",
+            "test",
+            "sha256:",
+            "sha256:00",
+            "sha1:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822c",
+        ] {
             assert_eq!(bad.parse::<KeyHash>(), Err(BadKeyHash), "{bad}");
         }
     }
 
     #[test]
     fn debug_shows_no_secret() {
-        let shown = format!("{:?} {:?}", Secret::from("swordfish"), KeyHash::of("swordfish"));
+        let shown = format!(
+            "{:?} {:?}",
+            Secret::from("swordfish"),
+            KeyHash::of("swordfish")
+        );
         assert_eq!(shown, "Secret(…) KeyHash(…)");
     }
 }

@@ -29,7 +29,10 @@ pub(super) struct Deadlines {
 
 impl Deadlines {
     pub(super) fn new() -> Self {
-        Self { began: Instant::now(), heap: BinaryHeap::new() }
+        Self {
+            began: Instant::now(),
+            heap: BinaryHeap::new(),
+        }
     }
 
     /// Notes that `due` comes up for `at` after `wait`.
@@ -53,6 +56,8 @@ impl Deadlines {
 
 /// How long from now until `unix` seconds; nothing if that is over.
 pub(super) fn until(unix: u64) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Duration::from_secs(unix).saturating_sub(now)
 }

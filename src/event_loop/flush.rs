@@ -38,7 +38,9 @@ impl EventLoop {
         let mut small_expected = Instant::now();
         loop {
             self.note_closing();
-            let ((small, bulk), replays) = self.shard.own(|table| (table.waiting(), table.take_replays()));
+            let ((small, bulk), replays) = self
+                .shard
+                .own(|table| (table.waiting(), table.take_replays()));
             for at in replays {
                 self.block(at);
             }
@@ -81,7 +83,10 @@ impl EventLoop {
             if small || front >= worth || !self.hub.is_full() {
                 return small;
             }
-            if tokio::time::timeout_at(until, self.shard.placed()).await.is_err() {
+            if tokio::time::timeout_at(until, self.shard.placed())
+                .await
+                .is_err()
+            {
                 return false;
             }
         }
@@ -138,7 +143,12 @@ impl EventLoop {
         // All before the first write: memory that was not touched for a while is waited for once, not once a write.
         let batch: SmallVec<[Option<&Seat>; WRITE_STRIDE]> = works
             .iter()
-            .map(|work| seats.get(work.at.slot as usize)?.as_deref().filter(|seat| seat.at == work.at))
+            .map(|work| {
+                seats
+                    .get(work.at.slot as usize)?
+                    .as_deref()
+                    .filter(|seat| seat.at == work.at)
+            })
             .collect();
         for (work, seat) in works.drain(..).zip(batch) {
             let queue: Vec<Frame>;
@@ -163,7 +173,8 @@ impl EventLoop {
             };
             match seat {
                 Some(seat) => {
-                    delivered[work.app.0 as usize] += self.offer(&work, seat, frames, volley, outcome);
+                    delivered[work.app.0 as usize] +=
+                        self.offer(&work, seat, frames, volley, outcome);
                 }
                 None => self.lost(work.app, frames),
             }
@@ -202,7 +213,11 @@ impl EventLoop {
 
     /// The socket is gone, and these frames with it.
     fn lost(&self, app: AppId, frames: &[Frame]) {
-        self.hub.context().app(app).metrics.dropped(DropReason::Gone, events(frames));
+        self.hub
+            .context()
+            .app(app)
+            .metrics
+            .dropped(DropReason::Gone, events(frames));
     }
 
     /// A socket refused, or a replay waits for it: a task of its own writes the rest as the socket takes it, and ends
@@ -230,7 +245,10 @@ impl EventLoop {
                 self.shard.own(|table| table.note_refusal(seat.at));
             }
             seat.socket.writable().await?;
-            let Some(skip) = self.shard.own(|table| table.lend(seat.at, WRITE_VECTORS, &mut frames)) else {
+            let Some(skip) = self
+                .shard
+                .own(|table| table.lend(seat.at, WRITE_VECTORS, &mut frames))
+            else {
                 return Ok(());
             };
             let left = frames.iter().map(Frame::len).sum::<usize>() - skip;
@@ -266,7 +284,9 @@ impl EventLoop {
     /// Gives every connection that began to close its time to answer.
     pub(super) fn note_closing(&self) {
         for at in self.shard.own(Table::take_closing) {
-            self.deadlines.borrow_mut().push(CLOSE_GRACE, at, Due::Reset);
+            self.deadlines
+                .borrow_mut()
+                .push(CLOSE_GRACE, at, Due::Reset);
         }
     }
 }
@@ -275,7 +295,11 @@ impl EventLoop {
 /// the other, and whether small ones come.
 fn slice_for(small: bool, small_expected: bool) -> (Duration, usize) {
     // Small ones are written as fast as they are placed, or they would pile up before the gate.
-    if small_expected && !small { (SLICE_BESIDE_SMALL, SLICE_STRIDE) } else { (SLICE, WRITE_STRIDE) }
+    if small_expected && !small {
+        (SLICE_BESIDE_SMALL, SLICE_STRIDE)
+    } else {
+        (SLICE, WRITE_STRIDE)
+    }
 }
 
 #[cfg(test)]
@@ -286,7 +310,8 @@ mod tests {
     fn only_writing_to_many_is_cut_short_for_single_events() {
         assert_eq!(slice_for(false, true), (SLICE_BESIDE_SMALL, SLICE_STRIDE));
         assert_eq!(
-            [(true, true), (true, false), (false, false)].map(|(small, come)| slice_for(small, come)),
+            [(true, true), (true, false), (false, false)]
+                .map(|(small, come)| slice_for(small, come)),
             [(SLICE, WRITE_STRIDE); 3]
         );
     }

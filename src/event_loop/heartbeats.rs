@@ -20,7 +20,11 @@ impl Heartbeats {
     pub(super) fn new(limits: &Limits) -> Self {
         let buckets = ticks(limits.heartbeat).max(2);
         let wait = ticks(limits.heartbeat_wait).clamp(1, buckets - 1);
-        Self { buckets: vec![Vec::new(); buckets], wait, now: 0 }
+        Self {
+            buckets: vec![Vec::new(); buckets],
+            wait,
+            now: 0,
+        }
     }
 
     /// Takes in a connection that came just now.
@@ -30,13 +34,19 @@ impl Heartbeats {
 
     /// Turns the wheel by one tick: answers who is to be pinged now, and who was pinged as long ago as an answer may
     /// take. Who is not `present` any more is forgotten.
-    pub(super) fn turn(&mut self, present: impl Fn(SlotRef) -> bool) -> (Vec<SlotRef>, Vec<SlotRef>) {
+    pub(super) fn turn(
+        &mut self,
+        present: impl Fn(SlotRef) -> bool,
+    ) -> (Vec<SlotRef>, Vec<SlotRef>) {
         let buckets = self.buckets.len();
         self.now = (self.now + 1) % buckets;
         let due = &mut self.buckets[self.now];
         due.retain(|at| present(*at));
         let due = due.clone();
-        (due, self.buckets[(self.now + buckets - self.wait) % buckets].clone())
+        (
+            due,
+            self.buckets[(self.now + buckets - self.wait) % buckets].clone(),
+        )
     }
 }
 
@@ -52,19 +62,35 @@ mod tests {
 
     #[test]
     fn a_connection_is_pinged_once_per_heartbeat_and_looked_at_after_the_wait() {
-        let limits = Limits { heartbeat: TICK * 10, heartbeat_wait: TICK * 4, ..Limits::default() };
+        let limits = Limits {
+            heartbeat: TICK * 10,
+            heartbeat_wait: TICK * 4,
+            ..Limits::default()
+        };
         let mut wheel = Heartbeats::new(&limits);
-        let at = SlotRef { slot: 3, generation: 1 };
+        let at = SlotRef {
+            slot: 3,
+            generation: 1,
+        };
         for _ in 0..5 {
             wheel.turn(|_| true);
         }
         wheel.join(at);
         let turns: Vec<_> = (1..=24).map(|_| wheel.turn(|_| true)).collect();
         let when = |of: fn(&Turn) -> bool| {
-            turns.iter().enumerate().filter(|(_, turn)| of(turn)).map(|(n, _)| n + 1).collect::<Vec<_>>()
+            turns
+                .iter()
+                .enumerate()
+                .filter(|(_, turn)| of(turn))
+                .map(|(n, _)| n + 1)
+                .collect::<Vec<_>>()
         };
         assert_eq!(when(|(due, _)| !due.is_empty()), [10, 20]);
-        assert_eq!(when(|(_, late)| !late.is_empty()), [4, 14, 24], "the first finds nothing awaited");
+        assert_eq!(
+            when(|(_, late)| !late.is_empty()),
+            [4, 14, 24],
+            "the first finds nothing awaited"
+        );
         for _ in 0..10 {
             wheel.turn(|_| false);
         }

@@ -35,7 +35,9 @@ pub(super) struct Leaving(Rc<Queue>);
 
 impl fmt::Debug for Leaving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Leaving").field(&self.0.waiting.borrow().len()).finish()
+        f.debug_tuple("Leaving")
+            .field(&self.0.waiting.borrow().len())
+            .finish()
     }
 }
 

@@ -140,7 +140,11 @@ impl EventLoop {
 
     /// Forgets the seat of `at`. A task that still drains it is woken and ends.
     pub(crate) fn leave(&self, at: SlotRef) {
-        let seat = self.seats.borrow_mut().get_mut(at.slot as usize).and_then(Option::take);
+        let seat = self
+            .seats
+            .borrow_mut()
+            .get_mut(at.slot as usize)
+            .and_then(Option::take);
         if let Some(seat) = seat
             && self.stalled.borrow_mut().remove(&at).is_some()
         {
@@ -150,7 +154,11 @@ impl EventLoop {
     }
 
     fn seat_of(&self, at: SlotRef) -> Option<Rc<Seat>> {
-        self.seats.borrow().get(at.slot as usize)?.clone().filter(|seat| seat.at == at)
+        self.seats
+            .borrow()
+            .get(at.slot as usize)?
+            .clone()
+            .filter(|seat| seat.at == at)
     }
 
     /// Reads what the socket has into the thread's buffer and hands it to `each` at once; answers the number of bytes,
@@ -180,7 +188,9 @@ impl EventLoop {
 
     /// Closes `at` with 4001 if it has not authenticated within `wait`.
     pub(crate) fn expect_authentication(&self, at: SlotRef, wait: Duration) {
-        self.deadlines.borrow_mut().push(wait, at, Due::Authentication);
+        self.deadlines
+            .borrow_mut()
+            .push(wait, at, Due::Authentication);
     }
 
     /// Closes `at` with 4005 when its token ends, unless it was renewed by then.
@@ -190,7 +200,9 @@ impl EventLoop {
         // One that is out already and comes no later will look again: a client that renews in a loop adds nothing.
         if second < seat.expiry.get() {
             seat.expiry.set(second);
-            self.deadlines.borrow_mut().push(until(unix), at, Due::Expiry(second));
+            self.deadlines
+                .borrow_mut()
+                .push(until(unix), at, Due::Expiry(second));
         }
     }
 }

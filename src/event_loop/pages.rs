@@ -54,7 +54,10 @@ impl Pages {
 
     fn give_up(&mut self, error: Errno) {
         tracing::debug!(%error, "runs are copied for each socket");
-        *self = Self { unusable: true, ..Self::default() };
+        *self = Self {
+            unusable: true,
+            ..Self::default()
+        };
     }
 
     /// Sends what it holds; answers how many bytes the socket took, 0 where it is to be sent otherwise.
@@ -64,7 +67,9 @@ impl Pages {
     /// # Errors
     /// Those of the socket, other than its refusal.
     pub(super) fn send(&self, socket: &TcpStream) -> io::Result<usize> {
-        let Some(file) = self.file.as_ref().filter(|_| self.held > 0) else { return Ok(0) };
+        let Some(file) = self.file.as_ref().filter(|_| self.held > 0) else {
+            return Ok(0);
+        };
         match sendfile(socket, file, Some(&mut 0), self.held) {
             Ok(taken) => Ok(taken),
             // Left to `send`: a socket that refuses, and a system that has no such call for it.

@@ -29,7 +29,10 @@ impl EventLoop {
             ticks.tick().await;
             self.shard.beat();
             self.note_closing();
-            let (due, late) = self.heartbeats.borrow_mut().turn(|at| self.seat_of(at).is_some());
+            let (due, late) = self
+                .heartbeats
+                .borrow_mut()
+                .turn(|at| self.seat_of(at).is_some());
             self.miss(&late);
             self.ping(&due, &ping);
             self.fire();
@@ -55,7 +58,10 @@ impl EventLoop {
     /// Ends those who did not answer. A socket that refuses may not even have got the ping: its age decides.
     fn miss(&self, late: &[SlotRef]) {
         let seats = late.iter().filter_map(|at| self.seat_of(*at));
-        let silent: Vec<SlotRef> = seats.filter(|seat| seat.awaiting.get()).map(|seat| seat.at).collect();
+        let silent: Vec<SlotRef> = seats
+            .filter(|seat| seat.awaiting.get())
+            .map(|seat| seat.at)
+            .collect();
         if silent.is_empty() {
             return;
         }
@@ -96,10 +102,14 @@ impl EventLoop {
     /// The deadline for `second` has come. It may be another's by now, or early: a renewed token ends later, and clocks are
     /// set.
     fn expire(&self, at: SlotRef, second: u32) {
-        let Some(seat) = self.seat_of(at).filter(|seat| seat.expiry.get() == second) else { return };
+        let Some(seat) = self.seat_of(at).filter(|seat| seat.expiry.get() == second) else {
+            return;
+        };
         seat.expiry.set(NEVER);
         let connection = self.shard.own(|table| table.connection(at));
-        let Some(expires_at) = connection.and_then(|connection| connection.expires_at) else { return };
+        let Some(expires_at) = connection.and_then(|connection| connection.expires_at) else {
+            return;
+        };
         if until(expires_at.get()) > Duration::ZERO {
             return self.expect_expiry(at, expires_at.get());
         }
@@ -118,7 +128,8 @@ impl EventLoop {
                 .collect()
         };
         for at in stalled {
-            self.shard.with(|table| table.close_slow(at, "its socket took nothing for too long"));
+            self.shard
+                .with(|table| table.close_slow(at, "its socket took nothing for too long"));
         }
     }
 }

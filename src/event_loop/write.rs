@@ -41,20 +41,40 @@ pub(super) struct Volley {
 impl Volley {
     /// The volley of frames that no other connection has in this order.
     pub(super) fn of(frames: &[Frame]) -> Self {
-        Self { bytes: frames.iter().map(Frame::len).sum(), events: events(frames), ..Self::default() }
+        Self {
+            bytes: frames.iter().map(Frame::len).sum(),
+            events: events(frames),
+            ..Self::default()
+        }
     }
 
     /// Makes this the volley of the run `first..end`, which is `frames`.
     pub(super) fn aim(&mut self, first: u64, end: u64, frames: &[Frame]) {
         if (self.first, self.end) == (first, end) {
             self.uses += 1;
-            if self.uses == PAGED_AFTER && self.waiting <= PAGED_SOCKETS && self.joined.len() >= PAGED_BYTES {
+            if self.uses == PAGED_AFTER
+                && self.waiting <= PAGED_SOCKETS
+                && self.joined.len() >= PAGED_BYTES
+            {
                 self.pages.hold(&self.joined);
             }
             return;
         }
-        let Self { joined, pages, waiting, .. } = std::mem::take(self);
-        *self = Self { first, end, joined, pages, waiting, uses: 1, ..Self::of(frames) };
+        let Self {
+            joined,
+            pages,
+            waiting,
+            ..
+        } = std::mem::take(self);
+        *self = Self {
+            first,
+            end,
+            joined,
+            pages,
+            waiting,
+            uses: 1,
+            ..Self::of(frames)
+        };
         self.joined.clear();
         self.pages.forget();
         if frames.len() > 1 && self.bytes <= JOINED_BYTES {
@@ -87,7 +107,13 @@ impl Volley {
         }
         let (whole, begun) = split(frames, taken);
         let rest = &frames[whole..];
-        Ok(taken + write(socket, rest, (begun, self.bytes - taken), &buffers(rest, begun))?)
+        Ok(taken
+            + write(
+                socket,
+                rest,
+                (begun, self.bytes - taken),
+                &buffers(rest, begun),
+            )?)
     }
 
     /// All of it, where it lies in one piece.
@@ -106,8 +132,11 @@ pub(super) fn events(frames: &[Frame]) -> u64 {
 
 /// The first buffers of `frames`, without the `skip` bytes that are written already.
 pub(super) fn buffers(frames: &[Frame], skip: usize) -> Buffers<'_> {
-    let mut buffers: Buffers<'_> =
-        frames.iter().take(WRITE_VECTORS).map(|frame| IoSlice::new(frame.bytes())).collect();
+    let mut buffers: Buffers<'_> = frames
+        .iter()
+        .take(WRITE_VECTORS)
+        .map(|frame| IoSlice::new(frame.bytes()))
+        .collect();
     if let Some(first) = buffers.first_mut() {
         first.advance(skip);
     }
@@ -127,7 +156,9 @@ pub(super) fn write(
     (skip, left): (usize, usize),
     first: &[IoSlice<'_>],
 ) -> io::Result<usize> {
-    let Some(mut taken) = send(socket, first)? else { return Ok(0) };
+    let Some(mut taken) = send(socket, first)? else {
+        return Ok(0);
+    };
     while taken < left {
         let (whole, begun) = split(frames, skip + taken);
         match send(socket, &buffers(&frames[whole..], begun))? {
@@ -157,7 +188,12 @@ fn send(socket: &TcpStream, buffers: &[IoSlice<'_>]) -> io::Result<Option<usize>
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let sent = match buffers {
         [one] => rustix::net::send(socket.as_fd(), one, flags),
-        many => rustix::net::sendmsg(socket.as_fd(), many, &mut SendAncillaryBuffer::default(), flags),
+        many => rustix::net::sendmsg(
+            socket.as_fd(),
+            many,
+            &mut SendAncillaryBuffer::default(),
+            flags,
+        ),
     };
     let sent = match sent {
         Ok(n) => Ok(n),
@@ -179,16 +215,23 @@ mod tests {
     #[test]
     fn a_run_is_one_buffer_unless_it_is_one_frame_or_more_than_a_socket_takes() {
         let frames = |count: usize, bytes: usize| -> Vec<Frame> {
-            (0..count).map(|n| Frame::event_text(&[&vec![n as u8; bytes]])).collect()
+            (0..count)
+                .map(|n| Frame::event_text(&[&vec![n as u8; bytes]]))
+                .collect()
         };
         let mut volley = Volley::default();
         for (run, (count, bytes, is_whole)) in
-            [(3, 100, true), (1, 100, true), (3, JOINED_BYTES / 2, false)].into_iter().enumerate()
+            [(3, 100, true), (1, 100, true), (3, JOINED_BYTES / 2, false)]
+                .into_iter()
+                .enumerate()
         {
             let frames = frames(count, bytes);
             let first = run as u64 * 10;
             volley.aim(first, first + count as u64, &frames);
-            let all: Vec<u8> = frames.iter().flat_map(|frame| frame.bytes().to_vec()).collect();
+            let all: Vec<u8> = frames
+                .iter()
+                .flat_map(|frame| frame.bytes().to_vec())
+                .collect();
             assert_eq!((volley.bytes, volley.events), (all.len(), count as u64));
             assert_eq!(volley.whole(&frames), is_whole.then_some(&*all));
         }

@@ -50,7 +50,12 @@ impl Ages {
     pub(super) const PLACE_BYTES: usize = size_of::<Node>();
 
     pub(super) fn new() -> Self {
-        Self { nodes: Vec::new(), classes: Vec::new(), free: NONE, added: 0 }
+        Self {
+            nodes: Vec::new(),
+            classes: Vec::new(),
+            free: NONE,
+            added: 0,
+        }
     }
 
     /// Events held.
@@ -94,7 +99,11 @@ impl Ages {
         if let Some(class) = self.classes.iter().position(|class| class.ttl == ttl) {
             return class;
         }
-        let fresh = Class { ttl, first: NONE, last: NONE };
+        let fresh = Class {
+            ttl,
+            first: NONE,
+            last: NONE,
+        };
         if let Some(class) = self.classes.iter().position(|class| class.first == NONE) {
             self.classes[class] = fresh;
             return class;
@@ -104,7 +113,10 @@ impl Ages {
     }
 
     /// Removes an event.
-    #[expect(clippy::needless_pass_by_value, reason = "a place is good for one removal")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a place is good for one removal"
+    )]
     pub(super) fn remove(&mut self, place: Place) {
         let at = place.0;
         let node = &mut self.nodes[at as usize];
@@ -123,7 +135,9 @@ impl Ages {
     }
 
     fn heads(&self) -> impl Iterator<Item = &Node> {
-        self.classes.iter().filter_map(|class| self.nodes.get(class.first as usize))
+        self.classes
+            .iter()
+            .filter_map(|class| self.nodes.get(class.first as usize))
     }
 
     /// Whose event is the oldest.
@@ -147,7 +161,10 @@ mod tests {
     use crate::{history::Topic, id::AppId};
 
     fn key(name: &str) -> Key {
-        Key { app: AppId(0), topic: Topic::Channel(name.into()) }
+        Key {
+            app: AppId(0),
+            topic: Topic::Channel(name.into()),
+        }
     }
 
     #[test]
@@ -155,13 +172,19 @@ mod tests {
         let mut ages = Ages::new();
         for second in 0..1000 {
             let ttl = Duration::from_secs(second);
-            let places = [ages.add(&key("a"), Duration::ZERO, ttl), ages.add(&key("b"), Duration::ZERO, ttl)];
+            let places = [
+                ages.add(&key("a"), Duration::ZERO, ttl),
+                ages.add(&key("b"), Duration::ZERO, ttl),
+            ];
             assert_eq!(ages.len(), 2);
             for place in places {
                 ages.remove(place);
             }
         }
-        assert_eq!((ages.len(), ages.nodes.len(), ages.classes.len()), (0, 2, 1));
+        assert_eq!(
+            (ages.len(), ages.nodes.len(), ages.classes.len()),
+            (0, 2, 1)
+        );
         assert!(ages.oldest().is_none() && ages.expired(Duration::MAX).is_none());
     }
 

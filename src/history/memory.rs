@@ -18,13 +18,14 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 
 use super::{
-    Answer, Appended, Entry, Epoch, History, Keep, Key, New, Omit, Page, Position, Reader, Recovery, Topic,
-    Waiting,
+    Answer, Appended, Entry, Epoch, History, Keep, Key, New, Omit, Page, Position, Reader,
+    Recovery, Topic, Waiting,
     ages::{Ages, Place},
 };
 use crate::{
     limits::{
-        HISTORY_EVENT_BYTES, HISTORY_EXPIRE_SLICE, HISTORY_NAME_BYTES, HISTORY_QUIET, HISTORY_QUIET_TOPICS,
+        HISTORY_EVENT_BYTES, HISTORY_EXPIRE_SLICE, HISTORY_NAME_BYTES, HISTORY_QUIET,
+        HISTORY_QUIET_TOPICS,
     },
     metrics::{AppMetrics, DropReason, Metrics},
 };
@@ -57,8 +58,16 @@ impl Memory {
     /// Runs `act` under the lock. The time is taken there, so that it never goes back from one act to the next.
     fn with<T>(&self, act: impl FnOnce(&mut Kept, Now) -> T) -> T {
         let mut kept = self.kept.lock();
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        act(&mut kept, Now { age: self.born.elapsed(), unix_ms: unix.as_millis() as u64 })
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        act(
+            &mut kept,
+            Now {
+                age: self.born.elapsed(),
+                unix_ms: unix.as_millis() as u64,
+            },
+        )
     }
 }
 
@@ -143,12 +152,17 @@ impl Log {
     }
 
     fn position(&self) -> Position {
-        Position { epoch: self.epoch, offset: self.newest }
+        Position {
+            epoch: self.epoch,
+            offset: self.newest,
+        }
     }
 
     /// What is kept after `offset`.
     fn later(&self, offset: u64) -> impl ExactSizeIterator<Item = &Entry> {
-        let seen = self.entries.partition_point(|held| held.entry.offset <= offset);
+        let seen = self
+            .entries
+            .partition_point(|held| held.entry.offset <= offset);
         self.entries.range(seen..).map(|held| &held.entry)
     }
 
@@ -195,8 +209,17 @@ fn weight(entry: &Entry) -> usize {
 
 impl Books {
     fn new(metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
-        let share = |metrics| Share { ages: Ages::new(), bytes: 0, metrics };
-        Self { shares: apps.into_iter().map(share).collect(), bytes: 0, events: 0, metrics }
+        let share = |metrics| Share {
+            ages: Ages::new(),
+            bytes: 0,
+            metrics,
+        };
+        Self {
+            shares: apps.into_iter().map(share).collect(),
+            bytes: 0,
+            events: 0,
+            metrics,
+        }
     }
 
     /// Appends `entry` to `log`.
@@ -205,7 +228,12 @@ impl Books {
     /// kept is a run.
     fn add(&mut self, key: &Key, log: &mut Log, entry: Entry, ttl: Duration, now: Now) {
         let until = now.age.saturating_add(ttl);
-        for older in log.entries.iter_mut().rev().take_while(|older| older.until > until) {
+        for older in log
+            .entries
+            .iter_mut()
+            .rev()
+            .take_while(|older| older.until > until)
+        {
             older.until = until;
         }
         log.bytes += entry.frame.len();
@@ -214,14 +242,20 @@ impl Books {
         let share = &mut self.shares[usize::from(key.app.0)];
         share.bytes += weight(&entry);
         let place = share.ages.add(key, now.age, ttl);
-        log.entries.push_back(Held { entry, until, place });
+        log.entries.push_back(Held {
+            entry,
+            until,
+            place,
+        });
         self.show();
     }
 
     /// Removes the event at `at` of `log`; only what is confirmed may have older ones before it. A user's event that was
     /// not confirmed is a loss, and counted.
     fn remove(&mut self, key: &Key, log: &mut Log, at: usize, why: Why) {
-        let Some(Held { entry, place, .. }) = log.entries.remove(at) else { return };
+        let Some(Held { entry, place, .. }) = log.entries.remove(at) else {
+            return;
+        };
         // A crowd of users who once had much waiting must not hold the room for it ever after.
         if log.entries.capacity() > 16 + 4 * log.entries.len() {
             log.entries.shrink_to(2 * log.entries.len());
@@ -243,14 +277,22 @@ impl Books {
 
     /// Removes what is past its time.
     fn age(&mut self, key: &Key, log: &mut Log, now: Now) {
-        while log.entries.front().is_some_and(|held| held.until <= now.age) {
+        while log
+            .entries
+            .front()
+            .is_some_and(|held| held.until <= now.age)
+        {
             self.remove(key, log, 0, Why::Over(DropReason::StoredExpired));
         }
     }
 
     /// Whose event is the oldest of the app that keeps most.
     fn most(&self) -> Option<&Key> {
-        self.shares.iter().max_by_key(|share| share.bytes)?.ages.oldest()
+        self.shares
+            .iter()
+            .max_by_key(|share| share.bytes)?
+            .ages
+            .oldest()
     }
 
     /// Whose event is past its time, in the app `from` or a later one, where `from` is then.
@@ -286,7 +328,12 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(max_bytes: usize, max_quiet: usize, metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
+    fn new(
+        max_bytes: usize,
+        max_quiet: usize,
+        metrics: Arc<Metrics>,
+        apps: Vec<Arc<AppMetrics>>,
+    ) -> Self {
         Self {
             topics: AHashMap::new(),
             books: Books::new(metrics, apps),
@@ -300,15 +347,27 @@ impl Kept {
 
     fn append(&mut self, key: &Key, keep: &Keep, new: New, now: Now) -> Appended {
         let begin_after = self.begin_after(key);
-        let log = self.topics.entry(key.clone()).or_insert_with(|| Log::after(begin_after));
+        let log = self
+            .topics
+            .entry(key.clone())
+            .or_insert_with(|| Log::after(begin_after));
         self.books.age(key, log, now);
         log.newest += 1;
         let offset = log.newest;
-        let frame = new.draft.finish(matches!(key.topic, Topic::Channel(_)).then_some(offset));
-        let entry = Entry { offset, id: new.id, frame: frame.clone(), omit: new.omit, at_ms: now.unix_ms };
+        let frame = new
+            .draft
+            .finish(matches!(key.topic, Topic::Channel(_)).then_some(offset));
+        let entry = Entry {
+            offset,
+            id: new.id,
+            frame: frame.clone(),
+            omit: new.omit,
+            at_ms: now.unix_ms,
+        };
         self.books.add(key, log, entry, keep.ttl, now);
         while log.entries.len() > keep.events || log.bytes > keep.bytes {
-            self.books.remove(key, log, 0, Why::Over(DropReason::StoredOver));
+            self.books
+                .remove(key, log, 0, Why::Over(DropReason::StoredOver));
         }
         let position = log.position();
         self.settle(key, now);
@@ -323,7 +382,10 @@ impl Kept {
     fn since(&mut self, key: &Key, epoch: Option<&str>, offset: u64, now: Now) -> Recovery {
         self.read_or_begin(key, now, |log| {
             let recovered = log.proves(epoch, offset);
-            let entries = log.later(if recovered { offset } else { 0 }).cloned().collect();
+            let entries = log
+                .later(if recovered { offset } else { 0 })
+                .cloned()
+                .collect();
             Recovery {
                 position: log.position(),
                 recovered,
@@ -337,21 +399,33 @@ impl Kept {
         self.read(key, now, |log| {
             let later = log.later(after);
             let more = later.len() > limit;
-            Page { position: log.position(), entries: later.take(limit).cloned().collect(), more }
+            Page {
+                position: log.position(),
+                entries: later.take(limit).cloned().collect(),
+                more,
+            }
         })
     }
 
     fn waiting(&mut self, key: &Key, now: Now) -> Waiting {
-        let all =
-            |log: &Log| Waiting { position: Some(log.position()), entries: log.later(0).cloned().collect() };
+        let all = |log: &Log| Waiting {
+            position: Some(log.position()),
+            entries: log.later(0).cloned().collect(),
+        };
         self.read(key, now, all).unwrap_or_default()
     }
 
     fn confirm(&mut self, key: &Key, offset: u64, reader: &Reader<'_>, now: Now) {
-        let Some(log) = self.topics.get_mut(key) else { return };
+        let Some(log) = self.topics.get_mut(key) else {
+            return;
+        };
         self.books.age(key, log, now);
         let mut at = 0;
-        while let Some(held) = log.entries.get(at).filter(|held| held.entry.offset <= offset) {
+        while let Some(held) = log
+            .entries
+            .get(at)
+            .filter(|held| held.entry.offset <= offset)
+        {
             if held.entry.is_for(reader) {
                 self.books.remove(key, log, at, Why::Confirmed);
             } else {
@@ -367,7 +441,11 @@ impl Kept {
         for _ in 0..most {
             if let Some(key) = self.books.expired(&mut app, now).cloned() {
                 self.remove_oldest(&key, DropReason::StoredExpired, now);
-            } else if self.quiet.first_key_value().is_some_and(|(_, (used, _))| is_over(*used, now)) {
+            } else if self
+                .quiet
+                .first_key_value()
+                .is_some_and(|(_, (used, _))| is_over(*used, now))
+            {
                 self.forget_quietest();
             } else {
                 return false;
@@ -404,7 +482,10 @@ impl Kept {
     /// Reads as [`Kept::read`] does, beginning the topic's numbering if it has none.
     fn read_or_begin<T>(&mut self, key: &Key, now: Now, read: impl FnOnce(&Log) -> T) -> T {
         let begin_after = self.begin_after(key);
-        let log = self.topics.entry(key.clone()).or_insert_with(|| Log::after(begin_after));
+        let log = self
+            .topics
+            .entry(key.clone())
+            .or_insert_with(|| Log::after(begin_after));
         self.books.age(key, log, now);
         let answer = read(log);
         self.settle(key, now);
@@ -413,12 +494,18 @@ impl Kept {
 
     /// The offset after which a numbering of `key` begins.
     fn begin_after(&self, key: &Key) -> u64 {
-        if matches!(key.topic, Topic::User(_)) { self.users_begin_after } else { 0 }
+        if matches!(key.topic, Topic::User(_)) {
+            self.users_begin_after
+        } else {
+            0
+        }
     }
 
     /// Notes that a topic was used, after which nothing of it may be kept: then it is the last quiet one.
     fn settle(&mut self, key: &Key, now: Now) {
-        let Some(log) = self.topics.get_mut(key) else { return };
+        let Some(log) = self.topics.get_mut(key) else {
+            return;
+        };
         if let Some(place) = log.quiet.take() {
             self.quiet.remove(&place);
         }

@@ -40,12 +40,18 @@ pub(crate) struct Key {
 impl Key {
     /// The history of `channel`.
     pub(crate) fn channel(app: AppId, channel: SmolStr) -> Self {
-        Self { app, topic: Topic::Channel(channel) }
+        Self {
+            app,
+            topic: Topic::Channel(channel),
+        }
     }
 
     /// The stored events of `user`.
     pub(crate) fn user(app: AppId, user: SmolStr) -> Self {
-        Self { app, topic: Topic::User(user) }
+        Self {
+            app,
+            topic: Topic::User(user),
+        }
     }
 }
 
@@ -149,7 +155,9 @@ impl Omit {
     /// Whether this reader is left out.
     pub(crate) fn has(&self, reader: &Reader<'_>) -> bool {
         reader.user.is_some_and(|user| self.users.contains(user))
-            || reader.device.is_some_and(|device| self.devices.contains(device))
+            || reader
+                .device
+                .is_some_and(|device| self.devices.contains(device))
             || self.connections.contains(&reader.connection)
             || self.sender.as_ref().is_some_and(|sender| sender.is(reader))
     }
@@ -297,7 +305,12 @@ mod tests {
     use crate::id::NodeId;
 
     fn connection(nonce: u64) -> ConnectionId {
-        ConnectionId { node: NodeId(1), shard: 0, slot: 0, nonce }
+        ConnectionId {
+            node: NodeId(1),
+            shard: 0,
+            slot: 0,
+            nonce,
+        }
     }
 
     #[test]
@@ -312,7 +325,11 @@ mod tests {
     }
 
     fn reader<'a>(user: Option<&'a str>, device: Option<&'a str>, number: u64) -> Reader<'a> {
-        Reader { user, device, connection: connection(number) }
+        Reader {
+            user,
+            device,
+            connection: connection(number),
+        }
     }
 
     #[test]
@@ -341,12 +358,18 @@ mod tests {
         let omit = sent(Some("u"), Some("d"));
         assert!(omit.has(&reader(Some("other"), None, 1)));
         assert!(omit.has(&reader(Some("u"), Some("d"), 2)));
-        for (user, device) in
-            [(Some("u"), Some("e")), (Some("v"), Some("d")), (Some("u"), None), (None, Some("d"))]
-        {
+        for (user, device) in [
+            (Some("u"), Some("e")),
+            (Some("v"), Some("d")),
+            (Some("u"), None),
+            (None, Some("d")),
+        ] {
             assert!(!omit.has(&reader(user, device, 2)), "{user:?} {device:?}");
         }
-        assert!(!sent(Some("u"), None).has(&reader(Some("u"), None, 2)), "it named no device");
+        assert!(
+            !sent(Some("u"), None).has(&reader(Some("u"), None, 2)),
+            "it named no device"
+        );
         assert!(sent(None, Some("d")).has(&reader(None, Some("d"), 2)));
     }
 }

@@ -10,16 +10,28 @@ use crate::{
     protocol::event::{Data, Event, Marks},
 };
 
-pub(super) const KEEP: Keep = Keep { events: 100, bytes: 1 << 20, ttl: Duration::from_mins(5) };
+pub(super) const KEEP: Keep = Keep {
+    events: 100,
+    bytes: 1 << 20,
+    ttl: Duration::from_mins(5),
+};
 
 /// A reader from whom nothing is withheld by name.
 pub(super) const ANYONE: Reader<'static> = Reader {
     user: None,
     device: None,
-    connection: ConnectionId { node: NodeId(0), shard: 0, slot: 0, nonce: 0 },
+    connection: ConnectionId {
+        node: NodeId(0),
+        shard: 0,
+        slot: 0,
+        nonce: 0,
+    },
 };
 
-pub(super) const PHONE: Reader<'static> = Reader { device: Some("phone"), ..ANYONE };
+pub(super) const PHONE: Reader<'static> = Reader {
+    device: Some("phone"),
+    ..ANYONE
+};
 
 pub(super) fn channel(name: &str) -> Key {
     Key::channel(AppId(0), name.into())
@@ -32,14 +44,27 @@ pub(super) fn user(name: &str) -> Key {
 /// An event whose data are a string of `length` bytes.
 pub(super) fn event(length: usize) -> New {
     let data = RawValue::from_string(format!("\"{}\"", "x".repeat(length))).unwrap();
-    let draft = Event::new("e", Data::Json(&data)).unwrap().draft(&Marks::default());
-    New { id: Uuid::now_v7(), draft, omit: None, tail: None }
+    let draft = Event::new("e", Data::Json(&data))
+        .unwrap()
+        .draft(&Marks::default());
+    New {
+        id: Uuid::now_v7(),
+        draft,
+        omit: None,
+        tail: None,
+    }
 }
 
 /// The same, kept from phones.
 pub(super) fn not_for_phones(length: usize) -> New {
-    let omit = Omit { devices: ["phone".into()].into_iter().collect(), ..Omit::default() };
-    New { omit: Some(Arc::new(omit)), ..event(length) }
+    let omit = Omit {
+        devices: ["phone".into()].into_iter().collect(),
+        ..Omit::default()
+    };
+    New {
+        omit: Some(Arc::new(omit)),
+        ..event(length)
+    }
 }
 
 pub(super) async fn fill(store: &dyn History, key: &Key, keep: &Keep, count: usize) -> Position {
@@ -57,7 +82,10 @@ pub(super) fn offsets(entries: &[Entry]) -> Vec<u64> {
 /// The offsets of what is waiting, counted from the first that was ever given.
 async fn waiting(store: &dyn History, key: &Key, first: u64) -> Vec<u64> {
     let entries = store.waiting(key).await.unwrap().entries;
-    entries.iter().map(|entry| entry.offset - first + 1).collect()
+    entries
+        .iter()
+        .map(|entry| entry.offset - first + 1)
+        .collect()
 }
 
 /// Asks until the answer is `expected`.
@@ -68,7 +96,10 @@ pub(super) async fn until<T: PartialEq + fmt::Debug>(expected: T, mut ask: impl 
         if answer == expected {
             return;
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "{answer:?} instead of {expected:?}");
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "{answer:?} instead of {expected:?}"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -101,7 +132,10 @@ pub(super) async fn behaves_as_a_store(store: &dyn History) {
 async fn numbers_are_dense_and_only_channels_show_them(store: &dyn History) {
     let (room, ann) = (channel("numbers"), user("numbers"));
     assert!(store.page(&room, 0, 10).await.unwrap().is_none());
-    assert!(store.page(&room, 0, 10).await.unwrap().is_none(), "reading begins no numbering");
+    assert!(
+        store.page(&room, 0, 10).await.unwrap().is_none(),
+        "reading begins no numbering"
+    );
     let begun = store.position(&room, &KEEP).await.unwrap();
     assert_eq!(begun.offset, 0);
     for n in 1..=12 {
@@ -113,7 +147,10 @@ async fn numbers_are_dense_and_only_channels_show_them(store: &dyn History) {
     let first = store.append(&ann, &KEEP, event(1)).await.unwrap();
     let second = store.append(&ann, &KEEP, event(1)).await.unwrap();
     assert_eq!(first.frame.payload(), br#"{"event":"e","data":"x"}"#);
-    let next = Position { offset: first.position.offset + 1, ..first.position };
+    let next = Position {
+        offset: first.position.offset + 1,
+        ..first.position
+    };
     assert_eq!(second.position, next);
     assert_eq!(store.position(&ann, &KEEP).await.unwrap(), next);
 }
@@ -123,15 +160,30 @@ async fn what_is_kept_is_what_came(store: &dyn History) {
     let omit = Omit {
         users: ["u\"".into()].into_iter().collect(),
         connections: [ANYONE.connection].into_iter().collect(),
-        sender: Some(Echoless { user: None, device: Some("d".into()), connection: PHONE.connection }),
+        sender: Some(Echoless {
+            user: None,
+            device: Some("d".into()),
+            connection: PHONE.connection,
+        }),
         ..Omit::default()
     };
-    let bytes = Event::new("b", Data::Bytes(vec![0, 255].into())).unwrap().draft(&Marks::default());
+    let bytes = Event::new("b", Data::Bytes(vec![0, 255].into()))
+        .unwrap()
+        .draft(&Marks::default());
     let news = [
         event(1),
-        New { draft: bytes, ..event(0) },
-        New { omit: Some(Arc::new(omit)), ..event(200) },
-        New { omit: Some(Arc::new(Omit::default())), ..event(70_000) },
+        New {
+            draft: bytes,
+            ..event(0)
+        },
+        New {
+            omit: Some(Arc::new(omit)),
+            ..event(200)
+        },
+        New {
+            omit: Some(Arc::new(Omit::default())),
+            ..event(70_000)
+        },
     ];
     for new in &news {
         store.append(&room, &KEEP, new.clone()).await.unwrap();
@@ -142,7 +194,10 @@ async fn what_is_kept_is_what_came(store: &dyn History) {
         let offset = n as u64 + 1;
         assert_eq!((kept.offset, kept.id), (offset, new.id));
         assert_eq!(kept.frame.bytes(), new.draft.finish(Some(offset)).bytes());
-        assert!(kept.frame.is_event() && kept.at_ms > 1_600_000_000_000, "{kept:?}");
+        assert!(
+            kept.frame.is_event() && kept.at_ms > 1_600_000_000_000,
+            "{kept:?}"
+        );
         let omits = |omit: &Option<Arc<Omit>>| omit.as_deref().cloned().unwrap_or_default();
         assert_eq!(omits(&kept.omit), omits(&new.omit));
     }
@@ -153,28 +208,53 @@ async fn only_what_can_be_proven_is_recovered(store: &dyn History) {
     let three = Keep { events: 3, ..KEEP };
     let epoch = fill(store, &room, &three, 4).await.epoch.to_string();
     let own = Some(epoch.as_str());
-    assert_eq!(since(store, &room, own, 0).await, (false, vec![2, 3, 4]), "1 is lost");
+    assert_eq!(
+        since(store, &room, own, 0).await,
+        (false, vec![2, 3, 4]),
+        "1 is lost"
+    );
     assert_eq!(since(store, &room, own, 1).await, (true, vec![2, 3, 4]));
     assert_eq!(since(store, &room, own, 3).await, (true, vec![4]));
     assert_eq!(since(store, &room, own, 4).await, (true, vec![]));
-    assert_eq!(since(store, &room, own, 5).await, (false, vec![2, 3, 4]), "not yet given out");
-    assert_eq!(since(store, &room, own, u64::MAX).await, (false, vec![2, 3, 4]));
+    assert_eq!(
+        since(store, &room, own, 5).await,
+        (false, vec![2, 3, 4]),
+        "not yet given out"
+    );
+    assert_eq!(
+        since(store, &room, own, u64::MAX).await,
+        (false, vec![2, 3, 4])
+    );
     assert_eq!(since(store, &room, None, 0).await, (false, vec![2, 3, 4]));
     assert_eq!(since(store, &room, None, 2).await, (true, vec![3, 4]));
     for other in [Epoch::random().to_string().as_str(), "", "another"] {
-        assert_eq!(since(store, &room, Some(other), 4).await, (false, vec![2, 3, 4]), "{other}");
+        assert_eq!(
+            since(store, &room, Some(other), 4).await,
+            (false, vec![2, 3, 4]),
+            "{other}"
+        );
     }
     let fresh = channel("proven-fresh");
     let begun = store.since(&fresh, &KEEP, None, 0).await.unwrap();
     assert!(begun.recovered && begun.entries.is_empty() && begun.position.offset == 0);
-    assert_eq!(fill(store, &fresh, &KEEP, 1).await, Position { offset: 1, ..begun.position });
+    assert_eq!(
+        fill(store, &fresh, &KEEP, 1).await,
+        Position {
+            offset: 1,
+            ..begun.position
+        }
+    );
 }
 
 async fn the_newest_stay_within_number_and_bytes(store: &dyn History) {
     let ann = user("bounds");
     let one = store.append(&ann, &KEEP, event(10)).await.unwrap();
     let (first, length) = (one.position.offset, one.frame.len());
-    let of = |events, bytes| Keep { events, bytes, ..KEEP };
+    let of = |events, bytes| Keep {
+        events,
+        bytes,
+        ..KEEP
+    };
     for (keep, size, left) in [
         (of(2, 1 << 20), 10, vec![1, 2]),
         (of(2, 1 << 20), 10, vec![2, 3]),
@@ -192,9 +272,17 @@ async fn the_newest_stay_within_number_and_bytes(store: &dyn History) {
     for _ in 0..9 {
         store.append(&room, &KEEP, event(1)).await.unwrap();
     }
-    let tenth = store.append(&room, &KEEP, event(1)).await.unwrap().frame.len();
+    let tenth = store
+        .append(&room, &KEEP, event(1))
+        .await
+        .unwrap()
+        .frame
+        .len();
     // The frame of the ninth has a digit less.
-    let keep = Keep { bytes: 3 * tenth - 1, ..KEEP };
+    let keep = Keep {
+        bytes: 3 * tenth - 1,
+        ..KEEP
+    };
     for left in [[9, 10, 11].as_slice(), &[11, 12]] {
         store.append(&room, &keep, event(1)).await.unwrap();
         assert_eq!(offsets(&store.waiting(&room).await.unwrap().entries), left);
@@ -203,28 +291,58 @@ async fn the_newest_stay_within_number_and_bytes(store: &dyn History) {
 
 async fn what_is_past_its_time_is_gone_and_the_numbering_stays(store: &dyn History) {
     let room = channel("age");
-    let short = Keep { ttl: Duration::from_millis(100), ..KEEP };
+    let short = Keep {
+        ttl: Duration::from_millis(100),
+        ..KEEP
+    };
     let position = fill(store, &room, &short, 70).await;
-    until(0, async || store.waiting(&room).await.unwrap().entries.len()).await;
+    until(0, async || {
+        store.waiting(&room).await.unwrap().entries.len()
+    })
+    .await;
     let epoch = position.epoch.to_string();
     assert_eq!(since(store, &room, Some(&epoch), 69).await, (false, vec![]));
     assert_eq!(since(store, &room, Some(&epoch), 70).await, (true, vec![]));
     assert_eq!(store.position(&room, &KEEP).await.unwrap(), position);
     let page = store.page(&room, 0, 10).await.unwrap().unwrap();
-    assert_eq!((page.position, page.entries.len(), page.more), (position, 0, false));
-    assert_eq!(fill(store, &room, &KEEP, 1).await, Position { offset: 71, ..position });
-    assert_eq!(since(store, &room, Some(&epoch), 70).await, (true, vec![71]));
+    assert_eq!(
+        (page.position, page.entries.len(), page.more),
+        (position, 0, false)
+    );
+    assert_eq!(
+        fill(store, &room, &KEEP, 1).await,
+        Position {
+            offset: 71,
+            ..position
+        }
+    );
+    assert_eq!(
+        since(store, &room, Some(&epoch), 70).await,
+        (true, vec![71])
+    );
 }
 
 async fn a_shorter_time_takes_the_older_along(store: &dyn History) {
     let room = channel("ages");
-    let short = Keep { ttl: Duration::from_millis(100), ..KEEP };
+    let short = Keep {
+        ttl: Duration::from_millis(100),
+        ..KEEP
+    };
     let epoch = fill(store, &room, &KEEP, 2).await.epoch.to_string();
     fill(store, &room, &short, 1).await;
     fill(store, &room, &KEEP, 2).await;
-    until(vec![4, 5], async || offsets(&store.waiting(&room).await.unwrap().entries)).await;
-    assert_eq!(since(store, &room, Some(&epoch), 1).await, (false, vec![4, 5]));
-    assert_eq!(since(store, &room, Some(&epoch), 3).await, (true, vec![4, 5]));
+    until(vec![4, 5], async || {
+        offsets(&store.waiting(&room).await.unwrap().entries)
+    })
+    .await;
+    assert_eq!(
+        since(store, &room, Some(&epoch), 1).await,
+        (false, vec![4, 5])
+    );
+    assert_eq!(
+        since(store, &room, Some(&epoch), 3).await,
+        (true, vec![4, 5])
+    );
 
     let room = channel("ages-of-the-missed");
     fill(store, &room, &KEEP, 2).await;
@@ -232,7 +350,10 @@ async fn a_shorter_time_takes_the_older_along(store: &dyn History) {
     fill(store, &room, &KEEP, 2).await;
     until((false, vec![4, 5]), async || {
         let answer = since(store, &room, None, 1).await;
-        assert!(!answer.0 || answer.1 == [2, 3, 4, 5], "{answer:?} is not all that was missed");
+        assert!(
+            !answer.0 || answer.1 == [2, 3, 4, 5],
+            "{answer:?} is not all that was missed"
+        );
         answer
     })
     .await;
@@ -253,21 +374,37 @@ async fn pages_follow_each_other(store: &dyn History) {
     ] {
         let page = store.page(&room, after, limit).await.unwrap().unwrap();
         let found = (page.position, offsets(&page.entries), page.more);
-        assert_eq!(found, (position, expected, more), "after {after} limit {limit}");
+        assert_eq!(
+            found,
+            (position, expected, more),
+            "after {after} limit {limit}"
+        );
     }
 }
 
 async fn what_is_withheld_from_who_confirms_waits_for_others(store: &dyn History) {
     let ann = user("withheld");
-    let first = store.append(&ann, &KEEP, event(1)).await.unwrap().position.offset;
+    let first = store
+        .append(&ann, &KEEP, event(1))
+        .await
+        .unwrap()
+        .position
+        .offset;
     for n in 2..=6 {
-        let new = if n % 2 == 0 { not_for_phones(1) } else { event(1) };
+        let new = if n % 2 == 0 {
+            not_for_phones(1)
+        } else {
+            event(1)
+        };
         store.append(&ann, &KEEP, new).await.unwrap();
     }
     store.confirm(&ann, first + 3, &PHONE);
     until(vec![2, 4, 5, 6], async || waiting(store, &ann, first).await).await;
     let page = store.page(&ann, first + 1, 2).await.unwrap().unwrap();
-    assert_eq!((offsets(&page.entries), page.more), (vec![first + 3, first + 4], true));
+    assert_eq!(
+        (offsets(&page.entries), page.more),
+        (vec![first + 3, first + 4], true)
+    );
     store.confirm(&ann, first + 5, &PHONE);
     until(vec![2, 4, 6], async || waiting(store, &ann, first).await).await;
     store.confirm(&ann, first + 3, &ANYONE);
@@ -277,12 +414,22 @@ async fn what_is_withheld_from_who_confirms_waits_for_others(store: &dyn History
     store.confirm(&ann, first + 5, &ANYONE);
     store.confirm(&user("unknown"), 1, &ANYONE);
     store.append(&ann, &KEEP, event(1)).await.unwrap();
-    assert_eq!(waiting(store, &ann, first).await, [7], "confirming is no reason for a new numbering");
+    assert_eq!(
+        waiting(store, &ann, first).await,
+        [7],
+        "confirming is no reason for a new numbering"
+    );
 }
 
 async fn topics_and_apps_are_apart(store: &dyn History) {
-    let keys =
-        [channel("apart"), Key { app: AppId(1), ..channel("apart") }, Key::user(AppId(0), "apart".into())];
+    let keys = [
+        channel("apart"),
+        Key {
+            app: AppId(1),
+            ..channel("apart")
+        },
+        Key::user(AppId(0), "apart".into()),
+    ];
     let mut epochs = Vec::new();
     for (n, key) in keys.iter().enumerate() {
         epochs.push(fill(store, key, &KEEP, n + 1).await.epoch);

@@ -27,22 +27,35 @@ pub(crate) struct Caller {
 pub(crate) fn authorize(node: &Node, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
     let live = node.live();
     if live.keys.is_empty() {
-        return Ok(Caller { app: AppId(0), key: "".into() });
+        return Ok(Caller {
+            app: AppId(0),
+            key: "".into(),
+        });
     }
-    let unauthorized = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
-    let presented = bearer(headers).ok_or_else(|| unauthorized("send Authorization: Bearer <api key>"))?;
-    let key = live.keys.authenticate(presented).ok_or_else(|| unauthorized("the API key is not known"))?;
+    let unauthorized =
+        |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+    let presented =
+        bearer(headers).ok_or_else(|| unauthorized("send Authorization: Bearer <api key>"))?;
+    let key = live
+        .keys
+        .authenticate(presented)
+        .ok_or_else(|| unauthorized("the API key is not known"))?;
     if !key.may(scope) {
         let detail = format!("the API key \"{}\" lacks the scope {scope}", key.name);
         return Err(Problem::new(StatusCode::FORBIDDEN, "missing_scope", detail));
     }
-    Ok(Caller { app: key.app, key: key.name.clone() })
+    Ok(Caller {
+        app: key.app,
+        key: key.name.clone(),
+    })
 }
 
 /// The credentials of an `Authorization: Bearer` header (RFC 6750, section 2.1).
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(token.trim())
 }
 
 /// The rules for a server without API keys, so that no web page and no proxy left open can drive it.
@@ -50,44 +63,71 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// # Errors
 /// 403 for a foreign `Host`, `Origin`, or a request that a proxy passed on; 415 for a body that a page's form could
 /// have sent.
-pub(crate) fn development(headers: &HeaderMap, peer: IpAddr, has_body: bool) -> Result<(), Problem> {
+pub(crate) fn development(
+    headers: &HeaderMap,
+    peer: IpAddr,
+    has_body: bool,
+) -> Result<(), Problem> {
     let refuse = |what: &str| {
-        let detail = format!("{what}; a server without API keys serves this machine only (set --api-key)");
-        Err(Problem::new(StatusCode::FORBIDDEN, "development_only", detail))
+        let detail =
+            format!("{what}; a server without API keys serves this machine only (set --api-key)");
+        Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "development_only",
+            detail,
+        ))
     };
     if !peer.to_canonical().is_loopback() {
         return refuse("the request comes from another machine");
     }
-    let passed_on = [FORWARDED, VIA].iter().any(|name| headers.contains_key(name))
-        || headers.keys().any(|name| name.as_str().starts_with("x-forwarded-"));
+    let passed_on = [FORWARDED, VIA]
+        .iter()
+        .any(|name| headers.contains_key(name))
+        || headers
+            .keys()
+            .any(|name| name.as_str().starts_with("x-forwarded-"));
     if passed_on {
         return refuse("the request was passed on by a proxy");
     }
     let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) {
+    match (
+        hosts.next().and_then(|host| host.to_str().ok()),
+        hosts.next(),
+    ) {
         (Some(host), None) if is_loopback_host(host) => {}
         _ => return refuse("the Host is not localhost, 127.0.0.1 or [::1]"),
     }
-    let origins_local =
-        headers.get_all(ORIGIN).iter().all(|origin| origin.to_str().is_ok_and(is_loopback_origin));
+    let origins_local = headers
+        .get_all(ORIGIN)
+        .iter()
+        .all(|origin| origin.to_str().is_ok_and(is_loopback_origin));
     if !origins_local {
         return refuse("the Origin is not localhost, 127.0.0.1 or [::1]");
     }
     if has_body && !is_json(headers) {
         let detail = "send Content-Type: application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail));
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content_type",
+            detail,
+        ));
     }
     Ok(())
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let essence =
-        headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).and_then(|v| v.split(';').next());
+    let essence = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|v| v.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
 fn is_loopback_origin(origin: &str) -> bool {
-    origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")).is_some_and(is_loopback_host)
+    origin
+        .strip_prefix("http://")
+        .or_else(|| origin.strip_prefix("https://"))
+        .is_some_and(is_loopback_host)
 }
 
 /// Whether `host`, with or without a port, is one of the names of this machine.
@@ -107,12 +147,20 @@ pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet
     if !is_trusted(address) {
         return address;
     }
-    let hops = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = hops.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let hops = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let hops: Vec<&str> = hops
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
     for hop in hops.into_iter().rev() {
         let bare = hop.trim_start_matches('[').trim_end_matches(']');
         // What is no address was not written by a proxy that is trusted: the last one known counts.
-        let Ok(ip) = bare.parse::<IpAddr>() else { return address };
+        let Ok(ip) = bare.parse::<IpAddr>() else {
+            return address;
+        };
         address = ip.to_canonical();
         if !is_trusted(address) {
             return address;
@@ -130,8 +178,9 @@ mod tests {
     const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-        let pair =
-            |&(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let pair = |&(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
+        };
         pairs.iter().map(pair).collect()
     }
 
@@ -140,19 +189,38 @@ mod tests {
         let json = ("content-type", "application/json; charset=utf-8");
         let passes: &[&[(&str, &str)]] = &[
             &[("host", "localhost:7070"), json],
-            &[("host", "[::1]:7070"), json, ("origin", "http://localhost:3000")],
-            &[("host", "127.0.0.1"), json, ("origin", "https://[::1]:8443")],
+            &[
+                ("host", "[::1]:7070"),
+                json,
+                ("origin", "http://localhost:3000"),
+            ],
+            &[
+                ("host", "127.0.0.1"),
+                json,
+                ("origin", "https://[::1]:8443"),
+            ],
         ];
         for pairs in passes {
-            assert!(development(&headers(pairs), LOCAL, true).is_ok(), "{pairs:?}");
+            assert!(
+                development(&headers(pairs), LOCAL, true).is_ok(),
+                "{pairs:?}"
+            );
         }
         let refused: &[&[(&str, &str)]] = &[
             &[("host", "evil.example"), json],
             &[("host", "localhost.evil.example"), json],
             &[("host", "localhost:evil"), json],
-            &[("host", "127.0.0.1:7070"), json, ("origin", "http://evil.example")],
+            &[
+                ("host", "127.0.0.1:7070"),
+                json,
+                ("origin", "http://evil.example"),
+            ],
             &[("host", "127.0.0.1:7070"), json, ("origin", "null")],
-            &[("host", "127.0.0.1:7070"), json, ("origin", "http://localhost@evil.example")],
+            &[
+                ("host", "127.0.0.1:7070"),
+                json,
+                ("origin", "http://localhost@evil.example"),
+            ],
             &[("host", "localhost"), json, ("x-forwarded-for", "10.0.0.1")],
             &[("host", "localhost"), json, ("x-forwarded-proto", "https")],
             &[("host", "localhost"), json, ("via", "1.1 proxy")],
@@ -160,10 +228,16 @@ mod tests {
             &[json],
             &[("host", "localhost")],
             &[("host", "localhost"), ("content-type", "text/plain")],
-            &[("host", "localhost"), ("content-type", "application/x-www-form-urlencoded")],
+            &[
+                ("host", "localhost"),
+                ("content-type", "application/x-www-form-urlencoded"),
+            ],
         ];
         for pairs in refused {
-            assert!(development(&headers(pairs), LOCAL, true).is_err(), "{pairs:?}");
+            assert!(
+                development(&headers(pairs), LOCAL, true).is_err(),
+                "{pairs:?}"
+            );
         }
         assert!(development(&headers(passes[0]), IpAddr::from([192, 0, 2, 1]), true).is_err());
     }
@@ -172,11 +246,22 @@ mod tests {
     fn an_address_is_believed_only_as_far_as_proxies_are_trusted() {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
         let proxy = IpAddr::from([10, 0, 0, 1]);
-        let of = |value: &str, peer| client_address(&headers(&[("x-forwarded-for", value)]), peer, &trusted);
-        assert_eq!(of("1.2.3.4, 5.6.7.8, 10.0.0.2", proxy), IpAddr::from([5, 6, 7, 8]));
-        assert_eq!(of("1.2.3.4", IpAddr::from([192, 0, 2, 1])), IpAddr::from([192, 0, 2, 1]));
+        let of = |value: &str, peer| {
+            client_address(&headers(&[("x-forwarded-for", value)]), peer, &trusted)
+        };
+        assert_eq!(
+            of("1.2.3.4, 5.6.7.8, 10.0.0.2", proxy),
+            IpAddr::from([5, 6, 7, 8])
+        );
+        assert_eq!(
+            of("1.2.3.4", IpAddr::from([192, 0, 2, 1])),
+            IpAddr::from([192, 0, 2, 1])
+        );
         assert_eq!(of("nonsense, 10.0.0.3", proxy), IpAddr::from([10, 0, 0, 3]));
         assert_eq!(of("10.0.0.9", proxy), IpAddr::from([10, 0, 0, 9]));
-        assert_eq!(of("[2001:db8::1]", proxy), "2001:db8::1".parse::<IpAddr>().unwrap());
+        assert_eq!(
+            of("[2001:db8::1]", proxy),
+            "2001:db8::1".parse::<IpAddr>().unwrap()
+        );
     }
 }

@@ -26,10 +26,15 @@ pub(crate) async fn read(body: Incoming, limit: usize, time: Duration) -> Result
             "body_too_large",
             format!("the body is over {limit} bytes"),
         )),
-        Ok(Err(_)) => Err(Problem::bad_request("body_incomplete", "the body ended early")),
-        Err(_) => {
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time"))
-        }
+        Ok(Err(_)) => Err(Problem::bad_request(
+            "body_incomplete",
+            "the body ended early",
+        )),
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "the body did not arrive in time",
+        )),
     }
 }
 
@@ -39,13 +44,22 @@ pub(crate) async fn read(body: Incoming, limit: usize, time: Duration) -> Result
 /// 400 with a code of its own for what is not JSON, an unknown field, a missing one, and a value of the wrong kind.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &[&str]) -> Result<T, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(Problem::bad_request("bad_json", "the body is empty; send a JSON object"));
+        return Err(Problem::bad_request(
+            "bad_json",
+            "the body is empty; send a JSON object",
+        ));
     }
     let text = std::str::from_utf8(body).map_err(|error| {
-        Problem::bad_request("bad_json", format!("the body is not UTF-8 at byte {}", error.valid_up_to()))
+        Problem::bad_request(
+            "bad_json",
+            format!("the body is not UTF-8 at byte {}", error.valid_up_to()),
+        )
     })?;
     if !text.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok() {
-        return Err(Problem::bad_request("bad_json", "the body must be a JSON object"));
+        return Err(Problem::bad_request(
+            "bad_json",
+            "the body must be a JSON object",
+        ));
     }
     serde_json::from_str(text).map_err(|error| refused(&error, fields))
 }
@@ -60,7 +74,11 @@ fn refused(error: &serde_json::Error, fields: &[&str]) -> Problem {
     if text.starts_with("unknown field") {
         return unknown_field(quoted, fields);
     }
-    let code = if text.starts_with("missing field") { "missing_field" } else { "bad_field" };
+    let code = if text.starts_with("missing field") {
+        "missing_field"
+    } else {
+        "bad_field"
+    };
     Problem::bad_request(code, text)
 }
 
@@ -139,7 +157,8 @@ pub(crate) fn params(json: &str) -> Result<Value, Problem> {
     if !json.trim_start().starts_with('{') {
         return Err(wrong("`params` must be an object".to_owned()));
     }
-    Value::from_json(&mut json.as_bytes().to_vec(), None).map_err(|error| wrong(format!("`params`: {error}")))
+    Value::from_json(&mut json.as_bytes().to_vec(), None)
+        .map_err(|error| wrong(format!("`params`: {error}")))
 }
 
 /// Reads `to`.
@@ -163,9 +182,16 @@ pub(crate) fn except(raw: &RawValue) -> Result<Exceptions, Problem> {
     inner("except", raw, &["users", "connections", "devices"])
 }
 
-fn inner<'a, T: Deserialize<'a>>(name: &str, raw: &'a RawValue, fields: &[&str]) -> Result<T, Problem> {
+fn inner<'a, T: Deserialize<'a>>(
+    name: &str,
+    raw: &'a RawValue,
+    fields: &[&str],
+) -> Result<T, Problem> {
     if !raw.get().starts_with('{') {
-        return Err(Problem::bad_request("bad_field", format!("`{name}` must be an object")));
+        return Err(Problem::bad_request(
+            "bad_field",
+            format!("`{name}` must be an object"),
+        ));
     }
     serde_json::from_str(raw.get()).map_err(|error| refused(&error, fields))
 }

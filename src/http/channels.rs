@@ -38,7 +38,14 @@ pub(crate) struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn new(channel: &'a str, Count { connections, users }: Count) -> Self {
-        Self { channel, connections, users, epoch: None, offset: None, missing_nodes: Vec::new() }
+        Self {
+            channel,
+            connections,
+            users,
+            epoch: None,
+            offset: None,
+            missing_nodes: Vec::new(),
+        }
     }
 }
 
@@ -51,9 +58,14 @@ pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Js
     let limit = query.limit(PAGE_DEFAULT)?;
     let after = query.cursor(|name| channel_name(name).ok().map(|()| name.to_owned()))?;
     let prefix = query.get("prefix").unwrap_or("");
-    let overall = node.channels_everywhere(caller.app, (prefix, after.as_deref()), limit).await?;
+    let overall = node
+        .channels_everywhere(caller.app, (prefix, after.as_deref()), limit)
+        .await?;
     let (found, more) = overall.value;
-    let shown: Vec<Shown<'_>> = found.iter().map(|(name, count)| Shown::new(name, *count)).collect();
+    let shown: Vec<Shown<'_>> = found
+        .iter()
+        .map(|(name, count)| Shown::new(name, *count))
+        .collect();
     let mut answer = json!({ "channels": shown });
     if let (true, Some((last, _))) = (more, found.last()) {
         answer["cursor"] = json!(last);
@@ -66,13 +78,24 @@ pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Js
 ///
 /// # Errors
 /// 400 for what is no channel's name, 503 where the history is out of reach.
-pub(crate) async fn one<'a>(node: &Node, caller: &Caller, channel: &'a str) -> Result<Shown<'a>, Problem> {
+pub(crate) async fn one<'a>(
+    node: &Node,
+    caller: &Caller,
+    channel: &'a str,
+) -> Result<Shown<'a>, Problem> {
     channel_name(channel)?;
     // Behind the newest event: nothing is wanted but where that is.
     let page = node.kept(caller.app, channel, u64::MAX, 1).await?;
-    let (epoch, offset) = page.map(|page| (page.position.epoch.to_string(), page.position.offset)).unzip();
+    let (epoch, offset) = page
+        .map(|page| (page.position.epoch.to_string(), page.position.offset))
+        .unzip();
     let count = node.count_everywhere(caller.app, channel).await?;
-    Ok(Shown { epoch, offset, missing_nodes: count.missing, ..Shown::new(channel, count.value) })
+    Ok(Shown {
+        epoch,
+        offset,
+        missing_nodes: count.missing,
+        ..Shown::new(channel, count.value)
+    })
 }
 
 /// A page of members, as answered.
@@ -101,19 +124,34 @@ pub(crate) async fn members(
     let query = Query::parse(query, &["cursor", "limit"])?;
     let from = query.cursor(PageStart::read)?;
     let limit = query.limit(MEMBERS_PAGE_DEFAULT)?;
-    let page = node.members_page_everywhere(caller.app, channel, from, (limit, PAGE_BYTES), None).await?;
-    let MembersPage { members, count, users, cursor } = page.value;
+    let page = node
+        .members_page_everywhere(caller.app, channel, from, (limit, PAGE_BYTES), None)
+        .await?;
+    let MembersPage {
+        members,
+        count,
+        users,
+        cursor,
+    } = page.value;
     let members = redacted(members, &node.live().config.redact);
-    Ok(Page { members, count, users, cursor, missing_nodes: page.missing })
+    Ok(Page {
+        members,
+        count,
+        users,
+        cursor,
+        missing_nodes: page.missing,
+    })
 }
 
 /// Hides what of profiles is not to be shown.
 fn redacted(members: Box<RawValue>, redact: &[String]) -> Box<RawValue> {
     // A member has its profile under `data`.
-    let hidden = redact.iter().filter_map(|path| match path.strip_prefix("profile")? {
-        "" => Some("data".to_owned()),
-        rest => rest.starts_with('.').then(|| format!("data{rest}")),
-    });
+    let hidden = redact
+        .iter()
+        .filter_map(|path| match path.strip_prefix("profile")? {
+            "" => Some("data".to_owned()),
+            rest => rest.starts_with('.').then(|| format!("data{rest}")),
+        });
     let hidden: Vec<String> = hidden.collect();
     if hidden.is_empty() {
         return members;
@@ -145,9 +183,25 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     fn parse(body: &[u8]) -> Result<(String, Target), Problem> {
-        let fields: Fields<'_> = body::parse(body, &["channel", "to", "filter", "params", "except"])?;
-        let Fields { channel, to, filter, params, except } = fields;
-        Ok((channel, Whom { to, filter, params, except }.target()?))
+        let fields: Fields<'_> =
+            body::parse(body, &["channel", "to", "filter", "params", "except"])?;
+        let Fields {
+            channel,
+            to,
+            filter,
+            params,
+            except,
+        } = fields;
+        Ok((
+            channel,
+            Whom {
+                to,
+                filter,
+                params,
+                except,
+            }
+            .target()?,
+        ))
     }
 }
 
@@ -158,7 +212,11 @@ impl Fields<'_> {
 pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
     let (channel, target) = Fields::parse(body)?;
     let joins = node.join_everywhere(caller.app, channel, target).await?;
-    let Joins { joined, already, full } = joins.value;
+    let Joins {
+        joined,
+        already,
+        full,
+    } = joins.value;
     let mut answer = json!({ "joined": joined, "already": already, "full": full });
     name_missing(&mut answer, &joins.missing);
     Ok(answer)
@@ -183,14 +241,21 @@ mod tests {
     #[test]
     fn members_show_of_their_profiles_what_is_not_hidden() {
         let shown = |redact: &[&str]| {
-            let members = r#"[{"id":"1","user":"u","data":{"a":1,"b":{"c":2}}},{"id":"2","user":null}]"#;
+            let members =
+                r#"[{"id":"1","user":"u","data":{"a":1,"b":{"c":2}}},{"id":"2","user":null}]"#;
             let redact: Vec<String> = redact.iter().map(|&path| path.to_owned()).collect();
             let shown = redacted(RawValue::from_string(members.to_owned()).unwrap(), &redact);
             serde_json::from_str::<Json>(shown.get()).unwrap()
         };
         let data = |redact: &[&str]| shown(redact)[0]["data"].clone();
-        assert_eq!(data(&["auth.a", "profiles.a"]), json!({"a": 1, "b": {"c": 2}}));
-        assert_eq!(data(&["profile.b.c"]), json!({"a": 1, "b": {"c": "[redacted]"}}));
+        assert_eq!(
+            data(&["auth.a", "profiles.a"]),
+            json!({"a": 1, "b": {"c": 2}})
+        );
+        assert_eq!(
+            data(&["profile.b.c"]),
+            json!({"a": 1, "b": {"c": "[redacted]"}})
+        );
         assert_eq!(data(&["profile"]), json!("[redacted]"));
         assert_eq!(shown(&["profile"])[1], json!({"id": "2", "user": null}));
     }

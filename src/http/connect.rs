@@ -68,7 +68,10 @@ impl Query {
                 field.get_or_insert_with(|| value.into_owned());
             }
         }
-        if device.as_ref().is_some_and(|device: &String| device.len() > DEVICE_BYTES) {
+        if device
+            .as_ref()
+            .is_some_and(|device: &String| device.len() > DEVICE_BYTES)
+        {
             return Err(bad(format!("`device` is over {DEVICE_BYTES} bytes")));
         }
         if channels.len() > most_channels {
@@ -83,7 +86,15 @@ impl Query {
             Some(_) => Err(bad(format!("`{name}` must be true or false"))),
         };
         let (echo, store) = (switch("echo", echo)?, switch("store", store)?);
-        Ok(Self { token, key, app, device, echo, store, entrance: Entrance { channels, resume } })
+        Ok(Self {
+            token,
+            key,
+            app,
+            device,
+            echo,
+            store,
+            entrance: Entrance { channels, resume },
+        })
     }
 }
 
@@ -103,17 +114,28 @@ impl<'n> Destination<'n> {
     /// 404 for an unknown app, 400 where key and app name different ones.
     fn of(node: &'n Node, live: &Live, query: &Query) -> Result<Self, Problem> {
         let unknown_app = || Problem::not_found("unknown_app", "there is no such app");
-        let named =
-            query.app.as_deref().map(|name| node.app_named(name).ok_or_else(unknown_app)).transpose()?;
+        let named = query
+            .app
+            .as_deref()
+            .map(|name| node.app_named(name).ok_or_else(unknown_app))
+            .transpose()?;
         let found = query.key.as_ref().map(|key| live.client_keys.find(key));
         match found {
-            Some(Some((app, _))) if named.is_some_and(|named| named.id != app) => {
-                Err(Problem::bad_request("bad_query", "`key` is of another app than `app`"))
-            }
-            Some(Some((app, policy))) => Ok(Self { app: node.app(app), policy, refusal: None }),
+            Some(Some((app, _))) if named.is_some_and(|named| named.id != app) => Err(
+                Problem::bad_request("bad_query", "`key` is of another app than `app`"),
+            ),
+            Some(Some((app, policy))) => Ok(Self {
+                app: node.app(app),
+                policy,
+                refusal: None,
+            }),
             unknown => {
                 let app = named.or(node.apps.first()).ok_or_else(unknown_app)?;
-                Ok(Self { app, policy: 0, refusal: unknown.map(|_| "unknown client key") })
+                Ok(Self {
+                    app,
+                    policy: 0,
+                    refusal: unknown.map(|_| "unknown client key"),
+                })
             }
         }
     }
@@ -135,36 +157,66 @@ pub(super) fn connect(
     let live = node.live();
     let most_channels = node.config.limits.channels_per_connection;
     let query = Query::parse(request.uri().query().unwrap_or(""), most_channels)?;
-    let Destination { app, policy, refusal } = Destination::of(&node, &live, &query)?;
+    let Destination {
+        app,
+        policy,
+        refusal,
+    } = Destination::of(&node, &live, &query)?;
     let headers = request.headers();
-    let token = query.token.or_else(|| access::bearer(headers).map(str::to_owned));
+    let token = query
+        .token
+        .or_else(|| access::bearer(headers).map(str::to_owned));
     if let Some(origin) = headers.get(ORIGIN) {
         let origin = origin.to_str().unwrap_or("");
         let development = live.config.is_development();
-        if !live.access(app.id).policy(policy).allows_origin(origin, token.is_some(), development) {
+        if !live
+            .access(app.id)
+            .policy(policy)
+            .allows_origin(origin, token.is_some(), development)
+        {
             node.metrics.refused(Refusal::Origin);
             let detail = "this Origin may not connect without a token, or not at all; \
                           set `origins` of the app or the client key ([\"*\"] allows every one)";
-            return Err(Problem::new(StatusCode::FORBIDDEN, "origin_refused", detail));
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "origin_refused",
+                detail,
+            ));
         }
     }
     let ip = access::client_address(headers, peer, &live.config.trusted_proxies);
-    let version = headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version == "13");
+    let version = headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version == "13");
     if request.method() != Method::GET || !version || !upgrade::is_upgrade_request(&request) {
         let detail = "this path takes WebSocket handshakes (RFC 6455, version 13) only";
-        return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail));
+        return Err(Problem::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "upgrade_required",
+            detail,
+        ));
     }
     let protocol = chosen_protocol(headers)?;
     let (occupancy, app) = (admit(edge, &node, ip)?, app.id);
-    let (mut response, upgraded) =
-        upgrade::upgrade(&mut request).map_err(|e| Problem::bad_request("bad_handshake", e.to_string()))?;
+    let (mut response, upgraded) = upgrade::upgrade(&mut request)
+        .map_err(|e| Problem::bad_request("bad_handshake", e.to_string()))?;
     if protocol {
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(native::NAME));
+        response.headers_mut().insert(
+            SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(native::NAME),
+        );
     }
     let device = query.device.map(SmolStr::from);
-    let Query { echo, store, entrance, .. } = query;
+    let Query {
+        echo,
+        store,
+        entrance,
+        ..
+    } = query;
     tokio::task::spawn_local(async move {
-        let Some((socket, granted, leftover)) = upgraded.await.ok().and_then(raw_socket) else { return };
+        let Some((socket, granted, leftover)) = upgraded.await.ok().and_then(raw_socket) else {
+            return;
+        };
         let arrival = Arrival {
             app,
             policy,
@@ -203,7 +255,10 @@ fn chosen_protocol(headers: &hyper::HeaderMap) -> Result<bool, Problem> {
         .flat_map(|value| value.split(','))
         .any(|name| name.trim() == native::NAME);
     if !known {
-        let detail = format!("Sec-WebSocket-Protocol must offer {}, or be left out", native::NAME);
+        let detail = format!(
+            "Sec-WebSocket-Protocol must offer {}, or be left out",
+            native::NAME
+        );
         return Err(Problem::bad_request("unknown_protocol", detail));
     }
     Ok(true)
@@ -216,17 +271,33 @@ fn admit(edge: &Edge, node: &Arc<Node>, ip: IpAddr) -> Result<Occupancy, Problem
         Problem::unavailable(code, detail)
     };
     if node.phase() == Phase::Draining {
-        return Err(refuse(Refusal::Draining, "draining", "this node is leaving; connect to another"));
+        return Err(refuse(
+            Refusal::Draining,
+            "draining",
+            "this node is leaving; connect to another",
+        ));
     }
     if !edge.door.may_upgrade() {
-        return Err(refuse(Refusal::AcceptRate, "accept_rate", "too many clients connect at once"));
+        return Err(refuse(
+            Refusal::AcceptRate,
+            "accept_rate",
+            "too many clients connect at once",
+        ));
     }
-    let occupancy = Occupancy::take(node)
-        .ok_or_else(|| refuse(Refusal::Connections, "connection_limit", "this node is full"))?;
-    let place = edge
-        .door
-        .enter(ip)
-        .map_err(|_| refuse(Refusal::Address, "address_limit", "too many connections from this address"))?;
+    let occupancy = Occupancy::take(node).ok_or_else(|| {
+        refuse(
+            Refusal::Connections,
+            "connection_limit",
+            "this node is full",
+        )
+    })?;
+    let place = edge.door.enter(ip).map_err(|_| {
+        refuse(
+            Refusal::Address,
+            "address_limit",
+            "too many connections from this address",
+        )
+    })?;
     Ok(occupancy.at(place))
 }
 
@@ -234,7 +305,11 @@ fn admit(edge: &Edge, node: &Arc<Node>, ip: IpAddr) -> Result<Occupancy, Problem
 fn raw_socket(
     upgraded: fastwebsockets::WebSocket<TokioIo<hyper::upgrade::Upgraded>>,
 ) -> Option<(TcpStream, Vec<u8>, bytes::Bytes)> {
-    let parts = upgraded.into_inner().into_inner().downcast::<Watched>().ok()?;
+    let parts = upgraded
+        .into_inner()
+        .into_inner()
+        .downcast::<Watched>()
+        .ok()?;
     let (socket, granted) = parts.io.into_socket();
     Some((socket, granted, parts.read_buf))
 }

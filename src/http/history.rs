@@ -49,21 +49,29 @@ struct Kept {
 /// # Errors
 /// 400 for a bad query and what is no channel's name, 404 where nothing is kept for the channel, 503 where it is out of
 /// reach.
-pub(crate) async fn page(node: &Node, caller: &Caller, channel: &str, query: &str) -> Result<Page, Problem> {
+pub(crate) async fn page(
+    node: &Node,
+    caller: &Caller,
+    channel: &str,
+    query: &str,
+) -> Result<Page, Problem> {
     channel_name(channel)?;
     let query = Query::parse(query, &["after", "limit"])?;
     let after = query.get("after").map_or(Ok(0), str::parse);
     let after = after.map_err(|_| query::bad("`after` must be an offset"))?;
     let limit = query.limit(PAGE_DEFAULT)?;
     if node.kept_key(caller.app, channel).is_none() {
-        let detail = "this channel keeps no history; set `history_size` by a rule for channels of the app";
+        let detail =
+            "this channel keeps no history; set `history_size` by a rule for channels of the app";
         return Err(Problem::not_found("no_history", detail));
     }
     let Some(page) = node.kept(caller.app, channel, after, limit).await? else {
         return Ok(Page::default());
     };
     let fitting = fitting(&page.entries);
-    let cursor = fitting.last().filter(|_| page.more || fitting.len() < page.entries.len());
+    let cursor = fitting
+        .last()
+        .filter(|_| page.more || fitting.len() < page.entries.len());
     Ok(Page {
         epoch: Some(page.position.epoch.to_string()),
         offset: page.position.offset,
@@ -112,7 +120,9 @@ fn split(frame: &Frame) -> Option<(&[u8], Option<&[u8]>)> {
     if frame.is_text() {
         return Some((frame.payload(), None));
     }
-    let [_version, high, low, rest @ ..] = frame.payload() else { return None };
+    let [_version, high, low, rest @ ..] = frame.payload() else {
+        return None;
+    };
     let (head, bytes) = rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low])))?;
     Some((head, Some(bytes)))
 }
@@ -125,8 +135,17 @@ mod tests {
     use crate::protocol::event::{Data, Event, Marks, Sender};
 
     fn entry(data: Data<'_>, marks: &Marks<'_>) -> Entry {
-        let frame = Event::new("e\"", data).unwrap().draft(marks).finish(Some(7));
-        Entry { offset: 7, id: Uuid::from_u128(1), frame, omit: None, at_ms: 1_767_225_600_123 }
+        let frame = Event::new("e\"", data)
+            .unwrap()
+            .draft(marks)
+            .finish(Some(7));
+        Entry {
+            offset: 7,
+            id: Uuid::from_u128(1),
+            frame,
+            omit: None,
+            at_ms: 1_767_225_600_123,
+        }
     }
 
     fn text(entry: &Entry) -> String {
@@ -135,19 +154,38 @@ mod tests {
 
     #[test]
     fn data_are_shown_byte_for_byte() {
-        for data in ["null", "1e2", "12345678901234567890", "{\"b\":[ 1.0 ],\n\"a\":\"\\u00e9\"}"] {
+        for data in [
+            "null",
+            "1e2",
+            "12345678901234567890",
+            "{\"b\":[ 1.0 ],\n\"a\":\"\\u00e9\"}",
+        ] {
             let raw: &RawValue = serde_json::from_str(data).unwrap();
-            let shown = text(&entry(Data::Json(raw), &Marks { channel: Some("c"), ..Marks::default() }));
+            let shown = text(&entry(
+                Data::Json(raw),
+                &Marks {
+                    channel: Some("c"),
+                    ..Marks::default()
+                },
+            ));
             let id = "00000000-0000-0000-0000-000000000001";
-            let head = format!(r#"{{"offset":7,"id":"{id}","at":1767225600123,"event":"e\"","data":"#);
+            let head =
+                format!(r#"{{"offset":7,"id":"{id}","at":1767225600123,"event":"e\"","data":"#);
             assert_eq!(shown, format!("{head}{data}}}"));
         }
     }
 
     #[test]
     fn bytes_are_shown_as_base64_and_a_sender_as_it_was() {
-        let from = Sender { connection: "00000000000000000000000004".parse().unwrap(), user: None };
-        let marks = Marks { channel: Some("c"), from: Some(&from), id: None };
+        let from = Sender {
+            connection: "00000000000000000000000004".parse().unwrap(),
+            user: None,
+        };
+        let marks = Marks {
+            channel: Some("c"),
+            from: Some(&from),
+            id: None,
+        };
         let shown = text(&entry(Data::Bytes(Cow::Borrowed(&[0, 255])), &marks));
         assert!(shown.ends_with(
             r#""data_base64":"AP8=","from":{"connection":"00000000000000000000000004","user":null}}"#
@@ -162,6 +200,9 @@ mod tests {
         let (small, big) = (entry(&[1]), entry(&big));
         assert_eq!(fitting(&[]).len(), 0);
         assert_eq!(fitting(&[big.clone(), small.clone()]).len(), 1);
-        assert_eq!(fitting(&[small.clone(), small.clone(), big, small]).len(), 2);
+        assert_eq!(
+            fitting(&[small.clone(), small.clone(), big, small]).len(),
+            2
+        );
     }
 }

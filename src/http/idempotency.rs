@@ -47,13 +47,21 @@ pub(crate) struct Scope {
 impl Scope {
     /// The same key for one item of a batch.
     pub(crate) fn item(&self, item: usize) -> Self {
-        Self { item: Some(item as u32), ..self.clone() }
+        Self {
+            item: Some(item as u32),
+            ..self.clone()
+        }
     }
 
     /// A name for it that is safe to keep elsewhere: nobody reads an API key from it.
     pub(crate) fn digest(&self) -> String {
         let item = self.item.map(|item| item.to_string()).unwrap_or_default();
-        digest(&[self.api_key.as_bytes(), self.path.as_bytes(), self.key.as_bytes(), item.as_bytes()])
+        digest(&[
+            self.api_key.as_bytes(),
+            self.path.as_bytes(),
+            self.key.as_bytes(),
+            item.as_bytes(),
+        ])
     }
 }
 
@@ -69,8 +77,14 @@ pub(crate) fn digest(parts: &[&[u8]]) -> String {
 
 #[derive(Debug)]
 enum Entry {
-    Running { body: u64, done: watch::Receiver<()> },
-    Done { body: u64, answer: Bytes },
+    Running {
+        body: u64,
+        done: watch::Receiver<()>,
+    },
+    Done {
+        body: u64,
+        answer: Bytes,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -126,7 +140,10 @@ impl Store {
                 Look::Wait(done) => done,
             };
             // An error within says that the runner is gone, which is what is waited for.
-            if tokio::time::timeout_at(deadline.into(), done.changed()).await.is_err() {
+            if tokio::time::timeout_at(deadline.into(), done.changed())
+                .await
+                .is_err()
+            {
                 return Err(KeyError::Running);
             }
         }
@@ -136,7 +153,9 @@ impl Store {
         let mut kept = self.kept.lock();
         kept.expire(self.window);
         match kept.entries.get(scope) {
-            Some(Entry::Running { body: other, .. } | Entry::Done { body: other, .. }) if *other != body => {
+            Some(Entry::Running { body: other, .. } | Entry::Done { body: other, .. })
+                if *other != body =>
+            {
                 Err(KeyError::OtherBody)
             }
             Some(Entry::Running { done, .. }) => Ok(Look::Wait(done.clone())),
@@ -144,7 +163,8 @@ impl Store {
             None if kept.entries.len() >= self.entries => Err(KeyError::Full),
             None => {
                 let (sender, done) = watch::channel(());
-                kept.entries.insert(scope.clone(), Entry::Running { body, done });
+                kept.entries
+                    .insert(scope.clone(), Entry::Running { body, done });
                 let store = self.clone();
                 Ok(Look::Claim(Claim::First(Running {
                     store,
@@ -164,7 +184,11 @@ enum Look {
 
 impl Kept {
     fn expire(&mut self, window: Duration) {
-        while self.ages.front().is_some_and(|(since, _)| since.elapsed() >= window) {
+        while self
+            .ages
+            .front()
+            .is_some_and(|(since, _)| since.elapsed() >= window)
+        {
             if let Some((_, scope)) = self.ages.pop_front() {
                 self.entries.remove(&scope);
             }
@@ -187,7 +211,13 @@ impl Running {
     pub(crate) fn succeed(mut self, answer: Bytes) {
         if let Some(scope) = self.scope.take() {
             let mut kept = self.store.kept.lock();
-            kept.entries.insert(scope.clone(), Entry::Done { body: self.body, answer });
+            kept.entries.insert(
+                scope.clone(),
+                Entry::Done {
+                    body: self.body,
+                    answer,
+                },
+            );
             kept.ages.push_back((Instant::now(), scope));
         }
     }
@@ -206,11 +236,21 @@ mod tests {
     use super::*;
 
     fn scope(key: &str) -> Scope {
-        Scope { app: AppId(0), api_key: "k".into(), path: "/v1/emit", key: key.into(), item: None }
+        Scope {
+            app: AppId(0),
+            api_key: "k".into(),
+            path: "/v1/emit",
+            key: key.into(),
+            item: None,
+        }
     }
 
     fn store(entries: usize, window: Duration) -> Arc<Store> {
-        Store::new(&Limits { idempotency_entries: entries, idempotency_window: window, ..Limits::default() })
+        Store::new(&Limits {
+            idempotency_entries: entries,
+            idempotency_window: window,
+            ..Limits::default()
+        })
     }
 
     fn soon() -> Instant {
@@ -227,8 +267,14 @@ mod tests {
         assert!(
             matches!(store.claim(scope("a"), b"1", soon()).await, Ok(Claim::Answered(a)) if a == "answer")
         );
-        assert_eq!(store.claim(scope("a"), b"2", soon()).await.unwrap_err(), KeyError::OtherBody);
-        assert!(matches!(store.claim(scope("a").item(0), b"2", soon()).await, Ok(Claim::First(_))));
+        assert_eq!(
+            store.claim(scope("a"), b"2", soon()).await.unwrap_err(),
+            KeyError::OtherBody
+        );
+        assert!(matches!(
+            store.claim(scope("a").item(0), b"2", soon()).await,
+            Ok(Claim::First(_))
+        ));
     }
 
     #[tokio::test]
@@ -259,6 +305,9 @@ mod tests {
         let full = store.claim(scope("b"), b"1", soon()).await;
         assert!(matches!(full, Err(KeyError::Full)) || store.kept.lock().entries.is_empty());
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert!(matches!(store.claim(scope("b"), b"1", soon()).await, Ok(Claim::First(_))));
+        assert!(matches!(
+            store.claim(scope("b"), b"1", soon()).await,
+            Ok(Claim::First(_))
+        ));
     }
 }

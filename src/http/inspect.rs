@@ -26,13 +26,23 @@ use crate::{
 ///
 /// # Errors
 /// 400 for a bad query or filter.
-pub(crate) async fn connections(node: &Node, caller: &Caller, query: &str) -> Result<Json, Problem> {
+pub(crate) async fn connections(
+    node: &Node,
+    caller: &Caller,
+    query: &str,
+) -> Result<Json, Problem> {
     let query = Query::parse(query, &["filter", "params", "cursor", "limit"])?;
     let (from, limit) = (query.cursor(PageStart::read)?, query.limit(PAGE_DEFAULT)?);
     let params = query.get("params").map(body::params).transpose()?;
     let filter = query.get("filter").map(str::to_owned);
-    let target = Target { filter, params, ..Target::default() };
-    let page = node.connections_everywhere(caller.app, target, from, limit).await?;
+    let target = Target {
+        filter,
+        params,
+        ..Target::default()
+    };
+    let page = node
+        .connections_everywhere(caller.app, target, from, limit)
+        .await?;
     let mut answer = json!({ "connections": page.value.items });
     if let Some(next) = page.value.cursor {
         answer["cursor"] = json!(next);
@@ -49,9 +59,13 @@ pub(crate) async fn connection(node: &Node, caller: &Caller, id: &str) -> Result
     match find(node, caller, id) {
         Ok(connection) => Ok(show::connection(&connection, &node.live().config.redact)),
         Err(problem) => {
-            let Ok(id) = id.parse() else { return Err(problem) };
+            let Ok(id) = id.parse() else {
+                return Err(problem);
+            };
             let found = node.connection_elsewhere(caller.app, &id).await?;
-            found.and_then(|found| serde_json::from_str(found.get()).ok()).ok_or(problem)
+            found
+                .and_then(|found| serde_json::from_str(found.get()).ok())
+                .ok_or(problem)
         }
     }
 }
@@ -78,9 +92,15 @@ pub(super) fn name_missing(answer: &mut Json, missing: &[String]) {
 ///
 /// # Errors
 /// 400 for a wrong body, or one that names nobody.
-pub(crate) async fn disconnect(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
+pub(crate) async fn disconnect(
+    node: &Arc<Node>,
+    caller: &Caller,
+    body: &[u8],
+) -> Result<Json, Problem> {
     let (target, close) = disconnection(body)?;
-    let disconnected = node.disconnect_everywhere(caller.app, target, close).await?;
+    let disconnected = node
+        .disconnect_everywhere(caller.app, target, close)
+        .await?;
     let mut answer = json!({ "disconnected": disconnected.value });
     name_missing(&mut answer, &disconnected.missing);
     Ok(answer)
@@ -107,9 +127,24 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
         #[serde(default)]
         reason: Option<String>,
     }
-    let fields: Fields<'_> = body::parse(body, &["to", "filter", "params", "except", "code", "reason"])?;
-    let Fields { to, filter, params, except, .. } = fields;
-    let target = Whom { to, filter, params, except }.target()?;
+    let fields: Fields<'_> = body::parse(
+        body,
+        &["to", "filter", "params", "except", "code", "reason"],
+    )?;
+    let Fields {
+        to,
+        filter,
+        params,
+        except,
+        ..
+    } = fields;
+    let target = Whom {
+        to,
+        filter,
+        params,
+        except,
+    }
+    .target()?;
     let code = fields.code.unwrap_or(close::DISCONNECTED);
     if code != close::NORMAL && !(3000..5000).contains(&code) {
         let detail = format!("`code` must be 1000, or 3000 to 4999, not {code}");
@@ -117,7 +152,10 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
     }
     let reason = fields.reason.unwrap_or_else(|| "disconnected".to_owned());
     if reason.len() > 123 {
-        return Err(Problem::bad_request("bad_field", "`reason` fits a close frame only up to 123 bytes"));
+        return Err(Problem::bad_request(
+            "bad_field",
+            "`reason` fits a close frame only up to 123 bytes",
+        ));
     }
     Ok((target, Close::new(code, &reason)))
 }
@@ -137,8 +175,14 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result
         connection: Option<String>,
     }
     let fields: Fields<'_> = body::parse(body, &["filter", "params", "connection"])?;
-    let params = fields.params.map(|raw| body::params(raw.get())).transpose()?;
-    let one = fields.connection.map(|id| find(node, caller, &id)).transpose()?;
+    let params = fields
+        .params
+        .map(|raw| body::params(raw.get()))
+        .transpose()?;
+    let one = fields
+        .connection
+        .map(|id| find(node, caller, &id))
+        .transpose()?;
     let explanation = node.explain(caller.app, fields.filter, params).await?;
     let warnings: Vec<Json> = explanation
         .bound
@@ -187,7 +231,10 @@ fn plan(bound: &Bound) -> Json {
 /// The value of every sub-expression. Where paths are hidden, the values of sub-expressions that show them are, too.
 fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
     // A path can be written in other ways, and a map shows its members: only what is plainly another path is shown.
-    let is_path = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
+    let is_path = |text: &str| {
+        text.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
+    };
     let within = |inner: &str, outer: &str| format!("{inner}.").starts_with(&format!("{outer}."));
     let hidden = |text: &str| {
         redact.iter().any(|path| {
@@ -199,7 +246,8 @@ fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
     };
     let explained = bound.explain(&connection.attributes);
     let shown = explained.iter().map(|part| {
-        let mut one = json!({ "text": part.text, "offset": part.span.offset, "length": part.span.length });
+        let mut one =
+            json!({ "text": part.text, "offset": part.span.offset, "length": part.span.length });
         match &part.value {
             Ok(Value::Bool(value)) => one["value"] = json!(value),
             Ok(_) if hidden(&part.text) => one["value"] = json!(show::REDACTED),
@@ -212,8 +260,13 @@ fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
 }
 
 fn find(node: &Node, caller: &Caller, id: &str) -> Result<Snapshot, Problem> {
-    let found = id.parse::<ConnectionId>().ok().and_then(|id| node.hub.find(caller.app, &id));
-    found.ok_or_else(|| Problem::not_found("unknown_connection", "there is no connection with this id"))
+    let found = id
+        .parse::<ConnectionId>()
+        .ok()
+        .and_then(|id| node.hub.find(caller.app, &id));
+    found.ok_or_else(|| {
+        Problem::not_found("unknown_connection", "there is no connection with this id")
+    })
 }
 
 /// `POST /v1/tokens`: signs a client token.

@@ -81,30 +81,125 @@ struct Route {
 }
 
 const fn route(method: Method, path: &'static str, access: Access, call: Call) -> Route {
-    Route { method, path, access, call }
+    Route {
+        method,
+        path,
+        access,
+        call,
+    }
 }
 
 /// Every path of the server. A `{name}` stands for one segment.
 static ROUTES: [Route; 25] = [
-    route(Method::POST, "/v1/emit", Access::Key(Scope::Publish), Call::Publish(Verb::Emit)),
-    route(Method::POST, "/v1/publish", Access::Key(Scope::Publish), Call::Publish(Verb::Publish)),
-    route(Method::POST, "/v1/send", Access::Key(Scope::Publish), Call::Publish(Verb::Send)),
-    route(Method::POST, "/v1/broadcast", Access::Key(Scope::Publish), Call::Publish(Verb::Broadcast)),
-    route(Method::POST, "/v1/dispatch", Access::Key(Scope::Publish), Call::Publish(Verb::Dispatch)),
-    route(Method::POST, "/v1/batch", Access::Key(Scope::Publish), Call::Batch),
+    route(
+        Method::POST,
+        "/v1/emit",
+        Access::Key(Scope::Publish),
+        Call::Publish(Verb::Emit),
+    ),
+    route(
+        Method::POST,
+        "/v1/publish",
+        Access::Key(Scope::Publish),
+        Call::Publish(Verb::Publish),
+    ),
+    route(
+        Method::POST,
+        "/v1/send",
+        Access::Key(Scope::Publish),
+        Call::Publish(Verb::Send),
+    ),
+    route(
+        Method::POST,
+        "/v1/broadcast",
+        Access::Key(Scope::Publish),
+        Call::Publish(Verb::Broadcast),
+    ),
+    route(
+        Method::POST,
+        "/v1/dispatch",
+        Access::Key(Scope::Publish),
+        Call::Publish(Verb::Dispatch),
+    ),
+    route(
+        Method::POST,
+        "/v1/batch",
+        Access::Key(Scope::Publish),
+        Call::Batch,
+    ),
     route(Method::GET, "/v1/connect", Access::Client, Call::Connect),
-    route(Method::POST, "/v1/explain", Access::Key(Scope::Inspect), Call::Explain),
-    route(Method::GET, "/v1/connections", Access::Key(Scope::Inspect), Call::Connections),
-    route(Method::GET, "/v1/connections/{id}", Access::Key(Scope::Inspect), Call::Connection),
-    route(Method::GET, "/v1/users/{user}", Access::Key(Scope::Inspect), Call::User),
-    route(Method::GET, "/v1/channels", Access::Key(Scope::Inspect), Call::Channels),
-    route(Method::GET, "/v1/channels/{channel}", Access::Key(Scope::Inspect), Call::Channel),
-    route(Method::GET, "/v1/channels/{channel}/members", Access::Key(Scope::Inspect), Call::Members),
-    route(Method::GET, "/v1/channels/{channel}/history", Access::Key(Scope::Inspect), Call::History),
-    route(Method::POST, "/v1/join", Access::Key(Scope::Control), Call::Join),
-    route(Method::POST, "/v1/leave", Access::Key(Scope::Control), Call::Leave),
-    route(Method::POST, "/v1/disconnect", Access::Key(Scope::Control), Call::Disconnect),
-    route(Method::POST, "/v1/tokens", Access::Key(Scope::Tokens), Call::Tokens),
+    route(
+        Method::POST,
+        "/v1/explain",
+        Access::Key(Scope::Inspect),
+        Call::Explain,
+    ),
+    route(
+        Method::GET,
+        "/v1/connections",
+        Access::Key(Scope::Inspect),
+        Call::Connections,
+    ),
+    route(
+        Method::GET,
+        "/v1/connections/{id}",
+        Access::Key(Scope::Inspect),
+        Call::Connection,
+    ),
+    route(
+        Method::GET,
+        "/v1/users/{user}",
+        Access::Key(Scope::Inspect),
+        Call::User,
+    ),
+    route(
+        Method::GET,
+        "/v1/channels",
+        Access::Key(Scope::Inspect),
+        Call::Channels,
+    ),
+    route(
+        Method::GET,
+        "/v1/channels/{channel}",
+        Access::Key(Scope::Inspect),
+        Call::Channel,
+    ),
+    route(
+        Method::GET,
+        "/v1/channels/{channel}/members",
+        Access::Key(Scope::Inspect),
+        Call::Members,
+    ),
+    route(
+        Method::GET,
+        "/v1/channels/{channel}/history",
+        Access::Key(Scope::Inspect),
+        Call::History,
+    ),
+    route(
+        Method::POST,
+        "/v1/join",
+        Access::Key(Scope::Control),
+        Call::Join,
+    ),
+    route(
+        Method::POST,
+        "/v1/leave",
+        Access::Key(Scope::Control),
+        Call::Leave,
+    ),
+    route(
+        Method::POST,
+        "/v1/disconnect",
+        Access::Key(Scope::Control),
+        Call::Disconnect,
+    ),
+    route(
+        Method::POST,
+        "/v1/tokens",
+        Access::Key(Scope::Tokens),
+        Call::Tokens,
+    ),
     route(Method::GET, "/v1/openapi.json", Access::Open, Call::OpenApi),
     route(Method::GET, "/healthz", Access::Open, Call::Healthz),
     route(Method::GET, "/readyz", Access::Open, Call::Readyz),
@@ -152,11 +247,21 @@ impl Edge {
     pub(crate) async fn serve(&self, request: Request<Incoming>, peer: &Peer) -> Response<Answer> {
         let began = Instant::now();
         peer.life.busy();
-        let mut response = self.route(request, peer).await.unwrap_or_else(Problem::into_response);
-        if self.node.phase() == Phase::Draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        let mut response = self
+            .route(request, peer)
+            .await
+            .unwrap_or_else(Problem::into_response);
+        if self.node.phase() == Phase::Draining
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        self.node.metrics.http.observe(began.elapsed().as_secs_f64());
+        self.node
+            .metrics
+            .http
+            .observe(began.elapsed().as_secs_f64());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             peer.life.upgrading();
         } else {
@@ -165,7 +270,11 @@ impl Edge {
         response
     }
 
-    async fn route(&self, request: Request<Incoming>, peer: &Peer) -> Result<Response<Answer>, Problem> {
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> Result<Response<Answer>, Problem> {
         if self.node.live().config.is_development() {
             access::development(request.headers(), peer.ip, !request.body().is_end_stream())?;
         }
@@ -181,11 +290,18 @@ impl Edge {
             {
                 return self.call(route, request, peer).await;
             }
-            allowed = Some(if route.method == Method::GET { "GET" } else { "POST" });
+            allowed = Some(if route.method == Method::GET {
+                "GET"
+            } else {
+                "POST"
+            });
         }
         Err(match allowed {
             Some(allow) => Problem::method(allow),
-            None => Problem::not_found("unknown_path", "there is no such path; see /v1/openapi.json"),
+            None => Problem::not_found(
+                "unknown_path",
+                "there is no such path; see /v1/openapi.json",
+            ),
         })
     }
 
@@ -210,7 +326,10 @@ impl Edge {
         match route.call {
             Call::Connect => {
                 let Some(event_loop) = self.event_loop.clone() else {
-                    return Err(Problem::not_found("unknown_path", "clients connect to the main address"));
+                    return Err(Problem::not_found(
+                        "unknown_path",
+                        "clients connect to the main address",
+                    ));
                 };
                 connect::connect(self, event_loop, request, peer.ip, peer.since)
             }
@@ -220,9 +339,10 @@ impl Edge {
             }
             Call::Metrics => Ok(ops::metrics(&self.node)),
             Call::OpenApi => Ok(ops::openapi()),
-            Call::Page => {
-                Ok(ops::page(route.path, self.is_admin().then_some(self.node.config.listen.port())))
-            }
+            Call::Page => Ok(ops::page(
+                route.path,
+                self.is_admin().then_some(self.node.config.listen.port()),
+            )),
             _ => Ok(ops::health()),
         }
     }
@@ -235,15 +355,25 @@ impl Edge {
     ) -> Result<Response<Answer>, Problem> {
         let caller = access::authorize(&self.node, request.headers(), scope)?;
         let node = &self.node;
-        let key = match request.headers().get("idempotency-key").map(HeaderValue::to_str) {
+        let key = match request
+            .headers()
+            .get("idempotency-key")
+            .map(HeaderValue::to_str)
+        {
             None => None,
             Some(Ok(key)) => Some(key.to_owned()),
             Some(Err(_)) => {
-                return Err(Problem::bad_request("idempotency_key_length", "Idempotency-Key is not ASCII"));
+                return Err(Problem::bad_request(
+                    "idempotency_key_length",
+                    "Idempotency-Key is not ASCII",
+                ));
             }
         };
         let (parts, body) = request.into_parts();
-        let (most, wait) = (node.live().config.limits.body_bytes, node.config.limits.handshake);
+        let (most, wait) = (
+            node.live().config.limits.body_bytes,
+            node.config.limits.handshake,
+        );
         let body = match route.method {
             Method::POST => body::read(body, most, wait).await?,
             _ => Bytes::new(),
@@ -295,16 +425,35 @@ mod tests {
         };
         assert_eq!(segment("/v1/channels", "/v1/channels"), Some(""));
         assert_eq!(segment("/v1/channels", "/v1/channels/"), None);
-        assert_eq!(segment("/v1/channels/{channel}", "/v1/channels/a%2Fb"), Some("a%2Fb"));
         assert_eq!(
-            segment("/v1/channels/{channel}/members", "/v1/channels/members/members"),
+            segment("/v1/channels/{channel}", "/v1/channels/a%2Fb"),
+            Some("a%2Fb")
+        );
+        assert_eq!(
+            segment(
+                "/v1/channels/{channel}/members",
+                "/v1/channels/members/members"
+            ),
             Some("members")
         );
-        for path in ["/v1/channels/", "/v1/channels/a/", "/v1/channels/a/members", "/v1/channels"] {
+        for path in [
+            "/v1/channels/",
+            "/v1/channels/a/",
+            "/v1/channels/a/members",
+            "/v1/channels",
+        ] {
             assert_eq!(segment("/v1/channels/{channel}", path), None, "{path}");
         }
-        for path in ["/v1/channels//members", "/v1/channels/members", "/v1/channels/a/b/members"] {
-            assert_eq!(segment("/v1/channels/{channel}/members", path), None, "{path}");
+        for path in [
+            "/v1/channels//members",
+            "/v1/channels/members",
+            "/v1/channels/a/b/members",
+        ] {
+            assert_eq!(
+                segment("/v1/channels/{channel}/members", path),
+                None,
+                "{path}"
+            );
         }
     }
 

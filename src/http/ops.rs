@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::{
     Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    header::{
+        CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    },
 };
 use serde_json::json;
 
@@ -28,16 +30,26 @@ const OPENAPI: &str = include_str!("openapi.json");
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                            connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; frame-ancestors 'none'";
 
-pub(super) fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Answer> {
+pub(super) fn response(
+    status: StatusCode,
+    kind: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Answer> {
     let mut response = Response::new(Answer::from(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
 /// Alive: the process answers.
 pub(super) fn health() -> Response<Answer> {
-    response(StatusCode::OK, "application/json", json!({ "status": "ok" }).to_string())
+    response(
+        StatusCode::OK,
+        "application/json",
+        json!({ "status": "ok" }).to_string(),
+    )
 }
 
 /// Fit for traffic, with reasons when not, to those who may know them. With `scope=node` it is asked of this node alone:
@@ -68,7 +80,11 @@ pub(super) fn ready(node: &Node, query: &str, admin: bool) -> Result<Response<An
             }
         }
     }
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     Ok(response(status, "application/json", body.to_string()))
 }
 
@@ -80,7 +96,10 @@ fn unfit(node: &Node) -> Vec<String> {
     }
     for (at, shard) in node.hub.shards().iter().enumerate() {
         if shard.silence() > STUCK {
-            reasons.push(format!("shard {at} has not been seen at work for {} s", shard.silence().as_secs()));
+            reasons.push(format!(
+                "shard {at} has not been seen at work for {} s",
+                shard.silence().as_secs()
+            ));
         }
     }
     reasons
@@ -107,11 +126,16 @@ pub(super) fn page(path: &str, port: Option<u16>) -> Response<Answer> {
     }
     let page = match port {
         None => Bytes::from_static(PAGE.as_bytes()),
-        Some(port) => PAGE.replacen(PAGE_PORT, &format!("data-port=\"{port}\""), 1).into(),
+        Some(port) => PAGE
+            .replacen(PAGE_PORT, &format!("data-port=\"{port}\""), 1)
+            .into(),
     };
     let mut response = response(StatusCode::OK, "text/html; charset=utf-8", page);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(PAGE_POLICY),
+    );
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
@@ -131,13 +155,20 @@ mod tests {
         let api: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
         let mut described: Vec<String> = Vec::new();
         for (path, methods) in api["paths"].as_object().unwrap() {
-            let methods = methods.as_object().unwrap().keys().filter(|key| *key != "parameters");
+            let methods = methods
+                .as_object()
+                .unwrap()
+                .keys()
+                .filter(|key| *key != "parameters");
             described.extend(methods.map(|method| format!("{} {path}", method.to_uppercase())));
         }
         let hidden = |path: &str| path == "/favicon.ico";
-        let routes = super::super::ROUTES.iter().filter(|route| !hidden(route.path));
-        let mut routed: Vec<String> =
-            routes.map(|route| format!("{} {}", route.method, route.path)).collect();
+        let routes = super::super::ROUTES
+            .iter()
+            .filter(|route| !hidden(route.path));
+        let mut routed: Vec<String> = routes
+            .map(|route| format!("{} {}", route.method, route.path))
+            .collect();
         described.sort();
         routed.sort();
         assert_eq!(described, routed);

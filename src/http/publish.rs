@@ -65,14 +65,21 @@ impl Publishing {
         }
         let Batch { items } = body::parse(&body, &["items"])?;
         if items.len() > BATCH_ITEMS {
-            let detail = format!("a batch holds at most {BATCH_ITEMS} items, not {}", items.len());
+            let detail = format!(
+                "a batch holds at most {BATCH_ITEMS} items, not {}",
+                items.len()
+            );
             return Err(Problem::bad_request("too_many_items", detail));
         }
         let scope = self.scope()?;
         // Holds the key for this body; each item is kept under a key of its own, so that a repeat runs what failed.
         let marker = match &scope {
             Some(scope) => {
-                match self.answers.claim(scope.clone(), &body, Instant::now() + ONCE_WAIT).await? {
+                match self
+                    .answers
+                    .claim(scope.clone(), &body, Instant::now() + ONCE_WAIT)
+                    .await?
+                {
                     Claim::First(marker) => Some(marker),
                     Claim::Answered(_) => None,
                 }
@@ -88,7 +95,9 @@ impl Publishing {
                 Some(scope) => {
                     let run = item.clone();
                     self.clone()
-                        .once(scope.item(at), item, move |this| async move { this.item(&run).await })
+                        .once(scope.item(at), item, move |this| async move {
+                            this.item(&run).await
+                        })
                         .await
                 }
             };
@@ -98,7 +107,9 @@ impl Publishing {
         if let (true, Some(marker)) = (succeeded, marker) {
             marker.succeed(Bytes::new());
         }
-        Ok(serde_json::to_vec(&Results { results }).unwrap_or_default().into())
+        Ok(serde_json::to_vec(&Results { results })
+            .unwrap_or_default()
+            .into())
     }
 
     async fn item(&self, item: &[u8]) -> Result<Bytes, Problem> {
@@ -135,7 +146,9 @@ impl Publishing {
     }
 
     fn scope(&self) -> Result<Option<Scope>, Problem> {
-        let Some(key) = &self.key else { return Ok(None) };
+        let Some(key) = &self.key else {
+            return Ok(None);
+        };
         if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES {
             return Err(KeyError::Length(key.len()).into());
         }
@@ -165,7 +178,11 @@ impl Publishing {
             Claim::First(running) => running,
         };
         let task = tokio::spawn(async move {
-            let claimed = match self.node.once(app, &name, digest(&[&body]).as_bytes(), deadline).await? {
+            let claimed = match self
+                .node
+                .once(app, &name, digest(&[&body]).as_bytes(), deadline)
+                .await?
+            {
                 Some(Once::Answered(answer)) => {
                     running.succeed(answer.clone());
                     return Ok(answer);
@@ -187,7 +204,11 @@ impl Publishing {
             Ok(answer)
         });
         task.await.unwrap_or_else(|_| {
-            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the call ended early"))
+            Err(Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "the call ended early",
+            ))
         })
     }
 }
@@ -199,8 +220,13 @@ fn parse(body: &[u8], verb: Verb) -> Result<Fields<'_>, Problem> {
 /// `{"status":200, …}` or `{"status":4xx,"error":{…}}`.
 fn item_result(result: Result<Bytes, Problem>) -> Box<RawValue> {
     let text = match result {
-        Ok(answer) => format!("{{\"status\":200,\"result\":{}}}", String::from_utf8_lossy(&answer)),
-        Err(problem) => serde_json::json!({ "status": problem.status(), "error": problem }).to_string(),
+        Ok(answer) => format!(
+            "{{\"status\":200,\"result\":{}}}",
+            String::from_utf8_lossy(&answer)
+        ),
+        Err(problem) => {
+            serde_json::json!({ "status": problem.status(), "error": problem }).to_string()
+        }
     };
     // Both are valid JSON by construction.
     RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())

@@ -11,7 +11,9 @@ use crate::limits::PAGE_MAX;
 /// 400 where it is not UTF-8.
 pub(crate) fn segment(raw: &str) -> Result<String, Problem> {
     let decoded = percent_decode_str(raw).decode_utf8();
-    decoded.map(Into::into).map_err(|_| Problem::bad_request("bad_path", "the path is not UTF-8"))
+    decoded
+        .map(Into::into)
+        .map_err(|_| Problem::bad_request("bad_path", "the path is not UTF-8"))
 }
 
 /// The problem of a query's parameter.
@@ -47,7 +49,11 @@ impl Query {
 
     /// The value of `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| &**value)
+        self.0
+            .iter()
+            .rev()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| &**value)
     }
 
     /// `limit`: the most entries of a page, or `default`.
@@ -55,8 +61,13 @@ impl Query {
     /// # Errors
     /// 400 where it is none from 1 to [`PAGE_MAX`].
     pub(crate) fn limit(&self, default: usize) -> Result<usize, Problem> {
-        let Some(text) = self.get("limit") else { return Ok(default) };
-        let limit = text.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));
+        let Some(text) = self.get("limit") else {
+            return Ok(default);
+        };
+        let limit = text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=PAGE_MAX).contains(limit));
         limit.ok_or_else(|| bad(format!("`limit` must be 1 to {PAGE_MAX}")))
     }
 
@@ -64,9 +75,16 @@ impl Query {
     ///
     /// # Errors
     /// 400 where `read` does not.
-    pub(crate) fn cursor<T>(&self, read: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, Problem> {
-        let Some(text) = self.get("cursor") else { return Ok(None) };
-        read(text).map(Some).ok_or_else(|| bad("`cursor` is not one of ours"))
+    pub(crate) fn cursor<T>(
+        &self,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Problem> {
+        let Some(text) = self.get("cursor") else {
+            return Ok(None);
+        };
+        read(text)
+            .map(Some)
+            .ok_or_else(|| bad("`cursor` is not one of ours"))
     }
 }
 

@@ -142,18 +142,39 @@ impl<'a> Fields<'a> {
             (_, Some(raw)) => body::except(raw)?,
         };
         let params = self.params.map(|raw| body::params(raw.get())).transpose()?;
-        let target = Target { to: None, filter: self.filter, params, except };
-        let to = |to: To| Target { to: Some(to), ..target.clone() };
+        let target = Target {
+            to: None,
+            filter: self.filter,
+            params,
+            except,
+        };
+        let to = |to: To| Target {
+            to: Some(to),
+            ..target.clone()
+        };
         let targets = match verb {
-            Verb::Emit => vec![self.to.map(body::to).transpose()?.map_or_else(|| target.clone(), to)],
+            Verb::Emit => vec![
+                self.to
+                    .map(body::to)
+                    .transpose()?
+                    .map_or_else(|| target.clone(), to),
+            ],
             Verb::Broadcast => vec![target],
             Verb::Publish => {
                 let users = one_or_many("user", self.user, self.users)?;
-                vec![to(To { users, ..To::default() })]
+                vec![to(To {
+                    users,
+                    ..To::default()
+                })]
             }
             Verb::Send => {
                 let channels = distinct(one_or_many("channel", self.channel, self.channels)?)?;
-                let channel = |name| to(To { channels: vec![name], ..To::default() });
+                let channel = |name| {
+                    to(To {
+                        channels: vec![name],
+                        ..To::default()
+                    })
+                };
                 channels.into_iter().map(channel).collect()
             }
             Verb::Dispatch => vec![recipients(self.recipients)?.map_or_else(|| target.clone(), to)],
@@ -162,7 +183,13 @@ impl<'a> Fields<'a> {
         let event = Event::new(name, data(self.data, self.data_base64.as_deref())?)?;
         let scope = self.scope.unwrap_or(Extent::Cluster);
         let receipt = self.receipt.unwrap_or(Extent::Node);
-        Ok(Order { event, targets, store: self.store, scope, receipt })
+        Ok(Order {
+            event,
+            targets,
+            store: self.store,
+            scope,
+            receipt,
+        })
     }
 
     fn check_fields(&self, verb: Verb) -> Result<(), Problem> {
@@ -176,7 +203,10 @@ impl<'a> Fields<'a> {
             ("recipients", self.recipients.is_some()),
             ("call", self.call.is_some()),
         ];
-        match given.iter().find(|(name, given)| *given && !allowed.contains(name)) {
+        match given
+            .iter()
+            .find(|(name, given)| *given && !allowed.contains(name))
+        {
             Some((name, _)) => Err(unknown_field(name, allowed)),
             None => Ok(()),
         }
@@ -185,14 +215,18 @@ impl<'a> Fields<'a> {
 
 fn data<'a>(json: Option<&'a RawValue>, base64: Option<&str>) -> Result<Data<'a>, Problem> {
     match (json, base64) {
-        (Some(_), Some(_)) => {
-            Err(Problem::bad_request("bad_field", "send `data` or `data_base64`, not both"))
-        }
+        (Some(_), Some(_)) => Err(Problem::bad_request(
+            "bad_field",
+            "send `data` or `data_base64`, not both",
+        )),
         (Some(json), None) => Ok(Data::Json(json)),
         (None, None) => Ok(Data::Json(RawValue::NULL)),
         (None, Some(text)) => match data_encoding::BASE64.decode(text.as_bytes()) {
             Ok(bytes) => Ok(Data::Bytes(Cow::Owned(bytes))),
-            Err(error) => Err(Problem::bad_request("bad_base64", format!("`data_base64`: {error}"))),
+            Err(error) => Err(Problem::bad_request(
+                "bad_base64",
+                format!("`data_base64`: {error}"),
+            )),
         },
     }
 }
@@ -206,15 +240,23 @@ fn except_of_dispatch(raw: &RawValue) -> Result<Exceptions, Problem> {
         let detail = "`except` of a dispatch must be a list of user ids, or an object";
         Problem::bad_request("bad_field", detail)
     })?;
-    Ok(Exceptions { users, ..Exceptions::default() })
+    Ok(Exceptions {
+        users,
+        ..Exceptions::default()
+    })
 }
 
 /// The names of `field`, or of the field of several, which has an `s` more.
-fn one_or_many(field: &str, one: Option<String>, many: Option<Vec<String>>) -> Result<Vec<String>, Problem> {
+fn one_or_many(
+    field: &str,
+    one: Option<String>,
+    many: Option<Vec<String>>,
+) -> Result<Vec<String>, Problem> {
     match (one, many) {
-        (Some(_), Some(_)) => {
-            Err(Problem::bad_request("bad_field", format!("send `{field}` or `{field}s`, not both")))
-        }
+        (Some(_), Some(_)) => Err(Problem::bad_request(
+            "bad_field",
+            format!("send `{field}` or `{field}s`, not both"),
+        )),
         (Some(one), None) => Ok(vec![one]),
         (None, Some(many)) => Ok(many),
         (None, None) => Err(missing(field)),
@@ -224,9 +266,15 @@ fn one_or_many(field: &str, one: Option<String>, many: Option<Vec<String>>) -> R
 /// Each channel once, in the order in which they came.
 fn distinct(channels: Vec<String>) -> Result<Vec<String>, Problem> {
     let mut seen = AHashSet::new();
-    let channels: Vec<String> = channels.into_iter().filter(|name| seen.insert(name.clone())).collect();
+    let channels: Vec<String> = channels
+        .into_iter()
+        .filter(|name| seen.insert(name.clone()))
+        .collect();
     if channels.len() > SEND_CHANNELS {
-        let detail = format!("`channels` has {} names; at most {SEND_CHANNELS} fit one call", channels.len());
+        let detail = format!(
+            "`channels` has {} names; at most {SEND_CHANNELS} fit one call",
+            channels.len()
+        );
         return Err(Problem::bad_request("too_many_names", detail));
     }
     Ok(channels)
@@ -242,7 +290,10 @@ fn recipients(recipients: Option<Vec<String>>) -> Result<Option<To>, Problem> {
         let detail = "\"*\" means everyone, and so stands alone in `recipients`";
         return Err(Problem::bad_request("bad_field", detail));
     }
-    Ok(Some(To { users, ..To::default() }))
+    Ok(Some(To {
+        users,
+        ..To::default()
+    }))
 }
 
 #[cfg(test)]
@@ -252,7 +303,10 @@ mod tests {
     fn order(verb: Verb, body: &str) -> Result<Vec<Target>, &'static str> {
         let fields: Fields<'_> =
             body::parse(body.as_bytes(), verb.fields()).map_err(|problem| problem.code())?;
-        fields.order(verb).map(|order| order.targets).map_err(|problem| problem.code())
+        fields
+            .order(verb)
+            .map(|order| order.targets)
+            .map_err(|problem| problem.code())
     }
 
     fn to(verb: Verb, body: &str) -> Option<To> {
@@ -263,27 +317,57 @@ mod tests {
 
     #[test]
     fn the_verbs_fill_in_their_part_of_the_target() {
-        assert_eq!(to(Verb::Publish, r#"{"user":"u","event":"e"}"#).unwrap().users, ["u"]);
-        assert!(to(Verb::Broadcast, r#"{"event":"e"}"#).is_none());
-        assert!(to(Verb::Dispatch, r#"{"recipients":["*"],"event":"e","except":["u"]}"#).is_none());
-        assert_eq!(to(Verb::Emit, r#"{"to":{},"event":"e"}"#).unwrap().users, [""; 0]);
         assert_eq!(
-            to(Verb::Emit, r#"{"to":{"channels":["a","b"]},"event":"e"}"#).unwrap().channels,
+            to(Verb::Publish, r#"{"user":"u","event":"e"}"#)
+                .unwrap()
+                .users,
+            ["u"]
+        );
+        assert!(to(Verb::Broadcast, r#"{"event":"e"}"#).is_none());
+        assert!(
+            to(
+                Verb::Dispatch,
+                r#"{"recipients":["*"],"event":"e","except":["u"]}"#
+            )
+            .is_none()
+        );
+        assert_eq!(
+            to(Verb::Emit, r#"{"to":{},"event":"e"}"#).unwrap().users,
+            [""; 0]
+        );
+        assert_eq!(
+            to(Verb::Emit, r#"{"to":{"channels":["a","b"]},"event":"e"}"#)
+                .unwrap()
+                .channels,
             ["a", "b"]
         );
         assert!(to(Verb::Dispatch, r#"{"recipients":[],"event":"e"}"#).is_some());
-        assert_eq!(to(Verb::Send, r#"{"channel":"a","event":"e"}"#).unwrap().channels, ["a"]);
+        assert_eq!(
+            to(Verb::Send, r#"{"channel":"a","event":"e"}"#)
+                .unwrap()
+                .channels,
+            ["a"]
+        );
     }
 
     #[test]
     fn several_channels_are_one_publication_each() {
-        let targets =
-            order(Verb::Send, r#"{"channels":["b","a","b"],"event":"e","except":{"users":["u"]}}"#).unwrap();
-        let named: Vec<Vec<String>> =
-            targets.iter().map(|target| target.to.clone().unwrap().channels).collect();
+        let targets = order(
+            Verb::Send,
+            r#"{"channels":["b","a","b"],"event":"e","except":{"users":["u"]}}"#,
+        )
+        .unwrap();
+        let named: Vec<Vec<String>> = targets
+            .iter()
+            .map(|target| target.to.clone().unwrap().channels)
+            .collect();
         assert_eq!(named, [["b"], ["a"]]);
         assert!(targets.iter().all(|target| target.except.users == ["u"]));
-        assert!(order(Verb::Send, r#"{"channels":[],"event":"e"}"#).unwrap().is_empty());
+        assert!(
+            order(Verb::Send, r#"{"channels":[],"event":"e"}"#)
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]
@@ -311,23 +395,59 @@ mod tests {
             (Verb::Emit, r#"{"event":1}"#, "bad_field"),
             (Verb::Emit, r#"{"event":"e","filtre":"x"}"#, "unknown_field"),
             (Verb::Emit, r#"{"event":"e","user":"u"}"#, "unknown_field"),
-            (Verb::Emit, r#"{"event":"e","channel":"c"}"#, "unknown_field"),
+            (
+                Verb::Emit,
+                r#"{"event":"e","channel":"c"}"#,
+                "unknown_field",
+            ),
             (Verb::Emit, r#"{"event":"e","to":[]}"#, "bad_field"),
-            (Verb::Emit, r#"{"event":"e","to":{"user":[]}}"#, "unknown_field"),
-            (Verb::Emit, r#"{"event":"e","data":null,"data_base64":""}"#, "bad_field"),
-            (Verb::Emit, r#"{"event":"e","data_base64":"*"}"#, "bad_base64"),
+            (
+                Verb::Emit,
+                r#"{"event":"e","to":{"user":[]}}"#,
+                "unknown_field",
+            ),
+            (
+                Verb::Emit,
+                r#"{"event":"e","data":null,"data_base64":""}"#,
+                "bad_field",
+            ),
+            (
+                Verb::Emit,
+                r#"{"event":"e","data_base64":"*"}"#,
+                "bad_base64",
+            ),
             (Verb::Emit, r#"{"event":"e","params":[]}"#, "bad_params"),
             (Verb::Emit, r#"{"event":"e","store":1}"#, "bad_field"),
             (Verb::Emit, r#"{"event":""}"#, "event_name_length"),
             (Verb::Broadcast, r#"{"event":"e","to":{}}"#, "unknown_field"),
             (Verb::Publish, r#"{"event":"e"}"#, "missing_field"),
-            (Verb::Publish, r#"{"event":"e","user":"a","users":[]}"#, "bad_field"),
-            (Verb::Publish, r#"{"event":"e","user":"a","channels":[]}"#, "unknown_field"),
+            (
+                Verb::Publish,
+                r#"{"event":"e","user":"a","users":[]}"#,
+                "bad_field",
+            ),
+            (
+                Verb::Publish,
+                r#"{"event":"e","user":"a","channels":[]}"#,
+                "unknown_field",
+            ),
             (Verb::Send, r#"{"event":"e"}"#, "missing_field"),
             (Verb::Send, r#"{"channel":"a"}"#, "missing_field"),
-            (Verb::Send, r#"{"event":"e","channel":"a","channels":[]}"#, "bad_field"),
-            (Verb::Send, r#"{"event":"e","channel":"a","to":{}}"#, "unknown_field"),
-            (Verb::Dispatch, r#"{"event":"e","recipients":["*","u"]}"#, "bad_field"),
+            (
+                Verb::Send,
+                r#"{"event":"e","channel":"a","channels":[]}"#,
+                "bad_field",
+            ),
+            (
+                Verb::Send,
+                r#"{"event":"e","channel":"a","to":{}}"#,
+                "unknown_field",
+            ),
+            (
+                Verb::Dispatch,
+                r#"{"event":"e","recipients":["*","u"]}"#,
+                "bad_field",
+            ),
         ] {
             assert_eq!(order(verb, body).unwrap_err(), code, "{body}");
         }

@@ -85,14 +85,24 @@ pub(crate) struct Watch {
 impl Watch {
     /// Watches over connections whose heads must arrive within `head`.
     pub(crate) fn new(head: Duration) -> Rc<Self> {
-        Rc::new(Self { lives: RefCell::default(), head })
+        Rc::new(Self {
+            lives: RefCell::default(),
+            head,
+        })
     }
 
     /// Puts a socket under watch.
     pub(crate) fn over(&self, socket: TcpStream) -> Watched {
-        let life = Arc::new(Life { phase: Mutex::new((Phase::Head, Instant::now())), end: Notify::new() });
+        let life = Arc::new(Life {
+            phase: Mutex::new((Phase::Head, Instant::now())),
+            end: Notify::new(),
+        });
         self.lives.borrow_mut().push(Arc::downgrade(&life));
-        Watched { io: TokioIo::new(socket), life, held: Vec::new() }
+        Watched {
+            io: TokioIo::new(socket),
+            life,
+            held: Vec::new(),
+        }
     }
 
     /// Looks at all connections once per tick, for ever.
@@ -152,7 +162,11 @@ impl Read for Watched {
 }
 
 impl Write for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.holds() {
             self.held.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));

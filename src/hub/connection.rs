@@ -39,7 +39,13 @@ pub struct Connection {
 impl Connection {
     /// One that has not authenticated and takes no stored events.
     pub(crate) fn new(app: AppId, attributes: Attributes, rights: Arc<Rights>) -> Self {
-        Self { app, attributes, rights, expires_at: None, takes_stored: false }
+        Self {
+            app,
+            attributes,
+            rights,
+            expires_at: None,
+            takes_stored: false,
+        }
     }
 
     /// Its name in the cluster.
@@ -72,10 +78,15 @@ impl Connection {
 
     /// The names of its channels as texts that are cheap to clone.
     pub(crate) fn channel_names(&self) -> impl Iterator<Item = &SmolStr> {
-        self.attributes.channels.as_list().unwrap_or_default().iter().filter_map(|name| match name {
-            Value::String(name) => Some(name),
-            _ => None,
-        })
+        self.attributes
+            .channels
+            .as_list()
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|name| match name {
+                Value::String(name) => Some(name),
+                _ => None,
+            })
     }
 
     /// Whether it is in `channel`.

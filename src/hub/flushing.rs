@@ -102,7 +102,11 @@ impl Table {
         let (mut first_needed, mut end_needed) = (u64::MAX, 0);
         let class = if small { Dirty::Small } else { Dirty::Bulk };
         while batch.works.len() < max {
-            let list = if small { &mut self.small } else { &mut self.bulk };
+            let list = if small {
+                &mut self.small
+            } else {
+                &mut self.bulk
+            };
             let Some(slot) = list.pop_front() else { break };
             let entry = &mut self.slots[slot as usize];
             if entry.dirty != class {
@@ -123,8 +127,16 @@ impl Table {
                     continue;
                 }
             };
-            let at = SlotRef { slot, generation: entry.generation };
-            batch.works.push(Work { at, app: entry.app, closing: entry.state == State::Closing, load });
+            let at = SlotRef {
+                slot,
+                generation: entry.generation,
+            };
+            batch.works.push(Work {
+                at,
+                app: entry.app,
+                closing: entry.state == State::Closing,
+                load,
+            });
         }
         if end_needed > 0 {
             batch.window.cover(first_needed, end_needed, &self.log);
@@ -139,7 +151,10 @@ impl Table {
 
     /// How many frames wait for the first connection of the bulk list.
     pub(crate) fn front(&self) -> usize {
-        let outbox = self.bulk.front().map(|&slot| &self.slots[slot as usize].outbox);
+        let outbox = self
+            .bulk
+            .front()
+            .map(|&slot| &self.slots[slot as usize].outbox);
         outbox.map_or(0, Outbox::len)
     }
 
@@ -192,7 +207,10 @@ impl Table {
 
     /// Hands the owner up to `max` refused frames of `at`, and how much of the first is written.
     pub(crate) fn lend(&mut self, at: SlotRef, max: usize, to: &mut Vec<Frame>) -> Option<usize> {
-        self.slot(at)?.outbox.backlog().map(|backlog| backlog.lend(max, to))
+        self.slot(at)?
+            .outbox
+            .backlog()
+            .map(|backlog| backlog.lend(max, to))
     }
 
     /// Notes that the socket of `at` takes nothing more for now: what waits counts from here on.
@@ -205,9 +223,13 @@ impl Table {
 
     /// Takes lent frames back, of which the socket took `taken` bytes.
     pub(crate) fn advance(&mut self, at: SlotRef, taken: usize) -> Progress {
-        let Some(entry) = self.slot(at) else { return Progress::Gone };
+        let Some(entry) = self.slot(at) else {
+            return Progress::Gone;
+        };
         let (app, closing) = (entry.app, entry.state == State::Closing);
-        let Some(backlog) = entry.outbox.backlog() else { return Progress::Gone };
+        let Some(backlog) = entry.outbox.backlog() else {
+            return Progress::Gone;
+        };
         let (written, dropped) = backlog.advance(taken);
         let empty = backlog.is_empty();
         if empty {

@@ -17,8 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::pace::Pace;
 use crate::{
     limits::{
-        ADMITTED_LEAST_PAGED, ADMITTED_PART, ADMITTED_UNIT, ADMITTED_UNIT_PAGED, Limits, PAGED_SOCKETS,
-        SMALL_DELIVERIES,
+        ADMITTED_LEAST_PAGED, ADMITTED_PART, ADMITTED_UNIT, ADMITTED_UNIT_PAGED, Limits,
+        PAGED_SOCKETS, SMALL_DELIVERIES,
     },
     metrics::Metrics,
 };
@@ -63,7 +63,10 @@ struct Weight {
 
 impl Pool {
     fn new(publications: usize, part: usize, deliveries: usize, bytes: usize) -> Self {
-        let publications = publications.max(1).saturating_mul(ADMITTED_UNIT).min(Semaphore::MAX_PERMITS);
+        let publications = publications
+            .max(1)
+            .saturating_mul(ADMITTED_UNIT)
+            .min(Semaphore::MAX_PERMITS);
         let cap = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX / 2);
         Self {
             publications: Semaphore::new(publications),
@@ -80,7 +83,10 @@ impl Pool {
     fn weigh(&self, deliveries: usize, bytes: usize) -> Weight {
         let cut = |n: usize, max: u32| u32::try_from(n).map_or(max, |n| n.min(max));
         let (least, counted) = if (SMALL_DELIVERIES + 1..=PAGED_SOCKETS).contains(&deliveries) {
-            (ADMITTED_LEAST_PAGED, bytes.saturating_mul(ADMITTED_UNIT) / ADMITTED_UNIT_PAGED)
+            (
+                ADMITTED_LEAST_PAGED,
+                bytes.saturating_mul(ADMITTED_UNIT) / ADMITTED_UNIT_PAGED,
+            )
         } else {
             (ADMITTED_UNIT, bytes)
         };
@@ -92,9 +98,15 @@ impl Pool {
     }
 
     fn try_take(&self, weight: Weight) -> bool {
-        let Ok(places) = self.publications.try_acquire_many(weight.places) else { return false };
-        let Ok(deliveries) = self.deliveries.try_acquire_many(weight.deliveries) else { return false };
-        let Ok(bytes) = self.bytes.try_acquire_many(weight.bytes) else { return false };
+        let Ok(places) = self.publications.try_acquire_many(weight.places) else {
+            return false;
+        };
+        let Ok(deliveries) = self.deliveries.try_acquire_many(weight.deliveries) else {
+            return false;
+        };
+        let Ok(bytes) = self.bytes.try_acquire_many(weight.bytes) else {
+            return false;
+        };
         places.forget();
         deliveries.forget();
         bytes.forget();
@@ -103,9 +115,15 @@ impl Pool {
 
     /// First come, first served: who waits for deliveries or bytes holds back who comes later.
     async fn take(&self, weight: Weight) -> bool {
-        let Ok(places) = self.publications.acquire_many(weight.places).await else { return false };
-        let Ok(deliveries) = self.deliveries.acquire_many(weight.deliveries).await else { return false };
-        let Ok(bytes) = self.bytes.acquire_many(weight.bytes).await else { return false };
+        let Ok(places) = self.publications.acquire_many(weight.places).await else {
+            return false;
+        };
+        let Ok(deliveries) = self.deliveries.acquire_many(weight.deliveries).await else {
+            return false;
+        };
+        let Ok(bytes) = self.bytes.acquire_many(weight.bytes).await else {
+            return false;
+        };
         places.forget();
         deliveries.forget();
         bytes.forget();
@@ -115,7 +133,8 @@ impl Pool {
     fn give_back(&self, weight: Weight) {
         self.bytes.add_permits(weight.bytes as usize);
         self.deliveries.add_permits(weight.deliveries as usize);
-        self.publications.add_permits(self.pace.give_back(weight.places as usize));
+        self.publications
+            .add_permits(self.pace.give_back(weight.places as usize));
     }
 }
 
@@ -153,12 +172,16 @@ impl Gate {
 
     /// Notes that a shard has sockets that wait for large publications, or none any more.
     pub(super) fn note_writing(&self, writing: bool) {
-        self.bulk.publications.add_permits(self.bulk.pace.turn(writing));
+        self.bulk
+            .publications
+            .add_permits(self.bulk.pace.turn(writing));
     }
 
     /// Notes that `written` of `waiting` such sockets of a shard were written.
     pub(super) fn note_written(&self, written: usize, waiting: usize) {
-        self.bulk.publications.add_permits(self.bulk.pace.written(written, waiting));
+        self.bulk
+            .publications
+            .add_permits(self.bulk.pace.written(written, waiting));
     }
 
     fn pool(&self, small: bool) -> &Pool {
@@ -169,7 +192,9 @@ impl Gate {
     pub(crate) fn try_admit(self: &Arc<Self>, reach: usize, bytes: usize) -> Option<Ticket> {
         let small = reach <= SMALL_DELIVERIES;
         let weight = self.pool(small).weigh(reach, bytes);
-        self.pool(small).try_take(weight).then(|| self.ticket(small, weight))
+        self.pool(small)
+            .try_take(weight)
+            .then(|| self.ticket(small, weight))
     }
 
     /// Admits as [`Gate::try_admit`] does, waiting for room up to the configured time.
@@ -178,7 +203,11 @@ impl Gate {
     ///
     /// # Errors
     /// [`Busy`] when no room came in time.
-    pub(crate) async fn admit(self: &Arc<Self>, reach: usize, bytes: usize) -> Result<Ticket, Busy> {
+    pub(crate) async fn admit(
+        self: &Arc<Self>,
+        reach: usize,
+        bytes: usize,
+    ) -> Result<Ticket, Busy> {
         if let Some(ticket) = self.try_admit(reach, bytes) {
             return Ok(ticket);
         }
@@ -196,7 +225,9 @@ impl Gate {
     /// # Errors
     /// [`Busy`] when no leave came in time.
     pub(crate) async fn scan(&self) -> Result<OwnedSemaphorePermit, Busy> {
-        if let Ok(Ok(permit)) = tokio::time::timeout(self.wait, self.scans.clone().acquire_owned()).await {
+        if let Ok(Ok(permit)) =
+            tokio::time::timeout(self.wait, self.scans.clone().acquire_owned()).await
+        {
             return Ok(permit);
         }
         self.metrics.admission_refused.inc();
@@ -204,7 +235,11 @@ impl Gate {
     }
 
     fn ticket(self: &Arc<Self>, small: bool, weight: Weight) -> Ticket {
-        let in_flight = if small { &self.metrics.small_in_flight } else { &self.metrics.bulk_in_flight };
+        let in_flight = if small {
+            &self.metrics.small_in_flight
+        } else {
+            &self.metrics.bulk_in_flight
+        };
         in_flight.inc();
         Arc::new(Admission {
             gate: self.clone(),
@@ -248,23 +283,36 @@ impl Admission {
     /// deliveries is known.
     pub(crate) fn correct(&self, deliveries: usize) {
         let placed = u32::try_from(deliveries).unwrap_or(u32::MAX);
-        let actual = self.placed.fetch_add(placed, Relaxed).saturating_add(placed);
+        let actual = self
+            .placed
+            .fetch_add(placed, Relaxed)
+            .saturating_add(placed);
         if self.placings.fetch_sub(1, Relaxed) != 1 {
             return;
         }
         let held = self.deliveries.fetch_min(actual, Relaxed);
-        self.gate.pool(self.small).deliveries.add_permits(held.saturating_sub(actual) as usize);
+        self.gate
+            .pool(self.small)
+            .deliveries
+            .add_permits(held.saturating_sub(actual) as usize);
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         let metrics = &self.gate.metrics;
-        let in_flight = if self.small { &metrics.small_in_flight } else { &metrics.bulk_in_flight };
+        let in_flight = if self.small {
+            &metrics.small_in_flight
+        } else {
+            &metrics.bulk_in_flight
+        };
         in_flight.dec();
         metrics.delivery.observe(self.since.elapsed().as_secs_f64());
         let deliveries = self.deliveries.load(Relaxed);
-        self.gate.pool(self.small).give_back(Weight { deliveries, ..self.weight });
+        self.gate.pool(self.small).give_back(Weight {
+            deliveries,
+            ..self.weight
+        });
     }
 }
 
@@ -278,7 +326,11 @@ mod tests {
 
     #[test]
     fn large_publications_never_take_the_share_of_small_ones() {
-        let gate = gate(&Limits { bulk_publications: 2, small_publications: 2, ..Limits::default() });
+        let gate = gate(&Limits {
+            bulk_publications: 2,
+            small_publications: 2,
+            ..Limits::default()
+        });
         let bulk: Vec<_> = (0..3).map(|_| gate.try_admit(101, 10)).collect();
         assert_eq!(bulk.iter().flatten().count(), 2);
         let small: Vec<_> = (0..3).map(|_| gate.try_admit(100, 10)).collect();
@@ -289,20 +341,32 @@ mod tests {
 
     #[test]
     fn large_frames_take_more_places_but_never_all() {
-        let gate = gate(&Limits { bulk_publications: 16, ..Limits::default() });
+        let gate = gate(&Limits {
+            bulk_publications: 16,
+            ..Limits::default()
+        });
         let admitted = |reach: usize, bytes: usize| {
-            let tickets: Vec<_> = (0..30).map_while(|_| gate.try_admit(reach, bytes)).collect();
+            let tickets: Vec<_> = (0..30)
+                .map_while(|_| gate.try_admit(reach, bytes))
+                .collect();
             tickets.len()
         };
         let many = [100, 640, 1280, 1_000_000].map(|bytes| admitted(PAGED_SOCKETS + 1, bytes));
         assert_eq!(many, [16, 16, 8, 8]);
         let some = [100, 852, 960, 1920, 1_000_000].map(|bytes| admitted(PAGED_SOCKETS, bytes));
-        assert_eq!(some, [18, 18, 16, 8, 8], "longer writes of pages are worth their wait");
+        assert_eq!(
+            some,
+            [18, 18, 16, 8, 8],
+            "longer writes of pages are worth their wait"
+        );
     }
 
     #[test]
     fn what_is_larger_than_the_gate_passes_alone() {
-        let gate = gate(&Limits { bulk_deliveries: 1000, ..Limits::default() });
+        let gate = gate(&Limits {
+            bulk_deliveries: 1000,
+            ..Limits::default()
+        });
         let huge = gate.try_admit(1_000_000, 10).unwrap();
         assert!(gate.try_admit(500, 10).is_none());
         huge.correct(200);
@@ -313,11 +377,17 @@ mod tests {
 
     #[test]
     fn one_admission_may_stand_for_several_publications() {
-        let gate = gate(&Limits { bulk_deliveries: 1000, ..Limits::default() });
+        let gate = gate(&Limits {
+            bulk_deliveries: 1000,
+            ..Limits::default()
+        });
         let both = gate.try_admit(900, 10).unwrap();
         both.serve(2);
         both.correct(300);
-        assert!(gate.try_admit(200, 10).is_none(), "the second is yet to be placed");
+        assert!(
+            gate.try_admit(200, 10).is_none(),
+            "the second is yet to be placed"
+        );
         both.correct(200);
         assert!(gate.try_admit(500, 10).is_some());
     }
@@ -325,7 +395,11 @@ mod tests {
     #[tokio::test]
     async fn waiting_is_bounded_and_takes_nothing() {
         let wait = Duration::from_millis(20);
-        let gate = gate(&Limits { bulk_publications: 1, admission_wait: wait, ..Limits::default() });
+        let gate = gate(&Limits {
+            bulk_publications: 1,
+            admission_wait: wait,
+            ..Limits::default()
+        });
         let held = gate.try_admit(1000, 10).unwrap();
         assert_eq!(gate.admit(1000, 10).await.err(), Some(Busy));
         drop(held);

@@ -89,7 +89,10 @@ impl Inbox {
             return Turn::Before;
         }
         if may_ask && is_same && offset > self.placed + 1 && !self.broken {
-            self.doubt = Some(Doubt { number: 0, held: offset });
+            self.doubt = Some(Doubt {
+                number: 0,
+                held: offset,
+            });
             return Turn::Later;
         }
         (self.epoch, self.placed) = (Some(epoch), offset);
@@ -98,7 +101,9 @@ impl Inbox {
 
     /// Judges what the store said after doubt number `seen`. `in_turn`: nothing can have come meanwhile.
     pub(super) fn judge(&self, waiting: &Waiting, seen: u64, in_turn: bool) -> Missing {
-        let Some(doubt) = self.doubt else { return Missing::Nothing };
+        let Some(doubt) = self.doubt else {
+            return Missing::Nothing;
+        };
         let is_proven = match (waiting.position, self.epoch) {
             (Some(now), Some(epoch)) => now.epoch == epoch && now.offset >= self.placed,
             (Some(_), None) => self.placed == 0,
@@ -170,7 +175,11 @@ impl Inbox {
 
     /// Takes the answer to the ping behind `offset`: false if that confirms nothing.
     pub(super) fn answered(&mut self, offset: u64) -> bool {
-        let known = self.asked.iter().position(|asked| *asked == offset).filter(|_| self.is_sure());
+        let known = self
+            .asked
+            .iter()
+            .position(|asked| *asked == offset)
+            .filter(|_| self.is_sure());
         // Who answers one has had those before it (RFC 6455, section 5.5.3).
         known.map(|known| self.asked.drain(..=known)).is_some()
     }
@@ -186,11 +195,17 @@ mod tests {
     use super::*;
 
     fn at(epoch: u64, offset: u64) -> Position {
-        Position { epoch: Epoch::of(epoch), offset }
+        Position {
+            epoch: Epoch::of(epoch),
+            offset,
+        }
     }
 
     fn store(position: Option<Position>) -> Waiting {
-        Waiting { position, entries: Vec::new() }
+        Waiting {
+            position,
+            entries: Vec::new(),
+        }
     }
 
     /// One that stands at offset 5 of epoch 1.
@@ -209,9 +224,19 @@ mod tests {
         assert_eq!(inbox.receive(at(1, 8), true), Turn::Later);
         assert_eq!(inbox.receive(at(1, 9), true), Turn::Later);
         assert!(!inbox.answered(6), "nobody knows yet what is missing");
-        assert_eq!(inbox.judge(&store(Some(at(1, 8))), 0, false), Missing::After(6, false));
-        assert_eq!(inbox.judge(&store(Some(at(1, 8))), 0, true), Missing::Unknown, "it has lost 9");
-        assert_eq!(inbox.judge(&store(Some(at(1, 9))), 0, false), Missing::After(6, true));
+        assert_eq!(
+            inbox.judge(&store(Some(at(1, 8))), 0, false),
+            Missing::After(6, false)
+        );
+        assert_eq!(
+            inbox.judge(&store(Some(at(1, 8))), 0, true),
+            Missing::Unknown,
+            "it has lost 9"
+        );
+        assert_eq!(
+            inbox.judge(&store(Some(at(1, 9))), 0, false),
+            Missing::After(6, true)
+        );
         assert!(!inbox.go_on(&store(Some(at(1, 8))), false) && inbox.is_doubted());
         assert!(inbox.go_on(&store(Some(at(1, 9))), true), "6 was asked for");
         assert_eq!(inbox.receive(at(1, 10), true), Turn::Next);
@@ -227,8 +252,14 @@ mod tests {
     fn an_answer_from_before_a_gap_says_nothing_of_it() {
         let mut inbox = inbox();
         inbox.doubt(3);
-        assert_eq!(inbox.judge(&store(Some(at(1, 6))), 2, true), Missing::After(5, false));
-        assert_eq!(inbox.judge(&store(Some(at(1, 6))), 3, true), Missing::After(5, true));
+        assert_eq!(
+            inbox.judge(&store(Some(at(1, 6))), 2, true),
+            Missing::After(5, false)
+        );
+        assert_eq!(
+            inbox.judge(&store(Some(at(1, 6))), 3, true),
+            Missing::After(5, true)
+        );
     }
 
     #[test]
@@ -236,9 +267,17 @@ mod tests {
         let mut inbox = inbox();
         inbox.doubt(1);
         for unproven in [at(2, 9), at(1, 4)] {
-            assert_eq!(inbox.judge(&store(Some(unproven)), 1, false), Missing::Unknown, "{unproven:?}");
+            assert_eq!(
+                inbox.judge(&store(Some(unproven)), 1, false),
+                Missing::Unknown,
+                "{unproven:?}"
+            );
         }
-        assert_eq!(inbox.judge(&store(None), 1, false), Missing::After(5, true), "nothing is kept");
+        assert_eq!(
+            inbox.judge(&store(None), 1, false),
+            Missing::After(5, true),
+            "nothing is kept"
+        );
         inbox.give_up(Some(at(2, 9)));
         assert_eq!(inbox.receive(at(2, 9), true), Turn::Before);
         assert_eq!(inbox.receive(at(2, 10), true), Turn::Next);
@@ -252,10 +291,21 @@ mod tests {
         let mut inbox = Inbox::default();
         inbox.stand(&store(None));
         inbox.doubt(1);
-        assert_eq!(inbox.judge(&store(Some(at(1, 9))), 1, false), Missing::After(0, true));
+        assert_eq!(
+            inbox.judge(&store(Some(at(1, 9))), 1, false),
+            Missing::After(0, true)
+        );
         let mut other = Inbox::default();
-        assert_eq!(other.receive(at(1, 7), true), Turn::Next, "a numbering may begin anywhere");
-        assert_eq!(other.receive(at(2, 9), true), Turn::Next, "and so may the one after it");
+        assert_eq!(
+            other.receive(at(1, 7), true),
+            Turn::Next,
+            "a numbering may begin anywhere"
+        );
+        assert_eq!(
+            other.receive(at(2, 9), true),
+            Turn::Next,
+            "and so may the one after it"
+        );
         assert_eq!(other.receive(at(3, 9), true), Turn::Before);
         assert!(!other.is_sure(), "nobody knows whether that was it");
     }

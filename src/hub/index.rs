@@ -90,12 +90,17 @@ impl Index {
 
     /// Notes that `slot` has `key`.
     pub(super) fn insert_key(&mut self, key: LookupKey, slot: u32) {
-        self.postings.entry(key).and_modify(|posting| posting.insert(slot)).or_insert(Posting::One(slot));
+        self.postings
+            .entry(key)
+            .and_modify(|posting| posting.insert(slot))
+            .or_insert(Posting::One(slot));
     }
 
     /// Forgets that `slot` has `key`; true if it had it.
     pub(super) fn remove_key(&mut self, key: &LookupKey, slot: u32) -> bool {
-        let Some(posting) = self.postings.get_mut(key) else { return false };
+        let Some(posting) = self.postings.get_mut(key) else {
+            return false;
+        };
         if !posting.contains(slot) {
             return false;
         }
@@ -107,12 +112,16 @@ impl Index {
 
     /// Whether `slot` has `key`.
     pub(super) fn contains(&self, key: &LookupKey, slot: u32) -> bool {
-        self.postings.get(key).is_some_and(|posting| posting.contains(slot))
+        self.postings
+            .get(key)
+            .is_some_and(|posting| posting.contains(slot))
     }
 
     /// Up to `limit` slots from `from` on that have `key`, in their order.
     pub(super) fn page(&self, key: &LookupKey, from: u32, limit: usize) -> Vec<u32> {
-        let Some(posting) = self.postings.get(key) else { return Vec::new() };
+        let Some(posting) = self.postings.get(key) else {
+            return Vec::new();
+        };
         let mut slots: Vec<u32> = match posting {
             Posting::One(one) => vec![*one],
             Posting::Few(few) => few.clone(),
@@ -167,7 +176,10 @@ mod tests {
             index.collect(&key, &mut slots);
             slots.sort_unstable();
             assert_eq!(slots, (slot..40).collect::<Vec<_>>());
-            assert_eq!(index.page(&key, 20, 3), (slot.max(20)..40).take(3).collect::<Vec<_>>());
+            assert_eq!(
+                index.page(&key, 20, 3),
+                (slot.max(20)..40).take(3).collect::<Vec<_>>()
+            );
             assert!(index.contains(&key, slot));
             index.remove(&value, slot);
             assert!(!index.contains(&key, slot) && !index.remove_key(&key, slot));

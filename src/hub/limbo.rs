@@ -36,7 +36,10 @@ struct LostOnes {
 
 impl Limbo {
     pub(crate) fn new(window: Duration) -> Self {
-        Self { window, lost: Mutex::default() }
+        Self {
+            window,
+            lost: Mutex::default(),
+        }
     }
 
     /// Whether a connection like this one could ever come back: someone must be able to prove to be its client.
@@ -52,13 +55,23 @@ impl Limbo {
     }
 
     /// Takes the lost connection `id` out for a client who proves to be its own.
-    pub(crate) fn take(&self, id: &ConnectionId, proof: impl FnOnce(&Connection) -> bool) -> Option<Lost> {
+    pub(crate) fn take(
+        &self,
+        id: &ConnectionId,
+        proof: impl FnOnce(&Connection) -> bool,
+    ) -> Option<Lost> {
         let mut ones = self.lost.lock();
-        proof(&ones.by_id.get(id)?.connection).then(|| ones.by_id.remove(id)).flatten()
+        proof(&ones.by_id.get(id)?.connection)
+            .then(|| ones.by_id.remove(id))
+            .flatten()
     }
 
     /// Takes `channel` from those lost ones in it for which `is_meant` is true; answers them as they were.
-    pub(crate) fn leave(&self, channel: &str, is_meant: impl Fn(&Connection) -> bool) -> Vec<Snapshot> {
+    pub(crate) fn leave(
+        &self,
+        channel: &str,
+        is_meant: impl Fn(&Connection) -> bool,
+    ) -> Vec<Snapshot> {
         let mut ones = self.lost.lock();
         let mut left = Vec::new();
         for lost in ones.by_id.values_mut() {
@@ -66,7 +79,10 @@ impl Limbo {
                 continue;
             }
             left.push(lost.connection.clone());
-            let rest = lost.connection.channel_names().filter(|name| ***name != *channel);
+            let rest = lost
+                .connection
+                .channel_names()
+                .filter(|name| ***name != *channel);
             let rest = rest.map(|name| Value::String(name.clone())).collect();
             Arc::make_mut(&mut lost.connection).attributes.channels = Value::List(rest);
         }
@@ -75,7 +91,12 @@ impl Limbo {
 
     /// Those who may come back.
     pub(crate) fn all(&self) -> Vec<Snapshot> {
-        self.lost.lock().by_id.values().map(|lost| lost.connection.clone()).collect()
+        self.lost
+            .lock()
+            .by_id
+            .values()
+            .map(|lost| lost.connection.clone())
+            .collect()
     }
 
     /// Those whose time to come back is over, or the first of them: [`SWEEP_STRIDE`] at most.

@@ -41,7 +41,8 @@ impl Log {
         let from = self.entries.len().checked_sub(frames.len());
         let there = from.filter(|&from| {
             let last = self.entries.range(from..);
-            last.zip(frames.clone()).all(|(entry, (frame, _))| entry.frame.is_same(frame))
+            last.zip(frames.clone())
+                .all(|(entry, (frame, _))| entry.frame.is_same(frame))
         });
         if let Some(there) = there {
             return self.base + there as u64;
@@ -87,12 +88,17 @@ impl Log {
     /// The frames numbered `first..end`, each with its ticket, for an outbox that is no run any more.
     pub(super) fn queued(&self, first: u64, end: u64) -> impl Iterator<Item = Queued> {
         let range = (first - self.base) as usize..(end - self.base) as usize;
-        self.entries.range(range).map(|e| Queued { frame: e.frame.clone(), ticket: Some(e.ticket.clone()) })
+        self.entries.range(range).map(|e| Queued {
+            frame: e.frame.clone(),
+            ticket: Some(e.ticket.clone()),
+        })
     }
 
     /// The frames numbered `first..end`.
     pub(super) fn frames(&self, first: u64, end: u64) -> impl Iterator<Item = &Frame> {
-        self.entries.range((first - self.base) as usize..(end - self.base) as usize).map(|entry| &entry.frame)
+        self.entries
+            .range((first - self.base) as usize..(end - self.base) as usize)
+            .map(|entry| &entry.frame)
     }
 }
 
@@ -110,12 +116,19 @@ mod tests {
         assert_eq!(log.number(&frames[0], &ticket(0)), 0);
         log.start(0);
         assert_eq!(log.number(&frames[1], &ticket(1)), 1);
-        assert_eq!(log.number(&frames[1], &ticket(1)), 1, "the last frame is not appended twice");
+        assert_eq!(
+            log.number(&frames[1], &ticket(1)),
+            1,
+            "the last frame is not appended twice"
+        );
         log.start(1);
         assert_eq!(log.number(&frames[2], &ticket(2)), 2);
         log.finish(1, 1);
         assert_eq!(log.len(), 3, "the run from 0 may reach to the end");
-        assert_eq!(log.frames(0, 3).map(|f| f.bytes()[2]).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(
+            log.frames(0, 3).map(|f| f.bytes()[2]).collect::<Vec<_>>(),
+            [0, 1, 2]
+        );
         log.finish(0, 1);
         assert_eq!((log.len(), log.end()), (0, 3));
         assert_eq!(log.number(&frames[3], &ticket(3)), 3);

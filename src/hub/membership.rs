@@ -36,13 +36,21 @@ impl Table {
     ///
     /// Joining again changes nothing but whether it hears of the others, which it does once either asked for it.
     /// Costs one copy of its list of channels, and of its snapshot where someone else holds that.
-    pub(crate) fn join(&mut self, at: SlotRef, channel: &str, watching: Watching, coming: Coming) -> Joining {
+    pub(crate) fn join(
+        &mut self,
+        at: SlotRef,
+        channel: &str,
+        watching: Watching,
+        coming: Coming,
+    ) -> Joining {
         if self.state(at) != State::Open {
             return Joining::Gone;
         }
         let slot = at.slot;
         let entry = &mut self.slots[slot as usize];
-        let Some(connection) = &mut entry.connection else { return Joining::Gone };
+        let Some(connection) = &mut entry.connection else {
+            return Joining::Gone;
+        };
         let context = self.context.app(entry.app);
         let app = &mut self.apps[entry.app.0 as usize];
         let key = channel_key(channel);
@@ -58,13 +66,22 @@ impl Table {
         if joined.len() >= self.context.limits.channels_per_connection {
             return Joining::Full;
         }
-        let (name, changed) = context.presence.joined(channel, connection, watching, coming);
-        let channels = joined.iter().cloned().chain([Value::String(name.clone())]).collect();
+        let (name, changed) = context
+            .presence
+            .joined(channel, connection, watching, coming);
+        let channels = joined
+            .iter()
+            .cloned()
+            .chain([Value::String(name.clone())])
+            .collect();
         Arc::make_mut(connection).attributes.channels = Value::List(channels);
         if let Some(interest) = &self.context.interest {
             interest.add(Topic::Channel(entry.app, name.clone()));
         }
-        let key = LookupKey { kind: KeyKind::Element, key: IndexKey::String(name) };
+        let key = LookupKey {
+            kind: KeyKind::Element,
+            key: IndexKey::String(name),
+        };
         if watching != Watching::No {
             app.watchers.insert_key(key.clone(), slot);
         }
@@ -77,7 +94,10 @@ impl Table {
     pub(crate) fn unwatch(&mut self, at: SlotRef, channel: &str) {
         let Some(slot) = self.slot(at) else { return };
         let app = slot.app;
-        if self.apps[app.0 as usize].watchers.remove_key(&channel_key(channel), at.slot) {
+        if self.apps[app.0 as usize]
+            .watchers
+            .remove_key(&channel_key(channel), at.slot)
+        {
             self.context.app(app).presence.unwatched(channel);
         }
     }
@@ -88,17 +108,24 @@ impl Table {
             return false;
         }
         let entry = &mut self.slots[at.slot as usize];
-        let Some(connection) = &mut entry.connection else { return false };
+        let Some(connection) = &mut entry.connection else {
+            return false;
+        };
         let app = &mut self.apps[entry.app.0 as usize];
         let key = channel_key(channel);
         if !app.channels.remove_key(&key, at.slot) {
             return false;
         }
         let watched = app.watchers.remove_key(&key, at.slot);
-        let left = connection.channel_names().filter(|name| ***name != *channel);
+        let left = connection
+            .channel_names()
+            .filter(|name| ***name != *channel);
         let channels = left.map(|name| Value::String(name.clone())).collect();
         Arc::make_mut(connection).attributes.channels = Value::List(channels);
-        self.context.app(entry.app).presence.left(channel, connection, watched, Leaving::Left);
+        self.context
+            .app(entry.app)
+            .presence
+            .left(channel, connection, watched, Leaving::Left);
         if let Some(interest) = &self.context.interest {
             interest.remove(&Topic::Channel(entry.app, channel.into()));
         }
@@ -114,7 +141,9 @@ impl Table {
             return false;
         }
         let entry = &mut self.slots[at.slot as usize];
-        let Some(connection) = &mut entry.connection else { return false };
+        let Some(connection) = &mut entry.connection else {
+            return false;
+        };
         let context = self.context.app(entry.app);
         let declared = &mut self.apps[entry.app.0 as usize].declared;
         let of_profile = |n: &usize| context.schema.is_of_profile(*n);
@@ -141,25 +170,41 @@ impl Table {
     pub(super) fn depart(&mut self, slot: u32, leaving: Leaving) {
         self.unregister(slot);
         let entry = &self.slots[slot as usize];
-        let Some(connection) = entry.connection.clone() else { return };
-        let leaving = if self.context.limbo.admits(&connection) { leaving } else { Leaving::Left };
+        let Some(connection) = entry.connection.clone() else {
+            return;
+        };
+        let leaving = if self.context.limbo.admits(&connection) {
+            leaving
+        } else {
+            Leaving::Left
+        };
         let app = &mut self.apps[entry.app.0 as usize];
         let mut watched = Vec::new();
         for name in connection.channel_names() {
-            let key = LookupKey { kind: KeyKind::Element, key: IndexKey::String(name.clone()) };
+            let key = LookupKey {
+                kind: KeyKind::Element,
+                key: IndexKey::String(name.clone()),
+            };
             app.channels.remove_key(&key, slot);
             let watches = app.watchers.remove_key(&key, slot);
             if watches && leaving == Leaving::Lost {
                 watched.push(name.clone());
             }
-            self.context.app(entry.app).presence.left(name, &connection, watches, leaving);
+            self.context
+                .app(entry.app)
+                .presence
+                .left(name, &connection, watches, leaving);
             if let Some(interest) = &self.context.interest {
                 interest.remove(&Topic::Channel(entry.app, name.clone()));
             }
         }
-        let has_something = connection.channels().next().is_some() || connection.profile().is_some();
+        let has_something =
+            connection.channels().next().is_some() || connection.profile().is_some();
         if leaving == Leaving::Lost && has_something {
-            self.context.limbo.insert(Lost { connection, watched });
+            self.context.limbo.insert(Lost {
+                connection,
+                watched,
+            });
         }
     }
 
@@ -171,8 +216,13 @@ impl Table {
         from: u32,
         limit: usize,
     ) -> Vec<Snapshot> {
-        let slots = self.apps[app.0 as usize].channels.page(channel, from, limit);
-        slots.into_iter().filter_map(|slot| self.open_connection(slot).cloned()).collect()
+        let slots = self.apps[app.0 as usize]
+            .channels
+            .page(channel, from, limit);
+        slots
+            .into_iter()
+            .filter_map(|slot| self.open_connection(slot).cloned())
+            .collect()
     }
 
     /// Whether `slot` hears of coming and going in `channel`.
@@ -181,18 +231,32 @@ impl Table {
     }
 
     /// Those who hear of coming and going in `channel`.
-    pub(crate) fn watchers_of(&self, app: AppId, channel: &LookupKey) -> Vec<(SlotRef, ConnectionId)> {
+    pub(crate) fn watchers_of(
+        &self,
+        app: AppId,
+        channel: &LookupKey,
+    ) -> Vec<(SlotRef, ConnectionId)> {
         let mut slots = Vec::new();
-        self.apps[app.0 as usize].watchers.collect(channel, &mut slots);
-        let open = slots.into_iter().filter_map(|slot| Some((slot, self.open_connection(slot)?.id())));
-        open.filter_map(|(slot, id)| Some((self.reference(slot)?, id))).collect()
+        self.apps[app.0 as usize]
+            .watchers
+            .collect(channel, &mut slots);
+        let open = slots
+            .into_iter()
+            .filter_map(|slot| Some((slot, self.open_connection(slot)?.id())));
+        open.filter_map(|(slot, id)| Some((self.reference(slot)?, id)))
+            .collect()
     }
 }
 
 impl Connection {
     /// Whether a client of `user` and `device` may stand in for this one: the same user and device. An anonymous
     /// client has nothing to prove itself by but its device.
-    pub(crate) fn is_of_client(&self, app: AppId, user: Option<&str>, device: Option<&str>) -> bool {
+    pub(crate) fn is_of_client(
+        &self,
+        app: AppId,
+        user: Option<&str>,
+        device: Option<&str>,
+    ) -> bool {
         let known = user.is_some() || device.is_some();
         known && self.app == app && self.user() == user && self.device() == device
     }

@@ -45,7 +45,9 @@ pub use gate::Busy;
 pub(crate) use gate::Ticket;
 pub(crate) use limbo::{Limbo, Lost};
 pub(crate) use membership::Joining;
-pub(crate) use presence::{Bulletin, Change, Coming, Count, Notice, Presence, Register, Tidings, Watching};
+pub(crate) use presence::{
+    Bulletin, Change, Coming, Count, Notice, Presence, Register, Tidings, Watching,
+};
 pub(crate) use selection::{Closure, Except, Named, Selection, channel_key, user_key};
 pub(crate) use stored::Mended;
 pub(crate) use sweep::{Counts, Looked, Reach};
@@ -110,12 +112,15 @@ impl Shard {
 
     /// Notes that the thread is at work.
     pub(crate) fn beat(&self) {
-        self.pulse.store(self.began.elapsed().as_millis() as u64, Relaxed);
+        self.pulse
+            .store(self.began.elapsed().as_millis() as u64, Relaxed);
     }
 
     /// How long the thread was not seen at work; readiness looks at it.
     pub(crate) fn silence(&self) -> Duration {
-        self.began.elapsed().saturating_sub(Duration::from_millis(self.pulse.load(Relaxed)))
+        self.began
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.pulse.load(Relaxed)))
     }
 }
 
@@ -142,7 +147,12 @@ impl Hub {
             })
         };
         let gate = gate::Gate::new(&context.limits, context.metrics.clone());
-        Self { shards: (0..shards).map(shard).collect(), gate, context, shedding: AtomicBool::new(false) }
+        Self {
+            shards: (0..shards).map(shard).collect(),
+            gate,
+            context,
+            shedding: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn shard(&self, at: usize) -> &Arc<Shard> {
@@ -183,23 +193,35 @@ impl Hub {
 
     /// Open connections of `app` on this node.
     pub(crate) fn members(&self, app: AppId) -> usize {
-        self.shards.iter().map(|shard| shard.own(|table| table.members(app))).sum()
+        self.shards
+            .iter()
+            .map(|shard| shard.own(|table| table.members(app)))
+            .sum()
     }
 
     /// Open connections of all apps on this node.
     fn all_members(&self) -> usize {
-        (0..self.context.apps.len()).map(|app| self.members(AppId(app as u16))).sum()
+        (0..self.context.apps.len())
+            .map(|app| self.members(AppId(app as u16)))
+            .sum()
     }
 
     /// The open connection of `app` with this id.
     pub(crate) fn find(&self, app: AppId, id: &ConnectionId) -> Option<Snapshot> {
         let shard = self.shards.get(usize::from(id.shard))?;
-        shard.own(|table| table.find(app, id).and_then(|slot| table.open_connection(slot).cloned()))
+        shard.own(|table| {
+            table
+                .find(app, id)
+                .and_then(|slot| table.open_connection(slot).cloned())
+        })
     }
 
     /// Brings the gauges of refused bytes up to date.
     pub(crate) fn note_queues(&self) {
-        self.context.metrics.refused_bytes.set(self.context.refused.load(Relaxed) as i64);
+        self.context
+            .metrics
+            .refused_bytes
+            .set(self.context.refused.load(Relaxed) as i64);
     }
 
     /// Closes the connections that hold the most refused bytes until the node is within its bound.
@@ -214,7 +236,12 @@ impl Hub {
         }
         let mut found: Vec<(usize, usize, SlotRef)> = Vec::new();
         for (at, shard) in self.shards.iter().enumerate() {
-            found.extend(shard.own(Table::backlogs).into_iter().map(|(bytes, slot)| (bytes, at, slot)));
+            found.extend(
+                shard
+                    .own(Table::backlogs)
+                    .into_iter()
+                    .map(|(bytes, slot)| (bytes, at, slot)),
+            );
         }
         found.sort_unstable_by_key(|&(bytes, ..)| std::cmp::Reverse(bytes));
         for (_, shard, at) in found {

@@ -48,10 +48,19 @@ impl Outbox {
         match self {
             Self::Empty => {
                 log.start(number);
-                *self = Self::Run { first: number, end: number + 1 };
+                *self = Self::Run {
+                    first: number,
+                    end: number + 1,
+                };
             }
             Self::Run { end, .. } if *end == number => *end += 1,
-            _ => self.push(Queued { frame: frame.clone(), ticket: Some(ticket.clone()) }, log),
+            _ => self.push(
+                Queued {
+                    frame: frame.clone(),
+                    ticket: Some(ticket.clone()),
+                },
+                log,
+            ),
         }
     }
 
@@ -181,13 +190,19 @@ impl Backlog {
     pub(super) fn push(&mut self, frame: Frame) {
         self.bytes += frame.len();
         self.counted += 1;
-        self.append(Waiting { frame, replayed: false });
+        self.append(Waiting {
+            frame,
+            replayed: false,
+        });
     }
 
     /// Appends a frame out of a history, which the bounds of the connection do not count.
     pub(super) fn push_replayed(&mut self, frame: Frame) {
         self.replayed_bytes += frame.len();
-        self.append(Waiting { frame, replayed: true });
+        self.append(Waiting {
+            frame,
+            replayed: true,
+        });
     }
 
     fn append(&mut self, waiting: Waiting) {
@@ -231,8 +246,16 @@ impl Backlog {
     /// Hands up to `max` frames to the owner for one write, with the bytes of the first that are written already.
     pub(super) fn lend(&mut self, max: usize, to: &mut Vec<Frame>) -> usize {
         to.clear();
-        to.extend(self.frames.iter().take(max).map(|waiting| waiting.frame.clone()));
-        self.in_flight = (to.len(), to.iter().map(Frame::len).sum::<usize>() - self.written);
+        to.extend(
+            self.frames
+                .iter()
+                .take(max)
+                .map(|waiting| waiting.frame.clone()),
+        );
+        self.in_flight = (
+            to.len(),
+            to.iter().map(Frame::len).sum::<usize>() - self.written,
+        );
         self.written
     }
 
@@ -255,7 +278,11 @@ impl Backlog {
             self.written = 0;
             self.pop_front();
         }
-        let dropped = if mem::take(&mut self.discard) { self.discard_rest() } else { 0 };
+        let dropped = if mem::take(&mut self.discard) {
+            self.discard_rest()
+        } else {
+            0
+        };
         (events, dropped)
     }
 
@@ -278,7 +305,9 @@ impl Backlog {
                 at += 1;
                 continue;
             }
-            let Some(Waiting { frame, .. }) = self.frames.remove(at) else { break };
+            let Some(Waiting { frame, .. }) = self.frames.remove(at) else {
+                break;
+            };
             self.bytes -= frame.len();
             self.counted -= 1;
             events += 1;
@@ -289,7 +318,10 @@ impl Backlog {
 
     /// Events that wait.
     pub(super) fn events(&self) -> u64 {
-        self.frames.iter().map(|waiting| u64::from(waiting.frame.is_event())).sum()
+        self.frames
+            .iter()
+            .map(|waiting| u64::from(waiting.frame.is_event()))
+            .sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -407,12 +439,21 @@ mod tests {
         let mut backlog = Backlog::new(Arc::default(), false);
         (0..5).for_each(|_| backlog.push_replayed(frame(98)));
         (0..3).for_each(|_| backlog.push(frame(98)));
-        assert_eq!((backlog.counted(), backlog.bytes, backlog.all_bytes()), (3, 300, 800));
-        assert!(!backlog.is_over(100, 1), "the socket was offered nothing yet");
+        assert_eq!(
+            (backlog.counted(), backlog.bytes, backlog.all_bytes()),
+            (3, 300, 800)
+        );
+        assert!(
+            !backlog.is_over(100, 1),
+            "the socket was offered nothing yet"
+        );
         let mut lent = Vec::new();
         assert_eq!(backlog.lend(2, &mut lent), 0);
         assert_eq!(backlog.advance(200), (2, 0));
-        assert!(!backlog.is_over(100, 1), "the socket took all that it was offered");
+        assert!(
+            !backlog.is_over(100, 1),
+            "the socket took all that it was offered"
+        );
         backlog.lend(2, &mut lent);
         assert_eq!(backlog.advance(150), (1, 0));
         assert!(backlog.is_over(100, 1) && !backlog.is_over(300, 3));
@@ -421,6 +462,9 @@ mod tests {
         backlog.lend(8, &mut lent);
         assert_eq!(backlog.advance(250), (3, 0));
         assert!(backlog.is_empty());
-        assert_eq!((backlog.bytes, backlog.replayed_bytes, backlog.counted()), (0, 0, 0));
+        assert_eq!(
+            (backlog.bytes, backlog.replayed_bytes, backlog.counted()),
+            (0, 0, 0)
+        );
     }
 }

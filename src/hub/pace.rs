@@ -45,7 +45,10 @@ impl State {
 impl Pace {
     /// One for a pool of `all` places.
     pub(super) fn new(all: usize) -> Self {
-        Self { all, state: Mutex::default() }
+        Self {
+            all,
+            state: Mutex::default(),
+        }
     }
 
     fn step(&self) -> usize {
@@ -108,7 +111,10 @@ mod tests {
         let pace = Pace::new(ALL);
         assert_eq!(pace.turn(true), 0);
         assert_eq!(pace.give_back(ALL), 0);
-        let released: Vec<usize> = (0..100).map(|_| pace.written(10, 1000)).filter(|&n| n > 0).collect();
+        let released: Vec<usize> = (0..100)
+            .map(|_| pace.written(10, 1000))
+            .filter(|&n| n > 0)
+            .collect();
         assert_eq!(released, [STEP; GATE_STEPS]);
     }
 

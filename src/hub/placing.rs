@@ -25,7 +25,13 @@ impl Table {
             return self.place_blocked(slot, frame);
         }
         if ticket.is_small() {
-            entry.outbox.push(Queued { frame: frame.clone(), ticket: Some(ticket.clone()) }, &mut self.log);
+            entry.outbox.push(
+                Queued {
+                    frame: frame.clone(),
+                    ticket: Some(ticket.clone()),
+                },
+                &mut self.log,
+            );
             self.mark(slot, Dirty::Small);
         } else {
             let number = self.log.number(frame, ticket);
@@ -51,7 +57,13 @@ impl Table {
 
     fn append(&mut self, slot: u32, frame: Frame) {
         let entry = &mut self.slots[slot as usize];
-        entry.outbox.push(Queued { frame, ticket: None }, &mut self.log);
+        entry.outbox.push(
+            Queued {
+                frame,
+                ticket: None,
+            },
+            &mut self.log,
+        );
         if !entry.outbox.is_blocked() {
             self.mark(slot, Dirty::Small);
         }
@@ -60,8 +72,13 @@ impl Table {
     /// A refused connection's events wait within bounds; past them the app's policy decides. False if it was closed.
     pub(super) fn place_blocked(&mut self, slot: u32, frame: &Frame) -> bool {
         let entry = &mut self.slots[slot as usize];
-        let at = SlotRef { slot, generation: entry.generation };
-        let Some(backlog) = entry.outbox.backlog() else { return false };
+        let at = SlotRef {
+            slot,
+            generation: entry.generation,
+        };
+        let Some(backlog) = entry.outbox.backlog() else {
+            return false;
+        };
         backlog.push(frame.clone());
         self.enforce(at);
         self.state(at) != State::Closing
@@ -69,10 +86,17 @@ impl Table {
 
     /// Applies the outbox bounds to what waits for a socket that refused.
     pub(super) fn enforce(&mut self, at: SlotRef) {
-        let (max_bytes, max_frames) = (self.context.limits.outbox_bytes, self.context.limits.outbox_frames);
-        let Some(entry) = self.slots.get_mut(at.slot as usize) else { return };
+        let (max_bytes, max_frames) = (
+            self.context.limits.outbox_bytes,
+            self.context.limits.outbox_frames,
+        );
+        let Some(entry) = self.slots.get_mut(at.slot as usize) else {
+            return;
+        };
         let app = self.context.app(entry.app);
-        let Some(backlog) = entry.outbox.backlog() else { return };
+        let Some(backlog) = entry.outbox.backlog() else {
+            return;
+        };
         if !backlog.is_over(max_bytes, max_frames) {
             return;
         }
@@ -147,7 +171,12 @@ impl Table {
 
     /// Ends a connection whose client has come back by another one: its channels wait for that.
     pub(crate) fn close_replaced(&mut self, at: SlotRef) {
-        self.end(at, None, &Close::new(close::REPLACED, "resumed by another connection"), Leaving::Lost);
+        self.end(
+            at,
+            None,
+            &Close::new(close::REPLACED, "resumed by another connection"),
+            Leaving::Lost,
+        );
     }
 
     /// Ends a connection that reads too slowly: whole unwritten frames are thrown away and counted, a frame begun
@@ -155,15 +184,27 @@ impl Table {
     pub(crate) fn close_slow(&mut self, at: SlotRef, why: &str) {
         let Some(entry) = self.slot(at) else { return };
         let app = entry.app;
-        let Some(backlog) = entry.outbox.backlog() else { return };
-        let (bytes, frames, since) = (backlog.all_bytes(), backlog.counted(), backlog.since.elapsed());
+        let Some(backlog) = entry.outbox.backlog() else {
+            return;
+        };
+        let (bytes, frames, since) = (
+            backlog.all_bytes(),
+            backlog.counted(),
+            backlog.since.elapsed(),
+        );
         let dropped = backlog.discard();
         let connection = entry.connection.clone();
         if entry.state == State::Closing {
-            self.context.app(app).metrics.dropped(DropReason::Slow, dropped);
+            self.context
+                .app(app)
+                .metrics
+                .dropped(DropReason::Slow, dropped);
             return;
         }
-        self.context.app(app).metrics.dropped(DropReason::Slow, dropped);
+        self.context
+            .app(app)
+            .metrics
+            .dropped(DropReason::Slow, dropped);
         if let Some(connection) = connection {
             tracing::warn!(
                 app = %self.context.app(app).name,
@@ -202,8 +243,13 @@ impl Table {
         let mut found = Vec::new();
         for (slot, entry) in self.slots.iter_mut().enumerate() {
             if let (Some(backlog), true) = (entry.outbox.backlog(), entry.state == State::Open) {
-                found
-                    .push((backlog.all_bytes(), SlotRef { slot: slot as u32, generation: entry.generation }));
+                found.push((
+                    backlog.all_bytes(),
+                    SlotRef {
+                        slot: slot as u32,
+                        generation: entry.generation,
+                    },
+                ));
             }
         }
         found

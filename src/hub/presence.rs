@@ -144,7 +144,10 @@ struct Room {
 
 impl Room {
     fn count(&self) -> Count {
-        Count { connections: self.connections.into(), users: self.online.into() }
+        Count {
+            connections: self.connections.into(),
+            users: self.online.into(),
+        }
     }
 
     fn enter(&mut self, user: Option<&SmolStr>) {
@@ -158,7 +161,9 @@ impl Room {
     fn exit(&mut self, user: Option<&SmolStr>, leaving: Leaving) {
         self.connections -= 1;
         let Some(user) = user else { return };
-        let Some(tally) = self.users.get_mut(user) else { return };
+        let Some(tally) = self.users.get_mut(user) else {
+            return;
+        };
         tally.live -= 1;
         self.online -= u32::from(tally.live == 0);
         tally.lost += u32::from(leaving == Leaving::Lost);
@@ -168,19 +173,27 @@ impl Room {
     /// One lost connection of `user` will not come back, or has.
     fn settle_lost(&mut self, user: Option<&SmolStr>) {
         let Some(user) = user else { return };
-        let Some(tally) = self.users.get_mut(user) else { return };
+        let Some(tally) = self.users.get_mut(user) else {
+            return;
+        };
         tally.lost = tally.lost.saturating_sub(1);
         self.forget_if_gone(user);
     }
 
     fn forget_if_gone(&mut self, user: &SmolStr) {
-        if self.users.get(user).is_some_and(|tally| tally.live == 0 && tally.lost == 0) {
+        if self
+            .users
+            .get(user)
+            .is_some_and(|tally| tally.live == 0 && tally.lost == 0)
+        {
             self.users.remove(user);
         }
     }
 
     fn connections_of(&self, user: &SmolStr) -> u64 {
-        self.users.get(user).map_or(0, |tally| u64::from(tally.live) + u64::from(tally.lost))
+        self.users
+            .get(user)
+            .map_or(0, |tally| u64::from(tally.live) + u64::from(tally.lost))
     }
 
     fn is_empty(&self) -> bool {
@@ -189,7 +202,9 @@ impl Room {
 
     /// Whether there is something to tell.
     fn has_news(&self) -> bool {
-        self.news.as_ref().is_some_and(|news| news.is_due || news.is_counted)
+        self.news
+            .as_ref()
+            .is_some_and(|news| news.is_due || news.is_counted)
     }
 }
 
@@ -232,7 +247,13 @@ impl Register {
     /// A register in which `bound` changes may wait, and its other end.
     pub(crate) fn new(bound: usize) -> (Self, mpsc::Receiver<Change>) {
         let (changes, end) = mpsc::channel(bound);
-        (Self { changes, lost: Arc::default() }, end)
+        (
+            Self {
+                changes,
+                lost: Arc::default(),
+            },
+            end,
+        )
     }
 
     fn note(&self, change: Change) {
@@ -310,7 +331,9 @@ impl Presence {
     /// Notes how a member watches from now on; answers the number of the channel's last change.
     pub(super) fn watched(&self, channel: &str, watching: Watching) -> u64 {
         let mut rooms = self.stripe(channel).lock();
-        let Some(room) = rooms.get_mut(channel) else { return 0 };
+        let Some(room) = rooms.get_mut(channel) else {
+            return 0;
+        };
         Self::watch(room, watching);
         room.changed
     }
@@ -353,8 +376,13 @@ impl Presence {
             room.settle_lost(member.user_name());
             if let Some(register) = &self.register {
                 let (channel, member) = (name.clone(), member.clone());
-                let change =
-                    Change { app: self.app, channel, kind: MemberKind::Left, member, previous: None };
+                let change = Change {
+                    app: self.app,
+                    channel,
+                    kind: MemberKind::Left,
+                    member,
+                    previous: None,
+                };
                 register.note(change);
             }
         });
@@ -362,7 +390,9 @@ impl Presence {
 
     /// Notes that what members see of `member` has changed.
     pub(super) fn updated(&self, channel: &str, member: &Snapshot) {
-        self.change(channel, |room, name| self.tell(name, room, MemberKind::Updated, member, None));
+        self.change(channel, |room, name| {
+            self.tell(name, room, MemberKind::Updated, member, None)
+        });
     }
 
     /// Notes that `member`, anonymous so far, is a user now.
@@ -376,9 +406,13 @@ impl Presence {
 
     fn change(&self, channel: &str, change: impl FnOnce(&mut Room, &SmolStr)) {
         let mut rooms = self.stripe(channel).lock();
-        let Some((name, _)) = rooms.get_key_value(channel) else { return };
+        let Some((name, _)) = rooms.get_key_value(channel) else {
+            return;
+        };
         let name = name.clone();
-        let Some(room) = rooms.get_mut(channel) else { return };
+        let Some(room) = rooms.get_mut(channel) else {
+            return;
+        };
         change(room, &name);
         room.changed = self.clock.fetch_add(1, Relaxed);
         if room.is_empty() && (self.register.is_none() || !room.has_news()) {
@@ -397,7 +431,13 @@ impl Presence {
     ) {
         if let Some(register) = &self.register {
             let (channel, member) = (channel.clone(), member.clone());
-            register.note(Change { app: self.app, channel, kind, member, previous });
+            register.note(Change {
+                app: self.app,
+                channel,
+                kind,
+                member,
+                previous,
+            });
         } else if room.watchers == 0 {
             return;
         }
@@ -409,15 +449,26 @@ impl Presence {
         let few = room.connections as usize <= self.members_with_notices;
         let news = room.news.get_or_insert_default();
         let now = Instant::now();
-        if news.since.is_none_or(|since| now.duration_since(since) >= NOTICE_WINDOW) {
+        if news
+            .since
+            .is_none_or(|since| now.duration_since(since) >= NOTICE_WINDOW)
+        {
             news.since = Some(now);
             news.spent = 0;
         }
         if few && !room.counts_only && news.spent < self.notices_per_window {
             news.spent += 1;
-            news.notices.push(Notice { kind, member: member.clone(), user_connections, previous });
+            news.notices.push(Notice {
+                kind,
+                member: member.clone(),
+                user_connections,
+                previous,
+            });
             if !std::mem::replace(&mut news.is_due, true) {
-                self.bulletin.due.lock().push_back((self.app, channel.clone()));
+                self.bulletin
+                    .due
+                    .lock()
+                    .push_back((self.app, channel.clone()));
                 self.bulletin.bell.notify_one();
             }
             return;
@@ -428,7 +479,10 @@ impl Presence {
             MemberKind::Updated => news.counted.updated += 1,
         }
         if !std::mem::replace(&mut news.is_counted, true) {
-            self.bulletin.counted.lock().push((self.app, channel.clone()));
+            self.bulletin
+                .counted
+                .lock()
+                .push((self.app, channel.clone()));
         }
     }
 
@@ -446,17 +500,28 @@ impl Presence {
             rooms.remove(channel);
             self.metrics.channels.dec();
         }
-        Some(Tidings { channel: channel.clone(), notices, counted })
+        Some(Tidings {
+            channel: channel.clone(),
+            notices,
+            counted,
+        })
     }
 
     /// How many are in `channel` now.
     pub(crate) fn count(&self, channel: &str) -> Count {
-        self.stripe(channel).lock().get(channel).map(Room::count).unwrap_or_default()
+        self.stripe(channel)
+            .lock()
+            .get(channel)
+            .map(Room::count)
+            .unwrap_or_default()
     }
 
     /// Whether anyone here hears of the others in `channel`.
     pub(crate) fn is_watched(&self, channel: &str) -> bool {
-        self.stripe(channel).lock().get(channel).is_some_and(|room| room.watchers > 0)
+        self.stripe(channel)
+            .lock()
+            .get(channel)
+            .is_some_and(|room| room.watchers > 0)
     }
 
     /// The channels in which someone here hears of the others.
@@ -464,7 +529,12 @@ impl Presence {
         let mut watched = Vec::new();
         for stripe in &self.stripes {
             let rooms = stripe.lock();
-            watched.extend(rooms.iter().filter(|(_, room)| room.watchers > 0).map(|(name, _)| name.clone()));
+            watched.extend(
+                rooms
+                    .iter()
+                    .filter(|(_, room)| room.watchers > 0)
+                    .map(|(name, _)| name.clone()),
+            );
         }
         watched
     }
@@ -472,27 +542,42 @@ impl Presence {
     /// How often each of `users` is in `channel`, lost connections that may come back included.
     pub(crate) fn tallies(&self, channel: &str, users: &[String]) -> Vec<u64> {
         let rooms = self.stripe(channel).lock();
-        let Some(room) = rooms.get(channel) else { return vec![0; users.len()] };
-        users.iter().map(|user| room.connections_of(&user.as_str().into())).collect()
+        let Some(room) = rooms.get(channel) else {
+            return vec![0; users.len()];
+        };
+        users
+            .iter()
+            .map(|user| room.connections_of(&user.as_str().into()))
+            .collect()
     }
 
     /// The users in `channel`, if they are at most `most`.
     pub(crate) fn users(&self, channel: &str, most: usize) -> Option<Vec<String>> {
         let rooms = self.stripe(channel).lock();
-        let Some(room) = rooms.get(channel) else { return Some(Vec::new()) };
+        let Some(room) = rooms.get(channel) else {
+            return Some(Vec::new());
+        };
         let online = room.users.iter().filter(|(_, tally)| tally.live > 0);
         (room.online as usize <= most).then(|| online.map(|(user, _)| user.to_string()).collect())
     }
 
     /// A number that is another after every change of who is in `channel`.
     pub(crate) fn changed(&self, channel: &str) -> u64 {
-        self.stripe(channel).lock().get(channel).map_or(0, |room| room.changed)
+        self.stripe(channel)
+            .lock()
+            .get(channel)
+            .map_or(0, |room| room.changed)
     }
 
     /// Up to `limit` channels whose names begin with `prefix` and come after `after`, in the order of their names.
     ///
     /// Costs a look at `limit` names per stripe, however many channels there are.
-    pub(crate) fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(SmolStr, Count)> {
+    pub(crate) fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(SmolStr, Count)> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
@@ -503,7 +588,11 @@ impl Presence {
             let range = rooms.range::<str, _>((from, Bound::Unbounded));
             let named = range.take_while(|(name, _)| name.starts_with(prefix));
             let present = named.filter(|(_, room)| room.connections > 0);
-            found.extend(present.take(limit).map(|(name, room)| (name.clone(), room.count())));
+            found.extend(
+                present
+                    .take(limit)
+                    .map(|(name, room)| (name.clone(), room.count())),
+            );
         }
         found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         found.truncate(limit);

@@ -41,22 +41,35 @@ pub(crate) struct Named {
 impl Named {
     /// All connections of `user`.
     pub(crate) fn user(user: &str) -> Self {
-        Self { users: AHashSet::from([user_key(user)]), ..Self::default() }
+        Self {
+            users: AHashSet::from([user_key(user)]),
+            ..Self::default()
+        }
     }
 
     /// The members of `channel`.
     pub(crate) fn channel(channel: &str) -> Self {
-        Self { channels: AHashSet::from([channel_key(channel)]), ..Self::default() }
+        Self {
+            channels: AHashSet::from([channel_key(channel)]),
+            ..Self::default()
+        }
     }
 
     fn has(&self, connection: &Connection) -> bool {
-        let in_channel =
-            |name: &SmolStr| self.channels.contains(&element_key(IndexKey::String(name.clone())));
+        let in_channel = |name: &SmolStr| {
+            self.channels
+                .contains(&element_key(IndexKey::String(name.clone())))
+        };
         let user = || IndexKey::of(&connection.attributes.user);
         self.connections.contains(&connection.id())
             || (!self.channels.is_empty() && connection.channel_names().any(in_channel))
             || (!self.users.is_empty()
-                && user().is_some_and(|key| self.users.contains(&LookupKey { kind: KeyKind::Value, key })))
+                && user().is_some_and(|key| {
+                    self.users.contains(&LookupKey {
+                        kind: KeyKind::Value,
+                        key,
+                    })
+                }))
     }
 }
 
@@ -79,8 +92,12 @@ impl Except {
     pub(super) fn has(&self, connection: &Connection) -> bool {
         !self.is_empty()
             && (self.connections.contains(&connection.id())
-                || connection.user().is_some_and(|user| self.users.contains(user))
-                || connection.device().is_some_and(|device| self.devices.contains(device)))
+                || connection
+                    .user()
+                    .is_some_and(|user| self.users.contains(user))
+                || connection
+                    .device()
+                    .is_some_and(|device| self.devices.contains(device)))
     }
 }
 
@@ -100,7 +117,12 @@ pub(super) enum Source<'a> {
 impl Selection {
     /// Everyone of `app`.
     pub(crate) fn everyone(app: AppId) -> Self {
-        Self { app, named: None, filter: None, except: Except::default() }
+        Self {
+            app,
+            named: None,
+            filter: None,
+            except: Except::default(),
+        }
     }
 
     pub(super) fn source(&self) -> Source<'_> {
@@ -134,10 +156,17 @@ impl Selection {
 
     /// Decides about a candidate that the source gave, and that may have changed since.
     pub(super) fn still_admits(&self, connection: &Connection) -> Verdict {
-        if self.except.has(connection) || self.named.as_ref().is_some_and(|named| !named.has(connection)) {
+        if self.except.has(connection)
+            || self
+                .named
+                .as_ref()
+                .is_some_and(|named| !named.has(connection))
+        {
             return Verdict::NoMatch;
         }
-        self.filter.as_ref().map_or(Verdict::Match, |filter| filter.matches(&connection.attributes))
+        self.filter.as_ref().map_or(Verdict::Match, |filter| {
+            filter.matches(&connection.attributes)
+        })
     }
 
     /// Whether it means a connection as this was when it was open.
@@ -150,7 +179,10 @@ impl Selection {
         if self.except.has(connection) {
             return Verdict::NoMatch;
         }
-        let seen = View { auth, attributes: &connection.attributes };
+        let seen = View {
+            auth,
+            attributes: &connection.attributes,
+        };
         match &self.filter {
             None => Verdict::Match,
             Some(filter) if self.named.is_some() => filter.matches(seen),
@@ -165,10 +197,16 @@ pub(crate) fn channel_key(channel: &str) -> LookupKey {
 }
 
 fn element_key(key: IndexKey) -> LookupKey {
-    LookupKey { kind: KeyKind::Element, key }
+    LookupKey {
+        kind: KeyKind::Element,
+        key,
+    }
 }
 
 /// The key under which the index of users has `user`.
 pub(crate) fn user_key(user: &str) -> LookupKey {
-    LookupKey { kind: KeyKind::Value, key: IndexKey::String(user.into()) }
+    LookupKey {
+        kind: KeyKind::Value,
+        key: IndexKey::String(user.into()),
+    }
 }

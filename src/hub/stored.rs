@@ -46,7 +46,9 @@ pub(crate) struct Mended {
 impl Table {
     /// Asks for the confirmation of the stored event `offset`, which was just placed for `at`.
     pub(crate) fn ask(&mut self, at: SlotRef, offset: u64) {
-        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else { return };
+        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else {
+            return;
+        };
         if inbox.asks(offset) {
             let ping = native::confirm_ping(inbox.placed());
             self.place_own(at, ping);
@@ -71,10 +73,15 @@ impl Table {
     /// The users of connections in doubt among [`DOUBTED_LOOK`] slots from `from` on, and where to look next.
     pub(crate) fn doubted(&self, from: usize) -> (Vec<(AppId, SmolStr)>, Option<usize>) {
         let end = self.slots.len().min(from + DOUBTED_LOOK);
-        let looked = self.slots[from.min(end)..end].iter().filter(|slot| slot.state == State::Open);
+        let looked = self.slots[from.min(end)..end]
+            .iter()
+            .filter(|slot| slot.state == State::Open);
         let doubted = looked.filter_map(|slot| {
             let user = slot.connection.as_ref()?.user_name()?;
-            slot.inbox.as_ref()?.is_doubted().then(|| (slot.app, user.clone()))
+            slot.inbox
+                .as_ref()?
+                .is_doubted()
+                .then(|| (slot.app, user.clone()))
         });
         (doubted.collect(), (end < self.slots.len()).then_some(end))
     }
@@ -86,7 +93,9 @@ impl Table {
         if self.state(at) != State::Open {
             return false;
         }
-        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else { return false };
+        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else {
+            return false;
+        };
         if !inbox.answered(offset) {
             return false;
         }
@@ -100,13 +109,17 @@ impl Table {
     /// Hands an open connection what waits for its user, with pings that ask for its confirmation. True if the owner has
     /// to start writing; see [`Table::replay`].
     pub(crate) fn hand_over(&mut self, at: SlotRef, waiting: &Waiting, missed: &[&Entry]) -> bool {
-        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else { return false };
+        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else {
+            return false;
+        };
         inbox.stand(waiting);
         self.replay_stored(at, missed)
     }
 
     fn replay_stored(&mut self, at: SlotRef, missed: &[&Entry]) -> bool {
-        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else { return false };
+        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else {
+            return false;
+        };
         let mut frames = Vec::with_capacity(missed.len() + missed.len() / CONFIRMED_STRETCH + 1);
         for stretch in missed.chunks(CONFIRMED_STRETCH) {
             frames.extend(stretch.iter().map(|entry| entry.frame.clone()));
@@ -119,9 +132,19 @@ impl Table {
     }
 
     /// Hands a connection in doubt what it has missed of what the store holds, and ends the doubt where that is all.
-    fn mend(&mut self, at: SlotRef, waiting: &Waiting, (seen, in_turn): (u64, bool), mended: &mut Mended) {
-        let Some(connection) = self.open_connection(at.slot).cloned() else { return };
-        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else { return };
+    fn mend(
+        &mut self,
+        at: SlotRef,
+        waiting: &Waiting,
+        (seen, in_turn): (u64, bool),
+        mended: &mut Mended,
+    ) {
+        let Some(connection) = self.open_connection(at.slot).cloned() else {
+            return;
+        };
+        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else {
+            return;
+        };
         let (after, is_all) = match inbox.judge(waiting, seen, in_turn) {
             Missing::Nothing => return,
             Missing::After(after, is_all) => (after, is_all),
@@ -132,8 +155,11 @@ impl Table {
             }
         };
         let was_asked = inbox.go_on(waiting, is_all);
-        let reader =
-            Reader { user: connection.user(), device: connection.device(), connection: connection.id() };
+        let reader = Reader {
+            user: connection.user(),
+            device: connection.device(),
+            connection: connection.id(),
+        };
         let later = waiting.entries.iter().filter(|entry| entry.offset > after);
         let missed: Vec<&Entry> = later.filter(|entry| entry.is_for(&reader)).collect();
         if self.replay_stored(at, &missed) {
@@ -154,7 +180,11 @@ impl Table {
     /// The ping that asks for what is not confirmed yet, if any: a client may answer only the last of several pings
     /// (RFC 6455, section 5.5.3), so a heartbeat's must not take its place.
     pub(crate) fn open_question(&mut self, at: SlotRef) -> Option<Frame> {
-        self.slot(at)?.inbox.as_ref()?.open_question().map(native::confirm_ping)
+        self.slot(at)?
+            .inbox
+            .as_ref()?
+            .open_question()
+            .map(native::confirm_ping)
     }
 
     /// Whether frames that were handed over by [`Table::replay`] still wait for the socket of an open connection.
@@ -199,13 +229,16 @@ impl Hub {
         for shard in self.shards() {
             shard.with(|table| {
                 for at in table.candidates(selection.app, selection.source()) {
-                    let Some(connection) = table.open_connection(at.slot).cloned() else { continue };
+                    let Some(connection) = table.open_connection(at.slot).cloned() else {
+                        continue;
+                    };
                     counts.looked.at += 1;
                     let inbox = table.slot(at).and_then(|slot| slot.inbox.as_mut());
                     // Whom it is not for has nothing to miss of it.
                     let turn = inbox.map_or(Turn::Next, |inbox| inbox.receive(position, may_ask));
                     placed.is_held |= turn == Turn::Later;
-                    if selection.admits(&connection, &connection.attributes.auth) != Verdict::Match {
+                    if selection.admits(&connection, &connection.attributes.auth) != Verdict::Match
+                    {
                         continue;
                     }
                     counts.looked.matched += 1;
@@ -229,7 +262,10 @@ impl Hub {
         waiting: &Waiting,
         (seen, in_turn): (u64, bool),
     ) -> Mended {
-        let selection = Selection { named: Some(Named::user(user)), ..Selection::everyone(app) };
+        let selection = Selection {
+            named: Some(Named::user(user)),
+            ..Selection::everyone(app)
+        };
         let mut mended = Mended::default();
         for shard in self.shards() {
             shard.with(|table| {
@@ -243,7 +279,10 @@ impl Hub {
 
     /// Gives up what the connections of `user` that are in doubt have missed: it waits for the next connection.
     pub(crate) fn give_up_stored(&self, app: AppId, user: &str) {
-        let selection = Selection { named: Some(Named::user(user)), ..Selection::everyone(app) };
+        let selection = Selection {
+            named: Some(Named::user(user)),
+            ..Selection::everyone(app)
+        };
         for shard in self.shards() {
             shard.own(|table| {
                 for at in table.candidates(app, selection.source()) {

@@ -44,7 +44,10 @@ impl std::ops::Add for Counts {
             matched: self.looked.matched + other.looked.matched,
             errors: self.looked.errors + other.looked.errors,
         };
-        Self { looked, queued: self.queued + other.queued }
+        Self {
+            looked,
+            queued: self.queued + other.queued,
+        }
     }
 }
 
@@ -77,7 +80,10 @@ pub(crate) struct Candidates {
 
 impl Candidates {
     fn of(table: &Table, selection: &Selection, source: Source<'_>) -> Self {
-        Self { slots: table.candidates(selection.app, source), as_of: table.changes }
+        Self {
+            slots: table.candidates(selection.app, source),
+            as_of: table.changes,
+        }
     }
 }
 
@@ -95,7 +101,10 @@ impl Cursor {
     fn open(table: &Table, selection: &Selection) -> Self {
         match selection.source() {
             Source::Everyone => Self::Members { next: 0 },
-            source => Self::List { found: Candidates::of(table, selection, source), at: 0 },
+            source => Self::List {
+                found: Candidates::of(table, selection, source),
+                at: 0,
+            },
         }
     }
 
@@ -113,7 +122,9 @@ impl Cursor {
             Self::List { found, at } => {
                 while chunk.is_empty() && *at < found.slots.len() {
                     let end = found.slots.len().min(*at + SWEEP_STRIDE);
-                    let present = found.slots[*at..end].iter().filter(|&&slot| table.slot(slot).is_some());
+                    let present = found.slots[*at..end]
+                        .iter()
+                        .filter(|&&slot| table.slot(slot).is_some());
                     chunk.extend(present.map(|slot| slot.slot));
                     *at = end;
                 }
@@ -134,7 +145,10 @@ impl Cursor {
         selection: &Selection,
     ) -> Option<SmallVec<[(SlotRef, Snapshot); SWEEP_STRIDE]>> {
         let chunk = self.next(table, selection);
-        let found = chunk.iter().filter_map(|&slot| table.open_snapshot(slot)).collect();
+        let found = chunk
+            .iter()
+            .filter_map(|&slot| table.open_snapshot(slot))
+            .collect();
         (!chunk.is_empty()).then_some(found)
     }
 }
@@ -155,10 +169,15 @@ fn stride(
             return true;
         }
         for slot in chunk {
-            let Some((connection, auth)) = table.open_tenant(slot) else { continue };
+            let Some((connection, auth)) = table.open_tenant(slot) else {
+                continue;
+            };
             looked.at += 1;
-            let verdict =
-                if stale { selection.still_admits(connection) } else { selection.admits(connection, auth) };
+            let verdict = if stale {
+                selection.still_admits(connection)
+            } else {
+                selection.admits(connection, auth)
+            };
             match verdict {
                 Verdict::Match => {
                     looked.matched += 1;
@@ -185,9 +204,16 @@ impl Hub {
                 bound += table.count(selection.app, source);
                 (bound <= SMALL_DELIVERIES).then(|| Candidates::of(table, selection, source))
             });
-            lists.extend(list.filter(|list| !list.slots.is_empty()).map(|list| (at, list)));
+            lists.extend(
+                list.filter(|list| !list.slots.is_empty())
+                    .map(|list| (at, list)),
+            );
         }
-        if bound <= SMALL_DELIVERIES { Reach::Small(lists) } else { Reach::Large(bound) }
+        if bound <= SMALL_DELIVERIES {
+            Reach::Small(lists)
+        } else {
+            Reach::Large(bound)
+        }
     }
 
     /// Waits for the gate to admit a frame of `bytes` for `reach`; before that, where it is large, for the sockets, see
@@ -233,9 +259,16 @@ impl Hub {
             let mut cursor = Cursor::List { found, at: 0 };
             let Counts { looked, queued } = &mut counts;
             self.shard(at).with(|table| {
-                stride(table, selection, &mut cursor, true, looked, &mut |table, slot| {
-                    *queued += u64::from(table.place(slot, frame, ticket));
-                })
+                stride(
+                    table,
+                    selection,
+                    &mut cursor,
+                    true,
+                    looked,
+                    &mut |table, slot| {
+                        *queued += u64::from(table.place(slot, frame, ticket));
+                    },
+                )
             });
         }
         self.placed(counts, ticket)
@@ -244,7 +277,12 @@ impl Hub {
     /// Places a large publication, slice by slice, yielding between slices.
     ///
     /// Not cancel-safe: dropped half-way it has reached some connections and not others; run it in a task.
-    pub(crate) async fn place_large(&self, selection: &Selection, frame: &Frame, ticket: &Ticket) -> Counts {
+    pub(crate) async fn place_large(
+        &self,
+        selection: &Selection,
+        frame: &Frame,
+        ticket: &Ticket,
+    ) -> Counts {
         if selection.is_for_all() {
             return self.place_for_all(selection, frame, ticket).await;
         }
@@ -295,7 +333,16 @@ impl Hub {
             let mut cursor = shard.own(|table| Cursor::open(table, selection));
             let mut until = Instant::now() + SLICE;
             // The lock is let go after every stride, so that a small publication need not wait for a slice.
-            while !shard.with(|table| stride(table, selection, &mut cursor, false, &mut looked, &mut visit)) {
+            while !shard.with(|table| {
+                stride(
+                    table,
+                    selection,
+                    &mut cursor,
+                    false,
+                    &mut looked,
+                    &mut visit,
+                )
+            }) {
                 if Instant::now() >= until {
                     tokio::task::yield_now().await;
                     until = Instant::now() + SLICE;
@@ -324,8 +371,10 @@ impl Hub {
                 let picked = pick(chunk, closure, &mut counts);
                 counts.queued += shard.with(|table| {
                     let mut queued = 0;
-                    for at in
-                        picked.into_iter().filter(|&at| table.state(at) == State::Open).collect::<Refs>()
+                    for at in picked
+                        .into_iter()
+                        .filter(|&at| table.state(at) == State::Open)
+                        .collect::<Refs>()
                     {
                         queued += u64::from(table.place(at.slot, frame, ticket));
                     }
@@ -349,12 +398,18 @@ impl Hub {
     ) -> (Vec<Snapshot>, Option<(usize, u32)>) {
         let mut page = Vec::new();
         for (at, shard) in self.shards().iter().enumerate().skip(from.0) {
-            let mut cursor = Cursor::Members { next: if at == from.0 { from.1 } else { 0 } };
+            let mut cursor = Cursor::Members {
+                next: if at == from.0 { from.1 } else { 0 },
+            };
             loop {
                 let mut found: SmallVec<[Snapshot; SWEEP_STRIDE]> = SmallVec::new();
                 let more = shard.own(|table| {
                     let chunk = cursor.next(table, selection);
-                    found.extend(chunk.iter().filter_map(|&slot| table.open_connection(slot).cloned()));
+                    found.extend(
+                        chunk
+                            .iter()
+                            .filter_map(|&slot| table.open_connection(slot).cloned()),
+                    );
                     !chunk.is_empty()
                 });
                 for connection in found {

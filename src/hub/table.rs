@@ -55,7 +55,11 @@ pub(crate) struct AppContext {
 
 impl Context {
     /// What the tables of a node share that has one app, named "default", and nothing around it.
-    pub(crate) fn of_one_app(limits: Limits, schema: Arc<Schema>, slow_consumer: SlowConsumer) -> Self {
+    pub(crate) fn of_one_app(
+        limits: Limits,
+        schema: Arc<Schema>,
+        slow_consumer: SlowConsumer,
+    ) -> Self {
         let (metrics, bulletin) = (Arc::new(Metrics::new()), Arc::<Bulletin>::default());
         let app_metrics = Arc::new(metrics.app("default"));
         let app = AppContext {
@@ -213,8 +217,12 @@ impl Table {
             None => return Err(Full),
         };
         let nonce = uuid::Uuid::new_v4().as_u64_pair().0;
-        let connection =
-            Arc::new(build(ConnectionId { node: self.context.node, shard: self.shard, slot, nonce }));
+        let connection = Arc::new(build(ConnectionId {
+            node: self.context.node,
+            shard: self.shard,
+            slot,
+            nonce,
+        }));
         let entry = &mut self.slots[slot as usize];
         entry.state = State::Pending;
         entry.opened = false;
@@ -222,7 +230,13 @@ impl Table {
         entry.close_code = 0;
         entry.connection = Some(connection.clone());
         self.claims[slot as usize] = connection.attributes.auth.clone();
-        Ok((SlotRef { slot, generation: entry.generation }, connection))
+        Ok((
+            SlotRef {
+                slot,
+                generation: entry.generation,
+            },
+            connection,
+        ))
     }
 
     /// The slot of `at`, unless its tenant has changed.
@@ -246,8 +260,13 @@ impl Table {
     /// index entries change in one step; its channels and profile stay. False if the connection is gone or closing.
     pub(crate) fn open(&mut self, at: SlotRef, mut connection: Connection) -> bool {
         let state = self.state(at);
-        let Some(slot) = self.slot(at) else { return false };
-        let was_anonymous = slot.connection.as_ref().is_some_and(|current| current.user().is_none());
+        let Some(slot) = self.slot(at) else {
+            return false;
+        };
+        let was_anonymous = slot
+            .connection
+            .as_ref()
+            .is_some_and(|current| current.user().is_none());
         match (state, &slot.connection) {
             (State::Open, Some(current)) => {
                 connection.attributes.channels = current.attributes.channels.clone();
@@ -261,14 +280,20 @@ impl Table {
         let entry = &mut self.slots[at.slot as usize];
         entry.state = State::Open;
         entry.opened = true;
-        entry.inbox = entry.inbox.take().or_else(|| connection.takes_stored.then(Box::default));
+        entry.inbox = entry
+            .inbox
+            .take()
+            .or_else(|| connection.takes_stored.then(Box::default));
         entry.connection = Some(connection.clone());
         let app = entry.app;
         self.claims[at.slot as usize] = connection.attributes.auth.clone();
         self.register(at.slot);
         if was_anonymous && connection.user().is_some() {
             for channel in connection.channels() {
-                self.context.app(app).presence.identified(channel, &connection);
+                self.context
+                    .app(app)
+                    .presence
+                    .identified(channel, &connection);
             }
         }
         true
@@ -291,8 +316,16 @@ impl Table {
         self.claims[at.slot as usize] = Value::Null;
         let unwritten = self.clear_outbox(at.slot);
         self.free.push(at.slot);
-        self.context.app(app).metrics.dropped(DropReason::Gone, unwritten);
-        Some(Departure { connection, was_open, close_code, unwritten })
+        self.context
+            .app(app)
+            .metrics
+            .dropped(DropReason::Gone, unwritten);
+        Some(Departure {
+            connection,
+            was_open,
+            close_code,
+            unwritten,
+        })
     }
 
     fn clear_outbox(&mut self, slot: u32) -> u64 {
@@ -302,7 +335,11 @@ impl Table {
             *outbox = Outbox::Empty;
             return events;
         }
-        outbox.take_queue(&mut self.log).iter().map(|queued| u64::from(queued.frame.is_event())).sum()
+        outbox
+            .take_queue(&mut self.log)
+            .iter()
+            .map(|queued| u64::from(queued.frame.is_event()))
+            .sum()
     }
 
     fn register(&mut self, slot: u32) {
@@ -322,9 +359,10 @@ impl Table {
 
     /// Changes what the node wants to hear for a connection: what everyone gets, and what its user does.
     fn mind(&self, slot: u32, change: impl Fn(&Interest, Topic)) {
-        let (Some(interest), Some(connection)) =
-            (&self.context.interest, &self.slots[slot as usize].connection)
-        else {
+        let (Some(interest), Some(connection)) = (
+            &self.context.interest,
+            &self.slots[slot as usize].connection,
+        ) else {
             return;
         };
         change(interest, Topic::App(connection.app));
@@ -333,10 +371,17 @@ impl Table {
         }
     }
 
-    fn index(&mut self, slot: u32, change: fn(&mut Index, &Value, u32), member: fn(&mut RoaringBitmap, u32)) {
+    fn index(
+        &mut self,
+        slot: u32,
+        change: fn(&mut Index, &Value, u32),
+        member: fn(&mut RoaringBitmap, u32),
+    ) {
         self.changes += 1;
         let entry = &self.slots[slot as usize];
-        let Some(connection) = &entry.connection else { return };
+        let Some(connection) = &entry.connection else {
+            return;
+        };
         let app = &mut self.apps[entry.app.0 as usize];
         let schema = &self.context.app(entry.app).schema;
         member(&mut app.members, slot);
@@ -364,14 +409,28 @@ impl Table {
         match source {
             Source::Nobody => 0,
             Source::Everyone | Source::Plan(Access::Everyone | Access::Nobody) => self.members(app),
-            Source::Named(Named { users, channels, connections }) => {
-                users.iter().map(|key| table.users.count(key)).sum::<usize>()
-                    + channels.iter().map(|key| table.channels.count(key)).sum::<usize>()
-                    + connections.iter().filter(|id| self.find(app, id).is_some()).count()
+            Source::Named(Named {
+                users,
+                channels,
+                connections,
+            }) => {
+                users
+                    .iter()
+                    .map(|key| table.users.count(key))
+                    .sum::<usize>()
+                    + channels
+                        .iter()
+                        .map(|key| table.channels.count(key))
+                        .sum::<usize>()
+                    + connections
+                        .iter()
+                        .filter(|id| self.find(app, id).is_some())
+                        .count()
             }
-            Source::Plan(Access::Lookup { index, keys }) => {
-                keys.iter().map(|key| self.look_up(app, *index, key, Index::count, |_| 1)).sum()
-            }
+            Source::Plan(Access::Lookup { index, keys }) => keys
+                .iter()
+                .map(|key| self.look_up(app, *index, key, Index::count, |_| 1))
+                .sum(),
         }
     }
 
@@ -383,7 +442,11 @@ impl Table {
             Source::Everyone | Source::Plan(Access::Everyone | Access::Nobody) => {
                 slots.extend(self.next_member(app, 0));
             }
-            Source::Named(Named { users, channels, connections }) => {
+            Source::Named(Named {
+                users,
+                channels,
+                connections,
+            }) => {
                 for key in users {
                     self.apps[app.0 as usize].users.collect(key, &mut slots);
                 }
@@ -405,7 +468,13 @@ impl Table {
             slots.sort_unstable();
             slots.dedup();
         }
-        slots.iter().map(|&slot| SlotRef { slot, generation: self.slots[slot as usize].generation }).collect()
+        slots
+            .iter()
+            .map(|&slot| SlotRef {
+                slot,
+                generation: self.slots[slot as usize].generation,
+            })
+            .collect()
     }
 
     fn look_up<T: Default>(
@@ -438,14 +507,21 @@ impl Table {
             return None;
         }
         let entry = self.slots.get(id.slot as usize)?;
-        let same = entry.connection.as_ref().is_some_and(|connection| connection.id() == *id);
+        let same = entry
+            .connection
+            .as_ref()
+            .is_some_and(|connection| connection.id() == *id);
         (same && entry.state == State::Open && entry.app == app).then_some(id.slot)
     }
 
     /// The open connection in `slot`.
     pub(crate) fn open_connection(&self, slot: u32) -> Option<&Arc<Connection>> {
         let entry = self.slots.get(slot as usize)?;
-        if entry.state == State::Open { entry.connection.as_ref() } else { None }
+        if entry.state == State::Open {
+            entry.connection.as_ref()
+        } else {
+            None
+        }
     }
 
     /// The open connection in `slot`, and its claims.
@@ -455,19 +531,32 @@ impl Table {
 
     /// A name for the tenant of `slot` that outlives the lock.
     pub(crate) fn reference(&self, slot: u32) -> Option<SlotRef> {
-        self.slots.get(slot as usize).map(|entry| SlotRef { slot, generation: entry.generation })
+        self.slots.get(slot as usize).map(|entry| SlotRef {
+            slot,
+            generation: entry.generation,
+        })
     }
 
     /// The open connection in `slot`, with a name for it that outlives the lock.
     pub(super) fn open_snapshot(&self, slot: u32) -> Option<(SlotRef, Snapshot)> {
         let generation = self.slots.get(slot as usize)?.generation;
-        self.open_connection(slot).map(|connection| (SlotRef { slot, generation }, connection.clone()))
+        self.open_connection(slot)
+            .map(|connection| (SlotRef { slot, generation }, connection.clone()))
     }
 
     /// Everyone who has a slot, whether open, pending or closing.
     pub(crate) fn tenants(&self) -> Vec<SlotRef> {
-        let tenants = self.slots.iter().enumerate().filter(|(_, entry)| entry.state != State::Free);
-        tenants.map(|(slot, entry)| SlotRef { slot: slot as u32, generation: entry.generation }).collect()
+        let tenants = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.state != State::Free);
+        tenants
+            .map(|(slot, entry)| SlotRef {
+                slot: slot as u32,
+                generation: entry.generation,
+            })
+            .collect()
     }
 
     /// Whether the owner has something to do: an outbox waits, a replay does, or a connection began to close.

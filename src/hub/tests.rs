@@ -6,7 +6,8 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use proptest::prelude::*;
 
 use super::{
-    Batch, Connection, Except, Hub, Load, Outcome, Progress, Reach, Selection, SlotRef, State, Table,
+    Batch, Connection, Except, Hub, Load, Outcome, Progress, Reach, Selection, SlotRef, State,
+    Table,
     gate::{Gate, Ticket},
     table::Context,
     wave::place_at_once,
@@ -24,7 +25,11 @@ use crate::{
 pub(super) const APP: AppId = AppId(0);
 
 pub(super) fn context(limits: Limits, index: &[&str], slow_consumer: SlowConsumer) -> Arc<Context> {
-    Arc::new(Context::of_one_app(limits, Arc::new(Schema::new(index).unwrap()), slow_consumer))
+    Arc::new(Context::of_one_app(
+        limits,
+        Arc::new(Schema::new(index).unwrap()),
+        slow_consumer,
+    ))
 }
 
 pub(crate) fn connect(table: &mut Table, user: &str, auth: Value) -> SlotRef {
@@ -57,7 +62,11 @@ struct Socket {
 
 impl Socket {
     fn write(&mut self, frames: &[Frame], skip: usize) -> usize {
-        let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.bytes().to_vec()).skip(skip).collect();
+        let bytes: Vec<u8> = frames
+            .iter()
+            .flat_map(|frame| frame.bytes().to_vec())
+            .skip(skip)
+            .collect();
         let n = bytes.len().min(self.room);
         self.room -= n;
         self.taken.extend(&bytes[..n]);
@@ -83,8 +92,9 @@ impl Owner {
         let context = context(Limits::default(), &[], SlowConsumer::Disconnect);
         let gate = Gate::new(&context.limits, context.metrics.clone());
         let mut table = Table::new(0, context);
-        let at: Vec<SlotRef> =
-            (0..connections).map(|n| connect(&mut table, &n.to_string(), Value::Null)).collect();
+        let at: Vec<SlotRef> = (0..connections)
+            .map(|n| connect(&mut table, &n.to_string(), Value::Null))
+            .collect();
         Self {
             table,
             sockets: at.iter().map(|_| Socket::default()).collect(),
@@ -106,7 +116,9 @@ impl Owner {
     fn place(&mut self, to: &[usize], small: bool) {
         let frame = self.frame();
         let reach = if small { 1 } else { 1000 };
-        let Some(ticket): Option<Ticket> = self.gate.try_admit(reach, frame.len()) else { return };
+        let Some(ticket): Option<Ticket> = self.gate.try_admit(reach, frame.len()) else {
+            return;
+        };
         for &n in to {
             assert!(self.table.place(self.at[n].slot, &frame, &ticket));
             self.expected[n].extend(frame.bytes());
@@ -119,9 +131,14 @@ impl Owner {
         let mut wave = Vec::new();
         for out in excepted {
             let frame = self.frame();
-            let Some(ticket) = self.gate.try_admit(1000, frame.len()) else { break };
+            let Some(ticket) = self.gate.try_admit(1000, frame.len()) else {
+                break;
+            };
             let mut except = Except::default();
-            except.connections.extend(out.iter().map(|&n| self.table.connection(self.at[n]).unwrap().id()));
+            except.connections.extend(
+                out.iter()
+                    .map(|&n| self.table.connection(self.at[n]).unwrap().id()),
+            );
             for n in (0..self.at.len()).filter(|n| !out.contains(n)) {
                 self.expected[n].extend(frame.bytes());
             }
@@ -153,13 +170,17 @@ impl Owner {
             let taken = self.sockets[n].write(frames, 0);
             let (whole, begun) = split(frames, taken);
             if whole < frames.len() {
-                self.outcome.refuse(work.at, frames[whole..].to_vec(), begun);
+                self.outcome
+                    .refuse(work.at, frames[whole..].to_vec(), begun);
             }
         }
         let (blocked, _) = self.table.settle(&mut self.outcome);
         for at in blocked {
             let n = self.at.iter().position(|other| *other == at).unwrap();
-            assert!(!std::mem::replace(&mut self.blocked[n], true), "one drain at a time");
+            assert!(
+                !std::mem::replace(&mut self.blocked[n], true),
+                "one drain at a time"
+            );
         }
     }
 
@@ -216,14 +237,24 @@ enum Step {
 }
 
 fn steps(connections: usize) -> impl Strategy<Value = Vec<Step>> {
-    let place = (prop::collection::btree_set(0..connections, 0..=connections), any::<bool>())
-        .prop_map(|(to, small)| Step::Place { to: to.into_iter().collect(), small });
-    let some = prop::collection::btree_set(0..connections, 0..2).prop_map(|out| out.into_iter().collect());
+    let place = (
+        prop::collection::btree_set(0..connections, 0..=connections),
+        any::<bool>(),
+    )
+        .prop_map(|(to, small)| Step::Place {
+            to: to.into_iter().collect(),
+            small,
+        });
+    let some =
+        prop::collection::btree_set(0..connections, 0..2).prop_map(|out| out.into_iter().collect());
     let wave = prop::collection::vec(some, 1..4).prop_map(|excepted| Step::Wave { excepted });
     let flush = (any::<bool>(), 1..5usize).prop_map(|(small, max)| Step::Flush { small, max });
     let drain = (0..connections, 0..40usize).prop_map(|(n, room)| Step::Drain { n, room });
     let replay = (0..connections, 1..6usize).prop_map(|(n, frames)| Step::Replay { n, frames });
-    prop::collection::vec(prop_oneof![6 => place, 4 => wave, 6 => flush, 4 => drain, 1 => replay], 0..60)
+    prop::collection::vec(
+        prop_oneof![6 => place, 4 => wave, 6 => flush, 4 => drain, 1 => replay],
+        0..60,
+    )
 }
 
 proptest! {
@@ -269,12 +300,19 @@ fn a_reference_to_a_former_tenant_reaches_nobody() {
 
 #[test]
 fn who_is_too_slow_is_closed_and_what_it_loses_is_counted() {
-    let limits = Limits { outbox_frames: 4, ..Limits::default() };
+    let limits = Limits {
+        outbox_frames: 4,
+        ..Limits::default()
+    };
     let context = context(limits, &[], SlowConsumer::Disconnect);
     let metrics = context.app(APP).metrics.clone();
-    let mut owner = Owner { table: Table::new(0, context), ..Owner::new(0) };
+    let mut owner = Owner {
+        table: Table::new(0, context),
+        ..Owner::new(0)
+    };
     owner.at = vec![connect(&mut owner.table, "slow", Value::Null)];
-    (owner.sockets, owner.blocked, owner.expected) = (vec![Socket::default()], vec![false], vec![Vec::new()]);
+    (owner.sockets, owner.blocked, owner.expected) =
+        (vec![Socket::default()], vec![false], vec![Vec::new()]);
     owner.place(&[0], false);
     owner.flush(false, 1);
     assert!(owner.blocked[0]);
@@ -282,7 +320,10 @@ fn who_is_too_slow_is_closed_and_what_it_loses_is_counted() {
     assert_eq!(owner.table.state(owner.at[0]), State::Open);
     let frame = owner.frame();
     let ticket = owner.gate.try_admit(1, frame.len()).unwrap();
-    assert!(!owner.table.place(owner.at[0].slot, &frame, &ticket), "over the bound");
+    assert!(
+        !owner.table.place(owner.at[0].slot, &frame, &ticket),
+        "over the bound"
+    );
     assert_eq!(owner.table.state(owner.at[0]), State::Closing);
     assert_eq!(metrics.drops(DropReason::Slow), 5);
     owner.drain(0, 1 << 16);
@@ -295,33 +336,65 @@ fn who_is_too_slow_is_closed_and_what_it_loses_is_counted() {
 
 #[test]
 fn a_wave_ends_at_the_close_frame_of_who_is_too_slow() {
-    let limits = Limits { outbox_frames: 2, ..Limits::default() };
+    let limits = Limits {
+        outbox_frames: 2,
+        ..Limits::default()
+    };
     let context = context(limits, &[], SlowConsumer::Disconnect);
     let metrics = context.app(APP).metrics.clone();
-    let mut owner = Owner { table: Table::new(0, context), ..Owner::new(0) };
+    let mut owner = Owner {
+        table: Table::new(0, context),
+        ..Owner::new(0)
+    };
     owner.at = vec![connect(&mut owner.table, "slow", Value::Null)];
-    (owner.sockets, owner.blocked, owner.expected) = (vec![Socket::default()], vec![false], vec![Vec::new()]);
+    (owner.sockets, owner.blocked, owner.expected) =
+        (vec![Socket::default()], vec![false], vec![Vec::new()]);
     owner.place(&[0], false);
     owner.flush(false, 1);
-    let wave: Vec<_> =
-        (0..5).map(|_| (owner.frame(), owner.gate.try_admit(1000, 8).unwrap(), Except::default())).collect();
-    let queued: Vec<u64> = place_at_once(&mut owner.table, wave).iter().map(|counts| counts.queued).collect();
+    let wave: Vec<_> = (0..5)
+        .map(|_| {
+            (
+                owner.frame(),
+                owner.gate.try_admit(1000, 8).unwrap(),
+                Except::default(),
+            )
+        })
+        .collect();
+    let queued: Vec<u64> = place_at_once(&mut owner.table, wave)
+        .iter()
+        .map(|counts| counts.queued)
+        .collect();
     assert_eq!(queued, [1, 0, 0, 0, 0]);
     assert_eq!(owner.table.state(owner.at[0]), State::Closing);
-    assert_eq!(metrics.drops(DropReason::Slow), 3, "the one refused, and two of the wave");
+    assert_eq!(
+        metrics.drops(DropReason::Slow),
+        3,
+        "the one refused, and two of the wave"
+    );
     owner.drain(0, 1 << 16);
     let taken = &owner.sockets[0].taken;
-    assert_eq!((taken[0], taken.len()), (0x88, 12), "a close frame, and nothing behind it");
+    assert_eq!(
+        (taken[0], taken.len()),
+        (0x88, 12),
+        "a close frame, and nothing behind it"
+    );
 }
 
 #[test]
 fn where_configured_the_oldest_go_and_the_connection_stays() {
-    let limits = Limits { outbox_frames: 3, ..Limits::default() };
+    let limits = Limits {
+        outbox_frames: 3,
+        ..Limits::default()
+    };
     let context = context(limits, &[], SlowConsumer::DropOldest);
     let metrics = context.app(APP).metrics.clone();
-    let mut owner = Owner { table: Table::new(0, context), ..Owner::new(0) };
+    let mut owner = Owner {
+        table: Table::new(0, context),
+        ..Owner::new(0)
+    };
     owner.at = vec![connect(&mut owner.table, "slow", Value::Null)];
-    (owner.sockets, owner.blocked, owner.expected) = (vec![Socket::default()], vec![false], vec![Vec::new()]);
+    (owner.sockets, owner.blocked, owner.expected) =
+        (vec![Socket::default()], vec![false], vec![Vec::new()]);
     (0..6).for_each(|_| owner.place(&[0], true));
     owner.flush(true, 1);
     assert_eq!(metrics.drops(DropReason::Oldest), 3);
@@ -329,24 +402,33 @@ fn where_configured_the_oldest_go_and_the_connection_stays() {
     assert_eq!(metrics.drops(DropReason::Oldest), 4);
     owner.drain(0, 1 << 16);
     let last: usize = owner.expected[0].len();
-    assert!(owner.expected[0].ends_with(&owner.sockets[0].taken) && owner.sockets[0].taken.len() < last);
+    assert!(
+        owner.expected[0].ends_with(&owner.sockets[0].taken) && owner.sockets[0].taken.len() < last
+    );
 }
 
 #[tokio::test]
 async fn the_largest_backlogs_go_first_when_the_node_is_over_its_bound() {
-    let limits = Limits { refused_bytes: 1000, ..Limits::default() };
+    let limits = Limits {
+        refused_bytes: 1000,
+        ..Limits::default()
+    };
     let hub = Hub::new(2, context(limits, &[], SlowConsumer::Disconnect));
     let mut owners = Vec::new();
     for (shard, bytes) in [(0, 300), (1, 900)] {
-        let at = hub.shard(shard).own(|table| connect(table, "u", Value::Null));
+        let at = hub
+            .shard(shard)
+            .own(|table| connect(table, "u", Value::Null));
         let mut outcome = Outcome::default();
         outcome.refuse(at, vec![Frame::event_text(&[&vec![0; bytes]])], 0);
         hub.shard(shard).own(|table| table.settle(&mut outcome));
         owners.push((shard, at));
     }
     hub.shed();
-    let states: Vec<State> =
-        owners.iter().map(|&(shard, at)| hub.shard(shard).own(|table| table.state(at))).collect();
+    let states: Vec<State> = owners
+        .iter()
+        .map(|&(shard, at)| hub.shard(shard).own(|table| table.state(at)))
+        .collect();
     assert_eq!(states, [State::Open, State::Closing]);
 }
 
@@ -373,7 +455,10 @@ async fn large_publications_wait_while_most_sockets_refuse_and_only_then() {
     let (ticket, ()) = tokio::join!(hub.admit(&reach, 10), recover);
     assert!(ticket.is_ok());
     metrics.blocked.set(400);
-    assert!(hub.admit(&reach, 10).await.is_ok(), "not for ever, though nothing gets better");
+    assert!(
+        hub.admit(&reach, 10).await.is_ok(),
+        "not for ever, though nothing gets better"
+    );
     let small = Reach::Small(smallvec::SmallVec::new());
     hub.admit(&small, 10).await.unwrap();
     assert_eq!(metrics.eased.get(), 2, "a small one never waits");
@@ -384,10 +469,18 @@ async fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves(
     let context = context(Limits::default(), &["auth.team"], SlowConsumer::Disconnect);
     let schema = context.app(APP).schema.clone();
     let hub = Hub::new(1, context);
-    let (layouts, cache, without_index) =
-        (Layouts::new(), FilterCache::new(), Schema::new::<&str>(&[]).unwrap());
-    let auth =
-        |team: &str| Value::from_json(&mut format!(r#"{{"team":"{team}"}}"#).into_bytes(), &layouts).unwrap();
+    let (layouts, cache, without_index) = (
+        Layouts::new(),
+        FilterCache::new(),
+        Schema::new::<&str>(&[]).unwrap(),
+    );
+    let auth = |team: &str| {
+        Value::from_json(
+            &mut format!(r#"{{"team":"{team}"}}"#).into_bytes(),
+            &layouts,
+        )
+        .unwrap()
+    };
     let mut present: Vec<(SlotRef, String)> = Vec::new();
     for round in 0..300usize {
         let team = format!("t{}", round % 5);
@@ -401,23 +494,45 @@ async fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves(
                 let old = table.connection(present[n].0).unwrap();
                 let mut attributes = old.attributes.clone();
                 attributes.auth = auth(&team);
-                assert!(table.open(present[n].0, Connection::new(APP, attributes, Arc::default())));
+                assert!(table.open(
+                    present[n].0,
+                    Connection::new(APP, attributes, Arc::default())
+                ));
                 present[n].1 = team.clone();
             }
             _ => present.push((connect(table, "u", auth(&team)), team.clone())),
         });
         let text = format!("auth.team == \"{team}\"");
         let selection = |schema: &Schema| {
-            let filter = cache.get_or_compile(&text, schema).unwrap().filter.bind(None).unwrap();
-            Selection { filter: Some(Arc::new(filter)), ..Selection::everyone(APP) }
+            let filter = cache
+                .get_or_compile(&text, schema)
+                .unwrap()
+                .filter
+                .bind(None)
+                .unwrap();
+            Selection {
+                filter: Some(Arc::new(filter)),
+                ..Selection::everyone(APP)
+            }
         };
         let count = present.iter().filter(|(_, have)| *have == team).count();
-        assert_eq!(hub.reach(&selection(&schema)).bound(), count, "round {round}");
+        assert_eq!(
+            hub.reach(&selection(&schema)).bound(),
+            count,
+            "round {round}"
+        );
         let scan = selection(&without_index);
         assert!(scan.is_scan());
-        assert_eq!(hub.sweep(&scan, |_, _| {}).await.matched, count as u64, "round {round}");
+        assert_eq!(
+            hub.sweep(&scan, |_, _| {}).await.matched,
+            count as u64,
+            "round {round}"
+        );
     }
-    assert!(matches!(hub.reach(&Selection::everyone(APP)), Reach::Large(_)));
+    assert!(matches!(
+        hub.reach(&Selection::everyone(APP)),
+        Reach::Large(_)
+    ));
     hub.shard(0).own(|table| {
         for (at, _) in present {
             table.remove(at);
@@ -432,12 +547,18 @@ fn a_stored_event_is_confirmed_by_the_pong_behind_it_and_by_nothing_else() {
     let mut table = Table::new(0, context(Limits::default(), &[], SlowConsumer::Disconnect));
     let at = connect(&mut table, "u", Value::Null);
     let mut takes = Connection::clone(&table.connection(at).unwrap());
-    assert!(!table.confirmed(at, 0) && !table.confirmed(at, 1), "it takes none");
+    assert!(
+        !table.confirmed(at, 0) && !table.confirmed(at, 1),
+        "it takes none"
+    );
     takes.takes_stored = true;
     assert!(table.open(at, takes));
     table.ask(at, 4);
     table.ask(at, 7);
-    assert!(!table.confirmed(at, 7), "the ping that is out stands behind 4");
+    assert!(
+        !table.confirmed(at, 7),
+        "the ping that is out stands behind 4"
+    );
     assert!(table.confirmed(at, 4) && !table.confirmed(at, 4));
     assert!(table.open_question(at).is_some(), "7 is asked for by now");
     assert!(table.confirmed(at, 7));

@@ -38,7 +38,10 @@ struct Rider {
 
 impl Rider {
     fn queued(&self) -> Queued {
-        Queued { frame: self.frame.clone(), ticket: Some(self.ticket.clone()) }
+        Queued {
+            frame: self.frame.clone(),
+            ticket: Some(self.ticket.clone()),
+        }
     }
 }
 
@@ -83,12 +86,25 @@ struct Tally {
 impl Tally {
     fn new(wave: &Wave) -> Self {
         let none = || wave.iter().map(|_| 0).collect();
-        Self { next: 0, met: 0, whole: 0, single: none(), excepted: none() }
+        Self {
+            next: 0,
+            met: 0,
+            whole: 0,
+            single: none(),
+            excepted: none(),
+        }
     }
 
     fn of(&self, rider: usize) -> Counts {
-        let looked = Looked { at: self.met, matched: self.met - self.excepted[rider], errors: 0 };
-        Counts { looked, queued: self.whole + self.single[rider] }
+        let looked = Looked {
+            at: self.met,
+            matched: self.met - self.excepted[rider],
+            errors: 0,
+        };
+        Counts {
+            looked,
+            queued: self.whole + self.single[rider],
+        }
     }
 }
 
@@ -100,13 +116,17 @@ impl Table {
         for slot in self.next_member(wave[0].app, tally.next).take(SWEEP_STRIDE) {
             chunk.push(slot);
         }
-        let Some(last) = chunk.last() else { return false };
+        let Some(last) = chunk.last() else {
+            return false;
+        };
         tally.next = last + 1;
         let mut first = self.enlog(wave);
         let excepting = wave.iter().any(|rider| !rider.except.is_empty());
         for slot in chunk {
             let entry = &mut self.slots[slot as usize];
-            let (State::Open, Some(connection)) = (entry.state, &entry.connection) else { continue };
+            let (State::Open, Some(connection)) = (entry.state, &entry.connection) else {
+                continue;
+            };
             tally.met += 1;
             let excepted = excepting && wave.iter().any(|rider| rider.except.has(connection));
             if !excepted && entry.outbox.extend_run(first, wave.len(), &mut self.log) {
@@ -123,7 +143,8 @@ impl Table {
 
     /// Where the wave begins in the log.
     fn enlog(&mut self, wave: &Wave) -> u64 {
-        self.log.append(wave.iter().map(|rider| (&rider.frame, &rider.ticket)))
+        self.log
+            .append(wave.iter().map(|rider| (&rider.frame, &rider.ticket)))
     }
 
     /// Places a wave for a connection that one of its events leaves out, or whose outbox is no run that goes on.
@@ -134,7 +155,11 @@ impl Table {
                 // Closed as too slow by the one before; nothing may stand behind its close frame.
                 break;
             }
-            if entry.connection.as_ref().is_some_and(|connection| rider.except.has(connection)) {
+            if entry
+                .connection
+                .as_ref()
+                .is_some_and(|connection| rider.except.has(connection))
+            {
                 tally.excepted[at] += 1;
             } else if entry.outbox.is_blocked() {
                 tally.single[at] += u64::from(self.place_blocked(slot, &rider.frame));
@@ -150,7 +175,13 @@ impl Table {
 impl Shard {
     /// Places a publication for everyone in this shard, with all that wait for it too; where the gate `is_full`, also
     /// with those that it let in at the same time.
-    async fn ride(&self, is_full: bool, selection: &Selection, frame: &Frame, ticket: &Ticket) -> Counts {
+    async fn ride(
+        &self,
+        is_full: bool,
+        selection: &Selection,
+        frame: &Frame,
+        ticket: &Ticket,
+    ) -> Counts {
         let rider = Arc::new(Rider {
             app: selection.app,
             except: selection.except.clone(),
@@ -188,10 +219,19 @@ impl Shard {
 
 /// Places publications as one wave, without waiting for anyone.
 #[cfg(test)]
-pub(super) fn place_at_once(table: &mut Table, publications: Vec<(Frame, Ticket, Except)>) -> Vec<Counts> {
+pub(super) fn place_at_once(
+    table: &mut Table,
+    publications: Vec<(Frame, Ticket, Except)>,
+) -> Vec<Counts> {
     let rider = |(frame, ticket, except)| {
         let app = super::tests::APP;
-        Arc::new(Rider { app, except, frame, ticket, placed: OnceLock::new() })
+        Arc::new(Rider {
+            app,
+            except,
+            frame,
+            ticket,
+            placed: OnceLock::new(),
+        })
     };
     let wave: Wave = publications.into_iter().map(rider).collect();
     let mut tally = Tally::new(&wave);
@@ -211,7 +251,8 @@ impl Hub {
     ) -> Counts {
         let mut counts = Counts::default();
         for shard in self.shards() {
-            let Counts { looked, queued } = shard.ride(self.is_full(), selection, frame, ticket).await;
+            let Counts { looked, queued } =
+                shard.ride(self.is_full(), selection, frame, ticket).await;
             counts.looked.at += looked.at;
             counts.looked.matched += looked.matched;
             counts.queued += queued;
@@ -244,7 +285,8 @@ mod tests {
             let ticket = hub.gate.try_admit(200, 3).unwrap();
             hub.place_large(selection, &frames[n], &ticket).await
         };
-        let all = async { tokio::join!(place(0, &everyone), place(1, &but_two), place(2, &everyone)) };
+        let all =
+            async { tokio::join!(place(0, &everyone), place(1, &but_two), place(2, &everyone)) };
         let release = async {
             while hub.shard(0).waves.waiting.lock().len() < 3 {
                 tokio::task::yield_now().await;

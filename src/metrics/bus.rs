@@ -23,7 +23,13 @@ pub enum Sent {
 }
 
 impl Sent {
-    const ALL: [Self; 5] = [Self::Answered, Self::Refused, Self::Away, Self::Unanswered, Self::Full];
+    const ALL: [Self; 5] = [
+        Self::Answered,
+        Self::Refused,
+        Self::Away,
+        Self::Unanswered,
+        Self::Full,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -64,7 +70,11 @@ impl BusMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let published = Family::<ResultLabel, Counter>::default();
         let metrics = Self {
-            sent: Sent::ALL.map(|sent| published.get_or_create_owned(&ResultLabel { result: sent.name() })),
+            sent: Sent::ALL.map(|sent| {
+                published.get_or_create_owned(&ResultLabel {
+                    result: sent.name(),
+                })
+            }),
             up: Gauge::default(),
             reconnects: Counter::default(),
             received: Counter::default(),
@@ -76,13 +86,41 @@ impl BusMetrics {
             echoes_lost: Counter::default(),
         };
         let r = registry;
-        r.register("bus_published", "Publications and commands for Redis, by result", published);
-        r.register("bus_up", "Whether other nodes can be reached", metrics.up.clone());
-        r.register("bus_reconnects", "Subscriber connections made anew", metrics.reconnects.clone());
-        r.register("bus_received", "Messages from other nodes", metrics.received.clone());
-        r.register("bus_dropped", "Messages from other nodes that were too many", metrics.dropped.clone());
-        r.register("bus_gaps", "Times that messages may have been missed", metrics.gaps.clone());
-        r.register("bus_topics", "Topics that this node needs", metrics.topics.clone());
+        r.register(
+            "bus_published",
+            "Publications and commands for Redis, by result",
+            published,
+        );
+        r.register(
+            "bus_up",
+            "Whether other nodes can be reached",
+            metrics.up.clone(),
+        );
+        r.register(
+            "bus_reconnects",
+            "Subscriber connections made anew",
+            metrics.reconnects.clone(),
+        );
+        r.register(
+            "bus_received",
+            "Messages from other nodes",
+            metrics.received.clone(),
+        );
+        r.register(
+            "bus_dropped",
+            "Messages from other nodes that were too many",
+            metrics.dropped.clone(),
+        );
+        r.register(
+            "bus_gaps",
+            "Times that messages may have been missed",
+            metrics.gaps.clone(),
+        );
+        r.register(
+            "bus_topics",
+            "Topics that this node needs",
+            metrics.topics.clone(),
+        );
         r.register(
             "lease_renewals_refused",
             "Renewals of this node's lease that Redis refused",

@@ -50,7 +50,10 @@ pub struct Joins {
 impl Node {
     /// The key under which a channel's events are kept, if they are.
     pub(crate) fn kept_key(&self, app: AppId, channel: &str) -> Option<Key> {
-        self.app(app).rule(channel).keep.map(|_| Key::channel(app, channel.into()))
+        self.app(app)
+            .rule(channel)
+            .keep
+            .map(|_| Key::channel(app, channel.into()))
     }
 
     /// How the members of `channel` hear of each other, where one `asked` for it.
@@ -74,7 +77,12 @@ impl Node {
         let cursor = self.gather(app, channel, query, None, &mut builder);
         let Count { connections, users } = self.count(app, channel);
         let cursor = cursor.map(write_cursor);
-        MembersPage { members: builder.finish(), count: connections, users, cursor }
+        MembersPage {
+            members: builder.finish(),
+            count: connections,
+            users,
+            cursor,
+        }
     }
 
     /// Adds members to a page, and `joining` in its place as if it were one already; answers where the next one begins.
@@ -94,7 +102,9 @@ impl Node {
             let mut members = shard.own(|table| table.members_of(app, &key, from, left + 1));
             if let Some(joining) = joining.filter(|joining| usize::from(joining.id().shard) == at) {
                 let place = members.partition_point(|member| member.id().slot < joining.id().slot);
-                let is_there = members.get(place).is_some_and(|member| member.id() == joining.id());
+                let is_there = members
+                    .get(place)
+                    .is_some_and(|member| member.id() == joining.id());
                 if !is_there && joining.id().slot >= from {
                     members.insert(place, joining.clone());
                 }
@@ -130,13 +140,23 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::History`] where that is out of reach.
-    pub(crate) async fn position(&self, app: AppId, channel: &str) -> Result<Option<Position>, NodeError> {
-        let (Some(key), Some(keep)) = (self.kept_key(app, channel), self.app(app).rule(channel).keep) else {
+    pub(crate) async fn position(
+        &self,
+        app: AppId,
+        channel: &str,
+    ) -> Result<Option<Position>, NodeError> {
+        let (Some(key), Some(keep)) = (
+            self.kept_key(app, channel),
+            self.app(app).rule(channel).keep,
+        ) else {
             return Ok(None);
         };
         let position = self.history.position(&key, &keep).await?;
         self.advance(&key, position).await?;
-        Ok(Some(Position { epoch: position.epoch.to_string().into(), offset: position.offset }))
+        Ok(Some(Position {
+            epoch: position.epoch.to_string().into(),
+            offset: position.offset,
+        }))
     }
 
     /// Puts the connections that `target` means into `channel`; each is told, before every event of it.
@@ -153,7 +173,11 @@ impl Node {
     ) -> Result<Joins, NodeError> {
         channel_name(&channel)?;
         let selection = self.select(app, target)?;
-        let leave = if selection.is_scan() { Some(self.hub.leave_to_scan().await?) } else { None };
+        let leave = if selection.is_scan() {
+            Some(self.hub.leave_to_scan().await?)
+        } else {
+            None
+        };
         let node = self.clone();
         to_its_end(async move {
             let _attending = node.attend_channel(app, &channel).await;
@@ -166,7 +190,9 @@ impl Node {
             let watching = node.watching(app, &channel, false);
             let mut joins = Joins::default();
             let join = |table: &mut Table, slot| {
-                let Some(at) = table.reference(slot) else { return };
+                let Some(at) = table.reference(slot) else {
+                    return;
+                };
                 match table.join(at, &channel, watching, Coming::New) {
                     Joining::Joined(_) => {
                         table.place_own(at, told.clone());
@@ -197,13 +223,19 @@ impl Node {
     ) -> Result<u64, NodeError> {
         channel_name(&channel)?;
         let selection: Selection = self.select(app, target)?;
-        let leave = if selection.is_scan() { Some(self.hub.leave_to_scan().await?) } else { None };
+        let leave = if selection.is_scan() {
+            Some(self.hub.leave_to_scan().await?)
+        } else {
+            None
+        };
         let node = self.clone();
         to_its_end(async move {
             let told = native::left(&channel);
             let mut left = 0;
             let leave_one = |table: &mut Table, slot| {
-                let Some(at) = table.reference(slot) else { return };
+                let Some(at) = table.reference(slot) else {
+                    return;
+                };
                 if table.leave(at, &channel) {
                     table.place_own(at, told.clone());
                     left += 1;
@@ -212,7 +244,11 @@ impl Node {
             node.hub.sweep(&selection, leave_one).await;
             drop(leave);
             // Those who were lost a moment ago must not come back to it.
-            let lost = node.hub.context().limbo.leave(&channel, |lost| selection.means(lost));
+            let lost = node
+                .hub
+                .context()
+                .limbo
+                .leave(&channel, |lost| selection.means(lost));
             for connection in &lost {
                 node.hub.presence(app).lapsed(&channel, connection);
             }
@@ -224,5 +260,9 @@ impl Node {
 
 /// A connection as other members see it.
 pub(crate) fn shown(connection: &Snapshot) -> Member<'_> {
-    Member { id: connection.id(), user: connection.user(), data: connection.profile() }
+    Member {
+        id: connection.id(),
+        user: connection.user(),
+        data: connection.profile(),
+    }
 }

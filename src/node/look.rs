@@ -34,7 +34,10 @@ impl Node {
         params: Option<Value>,
     ) -> Result<Explanation, NodeError> {
         let bound = self.compile(app, filter, params)?;
-        let selection = Selection { filter: Some(bound.clone()), ..Selection::everyone(app) };
+        let selection = Selection {
+            filter: Some(bound.clone()),
+            ..Selection::everyone(app)
+        };
         let _leave = self.hub.leave_to_scan().await?;
         let mut sample = Vec::new();
         let looked = self
@@ -47,7 +50,11 @@ impl Node {
                 }
             })
             .await;
-        Ok(Explanation { bound, looked, sample })
+        Ok(Explanation {
+            bound,
+            looked,
+            sample,
+        })
     }
 
     /// Closes the connections that `target` means; answers how many.
@@ -64,7 +71,11 @@ impl Node {
         close: Close,
     ) -> Result<u64, NodeError> {
         let selection = self.select(app, target)?;
-        let leave = if selection.is_scan() { Some(self.hub.leave_to_scan().await?) } else { None };
+        let leave = if selection.is_scan() {
+            Some(self.hub.leave_to_scan().await?)
+        } else {
+            None
+        };
         let hub = self.hub.clone();
         let closing = tokio::spawn(async move {
             let mut closed = 0;
@@ -98,6 +109,11 @@ impl Node {
 
     /// The open connections of `user` on this node.
     pub(crate) fn user_connections(&self, app: AppId, user: &str) -> usize {
-        self.hub.reach(&Selection { named: Some(Named::user(user)), ..Selection::everyone(app) }).bound()
+        self.hub
+            .reach(&Selection {
+                named: Some(Named::user(user)),
+                ..Selection::everyone(app)
+            })
+            .bound()
     }
 }

@@ -81,7 +81,9 @@ pub enum NodeError {
     #[error(transparent)]
     History(#[from] HistoryError),
     /// The other nodes are out of reach.
-    #[error("the other nodes cannot be reached: {reason}; scope \"node\" reaches this one's connections")]
+    #[error(
+        "the other nodes cannot be reached: {reason}; scope \"node\" reaches this one's connections"
+    )]
     Away {
         /// What is wrong with the bus.
         reason: Arc<str>,
@@ -148,7 +150,10 @@ impl Node {
     ///
     /// # Errors
     /// [`SetupError`] names the app whose settings cannot be used.
-    pub(crate) fn new(config: Config, shards: usize) -> Result<(Arc<Self>, Option<Inbox>), SetupError> {
+    pub(crate) fn new(
+        config: Config,
+        shards: usize,
+    ) -> Result<(Arc<Self>, Option<Inbox>), SetupError> {
         let metrics = Arc::new(Metrics::new());
         let id = NodeId::random();
         let mut apps = Vec::new();
@@ -156,10 +161,12 @@ impl Node {
             apps.push(App::new(AppId(at as u16), name, app, &metrics)?);
         }
         let (cluster, inbox) = Cluster::join(&config, id, &apps, &metrics)?.unzip();
-        let live = Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
+        let live =
+            Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
         let bulletin = Arc::new(Bulletin::default());
         let register = cluster.as_ref().map(Cluster::register);
-        let app_context = |app: &App| app.context(&config.limits, bulletin.clone(), register.clone());
+        let app_context =
+            |app: &App| app.context(&config.limits, bulletin.clone(), register.clone());
         let context = Context {
             node: id,
             limits: config.limits.clone(),
@@ -168,15 +175,28 @@ impl Node {
             refused: Arc::default(),
             limbo: Limbo::new(config.limits.resume_window),
             bulletin,
-            interest: cluster.as_ref().map(|cluster| cluster.bus.interest().clone()),
+            interest: cluster
+                .as_ref()
+                .map(|cluster| cluster.bus.interest().clone()),
         };
         let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
         let history: Arc<dyn History> = match &cluster {
-            Some(cluster) => Arc::new(RedisHistory::new(cluster.bus.clone(), metrics.clone(), app_metrics)),
-            None => Arc::new(Memory::new(config.limits.history_bytes, metrics.clone(), app_metrics)),
+            Some(cluster) => Arc::new(RedisHistory::new(
+                cluster.bus.clone(),
+                metrics.clone(),
+                app_metrics,
+            )),
+            None => Arc::new(Memory::new(
+                config.limits.history_bytes,
+                metrics.clone(),
+                app_metrics,
+            )),
         };
         let node = Self {
-            name: config.node_name.as_deref().map_or_else(|| id.to_string().into(), Into::into),
+            name: config
+                .node_name
+                .as_deref()
+                .map_or_else(|| id.to_string().into(), Into::into),
             history,
             cluster,
             turns: Turns::new(),
@@ -246,7 +266,9 @@ impl Occupancy {
     /// A place for one more connection, if there is one.
     pub(crate) fn take(node: &Arc<Node>) -> Option<Self> {
         let max = node.live().config.limits.connections;
-        let taken = node.occupied.fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1));
+        let taken = node
+            .occupied
+            .fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1));
         taken.ok().map(|_| Self(node.clone(), None))
     }
 }

@@ -59,7 +59,9 @@ impl Node {
             }
             for Lost { connection, .. } in lapsed {
                 for channel in connection.channels() {
-                    self.hub.presence(connection.app).lapsed(channel, &connection);
+                    self.hub
+                        .presence(connection.app)
+                        .lapsed(channel, &connection);
                 }
                 if Instant::now() >= until {
                     tokio::task::yield_now().await;
@@ -74,7 +76,9 @@ impl Node {
     }
 
     async fn tell(&self, app: AppId, channel: &SmolStr, counts: bool) {
-        let Some(mut tidings) = self.hub.presence(app).take_tidings(channel, counts) else { return };
+        let Some(mut tidings) = self.hub.presence(app).take_tidings(channel, counts) else {
+            return;
+        };
         if self.cluster.is_some() && !(tidings.notices.is_empty() && tidings.counted.is_none()) {
             self.tell_elsewhere(app, &tidings);
             if !self.is_heard(app, channel) {
@@ -142,9 +146,18 @@ impl Node {
             });
         }
         let proof = |lost: &crate::hub::Connection| lost.is_of_client(app, user, device);
-        let Lost { connection, watched } = self.limbo().take(id, proof)?;
-        let channels = connection.channel_names().map(|name| (name.clone(), watched.contains(name)));
-        Some(Recalled { channels: channels.collect(), node: self.clone(), lost: connection })
+        let Lost {
+            connection,
+            watched,
+        } = self.limbo().take(id, proof)?;
+        let channels = connection
+            .channel_names()
+            .map(|name| (name.clone(), watched.contains(name)));
+        Some(Recalled {
+            channels: channels.collect(),
+            node: self.clone(),
+            lost: connection,
+        })
     }
 }
 
@@ -176,7 +189,10 @@ impl Recalled {
     /// Gives the next channel up.
     pub(crate) fn give_up(&mut self) {
         if let Some((channel, _)) = self.channels.pop_front() {
-            self.node.hub.presence(self.lost.app).lapsed(&channel, &self.lost);
+            self.node
+                .hub
+                .presence(self.lost.app)
+                .lapsed(&channel, &self.lost);
         }
     }
 }
@@ -194,19 +210,32 @@ pub(super) type About = (Option<ConnectionId>, Frame);
 
 /// What is to be said.
 fn frames(tidings: &Tidings) -> Vec<About> {
-    let Tidings { channel, notices, counted, .. } = tidings;
+    let Tidings {
+        channel,
+        notices,
+        counted,
+        ..
+    } = tidings;
     let mut frames: Vec<_> = notices
         .iter()
         .map(|notice| {
             let member = shown(&notice.member);
             let id = member.id;
-            let frame =
-                native::member(notice.kind, channel, &member, notice.user_connections, notice.previous);
+            let frame = native::member(
+                notice.kind,
+                channel,
+                &member,
+                notice.user_connections,
+                notice.previous,
+            );
             (Some(id), frame)
         })
         .collect();
     frames.extend(counted.as_ref().map(|(changes, count)| {
-        (None, native::members_changed(channel, changes, count.connections, count.users))
+        (
+            None,
+            native::members_changed(channel, changes, count.connections, count.users),
+        )
     }));
     frames
 }

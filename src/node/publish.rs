@@ -39,7 +39,14 @@ impl<'a> Publication<'a> {
     /// An event of nobody in particular for all whom `target` means, on every node.
     pub(crate) fn new(event: Event<'a>, target: Target) -> Self {
         let (scope, receipt) = (Extent::Cluster, Extent::Node);
-        Self { event, target, store: None, author: None, scope, receipt }
+        Self {
+            event,
+            target,
+            store: None,
+            author: None,
+            scope,
+            receipt,
+        }
     }
 }
 
@@ -109,17 +116,40 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::CannotStore`].
-    pub(crate) fn keeps(&self, app: AppId, publication: &Publication<'_>) -> Result<bool, NodeError> {
-        let Publication { target, store, scope, .. } = publication;
-        Ok(!matches!(self.keeping(app, target, (*store, *scope))?, Keeping::Nobody))
+    pub(crate) fn keeps(
+        &self,
+        app: AppId,
+        publication: &Publication<'_>,
+    ) -> Result<bool, NodeError> {
+        let Publication {
+            target,
+            store,
+            scope,
+            ..
+        } = publication;
+        Ok(!matches!(
+            self.keeping(app, target, (*store, *scope))?,
+            Keeping::Nobody
+        ))
     }
 
     /// Settles what a publication means, and encodes it: after this its caller's buffers may go.
     ///
     /// # Errors
     /// As [`Node::select`], and [`NodeError::CannotStore`].
-    pub(crate) fn prepare(&self, app: AppId, publication: Publication<'_>) -> Result<Prepared, NodeError> {
-        let Publication { event, target, store, author, scope, receipt } = publication;
+    pub(crate) fn prepare(
+        &self,
+        app: AppId,
+        publication: Publication<'_>,
+    ) -> Result<Prepared, NodeError> {
+        let Publication {
+            event,
+            target,
+            store,
+            author,
+            scope,
+            receipt,
+        } = publication;
         target.check()?;
         let id = Uuid::now_v7();
         let keeping = self.keeping(app, &target, (store, scope))?;
@@ -130,23 +160,39 @@ impl Node {
         };
         let draft = event.draft(&marks);
         let omit = omitted(&keeping, &target, author.as_ref());
-        let own = author.filter(|author| !author.echo).map(|author| author.sender.connection);
+        let own = author
+            .filter(|author| !author.echo)
+            .map(|author| author.sender.connection);
         let is_kept = !matches!(keeping, Keeping::Nobody);
         let message = self.message(app, &target, (id, &draft, is_kept), own, (scope, receipt))?;
         let mut selection = self.select(app, target)?;
         selection.except.connections.extend(own);
-        Ok(Prepared { id, selection, draft, keeping, omit, message })
+        Ok(Prepared {
+            id,
+            selection,
+            draft,
+            keeping,
+            omit,
+            message,
+        })
     }
 
     /// Delivers what was prepared; see [`Node::publish`].
     ///
     /// # Errors
     /// [`NodeError::Busy`] and [`NodeError::History`]; nothing was delivered then.
-    pub(crate) async fn deliver(self: &Arc<Self>, prepared: Prepared) -> Result<Receipt, NodeError> {
+    pub(crate) async fn deliver(
+        self: &Arc<Self>,
+        prepared: Prepared,
+    ) -> Result<Receipt, NodeError> {
         let mut admitted = self.admit(prepared).await?;
         if let (Keeping::Nobody, Reach::Small(_)) = (&admitted.prepared.keeping, &admitted.reach) {
             let app = admitted.prepared.selection.app;
-            let sent = admitted.prepared.message.take().and_then(|message| self.send(message));
+            let sent = admitted
+                .prepared
+                .message
+                .take()
+                .and_then(|message| self.send(message));
             let mut receipt = self.place_at_once(admitted);
             if sent.is_some() {
                 self.sent(app, sent, &mut receipt).await;
@@ -165,9 +211,12 @@ impl Node {
         app: AppId,
         publications: Vec<Publication<'_>>,
     ) -> Result<Receipt, NodeError> {
-        let prepared: Vec<Prepared> =
-            publications.into_iter().map(|one| self.prepare(app, one)).collect::<Result<_, _>>()?;
-        let (by_bus, here): (Vec<_>, Vec<_>) = prepared.into_iter().partition(Prepared::comes_by_bus);
+        let prepared: Vec<Prepared> = publications
+            .into_iter()
+            .map(|one| self.prepare(app, one))
+            .collect::<Result<_, _>>()?;
+        let (by_bus, here): (Vec<_>, Vec<_>) =
+            prepared.into_iter().partition(Prepared::comes_by_bus);
         let admitted = self.admit_all(app, here).await?;
         self.app(app).metrics.accepted.inc_by(by_bus.len() as u64);
         to_its_end(self.clone().carry_out_all(by_bus, admitted)).await?
@@ -196,9 +245,20 @@ impl Node {
             }
         }
         for prepared in here {
-            let leave = if prepared.selection.is_scan() { self.hub.leave_to_scan().await.ok() } else { None };
-            let (reach, ticket) = self.admit_in_time(&prepared.selection, prepared.draft.len()).await;
-            let one = Admitted { prepared, reach, ticket, leave };
+            let leave = if prepared.selection.is_scan() {
+                self.hub.leave_to_scan().await.ok()
+            } else {
+                None
+            };
+            let (reach, ticket) = self
+                .admit_in_time(&prepared.selection, prepared.draft.len())
+                .await;
+            let one = Admitted {
+                prepared,
+                reach,
+                ticket,
+                leave,
+            };
             if !self.sum_up(&mut receipt, self.clone().carry_out(one).await)? {
                 break;
             }
@@ -207,7 +267,11 @@ impl Node {
     }
 
     /// Adds what became of one of several publications; false if the rest is not to be tried.
-    fn sum_up(&self, all: &mut Option<Receipt>, one: Result<Receipt, NodeError>) -> Result<bool, NodeError> {
+    fn sum_up(
+        &self,
+        all: &mut Option<Receipt>,
+        one: Result<Receipt, NodeError>,
+    ) -> Result<bool, NodeError> {
         match (one, all) {
             (Ok(one), Some(all)) => all.join(one),
             (Ok(one), all) => *all = Some(one),
@@ -225,28 +289,51 @@ impl Node {
     async fn admit(&self, prepared: Prepared) -> Result<Admitted, NodeError> {
         let reach = self.hub.reach(&prepared.selection);
         let leave = match &reach {
-            Reach::Large(_) if prepared.selection.is_scan() => Some(self.hub.leave_to_scan().await?),
+            Reach::Large(_) if prepared.selection.is_scan() => {
+                Some(self.hub.leave_to_scan().await?)
+            }
             _ => None,
         };
         let ticket = self.hub.admit(&reach, prepared.draft.len()).await?;
         self.app(prepared.selection.app).metrics.accepted.inc();
-        Ok(Admitted { prepared, reach, ticket, leave })
+        Ok(Admitted {
+            prepared,
+            reach,
+            ticket,
+            leave,
+        })
     }
 
     /// Admits all as one: by places of their own, each would wait for what the others hold.
-    async fn admit_all(&self, app: AppId, prepared: Vec<Prepared>) -> Result<Vec<Admitted>, NodeError> {
-        let reaches: Vec<Reach> = prepared.iter().map(|one| self.hub.reach(&one.selection)).collect();
+    async fn admit_all(
+        &self,
+        app: AppId,
+        prepared: Vec<Prepared>,
+    ) -> Result<Vec<Admitted>, NodeError> {
+        let reaches: Vec<Reach> = prepared
+            .iter()
+            .map(|one| self.hub.reach(&one.selection))
+            .collect();
         let bound = reaches.iter().map(Reach::bound).sum();
         let bytes = prepared.iter().map(|one| one.draft.len()).sum();
         let scans = prepared.iter().any(|one| one.selection.is_scan());
-        let leave = if scans { Some(self.hub.leave_to_scan().await?) } else { None };
+        let leave = if scans {
+            Some(self.hub.leave_to_scan().await?)
+        } else {
+            None
+        };
         let ticket = self.hub.admit(&Reach::Large(bound), bytes).await?;
         ticket.serve(prepared.len());
         self.app(app).metrics.accepted.inc_by(prepared.len() as u64);
         let mut admitted: Vec<Admitted> = prepared
             .into_iter()
             .zip(reaches)
-            .map(|(prepared, reach)| Admitted { prepared, reach, ticket: ticket.clone(), leave: None })
+            .map(|(prepared, reach)| Admitted {
+                prepared,
+                reach,
+                ticket: ticket.clone(),
+                leave: None,
+            })
             .collect();
         // They are carried out in order, so the last one's leave is the last to end.
         if let Some(last) = admitted.last_mut() {
@@ -272,11 +359,16 @@ impl Node {
         } else if let Some(channel) = target.one_channel() {
             let keep = settings.rule(channel).keep;
             let name: SmolStr = channel.into();
-            keep.map_or(Keeping::Nobody, |keep| Keeping::Channel(name.clone(), Key::channel(app, name), keep))
+            keep.map_or(Keeping::Nobody, |keep| {
+                Keeping::Channel(name.clone(), Key::channel(app, name), keep)
+            })
         } else if let (Some(users), Some(keep)) = (target.only_users(), settings.user_events()) {
             let excepted = |user: &&String| !target.except.users.contains(user);
-            let mut users: Vec<SmolStr> =
-                users.iter().filter(excepted).map(|user| user.as_str().into()).collect();
+            let mut users: Vec<SmolStr> = users
+                .iter()
+                .filter(excepted)
+                .map(|user| user.as_str().into())
+                .collect();
             users.sort_unstable();
             users.dedup();
             Keeping::Users(users, keep)
@@ -290,7 +382,18 @@ impl Node {
     }
 
     fn place_at_once(&self, admitted: Admitted) -> Receipt {
-        let Admitted { prepared: Prepared { id, selection, draft, .. }, reach, ticket, .. } = admitted;
+        let Admitted {
+            prepared:
+                Prepared {
+                    id,
+                    selection,
+                    draft,
+                    ..
+                },
+            reach,
+            ticket,
+            ..
+        } = admitted;
         let mut receipt = Receipt::new(id);
         let frame = self.encode(selection.app, &draft);
         if let Reach::Small(lists) = reach {
@@ -302,32 +405,61 @@ impl Node {
     }
 
     async fn carry_out(self: Arc<Self>, admitted: Admitted) -> Result<Receipt, NodeError> {
-        let Admitted { prepared, reach, ticket, leave } = admitted;
+        let Admitted {
+            prepared,
+            reach,
+            ticket,
+            leave,
+        } = admitted;
         if prepared.comes_by_bus() {
             drop((leave, ticket));
             return self.keep_over_bus(prepared).await;
         }
-        let Prepared { id, mut selection, draft, keeping, omit, message } = prepared;
+        let Prepared {
+            id,
+            mut selection,
+            draft,
+            keeping,
+            omit,
+            message,
+        } = prepared;
         let mut receipt = Receipt::new(id);
         let sent = message.and_then(|message| self.send(message));
         let began = Instant::now();
         match keeping {
             Keeping::Nobody => {
                 let frame = self.encode(selection.app, &draft);
-                receipt.add(self.hub.place_reach(&selection, reach, &frame, &ticket).await);
+                receipt.add(
+                    self.hub
+                        .place_reach(&selection, reach, &frame, &ticket)
+                        .await,
+                );
             }
             Keeping::Channel(channel, key, keep) => {
                 let _turn = self.turns.take(&key).await;
-                let new = New { id, draft, omit, tail: None };
+                let new = New {
+                    id,
+                    draft,
+                    omit,
+                    tail: None,
+                };
                 let appended = self.history.append(&key, &keep, new).await?;
                 self.app(selection.app).metrics.encodings.inc();
                 // Whoever joined meanwhile was told an offset before this one, and must have it.
                 let reach = self.hub.reach(&selection);
-                receipt.add(self.hub.place_reach(&selection, reach, &appended.frame, &ticket).await);
+                receipt.add(
+                    self.hub
+                        .place_reach(&selection, reach, &appended.frame, &ticket)
+                        .await,
+                );
                 let epoch = appended.position.epoch.to_string();
                 receipt.stored = 1;
-                receipt.publications =
-                    vec![Placement { channel, id, epoch, offset: appended.position.offset }];
+                receipt.publications = vec![Placement {
+                    channel,
+                    id,
+                    epoch,
+                    offset: appended.position.offset,
+                }];
             }
             Keeping::Users(users, keep) => {
                 let frame = self.encode(selection.app, &draft);
@@ -336,10 +468,17 @@ impl Node {
                     selection.named = Some(Named::user(&user));
                     let key = Key::user(selection.app, user);
                     let _turn = self.turns.take(&key).await;
-                    let new = New { id, draft: draft.clone(), omit: omit.clone(), tail: None };
+                    let new = New {
+                        id,
+                        draft: draft.clone(),
+                        omit: omit.clone(),
+                        tail: None,
+                    };
                     let appended = self.history.append(&key, &keep, new).await?;
                     receipt.stored += 1;
-                    let placed = self.hub.place_stored(&selection, &frame, appended.position, &ticket);
+                    let placed =
+                        self.hub
+                            .place_stored(&selection, &frame, appended.position, &ticket);
                     receipt.add(placed.counts);
                     if Instant::now() >= until {
                         tokio::task::yield_now().await;
@@ -363,10 +502,17 @@ impl Node {
         frame: &Frame,
         ticket: &Ticket,
     ) -> Counts {
-        let leave = if selection.is_scan() { self.hub.leave_to_scan().await.ok() } else { None };
+        let leave = if selection.is_scan() {
+            self.hub.leave_to_scan().await.ok()
+        } else {
+            None
+        };
         let counts = self.hub.place_reach(selection, reach, frame, ticket).await;
         drop(leave);
-        self.app(selection.app).metrics.filter_errors.inc_by(counts.looked.errors);
+        self.app(selection.app)
+            .metrics
+            .filter_errors
+            .inc_by(counts.looked.errors);
         counts
     }
 
@@ -377,9 +523,14 @@ impl Node {
 
     fn note_placed(&self, selection: &Selection, began: Instant, receipt: &Receipt) {
         if selection.filter.is_some() {
-            self.metrics.filter_evaluate.observe(began.elapsed().as_secs_f64());
+            self.metrics
+                .filter_evaluate
+                .observe(began.elapsed().as_secs_f64());
         }
-        self.app(selection.app).metrics.filter_errors.inc_by(receipt.filter_errors);
+        self.app(selection.app)
+            .metrics
+            .filter_errors
+            .inc_by(receipt.filter_errors);
     }
 
     /// Delivers `event` to the connections for which a Rust closure is true; see [`crate::hub::Hub::place_where`].
@@ -401,9 +552,16 @@ impl Node {
         to_its_end(async move {
             let selection = Selection::everyone(app);
             let mut receipt = Receipt::new(Uuid::now_v7());
-            receipt.add(node.hub.place_where(&selection, &closure, &frame, &ticket).await);
+            receipt.add(
+                node.hub
+                    .place_where(&selection, &closure, &frame, &ticket)
+                    .await,
+            );
             drop(leave);
-            node.app(app).metrics.filter_errors.inc_by(receipt.filter_errors);
+            node.app(app)
+                .metrics
+                .filter_errors
+                .inc_by(receipt.filter_errors);
             receipt
         })
         .await
@@ -419,7 +577,12 @@ fn omitted(keeping: &Keeping, target: &Target, author: Option<&Author>) -> Optio
     let omit = Omit {
         users: names(&target.except.users),
         devices: names(&target.except.devices),
-        connections: target.except.connections.iter().filter_map(|id| id.parse().ok()).collect(),
+        connections: target
+            .except
+            .connections
+            .iter()
+            .filter_map(|id| id.parse().ok())
+            .collect(),
         sender: author.filter(|author| !author.echo).map(|author| Echoless {
             user: author.sender.user.clone(),
             device: author.device.clone(),

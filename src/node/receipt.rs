@@ -89,6 +89,9 @@ impl Receipt {
     /// Where the event stands in the one channel that it was sent to, if that keeps its events.
     pub(crate) fn position(&self) -> Option<Position> {
         let placement = self.publications.first()?;
-        Some(Position { epoch: placement.epoch.as_str().into(), offset: placement.offset })
+        Some(Position {
+            epoch: placement.epoch.as_str().into(),
+            offset: placement.offset,
+        })
     }
 }

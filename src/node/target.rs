@@ -38,13 +38,25 @@ pub struct To {
 impl Target {
     /// The members of `channel`.
     pub fn channel(channel: &str) -> Self {
-        let to = To { channels: vec![channel.to_owned()], ..To::default() };
-        Self { to: Some(to), ..Self::default() }
+        let to = To {
+            channels: vec![channel.to_owned()],
+            ..To::default()
+        };
+        Self {
+            to: Some(to),
+            ..Self::default()
+        }
     }
 
     /// All connections of `users`.
     pub fn users(users: Vec<String>) -> Self {
-        Self { to: Some(To { users, ..To::default() }), ..Self::default() }
+        Self {
+            to: Some(To {
+                users,
+                ..To::default()
+            }),
+            ..Self::default()
+        }
     }
 
     /// Refuses lists that are too long, and what can be no channel.
@@ -54,7 +66,9 @@ impl Target {
             few("to.users", &to.users)?;
             few("to.channels", &to.channels)?;
             few("to.connections", &to.connections)?;
-            to.channels.iter().try_for_each(|channel| channel_name(channel))?;
+            to.channels
+                .iter()
+                .try_for_each(|channel| channel_name(channel))?;
         }
         few("except.users", &except.users)?;
         few("except.connections", &except.connections)?;
@@ -64,7 +78,11 @@ impl Target {
     /// The one channel that this is for, however narrowed.
     pub(super) fn one_channel(&self) -> Option<&str> {
         match &self.to {
-            Some(To { users, channels, connections }) if users.is_empty() && connections.is_empty() => {
+            Some(To {
+                users,
+                channels,
+                connections,
+            }) if users.is_empty() && connections.is_empty() => {
                 if let [channel] = &channels[..] {
                     Some(channel)
                 } else {
@@ -78,11 +96,11 @@ impl Target {
     /// The users that this is for, if it is for nobody else.
     pub(super) fn only_users(&self) -> Option<&[String]> {
         match &self.to {
-            Some(To { users, channels, connections })
-                if !users.is_empty() && channels.is_empty() && connections.is_empty() =>
-            {
-                Some(users)
-            }
+            Some(To {
+                users,
+                channels,
+                connections,
+            }) if !users.is_empty() && channels.is_empty() && connections.is_empty() => Some(users),
             _ => None,
         }
     }
@@ -97,18 +115,38 @@ impl Node {
     /// [`NodeError::Filter`], [`NodeError::TooManyNames`] and [`NodeError::Event`] for what can be no channel.
     pub(crate) fn select(&self, app: AppId, target: Target) -> Result<Selection, NodeError> {
         target.check()?;
-        let Target { to, filter, params, except } = target;
+        let Target {
+            to,
+            filter,
+            params,
+            except,
+        } = target;
         Ok(Selection {
             app,
             named: to.map(|to| Named {
                 users: to.users.iter().map(String::as_str).map(user_key).collect(),
-                channels: to.channels.iter().map(String::as_str).map(channel_key).collect(),
-                connections: to.connections.iter().filter_map(|id| id.parse().ok()).collect(),
+                channels: to
+                    .channels
+                    .iter()
+                    .map(String::as_str)
+                    .map(channel_key)
+                    .collect(),
+                connections: to
+                    .connections
+                    .iter()
+                    .filter_map(|id| id.parse().ok())
+                    .collect(),
             }),
-            filter: filter.map(|text| self.compile(app, text, params)).transpose()?,
+            filter: filter
+                .map(|text| self.compile(app, text, params))
+                .transpose()?,
             except: Except {
                 users: except.users.into_iter().map(Into::into).collect(),
-                connections: except.connections.iter().filter_map(|id| id.parse().ok()).collect(),
+                connections: except
+                    .connections
+                    .iter()
+                    .filter_map(|id| id.parse().ok())
+                    .collect(),
                 devices: except.devices.into_iter().map(Into::into).collect(),
             },
         })
@@ -122,14 +160,20 @@ impl Node {
     ) -> Result<Arc<Bound>, NodeError> {
         match self.app(app).compile(&text, params, &self.metrics) {
             Ok(bound) => Ok(bound),
-            Err(error) => Err(NodeError::Filter { error, source_text: text }),
+            Err(error) => Err(NodeError::Filter {
+                error,
+                source_text: text,
+            }),
         }
     }
 }
 
 fn few(list: &'static str, names: &[String]) -> Result<(), NodeError> {
     if names.len() > TARGET_NAMES {
-        return Err(NodeError::TooManyNames { list, count: names.len() });
+        return Err(NodeError::TooManyNames {
+            list,
+            count: names.len(),
+        });
     }
     Ok(())
 }

@@ -33,12 +33,30 @@ enum Whom {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Connect { user: usize, shard: usize },
-    Join { who: usize, channel: usize },
-    Leave { who: usize, channel: usize },
-    Update { who: usize, status: Option<usize> },
-    Emit { whom: Whom, except_user: Option<usize>, except: Option<usize> },
-    Disconnect { who: usize },
+    Connect {
+        user: usize,
+        shard: usize,
+    },
+    Join {
+        who: usize,
+        channel: usize,
+    },
+    Leave {
+        who: usize,
+        channel: usize,
+    },
+    Update {
+        who: usize,
+        status: Option<usize>,
+    },
+    Emit {
+        whom: Whom,
+        except_user: Option<usize>,
+        except: Option<usize>,
+    },
+    Disconnect {
+        who: usize,
+    },
     Flush,
 }
 
@@ -49,14 +67,19 @@ fn whom() -> impl Strategy<Value = Whom> {
         (0..STATUSES.len()).prop_map(Whom::WithStatus),
         prop::collection::vec(0..USERS, 0..3).prop_map(Whom::Users),
         prop::collection::vec(0..CHANNELS, 0..3).prop_map(Whom::Channels),
-        (0..USERS, 0..CHANNELS, 0..20usize).prop_map(|(user, channel, who)| Whom::Union(user, channel, who)),
+        (0..USERS, 0..CHANNELS, 0..20usize)
+            .prop_map(|(user, channel, who)| Whom::Union(user, channel, who)),
         (0..CHANNELS, 0..USERS).prop_map(|(channel, user)| Whom::Narrowed(channel, user)),
     ]
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let who = 0..20usize;
-    let emit = (whom(), prop::option::weighted(0.2, 0..USERS), prop::option::weighted(0.2, who.clone()));
+    let emit = (
+        whom(),
+        prop::option::weighted(0.2, 0..USERS),
+        prop::option::weighted(0.2, who.clone()),
+    );
     let step = prop_oneof![
         3 => (0..USERS, 0..2usize).prop_map(|(user, shard)| Step::Connect { user, shard }),
         4 => (who.clone(), 0..CHANNELS).prop_map(|(who, channel)| Step::Join { who, channel }),
@@ -90,13 +113,21 @@ struct World {
 
 impl World {
     fn new(history: bool) -> Self {
-        let mut config = Config::load(&ServeArgs::default(), std::iter::empty::<(String, String)>()).unwrap();
+        let mut config = Config::load(
+            &ServeArgs::default(),
+            std::iter::empty::<(String, String)>(),
+        )
+        .unwrap();
         config.limits.resume_window = std::time::Duration::ZERO;
         if history {
             let rule = crate::config::ChannelRule::new("c*", 5);
             config.apps.values_mut().next().unwrap().channels.push(rule);
         }
-        Self { node: Node::new(config, 2).unwrap().0, people: Vec::new(), next: 0 }
+        Self {
+            node: Node::new(config, 2).unwrap().0,
+            people: Vec::new(),
+            next: 0,
+        }
     }
 
     fn connect(&mut self, user: usize, shard: usize) {
@@ -119,7 +150,9 @@ impl World {
 
     /// The open connection that a number stands for.
     fn who(&self, who: usize) -> Option<usize> {
-        (!self.people.is_empty()).then(|| who % self.people.len()).filter(|&who| self.people[who].open)
+        (!self.people.is_empty())
+            .then(|| who % self.people.len())
+            .filter(|&who| self.people[who].open)
     }
 
     async fn step(&mut self, step: Step) {
@@ -127,32 +160,56 @@ impl World {
         match step {
             Step::Connect { user, shard } => self.connect(user, shard),
             Step::Flush => self.flush(),
-            Step::Emit { whom, except_user, except } => self.emit(&whom, except_user, except).await,
+            Step::Emit {
+                whom,
+                except_user,
+                except,
+            } => self.emit(&whom, except_user, except).await,
             Step::Join { who, channel } => {
-                let Some(one) = self.who(who).map(|who| &mut self.people[who]) else { return };
+                let Some(one) = self.who(who).map(|who| &mut self.people[who]) else {
+                    return;
+                };
                 let name = format!("c{channel}");
-                node.hub.shard(one.shard).own(|t| t.join(one.at, &name, Watching::No, Coming::New));
+                node.hub
+                    .shard(one.shard)
+                    .own(|t| t.join(one.at, &name, Watching::No, Coming::New));
                 one.channels.insert(channel);
             }
             Step::Leave { who, channel } => {
-                let Some(one) = self.who(who).map(|who| &mut self.people[who]) else { return };
-                let left = node.hub.shard(one.shard).own(|t| t.leave(one.at, &format!("c{channel}")));
+                let Some(one) = self.who(who).map(|who| &mut self.people[who]) else {
+                    return;
+                };
+                let left = node
+                    .hub
+                    .shard(one.shard)
+                    .own(|t| t.leave(one.at, &format!("c{channel}")));
                 assert_eq!(left, one.channels.remove(&channel));
             }
             Step::Update { who, status } => {
-                let Some(one) = self.who(who).map(|who| &mut self.people[who]) else { return };
+                let Some(one) = self.who(who).map(|who| &mut self.people[who]) else {
+                    return;
+                };
                 let profile = status.map_or(Value::Null, |status| {
                     let mut text = format!(r#"{{"status":"{}"}}"#, STATUSES[status]).into_bytes();
                     Value::from_json(&mut text, &node.app(APP).layouts).unwrap()
                 });
-                assert!(node.hub.shard(one.shard).own(|t| t.set_profile(one.at, profile)));
+                assert!(
+                    node.hub
+                        .shard(one.shard)
+                        .own(|t| t.set_profile(one.at, profile))
+                );
                 one.status = status;
             }
             Step::Disconnect { who } => {
                 let Some(who) = self.who(who) else { return };
                 self.flush();
                 let one = &mut self.people[who];
-                assert!(node.hub.shard(one.shard).own(|t| t.remove(one.at)).is_some());
+                assert!(
+                    node.hub
+                        .shard(one.shard)
+                        .own(|t| t.remove(one.at))
+                        .is_some()
+                );
                 one.open = false;
             }
         }
@@ -171,7 +228,10 @@ impl World {
             }
             Whom::Users(list) => target = Target::users(list.iter().map(users).collect()),
             Whom::Channels(list) => {
-                target.to = Some(To { channels: list.iter().map(channels).collect(), ..To::default() });
+                target.to = Some(To {
+                    channels: list.iter().map(channels).collect(),
+                    ..To::default()
+                });
             }
             Whom::Union(user, channel, who) => {
                 let connections = self.who(*who).map(|who| self.people[who].id.clone());
@@ -188,7 +248,10 @@ impl World {
         }
         let left_out = except.and_then(|who| self.who(who));
         target.except.users.extend(except_user.as_ref().map(users));
-        target.except.connections.extend(left_out.map(|who| self.people[who].id.clone()));
+        target
+            .except
+            .connections
+            .extend(left_out.map(|who| self.people[who].id.clone()));
         let data = to_raw_value(&number).unwrap();
         let event = Event::new("e", Data::Json(&data)).unwrap();
         let publication = Publication::new(event, target);
@@ -208,14 +271,20 @@ impl World {
                 Whom::Union(user, channel, _) => {
                     one.user == *user || one.channels.contains(channel) || named == Some(n)
                 }
-                Whom::Narrowed(channel, user) => one.channels.contains(channel) && one.user == *user,
+                Whom::Narrowed(channel, user) => {
+                    one.channels.contains(channel) && one.user == *user
+                }
             };
             if one.open && meant && except_user != Some(one.user) && left_out != Some(n) {
                 one.expected.push(number);
                 matched += 1;
             }
         }
-        assert_eq!((receipt.matched, receipt.queued), (matched, matched), "{whom:?}");
+        assert_eq!(
+            (receipt.matched, receipt.queued),
+            (matched, matched),
+            "{whom:?}"
+        );
     }
 
     /// Takes everything out of the outboxes, as if every socket took it.
@@ -223,7 +292,12 @@ impl World {
         for shard in 0..2 {
             let (mut batch, mut outcome) = (Batch::default(), Outcome::default());
             for small in [true, false] {
-                while self.node.hub.shard(shard).own(|table| table.take(small, 16, &mut batch)) {
+                while self
+                    .node
+                    .hub
+                    .shard(shard)
+                    .own(|table| table.take(small, 16, &mut batch))
+                {
                     for work in batch.works.drain(..) {
                         let frames = match &work.load {
                             Load::Run { first, end } => {
@@ -231,15 +305,24 @@ impl World {
                                 batch.window.run(*first, *end).to_vec()
                             }
                             Load::One(queued) => vec![queued.frame.clone()],
-                            Load::Queue(queue) => queue.iter().map(|queued| queued.frame.clone()).collect(),
+                            Load::Queue(queue) => {
+                                queue.iter().map(|queued| queued.frame.clone()).collect()
+                            }
                         };
-                        let one = self.people.iter_mut().find(|one| (one.shard, one.at) == (shard, work.at));
+                        let one = self
+                            .people
+                            .iter_mut()
+                            .find(|one| (one.shard, one.at) == (shard, work.at));
                         one.unwrap().received.extend(frames.iter().map(|frame| {
-                            let event: serde_json::Value = serde_json::from_slice(frame.payload()).unwrap();
+                            let event: serde_json::Value =
+                                serde_json::from_slice(frame.payload()).unwrap();
                             event["data"].as_u64().unwrap()
                         }));
                     }
-                    self.node.hub.shard(shard).own(|table| table.settle(&mut outcome));
+                    self.node
+                        .hub
+                        .shard(shard)
+                        .own(|table| table.settle(&mut outcome));
                 }
             }
         }

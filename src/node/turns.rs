@@ -18,11 +18,16 @@ pub(crate) struct Turns {
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        Self { stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(), hasher: RandomState::new() }
+        Self {
+            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            hasher: RandomState::new(),
+        }
     }
 
     /// Waits for the turn of `key`. Nobody may wait for a second while holding one.
     pub(crate) async fn take(&self, key: &Key) -> MutexGuard<'_, ()> {
-        self.stripes[self.hasher.hash_one(key) as usize % STRIPES].lock().await
+        self.stripes[self.hasher.hash_one(key) as usize % STRIPES]
+            .lock()
+            .await
     }
 }

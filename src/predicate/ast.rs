@@ -81,11 +81,17 @@ impl Macro {
     ];
 
     pub(super) fn named(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(have, _)| *have == name).map(|(_, kind)| *kind)
+        Self::NAMES
+            .iter()
+            .find(|(have, _)| *have == name)
+            .map(|(_, kind)| *kind)
     }
 
     pub(super) fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+        Self::NAMES
+            .iter()
+            .find(|(_, kind)| *kind == self)
+            .map_or("", |(name, _)| name)
     }
 }
 
@@ -133,7 +139,12 @@ impl fmt::Display for Expr {
             ExprKind::Select { from, key } => write!(f, "{from}.{key}"),
             ExprKind::Has { from, key } => write!(f, "has({from}.{key})"),
             ExprKind::Index { from, index } => write!(f, "{from}[{index}]"),
-            ExprKind::Call { receiver, function, arguments, .. } => {
+            ExprKind::Call {
+                receiver,
+                function,
+                arguments,
+                ..
+            } => {
                 if let Some(receiver) = receiver {
                     write!(f, "{receiver}.")?;
                 }
@@ -141,7 +152,13 @@ impl fmt::Display for Expr {
                 write_joined(f, arguments, ", ")?;
                 f.write_str(")")
             }
-            ExprKind::Macro { kind, range, variable, condition, body } => {
+            ExprKind::Macro {
+                kind,
+                range,
+                variable,
+                condition,
+                body,
+            } => {
                 write!(f, "{range}.{}({variable}", kind.name())?;
                 if let Some(condition) = condition {
                     write!(f, ", {condition}")?;
@@ -166,10 +183,16 @@ impl fmt::Display for Expr {
                 write!(f, "(-({operand}))")
             }
             ExprKind::Negate(operand) => write!(f, "(-{operand})"),
-            ExprKind::Binary { operator, left, right } => write!(f, "({left} {} {right})", operator.symbol()),
+            ExprKind::Binary {
+                operator,
+                left,
+                right,
+            } => write!(f, "({left} {} {right})", operator.symbol()),
             ExprKind::And(operands) => write_chain(f, operands, " && "),
             ExprKind::Or(operands) => write_chain(f, operands, " || "),
-            ExprKind::Conditional { condition, yes, no } => write!(f, "({condition} ? {yes} : {no})"),
+            ExprKind::Conditional { condition, yes, no } => {
+                write!(f, "({condition} ? {yes} : {no})")
+            }
         }
     }
 }

@@ -29,7 +29,13 @@ impl Attributes {
     /// Those of a connection that has neither authenticated nor said or joined anything.
     pub fn new(connection: Facts) -> Self {
         let none = Value::List(Arc::default());
-        Self { auth: Value::Null, user: Value::Null, profile: Value::Null, channels: none, connection }
+        Self {
+            auth: Value::Null,
+            user: Value::Null,
+            profile: Value::Null,
+            channels: none,
+            connection,
+        }
     }
 }
 
@@ -46,7 +52,10 @@ pub struct View<'a> {
 impl<'a> From<&'a Attributes> for View<'a> {
     #[inline]
     fn from(attributes: &'a Attributes) -> Self {
-        Self { auth: &attributes.auth, attributes }
+        Self {
+            auth: &attributes.auth,
+            attributes,
+        }
     }
 }
 
@@ -89,7 +98,10 @@ impl Fact {
     ];
 
     pub(super) fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(have, _)| *have == name).map(|(_, fact)| *fact)
+        Self::ALL
+            .iter()
+            .find(|(have, _)| *have == name)
+            .map(|(_, fact)| *fact)
     }
 }
 
@@ -107,7 +119,9 @@ impl Facts {
 
     /// All of them as a map: the value of `connection` itself.
     pub fn to_value(&self) -> Value {
-        let members = Fact::ALL.iter().map(|(name, fact)| (Key::String((*name).into()), self.get(*fact)));
+        let members = Fact::ALL
+            .iter()
+            .map(|(name, fact)| (Key::String((*name).into()), self.get(*fact)));
         Value::Map(Map::new(members.collect(), None))
     }
 }
@@ -119,7 +133,12 @@ pub(super) mod tests {
 
     pub(in crate::predicate) fn facts() -> Facts {
         Facts {
-            id: ConnectionId { node: NodeId(1), shard: 2, slot: 3, nonce: 4 },
+            id: ConnectionId {
+                node: NodeId(1),
+                shard: 2,
+                slot: 3,
+                nonce: 4,
+            },
             device: Some("phone".into()),
             ip: IpAddr::from([192, 0, 2, 1]),
             protocol: "fanfare.v1",

@@ -41,7 +41,13 @@ impl FilterCache {
     /// A cache of at most `entries`.
     pub fn with_capacity(entries: usize) -> Self {
         let hasher = ahash::RandomState::new();
-        let filters = Cache::with(entries, entries as u64, UnitWeighter, hasher, DefaultLifecycle::default());
+        let filters = Cache::with(
+            entries,
+            entries as u64,
+            UnitWeighter,
+            hasher,
+            DefaultLifecycle::default(),
+        );
         Self { filters }
     }
 
@@ -51,13 +57,23 @@ impl FilterCache {
     /// # Errors
     /// Those of [`Filter::compile`].
     pub fn get_or_compile(&self, source: &str, schema: &Schema) -> Result<Cached, FilterError> {
-        if let Some(filter) = self.filters.get(source).filter(|filter| filter.schema().is(schema)) {
-            return Ok(Cached { filter, compiled: None });
+        if let Some(filter) = self
+            .filters
+            .get(source)
+            .filter(|filter| filter.schema().is(schema))
+        {
+            return Ok(Cached {
+                filter,
+                compiled: None,
+            });
         }
         let began = Instant::now();
         let filter = Arc::new(Filter::compile(source, schema)?);
         self.filters.insert(filter.source().clone(), filter.clone());
-        Ok(Cached { filter, compiled: Some(began.elapsed()) })
+        Ok(Cached {
+            filter,
+            compiled: Some(began.elapsed()),
+        })
     }
 
     /// Filters held.
@@ -83,7 +99,13 @@ mod tests {
         assert!(first.compiled.is_some() && again.compiled.is_none());
         assert!(Arc::ptr_eq(&first.filter, &again.filter));
         let other = Schema::new(&["auth.x"]).unwrap();
-        assert!(cache.get_or_compile("user == 'a'", &other).unwrap().compiled.is_some());
+        assert!(
+            cache
+                .get_or_compile("user == 'a'", &other)
+                .unwrap()
+                .compiled
+                .is_some()
+        );
         assert!(cache.get_or_compile("user ==", &schema).is_err());
         assert_eq!(cache.len(), 1);
     }
@@ -92,7 +114,9 @@ mod tests {
     fn it_is_bounded() {
         let (cache, schema) = (FilterCache::with_capacity(16), Schema::default());
         for i in 0..200 {
-            cache.get_or_compile(&format!("user == '{i}'"), &schema).unwrap();
+            cache
+                .get_or_compile(&format!("user == '{i}'"), &schema)
+                .unwrap();
         }
         assert!(cache.len() <= 16, "{}", cache.len());
     }

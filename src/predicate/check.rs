@@ -96,17 +96,59 @@ const fn signature(
     method: Option<usize>,
     usage: &'static str,
 ) -> Signature {
-    Signature { name, function, plain, method, usage }
+    Signature {
+        name,
+        function,
+        plain,
+        method,
+        usage,
+    }
 }
 
 static SIGNATURES: [Signature; 10] = [
-    signature("size", Some(Function::Size), Some(1), Some(0), "size(x) or x.size()"),
-    signature("startsWith", Some(Function::StartsWith), None, Some(1), "text.startsWith(prefix)"),
-    signature("endsWith", Some(Function::EndsWith), None, Some(1), "text.endsWith(suffix)"),
-    signature("contains", Some(Function::Contains), None, Some(1), "text.contains(part)"),
+    signature(
+        "size",
+        Some(Function::Size),
+        Some(1),
+        Some(0),
+        "size(x) or x.size()",
+    ),
+    signature(
+        "startsWith",
+        Some(Function::StartsWith),
+        None,
+        Some(1),
+        "text.startsWith(prefix)",
+    ),
+    signature(
+        "endsWith",
+        Some(Function::EndsWith),
+        None,
+        Some(1),
+        "text.endsWith(suffix)",
+    ),
+    signature(
+        "contains",
+        Some(Function::Contains),
+        None,
+        Some(1),
+        "text.contains(part)",
+    ),
     signature("matches", None, Some(2), Some(1), "text.matches(pattern)"),
-    signature("lowerAscii", Some(Function::LowerAscii), None, Some(0), "text.lowerAscii()"),
-    signature("upperAscii", Some(Function::UpperAscii), None, Some(0), "text.upperAscii()"),
+    signature(
+        "lowerAscii",
+        Some(Function::LowerAscii),
+        None,
+        Some(0),
+        "text.lowerAscii()",
+    ),
+    signature(
+        "upperAscii",
+        Some(Function::UpperAscii),
+        None,
+        Some(0),
+        "text.upperAscii()",
+    ),
     signature("int", Some(Function::Int), Some(1), None, "int(x)"),
     signature("double", Some(Function::Double), Some(1), None, "double(x)"),
     signature("string", Some(Function::String), Some(1), None, "string(x)"),
@@ -135,7 +177,14 @@ const LEFT_OUT: [&str; 18] = [
 ];
 
 /// Variables by their names.
-pub(super) const VARIABLES: [&str; 6] = ["auth", "user", "connection", "profile", "channels", "params"];
+pub(super) const VARIABLES: [&str; 6] = [
+    "auth",
+    "user",
+    "connection",
+    "profile",
+    "channels",
+    "params",
+];
 
 /// A param that a filter names.
 #[derive(Clone, Debug)]
@@ -155,16 +204,29 @@ pub(super) struct Checked {
 
 /// Resolves an expression; `variables` are declared beside those of the filter language.
 pub(super) fn check(expr: &Expr, variables: &[SmolStr]) -> Result<Checked, FilterError> {
-    let mut checker = Checker { variables, scopes: Vec::new(), params: Vec::new() };
+    let mut checker = Checker {
+        variables,
+        scopes: Vec::new(),
+        params: Vec::new(),
+    };
     let root = checker.node(expr)?;
-    Ok(Checked { root, params: checker.params })
+    Ok(Checked {
+        root,
+        params: checker.params,
+    })
 }
 
 /// Refuses an expression that gives a bool for nobody.
 pub(super) fn require_bool(root: &Node) -> Result<(), FilterError> {
-    let Some(what) = never_bool(root) else { return Ok(()) };
+    let Some(what) = never_bool(root) else {
+        return Ok(());
+    };
     let message = format!("a filter must be true or false; this is {what}");
-    Err(FilterError::new(FilterErrorKind::NotBoolean, root.span, message))
+    Err(FilterError::new(
+        FilterErrorKind::NotBoolean,
+        root.span,
+        message,
+    ))
 }
 
 fn never_bool(node: &Node) -> Option<&'static str> {
@@ -179,12 +241,16 @@ fn never_bool(node: &Node) -> Option<&'static str> {
             Value::Map(_) => "a map",
         },
         NodeKind::Negate(_)
-        | NodeKind::Binary(Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Remainder, ..) => {
-            "a number"
-        }
+        | NodeKind::Binary(
+            Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Remainder,
+            ..,
+        ) => "a number",
         NodeKind::List(_)
         | NodeKind::Root(Root::Channels)
-        | NodeKind::Macro { kind: Macro::Map | Macro::Filter, .. } => "a list",
+        | NodeKind::Macro {
+            kind: Macro::Map | Macro::Filter,
+            ..
+        } => "a list",
         NodeKind::Map(_) | NodeKind::Connection => "a map",
         NodeKind::Root(Root::User) => "a string or null",
         NodeKind::Root(Root::Auth | Root::Profile) => "a map or null",
@@ -209,11 +275,18 @@ pub(super) fn regex(pattern: &str, span: Span) -> Result<Regex, FilterError> {
     built.map_err(|e| {
         let message = match e {
             regex::Error::CompiledTooBig(_) => {
-                format!("this pattern is larger than {} bytes when compiled", limits::REGEX_BYTES)
+                format!(
+                    "this pattern is larger than {} bytes when compiled",
+                    limits::REGEX_BYTES
+                )
             }
             other => {
                 let text = other.to_string();
-                let reason = text.lines().last().unwrap_or("").trim_start_matches("error: ");
+                let reason = text
+                    .lines()
+                    .last()
+                    .unwrap_or("")
+                    .trim_start_matches("error: ");
                 format!("not a regular expression: {reason}")
             }
         };
@@ -247,41 +320,69 @@ impl Checker<'_> {
                 _ if self.is_params(from) => return Err(bad_params(expr.span)),
                 _ => NodeKind::Index(self.boxed(from)?, self.boxed(index)?),
             },
-            ExprKind::Call { receiver, function, at, arguments } => {
-                self.call(receiver.as_deref(), function, *at, arguments)?
-            }
-            ExprKind::Macro { kind, range, variable, condition, body } => {
+            ExprKind::Call {
+                receiver,
+                function,
+                at,
+                arguments,
+            } => self.call(receiver.as_deref(), function, *at, arguments)?,
+            ExprKind::Macro {
+                kind,
+                range,
+                variable,
+                condition,
+                body,
+            } => {
                 let range = self.boxed(range)?;
                 self.scopes.push(variable.clone());
-                let condition = condition.as_ref().map(|condition| self.boxed(condition)).transpose();
+                let condition = condition
+                    .as_ref()
+                    .map(|condition| self.boxed(condition))
+                    .transpose();
                 let body = self.boxed(body);
                 self.scopes.pop();
-                NodeKind::Macro { kind: *kind, range, condition: condition?, body: body? }
+                NodeKind::Macro {
+                    kind: *kind,
+                    range,
+                    condition: condition?,
+                    body: body?,
+                }
             }
             ExprKind::List(items) => list(self.nodes(items)?),
             ExprKind::Map(entries) => {
-                let entries = entries.iter().map(|(key, value)| Ok((self.node(key)?, self.node(value)?)));
+                let entries = entries
+                    .iter()
+                    .map(|(key, value)| Ok((self.node(key)?, self.node(value)?)));
                 map(entries.collect::<Result<_, FilterError>>()?)
             }
             ExprKind::Not(operand) => NodeKind::Not(self.boxed(operand)?),
             ExprKind::Negate(operand) => NodeKind::Negate(self.boxed(operand)?),
-            ExprKind::Binary { operator, left, right } => {
-                NodeKind::Binary(*operator, self.boxed(left)?, self.boxed(right)?)
-            }
+            ExprKind::Binary {
+                operator,
+                left,
+                right,
+            } => NodeKind::Binary(*operator, self.boxed(left)?, self.boxed(right)?),
             ExprKind::And(operands) => NodeKind::And(self.nodes(operands)?),
             ExprKind::Or(operands) => NodeKind::Or(self.nodes(operands)?),
             ExprKind::Conditional { condition, yes, no } => {
                 NodeKind::Conditional(self.boxed(condition)?, self.boxed(yes)?, self.boxed(no)?)
             }
         };
-        Ok(Node { kind, span: expr.span })
+        Ok(Node {
+            kind,
+            span: expr.span,
+        })
     }
 
     fn name(&self, name: &str, span: Span) -> Result<NodeKind, FilterError> {
         if let Some(depth) = self.scopes.iter().rev().position(|scope| scope == name) {
             return Ok(NodeKind::Local(depth));
         }
-        if let Some(at) = self.variables.iter().position(|variable| &**variable == name) {
+        if let Some(at) = self
+            .variables
+            .iter()
+            .position(|variable| &**variable == name)
+        {
             return Ok(NodeKind::Variable(at));
         }
         Ok(match name {
@@ -292,9 +393,15 @@ impl Checker<'_> {
             "connection" => NodeKind::Connection,
             "params" => return Err(bad_params(span)),
             _ => {
-                let known = VARIABLES.into_iter().chain(self.scopes.iter().map(String::as_str));
+                let known = VARIABLES
+                    .into_iter()
+                    .chain(self.scopes.iter().map(String::as_str));
                 let message = format!("there is no variable \"{name}\"{}", suggestion(name, known));
-                return Err(FilterError::new(FilterErrorKind::UndeclaredName, span, message));
+                return Err(FilterError::new(
+                    FilterErrorKind::UndeclaredName,
+                    span,
+                    message,
+                ));
             }
         })
     }
@@ -322,12 +429,19 @@ impl Checker<'_> {
 
     fn has(&mut self, from: &Expr, key: &str, span: Span) -> Result<NodeKind, FilterError> {
         if self.is_params(from) {
-            let message = "every param that a filter names must be bound, so has() would always be true";
+            let message =
+                "every param that a filter names must be bound, so has() would always be true";
             return Err(FilterError::new(FilterErrorKind::BadParams, span, message));
         }
         if self.is_variable(from, "connection") {
-            let fact = Node { kind: NodeKind::Fact(fact(key, span)?), span };
-            let null = Node { kind: NodeKind::Constant(Value::Null), span };
+            let fact = Node {
+                kind: NodeKind::Fact(fact(key, span)?),
+                span,
+            };
+            let null = Node {
+                kind: NodeKind::Constant(Value::Null),
+                span,
+            };
             return Ok(NodeKind::Binary(Binary::NotEqual, fact.into(), null.into()));
         }
         Ok(NodeKind::Has(self.boxed(from)?, key.into()))
@@ -337,7 +451,11 @@ impl Checker<'_> {
         if let Some(slot) = self.params.iter().position(|param| &*param.name == name) {
             return slot;
         }
-        self.params.push(ParamUse { name: name.into(), span, pattern: false });
+        self.params.push(ParamUse {
+            name: name.into(),
+            span,
+            pattern: false,
+        });
         self.params.len() - 1
     }
 
@@ -351,23 +469,39 @@ impl Checker<'_> {
         let Some(signature) = SIGNATURES.iter().find(|signature| signature.name == name) else {
             return Err(unknown_function(name, receiver.is_some(), at));
         };
-        let wanted = if receiver.is_some() { signature.method } else { signature.plain };
+        let wanted = if receiver.is_some() {
+            signature.method
+        } else {
+            signature.plain
+        };
         if wanted != Some(arguments.len()) {
             let message = format!("{name} is written {}", signature.usage);
-            return Err(FilterError::new(FilterErrorKind::WrongArguments, at, message));
+            return Err(FilterError::new(
+                FilterErrorKind::WrongArguments,
+                at,
+                message,
+            ));
         }
         let all: Vec<&Expr> = receiver.into_iter().chain(arguments).collect();
         if let Some(function) = signature.function {
-            let operands = all.into_iter().map(|expr| self.node(expr)).collect::<Result<_, _>>()?;
+            let operands = all
+                .into_iter()
+                .map(|expr| self.node(expr))
+                .collect::<Result<_, _>>()?;
             return Ok(NodeKind::Call(function, operands));
         }
-        let [text, pattern] = all[..] else { return Err(unknown_function(name, receiver.is_some(), at)) };
+        let [text, pattern] = all[..] else {
+            return Err(unknown_function(name, receiver.is_some(), at));
+        };
         let text = self.boxed(text)?;
         let pattern_node = self.node(pattern)?;
         match pattern_node.kind {
             NodeKind::Constant(Value::String(source)) => {
                 let compiled = regex(&source, pattern.span)?;
-                Ok(NodeKind::Matches(text, Pattern::Literal(compiled, source.len())))
+                Ok(NodeKind::Matches(
+                    text,
+                    Pattern::Literal(compiled, source.len()),
+                ))
             }
             NodeKind::Param(slot) => {
                 self.params[slot].pattern = true;
@@ -376,7 +510,11 @@ impl Checker<'_> {
             }
             _ => {
                 let message = "the pattern must be a string literal or a param";
-                Err(FilterError::new(FilterErrorKind::BadRegex, pattern.span, message))
+                Err(FilterError::new(
+                    FilterErrorKind::BadRegex,
+                    pattern.span,
+                    message,
+                ))
             }
         }
     }
@@ -400,17 +538,33 @@ fn unknown_function(name: &str, method: bool, at: Span) -> FilterError {
         let message = format!("{name}() is left out: values are those of JSON");
         return FilterError::new(FilterErrorKind::Unsupported, at, message);
     }
-    let macros = Macro::NAMES.iter().filter(|_| method).map(|(name, _)| *name);
+    let macros = Macro::NAMES
+        .iter()
+        .filter(|_| method)
+        .map(|(name, _)| *name);
     let plain = ["has"].into_iter().filter(|_| !method);
-    let near = suggestion(name, SIGNATURES.iter().map(|signature| signature.name).chain(macros).chain(plain));
+    let near = suggestion(
+        name,
+        SIGNATURES
+            .iter()
+            .map(|signature| signature.name)
+            .chain(macros)
+            .chain(plain),
+    );
     let what = if method { "method" } else { "function" };
-    FilterError::new(FilterErrorKind::UnknownFunction, at, format!("there is no {what} {name}(){near}"))
+    FilterError::new(
+        FilterErrorKind::UnknownFunction,
+        at,
+        format!("there is no {what} {name}(){near}"),
+    )
 }
 
 /// A list of constants is a constant.
 fn list(items: Vec<Node>) -> NodeKind {
     let constants: Option<Vec<Value>> = items.iter().map(|item| item.constant().cloned()).collect();
-    constants.map_or(NodeKind::List(items), |values| NodeKind::Constant(values.into()))
+    constants.map_or(NodeKind::List(items), |values| {
+        NodeKind::Constant(values.into())
+    })
 }
 
 /// A map of constants is a constant, unless its keys make it an error, which is for run time.
@@ -423,7 +577,11 @@ fn map(entries: Vec<(Node, Node)>) -> NodeKind {
         return NodeKind::Map(entries);
     };
     let map = Map::new(members, None);
-    if map.len() < entries.len() { NodeKind::Map(entries) } else { NodeKind::Constant(Value::Map(map)) }
+    if map.len() < entries.len() {
+        NodeKind::Map(entries)
+    } else {
+        NodeKind::Constant(Value::Map(map))
+    }
 }
 
 impl Node {
@@ -444,11 +602,20 @@ impl Node {
             | NodeKind::Negate(a) => vec![a],
             NodeKind::Index(a, b) | NodeKind::Binary(_, a, b) => vec![a, b],
             NodeKind::Conditional(a, b, c) => vec![a, b, c],
-            NodeKind::Call(_, items) | NodeKind::List(items) | NodeKind::And(items) | NodeKind::Or(items) => {
-                items.iter().collect()
-            }
-            NodeKind::Map(entries) => entries.iter().flat_map(|(key, value)| [key, value]).collect(),
-            NodeKind::Macro { range, condition, body, .. } => [Some(range), condition.as_ref(), Some(body)]
+            NodeKind::Call(_, items)
+            | NodeKind::List(items)
+            | NodeKind::And(items)
+            | NodeKind::Or(items) => items.iter().collect(),
+            NodeKind::Map(entries) => entries
+                .iter()
+                .flat_map(|(key, value)| [key, value])
+                .collect(),
+            NodeKind::Macro {
+                range,
+                condition,
+                body,
+                ..
+            } => [Some(range), condition.as_ref(), Some(body)]
                 .into_iter()
                 .flatten()
                 .map(|node| &**node)
@@ -474,18 +641,28 @@ mod tests {
     use super::{super::parser::parse, *};
 
     fn refused(source: &str) -> (&'static str, String, String) {
-        let error =
-            parse(source).and_then(|expr| check(&expr, &[])).and_then(|checked| require_bool(&checked.root));
+        let error = parse(source)
+            .and_then(|expr| check(&expr, &[]))
+            .and_then(|checked| require_bool(&checked.root));
         let error = error.unwrap_err();
-        (error.code(), error.span.of(source).to_owned(), error.message)
+        (
+            error.code(),
+            error.span.of(source).to_owned(),
+            error.message,
+        )
     }
 
     #[test]
     fn unknown_names_come_with_a_suggestion_also_beside_or() {
-        let is = |code: &'static str, at: &str, message: &str| (code, at.to_owned(), message.to_owned());
+        let is =
+            |code: &'static str, at: &str, message: &str| (code, at.to_owned(), message.to_owned());
         assert_eq!(
             refused("true || usr == 'a'"),
-            is("undeclared_name", "usr", "there is no variable \"usr\"; did you mean \"user\"?")
+            is(
+                "undeclared_name",
+                "usr",
+                "there is no variable \"usr\"; did you mean \"user\"?"
+            )
         );
         assert_eq!(
             refused("connection.devise == 'a'"),
@@ -509,35 +686,59 @@ mod tests {
 
     #[test]
     fn functions_want_their_own_arguments() {
-        for source in
-            ["size()", "size(user, user)", "startsWith(user, 'a')", "user.startsWith()", "user.int()"]
-        {
+        for source in [
+            "size()",
+            "size(user, user)",
+            "startsWith(user, 'a')",
+            "user.startsWith()",
+            "user.int()",
+        ] {
             assert_eq!(refused(source).0, "wrong_arguments", "{source}");
         }
-        for source in ["timestamp('x') < 1", "uint(1) == 1", "type(user) == 1", "user.getHours() == 1"] {
+        for source in [
+            "timestamp('x') < 1",
+            "uint(1) == 1",
+            "type(user) == 1",
+            "user.getHours() == 1",
+        ] {
             assert_eq!(refused(source).0, "filter_unsupported", "{source}");
         }
     }
 
     #[test]
     fn params_are_named_one_by_one() {
-        for source in
-            ["params == 1", "params[user]", "has(params.x)", "params.exists(p, true)", "user in params"]
-        {
+        for source in [
+            "params == 1",
+            "params[user]",
+            "has(params.x)",
+            "params.exists(p, true)",
+            "user in params",
+        ] {
             assert_eq!(refused(source).0, "bad_params", "{source}");
         }
         let expr = parse("params.a == params['b'] && params.a").unwrap();
-        let names: Vec<_> =
-            check(&expr, &[]).unwrap().params.iter().map(|param| param.name.to_string()).collect();
+        let names: Vec<_> = check(&expr, &[])
+            .unwrap()
+            .params
+            .iter()
+            .map(|param| param.name.to_string())
+            .collect();
         assert_eq!(names, ["a", "b"]);
         assert!(check(&parse("[1].exists(params, params == 1)").unwrap(), &[]).is_ok());
     }
 
     #[test]
     fn what_is_never_a_bool_is_no_filter() {
-        for source in
-            ["1 + 1", "'x'", "user", "auth", "[1]", "channels.map(c, c)", "true ? 1 : 'a'", "-auth.x"]
-        {
+        for source in [
+            "1 + 1",
+            "'x'",
+            "user",
+            "auth",
+            "[1]",
+            "channels.map(c, c)",
+            "true ? 1 : 'a'",
+            "-auth.x",
+        ] {
             assert_eq!(refused(source).0, "not_boolean", "{source}");
         }
         for source in ["auth.x", "true ? auth.x : 1", "params.x", "channels[0]"] {
@@ -548,7 +749,11 @@ mod tests {
 
     #[test]
     fn patterns_are_bounded_and_constant() {
-        for source in ["user.matches(auth.p)", "user.matches('(')", "user.matches('(a{1000}){1000}')"] {
+        for source in [
+            "user.matches(auth.p)",
+            "user.matches('(')",
+            "user.matches('(a{1000}){1000}')",
+        ] {
             assert_eq!(refused(source).0, "bad_regex", "{source}");
         }
     }

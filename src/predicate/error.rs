@@ -15,11 +15,17 @@ pub struct Span {
 
 impl Span {
     pub(super) fn new(from: usize, to: usize) -> Self {
-        Self { offset: from as u32, length: to.saturating_sub(from) as u32 }
+        Self {
+            offset: from as u32,
+            length: to.saturating_sub(from) as u32,
+        }
     }
 
     pub(super) fn to(self, end: Self) -> Self {
-        Self { offset: self.offset, length: (end.offset + end.length).saturating_sub(self.offset) }
+        Self {
+            offset: self.offset,
+            length: (end.offset + end.length).saturating_sub(self.offset),
+        }
     }
 
     /// The text it covers; empty if it does not fit `source`.
@@ -116,7 +122,11 @@ pub struct FilterError {
 
 impl FilterError {
     pub(super) fn new(kind: FilterErrorKind, span: Span, message: impl Into<String>) -> Self {
-        Self { kind, span, message: message.into() }
+        Self {
+            kind,
+            span,
+            message: message.into(),
+        }
     }
 
     pub(super) fn too_deep(span: Span) -> Self {
@@ -163,7 +173,11 @@ fn excerpt(source: &str, offset: usize, length: usize) -> String {
     let mut forward = true;
     while room > 0 && (from > line_start || to < line_end) {
         let grow_right = to < line_end && (forward || from == line_start);
-        let next = if grow_right { source[to..].chars().next() } else { source[..from].chars().next_back() };
+        let next = if grow_right {
+            source[to..].chars().next()
+        } else {
+            source[..from].chars().next_back()
+        };
         let Some(c) = next else { break };
         room = room.saturating_sub(columns(c));
         if grow_right {
@@ -180,7 +194,11 @@ fn excerpt(source: &str, offset: usize, length: usize) -> String {
         under.push(' ');
     }
     for (i, c) in source[from..to].char_indices() {
-        let mark = if (at..end).contains(&(from + i)) { '^' } else { ' ' };
+        let mark = if (at..end).contains(&(from + i)) {
+            '^'
+        } else {
+            ' '
+        };
         text.push(if c.is_control() { ' ' } else { c });
         if from + i < end.max(at) {
             under.extend(std::iter::repeat_n(mark, columns(c)));
@@ -222,7 +240,8 @@ pub(super) fn suggestion<'k>(wrote: &str, known: impl IntoIterator<Item = &'k st
         .map(|name| (strsim::damerau_levenshtein(wrote, name), name))
         .filter(|(distance, name)| *distance <= 1 + name.len().min(wrote.len()) / 4)
         .min();
-    near.map(|(_, name)| format!("; did you mean \"{name}\"?")).unwrap_or_default()
+    near.map(|(_, name)| format!("; did you mean \"{name}\"?"))
+        .unwrap_or_default()
 }
 
 /// Why an evaluation ended without a value, for one connection.
@@ -293,20 +312,28 @@ mod tests {
         let source = format!("{} ? {}", "a".repeat(500), "b".repeat(500));
         let cut = excerpt(&source, 501, 1);
         let (text, under) = cut.split_once('\n').unwrap();
-        assert!(text.starts_with('…') && text.ends_with('…') && text.chars().count() <= EXCERPT_COLUMNS + 2);
+        assert!(
+            text.starts_with('…')
+                && text.ends_with('…')
+                && text.chars().count() <= EXCERPT_COLUMNS + 2
+        );
         let caret = under.chars().position(|c| c == '^').unwrap();
         assert_eq!(text.chars().nth(caret), Some('?'));
     }
 
     #[test]
     fn suggestions_are_near_or_absent() {
-        assert_eq!(suggestion("startWith", ["endsWith", "startsWith"]), "; did you mean \"startsWith\"?");
+        assert_eq!(
+            suggestion("startWith", ["endsWith", "startsWith"]),
+            "; did you mean \"startsWith\"?"
+        );
         assert_eq!(suggestion("zzz", ["auth", "user"]), "");
     }
 
     #[test]
     fn codes_are_distinct() {
-        let codes: std::collections::HashSet<_> = FilterErrorKind::ALL.iter().map(|k| k.code()).collect();
+        let codes: std::collections::HashSet<_> =
+            FilterErrorKind::ALL.iter().map(|k| k.code()).collect();
         assert_eq!(codes.len(), FilterErrorKind::ALL.len());
     }
 }

@@ -72,14 +72,22 @@ fn collect(node: &Node, params: &[Param], source: &str, warnings: &mut Vec<Warni
     let text = node.span.of(source);
     if let Some(what) = client_controlled(node) {
         let message = format!("{text}: the client chooses {what}, so anyone may match");
-        warnings.push(Warning { code: "client_controlled", span: node.span, message });
+        warnings.push(Warning {
+            code: "client_controlled",
+            span: node.span,
+            message,
+        });
         return;
     }
     if let NodeKind::Binary(operator @ (Binary::Equal | Binary::In), left, right) = &node.kind
         && let Some(why) = null_equals_null(*operator, left, right, params)
     {
         let message = format!("{text}: {why}, and null equals null");
-        warnings.push(Warning { code: "null_equals_null", span: node.span, message });
+        warnings.push(Warning {
+            code: "null_equals_null",
+            span: node.span,
+            message,
+        });
     }
     for child in node.children() {
         collect(child, params, source, warnings);
@@ -89,19 +97,27 @@ fn collect(node: &Node, params: &[Param], source: &str, warnings: &mut Vec<Warni
 fn client_controlled(node: &Node) -> Option<&'static str> {
     match &node.kind {
         NodeKind::Fact(Fact::Device) => Some("its device id"),
-        _ => path_of(node).filter(|(root, _)| *root == Root::Profile).map(|_| "its profile"),
+        _ => path_of(node)
+            .filter(|(root, _)| *root == Root::Profile)
+            .map(|_| "its profile"),
     }
 }
 
 /// Why both sides may be null, if they may.
-fn null_equals_null(operator: Binary, left: &Node, right: &Node, params: &[Param]) -> Option<&'static str> {
+fn null_equals_null(
+    operator: Binary,
+    left: &Node,
+    right: &Node,
+    params: &[Param],
+) -> Option<&'static str> {
     let param = |node: &Node| match &node.kind {
         NodeKind::Param(slot) => params.get(*slot).map(|param| &param.value),
         _ => None,
     };
     if operator == Binary::In {
-        let nulls =
-            param(right).and_then(Value::as_list).is_some_and(|items| items.iter().any(Value::is_null));
+        let nulls = param(right)
+            .and_then(Value::as_list)
+            .is_some_and(|items| items.iter().any(Value::is_null));
         return (nulls && may_be_absent(left))
             .then_some("the list holds null, and an absent attribute is null");
     }

@@ -56,7 +56,9 @@ enum Program {
 
 impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Filter").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("Filter")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }
 
@@ -71,8 +73,12 @@ impl Filter {
         require_bool(&root)?;
         let mut compiler = Compiler::default();
         let nodes = conjuncts(&root);
-        let candidates = nodes.iter().map(|node| Candidate::of(node, schema)).collect();
-        let program = Program::Conjuncts(nodes.into_iter().map(|node| compiler.test(node)).collect());
+        let candidates = nodes
+            .iter()
+            .map(|node| Candidate::of(node, schema))
+            .collect();
+        let program =
+            Program::Conjuncts(nodes.into_iter().map(|node| compiler.test(node)).collect());
         let constants = compiler.constants;
         Ok(Self {
             source: source.into(),
@@ -116,11 +122,23 @@ impl Filter {
         let given = params.unwrap_or_default();
         if !matches!(given, Value::Null | Value::Map(_)) {
             let message = format!("params must be an object, not a {}", given.kind());
-            return Err(FilterError::new(FilterErrorKind::BadParams, Span::default(), message));
+            return Err(FilterError::new(
+                FilterErrorKind::BadParams,
+                Span::default(),
+                message,
+            ));
         }
-        let bound = self.params.iter().map(|used| bind_param(used, &given)).collect::<Result<Vec<_>, _>>()?;
+        let bound = self
+            .params
+            .iter()
+            .map(|used| bind_param(used, &given))
+            .collect::<Result<Vec<_>, _>>()?;
         let plan = plan(&self.candidates, &bound, &self.schema, by_keys);
-        Ok(Bound { filter: self.clone(), params: bound.into(), plan: plan.into() })
+        Ok(Bound {
+            filter: self.clone(),
+            params: bound.into(),
+            plan: plan.into(),
+        })
     }
 
     /// The text it was compiled from.
@@ -149,20 +167,38 @@ fn bind_param(used: &ParamUse, given: &Value) -> Result<Param, FilterError> {
         let names = given.as_map().into_iter().flat_map(super::Map::iter);
         let names: Vec<Value> = names.map(|(key, _)| key.to_value()).collect();
         let near = suggestion(&used.name, names.iter().filter_map(Value::as_str));
-        let message = format!("params lacks \"{}\", which the filter names{near}", used.name);
-        return Err(FilterError::new(FilterErrorKind::UnboundParam, used.span, message));
+        let message = format!(
+            "params lacks \"{}\", which the filter names{near}",
+            used.name
+        );
+        return Err(FilterError::new(
+            FilterErrorKind::UnboundParam,
+            used.span,
+            message,
+        ));
     };
     let regex = match value {
         Value::String(pattern) if used.pattern => Some(regex(pattern, used.span)?),
         other if used.pattern => {
-            let message =
-                format!("params.{} is a pattern and must be a string, not a {}", used.name, other.kind());
-            return Err(FilterError::new(FilterErrorKind::BadRegex, used.span, message));
+            let message = format!(
+                "params.{} is a pattern and must be a string, not a {}",
+                used.name,
+                other.kind()
+            );
+            return Err(FilterError::new(
+                FilterErrorKind::BadRegex,
+                used.span,
+                message,
+            ));
         }
         _ => None,
     };
     let set = value.as_list().and_then(ScalarSet::new);
-    Ok(Param { value: value.clone(), set, regex })
+    Ok(Param {
+        value: value.clone(),
+        set,
+        regex,
+    })
 }
 
 /// A filter with its params and its plan. Cheap to clone; evaluates on any thread.
@@ -185,7 +221,11 @@ impl Bound {
     #[inline]
     pub fn residual<'a>(&self, seen: impl Into<View<'a>>) -> Verdict {
         if !self.plan.residual {
-            return if self.plan.access == super::Access::Nobody { Verdict::NoMatch } else { Verdict::Match };
+            return if self.plan.access == super::Access::Nobody {
+                Verdict::NoMatch
+            } else {
+                Verdict::Match
+            };
         }
         self.verdict(seen.into(), self.plan.answered)
     }
@@ -199,7 +239,11 @@ impl Bound {
                 _ => Tri::Error,
             },
         };
-        if base.spent() { Verdict::Error } else { tri.into() }
+        if base.spent() {
+            Verdict::Error
+        } else {
+            tri.into()
+        }
     }
 
     fn base<'f>(&'f self, seen: View<'f>, variables: &'f [Value]) -> Base<'f> {
@@ -219,7 +263,11 @@ impl Bound {
     /// # Errors
     /// As [`evaluate`](Self::evaluate).
     #[doc(hidden)]
-    pub fn evaluate_with(&self, attributes: &Attributes, variables: &[Value]) -> Result<Value, EvalError> {
+    pub fn evaluate_with(
+        &self,
+        attributes: &Attributes,
+        variables: &[Value],
+    ) -> Result<Value, EvalError> {
         let base = self.base(attributes.into(), variables);
         let span = self.filter.root.span;
         let value = match &self.filter.program {
@@ -228,11 +276,14 @@ impl Bound {
                 Tri::False => Ok(Value::Bool(false)),
                 Tri::Error => Err(None),
             },
-            Program::Expression(term) => {
-                term(base.frame()).map(super::runtime::Operand::into_owned).map_err(Some)
-            }
+            Program::Expression(term) => term(base.frame())
+                .map(super::runtime::Operand::into_owned)
+                .map_err(Some),
         };
-        let unknown = EvalError { kind: super::EvalErrorKind::NoOverload, span };
+        let unknown = EvalError {
+            kind: super::EvalErrorKind::NoOverload,
+            span,
+        };
         let spent = || base.last_error().filter(|_| base.spent());
         match value {
             Ok(value) => match spent() {
@@ -252,8 +303,16 @@ impl Bound {
     /// Every candidate of the filter is asked about.
     #[must_use]
     pub fn planned_by(&self, cost: impl Fn(IndexRef, &[LookupKey]) -> usize) -> Self {
-        let plan = plan(&self.filter.candidates, &self.params, &self.filter.schema, cost);
-        Self { plan: plan.into(), ..self.clone() }
+        let plan = plan(
+            &self.filter.candidates,
+            &self.params,
+            &self.filter.schema,
+            cost,
+        );
+        Self {
+            plan: plan.into(),
+            ..self.clone()
+        }
     }
 
     /// The filter that was bound.
@@ -271,7 +330,9 @@ impl Bound {
     pub fn explain(&self, attributes: &Attributes) -> Vec<Explained> {
         let shown = self.base(attributes.into(), &[]);
         let nodes = sub_expressions(&self.filter.root).into_iter();
-        nodes.map(|node| self.explain_node(node, attributes, &shown)).collect()
+        nodes
+            .map(|node| self.explain_node(node, attributes, &shown))
+            .collect()
     }
 
     fn explain_node(&self, node: &Node, attributes: &Attributes, shown: &Base<'_>) -> Explained {
@@ -281,7 +342,11 @@ impl Bound {
         let value = term(base.frame()).map(super::runtime::Operand::into_owned);
         // One budget for all that is shown, so that the answer is bounded.
         let value = value.and_then(|value| shown.measure(&value, node.span).map(|()| value));
-        Explained { span: node.span, text: node.span.of(&self.filter.source).into(), value }
+        Explained {
+            span: node.span,
+            text: node.span.of(&self.filter.source).into(),
+            value,
+        }
     }
 }
 
@@ -319,21 +384,33 @@ mod tests {
     }
 
     fn someone() -> Attributes {
-        let auth =
-            json(r#"{"tenant":"t1","age":40,"roles":["a","b"],"text":"x","many":[0,1,2,3,4,5,6,7,8,9]}"#);
+        let auth = json(
+            r#"{"tenant":"t1","age":40,"roles":["a","b"],"text":"x","many":[0,1,2,3,4,5,6,7,8,9]}"#,
+        );
         let profile = json(r#"{"status":"away"}"#);
         let channels = json(r#"["room-1","lobby"]"#);
-        Attributes { auth, user: "u1".into(), profile, channels, connection: facts() }
+        Attributes {
+            auth,
+            user: "u1".into(),
+            profile,
+            channels,
+            connection: facts(),
+        }
     }
 
     fn bound(source: &str, params: &str) -> Bound {
         let schema = Schema::new(&["auth.tenant", "auth.roles"]).unwrap();
-        Arc::new(Filter::compile(source, &schema).unwrap()).bind(Some(json(params))).unwrap()
+        Arc::new(Filter::compile(source, &schema).unwrap())
+            .bind(Some(json(params)))
+            .unwrap()
     }
 
     fn verdict(source: &str) -> Verdict {
-        bound(source, r#"{"t":"t1","users":["u0","u1","u2","u3","u4","u5","u6","u7","u8"],"none":null}"#)
-            .matches(&someone())
+        bound(
+            source,
+            r#"{"t":"t1","users":["u0","u1","u2","u3","u4","u5","u6","u7","u8"],"none":null}"#,
+        )
+        .matches(&someone())
     }
 
     #[test]
@@ -355,38 +432,56 @@ mod tests {
         ] {
             assert_eq!(verdict(source), Verdict::Match, "{source}");
         }
-        for source in
-            ["auth.missing >= 18", "auth.text.x == 1", "1 / 0 == 1", "'a' in auth.missing", "auth.tenant"]
-        {
+        for source in [
+            "auth.missing >= 18",
+            "auth.text.x == 1",
+            "1 / 0 == 1",
+            "'a' in auth.missing",
+            "auth.tenant",
+        ] {
             assert_eq!(verdict(source), Verdict::Error, "{source}");
         }
-        for source in
-            ["false && 1 / 0 == 1", "1 / 0 == 1 && false", "auth.roles == 'a'", "false", "user == 1"]
-        {
+        for source in [
+            "false && 1 / 0 == 1",
+            "1 / 0 == 1 && false",
+            "auth.roles == 'a'",
+            "false",
+            "user == 1",
+        ] {
             assert_eq!(verdict(source), Verdict::NoMatch, "{source}");
         }
     }
 
     #[test]
     fn work_is_bounded_whatever_absorbs_the_error() {
-        let ten =
-            "auth.many.all(a, auth.many.all(b, auth.many.all(c, auth.many.all(d, auth.many.all(e, true)))))";
+        let ten = "auth.many.all(a, auth.many.all(b, auth.many.all(c, auth.many.all(d, auth.many.all(e, true)))))";
         assert_eq!(verdict(ten), Verdict::Error);
         assert_eq!(verdict(&format!("{ten} || true")), Verdict::Error);
-        let twice = (0..20).fold("['0123456789']".to_owned(), |list, _| format!("{list}.map(x, x + x)"));
+        let twice = (0..20).fold("['0123456789']".to_owned(), |list, _| {
+            format!("{list}.map(x, x + x)")
+        });
         assert_eq!(verdict(&format!("{twice} != []")), Verdict::Error);
         let shared = (0..30).fold("[0]".to_owned(), |list, _| format!("{list}.map(x, [x, x])"));
         let smaller = (0..15).fold("[0]".to_owned(), |list, _| format!("{list}.map(x, [x, x])"));
         assert_eq!(verdict(&format!("{smaller} == {smaller}")), Verdict::Error);
         let built = Filter::compile_expression(&shared, &Schema::default()).unwrap();
-        let error = Arc::new(built).bind(None).unwrap().evaluate(&someone()).unwrap_err();
+        let error = Arc::new(built)
+            .bind(None)
+            .unwrap()
+            .evaluate(&someone())
+            .unwrap_err();
         assert_eq!(error.kind, EvalErrorKind::Bytes);
     }
 
     #[test]
     fn plans_say_what_an_index_answers() {
         let plan = |source: &str| {
-            bound(source, r#"{"t":"t1","l":["a","b","a"],"m":{"k":1},"none":[]}"#).plan().to_string()
+            bound(
+                source,
+                r#"{"t":"t1","l":["a","b","a"],"m":{"k":1},"none":[]}"#,
+            )
+            .plan()
+            .to_string()
         };
         assert_eq!(plan("true"), "everyone");
         assert_eq!(plan("auth.age > 1"), "scan every connection");
@@ -399,14 +494,22 @@ mod tests {
             plan("auth.tenant == 't' && user in params.l"),
             "index auth.tenant (1 key), then evaluate the rest"
         );
-        assert_eq!(plan("auth.tenant == 't' && user == 'u'"), "index user (1 key), then evaluate the rest");
+        assert_eq!(
+            plan("auth.tenant == 't' && user == 'u'"),
+            "index user (1 key), then evaluate the rest"
+        );
         assert_eq!(plan("user in params.l"), "index user (2 keys)");
         assert_eq!(plan("auth.tenant in params.m"), "index auth.tenant (1 key)");
         assert_eq!(plan("'a' in auth.roles"), "index auth.roles (1 key)");
         assert_eq!(plan("auth.tenant == params.l"), "scan every connection");
         assert_eq!(plan("user == 'a' || user == 'b'"), "scan every connection");
         assert_eq!(plan("!(user in params.l)"), "scan every connection");
-        for nobody in ["user in []", "user in params.none", "connection.id == 'x'", "auth.x && false"] {
+        for nobody in [
+            "user in []",
+            "user in params.none",
+            "connection.id == 'x'",
+            "auth.x && false",
+        ] {
             assert_eq!(plan(nobody), "nobody can match", "{nobody}");
         }
         let id = facts().id;
@@ -414,14 +517,20 @@ mod tests {
         assert!(
             matches!(&by_id.plan().access, Access::Lookup { index: IndexRef::ConnectionId, keys } if keys.len() == 1)
         );
-        assert_eq!((by_id.matches(&someone()), by_id.residual(&someone())), (Verdict::Match, Verdict::Match));
+        assert_eq!(
+            (by_id.matches(&someone()), by_id.residual(&someone())),
+            (Verdict::Match, Verdict::Match)
+        );
     }
 
     #[test]
     fn params_are_bound_or_refused() {
         let bind = |source: &str, params: &str| {
             let filter = Arc::new(Filter::compile(source, &Schema::default()).unwrap());
-            filter.bind(Some(json(params))).map(|_| ()).map_err(|e| (e.code(), e.message))
+            filter
+                .bind(Some(json(params)))
+                .map(|_| ())
+                .map_err(|e| (e.code(), e.message))
         };
         assert_eq!(
             bind("user == params.tenant", r#"{"tenat":1}"#),
@@ -431,32 +540,73 @@ mod tests {
             ))
         );
         assert_eq!(bind("user == params.a", "[]").unwrap_err().0, "bad_params");
-        assert_eq!(bind("user.matches(params.p)", r#"{"p":"("}"#).unwrap_err().0, "bad_regex");
-        assert_eq!(bind("user.matches(params.p)", r#"{"p":1}"#).unwrap_err().0, "bad_regex");
-        assert_eq!(bind("user.matches(params.p)", r#"{"p":"a+","unused":1}"#), Ok(()));
+        assert_eq!(
+            bind("user.matches(params.p)", r#"{"p":"("}"#)
+                .unwrap_err()
+                .0,
+            "bad_regex"
+        );
+        assert_eq!(
+            bind("user.matches(params.p)", r#"{"p":1}"#).unwrap_err().0,
+            "bad_regex"
+        );
+        assert_eq!(
+            bind("user.matches(params.p)", r#"{"p":"a+","unused":1}"#),
+            Ok(())
+        );
         assert_eq!(bind("user == 'a'", "null"), Ok(()));
     }
 
     #[test]
     fn explain_shows_every_part_and_warns() {
-        let bound = bound("auth.age > 50 || profile.status == params.s", r#"{"s":"away"}"#);
+        let bound = bound(
+            "auth.age > 50 || profile.status == params.s",
+            r#"{"s":"away"}"#,
+        );
         let parts: Vec<(String, String)> = bound
             .explain(&someone())
             .into_iter()
             .map(|part| {
-                (part.text, part.value.map_or_else(|e| e.to_string(), |v| serde_json::to_string(&v).unwrap()))
+                (
+                    part.text,
+                    part.value
+                        .map_or_else(|e| e.to_string(), |v| serde_json::to_string(&v).unwrap()),
+                )
             })
             .collect();
-        let parts: Vec<(&str, &str)> = parts.iter().map(|(text, value)| (&**text, &**value)).collect();
-        assert_eq!(parts[1..4], [("auth.age > 50", "false"), ("auth.age", "40"), ("auth", parts[3].1)]);
+        let parts: Vec<(&str, &str)> = parts
+            .iter()
+            .map(|(text, value)| (&**text, &**value))
+            .collect();
+        assert_eq!(
+            parts[1..4],
+            [
+                ("auth.age > 50", "false"),
+                ("auth.age", "40"),
+                ("auth", parts[3].1)
+            ]
+        );
         assert!(parts.contains(&("profile.status == params.s", "true")));
-        assert_eq!(bound.warnings().iter().map(|w| w.code).collect::<Vec<_>>(), ["client_controlled"]);
+        assert_eq!(
+            bound.warnings().iter().map(|w| w.code).collect::<Vec<_>>(),
+            ["client_controlled"]
+        );
         let codes = |source: &str, params: &str| {
-            self::bound(source, params).warnings().into_iter().map(|w| w.code).collect::<Vec<_>>()
+            self::bound(source, params)
+                .warnings()
+                .into_iter()
+                .map(|w| w.code)
+                .collect::<Vec<_>>()
         };
         assert_eq!(codes("auth.a == auth.b", "{}"), ["null_equals_null"]);
-        assert_eq!(codes("auth.a == params.x", r#"{"x":null}"#), ["null_equals_null"]);
-        assert_eq!(codes("auth.a in params.x", r#"{"x":[null]}"#), ["null_equals_null"]);
+        assert_eq!(
+            codes("auth.a == params.x", r#"{"x":null}"#),
+            ["null_equals_null"]
+        );
+        assert_eq!(
+            codes("auth.a in params.x", r#"{"x":[null]}"#),
+            ["null_equals_null"]
+        );
         assert!(codes("auth.a == params.x && auth.b == null", r#"{"x":1}"#).is_empty());
     }
 

@@ -78,7 +78,10 @@ pub struct LookupKey {
 
 impl LookupKey {
     pub(super) fn value(key: IndexKey) -> Self {
-        Self { kind: KeyKind::Value, key }
+        Self {
+            kind: KeyKind::Value,
+            key,
+        }
     }
 }
 
@@ -105,13 +108,19 @@ pub fn index_entries(value: &Value, mut entry: impl FnMut(LookupKey)) {
             let mut seen = ahash::AHashSet::with_capacity(items.len());
             for key in items.iter().filter_map(IndexKey::of) {
                 if seen.insert(key.clone()) {
-                    entry(LookupKey { kind: KeyKind::Element, key });
+                    entry(LookupKey {
+                        kind: KeyKind::Element,
+                        key,
+                    });
                 }
             }
         }
         Value::Map(map) => {
             for key in map.keys() {
-                entry(LookupKey { kind: KeyKind::MapKey, key: IndexKey::of_key(key) });
+                entry(LookupKey {
+                    kind: KeyKind::MapKey,
+                    key: IndexKey::of_key(key),
+                });
             }
         }
         scalar => {
@@ -164,7 +173,10 @@ impl Schema {
     #[must_use]
     pub fn with_variables(names: &[&str]) -> Self {
         let variables = names.iter().map(|name| SmolStr::from(*name)).collect();
-        Self(Arc::new(Declared { paths: Vec::new(), variables }))
+        Self(Arc::new(Declared {
+            paths: Vec::new(),
+            variables,
+        }))
     }
 
     /// The declared paths as written; their places are those of [`IndexRef::Declared`].
@@ -176,7 +188,11 @@ impl Schema {
     /// no members. Such a connection has no entries in that index, as a filter on the path is an error for it.
     pub fn get<'a>(&self, declared: usize, attributes: &'a Attributes) -> Option<&'a Value> {
         let path = self.0.paths.get(declared)?;
-        let root = if path.root == Root::Auth { &attributes.auth } else { &attributes.profile };
+        let root = if path.root == Root::Auth {
+            &attributes.auth
+        } else {
+            &attributes.profile
+        };
         path.steps.iter().try_fold(root, |value, step| match value {
             Value::Map(map) => Some(step.get(map)),
             Value::Null => Some(&NULL),
@@ -186,7 +202,10 @@ impl Schema {
 
     /// Whether a declared path leads into the profile, which its client may change.
     pub fn is_of_profile(&self, declared: usize) -> bool {
-        self.0.paths.get(declared).is_some_and(|path| path.root == Root::Profile)
+        self.0
+            .paths
+            .get(declared)
+            .is_some_and(|path| path.root == Root::Profile)
     }
 
     /// Gives `entry` every key of a connection in a declared index; see [`index_entries`].
@@ -215,14 +234,18 @@ impl Schema {
             IndexRef::ConnectionId => "connection.id",
             IndexRef::User => "user",
             IndexRef::Channels => "channels",
-            IndexRef::Declared(declared) => self.0.paths.get(declared).map_or("", |path| &path.text),
+            IndexRef::Declared(declared) => {
+                self.0.paths.get(declared).map_or("", |path| &path.text)
+            }
         }
     }
 }
 
 impl Declared {
     fn find(&self, root: Root, keys: &[SmolStr]) -> Option<usize> {
-        self.paths.iter().position(|path| path.root == root && path.keys == keys)
+        self.paths
+            .iter()
+            .position(|path| path.root == root && path.keys == keys)
     }
 }
 
@@ -240,19 +263,33 @@ pub(super) fn path_of(node: &Node) -> Option<(Root, Vec<SmolStr>)> {
 }
 
 fn declare(text: &str) -> Result<Path, FilterError> {
-    let checked = parse(text).and_then(|expr| check(&expr, &[])).map_err(|e| bad_path(text, &e.message))?;
+    let checked = parse(text)
+        .and_then(|expr| check(&expr, &[]))
+        .map_err(|e| bad_path(text, &e.message))?;
     let path = path_of(&checked.root)
         .filter(|(root, keys)| matches!(root, Root::Auth | Root::Profile) && !keys.is_empty());
     let Some((root, keys)) = path else {
-        return Err(bad_path(text, "is no path such as auth.email or profile.status"));
+        return Err(bad_path(
+            text,
+            "is no path such as auth.email or profile.status",
+        ));
     };
     let steps = keys.iter().cloned().map(Step::new).collect();
-    Ok(Path { text: text.into(), root, keys, steps })
+    Ok(Path {
+        text: text.into(),
+        root,
+        keys,
+        steps,
+    })
 }
 
 fn bad_path(text: &str, why: &str) -> FilterError {
     let message = format!("index path \"{text}\": {why}");
-    FilterError::new(FilterErrorKind::BadIndexPath, Span::new(0, text.len()), message)
+    FilterError::new(
+        FilterErrorKind::BadIndexPath,
+        Span::new(0, text.len()),
+        message,
+    )
 }
 
 impl fmt::Display for IndexKey {
@@ -278,7 +315,9 @@ mod tests {
 
     fn entries(text: &str) -> Vec<(KeyKind, String)> {
         let mut entries = Vec::new();
-        index_entries(&json(text), |entry| entries.push((entry.kind, entry.key.to_string())));
+        index_entries(&json(text), |entry| {
+            entries.push((entry.kind, entry.key.to_string()))
+        });
         entries
     }
 
@@ -300,7 +339,10 @@ mod tests {
         assert_eq!(entries("\"x\""), [(KeyKind::Value, "\"x\"".into())]);
         assert_eq!(
             entries("[1, 1.0, \"x\", [2], {}]"),
-            [(KeyKind::Element, "1".into()), (KeyKind::Element, "\"x\"".into())]
+            [
+                (KeyKind::Element, "1".into()),
+                (KeyKind::Element, "\"x\"".into())
+            ]
         );
         assert_eq!(entries("{\"x\": 1}"), [(KeyKind::MapKey, "\"x\"".into())]);
         assert_eq!(entries("[]"), []);
@@ -309,13 +351,33 @@ mod tests {
     #[test]
     fn only_paths_of_auth_and_profile_are_declared() {
         let schema = Schema::new(&["auth.email", "profile[\"time zone\"]"]).unwrap();
-        assert_eq!(schema.paths().collect::<Vec<_>>(), ["auth.email", "profile[\"time zone\"]"]);
-        for bad in
-            ["", "auth", "user", "connection.ip", "params.x", "auth.x == 1", "auth[0]", "channels", "auth."]
-        {
-            assert_eq!(Schema::new(&[bad]).unwrap_err().code(), "bad_index_path", "{bad}");
+        assert_eq!(
+            schema.paths().collect::<Vec<_>>(),
+            ["auth.email", "profile[\"time zone\"]"]
+        );
+        for bad in [
+            "",
+            "auth",
+            "user",
+            "connection.ip",
+            "params.x",
+            "auth.x == 1",
+            "auth[0]",
+            "channels",
+            "auth.",
+        ] {
+            assert_eq!(
+                Schema::new(&[bad]).unwrap_err().code(),
+                "bad_index_path",
+                "{bad}"
+            );
         }
-        assert!(Schema::new(&["auth.a", "auth['a']"]).unwrap_err().message.contains("twice"));
+        assert!(
+            Schema::new(&["auth.a", "auth['a']"])
+                .unwrap_err()
+                .message
+                .contains("twice")
+        );
     }
 
     #[test]
@@ -329,7 +391,11 @@ mod tests {
             ("{\"a\":1}", None),
         ] {
             attributes.auth = json(auth);
-            assert_eq!(schema.get(0, &attributes).cloned(), value.map(json), "{auth}");
+            assert_eq!(
+                schema.get(0, &attributes).cloned(),
+                value.map(json),
+                "{auth}"
+            );
         }
     }
 }

@@ -37,10 +37,14 @@ impl Value {
         layouts: impl Into<Option<&'l Layouts>>,
     ) -> Result<Self, JsonError> {
         let mut buffers = Buffers::with_max_depth(json.len(), DATA_DEPTH);
-        let tape = simd_json::to_tape_with_buffers(json, &mut buffers).map_err(|e| match e.error() {
-            ErrorType::DepthLimitExceeded => JsonError::TooDeep,
-            other => JsonError::Syntax { offset: e.index(), reason: format!("{other:?}") },
-        })?;
+        let tape =
+            simd_json::to_tape_with_buffers(json, &mut buffers).map_err(|e| match e.error() {
+                ErrorType::DepthLimitExceeded => JsonError::TooDeep,
+                other => JsonError::Syntax {
+                    offset: e.index(),
+                    reason: format!("{other:?}"),
+                },
+            })?;
         let mut nodes = tape.0.iter();
         build(&mut nodes, layouts.into(), DATA_DEPTH)
     }
@@ -63,7 +67,10 @@ fn build<'t>(
     depth: usize,
 ) -> Result<Value, JsonError> {
     let Some(node) = nodes.next() else {
-        return Err(JsonError::Syntax { offset: 0, reason: "Eof".into() });
+        return Err(JsonError::Syntax {
+            offset: 0,
+            reason: "Eof".into(),
+        });
     };
     let within = || depth.checked_sub(1).ok_or(JsonError::TooDeep);
     Ok(match node {
@@ -77,7 +84,8 @@ fn build<'t>(
         Node::Static(StaticNode::F64(value)) => Value::Double(*value),
         Node::Array { len, .. } => {
             let depth = within()?;
-            let items: Result<Vec<_>, _> = (0..*len).map(|_| build(nodes, layouts, depth)).collect();
+            let items: Result<Vec<_>, _> =
+                (0..*len).map(|_| build(nodes, layouts, depth)).collect();
             Value::from(items?)
         }
         Node::Object { len, .. } => {
@@ -85,7 +93,10 @@ fn build<'t>(
             let mut members = Vec::with_capacity(*len);
             for _ in 0..*len {
                 let Some(Node::String(key)) = nodes.next() else {
-                    return Err(JsonError::Syntax { offset: 0, reason: "ExpectedObjectKey".into() });
+                    return Err(JsonError::Syntax {
+                        offset: 0,
+                        reason: "ExpectedObjectKey".into(),
+                    });
                 };
                 members.push((Key::String((*key).into()), build(nodes, layouts, depth)?));
             }
@@ -94,7 +105,11 @@ fn build<'t>(
     })
 }
 
-fn convert(json: &serde_json::Value, layouts: Option<&Layouts>, depth: usize) -> Result<Value, JsonError> {
+fn convert(
+    json: &serde_json::Value,
+    layouts: Option<&Layouts>,
+    depth: usize,
+) -> Result<Value, JsonError> {
     use serde_json::Value as Json;
     let within = || depth.checked_sub(1).ok_or(JsonError::TooDeep);
     Ok(match json {
@@ -107,14 +122,22 @@ fn convert(json: &serde_json::Value, layouts: Option<&Layouts>, depth: usize) ->
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => {
             let depth = within()?;
-            let items: Result<Vec<_>, _> = items.iter().map(|item| convert(item, layouts, depth)).collect();
+            let items: Result<Vec<_>, _> = items
+                .iter()
+                .map(|item| convert(item, layouts, depth))
+                .collect();
             Value::from(items?)
         }
         Json::Object(members) => {
             let depth = within()?;
             let members: Result<Vec<_>, _> = members
                 .iter()
-                .map(|(key, value)| Ok((Key::String(key.as_str().into()), convert(value, layouts, depth)?)))
+                .map(|(key, value)| {
+                    Ok((
+                        Key::String(key.as_str().into()),
+                        convert(value, layouts, depth)?,
+                    ))
+                })
                 .collect();
             Value::Map(Map::new(members?, layouts))
         }
@@ -146,7 +169,11 @@ mod tests {
             assert_eq!(read(json).unwrap().kind(), kind, "{json}");
             let serde: serde_json::Value = serde_json::from_str(json).unwrap();
             let converted = Value::from_serde(&serde, None).unwrap();
-            assert_eq!((converted.kind(), converted), (kind, read(json).unwrap()), "{json}");
+            assert_eq!(
+                (converted.kind(), converted),
+                (kind, read(json).unwrap()),
+                "{json}"
+            );
         }
     }
 
@@ -159,17 +186,37 @@ mod tests {
 
     #[test]
     fn bad_and_deep_json_is_refused() {
-        for bad in ["", "{", "[1,]", "{\"a\"}", "nul", "1 2", "\"\u{1}\"", "1e400", "[1}"] {
-            assert!(matches!(read(bad), Err(JsonError::Syntax { .. })), "{bad}: {:?}", read(bad));
+        for bad in [
+            "",
+            "{",
+            "[1,]",
+            "{\"a\"}",
+            "nul",
+            "1 2",
+            "\"\u{1}\"",
+            "1e400",
+            "[1}",
+        ] {
+            assert!(
+                matches!(read(bad), Err(JsonError::Syntax { .. })),
+                "{bad}: {:?}",
+                read(bad)
+            );
         }
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         assert!(read(&nested(DATA_DEPTH)).is_ok());
-        assert_eq!(read(&nested(DATA_DEPTH + 1)).unwrap_err(), JsonError::TooDeep);
+        assert_eq!(
+            read(&nested(DATA_DEPTH + 1)).unwrap_err(),
+            JsonError::TooDeep
+        );
         assert_eq!(read(&nested(100_000)).unwrap_err(), JsonError::TooDeep);
         let mut serde = serde_json::Value::Null;
         for _ in 0..=DATA_DEPTH {
             serde = serde_json::Value::Array(vec![serde]);
         }
-        assert_eq!(Value::from_serde(&serde, None).unwrap_err(), JsonError::TooDeep);
+        assert_eq!(
+            Value::from_serde(&serde, None).unwrap_err(),
+            JsonError::TooDeep
+        );
     }
 }

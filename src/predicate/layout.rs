@@ -120,10 +120,18 @@ impl Map {
         let (keys, values): (Vec<Key>, Vec<Value>) = members.into_iter().unzip();
         let layout = match layouts {
             Some(layouts) => layouts.intern(keys),
-            None => Arc::new(Layout { id: 0, keys: keys.into(), home: Weak::new() }),
+            None => Arc::new(Layout {
+                id: 0,
+                keys: keys.into(),
+                home: Weak::new(),
+            }),
         };
         let values = values.into_iter().map(Cell::Value);
-        Self(std::iter::once(Cell::Layout(layout)).chain(values).collect())
+        Self(
+            std::iter::once(Cell::Layout(layout))
+                .chain(values)
+                .collect(),
+        )
     }
 
     /// The value of `key`, or null.
@@ -150,7 +158,10 @@ impl Map {
 
     /// Keys with their values, sorted by key.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Key, &Value)> {
-        self.layout().keys.iter().zip(self.0[1..].iter().map(Cell::value))
+        self.layout()
+            .keys
+            .iter()
+            .zip(self.0[1..].iter().map(Cell::value))
     }
 
     /// The keys, sorted.
@@ -186,8 +197,13 @@ impl Map {
 
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
-        let is_laid_out_alike = Arc::ptr_eq(self.layout(), other.layout()) || self.keys() == other.keys();
-        is_laid_out_alike && self.iter().map(|(_, value)| value).eq(other.iter().map(|(_, value)| value))
+        let is_laid_out_alike =
+            Arc::ptr_eq(self.layout(), other.layout()) || self.keys() == other.keys();
+        is_laid_out_alike
+            && self
+                .iter()
+                .map(|(_, value)| value)
+                .eq(other.iter().map(|(_, value)| value))
     }
 }
 
@@ -240,8 +256,11 @@ impl Layouts {
             return layout;
         }
         let keys: Arc<[Key]> = keys.into();
-        let layout =
-            Arc::new(Layout { id: next_id(keys.len()), keys: keys.clone(), home: Arc::downgrade(&self.0) });
+        let layout = Arc::new(Layout {
+            id: next_id(keys.len()),
+            keys: keys.clone(),
+            home: Arc::downgrade(&self.0),
+        });
         // A dying layout with these keys may still have its entry; it is replaced, and `forget` will see that.
         layouts.remove(&*keys);
         layouts.insert(SharedKeys(keys), Arc::downgrade(&layout));
@@ -252,7 +271,10 @@ impl Layouts {
 impl Table {
     fn forget(&self, keys: &[Key]) {
         let mut layouts = self.layouts.lock();
-        if layouts.get(keys).is_some_and(|layout| layout.strong_count() == 0) {
+        if layouts
+            .get(keys)
+            .is_some_and(|layout| layout.strong_count() == 0)
+        {
             layouts.remove(keys);
             if layouts.capacity() > 64 && layouts.len() < layouts.capacity() / 8 {
                 layouts.shrink_to_fit();
@@ -272,7 +294,11 @@ fn next_id(keys: usize) -> u64 {
         return 0;
     }
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    if id < NOTHING_SEEN >> SLOT_BITS { id } else { 0 }
+    if id < NOTHING_SEEN >> SLOT_BITS {
+        id
+    } else {
+        0
+    }
 }
 
 /// One `.key` of a compiled path, which remembers the layout it saw last and where the key was.
@@ -285,7 +311,10 @@ pub(super) struct Step {
 
 impl Step {
     pub(super) fn new(key: SmolStr) -> Self {
-        Self { key, seen: AtomicU64::new(NOTHING_SEEN) }
+        Self {
+            key,
+            seen: AtomicU64::new(NOTHING_SEEN),
+        }
     }
 
     /// The member that the step names, or null.
@@ -310,7 +339,8 @@ impl Step {
         let (slot, id) = (map.layout().find_str(&self.key), map.layout().id);
         if id != 0 {
             let remembered = slot.map_or(ABSENT, |slot| slot as u64);
-            self.seen.store(id << SLOT_BITS | remembered, Ordering::Relaxed);
+            self.seen
+                .store(id << SLOT_BITS | remembered, Ordering::Relaxed);
         }
         map.value(slot?)
     }
@@ -322,13 +352,22 @@ mod tests {
 
     fn map(layouts: &Layouts, keys: &[&str]) -> Map {
         let members = keys.iter().zip(0..);
-        Map::new(members.map(|(k, i)| (Key::String((*k).into()), Value::Int(i))).collect(), Some(layouts))
+        Map::new(
+            members
+                .map(|(k, i)| (Key::String((*k).into()), Value::Int(i)))
+                .collect(),
+            Some(layouts),
+        )
     }
 
     #[test]
     fn maps_with_the_same_keys_share_them_and_leave_nothing_behind() {
         let layouts = Layouts::new();
-        let (a, b, c) = (map(&layouts, &["x", "y"]), map(&layouts, &["y", "x"]), map(&layouts, &["x"]));
+        let (a, b, c) = (
+            map(&layouts, &["x", "y"]),
+            map(&layouts, &["y", "x"]),
+            map(&layouts, &["x"]),
+        );
         assert!(Arc::ptr_eq(a.layout(), b.layout()));
         assert!(!Arc::ptr_eq(a.layout(), c.layout()));
         assert_eq!(layouts.len(), 2);
@@ -344,13 +383,20 @@ mod tests {
     #[test]
     fn of_a_repeated_key_the_last_value_stays() {
         let map = map(&Layouts::new(), &["x", "y", "x", "x"]);
-        assert_eq!((map.len(), map.get("x"), map.get("y")), (2, &Value::Int(3), &Value::Int(1)));
+        assert_eq!(
+            (map.len(), map.get("x"), map.get("y")),
+            (2, &Value::Int(3), &Value::Int(1))
+        );
     }
 
     #[test]
     fn a_step_follows_whatever_layout_it_meets() {
         let layouts = Layouts::new();
-        let maps = [map(&layouts, &["a", "x"]), map(&layouts, &["x"]), map(&layouts, &["b"])];
+        let maps = [
+            map(&layouts, &["a", "x"]),
+            map(&layouts, &["x"]),
+            map(&layouts, &["b"]),
+        ];
         let own = Map::new(vec![(Key::String("x".into()), Value::Int(7))], None);
         let step = Step::new("x".into());
         for _ in 0..2 {
@@ -358,15 +404,24 @@ mod tests {
                 maps.each_ref().map(|m| step.get(m).clone()),
                 [Value::Int(1), Value::Int(0), Value::Null]
             );
-            assert_eq!((step.get(&maps[2]), step.get(&maps[2])), (&Value::Null, &Value::Null));
+            assert_eq!(
+                (step.get(&maps[2]), step.get(&maps[2])),
+                (&Value::Null, &Value::Null)
+            );
             assert_eq!(step.get(&own), &Value::Int(7));
         }
     }
 
     #[test]
     fn numbers_find_keys_by_value() {
-        let map = Map::new(vec![(Key::Int(1), true.into()), (Key::Bool(true), Value::Int(5))], None);
-        assert_eq!(map.find_value(&Value::Double(1.0)), Some(&Value::Bool(true)));
+        let map = Map::new(
+            vec![(Key::Int(1), true.into()), (Key::Bool(true), Value::Int(5))],
+            None,
+        );
+        assert_eq!(
+            map.find_value(&Value::Double(1.0)),
+            Some(&Value::Bool(true))
+        );
         assert_eq!(map.find_value(&Value::Double(1.5)), None);
         assert_eq!(map.find_value(&Value::Bool(true)), Some(&Value::Int(5)));
         assert_eq!(map.find_value(&Value::from("1")), None);

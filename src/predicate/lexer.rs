@@ -24,8 +24,8 @@ pub(super) enum TokenKind {
 
 /// Longest first where one begins another.
 const SYMBOLS: [&str; 25] = [
-    "&&", "||", "==", "!=", "<=", ">=", "<", ">", "!", "?", ":", ".", ",", "+", "-", "*", "/", "%", "(", ")",
-    "[", "]", "{", "}", "=",
+    "&&", "||", "==", "!=", "<=", ">=", "<", ">", "!", "?", ":", ".", ",", "+", "-", "*", "/", "%",
+    "(", ")", "[", "]", "{", "}", "=",
 ];
 
 /// Splits a filter into tokens, ending with [`TokenKind::End`].
@@ -57,11 +57,19 @@ impl<'s> Lexer<'s> {
     }
 
     fn error<T>(&self, from: usize, message: impl Into<String>) -> Result<T, FilterError> {
-        Err(FilterError::new(FilterErrorKind::Syntax, Span::new(from, self.at), message))
+        Err(FilterError::new(
+            FilterErrorKind::Syntax,
+            Span::new(from, self.at),
+            message,
+        ))
     }
 
     fn unsupported<T>(&self, from: usize, message: &str) -> Result<T, FilterError> {
-        Err(FilterError::new(FilterErrorKind::Unsupported, Span::new(from, self.at), message))
+        Err(FilterError::new(
+            FilterErrorKind::Unsupported,
+            Span::new(from, self.at),
+            message,
+        ))
     }
 
     fn take_while(&mut self, mut accept: impl FnMut(char) -> bool) -> &'s str {
@@ -87,10 +95,15 @@ impl<'s> Lexer<'s> {
         let kind = match self.peek() {
             None => TokenKind::End,
             Some('0'..='9') => self.number()?,
-            Some('.') if self.rest()[1..].starts_with(|c: char| c.is_ascii_digit()) => self.number()?,
+            Some('.') if self.rest()[1..].starts_with(|c: char| c.is_ascii_digit()) => {
+                self.number()?
+            }
             Some('"' | '\'') => self.string(false)?,
             Some('a'..='z' | 'A'..='Z' | '_') => self.name_or_prefixed_string()?,
-            Some(c) => match SYMBOLS.iter().find(|symbol| self.rest().starts_with(**symbol)) {
+            Some(c) => match SYMBOLS
+                .iter()
+                .find(|symbol| self.rest().starts_with(**symbol))
+            {
                 Some(&"=") => {
                     self.at += 1;
                     return self.error(from, "\"=\" is no operator; equality is \"==\"");
@@ -111,7 +124,10 @@ impl<'s> Lexer<'s> {
                 }
             },
         };
-        Ok(Token { kind, span: Span::new(from, self.at) })
+        Ok(Token {
+            kind,
+            span: Span::new(from, self.at),
+        })
     }
 
     fn name_or_prefixed_string(&mut self) -> Result<TokenKind, FilterError> {
@@ -181,7 +197,10 @@ impl<'s> Lexer<'s> {
     }
 
     fn number_ends(&mut self, from: usize) -> Result<(), FilterError> {
-        if self.take_while(|c| c.is_ascii_alphanumeric() || c == '_').is_empty() {
+        if self
+            .take_while(|c| c.is_ascii_alphanumeric() || c == '_')
+            .is_empty()
+        {
             return Ok(());
         }
         self.error(from, "not a number")
@@ -189,7 +208,11 @@ impl<'s> Lexer<'s> {
 
     fn string(&mut self, raw: bool) -> Result<TokenKind, FilterError> {
         let from = self.at;
-        let quote = if self.rest().starts_with('"') { "\"" } else { "'" };
+        let quote = if self.rest().starts_with('"') {
+            "\""
+        } else {
+            "'"
+        };
         let triple = quote.repeat(3);
         let multiline = self.rest().starts_with(&*triple);
         let close = if multiline { &*triple } else { quote };
@@ -201,7 +224,12 @@ impl<'s> Lexer<'s> {
                 return Ok(TokenKind::String(text));
             }
             match self.peek() {
-                None => return self.error(from, format!("this string does not end; {close} is missing")),
+                None => {
+                    return self.error(
+                        from,
+                        format!("this string does not end; {close} is missing"),
+                    );
+                }
                 Some('\n' | '\r') if !multiline => {
                     let message = "a string may span lines only in triple quotes";
                     return self.error(from, message);
@@ -224,7 +252,9 @@ impl<'s> Lexer<'s> {
     fn escape(&mut self) -> Result<char, FilterError> {
         let from = self.at;
         self.at += 1;
-        let Some(c) = self.peek() else { return self.error(from, "an escape is cut off") };
+        let Some(c) = self.peek() else {
+            return self.error(from, "an escape is cut off");
+        };
         self.at += c.len_utf8();
         let digits = match c {
             'a' => return Ok('\x07'),
@@ -255,8 +285,13 @@ impl<'s> Lexer<'s> {
         if self.at - start < digits {
             return self.error(from, format!("this escape wants {digits} digits"));
         }
-        let code = u32::from_str_radix(code, radix).ok().and_then(char::from_u32);
-        code.map_or_else(|| self.error(from, "this escape is no Unicode character"), Ok)
+        let code = u32::from_str_radix(code, radix)
+            .ok()
+            .and_then(char::from_u32);
+        code.map_or_else(
+            || self.error(from, "this escape is no Unicode character"),
+            Ok,
+        )
     }
 }
 
@@ -265,7 +300,11 @@ mod tests {
     use super::*;
 
     fn kinds(source: &str) -> Vec<TokenKind> {
-        tokens(source).unwrap().into_iter().map(|token| token.kind).collect()
+        tokens(source)
+            .unwrap()
+            .into_iter()
+            .map(|token| token.kind)
+            .collect()
     }
 
     fn string(source: &str) -> String {
@@ -280,7 +319,15 @@ mod tests {
         use TokenKind::{Double, End, Int, Name, Symbol};
         assert_eq!(
             kinds("0 0x1F .5 1.5e3 2E-1 9223372036854775808"),
-            [Int(0), Int(31), Double(0.5), Double(1500.0), Double(0.2), Int(1 << 63), End]
+            [
+                Int(0),
+                Int(31),
+                Double(0.5),
+                Double(1500.0),
+                Double(0.2),
+                Int(1 << 63),
+                End
+            ]
         );
         assert_eq!(kinds("1.e"), [Int(1), Symbol("."), Name("e".into()), End]);
     }
@@ -296,8 +343,11 @@ mod tests {
 
     #[test]
     fn mistakes_are_placed() {
-        let at =
-            |source: &str| tokens(source).map_err(|e| (e.code(), e.span.of(source).to_owned())).unwrap_err();
+        let at = |source: &str| {
+            tokens(source)
+                .map_err(|e| (e.code(), e.span.of(source).to_owned()))
+                .unwrap_err()
+        };
         let syntax = |text: &str| ("filter_syntax", text.to_owned());
         assert_eq!(at("a = b"), syntax("="));
         assert_eq!(at("a & b"), syntax("&"));

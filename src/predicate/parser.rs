@@ -36,7 +36,10 @@ const RESERVED: [&str; 17] = [
 /// Reads one expression.
 pub(super) fn parse(source: &str) -> Result<Expr, FilterError> {
     if source.len() > limits::FILTER_BYTES {
-        let span = Span::new(source.floor_char_boundary(limits::FILTER_BYTES), source.len());
+        let span = Span::new(
+            source.floor_char_boundary(limits::FILTER_BYTES),
+            source.len(),
+        );
         let message = format!(
             "{} bytes of text; at most {} are allowed. Long lists of values belong in params",
             source.len(),
@@ -44,7 +47,12 @@ pub(super) fn parse(source: &str) -> Result<Expr, FilterError> {
         );
         return Err(FilterError::new(FilterErrorKind::TooLong, span, message));
     }
-    let mut parser = Parser { tokens: tokens(source)?, at: 0, nodes: 0, depth: 0 };
+    let mut parser = Parser {
+        tokens: tokens(source)?,
+        at: 0,
+        nodes: 0,
+        depth: 0,
+    };
     let expr = parser.expression()?;
     match parser.peek() {
         TokenKind::End => Ok(expr),
@@ -94,7 +102,11 @@ impl Parser {
     }
 
     fn expect(&mut self, symbol: &str) -> Result<(), FilterError> {
-        if self.accept(symbol) { Ok(()) } else { Err(self.unexpected(&format!("\"{symbol}\""))) }
+        if self.accept(symbol) {
+            Ok(())
+        } else {
+            Err(self.unexpected(&format!("\"{symbol}\"")))
+        }
     }
 
     fn unexpected(&self, wanted: &str) -> FilterError {
@@ -114,7 +126,11 @@ impl Parser {
             TokenKind::String(_) => "a string".to_owned(),
             TokenKind::Symbol(symbol) => format!("\"{symbol}\""),
         };
-        FilterError::new(FilterErrorKind::Syntax, self.span(), format!("expected {wanted}, found {found}"))
+        FilterError::new(
+            FilterErrorKind::Syntax,
+            self.span(),
+            format!("expected {wanted}, found {found}"),
+        )
     }
 
     /// Counts a node and bounds the tree. `below` is the height of what stands under it.
@@ -127,7 +143,11 @@ impl Parser {
         if below >= limits::FILTER_DEPTH {
             return Err(FilterError::too_deep(span));
         }
-        Ok(Expr { kind, span, height: below + 1 })
+        Ok(Expr {
+            kind,
+            span,
+            height: below + 1,
+        })
     }
 
     fn expression(&mut self) -> Parsed {
@@ -150,7 +170,11 @@ impl Parser {
         let no = self.expression()?;
         let span = condition.span.to(no.span);
         let below = condition.height.max(yes.height).max(no.height);
-        let kind = ExprKind::Conditional { condition: condition.into(), yes: yes.into(), no: no.into() };
+        let kind = ExprKind::Conditional {
+            condition: condition.into(),
+            yes: yes.into(),
+            no: no.into(),
+        };
         self.node(kind, span, below)
     }
 
@@ -173,7 +197,11 @@ impl Parser {
             operands.push(operand(self)?);
         }
         let span = operands[0].span.to(self.previous_span());
-        let below = operands.iter().map(|operand| operand.height).max().unwrap_or(0);
+        let below = operands
+            .iter()
+            .map(|operand| operand.height)
+            .max()
+            .unwrap_or(0);
         self.node(join(operands), span, below)
     }
 
@@ -228,7 +256,15 @@ impl Parser {
     fn binary(&mut self, operator: Binary, left: Expr, right: Expr) -> Parsed {
         let span = left.span.to(self.previous_span());
         let below = left.height.max(right.height);
-        self.node(ExprKind::Binary { operator, left: left.into(), right: right.into() }, span, below)
+        self.node(
+            ExprKind::Binary {
+                operator,
+                left: left.into(),
+                right: right.into(),
+            },
+            span,
+            below,
+        )
     }
 
     fn unary(&mut self) -> Parsed {
@@ -251,7 +287,11 @@ impl Parser {
         let end = self.previous_span();
         for (span, not) in operators.into_iter().rev() {
             let below = expr.height;
-            let kind = if not { ExprKind::Not(expr.into()) } else { ExprKind::Negate(expr.into()) };
+            let kind = if not {
+                ExprKind::Not(expr.into())
+            } else {
+                ExprKind::Negate(expr.into())
+            };
             expr = self.node(kind, span.to(end), below)?;
         }
         Ok(expr)
@@ -267,7 +307,14 @@ impl Parser {
                 self.expect("]")?;
                 let span = expr.span.to(self.previous_span());
                 let below = expr.height.max(index.height);
-                expr = self.node(ExprKind::Index { from: expr.into(), index: index.into() }, span, below)?;
+                expr = self.node(
+                    ExprKind::Index {
+                        from: expr.into(),
+                        index: index.into(),
+                    },
+                    span,
+                    below,
+                )?;
             } else if self.sees("{") {
                 let message = "messages are left out; a map is written {\"key\": value}";
                 return Err(FilterError::new(
@@ -283,7 +330,9 @@ impl Parser {
 
     fn after_dot(&mut self, from: Expr) -> Parsed {
         let at = self.span();
-        let TokenKind::Name(name) = self.peek().clone() else { return Err(self.unexpected("a name")) };
+        let TokenKind::Name(name) = self.peek().clone() else {
+            return Err(self.unexpected("a name"));
+        };
         if KEYWORDS.contains(&name.as_str()) {
             let message = format!("\"{name}\" is a keyword; write [\"{name}\"]");
             return Err(FilterError::new(FilterErrorKind::Syntax, at, message));
@@ -291,7 +340,14 @@ impl Parser {
         self.at += 1;
         if !self.accept("(") {
             let (span, below) = (from.span.to(at), from.height);
-            return self.node(ExprKind::Select { from: from.into(), key: name }, span, below);
+            return self.node(
+                ExprKind::Select {
+                    from: from.into(),
+                    key: name,
+                },
+                span,
+                below,
+            );
         }
         let arguments = self.items(")")?;
         let span = from.span.to(self.previous_span());
@@ -299,28 +355,69 @@ impl Parser {
             return self.walk(kind, from, arguments, at, span);
         }
         let below = tallest(&arguments).max(from.height);
-        self.node(ExprKind::Call { receiver: Some(from.into()), function: name, at, arguments }, span, below)
+        self.node(
+            ExprKind::Call {
+                receiver: Some(from.into()),
+                function: name,
+                at,
+                arguments,
+            },
+            span,
+            below,
+        )
     }
 
-    fn walk(&mut self, kind: Macro, range: Expr, mut arguments: Vec<Expr>, at: Span, span: Span) -> Parsed {
+    fn walk(
+        &mut self,
+        kind: Macro,
+        range: Expr,
+        mut arguments: Vec<Expr>,
+        at: Span,
+        span: Span,
+    ) -> Parsed {
         let counts = if kind == Macro::Map { 2..=3 } else { 2..=2 };
         if !counts.contains(&arguments.len()) {
             let wants = if kind == Macro::Map { "2 or 3" } else { "2" };
             let (name, count) = (kind.name(), arguments.len());
-            let message = format!("{name}() takes a name and an expression: {wants} arguments, not {count}");
-            return Err(FilterError::new(FilterErrorKind::WrongArguments, at, message));
+            let message =
+                format!("{name}() takes a name and an expression: {wants} arguments, not {count}");
+            return Err(FilterError::new(
+                FilterErrorKind::WrongArguments,
+                at,
+                message,
+            ));
         }
         let below = tallest(&arguments).max(range.height);
-        let (body, condition) = (arguments.pop(), (arguments.len() == 2).then(|| arguments.pop()).flatten());
+        let (body, condition) = (
+            arguments.pop(),
+            (arguments.len() == 2).then(|| arguments.pop()).flatten(),
+        );
         let (Some(body), Some(first)) = (body, arguments.pop()) else {
             return Err(self.unexpected("arguments"));
         };
         let ExprKind::Name(variable) = first.kind else {
-            let message = format!("the first argument of {}() is a new name for the item", kind.name());
-            return Err(FilterError::new(FilterErrorKind::Syntax, first.span, message));
+            let message = format!(
+                "the first argument of {}() is a new name for the item",
+                kind.name()
+            );
+            return Err(FilterError::new(
+                FilterErrorKind::Syntax,
+                first.span,
+                message,
+            ));
         };
         let (range, condition, body) = (range.into(), condition.map(Box::new), body.into());
-        self.node(ExprKind::Macro { kind, range, variable, condition, body }, span, below)
+        self.node(
+            ExprKind::Macro {
+                kind,
+                range,
+                variable,
+                condition,
+                body,
+            },
+            span,
+            below,
+        )
     }
 
     fn primary(&mut self) -> Parsed {
@@ -342,7 +439,11 @@ impl Parser {
                     limits::FILTER_LIST_ITEMS
                 );
                 let span = span.to(self.previous_span());
-                return Err(FilterError::new(FilterErrorKind::ListTooLong, span, message));
+                return Err(FilterError::new(
+                    FilterErrorKind::ListTooLong,
+                    span,
+                    message,
+                ));
             }
             let below = tallest(&items);
             return self.node(ExprKind::List(items), span.to(self.previous_span()), below);
@@ -370,21 +471,39 @@ impl Parser {
         let mut arguments = self.items(")")?;
         let whole = span.to(self.previous_span());
         if name == "has" && arguments.len() == 1 {
-            let Some(Expr { kind: ExprKind::Select { from, key }, height, .. }) = arguments.pop() else {
+            let Some(Expr {
+                kind: ExprKind::Select { from, key },
+                height,
+                ..
+            }) = arguments.pop()
+            else {
                 let message = "has() wants a member: has(auth.email)";
-                return Err(FilterError::new(FilterErrorKind::WrongArguments, whole, message));
+                return Err(FilterError::new(
+                    FilterErrorKind::WrongArguments,
+                    whole,
+                    message,
+                ));
             };
             return self.node(ExprKind::Has { from, key }, whole, height);
         }
         let below = tallest(&arguments);
-        self.node(ExprKind::Call { receiver: None, function: name, at: span, arguments }, whole, below)
+        self.node(
+            ExprKind::Call {
+                receiver: None,
+                function: name,
+                at: span,
+                arguments,
+            },
+            whole,
+            below,
+        )
     }
 
     /// The literal that stands next, if one does; its minus sign is part of it.
     fn literal(&mut self) -> Result<Option<Value>, FilterError> {
         let from = self.span();
-        let negative =
-            self.sees("-") && matches!(self.peek_second(), TokenKind::Int(_) | TokenKind::Double(_));
+        let negative = self.sees("-")
+            && matches!(self.peek_second(), TokenKind::Int(_) | TokenKind::Double(_));
         self.at += usize::from(negative);
         let value = match self.peek() {
             TokenKind::Int(magnitude) => {
@@ -426,7 +545,11 @@ impl Parser {
                 // An item that is a literal alone is not counted as a node.
                 Some(value) if close == "]" && (self.sees(",") || self.sees("]")) => {
                     let span = span.to(self.previous_span());
-                    items.push(Expr { kind: ExprKind::Literal(value), span, height: 1 });
+                    items.push(Expr {
+                        kind: ExprKind::Literal(value),
+                        span,
+                        height: 1,
+                    });
                 }
                 _ => {
                     self.at = start;
@@ -466,21 +589,36 @@ mod tests {
     use super::*;
 
     fn printed(source: &str) -> String {
-        parse(source).unwrap_or_else(|e| panic!("{source}: {e}\n{}", e.excerpt(source))).to_string()
+        parse(source)
+            .unwrap_or_else(|e| panic!("{source}: {e}\n{}", e.excerpt(source)))
+            .to_string()
     }
 
     fn refused(source: &str) -> (&'static str, String, String) {
         let error = parse(source).map(|e| e.to_string()).unwrap_err();
-        (error.code(), error.span.of(source).to_owned(), error.message)
+        (
+            error.code(),
+            error.span.of(source).to_owned(),
+            error.message,
+        )
     }
 
     #[test]
     fn operators_bind_as_in_cel() {
-        assert_eq!(printed("a || b && c == d + e * -f"), "(a || (b && (c == (d + (e * (-f))))))");
+        assert_eq!(
+            printed("a || b && c == d + e * -f"),
+            "(a || (b && (c == (d + (e * (-f))))))"
+        );
         assert_eq!(printed("a ? b : c ? d : e"), "(a ? b : (c ? d : e))");
         assert_eq!(printed("a - b - c"), "((a - b) - c)");
-        assert_eq!(printed("!a.b[0].c(1, x) in [1, 2,]"), "((!a.b[0].c(1, x)) in [1, 2])");
-        assert_eq!(printed("a.map(x, x > 1, {'k': -1})"), r#"a.map(x, (x > 1), {"k": (-1)})"#);
+        assert_eq!(
+            printed("!a.b[0].c(1, x) in [1, 2,]"),
+            "((!a.b[0].c(1, x)) in [1, 2])"
+        );
+        assert_eq!(
+            printed("a.map(x, x > 1, {'k': -1})"),
+            r#"a.map(x, (x > 1), {"k": (-1)})"#
+        );
         assert_eq!(printed("-9223372036854775808"), "(-9223372036854775808)");
         assert_eq!(printed("--1"), "(-((-1)))");
         assert_eq!(printed("has(a.as)"), "has(a.as)");
@@ -489,14 +627,29 @@ mod tests {
     #[test]
     fn mistakes_are_named_and_placed() {
         let syntax = |at: &str, message: &str| ("filter_syntax", at.to_owned(), message.to_owned());
-        assert_eq!(refused("a =="), syntax("", "expected a value, found the end"));
+        assert_eq!(
+            refused("a =="),
+            syntax("", "expected a value, found the end")
+        );
         assert_eq!(
             refused("a and b"),
-            syntax("and", "expected the end or an operator, found \"and\"; and is \"&&\"")
+            syntax(
+                "and",
+                "expected the end or an operator, found \"and\"; and is \"&&\""
+            )
         );
-        assert_eq!(refused("[1 2]"), syntax("2", "expected \",\" or \"]\", found a number"));
-        assert_eq!(refused("a.in"), syntax("in", "\"in\" is a keyword; write [\"in\"]"));
-        assert_eq!(refused("while"), syntax("while", "\"while\" is a reserved word"));
+        assert_eq!(
+            refused("[1 2]"),
+            syntax("2", "expected \",\" or \"]\", found a number")
+        );
+        assert_eq!(
+            refused("a.in"),
+            syntax("in", "\"in\" is a keyword; write [\"in\"]")
+        );
+        assert_eq!(
+            refused("while"),
+            syntax("while", "\"while\" is a reserved word")
+        );
         assert_eq!(refused("a.all(b.c, true)").1, "b.c");
         assert_eq!(refused("a.all(b)").0, "wrong_arguments");
         assert_eq!(refused("has(a)").0, "wrong_arguments");
@@ -524,17 +677,27 @@ mod tests {
         }
         assert!(parse(&format!("{}a", repeat("!", 63))).is_ok());
         assert!(parse(&format!("{}a", repeat("a || ", 200))).is_ok());
-        assert_eq!(refused(&format!("{}a", repeat("a||", 256))).0, "filter_too_large");
+        assert_eq!(
+            refused(&format!("{}a", repeat("a||", 256))).0,
+            "filter_too_large"
+        );
         assert!(parse(&format!("a in [{}]", repeat("1,", 1024))).is_ok());
-        assert_eq!(refused(&format!("a in [{}]", repeat("1,", 1025))).0, "filter_list_too_long");
+        assert_eq!(
+            refused(&format!("a in [{}]", repeat("1,", 1025))).0,
+            "filter_list_too_long"
+        );
         assert!(parse(&format!("a in [{}]", repeat("-1,", 1000))).is_ok());
     }
 
     #[test]
     fn what_is_printed_reads_as_the_same() {
-        for source in
-            ["a || b && (c || d) && e", "-(-1.5e300) - -2", "'\\u0001\\'\"'.size()", "(a && b) && c", "- - a"]
-        {
+        for source in [
+            "a || b && (c || d) && e",
+            "-(-1.5e300) - -2",
+            "'\\u0001\\'\"'.size()",
+            "(a && b) && c",
+            "- - a",
+        ] {
             let once = printed(source);
             assert_eq!(printed(&once), once);
         }

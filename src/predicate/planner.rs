@@ -55,7 +55,9 @@ impl Plan {
 }
 
 fn count(keys: &[LookupKey]) -> usize {
-    keys.iter().filter(|key| key.kind != KeyKind::MapKey).count()
+    keys.iter()
+        .filter(|key| key.kind != KeyKind::MapKey)
+        .count()
 }
 
 impl fmt::Display for Plan {
@@ -68,7 +70,11 @@ impl fmt::Display for Plan {
                 let (count, name) = (self.key_count(), &self.index_name);
                 let (plural, rest) = (
                     if count == 1 { "" } else { "s" },
-                    if residual { ", then evaluate the rest" } else { "" },
+                    if residual {
+                        ", then evaluate the rest"
+                    } else {
+                        ""
+                    },
                 );
                 write!(f, "index {name} ({count} key{plural}){rest}")
             }
@@ -129,7 +135,9 @@ impl Candidate {
     pub(super) fn of(node: &Node, schema: &Schema) -> Option<Self> {
         let (form, path, fixed) = match &node.kind {
             NodeKind::Constant(Value::Bool(false)) => return Some(Self::Never),
-            NodeKind::Binary(Binary::Equal, a, b) if indexed(a, schema).is_some() => (Form::Equals, a, b),
+            NodeKind::Binary(Binary::Equal, a, b) if indexed(a, schema).is_some() => {
+                (Form::Equals, a, b)
+            }
             NodeKind::Binary(Binary::Equal, a, b) => (Form::Equals, b, a),
             NodeKind::Binary(Binary::In, a, b) if indexed(a, schema).is_some() => (Form::In, a, b),
             NodeKind::Binary(Binary::In, a, b) => (Form::Contains, b, a),
@@ -145,12 +153,18 @@ impl Candidate {
         if !fits {
             return None;
         }
-        Some(Self::Indexed { index, form, fixed: Fixed::of(fixed)? })
+        Some(Self::Indexed {
+            index,
+            form,
+            fixed: Fixed::of(fixed)?,
+        })
     }
 
     /// The access that answers the conjunct with these params, or `None` if no index can.
     fn access(&self, params: &[Param]) -> Option<Access> {
-        let Self::Indexed { index, form, fixed } = self else { return Some(Access::Nobody) };
+        let Self::Indexed { index, form, fixed } = self else {
+            return Some(Access::Nobody);
+        };
         let fixed = match fixed {
             Fixed::Constant(value) => value,
             Fixed::Param(slot) => &params.get(*slot)?.value,
@@ -159,19 +173,30 @@ impl Candidate {
             Form::Equals => vec![LookupKey::value(scalar(fixed)?)],
             Form::Contains => {
                 let key = scalar(fixed)?;
-                let in_map = LookupKey { kind: KeyKind::MapKey, key: key.clone() };
-                let mut keys = vec![LookupKey { kind: KeyKind::Element, key }];
+                let in_map = LookupKey {
+                    kind: KeyKind::MapKey,
+                    key: key.clone(),
+                };
+                let mut keys = vec![LookupKey {
+                    kind: KeyKind::Element,
+                    key,
+                }];
                 keys.extend((*index != IndexRef::Channels).then_some(in_map));
                 keys
             }
             Form::In => match fixed {
                 Value::List(items) => {
-                    let keys: Option<Vec<_>> =
-                        items.iter().map(|item| scalar(item).map(LookupKey::value)).collect();
+                    let keys: Option<Vec<_>> = items
+                        .iter()
+                        .map(|item| scalar(item).map(LookupKey::value))
+                        .collect();
                     keys?
                 }
                 Value::Map(map) => {
-                    let keys = map.keys().iter().filter_map(|key| IndexKey::of(&key.to_value()));
+                    let keys = map
+                        .keys()
+                        .iter()
+                        .filter_map(|key| IndexKey::of(&key.to_value()));
                     keys.map(LookupKey::value).collect()
                 }
                 _ => return None,
@@ -182,7 +207,14 @@ impl Candidate {
         }
         let mut seen = ahash::AHashSet::with_capacity(keys.len());
         keys.retain(|key| seen.insert(key.clone()));
-        Some(if keys.is_empty() { Access::Nobody } else { Access::Lookup { index: *index, keys } })
+        Some(if keys.is_empty() {
+            Access::Nobody
+        } else {
+            Access::Lookup {
+                index: *index,
+                keys,
+            }
+        })
     }
 }
 
@@ -193,7 +225,9 @@ fn scalar(value: &Value) -> Option<IndexKey> {
 
 /// A connection's id is compared as text, so only the one text that it prints as finds it.
 fn connection_key(key: &LookupKey) -> Option<LookupKey> {
-    let IndexKey::String(text) = &key.key else { return None };
+    let IndexKey::String(text) = &key.key else {
+        return None;
+    };
     let id: crate::id::ConnectionId = text.parse().ok()?;
     (*id.to_string() == **text).then_some(LookupKey::value(IndexKey::Connection(id)))
 }
@@ -233,14 +267,24 @@ pub(super) fn plan(
     });
     let Some((_, at, access)) = accesses.min_by_key(|(rank, at, _)| (*rank, *at)) else {
         let residual = !candidates.is_empty();
-        return Plan { access: Access::Everyone, residual, index_name: Arc::from(""), answered: None };
+        return Plan {
+            access: Access::Everyone,
+            residual,
+            index_name: Arc::from(""),
+            answered: None,
+        };
     };
     let index_name = match &access {
         Access::Lookup { index, .. } => schema.name(*index).into(),
         Access::Everyone | Access::Nobody => Arc::from(""),
     };
     let residual = access != Access::Nobody && candidates.len() > 1;
-    Plan { access, residual, index_name, answered: Some(at) }
+    Plan {
+        access,
+        residual,
+        index_name,
+        answered: Some(at),
+    }
 }
 
 /// The cost of a look-up when nothing is known about the index: how many keys there are.

@@ -17,7 +17,10 @@ fn refusal(source: &str) -> Option<&'static str> {
 
 #[test]
 fn every_fenced_line_is_a_filter() {
-    let fenced = REFERENCE.split("```cel\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let fenced = REFERENCE
+        .split("```cel\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next());
     let filters: Vec<&str> = fenced.flat_map(str::lines).collect();
     assert!(filters.len() > 10);
     for filter in filters {
@@ -28,7 +31,9 @@ fn every_fenced_line_is_a_filter() {
 #[test]
 fn every_code_is_listed_with_an_example_that_has_it() {
     for kind in FilterErrorKind::ALL {
-        let row = REFERENCE.lines().find(|line| line.starts_with(&format!("| `{}` |", kind.code())));
+        let row = REFERENCE
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{}` |", kind.code())));
         let row = row.unwrap_or_else(|| panic!("{} is not in the reference", kind.code()));
         let example = row.split('|').nth(3).unwrap_or("").trim().trim_matches('`');
         if !example.is_empty() {

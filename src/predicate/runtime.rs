@@ -88,7 +88,10 @@ impl<'f> Base<'f> {
 
     #[inline]
     pub(super) fn frame(&'f self) -> Frame<'f> {
-        Frame { base: self, local: None }
+        Frame {
+            base: self,
+            local: None,
+        }
     }
 
     /// Whether a budget ran out; the evaluation then is an error, whatever absorbed it.
@@ -169,8 +172,10 @@ impl<'f> Base<'f> {
                 }
                 self.charge(16 * a.len(), span)?;
                 let values = a.iter().zip(b.iter()).map(|((_, a), (_, b))| (a, b));
-                Ok((Arc::ptr_eq(a.layout(), b.layout()) || a.keys() == b.keys())
-                    && self.all_equal(values, span)?)
+                Ok(
+                    (Arc::ptr_eq(a.layout(), b.layout()) || a.keys() == b.keys())
+                        && self.all_equal(values, span)?,
+                )
             }
             _ => Ok(a == b),
         }

@@ -139,7 +139,10 @@ fn order_int_double(int: i64, double: f64) -> Option<Ordering> {
         Some(Ordering::Greater)
     } else {
         let whole = double.trunc();
-        Some(int.cmp(&(whole as i64)).then_with(|| whole.total_cmp(&double)))
+        Some(
+            int.cmp(&(whole as i64))
+                .then_with(|| whole.total_cmp(&double)),
+        )
     }
 }
 
@@ -233,8 +236,14 @@ mod tests {
             order(int(9_007_199_254_740_993), double(9_007_199_254_740_992.0)),
             Some(Ordering::Greater)
         );
-        assert_eq!(order(int(i64::MAX), double(9_223_372_036_854_775_808.0)), Some(Ordering::Less));
-        assert_eq!(order(double(f64::INFINITY), int(i64::MAX)), Some(Ordering::Greater));
+        assert_eq!(
+            order(int(i64::MAX), double(9_223_372_036_854_775_808.0)),
+            Some(Ordering::Less)
+        );
+        assert_eq!(
+            order(double(f64::INFINITY), int(i64::MAX)),
+            Some(Ordering::Greater)
+        );
         assert_eq!(order(int(-1), double(-1.5)), Some(Ordering::Greater));
         assert_eq!(order(int(1), double(1.5)), Some(Ordering::Less));
         assert_eq!(order(int(0), double(-0.0)), Some(Ordering::Equal));

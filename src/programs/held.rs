@@ -27,7 +27,12 @@ pub(super) struct Message {
 
 impl Message {
     pub(super) fn new(app: AppId, text: Bytes, digest: String, heard: Instant) -> Self {
-        Self { app, text, digest, heard }
+        Self {
+            app,
+            text,
+            digest,
+            heard,
+        }
     }
 }
 
@@ -43,10 +48,18 @@ impl Held {
     /// Holds `message`, unless it was done before it was heard; answers those that there is no room for any more.
     pub(super) fn hold(&mut self, message: Message) -> Vec<Message> {
         let now = message.heard;
-        while self.early.front().is_some_and(|(since, _)| now.duration_since(*since) > EARLY) {
+        while self
+            .early
+            .front()
+            .is_some_and(|(since, _)| now.duration_since(*since) > EARLY)
+        {
             self.early.pop_front();
         }
-        if let Some(at) = self.early.iter().position(|(_, digest)| *digest == message.digest) {
+        if let Some(at) = self
+            .early
+            .iter()
+            .position(|(_, digest)| *digest == message.digest)
+        {
             self.early.remove(at);
             return Vec::new();
         }
@@ -61,8 +74,17 @@ impl Held {
 
     /// Notes that a message was done, by whomever. One of several that are alike stands for the others.
     pub(super) fn done(&mut self, digest: String, now: Instant) {
-        match self.messages.iter().position(|message| message.digest == digest) {
-            Some(at) => self.bytes -= self.messages.remove(at).map_or(0, |message| message.text.len()),
+        match self
+            .messages
+            .iter()
+            .position(|message| message.digest == digest)
+        {
+            Some(at) => {
+                self.bytes -= self
+                    .messages
+                    .remove(at)
+                    .map_or(0, |message| message.text.len())
+            }
             None if self.early.len() < PROGRAMS_HELD => self.early.push_back((now, digest)),
             None => {}
         }
@@ -78,7 +100,9 @@ impl Held {
     /// Takes the oldest if its time is over.
     pub(super) fn next_late(&mut self, now: Instant) -> Option<Message> {
         let heard = self.messages.front()?.heard;
-        (now.duration_since(heard) > PROGRAMS_HELD_FOR).then(|| self.next()).flatten()
+        (now.duration_since(heard) > PROGRAMS_HELD_FOR)
+            .then(|| self.next())
+            .flatten()
     }
 }
 
@@ -87,11 +111,18 @@ mod tests {
     use super::*;
 
     fn message(text: &'static str, heard: Instant) -> Message {
-        Message::new(AppId(0), Bytes::from_static(text.as_bytes()), text.to_owned(), heard)
+        Message::new(
+            AppId(0),
+            Bytes::from_static(text.as_bytes()),
+            text.to_owned(),
+            heard,
+        )
     }
 
     fn rest(held: &mut Held) -> Vec<String> {
-        std::iter::from_fn(|| held.next()).map(|message| message.digest).collect()
+        std::iter::from_fn(|| held.next())
+            .map(|message| message.digest)
+            .collect()
     }
 
     #[test]
@@ -124,7 +155,9 @@ mod tests {
     fn there_is_room_and_time_for_so_many() {
         let now = Instant::now();
         let mut held = Held::default();
-        let lost: usize = (0..PROGRAMS_HELD + 3).map(|_| held.hold(message("a", now)).len()).sum();
+        let lost: usize = (0..PROGRAMS_HELD + 3)
+            .map(|_| held.hold(message("a", now)).len())
+            .sum();
         assert_eq!(lost, 3);
         assert!(held.next_late(now).is_none());
         assert!(held.next_late(now + PROGRAMS_HELD_FOR * 2).is_some());

@@ -118,7 +118,12 @@ enum Step<'i> {
 impl Decoder {
     /// A decoder for one connection; `limit` bounds a message's payload, all its fragments together, in bytes.
     pub fn new(role: Role, limit: usize) -> Self {
-        Self { partial: None, limit, role, state: State::Open }
+        Self {
+            partial: None,
+            limit,
+            role,
+            state: State::Open,
+        }
     }
 
     /// Takes the next message off the front of `input`, or takes in all of it and answers `None`.
@@ -184,7 +189,11 @@ impl Decoder {
 
     /// The message of a frame that lies whole in the input.
     #[inline]
-    fn whole<'i>(&mut self, head: Head, payload: &'i mut [u8]) -> Result<Option<Message<'i>>, Violation> {
+    fn whole<'i>(
+        &mut self,
+        head: Head,
+        payload: &'i mut [u8],
+    ) -> Result<Option<Message<'i>>, Violation> {
         unmask(payload, head.mask, 0);
         let answer = interpret(head.opcode, payload);
         match &answer {
@@ -207,7 +216,11 @@ impl Decoder {
     fn advance<'i>(&mut self, input: &mut &'i mut [u8]) -> Result<Step<'i>, Violation> {
         self.forget_delivered();
         loop {
-            let step = if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
+            let step = if self
+                .partial
+                .as_ref()
+                .is_some_and(|partial| partial.frame.is_some())
+            {
                 self.fill(input)?
             } else {
                 match self.take_head(input)? {
@@ -252,7 +265,10 @@ impl Decoder {
             }
             return Ok(None);
         }
-        let mut head = self.partial.as_ref().map_or([0; MAX_HEAD], |partial| partial.head);
+        let mut head = self
+            .partial
+            .as_ref()
+            .map_or([0; MAX_HEAD], |partial| partial.head);
         let mut len = kept;
         let mut found = None;
         while found.is_none() && !input.is_empty() {
@@ -269,16 +285,22 @@ impl Decoder {
     /// Reads a header and everything it can already violate; `None` when it is cut short (RFC 6455, section 5.2).
     #[inline]
     fn parse_head(&self, bytes: &[u8]) -> Result<Option<(Head, usize)>, Violation> {
-        let [first, second, rest @ ..] = bytes else { return Ok(None) };
+        let [first, second, rest @ ..] = bytes else {
+            return Ok(None);
+        };
         let (fin, opcode, masked) = (first & 0x80 != 0, first & 0x0f, second & 0x80 != 0);
         self.check_flags(*first, *second)?;
         let (len, rest) = match second & 0x7f {
             126 => {
-                let Some((len, rest)) = rest.split_first_chunk() else { return Ok(None) };
+                let Some((len, rest)) = rest.split_first_chunk() else {
+                    return Ok(None);
+                };
                 (u64::from(u16::from_be_bytes(*len)), rest)
             }
             127 => {
-                let Some((len, rest)) = rest.split_first_chunk() else { return Ok(None) };
+                let Some((len, rest)) = rest.split_first_chunk() else {
+                    return Ok(None);
+                };
                 (u64::from_be_bytes(*len), rest)
             }
             len => (u64::from(len), rest),
@@ -288,13 +310,25 @@ impl Decoder {
             _ if len >> 63 == 1 => return Err(Violation::HugeLength),
             _ => {}
         }
-        let len = if opcode >= CLOSE { len as usize } else { self.admit(len)? };
+        let len = if opcode >= CLOSE {
+            len as usize
+        } else {
+            self.admit(len)?
+        };
         let (mask, rest) = match (masked, rest.split_first_chunk()) {
             (false, _) => ([0; 4], rest),
             (true, Some((mask, rest))) => (*mask, rest),
             (true, None) => return Ok(None),
         };
-        Ok(Some((Head { fin, opcode, mask, len }, bytes.len() - rest.len())))
+        Ok(Some((
+            Head {
+                fin,
+                opcode,
+                mask,
+                len,
+            },
+            bytes.len() - rest.len(),
+        )))
     }
 
     /// What the first two bytes of a frame can violate.
@@ -321,7 +355,9 @@ impl Decoder {
 
     /// Decides on a data frame of `len` bytes before anything of it is kept: all fragments count together.
     fn admit(&self, len: u64) -> Result<usize, Violation> {
-        let (claimed, frames) = self.assembly().map_or((0, 0), |message| (message.claimed, message.frames));
+        let (claimed, frames) = self
+            .assembly()
+            .map_or((0, 0), |message| (message.claimed, message.frames));
         if frames >= limits::MESSAGE_FRAGMENTS {
             return Err(Violation::TooManyFragments);
         }
@@ -332,7 +368,9 @@ impl Decoder {
     }
 
     fn assembly(&self) -> Option<&Assembly> {
-        self.partial.as_ref().and_then(|partial| partial.message.as_ref())
+        self.partial
+            .as_ref()
+            .and_then(|partial| partial.message.as_ref())
     }
 
     /// Hands out a frame that lies whole in the input, or starts to gather it.
@@ -343,7 +381,9 @@ impl Decoder {
         let partial = self.partial.get_or_insert_default();
         partial.frame = Some((head, 0));
         if !head.is_control() {
-            let message = partial.message.get_or_insert_with(|| Assembly::new(head.opcode == TEXT));
+            let message = partial
+                .message
+                .get_or_insert_with(|| Assembly::new(head.opcode == TEXT));
             message.claimed += head.len;
             message.frames += 1;
         }
@@ -354,7 +394,9 @@ impl Decoder {
     fn fill<'i>(&mut self, input: &mut &'i mut [u8]) -> Result<Step<'i>, Violation> {
         let limit = self.limit;
         let partial = self.partial.get_or_insert_default();
-        let Some((head, seen)) = partial.frame.take() else { return Ok(Step::Starved) };
+        let Some((head, seen)) = partial.frame.take() else {
+            return Ok(Step::Starved);
+        };
         let piece = take(input, input.len().min(head.len - seen));
         unmask(piece, head.mask, seen);
         let seen = seen + piece.len();
@@ -441,7 +483,9 @@ fn close_frame(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
             if !may_be_sent(code) {
                 return Err(Violation::BadCloseCode);
             }
-            str::from_utf8(reason).map(|reason| Some((code, reason))).map_err(|_| Violation::NotUtf8)
+            str::from_utf8(reason)
+                .map(|reason| Some((code, reason)))
+                .map_err(|_| Violation::NotUtf8)
         }
     }
 }
@@ -462,8 +506,11 @@ mod tests {
         for len in 0..40 {
             for offset in 0..9 {
                 let masked: Vec<u8> = (0..len).map(|n: u8| n.wrapping_mul(7)).collect();
-                let naive: Vec<u8> =
-                    masked.iter().enumerate().map(|(n, byte)| byte ^ mask[(n + offset) % 4]).collect();
+                let naive: Vec<u8> = masked
+                    .iter()
+                    .enumerate()
+                    .map(|(n, byte)| byte ^ mask[(n + offset) % 4])
+                    .collect();
                 let mut fast = masked.clone();
                 unmask(&mut fast, mask, offset);
                 assert_eq!(fast, naive, "{len} {offset}");

@@ -156,20 +156,30 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// [`EnvelopeError`]: the message is to be skipped.
     pub(crate) fn read(message: &'a [u8]) -> Result<Self, EnvelopeError> {
-        let [version, kind, rest @ ..] = message else { return Err(EnvelopeError::Malformed("head")) };
+        let [version, kind, rest @ ..] = message else {
+            return Err(EnvelopeError::Malformed("head"));
+        };
         if *version != VERSION {
             return Err(EnvelopeError::Version(*version));
         }
         match *kind {
             EVENT => {
                 let (header, draft) = read_tail(rest)?;
-                Ok(Self::Event { header, frame: draft.finish(None) })
+                Ok(Self::Event {
+                    header,
+                    frame: draft.finish(None),
+                })
             }
             KEPT => {
                 let (epoch, rest) = read_number(rest)?;
                 let (offset, rest) = read_number(rest)?;
                 let (header, draft) = read_tail(rest)?;
-                Ok(Self::Kept { epoch, offset, header, draft })
+                Ok(Self::Kept {
+                    epoch,
+                    offset,
+                    header,
+                    draft,
+                })
             }
             REQUEST => read_json(rest, "request").map(Self::Request),
             ANSWER => read_json(rest, "answer").map(Self::Answer),
@@ -226,19 +236,28 @@ fn write_tail(out: &mut Vec<u8>, header: &Header<'_>, frame: &Frame) {
 }
 
 fn read_tail(rest: &[u8]) -> Result<(Header<'_>, Draft), EnvelopeError> {
-    let (length, rest) = rest.split_first_chunk().ok_or(EnvelopeError::Malformed("header"))?;
+    let (length, rest) = rest
+        .split_first_chunk()
+        .ok_or(EnvelopeError::Malformed("header"))?;
     let length = u32::from_be_bytes(*length) as usize;
-    let (header, frame) = rest.split_at_checked(length).ok_or(EnvelopeError::Malformed("header"))?;
+    let (header, frame) = rest
+        .split_at_checked(length)
+        .ok_or(EnvelopeError::Malformed("header"))?;
     let draft = Draft::from_encoded(frame).ok_or(EnvelopeError::Malformed("frame"))?;
     Ok((read_json(header, "header")?, draft))
 }
 
 fn read_number(bytes: &[u8]) -> Result<(u64, &[u8]), EnvelopeError> {
-    let (number, rest) = bytes.split_first_chunk().ok_or(EnvelopeError::Malformed("position"))?;
+    let (number, rest) = bytes
+        .split_first_chunk()
+        .ok_or(EnvelopeError::Malformed("position"))?;
     Ok((u64::from_be_bytes(*number), rest))
 }
 
-fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &'static str) -> Result<T, EnvelopeError> {
+fn read_json<'a, T: Deserialize<'a>>(
+    bytes: &'a [u8],
+    what: &'static str,
+) -> Result<T, EnvelopeError> {
     serde_json::from_slice(bytes).map_err(|_| EnvelopeError::Malformed(what))
 }
 
@@ -254,27 +273,51 @@ mod tests {
 
     fn draft(data: &str) -> Draft {
         let data: &RawValue = serde_json::from_str(data).unwrap();
-        Event::new("e", Data::Json(data)).unwrap().draft(&Marks::default())
+        Event::new("e", Data::Json(data))
+            .unwrap()
+            .draft(&Marks::default())
     }
 
     fn header() -> Header<'static> {
         let aim = Aim {
-            to: Some(Names { users: vec!["a\"b".into()], ..Names::default() }),
+            to: Some(Names {
+                users: vec!["a\"b".into()],
+                ..Names::default()
+            }),
             filter: Some("auth.x == params.y".into()),
             params: Some(RawValue::from_string("{\"y\":1}".into()).unwrap()),
-            except: Exceptions { devices: vec!["d".into()], ..Exceptions::default() },
+            except: Exceptions {
+                devices: vec!["d".into()],
+                ..Exceptions::default()
+            },
         };
-        Header { origin: 7, id: Uuid::from_u128(9), app: "default".into(), aim, many: true, receipt: false }
+        Header {
+            origin: 7,
+            id: Uuid::from_u128(9),
+            app: "default".into(),
+            aim,
+            many: true,
+            receipt: false,
+        }
     }
 
     #[test]
     fn an_event_comes_out_as_it_went_in() {
         let draft = draft("[1.0, 12345678901234567890]");
         let message = event(&header(), &draft.finish(None));
-        let Ok(Envelope::Event { header: read, frame }) = Envelope::read(&message) else { panic!() };
+        let Ok(Envelope::Event {
+            header: read,
+            frame,
+        }) = Envelope::read(&message)
+        else {
+            panic!()
+        };
         assert_eq!(frame.bytes(), draft.finish(None).bytes());
         assert!(frame.is_event() && read.many && !read.receipt);
-        assert_eq!((read.origin, read.id, &*read.app), (7, Uuid::from_u128(9), "default"));
+        assert_eq!(
+            (read.origin, read.id, &*read.app),
+            (7, Uuid::from_u128(9), "default")
+        );
         assert_eq!(read.aim.to.unwrap().users, ["a\"b"]);
         assert_eq!(read.aim.params.unwrap().get(), "{\"y\":1}");
         assert_eq!(read.aim.except.devices, ["d"]);
@@ -287,11 +330,20 @@ mod tests {
         message.extend_from_slice(&5u64.to_be_bytes());
         message.extend_from_slice(&12u64.to_be_bytes());
         message.extend_from_slice(&tail(&header(), &draft));
-        let Ok(Envelope::Kept { epoch, offset, draft: read, .. }) = Envelope::read(&message) else {
+        let Ok(Envelope::Kept {
+            epoch,
+            offset,
+            draft: read,
+            ..
+        }) = Envelope::read(&message)
+        else {
             panic!()
         };
         assert_eq!((epoch, offset), (5, 12));
-        assert_eq!(read.finish(Some(12)).bytes(), draft.finish(Some(12)).bytes());
+        assert_eq!(
+            read.finish(Some(12)).bytes(),
+            draft.finish(Some(12)).bytes()
+        );
     }
 
     #[test]
@@ -300,11 +352,20 @@ mod tests {
         for end in 0..whole.len() {
             assert!(Envelope::read(&whole[..end]).is_err(), "{end}");
         }
-        assert!(Envelope::read(&[&whole[..], b"x"].concat()).is_err(), "a frame has one length");
+        assert!(
+            Envelope::read(&[&whole[..], b"x"].concat()).is_err(),
+            "a frame has one length"
+        );
         let mut newer = whole.to_vec();
         newer[0] = 2;
-        assert_eq!(Envelope::read(&newer).unwrap_err(), EnvelopeError::Version(2));
+        assert_eq!(
+            Envelope::read(&newer).unwrap_err(),
+            EnvelopeError::Version(2)
+        );
         newer[..2].copy_from_slice(&[VERSION, 99]);
-        assert_eq!(Envelope::read(&newer).unwrap_err(), EnvelopeError::Malformed("kind"));
+        assert_eq!(
+            Envelope::read(&newer).unwrap_err(),
+            EnvelopeError::Malformed("kind")
+        );
     }
 }

@@ -147,12 +147,22 @@ impl<'a> Event<'a> {
                 let before = head.len();
                 marks.write_behind_data(&mut head);
                 let (before, behind) = head.split_at(before);
-                Draft(Frame::event_text(&[before, raw.get().as_bytes(), behind, b"}"]))
+                Draft(Frame::event_text(&[
+                    before,
+                    raw.get().as_bytes(),
+                    behind,
+                    b"}",
+                ]))
             }
             Data::Bytes(bytes) => {
                 marks.write_behind_data(&mut head);
                 head.push(b'}');
-                Draft(Frame::event_binary(&[&[1], &(head.len() as u16).to_be_bytes(), &head, bytes]))
+                Draft(Frame::event_binary(&[
+                    &[1],
+                    &(head.len() as u16).to_be_bytes(),
+                    &head,
+                    bytes,
+                ]))
             }
         }
     }
@@ -168,7 +178,11 @@ impl Marks<'_> {
     fn write_behind_data(&self, out: &mut Vec<u8>) {
         if let Some(from) = self.from {
             out.extend_from_slice(
-                format!(",\"from\":{{\"connection\":\"{}\",\"user\":", from.connection).as_bytes(),
+                format!(
+                    ",\"from\":{{\"connection\":\"{}\",\"user\":",
+                    from.connection
+                )
+                .as_bytes(),
             );
             match &from.user {
                 Some(user) => write_json_string(out, user),
@@ -191,13 +205,16 @@ impl Draft {
     ///
     /// Without an offset it is there already, and costs nothing; with one it is a copy that has it as last member.
     pub fn finish(&self, offset: Option<u64>) -> Frame {
-        let Some(offset) = offset else { return self.0.clone() };
+        let Some(offset) = offset else {
+            return self.0.clone();
+        };
         let end = format!(",\"offset\":{offset}}}");
         let payload = self.0.payload();
         if self.0.is_text() {
             return Frame::event_text(&[&payload[..payload.len() - 1], end.as_bytes()]);
         }
-        let (head, bytes) = payload[3..].split_at(usize::from(u16::from_be_bytes([payload[1], payload[2]])));
+        let (head, bytes) =
+            payload[3..].split_at(usize::from(u16::from_be_bytes([payload[1], payload[2]])));
         let head = &head[..head.len() - 1];
         let length = (head.len() + end.len()) as u16;
         Frame::event_binary(&[&[1], &length.to_be_bytes(), head, end.as_bytes(), bytes])
@@ -213,7 +230,9 @@ impl Draft {
         let frame = Frame::from_encoded(bytes)?;
         let head = match frame.payload() {
             text if frame.is_text() => text,
-            [1, high, low, rest @ ..] => rest.get(..usize::from(u16::from_be_bytes([*high, *low])))?,
+            [1, high, low, rest @ ..] => {
+                rest.get(..usize::from(u16::from_be_bytes([*high, *low])))?
+            }
             _ => return None,
         };
         let is_object = head.starts_with(b"{") && head.ends_with(b"}");
@@ -236,11 +255,19 @@ impl Draft {
 /// # Errors
 /// [`EventError::ChannelName`] has the length or the character that is wrong.
 pub fn channel_name(name: &str) -> Result<(), EventError> {
-    let refuse = |character| Err(EventError::ChannelName { length: name.len(), character });
+    let refuse = |character| {
+        Err(EventError::ChannelName {
+            length: name.len(),
+            character,
+        })
+    };
     if name.is_empty() || name.len() > limits::CHANNEL_NAME_BYTES {
         return refuse(None);
     }
-    match name.chars().find(|c| !c.is_ascii_alphanumeric() && !"_.:=@,;-".contains(*c)) {
+    match name
+        .chars()
+        .find(|c| !c.is_ascii_alphanumeric() && !"_.:=@,;-".contains(*c))
+    {
         None => Ok(()),
         wrong => refuse(wrong),
     }
@@ -248,7 +275,10 @@ pub fn channel_name(name: &str) -> Result<(), EventError> {
 
 /// What is wrong with a channel's name.
 fn channel_fault(length: usize, character: Option<char>) -> String {
-    character.map_or_else(|| format!("not {length}"), |character| format!("not {character:?}"))
+    character.map_or_else(
+        || format!("not {length}"),
+        |character| format!("not {character:?}"),
+    )
 }
 
 /// Appends `text` as a JSON string.
@@ -259,7 +289,10 @@ pub fn write_json_string(out: &mut Vec<u8>, text: &str) {
 
 /// Whether valid JSON `text` nests deeper than `limit`. Most texts are settled by counting brackets, at memory speed.
 fn nests_deeper(text: &[u8], limit: usize) -> bool {
-    let brackets = text.iter().map(|b| usize::from(matches!(b, b'[' | b'{'))).sum::<usize>();
+    let brackets = text
+        .iter()
+        .map(|b| usize::from(matches!(b, b'[' | b'{')))
+        .sum::<usize>();
     if brackets <= limit {
         return false;
     }
@@ -292,17 +325,27 @@ mod tests {
 
     #[test]
     fn data_pass_byte_for_byte() {
-        for text in
-            ["12345678901234567890", "1.0", "1e2", r#"{"b":1,"a":[ 1 , 2 ]}"#, r#""\u00e9\/""#, "null"]
-        {
+        for text in [
+            "12345678901234567890",
+            "1.0",
+            "1e2",
+            r#"{"b":1,"a":[ 1 , 2 ]}"#,
+            r#""\u00e9\/""#,
+            "null",
+        ] {
             let frame = Event::new("e", Data::Json(raw(text))).unwrap().encode();
-            assert_eq!(&frame.bytes()[2..], format!(r#"{{"event":"e","data":{text}}}"#).as_bytes());
+            assert_eq!(
+                &frame.bytes()[2..],
+                format!(r#"{{"event":"e","data":{text}}}"#).as_bytes()
+            );
         }
     }
 
     #[test]
     fn bytes_follow_their_header() {
-        let frame = Event::new("e\"", Data::Bytes(Cow::Borrowed(&[0, 255]))).unwrap().encode();
+        let frame = Event::new("e\"", Data::Bytes(Cow::Borrowed(&[0, 255])))
+            .unwrap()
+            .encode();
         let header = br#"{"event":"e\""}"#;
         assert_eq!(frame.bytes()[2], 1);
         assert_eq!(frame.bytes()[3..5], (header.len() as u16).to_be_bytes());
@@ -312,8 +355,12 @@ mod tests {
 
     #[test]
     fn a_draft_is_read_back_and_nothing_else_is_taken_for_one() {
-        let json = Event::new("e", Data::Json(raw("[1]"))).unwrap().draft(&Marks::default());
-        let bytes = Event::new("e", Data::Bytes(Cow::Borrowed(&[0, 255]))).unwrap().draft(&Marks::default());
+        let json = Event::new("e", Data::Json(raw("[1]")))
+            .unwrap()
+            .draft(&Marks::default());
+        let bytes = Event::new("e", Data::Bytes(Cow::Borrowed(&[0, 255])))
+            .unwrap()
+            .draft(&Marks::default());
         for draft in [json, bytes] {
             let read = Draft::from_encoded(draft.bytes()).unwrap();
             assert_eq!(read.finish(Some(7)).bytes(), draft.finish(Some(7)).bytes());
@@ -337,40 +384,65 @@ mod tests {
     }
 
     fn sender() -> Sender {
-        Sender { connection: "00000000000000000000000004".parse().unwrap(), user: Some("a\"b".into()) }
+        Sender {
+            connection: "00000000000000000000000004".parse().unwrap(),
+            user: Some("a\"b".into()),
+        }
     }
 
     #[test]
     fn marks_stand_in_their_order() {
         let event = Event::new("chat", Data::Json(raw("[1]"))).unwrap();
         let (from, id) = (sender(), Uuid::from_u128(7));
-        let draft = event.draft(&Marks { channel: Some("c"), from: Some(&from), id: Some(id) });
+        let draft = event.draft(&Marks {
+            channel: Some("c"),
+            from: Some(&from),
+            id: Some(id),
+        });
         let marked = concat!(
             r#"{"event":"chat","channel":"c","data":[1],"#,
             r#""from":{"connection":"00000000000000000000000004","user":"a\"b"},"#,
             r#""id":"00000000-0000-0000-0000-000000000007""#,
         );
-        assert_eq!(draft.finish(None).payload(), format!("{marked}}}").as_bytes());
-        assert_eq!(draft.finish(Some(12)).payload(), format!("{marked},\"offset\":12}}").as_bytes());
+        assert_eq!(
+            draft.finish(None).payload(),
+            format!("{marked}}}").as_bytes()
+        );
+        assert_eq!(
+            draft.finish(Some(12)).payload(),
+            format!("{marked},\"offset\":12}}").as_bytes()
+        );
         assert!(draft.finish(None).is_same(&draft.finish(None)));
         assert!(draft.finish(Some(12)).is_event());
         let anonymous = Sender { user: None, ..from };
-        let draft = event.draft(&Marks { from: Some(&anonymous), ..Marks::default() });
+        let draft = event.draft(&Marks {
+            from: Some(&anonymous),
+            ..Marks::default()
+        });
         assert!(draft.finish(None).payload().ends_with(br#","user":null}}"#));
     }
 
     #[test]
     fn a_binary_header_has_the_marks_and_no_data() {
         let event = Event::new("chat", Data::Bytes(Cow::Borrowed(b"}}"))).unwrap();
-        let draft = event.draft(&Marks { channel: Some("c"), ..Marks::default() });
+        let draft = event.draft(&Marks {
+            channel: Some("c"),
+            ..Marks::default()
+        });
         for (offset, header) in [
             (None, r#"{"event":"chat","channel":"c"}"#),
-            (Some(u64::MAX), r#"{"event":"chat","channel":"c","offset":18446744073709551615}"#),
+            (
+                Some(u64::MAX),
+                r#"{"event":"chat","channel":"c","offset":18446744073709551615}"#,
+            ),
         ] {
             let frame = draft.finish(offset);
             assert!(!frame.is_text() && frame.is_event());
             let length = (header.len() as u16).to_be_bytes();
-            assert_eq!(frame.payload(), [&[1], &length[..], header.as_bytes(), b"}}"].concat());
+            assert_eq!(
+                frame.payload(),
+                [&[1], &length[..], header.as_bytes(), b"}}"].concat()
+            );
         }
     }
 
@@ -391,18 +463,33 @@ mod tests {
             assert_eq!(error.code(), "bad_channel");
         }
         let text = channel_name("a b").unwrap_err().to_string();
-        assert_eq!(text, "a channel's name must be 1 to 200 bytes of [A-Za-z0-9_.:=@,;-], not ' '");
+        assert_eq!(
+            text,
+            "a channel's name must be 1 to 200 bytes of [A-Za-z0-9_.:=@,;-], not ' '"
+        );
     }
 
     #[test]
     fn names_and_depth_are_bounded() {
         let data = || Data::Json(raw("1"));
-        assert_eq!(Event::new("", data()).unwrap_err(), EventError::NameLength { length: 0 });
-        assert_eq!(Event::new("x".repeat(129), data()).unwrap_err(), EventError::NameLength { length: 129 });
-        assert_eq!(Event::new("fanfare:x", data()).unwrap_err(), EventError::NameReserved);
+        assert_eq!(
+            Event::new("", data()).unwrap_err(),
+            EventError::NameLength { length: 0 }
+        );
+        assert_eq!(
+            Event::new("x".repeat(129), data()).unwrap_err(),
+            EventError::NameLength { length: 129 }
+        );
+        assert_eq!(
+            Event::new("fanfare:x", data()).unwrap_err(),
+            EventError::NameReserved
+        );
         let nested = |n: usize| format!("{}\"[[[\"{}", "[".repeat(n), "]".repeat(n));
         assert!(Event::new("e", Data::Json(raw(&nested(128)))).is_ok());
-        assert_eq!(Event::new("e", Data::Json(raw(&nested(129)))).unwrap_err(), EventError::TooDeep);
+        assert_eq!(
+            Event::new("e", Data::Json(raw(&nested(129)))).unwrap_err(),
+            EventError::TooDeep
+        );
         let wide = format!("[{}[]]", "[],".repeat(500));
         assert!(Event::new("e", Data::Json(raw(&wide))).is_ok());
     }

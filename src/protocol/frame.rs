@@ -66,13 +66,19 @@ impl Frame {
         if matches!(close.code, crate::close::NO_STATUS | crate::close::ABNORMAL) {
             return Self::new(CLOSE, &[], false);
         }
-        Self::new(CLOSE, &[&close.code.to_be_bytes(), close.reason.as_bytes()], false)
+        Self::new(
+            CLOSE,
+            &[&close.code.to_be_bytes(), close.reason.as_bytes()],
+            false,
+        )
     }
 
     /// The frame of an event as [`Frame::bytes`] gave it, on this node or another; `None` for what is no whole, unmasked
     /// text or binary frame with the shortest form of its length.
     pub fn from_encoded(bytes: &[u8]) -> Option<Self> {
-        let &[first, length, ..] = bytes else { return None };
+        let &[first, length, ..] = bytes else {
+            return None;
+        };
         let header = match length {
             127 => 10,
             126 => 4,
@@ -104,7 +110,11 @@ impl Frame {
     }
 
     fn of(bytes: Vec<u8>, event: bool) -> Self {
-        Self(Arc::new(Inner { bytes: bytes.into_boxed_slice(), event, refused: AtomicU32::new(0) }))
+        Self(Arc::new(Inner {
+            bytes: bytes.into_boxed_slice(),
+            event,
+            refused: AtomicU32::new(0),
+        }))
     }
 
     /// The frame as it goes over the wire, header included.
@@ -187,7 +197,10 @@ mod tests {
     fn a_frame_is_read_back_whole_or_not_at_all() {
         for length in [0, 1, 125, 126, 0xffff, 0x1_0000] {
             let payload = vec![b'a'; length];
-            for frame in [Frame::event_text(&[&payload]), Frame::event_binary(&[&payload])] {
+            for frame in [
+                Frame::event_text(&[&payload]),
+                Frame::event_binary(&[&payload]),
+            ] {
                 let read = Frame::from_encoded(frame.bytes()).unwrap();
                 assert_eq!((read.bytes(), read.is_event()), (frame.bytes(), true));
                 assert!(Frame::from_encoded(&frame.bytes()[..frame.len() - 1]).is_none());
@@ -197,14 +210,29 @@ mod tests {
         let masked = [TEXT, 0x81, 0, 0, 0, 0, b'a'];
         let longer = [TEXT, 126, 0, 1, b'a'];
         let endless = [&[TEXT, 127][..], &[0xff; 8]].concat();
-        for wrong in [&[][..], &[TEXT], &[0x01, 0], &[PING, 0], &[CLOSE, 0], &masked, &longer, &endless] {
+        for wrong in [
+            &[][..],
+            &[TEXT],
+            &[0x01, 0],
+            &[PING, 0],
+            &[CLOSE, 0],
+            &masked,
+            &longer,
+            &endless,
+        ] {
             assert!(Frame::from_encoded(wrong).is_none(), "{wrong:?}");
         }
     }
 
     #[test]
     fn a_close_without_status_has_no_body() {
-        assert_eq!(Frame::close(&Close::new(crate::close::NO_STATUS, "")).bytes(), [CLOSE, 0]);
-        assert_eq!(Frame::close(&Close::new(4200, "draining")).bytes()[2..4], 4200u16.to_be_bytes());
+        assert_eq!(
+            Frame::close(&Close::new(crate::close::NO_STATUS, "")).bytes(),
+            [CLOSE, 0]
+        );
+        assert_eq!(
+            Frame::close(&Close::new(4200, "draining")).bytes()[2..4],
+            4200u16.to_be_bytes()
+        );
     }
 }

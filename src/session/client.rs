@@ -21,8 +21,8 @@ use crate::{
     id::AppId,
     limits::{PAGE_DEFAULT, PAGE_MAX},
     node::{
-        Author, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target, read_cursor,
-        write_cursor,
+        Author, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target,
+        read_cursor, write_cursor,
     },
     predicate::Value,
     protocol::{
@@ -54,25 +54,41 @@ impl Client {
 
     /// Whether the client must authenticate.
     pub(super) fn client_auth(&self) -> ClientAuth {
-        self.node.live().access(self.app).policy(usize::from(self.policy)).client_auth
+        self.node
+            .live()
+            .access(self.app)
+            .policy(usize::from(self.policy))
+            .client_auth
     }
 
     /// Its rights where its token has no `can`.
     pub(super) fn default_rights(&self) -> Arc<Rights> {
-        self.node.live().access(self.app).policy(usize::from(self.policy)).default_rights.clone()
+        self.node
+            .live()
+            .access(self.app)
+            .policy(usize::from(self.policy))
+            .default_rights
+            .clone()
     }
 
     pub(super) fn connection(&self) -> Option<Snapshot> {
-        self.event_loop.shard().own(|table| table.connection(self.seat.at))
+        self.event_loop
+            .shard()
+            .own(|table| table.connection(self.seat.at))
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        let state = self.event_loop.shard().own(|table| table.state(self.seat.at));
+        let state = self
+            .event_loop
+            .shard()
+            .own(|table| table.state(self.seat.at));
         matches!(state, State::Closing | State::Free)
     }
 
     pub(super) fn reply(&self, frame: Frame) {
-        self.event_loop.shard().with(|table| table.place_own(self.seat.at, frame));
+        self.event_loop
+            .shard()
+            .with(|table| table.place_own(self.seat.at, frame));
     }
 
     pub(super) fn refuse(&self, id: Option<&RawValue>, code: &str, message: &str) {
@@ -87,13 +103,19 @@ impl Client {
 
     pub(super) fn close(&self, code: u16, reason: &str) {
         let close = Close::new(code, reason);
-        self.event_loop.shard().with(|table| table.close(self.seat.at, None, &close));
+        self.event_loop
+            .shard()
+            .with(|table| table.close(self.seat.at, None, &close));
     }
 
     pub(super) fn unauthorized(&self, error: &TokenError) {
         tracing::info!(app = %self.app().name, %error, "client refused");
         // Whoever may well have a good token is to come back with it.
-        let code = if *error == TokenError::KeysOutOfReach { close::OVER_LIMIT } else { close::UNAUTHORIZED };
+        let code = if *error == TokenError::KeysOutOfReach {
+            close::OVER_LIMIT
+        } else {
+            close::UNAUTHORIZED
+        };
         self.close(code, &error.to_string());
     }
 
@@ -102,23 +124,36 @@ impl Client {
         let wait = self.node.live().config.limits.reconnect_max.as_millis() as u64;
         let bye = native::bye(close::RATE_LIMITED, "too many messages", wait);
         let close = Close::new(close::RATE_LIMITED, "too many messages");
-        self.event_loop.shard().with(|table| table.close(self.seat.at, Some(bye), &close));
+        self.event_loop
+            .shard()
+            .with(|table| table.close(self.seat.at, Some(bye), &close));
     }
 
     /// Answers the client's close frame. The code counts as the client's, not as one of ours.
     pub(super) fn leave_by_itself(&self, code: u16) {
         let close = Close::new(code, "");
-        self.event_loop.shard().with(|table| table.close_answer(self.seat.at, &close));
+        self.event_loop
+            .shard()
+            .with(|table| table.close_answer(self.seat.at, &close));
     }
 
     /// Takes the answer to a ping: what stood before the ping has reached the client, and need not be kept for it.
     pub(super) fn confirm(&self, payload: &[u8]) {
-        let Some(offset) = native::confirmed(payload) else { return };
-        let confirmed = self.event_loop.shard().with(|table| table.confirmed(self.seat.at, offset));
-        let Some(connection) = self.connection().filter(|_| confirmed) else { return };
+        let Some(offset) = native::confirmed(payload) else {
+            return;
+        };
+        let confirmed = self
+            .event_loop
+            .shard()
+            .with(|table| table.confirmed(self.seat.at, offset));
+        let Some(connection) = self.connection().filter(|_| confirmed) else {
+            return;
+        };
         if let Some(user) = connection.user_name() {
             let key = Key::user(self.app, user.clone());
-            self.node.history.confirm(&key, offset, &reader(&connection));
+            self.node
+                .history
+                .confirm(&key, offset, &reader(&connection));
         }
     }
 
@@ -137,8 +172,10 @@ impl Client {
     /// The connection, if its client may do what it asks for; else it is told why not.
     fn permitted(&self, id: Option<&RawValue>, request: &Request<'_>) -> Option<Snapshot> {
         let at = self.seat.at;
-        let (state, connection) =
-            self.event_loop.shard().own(|table| (table.state(at), table.connection(at)));
+        let (state, connection) = self
+            .event_loop
+            .shard()
+            .own(|table| (table.state(at), table.connection(at)));
         let connection = connection?;
         if state == State::Pending && !matches!(request, Request::Ping) {
             self.refuse(id, "unauthorized", "authenticate first, by op \"auth\"");
@@ -152,25 +189,46 @@ impl Client {
     }
 
     /// Does what can be done at once, as long as the message's bytes are there; answers what has to be waited for.
-    fn begin(&self, id: Option<&RawValue>, connection: &Snapshot, request: Request<'_>) -> Option<Later> {
+    fn begin(
+        &self,
+        id: Option<&RawValue>,
+        connection: &Snapshot,
+        request: Request<'_>,
+    ) -> Option<Later> {
         match request {
             Request::Auth { .. } => {}
             Request::Ping => self.reply(id.map_or_else(native::pong, native::ack)),
             Request::Leave { channel } => self.leave(id, &channel),
             Request::Update { data } => self.update(id, data),
-            Request::Members { channel, cursor, limit } if self.node.cluster.is_some() => {
+            Request::Members {
+                channel,
+                cursor,
+                limit,
+            } if self.node.cluster.is_some() => {
                 return self.members_elsewhere(id, &channel, cursor.as_deref(), limit);
             }
-            Request::Members { channel, cursor, limit } => {
+            Request::Members {
+                channel,
+                cursor,
+                limit,
+            } => {
                 self.members(id, &channel, cursor.as_deref(), limit);
             }
             Request::Call { name, .. } => {
                 let message = format!("no function is set up to take the call \"{}\"", cut(&name));
                 self.refuse(id, "no_functions", &message);
             }
-            Request::Join { channel, members, since } => {
+            Request::Join {
+                channel,
+                members,
+                since,
+            } => {
                 if !members || self.shows_members(id, &channel) {
-                    return Some(Later::Join(Join { channel: channel.into_owned(), members, since }));
+                    return Some(Later::Join(Join {
+                        channel: channel.into_owned(),
+                        members,
+                        since,
+                    }));
                 }
             }
             Request::Send { channel, message } => {
@@ -195,7 +253,11 @@ impl Client {
             Later::Join(join) => {
                 self.join(join, Told::Ack(id), Coming::New).await;
             }
-            Later::Members { channel, from, limit } => {
+            Later::Members {
+                channel,
+                from,
+                limit,
+            } => {
                 let Some(id) = &id else { return };
                 self.page_of_all(id, &channel, from, limit).await;
             }
@@ -218,14 +280,24 @@ impl Client {
         message: ClientEvent<'_>,
         target: Target,
     ) -> Option<Later> {
-        let ClientEvent { event, echo, except } = message;
+        let ClientEvent {
+            event,
+            echo,
+            except,
+        } = message;
         let author = Author {
-            sender: Sender { connection: connection.id(), user: connection.user_name().cloned() },
+            sender: Sender {
+                connection: connection.id(),
+                user: connection.user_name().cloned(),
+            },
             device: connection.attributes.connection.device.clone(),
             echo: echo.unwrap_or(self.echo),
         };
         let target = Target { except, ..target };
-        let publication = Publication { author: Some(author), ..Publication::new(event, target) };
+        let publication = Publication {
+            author: Some(author),
+            ..Publication::new(event, target)
+        };
         match self.node.prepare(self.app, publication) {
             Ok(prepared) => Some(Later::Publish(Box::new(prepared))),
             Err(error) => {
@@ -247,11 +319,17 @@ impl Client {
     fn update(&self, id: Option<&RawValue>, data: &RawValue) {
         let most = self.node.config.limits.profile_bytes;
         if data.get().len() > most {
-            return self.refuse(id, "profile_too_large", &format!("a profile may have {most} bytes of JSON"));
+            return self.refuse(
+                id,
+                "profile_too_large",
+                &format!("a profile may have {most} bytes of JSON"),
+            );
         }
         match Value::from_json(&mut data.get().as_bytes().to_vec(), &self.app().layouts) {
             Ok(profile) => {
-                self.event_loop.shard().with(|table| table.set_profile(self.seat.at, profile));
+                self.event_loop
+                    .shard()
+                    .with(|table| table.set_profile(self.seat.at, profile));
                 self.acknowledge(id);
             }
             Err(error) => self.refuse(id, "bad_profile", &format!("data: {error}")),
@@ -279,27 +357,45 @@ impl Client {
         let limit = limit.unwrap_or(PAGE_DEFAULT);
         let from = cursor.map(PageStart::read);
         if id.is_none() || from == Some(None) || !(1..=PAGE_MAX).contains(&limit) {
-            let message =
-                format!("members needs id, a cursor that is one of ours, and limit 1 to {PAGE_MAX}");
+            let message = format!(
+                "members needs id, a cursor that is one of ours, and limit 1 to {PAGE_MAX}"
+            );
             self.refuse(id, "bad_message", &message);
             return None;
         }
         let channel = channel.to_owned();
-        self.shows_members(id, &channel).then(|| Later::Members { channel, from: from.flatten(), limit })
+        self.shows_members(id, &channel).then(|| Later::Members {
+            channel,
+            from: from.flatten(),
+            limit,
+        })
     }
 
     /// Answers with a page of members over all nodes. What a client that watches was told meanwhile is told once more behind
     /// the page, which may be older.
-    async fn page_of_all(&self, id: &RawValue, channel: &str, from: Option<PageStart>, limit: usize) {
+    async fn page_of_all(
+        &self,
+        id: &RawValue,
+        channel: &str,
+        from: Option<PageStart>,
+        limit: usize,
+    ) {
         let Some(own) = self.connection() else { return };
         let capture = self.node.capture(self.app, channel, own.id());
         let bounds = (limit, self.node.config.limits.outbox_bytes / 4);
-        let page = self.node.members_page_everywhere(self.app, channel, from.clone(), bounds, None).await;
+        let page = self
+            .node
+            .members_page_everywhere(self.app, channel, from.clone(), bounds, None)
+            .await;
         let page = match page {
             Ok(page) => page.value,
             Err(error) => return self.refuse(Some(id), error.code(), &error.to_string()),
         };
-        let gathered = Gathered { page, from: from.unwrap_or_else(PageStart::first), capture };
+        let gathered = Gathered {
+            page,
+            from: from.unwrap_or_else(PageStart::first),
+            capture,
+        };
         let (at, key) = (self.seat.at, channel_key(channel));
         self.event_loop.shard().with(|table| {
             let (page, notices) = gathered.take();
@@ -312,9 +408,17 @@ impl Client {
         });
     }
 
-    fn members(&self, id: Option<&RawValue>, channel: &str, cursor: Option<&str>, limit: Option<usize>) {
+    fn members(
+        &self,
+        id: Option<&RawValue>,
+        channel: &str,
+        cursor: Option<&str>,
+        limit: Option<usize>,
+    ) {
         // Nobody could tell which request the page answers.
-        let Some(id) = id else { return self.refuse(None, "bad_message", "members needs id") };
+        let Some(id) = id else {
+            return self.refuse(None, "bad_message", "members needs id");
+        };
         let limit = limit.unwrap_or(PAGE_DEFAULT);
         let from = cursor.map_or(Some((0, 0)), read_cursor);
         let (Some(from), true) = (from, (1..=PAGE_MAX).contains(&limit)) else {
@@ -328,7 +432,15 @@ impl Client {
         let presence = self.node.hub.presence(self.app);
         for _ in 0..GATHERINGS {
             let seen = presence.changed(channel);
-            let page = self.node.members(self.app, channel, MembersQuery { from, limit, max_bytes });
+            let page = self.node.members(
+                self.app,
+                channel,
+                MembersQuery {
+                    from,
+                    limit,
+                    max_bytes,
+                },
+            );
             let answer = native::ack_members(id, &page);
             let placed = self.event_loop.shard().with(|table| {
                 // Behind a notice of what has changed since, an older page would bring back who has left.
@@ -343,7 +455,11 @@ impl Client {
             }
         }
         let Count { connections, users } = self.node.count(self.app, channel);
-        let page = MembersPage { count: connections, users, ..no_page(write_cursor(from)) };
+        let page = MembersPage {
+            count: connections,
+            users,
+            ..no_page(write_cursor(from))
+        };
         self.reply(native::ack_members(id, &page));
     }
 }

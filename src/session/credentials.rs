@@ -36,7 +36,9 @@ impl Session {
             }
             (ClientAuth::Required, None) => {
                 let wait = self.client.node.live().config.limits.auth;
-                self.client.event_loop.expect_authentication(self.client.seat.at, wait);
+                self.client
+                    .event_loop
+                    .expect_authentication(self.client.seat.at, wait);
             }
             (_, Some(token)) => self.judge(Presented {
                 token: token.to_owned(),
@@ -51,7 +53,9 @@ impl Session {
     pub(super) fn authenticate(&mut self, id: Option<&RawValue>, token: &str) {
         let at = self.client.seat.at;
         if self.client.client_auth() == ClientAuth::Off {
-            return self.client.refuse(id, "auth_off", "client authentication is off");
+            return self
+                .client
+                .refuse(id, "auth_off", "client authentication is off");
         }
         let shard = self.client.event_loop.shard().clone();
         let (state, connection) = shard.own(|table| (table.state(at), table.connection(at)));
@@ -67,7 +71,10 @@ impl Session {
     /// Verifies a token, at once where that can be; then lets its client in, renews it, or refuses it.
     fn judge(&mut self, mut presented: Presented) {
         let verified = self.client.verify(&presented.token);
-        let news = verified.as_ref().err().and_then(|error| self.client.news_of_keys(error));
+        let news = verified
+            .as_ref()
+            .err()
+            .and_then(|error| self.client.news_of_keys(error));
         let Some(news) = news else {
             if let Some(connection) = presented.decide(&self.client, verified) {
                 self.enter(connection, presented.id);
@@ -76,14 +83,18 @@ impl Session {
         };
         // It has not failed to authenticate in time: it is we who take the time.
         self.client.seat.vouch();
-        let entrance = mem::take(&mut self.entrance).map(|entrance| *entrance).unwrap_or_default();
+        let entrance = mem::take(&mut self.entrance)
+            .map(|entrance| *entrance)
+            .unwrap_or_default();
         let client = self.client.clone();
         self.wait_for(async move {
             // What is not here by then is decided by what is.
             let _ = timeout(JWKS_WAIT, news).await;
             let verified = client.verify(&presented.token);
             // The API may have moved it meanwhile.
-            let Some(now) = client.connection() else { return };
+            let Some(now) = client.connection() else {
+                return;
+            };
             presented.connection = now;
             if let Some(connection) = presented.decide(&client, verified) {
                 client.enter(connection, entrance, presented.id).await;
@@ -94,7 +105,11 @@ impl Session {
 
 impl Presented {
     /// The connection as the token makes it; `None` where its client is refused, and told.
-    fn decide(&self, client: &Client, verified: Result<Verified, TokenError>) -> Option<Connection> {
+    fn decide(
+        &self,
+        client: &Client,
+        verified: Result<Verified, TokenError>,
+    ) -> Option<Connection> {
         let id = self.id.as_deref();
         let verified = match verified {
             Ok(verified) => verified,
@@ -107,7 +122,11 @@ impl Presented {
                 return None;
             }
         };
-        if self.connection.user().is_some_and(|user| user != &*verified.user) {
+        if self
+            .connection
+            .user()
+            .is_some_and(|user| user != &*verified.user)
+        {
             client.refuse(id, "forbidden", "a renewed token must be of the same user");
             return None;
         }
@@ -122,7 +141,11 @@ impl Presented {
 
 impl Client {
     fn verify(&self, token: &str) -> Result<Verified, TokenError> {
-        self.node.live().access(self.app).tokens.verify(token, unix_now())
+        self.node
+            .live()
+            .access(self.app)
+            .tokens
+            .verify(token, unix_now())
     }
 
     /// What ends when keys have been fetched for a token that failed by `error`; `None` where that would not help, or is

@@ -57,8 +57,8 @@ impl Client {
         verified: Verified,
     ) -> Result<Connection, String> {
         let mut claims = verified.claims.to_vec();
-        let auth =
-            Value::from_json(&mut claims, &self.app().layouts).map_err(|error| format!("claims: {error}"))?;
+        let auth = Value::from_json(&mut claims, &self.app().layouts)
+            .map_err(|error| format!("claims: {error}"))?;
         let mut attributes = connection.attributes.clone();
         attributes.auth = auth;
         // One string for both, where there is one.
@@ -77,16 +77,30 @@ impl Client {
 
     /// Lets a connection in, with what was stored for its user before everything newer, then brings it into its
     /// channels.
-    pub(super) async fn enter(self, connection: Connection, entrance: Entrance, auth: Option<Box<RawValue>>) {
-        let _attending = self.node.attend_user(self.app, connection.user_name()).await;
-        let recalled = entrance.resume.as_ref().map(|id| self.recall(id, &connection));
+    pub(super) async fn enter(
+        self,
+        connection: Connection,
+        entrance: Entrance,
+        auth: Option<Box<RawValue>>,
+    ) {
+        let _attending = self
+            .node
+            .attend_user(self.app, connection.user_name())
+            .await;
+        let recalled = entrance
+            .resume
+            .as_ref()
+            .map(|id| self.recall(id, &connection));
         let former = match (&entrance.resume, &recalled) {
             (Some(id), Some(None)) => self.recall_elsewhere(id, &connection).await,
             _ => None,
         };
-        let resumed = recalled.as_ref().map(|recalled| recalled.is_some() || former.is_some());
+        let resumed = recalled
+            .as_ref()
+            .map(|recalled| recalled.is_some() || former.is_some());
         let was = self.connection();
-        let is_new_user = was.is_some_and(|was| was.user().is_none()) && connection.user().is_some();
+        let is_new_user =
+            was.is_some_and(|was| was.user().is_none()) && connection.user().is_some();
         match connection.user_name() {
             Some(user) if connection.takes_stored && is_new_user => {
                 let key = Key::user(self.app, user.clone());
@@ -96,7 +110,10 @@ impl Client {
                 if let Err(error) = &waiting {
                     tracing::warn!(%error, "a user comes in without what was stored, and gets it when it can be had");
                 }
-                let stored = Stored { waiting: waiting.ok(), hearing };
+                let stored = Stored {
+                    waiting: waiting.ok(),
+                    hearing,
+                };
                 self.open(connection, resumed, Some(&stored));
             }
             _ => self.open(connection, resumed, None),
@@ -114,32 +131,55 @@ impl Client {
                 self.refuse(None, error.code(), &format!("channel={channel}: {error}"));
                 continue;
             }
-            let allowed = self.connection().is_some_and(|own| own.rights.may_join(&channel));
+            let allowed = self
+                .connection()
+                .is_some_and(|own| own.rights.may_join(&channel));
             if !allowed {
                 let message = format!("this needs the right \"join\" for channel \"{channel}\"");
                 self.refuse(None, "forbidden", &message);
                 continue;
             }
-            self.join(Join { channel, members: false, since: None }, told, Coming::New).await;
+            self.join(
+                Join {
+                    channel,
+                    members: false,
+                    since: None,
+                },
+                told,
+                Coming::New,
+            )
+            .await;
         }
     }
 
     fn recall(&self, id: &str, connection: &Connection) -> Option<Recalled> {
         let id: ConnectionId = id.parse().ok()?;
-        self.node.recall(self.app, &id, connection.user(), connection.device())
+        self.node
+            .recall(self.app, &id, connection.user(), connection.device())
     }
 
-    async fn recall_elsewhere(&self, id: &str, connection: &Connection) -> Option<(ConnectionId, Former)> {
+    async fn recall_elsewhere(
+        &self,
+        id: &str,
+        connection: &Connection,
+    ) -> Option<(ConnectionId, Former)> {
         let id: ConnectionId = id.parse().ok()?;
         let (user, device) = (connection.user(), connection.device());
-        Some((id, self.node.recall_elsewhere(self.app, &id, user, device).await?))
+        Some((
+            id,
+            self.node
+                .recall_elsewhere(self.app, &id, user, device)
+                .await?,
+        ))
     }
 
     /// Takes the place of another node's lost connection in its channels, as [`Client::come_back`] does of this one's.
     async fn come_back_here(&self, id: ConnectionId, mut former: Former) {
         self.app().metrics.resumed.inc();
         if let Some(profile) = former.profile() {
-            self.event_loop.shard().with(|table| table.set_profile(self.seat.at, profile));
+            self.event_loop
+                .shard()
+                .with(|table| table.set_profile(self.seat.at, profile));
         }
         let Some(own) = self.connection() else { return };
         former.channels.retain(|channel| {
@@ -154,7 +194,11 @@ impl Client {
         let mut takeover = self.node.settle_elsewhere(self.app, id, user, former).await;
         while let Some(FormerChannel { name, watched, .. }) = takeover.next() {
             let members = watched && own.rights.may_see_members(&name);
-            let join = Join { channel: name, members, since: None };
+            let join = Join {
+                channel: name,
+                members,
+                since: None,
+            };
             match self.join(join, Told::Joined, Coming::Resumed(id)).await {
                 Joining::Joined(_) => takeover.taken(),
                 // As in `come_back`.
@@ -169,7 +213,9 @@ impl Client {
         let lost = recalled.lost.clone();
         self.app().metrics.resumed.inc();
         if let Some(profile) = lost.profile() {
-            self.event_loop.shard().with(|table| table.set_profile(self.seat.at, profile.clone()));
+            self.event_loop
+                .shard()
+                .with(|table| table.set_profile(self.seat.at, profile.clone()));
         }
         while let Some((channel, watched)) = recalled.next() {
             let Some(own) = self.connection() else { return };
@@ -180,8 +226,15 @@ impl Client {
                 continue;
             }
             let members = watched && own.rights.may_see_members(&channel);
-            let join = Join { channel: channel.to_string(), members, since: None };
-            match self.join(join, Told::Joined, Coming::Resumed(lost.id())).await {
+            let join = Join {
+                channel: channel.to_string(),
+                members,
+                since: None,
+            };
+            match self
+                .join(join, Told::Joined, Coming::Resumed(lost.id()))
+                .await
+            {
                 Joining::Joined(_) => recalled.taken(),
                 // Put into it by someone meanwhile: nobody was told that it stands in for the lost one.
                 Joining::Already(_) | Joining::Full | Joining::Gone => recalled.give_up(),
@@ -191,13 +244,20 @@ impl Client {
 
     /// Lets the connection be reached, or renews it; its welcome, then what was stored for it, come before anything
     /// else. Channels that renewed rights do not allow any more are left, and their members not heard of.
-    pub(super) fn open(&self, connection: Connection, resumed: Option<bool>, stored: Option<&Stored>) {
+    pub(super) fn open(
+        &self,
+        connection: Connection,
+        resumed: Option<bool>,
+        stored: Option<&Stored>,
+    ) {
         let at = self.seat.at;
         let welcome = self.welcome(&connection, resumed);
         let (expires_at, rights) = (connection.expires_at, connection.rights.clone());
         let waiting = stored.and_then(|stored| stored.waiting.as_ref());
         let missed = waiting.iter().flat_map(|waiting| &waiting.entries);
-        let missed: Vec<&Entry> = missed.filter(|entry| entry.is_for(&reader(&connection))).collect();
+        let missed: Vec<&Entry> = missed
+            .filter(|entry| entry.is_for(&reader(&connection)))
+            .collect();
         let (opened, replays, doubt) = self.event_loop.shard().with(|table| {
             let pending = table.state(at) == State::Pending;
             let was = table.connection(at);
@@ -206,12 +266,17 @@ impl Client {
                 table.place_own(at, welcome);
             }
             if let (true, false, Some(was)) = (open, pending, was) {
-                for channel in was.channels().filter(|c| was.rights.may_join(c) && !rights.may_join(c)) {
+                for channel in was
+                    .channels()
+                    .filter(|c| was.rights.may_join(c) && !rights.may_join(c))
+                {
                     table.leave(at, channel);
                     table.place_own(at, native::left(channel));
                 }
                 let blinded = |c: &&str| {
-                    was.rights.may_see_members(c) && !rights.may_see_members(c) && !self.tells_all(c)
+                    was.rights.may_see_members(c)
+                        && !rights.may_see_members(c)
+                        && !self.tells_all(c)
                 };
                 for channel in was.channels().filter(blinded) {
                     table.unwatch(at, channel);
@@ -264,13 +329,23 @@ impl Client {
 
     /// Answers an `auth` that carried an `id`.
     pub(super) fn acknowledge_auth(&self, id: Option<&RawValue>) {
-        let (Some(id), Some(connection)) = (id, self.connection()) else { return };
+        let (Some(id), Some(connection)) = (id, self.connection()) else {
+            return;
+        };
         let expires_at = connection.expires_at.map(NonZeroU64::get);
-        self.reply(native::ack_auth(id, connection.user().unwrap_or_default(), expires_at));
+        self.reply(native::ack_auth(
+            id,
+            connection.user().unwrap_or_default(),
+            expires_at,
+        ));
     }
 }
 
 /// A connection as the store of what is kept knows it.
 pub(super) fn reader(connection: &Connection) -> Reader<'_> {
-    Reader { user: connection.user(), device: connection.device(), connection: connection.id() }
+    Reader {
+        user: connection.user(),
+        device: connection.device(),
+        connection: connection.id(),
+    }
 }

@@ -21,12 +21,24 @@ impl Gathered {
     /// The page, and the notices to tell behind it: one of nobody, with a cursor that says to begin there again, where
     /// they were too many. To be called under the lock of the connection's shard.
     pub(super) fn take(self) -> (MembersPage, Vec<Frame>) {
-        let Self { page, from, capture } = self;
-        match capture.as_ref().map_or_else(|| Some(Vec::new()), Capture::take) {
+        let Self {
+            page,
+            from,
+            capture,
+        } = self;
+        match capture
+            .as_ref()
+            .map_or_else(|| Some(Vec::new()), Capture::take)
+        {
             Some(notices) => (page, notices),
-            None => {
-                (MembersPage { count: page.count, users: page.users, ..no_page(from.write()) }, Vec::new())
-            }
+            None => (
+                MembersPage {
+                    count: page.count,
+                    users: page.users,
+                    ..no_page(from.write())
+                },
+                Vec::new(),
+            ),
         }
     }
 }
@@ -34,5 +46,10 @@ impl Gathered {
 /// No member, and where the page begins that was asked for.
 pub(super) fn no_page(cursor: String) -> MembersPage {
     let members = MembersBuilder::new(0).finish();
-    MembersPage { members, count: 0, users: 0, cursor: Some(cursor) }
+    MembersPage {
+        members,
+        count: 0,
+        users: 0,
+        cursor: Some(cursor),
+    }
 }

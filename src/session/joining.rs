@@ -67,7 +67,12 @@ impl Client {
     /// A member that joins again stays one, and gets once more what came after `since`. A replay waits for the one
     /// before it.
     pub(super) async fn join(&self, join: Join, told: Told, coming: Coming) -> Joining {
-        while join.since.is_some() && self.event_loop.shard().own(|table| table.is_replaying(self.seat.at)) {
+        while join.since.is_some()
+            && self
+                .event_loop
+                .shard()
+                .own(|table| table.is_replaying(self.seat.at))
+        {
             tokio::time::sleep(REPLAY_LOOK).await;
         }
         let _attending = self.node.attend_channel(self.app, &join.channel).await;
@@ -96,16 +101,27 @@ impl Client {
         let own = self.connection()?;
         let capture = self.node.capture(self.app, &join.channel, own.id());
         let bounds = (PAGE_DEFAULT, self.node.config.limits.outbox_bytes / 4);
-        let page = self.node.members_page_everywhere(self.app, &join.channel, None, bounds, Some(&own)).await;
+        let page = self
+            .node
+            .members_page_everywhere(self.app, &join.channel, None, bounds, Some(&own))
+            .await;
         let page = page.map_or_else(
             |error| {
                 tracing::debug!(%error, "a first page of members has to be fetched later");
                 let Count { connections, users } = self.node.count(self.app, &join.channel);
-                MembersPage { count: connections, users, ..no_page(PageStart::first().write()) }
+                MembersPage {
+                    count: connections,
+                    users,
+                    ..no_page(PageStart::first().write())
+                }
             },
             |page| page.value,
         );
-        Some(Gathered { page, from: PageStart::first(), capture })
+        Some(Gathered {
+            page,
+            from: PageStart::first(),
+            capture,
+        })
     }
 
     async fn missed(&self, join: &Join) -> Result<Missed, NodeError> {
@@ -119,11 +135,18 @@ impl Client {
                 entries: Vec::new(),
             });
         };
-        let recovery = self.node.history.since(&key, &keep, since.epoch.as_deref(), since.offset).await?;
+        let recovery = self
+            .node
+            .history
+            .since(&key, &keep, since.epoch.as_deref(), since.offset)
+            .await?;
         self.node.advance(&key, recovery.position).await?;
         let epoch = recovery.position.epoch.to_string().into();
         Ok(Missed {
-            position: Some(Position { epoch, offset: recovery.position.offset }),
+            position: Some(Position {
+                epoch,
+                offset: recovery.position.offset,
+            }),
             recovered: Some(recovery.recovered),
             entries: recovery.entries,
         })
@@ -140,8 +163,13 @@ impl Client {
     ) -> Joining {
         let presence = self.node.hub.presence(self.app);
         let with_page = elsewhere.is_none() && join.members && matches!(told, Told::Ack(Some(_)));
-        let Some(own) = self.connection() else { return Joining::Gone };
-        let for_us = missed.entries.iter().filter(|entry| entry.is_for(&reader(&own)));
+        let Some(own) = self.connection() else {
+            return Joining::Gone;
+        };
+        let for_us = missed
+            .entries
+            .iter()
+            .filter(|entry| entry.is_for(&reader(&own)));
         let step = Step {
             join,
             told,
@@ -174,16 +202,27 @@ impl Client {
     ) -> (Joining, bool) {
         let (at, channel) = (self.seat.at, &step.join.channel);
         let joining = table.join(at, channel, step.watching, step.coming);
-        let (Joining::Joined(changed) | Joining::Already(changed)) = joining else { return (joining, false) };
+        let (Joining::Joined(changed) | Joining::Already(changed)) = joining else {
+            return (joining, false);
+        };
         match step.told {
             Told::Ack(None) => {}
             Told::Ack(Some(id)) => {
                 let Count { connections, users } = self.node.count(self.app, channel);
                 // A page that is older than the moment from which on notices come could hold who has left since: the
                 // client fetches one instead.
-                let page =
-                    page.map(|page| if changed == seen { page } else { no_page(write_cursor((0, 0))) });
-                let page = page.map(|page| MembersPage { count: connections, users, ..page });
+                let page = page.map(|page| {
+                    if changed == seen {
+                        page
+                    } else {
+                        no_page(write_cursor((0, 0)))
+                    }
+                });
+                let page = page.map(|page| MembersPage {
+                    count: connections,
+                    users,
+                    ..page
+                });
                 let (page, notices) = match elsewhere {
                     Some(gathered) => {
                         let (page, notices) = gathered.take();
@@ -206,7 +245,10 @@ impl Client {
                 table.place_own(at, native::joined(channel, step.missed.position.as_ref()));
             }
         }
-        (joining, !step.frames.is_empty() && table.replay(at, step.frames.iter().cloned()))
+        (
+            joining,
+            !step.frames.is_empty() && table.replay(at, step.frames.iter().cloned()),
+        )
     }
 
     fn taken(&self, step: &Step<'_>, joining: Joining, replays: bool) -> Joining {
@@ -231,9 +273,20 @@ impl Client {
     fn first_page(&self, channel: &str, own: &Snapshot) -> MembersPage {
         let max_bytes = self.node.config.limits.outbox_bytes / 4;
         let mut builder = MembersBuilder::new(max_bytes);
-        let query = MembersQuery { from: (0, 0), limit: PAGE_DEFAULT, max_bytes };
-        let cursor = self.node.gather(self.app, channel, query, Some(own), &mut builder);
-        MembersPage { members: builder.finish(), count: 0, users: 0, cursor: cursor.map(write_cursor) }
+        let query = MembersQuery {
+            from: (0, 0),
+            limit: PAGE_DEFAULT,
+            max_bytes,
+        };
+        let cursor = self
+            .node
+            .gather(self.app, channel, query, Some(own), &mut builder);
+        MembersPage {
+            members: builder.finish(),
+            count: 0,
+            users: 0,
+            cursor: cursor.map(write_cursor),
+        }
     }
 
     fn refuse_join(&self, told: &Told, code: &str, message: &str) {

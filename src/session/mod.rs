@@ -99,8 +99,22 @@ pub(crate) struct Session {
 
 impl Session {
     /// Gives an upgraded socket its slot, and decides about its credentials; `None` where no slot is left.
-    pub(crate) fn begin(node: Arc<Node>, event_loop: Rc<EventLoop>, arrival: Arrival) -> Option<Self> {
-        let Arrival { app, policy, socket, ip, device, echo, store, since, .. } = arrival;
+    pub(crate) fn begin(
+        node: Arc<Node>,
+        event_loop: Rc<EventLoop>,
+        arrival: Arrival,
+    ) -> Option<Self> {
+        let Arrival {
+            app,
+            policy,
+            socket,
+            ip,
+            device,
+            echo,
+            store,
+            since,
+            ..
+        } = arrival;
         let shard = event_loop.shard().clone();
         let facts = |id| Facts {
             id,
@@ -110,7 +124,12 @@ impl Session {
             connected_at: unix_now() as u32,
             node: node.name.clone(),
         };
-        let rights = node.live().access(app).policy(policy).default_rights.clone();
+        let rights = node
+            .live()
+            .access(app)
+            .policy(policy)
+            .default_rights
+            .clone();
         let build = |id| Connection::new(app, Attributes::new(facts(id)), rights);
         let Ok((at, connection)) = shard.own(|table| table.insert(build)) else {
             tracing::error!("no slot is left for a connection");
@@ -126,7 +145,15 @@ impl Session {
         let mut session = Self {
             decoder: Decoder::new(Role::Server, message_bytes),
             rate: Rate::new(burst),
-            client: Client { node, event_loop, seat, app, policy: policy as u16, echo, store },
+            client: Client {
+                node,
+                event_loop,
+                seat,
+                app,
+                policy: policy as u16,
+                echo,
+                store,
+            },
             pending: None,
             entrance: (!arrival.entrance.is_empty()).then(|| Box::new(arrival.entrance)),
             left_with: close::ABNORMAL,
@@ -136,7 +163,12 @@ impl Session {
             Some(why) => session.client.close(close::UNAUTHORIZED, why),
             None => session.identify(&connection, arrival.token.as_deref()),
         }
-        session.client.node.metrics.handshake.observe(since.elapsed().as_secs_f64());
+        session
+            .client
+            .node
+            .metrics
+            .handshake
+            .observe(since.elapsed().as_secs_f64());
         session.receive(&mut arrival.leftover.to_vec());
         Some(session)
     }
@@ -176,11 +208,18 @@ impl Session {
         }
         self.client.seat.vouch();
         let client = self.client.clone();
-        self.wait_for(client.enter(connection, entrance.map(|entrance| *entrance).unwrap_or_default(), auth));
+        self.wait_for(client.enter(
+            connection,
+            entrance.map(|entrance| *entrance).unwrap_or_default(),
+            auth,
+        ));
     }
 
     fn wait_for(&mut self, operation: impl Future<Output = ()> + 'static) {
-        self.pending = Some(Box::new(Pending { operation: Box::pin(operation), rest: Vec::new() }));
+        self.pending = Some(Box::new(Pending {
+            operation: Box::pin(operation),
+            rest: Vec::new(),
+        }));
     }
 
     /// Takes bytes off the socket, up to a message that has something to wait for. Once the connection is closing,
@@ -223,7 +262,10 @@ impl Session {
             return;
         }
         self.client.app().metrics.messages.inc();
-        match self.rate.take(&self.client.node.live().config.limits, Instant::now()) {
+        match self
+            .rate
+            .take(&self.client.node.live().config.limits, Instant::now())
+        {
             Allowance::Go => {}
             Allowance::Refused => {
                 let id = match message {
@@ -231,7 +273,9 @@ impl Session {
                     Message::Binary(bytes) => native::binary_id(bytes),
                     _ => None,
                 };
-                return self.client.refuse(id, "rate_limited", "too many messages; slow down");
+                return self
+                    .client
+                    .refuse(id, "rate_limited", "too many messages; slow down");
             }
             Allowance::Strike => return self.client.strike(),
         }
@@ -245,26 +289,40 @@ impl Session {
 
     fn understand(&mut self, call: Result<Call<'_>, Misunderstood<'_>>) {
         match call {
-            Ok(Call { id, request: Request::Auth { token } }) => self.authenticate(id, &token),
+            Ok(Call {
+                id,
+                request: Request::Auth { token },
+            }) => self.authenticate(id, &token),
             Ok(Call { id, request }) => {
                 if let Some(operation) = self.client.clone().call(id, request) {
                     self.wait_for(operation);
                 }
             }
             Err(Misunderstood::NotJson) => {
-                self.client.close(close::BAD_MESSAGE, "the message is not JSON");
+                self.client
+                    .close(close::BAD_MESSAGE, "the message is not JSON");
             }
-            Err(Misunderstood::Refused { id, code, message }) => self.client.refuse(id, code, &message),
+            Err(Misunderstood::Refused { id, code, message }) => {
+                self.client.refuse(id, code, &message)
+            }
         }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let Client { event_loop, seat, .. } = &self.client;
+        let Client {
+            event_loop, seat, ..
+        } = &self.client;
         event_loop.leave(seat.at);
-        let Some(departure) = event_loop.shard().own(|table| table.remove(seat.at)) else { return };
-        let code = if departure.close_code == 0 { self.left_with } else { departure.close_code };
+        let Some(departure) = event_loop.shard().own(|table| table.remove(seat.at)) else {
+            return;
+        };
+        let code = if departure.close_code == 0 {
+            self.left_with
+        } else {
+            departure.close_code
+        };
         let app = self.client.app();
         app.metrics.closed(code);
         if departure.was_open {

@@ -23,11 +23,16 @@ pub(super) struct Rate {
 
 impl Rate {
     pub(super) fn new(burst: u32) -> Self {
-        Self { level: burst as f32, strikes: 0, since: Instant::now() }
+        Self {
+            level: burst as f32,
+            strikes: 0,
+            since: Instant::now(),
+        }
     }
 
     pub(super) fn take(&mut self, limits: &Limits, now: Instant) -> Allowance {
-        let gained = now.duration_since(self.since).as_secs_f32() * limits.messages_per_second as f32;
+        let gained =
+            now.duration_since(self.since).as_secs_f32() * limits.messages_per_second as f32;
         self.level = (self.level + gained).min(limits.message_burst as f32);
         self.since = now;
         if self.level >= 1.0 {
@@ -36,7 +41,11 @@ impl Rate {
             return Allowance::Go;
         }
         self.strikes += 1;
-        if self.strikes > RATE_LIMIT_STRIKES { Allowance::Strike } else { Allowance::Refused }
+        if self.strikes > RATE_LIMIT_STRIKES {
+            Allowance::Strike
+        } else {
+            Allowance::Refused
+        }
     }
 }
 
@@ -48,7 +57,11 @@ mod tests {
 
     #[test]
     fn a_burst_passes_then_the_rate_holds_then_the_client_is_closed() {
-        let limits = Limits { messages_per_second: 10, message_burst: 5, ..Limits::default() };
+        let limits = Limits {
+            messages_per_second: 10,
+            message_burst: 5,
+            ..Limits::default()
+        };
         let mut rate = Rate::new(limits.message_burst);
         let start = Instant::now();
         assert!((0..5).all(|_| rate.take(&limits, start) == Allowance::Go));

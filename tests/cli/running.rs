@@ -1,5 +1,9 @@
 //! The program under test: run to its end, or kept running and listened to.
-#![allow(dead_code, unreachable_pub, reason = "each test file is a crate, and uses its part of this module")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file is a crate, and uses its part of this module"
+)]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -56,7 +60,12 @@ pub fn run(words: &[&str]) -> Finished {
 pub fn run_with(words: &[&str], variables: &[(&str, &str)], input: &str) -> Finished {
     let mut running = Running::start(words, variables, Stdio::piped());
     // A program that does not read may have ended already.
-    let _ = running.child.stdin.take().unwrap().write_all(input.as_bytes());
+    let _ = running
+        .child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes());
     running.finish()
 }
 
@@ -72,7 +81,10 @@ pub struct Running {
 impl Running {
     pub fn start(words: &[&str], variables: &[(&str, &str)], stdin: Stdio) -> Self {
         let mut command = Command::new(PROGRAM);
-        command.args(words).env_clear().envs(variables.iter().copied());
+        command
+            .args(words)
+            .env_clear()
+            .envs(variables.iter().copied());
         Self::spawn(command, stdin)
     }
 
@@ -80,17 +92,29 @@ impl Running {
     pub fn shell(line: &str) -> Self {
         let mut command = Command::new("sh");
         let folder = Path::new(PROGRAM).parent().unwrap().display();
-        command.arg("-c").arg(format!("PATH={folder}:$PATH; {line}"));
-        command.env_remove("FANFARE_URL").env_remove("FANFARE_TOKEN");
+        command
+            .arg("-c")
+            .arg(format!("PATH={folder}:$PATH; {line}"));
+        command
+            .env_remove("FANFARE_URL")
+            .env_remove("FANFARE_TOKEN");
         Self::spawn(command, Stdio::null())
     }
 
     fn spawn(mut command: Command, stdin: Stdio) -> Self {
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let out = Some(lines(child.stdout.take().unwrap()));
         let errors = lines(child.stderr.take().unwrap());
-        Self { child, out, errors, said: String::new() }
+        Self {
+            child,
+            out,
+            errors,
+            said: String::new(),
+        }
     }
 
     /// The next line of stdout.
@@ -116,7 +140,8 @@ impl Running {
     }
 
     fn said(&mut self) -> &str {
-        self.said.extend(self.errors.try_iter().map(|line| line + "\n"));
+        self.said
+            .extend(self.errors.try_iter().map(|line| line + "\n"));
         &self.said
     }
 
@@ -159,7 +184,11 @@ impl Running {
         text(&self.errors, &mut self.said);
         eventually("the program ends", || self.has_ended());
         let code = self.child.wait().unwrap().code().expect("not killed");
-        Finished { code, out, error: std::mem::take(&mut self.said) }
+        Finished {
+            code,
+            out,
+            error: std::mem::take(&mut self.said),
+        }
     }
 }
 
@@ -216,7 +245,12 @@ impl Served {
             }
         }
         let url = format!("--url=http://{address}");
-        Self { running, address, welcome, url }
+        Self {
+            running,
+            address,
+            welcome,
+            url,
+        }
     }
 
     /// A client command for this server.
@@ -256,7 +290,10 @@ pub fn terminate_tls(server: SocketAddr) -> (u16, String) {
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -264,7 +301,9 @@ pub fn terminate_tls(server: SocketAddr) -> (u16, String) {
                 let (socket, _) = listener.accept().await.unwrap();
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
-                    let Ok(mut client) = acceptor.accept(socket).await else { return };
+                    let Ok(mut client) = acceptor.accept(socket).await else {
+                        return;
+                    };
                     let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
                     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
                 });

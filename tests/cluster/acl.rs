@@ -14,17 +14,31 @@ use crate::{
 /// The words of the rule for `user`, as they stand in the reference.
 fn rule(user: &str) -> Vec<String> {
     let reference = reference();
-    let (_, rest) = reference.split_once(&format!("\nACL SETUSER {user} ")).expect("the rule is there");
+    let (_, rest) = reference
+        .split_once(&format!("\nACL SETUSER {user} "))
+        .expect("the rule is there");
     let (rule, _) = rest.split_once("\n```").unwrap();
     let words = rule.split_whitespace().map(str::to_owned);
-    ["ACL", "SETUSER", user].map(str::to_owned).into_iter().chain(words).collect()
+    ["ACL", "SETUSER", user]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(words)
+        .collect()
 }
 
 /// The words in backquotes of the reference's line that begins with `start`.
 fn more(start: &str) -> Vec<String> {
     let reference = reference();
-    let line = reference.lines().find(|line| line.starts_with(start)).expect("the line is there");
-    line.split('`').nth(1).unwrap().split_whitespace().map(str::to_owned).collect()
+    let line = reference
+        .lines()
+        .find(|line| line.starts_with(start))
+        .expect("the line is there");
+    line.split('`')
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
 }
 
 fn reference() -> String {
@@ -42,15 +56,22 @@ fn set(servers: &[RedisServer], words: &[String]) {
 fn expect_nothing_denied(servers: &[RedisServer]) {
     for server in servers {
         let log = server.call(&["ACL", "LOG"]).unwrap();
-        let denied: Vec<Vec<String>> =
-            log.items().iter().map(|entry| entry.items().iter().map(Reply::text).collect()).collect();
+        let denied: Vec<Vec<String>> = log
+            .items()
+            .iter()
+            .map(|entry| entry.items().iter().map(Reply::text).collect())
+            .collect();
         assert!(denied.is_empty(), "{denied:#?}");
     }
 }
 
 fn once(node: &Node, body: &Value) -> Value {
-    let answer =
-        node.request("POST", "/v1/broadcast", &[("Idempotency-Key", "k")], Some(body.to_string().as_bytes()));
+    let answer = node.request(
+        "POST",
+        "/v1/broadcast",
+        &[("Idempotency-Key", "k")],
+        Some(body.to_string().as_bytes()),
+    );
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()
 }
@@ -64,23 +85,33 @@ fn exercise(url: &str) {
     }
     let nobody = json!({"event": "nobody", "to": {"users": ["nobody"]}, "receipt": "cluster"});
     for node in &nodes {
-        eventually("it knows the other", || node.call("/v1/emit", &nobody)["nodes"] == 2);
+        eventually("it knows the other", || {
+            node.call("/v1/emit", &nobody)["nodes"] == 2
+        });
     }
-    let mut clients: Vec<Client> =
-        ["u0", "u1"].iter().zip(&nodes).map(|(user, node)| node.user(user)).collect();
+    let mut clients: Vec<Client> = ["u0", "u1"]
+        .iter()
+        .zip(&nodes)
+        .map(|(user, node)| node.user(user))
+        .collect();
     for client in &mut clients {
         client.join("room");
         client.watch("lobby");
     }
     for node in &nodes {
-        eventually("both are listed", || node.look("/v1/channels/lobby/members")["count"] == 2);
+        eventually("both are listed", || {
+            node.look("/v1/channels/lobby/members")["count"] == 2
+        });
     }
     for client in &mut clients {
         client.pending();
     }
     // More than are kept, so that the oldest give way.
     for n in 0..1100 {
-        nodes[n % 2].call("/v1/send", &json!({"channel": "room", "event": "e", "data": n}));
+        nodes[n % 2].call(
+            "/v1/send",
+            &json!({"channel": "room", "event": "e", "data": n}),
+        );
         for client in &mut clients {
             assert_eq!(event(client)["data"], n);
         }
@@ -90,34 +121,60 @@ fn exercise(url: &str) {
     let body = json!({"event": "once"});
     assert_eq!(once(&nodes[0], &body), once(&nodes[1], &body));
     let bad = json!({"event": "e", "filter": "nonsense("}).to_string();
-    let refused = nodes[0].request("POST", "/v1/emit", &[("Idempotency-Key", "b")], Some(bad.as_bytes()));
+    let refused = nodes[0].request(
+        "POST",
+        "/v1/emit",
+        &[("Idempotency-Key", "b")],
+        Some(bad.as_bytes()),
+    );
     assert_eq!(refused.status, 400);
     all_get(&mut clients, "once");
     let moving = clients[1].id.clone();
-    nodes[0].call("/v1/join", &json!({"channel": "side", "to": {"connections": [moving]}}));
-    eventually("it is listed", || nodes[0].look("/v1/channels/side/members")["count"] == 1);
+    nodes[0].call(
+        "/v1/join",
+        &json!({"channel": "side", "to": {"connections": [moving]}}),
+    );
+    eventually("it is listed", || {
+        nodes[0].look("/v1/channels/side/members")["count"] == 1
+    });
     clients[0].pending();
     nodes[1].kill();
     eventually("the dead node's member has left", || {
-        clients[0].pending().iter().any(|notice| notice["kind"] == "left" && notice["member"]["id"] == moving)
+        clients[0]
+            .pending()
+            .iter()
+            .any(|notice| notice["kind"] == "left" && notice["member"]["id"] == moving)
     });
 }
 
 /// Events of a user who is away come later, and once.
 fn stored(nodes: &[Node]) {
     for n in 0..3 {
-        nodes[0].call("/v1/publish", &json!({"user": "ann", "event": "e", "data": n}));
+        nodes[0].call(
+            "/v1/publish",
+            &json!({"user": "ann", "event": "e", "data": n}),
+        );
     }
     let mut ann = nodes[1].user("ann");
     (0..3).for_each(|n| assert_eq!(event(&mut ann)["data"], n));
     ann.pending();
-    eventually("all is confirmed", || nodes[0].user("ann").pending().is_empty());
+    eventually("all is confirmed", || {
+        nodes[0].user("ann").pending().is_empty()
+    });
 }
 
 /// `redis://` or `redis+cluster://` as `user`.
 fn url(user: &str, addresses: &[SocketAddr]) -> String {
-    let scheme = if addresses.len() > 1 { "redis+cluster" } else { "redis" };
-    let hosts = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
+    let scheme = if addresses.len() > 1 {
+        "redis+cluster"
+    } else {
+        "redis"
+    };
+    let hosts = addresses
+        .iter()
+        .map(SocketAddr::to_string)
+        .collect::<Vec<_>>()
+        .join(",");
     format!("{scheme}://{user}:password@{hosts}")
 }
 
@@ -129,7 +186,10 @@ fn the_rule_for_nodes_is_enough_for_all_they_do() {
     expect_nothing_denied(&redis);
     let more = more("- for a database");
     set(&redis, &[rule("fanfare"), more].concat());
-    let node = Node::here(&Settings::new(&format!("{}/1", url("fanfare", &[redis[0].address()]))));
+    let node = Node::here(&Settings::new(&format!(
+        "{}/1",
+        url("fanfare", &[redis[0].address()])
+    )));
     eventually("it is ready", || node.is_ready());
     expect_nothing_denied(&redis);
 }
@@ -137,7 +197,10 @@ fn the_rule_for_nodes_is_enough_for_all_they_do() {
 #[test]
 fn the_rule_for_nodes_is_enough_on_redis_cluster() {
     let redis = RedisCluster::start().unwrap();
-    set(&redis.nodes, &[rule("fanfare"), more("- on Redis Cluster")].concat());
+    set(
+        &redis.nodes,
+        &[rule("fanfare"), more("- on Redis Cluster")].concat(),
+    );
     exercise(&url("fanfare", &redis.addresses()));
     expect_nothing_denied(&redis.nodes);
 }
@@ -145,7 +208,15 @@ fn the_rule_for_nodes_is_enough_on_redis_cluster() {
 #[test]
 fn the_rule_for_nodes_allows_nothing_that_harms_others() {
     let redis = [RedisServer::start().unwrap()];
-    set(&redis, &[rule("fanfare"), more("- on Redis Cluster"), more("- for a database")].concat());
+    set(
+        &redis,
+        &[
+            rule("fanfare"),
+            more("- on Redis Cluster"),
+            more("- for a database"),
+        ]
+        .concat(),
+    );
     let mut fanfare = Resp::connect(redis[0].address()).unwrap();
     fanfare.call(&["AUTH", "fanfare", "password"]).unwrap();
     for words in [
@@ -174,10 +245,16 @@ fn the_rules_for_programs_let_them_publish_and_nothing_else() {
     let mut program = Resp::connect(redis[0].address()).unwrap();
     program.call(&["AUTH", "program", "password"]).unwrap();
     let message = json!({"event": "by hand", "recipients": ["u0"]}).to_string();
-    let heard = program.call(&["PUBLISH", "fanfare:default:default:dispatch", &message]).unwrap();
+    let heard = program
+        .call(&["PUBLISH", "fanfare:default:default:dispatch", &message])
+        .unwrap();
     assert_eq!(heard.number(), Some(1));
     all_get(&mut client, "by hand");
-    assert!(program.call(&["SUBSCRIBE", "fanfare:default:default:dispatch"]).is_err());
+    assert!(
+        program
+            .call(&["SUBSCRIBE", "fanfare:default:default:dispatch"])
+            .is_err()
+    );
     redis[0].call(&["ACL", "LOG", "RESET"]).unwrap();
 
     set(&redis, &rule("dispatcher"));
@@ -185,9 +262,17 @@ fn the_rules_for_programs_let_them_publish_and_nothing_else() {
     all_get(&mut client, "by a dispatcher");
     expect_nothing_denied(&redis);
     let mut dispatcher = Resp::connect(redis[0].address()).unwrap();
-    dispatcher.call(&["AUTH", "dispatcher", "password"]).unwrap();
-    for channel in ["fanfare:default:default:dispatch", "fanfare:default:default:all"] {
-        let refused = dispatcher.call(&["SUBSCRIBE", channel]).unwrap_err().to_string();
+    dispatcher
+        .call(&["AUTH", "dispatcher", "password"])
+        .unwrap();
+    for channel in [
+        "fanfare:default:default:dispatch",
+        "fanfare:default:default:all",
+    ] {
+        let refused = dispatcher
+            .call(&["SUBSCRIBE", channel])
+            .unwrap_err()
+            .to_string();
         assert!(refused.starts_with("NOPERM"), "{refused}");
     }
 }
@@ -195,8 +280,9 @@ fn the_rules_for_programs_let_them_publish_and_nothing_else() {
 #[test]
 fn the_rule_for_dispatchers_is_enough_on_redis_cluster() {
     let redis = RedisCluster::start().unwrap();
-    let node =
-        Node::here(&Settings::new(&cluster_url(&redis.addresses())).with("FANFARE_NAMESPACE", "default"));
+    let node = Node::here(
+        &Settings::new(&cluster_url(&redis.addresses())).with("FANFARE_NAMESPACE", "default"),
+    );
     eventually("it is ready", || node.is_ready());
     let mut client = [node.user("u0")];
     set(&redis.nodes, &rule("dispatcher"));
@@ -206,7 +292,10 @@ fn the_rule_for_dispatchers_is_enough_on_redis_cluster() {
 }
 
 fn dispatch(url: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let dispatcher = loop {
             // It waits a second, in which a busy machine may not get far.
@@ -214,6 +303,12 @@ fn dispatch(url: &str) {
                 break dispatcher;
             }
         };
-        assert_eq!(dispatcher.dispatch(&["u0"], &[], "by a dispatcher", ()).await.unwrap(), 1);
+        assert_eq!(
+            dispatcher
+                .dispatch(&["u0"], &[], "by a dispatcher", ())
+                .await
+                .unwrap(),
+            1
+        );
     });
 }

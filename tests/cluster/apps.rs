@@ -11,14 +11,30 @@ use crate::{
 
 /// Expects that only those of `own` get what is sent on `node` in every way.
 fn expect_apart(node: &Node, own: &mut [Client], others: &mut [Client]) {
-    let ids: Vec<&str> = own.iter().chain(others.iter()).map(|client| client.id.as_str()).collect();
+    let ids: Vec<&str> = own
+        .iter()
+        .chain(others.iter())
+        .map(|client| client.id.as_str())
+        .collect();
     let calls = [
         ("/v1/broadcast", json!({"event": "ours"})),
         ("/v1/send", json!({"channel": "lobby", "event": "ours"})),
-        ("/v1/publish", json!({"user": "ann", "event": "ours", "store": false})),
-        ("/v1/emit", json!({"event": "ours", "filter": "user == 'ann'"})),
-        ("/v1/emit", json!({"event": "ours", "to": {"connections": ids}})),
-        ("/v1/dispatch", json!({"recipients": ["*"], "event": "ours"})),
+        (
+            "/v1/publish",
+            json!({"user": "ann", "event": "ours", "store": false}),
+        ),
+        (
+            "/v1/emit",
+            json!({"event": "ours", "filter": "user == 'ann'"}),
+        ),
+        (
+            "/v1/emit",
+            json!({"event": "ours", "to": {"connections": ids}}),
+        ),
+        (
+            "/v1/dispatch",
+            json!({"recipients": ["*"], "event": "ours"}),
+        ),
     ];
     for (path, body) in calls {
         let mut body = body;
@@ -35,8 +51,10 @@ fn expect_apart(node: &Node, own: &mut [Client], others: &mut [Client]) {
 /// Two nodes of each of two namespaces, and a client in `lobby` on each.
 fn two_namespaces(redis: &RedisServer) -> (Vec<Node>, Vec<Client>) {
     let of = |namespace: &str| Settings::new(&redis.url()).with("FANFARE_NAMESPACE", namespace);
-    let nodes: Vec<Node> =
-        ["one", "one", "two", "two"].iter().map(|namespace| Node::here(&of(namespace))).collect();
+    let nodes: Vec<Node> = ["one", "one", "two", "two"]
+        .iter()
+        .map(|namespace| Node::here(&of(namespace)))
+        .collect();
     for node in &nodes {
         eventually("it is ready", || node.is_ready());
     }
@@ -46,7 +64,9 @@ fn two_namespaces(redis: &RedisServer) -> (Vec<Node>, Vec<Client>) {
     }
     let nobody = json!({"event": "nobody", "to": {"users": ["nobody"]}, "receipt": "cluster"});
     for node in &nodes {
-        eventually("each counts two nodes", || node.call("/v1/emit", &nobody)["nodes"] == 2);
+        eventually("each counts two nodes", || {
+            node.call("/v1/emit", &nobody)["nodes"] == 2
+        });
     }
     (nodes, clients)
 }
@@ -63,7 +83,9 @@ fn one_namespace_reaches_nothing_of_another() {
         assert_eq!(node.look("/v1/users/ann")["connections"], 2);
     }
     nodes[0].call("/v1/disconnect", &json!({"to": {"users": ["ann"]}}));
-    clients[..2].iter_mut().for_each(|client| assert_eq!(client.closed(), 4010));
+    clients[..2]
+        .iter_mut()
+        .for_each(|client| assert_eq!(client.closed(), 4010));
     clients[2..].iter_mut().for_each(Client::expect_nothing);
 }
 
@@ -85,12 +107,18 @@ fn one_app_reaches_nothing_of_another() {
     let two_apps = |config: &mut Config| {
         config.drain_delay = Some(std::time::Duration::ZERO);
         let own = config.apps.values_mut().next().unwrap();
-        own.keys.push(api_key("all", KEY, fanfare::config::Scopes::ALL));
-        let other = AppConfig { tokens: vec![token_key(SECRET)], ..AppConfig::default() };
+        own.keys
+            .push(api_key("all", KEY, fanfare::config::Scopes::ALL));
+        let other = AppConfig {
+            tokens: vec![token_key(SECRET)],
+            ..AppConfig::default()
+        };
         config.apps.insert("other".to_owned(), other);
     };
     let settings = Settings::new(&redis.url());
-    let nodes: Vec<Node> = (0..2).map(|_| Node::here_with(&settings, two_apps)).collect();
+    let nodes: Vec<Node> = (0..2)
+        .map(|_| Node::here_with(&settings, two_apps))
+        .collect();
     for node in &nodes {
         eventually("it is ready", || node.is_ready());
     }
@@ -106,11 +134,18 @@ fn one_app_reaches_nothing_of_another() {
     for (path, body) in [
         ("/v1/broadcast", json!({"event": "ours"})),
         ("/v1/send", json!({"channel": "lobby", "event": "ours"})),
-        ("/v1/publish", json!({"user": "ann", "event": "ours", "store": false})),
+        (
+            "/v1/publish",
+            json!({"user": "ann", "event": "ours", "store": false}),
+        ),
     ] {
         let body = body.to_string();
-        let answer =
-            nodes[0].request("POST", path, &[("Authorization", &authorization)], Some(body.as_bytes()));
+        let answer = nodes[0].request(
+            "POST",
+            path,
+            &[("Authorization", &authorization)],
+            Some(body.as_bytes()),
+        );
         assert_eq!(answer.status, 200, "{answer:?}");
         for client in &mut own {
             assert_eq!(event(client)["event"], "ours");
@@ -124,5 +159,7 @@ fn one_app_reaches_nothing_of_another() {
         others[0].acked(&message);
         assert_eq!(event(&mut others[1])["event"], "theirs");
     }
-    own.iter_mut().chain(&mut others).for_each(Client::expect_nothing);
+    own.iter_mut()
+        .chain(&mut others)
+        .for_each(Client::expect_nothing);
 }

@@ -23,14 +23,19 @@ fn calls() -> [(&'static str, Value); 5] {
         ("/v1/broadcast", json!({"event": "e"})),
         ("/v1/emit", json!({"event": "e", "filter": "user != null"})),
         ("/v1/send", json!({"channel": "lobby", "event": "e"})),
-        ("/v1/publish", json!({"users": ["u0", "u1", "u2"], "event": "e", "store": false})),
+        (
+            "/v1/publish",
+            json!({"users": ["u0", "u1", "u2"], "event": "e", "store": false}),
+        ),
         ("/v1/dispatch", json!({"recipients": ["*"], "event": "e"})),
     ]
 }
 
 fn expect_refused(answer: &Answer) {
     assert_eq!(answer.status, 503, "{answer:?}");
-    let wait = answer.header("retry-after").and_then(|wait| wait.parse::<u32>().ok());
+    let wait = answer
+        .header("retry-after")
+        .and_then(|wait| wait.parse::<u32>().ok());
     assert!(wait.is_some_and(|wait| wait >= 1), "{answer:?}");
     assert!(!answer.code().is_empty());
 }
@@ -57,7 +62,10 @@ fn expect_delivery(cluster: &Cluster, clients: &mut [Client]) {
                 expect_refused(&answer);
             }
             for (client, has_it) in clients.iter_mut().zip(&mut has_it) {
-                *has_it |= client.pending().iter().any(|got| got["event"] == "again" && got["data"] == at);
+                *has_it |= client
+                    .pending()
+                    .iter()
+                    .any(|got| got["event"] == "again" && got["data"] == at);
             }
             has_it.iter().all(|&has_it| has_it)
         });
@@ -96,12 +104,20 @@ fn without_redis_at_the_start_a_node_says_so_and_serves_its_own() {
             assert_eq!(event(&mut client)["event"], "e");
         }
     }
-    let batch = node.call("/v1/batch", &json!({"items": [{"call": "broadcast", "event": "e"}]}));
+    let batch = node.call(
+        "/v1/batch",
+        &json!({"items": [{"call": "broadcast", "event": "e"}]}),
+    );
     assert_eq!(batch["results"][0]["status"], 503, "{batch}");
-    for message in
-        [json!({"op": "broadcast", "event": "e"}), json!({"op": "publish", "users": ["u0"], "event": "e"})]
-    {
-        assert_eq!(client.ask(&message)["op"], "error", "nothing is said to be sent that is not");
+    for message in [
+        json!({"op": "broadcast", "event": "e"}),
+        json!({"op": "publish", "users": ["u0"], "event": "e"}),
+    ] {
+        assert_eq!(
+            client.ask(&message)["op"],
+            "error",
+            "nothing is said to be sent that is not"
+        );
     }
     client.expect_nothing();
 }
@@ -115,14 +131,25 @@ fn expect_fit_alone(node: &Node) {
         (200, &json!(true), &Value::Null),
         "{body}"
     );
-    assert!(body["warnings"][0].as_str().unwrap().to_lowercase().contains("redis"), "{body}");
+    assert!(
+        body["warnings"][0]
+            .as_str()
+            .unwrap()
+            .to_lowercase()
+            .contains("redis"),
+        "{body}"
+    );
 }
 
 #[test]
 fn a_node_that_started_without_redis_joins_when_it_comes() {
     let redis = RedisServer::start().unwrap();
     let settings = Settings::new(&redis.url()).with("FANFARE_STORE_USER_EVENTS", "false");
-    let mut cluster = Cluster { nodes: Vec::new(), settings, redis };
+    let mut cluster = Cluster {
+        nodes: Vec::new(),
+        settings,
+        redis,
+    };
     cluster.redis.kill().unwrap();
     cluster.nodes = (0..3).map(|_| Node::here(&cluster.settings)).collect();
     let mut clients = cluster.users();
@@ -139,7 +166,11 @@ fn redis_goes_and_comes_back() {
     cluster.redis.kill().unwrap();
     for node in &cluster.nodes {
         eventually("readiness fails", || !node.is_ready());
-        assert!(node.reasons().to_lowercase().contains("redis"), "{}", node.reasons());
+        assert!(
+            node.reasons().to_lowercase().contains("redis"),
+            "{}",
+            node.reasons()
+        );
         expect_fit_alone(node);
     }
     for (path, body) in calls() {
@@ -151,9 +182,15 @@ fn redis_goes_and_comes_back() {
     clients.iter_mut().for_each(Client::expect_nothing);
     cluster.redis.restart().unwrap();
     expect_delivery(&cluster, &mut clients);
-    cluster[1].call("/v1/send", &json!({"channel": "lobby", "event": "to the lobby"}));
+    cluster[1].call(
+        "/v1/send",
+        &json!({"channel": "lobby", "event": "to the lobby"}),
+    );
     all_get(&mut clients, "to the lobby");
-    cluster[2].call("/v1/publish", &json!({"user": "u0", "event": "to one", "store": false}));
+    cluster[2].call(
+        "/v1/publish",
+        &json!({"user": "u0", "event": "to one", "store": false}),
+    );
     all_get(&mut clients[..1], "to one");
     nothing_more(&cluster[0], &mut clients);
 }
@@ -166,7 +203,11 @@ fn redis_stands_still_and_goes_on() {
     for (path, body) in calls() {
         let start = Instant::now();
         let answer = cluster[0].post(path, &body);
-        assert!(start.elapsed() < BOUND, "{path} took {:?}: {answer:?}", start.elapsed());
+        assert!(
+            start.elapsed() < BOUND,
+            "{path} took {:?}: {answer:?}",
+            start.elapsed()
+        );
         match answer.status {
             200 => assert_ne!(answer.json()["missing_nodes"], json!([]), "{answer:?}"),
             _ => expect_refused(&answer),
@@ -183,10 +224,16 @@ fn every_connection_to_redis_is_cut() {
     let mut clients = cluster.members("lobby");
     for _ in 0..3 {
         for kind in ["normal", "pubsub"] {
-            assert!(cluster.redis.kill_clients(kind).unwrap() >= 3, "each node has one");
+            assert!(
+                cluster.redis.kill_clients(kind).unwrap() >= 3,
+                "each node has one"
+            );
         }
         expect_delivery(&cluster, &mut clients);
-        cluster[1].call("/v1/send", &json!({"channel": "lobby", "event": "to the lobby"}));
+        cluster[1].call(
+            "/v1/send",
+            &json!({"channel": "lobby", "event": "to the lobby"}),
+        );
         all_get(&mut clients, "to the lobby");
     }
 }
@@ -204,7 +251,11 @@ fn topics_taken_up_while_redis_was_away_are_heard_when_it_is_back() {
     if answer["op"] == "error" {
         clients[0].ask_amid(&json!({"op": "join", "channel": "lobby"}));
     }
-    publish_when_possible(&cluster[1], "/v1/send", &json!({"channel": "lobby", "event": "lobby"}));
+    publish_when_possible(
+        &cluster[1],
+        "/v1/send",
+        &json!({"channel": "lobby", "event": "lobby"}),
+    );
     all_get(&mut clients[..1], "lobby");
 }
 
@@ -213,7 +264,10 @@ fn a_channel_with_history_is_refused_while_redis_is_full_and_then_goes_on() {
     let cluster = Cluster::start();
     let mut members = cluster.members("room");
     let send = json!({"channel": "room", "event": "e"});
-    assert_eq!(cluster[0].call("/v1/send", &send)["publications"][0]["offset"], 1);
+    assert_eq!(
+        cluster[0].call("/v1/send", &send)["publications"][0]["offset"],
+        1
+    );
     all_get(&mut members, "e");
     cluster.redis.set("maxmemory-policy", "noeviction").unwrap();
     cluster.redis.set("maxmemory", "1").unwrap();
@@ -224,9 +278,15 @@ fn a_channel_with_history_is_refused_while_redis_is_full_and_then_goes_on() {
     }
     members.iter_mut().for_each(Client::expect_nothing);
     cluster.redis.set("maxmemory", "0").unwrap();
-    eventually("it is taken again", || cluster[1].post("/v1/send", &send).status == 200);
+    eventually("it is taken again", || {
+        cluster[1].post("/v1/send", &send).status == 200
+    });
     for member in &mut members {
-        assert_eq!(event(member)["offset"], 2, "the refused ones have no number");
+        assert_eq!(
+            event(member)["offset"],
+            2,
+            "the refused ones have no number"
+        );
     }
     nothing_more(&cluster[0], &mut members);
 }
@@ -238,41 +298,74 @@ fn what_is_kept_is_out_of_reach_while_redis_is_away() {
     cluster.redis.kill().unwrap();
     eventually("readiness fails", || !cluster[0].is_ready());
     let history = cluster[0].get("/v1/channels/room/history");
-    assert_eq!((history.status, history.code().as_str()), (503, "history_unavailable"));
+    assert_eq!(
+        (history.status, history.code().as_str()),
+        (503, "history_unavailable")
+    );
     let send = cluster[0].post("/v1/send", &json!({"channel": "room", "event": "e"}));
     expect_refused(&send);
     let join = client.ask(&json!({"op": "join", "channel": "room"}));
-    assert_eq!((&join["op"], &join["code"]), (&json!("error"), &json!("history_unavailable")), "{join}");
+    assert_eq!(
+        (&join["op"], &join["code"]),
+        (&json!("error"), &json!("history_unavailable")),
+        "{join}"
+    );
 }
 
 #[test]
 fn a_history_that_survives_is_recovered_and_one_that_does_not_is_told() {
     for is_durable in [true, false] {
-        let redis = if is_durable { RedisServer::start_durable() } else { RedisServer::start() };
-        let mut cluster = Cluster { settings: Settings::default(), nodes: Vec::new(), redis: redis.unwrap() };
+        let redis = if is_durable {
+            RedisServer::start_durable()
+        } else {
+            RedisServer::start()
+        };
+        let mut cluster = Cluster {
+            settings: Settings::default(),
+            nodes: Vec::new(),
+            redis: redis.unwrap(),
+        };
         cluster.settings = Settings::new(&cluster.redis.url());
         cluster.nodes = (0..3).map(|_| Node::here(&cluster.settings)).collect();
         cluster.await_ready();
         let mut member = cluster[0].connect("");
         let joined = member.join("room");
         for n in 1..=3 {
-            cluster[n % 3].call("/v1/send", &json!({"channel": "room", "event": "e", "data": n}));
+            cluster[n % 3].call(
+                "/v1/send",
+                &json!({"channel": "room", "event": "e", "data": n}),
+            );
         }
         (1..=3).for_each(|n| assert_eq!(event(&mut member)["offset"], n));
         cluster.redis.kill().unwrap();
         cluster.redis.restart().unwrap();
         cluster.await_ready();
-        publish_when_possible(&cluster[1], "/v1/send", &json!({"channel": "room", "event": "e", "data": 4}));
+        publish_when_possible(
+            &cluster[1],
+            "/v1/send",
+            &json!({"channel": "room", "event": "e", "data": 4}),
+        );
         let mut back = cluster[2].connect("");
         let since = json!({"epoch": joined["epoch"], "offset": 1});
         let ack = back.acked(&json!({"op": "join", "channel": "room", "since": since}));
         assert_eq!(ack["recovered"], is_durable, "{ack}");
-        assert_ne!(ack["epoch"], joined["epoch"], "Redis might have lost what it accepted");
+        assert_ne!(
+            ack["epoch"], joined["epoch"],
+            "Redis might have lost what it accepted"
+        );
         if is_durable {
             (2..=4).for_each(|n| assert_eq!(event(&mut back)["offset"], n));
             let told = member.json();
-            assert_eq!((&told["recovered"], &told["offset"]), (&json!(true), &json!(3)), "{told}");
-            assert_eq!(event(&mut member)["offset"], 4, "who stayed has missed nothing either");
+            assert_eq!(
+                (&told["recovered"], &told["offset"]),
+                (&json!(true), &json!(3)),
+                "{told}"
+            );
+            assert_eq!(
+                event(&mut member)["offset"],
+                4,
+                "who stayed has missed nothing either"
+            );
         }
     }
 }
@@ -284,7 +377,11 @@ pub(crate) fn two_and_a_proxy() -> (Proxy, Cluster, Vec<Client>) {
     let settings = Settings::new(&redis.url());
     let far = settings.clone().with("FANFARE_REDIS", &proxy.url());
     let nodes = vec![Node::here(&settings), Node::here(&far)];
-    let cluster = Cluster { nodes, settings, redis };
+    let cluster = Cluster {
+        nodes,
+        settings,
+        redis,
+    };
     cluster.await_ready();
     let clients = cluster.members("lobby");
     (proxy, cluster, clients)
@@ -295,7 +392,11 @@ fn a_peer_that_froze_is_noticed_although_every_connection_is_open() {
     let (proxy, cluster, mut clients) = two_and_a_proxy();
     proxy.freeze();
     eventually("readiness fails", || !cluster[1].is_ready());
-    assert!(cluster[1].reasons().to_lowercase().contains("redis"), "{}", cluster[1].reasons());
+    assert!(
+        cluster[1].reasons().to_lowercase().contains("redis"),
+        "{}",
+        cluster[1].reasons()
+    );
     assert!(cluster[0].is_ready(), "{}", cluster[0].reasons());
     proxy.thaw();
     expect_delivery(&cluster, &mut clients);
@@ -306,9 +407,14 @@ fn connections_that_froze_are_replaced_by_new_ones() {
     let (proxy, cluster, mut clients) = two_and_a_proxy();
     proxy.freeze_open();
     // Nobody thaws them.
-    eventually("they are given up", || cluster[1].count("fanfare_bus_reconnects_total", "") > 0);
+    eventually("they are given up", || {
+        cluster[1].count("fanfare_bus_reconnects_total", "") > 0
+    });
     expect_delivery(&cluster, &mut clients);
-    cluster[0].call("/v1/send", &json!({"channel": "lobby", "event": "to the lobby"}));
+    cluster[0].call(
+        "/v1/send",
+        &json!({"channel": "lobby", "event": "to the lobby"}),
+    );
     all_get(&mut clients, "to the lobby");
 }
 
@@ -318,7 +424,11 @@ fn a_subscriber_on_a_replica_that_was_detached_is_noticed() {
     let proxy = Proxy::start(old.address()).unwrap();
     let settings = Settings::new(&proxy.url());
     let nodes = (0..2).map(|_| Node::here(&settings)).collect();
-    let cluster = Cluster { nodes, settings, redis: old };
+    let cluster = Cluster {
+        nodes,
+        settings,
+        redis: old,
+    };
     cluster.await_ready();
     let mut clients = cluster.members("lobby");
     // Another server takes over: whoever connects comes to it, and who is subscribed stays with the old one, where
@@ -343,10 +453,18 @@ fn a_node_ends_in_time_while_redis_stands_still() {
     let leaving = cluster.nodes.pop().unwrap();
     let ending = std::thread::spawn(move || drop(leaving));
     let bye = clients[2].json();
-    assert_eq!((&bye["op"], &bye["code"]), (&json!("bye"), &json!(4200)), "{bye}");
+    assert_eq!(
+        (&bye["op"], &bye["code"]),
+        (&json!("bye"), &json!(4200)),
+        "{bye}"
+    );
     assert_eq!(clients[2].closed(), 4200);
     ending.join().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "it took {:?}",
+        start.elapsed()
+    );
     cluster.redis.resume().unwrap();
 }
 

@@ -62,8 +62,8 @@ fn whom_a_client_excepts_gets_nothing_on_any_node() {
     let cluster = Cluster::start();
     let mut clients = cluster.members("lobby");
     let except = json!({"users": ["u1"], "connections": [clients[0].id]});
-    let (own, _) =
-        clients[0].ask_amid(&json!({"op": "send", "channel": "lobby", "event": "e", "except": except}));
+    let (own, _) = clients[0]
+        .ask_amid(&json!({"op": "send", "channel": "lobby", "event": "e", "except": except}));
     assert_eq!(own, Vec::<Value>::new());
     assert_eq!(event(&mut clients[2])["event"], "e");
     nothing_more(&cluster[0], &mut clients);
@@ -80,7 +80,9 @@ fn bytes_of_a_client_cross_nodes() {
     message.extend([0, 159, 255]);
     clients[0].frame(0x82, &message);
     for client in &mut clients[1..] {
-        let Received::Binary(bytes) = client.message() else { panic!("expected bytes") };
+        let Received::Binary(bytes) = client.message() else {
+            panic!("expected bytes")
+        };
         assert!(bytes.ends_with(&[0, 159, 255]), "{bytes:?}");
     }
 }

@@ -24,10 +24,15 @@ fn zexcore_publish_reaches_a_user_on_another_node() {
     let publish = json!({"user": "u2", "event": "alert", "data": "Hello from server!"});
     cluster[0].call("/v1/publish", &publish);
     expect(&mut clients[2], "alert", &json!("Hello from server!"));
-    let publish = json!({"op": "publish", "users": ["u2"], "event": "alert", "data": ["Hello", "again"]});
+    let publish =
+        json!({"op": "publish", "users": ["u2"], "event": "alert", "data": ["Hello", "again"]});
     clients[1].acked(&publish);
     let got = event(&mut clients[2]);
-    assert_eq!((&got["data"], &got["from"]["user"]), (&json!(["Hello", "again"]), &json!("u1")), "{got}");
+    assert_eq!(
+        (&got["data"], &got["from"]["user"]),
+        (&json!(["Hello", "again"]), &json!("u1")),
+        "{got}"
+    );
     nothing_more(&cluster[0], &mut clients);
 }
 
@@ -37,12 +42,19 @@ fn zexcore_emit_with_a_predicate_reaches_who_matches_on_every_node() {
     let someone = json!({"email": "someone@example.com"});
     let other = json!({"email": "other@example.com"});
     let of = |claims: &Value| -> Vec<Client> {
-        cluster.nodes.iter().map(|node| node.user_with("uuid", claims, "")).collect()
+        cluster
+            .nodes
+            .iter()
+            .map(|node| node.user_with("uuid", claims, ""))
+            .collect()
     };
     let (mut matching, mut others) = (of(&someone), of(&other));
     others.push(cluster[2].connect(""));
     for node in &cluster.nodes {
-        node.call("/v1/broadcast", &json!({"event": "alert", "data": "Hello from server!"}));
+        node.call(
+            "/v1/broadcast",
+            &json!({"event": "alert", "data": "Hello from server!"}),
+        );
         all_get(&mut matching, "alert");
         all_get(&mut others, "alert");
         let receipt = node.call(
@@ -55,7 +67,11 @@ fn zexcore_emit_with_a_predicate_reaches_who_matches_on_every_node() {
                 "receipt": "cluster",
             }),
         );
-        assert_eq!((&receipt["matched"], &receipt["nodes"]), (&json!(3), &json!(3)), "{receipt}");
+        assert_eq!(
+            (&receipt["matched"], &receipt["nodes"]),
+            (&json!(3), &json!(3)),
+            "{receipt}"
+        );
         for client in &mut matching {
             assert_eq!(event(client)["data"], "Hello, client!");
         }
@@ -66,7 +82,10 @@ fn zexcore_emit_with_a_predicate_reaches_who_matches_on_every_node() {
 
 /// Three more nodes over the Redis of `cluster`, in a namespace of their own, that are ready.
 fn beside(cluster: &Cluster, namespace: &str) -> Vec<Node> {
-    let settings = cluster.settings.clone().with("FANFARE_NAMESPACE", namespace);
+    let settings = cluster
+        .settings
+        .clone()
+        .with("FANFARE_NAMESPACE", namespace);
     let nodes: Vec<Node> = (0..3).map(|_| Node::here(&settings)).collect();
     for node in &nodes {
         eventually("a node of the other namespace is ready", || node.is_ready());
@@ -76,7 +95,11 @@ fn beside(cluster: &Cluster, namespace: &str) -> Vec<Node> {
 
 /// Clients `0`, `1` and `2`, one on each node.
 fn three(nodes: &[Node]) -> Vec<Client> {
-    nodes.iter().enumerate().map(|(at, node)| node.user(&at.to_string())).collect()
+    nodes
+        .iter()
+        .enumerate()
+        .map(|(at, node)| node.user(&at.to_string()))
+        .collect()
 }
 
 #[test]
@@ -84,24 +107,49 @@ fn mesa_a_dispatch_reaches_all_nodes_of_its_namespace_and_none_of_another() {
     let plain = Cluster::start();
     let api = beside(&plain, "api");
     let (mut plain_clients, mut api_clients) = (three(&plain.nodes), three(&api));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let dispatcher = runtime.block_on(Dispatcher::connect_to(&plain.redis.url(), "api", "default")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let dispatcher = runtime
+        .block_on(Dispatcher::connect_to(&plain.redis.url(), "api", "default"))
+        .unwrap();
     let dispatch = |recipients: &[&str], except: &[&str], name: &str, data: Value| {
-        let heard = runtime.block_on(dispatcher.dispatch(recipients, except, name, &data)).unwrap();
+        let heard = runtime
+            .block_on(dispatcher.dispatch(recipients, except, name, &data))
+            .unwrap();
         assert_eq!(heard, 3, "the three nodes of the namespace listen");
     };
-    dispatch(&["0", "1"], &[], "STATUS_UPDATE", json!({"status": "online"}));
+    dispatch(
+        &["0", "1"],
+        &[],
+        "STATUS_UPDATE",
+        json!({"status": "online"}),
+    );
     for client in &mut api_clients[..2] {
         expect(client, "STATUS_UPDATE", &json!({"status": "online"}));
     }
-    dispatch(&["0", "1", "2"], &["1"], "NEW_MESSAGE", json!({"content": "Hello", "author": "1"}));
+    dispatch(
+        &["0", "1", "2"],
+        &["1"],
+        "NEW_MESSAGE",
+        json!({"content": "Hello", "author": "1"}),
+    );
     all_get(&mut api_clients[..1], "NEW_MESSAGE");
     all_get(&mut api_clients[2..], "NEW_MESSAGE");
-    dispatch(&["*"], &[], "GLOBAL_ALERT", json!({"alert": true, "content": "Hello World"}));
+    dispatch(
+        &["*"],
+        &[],
+        "GLOBAL_ALERT",
+        json!({"alert": true, "content": "Hello World"}),
+    );
     all_get(&mut api_clients, "GLOBAL_ALERT");
     // The other way round, by plain PUBLISH.
     let message = json!({"recipients": ["*"], "event": "GLOBAL_ALERT"}).to_string();
-    let heard = plain.redis.call(&["PUBLISH", "fanfare:tests:default:dispatch", &message]).unwrap();
+    let heard = plain
+        .redis
+        .call(&["PUBLISH", "fanfare:tests:default:dispatch", &message])
+        .unwrap();
     assert_eq!(heard.number(), Some(3));
     all_get(&mut plain_clients, "GLOBAL_ALERT");
     let closed = runtime.block_on(dispatcher.disconnect(&["2"])).unwrap();
@@ -125,8 +173,18 @@ fn agnost_get_members_has_those_of_all_nodes() {
         member.acked(&json!({"op": "update", "data": profile}));
     }
     let by_id = |page: &Value| -> BTreeMap<String, (Value, Value)> {
-        let listed = page["members"].as_array().unwrap_or_else(|| panic!("no members: {page}")).iter();
-        listed.map(|m| (m["id"].as_str().unwrap().into(), (m["user"].clone(), m["data"].clone()))).collect()
+        let listed = page["members"]
+            .as_array()
+            .unwrap_or_else(|| panic!("no members: {page}"))
+            .iter();
+        listed
+            .map(|m| {
+                (
+                    m["id"].as_str().unwrap().into(),
+                    (m["user"].clone(), m["data"].clone()),
+                )
+            })
+            .collect()
     };
     let expected: BTreeMap<_, _> = members
         .iter()
@@ -136,18 +194,36 @@ fn agnost_get_members_has_those_of_all_nodes() {
         .collect();
     for at in 0..3 {
         let mut page = Value::Null;
-        eventually("every node lists the members of all, with their profiles", || {
-            page = cluster[at].look(&format!("/v1/channels/{CHANNEL}/members"));
-            by_id(&page) == expected
-        });
-        assert_eq!((&page["count"], &page["users"]), (&json!(3), &json!(3)), "{page}");
+        eventually(
+            "every node lists the members of all, with their profiles",
+            || {
+                page = cluster[at].look(&format!("/v1/channels/{CHANNEL}/members"));
+                by_id(&page) == expected
+            },
+        );
+        assert_eq!(
+            (&page["count"], &page["users"]),
+            (&json!(3), &json!(3)),
+            "{page}"
+        );
         let shown = members[at].acked(&json!({"op": "members", "channel": CHANNEL}));
-        assert_eq!(by_id(&shown), expected, "a client of node {at} sees the same");
+        assert_eq!(
+            by_id(&shown),
+            expected,
+            "a client of node {at} sees the same"
+        );
     }
     let message = json!({"username": "Luke Skywalker", "message": "Let's have a Juma juice?"});
-    cluster[1].call("/v1/send", &json!({"channel": CHANNEL, "event": "chat-message", "data": message}));
+    cluster[1].call(
+        "/v1/send",
+        &json!({"channel": CHANNEL, "event": "chat-message", "data": message}),
+    );
     for member in &mut members {
         let got = event(member);
-        assert_eq!((&got["channel"], &got["data"]), (&json!(CHANNEL), &message), "{got}");
+        assert_eq!(
+            (&got["channel"], &got["data"]),
+            (&json!(CHANNEL), &message),
+            "{got}"
+        );
     }
 }

@@ -14,14 +14,18 @@ use crate::{
 fn listed(node: &Node) -> Option<BTreeSet<String>> {
     let page = node.look("/v1/channels/lobby/members");
     let members = page["members"].as_array().unwrap();
-    let ids = members.iter().map(|member| member["id"].as_str().unwrap().to_owned());
+    let ids = members
+        .iter()
+        .map(|member| member["id"].as_str().unwrap().to_owned());
     (page["count"] == members.len()).then(|| ids.collect())
 }
 
 fn expect_listed(nodes: &[Node], clients: &[&Client]) {
     let expected: BTreeSet<String> = clients.iter().map(|client| client.id.clone()).collect();
     for node in nodes {
-        eventually("the members are those who are there", || listed(node).as_ref() == Some(&expected));
+        eventually("the members are those who are there", || {
+            listed(node).as_ref() == Some(&expected)
+        });
     }
 }
 
@@ -30,7 +34,9 @@ fn three() -> (Cluster, Vec<Client>) {
     let cluster = Cluster::apart();
     let mut members = cluster.users();
     members[2].join("lobby");
-    members[..2].iter_mut().for_each(|member| drop(member.watch("lobby")));
+    members[..2]
+        .iter_mut()
+        .for_each(|member| drop(member.watch("lobby")));
     expect_listed(&cluster.nodes, &[&members[0], &members[1], &members[2]]);
     for member in &mut members {
         member.pending();
@@ -41,7 +47,11 @@ fn three() -> (Cluster, Vec<Client>) {
 /// The next notice that is of `kind`.
 fn next_notice(client: &mut Client, kind: &str) -> Value {
     let notice = client.json();
-    assert_eq!((&notice["op"], &notice["kind"]), (&json!("member"), &json!(kind)), "{notice}");
+    assert_eq!(
+        (&notice["op"], &notice["kind"]),
+        (&json!("member"), &json!(kind)),
+        "{notice}"
+    );
     notice
 }
 
@@ -52,11 +62,18 @@ fn members_of_a_node_that_was_killed_leave_and_it_is_told() {
     cluster.nodes[2].kill();
     for member in &mut members[..2] {
         let left = next_notice(member, "left");
-        assert_eq!((&left["member"]["id"], &left["user_connections"]), (&json!(third), &json!(0)), "{left}");
+        assert_eq!(
+            (&left["member"]["id"], &left["user_connections"]),
+            (&json!(third), &json!(0)),
+            "{left}"
+        );
     }
     expect_listed(&cluster.nodes[..2], &[&members[0], &members[1]]);
     for node in &cluster.nodes[..2] {
-        assert_eq!(node.look("/v1/users/u2"), json!({"online": false, "connections": 0}));
+        assert_eq!(
+            node.look("/v1/users/u2"),
+            json!({"online": false, "connections": 0})
+        );
         assert_eq!(node.get(&format!("/v1/connections/{third}")).status, 404);
     }
 }
@@ -65,7 +82,9 @@ fn members_of_a_node_that_was_killed_leave_and_it_is_told() {
 fn many_members_of_a_node_that_was_killed_are_told_as_a_number() {
     let mut cluster = Cluster::apart();
     let mut watcher = cluster[0].user("watcher");
-    let mut many: Vec<Client> = (0..30).map(|n| cluster[2].user(&format!("one-{n}"))).collect();
+    let mut many: Vec<Client> = (0..30)
+        .map(|n| cluster[2].user(&format!("one-{n}")))
+        .collect();
     for client in &mut many {
         client.join("lobby");
     }
@@ -75,8 +94,9 @@ fn many_members_of_a_node_that_was_killed_are_told_as_a_number() {
     watcher.pending();
     cluster.nodes[2].kill();
     // What was told of their coming may still be on its way.
-    let told =
-        std::iter::repeat_with(|| watcher.json()).find(|told| told["left"].as_u64() > Some(0)).unwrap();
+    let told = std::iter::repeat_with(|| watcher.json())
+        .find(|told| told["left"].as_u64() > Some(0))
+        .unwrap();
     assert_eq!(
         (&told["op"], &told["left"], &told["count"]),
         (&json!("members"), &json!(30), &json!(1)),
@@ -89,9 +109,13 @@ fn a_user_with_connections_elsewhere_stays_online_when_a_node_crashes() {
     let (mut cluster, _members) = three();
     let _here = cluster[0].user("ann");
     let _there = cluster[2].user("ann");
-    eventually("both are counted", || cluster[1].look("/v1/users/ann")["connections"] == 2);
+    eventually("both are counted", || {
+        cluster[1].look("/v1/users/ann")["connections"] == 2
+    });
     cluster.nodes[2].kill();
-    eventually("one is", || cluster[1].look("/v1/users/ann")["connections"] == 1);
+    eventually("one is", || {
+        cluster[1].look("/v1/users/ann")["connections"] == 1
+    });
     assert_eq!(cluster[1].look("/v1/users/ann")["online"], true);
 }
 
@@ -158,11 +182,20 @@ fn a_node_that_comes_later_knows_all_and_is_counted() {
 fn lives(cluster: &Cluster) -> Vec<(String, i64)> {
     let keys = cluster.redis.call(&["KEYS", "*"]).unwrap();
     let left = |key: String| {
-        let left = cluster.redis.call(&["PTTL", &key]).unwrap().number().unwrap();
+        let left = cluster
+            .redis
+            .call(&["PTTL", &key])
+            .unwrap()
+            .number()
+            .unwrap();
         (key, left)
     };
     // -2: it has gone meanwhile.
-    let names = keys.items().iter().map(Reply::text).filter(|key| !key.ends_with(":primary"));
+    let names = keys
+        .items()
+        .iter()
+        .map(Reply::text)
+        .filter(|key| !key.ends_with(":primary"));
     names.map(left).filter(|(_, left)| *left != -2).collect()
 }
 
@@ -173,13 +206,28 @@ fn almost_nothing_that_nodes_write_to_redis_stays_for_ever() {
     let stored = json!({"users": ["away"], "event": "e"});
     for (path, body) in [("/v1/send", kept), ("/v1/publish", stored)] {
         let (key, body) = (("Idempotency-Key", path), body.to_string());
-        assert_eq!(cluster[0].request("POST", path, &[key], Some(body.as_bytes())).status, 200);
+        assert_eq!(
+            cluster[0]
+                .request("POST", path, &[key], Some(body.as_bytes()))
+                .status,
+            200
+        );
     }
     let ends = |lives: &[(String, i64)]| lives.iter().all(|(_, left)| *left > 0);
     eventually("all keys have an end", || ends(&lives(&cluster)));
     let all = lives(&cluster);
-    for name in ["nodes.leases", "nodes.nodes", "node.members:", "room", "away", "once"] {
-        assert!(all.iter().any(|(key, _)| key.contains(name)), "{name}: {all:?}");
+    for name in [
+        "nodes.leases",
+        "nodes.nodes",
+        "node.members:",
+        "room",
+        "away",
+        "once",
+    ] {
+        assert!(
+            all.iter().any(|(key, _)| key.contains(name)),
+            "{name}: {all:?}"
+        );
     }
     let lasting: Vec<&String> = all
         .iter()
@@ -190,11 +238,17 @@ fn almost_nothing_that_nodes_write_to_redis_stays_for_ever() {
         cluster.redis.call(&["PEXPIRE", key, "60000"]).unwrap();
     }
     eventually("they live on as long as a node does", || {
-        lives(&cluster).iter().filter(|(key, _)| lasting.contains(&key)).all(|(_, left)| *left > 3_600_000)
+        lives(&cluster)
+            .iter()
+            .filter(|(key, _)| lasting.contains(&key))
+            .all(|(_, left)| *left > 3_600_000)
     });
     cluster.nodes[2].kill();
     expect_listed(&cluster.nodes[..2], &[&members[0], &members[1]]);
     eventually("those of who reaps, too", || {
-        lives(&cluster).iter().any(|(key, _)| key.contains("reaped")) && ends(&lives(&cluster))
+        lives(&cluster)
+            .iter()
+            .any(|(key, _)| key.contains("reaped"))
+            && ends(&lives(&cluster))
     });
 }

@@ -15,7 +15,11 @@ fn numbers(client: &mut Client, publishers: usize, total: usize) -> Vec<Vec<u64>
     let mut seen = vec![Vec::new(); publishers];
     for _ in 0..total {
         let event = event(client);
-        let number = |name: &str| event["data"][name].as_u64().unwrap_or_else(|| panic!("{event}"));
+        let number = |name: &str| {
+            event["data"][name]
+                .as_u64()
+                .unwrap_or_else(|| panic!("{event}"))
+        };
         seen[number("by") as usize].push(number("n"));
     }
     seen
@@ -46,7 +50,10 @@ fn a_user_on_another_node_gets_what_is_published() {
             let publish = json!({"user": format!("u{to}"), "event": "alert", "data": [from, to]});
             node.call("/v1/publish", &publish);
             let got = event(user);
-            assert_eq!((&got["event"], &got["data"]), (&json!("alert"), &json!([from, to])));
+            assert_eq!(
+                (&got["event"], &got["data"]),
+                (&json!("alert"), &json!([from, to]))
+            );
             assert!(got.get("from").is_none(), "{got}");
         }
     }
@@ -56,10 +63,16 @@ fn a_user_on_another_node_gets_what_is_published() {
 #[test]
 fn all_connections_of_a_user_on_all_nodes_get_it() {
     let cluster = Cluster::start();
-    let mut same: Vec<Client> =
-        cluster.nodes.iter().flat_map(|node| [node.user("ann"), node.user("ann")]).collect();
+    let mut same: Vec<Client> = cluster
+        .nodes
+        .iter()
+        .flat_map(|node| [node.user("ann"), node.user("ann")])
+        .collect();
     let mut other = vec![cluster[1].user("bob")];
-    cluster[2].call("/v1/publish", &json!({"users": ["ann", "nobody"], "event": "alert"}));
+    cluster[2].call(
+        "/v1/publish",
+        &json!({"users": ["ann", "nobody"], "event": "alert"}),
+    );
     all_get(&mut same, "alert");
     nothing_more(&cluster[0], &mut other);
 }
@@ -67,12 +80,17 @@ fn all_connections_of_a_user_on_all_nodes_get_it() {
 #[test]
 fn a_large_event_to_many_users_goes_out_once_and_reaches_each() {
     let cluster = Cluster::start();
-    let mut same = vec![cluster[1].user("far-700"), cluster[0].user("far-3"), cluster[2].user("far-1499")];
+    let mut same = vec![
+        cluster[1].user("far-700"),
+        cluster[0].user("far-3"),
+        cluster[2].user("far-1499"),
+    ];
     let mut others = vec![cluster[1].user("near")];
     let users: Vec<String> = (0..1500).map(|n| format!("far-{n}")).collect();
     let data = "x".repeat(200_000);
     for n in 0..3 {
-        let publish = json!({"users": users, "event": format!("e{n}"), "data": data, "store": false});
+        let publish =
+            json!({"users": users, "event": format!("e{n}"), "data": data, "store": false});
         let receipt = cluster[0].call("/v1/publish", &publish);
         assert_eq!(receipt["missing_nodes"], json!([]), "{receipt}");
         // To one of them alone it comes after that.
@@ -82,7 +100,8 @@ fn a_large_event_to_many_users_goes_out_once_and_reaches_each() {
         all_get(&mut same[..1], "after");
     }
     let users: Vec<&str> = users.iter().map(String::as_str).chain(["far-3"]).collect();
-    let emit = json!({"event": "e", "to": {"users": users, "channels": ["nobody"]}, "receipt": "cluster"});
+    let emit =
+        json!({"event": "e", "to": {"users": users, "channels": ["nobody"]}, "receipt": "cluster"});
     let receipt = cluster[2].call("/v1/emit", &emit);
     assert_eq!(receipt["matched"], 3, "{receipt}");
     all_get(&mut same, "e");
@@ -92,14 +111,26 @@ fn a_large_event_to_many_users_goes_out_once_and_reaches_each() {
 #[test]
 fn an_emit_with_a_filter_reaches_who_matches_on_every_node() {
     let cluster = Cluster::start();
-    let client =
-        |at: usize, user: &str, tenant: &str| cluster[at].user_with(user, &json!({"tenant": tenant}), "");
-    let mut wanted = vec![client(0, "a", "acme"), client(1, "b", "acme"), client(2, "c", "acme")];
-    let mut others = vec![client(0, "d", "other"), client(1, "e", "other"), client(2, "muted", "acme")];
+    let client = |at: usize, user: &str, tenant: &str| {
+        cluster[at].user_with(user, &json!({"tenant": tenant}), "")
+    };
+    let mut wanted = vec![
+        client(0, "a", "acme"),
+        client(1, "b", "acme"),
+        client(2, "c", "acme"),
+    ];
+    let mut others = vec![
+        client(0, "d", "other"),
+        client(1, "e", "other"),
+        client(2, "muted", "acme"),
+    ];
     for node in &cluster.nodes {
         let filter = "auth.tenant == params.t && !(user in params.muted)";
         let params = json!({"t": "acme", "muted": ["muted"]});
-        node.call("/v1/emit", &json!({"event": "alert", "data": 1, "filter": filter, "params": params}));
+        node.call(
+            "/v1/emit",
+            &json!({"event": "alert", "data": 1, "filter": filter, "params": params}),
+        );
         all_get(&mut wanted, "alert");
     }
     nothing_more(&cluster[1], &mut others);
@@ -123,7 +154,12 @@ fn members_on_all_nodes_get_each_event_once_and_in_the_order_of_its_publisher() 
     let cluster = Cluster::start();
     let mut members = cluster.members("lobby");
     members.extend(cluster.members("lobby"));
-    publish_on_all(&cluster, EACH, "/v1/send", &json!({"channel": "lobby", "event": "e"}));
+    publish_on_all(
+        &cluster,
+        EACH,
+        "/v1/send",
+        &json!({"channel": "lobby", "event": "e"}),
+    );
     for member in &mut members {
         for seen in numbers(member, 3, 3 * EACH as usize) {
             assert!(seen.iter().copied().eq(0..EACH), "{seen:?}");
@@ -172,15 +208,28 @@ fn with_scope_node_only_the_node_that_answers_delivers() {
     let calls = [
         ("/v1/broadcast", json!({"event": "near"})),
         ("/v1/send", json!({"channel": "lobby", "event": "near"})),
-        ("/v1/publish", json!({"users": ["u0", "u1", "u2"], "event": "near", "store": false})),
-        ("/v1/emit", json!({"event": "near", "filter": "user != null"})),
-        ("/v1/dispatch", json!({"recipients": ["*"], "event": "near"})),
+        (
+            "/v1/publish",
+            json!({"users": ["u0", "u1", "u2"], "event": "near", "store": false}),
+        ),
+        (
+            "/v1/emit",
+            json!({"event": "near", "filter": "user != null"}),
+        ),
+        (
+            "/v1/dispatch",
+            json!({"recipients": ["*"], "event": "near"}),
+        ),
     ];
     for (path, body) in calls {
         let mut body = body;
         body["scope"] = json!("node");
         let receipt = cluster[1].call(path, &body);
-        assert_eq!((&receipt["matched"], &receipt["nodes"]), (&json!(1), &json!(1)), "{path} {receipt}");
+        assert_eq!(
+            (&receipt["matched"], &receipt["nodes"]),
+            (&json!(1), &json!(1)),
+            "{path} {receipt}"
+        );
         assert_eq!(event(&mut clients[1])["event"], "near");
     }
     nothing_more(&cluster[1], &mut clients);
@@ -208,7 +257,10 @@ fn connections_are_reached_by_id_on_any_node() {
     let mut clients = cluster.users();
     for node in &cluster.nodes {
         for client in &mut clients {
-            node.call("/v1/emit", &json!({"event": "you", "to": {"connections": [client.id]}}));
+            node.call(
+                "/v1/emit",
+                &json!({"event": "you", "to": {"connections": [client.id]}}),
+            );
             assert_eq!(event(client)["event"], "you");
         }
     }
@@ -219,8 +271,11 @@ fn connections_are_reached_by_id_on_any_node() {
 fn who_is_excepted_gets_nothing_on_any_node() {
     let cluster = Cluster::start();
     let mut clients = cluster.members("lobby");
-    let mut devices: Vec<Client> =
-        cluster.nodes.iter().map(|node| node.user_with("dan", &json!({}), "device=laptop")).collect();
+    let mut devices: Vec<Client> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.user_with("dan", &json!({}), "device=laptop"))
+        .collect();
     let excepts = [
         json!({"users": ["u0", "dan"]}),
         json!({"connections": [clients[0].id], "users": ["dan"]}),
@@ -228,8 +283,14 @@ fn who_is_excepted_gets_nothing_on_any_node() {
     ];
     for except in excepts {
         for node in &cluster.nodes {
-            node.call("/v1/broadcast", &json!({"event": "not for all", "except": except}));
-            node.call("/v1/send", &json!({"channel": "lobby", "event": "nor this", "except": except}));
+            node.call(
+                "/v1/broadcast",
+                &json!({"event": "not for all", "except": except}),
+            );
+            node.call(
+                "/v1/send",
+                &json!({"channel": "lobby", "event": "nor this", "except": except}),
+            );
             for name in ["not for all", "nor this"] {
                 all_get(&mut clients[1..], name);
             }
@@ -243,10 +304,16 @@ fn who_is_excepted_gets_nothing_on_any_node() {
 fn the_recipients_of_a_dispatch_are_on_all_nodes() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
-    cluster[0].call("/v1/dispatch", &json!({"recipients": ["u0", "u2"], "event": "some", "store": false}));
+    cluster[0].call(
+        "/v1/dispatch",
+        &json!({"recipients": ["u0", "u2"], "event": "some", "store": false}),
+    );
     all_get(&mut clients[..1], "some");
     all_get(&mut clients[2..], "some");
-    cluster[0].call("/v1/dispatch", &json!({"recipients": ["*"], "except": ["u2"], "event": "most"}));
+    cluster[0].call(
+        "/v1/dispatch",
+        &json!({"recipients": ["*"], "except": ["u2"], "event": "most"}),
+    );
     all_get(&mut clients[..2], "most");
     nothing_more(&cluster[0], &mut clients);
 }
@@ -258,10 +325,20 @@ fn data_crosses_nodes_byte_for_byte() {
     member.join("lobby");
     let data = r#"{"b": 1.0,"a":  [1e3, 12345678901234567890, "é\u0041\/"],"b":null}"#;
     let body = format!(r#"{{"channel":"lobby","event":"e","data":{data}}}"#);
-    assert_eq!(cluster[0].request("POST", "/v1/send", &[], Some(body.as_bytes())).status, 200);
+    assert_eq!(
+        cluster[0]
+            .request("POST", "/v1/send", &[], Some(body.as_bytes()))
+            .status,
+        200
+    );
     let text = member.text();
     assert!(text.contains(data), "{text}");
-    cluster[0].call("/v1/send", &json!({"channel": "lobby", "event": "e", "data_base64": "AP8="}));
-    let Received::Binary(bytes) = member.message() else { panic!("expected bytes") };
+    cluster[0].call(
+        "/v1/send",
+        &json!({"channel": "lobby", "event": "e", "data_base64": "AP8="}),
+    );
+    let Received::Binary(bytes) = member.message() else {
+        panic!("expected bytes")
+    };
     assert!(bytes[0] == 1 && bytes.ends_with(&[0, 255]), "{bytes:?}");
 }

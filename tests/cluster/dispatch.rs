@@ -19,7 +19,9 @@ fn channel(app: &str) -> String {
 fn publish(cluster: &Cluster, message: &[u8]) {
     let channel = channel("default");
     let mut redis = Resp::connect(cluster.redis.address()).unwrap();
-    let heard = redis.call_bytes(&[b"PUBLISH", channel.as_bytes(), message]).unwrap();
+    let heard = redis
+        .call_bytes(&[b"PUBLISH", channel.as_bytes(), message])
+        .unwrap();
     assert_eq!(heard.number(), Some(3), "three nodes listen");
 }
 
@@ -31,15 +33,24 @@ fn publish_json(cluster: &Cluster, message: &Value) {
 fn redis_cli_reaches_users_on_all_nodes() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
-    let message = r#"{"event":"STATUS_UPDATE","data":{"status":"online"},"recipients":["u0","u1"]}"#;
+    let message =
+        r#"{"event":"STATUS_UPDATE","data":{"status":"online"},"recipients":["u0","u1"]}"#;
     let port = cluster.redis.address().port().to_string();
-    let output =
-        Command::new("redis-cli").args(["-p", &port, "PUBLISH", &channel("default"), message]).output();
+    let output = Command::new("redis-cli")
+        .args(["-p", &port, "PUBLISH", &channel("default"), message])
+        .output();
     let output = output.expect("redis-cli runs");
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "3", "{output:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        "3",
+        "{output:?}"
+    );
     for client in &mut clients[..2] {
         let got = event(client);
-        assert_eq!((&got["event"], &got["data"]), (&json!("STATUS_UPDATE"), &json!({"status": "online"})));
+        assert_eq!(
+            (&got["event"], &got["data"]),
+            (&json!("STATUS_UPDATE"), &json!({"status": "online"}))
+        );
     }
     nothing_more(&cluster[0], &mut clients);
 }
@@ -49,12 +60,21 @@ fn an_asterisk_is_everyone_less_the_exceptions() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
     clients.push(cluster[1].connect(""));
-    publish_json(&cluster, &json!({"event": "GLOBAL_ALERT", "data": 1, "recipients": ["*"]}));
+    publish_json(
+        &cluster,
+        &json!({"event": "GLOBAL_ALERT", "data": 1, "recipients": ["*"]}),
+    );
     all_get(&mut clients, "GLOBAL_ALERT");
-    publish_json(&cluster, &json!({"event": "NEW_MESSAGE", "recipients": ["*"], "except": ["u1"]}));
+    publish_json(
+        &cluster,
+        &json!({"event": "NEW_MESSAGE", "recipients": ["*"], "except": ["u1"]}),
+    );
     all_get(&mut clients[..1], "NEW_MESSAGE");
     all_get(&mut clients[2..], "NEW_MESSAGE");
-    publish_json(&cluster, &json!({"event": "NEW", "recipients": ["u0", "u1", "u2"], "except": ["u0"]}));
+    publish_json(
+        &cluster,
+        &json!({"event": "NEW", "recipients": ["u0", "u1", "u2"], "except": ["u0"]}),
+    );
     all_get(&mut clients[1..3], "NEW");
     nothing_more(&cluster[0], &mut clients);
 }
@@ -64,11 +84,19 @@ fn data_passes_byte_for_byte_and_bytes_as_bytes() {
     let cluster = Cluster::start();
     let mut client = cluster[2].user("ann");
     let data = r#"{"b": 1.0,"a":  [1e3, 12345678901234567890]}"#;
-    publish(&cluster, format!(r#"{{"event":"e","data":{data},"recipients":["*"]}}"#).as_bytes());
+    publish(
+        &cluster,
+        format!(r#"{{"event":"e","data":{data},"recipients":["*"]}}"#).as_bytes(),
+    );
     let text = client.text();
     assert!(text.contains(data), "{text}");
-    publish_json(&cluster, &json!({"event": "e", "data_base64": "AP8=", "recipients": ["*"]}));
-    let Received::Binary(bytes) = client.message() else { panic!("expected bytes") };
+    publish_json(
+        &cluster,
+        &json!({"event": "e", "data_base64": "AP8=", "recipients": ["*"]}),
+    );
+    let Received::Binary(bytes) = client.message() else {
+        panic!("expected bytes")
+    };
     assert!(bytes.ends_with(&[0, 255]), "{bytes:?}");
 }
 
@@ -93,9 +121,15 @@ fn every_call_of_a_batch_can_be_named() {
 fn disconnect_closes_on_every_node() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
-    publish_json(&cluster, &json!({"call": "disconnect", "to": {"users": ["u0", "u2"]}, "reason": "banned"}));
+    publish_json(
+        &cluster,
+        &json!({"call": "disconnect", "to": {"users": ["u0", "u2"]}, "reason": "banned"}),
+    );
     for at in [0, 2] {
-        assert_eq!(clients[at].message(), Received::Close(4010, "banned".into()));
+        assert_eq!(
+            clients[at].message(),
+            Received::Close(4010, "banned".into())
+        );
     }
     nothing_more(&cluster[0], &mut clients[1..2]);
 }
@@ -119,15 +153,31 @@ fn what_is_malformed_is_counted_and_harmless() {
         br#"{"call":"nonsense","event":"e","recipients":["*"]}"#,
         br#"{"call":"emit","event":"e","filter":"nonsense("}"#,
     ];
-    let before: Vec<u64> = cluster.nodes.iter().map(|node| node.count(MALFORMED, "")).collect();
+    let before: Vec<u64> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.count(MALFORMED, ""))
+        .collect();
     for message in bad {
         publish(&cluster, message);
     }
-    publish_json(&cluster, &json!({"event": "fanfare:reserved", "recipients": ["*"]}));
-    publish_json(&cluster, &json!({"event": "disconnect", "recipients": ["u0"]}));
-    assert_eq!(event(&mut clients[0])["event"], "disconnect", "a name like any other");
+    publish_json(
+        &cluster,
+        &json!({"event": "fanfare:reserved", "recipients": ["*"]}),
+    );
+    publish_json(
+        &cluster,
+        &json!({"event": "disconnect", "recipients": ["u0"]}),
+    );
+    assert_eq!(
+        event(&mut clients[0])["event"],
+        "disconnect",
+        "a name like any other"
+    );
     for (node, before) in cluster.nodes.iter().zip(before) {
-        eventually("each bad one is counted", || node.count(MALFORMED, "") - before == bad.len() as u64 + 1);
+        eventually("each bad one is counted", || {
+            node.count(MALFORMED, "") - before == bad.len() as u64 + 1
+        });
     }
     nothing_more(&cluster[0], &mut clients);
     cluster.await_ready();
@@ -139,7 +189,10 @@ fn an_app_that_is_not_there_has_nobody_to_hear() {
     let mut clients = cluster.users();
     let message = json!({"event": "e", "recipients": ["*"]}).to_string();
     for app in ["other", "*", "default:dispatch"] {
-        let heard = cluster.redis.call(&["PUBLISH", &channel(app), &message]).unwrap();
+        let heard = cluster
+            .redis
+            .call(&["PUBLISH", &channel(app), &message])
+            .unwrap();
         assert_eq!(heard.number(), Some(0), "{app}");
     }
     nothing_more(&cluster[0], &mut clients);
@@ -150,17 +203,27 @@ fn what_is_sent_to_a_channel_with_history_is_stored_once() {
     let cluster = Cluster::start();
     let mut members = cluster.members("room");
     for n in 1..=5 {
-        publish_json(&cluster, &json!({"call": "send", "channel": "room", "event": "e", "data": n}));
+        publish_json(
+            &cluster,
+            &json!({"call": "send", "channel": "room", "event": "e", "data": n}),
+        );
     }
     for member in &mut members {
         for n in 1..=5 {
             let got = event(member);
-            assert_eq!((&got["data"], &got["offset"]), (&json!(n), &json!(n)), "{got}");
+            assert_eq!(
+                (&got["data"], &got["offset"]),
+                (&json!(n), &json!(n)),
+                "{got}"
+            );
         }
     }
     let history = cluster[0].look("/v1/channels/room/history");
     assert_eq!(
-        (&history["offset"], history["events"].as_array().unwrap().len()),
+        (
+            &history["offset"],
+            history["events"].as_array().unwrap().len()
+        ),
         (&json!(5), 5),
         "{history}"
     );
@@ -172,7 +235,10 @@ fn what_is_dispatched_to_a_user_who_is_away_is_stored_once() {
     let cluster = Cluster::start();
     let _others = cluster.users();
     for n in 0..3 {
-        publish_json(&cluster, &json!({"event": "e", "data": n, "recipients": ["away"]}));
+        publish_json(
+            &cluster,
+            &json!({"event": "e", "data": n, "recipients": ["away"]}),
+        );
     }
     // One node stores, and says so by nothing that could be waited for; the user comes until all is there. What it has not
     // confirmed before it goes comes again, by the same id; what two nodes had stored would have two.
@@ -192,7 +258,11 @@ fn what_is_dispatched_to_a_user_who_is_away_is_stored_once() {
 
 /// The place of the node that leads.
 fn leader(cluster: &Cluster, clients: &[Client]) -> usize {
-    let ids: Vec<String> = clients.iter().zip(&cluster.nodes).map(|(client, node)| node.id(client)).collect();
+    let ids: Vec<String> = clients
+        .iter()
+        .zip(&cluster.nodes)
+        .map(|(client, node)| node.id(client))
+        .collect();
     let keys = cluster.redis.call(&["KEYS", "*leader"]).unwrap();
     let key = keys.items()[0].text();
     let mut at = None;
@@ -215,20 +285,30 @@ fn what_programs_say_while_no_node_leads_is_kept_by_the_next_that_does() {
         clients[at].join("room");
     }
     let say = |n: u32| {
-        let message = json!({"call": "send", "channel": "room", "event": "e", "data": n}).to_string();
-        cluster.redis.call(&["PUBLISH", &channel("default"), &message]).unwrap();
+        let message =
+            json!({"call": "send", "channel": "room", "event": "e", "data": n}).to_string();
+        cluster
+            .redis
+            .call(&["PUBLISH", &channel("default"), &message])
+            .unwrap();
     };
     (0..5).for_each(say);
     for at in [next, last] {
         assert_eq!(
-            (0..5).map(|_| event(&mut clients[at])["data"].clone()).collect::<Vec<_>>(),
+            (0..5)
+                .map(|_| event(&mut clients[at])["data"].clone())
+                .collect::<Vec<_>>(),
             [0, 1, 2, 3, 4]
         );
     }
     cluster.nodes[dead].kill();
     let say = |n: u32| {
-        let message = json!({"call": "send", "channel": "room", "event": "e", "data": n}).to_string();
-        cluster.redis.call(&["PUBLISH", &channel("default"), &message]).unwrap();
+        let message =
+            json!({"call": "send", "channel": "room", "event": "e", "data": n}).to_string();
+        cluster
+            .redis
+            .call(&["PUBLISH", &channel("default"), &message])
+            .unwrap();
     };
     (5..40).for_each(say);
     for at in [next, last] {
@@ -238,7 +318,10 @@ fn what_programs_say_while_no_node_leads_is_kept_by_the_next_that_does() {
         let rest: Vec<u64> = std::iter::once(first).chain(came.take(34)).collect();
         assert_eq!(rest, (5..40).collect::<Vec<_>>(), "all, and in order");
     }
-    let lost: u64 = [next, last].iter().map(|&at| cluster[at].count("fanfare_dispatch_lost_total", "")).sum();
+    let lost: u64 = [next, last]
+        .iter()
+        .map(|&at| cluster[at].count("fanfare_dispatch_lost_total", ""))
+        .sum();
     assert_eq!(lost, 0);
 }
 
@@ -247,8 +330,17 @@ fn what_redis_refuses_to_keep_is_counted() {
     let cluster = Cluster::start();
     cluster.redis.set("maxmemory-policy", "noeviction").unwrap();
     cluster.redis.set("maxmemory", "1").unwrap();
-    publish_json(&cluster, &json!({"call": "send", "channel": "room", "event": "e"}));
-    let lost = || cluster.nodes.iter().map(|node| node.count("fanfare_dispatch_lost_total", "")).sum::<u64>();
+    publish_json(
+        &cluster,
+        &json!({"call": "send", "channel": "room", "event": "e"}),
+    );
+    let lost = || {
+        cluster
+            .nodes
+            .iter()
+            .map(|node| node.count("fanfare_dispatch_lost_total", ""))
+            .sum::<u64>()
+    };
     eventually("it is counted", || lost() > 0);
     cluster.redis.set("maxmemory", "0").unwrap();
 }

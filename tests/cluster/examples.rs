@@ -30,7 +30,12 @@ impl Audience {
         let banned = cluster[1].user_with("2", &json!({"plan": "pro"}), "");
         let mut member = cluster[2].user_with("3", &json!({"plan": "pro"}), "");
         member.join("room-1");
-        Self { cluster, elsewhere: (other, stranger), banned, reached: [free, member] }
+        Self {
+            cluster,
+            elsewhere: (other, stranger),
+            banned,
+            reached: [free, member],
+        }
     }
 
     /// Runs an example by `program`; answers what it printed.
@@ -43,15 +48,25 @@ impl Audience {
             .env("PYTHONPATH", examples().join("python_modules"))
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .output()
-            .unwrap_or_else(|error| panic!("{program} does not run ({error}): make setup-test installs it"));
+            .unwrap_or_else(|error| {
+                panic!("{program} does not run ({error}): make setup-test installs it")
+            });
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{program} {file} (make setup-test installs what it needs): {said}");
+        assert!(
+            output.status.success(),
+            "{program} {file} (make setup-test installs what it needs): {said}"
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Expects that each was reached who was meant, and nobody else.
     fn was_reached(&mut self) {
-        let Self { cluster, elsewhere: (other, stranger), banned, reached } = self;
+        let Self {
+            cluster,
+            elsewhere: (other, stranger),
+            banned,
+            reached,
+        } = self;
         let [free, member] = reached;
         // What is kept comes by way of one node, and so at its own time.
         let [alert, news, offer] = named(free, ["alert", "news", "offer"]);
@@ -60,7 +75,10 @@ impl Audience {
             (&json!("Hello"), &json!({"n": 1}), &Value::Null)
         );
         let [_, chat] = named(member, ["news", "chat-message"]);
-        assert_eq!((&chat["channel"], &chat["data"]), (&json!("room-1"), &json!({"message": "Hi"})));
+        assert_eq!(
+            (&chat["channel"], &chat["data"]),
+            (&json!("room-1"), &json!({"message": "Hi"}))
+        );
         assert_eq!(chat["offset"], 1, "stored once");
         let sent_away = Received::Close(4010, "See you".into());
         assert_eq!(banned.message(), sent_away, "the news were for all others");
@@ -71,7 +89,10 @@ impl Audience {
             kept.extend(cluster[1].user("1").pending());
             !kept.is_empty()
         });
-        let kept: Vec<_> = kept.iter().map(|event| (&event["event"], &event["data"])).collect();
+        let kept: Vec<_> = kept
+            .iter()
+            .map(|event| (&event["event"], &event["data"]))
+            .collect();
         assert_eq!(kept, [(&json!("alert"), &json!("Hello"))]);
     }
 }
@@ -81,19 +102,26 @@ fn named<const N: usize>(client: &mut Client, names: [&str; N]) -> [Value; N] {
     let got: Vec<Value> = names.iter().map(|_| event(client)).collect();
     names.map(|name| {
         let one = got.iter().find(|event| event["event"] == name);
-        one.unwrap_or_else(|| panic!("no {name} in {got:?}")).clone()
+        one.unwrap_or_else(|| panic!("no {name} in {got:?}"))
+            .clone()
     })
 }
 
 fn examples() -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "docs", "examples"].iter().collect()
+    [env!("CARGO_MANIFEST_DIR"), "docs", "examples"]
+        .iter()
+        .collect()
 }
 
 #[test]
 fn a_shell_acts_by_redis_cli() {
     let mut audience = Audience::gather();
     let heard = audience.run("sh", "dispatch.sh");
-    assert_eq!(heard.split_whitespace().collect::<Vec<_>>(), ["3"; 5], "three nodes hear each of five");
+    assert_eq!(
+        heard.split_whitespace().collect::<Vec<_>>(),
+        ["3"; 5],
+        "three nodes hear each of five"
+    );
     audience.was_reached();
 }
 
@@ -114,12 +142,19 @@ fn node_acts_by_node_redis() {
 #[test]
 fn the_documentation_shows_the_examples_as_they_are() {
     let manual = std::fs::read_to_string(examples().with_file_name("cluster.md")).unwrap();
-    for (file, language) in [("dispatch.sh", "sh"), ("dispatch.py", "python"), ("dispatch.mjs", "js")] {
+    for (file, language) in [
+        ("dispatch.sh", "sh"),
+        ("dispatch.py", "python"),
+        ("dispatch.mjs", "js"),
+    ] {
         let example = std::fs::read_to_string(examples().join(file)).unwrap();
         assert!(
             manual.contains(&format!("```{language}\n{example}```\n")),
             "{file} is not in docs/cluster.md as it is"
         );
-        assert!(manual.contains(&format!("(examples/{file})")), "docs/cluster.md has no link to {file}");
+        assert!(
+            manual.contains(&format!("(examples/{file})")),
+            "docs/cluster.md has no link to {file}"
+        );
     }
 }

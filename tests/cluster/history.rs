@@ -15,7 +15,10 @@ use crate::{
 };
 
 fn send(node: &Node, data: impl Into<Value>) -> Value {
-    node.call("/v1/send", &json!({"channel": "room", "event": "e", "data": data.into()}))
+    node.call(
+        "/v1/send",
+        &json!({"channel": "room", "event": "e", "data": data.into()}),
+    )
 }
 
 /// Comes to the room with `since`; the ack.
@@ -24,7 +27,11 @@ fn come_back(client: &mut Client, epoch: &Value, offset: u64) -> Value {
         &json!({"op": "join", "id": 1, "channel": "room", "since": {"epoch": epoch, "offset": offset}}),
     );
     let ack = client.json();
-    assert_eq!((&ack["op"], &ack["id"]), (&json!("ack"), &json!(1)), "{ack}");
+    assert_eq!(
+        (&ack["op"], &ack["id"]),
+        (&json!("ack"), &json!(1)),
+        "{ack}"
+    );
     ack
 }
 
@@ -39,23 +46,38 @@ fn every_member_on_every_node_sees_one_order() {
                 let mut caller = Caller::new(node.address());
                 for n in 0..EACH {
                     let data = json!({"by": by, "n": n});
-                    let receipt =
-                        caller.call("/v1/send", &json!({"channel": "room", "event": "e", "data": data}));
+                    let receipt = caller.call(
+                        "/v1/send",
+                        &json!({"channel": "room", "event": "e", "data": data}),
+                    );
                     assert_eq!(receipt["stored"], 1, "{receipt}");
                 }
             });
         }
     });
-    let seen: Vec<Vec<Value>> =
-        members.iter_mut().map(|member| (0..EACH * 3).map(|_| event(member)).collect()).collect();
+    let seen: Vec<Vec<Value>> = members
+        .iter_mut()
+        .map(|member| (0..EACH * 3).map(|_| event(member)).collect())
+        .collect();
     for (at, first) in seen[0].iter().enumerate() {
         assert_eq!(first["offset"], at + 1);
     }
-    assert!(seen.iter().all(|other| *other == seen[0]), "the same events at the same offsets");
+    assert!(
+        seen.iter().all(|other| *other == seen[0]),
+        "the same events at the same offsets"
+    );
     for by in 0..3 {
-        let of: Vec<&Value> =
-            seen[0].iter().filter(|e| e["data"]["by"] == by).map(|e| &e["data"]["n"]).collect();
-        assert!(of.iter().copied().eq((0..EACH).map(Value::from).collect::<Vec<_>>().iter()), "{of:?}");
+        let of: Vec<&Value> = seen[0]
+            .iter()
+            .filter(|e| e["data"]["by"] == by)
+            .map(|e| &e["data"]["n"])
+            .collect();
+        assert!(
+            of.iter()
+                .copied()
+                .eq((0..EACH).map(Value::from).collect::<Vec<_>>().iter()),
+            "{of:?}"
+        );
     }
     nothing_more(&cluster[0], &mut members);
 }
@@ -70,7 +92,11 @@ fn clients_and_callers_share_the_numbering() {
     }
     let (mut own, ack) =
         members[1].ask_amid(&json!({"op": "send", "channel": "room", "event": "e", "data": 2}));
-    assert_eq!((&ack["offset"], &ack["epoch"]), (&json!(2), &first["epoch"]), "{ack}");
+    assert_eq!(
+        (&ack["offset"], &ack["epoch"]),
+        (&json!(2), &first["epoch"]),
+        "{ack}"
+    );
     if own.is_empty() {
         own.push(event(&mut members[1]));
     }
@@ -84,13 +110,24 @@ fn clients_and_callers_share_the_numbering() {
 #[test]
 fn joins_on_every_node_tell_the_same_epoch_and_offset() {
     let cluster = Cluster::start();
-    let before: BTreeSet<String> =
-        cluster.nodes.iter().map(|node| node.connect("").join("room")["epoch"].to_string()).collect();
-    assert_eq!(before.len(), 1, "nodes agree on an epoch before the first event: {before:?}");
+    let before: BTreeSet<String> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.connect("").join("room")["epoch"].to_string())
+        .collect();
+    assert_eq!(
+        before.len(),
+        1,
+        "nodes agree on an epoch before the first event: {before:?}"
+    );
     send(&cluster[1], 1);
     for node in &cluster.nodes {
         let ack = node.connect("").join("room");
-        assert_eq!((&ack["offset"], before.contains(&ack["epoch"].to_string())), (&json!(1), true), "{ack}");
+        assert_eq!(
+            (&ack["offset"], before.contains(&ack["epoch"].to_string())),
+            (&json!(1), true),
+            "{ack}"
+        );
     }
 }
 
@@ -103,14 +140,26 @@ fn what_was_missed_is_replayed_on_another_node() {
     assert_eq!(event(&mut member)["offset"], 1);
     drop(member);
     send(&cluster[0], 2);
-    cluster[1].call("/v1/send", &json!({"channel": "room", "event": "e", "data_base64": "AP8="}));
+    cluster[1].call(
+        "/v1/send",
+        &json!({"channel": "room", "event": "e", "data_base64": "AP8="}),
+    );
     send(&cluster[2], 4);
     for node in &cluster.nodes {
         let mut back = node.connect("");
         let ack = come_back(&mut back, &epoch, 1);
-        assert_eq!((&ack["recovered"], &ack["offset"]), (&json!(true), &json!(4)), "{ack}");
-        assert_eq!(event(&mut back), json!({"event": "e", "channel": "room", "data": 2, "offset": 2}));
-        let Received::Binary(bytes) = back.message() else { panic!("expected bytes") };
+        assert_eq!(
+            (&ack["recovered"], &ack["offset"]),
+            (&json!(true), &json!(4)),
+            "{ack}"
+        );
+        assert_eq!(
+            event(&mut back),
+            json!({"event": "e", "channel": "room", "data": 2, "offset": 2})
+        );
+        let Received::Binary(bytes) = back.message() else {
+            panic!("expected bytes")
+        };
         assert!(bytes.ends_with(&[0, 255]), "{bytes:?}");
         assert_eq!(event(&mut back)["offset"], 4);
         back.expect_nothing();
@@ -154,7 +203,10 @@ fn coming_back_while_all_nodes_publish_leaves_no_gap_and_no_overlap() {
 
 #[test]
 fn what_cannot_be_proven_is_not_recovered_on_any_node() {
-    let cluster = Cluster::start_with(|settings| settings.with("FANFARE_CHANNEL_HISTORY", "room*=3"), |_| {});
+    let cluster = Cluster::start_with(
+        |settings| settings.with("FANFARE_CHANNEL_HISTORY", "room*=3"),
+        |_| {},
+    );
     for n in 1..=5 {
         send(&cluster[n % 3], n);
     }
@@ -172,7 +224,11 @@ fn what_cannot_be_proven_is_not_recovered_on_any_node() {
             let events = client.pending();
             assert_eq!(events.len(), replayed, "{epoch} {offset}: {events:?}");
         }
-        assert_eq!(come_back(&mut node.connect(""), &epoch, 9)["recovered"], false, "ahead of the channel");
+        assert_eq!(
+            come_back(&mut node.connect(""), &epoch, 9)["recovered"],
+            false,
+            "ahead of the channel"
+        );
     }
 }
 
@@ -181,12 +237,25 @@ fn the_stored_events_are_listed_by_every_node() {
     let cluster = Cluster::start();
     (1..=5).for_each(|n| drop(send(&cluster[n % 3], n)));
     let first = cluster[0].look("/v1/channels/room/history");
-    assert_eq!((&first["offset"], first["events"].as_array().unwrap().len()), (&json!(5), 5), "{first}");
+    assert_eq!(
+        (&first["offset"], first["events"].as_array().unwrap().len()),
+        (&json!(5), 5),
+        "{first}"
+    );
     for node in &cluster.nodes {
         assert_eq!(node.look("/v1/channels/room/history"), first);
         let page = node.look("/v1/channels/room/history?after=2&limit=2");
-        let offsets: Vec<&Value> = page["events"].as_array().unwrap().iter().map(|e| &e["offset"]).collect();
-        assert_eq!((offsets, &page["cursor"]), (vec![&json!(3), &json!(4)], &json!(4)), "{page}");
+        let offsets: Vec<&Value> = page["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| &e["offset"])
+            .collect();
+        assert_eq!(
+            (offsets, &page["cursor"]),
+            (vec![&json!(3), &json!(4)], &json!(4)),
+            "{page}"
+        );
     }
 }
 
@@ -201,7 +270,11 @@ fn who_was_excepted_gets_no_replay_on_another_node() {
     let replayed = |user: &str, device: &str| {
         let mut client = cluster[2].user_with(user, &json!({}), &format!("device={device}"));
         assert_eq!(come_back(&mut client, &epoch, 0)["recovered"], true);
-        client.pending().iter().map(|event| event["data"].clone()).collect::<Vec<_>>()
+        client
+            .pending()
+            .iter()
+            .map(|event| event["data"].clone())
+            .collect::<Vec<_>>()
     };
     assert_eq!(replayed("ann", "d2"), [2]);
     assert_eq!(replayed("bob", "d1"), [1]);
@@ -227,7 +300,12 @@ fn several_channels_of_one_send_are_numbered_apart() {
     for member in &mut members {
         let got: BTreeSet<(String, u64)> = (0..2)
             .map(|_| event(member))
-            .map(|e| (e["channel"].as_str().unwrap().to_owned(), e["offset"].as_u64().unwrap()))
+            .map(|e| {
+                (
+                    e["channel"].as_str().unwrap().to_owned(),
+                    e["offset"].as_u64().unwrap(),
+                )
+            })
             .collect();
         assert_eq!(got, expected);
     }

@@ -10,7 +10,12 @@ use crate::{
 };
 
 fn once(node: &Node, key: &str, path: &str, body: &Value) -> Answer {
-    node.request("POST", path, &[("Idempotency-Key", key)], Some(body.to_string().as_bytes()))
+    node.request(
+        "POST",
+        path,
+        &[("Idempotency-Key", key)],
+        Some(body.to_string().as_bytes()),
+    )
 }
 
 #[test]
@@ -31,19 +36,38 @@ fn a_repeat_on_another_node_gets_the_first_answer_and_sends_nothing() {
 #[test]
 fn the_same_key_with_another_body_is_refused_on_every_node() {
     let cluster = Cluster::start();
-    assert_eq!(once(&cluster[0], "k", "/v1/broadcast", &json!({"event": "a"})).status, 200);
+    assert_eq!(
+        once(&cluster[0], "k", "/v1/broadcast", &json!({"event": "a"})).status,
+        200
+    );
     let other = once(&cluster[1], "k", "/v1/broadcast", &json!({"event": "b"}));
-    assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
-    let elsewhere = once(&cluster[1], "k", "/v1/send", &json!({"channel": "lobby", "event": "b"}));
+    assert_eq!(
+        (other.status, other.code().as_str()),
+        (422, "idempotency_key_reused")
+    );
+    let elsewhere = once(
+        &cluster[1],
+        "k",
+        "/v1/send",
+        &json!({"channel": "lobby", "event": "b"}),
+    );
     assert_eq!(elsewhere.status, 200, "a key is scoped to its path");
 }
 
 #[test]
 fn a_refusal_keeps_no_key() {
     let cluster = Cluster::start();
-    let bad = once(&cluster[0], "k", "/v1/emit", &json!({"event": "e", "filter": "nonsense("}));
+    let bad = once(
+        &cluster[0],
+        "k",
+        "/v1/emit",
+        &json!({"event": "e", "filter": "nonsense("}),
+    );
     assert_eq!(bad.status, 400);
-    assert_eq!(once(&cluster[1], "k", "/v1/emit", &json!({"event": "e"})).status, 200);
+    assert_eq!(
+        once(&cluster[1], "k", "/v1/emit", &json!({"event": "e"})).status,
+        200
+    );
 }
 
 #[test]
@@ -51,7 +75,10 @@ fn repeats_that_come_at_once_on_all_nodes_send_one_event() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
     for round in 0..10 {
-        let (key, body) = (format!("order-{round}"), json!({"event": "paid", "data": round}));
+        let (key, body) = (
+            format!("order-{round}"),
+            json!({"event": "paid", "data": round}),
+        );
         let ids: BTreeSet<String> = thread::scope(|scope| {
             let asked: Vec<_> = cluster
                 .nodes
@@ -66,7 +93,10 @@ fn repeats_that_come_at_once_on_all_nodes_send_one_event() {
                 assert_eq!(answer.status, 200, "{answer:?}");
                 answer.json()["id"].as_str().unwrap().to_owned()
             };
-            asked.into_iter().map(|asked| id(asked.join().unwrap())).collect()
+            asked
+                .into_iter()
+                .map(|asked| id(asked.join().unwrap()))
+                .collect()
         });
         assert_eq!(ids.len(), 1, "{ids:?}");
         all_get(&mut clients, "paid");
@@ -79,10 +109,26 @@ fn a_batch_repeated_on_another_node_runs_what_failed() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
     let batch = |second: &str| json!({"items": [{"call": "broadcast", "event": "a"}, {"call": "emit", "event": "b", "filter": second}]});
-    let first = once(&cluster[0], "k", "/v1/batch", &batch("user in params.missing")).json();
+    let first = once(
+        &cluster[0],
+        "k",
+        "/v1/batch",
+        &batch("user in params.missing"),
+    )
+    .json();
     let status = |answer: &Value, at: usize| answer["results"][at]["status"].clone();
-    assert_eq!((status(&first, 0), status(&first, 1)), (json!(200), json!(400)), "{first}");
-    let again = once(&cluster[1], "k", "/v1/batch", &batch("user in params.missing")).json();
+    assert_eq!(
+        (status(&first, 0), status(&first, 1)),
+        (json!(200), json!(400)),
+        "{first}"
+    );
+    let again = once(
+        &cluster[1],
+        "k",
+        "/v1/batch",
+        &batch("user in params.missing"),
+    )
+    .json();
     assert_eq!(again["results"][0], first["results"][0]);
     all_get(&mut clients, "a");
     nothing_more(&cluster[0], &mut clients);
@@ -90,14 +136,20 @@ fn a_batch_repeated_on_another_node_runs_what_failed() {
 
 #[test]
 fn a_claim_that_redis_did_not_answer_in_time_does_not_block_its_repeat() {
-    let cluster =
-        Cluster::start_with(|settings| settings.with("FANFARE_LIMIT_REDIS_TIMEOUT", "500ms"), |_| {});
+    let cluster = Cluster::start_with(
+        |settings| settings.with("FANFARE_LIMIT_REDIS_TIMEOUT", "500ms"),
+        |_| {},
+    );
     let mut clients = cluster.users();
     let body = json!({"event": "paid"});
     cluster.redis.pause().unwrap();
     let first = once(&cluster[0], "order", "/v1/broadcast", &body);
     cluster.redis.resume().unwrap();
-    assert_eq!((first.status, first.code().as_str()), (503, "bus_down"), "{first:?}");
+    assert_eq!(
+        (first.status, first.code().as_str()),
+        (503, "bus_down"),
+        "{first:?}"
+    );
     // A claim that nobody gives back holds for longer than this waits.
     let repeated = |node: &Node| {
         let answer = once(node, "order", "/v1/broadcast", &body);
@@ -118,17 +170,34 @@ fn a_repeat_waits_for_the_first_only_so_long() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
     let body = json!({"event": "paid"});
-    assert_eq!(once(&cluster[0], "order", "/v1/broadcast", &body).status, 200);
+    assert_eq!(
+        once(&cluster[0], "order", "/v1/broadcast", &body).status,
+        200
+    );
     all_get(&mut clients, "paid");
     // As if it still ran.
     let keys = cluster.redis.call(&["KEYS", "*.once:*"]).unwrap();
     let key = keys.items()[0].text();
-    assert_eq!(cluster.redis.call(&["HDEL", &key, "answer"]).unwrap().number(), Some(1));
+    assert_eq!(
+        cluster
+            .redis
+            .call(&["HDEL", &key, "answer"])
+            .unwrap()
+            .number(),
+        Some(1)
+    );
     for node in &cluster.nodes[1..] {
         let refused = once(node, "order", "/v1/broadcast", &body);
-        assert_eq!((refused.status, refused.code().as_str()), (503, "idempotency_key_running"));
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (503, "idempotency_key_running")
+        );
         assert!(refused.header("retry-after").is_some(), "{refused:?}");
     }
-    assert_eq!(once(&cluster[0], "order", "/v1/broadcast", &body).status, 200, "its own node has kept it");
+    assert_eq!(
+        once(&cluster[0], "order", "/v1/broadcast", &body).status,
+        200,
+        "its own node has kept it"
+    );
     nothing_more(&cluster[0], &mut clients);
 }

@@ -15,7 +15,10 @@ use crate::{
 };
 
 fn send(node: &Node, channel: &str, data: impl Into<Value>) {
-    node.call("/v1/send", &json!({"channel": channel, "event": "e", "data": data.into()}));
+    node.call(
+        "/v1/send",
+        &json!({"channel": channel, "event": "e", "data": data.into()}),
+    );
 }
 
 #[test]
@@ -41,7 +44,10 @@ fn after_the_welcome_events_of_other_nodes_come_to_a_user_and_to_everyone() {
         assert_eq!(event(&mut client)["data"], n);
         other.call("/v1/broadcast", &json!({"event": "all", "data": n}));
         assert_eq!(event(&mut client)["event"], "all");
-        other.call("/v1/emit", &json!({"event": "you", "to": {"connections": [client.id]}}));
+        other.call(
+            "/v1/emit",
+            &json!({"event": "you", "to": {"connections": [client.id]}}),
+        );
         assert_eq!(event(&mut client)["event"], "you");
     }
 }
@@ -52,7 +58,10 @@ fn after_the_welcome_events_of_other_nodes_come_to_who_wants_nothing_stored() {
     for n in 0..30 {
         let user = format!("new-{n}");
         let mut client = cluster[n % 3].user_with(&user, &json!({}), "store=false");
-        cluster[(n + 1) % 3].call("/v1/publish", &json!({"user": user, "event": "e", "data": n}));
+        cluster[(n + 1) % 3].call(
+            "/v1/publish",
+            &json!({"user": user, "event": "e", "data": n}),
+        );
         assert_eq!(event(&mut client)["data"], n);
     }
 }
@@ -99,7 +108,11 @@ fn who_comes_back_after_the_channel_was_empty_hears_again() {
     let cluster = Cluster::start();
     let mut member = cluster[0].connect("");
     // Longer than a topic is kept for one who comes back at once.
-    for pause in [Duration::ZERO, Duration::from_millis(100), Duration::from_secs(3)] {
+    for pause in [
+        Duration::ZERO,
+        Duration::from_millis(100),
+        Duration::from_secs(3),
+    ] {
         member.join("lobby");
         send(&cluster[1], "lobby", "first");
         assert_eq!(event(&mut member)["data"], "first");
@@ -149,13 +162,23 @@ fn a_node_receives_nothing_that_nobody_on_it_can_match() {
     let others = received(&proxy, &mut witness, &near, || {
         for _ in 0..EVENTS {
             send(&near, "lobby", data.as_str());
-            near.call("/v1/publish", &json!({"user": "ann", "event": "e", "data": data, "store": false}));
+            near.call(
+                "/v1/publish",
+                &json!({"user": "ann", "event": "e", "data": data, "store": false}),
+            );
         }
     });
     let payload = (EVENTS * data.len()) as u64;
-    assert!(others < payload / 5, "{others} bytes came, of {} that are for others", payload * 2);
+    assert!(
+        others < payload / 5,
+        "{others} bytes came, of {} that are for others",
+        payload * 2
+    );
     let own = received(&proxy, &mut witness, &near, || {
         (0..EVENTS).for_each(|_| send(&near, "elsewhere", data.as_str()));
     });
-    assert!(own >= payload, "{own} bytes came, of {payload} that are for it: the measure measures nothing");
+    assert!(
+        own >= payload,
+        "{own} bytes came, of {payload} that are for it: the measure measures nothing"
+    );
 }

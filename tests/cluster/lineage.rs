@@ -49,8 +49,17 @@ fn back(node: &Node, epoch: &Value, offset: u64) -> (bool, Vec<u64>) {
         &json!({"op": "join", "id": 1, "channel": "room", "since": {"epoch": epoch, "offset": offset}}),
     );
     let ack = client.json();
-    let replayed = client.pending().iter().map(|event| event["offset"].as_u64().unwrap()).collect();
-    (ack["recovered"].as_bool().unwrap_or_else(|| panic!("{ack}")), replayed)
+    let replayed = client
+        .pending()
+        .iter()
+        .map(|event| event["offset"].as_u64().unwrap())
+        .collect();
+    (
+        ack["recovered"]
+            .as_bool()
+            .unwrap_or_else(|| panic!("{ack}")),
+        replayed,
+    )
 }
 
 /// What comes to a member up to the event with `data`.
@@ -63,7 +72,14 @@ fn up_to(member: &mut Client, data: &str) -> Vec<Value> {
 }
 
 fn offsets(events: &[Value]) -> Vec<u64> {
-    events.iter().map(|event| event["offset"].as_u64().unwrap_or_else(|| panic!("{event}"))).collect()
+    events
+        .iter()
+        .map(|event| {
+            event["offset"]
+                .as_u64()
+                .unwrap_or_else(|| panic!("{event}"))
+        })
+        .collect()
 }
 
 fn is_ready(nodes: &[Node]) {
@@ -81,16 +97,37 @@ fn what_is_accepted_after_an_older_copy_was_loaded_reaches_who_was_further() {
     send_all(&cluster.nodes[1..2], "old", 1..=5);
     cluster.redis.call(&["SAVE"]).unwrap();
     let seen = send_all(&cluster.nodes[2..], "old", 6..=10);
-    assert_eq!(offsets(&up_to(&mut member, "old 10")), (1..=10).collect::<Vec<_>>());
+    assert_eq!(
+        offsets(&up_to(&mut member, "old 10")),
+        (1..=10).collect::<Vec<_>>()
+    );
     cluster.redis.restart().unwrap();
     // The node that numbers first has no member, and has not seen what was lost.
-    let anew: Vec<Value> = (1..=ANEW).map(|n| send_when_possible(&cluster[1], &format!("new {n}"))).collect();
+    let anew: Vec<Value> = (1..=ANEW)
+        .map(|n| send_when_possible(&cluster[1], &format!("new {n}")))
+        .collect();
     let got = up_to(&mut member, &format!("new {ANEW}"));
-    let events: Vec<Value> =
-        got.iter().filter(|got| got["event"] == "e").map(|got| got["data"].clone()).collect();
-    assert_eq!(events, (1..=ANEW).map(|n| json!(format!("new {n}"))).collect::<Vec<_>>());
-    assert_eq!((&got[0]["op"], &got[0]["recovered"]), (&json!("joined"), &json!(false)), "{}", got[0]);
-    assert!(anew.iter().all(|stands| stands["epoch"] == got[0]["epoch"] && stands["epoch"] != seen["epoch"]));
+    let events: Vec<Value> = got
+        .iter()
+        .filter(|got| got["event"] == "e")
+        .map(|got| got["data"].clone())
+        .collect();
+    assert_eq!(
+        events,
+        (1..=ANEW)
+            .map(|n| json!(format!("new {n}")))
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(
+        (&got[0]["op"], &got[0]["recovered"]),
+        (&json!("joined"), &json!(false)),
+        "{}",
+        got[0]
+    );
+    assert!(
+        anew.iter()
+            .all(|stands| stands["epoch"] == got[0]["epoch"] && stands["epoch"] != seen["epoch"])
+    );
     for node in &cluster.nodes {
         assert!(!back(node, &seen["epoch"], 10).0, "10 was another event");
         let last = anew.last().unwrap();
@@ -110,18 +147,26 @@ fn who_comes_back_after_a_failover_to_a_replica_that_lagged_is_told_what_holds()
     let lost = send_all(&nodes[..1], "lost", 6..=10);
     assert_eq!(lost["offset"], 10);
     redis.fail_over().unwrap();
-    let anew: Vec<Value> = (1..=8).map(|n| send_when_possible(&nodes[1], &format!("new {n}"))).collect();
+    let anew: Vec<Value> = (1..=8)
+        .map(|n| send_when_possible(&nodes[1], &format!("new {n}")))
+        .collect();
     is_ready(&nodes);
     let epoch = &lost["epoch"];
     let newest = anew.last().unwrap()["offset"].as_u64().unwrap();
-    assert!(newest > 10, "the offsets of what was lost are passed: {newest}");
+    assert!(
+        newest > 10,
+        "the offsets of what was lost are passed: {newest}"
+    );
     assert_eq!(back(&nodes[1], epoch, 10), (false, (1..=newest).collect()));
     assert_eq!(back(&nodes[1], epoch, 5), (true, (6..=newest).collect()));
     assert_eq!(back(&nodes[1], epoch, 3), (true, (4..=newest).collect()));
     // This one knows that events are missing, and from then on the other one does.
     for node in &nodes {
         assert_eq!(back(node, epoch, 5), (false, (1..=newest).collect()));
-        assert_eq!(back(node, &anew[0]["epoch"], 10), (true, (11..=newest).collect()));
+        assert_eq!(
+            back(node, &anew[0]["epoch"], 10),
+            (true, (11..=newest).collect())
+        );
     }
 }
 
@@ -131,7 +176,10 @@ fn a_restart_without_loss_is_told_and_costs_nobody_anything() {
     let settings = Settings::new(&redis.url());
     let nodes: Vec<Node> = (0..3).map(|_| Node::here(&settings)).collect();
     is_ready(&nodes);
-    let mut members: Vec<Client> = nodes.iter().map(|node| node.connect("channel=room")).collect();
+    let mut members: Vec<Client> = nodes
+        .iter()
+        .map(|node| node.connect("channel=room"))
+        .collect();
     for member in &mut members {
         assert_eq!(member.json()["op"], "joined");
     }
@@ -141,10 +189,16 @@ fn a_restart_without_loss_is_told_and_costs_nobody_anything() {
     }
     redis.restart().unwrap();
     eventually("nodes have noticed", || {
-        nodes.iter().all(|node| node.count("fanfare_bus_reconnects_total", "") > 0)
+        nodes
+            .iter()
+            .all(|node| node.count("fanfare_bus_reconnects_total", "") > 0)
     });
     is_ready(&nodes);
-    assert_eq!(back(&nodes[0], &before["epoch"], 4), (true, vec![5]), "before anything came");
+    assert_eq!(
+        back(&nodes[0], &before["epoch"], 4),
+        (true, vec![5]),
+        "before anything came"
+    );
     let after = send_all(&nodes, "new", 6..=9);
     for member in &mut members {
         let got = up_to(member, "new 9");
@@ -153,7 +207,10 @@ fn a_restart_without_loss_is_told_and_costs_nobody_anything() {
         assert_eq!(offsets(&got[1..]), [6, 7, 8, 9]);
     }
     for node in &nodes {
-        assert_eq!(back(node, &before["epoch"], 3), (true, vec![4, 5, 6, 7, 8, 9]));
+        assert_eq!(
+            back(node, &before["epoch"], 3),
+            (true, vec![4, 5, 6, 7, 8, 9])
+        );
         assert_eq!(back(node, &after["epoch"], 7), (true, vec![8, 9]));
     }
 }
@@ -163,7 +220,10 @@ fn a_numbering_that_never_had_an_event_may_be_forgotten_and_who_listens_misses_n
     let cluster = Cluster::start();
     let mut members = cluster.members("room");
     for nobody_has_come in [true, false] {
-        let keys = cluster.redis.call(&["KEYS", "*channel.state:room"]).unwrap();
+        let keys = cluster
+            .redis
+            .call(&["KEYS", "*channel.state:room"])
+            .unwrap();
         let keys: Vec<String> = keys.items().iter().map(Reply::text).collect();
         assert_eq!(keys.len(), 1, "{keys:?}");
         cluster.redis.call(&["DEL", &keys[0]]).unwrap();
@@ -171,14 +231,28 @@ fn a_numbering_that_never_had_an_event_may_be_forgotten_and_who_listens_misses_n
             // Who joins begins another numbering.
             cluster[2].connect("").join("room");
             let told = members[2].json();
-            assert_eq!((&told["recovered"], &told["offset"]), (&json!(true), &json!(0)), "{told}");
+            assert_eq!(
+                (&told["recovered"], &told["offset"]),
+                (&json!(true), &json!(0)),
+                "{told}"
+            );
         }
     }
     let stands = send_all(&cluster.nodes[1..2], "first", 1..=2);
     for member in &mut members {
         let got = up_to(member, "first 2");
-        assert_eq!((&got[0]["op"], &got[0]["recovered"]), (&json!("joined"), &json!(true)), "{}", got[0]);
-        assert_eq!((&got[0]["epoch"], &got[0]["offset"]), (&stands["epoch"], &json!(0)), "{}", got[0]);
+        assert_eq!(
+            (&got[0]["op"], &got[0]["recovered"]),
+            (&json!("joined"), &json!(true)),
+            "{}",
+            got[0]
+        );
+        assert_eq!(
+            (&got[0]["epoch"], &got[0]["offset"]),
+            (&stands["epoch"], &json!(0)),
+            "{}",
+            got[0]
+        );
         assert_eq!(offsets(&got[1..]), [1, 2]);
     }
 }

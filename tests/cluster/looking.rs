@@ -17,7 +17,11 @@ fn pages(node: &Node, path: &str, list: &str, name: &str, limit: usize) -> Vec<S
         let page = node.look(&format!("{path}{join}limit={limit}{cursor}"));
         let items = page[list].as_array().unwrap_or_else(|| panic!("{page}"));
         assert!(items.len() <= limit, "{page}");
-        all.extend(items.iter().map(|item| item[name].as_str().unwrap().to_owned()));
+        all.extend(
+            items
+                .iter()
+                .map(|item| item[name].as_str().unwrap().to_owned()),
+        );
         match page["cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={}", encoded(next)),
             None => return all,
@@ -27,14 +31,21 @@ fn pages(node: &Node, path: &str, list: &str, name: &str, limit: usize) -> Vec<S
 }
 
 /// Expects that every node lists exactly `expected`, however long its pages are.
-fn expect_pages(cluster: &Cluster, (path, list, name): (&str, &str, &str), expected: &BTreeSet<String>) {
+fn expect_pages(
+    cluster: &Cluster,
+    (path, list, name): (&str, &str, &str),
+    expected: &BTreeSet<String>,
+) {
     for node in &cluster.nodes {
         for limit in [1, 4, 1000] {
             let mut listed = Vec::new();
-            eventually(&format!("{path} by {limit} has {expected:?}, not {listed:?}"), || {
-                listed = pages(node, path, list, name, limit);
-                listed.iter().cloned().collect::<BTreeSet<_>>() == *expected
-            });
+            eventually(
+                &format!("{path} by {limit} has {expected:?}, not {listed:?}"),
+                || {
+                    listed = pages(node, path, list, name, limit);
+                    listed.iter().cloned().collect::<BTreeSet<_>>() == *expected
+                },
+            );
             assert_eq!(listed.len(), expected.len(), "each once: {listed:?}");
         }
     }
@@ -51,15 +62,33 @@ fn every_node_lists_the_members_of_all() {
     members.extend(cluster.members("lobby"));
     members.push(cluster[1].connect("channel=lobby"));
     members[0].acked(&json!({"op": "update", "data": {"status": "Available"}}));
-    expect_pages(&cluster, ("/v1/channels/lobby/members", "members", "id"), &ids(&members));
+    expect_pages(
+        &cluster,
+        ("/v1/channels/lobby/members", "members", "id"),
+        &ids(&members),
+    );
     for node in &cluster.nodes {
         eventually("the profile is shown", || {
             let page = node.look("/v1/channels/lobby/members");
-            assert_eq!((&page["count"], &page["users"]), (&json!(7), &json!(3)), "{page}");
+            assert_eq!(
+                (&page["count"], &page["users"]),
+                (&json!(7), &json!(3)),
+                "{page}"
+            );
             let listed = page["members"].as_array().unwrap();
-            let of = |id: &str| listed.iter().find(|member| member["id"] == id).cloned().unwrap();
-            assert_eq!(of(&members[6].id), json!({"id": members[6].id, "user": null}));
-            of(&members[0].id) == json!({"id": members[0].id, "user": "u0", "data": {"status": "Available"}})
+            let of = |id: &str| {
+                listed
+                    .iter()
+                    .find(|member| member["id"] == id)
+                    .cloned()
+                    .unwrap()
+            };
+            assert_eq!(
+                of(&members[6].id),
+                json!({"id": members[6].id, "user": null})
+            );
+            of(&members[0].id)
+                == json!({"id": members[0].id, "user": "u0", "data": {"status": "Available"}})
         });
     }
 }
@@ -68,28 +97,53 @@ fn every_node_lists_the_members_of_all() {
 fn members_that_leave_or_end_are_not_listed_any_more() {
     let cluster = Cluster::start();
     let mut members = cluster.members("lobby");
-    expect_pages(&cluster, ("/v1/channels/lobby/members", "members", "id"), &ids(&members));
+    expect_pages(
+        &cluster,
+        ("/v1/channels/lobby/members", "members", "id"),
+        &ids(&members),
+    );
     members[0].acked(&json!({"op": "leave", "channel": "lobby"}));
     members[1].frame(0x88, &1000u16.to_be_bytes());
     assert_eq!(members[1].closed(), 1000);
-    expect_pages(&cluster, ("/v1/channels/lobby/members", "members", "id"), &ids(&members[2..]));
+    expect_pages(
+        &cluster,
+        ("/v1/channels/lobby/members", "members", "id"),
+        &ids(&members[2..]),
+    );
 }
 
 #[test]
 fn a_client_is_shown_the_members_of_all_nodes() {
     let cluster = Cluster::start();
     let mut members = cluster.members("lobby");
-    expect_pages(&cluster, ("/v1/channels/lobby/members", "members", "id"), &ids(&members));
+    expect_pages(
+        &cluster,
+        ("/v1/channels/lobby/members", "members", "id"),
+        &ids(&members),
+    );
     let of = |answer: &Value| {
-        let listed = answer["members"].as_array().unwrap_or_else(|| panic!("{answer}"));
-        listed.iter().map(|member| member["id"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+        let listed = answer["members"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{answer}"));
+        listed
+            .iter()
+            .map(|member| member["id"].as_str().unwrap().to_owned())
+            .collect::<BTreeSet<_>>()
     };
     let mut late = cluster[2].user("late");
     let ack = late.watch("lobby");
     members.push(late);
-    assert_eq!((of(&ack), &ack["count"], &ack["users"]), (ids(&members), &json!(4), &json!(4)), "{ack}");
+    assert_eq!(
+        (of(&ack), &ack["count"], &ack["users"]),
+        (ids(&members), &json!(4), &json!(4)),
+        "{ack}"
+    );
     let page = members[0].acked(&json!({"op": "members", "channel": "lobby"}));
-    assert_eq!((of(&page), &page["count"]), (ids(&members), &json!(4)), "{page}");
+    assert_eq!(
+        (of(&page), &page["count"]),
+        (ids(&members), &json!(4)),
+        "{page}"
+    );
 }
 
 #[test]
@@ -103,16 +157,28 @@ fn channels_are_counted_over_all_nodes() {
     }
     let expected = json!({"channel": "lobby", "connections": 4, "users": 3});
     for node in &cluster.nodes {
-        eventually("the channel is counted", || node.look("/v1/channels/lobby") == expected);
+        eventually("the channel is counted", || {
+            node.look("/v1/channels/lobby") == expected
+        });
         let listed = || node.look("/v1/channels?prefix=lob")["channels"].clone();
         eventually("it is listed so", || listed() == json!([expected]));
         let none = json!({"channel": "nobody", "connections": 0, "users": 0});
         assert_eq!(node.look("/v1/channels/nobody"), none);
     }
-    let names = ["lobby", "own-0", "own-1", "own-2"].map(str::to_owned).into();
+    let names = ["lobby", "own-0", "own-1", "own-2"]
+        .map(str::to_owned)
+        .into();
     expect_pages(&cluster, ("/v1/channels", "channels", "channel"), &names);
-    let owned = names.iter().filter(|name| name.starts_with("own-")).cloned().collect();
-    expect_pages(&cluster, ("/v1/channels?prefix=own-", "channels", "channel"), &owned);
+    let owned = names
+        .iter()
+        .filter(|name| name.starts_with("own-"))
+        .cloned()
+        .collect();
+    expect_pages(
+        &cluster,
+        ("/v1/channels?prefix=own-", "channels", "channel"),
+        &owned,
+    );
     assert!(
         pages(&cluster[0], "/v1/channels", "channels", "channel", 1).is_sorted(),
         "in the order of names"
@@ -122,12 +188,18 @@ fn channels_are_counted_over_all_nodes() {
 #[test]
 fn a_user_is_online_wherever_its_connections_are() {
     let cluster = Cluster::start();
-    let users = [cluster[0].user("ann"), cluster[1].user("ann"), cluster[1].user("é/ü")];
+    let users = [
+        cluster[0].user("ann"),
+        cluster[1].user("ann"),
+        cluster[1].user("é/ü"),
+    ];
     for node in &cluster.nodes {
         for (user, connections) in [("ann", 2), ("é/ü", 1), ("nobody", 0)] {
             let path = format!("/v1/users/{}", encoded(user));
             let expected = json!({"online": connections > 0, "connections": connections});
-            eventually(&format!("{user} has {connections}"), || node.look(&path) == expected);
+            eventually(&format!("{user} has {connections}"), || {
+                node.look(&path) == expected
+            });
         }
     }
     drop(users);
@@ -142,9 +214,17 @@ fn connections_of_all_nodes_are_listed_and_filtered() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();
     clients.extend(cluster.nodes.iter().map(|node| node.connect("")));
-    expect_pages(&cluster, ("/v1/connections", "connections", "id"), &ids(&clients));
+    expect_pages(
+        &cluster,
+        ("/v1/connections", "connections", "id"),
+        &ids(&clients),
+    );
     let filter = format!("/v1/connections?filter={}", encoded("user != null"));
-    expect_pages(&cluster, (&filter, "connections", "id"), &ids(&clients[..3]));
+    expect_pages(
+        &cluster,
+        (&filter, "connections", "id"),
+        &ids(&clients[..3]),
+    );
 }
 
 #[test]
@@ -154,7 +234,11 @@ fn a_connection_is_shown_by_every_node() {
     client.join("lobby");
     let path = format!("/v1/connections/{}", client.id);
     let own = cluster[1].look(&path);
-    assert_eq!((&own["user"], &own["channels"]), (&json!("ann"), &json!(["lobby"])), "{own}");
+    assert_eq!(
+        (&own["user"], &own["channels"]),
+        (&json!("ann"), &json!(["lobby"])),
+        "{own}"
+    );
     for node in &cluster.nodes {
         assert_eq!(node.look(&path), own);
     }

@@ -30,7 +30,10 @@ fn publish_when_possible(node: &Node, users: &[&str], data: impl Into<Value>) {
     let body = body(users, data);
     eventually("it is taken", || {
         let answer = node.post("/v1/publish", &body);
-        assert!(answer.status == 503 || answer.json()["stored"] == users.len(), "{answer:?}");
+        assert!(
+            answer.status == 503 || answer.json()["stored"] == users.len(),
+            "{answer:?}"
+        );
         answer.status == 200
     });
 }
@@ -47,7 +50,10 @@ fn waiting(node: &Node, user: &str) -> Vec<Value> {
     looking.answers_pings = false;
     assert_eq!(looking.json()["op"], "welcome");
     let waiting = looking.pending();
-    waiting.into_iter().map(|event| event["data"].clone()).collect()
+    waiting
+        .into_iter()
+        .map(|event| event["data"].clone())
+        .collect()
 }
 
 /// Expects that the open connection's pongs remove everything.
@@ -83,13 +89,19 @@ fn each_of_many_users_gets_what_was_missed_and_who_declines_does_not() {
     let mut declining = cluster[1].user_with("user0", &json!({}), "store=false");
     proxy.freeze_open();
     for n in 0..2 {
-        cluster[0].call("/v1/publish", &json!({"users": names, "event": "e", "data": n}));
+        cluster[0].call(
+            "/v1/publish",
+            &json!({"users": names, "event": "e", "data": n}),
+        );
     }
     for user in &mut users {
         expect(user, 0..2);
     }
     cluster.await_ready();
-    cluster[0].call("/v1/publish", &json!({"users": names, "event": "e", "data": 2}));
+    cluster[0].call(
+        "/v1/publish",
+        &json!({"users": names, "event": "e", "data": 2}),
+    );
     for user in &mut users {
         expect(user, [2]);
         user.expect_nothing();
@@ -132,7 +144,12 @@ fn nothing_is_lost_repeated_or_out_of_order_while_subscriptions_are_cut_again_an
         while got.len() < expected.len() {
             got.push(event(client));
         }
-        assert_eq!(got.iter().map(|event| event["data"].clone()).collect::<Vec<_>>(), expected);
+        assert_eq!(
+            got.iter()
+                .map(|event| event["data"].clone())
+                .collect::<Vec<_>>(),
+            expected
+        );
     }
     for (client, user) in clients.iter_mut().zip(users) {
         expect_confirmed(client, &cluster[0], user);
@@ -144,7 +161,11 @@ fn durable() -> Cluster {
     let redis = RedisServer::start_durable().unwrap();
     let settings = Settings::new(&redis.url());
     let nodes = (0..2).map(|_| Node::here(&settings)).collect();
-    let cluster = Cluster { nodes, settings, redis };
+    let cluster = Cluster {
+        nodes,
+        settings,
+        redis,
+    };
     cluster.await_ready();
     cluster
 }

@@ -12,14 +12,24 @@ use crate::{
 /// The next notice: its kind, whom it is about, and how many connections the user has there.
 fn notice(client: &mut Client) -> (String, String, u64) {
     let notice = client.json();
-    assert_eq!((&notice["op"], &notice["channel"]), (&json!("member"), &json!("lobby")), "{notice}");
+    assert_eq!(
+        (&notice["op"], &notice["channel"]),
+        (&json!("member"), &json!("lobby")),
+        "{notice}"
+    );
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    (text(&notice["kind"]), text(&notice["member"]["id"]), notice["user_connections"].as_u64().unwrap())
+    (
+        text(&notice["kind"]),
+        text(&notice["member"]["id"]),
+        notice["user_connections"].as_u64().unwrap(),
+    )
 }
 
 /// The next notice about `of`. One that was on the page already may be told once more before it.
 fn notice_of(client: &mut Client, of: &Client) -> (String, String, u64) {
-    std::iter::repeat_with(|| notice(client)).find(|(_, id, _)| *id == of.id).unwrap()
+    std::iter::repeat_with(|| notice(client))
+        .find(|(_, id, _)| *id == of.id)
+        .unwrap()
 }
 
 fn told(kind: &str, of: &Client, user_connections: u64) -> (String, String, u64) {
@@ -52,7 +62,11 @@ fn joined_updated_and_left_are_told_on_every_node() {
     for watcher in [&mut first, &mut second] {
         let updated = watcher.json();
         let member = json!({"id": ann.id, "user": "ann", "data": {"status": "away"}});
-        assert_eq!((&updated["kind"], &updated["member"]), (&json!("updated"), &member), "{updated}");
+        assert_eq!(
+            (&updated["kind"], &updated["member"]),
+            (&json!("updated"), &member),
+            "{updated}"
+        );
     }
     leave(&mut ann);
     for watcher in [&mut first, &mut second] {
@@ -68,18 +82,27 @@ fn the_connections_of_a_user_are_counted_over_all_nodes() {
     let mut same: Vec<Client> = cluster.nodes.iter().map(|node| node.user("ann")).collect();
     for (before, client) in same.iter_mut().enumerate() {
         client.join("lobby");
-        assert_eq!(notice(&mut watcher), told("joined", client, before as u64 + 1));
+        assert_eq!(
+            notice(&mut watcher),
+            told("joined", client, before as u64 + 1)
+        );
     }
     for (before, client) in same.iter_mut().enumerate() {
         leave(client);
-        assert_eq!(notice(&mut watcher), told("left", client, 2 - before as u64));
+        assert_eq!(
+            notice(&mut watcher),
+            told("left", client, 2 - before as u64)
+        );
     }
     watcher.expect_nothing();
 }
 
 #[test]
 fn a_connection_that_closes_is_told_at_once_and_one_that_is_lost_after_the_window() {
-    let cluster = Cluster::start_with(|settings| settings.with("FANFARE_LIMIT_RESUME_WINDOW", "1s"), |_| {});
+    let cluster = Cluster::start_with(
+        |settings| settings.with("FANFARE_LIMIT_RESUME_WINDOW", "1s"),
+        |_| {},
+    );
     let mut watcher = watcher(&cluster, 0);
     let mut ends = [cluster[1].user("ann"), cluster[2].user("bob")];
     for client in &mut ends {
@@ -100,8 +123,12 @@ fn a_first_page_and_the_notices_behind_it_are_one_whole() {
     let by_name = |settings: Settings| settings.with("FANFARE_LIMIT_PRESENCE_NOTICES", "10000");
     let cluster = Cluster::start_with(by_name, |_| {});
     // Whoever leaves and joins again meanwhile is there in the end; whoever only leaves is not.
-    let mut stay: Vec<Client> = (0..6).map(|n| cluster[n % 3].user(&format!("stay-{n}"))).collect();
-    let mut go: Vec<Client> = (0..6).map(|n| cluster[n % 3].user(&format!("go-{n}"))).collect();
+    let mut stay: Vec<Client> = (0..6)
+        .map(|n| cluster[n % 3].user(&format!("stay-{n}")))
+        .collect();
+    let mut go: Vec<Client> = (0..6)
+        .map(|n| cluster[n % 3].user(&format!("go-{n}")))
+        .collect();
     for client in &mut go {
         client.join("lobby");
     }
@@ -135,7 +162,8 @@ fn a_first_page_and_the_notices_behind_it_are_one_whole() {
         }
         eventually("all know who is there", || {
             cluster.nodes.iter().all(|node| {
-                let members: BTreeSet<String> = page(&node.look("/v1/channels/lobby/members")).collect();
+                let members: BTreeSet<String> =
+                    page(&node.look("/v1/channels/lobby/members")).collect();
                 go.iter().all(|client| members.contains(&client.id)) && members.is_disjoint(&there)
             })
         });
@@ -144,7 +172,11 @@ fn a_first_page_and_the_notices_behind_it_are_one_whole() {
 
 /// The ids on a page.
 fn page(page: &Value) -> impl Iterator<Item = String> {
-    page["members"].as_array().unwrap().iter().map(|member| member["id"].as_str().unwrap().to_owned())
+    page["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|member| member["id"].as_str().unwrap().to_owned())
 }
 
 #[test]
@@ -154,11 +186,18 @@ fn whoever_may_have_missed_notices_is_told_to_look_again() {
     let mut ann = cluster[1].user("ann");
     ann.join("lobby");
     assert_eq!(notice(&mut watcher), told("joined", &ann, 1));
-    assert!(cluster.redis.kill_clients("pubsub").unwrap() >= 3, "each node has one");
+    assert!(
+        cluster.redis.kill_clients("pubsub").unwrap() >= 3,
+        "each node has one"
+    );
     // A node that listens again later is counted later.
     loop {
         let told = watcher.json();
-        assert_eq!((&told["op"], &told["channel"]), (&json!("members"), &json!("lobby")), "{told}");
+        assert_eq!(
+            (&told["op"], &told["channel"]),
+            (&json!("members"), &json!("lobby")),
+            "{told}"
+        );
         if told["count"] == 2 {
             break;
         }

@@ -12,7 +12,12 @@ const REFUSED: &str = "fanfare_lease_renewals_refused_total";
 #[test]
 fn a_redis_that_refuses_writes_makes_nodes_unready_until_it_takes_them() {
     let cluster = Cluster::start();
-    assert!(cluster.nodes.iter().all(|node| node.count(REFUSED, "") == 0));
+    assert!(
+        cluster
+            .nodes
+            .iter()
+            .all(|node| node.count(REFUSED, "") == 0)
+    );
     cluster.redis.set("min-replicas-to-write", "1").unwrap();
     for node in &cluster.nodes {
         eventually("it says why it is not ready", || {
@@ -30,7 +35,11 @@ fn a_redis_that_refuses_writes_makes_nodes_unready_until_it_takes_them() {
 #[test]
 fn a_user_that_lacks_one_command_is_told_so() {
     let redis = RedisServer::start().unwrap();
-    redis.call(&["ACL", "SETUSER", "fan", "on", ">secret", "~*", "&*", "+@all", "-time"]).unwrap();
+    redis
+        .call(&[
+            "ACL", "SETUSER", "fan", "on", ">secret", "~*", "&*", "+@all", "-time",
+        ])
+        .unwrap();
     let address = redis.address();
     let node = Node::here(&Settings::new(&format!("redis://fan:secret@{address}")));
     eventually("it says why it is not ready", || {

@@ -18,7 +18,12 @@ fn come_back(node: &Node, old: &str, device: &str) -> (Client, bool) {
     let welcome = client.json();
     assert_eq!(welcome["op"], "welcome", "{welcome}");
     client.id = welcome["connection"].as_str().unwrap().into();
-    (client, welcome["resumed"].as_bool().unwrap_or_else(|| panic!("{welcome}")))
+    (
+        client,
+        welcome["resumed"]
+            .as_bool()
+            .unwrap_or_else(|| panic!("{welcome}")),
+    )
 }
 
 fn ann(node: &Node) -> Client {
@@ -41,7 +46,11 @@ fn channels_and_profile_come_back_on_another_node() {
     assert!(resumed);
     assert_eq!(new.json(), json!({"op": "joined", "channel": "lobby"}));
     let updated = watcher.json();
-    assert_eq!((&updated["kind"], &updated["previous"]), (&json!("updated"), &json!(lost)), "{updated}");
+    assert_eq!(
+        (&updated["kind"], &updated["previous"]),
+        (&json!("updated"), &json!(lost)),
+        "{updated}"
+    );
     let member = json!({"id": new.id, "user": "ann", "data": {"status": "here"}});
     assert_eq!(updated["member"], member);
     cluster[0].call("/v1/send", &json!({"channel": "lobby", "event": "e"}));
@@ -90,12 +99,19 @@ fn a_channel_with_history_is_filled_up_after_resuming_on_another_node() {
     let joined = old.join("room");
     cut(&old);
     for n in 1..=3 {
-        cluster[2].call("/v1/send", &json!({"channel": "room", "event": "e", "data": n}));
+        cluster[2].call(
+            "/v1/send",
+            &json!({"channel": "room", "event": "e", "data": n}),
+        );
     }
     let (mut new, resumed) = come_back(&cluster[1], &old.id.clone(), "d1");
     assert!(resumed);
     let told = new.json();
-    assert_eq!((&told["op"], &told["offset"]), (&json!("joined"), &json!(3)), "{told}");
+    assert_eq!(
+        (&told["op"], &told["offset"]),
+        (&json!("joined"), &json!(3)),
+        "{told}"
+    );
     let since = json!({"epoch": joined["epoch"], "offset": joined["offset"]});
     let ack = new.acked(&json!({"op": "join", "channel": "room", "since": since}));
     assert_eq!(ack["recovered"], true, "{ack}");
@@ -108,7 +124,10 @@ fn a_channel_with_history_is_filled_up_after_resuming_on_another_node() {
 /// Three nodes, of which the second lets a client be in one channel only.
 fn with_a_narrow_one() -> Cluster {
     let mut cluster = Cluster::start();
-    cluster.settings = cluster.settings.clone().with("FANFARE_LIMIT_CHANNELS_PER_CONNECTION", "1");
+    cluster.settings = cluster
+        .settings
+        .clone()
+        .with("FANFARE_LIMIT_CHANNELS_PER_CONNECTION", "1");
     cluster.nodes[1] = Node::here(&cluster.settings);
     cluster.await_ready();
     cluster.await_receipts();
@@ -120,8 +139,16 @@ fn expect_left(watchers: &mut [Client], lost: &str) {
     for watcher in watchers {
         let notice = notice_of(watcher, lost);
         let member = json!({"id": lost, "user": "ann", "data": {"status": "here"}});
-        assert_eq!((&notice["op"], &notice["kind"]), (&json!("member"), &json!("left")), "{notice}");
-        assert_eq!((&notice["member"], &notice["user_connections"]), (&member, &json!(0)), "{notice}");
+        assert_eq!(
+            (&notice["op"], &notice["kind"]),
+            (&json!("member"), &json!("left")),
+            "{notice}"
+        );
+        assert_eq!(
+            (&notice["member"], &notice["user_connections"]),
+            (&member, &json!(0)),
+            "{notice}"
+        );
     }
 }
 
@@ -189,7 +216,12 @@ fn members_hear_that_who_cannot_join_again_for_want_of_history_has_left() {
     cut(&old);
     // What the store keeps of the channel is nothing that it can read.
     let keys = cluster.redis.call(&["KEYS", "*room*"]).unwrap();
-    let key = keys.items().iter().map(Reply::text).find(|key| key.contains("state")).expect("it is kept");
+    let key = keys
+        .items()
+        .iter()
+        .map(Reply::text)
+        .find(|key| key.contains("state"))
+        .expect("it is kept");
     cluster.redis.call(&["SET", &key, "broken"]).unwrap();
     let (mut new, resumed) = come_back(&cluster[1], &old.id.clone(), "d1");
     assert!(resumed);
@@ -201,8 +233,10 @@ fn members_hear_that_who_cannot_join_again_for_want_of_history_has_left() {
 
 #[test]
 fn members_hear_of_each_client_that_goes_away_again_while_it_comes_back() {
-    let cluster =
-        Cluster::start_with(|settings| settings.with("FANFARE_LIMIT_RESUME_WINDOW", "500ms"), |_| {});
+    let cluster = Cluster::start_with(
+        |settings| settings.with("FANFARE_LIMIT_RESUME_WINDOW", "500ms"),
+        |_| {},
+    );
     let mut watcher = cluster[2].user("watcher");
     watcher.watch("lobby");
     for round in 0..10 {

@@ -17,7 +17,10 @@ fn connections_on_all_nodes_are_closed_by_user() {
     let mut same: Vec<Client> = cluster.nodes.iter().map(|node| node.user("ann")).collect();
     let mut others = cluster.users();
     let body = json!({"to": {"users": ["ann"]}, "code": 4010, "reason": "signed out"});
-    assert_eq!(cluster[1].call("/v1/disconnect", &body), json!({"disconnected": 3}));
+    assert_eq!(
+        cluster[1].call("/v1/disconnect", &body),
+        json!({"disconnected": 3})
+    );
     for client in &mut same {
         expect_closed(client, 4010, "signed out");
     }
@@ -34,13 +37,22 @@ fn connections_on_all_nodes_are_closed_by_filter_channel_and_id() {
     ];
     for (at, body) in calls.iter().enumerate() {
         let mut clients = cluster.members("lobby");
-        assert_eq!(cluster[at].call("/v1/disconnect", &body(&clients)), json!({"disconnected": 2}));
-        let (code, reason) = if at == 2 { (3001, "why") } else { (4010, "disconnected") };
+        assert_eq!(
+            cluster[at].call("/v1/disconnect", &body(&clients)),
+            json!({"disconnected": 2})
+        );
+        let (code, reason) = if at == 2 {
+            (3001, "why")
+        } else {
+            (4010, "disconnected")
+        };
         expect_closed(&mut clients[0], code, reason);
         expect_closed(&mut clients[2], code, reason);
         nothing_more(&cluster[0], &mut clients[1..2]);
         drop(clients);
-        eventually("all are gone", || cluster[0].look("/v1/channels/lobby")["connections"] == 0);
+        eventually("all are gone", || {
+            cluster[0].look("/v1/channels/lobby")["connections"] == 0
+        });
     }
 }
 
@@ -48,7 +60,10 @@ fn connections_on_all_nodes_are_closed_by_filter_channel_and_id() {
 fn what_was_sent_before_is_still_written() {
     let cluster = Cluster::start();
     let mut client = cluster[2].user("ann");
-    cluster[0].call("/v1/publish", &json!({"user": "ann", "event": "last", "store": false}));
+    cluster[0].call(
+        "/v1/publish",
+        &json!({"user": "ann", "event": "last", "store": false}),
+    );
     cluster[0].call("/v1/disconnect", &json!({"to": {"users": ["ann"]}}));
     all_get(std::slice::from_mut(&mut client), "last");
     expect_closed(&mut client, 4010, "disconnected");
@@ -61,11 +76,17 @@ fn connections_on_all_nodes_are_put_into_a_channel_and_out_of_it() {
     let users = json!({"users": ["u0", "u1", "u2"]});
     for node in &cluster.nodes {
         let put = json!({"channel": "lobby", "to": users});
-        assert_eq!(node.call("/v1/join", &put), json!({"joined": 3, "already": 0, "full": 0}));
+        assert_eq!(
+            node.call("/v1/join", &put),
+            json!({"joined": 3, "already": 0, "full": 0})
+        );
         for client in &mut clients {
             assert_eq!(client.json(), json!({"op": "joined", "channel": "lobby"}));
         }
-        assert_eq!(node.call("/v1/join", &put), json!({"joined": 0, "already": 3, "full": 0}));
+        assert_eq!(
+            node.call("/v1/join", &put),
+            json!({"joined": 0, "already": 3, "full": 0})
+        );
         cluster[0].call("/v1/send", &json!({"channel": "lobby", "event": "inside"}));
         all_get(&mut clients, "inside");
         assert_eq!(node.call("/v1/leave", &put), json!({"left": 3}));
@@ -82,9 +103,20 @@ fn who_is_put_into_a_channel_with_history_is_told_where_it_stands() {
     let cluster = Cluster::start();
     let mut client = cluster[1].user("ann");
     let receipt = cluster[0].call("/v1/send", &json!({"channel": "room", "event": "e"}));
-    cluster[2].call("/v1/join", &json!({"channel": "room", "filter": "user == 'ann'"}));
+    cluster[2].call(
+        "/v1/join",
+        &json!({"channel": "room", "filter": "user == 'ann'"}),
+    );
     let joined = client.json();
     let place = &receipt["publications"][0];
-    assert_eq!((&joined["op"], &joined["channel"]), (&json!("joined"), &json!("room")), "{joined}");
-    assert_eq!((&joined["epoch"], &joined["offset"]), (&place["epoch"], &place["offset"]), "{joined}");
+    assert_eq!(
+        (&joined["op"], &joined["channel"]),
+        (&json!("joined"), &json!("room")),
+        "{joined}"
+    );
+    assert_eq!(
+        (&joined["epoch"], &joined["offset"]),
+        (&place["epoch"], &place["offset"]),
+        "{joined}"
+    );
 }

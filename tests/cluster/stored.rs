@@ -9,7 +9,10 @@ use crate::{
 };
 
 fn publish(node: &Node, data: impl Into<Value>) -> Value {
-    node.call("/v1/publish", &json!({"user": "ann", "event": "e", "data": data.into()}))
+    node.call(
+        "/v1/publish",
+        &json!({"user": "ann", "event": "e", "data": data.into()}),
+    )
 }
 
 fn data(events: &[Value]) -> Vec<Value> {
@@ -27,7 +30,11 @@ fn what_was_published_on_one_node_comes_on_another_in_order() {
     let cluster = Cluster::start();
     for n in 0..6 {
         let receipt = publish(&cluster[n % 3], n);
-        assert_eq!((&receipt["stored"], &receipt["matched"]), (&json!(1), &json!(0)), "{receipt}");
+        assert_eq!(
+            (&receipt["stored"], &receipt["matched"]),
+            (&json!(1), &json!(0)),
+            "{receipt}"
+        );
     }
     let mut ann = cluster[1].user("ann");
     let ids: Vec<Value> = (0..6)
@@ -50,7 +57,10 @@ fn what_was_confirmed_on_one_node_is_not_sent_again_by_another() {
     (0..3).for_each(|n| assert_eq!(event(&mut ann)["data"], n));
     confirm(&mut ann);
     eventually("it is removed everywhere", || {
-        cluster.nodes.iter().all(|node| node.user("ann").pending().is_empty())
+        cluster
+            .nodes
+            .iter()
+            .all(|node| node.user("ann").pending().is_empty())
     });
 }
 
@@ -109,7 +119,8 @@ fn one_publication_for_many_users_counts_all_and_comes_before_the_callers_next()
     for n in 0..5 {
         let body = json!({"users": users, "event": "e", "data": n, "receipt": "cluster"});
         let receipt = cluster[n % 3].call("/v1/publish", &body);
-        let counts = ["stored", "matched", "queued", "dropped", "nodes"].map(|name| receipt[name].clone());
+        let counts =
+            ["stored", "matched", "queued", "dropped", "nodes"].map(|name| receipt[name].clone());
         assert_eq!(counts, [80, 60, 60, 0, 3], "{receipt}");
         assert_eq!(receipt["missing_nodes"], json!([]), "{receipt}");
     }
@@ -129,21 +140,51 @@ fn what_is_kept_for_some_of_many_users_is_said_and_for_none_is_an_error() {
     cluster[0].call("/v1/publish", &json!({"user": "user10", "event": "first"}));
     // What the store keeps of one user is nothing that it can read.
     let keys = cluster.redis.call(&["KEYS", "*user10*"]).unwrap();
-    let key = keys.items().iter().map(Reply::text).find(|key| key.contains("state")).expect("it is kept");
+    let key = keys
+        .items()
+        .iter()
+        .map(Reply::text)
+        .find(|key| key.contains("state"))
+        .expect("it is kept");
     cluster.redis.call(&["SET", &key, "broken"]).unwrap();
     let receipt = cluster[0].call("/v1/publish", &body);
     let names = receipt["missing_nodes"].as_array().unwrap();
-    assert_eq!(names.len(), 3, "nobody is certain to have the rest: {receipt}");
+    assert_eq!(
+        names.len(),
+        3,
+        "nobody is certain to have the rest: {receipt}"
+    );
     let has_it = |user: &String| cluster[1].user(user).pending().len() as u64;
-    let kept: u64 = users.iter().filter(|user| *user != "user10").map(has_it).sum();
-    assert!(receipt["stored"] == kept && (1..79).contains(&kept), "{kept} have it: {receipt}");
+    let kept: u64 = users
+        .iter()
+        .filter(|user| *user != "user10")
+        .map(has_it)
+        .sum();
+    assert!(
+        receipt["stored"] == kept && (1..79).contains(&kept),
+        "{kept} have it: {receipt}"
+    );
     let answer = cluster[0].post("/v1/publish", &json!({"users": ["user10"], "event": "e"}));
-    assert_eq!((answer.status, answer.code().as_str()), (503, "history_unavailable"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "history_unavailable")
+    );
     cluster.redis.set("maxmemory-policy", "noeviction").unwrap();
     cluster.redis.set("maxmemory", "1").unwrap();
-    let answer = cluster[0].post("/v1/publish", &json!({"users": &users[20..], "event": "refused"}));
-    assert_eq!((answer.status, answer.code().as_str()), (503, "history_unavailable"), "{answer:?}");
+    let answer = cluster[0].post(
+        "/v1/publish",
+        &json!({"users": &users[20..], "event": "refused"}),
+    );
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "history_unavailable"),
+        "{answer:?}"
+    );
     cluster.redis.set("maxmemory", "0").unwrap();
     let got = |user: &String| cluster[1].user(user).pending();
-    assert!(users[20..].iter().all(|user| got(user).iter().all(|event| event["event"] != "refused")));
+    assert!(
+        users[20..]
+            .iter()
+            .all(|user| got(user).iter().all(|event| event["event"] != "refused"))
+    );
 }

@@ -19,8 +19,11 @@ fn nodes_at(url: &str) -> (Vec<Node>, Vec<Client>) {
     for node in &nodes {
         eventually("it is ready", || node.is_ready());
     }
-    let mut clients: Vec<Client> =
-        nodes.iter().enumerate().map(|(at, node)| node.user(&format!("u{at}"))).collect();
+    let mut clients: Vec<Client> = nodes
+        .iter()
+        .enumerate()
+        .map(|(at, node)| node.user(&format!("u{at}")))
+        .collect();
     for client in &mut clients {
         (0..CHANNELS).for_each(|n| drop(client.join(&channel(n))));
     }
@@ -35,10 +38,16 @@ fn channel(n: usize) -> String {
 fn expect_all_works(nodes: &[Node], clients: &mut [Client]) {
     for (by, node) in nodes.iter().enumerate() {
         for n in 0..CHANNELS {
-            node.call("/v1/send", &json!({"channel": channel(n), "event": "e", "data": [by, n]}));
+            node.call(
+                "/v1/send",
+                &json!({"channel": channel(n), "event": "e", "data": [by, n]}),
+            );
             for client in &mut *clients {
                 let got = event(client);
-                assert_eq!((&got["channel"], &got["data"]), (&json!(channel(n)), &json!([by, n])));
+                assert_eq!(
+                    (&got["channel"], &got["data"]),
+                    (&json!(channel(n)), &json!([by, n]))
+                );
             }
         }
         for to in 0..clients.len() {
@@ -56,16 +65,19 @@ fn expect_recovery(nodes: &[Node], clients: &mut [Client]) {
     for (by, node) in nodes.iter().enumerate() {
         for n in 0..CHANNELS {
             let mut has_it = vec![false; clients.len()];
-            eventually(&format!("what node {by} sends to {} reaches all", channel(n)), || {
-                let body = json!({"channel": channel(n), "event": "again", "data": by});
-                let status = node.post("/v1/send", &body).status;
-                assert!(status == 200 || status == 503, "{status}");
-                for (client, has_it) in clients.iter_mut().zip(&mut has_it) {
-                    let mut got = client.pending().into_iter();
-                    *has_it |= got.any(|got| got["channel"] == channel(n) && got["data"] == by);
-                }
-                has_it.iter().all(|&has_it| has_it)
-            });
+            eventually(
+                &format!("what node {by} sends to {} reaches all", channel(n)),
+                || {
+                    let body = json!({"channel": channel(n), "event": "again", "data": by});
+                    let status = node.post("/v1/send", &body).status;
+                    assert!(status == 200 || status == 503, "{status}");
+                    for (client, has_it) in clients.iter_mut().zip(&mut has_it) {
+                        let mut got = client.pending().into_iter();
+                        *has_it |= got.any(|got| got["channel"] == channel(n) && got["data"] == by);
+                    }
+                    has_it.iter().all(|&has_it| has_it)
+                },
+            );
         }
     }
     for node in nodes {
@@ -106,9 +118,17 @@ fn sharded_subscriptions_are_used_on_redis_cluster() {
     expect_all_works(&nodes, &mut clients);
     let sharded: usize = redis.nodes[..3]
         .iter()
-        .map(|node| node.call(&["PUBSUB", "SHARDCHANNELS"]).unwrap().items().len())
+        .map(|node| {
+            node.call(&["PUBSUB", "SHARDCHANNELS"])
+                .unwrap()
+                .items()
+                .len()
+        })
         .sum();
-    assert!(sharded > 0, "plain subscriptions would send everything to every server");
+    assert!(
+        sharded > 0,
+        "plain subscriptions would send everything to every server"
+    );
 }
 
 #[test]
@@ -116,17 +136,29 @@ fn what_programs_publish_on_any_primary_of_redis_cluster_comes_to_all_once() {
     let redis = RedisCluster::start().unwrap();
     let (nodes, mut clients) = nodes_at(&cluster_url(&redis.addresses()));
     let message = |n: usize| {
-        json!({"call": "send", "channel": channel(0), "event": "by a program", "data": n}).to_string()
+        json!({"call": "send", "channel": channel(0), "event": "by a program", "data": n})
+            .to_string()
     };
     let dispatch = format!("fanfare:{NAMESPACE}:default:dispatch");
     for (at, primary) in redis.nodes[..3].iter().enumerate() {
         let port = primary.address().port().to_string();
         let words = ["-c", "-p", &port, "PUBLISH", &dispatch, &message(at)];
-        assert!(Command::new("redis-cli").args(words).output().expect("redis-cli runs").status.success());
+        assert!(
+            Command::new("redis-cli")
+                .args(words)
+                .output()
+                .expect("redis-cli runs")
+                .status
+                .success()
+        );
         for client in &mut clients {
             let got = event(client);
             // The channel keeps its events: one node has numbered it.
-            assert_eq!((&got["data"], &got["offset"]), (&json!(at), &json!(at + 1)), "{got}");
+            assert_eq!(
+                (&got["data"], &got["offset"]),
+                (&json!(at), &json!(at + 1)),
+                "{got}"
+            );
         }
     }
     nothing_more(&nodes[0], &mut clients);

@@ -23,7 +23,10 @@ fn capture(cluster: &Cluster) -> (Vec<u8>, Vec<u8>) {
             other => panic!("no message: {other:?}"),
         };
         let (channel, envelope) = (bytes(2), bytes(3));
-        if envelope.windows(MARK.len()).any(|window| window == MARK.as_bytes()) {
+        if envelope
+            .windows(MARK.len())
+            .any(|window| window == MARK.as_bytes())
+        {
             return (channel, envelope);
         }
     }
@@ -44,13 +47,21 @@ fn an_envelope_of_an_unknown_version_is_counted_and_skipped() {
     for client in &mut clients {
         assert_eq!(event(client)["data"], MARK);
     }
-    let before: Vec<u64> = cluster.nodes.iter().map(|node| node.count(UNKNOWN_VERSION, "")).collect();
+    let before: Vec<u64> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.count(UNKNOWN_VERSION, ""))
+        .collect();
     let mut redis = Resp::connect(cluster.redis.address()).unwrap();
     for _ in 0..3 {
-        redis.call_bytes(&[b"PUBLISH", &channel, &of_unknown_version(&envelope)]).unwrap();
+        redis
+            .call_bytes(&[b"PUBLISH", &channel, &of_unknown_version(&envelope)])
+            .unwrap();
     }
     for (node, before) in cluster.nodes.iter().zip(before) {
-        eventually("it is counted", || node.count(UNKNOWN_VERSION, "") == before + 3);
+        eventually("it is counted", || {
+            node.count(UNKNOWN_VERSION, "") == before + 3
+        });
     }
     nothing_more(&cluster[1], &mut clients);
     cluster.await_ready();
@@ -65,9 +76,13 @@ fn what_is_no_envelope_is_harmless() {
         assert_eq!(event(client)["data"], MARK);
     }
     let mut redis = Resp::connect(cluster.redis.address()).unwrap();
-    let mut publish = |message: &[u8]| drop(redis.call_bytes(&[b"PUBLISH", &channel, message]).unwrap());
+    let mut publish =
+        |message: &[u8]| drop(redis.call_bytes(&[b"PUBLISH", &channel, message]).unwrap());
     // Cut before its mark, so that no cut is a whole envelope of a shorter event.
-    let mark = envelope.windows(MARK.len()).position(|window| window == MARK.as_bytes()).unwrap();
+    let mark = envelope
+        .windows(MARK.len())
+        .position(|window| window == MARK.as_bytes())
+        .unwrap();
     (0..=mark).for_each(|end| publish(&envelope[..end]));
     publish(&[0; 100]);
     publish(&[0xff; 100]);

@@ -1,5 +1,8 @@
 //! A load balancer of this test's own, with the configuration that deploy/ has.
-#![allow(unreachable_pub, reason = "a test file is a crate, and this is its module")]
+#![allow(
+    unreachable_pub,
+    reason = "a test file is a crate, and this is its module"
+)]
 
 use std::{
     fs::{self, File},
@@ -23,7 +26,9 @@ pub struct Balancer {
 }
 
 fn deployed(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("deploy")
+        .join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -34,12 +39,19 @@ fn replaced(text: &str, old: &str, new: &str) -> String {
 }
 
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// Runs `name`, which systems keep where not everyone's `PATH` leads.
 fn spawn(name: &str, package: &str, set_up: impl Fn(&mut Command)) -> Child {
-    let programs = [name.to_owned(), format!("/usr/sbin/{name}"), format!("/usr/local/sbin/{name}")];
+    let programs = [
+        name.to_owned(),
+        format!("/usr/sbin/{name}"),
+        format!("/usr/local/sbin/{name}"),
+    ];
     let child = programs.iter().find_map(|program| {
         let mut command = Command::new(program);
         command.stdin(Stdio::null());
@@ -63,7 +75,10 @@ impl Balancer {
     /// The same in front of names and ports, which the server of names at `names` knows.
     pub fn haproxy_by_names(nodes: &[String], names: SocketAddr) -> Self {
         let asks = format!("nameserver test {names}");
-        Self::haproxy_with(&replaced(&deployed("haproxy.cfg"), "parse-resolv-conf", &asks), nodes)
+        Self::haproxy_with(
+            &replaced(&deployed("haproxy.cfg"), "parse-resolv-conf", &asks),
+            nodes,
+        )
     }
 
     fn haproxy_with(config: &str, nodes: &[String]) -> Self {
@@ -74,13 +89,24 @@ impl Balancer {
         fs::write(&file, config).unwrap();
         let log = File::create(folder.path().join("haproxy.log")).unwrap();
         let child = spawn("haproxy", "haproxy", |command| {
-            command.stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());
-            command.arg("-db").arg("-f").arg(&file).env("BIND", address.to_string());
+            command
+                .stdout(log.try_clone().unwrap())
+                .stderr(log.try_clone().unwrap());
+            command
+                .arg("-db")
+                .arg("-f")
+                .arg(&file)
+                .env("BIND", address.to_string());
             for (n, node) in nodes.iter().enumerate() {
                 command.env(format!("NODE_{}", n + 1), node);
             }
         });
-        Self { child, folder, address }.ready()
+        Self {
+            child,
+            folder,
+            address,
+        }
+        .ready()
     }
 
     /// nginx in front of `nodes`, three of them.
@@ -95,24 +121,44 @@ impl Balancer {
         // As many as fit without being root, and on a machine with many cores.
         config = replaced(&config, "worker_processes auto;", "worker_processes 2;");
         config = replaced(&config, "worker_rlimit_nofile 262144;", "");
-        config = replaced(&config, "worker_connections 65536;", "worker_connections 512;");
+        config = replaced(
+            &config,
+            "worker_connections 65536;",
+            "worker_connections 512;",
+        );
         config = replaced(&config, "/var/log/nginx/access.log", &inside("access.log"));
         let temporary = ["client_body", "proxy", "fastcgi", "scgi", "uwsgi"];
-        let temporary = temporary.map(|kind| format!("    {kind}_temp_path {};\n", inside(kind))).concat();
+        let temporary = temporary
+            .map(|kind| format!("    {kind}_temp_path {};\n", inside(kind)))
+            .concat();
         config = replaced(&config, "http {\n", &format!("http {{\n{temporary}"));
         let file = folder.path().join("nginx.conf");
         fs::write(&file, config).unwrap();
         let globals = format!("daemon off; pid {};", inside("pid"));
         let child = spawn("nginx", "nginx-light", |command| {
-            command.stdout(Stdio::null()).arg("-p").arg(folder.path()).arg("-c").arg(&file);
+            command
+                .stdout(Stdio::null())
+                .arg("-p")
+                .arg(folder.path())
+                .arg("-c")
+                .arg(&file);
             command.args(["-e", &inside("error.log"), "-g", &globals]);
         });
-        Self { child, folder, address }.ready()
+        Self {
+            child,
+            folder,
+            address,
+        }
+        .ready()
     }
 
     fn ready(mut self) -> Self {
         eventually("the load balancer serves", || {
-            assert!(self.child.try_wait().unwrap().is_none(), "it ended at once: {}", self.log());
+            assert!(
+                self.child.try_wait().unwrap().is_none(),
+                "it ended at once: {}",
+                self.log()
+            );
             std::net::TcpStream::connect(self.address).is_ok()
                 && request(self.address, "GET", "/healthz", &[], None).status == 200
         });
@@ -121,9 +167,12 @@ impl Balancer {
 
     /// Every line that it has logged, about requests and errors.
     pub fn log(&self) -> String {
-        let files = fs::read_dir(self.folder.path()).unwrap().map(|file| file.unwrap().path());
+        let files = fs::read_dir(self.folder.path())
+            .unwrap()
+            .map(|file| file.unwrap().path());
         let logs = files.filter(|file| file.extension().is_some_and(|kind| kind == "log"));
-        logs.map(|file| String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned()).collect()
+        logs.map(|file| String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned())
+            .collect()
     }
 }
 

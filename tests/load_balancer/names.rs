@@ -36,7 +36,10 @@ impl Names {
     }
 
     fn set(&self, name: &str, address: [u8; 4]) {
-        self.known.lock().unwrap().insert(name.to_owned(), address.into());
+        self.known
+            .lock()
+            .unwrap()
+            .insert(name.to_owned(), address.into());
     }
 }
 
@@ -53,7 +56,11 @@ fn answer(query: &[u8], known: &BTreeMap<String, Ipv4Addr>) -> Vec<u8> {
     let question = &query[HEADER..at + 5];
     let found = known.get(&labels.join("."));
     let address = found.filter(|_| query[at + 1..at + 3] == A);
-    let flags = if found.is_some() { [0x81, 0x80] } else { [0x81, 0x83] };
+    let flags = if found.is_some() {
+        [0x81, 0x80]
+    } else {
+        [0x81, 0x83]
+    };
     let counts = [0, 1, 0, u8::from(address.is_some()), 0, 0, 0, 0];
     let mut answer = [&query[..2], &flags, &counts, question].concat();
     if let Some(address) = address {

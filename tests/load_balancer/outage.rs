@@ -19,7 +19,13 @@ const STAYING: u8 = 9;
 fn broadcast(to: SocketAddr, body: &serde_json::Value) -> Answer {
     let authorization = format!("Bearer {KEY}");
     let headers = [("Authorization", &*authorization)];
-    request(to, "POST", "/v1/broadcast", &headers, Some(body.to_string().as_bytes()))
+    request(
+        to,
+        "POST",
+        "/v1/broadcast",
+        &headers,
+        Some(body.to_string().as_bytes()),
+    )
 }
 
 fn is_ready(node: &Served) -> bool {
@@ -28,7 +34,8 @@ fn is_ready(node: &Served) -> bool {
 
 /// A newcomer gets in, and what is for one node's clients works.
 fn expect_served(balancer: &Balancer) {
-    connect(balancer.address, came_and_went()).unwrap_or_else(|why| panic!("{why}; {}", balancer.log()));
+    connect(balancer.address, came_and_went())
+        .unwrap_or_else(|why| panic!("{why}; {}", balancer.log()));
     let near = broadcast(balancer.address, &json!({"event": "near", "scope": "node"}));
     assert_eq!(near.status, 200, "{near:?}; {}", balancer.log());
 }
@@ -56,16 +63,25 @@ fn redis_away(start: impl FnOnce(&[SocketAddr]) -> Balancer, noticed: impl Fn(&s
     let redis = RedisServer::start().unwrap();
     let url = redis.url();
     let start_node = |name| node_with("127.0.0.1:0", name, &["--redis", &url]);
-    let mut nodes: Vec<Served> = ["node-1", "node-2", "node-3"].map(start_node).into_iter().collect();
+    let mut nodes: Vec<Served> = ["node-1", "node-2", "node-3"]
+        .map(start_node)
+        .into_iter()
+        .collect();
     eventually("all nodes are ready", || nodes.iter().all(is_ready));
     let balancer = start(&nodes.iter().map(|node| node.address).collect::<Vec<_>>());
     let to = balancer.address;
-    let mut clients: Vec<Client> = (0..STAYING).map(|n| connect(to, client_address(n)).unwrap()).collect();
+    let mut clients: Vec<Client> = (0..STAYING)
+        .map(|n| connect(to, client_address(n)).unwrap())
+        .collect();
     expect_served(&balancer);
 
     redis.pause().unwrap();
-    served_until("no node is ready", &balancer, || !nodes.iter().any(is_ready));
-    served_until("the balancer knows", &balancer, || noticed(&balancer.log(), false));
+    served_until("no node is ready", &balancer, || {
+        !nodes.iter().any(is_ready)
+    });
+    served_until("the balancer knows", &balancer, || {
+        noticed(&balancer.log(), false)
+    });
     let far = broadcast(to, &json!({"event": "far"}));
     assert_eq!((far.status, &*far.code()), (503, "bus_down"), "{far:?}");
     assert!(far.header("retry-after").is_some());
@@ -87,12 +103,22 @@ fn redis_away(start: impl FnOnce(&[SocketAddr]) -> Balancer, noticed: impl Fn(&s
 
     let before = balancer.log().len();
     redis.resume().unwrap();
-    served_until("the others are ready", &balancer, || nodes.iter().all(is_ready));
-    served_until("the balancer knows", &balancer, || noticed(&balancer.log()[before..], true));
-    let mut clients: Vec<Client> = (0..STAYING).map(|n| connect(to, client_address(n)).unwrap()).collect();
+    served_until("the others are ready", &balancer, || {
+        nodes.iter().all(is_ready)
+    });
+    served_until("the balancer knows", &balancer, || {
+        noticed(&balancer.log()[before..], true)
+    });
+    let mut clients: Vec<Client> = (0..STAYING)
+        .map(|n| connect(to, client_address(n)).unwrap())
+        .collect();
     let again = broadcast(to, &json!({"event": "again", "receipt": "cluster"}));
     let answer = again.json();
-    assert_eq!((again.status, &answer["nodes"]), (200, &json!(2)), "{answer}");
+    assert_eq!(
+        (again.status, &answer["nodes"]),
+        (200, &json!(2)),
+        "{answer}"
+    );
     for client in &mut clients {
         expect_event(client, "again");
     }
@@ -104,7 +130,13 @@ fn haproxy_sends_nobody_to_a_node_that_is_cut_off() {
     let redis = RedisServer::start().unwrap();
     let proxy = Proxy::start(redis.address()).unwrap();
     let urls = [redis.url(), redis.url(), proxy.url()];
-    let start_node = |n: usize| node_with("127.0.0.1:0", &format!("node-{n}"), &["--redis", &urls[n - 1]]);
+    let start_node = |n: usize| {
+        node_with(
+            "127.0.0.1:0",
+            &format!("node-{n}"),
+            &["--redis", &urls[n - 1]],
+        )
+    };
     let nodes = [1, 2, 3].map(start_node);
     eventually("all nodes are ready", || nodes.iter().all(is_ready));
     let balancer = Balancer::haproxy(&[nodes[0].address, nodes[1].address, nodes[2].address]);
@@ -119,13 +151,19 @@ fn haproxy_sends_nobody_to_a_node_that_is_cut_off() {
     let far = broadcast(balancer.address, &json!({"event": "far"}));
     assert_eq!(far.status, 200, "{far:?}");
     proxy.thaw();
-    served_until("it is back", &balancer, || balancer.log().contains("Server nodes/node-3 is UP"));
+    served_until("it is back", &balancer, || {
+        balancer.log().contains("Server nodes/node-3 is UP")
+    });
 }
 
 #[test]
 fn haproxy_lets_clients_in_while_redis_is_away() {
     redis_away(Balancer::haproxy, |log, ready| {
-        log.contains(if ready { " nodes/node-" } else { " nodes-alone/node-" })
+        log.contains(if ready {
+            " nodes/node-"
+        } else {
+            " nodes-alone/node-"
+        })
     });
 }
 

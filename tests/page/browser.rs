@@ -1,5 +1,8 @@
 //! A headless Chromium of this test's own, driven over its `DevTools` protocol.
-#![allow(unreachable_pub, reason = "a test file is a crate, and this is its module")]
+#![allow(
+    unreachable_pub,
+    reason = "a test file is a crate, and this is its module"
+)]
 
 use std::{
     net::SocketAddr,
@@ -15,7 +18,12 @@ use serde_json::{Value, json};
 use super::support::{Client, eventually};
 
 /// Names under which systems install it.
-const PROGRAMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+const PROGRAMS: [&str; 4] = [
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+];
 
 /// One browser at a time: several starve each other on small machines.
 static TURN: Mutex<u32> = Mutex::new(0);
@@ -37,8 +45,18 @@ impl Browser {
         let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let command = |program: &str| {
             Command::new(program)
-                .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-                .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+                .args([
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--disable-quic",
+                    "--no-first-run",
+                ])
+                .args([
+                    "--disable-background-networking",
+                    "--disable-component-update",
+                    "--disable-sync",
+                ])
                 .args(["--hide-scrollbars", "--remote-debugging-port=0"])
                 .arg(format!("--user-data-dir={}", profile.display()))
                 .stdout(Stdio::null())
@@ -56,17 +74,31 @@ impl Browser {
         let read = || {
             let text = std::fs::read_to_string(&file).ok()?;
             let (port, path) = text.trim_end().split_once('\n')?;
-            Some((SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?)), path.to_owned()))
+            Some((
+                SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?)),
+                path.to_owned(),
+            ))
         };
         eventually("the browser listens", || read().is_some());
         let (address, path) = read().unwrap();
-        Self { child, profile, address, path, _turn: turn }
+        Self {
+            child,
+            profile,
+            address,
+            path,
+            _turn: turn,
+        }
     }
 
     /// Opens `url`.
     pub fn open(&self, url: &str) -> Page {
-        let target = self.debug(&self.path).call("Target.createTarget", &json!({ "url": "about:blank" }));
-        let mut page = self.debug(&format!("/devtools/page/{}", target["targetId"].as_str().unwrap()));
+        let target = self
+            .debug(&self.path)
+            .call("Target.createTarget", &json!({ "url": "about:blank" }));
+        let mut page = self.debug(&format!(
+            "/devtools/page/{}",
+            target["targetId"].as_str().unwrap()
+        ));
         for domain in ["Runtime", "Log", "Page"] {
             page.call(&format!("{domain}.enable"), &json!({}));
         }
@@ -77,7 +109,11 @@ impl Browser {
 
     fn debug(&self, path: &str) -> Page {
         let client = Client::open(self.address, path, &[]).expect("the browser takes a debugger");
-        Page { client, calls: 0, complaints: Vec::new() }
+        Page {
+            client,
+            calls: 0,
+            complaints: Vec::new(),
+        }
     }
 }
 
@@ -108,7 +144,8 @@ impl Page {
     /// Calls a method of the `DevTools` protocol.
     pub fn call(&mut self, method: &str, params: &Value) -> Value {
         self.calls += 1;
-        self.client.send(&json!({ "id": self.calls, "method": method, "params": params }));
+        self.client
+            .send(&json!({ "id": self.calls, "method": method, "params": params }));
         loop {
             let message = self.client.json();
             if message["id"] == self.calls {
@@ -123,7 +160,9 @@ impl Page {
         let params = &message["params"];
         let is_complaint = match message["method"].as_str() {
             Some("Runtime.exceptionThrown") => true,
-            Some("Runtime.consoleAPICalled") => params["type"] == "error" || params["type"] == "warning",
+            Some("Runtime.consoleAPICalled") => {
+                params["type"] == "error" || params["type"] == "warning"
+            }
             Some("Log.entryAdded") => {
                 params["entry"]["level"] == "error" || params["entry"]["level"] == "warning"
             }
@@ -136,9 +175,13 @@ impl Page {
 
     /// The value of a JavaScript expression in the page.
     pub fn eval(&mut self, expression: &str) -> Value {
-        let params = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
+        let params =
+            json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
         let answer = self.call("Runtime.evaluate", &params);
-        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
+        assert!(
+            answer["exceptionDetails"].is_null(),
+            "{expression}: {answer}"
+        );
         answer["result"]["value"].clone()
     }
 
@@ -150,7 +193,9 @@ impl Page {
     /// Writes `value` into a field, as a person would.
     pub fn fill(&mut self, selector: &str, value: &str) {
         let (selector, value) = (json!(selector), json!(value));
-        self.eval(&format!("document.querySelector({selector}).focus(); document.execCommand('selectAll')"));
+        self.eval(&format!(
+            "document.querySelector({selector}).focus(); document.execCommand('selectAll')"
+        ));
         if value == "" {
             self.eval("document.execCommand('delete')");
         } else {
@@ -159,12 +204,18 @@ impl Page {
     }
 
     pub fn click(&mut self, selector: &str) {
-        self.eval(&format!("document.querySelector({}).click()", json!(selector)));
+        self.eval(&format!(
+            "document.querySelector({}).click()",
+            json!(selector)
+        ));
     }
 
     /// The visible text of an element.
     pub fn text(&mut self, selector: &str) -> String {
-        let text = self.eval(&format!("document.querySelector({})?.innerText ?? ''", json!(selector)));
+        let text = self.eval(&format!(
+            "document.querySelector({})?.innerText ?? ''",
+            json!(selector)
+        ));
         text.as_str().unwrap().to_owned()
     }
 
@@ -174,15 +225,24 @@ impl Page {
             { "name": "prefers-color-scheme", "value": scheme },
             { "name": "prefers-reduced-motion", "value": "reduce" },
         ]);
-        self.call("Emulation.setEmulatedMedia", &json!({ "features": features }));
-        let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
+        self.call(
+            "Emulation.setEmulatedMedia",
+            &json!({ "features": features }),
+        );
+        let metrics =
+            json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
         self.call("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
     /// Writes a picture of the whole page to `name` in the tests' folder under `target`.
     pub fn photograph(&mut self, name: &str) {
-        let answer = self.call("Page.captureScreenshot", &json!({ "captureBeyondViewport": true }));
-        let picture = BASE64.decode(answer["data"].as_str().unwrap().as_bytes()).unwrap();
+        let answer = self.call(
+            "Page.captureScreenshot",
+            &json!({ "captureBeyondViewport": true }),
+        );
+        let picture = BASE64
+            .decode(answer["data"].as_str().unwrap().as_bytes())
+            .unwrap();
         std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name), picture).unwrap();
     }
 }

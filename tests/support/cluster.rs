@@ -52,7 +52,8 @@ impl Settings {
     }
 
     fn config(&self) -> Config {
-        let mut config = Config::load(&ServeArgs::default(), self.0.clone()).expect("the settings are good");
+        let mut config =
+            Config::load(&ServeArgs::default(), self.0.clone()).expect("the settings are good");
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config
     }
@@ -90,19 +91,33 @@ impl Node {
         let mut config = settings.config();
         change(&mut config);
         let server = TestServer(Server::start(config).expect("the node starts"));
-        Self { address: server.address(), held: Held::Here(server) }
+        Self {
+            address: server.address(),
+            held: Held::Here(server),
+        }
     }
 
     /// A process, which can be killed and paused.
     pub fn apart(settings: &Settings) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port().expect("a port is free")));
         let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
-        command.args(["serve", "--listen", &address.to_string()]).envs(settings.0.iter().cloned());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the node starts");
+        command
+            .args(["serve", "--listen", &address.to_string()])
+            .envs(settings.0.iter().cloned());
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the node starts");
         let mut held = Held::Apart(child);
         eventually("the node listens", || {
-            let Held::Apart(child) = &mut held else { return true };
-            assert!(matches!(child.try_wait(), Ok(None)), "the node ended at once");
+            let Held::Apart(child) = &mut held else {
+                return true;
+            };
+            assert!(
+                matches!(child.try_wait(), Ok(None)),
+                "the node ended at once"
+            );
             TcpStream::connect(address).is_ok()
         });
         Self { held, address }
@@ -114,7 +129,9 @@ impl Node {
 
     /// Ends a process at once, as a crash does.
     pub fn kill(&mut self) {
-        let Held::Apart(child) = &mut self.held else { panic!("a node of this process cannot be killed") };
+        let Held::Apart(child) = &mut self.held else {
+            panic!("a node of this process cannot be killed")
+        };
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -130,11 +147,19 @@ impl Node {
     }
 
     fn pid(&self) -> Pid {
-        let Held::Apart(child) = &self.held else { panic!("a node of this process cannot be paused") };
+        let Held::Apart(child) = &self.held else {
+            panic!("a node of this process cannot be paused")
+        };
         Pid::from_child(child)
     }
 
-    pub fn request(&self, method: &str, path: &str, more: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        more: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Answer {
         request(self.address, method, path, more, body)
     }
 
@@ -172,8 +197,14 @@ impl Node {
         }
         assert_eq!(answer.status, 503, "{answer:?}");
         let reasons = answer.json()["reasons"].clone();
-        let reasons = reasons.as_array().unwrap_or_else(|| panic!("no reasons: {answer:?}")).iter();
-        reasons.map(|reason| reason.as_str().unwrap().to_owned()).collect::<Vec<_>>().join("; ")
+        let reasons = reasons
+            .as_array()
+            .unwrap_or_else(|| panic!("no reasons: {answer:?}"))
+            .iter();
+        reasons
+            .map(|reason| reason.as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 
     /// The sum of a metric's lines whose labels contain `labels`.
@@ -204,7 +235,8 @@ impl Node {
 
     /// A client that has had nothing yet.
     pub fn open(&self, query: &str) -> Client {
-        Client::open(self.address, &format!("/v1/connect?{query}"), &[]).expect("the handshake succeeds")
+        Client::open(self.address, &format!("/v1/connect?{query}"), &[])
+            .expect("the handshake succeeds")
     }
 
     /// The id by which this node is named, given a client of it.
@@ -234,8 +266,15 @@ impl Cluster {
     ) -> Self {
         let redis = RedisServer::start().expect("redis-server starts");
         let settings = settings(Settings::new(&redis.url()));
-        let nodes = (0..3).map(|_| Node::here_with(&settings, &mut change)).collect();
-        Self { nodes, settings, redis }.acquainted()
+        let nodes = (0..3)
+            .map(|_| Node::here_with(&settings, &mut change))
+            .collect();
+        Self {
+            nodes,
+            settings,
+            redis,
+        }
+        .acquainted()
     }
 
     /// Three processes that are ready.
@@ -247,7 +286,12 @@ impl Cluster {
     pub fn apart_with(redis: RedisServer) -> Self {
         let settings = Settings::new(&redis.url());
         let nodes = (0..3).map(|_| Node::apart(&settings)).collect();
-        Self { nodes, settings, redis }.acquainted()
+        Self {
+            nodes,
+            settings,
+            redis,
+        }
+        .acquainted()
     }
 
     /// The same once each node is ready and knows the others.
@@ -266,7 +310,11 @@ impl Cluster {
 
     /// A client on each node, in their order: `u0`, `u1`, `u2`.
     pub fn users(&self) -> Vec<Client> {
-        self.nodes.iter().enumerate().map(|(at, node)| node.user(&format!("u{at}"))).collect()
+        self.nodes
+            .iter()
+            .enumerate()
+            .map(|(at, node)| node.user(&format!("u{at}")))
+            .collect()
     }
 
     /// The same, each a member of `channel`.
@@ -319,7 +367,11 @@ pub fn sentinel_url(addresses: &[SocketAddr]) -> String {
 }
 
 fn listed(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",")
+    addresses
+        .iter()
+        .map(SocketAddr::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// A path's last part with every byte but letters and digits percent-encoded.
@@ -337,7 +389,10 @@ pub fn encoded(text: &str) -> String {
 /// The next message, which is an event; pings aside.
 pub fn event(client: &mut Client) -> Value {
     let message = client.json();
-    assert!(message["event"].is_string(), "expected an event, got {message}");
+    assert!(
+        message["event"].is_string(),
+        "expected an event, got {message}"
+    );
     message
 }
 

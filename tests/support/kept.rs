@@ -23,13 +23,17 @@ impl Caller {
         let socket = TcpStream::connect(host).expect("connects");
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
-        Self { socket: BufReader::new(socket), host }
+        Self {
+            socket: BufReader::new(socket),
+            host,
+        }
     }
 
     /// Posts and expects 200.
     pub fn call(&mut self, path: &str, body: &Value) -> Value {
         let (host, body) = (self.host, body.to_string());
-        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n");
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n");
         let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
         self.socket.get_mut().write_all(request.as_bytes()).unwrap();
         let mut answer = vec![0; self.head()];
@@ -68,7 +72,9 @@ impl Caller {
 
 /// Ends the connection at once: what is unread is thrown away, and the server gets a reset.
 pub fn reset(client: Client) {
-    socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(&client.socket)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(client);
 }
 
@@ -88,5 +94,7 @@ pub fn widen(client: &Client) {
 }
 
 fn receive_buffer(client: &Client, bytes: usize) {
-    socket2::SockRef::from(&client.socket).set_recv_buffer_size(bytes).unwrap();
+    socket2::SockRef::from(&client.socket)
+        .set_recv_buffer_size(bytes)
+        .unwrap();
 }

@@ -35,7 +35,8 @@ pub fn server_with(change: impl FnOnce(&mut Config)) -> TestServer {
 /// What [`server`] starts with.
 pub fn config() -> Config {
     let none = std::iter::empty::<(String, String)>();
-    let mut config = Config::load(&fanfare::config::ServeArgs::default(), none).expect("defaults load");
+    let mut config =
+        Config::load(&fanfare::config::ServeArgs::default(), none).expect("defaults load");
     config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     config.shards = 2;
     config
@@ -64,14 +65,21 @@ pub fn api_key(name: &str, key: &str, scopes: Scopes) -> ApiKeyConfig {
 
 /// A shared secret for client tokens.
 pub fn token_key(secret: &str) -> TokenKeyConfig {
-    TokenKeyConfig { kid: None, alg: TokenAlgorithm::HS256, key: KeyMaterial::Secret(secret.into()) }
+    TokenKeyConfig {
+        kid: None,
+        alg: TokenAlgorithm::HS256,
+        key: KeyMaterial::Secret(secret.into()),
+    }
 }
 
 /// A JSON Web Token over `claims`, signed by HS256 whatever `header` says.
 pub fn jwt(secret: &str, header: &Value, claims: &Value) -> String {
     let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
-    let message =
-        format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
+    let message = format!(
+        "{}.{}",
+        encode(header.to_string().as_bytes()),
+        encode(claims.to_string().as_bytes())
+    );
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
     let signature = encode(aws_lc_rs::hmac::sign(&key, message.as_bytes()).as_ref());
     format!("{message}.{signature}")
@@ -84,7 +92,10 @@ pub fn signed(claims: &Value) -> String {
 
 /// Seconds since 1970.
 pub fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
 
 /// A running server; shut down when dropped.
@@ -93,9 +104,15 @@ pub struct TestServer(pub Server);
 impl Drop for TestServer {
     fn drop(&mut self) {
         let server = self.0.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let stopped = std::thread::spawn(move || runtime.block_on(server.shutdown())).join();
-        assert!(stopped.is_ok() || std::thread::panicking(), "shutdown panicked");
+        assert!(
+            stopped.is_ok() || std::thread::panicking(),
+            "shutdown panicked"
+        );
     }
 }
 
@@ -113,12 +130,19 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
     }
 
     /// The `code` of a problem document.
     pub fn code(&self) -> String {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
         self.json()["code"].as_str().unwrap_or_default().to_owned()
     }
 }
@@ -129,7 +153,13 @@ impl TestServer {
     }
 
     /// One request with the headers that a development server asks for, and `more`.
-    pub fn request(&self, method: &str, path: &str, more: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        more: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Answer {
         request(self.address(), method, path, more, body)
     }
 
@@ -144,12 +174,22 @@ impl TestServer {
     /// Posts with an API key.
     pub fn post_as(&self, key: &str, path: &str, body: &Value) -> Answer {
         let authorization = format!("Bearer {key}");
-        self.request("POST", path, &[("Authorization", &authorization)], Some(body.to_string().as_bytes()))
+        self.request(
+            "POST",
+            path,
+            &[("Authorization", &authorization)],
+            Some(body.to_string().as_bytes()),
+        )
     }
 
     /// Gets with an API key.
     pub fn get_as(&self, key: &str, path: &str) -> Answer {
-        self.request("GET", path, &[("Authorization", &format!("Bearer {key}"))], None)
+        self.request(
+            "GET",
+            path,
+            &[("Authorization", &format!("Bearer {key}"))],
+            None,
+        )
     }
 
     /// Posts and expects 200.
@@ -182,7 +222,8 @@ impl TestServer {
 
     /// A client that has had nothing yet.
     pub fn open(&self, query: &str) -> Client {
-        Client::open(self.address(), &format!("/v1/connect?{query}"), &[]).expect("the handshake succeeds")
+        Client::open(self.address(), &format!("/v1/connect?{query}"), &[])
+            .expect("the handshake succeeds")
     }
 
     /// A client with `headers` that has had nothing yet, or the refusal.
@@ -204,10 +245,14 @@ impl TestServer {
 /// The sum of a metric's lines in `text` whose labels contain `labels`.
 pub fn sum(text: &str, name: &str, labels: &str) -> f64 {
     let lines = text.lines().filter(|line| {
-        let Some(rest) = line.strip_prefix(name) else { return false };
+        let Some(rest) = line.strip_prefix(name) else {
+            return false;
+        };
         rest.starts_with(['{', ' ']) && rest.contains(labels)
     });
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    lines
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
 }
 
 /// Waits until `what` is true.
@@ -257,11 +302,22 @@ pub fn request(
 /// Splits a raw HTTP/1.1 answer.
 pub fn parse_answer(raw: &[u8]) -> Answer {
     let text = String::from_utf8_lossy(raw);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
     let mut lines = head.lines();
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|s| s.parse().ok());
-    let headers = lines.filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_owned(), v.to_owned()));
-    Answer { status: status.expect("a status line"), headers: headers.collect(), text: body.to_owned() }
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1))
+        .and_then(|s| s.parse().ok());
+    let headers = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(n, v)| (n.to_owned(), v.to_owned()));
+    Answer {
+        status: status.expect("a status line"),
+        headers: headers.collect(),
+        text: body.to_owned(),
+    }
 }
 
 /// What a client received.
@@ -292,12 +348,19 @@ impl Client {
     }
 
     /// The same over a socket that is connected already.
-    pub fn upgrade(mut socket: TcpStream, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
+    pub fn upgrade(
+        mut socket: TcpStream,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Answer> {
         let to = socket.peer_addr().unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
         let mut head = format!("GET {path} HTTP/1.1\r\n");
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        if !headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("host"))
+        {
             write!(head, "Host: {to}\r\n").unwrap();
         }
         head += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -305,18 +368,25 @@ impl Client {
         for (name, value) in headers {
             write!(head, "{name}: {value}\r\n").unwrap();
         }
-        socket.write_all((head + "\r\n").as_bytes()).expect("writes");
+        socket
+            .write_all((head + "\r\n").as_bytes())
+            .expect("writes");
         let mut raw = Vec::new();
         let mut byte = [0];
         while !raw.ends_with(b"\r\n\r\n") {
             match socket.read(&mut byte) {
                 Ok(1) => raw.push(byte[0]),
-                other => panic!("the handshake ended: {other:?} after {:?}", String::from_utf8_lossy(&raw)),
+                other => panic!(
+                    "the handshake ended: {other:?} after {:?}",
+                    String::from_utf8_lossy(&raw)
+                ),
             }
         }
         let status = parse_answer(&raw).status;
         if status != 101 {
-            let length = parse_answer(&raw).header("content-length").and_then(|length| length.parse().ok());
+            let length = parse_answer(&raw)
+                .header("content-length")
+                .and_then(|length| length.parse().ok());
             let mut body = vec![0; length.unwrap_or(0)];
             socket.read_exact(&mut body).expect("the refusal's body");
             return Err(parse_answer(&[raw, body].concat()));
@@ -336,7 +406,12 @@ impl Client {
             let mut buffer = vec![0; 1 << 16];
             match self.socket.read(&mut buffer) {
                 Ok(n) if n > 0 => self.take(&mut buffer[..n]),
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
                     panic!("nothing came within {PATIENCE:?}")
                 }
                 _ => return Received::End,
@@ -354,7 +429,9 @@ impl Client {
                 Ok(Some(Message::Ping(payload))) => Received::Ping(payload.to_vec()),
                 Ok(Some(Message::Pong(payload))) => Received::Pong(payload.to_vec()),
                 Ok(Some(Message::Close(None))) => Received::Close(1005, String::new()),
-                Ok(Some(Message::Close(Some((code, reason))))) => Received::Close(code, reason.to_owned()),
+                Ok(Some(Message::Close(Some((code, reason))))) => {
+                    Received::Close(code, reason.to_owned())
+                }
                 Err(violation) => panic!("the server broke RFC 6455: {violation}"),
             };
             self.received.push_back(received);
@@ -484,6 +561,11 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     frame.extend(mask);
-    frame.extend(payload.iter().enumerate().map(|(i, byte)| byte ^ mask[i % 4]));
+    frame.extend(
+        payload
+            .iter()
+            .enumerate()
+            .map(|(i, byte)| byte ^ mask[i % 4]),
+    );
     frame
 }

@@ -30,7 +30,8 @@ pub(crate) enum Kind {
 impl Kind {
     /// Its name on the command line.
     pub(crate) fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 
@@ -46,7 +47,10 @@ pub(crate) struct Place<'t> {
 impl Default for Place<'_> {
     /// What can be found without being named.
     fn default() -> Self {
-        Self { program: None, peers: Path::new(PEERS) }
+        Self {
+            program: None,
+            peers: Path::new(PEERS),
+        }
     }
 }
 
@@ -84,7 +88,12 @@ pub(crate) struct Target {
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
     /// Pass this to the server that is started; may be repeated. With --server plain, {port} stands for its port
-    #[arg(long, value_name = "ARG", allow_hyphen_values = true, conflicts_with = "url")]
+    #[arg(
+        long,
+        value_name = "ARG",
+        allow_hyphen_values = true,
+        conflicts_with = "url"
+    )]
     pub(crate) server_arg: Vec<String>,
     /// Use the server that runs here
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "server_binary")]
@@ -93,7 +102,11 @@ pub(crate) struct Target {
     #[arg(long, requires = "url")]
     pub(crate) pid: Option<u32>,
     /// The secret that Fanfare's client tokens are signed with (HS256)
-    #[arg(long, default_value = "load-test-secret-0123456789abcdef", value_name = "SECRET")]
+    #[arg(
+        long,
+        default_value = "load-test-secret-0123456789abcdef",
+        value_name = "SECRET"
+    )]
     pub(crate) token_secret: String,
     /// The server's API key, if it wants one; for Sockudo an app's ID:KEY:SECRET
     #[arg(long, value_name = "KEY")]

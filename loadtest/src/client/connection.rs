@@ -76,14 +76,19 @@ impl Connection {
                 socket.set_recv_buffer_size(bytes)?;
             }
             if to.is_ipv4() && to.ip().is_loopback() {
-                let [high, low] = source.wrapping_add((index / PER_SOURCE) as u16).to_be_bytes();
+                let [high, low] = source
+                    .wrapping_add((index / PER_SOURCE) as u16)
+                    .to_be_bytes();
                 let from = Ipv4Addr::new(127, 1, high, low);
                 socket.bind(&SocketAddr::new(IpAddr::V4(from), 0).into())?;
             }
             socket.set_nonblocking(true)?;
             socket.set_tcp_nodelay(true)?;
             match socket.connect(&to.into()) {
-                Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+                Err(error)
+                    if error.raw_os_error()
+                        != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+                {
                     Err(error)
                 }
                 _ => Ok(TcpStream::from_std(socket.into())),
@@ -91,7 +96,13 @@ impl Connection {
         };
         let socket = dial().doing(format!("cannot connect to {to}"))?;
         let request = order.driver.dialect().handshake(to, order.first + index);
-        Ok(Self { socket, stage: Stage::Dialing, request, carry: Vec::new(), close_code: None })
+        Ok(Self {
+            socket,
+            stage: Stage::Dialing,
+            request,
+            carry: Vec::new(),
+            close_code: None,
+        })
     }
 
     /// Asks for the upgrade once TCP is there.
@@ -125,7 +136,9 @@ impl Connection {
             let n = match self.socket.read(buffer) {
                 Ok(0) => return Ok(Readout::Ended),
                 Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Readout::Going),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Readout::Going);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return Ok(Readout::Ended),
             };
@@ -161,7 +174,10 @@ impl Connection {
             };
             if head.status() != 101 {
                 let why = String::from_utf8_lossy(head.body);
-                return failed(format!("the server refused a client: {} {why}", head.first_line));
+                return failed(format!(
+                    "the server refused a client: {} {why}",
+                    head.first_line
+                ));
             }
             rest = &rest[head.bytes..];
             self.open(0, None, listener)?;
@@ -172,14 +188,22 @@ impl Connection {
                 return Ok(false);
             }
         }
-        self.carry = if carry.is_empty() || !rest.is_empty() { rest.to_vec() } else { Vec::new() };
+        self.carry = if carry.is_empty() || !rest.is_empty() {
+            rest.to_vec()
+        } else {
+            Vec::new()
+        };
         Ok(true)
     }
 
     /// Does what the dialect wants on the way to an open connection, on the upgrade or on a frame.
     fn open(&mut self, mut heard: u8, frame: Option<&[u8]>, listener: &Listener<'_>) -> Result<()> {
         let step = listener.dialect.open(listener.user, &mut heard, frame);
-        self.stage = if step == Step::Open { Stage::Open } else { Stage::Opening(heard) };
+        self.stage = if step == Step::Open {
+            Stage::Open
+        } else {
+            Stage::Opening(heard)
+        };
         match step {
             Step::Wait | Step::Open => Ok(()),
             Step::Say(texts) => {
@@ -206,10 +230,15 @@ impl Connection {
                 }
                 event(frame.payload);
             }
-            (frames::TEXT, Stage::Opening(heard)) => self.open(heard, Some(frame.payload), listener)?,
+            (frames::TEXT, Stage::Opening(heard)) => {
+                self.open(heard, Some(frame.payload), listener)?
+            }
             (frames::PING, _) => self.answer(&frames::pong(frame.payload), listener),
             (frames::CLOSE, Stage::Open) => {
-                self.close_code = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                self.close_code = frame
+                    .payload
+                    .first_chunk()
+                    .map(|code| u16::from_be_bytes(*code));
                 return Ok(false);
             }
             (frames::CLOSE, _) => {
@@ -229,7 +258,9 @@ impl Connection {
 
     /// Ends by a reset, which tells the server nothing.
     pub(super) fn reset(self) -> Result<()> {
-        SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).doing("cannot reset a connection")
+        SockRef::from(&self.socket)
+            .set_linger(Some(Duration::ZERO))
+            .doing("cannot reset a connection")
     }
 
     /// Closes well, so that the server has nothing to wait for.

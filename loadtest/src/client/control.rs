@@ -131,13 +131,20 @@ pub(crate) struct Link {
 impl Link {
     /// Speaks over `socket`.
     pub(crate) fn new(socket: UnixStream) -> Result<Self> {
-        socket.set_nonblocking(true).doing("cannot use the socket between processes")?;
-        Ok(Self { socket: mio::net::UnixStream::from_std(socket), inbox: Vec::new() })
+        socket
+            .set_nonblocking(true)
+            .doing("cannot use the socket between processes")?;
+        Ok(Self {
+            socket: mio::net::UnixStream::from_std(socket),
+            inbox: Vec::new(),
+        })
     }
 
     /// Sends one message, waiting where the other side reads slowly.
     pub(crate) fn send(&mut self, message: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(message).map_err(io::Error::from).doing("cannot write JSON")?;
+        let mut line = serde_json::to_vec(message)
+            .map_err(io::Error::from)
+            .doing("cannot write JSON")?;
         line.push(b'\n');
         let mut rest = line.as_slice();
         while !rest.is_empty() {
@@ -165,12 +172,21 @@ impl Link {
         };
         let Some(end) = self.inbox.iter().rposition(|&byte| byte == b'\n') else {
             // Last words first: this is said only once they have been heard.
-            return if gone { failed("the other process is gone") } else { Ok(Vec::new()) };
+            return if gone {
+                failed("the other process is gone")
+            } else {
+                Ok(Vec::new())
+            };
         };
         let rest = self.inbox.split_off(end + 1);
         let lines = std::mem::replace(&mut self.inbox, rest);
-        let lines = lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let lines = lines
+            .split(|&byte| byte == b'\n')
+            .filter(|line| !line.is_empty());
         let parse = |line: &[u8]| serde_json::from_slice(line).map_err(io::Error::from);
-        lines.map(parse).collect::<io::Result<_>>().doing("another process speaks no JSON")
+        lines
+            .map(parse)
+            .collect::<io::Result<_>>()
+            .doing("another process speaks no JSON")
     }
 }

@@ -42,8 +42,14 @@ const AFTERMATH: u64 = 20_000_000;
 pub(crate) fn run(first: bool) -> Result<()> {
     let is_first = !first || priority::go_first();
     let control = rustix::stdio::stdin().as_fd().try_clone_to_owned();
-    let mut fleet = Fleet::new(Link::new(UnixStream::from(control.doing("no standard input")?))?)?;
-    let served = if is_first { fleet.serve() } else { failed("a client process may not go first") };
+    let mut fleet = Fleet::new(Link::new(UnixStream::from(
+        control.doing("no standard input")?,
+    ))?)?;
+    let served = if is_first {
+        fleet.serve()
+    } else {
+        failed("a client process may not go first")
+    };
     match served {
         Ok(()) => Ok(()),
         // The test says it; if it is gone, nobody is interested.
@@ -122,7 +128,8 @@ impl Fleet {
             self.end()?;
             self.blow()?;
             self.heard()?;
-            let waiting = self.storm.is_some() || self.slow.as_ref().is_some_and(|slow| !slow.is_deaf());
+            let waiting =
+                self.storm.is_some() || self.slow.as_ref().is_some_and(|slow| !slow.is_deaf());
             let busy = waiting || self.dialing.is_some() || self.ending.is_some();
             let timeout = busy.then_some(Duration::from_millis(1));
             match self.poll.poll(&mut events, timeout) {
@@ -151,28 +158,53 @@ impl Fleet {
                     self.storm = Some(Storm::new(order.clone())?);
                     self.connect(order);
                 }
-                Order::Calm => self.storm.iter_mut().for_each(|storm| storm.is_stopping = true),
-                Order::Begin { round, interval, streams } => {
+                Order::Calm => self
+                    .storm
+                    .iter_mut()
+                    .for_each(|storm| storm.is_stopping = true),
+                Order::Begin {
+                    round,
+                    interval,
+                    streams,
+                } => {
                     self.tally = Tally::new(round, interval, &streams, self.connections.len())?;
                     self.control.send(&Notice::Began)?;
                 }
-                Order::End { expected, patience_ms } => {
+                Order::End {
+                    expected,
+                    patience_ms,
+                } => {
                     let patience = clock::nanos(Duration::from_millis(patience_ms));
                     let (seen, since) = (self.tally.deliveries(), clock::now());
-                    self.ending = Some(Ending { expected, patience, seen, since });
+                    self.ending = Some(Ending {
+                        expected,
+                        patience,
+                        seen,
+                        since,
+                    });
                 }
                 Order::Deafen => {
                     self.slow = Some(Slow::new(self.connections.len()));
                     self.control.send(&Notice::Deaf)?;
                 }
-                Order::Hear { round, sent, patience_ms } => self.hear(round, sent, patience_ms)?,
+                Order::Hear {
+                    round,
+                    sent,
+                    patience_ms,
+                } => self.hear(round, sent, patience_ms)?,
                 Order::Disconnect => {
-                    self.connections.iter_mut().flatten().for_each(Connection::say_goodbye);
+                    self.connections
+                        .iter_mut()
+                        .flatten()
+                        .for_each(Connection::say_goodbye);
                     self.connections.clear();
                     self.control.send(&Notice::Disconnected)?;
                 }
                 Order::Reset => {
-                    self.connections.drain(..).flatten().try_for_each(Connection::reset)?;
+                    self.connections
+                        .drain(..)
+                        .flatten()
+                        .try_for_each(Connection::reset)?;
                     self.control.send(&Notice::Disconnected)?;
                 }
             }
@@ -187,25 +219,46 @@ impl Fleet {
         self.first = order.first;
         self.driver = Some(order.driver.clone());
         let tell = begun + TELL;
-        self.dialing = Some(Dialing { order, begun, progress: begun, under_way: 0, arrivals, tell });
+        self.dialing = Some(Dialing {
+            order,
+            begun,
+            progress: begun,
+            under_way: 0,
+            arrivals,
+            tell,
+        });
     }
 
     /// Keeps handshakes under way, within their rate.
     fn dial(&mut self) -> Result<()> {
-        let Some(dialing) = &mut self.dialing else { return Ok(()) };
+        let Some(dialing) = &mut self.dialing else {
+            return Ok(());
+        };
         let order = &dialing.order;
         let now = clock::now();
         let due = (now - dialing.begun) as f64 / 1e9 * f64::from(order.rate);
         let is_stopping = self.storm.as_ref().is_some_and(|storm| storm.is_stopping);
-        let wanted = if is_stopping { self.connections.len() } else { order.count };
-        let most = if order.is_open_loop { usize::MAX } else { DIALS };
+        let wanted = if is_stopping {
+            self.connections.len()
+        } else {
+            order.count
+        };
+        let most = if order.is_open_loop {
+            usize::MAX
+        } else {
+            DIALS
+        };
         while dialing.under_way < most
             && self.connections.len() < wanted
             && self.connections.len() <= due as usize
         {
             let index = self.connections.len();
             let due = dialing.begun + (index as f64 / f64::from(order.rate) * 1e9) as u64;
-            dialing.arrivals.push(Arrival { due, dialed: clock::now(), open: 0 });
+            dialing.arrivals.push(Arrival {
+                due,
+                dialed: clock::now(),
+                open: 0,
+            });
             let mut connection = Connection::dial(order, index)?;
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll
@@ -218,7 +271,8 @@ impl Fleet {
         }
         if dialing.under_way == 0 && self.connections.len() >= wanted {
             if order.is_open_loop {
-                self.control.send(&Notice::Arrived(std::mem::take(&mut dialing.arrivals)))?;
+                self.control
+                    .send(&Notice::Arrived(std::mem::take(&mut dialing.arrivals)))?;
             }
             self.dialing = None;
             return match &mut self.storm {
@@ -228,7 +282,9 @@ impl Fleet {
         }
         if now > dialing.tell && self.storm.is_none() {
             dialing.tell = now + TELL;
-            self.control.send(&Notice::Connecting(self.connections.len() - dialing.under_way))?;
+            self.control.send(&Notice::Connecting(
+                self.connections.len() - dialing.under_way,
+            ))?;
         }
         if now - dialing.progress > DIAL_PATIENCE {
             return failed(format!("{} handshakes make no progress", dialing.under_way));
@@ -238,7 +294,9 @@ impl Fleet {
 
     /// Lets the next storm begin once the one before has gone.
     fn blow(&mut self) -> Result<()> {
-        let Some(storm) = &mut self.storm else { return Ok(()) };
+        let Some(storm) = &mut self.storm else {
+            return Ok(());
+        };
         match storm.next()? {
             Next::Wait => {}
             Next::Connect(order) => self.connect(order),
@@ -252,8 +310,14 @@ impl Fleet {
 
     /// Reads again what was left unread; what comes later wakes the loop.
     fn hear(&mut self, round: u16, sent: Vec<u32>, patience_ms: u64) -> Result<()> {
-        let Some(slow) = &mut self.slow else { return Ok(()) };
-        slow.hear(round, sent, clock::nanos(Duration::from_millis(patience_ms)));
+        let Some(slow) = &mut self.slow else {
+            return Ok(());
+        };
+        slow.hear(
+            round,
+            sent,
+            clock::nanos(Duration::from_millis(patience_ms)),
+        );
         (0..self.connections.len()).try_for_each(|index| self.read(index, true))
     }
 
@@ -268,7 +332,9 @@ impl Fleet {
         if self.slow.as_ref().is_some_and(Slow::is_deaf) {
             return Ok(());
         }
-        if let (true, Some(Some(connection))) = (ready.is_writable(), self.connections.get_mut(index)) {
+        if let (true, Some(Some(connection))) =
+            (ready.is_writable(), self.connections.get_mut(index))
+        {
             connection.writable()?;
         }
         self.read(index, ready.is_read_closed())
@@ -276,7 +342,9 @@ impl Fleet {
 
     /// Reads what has come on a connection, on which the server may have ended its side.
     fn read(&mut self, index: usize, has_ended: bool) -> Result<()> {
-        let (Some(Some(connection)), Some(driver)) = (self.connections.get_mut(index), &self.driver) else {
+        let (Some(Some(connection)), Some(driver)) =
+            (self.connections.get_mut(index), &self.driver)
+        else {
             return Ok(());
         };
         let before = connection.stage;
@@ -284,7 +352,11 @@ impl Fleet {
         let (tally, control, slow) = (&mut self.tally, &mut self.control, &mut self.slow);
         let mut told: Result<()> = Ok(());
         let (dialect, user) = (driver.dialect(), self.first + index);
-        let mut listener = Listener { dialect, user, pings: &mut self.pings };
+        let mut listener = Listener {
+            dialect,
+            user,
+            pings: &mut self.pings,
+        };
         let readout = connection.readable(has_ended, &mut self.buffer, &mut listener, |frame| {
             for stamp in Stamp::all(frame) {
                 if let Some(slow) = slow {
@@ -300,10 +372,14 @@ impl Fleet {
         let opened = before != Stage::Open && connection.stage == Stage::Open;
         if readout == Readout::Ended {
             if connection.stage != Stage::Open {
-                return Err(Error::Failed("the server hung up on a handshake".to_owned()));
+                return Err(Error::Failed(
+                    "the server hung up on a handshake".to_owned(),
+                ));
             }
             let code = connection.close_code;
-            self.slow.iter_mut().for_each(|slow| slow.ended(index, code, now));
+            self.slow
+                .iter_mut()
+                .for_each(|slow| slow.ended(index, code, now));
             self.storm.iter_mut().for_each(Storm::ended);
             self.connections[index] = None;
             self.ended += 1;
@@ -314,14 +390,18 @@ impl Fleet {
             let arrival = &mut dialing.arrivals[index];
             arrival.open = now;
             let waited = now.saturating_sub(arrival.dialed);
-            self.storm.iter_mut().for_each(|storm| storm.welcomed(waited));
+            self.storm
+                .iter_mut()
+                .for_each(|storm| storm.welcomed(waited));
         }
         Ok(())
     }
 
     /// Reports when everything has come, or nothing comes any more.
     fn end(&mut self) -> Result<()> {
-        let Some(ending) = &mut self.ending else { return Ok(()) };
+        let Some(ending) = &mut self.ending else {
+            return Ok(());
+        };
         let (now, seen) = (clock::now(), self.tally.deliveries());
         if seen != ending.seen {
             (ending.seen, ending.since) = (seen, now);

@@ -23,11 +23,20 @@ pub(crate) fn next(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
     let (&[first, second], rest) = bytes.split_first_chunk()?;
     let (length, head): (usize, usize) = match second & 0x7f {
         126 => (usize::from(u16::from_be_bytes(*rest.first_chunk()?)), 4),
-        127 => (usize::try_from(u64::from_be_bytes(*rest.first_chunk()?)).ok()?, 10),
+        127 => (
+            usize::try_from(u64::from_be_bytes(*rest.first_chunk()?)).ok()?,
+            10,
+        ),
         length => (usize::from(length), 2),
     };
     let payload = bytes.get(head..head.checked_add(length)?)?;
-    Some((Frame { opcode: first & 0x0f, payload }, head + length))
+    Some((
+        Frame {
+            opcode: first & 0x0f,
+            payload,
+        },
+        head + length,
+    ))
 }
 
 /// A client's pong.
@@ -80,7 +89,10 @@ mod tests {
             bytes.extend(vec![b'a'; length]);
             assert_eq!(next(&bytes[..bytes.len() - 1]), None);
             let (frame, used) = next(&bytes).unwrap();
-            assert_eq!((frame.opcode, frame.payload.len(), used), (TEXT, length, bytes.len()));
+            assert_eq!(
+                (frame.opcode, frame.payload.len(), used),
+                (TEXT, length, bytes.len())
+            );
         }
     }
 

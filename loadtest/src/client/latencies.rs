@@ -28,7 +28,8 @@ pub(crate) fn coarse() -> Result<Histogram<u64>> {
 }
 
 fn with_digits(digits: u8) -> Result<Histogram<u64>> {
-    Histogram::new_with_bounds(1, 600_000_000_000, digits).or_else(|error| failed(error.to_string()))
+    Histogram::new_with_bounds(1, 600_000_000_000, digits)
+        .or_else(|error| failed(error.to_string()))
 }
 
 /// Puts counted latencies into `into`.
@@ -69,13 +70,17 @@ impl Latencies {
             self.close();
             self.ends = (now / self.interval + 1) * self.interval;
         }
-        self.current.saturating_record(now.saturating_sub(at).max(1));
+        self.current
+            .saturating_record(now.saturating_sub(at).max(1));
     }
 
     /// All that was counted.
     pub(super) fn take(&mut self) -> Seen {
         self.close();
-        let seen = Seen { all: counted(&self.all), intervals: std::mem::take(&mut self.intervals) };
+        let seen = Seen {
+            all: counted(&self.all),
+            intervals: std::mem::take(&mut self.intervals),
+        };
         self.all.reset();
         seen
     }
@@ -88,14 +93,18 @@ impl Latencies {
         merge(&mut self.all, &exact);
         self.coarse.reset();
         merge(&mut self.coarse, &exact);
-        self.intervals.push((self.ends / self.interval - 1, counted(&self.coarse)));
+        self.intervals
+            .push((self.ends / self.interval - 1, counted(&self.coarse)));
         self.current.reset();
     }
 }
 
 /// What a histogram has counted.
 pub(super) fn counted(latencies: &Histogram<u64>) -> Counted {
-    latencies.iter_recorded().map(|seen| (seen.value_iterated_to(), seen.count_at_value())).collect()
+    latencies
+        .iter_recorded()
+        .map(|seen| (seen.value_iterated_to(), seen.count_at_value()))
+        .collect()
 }
 
 #[cfg(test)]

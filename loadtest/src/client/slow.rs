@@ -49,7 +49,10 @@ pub(super) struct Slow {
 impl Slow {
     /// None of so many connections reads any more.
     pub(super) fn new(connections: usize) -> Self {
-        Self { ends: vec![None; connections], hearing: None }
+        Self {
+            ends: vec![None; connections],
+            hearing: None,
+        }
     }
 
     pub(super) fn is_deaf(&self) -> bool {
@@ -59,15 +62,25 @@ impl Slow {
     /// They read again, until nothing comes for so many nanoseconds.
     pub(super) fn hear(&mut self, round: u16, sent: Vec<u32>, patience: u64) {
         let tracks = Tracks::new(sent.len() * self.ends.len());
-        self.hearing = Some(Hearing { round, sent, patience, since: clock::now(), tracks });
+        self.hearing = Some(Hearing {
+            round,
+            sent,
+            patience,
+            since: clock::now(),
+            tracks,
+        });
     }
 
     /// Notes an event.
     pub(super) fn note(&mut self, connection: usize, stamp: Stamp, now: u64) {
-        let Some(hearing) = &mut self.hearing else { return };
+        let Some(hearing) = &mut self.hearing else {
+            return;
+        };
         let (stream, streams) = (usize::from(stamp.stream), hearing.sent.len());
         if stamp.round == hearing.round && stream < streams && connection < self.ends.len() {
-            hearing.tracks.note(connection * streams + stream, stamp.sequence);
+            hearing
+                .tracks
+                .note(connection * streams + stream, stamp.sequence);
             hearing.since = now;
         }
     }
@@ -75,7 +88,9 @@ impl Slow {
     /// Notes that the server has ended a connection, by a close frame or without one.
     pub(super) fn ended(&mut self, connection: usize, code: Option<u16>, now: u64) {
         self.ends[connection] = Some(code.map_or(End::Cut, End::Closed));
-        self.hearing.iter_mut().for_each(|hearing| hearing.since = now);
+        self.hearing
+            .iter_mut()
+            .for_each(|hearing| hearing.since = now);
     }
 
     /// What became of all, once nothing more comes.
@@ -109,7 +124,12 @@ mod tests {
         let mut slow = Slow::new(4);
         assert!(slow.is_deaf() && slow.heard(u64::MAX).is_none());
         slow.hear(1, vec![2], u64::MAX);
-        let stamp = |sequence| Stamp { round: 1, stream: 0, sequence, at: 0 };
+        let stamp = |sequence| Stamp {
+            round: 1,
+            stream: 0,
+            sequence,
+            at: 0,
+        };
         for (connection, sequence) in [(0, 0), (2, 0), (2, 1), (3, 1)] {
             slow.note(connection, stamp(sequence), 10);
         }
@@ -118,6 +138,14 @@ mod tests {
         assert_eq!(slow.heard(30), None, "more may come");
         slow.hearing.as_mut().unwrap().patience = 5;
         let heard = slow.heard(30).unwrap();
-        assert_eq!(heard, Heard { closed: [(4101, 1)].into(), cut: 1, complete: 1, untold: 1 });
+        assert_eq!(
+            heard,
+            Heard {
+                closed: [(4101, 1)].into(),
+                cut: 1,
+                complete: 1,
+                untold: 1
+            }
+        );
     }
 }

@@ -129,17 +129,39 @@ mod tests {
         let to = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let (driver, receive_buffer) = (Driver::floor(), None);
         let (rate, is_open_loop) = (1, false);
-        let order = Connect { to, first: 0, count: 0, driver, source: 3, rate, is_open_loop, receive_buffer };
+        let order = Connect {
+            to,
+            first: 0,
+            count: 0,
+            driver,
+            source: 3,
+            rate,
+            is_open_loop,
+            receive_buffer,
+        };
         let mut storm = Storm::new(order).unwrap();
-        assert!(matches!(storm.next().unwrap(), Next::Wait), "they are coming");
+        assert!(
+            matches!(storm.next().unwrap(), Next::Wait),
+            "they are coming"
+        );
         storm.welcomed(5);
         storm.ended();
         storm.scatter(&mut []).unwrap();
-        assert!(matches!(storm.next().unwrap(), Next::Connect(order) if order.source == 3 + SOURCES));
+        assert!(
+            matches!(storm.next().unwrap(), Next::Connect(order) if order.source == 3 + SOURCES)
+        );
         storm.is_stopping = true;
-        assert!(matches!(storm.next().unwrap(), Next::Wait), "the last one has yet to go");
+        assert!(
+            matches!(storm.next().unwrap(), Next::Wait),
+            "the last one has yet to go"
+        );
         storm.scatter(&mut []).unwrap();
-        let Next::Calm(stormed) = storm.next().unwrap() else { panic!("all are gone") };
-        assert_eq!((stormed.handshakes, stormed.cut, stormed.welcomes), (1, 1, vec![(5, 1)]));
+        let Next::Calm(stormed) = storm.next().unwrap() else {
+            panic!("all are gone")
+        };
+        assert_eq!(
+            (stormed.handshakes, stormed.cut, stormed.welcomes),
+            (1, 1, vec![(5, 1)])
+        );
     }
 }

@@ -99,15 +99,30 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Counters at zero for `connections`; `interval` is in nanoseconds.
-    pub(super) fn new(round: u16, interval: u64, streams: &[Stream], connections: usize) -> Result<Self> {
-        let lanes = streams.iter().map(|stream| stream.lane + 1).max().unwrap_or(0);
-        let progress = |&stream: &Stream| Progress { stream, arrived: 0, left: stream.reach };
+    pub(super) fn new(
+        round: u16,
+        interval: u64,
+        streams: &[Stream],
+        connections: usize,
+    ) -> Result<Self> {
+        let lanes = streams
+            .iter()
+            .map(|stream| stream.lane + 1)
+            .max()
+            .unwrap_or(0);
+        let progress = |&stream: &Stream| Progress {
+            stream,
+            arrived: 0,
+            left: stream.reach,
+        };
         Ok(Self {
             round,
             connections,
             streams: streams.iter().map(progress).collect(),
             tracks: Tracks::new(streams.len() * connections),
-            lanes: (0..lanes).map(|_| Latencies::new(interval)).collect::<Result<_>>()?,
+            lanes: (0..lanes)
+                .map(|_| Latencies::new(interval))
+                .collect::<Result<_>>()?,
             report: Report::default(),
         })
     }
@@ -116,9 +131,10 @@ impl Tally {
     pub(super) fn note(&mut self, connection: usize, stamp: Stamp, now: u64) -> Option<u16> {
         let at = usize::from(stamp.stream);
         let streams = self.streams.len();
-        let (Some(progress), true) =
-            (self.streams.get_mut(at), stamp.round == self.round && connection < self.connections)
-        else {
+        let (Some(progress), true) = (
+            self.streams.get_mut(at),
+            stamp.round == self.round && connection < self.connections,
+        ) else {
             self.report.stray += 1;
             return None;
         };
@@ -144,13 +160,16 @@ impl Tally {
 
     /// Whether everything that `expected` names has come.
     pub(super) fn is_complete(&self, expected: &[Expected]) -> bool {
-        expected.iter().zip(&self.streams).all(|(expected, progress)| {
-            let all: u64 = match expected {
-                Expected::Each(count) => u64::from(*count) * self.connections as u64,
-                Expected::Listed(counts) => counts.iter().map(|&count| u64::from(count)).sum(),
-            };
-            progress.arrived >= all
-        })
+        expected
+            .iter()
+            .zip(&self.streams)
+            .all(|(expected, progress)| {
+                let all: u64 = match expected {
+                    Expected::Each(count) => u64::from(*count) * self.connections as u64,
+                    Expected::Listed(counts) => counts.iter().map(|&count| u64::from(count)).sum(),
+                };
+                progress.arrived >= all
+            })
     }
 
     pub(super) fn deliveries(&self) -> u64 {
@@ -178,12 +197,20 @@ mod tests {
     use super::*;
 
     fn tally(reach: &[u64]) -> Tally {
-        let streams: Vec<_> = reach.iter().map(|&reach| Stream { lane: 0, reach }).collect();
+        let streams: Vec<_> = reach
+            .iter()
+            .map(|&reach| Stream { lane: 0, reach })
+            .collect();
         Tally::new(1, 1000, &streams, 3).unwrap()
     }
 
     fn stamp(stream: u16, sequence: u32) -> Stamp {
-        Stamp { round: 1, stream, sequence, at: 1 }
+        Stamp {
+            round: 1,
+            stream,
+            sequence,
+            at: 1,
+        }
     }
 
     #[test]
@@ -200,11 +227,29 @@ mod tests {
         for (connection, sequence) in [(0, 0), (0, 1), (1, 0), (2, 0)] {
             tally.note(connection, stamp(0, sequence), 5);
         }
-        tally.note(0, Stamp { round: 0, ..stamp(0, 0) }, 5);
+        tally.note(
+            0,
+            Stamp {
+                round: 0,
+                ..stamp(0, 0)
+            },
+            5,
+        );
         let expected = [Expected::Listed(vec![2, 2, 0])];
-        assert!(tally.is_complete(&expected), "four were meant, and four came");
+        assert!(
+            tally.is_complete(&expected),
+            "four were meant, and four came"
+        );
         let report = tally.finish(&expected);
         assert_eq!(report.lanes[0].all, [(4, 4)]);
-        assert_eq!((report.deliveries, report.lost, report.misdirected, report.stray), (4, 1, 1, 1));
+        assert_eq!(
+            (
+                report.deliveries,
+                report.lost,
+                report.misdirected,
+                report.stray
+            ),
+            (4, 1, 1, 1)
+        );
     }
 }

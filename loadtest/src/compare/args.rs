@@ -79,7 +79,12 @@ impl Compare {
     pub(super) fn extent(&self) -> Extent {
         if self.quick {
             let duration = Duration::from_millis(300);
-            return Extent { rounds: 1, other_rounds: self.other_rounds.into(), duration, divisor: QUICK };
+            return Extent {
+                rounds: 1,
+                other_rounds: self.other_rounds.into(),
+                duration,
+                divisor: QUICK,
+            };
         }
         Extent {
             rounds: self.rounds.into(),
@@ -102,7 +107,10 @@ impl Compare {
 
     /// The version that was named for a server.
     pub(super) fn named_version(&self, server: Contender) -> Option<&str> {
-        self.peer_version.iter().find(|(other, _)| *other == server).map(|(_, version)| version.as_str())
+        self.peer_version
+            .iter()
+            .find(|(other, _)| *other == server)
+            .map(|(_, version)| version.as_str())
     }
 
     /// The command line that does the same again, as others can read it.
@@ -114,10 +122,16 @@ impl Compare {
             ("--sockudo", &self.sockudo),
             ("--centrifugo", &self.centrifugo),
         ] {
-            words.extend(program.as_deref().map(|program| format!("{flag} {}", shown(program))));
+            words.extend(
+                program
+                    .as_deref()
+                    .map(|program| format!("{flag} {}", shown(program))),
+            );
         }
         let versions = self.peer_version.iter();
-        words.extend(versions.map(|(server, version)| format!("--peer-version {}={version}", server.name())));
+        words.extend(
+            versions.map(|(server, version)| format!("--peer-version {}={version}", server.name())),
+        );
         if self.quick {
             words.push("--quick".to_owned());
         } else {
@@ -133,7 +147,9 @@ impl Compare {
 }
 
 fn peer_version(text: &str) -> Result<(Contender, String), String> {
-    let (name, version) = text.split_once('=').ok_or("it is such as uwebsockets=20.79.0")?;
+    let (name, version) = text
+        .split_once('=')
+        .ok_or("it is such as uwebsockets=20.79.0")?;
     let server = Contender::find(name).ok_or_else(|| format!("there is no server {name}"))?;
     Ok((server, version.to_owned()))
 }

@@ -43,9 +43,16 @@ pub(super) struct Run {
 impl Run {
     /// What a scenario says last of why it failed; it, and a server that it starts, may have said much before.
     pub(super) fn reason(&self) -> &str {
-        let mut lines = self.errors.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+        let mut lines = self
+            .errors
+            .lines()
+            .rev()
+            .map(str::trim)
+            .filter(|line| !line.is_empty());
         let last = lines.clone().next().unwrap_or_default();
-        lines.find_map(|line| line.strip_prefix("error: ")).unwrap_or(last)
+        lines
+            .find_map(|line| line.strip_prefix("error: "))
+            .unwrap_or(last)
     }
 }
 
@@ -73,7 +80,11 @@ pub(super) fn run(mut command: Command, limit: Duration, stop: &AtomicBool) -> R
     // It is waited for only after this, so that its number still stands for its group.
     let _ = kill_process_group(group, Signal::KILL);
     let status = reap(&mut child, &name)?;
-    Ok(Run { ended: why.unwrap_or(ended(status)), output: text(output), errors: text(errors) })
+    Ok(Run {
+        ended: why.unwrap_or(ended(status)),
+        output: text(output),
+        errors: text(errors),
+    })
 }
 
 /// Waits until the process has ended, without taking its status; says why it did not.
@@ -131,20 +142,33 @@ mod tests {
 
     #[test]
     fn what_a_program_says_and_how_it_ends_is_known() {
-        let run = shell("echo said; echo wrong >&2; exit 2", Duration::from_secs(10), false);
+        let run = shell(
+            "echo said; echo wrong >&2; exit 2",
+            Duration::from_secs(10),
+            false,
+        );
         assert_eq!(
             (run.ended, run.output.as_str(), run.errors.as_str()),
             (Ended::Exited(2), "said\n", "wrong\n")
         );
-        assert_eq!(shell("kill -9 $$", Duration::from_secs(10), false).ended, Ended::Killed(9));
+        assert_eq!(
+            shell("kill -9 $$", Duration::from_secs(10), false).ended,
+            Ended::Killed(9)
+        );
     }
 
     #[test]
     fn the_reason_is_the_error_and_not_what_a_server_says() {
-        let run =
-            shell("echo 'error: this; that' >&2; echo 'WARN it ends' >&2", Duration::from_secs(10), false);
+        let run = shell(
+            "echo 'error: this; that' >&2; echo 'WARN it ends' >&2",
+            Duration::from_secs(10),
+            false,
+        );
         assert_eq!(run.reason(), "this; that");
-        assert_eq!(shell("echo one >&2; echo two >&2", Duration::from_secs(10), false).reason(), "two");
+        assert_eq!(
+            shell("echo one >&2; echo two >&2", Duration::from_secs(10), false).reason(),
+            "two"
+        );
     }
 
     #[test]
@@ -153,12 +177,18 @@ mod tests {
         // The inner one keeps the pipe open, and takes no hint.
         let script = "(trap '' TERM; echo inner; sleep 60; sleep 60) & sleep 60";
         let run = shell(script, Duration::from_millis(300), false);
-        assert_eq!((run.ended, run.output.as_str()), (Ended::TooLate, "inner\n"));
+        assert_eq!(
+            (run.ended, run.output.as_str()),
+            (Ended::TooLate, "inner\n")
+        );
         assert!(began.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
     fn a_program_ends_when_all_is_called_off() {
-        assert_eq!(shell("sleep 60", Duration::from_mins(1), true).ended, Ended::Stopped);
+        assert_eq!(
+            shell("sleep 60", Duration::from_mins(1), true).ended,
+            Ended::Stopped
+        );
     }
 }

@@ -29,7 +29,8 @@ pub(super) const ALL: &[Contender] = &[
 ];
 
 /// Those that the goals are about.
-pub(super) const CORE: &[Contender] = &[Contender::Fanfare, Contender::Floor, Contender::UWebSockets];
+pub(super) const CORE: &[Contender] =
+    &[Contender::Fanfare, Contender::Floor, Contender::UWebSockets];
 
 /// Ours, and the one to beat.
 pub(super) const PAIR: &[Contender] = &[Contender::Fanfare, Contender::UWebSockets];
@@ -66,7 +67,9 @@ impl Contender {
 
     /// The one of this name.
     pub(super) fn find(name: &str) -> Option<Self> {
-        ALL.iter().copied().find(|contender| contender.name() == name)
+        ALL.iter()
+            .copied()
+            .find(|contender| contender.name() == name)
     }
 
     /// Whether it takes part in all rounds.

@@ -18,7 +18,11 @@ pub(super) fn create(into: &Path, name: &str) -> Result<PathBuf> {
         };
         match fs::create_dir(&folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            other => return other.doing(format!("cannot make {}", folder.display())).map(|()| folder),
+            other => {
+                return other
+                    .doing(format!("cannot make {}", folder.display()))
+                    .map(|()| folder);
+            }
         }
     }
 }

@@ -12,7 +12,11 @@ use super::{
 pub(super) fn section(page: &mut String, goals: &[Judged], divisor: usize) {
     page.push_str("\n## Goals\n\n");
     let count = |verdict| goals.iter().filter(|goal| goal.verdict == verdict).count();
-    let (met, by_median, missed) = (count(Verdict::Met), count(Verdict::MetByMedian), count(Verdict::Missed));
+    let (met, by_median, missed) = (
+        count(Verdict::Met),
+        count(Verdict::MetByMedian),
+        count(Verdict::Missed),
+    );
     let unmeasured = match count(Verdict::Unmeasured) {
         0 => String::new(),
         n => format!(", {n} not measured"),
@@ -25,14 +29,17 @@ pub(super) fn section(page: &mut String, goals: &[Judged], divisor: usize) {
         goals.len(),
         levels(goals)
     );
-    let (wide, single): (Vec<_>, Vec<_>) = same(goals).into_iter().partition(|cases| cases.len() > 1);
+    let (wide, single): (Vec<_>, Vec<_>) =
+        same(goals).into_iter().partition(|cases| cases.len() > 1);
     by_case(page, &wide, divisor);
     one_by_one(page, &single);
 }
 
 /// The same goal in all its cases stands together.
 fn same(goals: &[Judged]) -> Vec<&[Judged]> {
-    goals.chunk_by(|one, other| (one.family, one.goal) == (other.family, other.goal)).collect()
+    goals
+        .chunk_by(|one, other| (one.family, one.goal) == (other.family, other.goal))
+        .collect()
 }
 
 /// Goals that several cases have: a line each, with a column for each case. All have the same cases.
@@ -46,8 +53,10 @@ fn by_case(page: &mut String, wide: &[&[Judged]], divisor: usize) {
     let _ = writeln!(page, "\n| load | goal | at most | {} |", heads.join(" | "));
     let _ = writeln!(page, "| --- | --- | --- |{}", " --- |".repeat(heads.len()));
     for cases in wide {
-        let cells: Vec<_> =
-            cases.iter().map(|goal| format!("{}, {}", measured(goal), verdict(goal.verdict))).collect();
+        let cells: Vec<_> = cases
+            .iter()
+            .map(|goal| format!("{}, {}", measured(goal), verdict(goal.verdict)))
+            .collect();
         let _ = writeln!(page, "{} {} |", start(&cases[0]), cells.join(" | "));
     }
 }
@@ -56,9 +65,17 @@ fn one_by_one(page: &mut String, single: &[&[Judged]]) {
     if single.is_empty() {
         return;
     }
-    page.push_str("\n| load | goal | at most | measured | verdict |\n| --- | --- | --- | --- | --- |\n");
+    page.push_str(
+        "\n| load | goal | at most | measured | verdict |\n| --- | --- | --- | --- | --- |\n",
+    );
     for goal in single.iter().copied().flatten() {
-        let _ = writeln!(page, "{} {} | {} |", start(goal), measured(goal), verdict(goal.verdict));
+        let _ = writeln!(
+            page,
+            "{} {} | {} |",
+            start(goal),
+            measured(goal),
+            verdict(goal.verdict)
+        );
     }
 }
 
@@ -69,7 +86,10 @@ fn start(goal: &Judged) -> String {
 }
 
 fn measured(goal: &Judged) -> String {
-    goal.spread.map_or_else(|| "—".to_owned(), |spread| with_interval(&spread, goal.interval.as_ref()))
+    goal.spread.map_or_else(
+        || "—".to_owned(),
+        |spread| with_interval(&spread, goal.interval.as_ref()),
+    )
 }
 
 fn verdict(verdict: Verdict) -> String {
@@ -81,7 +101,9 @@ fn verdict(verdict: Verdict) -> String {
 
 /// How sure the intervals are: it depends on how many rounds they are made of.
 fn levels(goals: &[Judged]) -> String {
-    let made = goals.iter().filter_map(|goal| Some((goal.spread?.count, goal.interval?.level)));
+    let made = goals
+        .iter()
+        .filter_map(|goal| Some((goal.spread?.count, goal.interval?.level)));
     let mut made: Vec<_> = made.collect();
     made.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
     made.dedup_by_key(|(count, _)| *count);
@@ -92,5 +114,8 @@ fn levels(goals: &[Judged]) -> String {
     if words.is_empty() {
         return " There are no intervals: these are too few rounds.".to_owned();
     }
-    format!(" An interval holds the true median with {}.", words.join(", "))
+    format!(
+        " An interval holds the true median with {}.",
+        words.join(", ")
+    )
 }

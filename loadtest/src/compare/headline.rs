@@ -19,18 +19,58 @@ const PER_DELIVERY: &str = "server CPU per delivery";
 const P99: &str = "request to arrival p99";
 
 const LINES: &[Line] = &[
-    ("flood 128 B, CPU per delivery, µs", "flood/1000", PER_DELIVERY),
-    ("flood 128 B, CPU per delivery, µs", "flood/5000", PER_DELIVERY),
-    ("flood 128 B, CPU per delivery, µs", "flood/15000", PER_DELIVERY),
-    ("flood 1 KiB, CPU per delivery, µs", "flood-1k/5000", PER_DELIVERY),
+    (
+        "flood 128 B, CPU per delivery, µs",
+        "flood/1000",
+        PER_DELIVERY,
+    ),
+    (
+        "flood 128 B, CPU per delivery, µs",
+        "flood/5000",
+        PER_DELIVERY,
+    ),
+    (
+        "flood 128 B, CPU per delivery, µs",
+        "flood/15000",
+        PER_DELIVERY,
+    ),
+    (
+        "flood 1 KiB, CPU per delivery, µs",
+        "flood-1k/5000",
+        PER_DELIVERY,
+    ),
     ("flood 128 B, p99, ms", "flood/5000", P99),
-    ("one event at a time, CPU per delivery, µs", "serial/1000", PER_DELIVERY),
-    ("one event at a time, CPU per delivery, µs", "serial/5000", PER_DELIVERY),
-    ("one event at a time, CPU per delivery, µs", "serial/15000", PER_DELIVERY),
+    (
+        "one event at a time, CPU per delivery, µs",
+        "serial/1000",
+        PER_DELIVERY,
+    ),
+    (
+        "one event at a time, CPU per delivery, µs",
+        "serial/5000",
+        PER_DELIVERY,
+    ),
+    (
+        "one event at a time, CPU per delivery, µs",
+        "serial/15000",
+        PER_DELIVERY,
+    ),
     ("one event at a time, p99, ms", "serial/5000", P99),
-    ("to one of them, CPU per event, µs", "targeted/5000", "server CPU per event"),
-    ("CPU per handshake, µs", "handshakes/15000", "server CPU per handshake"),
-    ("memory per idle connection, bytes", "idle/15000", "resident memory per connection"),
+    (
+        "to one of them, CPU per event, µs",
+        "targeted/5000",
+        "server CPU per event",
+    ),
+    (
+        "CPU per handshake, µs",
+        "handshakes/15000",
+        "server CPU per handshake",
+    ),
+    (
+        "memory per idle connection, bytes",
+        "idle/15000",
+        "resident memory per connection",
+    ),
 ];
 
 /// Stands where nothing was measured.
@@ -45,18 +85,31 @@ pub(super) fn table(setup: &Setup, measurements: &[Measurement], folder: &Path) 
     let there: Vec<_> = ALL
         .iter()
         .copied()
-        .filter(|server| setup.servers.iter().any(|present| present.server == *server))
+        .filter(|server| {
+            setup
+                .servers
+                .iter()
+                .any(|present| present.server == *server)
+        })
         .collect();
     let mut table = String::from("| load | connections |");
     for server in &there {
         let _ = write!(table, " {} |", server.title());
     }
-    let _ =
-        writeln!(table, " Fanfare over uWebSockets |\n| --- | ---: |{} --- |", " ---: |".repeat(there.len()));
+    let _ = writeln!(
+        table,
+        " Fanfare over uWebSockets |\n| --- | ---: |{} --- |",
+        " ---: |".repeat(there.len())
+    );
     let mut levels = Vec::new();
     for (text, name, figure) in LINES {
-        let Some(phase) = Phase::find(name) else { continue };
-        let cells: Vec<_> = there.iter().map(|&server| cell(&results, phase, server, figure)).collect();
+        let Some(phase) = Phase::find(name) else {
+            continue;
+        };
+        let cells: Vec<_> = there
+            .iter()
+            .map(|&server| cell(&results, phase, server, figure))
+            .collect();
         if cells.iter().all(|cell| cell == NOTHING) {
             continue;
         }
@@ -68,7 +121,9 @@ pub(super) fn table(setup: &Setup, measurements: &[Measurement], folder: &Path) 
         let ratios = results.ratios(phase, figure, Contender::UWebSockets);
         let (middle, interval) = (spread(&ratios), interval(&ratios));
         levels.extend(interval.map(|interval| (ratios.len(), interval.level)));
-        let ratio = middle.map_or(NOTHING.to_owned(), |middle| with_interval(&middle, interval.as_ref()));
+        let ratio = middle.map_or(NOTHING.to_owned(), |middle| {
+            with_interval(&middle, interval.as_ref())
+        });
         let _ = writeln!(table, " {} | {ratio} |", cells.join(" | "));
     }
     let marked = table.contains(MARK);
@@ -82,7 +137,11 @@ pub(super) fn table(setup: &Setup, measurements: &[Measurement], folder: &Path) 
 fn cell(results: &Results<'_>, phase: Phase, server: Contender, figure: &str) -> String {
     let (values, faulty) = results.values(phase, server, figure);
     spread(&values).map_or(NOTHING.to_owned(), |spread| {
-        if faulty { format!("{} {MARK}", short(spread.median)) } else { short(spread.median) }
+        if faulty {
+            format!("{} {MARK}", short(spread.median))
+        } else {
+            short(spread.median)
+        }
     })
 }
 
@@ -90,10 +149,15 @@ fn cell(results: &Results<'_>, phase: Phase, server: Contender, figure: &str) ->
 fn below(setup: &Setup, mut levels: Vec<(usize, f64)>, folder: &Path) -> String {
     levels.sort_by_key(|(rounds, _)| std::cmp::Reverse(*rounds));
     levels.dedup_by_key(|(rounds, _)| *rounds);
-    let levels: Vec<_> =
-        levels.iter().map(|(rounds, level)| format!("{} of {rounds} rounds", percent(*level))).collect();
-    let intervals =
-        if levels.is_empty() { String::new() } else { format!(" with [intervals] ({})", levels.join(", ")) };
+    let levels: Vec<_> = levels
+        .iter()
+        .map(|(rounds, level)| format!("{} of {rounds} rounds", percent(*level)))
+        .collect();
+    let intervals = if levels.is_empty() {
+        String::new()
+    } else {
+        format!(" with [intervals] ({})", levels.join(", "))
+    };
     format!(
         "Medians, and medians of ratios within a round{intervals}; {}, {}. All of it: [summary]({}/summary.md).",
         setup.machine.words(),

@@ -18,8 +18,15 @@ pub(super) struct Machine {
 impl Machine {
     /// This one.
     pub(super) fn this() -> Self {
-        let report::Machine { cpu, cores, kernel, .. } = report::Machine::here();
-        Self { cpu, cores, memory_bytes: memory().unwrap_or(0), kernel }
+        let report::Machine {
+            cpu, cores, kernel, ..
+        } = report::Machine::here();
+        Self {
+            cpu,
+            cores,
+            memory_bytes: memory().unwrap_or(0),
+            kernel,
+        }
     }
 
     /// A short name for folders: `2-core-xeon-8481c`.
@@ -29,7 +36,12 @@ impl Machine {
 
     /// One line.
     pub(super) fn words(&self) -> String {
-        let Self { cpu, cores, memory_bytes, kernel } = self;
+        let Self {
+            cpu,
+            cores,
+            memory_bytes,
+            kernel,
+        } = self;
         let gib = *memory_bytes as f64 / f64::from(1 << 30);
         format!("{cores} cores of {cpu}, {gib:.0} GiB, {kernel}")
     }
@@ -37,8 +49,14 @@ impl Machine {
 
 fn memory() -> Option<u64> {
     let all = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = all.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    let line = all
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.split_whitespace()
+        .next()?
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
 }
 
 /// Words of processors' names that tell none apart.
@@ -66,9 +84,15 @@ const NOISE: &[&str] = &[
 fn short(cpu: &str) -> String {
     let name = cpu.to_lowercase();
     let name = name.split(" @ ").next().unwrap_or_default();
-    let words = name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let words = name
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty());
     let told: Vec<&str> = words.filter(|word| !NOISE.contains(word)).collect();
-    if told.is_empty() { "unknown".to_owned() } else { told.join("-") }
+    if told.is_empty() {
+        "unknown".to_owned()
+    } else {
+        told.join("-")
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +102,10 @@ mod tests {
     #[test]
     fn processors_have_short_names() {
         for (processor, name) in [
-            ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "xeon-8481c"),
+            (
+                "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz",
+                "xeon-8481c",
+            ),
             ("AMD EPYC 7B13", "epyc-7b13"),
             ("AMD EPYC", "epyc"),
             ("aarch64", "aarch64"),
@@ -91,7 +118,14 @@ mod tests {
     #[test]
     fn this_machine_says_what_it_is() {
         let machine = Machine::this();
-        assert!(machine.cores > 0 && machine.memory_bytes > 1 << 20, "{machine:?}");
-        assert!(machine.short_name().starts_with(&format!("{}-core-", machine.cores)));
+        assert!(
+            machine.cores > 0 && machine.memory_bytes > 1 << 20,
+            "{machine:?}"
+        );
+        assert!(
+            machine
+                .short_name()
+                .starts_with(&format!("{}-core-", machine.cores))
+        );
     }
 }

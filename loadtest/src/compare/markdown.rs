@@ -14,7 +14,11 @@ use super::{
 pub(super) fn page(summary: &Summary) -> String {
     let mut page = String::new();
     heading(&mut page, summary);
-    goals::section(&mut page, &summary.goals, summary.setup.connections_divided_by);
+    goals::section(
+        &mut page,
+        &summary.goals,
+        summary.setup.connections_divided_by,
+    );
     for table in &summary.families {
         family(&mut page, table);
     }
@@ -45,20 +49,32 @@ fn heading(page: &mut String, summary: &Summary) {
     let setup = &summary.setup;
     let _ = writeln!(page, "# Comparison of {}\n", setup.date());
     if setup.connections_divided_by > 1 {
-        line(page, "**A quick one, to see that it works. Its figures mean nothing.**\n");
+        line(
+            page,
+            "**A quick one, to see that it works. Its figures mean nothing.**\n",
+        );
     }
     if summary.measurements < setup.planned {
         let (measured, planned) = (whole(summary.measurements), whole(setup.planned));
-        let _ = writeln!(page, "**Ended early: {measured} of {planned} measurements.**\n");
+        let _ = writeln!(
+            page,
+            "**Ended early: {measured} of {planned} measurements.**\n"
+        );
     }
     let _ = writeln!(
         page,
         "{}, loopback, without TLS and compression; server, callers and clients share the cores, so compare ratios.  ",
         setup.machine.words()
     );
-    let others = setup.servers.iter().any(|present| !present.server.is_core());
+    let others = setup
+        .servers
+        .iter()
+        .any(|present| !present.server.is_core());
     let others = if others {
-        format!(" (the first {} with all servers)", setup.other_rounds.min(setup.rounds))
+        format!(
+            " (the first {} with all servers)",
+            setup.other_rounds.min(setup.rounds)
+        )
     } else {
         String::new()
     };
@@ -73,7 +89,9 @@ fn heading(page: &mut String, summary: &Summary) {
         .map(|present| {
             let version = present.version.as_deref().unwrap_or("of unknown version");
             match (present.server, &setup.commit) {
-                (Contender::Fanfare, Some(commit)) => format!("Fanfare {version} (commit {commit})"),
+                (Contender::Fanfare, Some(commit)) => {
+                    format!("Fanfare {version} (commit {commit})")
+                }
                 (server, _) => format!("{} {version}", server.title()),
             }
         })
@@ -90,19 +108,33 @@ fn family(page: &mut String, table: &Table) {
     if !table.note.is_empty() {
         let _ = writeln!(page, "{}\n", table.note);
     }
-    let Some(first) = table.rows.first() else { return };
+    let Some(first) = table.rows.first() else {
+        return;
+    };
     let heads: Vec<_> = first.figures.iter().map(|figure| figure.column).collect();
     let numbered = first.case.parse::<usize>().is_ok();
     let head = if numbered { "connections" } else { "case" };
     let _ = writeln!(page, "| {head} | server | {} | rounds |", heads.join(" | "));
     let _ = writeln!(page, "| --- | --- |{} --- |", " ---: |".repeat(heads.len()));
     for row in &table.rows {
-        let case = if numbered { whole(row.connections) } else { row.case.to_owned() };
-        let figures = row.figures.iter().map(|figure| figure.spread.as_ref().map_or("—".to_owned(), spread));
+        let case = if numbered {
+            whole(row.connections)
+        } else {
+            row.case.to_owned()
+        };
+        let figures = row
+            .figures
+            .iter()
+            .map(|figure| figure.spread.as_ref().map_or("—".to_owned(), spread));
         let figures: Vec<_> = figures.collect();
         let mark = if row.faulty { " †" } else { "" };
         let server = row.server.title();
-        let _ = writeln!(page, "| {case} | {server}{mark} | {} | {} |", figures.join(" | "), rounds(row));
+        let _ = writeln!(
+            page,
+            "| {case} | {server}{mark} | {} | {} |",
+            figures.join(" | "),
+            rounds(row)
+        );
     }
     if table.rows.iter().any(|row| row.faulty) {
         line(page, "\n† All of its measurements had faults: see below.");
@@ -111,8 +143,16 @@ fn family(page: &mut String, table: &Table) {
 
 /// How many rounds a row is made of, and how many there were.
 fn rounds(row: &Row) -> String {
-    let used = row.figures.first().and_then(|figure| figure.spread).map_or(0, |spread| spread.count);
-    if used == row.rounds { used.to_string() } else { format!("{used} of {}", row.rounds) }
+    let used = row
+        .figures
+        .first()
+        .and_then(|figure| figure.spread)
+        .map_or(0, |spread| spread.count);
+    if used == row.rounds {
+        used.to_string()
+    } else {
+        format!("{used} of {}", row.rounds)
+    }
 }
 
 fn skipped(page: &mut String, setup: &Setup) {
@@ -121,7 +161,12 @@ fn skipped(page: &mut String, setup: &Setup) {
         line(page, "Nothing.");
     }
     for skipped in &setup.skipped {
-        let _ = writeln!(page, "- {}: {}", skipped.what, skipped.why.replace('\n', " "));
+        let _ = writeln!(
+            page,
+            "- {}: {}",
+            skipped.what,
+            skipped.why.replace('\n', " ")
+        );
     }
 }
 
@@ -129,11 +174,22 @@ fn troubles(page: &mut String, troubles: &[Trouble], none: &str) {
     if troubles.is_empty() {
         page.push_str(none);
     }
-    for Trouble { phase, server, rounds, what } in troubles {
+    for Trouble {
+        phase,
+        server,
+        rounds,
+        what,
+    } in troubles
+    {
         let numbers: Vec<_> = rounds.iter().map(ToString::to_string).collect();
         let rounds = if rounds.len() == 1 { "round" } else { "rounds" };
         let what = what.replace('\n', " ");
-        let _ = writeln!(page, "- {phase}, {}, {rounds} {}: {what}", server.title(), numbers.join(", "));
+        let _ = writeln!(
+            page,
+            "- {phase}, {}, {rounds} {}: {what}",
+            server.title(),
+            numbers.join(", ")
+        );
     }
 }
 

@@ -53,7 +53,8 @@ use crate::error::{Doing, Result, failed};
 pub(crate) fn compare(args: &Compare) -> Result<bool> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).doing("cannot listen for signals")?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .doing("cannot listen for signals")?;
     }
     let hidden = hidden(args)?;
     let (starters, mut skipped) = starter::enlist(args, &stop)?;
@@ -70,7 +71,10 @@ pub(crate) fn compare(args: &Compare) -> Result<bool> {
         return failed("there is nothing to measure: see what is skipped, and why");
     }
     let setup = setup(args, &steps, &starters, skipped, &stop);
-    let name = args.name.clone().unwrap_or_else(|| setup.machine.short_name());
+    let name = args
+        .name
+        .clone()
+        .unwrap_or_else(|| setup.machine.short_name());
     let folder = folder::create(&args.into, &format!("{}-{name}", setup.date()))?;
     setup.write(&folder, &hidden)?;
     let mut raw = Writer::new(&folder, hidden)?;
@@ -88,7 +92,14 @@ pub(crate) fn compare(args: &Compare) -> Result<bool> {
 /// Runs `summarize`.
 pub(crate) fn summarize(args: &Summarize) -> Result<bool> {
     if args.headline {
-        print!("{}", headline::table(&Setup::read(&args.folder)?, &raw::read(&args.folder)?, &args.folder));
+        print!(
+            "{}",
+            headline::table(
+                &Setup::read(&args.folder)?,
+                &raw::read(&args.folder)?,
+                &args.folder
+            )
+        );
         return Ok(true);
     }
     write_summary(&args.folder).map(|_| true)
@@ -100,9 +111,13 @@ const SUMMARY_PAGE: &str = "summary.md";
 /// Makes the summary of what is in `folder`; answers whether no measurement had faults.
 fn write_summary(folder: &Path) -> Result<bool> {
     let summary = Summary::new(Setup::read(folder)?, &raw::read(folder)?);
-    let json =
-        serde_json::to_string_pretty(&summary).map_err(std::io::Error::from).doing("cannot write JSON")?;
-    for (name, text) in [(SUMMARY, json + "\n"), (SUMMARY_PAGE, markdown::page(&summary))] {
+    let json = serde_json::to_string_pretty(&summary)
+        .map_err(std::io::Error::from)
+        .doing("cannot write JSON")?;
+    for (name, text) in [
+        (SUMMARY, json + "\n"),
+        (SUMMARY_PAGE, markdown::page(&summary)),
+    ] {
         fs::write(folder.join(name), text).doing(format!("cannot write {name}"))?;
     }
     Ok(summary.faults.is_empty())
@@ -127,7 +142,10 @@ fn setup(
     stop: &AtomicBool,
 ) -> Setup {
     let extent = args.extent();
-    let present = |starter: &Starter| Present { server: starter.server, version: starter.version.clone() };
+    let present = |starter: &Starter| Present {
+        server: starter.server,
+        version: starter.version.clone(),
+    };
     Setup {
         at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         machine: Machine::this(),

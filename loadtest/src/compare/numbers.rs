@@ -26,7 +26,12 @@ pub(super) fn short(value: f64) -> String {
 pub(super) fn spread(spread: &Spread) -> String {
     match spread.count {
         1 => short(spread.median),
-        _ => format!("{} ({}–{})", short(spread.median), short(spread.least), short(spread.most)),
+        _ => format!(
+            "{} ({}–{})",
+            short(spread.median),
+            short(spread.least),
+            short(spread.most)
+        ),
     }
 }
 
@@ -34,7 +39,12 @@ pub(super) fn spread(spread: &Spread) -> String {
 pub(super) fn with_interval(spread: &Spread, interval: Option<&Interval>) -> String {
     match interval {
         Some(Interval { low, high, .. }) => {
-            format!("{} [{}–{}]", short(spread.median), short(*low), short(*high))
+            format!(
+                "{} [{}–{}]",
+                short(spread.median),
+                short(*low),
+                short(*high)
+            )
         }
         None => short(spread.median),
     }
@@ -51,9 +61,12 @@ pub(super) fn whole(number: usize) -> String {
 }
 
 fn with_commas(number: &str) -> String {
-    let (whole, fraction) =
-        number.split_once('.').map_or((number, None), |(whole, rest)| (whole, Some(rest)));
-    let (sign, digits) = whole.strip_prefix('-').map_or(("", whole), |digits| ("-", digits));
+    let (whole, fraction) = number
+        .split_once('.')
+        .map_or((number, None), |(whole, rest)| (whole, Some(rest)));
+    let (sign, digits) = whole
+        .strip_prefix('-')
+        .map_or(("", whole), |digits| ("-", digits));
     let mut text = sign.to_owned();
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
@@ -86,7 +99,10 @@ mod tests {
         ] {
             assert_eq!(short(value), text);
         }
-        assert_eq!((whole(15_000), whole(999)), ("15,000".to_owned(), "999".to_owned()));
+        assert_eq!(
+            (whole(15_000), whole(999)),
+            ("15,000".to_owned(), "999".to_owned())
+        );
         assert_eq!(percent(0.978_515), "97.9 %");
     }
 }

@@ -39,12 +39,17 @@ impl Hidden {
             self.0.push((text, shown.to_owned()));
         }
         // The longest first: a folder's name must not be taken out of its files' names.
-        self.0.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        self.0
+            .sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
     }
 
     /// `text` without what is hidden.
     pub(super) fn in_text(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, (hidden, shown)| text.replace(hidden, shown))
+        self.0
+            .iter()
+            .fold(text.to_owned(), |text, (hidden, shown)| {
+                text.replace(hidden, shown)
+            })
     }
 }
 
@@ -54,7 +59,10 @@ mod tests {
 
     #[test]
     fn relative_paths_stay_and_others_keep_their_last_name() {
-        assert_eq!(shown(Path::new("target/release/fanfare")), "target/release/fanfare");
+        assert_eq!(
+            shown(Path::new("target/release/fanfare")),
+            "target/release/fanfare"
+        );
         assert_eq!(shown(Path::new("/home/ann/uws/server")), "PATH/server");
         assert_eq!(shown(Path::new("../uws/server")), "PATH/server");
     }

@@ -98,17 +98,41 @@ const PER_HANDSHAKE: &str = "server CPU per handshake";
 const RESIDENT: &str = "resident memory per connection";
 
 const TO_EVERYONE: &[Figure] = &[
-    Figure { name: PER_DELIVERY, column: "CPU per delivery, µs" },
-    Figure { name: "deliveries a second", column: "deliveries a second" },
-    Figure { name: "request to arrival p50", column: "p50, ms" },
-    Figure { name: P99, column: "p99, ms" },
+    Figure {
+        name: PER_DELIVERY,
+        column: "CPU per delivery, µs",
+    },
+    Figure {
+        name: "deliveries a second",
+        column: "deliveries a second",
+    },
+    Figure {
+        name: "request to arrival p50",
+        column: "p50, ms",
+    },
+    Figure {
+        name: P99,
+        column: "p99, ms",
+    },
 ];
 
 const TO_ONE: &[Figure] = &[
-    Figure { name: PER_EVENT, column: "CPU per event, µs" },
-    Figure { name: "events a second", column: "events a second" },
-    Figure { name: "request to arrival p50", column: "p50, ms" },
-    Figure { name: P99, column: "p99, ms" },
+    Figure {
+        name: PER_EVENT,
+        column: "CPU per event, µs",
+    },
+    Figure {
+        name: "events a second",
+        column: "events a second",
+    },
+    Figure {
+        name: "request to arrival p50",
+        column: "p50, ms",
+    },
+    Figure {
+        name: P99,
+        column: "p99, ms",
+    },
 ];
 
 /// So few clients are sent more than they can read, unless each event waits for the last one's arrival.
@@ -118,15 +142,31 @@ const UNHURRIED: &[&str] = &["--until", "delivered"];
 const ALWAYS: (usize, usize) = (usize::MAX, usize::MAX);
 
 const fn by_connections(servers: [&'static [Contender]; 3]) -> [Case; 3] {
-    [of("1000", 1000, servers[0]), of("5000", 5000, servers[1]), of("15000", 15_000, servers[2])]
+    [
+        of("1000", 1000, servers[0]),
+        of("5000", 5000, servers[1]),
+        of("15000", 15_000, servers[2]),
+    ]
 }
 
 const fn of(label: &'static str, connections: usize, servers: &'static [Contender]) -> Case {
-    Case { label, connections, arguments: &[], parts: &[], servers }
+    Case {
+        label,
+        connections,
+        arguments: &[],
+        parts: &[],
+        servers,
+    }
 }
 
 const fn over(text: &'static str, figure: &'static str, whose: Contender, at_most: f64) -> Goal {
-    Goal { text, quantity: Quantity::Over(figure, whose), at_most, unit: "", cases: &[] }
+    Goal {
+        text,
+        quantity: Quantity::Over(figure, whose),
+        at_most,
+        unit: "",
+        cases: &[],
+    }
 }
 
 const fn ours(
@@ -136,14 +176,30 @@ const fn ours(
     unit: &'static str,
     cases: &'static [&'static str],
 ) -> Goal {
-    Goal { text, quantity: Quantity::Ours(figure), at_most, unit, cases }
+    Goal {
+        text,
+        quantity: Quantity::Ours(figure),
+        at_most,
+        unit,
+        cases,
+    }
 }
 
 const P99_GOAL: Goal = over("p99, over uWebSockets'", P99, Contender::UWebSockets, 1.0);
 /// Where every event is a write of its own.
 const COST_GOALS: [Goal; 2] = [
-    over("CPU per delivery, over the bare loop's", PER_DELIVERY, Contender::Floor, 1.05),
-    over("CPU per delivery, over uWebSockets'", PER_DELIVERY, Contender::UWebSockets, 1.0),
+    over(
+        "CPU per delivery, over the bare loop's",
+        PER_DELIVERY,
+        Contender::Floor,
+        1.05,
+    ),
+    over(
+        "CPU per delivery, over uWebSockets'",
+        PER_DELIVERY,
+        Contender::UWebSockets,
+        1.0,
+    ),
 ];
 
 /// Everything, in the order of a round.
@@ -161,7 +217,12 @@ pub(super) const FAMILIES: &[Family] = &[
         rounds: ALWAYS,
         figures: TO_EVERYONE,
         goals: &[
-            over("CPU per delivery, over uWebSockets'", PER_DELIVERY, Contender::UWebSockets, 0.35),
+            over(
+                "CPU per delivery, over uWebSockets'",
+                PER_DELIVERY,
+                Contender::UWebSockets,
+                0.35,
+            ),
             P99_GOAL,
         ],
     },
@@ -196,7 +257,12 @@ pub(super) const FAMILIES: &[Family] = &[
         rounds: ALWAYS,
         figures: TO_EVERYONE,
         goals: &[
-            over("CPU per delivery, over uWebSockets'", PER_DELIVERY, Contender::UWebSockets, 0.45),
+            over(
+                "CPU per delivery, over uWebSockets'",
+                PER_DELIVERY,
+                Contender::UWebSockets,
+                0.45,
+            ),
             P99_GOAL,
         ],
     },
@@ -234,9 +300,18 @@ pub(super) const FAMILIES: &[Family] = &[
         when_quick: &[],
         paced_as: None,
         cases: &[
-            Case { arguments: &["--rate", "50"], ..of("1000", 1000, ALL) },
-            Case { arguments: &["--rate", "10"], ..of("5000", 5000, ALL) },
-            Case { arguments: &["--rate", "3"], ..of("15000", 15_000, ALL) },
+            Case {
+                arguments: &["--rate", "50"],
+                ..of("1000", 1000, ALL)
+            },
+            Case {
+                arguments: &["--rate", "10"],
+                ..of("5000", 5000, ALL)
+            },
+            Case {
+                arguments: &["--rate", "3"],
+                ..of("15000", 15_000, ALL)
+            },
         ],
         takes: (1.5, 1.0),
         rounds: ALWAYS,
@@ -256,8 +331,18 @@ pub(super) const FAMILIES: &[Family] = &[
         rounds: ALWAYS,
         figures: TO_ONE,
         goals: &[
-            over("CPU per event, over uWebSockets' plain POST", PER_EVENT, Contender::UWebSockets, 1.2),
-            over("p99, over uWebSockets' plain POST", P99, Contender::UWebSockets, 2.0),
+            over(
+                "CPU per event, over uWebSockets' plain POST",
+                PER_EVENT,
+                Contender::UWebSockets,
+                1.2,
+            ),
+            over(
+                "p99, over uWebSockets' plain POST",
+                P99,
+                Contender::UWebSockets,
+                2.0,
+            ),
         ],
     },
     Family {
@@ -268,16 +353,37 @@ pub(super) const FAMILIES: &[Family] = &[
         arguments: &["--no-calibration"],
         when_quick: &[],
         paced_as: None,
-        cases: &[Case { parts: &[("--probes", 500)], ..of("15000", 15_000, OURS) }],
+        cases: &[Case {
+            parts: &[("--probes", 500)],
+            ..of("15000", 15_000, OURS)
+        }],
         takes: (5.0, 2.0),
         rounds: ALWAYS,
         figures: &[
-            Figure { name: "alone, request to arrival p99", column: "p99 alone, ms" },
-            Figure { name: "with scans, request to arrival p99", column: "p99 beside scans, ms" },
-            Figure { name: BESIDE_SCANS, column: "beside over alone" },
-            Figure { name: "with scans, scans a second", column: "scans a second" },
+            Figure {
+                name: "alone, request to arrival p99",
+                column: "p99 alone, ms",
+            },
+            Figure {
+                name: "with scans, request to arrival p99",
+                column: "p99 beside scans, ms",
+            },
+            Figure {
+                name: BESIDE_SCANS,
+                column: "beside over alone",
+            },
+            Figure {
+                name: "with scans, scans a second",
+                column: "scans a second",
+            },
         ],
-        goals: &[ours("p99 beside a scan of 15,000, over p99 alone", BESIDE_SCANS, 2.0, "", &[])],
+        goals: &[ours(
+            "p99 beside a scan of 15,000, over p99 alone",
+            BESIDE_SCANS,
+            2.0,
+            "",
+            &[],
+        )],
     },
     Family {
         name: "filtered",
@@ -289,24 +395,66 @@ pub(super) const FAMILIES: &[Family] = &[
         when_quick: &[],
         paced_as: None,
         cases: &[
-            Case { arguments: &["--by", "scan", "--match", "1"], ..of("scan-1", 15_000, OURS) },
-            Case { arguments: &["--by", "index", "--match", "1"], ..of("index-1", 15_000, OURS) },
-            Case { arguments: &["--by", "scan", "--match", "50"], ..of("scan-50", 15_000, OURS) },
-            Case { arguments: &["--by", "index", "--match", "50"], ..of("index-50", 15_000, OURS) },
-            Case { arguments: &["--by", "scan", "--match", "100"], ..of("scan-100", 15_000, OURS) },
+            Case {
+                arguments: &["--by", "scan", "--match", "1"],
+                ..of("scan-1", 15_000, OURS)
+            },
+            Case {
+                arguments: &["--by", "index", "--match", "1"],
+                ..of("index-1", 15_000, OURS)
+            },
+            Case {
+                arguments: &["--by", "scan", "--match", "50"],
+                ..of("scan-50", 15_000, OURS)
+            },
+            Case {
+                arguments: &["--by", "index", "--match", "50"],
+                ..of("index-50", 15_000, OURS)
+            },
+            Case {
+                arguments: &["--by", "scan", "--match", "100"],
+                ..of("scan-100", 15_000, OURS)
+            },
         ],
         takes: (4.0, 2.0),
         rounds: ALWAYS,
         figures: &[
-            Figure { name: "filtered, server CPU per event", column: "CPU per event, µs" },
-            Figure { name: "alone, server CPU per event", column: "the same alone, µs" },
-            Figure { name: OVER_ALONE, column: "filtered over alone" },
-            Figure { name: "filtered, request to arrival p99", column: "p99, ms" },
-            Figure { name: "alone, request to arrival p99", column: "p99 alone, ms" },
+            Figure {
+                name: "filtered, server CPU per event",
+                column: "CPU per event, µs",
+            },
+            Figure {
+                name: "alone, server CPU per event",
+                column: "the same alone, µs",
+            },
+            Figure {
+                name: OVER_ALONE,
+                column: "filtered over alone",
+            },
+            Figure {
+                name: "filtered, request to arrival p99",
+                column: "p99, ms",
+            },
+            Figure {
+                name: "alone, request to arrival p99",
+                column: "p99 alone, ms",
+            },
         ],
         goals: &[
-            ours("a scan that matches 1 %: CPU over that 1 % alone", OVER_ALONE, 2.0, "", &["scan-1"]),
-            ours("an index that matches 1 %: CPU over that 1 % alone", OVER_ALONE, 1.1, "", &["index-1"]),
+            ours(
+                "a scan that matches 1 %: CPU over that 1 % alone",
+                OVER_ALONE,
+                2.0,
+                "",
+                &["scan-1"],
+            ),
+            ours(
+                "an index that matches 1 %: CPU over that 1 % alone",
+                OVER_ALONE,
+                1.1,
+                "",
+                &["index-1"],
+            ),
         ],
     },
     Family {
@@ -320,7 +468,10 @@ pub(super) const FAMILIES: &[Family] = &[
         cases: &[of("15000", 15_000, ALL)],
         takes: (3.5, 0.0),
         rounds: ALWAYS,
-        figures: &[Figure { name: PER_HANDSHAKE, column: "CPU per handshake, µs" }],
+        figures: &[Figure {
+            name: PER_HANDSHAKE,
+            column: "CPU per handshake, µs",
+        }],
         goals: &[over(
             "CPU per handshake, over uWebSockets' bare one",
             PER_HANDSHAKE,
@@ -341,8 +492,14 @@ pub(super) const FAMILIES: &[Family] = &[
         // Half a minute each.
         rounds: (3, 1),
         figures: &[
-            Figure { name: RESIDENT, column: "resident memory per connection, bytes" },
-            Figure { name: "anonymous memory per connection", column: "of it anonymous, bytes" },
+            Figure {
+                name: RESIDENT,
+                column: "resident memory per connection, bytes",
+            },
+            Figure {
+                name: "anonymous memory per connection",
+                column: "of it anonymous, bytes",
+            },
         ],
         goals: &[ours(
             "resident memory per idle connection with three claims",
@@ -363,7 +520,9 @@ pub(super) struct Phase {
 
 /// All phases, in the order of a round.
 pub(super) fn phases() -> impl Iterator<Item = Phase> {
-    FAMILIES.iter().flat_map(|family| family.cases.iter().map(move |case| Phase { family, case }))
+    FAMILIES
+        .iter()
+        .flat_map(|family| family.cases.iter().map(move |case| Phase { family, case }))
 }
 
 impl Phase {
@@ -385,7 +544,10 @@ impl Phase {
     /// The phase that says how fast this one's events are sent, and by what.
     pub(super) fn pacemaker(&self) -> Option<(Self, &'static Pacemaker)> {
         let pacemaker = self.family.paced_as.as_ref()?;
-        Some((Self::find(&format!("{}/{}", pacemaker.family, self.case.label))?, pacemaker))
+        Some((
+            Self::find(&format!("{}/{}", pacemaker.family, self.case.label))?,
+            pacemaker,
+        ))
     }
 }
 
@@ -408,12 +570,19 @@ mod tests {
             for goal in family.goals {
                 let (figure, other) = match goal.quantity {
                     Quantity::Ours(figure) => (figure, Contender::Fanfare),
-                    Quantity::Over(figure, other) | Quantity::GrowthOver(figure, other) => (figure, other),
+                    Quantity::Over(figure, other) | Quantity::GrowthOver(figure, other) => {
+                        (figure, other)
+                    }
                 };
                 assert!(has(figure), "{}: {}", family.name, goal.text);
                 let cases = || family.cases.iter().filter(|case| goal.is_about(case));
                 assert!(cases().count() > 0, "{}: {}", family.name, goal.text);
-                assert!(cases().all(|case| case.servers.contains(&other)), "{}: {}", family.name, goal.text);
+                assert!(
+                    cases().all(|case| case.servers.contains(&other)),
+                    "{}: {}",
+                    family.name,
+                    goal.text
+                );
             }
         }
     }

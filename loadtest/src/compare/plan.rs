@@ -31,10 +31,16 @@ pub(super) fn plan(
     present: &[Contender],
     only: &[String],
 ) -> Result<(Vec<Step>, Vec<Skipped>)> {
-    if let Some(unknown) = only.iter().find(|name| !phases().any(|phase| phase.is_called(name))) {
+    if let Some(unknown) = only
+        .iter()
+        .find(|name| !phases().any(|phase| phase.is_called(name)))
+    {
         let mut families: Vec<_> = phases().map(|phase| phase.family.name).collect();
         families.dedup();
-        return failed(format!("there is no phase {unknown}; the families are {}", families.join(", ")));
+        return failed(format!(
+            "there is no phase {unknown}; the families are {}",
+            families.join(", ")
+        ));
     }
     let (parts, skipped) = parts(present, only);
     let mut steps = Vec::new();
@@ -43,32 +49,50 @@ pub(super) fn plan(
             let phase = part.phase;
             let (core, others) = phase.family.rounds;
             let most = |server: &Contender| {
-                if server.is_core() { core } else { extent.other_rounds.min(others) }
+                if server.is_core() {
+                    core
+                } else {
+                    extent.other_rounds.min(others)
+                }
             };
-            let servers: Vec<_> =
-                part.servers.iter().copied().filter(|server| round <= most(server)).collect();
-            steps.extend(in_turn(&servers, round).into_iter().map(|server| Step { round, phase, server }));
+            let servers: Vec<_> = part
+                .servers
+                .iter()
+                .copied()
+                .filter(|server| round <= most(server))
+                .collect();
+            steps.extend(in_turn(&servers, round).into_iter().map(|server| Step {
+                round,
+                phase,
+                server,
+            }));
         }
     }
     Ok((steps, skipped))
 }
 
 fn parts(present: &[Contender], only: &[String]) -> (Vec<Part>, Vec<Skipped>) {
-    let is_called = |phase: &Phase| only.is_empty() || only.iter().any(|name| phase.is_called(name));
+    let is_called =
+        |phase: &Phase| only.is_empty() || only.iter().any(|name| phase.is_called(name));
     let (mut parts, mut skipped) = (Vec::new(), Vec::new());
     for phase in phases() {
         let mut servers = phase.case.servers.to_vec();
         servers.retain(|server| present.contains(server));
         if is_called(&phase) {
             match why_not(&phase, &servers, present) {
-                Some(why) => skipped.push(Skipped { what: phase.name(), why }),
+                Some(why) => skipped.push(Skipped {
+                    what: phase.name(),
+                    why,
+                }),
                 None => parts.push(Part { phase, servers }),
             }
             continue;
         }
         // What sets the rate of a phase that is called for is measured for that alone.
         servers.retain(|server| {
-            let mut pacemakers = phases().filter(is_called).filter_map(|called| called.pacemaker());
+            let mut pacemakers = phases()
+                .filter(is_called)
+                .filter_map(|called| called.pacemaker());
             pacemakers.any(|(leader, by)| leader.name() == phase.name() && by.server == *server)
         });
         if !servers.is_empty() {
@@ -83,10 +107,20 @@ fn why_not(phase: &Phase, servers: &[Contender], present: &[Contender]) -> Optio
     if let Some(pacemaker) = &phase.family.paced_as
         && !present.contains(&pacemaker.server)
     {
-        return Some(format!("its rate is that of {}, which takes no part", pacemaker.server.title()));
+        return Some(format!(
+            "its rate is that of {}, which takes no part",
+            pacemaker.server.title()
+        ));
     }
-    let names: Vec<_> = phase.case.servers.iter().map(|server| server.title()).collect();
-    servers.is_empty().then(|| format!("it is for {}, which takes no part", names.join(", ")))
+    let names: Vec<_> = phase
+        .case
+        .servers
+        .iter()
+        .map(|server| server.title())
+        .collect();
+    servers
+        .is_empty()
+        .then(|| format!("it is for {}, which takes no part", names.join(", ")))
 }
 
 /// `servers` in the order of this round. Another one is first from round to round, and once each was, they go backwards
@@ -109,8 +143,12 @@ mod tests {
         *,
     };
 
-    const EXTENT: Extent =
-        Extent { rounds: 10, other_rounds: 3, duration: Duration::from_secs(2), divisor: 1 };
+    const EXTENT: Extent = Extent {
+        rounds: 10,
+        other_rounds: 3,
+        duration: Duration::from_secs(2),
+        divisor: 1,
+    };
 
     fn steps(present: &[Contender], only: &[&str]) -> Vec<Step> {
         let only: Vec<_> = only.iter().map(|&name| name.to_owned()).collect();
@@ -122,7 +160,11 @@ mod tests {
         let orders: BTreeSet<_> = (1..=6).map(|round| in_turn(CORE, round)).collect();
         assert_eq!(orders.len(), 6);
         let first = (1..=10).filter(|&round| in_turn(PAIR, round)[0] == Contender::Fanfare);
-        assert_eq!(first.count(), 5, "and both orders of two come equally often");
+        assert_eq!(
+            first.count(),
+            5,
+            "and both orders of two come equally often"
+        );
     }
 
     #[test]
@@ -130,12 +172,32 @@ mod tests {
         let steps = steps(ALL, &[]);
         let count = |phase: &str, server: Contender| {
             let of = |step: &&Step| step.phase.name() == phase && step.server == server;
-            steps.iter().filter(of).map(|step| step.round).collect::<BTreeSet<_>>().len()
+            steps
+                .iter()
+                .filter(of)
+                .map(|step| step.round)
+                .collect::<BTreeSet<_>>()
+                .len()
         };
-        assert_eq!((count("flood/5000", Contender::Fanfare), count("flood/5000", Contender::Ws)), (10, 3));
-        assert_eq!((count("idle/15000", Contender::Floor), count("idle/15000", Contender::Ws)), (3, 1));
         assert_eq!(
-            (count("carried/1000", Contender::Floor), count("mixed/15000", Contender::Fanfare)),
+            (
+                count("flood/5000", Contender::Fanfare),
+                count("flood/5000", Contender::Ws)
+            ),
+            (10, 3)
+        );
+        assert_eq!(
+            (
+                count("idle/15000", Contender::Floor),
+                count("idle/15000", Contender::Ws)
+            ),
+            (3, 1)
+        );
+        assert_eq!(
+            (
+                count("carried/1000", Contender::Floor),
+                count("mixed/15000", Contender::Fanfare)
+            ),
             (0, 10)
         );
         assert!(steps.windows(2).all(|pair| pair[0].round <= pair[1].round));
@@ -144,7 +206,11 @@ mod tests {
     #[test]
     fn a_rate_is_found_out_even_where_only_its_user_is_called_for() {
         let steps = steps(ALL, &["carried/5000"]);
-        let first: Vec<_> = steps.iter().take(3).map(|step| (step.phase.name(), step.server)).collect();
+        let first: Vec<_> = steps
+            .iter()
+            .take(3)
+            .map(|step| (step.phase.name(), step.server))
+            .collect();
         let named = |phase: &str, server| (phase.to_owned(), server);
         assert_eq!(first[0], named("flood/5000", Contender::UWebSockets));
         assert_eq!(first[1], named("carried/5000", Contender::Fanfare));
@@ -155,10 +221,18 @@ mod tests {
     fn what_cannot_be_measured_is_named() {
         let (steps, skipped) = plan(EXTENT, &[Contender::Fanfare], &[]).unwrap();
         assert!(steps.iter().all(|step| step.server == Contender::Fanfare));
-        assert!(skipped.iter().any(|skipped| skipped.what == "carried/1000"), "{skipped:?}");
+        assert!(
+            skipped.iter().any(|skipped| skipped.what == "carried/1000"),
+            "{skipped:?}"
+        );
         let (steps, skipped) = plan(EXTENT, &[Contender::Ws], &["mixed".into()]).unwrap();
         assert!(steps.is_empty());
         assert_eq!(skipped[0].why, "it is for Fanfare, which takes no part");
-        assert!(plan(EXTENT, ALL, &["flod".into()]).unwrap_err().to_string().contains("flood-1k"));
+        assert!(
+            plan(EXTENT, ALL, &["flod".into()])
+                .unwrap_err()
+                .to_string()
+                .contains("flood-1k")
+        );
     }
 }

@@ -23,7 +23,12 @@ pub(super) struct Progress<'s> {
 
 impl<'s> Progress<'s> {
     pub(super) fn new(steps: &'s [Step], extent: Extent) -> Self {
-        Self { steps, extent, seen: HashMap::new(), took: (0.0, 0.0) }
+        Self {
+            steps,
+            extent,
+            seen: HashMap::new(),
+            took: (0.0, 0.0),
+        }
     }
 
     /// What is said first.
@@ -34,8 +39,12 @@ impl<'s> Progress<'s> {
     /// What is said when the step `at` is done.
     pub(super) fn done(&mut self, at: usize, measurement: &Measurement) -> String {
         let step = &self.steps[at];
-        self.took = (self.took.0 + measurement.seconds, self.took.1 + self.guess(step));
-        self.seen.insert((step.phase.name(), step.server), measurement.seconds);
+        self.took = (
+            self.took.0 + measurement.seconds,
+            self.took.1 + self.guess(step),
+        );
+        self.seen
+            .insert((step.phase.name(), step.server), measurement.seconds);
         format!(
             "[{}/{}] round {}, {}, {}: {} ({:.1} s); {}",
             at + 1,
@@ -51,10 +60,17 @@ impl<'s> Progress<'s> {
 
     /// When the steps from `at` on will be done.
     fn end(&self, at: usize) -> String {
-        let left: f64 = self.steps[at..].iter().map(|step| self.expected(step)).sum();
+        let left: f64 = self.steps[at..]
+            .iter()
+            .map(|step| self.expected(step))
+            .sum();
         let left = Duration::from_secs(left.ceil() as u64);
         let end = humantime::format_rfc3339_seconds(SystemTime::now() + left).to_string();
-        format!("{} left, to {} UTC", humantime::format_duration(left), end.get(11..16).unwrap_or(&end))
+        format!(
+            "{} left, to {} UTC",
+            humantime::format_duration(left),
+            end.get(11..16).unwrap_or(&end)
+        )
     }
 
     fn expected(&self, step: &Step) -> f64 {
@@ -75,10 +91,17 @@ impl<'s> Progress<'s> {
 /// The first and the last figure, or what went wrong.
 fn outcome(step: &Step, measurement: &Measurement) -> String {
     let figures = step.phase.family.figures;
-    let ends = figures.first().into_iter().chain(figures.last().filter(|_| figures.len() > 1));
+    let ends = figures
+        .first()
+        .into_iter()
+        .chain(figures.last().filter(|_| figures.len() > 1));
     let shown = ends.filter_map(|figure| {
         let value = measurement.figure(figure.name)?;
-        Some(format!("{}: {}", figure.column, super::numbers::short(value)))
+        Some(format!(
+            "{}: {}",
+            figure.column,
+            super::numbers::short(value)
+        ))
     });
     let mut words: Vec<String> = shown.collect();
     words.extend(measurement.error.clone());

@@ -51,9 +51,14 @@ impl Measurement {
 
     /// What the report counts under "faults", where it is not zero.
     pub(super) fn counted(&self) -> Vec<(&str, u64)> {
-        let faults = self.findings.as_ref().and_then(|findings| findings.get("faults")?.as_object());
+        let faults = self
+            .findings
+            .as_ref()
+            .and_then(|findings| findings.get("faults")?.as_object());
         let counts = faults.into_iter().flatten();
-        counts.filter_map(|(name, count)| Some((name.as_str(), count.as_u64().filter(|&n| n > 0)?))).collect()
+        counts
+            .filter_map(|(name, count)| Some((name.as_str(), count.as_u64().filter(|&n| n > 0)?)))
+            .collect()
     }
 }
 
@@ -73,8 +78,9 @@ impl Writer {
 
     /// Adds one; it is in the file when this returns.
     pub(super) fn add(&mut self, measurement: &Measurement) -> Result<()> {
-        let line =
-            serde_json::to_string(measurement).map_err(std::io::Error::from).doing("cannot write JSON")?;
+        let line = serde_json::to_string(measurement)
+            .map_err(std::io::Error::from)
+            .doing("cannot write JSON")?;
         writeln!(self.file, "{}", self.hidden.in_text(&line)).doing(format!("cannot write {NAME}"))
     }
 }

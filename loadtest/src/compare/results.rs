@@ -25,26 +25,41 @@ impl<'m> Results<'m> {
     }
 
     /// Those of one phase and server, by round.
-    pub(super) fn of(&self, phase: Phase, server: Contender) -> impl Iterator<Item = &'m Measurement> {
+    pub(super) fn of(
+        &self,
+        phase: Phase,
+        server: Contender,
+    ) -> impl Iterator<Item = &'m Measurement> {
         let of_phase = self.by.get(&phase.name()).into_iter().flatten();
-        of_phase.filter(move |((other, _), _)| *other == server).map(|(_, measurement)| *measurement)
+        of_phase
+            .filter(move |((other, _), _)| *other == server)
+            .map(|(_, measurement)| *measurement)
     }
 
     /// A figure of every measurement in which nothing was wrong. Where there is none, of every one that has it: a
     /// server that always loses events is shown too, but is marked.
     pub(super) fn values(&self, phase: Phase, server: Contender, figure: &str) -> (Vec<f64>, bool) {
         let values = |clean: bool| {
-            let of = self.of(phase, server).filter(|measurement| !clean || measurement.error.is_none());
-            of.filter_map(|measurement| measurement.figure(figure)).collect::<Vec<_>>()
+            let of = self
+                .of(phase, server)
+                .filter(|measurement| !clean || measurement.error.is_none());
+            of.filter_map(|measurement| measurement.figure(figure))
+                .collect::<Vec<_>>()
         };
         let clean = values(true);
-        if clean.is_empty() { (values(false), true) } else { (clean, false) }
+        if clean.is_empty() {
+            (values(false), true)
+        } else {
+            (clean, false)
+        }
     }
 
     /// Our figure over theirs, round by round, where both are without a fault.
     pub(super) fn ratios(&self, phase: Phase, figure: &str, other: Contender) -> Vec<f64> {
         let rounds = self.rounds(phase, Contender::Fanfare);
-        rounds.filter_map(|round| self.ratio(phase, round, figure, other)).collect()
+        rounds
+            .filter_map(|round| self.ratio(phase, round, figure, other))
+            .collect()
     }
 
     /// What a goal bounds in one of its phases, round by round.
@@ -53,13 +68,20 @@ impl<'m> Results<'m> {
             Quantity::Ours(figure) => self.clean(phase, Contender::Fanfare, round, figure),
             Quantity::Over(figure, other) => self.ratio(phase, round, figure, other),
             Quantity::GrowthOver(figure, other) => {
-                let first = Phase { family: phase.family, case: phase.family.cases.first()? };
-                let (before, after) =
-                    (self.ratio(first, round, figure, other)?, self.ratio(phase, round, figure, other)?);
+                let first = Phase {
+                    family: phase.family,
+                    case: phase.family.cases.first()?,
+                };
+                let (before, after) = (
+                    self.ratio(first, round, figure, other)?,
+                    self.ratio(phase, round, figure, other)?,
+                );
                 quotient(after, before)
             }
         };
-        self.rounds(phase, Contender::Fanfare).filter_map(at).collect()
+        self.rounds(phase, Contender::Fanfare)
+            .filter_map(at)
+            .collect()
     }
 
     fn rounds(&self, phase: Phase, server: Contender) -> impl Iterator<Item = usize> {
@@ -68,7 +90,8 @@ impl<'m> Results<'m> {
 
     fn clean(&self, phase: Phase, server: Contender, round: usize, figure: &str) -> Option<f64> {
         let mut all = self.of(phase, server);
-        all.find(|other| other.round == round && other.error.is_none())?.figure(figure)
+        all.find(|other| other.round == round && other.error.is_none())?
+            .figure(figure)
     }
 
     fn ratio(&self, phase: Phase, round: usize, figure: &str, other: Contender) -> Option<f64> {
@@ -113,22 +136,42 @@ pub(super) mod tests {
     const COST: &str = "server CPU per delivery";
 
     fn goal(phase: Phase, text: &str) -> &'static Goal {
-        phase.family.goals.iter().find(|goal| goal.text.contains(text)).unwrap()
+        phase
+            .family
+            .goals
+            .iter()
+            .find(|goal| goal.text.contains(text))
+            .unwrap()
     }
 
     #[test]
     fn ratios_are_of_the_same_round_and_without_faults() {
         let mut all = Vec::new();
         for (round, ours, theirs) in [(1, 1.0, 2.0), (2, 3.0, 3.0), (3, 5.0, 4.0), (4, 9.0, 0.0)] {
-            all.push(measured(round, "flood/1000", Contender::Fanfare, COST, ours));
-            all.push(measured(round, "flood/1000", Contender::UWebSockets, COST, theirs));
+            all.push(measured(
+                round,
+                "flood/1000",
+                Contender::Fanfare,
+                COST,
+                ours,
+            ));
+            all.push(measured(
+                round,
+                "flood/1000",
+                Contender::UWebSockets,
+                COST,
+                theirs,
+            ));
         }
         all.push(measured(5, "flood/1000", Contender::Fanfare, COST, 1.0));
         all[4].error = Some("faults".to_owned());
         let phase = Phase::find("flood/1000").unwrap();
         let results = Results::new(&all);
         assert_eq!(results.bounded(phase, goal(phase, "CPU")), [0.5, 1.0]);
-        assert_eq!(results.values(phase, Contender::Fanfare, COST), (vec![1.0, 3.0, 9.0, 1.0], false));
+        assert_eq!(
+            results.values(phase, Contender::Fanfare, COST),
+            (vec![1.0, 3.0, 9.0, 1.0], false)
+        );
     }
 
     #[test]
@@ -137,7 +180,10 @@ pub(super) mod tests {
         one.error = Some("faults".to_owned());
         let all = [one];
         let phase = Phase::find("flood/1000").unwrap();
-        assert_eq!(Results::new(&all).values(phase, Contender::Ws, COST), (vec![7.0], true));
+        assert_eq!(
+            Results::new(&all).values(phase, Contender::Ws, COST),
+            (vec![7.0], true)
+        );
     }
 
     #[test]
@@ -151,6 +197,9 @@ pub(super) mod tests {
         .map(|(phase, server, value)| measured(1, phase, server, COST, value))
         .into();
         let phase = Phase::find("serial/15000").unwrap();
-        assert_eq!(Results::new(&all).bounded(phase, goal(phase, "growth")), [1.5]);
+        assert_eq!(
+            Results::new(&all).bounded(phase, goal(phase, "growth")),
+            [1.5]
+        );
     }
 }

@@ -31,7 +31,12 @@ pub(super) fn run(
     eprintln!("{}", progress.begin());
     let mut done = Vec::new();
     for (at, step) in steps.iter().enumerate() {
-        let Some(starter) = starters.iter().find(|starter| starter.server == step.server) else { continue };
+        let Some(starter) = starters
+            .iter()
+            .find(|starter| starter.server == step.server)
+        else {
+            continue;
+        };
         starter.check()?;
         let measurement = measure(step, extent, starter, &done, stop)?;
         if stop.load(Ordering::Relaxed) {
@@ -78,22 +83,47 @@ fn measure(
 
 /// The rate that another one of this round has set, if that is how this one is paced.
 fn rate(step: &Step, done: &[Measurement]) -> std::result::Result<Option<f64>, String> {
-    let Some((phase, pacemaker)) = step.phase.pacemaker() else { return Ok(None) };
+    let Some((phase, pacemaker)) = step.phase.pacemaker() else {
+        return Ok(None);
+    };
     let found = done.iter().rev().find(|other| {
         other.round == step.round && other.server == pacemaker.server && other.phase == phase.name()
     });
-    let rate = found.and_then(|found| found.figure(pacemaker.figure)).filter(|rate| *rate > 0.0);
-    let missing = || format!("{} with {} gave no rate", phase.name(), pacemaker.server.name());
+    let rate = found
+        .and_then(|found| found.figure(pacemaker.figure))
+        .filter(|rate| *rate > 0.0);
+    let missing = || {
+        format!(
+            "{} with {} gave no rate",
+            phase.name(),
+            pacemaker.server.name()
+        )
+    };
     rate.map(Some).ok_or_else(missing)
 }
 
 fn arguments(step: &Step, extent: Extent, starter: &Starter, rate: Option<f64>) -> Vec<String> {
     let (family, case) = (step.phase.family, step.phase.case);
     let fewer = |count: usize| (count / extent.divisor).to_string();
-    let mut arguments = vec![family.scenario.to_owned(), "-n".to_owned(), fewer(case.connections)];
-    arguments.extend(family.arguments.iter().chain(case.arguments).map(|&argument| argument.to_owned()));
+    let mut arguments = vec![
+        family.scenario.to_owned(),
+        "-n".to_owned(),
+        fewer(case.connections),
+    ];
+    arguments.extend(
+        family
+            .arguments
+            .iter()
+            .chain(case.arguments)
+            .map(|&argument| argument.to_owned()),
+    );
     if extent.divisor > 1 {
-        arguments.extend(family.when_quick.iter().map(|&argument| argument.to_owned()));
+        arguments.extend(
+            family
+                .when_quick
+                .iter()
+                .map(|&argument| argument.to_owned()),
+        );
     }
     for &(flag, count) in case.parts {
         arguments.extend([flag.to_owned(), fewer(count)]);

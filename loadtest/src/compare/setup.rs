@@ -48,9 +48,11 @@ pub(super) struct Skipped {
 impl Setup {
     /// Writes it into `folder`.
     pub(super) fn write(&self, folder: &Path, hidden: &Hidden) -> Result<()> {
-        let json =
-            serde_json::to_string_pretty(self).map_err(std::io::Error::from).doing("cannot write JSON")?;
-        fs::write(folder.join(NAME), hidden.in_text(&json) + "\n").doing(format!("cannot write {NAME}"))
+        let json = serde_json::to_string_pretty(self)
+            .map_err(std::io::Error::from)
+            .doing("cannot write JSON")?;
+        fs::write(folder.join(NAME), hidden.in_text(&json) + "\n")
+            .doing(format!("cannot write {NAME}"))
     }
 
     /// Reads it from `folder`.

@@ -44,7 +44,10 @@ pub(super) fn enlist(args: &Compare, stop: &AtomicBool) -> Result<(Vec<Starter>,
     for &server in ALL {
         match Starter::new(server, args, stop)? {
             Ok(starter) => starters.push(starter),
-            Err(why) => skipped.push(Skipped { what: server.name().to_owned(), why }),
+            Err(why) => skipped.push(Skipped {
+                what: server.name().to_owned(),
+                why,
+            }),
         }
     }
     Ok((starters, skipped))
@@ -62,14 +65,17 @@ impl Starter {
         }
         if server == Contender::UWebSockets && program.is_none() {
             return Ok(Err(
-                "build peers/uwebsockets/server.cpp, and name the program by --uwebsockets".into()
+                "build peers/uwebsockets/server.cpp, and name the program by --uwebsockets".into(),
             ));
         }
         let arguments = arguments(server, program);
         if let Some(why) = trial(server, &arguments, stop)? {
             return Ok(Err(why));
         }
-        let place = Place { program, ..Place::default() };
+        let place = Place {
+            program,
+            ..Place::default()
+        };
         let version = match args.named_version(server) {
             Some(version) => Some(version.to_owned()),
             None => version(server, place, stop),
@@ -79,15 +85,21 @@ impl Starter {
             _ => program.map(Path::to_owned),
         };
         let program = watched.map(|path| (path.clone(), stamp(&path)));
-        Ok(Ok(Self { server, arguments, version, program }))
+        Ok(Ok(Self {
+            server,
+            arguments,
+            version,
+            program,
+        }))
     }
 
     /// An error if the program is another than it was: figures of two builds are no figures.
     pub(super) fn check(&self) -> Result<()> {
         match &self.program {
-            Some((path, before)) if *before != stamp(path) => {
-                failed(format!("{} has changed since the comparison began", path.display()))
-            }
+            Some((path, before)) if *before != stamp(path) => failed(format!(
+                "{} has changed since the comparison began",
+                path.display()
+            )),
             _ => Ok(()),
         }
     }
@@ -105,7 +117,11 @@ fn flag(server: Contender) -> &'static str {
 
 /// What `--server` calls it.
 fn kind(server: Contender) -> &'static str {
-    if server == Contender::UWebSockets { "plain" } else { server.name() }
+    if server == Contender::UWebSockets {
+        "plain"
+    } else {
+        server.name()
+    }
 }
 
 fn arguments(server: Contender, program: Option<&Path>) -> Vec<String> {
@@ -116,10 +132,20 @@ fn arguments(server: Contender, program: Option<&Path>) -> Vec<String> {
     match server {
         // It is stopped when nothing is measured any more: taking leave of clients would only take time.
         Contender::Fanfare => {
-            let leave = ["--server-arg=--drain-delay=0s", "--server-arg=--drain-timeout=100ms"];
-            arguments.extend(["--api-key", API_KEY].into_iter().chain(leave).map(str::to_owned));
+            let leave = [
+                "--server-arg=--drain-delay=0s",
+                "--server-arg=--drain-timeout=100ms",
+            ];
+            arguments.extend(
+                ["--api-key", API_KEY]
+                    .into_iter()
+                    .chain(leave)
+                    .map(str::to_owned),
+            );
         }
-        Contender::UWebSockets => arguments.extend(["--server-arg".to_owned(), "{port}".to_owned()]),
+        Contender::UWebSockets => {
+            arguments.extend(["--server-arg".to_owned(), "{port}".to_owned()])
+        }
         _ => {}
     }
     arguments
@@ -128,11 +154,15 @@ fn arguments(server: Contender, program: Option<&Path>) -> Vec<String> {
 /// Lets the server serve ten clients; says why it does not.
 fn trial(server: Contender, arguments: &[String], stop: &AtomicBool) -> Result<Option<String>> {
     let mut command = Command::new(this_program()?);
-    command.args(["serial", "-n", "10", "--duration", "100ms", "--repeat", "1"]).args(arguments);
+    command
+        .args(["serial", "-n", "10", "--duration", "100ms", "--repeat", "1"])
+        .args(arguments);
     let run = child::run(command, PATIENCE, stop)?;
     Ok(match run.ended {
         Ended::Exited(0) => None,
-        Ended::Exited(1) => Some("events to ten clients are lost, repeated or out of order".to_owned()),
+        Ended::Exited(1) => {
+            Some("events to ten clients are lost, repeated or out of order".to_owned())
+        }
         Ended::TooLate => Some(format!("it does not serve ten clients in {PATIENCE:?}")),
         _ => {
             let why = run.reason();
@@ -171,20 +201,39 @@ fn version(server: Contender, place: Place<'_>, stop: &AtomicBool) -> Option<Str
 fn says(program: &Path, argument: &str, stop: &AtomicBool) -> Option<String> {
     let mut command = Command::new(program);
     command.arg(argument);
-    let run = child::run(command, PATIENCE, stop).ok().filter(|run| run.ended == Ended::Exited(0))?;
+    let run = child::run(command, PATIENCE, stop)
+        .ok()
+        .filter(|run| run.ended == Ended::Exited(0))?;
     let line = run.output.lines().next()?.trim();
     let name = program.file_name()?.to_str()?;
-    let named = line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
-    Some(if named { line[name.len()..].trim() } else { line }.to_owned())
+    let named = line
+        .get(..name.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(name));
+    Some(
+        if named {
+            line[name.len()..].trim()
+        } else {
+            line
+        }
+        .to_owned(),
+    )
 }
 
 /// The versions of a package and of Node.
 fn on_node(package: &str, place: Place<'_>, stop: &AtomicBool) -> Option<String> {
-    let file = place.peers.join(package).join("node_modules").join(package).join("package.json");
+    let file = place
+        .peers
+        .join(package)
+        .join("node_modules")
+        .join(package)
+        .join("package.json");
     let package: serde_json::Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
     let version = package["version"].as_str()?;
     let node = says(Path::new("node"), "--version", stop)?;
-    Some(format!("{version} on Node {}", node.trim_start_matches('v')))
+    Some(format!(
+        "{version} on Node {}",
+        node.trim_start_matches('v')
+    ))
 }
 
 /// The commit of the sources around `program`, and whether they are changed.
@@ -193,10 +242,17 @@ pub(super) fn commit(program: Option<&Path>, stop: &AtomicBool) -> Option<String
     let git = |arguments: &[&str]| {
         let mut command = Command::new("git");
         command.arg("-C").arg(&folder).args(arguments);
-        let run = child::run(command, PATIENCE, stop).ok().filter(|run| run.ended == Ended::Exited(0))?;
+        let run = child::run(command, PATIENCE, stop)
+            .ok()
+            .filter(|run| run.ended == Ended::Exited(0))?;
         Some(run.output.trim().to_owned())
     };
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|list| !list.is_empty());
-    Some(if changed { format!("{commit}, with changes") } else { commit })
+    let changed =
+        git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|list| !list.is_empty());
+    Some(if changed {
+        format!("{commit}, with changes")
+    } else {
+        commit
+    })
 }

@@ -63,7 +63,12 @@ pub(super) fn spread(values: &[f64]) -> Option<Spread> {
     } else {
         f64::midpoint(sorted[middle - 1], sorted[middle])
     };
-    Some(Spread { median, least, most, count: sorted.len() })
+    Some(Spread {
+        median,
+        least,
+        most,
+        count: sorted.len(),
+    })
 }
 
 /// The narrowest interval between two of `values`, equally far from both ends, that holds the true median with at
@@ -72,9 +77,16 @@ pub(super) fn interval(values: &[f64]) -> Option<Interval> {
     let sorted = sorted(values);
     let all = sorted.len();
     let holds = |place: usize| 1.0 - 2.0 * at_most_heads(place, all);
-    let place = (1..all / 2).take_while(|&place| holds(place) >= LEVEL).last().unwrap_or(0);
+    let place = (1..all / 2)
+        .take_while(|&place| holds(place) >= LEVEL)
+        .last()
+        .unwrap_or(0);
     let level = holds(place);
-    (level >= WORTH_SAYING).then(|| Interval { low: sorted[place], high: sorted[all - 1 - place], level })
+    (level >= WORTH_SAYING).then(|| Interval {
+        low: sorted[place],
+        high: sorted[all - 1 - place],
+        level,
+    })
 }
 
 /// Whether `values` are at most `bound`.
@@ -115,10 +127,23 @@ mod tests {
     #[test]
     fn a_spread_has_the_middle_and_both_ends() {
         assert_eq!(spread(&[]), None);
-        assert_eq!(spread(&[3.0, 1.0, 2.0]), Some(Spread { median: 2.0, least: 1.0, most: 3.0, count: 3 }));
+        assert_eq!(
+            spread(&[3.0, 1.0, 2.0]),
+            Some(Spread {
+                median: 2.0,
+                least: 1.0,
+                most: 3.0,
+                count: 3
+            })
+        );
         assert_eq!(
             spread(&[4.0, 1.0, 2.0, 3.0]),
-            Some(Spread { median: 2.5, least: 1.0, most: 4.0, count: 4 })
+            Some(Spread {
+                median: 2.5,
+                least: 1.0,
+                most: 4.0,
+                count: 4
+            })
         );
     }
 
@@ -137,8 +162,16 @@ mod tests {
             (100, 40.0, 0.964_799_799_782_895_5),
         ] {
             let found = interval(&first(count)).unwrap();
-            assert_eq!((found.low, found.high), (low, f64::from(count) + 1.0 - low), "of {count}");
-            assert!((found.level - level).abs() < 1e-9, "of {count}: {}", found.level);
+            assert_eq!(
+                (found.low, found.high),
+                (low, f64::from(count) + 1.0 - low),
+                "of {count}"
+            );
+            assert!(
+                (found.level - level).abs() < 1e-9,
+                "of {count}: {}",
+                found.level
+            );
         }
     }
 
@@ -170,7 +203,11 @@ mod tests {
         assert_eq!(judge(&ten, 8.9), Verdict::MetByMedian);
         assert_eq!(judge(&ten, 5.5), Verdict::MetByMedian);
         assert_eq!(judge(&ten, 5.4), Verdict::Missed);
-        assert_eq!(judge(&[1.0], 2.0), Verdict::MetByMedian, "one value has no interval");
+        assert_eq!(
+            judge(&[1.0], 2.0),
+            Verdict::MetByMedian,
+            "one value has no interval"
+        );
         assert_eq!(judge(&[], 2.0), Verdict::Unmeasured);
     }
 }

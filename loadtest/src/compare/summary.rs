@@ -85,15 +85,24 @@ pub(super) struct Trouble {
 }
 
 /// Counts of the scenarios' reports that are no faults.
-const SHORTFALLS: &[(&str, &str)] = &[("refused", "refused (503)"), ("unsent", "due and never sent")];
+const SHORTFALLS: &[(&str, &str)] = &[
+    ("refused", "refused (503)"),
+    ("unsent", "due and never sent"),
+];
 
 impl Summary {
     pub(super) fn new(setup: Setup, measurements: &[Measurement]) -> Self {
         let results = Results::new(measurements);
         let divisor = setup.connections_divided_by.max(1);
         Self {
-            goals: FAMILIES.iter().flat_map(|family| goals(family, &results)).collect(),
-            families: FAMILIES.iter().filter_map(|family| table(family, &results, divisor)).collect(),
+            goals: FAMILIES
+                .iter()
+                .flat_map(|family| goals(family, &results))
+                .collect(),
+            families: FAMILIES
+                .iter()
+                .filter_map(|family| table(family, &results, divisor))
+                .collect(),
             faults: faults(measurements),
             shortfalls: shortfalls(measurements),
             measurements: measurements.len(),
@@ -107,9 +116,15 @@ fn phases(family: &'static Family) -> impl Iterator<Item = Phase> {
 }
 
 fn goals(family: &'static Family, results: &Results<'_>) -> Vec<Judged> {
-    let pairs = family.goals.iter().flat_map(|goal| phases(family).map(move |phase| (goal, phase)));
+    let pairs = family
+        .goals
+        .iter()
+        .flat_map(|goal| phases(family).map(move |phase| (goal, phase)));
     // What was not called for is neither met nor missed.
-    let measured = |phase: Phase| ALL.iter().any(|&server| results.of(phase, server).next().is_some());
+    let measured = |phase: Phase| {
+        ALL.iter()
+            .any(|&server| results.of(phase, server).next().is_some())
+    };
     pairs
         .filter(|(goal, phase)| goal.is_about(phase.case) && measured(*phase))
         .map(|(goal, phase)| {
@@ -131,10 +146,20 @@ fn goals(family: &'static Family, results: &Results<'_>) -> Vec<Judged> {
 
 fn table(family: &'static Family, results: &Results<'_>, divisor: usize) -> Option<Table> {
     let rows: Vec<_> = phases(family)
-        .flat_map(|phase| ALL.iter().filter_map(move |&server| row(phase, server, results, divisor)))
+        .flat_map(|phase| {
+            ALL.iter()
+                .filter_map(move |&server| row(phase, server, results, divisor))
+        })
         .collect();
-    let Family { name, title, note, .. } = *family;
-    (!rows.is_empty()).then_some(Table { family: name, title, note, rows })
+    let Family {
+        name, title, note, ..
+    } = *family;
+    (!rows.is_empty()).then_some(Table {
+        family: name,
+        title,
+        note,
+        rows,
+    })
 }
 
 fn row(phase: Phase, server: Contender, results: &Results<'_>, divisor: usize) -> Option<Row> {
@@ -143,13 +168,27 @@ fn row(phase: Phase, server: Contender, results: &Results<'_>, divisor: usize) -
     let shown = phase.family.figures.iter().map(|figure| {
         let (values, all_faulty) = results.values(phase, server, figure.name);
         faulty |= all_faulty && !values.is_empty();
-        let unit = results.of(phase, server).find_map(|measurement| measurement.unit(figure.name));
+        let unit = results
+            .of(phase, server)
+            .find_map(|measurement| measurement.unit(figure.name));
         let unit = unit.unwrap_or_default().to_owned();
-        Shown { name: figure.name, column: figure.column, unit, spread: spread(&values) }
+        Shown {
+            name: figure.name,
+            column: figure.column,
+            unit,
+            spread: spread(&values),
+        }
     });
     let figures = shown.collect();
     let (case, connections) = (phase.case.label, phase.case.connections / divisor);
-    (rounds > 0).then_some(Row { case, connections, server, rounds, faulty, figures })
+    (rounds > 0).then_some(Row {
+        case,
+        connections,
+        server,
+        rounds,
+        faulty,
+        figures,
+    })
 }
 
 /// One thing wrong in one measurement, so many times; 0 where there is nothing to count.
@@ -160,7 +199,9 @@ fn faults(measurements: &[Measurement]) -> Vec<Trouble> {
     let mut wrong: Vec<Wrong<'_>> = Vec::new();
     for measurement in measurements {
         let counted = measurement.counted();
-        let faults = counted.iter().filter(|(name, _)| SHORTFALLS.iter().all(|(other, _)| other != name));
+        let faults = counted
+            .iter()
+            .filter(|(name, _)| SHORTFALLS.iter().all(|(other, _)| other != name));
         let before = wrong.len();
         wrong.extend(faults.map(|(name, count)| (measurement, name.replace('_', " "), *count)));
         match &measurement.error {
@@ -178,11 +219,18 @@ fn missing(measurement: &Measurement) -> Option<String> {
         return Some("a phase that is not in the table of phases any more".to_owned());
     };
     let mut figures = phase.family.figures.iter().map(|figure| figure.name);
-    figures.find(|name| measurement.figure(name).is_none()).map(|name| format!("no figure “{name}”"))
+    figures
+        .find(|name| measurement.figure(name).is_none())
+        .map(|name| format!("no figure “{name}”"))
 }
 
 fn shortfalls(measurements: &[Measurement]) -> Vec<Trouble> {
-    let words = |name: &str| SHORTFALLS.iter().find(|(other, _)| *other == name).map(|(_, words)| *words);
+    let words = |name: &str| {
+        SHORTFALLS
+            .iter()
+            .find(|(other, _)| *other == name)
+            .map(|(_, words)| *words)
+    };
     let all = measurements.iter().flat_map(|measurement| {
         let counted = measurement.counted().into_iter();
         counted.filter_map(move |(name, count)| Some((measurement, words(name)?.to_owned(), count)))
@@ -194,13 +242,24 @@ fn shortfalls(measurements: &[Measurement]) -> Vec<Trouble> {
 fn gather(wrong: Vec<Wrong<'_>>) -> Vec<Trouble> {
     let mut by = BTreeMap::<_, (Vec<usize>, u64)>::new();
     for (measurement, what, count) in wrong {
-        let (rounds, sum) = by.entry((measurement.phase.clone(), measurement.server, what)).or_default();
+        let (rounds, sum) = by
+            .entry((measurement.phase.clone(), measurement.server, what))
+            .or_default();
         rounds.push(measurement.round);
         *sum += count;
     }
     let trouble = |((phase, server, what), (rounds, sum))| {
-        let what = if sum > 0 { format!("{sum} {what}") } else { what };
-        Trouble { phase, server, rounds, what }
+        let what = if sum > 0 {
+            format!("{sum} {what}")
+        } else {
+            what
+        };
+        Trouble {
+            phase,
+            server,
+            rounds,
+            what,
+        }
     };
     by.into_iter().map(trouble).collect()
 }
@@ -212,7 +271,15 @@ mod tests {
     #[test]
     fn faults_of_several_rounds_are_one_line() {
         let mut all: Vec<_> = (1..=3)
-            .map(|round| measured(round, "handshakes/15000", Contender::Ws, "server CPU per handshake", 1.0))
+            .map(|round| {
+                measured(
+                    round,
+                    "handshakes/15000",
+                    Contender::Ws,
+                    "server CPU per handshake",
+                    1.0,
+                )
+            })
             .collect();
         for measurement in &mut all[..2] {
             measurement.error = Some("faults".to_owned());
@@ -221,15 +288,30 @@ mod tests {
         }
         all[2].error = Some("it hung".to_owned());
         let said = |troubles: Vec<Trouble>| -> Vec<_> {
-            troubles.into_iter().map(|trouble| (trouble.rounds, trouble.what)).collect()
+            troubles
+                .into_iter()
+                .map(|trouble| (trouble.rounds, trouble.what))
+                .collect()
         };
-        assert_eq!(said(faults(&all)), [(vec![3], "it hung".into()), (vec![1, 2], "8 lost".into())]);
-        assert_eq!(said(shortfalls(&all)), [(vec![1, 2], "10 refused (503)".to_owned())]);
+        assert_eq!(
+            said(faults(&all)),
+            [(vec![3], "it hung".into()), (vec![1, 2], "8 lost".into())]
+        );
+        assert_eq!(
+            said(shortfalls(&all)),
+            [(vec![1, 2], "10 refused (503)".to_owned())]
+        );
     }
 
     #[test]
     fn a_figure_that_is_missing_is_a_fault() {
-        let all = [measured(1, "handshakes/15000", Contender::Ws, "another name", 1.0)];
+        let all = [measured(
+            1,
+            "handshakes/15000",
+            Contender::Ws,
+            "another name",
+            1.0,
+        )];
         assert_eq!(faults(&all)[0].what, "no figure “server CPU per handshake”");
     }
 }

@@ -19,7 +19,12 @@ pub(crate) struct Centrifugo {
 
 impl Centrifugo {
     pub(super) fn new(target: &Target) -> Self {
-        Self { key: target.api_key.clone().unwrap_or_else(|| "load-test-key".into()) }
+        Self {
+            key: target
+                .api_key
+                .clone()
+                .unwrap_or_else(|| "load-test-key".into()),
+        }
     }
 }
 
@@ -33,8 +38,14 @@ pub(super) fn command(target: &Target, address: SocketAddr) -> Command {
     set("HTTP_SERVER_PORT", &address.port().to_string());
     set("HTTP_API_KEY", &Centrifugo::new(target).key);
     set("CLIENT_ALLOW_ANONYMOUS_CONNECT_WITHOUT_TOKEN", "true");
-    set("CHANNEL_WITHOUT_NAMESPACE_ALLOW_SUBSCRIBE_FOR_CLIENT", "true");
-    set("CHANNEL_WITHOUT_NAMESPACE_ALLOW_SUBSCRIBE_FOR_ANONYMOUS", "true");
+    set(
+        "CHANNEL_WITHOUT_NAMESPACE_ALLOW_SUBSCRIBE_FOR_CLIENT",
+        "true",
+    );
+    set(
+        "CHANNEL_WITHOUT_NAMESPACE_ALLOW_SUBSCRIBE_FOR_ANONYMOUS",
+        "true",
+    );
     set("ENGINE_TYPE", "memory");
     set("LOG_LEVEL", "error");
     set("USAGE_STATS_DISABLED", "true");
@@ -70,8 +81,13 @@ impl Dialect for Centrifugo {
             )]);
         };
         for line in frame.split(|&byte| byte == b'\n') {
-            let Ok(reply) = serde_json::from_slice::<Value>(line) else { continue };
-            if let Some(error) = reply.get("error").or_else(|| reply.pointer("/push/disconnect")) {
+            let Ok(reply) = serde_json::from_slice::<Value>(line) else {
+                continue;
+            };
+            if let Some(error) = reply
+                .get("error")
+                .or_else(|| reply.pointer("/push/disconnect"))
+            {
                 return Step::Refused(error.to_string());
             }
             *heard += u8::from(reply.get("id").is_some());
@@ -84,7 +100,8 @@ impl Dialect for Centrifugo {
     }
 
     fn ping(&self, frame: &[u8]) -> Option<&'static str> {
-        let within = || memchr::memchr_iter(b'\n', frame).any(|at| frame[at + 1..].starts_with(PING));
+        let within =
+            || memchr::memchr_iter(b'\n', frame).any(|at| frame[at + 1..].starts_with(PING));
         (frame.starts_with(PING) || within()).then_some(PONG)
     }
 
@@ -94,13 +111,22 @@ impl Dialect for Centrifugo {
             Recipients::Everyone | Recipients::Matching(_) => EVERYONE.into(),
         };
         let key = format!("X-API-Key: {}\r\n", self.key);
-        http::post(to, "/api/publish", &key, &format!(r#"{{"channel":"{channel}","data":{data}}}"#))
+        http::post(
+            to,
+            "/api/publish",
+            &key,
+            &format!(r#"{{"channel":"{channel}","data":{data}}}"#),
+        )
     }
 
     /// An error comes with 200 too.
     fn answer(&self, answer: &http::Message<'_>) -> Answer {
         let is_taken = answer.status() == 200 && !answer.body.starts_with(br#"{"error""#);
-        if is_taken { Answer::Taken } else { Answer::Refused }
+        if is_taken {
+            Answer::Taken
+        } else {
+            Answer::Refused
+        }
     }
 }
 
@@ -114,26 +140,49 @@ mod tests {
 
     #[test]
     fn a_client_is_open_when_all_three_replies_are_there_in_one_frame_or_several() {
-        let (connected, first, second) =
-            (r#"{"id":1,"connect":{"ping":25}}"#, r#"{"id":2,"subscribe":{}}"#, r#"{"id":3,"subscribe":{}}"#);
-        let Step::Say(said) = centrifugo().open(5, &mut 0, None) else { panic!("nothing is said") };
+        let (connected, first, second) = (
+            r#"{"id":1,"connect":{"ping":25}}"#,
+            r#"{"id":2,"subscribe":{}}"#,
+            r#"{"id":3,"subscribe":{}}"#,
+        );
+        let Step::Say(said) = centrifugo().open(5, &mut 0, None) else {
+            panic!("nothing is said")
+        };
         let commands = &said[0];
         assert_eq!(commands.lines().count(), 3);
-        assert!(commands.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+        assert!(
+            commands
+                .lines()
+                .all(|line| serde_json::from_str::<Value>(line).is_ok())
+        );
         assert!(commands.contains("user-u5"), "{commands}");
         let all = [connected, first, second].join("\n");
-        assert_eq!(centrifugo().open(5, &mut 0, Some(all.as_bytes())), Step::Open);
+        assert_eq!(
+            centrifugo().open(5, &mut 0, Some(all.as_bytes())),
+            Step::Open
+        );
         let mut heard = 0;
         let two = [connected, first].join("\n");
-        assert_eq!(centrifugo().open(5, &mut heard, Some(two.as_bytes())), Step::Wait);
-        assert_eq!(centrifugo().open(5, &mut heard, Some(b"{}")), Step::Say(vec!["{}".into()]));
-        assert_eq!(centrifugo().open(5, &mut heard, Some(second.as_bytes())), Step::Open);
+        assert_eq!(
+            centrifugo().open(5, &mut heard, Some(two.as_bytes())),
+            Step::Wait
+        );
+        assert_eq!(
+            centrifugo().open(5, &mut heard, Some(b"{}")),
+            Step::Say(vec!["{}".into()])
+        );
+        assert_eq!(
+            centrifugo().open(5, &mut heard, Some(second.as_bytes())),
+            Step::Open
+        );
     }
 
     #[test]
     fn a_refusal_is_in_the_servers_words() {
         let reply = br#"{"id":2,"error":{"code":103,"message":"permission denied"}}"#;
-        let Step::Refused(why) = centrifugo().open(5, &mut 1, Some(reply)) else { panic!("it is no error") };
+        let Step::Refused(why) = centrifugo().open(5, &mut 1, Some(reply)) else {
+            panic!("it is no error")
+        };
         assert!(why.contains("permission denied"), "{why}");
     }
 
@@ -147,29 +196,50 @@ mod tests {
             (format!("{{}}\n{push}"), true),
             (format!("{push}\n{push}"), false),
         ] {
-            assert_eq!(centrifugo().ping(frame.as_bytes()), has_ping.then_some("{}"), "{frame}");
+            assert_eq!(
+                centrifugo().ping(frame.as_bytes()),
+                has_ping.then_some("{}"),
+                "{frame}"
+            );
         }
     }
 
     #[test]
     fn an_error_is_seen_behind_a_200() {
         let answer = |first_line, body| {
-            centrifugo().answer(&http::Message { first_line, body, bytes: 0, is_last: false })
+            centrifugo().answer(&http::Message {
+                first_line,
+                body,
+                bytes: 0,
+                is_last: false,
+            })
         };
         assert_eq!(answer("HTTP/1.1 200 OK", b"{\"result\":{}}"), Answer::Taken);
-        assert_eq!(answer("HTTP/1.1 200 OK", b"{\"error\":{\"code\":107}}"), Answer::Refused);
+        assert_eq!(
+            answer("HTTP/1.1 200 OK", b"{\"error\":{\"code\":107}}"),
+            Answer::Refused
+        );
         assert_eq!(answer("HTTP/1.1 401 Unauthorized", b""), Answer::Refused);
     }
 
     #[test]
     fn an_emit_goes_to_one_channel() {
         let to = SocketAddr::from(([127, 0, 0, 1], 9));
-        for (recipients, channel) in [(Recipients::Everyone, "everyone"), (Recipients::User(2), "user-u2")] {
+        for (recipients, channel) in [
+            (Recipients::Everyone, "everyone"),
+            (Recipients::User(2), "user-u2"),
+        ] {
             let request = String::from_utf8(centrifugo().emit(to, recipients, "\"~\"")).unwrap();
             let (head, body) = request.split_once("\r\n\r\n").unwrap();
-            assert!(head.starts_with("POST /api/publish HTTP/1.1\r\n") && head.contains("X-API-Key: k\r\n"));
+            assert!(
+                head.starts_with("POST /api/publish HTTP/1.1\r\n")
+                    && head.contains("X-API-Key: k\r\n")
+            );
             let body: Value = serde_json::from_str(body).unwrap();
-            assert_eq!((body["channel"].as_str(), body["data"].as_str()), (Some(channel), Some("~")));
+            assert_eq!(
+                (body["channel"].as_str(), body["data"].as_str()),
+                (Some(channel), Some("~"))
+            );
         }
     }
 }

@@ -25,21 +25,34 @@ pub(crate) struct Fanfare {
 
 impl Fanfare {
     pub(super) fn new(target: &Target) -> Self {
-        Self { secret: target.token_secret.clone(), key: target.api_key.clone(), channels: None }
+        Self {
+            secret: target.token_secret.clone(),
+            key: target.api_key.clone(),
+            channels: None,
+        }
     }
 
     /// The header line that a caller is let in by.
     pub(super) fn authorization(&self) -> String {
-        self.key.as_ref().map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"))
+        self.key.as_ref().map_or_else(String::new, |key| {
+            format!("Authorization: Bearer {key}\r\n")
+        })
     }
 
     /// The same, but clients join one of so many channels, and half of them hear who comes and goes there.
     pub(super) fn in_channels(&self, channels: usize) -> Self {
-        Self { channels: Some(channels.max(1)), ..self.clone() }
+        Self {
+            channels: Some(channels.max(1)),
+            ..self.clone()
+        }
     }
 
     pub(super) fn floor() -> Self {
-        Self { secret: "the floor checks nothing".into(), key: None, channels: None }
+        Self {
+            secret: "the floor checks nothing".into(),
+            key: None,
+            channels: None,
+        }
     }
 }
 
@@ -52,7 +65,9 @@ pub(super) fn command(target: &Target, address: SocketAddr) -> Command {
     let limits = ["--limit", "accepts_per_second=1000000"];
     // By its variable, so that a --server-arg may say otherwise.
     command.env("FANFARE_LOG", "warn");
-    command.args(["serve", "--token-secret", &target.token_secret]).args(limits);
+    command
+        .args(["serve", "--token-secret", &target.token_secret])
+        .args(limits);
     command.args(&target.server_arg);
     if let Some(key) = &target.api_key {
         command.args(["--api-key", key]);
@@ -69,9 +84,16 @@ impl Dialect for Fanfare {
 
     fn open(&self, user: usize, heard: &mut u8, frame: Option<&[u8]>) -> Step {
         const WELCOMED: u8 = 1;
-        let awaited: &[u8] = if *heard == WELCOMED { br#"{"op":"ack""# } else { br#"{"op":"welcome""# };
+        let awaited: &[u8] = if *heard == WELCOMED {
+            br#"{"op":"ack""#
+        } else {
+            br#"{"op":"welcome""#
+        };
         let refusal = frame.filter(|frame| frame.starts_with(br#"{"op":"error""#));
-        match (frame.is_some_and(|frame| frame.starts_with(awaited)), self.channels) {
+        match (
+            frame.is_some_and(|frame| frame.starts_with(awaited)),
+            self.channels,
+        ) {
             (true, Some(channels)) if *heard != WELCOMED => {
                 *heard = WELCOMED;
                 let (channel, members) = (user % channels, (user / channels).is_multiple_of(2));
@@ -108,7 +130,11 @@ mod tests {
     use crate::filter::Filter;
 
     fn fanfare() -> Fanfare {
-        Fanfare { secret: "0123456789abcdef0123456789abcdef".into(), key: Some("k".into()), channels: None }
+        Fanfare {
+            secret: "0123456789abcdef0123456789abcdef".into(),
+            key: Some("k".into()),
+            channels: None,
+        }
     }
 
     #[test]
@@ -119,7 +145,10 @@ mod tests {
             let request = String::from_utf8(request).unwrap();
             let (head, body) = request.split_once("\r\n\r\n").unwrap();
             assert!(head.contains("Authorization: Bearer k\r\n"), "{head}");
-            assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["data"], "d");
+            assert_eq!(
+                serde_json::from_str::<serde_json::Value>(body).unwrap()["data"],
+                "d"
+            );
         }
     }
 
@@ -127,21 +156,46 @@ mod tests {
     fn a_client_is_open_with_its_welcome() {
         let (fanfare, mut heard) = (fanfare(), 0);
         assert_eq!(fanfare.open(1, &mut heard, None), Step::Wait);
-        assert_eq!(fanfare.open(1, &mut heard, Some(br#"{"op":"members"}"#)), Step::Wait);
-        assert_eq!(fanfare.open(1, &mut heard, Some(br#"{"op":"welcome","id":"c"}"#)), Step::Open);
+        assert_eq!(
+            fanfare.open(1, &mut heard, Some(br#"{"op":"members"}"#)),
+            Step::Wait
+        );
+        assert_eq!(
+            fanfare.open(1, &mut heard, Some(br#"{"op":"welcome","id":"c"}"#)),
+            Step::Open
+        );
     }
 
     #[test]
     fn a_client_that_joins_is_open_with_the_answer() {
         let (fanfare, mut heard) = (fanfare().in_channels(10), 0);
         let welcome: &[u8] = br#"{"op":"welcome","id":"c"}"#;
-        let Step::Say(said) = fanfare.open(13, &mut heard, Some(welcome)) else { panic!("it joins") };
-        assert_eq!(said, [r#"{"op":"join","id":1,"channel":"load-3","members":false}"#]);
-        assert_eq!(fanfare.open(13, &mut heard, Some(br#"{"op":"member","kind":"joined"}"#)), Step::Wait);
+        let Step::Say(said) = fanfare.open(13, &mut heard, Some(welcome)) else {
+            panic!("it joins")
+        };
+        assert_eq!(
+            said,
+            [r#"{"op":"join","id":1,"channel":"load-3","members":false}"#]
+        );
+        assert_eq!(
+            fanfare.open(13, &mut heard, Some(br#"{"op":"member","kind":"joined"}"#)),
+            Step::Wait
+        );
         let refused: &[u8] = br#"{"op":"error","id":1,"code":"forbidden"}"#;
-        assert!(matches!(fanfare.open(13, &mut heard, Some(refused)), Step::Refused(_)));
-        assert_eq!(fanfare.open(13, &mut heard, Some(br#"{"op":"ack","id":1}"#)), Step::Open);
-        let Step::Say(said) = fanfare.open(2, &mut 0, Some(welcome)) else { panic!("it joins") };
-        assert!(said[0].ends_with(r#""channel":"load-2","members":true}"#), "{said:?}");
+        assert!(matches!(
+            fanfare.open(13, &mut heard, Some(refused)),
+            Step::Refused(_)
+        ));
+        assert_eq!(
+            fanfare.open(13, &mut heard, Some(br#"{"op":"ack","id":1}"#)),
+            Step::Open
+        );
+        let Step::Say(said) = fanfare.open(2, &mut 0, Some(welcome)) else {
+            panic!("it joins")
+        };
+        assert!(
+            said[0].ends_with(r#""channel":"load-2","members":true}"#),
+            "{said:?}"
+        );
     }
 }

@@ -13,7 +13,9 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::program::{command, floor, list};
-use self::{centrifugo::Centrifugo, fanfare::Fanfare, plain::Plain, pusher::Pusher, socket_io::SocketIo};
+use self::{
+    centrifugo::Centrifugo, fanfare::Fanfare, plain::Plain, pusher::Pusher, socket_io::SocketIo,
+};
 use crate::{
     cli::{Kind, Target},
     error::{Result, failed},
@@ -172,7 +174,10 @@ impl Api {
             Driver::Fanfare(fanfare) => Driver::Fanfare(fanfare.in_channels(channels)),
             other => other.clone(),
         };
-        Self { address: self.address, driver }
+        Self {
+            address: self.address,
+            driver,
+        }
     }
 
     /// The whole request that emits an event with `data` (JSON text) to `recipients`, on a connection that is kept.

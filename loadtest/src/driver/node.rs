@@ -13,7 +13,10 @@ pub(super) fn command(name: &str, target: &Target, address: SocketAddr) -> Comma
     let place = target.place();
     let mut command = Command::new(place.program_or(PROGRAM));
     let script = place.peers.join(name).join("server.js");
-    command.args(&target.server_arg).arg(script).arg(address.port().to_string());
+    command
+        .args(&target.server_arg)
+        .arg(script)
+        .arg(address.port().to_string());
     command
 }
 
@@ -21,11 +24,17 @@ pub(super) fn command(name: &str, target: &Target, address: SocketAddr) -> Comma
 pub(super) fn available(name: &str, place: Place<'_>) -> Result<(), String> {
     let directory = place.peers.join(name);
     if !directory.join("server.js").is_file() {
-        return Err(format!("{} has no server.js: name its parent by --peers", directory.display()));
+        return Err(format!(
+            "{} has no server.js: name its parent by --peers",
+            directory.display()
+        ));
     }
     runs(place.program_or(PROGRAM), "--version")?;
     if !directory.join("node_modules").is_dir() {
-        return Err(format!("its packages are not there: run npm ci --prefix {}", directory.display()));
+        return Err(format!(
+            "its packages are not there: run npm ci --prefix {}",
+            directory.display()
+        ));
     }
     Ok(())
 }

@@ -31,7 +31,11 @@ impl Plain {
 impl Default for Plain {
     /// The paths of the harness's own servers.
     fn default() -> Self {
-        Self { connect: PLAIN_CONNECT.into(), emit: PLAIN_EMIT.into(), user: PLAIN_USER.into() }
+        Self {
+            connect: PLAIN_CONNECT.into(),
+            emit: PLAIN_EMIT.into(),
+            user: PLAIN_USER.into(),
+        }
     }
 }
 
@@ -39,7 +43,12 @@ impl Default for Plain {
 pub(super) fn command(target: &Target, address: SocketAddr) -> Command {
     let mut command = Command::new(target.place().program_or(""));
     let port = address.port().to_string();
-    command.args(target.server_arg.iter().map(|arg| arg.replace("{port}", &port)));
+    command.args(
+        target
+            .server_arg
+            .iter()
+            .map(|arg| arg.replace("{port}", &port)),
+    );
     command
 }
 
@@ -61,7 +70,9 @@ impl Dialect for Plain {
         let event = format!(r#"{{"event":"load","data":{data}}}"#);
         match recipients {
             Recipients::User(user) => http::post(to, &fill(&self.user, user), "", &event),
-            Recipients::Everyone | Recipients::Matching(_) => http::post(to, &self.emit, "", &event),
+            Recipients::Everyone | Recipients::Matching(_) => {
+                http::post(to, &self.emit, "", &event)
+            }
         }
     }
 }
@@ -73,15 +84,25 @@ mod tests {
     #[test]
     fn paths_name_the_user_and_the_body_is_the_event() {
         let to = SocketAddr::from(([127, 0, 0, 1], 9));
-        let plain =
-            Plain { connect: "/c/{user}".into(), emit: "/all".into(), user: "/one/{user}?x=1".into() };
-        assert!(plain.handshake(to, 7).starts_with("GET /c/u7 HTTP/1.1\r\nHost: 127.0.0.1:9\r\n"));
+        let plain = Plain {
+            connect: "/c/{user}".into(),
+            emit: "/all".into(),
+            user: "/one/{user}?x=1".into(),
+        };
+        assert!(
+            plain
+                .handshake(to, 7)
+                .starts_with("GET /c/u7 HTTP/1.1\r\nHost: 127.0.0.1:9\r\n")
+        );
         assert_eq!(plain.open(7, &mut 0, None), Step::Open);
         let request = |recipients| String::from_utf8(plain.emit(to, recipients, "\"~1\"")).unwrap();
         let one = request(Recipients::User(7));
         assert!(one.starts_with("POST /one/u7?x=1 HTTP/1.1\r\n"), "{one}");
         let all = request(Recipients::Everyone);
         assert!(all.starts_with("POST /all HTTP/1.1\r\n"), "{all}");
-        assert!(all.ends_with("Content-Length: 28\r\n\r\n{\"event\":\"load\",\"data\":\"~1\"}"), "{all}");
+        assert!(
+            all.ends_with("Content-Length: 28\r\n\r\n{\"event\":\"load\",\"data\":\"~1\"}"),
+            "{all}"
+        );
     }
 }

@@ -73,13 +73,17 @@ pub(crate) fn list() {
 pub(super) fn runs(program: &Path, argument: &str) -> std::result::Result<(), String> {
     let name = program.display();
     let mut command = Command::new(program);
-    command.arg(argument).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg(argument)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("`{name} {argument}` fails: {status}")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(format!("cannot start {name}: there is no such program; name one by --server-binary"))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!(
+            "cannot start {name}: there is no such program; name one by --server-binary"
+        )),
         Err(error) => Err(format!("cannot start {name}: {error}")),
     }
 }

@@ -51,7 +51,12 @@ impl Arrivals {
     pub(super) fn of(log: &Log) -> Self {
         let mut first = HashMap::new();
         for (at, seen) in &log.seen {
-            if let Seen::Event { publisher, sequence, .. } = seen {
+            if let Seen::Event {
+                publisher,
+                sequence,
+                ..
+            } = seen
+            {
                 first.entry((*publisher, *sequence)).or_insert(*at);
             }
         }
@@ -66,7 +71,8 @@ impl Arrivals {
 
 /// Whether the subscriber of `log` should have had the event of `attempt`.
 pub(super) fn is_expected(log: &Log, attempt: &Attempt) -> bool {
-    if attempt.channel != log.channel || !matches!(attempt.fate, Fate::Accepted | Fate::Incomplete) {
+    if attempt.channel != log.channel || !matches!(attempt.fate, Fate::Accepted | Fate::Incomplete)
+    {
         return false;
     }
     let mut since = None;
@@ -89,13 +95,21 @@ pub(super) fn is_expected(log: &Log, attempt: &Attempt) -> bool {
 
 /// Judges one log; `attempts` may be of other channels too.
 pub(super) fn check(attempts: &[Attempt], log: &Log) -> Counts {
-    let own: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.channel == log.channel).collect();
-    let fates: HashMap<Name, Fate> =
-        own.iter().map(|attempt| ((attempt.publisher, attempt.sequence), attempt.fate)).collect();
+    let own: Vec<&Attempt> = attempts
+        .iter()
+        .filter(|attempt| attempt.channel == log.channel)
+        .collect();
+    let fates: HashMap<Name, Fate> = own
+        .iter()
+        .map(|attempt| ((attempt.publisher, attempt.sequence), attempt.fate))
+        .collect();
     let (mut counts, gaps) = order(log, &fates);
     let arrivals = Arrivals::of(log);
-    counts.phantom =
-        arrivals.0.keys().filter(|name| matches!(fates.get(name), Some(Fate::Refused) | None)).count() as u64;
+    counts.phantom = arrivals
+        .0
+        .keys()
+        .filter(|name| matches!(fates.get(name), Some(Fate::Refused) | None))
+        .count() as u64;
     for attempt in own.iter().filter(|attempt| is_expected(log, attempt)) {
         counts.expected += 1;
         if arrivals.when(attempt).is_some() {
@@ -122,8 +136,10 @@ impl Gap {
     /// Whether it tells of this event: it was sent before, and nothing later of its publisher had come before, which
     /// would have shown that it was lost without a word.
     fn covers(&self, attempt: &Attempt) -> bool {
-        let passed_over =
-            self.before.get(&attempt.publisher).is_some_and(|&greatest| greatest > attempt.sequence);
+        let passed_over = self
+            .before
+            .get(&attempt.publisher)
+            .is_some_and(|&greatest| greatest > attempt.sequence);
         attempt.sent <= self.at && !passed_over
     }
 }
@@ -137,12 +153,17 @@ fn order(log: &Log, fates: &HashMap<Name, Fate>) -> (Counts, Vec<Gap>) {
     let (mut last_offset, mut last_epoch) = (None, None);
     for (at, seen) in &log.seen {
         match seen {
-            Seen::Event { publisher, sequence, offset } => {
+            Seen::Event {
+                publisher,
+                sequence,
+                offset,
+            } => {
                 let name = (*publisher, *sequence);
                 let top = greatest.entry(*publisher).or_insert(*sequence);
                 // What had no answer may be overtaken: its publisher did not wait for it.
                 let has_place = fates.get(&name) != Some(&Fate::Unknown);
-                let is_behind = (*sequence < *top && has_place) || offset.is_some() && *offset < last_offset;
+                let is_behind =
+                    (*sequence < *top && has_place) || offset.is_some() && *offset < last_offset;
                 if !had.insert(name) {
                     counts.duplicated += 1;
                 } else if is_behind {
@@ -154,15 +175,38 @@ fn order(log: &Log, fates: &HashMap<Name, Fate>) -> (Counts, Vec<Gap>) {
                 *top = (*top).max(*sequence);
             }
             Seen::Gap | Seen::Joined { .. } => {
-                let epoch = if let Seen::Joined { epoch, .. } = seen { Some(epoch) } else { None };
+                let epoch = if let Seen::Joined { epoch, .. } = seen {
+                    Some(epoch)
+                } else {
+                    None
+                };
                 // Where nothing is missing, a new epoch excuses nothing.
-                let is_whole = matches!(seen, Seen::Joined { recovered: Some(true), .. });
-                let is_new_epoch =
-                    log.keeps && !is_whole && epoch.is_some() && last_epoch.is_some() && epoch != last_epoch;
-                let is_told = matches!(seen, Seen::Gap | Seen::Joined { recovered: Some(false), .. });
+                let is_whole = matches!(
+                    seen,
+                    Seen::Joined {
+                        recovered: Some(true),
+                        ..
+                    }
+                );
+                let is_new_epoch = log.keeps
+                    && !is_whole
+                    && epoch.is_some()
+                    && last_epoch.is_some()
+                    && epoch != last_epoch;
+                let is_told = matches!(
+                    seen,
+                    Seen::Gap
+                        | Seen::Joined {
+                            recovered: Some(false),
+                            ..
+                        }
+                );
                 last_epoch = epoch.or(last_epoch);
                 if is_told || is_new_epoch {
-                    gaps.push(Gap { at: *at, before: highest.clone() });
+                    gaps.push(Gap {
+                        at: *at,
+                        before: highest.clone(),
+                    });
                     had.clear();
                     greatest.clear();
                     last_offset = None;
@@ -183,9 +227,15 @@ pub(super) fn disagreements(logs: &[Log]) -> u64 {
         for (_, seen) in &log.seen {
             match seen {
                 Seen::Joined { epoch, .. } => current = epoch,
-                Seen::Event { publisher, sequence, offset: Some(offset) } => {
+                Seen::Event {
+                    publisher,
+                    sequence,
+                    offset: Some(offset),
+                } => {
                     let name = (*publisher, *sequence);
-                    let first = places.entry((log.channel, current, *offset)).or_insert(name);
+                    let first = places
+                        .entry((log.channel, current, *offset))
+                        .or_insert(name);
                     count += u64::from(*first != name);
                 }
                 _ => {}
@@ -204,7 +254,14 @@ mod tests {
         let attempt = |(at, fate): (usize, &Fate)| {
             let sent = second(at as u64);
             let (publisher, channel, sequence) = (0, 0, at as u32);
-            Attempt { publisher, channel, sequence, sent, answered: sent + 1, fate: *fate }
+            Attempt {
+                publisher,
+                channel,
+                sequence,
+                sent,
+                answered: sent + 1,
+                fate: *fate,
+            }
         };
         fates.iter().enumerate().map(attempt).collect()
     }
@@ -223,25 +280,47 @@ mod tests {
     }
 
     fn event(sequence: u32) -> Seen {
-        Seen::Event { publisher: 0, sequence, offset: None }
+        Seen::Event {
+            publisher: 0,
+            sequence,
+            offset: None,
+        }
     }
 
     fn kept(sequence: u32, offset: u64) -> Seen {
-        Seen::Event { publisher: 0, sequence, offset: Some(offset) }
+        Seen::Event {
+            publisher: 0,
+            sequence,
+            offset: Some(offset),
+        }
     }
 
     fn joined(recovered: Option<bool>) -> Seen {
-        Seen::Joined { node: 0, epoch: "a".into(), recovered }
+        Seen::Joined {
+            node: 0,
+            epoch: "a".into(),
+            recovered,
+        }
     }
 
     fn log(keeps: bool, seen: impl IntoIterator<Item = (u64, Seen)>) -> Log {
         let mut all = vec![(0, joined(None))];
         all.extend(seen);
-        Log { channel: 0, keeps, seen: all }
+        Log {
+            channel: 0,
+            keeps,
+            seen: all,
+        }
     }
 
     fn live(sequences: &[u32]) -> Log {
-        log(false, sequences.iter().enumerate().map(|(at, &sequence)| behind(at as u64, event(sequence))))
+        log(
+            false,
+            sequences
+                .iter()
+                .enumerate()
+                .map(|(at, &sequence)| behind(at as u64, event(sequence))),
+        )
     }
 
     fn expect(attempts: &[Attempt], log: &Log, counts: Counts) {
@@ -250,12 +329,27 @@ mod tests {
 
     #[test]
     fn what_comes_once_and_in_order_is_no_complaint() {
-        expect(&accepted(3), &live(&[0, 1, 2]), Counts { expected: 3, ..Counts::default() });
+        expect(
+            &accepted(3),
+            &live(&[0, 1, 2]),
+            Counts {
+                expected: 3,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
     fn what_never_comes_is_lost() {
-        expect(&accepted(4), &live(&[0, 2]), Counts { expected: 4, lost: 2, ..Counts::default() });
+        expect(
+            &accepted(4),
+            &live(&[0, 2]),
+            Counts {
+                expected: 4,
+                lost: 2,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
@@ -263,56 +357,142 @@ mod tests {
         expect(
             &accepted(3),
             &live(&[0, 1, 2, 1]),
-            Counts { expected: 3, duplicated: 1, ..Counts::default() },
+            Counts {
+                expected: 3,
+                duplicated: 1,
+                ..Counts::default()
+            },
         );
     }
 
     #[test]
     fn what_comes_behind_a_later_one_is_out_of_order() {
-        expect(&accepted(3), &live(&[0, 2, 1]), Counts { expected: 3, reordered: 1, ..Counts::default() });
+        expect(
+            &accepted(3),
+            &live(&[0, 2, 1]),
+            Counts {
+                expected: 3,
+                reordered: 1,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
     fn publishers_have_an_order_of_their_own() {
         let mut attempts = accepted(2);
-        attempts.extend(accepted(2).into_iter().map(|attempt| Attempt { publisher: 1, ..attempt }));
-        let other = |sequence| Seen::Event { publisher: 1, sequence, offset: None };
+        attempts.extend(accepted(2).into_iter().map(|attempt| Attempt {
+            publisher: 1,
+            ..attempt
+        }));
+        let other = |sequence| Seen::Event {
+            publisher: 1,
+            sequence,
+            offset: None,
+        };
         let seen = [event(0), event(1), other(0), other(1)].map(|seen| behind(5, seen));
-        expect(&attempts, &log(false, seen), Counts { expected: 4, ..Counts::default() });
+        expect(
+            &attempts,
+            &log(false, seen),
+            Counts {
+                expected: 4,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
     fn what_was_refused_may_never_come() {
         let attempts = attempts(&[Fate::Accepted, Fate::Refused, Fate::Accepted]);
-        expect(&attempts, &live(&[0, 2]), Counts { expected: 2, ..Counts::default() });
-        expect(&attempts, &live(&[0, 1, 2]), Counts { expected: 2, phantom: 1, ..Counts::default() });
+        expect(
+            &attempts,
+            &live(&[0, 2]),
+            Counts {
+                expected: 2,
+                ..Counts::default()
+            },
+        );
+        expect(
+            &attempts,
+            &live(&[0, 1, 2]),
+            Counts {
+                expected: 2,
+                phantom: 1,
+                ..Counts::default()
+            },
+        );
         let invented = live(&[0, 2, 7]);
-        expect(&attempts, &invented, Counts { expected: 2, phantom: 1, ..Counts::default() });
+        expect(
+            &attempts,
+            &invented,
+            Counts {
+                expected: 2,
+                phantom: 1,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
     fn what_had_no_answer_may_come_or_not_whenever() {
         let attempts = attempts(&[Fate::Accepted, Fate::Unknown, Fate::Accepted]);
-        let fine = Counts { expected: 2, ..Counts::default() };
+        let fine = Counts {
+            expected: 2,
+            ..Counts::default()
+        };
         for seen in [&[0, 2][..], &[0, 1, 2], &[0, 2, 1]] {
             expect(&attempts, &live(seen), fine);
         }
-        expect(&attempts, &live(&[0, 1, 2, 1]), Counts { duplicated: 1, ..fine });
+        expect(
+            &attempts,
+            &live(&[0, 1, 2, 1]),
+            Counts {
+                duplicated: 1,
+                ..fine
+            },
+        );
     }
 
     #[test]
     fn nodes_that_were_named_as_missing_are_told() {
         let attempts = attempts(&[Fate::Accepted, Fate::Incomplete, Fate::Accepted]);
-        expect(&attempts, &live(&[0, 2]), Counts { expected: 3, told: 1, ..Counts::default() });
-        expect(&attempts, &live(&[0, 1, 2]), Counts { expected: 3, ..Counts::default() });
+        expect(
+            &attempts,
+            &live(&[0, 2]),
+            Counts {
+                expected: 3,
+                told: 1,
+                ..Counts::default()
+            },
+        );
+        expect(
+            &attempts,
+            &live(&[0, 1, 2]),
+            Counts {
+                expected: 3,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
     fn who_was_away_misses_only_what_is_not_kept() {
-        let away =
-            [behind(0, event(0)), behind(1, Seen::Ended), behind(3, joined(None)), behind(4, event(4))];
+        let away = [
+            behind(0, event(0)),
+            behind(1, Seen::Ended),
+            behind(3, joined(None)),
+            behind(4, event(4)),
+        ];
         // 1 was sent before the end and answered long before it, 2 and 3 while it was away.
-        expect(&accepted(5), &log(false, away), Counts { expected: 3, lost: 1, ..Counts::default() });
+        expect(
+            &accepted(5),
+            &log(false, away),
+            Counts {
+                expected: 3,
+                lost: 1,
+                ..Counts::default()
+            },
+        );
         let kept_away = [
             behind(0, kept(0, 1)),
             behind(1, Seen::Ended),
@@ -321,14 +501,32 @@ mod tests {
             behind(3, kept(2, 3)),
             behind(4, kept(4, 5)),
         ];
-        expect(&accepted(5), &log(true, kept_away), Counts { expected: 5, lost: 1, ..Counts::default() });
+        expect(
+            &accepted(5),
+            &log(true, kept_away),
+            Counts {
+                expected: 5,
+                lost: 1,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
     fn what_was_sent_before_the_first_join_is_not_expected() {
-        let late =
-            Log { channel: 0, keeps: true, seen: vec![behind(1, joined(None)), behind(2, kept(2, 3))] };
-        expect(&accepted(3), &late, Counts { expected: 1, ..Counts::default() });
+        let late = Log {
+            channel: 0,
+            keeps: true,
+            seen: vec![behind(1, joined(None)), behind(2, kept(2, 3))],
+        };
+        expect(
+            &accepted(3),
+            &late,
+            Counts {
+                expected: 1,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
@@ -340,7 +538,12 @@ mod tests {
             behind(6, kept(6, 2)),
         ];
         // 1 was passed over without a word, 3 and 4 are told, 5 came to nobody behind the gap.
-        let counts = Counts { expected: 7, lost: 2, told: 2, ..Counts::default() };
+        let counts = Counts {
+            expected: 7,
+            lost: 2,
+            told: 2,
+            ..Counts::default()
+        };
         expect(&accepted(7), &log(true, seen), counts);
     }
 
@@ -355,32 +558,85 @@ mod tests {
                 behind(1, kept(1, 2)),
             ]
         };
-        let fine = Counts { expected: 2, ..Counts::default() };
+        let fine = Counts {
+            expected: 2,
+            ..Counts::default()
+        };
         expect(&accepted(2), &log(true, again(Seen::Gap)), fine);
-        expect(&accepted(2), &log(true, again(joined(Some(true)))), Counts { duplicated: 2, ..fine });
+        expect(
+            &accepted(2),
+            &log(true, again(joined(Some(true)))),
+            Counts {
+                duplicated: 2,
+                ..fine
+            },
+        );
     }
 
     #[test]
     fn a_new_epoch_is_a_told_gap() {
-        let new = Seen::Joined { node: 0, epoch: "b".into(), recovered: None };
+        let new = Seen::Joined {
+            node: 0,
+            epoch: "b".into(),
+            recovered: None,
+        };
         let seen = [behind(0, kept(0, 9)), behind(2, new), behind(3, kept(3, 1))];
-        expect(&accepted(4), &log(true, seen), Counts { expected: 4, told: 2, ..Counts::default() });
+        expect(
+            &accepted(4),
+            &log(true, seen),
+            Counts {
+                expected: 4,
+                told: 2,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
     fn a_new_epoch_of_which_nothing_is_missing_is_no_gap() {
-        let new = Seen::Joined { node: 0, epoch: "b".into(), recovered: Some(true) };
+        let new = Seen::Joined {
+            node: 0,
+            epoch: "b".into(),
+            recovered: Some(true),
+        };
         let seen = [behind(0, kept(0, 1)), behind(2, new), behind(3, kept(3, 2))];
-        expect(&accepted(4), &log(true, seen), Counts { expected: 4, lost: 2, ..Counts::default() });
+        expect(
+            &accepted(4),
+            &log(true, seen),
+            Counts {
+                expected: 4,
+                lost: 2,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
     fn offsets_rise() {
         let mut attempts = accepted(2);
-        attempts.extend(accepted(1).into_iter().map(|attempt| Attempt { publisher: 1, ..attempt }));
-        let other = Seen::Event { publisher: 1, sequence: 0, offset: Some(1) };
-        let seen = [behind(0, kept(0, 2)), behind(1, other), behind(1, kept(1, 3))];
-        expect(&attempts, &log(true, seen), Counts { expected: 3, reordered: 1, ..Counts::default() });
+        attempts.extend(accepted(1).into_iter().map(|attempt| Attempt {
+            publisher: 1,
+            ..attempt
+        }));
+        let other = Seen::Event {
+            publisher: 1,
+            sequence: 0,
+            offset: Some(1),
+        };
+        let seen = [
+            behind(0, kept(0, 2)),
+            behind(1, other),
+            behind(1, kept(1, 3)),
+        ];
+        expect(
+            &attempts,
+            &log(true, seen),
+            Counts {
+                expected: 3,
+                reordered: 1,
+                ..Counts::default()
+            },
+        );
     }
 
     #[test]
@@ -389,13 +645,19 @@ mod tests {
         let other = log(true, [behind(0, kept(1, 1)), behind(1, kept(0, 2))]);
         assert_eq!(disagreements(&[one.clone(), one.clone()]), 0);
         assert_eq!(disagreements(&[one.clone(), other.clone()]), 2);
-        let elsewhere = Log { channel: 1, ..other };
+        let elsewhere = Log {
+            channel: 1,
+            ..other
+        };
         assert_eq!(disagreements(&[one, elsewhere]), 0);
     }
 
     #[test]
     fn what_is_of_another_channel_is_nothing_to_it() {
-        let attempts = accepted(2).into_iter().map(|attempt| Attempt { channel: 1, ..attempt });
+        let attempts = accepted(2).into_iter().map(|attempt| Attempt {
+            channel: 1,
+            ..attempt
+        });
         expect(&attempts.collect::<Vec<_>>(), &live(&[]), Counts::default());
     }
 }

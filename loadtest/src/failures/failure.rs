@@ -55,13 +55,16 @@ pub(crate) enum Failure {
 impl Failure {
     /// Its name on the command line.
     pub(crate) fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
     /// What it does.
     pub(crate) fn description(self) -> String {
         let value = self.to_possible_value();
-        value.and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
+        value
+            .and_then(|value| value.get_help().map(ToString::to_string))
+            .unwrap_or_default()
     }
 }
 
@@ -94,7 +97,11 @@ fn sentinel_url(addresses: &[SocketAddr]) -> String {
 }
 
 fn listed(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",")
+    addresses
+        .iter()
+        .map(SocketAddr::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 impl Rig {
@@ -123,7 +130,11 @@ impl Rig {
             })
         };
         let (redis, proxies) = start().doing("cannot start Redis")?;
-        let mut rig = Self { nodes: Vec::new(), proxies, redis };
+        let mut rig = Self {
+            nodes: Vec::new(),
+            proxies,
+            redis,
+        };
         for at in 0..NODES {
             let log = logs.map(|folder| folder.join(format!("{}-node-{at}.log", failure.name())));
             let node = Node::start(program, &rig.url(at), log.as_deref())?;
@@ -169,7 +180,9 @@ impl Rig {
     }
 
     fn freeze(&self, failure: Failure) -> Result<()> {
-        let Some(proxy) = self.proxies.first() else { return self::failed("there is no proxy") };
+        let Some(proxy) = self.proxies.first() else {
+            return self::failed("there is no proxy");
+        };
         if failure == Failure::FrozenConnections {
             proxy.freeze_open();
         } else {
@@ -203,8 +216,12 @@ impl Rig {
                 thread::sleep(Duration::from_secs(5));
                 redis.set("maxmemory", "0")
             }
-            (Redis::Cluster(cluster), Failure::ClusterFailover) => cluster.fail_over(cluster.busiest()?),
-            (Redis::Cluster(cluster), Failure::ClusterHandover) => cluster.hand_over(cluster.busiest()?),
+            (Redis::Cluster(cluster), Failure::ClusterFailover) => {
+                cluster.fail_over(cluster.busiest()?)
+            }
+            (Redis::Cluster(cluster), Failure::ClusterHandover) => {
+                cluster.hand_over(cluster.busiest()?)
+            }
             (Redis::Sentinels(sentinels), Failure::SentinelFailover) => sentinels.fail_over(),
             (Redis::Sentinels(sentinels), Failure::LaggingFailover) => {
                 sentinels.servers.cut_off()?;
@@ -223,7 +240,9 @@ impl Rig {
                 thread::sleep(Duration::from_secs(3));
                 old.detach()
             }
-            (redis, failure) => Err(std::io::Error::other(format!("{failure:?} is not for {redis:?}"))),
+            (redis, failure) => Err(std::io::Error::other(format!(
+                "{failure:?} is not for {redis:?}"
+            ))),
         }
     }
 }
@@ -235,7 +254,10 @@ mod tests {
     #[test]
     fn every_failure_has_a_name_and_says_what_it_does() {
         for failure in Failure::value_variants() {
-            assert!(!failure.name().is_empty() && failure.description().len() > 10, "{failure:?}");
+            assert!(
+                !failure.name().is_empty() && failure.description().len() > 10,
+                "{failure:?}"
+            );
         }
     }
 }

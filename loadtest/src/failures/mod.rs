@@ -60,20 +60,35 @@ struct Matrix<'m> {
 
 /// Lets one failure after another happen; true if nothing is wrong with any.
 pub(crate) fn failures(args: &Failures) -> Result<bool> {
-    let all: &[Failure] = if args.only.is_empty() { Failure::value_variants() } else { &args.only };
+    let all: &[Failure] = if args.only.is_empty() {
+        Failure::value_variants()
+    } else {
+        &args.only
+    };
     if let Some(folder) = &args.logs {
         fs::create_dir_all(folder).doing(format!("cannot make {}", folder.display()))?;
     }
     let machine = Machine::here();
     let mut outcomes = Vec::new();
     for (at, &failure) in all.iter().enumerate() {
-        eprintln!("{} of {}: {}: {}", at + 1, all.len(), failure.name(), failure.description());
+        eprintln!(
+            "{} of {}: {}: {}",
+            at + 1,
+            all.len(),
+            failure.name(),
+            failure.description()
+        );
         // One that cannot be carried out says nothing of the others.
         let outcome = run(args, failure, at as u16 + 1);
-        outcomes.push(outcome.unwrap_or_else(|error| Outcome::impossible(failure, error.to_string())));
+        outcomes
+            .push(outcome.unwrap_or_else(|error| Outcome::impossible(failure, error.to_string())));
     }
     if args.json {
-        let matrix = Matrix { command: command_line(), machine, outcomes: &outcomes };
+        let matrix = Matrix {
+            command: command_line(),
+            machine,
+            outcomes: &outcomes,
+        };
         let json = serde_json::to_string_pretty(&matrix).map_err(std::io::Error::from);
         println!("{}", json.doing("cannot write JSON")?);
     } else {
@@ -146,10 +161,12 @@ fn gather(args: &Failures, scene: &Scene, failure: Failure, rig: &mut Rig) -> Re
             .map(|number| scope.spawn(move || subscriber::subscribe(scene, present, number)))
             .collect();
         await_present(present, subscribers)?;
-        let sampling: Vec<_> =
-            (0..NODES).map(|node| scope.spawn(move || readiness::sample(scene, node))).collect();
-        let publishing: Vec<_> =
-            (0..NODES).map(|node| scope.spawn(move || publisher::publish(scene, node))).collect();
+        let sampling: Vec<_> = (0..NODES)
+            .map(|node| scope.spawn(move || readiness::sample(scene, node)))
+            .collect();
+        let publishing: Vec<_> = (0..NODES)
+            .map(|node| scope.spawn(move || publisher::publish(scene, node)))
+            .collect();
         thread::sleep(args.before);
         let watching = scope.spawn(move || presence::watch(scene, present));
         let back = rig.inject(failure, scene)?;
@@ -162,7 +179,13 @@ fn gather(args: &Failures, scene: &Scene, failure: Failure, rig: &mut Rig) -> Re
         drop(curtain);
         let presence = presence.after(&ended(watching)?);
         let sayings = sampling.into_iter().map(ended).collect::<Result<_>>()?;
-        Ok(Evidence { attempts, logs: join(subscribing)?, sayings, back, presence })
+        Ok(Evidence {
+            attempts,
+            logs: join(subscribing)?,
+            sayings,
+            back,
+            presence,
+        })
     })
 }
 
@@ -170,7 +193,10 @@ fn await_present(present: &Present, count: usize) -> Result<()> {
     let until = Instant::now() + START;
     while present.ids().len() < count {
         if Instant::now() > until {
-            return failed(format!("{} of {count} subscribers are in every channel", present.ids().len()));
+            return failed(format!(
+                "{} of {count} subscribers are in every channel",
+                present.ids().len()
+            ));
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -178,7 +204,9 @@ fn await_present(present: &Present, count: usize) -> Result<()> {
 }
 
 fn ended<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {
-    thread.join().or_else(|_| failed("a thread of the test panicked"))
+    thread
+        .join()
+        .or_else(|_| failed("a thread of the test panicked"))
 }
 
 fn join<T>(threads: Vec<ScopedJoinHandle<'_, Vec<T>>>) -> Result<Vec<T>> {
@@ -191,13 +219,24 @@ fn join<T>(threads: Vec<ScopedJoinHandle<'_, Vec<T>>>) -> Result<Vec<T>> {
 
 /// What the evidence says.
 fn weigh(failure: Failure, evidence: &Evidence, publishers: &BTreeSet<usize>) -> Outcome {
-    let Evidence { attempts, logs, sayings, back, presence } = evidence;
+    let Evidence {
+        attempts,
+        logs,
+        sayings,
+        back,
+        presence,
+    } = evidence;
     let (mut kept, mut live) = (Counts::default(), Counts::default());
     for log in logs {
         *(if log.keeps { &mut kept } else { &mut live }) += check(attempts, log);
     }
     let judgement = Judgement::new(attempts, logs);
-    let fates = |fate| attempts.iter().filter(|attempt| attempt.fate == fate).count();
+    let fates = |fate| {
+        attempts
+            .iter()
+            .filter(|attempt| attempt.fate == fate)
+            .count()
+    };
     Outcome {
         failure: failure.name(),
         description: failure.description(),

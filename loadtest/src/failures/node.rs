@@ -31,13 +31,32 @@ impl Node {
     pub(super) fn start(program: &Path, url: &str, log: Option<&Path>) -> Result<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port().doing("no port is free")?));
         let mut command = Command::new(program);
-        command.args(["serve", "--listen", &address.to_string(), "--redis", url, "--namespace", "failures"]);
-        command.args(["--token-secret", SECRET, "--channel-history", &format!("{KEPT}=10000")]);
-        command.env("FANFARE_LOG", "info").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args([
+            "serve",
+            "--listen",
+            &address.to_string(),
+            "--redis",
+            url,
+            "--namespace",
+            "failures",
+        ]);
+        command.args([
+            "--token-secret",
+            SECRET,
+            "--channel-history",
+            &format!("{KEPT}=10000"),
+        ]);
+        command
+            .env("FANFARE_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         if let Some(path) = log {
             let shown = path.display();
             let file = File::create(path).doing(format!("cannot write {shown}"))?;
-            command.stdout(file.try_clone().doing(format!("cannot write {shown}"))?).stderr(file);
+            command
+                .stdout(file.try_clone().doing(format!("cannot write {shown}"))?)
+                .stderr(file);
         }
         let name = program.display();
         let child = command.spawn().doing(format!("cannot start {name}"))?;
@@ -45,7 +64,9 @@ impl Node {
         let until = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
             if let Ok(Some(status)) = node.child.try_wait() {
-                return failed(format!("{name} ended at once: {status}; --logs DIR keeps what it said"));
+                return failed(format!(
+                    "{name} ended at once: {status}; --logs DIR keeps what it said"
+                ));
             }
             if Instant::now() > until {
                 return failed(format!("{name} does not listen on {address}"));
@@ -57,7 +78,11 @@ impl Node {
 
     /// Ends it at once, as a crash does.
     pub(super) fn kill(&mut self) -> Result<()> {
-        self.child.kill().and_then(|()| self.child.wait()).map(|_| ()).doing("cannot kill a node")
+        self.child
+            .kill()
+            .and_then(|()| self.child.wait())
+            .map(|_| ())
+            .doing("cannot kill a node")
     }
 
     /// Stops its execution.

@@ -43,7 +43,12 @@ impl Outcome {
     /// That of a failure which could not be carried out, and why.
     pub(super) fn impossible(failure: Failure, why: String) -> Self {
         let (failure, description) = (failure.name(), failure.description());
-        Self { failure, description, wrong: vec![why], ..Self::default() }
+        Self {
+            failure,
+            description,
+            wrong: vec![why],
+            ..Self::default()
+        }
     }
 
     /// Holds the figures against the goals.
@@ -52,40 +57,70 @@ impl Outcome {
         match self.recovered_after {
             None => wrong.push("delivery never works again".to_owned()),
             Some(seconds) if seconds > RECOVERY => {
-                wrong.push(format!("delivery works again after {seconds:.1} s, not {RECOVERY} s"));
+                wrong.push(format!(
+                    "delivery works again after {seconds:.1} s, not {RECOVERY} s"
+                ));
             }
             Some(_) => {}
         }
         let Self { kept, live, .. } = *self;
         for (count, what) in [
-            (kept.lost, "lost on channels that keep events, without a word"),
+            (
+                kept.lost,
+                "lost on channels that keep events, without a word",
+            ),
             (kept.duplicated, "repeated on channels that keep events"),
             (kept.reordered, "out of order on channels that keep events"),
             (live.duplicated, "repeated"),
             (live.reordered, "out of order"),
-            (kept.phantom, "delivered although refused, on channels that keep events"),
+            (
+                kept.phantom,
+                "delivered although refused, on channels that keep events",
+            ),
             (live.phantom, "delivered although refused"),
-            (self.disagreements, "at different places for different subscribers"),
-            (if failure == Failure::Calm { live.lost } else { 0 }, "lost although nothing failed"),
+            (
+                self.disagreements,
+                "at different places for different subscribers",
+            ),
+            (
+                if failure == Failure::Calm {
+                    live.lost
+                } else {
+                    0
+                },
+                "lost although nothing failed",
+            ),
             (self.presence.ghosts as u64, "ghosts among the members"),
             (self.presence.unlisted as u64, "members not listed"),
-            (self.presence.unanswered as u64, "lists of members not to be had"),
+            (
+                self.presence.unanswered as u64,
+                "lists of members not to be had",
+            ),
         ] {
             if count > 0 {
                 wrong.push(format!("{count} {what}"));
             }
         }
         // Without memory Redis keeps nothing, and that is refused; all else is delivered, so nodes may be ready.
-        let refusing = if failure == Failure::Memory { 0.0 } else { self.truth.ready_while_refusing };
+        let refusing = if failure == Failure::Memory {
+            0.0
+        } else {
+            self.truth.ready_while_refusing
+        };
         if self.presence.ghost_seconds > GHOSTS {
             let seconds = self.presence.ghost_seconds;
             wrong.push(format!(
                 "a member that had gone was listed for {seconds:.1} s, not {GHOSTS} s at most"
             ));
         }
-        for (seconds, what) in [(self.truth.ready_while_deaf, "lost events"), (refusing, "refused events")] {
+        for (seconds, what) in [
+            (self.truth.ready_while_deaf, "lost events"),
+            (refusing, "refused events"),
+        ] {
             if seconds > NOTICE {
-                wrong.push(format!("nodes said for {seconds:.1} s that they were ready, and {what}"));
+                wrong.push(format!(
+                    "nodes said for {seconds:.1} s that they were ready, and {what}"
+                ));
             }
         }
         if self.accepted == 0 {
@@ -96,23 +131,55 @@ impl Outcome {
 
     /// Its cells in a table: text, and how each column is called.
     fn cells(&self) -> [(&'static str, String); 13] {
-        let seconds =
-            |value: Option<f64>| value.map_or_else(|| "never".to_owned(), |value| format!("{value:.1} s"));
-        let Self { kept, live, truth, presence, .. } = self;
+        let seconds = |value: Option<f64>| {
+            value.map_or_else(|| "never".to_owned(), |value| format!("{value:.1} s"))
+        };
+        let Self {
+            kept,
+            live,
+            truth,
+            presence,
+            ..
+        } = self;
         [
             ("failure", self.failure.clone()),
             ("works again after", seconds(self.recovered_after)),
             ("lost, kept", kept.lost.to_string()),
             ("told, kept", kept.told.to_string()),
-            ("lost, live", format!("{} of {}", live.lost + live.told, live.expected)),
+            (
+                "lost, live",
+                format!("{} of {}", live.lost + live.told, live.expected),
+            ),
             ("repeated", (kept.duplicated + live.duplicated).to_string()),
-            ("out of order", (kept.reordered + live.reordered).to_string()),
-            ("refused", (self.refused + self.incomplete + self.unanswered).to_string()),
-            ("ready while deaf", format!("{:.1} s", truth.ready_while_deaf)),
-            ("ready while refusing", format!("{:.1} s", truth.ready_while_refusing)),
+            (
+                "out of order",
+                (kept.reordered + live.reordered).to_string(),
+            ),
+            (
+                "refused",
+                (self.refused + self.incomplete + self.unanswered).to_string(),
+            ),
+            (
+                "ready while deaf",
+                format!("{:.1} s", truth.ready_while_deaf),
+            ),
+            (
+                "ready while refusing",
+                format!("{:.1} s", truth.ready_while_refusing),
+            ),
             ("ghosts for", format!("{:.1} s", presence.ghost_seconds)),
-            ("unlisted for", format!("{:.1} s", presence.unlisted_seconds)),
-            ("verdict", if self.wrong.is_empty() { "met".to_owned() } else { "not met".to_owned() }),
+            (
+                "unlisted for",
+                format!("{:.1} s", presence.unlisted_seconds),
+            ),
+            (
+                "verdict",
+                if self.wrong.is_empty() {
+                    "met".to_owned()
+                } else {
+                    "not met".to_owned()
+                },
+            ),
         ]
     }
 }
@@ -123,9 +190,16 @@ pub(super) struct Table<'o>(pub(super) &'o [Outcome]);
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows: Vec<_> = self.0.iter().map(Outcome::cells).collect();
-        let Some(first) = rows.first() else { return Ok(()) };
-        let width =
-            |at: usize| rows.iter().map(|row| row[at].1.len()).max().unwrap_or(0).max(first[at].0.len());
+        let Some(first) = rows.first() else {
+            return Ok(());
+        };
+        let width = |at: usize| {
+            rows.iter()
+                .map(|row| row[at].1.len())
+                .max()
+                .unwrap_or(0)
+                .max(first[at].0.len())
+        };
         let widths: Vec<usize> = (0..first.len()).map(width).collect();
         let mut line = String::new();
         for (at, (name, _)) in first.iter().enumerate() {
@@ -149,17 +223,34 @@ impl fmt::Display for Table<'_> {
 /// The same for a page of the documentation, with the command that repeats each line.
 pub(super) fn markdown(outcomes: &[Outcome]) -> String {
     let mut page = String::new();
-    let Some(first) = outcomes.first() else { return page };
+    let Some(first) = outcomes.first() else {
+        return page;
+    };
     let names: Vec<&str> = first.cells().iter().map(|(name, _)| *name).collect();
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    page += &line(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+    page += &line(
+        &names
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect::<Vec<_>>(),
+    );
     page += &line(&vec!["---".to_owned(); names.len()]);
     for outcome in outcomes {
         page += &line(&outcome.cells().map(|(_, cell)| cell));
     }
     page += "\n";
-    for Outcome { failure, description, wrong, .. } in outcomes {
-        let verdict = if wrong.is_empty() { String::new() } else { format!(" **{}.**", wrong.join("; ")) };
+    for Outcome {
+        failure,
+        description,
+        wrong,
+        ..
+    } in outcomes
+    {
+        let verdict = if wrong.is_empty() {
+            String::new()
+        } else {
+            format!(" **{}.**", wrong.join("; "))
+        };
         let command = format!("fanfare-loadtest failures --only {failure}");
         let _ = writeln!(page, "- `{failure}`: {description}.{verdict} `{command}`");
     }
@@ -175,15 +266,26 @@ mod tests {
             failure: Failure::Restart.name(),
             description: Failure::Restart.description(),
             recovered_after: Some(1.24),
-            kept: Counts { expected: 100, ..Counts::default() },
-            live: Counts { expected: 100, lost: 7, ..Counts::default() },
+            kept: Counts {
+                expected: 100,
+                ..Counts::default()
+            },
+            live: Counts {
+                expected: 100,
+                lost: 7,
+                ..Counts::default()
+            },
             disagreements: 0,
             accepted: 100,
             incomplete: 0,
             refused: 12,
             unanswered: 0,
             truth: Truth::default(),
-            presence: Presence { ghost_seconds: 4.9, unlisted_seconds: 20.0, ..Presence::default() },
+            presence: Presence {
+                ghost_seconds: 4.9,
+                unlisted_seconds: 20.0,
+                ..Presence::default()
+            },
             wrong: Vec::new(),
         }
     }
@@ -200,7 +302,9 @@ mod tests {
         assert_eq!(wrong(Failure::Restart, |_| {}), Vec::<String>::new());
         assert_eq!(wrong(Failure::Calm, |_| {}).len(), 1);
         assert_eq!(
-            wrong(Failure::Memory, |outcome| outcome.truth.ready_while_refusing = 5.0),
+            wrong(Failure::Memory, |outcome| outcome
+                .truth
+                .ready_while_refusing = 5.0),
             Vec::<String>::new()
         );
     }
@@ -238,13 +342,19 @@ mod tests {
         let outcomes = [good(), bad];
         let text = Table(&outcomes).to_string();
         assert!(
-            text.lines().count() == 4 && text.contains("1.2 s") && text.contains("3 lost on channels"),
+            text.lines().count() == 4
+                && text.contains("1.2 s")
+                && text.contains("3 lost on channels"),
             "{text}"
         );
         let page = markdown(&outcomes);
-        assert!(page.starts_with("| failure | works again after |"), "{page}");
         assert!(
-            page.contains("`fanfare-loadtest failures --only restart`") && page.contains("**3 lost"),
+            page.starts_with("| failure | works again after |"),
+            "{page}"
+        );
+        assert!(
+            page.contains("`fanfare-loadtest failures --only restart`")
+                && page.contains("**3 lost"),
             "{page}"
         );
     }

@@ -36,7 +36,12 @@ pub(super) fn keeps(number: usize) -> bool {
 
 /// The number of the channel of this name.
 pub(super) fn number(channel: &str) -> Option<usize> {
-    channel.rsplit_once('-')?.1.parse().ok().filter(|&number| number < CHANNELS)
+    channel
+        .rsplit_once('-')?
+        .1
+        .parse()
+        .ok()
+        .filter(|&number| number < CHANNELS)
 }
 
 /// The stream of a stamp: who published, and where.
@@ -46,7 +51,10 @@ pub(super) fn stream(publisher: usize, channel: usize) -> u16 {
 
 /// Publisher and channel of a stream.
 pub(super) fn of_stream(stream: u16) -> (usize, usize) {
-    (usize::from(stream) / CHANNELS, usize::from(stream) % CHANNELS)
+    (
+        usize::from(stream) / CHANNELS,
+        usize::from(stream) % CHANNELS,
+    )
 }
 
 /// What all threads of one failure know.
@@ -68,9 +76,22 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub(super) fn new(round: u16, nodes: [SocketAddr; NODES], rate: u32, is_confined: bool) -> Self {
+    pub(super) fn new(
+        round: u16,
+        nodes: [SocketAddr; NODES],
+        rate: u32,
+        is_confined: bool,
+    ) -> Self {
         let (is_published, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { round, nodes, is_confined, is_dead: Default::default(), is_published, is_over, rate }
+        Self {
+            round,
+            nodes,
+            is_confined,
+            is_dead: Default::default(),
+            is_published,
+            is_over,
+            rate,
+        }
     }
 
     /// Whether subscribers that begin at `node` are in `channel`.

@@ -86,7 +86,9 @@ impl Watched {
     fn note(&mut self, now: u64, look: &Look) {
         let listed = look.lists.iter().flatten();
         let since = listed.filter_map(|id| look.gone.get(id)).min();
-        self.ghost = self.ghost.max(since.map_or(0, |since| now.saturating_sub(*since)));
+        self.ghost = self
+            .ghost
+            .max(since.map_or(0, |since| now.saturating_sub(*since)));
         let is_missing = |id: &&String| look.lists.iter().any(|list| !list.contains(*id));
         let missing: BTreeSet<&String> = look.there.iter().filter(is_missing).collect();
         self.unlisted.retain(|id, _| missing.contains(id));
@@ -101,8 +103,9 @@ impl Watched {
 pub(super) fn look(scene: &Scene, present: &Present, until: u64) -> Presence {
     loop {
         let look = look_once(scene, present, 0..CHANNELS, ANSWER);
-        let worst =
-            |wrong: &dyn Fn(&BTreeSet<String>) -> usize| look.lists.iter().map(wrong).max().unwrap_or(0);
+        let worst = |wrong: &dyn Fn(&BTreeSet<String>) -> usize| {
+            look.lists.iter().map(wrong).max().unwrap_or(0)
+        };
         let presence = Presence {
             ghosts: worst(&|list| list.difference(&look.there).count()),
             unlisted: worst(&|list| look.there.difference(list).count()),
@@ -141,12 +144,25 @@ fn look_once(scene: &Scene, present: &Present, channels: Range<usize>, patience:
         }
     }
     // Who came or went meanwhile may be listed or not.
-    let there = present.ids().into_iter().filter(|id| before.contains(id)).collect();
-    Look { there, gone, lists, unanswered }
+    let there = present
+        .ids()
+        .into_iter()
+        .filter(|id| before.contains(id))
+        .collect();
+    Look {
+        there,
+        gone,
+        lists,
+        unanswered,
+    }
 }
 
 fn members(node: SocketAddr, channel: &str, patience: Duration) -> io::Result<BTreeSet<String>> {
-    let (status, body) = get(node, &format!("/v1/channels/{channel}/members?limit=1000"), patience)?;
+    let (status, body) = get(
+        node,
+        &format!("/v1/channels/{channel}/members?limit=1000"),
+        patience,
+    )?;
     if status != 200 {
         return Err(io::Error::other(format!("status {status}")));
     }
@@ -161,7 +177,12 @@ mod tests {
     fn look(there: &[&str], gone: &[(&str, u64)], lists: &[&[&str]]) -> Look {
         let set = |ids: &[&str]| ids.iter().map(ToString::to_string).collect();
         let gone = gone.iter().map(|&(id, at)| (id.to_owned(), at)).collect();
-        Look { there: set(there), gone, lists: lists.iter().map(|list| set(list)).collect(), unanswered: 0 }
+        Look {
+            there: set(there),
+            gone,
+            lists: lists.iter().map(|list| set(list)).collect(),
+            unanswered: 0,
+        }
     }
 
     #[test]
@@ -177,7 +198,14 @@ mod tests {
     #[test]
     fn who_is_not_listed_counts_from_one_look_to_the_last_in_a_row() {
         let mut watched = Watched::default();
-        for (now, list) in [(10, &["a"][..]), (20, &[]), (30, &[]), (40, &["a"]), (50, &[]), (55, &["a"])] {
+        for (now, list) in [
+            (10, &["a"][..]),
+            (20, &[]),
+            (30, &[]),
+            (40, &["a"]),
+            (50, &[]),
+            (55, &["a"]),
+        ] {
             watched.note(now, &look(&["a"], &[], &[&["a"], list]));
         }
         assert_eq!(watched.longest_unlisted, 10);

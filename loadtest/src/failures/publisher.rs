@@ -50,8 +50,17 @@ fn attempt(
     (publisher, number, sequence): (usize, usize, u32),
 ) -> Attempt {
     let sent = clock::now();
-    let stamp = Stamp { round: scene.round, stream: stream(publisher, number), sequence, at: sent };
-    let body = format!(r#"{{"channel":"{}","event":"load","data":{}}}"#, channel(number), stamp.data(0));
+    let stamp = Stamp {
+        round: scene.round,
+        stream: stream(publisher, number),
+        sequence,
+        at: sent,
+    };
+    let body = format!(
+        r#"{{"channel":"{}","event":"load","data":{}}}"#,
+        channel(number),
+        stamp.data(0)
+    );
     let fate = match caller.post("/v1/send", &body) {
         Ok((200, answer)) => match serde_json::from_slice::<Receipt>(&answer) {
             Ok(receipt) if receipt.missing_nodes.is_empty() => Fate::Accepted,
@@ -61,5 +70,12 @@ fn attempt(
         Ok((503, _)) => Fate::Refused,
         Ok(_) | Err(_) => Fate::Unknown,
     };
-    Attempt { publisher, channel: number, sequence, sent, answered: clock::now(), fate }
+    Attempt {
+        publisher,
+        channel: number,
+        sequence,
+        sent,
+        answered: clock::now(),
+        fate,
+    }
 }

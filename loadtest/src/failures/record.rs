@@ -32,9 +32,17 @@ pub(super) struct Attempt {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// It is a member from now on, on this node.
-    Joined { node: usize, epoch: String, recovered: Option<bool> },
+    Joined {
+        node: usize,
+        epoch: String,
+        recovered: Option<bool>,
+    },
     /// An event, with its offset where the channel keeps events.
-    Event { publisher: usize, sequence: u32, offset: Option<u64> },
+    Event {
+        publisher: usize,
+        sequence: u32,
+        offset: Option<u64>,
+    },
     /// It was told that something may be missing.
     Gap,
     /// Its connection ended.

@@ -46,7 +46,11 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(to: SocketAddr, patience: Duration) -> Self {
-        Self { to, patience, socket: None }
+        Self {
+            to,
+            patience,
+            socket: None,
+        }
     }
 
     /// Posts; answers status and body. After an error the next request has a new connection.
@@ -65,7 +69,9 @@ impl Caller {
 /// Gets on a connection of its own; answers status and body.
 pub(super) fn get(to: SocketAddr, path: &str, patience: Duration) -> io::Result<(u16, Vec<u8>)> {
     let mut socket = connect(to, patience)?;
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    socket.write_all(
+        format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
     read_answer(&mut socket).map(|(status, body, _)| (status, body))
 }
 
@@ -133,7 +139,12 @@ impl WebSocket {
             match self.socket.read(&mut buffer) {
                 Ok(0) => return Heard::Ended,
                 Ok(n) => self.inbox.extend_from_slice(&buffer[..n]),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
                     return Heard::Nothing;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -46,7 +46,10 @@ impl Present {
 
     fn ended(&self, subscriber: usize, id: String, now: u64) {
         self.set(subscriber, None);
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
+        self.gone
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, now);
     }
 
     /// The ids of those who are connected and in every channel.
@@ -57,7 +60,10 @@ impl Present {
 
     /// The connections that ended, and when.
     pub(super) fn gone(&self) -> BTreeMap<String, u64> {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.gone
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -98,11 +104,23 @@ struct Subscriber<'s> {
 
 /// Stays in every channel until the scene is over; answers what it saw of each.
 pub(super) fn subscribe(scene: &Scene, present: &Present, number: usize) -> Vec<Log> {
-    let log = |channel| Log { channel, keeps: keeps(channel), seen: Vec::new() };
+    let log = |channel| Log {
+        channel,
+        keeps: keeps(channel),
+        seen: Vec::new(),
+    };
     let (node, id) = (number % NODES, String::new());
     let places = (0..CHANNELS).map(|_| Place::default()).collect();
     let logs = (0..CHANNELS).map(log).collect();
-    let mut subscriber = Subscriber { scene, present, number, node, id, places, logs };
+    let mut subscriber = Subscriber {
+        scene,
+        present,
+        number,
+        node,
+        id,
+        places,
+        logs,
+    };
     while !scene.is_over.load(Relaxed) {
         if let Some(socket) = subscriber.connect() {
             subscriber.stay(socket);
@@ -123,7 +141,10 @@ impl Subscriber<'_> {
         if self.scene.is_dead(self.node) {
             return None;
         }
-        let path = format!("/v1/connect?token={}", Signer::new(SECRET).sign(self.number));
+        let path = format!(
+            "/v1/connect?token={}",
+            Signer::new(SECRET).sign(self.number)
+        );
         WebSocket::open(self.scene.nodes[self.node], &path, HANDSHAKE).ok()
     }
 
@@ -150,7 +171,11 @@ impl Subscriber<'_> {
     fn join(&mut self, socket: &mut WebSocket) -> std::io::Result<()> {
         let mut is_in_all = true;
         let (scene, home) = (self.scene, self.number % NODES);
-        let missing = self.places.iter_mut().enumerate().filter(|(_, place)| !place.is_member);
+        let missing = self
+            .places
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, place)| !place.is_member);
         for (at, place) in missing.filter(|(at, _)| scene.is_for(*at, home)) {
             is_in_all = false;
             if std::mem::replace(&mut place.is_asked, true) {
@@ -162,20 +187,26 @@ impl Subscriber<'_> {
             }
             socket.send(&message.to_string())?;
         }
-        self.present.set(self.number, is_in_all.then(|| self.id.clone()));
+        self.present
+            .set(self.number, is_in_all.then(|| self.id.clone()));
         Ok(())
     }
 
     fn take(&mut self, text: &[u8]) {
         let now = clock::now();
-        let Ok(message) = serde_json::from_slice::<Message>(text) else { return };
+        let Ok(message) = serde_json::from_slice::<Message>(text) else {
+            return;
+        };
         if message.event.is_some() {
             return self.take_event(now, text, &message);
         }
         match message.op.as_str() {
             "welcome" => self.id = message.connection,
             "ack" => {
-                let Some(at) = message.id.filter(|&at| at < CHANNELS && !self.places[at].is_member) else {
+                let Some(at) = message
+                    .id
+                    .filter(|&at| at < CHANNELS && !self.places[at].is_member)
+                else {
                     return;
                 };
                 self.joined(now, at, message);
@@ -206,7 +237,12 @@ impl Subscriber<'_> {
     }
 
     fn joined(&mut self, now: u64, at: usize, message: Message) {
-        let Message { epoch, offset, recovered, .. } = message;
+        let Message {
+            epoch,
+            offset,
+            recovered,
+            ..
+        } = message;
         let place = &mut self.places[at];
         // Without a replay to come the channel is known up to here.
         if place.offset.is_none() || recovered != Some(true) {
@@ -214,7 +250,14 @@ impl Subscriber<'_> {
         }
         place.epoch.clone_from(&epoch);
         place.is_member = true;
-        self.logs[at].seen.push((now, Seen::Joined { node: self.node, epoch, recovered }));
+        self.logs[at].seen.push((
+            now,
+            Seen::Joined {
+                node: self.node,
+                epoch,
+                recovered,
+            },
+        ));
     }
 
     fn take_event(&mut self, now: u64, text: &[u8], message: &Message) {
@@ -225,13 +268,21 @@ impl Subscriber<'_> {
             }
             let (sequence, offset) = (stamp.sequence, message.offset);
             self.places[channel].offset = offset.or(self.places[channel].offset);
-            self.logs[channel].seen.push((now, Seen::Event { publisher, sequence, offset }));
+            self.logs[channel].seen.push((
+                now,
+                Seen::Event {
+                    publisher,
+                    sequence,
+                    offset,
+                },
+            ));
         }
     }
 
     fn leave(&mut self) {
         let now = clock::now();
-        self.present.ended(self.number, std::mem::take(&mut self.id), now);
+        self.present
+            .ended(self.number, std::mem::take(&mut self.id), now);
         for (place, log) in self.places.iter_mut().zip(&mut self.logs) {
             if place.is_member && !self.scene.is_over.load(Relaxed) {
                 log.seen.push((now, Seen::Ended));

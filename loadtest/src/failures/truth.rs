@@ -64,7 +64,10 @@ impl Judgement {
     pub(super) fn new(attempts: &[Attempt], logs: &[Log]) -> Self {
         let mut by_channel: BTreeMap<usize, Vec<(&Log, Arrivals)>> = BTreeMap::new();
         for log in logs {
-            by_channel.entry(log.channel).or_default().push((log, Arrivals::of(log)));
+            by_channel
+                .entry(log.channel)
+                .or_default()
+                .push((log, Arrivals::of(log)));
         }
         let none = Vec::new();
         let judge = |attempt| judge(attempt, by_channel.get(&attempt.channel).unwrap_or(&none));
@@ -74,15 +77,28 @@ impl Judgement {
     /// Seconds from `healed` until every event of every publisher was taken and reached everyone in time, for good;
     /// `None` if that never came. `publishers` are those who still publish.
     pub(super) fn recovery(&self, healed: u64, publishers: &BTreeSet<usize>) -> Option<f64> {
-        let after = || self.0.iter().filter(|one| one.sent >= healed && publishers.contains(&one.publisher));
-        let pairs: BTreeSet<(usize, usize)> = after().map(|one| (one.publisher, one.channel)).collect();
-        if publishers.iter().any(|publisher| !pairs.iter().any(|(other, _)| other == publisher)) {
+        let after = || {
+            self.0
+                .iter()
+                .filter(|one| one.sent >= healed && publishers.contains(&one.publisher))
+        };
+        let pairs: BTreeSet<(usize, usize)> =
+            after().map(|one| (one.publisher, one.channel)).collect();
+        if publishers
+            .iter()
+            .any(|publisher| !pairs.iter().any(|(other, _)| other == publisher))
+        {
             return None;
         }
         let mut works_at = healed;
         for pair in pairs {
-            let own: Vec<&Judged> = after().filter(|one| (one.publisher, one.channel) == pair).collect();
-            let good_from = own.iter().rposition(|one| !one.blamed.is_empty()).map_or(0, |last| last + 1);
+            let own: Vec<&Judged> = after()
+                .filter(|one| (one.publisher, one.channel) == pair)
+                .collect();
+            let good_from = own
+                .iter()
+                .rposition(|one| !one.blamed.is_empty())
+                .map_or(0, |last| last + 1);
             works_at = works_at.max(own.get(good_from)?.done);
         }
         Some((works_at - healed) as f64 / 1e9)
@@ -92,18 +108,32 @@ impl Judgement {
     pub(super) fn truth(&self, nodes: &[Sayings]) -> Truth {
         let said = |node: usize, moment: u64| {
             let before = nodes[node].partition_point(|(at, _)| *at <= moment);
-            nodes[node].get(before.checked_sub(1)?).map(|(_, said)| *said)
+            nodes[node]
+                .get(before.checked_sub(1)?)
+                .map(|(_, said)| *said)
         };
         let (mut deaf, mut refusing) = (BTreeSet::new(), BTreeSet::new());
         for one in self.0.iter().filter(|one| !one.blamed.is_empty()) {
             // What is said at the end of the piece counts: a failure begins before anybody can know.
             let piece = one.sent / PIECE;
             let moment = (piece + 1) * PIECE;
-            if one.blamed.iter().all(|&node| said(node, moment) == Some(Said::Ready)) {
-                if one.is_refused { &mut refusing } else { &mut deaf }.insert(piece);
+            if one
+                .blamed
+                .iter()
+                .all(|&node| said(node, moment) == Some(Said::Ready))
+            {
+                if one.is_refused {
+                    &mut refusing
+                } else {
+                    &mut deaf
+                }
+                .insert(piece);
             }
         }
-        let alarms = (0..nodes.len()).map(|node| self.false_alarms(node, &nodes[node])).max().unwrap_or(0);
+        let alarms = (0..nodes.len())
+            .map(|node| self.false_alarms(node, &nodes[node]))
+            .max()
+            .unwrap_or(0);
         let seconds = |pieces: usize| pieces as f64 * PIECE as f64 / 1e9;
         Truth {
             ready_while_deaf: seconds(deaf.len()),
@@ -119,12 +149,21 @@ impl Judgement {
             *works.entry(one.sent / PIECE).or_insert(true) &= one.blamed.is_empty();
         }
         let around = |piece: u64| {
-            let mut near =
-                works.range(piece.saturating_sub(5)..=piece + 5).map(|(_, works)| *works).peekable();
+            let mut near = works
+                .range(piece.saturating_sub(5)..=piece + 5)
+                .map(|(_, works)| *works)
+                .peekable();
             near.peek().is_some() && near.all(|works| works)
         };
-        let unready = sayings.iter().filter(|(_, said)| *said == Said::NotReady).map(|(at, _)| at / PIECE);
-        unready.collect::<BTreeSet<u64>>().into_iter().filter(|&piece| around(piece)).count()
+        let unready = sayings
+            .iter()
+            .filter(|(_, said)| *said == Said::NotReady)
+            .map(|(at, _)| at / PIECE);
+        unready
+            .collect::<BTreeSet<u64>>()
+            .into_iter()
+            .filter(|&piece| around(piece))
+            .count()
     }
 }
 
@@ -136,7 +175,9 @@ fn judge(attempt: &Attempt, logs: &[(&Log, Arrivals)]) -> Judged {
         let mut others = BTreeSet::new();
         for (log, arrivals) in logs.iter().filter(|(log, _)| is_expected(log, attempt)) {
             // Who was away gets it late, and by nobody's fault.
-            let Some(node) = log.node_at(attempt.sent) else { continue };
+            let Some(node) = log.node_at(attempt.sent) else {
+                continue;
+            };
             involved.insert(node);
             others.insert(node);
             match arrivals.when(attempt) {
@@ -154,7 +195,15 @@ fn judge(attempt: &Attempt, logs: &[(&Log, Arrivals)]) -> Judged {
     }
     let (publisher, channel) = (attempt.publisher, attempt.channel);
     let is_refused = attempt.fate != Fate::Accepted;
-    Judged { sent: attempt.sent, involved, blamed, is_refused, done, publisher, channel }
+    Judged {
+        sent: attempt.sent,
+        involved,
+        blamed,
+        is_refused,
+        done,
+        publisher,
+        channel,
+    }
 }
 
 #[cfg(test)]
@@ -166,25 +215,56 @@ mod tests {
 
     fn attempt(publisher: usize, sequence: u32, at: u64, fate: Fate) -> Attempt {
         let sent = at * MS;
-        Attempt { publisher, channel: 0, sequence, sent, answered: sent + MS, fate }
+        Attempt {
+            publisher,
+            channel: 0,
+            sequence,
+            sent,
+            answered: sent + MS,
+            fate,
+        }
     }
 
     /// A member on `node` that gets these numbers of publisher 0 at these milliseconds.
     fn log(node: usize, came: &[(u32, u64)]) -> Log {
-        let mut seen = vec![(0, Seen::Joined { node, epoch: String::new(), recovered: None })];
-        let event =
-            |&(sequence, at): &(u32, u64)| (at * MS, Seen::Event { publisher: 0, sequence, offset: None });
+        let mut seen = vec![(
+            0,
+            Seen::Joined {
+                node,
+                epoch: String::new(),
+                recovered: None,
+            },
+        )];
+        let event = |&(sequence, at): &(u32, u64)| {
+            (
+                at * MS,
+                Seen::Event {
+                    publisher: 0,
+                    sequence,
+                    offset: None,
+                },
+            )
+        };
         seen.extend(came.iter().map(event));
-        Log { channel: 0, keeps: false, seen }
+        Log {
+            channel: 0,
+            keeps: false,
+            seen,
+        }
     }
 
     /// Ten attempts of publisher 0, one each 100 ms from 100 ms on.
     fn ten() -> Vec<Attempt> {
-        (0..10).map(|n| attempt(0, n, 100 + u64::from(n) * 100, Fate::Accepted)).collect()
+        (0..10)
+            .map(|n| attempt(0, n, 100 + u64::from(n) * 100, Fate::Accepted))
+            .collect()
     }
 
     fn all_but(missing: &[u32]) -> Vec<(u32, u64)> {
-        (0..10).filter(|n| !missing.contains(n)).map(|n| (n, 105 + u64::from(n) * 100)).collect()
+        (0..10)
+            .filter(|n| !missing.contains(n))
+            .map(|n| (n, 105 + u64::from(n) * 100))
+            .collect()
     }
 
     fn says(said: impl Fn(u64) -> Said) -> Sayings {
@@ -198,30 +278,72 @@ mod tests {
     #[test]
     fn where_all_works_and_all_are_ready_nobody_lies() {
         let logs = [log(0, &all_but(&[])), log(1, &all_but(&[]))];
-        let truth = Judgement::new(&ten(), &logs).truth(&[says(|_| Said::Ready), says(|_| Said::Ready)]);
-        assert!(near(truth.ready_while_deaf, 0.0) && near(truth.unready_while_working, 0.0), "{truth:?}");
+        let truth =
+            Judgement::new(&ten(), &logs).truth(&[says(|_| Said::Ready), says(|_| Said::Ready)]);
+        assert!(
+            near(truth.ready_while_deaf, 0.0) && near(truth.unready_while_working, 0.0),
+            "{truth:?}"
+        );
     }
 
     #[test]
     fn a_node_that_misses_events_must_not_say_that_it_is_ready() {
-        let logs = [log(0, &all_but(&[])), log(1, &all_but(&[3, 4])), log(2, &all_but(&[]))];
+        let logs = [
+            log(0, &all_but(&[])),
+            log(1, &all_but(&[3, 4])),
+            log(2, &all_but(&[])),
+        ];
         let judgement = Judgement::new(&ten(), &logs);
         let ready = || says(|_| Said::Ready);
-        assert!(near(judgement.truth(&[ready(), ready(), ready()]).ready_while_deaf, 0.2));
-        let honest = says(|n| if (4..=6).contains(&n) { Said::NotReady } else { Said::Ready });
-        assert!(near(judgement.truth(&[ready(), honest, ready()]).ready_while_deaf, 0.0));
+        assert!(near(
+            judgement
+                .truth(&[ready(), ready(), ready()])
+                .ready_while_deaf,
+            0.2
+        ));
+        let honest = says(|n| {
+            if (4..=6).contains(&n) {
+                Said::NotReady
+            } else {
+                Said::Ready
+            }
+        });
+        assert!(near(
+            judgement
+                .truth(&[ready(), honest, ready()])
+                .ready_while_deaf,
+            0.0
+        ));
         let wrong_one = says(|_| Said::NotReady);
-        assert!(near(judgement.truth(&[wrong_one, ready(), ready()]).ready_while_deaf, 0.2));
+        assert!(near(
+            judgement
+                .truth(&[wrong_one, ready(), ready()])
+                .ready_while_deaf,
+            0.2
+        ));
     }
 
     #[test]
     fn what_reaches_nobody_else_may_be_the_fault_of_either_side() {
-        let logs = [log(0, &all_but(&[])), log(1, &all_but(&[3])), log(2, &all_but(&[3]))];
+        let logs = [
+            log(0, &all_but(&[])),
+            log(1, &all_but(&[3])),
+            log(2, &all_but(&[3])),
+        ];
         let judgement = Judgement::new(&ten(), &logs);
         for silent in 0..3 {
-            let node = |at| if at == silent { says(|_| Said::Nothing) } else { says(|_| Said::Ready) };
+            let node = |at| {
+                if at == silent {
+                    says(|_| Said::Nothing)
+                } else {
+                    says(|_| Said::Ready)
+                }
+            };
             let truth = judgement.truth(&[node(0), node(1), node(2)]);
-            assert!(near(truth.ready_while_deaf, 0.0), "node {silent} said so: {truth:?}");
+            assert!(
+                near(truth.ready_while_deaf, 0.0),
+                "node {silent} said so: {truth:?}"
+            );
         }
     }
 
@@ -232,19 +354,35 @@ mod tests {
         let mut late = all_but(&[2, 5]);
         late.push((5, 600 + 1001));
         let logs = [log(0, &all_but(&[2])), log(1, &late)];
-        let truth = Judgement::new(&attempts, &logs).truth(&[says(|_| Said::Ready), says(|_| Said::Ready)]);
-        assert!(near(truth.ready_while_deaf, 0.1) && near(truth.ready_while_refusing, 0.1), "{truth:?}");
+        let truth =
+            Judgement::new(&attempts, &logs).truth(&[says(|_| Said::Ready), says(|_| Said::Ready)]);
+        assert!(
+            near(truth.ready_while_deaf, 0.1) && near(truth.ready_while_refusing, 0.1),
+            "{truth:?}"
+        );
     }
 
     #[test]
     fn who_is_not_ready_for_nothing_is_told() {
         let logs = [log(0, &all_but(&[])), log(1, &all_but(&[]))];
         let judgement = Judgement::new(&ten(), &logs);
-        let anxious = says(|n| if (3..=4).contains(&n) { Said::NotReady } else { Said::Ready });
+        let anxious = says(|n| {
+            if (3..=4).contains(&n) {
+                Said::NotReady
+            } else {
+                Said::Ready
+            }
+        });
         let truth = judgement.truth(&[says(|_| Said::Ready), anxious]);
         assert!(near(truth.unready_while_working, 0.2), "{truth:?}");
         let broken = [log(0, &all_but(&[])), log(1, &all_but(&[4]))];
-        let anxious = says(|n| if (3..=4).contains(&n) { Said::NotReady } else { Said::Ready });
+        let anxious = says(|n| {
+            if (3..=4).contains(&n) {
+                Said::NotReady
+            } else {
+                Said::Ready
+            }
+        });
         let truth = Judgement::new(&ten(), &broken).truth(&[says(|_| Said::Ready), anxious]);
         assert!(near(truth.unready_while_working, 0.0), "{truth:?}");
     }
@@ -256,18 +394,29 @@ mod tests {
         let judgement = Judgement::new(&ten(), &logs);
         // The last that is missing is number 5; number 6 came at 705 ms.
         let recovery = judgement.recovery(200 * MS, &everyone);
-        assert!(recovery.is_some_and(|seconds| near(seconds, 0.505)), "{recovery:?}");
+        assert!(
+            recovery.is_some_and(|seconds| near(seconds, 0.505)),
+            "{recovery:?}"
+        );
         let calm = judgement.recovery(650 * MS, &everyone);
         assert!(calm.is_some_and(|seconds| near(seconds, 0.055)), "{calm:?}");
         let deaf = Judgement::new(&ten(), &[log(0, &all_but(&[])), log(1, &all_but(&[9]))]);
         assert_eq!(deaf.recovery(200 * MS, &everyone), None);
-        assert_eq!(judgement.recovery(200 * MS, &BTreeSet::from([0, 1])), None, "one never published");
+        assert_eq!(
+            judgement.recovery(200 * MS, &BTreeSet::from([0, 1])),
+            None,
+            "one never published"
+        );
     }
 
     #[test]
     fn every_channel_of_every_publisher_must_work() {
         let mut attempts = ten();
-        let never = |attempt: Attempt| Attempt { channel: 1, fate: Fate::Refused, ..attempt };
+        let never = |attempt: Attempt| Attempt {
+            channel: 1,
+            fate: Fate::Refused,
+            ..attempt
+        };
         attempts.extend(ten().into_iter().map(never));
         let judgement = Judgement::new(&attempts, &[log(1, &all_but(&[]))]);
         assert_eq!(judgement.recovery(0, &BTreeSet::from([0])), None);

@@ -65,7 +65,9 @@ impl Caller {
             sequence: 0,
             flight: None,
         };
-        caller.dial().doing(format!("cannot connect to {}", api.address))?;
+        caller
+            .dial()
+            .doing(format!("cannot connect to {}", api.address))?;
         Ok(caller)
     }
 
@@ -79,7 +81,8 @@ impl Caller {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let socket = self.socket.insert(TcpStream::from_std(socket));
-        self.registry.register(socket, self.token, Interest::READABLE | Interest::WRITABLE)
+        self.registry
+            .register(socket, self.token, Interest::READABLE | Interest::WRITABLE)
     }
 
     /// Sends a request.
@@ -87,14 +90,17 @@ impl Caller {
         self.flight = Some(flight);
         self.outbox = request;
         if self.socket.is_none() {
-            self.dial().doing(format!("cannot connect to {} again", self.api.address))?;
+            self.dial()
+                .doing(format!("cannot connect to {} again", self.api.address))?;
         }
         self.write()
     }
 
     /// Writes what the socket has not taken yet.
     pub(super) fn write(&mut self) -> Result<()> {
-        let Some(socket) = &mut self.socket else { return Ok(()) };
+        let Some(socket) = &mut self.socket else {
+            return Ok(());
+        };
         while !self.outbox.is_empty() {
             match socket.write(&self.outbox) {
                 Ok(n) => drop(self.outbox.drain(..n)),
@@ -108,7 +114,9 @@ impl Caller {
     /// Reads what has come; answers whether the server took the event, once it has answered.
     pub(super) fn read(&mut self) -> Result<Option<bool>> {
         let mut buffer = [0; 4096];
-        let Some(socket) = &mut self.socket else { return Ok(None) };
+        let Some(socket) = &mut self.socket else {
+            return Ok(None);
+        };
         loop {
             match socket.read(&mut buffer) {
                 Ok(0) => {
@@ -127,7 +135,9 @@ impl Caller {
         let Some(answer) = http::parse(&self.inbox) else {
             let is_waiting = self.flight.is_some_and(|flight| !flight.answered);
             return match self.socket {
-                None if is_waiting => failed("the server closed an HTTP connection instead of answering"),
+                None if is_waiting => {
+                    failed("the server closed an HTTP connection instead of answering")
+                }
                 _ => Ok(None),
             };
         };
@@ -136,7 +146,10 @@ impl Caller {
             Answer::Full => false,
             Answer::Refused => {
                 let why = String::from_utf8_lossy(answer.body);
-                return failed(format!("the server refused an emit: {} {why}", answer.first_line));
+                return failed(format!(
+                    "the server refused an emit: {} {why}",
+                    answer.first_line
+                ));
             }
         };
         let (used, is_last) = (answer.bytes, answer.is_last);
@@ -163,7 +176,10 @@ mod tests {
             let (mut socket, _) = listener.accept().unwrap();
             assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
             socket
-                .write_all(format!("HTTP/1.1 200 OK\r\n{connection}Content-Length: 2\r\n\r\n{{}}").as_bytes())
+                .write_all(
+                    format!("HTTP/1.1 200 OK\r\n{connection}Content-Length: 2\r\n\r\n{{}}")
+                        .as_bytes(),
+                )
                 .unwrap();
         }
     }
@@ -171,13 +187,23 @@ mod tests {
     #[test]
     fn a_caller_connects_again_where_the_server_closes() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let api = Api { address: listener.local_addr().unwrap(), driver: Driver::floor() };
+        let api = Api {
+            address: listener.local_addr().unwrap(),
+            driver: Driver::floor(),
+        };
         let server = thread::spawn(move || close_behind_answers(&listener));
         let mut poll = Poll::new().unwrap();
         let mut caller = Caller::connect(&api, poll.registry(), Token(0), 0, 0).unwrap();
-        let flight = Flight { recipients: Recipients::Everyone, at: 0, answered: false, fleets_waiting: 0 };
+        let flight = Flight {
+            recipients: Recipients::Everyone,
+            at: 0,
+            answered: false,
+            fleets_waiting: 0,
+        };
         for _ in 0..2 {
-            caller.send(api.emit(flight.recipients, "\"d\""), flight).unwrap();
+            caller
+                .send(api.emit(flight.recipients, "\"d\""), flight)
+                .unwrap();
             while caller.read().unwrap() != Some(true) {
                 poll.poll(&mut Events::with_capacity(8), None).unwrap();
             }

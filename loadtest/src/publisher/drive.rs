@@ -71,7 +71,8 @@ impl Outcome {
 
     /// The same in microseconds, for one of `count`.
     pub(crate) fn cpu_micros_per(&self, count: u64) -> Option<f64> {
-        self.cpu().map(|cpu| cpu.as_secs_f64() * 1e6 / count.max(1) as f64)
+        self.cpu()
+            .map(|cpu| cpu.as_secs_f64() * 1e6 / count.max(1) as f64)
     }
 }
 
@@ -105,7 +106,11 @@ pub(crate) fn drive(
         memory: server.map(Process::memory).transpose()?,
         sent: drive.sent(),
         report,
-        lanes: drive.lanes.drain(..).map(|running| running.outcome).collect(),
+        lanes: drive
+            .lanes
+            .drain(..)
+            .map(|running| running.outcome)
+            .collect(),
     })
 }
 
@@ -157,7 +162,9 @@ impl<'f> Drive<'f> {
             for n in 0..lane.callers {
                 let token = Token(drive.callers.len());
                 let stream = stream + (n as u16).min(streams - 1);
-                drive.callers.push(Caller::connect(&lane.api, registry, token, at, stream)?);
+                drive
+                    .callers
+                    .push(Caller::connect(&lane.api, registry, token, at, stream)?);
             }
             let users = drive.fleets.users(&lane.fleets);
             drive.lanes.push(Running::new(lane, stream, users)?);
@@ -183,12 +190,21 @@ impl<'f> Drive<'f> {
                 let reach = running.reach(&users).filter(|_| here).unwrap_or(0) as u64;
                 running.fleets_reached += usize::from(reach > 0);
                 let stream = Stream { lane, reach };
-                streams.extend(std::iter::repeat_n(stream, Running::streams(&running.lane).into()));
+                streams.extend(std::iter::repeat_n(
+                    stream,
+                    Running::streams(&running.lane).into(),
+                ));
             }
-            let order = Order::Begin { round: self.round, interval: self.interval, streams };
+            let order = Order::Begin {
+                round: self.round,
+                interval: self.interval,
+                streams,
+            };
             self.fleets.tell(at, &order)?;
         }
-        self.fleets.hear(counted, PATIENCE, |_, notice| matches!(notice, Notice::Began))
+        self.fleets.hear(counted, PATIENCE, |_, notice| {
+            matches!(notice, Notice::Began)
+        })
     }
 
     fn run(&mut self, bound: Bound, progress: &Progress) -> Result<()> {
@@ -196,11 +212,17 @@ impl<'f> Drive<'f> {
         let mut events = Events::with_capacity(256);
         loop {
             let now = clock::now();
-            if self.lanes.iter().any(|running| running.outcome.sent >= bound.events) {
+            if self
+                .lanes
+                .iter()
+                .any(|running| running.outcome.sent >= bound.events)
+            {
                 self.until = self.until.min(now);
             }
             if now > self.until + clock::nanos(BACKLOG) {
-                self.lanes.iter_mut().for_each(|running| running.give_up(self.until));
+                self.lanes
+                    .iter_mut()
+                    .for_each(|running| running.give_up(self.until));
             }
             self.fire(now)?;
             if self.sampler.look(now)? {
@@ -230,11 +252,20 @@ impl<'f> Drive<'f> {
 
     /// Whether all that was due has been sent and answered.
     fn is_over(&self, now: u64) -> Result<bool> {
-        let under_way = self.callers.iter().filter(|caller| caller.flight.is_some()).count();
+        let under_way = self
+            .callers
+            .iter()
+            .filter(|caller| caller.flight.is_some())
+            .count();
         if now > self.until + clock::nanos(PATIENCE) {
-            return failed(format!("{under_way} events were not answered, or not delivered to all"));
+            return failed(format!(
+                "{under_way} events were not answered, or not delivered to all"
+            ));
         }
-        let sent = self.lanes.iter().all(|running| running.due(now, self.until).is_none());
+        let sent = self
+            .lanes
+            .iter()
+            .all(|running| running.due(now, self.until).is_none());
         Ok(now >= self.until && sent && under_way == 0)
     }
 
@@ -247,7 +278,10 @@ impl<'f> Drive<'f> {
         }
         let paced = self.lanes.iter().filter(|running| running.is_paced());
         // What is due already waits for a caller, and an answer wakes the loop.
-        let due = paced.filter_map(|running| running.due(now, self.until)).filter(|&due| due > now).min();
+        let due = paced
+            .filter_map(|running| running.due(now, self.until))
+            .filter(|&due| due > now)
+            .min();
         match due {
             Some(due) if due != self.alarm_at => {
                 self.alarm_at = due;
@@ -260,25 +294,49 @@ impl<'f> Drive<'f> {
     fn fire_one(&mut self, at: usize, now: u64) -> Result<()> {
         let caller = &mut self.callers[at];
         let running = &mut self.lanes[caller.lane];
-        let Some(due) = running.due(now, self.until).filter(|&due| due <= now) else { return Ok(()) };
+        let Some(due) = running.due(now, self.until).filter(|&due| due <= now) else {
+            return Ok(());
+        };
         let exact = clock::now();
         let due = if running.is_paced() { due } else { exact };
-        let Some((recipients, sequence)) = running.next(exact, self.free[at]) else { return Ok(()) };
+        let Some((recipients, sequence)) = running.next(exact, self.free[at]) else {
+            return Ok(());
+        };
         if now.saturating_sub(self.free[at]) > clock::nanos(IDLE) {
             caller.renew();
         }
         let sequence = sequence.unwrap_or(caller.sequence);
-        let stamp = Stamp { round: self.round, stream: caller.stream, sequence, at: due };
-        let request = running.lane.api.emit(recipients, &stamp.data(running.lane.bytes));
+        let stamp = Stamp {
+            round: self.round,
+            stream: caller.stream,
+            sequence,
+            at: due,
+        };
+        let request = running
+            .lane
+            .api
+            .emit(recipients, &stamp.data(running.lane.bytes));
         let waits = running.lane.pace == Pace::OnDelivery;
         let fleets_waiting = if waits { running.fleets_reached } else { 0 };
-        caller.send(request, Flight { recipients, at: due, answered: false, fleets_waiting })
+        caller.send(
+            request,
+            Flight {
+                recipients,
+                at: due,
+                answered: false,
+                fleets_waiting,
+            },
+        )
     }
 
     fn answer(&mut self, at: usize) -> Result<()> {
-        let Some(caller) = self.callers.get_mut(at) else { return Ok(()) };
+        let Some(caller) = self.callers.get_mut(at) else {
+            return Ok(());
+        };
         caller.write()?;
-        let (Some(taken), Some(flight)) = (caller.read()?, &mut caller.flight) else { return Ok(()) };
+        let (Some(taken), Some(flight)) = (caller.read()?, &mut caller.flight) else {
+            return Ok(());
+        };
         self.lanes[caller.lane].answered(flight.recipients, flight.at, taken);
         flight.answered = true;
         caller.sequence += u32::from(taken);
@@ -291,8 +349,16 @@ impl<'f> Drive<'f> {
 
     fn heard(&mut self, notice: &Notice) {
         let Notice::Done(stream) = notice else { return };
-        let Some(at) = self.callers.iter().position(|caller| caller.stream == *stream) else { return };
-        let Some(flight) = &mut self.callers[at].flight else { return };
+        let Some(at) = self
+            .callers
+            .iter()
+            .position(|caller| caller.stream == *stream)
+        else {
+            return;
+        };
+        let Some(flight) = &mut self.callers[at].flight else {
+            return;
+        };
         flight.fleets_waiting = flight.fleets_waiting.saturating_sub(1);
         if flight.answered && flight.fleets_waiting == 0 {
             self.callers[at].flight = None;
@@ -302,9 +368,15 @@ impl<'f> Drive<'f> {
 
     /// By stream: how many events its caller had taken.
     fn sent(&self) -> Vec<u32> {
-        let streams = self.lanes.iter().map(|running| usize::from(Running::streams(&running.lane))).sum();
+        let streams = self
+            .lanes
+            .iter()
+            .map(|running| usize::from(Running::streams(&running.lane)))
+            .sum();
         let mut sent = vec![0; streams];
-        self.callers.iter().for_each(|caller| sent[usize::from(caller.stream)] += caller.sequence);
+        self.callers
+            .iter()
+            .for_each(|caller| sent[usize::from(caller.stream)] += caller.sequence);
         sent
     }
 
@@ -321,17 +393,24 @@ impl<'f> Drive<'f> {
                     expected.push(if reached { here } else { Expected::Each(0) });
                 }
             }
-            self.fleets.tell(at, &Order::End { expected, patience_ms: PATIENCE.as_millis() as u64 })?;
+            self.fleets.tell(
+                at,
+                &Order::End {
+                    expected,
+                    patience_ms: PATIENCE.as_millis() as u64,
+                },
+            )?;
         }
         let mut reports = Vec::new();
         let patience = PATIENCE * 6;
-        self.fleets.hear(counted, patience, |_, notice| match notice {
-            Notice::Report(report) => {
-                reports.push(*report);
-                true
-            }
-            _ => false,
-        })?;
+        self.fleets
+            .hear(counted, patience, |_, notice| match notice {
+                Notice::Report(report) => {
+                    reports.push(*report);
+                    true
+                }
+                _ => false,
+            })?;
         Ok(reports)
     }
 }

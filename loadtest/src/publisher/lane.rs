@@ -103,7 +103,16 @@ impl Running {
             lateness: crate::client::histogram()?,
         };
         let counts = vec![(0, false); users.len()];
-        Ok(Self { lane: lane.clone(), outcome, stream, fleets_reached: 0, users, turn: 0, counts, due: 0 })
+        Ok(Self {
+            lane: lane.clone(),
+            outcome,
+            stream,
+            fleets_reached: 0,
+            users,
+            turn: 0,
+            counts,
+            due: 0,
+        })
     }
 
     /// Begins: what has a rate is due from `now` on, and the timeline counts from there, in these intervals.
@@ -114,7 +123,11 @@ impl Running {
 
     /// How many streams it has.
     pub(super) fn streams(lane: &Lane) -> u16 {
-        if lane.aim == Aim::EachInTurn { 1 } else { lane.callers as u16 }
+        if lane.aim == Aim::EachInTurn {
+            1
+        } else {
+            lane.callers as u16
+        }
     }
 
     /// How many of `users` each event reaches; `None` where it is for one user after another.
@@ -122,7 +135,9 @@ impl Running {
         match self.lane.aim {
             Aim::EachInTurn => None,
             Aim::Everyone => Some(users.len()),
-            Aim::Matching(filter) => Some(users.clone().filter(|&user| filter.matches(user)).count()),
+            Aim::Matching(filter) => {
+                Some(users.clone().filter(|&user| filter.matches(user)).count())
+            }
         }
     }
 
@@ -145,14 +160,21 @@ impl Running {
             Aim::Matching(filter) => (Recipients::Matching(filter), None),
             Aim::EachInTurn => {
                 let users = self.counts.len();
-                let user = (0..users).map(|n| (self.turn + n) % users).find(|&n| !self.counts[n].1)?;
+                let user = (0..users)
+                    .map(|n| (self.turn + n) % users)
+                    .find(|&n| !self.counts[n].1)?;
                 self.turn = user + 1;
                 self.counts[user].1 = true;
-                (Recipients::User(self.users.start + user), Some(self.counts[user].0))
+                (
+                    Recipients::User(self.users.start + user),
+                    Some(self.counts[user].0),
+                )
             }
         };
         if let Pace::PerSecond(rate) = self.lane.pace {
-            self.outcome.lateness.saturating_record(now.saturating_sub(self.due.max(free)).max(1));
+            self.outcome
+                .lateness
+                .saturating_record(now.saturating_sub(self.due.max(free)).max(1));
             self.due += period(rate);
         }
         Some(taken)
@@ -175,7 +197,9 @@ impl Running {
         }
         if taken {
             self.outcome.sent += 1;
-            self.outcome.answers.saturating_record(clock::now().saturating_sub(at).max(1));
+            self.outcome
+                .answers
+                .saturating_record(clock::now().saturating_sub(at).max(1));
         } else {
             self.outcome.refused += 1;
         }
@@ -184,7 +208,9 @@ impl Running {
     /// What the users `users` of one fleet must have had of a stream whose caller had `sent` events taken.
     pub(super) fn expected(&self, users: &Range<usize>, sent: u32) -> Expected {
         let single = |user: usize| {
-            user.checked_sub(self.users.start).and_then(|at| self.counts.get(at)).map_or(0, |&(n, _)| n)
+            user.checked_sub(self.users.start)
+                .and_then(|at| self.counts.get(at))
+                .map_or(0, |&(n, _)| n)
         };
         match self.lane.aim {
             Aim::EachInTurn => Expected::Listed(users.clone().map(single).collect()),
@@ -210,8 +236,19 @@ mod tests {
     use crate::driver::Driver;
 
     fn running(aim: Aim, pace: Pace, users: Range<usize>) -> Running {
-        let api = Api { address: SocketAddr::from(([127, 0, 0, 1], 1)), driver: Driver::floor() };
-        let lane = Lane { name: "", aim, pace, callers: 2, bytes: 0, api, fleets: 0..1 };
+        let api = Api {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            driver: Driver::floor(),
+        };
+        let lane = Lane {
+            name: "",
+            aim,
+            pace,
+            callers: 2,
+            bytes: 0,
+            api,
+            fleets: 0..1,
+        };
         Running::new(&lane, 0, users).unwrap()
     }
 
@@ -229,7 +266,11 @@ mod tests {
             lane.next(now, now - 1000);
         }
         assert!(lane.due(now, until) > Some(now));
-        assert_eq!(lane.outcome.lateness.max(), 1000, "only while a caller was free it was the harness");
+        assert_eq!(
+            lane.outcome.lateness.max(),
+            1000,
+            "only while a caller was free it was the harness"
+        );
         lane.give_up(until);
         assert_eq!((lane.outcome.unsent, lane.due(until, until)), (2, None));
     }
@@ -248,7 +289,9 @@ mod tests {
             Some((Recipients::User(11), Some(0))),
             "the same place again after a 503"
         );
-        let Expected::Listed(expected) = lane.expected(&(9..13), 0) else { panic!("by user") };
+        let Expected::Listed(expected) = lane.expected(&(9..13), 0) else {
+            panic!("by user")
+        };
         assert_eq!((expected, lane.outcome.refused), (vec![0, 1, 0, 0], 1));
     }
 }

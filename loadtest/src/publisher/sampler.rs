@@ -29,7 +29,11 @@ pub(super) struct Sampler {
 impl Sampler {
     /// Looks at nothing where there is no process.
     pub(super) fn new(process: Option<Process>) -> Self {
-        Self { process, next: 0, samples: Vec::new() }
+        Self {
+            process,
+            next: 0,
+            samples: Vec::new(),
+        }
     }
 
     /// Takes a sample if one is due; answers whether one was.
@@ -43,9 +47,15 @@ impl Sampler {
 
     /// Takes a sample.
     pub(super) fn take(&mut self, now: u64) -> Result<()> {
-        let Some(process) = self.process else { return Ok(()) };
+        let Some(process) = self.process else {
+            return Ok(());
+        };
         let (cpu, resident) = (process.cpu()?, process.resident()?);
-        self.samples.push(Sample { at: now, cpu, resident });
+        self.samples.push(Sample {
+            at: now,
+            cpu,
+            resident,
+        });
         Ok(())
     }
 }

@@ -40,13 +40,21 @@ pub(crate) struct Point {
 /// The length of an interval, in nanoseconds, for a measurement of this length.
 pub(crate) fn interval(duration: Duration) -> u64 {
     let fits = |&length: &u64| clock::nanos(duration) <= length * 1_000_000 * MOST;
-    LENGTHS.into_iter().find(fits).unwrap_or(LENGTHS[LENGTHS.len() - 1]) * 1_000_000
+    LENGTHS
+        .into_iter()
+        .find(fits)
+        .unwrap_or(LENGTHS[LENGTHS.len() - 1])
+        * 1_000_000
 }
 
 impl Timeline {
     /// Nothing yet, of a measurement that began at a moment of [`clock::now`].
     pub(crate) fn new(interval: u64, began: u64) -> Self {
-        Self { interval, began, slots: BTreeMap::new() }
+        Self {
+            interval,
+            began,
+            slots: BTreeMap::new(),
+        }
     }
 
     /// Adds what one process saw.
@@ -83,7 +91,10 @@ impl Timeline {
             let passed = moment.saturating_sub(slot * self.interval) as f64;
             (passed / self.interval as f64).min(1.0)
         };
-        self.slots.iter().map(|(&slot, histogram)| histogram.len() as f64 * part(slot)).sum()
+        self.slots
+            .iter()
+            .map(|(&slot, histogram)| histogram.len() as f64 * part(slot))
+            .sum()
     }
 }
 
@@ -97,7 +108,10 @@ mod tests {
         let mut timeline = Timeline::new(100 * ms, 1050 * ms);
         let seen = |intervals: &[(u64, u64)]| Seen {
             all: Vec::new(),
-            intervals: intervals.iter().map(|&(slot, latency)| (slot, vec![(latency * ms, 2)])).collect(),
+            intervals: intervals
+                .iter()
+                .map(|&(slot, latency)| (slot, vec![(latency * ms, 2)]))
+                .collect(),
         };
         timeline.merge(&seen(&[(10, 1), (12, 4)])).unwrap();
         timeline.merge(&seen(&[(10, 3)])).unwrap();
@@ -106,7 +120,8 @@ mod tests {
         assert_eq!((points[0].count, points[1].count), (4, 2));
         assert!((points[0].seconds - 0.05).abs() < 1e-9 && (points[1].seconds - 0.25).abs() < 1e-9);
         assert!((points[0].p50 - 1.0).abs() < 0.02 && (points[0].max - 3.0).abs() < 0.04);
-        let arrived = [1000, 1050, 1100, 1250, 2000].map(|moment| timeline.arrived_by(moment * ms) as u64);
+        let arrived =
+            [1000, 1050, 1100, 1250, 2000].map(|moment| timeline.arrived_by(moment * ms) as u64);
         assert_eq!(arrived, [0, 2, 4, 5, 6]);
     }
 

@@ -17,7 +17,11 @@ pub(super) fn curves(measurements: &[Measurement]) -> Vec<Curves> {
     let mut curves = vec![Curves {
         title: "Request to arrival by percentile".to_owned(),
         note: "From when an event was due, over all arrivals. Each repetition is a line.",
-        plot: Plot { x: Axis::log("arrivals", percent), y: latency(), lines: percentiles(measurements) },
+        plot: Plot {
+            x: Axis::log("arrivals", percent),
+            y: latency(),
+            lines: percentiles(measurements),
+        },
     }];
     curves.extend(over_time(measurements));
     curves.push(Curves {
@@ -28,17 +32,26 @@ pub(super) fn curves(measurements: &[Measurement]) -> Vec<Curves> {
     curves.extend([
         used(
             measurements,
-            ("Server CPU per delivery over time", "Sampled, over what arrived since the sample before."),
+            (
+                "Server CPU per delivery over time",
+                "Sampled, over what arrived since the sample before.",
+            ),
             ("µs", |used| used.micros_per_delivery),
         ),
         used(
             measurements,
-            ("Processors that the server keeps busy", "Sampled. Each repetition is a line."),
+            (
+                "Processors that the server keeps busy",
+                "Sampled. Each repetition is a line.",
+            ),
             ("processors", |used| Some(used.processors)),
         ),
         used(
             measurements,
-            ("Server memory over time", "Resident, sampled. Each repetition is a line."),
+            (
+                "Server memory over time",
+                "Resident, sampled. Each repetition is a line.",
+            ),
             ("MiB", |used| Some(used.resident as f64 / 1_048_576.0)),
         ),
     ]);
@@ -60,8 +73,15 @@ fn percentiles(measurements: &[Measurement]) -> Vec<Line> {
             // What is slower than all but one of n is as far right as one in n goes.
             let most = lane.deliveries.max(1) as f64;
             let place = |quantile: f64| (1.0 / (1.0 - quantile)).min(most);
-            let points = lane.percentiles.iter().map(|&(quantile, ms)| (place(quantile), ms)).collect();
-            lines.push(Line { name: lane_name(measurement, lane.name), points });
+            let points = lane
+                .percentiles
+                .iter()
+                .map(|&(quantile, ms)| (place(quantile), ms))
+                .collect();
+            lines.push(Line {
+                name: lane_name(measurement, lane.name),
+                points,
+            });
         }
     }
     lines
@@ -72,16 +92,33 @@ fn over_time(measurements: &[Measurement]) -> Vec<Curves> {
     let mut curves: Vec<Curves> = Vec::new();
     for measurement in measurements {
         for lane in &measurement.lanes {
-            let title = format!("Request to arrival over time: {}", lane_name(measurement, lane.name));
-            let at = curves.iter().position(|curves| curves.title == title).unwrap_or_else(|| {
-                let note = "By the time of arrival. Each repetition is a line of each colour.";
-                let plot = Plot { x: Axis::linear("s"), y: latency(), lines: Vec::new() };
-                curves.push(Curves { title, note, plot });
-                curves.len() - 1
-            });
+            let title = format!(
+                "Request to arrival over time: {}",
+                lane_name(measurement, lane.name)
+            );
+            let at = curves
+                .iter()
+                .position(|curves| curves.title == title)
+                .unwrap_or_else(|| {
+                    let note = "By the time of arrival. Each repetition is a line of each colour.";
+                    let plot = Plot {
+                        x: Axis::linear("s"),
+                        y: latency(),
+                        lines: Vec::new(),
+                    };
+                    curves.push(Curves { title, note, plot });
+                    curves.len() - 1
+                });
             let mut line = |name: &str, value: fn(&crate::publisher::Point) -> f64| {
-                let points = lane.timeline.iter().map(|point| (point.seconds, value(point))).collect();
-                curves[at].plot.lines.push(Line { name: name.to_owned(), points });
+                let points = lane
+                    .timeline
+                    .iter()
+                    .map(|point| (point.seconds, value(point)))
+                    .collect();
+                curves[at].plot.lines.push(Line {
+                    name: name.to_owned(),
+                    points,
+                });
             };
             line("p50", |point| point.p50);
             line("p99", |point| point.p99);
@@ -94,11 +131,16 @@ fn over_time(measurements: &[Measurement]) -> Vec<Curves> {
 fn costs(measurements: &[Measurement]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for measurement in measurements {
-        let Some(micros) = measurement.micros_per_delivery else { continue };
+        let Some(micros) = measurement.micros_per_delivery else {
+            continue;
+        };
         let point = (measurement.repetition as f64, micros);
         match lines.iter_mut().find(|line| line.name == measurement.name) {
             Some(line) => line.points.push(point),
-            None => lines.push(Line { name: measurement.name.clone(), points: vec![point] }),
+            None => lines.push(Line {
+                name: measurement.name.clone(),
+                points: vec![point],
+            }),
         }
     }
     lines
@@ -111,11 +153,27 @@ fn used(
 ) -> Curves {
     let line = |measurement: &Measurement| Line {
         name: measurement.name.clone(),
-        points: measurement.server.iter().filter_map(|used| Some((used.seconds, value(used)?))).collect(),
+        points: measurement
+            .server
+            .iter()
+            .filter_map(|used| Some((used.seconds, value(used)?)))
+            .collect(),
     };
-    let lines = measurements.iter().map(line).filter(|line| !line.points.is_empty()).collect();
-    let plot = Plot { x: Axis::linear("s"), y: Axis::linear(unit), lines };
-    Curves { title: title.to_owned(), note, plot }
+    let lines = measurements
+        .iter()
+        .map(line)
+        .filter(|line| !line.points.is_empty())
+        .collect();
+    let plot = Plot {
+        x: Axis::linear("s"),
+        y: Axis::linear(unit),
+        lines,
+    };
+    Curves {
+        title: title.to_owned(),
+        note,
+        plot,
+    }
 }
 
 fn latency() -> Axis {

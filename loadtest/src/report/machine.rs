@@ -22,9 +22,14 @@ impl Machine {
     pub(crate) fn here() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpus = read("/proc/cpuinfo");
-        let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let model = cpus
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Self {
-            cpu: model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, model)| model.to_owned()),
+            cpu: model.map_or_else(
+                || std::env::consts::ARCH.to_owned(),
+                |(_, model)| model.to_owned(),
+            ),
             cores: thread::available_parallelism().map_or(0, usize::from),
             kernel: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -57,7 +62,9 @@ mod tests {
 
     #[test]
     fn secrets_are_not_told() {
-        let args = "loadtest flood --api-key k1 -n 5 --token-secret=s2 --json".split(' ').map(str::to_owned);
+        let args = "loadtest flood --api-key k1 -n 5 --token-secret=s2 --json"
+            .split(' ')
+            .map(str::to_owned);
         assert_eq!(
             without_secrets(args).join(" "),
             "loadtest flood --api-key … -n 5 --token-secret=… --json"

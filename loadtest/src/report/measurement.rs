@@ -56,9 +56,15 @@ impl Measurement {
             name: name.to_owned(),
             repetition,
             seconds: outcome.seconds,
-            micros_per_delivery: outcome.cpu_micros_per(deliveries).filter(|_| deliveries > 0),
+            micros_per_delivery: outcome
+                .cpu_micros_per(deliveries)
+                .filter(|_| deliveries > 0),
             lanes: outcome.lanes.iter().map(LaneView::new).collect(),
-            server: outcome.samples.windows(2).map(|two| Use::between(two[0], two[1], outcome)).collect(),
+            server: outcome
+                .samples
+                .windows(2)
+                .map(|two| Use::between(two[0], two[1], outcome))
+                .collect(),
         }
     }
 }
@@ -80,7 +86,13 @@ impl LaneView {
 impl Use {
     fn between(before: Sample, after: Sample, outcome: &Outcome) -> Self {
         let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
-        let arrived = |moment| outcome.lanes.iter().map(|lane| lane.timeline.arrived_by(moment)).sum::<f64>();
+        let arrived = |moment| {
+            outcome
+                .lanes
+                .iter()
+                .map(|lane| lane.timeline.arrived_by(moment))
+                .sum::<f64>()
+        };
         let deliveries = arrived(after.at) - arrived(before.at);
         Self {
             seconds: after.at.saturating_sub(outcome.began) as f64 / 1e9,
@@ -94,9 +106,16 @@ impl Use {
 /// Five steps for each halving of what is left, until nothing is.
 fn percentiles(latencies: &Histogram<u64>) -> Vec<(f64, f64)> {
     let step = |value: hdrhistogram::iterators::IterationValue<u64>| {
-        (value.quantile_iterated_to(), value.value_iterated_to() as f64 / 1e6)
+        (
+            value.quantile_iterated_to(),
+            value.value_iterated_to() as f64 / 1e6,
+        )
     };
-    latencies.iter_quantiles(5).map(step).filter(|&(quantile, _)| quantile > 0.0).collect()
+    latencies
+        .iter_quantiles(5)
+        .map(step)
+        .filter(|&(quantile, _)| quantile > 0.0)
+        .collect()
 }
 
 #[cfg(test)]
@@ -111,6 +130,10 @@ mod tests {
         let at = |quantile: f64| percentiles.iter().find(|(q, _)| *q >= quantile).unwrap().1;
         assert!((at(0.5) - 500.0).abs() < 2.0 && (at(0.99) - 990.0).abs() < 6.0);
         assert!((percentiles.last().unwrap().1 - 1000.0).abs() < 2.0);
-        assert!(percentiles.windows(2).all(|two| two[0].0 <= two[1].0 && two[0].1 <= two[1].1));
+        assert!(
+            percentiles
+                .windows(2)
+                .all(|two| two[0].0 <= two[1].0 && two[0].1 <= two[1].1)
+        );
     }
 }

@@ -68,7 +68,11 @@ impl Figure {
     /// A value of it for people; counts have no decimals.
     fn text(&self, value: f64) -> String {
         let is_count = self.unit.is_empty() && self.values.iter().all(|value| value.fract() == 0.0);
-        if is_count { format!("{value:.0}") } else { text::number(value) }
+        if is_count {
+            format!("{value:.0}")
+        } else {
+            text::number(value)
+        }
     }
 
     /// The least and the greatest value.
@@ -89,7 +93,11 @@ impl Findings {
             scenario,
             command: machine::command_line(),
             machine: Machine::here(),
-            measured: format!("{} times {}", common.repeat, humantime::format_duration(common.duration)),
+            measured: format!(
+                "{} times {}",
+                common.repeat,
+                humantime::format_duration(common.duration)
+            ),
             settings,
             figures: Vec::new(),
             faults: Faults::default(),
@@ -101,17 +109,31 @@ impl Findings {
     pub(crate) fn keep(&mut self, name: &str, outcome: &Outcome) {
         self.blame(outcome);
         let name = if name.is_empty() { self.scenario } else { name };
-        let before = self.measurements.iter().filter(|measurement| measurement.name == name).count();
-        self.measurements.push(Measurement::new(name, before + 1, outcome));
+        let before = self
+            .measurements
+            .iter()
+            .filter(|measurement| measurement.name == name)
+            .count();
+        self.measurements
+            .push(Measurement::new(name, before + 1, outcome));
     }
 
     /// Adds one measurement of `name`.
     pub(crate) fn add(&mut self, name: impl Into<String>, unit: &'static str, value: f64) {
         let name = name.into();
-        let at = self.figures.iter().position(|figure| figure.name == name).unwrap_or_else(|| {
-            self.figures.push(Figure { name, unit, median: 0.0, values: Vec::new() });
-            self.figures.len() - 1
-        });
+        let at = self
+            .figures
+            .iter()
+            .position(|figure| figure.name == name)
+            .unwrap_or_else(|| {
+                self.figures.push(Figure {
+                    name,
+                    unit,
+                    median: 0.0,
+                    values: Vec::new(),
+                });
+                self.figures.len() - 1
+            });
         let figure = &mut self.figures[at];
         figure.values.push(value);
         figure.median = median(&figure.values);
@@ -131,7 +153,15 @@ impl Findings {
 
     /// Counts what went wrong in one measurement.
     pub(crate) fn blame(&mut self, outcome: &Outcome) {
-        let client::Report { lost, duplicates, reordered, misdirected, stray, ended, .. } = outcome.report;
+        let client::Report {
+            lost,
+            duplicates,
+            reordered,
+            misdirected,
+            stray,
+            ended,
+            ..
+        } = outcome.report;
         self.faults.lost += lost;
         self.faults.duplicates += duplicates;
         self.faults.reordered += reordered;
@@ -144,9 +174,21 @@ impl Findings {
 
     /// Whether every event came once, in order, to connections that stayed.
     pub(crate) fn is_clean(&self) -> bool {
-        let Faults { lost, duplicates, reordered, misdirected, stray, .. } = self.faults;
-        let Faults { connections_ended, connections_left, .. } = self.faults;
-        lost + duplicates + reordered + misdirected + stray + connections_ended + connections_left == 0
+        let Faults {
+            lost,
+            duplicates,
+            reordered,
+            misdirected,
+            stray,
+            ..
+        } = self.faults;
+        let Faults {
+            connections_ended,
+            connections_left,
+            ..
+        } = self.faults;
+        lost + duplicates + reordered + misdirected + stray + connections_ended + connections_left
+            == 0
     }
 }
 
@@ -174,7 +216,14 @@ mod tests {
         for value in [4.0, 1.0] {
             findings.add("b", "ms", value);
         }
-        assert_eq!(findings.figures.iter().map(|figure| figure.median).collect::<Vec<_>>(), [2.0, 2.5]);
+        assert_eq!(
+            findings
+                .figures
+                .iter()
+                .map(|figure| figure.median)
+                .collect::<Vec<_>>(),
+            [2.0, 2.5]
+        );
         assert!(findings.is_clean());
     }
 }

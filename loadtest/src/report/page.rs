@@ -25,10 +25,16 @@ pub(crate) fn page(findings: &Findings) -> Result<String> {
     for curves in curves(&findings.measurements) {
         if let Some(svg) = curves.plot.svg()? {
             let (title, note) = (escaped(&curves.title), escaped(curves.note));
-            add(&mut page, format_args!("<h2>{title}</h2>\n<p class=\"note\">{note}</p>\n<p class=\"key\">"));
+            add(
+                &mut page,
+                format_args!("<h2>{title}</h2>\n<p class=\"note\">{note}</p>\n<p class=\"key\">"),
+            );
             for (name, color) in curves.plot.names() {
                 let name = escaped(name);
-                add(&mut page, format_args!("<span style=\"border-color: {color}\">{name}</span>\n"));
+                add(
+                    &mut page,
+                    format_args!("<span style=\"border-color: {color}\">{name}</span>\n"),
+                );
             }
             add(&mut page, format_args!("</p>\n{svg}\n"));
         }
@@ -41,29 +47,59 @@ fn head(page: &mut String, findings: &Findings) {
     let machine = &findings.machine;
     let mut rows = vec![
         ("date", machine.date.clone()),
-        ("processor", format!("{}, {} cores", machine.cpu, machine.cores)),
+        (
+            "processor",
+            format!("{}, {} cores", machine.cpu, machine.cores),
+        ),
         ("kernel", machine.kernel.clone()),
         ("measured", findings.measured.clone()),
     ];
-    rows.extend(findings.settings.iter().map(|(name, value)| (*name, value.clone())));
-    add(page, format_args!("<h1>{}</h1>\n", escaped(findings.scenario)));
+    rows.extend(
+        findings
+            .settings
+            .iter()
+            .map(|(name, value)| (*name, value.clone())),
+    );
     add(
         page,
-        format_args!("<pre>{}</pre>\n<table class=\"settings\">\n", escaped(&findings.command.join(" "))),
+        format_args!("<h1>{}</h1>\n", escaped(findings.scenario)),
+    );
+    add(
+        page,
+        format_args!(
+            "<pre>{}</pre>\n<table class=\"settings\">\n",
+            escaped(&findings.command.join(" "))
+        ),
     );
     for (name, value) in rows {
-        add(page, format_args!("<tr><th>{}<td>{}\n", escaped(name), escaped(&value)));
+        add(
+            page,
+            format_args!("<tr><th>{}<td>{}\n", escaped(name), escaped(&value)),
+        );
     }
-    let class = if findings.is_clean() { "clean" } else { "faulty" };
+    let class = if findings.is_clean() {
+        "clean"
+    } else {
+        "faulty"
+    };
     let faults = escaped(&findings.faults.to_string());
-    add(page, format_args!("</table>\n<p class=\"{class}\">faults: {faults}</p>\n"));
+    add(
+        page,
+        format_args!("</table>\n<p class=\"{class}\">faults: {faults}</p>\n"),
+    );
 }
 
 fn figures(page: &mut String, findings: &Findings) {
-    page.push_str("<table class=\"figures\">\n<tr><th>figure<th>median<th><th>least<th>most<th>in turn\n");
+    page.push_str(
+        "<table class=\"figures\">\n<tr><th>figure<th>median<th><th>least<th>most<th>in turn\n",
+    );
     for figure in &findings.figures {
         let (least, most) = figure.range();
-        let all: Vec<String> = figure.values.iter().map(|&value| figure.text(value)).collect();
+        let all: Vec<String> = figure
+            .values
+            .iter()
+            .map(|&value| figure.text(value))
+            .collect();
         add(
             page,
             format_args!(
@@ -86,7 +122,10 @@ fn add(page: &mut String, text: Arguments<'_>) {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -96,12 +135,19 @@ mod tests {
 
     #[test]
     fn what_the_test_was_run_with_cannot_break_the_page() {
-        let mut findings =
-            Findings::new("test", &Common::for_tests(), vec![("filter", "a < \"b\" && c".to_owned())]);
+        let mut findings = Findings::new(
+            "test",
+            &Common::for_tests(),
+            vec![("filter", "a < \"b\" && c".to_owned())],
+        );
         findings.add("<b>", "ms", 1.5);
         let page = page(&findings).unwrap();
         assert!(page.contains("a &lt; &quot;b&quot; &amp;&amp; c"), "{page}");
         assert!(page.contains("<th>&lt;b&gt;<td><b>1.50</b>"), "{page}");
-        assert!(!["<script", "<link", "src=", "url(", "@import"].iter().any(|from| page.contains(from)));
+        assert!(
+            !["<script", "<link", "src=", "url(", "@import"]
+                .iter()
+                .any(|from| page.contains(from))
+        );
     }
 }

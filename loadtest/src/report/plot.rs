@@ -88,7 +88,10 @@ impl Plot {
     fn draw(&self, svg: &mut String) -> std::result::Result<(), Box<dyn Display>> {
         let told = |why: DrawingAreaErrorKind<std::io::Error>| Box::new(why) as Box<dyn Display>;
         let all = || self.lines.iter().flat_map(|line| &line.points);
-        let (x, y) = (self.x.spread(all().map(|point| point.0)), self.y.spread(all().map(|point| point.1)));
+        let (x, y) = (
+            self.x.spread(all().map(|point| point.0)),
+            self.y.spread(all().map(|point| point.1)),
+        );
         let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .margin(6)
@@ -111,11 +114,15 @@ impl Plot {
             .map_err(told)?;
         let names = self.names();
         for line in &self.lines {
-            let known = names.iter().position(|(name, _)| *name == line.name).unwrap_or(0);
+            let known = names
+                .iter()
+                .position(|(name, _)| *name == line.name)
+                .unwrap_or(0);
             let color = COLORS[known % COLORS.len()];
             // Few points are to be seen as such, and one is no line.
             let size = if line.points.len() < 5 { 3 } else { 1 };
-            let series = LineSeries::new(line.points.iter().copied(), color.filled()).point_size(size);
+            let series =
+                LineSeries::new(line.points.iter().copied(), color.filled()).point_size(size);
             chart.draw_series(series).map_err(told)?;
         }
         area.present().map_err(told)
@@ -124,15 +131,27 @@ impl Plot {
 
 impl Axis {
     pub(super) fn linear(label: &'static str) -> Self {
-        Self { label, scale: Scale::Linear, mark: short }
+        Self {
+            label,
+            scale: Scale::Linear,
+            mark: short,
+        }
     }
 
     pub(super) fn count(label: &'static str) -> Self {
-        Self { label, scale: Scale::Count, mark: short }
+        Self {
+            label,
+            scale: Scale::Count,
+            mark: short,
+        }
     }
 
     pub(super) fn log(label: &'static str, mark: fn(f64) -> String) -> Self {
-        Self { label, scale: Scale::Log, mark }
+        Self {
+            label,
+            scale: Scale::Log,
+            mark,
+        }
     }
 
     /// Room for the values, and marks in it.
@@ -150,7 +169,12 @@ impl Axis {
             Scale::Count => steps(least, most, step((most - least) / MARKS).max(1.0)),
             Scale::Linear => steps(least, most, step((most - least) / MARKS)),
         };
-        Spread { scale: self.scale, least, most, marks }
+        Spread {
+            scale: self.scale,
+            least,
+            most,
+            marks,
+        }
     }
 }
 
@@ -184,24 +208,38 @@ impl Ranged for Spread {
 
 /// Where a value lies.
 fn place(scale: Scale, value: f64) -> f64 {
-    if scale == Scale::Log { value.max(1e-9).log10() } else { value }
+    if scale == Scale::Log {
+        value.max(1e-9).log10()
+    } else {
+        value
+    }
 }
 
 /// What lies there.
 fn value(scale: Scale, place: f64) -> f64 {
-    if scale == Scale::Log { 10f64.powf(place) } else { place }
+    if scale == Scale::Log {
+        10f64.powf(place)
+    } else {
+        place
+    }
 }
 
 /// A mark's text: as many digits as it needs.
 pub(super) fn short(value: f64) -> String {
     let text = number(value);
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
 }
 
 /// The next of 1, 2, 5, 10, 20, 50, …
 fn step(at_least: f64) -> f64 {
     let power = 10f64.powf(at_least.log10().floor());
-    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= at_least);
+    let factor = [1.0, 2.0, 5.0]
+        .into_iter()
+        .find(|factor| factor * power >= at_least);
     factor.unwrap_or(10.0) * power
 }
 
@@ -213,10 +251,15 @@ fn steps(least: f64, most: f64, step: f64) -> Vec<f64> {
 
 /// Powers of ten between two places, and twos and fives where there is room.
 fn powers(least: f64, most: f64) -> Vec<f64> {
-    let factors: &[f64] = if most - least > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let factors: &[f64] = if most - least > 3.0 {
+        &[1.0]
+    } else {
+        &[1.0, 2.0, 5.0]
+    };
     let all = (least.floor() as i32..=most.ceil() as i32)
         .flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
-    all.filter(|value| (least..=most).contains(&value.log10())).collect()
+    all.filter(|value| (least..=most).contains(&value.log10()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -224,12 +267,19 @@ mod tests {
     use super::*;
 
     fn line(name: &str, points: &[(f64, f64)]) -> Line {
-        Line { name: name.to_owned(), points: points.to_vec() }
+        Line {
+            name: name.to_owned(),
+            points: points.to_vec(),
+        }
     }
 
     #[test]
     fn every_pair_of_scales_is_drawn_and_lines_of_one_name_share_a_colour() {
-        let axis = |scale| Axis { label: "x", scale, mark: short };
+        let axis = |scale| Axis {
+            label: "x",
+            scale,
+            mark: short,
+        };
         let scales = [Scale::Linear, Scale::Count, Scale::Log];
         for (x, y) in scales.into_iter().flat_map(|x| scales.map(|y| (x, y))) {
             let lines = vec![
@@ -237,13 +287,21 @@ mod tests {
                 line("first", &[(1.0, 4.0)]),
                 line("second", &[(9.0, 2.0)]),
             ];
-            let plot = Plot { x: axis(x), y: axis(y), lines };
+            let plot = Plot {
+                x: axis(x),
+                y: axis(y),
+                lines,
+            };
             let svg = plot.svg().unwrap().unwrap();
             assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
             assert_eq!(plot.names().len(), 2);
             assert!(svg.contains("#268BD2") && svg.contains("#CB7816"), "{svg}");
         }
-        let empty = Plot { x: Axis::count("n"), y: Axis::linear("s"), lines: vec![line("none", &[])] };
+        let empty = Plot {
+            x: Axis::count("n"),
+            y: Axis::linear("s"),
+            lines: vec![line("none", &[])],
+        };
         assert_eq!(empty.svg().unwrap(), None);
     }
 
@@ -251,9 +309,21 @@ mod tests {
     fn marks_are_round_and_few() {
         let steps_of = [0.13, 0.5, 3.0, 60.0].map(|at_least| short(step(at_least)));
         assert_eq!(steps_of, ["0.2", "0.5", "5", "100"]);
-        assert_eq!(steps(0.0, 1.6, 0.5).into_iter().map(short).collect::<Vec<_>>(), ["0", "0.5", "1", "1.5"]);
+        assert_eq!(
+            steps(0.0, 1.6, 0.5)
+                .into_iter()
+                .map(short)
+                .collect::<Vec<_>>(),
+            ["0", "0.5", "1", "1.5"]
+        );
         let powers = powers(0.9f64.log10(), 30f64.log10());
-        assert_eq!(powers.into_iter().map(short).collect::<Vec<_>>(), ["1", "2", "5", "10", "20"]);
-        assert_eq!([0.0, 0.5, 12.0, 0.05, 1500.0].map(short), ["0", "0.5", "12", "0.05", "1500"]);
+        assert_eq!(
+            powers.into_iter().map(short).collect::<Vec<_>>(),
+            ["1", "2", "5", "10", "20"]
+        );
+        assert_eq!(
+            [0.0, 0.5, 12.0, 0.05, 1500.0].map(short),
+            ["0", "0.5", "12", "0.05", "1500"]
+        );
     }
 }

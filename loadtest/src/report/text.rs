@@ -6,13 +6,27 @@ use super::{Faults, Findings};
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings: Vec<String> =
-            self.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let settings: Vec<String> = self
+            .settings
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
         writeln!(f, "{}: {}", self.scenario, settings.join(", "))?;
-        let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
+        let width = self
+            .figures
+            .iter()
+            .map(|figure| figure.name.len())
+            .max()
+            .unwrap_or(0);
         for figure in &self.figures {
             let (least, most) = figure.range();
-            write!(f, "  {:width$}  {:>12} {}", figure.name, figure.text(figure.median), figure.unit)?;
+            write!(
+                f,
+                "  {:width$}  {:>12} {}",
+                figure.name,
+                figure.text(figure.median),
+                figure.unit
+            )?;
             if figure.values.len() > 1 {
                 write!(f, "  ({} to {})", figure.text(least), figure.text(most))?;
             }
@@ -24,8 +38,21 @@ impl fmt::Display for Findings {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lost, duplicates, reordered, misdirected, stray, .. } = self;
-        let Self { connections_ended, connections_left, refused, unsent, .. } = self;
+        let Self {
+            lost,
+            duplicates,
+            reordered,
+            misdirected,
+            stray,
+            ..
+        } = self;
+        let Self {
+            connections_ended,
+            connections_left,
+            refused,
+            unsent,
+            ..
+        } = self;
         write!(
             f,
             "{lost} lost, {duplicates} repeated, {reordered} out of order, {misdirected} misdirected, \

@@ -31,7 +31,10 @@ pub(crate) fn churn(args: &Churn) -> Result<Findings> {
     let settings = vec![
         ("connections", args.connections.to_string()),
         ("storm", args.storm.to_string()),
-        ("at most", format!("{} handshakes a second", common.connect_rate)),
+        (
+            "at most",
+            format!("{} handshakes a second", common.connect_rate),
+        ),
         ("rate", args.rate.to_string()),
         ("bytes", common.bytes.to_string()),
     ];
@@ -52,17 +55,26 @@ pub(crate) fn churn(args: &Churn) -> Result<Findings> {
     }];
     setting.warm_up(&lanes)?;
     let before = connections(args, &server)?;
-    let mut churning = Churning { args, setting, server, stormy };
+    let mut churning = Churning {
+        args,
+        setting,
+        server,
+        stormy,
+    };
     let on = (churning.server.process, common.duration);
     for _ in 0..common.repeat {
-        let calm = churning.setting.measure("calm", &lanes, on, &mut findings)?;
+        let calm = churning
+            .setting
+            .measure("calm", &lanes, on, &mut findings)?;
         let calm = note(&mut findings, "calm", &calm);
         churning.storm("storm alone", &[], &mut findings)?;
         let with = churning.storm("with storms", &lanes, &mut findings)?;
         let with = note(&mut findings, "with storms", &with);
         findings.add("p99 with storms over p99 calm", "times", with / calm);
     }
-    let Some(before) = before else { return Ok(findings) };
+    let Some(before) = before else {
+        return Ok(findings);
+    };
     let left = churning.left_over(before)?;
     findings.faults.connections_left = left;
     Ok(findings)
@@ -78,14 +90,23 @@ struct Churning<'a> {
 impl Churning<'_> {
     /// Measures while storms come and go; the processor time is that of the storms to their end.
     fn storm(&mut self, name: &str, lanes: &[Lane], findings: &mut Findings) -> Result<Outcome> {
-        let Self { args, setting, server, stormy } = self;
+        let Self {
+            args,
+            setting,
+            server,
+            stormy,
+        } = self;
         let common = &args.common;
         let cpu = || server.process.map(Process::cpu).transpose();
         let before = cpu()?;
-        setting.fleets.storm(stormy, (&server.api, common.connect_rate))?;
+        setting
+            .fleets
+            .storm(stormy, (&server.api, common.connect_rate))?;
         let outcome = setting.measure(name, lanes, (server.process, common.duration), findings)?;
         let stormed = setting.fleets.calm(stormy)?;
-        let cpu = before.zip(cpu()?).map(|(before, after)| after.saturating_sub(before));
+        let cpu = before
+            .zip(cpu()?)
+            .map(|(before, after)| after.saturating_sub(before));
         // Beside events the processor time is not that of handshakes alone.
         note_storms(findings, name, &stormed, cpu.filter(|_| lanes.is_empty()))?;
         Ok(outcome)
@@ -108,10 +129,19 @@ impl Churning<'_> {
 /// What the server counts, if it is Fanfare.
 fn connections(args: &Churn, server: &Server) -> Result<Option<u64>> {
     let counts = args.common.target.kind() == Kind::Fanfare;
-    if counts { inspect::connections(&server.api).map(Some) } else { Ok(None) }
+    if counts {
+        inspect::connections(&server.api).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
-fn note_storms(findings: &mut Findings, name: &str, all: &[Stormed], cpu: Option<Duration>) -> Result<()> {
+fn note_storms(
+    findings: &mut Findings,
+    name: &str,
+    all: &[Stormed],
+    cpu: Option<Duration>,
+) -> Result<()> {
     let mut welcomes = histogram()?;
     let (mut handshakes, mut rate) = (0, 0.0);
     for stormed in all {

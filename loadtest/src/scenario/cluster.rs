@@ -43,7 +43,9 @@ struct Cost {
 pub(crate) fn cluster(args: &Cluster) -> Result<Findings> {
     let common = &args.common;
     if common.target.kind() != Kind::Fanfare || common.target.url.is_some() {
-        return failed("cluster starts its servers itself, and only Fanfare's: leave out --server and --url");
+        return failed(
+            "cluster starts its servers itself, and only Fanfare's: leave out --server and --url",
+        );
     }
     let settings = vec![
         ("connections", args.connections.to_string()),
@@ -63,9 +65,17 @@ pub(crate) fn cluster(args: &Cluster) -> Result<Findings> {
         let three = three.measure(common, &mut findings)?;
         for (name, cost) in [("one node with Redis", joined), ("three nodes", three)] {
             let rate = cost.deliveries_per_second / alone.deliveries_per_second;
-            findings.add(format!("deliveries a second, {name} over one node"), "times", rate);
+            findings.add(
+                format!("deliveries a second, {name} over one node"),
+                "times",
+                rate,
+            );
             let cpu = cost.micros_per_delivery / alone.micros_per_delivery;
-            findings.add(format!("CPU of all nodes per delivery, {name} over one node"), "times", cpu);
+            findings.add(
+                format!("CPU of all nodes per delivery, {name} over one node"),
+                "times",
+                cpu,
+            );
         }
     }
     Ok(findings)
@@ -73,7 +83,11 @@ pub(crate) fn cluster(args: &Cluster) -> Result<Findings> {
 
 impl Group {
     fn start(args: &Cluster, name: &'static str, nodes: usize, has_redis: bool) -> Result<Self> {
-        let redis = if has_redis { Some(RedisServer::start().doing("cannot start Redis")?) } else { None };
+        let redis = if has_redis {
+            Some(RedisServer::start().doing("cannot start Redis")?)
+        } else {
+            None
+        };
         let mut common = args.common.clone();
         if let Some(redis) = &redis {
             common = common.with_server_arg(&format!("--redis={}", redis.url()));
@@ -85,7 +99,10 @@ impl Group {
             await_ready(&server)?;
             let count = args.connections / nodes + usize::from(node < args.connections % nodes);
             let which = setting.connect(&common, &server, count, false)?;
-            fleets = Range { start: 0, end: which.end };
+            fleets = Range {
+                start: 0,
+                end: which.end,
+            };
             servers.push(server);
         }
         let lane = |server: &Server| Lane {
@@ -98,15 +115,35 @@ impl Group {
             fleets: fleets.clone(),
         };
         let lanes = servers.iter().map(lane).collect();
-        Ok(Self { name, setting, servers, lanes, redis })
+        Ok(Self {
+            name,
+            setting,
+            servers,
+            lanes,
+            redis,
+        })
     }
 
     fn measure(&mut self, common: &Common, findings: &mut Findings) -> Result<Cost> {
-        let nodes: Vec<Process> = self.servers.iter().filter_map(|server| server.process).collect();
-        let redis: Vec<Process> = self.redis.iter().filter_map(RedisServer::id).map(Process).collect();
+        let nodes: Vec<Process> = self
+            .servers
+            .iter()
+            .filter_map(|server| server.process)
+            .collect();
+        let redis: Vec<Process> = self
+            .redis
+            .iter()
+            .filter_map(RedisServer::id)
+            .map(Process)
+            .collect();
         let before = (cpu(&nodes)?, cpu(&redis)?);
-        let outcome = self.setting.measure(self.name, &self.lanes, (None, common.duration), findings)?;
-        let used = (cpu(&nodes)?.saturating_sub(before.0), cpu(&redis)?.saturating_sub(before.1));
+        let outcome =
+            self.setting
+                .measure(self.name, &self.lanes, (None, common.duration), findings)?;
+        let used = (
+            cpu(&nodes)?.saturating_sub(before.0),
+            cpu(&redis)?.saturating_sub(before.1),
+        );
         let deliveries = outcome.report.deliveries as f64;
         let events = outcome.lanes.iter().map(|lane| lane.sent).sum::<u64>() as f64;
         let cost = Cost {
@@ -116,9 +153,17 @@ impl Group {
         let mut add = |figure, unit, value| findings.add(titled(self.name, figure), unit, value);
         add("deliveries a second", "", cost.deliveries_per_second);
         add("events a second", "", events / outcome.seconds);
-        add("CPU of all nodes per delivery", "µs", cost.micros_per_delivery);
+        add(
+            "CPU of all nodes per delivery",
+            "µs",
+            cost.micros_per_delivery,
+        );
         if self.redis.is_some() {
-            add("CPU of Redis per event", "µs", used.1.as_secs_f64() * 1e6 / events.max(1.0));
+            add(
+                "CPU of Redis per event",
+                "µs",
+                used.1.as_secs_f64() * 1e6 / events.max(1.0),
+            );
         }
         for lane in &outcome.lanes {
             findings.add_latencies(&titled(self.name, "request to arrival"), &lane.deliveries);

@@ -45,9 +45,15 @@ pub(crate) fn drops(args: &Drops) -> Result<Findings> {
     }
     let first = !args.ordinary_priority && First::ask().is_some();
     let mut findings = Findings::new("drops", &args.common, settings(args, first));
-    let redis = if args.redis { Some(RedisServer::start().doing("cannot start Redis")?) } else { None };
+    let redis = if args.redis {
+        Some(RedisServer::start().doing("cannot start Redis")?)
+    } else {
+        None
+    };
     let window = humantime::format_duration(args.resume_window);
-    let mut common = args.common.with_server_arg(&format!("--limit=resume_window={window}"));
+    let mut common = args
+        .common
+        .with_server_arg(&format!("--limit=resume_window={window}"));
     if let Some(redis) = &redis {
         common = common.with_server_arg(&format!("--redis={}", redis.url()));
     }
@@ -56,7 +62,12 @@ pub(crate) fn drops(args: &Drops) -> Result<Findings> {
         await_ready(&server)?;
     }
     let setting = Setting::new(common.repeat.into())?;
-    let mut dropping = Dropping { args, setting, server, first };
+    let mut dropping = Dropping {
+        args,
+        setting,
+        server,
+        first,
+    };
     for _ in 0..common.repeat {
         dropping.once(&mut findings)?;
     }
@@ -69,7 +80,10 @@ fn settings(args: &Drops, first: bool) -> Vec<(&'static str, String)> {
         ("channels", args.channels.to_string()),
         ("new connections a second", args.rate.to_string()),
         ("dropped by", format!("{:?}", args.by).to_lowercase()),
-        ("resume window", humantime::format_duration(args.resume_window).to_string()),
+        (
+            "resume window",
+            humantime::format_duration(args.resume_window).to_string(),
+        ),
         ("redis", args.redis.to_string()),
         ("new connections' clients go first", first.to_string()),
     ]
@@ -93,7 +107,10 @@ struct Counts {
 impl Counts {
     fn of(server: &Server) -> Result<Self> {
         let connections = inspect::connections(&server.api)?;
-        Ok(Self { connections, endings: inspect::endings(&server.api)? })
+        Ok(Self {
+            connections,
+            endings: inspect::endings(&server.api)?,
+        })
     }
 }
 
@@ -108,14 +125,27 @@ struct Dropped {
 impl Dropping<'_> {
     /// Lets connections come in, others drop, and finds out what that meant to those that came.
     fn once(&mut self, findings: &mut Findings) -> Result<()> {
-        let Self { args, setting, server, first } = self;
+        let Self {
+            args,
+            setting,
+            server,
+            first,
+        } = self;
         let (common, fleets) = (&args.common, &mut setting.fleets);
         let counts = common.target.kind() == Kind::Fanfare;
-        let before = if counts { Some(Counts::of(server)?) } else { None };
+        let before = if counts {
+            Some(Counts::of(server)?)
+        } else {
+            None
+        };
         let held = fleets.start(args.connections, false)?;
         fleets.set_aside(&held);
         // The floor has no channels.
-        let members = if counts { server.api.in_channels(args.channels.into()) } else { server.api.clone() };
+        let members = if counts {
+            server.api.in_channels(args.channels.into())
+        } else {
+            server.api.clone()
+        };
         fleets.connect(
             held.clone(),
             (&members, common.connect_rate),
@@ -132,9 +162,16 @@ impl Dropping<'_> {
         findings.add("dropped within", "ms", dropped.within.as_secs_f64() * 1e3);
         if let Some(before) = before {
             let forgotten = self.forgotten(before, dropped.at)?;
-            findings.add("forgotten by the server after", "ms", forgotten.as_secs_f64() * 1e3);
+            findings.add(
+                "forgotten by the server after",
+                "ms",
+                forgotten.as_secs_f64() * 1e3,
+            );
         }
-        let arrivals = self.setting.fleets.arrivals(&newcomers, lasting + PATIENCE)?;
+        let arrivals = self
+            .setting
+            .fleets
+            .arrivals(&newcomers, lasting + PATIENCE)?;
         note(findings, self.args, &arrivals, dropped.at)?;
         let all = self.setting.exercise(&self.server, &newcomers)?;
         findings.blame(&all);
@@ -153,7 +190,10 @@ impl Dropping<'_> {
             DropBy::Reset => self.setting.fleets.reset(held)?,
             DropBy::Kill => self.setting.fleets.kill(held)?,
         }
-        Ok(Dropped { at, within: Duration::from_nanos(clock::now() - at) })
+        Ok(Dropped {
+            at,
+            within: Duration::from_nanos(clock::now() - at),
+        })
     }
 
     /// How long after the drop the server had forgotten all that dropped.
@@ -167,8 +207,12 @@ impl Dropping<'_> {
             }
             if Instant::now() > until {
                 let left = wanted.saturating_sub(endings.ended);
-                let members = endings.memberships.saturating_sub(before.endings.memberships);
-                return failed(format!("{left} connections and {members} members are not forgotten"));
+                let members = endings
+                    .memberships
+                    .saturating_sub(before.endings.memberships);
+                return failed(format!(
+                    "{left} connections and {members} members are not forgotten"
+                ));
             }
             std::thread::sleep(LOOK);
         }
@@ -202,7 +246,10 @@ fn note(findings: &mut Findings, args: &Drops, arrivals: &[Arrival], dropped: u6
     for (name, from) in [(DROP, dropped), (GIVEN_UP, given_up)] {
         let then = see(findings, name, arrivals, from..from + clock::nanos(WINDOW))?;
         for (figure, ratio) in [
-            ("accepted a second", then.accepted_per_second / before.accepted_per_second),
+            (
+                "accepted a second",
+                then.accepted_per_second / before.accepted_per_second,
+            ),
             ("p50", then.p50 / before.p50),
             ("p99", then.p99 / before.p99),
             ("max", then.max / before.max),
@@ -214,17 +261,37 @@ fn note(findings: &mut Findings, args: &Drops, arrivals: &[Arrival], dropped: u6
 }
 
 /// Adds what those found that were due, or were accepted, at a time.
-fn see(findings: &mut Findings, name: &str, arrivals: &[Arrival], when: Range<u64>) -> Result<Seen> {
+fn see(
+    findings: &mut Findings,
+    name: &str,
+    arrivals: &[Arrival],
+    when: Range<u64>,
+) -> Result<Seen> {
     let (mut welcomes, mut late) = (histogram()?, histogram()?);
-    for arrival in arrivals.iter().filter(|arrival| when.contains(&arrival.due)) {
+    for arrival in arrivals
+        .iter()
+        .filter(|arrival| when.contains(&arrival.due))
+    {
         welcomes.saturating_record(arrival.open.saturating_sub(arrival.due).max(1));
         late.saturating_record(arrival.dialed.saturating_sub(arrival.due).max(1));
     }
-    let accepted = arrivals.iter().filter(|arrival| when.contains(&arrival.open)).count();
+    let accepted = arrivals
+        .iter()
+        .filter(|arrival| when.contains(&arrival.open))
+        .count();
     let accepted_per_second = accepted as f64 / ((when.end - when.start) as f64 / 1e9);
     findings.add(titled(name, "accepted a second"), "", accepted_per_second);
     findings.add_latencies(&titled(name, "due to welcome"), &welcomes);
-    findings.add(titled(name, "dialed late by p99"), "ms", late.value_at_quantile(0.99) as f64 / 1e6);
+    findings.add(
+        titled(name, "dialed late by p99"),
+        "ms",
+        late.value_at_quantile(0.99) as f64 / 1e6,
+    );
     let [p50, p99] = [0.5, 0.99].map(|quantile| welcomes.value_at_quantile(quantile) as f64);
-    Ok(Seen { accepted_per_second, p50, p99, max: welcomes.max() as f64 })
+    Ok(Seen {
+        accepted_per_second,
+        p50,
+        p99,
+        max: welcomes.max() as f64,
+    })
 }

@@ -11,22 +11,49 @@ use crate::{
 
 /// Runs `flood`.
 pub(crate) fn flood(args: &Flood) -> Result<Findings> {
-    let pace = if args.until == Until::Delivered { Pace::OnDelivery } else { Pace::OnAnswer };
-    let settings =
-        vec![("under way", args.depth.to_string()), ("until", format!("{:?}", args.until).to_lowercase())];
-    run("flood", &args.common, args.connections, (pace, usize::from(args.depth)), settings)
+    let pace = if args.until == Until::Delivered {
+        Pace::OnDelivery
+    } else {
+        Pace::OnAnswer
+    };
+    let settings = vec![
+        ("under way", args.depth.to_string()),
+        ("until", format!("{:?}", args.until).to_lowercase()),
+    ];
+    run(
+        "flood",
+        &args.common,
+        args.connections,
+        (pace, usize::from(args.depth)),
+        settings,
+    )
 }
 
 /// Runs `serial`.
 pub(crate) fn serial(args: &Serial) -> Result<Findings> {
-    let settings = vec![("under way", "1".to_owned()), ("until", "delivered".to_owned())];
-    run("serial", &args.common, args.connections, (Pace::OnDelivery, 1), settings)
+    let settings = vec![
+        ("under way", "1".to_owned()),
+        ("until", "delivered".to_owned()),
+    ];
+    run(
+        "serial",
+        &args.common,
+        args.connections,
+        (Pace::OnDelivery, 1),
+        settings,
+    )
 }
 
 /// Runs `paced`.
 pub(crate) fn paced(args: &Paced) -> Result<Findings> {
     let settings = vec![("rate", args.rate.to_string())];
-    run("paced", &args.common, args.connections, (Pace::PerSecond(args.rate), PACED_CALLERS), settings)
+    run(
+        "paced",
+        &args.common,
+        args.connections,
+        (Pace::PerSecond(args.rate), PACED_CALLERS),
+        settings,
+    )
 }
 
 fn run(
@@ -36,7 +63,10 @@ fn run(
     (pace, callers): (Pace, usize),
     more: Vec<(&'static str, String)>,
 ) -> Result<Findings> {
-    let mut settings = vec![("connections", connections.to_string()), ("bytes", common.bytes.to_string())];
+    let mut settings = vec![
+        ("connections", connections.to_string()),
+        ("bytes", common.bytes.to_string()),
+    ];
     settings.extend(more);
     let mut findings = Findings::new(scenario, common, settings);
     let server = Server::open(common)?;
@@ -54,7 +84,8 @@ fn run(
     let lanes = [lane];
     setting.warm_up(&lanes)?;
     for _ in 0..common.repeat {
-        let outcome = setting.measure("", &lanes, (server.process, common.duration), &mut findings)?;
+        let outcome =
+            setting.measure("", &lanes, (server.process, common.duration), &mut findings)?;
         note(&mut findings, &outcome);
     }
     Ok(findings)
@@ -66,7 +97,11 @@ fn note(findings: &mut Findings, outcome: &Outcome) {
     if let Some(micros) = outcome.cpu_micros_per(deliveries) {
         findings.add("server CPU per delivery", "µs", micros);
     }
-    findings.add("deliveries a second", "", deliveries as f64 / outcome.seconds);
+    findings.add(
+        "deliveries a second",
+        "",
+        deliveries as f64 / outcome.seconds,
+    );
     findings.add("events a second", "", lane.sent as f64 / outcome.seconds);
     findings.add_latencies("request to arrival", &lane.deliveries);
     findings.add_latencies("request to answer", &lane.answers);

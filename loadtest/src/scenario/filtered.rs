@@ -26,10 +26,17 @@ struct Costs {
 pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
     need_filters(&args.common.target)?;
     if args.common.target.kind() == Kind::Floor {
-        return failed("the floor knows no filters; what it costs to send to N is `serial --floor -n N`");
+        return failed(
+            "the floor knows no filters; what it costs to send to N is `serial --floor -n N`",
+        );
     }
-    let filter = Filter { by: args.by, share: args.share };
-    let matching = (0..args.connections).filter(|&user| filter.matches(user)).count();
+    let filter = Filter {
+        by: args.by,
+        share: args.share,
+    };
+    let matching = (0..args.connections)
+        .filter(|&user| filter.matches(user))
+        .count();
     if matching == 0 {
         return failed("the filter matches none of so few connections: -n must be at least 100");
     }
@@ -40,11 +47,19 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
     let server = Server::open(&common)?;
     let fleets = setting.connect(&common, &server, args.connections, false)?;
     check(&server, filter, matching)?;
-    let mut sides = vec![("filtered", lane(&common, &server, Aim::Matching(filter), fleets), server)];
+    let mut sides = vec![(
+        "filtered",
+        lane(&common, &server, Aim::Matching(filter), fleets),
+        server,
+    )];
     if common.target.url.is_none() {
         let server = Server::open(&common)?;
         let fleets = setting.connect(&common, &server, matching, false)?;
-        sides.push(("alone", lane(&common, &server, Aim::Everyone, fleets), server));
+        sides.push((
+            "alone",
+            lane(&common, &server, Aim::Everyone, fleets),
+            server,
+        ));
     }
     let settings = vec![
         ("connections", args.connections.to_string()),
@@ -72,10 +87,17 @@ pub(crate) fn filtered(args: &Filtered) -> Result<Findings> {
 /// Makes sure that the server finds whom it should, in the way it should.
 fn check(server: &Server, filter: Filter, matching: usize) -> Result<()> {
     let explained = inspect::explain(&server.api, &filter.text())?;
-    let wanted = if filter.by == By::Index { "index" } else { "scan" };
+    let wanted = if filter.by == By::Index {
+        "index"
+    } else {
+        "scan"
+    };
     if explained.plan.access != wanted {
-        let hint =
-            if wanted == "index" { format!("; start it with --index {INDEXED}") } else { String::new() };
+        let hint = if wanted == "index" {
+            format!("; start it with --index {INDEXED}")
+        } else {
+            String::new()
+        };
         return failed(format!(
             "the server answers {} otherwise than by {wanted}: {}{hint}",
             filter.text(),
@@ -84,7 +106,10 @@ fn check(server: &Server, filter: Filter, matching: usize) -> Result<()> {
     }
     if explained.matched != matching {
         let found = explained.matched;
-        return failed(format!("{} matches {found} connections instead of {matching}", filter.text()));
+        return failed(format!(
+            "{} matches {found} connections instead of {matching}",
+            filter.text()
+        ));
     }
     Ok(())
 }
@@ -107,8 +132,12 @@ fn measure(
     (name, lane, server): &(&str, Lane, Server),
     findings: &mut Findings,
 ) -> Result<Costs> {
-    let outcome =
-        setting.measure(name, std::slice::from_ref(lane), (server.process, common.duration), findings)?;
+    let outcome = setting.measure(
+        name,
+        std::slice::from_ref(lane),
+        (server.process, common.duration),
+        findings,
+    )?;
     let lane = &outcome.lanes[0];
     let cpu_micros = outcome.cpu_micros_per(lane.sent);
     if let Some(micros) = cpu_micros {
@@ -117,7 +146,11 @@ fn measure(
     if let Some(micros) = outcome.cpu_micros_per(outcome.report.deliveries) {
         findings.add(format!("{name}, server CPU per delivery"), "µs", micros);
     }
-    findings.add(format!("{name}, events a second"), "", lane.sent as f64 / outcome.seconds);
+    findings.add(
+        format!("{name}, events a second"),
+        "",
+        lane.sent as f64 / outcome.seconds,
+    );
     findings.add_latencies(&format!("{name}, request to arrival"), &lane.deliveries);
     findings.add_latencies(&format!("{name}, request to answer"), &lane.answers);
     add_memory(findings, name, &outcome);
@@ -130,8 +163,20 @@ fn measure(
 
 fn compare(filtered: &Costs, alone: &Costs, findings: &mut Findings) {
     if let (Some(filtered), Some(alone)) = (filtered.cpu_micros, alone.cpu_micros) {
-        findings.add("CPU per event, filtered over alone", "times", filtered / alone);
+        findings.add(
+            "CPU per event, filtered over alone",
+            "times",
+            filtered / alone,
+        );
     }
-    findings.add("p50 to arrival, filtered over alone", "times", filtered.p50 / alone.p50);
-    findings.add("p99 to arrival, filtered over alone", "times", filtered.p99 / alone.p99);
+    findings.add(
+        "p50 to arrival, filtered over alone",
+        "times",
+        filtered.p50 / alone.p50,
+    );
+    findings.add(
+        "p99 to arrival, filtered over alone",
+        "times",
+        filtered.p99 / alone.p99,
+    );
 }

@@ -21,8 +21,10 @@ const WARM_UP: usize = 1000;
 /// Runs `idle`; a server that is started here is started anew for each repetition.
 pub(crate) fn idle(args: &Idle) -> Result<Findings> {
     let common = &args.common;
-    let settings =
-        vec![("connections", args.connections.to_string()), ("settle", format!("{:?}", args.settle))];
+    let settings = vec![
+        ("connections", args.connections.to_string()),
+        ("settle", format!("{:?}", args.settle)),
+    ];
     let mut findings = Findings::new("idle", common, settings);
     for _ in 0..common.repeat {
         let server = Server::open(common)?;
@@ -50,7 +52,10 @@ fn once(
         &args.common,
         server,
         fleets,
-        Limits { connections: Some(WARM_UP), ..Limits::default() },
+        Limits {
+            connections: Some(WARM_UP),
+            ..Limits::default()
+        },
     )?;
     check(&setting.exercise(server, fleets)?, findings)?;
     setting.fleets.disconnect(fleets)?;
@@ -67,11 +72,31 @@ fn once(
     setting.fleets.disconnect(fleets)?;
     let each = |bytes: u64| bytes as f64 / args.connections as f64;
     let grown = |before: u64, after: u64| each(after.saturating_sub(before));
-    findings.add("anonymous memory per connection", "bytes", grown(before.anonymous, after.anonymous));
-    findings.add("resident memory per connection", "bytes", grown(before.resident, after.resident));
-    findings.add("anonymous memory before", "KiB", before.anonymous as f64 / 1024.0);
-    findings.add("server CPU per handshake", "µs", cpu.as_secs_f64() * 1e6 / args.connections as f64);
-    findings.add("handshakes a second (paced)", "", args.connections as f64 / seconds);
+    findings.add(
+        "anonymous memory per connection",
+        "bytes",
+        grown(before.anonymous, after.anonymous),
+    );
+    findings.add(
+        "resident memory per connection",
+        "bytes",
+        grown(before.resident, after.resident),
+    );
+    findings.add(
+        "anonymous memory before",
+        "KiB",
+        before.anonymous as f64 / 1024.0,
+    );
+    findings.add(
+        "server CPU per handshake",
+        "µs",
+        cpu.as_secs_f64() * 1e6 / args.connections as f64,
+    );
+    findings.add(
+        "handshakes a second (paced)",
+        "",
+        args.connections as f64 / seconds,
+    );
     Ok(())
 }
 

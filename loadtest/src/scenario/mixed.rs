@@ -28,13 +28,19 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
     let priority = match (first, args.ordinary_priority) {
         (true, _) => "before all other processes",
         (false, true) => "ordinary",
-        (false, false) => "ordinary, since the system permits no other (root, or ulimit -r 50, would)",
+        (false, false) => {
+            "ordinary, since the system permits no other (root, or ulimit -r 50, would)"
+        }
     };
     let settings = vec![
         ("connections", args.connections.to_string()),
         ("probes", args.probes.to_string()),
         ("rate", args.rate.to_string()),
-        ("scans", args.scan_rate.map_or("one after another".to_owned(), |rate| format!("{rate}/s"))),
+        (
+            "scans",
+            args.scan_rate
+                .map_or("one after another".to_owned(), |rate| format!("{rate}/s")),
+        ),
         ("bytes", args.common.bytes.to_string()),
         ("priority of callers and probes", priority.to_owned()),
     ];
@@ -46,8 +52,18 @@ pub(crate) fn mixed(args: &Mixed) -> Result<Findings> {
     let mut setting = Setting::new(usize::from(args.common.repeat) * 2)?;
     let probes = setting.connect(&args.common, &server, args.probes, first)?;
     let bulk = setting.connect(&args.common, &server, args.connections - args.probes, false)?;
-    let lanes = [single(args, &server, probes.clone()), scan(args, &server, probes.start..bulk.end)];
-    measure(args, first, &mut setting, &lanes, ("", server.process), &mut findings)?;
+    let lanes = [
+        single(args, &server, probes.clone()),
+        scan(args, &server, probes.start..bulk.end),
+    ];
+    measure(
+        args,
+        first,
+        &mut setting,
+        &lanes,
+        ("", server.process),
+        &mut findings,
+    )?;
     Ok(findings)
 }
 
@@ -57,10 +73,25 @@ fn calibrate(args: &Mixed, first: bool, findings: &mut Findings) -> Result<()> {
     let (for_single, for_scan) = (Server::floor()?, Server::floor()?);
     let mut setting = Setting::new(usize::from(args.common.repeat) * 2)?;
     let probes = setting.connect(&args.common, &for_single, args.probes, first)?;
-    let bulk = setting.connect(&args.common, &for_scan, args.connections - args.probes, false)?;
-    let lanes = [single(args, &for_single, probes), scan(args, &for_scan, bulk)];
+    let bulk = setting.connect(
+        &args.common,
+        &for_scan,
+        args.connections - args.probes,
+        false,
+    )?;
+    let lanes = [
+        single(args, &for_single, probes),
+        scan(args, &for_scan, bulk),
+    ];
     // Neither of the two would say anything by itself.
-    measure(args, first, &mut setting, &lanes, ("floor: ", None), findings)
+    measure(
+        args,
+        first,
+        &mut setting,
+        &lanes,
+        ("floor: ", None),
+        findings,
+    )
 }
 
 fn single(args: &Mixed, server: &Server, fleets: Range<usize>) -> Lane {
@@ -100,14 +131,23 @@ fn measure(
     setting.warm_up(lanes)?;
     for _ in 0..args.common.repeat {
         let mut p99 = |with: bool, findings: &mut Findings| -> Result<f64> {
-            let (lanes, name) = if with { (&lanes[..], "with scans") } else { (&lanes[..1], "alone") };
+            let (lanes, name) = if with {
+                (&lanes[..], "with scans")
+            } else {
+                (&lanes[..1], "alone")
+            };
             let name = format!("{prefix}{name}");
-            let outcome = setting.measure(&name, lanes, (server, args.common.duration), findings)?;
+            let outcome =
+                setting.measure(&name, lanes, (server, args.common.duration), findings)?;
             Ok(note(findings, &name, &outcome))
         };
         let alone = p99(false, findings)?;
         let with = p99(true, findings)?;
-        findings.add(format!("{prefix}p99 with scans over p99 alone"), "times", with / alone);
+        findings.add(
+            format!("{prefix}p99 with scans over p99 alone"),
+            "times",
+            with / alone,
+        );
     }
     Ok(())
 }
@@ -120,7 +160,11 @@ fn note(findings: &mut Findings, name: &str, outcome: &Outcome) -> f64 {
     let late = single.lateness.value_at_quantile(0.99) as f64 / 1e6;
     findings.add(format!("{name}, sent late by p99"), "ms", late);
     if let Some(scans) = outcome.lanes.get(1) {
-        findings.add(format!("{name}, scans a second"), "", scans.sent as f64 / outcome.seconds);
+        findings.add(
+            format!("{name}, scans a second"),
+            "",
+            scans.sent as f64 / outcome.seconds,
+        );
         let p99 = scans.deliveries.value_at_quantile(0.99) as f64 / 1e6;
         findings.add(format!("{name}, scan to arrival p99"), "ms", p99);
     }

@@ -51,7 +51,11 @@ struct Setting {
 impl Setting {
     /// Of a test of so many measurements.
     fn new(measurements: usize) -> Result<Self> {
-        Ok(Self { fleets: Fleets::new()?, round: 0, progress: Progress::new(measurements) })
+        Ok(Self {
+            fleets: Fleets::new()?,
+            round: 0,
+            progress: Progress::new(measurements),
+        })
     }
 
     /// Starts client processes for `connections`, which go before all others with `first`, and connects them.
@@ -76,19 +80,28 @@ impl Setting {
         limits: Limits,
     ) -> Result<()> {
         let to = (&server.api, common.connect_rate);
-        self.fleets.connect(which.clone(), to, limits, &self.progress)
+        self.fleets
+            .connect(which.clone(), to, limits, &self.progress)
     }
 
     /// Lets the lanes work for a moment that nobody measures.
     fn warm_up(&mut self, lanes: &[Lane]) -> Result<()> {
-        self.progress.begin("warming up", WARM_UP.as_millis() as u64);
+        self.progress
+            .begin("warming up", WARM_UP.as_millis() as u64);
         self.drive(lanes, lasting(WARM_UP), None).map(|_| ())
     }
 
     /// Lets the lanes work, and waits until everything has come.
     fn drive(&mut self, lanes: &[Lane], bound: Bound, server: Option<Process>) -> Result<Outcome> {
         self.round += 1;
-        drive(&mut self.fleets, lanes, bound, server, self.round, &self.progress)
+        drive(
+            &mut self.fleets,
+            lanes,
+            bound,
+            server,
+            self.round,
+            &self.progress,
+        )
     }
 
     /// Runs one measurement that the report shows as `name`, on the `server` for so long, and keeps all of it.
@@ -117,23 +130,41 @@ impl Setting {
             api: server.api.clone(),
             fleets: which.clone(),
         };
-        self.drive(&[lane], Bound { duration: Duration::from_secs(10), events: 1 }, None)
+        self.drive(
+            &[lane],
+            Bound {
+                duration: Duration::from_secs(10),
+                events: 1,
+            },
+            None,
+        )
     }
 }
 
 /// The bound of a measurement: time alone.
 fn lasting(duration: Duration) -> Bound {
-    Bound { duration, events: u64::MAX }
+    Bound {
+        duration,
+        events: u64::MAX,
+    }
 }
 
 /// Adds the server's memory at the end of the measurement `name`.
 fn add_memory(findings: &mut Findings, name: &str, outcome: &Outcome) {
     if let Some(memory) = outcome.memory {
-        findings.add(titled(name, "server memory at the end"), "MiB", memory.resident as f64 / 1_048_576.0);
+        findings.add(
+            titled(name, "server memory at the end"),
+            "MiB",
+            memory.resident as f64 / 1_048_576.0,
+        );
     }
 }
 
 /// A figure of the measurement `name`, if it needs telling from others.
 fn titled(name: &str, figure: &str) -> String {
-    if name.is_empty() { figure.to_owned() } else { format!("{name}, {figure}") }
+    if name.is_empty() {
+        figure.to_owned()
+    } else {
+        format!("{name}, {figure}")
+    }
 }

@@ -51,10 +51,19 @@ pub(crate) fn slow(args: &Slow) -> Result<Findings> {
     }];
     setting.warm_up(&lanes)?;
     for _ in 0..common.repeat {
-        let without = setting.measure(WITHOUT, &lanes, (server.process, common.duration), &mut findings)?;
+        let without = setting.measure(
+            WITHOUT,
+            &lanes,
+            (server.process, common.duration),
+            &mut findings,
+        )?;
         let without = note(&mut findings, WITHOUT, &without);
         let with = stall(args, &mut setting, &server, (&lanes, &slow), &mut findings)?;
-        findings.add("p99 with slow ones over p99 without", "times", with / without);
+        findings.add(
+            "p99 with slow ones over p99 without",
+            "times",
+            with / without,
+        );
     }
     Ok(findings)
 }
@@ -73,22 +82,41 @@ fn stall(
         None => Ok(None),
     };
     let counts = common.target.kind() == Kind::Fanfare;
-    let slowness = || if counts { inspect::slowness(&server.api).map(Some) } else { Ok(None) };
-    let limits = Limits { receive_buffer: Some(RECEIVE_BUFFER), ..Limits::default() };
+    let slowness = || {
+        if counts {
+            inspect::slowness(&server.api).map(Some)
+        } else {
+            Ok(None)
+        }
+    };
+    let limits = Limits {
+        receive_buffer: Some(RECEIVE_BUFFER),
+        ..Limits::default()
+    };
     setting.reconnect(common, server, slow, limits)?;
     let (before, counted) = (memory()?, slowness()?);
     setting.fleets.deafen(slow)?;
     let outcome = setting.measure(WITH, lanes, (server.process, args.stall), findings)?;
     setting.progress.begin("hearing the slow ones", 1);
-    let heard = setting.fleets.undeafen(slow, setting.round, &outcome.sent)?;
+    let heard = setting
+        .fleets
+        .undeafen(slow, setting.round, &outcome.sent)?;
     let counted = counted.zip(slowness()?);
     setting.fleets.disconnect(slow)?;
     setting.progress.sleep("settling", args.settle);
     let p99 = note(findings, WITH, &outcome);
     let peak = outcome.samples.iter().map(|sample| sample.resident).max();
-    for (when, bytes) in [("before", before), ("at its peak", peak), ("after", memory()?)] {
+    for (when, bytes) in [
+        ("before", before),
+        ("at its peak", peak),
+        ("after", memory()?),
+    ] {
         if let Some(bytes) = bytes {
-            findings.add(format!("server memory {when}"), "MiB", bytes as f64 / 1_048_576.0);
+            findings.add(
+                format!("server memory {when}"),
+                "MiB",
+                bytes as f64 / 1_048_576.0,
+            );
         }
     }
     note_heard(findings, &heard, counted);
@@ -99,21 +127,45 @@ fn stall(
 fn note_heard(findings: &mut Findings, all: &[Heard], counted: Option<(Slowness, Slowness)>) {
     let sum = |count: fn(&Heard) -> u64| all.iter().map(count).sum::<u64>() as f64;
     let mut add = |name: String, count: f64| findings.add(name, "", count);
-    let mut codes: Vec<u16> = all.iter().flat_map(|heard| heard.closed.keys().copied()).collect();
+    let mut codes: Vec<u16> = all
+        .iter()
+        .flat_map(|heard| heard.closed.keys().copied())
+        .collect();
     codes.sort_unstable();
     codes.dedup();
     for code in codes {
-        let closed = all.iter().filter_map(|heard| heard.closed.get(&code)).sum::<u64>();
-        add(format!("slow ones that saw close code {code}"), closed as f64);
+        let closed = all
+            .iter()
+            .filter_map(|heard| heard.closed.get(&code))
+            .sum::<u64>();
+        add(
+            format!("slow ones that saw close code {code}"),
+            closed as f64,
+        );
     }
-    add("slow ones that saw an end without a close frame".to_owned(), sum(|heard| heard.cut));
-    add("slow ones still open, with all events".to_owned(), sum(|heard| heard.complete));
-    add("slow ones still open, with a loss nobody told".to_owned(), sum(|heard| heard.untold));
+    add(
+        "slow ones that saw an end without a close frame".to_owned(),
+        sum(|heard| heard.cut),
+    );
+    add(
+        "slow ones still open, with all events".to_owned(),
+        sum(|heard| heard.complete),
+    );
+    add(
+        "slow ones still open, with a loss nobody told".to_owned(),
+        sum(|heard| heard.untold),
+    );
     if let Some((before, after)) = counted {
         let closed = after.closed.saturating_sub(before.closed);
-        add("slow ones closed with 4101, as the server counts".to_owned(), closed as f64);
+        add(
+            "slow ones closed with 4101, as the server counts".to_owned(),
+            closed as f64,
+        );
         let dropped = after.dropped.saturating_sub(before.dropped);
-        add("events dropped for them, as the server counts".to_owned(), dropped as f64);
+        add(
+            "events dropped for them, as the server counts".to_owned(),
+            dropped as f64,
+        );
     }
 }
 

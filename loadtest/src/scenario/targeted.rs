@@ -16,7 +16,11 @@ pub(crate) fn targeted(args: &Targeted) -> Result<Findings> {
         ("connections", args.connections.to_string()),
         ("bytes", common.bytes.to_string()),
         ("under way", args.depth.to_string()),
-        ("rate", args.rate.map_or("as answered".to_owned(), |rate| rate.to_string())),
+        (
+            "rate",
+            args.rate
+                .map_or("as answered".to_owned(), |rate| rate.to_string()),
+        ),
     ];
     let mut findings = Findings::new("targeted", common, settings);
     let server = Server::open(common)?;
@@ -33,7 +37,8 @@ pub(crate) fn targeted(args: &Targeted) -> Result<Findings> {
     }];
     setting.warm_up(&lanes)?;
     for _ in 0..common.repeat {
-        let outcome = setting.measure("", &lanes, (server.process, common.duration), &mut findings)?;
+        let outcome =
+            setting.measure("", &lanes, (server.process, common.duration), &mut findings)?;
         let lane = &outcome.lanes[0];
         findings.add("events a second", "", lane.sent as f64 / outcome.seconds);
         if let Some(micros) = outcome.cpu_micros_per(lane.sent) {

@@ -16,14 +16,32 @@ pub(crate) fn fanfare() -> &'static str {
             let target = profile.parent().expect("a target directory");
             let release = profile.ends_with("release").then_some("--release");
             let built = Command::new(env!("CARGO"))
-                .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace"))
-                .args(["build", "--locked", "-p", "fanfare", "--bin", "fanfare", "--target-dir"])
+                .current_dir(
+                    Path::new(env!("CARGO_MANIFEST_DIR"))
+                        .parent()
+                        .expect("the workspace"),
+                )
+                .args([
+                    "build",
+                    "--locked",
+                    "-p",
+                    "fanfare",
+                    "--bin",
+                    "fanfare",
+                    "--target-dir",
+                ])
                 .arg(target)
                 .args(release)
                 .status()
                 .expect("cargo runs");
-            assert!(built.success() && path.exists(), "fanfare was not built at {}", path.display());
+            assert!(
+                built.success() && path.exists(),
+                "fanfare was not built at {}",
+                path.display()
+            );
         }
-        path.into_os_string().into_string().expect("a path in UTF-8")
+        path.into_os_string()
+            .into_string()
+            .expect("a path in UTF-8")
     })
 }

@@ -4,7 +4,8 @@ use aws_lc_rs::{
     rand::SystemRandom,
     rsa::KeySize,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+        RsaKeyPair,
     },
 };
 use serde_json::{Value, json};
@@ -25,7 +26,10 @@ fn verifies(key: &Value, message: &[u8], signature: &[u8]) {
     let set = parse(&json!([key]));
     assert_eq!(set.skipped(), [""; 0], "{key}");
     assert!(set.keys[0].verifies(message, signature), "{key}");
-    assert!(!set.keys[0].verifies(b"another message", signature), "{key}");
+    assert!(
+        !set.keys[0].verifies(b"another message", signature),
+        "{key}"
+    );
 }
 
 #[test]
@@ -38,17 +42,16 @@ fn keys_of_every_known_type_verify() {
 
     let ec = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let (x, y) = ec.public_key().as_ref()[1..].split_at(32);
-    let key =
-        json!({"kty": "EC", "crv": "P-256", "x": encoded(x), "y": encoded(y), "use": "sig", "alg": "ES256"});
+    let key = json!({"kty": "EC", "crv": "P-256", "x": encoded(x), "y": encoded(y), "use": "sig", "alg": "ES256"});
     verifies(&key, message, ec.sign(&random, message).unwrap().as_ref());
 
     let rsa = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
     // An RSAPublicKey (RFC 8017, A.1.1): the heads of a sequence and of a number with a zero before it, n, e.
     let (n, e) = (&rsa.public_key().as_ref()[9..265], [1, 0, 1]);
     let mut signature = vec![0; rsa.public_modulus_len()];
-    rsa.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).unwrap();
-    let key =
-        |n: &[u8]| json!({"kty": "RSA", "n": encoded(n), "e": encoded(&e), "kid": "k", "x5c": ["ignored"]});
+    rsa.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
+        .unwrap();
+    let key = |n: &[u8]| json!({"kty": "RSA", "n": encoded(n), "e": encoded(&e), "kid": "k", "x5c": ["ignored"]});
     verifies(&key(n), message, &signature);
     verifies(&key(&[&[0], n].concat()), message, &signature);
 }
@@ -81,8 +84,14 @@ fn what_cannot_verify_is_skipped_with_its_reason_and_the_rest_is_used() {
     assert_eq!(set.len(), 2);
     let skipped = set.skipped();
     assert_eq!(skipped.len(), 12);
-    assert_eq!(skipped[0], "key \"shared\": is a shared secret, which a public set cannot keep");
-    assert_eq!(skipped[1], "key \"good\": is for \"enc\", not for signatures");
+    assert_eq!(
+        skipped[0],
+        "key \"shared\": is a shared secret, which a public set cannot keep"
+    );
+    assert_eq!(
+        skipped[1],
+        "key \"good\": is for \"enc\", not for signatures"
+    );
     assert_eq!(
         skipped[3],
         "key \"good\": is for the algorithm \"ES256\", and only EdDSA is known for its type"
@@ -94,9 +103,15 @@ fn what_cannot_verify_is_skipped_with_its_reason_and_the_rest_is_used() {
 #[test]
 fn what_is_no_set_is_refused() {
     for text in ["", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":[}"#, "<html>"] {
-        assert!(matches!(KeySet::parse(text.as_bytes()), Err(KeySetError::Form(_))), "{text}");
+        assert!(
+            matches!(KeySet::parse(text.as_bytes()), Err(KeySetError::Form(_))),
+            "{text}"
+        );
     }
     let many = json!({"keys": vec![json!({"kty": "oct"}); JWKS_KEYS + 1]}).to_string();
-    assert_eq!(KeySet::parse(many.as_bytes()).unwrap_err(), KeySetError::TooMany(JWKS_KEYS + 1));
+    assert_eq!(
+        KeySet::parse(many.as_bytes()).unwrap_err(),
+        KeySetError::TooMany(JWKS_KEYS + 1)
+    );
     assert!(KeySet::parse(br#"{"keys":[]}"#).unwrap().is_empty());
 }

@@ -8,7 +8,8 @@ use aws_lc_rs::{
     rand::SystemRandom,
     rsa::KeySize,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+        RsaKeyPair,
     },
 };
 use proptest::prelude::*;
@@ -34,7 +35,10 @@ fn unsigned() -> Sign {
 }
 
 fn pem(der: &[u8]) -> String {
-    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", data_encoding::BASE64.encode(der))
+    format!(
+        "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+        data_encoding::BASE64.encode(der)
+    )
 }
 
 fn spki<K: AsDer<PublicKeyX509Der<'static>>>(key: &K) -> String {
@@ -44,13 +48,24 @@ fn spki<K: AsDer<PublicKeyX509Der<'static>>>(key: &K) -> String {
 fn es256() -> (Sign, String) {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let public = spki(pair.public_key());
-    (Box::new(move |message| pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()), public)
+    (
+        Box::new(move |message| {
+            pair.sign(&SystemRandom::new(), message)
+                .unwrap()
+                .as_ref()
+                .to_vec()
+        }),
+        public,
+    )
 }
 
 fn eddsa() -> (Sign, String) {
     let pair = Ed25519KeyPair::generate().unwrap();
     let public = spki(pair.public_key());
-    (Box::new(move |message| pair.sign(message).as_ref().to_vec()), public)
+    (
+        Box::new(move |message| pair.sign(message).as_ref().to_vec()),
+        public,
+    )
 }
 
 fn rs256() -> (Sign, String) {
@@ -58,7 +73,13 @@ fn rs256() -> (Sign, String) {
     let public = spki(pair.public_key());
     let sign = move |message: &[u8]| {
         let mut signature = vec![0; pair.public_modulus_len()];
-        pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).unwrap();
+        pair.sign(
+            &RSA_PKCS1_SHA256,
+            &SystemRandom::new(),
+            message,
+            &mut signature,
+        )
+        .unwrap();
         signature
     };
     (Box::new(sign), public)
@@ -66,7 +87,11 @@ fn rs256() -> (Sign, String) {
 
 fn write(header: &str, payload: &str, sign: &Sign) -> String {
     let encode = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
-    let message = format!("{}.{}", encode(header.as_bytes()), encode(payload.as_bytes()));
+    let message = format!(
+        "{}.{}",
+        encode(header.as_bytes()),
+        encode(payload.as_bytes())
+    );
     format!("{message}.{}", encode(&sign(message.as_bytes())))
 }
 
@@ -84,29 +109,56 @@ fn secret(kid: Option<&str>, secret: &str) -> TokenKeyConfig {
 }
 
 fn public(kid: Option<&str>, alg: TokenAlgorithm, pem: &str) -> TokenKeyConfig {
-    TokenKeyConfig { kid: kid.map(str::to_owned), alg, key: KeyMaterial::Public(pem.to_owned()) }
+    TokenKeyConfig {
+        kid: kid.map(str::to_owned),
+        alg,
+        key: KeyMaterial::Public(pem.to_owned()),
+    }
 }
 
 fn tokens(keys: Vec<TokenKeyConfig>) -> Tokens {
-    Tokens::new(&AppConfig { tokens: keys, ..AppConfig::default() }, None, &Limits::default()).unwrap()
+    Tokens::new(
+        &AppConfig {
+            tokens: keys,
+            ..AppConfig::default()
+        },
+        None,
+        &Limits::default(),
+    )
+    .unwrap()
 }
 
 #[track_caller]
 fn refused(token: &str, error: &TokenError) {
-    assert_eq!(&tokens(vec![secret(None, SECRET)]).verify(token, NOW).unwrap_err(), error);
+    assert_eq!(
+        &tokens(vec![secret(None, SECRET)])
+            .verify(token, NOW)
+            .unwrap_err(),
+        error
+    );
 }
 
 #[test]
 fn a_good_token_tells_its_user_claims_and_rights() {
     let payload = r#"{ "sub":"u1", "exp":1800000060, "roles":["a"], "can":{"join":["room-*"]} }"#;
-    let verified = tokens(vec![secret(None, SECRET)]).verify(&token(payload), NOW).unwrap();
-    assert_eq!((&*verified.user, verified.expires_at), ("u1", Some(NOW + 60)));
+    let verified = tokens(vec![secret(None, SECRET)])
+        .verify(&token(payload), NOW)
+        .unwrap();
+    assert_eq!(
+        (&*verified.user, verified.expires_at),
+        ("u1", Some(NOW + 60))
+    );
     assert_eq!(&*verified.claims, payload.as_bytes());
     let rights = verified.rights.unwrap();
     assert!(rights.may_join("room-1") && !rights.may_send("room-1"));
 
-    let verified = tokens(vec![secret(None, SECRET)]).verify(&token(r#"{"sub":"é"}"#), NOW).unwrap();
-    assert_eq!((&*verified.user, verified.expires_at, verified.rights), ("é", None, None));
+    let verified = tokens(vec![secret(None, SECRET)])
+        .verify(&token(r#"{"sub":"é"}"#), NOW)
+        .unwrap();
+    assert_eq!(
+        (&*verified.user, verified.expires_at, verified.rights),
+        ("é", None, None)
+    );
 }
 
 #[test]
@@ -118,22 +170,39 @@ fn every_algorithm_verifies_its_own_and_no_other() {
         public(None, TokenAlgorithm::ES256, &es_pem),
         public(None, TokenAlgorithm::EdDSA, &ed_pem),
     ]);
-    let signers = [("HS256", &hs), ("RS256", &rs), ("ES256", &es), ("EdDSA", &ed)];
+    let signers = [
+        ("HS256", &hs),
+        ("RS256", &rs),
+        ("ES256", &es),
+        ("EdDSA", &ed),
+    ];
     for (claimed, _) in signers {
         for (alg, sign) in signers {
             let token = write(&json!({"alg": claimed}).to_string(), r#"{"sub":"u"}"#, sign);
             let verified = keys.verify(&token, NOW);
-            assert_eq!(verified.is_ok(), claimed == alg, "{claimed} signed as {alg}: {verified:?}");
+            assert_eq!(
+                verified.is_ok(),
+                claimed == alg,
+                "{claimed} signed as {alg}: {verified:?}"
+            );
         }
     }
 }
 
 #[test]
 fn alg_none_is_refused() {
-    for alg in ["none", "None", "NONE", "", "HS256 ", "hs256", "HS384", "HS512", "PS256", "ES384"] {
+    for alg in [
+        "none", "None", "NONE", "", "HS256 ", "hs256", "HS384", "HS512", "PS256", "ES384",
+    ] {
         let header = json!({"alg": alg}).to_string();
-        refused(&write(&header, r#"{"sub":"u"}"#, &hs256(SECRET)), &TokenError::Algorithm);
-        refused(&write(&header, r#"{"sub":"u"}"#, &unsigned()), &TokenError::Algorithm);
+        refused(
+            &write(&header, r#"{"sub":"u"}"#, &hs256(SECRET)),
+            &TokenError::Algorithm,
+        );
+        refused(
+            &write(&header, r#"{"sub":"u"}"#, &unsigned()),
+            &TokenError::Algorithm,
+        );
     }
     let bare = write(r#"{"alg":"HS256"}"#, r#"{"sub":"u"}"#, &unsigned());
     refused(&bare, &TokenError::Signature);
@@ -144,18 +213,40 @@ fn a_public_key_is_never_taken_for_a_secret() {
     let (_, pem) = rs256();
     let keys = tokens(vec![public(None, TokenAlgorithm::RS256, &pem)]);
     let forged = write(r#"{"alg":"HS256"}"#, r#"{"sub":"u"}"#, &hs256(&pem));
-    assert_eq!(keys.verify(&forged, NOW).unwrap_err(), TokenError::Algorithm);
+    assert_eq!(
+        keys.verify(&forged, NOW).unwrap_err(),
+        TokenError::Algorithm
+    );
     // Nor where a secret for HS256 is configured beside it.
-    let keys = tokens(vec![public(None, TokenAlgorithm::RS256, &pem), secret(None, SECRET)]);
-    assert_eq!(keys.verify(&forged, NOW).unwrap_err(), TokenError::Signature);
-    let named = tokens(vec![public(Some("k"), TokenAlgorithm::RS256, &pem), secret(None, SECRET)]);
-    let forged = write(r#"{"alg":"HS256","kid":"k"}"#, r#"{"sub":"u"}"#, &hs256(SECRET));
-    assert_eq!(named.verify(&forged, NOW).unwrap_err(), TokenError::UnknownKey);
+    let keys = tokens(vec![
+        public(None, TokenAlgorithm::RS256, &pem),
+        secret(None, SECRET),
+    ]);
+    assert_eq!(
+        keys.verify(&forged, NOW).unwrap_err(),
+        TokenError::Signature
+    );
+    let named = tokens(vec![
+        public(Some("k"), TokenAlgorithm::RS256, &pem),
+        secret(None, SECRET),
+    ]);
+    let forged = write(
+        r#"{"alg":"HS256","kid":"k"}"#,
+        r#"{"sub":"u"}"#,
+        &hs256(SECRET),
+    );
+    assert_eq!(
+        named.verify(&forged, NOW).unwrap_err(),
+        TokenError::UnknownKey
+    );
 }
 
 #[test]
 fn a_foreign_or_changed_token_is_refused() {
-    refused(&write(r#"{"alg":"HS256"}"#, r#"{"sub":"u"}"#, &hs256(OTHER)), &TokenError::Signature);
+    refused(
+        &write(r#"{"alg":"HS256"}"#, r#"{"sub":"u"}"#, &hs256(OTHER)),
+        &TokenError::Signature,
+    );
     let good = token(r#"{"sub":"user"}"#);
     let other = token(r#"{"sub":"root"}"#);
     let (message, _) = other.rsplit_once('.').unwrap();
@@ -165,19 +256,34 @@ fn a_foreign_or_changed_token_is_refused() {
 
 #[test]
 fn a_kid_chooses_among_the_keys() {
-    let keys = tokens(vec![secret(Some("old"), OTHER), secret(Some("new"), SECRET)]);
-    let sign =
-        |header: &str, key| keys.verify(&write(header, r#"{"sub":"u"}"#, &hs256(key)), NOW).map(|_| ());
+    let keys = tokens(vec![
+        secret(Some("old"), OTHER),
+        secret(Some("new"), SECRET),
+    ]);
+    let sign = |header: &str, key| {
+        keys.verify(&write(header, r#"{"sub":"u"}"#, &hs256(key)), NOW)
+            .map(|_| ())
+    };
     assert_eq!(sign(r#"{"alg":"HS256","kid":"old"}"#, OTHER), Ok(()));
     assert_eq!(sign(r#"{"alg":"HS256","kid":"new"}"#, SECRET), Ok(()));
-    assert_eq!(sign(r#"{"alg":"HS256","kid":"new"}"#, OTHER), Err(TokenError::Signature));
-    assert_eq!(sign(r#"{"alg":"HS256","kid":"else"}"#, SECRET), Err(TokenError::UnknownKey));
+    assert_eq!(
+        sign(r#"{"alg":"HS256","kid":"new"}"#, OTHER),
+        Err(TokenError::Signature)
+    );
+    assert_eq!(
+        sign(r#"{"alg":"HS256","kid":"else"}"#, SECRET),
+        Err(TokenError::UnknownKey)
+    );
     assert_eq!(sign(r#"{"alg":"HS256"}"#, OTHER), Ok(()));
     assert_eq!(sign(r#"{"alg":"HS256"}"#, SECRET), Ok(()));
 
     let keys = tokens(vec![secret(None, OTHER), secret(None, SECRET)]);
     for secret in [OTHER, SECRET] {
-        let token = write(r#"{"alg":"HS256","kid":"theirs"}"#, r#"{"sub":"u"}"#, &hs256(secret));
+        let token = write(
+            r#"{"alg":"HS256","kid":"theirs"}"#,
+            r#"{"sub":"u"}"#,
+            &hs256(secret),
+        );
         assert!(keys.verify(&token, NOW).is_ok());
     }
 }
@@ -205,12 +311,20 @@ fn time_is_honoured_with_some_leeway() {
             let error = tokens(vec![secret(None, SECRET)])
                 .verify(&token(&format!(r#"{{"sub":"u","{claim}":{bad}}}"#)), NOW)
                 .unwrap_err();
-            assert_eq!(error, TokenError::Claim(claim, "a number of seconds"), "{bad}");
+            assert_eq!(
+                error,
+                TokenError::Claim(claim, "a number of seconds"),
+                "{bad}"
+            );
         }
     }
-    assert!(keys.verify(&token(r#"{"sub":"u","exp":1e300}"#), NOW).is_ok());
+    assert!(
+        keys.verify(&token(r#"{"sub":"u","exp":1e300}"#), NOW)
+            .is_ok()
+    );
     assert_eq!(
-        keys.verify(&token(r#"{"sub":"u","exp":1e999}"#), NOW).unwrap_err(),
+        keys.verify(&token(r#"{"sub":"u","exp":1e999}"#), NOW)
+            .unwrap_err(),
         TokenError::Claim("exp", "a number of seconds")
     );
 }
@@ -225,18 +339,37 @@ fn issuer_and_audience_are_checked_where_configured() {
     };
     let keys = Tokens::new(&app, None, &Limits::default()).unwrap();
     let verify = |iss: &str, aud: &str| {
-        keys.verify(&token(&format!(r#"{{"sub":"u","iss":{iss},"aud":{aud}}}"#)), NOW).map(|_| ())
+        keys.verify(
+            &token(&format!(r#"{{"sub":"u","iss":{iss},"aud":{aud}}}"#)),
+            NOW,
+        )
+        .map(|_| ())
     };
     let (iss, aud) = (r#""https://id.example""#, r#""fanfare""#);
     assert_eq!(verify(iss, aud), Ok(()));
     assert_eq!(verify(iss, r#"["other","fanfare"]"#), Ok(()));
-    for bad in [r#""https://id.example/""#, "null", "1", r#"["https://id.example"]"#] {
+    for bad in [
+        r#""https://id.example/""#,
+        "null",
+        "1",
+        r#"["https://id.example"]"#,
+    ] {
         assert_eq!(verify(bad, aud), Err(TokenError::Issuer), "{bad}");
     }
-    for bad in [r#""Fanfare""#, "[]", r#"["other"]"#, "null", r#"{"fanfare":1}"#, r#"["fanfare",1]"#] {
+    for bad in [
+        r#""Fanfare""#,
+        "[]",
+        r#"["other"]"#,
+        "null",
+        r#"{"fanfare":1}"#,
+        r#"["fanfare",1]"#,
+    ] {
         assert_eq!(verify(iss, bad), Err(TokenError::Audience), "{bad}");
     }
-    assert_eq!(keys.verify(&token(r#"{"sub":"u"}"#), NOW).unwrap_err(), TokenError::Issuer);
+    assert_eq!(
+        keys.verify(&token(r#"{"sub":"u"}"#), NOW).unwrap_err(),
+        TokenError::Issuer
+    );
 }
 
 #[test]
@@ -251,7 +384,10 @@ fn sub_must_be_a_name() {
         r#"{"sub":"\ud800"}"#,
         &long,
     ] {
-        refused(&token(payload), &TokenError::Claim("sub", "a string of 1 to 256 bytes"));
+        refused(
+            &token(payload),
+            &TokenError::Claim("sub", "a string of 1 to 256 bytes"),
+        );
     }
 }
 
@@ -265,7 +401,11 @@ fn claims_that_come_twice_are_refused() {
         refused(&token(payload), &TokenError::Malformed);
     }
     refused(
-        &write(r#"{"alg":"none","alg":"HS256"}"#, r#"{"sub":"u"}"#, &hs256(SECRET)),
+        &write(
+            r#"{"alg":"none","alg":"HS256"}"#,
+            r#"{"sub":"u"}"#,
+            &hs256(SECRET),
+        ),
         &TokenError::Malformed,
     );
 }
@@ -289,26 +429,58 @@ fn what_is_no_token_is_refused() {
         refused(bad, &TokenError::Malformed);
     }
     for end in 0..good.len() {
-        assert!(tokens(vec![secret(None, SECRET)]).verify(&good[..end], NOW).is_err(), "{end}");
+        assert!(
+            tokens(vec![secret(None, SECRET)])
+                .verify(&good[..end], NOW)
+                .is_err(),
+            "{end}"
+        );
     }
-    for header in ["[]", r#"["HS256"]"#, "null", "\"HS256\"", "{}", r#"{"alg":1}"#] {
-        refused(&write(header, r#"{"sub":"u"}"#, &hs256(SECRET)), &TokenError::Malformed);
+    for header in [
+        "[]",
+        r#"["HS256"]"#,
+        "null",
+        "\"HS256\"",
+        "{}",
+        r#"{"alg":1}"#,
+    ] {
+        refused(
+            &write(header, r#"{"sub":"u"}"#, &hs256(SECRET)),
+            &TokenError::Malformed,
+        );
     }
-    for payload in ["", "null", "[]", "\"u\"", r#"{"sub":"u""#, r#"{"sub":"u"} x"#] {
+    for payload in [
+        "",
+        "null",
+        "[]",
+        "\"u\"",
+        r#"{"sub":"u""#,
+        r#"{"sub":"u"} x"#,
+    ] {
         refused(&token(payload), &TokenError::Malformed);
     }
     let header = r#"{"alg":"HS256","crit":["exp"]}"#;
-    refused(&write(header, r#"{"sub":"u"}"#, &hs256(SECRET)), &TokenError::Critical);
+    refused(
+        &write(header, r#"{"sub":"u"}"#, &hs256(SECRET)),
+        &TokenError::Critical,
+    );
 }
 
 #[test]
 fn huge_tokens_are_refused_before_work_is_done() {
     let claims = |len: usize| {
         let empty = r#"{"sub":"u","x":""}"#.len();
-        token(&format!(r#"{{"sub":"u","x":"{}"}}"#, "x".repeat(len - empty)))
+        token(&format!(
+            r#"{{"sub":"u","x":"{}"}}"#,
+            "x".repeat(len - empty)
+        ))
     };
     let limit = Limits::default().claims_bytes;
-    assert!(tokens(vec![secret(None, SECRET)]).verify(&claims(limit), NOW).is_ok());
+    assert!(
+        tokens(vec![secret(None, SECRET)])
+            .verify(&claims(limit), NOW)
+            .is_ok()
+    );
     refused(&claims(limit + 1), &TokenError::TooBig(limit));
     refused(&claims(1 << 20), &TokenError::TooBig(limit));
     refused(&"x".repeat(1 << 20), &TokenError::TooBig(limit));
@@ -319,14 +491,31 @@ fn a_bad_can_is_refused() {
     let error = tokens(vec![secret(None, SECRET)])
         .verify(&token(r#"{"sub":"u","can":{"jion":[]}}"#), NOW)
         .unwrap_err();
-    assert!(error.to_string().starts_with("the token's \"can\": unknown field `jion`"), "{error}");
-    assert!(tokens(vec![secret(None, SECRET)]).verify(&token(r#"{"sub":"u","can":null}"#), NOW).is_err());
+    assert!(
+        error
+            .to_string()
+            .starts_with("the token's \"can\": unknown field `jion`"),
+        "{error}"
+    );
+    assert!(
+        tokens(vec![secret(None, SECRET)])
+            .verify(&token(r#"{"sub":"u","can":null}"#), NOW)
+            .is_err()
+    );
 }
 
 #[test]
 fn keys_that_are_none_are_refused() {
-    let new =
-        |key| Tokens::new(&AppConfig { tokens: vec![key], ..AppConfig::default() }, None, &Limits::default());
+    let new = |key| {
+        Tokens::new(
+            &AppConfig {
+                tokens: vec![key],
+                ..AppConfig::default()
+            },
+            None,
+            &Limits::default(),
+        )
+    };
     let error = new(secret(None, "31-bytes-are-one-too-few-at-all")).unwrap_err();
     assert_eq!(error, TokenKeyError::Short(31));
     let ((_, rs_pem), (_, es_pem)) = (rs256(), es256());
@@ -338,10 +527,18 @@ fn keys_that_are_none_are_refused() {
         (TokenAlgorithm::RS256, ""),
     ] {
         let error = new(public(Some("k"), alg, pem)).unwrap_err().to_string();
-        assert!(error.starts_with("the public key \"k\" is no PEM of"), "{error}");
+        assert!(
+            error.starts_with("the public key \"k\" is no PEM of"),
+            "{error}"
+        );
     }
     assert!(tokens(vec![]).is_empty());
-    assert_eq!(tokens(vec![]).verify(&token(r#"{"sub":"u"}"#), NOW).unwrap_err(), TokenError::Algorithm);
+    assert_eq!(
+        tokens(vec![])
+            .verify(&token(r#"{"sub":"u"}"#), NOW)
+            .unwrap_err(),
+        TokenError::Algorithm
+    );
 }
 
 fn raw(json: &str) -> Box<RawValue> {
@@ -357,13 +554,27 @@ fn what_is_signed_is_verified() {
         ..AppConfig::default()
     };
     let keys = Tokens::new(&app, None, &Limits::default()).unwrap();
-    let (claims, can) = (raw(r#"{ "tenant": 1.50, "roles":["a"] }"#), raw(r#"{"send":["*"]}"#));
-    let signed = keys.signer().unwrap().sign("u\"1", Some(&claims), Some(&can), None, NOW).unwrap();
+    let (claims, can) = (
+        raw(r#"{ "tenant": 1.50, "roles":["a"] }"#),
+        raw(r#"{"send":["*"]}"#),
+    );
+    let signed = keys
+        .signer()
+        .unwrap()
+        .sign("u\"1", Some(&claims), Some(&can), None, NOW)
+        .unwrap();
     assert_eq!(signed.expires_at, NOW + 3600);
     let verified = keys.verify(&signed.token, NOW).unwrap();
-    assert_eq!((&*verified.user, verified.expires_at), ("u\"1", Some(NOW + 3600)));
+    assert_eq!(
+        (&*verified.user, verified.expires_at),
+        ("u\"1", Some(NOW + 3600))
+    );
     assert!(verified.rights.unwrap().may_send("x"));
-    assert!(str::from_utf8(&verified.claims).unwrap().ends_with(r#","tenant": 1.50, "roles":["a"]}"#));
+    assert!(
+        str::from_utf8(&verified.claims)
+            .unwrap()
+            .ends_with(r#","tenant": 1.50, "roles":["a"]}"#)
+    );
     let value: serde_json::Value = serde_json::from_slice(&verified.claims).unwrap();
     assert_eq!(value["iat"], NOW);
     assert!(!format!("{signed:?}").contains(&signed.token));
@@ -375,13 +586,23 @@ fn another_implementation_agrees() {
 
     let keys = tokens(vec![secret(None, SECRET)]);
     let claims = json!({"sub": "u", "exp": NOW + 9});
-    let theirs = encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+    let theirs = encode(
+        &Header::default(),
+        &claims,
+        &EncodingKey::from_secret(SECRET.as_bytes()),
+    )
+    .unwrap();
     assert_eq!(&*keys.verify(&theirs, NOW).unwrap().user, "u");
 
     let now = crate::auth::unix_now();
-    let ours = keys.signer().unwrap().sign("u", Some(&raw("{}")), None, None, now).unwrap();
+    let ours = keys
+        .signer()
+        .unwrap()
+        .sign("u", Some(&raw("{}")), None, None, now)
+        .unwrap();
     let key = DecodingKey::from_secret(SECRET.as_bytes());
-    let data = decode::<serde_json::Value>(&ours.token, &key, &Validation::new(Algorithm::HS256)).unwrap();
+    let data =
+        decode::<serde_json::Value>(&ours.token, &key, &Validation::new(Algorithm::HS256)).unwrap();
     assert_eq!(data.claims["sub"], "u");
 }
 
@@ -389,23 +610,39 @@ fn another_implementation_agrees() {
 fn what_would_be_refused_is_not_signed() {
     let keys = tokens(vec![secret(None, SECRET)]);
     let sign = |user: &str, claims: &str, can: &str| {
-        keys.signer().unwrap().sign(user, Some(&raw(claims)), Some(&raw(can)), None, NOW).unwrap_err()
+        keys.signer()
+            .unwrap()
+            .sign(user, Some(&raw(claims)), Some(&raw(can)), None, NOW)
+            .unwrap_err()
     };
     assert_eq!(sign("", "{}", "{}"), SignError::User);
     assert_eq!(sign(&"x".repeat(257), "{}", "{}"), SignError::User);
     for reserved in ["sub", "exp", "iat", "nbf", "iss", "aud", "can"] {
-        assert_eq!(sign("u", &json!({reserved: 1}).to_string(), "{}"), SignError::Reserved(reserved));
+        assert_eq!(
+            sign("u", &json!({reserved: 1}).to_string(), "{}"),
+            SignError::Reserved(reserved)
+        );
     }
-    assert_eq!(sign("u", r#"{"s\u0075b":"root"}"#, "{}"), SignError::Reserved("sub"));
+    assert_eq!(
+        sign("u", r#"{"s\u0075b":"root"}"#, "{}"),
+        SignError::Reserved("sub")
+    );
     for claims in ["[]", "null", "1", r#"{"a":1,"a":2}"#] {
         assert_eq!(sign("u", claims, "{}"), SignError::Claims, "{claims}");
     }
-    assert!(matches!(sign("u", "{}", r#"{"join":1}"#), SignError::Rights(_)));
+    assert!(matches!(
+        sign("u", "{}", r#"{"join":1}"#),
+        SignError::Rights(_)
+    ));
     assert!(matches!(
         sign("u", &json!({"x": "x".repeat(8192)}).to_string(), "{}"),
         SignError::TooBig(_, 8192)
     ));
-    let ttl = |seconds| keys.signer().unwrap().sign("u", None, None, Some(Duration::from_secs(seconds)), NOW);
+    let ttl = |seconds| {
+        keys.signer()
+            .unwrap()
+            .sign("u", None, None, Some(Duration::from_secs(seconds)), NOW)
+    };
     assert_eq!(ttl(0), Err(SignError::Ttl));
     assert_eq!(ttl(u64::MAX).unwrap().expires_at, NOW + 24 * 3600);
     assert_eq!(ttl(60).unwrap().expires_at, NOW + 60);
@@ -420,12 +657,25 @@ fn only_a_shared_secret_signs() {
 
 #[test]
 fn an_ephemeral_secret_is_another_each_time() {
-    let make =
-        || Tokens::ephemeral(&AppConfig::default(), random_secret().unwrap(), &Limits::default()).unwrap();
+    let make = || {
+        Tokens::ephemeral(
+            &AppConfig::default(),
+            random_secret().unwrap(),
+            &Limits::default(),
+        )
+        .unwrap()
+    };
     let (one, two) = (make(), make());
-    let signed = one.signer().unwrap().sign("u", None, None, None, NOW).unwrap();
+    let signed = one
+        .signer()
+        .unwrap()
+        .sign("u", None, None, None, NOW)
+        .unwrap();
     assert!(one.verify(&signed.token, NOW).is_ok());
-    assert_eq!(two.verify(&signed.token, NOW).unwrap_err(), TokenError::Signature);
+    assert_eq!(
+        two.verify(&signed.token, NOW).unwrap_err(),
+        TokenError::Signature
+    );
 }
 
 proptest! {

@@ -15,7 +15,11 @@ async fn a_failover_moves_its_partitions_only() {
         .nodes
         .iter()
         .filter(|node| node.info("role") == "master")
-        .all(|node| node.info("pubsubshard_channels").parse::<u32>().is_ok_and(|channels| channels > 20));
+        .all(|node| {
+            node.info("pubsubshard_channels")
+                .parse::<u32>()
+                .is_ok_and(|channels| channels > 20)
+        });
     assert!(busy, "every primary has its share");
 
     let killed = cluster.primary();
@@ -31,7 +35,9 @@ async fn a_failover_moves_its_partitions_only() {
 
     // It comes back as a replica.
     cluster.nodes[killed].start_again();
-    eventually("the killed node is a replica", || cluster.nodes[killed].info("role") == "slave");
+    eventually("the killed node is a replica", || {
+        cluster.nodes[killed].info("role") == "slave"
+    });
     two.is_up();
     for topic in &topics {
         two.reaches(&mut one, topic).await;
@@ -47,10 +53,16 @@ async fn a_failover_without_a_lost_connection_is_noticed() {
         one.joins(topic.clone()).await;
     }
     let reconnects = one.metrics.bus.reconnects.get();
-    let replica = cluster.nodes.iter().find(|node| node.info("role") == "slave").unwrap();
+    let replica = cluster
+        .nodes
+        .iter()
+        .find(|node| node.info("role") == "slave")
+        .unwrap();
     replica.ask(&["CLUSTER", "FAILOVER"]);
     eventually("it is primary", || replica.info("role") == "master");
-    eventually("the subscriber has moved", || one.metrics.bus.reconnects.get() > reconnects);
+    eventually("the subscriber has moved", || {
+        one.metrics.bus.reconnects.get() > reconnects
+    });
     one.is_up();
     two.is_up();
     for topic in &topics {
@@ -78,7 +90,9 @@ async fn a_primary_that_freezes_and_wakes_as_a_replica_is_left() {
         two.reaches(&mut one, topic).await;
     }
     frozen.thaw();
-    eventually("the thawed node is a replica", || frozen.info("role") == "slave");
+    eventually("the thawed node is a replica", || {
+        frozen.info("role") == "slave"
+    });
     one.is_up();
     for topic in &topics {
         two.reaches(&mut one, topic).await;
@@ -92,18 +106,32 @@ async fn a_slot_that_moves_takes_its_subscriptions_along() {
     let (mut one, two) = (Node::up(&cluster.url()), Node::up(&cluster.url()));
     let topic = user("ann");
     one.joins(topic.clone()).await;
-    let slot = one.bus.cx.names.slot(one.bus.cx.names.partition(&topic)).to_string();
-    let primaries = cluster.nodes.iter().filter(|node| node.info("role") == "master").collect::<Vec<_>>();
+    let slot = one
+        .bus
+        .cx
+        .names
+        .slot(one.bus.cx.names.partition(&topic))
+        .to_string();
+    let primaries = cluster
+        .nodes
+        .iter()
+        .filter(|node| node.info("role") == "master")
+        .collect::<Vec<_>>();
     let channel = String::from_utf8(one.bus.channel(&topic)).unwrap();
-    let hears =
-        |node: &server::Server| node.ask(&["PUBSUB", "SHARDCHANNELS", &channel]) != Value::Array(Vec::new());
+    let hears = |node: &server::Server| {
+        node.ask(&["PUBSUB", "SHARDCHANNELS", &channel]) != Value::Array(Vec::new())
+    };
     let to = primaries.iter().find(|node| !hears(node)).unwrap();
-    let Value::BulkString(id) = to.ask(&["CLUSTER", "MYID"]) else { panic!() };
+    let Value::BulkString(id) = to.ask(&["CLUSTER", "MYID"]) else {
+        panic!()
+    };
     let id = String::from_utf8(id).unwrap();
     for node in &primaries {
         node.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
     }
-    eventually("the subscription has moved", || hears(to) && one.bus.interest().is_live(&topic));
+    eventually("the subscription has moved", || {
+        hears(to) && one.bus.interest().is_live(&topic)
+    });
     two.reaches(&mut one, &topic).await;
     one.is_up();
     assert!(one.gaps > 0);
@@ -128,25 +156,45 @@ async fn what_programs_publish_on_any_node_comes_once() {
     }
     let hears = |node: &server::Server| {
         node.ask(&["PUBSUB", "NUMSUB", &channel])
-            == Value::Array(vec![Value::BulkString(channel.clone().into()), Value::Int(1)])
+            == Value::Array(vec![
+                Value::BulkString(channel.clone().into()),
+                Value::Int(1),
+            ])
     };
-    let homes = (0..cluster.nodes.len()).filter(|at| hears(&cluster.nodes[*at])).collect::<Vec<_>>();
+    let homes = (0..cluster.nodes.len())
+        .filter(|at| hears(&cluster.nodes[*at]))
+        .collect::<Vec<_>>();
     assert_eq!(homes.len(), 1, "one connection listens");
     // By the server that it listens to, so it comes behind all that was passed on before.
     cluster.nodes[homes[0]].ask(&["PUBLISH", &channel, "the end"]);
     assert_eq!(one.message().await, (topic.clone(), "the end".into()));
     for at in 0..cluster.nodes.len() {
-        let of = got.iter().filter(|(_, text)| text.starts_with(at.to_string().as_bytes()));
+        let of = got
+            .iter()
+            .filter(|(_, text)| text.starts_with(at.to_string().as_bytes()));
         let of = of.map(|(_, text)| text.clone()).collect::<Vec<_>>();
-        assert_eq!(of, (0..3).map(|n| Bytes::from(format!("{at} {n}"))).collect::<Vec<_>>());
+        assert_eq!(
+            of,
+            (0..3)
+                .map(|n| Bytes::from(format!("{at} {n}")))
+                .collect::<Vec<_>>()
+        );
     }
 
     cluster.nodes[homes[0]].kill();
     one.is_down("");
     one.is_up();
-    for (at, node) in cluster.nodes.iter().enumerate().filter(|(at, _)| *at != homes[0]) {
+    for (at, node) in cluster
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| *at != homes[0])
+    {
         node.ask(&["PUBLISH", &channel, &format!("again {at}")]);
-        assert_eq!(one.message().await, (topic.clone(), format!("again {at}").into()));
+        assert_eq!(
+            one.message().await,
+            (topic.clone(), format!("again {at}").into())
+        );
     }
     assert_eq!(one.metrics.bus.echoes_lost.get(), 0);
 }
@@ -158,12 +206,20 @@ async fn a_node_that_passes_nothing_on_is_noticed() {
     let topic = Topic::Dispatch(APP);
     one.joins(topic.clone()).await;
     let channel = String::from_utf8(one.bus.channel(&topic)).unwrap();
-    let (homes, others): (Vec<_>, Vec<_>) =
-        cluster.nodes.iter().filter(|node| node.info("role") == "master").partition(|node| {
+    let (homes, others): (Vec<_>, Vec<_>) = cluster
+        .nodes
+        .iter()
+        .filter(|node| node.info("role") == "master")
+        .partition(|node| {
             node.ask(&["PUBSUB", "NUMSUB", &channel])
-                == Value::Array(vec![Value::BulkString(channel.clone().into()), Value::Int(1)])
+                == Value::Array(vec![
+                    Value::BulkString(channel.clone().into()),
+                    Value::Int(1),
+                ])
         });
-    let Value::BulkString(id) = homes[0].ask(&["CLUSTER", "MYID"]) else { panic!() };
+    let Value::BulkString(id) = homes[0].ask(&["CLUSTER", "MYID"]) else {
+        panic!()
+    };
     others[0].ask(&["CLUSTER", "FORGET", std::str::from_utf8(&id).unwrap()]);
     eventually("it is noticed", || one.metrics.bus.echoes_lost.get() > 0);
 }
@@ -181,15 +237,27 @@ async fn servers_that_are_well_are_not_crowded_while_one_is_away() {
         node.is_down("");
     }
     let start = Instant::now();
-    let count = |node: &server::Server| node.info("total_connections_received").parse::<u32>().unwrap();
-    let others = (0..cluster.nodes.len()).filter(|at| *at != killed).collect::<Vec<_>>();
-    let before = others.iter().map(|at| count(&cluster.nodes[*at])).collect::<Vec<_>>();
+    let count = |node: &server::Server| {
+        node.info("total_connections_received")
+            .parse::<u32>()
+            .unwrap()
+    };
+    let others = (0..cluster.nodes.len())
+        .filter(|at| *at != killed)
+        .collect::<Vec<_>>();
+    let before = others
+        .iter()
+        .map(|at| count(&cluster.nodes[*at]))
+        .collect::<Vec<_>>();
     tokio::time::sleep(Duration::from_secs(3)).await;
     for (at, before) in others.iter().zip(before) {
         let made = count(&cluster.nodes[*at]) - before;
         // A look of either node takes one connection to a server at most.
         let looks = start.elapsed().as_secs_f64() / limits::BUS_TOPOLOGY_TROUBLE.as_secs_f64();
-        assert!(f64::from(made) <= looks.ceil() * 2.0 + 2.0, "{made} connections in {looks} looks");
+        assert!(
+            f64::from(made) <= looks.ceil() * 2.0 + 2.0,
+            "{made} connections in {looks} looks"
+        );
     }
 }
 
@@ -201,12 +269,21 @@ async fn what_is_about_a_key_that_has_moved_before_its_slot_is_done_where_it_is(
     let one = Node::up(&cluster.url());
     let topic = user("ann");
     let slot = one.bus.cx.names.slot(one.bus.cx.names.partition(&topic));
-    let primaries = cluster.nodes.iter().filter(|node| node.info("role") == "master").collect::<Vec<_>>();
-    let line = one.bus.cx.routes.read()[usize::from(one.bus.cx.names.partition(&topic))].clone().unwrap();
-    let (from, to): (Vec<_>, Vec<_>) =
-        primaries.iter().partition(|node: &&&server::Server| node.port == line.address.port);
+    let primaries = cluster
+        .nodes
+        .iter()
+        .filter(|node| node.info("role") == "master")
+        .collect::<Vec<_>>();
+    let line = one.bus.cx.routes.read()[usize::from(one.bus.cx.names.partition(&topic))]
+        .clone()
+        .unwrap();
+    let (from, to): (Vec<_>, Vec<_>) = primaries
+        .iter()
+        .partition(|node: &&&server::Server| node.port == line.address.port);
     let id = |node: &server::Server| {
-        let Value::BulkString(id) = node.ask(&["CLUSTER", "MYID"]) else { panic!() };
+        let Value::BulkString(id) = node.ask(&["CLUSTER", "MYID"]) else {
+            panic!()
+        };
         String::from_utf8(id).unwrap()
     };
     let (slot, from_id, to_id) = (slot.to_string(), id(from[0]), id(to[0]));
@@ -214,7 +291,10 @@ async fn what_is_about_a_key_that_has_moved_before_its_slot_is_done_where_it_is(
     from[0].ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
     let key = one.bus.key(&topic, "count");
     for n in 1..=3 {
-        let added = one.bus.eval(&SET, &topic, vec![key.clone()], vec!["1".into()]).await;
+        let added = one
+            .bus
+            .eval(&SET, &topic, vec![key.clone()], vec!["1".into()])
+            .await;
         assert_eq!(added, Ok(Value::Int(n)));
     }
     let get = || {

@@ -31,15 +31,33 @@ struct Node {
 
 impl Node {
     fn start(url: &str) -> Self {
-        Self::with(&RedisConfig { url: url.parse().unwrap(), ..RedisConfig::default() }, &patient())
+        Self::with(
+            &RedisConfig {
+                url: url.parse().unwrap(),
+                ..RedisConfig::default()
+            },
+            &patient(),
+        )
     }
 
     fn with(config: &RedisConfig, limits: &Limits) -> Self {
         let metrics = Arc::new(Metrics::new());
         let apps = vec!["default".into(), "other".into()];
-        let (bus, inbox) =
-            Bus::start(config, "test", apps, NodeId::random(), limits, metrics.clone()).unwrap();
-        Self { bus, inbox, metrics, gaps: 0 }
+        let (bus, inbox) = Bus::start(
+            config,
+            "test",
+            apps,
+            NodeId::random(),
+            limits,
+            metrics.clone(),
+        )
+        .unwrap();
+        Self {
+            bus,
+            inbox,
+            metrics,
+            gaps: 0,
+        }
     }
 
     /// One that is up.
@@ -51,7 +69,10 @@ impl Node {
 
     /// One that is up, and no more patient than it is by default.
     fn hasty(url: &str) -> Self {
-        let config = RedisConfig { url: url.parse().unwrap(), ..RedisConfig::default() };
+        let config = RedisConfig {
+            url: url.parse().unwrap(),
+            ..RedisConfig::default()
+        };
         let node = Self::with(&config, &Limits::default());
         node.is_up();
         node
@@ -73,7 +94,10 @@ impl Node {
             if matches!(&health, Health::Down { reason, .. } if reason.contains(words)) {
                 return;
             }
-            assert!(start.elapsed() < PATIENCE, "not down for \"{words}\" but {health:?}");
+            assert!(
+                start.elapsed() < PATIENCE,
+                "not down for \"{words}\" but {health:?}"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -84,7 +108,10 @@ impl Node {
     }
 
     async fn next(&mut self) -> Incoming {
-        timeout(PATIENCE, self.inbox.next()).await.expect("nothing comes").expect("the bus has ended")
+        timeout(PATIENCE, self.inbox.next())
+            .await
+            .expect("nothing comes")
+            .expect("the bus has ended")
     }
 
     /// The next message; gaps are counted.
@@ -117,7 +144,11 @@ impl Drop for Node {
 
 /// A busy machine is no frozen Redis.
 fn patient() -> Limits {
-    Limits { redis_timeout: PATIENCE, bus_canary_timeout: PATIENCE, ..Limits::default() }
+    Limits {
+        redis_timeout: PATIENCE,
+        bus_canary_timeout: PATIENCE,
+        ..Limits::default()
+    }
 }
 
 /// What a future gives that has nothing to wait for.
@@ -140,7 +171,9 @@ fn users(count: usize) -> Vec<Topic> {
 /// What every kind of Redis has to do: publications, scripts and commands, in order, to whom they are for.
 async fn works(url: &str) {
     static SCRIPT: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
-        Script::new("redis.call('SET', KEYS[1], ARGV[1]) return redis.call(ARGV[3], ARGV[2], ARGV[1])")
+        Script::new(
+            "redis.call('SET', KEYS[1], ARGV[1]) return redis.call(ARGV[3], ARGV[2], ARGV[1])",
+        )
     });
     let (mut one, two) = (Node::up(url), Node::up(url));
     let topics = [
@@ -159,7 +192,12 @@ async fn works(url: &str) {
         let channel = Bytes::from(two.bus.channel(topic));
         let command = Bytes::from_static(two.bus.cx.publish_command_of(topic).as_bytes());
         let before = two.bus.publish(topic, "1".into());
-        let script = two.bus.eval(&SCRIPT, topic, vec![key.clone()], vec!["2".into(), channel, command]);
+        let script = two.bus.eval(
+            &SCRIPT,
+            topic,
+            vec![key.clone()],
+            vec!["2".into(), channel, command],
+        );
         let after = two.bus.publish(topic, "3".into());
         let kept = two.bus.command(topic, {
             let mut get = Cmd::new();
@@ -168,7 +206,10 @@ async fn works(url: &str) {
         });
         // The order is that of the calls, whichever future is polled first.
         assert_eq!(kept.await, Ok(Value::BulkString(b"2".to_vec())));
-        assert_eq!((after.await, script.await, before.await), (Ok(1), Ok(Value::Int(1)), Ok(1)));
+        assert_eq!(
+            (after.await, script.await, before.await),
+            (Ok(1), Ok(Value::Int(1)), Ok(1))
+        );
         for text in ["1", "2", "3"] {
             assert_eq!(one.message().await, (topic.clone(), text.into()));
         }
@@ -181,6 +222,9 @@ async fn works(url: &str) {
             bad
         })
         .await;
-    assert!(matches!(&refused, Err(BusError::Refused { code, .. }) if code == "ERR"), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(BusError::Refused { code, .. }) if code == "ERR"),
+        "{refused:?}"
+    );
     assert_eq!(one.gaps, 0);
 }

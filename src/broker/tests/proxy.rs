@@ -31,7 +31,9 @@ impl Proxy {
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let (subscribers_to, swallows) = (subscribers_to.clone(), swallows.clone());
-                std::thread::spawn(move || hand_on(client, publishers_to, &subscribers_to, swallows));
+                std::thread::spawn(move || {
+                    hand_on(client, publishers_to, &subscribers_to, swallows)
+                });
             }
         });
         proxy
@@ -45,10 +47,18 @@ impl Proxy {
 fn hand_on(mut client: TcpStream, to: u16, subscribers_to: &AtomicU16, swallows: Arc<AtomicBool>) {
     // The greeting comes in one piece, and names the connection.
     let mut first = [0; 4096];
-    let Ok(length) = client.read(&mut first) else { return };
+    let Ok(length) = client.read(&mut first) else {
+        return;
+    };
     let is_subscriber = String::from_utf8_lossy(&first[..length]).contains(":subscriber");
-    let port = if is_subscriber { subscribers_to.load(Ordering::Relaxed) } else { to };
-    let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)) else { return };
+    let port = if is_subscriber {
+        subscribers_to.load(Ordering::Relaxed)
+    } else {
+        to
+    };
+    let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)) else {
+        return;
+    };
     let _ = server.write_all(&first[..length]);
     let (from_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
     std::thread::spawn(move || pipe(from_server, to_client, is_subscriber.then_some(&*swallows)));
@@ -95,8 +105,14 @@ async fn a_subscriber_behind_another_server_is_deaf() {
 async fn a_connection_whose_other_side_is_lost_is_given_up() {
     let server = Server::start(&[]);
     let proxy = Proxy::start(server.port);
-    let config = RedisConfig { url: proxy.url().parse().unwrap(), ..RedisConfig::default() };
-    let limits = Limits { bus_canary_timeout: Duration::from_secs(2), ..patient() };
+    let config = RedisConfig {
+        url: proxy.url().parse().unwrap(),
+        ..RedisConfig::default()
+    };
+    let limits = Limits {
+        bus_canary_timeout: Duration::from_secs(2),
+        ..patient()
+    };
     let mut node = Node::with(&config, &limits);
     node.is_up();
     node.joins(user("ann")).await;
@@ -114,18 +130,32 @@ async fn a_connection_whose_other_side_is_lost_is_given_up() {
 #[tokio::test]
 async fn a_flood_that_nobody_reads_ends_in_a_gap_and_not_in_memory() {
     let server = Server::start(&[]);
-    let config = RedisConfig { url: server.url().parse().unwrap(), ..RedisConfig::default() };
-    let limits = Limits { bus_inbox_messages: 100, ..patient() };
+    let config = RedisConfig {
+        url: server.url().parse().unwrap(),
+        ..RedisConfig::default()
+    };
+    let limits = Limits {
+        bus_inbox_messages: 100,
+        ..patient()
+    };
     let mut one = Node::with(&config, &limits);
     one.is_up();
     one.joins(user("ann")).await;
     let two = Node::up(&server.url());
     for n in 0..150 {
-        assert_eq!(two.bus.publish(&user("ann"), Bytes::from(format!("{n}"))).await, Ok(1));
+        assert_eq!(
+            two.bus
+                .publish(&user("ann"), Bytes::from(format!("{n}")))
+                .await,
+            Ok(1)
+        );
     }
     eventually("all have come", || one.metrics.bus.received.get() == 150);
     for n in 0..100 {
-        assert_eq!(one.message().await, (user("ann"), Bytes::from(format!("{n}"))));
+        assert_eq!(
+            one.message().await,
+            (user("ann"), Bytes::from(format!("{n}")))
+        );
     }
     assert_eq!((one.gaps, one.metrics.bus.dropped.get()), (0, 50));
     assert_eq!(one.next().await, Incoming::Gap);

@@ -36,11 +36,26 @@ async fn a_user_with_few_rights_is_enough() {
 #[tokio::test]
 async fn a_user_without_rights_is_told_so() {
     let server = Server::start(&[]);
-    server.ask(&["ACL", "SETUSER", "fan", "on", ">secret", "~*", "resetchannels", "&other:*", "+@all"]);
+    server.ask(&[
+        "ACL",
+        "SETUSER",
+        "fan",
+        "on",
+        ">secret",
+        "~*",
+        "resetchannels",
+        "&other:*",
+        "+@all",
+    ]);
     let node = Node::start(&format!("redis://fan:secret@127.0.0.1:{}", server.port));
     node.is_down("NOPERM");
-    let Health::Down { reason, .. } = node.bus.health() else { panic!() };
-    assert!(reason.contains("fanfare:*") && !reason.contains("secret"), "{reason}");
+    let Health::Down { reason, .. } = node.bus.health() else {
+        panic!()
+    };
+    assert!(
+        reason.contains("fanfare:*") && !reason.contains("secret"),
+        "{reason}"
+    );
 }
 
 #[tokio::test]
@@ -60,10 +75,16 @@ impl Authority {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority for tests");
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "an authority for tests");
         let folder = Folder::new();
         let ca = folder.write("ca.pem", &params.self_signed(&key).unwrap().pem());
-        Self { folder, issuer: rcgen::Issuer::new(params, key), ca }
+        Self {
+            folder,
+            issuer: rcgen::Issuer::new(params, key),
+            ca,
+        }
     }
 
     /// The files of a certificate for `name`, and of its key.
@@ -73,13 +94,17 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         (
             self.folder.write(&format!("{name}.pem"), &certificate),
-            self.folder.write(&format!("{name}.key"), &key.serialize_pem()),
+            self.folder
+                .write(&format!("{name}.key"), &key.serialize_pem()),
         )
     }
 }
 
 fn pem(path: &str) -> PemFile {
-    PemFile { path: path.into(), pem: std::fs::read(path).unwrap() }
+    PemFile {
+        path: path.into(),
+        pem: std::fs::read(path).unwrap(),
+    }
 }
 
 #[tokio::test]
@@ -111,7 +136,10 @@ async fn tls_is_proven_on_both_sides() {
         key: Some(pem(&own_key)),
         ..RedisConfig::default()
     };
-    let (mut one, two) = (Node::with(&config, &patient()), Node::with(&config, &patient()));
+    let (mut one, two) = (
+        Node::with(&config, &patient()),
+        Node::with(&config, &patient()),
+    );
     one.is_up();
     two.is_up();
     one.joins(user("ann")).await;
@@ -119,9 +147,17 @@ async fn tls_is_proven_on_both_sides() {
     assert_eq!(two.bus.publish(&user("ann"), large.clone()).await, Ok(1));
     assert_eq!(one.message().await, (user("ann"), large));
 
-    let stranger = RedisConfig { url: url(), ca: Some(pem(&Authority::new().ca)), ..RedisConfig::default() };
+    let stranger = RedisConfig {
+        url: url(),
+        ca: Some(pem(&Authority::new().ca)),
+        ..RedisConfig::default()
+    };
     Node::with(&stranger, &patient()).is_down("certificate");
-    let nobody = RedisConfig { cert: None, key: None, ..config.clone() };
+    let nobody = RedisConfig {
+        cert: None,
+        key: None,
+        ..config.clone()
+    };
     Node::with(&nobody, &patient()).is_down("Redis at");
 }
 
@@ -129,9 +165,19 @@ async fn tls_is_proven_on_both_sides() {
 fn a_file_that_holds_no_certificate_is_named() {
     let folder = Folder::new();
     let file = folder.write("ca.pem", "nothing");
-    let config =
-        RedisConfig { url: "rediss://h".parse().unwrap(), ca: Some(pem(&file)), ..RedisConfig::default() };
-    let started = Bus::start(&config, "test", Vec::new(), NodeId(1), &Limits::default(), Arc::default());
+    let config = RedisConfig {
+        url: "rediss://h".parse().unwrap(),
+        ca: Some(pem(&file)),
+        ..RedisConfig::default()
+    };
+    let started = Bus::start(
+        &config,
+        "test",
+        Vec::new(),
+        NodeId(1),
+        &Limits::default(),
+        Arc::default(),
+    );
     let error = started.err().unwrap().to_string();
     assert!(error.contains("ca.pem: it holds no certificate"), "{error}");
 }

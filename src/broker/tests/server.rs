@@ -36,7 +36,10 @@ pub(crate) fn free_port() -> u16 {
         let port = 10_000 + (uuid::Uuid::new_v4().as_u128() % 12_000) as u16;
         if is_free(port)
             && is_free(port + 10_000)
-            && GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port)
+            && GIVEN
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(port)
         {
             return port;
         }
@@ -50,7 +53,8 @@ impl Folder {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("fanfare-redis-{}-{number}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("fanfare-redis-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -81,7 +85,12 @@ impl Server {
 
     pub(crate) fn start_on(port: u16, options: &[&str]) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut server = Self { child: None, port, options, folder: Folder::new() };
+        let mut server = Self {
+            child: None,
+            port,
+            options,
+            folder: Folder::new(),
+        };
         server.start_again();
         server
     }
@@ -101,8 +110,17 @@ impl Server {
                  sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 4000\n{more}"
             ),
         );
-        let child = Some(spawn("redis-server", &folder.0, &[config, "--sentinel".to_owned()]));
-        let server = Self { child, port, options: Vec::new(), folder };
+        let child = Some(spawn(
+            "redis-server",
+            &folder.0,
+            &[config, "--sentinel".to_owned()],
+        ));
+        let server = Self {
+            child,
+            port,
+            options: Vec::new(),
+            folder,
+        };
         server.is_ready();
         server
     }
@@ -119,14 +137,19 @@ impl Server {
             "no".to_owned(),
         ];
         // What comes later wins: a server with TLS only has no port.
-        let options = own.into_iter().chain(self.options.iter().cloned()).collect::<Vec<_>>();
+        let options = own
+            .into_iter()
+            .chain(self.options.iter().cloned())
+            .collect::<Vec<_>>();
         self.child = Some(spawn("redis-server", &self.folder.0, &options));
         self.is_ready();
     }
 
     fn is_ready(&self) {
         let port = self.port;
-        eventually("a Redis server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        eventually("a Redis server listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
     }
 
     pub(crate) fn url(&self) -> String {
@@ -157,11 +180,13 @@ impl Server {
 
     /// Runs one command, as an operator would.
     pub(crate) fn ask(&self, words: &[&str]) -> redis::Value {
-        self.try_ask(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        self.try_ask(words)
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     pub(crate) fn try_ask(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
-        let mut connection = redis::Client::open(self.url())?.get_connection_with_timeout(PATIENCE)?;
+        let mut connection =
+            redis::Client::open(self.url())?.get_connection_with_timeout(PATIENCE)?;
         connection.set_read_timeout(Some(PATIENCE))?;
         let mut command = redis::Cmd::new();
         for word in words {
@@ -172,9 +197,13 @@ impl Server {
 
     /// A field of INFO.
     pub(crate) fn info(&self, field: &str) -> String {
-        let Ok(value) = self.try_ask(&["INFO"]) else { return String::new() };
+        let Ok(value) = self.try_ask(&["INFO"]) else {
+            return String::new();
+        };
         let text: String = redis::from_redis_value(value).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         line.unwrap_or_default().trim().to_owned()
     }
 }
@@ -220,7 +249,11 @@ impl Cluster {
             .args(["--cluster-replicas", "1", "--cluster-yes"])
             .output()
             .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stdout)
+        );
         let cluster = Self { nodes };
         eventually("every replica follows its primary", || {
             cluster.nodes.iter().all(|node| {
@@ -232,12 +265,19 @@ impl Cluster {
     }
 
     pub(crate) fn url(&self) -> String {
-        let ports = self.nodes.iter().take(2).map(|node| format!("127.0.0.1:{}", node.port));
+        let ports = self
+            .nodes
+            .iter()
+            .take(2)
+            .map(|node| format!("127.0.0.1:{}", node.port));
         format!("redis+cluster://{}", ports.collect::<Vec<_>>().join(","))
     }
 
     /// The index of a node that is primary and has a replica.
     pub(crate) fn primary(&self) -> usize {
-        self.nodes.iter().position(|node| node.info("role") == "master").unwrap()
+        self.nodes
+            .iter()
+            .position(|node| node.info("role") == "master")
+            .unwrap()
     }
 }

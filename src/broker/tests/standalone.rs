@@ -37,7 +37,11 @@ async fn nothing_is_lost_while_interest_comes_and_goes() {
         one.joins(topic.clone()).await;
         for n in 0..3 {
             let payload = Bytes::from(format!("{n}"));
-            assert_eq!(two.bus.publish(topic, payload.clone()).await, Ok(1), "{topic:?}");
+            assert_eq!(
+                two.bus.publish(topic, payload.clone()).await,
+                Ok(1),
+                "{topic:?}"
+            );
             expected.push((topic.clone(), payload));
         }
     }
@@ -62,7 +66,10 @@ async fn publications_of_a_node_keep_their_order_under_load() {
     let sent = (0..20_000).map(|n| two.bus.publish(&user("ann"), Bytes::from(format!("{n}"))));
     let sent = sent.collect::<Vec<_>>();
     for n in 0..20_000 {
-        assert_eq!(one.message().await, (user("ann"), Bytes::from(format!("{n}"))));
+        assert_eq!(
+            one.message().await,
+            (user("ann"), Bytes::from(format!("{n}")))
+        );
     }
     for answer in sent {
         assert_eq!(answer.await, Ok(1));
@@ -122,9 +129,13 @@ async fn cut_connections_are_made_again() {
         let before = one.metrics.bus.reconnects.get();
         server.ask(&["CLIENT", "KILL", "TYPE", kind]);
         if kind == "pubsub" {
-            eventually("the connection is made again", || one.metrics.bus.reconnects.get() > before);
+            eventually("the connection is made again", || {
+                one.metrics.bus.reconnects.get() > before
+            });
         }
-        eventually("the subscription is back", || one.bus.interest().is_live(&user("ann")));
+        eventually("the subscription is back", || {
+            one.bus.interest().is_live(&user("ann"))
+        });
         two.reaches(&mut one, &user("ann")).await;
         one.is_up();
         two.is_up();
@@ -179,14 +190,23 @@ async fn a_script_that_redis_forgot_is_loaded_again() {
     let server = Server::start(&[]);
     let node = Node::up(&server.url());
     let key = node.bus.key(&Topic::Nodes, "count");
-    let run = || node.bus.eval(&SCRIPT, &Topic::Nodes, vec![key.clone()], vec!["2".into()]);
+    let run = || {
+        node.bus
+            .eval(&SCRIPT, &Topic::Nodes, vec![key.clone()], vec!["2".into()])
+    };
     let both = (run(), run());
-    assert_eq!((both.0.await, both.1.await), (Ok(Value::Int(2)), Ok(Value::Int(4))));
+    assert_eq!(
+        (both.0.await, both.1.await),
+        (Ok(Value::Int(2)), Ok(Value::Int(4)))
+    );
     server.ask(&["SCRIPT", "FLUSH"]);
     let both = (run(), run());
     // Both ran once; only their order is not promised then.
     let both = [both.0.await, both.1.await];
-    assert!(both.contains(&Ok(Value::Int(6))) && both.contains(&Ok(Value::Int(8))), "{both:?}");
+    assert!(
+        both.contains(&Ok(Value::Int(6))) && both.contains(&Ok(Value::Int(8))),
+        "{both:?}"
+    );
     assert_eq!(run().await, Ok(Value::Int(10)));
 }
 
@@ -198,8 +218,14 @@ async fn a_refusal_says_why() {
     let node = Node::up(&server.url());
     server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     let key = node.bus.key(&Topic::Nodes, "x");
-    let refused = node.bus.eval(&FULL, &Topic::Nodes, vec![key], vec!["1".into()]).await;
-    assert!(matches!(&refused, Err(BusError::Refused { code, .. }) if code == "OOM"), "{refused:?}");
+    let refused = node
+        .bus
+        .eval(&FULL, &Topic::Nodes, vec![key], vec!["1".into()])
+        .await;
+    assert!(
+        matches!(&refused, Err(BusError::Refused { code, .. }) if code == "OOM"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -210,7 +236,11 @@ async fn an_address_that_does_not_fit_is_told() {
     Node::start(&format!("redis+cluster://127.0.0.1:{}", alone.port))
         .is_down("write its address as one redis://");
     Node::start(&format!("redis+sentinel://127.0.0.1:{}/m", alone.port)).is_down("no Sentinel");
-    Node::start(&format!("redis://127.0.0.1:{}", Server::sentinel(alone.port).port)).is_down("Redis at");
+    Node::start(&format!(
+        "redis://127.0.0.1:{}",
+        Server::sentinel(alone.port).port
+    ))
+    .is_down("Redis at");
 }
 
 #[test]
@@ -219,7 +249,10 @@ fn the_thread_ends() {
     let mut node = Node::up(&server.url());
     let sent = node.bus.publish(&Topic::Nodes, "last".into());
     node.bus.stop();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     // What was queued went out first.
     assert_eq!(runtime.block_on(sent), Ok(0));
     assert_eq!(runtime.block_on(node.inbox.next()), None);
@@ -240,7 +273,10 @@ async fn a_write_to_a_server_that_has_become_a_replica_was_not_done() {
     assert!(set().await.is_ok());
     server.ask(&["REPLICAOF", "127.0.0.1", &other.port.to_string()]);
     let refused = set().await;
-    assert!(matches!(&refused, Err(BusError::Away { .. })), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(BusError::Away { .. })),
+        "{refused:?}"
+    );
     node.is_down("");
     server.ask(&["REPLICAOF", "NO", "ONE"]);
     node.is_up();

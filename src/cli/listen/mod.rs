@@ -38,7 +38,11 @@ Examples:
   fanfare listen --url https://events.example.com --count 1")]
 pub(super) struct Listen {
     /// `--token`
-    #[arg(long, value_name = "TOKEN", help = "Connect with this token [env: FANFARE_TOKEN]")]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        help = "Connect with this token [env: FANFARE_TOKEN]"
+    )]
     token: Option<String>,
     /// Connect as this user, with a token that the server signs
     #[arg(long, value_name = "USER", conflicts_with = "token")]
@@ -85,16 +89,27 @@ impl Listen {
         let mut signals = Signals::new().map_err(Failure::Runtime)?;
         let remote = Remote::new(self.remote, variables)?;
         let identity = match (self.user, self.token.or_else(|| variables.token.clone())) {
-            (Some(name), _) => Identity::User { name, claims: self.claims },
+            (Some(name), _) => Identity::User {
+                name,
+                claims: self.claims,
+            },
             (None, Some(token)) => Identity::Token(token),
             (None, None) => Identity::Anonymous,
         };
         let printer = Printer::new(self.json, self.count);
         let app = self.app.map(|app| ("app", app));
         let key = self.client_key.map(|key| ("key", key));
-        let channels = self.channels.into_iter().map(|channel| ("channel", channel));
+        let channels = self
+            .channels
+            .into_iter()
+            .map(|channel| ("channel", channel));
         let query = app.into_iter().chain(key).chain(channels).collect();
-        let client = Client { remote, identity, query, printer };
+        let client = Client {
+            remote,
+            identity,
+            query,
+            printer,
+        };
         tokio::select! {
             ended = client.run() => ended,
             () = signals.next() => Ok(()),

@@ -77,14 +77,18 @@ impl Printer {
                 let user = fields
                     .user
                     .as_deref()
-                    .map_or("anonymously".to_owned(), |user| format!("as {}", harmless(user)));
+                    .map_or("anonymously".to_owned(), |user| {
+                        format!("as {}", harmless(user))
+                    });
                 let id = fields.connection.as_deref().unwrap_or_default();
                 output::note(&format!("connected {user} (connection {})", harmless(id)));
             }
             Some("bye") => socket.note_bye(fields.reconnect_in_ms),
             Some("error") => {
-                let (code, message) =
-                    (fields.code.map_or("", RawValue::get), fields.message.unwrap_or_default());
+                let (code, message) = (
+                    fields.code.map_or("", RawValue::get),
+                    fields.message.unwrap_or_default(),
+                );
                 output::note(&format!("error {}: {}", one_line(code), harmless(&message)));
             }
             _ => output::note(&one_line(text)),
@@ -98,7 +102,10 @@ impl Printer {
     /// When stdout is closed.
     pub(super) fn binary(&mut self, message: &[u8]) -> io::Result<ControlFlow<()>> {
         let Some((header, bytes)) = parts(message) else {
-            output::note(&format!("a binary message of {} bytes is not understood", message.len()));
+            output::note(&format!(
+                "a binary message of {} bytes is not understood",
+                message.len()
+            ));
             return Ok(ControlFlow::Continue(()));
         };
         let Ok(fields) = serde_json::from_str::<Fields<'_>>(header) else {
@@ -108,22 +115,39 @@ impl Printer {
         let base64 = BASE64.encode(bytes);
         let head = header.trim_end().strip_suffix('}').unwrap_or(header);
         let line = format!("{head},\"data_base64\":\"{base64}\"}}");
-        self.event(&fields, &format!("{} bytes {base64}", bytes.len()), &one_line(&line))
+        self.event(
+            &fields,
+            &format!("{} bytes {base64}", bytes.len()),
+            &one_line(&line),
+        )
     }
 
-    fn event(&mut self, fields: &Fields<'_>, data: &str, line: &str) -> io::Result<ControlFlow<()>> {
+    fn event(
+        &mut self,
+        fields: &Fields<'_>,
+        data: &str,
+        line: &str,
+    ) -> io::Result<ControlFlow<()>> {
         if self.json {
             output::print_raw(line)?;
         } else {
             let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
             let time = time.split_once('T').map_or(time.as_str(), |(_, time)| time);
             let event = harmless(fields.event.as_deref().unwrap_or_default());
-            let channel =
-                fields.channel.as_deref().map_or_else(String::new, |name| format!(" ({})", harmless(name)));
-            output::print(&format!("{FAINT}{time}{FAINT:#} {STRONG}{event}{STRONG:#}{channel} {data}\n"))?;
+            let channel = fields
+                .channel
+                .as_deref()
+                .map_or_else(String::new, |name| format!(" ({})", harmless(name)));
+            output::print(&format!(
+                "{FAINT}{time}{FAINT:#} {STRONG}{event}{STRONG:#}{channel} {data}\n"
+            ))?;
         }
         self.left = self.left.map(|left| left - 1);
-        Ok(if self.left == Some(0) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if self.left == Some(0) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     }
 }
 
@@ -152,7 +176,15 @@ mod tests {
     fn enough_is_enough() {
         let mut printer = Printer::new(true, Some(2));
         let fields = Fields::default();
-        assert!(printer.event(&fields, "", "{}").is_ok_and(|flow| flow.is_continue()));
-        assert!(printer.event(&fields, "", "{}").is_ok_and(|flow| flow.is_break()));
+        assert!(
+            printer
+                .event(&fields, "", "{}")
+                .is_ok_and(|flow| flow.is_continue())
+        );
+        assert!(
+            printer
+                .event(&fields, "", "{}")
+                .is_ok_and(|flow| flow.is_break())
+        );
     }
 }

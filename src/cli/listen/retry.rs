@@ -52,7 +52,9 @@ impl Backoff {
 
     /// The next pause.
     pub(super) fn next(&mut self) -> Duration {
-        let pause = PAUSE.saturating_mul(1 << self.failures.min(10)).min(PAUSE_MAX);
+        let pause = PAUSE
+            .saturating_mul(1 << self.failures.min(10))
+            .min(PAUSE_MAX);
         self.failures += 1;
         pause / 2 + jitter(pause / 2)
     }
@@ -70,10 +72,14 @@ mod tests {
 
     #[test]
     fn the_range_of_a_code_says_whether_to_come_back() {
-        for code in [1000, 3000, 4000, 4001, 4003, 4005, 4009, 4010, 4099, 4300, 4999] {
+        for code in [
+            1000, 3000, 4000, 4001, 4003, 4005, 4009, 4010, 4099, 4300, 4999,
+        ] {
             assert_eq!(after(code, false, None), None, "{code}");
         }
-        for code in [1001, 1002, 1005, 1006, 1009, 1011, 1012, 1013, 4100, 4101, 4102, 4199] {
+        for code in [
+            1001, 1002, 1005, 1006, 1009, 1011, 1012, 1013, 4100, 4101, 4102, 4199,
+        ] {
             assert_eq!(after(code, false, None), Some(Next::Backoff), "{code}");
         }
         for code in [4200, 4201, 4299] {
@@ -83,12 +89,18 @@ mod tests {
             );
         }
         let asked = Duration::from_millis(1830);
-        assert_eq!(after(close::DRAINING, false, Some(asked)), Some(Next::After(asked)));
+        assert_eq!(
+            after(close::DRAINING, false, Some(asked)),
+            Some(Next::After(asked))
+        );
     }
 
     #[test]
     fn who_has_a_new_token_comes_back_after_the_old_one_expired() {
-        assert!(matches!(after(close::EXPIRED, true, None), Some(Next::After(_))));
+        assert!(matches!(
+            after(close::EXPIRED, true, None),
+            Some(Next::After(_))
+        ));
         assert_eq!(after(close::UNAUTHORIZED, true, None), None);
     }
 
@@ -98,7 +110,10 @@ mod tests {
         let mut whole = PAUSE;
         for _ in 0..40 {
             let pause = backoff.next();
-            assert!(pause >= whole / 2 && pause <= whole, "{pause:?} of {whole:?}");
+            assert!(
+                pause >= whole / 2 && pause <= whole,
+                "{pause:?} of {whole:?}"
+            );
             whole = (whole * 2).min(PAUSE_MAX);
         }
         backoff.note(GOOD.mul_f64(0.99));

@@ -6,7 +6,8 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use fastwebsockets::{
-    FragmentCollector, Frame, OpCode, Payload, Role, WebSocket, WebSocketError, handshake::generate_key,
+    FragmentCollector, Frame, OpCode, Payload, Role, WebSocket, WebSocketError,
+    handshake::generate_key,
 };
 use http_body_util::Full;
 use hyper::{
@@ -65,7 +66,11 @@ pub(super) struct Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "connection closed: {}", self.code)?;
-        if self.reason.is_empty() { Ok(()) } else { write!(f, ", {}", super::output::harmless(&self.reason)) }
+        if self.reason.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ", {}", super::output::harmless(&self.reason))
+        }
     }
 }
 
@@ -84,7 +89,11 @@ impl Socket {
             format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
         };
         let query: Vec<String> = query.iter().map(encoded).collect();
-        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        let query = if query.is_empty() {
+            String::new()
+        } else {
+            format!("?{}", query.join("&"))
+        };
         let broken = |error: Box<dyn std::error::Error + Send + Sync>| RequestError::Http {
             address: remote.address.clone(),
             error,
@@ -107,13 +116,21 @@ impl Socket {
             return Err(remote.refusal(response).await);
         }
         if !is_accepted(&response, &key) {
-            return Err(broken("it is no WebSocket server (Sec-WebSocket-Accept is wrong)".into()));
+            return Err(broken(
+                "it is no WebSocket server (Sec-WebSocket-Accept is wrong)".into(),
+            ));
         }
-        let upgraded = hyper::upgrade::on(response).await.map_err(|error| broken(error.into()))?;
+        let upgraded = hyper::upgrade::on(response)
+            .await
+            .map_err(|error| broken(error.into()))?;
         let mut socket = WebSocket::after_handshake(TokioIo::new(upgraded), Role::Client);
         // Pings are answered here, where they count as signs of life.
         socket.set_auto_pong(false);
-        Ok(Self { frames: FragmentCollector::new(socket), silence: SILENCE, bye: None })
+        Ok(Self {
+            frames: FragmentCollector::new(socket),
+            silence: SILENCE,
+            bye: None,
+        })
     }
 
     /// Expects a sign of life every `heartbeat`, or at least every other one.
@@ -135,13 +152,21 @@ impl Socket {
             let read = timeout(self.silence, self.frames.read_frame()).await;
             let frame = match read {
                 Ok(Ok(frame)) => frame,
-                Ok(Err(WebSocketError::UnexpectedEOF)) => return Err(self.broken("the server hung up")),
+                Ok(Err(WebSocketError::UnexpectedEOF)) => {
+                    return Err(self.broken("the server hung up"));
+                }
                 Ok(Err(error)) => return Err(self.broken(&error.to_string())),
-                Err(_) => return Err(self.broken(&format!("nothing heard for {} s", self.silence.as_secs()))),
+                Err(_) => {
+                    return Err(
+                        self.broken(&format!("nothing heard for {} s", self.silence.as_secs()))
+                    );
+                }
             };
             match frame.opcode {
                 OpCode::Text => {
-                    return Ok(Message::Text(String::from_utf8_lossy(&frame.payload).into_owned()));
+                    return Ok(Message::Text(
+                        String::from_utf8_lossy(&frame.payload).into_owned(),
+                    ));
                 }
                 OpCode::Binary => return Ok(Message::Binary(frame.payload.to_vec())),
                 OpCode::Close => return Err(self.closed(&frame.payload)),
@@ -168,17 +193,28 @@ impl Socket {
             [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
             _ => (close::NO_STATUS, &[][..]),
         };
-        Ended { code, reason: String::from_utf8_lossy(reason).into_owned(), bye: self.bye }
+        Ended {
+            code,
+            reason: String::from_utf8_lossy(reason).into_owned(),
+            bye: self.bye,
+        }
     }
 
     fn broken(&self, why: &str) -> Ended {
-        Ended { code: close::ABNORMAL, reason: why.to_owned(), bye: self.bye }
+        Ended {
+            code: close::ABNORMAL,
+            reason: why.to_owned(),
+            bye: self.bye,
+        }
     }
 }
 
 /// Whether the answer is to our key (RFC 6455, section 4.1), and so not one out of a cache.
 fn is_accepted(response: &Response<Incoming>, key: &str) -> bool {
-    let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &[key.as_bytes(), GUID].concat());
+    let hash = digest::digest(
+        &digest::SHA1_FOR_LEGACY_USE_ONLY,
+        &[key.as_bytes(), GUID].concat(),
+    );
     let accept = response.headers().get(SEC_WEBSOCKET_ACCEPT);
     accept.is_some_and(|accept| accept.as_bytes() == BASE64.encode(hash.as_ref()).as_bytes())
 }

@@ -20,7 +20,9 @@ fn args(flags: &[&str]) -> ServeArgs {
 }
 
 fn load(flags: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let variables = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Config::load(&args(flags), variables)
 }
 
@@ -38,7 +40,8 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("fanfare-config-{}-{name}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("fanfare-config-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -63,8 +66,17 @@ fn without_anything_it_is_development_on_loopback() {
     assert_eq!(config.drain_delay(), Duration::ZERO);
     assert_eq!(config.apps.keys().collect::<Vec<_>>(), ["default"]);
     let app = &config.apps["default"];
-    assert_eq!((config.client_auth(app), config.has_ephemeral_secret(app)), (ClientAuth::Optional, true));
-    assert_eq!(Config { apps: BTreeMap::new(), ..config }, Config::default());
+    assert_eq!(
+        (config.client_auth(app), config.has_ephemeral_secret(app)),
+        (ClientAuth::Optional, true)
+    );
+    assert_eq!(
+        Config {
+            apps: BTreeMap::new(),
+            ..config
+        },
+        Config::default()
+    );
 }
 
 #[test]
@@ -80,20 +92,38 @@ fn flags_win_over_variables_over_the_file_over_defaults() {
         ("FANFARE_LIMIT_MESSAGE_BURST", "2"),
     ];
     let config = load(&["--shards", "3", "--limit", "scans=3"], &variables).unwrap();
-    assert_eq!((config.shards, config.node_name.as_deref(), &*config.log), (3, Some("variable"), "warn"));
+    assert_eq!(
+        (config.shards, config.node_name.as_deref(), &*config.log),
+        (3, Some("variable"), "warn")
+    );
     let limits = &config.limits;
-    assert_eq!((limits.scans, limits.message_burst, limits.claims_bytes), (3, 2, 1000));
+    assert_eq!(
+        (limits.scans, limits.message_burst, limits.claims_bytes),
+        (3, 2, 1000)
+    );
     assert_eq!(limits.message_bytes, Limits::default().message_bytes);
 }
 
 #[test]
 fn a_list_replaces_the_list_below() {
-    let variables =
-        [("FANFARE_API_KEY", "first-key-for-tests,second-key-for-tests"), ("FANFARE_ORIGIN", "https://a")];
-    let config = load(&["--origin", "https://b", "--origin", "https://c"], &variables).unwrap();
+    let variables = [
+        (
+            "FANFARE_API_KEY",
+            "first-key-for-tests,second-key-for-tests",
+        ),
+        ("FANFARE_ORIGIN", "https://a"),
+    ];
+    let config = load(
+        &["--origin", "https://b", "--origin", "https://c"],
+        &variables,
+    )
+    .unwrap();
     let app = &config.apps["default"];
     assert_eq!(app.origins.as_deref().unwrap(), ["https://b", "https://c"]);
-    assert_eq!(app.keys.iter().map(|key| &*key.name).collect::<Vec<_>>(), ["key-1", "key-2"]);
+    assert_eq!(
+        app.keys.iter().map(|key| &*key.name).collect::<Vec<_>>(),
+        ["key-1", "key-2"]
+    );
     assert!(
         app.keys
             .iter()
@@ -130,11 +160,20 @@ fn every_flag_is_a_variable() {
         (config.drain_delay(), config.drain_timeout),
         (Duration::from_secs(1), Duration::from_mins(1))
     );
-    assert_eq!((config.log_format, config.limits.heartbeat), (LogFormat::Json, Duration::from_secs(20)));
+    assert_eq!(
+        (config.log_format, config.limits.heartbeat),
+        (LogFormat::Json, Duration::from_secs(20))
+    );
     let app = &config.apps["default"];
-    assert_eq!((app.client_auth, app.index.len(), app.tokens.len()), (Some(ClientAuth::Required), 2, 1));
+    assert_eq!(
+        (app.client_auth, app.index.len(), app.tokens.len()),
+        (Some(ClientAuth::Required), 2, 1)
+    );
     assert!(!config.has_ephemeral_secret(app) && !config.is_development());
-    assert_eq!(app.channels, [ChannelRule::new("room-*", 100), ChannelRule::new("a=b", 5)]);
+    assert_eq!(
+        app.channels,
+        [ChannelRule::new("room-*", 100), ChannelRule::new("a=b", 5)]
+    );
     assert_eq!(app.user_events, Some(UserEvents::default()));
 }
 
@@ -146,13 +185,23 @@ fn flags_set_histories_by_pattern_and_turn_stored_events_on_and_off() {
     let file = folder.write("fanfare.toml", text);
     let default = |flags: &[&str], variables: &[(&str, &str)]| {
         let flags = [&["--config", &*file], flags].concat();
-        load(&flags, variables).unwrap().apps.remove("default").unwrap()
+        load(&flags, variables)
+            .unwrap()
+            .apps
+            .remove("default")
+            .unwrap()
     };
     let variables = [("FANFARE_CHANNEL_HISTORY", "room-*=2,*=3")];
     let app = default(&["--channel-history", "*=4"], &variables);
-    let room = ChannelRule { presence: Presence::All, ..ChannelRule::new("room-*", 2) };
+    let room = ChannelRule {
+        presence: Presence::All,
+        ..ChannelRule::new("room-*", 2)
+    };
     assert_eq!(app.channels, [room, ChannelRule::new("*", 4)]);
-    let kept = UserEvents { size: 3, ..UserEvents::default() };
+    let kept = UserEvents {
+        size: 3,
+        ..UserEvents::default()
+    };
     for (flags, expected) in [
         (&[][..], Some(kept)),
         (&["--store-user-events"], Some(kept)),
@@ -161,14 +210,32 @@ fn flags_set_histories_by_pattern_and_turn_stored_events_on_and_off() {
         assert_eq!(default(flags, &[]).user_events, expected, "{flags:?}");
     }
     assert_eq!(load(&[], &[]).unwrap().apps["default"].user_events, None);
-    let app = load(&["--store-user-events"], &[]).unwrap().apps.remove("default").unwrap();
+    let app = load(&["--store-user-events"], &[])
+        .unwrap()
+        .apps
+        .remove("default")
+        .unwrap();
     assert_eq!(app.user_events, Some(UserEvents::default()));
-    let variables = [("FANFARE_CHANNEL_HISTORY", "room-*"), ("FANFARE_STORE_USER_EVENTS", "perhaps")];
+    let variables = [
+        ("FANFARE_CHANNEL_HISTORY", "room-*"),
+        ("FANFARE_STORE_USER_EVENTS", "perhaps"),
+    ];
     let text = load(&[], &variables).unwrap_err().to_string();
-    assert!(text.contains("FANFARE_CHANNEL_HISTORY: a history is set as pattern=size"), "{text}");
-    assert!(text.contains("FANFARE_STORE_USER_EVENTS: must be one of true, false"), "{text}");
-    let text = load(&[], &[("FANFARE_CHANNEL_HISTORY", "room-*=all")]).unwrap_err().to_string();
-    assert!(text.contains("the size of a history is a whole number"), "{text}");
+    assert!(
+        text.contains("FANFARE_CHANNEL_HISTORY: a history is set as pattern=size"),
+        "{text}"
+    );
+    assert!(
+        text.contains("FANFARE_STORE_USER_EVENTS: must be one of true, false"),
+        "{text}"
+    );
+    let text = load(&[], &[("FANFARE_CHANNEL_HISTORY", "room-*=all")])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("the size of a history is a whole number"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -200,8 +267,12 @@ fn an_unknown_name_is_refused_and_the_nearest_named() {
         ("FANFARE_LOG_FORMAT", "xml"),
         ("FANFARE_SHARDS", "-1"),
     ];
-    let text =
-        load(&["--limit", "mesage_bytes=1", "--limit", "scans=many"], &variables).unwrap_err().to_string();
+    let text = load(
+        &["--limit", "mesage_bytes=1", "--limit", "scans=many"],
+        &variables,
+    )
+    .unwrap_err()
+    .to_string();
     for line in [
         "environment: unknown variable \"FANFARE_LISTN\"; did you mean \"FANFARE_LISTEN\"?",
         "FANFARE_LIMIT: unknown limit \"scanz\"; did you mean \"scans\"?",
@@ -210,20 +281,32 @@ fn an_unknown_name_is_refused_and_the_nearest_named() {
         "--limit: unknown limit \"mesage_bytes\"; did you mean \"message_bytes\"?",
         "--limit scans: \"many\" is not a whole number",
     ] {
-        assert!(text.lines().any(|found| found == line), "no {line:?} in:\n{text}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line:?} in:\n{text}"
+        );
     }
 }
 
 #[test]
 fn an_unknown_key_is_refused_in_every_table() {
     let cases = [
-        ("log = \"info\"\nlistn = 1", "fanfare.toml:2: unknown key \"listn\"; did you mean \"listen\"?"),
+        (
+            "log = \"info\"\nlistn = 1",
+            "fanfare.toml:2: unknown key \"listn\"; did you mean \"listen\"?",
+        ),
         (
             "[limits]\nmesage_bytes = 1",
             "fanfare.toml:2: unknown key \"mesage_bytes\"; did you mean \"message_bytes\"?",
         ),
-        ("[apps.default]\norigin = []", "fanfare.toml:2: unknown key \"origin\"; did you mean \"origins\"?"),
-        ("[[apps.a.keys]]\nname = \"x\"\nscope = []", "unknown key \"scope\"; did you mean \"scopes\"?"),
+        (
+            "[apps.default]\norigin = []",
+            "fanfare.toml:2: unknown key \"origin\"; did you mean \"origins\"?",
+        ),
+        (
+            "[[apps.a.keys]]\nname = \"x\"\nscope = []",
+            "unknown key \"scope\"; did you mean \"scopes\"?",
+        ),
         (
             "[[apps.a.tokens]]\nalg = \"HS256\"\nsecert = \"x\"",
             "unknown key \"secert\"; did you mean \"secret\"?",
@@ -232,12 +315,18 @@ fn an_unknown_key_is_refused_in_every_table() {
             "[[apps.a.channels]]\npattern = \"x\"\nhistory = 3",
             "unknown key \"history\"; did you mean \"history_ttl\"?",
         ),
-        ("[apps.a.user_events]\nsise = 3", "fanfare.toml:2: unknown key \"sise\"; did you mean \"size\"?"),
+        (
+            "[apps.a.user_events]\nsise = 3",
+            "fanfare.toml:2: unknown key \"sise\"; did you mean \"size\"?",
+        ),
         (
             "[[apps.a.client_keys]]\nname = \"x\"\nkey = \"pk_live_x\"\norigin = []",
             "unknown key \"origin\"; did you mean \"origins\"?",
         ),
-        ("qqqqqqqqqq = 1", "fanfare.toml:1: unknown key \"qqqqqqqqqq\""),
+        (
+            "qqqqqqqqqq = 1",
+            "fanfare.toml:1: unknown key \"qqqqqqqqqq\"",
+        ),
     ];
     for (text, expected) in cases {
         let error = parse(text).unwrap_err();
@@ -248,15 +337,24 @@ fn an_unknown_key_is_refused_in_every_table() {
 #[test]
 fn a_value_that_is_none_is_refused_with_its_line() {
     let cases = [
-        ("\nlisten = \"here\"", "fanfare.toml:2: invalid socket address syntax"),
-        ("[limits]\nheartbeat = \"often\"", "fanfare.toml:2: \"often\" is not a duration such as \"10s\""),
+        (
+            "\nlisten = \"here\"",
+            "fanfare.toml:2: invalid socket address syntax",
+        ),
+        (
+            "[limits]\nheartbeat = \"often\"",
+            "fanfare.toml:2: \"often\" is not a duration such as \"10s\"",
+        ),
         ("drain_delay = 5", "fanfare.toml:1: "),
         ("shards = ", "fanfare.toml:1: "),
         (
             "[[apps.a.keys]]\nname = \"x\"\nkey = \"short\"",
             "API key \"x\" has 5 bytes, and needs at least 16",
         ),
-        ("[[apps.a.keys]]\nname = \"x\"", "API key \"x\" needs exactly one of `key` and `hash`"),
+        (
+            "[[apps.a.keys]]\nname = \"x\"",
+            "API key \"x\" needs exactly one of `key` and `hash`",
+        ),
         (
             "[[apps.a.keys]]\nname = \"x\"\nhash = \"md5:00\"",
             "a hash is \"sha256:\" and 64 hexadecimal digits",
@@ -265,15 +363,42 @@ fn a_value_that_is_none_is_refused_with_its_line() {
             "[[apps.a.keys]]\nname = \"x\"\nscopes = []\nkey = \"an-api-key-for-tests\"",
             "API key \"x\" has no scopes",
         ),
-        ("[[apps.a.keys]]\nname = \"x\"\nscopes = [\"all\"]", "unknown variant `all`"),
-        ("[[apps.a.channels]]\nhistory_size = 3", "missing field `pattern`"),
-        ("[[apps.a.channels]]\npattern = \"x\"\npresence = \"some\"", "unknown variant `some`"),
-        ("[apps.a.user_events]\nttl = \"long\"", "\"long\" is not a duration such as \"10s\""),
-        ("[[apps.a.client_keys]]\nname = \"x\"", "missing field `key`"),
-        ("[[apps.a.tokens]]\nalg = \"none\"\nsecret = \"x\"", "unknown variant `none`"),
-        ("[[apps.a.tokens]]\nalg = \"HS256\"", "a token key needs exactly one of `secret`, `public_key` and"),
-        ("[[apps.a.tokens]]\nalg = \"HS256\"\npublic_key = \"x\"", "a token key for HS256 needs `secret`"),
-        ("[[apps.a.tokens]]\nalg = \"RS256\"\nsecret = \"x\"", "a token key for RS256 needs `public_key` or"),
+        (
+            "[[apps.a.keys]]\nname = \"x\"\nscopes = [\"all\"]",
+            "unknown variant `all`",
+        ),
+        (
+            "[[apps.a.channels]]\nhistory_size = 3",
+            "missing field `pattern`",
+        ),
+        (
+            "[[apps.a.channels]]\npattern = \"x\"\npresence = \"some\"",
+            "unknown variant `some`",
+        ),
+        (
+            "[apps.a.user_events]\nttl = \"long\"",
+            "\"long\" is not a duration such as \"10s\"",
+        ),
+        (
+            "[[apps.a.client_keys]]\nname = \"x\"",
+            "missing field `key`",
+        ),
+        (
+            "[[apps.a.tokens]]\nalg = \"none\"\nsecret = \"x\"",
+            "unknown variant `none`",
+        ),
+        (
+            "[[apps.a.tokens]]\nalg = \"HS256\"",
+            "a token key needs exactly one of `secret`, `public_key` and",
+        ),
+        (
+            "[[apps.a.tokens]]\nalg = \"HS256\"\npublic_key = \"x\"",
+            "a token key for HS256 needs `secret`",
+        ),
+        (
+            "[[apps.a.tokens]]\nalg = \"RS256\"\nsecret = \"x\"",
+            "a token key for RS256 needs `public_key` or",
+        ),
     ];
     for (text, expected) in cases {
         let error = parse(text).unwrap_err();
@@ -283,16 +408,23 @@ fn a_value_that_is_none_is_refused_with_its_line() {
 
 #[test]
 fn files_that_cannot_be_read_are_named() {
-    let text = load(&["--config", "/nonexistent/fanfare.toml"], &[]).unwrap_err().to_string();
+    let text = load(&["--config", "/nonexistent/fanfare.toml"], &[])
+        .unwrap_err()
+        .to_string();
     assert!(text.starts_with("/nonexistent/fanfare.toml: "), "{text}");
 
     let folder = Folder::new("keys");
     folder.write("key.pem", "a key");
     let text = "[[apps.default.tokens]]\nalg = \"ES256\"\npublic_key_file = \"key.pem\"\n";
     let config = load(&["--config", &folder.write("good.toml", text)], &[]).unwrap();
-    assert_eq!(config.apps["default"].tokens[0].key, KeyMaterial::Public("a key".to_owned()));
+    assert_eq!(
+        config.apps["default"].tokens[0].key,
+        KeyMaterial::Public("a key".to_owned())
+    );
     let text = text.replace("key.pem", "none.pem");
-    let error = load(&["--config", &folder.write("bad.toml", &text)], &[]).unwrap_err().to_string();
+    let error = load(&["--config", &folder.write("bad.toml", &text)], &[])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("none.pem: "), "{error}");
 }
 
@@ -301,7 +433,9 @@ fn secrets_are_not_shown() {
     let flags = ["--api-key", KEY, "--token-secret", SECRET];
     let shown = format!("{:?} {:?}", args(&flags), load(&flags, &[]).unwrap());
     assert!(!shown.contains(KEY) && !shown.contains(SECRET), "{shown}");
-    let error = load(&["--api-key", "hunter2"], &[]).unwrap_err().to_string();
+    let error = load(&["--api-key", "hunter2"], &[])
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         error,
         "--api-key: API key \"key-1\" has 7 bytes, and needs at least 16 (make one with: openssl rand -hex 24)"

@@ -15,8 +15,17 @@ fn redis_is_set_in_every_layer() {
     let config = load(&["--config", &file], &[]).unwrap();
     config.check().unwrap();
     let redis = config.redis.unwrap();
-    assert_eq!((redis.url.to_string(), &*config.namespace), ("rediss://file:6379".to_owned(), "api"));
-    assert_eq!(redis.ca, Some(PemFile { path: ca.into(), pem: b"the file's".to_vec() }));
+    assert_eq!(
+        (redis.url.to_string(), &*config.namespace),
+        ("rediss://file:6379".to_owned(), "api")
+    );
+    assert_eq!(
+        redis.ca,
+        Some(PemFile {
+            path: ca.into(),
+            pem: b"the file's".to_vec()
+        })
+    );
     let variables = [
         ("FANFARE_CONFIG", &*file),
         ("FANFARE_REDIS", "rediss+sentinel://:word@a,b"),
@@ -25,8 +34,16 @@ fn redis_is_set_in_every_layer() {
         ("FANFARE_NAMESPACE", "other"),
         ("FANFARE_REDIS_CERT", own.to_str().unwrap()),
     ];
-    let config =
-        load(&["--redis-key", own.to_str().unwrap(), "--redis-sentinel-user", "fan"], &variables).unwrap();
+    let config = load(
+        &[
+            "--redis-key",
+            own.to_str().unwrap(),
+            "--redis-sentinel-user",
+            "fan",
+        ],
+        &variables,
+    )
+    .unwrap();
     config.check().unwrap();
     let redis = config.redis.unwrap();
     assert_eq!(
@@ -44,17 +61,32 @@ fn redis_is_set_in_every_layer() {
 fn a_bad_address_names_its_flag_and_not_its_password() {
     let bad = "redis://ann:swordfish@host:port";
     let told = load(&["--redis", bad], &[]).unwrap_err().to_string();
-    assert_eq!(told, "--redis: the port of address 1 is not a number from 1 to 65535");
-    let told = load(&[], &[("FANFARE_REDIS", bad)]).unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "--redis: the port of address 1 is not a number from 1 to 65535"
+    );
+    let told = load(&[], &[("FANFARE_REDIS", bad)])
+        .unwrap_err()
+        .to_string();
     assert!(told.starts_with("FANFARE_REDIS: the port"), "{told}");
     let told = parse(&format!("[redis]\nurl = \"{bad}\"\n")).unwrap_err();
-    assert!(told.starts_with("fanfare.toml:2: the port") && !told.contains("swordfish"), "{told}");
+    assert!(
+        told.starts_with("fanfare.toml:2: the port") && !told.contains("swordfish"),
+        "{told}"
+    );
     let shown = format!("{:?}", args(&["--redis", "redis://ann:swordfish@host"]));
     assert!(!shown.contains("swordfish"), "{shown}");
-    let shown = format!("{:?}", load(&["--redis", "redis://ann:swordfish@host"], &[]).unwrap());
+    let shown = format!(
+        "{:?}",
+        load(&["--redis", "redis://ann:swordfish@host"], &[]).unwrap()
+    );
     assert!(!shown.contains("swordfish"), "{shown}");
-    let told =
-        load(&["--redis", "rediss://host", "--redis-ca", "/nowhere/ca.pem"], &[]).unwrap_err().to_string();
+    let told = load(
+        &["--redis", "rediss://host", "--redis-ca", "/nowhere/ca.pem"],
+        &[],
+    )
+    .unwrap_err()
+    .to_string();
     assert!(told.starts_with("/nowhere/ca.pem: "), "{told}");
 }
 
@@ -64,23 +96,48 @@ fn what_does_not_go_together_is_refused() {
     let pem = folder.write("own.pem", "x");
     let cases: [(&[&str], &str); 10] = [
         (&["--redis-ca", &pem], "[redis] is set without redis.url"),
-        (&["--redis", "redis://h", "--redis-ca", &pem], "redis.ca is for TLS, and redis.url has none"),
-        (&["--redis", "rediss://h", "--redis-cert", &pem], "redis.cert and redis.key belong together"),
-        (&["--redis", "redis+sentinel://h"], "names Sentinels and no primary"),
         (
-            &["--redis", "redis+sentinel://h/a", "--redis-sentinel-master", "b"],
+            &["--redis", "redis://h", "--redis-ca", &pem],
+            "redis.ca is for TLS, and redis.url has none",
+        ),
+        (
+            &["--redis", "rediss://h", "--redis-cert", &pem],
+            "redis.cert and redis.key belong together",
+        ),
+        (
+            &["--redis", "redis+sentinel://h"],
+            "names Sentinels and no primary",
+        ),
+        (
+            &[
+                "--redis",
+                "redis+sentinel://h/a",
+                "--redis-sentinel-master",
+                "b",
+            ],
             "redis.sentinel_master = \"b\", and redis.url ends with \"a\"",
         ),
-        (&["--redis", "redis://h", "--redis-sentinel-master", "b"], "redis.url is of no Sentinels"),
         (
-            &["--redis", "redis+sentinel://h/a", "--redis-sentinel-user", "b"],
+            &["--redis", "redis://h", "--redis-sentinel-master", "b"],
+            "redis.url is of no Sentinels",
+        ),
+        (
+            &[
+                "--redis",
+                "redis+sentinel://h/a",
+                "--redis-sentinel-user",
+                "b",
+            ],
             "redis.sentinel_user is set without redis.sentinel_password",
         ),
         (
             &["--redis", "redis://h", "--redis-sentinel-password", "b"],
             "redis.sentinel_password is set, and redis.url is of no Sentinels",
         ),
-        (&["--namespace", "Api"], "namespace = \"Api\" is not 1 to 64 of a-z"),
+        (
+            &["--namespace", "Api"],
+            "namespace = \"Api\" is not 1 to 64 of a-z",
+        ),
         (
             &["--limit", "bus_queue_bytes=1000"],
             "limits.body_bytes = 262144 is over limits.bus_queue_bytes = 1000",

@@ -51,7 +51,10 @@ fn what_only_a_restart_can_change_stays() {
     assert_eq!(config, load(&[], &[]).unwrap());
     assert_eq!(
         report.needs_restart,
-        ["apps.default: removed; until then its keys stay good", "apps.more: added"]
+        [
+            "apps.default: removed; until then its keys stay good",
+            "apps.more: added"
+        ]
     );
 }
 
@@ -107,27 +110,52 @@ fn what_can_change_is_taken_and_no_secret_is_shown() {
 #[test]
 fn a_port_that_was_chosen_by_the_system_is_no_difference() {
     let running = load(&["--listen", "127.0.0.1:4711"], &[]).unwrap();
-    assert!(merge(&running, load(&["--listen", "127.0.0.1:0"], &[]).unwrap()).1.is_empty());
-    assert!(!merge(&running, load(&["--listen", "0.0.0.0:0"], &[]).unwrap()).1.is_empty());
+    assert!(
+        merge(&running, load(&["--listen", "127.0.0.1:0"], &[]).unwrap())
+            .1
+            .is_empty()
+    );
+    assert!(
+        !merge(&running, load(&["--listen", "0.0.0.0:0"], &[]).unwrap())
+            .1
+            .is_empty()
+    );
 }
 
 #[test]
 fn the_reference_lists_the_bounds_that_change_at_once() {
-    let reference =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).unwrap();
-    let names: Vec<String> = reload::LIVE_LIMITS.iter().map(|name| format!("`{name}`")).collect();
+    let reference = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/docs/configuration.md"
+    ))
+    .unwrap();
+    let names: Vec<String> = reload::LIVE_LIMITS
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect();
     assert!(reference.contains(&format!("| of `limits`: {} |", names.join(", "))));
     let table = toml::Table::try_from(Limits::default()).unwrap();
-    assert!(reload::LIVE_LIMITS.iter().all(|name| table.contains_key(*name)));
+    assert!(
+        reload::LIVE_LIMITS
+            .iter()
+            .all(|name| table.contains_key(*name))
+    );
 }
 
 #[test]
 fn fetched_keys_need_to_know_whose_tokens_are_meant() {
     let with = |more: &str| {
         let text = format!("[apps.default]\njwks_url = \"https://id.example/keys\"\n{more}");
-        parse(&text).unwrap().check().map_err(|error| error.to_string())
+        parse(&text)
+            .unwrap()
+            .check()
+            .map_err(|error| error.to_string())
     };
-    assert!(with("").unwrap_err().contains("jwks_url without issuer or audience"));
+    assert!(
+        with("")
+            .unwrap_err()
+            .contains("jwks_url without issuer or audience")
+    );
     assert!(with("issuer = \"i\"").is_ok() && with("audience = \"a\"").is_ok());
     // They are keys for tokens as others are.
     let open = "listen = \"0.0.0.0:1\"\n[apps.default]\nissuer = \"i\"\njwks_url = \"https://id.example/keys\"\n\
@@ -136,5 +164,8 @@ fn fetched_keys_need_to_know_whose_tokens_are_meant() {
     config.check().unwrap();
     assert!(!config.has_ephemeral_secret(&config.apps[DEFAULT_APP]));
     let error = parse("[apps.default]\njwks_url = \"http://id.example/keys\"\n").unwrap_err();
-    assert!(error.starts_with("fanfare.toml:2:") && error.contains("is not https"), "{error}");
+    assert!(
+        error.starts_with("fanfare.toml:2:") && error.contains("is not https"),
+        "{error}"
+    );
 }

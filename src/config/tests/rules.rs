@@ -7,19 +7,44 @@ fn off_loopback_it_wants_keys() {
     let listen = ["--listen", "0.0.0.0:7070"];
     let text = broken(&listen);
     assert!(text.contains("set --api-key or FANFARE_API_KEY"), "{text}");
-    assert!(text.contains("app \"default\": there is no key to verify client tokens with"), "{text}");
+    assert!(
+        text.contains("app \"default\": there is no key to verify client tokens with"),
+        "{text}"
+    );
     let text = broken(&["--admin-listen", "[::]:7071"]);
-    assert!(text.starts_with("admin_listen = \"[::]:7071\" is not loopback"), "{text}");
+    assert!(
+        text.starts_with("admin_listen = \"[::]:7071\" is not loopback"),
+        "{text}"
+    );
     for client_auth in ["required", "optional"] {
-        let text = broken(&[&listen[..], &["--api-key", KEY, "--client-auth", client_auth]].concat());
-        assert!(text.contains(&format!("client_auth is \"{client_auth}\", and there is no key")), "{text}");
+        let text = broken(
+            &[
+                &listen[..],
+                &["--api-key", KEY, "--client-auth", client_auth],
+            ]
+            .concat(),
+        );
+        assert!(
+            text.contains(&format!(
+                "client_auth is \"{client_auth}\", and there is no key"
+            )),
+            "{text}"
+        );
     }
     for rest in [["--client-auth", "off"], ["--token-secret", SECRET]] {
-        load(&[&listen[..], &["--api-key", KEY], &rest].concat(), &[]).unwrap().check().unwrap();
+        load(&[&listen[..], &["--api-key", KEY], &rest].concat(), &[])
+            .unwrap()
+            .check()
+            .unwrap();
     }
     let text = broken(&[&listen[..], &["--token-secret", SECRET]].concat());
     assert_eq!(text.lines().count(), 1, "{text}");
-    for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+    for loopback in [
+        "127.0.0.1:1",
+        "127.9.9.9:1",
+        "[::1]:1",
+        "[::ffff:127.0.0.1]:1",
+    ] {
         load(&["--listen", loopback], &[]).unwrap().check().unwrap();
     }
 }
@@ -27,8 +52,14 @@ fn off_loopback_it_wants_keys() {
 #[test]
 fn what_makes_no_sense_is_refused() {
     let cases: [(&[&str], &str); 19] = [
-        (&["--limit", "message_bytes=0"], "limits.message_bytes = 0 would let nothing through"),
-        (&["--limit", "heartbeat=0s"], "limits.heartbeat = 0 would let nothing through"),
+        (
+            &["--limit", "message_bytes=0"],
+            "limits.message_bytes = 0 would let nothing through",
+        ),
+        (
+            &["--limit", "heartbeat=0s"],
+            "limits.heartbeat = 0 would let nothing through",
+        ),
         (
             &["--limit", "body_bytes=2000000"],
             "limits.body_bytes = 2000000 is over limits.outbox_bytes = 1048576",
@@ -37,21 +68,54 @@ fn what_makes_no_sense_is_refused() {
             &["--limit", "history_bytes=200000"],
             "limits.body_bytes = 262144 is over limits.history_bytes = 200000",
         ),
-        (&["--limit", "profile_bytes=300000"], "limits.profile_bytes = 300000 is over a quarter of"),
-        (&["--limit", "channels_per_connection=0"], "limits.channels_per_connection = 0 would let nothing"),
-        (&["--limit", "reconnect_min=1m"], "reconnect_min = \"1m\" is over limits.reconnect_max = \"30s\""),
-        (&["--channel-history", "a b=1"], "channels \"a b\": a pattern is 1 to 200 letters, digits"),
-        (&["--channel-history", "a=10001"], "channels \"a\": history_size = 10001 is over 10000"),
-        (&["--drain-delay", "30s"], "drain_delay = \"30s\" must be shorter than drain_timeout = \"30s\""),
+        (
+            &["--limit", "profile_bytes=300000"],
+            "limits.profile_bytes = 300000 is over a quarter of",
+        ),
+        (
+            &["--limit", "channels_per_connection=0"],
+            "limits.channels_per_connection = 0 would let nothing",
+        ),
+        (
+            &["--limit", "reconnect_min=1m"],
+            "reconnect_min = \"1m\" is over limits.reconnect_max = \"30s\"",
+        ),
+        (
+            &["--channel-history", "a b=1"],
+            "channels \"a b\": a pattern is 1 to 200 letters, digits",
+        ),
+        (
+            &["--channel-history", "a=10001"],
+            "channels \"a\": history_size = 10001 is over 10000",
+        ),
+        (
+            &["--drain-delay", "30s"],
+            "drain_delay = \"30s\" must be shorter than drain_timeout = \"30s\"",
+        ),
         (&["--shards", "257"], "shards = 257 is over 256"),
         (&["--node-name", "a b"], "node_name = \"a b\" is not"),
         (&["--log", "loud=="], "log = \"loud==\" is no level"),
         (&["--redact", "email"], "redact: \"email\" is no path"),
-        (&["--index", "auth.,auth.a b,user,auth.1"], "index \"auth.1\" is no path"),
-        (&["--origin", "https://example.com/"], "\"https://example.com/\" is no origin"),
-        (&["--admin-listen", "127.0.0.1:7070"], "admin_listen and listen are both 127.0.0.1:7070"),
-        (&["--token-secret", "short"], "the token secret has 5 bytes, and HS256 needs at least 32"),
-        (&["--api-key", "an-api-key-for-tests,an-api-key-for-tests"], "are the same key"),
+        (
+            &["--index", "auth.,auth.a b,user,auth.1"],
+            "index \"auth.1\" is no path",
+        ),
+        (
+            &["--origin", "https://example.com/"],
+            "\"https://example.com/\" is no origin",
+        ),
+        (
+            &["--admin-listen", "127.0.0.1:7070"],
+            "admin_listen and listen are both 127.0.0.1:7070",
+        ),
+        (
+            &["--token-secret", "short"],
+            "the token secret has 5 bytes, and HS256 needs at least 32",
+        ),
+        (
+            &["--api-key", "an-api-key-for-tests,an-api-key-for-tests"],
+            "are the same key",
+        ),
     ];
     for (flags, expected) in cases {
         let text = broken(flags);
@@ -60,13 +124,24 @@ fn what_makes_no_sense_is_refused() {
     let mut config = parse("[apps.Shop]\n[apps.a]\ntokens = [\n{ alg = \"EdDSA\", kid = \"1\", public_key = \"\" },\n{ alg = \"EdDSA\", kid = \"1\", public_key = \"\" }]\n").unwrap();
     config.limits.connections = 0;
     let text = config.check().unwrap_err().to_string();
-    assert!(text.contains("app \"Shop\": a name is 1 to 64 lower-case"), "{text}");
-    assert!(text.contains("app \"a\": two token keys have kid \"1\""), "{text}");
+    assert!(
+        text.contains("app \"Shop\": a name is 1 to 64 lower-case"),
+        "{text}"
+    );
+    assert!(
+        text.contains("app \"a\": two token keys have kid \"1\""),
+        "{text}"
+    );
 }
 
 #[test]
 fn bounds_whose_zero_means_something_may_be_zero() {
-    for limit in ["connections=0", "connections_per_address=0", "resume_window=0s", "presence_notices=0"] {
+    for limit in [
+        "connections=0",
+        "connections_per_address=0",
+        "resume_window=0s",
+        "presence_notices=0",
+    ] {
         load(&["--limit", limit], &[]).unwrap().check().unwrap();
     }
 }
@@ -83,23 +158,56 @@ fn rules_that_would_keep_nothing_or_never_hold_are_refused() {
     let channels = |rest: &str| format!("[[apps.a.channels]]\npattern = {rest}\n");
     let user_events = |rest: &str| format!("[apps.a.user_events]\n{rest}\n");
     let cases = [
-        (channels("\"\""), "app \"a\": channels \"\": a pattern is 1 to 200 letters"),
-        (channels("\"room/*\""), "channels \"room/*\": a pattern is 1 to 200 letters"),
-        (channels("\"x\"").repeat(2), "app \"a\": channels \"x\" comes twice"),
-        (channels("\"x\"\nhistory_size = 1\nhistory_bytes = 0"), "history_bytes = 0 would keep nothing"),
-        (channels("\"x\"\nhistory_size = 1\nhistory_ttl = \"0s\""), "history_ttl = 0 would keep nothing"),
-        (user_events("size = 0"), "app \"a\": user_events: size = 0 would keep nothing"),
-        (user_events("bytes = 0"), "user_events: bytes = 0 would keep nothing"),
-        (user_events("ttl = \"0s\""), "user_events: ttl = 0 would keep nothing"),
-        (user_events("size = 10001"), "user_events: size = 10001 is over 10000"),
+        (
+            channels("\"\""),
+            "app \"a\": channels \"\": a pattern is 1 to 200 letters",
+        ),
+        (
+            channels("\"room/*\""),
+            "channels \"room/*\": a pattern is 1 to 200 letters",
+        ),
+        (
+            channels("\"x\"").repeat(2),
+            "app \"a\": channels \"x\" comes twice",
+        ),
+        (
+            channels("\"x\"\nhistory_size = 1\nhistory_bytes = 0"),
+            "history_bytes = 0 would keep nothing",
+        ),
+        (
+            channels("\"x\"\nhistory_size = 1\nhistory_ttl = \"0s\""),
+            "history_ttl = 0 would keep nothing",
+        ),
+        (
+            user_events("size = 0"),
+            "app \"a\": user_events: size = 0 would keep nothing",
+        ),
+        (
+            user_events("bytes = 0"),
+            "user_events: bytes = 0 would keep nothing",
+        ),
+        (
+            user_events("ttl = \"0s\""),
+            "user_events: ttl = 0 would keep nothing",
+        ),
+        (
+            user_events("size = 10001"),
+            "user_events: size = 10001 is over 10000",
+        ),
     ];
     for (text, expected) in cases {
         let found = wrong(&text);
-        assert!(found.contains(expected) && found.lines().count() == 1, "{found}");
+        assert!(
+            found.contains(expected) && found.lines().count() == 1,
+            "{found}"
+        );
     }
     let good = "\"AZaz09_.:=@,;-*\"\nhistory_size = 10000";
     let off = channels("\"off\"\nhistory_bytes = 0\nhistory_ttl = \"0s\"");
-    parse(&format!("{}{off}", channels(good))).unwrap().check().unwrap();
+    parse(&format!("{}{off}", channels(good)))
+        .unwrap()
+        .check()
+        .unwrap();
 }
 
 #[test]
@@ -109,18 +217,39 @@ fn client_keys_are_of_one_app_and_no_secret() {
     };
     let one = client_key("a", "one", "pk_live_1");
     let cases = [
-        (one.clone() + &client_key("a", "one", "pk_live_2"), "app \"a\": two client keys are named \"one\""),
+        (
+            one.clone() + &client_key("a", "one", "pk_live_2"),
+            "app \"a\": two client keys are named \"one\"",
+        ),
         (
             one.clone() + &client_key("b", "two", "pk_live_1"),
             "client keys \"one\" of app \"a\" and \"two\" of app \"b\" are the same key",
         ),
-        (client_key("a", "one", "short"), "client key \"one\" must be 8 to 128 visible ASCII characters"),
-        (client_key("a", "one", &"k".repeat(129)), "client key \"one\" must be 8 to 128"),
-        (client_key("a", "one", "pk_live&x"), "client key \"one\" must be 8 to 128"),
-        (client_key("a", "one", "pk live x"), "client key \"one\" must be 8 to 128"),
-        (client_key("a", "on e", "pk_live_1"), "client key name \"on e\" is not 1 to 64 visible characters"),
         (
-            format!("{}[[apps.b.keys]]\nname = \"f\"\nkey = \"{KEY}\"\n", client_key("a", "one", KEY)),
+            client_key("a", "one", "short"),
+            "client key \"one\" must be 8 to 128 visible ASCII characters",
+        ),
+        (
+            client_key("a", "one", &"k".repeat(129)),
+            "client key \"one\" must be 8 to 128",
+        ),
+        (
+            client_key("a", "one", "pk_live&x"),
+            "client key \"one\" must be 8 to 128",
+        ),
+        (
+            client_key("a", "one", "pk live x"),
+            "client key \"one\" must be 8 to 128",
+        ),
+        (
+            client_key("a", "on e", "pk_live_1"),
+            "client key name \"on e\" is not 1 to 64 visible characters",
+        ),
+        (
+            format!(
+                "{}[[apps.b.keys]]\nname = \"f\"\nkey = \"{KEY}\"\n",
+                client_key("a", "one", KEY)
+            ),
             "client key \"one\" is API key \"f\" of app \"b\" too",
         ),
         (
@@ -130,14 +259,23 @@ fn client_keys_are_of_one_app_and_no_secret() {
             ),
             "client key \"one\" is the token secret of app \"b\" too",
         ),
-        (one.clone() + "origins = [\"https://a/\"]\n", "client key \"one\": \"https://a/\" is no origin"),
+        (
+            one.clone() + "origins = [\"https://a/\"]\n",
+            "client key \"one\": \"https://a/\" is no origin",
+        ),
     ];
     for (text, expected) in cases {
         let found = wrong(&text);
-        assert!(found.contains(expected) && found.lines().count() == 1, "{found}");
+        assert!(
+            found.contains(expected) && found.lines().count() == 1,
+            "{found}"
+        );
         assert!(!found.contains(KEY) && !found.contains(SECRET), "{found}");
     }
-    parse(&(one + &client_key("b", "one", "pk_live_2"))).unwrap().check().unwrap();
+    parse(&(one + &client_key("b", "one", "pk_live_2")))
+        .unwrap()
+        .check()
+        .unwrap();
 }
 
 #[test]
@@ -153,11 +291,17 @@ fn clients_of_a_key_that_may_authenticate_need_a_key_for_tokens() {
     for client_auth in ["required", "optional"] {
         let set = format!("client_auth = \"{client_auth}\"");
         let text = with(&set, "0.0.0.0:7070").check().unwrap_err().to_string();
-        let expected = format!("app \"a\", client key \"web\": client_auth is \"{client_auth}\", and there");
-        assert!(text.starts_with(&expected) && text.lines().count() == 1, "{text}");
+        let expected =
+            format!("app \"a\", client key \"web\": client_auth is \"{client_auth}\", and there");
+        assert!(
+            text.starts_with(&expected) && text.lines().count() == 1,
+            "{text}"
+        );
         let config = with(&set, "127.0.0.1:7070");
         config.check().unwrap();
-        assert!(config.has_users(&config.apps["a"]) && config.has_ephemeral_secret(&config.apps["a"]));
+        assert!(
+            config.has_users(&config.apps["a"]) && config.has_ephemeral_secret(&config.apps["a"])
+        );
     }
     for client_auth in ["", "client_auth = \"off\""] {
         let config = with(client_auth, "0.0.0.0:7070");

@@ -38,7 +38,10 @@ impl Life {
 
     /// Removes all up to `offset`; how many there were.
     fn remove(&mut self, offset: u64, lost: bool) -> u64 {
-        let gone = self.events.iter_mut().filter(|known| !known.gone && known.offset <= offset);
+        let gone = self
+            .events
+            .iter_mut()
+            .filter(|known| !known.gone && known.offset <= offset);
         let mut count = 0;
         for known in gone {
             known.gone = true;
@@ -51,7 +54,10 @@ impl Life {
     }
 
     fn shown(&self, after: u64) -> Vec<(u64, Uuid)> {
-        self.kept().filter(|known| known.offset > after).map(|known| (known.offset, known.id)).collect()
+        self.kept()
+            .filter(|known| known.offset > after)
+            .map(|known| (known.offset, known.id))
+            .collect()
     }
 }
 
@@ -68,17 +74,33 @@ struct Model {
 
 impl Model {
     fn life(&mut self, key: &Key, epoch: Epoch) -> &mut Life {
-        let newest = if matches!(key.topic, Topic::User(_)) { self.users_begin_after } else { 0 };
+        let newest = if matches!(key.topic, Topic::User(_)) {
+            self.users_begin_after
+        } else {
+            0
+        };
         self.lives.entry(key.clone()).or_insert_with(|| {
             assert!(self.former.insert(epoch.0), "an epoch came twice");
             let (events, lost) = (Vec::new(), HashSet::new());
-            Life { epoch, newest, events, lost, used: Duration::ZERO }
+            Life {
+                epoch,
+                newest,
+                events,
+                lost,
+                used: Duration::ZERO,
+            }
         })
     }
 
     fn age(&mut self, key: &Key, now: Now) {
-        let Some(life) = self.lives.get_mut(key) else { return };
-        let last = life.kept().filter(|known| known.until <= now.age).map(|known| known.offset).max();
+        let Some(life) = self.lives.get_mut(key) else {
+            return;
+        };
+        let last = life
+            .kept()
+            .filter(|known| known.until <= now.age)
+            .map(|known| known.offset)
+            .max();
         let lost = life.remove(last.unwrap_or(0), true);
         if matches!(key.topic, Topic::User(_)) {
             self.expired += lost;
@@ -89,7 +111,9 @@ impl Model {
     }
 
     fn evict(&mut self, key: &Key, offset: u64, now: Now) {
-        let Some(life) = self.lives.get_mut(key) else { return };
+        let Some(life) = self.lives.get_mut(key) else {
+            return;
+        };
         let lost = life.remove(offset, true);
         if matches!(key.topic, Topic::User(_)) {
             self.over += lost;
@@ -102,12 +126,25 @@ impl Model {
         let life = self.life(key, appended.position.epoch);
         life.newest += 1;
         let offset = life.newest;
-        assert_eq!(appended.position, Position { epoch: life.epoch, offset });
+        assert_eq!(
+            appended.position,
+            Position {
+                epoch: life.epoch,
+                offset
+            }
+        );
         self.number += 1;
         let (number, until) = (self.number, now.age + keep.ttl);
         let frame = appended.frame.clone();
         let life = self.life(key, appended.position.epoch);
-        life.events.push(Known { offset, id, frame, until, number, gone: false });
+        life.events.push(Known {
+            offset,
+            id,
+            frame,
+            until,
+            number,
+            gone: false,
+        });
         let over = |life: &Life| {
             let bytes: usize = life.kept().map(|known| known.frame.len()).sum();
             life.kept().count() > keep.events || bytes > keep.bytes
@@ -118,17 +155,25 @@ impl Model {
         }
         loop {
             let of = |app: u16| {
-                let lives = self.lives.iter().filter(move |(key, _)| key.app == AppId(app));
+                let lives = self
+                    .lives
+                    .iter()
+                    .filter(move |(key, _)| key.app == AppId(app));
                 lives.flat_map(|(key, life)| life.kept().map(move |known| (key, known)))
             };
-            let bytes = [0, 1]
-                .map(|app| of(app).map(|(_, known)| known.frame.len() + HISTORY_EVENT_BYTES).sum::<usize>());
+            let bytes = [0, 1].map(|app| {
+                of(app)
+                    .map(|(_, known)| known.frame.len() + HISTORY_EVENT_BYTES)
+                    .sum::<usize>()
+            });
             if bytes.iter().sum::<usize>() <= self.max_bytes {
                 break;
             }
             let most = u16::from(bytes[0] <= bytes[1]);
             let oldest = of(most).min_by_key(|(_, known)| known.number);
-            let (key, offset) = oldest.map(|(key, known)| (key.clone(), known.offset)).unwrap();
+            let (key, offset) = oldest
+                .map(|(key, known)| (key.clone(), known.offset))
+                .unwrap();
             self.evict(&key, offset, now);
         }
     }
@@ -150,14 +195,35 @@ impl Model {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Append { topic: usize, keep: usize, length: usize },
-    Position { topic: usize },
-    Since { topic: usize, epoch: usize, offset: u64 },
-    Page { topic: usize, after: u64, limit: usize },
-    Waiting { topic: usize },
-    Confirm { topic: usize, offset: u64 },
+    Append {
+        topic: usize,
+        keep: usize,
+        length: usize,
+    },
+    Position {
+        topic: usize,
+    },
+    Since {
+        topic: usize,
+        epoch: usize,
+        offset: u64,
+    },
+    Page {
+        topic: usize,
+        after: u64,
+        limit: usize,
+    },
+    Waiting {
+        topic: usize,
+    },
+    Confirm {
+        topic: usize,
+        offset: u64,
+    },
     Expire,
-    Wait { seconds: u64 },
+    Wait {
+        seconds: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -177,17 +243,36 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn keys() -> [Key; 4] {
-    [channel("c"), Key { app: AppId(1), ..channel("c") }, user("u"), user("v")]
+    [
+        channel("c"),
+        Key {
+            app: AppId(1),
+            ..channel("c")
+        },
+        user("u"),
+        user("v"),
+    ]
 }
 
 fn shown(entries: &[Entry]) -> Vec<(u64, Uuid)> {
-    entries.iter().map(|entry| (entry.offset, entry.id)).collect()
+    entries
+        .iter()
+        .map(|entry| (entry.offset, entry.id))
+        .collect()
 }
 
 /// Does one step to both and holds the answers against each other.
 fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
-    let keep = |events, bytes, ttl| Keep { events, bytes, ttl: Duration::from_secs(ttl) };
-    let keeps = [keep(3, 10_000, 20), keep(100, 150, 20), keep(100, 10_000, 7)];
+    let keep = |events, bytes, ttl| Keep {
+        events,
+        bytes,
+        ttl: Duration::from_secs(ttl),
+    };
+    let keeps = [
+        keep(3, 10_000, 20),
+        keep(100, 150, 20),
+        keep(100, 10_000, 7),
+    ];
     let key = match step {
         Step::Append { topic, .. }
         | Step::Position { topic }
@@ -212,20 +297,38 @@ fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
         Step::Position { .. } => {
             let position = kept.position(key, now);
             let life = model.life(key, position.epoch);
-            assert_eq!(position, Position { epoch: life.epoch, offset: life.newest });
+            assert_eq!(
+                position,
+                Position {
+                    epoch: life.epoch,
+                    offset: life.newest
+                }
+            );
         }
         Step::Since { epoch, offset, .. } => since(kept, model, key, epoch, offset, now),
         Step::Page { after, limit, .. } => {
             let page = kept.page(key, after, limit, now);
             assert_eq!(page.is_some(), model.lives.contains_key(key));
-            let (Some(page), Some(life)) = (page, model.lives.get(key)) else { return };
+            let (Some(page), Some(life)) = (page, model.lives.get(key)) else {
+                return;
+            };
             let all = life.shown(after);
             assert_eq!(shown(&page.entries), all[..limit.min(all.len())]);
             assert_eq!(page.more, all.len() > limit);
-            assert_eq!(page.position, Position { epoch: life.epoch, offset: life.newest });
+            assert_eq!(
+                page.position,
+                Position {
+                    epoch: life.epoch,
+                    offset: life.newest
+                }
+            );
         }
         Step::Waiting { .. } => {
-            let expected = model.lives.get(key).map(|life| life.shown(0)).unwrap_or_default();
+            let expected = model
+                .lives
+                .get(key)
+                .map(|life| life.shown(0))
+                .unwrap_or_default();
             assert_eq!(shown(&kept.waiting(key, now).entries), expected);
         }
         Step::Confirm { offset, .. } => {
@@ -243,16 +346,35 @@ fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
 
 fn since(kept: &mut Kept, model: &mut Model, key: &Key, epoch: usize, offset: u64, now: Now) {
     let present = model.lives.get(key).map(|life| life.epoch);
-    let named = [None, present, model.former.iter().min().map(|epoch| Epoch(*epoch)), Some(Epoch(0))][epoch];
-    let recovery = kept.since(key, named.map(|epoch| epoch.to_string()).as_deref(), offset, now);
+    let named = [
+        None,
+        present,
+        model.former.iter().min().map(|epoch| Epoch(*epoch)),
+        Some(Epoch(0)),
+    ][epoch];
+    let recovery = kept.since(
+        key,
+        named.map(|epoch| epoch.to_string()).as_deref(),
+        offset,
+        now,
+    );
     let life = model.life(key, recovery.position.epoch);
-    assert_eq!(recovery.position, Position { epoch: life.epoch, offset: life.newest });
+    assert_eq!(
+        recovery.position,
+        Position {
+            epoch: life.epoch,
+            offset: life.newest
+        }
+    );
     let first = life.newest - life.events.len() as u64;
     let proven = named.is_none_or(|epoch| epoch == life.epoch)
         && (first..=life.newest).contains(&offset)
         && life.lost.iter().all(|lost| *lost <= offset);
     assert_eq!(recovery.recovered, proven);
-    assert_eq!(shown(&recovery.entries), life.shown(if proven { offset } else { 0 }));
+    assert_eq!(
+        shown(&recovery.entries),
+        life.shown(if proven { offset } else { 0 })
+    );
 }
 
 proptest! {

@@ -10,7 +10,11 @@ use crate::{
     },
 };
 
-const PLENTY: Keep = Keep { events: 1000, bytes: 1 << 20, ttl: Duration::from_mins(5) };
+const PLENTY: Keep = Keep {
+    events: 1000,
+    bytes: 1 << 20,
+    ttl: Duration::from_mins(5),
+};
 
 pub(super) fn kept(max_bytes: usize, max_quiet: usize) -> Kept {
     let metrics = Arc::new(Metrics::new());
@@ -22,26 +26,47 @@ pub(super) fn kept(max_bytes: usize, max_quiet: usize) -> Kept {
 pub(super) const ANYONE: Reader<'static> = Reader {
     user: None,
     device: None,
-    connection: crate::id::ConnectionId { node: crate::id::NodeId(0), shard: 0, slot: 0, nonce: 0 },
+    connection: crate::id::ConnectionId {
+        node: crate::id::NodeId(0),
+        shard: 0,
+        slot: 0,
+        nonce: 0,
+    },
 };
 
 pub(super) fn channel(name: &str) -> Key {
-    Key { app: AppId(0), topic: Topic::Channel(name.into()) }
+    Key {
+        app: AppId(0),
+        topic: Topic::Channel(name.into()),
+    }
 }
 
 pub(super) fn user(name: &str) -> Key {
-    Key { app: AppId(1), topic: Topic::User(name.into()) }
+    Key {
+        app: AppId(1),
+        topic: Topic::User(name.into()),
+    }
 }
 
 pub(super) fn at(seconds: u64) -> Now {
-    Now { age: Duration::from_secs(seconds), unix_ms: 1_700_000_000_000 + seconds * 1000 }
+    Now {
+        age: Duration::from_secs(seconds),
+        unix_ms: 1_700_000_000_000 + seconds * 1000,
+    }
 }
 
 /// An event whose data are a string of `length` bytes.
 pub(super) fn event(length: usize) -> New {
     let data = RawValue::from_string(format!("\"{}\"", "x".repeat(length))).unwrap();
-    let draft = Event::new("e", Data::Json(&data)).unwrap().draft(&Marks::default());
-    New { id: Uuid::new_v4(), draft, omit: None, tail: None }
+    let draft = Event::new("e", Data::Json(&data))
+        .unwrap()
+        .draft(&Marks::default());
+    New {
+        id: Uuid::new_v4(),
+        draft,
+        omit: None,
+        tail: None,
+    }
 }
 
 fn offsets(entries: &[Entry]) -> Vec<u64> {
@@ -60,24 +85,55 @@ fn fill(kept: &mut Kept, key: &Key, keep: &Keep, count: usize, now: Now) {
 pub(super) fn audit(kept: &Kept) {
     let held = || kept.topics.values().flat_map(|log| &log.entries);
     assert_eq!(kept.books.events, held().count());
-    assert_eq!(kept.books.bytes, held().map(|held| weight(&held.entry)).sum::<usize>());
+    assert_eq!(
+        kept.books.bytes,
+        held().map(|held| weight(&held.entry)).sum::<usize>()
+    );
     for (app, share) in kept.books.shares.iter().enumerate() {
-        let of_app = kept.topics.iter().filter(|(key, _)| usize::from(key.app.0) == app);
+        let of_app = kept
+            .topics
+            .iter()
+            .filter(|(key, _)| usize::from(key.app.0) == app);
         let held = || of_app.clone().flat_map(|(_, log)| &log.entries);
         assert_eq!(share.ages.len(), held().count());
-        assert_eq!(share.bytes, held().map(|held| weight(&held.entry)).sum::<usize>());
+        assert_eq!(
+            share.bytes,
+            held().map(|held| weight(&held.entry)).sum::<usize>()
+        );
     }
-    assert_eq!(kept.books.metrics.history_events.get(), held().count() as i64);
-    assert_eq!(kept.books.metrics.history_bytes.get(), kept.books.bytes as i64);
-    assert_eq!(kept.quiet.len(), kept.topics.values().filter(|log| log.entries.is_empty()).count());
+    assert_eq!(
+        kept.books.metrics.history_events.get(),
+        held().count() as i64
+    );
+    assert_eq!(
+        kept.books.metrics.history_bytes.get(),
+        kept.books.bytes as i64
+    );
+    assert_eq!(
+        kept.quiet.len(),
+        kept.topics
+            .values()
+            .filter(|log| log.entries.is_empty())
+            .count()
+    );
     for (key, log) in &kept.topics {
-        assert_eq!(log.bytes, log.entries.iter().map(|held| held.entry.frame.len()).sum::<usize>());
+        assert_eq!(
+            log.bytes,
+            log.entries
+                .iter()
+                .map(|held| held.entry.frame.len())
+                .sum::<usize>()
+        );
         let quiet = log.quiet.and_then(|place| kept.quiet.get(&place));
-        assert_eq!(quiet.map(|(_, key)| key), log.entries.is_empty().then_some(key));
+        assert_eq!(
+            quiet.map(|(_, key)| key),
+            log.entries.is_empty().then_some(key)
+        );
         let offsets: Vec<u64> = log.later(0).map(|entry| entry.offset).collect();
         assert!(offsets.is_sorted() && offsets.last().is_none_or(|last| *last <= log.newest));
         if matches!(key.topic, Topic::Channel(_)) {
-            let newest_run = (log.newest - log.entries.len() as u64 + 1..=log.newest).collect::<Vec<_>>();
+            let newest_run =
+                (log.newest - log.entries.len() as u64 + 1..=log.newest).collect::<Vec<_>>();
             assert_eq!(offsets, newest_run);
         }
     }
@@ -101,10 +157,19 @@ async fn two_quick_stores_keep_both_and_only_channels_carry_offsets() {
     store.confirm(&key, 1, &ANYONE);
     assert_eq!(offsets(&store.waiting(&key).await.unwrap().entries), [2]);
 
-    let appended = store.append(&channel("c"), &PLENTY, event(1)).await.unwrap();
-    assert_eq!(text(&appended.frame), r#"{"event":"e","data":"x","offset":1}"#);
+    let appended = store
+        .append(&channel("c"), &PLENTY, event(1))
+        .await
+        .unwrap();
+    assert_eq!(
+        text(&appended.frame),
+        r#"{"event":"e","data":"x","offset":1}"#
+    );
     store.expire();
-    let other_app = Key { app: AppId(1), ..channel("c") };
+    let other_app = Key {
+        app: AppId(1),
+        ..channel("c")
+    };
     assert!(store.page(&other_app, 0, 10).await.unwrap().is_none());
 }
 
@@ -112,14 +177,23 @@ async fn two_quick_stores_keep_both_and_only_channels_carry_offsets() {
 fn who_joins_an_empty_channel_can_come_back() {
     let mut kept = kept(1 << 20, 10);
     let key = channel("c");
-    assert!(kept.page(&key, 0, 10, at(0)).is_none() && kept.waiting(&key, at(0)).entries.is_empty());
+    assert!(
+        kept.page(&key, 0, 10, at(0)).is_none() && kept.waiting(&key, at(0)).entries.is_empty()
+    );
     assert!(kept.topics.is_empty(), "neither begins a numbering");
     let joined = kept.position(&key, at(0));
     assert_eq!(joined.offset, 0);
     let epoch = joined.epoch.to_string();
     fill(&mut kept, &key, &PLENTY, 3, at(1));
     let missed = kept.since(&key, Some(&epoch), 0, at(2));
-    assert!(missed.recovered && missed.position == Position { offset: 3, ..joined });
+    assert!(
+        missed.recovered
+            && missed.position
+                == Position {
+                    offset: 3,
+                    ..joined
+                }
+    );
     assert_eq!(offsets(&missed.entries), [1, 2, 3]);
     let missed = kept.since(&key, Some(&epoch), 3, at(2));
     assert!(missed.recovered && missed.entries.is_empty());
@@ -138,18 +212,40 @@ fn nothing_is_recovered_that_cannot_be_proven() {
         let recovery = kept.since(&key, epoch, offset, now);
         (recovery.recovered, offsets(&recovery.entries))
     };
-    let three = Keep { events: 3, ..PLENTY };
+    let three = Keep {
+        events: 3,
+        ..PLENTY
+    };
     fill(&mut kept, &channel("c"), &three, 4, at(0));
-    assert_eq!(since(&mut kept, Some(&epoch), 0, at(1)), (false, vec![2, 3, 4]), "1 is evicted");
-    assert_eq!(since(&mut kept, Some(&epoch), 1, at(1)), (true, vec![2, 3, 4]));
+    assert_eq!(
+        since(&mut kept, Some(&epoch), 0, at(1)),
+        (false, vec![2, 3, 4]),
+        "1 is evicted"
+    );
+    assert_eq!(
+        since(&mut kept, Some(&epoch), 1, at(1)),
+        (true, vec![2, 3, 4])
+    );
     assert_eq!(since(&mut kept, None, 0, at(1)), (false, vec![2, 3, 4]));
     assert_eq!(since(&mut kept, None, 2, at(1)), (true, vec![3, 4]));
-    assert_eq!(since(&mut kept, Some(&epoch), 5, at(1)), (false, vec![2, 3, 4]), "not yet given out");
+    assert_eq!(
+        since(&mut kept, Some(&epoch), 5, at(1)),
+        (false, vec![2, 3, 4]),
+        "not yet given out"
+    );
     for other in [Epoch::random().to_string().as_str(), "", "another"] {
-        assert_eq!(since(&mut kept, Some(other), 4, at(1)), (false, vec![2, 3, 4]), "{other}");
+        assert_eq!(
+            since(&mut kept, Some(other), 4, at(1)),
+            (false, vec![2, 3, 4]),
+            "{other}"
+        );
     }
     let late = at(300);
-    assert_eq!(since(&mut kept, Some(&epoch), 3, late), (false, vec![]), "4 is expired, and was never swept");
+    assert_eq!(
+        since(&mut kept, Some(&epoch), 3, late),
+        (false, vec![]),
+        "4 is expired, and was never swept"
+    );
     assert_eq!(since(&mut kept, Some(&epoch), 4, late), (true, vec![]));
     audit(&kept);
 }
@@ -158,32 +254,72 @@ fn nothing_is_recovered_that_cannot_be_proven() {
 fn a_topic_keeps_its_newest_events_within_number_bytes_and_time() {
     let mut kept = kept(1 << 20, 10);
     let key = user("u");
-    let keep = Keep { events: 3, bytes: 130, ttl: Duration::from_secs(10) };
-    for (second, length, left) in
-        [(0, 1, vec![1]), (1, 1, vec![1, 2]), (2, 50, vec![1, 2, 3]), (3, 50, vec![4]), (4, 1, vec![4, 5])]
-    {
+    let keep = Keep {
+        events: 3,
+        bytes: 130,
+        ttl: Duration::from_secs(10),
+    };
+    for (second, length, left) in [
+        (0, 1, vec![1]),
+        (1, 1, vec![1, 2]),
+        (2, 50, vec![1, 2, 3]),
+        (3, 50, vec![4]),
+        (4, 1, vec![4, 5]),
+    ] {
         kept.append(&key, &keep, event(length), at(second));
-        assert_eq!(offsets(&kept.waiting(&key, at(second)).entries), left, "{second}");
+        assert_eq!(
+            offsets(&kept.waiting(&key, at(second)).entries),
+            left,
+            "{second}"
+        );
     }
     let losses = kept.books.shares[1].metrics.clone();
-    assert_eq!((losses.drops(DropReason::StoredOver), losses.drops(DropReason::StoredExpired)), (3, 0));
+    assert_eq!(
+        (
+            losses.drops(DropReason::StoredOver),
+            losses.drops(DropReason::StoredExpired)
+        ),
+        (3, 0)
+    );
     assert_eq!(offsets(&kept.waiting(&key, at(13)).entries), [5]);
     assert!(!kept.expire(1024, at(14)));
-    assert_eq!((losses.drops(DropReason::StoredOver), losses.drops(DropReason::StoredExpired)), (3, 2));
+    assert_eq!(
+        (
+            losses.drops(DropReason::StoredOver),
+            losses.drops(DropReason::StoredExpired)
+        ),
+        (3, 2)
+    );
     let huge = kept.append(&key, &keep, event(1000), at(15));
-    assert_eq!((huge.position.offset, huge.frame.len() > 1000), (6, true), "delivered, if not kept");
+    assert_eq!(
+        (huge.position.offset, huge.frame.len() > 1000),
+        (6, true),
+        "delivered, if not kept"
+    );
     assert!(kept.waiting(&key, at(15)).entries.is_empty());
     fill(&mut kept, &channel("c"), &keep, 5, at(15));
     assert!(kept.expire(2, at(25)) && !kept.expire(1024, at(25)));
     assert_eq!(losses.drops(DropReason::StoredOver), 4);
-    assert_eq!(kept.books.shares[0].metrics.drops(DropReason::StoredExpired), 0, "a channel's are no losses");
+    assert_eq!(
+        kept.books.shares[0]
+            .metrics
+            .drops(DropReason::StoredExpired),
+        0,
+        "a channel's are no losses"
+    );
     audit(&kept);
 }
 
 #[test]
 fn events_kept_for_a_shorter_time_take_the_older_ones_along() {
     let mut kept = kept(1 << 20, 10);
-    let (key, short) = (channel("c"), Keep { ttl: Duration::from_secs(10), ..PLENTY });
+    let (key, short) = (
+        channel("c"),
+        Keep {
+            ttl: Duration::from_secs(10),
+            ..PLENTY
+        },
+    );
     fill(&mut kept, &key, &PLENTY, 2, at(0));
     fill(&mut kept, &key, &short, 1, at(1));
     fill(&mut kept, &key, &PLENTY, 1, at(2));
@@ -195,13 +331,25 @@ fn events_kept_for_a_shorter_time_take_the_older_ones_along() {
 /// What an event of one byte in a channel counts for.
 fn one() -> usize {
     let frame = event(1).draft.finish(Some(1));
-    weight(&Entry { offset: 1, id: Uuid::nil(), frame, omit: None, at_ms: 0 })
+    weight(&Entry {
+        offset: 1,
+        id: Uuid::nil(),
+        frame,
+        omit: None,
+        at_ms: 0,
+    })
 }
 
 #[test]
 fn over_the_bound_on_all_topics_the_oldest_of_an_app_go_whatever_their_topic() {
     let mut kept = kept(3 * one(), 10);
-    let (short, long) = (Keep { ttl: Duration::from_secs(100), ..PLENTY }, PLENTY);
+    let (short, long) = (
+        Keep {
+            ttl: Duration::from_secs(100),
+            ..PLENTY
+        },
+        PLENTY,
+    );
     let (old, young) = (channel("old"), channel("young"));
     let epoch = kept.position(&old, at(0)).epoch.to_string();
     fill(&mut kept, &old, &long, 1, at(0));
@@ -213,7 +361,13 @@ fn over_the_bound_on_all_topics_the_oldest_of_an_app_go_whatever_their_topic() {
     fill(&mut kept, &young, &long, 1, at(4));
     assert_eq!(offsets(&kept.waiting(&young, at(4)).entries), [1, 2, 3]);
     assert!(kept.waiting(&old, at(4)).entries.is_empty());
-    assert_eq!(kept.position(&old, at(4)), Position { epoch: epoch.parse().unwrap(), offset: 2 });
+    assert_eq!(
+        kept.position(&old, at(4)),
+        Position {
+            epoch: epoch.parse().unwrap(),
+            offset: 2
+        }
+    );
     audit(&kept);
 }
 
@@ -222,24 +376,40 @@ fn over_the_bound_the_app_that_keeps_most_gives_way_to_others() {
     let mut kept = kept(4 * one(), 10);
     fill(&mut kept, &user("u"), &PLENTY, 2, at(0));
     fill(&mut kept, &channel("c"), &PLENTY, 10, at(1));
-    assert_eq!(offsets(&kept.waiting(&user("u"), at(2)).entries), [1, 2], "older, and no more than half");
-    assert_eq!(offsets(&kept.waiting(&channel("c"), at(2)).entries), [9, 10]);
+    assert_eq!(
+        offsets(&kept.waiting(&user("u"), at(2)).entries),
+        [1, 2],
+        "older, and no more than half"
+    );
+    assert_eq!(
+        offsets(&kept.waiting(&channel("c"), at(2)).entries),
+        [9, 10]
+    );
     fill(&mut kept, &user("v"), &PLENTY, 1, at(3));
     assert_eq!(offsets(&kept.waiting(&user("u"), at(3)).entries), [2]);
-    assert_eq!(kept.books.shares[1].metrics.drops(DropReason::StoredOver), 1);
+    assert_eq!(
+        kept.books.shares[1].metrics.drops(DropReason::StoredOver),
+        1
+    );
     audit(&kept);
 }
 
 #[test]
 fn the_allowance_of_an_event_covers_its_places_in_sparse_tables() {
-    assert!(4 * size_of::<Held>() + 2 * Ages::PLACE_BYTES + 64 < HISTORY_EVENT_BYTES, "as it says");
+    assert!(
+        4 * size_of::<Held>() + 2 * Ages::PLACE_BYTES + 64 < HISTORY_EVENT_BYTES,
+        "as it says"
+    );
 }
 
 #[test]
 fn names_left_out_count_too() {
     let mut kept = kept(1 << 20, 10);
     let users = (0..1000).map(|n| n.to_string().into()).collect();
-    let omit = Some(Arc::new(Omit { users, ..Omit::default() }));
+    let omit = Some(Arc::new(Omit {
+        users,
+        ..Omit::default()
+    }));
     kept.append(&channel("c"), &PLENTY, New { omit, ..event(1) }, at(0));
     assert!(kept.books.bytes > 1000 * HISTORY_NAME_BYTES);
     kept.confirm(&channel("c"), 1, &ANYONE, at(0));
@@ -249,21 +419,41 @@ fn names_left_out_count_too() {
 #[test]
 fn what_was_withheld_from_who_confirms_waits_for_others() {
     let mut kept = kept(1 << 20, 10);
-    let (phone, key) = (Reader { device: Some("phone"), ..ANYONE }, user("u"));
-    let withheld =
-        || Some(Arc::new(Omit { devices: ["phone".into()].into_iter().collect(), ..Omit::default() }));
+    let (phone, key) = (
+        Reader {
+            device: Some("phone"),
+            ..ANYONE
+        },
+        user("u"),
+    );
+    let withheld = || {
+        Some(Arc::new(Omit {
+            devices: ["phone".into()].into_iter().collect(),
+            ..Omit::default()
+        }))
+    };
     for n in 1..=6 {
         let omit = if n % 2 == 0 { withheld() } else { None };
         kept.append(&key, &PLENTY, New { omit, ..event(1) }, at(0));
     }
     let offsets = |kept: &mut Kept| {
-        kept.waiting(&key, at(0)).entries.iter().map(|entry| entry.offset).collect::<Vec<_>>()
+        kept.waiting(&key, at(0))
+            .entries
+            .iter()
+            .map(|entry| entry.offset)
+            .collect::<Vec<_>>()
     };
     kept.confirm(&key, 4, &phone, at(0));
     assert_eq!(offsets(&mut kept), [2, 4, 5, 6]);
     let page = kept.page(&key, 2, 2, at(0)).unwrap();
     assert_eq!(
-        (page.entries.iter().map(|entry| entry.offset).collect::<Vec<_>>(), page.more),
+        (
+            page.entries
+                .iter()
+                .map(|entry| entry.offset)
+                .collect::<Vec<_>>(),
+            page.more
+        ),
         (vec![4, 5], true)
     );
     kept.confirm(&key, 6, &phone, at(0));
@@ -281,14 +471,22 @@ fn quiet_topics_know_their_numbering_for_an_hour_and_the_longest_quiet_go_first(
     let b = kept.position(&channel("b"), at(1));
     assert_eq!(kept.position(&channel("a"), at(2)), a);
     let c = kept.position(&channel("c"), at(3));
-    assert_eq!(kept.position(&channel("a"), at(4)), a, "b was quiet for longer");
+    assert_eq!(
+        kept.position(&channel("a"), at(4)),
+        a,
+        "b was quiet for longer"
+    );
     assert_ne!(kept.position(&channel("b"), at(5)), b, "a new life");
     assert_ne!(kept.position(&channel("c"), at(6)), c);
     fill(&mut kept, &channel("c"), &PLENTY, 1, at(7));
     let c = kept.position(&channel("c"), at(8));
     let hour = HISTORY_QUIET.as_secs();
     kept.expire(1024, at(hour));
-    assert_eq!(kept.position(&channel("c"), at(2 * hour - 1)), c, "quiet since its event expired");
+    assert_eq!(
+        kept.position(&channel("c"), at(2 * hour - 1)),
+        c,
+        "quiet since its event expired"
+    );
     kept.expire(1024, at(2 * hour + 10));
     assert_eq!(kept.topics.len(), 1);
     kept.expire(1024, at(3 * hour - 1));

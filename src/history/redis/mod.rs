@@ -48,8 +48,8 @@ use self::{
     seen::{Mark, Seen},
 };
 use super::{
-    Answer, Appended, Epoch, History, HistoryError, Keep, Key, New, Page, Position, Reader, Recovery, Topic,
-    Waiting,
+    Answer, Appended, Epoch, History, HistoryError, Keep, Key, New, Page, Position, Reader,
+    Recovery, Topic, Waiting,
 };
 use crate::{
     broker::{self, Bus, BusError},
@@ -85,7 +85,9 @@ impl From<BusError> for HistoryError {
             BusError::Away { .. } | BusError::Full => Self::Unavailable,
             BusError::Unanswered => Self::Unanswered,
             BusError::Refused { code, message } if code == "OOM" => Self::Full(message.into()),
-            BusError::Refused { code, message } => Self::Refused(format!("{code} {message}").into()),
+            BusError::Refused { code, message } => {
+                Self::Refused(format!("{code} {message}").into())
+            }
         }
     }
 }
@@ -93,15 +95,31 @@ impl From<BusError> for HistoryError {
 impl RedisHistory {
     /// A store over `bus`. `apps` by `AppId`.
     pub(crate) fn new(bus: Arc<Bus>, metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
-        Self(Arc::new(Inner { bus, seen: Seen::new(HISTORY_SEEN_TOPICS), metrics, apps }))
+        Self(Arc::new(Inner {
+            bus,
+            seen: Seen::new(HISTORY_SEEN_TOPICS),
+            metrics,
+            apps,
+        }))
     }
 
     async fn recovery(key: &Key, sent: Sent) -> Result<(Recovery, Entries), HistoryError> {
-        let Answered { position, mut reply } = sent.await?;
+        let Answered {
+            position,
+            mut reply,
+        } = sent.await?;
         let position = position.ok_or_else(reply::malformed)?;
         let entries = reply.entries(is_channel(key))?;
         let (recovered, shared) = (reply.flag()?, reply.number()?);
-        Ok((Recovery { position, recovered, shared, entries: Vec::new() }, entries))
+        Ok((
+            Recovery {
+                position,
+                recovered,
+                shared,
+                entries: Vec::new(),
+            },
+            entries,
+        ))
     }
 }
 
@@ -119,9 +137,16 @@ impl Inner {
     /// Sends a script; it has its place in the order of all that is sent when this returns.
     fn send(self: &Arc<Self>, call: Call, key: &Key, own: Vec<Bytes>) -> Sent {
         let home = home(key);
-        let mark = if call.heeds_what_was_seen() { self.seen.mark(key) } else { None };
-        let keys =
-            vec![self.bus.key(&home, "state"), self.bus.key(&home, "events"), self.bus.primary_key(&home)];
+        let mark = if call.heeds_what_was_seen() {
+            self.seen.mark(key)
+        } else {
+            None
+        };
+        let keys = vec![
+            self.bus.key(&home, "state"),
+            self.bus.key(&home, "events"),
+            self.bus.primary_key(&home),
+        ];
         let mut arguments = common(key, mark.as_ref());
         arguments.extend(own);
         let answer = self.bus.eval(call.script(), &home, keys, arguments);
@@ -139,8 +164,17 @@ impl Inner {
             app.dropped(DropReason::StoredExpired, head.expired);
             app.dropped(DropReason::StoredOver, head.over);
         }
-        let position = Position { epoch: head.epoch?, offset: head.newest };
-        self.seen.note(key, Mark { position, born: head.born });
+        let position = Position {
+            epoch: head.epoch?,
+            offset: head.newest,
+        };
+        self.seen.note(
+            key,
+            Mark {
+                position,
+                born: head.born,
+            },
+        );
         Some(position)
     }
 
@@ -150,8 +184,13 @@ impl Inner {
 
     /// The second half of a confirmation: what leaves somebody out is forgotten if it was for the reader.
     async fn forget(self: Arc<Self>, key: Key, sent: Sent, who: Who) -> Result<(), HistoryError> {
-        let Answered { position, mut reply } = sent.await?;
-        let Some(position) = position else { return Ok(()) };
+        let Answered {
+            position,
+            mut reply,
+        } = sent.await?;
+        let Some(position) = position else {
+            return Ok(());
+        };
         let reader = who.reader();
         let mut own = vec![Bytes::copy_from_slice(&position.epoch.to_bytes())];
         for Withheld { id, bytes, omit } in reply.withheld()? {
@@ -183,7 +222,11 @@ impl Who {
     }
 
     fn reader(&self) -> Reader<'_> {
-        Reader { user: self.user.as_deref(), device: self.device.as_deref(), connection: self.connection }
+        Reader {
+            user: self.user.as_deref(),
+            device: self.device.as_deref(),
+            connection: self.connection,
+        }
     }
 }
 
@@ -217,7 +260,14 @@ fn common(key: &Key, mark: Option<&Mark>) -> Vec<Bytes> {
     });
     let fresh = Bytes::copy_from_slice(&Epoch::random().to_bytes());
     let mut arguments = Vec::with_capacity(15);
-    arguments.extend([kind.into(), epoch, number(offset), number(born), fresh, millis(HISTORY_QUIET)]);
+    arguments.extend([
+        kind.into(),
+        epoch,
+        number(offset),
+        number(born),
+        fresh,
+        millis(HISTORY_QUIET),
+    ]);
     arguments
 }
 
@@ -232,12 +282,25 @@ fn named(epoch: Option<&str>) -> Bytes {
 
 impl History for RedisHistory {
     fn append<'a>(&'a self, key: &'a Key, keep: &'a Keep, new: New) -> Answer<'a, Appended> {
-        let New { id, draft, omit, tail } = new;
+        let New {
+            id,
+            draft,
+            omit,
+            tail,
+        } = new;
         // A channel's frame ends in its offset; the script adds the digits.
-        let behind = if is_channel(key) { ",\"offset\":".len() } else { 0 };
+        let behind = if is_channel(key) {
+            ",\"offset\":".len()
+        } else {
+            0
+        };
         let bus = &self.0.bus;
         let publication = match tail {
-            Some(tail) => [bus.publish_command().into(), bus.channel(&home(key)).into(), tail],
+            Some(tail) => [
+                bus.publish_command().into(),
+                bus.channel(&home(key)).into(),
+                tail,
+            ],
             None => [Bytes::new(), Bytes::new(), Bytes::new()],
         };
         let mut own = vec![
@@ -258,7 +321,9 @@ impl History for RedisHistory {
     }
 
     fn position<'a>(&'a self, key: &'a Key, _keep: &'a Keep) -> Answer<'a, Position> {
-        let sent = self.0.send(Call::Position, key, vec![millis(HISTORY_UNUSED)]);
+        let sent = self
+            .0
+            .send(Call::Position, key, vec![millis(HISTORY_UNUSED)]);
         Box::pin(async move { sent.await?.position.ok_or_else(reply::malformed) })
     }
 
@@ -269,7 +334,11 @@ impl History for RedisHistory {
         epoch: Option<&'a str>,
         offset: u64,
     ) -> Answer<'a, Recovery> {
-        let sent = self.0.send(Call::Since, key, vec![named(epoch), number(offset), millis(HISTORY_UNUSED)]);
+        let sent = self.0.send(
+            Call::Since,
+            key,
+            vec![named(epoch), number(offset), millis(HISTORY_UNUSED)],
+        );
         Box::pin(async move {
             let (mut recovery, mut entries) = Self::recovery(key, sent).await?;
             if recovery.recovered && entries.unreadable > 0 {
@@ -281,7 +350,10 @@ impl History for RedisHistory {
                 recovery.shared = shared;
             }
             self.0.count_unreadable(&entries);
-            Ok(Recovery { entries: entries.read, ..recovery })
+            Ok(Recovery {
+                entries: entries.read,
+                ..recovery
+            })
         })
     }
 
@@ -291,12 +363,23 @@ impl History for RedisHistory {
         Box::pin(async move {
             let mut answered = sent.await?;
             loop {
-                let Some(position) = answered.position else { return Ok(None) };
+                let Some(position) = answered.position else {
+                    return Ok(None);
+                };
                 let entries = answered.reply.entries_up_to(limit, is_channel(key))?;
                 self.0.count_unreadable(&entries);
-                let Entries { read, more, last, unreadable } = entries;
+                let Entries {
+                    read,
+                    more,
+                    last,
+                    unreadable,
+                } = entries;
                 if !more || !read.is_empty() || unreadable == 0 {
-                    return Ok(Some(Page { position, entries: read, more }));
+                    return Ok(Some(Page {
+                        position,
+                        entries: read,
+                        more,
+                    }));
                 }
                 // A page of none, although more are kept, would look like the end.
                 answered = self.0.send(Call::Read, key, ask(last)).await?;
@@ -307,10 +390,16 @@ impl History for RedisHistory {
     fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting> {
         let sent = self.0.send(Call::Read, key, vec![number(0), Bytes::new()]);
         Box::pin(async move {
-            let Answered { position, mut reply } = sent.await?;
+            let Answered {
+                position,
+                mut reply,
+            } = sent.await?;
             let entries = reply.entries(is_channel(key))?;
             self.0.count_unreadable(&entries);
-            Ok(Waiting { position, entries: entries.read })
+            Ok(Waiting {
+                position,
+                entries: entries.read,
+            })
         })
     }
 

@@ -77,7 +77,12 @@ pub(super) fn encode_omit(omit: &Omit) -> Bytes {
 
 /// Reads what [`encode_omit`] wrote; `None` for anything else.
 pub(super) fn decode_omit(omit: &[u8]) -> Option<Omit> {
-    let Omitted { users, devices, connections, sender } = serde_json::from_slice(omit).ok()?;
+    let Omitted {
+        users,
+        devices,
+        connections,
+        sender,
+    } = serde_json::from_slice(omit).ok()?;
     let sender = match sender {
         None => None,
         Some(sender) => Some(Echoless {
@@ -89,7 +94,10 @@ pub(super) fn decode_omit(omit: &[u8]) -> Option<Omit> {
     Some(Omit {
         users: users.into_iter().collect(),
         devices: devices.into_iter().collect(),
-        connections: connections.iter().map(|id| id.parse().ok()).collect::<Option<_>>()?,
+        connections: connections
+            .iter()
+            .map(|id| id.parse().ok())
+            .collect::<Option<_>>()?,
         sender,
     })
 }
@@ -105,8 +113,10 @@ pub(super) fn published(payload: &Bytes) -> Option<(crate::history::Position, By
     let (head, _) = payload.split_first_chunk::<18>()?;
     let (kind, head) = head.split_first_chunk::<2>()?;
     let (epoch, offset) = head.split_first_chunk::<8>()?;
-    let position =
-        Position { epoch: Epoch::from_bytes(*epoch), offset: u64::from_be_bytes(offset.try_into().ok()?) };
+    let position = Position {
+        epoch: Epoch::from_bytes(*epoch),
+        offset: u64::from_be_bytes(offset.try_into().ok()?),
+    };
     (*kind == PUBLISHED).then(|| (position, payload.slice(18..)))
 }
 
@@ -124,19 +134,32 @@ mod tests {
     #[test]
     fn a_record_is_read_back_and_one_of_another_version_is_not() {
         let id = Uuid::now_v7();
-        let draft = Event::new("e", Data::Bytes(Cow::Borrowed(&[0, 255]))).unwrap().draft(&Marks::default());
+        let draft = Event::new("e", Data::Bytes(Cow::Borrowed(&[0, 255])))
+            .unwrap()
+            .draft(&Marks::default());
         let record = encode(id, &draft);
         let (read_id, read) = decode(&record).unwrap();
         assert_eq!((read_id, read.bytes()), (id, draft.bytes()));
         let mut newer = record.to_vec();
         newer[0] = 2;
-        for wrong in [&newer[..], &record[..record.len() - 1], &record[..17], &record[..3], &[]] {
+        for wrong in [
+            &newer[..],
+            &record[..record.len() - 1],
+            &record[..17],
+            &record[..3],
+            &[],
+        ] {
             assert!(decode(wrong).is_none(), "{wrong:?}");
         }
     }
 
     fn connection(nonce: u64) -> ConnectionId {
-        ConnectionId { node: NodeId(1), shard: 0, slot: 0, nonce }
+        ConnectionId {
+            node: NodeId(1),
+            shard: 0,
+            slot: 0,
+            nonce,
+        }
     }
 
     #[test]
@@ -149,8 +172,15 @@ mod tests {
             connection: connection(9),
         };
         for omit in [
-            Omit { users: names(&["a\"b", ""]), ..Omit::default() },
-            Omit { devices: names(&["d"]), sender: Some(sender(None, None)), ..Omit::default() },
+            Omit {
+                users: names(&["a\"b", ""]),
+                ..Omit::default()
+            },
+            Omit {
+                devices: names(&["d"]),
+                sender: Some(sender(None, None)),
+                ..Omit::default()
+            },
             Omit {
                 connections: [connection(1), connection(2)].into_iter().collect(),
                 sender: Some(sender(Some("u"), Some("d"))),
@@ -159,7 +189,13 @@ mod tests {
         ] {
             assert_eq!(decode_omit(&encode_omit(&omit)), Some(omit));
         }
-        for wrong in ["", "1", r#"{"groups":["g"]}"#, r#"{"connections":["x"]}"#, r#"{"users":[1]}"#] {
+        for wrong in [
+            "",
+            "1",
+            r#"{"groups":["g"]}"#,
+            r#"{"connections":["x"]}"#,
+            r#"{"users":[1]}"#,
+        ] {
             assert_eq!(decode_omit(wrong.as_bytes()), None, "{wrong}");
         }
     }
@@ -169,8 +205,14 @@ mod tests {
         let epoch = Epoch::random();
         let head = [&PUBLISHED[..], &epoch.to_bytes(), &7u64.to_be_bytes()].concat();
         let payload = Bytes::from([&head[..], b"tail"].concat());
-        assert_eq!(published(&payload), Some((Position { epoch, offset: 7 }, "tail".into())));
-        assert_eq!(published(&head.clone().into()).map(|(_, tail)| tail), Some(Bytes::new()));
+        assert_eq!(
+            published(&payload),
+            Some((Position { epoch, offset: 7 }, "tail".into()))
+        );
+        assert_eq!(
+            published(&head.clone().into()).map(|(_, tail)| tail),
+            Some(Bytes::new())
+        );
         let other = [&[1, 1], &head[2..]].concat();
         for wrong in [&head[..17], &other, &[]] {
             assert_eq!(published(&Bytes::copy_from_slice(wrong)), None, "{wrong:?}");

@@ -63,7 +63,9 @@ fn array(value: Option<Value>) -> Result<vec::IntoIter<Value>, HistoryError> {
 fn number(value: Option<Value>) -> Result<u64, HistoryError> {
     let number = match value {
         Some(Value::Int(number)) => u64::try_from(number).ok(),
-        Some(Value::BulkString(digits)) => str::from_utf8(&digits).ok().and_then(|text| text.parse().ok()),
+        Some(Value::BulkString(digits)) => str::from_utf8(&digits)
+            .ok()
+            .and_then(|text| text.parse().ok()),
         _ => None,
     };
     number.ok_or_else(malformed)
@@ -83,14 +85,24 @@ impl Reply {
 
     /// None where nothing is known of the topic.
     pub(super) fn head(&mut self) -> Result<Option<Head>, HistoryError> {
-        let Some(head) = self.0.next() else { return Ok(None) };
+        let Some(head) = self.0.next() else {
+            return Ok(None);
+        };
         let mut parts = array(Some(head))?;
         let epoch = match parts.next() {
             Some(Value::Nil | Value::Boolean(false)) => None,
-            epoch => Some(Epoch::from_bytes(bytes(epoch)?.try_into().map_err(|_| malformed())?)),
+            epoch => Some(Epoch::from_bytes(
+                bytes(epoch)?.try_into().map_err(|_| malformed())?,
+            )),
         };
         let mut next = || number(parts.next());
-        Ok(Some(Head { epoch, born: next()?, newest: next()?, expired: next()?, over: next()? }))
+        Ok(Some(Head {
+            epoch,
+            born: next()?,
+            newest: next()?,
+            expired: next()?,
+            over: next()?,
+        }))
     }
 
     /// All events; none where nothing is known of the topic.
@@ -99,9 +111,15 @@ impl Reply {
     }
 
     /// The first `limit` events.
-    pub(super) fn entries_up_to(&mut self, limit: usize, is_channel: bool) -> Result<Entries, HistoryError> {
+    pub(super) fn entries_up_to(
+        &mut self,
+        limit: usize,
+        is_channel: bool,
+    ) -> Result<Entries, HistoryError> {
         let mut entries = Entries::default();
-        let Some(all) = self.0.next() else { return Ok(entries) };
+        let Some(all) = self.0.next() else {
+            return Ok(entries);
+        };
         let all = array(Some(all))?;
         entries.more = all.len() > limit;
         for one in all.take(limit) {
@@ -133,14 +151,21 @@ impl Withheld {
     fn new(value: Value) -> Result<Self, HistoryError> {
         let mut parts = array(Some(value))?;
         let id = bytes(parts.next())?.into();
-        Ok(Self { id, bytes: number(parts.next())?, omit: bytes(parts.next())? })
+        Ok(Self {
+            id,
+            bytes: number(parts.next())?,
+            omit: bytes(parts.next())?,
+        })
     }
 }
 
 /// The offset in an id of a stream.
 fn offset(id: &[u8]) -> Result<u64, HistoryError> {
     let digits = id.split(|byte| *byte == b'-').next().unwrap_or_default();
-    str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(malformed)
+    str::from_utf8(digits)
+        .ok()
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(malformed)
 }
 
 /// An event by its fields, which topic.lua lists; `None` if it cannot be read.
@@ -153,5 +178,11 @@ fn entry(offset: u64, mut fields: vec::IntoIter<Value>, is_channel: bool) -> Opt
         Some(omit) => Some(Arc::new(record::decode_omit(&bytes(Some(omit)).ok()?)?)),
     };
     let frame = draft.finish(is_channel.then_some(offset));
-    Some(Entry { offset, id, frame, omit, at_ms })
+    Some(Entry {
+        offset,
+        id,
+        frame,
+        omit,
+        at_ms,
+    })
 }

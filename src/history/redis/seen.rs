@@ -41,7 +41,11 @@ impl Seen {
     /// Takes a position that another node published. Its epoch says nothing of which came first, so only a known one
     /// moves on.
     pub(super) fn told(&self, key: &Key, position: Position) {
-        if let Some(known) = self.0.get(key).filter(|known| known.position.epoch == position.epoch) {
+        if let Some(known) = self
+            .0
+            .get(key)
+            .filter(|known| known.position.epoch == position.epoch)
+        {
             self.note(key, Mark { position, ..known });
         }
     }
@@ -57,9 +61,22 @@ mod tests {
         let seen = Seen::new(10);
         let key = Key::channel(AppId(0), "c".into());
         let (first, second) = (Epoch::random(), Epoch::random());
-        let mark = |epoch, offset, born| Mark { position: Position { epoch, offset }, born };
-        seen.told(&key, Position { epoch: first, offset: 1 });
-        assert_eq!(seen.mark(&key), None, "of what is unknown, nothing can be said");
+        let mark = |epoch, offset, born| Mark {
+            position: Position { epoch, offset },
+            born,
+        };
+        seen.told(
+            &key,
+            Position {
+                epoch: first,
+                offset: 1,
+            },
+        );
+        assert_eq!(
+            seen.mark(&key),
+            None,
+            "of what is unknown, nothing can be said"
+        );
         for (noted, expected) in [
             (mark(first, 5, 100), mark(first, 5, 100)),
             (mark(first, 4, 100), mark(first, 5, 100)),
@@ -70,9 +87,27 @@ mod tests {
             seen.note(&key, noted);
             assert_eq!(seen.mark(&key), Some(expected));
         }
-        seen.told(&key, Position { epoch: second, offset: 8 });
-        seen.told(&key, Position { epoch: second, offset: 7 });
-        seen.told(&key, Position { epoch: first, offset: 90 });
+        seen.told(
+            &key,
+            Position {
+                epoch: second,
+                offset: 8,
+            },
+        );
+        seen.told(
+            &key,
+            Position {
+                epoch: second,
+                offset: 7,
+            },
+        );
+        seen.told(
+            &key,
+            Position {
+                epoch: first,
+                offset: 90,
+            },
+        );
         assert_eq!(seen.mark(&key), Some(mark(second, 8, 101)));
     }
 }

@@ -16,7 +16,8 @@ use crate::{
     },
     config::RedisConfig,
     history::suite::{
-        self, ANYONE, KEEP, PHONE, channel, event, fill, not_for_phones, offsets, since, until, user,
+        self, ANYONE, KEEP, PHONE, channel, event, fill, not_for_phones, offsets, since, until,
+        user,
     },
     id::NodeId,
     limits::Limits,
@@ -49,33 +50,60 @@ impl Node {
     async fn new(url: &str) -> Self {
         let node = Self::start(url);
         let anything = channel("anything");
-        until(Ok(None), async || node.page(&anything, 0, 1).await.map(|page| page.map(|_| ()))).await;
+        until(Ok(None), async || {
+            node.page(&anything, 0, 1)
+                .await
+                .map(|page| page.map(|_| ()))
+        })
+        .await;
         node
     }
 
     fn start(url: &str) -> Self {
-        let config = RedisConfig { url: url.parse().unwrap(), ..RedisConfig::default() };
+        let config = RedisConfig {
+            url: url.parse().unwrap(),
+            ..RedisConfig::default()
+        };
         let metrics = Arc::new(Metrics::new());
         let names = ["a", "b"];
         let apps = names.map(|name| Arc::new(metrics.app(name))).to_vec();
         let names = names.map(Into::into).to_vec();
-        let (bus, inbox) =
-            Bus::start(&config, "test", names, NodeId::random(), &Limits::default(), metrics.clone())
-                .unwrap();
+        let (bus, inbox) = Bus::start(
+            &config,
+            "test",
+            names,
+            NodeId::random(),
+            &Limits::default(),
+            metrics.clone(),
+        )
+        .unwrap();
         let store = RedisHistory::new(bus.clone(), metrics.clone(), apps);
-        Self { store, bus, metrics, inbox }
+        Self {
+            store,
+            bus,
+            metrics,
+            inbox,
+        }
     }
 
     /// Hears what is published to a topic from now on.
     async fn listen(&self, key: &Key) {
         self.bus.interest().add(home(key));
-        self.bus.interest().live(&home(key), PATIENCE).await.unwrap();
+        self.bus
+            .interest()
+            .live(&home(key), PATIENCE)
+            .await
+            .unwrap();
     }
 
     /// The next publication.
     async fn next(&mut self) -> Option<(Position, Bytes)> {
         loop {
-            match tokio::time::timeout(PATIENCE, self.inbox.next()).await.unwrap().unwrap() {
+            match tokio::time::timeout(PATIENCE, self.inbox.next())
+                .await
+                .unwrap()
+                .unwrap()
+            {
                 Incoming::Message { payload, .. } => return published(&payload),
                 Incoming::Gap => {}
             }
@@ -88,12 +116,18 @@ impl Node {
 
     fn losses(&self, key: &Key) -> (u64, u64) {
         let app = &self.store.0.apps[usize::from(key.app.0)];
-        (app.drops(DropReason::StoredOver), app.drops(DropReason::StoredExpired))
+        (
+            app.drops(DropReason::StoredOver),
+            app.drops(DropReason::StoredExpired),
+        )
     }
 }
 
 fn told(tail: &str, length: usize) -> New {
-    New { tail: Some(tail.to_owned().into()), ..event(length) }
+    New {
+        tail: Some(tail.to_owned().into()),
+        ..event(length)
+    }
 }
 
 #[tokio::test]
@@ -116,7 +150,10 @@ async fn nodes_share_what_is_kept_and_a_new_one_finds_it() {
     let later = Node::new(&server.url()).await;
     assert_eq!(later.position(&room, &KEEP).await.unwrap(), second);
     let epoch = first.epoch.to_string();
-    assert_eq!(since(&later.store, &room, Some(&epoch), 1).await, (true, vec![2, 3]));
+    assert_eq!(
+        since(&later.store, &room, Some(&epoch), 1).await,
+        (true, vec![2, 3])
+    );
     assert_eq!(later.waiting(&ann).await.unwrap().entries.len(), 3);
     assert_eq!(later.position(&ann, &KEEP).await.unwrap(), stored);
 }
@@ -147,7 +184,14 @@ async fn publishes_in_the_order_of_offsets(url: &str) {
             let mut answers = Vec::new();
             for k in 0..EACH {
                 let tail = format!("{n}:{k}");
-                answers.push((store.append(&room, &KEEP, told(&tail, 1)).await.unwrap().position, tail));
+                answers.push((
+                    store
+                        .append(&room, &KEEP, told(&tail, 1))
+                        .await
+                        .unwrap()
+                        .position,
+                    tail,
+                ));
             }
             answers
         }));
@@ -157,7 +201,10 @@ async fn publishes_in_the_order_of_offsets(url: &str) {
         answers.extend(task.await.unwrap());
     }
     answers.sort_by_key(|(position, _)| position.offset);
-    let all: Vec<u64> = answers.iter().map(|(position, _)| position.offset).collect();
+    let all: Vec<u64> = answers
+        .iter()
+        .map(|(position, _)| position.offset)
+        .collect();
     assert_eq!(all, (1..=4 * EACH as u64).collect::<Vec<_>>());
     for (position, tail) in answers {
         assert_eq!(listener.next().await, Some((position, tail.into())));
@@ -172,7 +219,10 @@ async fn only_what_has_a_tail_is_published_and_an_empty_one_is_one() {
         node.listen(&key).await;
         node.append(&key, &KEEP, event(1)).await.unwrap();
         let second = node.append(&key, &KEEP, told("", 1)).await.unwrap();
-        let huge = node.append(&key, &Keep { bytes: 10, ..KEEP }, told("t", 100)).await.unwrap();
+        let huge = node
+            .append(&key, &Keep { bytes: 10, ..KEEP }, told("t", 100))
+            .await
+            .unwrap();
         assert!(node.waiting(&key).await.unwrap().entries.is_empty());
         for (appended, tail) in [(second, ""), (huge, "t")] {
             assert_eq!(node.next().await, Some((appended.position, tail.into())));
@@ -190,12 +240,26 @@ async fn without_memory_nothing_is_kept_and_nobody_is_told() {
     let other = channel("other");
     fill(&node.store, &other, &KEEP, 2).await;
     node.listen(&room).await;
-    server.ask(&["config", "set", "maxmemory", "1mb", "maxmemory-policy", "noeviction"]);
+    server.ask(&[
+        "config",
+        "set",
+        "maxmemory",
+        "1mb",
+        "maxmemory-policy",
+        "noeviction",
+    ]);
     for key in [&room, &ann, &channel("new"), &user("new")] {
         let refused = node.append(key, &KEEP, told("lost", 1)).await.unwrap_err();
-        assert!(matches!(&refused, HistoryError::Full(text) if text.contains("maxmemory")), "{refused:?}");
+        assert!(
+            matches!(&refused, HistoryError::Full(text) if text.contains("maxmemory")),
+            "{refused:?}"
+        );
     }
-    assert_eq!(since(&node.store, &room, Some(&epoch), 1).await, (true, vec![2]), "reading goes on");
+    assert_eq!(
+        since(&node.store, &room, Some(&epoch), 1).await,
+        (true, vec![2]),
+        "reading goes on"
+    );
     node.confirm(&ann, newest, &ANYONE);
     until(0, async || node.waiting(&ann).await.unwrap().entries.len()).await;
     server.ask(&["del", &node.key(&other, "events")]);
@@ -218,7 +282,10 @@ async fn what_is_in_the_way_is_refused_in_words() {
     node.listen(&room).await;
     server.ask(&["set", &node.key(&room, "events"), "a string"]);
     let refused = node.append(&room, &KEEP, told("t", 1)).await.unwrap_err();
-    assert!(matches!(&refused, HistoryError::Refused(text) if text.contains("WRONGTYPE")), "{refused:?}");
+    assert!(
+        matches!(&refused, HistoryError::Refused(text) if text.contains("WRONGTYPE")),
+        "{refused:?}"
+    );
     server.ask(&["del", &node.key(&room, "events")]);
     let first = node.append(&room, &KEEP, told("u", 1)).await.unwrap();
     assert_eq!(first.position.offset, 1);
@@ -238,9 +305,15 @@ async fn without_redis_every_answer_is_an_error_and_soon() {
         let said = matches!(error, HistoryError::Unavailable | HistoryError::Unanswered);
         assert!(said, "{n}: {error:?}");
         let error = node.since(&room, &KEEP, None, 0).await.unwrap_err();
-        assert!(matches!(error, HistoryError::Unavailable | HistoryError::Unanswered), "{n}: {error:?}");
+        assert!(
+            matches!(error, HistoryError::Unavailable | HistoryError::Unanswered),
+            "{n}: {error:?}"
+        );
     }
-    assert!(began.elapsed() < Duration::from_secs(20), "each has a deadline");
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "each has a deadline"
+    );
     node.confirm(&room, 1, &ANYONE);
 }
 
@@ -251,12 +324,30 @@ async fn what_is_not_answered_may_have_happened() {
     let node = Node::new(&server.url()).await;
     node.append(&room, &KEEP, event(1)).await.unwrap();
     server.freeze();
-    assert_eq!(node.append(&room, &KEEP, event(1)).await.unwrap_err(), HistoryError::Unanswered);
+    assert_eq!(
+        node.append(&room, &KEEP, event(1)).await.unwrap_err(),
+        HistoryError::Unanswered
+    );
     server.thaw();
     let other = Node::new(&server.url()).await;
-    until(vec![1, 2], async || offsets(&other.waiting(&room).await.unwrap().entries)).await;
-    until(Ok(2), async || node.position(&room, &KEEP).await.map(|position| position.offset)).await;
-    assert_eq!(node.append(&room, &KEEP, event(1)).await.unwrap().position.offset, 3);
+    until(vec![1, 2], async || {
+        offsets(&other.waiting(&room).await.unwrap().entries)
+    })
+    .await;
+    until(Ok(2), async || {
+        node.position(&room, &KEEP)
+            .await
+            .map(|position| position.offset)
+    })
+    .await;
+    assert_eq!(
+        node.append(&room, &KEEP, event(1))
+            .await
+            .unwrap()
+            .position
+            .offset,
+        3
+    );
 }
 
 #[tokio::test]
@@ -264,27 +355,44 @@ async fn redis_forgets_a_topic_an_hour_after_its_last_event_was_due() {
     let server = Server::start(&[]);
     let (room, quiet) = (channel("c"), channel("quiet"));
     let node = Node::new(&server.url()).await;
-    let keep = Keep { ttl: Duration::from_secs(100), ..KEEP };
+    let keep = Keep {
+        ttl: Duration::from_secs(100),
+        ..KEEP
+    };
     fill(&node.store, &room, &keep, 2).await;
     node.position(&quiet, &KEEP).await.unwrap();
     let left = |key: &Key, suffix: &str| -> u64 {
-        let Value::Int(left) = server.ask(&["pttl", &node.key(key, suffix)]) else { panic!() };
+        let Value::Int(left) = server.ask(&["pttl", &node.key(key, suffix)]) else {
+            panic!()
+        };
         u64::try_from(left).unwrap() / 1000
     };
     let hour = HISTORY_QUIET.as_secs();
     for suffix in ["state", "events"] {
         let left = left(&room, suffix);
-        assert!((hour + 100..hour + 100 + 61).contains(&left), "{suffix} {left}");
+        assert!(
+            (hour + 100..hour + 100 + 61).contains(&left),
+            "{suffix} {left}"
+        );
     }
     let unused = HISTORY_UNUSED.as_secs();
     assert!((unused - 1..unused + 61).contains(&left(&quiet, "state")));
     since(&node.store, &quiet, None, 0).await;
-    assert!((unused - 1..unused + 61).contains(&left(&quiet, "state")), "nobody has used it yet");
+    assert!(
+        (unused - 1..unused + 61).contains(&left(&quiet, "state")),
+        "nobody has used it yet"
+    );
     fill(&node.store, &quiet, &keep, 1).await;
     node.confirm(&quiet, 1, &ANYONE);
-    until(0, async || node.waiting(&quiet).await.unwrap().entries.len()).await;
+    until(0, async || {
+        node.waiting(&quiet).await.unwrap().entries.len()
+    })
+    .await;
     fill(&node.store, &quiet, &keep, 1).await;
     for suffix in ["state", "events"] {
-        assert!(left(&quiet, suffix) >= hour + 100 - 1, "a stream that is made anew is not for ever");
+        assert!(
+            left(&quiet, suffix) >= hour + 100 - 1,
+            "a stream that is made anew is not for ever"
+        );
     }
 }

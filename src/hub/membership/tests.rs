@@ -21,13 +21,26 @@ use crate::{
 };
 
 fn filter(text: &str, schema: &Schema) -> Arc<crate::predicate::Bound> {
-    Arc::new(FilterCache::new().get_or_compile(text, schema).unwrap().filter.bind(None).unwrap())
+    Arc::new(
+        FilterCache::new()
+            .get_or_compile(text, schema)
+            .unwrap()
+            .filter
+            .bind(None)
+            .unwrap(),
+    )
 }
 
 #[test]
 fn join_and_leave_churn_leaves_nothing_behind() {
-    let limits = Limits { resume_window: Duration::ZERO, ..Limits::default() };
-    let hub = Hub::new(2, context(limits, &["profile.status"], SlowConsumer::Disconnect));
+    let limits = Limits {
+        resume_window: Duration::ZERO,
+        ..Limits::default()
+    };
+    let hub = Hub::new(
+        2,
+        context(limits, &["profile.status"], SlowConsumer::Disconnect),
+    );
     let layouts = Layouts::new();
     let mut present = Vec::new();
     for n in 0..1000usize {
@@ -35,14 +48,21 @@ fn join_and_leave_churn_leaves_nothing_behind() {
         let at = shard.own(|table| connect(table, &format!("u{}", n % 100), Value::Null));
         shard.own(|table| {
             for channel in 0..n % 7 {
-                let watching = if n.is_multiple_of(3) { Watching::Notices } else { Watching::No };
+                let watching = if n.is_multiple_of(3) {
+                    Watching::Notices
+                } else {
+                    Watching::No
+                };
                 let joined = table.join(at, &format!("c{channel}"), watching, Coming::New);
                 assert!(matches!(joined, Joining::Joined(_)));
                 let again = table.join(at, &format!("c{channel}"), watching, Coming::New);
                 assert!(matches!(again, Joining::Already(_)));
             }
             let profile = format!(r#"{{"status":"s{}"}}"#, n % 5);
-            assert!(table.set_profile(at, Value::from_json(&mut profile.into_bytes(), &layouts).unwrap()));
+            assert!(table.set_profile(
+                at,
+                Value::from_json(&mut profile.into_bytes(), &layouts).unwrap()
+            ));
             if n.is_multiple_of(2) {
                 assert_eq!(table.leave(at, "c0"), n % 7 > 0);
                 assert!(!table.leave(at, "c0"));
@@ -52,30 +72,54 @@ fn join_and_leave_churn_leaves_nothing_behind() {
     }
     let presence = hub.presence(APP);
     let expected = (0..1000usize).filter(|n| n % 7 > 1).count() as u64;
-    assert_eq!(presence.count("c1"), Count { connections: expected, users: 100 });
-    let found = Selection { named: Some(Named::channel("c1")), ..Selection::everyone(APP) };
+    assert_eq!(
+        presence.count("c1"),
+        Count {
+            connections: expected,
+            users: 100
+        }
+    );
+    let found = Selection {
+        named: Some(Named::channel("c1")),
+        ..Selection::everyone(APP)
+    };
     assert_eq!(hub.reach(&found).bound() as u64, expected);
     for (n, (shard, at)) in present.into_iter().enumerate() {
         hub.shard(shard).own(|table| {
             let closes = n % 3 > 0;
-            assert_eq!(closes && table.close(at, None, &Close::new(4010, "")), closes);
+            assert_eq!(
+                closes && table.close(at, None, &Close::new(4010, "")),
+                closes
+            );
             assert!(table.remove(at).is_some());
         });
     }
     assert!(presence.is_empty() && presence.list("", None, 10).is_empty());
-    assert!(hub.shards().iter().all(|shard| shard.own(|table| table.is_empty())));
+    assert!(
+        hub.shards()
+            .iter()
+            .all(|shard| shard.own(|table| table.is_empty()))
+    );
     let metrics = &hub.context().app(APP).metrics;
     assert_eq!((metrics.channels.get(), metrics.memberships.get()), (0, 0));
 }
 
 #[test]
 fn channels_are_found_by_their_index_and_profiles_at_once() {
-    let context = context(Limits::default(), &["profile.status"], SlowConsumer::Disconnect);
+    let context = context(
+        Limits::default(),
+        &["profile.status"],
+        SlowConsumer::Disconnect,
+    );
     let schema = context.app(APP).schema.clone();
     let hub = Hub::new(1, context);
     let layouts = Layouts::new();
-    let at: Vec<SlotRef> =
-        (0..200).map(|n| hub.shard(0).own(|table| connect(table, &n.to_string(), Value::Null))).collect();
+    let at: Vec<SlotRef> = (0..200)
+        .map(|n| {
+            hub.shard(0)
+                .own(|table| connect(table, &n.to_string(), Value::Null))
+        })
+        .collect();
     hub.shard(0).own(|table| {
         for at in &at[..30] {
             table.join(*at, "room", Watching::No, Coming::New);
@@ -85,17 +129,24 @@ fn channels_are_found_by_their_index_and_profiles_at_once() {
         table.set_profile(at[40], away);
     });
     let reach = |text: &str| {
-        let selection = Selection { filter: Some(filter(text, &schema)), ..Selection::everyone(APP) };
+        let selection = Selection {
+            filter: Some(filter(text, &schema)),
+            ..Selection::everyone(APP)
+        };
         assert!(!selection.is_scan(), "{text}");
-        let Reach::Small(lists) = hub.reach(&selection) else { panic!("{text}") };
+        let Reach::Small(lists) = hub.reach(&selection) else {
+            panic!("{text}")
+        };
         let ticket = Gate::for_tests().try_admit(1, 1).unwrap();
-        hub.place_small(&selection, lists, &Frame::event_text(&[b"x"]), &ticket).looked
+        hub.place_small(&selection, lists, &Frame::event_text(&[b"x"]), &ticket)
+            .looked
     };
     assert_eq!(reach(r#""room" in channels"#).matched, 30);
     let both = reach(r#""room" in channels && profile.status == "away""#);
     assert_eq!(both.matched, 1);
     assert_eq!(reach(r#"profile.status == "away""#).matched, 2);
-    hub.shard(0).own(|table| table.set_profile(at[3], Value::Null));
+    hub.shard(0)
+        .own(|table| table.set_profile(at[3], Value::Null));
     assert_eq!(reach(r#"profile.status == "away""#).matched, 1);
     assert_eq!(reach(r#""nowhere" in channels"#).matched, 0);
 }
@@ -104,13 +155,21 @@ fn channels_are_found_by_their_index_and_profiles_at_once() {
 fn who_left_between_the_look_up_and_the_placing_gets_nothing() {
     let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
     let (stays, leaves) = hub.shard(0).own(|table| {
-        let two = (connect(table, "a", Value::Null), connect(table, "b", Value::Null));
+        let two = (
+            connect(table, "a", Value::Null),
+            connect(table, "b", Value::Null),
+        );
         table.join(two.0, "c", Watching::No, Coming::New);
         table.join(two.1, "c", Watching::No, Coming::New);
         two
     });
-    let selection = Selection { named: Some(Named::channel("c")), ..Selection::everyone(APP) };
-    let Reach::Small(lists) = hub.reach(&selection) else { panic!("two are few") };
+    let selection = Selection {
+        named: Some(Named::channel("c")),
+        ..Selection::everyone(APP)
+    };
+    let Reach::Small(lists) = hub.reach(&selection) else {
+        panic!("two are few")
+    };
     hub.shard(0).own(|table| assert!(table.leave(leaves, "c")));
     let ticket = Gate::for_tests().try_admit(1, 1).unwrap();
     let counts = hub.place_small(&selection, lists, &Frame::event_text(&[b"x"]), &ticket);
@@ -118,14 +177,20 @@ fn who_left_between_the_look_up_and_the_placing_gets_nothing() {
     hub.shard(0).own(|table| {
         let mut batch = Batch::default();
         assert!(table.take(true, 10, &mut batch));
-        assert_eq!(batch.works.iter().map(|work| work.at).collect::<Vec<_>>(), [stays]);
+        assert_eq!(
+            batch.works.iter().map(|work| work.at).collect::<Vec<_>>(),
+            [stays]
+        );
     });
 }
 
 #[test]
 fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_have_lapsed() {
     let window = Duration::from_millis(1);
-    let limits = Limits { resume_window: window, ..Limits::default() };
+    let limits = Limits {
+        resume_window: window,
+        ..Limits::default()
+    };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
     let bulletin = hub.context().bulletin.clone();
     let presence = hub.presence(APP);
@@ -133,7 +198,11 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
         ["watcher", "u", "u", "u"]
             .map(|user| {
                 let at = connect(table, user, Value::Null);
-                let watching = if user == "watcher" { Watching::Notices } else { Watching::No };
+                let watching = if user == "watcher" {
+                    Watching::Notices
+                } else {
+                    Watching::No
+                };
                 table.join(at, "c", watching, Coming::New);
                 at
             })
@@ -143,7 +212,12 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
         let mut told = Vec::new();
         while let Some((_, channel)) = bulletin.next() {
             let tidings = presence.take_tidings(&channel, false).unwrap();
-            told.extend(tidings.notices.into_iter().map(|n| (n.kind, n.user_connections, n.previous)));
+            told.extend(
+                tidings
+                    .notices
+                    .into_iter()
+                    .map(|n| (n.kind, n.user_connections, n.previous)),
+            );
         }
         told
     };
@@ -157,16 +231,31 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
         table.remove(at[2]).unwrap();
         let lost = table.remove(at[3]).unwrap().connection;
         let back = connect(table, "u", Value::Null);
-        let taken =
-            table.context.limbo.take(&lost.id(), |lost| lost.is_of_client(APP, Some("u"), None)).unwrap();
+        let taken = table
+            .context
+            .limbo
+            .take(&lost.id(), |lost| lost.is_of_client(APP, Some("u"), None))
+            .unwrap();
         assert_eq!(taken.watched, Vec::<SmolStr>::new());
-        assert!(table.context.limbo.take(&lost.id(), |_| true).is_none(), "only once");
+        assert!(
+            table.context.limbo.take(&lost.id(), |_| true).is_none(),
+            "only once"
+        );
         table.join(back, "c", Watching::No, Coming::Resumed(lost.id()));
         table.close(back, None, &Close::new(1000, ""));
         lost.id()
     });
-    assert_eq!(told(), [(Left, 2, None), (Updated, 2, Some(lost)), (Left, 1, None)]);
-    assert_eq!(presence.count("c"), Count { connections: 1, users: 1 });
+    assert_eq!(
+        told(),
+        [(Left, 2, None), (Updated, 2, Some(lost)), (Left, 1, None)]
+    );
+    assert_eq!(
+        presence.count("c"),
+        Count {
+            connections: 1,
+            users: 1
+        }
+    );
     std::thread::sleep(window * 2);
     for lapsed in hub.context().limbo.take_lapsed() {
         presence.lapsed("c", &lapsed.connection);
@@ -176,7 +265,10 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
 
 #[test]
 fn notices_past_the_bound_are_told_as_counts() {
-    let limits = Limits { presence_notices: 3, ..Limits::default() };
+    let limits = Limits {
+        presence_notices: 3,
+        ..Limits::default()
+    };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
     hub.shard(0).own(|table| {
         let watcher = connect(table, "w", Value::Null);
@@ -189,16 +281,36 @@ fn notices_past_the_bound_are_told_as_counts() {
     let (presence, bulletin) = (hub.presence(APP), &hub.context().bulletin);
     let (_, channel) = bulletin.next().unwrap();
     let tidings = presence.take_tidings(&channel, false).unwrap();
-    assert_eq!((tidings.notices.len(), tidings.counted.is_some()), (3, false));
+    assert_eq!(
+        (tidings.notices.len(), tidings.counted.is_some()),
+        (3, false)
+    );
     assert_eq!(bulletin.take_counted().len(), 1);
-    let (changes, count) = presence.take_tidings(&channel, true).unwrap().counted.unwrap();
-    assert_eq!((changes.joined, changes.left, count.connections), (7, 0, 11));
-    assert!(presence.take_tidings(&channel, true).unwrap().counted.is_none(), "told once");
+    let (changes, count) = presence
+        .take_tidings(&channel, true)
+        .unwrap()
+        .counted
+        .unwrap();
+    assert_eq!(
+        (changes.joined, changes.left, count.connections),
+        (7, 0, 11)
+    );
+    assert!(
+        presence
+            .take_tidings(&channel, true)
+            .unwrap()
+            .counted
+            .is_none(),
+        "told once"
+    );
 }
 
 #[test]
 fn who_was_put_in_before_coming_back_leaves_no_trace_of_the_lost_one() {
-    let limits = Limits { resume_window: Duration::from_hours(1), ..Limits::default() };
+    let limits = Limits {
+        resume_window: Duration::from_hours(1),
+        ..Limits::default()
+    };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
     let presence = hub.presence(APP);
     hub.shard(0).own(|table| {
@@ -217,7 +329,10 @@ fn who_was_put_in_before_coming_back_leaves_no_trace_of_the_lost_one() {
 
 #[test]
 fn a_lost_connection_can_be_taken_out_of_a_channel() {
-    let limits = Limits { resume_window: Duration::from_hours(1), ..Limits::default() };
+    let limits = Limits {
+        resume_window: Duration::from_hours(1),
+        ..Limits::default()
+    };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
     let limbo = &hub.context().limbo;
     let lost = hub.shard(0).own(|table| {
@@ -226,9 +341,15 @@ fn a_lost_connection_can_be_taken_out_of_a_channel() {
         table.join(at, "d", Watching::No, Coming::New);
         table.remove(at).unwrap().connection
     });
-    let others = Selection { named: Some(Named::user("v")), ..Selection::everyone(APP) };
+    let others = Selection {
+        named: Some(Named::user("v")),
+        ..Selection::everyone(APP)
+    };
     assert!(limbo.leave("c", |one| others.means(one)).is_empty());
-    let own = Selection { named: Some(Named::user("u")), ..Selection::everyone(APP) };
+    let own = Selection {
+        named: Some(Named::user("u")),
+        ..Selection::everyone(APP)
+    };
     assert_eq!(limbo.leave("c", |one| own.means(one)).len(), 1);
     let back = limbo.take(&lost.id(), |_| true).unwrap();
     assert_eq!(back.connection.channels().collect::<Vec<_>>(), ["d"]);

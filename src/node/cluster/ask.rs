@@ -56,14 +56,21 @@ impl Asked {
         let id = self.next.fetch_add(1, Relaxed);
         let (sender, answers) = mpsc::channel(ANSWERS_WAITING);
         self.waiting.lock().insert(id, sender);
-        Waiting { asked: self, id, answers }
+        Waiting {
+            asked: self,
+            id,
+            answers,
+        }
     }
 
     /// Hands an answer to who waits for it. One that comes too late is for nobody.
     pub(super) fn answered(&self, answer: &Answer<'_>) {
         let waiting = self.waiting.lock().get(&answer.id).cloned();
         if let Some(waiting) = waiting {
-            let said = Said { node: NodeId(answer.origin), result: answer.result.to_owned() };
+            let said = Said {
+                node: NodeId(answer.origin),
+                result: answer.result.to_owned(),
+            };
             // Fails only if the asker has just stopped waiting, or more nodes than there can be have answered.
             let _ = waiting.try_send(said);
         }
@@ -80,7 +87,8 @@ impl Node {
     /// Asks every other node that holds a lease, and waits for their answers for `limits.ask_timeout` at most.
     pub(super) async fn ask_all(&self, cluster: &Cluster, app: AppId, order: &Order) -> Gathered {
         let all = (&Topic::Nodes, cluster.peers.all());
-        self.ask_within(cluster, app, all, order, self.config.limits.ask_timeout).await
+        self.ask_within(cluster, app, all, order, self.config.limits.ask_timeout)
+            .await
     }
 
     /// Asks one node; `None` where it does not answer in time.
@@ -91,9 +99,14 @@ impl Node {
         node: NodeId,
         order: &Order,
     ) -> Option<Box<RawValue>> {
-        let peer = Peer { id: node, name: node.to_string().into() };
+        let peer = Peer {
+            id: node,
+            name: node.to_string().into(),
+        };
         let one = (&Topic::Node(node), vec![peer]);
-        let mut gathered = self.ask_within(cluster, app, one, order, self.config.limits.ask_timeout).await;
+        let mut gathered = self
+            .ask_within(cluster, app, one, order, self.config.limits.ask_timeout)
+            .await;
         gathered.said.pop().map(|said| said.result)
     }
 
@@ -111,17 +124,26 @@ impl Node {
             return gathered;
         }
         // Structs of texts always serialize.
-        let Ok(order) = to_raw_value(order) else { return gathered };
+        let Ok(order) = to_raw_value(order) else {
+            return gathered;
+        };
         let mut waiting = cluster.asked.begin();
         let app = (&*self.app(app).name).into();
-        let request = Request { origin: self.id().0, id: waiting.id, app, order: &order };
+        let request = Request {
+            origin: self.id().0,
+            id: waiting.id,
+            app,
+            order: &order,
+        };
         let sent = cluster.bus.publish(topic, envelope::request(&request));
         let all = async {
             if sent.await.is_err() {
                 return;
             }
             while !expected.is_empty() {
-                let Some(said) = waiting.answers.recv().await else { return };
+                let Some(said) = waiting.answers.recv().await else {
+                    return;
+                };
                 if let Ok(Refusal { error }) = serde_json::from_str(said.result.get()) {
                     tracing::warn!(node = %said.node, error, "a node did not do its part");
                     continue;
@@ -145,9 +167,15 @@ impl Node {
     ) -> impl Future<Output = Result<u64, BusError>> + Send + 'static + use<> {
         // Structs of texts always serialize.
         let order = to_raw_value(order).unwrap_or_default();
-        let request =
-            Request { origin: self.id().0, id: 0, app: (&*self.app(app).name).into(), order: &order };
-        cluster.bus.publish(&Topic::Nodes, envelope::request(&request))
+        let request = Request {
+            origin: self.id().0,
+            id: 0,
+            app: (&*self.app(app).name).into(),
+            order: &order,
+        };
+        cluster
+            .bus
+            .publish(&Topic::Nodes, envelope::request(&request))
     }
 
     /// Tells the other nodes that what one was to do of a program's message is done.
@@ -163,8 +191,16 @@ impl Node {
 
     /// Answers a request of another node.
     pub(super) async fn answer(&self, cluster: &Cluster, to: NodeId, id: u64, result: &RawValue) {
-        let answer = Answer { origin: self.id().0, id, result };
-        if let Err(error) = cluster.bus.publish(&Topic::Node(to), envelope::answer(&answer)).await {
+        let answer = Answer {
+            origin: self.id().0,
+            id,
+            result,
+        };
+        if let Err(error) = cluster
+            .bus
+            .publish(&Topic::Node(to), envelope::answer(&answer))
+            .await
+        {
             tracing::debug!(%error, "an answer to another node was lost");
         }
     }

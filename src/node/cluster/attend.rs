@@ -33,30 +33,42 @@ impl Node {
     /// Listens to what everyone of `app` and `user` get. At once where the node is alone or listens already; past
     /// `limits.redis_timeout` it goes on without, and the bus catches up.
     pub(crate) async fn attend_user(&self, app: AppId, user: Option<&SmolStr>) -> Attending {
-        let topics = [Some(Topic::App(app)), user.map(|user| Topic::User(app, user.clone()))];
+        let topics = [
+            Some(Topic::App(app)),
+            user.map(|user| Topic::User(app, user.clone())),
+        ];
         self.attend(topics.into_iter().flatten()).await
     }
 
     /// Listens to what members of `channel` get, as [`Node::attend_user`] does.
     pub(crate) async fn attend_channel(&self, app: AppId, channel: &str) -> Attending {
-        self.attend([Topic::Channel(app, channel.into())].into_iter()).await
+        self.attend([Topic::Channel(app, channel.into())].into_iter())
+            .await
     }
 
     async fn attend(&self, topics: impl Iterator<Item = Topic>) -> Attending {
-        let Some(cluster) = &self.cluster else { return Attending::default() };
+        let Some(cluster) = &self.cluster else {
+            return Attending::default();
+        };
         let interest = cluster.bus.interest().clone();
         let topics: SmallVec<[Topic; 2]> = topics.collect();
         for topic in &topics {
             interest.add(topic.clone());
         }
-        let attending = Attending { interest: Some(interest.clone()), topics };
+        let attending = Attending {
+            interest: Some(interest.clone()),
+            topics,
+        };
         // While Redis is away nothing comes, and nobody needs to wait for it.
         if !matches!(cluster.bus.health(), Health::Up) {
             return attending;
         }
         let until = Instant::now() + self.config.limits.redis_timeout;
         for topic in &attending.topics {
-            if let Err(error) = interest.live(topic, until.saturating_duration_since(Instant::now())).await {
+            if let Err(error) = interest
+                .live(topic, until.saturating_duration_since(Instant::now()))
+                .await
+            {
                 tracing::debug!(%error, "someone comes in before the bus brings what they are to get");
             }
         }

@@ -44,7 +44,11 @@ impl Captures {
     /// Whether someone waits for notices of `channel`.
     pub(super) fn is_waiting(&self, app: AppId, channel: &str) -> bool {
         self.count.load(SeqCst) > 0
-            && self.waiting.lock().iter().any(|one| one.app == app && one.channel == channel)
+            && self
+                .waiting
+                .lock()
+                .iter()
+                .any(|one| one.app == app && one.channel == channel)
     }
 
     /// Takes notices for those on the shard `shard` who wait for them. Called under that shard's lock, under which they
@@ -60,7 +64,9 @@ impl Captures {
         for one in those {
             let mut captured = one.notices.lock();
             if let Some(list) = &mut *captured {
-                let others = frames.iter().filter(|(about, _)| *about != Some(one.connection));
+                let others = frames
+                    .iter()
+                    .filter(|(about, _)| *about != Some(one.connection));
                 list.extend(others.map(|(_, frame)| frame.clone()));
                 if list.len() > NOTICES_CAPTURED {
                     *captured = None;
@@ -80,10 +86,18 @@ impl Node {
     ) -> Option<Capture> {
         let captures = &self.cluster.as_ref()?.captures;
         let notices = Mutex::new(Some(Vec::new()));
-        let waiting = Arc::new(Waiting { app, channel: channel.to_owned(), connection, notices });
+        let waiting = Arc::new(Waiting {
+            app,
+            channel: channel.to_owned(),
+            connection,
+            notices,
+        });
         captures.waiting.lock().push(waiting.clone());
         captures.count.fetch_add(1, SeqCst);
-        Some(Capture { node: self.clone(), waiting })
+        Some(Capture {
+            node: self.clone(),
+            waiting,
+        })
     }
 }
 
@@ -98,7 +112,11 @@ impl Capture {
 impl Drop for Capture {
     fn drop(&mut self) {
         if let Some(cluster) = &self.node.cluster {
-            cluster.captures.waiting.lock().retain(|one| !Arc::ptr_eq(one, &self.waiting));
+            cluster
+                .captures
+                .waiting
+                .lock()
+                .retain(|one| !Arc::ptr_eq(one, &self.waiting));
             cluster.captures.count.fetch_sub(1, SeqCst);
         }
     }

@@ -37,14 +37,22 @@ pub(crate) struct PageStart {
 impl PageStart {
     /// Reads what [`PageStart::write`] wrote.
     pub(crate) fn read(text: &str) -> Option<Self> {
-        let (node, within) = text.split_once('-').map_or((text, None), |(node, within)| (node, Some(within)));
+        let (node, within) = text
+            .split_once('-')
+            .map_or((text, None), |(node, within)| (node, Some(within)));
         super::super::read_cursor(within.unwrap_or("0.0"))?;
-        Some(Self { node: node.parse().ok()?, within: within.map(ToOwned::to_owned) })
+        Some(Self {
+            node: node.parse().ok()?,
+            within: within.map(ToOwned::to_owned),
+        })
     }
 
     /// Where the first page begins.
     pub(crate) fn first() -> Self {
-        Self { node: NodeId(0), within: None }
+        Self {
+            node: NodeId(0),
+            within: None,
+        }
     }
 
     pub(crate) fn write(&self) -> String {
@@ -91,9 +99,17 @@ impl Node {
 
     /// The same after this node has done its part: those that cannot be asked any more are named as missing.
     async fn others_then(&self, app: AppId, order: &Order) -> Gathered {
-        let names = || self.cluster.as_ref().map(|cluster| cluster.peers.names()).unwrap_or_default();
+        let names = || {
+            self.cluster
+                .as_ref()
+                .map(|cluster| cluster.peers.names())
+                .unwrap_or_default()
+        };
         let gathered = self.others(app, order).await;
-        gathered.unwrap_or_else(|_| Gathered { missing: names(), ..Gathered::default() })
+        gathered.unwrap_or_else(|_| Gathered {
+            missing: names(),
+            ..Gathered::default()
+        })
     }
 
     /// Closes the connections that `target` means, on every node; see [`Node::disconnect`].
@@ -112,7 +128,10 @@ impl Node {
         let here = self.disconnect(app, target, close).await?;
         let gathered = self.others_then(app, &order).await;
         let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
-        Ok(Overall { value: here + there, missing: gathered.missing })
+        Ok(Overall {
+            value: here + there,
+            missing: gathered.missing,
+        })
     }
 
     /// Puts the connections that `target` means into `channel`, on every node; see [`Node::join_all`].
@@ -125,16 +144,27 @@ impl Node {
         channel: String,
         target: Target,
     ) -> Result<Overall<Joins>, NodeError> {
-        let order = Order::Join { channel: channel.clone(), aim: target.aim(None) };
+        let order = Order::Join {
+            channel: channel.clone(),
+            aim: target.aim(None),
+        };
         self.cluster_up()?;
         let mut joins = self.join_all(app, channel, target).await?;
         let gathered = self.others_then(app, &order).await;
-        for Joined { joined, already, full } in gathered.read() {
+        for Joined {
+            joined,
+            already,
+            full,
+        } in gathered.read()
+        {
             joins.joined += joined;
             joins.already += already;
             joins.full += full;
         }
-        Ok(Overall { value: joins, missing: gathered.missing })
+        Ok(Overall {
+            value: joins,
+            missing: gathered.missing,
+        })
     }
 
     /// Takes the connections that `target` means out of `channel`, on every node; see [`Node::leave_all`].
@@ -147,22 +177,42 @@ impl Node {
         channel: String,
         target: Target,
     ) -> Result<Overall<u64>, NodeError> {
-        let order = Order::Leave { channel: channel.clone(), aim: target.aim(None) };
+        let order = Order::Leave {
+            channel: channel.clone(),
+            aim: target.aim(None),
+        };
         self.cluster_up()?;
         let here = self.leave_all(app, channel, target).await?;
         let gathered = self.others_then(app, &order).await;
         let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
-        Ok(Overall { value: here + there, missing: gathered.missing })
+        Ok(Overall {
+            value: here + there,
+            missing: gathered.missing,
+        })
     }
 
     /// How often `user` is connected, on every node.
     ///
     /// # Errors
     /// [`NodeError::Away`].
-    pub(crate) async fn user_everywhere(&self, app: AppId, user: &str) -> Result<Overall<u64>, NodeError> {
-        let gathered = self.others(app, &Order::User { user: user.to_owned() }).await?;
+    pub(crate) async fn user_everywhere(
+        &self,
+        app: AppId,
+        user: &str,
+    ) -> Result<Overall<u64>, NodeError> {
+        let gathered = self
+            .others(
+                app,
+                &Order::User {
+                    user: user.to_owned(),
+                },
+            )
+            .await?;
         let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
-        Ok(Overall { value: self.user_connections(app, user) as u64 + there, missing: gathered.missing })
+        Ok(Overall {
+            value: self.user_connections(app, user) as u64 + there,
+            missing: gathered.missing,
+        })
     }
 
     /// How many are in `channel`, on every node. Users count once, wherever they are, as long as no node has more than
@@ -185,14 +235,29 @@ impl Node {
         channel: &str,
         joining: Option<&Snapshot>,
     ) -> Result<Overall<Count>, NodeError> {
-        let gathered = self.others(app, &Order::Count { channel: channel.to_owned() }).await?;
-        let joining = joining.filter(|joining| !joining.is_in(channel)).map(|joining| Present {
-            connections: 1,
-            users: 0,
-            names: Some(joining.user().map(ToOwned::to_owned).into_iter().collect()),
-        });
-        let parts = gathered.read().chain([self.present(app, channel)]).chain(joining);
-        Ok(Overall { value: sum(parts), missing: gathered.missing })
+        let gathered = self
+            .others(
+                app,
+                &Order::Count {
+                    channel: channel.to_owned(),
+                },
+            )
+            .await?;
+        let joining = joining
+            .filter(|joining| !joining.is_in(channel))
+            .map(|joining| Present {
+                connections: 1,
+                users: 0,
+                names: Some(joining.user().map(ToOwned::to_owned).into_iter().collect()),
+            });
+        let parts = gathered
+            .read()
+            .chain([self.present(app, channel)])
+            .chain(joining);
+        Ok(Overall {
+            value: sum(parts),
+            missing: gathered.missing,
+        })
     }
 
     /// The channels that someone is in, on any node, by name: `limit` after `after`, and whether there are more.
@@ -206,16 +271,30 @@ impl Node {
         limit: usize,
     ) -> Result<Overall<(Vec<(String, Count)>, bool)>, NodeError> {
         let (prefix_text, after_text) = (prefix.to_owned(), after.map(ToOwned::to_owned));
-        let order = Order::Channels { prefix: prefix_text, after: after_text, limit: limit + 1 };
+        let order = Order::Channels {
+            prefix: prefix_text,
+            after: after_text,
+            limit: limit + 1,
+        };
         let gathered = self.others(app, &order).await?;
         let mut merged: BTreeMap<String, Vec<Present>> = BTreeMap::new();
-        let lists = gathered.read::<Vec<Listed>>().chain([self.listed(app, prefix, after, limit + 1)]);
+        let lists =
+            gathered
+                .read::<Vec<Listed>>()
+                .chain([self.listed(app, prefix, after, limit + 1)]);
         for Listed { channel, present } in lists.flatten() {
             merged.entry(channel).or_default().push(present);
         }
         let more = merged.len() > limit;
-        let found = merged.into_iter().take(limit).map(|(name, parts)| (name, sum(parts))).collect();
-        Ok(Overall { value: (found, more), missing: gathered.missing })
+        let found = merged
+            .into_iter()
+            .take(limit)
+            .map(|(name, parts)| (name, sum(parts)))
+            .collect();
+        Ok(Overall {
+            value: (found, more),
+            missing: gathered.missing,
+        })
     }
 
     /// Up to `limit` members of `channel` on all nodes, by nodes, shards and slots, and who is `joining` here as if they
@@ -234,8 +313,12 @@ impl Node {
         let here = |from: Option<String>, (left, bytes)| async move {
             Ok(self.page_of_members(app, channel, (from.as_deref(), left), bytes, joining))
         };
-        let order =
-            |from, (limit, max_bytes)| Order::Members { channel: channel.to_owned(), from, limit, max_bytes };
+        let order = |from, (limit, max_bytes)| Order::Members {
+            channel: channel.to_owned(),
+            from,
+            limit,
+            max_bytes,
+        };
         self.pages(app, from, (limit, max_bytes), here, order).await
     }
 
@@ -254,7 +337,9 @@ impl Node {
         loop {
             let nodes = self.nodes(self.cluster.as_ref());
             let bounds = (limit, max_bytes);
-            let page = self.members_everywhere(app, channel, from.clone(), bounds, joining).await?;
+            let page = self
+                .members_everywhere(app, channel, from.clone(), bounds, joining)
+                .await?;
             let count = self.count_with(app, channel, joining).await?;
             // A node that came or went in between would be in one of them only.
             if nodes != self.nodes(self.cluster.as_ref()) {
@@ -266,8 +351,16 @@ impl Node {
             missing.extend(count.missing);
             missing.sort();
             missing.dedup();
-            let page = MembersPage { members, count: connections, users, cursor: page.value.cursor };
-            return Ok(Overall { value: page, missing });
+            let page = MembersPage {
+                members,
+                count: connections,
+                users,
+                cursor: page.value.cursor,
+            };
+            return Ok(Overall {
+                value: page,
+                missing,
+            });
         }
     }
 
@@ -284,10 +377,18 @@ impl Node {
     ) -> Result<Overall<Items>, NodeError> {
         let here = |from: Option<String>, (left, _)| {
             let target = target.clone();
-            async move { self.page_of_connections(app, target, from.as_deref(), left).await }
+            async move {
+                self.page_of_connections(app, target, from.as_deref(), left)
+                    .await
+            }
         };
-        let order = |from, (limit, _)| Order::Connections { aim: target.aim(None), from, limit };
-        self.pages(app, from, (limit, usize::MAX), here, order).await
+        let order = |from, (limit, _)| Order::Connections {
+            aim: target.aim(None),
+            from,
+            limit,
+        };
+        self.pages(app, from, (limit, usize::MAX), here, order)
+            .await
     }
 
     /// A connection as it is shown, wherever it is.
@@ -302,13 +403,23 @@ impl Node {
         if id.node == self.id() {
             return Ok(None);
         }
-        let Some(cluster) = self.cluster_up()? else { return Ok(None) };
+        let Some(cluster) = self.cluster_up()? else {
+            return Ok(None);
+        };
         if !cluster.peers.all().iter().any(|peer| peer.id == id.node) {
             return Ok(None);
         }
-        let said = self.ask_one(cluster, app, id.node, &Order::Connection { id: id.to_string() }).await;
-        let said =
-            said.ok_or_else(|| NodeError::Away { reason: "the connection's node does not answer".into() })?;
+        let said = self
+            .ask_one(
+                cluster,
+                app,
+                id.node,
+                &Order::Connection { id: id.to_string() },
+            )
+            .await;
+        let said = said.ok_or_else(|| NodeError::Away {
+            reason: "the connection's node does not answer".into(),
+        })?;
         Ok(Some(said).filter(|said| said.get() != "null"))
     }
 
@@ -324,18 +435,26 @@ impl Node {
         let cluster = self.cluster_up()?;
         let mut nodes = self.nodes(cluster);
         nodes.retain(|(id, _)| from.as_ref().is_none_or(|from| *id >= from.node));
-        let mut overall = Overall { value: Items::default(), missing: Vec::new() };
+        let mut overall = Overall {
+            value: Items::default(),
+            missing: Vec::new(),
+        };
         let mut bytes = max_bytes;
         for (node, name) in nodes {
             let left = limit - overall.value.items.len();
-            let within = from.as_ref().filter(|from| from.node == node).and_then(|from| from.within.clone());
+            let within = from
+                .as_ref()
+                .filter(|from| from.node == node)
+                .and_then(|from| from.within.clone());
             if left == 0 || bytes == 0 {
                 overall.value.cursor = Some(PageStart { node, within: None }.write());
                 break;
             }
             let page = match cluster {
                 Some(cluster) if node != self.id() => {
-                    let said = self.ask_one(cluster, app, node, &order(within, (left, bytes))).await;
+                    let said = self
+                        .ask_one(cluster, app, node, &order(within, (left, bytes)))
+                        .await;
                     said.and_then(|said| serde_json::from_str::<Page>(said.get()).ok())
                 }
                 _ => Some(here(within, (left, bytes)).await?),
@@ -344,10 +463,18 @@ impl Node {
                 overall.missing.push(name);
                 continue;
             };
-            bytes = page.items.iter().fold(bytes, |left, item| left.saturating_sub(item.get().len() + 1));
+            bytes = page.items.iter().fold(bytes, |left, item| {
+                left.saturating_sub(item.get().len() + 1)
+            });
             overall.value.items.extend(page.items);
             if let Some(within) = page.cursor {
-                overall.value.cursor = Some(PageStart { node, within: Some(within) }.write());
+                overall.value.cursor = Some(
+                    PageStart {
+                        node,
+                        within: Some(within),
+                    }
+                    .write(),
+                );
                 break;
             }
         }
@@ -356,13 +483,21 @@ impl Node {
 
     /// The names of all nodes, this one's too.
     pub(in super::super) fn all_names(&self) -> Vec<String> {
-        self.nodes(self.cluster.as_ref()).into_iter().map(|(_, name)| name).collect()
+        self.nodes(self.cluster.as_ref())
+            .into_iter()
+            .map(|(_, name)| name)
+            .collect()
     }
 
     /// All nodes by their ids, with their names.
     fn nodes(&self, cluster: Option<&Cluster>) -> Vec<(NodeId, String)> {
-        let peers = cluster.map(|cluster| cluster.peers.all()).unwrap_or_default();
-        let mut nodes: Vec<_> = peers.into_iter().map(|peer| (peer.id, peer.name.to_string())).collect();
+        let peers = cluster
+            .map(|cluster| cluster.peers.all())
+            .unwrap_or_default();
+        let mut nodes: Vec<_> = peers
+            .into_iter()
+            .map(|peer| (peer.id, peer.name.to_string()))
+            .collect();
         nodes.push((self.id(), self.name.to_string()));
         nodes.sort();
         nodes
@@ -372,7 +507,12 @@ impl Node {
 /// The counts of several nodes together.
 fn sum(parts: impl IntoIterator<Item = Present>) -> Count {
     let (mut named, mut count) = (AHashSet::new(), Count::default());
-    for Present { connections, users, names } in parts {
+    for Present {
+        connections,
+        users,
+        names,
+    } in parts
+    {
         count.connections += connections;
         match names {
             Some(names) => named.extend(names),
@@ -390,7 +530,10 @@ mod tests {
     #[test]
     fn a_place_survives_its_text() {
         for within in [None, Some("1.23".to_owned())] {
-            let place = PageStart { node: NodeId(77), within };
+            let place = PageStart {
+                node: NodeId(77),
+                within,
+            };
             assert_eq!(PageStart::read(&place.write()), Some(place));
         }
         for bad in ["", "x", "00000000-", "0000001-1", "0000001-a.b"] {
@@ -405,8 +548,24 @@ mod tests {
             users: names.len() as u64,
             names: Some(names.iter().map(ToString::to_string).collect()),
         };
-        let many = Present { connections: 5000, users: 4000, names: None };
-        assert_eq!(sum([part(&["a", "b"]), part(&["b"])]), Count { connections: 3, users: 2 });
-        assert_eq!(sum([part(&["a"]), many]), Count { connections: 5001, users: 4001 });
+        let many = Present {
+            connections: 5000,
+            users: 4000,
+            names: None,
+        };
+        assert_eq!(
+            sum([part(&["a", "b"]), part(&["b"])]),
+            Count {
+                connections: 3,
+                users: 2
+            }
+        );
+        assert_eq!(
+            sum([part(&["a"]), many]),
+            Count {
+                connections: 5001,
+                users: 4001
+            }
+        );
     }
 }

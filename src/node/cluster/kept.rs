@@ -166,14 +166,19 @@ impl Node {
     /// # Errors
     /// [`NodeError::History`] where what is missing cannot be had.
     pub(crate) async fn advance(&self, key: &Key, position: Position) -> Result<(), NodeError> {
-        let Some(cluster) = &self.cluster else { return Ok(()) };
+        let Some(cluster) = &self.cluster else {
+            return Ok(());
+        };
         match cluster.placed.get(key) {
             Some(at) if at.epoch == position.epoch && at.offset >= position.offset => return Ok(()),
             // What is newer comes to all of them by the bus, the one who joins included.
             Some(at) if self.has_members(key) => self.catch_up(key, at, position.offset).await?,
             _ => {}
         }
-        let gaps = cluster.placed.mark(key).map_or_else(|| cluster.gaps.load(SeqCst), |mark| mark.gaps);
+        let gaps = cluster
+            .placed
+            .mark(key)
+            .map_or_else(|| cluster.gaps.load(SeqCst), |mark| mark.gaps);
         cluster.placed.begin(key, position, gaps);
         Ok(())
     }
@@ -190,30 +195,67 @@ impl Node {
         mut new: New,
         header: &Header<'_>,
     ) -> Result<Appending<'a>, NodeError> {
-        let Some(cluster) = &self.cluster else { return Err(NodeError::Failed) };
+        let Some(cluster) = &self.cluster else {
+            return Err(NodeError::Failed);
+        };
         let (topic, to) = match &key.topic {
             Kept::User(user) => {
-                let to = Names { users: vec![user.to_string()], ..Names::default() };
+                let to = Names {
+                    users: vec![user.to_string()],
+                    ..Names::default()
+                };
                 (Topic::User(key.app, user.clone()), Some(to))
             }
-            Kept::Channel(channel) => (Topic::Channel(key.app, channel.clone()), header.aim.to.clone()),
+            Kept::Channel(channel) => (
+                Topic::Channel(key.app, channel.clone()),
+                header.aim.to.clone(),
+            ),
         };
         // Of a list of users each event names its own.
-        let Aim { filter, params, except, .. } = &header.aim;
-        let aim = Aim { to, filter: filter.clone(), params: params.clone(), except: except.clone() };
-        let header = Header { app: header.app.clone(), aim, ..*header };
+        let Aim {
+            filter,
+            params,
+            except,
+            ..
+        } = &header.aim;
+        let aim = Aim {
+            to,
+            filter: filter.clone(),
+            params: params.clone(),
+            except: except.clone(),
+        };
+        let header = Header {
+            app: header.app.clone(),
+            aim,
+            ..*header
+        };
         new.tail = Some(envelope::tail(&header, &new.draft));
         let id = new.id;
         let comes_back = cluster.bus.interest().is_live(&topic);
         let counts = comes_back.then(|| cluster.placed.expect(id, key));
         let answer = self.history.append(key, keep, new);
-        Ok(Appending { placed: &cluster.placed, id, key, answer, counts })
+        Ok(Appending {
+            placed: &cluster.placed,
+            id,
+            key,
+            answer,
+            counts,
+        })
     }
 
     /// Places a kept event under its topic's turn, after whatever of the channel is missing before it.
     pub(super) async fn arrive(&self, arrived: Arrived) -> Counts {
-        let Some(cluster) = &self.cluster else { return Counts::default() };
-        let Arrived { key, position, id, selection, frame, receipt } = arrived;
+        let Some(cluster) = &self.cluster else {
+            return Counts::default();
+        };
+        let Arrived {
+            key,
+            position,
+            id,
+            selection,
+            frame,
+            receipt,
+        } = arrived;
         let note = |counts: Counts| {
             if receipt {
                 cluster.count(id, counts);
@@ -244,7 +286,11 @@ impl Node {
                     cluster.behind.notify_one();
                     return Counts::default();
                 }
-                if let Some(now) = cluster.placed.get(&key).filter(|now| now.epoch != position.epoch) {
+                if let Some(now) = cluster
+                    .placed
+                    .get(&key)
+                    .filter(|now| now.epoch != position.epoch)
+                {
                     // Of a numbering that has ended: who kept it may have lost it.
                     self.tell_epoch(key.app, channel, now, false).await;
                 }
@@ -253,7 +299,9 @@ impl Node {
             }
         }
         let (reach, ticket) = self.admit_in_time(&selection, frame.len()).await;
-        let counts = self.place_from_bus(&selection, reach, &frame, &ticket).await;
+        let counts = self
+            .place_from_bus(&selection, reach, &frame, &ticket)
+            .await;
         cluster.placed.set(&key, position);
         note(counts)
     }
@@ -287,7 +335,9 @@ impl Node {
                 cluster.placed.remove(&key);
                 continue;
             }
-            let Some(at) = cluster.placed.get(&key) else { continue };
+            let Some(at) = cluster.placed.get(&key) else {
+                continue;
+            };
             if let Err(error) = self.catch_up(&key, at, u64::MAX).await {
                 tracing::debug!(%error, "events that were missed could not be fetched yet");
                 is_whole = false;
@@ -319,27 +369,49 @@ impl Node {
     /// Places what came after `at`, up to the offset `until`. The members are told first where it is of another epoch, and
     /// where not all of it is there any more.
     async fn catch_up(&self, key: &Key, at: Position, until: u64) -> Result<(), NodeError> {
-        let (Some(cluster), Kept::Channel(channel)) = (&self.cluster, &key.topic) else { return Ok(()) };
-        let Some(keep) = self.app(key.app).rule(channel).keep else { return Ok(()) };
+        let (Some(cluster), Kept::Channel(channel)) = (&self.cluster, &key.topic) else {
+            return Ok(());
+        };
+        let Some(keep) = self.app(key.app).rule(channel).keep else {
+            return Ok(());
+        };
         let gaps = cluster.gaps.load(SeqCst);
         let epoch = at.epoch.to_string();
-        let mut recovery = self.history.since(key, &keep, Some(&epoch), at.offset).await?;
+        let mut recovery = self
+            .history
+            .since(key, &keep, Some(&epoch), at.offset)
+            .await?;
         // A numbering that never had an event is soon forgotten, and whoever listened all the time knows that it had none.
-        let has_listened = cluster.placed.mark(key).is_some_and(|mark| mark.gaps == gaps);
+        let has_listened = cluster
+            .placed
+            .mark(key)
+            .is_some_and(|mark| mark.gaps == gaps);
         let is_all = recovery.entries.len() as u64 == recovery.position.offset;
         recovery.recovered |= at.offset == 0 && has_listened && is_all;
-        let missed = recovery.entries.iter().filter(|entry| entry.offset > recovery.shared);
+        let missed = recovery
+            .entries
+            .iter()
+            .filter(|entry| entry.offset > recovery.shared);
         if !recovery.recovered || recovery.position.epoch != at.epoch {
-            let first = missed.clone().next().map_or(recovery.position.offset, |entry| entry.offset - 1);
-            let from = Position { offset: first, ..recovery.position };
-            self.tell_epoch(key.app, channel, from, recovery.recovered).await;
+            let first = missed
+                .clone()
+                .next()
+                .map_or(recovery.position.offset, |entry| entry.offset - 1);
+            let from = Position {
+                offset: first,
+                ..recovery.position
+            };
+            self.tell_epoch(key.app, channel, from, recovery.recovered)
+                .await;
         }
         for entry in missed.filter(|entry| entry.offset <= until) {
             let counts = self.place_entry(key.app, channel, entry).await;
             cluster.count(entry.id, counts);
             cluster.placed.came(entry.id, key, counts);
         }
-        self.metrics.bus_recovered.inc_by(recovery.entries.len() as u64);
+        self.metrics
+            .bus_recovered
+            .inc_by(recovery.entries.len() as u64);
         cluster.placed.begin(key, recovery.position, gaps);
         Ok(())
     }
@@ -347,7 +419,10 @@ impl Node {
     /// Tells the members of `channel` the position that what comes goes on from, and whether they have all before it:
     /// `joined`.
     async fn tell_epoch(&self, app: AppId, channel: &SmolStr, position: Position, recovered: bool) {
-        let position = native::Position { epoch: position.epoch.to_string().into(), offset: position.offset };
+        let position = native::Position {
+            epoch: position.epoch.to_string().into(),
+            offset: position.offset,
+        };
         let told = native::goes_on(channel, &position, recovered);
         let selection = of_channel(app, channel);
         self.hub
@@ -366,7 +441,9 @@ impl Node {
         let mut counts = Counts::default();
         self.hub
             .sweep(&selection, |table, slot| {
-                let Some(connection) = table.open_connection(slot) else { return };
+                let Some(connection) = table.open_connection(slot) else {
+                    return;
+                };
                 let reader = Reader {
                     user: connection.user(),
                     device: connection.device(),
@@ -385,10 +462,16 @@ impl Node {
 }
 
 fn of_channel(app: AppId, channel: &str) -> Selection {
-    Selection { named: Some(Named::channel(channel)), ..Selection::everyone(app) }
+    Selection {
+        named: Some(Named::channel(channel)),
+        ..Selection::everyone(app)
+    }
 }
 
 /// The position that a message of the bus names.
 pub(super) fn position(epoch: u64, offset: u64) -> Position {
-    Position { epoch: Epoch::of(epoch), offset }
+    Position {
+        epoch: Epoch::of(epoch),
+        offset,
+    }
 }

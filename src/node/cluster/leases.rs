@@ -58,12 +58,18 @@ impl Peers {
 
     /// Whether this node alone acts for all now.
     pub(super) fn leads(&self) -> bool {
-        self.leads.lock().is_some_and(|until| Instant::now() < until)
+        self.leads
+            .lock()
+            .is_some_and(|until| Instant::now() < until)
     }
 
     /// What people call the node `id`.
     pub(super) fn names(&self) -> Vec<String> {
-        self.others.lock().iter().map(|peer| peer.name.to_string()).collect()
+        self.others
+            .lock()
+            .iter()
+            .map(|peer| peer.name.to_string())
+            .collect()
     }
 }
 
@@ -83,8 +89,12 @@ impl Node {
                 return;
             }
             let began = Instant::now();
-            let args =
-                vec![self.lease_name(), millis(limits.node_lease), again.into(), millis(ROSTER_OUTLIVES)];
+            let args = vec![
+                self.lease_name(),
+                millis(limits.node_lease),
+                again.into(),
+                millis(ROSTER_OUTLIVES),
+            ];
             let renewed = cluster.bus.eval(&RENEW, &Topic::Nodes, keys(cluster), args);
             let (renewed, ()) = tokio::join!(renewed, self.renew_list(cluster));
             match renewed {
@@ -113,7 +123,10 @@ impl Node {
         cluster.has_left.store(true, SeqCst);
         *cluster.peers.leads.lock() = None;
         let args = vec![self.lease_name()];
-        let given = cluster.bus.eval(&GIVE_UP, &Topic::Nodes, keys(cluster), args).await;
+        let given = cluster
+            .bus
+            .eval(&GIVE_UP, &Topic::Nodes, keys(cluster), args)
+            .await;
         if let Err(error) = given {
             tracing::debug!(%error, "lease not given up; it ends by itself");
         }
@@ -122,7 +135,11 @@ impl Node {
     /// Notes that nothing is left of a node that has gone without a word.
     pub(super) async fn reaped(&self, cluster: &Cluster, dead: NodeId) -> Result<(), BusError> {
         let args = vec![dead.to_string().into()];
-        cluster.bus.eval(&REAPED, &Topic::Nodes, keys(cluster), args).await.map(|_| ())
+        cluster
+            .bus
+            .eval(&REAPED, &Topic::Nodes, keys(cluster), args)
+            .await
+            .map(|_| ())
     }
 
     fn lease_name(&self) -> Bytes {
@@ -130,7 +147,8 @@ impl Node {
     }
 
     fn note_peers(self: &Arc<Self>, cluster: &Cluster, leases: &redis::Value, began: Instant) {
-        let leases = redis::from_redis_value_ref::<(String, Vec<String>, Vec<String>, bool)>(leases);
+        let leases =
+            redis::from_redis_value_ref::<(String, Vec<String>, Vec<String>, bool)>(leases);
         let Ok((leader, leases, dead, lapsed)) = leases else {
             tracing::error!(
                 "the nodes' leases in Redis cannot be read; does another program use their names?"
@@ -146,8 +164,8 @@ impl Node {
             tokio::spawn(self.clone().reap(id));
         }
         let leads = leader.as_bytes() == self.lease_name();
-        *cluster.peers.leads.lock() =
-            (leads && !cluster.has_left.load(SeqCst)).then(|| began + self.config.limits.node_lease);
+        *cluster.peers.leads.lock() = (leads && !cluster.has_left.load(SeqCst))
+            .then(|| began + self.config.limits.node_lease);
         let mut peers: Vec<Peer> = leases.iter().filter_map(|lease| read(lease)).collect();
         peers.retain(|peer| peer.id != self.id());
         peers.sort_by_key(|peer| peer.id.0);
@@ -164,7 +182,10 @@ impl Node {
 
 fn read(lease: &str) -> Option<Peer> {
     let (id, name) = lease.split_once(' ')?;
-    Some(Peer { id: id.parse().ok()?, name: name.into() })
+    Some(Peer {
+        id: id.parse().ok()?,
+        name: name.into(),
+    })
 }
 
 fn keys(cluster: &Cluster) -> Vec<Vec<u8>> {

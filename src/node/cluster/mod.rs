@@ -111,10 +111,19 @@ impl Cluster {
         apps: &[App],
         metrics: &Arc<Metrics>,
     ) -> Result<Option<(Self, Inbox)>, SetupError> {
-        let Some(redis) = &config.redis else { return Ok(None) };
+        let Some(redis) = &config.redis else {
+            return Ok(None);
+        };
         let names = apps.iter().map(|app| app.name.clone()).collect();
-        let (bus, inbox) = Bus::start(redis, &config.namespace, names, node, &config.limits, metrics.clone())
-            .map_err(|error| SetupError::Bus(error.to_string()))?;
+        let (bus, inbox) = Bus::start(
+            redis,
+            &config.namespace,
+            names,
+            node,
+            &config.limits,
+            metrics.clone(),
+        )
+        .map_err(|error| SetupError::Bus(error.to_string()))?;
         let apps = apps.iter().map(|app| (app.name.clone(), app.id)).collect();
         Ok(Some((Self::new(bus, apps), inbox)))
     }
@@ -181,7 +190,9 @@ impl Node {
     /// # Errors
     /// [`NodeError::Away`] while the bus does not reach them: nothing was sent.
     pub(super) fn cluster_up(&self) -> Result<Option<&Cluster>, NodeError> {
-        let Some(cluster) = &self.cluster else { return Ok(None) };
+        let Some(cluster) = &self.cluster else {
+            return Ok(None);
+        };
         match cluster.bus.health() {
             Health::Up => Ok(Some(cluster)),
             Health::Down { reason, .. } => Err(NodeError::Away { reason }),
@@ -202,20 +213,26 @@ impl Node {
 
     /// Whether this node acts for all where one has to: at most one does at a time.
     pub(crate) fn leads(&self) -> bool {
-        self.cluster.as_ref().is_none_or(|cluster| cluster.peers.leads())
+        self.cluster
+            .as_ref()
+            .is_none_or(|cluster| cluster.peers.leads())
     }
 
     /// Why this node does not reach the others, or they are about to take it for gone, if that is so.
     pub(crate) fn apart(&self) -> Option<String> {
         let cluster = self.cluster.as_ref()?;
         match cluster.bus.health() {
-            Health::Down { since, reason } => {
-                Some(format!("the bus has been down for {} s: {reason}", since.elapsed().as_secs()))
-            }
-            Health::Up => cluster.renewal.fault(self.config.limits.node_lease).or_else(|| {
-                let is_known = cluster.belongs.load(SeqCst);
-                (!is_known).then(|| "the other nodes do not know of this one yet".to_owned())
-            }),
+            Health::Down { since, reason } => Some(format!(
+                "the bus has been down for {} s: {reason}",
+                since.elapsed().as_secs()
+            )),
+            Health::Up => cluster
+                .renewal
+                .fault(self.config.limits.node_lease)
+                .or_else(|| {
+                    let is_known = cluster.belongs.load(SeqCst);
+                    (!is_known).then(|| "the other nodes do not know of this one yet".to_owned())
+                }),
         }
     }
 

@@ -44,7 +44,12 @@ pub(super) struct Mail {
 impl Mail {
     pub(super) fn new() -> Self {
         let (sender, end) = mpsc::channel(NOTICES_WAITING);
-        Self { sender, end: Mutex::new(Some(end)), lost: Notify::new(), silent: Mutex::default() }
+        Self {
+            sender,
+            end: Mutex::new(Some(end)),
+            lost: Notify::new(),
+            silent: Mutex::default(),
+        }
     }
 
     /// Takes notices in; false if too many wait, and those who watch will be told that there were some.
@@ -62,7 +67,10 @@ impl Mail {
     }
 
     fn is_silent(&self, node: NodeId) -> bool {
-        self.silent.lock().get(&node).is_some_and(|until| Instant::now() < *until)
+        self.silent
+            .lock()
+            .get(&node)
+            .is_some_and(|until| Instant::now() < *until)
     }
 
     fn note_silent(&self, nodes: impl Iterator<Item = NodeId>, time: Duration) {
@@ -84,13 +92,22 @@ struct Said {
 impl Said {
     /// That there may have been something.
     fn nothing() -> Self {
-        Self { changes: Some(Changes::default()), ..Self::default() }
+        Self {
+            changes: Some(Changes::default()),
+            ..Self::default()
+        }
     }
 
     fn add(&mut self, notices: Notices) {
         let origin = NodeId(notices.origin);
-        self.told.extend(notices.members.into_iter().map(|told| (origin, told)));
-        if let Some(Changes { joined, left, updated }) = notices.changes {
+        self.told
+            .extend(notices.members.into_iter().map(|told| (origin, told)));
+        if let Some(Changes {
+            joined,
+            left,
+            updated,
+        }) = notices.changes
+        {
             let changes = self.changes.get_or_insert_default();
             changes.joined += joined;
             changes.left += left;
@@ -119,7 +136,10 @@ impl Node {
             kind: notice.kind,
             id: notice.member.id().to_string(),
             user: notice.member.user().map(ToOwned::to_owned),
-            data: notice.member.profile().and_then(|profile| to_raw_value(profile).ok()),
+            data: notice
+                .member
+                .profile()
+                .and_then(|profile| to_raw_value(profile).ok()),
             previous: notice.previous.map(|id| id.to_string()),
             tally: notice.user_connections,
         };
@@ -151,7 +171,10 @@ impl Node {
     /// Whether anyone here is to hear of the members of `channel`.
     pub(in super::super) fn is_heard(&self, app: AppId, channel: &str) -> bool {
         self.hub.presence(app).is_watched(channel)
-            || self.cluster.as_ref().is_some_and(|cluster| cluster.captures.is_waiting(app, channel))
+            || self
+                .cluster
+                .as_ref()
+                .is_some_and(|cluster| cluster.captures.is_waiting(app, channel))
     }
 
     /// Adds what the other nodes have to counts that are about to be told here.
@@ -161,9 +184,15 @@ impl Node {
         {
             *count = overall.value;
         }
-        let mut notices: Vec<&mut Notice> =
-            tidings.notices.iter_mut().filter(|notice| notice.member.user().is_some()).collect();
-        let users = notices.iter().filter_map(|notice| notice.member.user().map(ToOwned::to_owned)).collect();
+        let mut notices: Vec<&mut Notice> = tidings
+            .notices
+            .iter_mut()
+            .filter(|notice| notice.member.user().is_some())
+            .collect();
+        let users = notices
+            .iter()
+            .filter_map(|notice| notice.member.user().map(ToOwned::to_owned))
+            .collect();
         let there = self.tallies_elsewhere(app, &tidings.channel, users).await;
         for (at, notice) in notices.iter_mut().enumerate() {
             notice.user_connections += sum(&there, at, None);
@@ -178,24 +207,37 @@ impl Node {
         channel: &str,
         users: Vec<String>,
     ) -> Vec<(NodeId, Vec<u64>)> {
-        let Some(cluster) = self.cluster.as_ref().filter(|_| !users.is_empty()) else { return Vec::new() };
+        let Some(cluster) = self.cluster.as_ref().filter(|_| !users.is_empty()) else {
+            return Vec::new();
+        };
         let mut peers: Vec<Peer> = cluster.peers.all();
         peers.retain(|peer| !cluster.mail.is_silent(peer.id));
         let asked: Vec<NodeId> = peers.iter().map(|peer| peer.id).collect();
-        let order = Order::Tallies { channel: channel.to_owned(), users };
-        let gathered = self.ask_within(cluster, app, (&Topic::Nodes, peers), &order, TALLY_TIMEOUT).await;
+        let order = Order::Tallies {
+            channel: channel.to_owned(),
+            users,
+        };
+        let gathered = self
+            .ask_within(cluster, app, (&Topic::Nodes, peers), &order, TALLY_TIMEOUT)
+            .await;
         let answered = |node: &NodeId| gathered.said.iter().any(|said| said.node == *node);
-        cluster
-            .mail
-            .note_silent(asked.into_iter().filter(|node| !answered(node)), self.config.limits.node_lease);
-        gathered.read_named().map(|(node, Tallies { tallies })| (node, tallies)).collect()
+        cluster.mail.note_silent(
+            asked.into_iter().filter(|node| !answered(node)),
+            self.config.limits.node_lease,
+        );
+        gathered
+            .read_named()
+            .map(|(node, Tallies { tallies })| (node, tallies))
+            .collect()
     }
 
     /// Tells this node's watchers what other nodes say of their members, in the order in which each says it, until the
     /// runtime ends. What has gathered meanwhile is told together.
     pub(crate) async fn pass_notices_on(self: Arc<Self>) {
         let Some(cluster) = &self.cluster else { return };
-        let Some(mut mail) = cluster.mail.end.lock().take() else { return };
+        let Some(mut mail) = cluster.mail.end.lock().take() else {
+            return;
+        };
         let (mut batch, mut untold, mut pause) = (Vec::new(), AHashSet::new(), Duration::ZERO);
         loop {
             tokio::select! {
@@ -248,7 +290,11 @@ impl Node {
         if only_counts || said.told.len() > self.config.limits.presence_notices as usize {
             said.fold();
         }
-        let users: Vec<String> = said.told.iter().filter_map(|(_, told)| told.user.clone()).collect();
+        let users: Vec<String> = said
+            .told
+            .iter()
+            .filter_map(|(_, told)| told.user.clone())
+            .collect();
         let here = self.hub.presence(app).tallies(channel, &users);
         let there = self.tallies_elsewhere(app, channel, users).await;
         let mut frames: Vec<About> = Vec::with_capacity(said.told.len() + 1);
@@ -265,9 +311,15 @@ impl Node {
         let mut is_told = true;
         if let Some(changes) = said.changes {
             match self.count_everywhere(app, channel).await {
-                Ok(Overall { value: Count { connections, users }, missing }) => {
+                Ok(Overall {
+                    value: Count { connections, users },
+                    missing,
+                }) => {
                     is_told = missing.is_empty();
-                    frames.push((None, native::members_changed(channel, &changes, connections, users)));
+                    frames.push((
+                        None,
+                        native::members_changed(channel, &changes, connections, users),
+                    ));
                 }
                 Err(_) => is_told = false,
             }
@@ -286,11 +338,20 @@ fn sum(tallies: &[(NodeId, Vec<u64>)], at: usize, except: Option<NodeId>) -> u64
 /// A notice of another node's member, as this node's clients get it.
 fn frame_of(channel: &str, told: &Told, user_connections: u64) -> Option<About> {
     let id: ConnectionId = told.id.parse().ok()?;
-    let data =
-        told.data.as_ref().and_then(|data| Value::from_json(&mut data.get().as_bytes().to_vec(), None).ok());
-    let member = Member { id, user: told.user.as_deref(), data: data.as_ref() };
+    let data = told
+        .data
+        .as_ref()
+        .and_then(|data| Value::from_json(&mut data.get().as_bytes().to_vec(), None).ok());
+    let member = Member {
+        id,
+        user: told.user.as_deref(),
+        data: data.as_ref(),
+    };
     let previous = told.previous.as_ref().and_then(|id| id.parse().ok());
-    Some((Some(id), native::member(told.kind, channel, &member, user_connections, previous)))
+    Some((
+        Some(id),
+        native::member(told.kind, channel, &member, user_connections, previous),
+    ))
 }
 
 #[cfg(test)]
@@ -307,16 +368,42 @@ mod tests {
             tally: 0,
         };
         let members = kinds.iter().enumerate().map(told).collect();
-        Notices { origin, app: String::new(), channel: String::new(), members, changes }
+        Notices {
+            origin,
+            app: String::new(),
+            channel: String::new(),
+            members,
+            changes,
+        }
     }
 
     #[test]
     fn what_several_nodes_say_stays_in_order_and_adds_up() {
         let mut said = Said::default();
         said.add(notices(1, &[MemberKind::Joined, MemberKind::Left], None));
-        said.add(notices(2, &[MemberKind::Updated], Some(Changes { joined: 2, left: 0, updated: 1 })));
-        said.add(notices(1, &[MemberKind::Joined], Some(Changes { joined: 0, left: 3, updated: 0 })));
-        let order: Vec<_> = said.told.iter().map(|(node, told)| (node.0, told.kind)).collect();
+        said.add(notices(
+            2,
+            &[MemberKind::Updated],
+            Some(Changes {
+                joined: 2,
+                left: 0,
+                updated: 1,
+            }),
+        ));
+        said.add(notices(
+            1,
+            &[MemberKind::Joined],
+            Some(Changes {
+                joined: 0,
+                left: 3,
+                updated: 0,
+            }),
+        ));
+        let order: Vec<_> = said
+            .told
+            .iter()
+            .map(|(node, told)| (node.0, told.kind))
+            .collect();
         let expected = [
             (1, MemberKind::Joined),
             (1, MemberKind::Left),
@@ -326,12 +413,23 @@ mod tests {
         assert_eq!(order, expected);
         said.fold();
         assert!(said.told.is_empty());
-        assert_eq!(said.changes, Some(Changes { joined: 4, left: 4, updated: 2 }));
+        assert_eq!(
+            said.changes,
+            Some(Changes {
+                joined: 4,
+                left: 4,
+                updated: 2
+            })
+        );
     }
 
     #[test]
     fn who_has_told_its_tally_is_not_counted_twice() {
-        let there = [(NodeId(1), vec![1, 2]), (NodeId(2), vec![10, 20]), (NodeId(3), vec![])];
+        let there = [
+            (NodeId(1), vec![1, 2]),
+            (NodeId(2), vec![10, 20]),
+            (NodeId(3), vec![]),
+        ];
         assert_eq!(sum(&there, 1, Some(NodeId(2))), 2);
         assert_eq!(sum(&there, 0, None), 11);
     }
@@ -341,6 +439,8 @@ mod tests {
         let mail = Mail::new();
         mail.note_silent([NodeId(1)].into_iter(), Duration::from_hours(1));
         mail.note_silent([NodeId(2)].into_iter(), Duration::ZERO);
-        assert!(mail.is_silent(NodeId(1)) && !mail.is_silent(NodeId(2)) && !mail.is_silent(NodeId(3)));
+        assert!(
+            mail.is_silent(NodeId(1)) && !mail.is_silent(NodeId(2)) && !mail.is_silent(NodeId(3))
+        );
     }
 }

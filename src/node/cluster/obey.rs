@@ -24,11 +24,14 @@ impl Node {
     /// Does what `order` says, for the connections of this node.
     pub(super) async fn obey(self: &Arc<Self>, app: AppId, order: Order) -> Result {
         match order {
-            Order::Hello | Order::Done { .. } | Order::Receipt { .. } => to_raw_value(&Part::default()),
+            Order::Hello | Order::Done { .. } | Order::Receipt { .. } => {
+                to_raw_value(&Part::default())
+            }
             Order::Disconnect { aim, code, reason } => {
                 let closing = async {
                     let target = Self::target_of(aim)?;
-                    self.disconnect(app, target, Close::new(code, &reason)).await
+                    self.disconnect(app, target, Close::new(code, &reason))
+                        .await
                 };
                 said(closing.await.map(|n| Number { n }))
             }
@@ -44,18 +47,32 @@ impl Node {
                 let leaving = async { self.leave_all(app, channel, Self::target_of(aim)?).await };
                 said(leaving.await.map(|n| Number { n }))
             }
-            Order::User { user } => to_raw_value(&Number { n: self.user_connections(app, &user) as u64 }),
+            Order::User { user } => to_raw_value(&Number {
+                n: self.user_connections(app, &user) as u64,
+            }),
             Order::Count { channel } => to_raw_value(&self.present(app, &channel)),
-            Order::Channels { prefix, after, limit } => {
-                to_raw_value(&self.listed(app, &prefix, after.as_deref(), limit))
-            }
-            Order::Members { channel, from, limit, max_bytes } => {
-                to_raw_value(&self.page_of_members(app, &channel, (from.as_deref(), limit), max_bytes, None))
-            }
+            Order::Channels {
+                prefix,
+                after,
+                limit,
+            } => to_raw_value(&self.listed(app, &prefix, after.as_deref(), limit)),
+            Order::Members {
+                channel,
+                from,
+                limit,
+                max_bytes,
+            } => to_raw_value(&self.page_of_members(
+                app,
+                &channel,
+                (from.as_deref(), limit),
+                max_bytes,
+                None,
+            )),
             Order::Connections { aim, from, limit } => {
                 let page = async {
                     let target = Self::target_of(aim)?;
-                    self.page_of_connections(app, target, from.as_deref(), limit).await
+                    self.page_of_connections(app, target, from.as_deref(), limit)
+                        .await
                 };
                 said(page.await)
             }
@@ -63,13 +80,18 @@ impl Node {
                 to_raw_value(&self.hand_out(app, &id, user.as_deref(), device.as_deref()))
             }
             Order::Settle { id, taken } => to_raw_value(&self.settle(&id, &taken)),
-            Order::Tallies { channel, users } => {
-                to_raw_value(&Tallies { tallies: self.hub.presence(app).tallies(&channel, &users) })
-            }
+            Order::Tallies { channel, users } => to_raw_value(&Tallies {
+                tallies: self.hub.presence(app).tallies(&channel, &users),
+            }),
             Order::Connection { id } => {
-                let found = id.parse::<ConnectionId>().ok().and_then(|id| self.hub.find(app, &id));
+                let found = id
+                    .parse::<ConnectionId>()
+                    .ok()
+                    .and_then(|id| self.hub.find(app, &id));
                 to_raw_value(
-                    &found.map(|connection| show::connection(&connection, &self.live().config.redact)),
+                    &found.map(|connection| {
+                        show::connection(&connection, &self.live().config.redact)
+                    }),
                 )
             }
         }
@@ -79,11 +101,21 @@ impl Node {
     pub(super) fn present(&self, app: AppId, channel: &str) -> Present {
         let Count { connections, users } = self.count(app, channel);
         let names = self.hub.presence(app).users(channel, USERS_NAMED);
-        Present { connections, users, names }
+        Present {
+            connections,
+            users,
+            names,
+        }
     }
 
     /// The channels that someone is in here.
-    pub(super) fn listed(&self, app: AppId, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Listed> {
+    pub(super) fn listed(
+        &self,
+        app: AppId,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<Listed> {
         let found = self.hub.presence(app).list(prefix, after, limit);
         let listed = |(channel, _): (SmolStr, Count)| Listed {
             present: self.present(app, &channel),
@@ -103,10 +135,17 @@ impl Node {
     ) -> Page {
         let from = from.and_then(read_cursor).unwrap_or_default();
         let mut builder = MembersBuilder::new(max_bytes);
-        let query = MembersQuery { from, limit, max_bytes };
+        let query = MembersQuery {
+            from,
+            limit,
+            max_bytes,
+        };
         let cursor = self.gather(app, channel, query, joining, &mut builder);
         let items = serde_json::from_str(builder.finish().get()).unwrap_or_default();
-        Page { items, cursor: cursor.map(write_cursor) }
+        Page {
+            items,
+            cursor: cursor.map(write_cursor),
+        }
     }
 
     /// Connections of this node, as they are shown.
@@ -119,9 +158,18 @@ impl Node {
     ) -> std::result::Result<Page, NodeError> {
         let from = from.and_then(read_cursor).unwrap_or_default();
         let (page, next) = self.connections(app, target, from, limit).await?;
-        let shown = |connection| to_raw_value(&show::connection(connection, &self.live().config.redact)).ok();
-        let items = page.iter().map(|connection| &**connection).filter_map(shown).collect();
-        Ok(Page { items, cursor: next.map(write_cursor) })
+        let shown = |connection| {
+            to_raw_value(&show::connection(connection, &self.live().config.redact)).ok()
+        };
+        let items = page
+            .iter()
+            .map(|connection| &**connection)
+            .filter_map(shown)
+            .collect();
+        Ok(Page {
+            items,
+            cursor: next.map(write_cursor),
+        })
     }
 }
 
@@ -129,6 +177,8 @@ impl Node {
 fn said<T: Serialize>(result: std::result::Result<T, NodeError>) -> Result {
     match result {
         Ok(value) => to_raw_value(&value),
-        Err(error) => to_raw_value(&Refusal { error: error.to_string() }),
+        Err(error) => to_raw_value(&Refusal {
+            error: error.to_string(),
+        }),
     }
 }

@@ -123,8 +123,14 @@ impl Claimed {
     }
 
     /// Each of these scripts may run any number of times.
-    async fn tell(&self, script: &'static Script, args: Vec<Bytes>) -> Result<redis::Value, BusError> {
-        self.bus.eval(script, &self.home, keys(&self.bus, &self.home), args).await
+    async fn tell(
+        &self,
+        script: &'static Script,
+        args: Vec<Bytes>,
+    ) -> Result<redis::Value, BusError> {
+        self.bus
+            .eval(script, &self.home, keys(&self.bus, &self.home), args)
+            .await
     }
 }
 
@@ -143,20 +149,32 @@ impl Node {
         body: &[u8],
         deadline: Instant,
     ) -> Result<Option<Once>, NodeError> {
-        let Some(cluster) = self.cluster_up()? else { return Ok(None) };
+        let Some(cluster) = self.cluster_up()? else {
+            return Ok(None);
+        };
         // Any topic's home would do; this spreads the keys over a cluster.
         let home = Topic::User(app, name.into());
         let token: Bytes = Uuid::new_v4().into_bytes().to_vec().into();
-        let claim = Claimed { bus: cluster.bus.clone(), home, token };
+        let claim = Claimed {
+            bus: cluster.bus.clone(),
+            home,
+            token,
+        };
         loop {
-            let args = vec![Bytes::copy_from_slice(body), claim.token.clone(), millis(ONCE_RUNNING)];
+            let args = vec![
+                Bytes::copy_from_slice(body),
+                claim.token.clone(),
+                millis(ONCE_RUNNING),
+            ];
             let claimed = match claim.tell(&CLAIM, args).await {
                 Ok(claimed) => claimed,
                 Err(error) => {
                     if error == BusError::Unanswered {
                         claim.give_back();
                     }
-                    return Err(NodeError::Away { reason: error.to_string().into() });
+                    return Err(NodeError::Away {
+                        reason: error.to_string().into(),
+                    });
                 }
             };
             let (state, answer) = read(&claimed)?;
@@ -172,7 +190,9 @@ impl Node {
 }
 
 fn read(claimed: &redis::Value) -> Result<(i64, Option<Bytes>), NodeError> {
-    let redis::Value::Array(parts) = claimed else { return Err(NodeError::Failed) };
+    let redis::Value::Array(parts) = claimed else {
+        return Err(NodeError::Failed);
+    };
     match &parts[..] {
         [redis::Value::Int(state)] => Ok((*state, None)),
         [redis::Value::Int(state), redis::Value::BulkString(answer)] => {

@@ -40,7 +40,10 @@ pub(super) struct Recent<T, K = Uuid> {
 
 impl<T, K> Default for Recent<T, K> {
     fn default() -> Self {
-        Self { order: VecDeque::new(), kept: AHashMap::new() }
+        Self {
+            order: VecDeque::new(),
+            kept: AHashMap::new(),
+        }
     }
 }
 
@@ -87,15 +90,28 @@ impl Node {
     /// `programs`. Runs on a `LocalSet`.
     pub(crate) async fn hear(self: Arc<Self>, mut inbox: Inbox, programs: mpsc::Sender<Program>) {
         let orders = Arc::new(Semaphore::new(ORDERS_AT_ONCE));
-        let mut ear = Ear { node: self, to_everyone: JoinSet::new(), orders, programs };
+        let mut ear = Ear {
+            node: self,
+            to_everyone: JoinSet::new(),
+            orders,
+            programs,
+        };
         while let Some(incoming) = inbox.next().await {
             match incoming {
-                Incoming::Message { topic: Topic::Dispatch(app), payload } => {
-                    ear.program(Program::Said { app, message: payload });
+                Incoming::Message {
+                    topic: Topic::Dispatch(app),
+                    payload,
+                } => {
+                    ear.program(Program::Said {
+                        app,
+                        message: payload,
+                    });
                 }
                 Incoming::Message { payload, .. } => ear.message(&payload).await,
                 Incoming::Gap => {
-                    tracing::warn!("events of other nodes may have been missed; kept ones are fetched");
+                    tracing::warn!(
+                        "events of other nodes may have been missed; kept ones are fetched"
+                    );
                     if let Some(cluster) = &ear.node.cluster {
                         ear.node.doubt_stored(cluster);
                         cluster.relist();
@@ -113,10 +129,15 @@ impl Node {
     pub(super) fn target_of(aim: Aim) -> Result<Target, NodeError> {
         let params = |params: Box<serde_json::value::RawValue>| {
             // It was written from a value.
-            Value::from_json(&mut params.get().as_bytes().to_vec(), None).map_err(|_| NodeError::Failed)
+            Value::from_json(&mut params.get().as_bytes().to_vec(), None)
+                .map_err(|_| NodeError::Failed)
         };
         Ok(Target {
-            to: aim.to.map(|to| To { users: to.users, channels: to.channels, connections: to.connections }),
+            to: aim.to.map(|to| To {
+                users: to.users,
+                channels: to.channels,
+                connections: to.connections,
+            }),
             filter: aim.filter,
             params: aim.params.map(params).transpose()?,
             except: aim.except,
@@ -148,8 +169,14 @@ impl Ear {
         let Some(cluster) = &node.cluster else { return };
         match Envelope::read(payload) {
             Ok(Envelope::Event { header, frame }) => self.event(cluster, header, frame).await,
-            Ok(Envelope::Kept { epoch, offset, header, draft }) => {
-                self.kept(cluster, kept::position(epoch, offset), header, &draft).await;
+            Ok(Envelope::Kept {
+                epoch,
+                offset,
+                header,
+                draft,
+            }) => {
+                self.kept(cluster, kept::position(epoch, offset), header, &draft)
+                    .await;
             }
             Ok(Envelope::Request(request)) => self.request(cluster, &request).await,
             Ok(Envelope::Notices(notices)) => {
@@ -170,11 +197,20 @@ impl Ear {
     }
 
     async fn event(&mut self, cluster: &Cluster, header: Header<'_>, frame: Frame) {
-        let Header { origin, id, app, aim, many, receipt } = header;
+        let Header {
+            origin,
+            id,
+            app,
+            aim,
+            many,
+            receipt,
+        } = header;
         if NodeId(origin) == self.node.id() || (many && !cluster.delivered.lock().insert(id, ())) {
             return;
         }
-        let selection = cluster.app_named(&app).map(|app| self.node.selection_of(app, aim));
+        let selection = cluster
+            .app_named(&app)
+            .map(|app| self.node.selection_of(app, aim));
         let selection = match selection {
             Some(Ok(selection)) => selection,
             Some(Err(error)) => return self.skip(&error.to_string()),
@@ -187,7 +223,9 @@ impl Ear {
         let (reach, ticket) = self.node.admit_in_time(&selection, frame.len()).await;
         let node = self.node.clone();
         let place = async move {
-            let counts = node.place_from_bus(&selection, reach, &frame, &ticket).await;
+            let counts = node
+                .place_from_bus(&selection, reach, &frame, &ticket)
+                .await;
             if let (true, Some(cluster)) = (receipt, &node.cluster) {
                 cluster.count(id, counts);
             }
@@ -200,13 +238,32 @@ impl Ear {
         }
     }
 
-    async fn kept(&mut self, cluster: &Cluster, position: Position, header: Header<'_>, draft: &Draft) {
-        let Header { id, app, aim, receipt, .. } = header;
-        let Some(app) = cluster.app_named(&app) else { return self.skip("its app is not served here") };
+    async fn kept(
+        &mut self,
+        cluster: &Cluster,
+        position: Position,
+        header: Header<'_>,
+        draft: &Draft,
+    ) {
+        let Header {
+            id,
+            app,
+            aim,
+            receipt,
+            ..
+        } = header;
+        let Some(app) = cluster.app_named(&app) else {
+            return self.skip("its app is not served here");
+        };
         let (key, numbered) = match &aim.to {
-            Some(Names { users, channels, .. }) => match (&users[..], &channels[..]) {
+            Some(Names {
+                users, channels, ..
+            }) => match (&users[..], &channels[..]) {
                 ([user], []) => (Key::user(app, user.as_str().into()), None),
-                ([], [channel]) => (Key::channel(app, channel.as_str().into()), Some(position.offset)),
+                ([], [channel]) => (
+                    Key::channel(app, channel.as_str().into()),
+                    Some(position.offset),
+                ),
                 _ => return self.skip("it is kept, and not for one channel or user"),
             },
             None => return self.skip("it is kept, and for everyone"),
@@ -217,7 +274,14 @@ impl Ear {
         };
         self.settle().await;
         let frame = draft.finish(numbered);
-        let arrived = Arrived { key: key.clone(), position, id, selection, frame, receipt };
+        let arrived = Arrived {
+            key: key.clone(),
+            position,
+            id,
+            selection,
+            frame,
+            receipt,
+        };
         let counts = self.node.arrive(arrived).await;
         cluster.placed.came(id, &key, counts);
     }
@@ -234,7 +298,12 @@ impl Ear {
 
     async fn request(&mut self, cluster: &Cluster, request: &Request<'_>) {
         let from = NodeId(request.origin);
-        let Some(app) = cluster.app_named(&request.app).filter(|_| from != self.node.id()) else { return };
+        let Some(app) = cluster
+            .app_named(&request.app)
+            .filter(|_| from != self.node.id())
+        else {
+            return;
+        };
         let (id, node) = (request.id, self.node.clone());
         let order = match serde_json::from_str::<Order>(request.order.get()) {
             Ok(order) => order,
@@ -250,8 +319,17 @@ impl Ear {
         if let Order::Receipt { id: publication } = order {
             // What it asks about came before it, and must be placed to be counted.
             self.settle().await;
-            let part = Part::of(cluster.counted.lock().get(&publication).copied().unwrap_or_default());
-            let Ok(result) = to_raw_value(&part) else { return };
+            let part = Part::of(
+                cluster
+                    .counted
+                    .lock()
+                    .get(&publication)
+                    .copied()
+                    .unwrap_or_default(),
+            );
+            let Ok(result) = to_raw_value(&part) else {
+                return;
+            };
             tokio::task::spawn_local(async move {
                 if let Some(cluster) = &node.cluster {
                     node.answer(cluster, from, id, &result).await;
@@ -264,7 +342,9 @@ impl Ear {
             let Some(cluster) = &node.cluster else { return };
             let result = match permit {
                 Ok(_permit) => node.obey(app, order).await,
-                Err(_) => to_raw_value(&Refusal { error: "too many requests at once".to_owned() }),
+                Err(_) => to_raw_value(&Refusal {
+                    error: "too many requests at once".to_owned(),
+                }),
             };
             if let Ok(result) = result {
                 node.answer(cluster, from, id, &result).await;
@@ -282,7 +362,11 @@ impl Ear {
 
 impl Part {
     fn of(counts: Counts) -> Self {
-        Self { matched: counts.looked.matched, queued: counts.queued, filter_errors: counts.looked.errors }
+        Self {
+            matched: counts.looked.matched,
+            queued: counts.queued,
+            filter_errors: counts.looked.errors,
+        }
     }
 }
 

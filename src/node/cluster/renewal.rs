@@ -64,7 +64,11 @@ impl Renewal {
     /// What is wrong, where the lease is `length` long.
     pub(super) fn fault(&self, length: Duration) -> Option<String> {
         let state = self.0.lock();
-        let why = state.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let why = state
+            .failure
+            .as_ref()
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
         match state.renewed.map(|renewed| renewed.elapsed()) {
             None => Some(format!("the other nodes do not know of this one yet{why}")),
             Some(age) if age > length / 2 => Some(format!(
@@ -86,15 +90,24 @@ mod tests {
     #[test]
     fn a_lease_that_is_half_over_is_a_fault_with_its_reason() {
         let (renewal, metrics) = (Renewal::default(), Metrics::new());
-        assert_eq!(renewal.fault(LENGTH).unwrap(), "the other nodes do not know of this one yet");
+        assert_eq!(
+            renewal.fault(LENGTH).unwrap(),
+            "the other nodes do not know of this one yet"
+        );
         renewal.succeeded(Instant::now());
         assert_eq!(renewal.fault(LENGTH), None);
         renewal.succeeded(Instant::now().checked_sub(LENGTH / 2).unwrap());
-        let refused = |code: &str| BusError::Refused { code: code.to_owned(), message: "no.".to_owned() };
+        let refused = |code: &str| BusError::Refused {
+            code: code.to_owned(),
+            message: "no.".to_owned(),
+        };
         renewal.failed(&refused("NOREPLICAS"), &metrics);
         renewal.failed(&refused("NOREPLICAS"), &metrics);
         let fault = renewal.fault(LENGTH).unwrap();
-        assert!(fault.contains("for 2 s") && fault.contains("NOREPLICAS no. (too few replicas"), "{fault}");
+        assert!(
+            fault.contains("for 2 s") && fault.contains("NOREPLICAS no. (too few replicas"),
+            "{fault}"
+        );
         assert_eq!(metrics.bus.renewals_refused.get(), 2);
         assert_eq!(renewal.0.lock().told, ["NOREPLICAS"]);
         renewal.failed(&BusError::Unanswered, &metrics);

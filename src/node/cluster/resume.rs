@@ -75,12 +75,21 @@ impl Takeover {
 
     /// Gives the next channel up.
     pub(crate) fn give_up(&mut self) {
-        let Some(FormerChannel { name, .. }) = self.channels.pop_front() else { return };
+        let Some(FormerChannel { name, .. }) = self.channels.pop_front() else {
+            return;
+        };
         if self.is_theirs {
             return;
         }
         let user: Vec<String> = self.user.iter().map(ToString::to_string).collect();
-        let tally = self.node.hub.presence(self.app).tallies(&name, &user).first().copied().unwrap_or(0);
+        let tally = self
+            .node
+            .hub
+            .presence(self.app)
+            .tallies(&name, &user)
+            .first()
+            .copied()
+            .unwrap_or(0);
         let notices = |tally: u64| Notices {
             origin: self.node.id().0,
             app: self.node.app(self.app).name.to_string(),
@@ -96,11 +105,18 @@ impl Takeover {
             changes: None,
         };
         // This node's own watchers hear it as if another one said so, which adds what is here by itself.
-        if self.node.cluster.as_ref().is_some_and(|cluster| !cluster.mail.push(notices(0))) {
+        if self
+            .node
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| !cluster.mail.push(notices(0)))
+        {
             self.node.metrics.bus_skipped.inc();
         }
-        let (topic, payload) =
-            (Topic::Channel(self.app, name.as_str().into()), envelope::notices(&notices(tally)));
+        let (topic, payload) = (
+            Topic::Channel(self.app, name.as_str().into()),
+            envelope::notices(&notices(tally)),
+        );
         let node = self.node.clone();
         tokio::spawn(async move {
             let Some(cluster) = &node.cluster else { return };
@@ -120,14 +136,22 @@ impl Drop for Takeover {
 }
 
 /// Publishes a notice, again for as long as it certainly did not go out: nobody else will ever tell it.
-async fn tell_left(cluster: &Cluster, topic: &Topic, payload: &bytes::Bytes) -> Result<(), BusError> {
+async fn tell_left(
+    cluster: &Cluster,
+    topic: &Topic,
+    payload: &bytes::Bytes,
+) -> Result<(), BusError> {
     for _ in 1..LEFT_TRIES {
         match cluster.bus.publish(topic, payload.clone()).await {
             Err(BusError::Away { .. } | BusError::Full) => tokio::time::sleep(LEFT_AGAIN).await,
             told => return told.map(|_| ()),
         }
     }
-    cluster.bus.publish(topic, payload.clone()).await.map(|_| ())
+    cluster
+        .bus
+        .publish(topic, payload.clone())
+        .await
+        .map(|_| ())
 }
 
 impl Node {
@@ -145,9 +169,15 @@ impl Node {
             return None;
         }
         let (user, device) = (user.map(ToOwned::to_owned), device.map(ToOwned::to_owned));
-        let order = Order::Recall { id: id.to_string(), user, device };
+        let order = Order::Recall {
+            id: id.to_string(),
+            user,
+            device,
+        };
         let said = self.ask_one(cluster, app, id.node, &order).await?;
-        serde_json::from_str::<Option<Former>>(said.get()).ok().flatten()
+        serde_json::from_str::<Option<Former>>(said.get())
+            .ok()
+            .flatten()
     }
 
     /// Tells the node of the lost connection `id` of `user` which channels its client is about to come back to here; the
@@ -159,7 +189,11 @@ impl Node {
         user: Option<SmolStr>,
         former: Former,
     ) -> Takeover {
-        let taken = former.channels.iter().map(|channel| channel.name.clone()).collect();
+        let taken = former
+            .channels
+            .iter()
+            .map(|channel| channel.name.clone())
+            .collect();
         let mut takeover = Takeover {
             node: self.clone(),
             app,
@@ -169,8 +203,13 @@ impl Node {
             channels: former.channels.into(),
             is_theirs: false,
         };
-        let Some(cluster) = &self.cluster else { return takeover };
-        let order = Order::Settle { id: id.to_string(), taken };
+        let Some(cluster) = &self.cluster else {
+            return takeover;
+        };
+        let order = Order::Settle {
+            id: id.to_string(),
+            taken,
+        };
         match self.ask_one(cluster, app, id.node, &order).await {
             Some(said) => takeover.is_theirs = said.get() == "false",
             None => {
@@ -204,7 +243,10 @@ impl Node {
         tokio::spawn(async move {
             tokio::time::sleep(HANDED_OVER).await;
             // Whatever is not settled by now is left.
-            let unsettled = node.cluster.as_ref().and_then(|cluster| cluster.handed.lock().remove(&id));
+            let unsettled = node
+                .cluster
+                .as_ref()
+                .and_then(|cluster| cluster.handed.lock().remove(&id));
             drop(unsettled);
         });
         Some(Former { profile, channels })
@@ -212,13 +254,21 @@ impl Node {
 
     /// Lets go of what was handed out; true if it was still held.
     pub(super) fn settle(&self, id: &str, taken: &[String]) -> bool {
-        let Some(cluster) = &self.cluster else { return false };
-        let Some(id) = id.parse::<ConnectionId>().ok() else { return false };
+        let Some(cluster) = &self.cluster else {
+            return false;
+        };
+        let Some(id) = id.parse::<ConnectionId>().ok() else {
+            return false;
+        };
         let recalled: Option<Recalled> = cluster.handed.lock().remove(&id);
-        let Some(mut recalled) = recalled else { return false };
+        let Some(mut recalled) = recalled else {
+            return false;
+        };
         while let Some((channel, _)) = recalled.next() {
             if taken.iter().any(|taken| **taken == *channel) {
-                self.hub.presence(recalled.lost.app).moved(&channel, &recalled.lost);
+                self.hub
+                    .presence(recalled.lost.app)
+                    .moved(&channel, &recalled.lost);
                 recalled.taken();
             } else {
                 recalled.give_up();

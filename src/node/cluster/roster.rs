@@ -52,7 +52,9 @@ impl Node {
     /// Keeps this node's list of members in step with its channels, until the runtime ends.
     pub(crate) async fn keep_list(self: Arc<Self>) {
         let Some(cluster) = &self.cluster else { return };
-        let Some(mut changes) = cluster.changes.lock().take() else { return };
+        let Some(mut changes) = cluster.changes.lock().take() else {
+            return;
+        };
         let mut batch = Vec::new();
         loop {
             tokio::select! {
@@ -60,8 +62,11 @@ impl Node {
                 () = cluster.relist.notified() => {}
             }
             let stale = cluster.relist_due();
-            let written =
-                if stale { self.write_list(cluster).await } else { self.change_list(cluster, &batch).await };
+            let written = if stale {
+                self.write_list(cluster).await
+            } else {
+                self.change_list(cluster, &batch).await
+            };
             batch.clear();
             if let Err(error) = written {
                 tracing::debug!(%error, "the list of members in Redis is behind");
@@ -74,8 +79,14 @@ impl Node {
     /// Gives the list its whole time anew, and one that is being written.
     pub(super) async fn renew_list(&self, cluster: &Cluster) {
         let home = Topic::Node(self.id());
-        let lists = [LIST, NEW_LIST].map(|list| cluster.bus.key(&home, list)).into();
-        if let Err(error) = cluster.bus.eval(&OUTLIVE, &home, lists, vec![millis(ROSTER_OUTLIVES)]).await {
+        let lists = [LIST, NEW_LIST]
+            .map(|list| cluster.bus.key(&home, list))
+            .into();
+        if let Err(error) = cluster
+            .bus
+            .eval(&OUTLIVE, &home, lists, vec![millis(ROSTER_OUTLIVES)])
+            .await
+        {
             tracing::debug!(%error, "the list of members was not given its time anew");
         }
     }
@@ -87,14 +98,23 @@ impl Node {
             let field = self.field(change.app, &change.channel, &change.member);
             fields.insert(field, (!gone).then(|| listed(&change.member)));
             if let Some(previous) = change.previous {
-                let field = format!("{} {} {previous}", self.app(change.app).name, change.channel);
+                let field = format!(
+                    "{} {} {previous}",
+                    self.app(change.app).name,
+                    change.channel
+                );
                 fields.entry(field).or_insert(None);
             }
         }
         self.write_fields(cluster, LIST, fields).await
     }
 
-    async fn write_fields(&self, cluster: &Cluster, list: &str, fields: Fields) -> Result<(), BusError> {
+    async fn write_fields(
+        &self,
+        cluster: &Cluster,
+        list: &str,
+        fields: Fields,
+    ) -> Result<(), BusError> {
         let home = Topic::Node(self.id());
         let key = cluster.bus.key(&home, list);
         let (mut set, mut delete) = (redis::cmd("HSET"), redis::cmd("HDEL"));
@@ -124,28 +144,46 @@ impl Node {
     /// Writes the whole list anew, beside the one that is there, and puts it in its place.
     async fn write_list(&self, cluster: &Cluster) -> Result<(), BusError> {
         let home = Topic::Node(self.id());
-        let (list, new) = (cluster.bus.key(&home, LIST), cluster.bus.key(&home, NEW_LIST));
+        let (list, new) = (
+            cluster.bus.key(&home, LIST),
+            cluster.bus.key(&home, NEW_LIST),
+        );
         let mut members = self.all_members();
         // Those who may come back are to leave too if the node does not live to see that they do not.
         members.extend(self.hub.context().limbo.all());
         let of = |member: &Snapshot| -> Fields {
-            let named = |channel: &str| (self.field(member.app, channel, member), Some(listed(member)));
+            let named = |channel: &str| {
+                (
+                    self.field(member.app, channel, member),
+                    Some(listed(member)),
+                )
+            };
             member.channels().map(named).collect()
         };
-        cluster.bus.command(&home, command("UNLINK", &[&new])).await?;
+        cluster
+            .bus
+            .command(&home, command("UNLINK", &[&new]))
+            .await?;
         let (mut fields, mut is_empty) = (Fields::new(), true);
         for member in &members {
             fields.extend(of(member));
             is_empty &= fields.is_empty();
             if fields.len() >= MEMBERS_AT_ONCE {
-                self.write_fields(cluster, NEW_LIST, std::mem::take(&mut fields)).await?;
+                self.write_fields(cluster, NEW_LIST, std::mem::take(&mut fields))
+                    .await?;
             }
         }
         self.write_fields(cluster, NEW_LIST, fields).await?;
         // Renamed over, it would be freed while everyone waits. Whoever reaps looks at both.
-        cluster.bus.command(&home, command("UNLINK", &[&list])).await?;
+        cluster
+            .bus
+            .command(&home, command("UNLINK", &[&list]))
+            .await?;
         if !is_empty {
-            cluster.bus.command(&home, command("RENAME", &[&new, &list])).await?;
+            cluster
+                .bus
+                .command(&home, command("RENAME", &[&new, &list]))
+                .await?;
         }
         Ok(())
     }
@@ -161,11 +199,16 @@ impl Node {
                     kind: MemberKind::Joined,
                     id: member.id().to_string(),
                     user: user.first().cloned(),
-                    data: member.profile().and_then(|profile| to_raw_value(profile).ok()),
+                    data: member
+                        .profile()
+                        .and_then(|profile| to_raw_value(profile).ok()),
                     previous: None,
                     tally: tally.first().copied().unwrap_or(1),
                 };
-                channels.entry((member.app, channel.to_owned())).or_default().push(told);
+                channels
+                    .entry((member.app, channel.to_owned()))
+                    .or_default()
+                    .push(told);
             }
         }
         let node = self.clone();
@@ -183,7 +226,9 @@ impl Node {
         origin: NodeId,
         channels: AHashMap<(AppId, String), Vec<Told>>,
     ) -> Result<(), BusError> {
-        let Some(cluster) = &self.cluster else { return Ok(()) };
+        let Some(cluster) = &self.cluster else {
+            return Ok(());
+        };
         let mut sent = VecDeque::new();
         for ((app, channel), mut members) in channels {
             if sent.len() >= NOTICES_TOGETHER
@@ -194,13 +239,23 @@ impl Node {
             let many = members.len() > self.config.limits.presence_notices as usize;
             let changes = many.then(|| {
                 let of = |kind| members.iter().filter(|told| told.kind == kind).count() as u64;
-                Changes { joined: of(MemberKind::Joined), left: of(MemberKind::Left), updated: 0 }
+                Changes {
+                    joined: of(MemberKind::Joined),
+                    left: of(MemberKind::Left),
+                    updated: 0,
+                }
             });
             if many {
                 members.clear();
             }
             let (origin, app_name) = (origin.0, self.app(app).name.to_string());
-            let notices = Notices { origin, app: app_name, channel, members, changes };
+            let notices = Notices {
+                origin,
+                app: app_name,
+                channel,
+                members,
+                changes,
+            };
             sent.push_back(Self::publish_notices(cluster, app, &notices));
         }
         for last in sent {
@@ -241,29 +296,49 @@ impl Node {
     }
 
     async fn reap_now(&self, dead: NodeId) -> Result<(), BusError> {
-        let Some(cluster) = &self.cluster else { return Ok(()) };
+        let Some(cluster) = &self.cluster else {
+            return Ok(());
+        };
         let home = Topic::Node(dead);
-        let (list, new) = (cluster.bus.key(&home, LIST), cluster.bus.key(&home, NEW_LIST));
+        let (list, new) = (
+            cluster.bus.key(&home, LIST),
+            cluster.bus.key(&home, NEW_LIST),
+        );
         let mut members = self.read_list(cluster, &home, &list).await?;
         members.extend(self.read_list(cluster, &home, &new).await?);
         tracing::warn!(node = %dead, members = members.len(), "a node has gone without a word; its members leave");
         let mut channels: AHashMap<(AppId, String), Vec<Told>> = AHashMap::new();
         for (field, value) in members {
             let mut parts = field.splitn(3, ' ');
-            let (Some(app), Some(channel), Some(id)) = (parts.next(), parts.next(), parts.next()) else {
+            let (Some(app), Some(channel), Some(id)) = (parts.next(), parts.next(), parts.next())
+            else {
                 continue;
             };
-            let (Some(app), Ok(listed)) = (cluster.app_named(app), serde_json::from_slice(&value)) else {
+            let (Some(app), Ok(listed)) = (cluster.app_named(app), serde_json::from_slice(&value))
+            else {
                 continue;
             };
             let Listed { user, data } = listed;
             let (kind, id) = (MemberKind::Left, id.to_owned());
-            let told = Told { kind, id, user, data, previous: None, tally: 0 };
-            channels.entry((app, channel.to_owned())).or_default().push(told);
+            let told = Told {
+                kind,
+                id,
+                user,
+                data,
+                previous: None,
+                tally: 0,
+            };
+            channels
+                .entry((app, channel.to_owned()))
+                .or_default()
+                .push(told);
         }
         // As the one who is gone, so that this node hears it as well.
         self.tell_all(dead, channels).await?;
-        cluster.bus.command(&home, command("UNLINK", &[&list, &new])).await?;
+        cluster
+            .bus
+            .command(&home, command("UNLINK", &[&list, &new]))
+            .await?;
         self.reaped(cluster, dead).await
     }
 
@@ -279,8 +354,8 @@ impl Node {
             let mut scan = redis::cmd("HSCAN");
             scan.arg(list).arg(cursor).arg("COUNT").arg(MEMBERS_AT_ONCE);
             let answer = cluster.bus.command(home, scan).await?;
-            let (next, some): (u64, Vec<(String, Vec<u8>)>) =
-                redis::from_redis_value(answer).map_err(|error| BusError::Refused {
+            let (next, some): (u64, Vec<(String, Vec<u8>)>) = redis::from_redis_value(answer)
+                .map_err(|error| BusError::Refused {
                     code: "unreadable".to_owned(),
                     message: error.to_string(),
                 })?;
@@ -300,8 +375,13 @@ fn command(name: &str, keys: &[&[u8]]) -> redis::Cmd {
 }
 
 fn listed(member: &Snapshot) -> Vec<u8> {
-    let data = member.profile().and_then(|profile| to_raw_value(profile).ok());
-    let listed = Listed { user: member.user().map(ToOwned::to_owned), data };
+    let data = member
+        .profile()
+        .and_then(|profile| to_raw_value(profile).ok());
+    let listed = Listed {
+        user: member.user().map(ToOwned::to_owned),
+        data,
+    };
     // Texts and JSON always serialize.
     serde_json::to_vec(&listed).unwrap_or_default()
 }

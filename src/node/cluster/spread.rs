@@ -67,7 +67,10 @@ impl Target {
             to,
             filter: self.filter.clone(),
             // A value came from JSON, and goes back to it.
-            params: self.params.as_ref().and_then(|params| to_raw_value(params).ok()),
+            params: self
+                .params
+                .as_ref()
+                .and_then(|params| to_raw_value(params).ok()),
             except,
         }
     }
@@ -106,37 +109,77 @@ impl Node {
         }
         let frame = draft.finish(None);
         let one = |topic: Topic, header: &Header<'_>| (topic, envelope::event(header, &frame));
-        let to =
-            |names: Names| Header { aim: Aim { to: Some(names), ..header.aim.clone() }, ..header.clone() };
+        let to = |names: Names| Header {
+            aim: Aim {
+                to: Some(names),
+                ..header.aim.clone()
+            },
+            ..header.clone()
+        };
         let topics = match &target.to {
             None => vec![one(Topic::App(app), &header)],
             Some(to) if to.users.len() + to.channels.len() > TOPICS_APART => {
                 vec![one(Topic::App(app), &header)]
             }
-            Some(To { users, channels, connections }) if channels.is_empty() && connections.is_empty() => {
+            Some(To {
+                users,
+                channels,
+                connections,
+            }) if channels.is_empty() && connections.is_empty() => {
                 let user = |user: String| {
                     let topic = Topic::User(app, user.as_str().into());
-                    one(topic, &to(Names { users: vec![user], ..Names::default() }))
+                    one(
+                        topic,
+                        &to(Names {
+                            users: vec![user],
+                            ..Names::default()
+                        }),
+                    )
                 };
                 distinct(users).map(user).collect()
             }
-            Some(To { users, channels, connections }) if users.is_empty() && channels.is_empty() => {
+            Some(To {
+                users,
+                channels,
+                connections,
+            }) if users.is_empty() && channels.is_empty() => {
                 let node = |(node, connections)| {
-                    one(Topic::Node(node), &to(Names { connections, ..Names::default() }))
+                    one(
+                        Topic::Node(node),
+                        &to(Names {
+                            connections,
+                            ..Names::default()
+                        }),
+                    )
                 };
                 self.by_node(connections).into_iter().map(node).collect()
             }
-            Some(To { users, channels, connections }) => {
+            Some(To {
+                users,
+                channels,
+                connections,
+            }) => {
                 let users = distinct(users).map(|user| Topic::User(app, user.into()));
-                let channels = distinct(channels).map(|channel| Topic::Channel(app, channel.into()));
+                let channels =
+                    distinct(channels).map(|channel| Topic::Channel(app, channel.into()));
                 let nodes = self.by_node(connections).into_keys().map(Topic::Node);
                 let topics: Vec<Topic> = users.chain(channels).chain(nodes).collect();
-                let header = Header { many: topics.len() > 1, ..header };
+                let header = Header {
+                    many: topics.len() > 1,
+                    ..header
+                };
                 let message = envelope::event(&header, &frame);
-                topics.into_iter().map(|topic| (topic, message.clone())).collect()
+                topics
+                    .into_iter()
+                    .map(|topic| (topic, message.clone()))
+                    .collect()
             }
         };
-        Ok(Some(Message::Live { id, topics, receipt }))
+        Ok(Some(Message::Live {
+            id,
+            topics,
+            receipt,
+        }))
     }
 
     /// Connections of other nodes, by the node that each id names.
@@ -155,16 +198,35 @@ impl Node {
     /// Puts a message on its way at once: what is sent after it comes after it.
     pub(in super::super) fn send(&self, message: Message) -> Option<Sent> {
         let bus = &self.cluster.as_ref()?.bus;
-        let Message::Live { id, topics, receipt } = message else { return None };
-        let publish =
-            |(topic, message): (Topic, Bytes)| -> Published { Box::pin(bus.publish(&topic, message)) };
-        Some(Sent { id, published: topics.into_iter().map(publish).collect(), receipt })
+        let Message::Live {
+            id,
+            topics,
+            receipt,
+        } = message
+        else {
+            return None;
+        };
+        let publish = |(topic, message): (Topic, Bytes)| -> Published {
+            Box::pin(bus.publish(&topic, message))
+        };
+        Some(Sent {
+            id,
+            published: topics.into_iter().map(publish).collect(),
+            receipt,
+        })
     }
 
     /// Waits until Redis has the message, and, where its caller wants that, for the other nodes' counts. Nodes that it
     /// may not have reached are named in the receipt.
-    pub(in super::super) async fn sent(&self, app: AppId, sent: Option<Sent>, receipt: &mut Receipt) {
-        let (Some(sent), Some(cluster)) = (sent, &self.cluster) else { return };
+    pub(in super::super) async fn sent(
+        &self,
+        app: AppId,
+        sent: Option<Sent>,
+        receipt: &mut Receipt,
+    ) {
+        let (Some(sent), Some(cluster)) = (sent, &self.cluster) else {
+            return;
+        };
         let mut lost = None;
         for published in sent.published {
             if let Err(error) = published.await {
@@ -199,5 +261,8 @@ impl Node {
 /// Each name once.
 fn distinct(names: &[String]) -> impl Iterator<Item = String> {
     let mut seen = AHashSet::new();
-    names.iter().filter(move |name| seen.insert(name.as_str())).cloned()
+    names
+        .iter()
+        .filter(move |name| seen.insert(name.as_str()))
+        .cloned()
 }

@@ -43,10 +43,16 @@ impl Cluster {
 impl Node {
     /// To be called before the store is asked what waits for `user`.
     pub(crate) fn hearing(&self, app: AppId, user: &SmolStr) -> Hearing {
-        self.cluster.as_ref().map_or(Hearing { gaps: 0, is_live: true }, |cluster| Hearing {
-            gaps: cluster.gaps.load(SeqCst),
-            is_live: cluster.hears(app, user),
-        })
+        self.cluster.as_ref().map_or(
+            Hearing {
+                gaps: 0,
+                is_live: true,
+            },
+            |cluster| Hearing {
+                gaps: cluster.gaps.load(SeqCst),
+                is_live: cluster.hears(app, user),
+            },
+        )
     }
 
     /// The number of the doubt that a connection is in that was given what the store held then, if it is in one: what was
@@ -102,7 +108,10 @@ impl Node {
                 next = rest;
                 for (app, user) in users.into_iter().collect::<BTreeSet<_>>() {
                     if under_way.len() >= RECOVER_USERS {
-                        is_whole &= under_way.join_next().await.is_none_or(|done| done.unwrap_or(false));
+                        is_whole &= under_way
+                            .join_next()
+                            .await
+                            .is_none_or(|done| done.unwrap_or(false));
                     }
                     let node = self.clone();
                     under_way.spawn_local(async move { node.recover_user(app, &user).await });
@@ -121,14 +130,20 @@ impl Node {
     /// The store is asked without the user's turn, as it may be long in answering, and others wait for the turn. Only where
     /// something came meanwhile is it asked once more, in the turn.
     async fn recover_user(&self, app: AppId, user: &SmolStr) -> bool {
-        let Some(cluster) = &self.cluster else { return true };
+        let Some(cluster) = &self.cluster else {
+            return true;
+        };
         let key = Key::user(app, user.clone());
         for in_turn in [false, true] {
             // Until it is so, what comes next could be missed too; and a gap is told when it is.
             if !cluster.hears(app, user) {
                 return false;
             }
-            let turn = if in_turn { Some(self.turns.take(&key).await) } else { None };
+            let turn = if in_turn {
+                Some(self.turns.take(&key).await)
+            } else {
+                None
+            };
             let seen = cluster.doubts.load(SeqCst);
             let waiting = match self.history.waiting(&key).await {
                 Ok(waiting) => waiting,
@@ -146,8 +161,11 @@ impl Node {
                 Some(turn) => turn,
                 None => self.turns.take(&key).await,
             };
-            let Mended { events, left, given_up } =
-                self.hub.mend_stored((app, user), &waiting, (seen, in_turn));
+            let Mended {
+                events,
+                left,
+                given_up,
+            } = self.hub.mend_stored((app, user), &waiting, (seen, in_turn));
             self.metrics.bus_recovered.inc_by(events);
             self.app(app).metrics.replayed.inc_by(events);
             if given_up > 0 {

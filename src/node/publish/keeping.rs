@@ -18,11 +18,26 @@ impl Node {
     /// Keeps an event, and waits until it has come back over the bus: by it, every node, this one too, places the event
     /// in the history's order. It takes its place at the gate then.
     pub(super) async fn keep_over_bus(&self, prepared: Prepared) -> Result<Receipt, NodeError> {
-        let Prepared { id, selection, draft, keeping, omit, message } = prepared;
+        let Prepared {
+            id,
+            selection,
+            draft,
+            keeping,
+            omit,
+            message,
+        } = prepared;
         let mut receipt = Receipt::new(id);
-        let Some(Message::Kept(header)) = message else { return Ok(receipt) };
-        let new = New { id, draft, omit, tail: None };
-        self.append_all(selection.app, keeping, new, &header, &mut receipt).await?;
+        let Some(Message::Kept(header)) = message else {
+            return Ok(receipt);
+        };
+        let new = New {
+            id,
+            draft,
+            omit,
+            tail: None,
+        };
+        self.append_all(selection.app, keeping, new, &header, &mut receipt)
+            .await?;
         Ok(receipt)
     }
 
@@ -40,20 +55,31 @@ impl Node {
                 let id = new.id;
                 self.app(app).metrics.encodings.inc();
                 let mut patience = Patience::new(self.config.limits.redis_timeout);
-                let (position, counts) =
-                    match self.append_over_bus(&key, &keep, new, header)?.end(&mut patience).await {
-                        Ok(kept) => kept,
-                        Err(error) => return self.unsure(error, receipt),
-                    };
+                let (position, counts) = match self
+                    .append_over_bus(&key, &keep, new, header)?
+                    .end(&mut patience)
+                    .await
+                {
+                    Ok(kept) => kept,
+                    Err(error) => return self.unsure(error, receipt),
+                };
                 receipt.add(counts);
                 receipt.stored = 1;
                 let epoch = position.epoch.to_string();
-                receipt.publications = vec![Placement { channel, id, epoch, offset: position.offset }];
+                receipt.publications = vec![Placement {
+                    channel,
+                    id,
+                    epoch,
+                    offset: position.offset,
+                }];
             }
             Keeping::Users(users, keep) => {
                 self.app(app).metrics.encodings.inc();
                 let keys: Vec<Key> = users.into_iter().map(|user| Key::user(app, user)).collect();
-                if let Err(error) = self.keep_for_users(&keys, &keep, &new, header, receipt).await {
+                if let Err(error) = self
+                    .keep_for_users(&keys, &keep, &new, header, receipt)
+                    .await
+                {
                     return self.unsure(error, receipt);
                 }
             }
@@ -87,7 +113,9 @@ impl Node {
                 let Some(key) = waiting.next() else { break };
                 under_way.push_back(self.append_over_bus(key, keep, new.clone(), header)?);
             }
-            let Some(first) = under_way.pop_front() else { break };
+            let Some(first) = under_way.pop_front() else {
+                break;
+            };
             match first.end(&mut patience).await {
                 Ok((_, counts)) => {
                     receipt.add(counts);

@@ -45,7 +45,11 @@ impl Place {
             }
         };
         steps.reverse();
-        Some(Self { origin, steps: steps.into(), span: node.span })
+        Some(Self {
+            origin,
+            steps: steps.into(),
+            span: node.span,
+        })
     }
 
     /// The value there; `None` if the path selects from something that has no members, which is an error.
@@ -73,7 +77,10 @@ impl Place {
 
     #[cold]
     pub(super) fn error(&self) -> EvalError {
-        EvalError { kind: EvalErrorKind::NotAMap, span: self.span }
+        EvalError {
+            kind: EvalErrorKind::NotAMap,
+            span: self.span,
+        }
     }
 
     /// The test's result for a path that leads nowhere.
@@ -83,7 +90,11 @@ impl Place {
     }
 
     pub(super) fn into_term(self) -> Term {
-        term(move |frame| self.get(frame).map(Operand::Borrowed).ok_or_else(|| self.error()))
+        term(move |frame| {
+            self.get(frame)
+                .map(Operand::Borrowed)
+                .ok_or_else(|| self.error())
+        })
     }
 }
 
@@ -110,8 +121,12 @@ impl Compiler {
                         Value::Double(at) => double_as_int(*at),
                         _ => return failed(EvalErrorKind::NoOverload, span),
                     };
-                    let at = at.and_then(|at| usize::try_from(at).ok()).filter(|at| *at < items.len());
-                    let Some(at) = at else { return failed(EvalErrorKind::OutOfRange, span) };
+                    let at = at
+                        .and_then(|at| usize::try_from(at).ok())
+                        .filter(|at| *at < items.len());
+                    let Some(at) = at else {
+                        return failed(EvalErrorKind::OutOfRange, span);
+                    };
                     Ok(match from {
                         Operand::Borrowed(Value::List(items)) => Operand::Borrowed(&items[at]),
                         _ => Operand::Owned(items[at].clone()),
@@ -146,22 +161,34 @@ impl Compiler {
         let items: Vec<Term> = items.iter().map(|item| self.term(item)).collect();
         term(move |frame| {
             frame.base.charge(size_of::<Value>() * items.len(), span)?;
-            let values: Result<Vec<Value>, _> =
-                items.iter().map(|item| Ok(item(frame)?.into_owned())).collect();
+            let values: Result<Vec<Value>, _> = items
+                .iter()
+                .map(|item| Ok(item(frame)?.into_owned()))
+                .collect();
             owned(values?.into())
         })
     }
 
     pub(super) fn map(&mut self, entries: &[(Node, Node)], span: Span) -> Term {
-        let entries: Vec<(Term, Term)> =
-            entries.iter().map(|(key, value)| (self.term(key), self.term(value))).collect();
+        let entries: Vec<(Term, Term)> = entries
+            .iter()
+            .map(|(key, value)| (self.term(key), self.term(value)))
+            .collect();
         term(move |frame| {
-            frame.base.charge(2 * size_of::<Value>() * entries.len(), span)?;
+            frame
+                .base
+                .charge(2 * size_of::<Value>() * entries.len(), span)?;
             let mut members = Vec::with_capacity(entries.len());
             for (key, value) in &entries {
                 let key = key(frame)?;
-                let key = if matches!(&*key, Value::Double(_)) { None } else { Key::from_value(&key) };
-                let Some(key) = key else { return failed(EvalErrorKind::BadKey, span) };
+                let key = if matches!(&*key, Value::Double(_)) {
+                    None
+                } else {
+                    Key::from_value(&key)
+                };
+                let Some(key) = key else {
+                    return failed(EvalErrorKind::BadKey, span);
+                };
                 members.push((key, value(frame)?.into_owned()));
             }
             let map = Map::new(members, None);

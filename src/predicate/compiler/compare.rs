@@ -13,7 +13,10 @@ use crate::predicate::{
 };
 
 pub(super) fn is_order(operator: Binary) -> bool {
-    matches!(operator, Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual)
+    matches!(
+        operator,
+        Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual
+    )
 }
 
 /// `a operator b` as `b operator a`.
@@ -54,9 +57,18 @@ impl Compiler {
         })
     }
 
-    pub(super) fn order(&mut self, operator: Binary, left: &Node, right: &Node, span: Span) -> Test {
-        for (variable, fixed, operator) in [(left, right, operator), (right, left, mirrored(operator))] {
-            if let (Some(place), Some(Value::Int(fixed))) = (Place::of(variable), fixed.constant()) {
+    pub(super) fn order(
+        &mut self,
+        operator: Binary,
+        left: &Node,
+        right: &Node,
+        span: Span,
+    ) -> Test {
+        for (variable, fixed, operator) in
+            [(left, right, operator), (right, left, mirrored(operator))]
+        {
+            if let (Some(place), Some(Value::Int(fixed))) = (Place::of(variable), fixed.constant())
+            {
                 let (fixed, whole) = (*fixed, Value::Int(*fixed));
                 return test(move |frame| match place.get(frame) {
                     Some(Value::Int(value)) => holds(operator, value.cmp(&fixed)).into(),
@@ -85,7 +97,10 @@ impl Compiler {
         {
             return place_contains(place, fixed, span);
         }
-        let set = list.constant().and_then(Value::as_list).and_then(ScalarSet::new);
+        let set = list
+            .constant()
+            .and_then(Value::as_list)
+            .and_then(ScalarSet::new);
         let item = self.term(item);
         if let Some(set) = set {
             return test(move |frame| {
@@ -124,11 +139,17 @@ fn place_equals(place: Place, fixed: Fixed, negate: bool) -> Test {
             Some(value) => Tri::from((*value == constant) != negate),
             None => place.lost(frame),
         }),
-        Fixed::Param(slot) => test(move |frame| match (place.get(frame), &frame.base.params[slot].value) {
-            (Some(Value::String(value)), Value::String(text)) => Tri::from((value == text) != negate),
-            (Some(value), param) => Tri::from((value == param) != negate),
-            (None, _) => place.lost(frame),
-        }),
+        Fixed::Param(slot) => {
+            test(
+                move |frame| match (place.get(frame), &frame.base.params[slot].value) {
+                    (Some(Value::String(value)), Value::String(text)) => {
+                        Tri::from((value == text) != negate)
+                    }
+                    (Some(value), param) => Tri::from((value == param) != negate),
+                    (None, _) => place.lost(frame),
+                },
+            )
+        }
     }
 }
 
@@ -148,7 +169,9 @@ fn place_in(place: Place, fixed: Fixed, span: Span) -> Test {
             })
         }
         Fixed::Param(slot) => test(move |frame| {
-            let Some(value) = place.get(frame) else { return place.lost(frame) };
+            let Some(value) = place.get(frame) else {
+                return place.lost(frame);
+            };
             let param = &frame.base.params[slot];
             match &param.set {
                 Some(set) => set.contains(value).into(),
@@ -162,9 +185,10 @@ fn place_in(place: Place, fixed: Fixed, span: Span) -> Test {
 fn place_contains(place: Place, fixed: Fixed, span: Span) -> Test {
     match fixed {
         Fixed::Constant(Value::String(text)) => test(move |frame| match place.get(frame) {
-            Some(Value::List(items)) => {
-                items.iter().any(|item| matches!(item, Value::String(item) if *item == text)).into()
-            }
+            Some(Value::List(items)) => items
+                .iter()
+                .any(|item| matches!(item, Value::String(item) if *item == text))
+                .into(),
             Some(Value::Map(map)) => map.find(&text).is_some().into(),
             Some(_) => frame.base.fail(EvalErrorKind::NoOverload, span),
             None => place.lost(frame),
@@ -189,7 +213,12 @@ fn contains(frame: Frame<'_>, list: &Value, item: &Value, span: Span) -> Tri {
 }
 
 /// As [`contains`], charged for what is compared.
-fn contains_charged(base: &Base<'_>, list: &Value, item: &Value, span: Span) -> Result<bool, EvalError> {
+fn contains_charged(
+    base: &Base<'_>,
+    list: &Value,
+    item: &Value,
+    span: Span,
+) -> Result<bool, EvalError> {
     match list {
         Value::List(items) => {
             for candidate in items.iter() {
@@ -204,7 +233,10 @@ fn contains_charged(base: &Base<'_>, list: &Value, item: &Value, span: Span) -> 
             base.charge(16 + item.as_str().map_or(0, str::len), span)?;
             Ok(map.find_value(item).is_some())
         }
-        _ => Err(EvalError { kind: EvalErrorKind::NoOverload, span }),
+        _ => Err(EvalError {
+            kind: EvalErrorKind::NoOverload,
+            span,
+        }),
     }
 }
 

@@ -12,7 +12,10 @@ use crate::predicate::{
 };
 
 pub(super) fn is_test(function: Function) -> bool {
-    matches!(function, Function::StartsWith | Function::EndsWith | Function::Contains)
+    matches!(
+        function,
+        Function::StartsWith | Function::EndsWith | Function::Contains
+    )
 }
 
 pub(super) fn is_arithmetic(operator: Binary) -> bool {
@@ -22,7 +25,9 @@ pub(super) fn is_arithmetic(operator: Binary) -> bool {
 
 impl Compiler {
     pub(super) fn text_test(&mut self, function: Function, operands: &[Node], span: Span) -> Test {
-        let [text, part] = operands else { return test(move |frame| no_overload(frame, span)) };
+        let [text, part] = operands else {
+            return test(move |frame| no_overload(frame, span));
+        };
         if let (Some(place), Some(Value::String(part))) = (Place::of(text), part.constant()) {
             let part = part.clone();
             return test(move |frame| match place.get(frame) {
@@ -36,7 +41,9 @@ impl Compiler {
             let text = value_of!(frame, text(frame));
             let part = value_of!(frame, part(frame));
             match (&*text, &*part) {
-                (Value::String(text), Value::String(part)) => text_holds(frame, function, text, part, span),
+                (Value::String(text), Value::String(part)) => {
+                    text_holds(frame, function, text, part, span)
+                }
                 _ => no_overload(frame, span),
             }
         })
@@ -47,23 +54,37 @@ impl Compiler {
         let pattern = pattern.clone();
         test(move |frame| {
             let text = value_of!(frame, text(frame));
-            let Value::String(text) = &*text else { return no_overload(frame, span) };
+            let Value::String(text) = &*text else {
+                return no_overload(frame, span);
+            };
             let (regex, length) = match &pattern {
                 Pattern::Literal(regex, length) => (Some(regex), *length),
                 Pattern::Param(slot) => {
                     let param = &frame.base.params[*slot];
-                    (param.regex.as_ref(), param.value.as_str().map_or(0, str::len))
+                    (
+                        param.regex.as_ref(),
+                        param.value.as_str().map_or(0, str::len),
+                    )
                 }
             };
-            let Some(regex) = regex else { return no_overload(frame, span) };
+            let Some(regex) = regex else {
+                return no_overload(frame, span);
+            };
             // A search is linear in the text, times the pattern in the worst case.
-            value_of!(frame, frame.base.charge(text.len().saturating_mul(1 + length / 16), span));
+            value_of!(
+                frame,
+                frame
+                    .base
+                    .charge(text.len().saturating_mul(1 + length / 16), span)
+            );
             regex.is_match(text).into()
         })
     }
 
     pub(super) fn call(&mut self, function: Function, operands: &[Node], span: Span) -> Term {
-        let [operand] = operands else { return term(move |_| failed(EvalErrorKind::NoOverload, span)) };
+        let [operand] = operands else {
+            return term(move |_| failed(EvalErrorKind::NoOverload, span));
+        };
         let operand = self.term(operand);
         let apply = match function {
             Function::Size => size,
@@ -88,7 +109,13 @@ impl Compiler {
         })
     }
 
-    pub(super) fn arithmetic(&mut self, operator: Binary, left: &Node, right: &Node, span: Span) -> Term {
+    pub(super) fn arithmetic(
+        &mut self,
+        operator: Binary,
+        left: &Node,
+        right: &Node,
+        span: Span,
+    ) -> Term {
         let (left, right) = (self.term(left), self.term(right));
         term(move |frame| {
             let (left, right) = (left(frame)?, right(frame)?);
@@ -106,7 +133,9 @@ impl Compiler {
                     owned(Value::String([&**a, &**b].concat().into()))
                 }
                 (Value::List(a), Value::List(b)) if operator == Binary::Add => {
-                    frame.base.charge(size_of::<Value>() * (a.len() + b.len()), span)?;
+                    frame
+                        .base
+                        .charge(size_of::<Value>() * (a.len() + b.len()), span)?;
                     owned(Value::List(a.iter().chain(&**b).cloned().collect()))
                 }
                 _ => failed(EvalErrorKind::NoOverload, span),
@@ -121,7 +150,11 @@ fn no_overload(frame: Frame<'_>, span: Span) -> Tri {
 
 #[inline]
 fn text_holds(frame: Frame<'_>, function: Function, text: &str, part: &str, span: Span) -> Tri {
-    let touched = if function == Function::Contains { text.len() } else { part.len() };
+    let touched = if function == Function::Contains {
+        text.len()
+    } else {
+        part.len()
+    };
     value_of!(frame, frame.base.charge(touched, span));
     match function {
         Function::StartsWith => text.starts_with(part),
@@ -132,7 +165,10 @@ fn text_holds(frame: Frame<'_>, function: Function, text: &str, part: &str, span
 }
 
 fn int<'f>(value: Option<i64>, span: Span) -> Evaluated<'f> {
-    value.map_or_else(|| failed(EvalErrorKind::Overflow, span), |value| owned(Value::Int(value)))
+    value.map_or_else(
+        || failed(EvalErrorKind::Overflow, span),
+        |value| owned(Value::Int(value)),
+    )
 }
 
 fn int_arithmetic<'f>(operator: Binary, a: i64, b: i64, span: Span) -> Evaluated<'f> {
@@ -165,13 +201,17 @@ fn size(base: &Base<'_>, value: &Value, span: Span) -> Applied {
 }
 
 fn lower(base: &Base<'_>, value: &Value, span: Span) -> Applied {
-    let Value::String(text) = value else { return failed(EvalErrorKind::NoOverload, span) };
+    let Value::String(text) = value else {
+        return failed(EvalErrorKind::NoOverload, span);
+    };
     base.charge(text.len(), span)?;
     Ok(Value::String(text.to_ascii_lowercase().into()))
 }
 
 fn upper(base: &Base<'_>, value: &Value, span: Span) -> Applied {
-    let Value::String(text) = value else { return failed(EvalErrorKind::NoOverload, span) };
+    let Value::String(text) = value else {
+        return failed(EvalErrorKind::NoOverload, span);
+    };
     base.charge(text.len(), span)?;
     Ok(Value::String(text.to_ascii_uppercase().into()))
 }
@@ -181,11 +221,14 @@ fn to_int(_: &Base<'_>, value: &Value, span: Span) -> Applied {
     match value {
         Value::Int(_) => Ok(value.clone()),
         // CEL leaves out the least int too, which a double cannot tell from what lies just below it.
-        Value::Double(double) if *double > -BEYOND && *double < BEYOND => Ok(Value::Int(*double as i64)),
-        Value::Double(_) => failed(EvalErrorKind::Conversion, span),
-        Value::String(text) => {
-            text.parse().map_or_else(|_| failed(EvalErrorKind::Conversion, span), |int| Ok(Value::Int(int)))
+        Value::Double(double) if *double > -BEYOND && *double < BEYOND => {
+            Ok(Value::Int(*double as i64))
         }
+        Value::Double(_) => failed(EvalErrorKind::Conversion, span),
+        Value::String(text) => text.parse().map_or_else(
+            |_| failed(EvalErrorKind::Conversion, span),
+            |int| Ok(Value::Int(int)),
+        ),
         _ => failed(EvalErrorKind::NoOverload, span),
     }
 }
@@ -196,8 +239,10 @@ fn to_double(base: &Base<'_>, value: &Value, span: Span) -> Applied {
         Value::Int(int) => Ok(Value::Double(*int as f64)),
         Value::String(text) => {
             base.charge(text.len(), span)?;
-            text.parse()
-                .map_or_else(|_| failed(EvalErrorKind::Conversion, span), |double| Ok(Value::Double(double)))
+            text.parse().map_or_else(
+                |_| failed(EvalErrorKind::Conversion, span),
+                |double| Ok(Value::Double(double)),
+            )
         }
         _ => failed(EvalErrorKind::NoOverload, span),
     }

@@ -17,7 +17,13 @@ impl Compiler {
         compiled
     }
 
-    pub(super) fn quantifier(&mut self, kind: Macro, range: &Node, body: &Node, span: Span) -> Test {
+    pub(super) fn quantifier(
+        &mut self,
+        kind: Macro,
+        range: &Node,
+        body: &Node,
+        span: Span,
+    ) -> Test {
         let cost = body.size();
         let range = self.term(range);
         let body = self.inside(|compiler| compiler.test(body));
@@ -82,8 +88,9 @@ impl Compiler {
         term(move |frame| {
             let mut made = Vec::new();
             walk(frame, &*range(frame)?, cost, span, |inner, _| {
-                let wanted =
-                    condition.as_ref().map_or(Ok(true), |condition| truth(inner, condition, span))?;
+                let wanted = condition
+                    .as_ref()
+                    .map_or(Ok(true), |condition| truth(inner, condition, span))?;
                 if wanted {
                     inner.base.charge(size_of::<Value>(), span)?;
                     made.push(body(inner)?.into_owned());
@@ -105,7 +112,16 @@ fn walk(
 ) -> Result<(), EvalError> {
     let mut visit = |item: &Value| {
         frame.base.step(cost, span)?;
-        visit(Frame { base: frame.base, local: Some(&Local { value: item, outer: frame.local }) }, item)
+        visit(
+            Frame {
+                base: frame.base,
+                local: Some(&Local {
+                    value: item,
+                    outer: frame.local,
+                }),
+            },
+            item,
+        )
     };
     match range {
         Value::List(items) => {

@@ -97,7 +97,9 @@ impl Compiler {
                 })
             }
             NodeKind::Binary(Binary::Equal, left, right) => self.equality(left, right, false, span),
-            NodeKind::Binary(Binary::NotEqual, left, right) => self.equality(left, right, true, span),
+            NodeKind::Binary(Binary::NotEqual, left, right) => {
+                self.equality(left, right, true, span)
+            }
             NodeKind::Binary(Binary::In, item, list) => self.membership(item, list, span),
             NodeKind::Binary(operator, left, right) if compare::is_order(*operator) => {
                 self.order(*operator, left, right, span)
@@ -107,9 +109,9 @@ impl Compiler {
                 self.text_test(*function, operands, span)
             }
             NodeKind::Matches(text, pattern) => self.matches(text, pattern, span),
-            NodeKind::Macro { kind, range, body, .. } if is_quantifier(*kind) => {
-                self.quantifier(*kind, range, body, span)
-            }
+            NodeKind::Macro {
+                kind, range, body, ..
+            } if is_quantifier(*kind) => self.quantifier(*kind, range, body, span),
             _ => {
                 let value = self.term(node);
                 test(move |frame| match *value_of!(frame, value(frame)) {
@@ -132,7 +134,11 @@ impl Compiler {
                     return decides;
                 }
                 let second = right(frame);
-                if second == decides || first != Tri::Error { second } else { Tri::Error }
+                if second == decides || first != Tri::Error {
+                    second
+                } else {
+                    Tri::Error
+                }
             });
         }
         test(move |frame| {
@@ -159,7 +165,9 @@ impl Compiler {
                 let at = self.constant(value);
                 term(move |frame| Ok(Operand::Borrowed(&frame.base.constants[at])))
             }
-            NodeKind::Connection => term(|frame| owned(frame.base.attributes.connection.to_value())),
+            NodeKind::Connection => {
+                term(|frame| owned(frame.base.attributes.connection.to_value()))
+            }
             NodeKind::Fact(fact) => {
                 let fact = *fact;
                 term(move |frame| owned(frame.base.attributes.connection.get(fact)))
@@ -169,7 +177,12 @@ impl Compiler {
             NodeKind::Call(function, operands) if !functions::is_test(*function) => {
                 self.call(*function, operands, span)
             }
-            NodeKind::Macro { kind, range, condition, body } if !is_quantifier(*kind) => {
+            NodeKind::Macro {
+                kind,
+                range,
+                condition,
+                body,
+            } if !is_quantifier(*kind) => {
                 self.transform(*kind, range, condition.as_deref(), body, span)
             }
             NodeKind::List(items) => self.list(items, span),
@@ -180,7 +193,13 @@ impl Compiler {
             }
             NodeKind::Conditional(condition, yes, no) => {
                 let (condition, yes, no) = (self.test(condition), self.term(yes), self.term(no));
-                term(move |frame| if truth(frame, &condition, span)? { yes(frame) } else { no(frame) })
+                term(move |frame| {
+                    if truth(frame, &condition, span)? {
+                        yes(frame)
+                    } else {
+                        no(frame)
+                    }
+                })
             }
             _ => {
                 let value = self.test(node);
@@ -199,8 +218,9 @@ fn truth(frame: Frame<'_>, test: &Test, span: Span) -> Result<bool, EvalError> {
     match test(frame) {
         Tri::True => Ok(true),
         Tri::False => Ok(false),
-        Tri::Error => {
-            Err(frame.base.last_error().unwrap_or(EvalError { kind: EvalErrorKind::NoOverload, span }))
-        }
+        Tri::Error => Err(frame.base.last_error().unwrap_or(EvalError {
+            kind: EvalErrorKind::NoOverload,
+            span,
+        })),
     }
 }

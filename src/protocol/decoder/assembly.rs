@@ -32,11 +32,19 @@ struct Cut {
 impl Assembly {
     pub(super) fn new(text: bool) -> Self {
         let body = if text {
-            Body::Text { text: String::new(), cut: Cut::default() }
+            Body::Text {
+                text: String::new(),
+                cut: Cut::default(),
+            }
         } else {
             Body::Binary(Vec::new())
         };
-        Self { claimed: 0, frames: 0, body, complete: false }
+        Self {
+            claimed: 0,
+            frames: 0,
+            body,
+            complete: false,
+        }
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -59,7 +67,12 @@ impl Assembly {
                 Ok(())
             }
             Body::Text { text, cut } => {
-                text.reserve_exact(growth(text.len(), text.capacity(), cut.len + piece.len(), limit));
+                text.reserve_exact(growth(
+                    text.len(),
+                    text.capacity(),
+                    cut.len + piece.len(),
+                    limit,
+                ));
                 let piece = cut.complete(text, piece)?;
                 let Err(error) = from_utf8(piece).map(|whole| text.push_str(whole)) else {
                     return Ok(());
@@ -98,7 +111,9 @@ impl Cut {
     fn complete<'p>(&mut self, text: &mut String, piece: &'p [u8]) -> Result<&'p [u8], Violation> {
         let mut rest = piece;
         while self.len > 0 {
-            let Some((next, after)) = rest.split_first() else { break };
+            let Some((next, after)) = rest.split_first() else {
+                break;
+            };
             self.bytes[self.len] = *next;
             self.len += 1;
             rest = after;

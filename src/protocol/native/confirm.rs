@@ -24,7 +24,13 @@ mod tests {
         for offset in [0, 1, u64::MAX] {
             assert_eq!(confirmed(confirm_ping(offset).payload()), Some(offset));
         }
-        for other in [&b""[..], b"stored:", b"stored:1234567", b"stored:123456789", b"other::12345678"] {
+        for other in [
+            &b""[..],
+            b"stored:",
+            b"stored:1234567",
+            b"stored:123456789",
+            b"other::12345678",
+        ] {
             assert_eq!(confirmed(other), None);
         }
     }

@@ -57,7 +57,9 @@ impl<'de> Visitor<'de> for Object {
         let mut fields = SmallVec::<[(Cow<'de, str>, &'de RawValue); 8]>::new();
         while let Some((Text(name), value)) = map.next_entry()? {
             if fields.len() == FIELDS {
-                return Err(A::Error::custom(format!("the message has over {FIELDS} fields")));
+                return Err(A::Error::custom(format!(
+                    "the message has over {FIELDS} fields"
+                )));
             }
             if fields.iter().any(|(known, _)| *known == name) {
                 return Err(A::Error::custom(format!("{} is there twice", cut(&name))));

@@ -67,7 +67,10 @@ pub struct MembersBuilder {
 impl MembersBuilder {
     /// An empty list, which is to have at most `max_bytes` of JSON.
     pub fn new(max_bytes: usize) -> Self {
-        Self { json: vec![b'['], max_bytes }
+        Self {
+            json: vec![b'['],
+            max_bytes,
+        }
     }
 
     /// Adds `member`; false where it does not fit, and is not added.
@@ -92,7 +95,9 @@ impl MembersBuilder {
     pub fn finish(mut self) -> Box<RawValue> {
         self.json.push(b']');
         // Only whole members stand in it, so it is JSON.
-        let json = String::from_utf8(self.json).ok().and_then(|json| RawValue::from_string(json).ok());
+        let json = String::from_utf8(self.json)
+            .ok()
+            .and_then(|json| RawValue::from_string(json).ok());
         json.unwrap_or_else(|| RawValue::NULL.to_owned())
     }
 }
@@ -109,14 +114,21 @@ mod tests {
     const ID: &str = "00000000000000000000000004";
 
     fn member<'a>(user: Option<&'a str>, data: Option<&'a Value>) -> Member<'a> {
-        Member { id: ID.parse().unwrap(), user, data }
+        Member {
+            id: ID.parse().unwrap(),
+            user,
+            data,
+        }
     }
 
     #[test]
     fn a_member_without_a_profile_has_no_data() {
         let profile = Value::from_json(&mut br#"{"a":[1,2.5]}"#.to_vec(), None).unwrap();
         let text = |member| serde_json::to_string(&member).unwrap();
-        assert_eq!(text(member(None, None)), format!(r#"{{"id":"{ID}","user":null}}"#));
+        assert_eq!(
+            text(member(None, None)),
+            format!(r#"{{"id":"{ID}","user":null}}"#)
+        );
         assert_eq!(
             text(member(Some("u"), Some(&profile))),
             format!(r#"{{"id":"{ID}","user":"u","data":{{"a":[1,2.5]}}}}"#)
@@ -134,9 +146,14 @@ mod tests {
             (3 * one.len() + 4, 3),
         ] {
             let mut builder = MembersBuilder::new(max_bytes);
-            let pushed = (0..9).take_while(|_| builder.push(&member(Some("u"), None))).count();
+            let pushed = (0..9)
+                .take_while(|_| builder.push(&member(Some("u"), None)))
+                .count();
             assert_eq!(pushed, count, "{max_bytes}");
-            assert_eq!(builder.finish().get(), format!("[{}]", vec![&*one; count].join(",")));
+            assert_eq!(
+                builder.finish().get(),
+                format!("[{}]", vec![&*one; count].join(","))
+            );
         }
         assert_eq!(MembersBuilder::new(100).finish().get(), "[]");
     }

@@ -11,10 +11,12 @@ pub use self::{
     confirm::{confirm_ping, confirmed},
     members::{Changes, Member, MemberKind, MembersBuilder, MembersPage},
     reply::{
-        JoinAck, Position, Reconnect, Welcome, ack, ack_auth, ack_join, ack_members, ack_position, bye,
-        error, goes_on, joined, left, member, members_changed, pong, welcome,
+        JoinAck, Position, Reconnect, Welcome, ack, ack_auth, ack_join, ack_members, ack_position,
+        bye, error, goes_on, joined, left, member, members_changed, pong, welcome,
     },
-    request::{Call, ClientEvent, Misunderstood, Request, Since, binary_id, id, parse, parse_binary},
+    request::{
+        Call, ClientEvent, Misunderstood, Request, Since, binary_id, id, parse, parse_binary,
+    },
 };
 
 /// The name of the protocol, as `Sec-WebSocket-Protocol` and `connection.protocol` have it.

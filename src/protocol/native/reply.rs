@@ -143,7 +143,11 @@ impl<'a> Ack<'a> {
 
     fn at(self, position: Option<&'a Position>) -> Self {
         let (epoch, offset) = parts(position);
-        Self { epoch, offset, ..self }
+        Self {
+            epoch,
+            offset,
+            ..self
+        }
     }
 
     fn with(self, page: &'a MembersPage) -> Self {
@@ -158,7 +162,9 @@ impl<'a> Ack<'a> {
 }
 
 fn parts(position: Option<&Position>) -> (Option<&str>, Option<u64>) {
-    position.map(|position| (&*position.epoch, position.offset)).unzip()
+    position
+        .map(|position| (&*position.epoch, position.offset))
+        .unzip()
 }
 
 fn frame(reply: &Reply<'_>) -> Frame {
@@ -174,14 +180,24 @@ pub fn welcome(welcome: &Welcome<'_>) -> Frame {
 /// Says that the client is a member of `channel` without having asked; `position` where it has history.
 pub fn joined(channel: &str, position: Option<&Position>) -> Frame {
     let (epoch, offset) = parts(position);
-    frame(&Reply::Joined { channel, epoch, offset, recovered: None })
+    frame(&Reply::Joined {
+        channel,
+        epoch,
+        offset,
+        recovered: None,
+    })
 }
 
 /// Says to a member of `channel` that its history goes on from `position` in another epoch; whether that is all that
 /// comes after what the member has.
 pub fn goes_on(channel: &str, position: &Position, recovered: bool) -> Frame {
     let (epoch, offset) = parts(Some(position));
-    frame(&Reply::Joined { channel, epoch, offset, recovered: Some(recovered) })
+    frame(&Reply::Joined {
+        channel,
+        epoch,
+        offset,
+        recovered: Some(recovered),
+    })
 }
 
 /// Says that the client is no member of `channel` any more, without having asked.
@@ -200,14 +216,31 @@ pub fn member(
     previous: Option<ConnectionId>,
 ) -> Frame {
     let previous = previous.map(|id| id.to_string());
-    frame(&Reply::Member { kind, channel, member, user_connections, previous: previous.as_deref() })
+    frame(&Reply::Member {
+        kind,
+        channel,
+        member,
+        user_connections,
+        previous: previous.as_deref(),
+    })
 }
 
 /// Says how often what became of the members of `channel`, where telling each would be too much; `count` members
 /// and `users` are left.
 pub fn members_changed(channel: &str, changes: &Changes, count: u64, users: u64) -> Frame {
-    let Changes { joined, left, updated } = *changes;
-    frame(&Reply::Members { channel, joined, left, updated, count, users })
+    let Changes {
+        joined,
+        left,
+        updated,
+    } = *changes;
+    frame(&Reply::Members {
+        channel,
+        joined,
+        left,
+        updated,
+        count,
+        users,
+    })
 }
 
 /// The answer to a request that needs no more than to be known done.
@@ -217,12 +250,19 @@ pub fn ack(id: &RawValue) -> Frame {
 
 /// The answer to an `auth` that carried an `id`.
 pub fn ack_auth(id: &RawValue, user: &str, expires_at: Option<u64>) -> Frame {
-    frame(&Reply::Ack(Ack { user: Some(user), expires_at, ..Ack::new(id) }))
+    frame(&Reply::Ack(Ack {
+        user: Some(user),
+        expires_at,
+        ..Ack::new(id)
+    }))
 }
 
 /// The answer to `join`.
 pub fn ack_join(id: &RawValue, join: &JoinAck<'_>) -> Frame {
-    let ack = Ack { recovered: join.recovered, ..Ack::new(id).at(join.position) };
+    let ack = Ack {
+        recovered: join.recovered,
+        ..Ack::new(id).at(join.position)
+    };
     frame(&Reply::Ack(match join.members {
         Some(page) => ack.with(page),
         None => ack,
@@ -251,7 +291,11 @@ pub fn pong() -> Frame {
 
 /// The last message before the server closes a connection on leaving.
 pub fn bye(code: u16, reason: &str, reconnect_in_ms: u64) -> Frame {
-    frame(&Reply::Bye { code, reason, reconnect_in_ms })
+    frame(&Reply::Bye {
+        code,
+        reason,
+        reconnect_in_ms,
+    })
 }
 
 #[cfg(test)]
@@ -271,16 +315,28 @@ mod tests {
     }
 
     fn position() -> Position {
-        Position { epoch: "e".into(), offset: 12 }
+        Position {
+            epoch: "e".into(),
+            offset: 12,
+        }
     }
 
     #[test]
     fn plain_replies_have_the_shape_of_the_protocol() {
         says(&pong(), r#"{"op":"pong"}"#);
         says(&ack(&raw("1")), r#"{"op":"ack","id":1}"#);
-        says(&ack_auth(&raw("1"), "u", Some(5)), r#"{"op":"ack","id":1,"user":"u","expires_at":5}"#);
-        says(&error(None, "c", "m"), r#"{"op":"error","code":"c","message":"m"}"#);
-        says(&error(Some(&raw(r#""x""#)), "c", "m"), r#"{"op":"error","id":"x","code":"c","message":"m"}"#);
+        says(
+            &ack_auth(&raw("1"), "u", Some(5)),
+            r#"{"op":"ack","id":1,"user":"u","expires_at":5}"#,
+        );
+        says(
+            &error(None, "c", "m"),
+            r#"{"op":"error","code":"c","message":"m"}"#,
+        );
+        says(
+            &error(Some(&raw(r#""x""#)), "c", "m"),
+            r#"{"op":"error","id":"x","code":"c","message":"m"}"#,
+        );
         says(
             &bye(4200, "draining", 5),
             r#"{"op":"bye","code":4200,"reason":"draining","reconnect_in_ms":5}"#,
@@ -289,14 +345,33 @@ mod tests {
 
     #[test]
     fn a_welcome_says_how_to_come_back() {
-        let reconnect = Reconnect { min_ms: 1, max_ms: 2, resume_ms: 3 };
+        let reconnect = Reconnect {
+            min_ms: 1,
+            max_ms: 2,
+            resume_ms: 3,
+        };
         let connection = CONNECTION.parse().unwrap();
-        let fresh = Welcome { connection, user: None, heartbeat: 25, resumed: None, reconnect };
-        let (head, tail) =
-            (r#"{"op":"welcome","connection":"#, r#""reconnect":{"min_ms":1,"max_ms":2,"resume_ms":3}}"#);
-        says(&welcome(&fresh), &format!(r#"{head}"{CONNECTION}","user":null,"heartbeat":25,{tail}"#));
+        let fresh = Welcome {
+            connection,
+            user: None,
+            heartbeat: 25,
+            resumed: None,
+            reconnect,
+        };
+        let (head, tail) = (
+            r#"{"op":"welcome","connection":"#,
+            r#""reconnect":{"min_ms":1,"max_ms":2,"resume_ms":3}}"#,
+        );
         says(
-            &welcome(&Welcome { user: Some("u"), resumed: Some(false), ..fresh }),
+            &welcome(&fresh),
+            &format!(r#"{head}"{CONNECTION}","user":null,"heartbeat":25,{tail}"#),
+        );
+        says(
+            &welcome(&Welcome {
+                user: Some("u"),
+                resumed: Some(false),
+                ..fresh
+            }),
             &format!(r#"{head}"{CONNECTION}","user":"u","heartbeat":25,"resumed":false,{tail}"#),
         );
     }
@@ -304,7 +379,10 @@ mod tests {
     #[test]
     fn channels_that_were_not_asked_for_are_told() {
         says(&joined("c", None), r#"{"op":"joined","channel":"c"}"#);
-        says(&joined("c", Some(&position())), r#"{"op":"joined","channel":"c","epoch":"e","offset":12}"#);
+        says(
+            &joined("c", Some(&position())),
+            r#"{"op":"joined","channel":"c","epoch":"e","offset":12}"#,
+        );
         says(
             &goes_on("c", &position(), true),
             r#"{"op":"joined","channel":"c","epoch":"e","offset":12,"recovered":true}"#,
@@ -315,9 +393,21 @@ mod tests {
     #[test]
     fn acks_carry_what_there_is() {
         let (id, position) = (raw("1"), position());
-        let page = MembersPage { members: raw("[{}]"), count: 3, users: 2, cursor: Some("x".to_owned()) };
-        says(&ack_join(&id, &JoinAck::default()), r#"{"op":"ack","id":1}"#);
-        let join = JoinAck { position: Some(&position), recovered: Some(true), members: Some(&page) };
+        let page = MembersPage {
+            members: raw("[{}]"),
+            count: 3,
+            users: 2,
+            cursor: Some("x".to_owned()),
+        };
+        says(
+            &ack_join(&id, &JoinAck::default()),
+            r#"{"op":"ack","id":1}"#,
+        );
+        let join = JoinAck {
+            position: Some(&position),
+            recovered: Some(true),
+            members: Some(&page),
+        };
         says(
             &ack_join(&id, &join),
             concat!(
@@ -326,30 +416,57 @@ mod tests {
             ),
         );
         says(
-            &ack_members(&id, &MembersPage { cursor: None, ..page }),
+            &ack_members(
+                &id,
+                &MembersPage {
+                    cursor: None,
+                    ..page
+                },
+            ),
             r#"{"op":"ack","id":1,"members":[{}],"count":3,"users":2}"#,
         );
         says(&ack_position(&id, None), r#"{"op":"ack","id":1}"#);
-        says(&ack_position(&id, Some(&position)), r#"{"op":"ack","id":1,"epoch":"e","offset":12}"#);
+        says(
+            &ack_position(&id, Some(&position)),
+            r#"{"op":"ack","id":1,"epoch":"e","offset":12}"#,
+        );
     }
 
     #[test]
     fn members_are_told_one_by_one_or_counted() {
         let id = CONNECTION.parse().unwrap();
-        let one = Member { id, user: Some("u"), data: None };
+        let one = Member {
+            id,
+            user: Some("u"),
+            data: None,
+        };
         let (head, tail) = (
             r#""channel":"c","member":{"id":"00000000000000000000000004","user":"u"}"#,
             r#""previous":"00000000000000000000000004"}"#,
         );
-        for (kind, name) in
-            [(MemberKind::Joined, "joined"), (MemberKind::Left, "left"), (MemberKind::Updated, "updated")]
-        {
+        for (kind, name) in [
+            (MemberKind::Joined, "joined"),
+            (MemberKind::Left, "left"),
+            (MemberKind::Updated, "updated"),
+        ] {
             let head = format!(r#"{{"op":"member","kind":"{name}",{head},"user_connections":2"#);
             says(&member(kind, "c", &one, 2, None), &format!("{head}}}"));
-            says(&member(kind, "c", &one, 2, Some(id)), &format!("{head},{tail}"));
+            says(
+                &member(kind, "c", &one, 2, Some(id)),
+                &format!("{head},{tail}"),
+            );
         }
         says(
-            &members_changed("c", &Changes { joined: 12, left: 3, updated: 1 }, 200, 180),
+            &members_changed(
+                "c",
+                &Changes {
+                    joined: 12,
+                    left: 3,
+                    updated: 1,
+                },
+                200,
+                180,
+            ),
             r#"{"op":"members","channel":"c","joined":12,"left":3,"updated":1,"count":200,"users":180}"#,
         );
     }

@@ -130,18 +130,28 @@ struct Refusal {
 
 impl Refusal {
     fn under(self, id: Option<&RawValue>) -> Misunderstood<'_> {
-        Misunderstood::Refused { id, code: self.code, message: self.message }
+        Misunderstood::Refused {
+            id,
+            code: self.code,
+            message: self.message,
+        }
     }
 }
 
 impl From<EventError> for Refusal {
     fn from(error: EventError) -> Self {
-        Self { code: error.code(), message: error.to_string() }
+        Self {
+            code: error.code(),
+            message: error.to_string(),
+        }
     }
 }
 
 fn bad(message: impl Into<String>) -> Refusal {
-    Refusal { code: "bad_message", message: message.into() }
+    Refusal {
+        code: "bad_message",
+        message: message.into(),
+    }
 }
 
 /// Longest `id`, in bytes of JSON.
@@ -181,7 +191,10 @@ pub fn id(text: &str) -> Option<&RawValue> {
     if !is_object(text) {
         return None;
     }
-    serde_json::from_str::<Id<'_>>(text).ok()?.id.filter(|id| is_id(id))
+    serde_json::from_str::<Id<'_>>(text)
+        .ok()?
+        .id
+        .filter(|id| is_id(id))
 }
 
 /// The `id` of a binary message, whatever else it says.
@@ -191,14 +204,18 @@ pub fn binary_id(bytes: &[u8]) -> Option<&RawValue> {
 
 /// The header of a binary message and what follows it.
 fn split(bytes: &[u8]) -> Result<(&str, &[u8]), &'static str> {
-    let [version, high, low, rest @ ..] = bytes else { return Err("the binary message is cut short") };
+    let [version, high, low, rest @ ..] = bytes else {
+        return Err("the binary message is cut short");
+    };
     if *version != 1 {
         return Err("a binary message begins with the version byte 1");
     }
     let length = usize::from(u16::from_be_bytes([*high, *low]));
-    let (header, bytes) =
-        rest.split_at_checked(length).ok_or("the binary message is shorter than its header says")?;
-    let header = str::from_utf8(header).map_err(|_| "the header of the binary message is not UTF-8")?;
+    let (header, bytes) = rest
+        .split_at_checked(length)
+        .ok_or("the binary message is shorter than its header says")?;
+    let header =
+        str::from_utf8(header).map_err(|_| "the header of the binary message is not UTF-8")?;
     Ok((header, bytes))
 }
 
@@ -224,9 +241,15 @@ fn understand<'a>(text: &'a str, bytes: Option<&'a [u8]>) -> Result<Call<'a>, Mi
 }
 
 fn request<'a>(mut fields: Fields<'a>, bytes: Option<&'a [u8]>) -> Result<Request<'a>, Refusal> {
-    let Some(op) = fields.take("op") else { return Err(bad("the message has no op")) };
+    let Some(op) = fields.take("op") else {
+        return Err(bad("the message has no op"));
+    };
     let op = text(op).ok_or_else(|| bad("op must be a string"))?;
-    let mut reader = Reader { op: &op, fields, bytes };
+    let mut reader = Reader {
+        op: &op,
+        fields,
+        bytes,
+    };
     let request = reader.request()?;
     if let Some(name) = reader.fields.left_over() {
         return Err(bad(format!("{op} takes no {}", cut(name))));
@@ -246,13 +269,18 @@ fn is_null(raw: &RawValue) -> bool {
 }
 
 fn is_id(id: &RawValue) -> bool {
-    id.get().len() <= ID_BYTES && id.get().starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit())
+    id.get().len() <= ID_BYTES
+        && id
+            .get()
+            .starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit())
 }
 
 /// What serde says, without the place and cut short: it repeats what the client made up.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
+    let what = text
+        .rsplit_once(" at line ")
+        .map_or(&*text, |(what, _)| what);
     what.chars().take(MESSAGE_CHARS).collect()
 }
 
@@ -270,33 +298,58 @@ struct Reader<'o, 'a> {
 impl<'a> Reader<'_, 'a> {
     fn request(&mut self) -> Result<Request<'a>, Refusal> {
         Ok(match self.op {
-            "auth" => Request::Auth { token: self.text("token")? },
+            "auth" => Request::Auth {
+                token: self.text("token")?,
+            },
             "ping" => Request::Ping,
             "join" => Request::Join {
                 channel: self.channel()?,
                 members: self.flag("members")?.unwrap_or(false),
                 since: self.since()?,
             },
-            "leave" => Request::Leave { channel: self.channel()? },
-            "update" => Request::Update { data: self.profile()? },
+            "leave" => Request::Leave {
+                channel: self.channel()?,
+            },
+            "update" => Request::Update {
+                data: self.profile()?,
+            },
             "members" => Request::Members {
                 channel: self.channel()?,
-                cursor: self.optional("cursor").map(|raw| string("cursor", raw)).transpose()?,
+                cursor: self
+                    .optional("cursor")
+                    .map(|raw| string("cursor", raw))
+                    .transpose()?,
                 limit: self.limit()?,
             },
-            "send" => Request::Send { channel: self.channel()?, message: self.echoed_event()? },
-            "broadcast" => Request::Broadcast { message: self.echoed_event()? },
-            "publish" => Request::Publish { users: self.users()?, message: self.echoed_event()? },
-            "call" => Request::Call { name: self.text("name")?, data: self.data() },
+            "send" => Request::Send {
+                channel: self.channel()?,
+                message: self.echoed_event()?,
+            },
+            "broadcast" => Request::Broadcast {
+                message: self.echoed_event()?,
+            },
+            "publish" => Request::Publish {
+                users: self.users()?,
+                message: self.echoed_event()?,
+            },
+            "call" => Request::Call {
+                name: self.text("name")?,
+                data: self.data(),
+            },
             op => {
                 let message = format!("there is no op \"{}\"", cut(op));
-                return Err(Refusal { code: "unknown_op", message });
+                return Err(Refusal {
+                    code: "unknown_op",
+                    message,
+                });
             }
         })
     }
 
     fn needed(&mut self, name: &'static str) -> Result<&'a RawValue, Refusal> {
-        self.fields.take(name).ok_or_else(|| bad(format!("{} needs {name}", self.op)))
+        self.fields
+            .take(name)
+            .ok_or_else(|| bad(format!("{} needs {name}", self.op)))
     }
 
     fn optional(&mut self, name: &str) -> Option<&'a RawValue> {
@@ -323,12 +376,18 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn limit(&mut self) -> Result<Option<usize>, Refusal> {
-        let Some(raw) = self.optional("limit") else { return Ok(None) };
-        serde_json::from_str(raw.get()).map(Some).map_err(|_| bad("limit must be a whole number"))
+        let Some(raw) = self.optional("limit") else {
+            return Ok(None);
+        };
+        serde_json::from_str(raw.get())
+            .map(Some)
+            .map_err(|_| bad("limit must be a whole number"))
     }
 
     fn since(&mut self) -> Result<Option<Since>, Refusal> {
-        self.optional("since").map(|raw| object("since", raw)).transpose()
+        self.optional("since")
+            .map(|raw| object("since", raw))
+            .transpose()
     }
 
     fn users(&mut self) -> Result<Vec<String>, Refusal> {
@@ -341,13 +400,19 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn profile(&mut self) -> Result<&'a RawValue, Refusal> {
-        let data = self.fields.take("data").filter(|raw| is_null(raw) || is_object(raw.get()));
+        let data = self
+            .fields
+            .take("data")
+            .filter(|raw| is_null(raw) || is_object(raw.get()));
         data.ok_or_else(|| bad("update needs data, an object or null"))
     }
 
     fn echoed_event(&mut self) -> Result<ClientEvent<'a>, Refusal> {
         let echo = self.flag("echo")?;
-        Ok(ClientEvent { echo, ..self.event()? })
+        Ok(ClientEvent {
+            echo,
+            ..self.event()?
+        })
     }
 
     fn event(&mut self) -> Result<ClientEvent<'a>, Refusal> {
@@ -355,12 +420,22 @@ impl<'a> Reader<'_, 'a> {
         let data = match self.bytes.take() {
             None => Data::Json(self.data()),
             Some(_) if self.fields.take("data").is_some() => {
-                return Err(bad("a binary message has its data behind the header, not in it"));
+                return Err(bad(
+                    "a binary message has its data behind the header, not in it",
+                ));
             }
             Some(bytes) => Data::Bytes(Cow::Borrowed(bytes)),
         };
-        let except = self.fields.take("except").map(|raw| object("except", raw)).transpose()?;
-        Ok(ClientEvent { event: Event::new(name, data)?, echo: None, except: except.unwrap_or_default() })
+        let except = self
+            .fields
+            .take("except")
+            .map(|raw| object("except", raw))
+            .transpose()?;
+        Ok(ClientEvent {
+            event: Event::new(name, data)?,
+            echo: None,
+            except: except.unwrap_or_default(),
+        })
     }
 }
 
@@ -373,7 +448,8 @@ fn object<'a, T: Deserialize<'a>>(name: &str, raw: &'a RawValue) -> Result<T, Re
     if !is_object(raw.get()) {
         return Err(bad(format!("{name} must be an object")));
     }
-    serde_json::from_str(raw.get()).map_err(|error| bad(format!("{name}: {}", without_place(&error))))
+    serde_json::from_str(raw.get())
+        .map_err(|error| bad(format!("{name}: {}", without_place(&error))))
 }
 
 #[cfg(test)]

@@ -28,14 +28,24 @@ impl Replicated {
     /// Cuts the replica off once it has all that was written so far: both stay up, and it gets nothing more. The primary
     /// serves those who are connected, and nobody else.
     pub fn cut_off(&self) -> io::Result<()> {
-        let written = self.primary.info("master_repl_offset")?.parse::<u64>().unwrap_or(u64::MAX);
+        let written = self
+            .primary
+            .info("master_repl_offset")?
+            .parse::<u64>()
+            .unwrap_or(u64::MAX);
         wait_until("the replica has what was written", || {
-            Ok(self.replica.info("slave_repl_offset")?.parse::<u64>().is_ok_and(|has| has >= written))
+            Ok(self
+                .replica
+                .info("slave_repl_offset")?
+                .parse::<u64>()
+                .is_ok_and(|has| has >= written))
         })?;
         // Without the password the replica cannot come back; who set it may go on.
         let mut primary = Resp::connect(self.primary.address())?;
         primary.call(&["CONFIG", "SET", "requirepass", "for nobody"])?;
-        primary.call(&["CLIENT", "KILL", "TYPE", "replica"]).map(|_| ())
+        primary
+            .call(&["CLIENT", "KILL", "TYPE", "replica"])
+            .map(|_| ())
     }
 }
 
@@ -59,8 +69,14 @@ impl RedisCluster {
         let mut buses = Vec::new();
         for _ in 0..PRIMARIES * 2 {
             let bus = free_port()?.to_string();
-            let cluster =
-                ["--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-port", &bus];
+            let cluster = [
+                "--cluster-enabled",
+                "yes",
+                "--cluster-node-timeout",
+                "1500",
+                "--cluster-port",
+                &bus,
+            ];
             nodes.push(RedisServer::start_with(&[&AT_ONCE[..], &cluster].concat())?);
             buses.push(bus);
         }
@@ -81,7 +97,9 @@ impl RedisCluster {
         for replica in &cluster.nodes[PRIMARIES..] {
             wait_until("the replica follows", || replica.follows())?;
         }
-        cluster.wait_for("the cluster serves", |info| info.contains("cluster_state:ok"))?;
+        cluster.wait_for("the cluster serves", |info| {
+            info.contains("cluster_state:ok")
+        })?;
         Ok(cluster)
     }
 
@@ -101,7 +119,9 @@ impl RedisCluster {
     /// Waits until `CLUSTER INFO` of every node that runs satisfies `is_true`.
     fn wait_for(&self, what: &str, is_true: impl Fn(&str) -> bool) -> io::Result<()> {
         for node in self.nodes.iter().filter(|node| node.id().is_some()) {
-            wait_until(what, || Ok(is_true(&node.call(&["CLUSTER", "INFO"])?.text())))?;
+            wait_until(what, || {
+                Ok(is_true(&node.call(&["CLUSTER", "INFO"])?.text()))
+            })?;
         }
         Ok(())
     }
@@ -115,7 +135,10 @@ impl RedisCluster {
     pub fn busiest(&self) -> io::Result<usize> {
         let mut most = (0, 0);
         for at in 0..PRIMARIES {
-            let channels = self.nodes[at].call(&["PUBSUB", "SHARDCHANNELS"])?.items().len();
+            let channels = self.nodes[at]
+                .call(&["PUBSUB", "SHARDCHANNELS"])?
+                .items()
+                .len();
             if channels > most.1 {
                 most = (at, channels);
             }
@@ -136,8 +159,12 @@ impl RedisCluster {
     }
 
     fn wait_for_takeover(&self, at: usize) -> io::Result<()> {
-        wait_until("the replica takes over", || self.nodes[at + PRIMARIES].is_primary())?;
-        self.wait_for("the cluster serves again", |info| info.contains("cluster_state:ok"))
+        wait_until("the replica takes over", || {
+            self.nodes[at + PRIMARIES].is_primary()
+        })?;
+        self.wait_for("the cluster serves again", |info| {
+            info.contains("cluster_state:ok")
+        })
     }
 }
 
@@ -158,10 +185,13 @@ impl Sentinels {
              sentinel down-after-milliseconds {SERVICE} 1000\n\
              sentinel failover-timeout {SERVICE} 5000\n"
         );
-        let sentinels =
-            (0..3).map(|_| RedisServer::start_sentinel(&lines)).collect::<io::Result<Vec<_>>>()?;
+        let sentinels = (0..3)
+            .map(|_| RedisServer::start_sentinel(&lines))
+            .collect::<io::Result<Vec<_>>>()?;
         for sentinel in &sentinels {
-            let known = |what| Ok::<_, io::Error>(sentinel.call(&["SENTINEL", what, SERVICE])?.items().len());
+            let known = |what| {
+                Ok::<_, io::Error>(sentinel.call(&["SENTINEL", what, SERVICE])?.items().len())
+            };
             wait_until("the sentinels know each other", || {
                 Ok(known("REPLICAS")? == 1 && known("SENTINELS")? == 2)
             })?;
@@ -177,7 +207,12 @@ impl Sentinels {
     /// What a sentinel says where the primary is.
     pub fn primary(&self) -> io::Result<String> {
         let place = self.sentinels[0].call(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE])?;
-        Ok(place.items().iter().map(Reply::text).collect::<Vec<_>>().join(":"))
+        Ok(place
+            .items()
+            .iter()
+            .map(Reply::text)
+            .collect::<Vec<_>>()
+            .join(":"))
     }
 
     /// Kills the primary, and waits until the replica is one and every sentinel says so.
@@ -190,6 +225,8 @@ impl Sentinels {
                 Ok(place.items().get(1).is_some_and(|at| at.text() == port))
             })?;
         }
-        wait_until("the replica takes over", || self.servers.replica.is_primary())
+        wait_until("the replica takes over", || {
+            self.servers.replica.is_primary()
+        })
     }
 }

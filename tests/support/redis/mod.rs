@@ -1,7 +1,12 @@
 //! Real Redis servers on free ports in folders of their own, killed when dropped, and a proxy that can freeze.
 //!
 //! Tests and the load-test harness share it, so it knows only the standard library and signals.
-#![allow(dead_code, unreachable_pub, unused_imports, reason = "each program uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each program uses its part"
+)]
 
 mod folder;
 mod groups;
@@ -36,7 +41,9 @@ pub fn wait_until(what: &str, mut is_true: impl FnMut() -> io::Result<bool>) -> 
             return Ok(());
         }
         if start.elapsed() > PATIENCE {
-            let why = seen.err().map_or_else(String::new, |error| format!(": {error}"));
+            let why = seen
+                .err()
+                .map_or_else(String::new, |error| format!(": {error}"));
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("{what}: not within {PATIENCE:?}{why}"),

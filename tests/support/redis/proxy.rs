@@ -50,7 +50,10 @@ impl Shared {
     fn wait(&self, number: u64) -> bool {
         let mut state = self.state();
         while !state.is_over && number < state.frozen_below {
-            state = self.thawed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .thawed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         !state.is_over
     }
@@ -62,8 +65,18 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", free_port()?))?;
         let address = listener.local_addr()?;
         let (next, frozen_below, is_over, open, received) = (0, 0, false, HashMap::new(), 0);
-        let state = State { upstream, next, frozen_below, is_over, open, received };
-        let shared = Arc::new(Shared { state: Mutex::new(state), thawed: Condvar::new() });
+        let state = State {
+            upstream,
+            next,
+            frozen_below,
+            is_over,
+            open,
+            received,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            thawed: Condvar::new(),
+        });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || accept(&listener, &accepting));
         Ok(Self { address, shared })

@@ -115,7 +115,10 @@ impl Resp {
             },
             "*" => match usize::try_from(number()?) {
                 Err(_) => Ok(Reply::Nil),
-                Ok(length) => (0..length).map(|_| self.read()).collect::<io::Result<_>>().map(Reply::List),
+                Ok(length) => (0..length)
+                    .map(|_| self.read())
+                    .collect::<io::Result<_>>()
+                    .map(Reply::List),
             },
             _ => Err(bad()),
         }

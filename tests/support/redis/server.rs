@@ -75,7 +75,10 @@ impl RedisServer {
             let mut server = Self {
                 child: None,
                 port: free_port()?,
-                arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+                arguments: arguments
+                    .iter()
+                    .map(|&argument| argument.to_owned())
+                    .collect(),
                 sentinel: sentinel.map(str::to_owned),
                 folder: Folder::new("redis")?,
             };
@@ -111,12 +114,18 @@ impl RedisServer {
     pub fn restart(&mut self) -> io::Result<()> {
         self.kill()?;
         let mut command = self.command()?;
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
         // Another server may have taken the port, and would answer in its place.
         let own = format!("process_id:{}\r\n", child.id());
         self.child = Some(child);
         wait_until("redis-server answers", || {
-            let Some(child) = &mut self.child else { return Ok(true) };
+            let Some(child) = &mut self.child else {
+                return Ok(true);
+            };
             if child.try_wait()?.is_some() {
                 self.child = None;
                 return Ok(true);
@@ -128,7 +137,10 @@ impl RedisServer {
         if self.child.is_some() {
             return Ok(());
         }
-        Err(io::Error::other(format!("redis-server ended at once; it has logged:\n{}", self.log())))
+        Err(io::Error::other(format!(
+            "redis-server ended at once; it has logged:\n{}",
+            self.log()
+        )))
     }
 
     fn command(&self) -> io::Result<Command> {
@@ -136,13 +148,25 @@ impl RedisServer {
         let (port, folder) = (self.port, self.folder.path());
         if let Some(lines) = &self.sentinel {
             let file = folder.join("sentinel.conf");
-            let place = format!("port {port}\nbind 127.0.0.1\nprotected-mode no\ndir {}\n", folder.display());
+            let place = format!(
+                "port {port}\nbind 127.0.0.1\nprotected-mode no\ndir {}\n",
+                folder.display()
+            );
             fs::write(&file, format!("{place}logfile server.log\n{lines}"))?;
             command.arg(file).arg("--sentinel");
             return Ok(command);
         }
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--protected-mode", "no"]);
-        command.args(["--save", "", "--logfile", "server.log", "--dir"]).arg(folder);
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--protected-mode",
+            "no",
+        ]);
+        command
+            .args(["--save", "", "--logfile", "server.log", "--dir"])
+            .arg(folder);
         command.args(&self.arguments);
         Ok(command)
     }
@@ -154,7 +178,9 @@ impl RedisServer {
 
     /// Ends it at once, as a crash does. Nothing happens if it has ended.
     pub fn kill(&mut self) -> io::Result<()> {
-        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
         // Fails only if it has ended.
         let _ = child.kill();
         child.wait().map(|_| ())
@@ -163,7 +189,9 @@ impl RedisServer {
     /// Lets it end by itself.
     pub fn stop(&mut self) -> io::Result<()> {
         self.signal(Signal::TERM)?;
-        self.child.take().map_or(Ok(()), |mut child| child.wait().map(|_| ()))
+        self.child
+            .take()
+            .map_or(Ok(()), |mut child| child.wait().map(|_| ()))
     }
 
     /// Stops its execution: its connections stay open, and nothing is answered.
@@ -198,7 +226,11 @@ impl RedisServer {
 
     /// Makes it a replica of `primary`, and waits until it has its data and follows it.
     pub fn follow(&self, primary: SocketAddr) -> io::Result<()> {
-        self.call(&["REPLICAOF", &primary.ip().to_string(), &primary.port().to_string()])?;
+        self.call(&[
+            "REPLICAOF",
+            &primary.ip().to_string(),
+            &primary.port().to_string(),
+        ])?;
         wait_until("the replica follows", || self.follows())
     }
 
@@ -210,7 +242,10 @@ impl RedisServer {
     /// Whether it is a primary.
     pub fn is_primary(&self) -> io::Result<bool> {
         let role = self.call(&["ROLE"])?;
-        Ok(role.items().first().is_some_and(|role| role.text() == "master"))
+        Ok(role
+            .items()
+            .first()
+            .is_some_and(|role| role.text() == "master"))
     }
 
     /// Whether it is a replica that is up to its primary.
@@ -224,8 +259,12 @@ impl RedisServer {
     /// What `INFO` says of `field`.
     pub fn info(&self, field: &str) -> io::Result<String> {
         let info = self.call(&["INFO"])?.text();
-        let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        value.map(str::to_owned).ok_or_else(|| io::Error::other(format!("INFO has no {field}")))
+        let value = info
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value
+            .map(str::to_owned)
+            .ok_or_else(|| io::Error::other(format!("INFO has no {field}")))
     }
 }
 

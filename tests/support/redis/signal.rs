@@ -9,5 +9,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 pub fn pause_process(child: Pid) -> io::Result<()> {
     kill_process(child, Signal::STOP)?;
     let stopped = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    waitid(WaitId::Pid(child), stopped).map(|_| ()).map_err(io::Error::from)
+    waitid(WaitId::Pid(child), stopped)
+        .map(|_| ())
+        .map_err(io::Error::from)
 }

@@ -5,7 +5,11 @@ use super::*;
 /// Lets another primary keep everything, or the same one in another life.
 fn change_primary(server: &Server, node: &Node, id: &str) {
     let key = String::from_utf8(node.bus.primary_key(&home(&channel("any")))).unwrap();
-    assert_eq!(server.ask(&["exists", &key]), Value::Int(1), "the node has noted the primary");
+    assert_eq!(
+        server.ask(&["exists", &key]),
+        Value::Int(1),
+        "the node has noted the primary"
+    );
     server.ask(&["set", &key, id]);
 }
 
@@ -25,20 +29,45 @@ async fn a_history_goes_on_in_a_new_epoch_at_another_primary() {
     let before = fill(&node.store, &room, &KEEP, 3).await;
     assert_eq!(
         append(&node, &room).await,
-        Position { offset: 4, ..before },
+        Position {
+            offset: 4,
+            ..before
+        },
         "the same primary, the same epoch"
     );
     change_primary(&server, &node, "other");
-    assert_eq!(node.position(&room, &KEEP).await.unwrap(), Position { offset: 4, ..before });
-    assert_eq!(proven(&node, &room, before.epoch, 4).await, (true, vec![]), "nothing came since");
+    assert_eq!(
+        node.position(&room, &KEEP).await.unwrap(),
+        Position {
+            offset: 4,
+            ..before
+        }
+    );
+    assert_eq!(
+        proven(&node, &room, before.epoch, 4).await,
+        (true, vec![]),
+        "nothing came since"
+    );
     let after = append(&node, &room).await;
     assert_eq!((after.epoch == before.epoch, after.offset), (false, 5));
     assert_eq!(append(&node, &room).await, Position { offset: 6, ..after });
-    assert_eq!(proven(&node, &room, before.epoch, 2).await, (true, vec![3, 4, 5, 6]));
-    assert_eq!(proven(&node, &room, before.epoch, 4).await, (true, vec![5, 6]));
-    assert_eq!(proven(&node, &room, before.epoch, 5).await, (false, vec![1, 2, 3, 4, 5, 6]));
+    assert_eq!(
+        proven(&node, &room, before.epoch, 2).await,
+        (true, vec![3, 4, 5, 6])
+    );
+    assert_eq!(
+        proven(&node, &room, before.epoch, 4).await,
+        (true, vec![5, 6])
+    );
+    assert_eq!(
+        proven(&node, &room, before.epoch, 5).await,
+        (false, vec![1, 2, 3, 4, 5, 6])
+    );
     assert_eq!(proven(&node, &room, after.epoch, 5).await, (true, vec![6]));
-    assert!(!proven(&node, &room, Epoch::random(), 0).await.0, "nobody goes on from there");
+    assert!(
+        !proven(&node, &room, Epoch::random(), 0).await.0,
+        "nobody goes on from there"
+    );
 }
 
 #[tokio::test]
@@ -54,12 +83,24 @@ async fn offsets_that_are_given_out_once_more_are_of_another_epoch() {
     change_primary(&server, &publisher, "other");
     let anew = fill(&stranger.store, &room, &KEEP, 4).await;
     assert_eq!((anew.epoch == lost.epoch, anew.offset), (false, 7));
-    assert_eq!(proven(&stranger, &room, lost.epoch, 3).await, (true, vec![4, 5, 6, 7]));
+    assert_eq!(
+        proven(&stranger, &room, lost.epoch, 3).await,
+        (true, vec![4, 5, 6, 7])
+    );
     for offset in [4, 5, 6, 7] {
-        assert!(!proven(&stranger, &room, lost.epoch, offset).await.0, "{offset} was another event then");
+        assert!(
+            !proven(&stranger, &room, lost.epoch, offset).await.0,
+            "{offset} was another event then"
+        );
     }
-    let missed = publisher.since(&room, &KEEP, Some(&lost.epoch.to_string()), 5).await.unwrap();
-    assert_eq!((missed.recovered, missed.shared, missed.position), (false, 3, anew));
+    let missed = publisher
+        .since(&room, &KEEP, Some(&lost.epoch.to_string()), 5)
+        .await
+        .unwrap();
+    assert_eq!(
+        (missed.recovered, missed.shared, missed.position),
+        (false, 3, anew)
+    );
     for node in [&publisher, &stranger] {
         let (recovered, kept) = proven(node, &room, lost.epoch, 3).await;
         assert!(!recovered, "4 and 5 were seen, and are gone");
@@ -80,7 +121,11 @@ async fn the_last_four_numberings_are_gone_on_from() {
     }
     for (at, Position { epoch, offset }) in positions.into_iter().enumerate() {
         let later = if at == 0 { 1..=6 } else { offset + 1..=6 };
-        assert_eq!(proven(&node, &room, epoch, offset).await, (at > 0, later.collect()), "{at}");
+        assert_eq!(
+            proven(&node, &room, epoch, offset).await,
+            (at > 0, later.collect()),
+            "{at}"
+        );
     }
 }
 
@@ -110,7 +155,10 @@ async fn a_server_that_starts_again_is_another_primary() {
     assert_eq!((after.epoch == before.epoch, after.offset), (false, 2));
     assert_eq!(proven(&node, &room, before.epoch, 1).await, (true, vec![2]));
     let later = append(&node, &ann).await;
-    assert!(later.epoch == stored.epoch && later.offset > stored.offset + 1, "{later:?} {stored:?}");
+    assert!(
+        later.epoch == stored.epoch && later.offset > stored.offset + 1,
+        "{later:?} {stored:?}"
+    );
     node.confirm(&ann, stored.offset + 1, &ANYONE);
     until(1, async || node.waiting(&ann).await.unwrap().entries.len()).await;
     assert_eq!(

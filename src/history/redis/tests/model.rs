@@ -7,12 +7,25 @@ use crate::history::{Entry, Memory};
 
 #[derive(Clone, Debug)]
 enum Step {
-    Append { keep: usize, length: usize, omits: bool },
+    Append {
+        keep: usize,
+        length: usize,
+        omits: bool,
+    },
     Position,
-    Since { epoch: usize, offset: u64 },
-    Page { after: u64, limit: usize },
+    Since {
+        epoch: usize,
+        offset: u64,
+    },
+    Page {
+        after: u64,
+        limit: usize,
+    },
     Waiting,
-    Confirm { offset: u64, phone: bool },
+    Confirm {
+        offset: u64,
+        phone: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -53,16 +66,29 @@ impl Side<'_> {
     fn shown(&self, entries: &[Entry]) -> Shown {
         let one = |entry: &Entry| {
             let names = entry.omit.as_deref().map_or(0, |omit| omit.names() as u64);
-            (entry.offset - self.base, entry.id, entry.frame.bytes().to_vec(), names)
+            (
+                entry.offset - self.base,
+                entry.id,
+                entry.frame.bytes().to_vec(),
+                names,
+            )
         };
         entries.iter().map(one).collect()
     }
 
     async fn run(&mut self, step: &Step, new: &New) -> (Option<u64>, bool, Shown) {
-        let keeps = [KEEP, Keep { events: 3, ..KEEP }, Keep { bytes: 160, ..KEEP }];
+        let keeps = [
+            KEEP,
+            Keep { events: 3, ..KEEP },
+            Keep { bytes: 160, ..KEEP },
+        ];
         match *step {
             Step::Append { keep, .. } => {
-                let appended = self.store.append(self.key, &keeps[keep], new.clone()).await.unwrap();
+                let appended = self
+                    .store
+                    .append(self.key, &keeps[keep], new.clone())
+                    .await
+                    .unwrap();
                 let frame = appended.frame.bytes().to_vec();
                 let offset = self.position(appended.position);
                 (Some(offset), true, vec![(offset, new.id, frame, 0)])
@@ -74,13 +100,25 @@ impl Side<'_> {
             Step::Since { epoch, offset } => {
                 let other = Epoch::random();
                 let epoch = [None, self.epoch, Some(other)][epoch].map(|epoch| epoch.to_string());
-                let recovery =
-                    self.store.since(self.key, &KEEP, epoch.as_deref(), self.own(offset)).await.unwrap();
+                let recovery = self
+                    .store
+                    .since(self.key, &KEEP, epoch.as_deref(), self.own(offset))
+                    .await
+                    .unwrap();
                 let shown = self.shown(&recovery.entries);
-                (Some(self.position(recovery.position)), recovery.recovered, shown)
+                (
+                    Some(self.position(recovery.position)),
+                    recovery.recovered,
+                    shown,
+                )
             }
             Step::Page { after, limit } => {
-                match self.store.page(self.key, self.own(after), limit).await.unwrap() {
+                match self
+                    .store
+                    .page(self.key, self.own(after), limit)
+                    .await
+                    .unwrap()
+                {
                     None => (None, false, Vec::new()),
                     Some(page) => {
                         let shown = self.shown(&page.entries);
@@ -104,13 +142,26 @@ impl Side<'_> {
 /// Until the store's queue of confirmations is empty: what it shows is what memory shows.
 async fn settle(memory: &Side<'_>, redis: &Side<'_>) {
     let expected = memory.shown(&memory.store.waiting(memory.key).await.unwrap().entries);
-    until(expected, async || redis.shown(&redis.store.waiting(redis.key).await.unwrap().entries)).await;
+    until(expected, async || {
+        redis.shown(&redis.store.waiting(redis.key).await.unwrap().entries)
+    })
+    .await;
 }
 
 async fn compare(redis: &RedisHistory, key: &Key, steps: &[Step]) {
     let memory = Memory::with_two_apps(1 << 20);
-    let mut memory = Side { store: &memory, key, base: 0, epoch: None };
-    let mut redis = Side { store: redis, key, base: 0, epoch: None };
+    let mut memory = Side {
+        store: &memory,
+        key,
+        base: 0,
+        epoch: None,
+    };
+    let mut redis = Side {
+        store: redis,
+        key,
+        base: 0,
+        epoch: None,
+    };
     if matches!(key.topic, Topic::User(_)) {
         // A user's numbering begins anywhere; both count from where theirs did.
         redis.base = redis.store.position(key, &KEEP).await.unwrap().offset;
@@ -118,7 +169,11 @@ async fn compare(redis: &RedisHistory, key: &Key, steps: &[Step]) {
     }
     for (n, step) in steps.iter().enumerate() {
         let new = match *step {
-            Step::Append { length, omits: true, .. } => not_for_phones(length),
+            Step::Append {
+                length,
+                omits: true,
+                ..
+            } => not_for_phones(length),
             Step::Append { length, .. } => event(length),
             _ => event(0),
         };
@@ -133,7 +188,10 @@ async fn compare(redis: &RedisHistory, key: &Key, steps: &[Step]) {
 
 #[test]
 fn redis_agrees_with_memory() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let server = Server::start(&[]);
     let node = runtime.block_on(Node::new(&server.url()));
     let mut runner = proptest::test_runner::TestRunner::default();
@@ -142,7 +200,11 @@ fn redis_agrees_with_memory() {
     let outcome = runner.run(&cases, |(is_channel, steps)| {
         number.set(number.get() + 1);
         let name = number.get().to_string();
-        let key = if is_channel { channel(&name) } else { user(&name) };
+        let key = if is_channel {
+            channel(&name)
+        } else {
+            user(&name)
+        };
         runtime.block_on(compare(&node.store, &key, &steps));
         Ok(())
     });
