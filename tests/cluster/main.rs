@@ -1,5 +1,5 @@
 //! Several nodes over one Redis: what the contract promises of them, a module per promise.
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod acl;
 mod apps;
@@ -14,10 +14,12 @@ mod history;
 mod idempotency;
 mod interest;
 mod lineage;
+mod load_balancer;
 mod looking;
 mod missed;
 mod presence;
 mod receipts;
+mod redis_support;
 mod refused;
 mod resume;
 mod steering;
@@ -31,6 +33,8 @@ mod cluster;
 mod kept;
 #[path = "../support/redis/mod.rs"]
 mod redis;
+#[path = "../support/running.rs"]
+mod running;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,13 +1,4 @@
 //! Events stored for users: delivered first, confirmed by a pong, and kept until then.
-#![allow(
-    clippy::unwrap_used,
-    clippy::float_cmp,
-    reason = "a test may end at once, and counters are whole"
-)]
-
-#[path = "support/kept.rs"]
-mod kept;
-mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,10 +10,10 @@ use std::{
     time::Duration,
 };
 
+use crate::kept::*;
+use crate::support::*;
 use fanfare::config::{Config, SlowConsumer, UserEvents};
-use kept::*;
 use serde_json::{Value, json};
-use support::*;
 
 /// A server that stores events for users, configured further by `change`.
 fn server_that_stores(change: impl FnOnce(&mut Config, &mut UserEvents)) -> TestServer {

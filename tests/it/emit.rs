@@ -1,9 +1,7 @@
 //! An emit reaches exactly the connections that its target means.
 
-mod support;
-
+use crate::support::*;
 use serde_json::json;
-use support::*;
 
 #[test]
 fn an_emit_with_a_filter_reaches_who_matches_and_nobody_else() {

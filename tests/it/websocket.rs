@@ -1,7 +1,4 @@
 //! A client's connection: its handshake, what it may say, and how it ends.
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
-
-mod support;
 
 use std::{
     collections::BTreeMap,
@@ -11,9 +8,9 @@ use std::{
     time::Duration,
 };
 
+use crate::support::*;
 use fanfare::config::{AppConfig, ClientAuth};
 use serde_json::{Value, json};
-use support::*;
 
 const PAGE: &str = include_str!("../docs/client-protocol.md");
 

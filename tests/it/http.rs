@@ -1,9 +1,5 @@
 //! The HTTP API as its callers see it: every call's fields and meaning, every refusal, keys and apps.
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
 
-mod support;
-
-#[path = "http/channels.rs"]
 mod channels;
 
 use std::{
@@ -13,12 +9,12 @@ use std::{
     time::Duration,
 };
 
+use crate::support::*;
 use fanfare::{
     config::{AppConfig, ChannelRule, ClientAuth, Scope, TokenAlgorithm, UserEvents},
     predicate::FilterErrorKind,
 };
 use serde_json::{Value, json};
-use support::*;
 
 const PAGE: &str = include_str!("../docs/http-api.md");
 

@@ -1,8 +1,4 @@
 //! The Redis servers and the proxy that other tests rely on do what they say.
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
-
-#[path = "support/redis/mod.rs"]
-mod redis;
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -11,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use redis::*;
+use crate::redis::*;
 
 fn set(server: &RedisServer, value: &str) {
     server.call(&["SET", "key", value]).unwrap();

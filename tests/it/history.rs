@@ -1,13 +1,4 @@
 //! The history of a channel: every member sees one order, and who comes back gets what it missed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::float_cmp,
-    reason = "a test may end at once, and counters are whole"
-)]
-
-#[path = "support/kept.rs"]
-mod kept;
-mod support;
 
 use std::{
     collections::BTreeSet,
@@ -16,10 +7,10 @@ use std::{
     time::Duration,
 };
 
+use crate::kept::*;
+use crate::support::*;
 use fanfare::config::{ChannelRule, Config};
-use kept::*;
 use serde_json::{Value, json};
-use support::*;
 
 const ROOM: &str = "room";
 

@@ -1,13 +1,5 @@
 //! Clients that stop reading: they are closed for it, and nobody else notices.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::float_cmp,
-    reason = "a test may end at once, and counters are whole"
-)]
-
-mod support;
-
 use std::{
     io::{ErrorKind, Read, Write},
     sync::{
@@ -18,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::*;
 use serde_json::{Value, json};
-use support::*;
 
 /// How many bytes the publisher may be ahead of the slowest good reader; well within one outbox.
 const AHEAD: usize = 256 * 1024;

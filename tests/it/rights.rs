@@ -1,11 +1,8 @@
 //! What a client may do, end to end: each operation with each right missing, and with exactly those that it needs.
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
 
-mod support;
-
+use crate::support::*;
 use fanfare::config::Config;
 use serde_json::{Map, Value, json};
-use support::*;
 
 /// Every right, as a `can` that gives it for what the operations below touch.
 fn rights() -> Map<String, Value> {

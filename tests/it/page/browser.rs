@@ -15,7 +15,7 @@ use std::{
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
-use super::support::{Client, eventually};
+use crate::support::{Client, eventually};
 
 /// Names under which systems install it.
 const PROGRAMS: [&str; 4] = [

@@ -1,6 +1,4 @@
 //! The files under deploy/ agree with the server: its times, its bounds, its variables.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
 use std::{
     collections::BTreeMap,
     fs,

@@ -1,18 +1,8 @@
 //! Three nodes behind one address, with the load balancers' configurations as they are deployed.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
-#[path = "load_balancer/balancer.rs"]
 mod balancer;
-#[path = "load_balancer/names.rs"]
 mod names;
-#[path = "load_balancer/outage.rs"]
 mod outage;
-#[path = "support/redis/mod.rs"]
-mod redis;
-#[path = "cli/running.rs"]
-mod running;
 
 use std::{
     collections::BTreeSet,
@@ -25,11 +15,11 @@ use std::{
     time::Duration,
 };
 
+use crate::running::Served;
+use crate::support::*;
 use balancer::Balancer;
-use running::Served;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use support::*;
 
 const CLIENTS: u8 = 60;
 

@@ -1,7 +1,4 @@
 //! What a hostile or broken peer sends ends at most its own connection, with the right code.
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
-
-mod support;
 
 use std::{
     io::{self, Read, Write},
@@ -9,9 +6,9 @@ use std::{
     time::Duration,
 };
 
+use crate::support::*;
 use fanfare::{Server, StartError};
 use serde_json::json;
-use support::*;
 
 /// A server with a client on each shard that must go on working.
 struct Scene {

@@ -1,18 +1,14 @@
 //! Leaving well.
 
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
-
-mod support;
-
 use std::{
     io::{Read as _, Write as _},
     thread,
     time::Duration,
 };
 
+use crate::support::*;
 use fanfare::Server;
 use serde_json::json;
-use support::*;
 
 fn shutdown(server: &Server) -> thread::JoinHandle<()> {
     let server = server.clone();

@@ -1,7 +1,4 @@
 //! Channels and presence in depth: who is in from when to when, who is told, who comes back, who is left out.
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
-
-mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +7,9 @@ use std::{
     time::Duration,
 };
 
+use crate::support::*;
 use fanfare::config::{ChannelRule, ClientAuth, Config, Presence};
 use serde_json::{Value, json};
-use support::*;
 
 const LONG: Duration = Duration::from_hours(1);
 

@@ -1,18 +1,15 @@
 //! What Zexcore RTM, Agnost, Altogic and Mesa offer, feature by feature, as a plain client and an HTTP caller have it.
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
-
-mod support;
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
+use crate::support::*;
 use fanfare::config::{
     AppConfig, ChannelRule, ClientAuth, ClientKeyConfig, Config, Presence, Scopes, UserEvents,
 };
 use serde_json::{Value, json};
-use support::*;
 
 /// The next event called `name`; other events are passed over.
 fn next_called(client: &mut Client, name: &str) -> Value {

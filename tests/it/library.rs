@@ -1,13 +1,5 @@
 //! The server inside another program.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::float_cmp,
-    reason = "a test may end at once, and counters are whole"
-)]
-
-mod support;
-
 use std::{
     sync::{
         Arc,
@@ -16,11 +8,11 @@ use std::{
     time::Duration,
 };
 
+use crate::support::*;
 use fanfare::{
     EmitError, NodeError, Server, StartError, Target, To, config::ChannelRule, predicate::Value,
 };
 use serde_json::{Value as Json, json};
-use support::*;
 
 /// The same decision as a filter, in Rust.
 type Picks = fn(&Json) -> bool;

@@ -1,21 +1,15 @@
 //! A new configuration for a server that runs: the real program by SIGHUP, and the library.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
-#[path = "cli/running.rs"]
-mod running;
 
 use std::path::{Path, PathBuf};
 
+use crate::running::Served;
+use crate::support::*;
 use fanfare::{
     ReloadError,
     config::{ClientAuth, Config, Scopes},
 };
-use running::Served;
 use rustix::process::Signal;
 use serde_json::json;
-use support::*;
 
 const OLD: &str = "the-old-key-of-the-reload-test";
 const NEW: &str = "the-new-key-of-the-reload-test";

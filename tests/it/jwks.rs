@@ -1,10 +1,4 @@
 //! Public keys that are fetched: from a server of the test's own, which says what each test needs.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
-#[path = "cli/running.rs"]
-mod running;
 
 use std::{
     io::{Read as _, Write as _},
@@ -19,12 +13,12 @@ use std::{
     time::Duration,
 };
 
+use crate::running::Running;
+use crate::support::*;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use data_encoding::BASE64URL_NOPAD;
 use fanfare::config::{Config, JwksUrl};
-use running::Running;
 use serde_json::{Value, json};
-use support::*;
 
 /// Someone who signs tokens.
 struct Signer {

@@ -1,14 +1,10 @@
 //! The page at `/`, in a real browser.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
-#[path = "page/browser.rs"]
 mod browser;
 
+use crate::support::*;
 use browser::{Browser, Page};
 use serde_json::json;
-use support::*;
 
 const ANN: &str = ".connection:nth-child(1)";
 const BOB: &str = ".connection:nth-child(2)";

@@ -1,8 +1,5 @@
 //! The frame decoder against RFC 6455, against every way to cut a stream, and beside fastwebsockets.
 
-// A test that cannot go on has failed.
-#![allow(clippy::unwrap_used)]
-
 use fanfare::{
     limits,
     protocol::decoder::{Decoder, Message, Role, Violation},

@@ -1,16 +1,10 @@
 //! The command, as people and scripts run it: the real program, on free ports.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
-#[path = "cli/running.rs"]
-mod running;
 
 use std::{path::PathBuf, process::Stdio};
 
-use running::{Finished, Running, Served, run, run_with};
+use crate::running::{Finished, Running, Served, run, run_with};
+use crate::support::*;
 use serde_json::{Value, json};
-use support::*;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const KEY: &str = "a-key-for-the-command-line";

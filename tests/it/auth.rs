@@ -1,13 +1,10 @@
 //! Who a client is, how long, and which pages may connect; what a server without keys refuses.
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::*;
 use fanfare::config::{AppConfig, ClientAuth, ClientKeyConfig, Config, Scopes};
 use serde_json::{Value, json};
-use support::*;
 
 fn required(config: &mut Config) {
     config

@@ -1,18 +1,14 @@
 //! Thousands of connections that drop at once: others come in meanwhile, and nothing of those that went is left.
 
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
-
-mod support;
-
 use std::{
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     thread,
     time::Duration,
 };
 
+use crate::support::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
-use support::*;
 
 /// Connections that drop.
 const HELD: usize = 2400;

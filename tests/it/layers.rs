@@ -1,7 +1,5 @@
 //! Folders are layers: a module uses what `src/lib.rs` lists above it, and nothing below.
 
-#![allow(clippy::unwrap_used, reason = "a test may end at once")]
-
 use std::{
     collections::BTreeSet,
     fs,
