@@ -177,7 +177,7 @@ fn replay(c: &mut Criterion) {
     let mut group = c.benchmark_group("replay");
     group.throughput(Throughput::Elements(1000));
     group.bench_function("1000_stored_events", |b| {
-        b.iter(|| assert_eq!(hub.replay(at, "ann"), 1000))
+        b.iter(|| assert_eq!(hub.replay(at, "ann"), 1000));
     });
     group.finish();
 }

@@ -215,20 +215,20 @@ fn preparation(c: &mut Criterion) {
     let params = Value::from_serde(&params(), None).unwrap();
     let mut group = c.benchmark_group("prepare");
     group.bench_function("compile", |b| {
-        b.iter(|| Filter::compile(black_box(source), &schema))
+        b.iter(|| Filter::compile(black_box(source), &schema));
     });
     group.bench_function("cel_parse", |b| {
-        b.iter(|| cel::Program::compile(black_box(source)))
+        b.iter(|| cel::Program::compile(black_box(source)));
     });
     group.bench_function("cache_hit", |b| {
-        b.iter(|| cache.get_or_compile(black_box(source), &schema))
+        b.iter(|| cache.get_or_compile(black_box(source), &schema));
     });
     group.bench_function("bind", |b| b.iter(|| filter.bind(Some(params.clone()))));
     let claims = serde_json::to_vec(&connection(1, &Layouts::new()).auth).unwrap();
     let layouts = Layouts::new();
     let _kept = Value::from_json(&mut claims.clone(), &layouts);
     group.bench_function("claims_from_json", |b| {
-        b.iter(|| Value::from_json(&mut claims.clone(), &layouts))
+        b.iter(|| Value::from_json(&mut claims.clone(), &layouts));
     });
 }
 

@@ -126,7 +126,7 @@ fn encode(c: &mut Criterion) {
         let event = Event::new("alert", Data::Json(raw)).expect("a name");
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(format!("fanfare/{size}"), |b| {
-            b.iter(|| black_box(&event).encode())
+            b.iter(|| black_box(&event).encode());
         });
         group.bench_function(format!("fastwebsockets/{size}"), |b| {
             b.iter(|| {

@@ -119,7 +119,7 @@ fn bus(c: &mut Criterion) {
     for size in [128, 2048] {
         let payload = Bytes::from(vec![b'x'; size]);
         group.bench_function(BenchmarkId::new("publish", size), |b| {
-            b.iter(|| pair.publish(COUNT, &payload))
+            b.iter(|| pair.publish(COUNT, &payload));
         });
         group.bench_function(BenchmarkId::new("exchange", size), |b| {
             b.iter(|| pair.exchange(COUNT, &payload));

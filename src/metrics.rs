@@ -304,19 +304,15 @@ impl Metrics {
             delivery: seconds(),
             http: seconds(),
         };
-        metrics.register_counters();
+        metrics.register_publications();
+        metrics.register_clients();
         metrics.register_gauges();
         metrics.register_times();
         metrics
     }
 
-    fn register_counters(&mut self) {
+    fn register_publications(&mut self) {
         let r = &mut self.registry;
-        r.register(
-            "connected",
-            "Connections ever welcomed",
-            self.connected.clone(),
-        );
         r.register(
             "events_accepted",
             "Publications past the admission gate",
@@ -338,29 +334,9 @@ impl Metrics {
             self.drops.clone(),
         );
         r.register(
-            "closes",
-            "Connections ended, by close code",
-            self.closes.clone(),
-        );
-        r.register(
-            "refusals",
-            "Sockets and upgrades turned away, by reason",
-            self.refused.clone(),
-        );
-        r.register(
             "filter_errors",
             "Evaluations of filters that ended in an error",
             self.filter_errors.clone(),
-        );
-        r.register(
-            "client_messages",
-            "Messages that clients sent",
-            self.messages.clone(),
-        );
-        r.register(
-            "member_notices",
-            "Frames built to tell members of each other",
-            self.notices.clone(),
         );
         r.register(
             "dispatch_malformed",
@@ -378,11 +354,6 @@ impl Metrics {
             self.replayed.clone(),
         );
         r.register(
-            "resumed",
-            "Connections that took a lost one's place",
-            self.resumed.clone(),
-        );
-        r.register(
             "history_unreadable",
             "Kept events skipped because this version cannot read them",
             self.history_unreadable.clone(),
@@ -396,6 +367,40 @@ impl Metrics {
             "admission_refused",
             "Requests answered 503 by the admission gate",
             self.admission_refused.clone(),
+        );
+    }
+
+    fn register_clients(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "connected",
+            "Connections ever welcomed",
+            self.connected.clone(),
+        );
+        r.register(
+            "resumed",
+            "Connections that took a lost one's place",
+            self.resumed.clone(),
+        );
+        r.register(
+            "closes",
+            "Connections ended, by close code",
+            self.closes.clone(),
+        );
+        r.register(
+            "refusals",
+            "Sockets and upgrades turned away, by reason",
+            self.refused.clone(),
+        );
+        r.register(
+            "client_messages",
+            "Messages that clients sent",
+            self.messages.clone(),
+        );
+        r.register(
+            "member_notices",
+            "Frames built to tell members of each other",
+            self.notices.clone(),
         );
         r.register(
             "jwks_fetches",

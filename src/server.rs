@@ -141,7 +141,7 @@ impl Server {
         if let Some((listener, _)) = admin {
             let parts = parts.clone();
             threads.push(spawn("fanfare-admin".to_owned(), move || {
-                parts.run_admin(listener)
+                parts.run_admin(listener);
             })?);
         }
         tracing::info!(%address, shards, apps = node.apps.len(), connections = node.config.limits.connections, "serving");

@@ -8,6 +8,7 @@ use super::{
     check_keys::check_token_keys,
     form::{is_name, is_path},
 };
+use crate::limits::Limits;
 
 /// Bounds whose 0 has a meaning.
 const MAY_BE_ZERO: [&str; 4] = [
@@ -131,57 +132,8 @@ impl Config {
             }
         }
         let limits = &self.limits;
-        let ordered = [
-            (
-                "body_bytes",
-                limits.body_bytes,
-                "outbox_bytes",
-                limits.outbox_bytes,
-            ),
-            (
-                "message_bytes",
-                limits.message_bytes,
-                "outbox_bytes",
-                limits.outbox_bytes,
-            ),
-            (
-                "body_bytes",
-                limits.body_bytes,
-                "admitted_bytes",
-                limits.admitted_bytes,
-            ),
-            (
-                "outbox_bytes",
-                limits.outbox_bytes,
-                "refused_bytes",
-                limits.refused_bytes,
-            ),
-            (
-                "body_bytes",
-                limits.body_bytes,
-                "history_bytes",
-                limits.history_bytes,
-            ),
-            (
-                "body_bytes",
-                limits.body_bytes,
-                "bus_queue_bytes",
-                limits.bus_queue_bytes,
-            ),
-            (
-                "body_bytes",
-                limits.body_bytes,
-                "bus_inbox_bytes",
-                limits.bus_inbox_bytes,
-            ),
-        ];
-        for (small, small_value, large, large_value) in ordered {
-            if small_value > large_value {
-                rules.push(format!(
-                    "limits.{small} = {small_value} is over limits.{large} = {large_value}; the largest would never fit"
-                ));
-            }
-        }
+        check_order(limits, rules);
+
         // A page of members fills a quarter of an outbox at most, and has at least one.
         if limits.profile_bytes > limits.outbox_bytes / 4 {
             rules.push(format!(
@@ -195,6 +147,61 @@ impl Config {
                 "limits.reconnect_min = \"{}\" is over limits.reconnect_max = \"{}\"",
                 humantime::format_duration(limits.reconnect_min),
                 humantime::format_duration(limits.reconnect_max)
+            ));
+        }
+    }
+}
+
+/// What is meant to fit into something is not larger than that.
+fn check_order(limits: &Limits, rules: &mut Vec<String>) {
+    let ordered = [
+        (
+            "body_bytes",
+            limits.body_bytes,
+            "outbox_bytes",
+            limits.outbox_bytes,
+        ),
+        (
+            "message_bytes",
+            limits.message_bytes,
+            "outbox_bytes",
+            limits.outbox_bytes,
+        ),
+        (
+            "body_bytes",
+            limits.body_bytes,
+            "admitted_bytes",
+            limits.admitted_bytes,
+        ),
+        (
+            "outbox_bytes",
+            limits.outbox_bytes,
+            "refused_bytes",
+            limits.refused_bytes,
+        ),
+        (
+            "body_bytes",
+            limits.body_bytes,
+            "history_bytes",
+            limits.history_bytes,
+        ),
+        (
+            "body_bytes",
+            limits.body_bytes,
+            "bus_queue_bytes",
+            limits.bus_queue_bytes,
+        ),
+        (
+            "body_bytes",
+            limits.body_bytes,
+            "bus_inbox_bytes",
+            limits.bus_inbox_bytes,
+        ),
+    ];
+    for (small, small_value, large, large_value) in ordered {
+        if small_value > large_value {
+            rules.push(format!(
+                "limits.{small} = {small_value} is over limits.{large} = {large_value}; the largest would never fit"
             ));
         }
     }

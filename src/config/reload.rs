@@ -49,73 +49,25 @@ impl ReloadReport {
 /// `log` and `log_format` belong to whoever set up the logger, and are in neither list.
 pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
     let mut report = ReloadReport::default();
+    report_server(running, &new, &mut report);
+
     // Every setting is named, so that a new one cannot be forgotten here.
     let Config {
-        listen,
-        admin_listen,
-        shards,
-        node_name,
+        listen: _,
+        admin_listen: _,
+        shards: _,
+        node_name: _,
         log,
         log_format: _,
         trusted_proxies,
         redact,
         drain_delay,
         drain_timeout,
-        redis,
-        namespace,
+        redis: _,
+        namespace: _,
         limits,
         apps,
     } = new;
-    if !is_same_address(running.listen, listen) {
-        report.fixed("listen", &running.listen, &listen);
-    }
-    if admin_listen != running.admin_listen {
-        report.fixed(
-            "admin_listen",
-            &or_none(running.admin_listen),
-            &or_none(admin_listen),
-        );
-    }
-    if shards != running.shards {
-        report.fixed("shards", &running.shards, &shards);
-    }
-    if node_name != running.node_name {
-        let (old, new) = (or_none(running.node_name.as_ref()), or_none(node_name));
-        report.fixed("node_name", &old, &new);
-    }
-    if redis != running.redis {
-        let shown = |redis: &Option<RedisConfig>| {
-            or_none(redis.as_ref().map(|redis| redis.url.to_string()))
-        };
-        report.fixed("redis", &shown(&running.redis), &shown(&redis));
-    }
-    if namespace != running.namespace {
-        report.fixed("namespace", &running.namespace, &namespace);
-    }
-    if trusted_proxies != running.trusted_proxies {
-        report.live(
-            "trusted_proxies",
-            &list(&running.trusted_proxies),
-            &list(&trusted_proxies),
-        );
-    }
-    if redact != running.redact {
-        report.live("redact", &list(&running.redact), &list(&redact));
-    }
-    if drain_delay != running.drain_delay {
-        report.live(
-            "drain_delay",
-            &duration(running.drain_delay),
-            &duration(drain_delay),
-        );
-    }
-    if drain_timeout != running.drain_timeout {
-        report.live(
-            "drain_timeout",
-            &duration(Some(running.drain_timeout)),
-            &duration(Some(drain_timeout)),
-        );
-    }
     let limits = merge_limits(&running.limits, &limits, &mut report);
     let apps = merge_apps(&running.apps, apps, &mut report);
     let merged = Config {
@@ -135,6 +87,63 @@ pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
         namespace: running.namespace.clone(),
     };
     (merged, report)
+}
+
+/// Notes how the settings of the server itself differ.
+fn report_server(running: &Config, new: &Config, report: &mut ReloadReport) {
+    if !is_same_address(running.listen, new.listen) {
+        report.fixed("listen", &running.listen, &new.listen);
+    }
+    if new.admin_listen != running.admin_listen {
+        report.fixed(
+            "admin_listen",
+            &or_none(running.admin_listen),
+            &or_none(new.admin_listen),
+        );
+    }
+    if new.shards != running.shards {
+        report.fixed("shards", &running.shards, &new.shards);
+    }
+    if new.node_name != running.node_name {
+        report.fixed(
+            "node_name",
+            &or_none(running.node_name.as_ref()),
+            &or_none(new.node_name.as_ref()),
+        );
+    }
+    if new.redis != running.redis {
+        let shown = |redis: &Option<RedisConfig>| {
+            or_none(redis.as_ref().map(|redis| redis.url.to_string()))
+        };
+        report.fixed("redis", &shown(&running.redis), &shown(&new.redis));
+    }
+    if new.namespace != running.namespace {
+        report.fixed("namespace", &running.namespace, &new.namespace);
+    }
+    if new.trusted_proxies != running.trusted_proxies {
+        report.live(
+            "trusted_proxies",
+            &list(&running.trusted_proxies),
+            &list(&new.trusted_proxies),
+        );
+    }
+    if new.redact != running.redact {
+        report.live("redact", &list(&running.redact), &list(&new.redact));
+    }
+    if new.drain_delay != running.drain_delay {
+        report.live(
+            "drain_delay",
+            &duration(running.drain_delay),
+            &duration(new.drain_delay),
+        );
+    }
+    if new.drain_timeout != running.drain_timeout {
+        report.live(
+            "drain_timeout",
+            &duration(Some(running.drain_timeout)),
+            &duration(Some(new.drain_timeout)),
+        );
+    }
 }
 
 /// Port 0 stands for whichever port was free.
@@ -191,14 +200,16 @@ fn merge_app(
     new: AppConfig,
     report: &mut ReloadReport,
 ) -> AppConfig {
+    report_app(name, running, &new, report);
+
     let AppConfig {
-        index,
+        index: _,
         origins,
         client_auth,
-        slow_consumer,
+        slow_consumer: _,
         default_can,
-        channels,
-        user_events,
+        channels: _,
+        user_events: _,
         client_keys,
         keys,
         tokens,
@@ -206,59 +217,6 @@ fn merge_app(
         audience,
         jwks_url,
     } = new;
-    let place = |key: &str| format!("apps.{name}.{key}");
-    let fixed = [
-        ("index", index != running.index),
-        ("slow_consumer", slow_consumer != running.slow_consumer),
-        ("channels", channels != running.channels),
-        ("user_events", user_events != running.user_events),
-    ];
-    for (key, _) in fixed.iter().filter(|(_, differs)| *differs) {
-        report
-            .needs_restart
-            .push(format!("{}: changed", place(key)));
-    }
-    if keys != running.keys {
-        let (old, new) = (named(&running.keys, api_key), named(&keys, api_key));
-        report
-            .applied
-            .push(format!("{}: {}", place("keys"), difference(&old, &new)));
-    }
-    if client_keys != running.client_keys {
-        let (old, new) = (
-            named(&running.client_keys, client_key),
-            named(&client_keys, client_key),
-        );
-        report.applied.push(format!(
-            "{}: {}",
-            place("client_keys"),
-            difference(&old, &new)
-        ));
-    }
-    if tokens != running.tokens {
-        report.live(
-            &place("tokens"),
-            &count(running.tokens.len()),
-            &count(tokens.len()),
-        );
-    }
-    let live = [
-        ("origins", origins != running.origins),
-        ("client_auth", client_auth != running.client_auth),
-        ("default_can", default_can != running.default_can),
-        ("issuer", issuer != running.issuer),
-        ("audience", audience != running.audience),
-    ];
-    for (key, _) in live.iter().filter(|(_, differs)| *differs) {
-        report.applied.push(format!("{}: changed", place(key)));
-    }
-    if jwks_url != running.jwks_url {
-        report.live(
-            &place("jwks_url"),
-            &or_none(running.jwks_url.as_ref()),
-            &or_none(jwks_url.as_ref()),
-        );
-    }
     AppConfig {
         origins,
         client_auth,
@@ -273,6 +231,63 @@ fn merge_app(
         slow_consumer: running.slow_consumer,
         channels: running.channels.clone(),
         user_events: running.user_events,
+    }
+}
+
+/// Notes how the settings of an app differ.
+fn report_app(name: &str, running: &AppConfig, new: &AppConfig, report: &mut ReloadReport) {
+    let place = |key: &str| format!("apps.{name}.{key}");
+    let fixed = [
+        ("index", new.index != running.index),
+        ("slow_consumer", new.slow_consumer != running.slow_consumer),
+        ("channels", new.channels != running.channels),
+        ("user_events", new.user_events != running.user_events),
+    ];
+    for (key, _) in fixed.iter().filter(|(_, differs)| *differs) {
+        report
+            .needs_restart
+            .push(format!("{}: changed", place(key)));
+    }
+    if new.keys != running.keys {
+        let (old, now) = (named(&running.keys, api_key), named(&new.keys, api_key));
+        report
+            .applied
+            .push(format!("{}: {}", place("keys"), difference(&old, &now)));
+    }
+    if new.client_keys != running.client_keys {
+        let (old, now) = (
+            named(&running.client_keys, client_key),
+            named(&new.client_keys, client_key),
+        );
+        report.applied.push(format!(
+            "{}: {}",
+            place("client_keys"),
+            difference(&old, &now)
+        ));
+    }
+    if new.tokens != running.tokens {
+        report.live(
+            &place("tokens"),
+            &count(running.tokens.len()),
+            &count(new.tokens.len()),
+        );
+    }
+    let live = [
+        ("origins", new.origins != running.origins),
+        ("client_auth", new.client_auth != running.client_auth),
+        ("default_can", new.default_can != running.default_can),
+        ("issuer", new.issuer != running.issuer),
+        ("audience", new.audience != running.audience),
+    ];
+    for (key, _) in live.iter().filter(|(_, differs)| *differs) {
+        report.applied.push(format!("{}: changed", place(key)));
+    }
+    if new.jwks_url != running.jwks_url {
+        report.live(
+            &place("jwks_url"),
+            &or_none(running.jwks_url.as_ref()),
+            &or_none(new.jwks_url.as_ref()),
+        );
     }
 }
 

@@ -391,7 +391,7 @@ impl Presence {
     /// Notes that what members see of `member` has changed.
     pub(super) fn updated(&self, channel: &str, member: &Snapshot) {
         self.change(channel, |room, name| {
-            self.tell(name, room, MemberKind::Updated, member, None)
+            self.tell(name, room, MemberKind::Updated, member, None);
         });
     }
 

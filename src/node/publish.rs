@@ -436,62 +436,95 @@ impl Node {
                 );
             }
             Keeping::Channel(channel, key, keep) => {
-                let _turn = self.turns.take(&key).await;
                 let new = New {
                     id,
                     draft,
                     omit,
                     tail: None,
                 };
-                let appended = self.history.append(&key, &keep, new).await?;
-                self.app(selection.app).metrics.encodings.inc();
-                // Whoever joined meanwhile was told an offset before this one, and must have it.
-                let reach = self.hub.reach(&selection);
-                receipt.add(
-                    self.hub
-                        .place_reach(&selection, reach, &appended.frame, &ticket)
-                        .await,
-                );
-                let epoch = appended.position.epoch.to_string();
-                receipt.stored = 1;
-                receipt.publications = vec![Placement {
-                    channel,
-                    id,
-                    epoch,
-                    offset: appended.position.offset,
-                }];
+                self.place_in_history(&selection, (channel, key, keep), new, &ticket, &mut receipt)
+                    .await?;
             }
             Keeping::Users(users, keep) => {
-                let frame = self.encode(selection.app, &draft);
-                let mut until = Instant::now() + SLICE;
-                for user in users {
-                    selection.named = Some(Named::user(&user));
-                    let key = Key::user(selection.app, user);
-                    let _turn = self.turns.take(&key).await;
-                    let new = New {
-                        id,
-                        draft: draft.clone(),
-                        omit: omit.clone(),
-                        tail: None,
-                    };
-                    let appended = self.history.append(&key, &keep, new).await?;
-                    receipt.stored += 1;
-                    let placed =
-                        self.hub
-                            .place_stored(&selection, &frame, appended.position, &ticket);
-                    receipt.add(placed.counts);
-                    if Instant::now() >= until {
-                        tokio::task::yield_now().await;
-                        until = Instant::now() + SLICE;
-                    }
-                }
-                self.hub.settle_ticket(&ticket, receipt.queued);
+                let new = New {
+                    id,
+                    draft,
+                    omit,
+                    tail: None,
+                };
+                self.place_for_users(&mut selection, (users, keep), new, &ticket, &mut receipt)
+                    .await?;
             }
         }
         drop((leave, ticket));
         self.note_placed(&selection, began, &receipt);
         self.sent(selection.app, sent, &mut receipt).await;
         Ok(receipt)
+    }
+
+    /// Appends an event to the history of its channel, and places it before the channel's next one.
+    async fn place_in_history(
+        &self,
+        selection: &Selection,
+        (channel, key, keep): (SmolStr, Key, Keep),
+        new: New,
+        ticket: &Ticket,
+        receipt: &mut Receipt,
+    ) -> Result<(), NodeError> {
+        let id = new.id;
+        let _turn = self.turns.take(&key).await;
+        let appended = self.history.append(&key, &keep, new).await?;
+        self.app(selection.app).metrics.encodings.inc();
+
+        // Whoever joined meanwhile was told an offset before this one, and must have it.
+        let reach = self.hub.reach(selection);
+        receipt.add(
+            self.hub
+                .place_reach(selection, reach, &appended.frame, ticket)
+                .await,
+        );
+
+        receipt.stored = 1;
+        receipt.publications = vec![Placement {
+            channel,
+            id,
+            epoch: appended.position.epoch.to_string(),
+            offset: appended.position.offset,
+        }];
+        Ok(())
+    }
+
+    /// Stores an event for each user in turn, and places it for the connections of each.
+    async fn place_for_users(
+        &self,
+        selection: &mut Selection,
+        (users, keep): (Vec<SmolStr>, Keep),
+        new: New,
+        ticket: &Ticket,
+        receipt: &mut Receipt,
+    ) -> Result<(), NodeError> {
+        let frame = self.encode(selection.app, &new.draft);
+        let mut until = Instant::now() + SLICE;
+
+        for user in users {
+            selection.named = Some(Named::user(&user));
+            let key = Key::user(selection.app, user);
+            let _turn = self.turns.take(&key).await;
+            let appended = self.history.append(&key, &keep, new.clone()).await?;
+            receipt.stored += 1;
+
+            let placed = self
+                .hub
+                .place_stored(selection, &frame, appended.position, ticket);
+            receipt.add(placed.counts);
+            if Instant::now() >= until {
+                tokio::task::yield_now().await;
+                until = Instant::now() + SLICE;
+            }
+        }
+
+        self.hub.settle_ticket(ticket, receipt.queued);
+        Ok(())
     }
 
     /// Places an event of another node, for whom it means here.

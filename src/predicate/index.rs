@@ -316,7 +316,7 @@ mod tests {
     fn entries(text: &str) -> Vec<(KeyKind, String)> {
         let mut entries = Vec::new();
         index_entries(&json(text), |entry| {
-            entries.push((entry.kind, entry.key.to_string()))
+            entries.push((entry.kind, entry.key.to_string()));
         });
         entries
     }

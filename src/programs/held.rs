@@ -83,7 +83,7 @@ impl Held {
                 self.bytes -= self
                     .messages
                     .remove(at)
-                    .map_or(0, |message| message.text.len())
+                    .map_or(0, |message| message.text.len());
             }
             None if self.early.len() < PROGRAMS_HELD => self.early.push_back((now, digest)),
             None => {}

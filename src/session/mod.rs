@@ -303,7 +303,7 @@ impl Session {
                     .close(close::BAD_MESSAGE, "the message is not JSON");
             }
             Err(Misunderstood::Refused { id, code, message }) => {
-                self.client.refuse(id, code, &message)
+                self.client.refuse(id, code, &message);
             }
         }
     }

@@ -367,7 +367,7 @@ fn with_a_list_only_its_pages_connect() {
             config
                 .apps
                 .values_mut()
-                .for_each(|app| app.origins = Some(origins.clone()))
+                .for_each(|app| app.origins = Some(origins.clone()));
         })
     };
     let server = listed(&["https://example.com"]);

@@ -1051,7 +1051,7 @@ fn connections_are_listed_by_page_each_once() {
                 path = format!(
                     "/v1/connections?limit=10&cursor={}",
                     cursor.as_str().unwrap()
-                )
+                );
             }
             None => break,
         }

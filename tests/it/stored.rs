@@ -141,7 +141,7 @@ fn many_publishers_at_once_lose_nothing_of_an_absent_user() {
         for publisher in 0..6 {
             let server = &server;
             scope.spawn(move || {
-                Caller::new(server.address()).batches(&numbered(publisher, 1..=EACH, 10))
+                Caller::new(server.address()).batches(&numbered(publisher, 1..=EACH, 10));
             });
         }
     });

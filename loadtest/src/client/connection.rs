@@ -231,7 +231,7 @@ impl Connection {
                 event(frame.payload);
             }
             (frames::TEXT, Stage::Opening(heard)) => {
-                self.open(heard, Some(frame.payload), listener)?
+                self.open(heard, Some(frame.payload), listener)?;
             }
             (frames::PING, _) => self.answer(&frames::pong(frame.payload), listener),
             (frames::CLOSE, Stage::Open) => {

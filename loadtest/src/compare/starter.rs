@@ -144,7 +144,7 @@ fn arguments(server: Contender, program: Option<&Path>) -> Vec<String> {
             );
         }
         Contender::UWebSockets => {
-            arguments.extend(["--server-arg".to_owned(), "{port}".to_owned()])
+            arguments.extend(["--server-arg".to_owned(), "{port}".to_owned()]);
         }
         _ => {}
     }

@@ -63,6 +63,38 @@ impl Outcome {
             }
             Some(_) => {}
         }
+        self.judge_counts(failure, &mut wrong);
+
+        // Without memory Redis keeps nothing, and that is refused; all else is delivered, so nodes may be ready.
+        let refusing = if failure == Failure::Memory {
+            0.0
+        } else {
+            self.truth.ready_while_refusing
+        };
+        if self.presence.ghost_seconds > GHOSTS {
+            let seconds = self.presence.ghost_seconds;
+            wrong.push(format!(
+                "a member that had gone was listed for {seconds:.1} s, not {GHOSTS} s at most"
+            ));
+        }
+        for (seconds, what) in [
+            (self.truth.ready_while_deaf, "lost events"),
+            (refusing, "refused events"),
+        ] {
+            if seconds > NOTICE {
+                wrong.push(format!(
+                    "nodes said for {seconds:.1} s that they were ready, and {what}"
+                ));
+            }
+        }
+        if self.accepted == 0 {
+            wrong.push("no event was taken".to_owned());
+        }
+        self.wrong = wrong;
+    }
+
+    /// Holds what must never happen against none.
+    fn judge_counts(&self, failure: Failure, wrong: &mut Vec<String>) {
         let Self { kept, live, .. } = *self;
         for (count, what) in [
             (
@@ -101,32 +133,6 @@ impl Outcome {
                 wrong.push(format!("{count} {what}"));
             }
         }
-        // Without memory Redis keeps nothing, and that is refused; all else is delivered, so nodes may be ready.
-        let refusing = if failure == Failure::Memory {
-            0.0
-        } else {
-            self.truth.ready_while_refusing
-        };
-        if self.presence.ghost_seconds > GHOSTS {
-            let seconds = self.presence.ghost_seconds;
-            wrong.push(format!(
-                "a member that had gone was listed for {seconds:.1} s, not {GHOSTS} s at most"
-            ));
-        }
-        for (seconds, what) in [
-            (self.truth.ready_while_deaf, "lost events"),
-            (refusing, "refused events"),
-        ] {
-            if seconds > NOTICE {
-                wrong.push(format!(
-                    "nodes said for {seconds:.1} s that they were ready, and {what}"
-                ));
-            }
-        }
-        if self.accepted == 0 {
-            wrong.push("no event was taken".to_owned());
-        }
-        self.wrong = wrong;
     }
 
     /// Its cells in a table: text, and how each column is called.

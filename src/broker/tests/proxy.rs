@@ -32,7 +32,7 @@ impl Proxy {
             for client in listener.incoming().map_while(Result::ok) {
                 let (subscribers_to, swallows) = (subscribers_to.clone(), swallows.clone());
                 std::thread::spawn(move || {
-                    hand_on(client, publishers_to, &subscribers_to, swallows)
+                    hand_on(client, publishers_to, &subscribers_to, swallows);
                 });
             }
         });

@@ -50,6 +50,7 @@ fn off_loopback_it_wants_keys() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_makes_no_sense_is_refused() {
     let cases: [(&[&str], &str); 19] = [
         (

@@ -262,6 +262,7 @@ fn shown(entries: &[Entry]) -> Vec<(u64, Uuid)> {
 }
 
 /// Does one step to both and holds the answers against each other.
+#[expect(clippy::too_many_lines, reason = "one arm for each kind of step")]
 fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
     let keep = |events, bytes, ttl| Keep {
         events,

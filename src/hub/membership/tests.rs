@@ -185,6 +185,7 @@ fn who_left_between_the_look_up_and_the_placing_gets_nothing() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a scenario in the order of time")]
 fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_have_lapsed() {
     let window = Duration::from_millis(1);
     let limits = Limits {

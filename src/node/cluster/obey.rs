@@ -83,18 +83,18 @@ impl Node {
             Order::Tallies { channel, users } => to_raw_value(&Tallies {
                 tallies: self.hub.presence(app).tallies(&channel, &users),
             }),
-            Order::Connection { id } => {
-                let found = id
-                    .parse::<ConnectionId>()
-                    .ok()
-                    .and_then(|id| self.hub.find(app, &id));
-                to_raw_value(
-                    &found.map(|connection| {
-                        show::connection(&connection, &self.live().config.redact)
-                    }),
-                )
-            }
+            Order::Connection { id } => self.shown(app, &id),
         }
+    }
+
+    /// The connection `id` of this node as the API shows it, or null.
+    fn shown(&self, app: AppId, id: &str) -> Result {
+        let id = id.parse::<ConnectionId>().ok();
+        let found = id.and_then(|id| self.hub.find(app, &id));
+
+        to_raw_value(
+            &found.map(|connection| show::connection(&connection, &self.live().config.redact)),
+        )
     }
 
     /// Who is in `channel` here.

@@ -19,6 +19,7 @@ use crate::{
     protocol::{
         envelope::{self, Aim, Header, Names},
         event::Draft,
+        frame::Frame,
     },
 };
 
@@ -107,8 +108,22 @@ impl Node {
         if is_kept {
             return Ok(Some(Message::Kept(Box::new(header))));
         }
-        let frame = draft.finish(None);
-        let one = |topic: Topic, header: &Header<'_>| (topic, envelope::event(header, &frame));
+        Ok(Some(Message::Live {
+            id,
+            topics: self.topics(app, target, header, &draft.finish(None)),
+            receipt,
+        }))
+    }
+
+    /// One envelope for each topic on which the target's connections can be reached.
+    fn topics(
+        &self,
+        app: AppId,
+        target: &Target,
+        header: Header<'_>,
+        frame: &Frame,
+    ) -> Vec<(Topic, Bytes)> {
+        let one = |topic: Topic, header: &Header<'_>| (topic, envelope::event(header, frame));
         let to = |names: Names| Header {
             aim: Aim {
                 to: Some(names),
@@ -116,7 +131,7 @@ impl Node {
             },
             ..header.clone()
         };
-        let topics = match &target.to {
+        match &target.to {
             None => vec![one(Topic::App(app), &header)],
             Some(to) if to.users.len() + to.channels.len() > TOPICS_APART => {
                 vec![one(Topic::App(app), &header)]
@@ -168,18 +183,13 @@ impl Node {
                     many: topics.len() > 1,
                     ..header
                 };
-                let message = envelope::event(&header, &frame);
+                let message = envelope::event(&header, frame);
                 topics
                     .into_iter()
                     .map(|topic| (topic, message.clone()))
                     .collect()
             }
-        };
-        Ok(Some(Message::Live {
-            id,
-            topics,
-            receipt,
-        }))
+        }
     }
 
     /// Connections of other nodes, by the node that each id names.

@@ -194,6 +194,7 @@ fn what_is_no_json_is_told_apart_from_what_means_nothing() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_is_not_understood_says_why() {
     for (text, why) in [
         ("{}", "the message has no op"),
