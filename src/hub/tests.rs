@@ -465,6 +465,7 @@ async fn large_publications_wait_while_most_sockets_refuse_and_only_then() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a scenario in the order of time")]
 async fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves() {
     let context = context(Limits::default(), &["auth.team"], SlowConsumer::Disconnect);
     let schema = context.app(APP).schema.clone();

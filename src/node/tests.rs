@@ -215,6 +215,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a model beside what it models")]
     async fn emit(&mut self, whom: &Whom, except_user: Option<usize>, except: Option<usize>) {
         let number = self.next;
         self.next += 1;

@@ -1,5 +1,9 @@
 //! Several nodes over one Redis: what the contract promises of them, a module per promise.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "a panic is how a test fails, and a scenario is as long as it is"
+)]
 
 mod acl;
 mod apps;

@@ -2,7 +2,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::float_cmp,
-    reason = "a panic is how a test fails, and counters are whole"
+    clippy::too_many_lines,
+    reason = "a panic is how a test fails, counters are whole, and a table of cases is as long as it is"
 )]
 
 mod auth;
