@@ -15,6 +15,7 @@ mod deploy;
 mod drain;
 mod drops;
 mod emit;
+mod examples;
 mod features;
 mod history;
 mod hostile;

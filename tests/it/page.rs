@@ -1,6 +1,6 @@
 //! The page at `/`, in a real browser.
 
-mod browser;
+pub(crate) mod browser;
 
 use crate::support::*;
 use browser::{Browser, Page};
