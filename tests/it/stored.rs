@@ -528,7 +528,7 @@ fn start_client(server: &TestServer, count: usize) -> Child {
             "--ignored",
             "--exact",
             "--nocapture",
-            "a_client_that_says_what_it_reads_and_then_stalls",
+            "stored::a_client_that_says_what_it_reads_and_then_stalls",
         ])
         .env(
             ADDRESS,
