@@ -15,11 +15,11 @@ test: setup-build setup-test ## set up what the tests need, and run them all
 	$(CARGO) test --workspace --locked
 	$(CARGO) test --locked --doc
 
-check: setup-build ## format, clippy and docs with warnings denied, and the layer test
+check: setup-build ## format, clippy and docs with warnings denied, layers and links
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
-	$(CARGO) test --locked --test layers
+	$(CARGO) test --locked --test it -- layers:: links::
 
 bench: setup-build ## run the criterion benches (see benches/README.md)
 	$(CARGO) bench --locked

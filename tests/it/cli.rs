@@ -526,7 +526,7 @@ fn colours_are_for_terminals_and_who_asks() {
 #[test]
 fn https_and_wss_are_spoken_with_whom_the_system_trusts() {
     let served = Served::start(&[]);
-    let (port, authority) = running::terminate_tls(served.address);
+    let (port, authority) = crate::running::terminate_tls(served.address);
     let url = format!("https://localhost:{port}");
     let untrusted = run(&["emit", "alert", "--url", &url]).refused(1);
     assert!(untrusted.contains(&url), "{untrusted}");

@@ -16,7 +16,7 @@ use fanfare::{
 };
 use serde_json::{Value, json};
 
-const PAGE: &str = include_str!("../docs/http-api.md");
+const PAGE: &str = include_str!("../../docs/http-api.md");
 
 /// `matched` of the answer to a successful call.
 fn matched(server: &TestServer, path: &str, body: &Value) -> u64 {
@@ -1825,8 +1825,8 @@ fn the_page_and_the_description_have_every_code_of_a_problem() {
     }
     // Chosen by a variable where the problem is built; an index path is refused when the server starts.
     codes.extend(["missing_field", "bad_field"].map(str::to_owned));
-    codes.extend(codes_of_errors(include_str!("../src/node/mod.rs")));
-    codes.extend(codes_of_errors(include_str!("../src/protocol/event.rs")));
+    codes.extend(codes_of_errors(include_str!("../../src/node/mod.rs")));
+    codes.extend(codes_of_errors(include_str!("../../src/protocol/event.rs")));
     codes.extend(
         FilterErrorKind::ALL
             .iter()
@@ -1846,7 +1846,7 @@ fn the_page_and_the_description_have_every_code_of_a_problem() {
         })
         .collect();
     assert_eq!(table, codes, "the table of docs/http-api.md");
-    let api: Value = serde_json::from_str(include_str!("../src/http/openapi.json")).unwrap();
+    let api: Value = serde_json::from_str(include_str!("../../src/http/openapi.json")).unwrap();
     let listed = api["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]
         .as_array()
         .unwrap();
@@ -1891,8 +1891,8 @@ fn the_page_has_every_metric() {
         names += 1;
     }
     let sources = [
-        include_str!("../src/metrics.rs"),
-        include_str!("../src/metrics/bus.rs"),
+        include_str!("../../src/metrics.rs"),
+        include_str!("../../src/metrics/bus.rs"),
     ];
     let registered: usize = sources
         .iter()
@@ -1908,7 +1908,7 @@ fn the_page_has_every_metric() {
 
 #[test]
 fn the_page_and_the_description_have_every_path() {
-    let api: Value = serde_json::from_str(include_str!("../src/http/openapi.json")).unwrap();
+    let api: Value = serde_json::from_str(include_str!("../../src/http/openapi.json")).unwrap();
     for path in api["paths"].as_object().unwrap().keys() {
         assert!(
             PAGE.contains(&format!("{path}`")),

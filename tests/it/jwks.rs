@@ -322,7 +322,7 @@ fn a_renewal_waits_for_a_new_key_and_a_reload_may_bring_another_address() {
 fn over_tls_keys_come_only_from_whom_the_system_trusts() {
     let one = Signer::new("one");
     let provider = Provider::new(&[one.key()]);
-    let (port, certificate) = running::terminate_tls(provider.address);
+    let (port, certificate) = crate::running::terminate_tls(provider.address);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (trusted, config) = (folder.join("jwks.pem"), folder.join("jwks.toml"));
     std::fs::write(&trusted, certificate).unwrap();

@@ -21,6 +21,7 @@ mod http;
 mod jwks;
 mod layers;
 mod library;
+mod links;
 mod page;
 mod predicate_properties;
 mod reload;

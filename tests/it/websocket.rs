@@ -12,7 +12,7 @@ use crate::support::*;
 use fanfare::config::{AppConfig, ClientAuth};
 use serde_json::{Value, json};
 
-const PAGE: &str = include_str!("../docs/client-protocol.md");
+const PAGE: &str = include_str!("../../docs/client-protocol.md");
 
 // Handshake
 
@@ -561,7 +561,7 @@ fn a_node_that_leaves_says_bye_with_a_moment_to_come_back() {
 
 #[test]
 fn the_page_has_every_close_code_and_every_error() {
-    let codes: BTreeMap<String, &str> = include_str!("../src/close.rs")
+    let codes: BTreeMap<String, &str> = include_str!("../../src/close.rs")
         .lines()
         .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": u16 = "))
         .map(|(name, code)| (code.trim_end_matches(';').to_owned(), name))

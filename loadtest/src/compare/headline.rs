@@ -3,7 +3,7 @@
 use std::{fmt::Write, path::Path};
 
 use super::{
-    contender::{ALL, Contender},
+    contender::Contender,
     numbers::{percent, short, whole, with_interval},
     phases::Phase,
     raw::Measurement,
@@ -20,44 +20,18 @@ const P99: &str = "request to arrival p99";
 
 const LINES: &[Line] = &[
     (
-        "flood 128 B, CPU per delivery, µs",
-        "flood/1000",
-        PER_DELIVERY,
-    ),
-    (
-        "flood 128 B, CPU per delivery, µs",
+        "flood of 128 B, CPU per delivery, µs",
         "flood/5000",
         PER_DELIVERY,
     ),
-    (
-        "flood 128 B, CPU per delivery, µs",
-        "flood/15000",
-        PER_DELIVERY,
-    ),
-    (
-        "flood 1 KiB, CPU per delivery, µs",
-        "flood-1k/5000",
-        PER_DELIVERY,
-    ),
-    ("flood 128 B, p99, ms", "flood/5000", P99),
-    (
-        "one event at a time, CPU per delivery, µs",
-        "serial/1000",
-        PER_DELIVERY,
-    ),
+    ("flood of 128 B, p99, ms", "flood/5000", P99),
     (
         "one event at a time, CPU per delivery, µs",
         "serial/5000",
         PER_DELIVERY,
     ),
     (
-        "one event at a time, CPU per delivery, µs",
-        "serial/15000",
-        PER_DELIVERY,
-    ),
-    ("one event at a time, p99, ms", "serial/5000", P99),
-    (
-        "to one of them, CPU per event, µs",
+        "to one connection, CPU per event, µs",
         "targeted/5000",
         "server CPU per event",
     ),
@@ -73,6 +47,15 @@ const LINES: &[Line] = &[
     ),
 ];
 
+/// The servers of the table. The summary has the others.
+const SHOWN: [Contender; 5] = [
+    Contender::Fanfare,
+    Contender::UWebSockets,
+    Contender::SocketIo,
+    Contender::Sockudo,
+    Contender::Centrifugo,
+];
+
 /// Stands where nothing was measured.
 const NOTHING: &str = "—";
 
@@ -82,9 +65,8 @@ const MARK: &str = "†";
 /// The table, of those who were there.
 pub(super) fn table(setup: &Setup, measurements: &[Measurement], folder: &Path) -> String {
     let results = Results::new(measurements);
-    let there: Vec<_> = ALL
-        .iter()
-        .copied()
+    let there: Vec<_> = SHOWN
+        .into_iter()
         .filter(|server| {
             setup
                 .servers

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{
+use crate::{
     redis::Folder,
     support::{eventually, request},
 };

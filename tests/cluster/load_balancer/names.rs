@@ -7,11 +7,8 @@ use std::{
     thread,
 };
 
-use crate::{
-    balancer::Balancer,
-    node,
-    support::{eventually, request},
-};
+use super::{balancer::Balancer, node};
+use crate::support::{eventually, request};
 
 /// A name server for addresses of IPv4, on a port of its own. It answers until the test ends.
 struct Names {

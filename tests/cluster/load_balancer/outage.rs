@@ -4,12 +4,10 @@ use std::{net::SocketAddr, thread};
 
 use serde_json::json;
 
+use super::{balancer::Balancer, came_and_went, client_address, connect, node_with, sources};
 use crate::{
-    balancer::Balancer,
-    came_and_went, client_address, connect, node_with,
     redis::{Proxy, RedisServer},
     running::Served,
-    sources,
     support::{Answer, Client, KEY, Received, eventually, request},
 };
 
