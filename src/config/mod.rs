@@ -79,7 +79,8 @@ pub struct Config {
     pub namespace: String,
     /// Every bound.
     pub limits: Limits,
-    /// The apps by name; an app's [`crate::id::AppId`] is its place in this order. Never empty once loaded.
+    /// The apps by name; an app's [`crate::id::AppId`] is its place in this order. One, [`DEFAULT_APP`], by default, and
+    /// at least one.
     pub apps: BTreeMap<String, AppConfig>,
 }
 
@@ -109,7 +110,7 @@ impl Default for Config {
             redis: None,
             namespace: "default".to_owned(),
             limits: Limits::default(),
-            apps: BTreeMap::new(),
+            apps: BTreeMap::from([(DEFAULT_APP.to_owned(), AppConfig::default())]),
         }
     }
 }
