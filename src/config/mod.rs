@@ -171,9 +171,16 @@ impl Config {
         self.drain_delay.unwrap_or(default)
     }
 
-    /// The client authentication of `app`: as set, else optional, since off is only by setting.
+    /// The client authentication of `app`: as set. Otherwise `required` where the configuration has a key for client
+    /// tokens, and `optional` where it has none and a secret is made up for development.
     pub fn client_auth(&self, app: &AppConfig) -> ClientAuth {
-        app.client_auth.unwrap_or(ClientAuth::Optional)
+        // Whoever sets up tokens expects strangers to be refused, not to get every broadcast.
+        let default = if app.has_token_keys() {
+            ClientAuth::Required
+        } else {
+            ClientAuth::Optional
+        };
+        app.client_auth.unwrap_or(default)
     }
 
     /// The client authentication of those who come to `app` with `key`: the key's, else the app's.
