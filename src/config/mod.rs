@@ -20,6 +20,7 @@ mod jwks_url;
 mod reload;
 mod scope;
 mod secret;
+mod summary;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 

@@ -4,6 +4,7 @@ mod redis;
 mod reference;
 mod reloading;
 mod rules;
+mod summary;
 
 use std::path::PathBuf;
 
