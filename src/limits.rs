@@ -349,6 +349,10 @@ pub const DRAIN_SPACING: Duration = Duration::from_millis(1);
 /// Longest `reconnect_in_ms` of a goodbye; what follows a node's leaving is spread over this.
 pub const DRAIN_RECONNECT: Duration = Duration::from_secs(3);
 
+/// Longest `reconnect_in_ms` of a goodbye to a client whose token has expired, and half of it the shortest: tokens that
+/// were signed together end together, and a client that comes back with the same token must not do so in a loop.
+pub const EXPIRED_RECONNECT: Duration = Duration::from_secs(1);
+
 /// Sockets accepted and not yet taken by their shard's thread.
 pub const ACCEPT_QUEUE: usize = 1024;
 

@@ -92,7 +92,11 @@ mod tests {
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().await.unwrap();
         let mut pages = Pages::default();
-        assert_eq!(pages.send(socket.as_fd()).unwrap(), 0, "it holds nothing yet");
+        assert_eq!(
+            pages.send(socket.as_fd()).unwrap(),
+            0,
+            "it holds nothing yet"
+        );
         // Neither is a whole number of pages: what lies behind the first one's end must not be seen either.
         let runs = [vec![b'a'; 10_000], vec![b'b'; 5_000], vec![b'c'; 9_000]];
         for run in &runs {

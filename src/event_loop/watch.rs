@@ -15,8 +15,11 @@ use crate::{
     close::{self, Close},
     hub::{SlotRef, State},
     limits::TICK,
-    protocol::frame::Frame,
+    protocol::{frame::Frame, native},
 };
+
+/// What a client is told that should have authenticated and did not.
+const NOT_IN_TIME: &str = "no token came in time; connect with ?token=, or send op \"auth\" first";
 
 impl EventLoop {
     /// Looks after the shard until the thread ends.
@@ -87,7 +90,7 @@ impl EventLoop {
                 }
                 Due::Authentication => {
                     let vouched = self.seat_of(at).is_some_and(|seat| seat.vouched.get());
-                    let close = Close::new(close::UNAUTHORIZED, "not authenticated in time");
+                    let close = Close::new(close::UNAUTHORIZED, NOT_IN_TIME);
                     self.shard.with(|table| {
                         if table.state(at) == State::Pending && !vouched {
                             table.close(at, None, &close);
@@ -114,7 +117,8 @@ impl EventLoop {
             return self.expect_expiry(at, expires_at.get());
         }
         let close = Close::new(close::EXPIRED, "token expired");
-        self.shard.with(|table| table.close(at, None, &close));
+        let bye = native::bye_expired(&close);
+        self.shard.with(|table| table.close(at, Some(bye), &close));
     }
 
     fn end_stalled(&self, age: Duration) {

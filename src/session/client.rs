@@ -110,13 +110,17 @@ impl Client {
 
     pub(super) fn unauthorized(&self, error: &TokenError) {
         tracing::info!(app = %self.app().name, %error, "client refused");
-        // Whoever may well have a good token is to come back with it.
-        let code = if *error == TokenError::KeysOutOfReach {
-            close::OVER_LIMIT
-        } else {
-            close::UNAUTHORIZED
+        // A client that may well have a good token, now or soon, is to come back with it.
+        let code = match error {
+            TokenError::KeysOutOfReach => close::OVER_LIMIT,
+            TokenError::Expired => close::EXPIRED,
+            _ => close::UNAUTHORIZED,
         };
-        self.close(code, &error.to_string());
+        let close = Close::new(code, &error.to_string());
+        let bye = (code == close::EXPIRED).then(|| native::bye_expired(&close));
+        self.event_loop
+            .shard()
+            .with(|table| table.close(self.seat.at, bye, &close));
     }
 
     /// Closes a client that keeps sending over its rate, and says when to come back.

@@ -114,7 +114,13 @@ impl Presented {
         let verified = match verified {
             Ok(verified) => verified,
             Err(error) if self.is_renewal => {
-                client.refuse(id, "unauthorized", &error.to_string());
+                // A client that learns this fetches another token, and sends that.
+                let code = if error == TokenError::Expired {
+                    "token_expired"
+                } else {
+                    "unauthorized"
+                };
+                client.refuse(id, code, &error.to_string());
                 return None;
             }
             Err(error) => {
