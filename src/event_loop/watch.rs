@@ -15,6 +15,7 @@ use crate::{
     close::{self, Close},
     hub::{SlotRef, State},
     limits::TICK,
+    metrics::Refusal,
     protocol::{frame::Frame, native},
 };
 
@@ -88,17 +89,26 @@ impl EventLoop {
                         seat.reset();
                     }
                 }
-                Due::Authentication => {
-                    let vouched = self.seat_of(at).is_some_and(|seat| seat.vouched.get());
-                    let close = Close::new(close::UNAUTHORIZED, NOT_IN_TIME);
-                    self.shard.with(|table| {
-                        if table.state(at) == State::Pending && !vouched {
-                            table.close(at, None, &close);
-                        }
-                    });
-                }
+                Due::Authentication => self.give_up_on(at),
                 Due::Expiry(second) => self.expire(at, second),
             }
+        }
+    }
+
+    /// Sends a client away that has shown no token in time.
+    fn give_up_on(&self, at: SlotRef) {
+        if self.seat_of(at).is_some_and(|seat| seat.vouched.get()) {
+            return;
+        }
+        let close = Close::new(close::UNAUTHORIZED, NOT_IN_TIME);
+        let refused = self.shard.with(|table| {
+            let connection = table.connection(at)?;
+            (table.state(at) == State::Pending && table.close(at, None, &close))
+                .then_some(connection.app)
+        });
+        if let Some(app) = refused {
+            let refusals = &self.hub.context().refusals;
+            refusals.refuse(Refusal::TokenMissing, Some(app), NOT_IN_TIME);
         }
     }
 

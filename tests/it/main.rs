@@ -24,6 +24,7 @@ mod library;
 mod links;
 mod page;
 mod predicate_properties;
+mod refusals;
 mod reload;
 mod rights;
 mod slow_consumers;
