@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod body;
 mod channels;
 mod connect;
+mod cors;
 mod history;
 pub(crate) mod idempotency;
 pub(crate) mod inspect;
@@ -26,7 +27,7 @@ use hyper::{
 use serde::Serialize;
 
 use self::{
-    access::Refused, idempotency::Store, problem::Problem, publish::Publishing,
+    access::Refused, cors::Opening, idempotency::Store, problem::Problem, publish::Publishing,
     verbs::Verb, watch::Life,
 };
 use crate::{
@@ -251,10 +252,14 @@ impl Edge {
     pub(crate) async fn serve(&self, request: Request<Incoming>, peer: &Peer) -> Response<Answer> {
         let began = Instant::now();
         peer.life.busy();
+        let opening = Opening::of(&request, self.node.live().config.is_development());
         let mut response = self
-            .route(request, peer)
+            .route(request, peer, opening.as_ref())
             .await
             .unwrap_or_else(Problem::into_response);
+        if let Some(opening) = opening {
+            opening.mark(&mut response);
+        }
         if self.node.phase() == Phase::Draining
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
@@ -278,11 +283,15 @@ impl Edge {
         &self,
         request: Request<Incoming>,
         peer: &Peer,
+        opening: Option<&Opening>,
     ) -> Result<Response<Answer>, Problem> {
         if self.node.live().config.is_development() {
             let has_body = !request.body().is_end_stream();
             access::development(request.headers(), peer.ip, has_body)
                 .map_err(|refused| refused.told(&self.node))?;
+        }
+        if let Some(granted) = opening.and_then(Opening::preflight) {
+            return Ok(granted);
         }
         let path = request.uri().path();
         let mut allowed = None;
@@ -309,6 +318,10 @@ impl Edge {
     fn astray(&self, request: &Request<Incoming>, allowed: Option<&'static str>) -> Problem {
         let refused = |why, problem| Refused::new(why, None, problem).told(&self.node);
         match allowed {
+            Some(allow) if cors::is_preflight(request) => {
+                let closed = cors::closed(self.node.live().config.is_development());
+                refused(Refusal::Preflight, Problem::method(allow).but(closed))
+            }
             Some(allow) => Problem::method(allow),
             None => {
                 let problem = Problem::not_found(
