@@ -42,7 +42,7 @@ pub const TOO_BIG: u16 = 1009;
 pub const UNAUTHORIZED: u16 = 4001;
 /// Authenticated, and not allowed to connect.
 pub const FORBIDDEN: u16 = 4003;
-/// The token's time ran out and was not renewed.
+/// The token's time is over: it ran out without a renewal, or was over when the client connected.
 pub const EXPIRED: u16 = 4005;
 /// A message that is not JSON.
 pub const BAD_MESSAGE: u16 = 4009;

@@ -11,6 +11,7 @@ pub mod close;
 pub mod id;
 pub mod limits;
 pub mod metrics;
+mod refusals;
 mod outbound;
 pub mod config;
 pub mod predicate;

@@ -349,6 +349,17 @@ pub const DRAIN_SPACING: Duration = Duration::from_millis(1);
 /// Longest `reconnect_in_ms` of a goodbye; what follows a node's leaving is spread over this.
 pub const DRAIN_RECONNECT: Duration = Duration::from_secs(3);
 
+/// How often refusals of one kind are logged at most. Short enough to look for what just happened, and one line for each kind
+/// in it does not fill a log.
+pub const REFUSALS_LOGGED_EVERY: Duration = Duration::from_mins(1);
+
+/// How often the log is told of refusals that are due.
+pub const REFUSALS_LOOK: Duration = Duration::from_secs(5);
+
+/// Longest `reconnect_in_ms` of a goodbye to a client whose token has expired, and half of it the shortest: tokens that
+/// were signed together end together, and a client that comes back with the same token must not do so in a loop.
+pub const EXPIRED_RECONNECT: Duration = Duration::from_secs(1);
+
 /// Sockets accepted and not yet taken by their shard's thread.
 pub const ACCEPT_QUEUE: usize = 1024;
 

@@ -87,30 +87,113 @@ impl DropReason {
     }
 }
 
-/// Why a socket or an upgrade was turned away before it became a connection.
+/// Why a handshake, or a call, was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The node holds as many connections as it may.
     Connections,
     /// Too many connections from one address.
     Address,
-    /// Sockets came faster than the accept rate.
+    /// Handshakes came faster than the accept rate.
     AcceptRate,
-    /// The page's Origin is not allowed.
-    Origin,
     /// The node is leaving.
     Draining,
+    /// The page's Origin is not allowed.
+    Origin,
+    /// Without API keys: the `Host` is not this machine.
+    Host,
+    /// Without API keys: a proxy passed the request on.
+    Proxy,
+    /// Without API keys: the request comes from another machine.
+    Remote,
+    /// Without API keys: a body that a page's form could have sent.
+    ContentType,
+    /// A page of another origin asked whether it may call (CORS).
+    Preflight,
+    /// The API key is missing or unknown.
+    ApiKey,
+    /// The API key lacks a scope.
+    Scope,
+    /// The client key is unknown.
+    ClientKey,
+    /// A client's token is bad.
+    Token,
+    /// A client's token has expired.
+    TokenExpired,
+    /// A client that must have a token sent none in time.
+    TokenMissing,
+    /// The keys that may verify a client's token cannot be fetched.
+    TokenKeys,
+    /// There is no such app.
+    App,
+    /// The query of a handshake cannot be read.
+    Query,
+    /// A WebSocket handshake on a path that takes none.
+    Path,
+    /// What came to `/v1/connect` is not a WebSocket handshake of RFC 6455.
+    Handshake,
+    /// The client offers only other protocols.
+    Protocol,
 }
 
 impl Refusal {
-    fn name(self) -> &'static str {
+    /// Every reason, each in its own place.
+    pub const ALL: [Self; 22] = [
+        Self::Connections,
+        Self::Address,
+        Self::AcceptRate,
+        Self::Draining,
+        Self::Origin,
+        Self::Host,
+        Self::Proxy,
+        Self::Remote,
+        Self::ContentType,
+        Self::Preflight,
+        Self::ApiKey,
+        Self::Scope,
+        Self::ClientKey,
+        Self::Token,
+        Self::TokenExpired,
+        Self::TokenMissing,
+        Self::TokenKeys,
+        Self::App,
+        Self::Query,
+        Self::Path,
+        Self::Handshake,
+        Self::Protocol,
+    ];
+
+    /// The name in the label `reason`, and in the log.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Connections => "connections",
             Self::Address => "address",
             Self::AcceptRate => "accept_rate",
-            Self::Origin => "origin",
             Self::Draining => "draining",
+            Self::Origin => "origin",
+            Self::Host => "host",
+            Self::Proxy => "proxy",
+            Self::Remote => "remote",
+            Self::ContentType => "content_type",
+            Self::Preflight => "preflight",
+            Self::ApiKey => "api_key",
+            Self::Scope => "scope",
+            Self::ClientKey => "client_key",
+            Self::Token => "token",
+            Self::TokenExpired => "token_expired",
+            Self::TokenMissing => "token_missing",
+            Self::TokenKeys => "token_keys",
+            Self::App => "app",
+            Self::Query => "query",
+            Self::Path => "path",
+            Self::Handshake => "handshake",
+            Self::Protocol => "protocol",
         }
+    }
+
+    /// Whether the node lacks room, and nothing is wrong with the client.
+    pub fn is_capacity(self) -> bool {
+        matches!(self, Self::Connections | Self::Address | Self::AcceptRate)
     }
 }
 
@@ -389,7 +472,7 @@ impl Metrics {
         );
         r.register(
             "refusals",
-            "Sockets and upgrades turned away, by reason",
+            "Handshakes and calls turned away, by reason",
             self.refused.clone(),
         );
         r.register(
@@ -547,7 +630,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a socket or an upgrade turned away.
+    /// Counts a handshake or a call turned away.
     pub fn refused(&self, why: Refusal) {
         self.refused
             .get_or_create(&ReasonLabel { reason: why.name() })
@@ -584,5 +667,21 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_place_and_a_name_of_its_own() {
+        let mut names: Vec<&str> = Refusal::ALL.map(Refusal::name).to_vec();
+        for (place, why) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, place, "{why:?}");
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Refusal::ALL.len());
     }
 }

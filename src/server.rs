@@ -145,6 +145,9 @@ impl Server {
             })?);
         }
         tracing::info!(%address, shards, apps = node.apps.len(), connections = node.config.limits.connections, "serving");
+        for line in node.config.summary() {
+            tracing::info!("{line}");
+        }
         let handle = handles
             .recv()
             .map_err(|_| StartError::Thread(io::Error::other("a shard ended at once")))?;
@@ -268,6 +271,7 @@ impl Parts {
             {
                 tokio::task::spawn_local(self.clone().accept(listener, senders));
                 tokio::task::spawn_local(self.node.clone().tell_members());
+                tokio::task::spawn_local(self.node.clone().tell_refusals());
                 if let Some(inbox) = inbox {
                     let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
                     tokio::task::spawn_local(self.node.clone().hear(inbox, programs));

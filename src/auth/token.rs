@@ -75,7 +75,7 @@ pub enum TokenError {
     /// Signed by another key, or changed since.
     #[error("the token's signature is wrong")]
     Signature,
-    /// `exp` is over.
+    /// `exp` is over, and nothing else is wrong: the user may well have a newer token.
     #[error("the token has expired")]
     Expired,
     /// `nbf` is to come.
@@ -262,9 +262,6 @@ impl Tokens {
             .get("exp")
             .map(|exp| seconds("exp", exp))
             .transpose()?;
-        if expires_at.is_some_and(|exp| exp.saturating_add(leeway) <= now) {
-            return Err(TokenError::Expired);
-        }
         let not_before = claims
             .get("nbf")
             .map(|nbf| seconds("nbf", nbf))
@@ -287,6 +284,11 @@ impl Tokens {
             .get("can")
             .map(|can| Rights::parse(can.get()).map(Arc::new))
             .transpose()?;
+
+        // Last: only a token that is good in all else is merely expired, and its client is to come back with a new one.
+        if expires_at.is_some_and(|exp| exp.saturating_add(leeway) <= now) {
+            return Err(TokenError::Expired);
+        }
         Ok(Verified {
             user,
             expires_at,

@@ -61,6 +61,9 @@ fn summary(config: &Config) -> String {
             redis.url, config.namespace
         );
     }
+    for line in config.summary() {
+        let _ = writeln!(text, "{line}");
+    }
     for (name, app) in &config.apps {
         let _ = writeln!(text, "app     {STRONG}{name}{STRONG:#}");
         let mut line = |name: &str, of: String| {

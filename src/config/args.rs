@@ -77,7 +77,7 @@ pub struct ServeArgs {
     /// The secret that signs client tokens of the default app (HS256)
     #[arg(long, value_name = "SECRET")]
     pub token_secret: Option<Secret>,
-    /// Whether clients of the default app authenticate [default: optional]
+    /// Whether clients of the default app authenticate [default: required with a key for tokens, else optional]
     #[arg(long, value_name = "WHETHER")]
     pub client_auth: Option<ClientAuth>,
     /// Let browsers connect to the default app from this origin; * is any

@@ -3,7 +3,7 @@
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, Problem,
+    Config, ConfigError, DEFAULT_APP, Problem,
     check_app::check_app,
     check_keys::check_token_keys,
     form::{is_name, is_path},
@@ -29,6 +29,11 @@ impl Config {
         self.check_node(&mut rules);
         self.check_limits(&mut rules);
         self.check_redis(&mut rules);
+        if self.apps.is_empty() {
+            rules.push(format!(
+                "apps is empty, and a server serves at least one app; add one, such as \"{DEFAULT_APP}\""
+            ));
+        }
         for (name, app) in &self.apps {
             check_app(name, app, &mut rules);
             check_token_keys(name, app, &mut rules);

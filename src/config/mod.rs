@@ -20,6 +20,7 @@ mod jwks_url;
 mod reload;
 mod scope;
 mod secret;
+mod summary;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
@@ -79,7 +80,8 @@ pub struct Config {
     pub namespace: String,
     /// Every bound.
     pub limits: Limits,
-    /// The apps by name; an app's [`crate::id::AppId`] is its place in this order. Never empty once loaded.
+    /// The apps by name; an app's [`crate::id::AppId`] is its place in this order. One, [`DEFAULT_APP`], by default, and
+    /// at least one.
     pub apps: BTreeMap<String, AppConfig>,
 }
 
@@ -109,7 +111,7 @@ impl Default for Config {
             redis: None,
             namespace: "default".to_owned(),
             limits: Limits::default(),
-            apps: BTreeMap::new(),
+            apps: BTreeMap::from([(DEFAULT_APP.to_owned(), AppConfig::default())]),
         }
     }
 }
@@ -170,9 +172,16 @@ impl Config {
         self.drain_delay.unwrap_or(default)
     }
 
-    /// The client authentication of `app`: as set, else optional, since off is only by setting.
+    /// The client authentication of `app`: as set. Otherwise `required` where the configuration has a key for client
+    /// tokens, and `optional` where it has none and a secret is made up for development.
     pub fn client_auth(&self, app: &AppConfig) -> ClientAuth {
-        app.client_auth.unwrap_or(ClientAuth::Optional)
+        // Whoever sets up tokens expects strangers to be refused, not to get every broadcast.
+        let default = if app.has_token_keys() {
+            ClientAuth::Required
+        } else {
+            ClientAuth::Optional
+        };
+        app.client_auth.unwrap_or(default)
     }
 
     /// The client authentication of those who come to `app` with `key`: the key's, else the app's.

@@ -20,7 +20,8 @@ pub(super) const LIVE_LIMITS: [&str; 11] = [
     "token_ttl",
 ];
 
-/// What a reload did: one line for each setting that differs, with its name first. No line holds a secret.
+/// What a reload did: one line for each setting that differs, with its name first, then those lines of
+/// [`Config::summary`] that differ. No line holds a secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReloadReport {
     /// Holds from now on.
@@ -86,6 +87,12 @@ pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
         redis: running.redis.clone(),
         namespace: running.namespace.clone(),
     };
+    // What the changes mean together: a first key for tokens, say, also keeps clients without a token out.
+    let before = running.summary();
+    let now = merged.summary().into_iter();
+    report
+        .applied
+        .extend(now.filter(|line| !before.contains(line)));
     (merged, report)
 }
 

@@ -11,9 +11,9 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    EventLoop, Seat,
+    EventLoop, Seat, SeatEntry,
     deadlines::Due,
-    write::{Volley, buffers, events, split, write},
+    write::{Sink, Volley, buffers, events, split, write},
 };
 use crate::{
     hub::{Batch, Load, Outcome, Progress, SlotRef, Table, Work},
@@ -141,16 +141,11 @@ impl EventLoop {
         let Batch { works, window } = batch;
         let seats = self.seats.borrow();
         // All before the first write: memory that was not touched for a while is waited for once, not once a write.
-        let batch: SmallVec<[Option<&Seat>; WRITE_STRIDE]> = works
+        let batch: SmallVec<[Option<Sink<'_>>; WRITE_STRIDE]> = works
             .iter()
-            .map(|work| {
-                seats
-                    .get(work.at.slot as usize)?
-                    .as_deref()
-                    .filter(|seat| seat.at == work.at)
-            })
+            .map(|work| SeatEntry::of(&seats, work.at).map(|seat| Sink::new(&seat.socket)))
             .collect();
-        for (work, seat) in works.drain(..).zip(batch) {
+        for (work, sink) in works.drain(..).zip(batch) {
             let queue: Vec<Frame>;
             let own;
             let (frames, volley) = match &work.load {
@@ -171,10 +166,10 @@ impl EventLoop {
                     (queue.as_slice(), &own)
                 }
             };
-            match seat {
-                Some(seat) => {
+            match sink {
+                Some(sink) => {
                     delivered[work.app.0 as usize] +=
-                        self.offer(&work, seat, frames, volley, outcome);
+                        self.offer(&work, sink, frames, volley, outcome);
                 }
                 None => self.lost(work.app, frames),
             }
@@ -185,15 +180,15 @@ impl EventLoop {
     fn offer(
         &self,
         work: &Work,
-        seat: &Seat,
+        sink: Sink<'_>,
         frames: &[Frame],
         volley: &Volley,
         outcome: &mut Outcome,
     ) -> u64 {
-        match volley.write(&seat.socket, frames) {
+        match volley.write(sink, frames) {
             Ok(taken) if taken == volley.bytes => {
                 if work.closing {
-                    seat.finish_writing();
+                    sink.finish();
                 }
                 volley.events
             }
@@ -252,14 +247,15 @@ impl EventLoop {
                 return Ok(());
             };
             let left = frames.iter().map(Frame::len).sum::<usize>() - skip;
-            let result = write(&seat.socket, &frames, (skip, left), &buffers(&frames, skip));
+            let sink = Sink::new(&seat.socket);
+            let result = write(sink, &frames, (skip, left), &buffers(&frames, skip));
             frames.clear();
             let taken = *result.as_ref().unwrap_or(&0);
             match self.shard.own(|table| table.advance(seat.at, taken)) {
                 Progress::Blocked => {}
                 Progress::Done { closing } => {
                     if closing {
-                        seat.finish_writing();
+                        sink.finish();
                     }
                     return Ok(());
                 }

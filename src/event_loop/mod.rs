@@ -44,8 +44,30 @@ pub(crate) struct Seat {
     expiry: Cell<u32>,
 }
 
-// With the two counts of its `Rc` it fits a cache line, and each write fetches it.
-const _: () = assert!(size_of::<Seat>() + 2 * size_of::<usize>() <= 64);
+/// What stands in the place of one slot: who is seated there now, if anyone.
+///
+/// The generation is here, not in the seat alone: to find a socket, a write touches this entry, and of the seat only the
+/// cache line that holds the descriptor. So the size of tokio's socket, which depends on the features that the embedding
+/// program chose, does not matter.
+#[derive(Clone, Debug, Default)]
+struct SeatEntry {
+    generation: u32,
+    seat: Option<Rc<Seat>>,
+}
+
+// Four to a cache line: publications for many go through all of them.
+const _: () = assert!(size_of::<SeatEntry>() <= 16);
+
+impl SeatEntry {
+    /// The seat of `at`, unless its slot has another tenant or none.
+    fn of(seats: &[Self], at: SlotRef) -> Option<&Rc<Seat>> {
+        let entry = seats.get(at.slot as usize)?;
+        entry
+            .seat
+            .as_ref()
+            .filter(|_| entry.generation == at.generation)
+    }
+}
 
 /// The second, in 2106, that no deadline is set for.
 const NEVER: u32 = u32::MAX;
@@ -68,11 +90,6 @@ impl Seat {
         let _ = socket.set_linger(Some(Duration::ZERO));
         let _ = socket.shutdown(std::net::Shutdown::Both);
     }
-
-    fn finish_writing(&self) {
-        // Fails only if the peer is gone already; the reader will see that.
-        let _ = socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write);
-    }
 }
 
 /// One shard's thread.
@@ -80,7 +97,8 @@ impl Seat {
 pub(crate) struct EventLoop {
     hub: Arc<Hub>,
     shard: Arc<Shard>,
-    seats: RefCell<Vec<Option<Rc<Seat>>>>,
+    /// By slot.
+    seats: RefCell<Vec<SeatEntry>>,
     deadlines: RefCell<Deadlines>,
     /// Refused connections: when their socket last took a byte.
     stalled: RefCell<AHashMap<SlotRef, Instant>>,
@@ -126,9 +144,12 @@ impl EventLoop {
         });
         let mut seats = self.seats.borrow_mut();
         if seats.len() <= at.slot as usize {
-            seats.resize(at.slot as usize + 1, None);
+            seats.resize(at.slot as usize + 1, SeatEntry::default());
         }
-        seats[at.slot as usize] = Some(seat.clone());
+        seats[at.slot as usize] = SeatEntry {
+            generation: at.generation,
+            seat: Some(seat.clone()),
+        };
         self.heartbeats.borrow_mut().join(at);
         seat
     }
@@ -144,7 +165,7 @@ impl EventLoop {
             .seats
             .borrow_mut()
             .get_mut(at.slot as usize)
-            .and_then(Option::take);
+            .and_then(|entry| entry.seat.take());
         if let Some(seat) = seat
             && self.stalled.borrow_mut().remove(&at).is_some()
         {
@@ -154,11 +175,7 @@ impl EventLoop {
     }
 
     fn seat_of(&self, at: SlotRef) -> Option<Rc<Seat>> {
-        self.seats
-            .borrow()
-            .get(at.slot as usize)?
-            .clone()
-            .filter(|seat| seat.at == at)
+        SeatEntry::of(&self.seats.borrow(), at).cloned()
     }
 
     /// Reads what the socket has into the thread's buffer and hands it to `each` at once; answers the number of bytes,

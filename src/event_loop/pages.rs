@@ -1,13 +1,14 @@
 //! Bytes that many sockets get, handed to the kernel once.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
 
 use rustix::{
     fs::{MemfdFlags, ftruncate, memfd_create, sendfile},
     io::{Errno, pwrite},
 };
-use tokio::net::TcpStream;
-
 /// A file in memory that holds one run, which `sendfile` puts into a socket's queue by reference to its pages.
 ///
 /// A socket keeps the pages that it was sent for as long as it needs them: the file is cut before it is written anew, and
@@ -66,7 +67,7 @@ impl Pages {
     ///
     /// # Errors
     /// Those of the socket, other than its refusal.
-    pub(super) fn send(&self, socket: &TcpStream) -> io::Result<usize> {
+    pub(super) fn send(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let Some(file) = self.file.as_ref().filter(|_| self.held > 0) else {
             return Ok(0);
         };
@@ -81,7 +82,7 @@ impl Pages {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::{io::Read, os::fd::AsFd};
 
     use super::*;
 
@@ -91,15 +92,19 @@ mod tests {
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().await.unwrap();
         let mut pages = Pages::default();
-        assert_eq!(pages.send(&socket).unwrap(), 0, "it holds nothing yet");
+        assert_eq!(
+            pages.send(socket.as_fd()).unwrap(),
+            0,
+            "it holds nothing yet"
+        );
         // Neither is a whole number of pages: what lies behind the first one's end must not be seen either.
         let runs = [vec![b'a'; 10_000], vec![b'b'; 5_000], vec![b'c'; 9_000]];
         for run in &runs {
             pages.hold(run);
-            assert_eq!(pages.send(&socket).unwrap(), run.len());
+            assert_eq!(pages.send(socket.as_fd()).unwrap(), run.len());
         }
         pages.forget();
-        assert_eq!(pages.send(&socket).unwrap(), 0);
+        assert_eq!(pages.send(socket.as_fd()).unwrap(), 0);
         let mut seen = vec![0; 24_000];
         client.read_exact(&mut seen).unwrap();
         assert_eq!(seen, runs.concat());
@@ -115,7 +120,7 @@ mod tests {
         pages.hold(&run);
         let mut sent = Vec::new();
         loop {
-            let taken = pages.send(&socket).unwrap();
+            let taken = pages.send(socket.as_fd()).unwrap();
             sent.extend_from_slice(&run[..taken]);
             if taken < run.len() {
                 break;

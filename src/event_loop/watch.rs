@@ -15,8 +15,12 @@ use crate::{
     close::{self, Close},
     hub::{SlotRef, State},
     limits::TICK,
-    protocol::frame::Frame,
+    metrics::Refusal,
+    protocol::{frame::Frame, native},
 };
+
+/// What a client is told that should have authenticated and did not.
+const NOT_IN_TIME: &str = "no token came in time; connect with ?token=, or send op \"auth\" first";
 
 impl EventLoop {
     /// Looks after the shard until the thread ends.
@@ -85,17 +89,26 @@ impl EventLoop {
                         seat.reset();
                     }
                 }
-                Due::Authentication => {
-                    let vouched = self.seat_of(at).is_some_and(|seat| seat.vouched.get());
-                    let close = Close::new(close::UNAUTHORIZED, "not authenticated in time");
-                    self.shard.with(|table| {
-                        if table.state(at) == State::Pending && !vouched {
-                            table.close(at, None, &close);
-                        }
-                    });
-                }
+                Due::Authentication => self.give_up_on(at),
                 Due::Expiry(second) => self.expire(at, second),
             }
+        }
+    }
+
+    /// Sends a client away that has shown no token in time.
+    fn give_up_on(&self, at: SlotRef) {
+        if self.seat_of(at).is_some_and(|seat| seat.vouched.get()) {
+            return;
+        }
+        let close = Close::new(close::UNAUTHORIZED, NOT_IN_TIME);
+        let refused = self.shard.with(|table| {
+            let connection = table.connection(at)?;
+            (table.state(at) == State::Pending && table.close(at, None, &close))
+                .then_some(connection.app)
+        });
+        if let Some(app) = refused {
+            let refusals = &self.hub.context().refusals;
+            refusals.refuse(Refusal::TokenMissing, Some(app), NOT_IN_TIME);
         }
     }
 
@@ -114,7 +127,8 @@ impl EventLoop {
             return self.expect_expiry(at, expires_at.get());
         }
         let close = Close::new(close::EXPIRED, "token expired");
-        self.shard.with(|table| table.close(at, None, &close));
+        let bye = native::bye_expired(&close);
+        self.shard.with(|table| table.close(at, Some(bye), &close));
     }
 
     fn end_stalled(&self, age: Duration) {

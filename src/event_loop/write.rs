@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
 };
 
 use rustix::net::{SendAncillaryBuffer, SendFlags};
@@ -17,6 +17,30 @@ use crate::{
 
 /// The buffers of one write.
 pub(super) type Buffers<'a> = SmallVec<[IoSlice<'a>; WRITE_VECTORS]>;
+
+/// A socket to write to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sink<'a> {
+    /// Taken out of the socket before a batch of writes begins, which fetches its memory.
+    descriptor: BorrowedFd<'a>,
+    /// What tokio knows of it, which only a refusal touches.
+    socket: &'a TcpStream,
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn new(socket: &'a TcpStream) -> Self {
+        Self {
+            descriptor: socket.as_fd(),
+            socket,
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub(super) fn finish(self) {
+        // Fails only if the peer is gone already; the reader will see that.
+        let _ = rustix::net::shutdown(self.descriptor, rustix::net::Shutdown::Write);
+    }
+}
 
 /// What a run of the log is as one write, worked out once for all connections that have this run.
 ///
@@ -93,13 +117,13 @@ impl Volley {
     ///
     /// # Errors
     /// As [`write()`].
-    pub(super) fn write(&self, socket: &TcpStream, frames: &[Frame]) -> io::Result<usize> {
-        let taken = self.pages.send(socket)?;
+    pub(super) fn write(&self, sink: Sink<'_>, frames: &[Frame]) -> io::Result<usize> {
+        let taken = self.pages.send(sink.descriptor)?;
         if taken == 0 {
             let left = (0, self.bytes);
             return match self.whole(frames) {
-                Some(bytes) => write(socket, frames, left, &[IoSlice::new(bytes)]),
-                None => write(socket, frames, left, &buffers(frames, 0)),
+                Some(bytes) => write(sink, frames, left, &[IoSlice::new(bytes)]),
+                None => write(sink, frames, left, &buffers(frames, 0)),
             };
         }
         if taken == self.bytes {
@@ -109,7 +133,7 @@ impl Volley {
         let rest = &frames[whole..];
         Ok(taken
             + write(
-                socket,
+                sink,
                 rest,
                 (begun, self.bytes - taken),
                 &buffers(rest, begun),
@@ -151,17 +175,17 @@ pub(super) fn buffers(frames: &[Frame], skip: usize) -> Buffers<'_> {
 /// # Errors
 /// Those of the socket, other than its refusal.
 pub(super) fn write(
-    socket: &TcpStream,
+    sink: Sink<'_>,
     frames: &[Frame],
     (skip, left): (usize, usize),
     first: &[IoSlice<'_>],
 ) -> io::Result<usize> {
-    let Some(mut taken) = send(socket, first)? else {
+    let Some(mut taken) = send(sink, first)? else {
         return Ok(0);
     };
     while taken < left {
         let (whole, begun) = split(frames, skip + taken);
-        match send(socket, &buffers(&frames[whole..], begun))? {
+        match send(sink, &buffers(&frames[whole..], begun))? {
             Some(more) => taken += more,
             None => break,
         }
@@ -184,12 +208,12 @@ pub(super) fn split(frames: &[Frame], mut bytes: usize) -> (usize, usize) {
 ///
 /// The descriptor is used directly, which saves tokio's readiness look-up. Only a refusal goes through tokio, so that
 /// it learns of it and a later `writable` waits.
-fn send(socket: &TcpStream, buffers: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+fn send(sink: Sink<'_>, buffers: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let sent = match buffers {
-        [one] => rustix::net::send(socket.as_fd(), one, flags),
+        [one] => rustix::net::send(sink.descriptor, one, flags),
         many => rustix::net::sendmsg(
-            socket.as_fd(),
+            sink.descriptor,
             many,
             &mut SendAncillaryBuffer::default(),
             flags,
@@ -197,7 +221,7 @@ fn send(socket: &TcpStream, buffers: &[IoSlice<'_>]) -> io::Result<Option<usize>
     };
     let sent = match sent {
         Ok(n) => Ok(n),
-        Err(rustix::io::Errno::AGAIN) => socket.try_write_vectored(buffers),
+        Err(rustix::io::Errno::AGAIN) => sink.socket.try_write_vectored(buffers),
         Err(rustix::io::Errno::INTR) => Ok(0),
         Err(error) => Err(error.into()),
     };

@@ -4,18 +4,43 @@ use std::net::IpAddr;
 
 use hyper::{
     HeaderMap, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, FORWARDED, HOST, ORIGIN, VIA},
+    header::{AUTHORIZATION, CONTENT_TYPE, FORWARDED, HOST, HeaderValue, ORIGIN, VIA},
 };
 use ipnet::IpNet;
 
 use super::problem::Problem;
-use crate::{auth::Scope, id::AppId, node::Node};
+use crate::{auth::Scope, id::AppId, metrics::Refusal, node::Node};
+
+/// Of a header, so much is shown in messages: any real Origin or Host.
+const SHOWN_CHARS: usize = 128;
 
 /// Who calls: an app, by one of its keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) app: AppId,
     pub(crate) key: Box<str>,
+}
+
+/// A request that is turned away for what it is or where it comes from: what is counted and logged, and the answer.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) why: Refusal,
+    /// The app that it meant, once that is known.
+    pub(crate) app: Option<AppId>,
+    pub(crate) problem: Problem,
+}
+
+impl Refused {
+    pub(crate) fn new(why: Refusal, app: Option<AppId>, problem: Problem) -> Self {
+        Self { why, app, problem }
+    }
+
+    /// Counts and logs it; the answer remains.
+    pub(crate) fn told(self, node: &Node) -> Problem {
+        node.refusals()
+            .refuse(self.why, self.app, self.problem.detail());
+        self.problem
+    }
 }
 
 /// The caller of a request that needs `scope`.
@@ -25,6 +50,10 @@ pub(crate) struct Caller {
 /// # Errors
 /// 401 for a missing or unknown key, 403 for one without the scope.
 pub(crate) fn authorize(node: &Node, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
+    caller(node, headers, scope).map_err(|refused| refused.told(node))
+}
+
+fn caller(node: &Node, headers: &HeaderMap, scope: Scope) -> Result<Caller, Refused> {
     let live = node.live();
     if live.keys.is_empty() {
         return Ok(Caller {
@@ -32,8 +61,10 @@ pub(crate) fn authorize(node: &Node, headers: &HeaderMap, scope: Scope) -> Resul
             key: "".into(),
         });
     }
-    let unauthorized =
-        |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+    let unauthorized = |detail: &str| {
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+        Refused::new(Refusal::ApiKey, None, problem)
+    };
     let presented =
         bearer(headers).ok_or_else(|| unauthorized("send Authorization: Bearer <api key>"))?;
     let key = live
@@ -42,7 +73,8 @@ pub(crate) fn authorize(node: &Node, headers: &HeaderMap, scope: Scope) -> Resul
         .ok_or_else(|| unauthorized("the API key is not known"))?;
     if !key.may(scope) {
         let detail = format!("the API key \"{}\" lacks the scope {scope}", key.name);
-        return Err(Problem::new(StatusCode::FORBIDDEN, "missing_scope", detail));
+        let problem = Problem::new(StatusCode::FORBIDDEN, "missing_scope", detail);
+        return Err(Refused::new(Refusal::Scope, Some(key.app), problem));
     }
     Ok(Caller {
         app: key.app,
@@ -67,18 +99,15 @@ pub(crate) fn development(
     headers: &HeaderMap,
     peer: IpAddr,
     has_body: bool,
-) -> Result<(), Problem> {
-    let refuse = |what: &str| {
+) -> Result<(), Refused> {
+    let refuse = |why, what: &str| {
         let detail =
             format!("{what}; a server without API keys serves this machine only (set --api-key)");
-        Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "development_only",
-            detail,
-        ))
+        let problem = Problem::new(StatusCode::FORBIDDEN, "development_only", detail);
+        Err(Refused::new(why, None, problem))
     };
     if !peer.to_canonical().is_loopback() {
-        return refuse("the request comes from another machine");
+        return refuse(Refusal::Remote, "the request comes from another machine");
     }
     let passed_on = [FORWARDED, VIA]
         .iter()
@@ -87,32 +116,40 @@ pub(crate) fn development(
             .keys()
             .any(|name| name.as_str().starts_with("x-forwarded-"));
     if passed_on {
-        return refuse("the request was passed on by a proxy");
+        return refuse(Refusal::Proxy, "the request was passed on by a proxy");
     }
     let mut hosts = headers.get_all(HOST).iter();
-    match (
-        hosts.next().and_then(|host| host.to_str().ok()),
-        hosts.next(),
-    ) {
-        (Some(host), None) if is_loopback_host(host) => {}
-        _ => return refuse("the Host is not localhost, 127.0.0.1 or [::1]"),
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if host.to_str().is_ok_and(is_loopback_host) => {}
+        (host, _) => {
+            let host = host.map_or_else(|| "that is missing".to_owned(), shown);
+            let what = format!("the Host {host} is not localhost, 127.0.0.1 or [::1]");
+            return refuse(Refusal::Host, &what);
+        }
     }
-    let origins_local = headers
+    let foreign = headers
         .get_all(ORIGIN)
         .iter()
-        .all(|origin| origin.to_str().is_ok_and(is_loopback_origin));
-    if !origins_local {
-        return refuse("the Origin is not localhost, 127.0.0.1 or [::1]");
+        .find(|origin| !origin.to_str().is_ok_and(is_loopback_origin));
+    if let Some(origin) = foreign {
+        let what = format!(
+            "the Origin {} is not localhost, 127.0.0.1 or [::1]",
+            shown(origin)
+        );
+        return refuse(Refusal::Origin, &what);
     }
     if has_body && !is_json(headers) {
         let detail = "send Content-Type: application/json";
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "content_type",
-            detail,
-        ));
+        let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail);
+        return Err(Refused::new(Refusal::ContentType, None, problem));
     }
     Ok(())
+}
+
+/// A header's value in quotes, for a message; what is long is cut.
+pub(crate) fn shown(value: &HeaderValue) -> String {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    format!("{:?}", text.chars().take(SHOWN_CHARS).collect::<String>())
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -123,7 +160,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn is_loopback_origin(origin: &str) -> bool {
+pub(crate) fn is_loopback_origin(origin: &str) -> bool {
     origin
         .strip_prefix("http://")
         .or_else(|| origin.strip_prefix("https://"))

@@ -1,6 +1,6 @@
 //! `GET /v1/connect`: from an HTTP request to a client's session.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{net::IpAddr, rc::Rc, time::Instant};
 
 use fastwebsockets::upgrade;
 use hyper::{
@@ -13,10 +13,16 @@ use percent_encoding::percent_decode_str;
 use smol_str::SmolStr;
 use tokio::net::TcpStream;
 
-use super::{Answer, Edge, access, problem::Problem, watch::Watched};
+use super::{
+    Answer, Edge,
+    access::{self, Refused},
+    problem::Problem,
+    watch::Watched,
+};
 use crate::{
     app::{App, Live},
     event_loop::EventLoop,
+    id::AppId,
     metrics::Refusal,
     node::{Node, Occupancy, Phase},
     protocol::native,
@@ -112,8 +118,11 @@ impl<'n> Destination<'n> {
     ///
     /// # Errors
     /// 404 for an unknown app, 400 where key and app name different ones.
-    fn of(node: &'n Node, live: &Live, query: &Query) -> Result<Self, Problem> {
-        let unknown_app = || Problem::not_found("unknown_app", "there is no such app");
+    fn of(node: &'n Node, live: &Live, query: &Query) -> Result<Self, Refused> {
+        let unknown_app = || {
+            let problem = Problem::not_found("unknown_app", "there is no such app");
+            Refused::new(Refusal::App, None, problem)
+        };
         let named = query
             .app
             .as_deref()
@@ -121,9 +130,11 @@ impl<'n> Destination<'n> {
             .transpose()?;
         let found = query.key.as_ref().map(|key| live.client_keys.find(key));
         match found {
-            Some(Some((app, _))) if named.is_some_and(|named| named.id != app) => Err(
-                Problem::bad_request("bad_query", "`key` is of another app than `app`"),
-            ),
+            Some(Some((app, _))) if named.is_some_and(|named| named.id != app) => {
+                let detail = "`key` is of another app than `app`";
+                let problem = Problem::bad_request("bad_query", detail);
+                Err(Refused::new(Refusal::ClientKey, Some(app), problem))
+            }
             Some(Some((app, policy))) => Ok(Self {
                 app: node.app(app),
                 policy,
@@ -154,52 +165,20 @@ pub(super) fn connect(
     since: Instant,
 ) -> Result<Response<Answer>, Problem> {
     let node = edge.node.clone();
-    let live = node.live();
-    let most_channels = node.config.limits.channels_per_connection;
-    let query = Query::parse(request.uri().query().unwrap_or(""), most_channels)?;
-    let Destination {
+    let Admitted {
         app,
         policy,
         refusal,
-    } = Destination::of(&node, &live, &query)?;
-    let headers = request.headers();
-    let token = query
-        .token
-        .or_else(|| access::bearer(headers).map(str::to_owned));
-    if let Some(origin) = headers.get(ORIGIN) {
-        let origin = origin.to_str().unwrap_or("");
-        let development = live.config.is_development();
-        if !live
-            .access(app.id)
-            .policy(policy)
-            .allows_origin(origin, token.is_some(), development)
-        {
-            node.metrics.refused(Refusal::Origin);
-            let detail = "this Origin may not connect without a token, or not at all; \
-                          set `origins` of the app or the client key ([\"*\"] allows every one)";
-            return Err(Problem::new(
-                StatusCode::FORBIDDEN,
-                "origin_refused",
-                detail,
-            ));
-        }
-    }
-    let ip = access::client_address(headers, peer, &live.config.trusted_proxies);
-    let version = headers
-        .get(SEC_WEBSOCKET_VERSION)
-        .is_none_or(|version| version == "13");
-    if request.method() != Method::GET || !version || !upgrade::is_upgrade_request(&request) {
-        let detail = "this path takes WebSocket handshakes (RFC 6455, version 13) only";
-        return Err(Problem::new(
-            StatusCode::UPGRADE_REQUIRED,
-            "upgrade_required",
-            detail,
-        ));
-    }
-    let protocol = chosen_protocol(headers)?;
-    let (occupancy, app) = (admit(edge, &node, ip)?, app.id);
-    let (mut response, upgraded) = upgrade::upgrade(&mut request)
-        .map_err(|e| Problem::bad_request("bad_handshake", e.to_string()))?;
+        ip,
+        token,
+        query,
+        protocol,
+        occupancy,
+    } = admit(edge, &request, peer).map_err(|refused| refused.told(&node))?;
+    let (mut response, upgraded) = upgrade::upgrade(&mut request).map_err(|error| {
+        let problem = Problem::bad_request("bad_handshake", error.to_string());
+        Refused::new(Refusal::Handshake, Some(app), problem).told(&node)
+    })?;
     if protocol {
         response.headers_mut().insert(
             SEC_WEBSOCKET_PROTOCOL,
@@ -241,6 +220,84 @@ pub(super) fn connect(
     Ok(response.map(|_| Answer::default()))
 }
 
+/// A handshake that may be granted.
+struct Admitted {
+    app: AppId,
+    policy: usize,
+    /// As [`Destination::refusal`].
+    refusal: Option<&'static str>,
+    ip: IpAddr,
+    token: Option<String>,
+    query: Query,
+    /// Whether the client names our protocol, and so hears it back.
+    protocol: bool,
+    occupancy: Occupancy,
+}
+
+/// Looks at everything that a handshake says of itself, and takes a place for its connection.
+fn admit(edge: &Edge, request: &Request<Incoming>, peer: IpAddr) -> Result<Admitted, Refused> {
+    let node = &edge.node;
+    let live = node.live();
+    let headers = request.headers();
+    let most_channels = node.config.limits.channels_per_connection;
+    let mut query = Query::parse(request.uri().query().unwrap_or(""), most_channels)
+        .map_err(|problem| Refused::new(Refusal::Query, None, problem))?;
+    let Destination {
+        app,
+        policy,
+        refusal,
+    } = Destination::of(node, &live, &query)?;
+    let app = app.id;
+    let refused = |why, problem| Refused::new(why, Some(app), problem);
+
+    let token = query
+        .token
+        .take()
+        .or_else(|| access::bearer(headers).map(str::to_owned));
+    if let Some(origin) = headers.get(ORIGIN) {
+        let named = origin.to_str().unwrap_or("");
+        let development = live.config.is_development();
+        let policy = live.access(app).policy(policy);
+        if !policy.allows_origin(named, token.is_some(), development) {
+            return Err(refused(Refusal::Origin, origin_refused(origin)));
+        }
+    }
+
+    let version = headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version == "13");
+    if request.method() != Method::GET || !version || !upgrade::is_upgrade_request(request) {
+        let detail = "this path takes WebSocket handshakes (RFC 6455, version 13) only; \
+                      does a proxy remove `Upgrade`?";
+        let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail);
+        return Err(refused(Refusal::Handshake, problem));
+    }
+    let protocol =
+        chosen_protocol(headers).map_err(|problem| refused(Refusal::Protocol, problem))?;
+
+    let ip = access::client_address(headers, peer, &live.config.trusted_proxies);
+    let occupancy = take_place(edge, ip).map_err(|(why, problem)| refused(why, problem))?;
+    Ok(Admitted {
+        app,
+        policy,
+        refusal,
+        ip,
+        token,
+        query,
+        protocol,
+        occupancy,
+    })
+}
+
+fn origin_refused(origin: &HeaderValue) -> Problem {
+    let detail = format!(
+        "the Origin {} may not connect without a token, or not at all; set `origins` of the app or the client \
+         key ([\"*\"] allows every one)",
+        access::shown(origin)
+    );
+    Problem::new(StatusCode::FORBIDDEN, "origin_refused", detail)
+}
+
 /// Whether the client names our protocol.
 ///
 /// # Errors
@@ -265,26 +322,17 @@ fn chosen_protocol(headers: &hyper::HeaderMap) -> Result<bool, Problem> {
 }
 
 /// A place for one more connection.
-fn admit(edge: &Edge, node: &Arc<Node>, ip: IpAddr) -> Result<Occupancy, Problem> {
-    let refuse = |why: Refusal, code, detail: &str| {
-        node.metrics.refused(why);
-        Problem::unavailable(code, detail)
-    };
-    if node.phase() == Phase::Draining {
-        return Err(refuse(
-            Refusal::Draining,
-            "draining",
-            "this node is leaving; connect to another",
-        ));
+fn take_place(edge: &Edge, ip: IpAddr) -> Result<Occupancy, (Refusal, Problem)> {
+    let refuse = |why, code, detail: &str| (why, Problem::unavailable(code, detail));
+    if edge.node.phase() == Phase::Draining {
+        let detail = "this node is leaving; connect to another";
+        return Err(refuse(Refusal::Draining, "draining", detail));
     }
     if !edge.door.may_upgrade() {
-        return Err(refuse(
-            Refusal::AcceptRate,
-            "accept_rate",
-            "too many clients connect at once",
-        ));
+        let detail = "too many clients connect at once";
+        return Err(refuse(Refusal::AcceptRate, "accept_rate", detail));
     }
-    let occupancy = Occupancy::take(node).ok_or_else(|| {
+    let occupancy = Occupancy::take(&edge.node).ok_or_else(|| {
         refuse(
             Refusal::Connections,
             "connection_limit",

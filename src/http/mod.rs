@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod body;
 mod channels;
 mod connect;
+mod cors;
 mod history;
 pub(crate) mod idempotency;
 pub(crate) mod inspect;
@@ -21,15 +22,19 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Incoming},
-    header::{CONNECTION, HeaderValue},
+    header::{CONNECTION, HeaderValue, UPGRADE},
 };
 use serde::Serialize;
 
-use self::{idempotency::Store, problem::Problem, publish::Publishing, verbs::Verb, watch::Life};
+use self::{
+    access::Refused, cors::Opening, idempotency::Store, problem::Problem, publish::Publishing,
+    verbs::Verb, watch::Life,
+};
 use crate::{
     auth::Scope,
     door::Door,
     event_loop::EventLoop,
+    metrics::Refusal,
     node::{Node, Phase},
 };
 
@@ -247,10 +252,14 @@ impl Edge {
     pub(crate) async fn serve(&self, request: Request<Incoming>, peer: &Peer) -> Response<Answer> {
         let began = Instant::now();
         peer.life.busy();
+        let opening = Opening::of(&request, self.node.live().config.is_development());
         let mut response = self
-            .route(request, peer)
+            .route(request, peer, opening.as_ref())
             .await
             .unwrap_or_else(Problem::into_response);
+        if let Some(opening) = opening {
+            opening.mark(&mut response);
+        }
         if self.node.phase() == Phase::Draining
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
@@ -274,9 +283,15 @@ impl Edge {
         &self,
         request: Request<Incoming>,
         peer: &Peer,
+        opening: Option<&Opening>,
     ) -> Result<Response<Answer>, Problem> {
         if self.node.live().config.is_development() {
-            access::development(request.headers(), peer.ip, !request.body().is_end_stream())?;
+            let has_body = !request.body().is_end_stream();
+            access::development(request.headers(), peer.ip, has_body)
+                .map_err(|refused| refused.told(&self.node))?;
+        }
+        if let Some(granted) = opening.and_then(Opening::preflight) {
+            return Ok(granted);
         }
         let path = request.uri().path();
         let mut allowed = None;
@@ -296,13 +311,30 @@ impl Edge {
                 "POST"
             });
         }
-        Err(match allowed {
+        Err(self.astray(&request, allowed))
+    }
+
+    /// The answer to a request that no route takes; `allowed` is the method that its path takes, if there is such a path.
+    fn astray(&self, request: &Request<Incoming>, allowed: Option<&'static str>) -> Problem {
+        let refused = |why, problem| Refused::new(why, None, problem).told(&self.node);
+        match allowed {
+            Some(allow) if cors::is_preflight(request) => {
+                let closed = cors::closed(self.node.live().config.is_development());
+                refused(Refusal::Preflight, Problem::method(allow).but(closed))
+            }
             Some(allow) => Problem::method(allow),
-            None => Problem::not_found(
-                "unknown_path",
-                "there is no such path; see /v1/openapi.json",
-            ),
-        })
+            None => {
+                let problem = Problem::not_found(
+                    "unknown_path",
+                    "there is no such path; see /v1/openapi.json",
+                );
+                if request.headers().contains_key(UPGRADE) {
+                    let hint = "clients connect to /v1/connect";
+                    return refused(Refusal::Path, problem.but(hint));
+                }
+                problem
+            }
+        }
     }
 
     async fn call(
@@ -326,10 +358,10 @@ impl Edge {
         match route.call {
             Call::Connect => {
                 let Some(event_loop) = self.event_loop.clone() else {
-                    return Err(Problem::not_found(
-                        "unknown_path",
-                        "clients connect to the main address",
-                    ));
+                    let detail =
+                        "clients connect to the main address (listen), not to admin_listen";
+                    let problem = Problem::not_found("unknown_path", detail);
+                    return Err(Refused::new(Refusal::Path, None, problem).told(&self.node));
                 };
                 connect::connect(self, event_loop, request, peer.ip, peer.since)
             }

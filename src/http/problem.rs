@@ -80,6 +80,13 @@ impl Problem {
         problem
     }
 
+    /// The same, with more said after what it says.
+    pub(crate) fn but(mut self, more: &str) -> Self {
+        self.0.detail.push_str("; ");
+        self.0.detail.push_str(more);
+        self
+    }
+
     pub(crate) fn detail(&self) -> &str {
         &self.0.detail
     }

@@ -24,6 +24,7 @@ use crate::{
     limits::Limits,
     metrics::{AppMetrics, DropReason, Metrics},
     predicate::{Access, IndexKey, IndexRef, LookupKey, Schema, Value},
+    refusals::Refusals,
 };
 
 /// What all tables of a node share.
@@ -32,6 +33,7 @@ pub(crate) struct Context {
     pub(crate) node: NodeId,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) refusals: Refusals,
     pub(crate) apps: Vec<AppContext>,
     /// Bytes that sockets refused, shared bytes once.
     pub(crate) refused: Arc<AtomicUsize>,
@@ -73,6 +75,7 @@ impl Context {
             node: NodeId(1),
             limbo: Limbo::new(limits.resume_window),
             limits,
+            refusals: Refusals::new(metrics.clone(), vec![app.name.clone()]),
             metrics,
             apps: vec![app],
             refused: Arc::default(),

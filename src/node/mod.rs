@@ -41,10 +41,11 @@ use crate::{
     history::{History, HistoryError, Memory, RedisHistory},
     hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
-    limits::TARGET_NAMES,
+    limits::{REFUSALS_LOOK, TARGET_NAMES},
     metrics::Metrics,
     predicate::FilterError,
     protocol::event::EventError,
+    refusals::Refusals,
 };
 
 /// Why a publication, a look-up or a disconnect was refused. Nothing was delivered.
@@ -171,6 +172,10 @@ impl Node {
             node: id,
             limits: config.limits.clone(),
             metrics: metrics.clone(),
+            refusals: Refusals::new(
+                metrics.clone(),
+                apps.iter().map(|app| app.name.clone()).collect(),
+            ),
             apps: apps.iter().map(app_context).collect::<Vec<AppContext>>(),
             refused: Arc::default(),
             limbo: Limbo::new(config.limits.resume_window),
@@ -229,6 +234,21 @@ impl Node {
         let live = Live::new(config, &self.apps, Some(&self.live()))?;
         self.live.store(Arc::new(live));
         Ok(())
+    }
+
+    /// What is said about those that are turned away.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.hub.context().refusals
+    }
+
+    /// Logs, until the server ends, what there is to say about those that were turned away.
+    pub(crate) async fn tell_refusals(self: Arc<Self>) {
+        let mut looks = tokio::time::interval(REFUSALS_LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            self.refusals().tell();
+        }
     }
 
     /// Connections, and sockets about to be.

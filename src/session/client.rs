@@ -20,6 +20,7 @@ use crate::{
     hub::{Coming, Count, Snapshot, State, channel_key},
     id::AppId,
     limits::{PAGE_DEFAULT, PAGE_MAX},
+    metrics::Refusal,
     node::{
         Author, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target,
         read_cursor, write_cursor,
@@ -108,15 +109,25 @@ impl Client {
             .with(|table| table.close(self.seat.at, None, &close));
     }
 
+    /// Closes a client that may not come in, and says so in the log.
+    pub(super) fn turn_away(&self, why: Refusal, reason: &str) {
+        self.node.refusals().refuse(why, Some(self.app), reason);
+        self.close(close::UNAUTHORIZED, reason);
+    }
+
     pub(super) fn unauthorized(&self, error: &TokenError) {
-        tracing::info!(app = %self.app().name, %error, "client refused");
-        // Whoever may well have a good token is to come back with it.
-        let code = if *error == TokenError::KeysOutOfReach {
-            close::OVER_LIMIT
-        } else {
-            close::UNAUTHORIZED
+        // A client that may well have a good token, now or soon, is to come back with it.
+        let (code, why) = match error {
+            TokenError::KeysOutOfReach => (close::OVER_LIMIT, Refusal::TokenKeys),
+            TokenError::Expired => (close::EXPIRED, Refusal::TokenExpired),
+            _ => (close::UNAUTHORIZED, Refusal::Token),
         };
-        self.close(code, &error.to_string());
+        self.node.refusals().refuse(why, Some(self.app), error);
+        let close = Close::new(code, &error.to_string());
+        let bye = (code == close::EXPIRED).then(|| native::bye_expired(&close));
+        self.event_loop
+            .shard()
+            .with(|table| table.close(self.seat.at, bye, &close));
     }
 
     /// Closes a client that keeps sending over its rate, and says when to come back.

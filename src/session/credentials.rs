@@ -11,10 +11,10 @@ use tokio::time::timeout;
 use super::{Session, client::Client};
 use crate::{
     auth::{TokenError, Verified, unix_now},
-    close,
     config::ClientAuth,
     hub::{Connection, Snapshot, State},
     limits::JWKS_WAIT,
+    metrics::Refusal,
 };
 
 /// A token, and whom to answer.
@@ -114,7 +114,13 @@ impl Presented {
         let verified = match verified {
             Ok(verified) => verified,
             Err(error) if self.is_renewal => {
-                client.refuse(id, "unauthorized", &error.to_string());
+                // A client that learns this fetches another token, and sends that.
+                let code = if error == TokenError::Expired {
+                    "token_expired"
+                } else {
+                    "unauthorized"
+                };
+                client.refuse(id, code, &error.to_string());
                 return None;
             }
             Err(error) => {
@@ -133,7 +139,7 @@ impl Presented {
         match client.authenticated(&self.connection, verified) {
             Ok(connection) => return Some(connection),
             Err(message) if self.is_renewal => client.refuse(id, "unauthorized", &message),
-            Err(message) => client.close(close::UNAUTHORIZED, &message),
+            Err(message) => client.turn_away(Refusal::Token, &message),
         }
         None
     }

@@ -39,6 +39,7 @@ use crate::{
     event_loop::EventLoop,
     hub::Connection,
     id::AppId,
+    metrics::Refusal,
     node::{Node, Occupancy},
     predicate::{Attributes, Facts},
     protocol::{
@@ -132,7 +133,9 @@ impl Session {
             .clone();
         let build = |id| Connection::new(app, Attributes::new(facts(id)), rights);
         let Ok((at, connection)) = shard.own(|table| table.insert(build)) else {
-            tracing::error!("no slot is left for a connection");
+            let detail = "no slot is left for a connection";
+            let refusals = node.refusals();
+            refusals.refuse(Refusal::Connections, Some(app), detail);
             return None;
         };
         let seat = event_loop.seat(socket, at);
@@ -160,7 +163,7 @@ impl Session {
             _occupancy: arrival.occupancy,
         };
         match arrival.refusal {
-            Some(why) => session.client.close(close::UNAUTHORIZED, why),
+            Some(why) => session.client.turn_away(Refusal::ClientKey, why),
             None => session.identify(&connection, arrival.token.as_deref()),
         }
         session

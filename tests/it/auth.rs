@@ -93,7 +93,10 @@ fn where_required_who_does_not_authenticate_in_time_is_closed() {
     assert_eq!(client.json()["op"], "ack");
     assert_eq!(
         client.message(),
-        Received::Close(4001, "not authenticated in time".into())
+        Received::Close(
+            4001,
+            "no token came in time; connect with ?token=, or send op \"auth\" first".into()
+        )
     );
     let mut timely = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
     std::thread::sleep(Duration::from_secs(3));
@@ -122,31 +125,29 @@ fn before_the_welcome_a_bad_token_ends_the_connection_and_after_it_does_not() {
 
 // Bad tokens
 
-#[test]
-fn a_bad_token_is_upgraded_and_then_closed_with_4001() {
-    let server = keyed_server(|config| {
-        let app = config.apps.values_mut().next().unwrap();
-        app.issuer = Some("me".to_owned());
-        app.audience = Some("chat".to_owned());
-    });
-    let good = json!({"sub": "ann", "iss": "me", "aud": ["web", "chat"]});
+/// A token that is good for issuer `me` and audience `chat`.
+fn for_me() -> Value {
+    json!({"sub": "ann", "iss": "me", "aud": ["web", "chat"]})
+}
+
+/// What is wrong with a token, and the token.
+fn bad_tokens() -> Vec<(&'static str, String)> {
     let with = |name: &str, value: Value| {
-        let mut claims = good.clone();
+        let mut claims = for_me();
         claims[name] = value;
         signed(&claims)
     };
+    let (good, now) = (for_me(), unix_now());
     let hs256 = json!({"alg": "HS256"});
     let unsigned = jwt(SECRET, &json!({"alg": "none"}), &good);
     let (unsigned_head, _) = unsigned.rsplit_once('.').unwrap();
     let valid = signed(&good);
-    assert_eq!(server.open(&format!("token={valid}")).json()["user"], "ann");
-    let now = unix_now();
-    for (what, token) in [
+    vec![
         ("nonsense", "nonsense".to_owned()),
         ("no signature", valid.rsplit_once('.').unwrap().0.to_owned()),
         ("another signature", format!("{valid}A")),
         ("alg none, unsigned", format!("{unsigned_head}.")),
-        ("alg none, signed", unsigned),
+        ("alg none, signed", unsigned.clone()),
         (
             "alg RS256 over the secret",
             jwt(SECRET, &json!({"alg": "RS256"}), &good),
@@ -161,7 +162,18 @@ fn a_bad_token_is_upgraded_and_then_closed_with_4001() {
             jwt("another-secret-of-more-than-32-bytes", &hs256, &good),
         ),
         ("empty key", jwt("", &hs256, &good)),
-        ("expired", with("exp", json!(now - 60))),
+        (
+            "expired and signed by another key",
+            jwt(
+                "another-secret-of-more-than-32-bytes",
+                &hs256,
+                &json!({"sub": "ann", "iss": "me", "aud": "chat", "exp": now - 60}),
+            ),
+        ),
+        (
+            "expired and of another issuer",
+            signed(&json!({"sub": "ann", "iss": "you", "aud": "chat", "exp": now - 60})),
+        ),
         ("not yet", with("nbf", json!(now + 600))),
         ("exp is text", with("exp", json!("tomorrow"))),
         ("another issuer", with("iss", json!("you"))),
@@ -171,7 +183,19 @@ fn a_bad_token_is_upgraded_and_then_closed_with_4001() {
         ("a user that is a number", with("sub", json!(7))),
         ("wrong rights", with("can", json!({"dance": true}))),
         ("claims too big", with("big", json!("x".repeat(9000)))),
-    ] {
+    ]
+}
+
+#[test]
+fn a_bad_token_is_upgraded_and_then_closed_with_4001() {
+    let server = keyed_server(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.issuer = Some("me".to_owned());
+        app.audience = Some("chat".to_owned());
+    });
+    let valid = signed(&for_me());
+    assert_eq!(server.open(&format!("token={valid}")).json()["user"], "ann");
+    for (what, token) in bad_tokens() {
         let mut client = server.open(&format!("token={token}"));
         match client.message() {
             Received::Close(4001, reason) => {
@@ -214,7 +238,89 @@ fn claims_that_nest_too_deep_are_neither_signed_nor_accepted() {
     );
 }
 
+#[test]
+fn a_token_that_has_merely_expired_closes_with_4005_wherever_it_comes_from() {
+    let server = keyed_server(required);
+    let expired = signed(&json!({"sub": "ann", "exp": unix_now() - 60}));
+    let by_query = server.open(&format!("token={expired}"));
+    let by_header = server
+        .try_open("", &[("Authorization", &format!("Bearer {expired}"))])
+        .unwrap();
+    let mut by_message = server.open("");
+    by_message.send(&json!({"op": "auth", "id": 1, "token": expired}));
+    for mut client in [by_query, by_header, by_message] {
+        expect_expiry(&mut client, "the token has expired");
+    }
+    assert_eq!(matched(&server, &json!({"event": "e"})), 0);
+}
+
+/// Expects the end of a token: first when to come back, then the close frame.
+fn expect_expiry(client: &mut Client, reason: &str) {
+    let bye = client.json();
+    assert_eq!(
+        (&bye["op"], &bye["code"], &bye["reason"]),
+        (&json!("bye"), &json!(4005), &json!(reason))
+    );
+    let wait = bye["reconnect_in_ms"].as_u64().unwrap();
+    assert!((500..1000).contains(&wait), "{bye}");
+    assert_eq!(client.message(), Received::Close(4005, reason.into()));
+}
+
+// Who may come without a token
+
+#[test]
+fn once_a_secret_is_set_a_client_without_a_token_is_refused() {
+    let server = keyed_server(|config| {
+        config.apps.values_mut().for_each(|app| {
+            app.client_auth = None;
+            app.default_can = Some(json!({"join": ["*"]}));
+        });
+        config.limits.auth = Duration::from_millis(500);
+    });
+    let mut stranger = server.open("channel=room");
+    assert_eq!(matched(&server, &json!({"event": "e"})), 0);
+    assert_eq!(
+        matched(
+            &server,
+            &json!({"event": "e", "filter": "auth.banned != true"})
+        ),
+        0
+    );
+    assert_eq!(stranger.closed(), 4001);
+    let mut ann = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
+    assert_eq!(matched(&server, &json!({"event": "e"})), 1);
+    assert_eq!(ann.json()["event"], "e");
+}
+
+#[test]
+fn the_secret_of_development_is_not_a_configured_one() {
+    let server = server_with(|config| config.limits.auth = Duration::from_millis(1));
+    let mut anonymous = server.connect("");
+    server.call("/v1/broadcast", &json!({"event": "e"}));
+    assert_eq!(anonymous.json()["event"], "e");
+}
+
 // Renewal and expiry
+
+#[test]
+fn a_renewal_with_an_expired_token_asks_for_another_and_changes_nothing() {
+    let server = keyed_server(|_| {});
+    let mut client = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
+    let expired = signed(&json!({"sub": "ann", "exp": unix_now() - 60}));
+    let error = client.ask(&json!({"op": "auth", "token": expired}));
+    assert_eq!(
+        (&error["op"], &error["code"]),
+        (&json!("error"), &json!("token_expired"))
+    );
+    let forged = jwt(
+        "another-secret-of-more-than-32-bytes",
+        &json!({"alg": "HS256"}),
+        &json!({"sub": "ann", "exp": unix_now() - 60}),
+    );
+    let error = client.ask(&json!({"op": "auth", "token": forged}));
+    assert_eq!(error["code"], "unauthorized");
+    client.acked(&json!({"op": "auth", "token": signed(&json!({"sub": "ann"}))}));
+}
 
 #[test]
 fn a_renewal_replaces_claims_and_index_entries_in_one_step() {
@@ -302,10 +408,7 @@ fn a_token_that_ends_closes_with_4005() {
         "token={}",
         signed(&json!({"sub": "ann", "exp": exp}))
     ));
-    assert_eq!(
-        client.message(),
-        Received::Close(4005, "token expired".into())
-    );
+    expect_expiry(&mut client, "token expired");
     assert!(unix_now() >= exp);
     assert_eq!(matched(&server, &json!({"event": "e"})), 0);
 }

@@ -319,6 +319,7 @@ fn two_apps(change: impl FnOnce(&mut Config)) -> TestServer {
         let app = AppConfig {
             keys: vec![api_key("all", OTHER_KEY, Scopes::ALL)],
             tokens: vec![token_key(OTHER_SECRET)],
+            client_auth: Some(ClientAuth::Optional),
             ..AppConfig::default()
         };
         config.apps.insert("other".to_owned(), app);

@@ -165,6 +165,7 @@ fn again(server: &TestServer, change: impl FnOnce(&mut Config)) -> Config {
     let app = config.apps.values_mut().next().unwrap();
     app.keys.push(api_key("all", KEY, Scopes::ALL));
     app.tokens.push(token_key(SECRET));
+    app.client_auth = Some(ClientAuth::Optional);
     config.drain_delay = Some(std::time::Duration::ZERO);
     change(&mut config);
     config
@@ -198,7 +199,8 @@ fn token_keys_origins_and_rights_change_while_connections_keep_theirs() {
             "apps.default.tokens: 1 key -> 1 key",
             "apps.default.origins: changed",
             "apps.default.client_auth: changed",
-            "apps.default.default_can: changed"
+            "apps.default.default_can: changed",
+            "clients: only with a token (client_auth = \"required\"); pages of https://new.example",
         ]
     );
     assert_eq!(report.needs_restart, [""; 0]);

@@ -12,7 +12,9 @@ use std::{
 
 use fanfare::{
     Server,
-    config::{ApiKeyConfig, Config, KeyMaterial, Scopes, TokenAlgorithm, TokenKeyConfig},
+    config::{
+        ApiKeyConfig, ClientAuth, Config, KeyMaterial, Scopes, TokenAlgorithm, TokenKeyConfig,
+    },
     protocol::decoder::{Decoder, Message, Role},
 };
 use serde_json::{Value, json};
@@ -48,12 +50,14 @@ pub const KEY: &str = "key-of-the-tests-with-all-scopes";
 /// The secret that client tokens of [`keyed_server`] are signed with.
 pub const SECRET: &str = "secret-of-the-tests-in-over-32-bytes";
 
-/// A server whose first app has [`KEY`] and [`SECRET`], configured further by `change`.
+/// A server whose first app has [`KEY`] and [`SECRET`], and takes clients without a token, configured further by
+/// `change`.
 pub fn keyed_server(change: impl FnOnce(&mut Config)) -> TestServer {
     server_with(|config| {
         let app = config.apps.values_mut().next().unwrap();
         app.keys.push(api_key("all", KEY, Scopes::ALL));
         app.tokens.push(token_key(SECRET));
+        app.client_auth = Some(ClientAuth::Optional);
         config.drain_delay = Some(Duration::ZERO);
         change(config);
     })

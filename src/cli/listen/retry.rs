@@ -27,7 +27,10 @@ pub(super) enum Next {
 /// `reconnect_in` is what the server's goodbye asked for.
 pub(super) fn after(code: u16, refreshes: bool, reconnect_in: Option<Duration>) -> Option<Next> {
     match code {
-        close::EXPIRED if refreshes => Some(Next::After(jitter(JITTER))),
+        // A new token is fetched for the next connection.
+        close::EXPIRED if refreshes => {
+            Some(Next::After(reconnect_in.unwrap_or_else(|| jitter(JITTER))))
+        }
         4200..=4299 => Some(Next::After(reconnect_in.unwrap_or_else(|| jitter(JITTER)))),
         4100..=4199 => Some(Next::Backoff),
         // The others below 3000 are accidents of the wire or the server; all that remain are somebody's decision.

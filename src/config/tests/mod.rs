@@ -4,6 +4,7 @@ mod redis;
 mod reference;
 mod reloading;
 mod rules;
+mod summary;
 
 use std::path::PathBuf;
 
@@ -70,12 +71,61 @@ fn without_anything_it_is_development_on_loopback() {
         (config.client_auth(app), config.has_ephemeral_secret(app)),
         (ClientAuth::Optional, true)
     );
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn a_server_has_at_least_one_app() {
+    Config::default().check().unwrap();
+    let none = Config {
+        apps: BTreeMap::new(),
+        ..Config::default()
+    };
+    let error = none.check().unwrap_err().to_string();
+    assert!(error.starts_with("apps is empty"), "{error}");
+    let folder = Folder::new("no-app");
+    let file = folder.write("fanfare.toml", "apps = {}\n");
+    let config = load(&["--config", &file], &[]).unwrap();
+    assert_eq!(config.apps.keys().collect::<Vec<_>>(), [DEFAULT_APP]);
+    let only = folder.write("shop.toml", "[apps.shop]\n");
+    let config = load(&["--config", &only], &[]).unwrap();
+    assert_eq!(config.apps.keys().collect::<Vec<_>>(), ["shop"]);
+}
+
+#[test]
+fn clients_need_a_token_once_a_key_for_tokens_is_configured() {
+    use ClientAuth::{Off, Optional, Required};
+    let auth = |text: &str| {
+        let config = parse(text).unwrap();
+        let app = &config.apps["a"];
+        let keys = app
+            .client_keys
+            .iter()
+            .map(|key| config.client_key_auth(app, key));
+        [config.client_auth(app)]
+            .into_iter()
+            .chain(keys)
+            .collect::<Vec<_>>()
+    };
+    let secret = format!("tokens = [{{ alg = \"HS256\", secret = \"{SECRET}\" }}]\n");
+    let public = "tokens = [{ alg = \"EdDSA\", public_key = \"\" }]\n";
+    let fetched = "jwks_url = \"https://id.example/keys\"\n";
+    for keys in [&*secret, public, fetched] {
+        assert_eq!(auth(&format!("[apps.a]\n{keys}")), [Required], "{keys}");
+        for (name, set) in [("optional", Optional), ("off", Off)] {
+            let text = format!("[apps.a]\n{keys}client_auth = \"{name}\"\n");
+            assert_eq!(auth(&text), [set], "{text}");
+        }
+    }
+    let api_key = format!("[[apps.a.keys]]\nname = \"k\"\nkey = \"{KEY}\"\n");
+    for without in ["[apps.a]\n", &*api_key] {
+        assert_eq!(auth(without), [Optional], "{without}");
+    }
+    let client_keys = "[[apps.a.client_keys]]\nname = \"web\"\nkey = \"pk_live_web\"\n\
+                       [[apps.a.client_keys]]\nname = \"guests\"\nkey = \"pk_live_guests\"\nclient_auth = \"optional\"\n";
     assert_eq!(
-        Config {
-            apps: BTreeMap::new(),
-            ..config
-        },
-        Config::default()
+        auth(&format!("[apps.a]\n{secret}{client_keys}")),
+        [Required, Required, Optional]
     );
 }
 

@@ -100,6 +100,8 @@ fn what_can_change_is_taken_and_no_secret_is_shown() {
             "apps.default.tokens: 0 keys -> 1 key",
             "apps.default.issuer: changed",
             "apps.default.jwks_url: none -> https://id.example/k",
+            "clients: only with a token (client_auth = \"required\"); pages of every origin",
+            "callers: only with the API key",
         ]
     );
     assert_eq!(report.needs_restart, [""; 0]);

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::members::{Changes, Member, MemberKind, MembersPage, as_text};
-use crate::{id::ConnectionId, protocol::frame::Frame};
+use crate::{close::Close, id::ConnectionId, limits::EXPIRED_RECONNECT, protocol::frame::Frame};
 
 /// What a client is told when it is let in.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -289,13 +289,20 @@ pub fn pong() -> Frame {
     frame(&Reply::Pong)
 }
 
-/// The last message before the server closes a connection on leaving.
+/// The last message before the server closes a connection whose client is to come back.
 pub fn bye(code: u16, reason: &str, reconnect_in_ms: u64) -> Frame {
     frame(&Reply::Bye {
         code,
         reason,
         reconnect_in_ms,
     })
+}
+
+/// The same to a client whose token has expired, before `close`: it needs a new token first.
+pub fn bye_expired(close: &Close) -> Frame {
+    let half = EXPIRED_RECONNECT.as_millis() as u64 / 2;
+    let jitter = uuid::Uuid::new_v4().as_u128() as u64 % half;
+    bye(close.code, &close.reason, half + jitter)
 }
 
 #[cfg(test)]

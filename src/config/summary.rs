@@ -1,0 +1,102 @@
+//! What a configuration means to those who reach the server, in one line for each question.
+
+use super::{AppConfig, ClientAuth, Config};
+
+impl Config {
+    /// Who can connect, who can call, and what is lost at a restart: one line each, and one per app where there are
+    /// several. `fanfare check` prints them, and the server logs them when it starts.
+    pub fn summary(&self) -> Vec<String> {
+        let is_one = self.apps.len() == 1;
+        let of = |name: &str| {
+            if is_one {
+                String::new()
+            } else {
+                format!(" of app \"{name}\"")
+            }
+        };
+        let apps = || self.apps.iter();
+
+        let clients =
+            apps().map(|(name, app)| format!("clients{}: {}", of(name), self.clients(app)));
+        let mut lines: Vec<String> = clients.collect();
+        if self.is_development() {
+            lines.push("callers: everyone on this machine (there is no API key)".to_owned());
+        } else {
+            lines
+                .extend(apps().map(|(name, app)| format!("callers{}: {}", of(name), callers(app))));
+        }
+        lines.extend(apps().map(|(name, app)| format!("kept{}: {}", of(name), self.kept(app))));
+        lines
+    }
+
+    fn clients(&self, app: &AppConfig) -> String {
+        let answer = |auth, origins| format!("{}; {}", self.who(auth), self.pages(auth, origins));
+        let own = answer(self.client_auth(app), app.origins.as_deref());
+        let keys = app.client_keys.iter().filter_map(|key| {
+            let origins = key.origins.as_deref().or(app.origins.as_deref());
+            let of_key = answer(self.client_key_auth(app, key), origins);
+            (of_key != own).then(|| format!("; with client key \"{}\": {of_key}", key.name))
+        });
+        let keys: String = keys.collect();
+        own + &keys
+    }
+
+    fn who(&self, auth: ClientAuth) -> String {
+        let everyone = if self.is_loopback() {
+            "everyone on this machine"
+        } else {
+            "everyone"
+        };
+        match auth {
+            ClientAuth::Required => "only with a token (client_auth = \"required\")".to_owned(),
+            ClientAuth::Optional => {
+                format!("{everyone}, with or without a token (client_auth = \"optional\")")
+            }
+            ClientAuth::Off => format!("{everyone}, without a name (client_auth = \"off\")"),
+        }
+    }
+
+    /// From which pages a browser may connect.
+    fn pages(&self, auth: ClientAuth, origins: Option<&[String]>) -> String {
+        match (origins, auth) {
+            // Without API keys only requests of this machine are served, whatever the list says.
+            _ if self.is_development() => "pages on localhost only".to_owned(),
+            (Some([]), _) | (None, ClientAuth::Off) => "no page (set origins)".to_owned(),
+            (Some(list), _) if list.iter().any(|origin| origin == "*") => {
+                "pages of every origin".to_owned()
+            }
+            (Some(list), _) => format!("pages of {}", list.join(", ")),
+            (None, ClientAuth::Required) => "pages of every origin".to_owned(),
+            (None, ClientAuth::Optional) => "pages only with a token (set origins)".to_owned(),
+        }
+    }
+
+    fn kept(&self, app: &AppConfig) -> String {
+        let histories = app.channels.iter().any(|rule| rule.history_size > 0);
+        let kept: Vec<&str> = [
+            (histories, "channel histories"),
+            (app.user_events.is_some(), "events for users"),
+        ]
+        .into_iter()
+        .filter_map(|(is_kept, what)| is_kept.then_some(what))
+        .collect();
+        if kept.is_empty() {
+            return "nothing (no channel has a history, and no events are stored for users)"
+                .to_owned();
+        }
+        let kept = kept.join(" and ");
+        if self.redis.is_some() {
+            format!("{kept}, in Redis")
+        } else {
+            format!("{kept}, in memory only: a restart loses them (set redis)")
+        }
+    }
+}
+
+fn callers(app: &AppConfig) -> String {
+    match app.keys.len() {
+        0 => "nobody (the app has no API key)".to_owned(),
+        1 => "only with the API key".to_owned(),
+        keys => format!("only with one of {keys} API keys"),
+    }
+}
