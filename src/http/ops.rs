@@ -24,7 +24,7 @@ const STUCK: Duration = Duration::from_secs(5);
 const PAGE: &str = include_str!("page.html");
 /// What the page's root has where its clients connect to its own address.
 const PAGE_PORT: &str = "data-port=\"\"";
-const OPENAPI: &str = include_str!("openapi.json");
+const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
 /// The page has its script and style inside and loads nothing from anywhere; it talks to this server only.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
