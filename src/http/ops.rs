@@ -62,7 +62,7 @@ pub(super) fn ready(node: &Node, query: &str, admin: bool) -> Result<Response<An
     let alone = match query.get("scope") {
         None | Some("cluster") => false,
         Some("node") => true,
-        Some(_) => return Err(bad("`scope` must be `cluster` or `node`")),
+        Some(_) => return Err(bad("\"scope\" must be \"cluster\" or \"node\"")),
     };
     let (mut reasons, mut warnings) = (unfit(node), Vec::new());
     let apart = node.apart();
