@@ -22,6 +22,7 @@ mod jwks;
 mod layers;
 mod library;
 mod links;
+mod openapi;
 mod page;
 mod predicate_properties;
 mod reload;
