@@ -168,7 +168,7 @@ async fn carry_out(
         );
         Problem::bad_request("unknown_call", detail)
     })?;
-    let mut fields: Fields<'_> = body::parse(message, verb.fields())?;
+    let mut fields: Fields<'_> = body::parse(message, verb.item_shape())?;
     fields.call = None;
     let mut is_kept = false;
     for publication in fields.order(verb)?.publications() {
@@ -194,7 +194,8 @@ async fn carry_out(
 
 async fn disconnect(node: &Arc<Node>, app: AppId, message: &[u8]) -> Result<(), Problem> {
     // Each member as it came, less the one that says what is to be done.
-    let mut members: serde_json::Map<String, serde_json::Value> = body::parse(message, &[])?;
+    let mut members: serde_json::Map<String, serde_json::Value> =
+        body::parse(message, &inspect::DISCONNECT)?;
     members.remove("call");
     let message = serde_json::to_vec(&members).unwrap_or_default();
     let (target, close) = inspect::disconnection(&message)?;

@@ -1,16 +1,22 @@
 //! Bodies: read within bounds, parsed with clear errors.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{StatusCode, body::Incoming};
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, Unexpected, Visitor},
+};
 use serde_json::value::RawValue;
 
-use super::problem::Problem;
+use super::{
+    problem::Problem,
+    shape::{Kind, LEAVE_OUT, Shape, field, found, missing},
+};
 use crate::{
-    node::{Exceptions, Target, To},
+    node::{Exceptions, Extent, Target, To},
     predicate::Value,
 };
 
@@ -38,84 +44,100 @@ pub(crate) async fn read(body: Incoming, limit: usize, time: Duration) -> Result
     }
 }
 
-/// Parses JSON into `T`, whose fields are `fields`.
+/// Parses JSON into `T`, which takes the fields of `shape`.
 ///
 /// # Errors
-/// 400 with a code of its own for what is not JSON, an unknown field, a missing one, and a value of the wrong kind.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &[&str]) -> Result<T, Problem> {
+/// 400 with a code of its own for a body that is not JSON, for an unknown field, a missing one, and a value of the wrong
+/// kind.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<T, Problem> {
+    let text = text(body)?;
+    serde_json::from_str(text).map_err(|error| shape.explain("", text, &error))
+}
+
+/// The text of a body, which is a JSON object if it is JSON.
+///
+/// # Errors
+/// 400 `bad_json`.
+pub(crate) fn text(body: &[u8]) -> Result<&str, Problem> {
+    let refuse = |detail: String| Err(Problem::bad_request("bad_json", detail));
     if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(Problem::bad_request(
-            "bad_json",
-            "the body is empty; send a JSON object",
-        ));
+        return refuse("the body is empty; send a JSON object".to_owned());
     }
-    let text = std::str::from_utf8(body).map_err(|error| {
-        Problem::bad_request(
-            "bad_json",
-            format!("the body is not UTF-8 at byte {}", error.valid_up_to()),
-        )
-    })?;
-    if !text.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok() {
-        return Err(Problem::bad_request(
-            "bad_json",
-            "the body must be a JSON object",
-        ));
-    }
-    serde_json::from_str(text).map_err(|error| refused(&error, fields))
-}
-
-/// Names what serde found, in the words of the API. serde tells the kinds of data errors apart by their text only.
-fn refused(error: &serde_json::Error, fields: &[&str]) -> Problem {
-    let text = error.to_string();
-    if !error.is_data() {
-        return Problem::bad_request("bad_json", text);
-    }
-    let quoted = text.split('`').nth(1).unwrap_or("");
-    if text.starts_with("unknown field") {
-        return unknown_field(quoted, fields);
-    }
-    let code = if text.starts_with("missing field") {
-        "missing_field"
-    } else {
-        "bad_field"
+    let text = match std::str::from_utf8(body) {
+        Ok(text) => text,
+        Err(error) => {
+            return refuse(format!(
+                "the body is not UTF-8 at byte {}",
+                error.valid_up_to()
+            ));
+        }
     };
-    Problem::bad_request(code, text)
+
+    // serde would take a list for a struct.
+    let start = text.trim_start();
+    if !start.starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok() {
+        return refuse(format!("a JSON object is required, not {}", found(start)));
+    }
+    Ok(text)
 }
 
-/// The problem of a field that the call does not take, with the nearest one it does.
-pub(crate) fn unknown_field(name: &str, fields: &[&str]) -> Problem {
-    let nearest = fields
-        .iter()
-        .map(|field| (strsim::damerau_levenshtein(name, field), field))
-        .filter(|(distance, field)| *distance <= field.len() / 2)
-        .min();
-    let hint = nearest.map_or_else(
-        || format!("this call takes {}", fields.join(", ")),
-        |(_, field)| format!("did you mean `{field}`?"),
-    );
-    let name: String = name.chars().take(64).collect();
-    Problem::bad_request("unknown_field", format!("unknown field `{name}`; {hint}"))
-}
-
-/// A member that is there, even as `null`: what should narrow a target must not fall away for want of a value.
+/// A field that is there. Unlike serde's own `Option` it refuses `null`, as every field but `data` does.
 pub(crate) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 
-/// The problem of a field that the call needs.
-pub(crate) fn missing(field: &str) -> Problem {
-    Problem::bad_request("missing_field", format!("missing field `{field}`"))
+/// `scope` and `receipt`. serde's own enums would take `{"node": null}` as well.
+pub(crate) fn extent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Extent>, D::Error> {
+    struct Word;
+
+    impl Visitor<'_> for Word {
+        type Value = Extent;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("cluster or node")
+        }
+
+        fn visit_str<E: Error>(self, word: &str) -> Result<Extent, E> {
+            match word {
+                "cluster" => Ok(Extent::Cluster),
+                "node" => Ok(Extent::Node),
+                _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+            }
+        }
+    }
+
+    from.deserialize_str(Word).map(Some)
 }
+
+/// The shape of `to`.
+pub(crate) static TO: Shape = Shape {
+    fields: &[
+        field("users", Kind::Texts),
+        field("channels", Kind::Texts),
+        field("connections", Kind::Texts),
+    ],
+    required: &[],
+};
+
+/// The shape of `except`.
+pub(crate) static EXCEPT: Shape = Shape {
+    fields: &[
+        field("users", Kind::Texts),
+        field("connections", Kind::Texts),
+        field("devices", Kind::Texts),
+    ],
+    required: &[],
+};
 
 /// `to` as a call gives it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ToFields {
-    users: Option<Vec<String>>,
-    channels: Option<Vec<String>>,
-    connections: Option<Vec<String>>,
+    users: Vec<String>,
+    channels: Vec<String>,
+    connections: Vec<String>,
 }
 
 /// Whom a steering call means, as its body says it.
@@ -134,10 +156,7 @@ impl Whom<'_> {
     /// 400 where neither `to` nor `filter` is there, or one of the four is wrong.
     pub(crate) fn target(self) -> Result<Target, Problem> {
         if self.to.is_none() && self.filter.is_none() {
-            return Err(Problem::bad_request(
-                "missing_field",
-                "say which connections are meant, by `to` or `filter`",
-            ));
+            return Err(missing(&["to", "filter"]));
         }
         Ok(Target {
             to: self.to.map(to).transpose()?,
@@ -151,47 +170,47 @@ impl Whom<'_> {
 /// Builds `params` for a filter.
 ///
 /// # Errors
-/// 400 where it is no object, or nests too deeply.
+/// 400 where it is not an object, or nests too deeply.
 pub(crate) fn params(json: &str) -> Result<Value, Problem> {
     let wrong = |detail: String| Problem::bad_request("bad_params", detail);
-    if !json.trim_start().starts_with('{') {
-        return Err(wrong("`params` must be an object".to_owned()));
+    let json = json.trim_start();
+    if !json.starts_with('{') {
+        return Err(wrong(Kind::Members.mismatch("params", json, LEAVE_OUT)));
     }
     Value::from_json(&mut json.as_bytes().to_vec(), None)
-        .map_err(|error| wrong(format!("`params`: {error}")))
+        .map_err(|error| wrong(format!("\"params\": {error}")))
 }
 
 /// Reads `to`.
 ///
 /// # Errors
-/// 400 where it is no object of lists of strings.
+/// 400 where it is not an object of lists of strings.
 pub(crate) fn to(raw: &RawValue) -> Result<To, Problem> {
-    let fields: ToFields = inner("to", raw, &["users", "channels", "connections"])?;
+    let fields: ToFields = inner("to", raw, &TO)?;
     Ok(To {
-        users: fields.users.unwrap_or_default(),
-        channels: fields.channels.unwrap_or_default(),
-        connections: fields.connections.unwrap_or_default(),
+        users: fields.users,
+        channels: fields.channels,
+        connections: fields.connections,
     })
 }
 
 /// Reads `except`.
 ///
 /// # Errors
-/// 400 where it is no object of lists of strings.
+/// 400 where it is not an object of lists of strings.
 pub(crate) fn except(raw: &RawValue) -> Result<Exceptions, Problem> {
-    inner("except", raw, &["users", "connections", "devices"])
+    inner("except", raw, &EXCEPT)
 }
 
 fn inner<'a, T: Deserialize<'a>>(
     name: &str,
     raw: &'a RawValue,
-    fields: &[&str],
+    shape: &'static Shape,
 ) -> Result<T, Problem> {
+    // serde would take a list for a struct.
     if !raw.get().starts_with('{') {
-        return Err(Problem::bad_request(
-            "bad_field",
-            format!("`{name}` must be an object"),
-        ));
+        let detail = Kind::Object(shape).mismatch(name, raw.get(), LEAVE_OUT);
+        return Err(Problem::bad_request("bad_field", detail));
     }
-    serde_json::from_str(raw.get()).map_err(|error| refused(&error, fields))
+    serde_json::from_str(raw.get()).map_err(|error| shape.explain(name, raw.get(), &error))
 }

@@ -10,10 +10,11 @@ use serde_json::{
 
 use super::{
     access::Caller,
-    body::{self, Whom},
+    body::{self, EXCEPT, TO, Whom},
     inspect::name_missing,
     problem::Problem,
     query::Query,
+    shape::{Kind, Shape, field},
 };
 use crate::{
     hub::Count,
@@ -166,6 +167,18 @@ fn redacted(members: Box<RawValue>, redact: &[String]) -> Box<RawValue> {
     to_raw_value(&shown).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
+/// The shape of the bodies of `join` and `leave`.
+pub(super) static MEMBERSHIP: Shape = Shape {
+    fields: &[
+        field("channel", Kind::Text),
+        field("to", Kind::Object(&TO)),
+        field("filter", Kind::Text),
+        field("params", Kind::Members),
+        field("except", Kind::Object(&EXCEPT)),
+    ],
+    required: &[&["channel"], &["to", "filter"]],
+};
+
 /// The body of `join` and of `leave`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -181,28 +194,26 @@ struct Fields<'a> {
     except: Option<&'a RawValue>,
 }
 
-impl Fields<'_> {
-    fn parse(body: &[u8]) -> Result<(String, Target), Problem> {
-        let fields: Fields<'_> =
-            body::parse(body, &["channel", "to", "filter", "params", "except"])?;
-        let Fields {
-            channel,
-            to,
-            filter,
-            params,
-            except,
-        } = fields;
-        Ok((
-            channel,
-            Whom {
-                to,
-                filter,
-                params,
-                except,
-            }
-            .target()?,
-        ))
-    }
+/// The channel that the body of `join` or `leave` names, and whom it means.
+///
+/// # Errors
+/// 400 for a wrong body, or one that names nobody.
+pub(super) fn membership(body: &[u8]) -> Result<(String, Target), Problem> {
+    let fields: Fields<'_> = body::parse(body, &MEMBERSHIP)?;
+    let Fields {
+        channel,
+        to,
+        filter,
+        params,
+        except,
+    } = fields;
+    let whom = Whom {
+        to,
+        filter,
+        params,
+        except,
+    };
+    Ok((channel, whom.target()?))
 }
 
 /// `POST /v1/join`: puts connections into a channel.
@@ -210,7 +221,7 @@ impl Fields<'_> {
 /// # Errors
 /// 400 for a wrong body, or one that names nobody.
 pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
-    let (channel, target) = Fields::parse(body)?;
+    let (channel, target) = membership(body)?;
     let joins = node.join_everywhere(caller.app, channel, target).await?;
     let Joins {
         joined,
@@ -227,7 +238,7 @@ pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Resu
 /// # Errors
 /// 400 for a wrong body, or one that names nobody.
 pub(crate) async fn leave(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
-    let (channel, target) = Fields::parse(body)?;
+    let (channel, target) = membership(body)?;
     let left = node.leave_everywhere(caller.app, channel, target).await?;
     let mut answer = json!({ "left": left.value });
     name_missing(&mut answer, &left.missing);

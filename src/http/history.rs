@@ -57,8 +57,7 @@ pub(crate) async fn page(
 ) -> Result<Page, Problem> {
     channel_name(channel)?;
     let query = Query::parse(query, &["after", "limit"])?;
-    let after = query.get("after").map_or(Ok(0), str::parse);
-    let after = after.map_err(|_| query::bad("`after` must be an offset"))?;
+    let after = query.get("after").map_or(Ok(0), offset)?;
     let limit = query.limit(PAGE_DEFAULT)?;
     if node.kept_key(caller.app, channel).is_none() {
         let detail =
@@ -78,6 +77,17 @@ pub(crate) async fn page(
         cursor: cursor.map(|last| last.offset),
         events: fitting.iter().filter_map(kept).collect(),
     })
+}
+
+/// The offset that `text` says. Nothing comes after one that is too large for an offset.
+fn offset(text: &str) -> Result<u64, Problem> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number {
+        return Err(query::bad(
+            "\"after\" must be an offset: a whole number from 0",
+        ));
+    }
+    Ok(text.parse().unwrap_or(u64::MAX))
 }
 
 /// As many of the first entries as an answer may have bytes; one always fits, so that who pages through gets on.

@@ -8,12 +8,13 @@ use serde_json::{Value as Json, json, value::RawValue};
 
 use super::{
     access::Caller,
-    body::{self, Whom},
+    body::{self, EXCEPT, TO, Whom},
     problem::Problem,
     query::Query,
+    shape::{Kind, LEAVE_OUT, Shape, Whole, field},
 };
 use crate::{
-    auth::unix_now,
+    auth::{SignError, unix_now},
     close::{self, Close},
     hub::{Connection, Snapshot},
     id::ConnectionId,
@@ -106,6 +107,19 @@ pub(crate) async fn disconnect(
     Ok(answer)
 }
 
+/// The shape of the body of a disconnect.
+pub(crate) static DISCONNECT: Shape = Shape {
+    fields: &[
+        field("to", Kind::Object(&TO)),
+        field("filter", Kind::Text),
+        field("params", Kind::Members),
+        field("except", Kind::Object(&EXCEPT)),
+        field("code", Kind::Whole("1000, or 3000 to 4999")),
+        field("reason", Kind::Text),
+    ],
+    required: &[&["to", "filter"]],
+};
+
 /// Whom the body of a disconnect means, and what they are told.
 ///
 /// # Errors
@@ -122,15 +136,12 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
         params: Option<&'a RawValue>,
         #[serde(borrow, default, deserialize_with = "body::present")]
         except: Option<&'a RawValue>,
-        #[serde(default)]
-        code: Option<u16>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "body::present")]
+        code: Option<Whole>,
+        #[serde(default, deserialize_with = "body::present")]
         reason: Option<String>,
     }
-    let fields: Fields<'_> = body::parse(
-        body,
-        &["to", "filter", "params", "except", "code", "reason"],
-    )?;
+    let fields: Fields<'_> = body::parse(body, &DISCONNECT)?;
     let Fields {
         to,
         filter,
@@ -145,19 +156,64 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
         except,
     }
     .target()?;
-    let code = fields.code.unwrap_or(close::DISCONNECTED);
-    if code != close::NORMAL && !(3000..5000).contains(&code) {
-        let detail = format!("`code` must be 1000, or 3000 to 4999, not {code}");
-        return Err(Problem::bad_request("bad_field", detail));
-    }
+    let code = match fields.code {
+        None => close::DISCONNECTED,
+        Some(Whole(1000)) => close::NORMAL,
+        Some(Whole(code @ 3000..5000)) => code as u16,
+        Some(Whole(code)) => {
+            let detail = format!("\"code\" must be 1000, or 3000 to 4999, not {code}");
+            return Err(Problem::bad_request("bad_field", detail));
+        }
+    };
     let reason = fields.reason.unwrap_or_else(|| "disconnected".to_owned());
     if reason.len() > 123 {
         return Err(Problem::bad_request(
             "bad_field",
-            "`reason` fits a close frame only up to 123 bytes",
+            format!("\"reason\" must be at most 123 bytes, not {}", reason.len()),
         ));
     }
     Ok((target, Close::new(code, &reason)))
+}
+
+/// The shape of the body of `explain`.
+pub(super) static EXPLAIN: Shape = Shape {
+    fields: &[
+        field("filter", Kind::Text),
+        field("params", Kind::Members),
+        field("connection", Kind::Text),
+    ],
+    required: &[&["filter"]],
+};
+
+/// What the body of `explain` asks.
+#[derive(Debug)]
+pub(super) struct Question {
+    filter: String,
+    params: Option<Value>,
+    connection: Option<String>,
+}
+
+/// Reads the body of `explain`.
+///
+/// # Errors
+/// 400 for a wrong body.
+pub(super) fn question(body: &[u8]) -> Result<Question, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Fields<'a> {
+        filter: String,
+        #[serde(borrow, default, deserialize_with = "body::present")]
+        params: Option<&'a RawValue>,
+        #[serde(default, deserialize_with = "body::present")]
+        connection: Option<String>,
+    }
+    let fields: Fields<'_> = body::parse(body, &EXPLAIN)?;
+    let params = fields.params.map(|raw| body::params(raw.get()));
+    Ok(Question {
+        filter: fields.filter,
+        params: params.transpose()?,
+        connection: fields.connection,
+    })
 }
 
 /// `POST /v1/explain`: how a filter is answered, and by whom; with `connection`, what every part of it is for that one.
@@ -165,25 +221,13 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
 /// # Errors
 /// 400 for a wrong body or filter, 404 for a connection that is not there.
 pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Fields<'a> {
-        filter: String,
-        #[serde(borrow, default)]
-        params: Option<&'a RawValue>,
-        #[serde(default)]
-        connection: Option<String>,
-    }
-    let fields: Fields<'_> = body::parse(body, &["filter", "params", "connection"])?;
-    let params = fields
-        .params
-        .map(|raw| body::params(raw.get()))
-        .transpose()?;
-    let one = fields
-        .connection
-        .map(|id| find(node, caller, &id))
-        .transpose()?;
-    let explanation = node.explain(caller.app, fields.filter, params).await?;
+    let Question {
+        filter,
+        params,
+        connection,
+    } = question(body)?;
+    let one = connection.map(|id| find(node, caller, &id)).transpose()?;
+    let explanation = node.explain(caller.app, filter, params).await?;
     let warnings: Vec<Json> = explanation
         .bound
         .warnings()
@@ -269,29 +313,83 @@ fn find(node: &Node, caller: &Caller, id: &str) -> Result<Snapshot, Problem> {
     })
 }
 
+/// The shape of the body of `tokens`.
+pub(super) static TOKENS: Shape = Shape {
+    fields: &[
+        field("user", Kind::Text),
+        field("claims", Kind::Members),
+        field("can", Kind::Object(&CAN)),
+        field("ttl", Kind::Whole("a whole number of seconds")),
+    ],
+    required: &[&["user"]],
+};
+
+/// The shape of a client's rights.
+static CAN: Shape = Shape {
+    fields: &[
+        field("join", Kind::Texts),
+        field("send", Kind::Texts),
+        field("members", Kind::Texts),
+        field("call", Kind::Texts),
+        field("broadcast", Kind::Flag),
+        field("publish", Kind::Flag),
+        field("update", Kind::Flag),
+    ],
+    required: &[],
+};
+
+/// The body of `tokens`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokenRequest<'a> {
+    user: String,
+    #[serde(borrow, default, deserialize_with = "body::present")]
+    claims: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "body::present")]
+    can: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "body::present")]
+    ttl: Option<Whole>,
+}
+
+/// Reads the body of `tokens`.
+///
+/// # Errors
+/// 400 for a wrong body; what only the signer can know is not looked at.
+pub(super) fn token_request(body: &[u8]) -> Result<TokenRequest<'_>, Problem> {
+    body::parse(body, &TOKENS)
+}
+
 /// `POST /v1/tokens`: signs a client token.
 ///
 /// # Errors
 /// 400 for a wrong body, 409 where the app has no shared secret to sign with.
 pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Fields<'a> {
-        user: String,
-        #[serde(borrow, default)]
-        claims: Option<&'a RawValue>,
-        #[serde(borrow, default)]
-        can: Option<&'a RawValue>,
-        #[serde(default)]
-        ttl: Option<u64>,
-    }
-    let fields: Fields<'_> = body::parse(body, &["user", "claims", "can", "ttl"])?;
+    let fields = token_request(body)?;
     let live = node.live();
     let signer = live.access(caller.app).tokens.signer().ok_or_else(|| {
         let detail = "this app has no shared secret to sign with; set a token key of HS256";
         Problem::new(StatusCode::CONFLICT, "no_token_secret", detail)
     })?;
-    let ttl = fields.ttl.map(Duration::from_secs);
-    let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, unix_now())?;
+
+    let ttl = fields
+        .ttl
+        .map(|Whole(seconds)| Duration::from_secs(seconds));
+    let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, unix_now());
+    let signed = signed.map_err(|error| unsigned(&error, fields.claims, fields.can))?;
     Ok(json!({ "token": signed.token, "expires_at": signed.expires_at }))
+}
+
+/// Why no token was signed, in the words of the API.
+fn unsigned(error: &SignError, claims: Option<&RawValue>, can: Option<&RawValue>) -> Problem {
+    let fault = match error {
+        SignError::Claims => {
+            claims.and_then(|claims| Kind::Members.fault("claims", claims.get(), LEAVE_OUT))
+        }
+        SignError::Rights(_) => {
+            can.and_then(|can| Kind::Object(&CAN).fault("can", can.get(), LEAVE_OUT))
+        }
+        _ => None,
+    };
+    let detail = fault.map_or_else(|| error.to_string(), |fault| fault.detail().to_owned());
+    Problem::bad_request("bad_token_request", detail)
 }

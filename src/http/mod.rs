@@ -12,6 +12,7 @@ mod ops;
 pub(crate) mod problem;
 mod publish;
 mod query;
+pub(crate) mod shape;
 pub(crate) mod verbs;
 pub(crate) mod watch;
 

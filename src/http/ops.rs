@@ -24,7 +24,7 @@ const STUCK: Duration = Duration::from_secs(5);
 const PAGE: &str = include_str!("page.html");
 /// What the page's root has where its clients connect to its own address.
 const PAGE_PORT: &str = "data-port=\"\"";
-const OPENAPI: &str = include_str!("openapi.json");
+const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
 /// The page has its script and style inside and loads nothing from anywhere; it talks to this server only.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
@@ -62,7 +62,7 @@ pub(super) fn ready(node: &Node, query: &str, admin: bool) -> Result<Response<An
     let alone = match query.get("scope") {
         None | Some("cluster") => false,
         Some("node") => true,
-        Some(_) => return Err(bad("`scope` must be `cluster` or `node`")),
+        Some(_) => return Err(bad("\"scope\" must be \"cluster\" or \"node\"")),
     };
     let (mut reasons, mut warnings) = (unfit(node), Vec::new());
     let apart = node.apart();

@@ -11,7 +11,7 @@ use hyper::{
 use serde::Serialize;
 
 use super::{Answer, idempotency::KeyError};
-use crate::{auth::SignError, node::NodeError, protocol::event::EventError};
+use crate::{node::NodeError, protocol::event::EventError};
 
 /// A refused request: what happened, where, what to do. Nothing was delivered.
 #[derive(Clone, Debug, Serialize)]
@@ -154,12 +154,6 @@ impl From<NodeError> for Problem {
 impl From<EventError> for Problem {
     fn from(error: EventError) -> Self {
         Self::bad_request(error.code(), error.to_string())
-    }
-}
-
-impl From<SignError> for Problem {
-    fn from(error: SignError) -> Self {
-        Self::bad_request("bad_token_request", error.to_string())
     }
 }
 

@@ -12,11 +12,18 @@ use super::{
     body,
     idempotency::{Claim, KeyError, Scope, Store, digest},
     problem::Problem,
+    shape::{Kind, Shape, field},
     verbs::{Fields, Verb},
 };
 use crate::{
     limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, ONCE_WAIT},
     node::{Node, NodeError, Once},
+};
+
+/// The body of a batch.
+pub(super) static BATCH: Shape = Shape {
+    fields: &[field("items", Kind::Objects)],
+    required: &[&["items"]],
 };
 
 #[derive(Serialize)]
@@ -57,20 +64,7 @@ impl Publishing {
     /// # Errors
     /// A [`Problem`] where the batch itself is wrong.
     pub(crate) async fn batch(self, body: Bytes) -> Result<Bytes, Problem> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Batch<'a> {
-            #[serde(borrow)]
-            items: Vec<&'a RawValue>,
-        }
-        let Batch { items } = body::parse(&body, &["items"])?;
-        if items.len() > BATCH_ITEMS {
-            let detail = format!(
-                "a batch holds at most {BATCH_ITEMS} items, not {}",
-                items.len()
-            );
-            return Err(Problem::bad_request("too_many_items", detail));
-        }
+        let items = items(&body)?;
         let scope = self.scope()?;
         // Holds the key for this body; each item is kept under a key of its own, so that a repeat runs what failed.
         let marker = match &scope {
@@ -113,18 +107,7 @@ impl Publishing {
     }
 
     async fn item(&self, item: &[u8]) -> Result<Bytes, Problem> {
-        let mut fields: Fields<'_> = body::parse(item, Verb::Emit.fields())?;
-        let call = fields
-            .call
-            .take()
-            .ok_or_else(|| Problem::bad_request("missing_field", "missing field `call`"))?;
-        let verb = Verb::named(&call).ok_or_else(|| {
-            let call: String = call.chars().take(64).collect();
-            let detail = format!(
-                "there is no call \"{call}\" for a batch; use emit, publish, send, broadcast or dispatch"
-            );
-            Problem::bad_request("unknown_call", detail)
-        })?;
+        let (verb, fields) = Fields::item(item)?;
         self.publish(verb, fields).await
     }
 
@@ -213,8 +196,30 @@ impl Publishing {
     }
 }
 
+/// The items of a batch, unread.
+///
+/// # Errors
+/// 400 for a wrong body, and for too many items.
+pub(super) fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Batch<'a> {
+        #[serde(borrow)]
+        items: Vec<&'a RawValue>,
+    }
+    let Batch { items } = body::parse(body, &BATCH)?;
+    if items.len() > BATCH_ITEMS {
+        let detail = format!(
+            "a batch holds at most {BATCH_ITEMS} items, not {}",
+            items.len()
+        );
+        return Err(Problem::bad_request("too_many_items", detail));
+    }
+    Ok(items)
+}
+
 fn parse(body: &[u8], verb: Verb) -> Result<Fields<'_>, Problem> {
-    body::parse(body, verb.fields())
+    body::parse(body, verb.shape())
 }
 
 /// `{"status":200, …}` or `{"status":4xx,"error":{…}}`.

@@ -2,7 +2,10 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::{body::unknown_field, problem::Problem};
+use super::{
+    problem::Problem,
+    shape::{nearest, shown},
+};
 use crate::limits::PAGE_MAX;
 
 /// Decodes one segment of a path.
@@ -21,6 +24,17 @@ pub(crate) fn bad(detail: impl Into<String>) -> Problem {
     Problem::bad_request("bad_query", detail)
 }
 
+/// The problem of a parameter that a call does not take.
+fn unknown(name: &str, known: &[&str]) -> Problem {
+    let takes = || match known {
+        [] => "this call takes none".to_owned(),
+        known => format!("this call takes {}", known.join(", ")),
+    };
+    let hint = nearest(name, known).unwrap_or_else(takes);
+    let detail = format!("unknown query parameter \"{}\"; {hint}", shown(name));
+    Problem::bad_request("unknown_field", detail)
+}
+
 /// The parameters of a query, decoded.
 #[derive(Debug)]
 pub(crate) struct Query(Vec<(&'static str, String)>);
@@ -35,13 +49,13 @@ impl Query {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let Some(&known) = known.iter().find(|known| **known == name) else {
-                return Err(unknown_field(name, known));
+                return Err(unknown(name, known));
             };
             // As `URLSearchParams` writes spaces.
             let value = value.replace('+', " ");
             let value = percent_decode_str(&value)
                 .decode_utf8()
-                .map_err(|_| bad(format!("`{name}` is not UTF-8")))?;
+                .map_err(|_| bad(format!("\"{name}\" is not UTF-8")))?;
             parameters.push((known, value.into_owned()));
         }
         Ok(Self(parameters))
@@ -68,7 +82,11 @@ impl Query {
             .parse()
             .ok()
             .filter(|limit| (1..=PAGE_MAX).contains(limit));
-        limit.ok_or_else(|| bad(format!("`limit` must be 1 to {PAGE_MAX}")))
+        limit.ok_or_else(|| {
+            bad(format!(
+                "\"limit\" must be a whole number from 1 to {PAGE_MAX}"
+            ))
+        })
     }
 
     /// `cursor`, as `read` understands it.
@@ -84,7 +102,7 @@ impl Query {
         };
         read(text)
             .map(Some)
-            .ok_or_else(|| bad("`cursor` is not one of ours"))
+            .ok_or_else(|| bad("\"cursor\" must be the cursor of the page before"))
     }
 }
 

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    body::{self, missing, present, unknown_field},
+    body::{self, EXCEPT, TO, present},
     problem::Problem,
+    shape::{Kind, LEAVE_OUT, Shape, field, missing, shown},
 };
 use crate::{
     limits::SEND_CHANNELS,
@@ -20,13 +21,13 @@ use crate::{
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Fields<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     pub(crate) call: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     event: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     data_base64: Option<Cow<'a, str>>,
     #[serde(default, deserialize_with = "present")]
     filter: Option<String>,
@@ -36,21 +37,21 @@ pub(crate) struct Fields<'a> {
     to: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     except: Option<&'a RawValue>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "body::extent")]
     scope: Option<Extent>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "body::extent")]
     receipt: Option<Extent>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     store: Option<bool>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     user: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     users: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     channel: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     channels: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     recipients: Option<Vec<String>>,
 }
 
@@ -64,12 +65,67 @@ pub(crate) enum Verb {
     Dispatch,
 }
 
-/// What every verb takes, behind what is its own.
-macro_rules! fields {
-    ($($own:literal),*) => {
-        &[$($own,)* "event", "data", "data_base64", "filter", "params", "except", "scope", "receipt", "store"]
+const EXTENT: Kind = Kind::Word(&["cluster", "node"]);
+const CALL: Kind = Kind::Word(&["emit", "publish", "send", "broadcast", "dispatch"]);
+const USER_OR_USERS: [&str; 2] = ["user", "users"];
+const CHANNEL_OR_CHANNELS: [&str; 2] = ["channel", "channels"];
+
+/// The shapes of a publishing call, alone and as an item of a batch: the fields that are its own, what its `except` may be,
+/// and what every call takes.
+macro_rules! shapes {
+    ($alone:ident, $item:ident, [$($own:expr),*], $except:expr, [$($required:expr),*]) => {
+        static $alone: Shape = shapes!([$($own),*], $except, [$($required),*]);
+        static $item: Shape =
+            shapes!([field("call", CALL) $(, $own)*], $except, [&["call"] $(, $required)*]);
+    };
+    ([$($own:expr),*], $except:expr, [$($required:expr),*]) => {
+        Shape {
+            fields: &[
+                $($own,)*
+                field("event", Kind::Text),
+                field("data", Kind::Any),
+                field("data_base64", Kind::Text),
+                field("filter", Kind::Text),
+                field("params", Kind::Members),
+                field("except", $except),
+                field("scope", EXTENT),
+                field("receipt", EXTENT),
+                field("store", Kind::Flag),
+            ],
+            required: &[$($required,)* &["event"]],
+        }
     };
 }
+
+shapes!(
+    EMIT,
+    EMIT_ITEM,
+    [field("to", Kind::Object(&TO))],
+    Kind::Object(&EXCEPT),
+    []
+);
+shapes!(
+    PUBLISH,
+    PUBLISH_ITEM,
+    [field("user", Kind::Text), field("users", Kind::Texts)],
+    Kind::Object(&EXCEPT),
+    [&USER_OR_USERS]
+);
+shapes!(
+    SEND,
+    SEND_ITEM,
+    [field("channel", Kind::Text), field("channels", Kind::Texts)],
+    Kind::Object(&EXCEPT),
+    [&CHANNEL_OR_CHANNELS]
+);
+shapes!(BROADCAST, BROADCAST_ITEM, [], Kind::Object(&EXCEPT), []);
+shapes!(
+    DISPATCH,
+    DISPATCH_ITEM,
+    [field("recipients", Kind::Texts)],
+    Kind::TextsOr(&EXCEPT),
+    [&["recipients"]]
+);
 
 impl Verb {
     /// The verb that a batch item names.
@@ -85,13 +141,24 @@ impl Verb {
     }
 
     /// The fields that the verb takes.
-    pub(crate) fn fields(self) -> &'static [&'static str] {
+    pub(crate) fn shape(self) -> &'static Shape {
         match self {
-            Self::Emit => fields!("to"),
-            Self::Publish => fields!("user", "users"),
-            Self::Send => fields!("channel", "channels"),
-            Self::Broadcast => fields!(),
-            Self::Dispatch => fields!("recipients"),
+            Self::Emit => &EMIT,
+            Self::Publish => &PUBLISH,
+            Self::Send => &SEND,
+            Self::Broadcast => &BROADCAST,
+            Self::Dispatch => &DISPATCH,
+        }
+    }
+
+    /// The fields of an item of a batch that names the verb.
+    pub(crate) fn item_shape(self) -> &'static Shape {
+        match self {
+            Self::Emit => &EMIT_ITEM,
+            Self::Publish => &PUBLISH_ITEM,
+            Self::Send => &SEND_ITEM,
+            Self::Broadcast => &BROADCAST_ITEM,
+            Self::Dispatch => &DISPATCH_ITEM,
         }
     }
 }
@@ -130,6 +197,27 @@ impl Order<'_> {
 }
 
 impl<'a> Fields<'a> {
+    /// Reads an item of a batch: which call it is, and its fields.
+    ///
+    /// # Errors
+    /// 400 for a wrong body, and for a `call` that is missing or unknown.
+    pub(crate) fn item(item: &'a [u8]) -> Result<(Verb, Self), Problem> {
+        let text = body::text(item)?;
+        let (call, fields) = match serde_json::from_str::<Self>(text) {
+            Ok(mut fields) => (fields.call.take(), Ok(fields)),
+            // Which fields there are depends on the call.
+            Err(error) => (called(text), Err(error)),
+        };
+
+        let verb = match call {
+            Some(call) => Verb::named(&call).ok_or_else(|| unknown_call(&call))?,
+            None => return Err(call_fault(text)),
+        };
+        fields
+            .map(|fields| (verb, fields))
+            .map_err(|error| verb.item_shape().explain("", text, &error))
+    }
+
     /// What the call of `verb` with these fields means.
     ///
     /// # Errors
@@ -161,14 +249,18 @@ impl<'a> Fields<'a> {
             ],
             Verb::Broadcast => vec![target],
             Verb::Publish => {
-                let users = one_or_many("user", self.user, self.users)?;
+                let users = one_or_many(USER_OR_USERS, self.user, self.users)?;
                 vec![to(To {
                     users,
                     ..To::default()
                 })]
             }
             Verb::Send => {
-                let channels = distinct(one_or_many("channel", self.channel, self.channels)?)?;
+                let channels = distinct(one_or_many(
+                    CHANNEL_OR_CHANNELS,
+                    self.channel,
+                    self.channels,
+                )?)?;
                 let channel = |name| {
                     to(To {
                         channels: vec![name],
@@ -179,7 +271,7 @@ impl<'a> Fields<'a> {
             }
             Verb::Dispatch => vec![recipients(self.recipients)?.map_or_else(|| target.clone(), to)],
         };
-        let name = self.event.ok_or_else(|| missing("event"))?;
+        let name = self.event.ok_or_else(|| missing(&["event"]))?;
         let event = Event::new(name, data(self.data, self.data_base64.as_deref())?)?;
         let scope = self.scope.unwrap_or(Extent::Cluster);
         let receipt = self.receipt.unwrap_or(Extent::Node);
@@ -192,8 +284,9 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Refuses what other calls take and this one does not.
     fn check_fields(&self, verb: Verb) -> Result<(), Problem> {
-        let allowed = verb.fields();
+        let shape = verb.shape();
         let given = [
             ("to", self.to.is_some()),
             ("user", self.user.is_some()),
@@ -205,19 +298,52 @@ impl<'a> Fields<'a> {
         ];
         match given
             .iter()
-            .find(|(name, given)| *given && !allowed.contains(name))
+            .find(|(name, given)| *given && !shape.has(name))
         {
-            Some((name, _)) => Err(unknown_field(name, allowed)),
+            Some((name, _)) => Err(shape.unknown("", name)),
             None => Ok(()),
         }
     }
+}
+
+/// The call that an item names, whatever else is wrong with it.
+fn called(item: &str) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Called<'a> {
+        #[serde(borrow)]
+        call: Cow<'a, str>,
+    }
+    serde_json::from_str::<Called<'_>>(item)
+        .ok()
+        .map(|called| called.call)
+}
+
+/// What is wrong with an item that names no call.
+fn call_fault(item: &str) -> Problem {
+    #[derive(Deserialize)]
+    struct Called<'a> {
+        #[serde(borrow)]
+        call: &'a RawValue,
+    }
+    serde_json::from_str::<Called<'_>>(item)
+        .ok()
+        .and_then(|called| CALL.fault("call", called.call.get(), ""))
+        .unwrap_or_else(|| missing(&["call"]))
+}
+
+fn unknown_call(call: &str) -> Problem {
+    let detail = format!(
+        "there is no call \"{}\" for a batch; use emit, publish, send, broadcast or dispatch",
+        shown(call)
+    );
+    Problem::bad_request("unknown_call", detail)
 }
 
 fn data<'a>(json: Option<&'a RawValue>, base64: Option<&str>) -> Result<Data<'a>, Problem> {
     match (json, base64) {
         (Some(_), Some(_)) => Err(Problem::bad_request(
             "bad_field",
-            "send `data` or `data_base64`, not both",
+            "send \"data\" or \"data_base64\", not both",
         )),
         (Some(json), None) => Ok(Data::Json(json)),
         (None, None) => Ok(Data::Json(RawValue::NULL)),
@@ -225,7 +351,7 @@ fn data<'a>(json: Option<&'a RawValue>, base64: Option<&str>) -> Result<Data<'a>
             Ok(bytes) => Ok(Data::Bytes(Cow::Owned(bytes))),
             Err(error) => Err(Problem::bad_request(
                 "bad_base64",
-                format!("`data_base64`: {error}"),
+                format!("\"data_base64\" must be padded base64: {error}"),
             )),
         },
     }
@@ -236,30 +362,33 @@ fn except_of_dispatch(raw: &RawValue) -> Result<Exceptions, Problem> {
     if raw.get().starts_with('{') {
         return body::except(raw);
     }
-    let users = serde_json::from_str(raw.get()).map_err(|_| {
-        let detail = "`except` of a dispatch must be a list of user ids, or an object";
-        Problem::bad_request("bad_field", detail)
-    })?;
+    let users = serde_json::from_str(raw.get()).map_err(|_| except_fault(raw))?;
     Ok(Exceptions {
         users,
         ..Exceptions::default()
     })
 }
 
-/// The names of `field`, or of the field of several, which has an `s` more.
+/// What is wrong with an `except` that is not a list of strings.
+fn except_fault(raw: &RawValue) -> Problem {
+    let fault = Kind::TextsOr(&EXCEPT).fault("except", raw.get(), LEAVE_OUT);
+    fault.unwrap_or_else(|| Problem::bad_request("bad_field", "\"except\" cannot be read"))
+}
+
+/// The names of the field of one, or of the field of many; `fields` is how these are called.
 fn one_or_many(
-    field: &str,
+    fields: [&str; 2],
     one: Option<String>,
     many: Option<Vec<String>>,
 ) -> Result<Vec<String>, Problem> {
     match (one, many) {
         (Some(_), Some(_)) => Err(Problem::bad_request(
             "bad_field",
-            format!("send `{field}` or `{field}s`, not both"),
+            format!("send \"{}\" or \"{}\", not both", fields[0], fields[1]),
         )),
         (Some(one), None) => Ok(vec![one]),
         (None, Some(many)) => Ok(many),
-        (None, None) => Err(missing(field)),
+        (None, None) => Err(missing(&fields)),
     }
 }
 
@@ -272,7 +401,7 @@ fn distinct(channels: Vec<String>) -> Result<Vec<String>, Problem> {
         .collect();
     if channels.len() > SEND_CHANNELS {
         let detail = format!(
-            "`channels` has {} names; at most {SEND_CHANNELS} fit one call",
+            "\"channels\" has {} names; at most {SEND_CHANNELS} fit one call",
             channels.len()
         );
         return Err(Problem::bad_request("too_many_names", detail));
@@ -282,12 +411,12 @@ fn distinct(channels: Vec<String>) -> Result<Vec<String>, Problem> {
 
 /// Users, or everyone for just `["*"]`.
 fn recipients(recipients: Option<Vec<String>>) -> Result<Option<To>, Problem> {
-    let users = recipients.ok_or_else(|| missing("recipients"))?;
+    let users = recipients.ok_or_else(|| missing(&["recipients"]))?;
     if users == ["*"] {
         return Ok(None);
     }
     if users.iter().any(|user| user == "*") {
-        let detail = "\"*\" means everyone, and so stands alone in `recipients`";
+        let detail = "\"*\" means everyone, and so stands alone in \"recipients\"";
         return Err(Problem::bad_request("bad_field", detail));
     }
     Ok(Some(To {
@@ -302,7 +431,7 @@ mod tests {
 
     fn order(verb: Verb, body: &str) -> Result<Vec<Target>, &'static str> {
         let fields: Fields<'_> =
-            body::parse(body.as_bytes(), verb.fields()).map_err(|problem| problem.code())?;
+            body::parse(body.as_bytes(), verb.shape()).map_err(|problem| problem.code())?;
         fields
             .order(verb)
             .map(|order| order.targets)
@@ -454,8 +583,33 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_gets_a_suggestion() {
-        let problem = unknown_field("filtre", Verb::Emit.fields());
-        assert!(format!("{problem:?}").contains("did you mean `filter`?"));
+    fn an_item_is_refused_in_the_words_of_its_call() {
+        for (item, detail) in [
+            ("{}", "\"call\" is required"),
+            (r#"{"evnt":"e"}"#, "\"call\" is required"),
+            (
+                r#"{"call":null}"#,
+                "\"call\" must be \"emit\", \"publish\", \"send\", \"broadcast\" or \"dispatch\", not null",
+            ),
+            (
+                r#"{"call":"shout"}"#,
+                "there is no call \"shout\" for a batch; use emit, publish, send, broadcast or dispatch",
+            ),
+            (
+                r#"{"call":"send","chanel":"c","event":"e"}"#,
+                "unknown field \"chanel\"; did you mean \"channel\"?",
+            ),
+            (
+                r#"{"call":"dispatch","except":["u"],"recipient":["u"]}"#,
+                "unknown field \"recipient\"; did you mean \"recipients\"?",
+            ),
+            (
+                r#"{"call":"publish","user":5}"#,
+                "\"user\" must be a string, not a number",
+            ),
+        ] {
+            let problem = Fields::item(item.as_bytes()).unwrap_err();
+            assert_eq!(problem.detail(), detail, "{item}");
+        }
     }
 }

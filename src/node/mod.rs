@@ -63,7 +63,7 @@ pub enum NodeError {
     #[error(transparent)]
     Busy(#[from] Busy),
     /// A list of the target is too long.
-    #[error("{list} names {count} ids; at most {TARGET_NAMES} fit one call")]
+    #[error("\"{list}\" names {count} ids; at most {TARGET_NAMES} fit one call")]
     TooManyNames {
         /// The list.
         list: &'static str,
@@ -75,7 +75,7 @@ pub enum NodeError {
     Event(#[from] EventError),
     /// The event is to be kept, and its target is none that anything can be kept for.
     #[error(
-        "nothing is kept for this target: one channel or a list of users is, where history is on for it, without a filter"
+        "this event cannot be stored: the target must be a single channel with history, or a list of users whose events are stored, without a filter"
     )]
     CannotStore,
     /// What is kept is out of reach.

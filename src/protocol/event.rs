@@ -71,7 +71,7 @@ impl Exceptions {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
     /// The name is empty or too long.
-    #[error("event must be 1 to {max} bytes long, not {length}", max = limits::EVENT_NAME_BYTES)]
+    #[error("\"event\" must be 1 to {max} bytes long, not {length}", max = limits::EVENT_NAME_BYTES)]
     NameLength {
         /// Bytes of the name that came.
         length: usize,
@@ -80,7 +80,7 @@ pub enum EventError {
     #[error("event names starting with \"fanfare:\" are the server's own")]
     NameReserved,
     /// The data nest too deeply for common parsers.
-    #[error("data nests deeper than {max} levels", max = limits::DATA_DEPTH)]
+    #[error("\"data\" nests deeper than {max} levels", max = limits::DATA_DEPTH)]
     TooDeep,
     /// The name of the channel is empty, too long, or has a character that may not be in it.
     #[error(

@@ -195,7 +195,6 @@ fn emit_sends_once_to_the_union_of_what_it_names_narrowed_by_the_filter() {
         json!({}),
         json!({"users": []}),
         json!({"connections": ["nonsense"]}),
-        json!({"users": null}),
     ] {
         assert_eq!(
             emit(json!({"event": "nobody", "to": nobody})),
@@ -1846,7 +1845,7 @@ fn the_page_and_the_description_have_every_code_of_a_problem() {
         })
         .collect();
     assert_eq!(table, codes, "the table of docs/http-api.md");
-    let api: Value = serde_json::from_str(include_str!("../../src/http/openapi.json")).unwrap();
+    let api: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
     let listed = api["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]
         .as_array()
         .unwrap();
@@ -1908,7 +1907,7 @@ fn the_page_has_every_metric() {
 
 #[test]
 fn the_page_and_the_description_have_every_path() {
-    let api: Value = serde_json::from_str(include_str!("../../src/http/openapi.json")).unwrap();
+    let api: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
     for path in api["paths"].as_object().unwrap().keys() {
         assert!(
             PAGE.contains(&format!("{path}`")),

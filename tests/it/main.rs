@@ -25,6 +25,7 @@ mod jwks;
 mod layers;
 mod library;
 mod links;
+mod openapi;
 mod page;
 mod predicate_properties;
 mod refusals;

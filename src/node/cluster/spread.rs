@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, future::Future, pin::Pin};
 
 use ahash::AHashSet;
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::value::to_raw_value;
 use uuid::Uuid;
 
@@ -24,8 +23,7 @@ use crate::{
 };
 
 /// Whose connections a call means, and whose counts it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
     Cluster,
     Node,
