@@ -252,7 +252,11 @@ fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
             Ok(Value::Bool(value)) => one["value"] = json!(value),
             Ok(_) if hidden(&part.text) => one["value"] = json!(show::REDACTED),
             Ok(value) => one["value"] = json!(value),
-            Err(error) => one["error"] = json!(error.to_string()),
+            // What an operation was given says of hidden values which kind they are.
+            Err(error) => match part.detail.as_ref().filter(|_| !hidden(&part.text)) {
+                Some(detail) => one["error"] = json!(detail),
+                None => one["error"] = json!(error.to_string()),
+            },
         }
         one
     });
