@@ -5,6 +5,7 @@
 
 mod address;
 mod check;
+mod configuration;
 mod emit;
 mod explain;
 mod failure;
