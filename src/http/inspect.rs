@@ -297,5 +297,5 @@ pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<J
     })?;
     let ttl = fields.ttl.map(Duration::from_secs);
     let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, unix_now())?;
-    Ok(json!({ "token": signed.token, "expires_at": signed.expires_at }))
+    Ok(json!({ "token": signed.token, "expires_at": signed.expires_at, "ttl": signed.ttl }))
 }
