@@ -8,6 +8,7 @@ use super::{
     log,
     rules::Rules,
 };
+use crate::limits::Limits;
 
 /// Bounds whose 0 has a meaning.
 const MAY_BE_ZERO: [&str; 4] = [
@@ -151,58 +152,8 @@ impl Config {
                 );
             }
         }
+        self.check_order_of_limits(rules);
         let limits = &self.limits;
-        let ordered = [
-            (
-                "body_bytes",
-                limits.body_bytes,
-                "outbox_bytes",
-                limits.outbox_bytes,
-            ),
-            (
-                "message_bytes",
-                limits.message_bytes,
-                "outbox_bytes",
-                limits.outbox_bytes,
-            ),
-            (
-                "body_bytes",
-                limits.body_bytes,
-                "admitted_bytes",
-                limits.admitted_bytes,
-            ),
-            (
-                "outbox_bytes",
-                limits.outbox_bytes,
-                "refused_bytes",
-                limits.refused_bytes,
-            ),
-            (
-                "body_bytes",
-                limits.body_bytes,
-                "history_bytes",
-                limits.history_bytes,
-            ),
-            (
-                "body_bytes",
-                limits.body_bytes,
-                "bus_queue_bytes",
-                limits.bus_queue_bytes,
-            ),
-            (
-                "body_bytes",
-                limits.body_bytes,
-                "bus_inbox_bytes",
-                limits.bus_inbox_bytes,
-            ),
-        ];
-        for (small, small_value, large, large_value) in ordered {
-            if small_value > large_value {
-                rules.pair(format!("limits.{small}"), format!(
-                    "limits.{small} = {small_value} is over limits.{large} = {large_value}; the largest would never fit"
-                ));
-            }
-        }
         // A page of members fills a quarter of an outbox at most, and has at least one.
         if limits.profile_bytes > limits.outbox_bytes / 4 {
             rules.pair("limits.profile_bytes", format!(
@@ -220,6 +171,42 @@ impl Config {
                     humantime::format_duration(limits.reconnect_max)
                 ),
             );
+        }
+    }
+
+    /// What is largest on one way must fit where it goes next.
+    fn check_order_of_limits(&self, rules: &mut Rules) {
+        let Limits {
+            body_bytes,
+            message_bytes,
+            outbox_bytes,
+            admitted_bytes,
+            refused_bytes,
+            history_bytes,
+            bus_queue_bytes,
+            bus_inbox_bytes,
+            ..
+        } = self.limits;
+        let body = ("body_bytes", body_bytes);
+        let outbox = ("outbox_bytes", outbox_bytes);
+        let ordered = [
+            (body, outbox),
+            (("message_bytes", message_bytes), outbox),
+            (body, ("admitted_bytes", admitted_bytes)),
+            (outbox, ("refused_bytes", refused_bytes)),
+            (body, ("history_bytes", history_bytes)),
+            (body, ("bus_queue_bytes", bus_queue_bytes)),
+            (body, ("bus_inbox_bytes", bus_inbox_bytes)),
+        ];
+        for ((small, small_value), (large, large_value)) in ordered {
+            if small_value > large_value {
+                rules.pair(
+                    format!("limits.{small}"),
+                    format!(
+                        "limits.{small} = {small_value} is over limits.{large} = {large_value}; the largest would never fit"
+                    ),
+                );
+            }
         }
     }
 }

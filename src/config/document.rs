@@ -269,8 +269,8 @@ fn note_lines(text: &str, table: &DeTable<'_>, within: &str, lines: &mut BTreeMa
 
 /// The line of an offset, from 1.
 fn line_of(text: &str, offset: usize) -> usize {
-    let before = &text.as_bytes()[..offset.min(text.len())];
-    1 + before.iter().filter(|byte| **byte == b'\n').count()
+    let before = text.get(..offset).unwrap_or(text);
+    1 + before.matches('\n').count()
 }
 
 /// Where a line stands, without its end.

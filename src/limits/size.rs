@@ -70,10 +70,6 @@ pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error
 ///
 /// # Errors
 /// Only those of the serializer.
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
 pub fn serialize<S: Serializer>(bytes: &usize, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_u64(*bytes as u64)
 }
