@@ -9,6 +9,7 @@ mod auth;
 mod cel_conformance;
 mod channels;
 mod cli;
+mod commands;
 mod decoder;
 mod deploy;
 mod drain;
