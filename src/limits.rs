@@ -3,6 +3,9 @@
 //! What a deployment may want to change is a field of [`Limits`] (the `[limits]` table of the configuration);
 //! what only the code's own soundness asks for is a constant.
 
+pub mod duration;
+pub mod size;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -462,13 +465,17 @@ pub const BUS_INBOX_BATCH: usize = 256;
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Largest HTTP body, in bytes. An event larger than this belongs in storage, with its address sent.
+    #[serde(with = "crate::limits::size")]
     pub body_bytes: usize,
     /// Largest message of a client, assembled from its fragments, in bytes.
+    #[serde(with = "crate::limits::size")]
     pub message_bytes: usize,
     /// Claims of a token, in bytes of JSON. They are held in memory for every connection.
+    #[serde(with = "crate::limits::size")]
     pub claims_bytes: usize,
     /// A client's profile, in bytes of JSON. It is held in memory for every connection, and shown to all members of its
     /// channels.
+    #[serde(with = "crate::limits::size")]
     pub profile_bytes: usize,
     /// Channels that one connection may be in. Each costs memory for every member, and a notice when it leaves.
     pub channels_per_connection: usize,
@@ -477,6 +484,7 @@ pub struct Limits {
     /// Messages a client may send at once after being quiet.
     pub message_burst: u32,
     /// Bytes that one socket refused and that wait for it. A phone in a tunnel for a few seconds fits.
+    #[serde(with = "crate::limits::size")]
     pub outbox_bytes: usize,
     /// Frames that wait for one socket which refused.
     pub outbox_frames: usize,
@@ -484,8 +492,10 @@ pub struct Limits {
     #[serde(with = "crate::limits::duration")]
     pub outbox_age: Duration,
     /// Refused bytes of all connections of the node together, shared bytes counted once.
+    #[serde(with = "crate::limits::size")]
     pub refused_bytes: usize,
     /// Kernel send buffer per socket, in bytes. The kernel's own default holds about 4 MB for one stalled client.
+    #[serde(with = "crate::limits::size")]
     pub send_buffer: usize,
     /// Time for a client to finish its request's head, and for a body to arrive.
     #[serde(with = "crate::limits::duration")]
@@ -514,6 +524,7 @@ pub struct Limits {
     /// Small publications (up to 100 deliveries) accepted and not yet offered to every socket.
     pub small_publications: usize,
     /// Bytes of all accepted publications not yet offered.
+    #[serde(with = "crate::limits::size")]
     pub admitted_bytes: usize,
     /// Filters that scan every connection at once.
     pub scans: usize,
@@ -534,6 +545,7 @@ pub struct Limits {
     pub jwks_refresh: Duration,
     /// Bytes of all histories and stored events of the node together; the oldest of the app that keeps most give way.
     /// Bounds of channels and users do not bound how many of them there are.
+    #[serde(with = "crate::limits::size")]
     pub history_bytes: usize,
     /// How long the channels of a connection that ended without a close frame are kept for its return; 0 is off. A
     /// change of network takes a phone less.
@@ -567,10 +579,12 @@ pub struct Limits {
     /// Commands that wait to be sent to one Redis server.
     pub bus_queue_commands: usize,
     /// Bytes of them.
+    #[serde(with = "crate::limits::size")]
     pub bus_queue_bytes: usize,
     /// Messages of other nodes that wait to be delivered by this one. What comes on top is dropped.
     pub bus_inbox_messages: usize,
     /// Bytes of them.
+    #[serde(with = "crate::limits::size")]
     pub bus_inbox_bytes: usize,
 }
 
@@ -621,33 +635,5 @@ impl Default for Limits {
             bus_inbox_messages: 65_536,
             bus_inbox_bytes: 64 * 1024 * 1024,
         }
-    }
-}
-
-/// Durations in configuration files: `"10s"`, `"500ms"`.
-pub mod duration {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    /// Reads `"10s"` and the like.
-    ///
-    /// # Errors
-    /// When the text is no duration; the message says what one looks like.
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        humantime::parse_duration(&text).map_err(|e| {
-            D::Error::custom(format!(
-                "\"{text}\" is not a duration such as \"10s\" or \"500ms\": {e}"
-            ))
-        })
-    }
-
-    /// Writes what [`deserialize`] reads.
-    ///
-    /// # Errors
-    /// Only those of the serializer.
-    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&humantime::format_duration(*duration))
     }
 }

@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     time::timeout,
 };
 use tokio_rustls::{
@@ -34,7 +34,11 @@ pub(crate) async fn connect(host: &str, port: u16, secure: bool) -> io::Result<B
 }
 
 async fn open(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>> {
-    let socket = TcpStream::connect((host, port)).await?;
+    let addresses: Vec<_> = lookup_host((host, port))
+        .await
+        .map_err(|error| unknown_host(host, &error))?
+        .collect();
+    let socket = TcpStream::connect(&addresses[..]).await?;
     socket.set_nodelay(true)?;
     if !secure {
         return Ok(Box::new(socket));
@@ -45,6 +49,17 @@ async fn open(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>
         .await
         .map_err(io::Error::other)??;
     Ok(Box::new(connector.connect(name, socket).await?))
+}
+
+/// Names the host, which the system's error does not.
+fn unknown_host(host: &str, error: &io::Error) -> io::Error {
+    let text = error.to_string();
+    // As the standard library begins it.
+    let why = text.trim_start_matches("failed to lookup address information: ");
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("the host name \"{host}\" cannot be resolved ({why})"),
+    )
 }
 
 /// Trusts what the system trusts, so that a company's own authority works as it does for other programs.

@@ -53,9 +53,11 @@ pub enum StartError {
     #[error(transparent)]
     Setup(#[from] SetupError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {error}{}", if error.kind() == io::ErrorKind::AddrInUse {
-        " (is another server running? choose one with --listen)"
-    } else { "" })]
+    #[error("{}", if error.kind() == io::ErrorKind::AddrInUse {
+        format!("{address} is in use by another process")
+    } else {
+        format!("cannot listen on {address}: {error}")
+    })]
     Listen {
         /// The address.
         address: SocketAddr,

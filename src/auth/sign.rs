@@ -34,6 +34,8 @@ pub struct Signed {
     pub token: String,
     /// Its `exp`, in seconds since 1970.
     pub expires_at: u64,
+    /// Its life in seconds: as asked for, or the longest that is allowed.
+    pub ttl: u64,
 }
 
 impl std::fmt::Debug for Signed {
@@ -41,6 +43,7 @@ impl std::fmt::Debug for Signed {
         f.debug_struct("Signed")
             .field("token", &"…")
             .field("expires_at", &self.expires_at)
+            .field("ttl", &self.ttl)
             .finish()
     }
 }
@@ -145,6 +148,7 @@ impl TokenSigner {
         Ok(Signed {
             token: format!("{message}.{signature}"),
             expires_at,
+            ttl: seconds,
         })
     }
 }

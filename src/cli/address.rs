@@ -18,21 +18,34 @@ pub(super) struct Address {
     prefix: String,
 }
 
-/// The text is no address of a server.
+/// The text is not the address of a server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadAddress {
     /// Not a URL with a known scheme.
-    #[error("a server's address is such as http://127.0.0.1:7070 or https://events.example.com")]
+    #[error("write the server's address as http://127.0.0.1:7070 or https://events.example.com")]
     Form,
+    /// A host, and no scheme.
+    #[error("the scheme is missing: write http://{0}, or https://{0} if the server speaks TLS")]
+    Scheme(String),
     /// Credentials in the URL would be shown by whatever shows URLs.
-    #[error("an address holds no user or password; give a key by --key or FANFARE_API_KEY")]
+    #[error(
+        "an address must not hold a user or password; give the API key with --key or FANFARE_API_KEY"
+    )]
     Credentials,
     /// There would be nothing to do with it.
-    #[error("a server's address has no query")]
+    #[error("an address must not have a query; leave out what follows the ?")]
     Query,
 }
 
 impl Address {
+    /// The same server without TLS, or with it.
+    pub(super) fn with_tls(&self, secure: bool) -> Self {
+        Self {
+            secure,
+            ..self.clone()
+        }
+    }
+
     /// The path of a request for `path` of the API.
     pub(super) fn path(&self, path: &str) -> String {
         format!("{}{path}", self.prefix)
@@ -56,6 +69,10 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, BadAddress> {
         let url: Uri = text.parse().map_err(|_| BadAddress::Form)?;
+        // "localhost:7070" reads as a host and a port.
+        if url.scheme().is_none() && !text.contains(['/', '@', '?']) {
+            return Err(BadAddress::Scheme(text.to_owned()));
+        }
         let secure = match url.scheme_str() {
             Some("http" | "ws") => false,
             Some("https" | "wss") => true,
@@ -144,11 +161,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn other_texts_are_refused() {
+        for text in ["localhost", "localhost:7070", "events.example.com"] {
+            assert_eq!(
+                text.parse::<Address>(),
+                Err(BadAddress::Scheme(text.to_owned()))
+            );
+        }
         for text in [
             "",
-            "localhost",
-            "localhost:7070",
             "ftp://localhost",
             "http://",
             "http://a:b",

@@ -5,20 +5,19 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use super::{
-    Failure,
+    Failure, configuration,
     output::{self, STRONG},
 };
 use crate::{
-    app,
     auth::Scope,
-    config::{self, AppConfig, Config, ServeArgs},
+    config::{AppConfig, Config, ServeArgs},
 };
 
 /// Arguments of `fanfare check`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Takes the flags and variables of `fanfare serve`, and listens nowhere. Prints every problem,
-or ok and what is set up.
+Takes the flags and variables of `fanfare serve`, and does not listen. Prints every problem
+with its line, or ok and what is set up.
 
 Examples:
   fanfare check --config fanfare.toml
@@ -34,12 +33,7 @@ impl Check {
     /// # Errors
     /// Every problem for which [`crate::Server::start`] would refuse it.
     pub(super) fn run(self) -> Result<(), Failure> {
-        let config = Config::load(&self.args, config::environment())?;
-        config.check()?;
-        let refused = app::problems(&config);
-        if !refused.is_empty() {
-            return Err(Failure::Setup(refused));
-        }
+        let config = configuration::load(&self.args)?;
         Ok(output::print(&summary(&config))?)
     }
 }

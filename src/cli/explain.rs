@@ -1,4 +1,4 @@
-//! `fanfare explain`: how a filter is answered, who matches it, and what its parts are for one connection.
+//! `fanfare explain`: how a filter is answered, which connections match, and the value of each part for one of them.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Failure, emit,
+    Failure,
+    event::answer,
     json::{self, Json},
     output::{self, FAINT, STRONG, WARNING},
     remote::{Remote, RemoteArgs},
@@ -19,17 +20,17 @@ use super::{
 #[command(after_help = "\
 Examples:
   fanfare explain 'auth.email == params.e' --param e='\"ann@example.com\"'
-  fanfare explain 'auth.age >= 18' --connection 0192f0c1-…")]
+  fanfare explain 'auth.age >= 18' --connection yn2f9kr000001bv7hxg15c23y4")]
 pub(super) struct Explain {
     /// The filter
     filter: String,
-    /// Bind params.NAME of the filter
+    /// Bind params.NAME of the filter; may be repeated
     #[arg(long = "param", value_name = "NAME=JSON", value_parser = json::param)]
     params: Vec<(String, Json)>,
-    /// Also show the value of every part of it for this connection
+    /// Also show the value of every part of the filter for this connection
     #[arg(long, value_name = "ID")]
     connection: Option<String>,
-    /// Print the answer as the server gave it
+    /// Print the server's answer as one line of JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -85,7 +86,7 @@ impl Explain {
             params: json::params(&self.params),
             connection: self.connection.as_deref(),
         };
-        let answer = emit::answer(remote.post("/v1/explain", &body).await, self.json)?;
+        let answer = answer(remote.post("/v1/explain", &body).await, self.json)?;
         if !self.json {
             output::print(&shown(&remote.parse(&answer)?))?;
         }

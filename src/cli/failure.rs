@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    net::SocketAddr,
     process::ExitCode,
 };
 
@@ -9,9 +10,8 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use super::remote::RequestError;
 use crate::{
-    app::SetupError,
     auth::{SignError, TokenKeyError},
-    config::ConfigError,
+    config::{Config, ConfigError},
     server::StartError,
 };
 
@@ -26,12 +26,17 @@ pub(super) enum Failure {
     /// The configuration cannot be loaded, or contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Keys, indexes or rights of the configuration cannot be used.
-    #[error("{}", lines(.0))]
-    Setup(Vec<SetupError>),
     /// The server does not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The server does not start, since it cannot listen.
+    #[error("{error}{hint}")]
+    Listen {
+        /// What the system refused.
+        error: StartError,
+        /// What to do.
+        hint: String,
+    },
     /// A secret cannot sign tokens.
     #[error(transparent)]
     Secret(#[from] TokenKeyError),
@@ -60,21 +65,43 @@ pub(super) enum Failure {
     Runtime(io::Error),
 }
 
-fn lines(errors: &[SetupError]) -> String {
-    errors
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("\n")
+/// Why the server does not start, with what to do where it cannot listen.
+pub(super) fn cannot_listen(error: StartError, config: &Config) -> Failure {
+    let StartError::Listen {
+        address,
+        error: ref why,
+    } = error
+    else {
+        return Failure::Start(error);
+    };
+    let flag = if config.admin_listen == Some(address) {
+        "--admin-listen"
+    } else {
+        "--listen"
+    };
+    let hint = match why.kind() {
+        io::ErrorKind::AddrInUse => {
+            let port = address.port().checked_add(1).unwrap_or(7071);
+            let free = SocketAddr::new(address.ip(), port);
+            format!(". Choose another port with {flag}, for example {flag} {free}")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!(". This machine does not have that address; choose another one with {flag}")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!(". Ports below 1024 are for root; choose another one with {flag}")
+        }
+        _ => String::new(),
+    };
+    Failure::Listen { error, hint }
 }
 
 impl Failure {
-    /// 2 where other arguments or another configuration are needed, 1 where the same may work at another time.
+    /// 2 if other arguments or another configuration are needed, 1 if the same may work at another time.
     fn code(&self) -> u8 {
         match self {
             Self::Usage(_)
             | Self::Config(_)
-            | Self::Setup(_)
             | Self::Secret(_)
             | Self::Sign(_)
             | Self::Start(StartError::Config(_) | StartError::Setup(_)) => 2,
@@ -82,7 +109,7 @@ impl Failure {
         }
     }
 
-    /// Prints the failure to stderr. Whoever closed our stdout has seen enough: that is no failure.
+    /// Prints the failure to stderr. A reader that closed our stdout has seen enough: that is not a failure.
     pub(super) fn report(&self) -> ExitCode {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -93,7 +120,6 @@ impl Failure {
             | Self::Start(StartError::Config(ConfigError { problems })) => {
                 problems.iter().for_each(print);
             }
-            Self::Setup(errors) => errors.iter().for_each(print),
             _ => print(self),
         }
         ExitCode::from(self.code())

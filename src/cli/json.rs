@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 /// JSON as it was written, so that numbers and the order of keys reach clients unchanged.
 pub(super) type Json = Box<RawValue>;
 
-/// Where an event's data come from.
+/// Where an event's data comes from.
 #[derive(Clone, Debug)]
 pub(super) enum Data {
     /// The argument itself.
@@ -17,19 +17,30 @@ pub(super) enum Data {
 /// Reads any JSON value.
 ///
 /// # Errors
-/// Says how a text is quoted, since that is what most mistakes are.
+/// Says how a string is quoted, since that is what most mistakes are.
 pub(super) fn value(text: &str) -> Result<Json, String> {
     serde_json::from_str(text).map_err(|error| {
-        let is_word = !text.trim_start().starts_with(['{', '[', '"']);
-        if is_word {
-            format!(
-                "it is not JSON; a text has quotes of its own: '{}'",
-                serde_json::Value::from(text)
-            )
-        } else {
+        let json = serde_json::Value::from(text).to_string();
+        if text.trim_start().starts_with(['{', '[', '"']) {
             format!("it is not JSON: {error}")
+        } else {
+            format!(
+                "{json} is not JSON. Put a string in quotes: {}",
+                quoted(&json)
+            )
         }
     })
+}
+
+/// `text` as one word of a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Makes a JSON string of a text.
+pub(super) fn string(text: &str) -> Result<Json, String> {
+    RawValue::from_string(serde_json::Value::from(text).to_string())
+        .map_err(|error| error.to_string())
 }
 
 /// Reads a JSON object.
@@ -52,9 +63,14 @@ pub(super) fn object(text: &str) -> Result<Json, String> {
 /// As [`value`].
 pub(super) fn data(text: &str) -> Result<Data, String> {
     if text == "-" {
-        Ok(Data::Stdin)
-    } else {
-        value(text).map(Data::Given)
+        return Ok(Data::Stdin);
+    }
+    match value(text) {
+        Ok(json) => Ok(Data::Given(json)),
+        Err(error) if error.contains("Put a string in quotes") => {
+            Err(format!("{error}, or give it as --text {}", quoted(text)))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -65,7 +81,7 @@ pub(super) fn data(text: &str) -> Result<Data, String> {
 pub(super) fn param(text: &str) -> Result<(String, Json), String> {
     match text.split_once('=') {
         Some((name, json)) if !name.is_empty() => Ok((name.to_owned(), value(json)?)),
-        _ => Err("a param is name=json, such as age=18 or name='\"ann\"'".to_owned()),
+        _ => Err("write NAME=JSON, such as age=18 or name='\"ann\"'".to_owned()),
     }
 }
 
@@ -86,14 +102,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_are_kept_as_written_and_words_are_told_to_be_quoted() {
+    fn data_is_kept_as_written_and_a_bare_word_is_refused_with_its_quotes() {
         assert_eq!(
             value(r#"{"b":1.0,"a":12345678901234567890}"#)
                 .unwrap()
                 .get(),
             r#"{"b":1.0,"a":12345678901234567890}"#
         );
-        assert!(value("hello").unwrap_err().ends_with(r#"'"hello"'"#));
+        assert_eq!(
+            value("hello").unwrap_err(),
+            r#""hello" is not JSON. Put a string in quotes: '"hello"'"#
+        );
+        assert!(
+            data("it's")
+                .unwrap_err()
+                .ends_with(r"or give it as --text 'it'\''s'")
+        );
+        assert_eq!(string("a \"b\"").unwrap().get(), r#""a \"b\"""#);
         assert!(value(r#"{"a":}"#).unwrap_err().contains("column 6"));
         assert!(matches!(data("-"), Ok(Data::Stdin)));
     }

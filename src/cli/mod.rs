@@ -1,20 +1,30 @@
-//! The command line: one command per file, and beside them what several share.
+//! The command line: one file per command, or per kind of command, and beside them what several share.
 //!
-//! `serve` and `check` speak of the server itself. The others are clients of one: all they know of it is its HTTP
-//! API and the client protocol, so they work against any node, local or far.
+//! `serve` and `check` are about the server itself, and `manual` about these commands. The others are clients of a
+//! server: all they know of it is its HTTP API and the client protocol, so they work against any node, local or far.
 
 mod address;
+mod channels;
 mod check;
+mod configuration;
+mod connections;
 mod emit;
+mod event;
 mod explain;
 mod failure;
 mod json;
 mod listen;
 mod logging;
+mod manual;
 mod output;
+mod paging;
+mod publish;
 mod reload;
 mod remote;
 mod serve;
+mod steer;
+mod table;
+mod target;
 mod token;
 mod variables;
 
@@ -35,6 +45,7 @@ use self::{failure::Failure, variables::Variables};
 )]
 #[command(after_help = "\
 Exit codes: 0 done; 1 refused, failed or not reached; 2 wrong arguments or configuration.
+Every command explains itself: fanfare COMMAND --help
 
 Try it, in two terminals:
   fanfare serve
@@ -48,16 +59,42 @@ struct Cli {
 enum Command {
     /// Serve clients and the HTTP API
     Serve(Box<serve::Serve>),
-    /// Connect as a client, and print events as they come
-    Listen(Box<listen::Listen>),
-    /// Send an event to every client for which a filter is true
-    Emit(Box<emit::Emit>),
-    /// Sign a client token
-    Token(Box<token::Token>),
-    /// Show how a filter is answered, and who matches it
-    Explain(Box<explain::Explain>),
     /// Say whether a configuration would be served, and what it means
     Check(Box<check::Check>),
+    /// Connect as a client, and print events as they come
+    Listen(Box<listen::Listen>),
+    /// Send an event to every connection for which a filter is true
+    Emit(Box<emit::Emit>),
+    /// Send an event to a user
+    Publish(Box<publish::Publish>),
+    /// Send an event to a channel
+    Send(Box<publish::Send>),
+    /// Send an event to every connection
+    Broadcast(Box<publish::Broadcast>),
+    /// List connections, or show one
+    Connections(Box<connections::Connections>),
+    /// Say whether a user is online
+    User(Box<connections::User>),
+    /// List channels
+    Channels(Box<channels::Channels>),
+    /// List the members of a channel
+    Members(Box<channels::Members>),
+    /// List the stored events of a channel
+    History(Box<channels::History>),
+    /// Put connections into a channel
+    Join(Box<steer::Join>),
+    /// Take connections out of a channel
+    Leave(Box<steer::Leave>),
+    /// Close connections
+    Disconnect(Box<steer::Disconnect>),
+    /// Show how a filter is answered, and which connections match it
+    Explain(Box<explain::Explain>),
+    /// Sign a client token
+    Token(Box<token::Token>),
+    /// Print a script for a shell that completes these commands
+    Completions(manual::Completions),
+    /// Print a page for man
+    Man(manual::Man),
 }
 
 /// Runs the command that the process was started with, prints what went wrong, and says how the process is to end:
@@ -66,7 +103,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nothing is left to say it to if this fails.
+            // If this fails, nobody is left to read it.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -77,8 +114,21 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Listen(listen) => blocking(listen.run(&variables)),
         Command::Emit(emit) => blocking(emit.run(&variables)),
-        Command::Token(token) => blocking(token.run(&variables)),
+        Command::Publish(publish) => blocking(publish.run(&variables)),
+        Command::Send(send) => blocking(send.run(&variables)),
+        Command::Broadcast(broadcast) => blocking(broadcast.run(&variables)),
+        Command::Connections(connections) => blocking(connections.run(&variables)),
+        Command::User(user) => blocking(user.run(&variables)),
+        Command::Channels(channels) => blocking(channels.run(&variables)),
+        Command::Members(members) => blocking(members.run(&variables)),
+        Command::History(history) => blocking(history.run(&variables)),
+        Command::Join(join) => blocking(join.run(&variables)),
+        Command::Leave(leave) => blocking(leave.run(&variables)),
+        Command::Disconnect(disconnect) => blocking(disconnect.run(&variables)),
         Command::Explain(explain) => blocking(explain.run(&variables)),
+        Command::Token(token) => blocking(token.run(&variables)),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -100,9 +150,82 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::id::ConnectionId;
 
     #[test]
     fn the_commands_are_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// The words of a line of shell, up to a redirection or a pipe; without variables that are set before the command.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+        for char in line.chars() {
+            match (quote, char) {
+                (Some(open), _) if open == char => quote = None,
+                (None, '"' | '\'') => {
+                    quote = Some(char);
+                    word.get_or_insert_default();
+                }
+                (None, ' ') => words.extend(word.take()),
+                (None, '|' | '>' | '<' | '&') => break,
+                _ => word.get_or_insert_default().push(char),
+            }
+        }
+        words.extend(word);
+        let before = words.iter().position(|word| word == "fanfare");
+        words.split_off(before.unwrap_or(words.len()))
+    }
+
+    #[test]
+    fn every_example_can_be_run() {
+        let docs = include_str!("../../docs/command-line.md").to_owned();
+        let helps = Cli::command();
+        let helps = helps
+            .get_subcommands()
+            .chain([&helps])
+            .filter_map(|command| Some(command.get_after_help()?.to_string()));
+        let mut count = 0;
+        for text in helps.chain([docs]) {
+            let lines = text.lines().map(str::trim);
+            let is_example =
+                |line: &&str| line.starts_with("fanfare ") || line.starts_with("FANFARE_");
+            for line in lines.filter(is_example) {
+                let parsed = Cli::try_parse_from(words(line));
+                assert!(parsed.is_ok(), "{line}: {:?}", parsed.err());
+                count += 1;
+            }
+        }
+        assert!(count > 60, "{count}");
+    }
+
+    #[test]
+    fn the_reference_names_every_command() {
+        let docs = include_str!("../../docs/command-line.md");
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            for part in [
+                format!("\n### `fanfare {name}`\n"),
+                format!("\nfanfare {name}"),
+                format!("[`{name}`](#fanfare-{name})"),
+            ] {
+                assert!(docs.contains(&part), "{part}");
+            }
+        }
+    }
+
+    #[test]
+    fn ids_in_examples_look_like_ids() {
+        let mut found = 0;
+        for command in Cli::command().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            let words = help.split(|c: char| !c.is_ascii_alphanumeric());
+            for word in words.filter(|word| word.len() == ConnectionId::TEXT_LEN) {
+                assert!(word.parse::<ConnectionId>().is_ok(), "{word}");
+                found += 1;
+            }
+            assert!(!help.contains("0192f0c1"), "{help}");
+        }
+        assert!(found >= 2, "{found}");
     }
 }

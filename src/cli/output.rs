@@ -15,7 +15,7 @@ pub(super) const FAINT: Style = Style::new().dimmed();
 /// What should be looked into.
 pub(super) const WARNING: Style = AnsiColor::Yellow.on_default();
 
-/// Writes `text` to stdout, with its styles if they can be seen, and lets it out at once.
+/// Writes `text` to stdout, with its styles if they can be seen, and flushes it.
 ///
 /// # Errors
 /// When stdout is closed, most likely.
@@ -25,7 +25,17 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Writes one line to stdout as it is, and lets it out at once.
+/// Writes `bytes` to stdout as they are.
+///
+/// # Errors
+/// As [`print()`].
+pub(super) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+/// Writes one line to stdout as it is, and flushes it.
 ///
 /// # Errors
 /// As [`print()`].

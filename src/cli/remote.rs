@@ -12,8 +12,10 @@ use hyper::{
     header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
+use tokio_rustls::rustls;
 
 use super::{Failure, address::Address, output, variables::Variables};
 use crate::{config::Secret, outbound};
@@ -33,14 +35,14 @@ pub(super) struct RemoteArgs {
     #[arg(
         long,
         value_name = "URL",
-        help = "Where the server is [env: FANFARE_URL] [default: http://127.0.0.1:7070]"
+        help = "The server's address [env: FANFARE_URL] [default: http://127.0.0.1:7070]"
     )]
     pub(super) url: Option<Address>,
     /// `--key`
     #[arg(
         long,
         value_name = "KEY",
-        help = "The API key, where the server has keys [env: FANFARE_API_KEY]"
+        help = "The API key, if the server has keys [env: FANFARE_API_KEY]"
     )]
     pub(super) key: Option<Secret>,
 }
@@ -65,8 +67,14 @@ pub(super) enum RequestError {
         /// What the system says.
         error: io::Error,
     },
-    /// The answer broke off, or is no HTTP.
-    #[error("{address} gave no proper answer: {error}")]
+    /// TLS was spoken to a server that does not know it.
+    #[error("the server at {} speaks plain HTTP; use {}", .0.authority, .0.with_tls(false))]
+    PlainHttp(Address),
+    /// Plain HTTP was spoken to a server that wants TLS.
+    #[error("the server at {} speaks TLS; use {}", .0.authority, .0.with_tls(true))]
+    Tls(Address),
+    /// The answer broke off, or is not HTTP.
+    #[error("{address} did not answer properly: {error}")]
     Http {
         /// The server.
         address: Address,
@@ -74,7 +82,7 @@ pub(super) enum RequestError {
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The answer is not one of Fanfare's.
-    #[error("{address} answered {status}, and not as Fanfare does; is the address right?")]
+    #[error("{address} answered {status}, but not as a Fanfare server does. Is the address right?")]
     Stranger {
         /// The server.
         address: Address,
@@ -110,7 +118,7 @@ impl std::fmt::Display for Refusal {
             output::harmless(&self.detail)
         )?;
         if self.status == StatusCode::UNAUTHORIZED.as_u16() {
-            f.write_str("\n  give the API key by --key or FANFARE_API_KEY")?;
+            f.write_str("\n  give the API key with --key or FANFARE_API_KEY")?;
         }
         for line in self.excerpt.iter().flat_map(|excerpt| excerpt.lines()) {
             write!(f, "\n  {}", output::harmless(line))?;
@@ -123,7 +131,7 @@ impl Remote {
     /// The server that flags, else variables, name.
     ///
     /// # Errors
-    /// When `FANFARE_URL` is no address.
+    /// When `FANFARE_URL` is not an address.
     pub(super) fn new(args: RemoteArgs, variables: &Variables) -> Result<Self, Failure> {
         let address = match args.url {
             Some(address) => address,
@@ -135,7 +143,23 @@ impl Remote {
         })
     }
 
-    /// Posts `body`, and gives the answer's JSON as it came.
+    /// Gets `path` with `query`, and returns the answer's JSON as it came.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<String, RequestError> {
+        let path = self.address.path(&format!("{path}{}", query_of(query)));
+        let request = Request::get(path)
+            .body(Full::default())
+            .map_err(|error| self.broken(error))?;
+        self.ask(request).await
+    }
+
+    /// Posts `body`, and returns the answer's JSON as it came.
     ///
     /// # Errors
     /// [`RequestError`].
@@ -145,10 +169,15 @@ impl Remote {
         body: &impl Serialize,
     ) -> Result<String, RequestError> {
         let body = serde_json::to_vec(body).map_err(|error| self.broken(error))?;
-        let mut request = Request::post(self.address.path(path))
+        let request = Request::post(self.address.path(path))
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(body))
             .map_err(|error| self.broken(error))?;
+        self.ask(request).await
+    }
+
+    /// Sends one request with the API key.
+    async fn ask(&self, mut request: Request<Full<Bytes>>) -> Result<String, RequestError> {
         if let Some(key) = &self.key {
             let value = bearer(key.expose()).map_err(|error| self.broken(error))?;
             request.headers_mut().insert(AUTHORIZATION, value);
@@ -164,7 +193,7 @@ impl Remote {
     /// Sends one request on a connection of its own.
     ///
     /// # Errors
-    /// When there is no answer; any answer is good here.
+    /// When there is no answer; here, any answer will do.
     pub(super) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -180,25 +209,51 @@ impl Remote {
             .insert(USER_AGENT, HeaderValue::from_static(AGENT));
         let sent = timeout(PATIENCE, async {
             let mut connection = self.open().await?;
-            connection
-                .send_request(request)
-                .await
-                .map_err(|error| self.broken(error))
+            match connection.send_request(request).await {
+                Ok(response) => Ok(response),
+                Err(_) if self.wants_tls().await => Err(RequestError::Tls(self.address.clone())),
+                Err(error) => Err(self.broken(error)),
+            }
         });
         sent.await
-            .map_err(|_| self.broken(format!("nothing came within {} s", PATIENCE.as_secs())))?
+            .map_err(|_| self.broken(format!("no answer within {} s", PATIENCE.as_secs())))?
+    }
+
+    /// Whether the server speaks TLS where plain HTTP was spoken to it: it may answer with bytes that are not HTTP, with
+    /// nothing, or with an error of its own, so the only way to know is to try.
+    async fn wants_tls(&self) -> bool {
+        let Address {
+            host, port, secure, ..
+        } = &self.address;
+        if *secure {
+            return false;
+        }
+        match outbound::connect(host, *port, true).await {
+            Ok(_) => true,
+            // A certificate that is not trusted is one all the same.
+            Err(error) => matches!(
+                tls_error(&error),
+                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+            ),
+        }
     }
 
     async fn open(&self) -> Result<SendRequest<Full<Bytes>>, RequestError> {
         let Address {
             host, port, secure, ..
         } = &self.address;
-        let stream = outbound::connect(host, *port, *secure)
-            .await
-            .map_err(|error| RequestError::Unreachable {
-                address: self.address.clone(),
-                error,
-            })?;
+        let stream =
+            outbound::connect(host, *port, *secure)
+                .await
+                .map_err(|error| match tls_error(&error) {
+                    Some(rustls::Error::InvalidMessage(_)) => {
+                        RequestError::PlainHttp(self.address.clone())
+                    }
+                    _ => RequestError::Unreachable {
+                        address: self.address.clone(),
+                        error,
+                    },
+                })?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(error))?;
@@ -219,6 +274,9 @@ impl Remote {
                 document,
                 ..refusal
             })),
+            Err(_) if status == StatusCode::BAD_REQUEST && self.wants_tls().await => {
+                RequestError::Tls(self.address.clone())
+            }
             Err(_) => RequestError::Stranger {
                 address: self.address.clone(),
                 status,
@@ -252,6 +310,29 @@ impl Remote {
             error: error.into(),
         }
     }
+}
+
+/// What TLS itself refused, if it was TLS.
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// `?name=value&…`, or nothing.
+pub(super) fn query_of(query: &[(&str, String)]) -> String {
+    let pairs: Vec<String> = query
+        .iter()
+        .map(|(name, value)| format!("{name}={}", encoded(value)))
+        .collect();
+    if pairs.is_empty() {
+        String::new()
+    } else {
+        format!("?{}", pairs.join("&"))
+    }
+}
+
+/// `text` as one part of a path or a query.
+pub(super) fn encoded(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, NON_ALPHANUMERIC)
 }
 
 /// An `Authorization` header that logs do not show.

@@ -6,7 +6,8 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    Failure,
+    Failure, configuration,
+    failure::cannot_listen,
     logging::Logging,
     output::{self, FAINT, STRONG},
     reload::reload,
@@ -19,12 +20,17 @@ use crate::{
 /// Arguments of `fanfare serve`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Every flag can be set by a variable too, as FANFARE_ and its name in capitals, and in the
-file. SIGTERM or Ctrl-C sends clients away, each at its own moment, and then ends; a second
-one ends at once. SIGHUP reads the configuration again, and applies what can change.
+Every flag can also be set by a variable, FANFARE_ and its name in capitals, and in the file.
+Without --listen, FANFARE_LISTEN and listen, the variable PORT gives the port: of all IPv4
+interfaces if there is an API key, otherwise of this machine. `[::]:7070` listens on IPv6 too.
+
+On SIGTERM or Ctrl-C the server drains: it disconnects clients gradually, and then ends. A
+second signal ends it immediately. On SIGHUP it reads the configuration again, and applies
+what can change while it serves.
 
 Examples:
   fanfare serve
+  fanfare serve --listen 8080
   fanfare serve --index auth.email --index auth.tenant
   FANFARE_API_KEY=… FANFARE_TOKEN_SECRET=… fanfare serve --listen 0.0.0.0:7070")]
 pub(super) struct Serve {
@@ -33,8 +39,8 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    /// Serves until a signal. 0 after a good end, 1 where it was cut short or could not listen, 2 for a configuration
-    /// that cannot be served.
+    /// Serves until a signal. 0 after a drain, 1 if that was cut short or the server could not listen, 2 for a
+    /// configuration that cannot be served.
     pub(super) fn run(self) -> ExitCode {
         match self.serve() {
             Ok(code) => code,
@@ -43,8 +49,7 @@ impl Serve {
     }
 
     fn serve(self) -> Result<ExitCode, Failure> {
-        let config = Config::load(&self.args, config::environment())?;
-        config.check()?;
+        let config = configuration::load(&self.args)?;
         let logging = Logging::start(&config);
         raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -66,7 +71,7 @@ async fn until_signal(
     // Before the server is up, so that whoever sees it listen may already end it.
     let mut signals = Signals::new().map_err(Failure::Runtime)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Failure::Runtime)?;
-    let server = Server::start(config.clone())?;
+    let server = Server::start(config.clone()).map_err(|error| cannot_listen(error, &config))?;
     // A closed stdout is no reason not to serve.
     let _ = output::print(&welcome(&config, &server));
     loop {
@@ -78,7 +83,7 @@ async fn until_signal(
     tokio::select! {
         () = server.shutdown() => Ok(ExitCode::SUCCESS),
         () = signals.next() => {
-            tracing::warn!("a second signal: ending at once");
+            tracing::warn!("a second signal: ending immediately");
             Ok(ExitCode::FAILURE)
         }
     }
@@ -124,7 +129,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// This program as it was called, so that what is printed can be run where it is on no `PATH`.
+/// This program as it was called, so that what is printed can be run even if it is not on the `PATH`.
 fn program() -> String {
     std::env::args()
         .next()
@@ -160,23 +165,22 @@ fn welcome(config: &Config, server: &Server) -> String {
         .next()
         .is_some_and(|app| can_sign(config, app))
     {
-        let who = r#" --user ann --claims '{"email":"ann@example.com"}'"#;
-        let filter = r#""filter":"auth.email == params.e","params":{"e":"ann@example.com"}"#;
-        (who, filter, "whoever has this e-mail address")
+        let filter = r#""filter":"user == params.who","params":{"who":"ann"}"#;
+        (" --user ann", filter, "the user ann")
     } else {
-        ("", r#""filter":"user == null""#, "whoever is anonymous")
+        ("", r#""filter":"user == null""#, "every anonymous client")
     };
     let mut step = |what: &str, command: &str| {
         let _ = writeln!(text, "\n  {FAINT}# {what}{FAINT:#}\n  {command}");
     };
-    step("the page, to try everything", &format!("{url}/"));
+    step("a page to try everything", &format!("{url}/"));
     step(
-        "a client that prints what it gets",
+        "a client that prints its events",
         &format!("{} listen{option}{who}", program()),
     );
-    let body = format!(r#"{{"event":"alert","data":"Hello",{filter}}}"#);
+    let body = format!(r#"{{"event":"alert","data":{{"text":"Hello"}},{filter}}}"#);
     step(
-        &format!("from another terminal: an event for {whom}"),
+        &format!("in another terminal: an event for {whom}"),
         &format!("curl {url}/v1/emit -H 'Content-Type: application/json' -d '{body}'"),
     );
     text.push('\n');

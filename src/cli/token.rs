@@ -16,13 +16,14 @@ use super::{
 use crate::{
     auth::{Tokens, unix_now},
     config::{AppConfig, KeyMaterial, Secret, TokenAlgorithm, TokenKeyConfig},
-    limits::Limits,
+    limits::{self, Limits},
 };
 
 /// Arguments of `fanfare token`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Without --url, a secret signs here, and no server is asked; otherwise the server signs.
+With --secret or FANFARE_TOKEN_SECRET, and without --url and --key, the token is signed here.
+Otherwise the server signs it, and may shorten its life to limits.token_ttl (1 day).
 
 Examples:
   fanfare token ann
@@ -30,7 +31,7 @@ Examples:
   fanfare token ann --can '{\"join\":[\"room-*\"]}'
   FANFARE_TOKEN_SECRET=… fanfare token ann")]
 pub(super) struct Token {
-    /// Whose token it is
+    /// The user whose token it is
     user: String,
     /// Claims, which filters see under auth
     #[arg(long, value_name = "OBJECT", value_parser = json::object)]
@@ -38,7 +39,7 @@ pub(super) struct Token {
     /// What the client may do [default: what the app allows]
     #[arg(long, value_name = "OBJECT", value_parser = json::object)]
     can: Option<Json>,
-    /// How long it is good; the server has an upper bound [default: 1h]
+    /// How long the token is good, such as 15m or 8h [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     ttl: Option<Duration>,
     /// `--secret`
@@ -50,10 +51,9 @@ pub(super) struct Token {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.as_secs() > 0 => Ok(duration),
-        Ok(_) => Err("it must be at least 1s".to_owned()),
-        Err(error) => Err(format!("a duration is such as 15m or 1h: {error}")),
+    match limits::duration::parse(text)? {
+        duration if duration.as_secs() > 0 => Ok(duration),
+        _ => Err("it must be at least 1s".to_owned()),
     }
 }
 
@@ -72,7 +72,7 @@ impl Token {
     /// Prints a token, and nothing else.
     ///
     /// # Errors
-    /// When none can be signed.
+    /// When it cannot be signed.
     pub(super) async fn run(self, variables: &Variables) -> Result<(), Failure> {
         let is_remote = self.remote.url.is_some() || self.remote.key.is_some();
         let from_variable = variables.token_secret.clone().filter(|_| !is_remote);
@@ -80,14 +80,18 @@ impl Token {
             self.sign_here(secret)?
         } else {
             let remote = Remote::new(self.remote, variables)?;
-            request(
+            let signed = request(
                 &remote,
                 &self.user,
                 self.claims.as_deref(),
                 self.can.as_deref(),
                 self.ttl,
             )
-            .await?
+            .await?;
+            if let Some(note) = shortened(self.ttl, signed.ttl) {
+                output::note(&note);
+            }
+            signed.token
         };
         Ok(output::print_raw(&token)?)
     }
@@ -102,7 +106,12 @@ impl Token {
             tokens: vec![key],
             ..AppConfig::default()
         };
-        let tokens = Tokens::new(&app, None, &Limits::default())?;
+        // Whoever has the secret may sign for any time.
+        let limits = Limits {
+            token_ttl: self.ttl.unwrap_or(limits::TOKEN_TTL_DEFAULT),
+            ..Limits::default()
+        };
+        let tokens = Tokens::new(&app, None, &limits)?;
         let signer = tokens
             .signer()
             .ok_or_else(|| Failure::Usage("the secret cannot sign".to_owned()))?;
@@ -113,21 +122,42 @@ impl Token {
     }
 }
 
+/// What to say of a token that is good for less time than was asked for.
+fn shortened(asked: Option<Duration>, granted: Option<u64>) -> Option<String> {
+    let (asked, granted) = (asked?, Duration::from_secs(granted?));
+    let whole = Duration::from_secs(asked.as_secs());
+    (granted < whole).then(|| {
+        let (asked, granted) = (
+            humantime::format_duration(whole),
+            humantime::format_duration(granted),
+        );
+        format!(
+            "the token is good for {granted}, not for {asked}: that is the server's bound. To raise it, start the \
+             server with --limit token_ttl={}",
+            asked.to_string().replace(' ', "")
+        )
+    })
+}
+
+/// A token as the server signed it.
+#[derive(Deserialize)]
+pub(super) struct Signed {
+    pub(super) token: String,
+    /// How many seconds it is good; servers of earlier versions do not say.
+    ttl: Option<u64>,
+}
+
 /// A token for `user`, signed by the server.
 ///
 /// # Errors
-/// When the server refuses, or is not there.
+/// When the server refuses, or cannot be reached.
 pub(super) async fn request(
     remote: &Remote,
     user: &str,
     claims: Option<&RawValue>,
     can: Option<&RawValue>,
     ttl: Option<Duration>,
-) -> Result<String, RequestError> {
-    #[derive(Deserialize)]
-    struct Answer {
-        token: String,
-    }
+) -> Result<Signed, RequestError> {
     let body = Body {
         user,
         claims,
@@ -135,5 +165,30 @@ pub(super) async fn request(
         ttl: ttl.map(|ttl| ttl.as_secs()),
     };
     let answer = remote.post("/v1/tokens", &body).await?;
-    Ok(remote.parse::<Answer>(&answer)?.token)
+    remote.parse(&answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_shortened_life_is_told() {
+        let month = Duration::from_hours(30 * 24);
+        let note = shortened(Some(month), Some(24 * 3600)).unwrap();
+        assert!(
+            note.starts_with("the token is good for 1day, not for 30days")
+                && note.ends_with("--limit token_ttl=30days"),
+            "{note}"
+        );
+        let millis = Duration::from_millis(1500);
+        for (asked, granted) in [
+            (Some(month), Some(month.as_secs())),
+            (Some(millis), Some(1)),
+            (None, Some(3600)),
+            (Some(month), None),
+        ] {
+            assert_eq!(shortened(asked, granted), None);
+        }
+    }
 }

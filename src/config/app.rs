@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-use super::{ChannelRule, ClientKeyConfig, JwksUrl, KeyHash, Scopes, Secret, UserEvents};
+use super::{ChannelRule, ClientKeyConfig, JwksUrl, KeyHash, Scopes, Secret, UserEvents, text};
 use crate::limits;
 
 /// The app that flags and variables configure, and the only one unless the file names others.
@@ -87,8 +87,7 @@ pub enum SlowConsumer {
 }
 
 /// One API key. The key itself is forgotten once its hash is known.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(try_from = "ApiKeyFile")]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ApiKeyConfig {
     /// What logs and metrics call the key.
     pub name: String,
@@ -159,6 +158,12 @@ struct ApiKeyFile {
     scopes: Option<Scopes>,
 }
 
+impl<'de> Deserialize<'de> for ApiKeyConfig {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        text::deserialize_table::<D, ApiKeyFile, Self>(from)
+    }
+}
+
 impl TryFrom<ApiKeyFile> for ApiKeyConfig {
     type Error = BadKey;
 
@@ -186,8 +191,7 @@ impl TryFrom<ApiKeyFile> for ApiKeyConfig {
 }
 
 /// One key that client tokens are verified with.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(try_from = "TokenKeyFile")]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TokenKeyConfig {
     /// The `kid` by which tokens name the key; a key without one is tried for every token of its algorithm.
     pub kid: Option<String>,
@@ -242,6 +246,12 @@ struct TokenKeyFile {
     secret: Option<Secret>,
     public_key: Option<String>,
     public_key_file: Option<PathBuf>,
+}
+
+impl<'de> Deserialize<'de> for TokenKeyConfig {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        text::deserialize_table::<D, TokenKeyFile, Self>(from)
+    }
 }
 
 impl TryFrom<TokenKeyFile> for TokenKeyConfig {

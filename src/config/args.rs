@@ -1,15 +1,16 @@
 //! The flags of `fanfare serve` and `fanfare check`; through their names also the variables.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, LogFormat, PemFile,
-    Problem, RedisConfig, Scopes, Secret, TokenAlgorithm, TokenKeyConfig, error::nearest,
+    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, ListenAddress,
+    LogFormat, PemFile, Problem, RedisConfig, Scopes, Secret, TokenAlgorithm, TokenKeyConfig,
+    error::nearest, listen, log, network, words,
 };
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 
 /// Flags of the server. Each can also be set as `FANFARE_` and its name in capitals, lists separated by commas.
 #[derive(Args, Clone, Debug, Default)]
@@ -17,35 +18,36 @@ pub struct ServeArgs {
     /// Read further settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Serve clients and the HTTP API here [default: 127.0.0.1:7070]
+    /// Serve clients and the HTTP API here. A port alone, as 7079, is of this machine; :7079 is of all IPv4 interfaces
+    /// [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<ListenAddress>,
     /// Serve health, metrics and pages here instead, without keys
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub admin_listen: Option<SocketAddr>,
-    /// Threads that hold connections; 0 is one per core, less one [default: 0]
-    #[arg(long, value_name = "COUNT")]
+    pub admin_listen: Option<ListenAddress>,
+    /// Threads that hold connections; 0 means one per core, less one [default: 0]
+    #[arg(long, value_name = "COUNT", value_parser = count)]
     pub shards: Option<usize>,
     /// What logs and metrics call this node [default: a random id]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// What to log: error, warn, info, debug, trace, or directives [default: info]
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = log::parse)]
     pub log: Option<String>,
     /// The form of log lines [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
     /// Believe X-Forwarded-For from this network, such as 10.0.0.0/8
-    #[arg(long = "trusted-proxy", value_name = "NETWORK", value_delimiter = ',')]
+    #[arg(long = "trusted-proxy", value_name = "NETWORK", value_delimiter = ',', value_parser = network::parse)]
     pub trusted_proxies: Vec<IpNet>,
     /// Hide this attribute where the API shows connections
     #[arg(long, value_name = "PATH", value_delimiter = ',')]
     pub redact: Vec<String>,
     /// Go on for this long after SIGTERM, with readiness failing [default: 5s; 0s in loopback development]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = limits::duration::parse)]
     pub drain_delay: Option<Duration>,
     /// How long leaving may take, the delay included [default: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = limits::duration::parse)]
     pub drain_timeout: Option<Duration>,
     /// Join nodes by this Redis: redis://, redis+sentinel:// or redis+cluster://, with rediss for TLS
     #[arg(long, value_name = "URL[,URL...]")]
@@ -110,7 +112,9 @@ impl FromStr for LimitSetting {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (name, value) = text.split_once('=').ok_or("a limit is set as name=value")?;
+        let (name, value) = text
+            .split_once('=')
+            .ok_or("write NAME=VALUE, such as message_bytes=16KiB")?;
         Ok(Self {
             name: name.to_owned(),
             value: value.to_owned(),
@@ -134,10 +138,10 @@ impl FromStr for HistorySetting {
         // A channel's name may have a `=` itself.
         let (pattern, size) = text
             .rsplit_once('=')
-            .ok_or("a history is set as pattern=size")?;
+            .ok_or("write PATTERN=SIZE, such as room-*=100")?;
         let size = size
             .parse()
-            .map_err(|_| "the size of a history is a whole number of events")?;
+            .map_err(|_| "the size of a history is a whole number of events, such as room-*=100")?;
         Ok(Self {
             pattern: pattern.to_owned(),
             size,
@@ -145,9 +149,9 @@ impl FromStr for HistorySetting {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("a duration is such as 10s or 500ms: {error}"))
+fn count(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .map_err(|_| "a whole number is expected, 0 or more")
 }
 
 /// Lays what is set in `args` over `config`. `prefix` names the layer in problems.
@@ -159,12 +163,15 @@ pub(super) fn apply(
 ) {
     apply_redis(args, prefix, &mut config.redis, problems);
     let args = args.clone();
-    set(&mut config.listen, args.listen);
+    let listen = args.listen.map(|address| address.or_port(listen::PORT));
+    set(&mut config.listen, listen);
     set(&mut config.shards, args.shards);
     set(&mut config.log, args.log);
     set(&mut config.log_format, args.log_format);
     set(&mut config.drain_timeout, args.drain_timeout);
-    config.admin_listen = args.admin_listen.or(config.admin_listen);
+    if let Some(address) = args.admin_listen {
+        config.admin_listen = Some(address.or_port(listen::ADMIN_PORT));
+    }
     config.node_name = args.node_name.or(config.node_name.take());
     config.drain_delay = args.drain_delay.or(config.drain_delay);
     set_list(&mut config.trusted_proxies, args.trusted_proxies);
@@ -311,15 +318,13 @@ fn set_limit(limits: &mut Limits, limit: &LimitSetting, prefix: &str) -> Result<
             nearest,
         });
     };
-    *current = match current {
-        toml::Value::Integer(_) => match limit.value.replace('_', "").parse::<i64>() {
-            Ok(number) => toml::Value::Integer(number),
-            Err(_) => return Err(bad(format!("\"{}\" is not a whole number", limit.value))),
-        },
-        _ => toml::Value::String(limit.value.clone()),
+    *current = match limit.value.replace('_', "").parse::<i64>() {
+        Ok(number) => toml::Value::Integer(number),
+        Err(_) => toml::Value::String(limit.value.clone()),
     };
-    *limits = table
-        .try_into()
-        .map_err(|error: toml::de::Error| bad(error.message().to_owned()))?;
+    *limits = table.try_into().map_err(|error: toml::de::Error| {
+        let why = words::expected(&limit.name, &limit.value, error.message());
+        bad(format!("\"{}\": {why}", limit.value))
+    })?;
     Ok(())
 }

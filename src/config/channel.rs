@@ -16,7 +16,7 @@ pub struct ChannelRule {
     #[serde(default)]
     pub history_size: usize,
     /// Bytes kept per channel.
-    #[serde(default = "history_bytes")]
+    #[serde(default = "history_bytes", with = "crate::limits::size")]
     pub history_bytes: usize,
     /// How long an event is kept.
     #[serde(default = "history_ttl", with = "crate::limits::duration")]
@@ -81,6 +81,7 @@ pub struct UserEvents {
     /// Events kept per user.
     pub size: usize,
     /// Bytes kept per user.
+    #[serde(with = "crate::limits::size")]
     pub bytes: usize,
     /// How long an event is kept.
     #[serde(with = "crate::limits::duration")]

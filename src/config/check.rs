@@ -1,12 +1,12 @@
 //! Whether the whole of a configuration makes sense, and is safe to serve.
 
-use tracing_subscriber::EnvFilter;
-
 use super::{
-    Config, ConfigError, DEFAULT_APP, Problem,
+    Config, ConfigError, DEFAULT_APP,
     check_app::check_app,
     check_keys::check_token_keys,
     form::{is_name, is_path},
+    log,
+    rules::Rules,
 };
 use crate::limits::Limits;
 
@@ -24,7 +24,12 @@ impl Config {
     /// # Errors
     /// Every rule that is broken, each with what to do about it.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let mut rules = Vec::new();
+        ConfigError::unless_empty(self.rules().into_problems())
+    }
+
+    /// Every rule that is broken.
+    pub(super) fn rules(&self) -> Rules {
+        let mut rules = Rules::default();
         self.check_exposure(&mut rules);
         self.check_node(&mut rules);
         self.check_limits(&mut rules);
@@ -41,11 +46,11 @@ impl Config {
         }
         self.check_key_names(&mut rules);
         self.check_client_keys(&mut rules);
-        ConfigError::unless_empty(rules.into_iter().map(Problem::Rule).collect())
+        rules
     }
 
     /// Without keys whoever reaches the server drives it, so only this machine may.
-    fn check_exposure(&self, rules: &mut Vec<String>) {
+    fn check_exposure(&self, rules: &mut Rules) {
         if !self.is_development() {
             return;
         }
@@ -58,156 +63,156 @@ impl Config {
         ];
         for (name, address) in exposed {
             if let Some(address) = address {
-                rules.push(format!(
+                rules.pair(name, format!(
                     "{name} = \"{address}\" is not loopback, and there is no API key; set --api-key or FANFARE_API_KEY"
                 ));
             }
         }
     }
 
-    fn check_node(&self, rules: &mut Vec<String>) {
+    fn check_node(&self, rules: &mut Rules) {
         if self.admin_listen == Some(self.listen) && self.listen.port() != 0 {
-            rules.push(format!(
-                "admin_listen and listen are both {}; give them different ports",
-                self.listen
-            ));
+            rules.pair(
+                "admin_listen",
+                format!(
+                    "admin_listen and listen are both {}; give them different ports",
+                    self.listen
+                ),
+            );
         }
         // A connection's id has one byte for its shard.
         if self.shards > 256 {
-            rules.push(format!(
-                "shards = {} is over 256; 0 is one per core, less one",
-                self.shards
-            ));
+            rules.value(
+                "shards",
+                format!(
+                    "shards = {} is over 256; 0 means one per core, less one",
+                    self.shards
+                ),
+            );
         }
         if let Some(name) = &self.node_name
             && !is_name(name, 64, |byte| {
                 byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
             })
         {
-            rules.push(format!(
-                "node_name = \"{name}\" is not 1 to 64 letters, digits, \"_\", \".\" or \"-\""
-            ));
+            rules.value(
+                "node_name",
+                format!(
+                    "node_name = \"{name}\" is not 1 to 64 letters, digits, \"_\", \".\" or \"-\""
+                ),
+            );
         }
-        if let Err(error) = EnvFilter::builder().parse(&self.log) {
-            rules.push(format!(
-                "log = \"{}\" is no level such as \"info\": {error}",
-                self.log
-            ));
+        if let Err(error) = log::parse(&self.log) {
+            rules.value("log", format!("log = \"{}\": {error}", self.log));
         }
         if self.drain_delay() >= self.drain_timeout {
-            rules.push(format!(
-                "drain_delay = \"{}\" must be shorter than drain_timeout = \"{}\"",
-                humantime::format_duration(self.drain_delay()),
-                humantime::format_duration(self.drain_timeout)
-            ));
+            rules.pair(
+                "drain_delay",
+                format!(
+                    "drain_delay = \"{}\" must be shorter than drain_timeout = \"{}\"",
+                    humantime::format_duration(self.drain_delay()),
+                    humantime::format_duration(self.drain_timeout)
+                ),
+            );
         }
         for path in self
             .redact
             .iter()
             .filter(|path| !is_path(path, &["auth", "profile", "connection"]))
         {
-            rules.push(format!(
-                "redact: \"{path}\" is no path such as \"auth.email\" or \"connection.ip\""
-            ));
+            rules.value(
+                "redact",
+                format!(
+                    "redact: \"{path}\" is not a path such as \"auth.email\" or \"connection.ip\""
+                ),
+            );
         }
     }
 
-    fn check_redis(&self, rules: &mut Vec<String>) {
+    fn check_redis(&self, rules: &mut Rules) {
         if !is_name(&self.namespace, 64, |byte| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte)
         }) {
-            rules.push(format!(
-                "namespace = \"{}\" is not 1 to 64 of a-z, 0-9, \"_\" and \"-\"",
-                self.namespace
-            ));
+            rules.value(
+                "namespace",
+                format!(
+                    "namespace = \"{}\" is not 1 to 64 of a-z, 0-9, \"_\" and \"-\"",
+                    self.namespace
+                ),
+            );
         }
         if let Some(redis) = &self.redis {
             redis.check(rules);
         }
     }
 
-    fn check_limits(&self, rules: &mut Vec<String>) {
+    fn check_limits(&self, rules: &mut Rules) {
         let table = toml::Table::try_from(&self.limits).unwrap_or_default();
         for (name, value) in &table {
             let zero = value.as_integer() == Some(0) || value.as_str() == Some("0s");
             if zero && !MAY_BE_ZERO.contains(&name.as_str()) {
-                rules.push(format!(
-                    "limits.{name} = 0 would let nothing through; it must be at least 1"
-                ));
+                rules.value(
+                    format!("limits.{name}"),
+                    format!("limits.{name} = 0 would let nothing through; it must be at least 1"),
+                );
             }
         }
+        self.check_order_of_limits(rules);
         let limits = &self.limits;
-        check_order(limits, rules);
 
         // A page of members fills a quarter of an outbox at most, and has at least one.
         if limits.profile_bytes > limits.outbox_bytes / 4 {
-            rules.push(format!(
+            rules.pair("limits.profile_bytes", format!(
                 "limits.profile_bytes = {} is over a quarter of limits.outbox_bytes = {}; a page of members would not \
                  fit",
                 limits.profile_bytes, limits.outbox_bytes
             ));
         }
         if limits.reconnect_min > limits.reconnect_max {
-            rules.push(format!(
-                "limits.reconnect_min = \"{}\" is over limits.reconnect_max = \"{}\"",
-                humantime::format_duration(limits.reconnect_min),
-                humantime::format_duration(limits.reconnect_max)
-            ));
+            rules.pair(
+                "limits.reconnect_min",
+                format!(
+                    "limits.reconnect_min = \"{}\" is over limits.reconnect_max = \"{}\"",
+                    humantime::format_duration(limits.reconnect_min),
+                    humantime::format_duration(limits.reconnect_max)
+                ),
+            );
         }
     }
-}
 
-/// What is meant to fit into something is not larger than that.
-fn check_order(limits: &Limits, rules: &mut Vec<String>) {
-    let ordered = [
-        (
-            "body_bytes",
-            limits.body_bytes,
-            "outbox_bytes",
-            limits.outbox_bytes,
-        ),
-        (
-            "message_bytes",
-            limits.message_bytes,
-            "outbox_bytes",
-            limits.outbox_bytes,
-        ),
-        (
-            "body_bytes",
-            limits.body_bytes,
-            "admitted_bytes",
-            limits.admitted_bytes,
-        ),
-        (
-            "outbox_bytes",
-            limits.outbox_bytes,
-            "refused_bytes",
-            limits.refused_bytes,
-        ),
-        (
-            "body_bytes",
-            limits.body_bytes,
-            "history_bytes",
-            limits.history_bytes,
-        ),
-        (
-            "body_bytes",
-            limits.body_bytes,
-            "bus_queue_bytes",
-            limits.bus_queue_bytes,
-        ),
-        (
-            "body_bytes",
-            limits.body_bytes,
-            "bus_inbox_bytes",
-            limits.bus_inbox_bytes,
-        ),
-    ];
-    for (small, small_value, large, large_value) in ordered {
-        if small_value > large_value {
-            rules.push(format!(
-                "limits.{small} = {small_value} is over limits.{large} = {large_value}; the largest would never fit"
-            ));
+    /// What is largest on one way must fit where it goes next.
+    fn check_order_of_limits(&self, rules: &mut Rules) {
+        let Limits {
+            body_bytes,
+            message_bytes,
+            outbox_bytes,
+            admitted_bytes,
+            refused_bytes,
+            history_bytes,
+            bus_queue_bytes,
+            bus_inbox_bytes,
+            ..
+        } = self.limits;
+        let body = ("body_bytes", body_bytes);
+        let outbox = ("outbox_bytes", outbox_bytes);
+        let ordered = [
+            (body, outbox),
+            (("message_bytes", message_bytes), outbox),
+            (body, ("admitted_bytes", admitted_bytes)),
+            (outbox, ("refused_bytes", refused_bytes)),
+            (body, ("history_bytes", history_bytes)),
+            (body, ("bus_queue_bytes", bus_queue_bytes)),
+            (body, ("bus_inbox_bytes", bus_inbox_bytes)),
+        ];
+        for ((small, small_value), (large, large_value)) in ordered {
+            if small_value > large_value {
+                rules.pair(
+                    format!("limits.{small}"),
+                    format!(
+                        "limits.{small} = {small_value} is over limits.{large} = {large_value}; the largest would never fit"
+                    ),
+                );
+            }
         }
     }
 }

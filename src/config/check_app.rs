@@ -5,30 +5,35 @@ use std::collections::BTreeSet;
 use super::{
     AppConfig, ChannelRule, UserEvents,
     form::{is_channel_pattern, is_name, is_origin, is_path},
+    rules::Rules,
 };
 use crate::limits::{CHANNEL_NAME_BYTES, HISTORY_EVENTS_MAX};
 
-pub(super) fn check_app(name: &str, app: &AppConfig, rules: &mut Vec<String>) {
+pub(super) fn check_app(name: &str, app: &AppConfig, rules: &mut Rules) {
     if !is_name(name, 64, |byte| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte)
     }) {
-        rules.push(format!(
-            "app \"{name}\": a name is 1 to 64 lower-case letters, digits, \"_\" or \"-\""
-        ));
+        rules.value(
+            format!("apps.{name}"),
+            format!("app \"{name}\": a name is 1 to 64 lower-case letters, digits, \"_\" or \"-\""),
+        );
     }
     for path in app
         .index
         .iter()
         .filter(|path| !is_path(path, &["auth", "profile"]))
     {
-        rules.push(format!(
-            "app \"{name}\": index \"{path}\" is no path such as \"auth.email\" or \"profile.status\""
+        rules.value(format!("apps.{name}.index"), format!(
+            "app \"{name}\": index \"{path}\" is not a path such as \"auth.email\" or \"profile.status\""
         ));
     }
-    check_origins(&format!("app \"{name}\""), app.origins.as_deref(), rules);
-    for key in &app.client_keys {
+    let place = format!("app \"{name}\"");
+    let setting = format!("apps.{name}.origins");
+    check_origins(&place, &setting, app.origins.as_deref(), rules);
+    for (n, key) in app.client_keys.iter().enumerate() {
         let place = format!("app \"{name}\", client key \"{}\"", key.name);
-        check_origins(&place, key.origins.as_deref(), rules);
+        let setting = format!("apps.{name}.client_keys[{n}].origins");
+        check_origins(&place, &setting, key.origins.as_deref(), rules);
     }
     check_channels(name, &app.channels, rules);
     if let Some(kept) = &app.user_events {
@@ -36,23 +41,23 @@ pub(super) fn check_app(name: &str, app: &AppConfig, rules: &mut Vec<String>) {
     }
 }
 
-/// `place` names whose origins they are.
-fn check_origins(place: &str, origins: Option<&[String]>, rules: &mut Vec<String>) {
+/// `place` says whose origins they are, and `setting` is their key.
+fn check_origins(place: &str, setting: &str, origins: Option<&[String]>, rules: &mut Rules) {
     for origin in origins
         .into_iter()
         .flatten()
         .filter(|origin| !is_origin(origin))
     {
-        rules.push(format!(
-            "{place}: \"{origin}\" is no origin; write \"*\", or scheme and host in lower case without a path, such as \
+        rules.value(setting, format!(
+            "{place}: \"{origin}\" is not an origin; write \"*\", or scheme and host in lower case without a path, such as \
              \"https://example.com\""
         ));
     }
 }
 
-fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Vec<String>) {
+fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Rules) {
     let mut patterns = BTreeSet::new();
-    for rule in channels {
+    for (n, rule) in channels.iter().enumerate() {
         let ChannelRule {
             pattern,
             history_size,
@@ -61,18 +66,25 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Vec<String>)
             presence: _,
         } = rule;
         let place = format!("app \"{name}\": channels \"{pattern}\"");
+        let setting = |key: &str| format!("apps.{name}.channels[{n}].{key}");
         if !is_channel_pattern(pattern) {
-            rules.push(format!(
+            rules.value(setting("pattern"), format!(
                 "{place}: a pattern is 1 to {CHANNEL_NAME_BYTES} letters, digits, \"*\" or one of _.:=@,;-"
             ));
         } else if !patterns.insert(pattern) {
-            rules.push(format!("{place} comes twice; the second would never hold"));
+            rules.pair(
+                setting("pattern"),
+                format!("{place} is there twice; the second rule would never apply"),
+            );
         }
         if *history_size > HISTORY_EVENTS_MAX {
-            rules.push(format!(
-                "{place}: history_size = {history_size} is over {HISTORY_EVENTS_MAX}; a replay is handed to a client \
-                 at once"
-            ));
+            rules.value(
+                setting("history_size"),
+                format!(
+                    "{place}: history_size = {history_size} is over {HISTORY_EVENTS_MAX}, the most that one replay \
+                     may have"
+                ),
+            );
         }
         let nothing = [
             ("history_bytes", *history_bytes == 0),
@@ -82,20 +94,25 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Vec<String>)
             .iter()
             .filter(|(_, zero)| *zero && *history_size > 0)
         {
-            rules.push(format!(
-                "{place}: {key} = 0 would keep nothing; history_size = 0 says so"
-            ));
+            rules.value(
+                setting(key),
+                format!(
+                    "{place}: {key} = 0 would keep nothing; if that is meant, set history_size = 0"
+                ),
+            );
         }
     }
 }
 
-fn check_user_events(name: &str, kept: &UserEvents, rules: &mut Vec<String>) {
+fn check_user_events(name: &str, kept: &UserEvents, rules: &mut Rules) {
     let UserEvents { size, bytes, ttl } = kept;
     let place = format!("app \"{name}\": user_events");
+    let setting = |key: &str| format!("apps.{name}.user_events.{key}");
     if *size > HISTORY_EVENTS_MAX {
-        rules.push(format!(
-            "{place}: size = {size} is over {HISTORY_EVENTS_MAX}; what waits is handed to a client at once"
-        ));
+        rules.value(
+            setting("size"),
+            format!("{place}: size = {size} is over {HISTORY_EVENTS_MAX}, the most that one replay may have"),
+        );
     }
     for (key, zero) in [
         ("size", *size == 0),
@@ -103,9 +120,12 @@ fn check_user_events(name: &str, kept: &UserEvents, rules: &mut Vec<String>) {
         ("ttl", ttl.is_zero()),
     ] {
         if zero {
-            rules.push(format!(
-                "{place}: {key} = 0 would keep nothing; leave the table out"
-            ));
+            rules.value(
+                setting(key),
+                format!(
+                    "{place}: {key} = 0 would keep nothing; if that is meant, leave the table out"
+                ),
+            );
         }
     }
 }

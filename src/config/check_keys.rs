@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     AppConfig, ClientAuth, ClientKeyConfig, Config, KeyHash, KeyMaterial, TokenAlgorithm,
-    form::is_name,
+    form::is_name, rules::Rules,
 };
 use crate::limits::{CLIENT_KEY_BYTES, CLIENT_KEY_BYTES_MIN, TOKEN_SECRET_BYTES};
 
@@ -13,7 +13,7 @@ const KEY_NAME: &str = "is not 1 to 64 visible characters";
 
 impl Config {
     /// Who may have to authenticate needs a key to be verified with.
-    pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, rules: &mut Vec<String>) {
+    pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, rules: &mut Rules) {
         if self.is_loopback() || app.has_token_keys() {
             return;
         }
@@ -46,7 +46,7 @@ impl Config {
     }
 
     /// A name stands for one key in logs and in the store of answers, and a key for one app.
-    pub(super) fn check_key_names(&self, rules: &mut Vec<String>) {
+    pub(super) fn check_key_names(&self, rules: &mut Rules) {
         let keys: Vec<_> = self
             .apps
             .iter()
@@ -77,7 +77,7 @@ impl Config {
     }
 
     /// A client key names one app, and whoever opens the page can read it.
-    pub(super) fn check_client_keys(&self, rules: &mut Vec<String>) {
+    pub(super) fn check_client_keys(&self, rules: &mut Rules) {
         let keys: Vec<_> = self
             .apps
             .iter()
@@ -124,7 +124,7 @@ impl Config {
     }
 }
 
-pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Vec<String>) {
+pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Rules) {
     if app.jwks_url.is_some() && app.issuer.is_none() && app.audience.is_none() {
         rules.push(format!(
             "app \"{name}\": jwks_url without issuer or audience would take every token of whoever signs there, also \
@@ -151,7 +151,7 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Vec<Stri
     }
 }
 
-fn check_form(app: &str, key: &ClientKeyConfig, rules: &mut Vec<String>) {
+fn check_form(app: &str, key: &ClientKeyConfig, rules: &mut Rules) {
     if !is_key_name(&key.name) {
         rules.push(format!(
             "app \"{app}\": client key name {:?} {KEY_NAME}",

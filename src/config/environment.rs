@@ -16,6 +16,9 @@ use super::{
 const PREFIX: &str = "FANFARE_";
 const LIMIT: &str = "LIMIT_";
 
+/// By which platforms say where to listen; the only variable without the prefix.
+pub(super) const PORT: &str = "PORT";
+
 /// Variables that the other commands read.
 const CLIENT_VARIABLES: [&str; 2] = ["FANFARE_URL", "FANFARE_TOKEN"];
 
@@ -30,14 +33,23 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
                 value.to_string_lossy().into_owned(),
             )
         })
-        .filter(|(name, _)| name.starts_with(PREFIX))
+        .filter(|(name, _)| name.starts_with(PREFIX) || name == PORT)
+}
+
+/// What the environment says.
+#[derive(Debug)]
+pub(super) struct Variables {
+    /// As if given by flags.
+    pub(super) args: ServeArgs,
+    /// `PORT`, as it is written.
+    pub(super) port: Option<String>,
 }
 
 /// Reads Fanfare's variables as if they were flags; what is wrong goes to `problems`.
 pub(super) fn read(
     environment: impl IntoIterator<Item = (String, String)>,
     problems: &mut Vec<Problem>,
-) -> ServeArgs {
+) -> Variables {
     let command = ServeArgs::augment_args(Command::new("fanfare").no_binary_name(true));
     let flags: Vec<&str> = command
         .get_arguments()
@@ -46,7 +58,12 @@ pub(super) fn read(
         .collect();
     let mut line = Vec::new();
     let mut limits = Vec::new();
+    let mut port = None;
     for (variable, value) in environment {
+        if variable == PORT {
+            port = Some(value).filter(|value| !value.is_empty());
+            continue;
+        }
         let Some(name) = variable.strip_prefix(PREFIX) else {
             continue;
         };
@@ -79,7 +96,7 @@ pub(super) fn read(
         .and_then(|matches| ServeArgs::from_arg_matches(&matches))
         .unwrap_or_default();
     args.limits = limits;
-    args
+    Variables { args, port }
 }
 
 fn unknown(variable: String, flags: &[&str]) -> Problem {
@@ -98,7 +115,7 @@ fn cause(error: &clap::Error) -> String {
     match (error.source(), error.get(ContextKind::ValidValue)) {
         (Some(source), _) => source.to_string(),
         (None, Some(ContextValue::Strings(valid))) => {
-            format!("must be one of {}", valid.join(", "))
+            format!("it must be one of {}", valid.join(", "))
         }
         (None, _) => error.kind().to_string(),
     }

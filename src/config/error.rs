@@ -42,7 +42,7 @@ pub enum Problem {
         /// Why not.
         error: io::Error,
     },
-    /// The file is not TOML, or a value in it is none.
+    /// A line of the file that is not TOML, or a value in it that cannot be used.
     #[error("{}:{line}: {message}", path.display())]
     File {
         /// The file.
@@ -64,7 +64,7 @@ pub enum Problem {
         /// The known name most like it.
         nearest: Option<String>,
     },
-    /// A value of a flag or a variable that is none.
+    /// A value of a flag or a variable that cannot be used.
     #[error("{place}: {message}")]
     Value {
         /// The flag or variable.
@@ -77,7 +77,8 @@ pub enum Problem {
     Rule(String),
 }
 
-fn hint(nearest: Option<&str>) -> String {
+/// `; did you mean "…"?`, if there is a nearest one.
+pub(super) fn hint(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |name| format!("; did you mean \"{name}\"?"))
 }
 

@@ -5,45 +5,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, KeyMaterial, Problem, error::nearest};
+use super::{
+    Config, KeyMaterial, Problem,
+    document::{self, Document},
+    words,
+};
 
 /// Reads the file at `path` over the defaults.
-pub(super) fn read(path: &Path) -> Result<Config, Problem> {
+pub(super) fn read(path: &Path) -> Result<Document, Problem> {
     let text = fs::read_to_string(path).map_err(|error| Problem::Unreadable {
         path: path.to_owned(),
         error,
     })?;
-    parse(path, &text)
+    Ok(document::read(path, &text))
 }
 
-/// Reads `text`, the content of `path`, over the defaults.
-pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Problem> {
-    toml::from_str(text).map_err(|error| {
-        let offset = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = 1 + text[..offset].matches('\n').count();
-        match unknown_field(error.message()) {
-            Some((name, known)) => Problem::Unknown {
-                place: format!("{}:{line}", path.display()),
-                kind: "key",
-                nearest: nearest(name, known),
-                name: name.to_owned(),
-            },
-            None => Problem::File {
-                path: path.to_owned(),
-                line,
-                message: error.message().to_owned(),
-            },
-        }
+/// The keys of a table by its head, such as `[limits]`, as serde knows them.
+pub(super) fn known_keys(table: &str) -> Vec<String> {
+    // A key that no table has is refused with a list of all that it has.
+    let Err(error) = toml::from_str::<Config>(&format!("{table}\n\"?\" = 1")) else {
+        return Vec::new();
+    };
+    words::unknown_field(error.message()).map_or_else(Vec::new, |(_, known)| {
+        known.into_iter().map(str::to_owned).collect()
     })
-}
-
-/// The names in serde's "unknown field `a`, expected one of `b`, `c`": which field, and which are known.
-///
-/// serde gives them in no other form, and knows them for every table without a second list to keep in step.
-pub(super) fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
-    let names = message.strip_prefix("unknown field ")?;
-    let mut names = names.split('`').skip(1).step_by(2);
-    Some((names.next()?, names.collect()))
 }
 
 /// Reads the keys and certificates that the configuration names by their files, relative to `folder`.

@@ -1,6 +1,6 @@
 //! Configuration: flags, then environment, then file, then defaults.
 //!
-//! [`Config::load`] merges the layers, whatever they say; [`Config::check`] decides whether the whole makes sense.
+//! [`Config::load`] merges the layers and checks the whole; [`Config::check`] checks one that a program made itself.
 //! Nothing else in the crate reads the environment. A key of the file is a field of [`Config`], of [`AppConfig`] or of
 //! [`Limits`]; a flag is a field of [`ServeArgs`]; a variable is a flag's name in capitals after `FANFARE_`.
 
@@ -11,18 +11,30 @@ mod check;
 mod check_app;
 mod check_keys;
 mod client_key;
+mod document;
 mod environment;
 mod error;
 mod file;
 mod form;
 mod redis;
 mod jwks_url;
+mod listen;
+mod log;
+mod network;
 mod reload;
+mod rules;
 mod scope;
 mod secret;
 mod summary;
+mod text;
+mod words;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use ipnet::IpNet;
@@ -40,11 +52,13 @@ pub use self::{
     environment::environment,
     error::{ConfigError, Problem},
     jwks_url::{BadJwksUrl, JwksUrl},
+    listen::{BadListenAddress, ListenAddress},
     redis::{BadRedisUrl, PemFile, RedisConfig, RedisKind, RedisUrl},
     reload::ReloadReport,
     scope::{Scope, Scopes},
     secret::{BadKeyHash, KeyHash, Secret},
 };
+use self::{document::Document, file::known_keys};
 use crate::limits::Limits;
 
 /// Everything that a deployment sets.
@@ -52,18 +66,22 @@ use crate::limits::Limits;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where clients and functions connect.
+    #[serde(deserialize_with = "listen::deserialize")]
     pub listen: SocketAddr,
     /// Where health, metrics and pages are served apart, without keys; `None`: at `listen`.
+    #[serde(deserialize_with = "listen::deserialize_admin")]
     pub admin_listen: Option<SocketAddr>,
     /// Shards, each one thread; 0 is one per core, less one.
     pub shards: usize,
     /// What logs, metrics and `connection.node` call this node; `None`: its random id.
     pub node_name: Option<String>,
     /// What is logged: a level, or directives such as `info,fanfare::hub=debug`.
+    #[serde(deserialize_with = "log::deserialize")]
     pub log: String,
     /// The form of log lines.
     pub log_format: LogFormat,
     /// Networks whose `X-Forwarded-For` is believed.
+    #[serde(deserialize_with = "network::deserialize_list")]
     pub trusted_proxies: Vec<IpNet>,
     /// Paths of attributes that the API hides when it shows connections.
     pub redact: Vec<String>,
@@ -85,6 +103,44 @@ pub struct Config {
     pub apps: BTreeMap<String, AppConfig>,
 }
 
+/// A configuration as it was read.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// What was set and can be used, over the defaults.
+    pub(crate) config: Config,
+    /// Everything that is wrong.
+    pub(crate) problems: Vec<Problem>,
+    path: Option<PathBuf>,
+    /// The line of each key of the file.
+    lines: BTreeMap<String, usize>,
+}
+
+impl Loaded {
+    /// The configuration, if nothing is wrong with it.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn into_result(self) -> Result<Config, ConfigError> {
+        ConfigError::unless_empty(self.problems).map(|()| self.config)
+    }
+
+    /// A problem with the setting `key`, such as `apps.default.default_can`; with its line, if it is in the file.
+    pub(crate) fn problem(&self, key: &str, message: String) -> Problem {
+        match self.lines.get(key) {
+            Some(line) => self.problem_at(*line, message),
+            None => Problem::Rule(message),
+        }
+    }
+
+    fn problem_at(&self, line: usize, message: String) -> Problem {
+        Problem::File {
+            path: self.path.clone().unwrap_or_default(),
+            line,
+            message,
+        }
+    }
+}
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -98,7 +154,7 @@ pub enum LogFormat {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            listen: SocketAddr::from(([127, 0, 0, 1], listen::PORT)),
             admin_listen: None,
             shards: 0,
             node_name: None,
@@ -124,22 +180,39 @@ impl Config {
     ///
     /// # Errors
     /// All problems found: a file that cannot be read, an unknown key or variable (with the nearest known
-    /// one), a value that is none.
+    /// one), a value that cannot be used, and what [`Config::check`] refuses.
     pub fn load(
         args: &ServeArgs,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
+        Self::read(args, environment).into_result()
+    }
+
+    /// As [`Config::load`], and returns what could be made of it, whatever is wrong.
+    pub(crate) fn read(
+        args: &ServeArgs,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Loaded {
         let mut problems = Vec::new();
-        let variables = environment::read(environment, &mut problems);
+        let environment::Variables {
+            args: variables,
+            port,
+        } = environment::read(environment, &mut problems);
         let path = args.config.as_deref().or(variables.config.as_deref());
-        let mut config = match path.map(file::read) {
-            None => Self::default(),
-            Some(Ok(config)) => config,
-            Some(Err(problem)) => {
+        let document = path.map_or_else(Document::default, |path| {
+            file::read(path).unwrap_or_else(|problem| {
                 problems.push(problem);
-                Self::default()
-            }
-        };
+                Document::default()
+            })
+        });
+        let Document {
+            mut config,
+            problems: mut in_file,
+            lines,
+        } = document;
+        let rules_of_file = config.rules();
+
+        let has_listen = lines.contains_key("listen");
         args::apply(&variables, "FANFARE_", &mut config, &mut problems);
         args::apply(args, "--", &mut config, &mut problems);
         if config.apps.is_empty() {
@@ -147,8 +220,53 @@ impl Config {
                 .apps
                 .insert(DEFAULT_APP.to_owned(), AppConfig::default());
         }
+        if let Some(port) = port
+            && !(has_listen || args.listen.is_some() || variables.listen.is_some())
+        {
+            config.listen_on_port(&port, &mut problems);
+        }
         file::read_keys(&mut config, path.and_then(Path::parent), &mut problems);
-        ConfigError::unless_empty(problems).map(|()| config)
+
+        // What seems to be missing may be what could not be read.
+        let is_complete = problems.is_empty() && in_file.is_empty();
+        let mut loaded = Loaded {
+            config,
+            problems,
+            path: path.map(Path::to_owned),
+            lines,
+        };
+        let mut broken_together = Vec::new();
+        for broken in loaded.config.rules() {
+            if !broken.is_alone && !is_complete {
+                continue;
+            }
+            // A higher layer may have replaced what the file says.
+            let key = broken.key.as_deref();
+            match key
+                .filter(|_| rules_of_file.contains(&broken))
+                .and_then(|key| loaded.lines.get(key))
+            {
+                Some(&line) => in_file.push((line, loaded.problem_at(line, broken.message))),
+                None => broken_together.push(Problem::Rule(broken.message)),
+            }
+        }
+        in_file.sort_by_key(|(line, _)| *line);
+        loaded
+            .problems
+            .extend(in_file.into_iter().map(|(_, problem)| problem));
+        loaded.problems.extend(broken_together);
+        loaded
+    }
+
+    /// Listens on the port that a platform gives by `PORT`: on all interfaces if API keys protect the server.
+    fn listen_on_port(&mut self, port: &str, problems: &mut Vec<Problem>) {
+        match ListenAddress::of_port(port, !self.is_development()) {
+            Ok(address) => self.listen = address,
+            Err(error) => problems.push(Problem::Value {
+                place: environment::PORT.to_owned(),
+                message: error.to_string(),
+            }),
+        }
     }
 
     /// Whether this is development: no API key in any app. Then only loopback is served, and clients without

@@ -3,9 +3,9 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use percent_encoding::percent_decode_str;
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer};
 
-use super::Secret;
+use super::{Secret, rules::Rules};
 
 /// Redis's usual port.
 const PORT: u16 = 6379;
@@ -42,7 +42,7 @@ impl RedisConfig {
     }
 
     /// What does not go together.
-    pub(super) fn check(&self, rules: &mut Vec<String>) {
+    pub(super) fn check(&self, rules: &mut Rules) {
         let url = &self.url;
         if url.servers.is_empty() {
             rules
@@ -266,10 +266,7 @@ impl RedisUrl {
 
 impl<'de> Deserialize<'de> for RedisUrl {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Secret::deserialize(from)?
-            .expose()
-            .parse()
-            .map_err(D::Error::custom)
+        super::text::deserialize(from, "an address of Redis in quotes", str::parse)
     }
 }
 

@@ -296,7 +296,11 @@ fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
             Ok(Value::Bool(value)) => one["value"] = json!(value),
             Ok(_) if hidden(&part.text) => one["value"] = json!(show::REDACTED),
             Ok(value) => one["value"] = json!(value),
-            Err(error) => one["error"] = json!(error.to_string()),
+            // What an operation was given says of hidden values which kind they are.
+            Err(error) => match part.detail.as_ref().filter(|_| !hidden(&part.text)) {
+                Some(detail) => one["error"] = json!(detail),
+                None => one["error"] = json!(error.to_string()),
+            },
         }
         one
     });
@@ -376,7 +380,7 @@ pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<J
         .map(|Whole(seconds)| Duration::from_secs(seconds));
     let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, unix_now());
     let signed = signed.map_err(|error| unsigned(&error, fields.claims, fields.can))?;
-    Ok(json!({ "token": signed.token, "expires_at": signed.expires_at }))
+    Ok(json!({ "token": signed.token, "expires_at": signed.expires_at, "ttl": signed.ttl }))
 }
 
 /// Why no token was signed, in the words of the API.

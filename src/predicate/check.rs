@@ -80,6 +80,17 @@ pub(super) enum Function {
     String,
 }
 
+impl Function {
+    /// Its name in the language.
+    pub(super) fn name(self) -> &'static str {
+        let of = |signature: &&Signature| signature.function == Some(self);
+        SIGNATURES
+            .iter()
+            .find(of)
+            .map_or("", |signature| signature.name)
+    }
+}
+
 /// How a function is written: arguments as a function, and as a method of a receiver.
 struct Signature {
     name: &'static str,

@@ -217,7 +217,7 @@ fn excerpt(source: &str, offset: usize, length: usize) -> String {
 }
 
 /// Terminal columns of a character: two for East Asian wide forms and emoji, none for combining marks.
-fn columns(c: char) -> usize {
+pub(crate) fn columns(c: char) -> usize {
     match c as u32 {
         0x0300..=0x036f | 0x200b..=0x200f | 0xfe00..=0xfe0f => 0,
         0x1100..=0x115f

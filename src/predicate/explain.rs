@@ -21,6 +21,8 @@ pub struct Explained {
     pub text: String,
     /// Its value.
     pub value: Result<Value, EvalError>,
+    /// Of an operation that has no meaning, what it was given: `null >= int has no meaning`.
+    pub detail: Option<String>,
 }
 
 /// Something that can be evaluated, but may not mean what it seems to.
@@ -57,6 +59,30 @@ pub(super) fn sub_expressions(root: &Node) -> Vec<&Node> {
         open.extend(children.into_iter().rev());
     }
     found
+}
+
+/// Which operation `node` is, in the kinds of its operands, such as `null >= int`. `kind_of` evaluates one of them.
+pub(super) fn operation<'n>(
+    node: &'n Node,
+    kind_of: impl Fn(&'n Node) -> Option<&'static str>,
+) -> Option<String> {
+    // A macro's body has no value outside of it.
+    if matches!(node.kind, NodeKind::Macro { .. }) {
+        return None;
+    }
+    let kinds: Option<Vec<_>> = node.children().into_iter().map(kind_of).collect();
+    match (&node.kind, &kinds?[..]) {
+        (NodeKind::Binary(operator, ..), [left, right]) => {
+            Some(format!("{left} {} {right}", operator.symbol()))
+        }
+        (NodeKind::Negate(_), [operand]) => Some(format!("-{operand}")),
+        (NodeKind::Index(..), [from, index]) => Some(format!("{from}[{index}]")),
+        (NodeKind::Call(function, _), operands) => {
+            Some(format!("{}({})", function.name(), operands.join(", ")))
+        }
+        (NodeKind::Matches(..), [text]) => Some(format!("{text}.matches(…)")),
+        _ => None,
+    }
 }
 
 /// The warnings of a filter with its params, in the order of the text.

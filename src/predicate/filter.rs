@@ -6,8 +6,8 @@ use super::{
     attributes::{Attributes, View},
     check::{Node, NodeKind, ParamUse, check, regex, require_bool},
     compiler::{Compiler, Term, Test},
-    error::{EvalError, FilterError, FilterErrorKind, Span, suggestion},
-    explain::{Explained, Warning, sub_expressions, warnings},
+    error::{EvalError, EvalErrorKind, FilterError, FilterErrorKind, Span, suggestion},
+    explain::{Explained, Warning, operation, sub_expressions, warnings},
     index::{IndexRef, LookupKey, Schema},
     parser::parse,
     planner::{Candidate, Plan, by_keys, conjuncts, plan},
@@ -329,24 +329,48 @@ impl Bound {
     /// the parts it has; literals are left out. Compiles each anew, so it is for people, not for traffic.
     pub fn explain(&self, attributes: &Attributes) -> Vec<Explained> {
         let shown = self.base(attributes.into(), &[]);
-        let nodes = sub_expressions(&self.filter.root).into_iter();
+        let nodes = sub_expressions(&self.filter.root);
         nodes
-            .map(|node| self.explain_node(node, attributes, &shown))
+            .iter()
+            .map(|node| self.explain_node(node, &nodes, attributes, &shown))
             .collect()
     }
 
-    fn explain_node(&self, node: &Node, attributes: &Attributes, shown: &Base<'_>) -> Explained {
-        let mut compiler = Compiler::default();
-        let term = compiler.term(node);
-        let base = Base::new(attributes.into(), &self.params, &compiler.constants, &[]);
-        let value = term(base.frame()).map(super::runtime::Operand::into_owned);
+    fn explain_node(
+        &self,
+        node: &Node,
+        all: &[&Node],
+        attributes: &Attributes,
+        shown: &Base<'_>,
+    ) -> Explained {
         // One budget for all that is shown, so that the answer is bounded.
-        let value = value.and_then(|value| shown.measure(&value, node.span).map(|()| value));
+        let value = self
+            .value_of(node, attributes)
+            .and_then(|value| shown.measure(&value, node.span).map(|()| value));
+        let detail = value
+            .as_ref()
+            .err()
+            .filter(|error| error.kind == EvalErrorKind::NoOverload)
+            .and_then(|error| all.iter().find(|node| node.span == error.span))
+            .and_then(|failed| {
+                let kind_of = |operand| Some(self.value_of(operand, attributes).ok()?.kind());
+                operation(failed, kind_of)
+            })
+            .map(|operation| format!("{operation} has no meaning"));
         Explained {
             span: node.span,
             text: node.span.of(&self.filter.source).into(),
             value,
+            detail,
         }
+    }
+
+    /// The value of one node outside macros, compiled for this alone.
+    fn value_of(&self, node: &Node, attributes: &Attributes) -> Result<Value, EvalError> {
+        let mut compiler = Compiler::default();
+        let term = compiler.term(node);
+        let base = Base::new(attributes.into(), &self.params, &compiler.constants, &[]);
+        term(base.frame()).map(super::runtime::Operand::into_owned)
     }
 }
 
@@ -375,7 +399,7 @@ impl NodeKind {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Access, EvalErrorKind, attributes::tests::facts},
+        super::{Access, attributes::tests::facts},
         *,
     };
 
@@ -608,6 +632,27 @@ mod tests {
             ["null_equals_null"]
         );
         assert!(codes("auth.a == params.x && auth.b == null", r#"{"x":1}"#).is_empty());
+    }
+
+    #[test]
+    fn explain_names_the_kinds_of_an_operation_without_meaning() {
+        for (source, says) in [
+            ("auth.missing >= 18", "null >= int has no meaning"),
+            ("1 + auth.text == 2", "int + string has no meaning"),
+            ("auth.missing.size() == 1", "size(null) has no meaning"),
+            ("-auth.text == 1", "-string has no meaning"),
+            ("user in auth.age", "string in int has no meaning"),
+        ] {
+            let parts = bound(source, "{}").explain(&someone());
+            assert!(
+                parts
+                    .iter()
+                    .any(|part| part.detail.as_deref() == Some(says)),
+                "{source}: {parts:?}"
+            );
+        }
+        let parts = bound("auth.missing == 18 || 1 / 0 == 1", "{}").explain(&someone());
+        assert!(parts.iter().all(|part| part.detail.is_none()), "{parts:?}");
     }
 
     #[test]

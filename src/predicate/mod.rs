@@ -29,6 +29,7 @@ mod value;
 
 pub use attributes::{Attributes, Facts, View};
 pub use cache::{Cached, FilterCache};
+pub(crate) use error::columns;
 pub use error::{EvalError, EvalErrorKind, FilterError, FilterErrorKind, Span};
 pub use explain::{Explained, Warning};
 pub use filter::{Bound, Filter, Verdict};

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Stdio};
 
-use crate::running::{Finished, Running, Served, run, run_with};
+use crate::running::{self, Finished, Running, Served, run, run_with};
 use crate::support::*;
 use serde_json::{Value, json};
 
@@ -26,7 +26,27 @@ fn usage_is_explained_and_wrong_usage_ends_with_2() {
         run(&["--version"]).expect(0),
         format!("fanfare {}\n", env!("CARGO_PKG_VERSION"))
     );
-    for command in ["serve", "listen", "emit", "token", "explain", "check"] {
+    for command in [
+        "serve",
+        "check",
+        "listen",
+        "emit",
+        "publish",
+        "send",
+        "broadcast",
+        "connections",
+        "user",
+        "channels",
+        "members",
+        "history",
+        "join",
+        "leave",
+        "disconnect",
+        "explain",
+        "token",
+        "completions",
+        "man",
+    ] {
         let help = run(&[command, "--help"]).expect(0);
         assert!(
             help.contains("Examples:") && help.contains(&format!("fanfare {command}")),
@@ -35,18 +55,44 @@ fn usage_is_explained_and_wrong_usage_ends_with_2() {
     }
     for (words, says) in [
         (&["emit"][..], "<EVENT>"),
-        (&["emit", "alert", "hello"], r#"'"hello"'"#),
-        (&["emit", "alert", "1", "--param", "age"], "name=json"),
+        (
+            &["emit", "alert", "hello"],
+            r#""hello" is not JSON. Put a string in quotes: '"hello"', or give it as --text 'hello'"#,
+        ),
+        (&["emit", "alert", "1", "--text", "hello"], "--text"),
+        (
+            &["emit", "alert", "--filter", "true", "--param", "age"],
+            "NAME=JSON",
+        ),
         (
             &["emit", "alert", "--url", "localhost:7070"],
-            "http://127.0.0.1:7070",
+            "write http://localhost:7070",
         ),
         (&["listen", "--token", "t", "--user", "ann"], "--user"),
         (&["listen", "--claims", "{}"], "--user"),
         (&["listen", "--count", "0"], "--count"),
         (&["token", "ann", "--claims", "[]"], "JSON object"),
-        (&["token", "ann", "--ttl", "soon"], "15m"),
-        (&["serve", "--listen", "7070"], "--listen"),
+        (&["token", "ann", "--ttl", "soon"], "a number with a unit"),
+        (
+            &["serve", "--listen", "events.example.com:7070"],
+            "is a name: write an IP address",
+        ),
+        (&["serve", "--listen", "70000"], "\"70000\" is not a port"),
+        (
+            &["serve", "--log", "verbose"],
+            "the levels are off, error, warn, info, debug, trace; did you mean \"debug\"?",
+        ),
+        (
+            &["serve", "--drain-delay", "5"],
+            "a duration needs a unit, for example \"5s\"",
+        ),
+        (
+            &["disconnect"],
+            "--user, --channel, --connection or --filter",
+        ),
+        (&["join", "room-1"], "--filter true means every one"),
+        (&["connections", "--limit", "0"], "--limit"),
+        (&["man", "dance"], "the commands are serve, check"),
         (&["dance"], "dance"),
     ] {
         let error = run(words).refused(2);
@@ -73,7 +119,7 @@ fn what_serve_prints_can_be_run_as_it_is() {
         "{emitted:?}"
     );
     let line = listen.line();
-    assert!(line.ends_with(r#" alert "Hello""#), "{line}");
+    assert!(line.ends_with(r#" alert {"text":"Hello"}"#), "{line}");
     listen.interrupt();
     assert_eq!(listen.finish().code, 0);
 }
@@ -267,6 +313,15 @@ fn a_token_is_signed_by_the_server_or_here() {
         assert_eq!(json(&listen.line())["event"], "e");
         assert_eq!(listen.finish().code, 0);
     }
+    let long = served.run(&["token", "ann", "--ttl", "30d"]);
+    assert_eq!((long.code, long.out.lines().count()), (0, 1));
+    assert_eq!(
+        long.error,
+        "the token is good for 1day, not for 30days: that is the server's bound. To raise it, start the server with --limit \
+         token_ttl=30days\n"
+    );
+    let here = run(&["token", "ann", "--ttl", "30d", "--secret", SECRET]).expect(0);
+    assert_eq!(here.lines().count(), 1);
     let short = run(&["token", "ann", "--secret", "short"]).refused(2);
     assert!(short.contains("openssl rand"), "{short}");
     let reserved = run(&[
@@ -286,7 +341,7 @@ fn a_server_with_keys_wants_one_from_flag_or_variable() {
     let served = Served::start(&["--api-key", &format!("another-key-entirely,{KEY}")]);
     let error = served.run(&["emit", "alert"]).refused(1);
     assert!(
-        error.contains("401") && error.contains("FANFARE_API_KEY"),
+        error.contains("401") && error.contains("give the API key with --key or FANFARE_API_KEY"),
         "{error}"
     );
     served.run(&["emit", "alert", "--key", KEY]).expect(0);
@@ -350,6 +405,10 @@ fn where_nothing_listens_every_client_command_says_so() {
         &["listen"],
         &["token", "ann"],
         &["explain", "true"],
+        &["broadcast", "alert"],
+        &["connections"],
+        &["user", "ann"],
+        &["leave", "room-1", "--user", "ann"],
     ] {
         let error = run(&[words, &["--url", &url]].concat()).refused(1);
         assert!(
@@ -363,11 +422,67 @@ fn where_nothing_listens_every_client_command_says_so() {
 fn a_taken_port_is_named() {
     let served = Served::start(&[]);
     let error = run(&["serve", "--listen", &served.address.to_string()]).refused(1);
+    let next = served.address.port().checked_add(1).unwrap_or(7071);
+    assert_eq!(
+        error,
+        format!(
+            "error: {} is in use by another process. Choose another port with --listen, for example --listen 127.0.0.1:{next}\n",
+            served.address
+        )
+    );
+    let address = served.address.to_string();
+    let error = run(&["serve", "--listen", "0", "--admin-listen", &address]).refused(1);
+    assert!(error.contains("with --admin-listen"), "{error}");
+}
+
+#[test]
+fn a_port_of_the_platform_is_listened_on() {
+    let serve = |words: &[&str], variables: &[(&str, &str)]| {
+        let words = [&["serve", "--shards", "1", "--log", "warn"], words].concat();
+        let mut running = Running::start(&words, variables, Stdio::null());
+        running.line()
+    };
+    let line = serve(&[], &[("PORT", "0")]);
+    assert!(line.contains("http://127.0.0.1:"), "{line}");
+    let keys = ["--api-key", KEY, "--token-secret", SECRET];
+    let line = serve(&keys, &[("PORT", "0")]);
+    assert!(line.contains("http://0.0.0.0:"), "{line}");
+    let line = serve(&["--listen", "localhost:0"], &[("PORT", "http")]);
+    assert!(line.contains("http://127.0.0.1:"), "{line}");
+    let error = run_with(&["serve"], &[("PORT", "http")], "").refused(2);
+    assert_eq!(
+        error,
+        "error: PORT: \"http\" is not a port: a port is a number from 0 to 65535\n"
+    );
+}
+
+#[test]
+fn a_wrong_scheme_and_an_unknown_host_are_named() {
+    let served = Served::start(&[]);
+    let error = run(&["emit", "e", "--url", &format!("https://{}", served.address)]).refused(1);
+    assert_eq!(
+        error,
+        format!(
+            "error: the server at {0} speaks plain HTTP; use http://{0}\n",
+            served.address
+        )
+    );
+    let (port, _) = running::terminate_tls(served.address);
+    for words in [&["emit", "e"][..], &["listen"]] {
+        let url = format!("http://localhost:{port}");
+        let error = run(&[words, &["--url", &url]].concat()).refused(1);
+        assert_eq!(
+            error,
+            format!(
+                "error: the server at localhost:{port} speaks TLS; use https://localhost:{port}\n"
+            )
+        );
+    }
+    let error = run(&["emit", "e", "--url", "http://nowhere.invalid"]).refused(1);
     assert!(
-        error.contains(&served.address.to_string()) && error.contains("--listen"),
+        error.contains("the host name \"nowhere.invalid\" cannot be resolved"),
         "{error}"
     );
-    assert_eq!(error.lines().count(), 1, "{error}");
 }
 
 #[test]
@@ -416,7 +531,11 @@ fn a_second_signal_ends_at_once_with_1() {
 #[test]
 fn a_configuration_that_cannot_be_served_names_what_is_meant() {
     let unknown = file("unknown.toml", "listen = \"127.0.0.1:0\"\nlimts = 3\n");
-    let two = file("two.toml", "shards = 999\nlog = \"info,,=\"\n");
+    let two = file("two.toml", "shards = 999\nlog = \"verbose\"\n");
+    let mixed = file(
+        "mixed.toml",
+        "listen = 127.0.0.1:0\nshards = 999\n[apps.a]\ndefault_can = { dance = [\"*\"] }\n",
+    );
     let short = ["--token-secret", "short"];
     let two_apps = file(
         "apps.toml",
@@ -450,12 +569,19 @@ fn a_configuration_that_cannot_be_served_names_what_is_meant() {
         let error = run(&[command, "--listen", "0.0.0.0:0"]).refused(2);
         assert!(error.contains("FANFARE_API_KEY"), "{error}");
         let error = run(&[command, "--config", &two_apps]).refused(2);
-        assert!(error.contains("app \"a\""), "{error}");
+        assert!(
+            error.contains("apps.toml:2: app \"a\"") && error.contains("apps.toml:4: app \"b\""),
+            "all of it: {error}"
+        );
     }
-    let error = run(&["check", "--config", &two_apps]).refused(2);
+    let error = run(&["check", "--config", &mixed]).refused(2);
+    let lines: Vec<&str> = error.lines().collect();
     assert!(
-        error.contains("app \"a\"") && error.contains("app \"b\""),
-        "all of it: {error}"
+        lines.len() == 3
+            && lines[0].contains("mixed.toml:1: listen: put the value in quotes")
+            && lines[1].contains("mixed.toml:2: shards = 999 is over 256")
+            && lines[2].contains("mixed.toml:4: app \"a\""),
+        "{error}"
     );
 }
 
@@ -526,7 +652,7 @@ fn colours_are_for_terminals_and_who_asks() {
 #[test]
 fn https_and_wss_are_spoken_with_whom_the_system_trusts() {
     let served = Served::start(&[]);
-    let (port, authority) = crate::running::terminate_tls(served.address);
+    let (port, authority) = running::terminate_tls(served.address);
     let url = format!("https://localhost:{port}");
     let untrusted = run(&["emit", "alert", "--url", &url]).refused(1);
     assert!(untrusted.contains(&url), "{untrusted}");

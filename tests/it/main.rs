@@ -10,6 +10,7 @@ mod auth;
 mod cel_conformance;
 mod channels;
 mod cli;
+mod commands;
 mod cors;
 mod decoder;
 mod deploy;

@@ -1,4 +1,4 @@
-//! `fanfare listen`: a client that prints what it gets, and comes back as the close codes say.
+//! `fanfare listen`: a client that prints its events, and reconnects as the close codes say.
 
 mod print;
 mod retry;
@@ -27,9 +27,9 @@ use crate::close::{self, Close};
 /// Arguments of `fanfare listen`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Events go to stdout, all else to stderr. Ends with 0 at --count or Ctrl-C, and with 1 when
-the server refuses for good; otherwise it reconnects by itself. Without --token and --user
-the client is anonymous.
+Events go to stdout, everything else to stderr. Exits with 0 after --count events or on Ctrl-C,
+and with 1 if the server refuses for good; otherwise it reconnects by itself. Without --token
+and --user the client is anonymous.
 
 Examples:
   fanfare listen --user ann --claims '{\"email\":\"ann@example.com\",\"roles\":[\"admin\"]}'
@@ -50,19 +50,19 @@ pub(super) struct Listen {
     /// Claims of --user, which filters see under auth
     #[arg(long, value_name = "OBJECT", value_parser = json::object, requires = "user")]
     claims: Option<Json>,
-    /// Connect to this app [default: the server's first]
+    /// Connect to this app [default: the first app of the server]
     #[arg(long, value_name = "APP")]
     app: Option<String>,
     /// Connect with this client key of the app
     #[arg(long, value_name = "KEY")]
     client_key: Option<String>,
-    /// Join this channel; may come several times
+    /// Join this channel; may be repeated
     #[arg(long = "channel", value_name = "CHANNEL")]
     channels: Vec<String>,
     /// Print each event as one line of JSON
     #[arg(long)]
     json: bool,
-    /// End after this many events
+    /// Exit after this many events
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     #[command(flatten)]
@@ -81,7 +81,7 @@ enum Identity {
 }
 
 impl Listen {
-    /// Listens until it has seen enough, or is refused for good.
+    /// Listens until it has seen `--count` events, or is refused for good.
     ///
     /// # Errors
     /// When the server cannot be reached at first, or refuses for good.
@@ -143,7 +143,7 @@ impl Client {
                         None => return Ok(()),
                     }
                 }
-                // Where nothing was there to begin with, the address is wrong more often than not.
+                // If it never worked, the address is wrong more often than not.
                 Err(error) if !was_connected || is_final(&error) => return Err(error.into()),
                 Err(error) => {
                     output::note(&error.to_string());
@@ -164,7 +164,8 @@ impl Client {
             Identity::Anonymous => None,
             Identity::Token(token) => Some(token.clone()),
             Identity::User { name, claims } => {
-                Some(token::request(&self.remote, name, claims.as_deref(), None, None).await?)
+                let signed = token::request(&self.remote, name, claims.as_deref(), None, None);
+                Some(signed.await?.token)
             }
         };
         Socket::connect(&self.remote, token.as_deref(), &self.query).await

@@ -62,7 +62,7 @@ impl Printer {
     /// When stdout is closed.
     pub(super) fn text(&mut self, text: &str, socket: &mut Socket) -> io::Result<ControlFlow<()>> {
         let Ok(fields) = serde_json::from_str::<Fields<'_>>(text) else {
-            output::note(&format!("not understood: {}", harmless(text)));
+            output::note(&format!("cannot read this message: {}", harmless(text)));
             return Ok(ControlFlow::Continue(()));
         };
         if fields.event.is_some() && fields.op.is_none() {
@@ -103,13 +103,13 @@ impl Printer {
     pub(super) fn binary(&mut self, message: &[u8]) -> io::Result<ControlFlow<()>> {
         let Some((header, bytes)) = parts(message) else {
             output::note(&format!(
-                "a binary message of {} bytes is not understood",
+                "cannot read a binary message of {} bytes",
                 message.len()
             ));
             return Ok(ControlFlow::Continue(()));
         };
         let Ok(fields) = serde_json::from_str::<Fields<'_>>(header) else {
-            output::note(&format!("not understood: {}", harmless(header)));
+            output::note(&format!("cannot read this message: {}", harmless(header)));
             return Ok(ControlFlow::Continue(()));
         };
         let base64 = BASE64.encode(bytes);

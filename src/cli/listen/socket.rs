@@ -20,10 +20,9 @@ use hyper::{
     upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::timeout;
 
-use super::super::remote::{Remote, RequestError, bearer};
+use super::super::remote::{Remote, RequestError, bearer, query_of};
 use crate::{
     close::{self, Close},
     protocol::native,
@@ -85,15 +84,7 @@ impl Socket {
         query: &[(&str, String)],
     ) -> Result<Self, RequestError> {
         let key = generate_key();
-        let encoded = |(name, value): &(&str, String)| {
-            format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
-        };
-        let query: Vec<String> = query.iter().map(encoded).collect();
-        let query = if query.is_empty() {
-            String::new()
-        } else {
-            format!("?{}", query.join("&"))
-        };
+        let query = query_of(query);
         let broken = |error: Box<dyn std::error::Error + Send + Sync>| RequestError::Http {
             address: remote.address.clone(),
             error,
@@ -117,7 +108,7 @@ impl Socket {
         }
         if !is_accepted(&response, &key) {
             return Err(broken(
-                "it is no WebSocket server (Sec-WebSocket-Accept is wrong)".into(),
+                "this is not a WebSocket server (Sec-WebSocket-Accept is wrong)".into(),
             ));
         }
         let upgraded = hyper::upgrade::on(response)
@@ -158,7 +149,7 @@ impl Socket {
                 Ok(Err(error)) => return Err(self.broken(&error.to_string())),
                 Err(_) => {
                     return Err(
-                        self.broken(&format!("nothing heard for {} s", self.silence.as_secs()))
+                        self.broken(&format!("no sign of life for {} s", self.silence.as_secs()))
                     );
                 }
             };

@@ -71,7 +71,7 @@ fn a_bad_address_names_its_flag_and_not_its_password() {
     assert!(told.starts_with("FANFARE_REDIS: the port"), "{told}");
     let told = parse(&format!("[redis]\nurl = \"{bad}\"\n")).unwrap_err();
     assert!(
-        told.starts_with("fanfare.toml:2: the port") && !told.contains("swordfish"),
+        told.starts_with("fanfare.toml:2: redis.url: the port") && !told.contains("swordfish"),
         "{told}"
     );
     let shown = format!("{:?}", args(&["--redis", "redis://ann:swordfish@host"]));

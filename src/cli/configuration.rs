@@ -1,0 +1,38 @@
+//! The configuration of the commands that speak of the server itself.
+
+use super::Failure;
+use crate::{
+    app::{self, SetupError},
+    config::{self, Config, ServeArgs},
+};
+
+/// Reads flags, environment and file.
+///
+/// # Errors
+/// Everything for which no server would start with it.
+pub(super) fn load(args: &ServeArgs) -> Result<Config, Failure> {
+    let mut loaded = Config::read(args, config::environment());
+    let can_be_read = loaded.problems.is_empty();
+    for error in app::problems(&loaded.config) {
+        let key = setting(&loaded.config, &error);
+        // Other settings may look wrong only for what has been left out.
+        if can_be_read || key.is_some() {
+            let problem = loaded.problem(&key.unwrap_or_default(), error.to_string());
+            loaded.problems.push(problem);
+        }
+    }
+    Ok(loaded.into_result()?)
+}
+
+/// The setting that cannot be used, if only the file has it.
+fn setting(config: &Config, error: &SetupError) -> Option<String> {
+    match error {
+        SetupError::Rights { app, .. } => Some(format!("apps.{app}.default_can")),
+        SetupError::ClientKey { app, key, .. } => {
+            let keys = &config.apps.get(app)?.client_keys;
+            let n = keys.iter().position(|other| other.name == *key)?;
+            Some(format!("apps.{app}.client_keys[{n}].can"))
+        }
+        _ => None,
+    }
+}

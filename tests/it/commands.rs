@@ -1,0 +1,327 @@
+//! The commands that send, look and steer: the real program against a real server.
+
+use serde_json::{Value, json};
+
+use crate::running::{Served, run, run_with};
+use crate::support::*;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The columns of a table's line.
+fn cells(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+#[test]
+fn events_go_to_a_user_a_channel_and_everyone() {
+    let served = Served::start(&["--channel-history", "room=10", "--store-user-events"]);
+    let mut ann = served.listen(&["--user", "ann", "--channel", "room", "--json"]);
+    ann.expect_error("joined");
+    let _bob = served.listen(&["--user", "bob"]);
+
+    let sent = [
+        (
+            &["publish", "ann", "a", "--text", "it's"][..],
+            "matched 1, queued 1, dropped 0, stored 1",
+        ),
+        (
+            &["send", "room", "b", "[1]"],
+            "matched 1, queued 1, dropped 0, stored 1",
+        ),
+        (&["broadcast", "c"], "matched 2, queued 2, dropped 0"),
+        (&["broadcast", "d", "--except-user", "ann"], "matched 1"),
+        (&["send", "room", "e", "--except-user", "ann"], "matched 0"),
+        (
+            &[
+                "publish",
+                "ann",
+                "f",
+                "--filter",
+                "user == params.u",
+                "--param",
+                "u=\"bob\"",
+            ],
+            "matched 0",
+        ),
+        (&["publish", "ann", "g", "-"], "matched 1"),
+    ];
+    for (words, expected) in sent {
+        let receipt = run_with(&served.words(words), &[], "{\"n\":1.0}").expect(0);
+        assert!(receipt.starts_with(expected), "{words:?}: {receipt}");
+    }
+    let mut got = Vec::new();
+    for _ in 0..4 {
+        let event = json(&ann.line());
+        got.push((
+            event["event"].as_str().unwrap().to_owned(),
+            event["data"].to_string(),
+        ));
+    }
+    let expected = [
+        ("a", "\"it's\""),
+        ("b", "[1]"),
+        ("c", "null"),
+        ("g", "{\"n\":1.0}"),
+    ];
+    assert_eq!(
+        got,
+        expected.map(|(event, data)| (event.to_owned(), data.to_owned()))
+    );
+
+    let everyone = served.run(&["emit", "h"]).expect(0);
+    assert!(
+        everyone.contains("sent to every connection") && everyone.contains("fanfare publish"),
+        "{everyone}"
+    );
+    let some = served.run(&["emit", "h", "--user", "ann"]).expect(0);
+    assert!(!some.contains("every connection"), "{some}");
+    let answer = json(&served.run(&["send", "room", "i", "--json"]).expect(0));
+    assert_eq!(
+        (&answer["matched"], &answer["stored"]),
+        (&json!(1), &json!(1))
+    );
+}
+
+#[test]
+fn connections_and_users_are_shown() {
+    let served = Served::start(&[]);
+    let ann = served.listen(&[
+        "--user",
+        "ann",
+        "--claims",
+        r#"{"tenant":"acme"}"#,
+        "--channel",
+        "room",
+    ]);
+    let anonymous = served.listen(&[]);
+    let (ann_id, anonymous_id) = (ann.connection(), anonymous.connection());
+
+    let table = served.run(&["connections"]).expect(0);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(
+        cells(lines[0]),
+        ["ID", "USER", "IP", "CONNECTED", "CHANNELS"]
+    );
+    let of = |id: &str| cells(lines.iter().find(|line| line.starts_with(id)).unwrap());
+    assert_eq!(of(&ann_id)[1..3], ["ann", "127.0.0.1"]);
+    assert_eq!(of(&anonymous_id)[1], "-");
+    eventually("ann has joined", || {
+        let table = served.run(&["connections"]).expect(0);
+        table
+            .lines()
+            .any(|line| line.starts_with(&ann_id) && line.ends_with("room"))
+    });
+
+    let filter = [
+        "--filter",
+        "auth.tenant == params.t",
+        "--param",
+        "t=\"acme\"",
+    ];
+    let lines = served
+        .run(&[&["connections", "--json"], &filter[..]].concat())
+        .expect(0);
+    assert_eq!(
+        (lines.lines().count(), &json(&lines)["id"]),
+        (1, &json!(ann_id))
+    );
+    let one = served.run(&["connections", &ann_id]).expect(0);
+    assert!(
+        one.contains("\"tenant\":\"acme\"") && one.contains("channels   room"),
+        "{one}"
+    );
+    assert_eq!(
+        json(&served.run(&["connections", &ann_id, "--json"]).expect(0))["user"],
+        "ann"
+    );
+    let gone = served
+        .run(&["connections", "yn2f9kr000001bv7hxg15c23y4"])
+        .refused(1);
+    assert!(gone.contains("404"), "{gone}");
+    let none = served
+        .run(&["connections", "--filter", "user == 'zoe'"])
+        .expect(0);
+    assert_eq!(none, "no connections\n");
+    let wrong = served
+        .run(&["connections", "--filter", "usr == 'zoe'"])
+        .refused(1);
+    assert!(
+        wrong.contains("did you mean \"user\"?") && wrong.contains('^'),
+        "{wrong}"
+    );
+
+    assert_eq!(
+        served.run(&["user", "ann"]).expect(0),
+        "ann is online, with 1 connection\n"
+    );
+    assert_eq!(
+        served.run(&["user", "a/b c"]).expect(0),
+        "a/b c is offline\n"
+    );
+    assert_eq!(
+        json(&served.run(&["user", "ann", "--json"]).expect(0))["connections"],
+        1
+    );
+}
+
+#[test]
+fn channels_are_shown_joined_and_left() {
+    let served = Served::start(&[]);
+    let _clients = ["ann", "bob", "zoe"].map(|user| served.listen(&["--user", user]));
+    let run = |words: &[&str]| served.run(words).expect(0);
+    assert_eq!(
+        run(&["join", "room-1", "--user", "ann", "--user", "bob"]),
+        "joined 2\n"
+    );
+    assert_eq!(
+        run(&["join", "room-1", "--filter", "true"]),
+        "joined 1, 2 were members already\n"
+    );
+    assert_eq!(
+        run(&[
+            "join",
+            "room-2",
+            "--channel",
+            "room-1",
+            "--except-user",
+            "zoe"
+        ]),
+        "joined 2\n"
+    );
+    assert_eq!(run(&["leave", "room-2", "--user", "bob"]), "left 1\n");
+    assert_eq!(
+        json(&run(&["leave", "room-2", "--user", "bob", "--json"])),
+        json!({"left": 0})
+    );
+
+    let table = run(&["channels", "room-"]);
+    let lines: Vec<Vec<&str>> = table.lines().map(cells).collect();
+    assert_eq!(
+        lines,
+        [
+            ["CONNECTIONS", "USERS", "CHANNEL"],
+            ["3", "3", "room-1"],
+            ["1", "1", "room-2"]
+        ]
+    );
+    let few = served.run(&["channels", "--limit", "1", "--json"]);
+    assert_eq!(
+        (few.code, &json(&few.out)["channel"]),
+        (0, &json!("room-1"))
+    );
+    assert_eq!(
+        few.error,
+        "there are more channels; show them with a higher --limit\n"
+    );
+
+    let members = run(&["members", "room-1"]);
+    let mut users: Vec<&str> = members.lines().skip(1).map(|line| cells(line)[1]).collect();
+    users.sort_unstable();
+    assert_eq!(users, ["ann", "bob", "zoe"]);
+    assert_eq!(run(&["members", "room-1", "--json"]).lines().count(), 3);
+    let bad = served.run(&["members", "a room"]).refused(1);
+    assert!(bad.contains("channel"), "{bad}");
+}
+
+#[test]
+fn a_list_longer_than_a_page_is_shown_whole() {
+    let served = Served::start(&["--channel-history", "room=3000"]);
+    let items: Vec<Value> = (0..100)
+        .map(|n| json!({"call": "send", "channel": "room", "event": "e", "data": n}))
+        .collect();
+    let body = json!({ "items": items }).to_string();
+    for _ in 0..11 {
+        let sent = request(
+            served.address,
+            "POST",
+            "/v1/batch",
+            &[],
+            Some(body.as_bytes()),
+        );
+        assert_eq!(sent.status, 200);
+    }
+    let all = served
+        .run(&["history", "room", "--json", "--limit", "5000"])
+        .expect(0);
+    let offsets = all
+        .lines()
+        .map(|line| json(line)["offset"].as_u64().unwrap());
+    assert!(offsets.eq(1..=1100), "{}", all.lines().count());
+    let rest = served
+        .run(&["history", "room", "--after", "1098"])
+        .expect(0);
+    let lines: Vec<Vec<&str>> = rest.lines().map(cells).collect();
+    assert_eq!(lines[0], ["OFFSET", "TIME", "EVENT", "FROM", "DATA"]);
+    assert_eq!((lines[1][0], lines[1][2], lines[1][4]), ("1099", "e", "98"));
+    let first = served.run(&["history", "room"]);
+    assert_eq!(first.out.lines().count(), 1001);
+    assert!(
+        first.error.contains("there are more events"),
+        "{}",
+        first.error
+    );
+
+    let none = served.run(&["history", "lobby"]).refused(1);
+    assert!(none.contains("404"), "{none}");
+    let refused = served.run(&["history", "lobby", "--json"]);
+    assert_eq!(
+        (refused.code, &json(&refused.out)["code"]),
+        (1, &json!("no_history"))
+    );
+}
+
+#[test]
+fn connections_are_closed_with_code_and_reason() {
+    let served = Served::start(&[]);
+    let mut ann = served.listen(&["--user", "ann"]);
+    let words = [
+        "disconnect",
+        "--user",
+        "ann",
+        "--code",
+        "4011",
+        "--reason",
+        "signed out",
+    ];
+    assert_eq!(served.run(&words).expect(0), "disconnected 1\n");
+    ann.expect_error("4011, signed out");
+    assert_eq!(ann.finish().code, 1);
+    assert_eq!(
+        json(
+            &served
+                .run(&["disconnect", "--filter", "true", "--json"])
+                .expect(0)
+        ),
+        json!({"disconnected": 0})
+    );
+    let bad = served
+        .run(&["disconnect", "--user", "ann", "--code", "1"])
+        .refused(1);
+    assert!(bad.contains("3000 to 4999"), "{bad}");
+}
+
+#[test]
+fn shells_and_man_are_told_of_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]).expect(0);
+        for command in ["serve", "publish", "disconnect", "--except-user"] {
+            // fish writes long flags without their dashes.
+            assert!(
+                script.contains(command.trim_start_matches('-')),
+                "{shell} {command}"
+            );
+        }
+    }
+    let page = run(&["man"]).expect(0);
+    assert!(
+        page.contains(".TH fanfare 1") && page.contains("fanfare\\-publish(1)"),
+        "{page}"
+    );
+    let page = run(&["man", "serve"]).expect(0);
+    assert!(
+        page.contains(".TH fanfare-serve 1") && page.contains("PORT"),
+        "{page}"
+    );
+}
