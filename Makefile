@@ -43,11 +43,11 @@ setup-build:
 
 # Chromium shows the page; the command line's printed examples are run with curl; haproxy and nginx stand before three
 # nodes, and real Redis servers behind them; the load tests drive servers on Node; the examples act from Node and Python;
-# types made from docs/openapi.json are compiled, and schemathesis tests a server by it.
+# types made from docs/openapi.json are compiled, and schemathesis tests a server by it; axe-core checks the page.
 setup-test:
 	@PATH=$$PATH:/usr/sbin .ci/need chromium:chromium curl:curl haproxy:haproxy nginx:nginx-light node:nodejs npm:npm \
 	  pip3:python3-pip python3:python3 redis-cli:redis-tools redis-server:redis-server
-	@for peer in docs/examples/package-lock.json tests/openapi/package-lock.json loadtest/peers/*/package-lock.json; do \
+	@for peer in docs/examples/package-lock.json loadtest/peers/*/package-lock.json tests/*/package-lock.json; do \
 	  peer=$${peer%/*}; \
 	  [ $$peer/node_modules/.package-lock.json -nt $$peer/package-lock.json ] || npm ci --prefix $$peer || exit 1; \
 	done

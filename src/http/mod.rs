@@ -9,6 +9,7 @@ mod history;
 pub(crate) mod idempotency;
 pub(crate) mod inspect;
 mod ops;
+mod page;
 pub(crate) mod problem;
 mod publish;
 mod query;
@@ -21,7 +22,7 @@ use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode,
     body::{Body, Incoming},
     header::{CONNECTION, HeaderValue, UPGRADE},
 };
@@ -346,16 +347,17 @@ impl Edge {
     ) -> Result<Response<Answer>, Problem> {
         match route.access {
             Access::Open | Access::Client => {}
-            Access::Admin if !self.is_admin() && self.node.config.admin_listen.is_some() => {
-                let detail = "this path is served at the admin address (admin_listen)";
-                return Err(Problem::not_found("unknown_path", detail));
-            }
-            Access::Admin if self.is_admin() || self.node.config.is_loopback() => {}
             Access::Admin => {
-                access::authorize(&self.node, request.headers(), Scope::Inspect)?;
+                if let Err(problem) = self.admit_operator(request.headers()) {
+                    return match route.call {
+                        Call::Page => Ok(page::refused(problem, request.headers())),
+                        _ => Err(problem),
+                    };
+                }
             }
             Access::Key(scope) => return self.api(route, scope, request).await,
         }
+
         match route.call {
             Call::Connect => {
                 let Some(event_loop) = self.event_loop.clone() else {
@@ -372,12 +374,30 @@ impl Edge {
             }
             Call::Metrics => Ok(ops::metrics(&self.node)),
             Call::OpenApi => Ok(ops::openapi()),
-            Call::Page => Ok(ops::page(
+            Call::Page => Ok(page::page(
                 route.path,
                 self.is_admin().then_some(self.node.config.listen.port()),
             )),
             _ => Ok(ops::health()),
         }
+    }
+
+    /// Whether a request may have what is for operators.
+    ///
+    /// # Errors
+    /// 404 if it is served at the admin address instead; off loopback 401 and 403 as in [`access::authorize`].
+    fn admit_operator(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if self.is_admin() {
+            return Ok(());
+        }
+        if self.node.config.admin_listen.is_some() {
+            let detail = "this path is served at the admin address (admin_listen)";
+            return Err(Problem::not_found("unknown_path", detail));
+        }
+        if self.node.config.is_loopback() {
+            return Ok(());
+        }
+        access::authorize(&self.node, headers, Scope::Inspect).map(drop)
     }
 
     async fn api(

@@ -1,13 +1,11 @@
-//! Health, readiness, metrics, the API's description and the page.
+//! Health, readiness, metrics and the API's description.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{
     Response, StatusCode,
-    header::{
-        CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
-    },
+    header::{CONTENT_TYPE, HeaderValue},
 };
 use serde_json::json;
 
@@ -21,14 +19,7 @@ use crate::node::{Node, Phase};
 /// A shard that was not seen at work for this long is stuck: its ticks come ten times a second.
 const STUCK: Duration = Duration::from_secs(5);
 
-const PAGE: &str = include_str!("page.html");
-/// What the page's root has where its clients connect to its own address.
-const PAGE_PORT: &str = "data-port=\"\"";
 const OPENAPI: &str = include_str!("../../docs/openapi.json");
-
-/// The page has its script and style inside and loads nothing from anywhere; it talks to this server only.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-                           connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; frame-ancestors 'none'";
 
 pub(super) fn response(
     status: StatusCode,
@@ -118,37 +109,9 @@ pub(super) fn openapi() -> Response<Answer> {
     response(StatusCode::OK, "application/json", OPENAPI)
 }
 
-/// The page; on the admin address it is told the `port` where clients connect.
-pub(super) fn page(path: &str, port: Option<u16>) -> Response<Answer> {
-    if path != "/" {
-        // Browsers ask for an icon; the page has one inside.
-        return response(StatusCode::NO_CONTENT, "image/x-icon", "");
-    }
-    let page = match port {
-        None => Bytes::from_static(PAGE.as_bytes()),
-        Some(port) => PAGE
-            .replacen(PAGE_PORT, &format!("data-port=\"{port}\""), 1)
-            .into(),
-    };
-    let mut response = response(StatusCode::OK, "text/html; charset=utf-8", page);
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(PAGE_POLICY),
-    );
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_page_has_a_place_for_the_port_of_clients() {
-        assert_eq!(PAGE.matches(PAGE_PORT).count(), 1);
-    }
 
     #[test]
     fn the_description_has_exactly_the_routes() {

@@ -193,9 +193,14 @@ impl Page {
     /// Writes `value` into a field, as a person would.
     pub fn fill(&mut self, selector: &str, value: &str) {
         let (selector, value) = (json!(selector), json!(value));
-        self.eval(&format!(
-            "document.querySelector({selector}).focus(); document.execCommand('selectAll')"
+        let focused = self.eval(&format!(
+            "(() => {{ const field = document.querySelector({selector}); field.focus(); \
+             document.execCommand('selectAll'); return document.activeElement === field; }})()"
         ));
+        assert_eq!(
+            focused, true,
+            "{selector} cannot have the focus: is it shown?"
+        );
         if value == "" {
             self.eval("document.execCommand('delete')");
         } else {
@@ -210,6 +215,52 @@ impl Page {
         ));
     }
 
+    /// Presses a button of a form of the page, and waits for what it does.
+    pub fn submit(&mut self, form: &str, button: &str) {
+        self.click(button);
+        self.wait_for(&format!(
+            "document.querySelector({}).ariaBusy !== 'true'",
+            json!(form)
+        ));
+    }
+
+    /// Presses and releases a key, such as `Tab`, `Enter`, `Escape` or a space, on what has the focus.
+    pub fn press(&mut self, key: &str) {
+        self.press_with(key, 0);
+    }
+
+    /// The same with Ctrl held.
+    pub fn press_with_ctrl(&mut self, key: &str) {
+        self.press_with(key, 2);
+    }
+
+    fn press_with(&mut self, key: &str, modifiers: u8) {
+        let (code, number, text) = match key {
+            "Tab" => ("Tab", 9, ""),
+            "Enter" => ("Enter", 13, "\r"),
+            "Escape" => ("Escape", 27, ""),
+            " " => ("Space", 32, " "),
+            other => panic!("{other} is not a key of these tests"),
+        };
+        let mut event = json!({
+            "type": "keyDown", "key": key, "code": code, "windowsVirtualKeyCode": number,
+            "modifiers": modifiers,
+        });
+        if !text.is_empty() && modifiers == 0 {
+            event["text"] = json!(text);
+        }
+        self.call("Input.dispatchKeyEvent", &event);
+
+        event["type"] = json!("keyUp");
+        event.as_object_mut().unwrap().remove("text");
+        self.call("Input.dispatchKeyEvent", &event);
+    }
+
+    /// Writes `text` into what has the focus, as a keyboard would.
+    pub fn write(&mut self, text: &str) {
+        self.call("Input.insertText", &json!({ "text": text }));
+    }
+
     /// The visible text of an element.
     pub fn text(&mut self, selector: &str) -> String {
         let text = self.eval(&format!(
@@ -219,7 +270,7 @@ impl Page {
         text.as_str().unwrap().to_owned()
     }
 
-    /// Shows the page in `scheme` at `width`.
+    /// Shows the page in `scheme` at `width`, as high as a phone or a laptop.
     pub fn look(&mut self, scheme: &str, width: u32) {
         let features = json!([
             { "name": "prefers-color-scheme", "value": scheme },
@@ -230,8 +281,14 @@ impl Page {
             &json!({ "features": features }),
         );
         let metrics =
-            json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
+            json!({ "width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500 });
         self.call("Emulation.setDeviceMetricsOverride", &metrics);
+    }
+
+    /// By how many pixels the page is wider than the window.
+    pub fn overflow(&mut self) -> i64 {
+        let by = self.eval("document.documentElement.scrollWidth - innerWidth");
+        by.as_i64().unwrap()
     }
 
     /// Writes a picture of the whole page to `name` in the tests' folder under `target`.
