@@ -3,23 +3,23 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench loadtest docs fmt setup setup-build setup-test
+.PHONY: help run test check bench loadtest dist test-dist docs fmt setup setup-build setup-dist setup-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: setup-build ## build in release and serve on 127.0.0.1:7070
-	$(CARGO) run --release --locked -- serve
+run: setup-build ## build in release and serve on 127.0.0.1:7070; flags: make run ARGS="--listen 127.0.0.1:7071"
+	$(CARGO) run --release --locked -- serve $(ARGS)
 
 test: setup-build setup-test ## set up what the tests need, and run them all
 	$(CARGO) test --workspace --locked
 	$(CARGO) test --locked --doc
 
-check: setup-build ## format, clippy and docs with warnings denied, layers and links
+check: setup-build ## format, clippy and docs with warnings denied, layers, links, licences
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
-	$(CARGO) test --locked --test it -- layers:: links::
+	$(CARGO) test --locked --test it -- layers:: links:: dependencies::
 
 bench: setup-build ## run the criterion benches (see benches/README.md)
 	$(CARGO) bench --locked
@@ -27,6 +27,13 @@ bench: setup-build ## run the criterion benches (see benches/README.md)
 loadtest: setup-build ## build the load-test harness and list its scenarios
 	$(CARGO) build --release --locked --workspace
 	./target/release/fanfare-loadtest --help
+
+dist: setup-build setup-dist ## make what is downloaded, in target/dist: archive, Debian package, what the image holds
+	@CARGO=$(CARGO) deploy/dist/build.sh
+
+test-dist: setup-dist ## try what make dist made, in a bare Debian (as root)
+	@.ci/need debootstrap:debootstrap debootstrap:debian-archive-keyring
+	@deploy/dist/test.sh
 
 docs: setup-build ## render the crate's documentation
 	$(CARGO) doc --workspace --no-deps --document-private-items --locked
@@ -37,9 +44,13 @@ fmt: ## format the code
 
 setup: setup-build setup-test ## install what building and testing need (Debian, as root)
 
-# The C compiler and cmake build jemalloc and the cryptography.
+# The C compiler links, and builds the allocator and the cryptography.
 setup-build:
-	@.ci/need cc:gcc make:make $(CARGO):cargo
+	@.ci/rust $(CARGO)
+	@.ci/need cc:gcc cc:libc6-dev make:make
+
+setup-dist:
+	@.ci/need curl:curl dpkg-deb:dpkg objdump:binutils pip3:python3-pip python3:python3
 
 # Chromium shows the page; the command line's printed examples are run with curl; haproxy and nginx stand before three
 # nodes, and real Redis servers behind them; the load tests drive servers on Node; the examples act from Node and Python;

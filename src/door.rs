@@ -2,24 +2,58 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr},
-    num::NonZeroU32,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use ahash::AHashMap;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use parking_lot::Mutex;
 
 use crate::limits::Limits;
+
+const SECOND: u64 = Duration::from_secs(1).as_nanos() as u64;
 
 type Addresses = Arc<Mutex<AHashMap<IpAddr, usize>>>;
 
 /// Bounds the rate of handshakes, and the connections of one address.
 #[derive(Debug)]
 pub(crate) struct Door {
-    rate: DefaultDirectRateLimiter,
+    rate: Rate,
     per_address: usize,
     addresses: Addresses,
+}
+
+/// A number in a second, and as many at the same time: the generic cell rate algorithm. Each one moves the time at which
+/// the next is due; one is refused if that time is a second ahead.
+#[derive(Debug)]
+struct Rate {
+    start: Instant,
+    /// Nanoseconds between two.
+    interval: u64,
+    /// When the next one is due, in nanoseconds since `start`.
+    due: AtomicU64,
+}
+
+impl Rate {
+    fn per_second(rate: u32) -> Self {
+        Self {
+            start: Instant::now(),
+            interval: SECOND / u64::from(rate.max(1)),
+            due: AtomicU64::new(0),
+        }
+    }
+
+    fn take(&self, now: Instant) -> bool {
+        let now = now.saturating_duration_since(self.start).as_nanos() as u64;
+        let taken = self.due.fetch_update(Relaxed, Relaxed, |due| {
+            let next = due.max(now) + self.interval;
+            (next <= now + SECOND).then_some(next)
+        });
+        taken.is_ok()
+    }
 }
 
 /// One connection's place among those of its address; given back when dropped.
@@ -32,9 +66,8 @@ pub(crate) struct TooMany;
 
 impl Door {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let rate = NonZeroU32::new(limits.accepts_per_second).unwrap_or(NonZeroU32::MIN);
         Self {
-            rate: RateLimiter::direct(Quota::per_second(rate)),
+            rate: Rate::per_second(limits.accepts_per_second),
             per_address: limits.connections_per_address,
             addresses: Arc::default(),
         }
@@ -42,7 +75,7 @@ impl Door {
 
     /// Whether one more handshake keeps the rate.
     pub(crate) fn may_upgrade(&self) -> bool {
-        self.rate.check().is_ok()
+        self.rate.take(Instant::now())
     }
 
     /// Takes a place for a connection from `ip`.
@@ -91,6 +124,23 @@ fn network(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_lets_in_as_many_as_its_rate() {
+        let rate = Rate::per_second(10);
+        let at = |millis| rate.start + Duration::from_millis(millis);
+        let taken = |millis| (0..100).filter(|_| rate.take(at(millis))).count();
+
+        // A burst at first, then one for each tenth of a second.
+        assert_eq!(taken(0), 10);
+        assert_eq!(taken(99), 0);
+        assert_eq!(taken(100), 1);
+        assert_eq!(taken(550), 4);
+        assert_eq!(taken(60_000), 10, "what was not used is not saved up");
+
+        // A clock that another thread read earlier takes nothing back.
+        assert_eq!(taken(59_000), 0);
+    }
 
     #[test]
     fn an_address_has_its_places_back_when_connections_end() {

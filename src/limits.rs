@@ -53,6 +53,9 @@ pub const CLIENT_KEY_BYTES_MIN: usize = 8;
 /// Longest `Idempotency-Key`, in bytes. Four UUIDs fit.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
 
+/// Longest message that `fanfare listen` takes. No server sends one near it, and a wrong one cannot fill the memory.
+pub const LISTEN_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
 /// How deep `data` may nest. Receivers parse it with whatever they have; common parsers give up near 1,000.
 pub const DATA_DEPTH: usize = 128;
 

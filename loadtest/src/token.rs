@@ -1,7 +1,7 @@
 //! Client tokens, signed here with the server's secret (HS256), so that the test costs the server no signing.
 
-use aws_lc_rs::hmac;
 use data_encoding::BASE64URL_NOPAD;
+use ring::hmac;
 
 /// Signs the tokens of a test's users.
 #[derive(Debug)]

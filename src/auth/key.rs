@@ -1,14 +1,8 @@
 //! Keys that verify client tokens, each made ready for its one algorithm.
 
-use aws_lc_rs::{
-    hmac,
-    signature::{
-        ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
-        VerificationAlgorithm,
-    },
-};
-use jsonwebtoken::DecodingKey;
+use ring::hmac;
 
+use super::public_key::PublicKey;
 use crate::{
     config::{KeyMaterial, TokenAlgorithm, TokenKeyConfig},
     limits,
@@ -53,7 +47,7 @@ pub(super) struct Key {
 #[derive(Debug)]
 pub(super) enum Verify {
     Secret(Box<hmac::Key>),
-    Public(ParsedPublicKey),
+    Public(PublicKey),
 }
 
 impl Key {
@@ -66,7 +60,10 @@ impl Key {
                 }
                 Verify::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
             }
-            KeyMaterial::Public(pem) => Verify::Public(public_key(config, pem.as_bytes())?),
+            KeyMaterial::Public(pem) => {
+                let key = PublicKey::from_pem(config.alg, pem);
+                Verify::Public(key.ok_or_else(|| no_public_key(config))?)
+            }
             KeyMaterial::Secret(_) | KeyMaterial::PublicFile(_) => {
                 return Err(no_public_key(config));
             }
@@ -81,21 +78,9 @@ impl Key {
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match &self.verify {
             Verify::Secret(key) => hmac::verify(key, message, signature).is_ok(),
-            Verify::Public(key) => key.verify_sig(message, signature).is_ok(),
+            Verify::Public(key) => key.verifies(message, signature),
         }
     }
-}
-
-fn public_key(config: &TokenKeyConfig, pem: &[u8]) -> Result<ParsedPublicKey, TokenKeyError> {
-    let (key, algorithm): (_, &'static dyn VerificationAlgorithm) = match config.alg {
-        TokenAlgorithm::RS256 => (DecodingKey::from_rsa_pem(pem), &RSA_PKCS1_2048_8192_SHA256),
-        TokenAlgorithm::ES256 => (DecodingKey::from_ec_pem(pem), &ECDSA_P256_SHA256_FIXED),
-        TokenAlgorithm::EdDSA => (DecodingKey::from_ed_pem(pem), &ED25519),
-        TokenAlgorithm::HS256 => return Err(no_public_key(config)),
-    };
-    let key = key.map_err(|_| no_public_key(config))?;
-    let bytes = key.try_get_as_bytes().map_err(|_| no_public_key(config))?;
-    ParsedPublicKey::new(algorithm, bytes).map_err(|_| no_public_key(config))
 }
 
 fn no_public_key(config: &TokenKeyConfig) -> TokenKeyError {

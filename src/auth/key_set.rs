@@ -1,18 +1,14 @@
 //! JSON Web Key Sets (RFC 7517): public keys as those who sign tokens publish them.
 
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
-    RsaPublicKeyComponents,
-};
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::key::{Key, Verify};
+use super::{
+    key::{Key, Verify},
+    public_key::PublicKey,
+};
 use crate::{config::TokenAlgorithm, limits::JWKS_KEYS};
-
-/// Bytes of an RSA modulus, as RS256 takes them.
-const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
 /// Characters of a name out of the set that a text shows.
 const SHOWN: usize = 64;
@@ -147,37 +143,20 @@ fn read(jwk: &Jwk) -> Result<Key, String> {
     })
 }
 
-fn rsa(jwk: &Jwk) -> Option<ParsedPublicKey> {
-    let (n, e) = (number(jwk.n.as_deref())?, number(jwk.e.as_deref())?);
-    if !RSA_BYTES.contains(&n.len()) {
-        return None;
-    }
-    RsaPublicKeyComponents { n, e }
-        .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
-        .ok()
+fn rsa(jwk: &Jwk) -> Option<PublicKey> {
+    PublicKey::rsa(&bytes(jwk.n.as_deref())?, &bytes(jwk.e.as_deref())?)
 }
 
-fn p256(jwk: &Jwk) -> Option<ParsedPublicKey> {
-    let (x, y) = (bytes(jwk.x.as_deref())?, bytes(jwk.y.as_deref())?);
-    // An uncompressed point (SEC 1, section 2.3.3).
-    let point = (x.len() == 32 && y.len() == 32).then(|| [&[4], &*x, &*y].concat())?;
-    ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok()
+fn p256(jwk: &Jwk) -> Option<PublicKey> {
+    PublicKey::p256(&bytes(jwk.x.as_deref())?, &bytes(jwk.y.as_deref())?)
 }
 
-fn ed25519(jwk: &Jwk) -> Option<ParsedPublicKey> {
-    let x = bytes(jwk.x.as_deref()).filter(|x| x.len() == 32)?;
-    ParsedPublicKey::new(&ED25519, x).ok()
+fn ed25519(jwk: &Jwk) -> Option<PublicKey> {
+    PublicKey::ed25519(&bytes(jwk.x.as_deref())?)
 }
 
 fn bytes(member: Option<&str>) -> Option<Vec<u8>> {
     BASE64URL_NOPAD.decode(member?.as_bytes()).ok()
-}
-
-/// A whole number without the zeros in front that some write.
-fn number(member: Option<&str>) -> Option<Vec<u8>> {
-    let bytes = bytes(member)?;
-    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-    Some(bytes[zeros..].to_vec())
 }
 
 #[cfg(test)]

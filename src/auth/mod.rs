@@ -7,8 +7,11 @@ mod claims;
 mod key;
 mod key_set;
 mod key_source;
+mod public_key;
 mod rights;
 mod sign;
+#[cfg(test)]
+mod testkeys;
 mod token;
 
 use std::time::{SystemTime, UNIX_EPOCH};

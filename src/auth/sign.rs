@@ -2,8 +2,8 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use aws_lc_rs::hmac;
 use data_encoding::BASE64URL_NOPAD;
+use ring::hmac;
 use serde_json::{json, value::RawValue};
 
 use super::{Rights, RightsError, claims::Members, token};

@@ -5,8 +5,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use aws_lc_rs::rand;
 use data_encoding::BASE64URL_NOPAD;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use smol_str::SmolStr;
@@ -304,7 +304,10 @@ impl Tokens {
 /// When the system has no randomness to give.
 pub fn random_secret() -> Result<Secret, TokenKeyError> {
     let mut secret = [0; limits::TOKEN_SECRET_BYTES];
-    rand::fill(&mut secret).map_err(|_| TokenKeyError::Random)?;
+    let random = SystemRandom::new();
+    random
+        .fill(&mut secret)
+        .map_err(|_| TokenKeyError::Random)?;
     Ok(data_encoding::HEXLOWER.encode(&secret).into())
 }
 

@@ -13,7 +13,7 @@ use tokio_rustls::{
     TlsConnector,
     rustls::{
         ClientConfig, RootCertStore,
-        crypto::aws_lc_rs,
+        crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     },
 };
@@ -171,9 +171,9 @@ impl Setup {
 }
 
 fn tls(config: &RedisConfig) -> Result<TlsConnector, StartError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(ring::default_provider());
     // The pool's connections take that of the process, and end it where there is none.
-    let _ = aws_lc_rs::default_provider().install_default();
+    let _ = ring::default_provider().install_default();
     let broken = |error: tokio_rustls::rustls::Error| StartError::Tls(error.to_string());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -2,9 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use aws_lc_rs::{constant_time, digest};
 use data_encoding::HEXLOWER_PERMISSIVE;
+use ring::digest;
 use serde::Deserialize;
+use subtle::ConstantTimeEq as _;
 
 /// A text whose `Debug` form does not show it; it has no `Display`, so that no log line can hold it by accident.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -54,7 +55,7 @@ impl KeyHash {
 impl PartialEq for KeyHash {
     /// Compares in constant time.
     fn eq(&self, other: &Self) -> bool {
-        constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+        self.0.ct_eq(&other.0).into()
     }
 }
 

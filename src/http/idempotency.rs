@@ -67,7 +67,7 @@ impl Scope {
 
 /// A digest of `parts`, each told from the next by its length.
 pub(crate) fn digest(parts: &[&[u8]]) -> String {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);

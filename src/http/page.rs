@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use hyper::{
@@ -12,6 +11,7 @@ use hyper::{
         VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
 };
+use ring::digest::{SHA256, digest};
 
 use super::{Answer, access, ops, problem::Problem};
 

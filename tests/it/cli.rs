@@ -22,9 +22,15 @@ fn json(text: &str) -> Value {
 #[test]
 fn usage_is_explained_and_wrong_usage_ends_with_2() {
     assert_eq!(run(&[]).code, 2);
-    assert_eq!(
-        run(&["--version"]).expect(0),
-        format!("fanfare {}\n", env!("CARGO_PKG_VERSION"))
+    let version = run(&["--version"]).expect(0);
+    assert_eq!(version, format!("fanfare {}\n", env!("FANFARE_VERSION")));
+    // With what it was built from behind the version, if that is known.
+    let numbers = concat!("fanfare ", env!("CARGO_PKG_VERSION"));
+    assert!(
+        version
+            .strip_prefix(numbers)
+            .is_some_and(|about| about == "\n" || about.starts_with(" (")),
+        "{version}"
     );
     for command in [
         "serve",

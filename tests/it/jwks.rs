@@ -15,9 +15,12 @@ use std::{
 
 use crate::running::Running;
 use crate::support::*;
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use data_encoding::BASE64URL_NOPAD;
 use fanfare::config::{Config, JwksUrl};
+use ring::{
+    rand::SystemRandom,
+    signature::{Ed25519KeyPair, KeyPair as _},
+};
 use serde_json::{Value, json};
 
 /// Someone who signs tokens.
@@ -28,9 +31,10 @@ struct Signer {
 
 impl Signer {
     fn new(kid: &'static str) -> Self {
+        let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         Self {
             kid,
-            pair: Ed25519KeyPair::generate().unwrap(),
+            pair: Ed25519KeyPair::from_pkcs8(made.as_ref()).unwrap(),
         }
     }
 

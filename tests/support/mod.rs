@@ -84,8 +84,8 @@ pub fn jwt(secret: &str, header: &Value, claims: &Value) -> String {
         encode(header.to_string().as_bytes()),
         encode(claims.to_string().as_bytes())
     );
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
-    let signature = encode(aws_lc_rs::hmac::sign(&key, message.as_bytes()).as_ref());
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    let signature = encode(ring::hmac::sign(&key, message.as_bytes()).as_ref());
     format!("{message}.{signature}")
 }
 

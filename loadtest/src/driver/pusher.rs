@@ -6,9 +6,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use md5::{Digest, Md5};
+use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use super::{Dialect, Recipients, Step};

@@ -1,16 +1,13 @@
 //! What is taken out of a set, and what never is.
 
-use aws_lc_rs::{
+use ring::{
     rand::SystemRandom,
-    rsa::KeySize,
-    signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
-        RsaKeyPair,
-    },
+    signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaPublicKeyComponents},
 };
 use serde_json::{Value, json};
 
 use super::*;
+use crate::auth::testkeys;
 
 fn encoded(bytes: &[u8]) -> String {
     BASE64URL_NOPAD.encode(bytes)
@@ -36,29 +33,28 @@ fn verifies(key: &Value, message: &[u8], signature: &[u8]) {
 fn keys_of_every_known_type_verify() {
     let (random, message) = (SystemRandom::new(), b"a message");
 
-    let ed = Ed25519KeyPair::generate().unwrap();
+    let ed = testkeys::ed25519();
     let key = json!({"kty": "OKP", "crv": "Ed25519", "x": encoded(ed.public_key().as_ref())});
     verifies(&key, message, ed.sign(message).as_ref());
 
-    let ec = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let ec = testkeys::p256();
     let (x, y) = ec.public_key().as_ref()[1..].split_at(32);
     let key = json!({"kty": "EC", "crv": "P-256", "x": encoded(x), "y": encoded(y), "use": "sig", "alg": "ES256"});
     verifies(&key, message, ec.sign(&random, message).unwrap().as_ref());
 
-    let rsa = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
-    // An RSAPublicKey (RFC 8017, A.1.1): the heads of a sequence and of a number with a zero before it, n, e.
-    let (n, e) = (&rsa.public_key().as_ref()[9..265], [1, 0, 1]);
-    let mut signature = vec![0; rsa.public_modulus_len()];
+    let rsa = testkeys::rsa();
+    let RsaPublicKeyComponents::<Vec<u8>> { n, e } = rsa.public().into();
+    let mut signature = vec![0; n.len()];
     rsa.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
         .unwrap();
     let key = |n: &[u8]| json!({"kty": "RSA", "n": encoded(n), "e": encoded(&e), "kid": "k", "x5c": ["ignored"]});
-    verifies(&key(n), message, &signature);
-    verifies(&key(&[&[0], n].concat()), message, &signature);
+    verifies(&key(&n), message, &signature);
+    verifies(&key(&[&[0], &*n].concat()), message, &signature);
 }
 
 #[test]
 fn what_cannot_verify_is_skipped_with_its_reason_and_the_rest_is_used() {
-    let ed = Ed25519KeyPair::generate().unwrap();
+    let ed = testkeys::ed25519();
     let good = json!({"kty": "OKP", "crv": "Ed25519", "x": encoded(ed.public_key().as_ref()), "kid": "good"});
     let with = |name: &str, value: Value| {
         let mut key = good.clone();

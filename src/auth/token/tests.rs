@@ -2,21 +2,16 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::{
-    encoding::{AsDer, PublicKeyX509Der},
-    hmac,
-    rand::SystemRandom,
-    rsa::KeySize,
-    signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
-        RsaKeyPair,
-    },
-};
 use proptest::prelude::*;
+use ring::{
+    hmac,
+    signature::{KeyPair as _, RSA_PKCS1_SHA256},
+};
 use serde_json::json;
+use tokio_rustls::rustls::pki_types::{AlgorithmIdentifier, alg_id};
 
 use super::*;
-use crate::auth::SignError;
+use crate::auth::{SignError, testkeys};
 
 const NOW: u64 = 1_800_000_000;
 const SECRET: &str = "a-token-secret-for-tests-of-32-bytes-or-more";
@@ -41,13 +36,19 @@ fn pem(der: &[u8]) -> String {
     )
 }
 
-fn spki<K: AsDer<PublicKeyX509Der<'static>>>(key: &K) -> String {
-    pem(key.as_der().unwrap().as_ref())
+/// A `SubjectPublicKeyInfo` with a short key.
+fn spki(algorithm: AlgorithmIdentifier, key: &[u8]) -> String {
+    let element = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
+    let bits = element(0x03, &[&[0], key].concat());
+    pem(&element(
+        0x30,
+        &[element(0x30, algorithm.as_ref()), bits].concat(),
+    ))
 }
 
 fn es256() -> (Sign, String) {
-    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-    let public = spki(pair.public_key());
+    let pair = testkeys::p256();
+    let public = spki(alg_id::ECDSA_P256, pair.public_key().as_ref());
     (
         Box::new(move |message| {
             pair.sign(&SystemRandom::new(), message)
@@ -60,8 +61,8 @@ fn es256() -> (Sign, String) {
 }
 
 fn eddsa() -> (Sign, String) {
-    let pair = Ed25519KeyPair::generate().unwrap();
-    let public = spki(pair.public_key());
+    let pair = testkeys::ed25519();
+    let public = spki(alg_id::ED25519, pair.public_key().as_ref());
     (
         Box::new(move |message| pair.sign(message).as_ref().to_vec()),
         public,
@@ -69,10 +70,10 @@ fn eddsa() -> (Sign, String) {
 }
 
 fn rs256() -> (Sign, String) {
-    let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
-    let public = spki(pair.public_key());
+    let pair = testkeys::rsa();
+    let public = testkeys::RSA_PUBLIC.to_owned();
     let sign = move |message: &[u8]| {
-        let mut signature = vec![0; pair.public_modulus_len()];
+        let mut signature = vec![0; pair.public().modulus_len()];
         pair.sign(
             &RSA_PKCS1_SHA256,
             &SystemRandom::new(),
@@ -621,30 +622,44 @@ fn what_is_signed_is_verified() {
     assert!(!format!("{signed:?}").contains(&signed.token));
 }
 
+/// Keys and tokens that OpenSSL made; `testdata/make.sh` says how.
 #[test]
 fn another_implementation_agrees() {
-    use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+    let made = |alg, key, token| (public(None, alg, key), token);
+    let all = [
+        (secret(None, SECRET), include_str!("../testdata/hs256.jwt")),
+        made(
+            TokenAlgorithm::RS256,
+            testkeys::RSA_PUBLIC,
+            include_str!("../testdata/rs256.jwt"),
+        ),
+        made(
+            TokenAlgorithm::ES256,
+            include_str!("../testdata/ec.pub.pem"),
+            include_str!("../testdata/es256.jwt"),
+        ),
+        made(
+            TokenAlgorithm::EdDSA,
+            include_str!("../testdata/ed.pub.pem"),
+            include_str!("../testdata/eddsa.jwt"),
+        ),
+    ];
+    for (key, token) in all {
+        let alg = key.alg;
+        let keys = tokens(vec![key]);
+        assert_eq!(&*keys.verify(token, NOW).unwrap().user, "ann", "{alg:?}");
 
-    let keys = tokens(vec![secret(None, SECRET)]);
-    let claims = json!({"sub": "u", "exp": NOW + 9});
-    let theirs = encode(
-        &Header::default(),
-        &claims,
-        &EncodingKey::from_secret(SECRET.as_bytes()),
-    )
-    .unwrap();
-    assert_eq!(&*keys.verify(&theirs, NOW).unwrap().user, "u");
-
-    let now = crate::auth::unix_now();
-    let ours = keys
-        .signer()
-        .unwrap()
-        .sign("u", Some(&raw("{}")), None, None, now)
-        .unwrap();
-    let key = DecodingKey::from_secret(SECRET.as_bytes());
-    let data =
-        decode::<serde_json::Value>(&ours.token, &key, &Validation::new(Algorithm::HS256)).unwrap();
-    assert_eq!(data.claims["sub"], "u");
+        // One bit of the signature.
+        let (message, signature) = token.rsplit_once('.').unwrap();
+        let mut signature = BASE64URL_NOPAD.decode(signature.as_bytes()).unwrap();
+        signature[20] ^= 1;
+        let changed = format!("{message}.{}", BASE64URL_NOPAD.encode(&signature));
+        assert_eq!(
+            keys.verify(&changed, NOW).unwrap_err(),
+            TokenError::Signature,
+            "{alg:?}"
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::{fmt, time::Duration};
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use fastwebsockets::{
@@ -20,6 +19,7 @@ use hyper::{
     upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
+use ring::digest;
 use tokio::time::timeout;
 
 use super::super::remote::{Remote, RequestError, bearer, query_of};
