@@ -94,7 +94,7 @@ pub struct ServeArgs {
     /// Store events for users of the default app until one of their connections has confirmed them
     #[arg(long, value_name = "WHETHER", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub store_user_events: Option<bool>,
-    /// Set a limit by its name in the file, such as message_bytes=16KiB
+    /// Set a limit by its name in the file, such as `message_bytes=16KiB`
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     pub limits: Vec<LimitSetting>,
 }
