@@ -24,7 +24,7 @@ pub(super) struct Emit {
     target: TargetArgs,
 }
 
-/// Said where no target was given, since that is often a mistake.
+/// Said if no target was given, since that is often a mistake.
 const TO_EVERYONE: &str = "sent to every connection; `fanfare publish USER` and `fanfare send CHANNEL` reach fewer, \
                            and so does --filter";
 

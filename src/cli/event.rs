@@ -179,7 +179,8 @@ fn shown(receipt: &Receipt) -> String {
     }
     if *filter_errors > 0 {
         warn(&format!(
-            "the filter ended in an error for {filter_errors} of them; `fanfare explain FILTER --connection ID` shows where"
+            "the filter ended in an error for {filter_errors} connections; \
+             `fanfare explain FILTER --connection ID` shows where"
         ));
     }
     if !missing_nodes.is_empty() {

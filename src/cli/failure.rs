@@ -65,7 +65,7 @@ pub(super) enum Failure {
     Runtime(io::Error),
 }
 
-/// Why the server does not start, with what to do where it cannot listen.
+/// Why the server does not start, with what to do if it cannot listen.
 pub(super) fn cannot_listen(error: StartError, config: &Config) -> Failure {
     let StartError::Listen {
         address,

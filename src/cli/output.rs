@@ -1,4 +1,4 @@
-//! What goes to the terminal. Colours are kept only where the stream is a terminal and `NO_COLOR` is not set.
+//! What goes to the terminal. Colours are kept only if the stream is a terminal and `NO_COLOR` is not set.
 
 use std::{
     borrow::Cow,
@@ -10,7 +10,7 @@ use clap::builder::styling::{AnsiColor, Style};
 
 /// What matters most on its line.
 pub(super) const STRONG: Style = Style::new().bold();
-/// What is there to be skipped.
+/// What most readers skip.
 pub(super) const FAINT: Style = Style::new().dimmed();
 /// What should be looked into.
 pub(super) const WARNING: Style = AnsiColor::Yellow.on_default();

@@ -30,6 +30,7 @@ const AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
 
 /// Which server to talk to.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Server")]
 pub(super) struct RemoteArgs {
     /// `--url`
     #[arg(
@@ -54,7 +55,7 @@ pub(super) struct Remote {
     key: Option<Secret>,
 }
 
-/// Why there is no good answer.
+/// Why a request did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
     /// Nothing there.
@@ -219,7 +220,7 @@ impl Remote {
             .map_err(|_| self.broken(format!("no answer within {} s", PATIENCE.as_secs())))?
     }
 
-    /// Whether the server speaks TLS where plain HTTP was spoken to it: it may answer with bytes that are not HTTP, with
+    /// Whether the server wants TLS, although plain HTTP was spoken to it: it may answer with bytes that are not HTTP, with
     /// nothing, or with an error of its own, so the only way to know is to try.
     async fn wants_tls(&self) -> bool {
         let Address {

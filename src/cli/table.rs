@@ -17,8 +17,8 @@ pub(super) fn terminal_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// Writes `rows` under `heads`, in columns. The last column holds what is longest; it is cut where a `width` is given.
-/// What others sent cannot drive the terminal.
+/// Writes `rows` under `heads`, in columns. The last column is for the longest texts, and is cut at `width`.
+/// Control characters are escaped, so that what others sent cannot drive the terminal.
 pub(super) fn table(heads: &[&str], rows: &[Vec<String>], width: Option<usize>) -> String {
     let rows: Vec<Vec<String>> = rows
         .iter()

@@ -38,7 +38,7 @@ impl Variables {
     /// The address that `FANFARE_URL` names, if it does.
     ///
     /// # Errors
-    /// When it is none.
+    /// When it is not an address.
     pub(super) fn address(&self) -> Result<Option<super::address::Address>, Failure> {
         let parse = |url: &String| {
             url.parse()

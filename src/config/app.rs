@@ -132,7 +132,7 @@ pub enum BadKey {
         /// Its length.
         len: usize,
     },
-    /// Neither or both of two that exclude each other.
+    /// None, or several, of what exclude each other.
     #[error("{0} needs exactly one of {1}")]
     OneOf(String, &'static str),
     /// The hash cannot be read.

@@ -18,7 +18,7 @@ pub struct ServeArgs {
     /// Read further settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Serve clients and the HTTP API here. A port alone, as 7079, is of this machine; :7079 is of all IPv4 interfaces
+    /// Serve clients and the HTTP API here: ADDRESS:PORT, PORT for this machine only, or :PORT for all IPv4 interfaces
     /// [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<ListenAddress>,
@@ -37,25 +37,25 @@ pub struct ServeArgs {
     /// The form of log lines [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// Believe X-Forwarded-For from this network, such as 10.0.0.0/8
+    /// Trust X-Forwarded-For from this network, such as 10.0.0.0/8
     #[arg(long = "trusted-proxy", value_name = "NETWORK", value_delimiter = ',', value_parser = network::parse)]
     pub trusted_proxies: Vec<IpNet>,
     /// Hide this attribute where the API shows connections
     #[arg(long, value_name = "PATH", value_delimiter = ',')]
     pub redact: Vec<String>,
-    /// Go on for this long after SIGTERM, with readiness failing [default: 5s; 0s in loopback development]
+    /// Keep serving for this long after SIGTERM, while readiness fails [default: 5s; 0s in loopback development]
     #[arg(long, value_name = "DURATION", value_parser = limits::duration::parse)]
     pub drain_delay: Option<Duration>,
-    /// How long leaving may take, the delay included [default: 30s]
+    /// How long draining may take, the delay included [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = limits::duration::parse)]
     pub drain_timeout: Option<Duration>,
-    /// Join nodes by this Redis: redis://, redis+sentinel:// or redis+cluster://, with rediss for TLS
+    /// Join nodes through this Redis: redis://, redis+sentinel:// or redis+cluster://, with rediss for TLS
     #[arg(long, value_name = "URL[,URL...]")]
     pub redis: Option<Secret>,
     /// Separate deployments that share one Redis [default: default]
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
-    /// Trust these authorities for Redis's certificates, in PEM [default: as the system]
+    /// Trust these authorities for Redis's certificates, in PEM [default: those of the system]
     #[arg(long, value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
     /// Show Redis this certificate, in PEM
@@ -64,13 +64,13 @@ pub struct ServeArgs {
     /// The certificate's key, in PEM
     #[arg(long, value_name = "FILE")]
     pub redis_key: Option<PathBuf>,
-    /// The name under which the Sentinels know the primary, where the URL does not end with it
+    /// The name under which the Sentinels know the primary, if the URL does not end with it
     #[arg(long, value_name = "NAME")]
     pub redis_sentinel_master: Option<String>,
-    /// Who Fanfare is to the Sentinels, where they have users of their own [default: default]
+    /// The user for the Sentinels, if they have users of their own [default: default]
     #[arg(long, value_name = "USER")]
     pub redis_sentinel_user: Option<String>,
-    /// The password for the Sentinels, where it is another than for Redis
+    /// The password for the Sentinels, if it differs from that for Redis
     #[arg(long, value_name = "PASSWORD")]
     pub redis_sentinel_password: Option<Secret>,
     /// An API key of the default app, with all scopes
@@ -88,13 +88,13 @@ pub struct ServeArgs {
     /// Index this attribute of the default app's connections, such as auth.email
     #[arg(long, value_name = "PATH", value_delimiter = ',')]
     pub index: Vec<String>,
-    /// Keep this many events of channels of the default app that match the pattern, such as room-*=100
+    /// Store this many events of each channel of the default app that matches the pattern, such as room-*=100
     #[arg(long, value_name = "PATTERN=SIZE", value_delimiter = ',')]
     pub channel_history: Vec<HistorySetting>,
-    /// Keep events for users of the default app until a connection of theirs has confirmed them
+    /// Store events for users of the default app until one of their connections has confirmed them
     #[arg(long, value_name = "WHETHER", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub store_user_events: Option<bool>,
-    /// Set a bound by its name in the file's `[limits]`
+    /// Set a limit by its name in the file, such as `message_bytes=16KiB`
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     pub limits: Vec<LimitSetting>,
 }

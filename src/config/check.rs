@@ -64,7 +64,8 @@ impl Config {
         for (name, address) in exposed {
             if let Some(address) = address {
                 rules.pair(name, format!(
-                    "{name} = \"{address}\" is not loopback, and there is no API key; set --api-key or FANFARE_API_KEY"
+                    "{name} = \"{address}\" is not loopback, and there is no API key; set --api-key \
+                     or FANFARE_API_KEY"
                 ));
             }
         }
@@ -163,8 +164,8 @@ impl Config {
         // A page of members fills a quarter of an outbox at most, and has at least one.
         if limits.profile_bytes > limits.outbox_bytes / 4 {
             rules.pair("limits.profile_bytes", format!(
-                "limits.profile_bytes = {} is over a quarter of limits.outbox_bytes = {}; a page of members would not \
-                 fit",
+                "limits.profile_bytes = {} is over a quarter of limits.outbox_bytes = {}; a page of \
+                 members would not fit",
                 limits.profile_bytes, limits.outbox_bytes
             ));
         }
@@ -209,7 +210,8 @@ impl Config {
                 rules.pair(
                     format!("limits.{small}"),
                     format!(
-                        "limits.{small} = {small_value} is over limits.{large} = {large_value}; the largest would never fit"
+                        "limits.{small} = {small_value} is over limits.{large} = {large_value}; the \
+                         largest would never fit"
                     ),
                 );
             }

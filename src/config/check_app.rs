@@ -23,9 +23,13 @@ pub(super) fn check_app(name: &str, app: &AppConfig, rules: &mut Rules) {
         .iter()
         .filter(|path| !is_path(path, &["auth", "profile"]))
     {
-        rules.value(format!("apps.{name}.index"), format!(
-            "app \"{name}\": index \"{path}\" is not a path such as \"auth.email\" or \"profile.status\""
-        ));
+        rules.value(
+            format!("apps.{name}.index"),
+            format!(
+                "app \"{name}\": index \"{path}\" is not a path such as \"auth.email\" or \
+             \"profile.status\""
+            ),
+        );
     }
     let place = format!("app \"{name}\"");
     let setting = format!("apps.{name}.origins");
@@ -49,8 +53,8 @@ fn check_origins(place: &str, setting: &str, origins: Option<&[String]>, rules: 
         .filter(|origin| !is_origin(origin))
     {
         rules.value(setting, format!(
-            "{place}: \"{origin}\" is not an origin; write \"*\", or scheme and host in lower case without a path, such as \
-             \"https://example.com\""
+            "{place}: \"{origin}\" is not an origin; write \"*\", or scheme and host in lower case \
+             without a path, such as \"https://example.com\""
         ));
     }
 }
@@ -69,7 +73,8 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Rules) {
         let setting = |key: &str| format!("apps.{name}.channels[{n}].{key}");
         if !is_channel_pattern(pattern) {
             rules.value(setting("pattern"), format!(
-                "{place}: a pattern is 1 to {CHANNEL_NAME_BYTES} letters, digits, \"*\" or one of _.:=@,;-"
+                "{place}: a pattern is 1 to {CHANNEL_NAME_BYTES} letters, digits, \"*\" or one of \
+                 _.:=@,;-"
             ));
         } else if !patterns.insert(pattern) {
             rules.pair(

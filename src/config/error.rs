@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: all of it at once, since people repair files in one go.
+//! What is wrong with a configuration: all of it at the same time, since people repair a file in one go.
 
 use std::{fmt, io, path::PathBuf};
 

@@ -14,15 +14,17 @@ pub struct JwksUrl(Uri);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadJwksUrl {
     /// Not a URL with a host.
-    #[error("\"{0}\" is no address of keys such as https://id.example.com/.well-known/jwks.json")]
-    Form(String),
-    /// Whoever is on the way could put in a key of their own.
     #[error(
-        "\"{0}\" is not https; only this machine (localhost, 127.0.0.1, [::1]) is asked without TLS"
+        "\"{0}\" is not an address of keys such as https://id.example.com/.well-known/jwks.json"
+    )]
+    Form(String),
+    /// Anyone on the way could replace a key.
+    #[error(
+        "\"{0}\" is not https; keys are fetched without TLS from this machine only (localhost, 127.0.0.1, [::1])"
     )]
     Insecure(String),
     /// Credentials in the URL would be shown by whatever shows URLs. So the text does not show it.
-    #[error("an address of keys holds no user or password")]
+    #[error("an address of keys must not hold a user or password")]
     Credentials,
 }
 
@@ -37,7 +39,7 @@ impl JwksUrl {
         bare(self.0.host().unwrap_or_default())
     }
 
-    /// The port, be it the scheme's.
+    /// The port: as given, or that of the scheme.
     pub fn port(&self) -> u16 {
         self.0
             .port_u16()

@@ -45,7 +45,8 @@ pub enum BadListenAddress {
     Url(String),
     /// The name of a host.
     #[error(
-        "\"{0}\" is a name: write an IP address, such as 127.0.0.1:7070 for this machine or 0.0.0.0:7070 for all interfaces"
+        "\"{0}\" is a name: write an IP address, such as 127.0.0.1:7070 for this machine or \
+         0.0.0.0:7070 for all interfaces"
     )]
     Name(String),
     /// A number that is not a port.

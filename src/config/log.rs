@@ -33,7 +33,7 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
         .filter(|directive| !directive.is_empty())
         .collect();
     if directives.is_empty() {
-        return Err(not_a_level(text));
+        return Err(not_a_level(text, false));
     }
     for directive in &directives {
         check(directive)?;
@@ -55,9 +55,9 @@ fn check(directive: &str) -> Result<(), String> {
     }
     match directive.split_once('=') {
         Some((_, level)) if is_level(level) => Ok(()),
-        Some((_, level)) => Err(not_a_level(level)),
+        Some((_, level)) => Err(not_a_level(level, false)),
         None if is_level(directive) || directive == "fanfare" || directive.contains("::") => Ok(()),
-        None => Err(not_a_level(directive)),
+        None => Err(not_a_level(directive, true)),
     }
 }
 
@@ -65,7 +65,8 @@ fn is_level(word: &str) -> bool {
     !word.is_empty() && word.parse::<LevelFilter>().is_ok()
 }
 
-fn not_a_level(word: &str) -> String {
+/// `may_be_module` says that the word stands alone, where a module needs a level.
+fn not_a_level(word: &str, may_be_module: bool) -> String {
     let lower = word.to_lowercase();
     let meant = SYNONYMS
         .iter()
@@ -74,8 +75,8 @@ fn not_a_level(word: &str) -> String {
         .or_else(|| nearest(&lower, LEVELS));
     let hint = match meant {
         Some(level) => format!("; did you mean \"{level}\"?"),
-        None if word.is_empty() => String::new(),
-        None => format!("; for one module, write {word}=debug"),
+        None if may_be_module => format!("; for one module, write {word}=debug"),
+        None => String::new(),
     };
     format!(
         "\"{word}\" is not a log level; the levels are {}{hint}",

@@ -19,9 +19,9 @@ const SENTINEL_PORT: u16 = 26379;
 pub struct RedisConfig {
     /// The servers, and who Fanfare is to them.
     pub url: RedisUrl,
-    /// The name under which the Sentinels know the primary, where the URL does not have it.
+    /// The name under which the Sentinels know the primary, if the URL does not have it.
     pub sentinel_master: Option<String>,
-    /// Who Fanfare is to the Sentinels; `None`: the user that is called `default`.
+    /// The user for the Sentinels; `None`: the one that is called `default`.
     pub sentinel_user: Option<String>,
     /// The password for the Sentinels; `None`: none, and the one for Redis where a Sentinel asks for one.
     pub sentinel_password: Option<Secret>,
@@ -52,7 +52,7 @@ impl RedisConfig {
         let files = [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)];
         for (name, _) in files.iter().filter(|(_, file)| file.is_some() && !url.tls) {
             rules.push(format!(
-                "redis.{name} is for TLS, and redis.url has none; write rediss:// for redis://"
+                "redis.{name} is for TLS, but redis.url does not use TLS; write rediss:// in place of redis://"
             ));
         }
         if self.cert.is_some() != self.key.is_some() {
@@ -60,26 +60,25 @@ impl RedisConfig {
         }
         if self.sentinel_user.is_some() && self.sentinel_password.is_none() {
             rules.push(
-                "redis.sentinel_user is set without redis.sentinel_password; a user has a password"
-                    .to_owned(),
+                "redis.sentinel_user is set without redis.sentinel_password; set both".to_owned(),
             );
         }
         if self.sentinel_password.is_some() && url.kind != RedisKind::Sentinel {
             rules.push(
-                "redis.sentinel_password is set, and redis.url is of no Sentinels; write redis+sentinel://"
+                "redis.sentinel_password is set, but redis.url does not name Sentinels; write redis+sentinel://"
                     .to_owned(),
             );
         }
         match (url.kind, &self.sentinel_master, &url.master) {
             (RedisKind::Sentinel, None, None) => rules.push(
-                "redis.url names Sentinels and no primary; end it with /name, or set redis.sentinel_master"
+                "redis.url names Sentinels, but not the primary; end it with /name, or set redis.sentinel_master"
                     .to_owned(),
             ),
             (RedisKind::Sentinel, Some(one), Some(other)) if one != other => rules.push(format!(
-                "redis.sentinel_master = \"{one}\", and redis.url ends with \"{other}\"; give one"
+                "redis.sentinel_master = \"{one}\", but redis.url ends with \"{other}\"; give only one"
             )),
             (RedisKind::Standalone | RedisKind::Cluster, Some(_), _) => rules.push(
-                "redis.sentinel_master is set, and redis.url is of no Sentinels; write redis+sentinel://"
+                "redis.sentinel_master is set, but redis.url does not name Sentinels; write redis+sentinel://"
                     .to_owned(),
             ),
             _ => {}
@@ -99,7 +98,7 @@ pub enum RedisKind {
     Cluster,
 }
 
-/// `redis://user:password@host:port/0` and its kin. The password is nowhere shown.
+/// `redis://user:password@host:port/0` and its variants. The password is never shown.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RedisUrl {
     /// What stands behind the addresses.
@@ -118,7 +117,7 @@ pub struct RedisUrl {
     pub master: Option<String>,
 }
 
-/// The text is no address of Redis; says why without repeating the text, which may hold a password.
+/// The text is not an address of Redis; says why without repeating the text, which may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRedisUrl {
     /// No `scheme://`.
@@ -133,27 +132,29 @@ pub enum BadRedisUrl {
     )]
     Scheme(String),
     /// Addresses that are not of one kind.
-    #[error("all addresses start alike; one is {0}:// and another {1}://")]
+    #[error("all addresses must have the same scheme; one has {0}:// and another {1}://")]
     Schemes(String, String),
     /// Nothing between the commas, or before the port.
     #[error("address {0} has no host")]
     NoHost(usize),
-    /// A port that is none.
+    /// Not the number of a port.
     #[error("the port of address {0} is not a number from 1 to 65535")]
     Port(usize),
     /// Several that differ.
-    #[error("the addresses have different users or passwords; Fanfare is one user to all of them")]
+    #[error(
+        "the addresses have different users or passwords; Fanfare uses the same for all of them"
+    )]
     Users,
     /// Half of what proves who Fanfare is.
-    #[error("a user has a password: user:password@host")]
+    #[error("the user has no password; write user:password@host")]
     Password,
-    /// Bytes that are no text.
+    /// Bytes that are not text.
     #[error(
         "the user or password is not UTF-8 after its %xx are decoded; write @ : / , and % in a password as %xx"
     )]
     Encoding,
     /// `?…` or `#…`.
-    #[error("there are no options after ? or #; write ? and # in a password as %3F and %23")]
+    #[error("options after ? or # are not supported; write ? and # in a password as %3F and %23")]
     Options,
     /// A path that means nothing.
     #[error(
@@ -165,7 +166,7 @@ pub enum BadRedisUrl {
     ClusterDatabase,
     /// More than a name and a number.
     #[error(
-        "what follows the Sentinels is the primary's name, and perhaps a database, as in /mymaster/0"
+        "after the Sentinels comes the name of the primary, then a database if wanted, as in /mymaster/0"
     )]
     Master,
 }

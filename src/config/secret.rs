@@ -67,7 +67,7 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// The text is no key hash.
+/// The text is not a key hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a hash is \"sha256:\" and 64 hexadecimal digits (make one with: printf %s \"$KEY\" | sha256sum)"

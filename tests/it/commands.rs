@@ -85,7 +85,7 @@ fn events_go_to_a_user_a_channel_and_everyone() {
 }
 
 #[test]
-fn connections_and_users_are_shown() {
+fn connections_are_shown() {
     let served = Served::start(&[]);
     let ann = served.listen(&[
         "--user",
@@ -151,7 +151,12 @@ fn connections_and_users_are_shown() {
         wrong.contains("did you mean \"user\"?") && wrong.contains('^'),
         "{wrong}"
     );
+}
 
+#[test]
+fn a_user_is_online_or_offline() {
+    let served = Served::start(&[]);
+    let _ann = served.listen(&["--user", "ann"]);
     assert_eq!(
         served.run(&["user", "ann"]).expect(0),
         "ann is online, with 1 connection\n"

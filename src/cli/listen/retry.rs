@@ -11,7 +11,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The longest pause where everybody may come back at once.
 const JITTER: Duration = Duration::from_secs(1);
 
-/// A connection that lasted this long was a good one: the pauses begin anew.
+/// A connection that lasted this long was a good one: the pauses start again from the shortest.
 const GOOD: Duration = Duration::from_secs(10);
 
 /// How to come back.

@@ -54,7 +54,7 @@ pub(super) enum Message {
 /// How a connection ended.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// The close code; 1006 where there was none.
+    /// The close code; 1006 if there was none.
     pub(super) code: u16,
     /// The close frame's reason, or what broke.
     pub(super) reason: String,
@@ -174,7 +174,7 @@ impl Socket {
 
     /// Says goodbye; does not wait for the answer.
     pub(super) async fn close(&mut self, close: &Close) {
-        // Whoever does not take it sees the socket end instead.
+        // A server that does not take it sees the socket end instead.
         let frame = Frame::close(close.code, close.reason.as_bytes());
         let _ = timeout(FAREWELL, self.frames.write_frame(frame)).await;
     }

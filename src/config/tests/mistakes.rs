@@ -11,9 +11,20 @@ fn mistakes(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Expects one mistake of each text, with what it must contain.
+fn expect(cases: &[(&str, &str)]) {
+    for (text, expected) in cases {
+        let found = mistakes(text);
+        assert!(
+            found.len() == 1 && found[0].contains(expected),
+            "{text}\n{found:#?}\n{expected}"
+        );
+    }
+}
+
 #[test]
 fn a_value_that_cannot_be_used_is_refused_with_its_line_and_key() {
-    let cases = [
+    expect(&[
         (
             "\nlisten = \"here\"",
             "2: listen = \"here\": \"here\" is a name: write an IP address, such as 127.0.0.1:7070",
@@ -63,6 +74,12 @@ fn a_value_that_cannot_be_used_is_refused_with_its_line_and_key() {
             "node_name = 7",
             "1: node_name = 7: put the value in quotes: node_name = \"7\"",
         ),
+    ]);
+}
+
+#[test]
+fn a_name_or_a_list_that_cannot_be_used_is_refused_with_its_line_and_key() {
+    expect(&[
         (
             "log = \"verbose\"",
             "1: log = \"verbose\": \"verbose\" is not a log level",
@@ -90,6 +107,12 @@ fn a_value_that_cannot_be_used_is_refused_with_its_line_and_key() {
             "1: redis = \"redis://127.0.0.1\": write the table [redis], with url and the like under it",
         ),
         ("apps = []", "1: apps = []: a table is expected"),
+    ]);
+}
+
+#[test]
+fn a_table_that_cannot_be_used_is_refused_with_its_line() {
+    expect(&[
         (
             "[[apps.a.keys]]\nname = \"x\"\nkey = \"short\"",
             "1: [[apps.a.keys]]: API key \"x\" has 5 bytes, and needs at least 16",
@@ -147,14 +170,7 @@ fn a_value_that_cannot_be_used_is_refused_with_its_line_and_key() {
             "[[apps.a.tokens]]\nalg = \"RS256\"\nsecret = \"x\"",
             "a token key for RS256 needs `public_key` or",
         ),
-    ];
-    for (text, expected) in cases {
-        let found = mistakes(text);
-        assert!(
-            found.len() == 1 && found[0].contains(expected),
-            "{text}\n{found:#?}\n{expected}"
-        );
-    }
+    ]);
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn what_does_not_go_together_is_refused() {
         (&["--redis-ca", &pem], "[redis] is set without redis.url"),
         (
             &["--redis", "redis://h", "--redis-ca", &pem],
-            "redis.ca is for TLS, and redis.url has none",
+            "redis.ca is for TLS, but redis.url does not use TLS",
         ),
         (
             &["--redis", "rediss://h", "--redis-cert", &pem],
@@ -106,7 +106,7 @@ fn what_does_not_go_together_is_refused() {
         ),
         (
             &["--redis", "redis+sentinel://h"],
-            "names Sentinels and no primary",
+            "names Sentinels, but not the primary",
         ),
         (
             &[
@@ -115,11 +115,11 @@ fn what_does_not_go_together_is_refused() {
                 "--redis-sentinel-master",
                 "b",
             ],
-            "redis.sentinel_master = \"b\", and redis.url ends with \"a\"",
+            "redis.sentinel_master = \"b\", but redis.url ends with \"a\"",
         ),
         (
             &["--redis", "redis://h", "--redis-sentinel-master", "b"],
-            "redis.url is of no Sentinels",
+            "redis.url does not name Sentinels",
         ),
         (
             &[
@@ -132,7 +132,7 @@ fn what_does_not_go_together_is_refused() {
         ),
         (
             &["--redis", "redis://h", "--redis-sentinel-password", "b"],
-            "redis.sentinel_password is set, and redis.url is of no Sentinels",
+            "redis.sentinel_password is set, but redis.url does not name Sentinels",
         ),
         (
             &["--namespace", "Api"],
