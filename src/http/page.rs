@@ -157,6 +157,17 @@ mod tests {
     }
 
     #[test]
+    fn the_documents_that_the_page_names_exist() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let names = PAGE.split(['<', '>']).filter(|part| part.ends_with(".md"));
+        let names: Vec<&str> = names.collect();
+        assert!(names.len() >= 4, "{names:?}");
+        for name in names {
+            assert!(root.join(name).is_file(), "{name}");
+        }
+    }
+
+    #[test]
     fn the_page_loads_nothing_from_elsewhere() {
         for html in [PAGE, NOT_HERE] {
             let links = html

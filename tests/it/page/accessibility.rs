@@ -18,7 +18,7 @@ fn check(page: &mut Page, axe: &str, state: &str) {
     for scheme in ["light", "dark"] {
         for width in [1280, 820, 390] {
             page.look(scheme, width);
-            assert!(page.overflow() <= 0, "{state} is wider than {width} pixels");
+            assert!(page.fits(width), "{state} is wider than {width} pixels");
             page.photograph(&format!("page-{state}-{width}-{scheme}.png"));
             let found = page.eval(
                 "axe.run(document, { rules: { 'target-size': { enabled: true } } }).then(({ passes, violations }) => \

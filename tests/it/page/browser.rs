@@ -285,10 +285,12 @@ impl Page {
         self.call("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
-    /// By how many pixels the page is wider than the window.
-    pub fn overflow(&mut self) -> i64 {
-        let by = self.eval("document.documentElement.scrollWidth - innerWidth");
-        by.as_i64().unwrap()
+    /// Whether the page fits a screen of `width` pixels, of which [`Page::look`] was told.
+    ///
+    /// A phone would zoom out to show what is wider, so the window's own width says nothing.
+    pub fn fits(&mut self, width: u32) -> bool {
+        let shown = self.eval("document.documentElement.scrollWidth");
+        shown.as_u64().unwrap() <= u64::from(width)
     }
 
     /// Writes a picture of the whole page to `name` in the tests' folder under `target`.

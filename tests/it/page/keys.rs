@@ -142,7 +142,7 @@ fn off_loopback_the_answer_says_how_to_reach_the_page() {
     let mut page = browser.open(&format!("http://{local}/"));
     assert!(page.text("h1").contains("its page is not open here"));
     page.look("light", 390);
-    assert!(page.overflow() <= 0);
+    assert!(page.fits(390));
 }
 
 #[test]
