@@ -216,7 +216,15 @@ fn each(path: &str, list: &str, kind: Kind) -> Option<Problem> {
 
 /// The problem of a body that is not JSON.
 fn not_json(error: &serde_json::Error) -> Problem {
-    Problem::bad_request("bad_json", format!("the body is not valid JSON: {error}"))
+    let text = error.to_string();
+    let reason = match text.split(" at line ").next().unwrap_or(&text) {
+        _ if error.is_eof() => "it ends too early",
+        "expected value" | "expected ident" => "a value must be here",
+        other => other,
+    };
+    let (line, column) = (error.line(), error.column());
+    let detail = format!("the body is not valid JSON: {reason} (line {line}, column {column})");
+    Problem::bad_request("bad_json", detail)
 }
 
 fn bad_field(detail: String) -> Problem {

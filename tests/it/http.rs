@@ -1120,6 +1120,8 @@ fn a_wrong_query_is_refused() {
         ("filters=true", "unknown_field"),
         ("filter=true&params=1", "bad_params"),
         ("filter=usr", "undeclared_name"),
+        ("filter=usr&cursor=0000000-0.0", "undeclared_name"),
+        ("filter=usr&cursor=zzzzzzr-0.0", "undeclared_name"),
     ] {
         let answer = server.get(&format!("/v1/connections?{query}"));
         assert_eq!(

@@ -20,112 +20,120 @@ fn publishing(verb: Verb, body: &str) -> Result<(), Problem> {
     fields.order(verb).map(drop)
 }
 
+/// Wrong bodies, and what is answered.
+const REFUSED: &[(Verb, &str, &str)] = &[
+    (
+        Verb::Emit,
+        r#"{"event":"e","filter":null}"#,
+        "bad_field: \"filter\" must be a string, not null; a field without a value must be left out",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":null}"#,
+        "bad_field: \"event\" must be a string, not null",
+    ),
+    (
+        Verb::Publish,
+        r#"{"user":5}"#,
+        "bad_field: \"user\" must be a string, not a number",
+    ),
+    (
+        Verb::Publish,
+        r#"{"event":"e"}"#,
+        "missing_field: \"user\" or \"users\" is required",
+    ),
+    (
+        Verb::Send,
+        r#"{"event":"e"}"#,
+        "missing_field: \"channel\" or \"channels\" is required",
+    ),
+    (
+        Verb::Dispatch,
+        r#"{"event":"e"}"#,
+        "missing_field: \"recipients\" is required",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":"e","to":{"users":["a",null]}}"#,
+        "bad_field: \"to.users[1]\" must be a string, not null",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":"e","to":{"users":"a"}}"#,
+        "bad_field: \"to.users\" must be a list of strings, not a string",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":"e","to":{"user":"a"}}"#,
+        "unknown_field: unknown field \"to.user\"; did you mean \"to.users\"?",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":"e","to":{"everyone":true}}"#,
+        "unknown_field: unknown field \"to.everyone\"; \"to\" takes users, channels, connections",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":"e","user":"a"}"#,
+        "unknown_field: unknown field \"user\"; did you mean \"to.users\"?",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":"e","scope":"nodes"}"#,
+        "bad_field: \"scope\" must be \"cluster\" or \"node\", not \"nodes\"",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":"e","scope":{"node":null}}"#,
+        "bad_field: \"scope\" must be \"cluster\" or \"node\", not an object",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":"e","store":"yes"}"#,
+        "bad_field: \"store\" must be true or false, not a string",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":"e","event":"e"}"#,
+        "bad_field: \"event\" is there twice",
+    ),
+    (
+        Verb::Emit,
+        r#"{"event":"e","params":[1]}"#,
+        "bad_params: \"params\" must be an object, not a list",
+    ),
+    (
+        Verb::Dispatch,
+        r#"{"event":"e","recipients":["a"],"except":true}"#,
+        "bad_field: \"except\" must be a list of strings, or an object, not true",
+    ),
+    (
+        Verb::Dispatch,
+        r#"{"event":"e","recipients":["a"],"except":[1]}"#,
+        "bad_field: \"except[0]\" must be a string, not a number",
+    ),
+    (
+        Verb::Emit,
+        "{\"event\":\"e\",}",
+        "bad_json: the body is not valid JSON: trailing comma (line 1, column 14)",
+    ),
+    (
+        Verb::Emit,
+        "event=alert",
+        "bad_json: the body is not valid JSON: a value must be here (line 1, column 1)",
+    ),
+    (
+        Verb::Emit,
+        "{\"filter\":5,",
+        "bad_json: the body is not valid JSON: it ends too early (line 1, column 12)",
+    ),
+];
+
 #[test]
 fn a_refused_body_is_explained_in_the_words_of_the_api() {
     let cut_long = format!(r#"{{"event":"e","{}":1}}"#, "x".repeat(100));
-    for (verb, body, expected) in [
-        (
-            Verb::Emit,
-            r#"{"event":"e","filter":null}"#,
-            "bad_field: \"filter\" must be a string, not null; a field without a value must be left out",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":null}"#,
-            "bad_field: \"event\" must be a string, not null",
-        ),
-        (
-            Verb::Publish,
-            r#"{"user":5}"#,
-            "bad_field: \"user\" must be a string, not a number",
-        ),
-        (
-            Verb::Publish,
-            r#"{"event":"e"}"#,
-            "missing_field: \"user\" or \"users\" is required",
-        ),
-        (
-            Verb::Send,
-            r#"{"event":"e"}"#,
-            "missing_field: \"channel\" or \"channels\" is required",
-        ),
-        (
-            Verb::Dispatch,
-            r#"{"event":"e"}"#,
-            "missing_field: \"recipients\" is required",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":"e","to":{"users":["a",null]}}"#,
-            "bad_field: \"to.users[1]\" must be a string, not null",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":"e","to":{"users":"a"}}"#,
-            "bad_field: \"to.users\" must be a list of strings, not a string",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":"e","to":{"user":"a"}}"#,
-            "unknown_field: unknown field \"to.user\"; did you mean \"to.users\"?",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":"e","to":{"everyone":true}}"#,
-            "unknown_field: unknown field \"to.everyone\"; \"to\" takes users, channels, connections",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":"e","user":"a"}"#,
-            "unknown_field: unknown field \"user\"; did you mean \"to.users\"?",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":"e","scope":"nodes"}"#,
-            "bad_field: \"scope\" must be \"cluster\" or \"node\", not \"nodes\"",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":"e","scope":{"node":null}}"#,
-            "bad_field: \"scope\" must be \"cluster\" or \"node\", not an object",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":"e","store":"yes"}"#,
-            "bad_field: \"store\" must be true or false, not a string",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":"e","event":"e"}"#,
-            "bad_field: \"event\" is there twice",
-        ),
-        (
-            Verb::Emit,
-            r#"{"event":"e","params":[1]}"#,
-            "bad_params: \"params\" must be an object, not a list",
-        ),
-        (
-            Verb::Dispatch,
-            r#"{"event":"e","recipients":["a"],"except":true}"#,
-            "bad_field: \"except\" must be a list of strings, or an object, not true",
-        ),
-        (
-            Verb::Dispatch,
-            r#"{"event":"e","recipients":["a"],"except":[1]}"#,
-            "bad_field: \"except[0]\" must be a string, not a number",
-        ),
-        (
-            Verb::Emit,
-            "{\"event\":\"e\",}",
-            "bad_json: the body is not valid JSON: trailing comma at line 1 column 14",
-        ),
-        (
-            Verb::Emit,
-            "{\"filter\":5,",
-            "bad_json: the body is not valid JSON: EOF while parsing a value at line 1 column 12",
-        ),
-    ] {
-        assert_eq!(detail(publishing(verb, body)), expected, "{body}");
+    for (verb, body, expected) in REFUSED {
+        assert_eq!(detail(publishing(*verb, body)), *expected, "{body}");
     }
     let long = detail(publishing(Verb::Emit, &cut_long));
     assert!(long.contains(&format!("\"{}\";", "x".repeat(64))), "{long}");
@@ -175,7 +183,7 @@ fn value() -> impl Strategy<Value = Value> {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
             prop::collection::btree_map(names.prop_map(str::to_owned), inner, 0..3)
-                .prop_map(|members| Value::from_iter(members)),
+                .prop_map(Value::from_iter),
         ]
     })
 }
@@ -275,7 +283,7 @@ fn schemas() -> Vec<(&'static str, &'static Shape)> {
 /// What `schema` refers to, or itself.
 fn resolved<'a>(api: &'a Value, schema: &'a Value) -> &'a Value {
     let path = schema["$ref"].as_str();
-    path.map_or(schema, |path| &api.pointer(&path[1..]).unwrap())
+    path.map_or(schema, |path| api.pointer(&path[1..]).unwrap())
 }
 
 fn texts_of(list: &Value) -> Vec<&str> {

@@ -375,6 +375,9 @@ impl Node {
         from: Option<PageStart>,
         limit: usize,
     ) -> Result<Overall<Items>, NodeError> {
+        // A wrong filter is refused even if no connection of the page is on this node.
+        self.select(app, target.clone())?;
+
         let here = |from: Option<String>, (left, _)| {
             let target = target.clone();
             async move {
