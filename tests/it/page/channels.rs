@@ -120,6 +120,12 @@ fn channels_of_others_are_listed_and_lead_to_their_members() {
     page.wait_for("document.getElementById('view').innerText.includes('lobby')");
     assert!(view(&mut page).contains("1 channel has members."));
 
+    // A client of the page need not be in it: the list of connections shows the change.
+    carol.join("hall");
+    page.wait_for("document.getElementById('view').innerText.includes('hall')");
+    carol.acked(&json!({ "op": "leave", "id": 2, "channel": "hall" }));
+    page.wait_for("!document.getElementById('view').innerText.includes('hall')");
+
     page.click("#view button.channel");
     page.wait_for("document.getElementById('view-title').textContent === 'Members of lobby'");
     assert!(view(&mut page).contains(&*carol.id));

@@ -63,7 +63,8 @@ fn a_key_without_a_scope_is_used_for_what_it_may_do() {
         let scopes = serde_json::from_value::<Scopes>(json!(["publish"])).unwrap();
         app.keys.push(api_key("publisher", key, scopes));
     });
-    let token = signed(&json!({ "sub": "ann" }));
+    let rights = json!({ "join": ["*"], "members": ["*"] });
+    let token = signed(&json!({ "sub": "ann", "can": rights }));
     let browser = Browser::start();
     let mut page = open(&browser, &server);
     use_key(&mut page, key);
@@ -78,6 +79,14 @@ fn a_key_without_a_scope_is_used_for_what_it_may_do() {
     assert!(text_of(&mut page, "ann").contains("connected"));
     emit(&mut page, "1", "user == 'ann'", "");
     assert!(page.text("#answer").contains("Matched\n1"));
+
+    // Joining works. Only the list of members does not.
+    page.submit("#channel", "#channel [value=join]");
+    assert!(
+        page.text("#channel-answer")
+            .contains("ann is now in room-1.")
+    );
+    assert!(page.text("#view").contains("lacks the scope inspect"));
     submit_event(&mut page, "explain", "1", "user == 'ann'", "");
     assert!(page.text("#answer").contains("lacks the scope inspect"));
 }
