@@ -39,8 +39,10 @@ pub mod cli;
 
 pub use crate::{
     app::SetupError,
+    broker::RedisSetupError,
     dispatcher::{DispatchError, Dispatcher},
     emit::EmitError,
+    history::HistoryError,
     hub::{Busy, Connection},
     node::{Exceptions, Joins, NodeError, Placement, Receipt, Target, To},
     reload::ReloadError,
