@@ -14,6 +14,7 @@ mod decoder;
 mod deploy;
 mod drain;
 mod drops;
+mod embed;
 mod emit;
 mod features;
 mod history;
