@@ -10,8 +10,8 @@ use serde_json::{
 };
 
 use crate::{
-    broker::{Bus, BusError, Health, Inbox, StartError, Topic},
-    config::{DEFAULT_APP, RedisConfig},
+    broker::{Bus, BusError, Health, Inbox, RedisSetupError, Topic},
+    config::{BadRedisUrl, DEFAULT_APP, RedisConfig},
     id::{AppId, NodeId},
     limits::Limits,
     metrics::Metrics,
@@ -61,9 +61,12 @@ impl fmt::Debug for Dispatcher {
 /// Why nothing was dispatched; of [`DispatchError::Unanswered`] it is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum DispatchError {
-    /// The address is none, or TLS cannot be set up.
-    #[error("{0}")]
-    Config(String),
+    /// The address is not one.
+    #[error(transparent)]
+    Url(#[from] BadRedisUrl),
+    /// The way to Redis cannot be set up as it is configured.
+    #[error(transparent)]
+    Setup(#[from] RedisSetupError),
     /// Redis cannot be reached.
     #[error("Redis cannot be reached: {0}")]
     Away(String),
@@ -104,13 +107,10 @@ impl Dispatcher {
     /// Connects to the Redis at `url`, as `--redis` takes it, for the nodes of `namespace` and their app `app`.
     ///
     /// # Errors
-    /// [`DispatchError::Config`], and [`DispatchError::Away`] when Redis has not answered within a second.
+    /// [`DispatchError::Url`], [`DispatchError::Setup`], and [`DispatchError::Away`] when Redis has not answered within a second.
     pub async fn connect_to(url: &str, namespace: &str, app: &str) -> Result<Self, DispatchError> {
-        let url = url
-            .parse()
-            .map_err(|error| DispatchError::Config(format!("{error}")))?;
         let config = RedisConfig {
-            url,
+            url: url.parse()?,
             ..RedisConfig::default()
         };
         Self::with_config(&config, namespace, app).await
@@ -126,16 +126,14 @@ impl Dispatcher {
         app: &str,
     ) -> Result<Self, DispatchError> {
         let (limits, metrics) = (Limits::default(), Arc::new(Metrics::new()));
-        let started = Bus::start(
+        let (bus, inbox) = Bus::start(
             config,
             namespace,
             vec![app.into()],
             NodeId::random(),
             &limits,
             metrics,
-        );
-        let (bus, inbox) =
-            started.map_err(|error: StartError| DispatchError::Config(error.to_string()))?;
+        )?;
         let way = Way { bus, _inbox: inbox };
         let up = async {
             while way.bus.health() != Health::Up {

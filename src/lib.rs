@@ -29,6 +29,7 @@ mod session;
 mod http;
 mod programs;
 mod drain;
+mod block_on;
 mod server;
 mod reload;
 mod emit;
@@ -39,12 +40,24 @@ pub mod cli;
 
 pub use crate::{
     app::SetupError,
+    auth::{SignError, Signed},
+    block_on::block_on,
+    broker::RedisSetupError,
+    config::{
+        ApiKeyConfig, AppConfig, ChannelRule, ClientAuth, ClientKeyConfig, Config, ConfigError,
+        DEFAULT_APP, KeyMaterial, Presence, RedisConfig, ReloadReport, Scope, Scopes, Secret,
+        SlowConsumer, TokenAlgorithm, TokenKeyConfig, UserEvents,
+    },
     dispatcher::{DispatchError, Dispatcher},
     emit::EmitError,
+    history::HistoryError,
     hub::{Busy, Connection},
+    limits::Limits,
     node::{Exceptions, Joins, NodeError, Placement, Receipt, Target, To},
+    predicate::{FilterError, Value},
+    protocol::event::EventError,
     reload::ReloadError,
-    server::{Server, StartError},
+    server::{Server, ServerBuilder, SignTokenError, StartError, TokenRequest},
 };
 /// The text of names, in [`Placement`] and in values: up to 23 bytes of it lie in place.
 pub use smol_str::SmolStr;

@@ -4,6 +4,10 @@
 //! those it gets and keeps those that become clients. Allocator, signals, log set-up and environment belong to the
 //! program that embeds this.
 
+mod builder;
+mod ending;
+mod token;
+
 use std::{
     cell::Cell,
     io,
@@ -25,12 +29,16 @@ use tokio::{
     task::LocalSet,
 };
 
+use self::ending::{Ending, Stop};
+pub use self::{
+    builder::ServerBuilder,
+    token::{SignTokenError, TokenRequest},
+};
 use crate::{
     app::SetupError,
     broker::Inbox,
     config::{Config, ConfigError},
     door::Door,
-    drain,
     event_loop::EventLoop,
     http::{Edge, Peer, idempotency::Store, watch::Watch},
     id::AppId,
@@ -70,6 +78,39 @@ pub enum StartError {
 }
 
 /// A running server; clones are handles to the same one.
+///
+/// It has threads and runtimes of its own, so it starts and works inside every flavour of tokio's runtime, and outside of
+/// one. Its futures may be awaited on any executor; a program without one calls [`block_on`](crate::block_on).
+///
+/// ```
+/// use fanfare::Server;
+/// use serde_json::json;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::builder().listen("127.0.0.1:0").start()?;
+/// println!("clients connect to ws://{}/v1/connect", server.address());
+///
+/// let receipt = server.emit("alert", "Hello", r#"auth.email == "ann@example.com""#).await?;
+/// assert_eq!(receipt.matched, 0, "nobody has connected yet");
+///
+/// let ann = server.sign_token("ann", json!({"email": "ann@example.com"})).sign()?;
+/// println!("ann connects with ?token={}", ann.token);
+///
+/// server.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # How it ends
+///
+/// [`Server::shutdown`] drains: clients are told to come back, and are sent away one after another.
+///
+/// When the last handle is dropped, the server ends immediately. Nothing waits for that: `drop` returns at once, from
+/// inside a runtime too. The port is free by then, and the threads end within moments. Requests that are being answered
+/// are cut off. Clients see their socket end without a close frame (1006), as after a crash, and come back by
+/// themselves. Publications that were accepted and not yet written are lost. With Redis, the other nodes notice within
+/// `limits.node_lease` that this one is gone.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(crate) inner: Arc<Inner>,
@@ -84,20 +125,19 @@ pub(crate) struct Inner {
     pub(crate) handle: Handle,
     address: SocketAddr,
     admin_address: Option<SocketAddr>,
-    stop: watch::Sender<bool>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) key_keepers: KeyKeepers,
     /// Held while a new configuration is taken.
     pub(crate) reloading: Mutex<()>,
-    leaving: tokio::sync::Mutex<bool>,
+    ending: Ending,
 }
 
 type Accepted = (StdStream, IpAddr, Instant);
 
 impl Server {
-    /// Starts a server: checks the configuration, listens, and starts its threads.
+    /// Starts a server: checks the configuration, listens, and starts its threads. [`Server::builder`] is for what is
+    /// set most often.
     ///
-    /// It serves until [`Server::shutdown`]; dropping every handle does not stop it.
+    /// It serves until [`Server::shutdown`], or until every handle is dropped.
     ///
     /// # Errors
     /// [`StartError`]; nothing listens then.
@@ -111,58 +151,40 @@ impl Server {
             n => n,
         };
         let (listener, address) = listen(config.listen, config.limits.send_buffer)?;
+        let mut listening = vec![Arc::downgrade(&listener)];
         // With the real port where the configuration said 0.
         config.listen = address;
         let admin = config
             .admin_listen
             .map(|at| listen(at, config.limits.send_buffer))
             .transpose()?;
+        listening.extend(admin.as_ref().map(|(listener, _)| Arc::downgrade(listener)));
         let (node, inbox) = Node::new(config, shards)?;
         let parts = Parts {
             answers: Store::new(&node.config.limits),
             door: Arc::new(Door::new(&node.config.limits)),
             node: node.clone(),
-            stop: watch::Sender::new(false),
+            stop: watch::Sender::new(Stop::No),
         };
-        let mut threads = Vec::new();
-        let (ready, handles) = std::sync::mpsc::sync_channel(shards);
-        let (senders, receivers): (Vec<_>, Vec<_>) =
-            (0..shards).map(|_| mpsc::channel(ACCEPT_QUEUE)).unzip();
-        let mut first = Some(First {
-            listener,
-            senders,
-            inbox,
-        });
-        for (index, sockets) in receivers.into_iter().enumerate() {
-            let (parts, ready, first) = (parts.clone(), ready.clone(), first.take());
-            threads.push(spawn(format!("fanfare-{index}"), move || {
-                parts.run_shard(index, sockets, first, &ready);
-            })?);
-        }
         let admin_address = admin.as_ref().map(|(_, address)| *address);
-        if let Some((listener, _)) = admin {
-            let parts = parts.clone();
-            threads.push(spawn("fanfare-admin".to_owned(), move || {
-                parts.run_admin(listener);
-            })?);
-        }
+        let admin = admin.map(|(listener, _)| listener);
+        let started = parts.start(shards, listener, admin, inbox);
+        let (threads, handle) = started.inspect_err(|_| {
+            // Those threads that did start hold the port.
+            parts.stop.send_replace(Stop::Now);
+        })?;
         tracing::info!(%address, shards, apps = node.apps.len(), connections = node.config.limits.connections, "serving");
         for line in node.config.summary() {
             tracing::info!("{line}");
         }
-        let handle = handles
-            .recv()
-            .map_err(|_| StartError::Thread(io::Error::other("a shard ended at once")))?;
         let inner = Inner {
             node,
             handle,
             address,
             admin_address,
-            stop: parts.stop,
-            threads: Mutex::new(threads),
             key_keepers: KeyKeepers::default(),
             reloading: Mutex::new(()),
-            leaving: tokio::sync::Mutex::new(false),
+            ending: Ending::new(parts.stop, listening, threads),
         };
         inner.key_keepers.tend(&inner.node, &inner.handle);
         Ok(Self {
@@ -186,41 +208,11 @@ impl Server {
         self.inner.node.hub.note_queues();
         self.inner.node.metrics.render()
     }
-
-    /// Leaves well: readiness fails, `drain_delay` passes, each client is sent away at its own moment of the window
-    /// with 4200, HTTP is served until the last has gone; then the threads end. Returns within `drain_timeout`, plus
-    /// a second for what is being answered.
-    ///
-    /// A second call waits for the first. Not cancel-safe: a dropped call leaves the server half-way out.
-    pub async fn shutdown(&self) {
-        let mut left = self.inner.leaving.lock().await;
-        if std::mem::replace(&mut *left, true) {
-            return;
-        }
-        let node = self.inner.node.clone();
-        // An error says that the shard's thread is gone already.
-        let leave = async move {
-            drain::drain(&node).await;
-            node.depart().await;
-        };
-        let _ = self.inner.handle.spawn(leave).await;
-        self.inner.stop.send_replace(true);
-        if let Some(cluster) = &self.inner.node.cluster {
-            cluster.bus.stop();
-        }
-        let threads = std::mem::take(&mut *self.inner.threads.lock());
-        let joined = tokio::task::spawn_blocking(move || {
-            threads.into_iter().all(|thread| thread.join().is_ok())
-        });
-        if !joined.await.unwrap_or(false) {
-            tracing::error!("a thread of the server panicked");
-        }
-    }
 }
 
 /// What only the first shard's thread does.
 struct First {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     senders: Vec<mpsc::Sender<Accepted>>,
     /// What comes from other nodes.
     inbox: Option<Inbox>,
@@ -232,10 +224,48 @@ struct Parts {
     node: Arc<Node>,
     answers: Arc<Store>,
     door: Arc<Door>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stop>,
 }
 
 impl Parts {
+    /// Starts the threads; answers them, and a handle to the runtime of a shard.
+    fn start(
+        &self,
+        shards: usize,
+        listener: Arc<TcpListener>,
+        admin: Option<Arc<TcpListener>>,
+        inbox: Option<Inbox>,
+    ) -> Result<(Vec<JoinHandle<()>>, Handle), StartError> {
+        let mut threads = Vec::new();
+        let (ready, handles) = std::sync::mpsc::sync_channel(shards);
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..shards).map(|_| mpsc::channel(ACCEPT_QUEUE)).unzip();
+        let mut first = Some(First {
+            listener,
+            senders,
+            inbox,
+        });
+        for (index, sockets) in receivers.into_iter().enumerate() {
+            let (parts, ready, first) = (self.clone(), ready.clone(), first.take());
+            threads.push(spawn(format!("fanfare-{index}"), move || {
+                parts.run_shard(index, sockets, first, &ready);
+            })?);
+        }
+        if let Some(listener) = admin {
+            let parts = self.clone();
+            threads.push(spawn("fanfare-admin".to_owned(), move || {
+                parts.run_admin(listener);
+            })?);
+        }
+
+        // Ends with the last thread if none can start a runtime.
+        drop(ready);
+        let handle = handles
+            .recv()
+            .map_err(|_| StartError::Thread(io::Error::other("a shard ended at once")))?;
+        Ok((threads, handle))
+    }
+
     fn edge(&self, event_loop: Option<Rc<EventLoop>>) -> Rc<Edge> {
         Rc::new(Edge {
             node: self.node.clone(),
@@ -289,7 +319,7 @@ impl Parts {
         });
     }
 
-    fn run_admin(self, listener: TcpListener) {
+    fn run_admin(self, listener: Arc<TcpListener>) {
         block_on(async move {
             let edge = self.edge(None);
             let watch = self.watch();
@@ -299,7 +329,7 @@ impl Parts {
         });
     }
 
-    /// Serves what is accepted, until nothing is any more and the last request is answered.
+    /// Serves what is accepted, until nothing is any more and the last request is answered; or until all is to end now.
     async fn serve_all(
         &self,
         edge: &Rc<Edge>,
@@ -307,8 +337,10 @@ impl Parts {
         sockets: &mut mpsc::Receiver<Accepted>,
     ) {
         let mut serving = tokio::task::JoinSet::new();
+        let mut stop = self.stop.subscribe();
         loop {
             tokio::select! {
+                _ = stop.wait_for(|stop| *stop == Stop::Now) => return,
                 accepted = sockets.recv() => match accepted {
                     Some(accepted) => {
                         serving.spawn_local(self.clone().serve(edge.clone(), watch.clone(), accepted));
@@ -318,15 +350,18 @@ impl Parts {
                 Some(_) = serving.join_next() => {}
             }
         }
-        finish(serving).await;
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop == Stop::Now) => {}
+            () = finish(serving) => {}
+        }
     }
 
     /// Accepts until the server stops, and hands the sockets round. Those that the kernel has let in by then are served
     /// too: closed unread, they would look to a load balancer as if their requests might have been delivered.
-    async fn accept(self, listener: TcpListener, senders: Vec<mpsc::Sender<Accepted>>) {
+    async fn accept(self, listener: Arc<TcpListener>, senders: Vec<mpsc::Sender<Accepted>>) {
         #[expect(
             deprecated,
-            reason = "what replaces it is `unsafe`; a `TcpListener` keeps to what that asks"
+            reason = "what replaces it is `unsafe`; an `Arc` of a `TcpListener` keeps to what that asks"
         )]
         let listener = match AsyncFd::with_interest(listener, Interest::READABLE) {
             Ok(listener) => listener,
@@ -336,8 +371,10 @@ impl Parts {
         let mut next = 0;
         loop {
             let accepted = tokio::select! {
-                accepted = listener.async_io(Interest::READABLE, accept_one) => accepted,
-                _ = stop.wait_for(|stop| *stop) => break,
+                biased;
+                // First: a socket that was shut accepts no more, which is no error then.
+                _ = stop.wait_for(|stop| *stop != Stop::No) => break,
+                accepted = listener.async_io(Interest::READABLE, |socket| accept_one(socket)) => accepted,
             };
             match accepted {
                 Ok(accepted) => {
@@ -352,6 +389,9 @@ impl Parts {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
+        }
+        if *stop.borrow() == Stop::Now {
+            return;
         }
         for sender in senders.iter().cycle().take(ACCEPT_QUEUE) {
             // What tokio knows of the listener is a moment old.
@@ -395,7 +435,7 @@ impl Parts {
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = life.over() => return tracing::debug!(%ip, "HTTP connection took too long"),
-            _ = stop.wait_for(|stop| *stop) => {
+            _ = stop.wait_for(|stop| *stop != Stop::No) => {
                 // The first request of a connection just accepted may be on its way.
                 let first = if asked.get() { Duration::ZERO } else { FIRST_REQUEST };
                 if let Ok(ended) = tokio::time::timeout(first, connection.as_mut()).await {
@@ -461,8 +501,8 @@ fn shards_for(cores: usize) -> usize {
 fn listen(
     address: SocketAddr,
     send_buffer: usize,
-) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listen = || -> io::Result<(TcpListener, SocketAddr)> {
+) -> Result<(Arc<TcpListener>, SocketAddr), StartError> {
+    let listen = || -> io::Result<(Arc<TcpListener>, SocketAddr)> {
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(address),
             socket2::Type::STREAM,
@@ -476,7 +516,7 @@ fn listen(
         socket.listen(4096)?;
         let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
-        Ok((listener, address))
+        Ok((Arc::new(listener), address))
     };
     listen().map_err(|error| StartError::Listen { address, error })
 }

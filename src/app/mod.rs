@@ -13,6 +13,7 @@ pub(crate) use self::{
 };
 use crate::{
     auth::{self, RightsError, TokenKeyError},
+    broker::RedisSetupError,
     config::{AppConfig, Config, Secret, SlowConsumer},
     history::Keep,
     hub::{AppContext, Bulletin, Presence, Register},
@@ -43,9 +44,9 @@ pub(crate) struct App {
 /// Why an app, or the way to other nodes, cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The bus cannot be started as it is configured.
-    #[error("{0}")]
-    Bus(String),
+    /// The way to other nodes cannot be set up as it is configured.
+    #[error(transparent)]
+    Redis(#[from] RedisSetupError),
     /// A token key cannot be used.
     #[error("app \"{app}\": {error}")]
     TokenKey {

@@ -41,6 +41,7 @@ use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Value};
 use tokio::sync::Notify;
 
+pub use self::setup::RedisSetupError;
 use self::{
     board::Board,
     line::{Answer, Line},
@@ -52,7 +53,6 @@ pub(crate) use self::{
     inbox::{Inbox, Incoming},
     interest::Interest,
     name::Topic,
-    setup::StartError,
 };
 use crate::{
     config::{RedisConfig, RedisKind},
@@ -185,7 +185,7 @@ impl Bus {
         node: NodeId,
         limits: &Limits,
         metrics: Arc<Metrics>,
-    ) -> Result<(Arc<Self>, Inbox), StartError> {
+    ) -> Result<(Arc<Self>, Inbox), RedisSetupError> {
         let setup = Setup::new(config, namespace, node)?;
         let names = Arc::new(Names::new(
             namespace,
@@ -383,6 +383,11 @@ impl Bus {
         self.cx.stopped.notify_one();
         // The sender is dropped at the end; nothing is sent.
         let _ = self.ended.lock().recv_timeout(Duration::from_secs(1));
+    }
+
+    /// The same without waiting for it.
+    pub(crate) fn give_up(&self) {
+        self.cx.stopped.notify_one();
     }
 }
 

@@ -25,16 +25,18 @@ use crate::{
     limits,
 };
 
-/// The bus cannot be set up.
+/// Why the way to Redis cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
+pub enum RedisSetupError {
     /// There is no address.
     #[error("there is no address of Redis; give --redis or FANFARE_REDIS")]
     NoServer,
     /// A file of certificates or of a key is none.
     #[error("{}: {reason}", file.display())]
     Pem {
+        /// The file.
         file: std::path::PathBuf,
+        /// What is wrong with it.
         reason: String,
     },
     /// Nothing says which certificates to trust.
@@ -76,10 +78,10 @@ impl Setup {
         config: &RedisConfig,
         namespace: &str,
         node: NodeId,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, RedisSetupError> {
         let url = &config.url;
         if url.servers.is_empty() {
-            return Err(StartError::NoServer);
+            return Err(RedisSetupError::NoServer);
         }
         let tls = url.tls.then(|| tls(config)).transpose()?;
         let certificates = url.tls.then(|| TlsCertificates {
@@ -170,11 +172,11 @@ impl Setup {
     }
 }
 
-fn tls(config: &RedisConfig) -> Result<TlsConnector, StartError> {
+fn tls(config: &RedisConfig) -> Result<TlsConnector, RedisSetupError> {
     let provider = Arc::new(ring::default_provider());
     // The pool's connections take that of the process, and end it where there is none.
     let _ = ring::default_provider().install_default();
-    let broken = |error: tokio_rustls::rustls::Error| StartError::Tls(error.to_string());
+    let broken = |error: tokio_rustls::rustls::Error| RedisSetupError::Tls(error.to_string());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(broken)?
@@ -193,7 +195,7 @@ fn tls(config: &RedisConfig) -> Result<TlsConnector, StartError> {
     Ok(TlsConnector::from(Arc::new(client)))
 }
 
-fn roots(ca: Option<&PemFile>) -> Result<RootCertStore, StartError> {
+fn roots(ca: Option<&PemFile>) -> Result<RootCertStore, RedisSetupError> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = ca {
         for certificate in certificates(ca)? {
@@ -208,12 +210,12 @@ fn roots(ca: Option<&PemFile>) -> Result<RootCertStore, StartError> {
             .errors
             .first()
             .map_or_else(|| "there are none".to_owned(), ToString::to_string);
-        return Err(StartError::NoRoots(why));
+        return Err(RedisSetupError::NoRoots(why));
     }
     Ok(roots)
 }
 
-fn certificates(file: &PemFile) -> Result<Vec<CertificateDer<'static>>, StartError> {
+fn certificates(file: &PemFile) -> Result<Vec<CertificateDer<'static>>, RedisSetupError> {
     let all = CertificateDer::pem_slice_iter(&file.pem).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|error| pem(file, &error))?;
     if all.is_empty() {
@@ -222,8 +224,8 @@ fn certificates(file: &PemFile) -> Result<Vec<CertificateDer<'static>>, StartErr
     Ok(all)
 }
 
-fn pem(file: &PemFile, reason: &impl ToString) -> StartError {
-    StartError::Pem {
+fn pem(file: &PemFile, reason: &impl ToString) -> RedisSetupError {
+    RedisSetupError::Pem {
         file: file.path.clone(),
         reason: reason.to_string(),
     }

@@ -53,6 +53,11 @@ impl Connection {
         self.attributes.connection.id
     }
 
+    /// The claim `name` of its token; null if there is none.
+    pub fn claim(&self, name: &str) -> &Value {
+        self.attributes.auth.get(name)
+    }
+
     /// The authenticated user, if any.
     pub fn user(&self) -> Option<&str> {
         self.attributes.user.as_str()

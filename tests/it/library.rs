@@ -2,15 +2,18 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        mpsc,
     },
+    task::Poll,
     time::Duration,
 };
 
 use crate::support::*;
 use fanfare::{
-    EmitError, NodeError, Server, StartError, Target, To, config::ChannelRule, predicate::Value,
+    ChannelRule, Config, EmitError, NodeError, Server, SignTokenError, StartError, Target, To,
+    Value, block_on,
 };
 use serde_json::{Value as Json, json};
 
@@ -359,5 +362,203 @@ fn who_comes_while_the_node_scans_as_much_as_it_may_is_told_to_come_back_and_not
         events.iter().all(|one| *one == events[0]),
         "{:?}",
         events[0]
+    );
+}
+
+#[test]
+fn the_default_configuration_serves_one_app() {
+    let config = Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        ..Config::default()
+    };
+    let server = TestServer(Server::start(config).unwrap());
+    let mut client = server.connect("");
+    assert_eq!(run(server.0.broadcast("e", 1)).unwrap().queued, 1);
+    assert_eq!(client.json()["event"], "e");
+}
+
+#[test]
+fn a_configuration_without_an_app_is_refused() {
+    let config = Config {
+        apps: std::collections::BTreeMap::new(),
+        ..config()
+    };
+    let error = Server::start(config).unwrap_err();
+    assert!(matches!(error, StartError::Config(_)), "{error}");
+    assert!(error.to_string().contains("apps is empty"), "{error}");
+}
+
+#[test]
+fn a_server_is_built_in_a_few_words() {
+    let server = Server::builder()
+        .listen("127.0.0.1:0")
+        .shards(1)
+        .api_key(KEY)
+        .token_secret(SECRET)
+        .index("auth.team")
+        .channel_history("room-*", 10)
+        .limits(|limits| limits.auth = Duration::from_millis(50))
+        .configure(|config| config.drain_delay = Some(Duration::ZERO))
+        .start()
+        .unwrap();
+    let server = TestServer(server);
+    assert_eq!(server.open("").closed(), 4001, "a secret is set");
+    let signed = server
+        .0
+        .sign_token("ann", json!({"team": "red"}))
+        .can(json!({"join": ["room-*"]}))
+        .ttl(Duration::from_mins(5))
+        .sign()
+        .unwrap();
+    let mut ann = server.connect(&format!("token={}", signed.token));
+    ann.join("room-1");
+    let receipt = run(server.0.emit("e", 1, r#"auth.team == "red""#)).unwrap();
+    assert_eq!(receipt.queued, 1);
+    assert_eq!(run(server.0.send("room-1", "e", 1)).unwrap().stored, 1);
+    assert_eq!(server.get_as(KEY, "/v1/channels").status, 200);
+    assert_eq!(server.get("/v1/channels").status, 401);
+}
+
+#[test]
+fn a_token_that_cannot_be_signed_says_why() {
+    let server = server();
+    let sign = |claims: Json| server.0.sign_token("ann", claims).sign();
+    assert!(sign(json!({})).is_ok(), "with the secret of development");
+    assert!(matches!(
+        sign(json!([])).unwrap_err(),
+        SignTokenError::Sign(_)
+    ));
+    assert!(matches!(
+        sign(json!({"sub": "bob"})).unwrap_err(),
+        SignTokenError::Sign(_)
+    ));
+    let none = server_with(|config| {
+        config.apps.values_mut().next().unwrap().client_auth = Some(fanfare::ClientAuth::Off);
+    });
+    let refused = none.0.sign_token("ann", json!({})).sign().unwrap_err();
+    assert!(matches!(refused, SignTokenError::NoSecret), "{refused}");
+}
+
+/// Whether a server holds `address`.
+fn is_listening(address: std::net::SocketAddr) -> bool {
+    std::net::TcpListener::bind(address).is_err()
+}
+
+#[test]
+fn the_last_handle_that_is_dropped_ends_the_server_and_frees_its_port() {
+    let config = Config {
+        admin_listen: Some(([127, 0, 0, 1], 0).into()),
+        ..config()
+    };
+    let server = Server::start(config).unwrap();
+    let (address, admin) = (server.address(), server.admin_address().unwrap());
+    let mut client = Client::open(address, "/v1/connect", &[]).unwrap();
+    assert_eq!(client.json()["op"], "welcome");
+    let second = server.for_app("default").unwrap();
+    drop(server);
+    assert!(is_listening(address), "a handle is left");
+    assert_eq!(run(second.broadcast("e", 1)).unwrap().queued, 1);
+    assert_eq!(client.json()["event"], "e");
+
+    drop(second);
+    for address in [address, admin] {
+        assert!(
+            !is_listening(address),
+            "the port is free when the handle is gone"
+        );
+    }
+    assert_eq!(client.next(), Received::End, "there is no goodbye");
+}
+
+#[test]
+fn a_server_ends_with_its_last_handle_inside_a_runtime_too() {
+    let address = run(async {
+        let server = Server::start(config()).unwrap();
+        let address = server.address();
+        let receipt = server.broadcast("e", 1).await.unwrap();
+        assert_eq!(receipt.matched, 0);
+        let began = std::time::Instant::now();
+        drop(server);
+        assert!(
+            began.elapsed() < Duration::from_millis(100),
+            "it does not wait"
+        );
+        address
+    });
+    assert!(!is_listening(address));
+}
+
+#[test]
+fn a_server_ends_on_a_thread_of_its_own_too() {
+    let server = Server::start(config()).unwrap();
+    let address = server.address();
+    let mut client = Client::open(address, "/v1/connect", &[]).unwrap();
+    assert_eq!(client.json()["op"], "welcome");
+    let last = server.clone();
+    let (running, is_running) = mpsc::sync_channel(1);
+    let (go_on, wait) = mpsc::sync_channel::<()>(0);
+    let (running, wait) = (Mutex::new(running), Mutex::new(wait));
+    let mut call = Box::pin(server.emit_where("e", 1, move |_| {
+        running.lock().unwrap().send(()).unwrap();
+        let _ = wait.lock().unwrap().recv();
+        last.address() == address
+    }));
+    run(std::future::poll_fn(|cx| {
+        assert!(call.as_mut().poll(cx).is_pending());
+        Poll::Ready(())
+    }));
+    is_running.recv().unwrap();
+
+    // The closure, which the server itself runs, has the last handle.
+    drop(call);
+    drop(server);
+    assert!(is_listening(address));
+    drop(go_on);
+    client.closed();
+    eventually("the port is free", || !is_listening(address));
+}
+
+#[test]
+fn a_shutdown_that_nobody_waits_for_goes_on_and_the_last_handle_cuts_it_short() {
+    let server = Server::start(Config {
+        drain_delay: Some(Duration::from_mins(10)),
+        drain_timeout: Duration::from_mins(20),
+        ..config()
+    })
+    .unwrap();
+    let address = server.address();
+    let mut client = Client::open(address, "/v1/connect", &[]).unwrap();
+    assert_eq!(client.json()["op"], "welcome");
+    run(async {
+        let leaving = tokio::time::timeout(Duration::from_millis(20), server.shutdown());
+        assert!(leaving.await.is_err(), "it waits for the delay");
+    });
+    eventually("it goes on leaving", || {
+        request(address, "GET", "/readyz", &[], None).status == 503
+    });
+    drop(server);
+    assert_eq!(client.closed(), 1006);
+    assert!(!is_listening(address));
+}
+
+#[test]
+fn without_a_runtime_calls_are_waited_for_by_the_thread() {
+    let server = Server::start(config()).unwrap();
+    let mut client = Client::open(server.address(), "/v1/connect", &[]).unwrap();
+    assert_eq!(client.json()["op"], "welcome");
+    assert_eq!(block_on(server.broadcast("e", 1)).unwrap().queued, 1);
+    assert_eq!(client.json()["event"], "e");
+    let (first, second) = (server.clone(), server.clone());
+    let both = [first, second].map(|one| std::thread::spawn(move || block_on(one.shutdown())));
+    for one in both {
+        one.join().unwrap();
+    }
+    assert!(matches!(
+        block_on(server.broadcast("e", 1)).unwrap_err(),
+        EmitError::Stopped
+    ));
+    assert!(
+        !is_listening(server.address()),
+        "before the last handle is dropped"
     );
 }

@@ -17,6 +17,7 @@ mod dependencies;
 mod deploy;
 mod drain;
 mod drops;
+mod embed;
 mod emit;
 mod examples;
 mod features;

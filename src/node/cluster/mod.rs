@@ -104,7 +104,7 @@ impl Cluster {
     /// Starts the bus, if one is configured. Does not wait for it.
     ///
     /// # Errors
-    /// [`SetupError::Bus`].
+    /// [`SetupError::Redis`].
     pub(in super::super) fn join(
         config: &Config,
         node: NodeId,
@@ -122,8 +122,7 @@ impl Cluster {
             node,
             &config.limits,
             metrics.clone(),
-        )
-        .map_err(|error| SetupError::Bus(error.to_string()))?;
+        )?;
         let apps = apps.iter().map(|app| (app.name.clone(), app.id)).collect();
         Ok(Some((Self::new(bus, apps), inbox)))
     }
