@@ -10,7 +10,7 @@ const DIGITS: usize = 12;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-env-changed=FANFARE_COMMIT");
+    println!("cargo::rerun-if-env-changed=BUILD_COMMIT");
     let version = env_text("CARGO_PKG_VERSION");
 
     // Debug builds do not name it, so that a commit does not make cargo build the crate again.
@@ -20,12 +20,12 @@ fn main() {
         given().or_else(|| Git::find(Path::new(&env_text("CARGO_MANIFEST_DIR")))?.commit())
     };
     let version = about.map_or(version.clone(), |about| format!("{version} ({about})"));
-    println!("cargo::rustc-env=FANFARE_VERSION={version}");
+    println!("cargo::rustc-env=BUILD_VERSION={version}");
 }
 
 /// The commit that the caller names, where the sources have no `.git`, such as in an archive or a container.
 fn given() -> Option<String> {
-    let commit = env_text("FANFARE_COMMIT");
+    let commit = env_text("BUILD_COMMIT");
     (!commit.is_empty()).then(|| commit.chars().take(DIGITS).collect())
 }
 

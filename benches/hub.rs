@@ -1,8 +1,8 @@
 //! An emit without sockets: finding who is meant, and placing.
 
-use std::hint::black_box;
+use std::{env, fs, hint::black_box, process::Command};
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group};
 use fanfare::{
     bench::SocketlessHub,
     protocol::{
@@ -10,10 +10,12 @@ use fanfare::{
         frame::Frame,
     },
 };
-use tikv_jemalloc_ctl::{epoch, stats};
 
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Names the case whose memory a process of its own is to measure.
+const MEASURE: &str = "FANFARE_BENCH_MEMORY";
 
 /// One in a hundred connections has any one tenant.
 fn hub(connections: usize, index: &[&str]) -> SocketlessHub {
@@ -177,44 +179,82 @@ fn replay(c: &mut Criterion) {
     let mut group = c.benchmark_group("replay");
     group.throughput(Throughput::Elements(1000));
     group.bench_function("1000_stored_events", |b| {
-        b.iter(|| assert_eq!(hub.replay(at, "ann"), 1000));
+        b.iter(|| assert_eq!(hub.replay(at, "ann"), 1000))
     });
     group.finish();
 }
 
-/// No times: what a membership and what a connection take, as the allocator counts it.
+/// Bytes of this process's own memory that are in use by the system's count.
+fn anonymous() -> f64 {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").expect("the kernel counts memory");
+    let line = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Anonymous:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    kib.and_then(|kib| kib.parse::<f64>().ok())
+        .expect("a number of KiB")
+        * 1024.0
+}
+
+/// No times: what a membership and what a connection take. Each is measured in a process of its own, since an allocator
+/// keeps some of what was freed before.
 fn memory(_: &mut Criterion) {
-    let allocated = || {
-        epoch::advance().expect("the allocator counts");
-        stats::allocated::read().expect("the allocator counts") as f64
-    };
-    for size in [10, 1000] {
-        let hub = SocketlessHub::new(&[]);
-        let at: Vec<_> = (0..20_000)
-            .map(|n| hub.connect(&format!("user-{n}"), "{}"))
-            .collect();
-        let before = allocated();
-        for round in 0..10 {
-            for (n, at) in at.iter().enumerate() {
-                assert!(hub.join(*at, &format!("room-{round}-{}", n / size)));
-            }
-        }
-        let grown = (allocated() - before) / (at.len() * 10) as f64;
-        println!("memory per membership, channels of {size}: {grown:.0} B");
-    }
-    for (name, index) in [
-        ("no index", &[][..]),
-        ("an index on a claim", &["auth.tenant"]),
+    for case in [
+        "members 10",
+        "members 1000",
+        "connections",
+        "connections indexed",
     ] {
-        let before = allocated();
-        let hub = hub(1_000_000, index);
-        let grown = (allocated() - before) / 1e6;
-        println!("memory per connection among 1,000,000, three claims, {name}: {grown:.0} B");
-        drop(hub);
+        let own = env::current_exe().expect("this program's path");
+        let done = Command::new(own).env(MEASURE, case).status();
+        assert!(done.is_ok_and(|status| status.success()), "{case}");
+    }
+}
+
+fn measure(case: &str) {
+    match case.split_once(' ') {
+        Some(("members", size)) => {
+            let size: usize = size.parse().expect("a number");
+            let hub = SocketlessHub::new(&[]);
+            let at: Vec<_> = (0..20_000)
+                .map(|n| hub.connect(&format!("user-{n}"), "{}"))
+                .collect();
+            let before = anonymous();
+            for round in 0..10 {
+                for (n, at) in at.iter().enumerate() {
+                    assert!(hub.join(*at, &format!("room-{round}-{}", n / size)));
+                }
+            }
+            let grown = (anonymous() - before) / (at.len() * 10) as f64;
+            println!("memory per membership, channels of {size}: {grown:.0} B");
+        }
+        indexed => {
+            let index: &[&str] = if indexed.is_some() {
+                &["auth.tenant"]
+            } else {
+                &[]
+            };
+            let before = anonymous();
+            let hub = hub(1_000_000, index);
+            let grown = (anonymous() - before) / 1e6;
+            println!(
+                "memory per connection among 1,000,000, three claims, indexes {index:?}: {grown:.0} B"
+            );
+            drop(hub);
+        }
     }
 }
 
 criterion_group!(
     benches, find, arrival, target, broadcast, channel, membership, replay, memory
 );
-criterion_main!(benches);
+
+fn main() {
+    match env::var_os(MEASURE) {
+        Some(case) => measure(&case.to_string_lossy()),
+        None => {
+            benches();
+            Criterion::default().configure_from_args().final_summary();
+        }
+    }
+}

@@ -45,11 +45,17 @@ build() {
         ${CARGO:-cargo} zigbuild --profile dist --locked --package fanfare --bin fanfare --target "$triple.$glibc"
 }
 
+# Rust's own objcopy knows every architecture; it finds its libraries only from here.
+objcopy() {
+    sysroot=$(rustc --print sysroot)
+    LD_LIBRARY_PATH=$sysroot/lib "$sysroot/lib/rustlib/$(uname -m)-unknown-linux-gnu/bin/rust-objcopy" "$@"
+}
+
 # The line tables go to a file of their own, which the program names.
 split() {
-    objcopy=$(rustc --print sysroot)/lib/rustlib/$(uname -m)-unknown-linux-gnu/bin/rust-objcopy
-    "$objcopy" --only-keep-debug "$target/$triple/dist/fanfare" "$dist/work/fanfare.debug"
-    (cd "$dist/work" && "$objcopy" --strip-all --add-gnu-debuglink=fanfare.debug "$built" fanfare)
+    objcopy --only-keep-debug "$built" "$dist/work/fanfare.debug"
+    # The link holds a name without a folder, and a checksum of the file.
+    (cd "$dist/work" && objcopy --strip-all --add-gnu-debuglink=fanfare.debug "$built" fanfare)
     chmod 755 "$dist/work/fanfare"
     chmod 644 "$dist/work/fanfare.debug"
 }

@@ -80,7 +80,7 @@ serves() {
 names_its_commit() {
     said=$(in_debian "$1" --version)
     echo "$said"
-    commit=${FANFARE_COMMIT:-$(git rev-parse HEAD 2>/dev/null || true)}
+    commit=${BUILD_COMMIT:-$(git rev-parse HEAD 2>/dev/null || true)}
     case $said in "fanfare $version"*"$(printf %.12s "$commit")"*) ;; *) fail "$1 --version says $said, not $version ($commit)" ;; esac
 }
 
@@ -118,7 +118,7 @@ echo "$needs, $(stat -c %s "$program") bytes"
 [ "$(printf '%s\n' "$needs" GLIBC_2.17 | sort -V | tail -n 1)" = GLIBC_2.17 ] || fail "the program needs $needs, newer than 2.17"
 readelf --string-dump=.gnu_debuglink "$program" | grep -q fanfare.debug || fail "the program does not name its debug file"
 tar -xzf "$dist/fanfare-$version-$arch-linux-debug.tar.gz" -C "$work"
-readelf --sections "$work/fanfare-$version-$arch-linux-debug/fanfare.debug" | grep -q debug_line || fail "there are no line tables"
+readelf --sections "$work/fanfare-$version-$arch-linux-debug/fanfare.debug" 2>/dev/null | grep -q debug_line || fail "there are no line tables"
 
 say "The Debian package, by docs/install.md"
 block package >"$root/root/package.sh"
@@ -128,8 +128,9 @@ names_its_commit /usr/bin/fanfare
 in_debian fanfare check --config /etc/fanfare/fanfare.toml
 [ "$(stat -c %a "$root/etc/fanfare/environment")" = 600 ] || fail "everyone may read the secrets"
 if command -v systemd-analyze >/dev/null; then
-    # It looks for the program where the service names it, in the folder.
-    systemd-analyze verify --root "$root" /lib/systemd/system/fanfare.service
+    # It looks for the program where the service names it.
+    sed "s|/usr/bin/fanfare|$root/usr/bin/fanfare|" "$root/lib/systemd/system/fanfare.service" >"$work/fanfare.service"
+    systemd-analyze --man=no verify "$work/fanfare.service"
 fi
 serves "$work/in_debian" FANFARE_LISTEN="127.0.0.1:$port" fanfare serve --config /etc/fanfare/fanfare.toml
 

@@ -39,7 +39,7 @@ use self::{failure::Failure, variables::Variables};
 #[derive(Debug, Parser)]
 #[command(
     name = "fanfare",
-    version = env!("FANFARE_VERSION"),
+    version = env!("BUILD_VERSION"),
     arg_required_else_help = true,
     max_term_width = 110
 )]

@@ -23,7 +23,7 @@ fn json(text: &str) -> Value {
 fn usage_is_explained() {
     assert_eq!(run(&[]).code, 2);
     let version = run(&["--version"]).expect(0);
-    assert_eq!(version, format!("fanfare {}\n", env!("FANFARE_VERSION")));
+    assert_eq!(version, format!("fanfare {}\n", env!("BUILD_VERSION")));
     // With what it was built from behind the version, if that is known.
     let numbers = concat!("fanfare ", env!("CARGO_PKG_VERSION"));
     assert!(

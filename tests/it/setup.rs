@@ -1,91 +1,57 @@
 //! What `make` says on a machine without Rust, or with one that is too old: never by installing Debian's.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
-/// A folder of programs, as the only place where the shell finds any but its own; deleted when dropped.
-struct Programs(PathBuf);
+/// A folder with a `cargo` that prints `FAKE_SAYS` and ends with `FAKE_CODE`.
+const FAKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/fake-cargo");
 
-impl Drop for Programs {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// What `.ci/rust` says of `cargo`, and whether it is content.
+fn checked(cargo: &str, home: &Path, says: &str, code: i32) -> (bool, String) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/rust");
+    let done = Command::new(script)
+        .arg(cargo)
+        .env_clear()
+        .env("PATH", format!("{FAKE}:/usr/bin:/bin"))
+        .env("HOME", home)
+        .env("FAKE_SAYS", says)
+        .env("FAKE_CODE", code.to_string())
+        .output()
+        .unwrap();
+    assert!(done.stdout.is_empty());
+    (
+        done.status.success(),
+        String::from_utf8(done.stderr).unwrap(),
+    )
 }
 
-impl Programs {
-    /// With a `cargo` that prints `says` and ends with `code`, if there is to be one.
-    fn new(cargo: Option<(&str, i32)>) -> Self {
-        let folder = std::env::temp_dir().join(format!("fanfare-setup-{}", uuid::Uuid::new_v4()));
-        fs::create_dir_all(folder.join(".cargo/bin")).unwrap();
-        if let Some((says, code)) = cargo {
-            program(
-                &folder.join("cargo"),
-                &format!("echo '{says}'; exit {code}"),
-            );
-        }
-        Self(folder)
-    }
-
-    /// What `.ci/rust` says of it, and whether it is content.
-    fn checked(&self) -> (bool, String) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/rust");
-        let done = Command::new(script)
-            .env_clear()
-            .env("PATH", format!("{}:/usr/bin:/bin", self.0.display()))
-            .env("HOME", &self.0)
-            .arg(if self.0.join("cargo").exists() {
-                "cargo"
-            } else {
-                "cargo-of-no-one"
-            })
-            .output()
-            .unwrap();
-        assert!(done.stdout.is_empty());
-        (
-            done.status.success(),
-            String::from_utf8(done.stderr).unwrap(),
-        )
-    }
-}
-
-fn program(path: &Path, script: &str) {
-    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+fn nowhere() -> &'static Path {
+    Path::new("/nonexistent")
 }
 
 #[test]
 fn a_rust_that_is_new_enough_is_taken() {
     for version in ["1.95.0", "1.95.1", "1.100.0", "2.0.0", "1.96.0-nightly"] {
-        let programs = Programs::new(Some((
-            &format!("cargo {version} (f2d3ce0bd 2026-03-21)"),
-            0,
-        )));
-        assert_eq!(programs.checked(), (true, String::new()), "{version}");
+        let says = format!("cargo {version} (f2d3ce0bd 2026-03-21)");
+        let found = checked("cargo", nowhere(), &says, 0);
+        assert_eq!(found, (true, String::new()), "{version}");
     }
 }
 
 #[test]
 fn an_old_rust_is_refused_with_the_way_to_a_new_one() {
     for version in ["1.65.0", "1.94.1", "0.66.0"] {
-        let programs = Programs::new(Some((&format!("cargo {version}"), 0)));
-        let (content, says) = programs.checked();
+        let (content, says) = checked("cargo", nowhere(), &format!("cargo {version}"), 0);
         assert!(!content, "{version}");
-        let found = format!(
-            "Fanfare needs Rust 1.95 or later, and {}/cargo is version {version}.",
-            programs.0.display()
-        );
+        let found =
+            format!("Fanfare needs Rust 1.95 or later, and {FAKE}/cargo is version {version}.");
         assert!(says.contains(&found) && says.contains("rustup"), "{says}");
     }
 }
 
 #[test]
-fn a_missing_rust_is_said_with_the_way_to_it() {
-    let programs = Programs::new(None);
-    let (content, says) = programs.checked();
+fn a_missing_rust_is_reported_with_the_way_to_it() {
+    let missing = "cargo-of-no-one";
+    let (content, says) = checked(missing, nowhere(), "", 0);
     assert!(!content);
     assert!(
         says.contains("Fanfare needs Rust 1.95 or later") && says.contains("rustup"),
@@ -93,8 +59,11 @@ fn a_missing_rust_is_said_with_the_way_to_it() {
     );
 
     // Rustup is installed, and the shell was started before it was.
-    program(&programs.0.join(".cargo/bin/cargo"), "exit 0");
-    let (content, says) = programs.checked();
+    let home = std::env::temp_dir().join(format!("fanfare-setup-{}", uuid::Uuid::new_v4()));
+    fs::create_dir_all(home.join(".cargo/bin")).unwrap();
+    symlink(Path::new(FAKE).join("cargo"), home.join(".cargo/bin/cargo")).unwrap();
+    let (content, says) = checked(missing, &home, "", 0);
+    fs::remove_dir_all(&home).unwrap();
     assert!(
         !content && says.contains(". \"$HOME/.cargo/env\""),
         "{says}"
@@ -102,8 +71,8 @@ fn a_missing_rust_is_said_with_the_way_to_it() {
 }
 
 #[test]
-fn a_toolchain_that_rustup_cannot_provide_is_said() {
-    let (content, says) = Programs::new(Some(("", 1))).checked();
+fn a_toolchain_that_rustup_cannot_provide_is_reported() {
+    let (content, says) = checked("cargo", nowhere(), "", 1);
     assert!(!content && says.contains("rust-toolchain.toml"), "{says}");
 }
 
