@@ -620,7 +620,7 @@ fn a_second_server_on_the_same_port_does_not_start_and_names_it() {
     );
     let port = scene.server.address().port().to_string();
     assert!(
-        error.to_string().contains(&port) && error.to_string().contains("--listen"),
+        error.to_string().contains(&port) && error.to_string().contains("in use"),
         "{error}"
     );
     scene.goes_on("a second server");
