@@ -165,7 +165,7 @@ fn a_summary_can_be_made_again(made: &Path, page: &str) {
         .output()
         .expect("it runs");
     assert!(
-        said(&headline).contains("| load | connections | Fanfare | bare loop |"),
+        said(&headline).contains("| load | connections | Fanfare | Fanfare over uWebSockets |"),
         "{}",
         said(&headline)
     );
