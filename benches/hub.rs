@@ -179,7 +179,7 @@ fn replay(c: &mut Criterion) {
     let mut group = c.benchmark_group("replay");
     group.throughput(Throughput::Elements(1000));
     group.bench_function("1000_stored_events", |b| {
-        b.iter(|| assert_eq!(hub.replay(at, "ann"), 1000))
+        b.iter(|| assert_eq!(hub.replay(at, "ann"), 1000));
     });
     group.finish();
 }
@@ -250,11 +250,10 @@ criterion_group!(
 );
 
 fn main() {
-    match env::var_os(MEASURE) {
-        Some(case) => measure(&case.to_string_lossy()),
-        None => {
-            benches();
-            Criterion::default().configure_from_args().final_summary();
-        }
+    if let Some(case) = env::var_os(MEASURE) {
+        measure(&case.to_string_lossy());
+    } else {
+        benches();
+        Criterion::default().configure_from_args().final_summary();
     }
 }

@@ -1,6 +1,6 @@
 // A backend with two routes: pages fetch a token from /token, and /notify sends them an event. It needs no package.
 import { createServer } from "node:http";
-import { createHmac } from "node:crypto";
+import { createHmac, randomUUID } from "node:crypto";
 
 const fanfare = process.env.FANFARE_URL ?? "http://127.0.0.1:7070";
 const apiKey = process.env.FANFARE_API_KEY;
@@ -19,15 +19,25 @@ function token(user, claims) {
 }
 
 // One HTTP request reaches every client for which the filter is true.
+// The key makes a repeat harmless: it returns the first answer and sends nothing.
 async function emit(event, data, filter, params) {
-  const response = await fetch(`${fanfare}/v1/emit`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", Authorization: `Bearer ${apiKey}` },
-    body: JSON.stringify({ event, data, filter, params }),
-    signal: AbortSignal.timeout(5000),
-  });
-  if (!response.ok) throw new Error(`Fanfare answered ${response.status}: ${await response.text()}`);
-  return response.json();
+  const headers = {
+    "Content-Type": "application/json",
+    Authorization: `Bearer ${apiKey}`,
+    "Idempotency-Key": randomUUID(),
+  };
+  const body = JSON.stringify({ event, data, filter, params });
+
+  for (let attempt = 1; ; attempt += 1) {
+    const request = { method: "POST", headers, body, signal: AbortSignal.timeout(5000) };
+    const response = await fetch(`${fanfare}/v1/emit`, request).catch((error) => ({ error }));
+    if (response.ok) return response.json();
+
+    // Worth repeating: no answer at all, 500 and 503.
+    const mayRepeat = response.error || response.status >= 500;
+    if (attempt === 3 || !mayRepeat) throw response.error ?? new Error(await response.text());
+    await new Promise((done) => setTimeout(done, 500 * attempt));
+  }
 }
 
 createServer(async (request, response) => {
@@ -42,7 +52,9 @@ createServer(async (request, response) => {
     return response.end(token(user, { plan: "pro", can: { join: ["room-*"], send: ["room-*"], members: ["room-*"] } }));
   }
   if (request.url === "/notify" && request.method === "POST") {
-    const receipt = await emit("alert", { text: "Hello" }, "auth.plan == params.plan", { plan: "pro" });
+    const receipt = await emit("alert", { text: "Hello" }, "auth.plan == params.plan", { plan: "pro" })
+      .catch((error) => console.error("not sent:", error));
+    if (!receipt) return response.writeHead(502).end();
     return response.end(`${receipt.matched}\n`);
   }
   response.writeHead(404).end();

@@ -1,16 +1,22 @@
 // A connection that fetches its token, comes back after it was closed, and stops when coming back is useless.
-async function connect(url, fetchToken, onEvent) {
+// `onOpen` gets each new socket: join channels there, since a new connection is in none.
+async function connect(url, fetchToken, onEvent, onOpen = () => {}) {
   let wait = 500; // milliseconds, doubled up to 30 s
 
   for (;;) {
-    const token = await fetchToken().catch(() => undefined); // the backend may be away for a moment
+    // The backend may be away for a moment. `null` means that nobody is signed in.
+    const token = await fetchToken().catch((error) => console.warn("no token yet:", error));
+    if (token === null) return { reason: "signed out" };
     const closed = token === undefined ? {} : await new Promise((resolve) => {
       const socket = new WebSocket(`${url}/v1/connect?${new URLSearchParams({ token })}`);
       let pause; // how long the server asks to wait
       socket.onmessage = ({ data }) => {
         if (typeof data !== "string") return; // an event of bytes
         const message = JSON.parse(data);
-        if (message.op === "welcome") wait = 500;
+        if (message.op === "welcome") {
+          wait = 500;
+          onOpen(socket);
+        }
         if (message.op === "bye") pause = message.reconnect_in_ms;
         if (message.event) onEvent(message);
       };

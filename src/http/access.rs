@@ -132,8 +132,14 @@ pub(crate) fn development(
         .iter()
         .find(|origin| !origin.to_str().is_ok_and(is_loopback_origin));
     if let Some(origin) = foreign {
+        // Browsers say "null" for what has no address of its own.
+        let why = if origin == "null" {
+            " (the page was opened as a file or in a sandboxed frame: serve it on localhost)"
+        } else {
+            ""
+        };
         let what = format!(
-            "the Origin {} is not localhost, 127.0.0.1 or [::1]",
+            "the Origin {} is not localhost, 127.0.0.1 or [::1]{why}",
             shown(origin)
         );
         return refuse(Refusal::Origin, &what);

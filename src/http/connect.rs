@@ -291,8 +291,8 @@ fn admit(edge: &Edge, request: &Request<Incoming>, peer: IpAddr) -> Result<Admit
 
 fn origin_refused(origin: &HeaderValue) -> Problem {
     let detail = format!(
-        "the Origin {} may not connect without a token, or not at all; set `origins` of the app or the client \
-         key ([\"*\"] allows every one)",
+        "the Origin {} is refused: if `origins` of the app or the client key is set, it must be in that list; \
+         otherwise a page must bring its token as ?token= ([\"*\"] allows every page)",
         access::shown(origin)
     );
     Problem::new(StatusCode::FORBIDDEN, "origin_refused", detail)

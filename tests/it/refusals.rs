@@ -59,6 +59,14 @@ fn a_page_that_is_refused_again_and_again_is_one_line_and_every_try_is_counted()
 }
 
 #[test]
+fn a_page_that_was_opened_as_a_file_is_told_to_be_served() {
+    let server = logging(&[]);
+    let refused = open(&server, "", &[("Origin", "null")]).err().unwrap();
+    assert!(refused.text.contains("opened as a file"), "{refused:?}");
+    assert!(log_of(server).contains("serve it on localhost"));
+}
+
+#[test]
 fn in_development_each_reason_has_its_line() {
     let server = logging(&[
         "--limit",
