@@ -80,7 +80,7 @@ pub enum StartError {
 /// A running server; clones are handles to the same one.
 ///
 /// It has threads and runtimes of its own, so it starts and works inside every flavour of tokio's runtime, and outside of
-/// one. Its futures may be awaited on any executor; a program without one calls [`block_on`](crate::block_on).
+/// one. Its futures may be awaited on any executor; a program without one calls [`block_on`](crate::block_on()).
 ///
 /// ```
 /// use fanfare::Server;
