@@ -178,8 +178,9 @@ fn shown(receipt: &Receipt) -> String {
         ));
     }
     if *filter_errors > 0 {
+        let plural = if *filter_errors == 1 { "" } else { "s" };
         warn(&format!(
-            "the filter ended in an error for {filter_errors} connections; \
+            "the filter ended in an error for {filter_errors} connection{plural}; \
              `fanfare explain FILTER --connection ID` shows where"
         ));
     }
