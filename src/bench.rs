@@ -4,7 +4,7 @@
 
 pub mod redis;
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{cell::RefCell, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -12,8 +12,8 @@ use crate::{
     config::SlowConsumer,
     history::{History, Keep, Key, Memory, New},
     hub::{
-        Batch, Coming, Connection, Context, Hub, Joining, Load, Named, Outcome, Progress, Reach,
-        Selection, SlotRef, Table, Watching,
+        Batch, Coming, Connection, Context, Hub, Joining, Load, Named, Outcome, Owner, Progress,
+        Reach, Replay, Selection, SlotRef, Table, Watching,
     },
     id::AppId,
     limits::{Limits, WRITE_STRIDE, WRITE_VECTORS},
@@ -39,6 +39,7 @@ pub struct SocketlessHub {
     layouts: Layouts,
     batch: Batch,
     outcome: Outcome,
+    owner: RefCell<Owner>,
     history: Memory,
     runtime: tokio::runtime::Runtime,
 }
@@ -57,9 +58,12 @@ impl SocketlessHub {
         let context =
             Context::of_one_app(Limits::default(), schema.clone(), SlowConsumer::Disconnect);
         let app_metrics = context.apps.iter().map(|app| app.metrics.clone()).collect();
+        let history = Memory::new(usize::MAX, context.metrics.clone(), app_metrics);
+        let hub = Hub::new(1, Arc::new(context));
         Self {
-            history: Memory::new(usize::MAX, context.metrics.clone(), app_metrics),
-            hub: Hub::new(1, Arc::new(context)),
+            history,
+            owner: RefCell::new(hub.shard(0).owner()),
+            hub,
             schema,
             filters: FilterCache::new(),
             layouts: Layouts::new(),
@@ -228,16 +232,20 @@ impl SocketlessHub {
             .unwrap()
             .entries;
         let shard = self.hub.shard(0);
-        assert!(
-            shard.own(|table| table.replay(at.0, waiting.iter().map(|entry| entry.frame.clone())))
+        let mut owner = self.owner.borrow_mut();
+        let missed = Replay::new(
+            self.hub.context().refused.clone(),
+            waiting.iter().map(|entry| entry.frame.clone()),
         );
+        assert!(shard.own(|table| table.replay(&mut owner, at.0, missed)));
         let mut frames = Vec::new();
         loop {
             shard
-                .own(|table| table.lend(at.0, WRITE_VECTORS, &mut frames))
+                .own(|table| table.lend(&mut owner, at.0, WRITE_VECTORS, &mut frames))
                 .unwrap();
             let taken = frames.iter().map(Frame::len).sum();
-            if shard.own(|table| table.advance(at.0, taken)) != Progress::Blocked {
+            let advance = |table: &mut Table| table.advance(&mut owner, at.0, taken);
+            if shard.own(advance) != Progress::Blocked {
                 return waiting.len();
             }
         }
@@ -246,9 +254,10 @@ impl SocketlessHub {
     /// Takes everything that was placed, as if every socket took it; answers the frames.
     pub fn flush(&mut self) -> usize {
         let shard = self.hub.shard(0).clone();
+        let owner = self.owner.get_mut();
         let mut frames = 0;
         for small in [true, false] {
-            while shard.own(|table| table.take(small, WRITE_STRIDE, &mut self.batch)) {
+            while shard.own(|table| table.take(owner, small, WRITE_STRIDE, &mut self.batch)) {
                 for work in self.batch.works.drain(..) {
                     frames += match work.load {
                         Load::Run { first, end } => {
@@ -259,7 +268,7 @@ impl SocketlessHub {
                         Load::Queue(queue) => queue.len(),
                     };
                 }
-                shard.own(|table| table.settle(&mut self.outcome));
+                shard.own(|table| table.settle(owner, &mut self.outcome));
             }
         }
         self.batch.window.release();

@@ -8,6 +8,7 @@ use crate::{
     limits::{DRAIN_RECONNECT, DRAIN_SPACING},
     node::{Node, Phase},
     protocol::native,
+    time_slice::TimeSlice,
 };
 
 const STEP: Duration = Duration::from_millis(10);
@@ -22,14 +23,14 @@ pub(crate) async fn drain(node: &Node) {
     tracing::info!(delay = ?config.drain_delay(), "leaving: not ready any more");
     tokio::time::sleep(config.drain_delay()).await;
     node.enter(Phase::Draining);
-    let clients = tenants(node);
+    let clients = tenants(node).await;
     let left = deadline.saturating_duration_since(Instant::now());
     let window = window(left, clients.len());
     tracing::info!(clients = clients.len(), ?window, "sending clients away");
     send_away(node, &clients, window).await;
     while node.occupied() > 0 && Instant::now() < deadline {
-        // Whoever came while the others were sent away.
-        send_away(node, &tenants(node), Duration::ZERO).await;
+        // Those that came while the others were sent away.
+        send_away(node, &tenants(node).await, Duration::ZERO).await;
         tokio::time::sleep(STEP).await;
     }
     match node.occupied() {
@@ -38,21 +39,26 @@ pub(crate) async fn drain(node: &Node) {
     }
 }
 
-fn tenants(node: &Node) -> Vec<(usize, SlotRef)> {
-    let shards = node.hub.shards().iter().enumerate();
-    shards
-        .flat_map(|(at, shard)| {
-            shard
-                .own(|table| table.tenants())
-                .into_iter()
-                .map(move |slot| (at, slot))
-        })
-        .collect()
+/// The clients that were not sent away yet.
+async fn tenants(node: &Node) -> Vec<(usize, SlotRef)> {
+    let mut found = Vec::new();
+    let mut slice = TimeSlice::begin();
+    for (at, shard) in node.hub.shards().iter().enumerate() {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let (some, rest) = shard.own(|table| table.tenants(from));
+            found.extend(some.into_iter().map(|slot| (at, slot)));
+            next = rest;
+            slice.rest().await;
+        }
+    }
+    found
 }
 
 async fn send_away(node: &Node, clients: &[(usize, SlotRef)], window: Duration) {
     let began = Instant::now();
     let close = Close::new(close::DRAINING, "draining");
+    let mut slice = TimeSlice::begin();
     for (n, &(shard, at)) in clients.iter().enumerate() {
         while began.elapsed() < moment(n, clients.len(), window) {
             tokio::time::sleep(STEP).await;
@@ -62,6 +68,7 @@ async fn send_away(node: &Node, clients: &[(usize, SlotRef)], window: Duration) 
         node.hub
             .shard(shard)
             .with(|table| table.close(at, Some(bye), &close));
+        slice.rest().await;
     }
 }
 

@@ -113,9 +113,16 @@ pub const STORED_AT_ONCE: usize = 64;
 /// a few MiB at most where everyone has a full inbox.
 pub const RECOVER_USERS: usize = 32;
 
-/// Slots of a shard that are looked at under one hold of its lock for users who may have missed stored events: some
-/// microseconds' work.
-pub const DOUBTED_LOOK: usize = 1024;
+/// Slots of a shard that are looked at under one hold of its lock, for users who may have missed stored events or for clients
+/// to disconnect: some microseconds' work.
+pub const SLOTS_LOOK: usize = 1024;
+
+/// Connections whose sockets refused that are looked at each time the node is over its bound of refused bytes. The largest
+/// among them are closed. Looking at them takes as long as one slice.
+pub const SHED_LOOK: usize = 4096;
+
+/// Slow consumers of one shard that are logged one by one between two looks. Of more, only the number is logged.
+pub const SLOW_LOGGED: usize = 16;
 
 /// How often a node forgets how far it has placed kept channels that nobody on it is in any more; 100 bytes each.
 pub const FORGET_PLACED: Duration = Duration::from_mins(1);
@@ -361,6 +368,13 @@ pub const REFUSALS_LOGGED_EVERY: Duration = Duration::from_mins(1);
 
 /// How often the log is told of refusals that are due.
 pub const REFUSALS_LOOK: Duration = Duration::from_secs(5);
+
+/// Over how long clients are disconnected whose tokens end in the same second. As long as [`TOKEN_LEEWAY`], which forgives as
+/// much of a token that is shown.
+pub const EXPIRED_SPREAD: Duration = Duration::from_secs(5);
+
+/// How often a socket is looked at from which a ping has not left yet.
+pub const PING_LOOK: Duration = Duration::from_secs(1);
 
 /// Longest `reconnect_in_ms` of a goodbye to a client whose token has expired, and half of it the shortest: tokens that
 /// were signed together end together, and a client that comes back with the same token must not do so in a loop.

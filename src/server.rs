@@ -293,6 +293,9 @@ impl Parts {
             let _ = ready.send(Handle::current());
             let event_loop = EventLoop::new(self.node.hub.clone(), index);
             event_loop.start();
+            if self.node.cluster.is_some() {
+                tokio::task::spawn_local(event_loop.clone().keep_stored(self.node.clone()));
+            }
             let edge = self.edge(Some(event_loop));
             let watch = self.watch();
             if let Some(First {
@@ -310,7 +313,6 @@ impl Parts {
                     tokio::task::spawn_local(self.node.clone().belong());
                     tokio::task::spawn_local(self.node.clone().keep_list());
                     tokio::task::spawn_local(self.node.clone().keep_up());
-                    tokio::task::spawn_local(self.node.clone().keep_stored());
                     tokio::task::spawn_local(self.node.clone().pass_notices_on());
                     tokio::task::spawn_local(programs::serve(self.node.clone(), messages));
                 }

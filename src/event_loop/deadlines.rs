@@ -17,10 +17,18 @@ pub(super) enum Due {
     Authentication,
     /// A token ends, at this time in Unix seconds.
     Expiry(u32),
+    /// A ping had not left the socket when it was last looked at. Its number among the connection's pings.
+    PingLeft(u32),
+    /// A ping that left the socket late should have been answered. Its number among the connection's pings.
+    Pong(u32),
+    /// A socket that refused may have taken nothing for too long.
+    Stalled,
 }
 
-/// A heap of moments, in milliseconds since the shard began. Entries of connections that are gone stay until they are
-/// due; each is 24 bytes, and there are at most a few per connection.
+/// A heap of moments, in milliseconds since the shard began.
+///
+/// Nothing is due later than a heartbeat and a few seconds from now: what is due later is noted when the heartbeat comes to its
+/// connection. So an entry of a connection that has gone does not stay for long either. Each is 24 bytes.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     began: Instant,
@@ -40,6 +48,12 @@ impl Deadlines {
         // Rounded up: what is looked at too early would have to be looked at again.
         let moment = self.began.elapsed().saturating_add(wait).as_millis() as u64 + 1;
         self.heap.push(Reverse((moment, at, due)));
+    }
+
+    /// How many entries there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
     }
 
     /// The next entry whose moment has come.

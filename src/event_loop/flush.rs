@@ -16,7 +16,8 @@ use super::{
     write::{Sink, Volley, buffers, events, split, write},
 };
 use crate::{
-    hub::{Batch, Load, Outcome, Progress, SlotRef, Table, Work},
+    close,
+    hub::{Batch, Load, Outcome, Progress, SlotRef, SlowConsumer, Table, Work},
     id::AppId,
     limits::{
         CLOSE_GRACE, LINGER, LINGER_PART, SLICE, SLICE_BESIDE_SMALL, SLICE_STRIDE, SMALL_EXPECTED,
@@ -24,6 +25,7 @@ use crate::{
     },
     metrics::DropReason,
     protocol::frame::Frame,
+    time_slice::TimeSlice,
 };
 
 impl EventLoop {
@@ -36,14 +38,11 @@ impl EventLoop {
         let mut small_in_a_row = 0;
         let mut writing = false;
         let mut small_expected = Instant::now();
+        // Spent on small ones since the last slice for many.
+        let mut small_time = Duration::ZERO;
         loop {
             self.note_closing();
-            let ((small, bulk), replays) = self
-                .shard
-                .own(|table| (table.waiting(), table.take_replays()));
-            for at in replays {
-                self.block(at);
-            }
+            let (small, bulk) = self.shard.own(|table| table.waiting());
             if bulk != writing {
                 writing = bulk;
                 self.hub.note_writing(bulk);
@@ -60,9 +59,15 @@ impl EventLoop {
             if small {
                 small_expected = begun + SMALL_EXPECTED;
             }
-            let (length, stride) = slice_for(small, begun < small_expected);
+            let (length, stride) = slice_for(small, begun < small_expected, small_time);
+
             let slice = (small, stride, begun + length);
             self.slice(slice, &mut batch, &mut volley, &mut outcome, &mut delivered);
+            small_time = if small {
+                small_time + begun.elapsed()
+            } else {
+                Duration::ZERO
+            };
             tokio::task::yield_now().await;
         }
     }
@@ -77,19 +82,12 @@ impl EventLoop {
             return false;
         }
         let worth = self.hub.limits().bulk_publications / LINGER_PART;
-        let until = tokio::time::Instant::now() + LINGER;
-        loop {
-            let (front, small) = self.shard.own(|table| (table.front(), table.waiting().0));
-            if small || front >= worth || !self.hub.is_full() {
-                return small;
-            }
-            if tokio::time::timeout_at(until, self.shard.placed())
-                .await
-                .is_err()
-            {
-                return false;
-            }
-        }
+        let end = tokio::time::Instant::now() + LINGER;
+        let look = |table: &mut Table| {
+            let (front, small) = (table.front(), table.waiting().0);
+            (small || front >= worth || !self.hub.is_full()).then_some(small)
+        };
+        self.shard.look_until(end, look).await.unwrap_or(false)
     }
 
     /// Works a flush list off until about `until`, `stride` connections at a time. A batch is taken, written and settled
@@ -106,12 +104,17 @@ impl EventLoop {
         volley.note_waiting(waiting);
         let mut written = 0;
         loop {
-            if !self.shard.own(|table| table.take(small, stride, batch)) {
+            // Borrowed from the taking to the settling: nothing else of this thread may touch what is out.
+            let mut owner = self.owner.borrow_mut();
+            let take = |table: &mut Table| table.take(&mut owner, small, stride, batch);
+            if !self.shard.own(take) {
                 break;
             }
             written += batch.works.len();
             self.write_batch(batch, volley, outcome, delivered);
-            let (blocked, failed) = self.shard.own(|table| table.settle(outcome));
+            let (blocked, failed) = self.shard.own(|table| table.settle(&mut owner, outcome));
+            drop(owner);
+
             for at in blocked {
                 self.block(at);
             }
@@ -219,12 +222,14 @@ impl EventLoop {
     /// with the backlog.
     pub(crate) fn block(self: &Rc<Self>, at: SlotRef) {
         let Some(seat) = self.seat_of(at) else { return };
-        self.stalled.borrow_mut().insert(at, Instant::now());
+        seat.stalled.set(Some(Instant::now()));
+        self.watch_stalled(&seat, self.hub.limits().outbox_age);
         self.hub.context().metrics.blocked.inc();
+
         let this = self.clone();
         tokio::task::spawn_local(async move {
             let ended = this.drain(&seat).await;
-            if this.stalled.borrow_mut().remove(&at).is_some() {
+            if seat.stalled.take().is_some() {
                 this.hub.context().metrics.blocked.dec();
             }
             if ended.is_err() {
@@ -235,15 +240,20 @@ impl EventLoop {
 
     async fn drain(&self, seat: &Seat) -> io::Result<()> {
         let mut frames = Vec::new();
+        let mut slice = TimeSlice::begin();
         loop {
-            if !poll_fn(|cx| Poll::Ready(seat.socket.poll_write_ready(cx).is_ready())).await {
+            // Without tokio's budget: one that is used up would be taken for a socket that refuses.
+            let look = poll_fn(|cx| Poll::Ready(seat.socket.poll_write_ready(cx).is_ready()));
+            if !tokio::task::coop::unconstrained(look).await {
                 self.shard.own(|table| table.note_refusal(seat.at));
             }
             seat.socket.writable().await?;
-            let Some(skip) = self
-                .shard
-                .own(|table| table.lend(seat.at, WRITE_VECTORS, &mut frames))
-            else {
+            slice.rest().await;
+
+            let mut owner = self.owner.borrow_mut();
+            let lend =
+                |table: &mut Table| table.lend(&mut owner, seat.at, WRITE_VECTORS, &mut frames);
+            let Some(skip) = self.shard.own(lend) else {
                 return Ok(());
             };
             let left = frames.iter().map(Frame::len).sum::<usize>() - skip;
@@ -251,7 +261,12 @@ impl EventLoop {
             let result = write(sink, &frames, (skip, left), &buffers(&frames, skip));
             frames.clear();
             let taken = *result.as_ref().unwrap_or(&0);
-            match self.shard.own(|table| table.advance(seat.at, taken)) {
+            let progress = self
+                .shard
+                .own(|table| table.advance(&mut owner, seat.at, taken));
+            drop(owner);
+
+            match progress {
                 Progress::Blocked => {}
                 Progress::Done { closing } => {
                     if closing {
@@ -262,10 +277,8 @@ impl EventLoop {
                 Progress::Gone => return Ok(()),
             }
             result?;
-            if taken > 0
-                && let Some(since) = self.stalled.borrow_mut().get_mut(&seat.at)
-            {
-                *since = Instant::now();
+            if taken > 0 && seat.stalled.get().is_some() {
+                seat.stalled.set(Some(Instant::now()));
             }
         }
     }
@@ -279,23 +292,50 @@ impl EventLoop {
 
     /// Gives every connection that began to close its time to answer.
     pub(super) fn note_closing(&self) {
-        for at in self.shard.own(Table::take_closing) {
-            self.deadlines
-                .borrow_mut()
-                .push(CLOSE_GRACE, at, Due::Reset);
+        let (closing, (slow, more)) = self
+            .shard
+            .own(|table| (table.take_closing(), table.take_slow()));
+        let mut deadlines = self.deadlines.borrow_mut();
+        for at in closing {
+            deadlines.push(CLOSE_GRACE, at, Due::Reset);
         }
+        for one in slow {
+            self.log_slow(&one);
+        }
+        if more > 0 {
+            tracing::warn!(more, "slow consumers closed: more of the same");
+        }
+    }
+
+    fn log_slow(&self, one: &SlowConsumer) {
+        let connection = &one.connection;
+        tracing::warn!(
+            app = %self.hub.context().app(connection.app).name,
+            connection = %connection.id(),
+            user = connection.user().unwrap_or(""),
+            ip = %connection.attributes.connection.ip,
+            code = close::TOO_SLOW,
+            waiting_bytes = one.bytes,
+            waiting_frames = one.frames,
+            stalled_ms = one.stalled.as_millis() as u64,
+            "slow consumer closed: {}",
+            one.why
+        );
     }
 }
 
 /// How long to write at a stretch, and to how many between two looks at the clock: from the list of small publications or
 /// the other, and whether small ones come.
-fn slice_for(small: bool, small_expected: bool) -> (Duration, usize) {
+///
+/// `small_time` was spent on small ones since the last slice for many.
+fn slice_for(small: bool, small_expected: bool, small_time: Duration) -> (Duration, usize) {
     // Small ones are written as fast as they are placed, or they would pile up before the gate.
-    if small_expected && !small {
-        (SLICE_BESIDE_SMALL, SLICE_STRIDE)
-    } else {
-        (SLICE, WRITE_STRIDE)
+    if small || !small_expected {
+        return (SLICE, WRITE_STRIDE);
     }
+    // Small ones that fill their slices leave a fifth of the thread to those for many.
+    let share = small_time / SMALL_SLICES_PER_BULK as u32;
+    (share.clamp(SLICE_BESIDE_SMALL, SLICE), SLICE_STRIDE)
 }
 
 #[cfg(test)]
@@ -304,11 +344,23 @@ mod tests {
 
     #[test]
     fn only_writing_to_many_is_cut_short_for_single_events() {
-        assert_eq!(slice_for(false, true), (SLICE_BESIDE_SMALL, SLICE_STRIDE));
+        let none = Duration::ZERO;
+        assert_eq!(
+            slice_for(false, true, none),
+            (SLICE_BESIDE_SMALL, SLICE_STRIDE)
+        );
         assert_eq!(
             [(true, true), (true, false), (false, false)]
-                .map(|(small, come)| slice_for(small, come)),
+                .map(|(small, come)| slice_for(small, come, none)),
             [(SLICE, WRITE_STRIDE); 3]
         );
+    }
+
+    #[test]
+    fn writing_to_many_gets_a_fifth_of_the_thread_however_many_single_events_come() {
+        let all = SLICE * SMALL_SLICES_PER_BULK as u32;
+        assert_eq!(slice_for(false, true, all).0, SLICE);
+        assert_eq!(slice_for(false, true, all / 2).0, SLICE / 2);
+        assert_eq!(slice_for(false, true, all * 9).0, SLICE);
     }
 }

@@ -3,11 +3,11 @@
 //! Forgetting one takes about as long as letting one in. Where thousands end at once, whoever comes in would wait for all of
 //! them at each step of its handshake; so they are forgotten in slices, and what else is ready goes in between.
 
-use std::{cell::RefCell, collections::VecDeque, fmt, rc::Rc, time::Instant};
+use std::{cell::RefCell, collections::VecDeque, fmt, rc::Rc};
 
 use tokio::sync::Notify;
 
-use crate::limits::{SLICE, SWEEP_STRIDE};
+use crate::{limits::SWEEP_STRIDE, time_slice::TimeSlice};
 
 /// The last that is done for a connection.
 type Last = Box<dyn FnOnce()>;
@@ -59,13 +59,10 @@ impl Worker {
     async fn work(self) {
         loop {
             self.0.bell.notified().await;
-            let mut until = Instant::now() + SLICE;
+            let mut slice = TimeSlice::begin();
             while let Some(last) = self.0.next() {
                 last();
-                if Instant::now() >= until {
-                    tokio::task::yield_now().await;
-                    until = Instant::now() + SLICE;
-                }
+                slice.rest().await;
             }
         }
     }
@@ -80,11 +77,12 @@ impl Drop for Worker {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{cell::Cell, time::Instant};
 
     use tokio::task::{LocalSet, spawn_local, yield_now};
 
     use super::*;
+    use crate::limits::SLICE;
 
     #[tokio::test]
     async fn many_that_leave_go_in_order_and_let_others_in_between() {

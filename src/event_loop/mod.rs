@@ -8,6 +8,7 @@ mod flush;
 mod heartbeats;
 mod leaving;
 mod pages;
+mod stored;
 mod watch;
 mod write;
 
@@ -20,15 +21,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::AHashMap;
 use deadlines::{Deadlines, Due, until};
 use heartbeats::Heartbeats;
 use leaving::Leaving;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::TcpStream;
 
 use crate::{
-    hub::{Hub, Shard, SlotRef},
-    limits::READ_BUFFER,
+    hub::{Hub, Owner, Shard, SlotRef, Table},
+    limits::{EXPIRED_SPREAD, READ_BUFFER, TICK},
 };
 
 /// A connection's socket, on the thread that owns it.
@@ -38,10 +39,20 @@ pub(crate) struct Seat {
     pub(crate) at: SlotRef,
     /// A ping was sent, and nothing has come since.
     awaiting: Cell<bool>,
+    /// How many pings were sent.
+    pings: Cell<u32>,
+    /// A deadline is out for the answer to one that left the socket late.
+    waits: Cell<bool>,
+    /// When the socket last took a byte, if it refuses.
+    stalled: Cell<Option<Instant>>,
+    /// A deadline is out for a socket that refuses.
+    is_watched: Cell<bool>,
     /// Its client has shown a good token, and waits to be let in.
     vouched: Cell<bool>,
-    /// The earliest deadline that is out for the end of its token, in Unix seconds; [`NEVER`] if none is.
+    /// When its token ends, in Unix seconds; [`NEVER`] if it does not.
     expiry: Cell<u32>,
+    /// The end for which a deadline is out; [`NEVER`] if none is.
+    expected: Cell<u32>,
 }
 
 /// What stands in the place of one slot: who is seated there now, if anyone.
@@ -83,6 +94,27 @@ impl Seat {
         self.vouched.set(true);
     }
 
+    /// Whether the kernel holds bytes for the client that it has not sent yet: the client's side takes them too slowly.
+    fn has_unsent(&self) -> bool {
+        let socket = socket2::SockRef::from(&self.socket);
+        // With this mark the kernel calls a socket writable only while fewer unsent bytes than the mark wait in it.
+        if socket.set_tcp_notsent_lowat(1).is_err() {
+            return false;
+        }
+        let mut polled = [PollFd::new(&self.socket, PollFlags::OUT)];
+        let polled = poll(&mut polled, Some(&Timespec::default()));
+        // Fails only if the socket is broken; the reader will see that.
+        let _ = socket.set_tcp_notsent_lowat(0);
+        matches!(polled, Ok(0))
+    }
+
+    /// Lets the kernel end the connection once the client's side has acknowledged nothing for `wait`.
+    fn end_if_silent_for(&self, wait: Duration) {
+        let socket = socket2::SockRef::from(&self.socket);
+        // Without it a client that reads nothing more is found as soon as its socket refuses.
+        let _ = socket.set_tcp_user_timeout(Some(wait));
+    }
+
     /// Ends the socket in both directions, so that whoever waits on it wakes up; unsent bytes are thrown away.
     pub(crate) fn reset(&self) {
         let socket = socket2::SockRef::from(&self.socket);
@@ -97,11 +129,12 @@ impl Seat {
 pub(crate) struct EventLoop {
     hub: Arc<Hub>,
     shard: Arc<Shard>,
+    index: usize,
     /// By slot.
     seats: RefCell<Vec<SeatEntry>>,
     deadlines: RefCell<Deadlines>,
-    /// Refused connections: when their socket last took a byte.
-    stalled: RefCell<AHashMap<SlotRef, Instant>>,
+    /// Borrowed while a batch is out, and by what places a replay.
+    owner: RefCell<Owner>,
     buffer: RefCell<Box<[u8]>>,
     heartbeats: RefCell<Heartbeats>,
     leaving: Leaving,
@@ -112,13 +145,14 @@ impl EventLoop {
         let heartbeats = Heartbeats::new(hub.limits());
         Rc::new(Self {
             shard: hub.shard(index).clone(),
-            hub,
             seats: RefCell::default(),
             deadlines: RefCell::new(Deadlines::new()),
-            stalled: RefCell::default(),
+            owner: RefCell::new(hub.shard(index).owner()),
+            index,
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             heartbeats: RefCell::new(heartbeats),
             leaving: Leaving::default(),
+            hub,
         })
     }
 
@@ -133,14 +167,25 @@ impl EventLoop {
         &self.shard
     }
 
+    /// Runs `f` under the shard's lock, as [`Shard::with`] does, with the owner's right to place what blocks a socket.
+    pub(crate) fn with_owner<T>(&self, f: impl FnOnce(&mut Table, &mut Owner) -> T) -> T {
+        let mut owner = self.owner.borrow_mut();
+        self.shard.with(|table| f(table, &mut owner))
+    }
+
     /// Seats a socket for the connection in `at`.
     pub(crate) fn seat(&self, socket: TcpStream, at: SlotRef) -> Rc<Seat> {
         let seat = Rc::new(Seat {
             socket,
             at,
             awaiting: Cell::new(false),
+            pings: Cell::new(0),
+            waits: Cell::new(false),
+            stalled: Cell::new(None),
+            is_watched: Cell::new(false),
             vouched: Cell::new(false),
             expiry: Cell::new(NEVER),
+            expected: Cell::new(NEVER),
         });
         let mut seats = self.seats.borrow_mut();
         if seats.len() <= at.slot as usize {
@@ -167,7 +212,7 @@ impl EventLoop {
             .get_mut(at.slot as usize)
             .and_then(|entry| entry.seat.take());
         if let Some(seat) = seat
-            && self.stalled.borrow_mut().remove(&at).is_some()
+            && seat.stalled.take().is_some()
         {
             self.hub.context().metrics.blocked.dec();
             seat.reset();
@@ -213,13 +258,35 @@ impl EventLoop {
     /// Closes `at` with 4005 when its token ends, unless it was renewed by then.
     pub(crate) fn expect_expiry(&self, at: SlotRef, unix: u64) {
         let Some(seat) = self.seat_of(at) else { return };
-        let second = u32::try_from(unix).unwrap_or(NEVER);
-        // One that is out already and comes no later will look again: a client that renews in a loop adds nothing.
-        if second < seat.expiry.get() {
-            seat.expiry.set(second);
-            self.deadlines
-                .borrow_mut()
-                .push(until(unix), at, Due::Expiry(second));
+        seat.expiry.set(u32::try_from(unix).unwrap_or(NEVER));
+        self.note_expiry(&seat);
+    }
+
+    /// Notes when the token of `seat` ends if that is before its next heartbeat; if it is later, that heartbeat looks again.
+    fn note_expiry(&self, seat: &Seat) {
+        let second = seat.expiry.get();
+        // A deadline that is out and comes no later will look again: a client that renews in a loop adds nothing.
+        if second >= seat.expected.get() {
+            return;
         }
+        let wait = until(u64::from(second));
+        if wait > self.hub.limits().heartbeat + 2 * TICK {
+            return;
+        }
+        seat.expected.set(second);
+        self.deadlines
+            .borrow_mut()
+            .push(wait + spread(seat.at), seat.at, Due::Expiry(second));
     }
 }
+
+/// How long after its token's end a connection is closed, at most [`EXPIRED_SPREAD`]: tokens that were signed together end
+/// together.
+fn spread(at: SlotRef) -> Duration {
+    // Slots are given out one after another; so those of one second are spread evenly.
+    let part = at.slot.wrapping_mul(0x9E37_79B1);
+    EXPIRED_SPREAD.mul_f64(f64::from(part) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,22 +1,20 @@
 //! Heartbeats, deadlines and stalled sockets, looked after once per tick.
 
-use std::{
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, time::Duration};
 
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    EventLoop, NEVER,
+    EventLoop, NEVER, Seat,
     deadlines::{Due, until},
 };
 use crate::{
     close::{self, Close},
     hub::{SlotRef, State},
-    limits::TICK,
+    limits::{PING_LOOK, SWEEP_STRIDE, TICK},
     metrics::Refusal,
     protocol::{frame::Frame, native},
+    time_slice::TimeSlice,
 };
 
 /// What a client is told that should have authenticated and did not.
@@ -27,7 +25,6 @@ impl EventLoop {
     pub(super) async fn watch(self: Rc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let outbox_age = self.hub.limits().outbox_age;
         let ping = Frame::ping(b"");
         loop {
             ticks.tick().await;
@@ -37,19 +34,27 @@ impl EventLoop {
                 .heartbeats
                 .borrow_mut()
                 .turn(|at| self.seat_of(at).is_some());
-            self.miss(&late);
-            self.ping(&due, &ping);
-            self.fire();
-            self.end_stalled(outbox_age);
+            // There may be thousands of each: many came in the same tick, or their tokens were signed in the same second.
+            let mut slice = TimeSlice::begin();
+            for at in late {
+                self.miss(at);
+                slice.rest().await;
+            }
+            for some in due.chunks(SWEEP_STRIDE) {
+                self.ping(some, &ping);
+                slice.rest().await;
+            }
+            while self.fire() {
+                slice.rest().await;
+            }
         }
     }
 
-    fn ping(&self, due: &[SlotRef], ping: &Frame) {
-        if due.is_empty() {
-            return;
-        }
+    pub(super) fn ping(&self, due: &[SlotRef], ping: &Frame) {
         for seat in due.iter().filter_map(|at| self.seat_of(*at)) {
             seat.awaiting.set(true);
+            seat.pings.set(seat.pings.get().wrapping_add(1));
+            self.note_expiry(&seat);
         }
         self.shard.with(|table| {
             for at in due {
@@ -59,40 +64,78 @@ impl EventLoop {
         });
     }
 
-    /// Ends those who did not answer. A socket that refuses may not even have got the ping: its age decides.
-    fn miss(&self, late: &[SlotRef]) {
-        let seats = late.iter().filter_map(|at| self.seat_of(*at));
-        let silent: Vec<SlotRef> = seats
-            .filter(|seat| seat.awaiting.get())
-            .map(|seat| seat.at)
-            .collect();
-        if silent.is_empty() {
+    /// Looks after a connection that was pinged a while ago: if it has not answered, it is ended.
+    ///
+    /// The time to answer begins when the ping has left the socket. A client on a slow link may still be reading what stands
+    /// before it.
+    pub(super) fn miss(&self, at: SlotRef) {
+        let Some(seat) = self.seat_of(at) else { return };
+        if !seat.awaiting.get() || seat.waits.get() {
             return;
         }
-        let close = Close::new(close::HEARTBEAT_MISSED, "no answer to a ping");
-        self.shard.with(|table| {
-            for at in silent {
-                if table.blocked_since(at).is_none() {
-                    table.close_lost(at, &close);
-                }
-            }
-        });
+        if self.holds_ping(&seat) {
+            // What is in the kernel's hands, only the kernel can see moving.
+            seat.end_if_silent_for(self.hub.limits().outbox_age);
+            seat.waits.set(true);
+            self.expect(PING_LOOK, at, Due::PingLeft(seat.pings.get()));
+        } else {
+            self.end_silent(at);
+        }
     }
 
-    fn fire(&self) {
-        loop {
-            let due = self.deadlines.borrow_mut().pop();
-            let Some((at, due)) = due else { return };
-            match due {
-                Due::Reset => {
-                    if let Some(seat) = self.seat_of(at) {
-                        seat.reset();
-                    }
-                }
-                Due::Authentication => self.give_up_on(at),
-                Due::Expiry(second) => self.expire(at, second),
-            }
+    /// Whether the last ping is not on its way yet. How long a socket may refuse, its own deadline says.
+    fn holds_ping(&self, seat: &Seat) -> bool {
+        seat.stalled.get().is_some() || seat.has_unsent()
+    }
+
+    fn end_silent(&self, at: SlotRef) {
+        let close = Close::new(close::HEARTBEAT_MISSED, "no answer to a ping");
+        self.shard.with(|table| table.close_lost(at, &close));
+    }
+
+    /// Looks whether a ping that was late in leaving has left.
+    fn look_for_ping(&self, at: SlotRef, number: u32) {
+        let Some(seat) = self.seat_of(at) else { return };
+        if !seat.awaiting.get() || seat.pings.get() != number {
+            return seat.waits.set(false);
         }
+        if self.holds_ping(&seat) {
+            return self.expect(PING_LOOK, at, Due::PingLeft(number));
+        }
+        let wait = self.hub.limits().heartbeat_wait;
+        self.expect(wait, at, Due::Pong(number));
+    }
+
+    /// Ends a connection that has not answered a ping which left late.
+    fn miss_late(&self, at: SlotRef, number: u32) {
+        let Some(seat) = self.seat_of(at) else { return };
+        seat.waits.set(false);
+        if seat.awaiting.get() && seat.pings.get() == number {
+            self.miss(at);
+        }
+    }
+
+    fn expect(&self, wait: Duration, at: SlotRef, due: Due) {
+        self.deadlines.borrow_mut().push(wait, at, due);
+    }
+
+    /// Does what is due next; false if nothing is.
+    pub(super) fn fire(&self) -> bool {
+        let due = self.deadlines.borrow_mut().pop();
+        let Some((at, due)) = due else { return false };
+        match due {
+            Due::Reset => {
+                if let Some(seat) = self.seat_of(at) {
+                    seat.reset();
+                }
+            }
+            Due::Authentication => self.give_up_on(at),
+            Due::Expiry(second) => self.expire(at, second),
+            Due::PingLeft(number) => self.look_for_ping(at, number),
+            Due::Pong(number) => self.miss_late(at, number),
+            Due::Stalled => self.end_stalled(at),
+        }
+        true
     }
 
     /// Sends a client away that has shown no token in time.
@@ -114,11 +157,12 @@ impl EventLoop {
 
     /// The deadline for `second` has come. It may be another's by now, or early: a renewed token ends later, and clocks are
     /// set.
-    fn expire(&self, at: SlotRef, second: u32) {
-        let Some(seat) = self.seat_of(at).filter(|seat| seat.expiry.get() == second) else {
+    pub(super) fn expire(&self, at: SlotRef, second: u32) {
+        let expected = |seat: &Rc<Seat>| seat.expected.get() == second;
+        let Some(seat) = self.seat_of(at).filter(expected) else {
             return;
         };
-        seat.expiry.set(NEVER);
+        seat.expected.set(NEVER);
         let connection = self.shard.own(|table| table.connection(at));
         let Some(expires_at) = connection.and_then(|connection| connection.expires_at) else {
             return;
@@ -131,19 +175,25 @@ impl EventLoop {
         self.shard.with(|table| table.close(at, Some(bye), &close));
     }
 
-    fn end_stalled(&self, age: Duration) {
-        let now = Instant::now();
-        let stalled: Vec<SlotRef> = {
-            let stalled = self.stalled.borrow();
-            stalled
-                .iter()
-                .filter(|(_, since)| now.duration_since(**since) >= age)
-                .map(|(at, _)| *at)
-                .collect()
-        };
-        for at in stalled {
-            self.shard
-                .with(|table| table.close_slow(at, "its socket took nothing for too long"));
+    /// Looks, after `wait`, whether the socket of `seat` still takes nothing.
+    pub(super) fn watch_stalled(&self, seat: &Seat, wait: Duration) {
+        if !seat.is_watched.replace(true) {
+            self.expect(wait, seat.at, Due::Stalled);
         }
+    }
+
+    /// Closes a connection whose socket has taken nothing for too long.
+    fn end_stalled(&self, at: SlotRef) {
+        let Some(seat) = self.seat_of(at) else { return };
+        seat.is_watched.set(false);
+        let Some(since) = seat.stalled.get() else {
+            return;
+        };
+        let left = self.hub.limits().outbox_age.saturating_sub(since.elapsed());
+        if left > Duration::ZERO {
+            return self.watch_stalled(&seat, left);
+        }
+        self.shard
+            .with(|table| table.close_slow(at, "its socket took nothing for too long"));
     }
 }

@@ -185,9 +185,10 @@ pub(super) fn write(
     };
     while taken < left {
         let (whole, begun) = split(frames, skip + taken);
-        match send(sink, &buffers(&frames[whole..], begun))? {
-            Some(more) => taken += more,
-            None => break,
+        match send(sink, &buffers(&frames[whole..], begun)) {
+            Ok(Some(more)) => taken += more,
+            // What it took is taken. A socket that has failed fails again at the next write.
+            Ok(None) | Err(_) => break,
         }
     }
     Ok(taken)

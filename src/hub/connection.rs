@@ -6,6 +6,7 @@ use smol_str::SmolStr;
 
 use crate::{
     auth::Rights,
+    history::Reader,
     id::{AppId, ConnectionId},
     predicate::{Attributes, Value},
 };
@@ -51,6 +52,15 @@ impl Connection {
     /// Its name in the cluster.
     pub fn id(&self) -> ConnectionId {
         self.attributes.connection.id
+    }
+
+    /// It as the store of events knows it, which leaves some out of an event's readers.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader {
+            user: self.user(),
+            device: self.device(),
+            connection: self.id(),
+        }
     }
 
     /// The claim `name` of its token; null if there is none.

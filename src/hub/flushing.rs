@@ -1,8 +1,9 @@
 //! Taking dirty outboxes out and putting back what a socket refused: what only the shard's owner does.
 
-use std::{collections::VecDeque, mem, time::Instant};
+use std::{collections::VecDeque, mem};
 
 use super::{
+    Owner,
     connection::{SlotRef, State},
     log::Log,
     outbox::{Backlog, Outbox, Queued},
@@ -98,7 +99,15 @@ impl Outcome {
 
 impl Table {
     /// Takes up to `max` outboxes off a flush list; false if the list is empty.
-    pub(crate) fn take(&mut self, small: bool, max: usize, batch: &mut Batch) -> bool {
+    ///
+    /// The same owner settles the batch before it does anything else.
+    pub(crate) fn take(
+        &mut self,
+        _: &mut Owner,
+        small: bool,
+        max: usize,
+        batch: &mut Batch,
+    ) -> bool {
         let (mut first_needed, mut end_needed) = (u64::MAX, 0);
         let class = if small { Dirty::Small } else { Dirty::Bulk };
         while batch.works.len() < max {
@@ -164,10 +173,11 @@ impl Table {
     }
 
     /// Puts back what sockets refused and forgets what was written. Answers who is blocked now, and who is broken.
-    ///
-    /// Belongs to the same turn of the owner as the [`Table::take`] before it: nothing else of the owner may run
-    /// in between, or a later frame could overtake an earlier one.
-    pub(crate) fn settle(&mut self, outcome: &mut Outcome) -> (Vec<SlotRef>, Vec<SlotRef>) {
+    pub(crate) fn settle(
+        &mut self,
+        _: &mut Owner,
+        outcome: &mut Outcome,
+    ) -> (Vec<SlotRef>, Vec<SlotRef>) {
         for (first, count) in outcome.finished.drain(..) {
             self.log.finish(first, count);
         }
@@ -187,26 +197,33 @@ impl Table {
         if self.slot(at).is_none() {
             return false;
         }
-        let entry = &mut self.slots[at.slot as usize];
+
         let mut backlog = Box::new(Backlog::new(total, true));
         for frame in rest {
             backlog.push(frame);
         }
         backlog.begun(written);
-        for queued in entry.outbox.take_queue(&mut self.log) {
+        // It was not blocked when it was taken out, and only the owner blocks: what it holds came later.
+        let outbox = &mut self.slots[at.slot as usize].outbox;
+        for queued in outbox.take_queue(&mut self.log) {
             backlog.push(queued.frame);
         }
-        entry.dirty = Dirty::No;
-        let closing = entry.state == State::Closing;
-        entry.outbox = Outbox::Blocked(backlog);
-        if !closing {
+        self.block(at.slot, backlog);
+
+        if self.state(at) != State::Closing {
             self.enforce(at);
         }
         true
     }
 
     /// Hands the owner up to `max` refused frames of `at`, and how much of the first is written.
-    pub(crate) fn lend(&mut self, at: SlotRef, max: usize, to: &mut Vec<Frame>) -> Option<usize> {
+    pub(crate) fn lend(
+        &mut self,
+        _: &mut Owner,
+        at: SlotRef,
+        max: usize,
+        to: &mut Vec<Frame>,
+    ) -> Option<usize> {
         self.slot(at)?
             .outbox
             .backlog()
@@ -222,7 +239,7 @@ impl Table {
     }
 
     /// Takes lent frames back, of which the socket took `taken` bytes.
-    pub(crate) fn advance(&mut self, at: SlotRef, taken: usize) -> Progress {
+    pub(crate) fn advance(&mut self, _: &mut Owner, at: SlotRef, taken: usize) -> Progress {
         let Some(entry) = self.slot(at) else {
             return Progress::Gone;
         };
@@ -234,6 +251,7 @@ impl Table {
         let empty = backlog.is_empty();
         if empty {
             entry.outbox = Outbox::Empty;
+            self.blocked.remove(at.slot);
         }
         let metrics = &self.context.app(app).metrics;
         metrics.deliveries.inc_by(written);
@@ -245,11 +263,6 @@ impl Table {
             self.enforce(at);
         }
         Progress::Blocked
-    }
-
-    /// Since when the socket of `at` refuses.
-    pub(crate) fn blocked_since(&mut self, at: SlotRef) -> Option<Instant> {
-        self.slot(at)?.outbox.backlog().map(|backlog| backlog.since)
     }
 }
 

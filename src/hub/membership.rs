@@ -5,6 +5,8 @@ mod tests;
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::{
     connection::{Connection, SlotRef, Snapshot, State},
     limbo::Lost,
@@ -15,6 +17,7 @@ use super::{
 use crate::{
     broker::Topic,
     id::{AppId, ConnectionId},
+    limits::SLICE_STRIDE,
     predicate::{IndexKey, KeyKind, LookupKey, Value},
 };
 
@@ -230,16 +233,16 @@ impl Table {
         self.apps[app.0 as usize].watchers.contains(channel, slot)
     }
 
-    /// Those who hear of coming and going in `channel`.
+    /// Up to [`SLICE_STRIDE`] of those who hear of coming and going in `channel`, from slot `from` on, in the order of slots.
     pub(crate) fn watchers_of(
         &self,
         app: AppId,
         channel: &LookupKey,
-    ) -> Vec<(SlotRef, ConnectionId)> {
-        let mut slots = Vec::new();
-        self.apps[app.0 as usize]
+        from: u32,
+    ) -> SmallVec<[(SlotRef, ConnectionId); SLICE_STRIDE]> {
+        let slots = self.apps[app.0 as usize]
             .watchers
-            .collect(channel, &mut slots);
+            .page(channel, from, SLICE_STRIDE);
         let open = slots
             .into_iter()
             .filter_map(|slot| Some((slot, self.open_connection(slot)?.id())));

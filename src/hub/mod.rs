@@ -25,6 +25,7 @@ pub(crate) mod tests;
 mod wave;
 
 use std::{
+    marker::PhantomData,
     sync::{
         Arc,
         atomic::{
@@ -45,22 +46,40 @@ pub use gate::Busy;
 pub(crate) use gate::Ticket;
 pub(crate) use limbo::{Limbo, Lost};
 pub(crate) use membership::Joining;
+pub(crate) use outbox::Replay;
+pub(crate) use placing::SlowConsumer;
 pub(crate) use presence::{
     Bulletin, Change, Coming, Count, Notice, Presence, Register, Tidings, Watching,
 };
 pub(crate) use selection::{Closure, Except, Named, Selection, channel_key, user_key};
-pub(crate) use stored::Mended;
+pub(crate) use stored::{Asked, Mended, StoredReplay};
 pub(crate) use sweep::{Counts, Looked, Reach};
 pub(crate) use table::{AppContext, Context, Table};
 
 use crate::{
     id::{AppId, ConnectionId},
-    limits::Limits,
+    limits::{Limits, SHED_LOOK},
 };
+
+/// The right to take outboxes out, and to block them. The thread that writes a shard's sockets has the only one.
+///
+/// It is borrowed from the taking of a batch to its settling. So no outbox becomes blocked while its frames are out: what a
+/// socket refused always goes in front of everything that was placed meanwhile.
+#[derive(Debug)]
+pub(crate) struct Owner(PhantomData<*const ()>);
+
+#[cfg(test)]
+impl Owner {
+    /// The right of a test that plays the shard's thread.
+    pub(crate) fn for_tests() -> Self {
+        Self(PhantomData)
+    }
+}
 
 /// One locked table, and the bell of the thread that writes its sockets.
 #[derive(Debug)]
 pub(crate) struct Shard {
+    is_owned: AtomicBool,
     table: Mutex<Table>,
     waves: wave::Waves,
     bell: Notify,
@@ -79,17 +98,42 @@ impl Shard {
         let result = f(&mut table);
         table.trim();
         let waiting = table.is_waiting();
-        // Whoever waits gets the lock now: a sweep that takes it again at once would keep them out.
+        drop(table);
+        self.wake(waiting);
+        result
+    }
+
+    /// Runs `f` as [`Shard::with`] does, for a sweep that takes the lock again immediately: a thread that waits for the
+    /// lock gets it first.
+    pub(crate) fn with_fair<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
+        let mut table = self.table.lock();
+        let result = f(&mut table);
+        table.trim();
+
+        let waiting = table.is_waiting();
         MutexGuard::unlock_fair(table);
+        self.wake(waiting);
+        result
+    }
+
+    fn wake(&self, waiting: bool) {
         if waiting && !self.awake.swap(true, SeqCst) {
             self.bell.notify_one();
         }
-        result
     }
 
     /// Runs `f` under the lock for the owner itself, who needs no waking.
     pub(crate) fn own<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         f(&mut self.table.lock())
+    }
+
+    /// The right of the thread that owns the shard.
+    ///
+    /// # Panics
+    /// When it has been given out before.
+    pub(crate) fn owner(&self) -> Owner {
+        assert!(!self.is_owned.swap(true, SeqCst), "a shard has one owner");
+        Owner(PhantomData)
     }
 
     /// Sleeps until an outbox waits. Only the owner calls this; what is placed meanwhile is never missed.
@@ -102,12 +146,26 @@ impl Shard {
         self.bell.notified().await;
     }
 
-    /// Waits until something more is placed, or something was since the last look; only the owner calls this.
-    /// Cancel-safe.
-    pub(crate) async fn placed(&self) {
-        self.awake.store(false, SeqCst);
-        self.bell.notified().await;
-        self.awake.store(true, SeqCst);
+    /// Looks at the table with `look` until that finds something, or until `end`; only the owner calls this. What is placed
+    /// after a look leads to the next one. Cancel-safe.
+    pub(crate) async fn look_until<T>(
+        &self,
+        end: tokio::time::Instant,
+        mut look: impl FnMut(&mut Table) -> Option<T>,
+    ) -> Option<T> {
+        loop {
+            // Before the look: whatever is placed from here on rings the bell.
+            self.awake.store(false, SeqCst);
+            let found = self.own(&mut look);
+            let is_over = found.is_some()
+                || tokio::time::timeout_at(end, self.bell.notified())
+                    .await
+                    .is_err();
+            self.awake.store(true, SeqCst);
+            if is_over {
+                return found.or_else(|| self.own(look));
+            }
+        }
     }
 
     /// Notes that the thread is at work.
@@ -131,6 +189,17 @@ pub(crate) struct Hub {
     gate: Arc<gate::Gate>,
     context: Arc<Context>,
     shedding: AtomicBool,
+    /// The shard and slot at which [`Hub::shed`] goes on.
+    shed_from: Mutex<(usize, u32)>,
+}
+
+/// A connection whose socket refused.
+#[derive(Debug)]
+struct Held {
+    /// What waits for it.
+    bytes: usize,
+    shard: usize,
+    at: SlotRef,
 }
 
 impl Hub {
@@ -138,6 +207,7 @@ impl Hub {
         let shard = |at: usize| {
             let table = Mutex::new(Table::new(at as u8, context.clone()));
             Arc::new(Shard {
+                is_owned: AtomicBool::new(false),
                 table,
                 waves: wave::Waves::default(),
                 bell: Notify::new(),
@@ -152,6 +222,7 @@ impl Hub {
             gate,
             context,
             shedding: AtomicBool::new(false),
+            shed_from: Mutex::default(),
         }
     }
 
@@ -224,7 +295,8 @@ impl Hub {
             .set(self.context.refused.load(Relaxed) as i64);
     }
 
-    /// Closes the connections that hold the most refused bytes until the node is within its bound.
+    /// Closes connections that hold many refused bytes until the node is within its bound, the largest first among
+    /// [`SHED_LOOK`] of them. Those that are closing already only lose what waits for them.
     ///
     /// One caller at a time does the work; the others go on.
     pub(crate) fn shed(&self) {
@@ -234,23 +306,44 @@ impl Hub {
         if refused <= bound || self.shedding.swap(true, SeqCst) {
             return;
         }
-        let mut found: Vec<(usize, usize, SlotRef)> = Vec::new();
-        for (at, shard) in self.shards.iter().enumerate() {
-            found.extend(
-                shard
-                    .own(Table::backlogs)
-                    .into_iter()
-                    .map(|(bytes, slot)| (bytes, at, slot)),
-            );
-        }
-        found.sort_unstable_by_key(|&(bytes, ..)| std::cmp::Reverse(bytes));
-        for (_, shard, at) in found {
-            if self.context.refused.load(Relaxed) <= bound {
+        let found = self.some_backlogs();
+        let mean = found.iter().map(|backlog| backlog.bytes).sum::<usize>() / found.len().max(1);
+        for Held { bytes, shard, at } in found {
+            // Larger ones may stand further on: those are closed when it is their turn to be looked at.
+            if bytes < mean || self.context.refused.load(Relaxed) <= bound {
                 break;
             }
             self.shards[shard]
                 .with(|table| table.close_slow(at, "the node is over its bound of refused bytes"));
         }
         self.shedding.store(false, SeqCst);
+    }
+
+    /// Up to [`SHED_LOOK`] connections whose sockets refused, the largest backlog first. Goes on where the last call ended.
+    fn some_backlogs(&self) -> Vec<Held> {
+        let mut found = Vec::new();
+        let mut next = *self.shed_from.lock();
+        for _ in 0..=self.shards.len() {
+            let (shard, from) = next;
+            let room = SHED_LOOK - found.len();
+            let (some, rest) = self.shards[shard].own(|table| table.backlogs(from, room));
+            found.extend(
+                some.into_iter()
+                    .map(|(bytes, at)| Held { bytes, shard, at }),
+            );
+            next = match rest {
+                Some(slot) => (shard, slot),
+                None => ((shard + 1) % self.shards.len(), 0),
+            };
+            if found.len() == SHED_LOOK {
+                break;
+            }
+        }
+        *self.shed_from.lock() = next;
+
+        // A whole round comes back to where it began.
+        found.sort_unstable_by_key(|held| (std::cmp::Reverse(held.bytes), held.shard, held.at));
+        found.dedup_by_key(|held| (held.shard, held.at));
+        found
     }
 }

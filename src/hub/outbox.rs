@@ -151,6 +151,8 @@ pub(super) struct Backlog {
     counted: usize,
     /// Bytes of replayed frames not yet taken.
     replayed_bytes: usize,
+    /// Frames at the front that are known to be replayed, or to carry no event: what is thrown away stands after them.
+    kept: usize,
     /// Frames at the front that the owner is writing now, and their bytes not yet taken.
     in_flight: (usize, usize),
     /// Whole unwritten frames are to be thrown away as soon as the owner has written.
@@ -161,6 +163,32 @@ pub(super) struct Backlog {
     pub(super) since: Instant,
     /// Bytes refused on the whole node, shared bytes once.
     total: Arc<AtomicUsize>,
+}
+
+/// Frames out of a history, ready to be handed over: there may be thousands, and the shard's lock is not held meanwhile.
+///
+/// They count as refused bytes of the node from now on.
+#[derive(Debug)]
+pub(crate) struct Replay(Backlog);
+
+impl Replay {
+    /// `frames`, counted in `total`.
+    pub(crate) fn new(total: Arc<AtomicUsize>, frames: impl IntoIterator<Item = Frame>) -> Self {
+        let mut backlog = Backlog::new(total, false);
+        for frame in frames {
+            backlog.replayed_bytes += frame.len();
+            backlog.wait(Waiting {
+                frame,
+                replayed: true,
+            });
+        }
+        Self(backlog)
+    }
+
+    /// Whether there is nothing to hand over.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 #[derive(Debug)]
@@ -179,6 +207,7 @@ impl Backlog {
             bytes: 0,
             counted: 0,
             replayed_bytes: 0,
+            kept: 0,
             in_flight: (0, 0),
             discard: false,
             refused,
@@ -190,22 +219,19 @@ impl Backlog {
     pub(super) fn push(&mut self, frame: Frame) {
         self.bytes += frame.len();
         self.counted += 1;
-        self.append(Waiting {
+        self.wait(Waiting {
             frame,
             replayed: false,
         });
     }
 
-    /// Appends a frame out of a history, which the bounds of the connection do not count.
-    pub(super) fn push_replayed(&mut self, frame: Frame) {
-        self.replayed_bytes += frame.len();
-        self.append(Waiting {
-            frame,
-            replayed: true,
-        });
+    /// Appends frames out of a history, which the bounds of the connection do not count.
+    pub(super) fn append(&mut self, mut replay: Replay) {
+        self.replayed_bytes += mem::take(&mut replay.0.replayed_bytes);
+        self.frames.append(&mut replay.0.frames);
     }
 
-    fn append(&mut self, waiting: Waiting) {
+    fn wait(&mut self, waiting: Waiting) {
         if waiting.frame.note_refused() {
             self.total.fetch_add(waiting.frame.len(), Relaxed);
         }
@@ -298,10 +324,13 @@ impl Backlog {
     /// Throws away the oldest whole events that are neither being written nor replayed until the backlog keeps the
     /// bounds, or none is left.
     pub(super) fn discard_oldest(&mut self, max_bytes: usize, max_frames: usize) -> u64 {
-        let mut at = self.in_flight.0.max(usize::from(self.written > 0));
+        let begun = self.in_flight.0.max(usize::from(self.written > 0));
+        let mut at = begun.max(self.kept);
         let mut events = 0;
         while at + 1 < self.frames.len() && self.is_over(max_bytes, max_frames) {
             if self.frames[at].replayed || !self.frames[at].frame.is_event() {
+                // The next event to be placed need not walk over them again: a replay may have thousands.
+                self.kept += usize::from(at == self.kept);
                 at += 1;
                 continue;
             }
@@ -348,6 +377,7 @@ impl Backlog {
             self.forget(&waiting.frame);
         }
         self.frames = kept;
+        self.kept = 0;
         dropped
     }
 
@@ -363,6 +393,7 @@ impl Backlog {
     fn pop_front(&mut self) {
         if let Some(Waiting { frame, replayed }) = self.frames.pop_front() {
             self.counted -= usize::from(!replayed);
+            self.kept = self.kept.saturating_sub(1);
             self.forget(&frame);
         }
     }
@@ -435,9 +466,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_thrown_away_stands_after_a_replay_however_often_one_looks() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let mut backlog = Backlog::new(total.clone(), true);
+        backlog.append(Replay::new(total, (0..3).map(|_| frame(98))));
+        backlog.push(Frame::ping(b""));
+        for _ in 0..4 {
+            backlog.push(frame(98));
+            backlog.discard_oldest(250, 1000);
+        }
+        assert_eq!(backlog.kept, 4, "three replayed frames and a ping");
+        assert_eq!((backlog.frames.len(), backlog.counted()), (6, 3));
+
+        // What the owner writes from the front moves the mark along.
+        let mut lent = Vec::new();
+        backlog.lend(2, &mut lent);
+        backlog.advance(200);
+        assert_eq!(backlog.kept, 2);
+        backlog.push(frame(98));
+        assert_eq!(backlog.discard_oldest(250, 1000), 1);
+        backlog.lend(16, &mut lent);
+        backlog.advance(usize::MAX / 2);
+        assert!(backlog.is_empty());
+    }
+
+    #[test]
     fn a_replay_is_no_fault_of_its_reader_and_what_comes_behind_it_only_once_the_socket_refused() {
-        let mut backlog = Backlog::new(Arc::default(), false);
-        (0..5).for_each(|_| backlog.push_replayed(frame(98)));
+        let total = Arc::new(AtomicUsize::new(0));
+        let mut backlog = Backlog::new(total.clone(), false);
+        backlog.append(Replay::new(total, (0..5).map(|_| frame(98))));
         (0..3).for_each(|_| backlog.push(frame(98)));
         assert_eq!(
             (backlog.counted(), backlog.bytes, backlog.all_bytes()),

@@ -1,7 +1,9 @@
 //! Placing frames in outboxes, and closing: what any thread may do under the shard's lock.
 
+use std::time::Duration;
+
 use super::{
-    connection::{SlotRef, State},
+    connection::{SlotRef, Snapshot, State},
     gate::Ticket,
     outbox::{Backlog, Outbox, Queued},
     presence::Leaving,
@@ -9,10 +11,23 @@ use super::{
 };
 use crate::{
     close::{self, Close},
-    config::SlowConsumer,
+    config,
+    limits::SLOW_LOGGED,
     metrics::DropReason,
     protocol::frame::Frame,
 };
+
+/// A consumer that was closed because it reads too slowly.
+#[derive(Debug)]
+pub(crate) struct SlowConsumer {
+    pub(crate) connection: Snapshot,
+    /// What waited for it.
+    pub(crate) bytes: usize,
+    pub(crate) frames: usize,
+    /// How long ago its socket first refused.
+    pub(crate) stalled: Duration,
+    pub(crate) why: &'static str,
+}
 
 impl Table {
     /// Appends a publication's frame for an open connection; true if it was queued, false if it was dropped.
@@ -101,8 +116,8 @@ impl Table {
             return;
         }
         match app.slow_consumer {
-            SlowConsumer::Disconnect => self.close_slow(at, "over the outbox bound"),
-            SlowConsumer::DropOldest => {
+            config::SlowConsumer::Disconnect => self.close_slow(at, "over the outbox bound"),
+            config::SlowConsumer::DropOldest => {
                 let lost = backlog.discard_oldest(max_bytes, max_frames);
                 app.metrics.dropped(DropReason::Oldest, lost);
                 let is_over = backlog.is_over(max_bytes, max_frames);
@@ -181,7 +196,7 @@ impl Table {
 
     /// Ends a connection that reads too slowly: whole unwritten frames are thrown away and counted, a frame begun
     /// is finished, and the close frame follows it.
-    pub(crate) fn close_slow(&mut self, at: SlotRef, why: &str) {
+    pub(crate) fn close_slow(&mut self, at: SlotRef, why: &'static str) {
         let Some(entry) = self.slot(at) else { return };
         let app = entry.app;
         let Some(backlog) = entry.outbox.backlog() else {
@@ -194,29 +209,25 @@ impl Table {
         );
         let dropped = backlog.discard();
         let connection = entry.connection.clone();
-        if entry.state == State::Closing {
-            self.context
-                .app(app)
-                .metrics
-                .dropped(DropReason::Slow, dropped);
-            return;
-        }
+        let is_closing = entry.state == State::Closing;
         self.context
             .app(app)
             .metrics
             .dropped(DropReason::Slow, dropped);
-        if let Some(connection) = connection {
-            tracing::warn!(
-                app = %self.context.app(app).name,
-                connection = %connection.id(),
-                user = connection.user().unwrap_or(""),
-                ip = %connection.attributes.connection.ip,
-                code = close::TOO_SLOW,
-                waiting_bytes = bytes,
-                waiting_frames = frames,
-                stalled_ms = since.as_millis() as u64,
-                "slow consumer closed: {why}"
-            );
+        if is_closing {
+            return;
+        }
+
+        // The owner logs it, without the lock: whoever reads the log may be slow as well.
+        match connection {
+            Some(connection) if self.slow.len() < SLOW_LOGGED => self.slow.push(SlowConsumer {
+                connection,
+                bytes,
+                frames,
+                stalled: since,
+                why,
+            }),
+            _ => self.more_slow += 1,
         }
         self.close_lost(at, &Close::new(close::TOO_SLOW, "too slow"));
     }
@@ -229,34 +240,60 @@ impl Table {
             for queued in entry.outbox.take_queue(&mut self.log) {
                 backlog.push(queued.frame);
             }
-            entry.dirty = Dirty::No;
-            entry.outbox = Outbox::Blocked(backlog);
+            self.block(slot, backlog);
         }
-        match &mut entry.outbox {
+        match &mut self.slots[slot as usize].outbox {
             Outbox::Blocked(backlog) => backlog,
             _ => unreachable!("it was made so above"),
         }
     }
 
-    /// The refused connections with the bytes that wait for each.
-    pub(crate) fn backlogs(&mut self) -> Vec<(usize, SlotRef)> {
+    /// Up to `most` connections whose sockets refused, from slot `from` on, with the bytes that wait for each; and where
+    /// the next ones begin, if there are more.
+    pub(crate) fn backlogs(
+        &mut self,
+        from: u32,
+        most: usize,
+    ) -> (Vec<(usize, SlotRef)>, Option<u32>) {
         let mut found = Vec::new();
-        for (slot, entry) in self.slots.iter_mut().enumerate() {
-            if let (Some(backlog), true) = (entry.outbox.backlog(), entry.state == State::Open) {
-                found.push((
-                    backlog.all_bytes(),
-                    SlotRef {
-                        slot: slot as u32,
-                        generation: entry.generation,
-                    },
-                ));
-            }
+        let mut rest = self.blocked.range(from..);
+        while found.len() < most {
+            let Some(slot) = rest.next() else {
+                return (found, None);
+            };
+            let entry = &mut self.slots[slot as usize];
+            let at = SlotRef {
+                slot,
+                generation: entry.generation,
+            };
+            found.extend(
+                entry
+                    .outbox
+                    .backlog()
+                    .map(|backlog| (backlog.all_bytes(), at)),
+            );
         }
-        found
+        (found, rest.next())
     }
 
     /// The connections that began to close since the last call.
     pub(crate) fn take_closing(&mut self) -> Vec<SlotRef> {
         std::mem::take(&mut self.closing)
+    }
+
+    /// The consumers that were closed as slow since the last call, for the log: some of them, and how many more.
+    pub(crate) fn take_slow(&mut self) -> (Vec<SlowConsumer>, u64) {
+        (
+            std::mem::take(&mut self.slow),
+            std::mem::take(&mut self.more_slow),
+        )
+    }
+
+    /// Blocks the outbox of `slot` with `backlog`, in front of which nothing waits.
+    pub(super) fn block(&mut self, slot: u32, backlog: Box<Backlog>) {
+        let entry = &mut self.slots[slot as usize];
+        entry.dirty = Dirty::No;
+        entry.outbox = Outbox::Blocked(backlog);
+        self.blocked.insert(slot);
     }
 }

@@ -102,9 +102,9 @@ impl Bulletin {
         self.bell.notified().await;
     }
 
-    /// The next channel that has notices.
-    pub(crate) fn next(&self) -> Option<(AppId, SmolStr)> {
-        self.due.lock().pop_front()
+    /// The channels that have notices, in the order in which they came to have them.
+    pub(crate) fn take_due(&self) -> VecDeque<(AppId, SmolStr)> {
+        std::mem::take(&mut self.due.lock())
     }
 
     /// The channels that have gathered counts since the last call.

@@ -7,20 +7,22 @@
 use smol_str::SmolStr;
 
 use super::{
-    Hub,
-    connection::{SlotRef, State},
+    Hub, Owner,
+    connection::{SlotRef, Snapshot, State},
     gate::Ticket,
     inbox::{Missing, Turn},
-    selection::{Named, Selection},
+    outbox::Replay,
+    selection::{Selection, user_key},
     sweep::Counts,
-    table::Table,
+    table::{Context, Table},
 };
 use crate::{
-    history::{Entry, Position, Reader, Waiting},
+    history::{Entry, Position, Waiting},
     id::AppId,
-    limits::{CONFIRMED_STRETCH, DOUBTED_LOOK},
-    predicate::Verdict,
+    limits::{CONFIRMED_STRETCH, SLOTS_LOOK, SWEEP_STRIDE},
+    predicate::{LookupKey, Verdict},
     protocol::{frame::Frame, native},
+    time_slice::TimeSlice,
 };
 
 /// What became of a stored event that was placed.
@@ -30,6 +32,67 @@ pub(crate) struct PlacedStored {
     pub(crate) counts: Counts,
     /// Whether a connection waits for what is missing before it.
     pub(crate) is_held: bool,
+}
+
+/// When the store was asked what waits for a user.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// The newest of the node's doubts at that time.
+    pub(crate) seen: u64,
+    /// The user's turn is held since then: nothing can have come meanwhile.
+    pub(crate) in_turn: bool,
+}
+
+/// A connection in doubt, and what of the store's answer it has missed.
+#[derive(Debug)]
+pub(crate) struct Doubted {
+    at: SlotRef,
+    pub(crate) connection: Snapshot,
+    missing: Missing,
+}
+
+impl Doubted {
+    /// The entries of `waiting` that the connection has missed.
+    pub(crate) fn missed<'a>(&self, waiting: &'a Waiting) -> Vec<&'a Entry> {
+        let Missing::After(after, _) = self.missing else {
+            return Vec::new();
+        };
+        let reader = self.connection.reader();
+        waiting
+            .entries
+            .iter()
+            .filter(|entry| entry.offset > after && entry.is_for(&reader))
+            .collect()
+    }
+}
+
+/// Stored events, ready to be handed over, with pings among them that ask for their confirmation.
+#[derive(Debug)]
+pub(crate) struct StoredReplay {
+    replay: Replay,
+    /// The offsets that the pings stand after.
+    asked: Vec<u64>,
+    events: u64,
+}
+
+impl StoredReplay {
+    /// Makes a replay of `missed`. The shard's lock is not needed for it.
+    pub(crate) fn new(context: &Context, missed: &[&Entry]) -> Self {
+        let mut frames = Vec::with_capacity(missed.len() + missed.len() / CONFIRMED_STRETCH + 1);
+        let mut asked = Vec::new();
+        for stretch in missed.chunks(CONFIRMED_STRETCH) {
+            frames.extend(stretch.iter().map(|entry| entry.frame.clone()));
+            if let Some(last) = stretch.last() {
+                asked.push(last.offset);
+                frames.push(native::confirm_ping(last.offset));
+            }
+        }
+        Self {
+            replay: Replay::new(context.refused.clone(), frames),
+            asked,
+            events: missed.len() as u64,
+        }
+    }
 }
 
 /// What became of the connections of a user that were in doubt.
@@ -55,12 +118,16 @@ impl Table {
         }
     }
 
-    /// Notes that stored events may be missing among what is placed from now on: nothing more of them is, and nobody
-    /// confirms any, until the store was asked. `number` counts the node's doubts.
-    pub(crate) fn doubt_stored(&mut self, number: u64) {
-        for inbox in self.slots.iter_mut().filter_map(|slot| slot.inbox.as_mut()) {
+    /// Notes for the connections in [`SLOTS_LOOK`] slots from `from` on that stored events may be missing among what is placed
+    /// from now on. Nothing more of them is placed, and no client confirms any, until the store was asked. `number` counts
+    /// the node's doubts. Returns where the next slots begin.
+    pub(crate) fn doubt_stored(&mut self, number: u64, from: usize) -> Option<usize> {
+        let end = self.slots.len().min(from + SLOTS_LOOK);
+        let looked = &mut self.slots[from.min(end)..end];
+        for inbox in looked.iter_mut().filter_map(|slot| slot.inbox.as_mut()) {
             inbox.doubt(number);
         }
+        (end < self.slots.len()).then_some(end)
     }
 
     /// The same for one connection.
@@ -70,9 +137,9 @@ impl Table {
         }
     }
 
-    /// The users of connections in doubt among [`DOUBTED_LOOK`] slots from `from` on, and where to look next.
+    /// The users of connections in doubt among [`SLOTS_LOOK`] slots from `from` on, and where to look next.
     pub(crate) fn doubted(&self, from: usize) -> (Vec<(AppId, SmolStr)>, Option<usize>) {
-        let end = self.slots.len().min(from + DOUBTED_LOOK);
+        let end = self.slots.len().min(from + SLOTS_LOOK);
         let looked = self.slots[from.min(end)..end]
             .iter()
             .filter(|slot| slot.state == State::Open);
@@ -106,75 +173,105 @@ impl Table {
         true
     }
 
-    /// Hands an open connection what waits for its user, with pings that ask for its confirmation. True if the owner has
-    /// to start writing; see [`Table::replay`].
-    pub(crate) fn hand_over(&mut self, at: SlotRef, waiting: &Waiting, missed: &[&Entry]) -> bool {
+    /// Hands an open connection what was `missed` of what waits for its user. True if the owner has to start writing; see
+    /// [`Table::replay`].
+    pub(crate) fn hand_over(
+        &mut self,
+        owner: &mut Owner,
+        at: SlotRef,
+        waiting: &Waiting,
+        missed: StoredReplay,
+    ) -> bool {
         let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else {
             return false;
         };
         inbox.stand(waiting);
-        self.replay_stored(at, missed)
+        self.replay_stored(owner, at, missed)
     }
 
-    fn replay_stored(&mut self, at: SlotRef, missed: &[&Entry]) -> bool {
-        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else {
-            return false;
-        };
-        let mut frames = Vec::with_capacity(missed.len() + missed.len() / CONFIRMED_STRETCH + 1);
-        for stretch in missed.chunks(CONFIRMED_STRETCH) {
-            frames.extend(stretch.iter().map(|entry| entry.frame.clone()));
-            if let Some(last) = stretch.last() {
-                inbox.ask(last.offset);
-                frames.push(native::confirm_ping(last.offset));
+    fn replay_stored(&mut self, owner: &mut Owner, at: SlotRef, missed: StoredReplay) -> bool {
+        if let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) {
+            for offset in missed.asked {
+                inbox.ask(offset);
             }
         }
-        !frames.is_empty() && self.replay(at, frames)
+        self.replay(owner, at, missed.replay)
     }
 
-    /// Hands a connection in doubt what it has missed of what the store holds, and ends the doubt where that is all.
-    fn mend(
+    /// What a connection in doubt has missed of what the store holds; nothing if it is not in doubt.
+    pub(crate) fn judge(
         &mut self,
         at: SlotRef,
         waiting: &Waiting,
-        (seen, in_turn): (u64, bool),
-        mended: &mut Mended,
-    ) {
-        let Some(connection) = self.open_connection(at.slot).cloned() else {
-            return;
-        };
-        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else {
-            return;
-        };
-        let (after, is_all) = match inbox.judge(waiting, seen, in_turn) {
-            Missing::Nothing => return,
-            Missing::After(after, is_all) => (after, is_all),
-            Missing::Unknown => {
-                inbox.give_up(waiting.position);
-                mended.given_up += 1;
-                return;
-            }
-        };
-        let was_asked = inbox.go_on(waiting, is_all);
-        let reader = Reader {
-            user: connection.user(),
-            device: connection.device(),
-            connection: connection.id(),
-        };
-        let later = waiting.entries.iter().filter(|entry| entry.offset > after);
-        let missed: Vec<&Entry> = later.filter(|entry| entry.is_for(&reader)).collect();
-        if self.replay_stored(at, &missed) {
-            self.replays.push(at);
+        asked: Asked,
+    ) -> Option<Doubted> {
+        let connection = self.open_connection(at.slot)?.clone();
+        let inbox = self.slot(at)?.inbox.as_ref()?;
+        match inbox.judge(waiting, asked.seen, asked.in_turn) {
+            Missing::Nothing => None,
+            missing => Some(Doubted {
+                at,
+                connection,
+                missing,
+            }),
         }
-        if missed.is_empty() && was_asked {
-            self.ask(at, 0);
-        }
-        mended.events += missed.len() as u64;
-        mended.left += u64::from(!is_all);
     }
 
-    /// The connections whose replays the owner has to start to write, since the last call.
-    pub(crate) fn take_replays(&mut self) -> Vec<SlotRef> {
-        std::mem::take(&mut self.replays)
+    /// Hands a connection in doubt what it has `missed`, and ends the doubt if that is all. A connection that is in another
+    /// doubt by now stays in it. True if the owner has to start writing.
+    pub(crate) fn mend(
+        &mut self,
+        owner: &mut Owner,
+        doubted: &Doubted,
+        (waiting, asked): (&Waiting, Asked),
+        missed: StoredReplay,
+        mended: &mut Mended,
+    ) -> bool {
+        let at = doubted.at;
+        let is_same = self
+            .judge(at, waiting, asked)
+            .is_some_and(|now| now.missing == doubted.missing);
+        let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else {
+            return false;
+        };
+        if !is_same {
+            mended.left += u64::from(inbox.is_doubted());
+            return false;
+        }
+        let Missing::After(_, is_all) = doubted.missing else {
+            inbox.give_up(waiting.position);
+            mended.given_up += 1;
+            return false;
+        };
+
+        let was_asked = inbox.go_on(waiting, is_all);
+        let events = missed.events;
+        let begins = self.replay_stored(owner, at, missed);
+        if events == 0 && was_asked {
+            self.ask(at, 0);
+        }
+        mended.events += events;
+        mended.left += u64::from(!is_all);
+        begins
+    }
+
+    /// Gives up what a connection in doubt has missed: it waits for the client's next connection.
+    pub(crate) fn give_up_stored(&mut self, at: SlotRef) {
+        let inbox = self.slot(at).and_then(|slot| slot.inbox.as_mut());
+        if let Some(inbox) = inbox.filter(|inbox| inbox.is_doubted()) {
+            inbox.give_up(None);
+        }
+    }
+
+    /// Up to [`SWEEP_STRIDE`] open connections of a user from slot `from` on, in the order of slots.
+    pub(crate) fn connections_of(&self, app: AppId, user: &LookupKey, from: u32) -> Vec<SlotRef> {
+        let slots = self.apps[app.0 as usize]
+            .users
+            .page(user, from, SWEEP_STRIDE);
+        slots
+            .into_iter()
+            .filter_map(|slot| self.reference(slot))
+            .collect()
     }
 
     /// The ping that asks for what is not confirmed yet, if any: a client may answer only the last of several pings
@@ -200,98 +297,78 @@ impl Table {
     ///
     /// They are shared with the history and count as refused bytes of the node, but not towards the connection's own
     /// bounds: it did not ask for them faster than it reads. True if the owner has to start writing them.
-    pub(crate) fn replay(&mut self, at: SlotRef, frames: impl IntoIterator<Item = Frame>) -> bool {
-        if self.state(at) != State::Open {
+    pub(crate) fn replay(&mut self, _: &mut Owner, at: SlotRef, frames: Replay) -> bool {
+        if frames.is_empty() || self.state(at) != State::Open {
             return false;
         }
         let was_blocked = self.slots[at.slot as usize].outbox.is_blocked();
-        let backlog = self.backlog_of(at.slot);
-        for frame in frames {
-            backlog.push_replayed(frame);
-        }
+        self.backlog_of(at.slot).append(frames);
         !was_blocked
+    }
+
+    /// Places a stored event for one connection of its user.
+    fn place_stored(
+        &mut self,
+        at: SlotRef,
+        (selection, frame, ticket): (&Selection, &Frame, &Ticket),
+        position: Position,
+        placed: &mut PlacedStored,
+    ) {
+        let may_ask = self.context.interest.is_some();
+        let Some(connection) = self.open_connection(at.slot).cloned() else {
+            return;
+        };
+        let counts = &mut placed.counts;
+        counts.looked.at += 1;
+
+        // A connection that the event is not for has nothing to miss of it.
+        let inbox = self.slot(at).and_then(|slot| slot.inbox.as_mut());
+        let turn = inbox.map_or(Turn::Next, |inbox| inbox.receive(position, may_ask));
+        placed.is_held |= turn == Turn::Later;
+        if selection.admits(&connection, &connection.attributes.auth) != Verdict::Match {
+            return;
+        }
+        counts.looked.matched += 1;
+        if turn != Turn::Next {
+            counts.queued += 1;
+            return;
+        }
+        counts.queued += u64::from(self.place(at.slot, frame, ticket));
+        self.ask(at, position.offset);
     }
 }
 
 impl Hub {
-    /// Places the stored event at `position` of one user for the connections of `selection`; those that take stored
-    /// events are asked to confirm it. Places at once, without yielding: a user has few connections.
-    pub(crate) fn place_stored(
+    /// Places the stored event at `position` of `user` for the user's connections in `selection`; those that take stored events
+    /// are asked to confirm it. A few connections are placed immediately, many in slices.
+    ///
+    /// Not cancel-safe, as [`Hub::place_large`].
+    pub(crate) async fn place_stored(
         &self,
-        selection: &Selection,
+        (selection, user): (&Selection, &str),
         frame: &Frame,
         position: Position,
         ticket: &Ticket,
+        slice: &mut TimeSlice,
     ) -> PlacedStored {
+        let key = user_key(user);
         let mut placed = PlacedStored::default();
-        let counts = &mut placed.counts;
-        let may_ask = self.context().interest.is_some();
         for shard in self.shards() {
-            shard.with(|table| {
-                for at in table.candidates(selection.app, selection.source()) {
-                    let Some(connection) = table.open_connection(at.slot).cloned() else {
-                        continue;
-                    };
-                    counts.looked.at += 1;
-                    let inbox = table.slot(at).and_then(|slot| slot.inbox.as_mut());
-                    // Whom it is not for has nothing to miss of it.
-                    let turn = inbox.map_or(Turn::Next, |inbox| inbox.receive(position, may_ask));
-                    placed.is_held |= turn == Turn::Later;
-                    if selection.admits(&connection, &connection.attributes.auth) != Verdict::Match
-                    {
-                        continue;
+            let mut next = Some(0);
+            while let Some(from) = next {
+                next = shard.with(|table| {
+                    let found = table.connections_of(selection.app, &key, from);
+                    for &at in &found {
+                        table.place_stored(at, (selection, frame, ticket), position, &mut placed);
                     }
-                    counts.looked.matched += 1;
-                    if turn != Turn::Next {
-                        counts.queued += 1;
-                        continue;
-                    }
-                    counts.queued += u64::from(table.place(at.slot, frame, ticket));
-                    table.ask(at, position.offset);
+                    let last = found.get(SWEEP_STRIDE - 1);
+                    last.map(|last| last.slot + 1)
+                });
+                if next.is_some() {
+                    slice.rest().await;
                 }
-            });
+            }
         }
         placed
-    }
-
-    /// Hands the connections of `user` that are in doubt what they have missed of what the store holds, which was asked
-    /// after doubt number `seen`. `in_turn`: the user's turn was held since then.
-    pub(crate) fn mend_stored(
-        &self,
-        (app, user): (AppId, &str),
-        waiting: &Waiting,
-        (seen, in_turn): (u64, bool),
-    ) -> Mended {
-        let selection = Selection {
-            named: Some(Named::user(user)),
-            ..Selection::everyone(app)
-        };
-        let mut mended = Mended::default();
-        for shard in self.shards() {
-            shard.with(|table| {
-                for at in table.candidates(app, selection.source()) {
-                    table.mend(at, waiting, (seen, in_turn), &mut mended);
-                }
-            });
-        }
-        mended
-    }
-
-    /// Gives up what the connections of `user` that are in doubt have missed: it waits for the next connection.
-    pub(crate) fn give_up_stored(&self, app: AppId, user: &str) {
-        let selection = Selection {
-            named: Some(Named::user(user)),
-            ..Selection::everyone(app)
-        };
-        for shard in self.shards() {
-            shard.own(|table| {
-                for at in table.candidates(app, selection.source()) {
-                    let inbox = table.slot(at).and_then(|slot| slot.inbox.as_mut());
-                    if let Some(inbox) = inbox.filter(|inbox| inbox.is_doubted()) {
-                        inbox.give_up(None);
-                    }
-                }
-            });
-        }
     }
 }

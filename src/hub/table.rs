@@ -14,14 +14,15 @@ use super::{
     limbo::Limbo,
     log::Log,
     outbox::Outbox,
+    placing::SlowConsumer,
     presence::{Bulletin, Leaving, Presence},
     selection::{Named, Source},
 };
 use crate::{
     broker::{Interest, Topic},
-    config::SlowConsumer,
+    config,
     id::{AppId, ConnectionId, NodeId},
-    limits::Limits,
+    limits::{Limits, SLOTS_LOOK},
     metrics::{AppMetrics, DropReason, Metrics},
     predicate::{Access, IndexKey, IndexRef, LookupKey, Schema, Value},
     refusals::Refusals,
@@ -51,7 +52,7 @@ pub(crate) struct AppContext {
     pub(crate) name: Arc<str>,
     pub(crate) metrics: Arc<AppMetrics>,
     pub(crate) schema: Arc<Schema>,
-    pub(crate) slow_consumer: SlowConsumer,
+    pub(crate) slow_consumer: config::SlowConsumer,
     pub(crate) presence: Presence,
 }
 
@@ -60,7 +61,7 @@ impl Context {
     pub(crate) fn of_one_app(
         limits: Limits,
         schema: Arc<Schema>,
-        slow_consumer: SlowConsumer,
+        slow_consumer: config::SlowConsumer,
     ) -> Self {
         let (metrics, bulletin) = (Arc::new(Metrics::new()), Arc::<Bulletin>::default());
         let app_metrics = Arc::new(metrics.app("default"));
@@ -119,7 +120,7 @@ const _: () = assert!(size_of::<Slot>() <= 64);
 #[derive(Debug)]
 pub(super) struct AppTable {
     members: RoaringBitmap,
-    users: Index,
+    pub(super) users: Index,
     pub(super) declared: Box<[Index]>,
     pub(super) channels: Index,
     /// By channel, those who hear of the others' coming and going.
@@ -141,8 +142,12 @@ pub(crate) struct Table {
     pub(super) small: VecDeque<u32>,
     pub(super) bulk: VecDeque<u32>,
     pub(super) closing: Vec<SlotRef>,
-    /// Replays that another thread has placed, and nobody writes yet.
-    pub(super) replays: Vec<SlotRef>,
+    /// The slots whose outboxes are blocked.
+    pub(super) blocked: RoaringBitmap,
+    /// Consumers that were closed as slow and are yet to be logged.
+    pub(super) slow: Vec<SlowConsumer>,
+    /// How many more there were.
+    pub(super) more_slow: u64,
     pub(super) context: Arc<Context>,
 }
 
@@ -187,7 +192,9 @@ impl Table {
             small: VecDeque::new(),
             bulk: VecDeque::new(),
             closing: Vec::new(),
-            replays: Vec::new(),
+            blocked: RoaringBitmap::new(),
+            slow: Vec::new(),
+            more_slow: 0,
             context,
         }
     }
@@ -336,6 +343,7 @@ impl Table {
         if let Some(backlog) = outbox.backlog() {
             let events = backlog.events();
             *outbox = Outbox::Empty;
+            self.blocked.remove(slot);
             return events;
         }
         outbox
@@ -547,24 +555,22 @@ impl Table {
             .map(|connection| (SlotRef { slot, generation }, connection.clone()))
     }
 
-    /// Everyone who has a slot, whether open, pending or closing.
-    pub(crate) fn tenants(&self) -> Vec<SlotRef> {
-        let tenants = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| entry.state != State::Free);
-        tenants
+    /// Connections among [`SLOTS_LOOK`] slots from `from` on that are open or about to be; and where to look next.
+    pub(crate) fn tenants(&self, from: usize) -> (Vec<SlotRef>, Option<usize>) {
+        let end = self.slots.len().min(from + SLOTS_LOOK);
+        let looked = (from.min(end)..end).zip(&self.slots[from.min(end)..end]);
+        let tenants = looked
+            .filter(|(_, entry)| matches!(entry.state, State::Open | State::Pending))
             .map(|(slot, entry)| SlotRef {
                 slot: slot as u32,
                 generation: entry.generation,
-            })
-            .collect()
+            });
+        (tenants.collect(), (end < self.slots.len()).then_some(end))
     }
 
-    /// Whether the owner has something to do: an outbox waits, a replay does, or a connection began to close.
+    /// Whether the owner has something to do: an outbox waits, or a connection began to close.
     pub(super) fn is_waiting(&self) -> bool {
-        self.waiting() != (false, false) || !self.closing.is_empty() || !self.replays.is_empty()
+        self.waiting() != (false, false) || !self.closing.is_empty()
     }
 
     /// Lets go of frames that were placed for nobody as part of a run, and of their tickets.
@@ -577,6 +583,7 @@ impl Table {
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()
             && self.log.len() == 0
+            && self.blocked.is_empty()
             && self.apps.iter().all(|app| {
                 app.members.is_empty()
                     && app.users.len() == 0

@@ -6,8 +6,8 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use proptest::prelude::*;
 
 use super::{
-    Batch, Connection, Except, Hub, Load, Outcome, Progress, Reach, Selection, SlotRef, State,
-    Table,
+    Batch, Connection, Except, Hub, Load, Outcome, Owner, Progress, Reach, Replay, Selection,
+    SlotRef, State, Table,
     gate::{Gate, Ticket},
     table::Context,
     wave::place_at_once,
@@ -74,8 +74,11 @@ impl Socket {
     }
 }
 
-/// The owner of one shard, without a thread and without sockets.
-struct Owner {
+/// The thread of one shard, without a thread and without sockets.
+struct Thread {
+    owner: Owner,
+    /// A batch is out.
+    is_out: bool,
     table: Table,
     at: Vec<SlotRef>,
     sockets: Vec<Socket>,
@@ -87,7 +90,7 @@ struct Owner {
     next: u8,
 }
 
-impl Owner {
+impl Thread {
     fn new(connections: usize) -> Self {
         let context = context(Limits::default(), &[], SlowConsumer::Disconnect);
         let gate = Gate::new(&context.limits, context.metrics.clone());
@@ -96,6 +99,8 @@ impl Owner {
             .map(|n| connect(&mut table, &n.to_string(), Value::Null))
             .collect();
         Self {
+            owner: Owner::for_tests(),
+            is_out: false,
             table,
             sockets: at.iter().map(|_| Socket::default()).collect(),
             blocked: vec![false; connections],
@@ -152,7 +157,15 @@ impl Owner {
     }
 
     fn flush(&mut self, small: bool, max: usize) {
-        self.table.take(small, max, &mut self.batch);
+        self.take(small, max);
+        self.settle();
+    }
+
+    /// Takes a batch out and writes it. Other threads go on placing until it is settled.
+    fn take(&mut self, small: bool, max: usize) {
+        self.table
+            .take(&mut self.owner, small, max, &mut self.batch);
+        self.is_out = true;
         for work in self.batch.works.drain(..) {
             let n = self.at.iter().position(|at| *at == work.at).unwrap();
             let own: Vec<Frame>;
@@ -174,7 +187,11 @@ impl Owner {
                     .refuse(work.at, frames[whole..].to_vec(), begun);
             }
         }
-        let (blocked, _) = self.table.settle(&mut self.outcome);
+    }
+
+    fn settle(&mut self) {
+        self.is_out = false;
+        let (blocked, _) = self.table.settle(&mut self.owner, &mut self.outcome);
         for at in blocked {
             let n = self.at.iter().position(|other| *other == at).unwrap();
             assert!(
@@ -187,7 +204,8 @@ impl Owner {
     fn replay(&mut self, n: usize, frames: usize) {
         let frames: Vec<Frame> = (0..frames).map(|_| self.frame()).collect();
         self.expected[n].extend(frames.iter().flat_map(|frame| frame.bytes().to_vec()));
-        let begins = self.table.replay(self.at[n], frames);
+        let missed = Replay::new(self.table.context.refused.clone(), frames);
+        let begins = self.table.replay(&mut self.owner, self.at[n], missed);
         assert_eq!(begins, !self.blocked[n]);
         self.blocked[n] = true;
     }
@@ -198,14 +216,19 @@ impl Owner {
             return;
         }
         let mut frames = Vec::new();
-        let skip = self.table.lend(self.at[n], 3, &mut frames).unwrap();
+        let skip = self
+            .table
+            .lend(&mut self.owner, self.at[n], 3, &mut frames)
+            .unwrap();
         let taken = self.sockets[n].write(&frames, skip);
-        if self.table.advance(self.at[n], taken) != Progress::Blocked {
+        let progress = self.table.advance(&mut self.owner, self.at[n], taken);
+        if progress != Progress::Blocked {
             self.blocked[n] = false;
         }
     }
 
     fn finish(&mut self) {
+        self.settle();
         for _ in 0..200 {
             for n in 0..self.at.len() {
                 self.drain(n, 1 << 16);
@@ -231,7 +254,8 @@ fn split(frames: &[Frame], mut bytes: usize) -> (usize, usize) {
 enum Step {
     Place { to: Vec<usize>, small: bool },
     Wave { excepted: Vec<Vec<usize>> },
-    Flush { small: bool, max: usize },
+    Take { small: bool, max: usize },
+    Settle,
     Drain { n: usize, room: usize },
     Replay { n: usize, frames: usize },
 }
@@ -248,11 +272,12 @@ fn steps(connections: usize) -> impl Strategy<Value = Vec<Step>> {
     let some =
         prop::collection::btree_set(0..connections, 0..2).prop_map(|out| out.into_iter().collect());
     let wave = prop::collection::vec(some, 1..4).prop_map(|excepted| Step::Wave { excepted });
-    let flush = (any::<bool>(), 1..5usize).prop_map(|(small, max)| Step::Flush { small, max });
+    let take = (any::<bool>(), 1..5usize).prop_map(|(small, max)| Step::Take { small, max });
+    let settle = Just(Step::Settle);
     let drain = (0..connections, 0..40usize).prop_map(|(n, room)| Step::Drain { n, room });
     let replay = (0..connections, 1..6usize).prop_map(|(n, frames)| Step::Replay { n, frames });
     prop::collection::vec(
-        prop_oneof![6 => place, 4 => wave, 6 => flush, 4 => drain, 1 => replay],
+        prop_oneof![6 => place, 4 => wave, 6 => take, 4 => settle, 4 => drain, 1 => replay],
         0..60,
     )
 }
@@ -260,12 +285,15 @@ fn steps(connections: usize) -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #[test]
     fn every_byte_arrives_once_and_in_order_whatever_sockets_refuse(steps in steps(6)) {
-        let mut owner = Owner::new(6);
+        let mut owner = Thread::new(6);
         for step in steps {
             match step {
                 Step::Place { to, small } => owner.place(&to, small),
                 Step::Wave { excepted } => owner.wave(&excepted),
-                Step::Flush { small, max } => owner.flush(small, max),
+                Step::Settle => owner.settle(),
+                // What only the owner does, it does between two batches: its right is lent to the batch that is out.
+                Step::Take { .. } | Step::Drain { .. } | Step::Replay { .. } if owner.is_out => {}
+                Step::Take { small, max } => owner.take(small, max),
                 Step::Drain { n, room } => owner.drain(n, room),
                 Step::Replay { n, frames } => owner.replay(n, frames),
             }
@@ -306,9 +334,9 @@ fn who_is_too_slow_is_closed_and_what_it_loses_is_counted() {
     };
     let context = context(limits, &[], SlowConsumer::Disconnect);
     let metrics = context.app(APP).metrics.clone();
-    let mut owner = Owner {
+    let mut owner = Thread {
         table: Table::new(0, context),
-        ..Owner::new(0)
+        ..Thread::new(0)
     };
     owner.at = vec![connect(&mut owner.table, "slow", Value::Null)];
     (owner.sockets, owner.blocked, owner.expected) =
@@ -342,9 +370,9 @@ fn a_wave_ends_at_the_close_frame_of_who_is_too_slow() {
     };
     let context = context(limits, &[], SlowConsumer::Disconnect);
     let metrics = context.app(APP).metrics.clone();
-    let mut owner = Owner {
+    let mut owner = Thread {
         table: Table::new(0, context),
-        ..Owner::new(0)
+        ..Thread::new(0)
     };
     owner.at = vec![connect(&mut owner.table, "slow", Value::Null)];
     (owner.sockets, owner.blocked, owner.expected) =
@@ -388,9 +416,9 @@ fn where_configured_the_oldest_go_and_the_connection_stays() {
     };
     let context = context(limits, &[], SlowConsumer::DropOldest);
     let metrics = context.app(APP).metrics.clone();
-    let mut owner = Owner {
+    let mut owner = Thread {
         table: Table::new(0, context),
-        ..Owner::new(0)
+        ..Thread::new(0)
     };
     owner.at = vec![connect(&mut owner.table, "slow", Value::Null)];
     (owner.sockets, owner.blocked, owner.expected) =
@@ -420,8 +448,10 @@ async fn the_largest_backlogs_go_first_when_the_node_is_over_its_bound() {
             .shard(shard)
             .own(|table| connect(table, "u", Value::Null));
         let mut outcome = Outcome::default();
+        let mut owner = hub.shard(shard).owner();
         outcome.refuse(at, vec![Frame::event_text(&[&vec![0; bytes]])], 0);
-        hub.shard(shard).own(|table| table.settle(&mut outcome));
+        hub.shard(shard)
+            .own(|table| table.settle(&mut owner, &mut outcome));
         owners.push((shard, at));
     }
     hub.shed();
@@ -430,6 +460,57 @@ async fn the_largest_backlogs_go_first_when_the_node_is_over_its_bound() {
         .map(|&(shard, at)| hub.shard(shard).own(|table| table.state(at)))
         .collect();
     assert_eq!(states, [State::Open, State::Closing]);
+}
+
+#[tokio::test]
+async fn what_waits_for_those_that_are_closing_is_thrown_away_before_anyone_else_is_closed() {
+    let limits = Limits {
+        refused_bytes: 1000,
+        ..Limits::default()
+    };
+    let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+    let shard = hub.shard(0);
+    let mut owner = shard.owner();
+    let mut block = |bytes: usize| {
+        let at = shard.own(|table| connect(table, "u", Value::Null));
+        let mut outcome = Outcome::default();
+        outcome.refuse(at, vec![Frame::event_text(&[&vec![0; bytes]])], 0);
+        shard.own(|table| table.settle(&mut owner, &mut outcome));
+        at
+    };
+    let (leaving, small) = (block(900), block(300));
+    shard.own(|table| table.close(leaving, None, &Close::new(4010, "")));
+    hub.shed();
+    let states = [leaving, small].map(|at| shard.own(|table| table.state(at)));
+    assert_eq!(states, [State::Closing, State::Open]);
+    assert!(hub.context().refused.load(Relaxed) < 400);
+}
+
+#[tokio::test]
+async fn a_node_far_over_its_bound_is_within_it_after_a_few_looks() {
+    const MANY: usize = 3 * crate::limits::SHED_LOOK;
+    let limits = Limits {
+        refused_bytes: 1_000_000,
+        ..Limits::default()
+    };
+    let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+    let shard = hub.shard(0);
+    let mut owner = shard.owner();
+    let mut outcome = Outcome::default();
+    for _ in 0..MANY {
+        let at = shard.own(|table| connect(table, "u", Value::Null));
+        outcome.refuse(at, vec![Frame::event_text(&[&[0; 1000]])], 0);
+    }
+    shard.own(|table| table.settle(&mut owner, &mut outcome));
+    let mut looks = 0;
+    while hub.context().refused.load(Relaxed) > 1_000_000 {
+        hub.shed();
+        looks += 1;
+        assert!(looks <= 4, "{}", hub.context().refused.load(Relaxed));
+    }
+    let (slow, more) = shard.own(Table::take_slow);
+    assert_eq!(slow.len(), crate::limits::SLOW_LOGGED);
+    assert!(more > 0, "of many, only the number is logged");
 }
 
 #[tokio::test]

@@ -3,10 +3,7 @@
 //! They lie in the log one behind the other then, so that the runs of all connections are the same one, and each
 //! connection is looked at once for all of them. Placed among each other they would break every run.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Instant,
-};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -20,11 +17,7 @@ use super::{
     sweep::{Counts, Looked},
     table::{Dirty, Table},
 };
-use crate::{
-    id::AppId,
-    limits::{SLICE, SWEEP_STRIDE},
-    protocol::frame::Frame,
-};
+use crate::{id::AppId, limits::SWEEP_STRIDE, protocol::frame::Frame, time_slice::TimeSlice};
 
 /// A publication that waits for one shard.
 #[derive(Debug)]
@@ -202,13 +195,10 @@ impl Shard {
 
     async fn carry(&self, wave: &Wave) {
         let mut tally = Tally::new(wave);
-        let mut until = Instant::now() + SLICE;
+        let mut slice = TimeSlice::begin();
         // The lock is let go after every stride, so that a small publication need not wait for a slice.
-        while self.with(|table| table.place_wave(wave, &mut tally)) {
-            if Instant::now() >= until {
-                tokio::task::yield_now().await;
-                until = Instant::now() + SLICE;
-            }
+        while self.with_fair(|table| table.place_wave(wave, &mut tally)) {
+            slice.rest().await;
         }
         for (at, rider) in wave.iter().enumerate() {
             // Set by nobody else: who carries a rider has taken it from those that wait.

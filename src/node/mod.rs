@@ -24,7 +24,7 @@ use arc_swap::{ArcSwap, Guard};
 pub use channels::Joins;
 pub(crate) use channels::{MembersQuery, read_cursor, write_cursor};
 pub(crate) use cluster::{
-    Capture, Cluster, Extent, Former, FormerChannel, Hearing, Once, PageStart, Program,
+    Capture, Cluster, Extent, Former, FormerChannel, Hearing, Mender, Once, PageStart, Program,
 };
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
@@ -161,7 +161,7 @@ impl Node {
         for (at, (name, app)) in config.apps.iter().enumerate() {
             apps.push(App::new(AppId(at as u16), name, app, &metrics)?);
         }
-        let (cluster, inbox) = Cluster::join(&config, id, &apps, &metrics)?.unzip();
+        let (cluster, inbox) = Cluster::join(&config, id, shards, &apps, &metrics)?.unzip();
         let live =
             Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
         let bulletin = Arc::new(Bulletin::default());

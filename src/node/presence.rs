@@ -13,8 +13,9 @@ use super::{Node, channels::shown};
 use crate::{
     hub::{Limbo, Lost, Snapshot, Tidings, channel_key},
     id::{AppId, ConnectionId},
-    limits::{SLICE, SLICE_STRIDE, TICK},
+    limits::TICK,
     protocol::{frame::Frame, native},
+    time_slice::TimeSlice,
 };
 
 /// How often gathered counts are told, and histories are freed of what is over its time.
@@ -33,14 +34,18 @@ impl Node {
                 () = bulletin.rung() => {}
                 _ = ticks.tick() => {}
             }
-            self.give_up_lapsed().await;
-            while let Some((app, channel)) = bulletin.next() {
-                self.tell(app, &channel, false).await;
+            let mut slice = TimeSlice::begin();
+            self.give_up_lapsed(&mut slice).await;
+            // Only what is due by now: what comes in meanwhile must not keep the rest of this loop waiting.
+            for (app, channel) in bulletin.take_due() {
+                self.tell(app, &channel, false, &mut slice).await;
+                slice.rest().await;
             }
             if gathered.elapsed() >= GATHERING {
                 gathered = Instant::now();
                 for (app, channel) in bulletin.take_counted() {
-                    self.tell(app, &channel, true).await;
+                    self.tell(app, &channel, true, &mut slice).await;
+                    slice.rest().await;
                 }
                 while self.history.expire() {
                     tokio::task::yield_now().await;
@@ -49,9 +54,8 @@ impl Node {
         }
     }
 
-    /// Gives up connections that did not come back in time, in slices: they may be thousands.
-    async fn give_up_lapsed(&self) {
-        let mut until = Instant::now() + SLICE;
+    /// Gives up connections that did not come back in time: they may be thousands.
+    async fn give_up_lapsed(&self, slice: &mut TimeSlice) {
         loop {
             let lapsed = self.limbo().take_lapsed();
             if lapsed.is_empty() {
@@ -63,10 +67,7 @@ impl Node {
                         .presence(connection.app)
                         .lapsed(channel, &connection);
                 }
-                if Instant::now() >= until {
-                    tokio::task::yield_now().await;
-                    until = Instant::now() + SLICE;
-                }
+                slice.rest().await;
             }
         }
     }
@@ -75,7 +76,7 @@ impl Node {
         &self.hub.context().limbo
     }
 
-    async fn tell(&self, app: AppId, channel: &SmolStr, counts: bool) {
+    async fn tell(&self, app: AppId, channel: &SmolStr, counts: bool, slice: &mut TimeSlice) {
         let Some(mut tidings) = self.hub.presence(app).take_tidings(channel, counts) else {
             return;
         };
@@ -91,38 +92,37 @@ impl Node {
         if frames.is_empty() {
             return;
         }
-        self.tell_here(app, channel, &frames).await;
+        self.tell_here(app, channel, &frames, slice).await;
     }
 
-    /// Tells those who watch `channel` on this node.
-    pub(in crate::node) async fn tell_here(&self, app: AppId, channel: &str, frames: &[About]) {
+    /// Notifies those who watch `channel` on this node, a few at a time in the order of their slots.
+    pub(in crate::node) async fn tell_here(
+        &self,
+        app: AppId,
+        channel: &str,
+        frames: &[About],
+        slice: &mut TimeSlice,
+    ) {
         let key = channel_key(channel);
-        let mut until = Instant::now() + SLICE;
         for (at, shard) in self.hub.shards().iter().enumerate() {
-            let watchers = shard.own(|table| {
-                if let Some(cluster) = &self.cluster {
-                    cluster.captures.note(at, app, channel, frames);
-                }
-                table.watchers_of(app, &key)
-            });
-            for some in watchers.chunks(SLICE_STRIDE) {
-                shard.with(|table| {
-                    for &(at, id) in some {
-                        // Whoever has left since they were found was told so, and hears no more.
-                        if !table.is_watching(app, &key, at.slot) {
-                            continue;
-                        }
+            // A client that comes to watch from here on is met below, or has been given these with its page of members.
+            if let Some(cluster) = &self.cluster {
+                shard.own(|_| cluster.captures.note(at, app, channel, frames));
+            }
+            let mut next = Some(0);
+            while let Some(from) = next {
+                next = shard.with(|table| {
+                    let watchers = table.watchers_of(app, &key, from);
+                    for &(at, id) in &watchers {
                         for (about, frame) in frames {
                             if *about != Some(id) {
                                 table.place_own(at, frame.clone());
                             }
                         }
                     }
+                    watchers.last().map(|(last, _)| last.slot + 1)
                 });
-                if Instant::now() >= until {
-                    tokio::task::yield_now().await;
-                    until = Instant::now() + SLICE;
-                }
+                slice.rest().await;
             }
         }
     }

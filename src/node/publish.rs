@@ -13,11 +13,12 @@ use crate::{
     history::{Echoless, Keep, Key, New, Omit},
     hub::{Closure, Counts, Named, Reach, Selection, Ticket},
     id::AppId,
-    limits::{SLICE, SMALL_DELIVERIES},
+    limits::SMALL_DELIVERIES,
     protocol::{
         event::{Draft, Event, Marks, Sender},
         frame::Frame,
     },
+    time_slice::TimeSlice,
 };
 
 /// An event on its way in, with all that its caller says about it.
@@ -504,23 +505,27 @@ impl Node {
         receipt: &mut Receipt,
     ) -> Result<(), NodeError> {
         let frame = self.encode(selection.app, &new.draft);
-        let mut until = Instant::now() + SLICE;
+        let mut slice = TimeSlice::begin();
 
         for user in users {
             selection.named = Some(Named::user(&user));
-            let key = Key::user(selection.app, user);
+            let key = Key::user(selection.app, user.clone());
             let _turn = self.turns.take(&key).await;
             let appended = self.history.append(&key, &keep, new.clone()).await?;
             receipt.stored += 1;
 
             let placed = self
                 .hub
-                .place_stored(selection, &frame, appended.position, ticket);
+                .place_stored(
+                    (selection, &user),
+                    &frame,
+                    appended.position,
+                    ticket,
+                    &mut slice,
+                )
+                .await;
             receipt.add(placed.counts);
-            if Instant::now() >= until {
-                tokio::task::yield_now().await;
-                until = Instant::now() + SLICE;
-            }
+            slice.rest().await;
         }
 
         self.hub.settle_ticket(ticket, receipt.queued);

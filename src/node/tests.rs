@@ -8,7 +8,7 @@ use serde_json::value::to_raw_value;
 use super::*;
 use crate::{
     config::ServeArgs,
-    hub::{Batch, Coming, Load, Outcome, SlotRef, Watching, tests::connect},
+    hub::{Batch, Coming, Load, Outcome, Owner, SlotRef, Watching, tests::connect},
     predicate::Value,
     protocol::event::{Data, Event},
 };
@@ -292,12 +292,13 @@ impl World {
     fn flush(&mut self) {
         for shard in 0..2 {
             let (mut batch, mut outcome) = (Batch::default(), Outcome::default());
+            let mut owner = Owner::for_tests();
             for small in [true, false] {
                 while self
                     .node
                     .hub
                     .shard(shard)
-                    .own(|table| table.take(small, 16, &mut batch))
+                    .own(|table| table.take(&mut owner, small, 16, &mut batch))
                 {
                     for work in batch.works.drain(..) {
                         let frames = match &work.load {
@@ -323,7 +324,7 @@ impl World {
                     self.node
                         .hub
                         .shard(shard)
-                        .own(|table| table.settle(&mut outcome));
+                        .own(|table| table.settle(&mut owner, &mut outcome));
                 }
             }
         }

@@ -5,7 +5,6 @@ use std::{rc::Rc, sync::Arc};
 use serde_json::value::RawValue;
 
 use super::{
-    entering::reader,
     gate,
     gathered::{Gathered, no_page},
     joining::{GATHERINGS, Join, Told},
@@ -164,7 +163,7 @@ impl Client {
             let key = Key::user(self.app, user.clone());
             self.node
                 .history
-                .confirm(&key, offset, &reader(&connection));
+                .confirm(&key, offset, &connection.reader());
         }
     }
 

@@ -12,8 +12,8 @@ use crate::{
     auth::Verified,
     config::Presence,
     event_loop::EventLoop,
-    history::{Entry, Key, Reader, Waiting},
-    hub::{Coming, Connection, Joining, State},
+    history::{Entry, Key, Waiting},
+    hub::{Coming, Connection, Joining, State, StoredReplay},
     id::ConnectionId,
     node::{Former, FormerChannel, Hearing, Recalled},
     predicate::Value,
@@ -256,9 +256,11 @@ impl Client {
         let waiting = stored.and_then(|stored| stored.waiting.as_ref());
         let missed = waiting.iter().flat_map(|waiting| &waiting.entries);
         let missed: Vec<&Entry> = missed
-            .filter(|entry| entry.is_for(&reader(&connection)))
+            .filter(|entry| entry.is_for(&connection.reader()))
             .collect();
-        let (opened, replays, doubt) = self.event_loop.shard().with(|table| {
+        let events = missed.len() as u64;
+        let missed = StoredReplay::new(self.node.hub.context(), &missed);
+        let (opened, replays, doubt) = self.event_loop.with_owner(|table, owner| {
             let pending = table.state(at) == State::Pending;
             let was = table.connection(at);
             let open = table.open(at, connection);
@@ -282,7 +284,8 @@ impl Client {
                     table.unwatch(at, channel);
                 }
             }
-            let replays = waiting.is_some_and(|waiting| table.hand_over(at, waiting, &missed));
+            let replays =
+                waiting.is_some_and(|waiting| table.hand_over(owner, at, waiting, missed));
             let asked = waiting.is_some();
             let doubt = stored.and_then(|stored| self.node.doubt_since(stored.hearing, asked));
             if let Some(number) = doubt {
@@ -293,7 +296,7 @@ impl Client {
         if doubt.is_some() {
             self.node.clear_doubts();
         }
-        self.app().metrics.replayed.inc_by(missed.len() as u64);
+        self.app().metrics.replayed.inc_by(events);
         if replays {
             EventLoop::block(&self.event_loop, at);
         }
@@ -338,14 +341,5 @@ impl Client {
             connection.user().unwrap_or_default(),
             expires_at,
         ));
-    }
-}
-
-/// A connection as the store of what is kept knows it.
-pub(super) fn reader(connection: &Connection) -> Reader<'_> {
-    Reader {
-        user: connection.user(),
-        device: connection.device(),
-        connection: connection.id(),
     }
 }

@@ -4,13 +4,12 @@ use serde_json::value::RawValue;
 
 use super::{
     client::Client,
-    entering::reader,
     gathered::{Gathered, no_page},
 };
 use crate::{
     event_loop::EventLoop,
     history::Entry,
-    hub::{Coming, Count, Joining, Snapshot, Table, Watching},
+    hub::{Coming, Count, Joining, Replay, Snapshot, Table, Watching},
     limits::{PAGE_DEFAULT, REPLAY_LOOK},
     node::{MembersQuery, NodeError, PageStart, write_cursor},
     protocol::{
@@ -56,8 +55,8 @@ struct Step<'a> {
     watching: Watching,
     coming: Coming,
     missed: &'a Missed,
-    /// What is to be replayed.
-    frames: Vec<Frame>,
+    /// How many of its events are for this client.
+    replayed: u64,
 }
 
 impl Client {
@@ -166,25 +165,35 @@ impl Client {
         let Some(own) = self.connection() else {
             return Joining::Gone;
         };
-        let for_us = missed
+        let frames: Vec<Frame> = missed
             .entries
             .iter()
-            .filter(|entry| entry.is_for(&reader(&own)));
+            .filter(|entry| entry.is_for(&own.reader()))
+            .map(|entry| entry.frame.clone())
+            .collect();
         let step = Step {
             join,
             told,
             watching: self.node.watching(self.app, &join.channel, join.members),
             coming,
             missed,
-            frames: for_us.map(|entry| entry.frame.clone()).collect(),
+            replayed: frames.len() as u64,
         };
+        let mut replay = Some(Replay::new(self.node.hub.context().refused.clone(), frames));
         for gathering in 0..=GATHERINGS {
             let seen = presence.changed(&join.channel);
             let page = with_page.then(|| self.first_page(&join.channel, &own));
-            let done = self.event_loop.shard().with(|table| {
+            let done = self.event_loop.with_owner(|table, owner| {
                 let stale = page.is_some() && presence.changed(&join.channel) != seen;
-                (!stale || gathering == GATHERINGS)
-                    .then(|| self.take(table, &step, (page, seen), elsewhere.take()))
+                if stale && gathering < GATHERINGS {
+                    return None;
+                }
+                let joining = self.take(table, &step, (page, seen), elsewhere.take());
+                let is_in = matches!(joining, Joining::Joined(_) | Joining::Already(_));
+                let missed = replay.take().filter(|_| is_in);
+                let replays =
+                    missed.is_some_and(|missed| table.replay(owner, self.seat.at, missed));
+                Some((joining, replays))
             });
             if let Some((joining, replays)) = done {
                 return self.taken(&step, joining, replays);
@@ -199,11 +208,11 @@ impl Client {
         step: &Step<'_>,
         (page, seen): (Option<MembersPage>, u64),
         elsewhere: Option<Gathered>,
-    ) -> (Joining, bool) {
+    ) -> Joining {
         let (at, channel) = (self.seat.at, &step.join.channel);
         let joining = table.join(at, channel, step.watching, step.coming);
         let (Joining::Joined(changed) | Joining::Already(changed)) = joining else {
-            return (joining, false);
+            return joining;
         };
         match step.told {
             Told::Ack(None) => {}
@@ -245,16 +254,13 @@ impl Client {
                 table.place_own(at, native::joined(channel, step.missed.position.as_ref()));
             }
         }
-        (
-            joining,
-            !step.frames.is_empty() && table.replay(at, step.frames.iter().cloned()),
-        )
+        joining
     }
 
     fn taken(&self, step: &Step<'_>, joining: Joining, replays: bool) -> Joining {
         match joining {
             Joining::Joined(_) | Joining::Already(_) => {
-                self.app().metrics.replayed.inc_by(step.frames.len() as u64);
+                self.app().metrics.replayed.inc_by(step.replayed);
             }
             Joining::Full => {
                 let most = self.node.config.limits.channels_per_connection;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use smol_str::SmolStr;
 
 use super::super::{
-    Batch, Coming, Count, Hub, Joining, Named, Reach, Selection, SlotRef, Watching,
+    Batch, Coming, Count, Hub, Joining, Named, Owner, Reach, Selection, SlotRef, Watching,
     gate::Gate,
     tests::{APP, connect, context},
 };
@@ -176,7 +176,7 @@ fn who_left_between_the_look_up_and_the_placing_gets_nothing() {
     assert_eq!((counts.looked.matched, counts.queued), (1, 1));
     hub.shard(0).own(|table| {
         let mut batch = Batch::default();
-        assert!(table.take(true, 10, &mut batch));
+        assert!(table.take(&mut Owner::for_tests(), true, 10, &mut batch));
         assert_eq!(
             batch.works.iter().map(|work| work.at).collect::<Vec<_>>(),
             [stays]
@@ -211,7 +211,7 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
     });
     let told = || {
         let mut told = Vec::new();
-        while let Some((_, channel)) = bulletin.next() {
+        for (_, channel) in bulletin.take_due() {
             let tidings = presence.take_tidings(&channel, false).unwrap();
             told.extend(
                 tidings
@@ -280,7 +280,7 @@ fn notices_past_the_bound_are_told_as_counts() {
         }
     });
     let (presence, bulletin) = (hub.presence(APP), &hub.context().bulletin);
-    let (_, channel) = bulletin.next().unwrap();
+    let (_, channel) = bulletin.take_due().pop_front().unwrap();
     let tidings = presence.take_tidings(&channel, false).unwrap();
     assert_eq!(
         (tidings.notices.len(), tidings.counted.is_some()),

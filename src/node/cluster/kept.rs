@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     broker::Topic,
-    history::{Answer, Appended, Entry, Epoch, Keep, Key, New, Position, Reader, Topic as Kept},
+    history::{Answer, Appended, Entry, Epoch, Keep, Key, New, Position, Topic as Kept},
     hub::{Counts, Named, Selection},
     id::AppId,
     limits::{FORGET_PLACED, RECOVER_AGAIN},
@@ -29,6 +29,7 @@ use crate::{
         frame::Frame,
         native,
     },
+    time_slice::TimeSlice,
 };
 
 /// How far this node has placed each kept channel that someone here is in, and who waits for an event of their own.
@@ -264,14 +265,21 @@ impl Node {
         };
         let _turn = self.turns.take(&key).await;
         self.history.saw(&key, position);
-        let Kept::Channel(channel) = &key.topic else {
-            let (_, ticket) = self.admit_in_time(&selection, frame.len()).await;
-            let placed = self.hub.place_stored(&selection, &frame, position, &ticket);
-            self.hub.settle_ticket(&ticket, placed.counts.queued);
-            if placed.is_held {
-                cluster.doubted.notify_one();
+        let channel = match &key.topic {
+            Kept::Channel(channel) => channel,
+            Kept::User(user) => {
+                let (_, ticket) = self.admit_in_time(&selection, frame.len()).await;
+                let mut slice = TimeSlice::begin();
+                let placed = self
+                    .hub
+                    .place_stored((&selection, user), &frame, position, &ticket, &mut slice)
+                    .await;
+                self.hub.settle_ticket(&ticket, placed.counts.queued);
+                if placed.is_held {
+                    cluster.clear_doubts();
+                }
+                return note(placed.counts);
             }
-            return note(placed.counts);
         };
         match cluster.placed.get(&key) {
             // Nobody here is in it.
@@ -444,13 +452,8 @@ impl Node {
                 let Some(connection) = table.open_connection(slot) else {
                     return;
                 };
-                let reader = Reader {
-                    user: connection.user(),
-                    device: connection.device(),
-                    connection: connection.id(),
-                };
                 counts.looked.at += 1;
-                if entry.is_for(&reader) {
+                if entry.is_for(&connection.reader()) {
                     counts.looked.matched += 1;
                     counts.queued += u64::from(table.place(slot, &entry.frame, &ticket));
                 }

@@ -40,7 +40,7 @@ pub(crate) use self::{
     receive::Program,
     resume::{Former, FormerChannel},
     spread::Extent,
-    stored::Hearing,
+    stored::{Hearing, Mender},
 };
 pub(super) use self::{
     kept::{Appending, Patience},
@@ -82,8 +82,8 @@ pub(crate) struct Cluster {
     gaps: AtomicU64,
     /// Reasons why stored events of users may have been missed, here or there.
     doubts: AtomicU64,
-    /// Some may have been.
-    doubted: Notify,
+    /// By shard: some may have been.
+    doubted: Box<[Notify]>,
     /// Lost connections whose clients came back to other nodes, which are about to say to what.
     handed: Mutex<AHashMap<ConnectionId, Recalled>>,
     /// Changes of who is in which channel here, on their way to the node's list in Redis.
@@ -108,6 +108,7 @@ impl Cluster {
     pub(in super::super) fn join(
         config: &Config,
         node: NodeId,
+        shards: usize,
         apps: &[App],
         metrics: &Arc<Metrics>,
     ) -> Result<Option<(Self, Inbox)>, SetupError> {
@@ -124,10 +125,10 @@ impl Cluster {
             metrics.clone(),
         )?;
         let apps = apps.iter().map(|app| (app.name.clone(), app.id)).collect();
-        Ok(Some((Self::new(bus, apps), inbox)))
+        Ok(Some((Self::new(bus, apps, shards), inbox)))
     }
 
-    fn new(bus: Arc<Bus>, apps: AHashMap<Arc<str>, AppId>) -> Self {
+    fn new(bus: Arc<Bus>, apps: AHashMap<Arc<str>, AppId>, shards: usize) -> Self {
         let (register, changes) = Register::new(CHANGES_WAITING);
         Self {
             register,
@@ -149,7 +150,7 @@ impl Cluster {
             behind: Notify::new(),
             gaps: AtomicU64::new(0),
             doubts: AtomicU64::new(0),
-            doubted: Notify::new(),
+            doubted: (0..shards).map(|_| Notify::new()).collect(),
             handed: Mutex::default(),
             apps,
         }

@@ -28,6 +28,7 @@ use crate::{
         envelope::{self, Notices, Told},
         native::{self, Changes, Member, MemberKind},
     },
+    time_slice::TimeSlice,
 };
 
 /// What other nodes say of their members, on its way to those who watch here.
@@ -324,7 +325,8 @@ impl Node {
                 Err(_) => is_told = false,
             }
         }
-        self.tell_here(app, channel, &frames).await;
+        self.tell_here(app, channel, &frames, &mut TimeSlice::begin())
+            .await;
         is_told
     }
 }

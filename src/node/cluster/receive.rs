@@ -113,7 +113,7 @@ impl Node {
                         "events of other nodes may have been missed; kept ones are fetched"
                     );
                     if let Some(cluster) = &ear.node.cluster {
-                        ear.node.doubt_stored(cluster);
+                        ear.node.doubt_stored(cluster).await;
                         cluster.relist();
                         cluster.mail.lose();
                         cluster.behind.notify_one();

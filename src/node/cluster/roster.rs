@@ -268,16 +268,21 @@ impl Node {
     fn all_members(&self) -> Vec<Snapshot> {
         let mut members = Vec::new();
         for shard in self.hub.shards() {
-            shard.own(|table| {
-                for at in table.tenants() {
-                    if table.state(at) == State::Open
-                        && let Some(connection) = table.connection(at)
-                        && connection.channels().next().is_some()
-                    {
-                        members.push(connection);
+            let mut next = Some(0);
+            while let Some(from) = next {
+                next = shard.own(|table| {
+                    let (tenants, rest) = table.tenants(from);
+                    for at in tenants {
+                        if table.state(at) == State::Open
+                            && let Some(connection) = table.connection(at)
+                            && connection.channels().next().is_some()
+                        {
+                            members.push(connection);
+                        }
                     }
-                }
-            });
+                    rest
+                });
+            }
         }
         members
     }

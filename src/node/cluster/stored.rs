@@ -14,11 +14,22 @@ use tokio::task::JoinSet;
 use super::{super::Node, Cluster};
 use crate::{
     broker::Topic,
-    history::{HistoryError, Key},
-    hub::{Mended, Table},
+    history::{HistoryError, Key, Waiting},
+    hub::{Asked, Mended, Table},
     id::AppId,
     limits::{RECOVER_AGAIN, RECOVER_USERS},
+    time_slice::TimeSlice,
 };
+
+/// The thread of a shard, which alone may hand its connections what they have missed.
+pub(crate) trait Mender: Clone + 'static {
+    /// Hands the connections of `user` that are in doubt what they have missed of `waiting`, which the store said when it
+    /// was `asked`.
+    async fn mend(&self, app: AppId, user: &str, waiting: &Waiting, asked: Asked) -> Mended;
+
+    /// Gives up what the connections of `user` that are in doubt have missed: it waits for the next connection.
+    async fn give_up(&self, app: AppId, user: &str);
+}
 
 /// What a node heard of a user when it was asked what waits for them.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +44,13 @@ impl Cluster {
     /// Notes that stored events may have been missed; answers the number of this doubt.
     fn new_doubt(&self) -> u64 {
         self.doubts.fetch_add(1, SeqCst) + 1
+    }
+
+    /// Has what may have been missed fetched, for the connections of every shard.
+    pub(super) fn clear_doubts(&self) {
+        for doubted in &self.doubted {
+            doubted.notify_one();
+        }
     }
 
     fn hears(&self, app: AppId, user: &SmolStr) -> bool {
@@ -69,56 +87,63 @@ impl Node {
     /// Has what may have been missed fetched.
     pub(crate) fn clear_doubts(&self) {
         if let Some(cluster) = &self.cluster {
-            cluster.doubted.notify_one();
+            cluster.clear_doubts();
         }
     }
 
-    /// Puts every connection in doubt.
-    pub(super) fn doubt_stored(&self, cluster: &Cluster) {
-        // Counted first: whoever comes in meanwhile sees it, or is found below.
+    /// Puts every connection in doubt. Nothing that came after the gap may be placed before this returns.
+    pub(super) async fn doubt_stored(&self, cluster: &Cluster) {
+        // Counted first: a client that comes in meanwhile sees it, or is found below.
         cluster.gaps.fetch_add(1, SeqCst);
         let number = cluster.new_doubt();
+        let mut slice = TimeSlice::begin();
         for shard in self.hub.shards() {
-            shard.own(|table| table.doubt_stored(number));
+            let mut next = Some(0);
+            while let Some(from) = next {
+                next = shard.own(|table| table.doubt_stored(number, from));
+                slice.rest().await;
+            }
         }
-        cluster.doubted.notify_one();
+        cluster.clear_doubts();
     }
 
-    /// Fetches what was missed of stored events whenever that is in doubt, until the runtime ends. Where the store does
-    /// not answer it is asked again until it does.
-    pub(crate) async fn keep_stored(self: Arc<Self>) {
+    /// Fetches what the connections of `shard` may have missed of stored events whenever that is in doubt, until the
+    /// runtime ends. Runs on the shard's own thread. A store that does not answer is asked again until it does.
+    pub(crate) async fn keep_stored<M: Mender>(self: Arc<Self>, shard: usize, mender: M) {
         let Some(cluster) = &self.cluster else { return };
         loop {
-            cluster.doubted.notified().await;
-            while !self.recover_stored().await {
+            cluster.doubted[shard].notified().await;
+            while !self.recover_stored(shard, &mender).await {
                 tokio::time::sleep(RECOVER_AGAIN).await;
             }
         }
     }
 
-    /// Asks for every user who has a connection in doubt, for [`RECOVER_USERS`] at once: one that gets no answer holds up
-    /// no other. False if some of them are in doubt still.
-    async fn recover_stored(self: &Arc<Self>) -> bool {
+    /// Asks for every user who has a connection in doubt on `shard`, for [`RECOVER_USERS`] at the same time: one that gets
+    /// no answer holds up no other. False if some of them are in doubt still.
+    async fn recover_stored<M: Mender>(self: &Arc<Self>, shard: usize, mender: &M) -> bool {
         let mut under_way = JoinSet::new();
         let mut is_whole = true;
-        for shard in self.hub.shards() {
-            let mut next = Some(0);
-            while let Some(from) = next {
-                let (users, rest) = shard.own(|table: &mut Table| table.doubted(from));
-                next = rest;
-                for (app, user) in users.into_iter().collect::<BTreeSet<_>>() {
-                    if under_way.len() >= RECOVER_USERS {
-                        is_whole &= under_way
-                            .join_next()
-                            .await
-                            .is_none_or(|done| done.unwrap_or(false));
-                    }
-                    let node = self.clone();
-                    under_way.spawn_local(async move { node.recover_user(app, &user).await });
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let (users, rest) = self
+                .hub
+                .shard(shard)
+                .own(|table: &mut Table| table.doubted(from));
+            next = rest;
+            for (app, user) in users.into_iter().collect::<BTreeSet<_>>() {
+                if under_way.len() >= RECOVER_USERS {
+                    is_whole &= under_way
+                        .join_next()
+                        .await
+                        .is_none_or(|done| done.unwrap_or(false));
                 }
-                tokio::task::yield_now().await;
+                let (node, mender) = (self.clone(), mender.clone());
+                under_way.spawn_local(async move { node.recover_user(app, &user, &mender).await });
             }
+            tokio::task::yield_now().await;
         }
+
         while let Some(done) = under_way.join_next().await {
             is_whole &= done.unwrap_or(false);
         }
@@ -127,9 +152,9 @@ impl Node {
 
     /// Fetches what `user` may have missed. False if that is not known yet.
     ///
-    /// The store is asked without the user's turn, as it may be long in answering, and others wait for the turn. Only where
+    /// The store is asked without the user's turn, as it may take long to answer, and others wait for the turn. Only if
     /// something came meanwhile is it asked once more, in the turn.
-    async fn recover_user(&self, app: AppId, user: &SmolStr) -> bool {
+    async fn recover_user<M: Mender>(&self, app: AppId, user: &SmolStr, mender: &M) -> bool {
         let Some(cluster) = &self.cluster else {
             return true;
         };
@@ -153,25 +178,27 @@ impl Node {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "stored events that were missed wait for the next connection");
-                    self.hub.give_up_stored(app, user);
+                    mender.give_up(app, user).await;
                     return true;
                 }
             };
+
             let _turn = match turn {
                 Some(turn) => turn,
                 None => self.turns.take(&key).await,
             };
+            let asked = Asked { seen, in_turn };
             let Mended {
                 events,
                 left,
                 given_up,
-            } = self.hub.mend_stored((app, user), &waiting, (seen, in_turn));
+            } = mender.mend(app, user, &waiting, asked).await;
             self.metrics.bus_recovered.inc_by(events);
             self.app(app).metrics.replayed.inc_by(events);
             if given_up > 0 {
                 tracing::warn!(
                     connections = given_up,
-                    "stored events may have been missed, and nobody can say which; they wait for the next connection"
+                    "stored events may have been missed, and it is not known which; they wait for the next connection"
                 );
             }
             if left == 0 {
