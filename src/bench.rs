@@ -13,7 +13,7 @@ use crate::{
     history::{History, Keep, Key, Memory, New},
     hub::{
         Batch, Coming, Connection, Context, Hub, Joining, Load, Named, Outcome, Owner, Progress,
-        Reach, Replay, Selection, SlotRef, Table, Watching,
+        Replay, Selection, SlotRef, Table, Watching,
     },
     id::AppId,
     limits::{Limits, WRITE_STRIDE, WRITE_VECTORS},
@@ -184,14 +184,8 @@ impl SocketlessHub {
         let reach = self.hub.reach(selection);
         self.runtime.block_on(async {
             let ticket = self.hub.admit(&reach, frame.len()).await.unwrap();
-            match reach {
-                Reach::Small(lists) => {
-                    self.hub
-                        .place_small(selection, lists, frame, &ticket)
-                        .queued
-                }
-                Reach::Large(_) => self.hub.place_large(selection, frame, &ticket).await.queued,
-            }
+            let placed = self.hub.place_reach(selection, reach, frame, &ticket);
+            placed.await.queued
         })
     }
 

@@ -77,6 +77,10 @@ pub const FILTER_STEPS: u32 = 20_000;
 /// Bytes one evaluation may compare, search or build for one connection.
 pub const FILTER_WORK_BYTES: u32 = 256 * 1024;
 
+/// What one step counts for when the work of evaluations is added up, in which one byte counts for one. A step takes 10 to
+/// 15 ns and a byte about one, so that a unit of work is about a nanosecond.
+pub const FILTER_STEP_WORK: u32 = 16;
+
 /// Compiled size of one regular expression, in bytes; refuses patterns such as `(a{1000}){1000}`.
 pub const REGEX_BYTES: usize = 64 * 1024;
 
@@ -236,6 +240,10 @@ pub const WRITE_STRIDE: usize = 16;
 /// Connections looked at between two looks at the clock, and under one hold of the lock, while placing: two or three
 /// microseconds' work. No system call lies between them, as it does in [`SLICE_STRIDE`].
 pub const SWEEP_STRIDE: usize = 64;
+
+/// Work of filters (see [`FILTER_STEP_WORK`]) after which a hold of a shard's lock ends, and after which the thread turns to
+/// other work: about as long as [`SLICE`]. Common filters charge next to nothing, and end at [`SWEEP_STRIDE`].
+pub const SWEEP_WORK: u32 = 200_000;
 
 /// How long a large publication waits, at most, while more than half of all sockets refuse. What stalls most clients at
 /// once is the way to them and seldom they; publishers that wait a little do not get them all closed as slow.
@@ -543,7 +551,8 @@ pub struct Limits {
     /// Bytes of all accepted publications not yet offered.
     #[serde(with = "crate::limits::size")]
     pub admitted_bytes: usize,
-    /// Filters that scan every connection at once.
+    /// Heavy filters that run at the same time: those that scan every connection, or may take long for one. Each app may
+    /// always run one; further ones of all apps take turns.
     pub scans: usize,
     /// How long a request waits at the admission gate before it gets 503.
     #[serde(with = "crate::limits::duration")]

@@ -20,7 +20,8 @@ use crate::{
     id::ConnectionId,
     limits::PAGE_DEFAULT,
     node::{Node, PageStart, Target, show},
-    predicate::{Access, Bound, Value},
+    predicate::{Access, Bound, Explained, Value},
+    time_slice::TimeSlice,
 };
 
 /// `GET /v1/connections`: who is connected, a page at a time.
@@ -251,8 +252,10 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result
         "warnings": warnings,
     });
     if let Some(connection) = one {
-        answer["values"] = values(&explanation.bound, &connection, &node.live().config.redact);
+        let redact = node.live().config.redact.clone();
+        answer["values"] = values(&explanation.bound, &connection, &redact).await;
     }
+    drop(explanation.permit);
     Ok(answer)
 }
 
@@ -273,7 +276,7 @@ fn plan(bound: &Bound) -> Json {
 }
 
 /// The value of every sub-expression. Where paths are hidden, the values of sub-expressions that show them are, too.
-fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
+async fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
     // A path can be written in other ways, and a map shows its members: only what is plainly another path is shown.
     let is_path = |text: &str| {
         text.bytes()
@@ -288,8 +291,7 @@ fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
             text.contains(path.split('.').next().unwrap_or(path))
         })
     };
-    let explained = bound.explain(&connection.attributes);
-    let shown = explained.iter().map(|part| {
+    let shown = |part: &Explained| {
         let mut one =
             json!({ "text": part.text, "offset": part.span.offset, "length": part.span.length });
         match &part.value {
@@ -303,8 +305,15 @@ fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Json {
             },
         }
         one
-    });
-    shown.collect()
+    };
+
+    let mut values = Vec::new();
+    let mut slice = TimeSlice::begin();
+    for part in bound.explain(&connection.attributes) {
+        values.push(shown(&part));
+        slice.rest().await;
+    }
+    values.into()
 }
 
 fn find(node: &Node, caller: &Caller, id: &str) -> Result<Snapshot, Problem> {

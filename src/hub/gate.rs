@@ -12,10 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::pace::Pace;
+use super::{
+    pace::Pace,
+    scans::{ScanPermit, Scans},
+};
 use crate::{
+    id::AppId,
     limits::{
         ADMITTED_LEAST_PAGED, ADMITTED_PART, ADMITTED_UNIT, ADMITTED_UNIT_PAGED, Limits,
         PAGED_SOCKETS, SMALL_DELIVERIES,
@@ -36,7 +40,7 @@ pub struct Busy;
 pub(crate) struct Gate {
     small: Pool,
     bulk: Pool,
-    scans: Arc<Semaphore>,
+    scans: Arc<Scans>,
     wait: Duration,
     metrics: Arc<Metrics>,
 }
@@ -154,7 +158,7 @@ impl Gate {
                 limits.bulk_deliveries,
                 limits.admitted_bytes,
             ),
-            scans: Arc::new(Semaphore::new(limits.scans.max(1))),
+            scans: Scans::new(limits.scans),
             wait: limits.admission_wait,
             metrics,
         })
@@ -220,18 +224,16 @@ impl Gate {
         Err(Busy)
     }
 
-    /// Waits for leave to scan every connection; the leave ends with the permit.
+    /// Waits for a permit to run a heavy filter of `app`. No app waits for another one; see [`super::scans`].
     ///
     /// # Errors
-    /// [`Busy`] when no leave came in time.
-    pub(crate) async fn scan(&self) -> Result<OwnedSemaphorePermit, Busy> {
-        if let Ok(Ok(permit)) =
-            tokio::time::timeout(self.wait, self.scans.clone().acquire_owned()).await
-        {
-            return Ok(permit);
-        }
-        self.metrics.admission_refused.inc();
-        Err(Busy)
+    /// [`Busy`] when none of the app's own heavy filters ended in time.
+    pub(crate) async fn scan(&self, app: AppId) -> Result<ScanPermit, Busy> {
+        let permit = self.scans.take(app, self.wait).await;
+        permit.ok_or_else(|| {
+            self.metrics.admission_refused.inc();
+            Busy
+        })
     }
 
     fn ticket(self: &Arc<Self>, small: bool, weight: Weight) -> Ticket {

@@ -16,6 +16,7 @@ mod outbox;
 mod pace;
 mod placing;
 mod presence;
+mod scans;
 mod selection;
 mod stored;
 mod sweep;
@@ -51,9 +52,10 @@ pub(crate) use placing::SlowConsumer;
 pub(crate) use presence::{
     Bulletin, Change, Coming, Count, Notice, Presence, Register, Tidings, Watching,
 };
+pub(crate) use scans::ScanPermit;
 pub(crate) use selection::{Closure, Except, Named, Selection, channel_key, user_key};
 pub(crate) use stored::{Asked, Mended, StoredReplay};
-pub(crate) use sweep::{Counts, Looked, Reach};
+pub(crate) use sweep::{Counts, Looked, Reach, Rest};
 pub(crate) use table::{AppContext, Context, Table};
 
 use crate::{

@@ -8,7 +8,7 @@ use smol_str::SmolStr;
 use super::connection::Connection;
 use crate::{
     id::{AppId, ConnectionId},
-    predicate::{Access, Bound, IndexKey, KeyKind, LookupKey, Value, Verdict, View},
+    predicate::{Access, Bound, IndexKey, Judged, KeyKind, LookupKey, Value, Verdict, View},
 };
 
 /// A Rust closure over a connection, for programs that embed the server.
@@ -142,51 +142,67 @@ impl Selection {
         self.filter.is_some() && matches!(self.source(), Source::Everyone)
     }
 
+    /// Whether its filter may take long for one connection, beside what an index answers.
+    pub(crate) fn is_heavy(&self) -> bool {
+        let is_heavy = |filter: &Arc<Bound>| match self.named {
+            Some(_) => filter.is_heavy(),
+            None => filter.is_residual_heavy(),
+        };
+        self.filter.as_ref().is_some_and(is_heavy)
+    }
+
     /// Whether it means every connection of the app, but for exceptions.
     pub(crate) fn is_for_all(&self) -> bool {
         self.filter.is_none() && self.named.is_none()
     }
 
     /// Decides by the whole filter, for those who bring candidates of their own.
-    pub(super) fn matches_whole(&self, connection: &Connection) -> bool {
-        let filter = self.filter.as_ref();
-        !self.except.has(connection)
-            && filter.is_none_or(|f| f.matches(&connection.attributes) == Verdict::Match)
-    }
-
-    /// Decides about a candidate that the source gave, and that may have changed since.
-    pub(super) fn still_admits(&self, connection: &Connection) -> Verdict {
-        if self.except.has(connection)
-            || self
-                .named
-                .as_ref()
-                .is_some_and(|named| !named.has(connection))
-        {
-            return Verdict::NoMatch;
+    pub(super) fn judge_whole(&self, connection: &Connection) -> Judged {
+        if self.except.has(connection) {
+            return Judged::free(Verdict::NoMatch);
         }
-        self.filter.as_ref().map_or(Verdict::Match, |filter| {
-            filter.matches(&connection.attributes)
+        let filter = self.filter.as_ref();
+        filter.map_or(Judged::free(Verdict::Match), |filter| {
+            filter.judge(&connection.attributes)
         })
     }
 
-    /// Whether it means a connection as this was when it was open.
-    pub(crate) fn means(&self, connection: &Connection) -> bool {
-        connection.app == self.app && self.still_admits(connection) == Verdict::Match
+    /// Decides about a candidate that the source gave, and that may have changed since.
+    pub(super) fn still_admits(&self, connection: &Connection) -> Judged {
+        let is_named = self
+            .named
+            .as_ref()
+            .is_none_or(|named| named.has(connection));
+        if is_named {
+            self.judge_whole(connection)
+        } else {
+            Judged::free(Verdict::NoMatch)
+        }
+    }
+
+    /// Decides about a connection as this was when it was open.
+    pub(crate) fn means(&self, connection: &Connection) -> Judged {
+        if connection.app == self.app {
+            self.still_admits(connection)
+        } else {
+            Judged::free(Verdict::NoMatch)
+        }
     }
 
     /// Decides about a candidate that the source gave, whose claims are `auth`.
-    pub(super) fn admits(&self, connection: &Connection, auth: &Value) -> Verdict {
+    #[inline]
+    pub(super) fn admits(&self, connection: &Connection, auth: &Value) -> Judged {
         if self.except.has(connection) {
-            return Verdict::NoMatch;
+            return Judged::free(Verdict::NoMatch);
         }
         let seen = View {
             auth,
             attributes: &connection.attributes,
         };
         match &self.filter {
-            None => Verdict::Match,
-            Some(filter) if self.named.is_some() => filter.matches(seen),
-            Some(filter) => filter.residual(seen),
+            None => Judged::free(Verdict::Match),
+            Some(filter) if self.named.is_some() => filter.judge(seen),
+            Some(filter) => filter.judge_residual(seen),
         }
     }
 }

@@ -325,7 +325,9 @@ impl Table {
         let inbox = self.slot(at).and_then(|slot| slot.inbox.as_mut());
         let turn = inbox.map_or(Turn::Next, |inbox| inbox.receive(position, may_ask));
         placed.is_held |= turn == Turn::Later;
-        if selection.admits(&connection, &connection.attributes.auth) != Verdict::Match {
+        // Nothing is stored of an event with a filter, so that this costs next to nothing.
+        let judged = selection.admits(&connection, &connection.attributes.auth);
+        if judged.verdict != Verdict::Match {
             return;
         }
         counts.looked.matched += 1;

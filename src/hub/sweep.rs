@@ -1,5 +1,8 @@
 //! Going through the connections of a selection, shard by shard and slice by slice.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Instant;
 
 use smallvec::SmallVec;
@@ -8,13 +11,16 @@ use super::{
     Hub,
     connection::{SlotRef, Snapshot, State},
     gate::{Busy, Ticket},
+    scans::ScanPermit,
     selection::{Closure, Selection, Source},
     table::Table,
 };
 use crate::{
-    limits::{EASE, EASE_STEP, SLICE, SMALL_DELIVERIES, SWEEP_STRIDE},
-    predicate::Verdict,
+    id::AppId,
+    limits::{EASE, EASE_STEP, SMALL_DELIVERIES, SWEEP_STRIDE, SWEEP_WORK},
+    predicate::{Judged, Verdict},
     protocol::frame::Frame,
+    time_slice::TimeSlice,
 };
 
 /// What a sweep saw.
@@ -55,7 +61,7 @@ impl std::ops::Add for Counts {
 #[derive(Debug)]
 pub(crate) enum Reach {
     /// At most [`SMALL_DELIVERIES`]: these, by shard.
-    Small(SmallVec<[(usize, Candidates); 4]>),
+    Small(Few),
     /// More: this many at most.
     Large(usize),
 }
@@ -64,16 +70,30 @@ impl Reach {
     /// The upper bound.
     pub(crate) fn bound(&self) -> usize {
         match self {
-            Self::Small(lists) => lists.iter().map(|(_, list)| list.slots.len()).sum(),
+            Self::Small(few) => few.iter().map(|(_, cursor)| cursor.bound()).sum(),
             Self::Large(bound) => *bound,
         }
     }
+}
+
+/// Few candidates, by shard.
+pub(crate) type Few = SmallVec<[(usize, Cursor); 4]>;
+
+/// A small publication whose filter took more work than one turn of the thread is for: who is yet to be looked at.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    few: Few,
+    /// Which of them is next.
+    next: usize,
+    counts: Counts,
 }
 
 /// Who a source gave on one shard.
 #[derive(Debug)]
 pub(crate) struct Candidates {
     slots: Vec<SlotRef>,
+    /// How many of them were looked at.
+    at: usize,
     /// The table's count of changes then: once it moves, any of them may have left what it was found by.
     as_of: u64,
 }
@@ -82,16 +102,32 @@ impl Candidates {
     fn of(table: &Table, selection: &Selection, source: Source<'_>) -> Self {
         Self {
             slots: table.candidates(selection.app, source),
+            at: 0,
             as_of: table.changes,
         }
+    }
+
+    /// The next that are still there; empty at the end.
+    fn next(&mut self, table: &mut Table) -> Chunk {
+        let mut chunk = Chunk::new();
+        while chunk.is_empty() && self.at < self.slots.len() {
+            let end = self.slots.len().min(self.at + SWEEP_STRIDE);
+            let present = self.slots[self.at..end]
+                .iter()
+                .filter(|&&slot| table.slot(slot).is_some());
+            chunk.extend(present.map(|slot| slot.slot));
+            self.at = end;
+        }
+        chunk
     }
 }
 
 /// Where a sweep of one shard stands. Everyone is gone through by slot number, so that nobody is met twice; the
 /// candidates of an index are fixed at the start, and each is evaluated again when it is reached.
-enum Cursor {
+#[derive(Debug)]
+pub(crate) enum Cursor {
     Members { next: u32 },
-    List { found: Candidates, at: usize },
+    List(Candidates),
 }
 
 type Chunk = SmallVec<[u32; SWEEP_STRIDE]>;
@@ -101,41 +137,54 @@ impl Cursor {
     fn open(table: &Table, selection: &Selection) -> Self {
         match selection.source() {
             Source::Everyone => Self::Members { next: 0 },
-            source => Self::List {
-                found: Candidates::of(table, selection, source),
-                at: 0,
-            },
+            source => Self::List(Candidates::of(table, selection, source)),
         }
     }
 
     /// The next open connections; empty at the end.
     fn next(&mut self, table: &mut Table, selection: &Selection) -> Chunk {
-        let mut chunk = Chunk::new();
         match self {
             Self::Members { next } => {
+                let mut chunk = Chunk::new();
                 // Not by `extend`: a bitmap's iterator counts all that is left when it is asked for its length.
                 for slot in table.next_member(selection.app, *next).take(SWEEP_STRIDE) {
                     chunk.push(slot);
                 }
                 *next = chunk.last().map_or(*next, |last| last + 1);
+                chunk
             }
-            Self::List { found, at } => {
-                while chunk.is_empty() && *at < found.slots.len() {
-                    let end = found.slots.len().min(*at + SWEEP_STRIDE);
-                    let present = found.slots[*at..end]
-                        .iter()
-                        .filter(|&&slot| table.slot(slot).is_some());
-                    chunk.extend(present.map(|slot| slot.slot));
-                    *at = end;
+            Self::List(found) => found.next(table),
+        }
+    }
+
+    /// Goes back to right after `slot`, which is one of the last chunk.
+    fn go_back_to(&mut self, slot: u32) {
+        match self {
+            Self::Members { next } => *next = slot + 1,
+            Self::List(found) => {
+                while found.at > 0 && found.slots[found.at - 1].slot != slot {
+                    found.at -= 1;
                 }
             }
         }
-        chunk
+    }
+
+    /// An upper bound of how many are left.
+    fn bound(&self) -> usize {
+        match self {
+            Self::Members { .. } => usize::MAX,
+            Self::List(found) => found.slots.len() - found.at,
+        }
+    }
+
+    /// Whether nothing is left, as far as that is known without looking.
+    fn is_at_end(&self) -> bool {
+        matches!(self, Self::List(found) if found.at >= found.slots.len())
     }
 
     /// Whether the candidates were found before the table's last change.
     fn is_stale(&self, table: &Table) -> bool {
-        matches!(self, Self::List { found, .. } if found.as_of != table.changes)
+        matches!(self, Self::List(found) if found.as_of != table.changes)
     }
 
     /// The next open connections as snapshots; `None` at the end.
@@ -153,44 +202,69 @@ impl Cursor {
     }
 }
 
-/// Goes on with one shard for one stride, or to its end where `until_end`; true when it is through.
+/// The work of filters that was done in one go: under one hold of a lock, or in one turn of a thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spent(u32);
+
+impl Spent {
+    /// Adds what one evaluation cost; true if another one like it would go beyond [`SWEEP_WORK`].
+    #[inline]
+    pub(super) fn add(&mut self, work: u32) -> bool {
+        self.0 = self.0.saturating_add(work);
+        self.0.saturating_add(work) > SWEEP_WORK
+    }
+}
+
+/// What one stride came to.
+#[derive(Debug)]
+struct Stride {
+    /// Whether nothing is left.
+    is_through: bool,
+    spent: Spent,
+}
+
+/// Goes on with one shard for one stride: [`SWEEP_STRIDE`] connections, or fewer where the filter takes [`SWEEP_WORK`].
 fn stride(
     table: &mut Table,
     selection: &Selection,
     cursor: &mut Cursor,
-    until_end: bool,
     looked: &mut Looked,
     visit: &mut impl FnMut(&mut Table, u32),
-) -> bool {
-    loop {
-        let stale = cursor.is_stale(table);
-        let chunk = cursor.next(table, selection);
-        if chunk.is_empty() {
-            return true;
-        }
-        for slot in chunk {
-            let Some((connection, auth)) = table.open_tenant(slot) else {
-                continue;
-            };
-            looked.at += 1;
-            let verdict = if stale {
-                selection.still_admits(connection)
-            } else {
-                selection.admits(connection, auth)
-            };
-            match verdict {
-                Verdict::Match => {
-                    looked.matched += 1;
-                    visit(table, slot);
-                }
-                Verdict::NoMatch => {}
-                Verdict::Error => looked.errors += 1,
+) -> Stride {
+    let mut spent = Spent::default();
+    let stale = cursor.is_stale(table);
+    let chunk = cursor.next(table, selection);
+    if chunk.is_empty() {
+        let is_through = true;
+        return Stride { is_through, spent };
+    }
+
+    for slot in chunk {
+        let Some((connection, auth)) = table.open_tenant(slot) else {
+            continue;
+        };
+        looked.at += 1;
+        let Judged { verdict, work } = if stale {
+            selection.still_admits(connection)
+        } else {
+            selection.admits(connection, auth)
+        };
+        match verdict {
+            Verdict::Match => {
+                looked.matched += 1;
+                visit(table, slot);
             }
+            Verdict::NoMatch => {}
+            Verdict::Error => looked.errors += 1,
         }
-        if !until_end {
-            return false;
+        if spent.add(work) {
+            cursor.go_back_to(slot);
+            break;
         }
     }
+
+    let is_through = cursor.is_at_end();
+    Stride { is_through, spent }
 }
 
 impl Hub {
@@ -198,19 +272,19 @@ impl Hub {
     pub(crate) fn reach(&self, selection: &Selection) -> Reach {
         let source = selection.source();
         let mut bound = 0;
-        let mut lists = SmallVec::new();
+        let mut few = Few::new();
         for (at, shard) in self.shards().iter().enumerate() {
             let list = shard.own(|table| {
                 bound += table.count(selection.app, source);
                 (bound <= SMALL_DELIVERIES).then(|| Candidates::of(table, selection, source))
             });
-            lists.extend(
+            few.extend(
                 list.filter(|list| !list.slots.is_empty())
-                    .map(|list| (at, list)),
+                    .map(|list| (at, Cursor::List(list))),
             );
         }
         if bound <= SMALL_DELIVERIES {
-            Reach::Small(lists)
+            Reach::Small(few)
         } else {
             Reach::Large(bound)
         }
@@ -238,40 +312,106 @@ impl Hub {
         blocked > SMALL_DELIVERIES && blocked * 2 > self.all_members()
     }
 
-    /// Waits for leave to scan every connection.
+    /// Waits for a permit to run `selection`, if it takes one.
     ///
     /// # Errors
-    /// [`Busy`] when too many scans run.
-    pub(crate) async fn leave_to_scan(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Busy> {
-        self.gate.scan().await
+    /// [`Busy`] when its app runs as many as it may.
+    pub(crate) async fn permit(&self, selection: &Selection) -> Result<Option<ScanPermit>, Busy> {
+        if selection.is_scan() || selection.is_heavy() {
+            self.permit_to_scan(selection.app).await.map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
-    /// Places a small publication at once, without yielding.
+    /// As [`Hub::permit`] for a publication that reaches `reach`: a light filter that looks at few takes none.
+    ///
+    /// # Errors
+    /// As [`Hub::permit`].
+    pub(crate) async fn permit_to_reach(
+        &self,
+        selection: &Selection,
+        reach: &Reach,
+    ) -> Result<Option<ScanPermit>, Busy> {
+        match reach {
+            Reach::Small(_) if !selection.is_heavy() => Ok(None),
+            _ => self.permit(selection).await,
+        }
+    }
+
+    /// Waits for a permit to look at every connection of `app`.
+    ///
+    /// # Errors
+    /// As [`Hub::permit`].
+    pub(crate) async fn permit_to_scan(&self, app: AppId) -> Result<ScanPermit, Busy> {
+        self.gate.scan(app).await
+    }
+
+    /// Places a small publication at once, without yielding, unless its filter is heavy: then only as far as one turn of
+    /// the thread goes.
+    ///
+    /// # Errors
+    /// The rest, for [`Hub::place_rest`].
     pub(crate) fn place_small(
         &self,
         selection: &Selection,
-        lists: SmallVec<[(usize, Candidates); 4]>,
+        few: Few,
+        frame: &Frame,
+        ticket: &Ticket,
+    ) -> Result<Counts, Box<Rest>> {
+        let mut rest = Rest {
+            few,
+            next: 0,
+            counts: Counts::default(),
+        };
+        if self.place_some(selection, &mut rest, frame, ticket) {
+            Ok(self.placed(rest.counts, ticket))
+        } else {
+            Err(Box::new(rest))
+        }
+    }
+
+    /// Places the rest of a small publication, slice by slice, yielding between slices.
+    ///
+    /// Not cancel-safe, as [`Hub::place_large`].
+    pub(crate) async fn place_rest(
+        &self,
+        selection: &Selection,
+        mut rest: Box<Rest>,
         frame: &Frame,
         ticket: &Ticket,
     ) -> Counts {
-        let mut counts = Counts::default();
-        for (at, found) in lists {
-            let mut cursor = Cursor::List { found, at: 0 };
-            let Counts { looked, queued } = &mut counts;
-            self.shard(at).with(|table| {
-                stride(
-                    table,
-                    selection,
-                    &mut cursor,
-                    true,
-                    looked,
-                    &mut |table, slot| {
-                        *queued += u64::from(table.place(slot, frame, ticket));
-                    },
-                )
-            });
+        loop {
+            tokio::task::yield_now().await;
+            if self.place_some(selection, &mut rest, frame, ticket) {
+                return self.placed(rest.counts, ticket);
+            }
         }
-        self.placed(counts, ticket)
+    }
+
+    /// Goes on with a small publication until its filter has taken [`SWEEP_WORK`]; true at the end.
+    fn place_some(
+        &self,
+        selection: &Selection,
+        Rest { few, next, counts }: &mut Rest,
+        frame: &Frame,
+        ticket: &Ticket,
+    ) -> bool {
+        let mut work = 0;
+        while let Some((at, cursor)) = few.get_mut(*next) {
+            if work >= SWEEP_WORK {
+                return false;
+            }
+            let Counts { looked, queued } = &mut *counts;
+            let stride = self.shard(*at).with(|table| {
+                stride(table, selection, cursor, looked, &mut |table, slot| {
+                    *queued += u64::from(table.place(slot, frame, ticket));
+                })
+            });
+            *next += usize::from(stride.is_through);
+            work = stride.spent.0.saturating_add(work);
+        }
+        true
     }
 
     /// Places a large publication, slice by slice, yielding between slices.
@@ -306,7 +446,10 @@ impl Hub {
         ticket: &Ticket,
     ) -> Counts {
         match reach {
-            Reach::Small(lists) => self.place_small(selection, lists, frame, ticket),
+            Reach::Small(few) => match self.place_small(selection, few, frame, ticket) {
+                Ok(counts) => counts,
+                Err(rest) => self.place_rest(selection, rest, frame, ticket).await,
+            },
             Reach::Large(_) => self.place_large(selection, frame, ticket).await,
         }
     }
@@ -329,23 +472,17 @@ impl Hub {
         mut visit: impl FnMut(&mut Table, u32),
     ) -> Looked {
         let mut looked = Looked::default();
+        let mut slice = TimeSlice::begin();
         for shard in self.shards() {
             let mut cursor = shard.own(|table| Cursor::open(table, selection));
-            let mut until = Instant::now() + SLICE;
             // The lock is let go after every stride, so that a small publication need not wait for a slice.
-            while !shard.with(|table| {
-                stride(
-                    table,
-                    selection,
-                    &mut cursor,
-                    false,
-                    &mut looked,
-                    &mut visit,
-                )
-            }) {
-                if Instant::now() >= until {
-                    tokio::task::yield_now().await;
-                    until = Instant::now() + SLICE;
+            loop {
+                let stride = shard.with_fair(|table| {
+                    stride(table, selection, &mut cursor, &mut looked, &mut visit)
+                });
+                slice.rest().await;
+                if stride.is_through {
+                    break;
                 }
             }
         }
@@ -366,7 +503,7 @@ impl Hub {
         let mut counts = Counts::default();
         for shard in self.shards() {
             let mut cursor = shard.own(|table| Cursor::open(table, selection));
-            let mut until = Instant::now() + SLICE;
+            let mut slice = TimeSlice::begin();
             while let Some(chunk) = shard.own(|table| cursor.snapshots(table, selection)) {
                 let picked = pick(chunk, closure, &mut counts);
                 counts.queued += shard.with(|table| {
@@ -380,10 +517,7 @@ impl Hub {
                     }
                     queued
                 });
-                if Instant::now() >= until {
-                    tokio::task::yield_now().await;
-                    until = Instant::now() + SLICE;
-                }
+                slice.rest().await;
             }
         }
         self.placed(counts, ticket)
@@ -397,6 +531,7 @@ impl Hub {
         limit: usize,
     ) -> (Vec<Snapshot>, Option<(usize, u32)>) {
         let mut page = Vec::new();
+        let mut spent = Spent::default();
         for (at, shard) in self.shards().iter().enumerate().skip(from.0) {
             let mut cursor = Cursor::Members {
                 next: if at == from.0 { from.1 } else { 0 },
@@ -413,7 +548,12 @@ impl Hub {
                     !chunk.is_empty()
                 });
                 for connection in found {
-                    if !selection.matches_whole(&connection) {
+                    let Judged { verdict, work } = selection.judge_whole(&connection);
+                    if spent.add(work) {
+                        tokio::task::yield_now().await;
+                        spent = Spent::default();
+                    }
+                    if verdict != Verdict::Match {
                         continue;
                     }
                     if page.len() == limit {
@@ -425,6 +565,7 @@ impl Hub {
                     break;
                 }
                 tokio::task::yield_now().await;
+                spent = Spent::default();
             }
         }
         (page, None)

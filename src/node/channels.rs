@@ -173,11 +173,7 @@ impl Node {
     ) -> Result<Joins, NodeError> {
         channel_name(&channel)?;
         let selection = self.select(app, target)?;
-        let leave = if selection.is_scan() {
-            Some(self.hub.leave_to_scan().await?)
-        } else {
-            None
-        };
+        let permit = self.hub.permit(&selection).await?;
         let node = self.clone();
         to_its_end(async move {
             let _attending = node.attend_channel(app, &channel).await;
@@ -204,7 +200,7 @@ impl Node {
                 }
             };
             node.hub.sweep(&selection, join).await;
-            drop(leave);
+            drop(permit);
             Ok(joins)
         })
         .await?
@@ -223,11 +219,7 @@ impl Node {
     ) -> Result<u64, NodeError> {
         channel_name(&channel)?;
         let selection: Selection = self.select(app, target)?;
-        let leave = if selection.is_scan() {
-            Some(self.hub.leave_to_scan().await?)
-        } else {
-            None
-        };
+        let permit = self.hub.permit(&selection).await?;
         let node = self.clone();
         to_its_end(async move {
             let told = native::left(&channel);
@@ -242,17 +234,14 @@ impl Node {
                 }
             };
             node.hub.sweep(&selection, leave_one).await;
-            drop(leave);
+            drop(permit);
             // Those who were lost a moment ago must not come back to it.
-            let lost = node
-                .hub
-                .context()
-                .limbo
-                .leave(&channel, |lost| selection.means(lost));
-            for connection in &lost {
-                node.hub.presence(app).lapsed(&channel, connection);
-            }
-            left + lost.len() as u64
+            let lost = node.hub.context().limbo.leave(
+                &channel,
+                |lost| selection.means(lost),
+                |lost| node.hub.presence(app).lapsed(&channel, lost),
+            );
+            left + lost.await
         })
         .await
     }

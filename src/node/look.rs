@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Node, NodeError, Target};
 use crate::{
     close::Close,
-    hub::{Looked, Named, Selection, Snapshot, Table},
+    hub::{Looked, Named, ScanPermit, Selection, Snapshot, Table},
     id::{AppId, ConnectionId},
     limits,
     predicate::{Bound, Value},
@@ -20,6 +20,8 @@ pub(crate) struct Explanation {
     pub(crate) looked: Looked,
     /// Some of the connections that match.
     pub(crate) sample: Vec<ConnectionId>,
+    /// Allows the caller to evaluate the filter's parts as well.
+    pub(crate) permit: ScanPermit,
 }
 
 impl Node {
@@ -38,7 +40,7 @@ impl Node {
             filter: Some(bound.clone()),
             ..Selection::everyone(app)
         };
-        let _leave = self.hub.leave_to_scan().await?;
+        let permit = self.hub.permit_to_scan(app).await?;
         let mut sample = Vec::new();
         let looked = self
             .hub
@@ -54,6 +56,7 @@ impl Node {
             bound,
             looked,
             sample,
+            permit,
         })
     }
 
@@ -71,11 +74,7 @@ impl Node {
         close: Close,
     ) -> Result<u64, NodeError> {
         let selection = self.select(app, target)?;
-        let leave = if selection.is_scan() {
-            Some(self.hub.leave_to_scan().await?)
-        } else {
-            None
-        };
+        let permit = self.hub.permit(&selection).await?;
         let hub = self.hub.clone();
         let closing = tokio::spawn(async move {
             let mut closed = 0;
@@ -85,7 +84,7 @@ impl Node {
                 }
             };
             hub.sweep(&selection, close_one).await;
-            drop(leave);
+            drop(permit);
             closed
         });
         closing.await.map_err(|_| NodeError::Failed)
@@ -103,8 +102,10 @@ impl Node {
         limit: usize,
     ) -> Result<(Vec<Snapshot>, Option<(usize, u32)>), NodeError> {
         let selection = self.select(app, target)?;
-        let _leave = self.hub.leave_to_scan().await?;
-        Ok(self.hub.page(&selection, from, limit).await)
+        let permit = self.hub.permit_to_scan(app).await?;
+        let page = self.hub.page(&selection, from, limit).await;
+        drop(permit);
+        Ok(page)
     }
 
     /// The open connections of `user` on this node.

@@ -5,13 +5,12 @@ mod keeping;
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Instant};
 
 use smol_str::SmolStr;
-use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::{Extent, Node, NodeError, Placement, Receipt, Target, cluster::Message};
 use crate::{
     history::{Echoless, Keep, Key, New, Omit},
-    hub::{Closure, Counts, Named, Reach, Selection, Ticket},
+    hub::{Closure, Counts, Named, Reach, Rest, ScanPermit, Selection, Ticket},
     id::AppId,
     limits::SMALL_DELIVERIES,
     protocol::{
@@ -93,7 +92,19 @@ struct Admitted {
     prepared: Prepared,
     reach: Reach,
     ticket: Ticket,
-    leave: Option<OwnedSemaphorePermit>,
+    permit: Option<ScanPermit>,
+}
+
+/// A small publication that is placed in part.
+#[derive(Debug)]
+struct Unfinished {
+    receipt: Receipt,
+    selection: Selection,
+    frame: Frame,
+    ticket: Ticket,
+    permit: Option<ScanPermit>,
+    began: Instant,
+    rest: Box<Rest>,
 }
 
 impl Node {
@@ -194,7 +205,10 @@ impl Node {
                 .message
                 .take()
                 .and_then(|message| self.send(message));
-            let mut receipt = self.place_at_once(admitted);
+            let mut receipt = match self.place_at_once(admitted) {
+                Ok(receipt) => receipt,
+                Err(rest) => to_its_end(self.clone().finish(rest)).await?,
+            };
             if sent.is_some() {
                 self.sent(app, sent, &mut receipt).await;
             }
@@ -246,11 +260,7 @@ impl Node {
             }
         }
         for prepared in here {
-            let leave = if prepared.selection.is_scan() {
-                self.hub.leave_to_scan().await.ok()
-            } else {
-                None
-            };
+            let permit = self.hub.permit(&prepared.selection).await.ok().flatten();
             let (reach, ticket) = self
                 .admit_in_time(&prepared.selection, prepared.draft.len())
                 .await;
@@ -258,7 +268,7 @@ impl Node {
                 prepared,
                 reach,
                 ticket,
-                leave,
+                permit,
             };
             if !self.sum_up(&mut receipt, self.clone().carry_out(one).await)? {
                 break;
@@ -289,19 +299,17 @@ impl Node {
 
     async fn admit(&self, prepared: Prepared) -> Result<Admitted, NodeError> {
         let reach = self.hub.reach(&prepared.selection);
-        let leave = match &reach {
-            Reach::Large(_) if prepared.selection.is_scan() => {
-                Some(self.hub.leave_to_scan().await?)
-            }
-            _ => None,
-        };
+        let permit = self
+            .hub
+            .permit_to_reach(&prepared.selection, &reach)
+            .await?;
         let ticket = self.hub.admit(&reach, prepared.draft.len()).await?;
         self.app(prepared.selection.app).metrics.accepted.inc();
         Ok(Admitted {
             prepared,
             reach,
             ticket,
-            leave,
+            permit,
         })
     }
 
@@ -317,9 +325,12 @@ impl Node {
             .collect();
         let bound = reaches.iter().map(Reach::bound).sum();
         let bytes = prepared.iter().map(|one| one.draft.len()).sum();
-        let scans = prepared.iter().any(|one| one.selection.is_scan());
-        let leave = if scans {
-            Some(self.hub.leave_to_scan().await?)
+        // One for all of them: they run one after another.
+        let heavy = prepared
+            .iter()
+            .any(|one| one.selection.is_scan() || one.selection.is_heavy());
+        let permit = if heavy {
+            Some(self.hub.permit_to_scan(app).await?)
         } else {
             None
         };
@@ -333,12 +344,12 @@ impl Node {
                 prepared,
                 reach,
                 ticket: ticket.clone(),
-                leave: None,
+                permit: None,
             })
             .collect();
-        // They are carried out in order, so the last one's leave is the last to end.
+        // They are carried out in order, so the last one's permit is the last to end.
         if let Some(last) = admitted.last_mut() {
-            last.leave = leave;
+            last.permit = permit;
         }
         Ok(admitted)
     }
@@ -382,7 +393,11 @@ impl Node {
         }
     }
 
-    fn place_at_once(&self, admitted: Admitted) -> Receipt {
+    /// Places a small publication.
+    ///
+    /// # Errors
+    /// What is left of it, for [`Node::finish`], if its filter took too much work for one turn of the thread.
+    fn place_at_once(&self, admitted: Admitted) -> Result<Receipt, Box<Unfinished>> {
         let Admitted {
             prepared:
                 Prepared {
@@ -393,15 +408,46 @@ impl Node {
                 },
             reach,
             ticket,
-            ..
+            permit,
         } = admitted;
         let mut receipt = Receipt::new(id);
         let frame = self.encode(selection.app, &draft);
-        if let Reach::Small(lists) = reach {
+        if let Reach::Small(few) = reach {
             let began = Instant::now();
-            receipt.add(self.hub.place_small(&selection, lists, &frame, &ticket));
+            match self.hub.place_small(&selection, few, &frame, &ticket) {
+                Ok(counts) => receipt.add(counts),
+                Err(rest) => {
+                    return Err(Box::new(Unfinished {
+                        receipt,
+                        selection,
+                        frame,
+                        ticket,
+                        permit,
+                        began,
+                        rest,
+                    }));
+                }
+            }
             self.note_placed(&selection, began, &receipt);
         }
+        Ok(receipt)
+    }
+
+    /// Places the rest of a small publication.
+    async fn finish(self: Arc<Self>, unfinished: Box<Unfinished>) -> Receipt {
+        let Unfinished {
+            mut receipt,
+            selection,
+            frame,
+            ticket,
+            permit,
+            began,
+            rest,
+        } = *unfinished;
+        let counts = self.hub.place_rest(&selection, rest, &frame, &ticket).await;
+        drop((permit, ticket));
+        receipt.add(counts);
+        self.note_placed(&selection, began, &receipt);
         receipt
     }
 
@@ -410,10 +456,10 @@ impl Node {
             prepared,
             reach,
             ticket,
-            leave,
+            permit,
         } = admitted;
         if prepared.comes_by_bus() {
-            drop((leave, ticket));
+            drop((permit, ticket));
             return self.keep_over_bus(prepared).await;
         }
         let Prepared {
@@ -457,7 +503,7 @@ impl Node {
                     .await?;
             }
         }
-        drop((leave, ticket));
+        drop((permit, ticket));
         self.note_placed(&selection, began, &receipt);
         self.sent(selection.app, sent, &mut receipt).await;
         Ok(receipt)
@@ -540,13 +586,9 @@ impl Node {
         frame: &Frame,
         ticket: &Ticket,
     ) -> Counts {
-        let leave = if selection.is_scan() {
-            self.hub.leave_to_scan().await.ok()
-        } else {
-            None
-        };
+        let permit = self.hub.permit_to_reach(selection, &reach).await;
         let counts = self.hub.place_reach(selection, reach, frame, ticket).await;
-        drop(leave);
+        drop(permit);
         self.app(selection.app)
             .metrics
             .filter_errors
@@ -582,7 +624,7 @@ impl Node {
         closure: Closure,
     ) -> Result<Receipt, NodeError> {
         let frame = self.encode(app, &event.draft(&Marks::default()));
-        let leave = self.hub.leave_to_scan().await?;
+        let permit = self.hub.permit_to_scan(app).await?;
         let bound = self.hub.members(app).max(SMALL_DELIVERIES + 1);
         let ticket = self.hub.admit(&Reach::Large(bound), frame.len()).await?;
         self.app(app).metrics.accepted.inc();
@@ -595,7 +637,7 @@ impl Node {
                     .place_where(&selection, &closure, &frame, &ticket)
                     .await,
             );
-            drop(leave);
+            drop(permit);
             node.app(app)
                 .metrics
                 .filter_errors

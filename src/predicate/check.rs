@@ -641,6 +641,25 @@ impl Node {
         }
     }
 
+    /// Whether evaluating this may take long, whatever the params are: a list is walked, a pattern searched for, a value
+    /// built or converted. Plain comparisons of members do not.
+    pub(super) fn is_heavy(&self) -> bool {
+        let heavy = match &self.kind {
+            NodeKind::Macro { .. }
+            | NodeKind::Matches(..)
+            | NodeKind::Connection
+            | NodeKind::List(_)
+            | NodeKind::Map(_)
+            | NodeKind::Binary(Binary::Add, ..) => true,
+            NodeKind::Call(function, _) => !matches!(
+                function,
+                Function::Size | Function::StartsWith | Function::EndsWith
+            ),
+            _ => false,
+        };
+        heavy || self.children().into_iter().any(Self::is_heavy)
+    }
+
     /// How many nodes there are, this one included.
     pub(super) fn size(&self) -> u32 {
         1 + self.children().into_iter().map(Node::size).sum::<u32>()

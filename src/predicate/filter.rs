@@ -14,6 +14,7 @@ use super::{
     runtime::{Base, Param, ScalarSet, Tri},
     value::Value,
 };
+use crate::limits;
 
 /// What a filter says about one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,24 @@ impl From<Tri> for Verdict {
     }
 }
 
+/// A verdict, and what it cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// What the filter says.
+    pub verdict: Verdict,
+    /// The work that was charged for it, in units of about a nanosecond: bytes, and steps of macros, each of which counts
+    /// for [`limits::FILTER_STEP_WORK`].
+    pub work: u32,
+}
+
+impl Judged {
+    /// A verdict that cost nothing to speak of.
+    #[inline]
+    pub fn free(verdict: Verdict) -> Self {
+        Self { verdict, work: 0 }
+    }
+}
+
 /// A compiled filter: made once per text, shared by every request that has it. [`bind`](Self::bind) gives it params.
 pub struct Filter {
     source: Arc<str>,
@@ -46,6 +65,8 @@ pub struct Filter {
     constants: Vec<Value>,
     program: Program,
     candidates: Vec<Option<Candidate>>,
+    /// Whether a part of it may take long, whatever its params are.
+    is_heavy: bool,
 }
 
 enum Program {
@@ -71,6 +92,7 @@ impl Filter {
     pub fn compile(source: &str, schema: &Schema) -> Result<Self, FilterError> {
         let (root, params) = checked(source, schema)?;
         require_bool(&root)?;
+        let is_heavy = root.is_heavy();
         let mut compiler = Compiler::default();
         let nodes = conjuncts(&root);
         let candidates = nodes
@@ -88,6 +110,7 @@ impl Filter {
             constants,
             program,
             candidates,
+            is_heavy,
         })
     }
 
@@ -97,6 +120,7 @@ impl Filter {
     /// As [`Filter::compile`], except that it need not be a bool.
     pub fn compile_expression(source: &str, schema: &Schema) -> Result<Self, FilterError> {
         let (root, params) = checked(source, schema)?;
+        let is_heavy = root.is_heavy();
         let mut compiler = Compiler::default();
         let program = Program::Expression(compiler.term(&root));
         let constants = compiler.constants;
@@ -109,6 +133,7 @@ impl Filter {
             constants,
             program,
             candidates,
+            is_heavy,
         })
     }
 
@@ -213,6 +238,12 @@ impl Bound {
     /// Evaluates the whole filter for one connection, in bounded time.
     #[inline]
     pub fn matches<'a>(&self, seen: impl Into<View<'a>>) -> Verdict {
+        self.judge(seen).verdict
+    }
+
+    /// As [`matches`](Self::matches), with what it cost.
+    #[inline]
+    pub fn judge<'a>(&self, seen: impl Into<View<'a>>) -> Judged {
         self.verdict(seen.into(), None)
     }
 
@@ -220,17 +251,23 @@ impl Bound {
     /// nothing.
     #[inline]
     pub fn residual<'a>(&self, seen: impl Into<View<'a>>) -> Verdict {
+        self.judge_residual(seen).verdict
+    }
+
+    /// As [`residual`](Self::residual), with what it cost.
+    #[inline]
+    pub fn judge_residual<'a>(&self, seen: impl Into<View<'a>>) -> Judged {
         if !self.plan.residual {
-            return if self.plan.access == super::Access::Nobody {
+            return Judged::free(if self.plan.access == super::Access::Nobody {
                 Verdict::NoMatch
             } else {
                 Verdict::Match
-            };
+            });
         }
         self.verdict(seen.into(), self.plan.answered)
     }
 
-    fn verdict(&self, seen: View<'_>, skip: Option<usize>) -> Verdict {
+    fn verdict(&self, seen: View<'_>, skip: Option<usize>) -> Judged {
         let base = self.base(seen, &[]);
         let tri = match &self.filter.program {
             Program::Conjuncts(tests) => all(tests, &base, skip),
@@ -239,10 +276,14 @@ impl Bound {
                 _ => Tri::Error,
             },
         };
-        if base.spent() {
+        let verdict = if base.spent() {
             Verdict::Error
         } else {
             tri.into()
+        };
+        Judged {
+            verdict,
+            work: base.work(),
         }
     }
 
@@ -294,6 +335,17 @@ impl Bound {
         }
     }
 
+    /// Whether evaluating it may take long for one connection: it walks lists, searches for patterns, builds or converts
+    /// values, or compares with a large param.
+    pub fn is_heavy(&self) -> bool {
+        self.filter.is_heavy || self.params.iter().any(Param::is_heavy)
+    }
+
+    /// The same for what the plan leaves over.
+    pub fn is_residual_heavy(&self) -> bool {
+        self.plan.residual && self.is_heavy()
+    }
+
     /// How the connections that match are found.
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -327,41 +379,15 @@ impl Bound {
 
     /// The value of every sub-expression outside macros for one connection, from left to right, the larger before
     /// the parts it has; literals are left out. Compiles each anew, so it is for people, not for traffic.
-    pub fn explain(&self, attributes: &Attributes) -> Vec<Explained> {
-        let shown = self.base(attributes.into(), &[]);
-        let nodes = sub_expressions(&self.filter.root);
-        nodes
-            .iter()
-            .map(|node| self.explain_node(node, &nodes, attributes, &shown))
-            .collect()
-    }
-
-    fn explain_node(
-        &self,
-        node: &Node,
-        all: &[&Node],
-        attributes: &Attributes,
-        shown: &Base<'_>,
-    ) -> Explained {
-        // One budget for all that is shown, so that the answer is bounded.
-        let value = self
-            .value_of(node, attributes)
-            .and_then(|value| shown.measure(&value, node.span).map(|()| value));
-        let detail = value
-            .as_ref()
-            .err()
-            .filter(|error| error.kind == EvalErrorKind::NoOverload)
-            .and_then(|error| all.iter().find(|node| node.span == error.span))
-            .and_then(|failed| {
-                let kind_of = |operand| Some(self.value_of(operand, attributes).ok()?.kind());
-                operation(failed, kind_of)
-            })
-            .map(|operation| format!("{operation} has no meaning"));
-        Explained {
-            span: node.span,
-            text: node.span.of(&self.filter.source).into(),
-            value,
-            detail,
+    ///
+    /// Each step of the iterator takes a few evaluations, so a caller on an event loop yields between two.
+    pub fn explain<'b>(&'b self, attributes: &'b Attributes) -> Explanations<'b> {
+        Explanations {
+            bound: self,
+            attributes,
+            nodes: sub_expressions(&self.filter.root),
+            next: 0,
+            bytes: limits::FILTER_WORK_BYTES,
         }
     }
 
@@ -371,6 +397,57 @@ impl Bound {
         let term = compiler.term(node);
         let base = Base::new(attributes.into(), &self.params, &compiler.constants, &[]);
         term(base.frame()).map(super::runtime::Operand::into_owned)
+    }
+}
+
+/// The values of a filter's parts for one connection, one after another; see [`Bound::explain`].
+#[derive(Debug)]
+pub struct Explanations<'b> {
+    bound: &'b Bound,
+    attributes: &'b Attributes,
+    nodes: Vec<&'b Node>,
+    next: usize,
+    /// What may still be shown: one budget for all parts, so that the answer is bounded.
+    bytes: u32,
+}
+
+impl Iterator for Explanations<'_> {
+    type Item = Explained;
+
+    fn next(&mut self) -> Option<Explained> {
+        let node = *self.nodes.get(self.next)?;
+        self.next += 1;
+
+        let shown = self
+            .bound
+            .base(self.attributes.into(), &[])
+            .with_bytes(self.bytes);
+        let value = self
+            .bound
+            .value_of(node, self.attributes)
+            .and_then(|value| shown.measure(&value, node.span).map(|()| value));
+        self.bytes = shown.bytes_left();
+
+        let detail = value.as_ref().err().and_then(|error| self.detail(*error));
+        Some(Explained {
+            span: node.span,
+            text: node.span.of(&self.bound.filter.source).into(),
+            value,
+            detail,
+        })
+    }
+}
+
+impl Explanations<'_> {
+    /// What the operation that has no meaning was given.
+    fn detail(&self, error: EvalError) -> Option<String> {
+        if error.kind != EvalErrorKind::NoOverload {
+            return None;
+        }
+        let failed = self.nodes.iter().find(|node| node.span == error.span)?;
+        let kind_of = |operand| Some(self.bound.value_of(operand, self.attributes).ok()?.kind());
+        let operation = operation(failed, kind_of)?;
+        Some(format!("{operation} has no meaning"))
     }
 }
 
@@ -589,7 +666,6 @@ mod tests {
         );
         let parts: Vec<(String, String)> = bound
             .explain(&someone())
-            .into_iter()
             .map(|part| {
                 (
                     part.text,
@@ -643,7 +719,8 @@ mod tests {
             ("-auth.text == 1", "-string has no meaning"),
             ("user in auth.age", "string in int has no meaning"),
         ] {
-            let parts = bound(source, "{}").explain(&someone());
+            let (bound, someone) = (bound(source, "{}"), someone());
+            let parts: Vec<Explained> = bound.explain(&someone).collect();
             assert!(
                 parts
                     .iter()
@@ -651,8 +728,8 @@ mod tests {
                 "{source}: {parts:?}"
             );
         }
-        let parts = bound("auth.missing == 18 || 1 / 0 == 1", "{}").explain(&someone());
-        assert!(parts.iter().all(|part| part.detail.is_none()), "{parts:?}");
+        let (bound, someone) = (bound("auth.missing == 18 || 1 / 0 == 1", "{}"), someone());
+        assert!(bound.explain(&someone).all(|part| part.detail.is_none()));
     }
 
     #[test]

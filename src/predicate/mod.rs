@@ -32,7 +32,7 @@ pub use cache::{Cached, FilterCache};
 pub(crate) use error::columns;
 pub use error::{EvalError, EvalErrorKind, FilterError, FilterErrorKind, Span};
 pub use explain::{Explained, Warning};
-pub use filter::{Bound, Filter, Verdict};
+pub use filter::{Bound, Explanations, Filter, Judged, Verdict};
 pub use index::{IndexKey, IndexRef, KeyKind, LookupKey, Schema, index_entries};
 pub use json::JsonError;
 pub use layout::{Key, Layout, Layouts, Map};

@@ -51,6 +51,21 @@ pub(super) struct Param {
     pub(super) regex: Option<Regex>,
 }
 
+/// Text that is compared in less time than a member is found.
+const SHORT_TEXT: usize = 1024;
+
+impl Param {
+    /// Whether comparing something with it may take long. Hashed items are looked up.
+    pub(super) fn is_heavy(&self) -> bool {
+        match &self.value {
+            Value::String(text) => text.len() > SHORT_TEXT,
+            Value::List(items) => self.set.is_none() && items.len() > SHORT_LIST,
+            Value::Map(map) => map.len() > SHORT_LIST,
+            _ => false,
+        }
+    }
+}
+
 /// One evaluation for one connection.
 pub(super) struct Base<'f> {
     pub(super) auth: &'f Value,
@@ -94,6 +109,25 @@ impl<'f> Base<'f> {
         }
     }
 
+    /// With `bytes` left to compare, search or build.
+    pub(super) fn with_bytes(self, bytes: u32) -> Self {
+        self.bytes.set(bytes);
+        self
+    }
+
+    /// The bytes that may still be compared, searched or built.
+    pub(super) fn bytes_left(&self) -> u32 {
+        self.bytes.get()
+    }
+
+    /// What was charged so far, in units of work; see [`limits::FILTER_STEP_WORK`].
+    #[inline]
+    pub(super) fn work(&self) -> u32 {
+        let steps = limits::FILTER_STEPS - self.steps.get();
+        let bytes = limits::FILTER_WORK_BYTES.saturating_sub(self.bytes.get());
+        steps * limits::FILTER_STEP_WORK + bytes
+    }
+
     /// Whether a budget ran out; the evaluation then is an error, whatever absorbed it.
     #[inline]
     pub(super) fn spent(&self) -> bool {
@@ -123,6 +157,9 @@ impl<'f> Base<'f> {
         if !self.spent.replace(true) {
             self.error.set(Some(error));
         }
+        // The result is settled, so nothing more is worth any work.
+        self.steps.set(0);
+        self.bytes.set(0);
         error
     }
 
@@ -131,11 +168,11 @@ impl<'f> Base<'f> {
     #[inline]
     pub(super) fn step(&self, steps: u32, span: Span) -> Result<(), EvalError> {
         match self.steps.get().checked_sub(steps) {
-            Some(left) if !self.spent.get() => {
+            Some(left) => {
                 self.steps.set(left);
                 Ok(())
             }
-            _ => Err(self.exhaust(EvalErrorKind::Steps, span)),
+            None => Err(self.exhaust(EvalErrorKind::Steps, span)),
         }
     }
 

@@ -383,7 +383,7 @@ fn check_text(source: &str) -> Result<(), TestCaseError> {
                 let _ = bound.evaluate(&attributes);
                 let _ = (
                     bound.matches(&attributes),
-                    bound.explain(&attributes),
+                    bound.explain(&attributes).count(),
                     bound.warnings(),
                 );
             }

@@ -150,7 +150,7 @@ impl Node {
         );
         let mut members = self.all_members();
         // Those who may come back are to leave too if the node does not live to see that they do not.
-        members.extend(self.hub.context().limbo.all());
+        members.extend(self.hub.context().limbo.all().await);
         let of = |member: &Snapshot| -> Fields {
             let named = |channel: &str| {
                 (

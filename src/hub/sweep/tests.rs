@@ -1,0 +1,136 @@
+//! How long a hold of a shard's lock, and a turn of its thread, go on with filters of all weights.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    config::SlowConsumer,
+    hub::{
+        Named,
+        gate::Gate,
+        selection::user_key,
+        tests::{APP, connect, context},
+    },
+    limits::Limits,
+    predicate::{Filter, Schema, Value},
+};
+
+const CONNECTIONS: usize = 40;
+
+/// A hub of one shard, whose connections are each of another user.
+fn hub() -> Hub {
+    let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
+    hub.shard(0).own(|table| {
+        for n in 0..CONNECTIONS {
+            connect(table, &format!("u{n}"), Value::Null);
+        }
+    });
+    hub
+}
+
+fn everyone_by(filter: &str) -> Selection {
+    let filter = Arc::new(Filter::compile(filter, &Schema::default()).unwrap());
+    let numbers: Vec<String> = (0..30).map(|n| n.to_string()).collect();
+    let mut params = format!("{{\"l\":[{}]}}", numbers.join(",")).into_bytes();
+    let params = Value::from_json(&mut params, None).unwrap();
+    Selection {
+        filter: Some(Arc::new(filter.bind(Some(params)).unwrap())),
+        ..Selection::everyone(APP)
+    }
+}
+
+/// True for everyone, and two fifths of [`SWEEP_WORK`].
+fn heavy() -> Selection {
+    everyone_by("params.l.all(a, params.l.all(b, a + b >= 0))")
+}
+
+fn named(mut selection: Selection) -> Selection {
+    let mut named = Named::default();
+    named.users = (0..CONNECTIONS)
+        .map(|n| user_key(&format!("u{n}")))
+        .collect();
+    selection.named = Some(named);
+    selection
+}
+
+/// How many connections each hold looked at, and who was visited.
+fn holds(hub: &Hub, selection: &Selection) -> (Vec<u64>, Vec<u32>) {
+    let (mut looked, mut visited, mut holds) = (Looked::default(), Vec::new(), Vec::new());
+    let shard = hub.shard(0);
+    let mut cursor = shard.own(|table| Cursor::open(table, selection));
+    loop {
+        let before = looked.at;
+        let stride = shard.own(|table| {
+            stride(
+                table,
+                selection,
+                &mut cursor,
+                &mut looked,
+                &mut |_, slot| {
+                    visited.push(slot);
+                },
+            )
+        });
+        holds.push(looked.at - before);
+        if stride.is_through {
+            assert_eq!(looked.matched, visited.len() as u64);
+            return (holds, visited);
+        }
+    }
+}
+
+#[test]
+fn a_hold_ends_with_the_work_of_its_filter() {
+    let hub = hub();
+    for selection in [heavy(), named(heavy())] {
+        let (holds, mut visited) = holds(&hub, &selection);
+        assert!(holds.iter().all(|looked| *looked <= 2), "{holds:?}");
+        visited.sort_unstable();
+        let all: Vec<u32> = (0..CONNECTIONS as u32).collect();
+        assert_eq!(visited, all, "each once");
+    }
+}
+
+#[test]
+fn common_filters_take_one_hold() {
+    let hub = hub();
+    let common = everyone_by("auth.tenant != 't' && user.startsWith('u')");
+    let (all, _) = holds(&hub, &common);
+    assert_eq!(all[0], CONNECTIONS as u64);
+    let (all, _) = holds(&hub, &named(common));
+    assert_eq!(all, [CONNECTIONS as u64], "the end of a list is known");
+}
+
+#[tokio::test]
+async fn a_small_publication_with_a_heavy_filter_takes_several_turns_and_reaches_everyone_once() {
+    let hub = hub();
+    let frame = Frame::event_text(&[b"x"]);
+    let ticket = Gate::for_tests().try_admit(CONNECTIONS, 1).unwrap();
+
+    let selection = named(heavy());
+    let Reach::Small(few) = hub.reach(&selection) else {
+        panic!("they are few")
+    };
+    let rest = hub
+        .place_small(&selection, few, &frame, &ticket)
+        .unwrap_err();
+    let before = rest.counts.looked.at;
+    assert!((1..=4).contains(&before), "{before}");
+
+    // Connections that have left between two turns are left out.
+    let gone = hub.shard(0).own(|table| {
+        let at = table.reference(CONNECTIONS as u32 - 1).unwrap();
+        table.remove(at).is_some()
+    });
+    assert!(gone);
+    let counts = hub.place_rest(&selection, rest, &frame, &ticket).await;
+    assert_eq!(counts.queued, CONNECTIONS as u64 - 1);
+    assert_eq!(counts.looked.matched, counts.queued);
+}
+
+#[tokio::test]
+async fn a_page_of_a_heavy_filter_is_whole() {
+    let hub = hub();
+    let (page, next) = hub.page(&heavy(), (0, 0), 100).await;
+    assert_eq!((page.len(), next), (CONNECTIONS, None));
+}
