@@ -13,7 +13,7 @@ use crate::{
     history::{History, Keep, Key, Memory, New},
     hub::{
         Batch, Coming, Connection, Context, Hub, Joining, Load, Named, Outcome, Owner, Progress,
-        Replay, Selection, SlotRef, Table, Watching,
+        Replay, Selection, SlotRef, Table, Watching, channel_key, user_key,
     },
     id::AppId,
     limits::{Limits, WRITE_STRIDE, WRITE_VECTORS},
@@ -25,6 +25,12 @@ use crate::{
 };
 
 const APP: AppId = AppId(0);
+
+/// The longest time for which a shard's lock was held since the last call.
+#[cfg(feature = "holds")]
+pub fn take_longest_hold() -> Duration {
+    crate::hub::take_longest()
+}
 
 /// Names one connection of a [`SocketlessHub`].
 #[derive(Clone, Copy, Debug)]
@@ -162,6 +168,112 @@ impl SocketlessHub {
     pub fn join(&self, at: Handle, channel: &str) -> bool {
         let join = |table: &mut Table| table.join(at.0, channel, Watching::No, Coming::New);
         matches!(self.hub.shard(0).own(join), Joining::Joined(_))
+    }
+
+    /// Puts a connection into `channel`, in which it hears of the others; false if it was in it.
+    pub fn watch(&self, at: Handle, channel: &str) -> bool {
+        let join = |table: &mut Table| table.join(at.0, channel, Watching::Notices, Coming::New);
+        matches!(self.hub.shard(0).own(join), Joining::Joined(_))
+    }
+
+    /// Places `frame` for the connections of `users`; returns how many.
+    ///
+    /// # Panics
+    /// When the gate is full.
+    pub fn publish_to(&self, frame: &Frame, users: &[String]) -> u64 {
+        let named = Named {
+            users: users.iter().map(|user| user_key(user)).collect(),
+            ..Named::default()
+        };
+        self.place(
+            frame,
+            &Selection {
+                named: Some(named),
+                ..Selection::everyone(APP)
+            },
+        )
+    }
+
+    /// Gives `frames` to those who watch `channel`.
+    pub fn notify(&self, channel: &str, frames: &[Frame]) {
+        let frames: Vec<_> = frames.iter().map(|frame| (None, frame.clone())).collect();
+        let key = channel_key(channel);
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self
+                .hub
+                .shard(0)
+                .with(|table| table.notify_watchers(APP, &key, from, &frames));
+        }
+    }
+
+    /// Puts stored events in doubt for every connection.
+    pub fn doubt_stored(&self) {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.hub.shard(0).own(|table| table.doubt_stored(1, from));
+        }
+    }
+
+    /// How many connections would be sent away if the node drained.
+    pub fn tenants(&self) -> usize {
+        let (mut next, mut count) = (Some(0), 0);
+        while let Some(from) = next {
+            let (some, rest) = self.hub.shard(0).own(|table| table.tenants(from));
+            count += some.len();
+            next = rest;
+        }
+        count
+    }
+
+    /// Lets the sockets of these connections refuse `frame`.
+    pub fn block(&self, at: &[Handle], frame: &Frame) {
+        let mut owner = self.owner.borrow_mut();
+        for some in at.chunks(WRITE_STRIDE) {
+            let mut outcome = Outcome::default();
+            for at in some {
+                let own = Frame::event_text(&[frame.payload()]);
+                outcome.refuse(at.0, vec![own], 0);
+            }
+            self.hub
+                .shard(0)
+                .own(|table| table.settle(&mut owner, &mut outcome));
+        }
+    }
+
+    /// Closes connections that hold refused bytes, `times` times.
+    pub fn shed(&self, times: usize) {
+        for _ in 0..times.min(100) {
+            self.hub.shed();
+        }
+    }
+
+    /// Hands a connection `count` frames that it missed.
+    pub fn replay_many(&self, at: Handle, frame: &Frame, count: usize) {
+        let mut owner = self.owner.borrow_mut();
+        let missed = Replay::new(
+            self.hub.context().refused.clone(),
+            (0..count).map(|_| frame.clone()),
+        );
+        self.hub
+            .shard(0)
+            .with(|table| table.replay(&mut owner, at.0, missed));
+    }
+
+    /// Takes all members out of `channel`; returns how many they were.
+    pub fn leave_all(&self, channel: &str) -> u64 {
+        let selection = Selection {
+            named: Some(Named::channel(channel)),
+            ..Selection::everyone(APP)
+        };
+        let leave = |table: &mut Table, slot| {
+            if let Some(at) = table.reference(slot) {
+                table.leave(at, channel);
+            }
+        };
+        self.runtime
+            .block_on(self.hub.sweep(&selection, leave))
+            .matched
     }
 
     /// Takes a connection out of `channel`; false if it was not in it.

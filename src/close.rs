@@ -32,6 +32,8 @@ pub const NORMAL: u16 = 1000;
 pub const PROTOCOL: u16 = 1002;
 /// No code was given; never on the wire.
 pub const NO_STATUS: u16 = 1005;
+/// The page was left, or loaded again (RFC 6455, section 7.4.1).
+pub const GOING_AWAY: u16 = 1001;
 /// The socket ended without a close frame; never on the wire.
 pub const ABNORMAL: u16 = 1006;
 /// A text message that is not UTF-8.

@@ -96,6 +96,13 @@ pub const BATCH_ITEMS: usize = 100;
 /// Requests of other nodes that a node carries out at once; more are refused, and their askers name it as missing.
 pub const ORDERS_AT_ONCE: usize = 256;
 
+/// Longest `leave_after` of a channel rule. Its members' last states are kept in memory for as long.
+pub const LEAVE_AFTER_MAX: Duration = Duration::from_mins(1);
+
+/// Connections that may come back within one time. Of more, whoever is lost has left: a node that loses as many in a few seconds
+/// has other worries, and each is kept with its claims and its profile.
+pub const LOST_MAX: usize = 100_000;
+
 /// How long a node holds the channels of a lost connection for another node that its client came back to.
 pub const HANDED_OVER: Duration = Duration::from_secs(2);
 
@@ -120,6 +127,10 @@ pub const RECOVER_USERS: usize = 32;
 /// Slots of a shard that are looked at under one hold of its lock, for users who may have missed stored events or for clients
 /// to disconnect: some microseconds' work.
 pub const SLOTS_LOOK: usize = 1024;
+
+/// Names of a target that are looked up under one hold of a shard's lock: some tens of microseconds' work where each is
+/// somewhere else in memory.
+pub const NAMES_LOOK: usize = 256;
 
 /// Connections whose sockets refused that are looked at each time the node is over its bound of refused bytes. The largest
 /// among them are closed. Looking at them takes as long as one slice.

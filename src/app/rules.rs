@@ -1,5 +1,7 @@
 //! What holds for a channel by its name.
 
+use std::time::Duration;
+
 use crate::{
     auth,
     config::{ChannelRule, Presence, UserEvents},
@@ -20,6 +22,8 @@ pub(crate) struct Rule {
     /// What is kept of it, if anything.
     pub(crate) keep: Option<Keep>,
     pub(crate) presence: Presence,
+    /// How long a member that closed its connection itself is still counted.
+    pub(crate) leave_after: Duration,
 }
 
 impl ChannelRules {
@@ -53,6 +57,7 @@ impl From<&ChannelRule> for Rule {
         Self {
             keep: (rule.history_size > 0).then_some(keep),
             presence: rule.presence,
+            leave_after: rule.leave_after,
         }
     }
 }

@@ -201,21 +201,24 @@ fn the_first_rule_that_matches_holds() {
         *app.rule("room-1"),
         Rule {
             keep: Some(keep),
-            presence: Presence::All
+            presence: Presence::All,
+            leave_after: Duration::ZERO,
         }
     );
     assert_eq!(
         *app.rule("room-quiet-1"),
         Rule {
             keep: None,
-            presence: Presence::Off
+            presence: Presence::Off,
+            leave_after: Duration::ZERO,
         }
     );
     assert_eq!(
         *app.rule("lobby"),
         Rule {
             keep: None,
-            presence: Presence::Asked
+            presence: Presence::Asked,
+            leave_after: Duration::ZERO,
         }
     );
 }

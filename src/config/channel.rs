@@ -24,6 +24,10 @@ pub struct ChannelRule {
     /// Who is told who comes and goes.
     #[serde(default)]
     pub presence: Presence,
+    /// How long a member that closed its connection itself, with 1001 or without a code, is still counted. A page that is
+    /// loaded again within this time is told as one `updated`. At most a minute; 0 is off.
+    #[serde(default, with = "crate::limits::duration")]
+    pub leave_after: Duration,
 }
 
 impl ChannelRule {
@@ -35,6 +39,7 @@ impl ChannelRule {
             history_bytes: history_bytes(),
             history_ttl: history_ttl(),
             presence: Presence::default(),
+            leave_after: Duration::ZERO,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     form::{is_channel_pattern, is_name, is_origin, is_path},
     rules::Rules,
 };
-use crate::limits::{CHANNEL_NAME_BYTES, HISTORY_EVENTS_MAX};
+use crate::limits::{CHANNEL_NAME_BYTES, HISTORY_EVENTS_MAX, LEAVE_AFTER_MAX};
 
 pub(super) fn check_app(name: &str, app: &AppConfig, rules: &mut Rules) {
     if !is_name(name, 64, |byte| {
@@ -68,6 +68,7 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Rules) {
             history_bytes,
             history_ttl,
             presence: _,
+            leave_after,
         } = rule;
         let place = format!("app \"{name}\": channels \"{pattern}\"");
         let setting = |key: &str| format!("apps.{name}.channels[{n}].{key}");
@@ -88,6 +89,16 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Rules) {
                 format!(
                     "{place}: history_size = {history_size} is over {HISTORY_EVENTS_MAX}, the most that one replay \
                      may have"
+                ),
+            );
+        }
+        if *leave_after > LEAVE_AFTER_MAX {
+            rules.value(
+                setting("leave_after"),
+                format!(
+                    "{place}: leave_after = {} is over {}; a page that is loaded again is back sooner",
+                    humantime::format_duration(*leave_after),
+                    humantime::format_duration(LEAVE_AFTER_MAX)
                 ),
             );
         }

@@ -138,13 +138,15 @@ impl Index {
         self.postings.get(key).map_or(0, Posting::len)
     }
 
-    /// Appends the slots that have `key`.
-    pub(super) fn collect(&self, key: &LookupKey, to: &mut Vec<u32>) {
+    /// Adds the slots that have `key`. Costs a copy of their set at most.
+    pub(super) fn collect(&self, key: &LookupKey, to: &mut RoaringBitmap) {
         match self.postings.get(key) {
             None => {}
-            Some(Posting::One(one)) => to.push(*one),
-            Some(Posting::Few(few)) => to.extend_from_slice(few),
-            Some(Posting::Many(many)) => to.extend(many.iter()),
+            Some(Posting::One(one)) => {
+                to.insert(*one);
+            }
+            Some(Posting::Few(few)) => to.extend(few),
+            Some(Posting::Many(many)) => *to |= &**many,
         }
     }
 
@@ -172,10 +174,9 @@ mod tests {
             assert_eq!(index.count(&key), slot as usize + 1);
         }
         for slot in 0..40 {
-            let mut slots = Vec::new();
+            let mut slots = RoaringBitmap::new();
             index.collect(&key, &mut slots);
-            slots.sort_unstable();
-            assert_eq!(slots, (slot..40).collect::<Vec<_>>());
+            assert_eq!(slots, (slot..40).collect());
             assert_eq!(
                 index.page(&key, 20, 3),
                 (slot.max(20)..40).take(3).collect::<Vec<_>>()

@@ -1,13 +1,14 @@
 //! Connections that were lost a short time ago, and may come back to their channels.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque, hash_map::Entry},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ahash::AHashMap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use super::{
@@ -15,8 +16,8 @@ use super::{
     sweep::Spent,
 };
 use crate::{
-    id::ConnectionId,
-    limits::SWEEP_STRIDE,
+    id::{AppId, ConnectionId},
+    limits::{LOST_MAX, SWEEP_STRIDE},
     predicate::{Judged, Value, Verdict},
 };
 
@@ -28,12 +29,29 @@ pub(crate) struct Lost {
     pub(crate) watched: Vec<SmolStr>,
 }
 
-/// Connections that were lost a short time ago.
+/// Connections that were lost a short time ago, and those whose clients closed them and are still counted in some channels.
+///
+/// Each time that a channel may wait has a queue of its own, so that the first of a queue is always the next to lapse. A connection
+/// whose channels wait for different times is in several queues, with other channels in each.
 #[derive(Debug)]
 pub(crate) struct Limbo {
+    /// The first is for lost connections.
+    queues: Box<[Queue]>,
+}
+
+/// Connections that may come back within one time.
+#[derive(Debug)]
+struct Queue {
     window: Duration,
     lost: Mutex<LostOnes>,
 }
+
+/// Which of the queues a channel waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct QueueAt(usize);
+
+/// Who a connection belongs to.
+type Client = (AppId, Option<SmolStr>, Option<SmolStr>);
 
 #[derive(Debug, Default)]
 struct LostOnes {
@@ -41,6 +59,21 @@ struct LostOnes {
     in_order: VecDeque<(Instant, ConnectionId)>,
     /// Which loss the first of `in_order` is, counted since the start.
     first: u64,
+    /// The closed ones by their clients, which come back without saying in whose place.
+    by_client: AHashMap<Client, SmallVec<[ConnectionId; 1]>>,
+}
+
+impl LostOnes {
+    fn remove(&mut self, id: &ConnectionId) -> Option<Lost> {
+        let lost = self.by_id.remove(id)?;
+        if let Entry::Occupied(mut ids) = self.by_client.entry(client_of(&lost.connection)) {
+            ids.get_mut().retain(|other| other != id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+        }
+        Some(lost)
+    }
 }
 
 /// What became of taking a lost connection out of a channel.
@@ -55,35 +88,120 @@ enum Left {
 }
 
 impl Limbo {
-    pub(crate) fn new(window: Duration) -> Self {
-        Self {
+    /// One in which lost connections wait for `resume_window`, and closed ones in a channel for one of `leave_after`.
+    pub(crate) fn new(
+        resume_window: Duration,
+        leave_after: impl IntoIterator<Item = Duration>,
+    ) -> Self {
+        let times: BTreeSet<Duration> = leave_after
+            .into_iter()
+            .filter(|time| !time.is_zero())
+            .collect();
+        let queue = |window| Queue {
             window,
             lost: Mutex::default(),
+        };
+        Self {
+            queues: std::iter::once(resume_window)
+                .chain(times)
+                .map(queue)
+                .collect(),
         }
     }
 
-    /// Whether a connection like this one could ever come back: someone must be able to prove to be its client.
-    pub(super) fn admits(&self, connection: &Connection) -> bool {
-        !self.window.is_zero() && (connection.user().is_some() || connection.device().is_some())
+    /// Where a lost connection like this one waits, if it may come back: someone must be able to prove to be its client.
+    pub(super) fn queue_of_lost(&self, connection: &Connection) -> Option<QueueAt> {
+        self.room(0, connection)
     }
 
-    pub(super) fn insert(&self, lost: Lost) {
-        let mut ones = self.lost.lock();
+    /// Where a closed connection like this one waits in a channel for `leave_after`.
+    pub(super) fn queue_of_closed(
+        &self,
+        connection: &Connection,
+        leave_after: Duration,
+    ) -> Option<QueueAt> {
+        let at = self.queues[1..]
+            .iter()
+            .position(|queue| queue.window == leave_after)?;
+        self.room(at + 1, connection)
+    }
+
+    fn room(&self, at: usize, connection: &Connection) -> Option<QueueAt> {
+        let queue = &self.queues[at];
+        let is_known = connection.user().is_some() || connection.device().is_some();
+        let has_room = || queue.lost.lock().by_id.len() < LOST_MAX;
+        (is_known && !queue.window.is_zero() && has_room()).then_some(QueueAt(at))
+    }
+
+    pub(super) fn insert(&self, QueueAt(at): QueueAt, lost: Lost) {
+        let mut ones = self.queues[at].lost.lock();
         let id = lost.connection.id();
+        if at > 0 {
+            let ids = ones.by_client.entry(client_of(&lost.connection));
+            ids.or_default().push(id);
+        }
         ones.in_order.push_back((Instant::now(), id));
         ones.by_id.insert(id, lost);
     }
 
-    /// Takes the lost connection `id` out for a client who proves to be its own.
+    /// Takes the connection `id` out for a client who proves to be its own, with all channels in which it still waits.
     pub(crate) fn take(
         &self,
         id: &ConnectionId,
-        proof: impl FnOnce(&Connection) -> bool,
+        proof: impl Fn(&Connection) -> bool,
     ) -> Option<Lost> {
-        let mut ones = self.lost.lock();
-        proof(&ones.by_id.get(id)?.connection)
-            .then(|| ones.by_id.remove(id))
-            .flatten()
+        let mut taken: Option<Lost> = None;
+        for queue in &self.queues {
+            let mut ones = queue.lost.lock();
+            if !ones.by_id.get(id).is_some_and(|one| proof(&one.connection)) {
+                continue;
+            }
+            let Some(more) = ones.remove(id) else {
+                continue;
+            };
+            match &mut taken {
+                None => taken = Some(more),
+                Some(taken) => {
+                    let names = taken.connection.channel_names();
+                    let all = names.chain(more.connection.channel_names()).cloned();
+                    let all = all.map(Value::String).collect();
+                    Arc::make_mut(&mut taken.connection).attributes.channels = Value::List(all);
+                    taken.watched.extend(more.watched);
+                }
+            }
+        }
+        taken
+    }
+
+    /// Takes a closed connection of this client out of `channel`, in which it is still counted. Returns it as it was.
+    pub(crate) fn take_place(
+        &self,
+        (app, user, device): (AppId, Option<&str>, Option<&str>),
+        channel: &str,
+    ) -> Option<Lost> {
+        let client = (app, user.map(SmolStr::from), device.map(SmolStr::from));
+        for queue in &self.queues[1..] {
+            let mut ones = queue.lost.lock();
+            let ids = ones.by_client.get(&client).cloned().unwrap_or_default();
+            for id in ids {
+                let Some(one) = ones.by_id.get_mut(&id) else {
+                    continue;
+                };
+                if !one.connection.is_in(channel) {
+                    continue;
+                }
+                let was = Lost {
+                    connection: one.connection.clone(),
+                    watched: one.watched.clone(),
+                };
+                one.take_out(channel);
+                if one.connection.channels().next().is_none() {
+                    ones.remove(&id);
+                }
+                return Some(was);
+            }
+        }
+        None
     }
 
     /// Takes `channel` from those lost ones in it for which `is_meant` says [`Verdict::Match`], and gives each to `left` as
@@ -97,9 +215,9 @@ impl Limbo {
         is_meant: impl Fn(&Connection) -> Judged,
         mut left: impl FnMut(&Snapshot),
     ) -> u64 {
-        let (mut from, mut count) = (0, 0);
+        let (mut from, mut count) = ((0, 0), 0);
         let mut spent = Spent::default();
-        while let Some(some) = self.some(&mut from) {
+        while let Some((queue, some)) = self.some(&mut from) {
             for mut lost in some {
                 while lost.is_in(channel) {
                     let Judged { verdict, work } = is_meant(&lost);
@@ -110,7 +228,7 @@ impl Limbo {
                     if verdict != Verdict::Match {
                         break;
                     }
-                    match self.take_out(&lost, channel) {
+                    match queue.take_out(&lost, channel) {
                         Left::Done => {
                             left(&lost);
                             count += 1;
@@ -127,7 +245,36 @@ impl Limbo {
         count
     }
 
-    /// Up to [`SWEEP_STRIDE`] of those who were lost, from loss number `from` on, which then is the next one's. `None` at
+    /// Up to [`SWEEP_STRIDE`] of those who may come back, from a queue and a loss of it on, which then are the next ones.
+    /// `None` at the end.
+    fn some(&self, from: &mut (usize, u64)) -> Option<(&Queue, Vec<Snapshot>)> {
+        loop {
+            let queue = self.queues.get(from.0)?;
+            if let Some(some) = queue.some(&mut from.1) {
+                return Some((queue, some));
+            }
+            *from = (from.0 + 1, 0);
+        }
+    }
+
+    /// Those who may come back. The thread turns to other work between two slices.
+    pub(crate) async fn all(&self) -> Vec<Snapshot> {
+        let (mut from, mut all) = ((0, 0), Vec::new());
+        while let Some((_, some)) = self.some(&mut from) {
+            all.extend(some);
+            tokio::task::yield_now().await;
+        }
+        all
+    }
+
+    /// Those whose time to come back is over, or the first of them: [`SWEEP_STRIDE`] of each queue at most.
+    pub(crate) fn take_lapsed(&self) -> Vec<Lost> {
+        self.queues.iter().flat_map(Queue::take_lapsed).collect()
+    }
+}
+
+impl Queue {
+    /// Up to [`SWEEP_STRIDE`] of those who may come back, from loss number `from` on, which then is the next one's. `None` at
     /// the end.
     fn some(&self, from: &mut u64) -> Option<Vec<Snapshot>> {
         let ones = self.lost.lock();
@@ -150,27 +297,11 @@ impl Limbo {
         if !Arc::ptr_eq(&lost.connection, seen) {
             return Left::Changed(lost.connection.clone());
         }
-        let rest = lost
-            .connection
-            .channel_names()
-            .filter(|name| ***name != *channel);
-        let rest = rest.map(|name| Value::String(name.clone())).collect();
-        Arc::make_mut(&mut lost.connection).attributes.channels = Value::List(rest);
+        lost.take_out(channel);
         Left::Done
     }
 
-    /// Those who may come back. The thread turns to other work between two slices.
-    pub(crate) async fn all(&self) -> Vec<Snapshot> {
-        let (mut from, mut all) = (0, Vec::new());
-        while let Some(some) = self.some(&mut from) {
-            all.extend(some);
-            tokio::task::yield_now().await;
-        }
-        all
-    }
-
-    /// Those whose time to come back is over, or the first of them: [`SWEEP_STRIDE`] at most.
-    pub(crate) fn take_lapsed(&self) -> Vec<Lost> {
+    fn take_lapsed(&self) -> Vec<Lost> {
         let mut ones = self.lost.lock();
         let mut lapsed = Vec::new();
         while let Some((since, id)) = ones.in_order.front().copied() {
@@ -179,8 +310,39 @@ impl Limbo {
             }
             ones.in_order.pop_front();
             ones.first += 1;
-            lapsed.extend(ones.by_id.remove(&id));
+            lapsed.extend(ones.remove(&id));
         }
         lapsed
     }
+}
+
+impl Lost {
+    /// A connection that still waits in `channels`, each with whether it heard of the others there.
+    pub(super) fn in_some(connection: &Snapshot, channels: Vec<(SmolStr, bool)>) -> Self {
+        let watched = channels.iter().filter(|(_, watched)| *watched);
+        let watched = watched.map(|(name, _)| name.clone()).collect();
+        let mut connection = connection.clone();
+        if channels.len() < connection.channel_names().count() {
+            let names = channels.into_iter().map(|(name, _)| Value::String(name));
+            Arc::make_mut(&mut connection).attributes.channels = Value::List(names.collect());
+        }
+        Self {
+            connection,
+            watched,
+        }
+    }
+
+    fn take_out(&mut self, channel: &str) {
+        let rest = self
+            .connection
+            .channel_names()
+            .filter(|name| ***name != *channel);
+        let rest = rest.map(|name| Value::String(name.clone())).collect();
+        Arc::make_mut(&mut self.connection).attributes.channels = Value::List(rest);
+    }
+}
+
+fn client_of(connection: &Connection) -> Client {
+    let device = connection.device().map(SmolStr::from);
+    (connection.app, connection.user_name().cloned(), device)
 }

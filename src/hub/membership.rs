@@ -3,13 +3,14 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
+use smol_str::SmolStr;
 
 use super::{
     connection::{Connection, SlotRef, Snapshot, State},
-    limbo::Lost,
+    limbo::{Lost, QueueAt},
     presence::{Coming, Leaving, Watching},
     selection::channel_key,
     table::Table,
@@ -19,6 +20,7 @@ use crate::{
     id::{AppId, ConnectionId},
     limits::SLICE_STRIDE,
     predicate::{IndexKey, KeyKind, LookupKey, Value},
+    protocol::frame::Frame,
 };
 
 /// What became of a connection's joining.
@@ -32,6 +34,20 @@ pub(crate) enum Joining {
     Full,
     /// It is not open.
     Gone,
+}
+
+/// A frame, and the connection that it is about, which need not hear it.
+pub(crate) type About = (Option<ConnectionId>, Frame);
+
+/// How a connection departs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Departing<'a> {
+    /// For good.
+    Left,
+    /// Without a word: its client may come back to all channels.
+    Lost,
+    /// Closed by its client, which may come back to these channels within these times.
+    Closed(&'a [(SmolStr, Duration)]),
 }
 
 impl Table {
@@ -168,30 +184,46 @@ impl Table {
         true
     }
 
-    /// Takes `slot` out of every index, and its connection out of its channels. Where it was lost and may come back,
-    /// its channels are kept for it.
-    pub(super) fn depart(&mut self, slot: u32, leaving: Leaving) {
+    /// Takes `slot` out of every index, and its connection out of its channels. Where it may come back to them, they are kept
+    /// for it.
+    pub(super) fn depart(&mut self, slot: u32, departing: Departing<'_>) {
         self.unregister(slot);
         let entry = &self.slots[slot as usize];
         let Some(connection) = entry.connection.clone() else {
             return;
         };
-        let leaving = if self.context.limbo.admits(&connection) {
-            leaving
-        } else {
-            Leaving::Left
+        let limbo = &self.context.limbo;
+        let lost = match departing {
+            Departing::Lost => limbo.queue_of_lost(&connection),
+            Departing::Left | Departing::Closed(_) => None,
         };
+
         let app = &mut self.apps[entry.app.0 as usize];
-        let mut watched = Vec::new();
+        let mut kept: BTreeMap<QueueAt, Vec<(SmolStr, bool)>> = BTreeMap::new();
+        // A lost connection comes back to its profile, too.
+        if let Some(queue) = lost.filter(|_| connection.profile().is_some()) {
+            kept.insert(queue, Vec::new());
+        }
         for name in connection.channel_names() {
+            let queue = match departing {
+                Departing::Closed(waiting) => waiting
+                    .iter()
+                    .find(|(waits, _)| waits == name)
+                    .and_then(|(_, after)| limbo.queue_of_closed(&connection, *after)),
+                Departing::Left | Departing::Lost => lost,
+            };
+            let leaving = match queue {
+                Some(_) => Leaving::Lost,
+                None => Leaving::Left,
+            };
             let key = LookupKey {
                 kind: KeyKind::Element,
                 key: IndexKey::String(name.clone()),
             };
             app.channels.remove_key(&key, slot);
             let watches = app.watchers.remove_key(&key, slot);
-            if watches && leaving == Leaving::Lost {
-                watched.push(name.clone());
+            if let Some(queue) = queue {
+                kept.entry(queue).or_default().push((name.clone(), watches));
             }
             self.context
                 .app(entry.app)
@@ -201,13 +233,8 @@ impl Table {
                 interest.remove(&Topic::Channel(entry.app, name.clone()));
             }
         }
-        let has_something =
-            connection.channels().next().is_some() || connection.profile().is_some();
-        if leaving == Leaving::Lost && has_something {
-            self.context.limbo.insert(Lost {
-                connection,
-                watched,
-            });
+        for (queue, channels) in kept {
+            limbo.insert(queue, Lost::in_some(&connection, channels));
         }
     }
 
@@ -233,8 +260,28 @@ impl Table {
         self.apps[app.0 as usize].watchers.contains(channel, slot)
     }
 
+    /// Gives `frames` to a few of those who watch `channel`, from slot `from` on, except a frame to the connection that it is
+    /// about. Returns where the next ones begin.
+    pub(crate) fn notify_watchers(
+        &mut self,
+        app: AppId,
+        channel: &LookupKey,
+        from: u32,
+        frames: &[About],
+    ) -> Option<u32> {
+        let watchers = self.watchers_of(app, channel, from);
+        for &(at, id) in &watchers {
+            for (about, frame) in frames {
+                if *about != Some(id) {
+                    self.place_own(at, frame.clone());
+                }
+            }
+        }
+        watchers.last().map(|(last, _)| last.slot + 1)
+    }
+
     /// Up to [`SLICE_STRIDE`] of those who hear of coming and going in `channel`, from slot `from` on, in the order of slots.
-    pub(crate) fn watchers_of(
+    fn watchers_of(
         &self,
         app: AppId,
         channel: &LookupKey,

@@ -5,8 +5,10 @@
 //! across an await, and no two shards are ever locked at once.
 
 mod connection;
+mod cursor;
 mod flushing;
 pub(crate) mod gate;
+mod holds;
 mod inbox;
 mod index;
 mod limbo;
@@ -45,8 +47,10 @@ pub(crate) use connection::{SlotRef, Snapshot, State};
 pub(crate) use flushing::{Batch, Load, Outcome, Progress, Work};
 pub use gate::Busy;
 pub(crate) use gate::Ticket;
+#[cfg(feature = "holds")]
+pub(crate) use holds::take_longest;
 pub(crate) use limbo::{Limbo, Lost};
-pub(crate) use membership::Joining;
+pub(crate) use membership::{About, Joining};
 pub(crate) use outbox::Replay;
 pub(crate) use placing::SlowConsumer;
 pub(crate) use presence::{
@@ -97,9 +101,12 @@ impl Shard {
     /// `f` must neither block nor touch another shard.
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
+        let hold = holds::Hold::begin();
         let result = f(&mut table);
         table.trim();
+
         let waiting = table.is_waiting();
+        drop(hold);
         drop(table);
         self.wake(waiting);
         result
@@ -109,10 +116,12 @@ impl Shard {
     /// lock gets it first.
     pub(crate) fn with_fair<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
+        let hold = holds::Hold::begin();
         let result = f(&mut table);
         table.trim();
 
         let waiting = table.is_waiting();
+        drop(hold);
         MutexGuard::unlock_fair(table);
         self.wake(waiting);
         result
@@ -126,7 +135,9 @@ impl Shard {
 
     /// Runs `f` under the lock for the owner itself, who needs no waking.
     pub(crate) fn own<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
-        f(&mut self.table.lock())
+        let mut table = self.table.lock();
+        let _hold = holds::Hold::begin();
+        f(&mut table)
     }
 
     /// The right of the thread that owns the shard.

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use smol_str::SmolStr;
+
 use super::{
     connection::{SlotRef, Snapshot, State},
     gate::Ticket,
+    membership::Departing,
     outbox::{Backlog, Outbox, Queued},
-    presence::Leaving,
     table::{Dirty, Table},
 };
 use crate::{
@@ -152,17 +154,23 @@ impl Table {
     ///
     /// True if it was open or pending. The owner resets the socket if the client does not answer in time.
     pub(crate) fn close(&mut self, at: SlotRef, bye: Option<Frame>, close: &Close) -> bool {
-        self.end(at, bye, close, Leaving::Left)
+        self.end(at, bye, close, Departing::Left)
     }
 
     /// Ends a connection that is slow or silent: as [`Table::close`], but its client may come back to its channels.
     pub(crate) fn close_lost(&mut self, at: SlotRef, close: &Close) -> bool {
-        self.end(at, None, close, Leaving::Lost)
+        self.end(at, None, close, Departing::Lost)
     }
 
-    fn end(&mut self, at: SlotRef, bye: Option<Frame>, close: &Close, leaving: Leaving) -> bool {
+    fn end(
+        &mut self,
+        at: SlotRef,
+        bye: Option<Frame>,
+        close: &Close,
+        departing: Departing<'_>,
+    ) -> bool {
         match self.state(at) {
-            State::Open => self.depart(at.slot, leaving),
+            State::Open => self.depart(at.slot, departing),
             State::Pending => {}
             State::Closing | State::Free => return false,
         }
@@ -177,9 +185,15 @@ impl Table {
         true
     }
 
-    /// Answers a client's own close frame: as [`Table::close`], without counting as the server's doing.
-    pub(crate) fn close_answer(&mut self, at: SlotRef, close: &Close) {
-        if self.end(at, None, close, Leaving::Left) {
+    /// Answers a client's own close frame: as [`Table::close`], without counting as the server's doing. In the channels of
+    /// `waiting` it is still counted for a while, in case its page was only loaded again.
+    pub(crate) fn close_answer(
+        &mut self,
+        at: SlotRef,
+        close: &Close,
+        waiting: &[(SmolStr, Duration)],
+    ) {
+        if self.end(at, None, close, Departing::Closed(waiting)) {
             self.slots[at.slot as usize].close_code = 0;
         }
     }
@@ -190,7 +204,7 @@ impl Table {
             at,
             None,
             &Close::new(close::REPLACED, "resumed by another connection"),
-            Leaving::Lost,
+            Departing::Lost,
         );
     }
 

@@ -8,7 +8,9 @@ use smol_str::SmolStr;
 use super::connection::Connection;
 use crate::{
     id::{AppId, ConnectionId},
-    predicate::{Access, Bound, IndexKey, Judged, KeyKind, LookupKey, Value, Verdict, View},
+    predicate::{
+        Access, Bound, IndexKey, IndexRef, Judged, KeyKind, LookupKey, Value, Verdict, View,
+    },
 };
 
 /// A Rust closure over a connection, for programs that embed the server.
@@ -112,6 +114,41 @@ pub(super) enum Source<'a> {
     Named(&'a Named),
     /// What an index has under the plan's keys.
     Plan(&'a Access),
+}
+
+/// One thing by which a shard finds candidates.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Name<'a> {
+    /// Every connection of the app.
+    Everyone,
+    /// All connections of a user.
+    User(&'a LookupKey),
+    /// The members of a channel.
+    Channel(&'a LookupKey),
+    Connection(&'a ConnectionId),
+    /// What an index has under a key.
+    Key(IndexRef, &'a LookupKey),
+}
+
+impl<'a> Source<'a> {
+    /// What the candidates are found by, one after another.
+    pub(super) fn names(self) -> Box<dyn Iterator<Item = Name<'a>> + 'a> {
+        match self {
+            Self::Nobody | Self::Plan(Access::Nobody) => Box::new(std::iter::empty()),
+            Self::Everyone | Self::Plan(Access::Everyone) => {
+                Box::new(std::iter::once(Name::Everyone))
+            }
+            Self::Named(named) => {
+                let users = named.users.iter().map(Name::User);
+                let channels = named.channels.iter().map(Name::Channel);
+                let connections = named.connections.iter().map(Name::Connection);
+                Box::new(users.chain(channels).chain(connections))
+            }
+            Self::Plan(Access::Lookup { index, keys }) => {
+                Box::new(keys.iter().map(|key| Name::Key(*index, key)))
+            }
+        }
+    }
 }
 
 impl Selection {

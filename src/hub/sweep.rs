@@ -10,9 +10,10 @@ use smallvec::SmallVec;
 use super::{
     Hub,
     connection::{SlotRef, Snapshot, State},
+    cursor::{Candidates, Cursor},
     gate::{Busy, Ticket},
     scans::ScanPermit,
-    selection::{Closure, Selection, Source},
+    selection::{Closure, Selection},
     table::Table,
 };
 use crate::{
@@ -88,119 +89,7 @@ pub(crate) struct Rest {
     counts: Counts,
 }
 
-/// Who a source gave on one shard.
-#[derive(Debug)]
-pub(crate) struct Candidates {
-    slots: Vec<SlotRef>,
-    /// How many of them were looked at.
-    at: usize,
-    /// The table's count of changes then: once it moves, any of them may have left what it was found by.
-    as_of: u64,
-}
-
-impl Candidates {
-    fn of(table: &Table, selection: &Selection, source: Source<'_>) -> Self {
-        Self {
-            slots: table.candidates(selection.app, source),
-            at: 0,
-            as_of: table.changes,
-        }
-    }
-
-    /// The next that are still there; empty at the end.
-    fn next(&mut self, table: &mut Table) -> Chunk {
-        let mut chunk = Chunk::new();
-        while chunk.is_empty() && self.at < self.slots.len() {
-            let end = self.slots.len().min(self.at + SWEEP_STRIDE);
-            let present = self.slots[self.at..end]
-                .iter()
-                .filter(|&&slot| table.slot(slot).is_some());
-            chunk.extend(present.map(|slot| slot.slot));
-            self.at = end;
-        }
-        chunk
-    }
-}
-
-/// Where a sweep of one shard stands. Everyone is gone through by slot number, so that nobody is met twice; the
-/// candidates of an index are fixed at the start, and each is evaluated again when it is reached.
-#[derive(Debug)]
-pub(crate) enum Cursor {
-    Members { next: u32 },
-    List(Candidates),
-}
-
-type Chunk = SmallVec<[u32; SWEEP_STRIDE]>;
 type Refs = SmallVec<[SlotRef; SWEEP_STRIDE]>;
-
-impl Cursor {
-    fn open(table: &Table, selection: &Selection) -> Self {
-        match selection.source() {
-            Source::Everyone => Self::Members { next: 0 },
-            source => Self::List(Candidates::of(table, selection, source)),
-        }
-    }
-
-    /// The next open connections; empty at the end.
-    fn next(&mut self, table: &mut Table, selection: &Selection) -> Chunk {
-        match self {
-            Self::Members { next } => {
-                let mut chunk = Chunk::new();
-                // Not by `extend`: a bitmap's iterator counts all that is left when it is asked for its length.
-                for slot in table.next_member(selection.app, *next).take(SWEEP_STRIDE) {
-                    chunk.push(slot);
-                }
-                *next = chunk.last().map_or(*next, |last| last + 1);
-                chunk
-            }
-            Self::List(found) => found.next(table),
-        }
-    }
-
-    /// Goes back to right after `slot`, which is one of the last chunk.
-    fn go_back_to(&mut self, slot: u32) {
-        match self {
-            Self::Members { next } => *next = slot + 1,
-            Self::List(found) => {
-                while found.at > 0 && found.slots[found.at - 1].slot != slot {
-                    found.at -= 1;
-                }
-            }
-        }
-    }
-
-    /// An upper bound of how many are left.
-    fn bound(&self) -> usize {
-        match self {
-            Self::Members { .. } => usize::MAX,
-            Self::List(found) => found.slots.len() - found.at,
-        }
-    }
-
-    /// Whether nothing is left, as far as that is known without looking.
-    fn is_at_end(&self) -> bool {
-        matches!(self, Self::List(found) if found.at >= found.slots.len())
-    }
-
-    /// Whether the candidates were found before the table's last change.
-    fn is_stale(&self, table: &Table) -> bool {
-        matches!(self, Self::List(found) if found.as_of != table.changes)
-    }
-
-    /// The next open connections as snapshots; `None` at the end.
-    fn snapshots(
-        &mut self,
-        table: &mut Table,
-        selection: &Selection,
-    ) -> Option<SmallVec<[(SlotRef, Snapshot); SWEEP_STRIDE]>> {
-        let chunk = self.next(table, selection);
-        let found = chunk
-            .iter()
-            .filter_map(|&slot| table.open_snapshot(slot))
-            .collect();
-        (!chunk.is_empty()).then_some(found)
-    }
-}
 
 /// The work of filters that was done in one go: under one hold of a lock, or in one turn of a thread.
 #[derive(Clone, Copy, Debug, Default)]
@@ -243,6 +132,10 @@ fn stride(
         let Some((connection, auth)) = table.open_tenant(slot) else {
             continue;
         };
+        // A slot that has changed hands may be another app's by now.
+        if stale && connection.app != selection.app {
+            continue;
+        }
         looked.at += 1;
         let Judged { verdict, work } = if stale {
             selection.still_admits(connection)
@@ -270,18 +163,13 @@ fn stride(
 impl Hub {
     /// How many connections `selection` may mean at most; if few, which, so that they are looked up once.
     pub(crate) fn reach(&self, selection: &Selection) -> Reach {
-        let source = selection.source();
         let mut bound = 0;
         let mut few = Few::new();
         for (at, shard) in self.shards().iter().enumerate() {
-            let list = shard.own(|table| {
-                bound += table.count(selection.app, source);
-                (bound <= SMALL_DELIVERIES).then(|| Candidates::of(table, selection, source))
-            });
-            few.extend(
-                list.filter(|list| !list.slots.is_empty())
-                    .map(|list| (at, Cursor::List(list))),
-            );
+            let found = Candidates::find(shard, selection, true, &mut bound);
+            if !found.is_empty() {
+                few.push((at, found.into()));
+            }
         }
         if bound <= SMALL_DELIVERIES {
             Reach::Small(few)
@@ -474,7 +362,7 @@ impl Hub {
         let mut looked = Looked::default();
         let mut slice = TimeSlice::begin();
         for shard in self.shards() {
-            let mut cursor = shard.own(|table| Cursor::open(table, selection));
+            let mut cursor = Cursor::open(shard, selection);
             // The lock is let go after every stride, so that a small publication need not wait for a slice.
             loop {
                 let stride = shard.with_fair(|table| {
@@ -502,7 +390,7 @@ impl Hub {
     ) -> Counts {
         let mut counts = Counts::default();
         for shard in self.shards() {
-            let mut cursor = shard.own(|table| Cursor::open(table, selection));
+            let mut cursor = Cursor::open(shard, selection);
             let mut slice = TimeSlice::begin();
             while let Some(chunk) = shard.own(|table| cursor.snapshots(table, selection)) {
                 let picked = pick(chunk, closure, &mut counts);
@@ -533,9 +421,7 @@ impl Hub {
         let mut page = Vec::new();
         let mut spent = Spent::default();
         for (at, shard) in self.shards().iter().enumerate().skip(from.0) {
-            let mut cursor = Cursor::Members {
-                next: if at == from.0 { from.1 } else { 0 },
-            };
+            let mut cursor = Cursor::everyone(if at == from.0 { from.1 } else { 0 });
             loop {
                 let mut found: SmallVec<[Snapshot; SWEEP_STRIDE]> = SmallVec::new();
                 let more = shard.own(|table| {

@@ -13,10 +13,11 @@ use super::{
     index::Index,
     limbo::Limbo,
     log::Log,
+    membership::Departing,
     outbox::Outbox,
     placing::SlowConsumer,
-    presence::{Bulletin, Leaving, Presence},
-    selection::{Named, Source},
+    presence::{Bulletin, Presence},
+    selection::Name,
 };
 use crate::{
     broker::{Interest, Topic},
@@ -24,7 +25,7 @@ use crate::{
     id::{AppId, ConnectionId, NodeId},
     limits::{Limits, SLOTS_LOOK},
     metrics::{AppMetrics, DropReason, Metrics},
-    predicate::{Access, IndexKey, IndexRef, LookupKey, Schema, Value},
+    predicate::{IndexKey, IndexRef, LookupKey, Schema, Value},
     refusals::Refusals,
 };
 
@@ -74,7 +75,7 @@ impl Context {
         };
         Self {
             node: NodeId(1),
-            limbo: Limbo::new(limits.resume_window),
+            limbo: Limbo::new(limits.resume_window, []),
             limits,
             refusals: Refusals::new(metrics.clone(), vec![app.name.clone()]),
             metrics,
@@ -312,7 +313,7 @@ impl Table {
     /// Takes a connection out, with whatever waited for it.
     pub(crate) fn remove(&mut self, at: SlotRef) -> Option<Departure> {
         if self.state(at) == State::Open {
-            self.depart(at.slot, Leaving::Lost);
+            self.depart(at.slot, Departing::Lost);
         }
         let entry = self.slot(at)?;
         let app = entry.app;
@@ -414,78 +415,31 @@ impl Table {
         self.apps[app.0 as usize].members.range(slot..)
     }
 
-    /// An upper bound of how many connections the source gives.
-    pub(super) fn count(&self, app: AppId, source: Source<'_>) -> usize {
+    /// How many connections `name` stands for at most.
+    pub(super) fn count(&self, app: AppId, name: Name<'_>) -> usize {
         let table = &self.apps[app.0 as usize];
-        match source {
-            Source::Nobody => 0,
-            Source::Everyone | Source::Plan(Access::Everyone | Access::Nobody) => self.members(app),
-            Source::Named(Named {
-                users,
-                channels,
-                connections,
-            }) => {
-                users
-                    .iter()
-                    .map(|key| table.users.count(key))
-                    .sum::<usize>()
-                    + channels
-                        .iter()
-                        .map(|key| table.channels.count(key))
-                        .sum::<usize>()
-                    + connections
-                        .iter()
-                        .filter(|id| self.find(app, id).is_some())
-                        .count()
-            }
-            Source::Plan(Access::Lookup { index, keys }) => keys
-                .iter()
-                .map(|key| self.look_up(app, *index, key, Index::count, |_| 1))
-                .sum(),
+        match name {
+            Name::Everyone => self.members(app),
+            Name::User(key) => table.users.count(key),
+            Name::Channel(key) => table.channels.count(key),
+            Name::Connection(id) => usize::from(self.find(app, id).is_some()),
+            Name::Key(index, key) => self.look_up(app, index, key, Index::count, |_| 1),
         }
     }
 
-    /// The connections that the source names, each once.
-    pub(super) fn candidates(&self, app: AppId, source: Source<'_>) -> Vec<SlotRef> {
-        let mut slots = Vec::new();
-        match source {
-            Source::Nobody => {}
-            Source::Everyone | Source::Plan(Access::Everyone | Access::Nobody) => {
-                slots.extend(self.next_member(app, 0));
-            }
-            Source::Named(Named {
-                users,
-                channels,
-                connections,
-            }) => {
-                for key in users {
-                    self.apps[app.0 as usize].users.collect(key, &mut slots);
-                }
-                for key in channels {
-                    self.apps[app.0 as usize].channels.collect(key, &mut slots);
-                }
-                slots.extend(connections.iter().filter_map(|id| self.find(app, id)));
-            }
-            Source::Plan(Access::Lookup { index, keys }) => {
-                for key in keys {
-                    self.look_up(app, *index, key, |i, k| i.collect(k, &mut slots), |_| ());
-                    if let (IndexRef::ConnectionId, Some(slot)) = (index, self.find_key(app, key)) {
-                        slots.push(slot);
-                    }
-                }
+    /// Adds the slots of the connections that `name` stands for.
+    pub(super) fn collect(&self, app: AppId, name: Name<'_>, to: &mut RoaringBitmap) {
+        let table = &self.apps[app.0 as usize];
+        match name {
+            Name::Everyone => *to |= &table.members,
+            Name::User(key) => table.users.collect(key, to),
+            Name::Channel(key) => table.channels.collect(key, to),
+            Name::Connection(id) => to.extend(self.find(app, id)),
+            Name::Key(IndexRef::ConnectionId, key) => to.extend(self.find_key(app, key)),
+            Name::Key(index, key) => {
+                self.look_up(app, index, key, |index, key| index.collect(key, to), |_| ());
             }
         }
-        if slots.len() > 1 {
-            slots.sort_unstable();
-            slots.dedup();
-        }
-        slots
-            .iter()
-            .map(|&slot| SlotRef {
-                slot,
-                generation: self.slots[slot as usize].generation,
-            })
-            .collect()
     }
 
     fn look_up<T: Default>(

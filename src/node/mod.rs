@@ -178,7 +178,13 @@ impl Node {
             ),
             apps: apps.iter().map(app_context).collect::<Vec<AppContext>>(),
             refused: Arc::default(),
-            limbo: Limbo::new(config.limits.resume_window),
+            limbo: Limbo::new(
+                config.limits.resume_window,
+                config
+                    .apps
+                    .values()
+                    .flat_map(|app| app.channels.iter().map(|rule| rule.leave_after)),
+            ),
             bulletin,
             interest: cluster
                 .as_ref()

@@ -11,10 +11,10 @@ use tokio::time::MissedTickBehavior;
 
 use super::{Node, channels::shown};
 use crate::{
-    hub::{Limbo, Lost, Snapshot, Tidings, channel_key},
+    hub::{About, Limbo, Lost, Snapshot, Tidings, channel_key},
     id::{AppId, ConnectionId},
     limits::TICK,
-    protocol::{frame::Frame, native},
+    protocol::native,
     time_slice::TimeSlice,
 };
 
@@ -111,17 +111,7 @@ impl Node {
             }
             let mut next = Some(0);
             while let Some(from) = next {
-                next = shard.with(|table| {
-                    let watchers = table.watchers_of(app, &key, from);
-                    for &(at, id) in &watchers {
-                        for (about, frame) in frames {
-                            if *about != Some(id) {
-                                table.place_own(at, frame.clone());
-                            }
-                        }
-                    }
-                    watchers.last().map(|(last, _)| last.slot + 1)
-                });
+                next = shard.with(|table| table.notify_watchers(app, &key, from, frames));
                 slice.rest().await;
             }
         }
@@ -155,6 +145,27 @@ impl Node {
             .map(|name| (name.clone(), watched.contains(name)));
         Some(Recalled {
             channels: channels.collect(),
+            node: self.clone(),
+            lost: connection,
+        })
+    }
+}
+
+impl Node {
+    /// Takes over `channel` from a connection that the client of `own` has closed, and that is still counted there.
+    pub(crate) fn take_place(
+        self: &Arc<Self>,
+        own: &crate::hub::Connection,
+        channel: &str,
+    ) -> Option<Recalled> {
+        let client = (own.app, own.user(), own.device());
+        let Lost {
+            connection,
+            watched,
+        } = self.limbo().take_place(client, channel)?;
+        let watched = watched.iter().any(|name| name == channel);
+        Some(Recalled {
+            channels: VecDeque::from([(channel.into(), watched)]),
             node: self.clone(),
             lost: connection,
         })
@@ -204,9 +215,6 @@ impl Drop for Recalled {
         }
     }
 }
-
-/// A frame, and the connection that it is about, which need not hear it.
-pub(super) type About = (Option<ConnectionId>, Frame);
 
 /// What is to be said.
 fn frames(tidings: &Tidings) -> Vec<About> {

@@ -1,8 +1,9 @@
 //! What a client's messages do.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
+use smol_str::SmolStr;
 
 use super::{
     gate,
@@ -31,6 +32,11 @@ use crate::{
         native::{self, ClientEvent, MembersPage, Request},
     },
 };
+
+/// Whether a client that closed with `code` may only have loaded its page again: browsers then send 1001, or no code.
+fn is_reload(code: u16) -> bool {
+    matches!(code, close::GOING_AWAY | close::NO_STATUS)
+}
 
 /// One client as its operations know it.
 #[derive(Clone)]
@@ -142,9 +148,26 @@ impl Client {
     /// Answers the client's close frame. The code counts as the client's, not as one of ours.
     pub(super) fn leave_by_itself(&self, code: u16) {
         let close = Close::new(code, "");
+        let waiting = if is_reload(code) {
+            self.waiting_channels()
+        } else {
+            Vec::new()
+        };
         self.event_loop
             .shard()
-            .with(|table| table.close_answer(self.seat.at, &close));
+            .with(|table| table.close_answer(self.seat.at, &close, &waiting));
+    }
+
+    /// The channels in which the connection is still counted for a while after its client has closed it.
+    fn waiting_channels(&self) -> Vec<(SmolStr, Duration)> {
+        let Some(own) = self.connection() else {
+            return Vec::new();
+        };
+        let waits = |name: &SmolStr| (name.clone(), self.app().rule(name).leave_after);
+        own.channel_names()
+            .map(waits)
+            .filter(|(_, after)| !after.is_zero())
+            .collect()
     }
 
     /// Takes the answer to a ping: what stood before the ping has reached the client, and need not be kept for it.

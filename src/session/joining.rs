@@ -11,7 +11,7 @@ use crate::{
     history::Entry,
     hub::{Coming, Count, Joining, Replay, Snapshot, Table, Watching},
     limits::{PAGE_DEFAULT, REPLAY_LOOK},
-    node::{MembersQuery, NodeError, PageStart, write_cursor},
+    node::{MembersQuery, NodeError, PageStart, Recalled, write_cursor},
     protocol::{
         frame::Frame,
         native::{self, JoinAck, MembersBuilder, MembersPage, Position, Since},
@@ -89,7 +89,25 @@ impl Client {
                 return Joining::Gone;
             }
         };
-        self.join_now(&join, &told, coming, (&missed, elsewhere))
+        let mut place = self.place_to_take(&join.channel);
+        let coming = match &place {
+            Some(place) if coming == Coming::New => Coming::Resumed(place.lost.id()),
+            _ => coming,
+        };
+        let joining = self.join_now(&join, &told, coming, (&missed, elsewhere));
+        if let (Some(place), Joining::Joined(_)) = (&mut place, joining) {
+            place.taken();
+        }
+        joining
+    }
+
+    /// A closed connection of the same client that is still counted in `channel`, unless this one is a member already.
+    fn place_to_take(&self, channel: &str) -> Option<Recalled> {
+        if self.app().rule(channel).leave_after.is_zero() {
+            return None;
+        }
+        let own = self.connection().filter(|own| !own.is_in(channel))?;
+        self.node.take_place(&own, channel)
     }
 
     /// The first page over all nodes, where there are others and it is asked for.

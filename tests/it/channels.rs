@@ -28,6 +28,16 @@ fn with_rules(change: impl FnOnce(&mut Config)) -> TestServer {
                 ..ChannelRule::new(pattern, 0)
             });
         }
+        rules.push(ChannelRule {
+            presence: Presence::All,
+            leave_after: Duration::from_secs(30),
+            ..ChannelRule::new("reloaded", 0)
+        });
+        rules.push(ChannelRule {
+            presence: Presence::All,
+            leave_after: Duration::from_millis(100),
+            ..ChannelRule::new("left-soon", 0)
+        });
         config.limits.messages_per_second = 1_000_000;
         config.limits.message_burst = 1_000_000;
         config.limits.presence_notices = u32::MAX;
@@ -800,6 +810,82 @@ fn come_back(server: &TestServer, query: &str, old: &str, channels: &[&str]) -> 
         .map(|channel| json!({"op": "joined", "channel": channel}).to_string());
     assert_eq!(told, expected.collect());
     client
+}
+
+/// Leaves as a page does that is loaded again, and waits until the server knows.
+fn leave_page(server: &TestServer, mut client: Client, payload: &[u8]) -> String {
+    client.frame(0x88, payload);
+    lose(server, client)
+}
+
+#[test]
+fn a_page_that_is_loaded_again_is_told_as_one_update() {
+    let server = with_rules(|_| {});
+    let mut watcher = server.connect("");
+    watcher.join("reloaded");
+    let query = on_device(&server, "ann", "laptop");
+    let mut ann = server.connect(&query);
+    ann.join("reloaded");
+    ann.join("room");
+    assert_eq!(notice(&mut watcher), told("joined", &ann, 1));
+
+    // By a new join, which does not say in whose place: once with 1001, once without a code.
+    for payload in [&1001_u16.to_be_bytes()[..], &[]] {
+        let old = leave_page(&server, ann, payload);
+        assert_eq!(send(&server, "reloaded"), 1, "it gets no events");
+        assert_eq!(watcher.json()["event"], "e");
+        ann = server.connect(&query);
+        ann.join("reloaded");
+        assert_stands_in(&mut watcher, &ann, &old);
+    }
+
+    // By its id, which gives back the channel that waits, and not the one that does not.
+    ann.join("room");
+    let old = leave_page(&server, ann, &1001_u16.to_be_bytes());
+    let ann = come_back(&server, &query, &old, &["reloaded"]);
+    assert_stands_in(&mut watcher, &ann, &old);
+    assert_eq!(channels_of(&server, &ann.id), json!(["reloaded"]));
+    watcher.expect_nothing();
+}
+
+#[test]
+fn only_the_same_client_takes_the_place_of_a_page_that_was_left() {
+    let server = with_rules(|_| {});
+    let mut watcher = server.connect("");
+    watcher.join("reloaded");
+    let mut ann = server.connect(&on_device(&server, "ann", "laptop"));
+    ann.join("reloaded");
+    assert_eq!(notice(&mut watcher), told("joined", &ann, 1));
+    leave_page(&server, ann, &[]);
+
+    let mut phone = server.connect(&on_device(&server, "ann", "phone"));
+    phone.join("reloaded");
+    assert_eq!(
+        notice(&mut watcher),
+        told("joined", &phone, 2),
+        "the one that was left is still counted"
+    );
+    // Any other close is for good.
+    phone.frame(0x88, &1000_u16.to_be_bytes());
+    assert_eq!(notice(&mut watcher), told("left", &phone, 1));
+    // A client that nobody could know again leaves immediately.
+    let mut nobody = server.connect("");
+    nobody.join("reloaded");
+    assert_eq!(notice(&mut watcher), told("joined", &nobody, 1));
+    nobody.frame(0x88, &[]);
+    assert_eq!(notice(&mut watcher), told("left", &nobody, 0));
+}
+
+#[test]
+fn a_page_that_does_not_come_back_has_left_after_its_time() {
+    let server = with_rules(|config| config.limits.resume_window = LONG);
+    let mut watcher = server.connect("");
+    watcher.join("left-soon");
+    let mut ann = server.client("ann", &json!({}));
+    ann.join("left-soon");
+    assert_eq!(notice(&mut watcher), told("joined", &ann, 1));
+    ann.frame(0x88, &1001_u16.to_be_bytes());
+    assert_eq!(notice(&mut watcher), told("left", &ann, 0));
 }
 
 /// Expects that the next notice is `member` in place of `previous`.

@@ -95,6 +95,7 @@ fn the_reference_has_the_defaults_of_what_is_kept() {
             humantime::format_duration(rule.history_ttl).to_string(),
         ),
         ("presence", rule.presence.name().to_owned()),
+        ("leave_after", "0s".to_owned()),
         ("size", kept.size.to_string()),
         ("bytes", kept.bytes.to_string()),
     ];

@@ -57,7 +57,7 @@ fn named(mut selection: Selection) -> Selection {
 fn holds(hub: &Hub, selection: &Selection) -> (Vec<u64>, Vec<u32>) {
     let (mut looked, mut visited, mut holds) = (Looked::default(), Vec::new(), Vec::new());
     let shard = hub.shard(0);
-    let mut cursor = shard.own(|table| Cursor::open(table, selection));
+    let mut cursor = Cursor::open(shard, selection);
     loop {
         let before = looked.at;
         let stride = shard.own(|table| {

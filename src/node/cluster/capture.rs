@@ -8,8 +8,9 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::super::{Node, presence::About};
+use super::super::Node;
 use crate::{
+    hub::About,
     id::{AppId, ConnectionId},
     limits::NOTICES_CAPTURED,
     protocol::frame::Frame,

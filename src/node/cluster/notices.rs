@@ -12,7 +12,7 @@ use serde_json::value::to_raw_value;
 use tokio::sync::{Notify, mpsc};
 
 use super::{
-    super::{Node, presence::About},
+    super::Node,
     Cluster,
     gather::Overall,
     leases::Peer,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     broker::{BusError, Topic},
-    hub::{Count, Notice, Tidings, Watching},
+    hub::{About, Count, Notice, Tidings, Watching},
     id::{AppId, ConnectionId, NodeId},
     limits::{NOTICES_TOGETHER, NOTICES_WAITING, RECOVER_AGAIN, TALLY_TIMEOUT},
     predicate::Value,
