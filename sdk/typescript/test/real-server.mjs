@@ -1,0 +1,48 @@
+// The server itself, on a free port of loopback. FANFARE_BIN names its program.
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+export const key = "test-key-of-the-typescript-package";
+export const secret = "test-secret-of-the-typescript-package";
+
+const candidates = ["release", "debug"].map((profile) =>
+  fileURLToPath(new URL(`../../../target/${profile}/fanfare`, import.meta.url)),
+);
+export const program = process.env.FANFARE_BIN ?? candidates.find(existsSync);
+
+/** Starts a server with an API key, a token secret, history in `room-*`, and stored events for users. */
+export async function startServer(more = []) {
+  if (!program) throw new Error("build the server, or name its program in FANFARE_BIN");
+  const flags = ["--listen", "127.0.0.1:0", "--api-key", key, "--token-secret", secret, "--log", "info"];
+  const settings = ["--channel-history", "room-*=10000", "--store-user-events", "--drain-delay", "0s"];
+  // The server refuses variables of its prefix that it does not know.
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("FANFARE_")));
+  const child = spawn(program, ["serve", ...flags, ...settings, ...more], { env, stdio: ["ignore", "pipe", "pipe"] });
+
+  let log = "";
+  const address = await new Promise((resolve, reject) => {
+    const read = (chunk) => {
+      log += chunk;
+      const found = /serving address=(127\.0\.0\.1:\d+)/.exec(log);
+      if (found) resolve(found[1]);
+    };
+    child.stdout.on("data", read);
+    child.stderr.on("data", read);
+    child.once("exit", (code) => reject(new Error(`the server ended with ${code}:\n${log}`)));
+    child.once("error", reject);
+  });
+
+  return {
+    url: `http://${address}`,
+    port: Number(address.split(":")[1]),
+    child,
+    log: () => log,
+    async stop() {
+      if (child.exitCode !== null) return;
+      const ended = new Promise((resolve) => child.once("exit", resolve));
+      child.kill("SIGKILL");
+      await ended;
+    },
+  };
+}
