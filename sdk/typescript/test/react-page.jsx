@@ -19,7 +19,7 @@ function Room({ name }) {
   const members = useMembers(client, name);
   const [count, setCount] = useState(0);
   // Another function in each render.
-  useEvent(client, "n", (data) => (heard.push(["room", data, count]), setCount(count + 1)), { channel: name });
+  useEvent(client, "n", (data) => (heard.push(["room", data, count]), setCount((n) => n + 1)), { channel: name });
   useEvent(client, "all", (data) => heard.push(["all", data]));
   return (
     <p id="room">
