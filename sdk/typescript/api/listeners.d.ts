@@ -4,6 +4,7 @@ type Run = (...args: unknown[]) => void;
 interface Entry {
     readonly listener: Listener;
     readonly run: Run;
+    release(): void;
 }
 /** Lists of listeners by key. */
 export interface Registry {

@@ -84,7 +84,7 @@ interface Membership {
 }
 
 // Refusals that pass. The server did not look at the message.
-const passing = /^(rate_limited|busy|history_unavailable|internal)$/;
+const passing = /busy|rate_limited|unavailable|internal/;
 
 const nothing = (): void => {};
 
@@ -140,8 +140,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   let socket: Socket | undefined;
   let welcomedAt = 0;
   let attempts = 0;
-  let minDelay = 500;
-  let maxDelay = 30_000;
+  let advice = { min_ms: 500, max_ms: 30_000 };
   let bye: Frame | undefined;
   // The id of a connection that ended without a close frame.
   let resume: string | undefined;
@@ -213,14 +212,15 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
     try {
       const Socket = (options.WebSocket ?? globalThis.WebSocket) as unknown as (new (url: string, p: string) => Socket) | undefined;
-      if (!Socket) throw new Error("no WebSocket here: pass one as the option WebSocket");
+      if (!Socket) throw new Error("no WebSocket: pass the option WebSocket");
 
-      const address = new URL(url.replace(/^http/, "ws").replace(/\/*$/, "/v1/connect"));
+      // By hand, since URLSearchParams is not whole in React Native.
       const { key, app, echo, store } = options;
+      let address = url.replace(/^http/, "ws").replace(/\/*$/, "/v1/connect?");
       for (const [name, value] of Object.entries({ token, key, app, device, echo, store, resume }))
-        if (value !== undefined) address.searchParams.set(name, value as string);
+        if (value !== undefined) address += `${name}=${encodeURIComponent(value)}&`;
 
-      const mine = (socket = new Socket(address.href, "fanfare.v1"));
+      const mine = (socket = new Socket(address, "fanfare.v1"));
       mine.binaryType = "arraybuffer";
       mine.onmessage = ({ data }) => mine === socket && receive(data);
       mine.onclose = ({ code, reason }) => mine === socket && lost(code, reason);
@@ -242,13 +242,13 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
   function lost(code: number, detail: string, reason: Reason = "lost") {
     // The close frame can get lost after its announcement.
-    if (bye && code < 4000) code = bye.code ?? code;
+    if (bye && code < 4000) code = bye.code!;
 
     if (state.connection) {
       // Only a connection without a close frame can be resumed.
       resume = code === 1006 ? state.connection : undefined;
-      // A short connection was no success.
-      if (Date.now() - welcomedAt > 5000) attempts = 0;
+      // A short connection was no success, unless the server says that another node is ready.
+      if (code >= 4200 || Date.now() - welcomedAt > 5000) attempts = 0;
     }
 
     // A token in a string stays what it is.
@@ -259,29 +259,32 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   }
 
   function retry(reason: Reason, more: Partial<State> = {}) {
-    disconnect(new FanfareError("connection_lost", "the connection ended"), (item) => item.keep);
+    disconnect(new FanfareError("connection_lost", "the connection ended"));
 
-    const { code = 0 } = more;
-    // Codes from 4200 to 4299 say that another node is ready.
-    if (code >= 4200 && code < 4300) attempts = 0;
-    const delay = bye?.reconnect_in_ms ?? jitter(Math.min(maxDelay, minDelay * 2 ** attempts++));
+    const delay = bye?.reconnect_in_ms ?? jitter(Math.min(advice.max_ms, advice.min_ms * 2 ** attempts++));
 
     timer = setTimeout(() => open("retry"), delay);
-    set("waiting", reason, { ...more, delay });
+    stopped("waiting", reason, { ...more, delay });
   }
 
   // Stops everything that belongs to the present connection.
-  function disconnect(error: FanfareError, keeps: (item: Request) => boolean) {
+  function disconnect(error: FanfareError, goesOn = true) {
     turn++;
     socket = undefined;
     for (const each of [timer, renewal, pacer, heart]) clearTimeout(each);
     pacer = undefined;
 
     // What was sent may have been carried out, so it is not sent again.
-    const gone = [...pending.values(), ...queue.filter((item) => !keeps(item))];
+    const stays = (item: Request) => goesOn && item.keep;
+    const gone = [...pending.values(), ...queue.filter((item) => !stays(item))];
     pending.clear();
-    queue = queue.filter(keeps);
+    queue = queue.filter(stays);
     for (const item of gone) item.done(error);
+  }
+
+  // Channels come after the client, so that what their listeners send waits for the next connection.
+  function stopped(status: State["status"], reason: Reason, more: Partial<State>) {
+    set(status, reason, more);
     for (const channel of channels.values()) channel.down();
   }
 
@@ -290,13 +293,11 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
     const old = socket;
     closing = new FanfareError("closed", `closed: ${reason} ${more.detail ?? more.error ?? ""}`.trim());
-    disconnect(closing, () => false);
+    disconnect(closing, false);
     old?.close(1000);
     watch(false);
-    attempts = 0;
-    bye = resume = undefined;
 
-    set("closed", reason, more);
+    stopped("closed", reason, more);
     // A listener may have connected again.
     if (is("closed")) notices.fire("end");
   }
@@ -496,6 +497,8 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   function receive(data: unknown) {
     silence = 0;
     let frame: Frame;
+    let op: Frame["op"];
+    let id: Frame["id"];
     try {
       if (typeof data === "string") frame = JSON.parse(data);
       else {
@@ -504,13 +507,12 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
         frame = JSON.parse(new TextDecoder().decode(bytes.subarray(3, start)));
         (frame as { data: unknown }).data = bytes.subarray(start);
       }
-      void frame.op;
+      ({ op, id } = frame);
     } catch (cause) {
       return report(new FanfareError("bad_frame", `${cause}`));
     }
 
-    const { op, id, channel = "" } = frame;
-    const member = channels.get(channel);
+    const member = channels.get(frame.channel!);
     if (frame.event) take(frame, member);
     else if (op === "welcome") welcome(frame);
     else if (op === "bye") bye = frame;
@@ -525,18 +527,17 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   }
 
   function welcome(frame: Frame) {
-    const { connection, user = null, heartbeat, reconnect, resumed } = frame;
+    const { connection, user, heartbeat, reconnect, resumed } = frame;
     clearTimeout(timer);
     welcomedAt = Date.now();
-    minDelay = reconnect?.min_ms ?? minDelay;
-    maxDelay = reconnect?.max_ms ?? maxDelay;
+    advice = { ...advice, ...reconnect };
     resume = undefined;
 
     for (const channel of channels.values()) channel.sync();
     if (profile !== undefined && !resumed) ask({ op: "update" }, nothing, profile);
 
     beat((heartbeat || 25) * 200);
-    set("connected", resumed ? "resumed" : "welcome", { connection: connection!, user });
+    set("connected", resumed ? "resumed" : "welcome", { connection: connection!, user: user! });
     pump();
   }
 
@@ -552,14 +553,9 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     if (member && !member.accept(frame)) return;
 
     const schema = options.schemas?.[event as keyof E]?.["~standard"];
-    if (schema) {
-      const { issues, value } = schema.validate(frame.data) as Validated;
-      if (issues) {
-        const why = issues.map((issue) => issue.message);
-        return report(new FanfareError("invalid_data", `"${event}": ${why}`));
-      }
-      (frame as { data: unknown }).data = value;
-    }
+    const { issues, value } = (schema?.validate(frame.data) ?? { value: frame.data }) as Validated;
+    if (issues) return report(new FanfareError("invalid_data", `${event}: ${issues[0]?.message}`));
+    (frame as { data: unknown }).data = value;
 
     member?.deliver(frame);
     deliver(frame);
@@ -616,13 +612,14 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
       ask({ op: "join", channel: name, members: wanted, since }, (error, ack) => {
         // The next welcome asks again.
         if (channels.get(name) !== self || mine !== turn) return;
-        replaying = false;
 
+        // The gap stays open until the ack, even where this is asked again.
         if (error) {
           if (passing.test((error as FanfareError).code)) return later(sync, 1000);
           return over({ status: "refused", error: error as FanfareError });
         }
 
+        replaying = false;
         // Offsets count anew where this is another life of the history.
         if (!since || ack!.offset === undefined) offset = ack!.offset;
         else if (!ack!.recovered && ack!.epoch !== epoch) offset = 0;

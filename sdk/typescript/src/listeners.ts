@@ -7,6 +7,7 @@ type Run = (...args: unknown[]) => void;
 interface Entry {
   readonly listener: Listener;
   readonly run: Run;
+  release(): void;
 }
 
 /** Lists of listeners by key. */
@@ -31,13 +32,12 @@ export function registry(failed: (error: unknown) => void): Registry {
 
     add(key, listener, options, once, run = listener as Run) {
       const signal = options?.signal;
-      const remove = () => {
-        signal?.removeEventListener("abort", remove);
-        drop(key, (other) => other !== entry);
-      };
+      const remove = () => drop(key, (other) => other !== entry);
       const entry: Entry = {
         listener,
         run: once ? (...args) => (remove(), run(...args)) : run,
+        // A signal may live as long as the program.
+        release: () => signal?.removeEventListener("abort", remove),
       };
 
       if (!signal?.aborted) {
@@ -64,7 +64,7 @@ export function registry(failed: (error: unknown) => void): Registry {
   };
 
   function drop(key: string, keep: (entry: Entry) => boolean) {
-    const left = of(key).filter(keep);
+    const left = of(key).filter((entry) => keep(entry) || entry.release());
     if (left[0]) lists.set(key, left);
     else lists.delete(key);
   }
@@ -131,18 +131,18 @@ export function listening<E extends object>(
       notices.add("end", end, until);
       signal?.addEventListener("abort", () => end(), until);
 
-      return (async function* () {
-        try {
-          for (;;) {
-            while (waiting[0]) yield waiting.shift()!;
-            if (error) throw error;
-            if (ended) return;
-            await new Promise<void>((resolve) => (wake = resolve));
-          }
-        } finally {
-          end();
+      // A generator would not hear of its end before it was started, and not while it waits.
+      const iterator = (async function* () {
+        for (;;) {
+          while (waiting[0]) yield waiting.shift()!;
+          if (error) throw error;
+          if (ended) return;
+          await new Promise<void>((resolve) => (wake = resolve));
         }
       })();
+      // A generator does not hear of its end before it was started, nor while it waits.
+      iterator.return = async () => (end(), { done: true, value: undefined });
+      return iterator;
     },
   };
 

@@ -102,6 +102,42 @@ test("after resuming, live events before the ack wait for the replay", async (t)
   assert.deepEqual(heard, [1, 2, 3, 4, 5, 6, 7]);
 });
 
+test("a rejoin that is refused for a moment leaves no gap", async (t) => {
+  const { server, connection, heard } = await inRoom(t, { ack: { epoch: "e", offset: 0 } });
+  connection.send(event(1));
+  await until(() => heard.length === 1);
+
+  let refused = 0;
+  server.onOpen = (c) => c.welcome({ resumed: true });
+  server.onMessage = (c, m) => {
+    if (m.op !== "join") return false;
+    assert.deepEqual(m.since, { epoch: "e", offset: 1 });
+    if (refused++) {
+      c.ack(m, { epoch: "e", offset: 4, recovered: true });
+      for (const offset of [2, 3, 4]) c.send(event(offset));
+    } else {
+      c.refuse(m, "rate_limited");
+      c.send(event(4));
+    }
+    return true;
+  };
+  connection.reset();
+  await until(() => heard.length === 4);
+  assert.deepEqual(heard, [1, 2, 3, 4]);
+});
+
+test("what a listener sends when the connection ends waits for the next one", async (t) => {
+  const { client, server, connection, room } = await inRoom(t);
+  let sent;
+  room.onState(({ status }) => status === "waiting" && (sent ??= room.send("n", "from a listener")));
+  client.onState(({ status }) => status === "waiting" && client.send("room", "n", "from another"));
+  connection.reset();
+  const second = await server.connection(2);
+  assert.equal((await second.next("send")).data, "from another");
+  assert.equal((await second.next("send")).data, "from a listener");
+  await sent;
+});
+
 test("frames that arrive in one packet with the ack are not lost", async (t) => {
   const { server, connection, heard } = await inRoom(t, { ack: { epoch: "e", offset: 0 } });
   server.onMessage = (c, m) => {

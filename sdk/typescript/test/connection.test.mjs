@@ -38,7 +38,7 @@ test("neither the constructor nor connect throws where there is no WebSocket", a
   t.after(() => (globalThis.WebSocket = own));
 
   const client = createClient("wss://nowhere.invalid");
-  await assert.rejects(client.connect(), /no WebSocket here: pass one/);
+  await assert.rejects(client.connect(), /no WebSocket: pass the option/);
   assert.equal(client.state.reason, "unusable");
 });
 
@@ -329,6 +329,23 @@ test("a runtime whose global object has no addEventListener is no obstacle", asy
   const { client } = clientOf(t, server);
   await client.connect();
   client.close();
+});
+
+test("React Native's global objects are enough", async (t) => {
+  const server = await serve(t);
+  const missing = () => {
+    throw new Error("not implemented");
+  };
+  for (const name of ["set", "get", "delete"]) t.mock.method(URLSearchParams.prototype, name, missing);
+  const own = { addEventListener: globalThis.addEventListener, atob: globalThis.atob };
+  globalThis.atob = undefined;
+  globalThis.window = globalThis;
+  t.after(() => (Object.assign(globalThis, own), delete globalThis.window));
+
+  const { client, errors } = clientOf(t, server, { token: () => token({ exp: now() + 60 }) });
+  await client.connect();
+  await client.send("room", "a", 1);
+  assert.deepEqual(errors, []);
 });
 
 test("the token function is called for every connection, one call at a time", async (t) => {

@@ -1,13 +1,11 @@
 // The dispatcher, against a Redis that the test starts and a real server beside it.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { createServer } from "node:net";
 import { test } from "node:test";
 import { Dispatcher, Message } from "../dist/dispatcher.js";
 import { createClient } from "../dist/index.js";
 import { signToken } from "../dist/server.js";
-import { secret, startServer } from "./real-server.mjs";
-import { sleep, until, WebSocket } from "./support.mjs";
+import { secret, startRedis, startServer } from "./real-server.mjs";
+import { until, WebSocket } from "./support.mjs";
 
 const published = [];
 const fake = { publish: async (channel, text) => void published.push([channel, JSON.parse(text)]) };
@@ -29,11 +27,9 @@ test("a Redis that is away is an error of the call", async () => {
 });
 
 test("Dispatcher: messages reach clients through Redis", { timeout: 30_000 }, async (t) => {
-  const port = await freePort();
-  const redis = spawn("redis-server", ["--port", `${port}`, "--save", "", "--bind", "127.0.0.1"], { stdio: "ignore" });
-  t.after(() => redis.kill("SIGKILL"));
-  await sleep(500);
-  const server = await startServer(["--redis", `redis://127.0.0.1:${port}`]);
+  const redis = await startRedis();
+  t.after(() => redis.stop());
+  const server = await startServer(["--redis", redis.url]);
   t.after(() => server.stop());
 
   const clients = {};
@@ -41,10 +37,11 @@ test("Dispatcher: messages reach clients through Redis", { timeout: 30_000 }, as
   for (const user of ["0", "1", "2"]) {
     clients[user] = createClient(server.url, { token: () => signToken(secret, user), WebSocket });
     clients[user].onAny(({ event, data }) => heard.push(`${user} ${event} ${JSON.stringify(data)}`));
+    t.after(() => clients[user].close());
     await clients[user].connect();
   }
 
-  await using_(new Dispatcher(`redis://127.0.0.1:${port}`), async (dispatcher) => {
+  await using_(new Dispatcher(redis.url), async (dispatcher) => {
     await dispatcher.dispatch(new Message(0, { status: "online" }, "STATUS_UPDATE"), ["0", "1"]);
     await dispatcher.dispatch(new Message(0, 1, "NEW_MESSAGE"), ["0", "1"], ["0"]);
     await dispatcher.dispatch(new Message(0, 2, "GLOBAL_ALERT"), ["*"]);
@@ -58,7 +55,6 @@ test("Dispatcher: messages reach clients through Redis", { timeout: 30_000 }, as
     '1 STATUS_UPDATE {"status":"online"}',
     "2 GLOBAL_ALERT 2",
   ]);
-  for (const client of Object.values(clients)) client.close();
 });
 
 // `await using` is younger than Node 20.
@@ -68,12 +64,4 @@ async function using_(dispatcher, run) {
   } finally {
     await dispatcher.close();
   }
-}
-
-async function freePort() {
-  const server = createServer();
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

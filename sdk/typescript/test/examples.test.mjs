@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { key, secret, startServer } from "./real-server.mjs";
-import { until } from "./support.mjs";
+import { printed, until } from "./support.mjs";
 
 const chromium = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const skip = existsSync(chromium) ? false : `there is no ${chromium}`;
@@ -19,10 +19,7 @@ async function start(t, name, server) {
   const env = { ...process.env, PORT: "0", FANFARE_URL: server.url, FANFARE_API_KEY: key, FANFARE_TOKEN_SECRET: secret };
   const child = spawn(process.execPath, ["server.mjs"], { cwd: folder, env, stdio: ["ignore", "pipe", "inherit"] });
   t.after(() => child.kill("SIGKILL"));
-  const url = await new Promise((resolve, reject) => {
-    child.stdout.on("data", (chunk) => resolve(/http:\S+/.exec(chunk)[0]));
-    child.once("exit", (code) => reject(new Error(`${name} ended with ${code}`)));
-  });
+  const [, url] = await printed(child, /(http:\S+)\n/);
 
   const { chromium: browserType } = await import("playwright-core");
   const browser = await browserType.launch({ executablePath: chromium, args: ["--no-sandbox"] });

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { start } from "./real-server.mjs";
-import { until } from "./support.mjs";
+import { printed, until } from "./support.mjs";
 
 const chromium = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const skip = existsSync(chromium) ? false : `there is no ${chromium}`;
@@ -41,14 +41,14 @@ test("the getting-started works as it is written", { skip, timeout: 90_000 }, as
 
   const web = spawn("python3", ["-u", "-m", "http.server", "0", "--bind", "127.0.0.1"], { cwd: folder, stdio: ["ignore", "pipe", "ignore"] });
   t.after(() => web.kill("SIGKILL"));
-  const address = await new Promise((resolve) => web.stdout.on("data", (chunk) => resolve(/port (\d+)/.exec(chunk)[1])));
+  const [, address] = await printed(web, /port (\d+) /);
 
   const { chromium: browserType } = await import("playwright-core");
   const browser = await browserType.launch({ executablePath: chromium, args: ["--no-sandbox"] });
   t.after(() => browser.close());
   const tab = await browser.newPage();
-  const printed = [];
-  tab.on("console", (message) => printed.push(message.text()));
+  const lines = [];
+  tab.on("console", (message) => lines.push(message.text()));
   await tab.goto(`http://localhost:${address}/`);
   await until(async () => (await tab.textContent("#state")) === "connected");
 
@@ -60,5 +60,5 @@ test("the getting-started works as it is written", { skip, timeout: 90_000 }, as
   const shown = () => tab.evaluate(() => [...document.querySelectorAll("#events li")].map((item) => item.textContent));
   await until(async () => (await shown()).length === 2);
   assert.deepEqual((await shown()).sort(), ['alert: {"text":"Hello"}', 'message: {"text":"hi"}']);
-  assert.ok(printed.some((line) => line.startsWith("here: [ann]")), `${printed}`);
+  assert.ok(lines.some((line) => line.startsWith("here: [ann]")), `${lines}`);
 });

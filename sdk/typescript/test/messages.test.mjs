@@ -190,6 +190,17 @@ test("for await: closing the client or aborting the signal ends it", async (t) =
   assert.equal(await drain(client.events("a", { signal: controller.signal })), 0);
 });
 
+test("for await: an iterator that was never started can be ended, and one that waits", async (t) => {
+  const { client } = await connected(t);
+  const unused = client.events("n");
+  await unused.return();
+  const waiting = client.events("n");
+  const next = waiting.next();
+  await waiting.return();
+  assert.deepEqual(await next, { done: true, value: undefined });
+  assert.deepEqual(client.listeners(), []);
+});
+
 test("for await: a full buffer is an error, or drops the oldest", async (t) => {
   const { client, connection } = await connected(t);
   const strict = client.events("n", { buffer: 2 });

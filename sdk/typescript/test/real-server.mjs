@@ -1,6 +1,7 @@
 // The server itself, on a free port of loopback. FANFARE_BIN names its program.
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
+import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 
 export const key = "test-key-of-the-typescript-package";
@@ -42,10 +43,26 @@ export async function start(more = []) {
     child,
     log: () => log,
     async stop() {
-      if (child.exitCode !== null) return;
+      if (child.exitCode !== null || child.signalCode !== null) return;
       const ended = new Promise((resolve) => child.once("exit", resolve));
       child.kill("SIGKILL");
       await ended;
     },
   };
+}
+
+/** Starts a Redis server on a free port, for nodes that share it. */
+export async function startRedis() {
+  const probe = createServer();
+  await new Promise((resolve) => probe.listen(0, "127.0.0.1", resolve));
+  const { port } = probe.address();
+  await new Promise((resolve) => probe.close(resolve));
+
+  const flags = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", "/"];
+  const child = spawn("redis-server", flags, { stdio: ["ignore", "pipe", "ignore"] });
+  await new Promise((resolve, reject) => {
+    child.stdout.on("data", (chunk) => /Ready to accept/.test(chunk) && resolve());
+    child.once("error", reject);
+  });
+  return { url: `redis://127.0.0.1:${port}`, stop: () => child.kill("SIGKILL") };
 }

@@ -5,17 +5,17 @@ import { connect as dial, createServer } from "node:net";
 import { test } from "node:test";
 import { createClient } from "../dist/index.js";
 import { Fanfare, signToken } from "../dist/server.js";
-import { key, secret, startServer } from "./real-server.mjs";
+import { key, secret, startRedis, startServer } from "./real-server.mjs";
 import { sleep, until, WebSocket } from "./support.mjs";
 
 const seconds = Number(process.env.FANFARE_CUT_SECONDS ?? 10);
 const total = 10_000;
 
-/** A line to the server that a test can cut. */
+/** A line to the server that a test can cut. `port` says where the next connection goes. */
 async function line(port) {
   const pairs = new Set();
   const proxy = createServer((near) => {
-    const far = dial(port, "127.0.0.1");
+    const far = dial(port(), "127.0.0.1");
     const pair = { near, far };
     pairs.add(pair);
     near.pipe(far);
@@ -60,7 +60,7 @@ for (const [fault, period] of [["reset", 200], ["silence", 5000]])
   test(`${fault} every ${period} ms for ${seconds} s`, { timeout: (seconds + 120) * 1000 }, async (t) => {
     const server = await startServer(["--limit", "heartbeat=1s", "--limit", "heartbeat_wait=2s"]);
     t.after(() => server.stop());
-    const cut = await line(server.port);
+    const cut = await line(() => server.port);
     t.after(() => cut.stop());
     const fanfare = new Fanfare({ url: server.url, key });
 
@@ -70,6 +70,7 @@ for (const [fault, period] of [["reset", 200], ["silence", 5000]])
       timeout: 2000,
       token: () => signToken(secret, "ann", { can: rights, ttl: 600 }),
     });
+    t.after(() => client.close());
     const channels = ["room-1", "room-2"];
     const heard = { "room-1": [], "room-2": [] };
     const states = [];
@@ -111,5 +112,45 @@ for (const [fault, period] of [["reset", 200], ["silence", 5000]])
     // The list of members came through as well: only this client is left.
     await until(() => rooms.every((room) => room.members.length === 1));
     assert.equal(rooms[0].members[0].id, client.state.connection);
-    client.close();
   });
+
+test("draining one node of three loses nothing", { timeout: 90_000 }, async (t) => {
+  const redis = await startRedis();
+  t.after(() => redis.stop());
+  const nodes = [];
+  for (let n = 0; n < 3; n++) nodes.push(await startServer(["--redis", redis.url, "--drain-timeout", "5s"]));
+  t.after(() => Promise.all(nodes.map((node) => node.stop())));
+
+  // As a load balancer does: to a node that is not leaving.
+  let next = 0;
+  const cut = await line(() => nodes[next].port);
+  t.after(() => cut.stop());
+  const client = createClient(cut.url, {
+    WebSocket,
+    token: () => signToken(secret, "ann", { can: { join: ["room-*"] }, ttl: 600 }),
+  });
+  t.after(() => client.close());
+  const heard = [];
+  const states = [];
+  client.onState(({ reason, code }) => states.push(code ? `${reason} ${code}` : reason));
+  const room = client.join("room-1");
+  room.on("n", (data) => heard.push(data));
+  await client.connect();
+  await room.joined;
+
+  // Each client has a moment of its own to leave, so the second node drains after the client has moved there.
+  const fanfare = new Fanfare({ url: nodes[2].url, key });
+  const moves = () => states.filter((state) => state === "lost 4200").length;
+  let n = 0;
+  for (; n < 2000 || moves() < 2; n += 20) {
+    if (n === 600 || (next === 1 && moves() === 1 && client.state.status === "connected")) {
+      nodes[next].child.kill("SIGTERM");
+      next += 1;
+    }
+    const items = Array.from({ length: 20 }, (_, m) => ({ call: "send", channel: "room-1", event: "n", data: n + m }));
+    await fanfare.batch(items);
+    await sleep(40);
+  }
+  await until(() => heard.length >= n);
+  assert.deepEqual(heard, Array.from({ length: n }, (_, m) => m));
+});

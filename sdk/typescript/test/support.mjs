@@ -45,3 +45,17 @@ export function stateOf(client, status) {
     });
   });
 }
+
+/** Waits until a program has printed what `pattern` matches, and returns the match. */
+export function printed(child, pattern) {
+  return new Promise((resolve, reject) => {
+    let text = "";
+    child.stdout.on("data", (chunk) => {
+      text += chunk;
+      const found = pattern.exec(text);
+      if (found) resolve(found);
+    });
+    child.once("error", reject);
+    child.once("exit", (code) => reject(new Error(`the program ended with ${code}: ${text}`)));
+  });
+}
