@@ -4,12 +4,19 @@ import { createServer } from "node:http";
 import { fileURLToPath } from "node:url";
 import { signToken } from "fanfare/server";
 
-const { FANFARE_URL = "http://127.0.0.1:7070", FANFARE_TOKEN_SECRET, PORT = "8090" } = process.env;
+const {
+  FANFARE_URL = "http://127.0.0.1:7070",
+  FANFARE_TOKEN_SECRET,
+  PORT = "8090",
+} = process.env;
 
 const files = {
   "/": ["text/html", new URL("index.html", import.meta.url)],
   "/chat.js": ["text/javascript", new URL("chat.js", import.meta.url)],
-  "/fanfare.js": ["text/javascript", new URL("fanfare.js", import.meta.resolve("fanfare"))],
+  "/fanfare.js": [
+    "text/javascript",
+    new URL("fanfare.js", import.meta.resolve("fanfare")),
+  ],
 };
 
 createServer(async (request, response) => {
@@ -18,8 +25,16 @@ createServer(async (request, response) => {
     if (pathname === "/session") {
       // A real application takes the user from its session. Here visitors choose a name.
       const user = searchParams.get("name")?.slice(0, 30) || "anonymous";
-      const can = { join: ["room-*"], send: ["room-*"], members: ["room-*"], update: true };
-      const token = await signToken(FANFARE_TOKEN_SECRET, user, { can, ttl: 600 });
+      const can = {
+        join: ["room-*"],
+        send: ["room-*"],
+        members: ["room-*"],
+        update: true,
+      };
+      const token = await signToken(FANFARE_TOKEN_SECRET, user, {
+        can,
+        ttl: 600,
+      });
       response.setHeader("Content-Type", "application/json");
       return response.end(JSON.stringify({ url: FANFARE_URL, token }));
     }

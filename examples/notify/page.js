@@ -15,7 +15,10 @@ async function session() {
 
 const { url } = await session();
 const client = connect(url, { token: async () => (await session()).token });
-client.onState(({ status, reason }) => (document.querySelector("#state").textContent = `${status} (${reason})`));
+client.onState(
+  ({ status, reason }) =>
+    (document.querySelector("#state").textContent = `${status} (${reason})`),
+);
 client.on("notification", ({ text, at }) => {
   const item = document.createElement("li");
   item.textContent = `${new Date(at).toLocaleTimeString()} ${text}`;
@@ -25,6 +28,10 @@ client.on("notification", ({ text, at }) => {
 document.querySelector("#form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const body = JSON.stringify(Object.fromEntries(new FormData(event.target)));
-  const response = await fetch("/notify", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+  const response = await fetch("/notify", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body,
+  });
   document.querySelector("#result").textContent = await response.text();
 });

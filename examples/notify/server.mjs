@@ -7,12 +7,16 @@ import functions from "./function.mjs";
 const files = {
   "/": ["text/html", new URL("index.html", import.meta.url)],
   "/page.js": ["text/javascript", new URL("page.js", import.meta.url)],
-  "/fanfare.js": ["text/javascript", new URL("fanfare.js", import.meta.resolve("fanfare"))],
+  "/fanfare.js": [
+    "text/javascript",
+    new URL("fanfare.js", import.meta.resolve("fanfare")),
+  ],
 };
 
 createServer(async (incoming, outgoing) => {
   try {
-    const [type, file] = files[new URL(incoming.url, "http://localhost").pathname] ?? [];
+    const [type, file] =
+      files[new URL(incoming.url, "http://localhost").pathname] ?? [];
     if (file) {
       outgoing.setHeader("Content-Type", `${type}; charset=utf-8`);
       return outgoing.end(await readFile(fileURLToPath(file)));
@@ -22,7 +26,11 @@ createServer(async (incoming, outgoing) => {
     const chunks = [];
     for await (const chunk of incoming) chunks.push(chunk);
     const body = method === "POST" ? Buffer.concat(chunks) : undefined;
-    const request = new Request(`http://localhost${incoming.url}`, { method, headers, body });
+    const request = new Request(`http://localhost${incoming.url}`, {
+      method,
+      headers,
+      body,
+    });
 
     const response = await functions.fetch(request, process.env);
     outgoing.writeHead(response.status, Object.fromEntries(response.headers));

@@ -2,7 +2,10 @@
 // `node scripts/api.mjs --write` takes the emitted ones over.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 
-const declarations = (folder) => readdirSync(folder).filter((name) => name.endsWith(".d.ts")).sort();
+const declarations = (folder) =>
+  readdirSync(folder)
+    .filter((name) => name.endsWith(".d.ts"))
+    .sort();
 const read = (path) => {
   try {
     return readFileSync(path, "utf8");

@@ -54,7 +54,9 @@ try {
   `;
   run(process.execPath, ["--input-type=module", "--eval", uses], { cwd: folder });
 
-  console.log(`${packed.filename}: ${names.length} files, ${packed.size} bytes packed, ${packed.unpackedSize} unpacked`);
+  console.log(
+    `${packed.filename}: ${names.length} files, ${packed.size} bytes packed, ${packed.unpackedSize} unpacked`,
+  );
 } finally {
   rmSync(folder, { recursive: true });
 }

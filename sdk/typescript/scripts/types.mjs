@@ -53,12 +53,14 @@ let text = "// Made from docs/openapi.json by scripts/types.mjs. Do not change i
 for (const [name, schema] of Object.entries(components.schemas)) {
   const body = type(schema);
   text += `\n${comment(schema.description, "")}`;
-  text += body.startsWith("{\n") && !body.includes("} | ")
-    ? `export interface ${name} ${body}\n`
-    : `export type ${name} = ${body};\n`;
+  text +=
+    body.startsWith("{\n") && !body.includes("} | ")
+      ? `export interface ${name} ${body}\n`
+      : `export type ${name} = ${body};\n`;
 }
 
-text += "\n/** Every call of the HTTP API by its name, with the types of what goes in and what comes out. */\nexport interface Operations {\n";
+text +=
+  "\n/** Every call of the HTTP API by its name, with the types of what goes in and what comes out. */\nexport interface Operations {\n";
 for (const [path, methods] of Object.entries(paths)) {
   for (const [method, operation] of Object.entries(methods)) {
     const result = operation.responses[200]?.content?.["application/json"]?.schema;
@@ -66,7 +68,9 @@ for (const [path, methods] of Object.entries(paths)) {
 
     const body = operation.requestBody?.content["application/json"].schema;
     const query = (operation.parameters ?? []).filter((parameter) => parameter.in === "query");
-    const properties = Object.fromEntries(query.map(({ name, schema, description }) => [name, { ...schema, description }]));
+    const properties = Object.fromEntries(
+      query.map(({ name, schema, description }) => [name, { ...schema, description }]),
+    );
     text += comment(`${method.toUpperCase()} ${path}`, "  ");
     text += `  readonly ${operation.operationId}: {\n`;
     if (body) text += `    readonly body: ${type(body, "    ")};\n`;

@@ -38,4 +38,6 @@ for (const [name, entry] of rows) {
 
 console.log("| package | minified | gzip | brotli |\n| --- | ---: | ---: | ---: |");
 for (const { name, minified, gzip, brotli } of table.sort((a, b) => a.gzip - b.gzip))
-  console.log(`| ${name} | ${minified.toLocaleString("en")} | ${gzip.toLocaleString("en")} | ${brotli.toLocaleString("en")} |`);
+  console.log(
+    `| ${name} | ${minified.toLocaleString("en")} | ${gzip.toLocaleString("en")} | ${brotli.toLocaleString("en")} |`,
+  );

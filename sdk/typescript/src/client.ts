@@ -29,7 +29,7 @@ interface Socket {
 /** What the server sends. Every field may be absent, since other versions of the server may send other frames. */
 interface Frame extends Message, Ack {
   op?: string;
-  // The id of an ack is a number, that of a stored event a string.
+  // The id of an ack is a number, that of a stored event a string. The code of a bye is a number, that of an error a string.
   id?: never;
   connection?: string;
   user?: string | null;
@@ -149,7 +149,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   let heart: ReturnType<typeof setTimeout> | undefined;
   let renewal: ReturnType<typeof setTimeout> | undefined;
   let pacer: ReturnType<typeof setTimeout> | undefined;
-  // Beats of the heart since the last frame, and how many are too many.
+  // Beats of the heart since the last frame. There are five in the server's heartbeat.
   let silence = 0;
   let fetching: Promise<string | null | undefined> | undefined;
 
@@ -211,7 +211,8 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     if (token === null) return end("signed_out");
 
     try {
-      const Socket = (options.WebSocket ?? globalThis.WebSocket) as unknown as (new (url: string, p: string) => Socket) | undefined;
+      const Socket = (options.WebSocket ?? globalThis.WebSocket) as unknown as
+        (new (url: string, p: string) => Socket) | undefined;
       if (!Socket) throw new Error("no WebSocket: pass the option WebSocket");
 
       // By hand, since URLSearchParams is not whole in React Native.
@@ -252,8 +253,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     }
 
     // A token in a string stays what it is.
-    if (code >= 4000 && code < 4100 && (code !== 4005 || !isRenewable))
-      return end("refused", { code, detail });
+    if (code >= 4000 && code < 4100 && (code !== 4005 || !isRenewable)) return end("refused", { code, detail });
 
     retry(reason, { code, detail });
   }
@@ -468,10 +468,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
           item.done(error);
         };
         const abort = () => cancel(signal!.reason);
-        const deadline = setTimeout(
-          () => cancel(late(limit)),
-          limit,
-        );
+        const deadline = setTimeout(() => cancel(late(limit)), limit);
         signal?.addEventListener("abort", abort);
       }),
     );
@@ -693,7 +690,8 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
       },
       onState: (listener, options) => notices.add("state", listener, options),
       onMembers: (listener, options) => notices.add("members", listener, options),
-      send: (event, ...args) => (sender.send as (...all: unknown[]) => Promise<Ack>)(name, event, ...(args as unknown[])),
+      send: (event, ...args) =>
+        (sender.send as (...all: unknown[]) => Promise<Ack>)(name, event, ...(args as unknown[])),
       leave: () => leave(name, self),
     };
 

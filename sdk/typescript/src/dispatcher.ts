@@ -88,7 +88,9 @@ export class Dispatcher implements AsyncDisposable {
     try {
       // The type of the package is not part of this one's interface, since it is optional.
       const { createClient } = (await import("redis" as string)) as {
-        createClient(options: object): RedisPublisher & { on(event: string, run: () => void): void; connect(): Promise<unknown> };
+        createClient(
+          options: object,
+        ): RedisPublisher & { on(event: string, run: () => void): void; connect(): Promise<unknown> };
       };
       const client = createClient(typeof this.#given === "string" ? { url: this.#given } : this.#given);
       // Errors of the connection arrive at the calls. Without a listener they would end the process.

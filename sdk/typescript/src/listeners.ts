@@ -85,9 +85,7 @@ export function listening<E extends object>(
         listener,
         options,
         once,
-        options?.spread
-          ? (data) => (listener as Run)(...[data].flat())
-          : undefined,
+        options?.spread ? (data) => (listener as Run)(...[data].flat()) : undefined,
       );
 
   const methods = {
@@ -99,9 +97,7 @@ export function listening<E extends object>(
     offAny: (listener?: Listener) => notices.remove("any", listener),
 
     listeners: (event?: string) =>
-      (event == null ? [...events.lists.values()].flat() : events.of(event)).map(
-        (entry) => entry.listener,
-      ),
+      (event == null ? [...events.lists.values()].flat() : events.of(event)).map((entry) => entry.listener),
 
     events(event?: string, { signal, buffer = 256, overflow }: StreamOptions = {}) {
       const waiting: Message[] = [];

@@ -269,7 +269,8 @@ export class Fanfare<E extends object = AnyEvents> {
     options: { readonly prefix?: string; readonly limit?: number } & CallOptions = {},
   ): AsyncGenerator<Channel, void, undefined> {
     const [query, call] = split(options);
-    for await (const page of this.#pages<Operations["channels"]["result"]>("/v1/channels", query, call)) yield* page.channels;
+    for await (const page of this.#pages<Operations["channels"]["result"]>("/v1/channels", query, call))
+      yield* page.channels;
   }
 
   /** How many members a channel has, and where its history stands. */
@@ -294,7 +295,8 @@ export class Fanfare<E extends object = AnyEvents> {
   ): AsyncGenerator<StoredEvent, void, undefined> {
     const [query, call] = split(options);
     const path = `/v1/channels/${encodeURIComponent(channel)}/history`;
-    for await (const page of this.#pages<Operations["history"]["result"]>(path, query, call, "after")) yield* page.events;
+    for await (const page of this.#pages<Operations["history"]["result"]>(path, query, call, "after"))
+      yield* page.events;
   }
 
   /** Puts connections into a channel. */

@@ -284,8 +284,7 @@ export interface StandardSchema<T = unknown> {
 
 /** What a schema returns. */
 export type StandardResult<T> =
-  | { readonly value: T; readonly issues?: undefined }
-  | { readonly issues: readonly { readonly message: string }[] };
+  { readonly value: T; readonly issues?: undefined } | { readonly issues: readonly { readonly message: string }[] };
 
 /** What a token function returns: a token, or `null` if nobody is signed in. */
 export type TokenSource = string | (() => string | null | undefined | Promise<string | null | undefined>);

@@ -51,7 +51,10 @@ test("channels are joined again after a reconnect, left ones are not", async (t)
   const second = await server.connection(2);
   await second.next("join");
   await sleep(20);
-  assert.deepEqual(second.messages.map(({ op, channel }) => [op, channel]), [["join", "room"]]);
+  assert.deepEqual(
+    second.messages.map(({ op, channel }) => [op, channel]),
+    [["join", "room"]],
+  );
   // Nothing is stored for this channel, so events may have been missed.
   assert.deepEqual(states, [
     { status: "joined", recovered: true },
@@ -150,7 +153,10 @@ test("frames that arrive in one packet with the ack are not lost", async (t) => 
   };
   connection.reset();
   await until(() => heard.length === 50);
-  assert.deepEqual(heard, Array.from({ length: 50 }, (_, n) => n + 1));
+  assert.deepEqual(
+    heard,
+    Array.from({ length: 50 }, (_, n) => n + 1),
+  );
 });
 
 test("a connection that ends in the middle of a replay goes on where it stopped", async (t) => {
@@ -321,7 +327,14 @@ async function withMembers(t, pages, before = {}) {
   return { ...all, server, connection: server.connections[0], room, lists };
 }
 
-const notice = (kind, who, more) => ({ op: "member", kind, channel: "room", member: who, user_connections: 1, ...more });
+const notice = (kind, who, more) => ({
+  op: "member",
+  kind,
+  channel: "room",
+  member: who,
+  user_connections: 1,
+  ...more,
+});
 
 test("a list of one page is there with the join", async (t) => {
   const { room } = await withMembers(t, [[member("a"), member("b")]]);
@@ -355,7 +368,12 @@ test("a member that resumed keeps its place under another id", async (t) => {
 test("pages and notices between them merge", async (t) => {
   const { room, lists } = await withMembers(t, [[member("a"), member("b")], [member("c")], [member("d")]], {
     // `a` left after its page, `x` joined, `c` joined before its page is there, `y` came and went.
-    1: [notice("left", member("a")), notice("joined", member("x")), notice("joined", member("c")), notice("joined", member("y"))],
+    1: [
+      notice("left", member("a")),
+      notice("joined", member("x")),
+      notice("joined", member("c")),
+      notice("joined", member("y")),
+    ],
     2: [notice("left", member("y")), notice("updated", member("c", { n: 2 }))],
   });
   await until(() => ids(room).includes("d"));
@@ -378,7 +396,8 @@ test("a summary shows the count, and fetches the list a moment later", async (t)
   const pages = [[member("a")]];
   const { room, connection } = await withMembers(t, pages);
   pages[0] = [member("a"), member("b"), member("c")];
-  for (let n = 0; n < 5; n++) connection.send({ op: "members", channel: "room", joined: 2, left: 0, updated: 0, count: 3, users: 3 });
+  for (let n = 0; n < 5; n++)
+    connection.send({ op: "members", channel: "room", joined: 2, left: 0, updated: 0, count: 3, users: 3 });
   await until(() => room.count === 3);
   await until(() => ids(room).length === 3);
   assert.equal(connection.messages.filter(({ op }) => op === "members").length, 1);

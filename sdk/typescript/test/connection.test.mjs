@@ -16,11 +16,10 @@ test("connects, and every change of state is one event with a reason", async (t)
   client.close();
   client.close();
 
-  assert.deepEqual(states.map(({ status, reason }) => `${status}: ${reason}`), [
-    "connecting: connect",
-    "connected: welcome",
-    "closed: closed",
-  ]);
+  assert.deepEqual(
+    states.map(({ status, reason }) => `${status}: ${reason}`),
+    ["connecting: connect", "connected: welcome", "closed: closed"],
+  );
   assert.equal(states[1].user, "ann");
   assert.equal((await server.connections[0].ended).code, 1000);
 });
@@ -468,7 +467,14 @@ test("options go into the address", async (t) => {
   const server = await serve(t);
   const { client } = clientOf(t, server, { key: "k", app: "a", device: "d", echo: false, store: false, token: "t" });
   await client.connect();
-  assert.deepEqual(server.connections[0].query, { token: "t", key: "k", app: "a", device: "d", echo: "false", store: "false" });
+  assert.deepEqual(server.connections[0].query, {
+    token: "t",
+    key: "k",
+    app: "a",
+    device: "d",
+    echo: "false",
+    store: "false",
+  });
 });
 
 test("two clients of one page have devices of their own, in memory only", async (t) => {
@@ -489,12 +495,23 @@ test("frames that cannot be read are reported, and the connection stays", async 
   const [connection] = server.connections;
   for (const bad of ["{", "null", "", new Uint8Array([]), new Uint8Array([1]), new Uint8Array([1, 255, 255, 0])])
     connection.send(bad);
-  for (const odd of ["7", "[]", '"text"', '{"op":"news"}', '{"op":"ack","id":99}', '{"op":"member","channel":"x"}', "{}"])
+  for (const odd of [
+    "7",
+    "[]",
+    '"text"',
+    '{"op":"news"}',
+    '{"op":"ack","id":99}',
+    '{"op":"member","channel":"x"}',
+    "{}",
+  ])
     connection.send(odd);
   connection.send({ event: "after", data: null });
 
   await until(() => heard.length);
-  assert.deepEqual(errors.map((error) => error.code), Array(6).fill("bad_frame"));
+  assert.deepEqual(
+    errors.map((error) => error.code),
+    Array(6).fill("bad_frame"),
+  );
   assert.ok(errors.every((error) => error instanceof FanfareError));
   assert.equal(states.length, 2);
 });
@@ -521,7 +538,8 @@ function fakePage(t) {
   globalThis.document = page;
   Object.assign(globalThis, counted(new EventTarget(), "window "));
   t.after(() => {
-    for (const name of ["document", "addEventListener", "removeEventListener", "dispatchEvent"]) delete globalThis[name];
+    for (const name of ["document", "addEventListener", "removeEventListener", "dispatchEvent"])
+      delete globalThis[name];
   });
   return Object.assign(page, { count: () => added.size });
 }

@@ -15,8 +15,14 @@ test("a dispatch is one message on the channel of namespace and app", async () =
   await dispatcher.dispatch(new Message(0, { status: "online" }, "STATUS_UPDATE"), ["0", "1"]);
   await dispatcher.dispatch(new Message(0, new Uint8Array([0, 255]), "RAW"), ["*"], ["2"]);
   assert.deepEqual(published, [
-    ["fanfare:api:shop:dispatch", { call: "dispatch", recipients: ["0", "1"], event: "STATUS_UPDATE", data: { status: "online" } }],
-    ["fanfare:api:shop:dispatch", { call: "dispatch", recipients: ["*"], except: ["2"], event: "RAW", data_base64: "AP8=" }],
+    [
+      "fanfare:api:shop:dispatch",
+      { call: "dispatch", recipients: ["0", "1"], event: "STATUS_UPDATE", data: { status: "online" } },
+    ],
+    [
+      "fanfare:api:shop:dispatch",
+      { call: "dispatch", recipients: ["*"], except: ["2"], event: "RAW", data_base64: "AP8=" },
+    ],
   ]);
 });
 

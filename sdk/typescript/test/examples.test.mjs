@@ -16,7 +16,13 @@ async function start(t, name, server) {
   // Its one dependency is this package, so nothing is fetched.
   execFileSync("npm", ["install", "--offline", "--no-audit", "--no-fund", "--silent"], { cwd: folder });
 
-  const env = { ...process.env, PORT: "0", FANFARE_URL: server.url, FANFARE_API_KEY: key, FANFARE_TOKEN_SECRET: secret };
+  const env = {
+    ...process.env,
+    PORT: "0",
+    FANFARE_URL: server.url,
+    FANFARE_API_KEY: key,
+    FANFARE_TOKEN_SECRET: secret,
+  };
   const child = spawn(process.execPath, ["server.mjs"], { cwd: folder, env, stdio: ["ignore", "pipe", "inherit"] });
   t.after(() => child.kill("SIGKILL"));
   const [, url] = await printed(child, /(http:\S+)\n/);
@@ -35,7 +41,8 @@ async function start(t, name, server) {
   return { url, open, errors };
 }
 
-const items = (page, list) => page.evaluate((id) => [...document.querySelectorAll(`${id} li`)].map((li) => li.textContent), list);
+const items = (page, list) =>
+  page.evaluate((id) => [...document.querySelectorAll(`${id} li`)].map((li) => li.textContent), list);
 
 test("examples/chat: messages, history, and who is here", { skip, timeout: 60_000 }, async (t) => {
   const server = await startServer();

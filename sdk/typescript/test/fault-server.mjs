@@ -15,7 +15,9 @@ export class Connection {
     this.raw = raw;
     this.query = query;
     this.id = `c${server.connections.length + 1}`;
-    this.ended = new Promise((resolve) => socket.once("close", (code, reason) => resolve({ code, reason: `${reason}` })));
+    this.ended = new Promise((resolve) =>
+      socket.once("close", (code, reason) => resolve({ code, reason: `${reason}` })),
+    );
   }
 
   send(frame) {

@@ -24,7 +24,9 @@ test("the getting-started works as it is written", { skip, timeout: 90_000 }, as
 
   // Step 2, from the line that makes the project.
   const own = fileURLToPath(new URL("..", import.meta.url));
-  const commands = block("sh", "npm init").split("\n").filter((line) => /^npm (init|install)/.test(line));
+  const commands = block("sh", "npm init")
+    .split("\n")
+    .filter((line) => /^npm (init|install)/.test(line));
   assert.equal(commands.length, 2);
   for (const command of commands)
     execFileSync("sh", ["-c", command.replace('"$FANFARE/sdk/typescript"', own)], {
@@ -35,11 +37,16 @@ test("the getting-started works as it is written", { skip, timeout: 90_000 }, as
 
   // Steps 3 and 5: the page, with the channel.
   const channel = block("js", "client.join");
-  const page = block("html", "<!doctype").replace("http://127.0.0.1:7070", server.url).replace("</script>", `${channel}</script>`);
+  const page = block("html", "<!doctype")
+    .replace("http://127.0.0.1:7070", server.url)
+    .replace("</script>", `${channel}</script>`);
   writeFileSync(join(folder, "index.html"), page);
   writeFileSync(join(folder, "notify.mjs"), block("js", "fromEnv"));
 
-  const web = spawn("python3", ["-u", "-m", "http.server", "0", "--bind", "127.0.0.1"], { cwd: folder, stdio: ["ignore", "pipe", "ignore"] });
+  const web = spawn("python3", ["-u", "-m", "http.server", "0", "--bind", "127.0.0.1"], {
+    cwd: folder,
+    stdio: ["ignore", "pipe", "ignore"],
+  });
   t.after(() => web.kill("SIGKILL"));
   const [, address] = await printed(web, /port (\d+) /);
 
@@ -54,11 +61,18 @@ test("the getting-started works as it is written", { skip, timeout: 90_000 }, as
 
   // Step 4: the function.
   const run = (...args) =>
-    execFileSync(process.execPath, ["notify.mjs", ...args], { cwd: folder, encoding: "utf8", env: { ...process.env, FANFARE_URL: server.url } });
+    execFileSync(process.execPath, ["notify.mjs", ...args], {
+      cwd: folder,
+      encoding: "utf8",
+      env: { ...process.env, FANFARE_URL: server.url },
+    });
   assert.equal(run(), "1 connections\n");
   assert.equal(run("free"), "0 connections\n");
   const shown = () => tab.evaluate(() => [...document.querySelectorAll("#events li")].map((item) => item.textContent));
   await until(async () => (await shown()).length === 2);
   assert.deepEqual((await shown()).sort(), ['alert: {"text":"Hello"}', 'message: {"text":"hi"}']);
-  assert.ok(lines.some((line) => line.startsWith("here: [ann]")), `${lines}`);
+  assert.ok(
+    lines.some((line) => line.startsWith("here: [ann]")),
+    `${lines}`,
+  );
 });

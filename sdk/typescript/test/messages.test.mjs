@@ -28,7 +28,12 @@ test("on: the listener gets the data and the message", async (t) => {
   const { client, connection } = await connected(t);
   const heard = [];
   client.on("chat-message", (data, message) => heard.push([data, message.channel, message.from.user]));
-  connection.send({ event: "chat-message", channel: "technology-chat", data: { n: 1 }, from: { connection: "c", user: "bob" } });
+  connection.send({
+    event: "chat-message",
+    channel: "technology-chat",
+    data: { n: 1 },
+    from: { connection: "c", user: "bob" },
+  });
   await until(() => heard.length);
   assert.deepEqual(heard, [[{ n: 1 }, "technology-chat", "bob"]]);
 });
@@ -54,7 +59,10 @@ test("onAny: the listener gets every event", async (t) => {
   connection.send({ event: "a", data: 1 });
   connection.send({ event: "b", channel: "room", data: 2 });
   await until(() => heard.length === 2);
-  assert.deepEqual(heard, [["a", undefined, 1], ["b", "room", 2]]);
+  assert.deepEqual(heard, [
+    ["a", undefined, 1],
+    ["b", "room", 2],
+  ]);
 });
 
 test("off: one listener, all of an event, or all of all events", async (t) => {
@@ -105,11 +113,19 @@ test("getMembers: `members` fetches every page", async (t) => {
   server.onMessage = (c, m) => {
     if (m.op !== "members") return false;
     const page = { [undefined]: ["a", "b"], 2: ["c"] }[m.cursor];
-    c.ack(m, { members: page.map((id) => ({ id, user: null })), count: 3, users: 3, ...(m.cursor ? {} : { cursor: "2" }) });
+    c.ack(m, {
+      members: page.map((id) => ({ id, user: null })),
+      count: 3,
+      users: 3,
+      ...(m.cursor ? {} : { cursor: "2" }),
+    });
     return true;
   };
   const found = await client.members("room");
-  assert.deepEqual(found.map(({ id }) => id), ["a", "b", "c"]);
+  assert.deepEqual(
+    found.map(({ id }) => id),
+    ["a", "b", "c"],
+  );
 });
 
 test("spread: the listener gets the arguments one by one", async (t) => {
@@ -228,7 +244,10 @@ test("send, broadcast, publish, update and call, with no, one and several argume
   await client.update({ status: "here" });
   await client.update(null);
   assert.equal(await client.call("f", 1), "result");
-  await client.with({ echo: false, except: { users: ["x"] } }).with({ timeout: 100 }).send("room", "d");
+  await client
+    .with({ echo: false, except: { users: ["x"] } })
+    .with({ timeout: 100 })
+    .send("room", "d");
 
   const sent = connection.messages.map(({ id, ...rest }) => (assert.equal(typeof id, "number"), rest));
   assert.deepEqual(sent, [
@@ -250,12 +269,20 @@ test("bytes go and come as they are", async (t) => {
   const bytes = new Uint8Array([0, 255, 1, 2]);
   await client.send("room", "b", bytes.subarray(1, 3));
   await client.send("room", "b", bytes.buffer);
-  assert.deepEqual(connection.messages.map(({ data }) => [...data]), [[255, 1], [0, 255, 1, 2]]);
+  assert.deepEqual(
+    connection.messages.map(({ data }) => [...data]),
+    [
+      [255, 1],
+      [0, 255, 1, 2],
+    ],
+  );
 
   const heard = [];
   client.on("b", (data, message) => heard.push([...data], message.channel));
   const header = JSON.stringify({ event: "b", channel: "röom".replace("ö", "o") + "x".repeat(190) });
-  connection.send(Buffer.concat([Buffer.from([1, header.length >> 8, header.length & 255]), Buffer.from(header), bytes]));
+  connection.send(
+    Buffer.concat([Buffer.from([1, header.length >> 8, header.length & 255]), Buffer.from(header), bytes]),
+  );
   await until(() => heard.length);
   assert.deepEqual(heard[0], [0, 255, 1, 2]);
 });
@@ -302,7 +329,10 @@ test("a signal stops waiting, and takes back what was not sent yet", async (t) =
 
   await client.connect();
   await second;
-  assert.deepEqual(server.connections[0].messages.map(({ event }) => event), ["b"]);
+  assert.deepEqual(
+    server.connections[0].messages.map(({ event }) => event),
+    ["b"],
+  );
 });
 
 test("messages wait for a connection, in order, up to the bound of the queue", async (t) => {
@@ -312,7 +342,10 @@ test("messages wait for a connection, in order, up to the bound of the queue", a
   await assert.rejects(client.send("room", "n", 4), { code: "queue_full" });
   await client.connect();
   await Promise.all(sent);
-  assert.deepEqual(server.connections[0].messages.map(({ data }) => data), [1, 2, 3]);
+  assert.deepEqual(
+    server.connections[0].messages.map(({ data }) => data),
+    [1, 2, 3],
+  );
 });
 
 test("a backlog is sent at a pace that the server allows, after the joins", async (t) => {
@@ -339,7 +372,10 @@ test("what was sent and not acknowledged is not sent again", async (t) => {
   server.onMessage = () => false;
   await stateOf(client, "connected");
   await client.send("room", "b");
-  assert.deepEqual(server.connections[1].messages.map(({ event }) => event), ["b"]);
+  assert.deepEqual(
+    server.connections[1].messages.map(({ event }) => event),
+    ["b"],
+  );
 });
 
 test("a closed client refuses everything at the same time", async (t) => {
@@ -403,7 +439,8 @@ test("a schema checks data and changes it", async (t) => {
       "~standard": {
         version: 1,
         vendor: "test",
-        validate: (value) => (typeof value === "number" ? { value: value * 2 } : { issues: [{ message: "not a number" }] }),
+        validate: (value) =>
+          typeof value === "number" ? { value: value * 2 } : { issues: [{ message: "not a number" }] },
       },
     },
   };
@@ -414,7 +451,10 @@ test("a schema checks data and changes it", async (t) => {
   connection.send({ event: "toString", data: 1 });
   connection.send({ event: "n", data: 4 });
   await until(() => heard.length === 2);
-  assert.deepEqual(heard, [["toString", 1], ["n", 8]]);
+  assert.deepEqual(heard, [
+    ["toString", 1],
+    ["n", 8],
+  ]);
   assert.equal(errors[0].code, "invalid_data");
   assert.match(errors[0].message, /not a number/);
 });

@@ -22,7 +22,8 @@ test("rendering on a server connects nothing", () => {
     useEvent(given, "n", () => {});
     return createElement("p", null, `${status} ${channel} ${members.length}`);
   }
-  for (const given of [client, null]) assert.equal(renderToString(createElement(Page, { client: given })), "<p>idle waiting 0</p>");
+  for (const given of [client, null])
+    assert.equal(renderToString(createElement(Page, { client: given })), "<p>idle waiting 0</p>");
   assert.equal(client.state.status, "idle");
 });
 
@@ -43,17 +44,25 @@ async function open(t) {
   const http = createServer((request, response) => {
     const isScript = request.url === "/page.js";
     response.setHeader("content-type", isScript ? "text/javascript" : "text/html");
-    response.end(isScript ? outputFiles[0].text : '<!doctype html><body><script type="module" src="/page.js"></script>');
+    response.end(
+      isScript ? outputFiles[0].text : '<!doctype html><body><script type="module" src="/page.js"></script>',
+    );
   });
   await new Promise((resolve) => http.listen(0, "127.0.0.1", resolve));
   t.after(() => (http.closeAllConnections(), http.close()));
 
-  const browser = await browserType.launch({ executablePath: chromium, args: ["--no-sandbox", "--js-flags=--expose-gc"] });
+  const browser = await browserType.launch({
+    executablePath: chromium,
+    args: ["--no-sandbox", "--js-flags=--expose-gc"],
+  });
   t.after(() => browser.close());
   const page = await browser.newPage();
   const errors = [];
   page.on("pageerror", (error) => errors.push(`${error}`));
-  page.on("console", (message) => message.type() === "error" && !/favicon/.test(message.text()) && errors.push(message.text()));
+  page.on(
+    "console",
+    (message) => message.type() === "error" && !/favicon/.test(message.text()) && errors.push(message.text()),
+  );
   await page.goto(`http://127.0.0.1:${http.address().port}/?server=${encodeURIComponent(server.url)}`);
   await page.waitForFunction("window.probe");
   await page.evaluate("probe.mount()");
@@ -74,14 +83,20 @@ test("under StrictMode there is one socket and one join", { skip, timeout: 60_00
   connection.send({ event: "n", channel: "room", data: 2 });
   connection.send({ event: "all", data: 3 });
   await until(async () => (await text())[0] === "connected joined c1 2 room");
-  assert.equal(await page.evaluate("probe.heard.filter(([who]) => who === 'room').length"), 4, "each component, each event");
+  assert.equal(
+    await page.evaluate("probe.heard.filter(([who]) => who === 'room').length"),
+    4,
+    "each component, each event",
+  );
   assert.equal(ops(connection).filter((op) => op === "join").length, 1);
 
   await page.evaluate('probe.show(["room"])');
   await sleep(50);
   assert.ok(!ops(connection).includes("leave"));
   await page.evaluate("probe.show([])");
-  await until(() => connection.messages.some(({ op }) => op === "leave") || server.connections[0].socket.readyState > 1);
+  await until(
+    () => connection.messages.some(({ op }) => op === "leave") || server.connections[0].socket.readyState > 1,
+  );
   await until(async () => (await page.evaluate("probe.client.state.status")) === "closed");
   assert.equal(server.handshakes, 1);
   assert.deepEqual(errors, []);

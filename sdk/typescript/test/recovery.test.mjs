@@ -56,7 +56,10 @@ async function line(port) {
   };
 }
 
-for (const [fault, period] of [["reset", 200], ["silence", 5000]])
+for (const [fault, period] of [
+  ["reset", 200],
+  ["silence", 5000],
+])
   test(`${fault} every ${period} ms for ${seconds} s`, { timeout: (seconds + 120) * 1000 }, async (t) => {
     const server = await startServer(["--limit", "heartbeat=1s", "--limit", "heartbeat_wait=2s"]);
     t.after(() => server.stop());
@@ -152,5 +155,8 @@ test("draining one node of three loses nothing", { timeout: 90_000 }, async (t) 
     await sleep(40);
   }
   await until(() => heard.length >= n);
-  assert.deepEqual(heard, Array.from({ length: n }, (_, m) => m));
+  assert.deepEqual(
+    heard,
+    Array.from({ length: n }, (_, m) => m),
+  );
 });

@@ -4,9 +4,19 @@ import { createHmac } from "node:crypto";
 import { test } from "node:test";
 import { ApiError, Fanfare, FanfareError, fromEnv, signToken, where } from "../dist/server.js";
 
-const receipt = { id: "1", matched: 1, queued: 1, dropped: 0, stored: 0, filter_errors: 0, nodes: 1, missing_nodes: [] };
+const receipt = {
+  id: "1",
+  matched: 1,
+  queued: 1,
+  dropped: 0,
+  stored: 0,
+  filter_errors: 0,
+  nodes: 1,
+  missing_nodes: [],
+};
 const json = (status, body, headers) => new Response(JSON.stringify(body), { status, headers });
-const problem = (status, code, more, headers) => json(status, { status, code, detail: `it is ${code}`, ...more }, headers);
+const problem = (status, code, more, headers) =>
+  json(status, { status, code, detail: `it is ${code}`, ...more }, headers);
 
 /** A function side whose server gives these answers, one after another, and the requests that it got. */
 function fake(answers, options) {
@@ -18,7 +28,10 @@ function fake(answers, options) {
     if (answer instanceof Error) throw answer;
     return answer.clone();
   };
-  return { fanfare: new Fanfare({ url: "https://events.example.com/", key: "secret", fetch: send, ...options }), requests };
+  return {
+    fanfare: new Fanfare({ url: "https://events.example.com/", key: "secret", fetch: send, ...options }),
+    requests,
+  };
 }
 
 test("where binds values and leaves the text constant", () => {
@@ -55,15 +68,21 @@ test("every publishing call has the body that the API describes", async () => {
   await fanfare.broadcast("a", new Uint8Array([1, 2, 3]).buffer);
   await fanfare.dispatch(["*"], "a", 1, { except: ["ann"] });
 
-  assert.deepEqual(requests.map(({ url, body }) => [new URL(url).pathname, body]), [
-    ["/v1/emit", { event: "a", data: { n: 1 }, filter: "user == params.p0", params: { p0: "ann" }, receipt: "cluster" }],
-    ["/v1/publish", { user: "ann", event: "a" }],
-    ["/v1/publish", { users: ["ann", "bob"], event: "a", data: null }],
-    ["/v1/send", { channel: "room-1", event: "a", data: 1, store: false }],
-    ["/v1/send", { channels: ["room-1", "room-2"], event: "a", data_base64: "AP8=" }],
-    ["/v1/broadcast", { event: "a", data_base64: "AQID" }],
-    ["/v1/dispatch", { recipients: ["*"], event: "a", data: 1, except: ["ann"] }],
-  ]);
+  assert.deepEqual(
+    requests.map(({ url, body }) => [new URL(url).pathname, body]),
+    [
+      [
+        "/v1/emit",
+        { event: "a", data: { n: 1 }, filter: "user == params.p0", params: { p0: "ann" }, receipt: "cluster" },
+      ],
+      ["/v1/publish", { user: "ann", event: "a" }],
+      ["/v1/publish", { users: ["ann", "bob"], event: "a", data: null }],
+      ["/v1/send", { channel: "room-1", event: "a", data: 1, store: false }],
+      ["/v1/send", { channels: ["room-1", "room-2"], event: "a", data_base64: "AP8=" }],
+      ["/v1/broadcast", { event: "a", data_base64: "AQID" }],
+      ["/v1/dispatch", { recipients: ["*"], event: "a", data: 1, except: ["ann"] }],
+    ],
+  );
   for (const { headers } of requests) {
     assert.equal(headers.Authorization, "Bearer secret");
     assert.equal(headers["Content-Type"], "application/json");
@@ -120,7 +139,8 @@ test("an answer of a proxy is an error as well", async () => {
 });
 
 test("an attempt that takes too long is repeated, and then a timeout", async () => {
-  const hang = (init) => new Promise((_, reject) => init.signal.addEventListener("abort", () => reject(init.signal.reason)));
+  const hang = (init) =>
+    new Promise((_, reject) => init.signal.addEventListener("abort", () => reject(init.signal.reason)));
   const { fanfare, requests } = fake([hang], { timeout: 20, retries: 1 });
   await assert.rejects(fanfare.emit("a", 1), { code: "timeout" });
   assert.equal(requests.length, 2);
@@ -128,7 +148,8 @@ test("an attempt that takes too long is repeated, and then a timeout", async () 
 
 test("a signal ends a call, in an attempt and between two", async () => {
   const controller = new AbortController();
-  const hang = (init) => new Promise((_, reject) => init.signal.addEventListener("abort", () => reject(init.signal.reason)));
+  const hang = (init) =>
+    new Promise((_, reject) => init.signal.addEventListener("abort", () => reject(init.signal.reason)));
   const { fanfare } = fake([hang]);
   const call = fanfare.emit("a", 1, { signal: controller.signal });
   controller.abort(new Error("enough"));
@@ -185,13 +206,20 @@ test("fromEnv reads the environment, or that of a worker", async () => {
 
 test("signToken makes what a library for JSON Web Tokens makes", async () => {
   const secret = "x".repeat(32);
-  const token = await signToken(secret, "änn", { claims: { plan: "pro", sub: "eve" }, can: { join: ["room-*"] }, ttl: 60 });
+  const token = await signToken(secret, "änn", {
+    claims: { plan: "pro", sub: "eve" },
+    can: { join: ["room-*"] },
+    ttl: 60,
+  });
   const [header, payload, signature] = token.split(".");
   assert.equal(signature, createHmac("sha256", secret).update(`${header}.${payload}`).digest("base64url"));
 
   const claims = JSON.parse(Buffer.from(payload, "base64url"));
   assert.equal(claims.exp - claims.iat, 60);
-  assert.deepEqual({ ...claims, exp: 0, iat: 0 }, { plan: "pro", can: { join: ["room-*"] }, sub: "änn", iat: 0, exp: 0 });
+  assert.deepEqual(
+    { ...claims, exp: 0, iat: 0 },
+    { plan: "pro", can: { join: ["room-*"] }, sub: "änn", iat: 0, exp: 0 },
+  );
   assert.deepEqual(JSON.parse(Buffer.from(header, "base64url")), { alg: "HS256", typ: "JWT" });
 
   await assert.rejects(signToken("short", "ann"), { code: "bad_secret" });

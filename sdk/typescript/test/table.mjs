@@ -28,7 +28,13 @@ async function rejects(promise, code) {
 }
 
 const everything = {
-  join: ["*"], send: ["*"], members: ["*"], call: ["*"], broadcast: true, publish: true, update: true,
+  join: ["*"],
+  send: ["*"],
+  members: ["*"],
+  call: ["*"],
+  broadcast: true,
+  publish: true,
+  update: true,
 };
 let names = 0;
 const name = (what) => `${what}-${Date.now().toString(36)}-${names++}`;
@@ -103,13 +109,19 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       await ann.with({ echo: false }).broadcast("all", 1);
       await until(() => heard.length >= 5);
       await sleep(50);
-      equal(heard.filter(([who]) => who === "ann"), [["ann", "message", ["hi", { n: 2 }], true]]);
-      equal(heard.filter(([who]) => who === "bob"), [
-        ["bob", "message", ["hi", { n: 2 }], true, true],
-        ["bob", "typing", null, true, true],
-        ["bob", "direct", "psst", false, true],
-        ["bob", "all", 1, false, true],
-      ]);
+      equal(
+        heard.filter(([who]) => who === "ann"),
+        [["ann", "message", ["hi", { n: 2 }], true]],
+      );
+      equal(
+        heard.filter(([who]) => who === "bob"),
+        [
+          ["bob", "message", ["hi", { n: 2 }], true, true],
+          ["bob", "typing", null, true, true],
+          ["bob", "direct", "psst", false, true],
+          ["bob", "all", 1, false, true],
+        ],
+      );
     },
 
     async "bytes arrive as they were sent, from a function and from a client"() {
@@ -133,7 +145,10 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       await ann.update({ status: "here" });
       const room = ann.join(channel, { members: true });
       await room.joined;
-      equal(room.members.map(({ user, data }) => [user, data]), [["ann", { status: "here" }]]);
+      equal(
+        room.members.map(({ user, data }) => [user, data]),
+        [["ann", { status: "here" }]],
+      );
 
       const bob = await client("bob");
       await bob.join(channel).joined;
@@ -172,7 +187,10 @@ export function table({ url, api = url, key, secret, WebSocket }) {
         if (n % 10 === 5) await fanfare.disconnect({ to: { users: [user] }, code: 4200, reason: "test" });
       }
       await until(() => heard.length >= 30);
-      equal(heard, Array.from({ length: 30 }, (_, n) => n));
+      equal(
+        heard,
+        Array.from({ length: 30 }, (_, n) => n),
+      );
       equal(room.position.offset, 30);
       if (states.some((state) => state === "joined false")) throw new Error(`not recovered: ${states}`);
     },
@@ -189,7 +207,11 @@ export function table({ url, api = url, key, secret, WebSocket }) {
 
       const stored = [];
       for await (const event of fanfare.history(channel, { limit: 2 })) stored.push([event.offset, event.data]);
-      equal(stored, [[1, 1], [2, 2], [3, 3]]);
+      equal(stored, [
+        [1, 1],
+        [2, 2],
+        [3, 3],
+      ]);
     },
 
     async "an event for a user who is away waits for the next connection"() {
@@ -310,7 +332,10 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       equal(first.id, second.id);
       await sleep(50);
       equal(count, 1);
-      await rejects(fanfare.publish(user, "paid", 2, { idempotencyKey: `${user}-paid`, store: false }), "idempotency_key_reused");
+      await rejects(
+        fanfare.publish(user, "paid", 2, { idempotencyKey: `${user}-paid`, store: false }),
+        "idempotency_key_reused",
+      );
     },
 
     async "a batch reports each item by itself"() {
@@ -319,7 +344,10 @@ export function table({ url, api = url, key, secret, WebSocket }) {
         { call: "emit", event: "x", ...where`user == ${"nobody"}` },
         { call: "emit", event: "", filter: "true" },
       ]);
-      equal(results.map(({ status }) => status), [200, 200, 400]);
+      equal(
+        results.map(({ status }) => status),
+        [200, 200, 400],
+      );
       equal([results[1].result.matched, results[2].error.code], [0, "event_name_length"]);
     },
 
@@ -331,7 +359,10 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       equal((await fanfare.explain(where`user == ${user}`)).matched, 1);
       const found = [];
       for await (const connection of fanfare.connections(where`user == ${user}`)) found.push(connection);
-      equal(found.map(({ id, channels }) => [id, channels]), [[ann.state.connection, [channel]]]);
+      equal(
+        found.map(({ id, channels }) => [id, channels]),
+        [[ann.state.connection, [channel]]],
+      );
       equal((await fanfare.connection(found[0].id)).user, user);
       const { online, connections } = await fanfare.user(user);
       equal([online, connections], [true, 1]);
@@ -367,6 +398,7 @@ export function table({ url, api = url, key, secret, WebSocket }) {
 export async function runAll(settings) {
   const failures = [];
   const rows = table(settings);
-  for (const { name: row, run } of rows) await run().catch((error) => failures.push(`${row}: ${error?.stack ?? error}`));
+  for (const { name: row, run } of rows)
+    await run().catch((error) => failures.push(`${row}: ${error?.stack ?? error}`));
   return { passed: rows.length - failures.length, failures };
 }

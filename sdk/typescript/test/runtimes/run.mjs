@@ -121,7 +121,10 @@ const main :Workerd.Worker = (
     const page_ = `http://127.0.0.1:${server.address().port}`;
     await bundle(folder, { ...settings, api: page_ }, "export { run };");
 
-    const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
+    const browser = await chromium.launch({
+      executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+      args: ["--no-sandbox"],
+    });
     try {
       const page = await browser.newPage();
       page.on("pageerror", (error) => console.error(error));
