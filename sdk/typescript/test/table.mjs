@@ -195,6 +195,18 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       if (states.some((state) => state === "joined false")) throw new Error(`not recovered: ${states}`);
     },
 
+    async "60 channels are joined again after a reconnect, at a pace that the server allows"() {
+      const user = name("ann");
+      const ann = await client(user);
+      const prefix = name("room");
+      const rooms = Array.from({ length: 60 }, (_, n) => ann.join(`${prefix}-${n}`));
+      await Promise.all(rooms.map((room) => room.joined));
+      await fanfare.disconnect({ to: { users: [user] }, code: 4200 });
+      await until(() => rooms.every((room) => room.state.status === "waiting"));
+      await until(() => rooms.every((room) => room.state.status === "joined"));
+      equal(rooms.filter((room) => !room.state.recovered).length, 0);
+    },
+
     async "history can be read from a position, and by a function"() {
       const channel = name("room");
       for (const n of [1, 2, 3]) await fanfare.send(channel, "n", n);
