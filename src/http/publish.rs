@@ -18,6 +18,7 @@ use super::{
 use crate::{
     limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, ONCE_WAIT},
     node::{Node, NodeError, Once},
+    time_slice::TimeSlice,
 };
 
 /// The body of a batch.
@@ -82,6 +83,8 @@ impl Publishing {
         };
         let mut succeeded = false;
         let mut results: Vec<Box<RawValue>> = Vec::with_capacity(items.len());
+        // Each item may bring a filter that has to be compiled, or params that are bound.
+        let mut slice = TimeSlice::begin();
         for (at, item) in items.iter().enumerate() {
             let item = Bytes::copy_from_slice(item.get().as_bytes());
             let result = match &scope {
@@ -97,6 +100,7 @@ impl Publishing {
             };
             succeeded |= result.is_ok();
             results.push(item_result(result));
+            slice.rest().await;
         }
         if let (true, Some(marker)) = (succeeded, marker) {
             marker.succeed(Bytes::new());
