@@ -194,7 +194,7 @@ mod tests {
     fn what_takes_most_of_a_share_is_not_kept() {
         let (cache, schema) = (FilterCache::with_bytes(64 * 1024), Schema::default());
         cache.get_or_compile("user == 'a'", &schema).unwrap();
-        let patterns = "user.matches('[ab]{300}') || ".repeat(3);
+        let patterns = "user.matches('[ab]{800}') || ".repeat(3);
         cache
             .get_or_compile(&format!("{patterns} false"), &schema)
             .unwrap();
