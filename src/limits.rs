@@ -53,6 +53,13 @@ pub const CLIENT_KEY_BYTES_MIN: usize = 8;
 /// Longest `Idempotency-Key`, in bytes. Four UUIDs fit.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
 
+/// What an answer kept for an `Idempotency-Key` counts for beside its bytes and its key's: its places in a table that may be
+/// half empty and among the ages, and what wakes those who wait for it.
+pub const IDEMPOTENCY_ENTRY_BYTES: usize = 512;
+
+/// What a request with such a key counts for while it runs: its answer is seldom longer.
+pub const IDEMPOTENCY_RUNNING_BYTES: usize = 1024;
+
 /// Longest message that `fanfare listen` takes. No server sends one near it, and a wrong one cannot fill the memory.
 pub const LISTEN_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
@@ -221,8 +228,15 @@ pub const PAGE_MAX: usize = 1000;
 /// Members on one page, when a caller of the HTTP API does not say. Most channels fit.
 pub const MEMBERS_PAGE_DEFAULT: usize = 500;
 
-/// Bytes of members or of kept events on one page of the HTTP API: what callers read into memory without a thought.
-pub const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of connections, members, channels or kept events on one page of the HTTP API: what callers read into memory without
+/// a thought, and what is put together in a few milliseconds.
+pub const PAGE_BYTES: usize = 1024 * 1024;
+
+/// Members that are put on a page of the HTTP API between two looks at the clock.
+pub const PAGE_STRIDE: usize = 64;
+
+/// What a channel counts for on such a page beside its name and the names of its users.
+pub const LISTED_BYTES: usize = 96;
 
 /// Channels that one call may send to. Each has a frame of its own, all of them are encoded before the first is placed,
 /// and the gate must have room for all at once.
@@ -326,13 +340,23 @@ pub const TOKEN_SECRET_BYTES: usize = 32;
 /// Longest `sub` of a token, in bytes. It is the user's name in every index and member list.
 pub const USER_BYTES: usize = 256;
 
+/// Longest `device` of a client, in bytes: a UUID with a prefix fits.
+pub const DEVICE_BYTES: usize = 128;
+
+/// Longest text that may stand for a connection's id in a list of a target, in bytes. An id has 26.
+pub const CONNECTION_ID_BYTES: usize = 64;
+
 /// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive.
 pub const TOKEN_LEEWAY: Duration = Duration::from_secs(5);
 
 /// Largest set of public keys that is fetched, in bytes. Common ones are below 10 KiB.
 pub const JWKS_BYTES: usize = 256 * 1024;
 
-/// Most keys of such a set. Each is tried for a token that names none.
+/// Public keys that are tried for one token, where it names none by its `kid`: rotation has two or three. Each try takes up
+/// to 0.1 ms.
+pub const TOKEN_TRIES: usize = 4;
+
+/// Most keys of such a set.
 pub const JWKS_KEYS: usize = 100;
 
 /// How long fetching them may take, connecting included. A client whose token names an unknown key waits for it.
@@ -364,6 +388,22 @@ pub const CONNECTIONS_MAX: usize = 1_000_000;
 
 /// Descriptors kept for functions' requests, listeners, logs and epoll when the connections take the rest.
 pub const DESCRIPTORS_RESERVED: usize = 512;
+
+/// Descriptors that sockets of HTTP leave free, beside those of clients: for listeners, logs, epoll and Redis.
+pub const DESCRIPTORS_SPARE: usize = 64;
+
+/// Fewest sockets of HTTP where nothing is set: proxies and functions keep some open each.
+pub const HTTP_SOCKETS_MIN: usize = 64;
+
+/// Most of them where nothing is set. Each has buffers of 20 KiB, so they take 320 MiB.
+pub const HTTP_SOCKETS_MAX: usize = 16_384;
+
+/// Sockets of HTTP that strangers from one address may have at least, where connections of an address are bounded. A browser
+/// opens six, and several may share the address.
+pub const HTTP_SOCKETS_OF_ADDRESS: usize = 32;
+
+/// Sockets of HTTP that are told to end when the process is out of descriptors: enough for a burst of clients.
+pub const HTTP_SOCKETS_ENDED: usize = 16;
 
 /// Largest head of an HTTP request: the largest token fits three times.
 pub const REQUEST_HEAD_BYTES: usize = 64 * 1024;
@@ -406,7 +446,7 @@ pub const ACCEPT_QUEUE: usize = 1024;
 /// place among the ages (80) in one that may be half empty, the frame's header and count (64), and a share of its topic.
 pub const HISTORY_EVENT_BYTES: usize = 640;
 
-/// What one name that replay leaves out counts for, in bytes: an allocation, and a place in a set.
+/// What one name that replay leaves out counts for beside its own bytes: an allocation, and a place in a set.
 pub const HISTORY_NAME_BYTES: usize = 128;
 
 /// How long a topic of which nothing is kept any more knows its numbering: a tab that slept over lunch still learns
@@ -417,9 +457,12 @@ pub const HISTORY_QUIET: Duration = Duration::from_hours(1);
 /// joining names that nobody uses does not fill Redis. A node with members knows by itself that nothing came.
 pub const HISTORY_UNUSED: Duration = Duration::from_mins(2);
 
-/// Topics of which nothing is kept and whose numbering is known. They are half a KiB each; who joins channel after
-/// channel so fills 50 MB and no more.
+/// Topics of which nothing is kept, in which nobody is, and whose numbering is known. They are half a KiB each; who joins
+/// channel after channel so fills 50 MB and no more. Channels with members come on top, as many as connections may be in.
 pub const HISTORY_QUIET_TOPICS: usize = 100_000;
+
+/// Topics that are looked at for one to forget, where there are more: each may turn out to have members.
+pub const HISTORY_QUIET_LOOKS: usize = 8;
 
 /// Topics of which a node remembers how far it has seen their numbering, to notice when Redis has gone back behind it.
 /// They are about 150 bytes each; of others only the epoch tells.
@@ -547,7 +590,11 @@ pub struct Limits {
     pub heartbeat_wait: Duration,
     /// Connections of this node; 0 means as many as the file descriptors allow, at most 1,000,000.
     pub connections: usize,
-    /// Sockets accepted a second. Protects what is connected from a stampede of what reconnects.
+    /// Sockets of HTTP on this node, functions' and proxies' kept ones and those that are to become clients; 0 means a quarter
+    /// of the file descriptors, from 64 to 16,384. Past it the one that waits for a request for longest is closed.
+    pub http_sockets: usize,
+    /// Connections that begin in a second. Protects what is connected from a stampede of what reconnects. Requests that
+    /// become no connection do not count.
     pub accepts_per_second: u32,
     /// Connections from one address (IPv6: one /64); 0 is off, so that an unconfigured load balancer is no outage.
     pub connections_per_address: usize,
@@ -568,8 +615,12 @@ pub struct Limits {
     /// How long a request waits at the admission gate before it gets 503.
     #[serde(with = "crate::limits::duration")]
     pub admission_wait: Duration,
-    /// Answers kept for `Idempotency-Key`s.
+    /// Answers kept for `Idempotency-Key`s. With several apps each has an equal share for certain, and may have more while
+    /// there is room.
     pub idempotency_entries: usize,
+    /// Bytes of them, with their keys and an allowance of 512 bytes each; shared in the same way.
+    #[serde(with = "crate::limits::size")]
+    pub idempotency_bytes: usize,
     /// How long such an answer is kept.
     #[serde(with = "crate::limits::duration")]
     pub idempotency_window: Duration,
@@ -584,6 +635,11 @@ pub struct Limits {
     /// Bounds of channels and users do not bound how many of them there are.
     #[serde(with = "crate::limits::size")]
     pub history_bytes: usize,
+    /// Bytes that one call may store: its event, with an allowance of 640 bytes and whom it leaves out, once for each user or
+    /// channel that it is stored for. Else one request with 10,000 names writes a gigabyte, and pushes out what others have
+    /// stored.
+    #[serde(with = "crate::limits::size")]
+    pub stored_publication_bytes: usize,
     /// How long the channels of a connection that ended without a close frame are kept for its return; 0 is off. A
     /// change of network takes a phone less.
     #[serde(with = "crate::limits::duration")]
@@ -645,6 +701,7 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(25),
             heartbeat_wait: Duration::from_secs(10),
             connections: 0,
+            http_sockets: 0,
             accepts_per_second: 10_000,
             connections_per_address: 0,
             bulk_publications: 64,
@@ -654,10 +711,12 @@ impl Default for Limits {
             scans: 4,
             admission_wait: Duration::from_millis(500),
             idempotency_entries: 100_000,
+            idempotency_bytes: 64 * 1024 * 1024,
             idempotency_window: Duration::from_mins(5),
             token_ttl: Duration::from_hours(24),
             jwks_refresh: Duration::from_mins(5),
             history_bytes: 64 * 1024 * 1024,
+            stored_publication_bytes: 16 * 1024 * 1024,
             resume_window: Duration::from_secs(5),
             presence_notices: 20,
             presence_members: 500,

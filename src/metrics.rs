@@ -18,6 +18,7 @@ use prometheus_client::{
 };
 
 pub use self::bus::{BusMetrics, Sent};
+use crate::close;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabel {
@@ -38,7 +39,39 @@ struct DropLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CloseLabels {
     app: Arc<str>,
-    code: u16,
+    code: &'static str,
+}
+
+/// Close codes that are told apart. A client, and who closes one by the API, may take any other, and each would be a series
+/// for ever.
+const CLOSE_CODES: [(u16, &str); 21] = [
+    (1000, "1000"),
+    (1001, "1001"),
+    (1002, "1002"),
+    (1003, "1003"),
+    (1005, "1005"),
+    (1006, "1006"),
+    (1007, "1007"),
+    (1008, "1008"),
+    (1009, "1009"),
+    (1011, "1011"),
+    (close::UNAUTHORIZED, "4001"),
+    (close::FORBIDDEN, "4003"),
+    (close::EXPIRED, "4005"),
+    (close::BAD_MESSAGE, "4009"),
+    (close::DISCONNECTED, "4010"),
+    (close::REPLACED, "4011"),
+    (close::OVER_LIMIT, "4100"),
+    (close::TOO_SLOW, "4101"),
+    (close::RATE_LIMITED, "4102"),
+    (close::DRAINING, "4200"),
+    (close::HEARTBEAT_MISSED, "4201"),
+];
+
+/// The label of a close code.
+fn close_label(code: u16) -> &'static str {
+    let known = CLOSE_CODES.iter().find(|(known, _)| *known == code);
+    known.map_or("other", |(_, label)| label)
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -251,17 +284,17 @@ impl AppMetrics {
         self.closes
             .get_or_create(&CloseLabels {
                 app: self.app.clone(),
-                code,
+                code: close_label(code),
             })
             .inc();
     }
 
-    /// Connections that ended with `code` so far.
+    /// Connections that ended with `code` so far, or with any that is not told apart if it is not.
     pub fn closes(&self, code: u16) -> u64 {
         self.closes
             .get_or_create(&CloseLabels {
                 app: self.app.clone(),
-                code,
+                code: close_label(code),
             })
             .get()
     }
@@ -292,6 +325,12 @@ pub struct Metrics {
     jwks_keys: Family<AppLabel, Gauge>,
     /// Requests turned away by the admission gate with 503.
     pub admission_refused: Counter,
+    /// Sockets of HTTP that are open.
+    pub http_sockets: Gauge,
+    /// Sockets of HTTP that were closed to make room for others.
+    pub http_sockets_ended: Counter,
+    /// Answers for `Idempotency-Key`s that were given up before their time, to make room for those of other apps.
+    pub idempotency_given_up: Counter,
     /// Large publications that waited because most connections refused.
     pub eased: Counter,
     /// Large publications between admission and their last offer.
@@ -367,6 +406,9 @@ impl Metrics {
             jwks_fetches: Family::default(),
             jwks_keys: Family::default(),
             admission_refused: Counter::default(),
+            http_sockets: Gauge::default(),
+            http_sockets_ended: Counter::default(),
+            idempotency_given_up: Counter::default(),
             eased: Counter::default(),
             bulk_in_flight: Gauge::default(),
             small_in_flight: Gauge::default(),
@@ -450,6 +492,21 @@ impl Metrics {
             "admission_refused",
             "Requests answered 503 by the admission gate",
             self.admission_refused.clone(),
+        );
+        r.register(
+            "http_sockets",
+            "Sockets of HTTP that are open",
+            self.http_sockets.clone(),
+        );
+        r.register(
+            "http_sockets_ended",
+            "Sockets of HTTP closed while they waited for a request, to make room for others",
+            self.http_sockets_ended.clone(),
+        );
+        r.register(
+            "idempotency_given_up",
+            "Answers for Idempotency-Keys given up before their time, by apps that kept more than their share",
+            self.idempotency_given_up.clone(),
         );
     }
 

@@ -11,9 +11,10 @@ use super::{
 use crate::limits::Limits;
 
 /// Bounds whose 0 has a meaning.
-const MAY_BE_ZERO: [&str; 4] = [
+const MAY_BE_ZERO: [&str; 5] = [
     "connections",
     "connections_per_address",
+    "http_sockets",
     "resume_window",
     "presence_notices",
 ];
@@ -190,6 +191,7 @@ impl Config {
             admitted_bytes,
             refused_bytes,
             history_bytes,
+            stored_publication_bytes,
             bus_queue_bytes,
             bus_inbox_bytes,
             ..
@@ -202,6 +204,7 @@ impl Config {
             (body, ("admitted_bytes", admitted_bytes)),
             (outbox, ("refused_bytes", refused_bytes)),
             (body, ("history_bytes", history_bytes)),
+            (body, ("stored_publication_bytes", stored_publication_bytes)),
             (body, ("bus_queue_bytes", bus_queue_bytes)),
             (body, ("bus_inbox_bytes", bus_inbox_bytes)),
         ];

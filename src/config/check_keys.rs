@@ -6,7 +6,7 @@ use super::{
     AppConfig, ClientAuth, ClientKeyConfig, Config, KeyHash, KeyMaterial, TokenAlgorithm,
     form::is_name, rules::Rules,
 };
-use crate::limits::{CLIENT_KEY_BYTES, CLIENT_KEY_BYTES_MIN, TOKEN_SECRET_BYTES};
+use crate::limits::{CLIENT_KEY_BYTES, CLIENT_KEY_BYTES_MIN, TOKEN_SECRET_BYTES, TOKEN_TRIES};
 
 /// What is wrong with a name.
 const KEY_NAME: &str = "is not 1 to 64 visible characters";
@@ -130,6 +130,24 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Rules) {
             "app \"{name}\": jwks_url without issuer or audience would take every token of whoever signs there, also \
              those for others; set at least one of the two"
         ));
+    }
+    for alg in [
+        TokenAlgorithm::RS256,
+        TokenAlgorithm::ES256,
+        TokenAlgorithm::EdDSA,
+    ] {
+        let unnamed = app
+            .tokens
+            .iter()
+            .filter(|key| key.alg == alg && key.kid.is_none())
+            .count();
+        if unnamed > TOKEN_TRIES {
+            rules.push(format!(
+                "app \"{name}\": {unnamed} token keys of {} have no kid, and at most {TOKEN_TRIES} are tried for a token; \
+                 set kid",
+                alg.name()
+            ));
+        }
     }
     let mut kids = BTreeSet::new();
     for key in &app.tokens {

@@ -52,7 +52,7 @@ fn off_loopback_it_wants_keys() {
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_makes_no_sense_is_refused() {
-    let cases: [(&[&str], &str); 18] = [
+    let cases: [(&[&str], &str); 19] = [
         (
             &["--limit", "message_bytes=0"],
             "limits.message_bytes = 0 would let nothing through",
@@ -68,6 +68,10 @@ fn what_makes_no_sense_is_refused() {
         (
             &["--limit", "history_bytes=200000"],
             "limits.body_bytes = 262144 is over limits.history_bytes = 200000",
+        ),
+        (
+            &["--limit", "stored_publication_bytes=200000"],
+            "limits.body_bytes = 262144 is over limits.stored_publication_bytes = 200000",
         ),
         (
             &["--limit", "profile_bytes=300000"],
@@ -139,6 +143,7 @@ fn bounds_whose_zero_means_something_may_be_zero() {
     for limit in [
         "connections=0",
         "connections_per_address=0",
+        "http_sockets=0",
         "resume_window=0s",
         "presence_notices=0",
     ] {
