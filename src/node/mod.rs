@@ -24,12 +24,14 @@ use arc_swap::{ArcSwap, Guard};
 pub use channels::Joins;
 pub(crate) use channels::{MembersQuery, read_cursor, write_cursor};
 pub(crate) use cluster::{
-    Capture, Cluster, Extent, Former, FormerChannel, Hearing, Mender, Once, PageStart, Program,
+    Capture, Claimed, Cluster, Extent, Former, FormerChannel, Hearing, Mender, Once, PageStart,
+    Program,
 };
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
 pub use receipt::{Placement, Receipt};
 pub use target::{Target, To};
+pub(crate) use target::{check_name, check_names};
 use turns::Turns;
 
 pub use crate::protocol::event::Exceptions;
@@ -38,7 +40,7 @@ use crate::{
     broker::Inbox,
     config::Config,
     door::Place,
-    history::{History, HistoryError, Memory, RedisHistory},
+    history::{History, HistoryError, Memory, Occupied, RedisHistory},
     hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
     limits::{REFUSALS_LOOK, TARGET_NAMES},
@@ -70,6 +72,16 @@ pub enum NodeError {
         /// Its length.
         count: usize,
     },
+    /// A name is longer than any user, device or connection has.
+    #[error("\"{list}\" has a name of {length} bytes; at most {most} fit")]
+    NameTooLong {
+        /// The list.
+        list: &'static str,
+        /// Bytes of the name.
+        length: usize,
+        /// Bytes that it may have.
+        most: usize,
+    },
     /// The event, or the name of a channel, breaks a rule.
     #[error(transparent)]
     Event(#[from] EventError),
@@ -78,6 +90,20 @@ pub enum NodeError {
         "this event cannot be stored: the target must be a single channel with history, or a list of users whose events are stored, without a filter"
     )]
     CannotStore,
+    /// The call would store more than one may.
+    #[error(
+        "this call would store {bytes} bytes, an event of {event} bytes for {copies} users or channels; at most {most} fit one call (limits.stored_publication_bytes); split it, send less data, or set \"store\" to false"
+    )]
+    TooMuchToStore {
+        /// Bytes of all copies together.
+        bytes: usize,
+        /// Bytes of the largest copy.
+        event: usize,
+        /// How often it would be stored.
+        copies: usize,
+        /// Bytes that one call may store.
+        most: usize,
+    },
     /// What is kept is out of reach.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -104,6 +130,8 @@ impl NodeError {
             Self::Filter { error, .. } => error.code(),
             Self::Busy(_) => "busy",
             Self::TooManyNames { .. } => "too_many_names",
+            Self::NameTooLong { .. } => "name_too_long",
+            Self::TooMuchToStore { .. } => "too_much_to_store",
             Self::Event(error) => error.code(),
             Self::CannotStore => "cannot_store",
             Self::History(_) => "history_unavailable",
@@ -191,17 +219,25 @@ impl Node {
                 .map(|cluster| cluster.bus.interest().clone()),
         };
         let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
+        let hub = Arc::new(Hub::new(shards, Arc::new(context)));
         let history: Arc<dyn History> = match &cluster {
             Some(cluster) => Arc::new(RedisHistory::new(
                 cluster.bus.clone(),
                 metrics.clone(),
                 app_metrics,
             )),
-            None => Arc::new(Memory::new(
-                config.limits.history_bytes,
-                metrics.clone(),
-                app_metrics,
-            )),
+            None => {
+                let members = hub.clone();
+                let is_occupied = move |app: AppId, channel: &str| {
+                    members.presence(app).count(channel).connections > 0
+                };
+                Arc::new(Memory::new(
+                    config.limits.history_bytes,
+                    metrics.clone(),
+                    app_metrics,
+                    Occupied::by(is_occupied),
+                ))
+            }
         };
         let node = Self {
             name: config
@@ -211,7 +247,7 @@ impl Node {
             history,
             cluster,
             turns: Turns::new(),
-            hub: Arc::new(Hub::new(shards, Arc::new(context))),
+            hub,
             apps,
             live: ArcSwap::from_pointee(live),
             metrics,

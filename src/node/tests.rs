@@ -331,6 +331,29 @@ impl World {
     }
 }
 
+#[tokio::test]
+async fn a_member_keeps_the_numbering_of_its_channel_whatever_others_join() {
+    let mut world = World::new(true);
+    let node = world.node.clone();
+    world.connect(0, 1);
+    let one = &world.people[0];
+    let join =
+        |table: &mut crate::hub::Table| table.join(one.at, "c-own", Watching::No, Coming::New);
+    node.hub.shard(one.shard).own(join);
+    let before = node.position(APP, "c-own").await.unwrap().unwrap();
+
+    // More than are known without members, as who joins one channel after another makes them.
+    for n in 0..=crate::limits::HISTORY_QUIET_TOPICS {
+        node.position(APP, &format!("c-{n}")).await.unwrap();
+    }
+    let after = node.position(APP, "c-own").await.unwrap().unwrap();
+    assert_eq!((after.epoch, after.offset), (before.epoch, before.offset));
+
+    // The others do not live for ever.
+    let first = node.kept(APP, "c-0", 0, 1).await.unwrap();
+    assert!(first.is_none());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 

@@ -36,7 +36,7 @@ use self::{
 pub(crate) use self::{
     capture::Capture,
     gather::PageStart,
-    once::Once,
+    once::{Claimed, Once},
     receive::Program,
     resume::{Former, FormerChannel},
     spread::Extent,

@@ -6,7 +6,10 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, cut, text};
-use crate::protocol::event::{Data, Event, EventError, Exceptions, channel_name};
+use crate::{
+    limits::USER_BYTES,
+    protocol::event::{Data, Event, EventError, Exceptions, channel_name},
+};
 
 /// What a client asks for.
 #[derive(Debug)]
@@ -392,7 +395,18 @@ impl<'a> Reader<'_, 'a> {
 
     fn users(&mut self) -> Result<Vec<String>, Refusal> {
         let raw = self.needed("users")?;
-        serde_json::from_str(raw.get()).map_err(|_| bad("users must be a list of strings"))
+        let users: Vec<String> =
+            serde_json::from_str(raw.get()).map_err(|_| bad("users must be a list of strings"))?;
+        match users.iter().find(|user| user.len() > USER_BYTES) {
+            Some(user) => Err(Refusal {
+                code: "name_too_long",
+                message: format!(
+                    "users has a name of {} bytes; at most {USER_BYTES} fit",
+                    user.len()
+                ),
+            }),
+            None => Ok(users),
+        }
     }
 
     fn data(&mut self) -> &'a RawValue {
