@@ -40,12 +40,17 @@ use crate::{
     config::{Config, ConfigError},
     door::Door,
     event_loop::EventLoop,
-    http::{Edge, Peer, idempotency::Store, watch::Watch},
+    http::{
+        Edge, Peer,
+        idempotency::Store,
+        sockets::{Seat, Sockets},
+        watch::Watch,
+    },
     id::AppId,
     key_fetch::KeyKeepers,
     limits::{
-        ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST, PROGRAM_MESSAGES,
-        REQUEST_HEAD_BYTES,
+        ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST, HTTP_SOCKETS_ENDED,
+        PROGRAM_MESSAGES, REFUSALS_LOGGED_EVERY, REQUEST_HEAD_BYTES,
     },
     node::Node,
     programs,
@@ -131,7 +136,16 @@ pub(crate) struct Inner {
     ending: Ending,
 }
 
-type Accepted = (StdStream, IpAddr, Instant);
+/// A socket as the kernel gave it, with its peer's address.
+type FromKernel = (StdStream, IpAddr);
+
+/// A socket that was let in.
+struct Accepted {
+    socket: StdStream,
+    ip: IpAddr,
+    since: Instant,
+    seat: Seat,
+}
 
 impl Server {
     /// Starts a server: checks the configuration, listens, and starts its threads. [`Server::builder`] is for what is
@@ -162,6 +176,7 @@ impl Server {
         let (node, inbox) = Node::new(config, shards)?;
         let parts = Parts {
             answers: Store::new(&node.config.limits),
+            sockets: Sockets::new(&node.config.limits, descriptors(), node.metrics.clone()),
             door: Arc::new(Door::new(&node.config.limits)),
             node: node.clone(),
             stop: watch::Sender::new(Stop::No),
@@ -223,6 +238,7 @@ struct First {
 struct Parts {
     node: Arc<Node>,
     answers: Arc<Store>,
+    sockets: Arc<Sockets>,
     door: Arc<Door>,
     stop: watch::Sender<Stop>,
 }
@@ -370,7 +386,7 @@ impl Parts {
             Err(error) => return tracing::error!(%error, "cannot watch the listening socket"),
         };
         let mut stop = self.stop.subscribe();
-        let mut next = 0;
+        let (mut next, mut logged) = (0, None);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -380,16 +396,15 @@ impl Parts {
             };
             match accepted {
                 Ok(accepted) => {
+                    let Some(accepted) = self.let_in(accepted) else {
+                        continue;
+                    };
                     next = (next + 1) % senders.len();
                     if senders[next].send(accepted).await.is_err() {
                         return;
                     }
                 }
-                Err(error) => {
-                    // Out of descriptors, most likely: those who wait are taken when some are free again.
-                    tracing::error!(%error, "cannot accept");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                Err(error) => self.cannot_accept(&error, &mut logged).await,
             }
         }
         if *stop.borrow() == Stop::Now {
@@ -400,19 +415,60 @@ impl Parts {
             let Ok(accepted) = accept_one(listener.get_ref()) else {
                 return;
             };
+            let Some(accepted) = self.let_in(accepted) else {
+                continue;
+            };
             if sender.send(accepted).await.is_err() {
                 return;
             }
         }
     }
 
+    /// Takes a place for a socket among those of the node. Nothing where each of them is busy, which ends the socket.
+    fn let_in(&self, (socket, ip): FromKernel) -> Option<Accepted> {
+        let live = self.node.live();
+        let is_proxy = live
+            .config
+            .trusted_proxies
+            .iter()
+            .any(|proxy| proxy.contains(&ip));
+        let seat = self.sockets.enter(ip, is_proxy, self.node.occupied())?;
+        Some(Accepted {
+            socket,
+            ip,
+            since: Instant::now(),
+            seat,
+        })
+    }
+
+    /// Makes room after the kernel gave no socket. The process is out of descriptors, most likely, and sockets that wait for
+    /// requests hold some of them.
+    async fn cannot_accept(&self, error: &io::Error, logged: &mut Option<Instant>) {
+        if logged.is_none_or(|at| at.elapsed() >= REFUSALS_LOGGED_EVERY) {
+            *logged = Some(Instant::now());
+            tracing::error!(%error, "cannot accept; raise the limit of open files (ulimit -n) or lower limits.connections");
+        }
+        let ended = self.sockets.end_some(HTTP_SOCKETS_ENDED);
+        let most = Duration::from_millis(if ended > 0 { 10 } else { 100 });
+
+        // Clients free descriptors too, and say nothing.
+        let _ = tokio::time::timeout(most, self.sockets.freed()).await;
+    }
+
     /// Serves HTTP on one socket, until it ends or becomes a client's.
-    async fn serve(self, edge: Rc<Edge>, watch: Rc<Watch>, (socket, ip, since): Accepted) {
+    async fn serve(self, edge: Rc<Edge>, watch: Rc<Watch>, accepted: Accepted) {
+        let Accepted {
+            socket,
+            ip,
+            since,
+            // Held until the socket ends, or is a client's.
+            seat,
+        } = accepted;
         let Ok(socket) = TcpStream::from_std(socket) else {
             return;
         };
-        let socket = watch.over(socket);
-        let life = socket.life().clone();
+        let life = seat.life().clone();
+        let socket = watch.over(socket, life.clone());
         let peer = Rc::new(Peer {
             ip,
             since,
@@ -436,7 +492,7 @@ impl Parts {
         let mut stop = self.stop.subscribe();
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = life.over() => return tracing::debug!(%ip, "HTTP connection took too long"),
+            () = life.over() => return tracing::debug!(%ip, "HTTP connection ended: it took too long, or made room"),
             _ = stop.wait_for(|stop| *stop != Stop::No) => {
                 // The first request of a connection just accepted may be on its way.
                 let first = if asked.get() { Duration::ZERO } else { FIRST_REQUEST };
@@ -480,14 +536,13 @@ fn block_on(future: impl Future<Output = ()>) {
 }
 
 /// Accepts without registering the socket with this thread's runtime, as tokio's listener would: it may be another's.
-fn accept_one(listener: &TcpListener) -> io::Result<Accepted> {
+fn accept_one(listener: &TcpListener) -> io::Result<FromKernel> {
     let (socket, address) =
         rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok((
         socket.into(),
         SocketAddr::try_from(address)?.ip().to_canonical(),
-        Instant::now(),
     ))
 }
 
@@ -523,11 +578,15 @@ fn listen(
     listen().map_err(|error| StartError::Listen { address, error })
 }
 
+/// Descriptors that the process may open.
+fn descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX)
+}
+
 /// As many connections as the process may open descriptors, less what it needs for itself.
 pub(crate) fn connections_by_descriptors() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let descriptors = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    descriptors
+    descriptors()
         .saturating_sub(DESCRIPTORS_RESERVED)
         .clamp(1, CONNECTIONS_MAX)
 }

@@ -14,6 +14,7 @@ pub(crate) mod problem;
 mod publish;
 mod query;
 pub(crate) mod shape;
+pub(crate) mod sockets;
 pub(crate) mod verbs;
 pub(crate) mod watch;
 
@@ -96,6 +97,9 @@ const fn route(method: Method, path: &'static str, access: Access, call: Call) -
     }
 }
 
+/// Where clients connect.
+const CONNECT_PATH: &str = "/v1/connect";
+
 /// Every path of the server. A `{name}` stands for one segment.
 static ROUTES: [Route; 25] = [
     route(
@@ -134,7 +138,7 @@ static ROUTES: [Route; 25] = [
         Access::Key(Scope::Publish),
         Call::Batch,
     ),
-    route(Method::GET, "/v1/connect", Access::Client, Call::Connect),
+    route(Method::GET, CONNECT_PATH, Access::Client, Call::Connect),
     route(
         Method::POST,
         "/v1/explain",
@@ -255,6 +259,7 @@ impl Edge {
         let began = Instant::now();
         peer.life.busy();
         let opening = Opening::of(&request, self.node.live().config.is_development());
+        let is_handshake = request.uri().path() == CONNECT_PATH;
         let mut response = self
             .route(request, peer, opening.as_ref())
             .await
@@ -262,7 +267,8 @@ impl Edge {
         if let Some(opening) = opening {
             opening.mark(&mut response);
         }
-        if self.node.phase() == Phase::Draining
+        // What became no client has had its try: on the same socket it could go on for nothing.
+        if (is_handshake || self.node.phase() == Phase::Draining)
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
             response
@@ -355,7 +361,7 @@ impl Edge {
                     };
                 }
             }
-            Access::Key(scope) => return self.api(route, scope, request).await,
+            Access::Key(scope) => return self.api(route, scope, request, &peer.life).await,
         }
 
         match route.call {
@@ -405,9 +411,13 @@ impl Edge {
         route: &Route,
         scope: Scope,
         request: Request<Incoming>,
+        life: &Life,
     ) -> Result<Response<Answer>, Problem> {
         let caller = access::authorize(&self.node, request.headers(), scope)?;
         let node = &self.node;
+        if !node.live().config.is_development() {
+            life.know();
+        }
         let key = match request
             .headers()
             .get("idempotency-key")

@@ -8,7 +8,10 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -32,14 +35,25 @@ enum Phase {
     Upgrading,
 }
 
-/// Where one connection stands. Only its own thread looks at it; hyper asks for what could travel.
+/// Where one connection stands. Its own thread changes it; the one that accepts looks at it.
 #[derive(Debug)]
 pub(crate) struct Life {
     phase: Mutex<(Phase, Instant)>,
+    /// Whether a request on it has shown an API key.
+    is_known: AtomicBool,
     end: Notify,
 }
 
 impl Life {
+    /// Of a socket that was just accepted.
+    pub(crate) fn new() -> Self {
+        Self {
+            phase: Mutex::new((Phase::Head, Instant::now())),
+            is_known: AtomicBool::new(false),
+            end: Notify::new(),
+        }
+    }
+
     fn enter(&self, phase: Phase) {
         *self.phase.lock() = (phase, Instant::now());
     }
@@ -59,7 +73,29 @@ impl Life {
         self.enter(Phase::Upgrading);
     }
 
-    /// Waits until the connection has taken too long. Cancel-safe.
+    /// A request has shown an API key.
+    pub(crate) fn know(&self) {
+        self.is_known.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known.load(Relaxed)
+    }
+
+    /// Since when it waits for a request, or for the rest of one's head; nothing while one is being answered.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        match *self.phase.lock() {
+            (Phase::Head | Phase::Idle, since) => Some(since),
+            (Phase::Busy | Phase::Upgrading, _) => None,
+        }
+    }
+
+    /// Ends the connection.
+    pub(crate) fn end(&self) {
+        self.end.notify_one();
+    }
+
+    /// Waits until the connection is to end: it has taken too long, or makes room for another. Cancel-safe.
     pub(crate) async fn over(&self) {
         self.end.notified().await;
     }
@@ -92,11 +128,7 @@ impl Watch {
     }
 
     /// Puts a socket under watch.
-    pub(crate) fn over(&self, socket: TcpStream) -> Watched {
-        let life = Arc::new(Life {
-            phase: Mutex::new((Phase::Head, Instant::now())),
-            end: Notify::new(),
-        });
+    pub(crate) fn over(&self, socket: TcpStream, life: Arc<Life>) -> Watched {
         self.lives.borrow_mut().push(Arc::downgrade(&life));
         Watched {
             io: TokioIo::new(socket),
@@ -114,7 +146,7 @@ impl Watch {
             self.lives.borrow_mut().retain(|life| match life.upgrade() {
                 None => false,
                 Some(life) if life.is_over(now, self.head) => {
-                    life.end.notify_one();
+                    life.end();
                     false
                 }
                 Some(_) => true,
@@ -133,10 +165,6 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn life(&self) -> &Arc<Life> {
-        &self.life
-    }
-
     /// The socket alone, and what was held back.
     pub(crate) fn into_socket(self) -> (TcpStream, Vec<u8>) {
         (self.io.into_inner(), self.held)
