@@ -175,7 +175,7 @@ impl Server {
         listening.extend(admin.as_ref().map(|(listener, _)| Arc::downgrade(listener)));
         let (node, inbox) = Node::new(config, shards)?;
         let parts = Parts {
-            answers: Store::new(&node.config.limits),
+            answers: Store::new(&node.config.limits, node.apps.len(), node.metrics.clone()),
             sockets: Sockets::new(&node.config.limits, descriptors(), node.metrics.clone()),
             door: Arc::new(Door::new(&node.config.limits)),
             node: node.clone(),

@@ -11,7 +11,7 @@ use std::{
 
 use crate::support::*;
 use fanfare::{
-    config::{AppConfig, ChannelRule, ClientAuth, Scope, TokenAlgorithm, UserEvents},
+    config::{AppConfig, ChannelRule, ClientAuth, Scope, Scopes, TokenAlgorithm, UserEvents},
     predicate::FilterErrorKind,
 };
 use serde_json::{Value, json};
@@ -592,6 +592,38 @@ fn a_full_store_of_answers_refuses_new_keys() {
     );
     assert!(full.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
     assert_eq!(emit_with_key(&server, "a", &body).status, 200);
+}
+
+#[test]
+fn an_app_that_fills_the_store_of_answers_keeps_no_other_apps_key_out() {
+    const OTHER_KEY: &str = "key-of-the-other-app-in-the-tests";
+    let server = keyed_server(|config| {
+        config.limits.idempotency_entries = 10;
+        let mut other = AppConfig::default();
+        other.keys.push(api_key("other", OTHER_KEY, Scopes::ALL));
+        other.client_auth = Some(ClientAuth::Off);
+        config.apps.insert("other".to_owned(), other);
+    });
+    let emit = |api_key: &str, key: &str| {
+        server.request(
+            "POST",
+            "/v1/emit",
+            &[
+                ("Authorization", &format!("Bearer {api_key}")),
+                ("Idempotency-Key", key),
+            ],
+            Some(br#"{"event":"e"}"#),
+        )
+    };
+    for n in 0..10 {
+        assert_eq!(emit(KEY, &n.to_string()).status, 200);
+    }
+    assert_eq!(emit(KEY, "more").code(), "idempotency_store_full");
+    for n in 0..5 {
+        let first = emit(OTHER_KEY, &n.to_string());
+        assert_eq!(first.status, 200, "{n}");
+        assert_eq!(emit(OTHER_KEY, &n.to_string()).json(), first.json());
+    }
 }
 
 // Refusals
