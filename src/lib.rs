@@ -22,6 +22,7 @@ mod broker;
 mod history;
 mod hub;
 mod door;
+mod rates;
 mod app;
 mod node;
 mod key_fetch;

@@ -37,6 +37,12 @@ struct DropLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ClientRefusalLabels {
+    app: Arc<str>,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CloseLabels {
     app: Arc<str>,
     code: &'static str,
@@ -235,6 +241,7 @@ impl Refusal {
 pub struct AppMetrics {
     app: Arc<str>,
     closes: Family<CloseLabels, Counter>,
+    client_refusals: Family<ClientRefusalLabels, Counter>,
     drops: [Counter; 5],
     /// Connections that are open now.
     pub connections: Gauge,
@@ -279,6 +286,15 @@ impl AppMetrics {
         self.drops[reason as usize].get()
     }
 
+    /// Counts a message of a client that was refused: by the code of its error, or by the reason where it gets none.
+    pub fn client_refused(&self, reason: &'static str) {
+        let labels = ClientRefusalLabels {
+            app: self.app.clone(),
+            reason,
+        };
+        self.client_refusals.get_or_create(&labels).inc();
+    }
+
     /// Counts a connection that ended with `code`.
     pub fn closed(&self, code: u16) {
         self.closes
@@ -320,6 +336,7 @@ pub struct Metrics {
     resumed: Family<AppLabel, Counter>,
     drops: Family<DropLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
+    client_refusals: Family<ClientRefusalLabels, Counter>,
     refused: Family<ReasonLabel, Counter>,
     jwks_fetches: Family<FetchLabels, Counter>,
     jwks_keys: Family<AppLabel, Gauge>,
@@ -402,6 +419,7 @@ impl Metrics {
             resumed: Family::default(),
             drops: Family::default(),
             closes: Family::default(),
+            client_refusals: Family::default(),
             refused: Family::default(),
             jwks_fetches: Family::default(),
             jwks_keys: Family::default(),
@@ -538,6 +556,11 @@ impl Metrics {
             self.messages.clone(),
         );
         r.register(
+            "client_refusals",
+            "Messages of clients that were refused, by reason",
+            self.client_refusals.clone(),
+        );
+        r.register(
             "member_notices",
             "Frames built to tell members of each other",
             self.notices.clone(),
@@ -668,6 +691,7 @@ impl Metrics {
         });
         AppMetrics {
             closes: self.closes.clone(),
+            client_refusals: self.client_refusals.clone(),
             drops,
             connections: self.by_app.get_or_create_owned(&label),
             connected: self.connected.get_or_create_owned(&label),

@@ -1,6 +1,9 @@
 //! Heartbeats, deadlines and stalled sockets, looked after once per tick.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::MissedTickBehavior;
 
@@ -47,6 +50,7 @@ impl EventLoop {
             while self.fire() {
                 slice.rest().await;
             }
+            self.unfinished.expire(Instant::now());
         }
     }
 
@@ -54,6 +58,7 @@ impl EventLoop {
         for seat in due.iter().filter_map(|at| self.seat_of(*at)) {
             seat.awaiting.set(true);
             seat.pings.set(seat.pings.get().wrapping_add(1));
+            seat.pinged.set(true);
             self.note_expiry(&seat);
         }
         self.shard.with(|table| {

@@ -73,7 +73,7 @@ impl Query {
                 .map_err(|_| bad(format!("`{name}` is not UTF-8")))?;
             if name == "channel" {
                 channels.push(value.into_owned());
-            } else if !value.is_empty() {
+            } else if !value.is_empty() || name == "token" {
                 field.get_or_insert_with(|| value.into_owned());
             }
         }
@@ -253,15 +253,19 @@ fn admit(edge: &Edge, request: &Request<Incoming>, peer: IpAddr) -> Result<Admit
     let app = app.id;
     let refused = |why, problem| Refused::new(why, Some(app), problem);
 
-    let token = query
-        .token
-        .take()
-        .or_else(|| access::bearer(headers).map(str::to_owned));
+    // An empty one counts only where there is no other, and lets no page in.
+    let named = query.token.take();
+    let token = named
+        .clone()
+        .filter(|token| !token.is_empty())
+        .or_else(|| access::bearer(headers).map(str::to_owned))
+        .or(named);
+    let has_token = token.as_ref().is_some_and(|token| !token.is_empty());
     if let Some(origin) = headers.get(ORIGIN) {
         let named = origin.to_str().unwrap_or("");
         let development = live.config.is_development();
         let policy = live.access(app).policy(policy);
-        if !policy.allows_origin(named, token.is_some(), development) {
+        if !policy.allows_origin(named, has_token, development) {
             return Err(refused(Refusal::Origin, origin_refused(origin)));
         }
     }

@@ -18,6 +18,7 @@ mod outbox;
 mod pace;
 mod placing;
 mod presence;
+mod returning;
 mod scans;
 mod selection;
 mod stored;

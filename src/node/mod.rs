@@ -22,7 +22,7 @@ use std::sync::{
 
 use arc_swap::{ArcSwap, Guard};
 pub use channels::Joins;
-pub(crate) use channels::{MembersQuery, read_cursor, write_cursor};
+pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
 pub(crate) use cluster::{
     Capture, Claimed, Cluster, Extent, Former, FormerChannel, Hearing, Mender, Once, PageStart,
     Program,
@@ -47,6 +47,7 @@ use crate::{
     metrics::Metrics,
     predicate::FilterError,
     protocol::event::EventError,
+    rates::Rates,
     refusals::Refusals,
 };
 
@@ -165,6 +166,8 @@ pub(crate) struct Node {
     pub(crate) hub: Arc<Hub>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) turns: Turns,
+    /// How much clients may send.
+    pub(crate) rates: Rates,
     /// The way to other nodes, if there may be any.
     pub(crate) cluster: Option<Cluster>,
     pub(crate) metrics: Arc<Metrics>,
@@ -247,6 +250,7 @@ impl Node {
             history,
             cluster,
             turns: Turns::new(),
+            rates: Rates::new(apps.len()),
             hub,
             apps,
             live: ArcSwap::from_pointee(live),

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::{
     client::Client,
-    joining::{Join, Told},
+    joining::{Claim, Join, Told},
 };
 use crate::{
     auth::Verified,
@@ -56,8 +56,10 @@ impl Client {
         connection: &Connection,
         verified: Verified,
     ) -> Result<Connection, String> {
-        let mut claims = verified.claims.to_vec();
-        let auth = Value::from_json(&mut claims, &self.app().layouts)
+        let claims = str::from_utf8(&verified.claims).unwrap_or_default();
+        let auth = self
+            .app()
+            .claims(claims, &self.node.live().config.limits)
             .map_err(|error| format!("claims: {error}"))?;
         let mut attributes = connection.attributes.clone();
         attributes.auth = auth;
@@ -199,7 +201,8 @@ impl Client {
                 members,
                 since: None,
             };
-            match self.join(join, Told::Joined, Coming::Resumed(id)).await {
+            let joined = self.join(join, Told::Joined, Coming::Resumed(id)).await;
+            match joined.joining {
                 Joining::Joined(_) => takeover.taken(),
                 // As in `come_back`.
                 Joining::Already(_) | Joining::Full | Joining::Gone => takeover.give_up(),
@@ -231,12 +234,16 @@ impl Client {
                 members,
                 since: None,
             };
-            match self
-                .join(join, Told::Joined, Coming::Resumed(lost.id()))
-                .await
-            {
+            let coming = Coming::Resumed(lost.id());
+            let joined = self.join(join, Told::Joined, coming).await;
+            match joined.joining {
                 Joining::Joined(_) => recalled.taken(),
                 // Put into it by someone meanwhile: nobody was told that it stands in for the lost one.
+                Joining::Already(_) | Joining::Full | Joining::Gone
+                    if joined.claim == Claim::Made =>
+                {
+                    recalled.lapse();
+                }
                 Joining::Already(_) | Joining::Full | Joining::Gone => recalled.give_up(),
             }
         }

@@ -8,8 +8,8 @@ use std::{
 
 use crate::running::Running;
 use crate::support::*;
-use fanfare::{Server, StartError};
-use serde_json::json;
+use fanfare::{Server, StartError, config::ClientAuth};
+use serde_json::{Value, json};
 
 /// A server with a client on each shard that must go on working.
 struct Scene {
@@ -277,7 +277,6 @@ fn nested_and_odd_client_messages_end_at_most_their_own_connection() {
                     "{cut}: {error}"
                 );
             }
-            Received::Close(4009, _) => {}
             other => panic!("{cut}: {other:?}"),
         }
         scene.goes_on(&cut);
@@ -300,6 +299,100 @@ fn an_event_may_have_any_name_but_a_reserved_one() {
             assert_eq!(witness.json(), json!({"event": name, "data": null}));
         }
     }
+}
+
+#[test]
+fn who_goes_on_sending_after_the_end_is_not_read_and_others_go_on() {
+    let mut scene = scene();
+    for payload in [&b""[..], br#"{"op":"ping"}"#, b"stored:12345678"] {
+        for first in [0x81, 0x8a] {
+            let mut client = scene.server.connect("");
+            client.socket.set_nonblocking(true).unwrap();
+            let block = masked(first, payload).repeat(10_000);
+            let mut sent = 0;
+            // What neither side's buffers take any more, nobody reads.
+            let mut refused = 0;
+            while refused < 20 && sent < 200 << 20 {
+                match client.socket.write(&block) {
+                    Ok(n) => (sent, refused) = (sent + n, 0),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        refused += 1;
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    Err(_) => break,
+                }
+            }
+            assert!(sent < 200 << 20, "{sent} bytes were read of {payload:?}");
+            scene.goes_on("a flood");
+        }
+    }
+    // Two of the six are texts that are no JSON.
+    eventually("all were closed", || {
+        let closed = |code| scene.server.count("fanfare_closes_total", code);
+        (closed("code=\"4102\""), closed("code=\"4009\"")) == (4, 2)
+    });
+}
+
+#[test]
+fn a_profile_is_bounded_by_what_it_takes_in_memory() {
+    let mut scene = scene_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.index = vec!["profile.tags".to_owned()];
+    });
+    let list = |item: &str, n: usize| format!("[{}]", vec![item; n].join(","));
+    let objects: Vec<String> = (0..500).map(|n| format!("{{\"k{n}\":0}}")).collect();
+    let mut client = scene.server.client("ann", &json!({}));
+    for (what, data) in [
+        ("empty objects", format!("{{\"a\":{}}}", list("{}", 2000))),
+        ("empty lists", format!("{{\"a\":{}}}", list("[]", 2000))),
+        ("short numbers", format!("{{\"a\":{}}}", list("1", 4000))),
+        (
+            "keys that nobody else has",
+            format!("{{\"a\":[{}]}}", objects.join(",")),
+        ),
+        ("tags", format!("{{\"tags\":{}}}", list("1", 257))),
+    ] {
+        assert!(data.len() <= 8192, "{what}");
+        client.frame(
+            0x81,
+            format!("{{\"op\":\"update\",\"id\":1,\"data\":{data}}}").as_bytes(),
+        );
+        let answer = client.json();
+        assert_eq!(answer["code"], "profile_too_large", "{what}: {answer}");
+        scene.goes_on(what);
+    }
+    let fits = json!({"tags": vec!["x"; 256], "text": "y".repeat(7000)});
+    client.acked(&json!({"op": "update", "data": fits}));
+    let metric = "fanfare_client_refusals_total";
+    assert_eq!(scene.server.count(metric, "profile_too_large"), 5);
+}
+
+#[test]
+fn claims_are_bounded_by_what_they_take_in_memory() {
+    let mut scene = scene_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.tokens.push(token_key(SECRET));
+        app.client_auth = Some(ClientAuth::Optional);
+        app.index = vec!["auth.roles".to_owned()];
+    });
+    let token = |claims: Value| {
+        let mut all = json!({"sub": "ann", "exp": unix_now() + 60});
+        all.as_object_mut()
+            .unwrap()
+            .extend(claims.as_object().unwrap().clone());
+        signed(&all)
+    };
+    for claims in [
+        json!({"a": vec![json!({}); 2000]}),
+        json!({"roles": (0..257).collect::<Vec<_>>()}),
+    ] {
+        let mut client = scene.server.open(&format!("token={}", token(claims)));
+        assert!(matches!(client.message(), Received::Close(4001, _)));
+    }
+    let roles = json!({"roles": (0..256).collect::<Vec<_>>()});
+    let mut client = scene.server.open(&format!("token={}", token(roles)));
+    assert_eq!(client.json()["user"], "ann");
+    scene.goes_on("claims");
 }
 
 // Bodies and filters

@@ -266,10 +266,7 @@ impl Node {
         };
         while let Some((channel, _)) = recalled.next() {
             if taken.iter().any(|taken| **taken == *channel) {
-                self.hub
-                    .presence(recalled.lost.app)
-                    .moved(&channel, &recalled.lost);
-                recalled.taken();
+                recalled.hand_over();
             } else {
                 recalled.give_up();
             }
