@@ -10,6 +10,7 @@ compile_error!(
 pub mod close;
 pub mod id;
 pub mod limits;
+mod nearest;
 mod time_slice;
 pub mod metrics;
 mod refusals;

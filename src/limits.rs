@@ -92,6 +92,18 @@ pub const FILTER_BYTES: usize = 4 * 1024;
 /// Most nodes of a filter's syntax tree; items of a literal list are counted apart.
 pub const FILTER_NODES: usize = 256;
 
+/// What a node of a filter holds in memory, about: itself, its path, and a closure.
+pub const FILTER_NODE_BYTES: usize = 256;
+
+/// Longest name that is compared with others to say what someone may have meant, in bytes.
+pub const SUGGESTED_BYTES: usize = 64;
+
+/// Names that are compared for it: a few hundred microseconds' work where all are as long as may be.
+pub const SUGGESTED_OF: usize = 64;
+
+/// Names that are looked at for it: most are of another length.
+pub const SUGGESTION_LOOKS: usize = 1024;
+
 /// Most items of one literal list in a filter.
 pub const FILTER_LIST_ITEMS: usize = 1024;
 
@@ -108,11 +120,42 @@ pub const FILTER_WORK_BYTES: u32 = 256 * 1024;
 /// 15 ns and a byte about one, so that a unit of work is about a nanosecond.
 pub const FILTER_STEP_WORK: u32 = 16;
 
-/// Compiled size of one regular expression, in bytes; refuses patterns such as `(a{1000}){1000}`.
-pub const REGEX_BYTES: usize = 64 * 1024;
+/// Longest text that `int()` and `double()` convert, in bytes. No number is longer, but for zeros that mean nothing.
+pub const NUMBER_BYTES: usize = 64;
 
-/// Compiled filters kept per app. A filter is a constant text with `params`, so an app has few; each is a few KiB.
+/// Regular expressions of one filter.
+pub const FILTER_PATTERNS: usize = 8;
+
+/// Longest regular expression, in bytes of text.
+pub const REGEX_TEXT_BYTES: usize = 1024;
+
+/// Compiled size of all regular expressions of one filter, in bytes; refuses patterns such as `(a{1000}){1000}`.
+pub const REGEX_BYTES: usize = 128 * 1024;
+
+/// What building the classes of one filter's regular expressions may take: ranges of characters, or where case is ignored
+/// characters. Each takes about 10 ns, so that compiling ends within a few milliseconds.
+pub const REGEX_POINTS: u32 = 500_000;
+
+/// What a search is charged for each byte of text and each character of the pattern, in units of work: the worst patterns
+/// keep track of all their places at the same time, at 4 to 8 ns each.
+pub const REGEX_POSITION_WORK: usize = 8;
+
+/// What every search is charged at least.
+pub const REGEX_SEARCH_WORK: usize = 64;
+
+/// Bytes of the table of states that a thread builds while it searches for a regular expression, in each direction. Patterns
+/// that need more take longer, and are charged for it.
+pub const REGEX_SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Regular expressions of which a thread keeps such tables: those of one filter.
+pub const REGEX_SCRATCHES: usize = FILTER_PATTERNS;
+
+/// Compiled filters that an app is expected to have: a filter is a constant text with `params`. The bound is in bytes,
+/// [`Limits::filter_cache_bytes`].
 pub const FILTER_CACHE_ENTRIES: usize = 1024;
+
+/// What an entry of that cache takes beside its text and the filter.
+pub const CACHED_BYTES: usize = 256;
 
 /// Deliveries up to which a publication is small: it has its own share of the admission gate and its own flush list.
 pub const SMALL_DELIVERIES: usize = 100;
@@ -670,6 +713,10 @@ pub struct Limits {
     /// Heavy filters that run at the same time: those that scan every connection, or may take long for one. Each app may
     /// always run one; further ones of all apps take turns.
     pub scans: usize,
+    /// Compiled filters and regular expressions that are kept, in bytes, for all apps together. Each app has an equal share. A
+    /// common filter takes a few KiB.
+    #[serde(with = "crate::limits::size")]
+    pub filter_cache_bytes: usize,
     /// How long a request waits at the admission gate before it gets 503.
     #[serde(with = "crate::limits::duration")]
     pub admission_wait: Duration,
@@ -767,6 +814,7 @@ impl Default for Limits {
             small_publications: 4096,
             admitted_bytes: 64 * 1024 * 1024,
             scans: 4,
+            filter_cache_bytes: 32 * 1024 * 1024,
             admission_wait: Duration::from_millis(500),
             idempotency_entries: 100_000,
             idempotency_bytes: 64 * 1024 * 1024,

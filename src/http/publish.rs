@@ -18,6 +18,7 @@ use super::{
 use crate::{
     limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, ONCE_WAIT},
     node::{Claimed, Node, NodeError, Once},
+    time_slice::TimeSlice,
 };
 
 /// The body of a batch.
@@ -113,6 +114,8 @@ impl Publishing {
         let items = items(body)?;
         let mut succeeded = false;
         let mut results: Vec<Box<RawValue>> = Vec::with_capacity(items.len());
+        // Each item may bring a filter that has to be compiled, or params that are bound.
+        let mut slice = TimeSlice::begin();
         for (at, item) in items.iter().enumerate() {
             let item = Bytes::copy_from_slice(item.get().as_bytes());
             let result = match scope {
@@ -128,6 +131,7 @@ impl Publishing {
             };
             succeeded |= result.is_ok();
             results.push(item_result(result));
+            slice.rest().await;
         }
         let results = serde_json::to_vec(&Results { results }).unwrap_or_default();
         Ok((results.into(), succeeded))

@@ -251,13 +251,11 @@ pub(crate) fn nearest<'n>(
     name: &str,
     known: impl IntoIterator<Item = &'n (impl AsRef<str> + 'n + ?Sized)>,
 ) -> Option<String> {
-    let distances = known.into_iter().enumerate().filter_map(|(at, path)| {
+    let known = known.into_iter().map(|path| {
         let path = path.as_ref();
-        let last = path.rsplit('.').next().unwrap_or(path);
-        let distance = strsim::damerau_levenshtein(shown(name), last);
-        (distance <= last.len() / 2).then_some((distance, at, path))
+        (path, path.rsplit('.').next().unwrap_or(path))
     });
-    let (_, _, path) = distances.min()?;
+    let path = crate::nearest::nearest(name, known, |last| last.len() / 2)?;
     Some(format!("did you mean \"{path}\"?"))
 }
 

@@ -36,7 +36,7 @@ use turns::Turns;
 
 pub use crate::protocol::event::Exceptions;
 use crate::{
-    app::{App, Live, SetupError},
+    app::{App, Live, SetupError, filter_share},
     broker::Inbox,
     config::Config,
     door::Place,
@@ -190,7 +190,13 @@ impl Node {
         let id = NodeId::random();
         let mut apps = Vec::new();
         for (at, (name, app)) in config.apps.iter().enumerate() {
-            apps.push(App::new(AppId(at as u16), name, app, &metrics)?);
+            apps.push(App::new(
+                AppId(at as u16),
+                name,
+                app,
+                filter_share(&config),
+                &metrics,
+            )?);
         }
         let (cluster, inbox) = Cluster::join(&config, id, shards, &apps, &metrics)?.unzip();
         let live =

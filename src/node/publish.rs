@@ -269,10 +269,12 @@ impl Node {
         app: AppId,
         publications: Vec<Publication<'_>>,
     ) -> Result<Receipt, NodeError> {
-        let prepared: Vec<Prepared> = publications
-            .into_iter()
-            .map(|one| self.prepare(app, one))
-            .collect::<Result<_, _>>()?;
+        let mut prepared = Vec::with_capacity(publications.len());
+        let mut slice = TimeSlice::begin();
+        for one in publications {
+            prepared.push(self.prepare(app, one)?);
+            slice.rest().await;
+        }
         self.check_store(&prepared)?;
         let (by_bus, here): (Vec<_>, Vec<_>) =
             prepared.into_iter().partition(Prepared::comes_by_bus);

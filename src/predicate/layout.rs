@@ -16,7 +16,10 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 
-use super::value::{NULL, Value, double_as_int};
+use super::{
+    tally,
+    value::{NULL, Value, double_as_int},
+};
 
 /// The key of a map: a string, or in a map literal an int or a bool.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +41,22 @@ impl Key {
             Value::Double(key) => double_as_int(*key).map(Self::Int),
             Value::String(key) => Some(Self::String(key.clone())),
             Value::Null | Value::List(_) | Value::Map(_) => None,
+        }
+    }
+
+    /// Its text, if it is one.
+    pub(super) fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(key) => Some(key),
+            Self::Bool(_) | Self::Int(_) => None,
+        }
+    }
+
+    /// The bytes of its text.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::String(key) => key.len(),
+            Self::Bool(_) | Self::Int(_) => 0,
         }
     }
 
@@ -73,7 +92,10 @@ impl Layout {
     fn find_str(&self, key: &str) -> Option<usize> {
         self.keys
             .binary_search_by(|have| match have {
-                Key::String(have) => (**have).cmp(key),
+                Key::String(have) => {
+                    tally::add(2 + have.len().min(key.len()));
+                    (**have).cmp(key)
+                }
                 Key::Bool(_) | Key::Int(_) => std::cmp::Ordering::Less,
             })
             .ok()
@@ -118,6 +140,7 @@ impl Map {
     /// Builds a map whose layout is shared with every map of `layouts` that has the same keys. Of a repeated key
     /// the last value stays. Without `layouts` the keys belong to this map alone.
     pub fn new(members: Vec<(Key, Value)>, layouts: Option<&Layouts>) -> Self {
+        tally::add(200 + 24 * members.len());
         let (keys, values) = sorted(members);
         let layout = match layouts {
             Some(layouts) => layouts.intern(keys),
@@ -200,7 +223,10 @@ impl Map {
 
 /// Sorts the members of a map by key; of a repeated key the last value stays.
 pub(super) fn sorted(mut members: Vec<(Key, Value)>) -> (Vec<Key>, Vec<Value>) {
-    members.sort_by(|(a, _), (b, _)| a.cmp(b));
+    members.sort_by(|(a, _), (b, _)| {
+        tally::add(2 + a.len().min(b.len()));
+        a.cmp(b)
+    });
     members.dedup_by(|later, kept| {
         let repeats = later.0 == kept.0;
         if repeats {
@@ -213,6 +239,7 @@ pub(super) fn sorted(mut members: Vec<(Key, Value)>) -> (Vec<Key>, Vec<Value>) {
 
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
+        tally::add(self.iter().map(|(key, _)| 4 + key.len()).sum());
         let is_laid_out_alike =
             Arc::ptr_eq(self.layout(), other.layout()) || self.keys() == other.keys();
         is_laid_out_alike

@@ -3,12 +3,13 @@
 use std::{
     io::{self, Read, Write},
     net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
     time::Duration,
 };
 
 use crate::running::Running;
 use crate::support::*;
-use fanfare::{Server, StartError, config::ClientAuth};
+use fanfare::{AppConfig, Scopes, Server, StartError, config::ClientAuth};
 use serde_json::{Value, json};
 
 /// A server with a client on each shard that must go on working.
@@ -523,6 +524,251 @@ fn expensive_filters_end_in_errors_not_in_a_stalled_server() {
         "filter": "params.s.matches(\"^(a+)+$\")"});
     assert_eq!(scene.server.call("/v1/emit", &regex)["matched"], 0);
     scene.goes_on("a regex that would backtrack");
+}
+
+/// Sends `body`; meanwhile a client on each shard is answered as ever.
+fn beside_pings(scene: &mut Scene, path: &str, body: &str) -> Answer {
+    let Scene { witnesses, server } = scene;
+    let answered = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let request = threads.spawn(|| {
+            let answer = server.request("POST", path, &[], Some(body.as_bytes()));
+            answered.store(true, SeqCst);
+            answer
+        });
+        while !answered.load(SeqCst) {
+            for witness in &mut *witnesses {
+                let (_, pong) = witness.ask_amid(&json!({"op": "ping"}));
+                assert_eq!(pong["op"], "ack");
+            }
+        }
+        request.join().unwrap()
+    })
+}
+
+#[test]
+fn a_filter_costs_no_more_than_it_is_charged() {
+    let mut scene = scene();
+    let many = |item: &str, times: usize| vec![item; times].join(",");
+    let zeros = "0".repeat(220_000);
+    let letters = "ab".repeat(120_000);
+    let chain = |test: &str, times: usize| vec![test; times].join(" || ");
+    let numbers = format!("[{}]", many("0", 10_000));
+    let halves = many("0", 60_000);
+    for (what, filter, params, errors) in [
+        (
+            "int() of a long text in a macro",
+            "params.l.exists(i, int(params.z))".to_owned(),
+            format!(r#"{{"l":{numbers},"z":"{zeros}"}}"#),
+            4,
+        ),
+        (
+            "int() of a long text many times",
+            chain("int(params.z) == 1", 51),
+            format!(r#"{{"z":"{zeros}"}}"#),
+            4,
+        ),
+        (
+            "a pattern with many places",
+            "params.s.matches(params.p)".to_owned(),
+            format!(r#"{{"s":"{letters}","p":"a[ab]{{100}}[cd]"}}"#),
+            4,
+        ),
+        (
+            "a list that holds a list, many times",
+            chain("user in params.l", 63),
+            format!(r#"{{"l":[[],{}]}}"#, many("0", 100_000)),
+            0,
+        ),
+        (
+            "two long lists that are alike, many times",
+            chain("params.a == params.b", 51),
+            format!(r#"{{"a":[{halves},1],"b":[{halves},2]}}"#),
+            4,
+        ),
+        (
+            "connection as a value in a macro",
+            "params.l.exists(i, connection == i)".to_owned(),
+            format!(r#"{{"l":{numbers}}}"#),
+            4,
+        ),
+        (
+            "a macro in a macro",
+            "params.l.all(a, params.l.all(b, a + b >= 0))".to_owned(),
+            format!(r#"{{"l":{numbers}}}"#),
+            4,
+        ),
+    ] {
+        let body = format!(
+            r#"{{"event":"x","filter":{},"params":{params}}}"#,
+            json!(filter)
+        );
+        let answer = beside_pings(&mut scene, "/v1/emit", &body);
+        assert_eq!(answer.status, 200, "{what}: {answer:?}");
+        let receipt = answer.json();
+        assert_eq!(
+            (&receipt["matched"], &receipt["filter_errors"]),
+            (&json!(0), &json!(errors)),
+            "{what}"
+        );
+
+        // The same where every part of the filter is shown for one connection.
+        let connection = &scene.witnesses[0].id;
+        let body = format!(
+            r#"{{"filter":{},"params":{params},"connection":"{connection}"}}"#,
+            json!(filter)
+        );
+        let answer = beside_pings(&mut scene, "/v1/explain", &body);
+        assert_eq!(answer.status, 200, "{what}: {answer:?}");
+        assert_eq!(answer.json()["errored"], errors, "{what}");
+        scene.goes_on(what);
+    }
+}
+
+#[test]
+fn a_heavy_filter_that_many_match_reaches_each_once() {
+    let mut scene = scene();
+    let mut clients: Vec<Client> = (0..60).map(|_| scene.server.connect("")).collect();
+    // Of about a third of the work that ends a hold of the lock, so that a shard is gone through in many.
+    let numbers: Vec<u32> = (0..30).collect();
+    let body = json!({"event": "x", "params": {"l": numbers},
+        "filter": "params.l.all(a, params.l.all(b, a + b >= 0))"});
+    let answer = scene.server.call("/v1/emit", &body);
+    assert_eq!(
+        (&answer["matched"], &answer["queued"]),
+        (&json!(64), &json!(64))
+    );
+    for client in scene.witnesses.iter_mut().chain(&mut clients) {
+        assert_eq!(client.json(), json!({"event": "x", "data": null}));
+        client.expect_nothing();
+    }
+}
+
+#[test]
+fn a_batch_of_new_filters_with_patterns_fills_no_more_than_the_cache() {
+    let mut scene = scene_with(|config| config.limits.filter_cache_bytes = 512 * 1024);
+    let item = |n: usize| {
+        let tests: Vec<String> = (0..8)
+            .map(|at| format!("user.matches('^[ab]{{40}}{n}-{at}$')"))
+            .collect();
+        json!({"call": "emit", "event": "x", "filter": tests.join(" || ")})
+    };
+    let items: Vec<_> = (0..100).map(item).collect();
+    let body = json!({ "items": items }).to_string();
+    let answer = beside_pings(&mut scene, "/v1/batch", &body).json();
+    let results = answer["results"].as_array().unwrap();
+    assert!(
+        results.iter().all(|result| result["status"] == 200),
+        "{answer}"
+    );
+    let kept = scene.server.count("fanfare_cached_filters", "");
+    assert!((1..100).contains(&kept), "{kept}");
+
+    let nine = vec!["user.matches(params.p)"; 9].join(" || ");
+    let one = json!({"event": "x", "filter": nine, "params": {"p": "a"}});
+    assert_eq!(
+        scene.server.call("/v1/emit", &one)["filter_errors"],
+        4,
+        "one pattern, nine uses"
+    );
+    let nine = vec!["user.matches('a')"; 9].join(" || ");
+    let refused = scene
+        .server
+        .post("/v1/emit", &json!({"event": "x", "filter": nine}));
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (400, "bad_regex")
+    );
+    scene.goes_on("many patterns");
+}
+
+#[test]
+fn long_names_are_refused_without_a_suggestion() {
+    let mut scene = scene();
+    let name = "a".repeat(4000);
+    let given = "b".repeat(230_000);
+    let names: Vec<String> = (0..20_000).map(|n| format!("\"b{n:05}\":0")).collect();
+    let unbound =
+        |params: &str| format!(r#"{{"event":"e","filter":"params.{name}","params":{{{params}}}}}"#);
+    for (what, body, code) in [
+        (
+            "a long param beside a long one",
+            unbound(&format!("\"{given}\":0")),
+            "unbound_param",
+        ),
+        (
+            "a long param beside many",
+            unbound(&names.join(",")),
+            "unbound_param",
+        ),
+        (
+            "a long field",
+            format!(r#"{{"event":"e","{given}":0}}"#),
+            "unknown_field",
+        ),
+    ] {
+        let answer = beside_pings(&mut scene, "/v1/emit", &body);
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, code),
+            "{what}"
+        );
+        assert!(
+            !answer.text.contains("did you mean"),
+            "{what}: {}",
+            answer.text
+        );
+        scene.goes_on(what);
+    }
+}
+
+/// Sets its flag when it is dropped, also where an assertion fails: other threads would go on for ever.
+struct End<'e>(&'e AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+#[test]
+fn heavy_filters_of_one_app_do_not_keep_another_app_waiting() {
+    const OTHER: &str = "key-of-the-other-app-in-the-tests";
+    let server = keyed_server(|config| {
+        let other = AppConfig {
+            keys: vec![api_key("other", OTHER, Scopes::ALL)],
+            ..AppConfig::default()
+        };
+        config.apps.insert("other".to_owned(), other);
+        config.limits.scans = 1;
+        // One app's own filters wait, and are refused, soon.
+        config.limits.admission_wait = Duration::from_millis(20);
+    });
+    let connect = |app: &str| server.connect(&format!("app={app}"));
+    let _clients: Vec<Client> = (0..60).map(|_| connect("default")).collect();
+    let _others: Vec<Client> = (0..5).map(|_| connect("other")).collect();
+
+    let numbers: Vec<u32> = (0..40).collect();
+    let heavy = json!({"event": "x", "params": {"l": numbers},
+        "filter": "params.l.all(a, params.l.all(b, a + b >= 0)) && false"});
+    let (ended, refused) = (AtomicBool::new(false), AtomicBool::new(false));
+    let flood = || {
+        while !ended.load(SeqCst) {
+            let status = server.post_as(KEY, "/v1/emit", &heavy).status;
+            refused.fetch_or(status == 503, SeqCst);
+        }
+    };
+    std::thread::scope(|threads| {
+        for _ in 0..6 {
+            threads.spawn(flood);
+        }
+        let _end = End(&ended);
+        eventually("the app's own filters are refused", || refused.load(SeqCst));
+        for _ in 0..20 {
+            let answer = server.post_as(OTHER, "/v1/emit", &heavy);
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    });
 }
 
 #[test]

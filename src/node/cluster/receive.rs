@@ -29,6 +29,7 @@ use crate::{
         event::Draft,
         frame::Frame,
     },
+    time_slice::TimeSlice,
 };
 
 /// The newest few of something, by id.
@@ -96,7 +97,9 @@ impl Node {
             orders,
             programs,
         };
+        let mut slice = TimeSlice::begin();
         while let Some(incoming) = inbox.next().await {
+            slice.rest().await;
             match incoming {
                 Incoming::Message {
                     topic: Topic::Dispatch(app),
