@@ -47,8 +47,10 @@ use crate::{
         ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST, PROGRAM_MESSAGES,
         REQUEST_HEAD_BYTES,
     },
+    log_limit::Line,
     node::Node,
     programs,
+    supervisor::Supervisor,
 };
 
 /// Why a server does not start.
@@ -111,6 +113,9 @@ pub enum StartError {
 /// are cut off. Clients see their socket end without a close frame (1006), as after a crash, and come back by
 /// themselves. Publications that were accepted and not yet written are lost. With Redis, the other nodes notice within
 /// `limits.node_lease` that this one is gone.
+///
+/// If one of the server's own tasks fails, it ends in the same way, since it could not serve as it should any more.
+/// [`Server::wait`] returns then, and says which one it was.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(crate) inner: Arc<Inner>,
@@ -177,6 +182,9 @@ impl Server {
         for line in node.config.summary() {
             tracing::info!("{line}");
         }
+        let ending = Ending::new(parts.stop, listening, threads, &node);
+        let stopper = ending.stopper();
+        node.supervisor.on_failure(move || stopper.end_now());
         let inner = Inner {
             node,
             handle,
@@ -184,7 +192,7 @@ impl Server {
             admin_address,
             key_keepers: KeyKeepers::default(),
             reloading: Mutex::new(()),
-            ending: Ending::new(parts.stop, listening, threads),
+            ending,
         };
         inner.key_keepers.tend(&inner.node, &inner.handle);
         Ok(Self {
@@ -248,7 +256,7 @@ impl Parts {
         for (index, sockets) in receivers.into_iter().enumerate() {
             let (parts, ready, first) = (self.clone(), ready.clone(), first.take());
             threads.push(spawn(format!("fanfare-{index}"), move || {
-                parts.run_shard(index, sockets, first, &ready);
+                parts.run_shard(index, sockets, first, ready);
             })?);
         }
         if let Some(listener) = admin {
@@ -275,10 +283,15 @@ impl Parts {
         })
     }
 
-    fn watch(&self) -> Rc<Watch> {
-        let watch = Watch::new(self.node.config.limits.handshake);
-        tokio::task::spawn_local(watch.clone().run());
+    fn watch(&self, thread: &str) -> Rc<Watch> {
+        let watch = Watch::new(&self.node.config.limits);
+        self.keep(&format!("HTTP watch of {thread}"), watch.clone().run());
         watch
+    }
+
+    /// Starts a task on this thread that the server cannot do without.
+    fn keep(&self, task: &str, run: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(self.node.supervisor.run(task, run));
     }
 
     fn run_shard(
@@ -286,47 +299,54 @@ impl Parts {
         index: usize,
         mut sockets: mpsc::Receiver<Accepted>,
         first: Option<First>,
-        ready: &std::sync::mpsc::SyncSender<Handle>,
+        ready: std::sync::mpsc::SyncSender<Handle>,
     ) {
-        block_on(async move {
+        let (supervisor, name) = (self.node.supervisor.clone(), format!("shard {index}"));
+        block_on(&supervisor, &name.clone(), async move {
             // Fails only if the server was given up while starting.
             let _ = ready.send(Handle::current());
             let event_loop = EventLoop::new(self.node.hub.clone(), index);
-            event_loop.start();
+            event_loop.start(&self.node.supervisor);
             if self.node.cluster.is_some() {
-                tokio::task::spawn_local(event_loop.clone().keep_stored(self.node.clone()));
+                let stored = event_loop.clone().keep_stored(self.node.clone());
+                self.keep(&format!("missed stored events of {name}"), stored);
             }
             let edge = self.edge(Some(event_loop));
-            let watch = self.watch();
-            if let Some(First {
-                listener,
-                senders,
-                inbox,
-            }) = first
-            {
-                tokio::task::spawn_local(self.clone().accept(listener, senders));
-                tokio::task::spawn_local(self.node.clone().tell_members());
-                tokio::task::spawn_local(self.node.clone().tell_refusals());
-                if let Some(inbox) = inbox {
-                    let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
-                    tokio::task::spawn_local(self.node.clone().hear(inbox, programs));
-                    tokio::task::spawn_local(self.node.clone().belong());
-                    tokio::task::spawn_local(self.node.clone().keep_list());
-                    tokio::task::spawn_local(self.node.clone().keep_up());
-                    tokio::task::spawn_local(self.node.clone().pass_notices_on());
-                    tokio::task::spawn_local(programs::serve(self.node.clone(), messages));
-                }
+            let watch = self.watch(&name);
+            if let Some(first) = first {
+                self.start_first(first);
             }
             self.serve_all(&edge, &watch, &mut sockets).await;
         });
     }
 
+    /// Starts what there is one of in a server, on the first shard's thread.
+    fn start_first(&self, first: First) {
+        let node = &self.node;
+        self.keep("accept", self.clone().accept(first.listener, first.senders));
+        self.keep("notices to members", node.clone().tell_members());
+        self.keep("counts for the log", node.clone().tell_counts());
+        let Some(inbox) = first.inbox else { return };
+
+        let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
+        self.keep("hearing other nodes", node.clone().hear(inbox, programs));
+        self.keep("lease", node.clone().belong());
+        self.keep("list of members", node.clone().keep_list());
+        self.keep("missed events", node.clone().keep_up());
+        self.keep("notices of other nodes", node.clone().pass_notices_on());
+        self.keep("programs", programs::serve(node.clone(), messages));
+    }
+
     fn run_admin(self, listener: Arc<TcpListener>) {
-        block_on(async move {
+        let (supervisor, name) = (self.node.supervisor.clone(), "admin thread");
+        block_on(&supervisor, name, async move {
             let edge = self.edge(None);
-            let watch = self.watch();
+            let watch = self.watch(name);
             let (sender, mut sockets) = mpsc::channel(ACCEPT_QUEUE);
-            tokio::task::spawn_local(self.clone().accept(listener, vec![sender]));
+            self.keep(
+                "accept of the admin thread",
+                self.clone().accept(listener, vec![sender]),
+            );
             self.serve_all(&edge, &watch, &mut sockets).await;
         });
     }
@@ -387,7 +407,9 @@ impl Parts {
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: those who wait are taken when some are free again.
-                    tracing::error!(%error, "cannot accept");
+                    if let Some(others) = self.node.lines().note(Line::CannotAccept) {
+                        tracing::error!(others, %error, "cannot accept");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -472,10 +494,11 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle
         .map_err(StartError::Thread)
 }
 
-fn block_on(future: impl Future<Output = ()>) {
+/// Runs `future` as all that the thread called `thread` does.
+fn block_on(supervisor: &Supervisor, thread: &str, future: impl Future<Output = ()> + 'static) {
     match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, future),
-        Err(error) => tracing::error!(%error, "cannot start a runtime"),
+        Ok(runtime) => LocalSet::new().block_on(&runtime, supervisor.run(thread, future)),
+        Err(error) => supervisor.not_started(thread, &error),
     }
 }
 
@@ -533,9 +556,4 @@ pub(crate) fn connections_by_descriptors() -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn a_core_is_left_free_where_there_is_more_than_one() {
-        assert_eq!([1, 2, 8, 1000].map(super::shards_for), [1, 1, 7, 255]);
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ mod explain;
 mod failure;
 mod json;
 mod listen;
+mod log_lines;
 mod logging;
 mod manual;
 mod output;

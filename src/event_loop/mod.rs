@@ -25,11 +25,12 @@ use deadlines::{Deadlines, Due, until};
 use heartbeats::Heartbeats;
 use leaving::Leaving;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::spawn_local};
 
 use crate::{
     hub::{Hub, Owner, Shard, SlotRef, Table},
     limits::{EXPIRED_SPREAD, READ_BUFFER, TICK},
+    supervisor::Supervisor,
 };
 
 /// A connection's socket, on the thread that owns it.
@@ -138,6 +139,8 @@ pub(crate) struct EventLoop {
     buffer: RefCell<Box<[u8]>>,
     heartbeats: RefCell<Heartbeats>,
     leaving: Leaving,
+    /// How often the writer went round.
+    flushes: Cell<u64>,
 }
 
 impl EventLoop {
@@ -153,14 +156,16 @@ impl EventLoop {
             heartbeats: RefCell::new(heartbeats),
             leaving: Leaving::default(),
             hub,
+            flushes: Cell::new(0),
         })
     }
 
     /// Starts the tasks that write and watch; they live as long as the thread's runtime.
-    pub(crate) fn start(self: &Rc<Self>) {
-        self.leaving.start();
-        tokio::task::spawn_local(self.clone().flush());
-        tokio::task::spawn_local(self.clone().watch());
+    pub(crate) fn start(self: &Rc<Self>, supervisor: &Supervisor) {
+        let named = |task: &str| format!("{task} of shard {}", self.index);
+        spawn_local(supervisor.run(&named("leaving"), self.leaving.work()));
+        spawn_local(supervisor.run(&named("flush"), self.clone().flush()));
+        spawn_local(supervisor.run(&named("watch"), self.clone().watch()));
     }
 
     pub(crate) fn shard(&self) -> &Arc<Shard> {

@@ -181,6 +181,13 @@ impl Shard {
         }
     }
 
+    /// Wakes the owner, whether or not something waits.
+    pub(crate) fn wake(&self) {
+        if !self.awake.swap(true, SeqCst) {
+            self.bell.notify_one();
+        }
+    }
+
     /// Notes that the thread is at work.
     pub(crate) fn beat(&self) {
         self.pulse

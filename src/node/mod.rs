@@ -41,11 +41,13 @@ use crate::{
     history::{History, HistoryError, Memory, RedisHistory},
     hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
-    limits::{REFUSALS_LOOK, TARGET_NAMES},
+    limits::{LOGGED_LOOK, TARGET_NAMES},
+    log_limit::Lines,
     metrics::Metrics,
     predicate::FilterError,
     protocol::event::EventError,
     refusals::Refusals,
+    supervisor::Supervisor,
 };
 
 /// Why a publication, a look-up or a disconnect was refused. Nothing was delivered.
@@ -140,6 +142,8 @@ pub(crate) struct Node {
     /// The way to other nodes, if there may be any.
     pub(crate) cluster: Option<Cluster>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Notices when a task of the server ends.
+    pub(crate) supervisor: Supervisor,
     phase: AtomicU8,
     /// Sockets that are or are about to be connections.
     pub(crate) occupied: AtomicUsize,
@@ -161,7 +165,9 @@ impl Node {
         for (at, (name, app)) in config.apps.iter().enumerate() {
             apps.push(App::new(AppId(at as u16), name, app, &metrics)?);
         }
-        let (cluster, inbox) = Cluster::join(&config, id, shards, &apps, &metrics)?.unzip();
+        let supervisor = Supervisor::default();
+        let (cluster, inbox) =
+            Cluster::join(&config, id, shards, &apps, &metrics, &supervisor)?.unzip();
         let live =
             Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
         let bulletin = Arc::new(Bulletin::default());
@@ -176,6 +182,7 @@ impl Node {
                 metrics.clone(),
                 apps.iter().map(|app| app.name.clone()).collect(),
             ),
+            lines: Lines::default(),
             apps: apps.iter().map(app_context).collect::<Vec<AppContext>>(),
             refused: Arc::default(),
             limbo: Limbo::new(
@@ -215,6 +222,7 @@ impl Node {
             apps,
             live: ArcSwap::from_pointee(live),
             metrics,
+            supervisor,
             phase: AtomicU8::new(Phase::Serving as u8),
             occupied: AtomicUsize::new(0),
             config,
@@ -247,13 +255,19 @@ impl Node {
         &self.hub.context().refusals
     }
 
-    /// Logs, until the server ends, what there is to say about those that were turned away.
-    pub(crate) async fn tell_refusals(self: Arc<Self>) {
-        let mut looks = tokio::time::interval(REFUSALS_LOOK);
+    /// Kinds of lines that clients and callers can cause, and that are logged sparingly.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.hub.context().lines
+    }
+
+    /// Logs, until the server ends, how many were turned away, and how many lines were not written.
+    pub(crate) async fn tell_counts(self: Arc<Self>) {
+        let mut looks = tokio::time::interval(LOGGED_LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
             self.refusals().tell();
+            self.lines().tell();
         }
     }
 

@@ -1347,6 +1347,10 @@ fn health_readiness_description_and_page_answer() {
         json!({"status": "ok"})
     );
     assert_eq!(
+        get("/livez", "application/json").json(),
+        json!({"status": "ok"})
+    );
+    assert_eq!(
         get("/readyz", "application/json").json(),
         json!({"ready": true})
     );
@@ -1398,6 +1402,7 @@ fn head_is_get_without_the_body() {
     let server = server();
     for path in [
         "/healthz",
+        "/livez",
         "/readyz",
         "/metrics",
         "/",
@@ -1426,7 +1431,7 @@ fn head_is_get_without_the_body() {
 fn the_admin_address_serves_health_and_metrics_without_keys() {
     let server = keyed_server(|config| config.admin_listen = Some(([127, 0, 0, 1], 0).into()));
     let admin = server.0.admin_address().unwrap();
-    for path in ["/healthz", "/readyz", "/metrics", "/"] {
+    for path in ["/healthz", "/livez", "/readyz", "/metrics", "/"] {
         assert_eq!(request(admin, "GET", path, &[], None).status, 200, "{path}");
     }
     for path in ["/metrics", "/"] {

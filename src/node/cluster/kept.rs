@@ -24,6 +24,7 @@ use crate::{
     hub::{Counts, Named, Selection},
     id::AppId,
     limits::{FORGET_PLACED, RECOVER_AGAIN},
+    log_limit::Line,
     protocol::{
         envelope::{self, Aim, Header, Names},
         frame::Frame,
@@ -290,7 +291,9 @@ impl Node {
             Some(at) if at.epoch == position.epoch && at.offset + 1 == position.offset => {}
             Some(at) => {
                 if let Err(error) = self.catch_up(&key, at, u64::MAX).await {
-                    tracing::warn!(%error, %channel, "events that were missed could not be fetched yet");
+                    if let Some(others) = self.lines().note(Line::NotFetched) {
+                        tracing::warn!(others, %error, %channel, "events that were missed could not be fetched yet");
+                    }
                     cluster.behind.notify_one();
                     return Counts::default();
                 }
