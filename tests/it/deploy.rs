@@ -10,7 +10,7 @@ use std::{
 
 use fanfare::{
     config::{ApiKeyConfig, AppConfig, Config, Scopes, ServeArgs},
-    limits::{HTTP_IDLE, Limits},
+    limits::Limits,
 };
 use ipnet::IpNet;
 use serde_yaml_ng::{Deserializer, Value};
@@ -128,8 +128,8 @@ fn a_leaving_node_is_noticed_before_it_refuses_anyone() {
     );
     assert_eq!(container["startupProbe"]["httpGet"]["path"], "/readyz");
     // A node that leaves is alive.
-    assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/healthz");
-    assert!(read("Dockerfile").contains("http://127.0.0.1:7070/healthz"));
+    assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/livez");
+    assert!(read("Dockerfile").contains("http://127.0.0.1:7070/livez"));
 }
 
 #[test]
@@ -141,9 +141,9 @@ fn no_balancer_cuts_what_the_server_keeps() {
     assert!(duration(setting(&nginx, "proxy_read_timeout")) > 2 * silence);
     assert!(duration(setting(&nginx, "proxy_send_timeout")) > 2 * silence);
     // Whoever keeps a connection longer than the server sends a request into its end.
-    assert!(duration(setting(&haproxy, "timeout http-keep-alive")) < HTTP_IDLE);
-    assert!(duration(setting(&haproxy, "timeout server")) < HTTP_IDLE);
-    assert!(duration(setting(&nginx, "keepalive_timeout")) < HTTP_IDLE);
+    assert!(duration(setting(&haproxy, "timeout http-keep-alive")) < limits.http_idle);
+    assert!(duration(setting(&haproxy, "timeout server")) < limits.http_idle);
+    assert!(duration(setting(&nginx, "keepalive_timeout")) < limits.http_idle);
     assert_eq!(setting(&nginx, "client_max_body_size"), "1m");
     assert!(limits.body_bytes <= 1024 * 1024);
 }
