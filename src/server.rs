@@ -151,6 +151,15 @@ impl Server {
         if config.limits.connections == 0 {
             config.limits.connections = connections_by_descriptors();
         }
+        let (connections, descriptors) = (config.limits.connections, free_descriptors());
+        if connections > descriptors {
+            tracing::warn!(
+                connections,
+                descriptors,
+                "limits.connections is more than the limit of open files allows; raise that (LimitNOFILE, ulimit -n), or lower \
+                 limits.connections"
+            );
+        }
         let shards = match config.shards {
             0 => std::thread::available_parallelism().map_or(1, |cores| shards_for(cores.get())),
             n => n,
@@ -537,6 +546,16 @@ fn listen(
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_send_buffer_size(send_buffer)?;
+        // The kernel doubles what it grants, and says nothing when that is less.
+        let granted = socket.send_buffer_size()? / 2;
+        if granted < send_buffer {
+            tracing::warn!(
+                send_buffer,
+                granted,
+                "the kernel grants a smaller send buffer than limits.send_buffer; raise net.core.wmem_max, or lower \
+                 limits.send_buffer"
+            );
+        }
         socket.bind(&address.into())?;
         socket.listen(4096)?;
         let listener = TcpListener::from(socket);
@@ -546,13 +565,16 @@ fn listen(
     listen().map_err(|error| StartError::Listen { address, error })
 }
 
-/// As many connections as the process may open descriptors, less what it needs for itself.
+/// As many connections as the process may open descriptors, at most [`CONNECTIONS_MAX`].
 pub(crate) fn connections_by_descriptors() -> usize {
+    free_descriptors().clamp(1, CONNECTIONS_MAX)
+}
+
+/// How many descriptors the process may open, less what it needs for itself.
+fn free_descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let descriptors = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    descriptors
-        .saturating_sub(DESCRIPTORS_RESERVED)
-        .clamp(1, CONNECTIONS_MAX)
+    descriptors.saturating_sub(DESCRIPTORS_RESERVED)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ impl EventLoop {
                 seen = flushes;
                 self.shard.beat();
             }
-            self.shard.wake();
+            self.shard.ring();
             self.note_closing();
             let (due, late) = self
                 .heartbeats

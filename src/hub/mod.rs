@@ -182,7 +182,7 @@ impl Shard {
     }
 
     /// Wakes the owner, whether or not something waits.
-    pub(crate) fn wake(&self) {
+    pub(crate) fn ring(&self) {
         if !self.awake.swap(true, SeqCst) {
             self.bell.notify_one();
         }

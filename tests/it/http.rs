@@ -904,6 +904,30 @@ fn a_body_that_stops_is_refused_in_time_and_one_that_ends_early_at_once() {
 }
 
 #[test]
+fn an_idle_connection_is_closed_when_it_has_rested_as_long_as_it_may() {
+    let server = server_with(|config| {
+        config.limits.handshake = Duration::from_secs(1);
+        config.limits.http_idle = Duration::from_secs(2);
+    });
+    let mut socket = TcpStream::connect(server.address()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..2 {
+        socket
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 1024];
+        let read = socket.read(&mut answer).unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200 "));
+    }
+    let rested = std::time::Instant::now();
+    assert_eq!(socket.read(&mut [0]).unwrap(), 0, "it is closed");
+    assert!(
+        rested.elapsed() > Duration::from_secs(1),
+        "it may rest longer than a head may take"
+    );
+}
+
+#[test]
 fn without_users_publish_is_refused_and_the_rest_goes_on() {
     let server = server_with(|config| {
         config

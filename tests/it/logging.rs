@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write},
+    io::{self, BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -236,4 +236,58 @@ fn strangers_cannot_write_lines_of_their_own() {
     for line in log.lines() {
         assert!(line.contains(" INFO ") || line.contains(" WARN "), "{line}");
     }
+}
+
+#[test]
+fn no_log_line_shows_a_secret() {
+    const MARKER: &str = "S3cretMarker-0123456789";
+    let (reader, writer) = io::pipe().unwrap();
+    let mut server = Server::start("secret", &["--log", "debug"], Stdio::null(), writer);
+    let log = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let lines = log.clone();
+    let reading = std::thread::spawn(move || {
+        for line in BufReader::new(reader).lines().map_while(Result::ok) {
+            *lines.lock().unwrap() += &(line + "\n");
+        }
+    });
+    let secret = MARKER;
+    let bad = [
+        format!("[apps.default]\nkeys = [\"{secret}\"]\n"),
+        format!("[[apps.default.tokens]]\nalg = \"HS256\"\nsecret = [\"{secret}\"]\n"),
+        format!("redis = \"redis://:{secret}@h\"\n"),
+        format!("[redis]\nurl = \"redis://:{secret}@h:port\"\n"),
+        format!("[apps.default]\njwks_url = \"http://u:{secret}@h/\"\n"),
+        format!("[[apps.default.keys]]\nname = \"a\"\nkey = {secret}\n"),
+        format!("[[apps.default.keys]]\nname = \"a\"\nkey_file = \"{secret}\"\n"),
+    ];
+    for (n, text) in bad.iter().enumerate() {
+        let text = format!("[limits]\nscans = 4\nbad_{n} = 1\n{text}");
+        // Above every table.
+        let text = match text.split_once("redis = ") {
+            Some((before, rest)) => format!("redis = {rest}{before}"),
+            None => text,
+        };
+        fs::write(&server.config, text).unwrap();
+        server.signal(Signal::HUP);
+        eventually("it is refused", || {
+            log.lock().unwrap().contains(&format!("bad_{n}"))
+        });
+    }
+    // A token, a key and an address with them, from outside.
+    let headers = [("Authorization", &*format!("Bearer {MARKER}"))];
+    let refused = request(server.address, "GET", "/v1/connections", &headers, None);
+    assert_eq!(refused.status, 401);
+    let path = format!("/v1/connect?token={MARKER}&key={MARKER}");
+    assert_eq!(
+        Client::open(server.address, &path, &[]).unwrap().closed(),
+        4001
+    );
+    server.terminate();
+    reading.join().unwrap();
+    let log = log.lock().unwrap();
+    assert!(!log.contains(MARKER), "{log}");
+    assert!(
+        log.matches("reload refused").count() >= 2 * bad.len(),
+        "{log}"
+    );
 }
