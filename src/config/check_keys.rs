@@ -59,6 +59,12 @@ impl Config {
             .flat_map(|(app, config)| config.keys.iter().map(move |key| (app, key)))
             .collect();
         for (n, (app, key)) in keys.iter().enumerate() {
+            if key.key_file.is_some() {
+                rules.push(format!(
+                    "app \"{app}\": key_file of API key \"{}\" was not read; only Config::load reads files",
+                    key.name
+                ));
+            }
             if !is_key_name(&key.name) {
                 rules.push(format!(
                     "app \"{app}\": API key name {:?} {KEY_NAME}",
