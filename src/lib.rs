@@ -13,7 +13,9 @@ pub mod limits;
 mod nearest;
 mod time_slice;
 pub mod metrics;
+mod log_limit;
 mod refusals;
+mod supervisor;
 mod outbound;
 pub mod config;
 pub mod predicate;
@@ -61,6 +63,7 @@ pub use crate::{
     protocol::event::EventError,
     reload::ReloadError,
     server::{Server, ServerBuilder, SignTokenError, StartError, TokenRequest},
+    supervisor::TaskFailed,
 };
 /// The text of names, in [`Placement`] and in values: up to 23 bytes of it lie in place.
 pub use smol_str::SmolStr;

@@ -248,9 +248,6 @@ pub const RECENT_PUBLICATIONS: usize = 16_384;
 /// number is said: a list as long would be most of what nodes say.
 pub const USERS_NAMED: usize = 1000;
 
-/// A wrong message of a program is logged once in this time for each kind of mistake; all are counted.
-pub const PROGRAM_COMPLAINTS: Duration = Duration::from_mins(1);
-
 /// How long a request with an `Idempotency-Key` may run until another node takes its node for dead.
 pub const ONCE_RUNNING: Duration = Duration::from_secs(30);
 
@@ -509,10 +506,6 @@ pub const HTTP_SOCKETS_ENDED: usize = 16;
 /// Largest head of an HTTP request: the largest token fits three times.
 pub const REQUEST_HEAD_BYTES: usize = 64 * 1024;
 
-/// How long an HTTP connection may rest between requests: longer than common load balancers (60 s) keep one, so that
-/// none is closed just as a request is sent on it.
-pub const HTTP_IDLE: Duration = Duration::from_secs(75);
-
 /// How long a server that ends waits for the first request of a connection that it has accepted already.
 pub const FIRST_REQUEST: Duration = Duration::from_millis(100);
 
@@ -522,12 +515,26 @@ pub const DRAIN_SPACING: Duration = Duration::from_millis(1);
 /// Longest `reconnect_in_ms` of a goodbye; what follows a node's leaving is spread over this.
 pub const DRAIN_RECONNECT: Duration = Duration::from_secs(3);
 
-/// How often refusals of one kind are logged at most. Short enough to look for what just happened, and one line for each kind
-/// in it does not fill a log.
-pub const REFUSALS_LOGGED_EVERY: Duration = Duration::from_mins(1);
+/// How long a shard may be silent before its node is not ready: its ticks come ten times a second.
+pub const READY_SILENCE: Duration = Duration::from_secs(5);
 
-/// How often the log is told of refusals that are due.
-pub const REFUSALS_LOOK: Duration = Duration::from_secs(5);
+/// How long a shard may be silent before the process is to be started again: far longer than any pause of a machine that
+/// recovers by itself.
+pub const LIVE_SILENCE: Duration = Duration::from_secs(30);
+
+/// How often lines of one kind that clients or callers can cause are logged at most. Short enough to look for what just
+/// happened, and one line for each kind in it does not fill a log.
+pub const LOGGED_EVERY: Duration = Duration::from_mins(1);
+
+/// How often it is looked whether the count of such lines is due.
+pub const LOGGED_LOOK: Duration = Duration::from_secs(5);
+
+/// Bytes of log lines that wait to be written. A reader that pauses for a moment loses nothing; one that is stuck costs
+/// this much memory, and as much again for what is being written.
+pub const LOG_BYTES: usize = 1024 * 1024;
+
+/// How long a program that ends waits for its log lines, and for what it prints, to be taken.
+pub const LOG_FAREWELL: Duration = Duration::from_millis(500);
 
 /// Over how long clients are disconnected whose tokens end in the same second. As long as [`TOKEN_LEEWAY`], which forgives as
 /// much of a token that is shown.
@@ -680,6 +687,10 @@ pub struct Limits {
     /// Time for a client to finish its request's head, and for a body to arrive.
     #[serde(with = "crate::limits::duration")]
     pub handshake: Duration,
+    /// How long an HTTP connection may rest between requests. A load balancer must give one up sooner than the server, or it
+    /// sends a request into its end. Those of clouds keep one for up to 600 s, and cannot be told otherwise.
+    #[serde(with = "crate::limits::duration")]
+    pub http_idle: Duration,
     /// Time for a client to authenticate by message where authentication is required.
     #[serde(with = "crate::limits::duration")]
     pub auth: Duration,
@@ -802,6 +813,7 @@ impl Default for Limits {
             refused_bytes: 256 * 1024 * 1024,
             send_buffer: 64 * 1024,
             handshake: Duration::from_secs(10),
+            http_idle: Duration::from_secs(620),
             auth: Duration::from_secs(5),
             heartbeat: Duration::from_secs(25),
             heartbeat_wait: Duration::from_secs(10),

@@ -386,6 +386,8 @@ pub struct Metrics {
     pub delivery: Histogram,
     /// Time from a request's head to its answer.
     pub http: Histogram,
+    /// Log lines that the reader of the log did not take in time.
+    pub log_lines_dropped: Counter,
     /// What goes to other nodes and comes from them.
     pub bus: BusMetrics,
 }
@@ -446,6 +448,7 @@ impl Metrics {
             handshake: seconds(),
             delivery: seconds(),
             http: seconds(),
+            log_lines_dropped: Counter::default(),
         };
         metrics.register_publications();
         metrics.register_clients();
@@ -549,6 +552,11 @@ impl Metrics {
             "refusals",
             "Handshakes and calls turned away, by reason",
             self.refused.clone(),
+        );
+        r.register(
+            "log_lines_dropped",
+            "Log lines dropped because whoever reads the log was too slow",
+            self.log_lines_dropped.clone(),
         );
         r.register(
             "client_messages",

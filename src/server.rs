@@ -50,10 +50,12 @@ use crate::{
     key_fetch::KeyKeepers,
     limits::{
         ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST, HTTP_SOCKETS_ENDED,
-        PROGRAM_MESSAGES, REFUSALS_LOGGED_EVERY, REQUEST_HEAD_BYTES,
+        PROGRAM_MESSAGES, REQUEST_HEAD_BYTES,
     },
+    log_limit::Line,
     node::Node,
     programs,
+    supervisor::Supervisor,
 };
 
 /// Why a server does not start.
@@ -116,6 +118,9 @@ pub enum StartError {
 /// are cut off. Clients see their socket end without a close frame (1006), as after a crash, and come back by
 /// themselves. Publications that were accepted and not yet written are lost. With Redis, the other nodes notice within
 /// `limits.node_lease` that this one is gone.
+///
+/// If one of the server's own tasks fails, it ends in the same way, since it could not serve as it should any more.
+/// [`Server::wait`] returns then, and says which one it was.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(crate) inner: Arc<Inner>,
@@ -160,6 +165,15 @@ impl Server {
         if config.limits.connections == 0 {
             config.limits.connections = connections_by_descriptors();
         }
+        let (connections, descriptors) = (config.limits.connections, free_descriptors());
+        if connections > descriptors {
+            tracing::warn!(
+                connections,
+                descriptors,
+                "limits.connections is more than the limit of open files allows; raise that (LimitNOFILE, ulimit -n), or lower \
+                 limits.connections"
+            );
+        }
         let shards = match config.shards {
             0 => std::thread::available_parallelism().map_or(1, |cores| shards_for(cores.get())),
             n => n,
@@ -192,6 +206,9 @@ impl Server {
         for line in node.config.summary() {
             tracing::info!("{line}");
         }
+        let ending = Ending::new(parts.stop, listening, threads, &node);
+        let stopper = ending.stopper();
+        node.supervisor.on_failure(move || stopper.end_now());
         let inner = Inner {
             node,
             handle,
@@ -199,7 +216,7 @@ impl Server {
             admin_address,
             key_keepers: KeyKeepers::default(),
             reloading: Mutex::new(()),
-            ending: Ending::new(parts.stop, listening, threads),
+            ending,
         };
         inner.key_keepers.tend(&inner.node, &inner.handle);
         Ok(Self {
@@ -264,7 +281,7 @@ impl Parts {
         for (index, sockets) in receivers.into_iter().enumerate() {
             let (parts, ready, first) = (self.clone(), ready.clone(), first.take());
             threads.push(spawn(format!("fanfare-{index}"), move || {
-                parts.run_shard(index, sockets, first, &ready);
+                parts.run_shard(index, sockets, first, ready);
             })?);
         }
         if let Some(listener) = admin {
@@ -291,10 +308,15 @@ impl Parts {
         })
     }
 
-    fn watch(&self) -> Rc<Watch> {
-        let watch = Watch::new(self.node.config.limits.handshake);
-        tokio::task::spawn_local(watch.clone().run());
+    fn watch(&self, thread: &str) -> Rc<Watch> {
+        let watch = Watch::new(&self.node.config.limits);
+        self.keep(&format!("HTTP watch of {thread}"), watch.clone().run());
         watch
+    }
+
+    /// Starts a task on this thread that the server cannot do without.
+    fn keep(&self, task: &str, run: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(self.node.supervisor.run(task, run));
     }
 
     fn run_shard(
@@ -302,47 +324,54 @@ impl Parts {
         index: usize,
         mut sockets: mpsc::Receiver<Accepted>,
         first: Option<First>,
-        ready: &std::sync::mpsc::SyncSender<Handle>,
+        ready: std::sync::mpsc::SyncSender<Handle>,
     ) {
-        block_on(async move {
+        let (supervisor, name) = (self.node.supervisor.clone(), format!("shard {index}"));
+        block_on(&supervisor, &name.clone(), async move {
             // Fails only if the server was given up while starting.
             let _ = ready.send(Handle::current());
             let event_loop = EventLoop::new(self.node.hub.clone(), index);
-            event_loop.start();
+            event_loop.start(&self.node.supervisor);
             if self.node.cluster.is_some() {
-                tokio::task::spawn_local(event_loop.clone().keep_stored(self.node.clone()));
+                let stored = event_loop.clone().keep_stored(self.node.clone());
+                self.keep(&format!("missed stored events of {name}"), stored);
             }
             let edge = self.edge(Some(event_loop));
-            let watch = self.watch();
-            if let Some(First {
-                listener,
-                senders,
-                inbox,
-            }) = first
-            {
-                tokio::task::spawn_local(self.clone().accept(listener, senders));
-                tokio::task::spawn_local(self.node.clone().tell_members());
-                tokio::task::spawn_local(self.node.clone().tell_refusals());
-                if let Some(inbox) = inbox {
-                    let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
-                    tokio::task::spawn_local(self.node.clone().hear(inbox, programs));
-                    tokio::task::spawn_local(self.node.clone().belong());
-                    tokio::task::spawn_local(self.node.clone().keep_list());
-                    tokio::task::spawn_local(self.node.clone().keep_up());
-                    tokio::task::spawn_local(self.node.clone().pass_notices_on());
-                    tokio::task::spawn_local(programs::serve(self.node.clone(), messages));
-                }
+            let watch = self.watch(&name);
+            if let Some(first) = first {
+                self.start_first(first);
             }
             self.serve_all(&edge, &watch, &mut sockets).await;
         });
     }
 
+    /// Starts what there is one of in a server, on the first shard's thread.
+    fn start_first(&self, first: First) {
+        let node = &self.node;
+        self.keep("accept", self.clone().accept(first.listener, first.senders));
+        self.keep("notices to members", node.clone().tell_members());
+        self.keep("counts for the log", node.clone().tell_counts());
+        let Some(inbox) = first.inbox else { return };
+
+        let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
+        self.keep("hearing other nodes", node.clone().hear(inbox, programs));
+        self.keep("lease", node.clone().belong());
+        self.keep("list of members", node.clone().keep_list());
+        self.keep("missed events", node.clone().keep_up());
+        self.keep("notices of other nodes", node.clone().pass_notices_on());
+        self.keep("programs", programs::serve(node.clone(), messages));
+    }
+
     fn run_admin(self, listener: Arc<TcpListener>) {
-        block_on(async move {
+        let (supervisor, name) = (self.node.supervisor.clone(), "admin thread");
+        block_on(&supervisor, name, async move {
             let edge = self.edge(None);
-            let watch = self.watch();
+            let watch = self.watch(name);
             let (sender, mut sockets) = mpsc::channel(ACCEPT_QUEUE);
-            tokio::task::spawn_local(self.clone().accept(listener, vec![sender]));
+            self.keep(
+                "accept of the admin thread",
+                self.clone().accept(listener, vec![sender]),
+            );
             self.serve_all(&edge, &watch, &mut sockets).await;
         });
     }
@@ -386,7 +415,7 @@ impl Parts {
             Err(error) => return tracing::error!(%error, "cannot watch the listening socket"),
         };
         let mut stop = self.stop.subscribe();
-        let (mut next, mut logged) = (0, None);
+        let mut next = 0;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -404,7 +433,7 @@ impl Parts {
                         return;
                     }
                 }
-                Err(error) => self.cannot_accept(&error, &mut logged).await,
+                Err(error) => self.cannot_accept(&error).await,
             }
         }
         if *stop.borrow() == Stop::Now {
@@ -443,10 +472,9 @@ impl Parts {
 
     /// Makes room after the kernel gave no socket. The process is out of descriptors, most likely, and sockets that wait for
     /// requests hold some of them.
-    async fn cannot_accept(&self, error: &io::Error, logged: &mut Option<Instant>) {
-        if logged.is_none_or(|at| at.elapsed() >= REFUSALS_LOGGED_EVERY) {
-            *logged = Some(Instant::now());
-            tracing::error!(%error, "cannot accept; raise the limit of open files (ulimit -n) or lower limits.connections");
+    async fn cannot_accept(&self, error: &io::Error) {
+        if let Some(others) = self.node.lines().note(Line::CannotAccept) {
+            tracing::error!(others, %error, "cannot accept; raise the limit of open files (ulimit -n) or lower limits.connections");
         }
         let ended = self.sockets.end_some(HTTP_SOCKETS_ENDED);
         let most = Duration::from_millis(if ended > 0 { 10 } else { 100 });
@@ -528,10 +556,11 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle
         .map_err(StartError::Thread)
 }
 
-fn block_on(future: impl Future<Output = ()>) {
+/// Runs `future` as all that the thread called `thread` does.
+fn block_on(supervisor: &Supervisor, thread: &str, future: impl Future<Output = ()> + 'static) {
     match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, future),
-        Err(error) => tracing::error!(%error, "cannot start a runtime"),
+        Ok(runtime) => LocalSet::new().block_on(&runtime, supervisor.run(thread, future)),
+        Err(error) => supervisor.not_started(thread, &error),
     }
 }
 
@@ -569,6 +598,16 @@ fn listen(
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_send_buffer_size(send_buffer)?;
+        // The kernel doubles what it grants, and says nothing when that is less.
+        let granted = socket.send_buffer_size()? / 2;
+        if granted < send_buffer {
+            tracing::warn!(
+                send_buffer,
+                granted,
+                "the kernel grants a smaller send buffer than limits.send_buffer; raise net.core.wmem_max, or lower \
+                 limits.send_buffer"
+            );
+        }
         socket.bind(&address.into())?;
         socket.listen(4096)?;
         let listener = TcpListener::from(socket);
@@ -584,17 +623,15 @@ fn descriptors() -> usize {
     usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX)
 }
 
-/// As many connections as the process may open descriptors, less what it needs for itself.
+/// As many connections as the process may open descriptors, at most [`CONNECTIONS_MAX`].
 pub(crate) fn connections_by_descriptors() -> usize {
-    descriptors()
-        .saturating_sub(DESCRIPTORS_RESERVED)
-        .clamp(1, CONNECTIONS_MAX)
+    free_descriptors().clamp(1, CONNECTIONS_MAX)
+}
+
+/// How many descriptors the process may open, less what it needs for itself.
+fn free_descriptors() -> usize {
+    descriptors().saturating_sub(DESCRIPTORS_RESERVED)
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn a_core_is_left_free_where_there_is_more_than_one() {
-        assert_eq!([1, 2, 8, 1000].map(super::shards_for), [1, 1, 7, 255]);
-    }
-}
+mod tests;

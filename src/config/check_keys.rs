@@ -14,6 +14,12 @@ const KEY_NAME: &str = "is not 1 to 64 visible characters";
 impl Config {
     /// Who may have to authenticate needs a key to be verified with.
     pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, rules: &mut Rules) {
+        if app.user_events.is_some() && !self.has_users(app) {
+            rules.push(format!(
+                "app \"{name}\": user_events keeps events for users, and with client_auth = \"off\" no client is one; leave \
+                 user_events (--store-user-events) out, or set client_auth = \"optional\""
+            ));
+        }
         if self.is_loopback() || app.has_token_keys() {
             return;
         }
@@ -53,6 +59,12 @@ impl Config {
             .flat_map(|(app, config)| config.keys.iter().map(move |key| (app, key)))
             .collect();
         for (n, (app, key)) in keys.iter().enumerate() {
+            if key.key_file.is_some() {
+                rules.push(format!(
+                    "app \"{app}\": key_file of API key \"{}\" was not read; only Config::load reads files",
+                    key.name
+                ));
+            }
             if !is_key_name(&key.name) {
                 rules.push(format!(
                     "app \"{app}\": API key name {:?} {KEY_NAME}",

@@ -26,12 +26,13 @@ use deadlines::{Deadlines, Due, until};
 use heartbeats::Heartbeats;
 use leaving::Leaving;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{io::Interest, net::TcpStream, task::spawn_local};
 
 pub(crate) use self::unfinished::{GivenUp, Unfinished, UnfinishedMessage};
 use crate::{
     hub::{Hub, Owner, Shard, SlotRef, Table},
     limits::{EXPIRED_SPREAD, READ_BUFFER, TICK, UNFINISHED_BYTES},
+    supervisor::Supervisor,
 };
 
 /// A connection's socket, on the thread that owns it.
@@ -143,6 +144,8 @@ pub(crate) struct EventLoop {
     heartbeats: RefCell<Heartbeats>,
     leaving: Leaving,
     unfinished: Unfinished,
+    /// How often the writer went round.
+    flushes: Cell<u64>,
 }
 
 impl EventLoop {
@@ -160,14 +163,16 @@ impl EventLoop {
             leaving: Leaving::default(),
             unfinished: Unfinished::new(unfinished_bytes),
             hub,
+            flushes: Cell::new(0),
         })
     }
 
     /// Starts the tasks that write and watch; they live as long as the thread's runtime.
-    pub(crate) fn start(self: &Rc<Self>) {
-        self.leaving.start();
-        tokio::task::spawn_local(self.clone().flush());
-        tokio::task::spawn_local(self.clone().watch());
+    pub(crate) fn start(self: &Rc<Self>, supervisor: &Supervisor) {
+        let named = |task: &str| format!("{task} of shard {}", self.index);
+        spawn_local(supervisor.run(&named("leaving"), self.leaving.work()));
+        spawn_local(supervisor.run(&named("flush"), self.clone().flush()));
+        spawn_local(supervisor.run(&named("watch"), self.clone().watch()));
     }
 
     pub(crate) fn shard(&self) -> &Arc<Shard> {

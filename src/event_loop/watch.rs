@@ -29,9 +29,16 @@ impl EventLoop {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ping = Frame::ping(b"");
+        let mut seen = 0;
         loop {
             ticks.tick().await;
-            self.shard.beat();
+            // A shard is alive if it writes. The writer sleeps when nothing waits, so it is woken to show that it can.
+            let flushes = self.flushes.get();
+            if flushes != seen {
+                seen = flushes;
+                self.shard.beat();
+            }
+            self.shard.ring();
             self.note_closing();
             let (due, late) = self
                 .heartbeats

@@ -75,6 +75,7 @@ enum Call {
     Tokens,
     Connect,
     Healthz,
+    Livez,
     Readyz,
     Metrics,
     OpenApi,
@@ -101,7 +102,7 @@ const fn route(method: Method, path: &'static str, access: Access, call: Call) -
 const CONNECT_PATH: &str = "/v1/connect";
 
 /// Every path of the server. A `{name}` stands for one segment.
-static ROUTES: [Route; 25] = [
+static ROUTES: [Route; 26] = [
     route(
         Method::POST,
         "/v1/emit",
@@ -213,6 +214,7 @@ static ROUTES: [Route; 25] = [
     ),
     route(Method::GET, "/v1/openapi.json", Access::Open, Call::OpenApi),
     route(Method::GET, "/healthz", Access::Open, Call::Healthz),
+    route(Method::GET, "/livez", Access::Open, Call::Livez),
     route(Method::GET, "/readyz", Access::Open, Call::Readyz),
     route(Method::GET, "/metrics", Access::Admin, Call::Metrics),
     route(Method::GET, "/", Access::Admin, Call::Page),
@@ -374,6 +376,7 @@ impl Edge {
                 };
                 connect::connect(self, event_loop, request, peer.ip, peer.since)
             }
+            Call::Livez => Ok(ops::live(&self.node, self.is_admin())),
             Call::Readyz => {
                 let query = request.uri().query().unwrap_or("");
                 ops::ready(&self.node, query, self.is_admin())

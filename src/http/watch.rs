@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{net::TcpStream, sync::Notify};
 
-use crate::limits::{HTTP_IDLE, TICK};
+use crate::limits::{Limits, TICK};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -100,13 +100,13 @@ impl Life {
         self.end.notified().await;
     }
 
-    fn is_over(&self, now: Instant, head: Duration) -> bool {
+    fn is_over(&self, now: Instant, watch: &Watch) -> bool {
         let (phase, since) = *self.phase.lock();
         let age = now.saturating_duration_since(since);
         match phase {
-            Phase::Head | Phase::Upgrading => age >= head,
+            Phase::Head | Phase::Upgrading => age >= watch.head,
             Phase::Busy => false,
-            Phase::Idle => age >= HTTP_IDLE,
+            Phase::Idle => age >= watch.idle,
         }
     }
 }
@@ -116,14 +116,15 @@ impl Life {
 pub(crate) struct Watch {
     lives: RefCell<Vec<Weak<Life>>>,
     head: Duration,
+    idle: Duration,
 }
 
 impl Watch {
-    /// Watches over connections whose heads must arrive within `head`.
-    pub(crate) fn new(head: Duration) -> Rc<Self> {
+    pub(crate) fn new(limits: &Limits) -> Rc<Self> {
         Rc::new(Self {
             lives: RefCell::default(),
-            head,
+            head: limits.handshake,
+            idle: limits.http_idle,
         })
     }
 
@@ -145,7 +146,7 @@ impl Watch {
             let now = ticks.tick().await.into_std();
             self.lives.borrow_mut().retain(|life| match life.upgrade() {
                 None => false,
-                Some(life) if life.is_over(now, self.head) => {
+                Some(life) if life.is_over(now, &self) => {
                     life.end();
                     false
                 }

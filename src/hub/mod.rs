@@ -182,6 +182,13 @@ impl Shard {
         }
     }
 
+    /// Wakes the owner, whether or not something waits.
+    pub(crate) fn ring(&self) {
+        if !self.awake.swap(true, SeqCst) {
+            self.bell.notify_one();
+        }
+    }
+
     /// Notes that the thread is at work.
     pub(crate) fn beat(&self) {
         self.pulse

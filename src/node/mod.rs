@@ -43,12 +43,14 @@ use crate::{
     history::{History, HistoryError, Memory, Occupied, RedisHistory},
     hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
-    limits::{REFUSALS_LOOK, TARGET_NAMES},
+    limits::{LOGGED_LOOK, TARGET_NAMES},
+    log_limit::Lines,
     metrics::Metrics,
     predicate::FilterError,
     protocol::event::EventError,
     rates::Rates,
     refusals::Refusals,
+    supervisor::Supervisor,
 };
 
 /// Why a publication, a look-up or a disconnect was refused. Nothing was delivered.
@@ -171,6 +173,8 @@ pub(crate) struct Node {
     /// The way to other nodes, if there may be any.
     pub(crate) cluster: Option<Cluster>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Notices when a task of the server ends.
+    pub(crate) supervisor: Supervisor,
     phase: AtomicU8,
     /// Sockets that are or are about to be connections.
     pub(crate) occupied: AtomicUsize,
@@ -198,7 +202,9 @@ impl Node {
                 &metrics,
             )?);
         }
-        let (cluster, inbox) = Cluster::join(&config, id, shards, &apps, &metrics)?.unzip();
+        let supervisor = Supervisor::default();
+        let (cluster, inbox) =
+            Cluster::join(&config, id, shards, &apps, &metrics, &supervisor)?.unzip();
         let live =
             Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
         let bulletin = Arc::new(Bulletin::default());
@@ -213,6 +219,7 @@ impl Node {
                 metrics.clone(),
                 apps.iter().map(|app| app.name.clone()).collect(),
             ),
+            lines: Lines::default(),
             apps: apps.iter().map(app_context).collect::<Vec<AppContext>>(),
             refused: Arc::default(),
             limbo: Limbo::new(
@@ -261,6 +268,7 @@ impl Node {
             apps,
             live: ArcSwap::from_pointee(live),
             metrics,
+            supervisor,
             phase: AtomicU8::new(Phase::Serving as u8),
             occupied: AtomicUsize::new(0),
             config,
@@ -293,13 +301,19 @@ impl Node {
         &self.hub.context().refusals
     }
 
-    /// Logs, until the server ends, what there is to say about those that were turned away.
-    pub(crate) async fn tell_refusals(self: Arc<Self>) {
-        let mut looks = tokio::time::interval(REFUSALS_LOOK);
+    /// Kinds of lines that clients and callers can cause, and that are logged sparingly.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.hub.context().lines
+    }
+
+    /// Logs, until the server ends, how many were turned away, and how many lines were not written.
+    pub(crate) async fn tell_counts(self: Arc<Self>) {
+        let mut looks = tokio::time::interval(LOGGED_LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
             self.refusals().tell();
+            self.lines().tell();
         }
     }
 

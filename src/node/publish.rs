@@ -13,6 +13,7 @@ use crate::{
     hub::{Closure, Counts, Named, Reach, Rest, ScanPermit, Selection, Ticket},
     id::AppId,
     limits::{HISTORY_EVENT_BYTES, HISTORY_NAME_BYTES, SMALL_DELIVERIES},
+    log_limit::Line,
     protocol::{
         event::{Draft, Event, Marks, Sender},
         frame::Frame,
@@ -335,7 +336,9 @@ impl Node {
             (Err(error), None) => return Err(error),
             // Those before it were delivered; an error would say that nothing was.
             (Err(error), Some(all)) => {
-                tracing::warn!(%error, "a publication was carried out in part");
+                if let Some(others) = self.lines().note(Line::CarriedOutInPart) {
+                    tracing::warn!(others, %error, "a publication was carried out in part");
+                }
                 all.missing_nodes = self.all_names();
                 return Ok(false);
             }

@@ -15,6 +15,7 @@ use crate::{
     history::{Entry, Key, Waiting},
     hub::{Coming, Connection, Joining, State, StoredReplay},
     id::ConnectionId,
+    log_limit::Line,
     node::{Former, FormerChannel, Hearing, Recalled},
     predicate::Value,
     protocol::{
@@ -109,8 +110,10 @@ impl Client {
                 let _turn = self.node.turns.take(&key).await;
                 let hearing = self.node.hearing(self.app, user);
                 let waiting = self.node.history.waiting(&key).await;
-                if let Err(error) = &waiting {
-                    tracing::warn!(%error, "a user comes in without what was stored, and gets it when it can be had");
+                if let Err(error) = &waiting
+                    && let Some(others) = self.node.lines().note(Line::WithoutStored)
+                {
+                    tracing::warn!(others, %error, "a user comes in without what was stored, and gets it when it can be had");
                 }
                 let stored = Stored {
                     waiting: waiting.ok(),

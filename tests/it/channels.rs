@@ -602,6 +602,7 @@ fn members_come_in_pages_to_the_end() {
         config.limits.outbox_bytes = 2048;
         config.limits.body_bytes = 2048;
         config.limits.message_bytes = 2048;
+        config.limits.claims_bytes = 1024;
         config.limits.profile_bytes = 100;
     });
     let mut clients: Vec<Client> = (0..11)

@@ -159,7 +159,11 @@ fn text_that_is_no_utf8_closes_with_1007() {
 
 #[test]
 fn too_big_is_decided_on_the_header_and_over_all_fragments() {
-    let mut scene = scene_with(|config| config.limits.message_bytes = 1000);
+    let mut scene = scene_with(|config| {
+        config.limits.message_bytes = 1000;
+        config.limits.claims_bytes = 200;
+        config.limits.profile_bytes = 200;
+    });
     let padded = |n: usize| format!("{{\"op\":\"ping\"{}}}", " ".repeat(n - 13)).into_bytes();
     let mut client = scene.server.connect("");
     client.frame(0x81, &padded(1000));

@@ -936,6 +936,30 @@ fn a_body_that_stops_is_refused_in_time_and_one_that_ends_early_at_once() {
 }
 
 #[test]
+fn an_idle_connection_is_closed_when_it_has_rested_as_long_as_it_may() {
+    let server = server_with(|config| {
+        config.limits.handshake = Duration::from_secs(1);
+        config.limits.http_idle = Duration::from_secs(2);
+    });
+    let mut socket = TcpStream::connect(server.address()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..2 {
+        socket
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 1024];
+        let read = socket.read(&mut answer).unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200 "));
+    }
+    let rested = std::time::Instant::now();
+    assert_eq!(socket.read(&mut [0]).unwrap(), 0, "it is closed");
+    assert!(
+        rested.elapsed() > Duration::from_secs(1),
+        "it may rest longer than a head may take"
+    );
+}
+
+#[test]
 fn without_users_publish_is_refused_and_the_rest_goes_on() {
     let server = server_with(|config| {
         config
@@ -1379,6 +1403,10 @@ fn health_readiness_description_and_page_answer() {
         json!({"status": "ok"})
     );
     assert_eq!(
+        get("/livez", "application/json").json(),
+        json!({"status": "ok"})
+    );
+    assert_eq!(
         get("/readyz", "application/json").json(),
         json!({"ready": true})
     );
@@ -1430,6 +1458,7 @@ fn head_is_get_without_the_body() {
     let server = server();
     for path in [
         "/healthz",
+        "/livez",
         "/readyz",
         "/metrics",
         "/",
@@ -1458,7 +1487,7 @@ fn head_is_get_without_the_body() {
 fn the_admin_address_serves_health_and_metrics_without_keys() {
     let server = keyed_server(|config| config.admin_listen = Some(([127, 0, 0, 1], 0).into()));
     let admin = server.0.admin_address().unwrap();
-    for path in ["/healthz", "/readyz", "/metrics", "/"] {
+    for path in ["/healthz", "/livez", "/readyz", "/metrics", "/"] {
         assert_eq!(request(admin, "GET", path, &[], None).status, 200, "{path}");
     }
     for path in ["/metrics", "/"] {

@@ -28,6 +28,7 @@ mod jwks;
 mod layers;
 mod library;
 mod links;
+mod logging;
 mod openapi;
 mod page;
 mod predicate_properties;

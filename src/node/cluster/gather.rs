@@ -1,6 +1,6 @@
 //! Looking and steering over all nodes: this node's part, the others' answers, and who did not answer.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use ahash::AHashSet;
 use serde::de::DeserializeOwned;
@@ -17,8 +17,12 @@ use crate::{
     hub::{Count, Snapshot},
     id::{AppId, ConnectionId, NodeId},
     limits::PAGE_BYTES,
+    log_limit::Limited,
     protocol::native::MembersPage,
 };
+
+/// Lines about answers of nodes that cannot be read.
+static UNREADABLE: Limited = Limited::new();
 
 /// An answer of the cluster, and the nodes that are missing from it.
 #[derive(Clone, Debug)]
@@ -81,8 +85,12 @@ impl Gathered {
     pub(super) fn read_named<T: DeserializeOwned>(&self) -> impl Iterator<Item = (NodeId, T)> {
         self.said.iter().filter_map(|said| {
             let read = serde_json::from_str(said.result.get()).ok();
-            if read.is_none() {
-                tracing::warn!(node = %said.node, answer = said.result.get(), "a node did not do its part");
+            if read.is_none()
+                && let Some(others) = UNREADABLE.note(Instant::now())
+            {
+                // An answer may be large, and it may hold names.
+                let bytes = said.result.get().len();
+                tracing::warn!(others, node = %said.node, bytes, "a node's answer cannot be read");
             }
             Some((said.node, read?))
         })

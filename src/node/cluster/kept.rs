@@ -24,6 +24,7 @@ use crate::{
     hub::{Counts, Named, Selection},
     id::AppId,
     limits::{FORGET_PLACED, RECOVER_AGAIN},
+    log_limit::Line,
     protocol::{
         envelope::{self, Aim, Header, Names},
         frame::Frame,
@@ -293,7 +294,9 @@ impl Node {
             Some(at) => {
                 let came = Some(position);
                 if let Err(error) = self.catch_up(&key, at, u64::MAX, came).await {
-                    tracing::warn!(%error, %channel, "events that were missed could not be fetched yet");
+                    if let Some(others) = self.lines().note(Line::NotFetched) {
+                        tracing::warn!(others, %error, %channel, "events that were missed could not be fetched yet");
+                    }
                     cluster.behind.notify_one();
                     return Counts::default();
                 }
