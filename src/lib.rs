@@ -41,6 +41,8 @@ mod emit;
 mod dispatcher;
 #[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod cli;
 
 pub use crate::{

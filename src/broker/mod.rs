@@ -53,6 +53,7 @@ pub(crate) use self::{
     inbox::{Inbox, Incoming},
     interest::Interest,
     name::Topic,
+    resp::transcript,
 };
 use crate::{
     config::{RedisConfig, RedisKind},

@@ -21,6 +21,7 @@ mod embed;
 mod emit;
 mod examples;
 mod features;
+mod fuzzing;
 mod history;
 mod hostile;
 mod http;
