@@ -284,17 +284,13 @@ pub fn client_message(data: &[u8]) {
     let Some((&[kind], message)) = split(data, 1) else {
         return;
     };
-    let (call, id, is_text) = if kind & 1 == 0 {
+    let (call, id) = if kind & 1 == 0 {
         let Ok(text) = str::from_utf8(message) else {
             return;
         };
-        (native::parse(text), native::id(text), true)
+        (native::parse(text), native::id(text))
     } else {
-        (
-            native::parse_binary(message),
-            native::binary_id(message),
-            false,
-        )
+        (native::parse_binary(message), native::binary_id(message))
     };
 
     match call {
@@ -302,7 +298,7 @@ pub fn client_message(data: &[u8]) {
             let (read, found) = (call.id.map(|id| id.get()), id.map(|id| id.get()));
             assert_eq!(read, found, "the id is read in two ways");
         }
-        Err(Misunderstood::NotJson) => assert!(is_text, "bytes that mean nothing end nothing"),
+        Err(Misunderstood::Unreadable { message }) => assert!(message.len() <= REFUSAL_BYTES),
         Err(Misunderstood::Refused { id, message, .. }) => {
             if let Some(id) = id {
                 native::error(Some(id), "bad_message", &message);

@@ -25,7 +25,10 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     net::TcpStream,
     runtime::{Builder, Handle},
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     task::LocalSet,
 };
 
@@ -165,11 +168,11 @@ impl Server {
         if config.limits.connections == 0 {
             config.limits.connections = connections_by_descriptors();
         }
-        let (connections, descriptors) = (config.limits.connections, free_descriptors());
-        if connections > descriptors {
+        let (connections, free) = (config.limits.connections, free_descriptors());
+        if connections > free {
             tracing::warn!(
                 connections,
-                descriptors,
+                descriptors = free,
                 "limits.connections is more than the limit of open files allows; raise that (LimitNOFILE, ulimit -n), or lower \
                  limits.connections"
             );
@@ -429,7 +432,7 @@ impl Parts {
                         continue;
                     };
                     next = (next + 1) % senders.len();
-                    if senders[next].send(accepted).await.is_err() {
+                    if !hand_over(&senders, next, accepted).await {
                         return;
                     }
                 }
@@ -615,6 +618,23 @@ fn listen(
         Ok((Arc::new(listener), address))
     };
     listen().map_err(|error| StartError::Listen { address, error })
+}
+
+/// Gives a socket to a shard, beginning with `first`: one whose thread is busy does not keep the others' clients out. False
+/// if the server has ended.
+async fn hand_over(
+    senders: &[mpsc::Sender<Accepted>],
+    first: usize,
+    mut accepted: Accepted,
+) -> bool {
+    for n in 0..senders.len() {
+        match senders[(first + n) % senders.len()].try_send(accepted) {
+            Ok(()) => return true,
+            Err(TrySendError::Full(back)) => accepted = back,
+            Err(TrySendError::Closed(_)) => return false,
+        }
+    }
+    senders[first].send(accepted).await.is_ok()
 }
 
 /// Descriptors that the process may open.

@@ -153,7 +153,10 @@ fn check_sizes(limits: &Limits, rules: &mut Rules) {
         (body, ("history_bytes", history_bytes)),
         (message, ("history_bytes", history_bytes)),
         (body, ("stored_publication_bytes", stored_publication_bytes)),
-        (message, ("stored_publication_bytes", stored_publication_bytes)),
+        (
+            message,
+            ("stored_publication_bytes", stored_publication_bytes),
+        ),
         (body, ("bus_queue_bytes", bus_queue_bytes)),
         (message, ("bus_queue_bytes", bus_queue_bytes)),
         (body, ("bus_inbox_bytes", bus_inbox_bytes)),
