@@ -13,7 +13,9 @@ pub mod limits;
 mod nearest;
 mod time_slice;
 pub mod metrics;
+mod log_limit;
 mod refusals;
+mod supervisor;
 mod outbound;
 pub mod config;
 pub mod predicate;
@@ -23,6 +25,7 @@ mod broker;
 mod history;
 mod hub;
 mod door;
+mod rates;
 mod app;
 mod node;
 mod key_fetch;
@@ -38,6 +41,8 @@ mod emit;
 mod dispatcher;
 #[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod cli;
 
 pub use crate::{
@@ -60,6 +65,7 @@ pub use crate::{
     protocol::event::EventError,
     reload::ReloadError,
     server::{Server, ServerBuilder, SignTokenError, StartError, TokenRequest},
+    supervisor::TaskFailed,
 };
 /// The text of names, in [`Placement`] and in values: up to 23 bytes of it lie in place.
 pub use smol_str::SmolStr;

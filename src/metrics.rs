@@ -18,6 +18,7 @@ use prometheus_client::{
 };
 
 pub use self::bus::{BusMetrics, Sent};
+use crate::close;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabel {
@@ -36,9 +37,47 @@ struct DropLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ClientRefusalLabels {
+    app: Arc<str>,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CloseLabels {
     app: Arc<str>,
-    code: u16,
+    code: &'static str,
+}
+
+/// Close codes that are told apart. A client, and who closes one by the API, may take any other, and each would be a series
+/// for ever.
+const CLOSE_CODES: [(u16, &str); 21] = [
+    (1000, "1000"),
+    (1001, "1001"),
+    (1002, "1002"),
+    (1003, "1003"),
+    (1005, "1005"),
+    (1006, "1006"),
+    (1007, "1007"),
+    (1008, "1008"),
+    (1009, "1009"),
+    (1011, "1011"),
+    (close::UNAUTHORIZED, "4001"),
+    (close::FORBIDDEN, "4003"),
+    (close::EXPIRED, "4005"),
+    (close::BAD_MESSAGE, "4009"),
+    (close::DISCONNECTED, "4010"),
+    (close::REPLACED, "4011"),
+    (close::OVER_LIMIT, "4100"),
+    (close::TOO_SLOW, "4101"),
+    (close::RATE_LIMITED, "4102"),
+    (close::DRAINING, "4200"),
+    (close::HEARTBEAT_MISSED, "4201"),
+];
+
+/// The label of a close code.
+fn close_label(code: u16) -> &'static str {
+    let known = CLOSE_CODES.iter().find(|(known, _)| *known == code);
+    known.map_or("other", |(_, label)| label)
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -202,6 +241,7 @@ impl Refusal {
 pub struct AppMetrics {
     app: Arc<str>,
     closes: Family<CloseLabels, Counter>,
+    client_refusals: Family<ClientRefusalLabels, Counter>,
     drops: [Counter; 5],
     /// Connections that are open now.
     pub connections: Gauge,
@@ -246,22 +286,31 @@ impl AppMetrics {
         self.drops[reason as usize].get()
     }
 
+    /// Counts a message of a client that was refused: by the code of its error, or by the reason where it gets none.
+    pub fn client_refused(&self, reason: &'static str) {
+        let labels = ClientRefusalLabels {
+            app: self.app.clone(),
+            reason,
+        };
+        self.client_refusals.get_or_create(&labels).inc();
+    }
+
     /// Counts a connection that ended with `code`.
     pub fn closed(&self, code: u16) {
         self.closes
             .get_or_create(&CloseLabels {
                 app: self.app.clone(),
-                code,
+                code: close_label(code),
             })
             .inc();
     }
 
-    /// Connections that ended with `code` so far.
+    /// Connections that ended with `code` so far, or with any that is not told apart if it is not.
     pub fn closes(&self, code: u16) -> u64 {
         self.closes
             .get_or_create(&CloseLabels {
                 app: self.app.clone(),
-                code,
+                code: close_label(code),
             })
             .get()
     }
@@ -287,11 +336,18 @@ pub struct Metrics {
     resumed: Family<AppLabel, Counter>,
     drops: Family<DropLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
+    client_refusals: Family<ClientRefusalLabels, Counter>,
     refused: Family<ReasonLabel, Counter>,
     jwks_fetches: Family<FetchLabels, Counter>,
     jwks_keys: Family<AppLabel, Gauge>,
     /// Requests turned away by the admission gate with 503.
     pub admission_refused: Counter,
+    /// Sockets of HTTP that are open.
+    pub http_sockets: Gauge,
+    /// Sockets of HTTP that were closed to make room for others.
+    pub http_sockets_ended: Counter,
+    /// Answers for `Idempotency-Key`s that were given up before their time, to make room for those of other apps.
+    pub idempotency_given_up: Counter,
     /// Large publications that waited because most connections refused.
     pub eased: Counter,
     /// Large publications between admission and their last offer.
@@ -330,6 +386,8 @@ pub struct Metrics {
     pub delivery: Histogram,
     /// Time from a request's head to its answer.
     pub http: Histogram,
+    /// Log lines that the reader of the log did not take in time.
+    pub log_lines_dropped: Counter,
     /// What goes to other nodes and comes from them.
     pub bus: BusMetrics,
 }
@@ -363,10 +421,14 @@ impl Metrics {
             resumed: Family::default(),
             drops: Family::default(),
             closes: Family::default(),
+            client_refusals: Family::default(),
             refused: Family::default(),
             jwks_fetches: Family::default(),
             jwks_keys: Family::default(),
             admission_refused: Counter::default(),
+            http_sockets: Gauge::default(),
+            http_sockets_ended: Counter::default(),
+            idempotency_given_up: Counter::default(),
             eased: Counter::default(),
             bulk_in_flight: Gauge::default(),
             small_in_flight: Gauge::default(),
@@ -386,6 +448,7 @@ impl Metrics {
             handshake: seconds(),
             delivery: seconds(),
             http: seconds(),
+            log_lines_dropped: Counter::default(),
         };
         metrics.register_publications();
         metrics.register_clients();
@@ -451,6 +514,21 @@ impl Metrics {
             "Requests answered 503 by the admission gate",
             self.admission_refused.clone(),
         );
+        r.register(
+            "http_sockets",
+            "Sockets of HTTP that are open",
+            self.http_sockets.clone(),
+        );
+        r.register(
+            "http_sockets_ended",
+            "Sockets of HTTP closed while they waited for a request, to make room for others",
+            self.http_sockets_ended.clone(),
+        );
+        r.register(
+            "idempotency_given_up",
+            "Answers for Idempotency-Keys given up before their time, by apps that kept more than their share",
+            self.idempotency_given_up.clone(),
+        );
     }
 
     fn register_clients(&mut self) {
@@ -476,9 +554,19 @@ impl Metrics {
             self.refused.clone(),
         );
         r.register(
+            "log_lines_dropped",
+            "Log lines dropped because whoever reads the log was too slow",
+            self.log_lines_dropped.clone(),
+        );
+        r.register(
             "client_messages",
             "Messages that clients sent",
             self.messages.clone(),
+        );
+        r.register(
+            "client_refusals",
+            "Messages of clients that were refused, by reason",
+            self.client_refusals.clone(),
         );
         r.register(
             "member_notices",
@@ -611,6 +699,7 @@ impl Metrics {
         });
         AppMetrics {
             closes: self.closes.clone(),
+            client_refusals: self.client_refusals.clone(),
             drops,
             connections: self.by_app.get_or_create_owned(&label),
             connected: self.connected.get_or_create_owned(&label),

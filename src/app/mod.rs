@@ -1,5 +1,6 @@
 //! One app as the node runs it: the unit of isolation.
 
+mod attributes;
 mod live;
 mod policy;
 mod rules;
@@ -7,6 +8,7 @@ mod rules;
 use std::sync::Arc;
 
 pub(crate) use self::{
+    attributes::Unfit,
     live::Live,
     policy::{ClientKeys, ClientPolicy},
     rules::{ChannelRules, Rule},

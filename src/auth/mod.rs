@@ -23,7 +23,7 @@ pub use self::{
     key_source::KeySource,
     rights::{Rights, RightsError, matches},
     sign::{SignError, Signed, TokenSigner},
-    token::{TokenError, Tokens, Verified, random_secret},
+    token::{TokenError, Tokens, Verified, has_form, random_secret},
 };
 pub use crate::config::{Scope, Scopes};
 

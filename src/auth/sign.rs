@@ -138,7 +138,8 @@ impl TokenSigner {
         if payload.len() > self.claims_bytes {
             return Err(SignError::TooBig(payload.len(), self.claims_bytes));
         }
-        Value::from_json(&mut payload.clone().into_bytes(), None)?;
+        let memory = limits::json_memory(self.claims_bytes);
+        Value::from_json_within(memory, &mut payload.clone().into_bytes(), None)?;
         let message = format!(
             "{}.{}",
             self.header,

@@ -1,6 +1,6 @@
 //! `fanfare check`: would this configuration be served, and what does it mean?
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use clap::Args;
 
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Takes the flags and variables of `fanfare serve`, and does not listen. Prints every problem
-with its line, or ok and what is set up.
+with its line, or what was checked and what is set up.
 
 Examples:
   fanfare check --config fanfare.toml
@@ -34,12 +34,22 @@ impl Check {
     /// Every problem for which [`crate::Server::start`] would refuse it.
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = configuration::load(&self.args)?;
-        Ok(output::print(&summary(&config))?)
+        let file = configuration::file(&self.args);
+        Ok(output::print(&summary(&config, file.as_deref()))?)
     }
 }
 
-fn summary(config: &Config) -> String {
-    let mut text = format!("{STRONG}ok{STRONG:#}\nlisten  {}", config.listen);
+fn summary(config: &Config, file: Option<&Path>) -> String {
+    let read = file.map_or_else(
+        || "flags and variables (there is no file)".to_owned(),
+        |file| format!("{}, flags and variables", file.display()),
+    );
+    let mut text = format!(
+        "{STRONG}ok{STRONG:#}: {read} were read, with every file that they name, and would be served\n\
+         not tried: the addresses to listen on, Redis, key servers\n\
+         listen  {}",
+        config.listen
+    );
     if config.is_development() {
         text.push_str("  (no API keys: development, this machine only)");
     }

@@ -13,6 +13,7 @@ use crate::{
     auth::{SignError, TokenKeyError},
     config::{Config, ConfigError},
     server::StartError,
+    supervisor::TaskFailed,
 };
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -37,6 +38,9 @@ pub(super) enum Failure {
         /// What to do.
         hint: String,
     },
+    /// The server has stopped because of a defect.
+    #[error("{0}. Start it again, and report this line as a defect of Fanfare")]
+    Task(#[from] TaskFailed),
     /// A secret cannot sign tokens.
     #[error(transparent)]
     Secret(#[from] TokenKeyError),
@@ -98,15 +102,15 @@ pub(super) fn cannot_listen(error: StartError, config: &Config) -> Failure {
 
 impl Failure {
     /// 2 if other arguments or another configuration are needed, 1 if the same may work at another time.
-    fn code(&self) -> u8 {
-        match self {
+    pub(super) fn code(&self) -> ExitCode {
+        ExitCode::from(match self {
             Self::Usage(_)
             | Self::Config(_)
             | Self::Secret(_)
             | Self::Sign(_)
             | Self::Start(StartError::Config(_) | StartError::Setup(_)) => 2,
             _ => 1,
-        }
+        })
     }
 
     /// Prints the failure to stderr. A reader that closed our stdout has seen enough: that is not a failure.
@@ -122,7 +126,7 @@ impl Failure {
             }
             _ => print(self),
         }
-        ExitCode::from(self.code())
+        self.code()
     }
 }
 

@@ -14,6 +14,7 @@ mod explain;
 mod failure;
 mod json;
 mod listen;
+mod log_lines;
 mod logging;
 mod manual;
 mod output;
@@ -47,9 +48,10 @@ use self::{failure::Failure, variables::Variables};
 Exit codes: 0 done; 1 refused, failed or not reached; 2 wrong arguments or configuration.
 Every command explains itself: fanfare COMMAND --help
 
-Try it, in two terminals:
+Try it, in three terminals:
   fanfare serve
-  fanfare listen --user ann --claims '{\"email\":\"ann@example.com\"}'")]
+  fanfare listen --user ann --claims '{\"email\":\"ann@example.com\"}'
+  fanfare publish ann alert --text Hello")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -10,6 +10,7 @@ mod channel;
 mod check;
 mod check_app;
 mod check_keys;
+mod check_limits;
 mod client_key;
 mod document;
 mod environment;

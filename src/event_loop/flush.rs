@@ -41,6 +41,7 @@ impl EventLoop {
         // Spent on small ones since the last slice for many.
         let mut small_time = Duration::ZERO;
         loop {
+            self.flushes.set(self.flushes.get().wrapping_add(1));
             self.note_closing();
             let (small, bulk) = self.shard.own(|table| table.waiting());
             if bulk != writing {

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     hub::Count,
-    limits::{MEMBERS_PAGE_DEFAULT, PAGE_BYTES, PAGE_DEFAULT},
-    node::{Joins, Node, PageStart, Target, show},
+    limits::{CHANNEL_NAME_BYTES, MEMBERS_PAGE_DEFAULT, PAGE_BYTES, PAGE_DEFAULT},
+    node::{Joins, Node, PageStart, Target, check_name, show},
     protocol::{event::channel_name, native::MembersPage},
 };
 
@@ -59,6 +59,7 @@ pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Js
     let limit = query.limit(PAGE_DEFAULT)?;
     let after = query.cursor(|name| channel_name(name).ok().map(|()| name.to_owned()))?;
     let prefix = query.get("prefix").unwrap_or("");
+    check_name("prefix", prefix, CHANNEL_NAME_BYTES)?;
     let overall = node
         .channels_everywhere(caller.app, (prefix, after.as_deref()), limit)
         .await?;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hyper::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json, value::RawValue};
 
 use super::{
@@ -18,11 +18,21 @@ use crate::{
     close::{self, Close},
     hub::{Connection, Snapshot},
     id::ConnectionId,
-    limits::PAGE_DEFAULT,
-    node::{Node, PageStart, Target, show},
+    limits::{PAGE_DEFAULT, USER_BYTES},
+    node::{Node, PageStart, Target, check_name, show},
     predicate::{Access, Bound, Explained, Value},
     time_slice::TimeSlice,
 };
+
+/// A page of connections, as answered.
+#[derive(Debug, Serialize)]
+pub(crate) struct Page {
+    connections: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_nodes: Vec<String>,
+}
 
 /// `GET /v1/connections`: who is connected, a page at a time.
 ///
@@ -32,7 +42,7 @@ pub(crate) async fn connections(
     node: &Node,
     caller: &Caller,
     query: &str,
-) -> Result<Json, Problem> {
+) -> Result<Page, Problem> {
     let query = Query::parse(query, &["filter", "params", "cursor", "limit"])?;
     let (from, limit) = (query.cursor(PageStart::read)?, query.limit(PAGE_DEFAULT)?);
     let params = query.get("params").map(body::params).transpose()?;
@@ -45,12 +55,11 @@ pub(crate) async fn connections(
     let page = node
         .connections_everywhere(caller.app, target, from, limit)
         .await?;
-    let mut answer = json!({ "connections": page.value.items });
-    if let Some(next) = page.value.cursor {
-        answer["cursor"] = json!(next);
-    }
-    name_missing(&mut answer, &page.missing);
-    Ok(answer)
+    Ok(Page {
+        connections: page.value.items,
+        cursor: page.value.cursor,
+        missing_nodes: page.missing,
+    })
 }
 
 /// `GET /v1/connections/{id}`.
@@ -75,8 +84,9 @@ pub(crate) async fn connection(node: &Node, caller: &Caller, id: &str) -> Result
 /// `GET /v1/users/{user}`: whether a user is connected, and how many times.
 ///
 /// # Errors
-/// 503 while the other nodes are out of reach.
+/// 400 for a name that is too long to be anyone's, 503 while the other nodes are out of reach.
 pub(crate) async fn user(node: &Node, caller: &Caller, user: &str) -> Result<Json, Problem> {
+    check_name("user", user, USER_BYTES)?;
     let connections = node.user_everywhere(caller.app, user).await?;
     let mut answer = json!({ "online": connections.value > 0, "connections": connections.value });
     name_missing(&mut answer, &connections.missing);

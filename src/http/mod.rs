@@ -14,6 +14,7 @@ pub(crate) mod problem;
 mod publish;
 mod query;
 pub(crate) mod shape;
+pub(crate) mod sockets;
 pub(crate) mod verbs;
 pub(crate) mod watch;
 
@@ -74,6 +75,7 @@ enum Call {
     Tokens,
     Connect,
     Healthz,
+    Livez,
     Readyz,
     Metrics,
     OpenApi,
@@ -96,8 +98,11 @@ const fn route(method: Method, path: &'static str, access: Access, call: Call) -
     }
 }
 
+/// Where clients connect.
+const CONNECT_PATH: &str = "/v1/connect";
+
 /// Every path of the server. A `{name}` stands for one segment.
-static ROUTES: [Route; 25] = [
+static ROUTES: [Route; 26] = [
     route(
         Method::POST,
         "/v1/emit",
@@ -134,7 +139,7 @@ static ROUTES: [Route; 25] = [
         Access::Key(Scope::Publish),
         Call::Batch,
     ),
-    route(Method::GET, "/v1/connect", Access::Client, Call::Connect),
+    route(Method::GET, CONNECT_PATH, Access::Client, Call::Connect),
     route(
         Method::POST,
         "/v1/explain",
@@ -209,6 +214,7 @@ static ROUTES: [Route; 25] = [
     ),
     route(Method::GET, "/v1/openapi.json", Access::Open, Call::OpenApi),
     route(Method::GET, "/healthz", Access::Open, Call::Healthz),
+    route(Method::GET, "/livez", Access::Open, Call::Livez),
     route(Method::GET, "/readyz", Access::Open, Call::Readyz),
     route(Method::GET, "/metrics", Access::Admin, Call::Metrics),
     route(Method::GET, "/", Access::Admin, Call::Page),
@@ -255,6 +261,7 @@ impl Edge {
         let began = Instant::now();
         peer.life.busy();
         let opening = Opening::of(&request, self.node.live().config.is_development());
+        let is_handshake = request.uri().path() == CONNECT_PATH;
         let mut response = self
             .route(request, peer, opening.as_ref())
             .await
@@ -262,7 +269,8 @@ impl Edge {
         if let Some(opening) = opening {
             opening.mark(&mut response);
         }
-        if self.node.phase() == Phase::Draining
+        // What became no client has had its try: on the same socket it could go on for nothing.
+        if (is_handshake || self.node.phase() == Phase::Draining)
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
             response
@@ -355,7 +363,7 @@ impl Edge {
                     };
                 }
             }
-            Access::Key(scope) => return self.api(route, scope, request).await,
+            Access::Key(scope) => return self.api(route, scope, request, &peer.life).await,
         }
 
         match route.call {
@@ -368,6 +376,7 @@ impl Edge {
                 };
                 connect::connect(self, event_loop, request, peer.ip, peer.since)
             }
+            Call::Livez => Ok(ops::live(&self.node, self.is_admin())),
             Call::Readyz => {
                 let query = request.uri().query().unwrap_or("");
                 ops::ready(&self.node, query, self.is_admin())
@@ -405,9 +414,13 @@ impl Edge {
         route: &Route,
         scope: Scope,
         request: Request<Incoming>,
+        life: &Life,
     ) -> Result<Response<Answer>, Problem> {
         let caller = access::authorize(&self.node, request.headers(), scope)?;
         let node = &self.node;
+        if !node.live().config.is_development() {
+            life.know();
+        }
         let key = match request
             .headers()
             .get("idempotency-key")

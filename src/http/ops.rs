@@ -14,10 +14,10 @@ use super::{
     problem::Problem,
     query::{Query, bad},
 };
-use crate::node::{Node, Phase};
-
-/// A shard that was not seen at work for this long is stuck: its ticks come ten times a second.
-const STUCK: Duration = Duration::from_secs(5);
+use crate::{
+    limits::{LIVE_SILENCE, READY_SILENCE},
+    node::{Node, Phase},
+};
 
 const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
@@ -41,6 +41,39 @@ pub(super) fn health() -> Response<Answer> {
         "application/json",
         json!({ "status": "ok" }).to_string(),
     )
+}
+
+/// Whether the process works, or should be started again. A node that leaves works.
+pub(super) fn live(node: &Node, admin: bool) -> Response<Answer> {
+    let mut reasons = silent(
+        node.hub.shards().iter().map(|shard| shard.silence()),
+        LIVE_SILENCE,
+    );
+    reasons.extend(node.supervisor.failure().map(|failed| failed.to_string()));
+    if reasons.is_empty() {
+        return health();
+    }
+    let mut body = json!({ "status": "stuck" });
+    if admin || node.config.is_loopback() {
+        body["reasons"] = json!(reasons);
+    }
+    response(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "application/json",
+        body.to_string(),
+    )
+}
+
+/// The shards of which nothing was seen for `too_long`.
+fn silent(silences: impl Iterator<Item = Duration>, too_long: Duration) -> Vec<String> {
+    silences
+        .enumerate()
+        .filter(|(_, silence)| *silence >= too_long)
+        .map(|(at, silence)| {
+            let seconds = silence.as_secs();
+            format!("shard {at} has not been seen at work for {seconds} s")
+        })
+        .collect()
 }
 
 /// Fit for traffic, with reasons when not, to those who may know them. With `scope=node` it is asked of this node alone:
@@ -85,14 +118,9 @@ fn unfit(node: &Node) -> Vec<String> {
     if node.phase() != Phase::Serving {
         reasons.push("draining: this node is leaving".to_owned());
     }
-    for (at, shard) in node.hub.shards().iter().enumerate() {
-        if shard.silence() > STUCK {
-            reasons.push(format!(
-                "shard {at} has not been seen at work for {} s",
-                shard.silence().as_secs()
-            ));
-        }
-    }
+    let silences = node.hub.shards().iter().map(|shard| shard.silence());
+    reasons.extend(silent(silences, READY_SILENCE));
+    reasons.extend(node.supervisor.failure().map(|failed| failed.to_string()));
     reasons
 }
 
@@ -112,6 +140,19 @@ pub(super) fn openapi() -> Response<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shard_that_is_silent_for_half_a_minute_is_to_be_started_again() {
+        let silences = || [0, 29, 30, 31].map(Duration::from_secs).into_iter();
+        assert_eq!(
+            silent(silences(), LIVE_SILENCE),
+            [
+                "shard 2 has not been seen at work for 30 s",
+                "shard 3 has not been seen at work for 31 s"
+            ]
+        );
+        assert_eq!(silent(silences(), READY_SILENCE).len(), 3);
+    }
 
     #[test]
     fn the_description_has_exactly_the_routes() {

@@ -139,8 +139,12 @@ impl From<NodeError> for Problem {
                 problem.0.excerpt = Some(error.excerpt(&source_text));
                 problem
             }
-            NodeError::TooManyNames { .. } | NodeError::Event(_) | NodeError::CannotStore => {
-                Self::bad_request(code, detail)
+            NodeError::TooManyNames { .. }
+            | NodeError::NameTooLong { .. }
+            | NodeError::Event(_)
+            | NodeError::CannotStore => Self::bad_request(code, detail),
+            NodeError::TooMuchToStore { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
             }
             NodeError::Busy(_) | NodeError::History(_) | NodeError::Away { .. } => {
                 Self::unavailable(code, detail)

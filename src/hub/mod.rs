@@ -18,6 +18,7 @@ mod outbox;
 mod pace;
 mod placing;
 mod presence;
+mod returning;
 mod scans;
 mod selection;
 mod stored;
@@ -178,6 +179,13 @@ impl Shard {
             if is_over {
                 return found.or_else(|| self.own(look));
             }
+        }
+    }
+
+    /// Wakes the owner, whether or not something waits.
+    pub(crate) fn ring(&self) {
+        if !self.awake.swap(true, SeqCst) {
+            self.bell.notify_one();
         }
     }
 

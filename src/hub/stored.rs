@@ -293,6 +293,13 @@ impl Table {
                 .is_some_and(|backlog| backlog.is_replaying())
     }
 
+    /// Whether more than `bytes` wait for a connection that were not written yet: what its socket refused, and what only it is
+    /// sent. What it has in common with others in the log is not of its asking.
+    pub(crate) fn is_behind(&mut self, at: SlotRef, bytes: usize) -> bool {
+        let is_there = matches!(self.state(at), State::Open | State::Pending);
+        is_there && self.slot(at).is_some_and(|slot| slot.outbox.is_over(bytes))
+    }
+
     /// Hands an open connection frames that it missed, before everything that is placed from now on.
     ///
     /// They are shared with the history and count as refused bytes of the node, but not towards the connection's own

@@ -22,14 +22,16 @@ use std::sync::{
 
 use arc_swap::{ArcSwap, Guard};
 pub use channels::Joins;
-pub(crate) use channels::{MembersQuery, read_cursor, write_cursor};
+pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
 pub(crate) use cluster::{
-    Capture, Cluster, Extent, Former, FormerChannel, Hearing, Mender, Once, PageStart, Program,
+    Capture, Claimed, Cluster, Extent, Former, FormerChannel, Hearing, Mender, Once, PageStart,
+    Program,
 };
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
 pub use receipt::{Placement, Receipt};
 pub use target::{Target, To};
+pub(crate) use target::{check_name, check_names};
 use turns::Turns;
 
 pub use crate::protocol::event::Exceptions;
@@ -38,14 +40,17 @@ use crate::{
     broker::Inbox,
     config::Config,
     door::Place,
-    history::{History, HistoryError, Memory, RedisHistory},
+    history::{History, HistoryError, Memory, Occupied, RedisHistory},
     hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
-    limits::{REFUSALS_LOOK, TARGET_NAMES},
+    limits::{LOGGED_LOOK, TARGET_NAMES},
+    log_limit::Lines,
     metrics::Metrics,
     predicate::FilterError,
     protocol::event::EventError,
+    rates::Rates,
     refusals::Refusals,
+    supervisor::Supervisor,
 };
 
 /// Why a publication, a look-up or a disconnect was refused. Nothing was delivered.
@@ -70,6 +75,16 @@ pub enum NodeError {
         /// Its length.
         count: usize,
     },
+    /// A name is longer than any user, device or connection has.
+    #[error("\"{list}\" has a name of {length} bytes; at most {most} fit")]
+    NameTooLong {
+        /// The list.
+        list: &'static str,
+        /// Bytes of the name.
+        length: usize,
+        /// Bytes that it may have.
+        most: usize,
+    },
     /// The event, or the name of a channel, breaks a rule.
     #[error(transparent)]
     Event(#[from] EventError),
@@ -78,6 +93,20 @@ pub enum NodeError {
         "this event cannot be stored: the target must be a single channel with history, or a list of users whose events are stored, without a filter"
     )]
     CannotStore,
+    /// The call would store more than one may.
+    #[error(
+        "this call would store {bytes} bytes, an event of {event} bytes for {copies} users or channels; at most {most} fit one call (limits.stored_publication_bytes); split it, send less data, or set \"store\" to false"
+    )]
+    TooMuchToStore {
+        /// Bytes of all copies together.
+        bytes: usize,
+        /// Bytes of the largest copy.
+        event: usize,
+        /// How often it would be stored.
+        copies: usize,
+        /// Bytes that one call may store.
+        most: usize,
+    },
     /// What is kept is out of reach.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -104,6 +133,8 @@ impl NodeError {
             Self::Filter { error, .. } => error.code(),
             Self::Busy(_) => "busy",
             Self::TooManyNames { .. } => "too_many_names",
+            Self::NameTooLong { .. } => "name_too_long",
+            Self::TooMuchToStore { .. } => "too_much_to_store",
             Self::Event(error) => error.code(),
             Self::CannotStore => "cannot_store",
             Self::History(_) => "history_unavailable",
@@ -137,9 +168,13 @@ pub(crate) struct Node {
     pub(crate) hub: Arc<Hub>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) turns: Turns,
+    /// How much clients may send.
+    pub(crate) rates: Rates,
     /// The way to other nodes, if there may be any.
     pub(crate) cluster: Option<Cluster>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Notices when a task of the server ends.
+    pub(crate) supervisor: Supervisor,
     phase: AtomicU8,
     /// Sockets that are or are about to be connections.
     pub(crate) occupied: AtomicUsize,
@@ -167,7 +202,9 @@ impl Node {
                 &metrics,
             )?);
         }
-        let (cluster, inbox) = Cluster::join(&config, id, shards, &apps, &metrics)?.unzip();
+        let supervisor = Supervisor::default();
+        let (cluster, inbox) =
+            Cluster::join(&config, id, shards, &apps, &metrics, &supervisor)?.unzip();
         let live =
             Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
         let bulletin = Arc::new(Bulletin::default());
@@ -182,6 +219,7 @@ impl Node {
                 metrics.clone(),
                 apps.iter().map(|app| app.name.clone()).collect(),
             ),
+            lines: Lines::default(),
             apps: apps.iter().map(app_context).collect::<Vec<AppContext>>(),
             refused: Arc::default(),
             limbo: Limbo::new(
@@ -197,17 +235,25 @@ impl Node {
                 .map(|cluster| cluster.bus.interest().clone()),
         };
         let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
+        let hub = Arc::new(Hub::new(shards, Arc::new(context)));
         let history: Arc<dyn History> = match &cluster {
             Some(cluster) => Arc::new(RedisHistory::new(
                 cluster.bus.clone(),
                 metrics.clone(),
                 app_metrics,
             )),
-            None => Arc::new(Memory::new(
-                config.limits.history_bytes,
-                metrics.clone(),
-                app_metrics,
-            )),
+            None => {
+                let members = hub.clone();
+                let is_occupied = move |app: AppId, channel: &str| {
+                    members.presence(app).count(channel).connections > 0
+                };
+                Arc::new(Memory::new(
+                    config.limits.history_bytes,
+                    metrics.clone(),
+                    app_metrics,
+                    Occupied::by(is_occupied),
+                ))
+            }
         };
         let node = Self {
             name: config
@@ -217,10 +263,12 @@ impl Node {
             history,
             cluster,
             turns: Turns::new(),
-            hub: Arc::new(Hub::new(shards, Arc::new(context))),
+            rates: Rates::new(apps.len()),
+            hub,
             apps,
             live: ArcSwap::from_pointee(live),
             metrics,
+            supervisor,
             phase: AtomicU8::new(Phase::Serving as u8),
             occupied: AtomicUsize::new(0),
             config,
@@ -253,13 +301,19 @@ impl Node {
         &self.hub.context().refusals
     }
 
-    /// Logs, until the server ends, what there is to say about those that were turned away.
-    pub(crate) async fn tell_refusals(self: Arc<Self>) {
-        let mut looks = tokio::time::interval(REFUSALS_LOOK);
+    /// Kinds of lines that clients and callers can cause, and that are logged sparingly.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.hub.context().lines
+    }
+
+    /// Logs, until the server ends, how many were turned away, and how many lines were not written.
+    pub(crate) async fn tell_counts(self: Arc<Self>) {
+        let mut looks = tokio::time::interval(LOGGED_LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
             self.refusals().tell();
+            self.lines().tell();
         }
     }
 

@@ -197,8 +197,33 @@ impl Recalled {
         self.channels.pop_front();
     }
 
-    /// Gives the next channel up.
+    /// Gives the next channel up; nothing is left to do if someone else has taken the connection out of it.
     pub(crate) fn give_up(&mut self) {
+        let Some((channel, _)) = self.channels.front() else {
+            return;
+        };
+        if self.node.limbo().give_up(&self.lost.id(), channel) {
+            self.lapse();
+        } else {
+            self.channels.pop_front();
+        }
+    }
+
+    /// Claims the next channel for another node; false if someone has taken the connection out of it.
+    pub(crate) fn hand_over(&mut self) -> bool {
+        let Some((channel, _)) = self.channels.pop_front() else {
+            return false;
+        };
+        let claimed = self.node.limbo().give_up(&self.lost.id(), &channel);
+        if claimed {
+            let presence = self.node.hub.presence(self.lost.app);
+            presence.moved(&channel, &self.lost);
+        }
+        claimed
+    }
+
+    /// Says that the lost connection has left the next channel, which was claimed for nothing.
+    pub(crate) fn lapse(&mut self) {
         if let Some((channel, _)) = self.channels.pop_front() {
             self.node
                 .hub

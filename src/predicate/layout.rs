@@ -80,6 +80,15 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// A layout that only those share who are given it.
+    pub(super) fn alone(keys: Vec<Key>) -> Arc<Self> {
+        Arc::new(Self {
+            id: 0,
+            keys: keys.into(),
+            home: Weak::new(),
+        })
+    }
+
     fn find_str(&self, key: &str) -> Option<usize> {
         self.keys
             .binary_search_by(|have| match have {
@@ -130,28 +139,19 @@ impl Cell {
 impl Map {
     /// Builds a map whose layout is shared with every map of `layouts` that has the same keys. Of a repeated key
     /// the last value stays. Without `layouts` the keys belong to this map alone.
-    pub fn new(mut members: Vec<(Key, Value)>, layouts: Option<&Layouts>) -> Self {
+    pub fn new(members: Vec<(Key, Value)>, layouts: Option<&Layouts>) -> Self {
         tally::add(200 + 24 * members.len());
-        members.sort_by(|(a, _), (b, _)| {
-            tally::add(2 + a.len().min(b.len()));
-            a.cmp(b)
-        });
-        members.dedup_by(|later, kept| {
-            let repeats = later.0 == kept.0;
-            if repeats {
-                std::mem::swap(later, kept);
-            }
-            repeats
-        });
-        let (keys, values): (Vec<Key>, Vec<Value>) = members.into_iter().unzip();
+        let (keys, values) = sorted(members);
         let layout = match layouts {
             Some(layouts) => layouts.intern(keys),
-            None => Arc::new(Layout {
-                id: 0,
-                keys: keys.into(),
-                home: Weak::new(),
-            }),
+            None => Layout::alone(keys),
         };
+        Self::laid_out(layout, values)
+    }
+
+    /// A map of the keys of `layout` with `values` in their order.
+    pub(super) fn laid_out(layout: Arc<Layout>, values: Vec<Value>) -> Self {
+        debug_assert_eq!(layout.keys.len(), values.len());
         let values = values.into_iter().map(Cell::Value);
         Self(
             std::iter::once(Cell::Layout(layout))
@@ -221,6 +221,22 @@ impl Map {
     }
 }
 
+/// Sorts the members of a map by key; of a repeated key the last value stays.
+pub(super) fn sorted(mut members: Vec<(Key, Value)>) -> (Vec<Key>, Vec<Value>) {
+    members.sort_by(|(a, _), (b, _)| {
+        tally::add(2 + a.len().min(b.len()));
+        a.cmp(b)
+    });
+    members.dedup_by(|later, kept| {
+        let repeats = later.0 == kept.0;
+        if repeats {
+            std::mem::swap(later, kept);
+        }
+        repeats
+    });
+    members.into_iter().unzip()
+}
+
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
         tally::add(self.iter().map(|(key, _)| 4 + key.len()).sum());
@@ -277,7 +293,7 @@ impl Layouts {
         self.len() == 0
     }
 
-    fn intern(&self, keys: Vec<Key>) -> Arc<Layout> {
+    pub(super) fn intern(&self, keys: Vec<Key>) -> Arc<Layout> {
         let mut layouts = self.0.layouts.lock();
         if let Some(layout) = layouts.get(&*keys).and_then(Weak::upgrade) {
             return layout;

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::{
     client::Client,
-    joining::{Join, Told},
+    joining::{Claim, Join, Told},
 };
 use crate::{
     auth::Verified,
@@ -15,6 +15,7 @@ use crate::{
     history::{Entry, Key, Waiting},
     hub::{Coming, Connection, Joining, State, StoredReplay},
     id::ConnectionId,
+    log_limit::Line,
     node::{Former, FormerChannel, Hearing, Recalled},
     predicate::Value,
     protocol::{
@@ -56,8 +57,10 @@ impl Client {
         connection: &Connection,
         verified: Verified,
     ) -> Result<Connection, String> {
-        let mut claims = verified.claims.to_vec();
-        let auth = Value::from_json(&mut claims, &self.app().layouts)
+        let claims = str::from_utf8(&verified.claims).unwrap_or_default();
+        let auth = self
+            .app()
+            .claims(claims, &self.node.live().config.limits)
             .map_err(|error| format!("claims: {error}"))?;
         let mut attributes = connection.attributes.clone();
         attributes.auth = auth;
@@ -107,8 +110,10 @@ impl Client {
                 let _turn = self.node.turns.take(&key).await;
                 let hearing = self.node.hearing(self.app, user);
                 let waiting = self.node.history.waiting(&key).await;
-                if let Err(error) = &waiting {
-                    tracing::warn!(%error, "a user comes in without what was stored, and gets it when it can be had");
+                if let Err(error) = &waiting
+                    && let Some(others) = self.node.lines().note(Line::WithoutStored)
+                {
+                    tracing::warn!(others, %error, "a user comes in without what was stored, and gets it when it can be had");
                 }
                 let stored = Stored {
                     waiting: waiting.ok(),
@@ -199,7 +204,8 @@ impl Client {
                 members,
                 since: None,
             };
-            match self.join(join, Told::Joined, Coming::Resumed(id)).await {
+            let joined = self.join(join, Told::Joined, Coming::Resumed(id)).await;
+            match joined.joining {
                 Joining::Joined(_) => takeover.taken(),
                 // As in `come_back`.
                 Joining::Already(_) | Joining::Full | Joining::Gone => takeover.give_up(),
@@ -231,12 +237,16 @@ impl Client {
                 members,
                 since: None,
             };
-            match self
-                .join(join, Told::Joined, Coming::Resumed(lost.id()))
-                .await
-            {
+            let coming = Coming::Resumed(lost.id());
+            let joined = self.join(join, Told::Joined, coming).await;
+            match joined.joining {
                 Joining::Joined(_) => recalled.taken(),
                 // Put into it by someone meanwhile: nobody was told that it stands in for the lost one.
+                Joining::Already(_) | Joining::Full | Joining::Gone
+                    if joined.claim == Claim::Made =>
+                {
+                    recalled.lapse();
+                }
                 Joining::Already(_) | Joining::Full | Joining::Gone => recalled.give_up(),
             }
         }

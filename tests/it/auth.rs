@@ -662,6 +662,7 @@ fn no_page_and_no_proxy_drives_a_server_without_keys() {
         "/metrics",
         "/",
         "/healthz",
+        "/livez",
         "/readyz",
         "/v1/openapi.json",
     ] {

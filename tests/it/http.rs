@@ -11,7 +11,7 @@ use std::{
 
 use crate::support::*;
 use fanfare::{
-    config::{AppConfig, ChannelRule, ClientAuth, Scope, TokenAlgorithm, UserEvents},
+    config::{AppConfig, ChannelRule, ClientAuth, Scope, Scopes, TokenAlgorithm, UserEvents},
     predicate::FilterErrorKind,
 };
 use serde_json::{Value, json};
@@ -594,6 +594,38 @@ fn a_full_store_of_answers_refuses_new_keys() {
     assert_eq!(emit_with_key(&server, "a", &body).status, 200);
 }
 
+#[test]
+fn an_app_that_fills_the_store_of_answers_keeps_no_other_apps_key_out() {
+    const OTHER_KEY: &str = "key-of-the-other-app-in-the-tests";
+    let server = keyed_server(|config| {
+        config.limits.idempotency_entries = 10;
+        let mut other = AppConfig::default();
+        other.keys.push(api_key("other", OTHER_KEY, Scopes::ALL));
+        other.client_auth = Some(ClientAuth::Off);
+        config.apps.insert("other".to_owned(), other);
+    });
+    let emit = |api_key: &str, key: &str| {
+        server.request(
+            "POST",
+            "/v1/emit",
+            &[
+                ("Authorization", &format!("Bearer {api_key}")),
+                ("Idempotency-Key", key),
+            ],
+            Some(br#"{"event":"e"}"#),
+        )
+    };
+    for n in 0..10 {
+        assert_eq!(emit(KEY, &n.to_string()).status, 200);
+    }
+    assert_eq!(emit(KEY, "more").code(), "idempotency_store_full");
+    for n in 0..5 {
+        let first = emit(OTHER_KEY, &n.to_string());
+        assert_eq!(first.status, 200, "{n}");
+        assert_eq!(emit(OTHER_KEY, &n.to_string()).json(), first.json());
+    }
+}
+
 // Refusals
 
 #[test]
@@ -900,6 +932,30 @@ fn a_body_that_stops_is_refused_in_time_and_one_that_ends_early_at_once() {
     assert_eq!(
         (early.status, early.code().as_str()),
         (400, "body_incomplete")
+    );
+}
+
+#[test]
+fn an_idle_connection_is_closed_when_it_has_rested_as_long_as_it_may() {
+    let server = server_with(|config| {
+        config.limits.handshake = Duration::from_secs(1);
+        config.limits.http_idle = Duration::from_secs(2);
+    });
+    let mut socket = TcpStream::connect(server.address()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..2 {
+        socket
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 1024];
+        let read = socket.read(&mut answer).unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200 "));
+    }
+    let rested = std::time::Instant::now();
+    assert_eq!(socket.read(&mut [0]).unwrap(), 0, "it is closed");
+    assert!(
+        rested.elapsed() > Duration::from_secs(1),
+        "it may rest longer than a head may take"
     );
 }
 
@@ -1347,6 +1403,10 @@ fn health_readiness_description_and_page_answer() {
         json!({"status": "ok"})
     );
     assert_eq!(
+        get("/livez", "application/json").json(),
+        json!({"status": "ok"})
+    );
+    assert_eq!(
         get("/readyz", "application/json").json(),
         json!({"ready": true})
     );
@@ -1398,6 +1458,7 @@ fn head_is_get_without_the_body() {
     let server = server();
     for path in [
         "/healthz",
+        "/livez",
         "/readyz",
         "/metrics",
         "/",
@@ -1426,7 +1487,7 @@ fn head_is_get_without_the_body() {
 fn the_admin_address_serves_health_and_metrics_without_keys() {
     let server = keyed_server(|config| config.admin_listen = Some(([127, 0, 0, 1], 0).into()));
     let admin = server.0.admin_address().unwrap();
-    for path in ["/healthz", "/readyz", "/metrics", "/"] {
+    for path in ["/healthz", "/livez", "/readyz", "/metrics", "/"] {
         assert_eq!(request(admin, "GET", path, &[], None).status, 200, "{path}");
     }
     for path in ["/metrics", "/"] {

@@ -886,7 +886,10 @@ fn over_their_bytes_the_oldest_go_and_are_counted() {
 
 #[test]
 fn over_the_bound_of_the_node_the_oldest_of_all_users_go() {
-    let server = server_that_stores(|config, _| config.limits.history_bytes = 300_000);
+    let server = server_that_stores(|config, kept| {
+        config.limits.history_bytes = 300_000;
+        kept.bytes = 300_000;
+    });
     server.call(
         "/v1/publish",
         &json!({"user": "bob", "event": "e", "data": 1}),

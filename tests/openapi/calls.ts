@@ -127,7 +127,8 @@ await good(fanfare.POST("/v1/tokens", { body: { user: "ann" } }));
 
 // Operation
 
-expect("alive", (await good(fanfare.GET("/healthz"))).status === "ok");
+expect("running", (await good(fanfare.GET("/healthz"))).status === "ok");
+expect("alive", (await good(fanfare.GET("/livez"))).status === "ok");
 expect("ready", (await good(fanfare.GET("/readyz", { params: { query: { scope: "node" } } }))).ready);
 expect("described", "openapi" in (await good(fanfare.GET("/v1/openapi.json"))));
 

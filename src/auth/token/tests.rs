@@ -290,6 +290,44 @@ fn a_kid_chooses_among_the_keys() {
 }
 
 #[test]
+fn a_token_without_a_kid_is_tried_with_few_public_keys() {
+    let pairs: Vec<_> = (0..6)
+        .map(|_| {
+            let made = ring::signature::Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
+            ring::signature::Ed25519KeyPair::from_pkcs8(made.unwrap().as_ref()).unwrap()
+        })
+        .collect();
+    let keys = pairs.iter().enumerate().map(|(at, pair)| {
+        let pem = spki(alg_id::ED25519, pair.public_key().as_ref());
+        public(Some(&at.to_string()), TokenAlgorithm::EdDSA, &pem)
+    });
+    let tokens = tokens(keys.collect());
+    let verified = |header: &str, at: usize| {
+        let encode = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+        let message = format!("{}.{}", encode(header), encode(r#"{"sub":"u"}"#));
+        let signature = BASE64URL_NOPAD.encode(pairs[at].sign(message.as_bytes()).as_ref());
+        let token = format!("{message}.{signature}");
+        tokens.verify(&token, NOW).map(drop)
+    };
+    let unnamed = r#"{"alg":"EdDSA"}"#;
+    assert_eq!(verified(unnamed, TOKEN_TRIES - 1), Ok(()));
+    assert_eq!(verified(unnamed, TOKEN_TRIES), Err(TokenError::Unnamed));
+
+    // A name finds each of them.
+    assert_eq!(verified(r#"{"alg":"EdDSA","kid":"5"}"#, 5), Ok(()));
+}
+
+#[test]
+fn the_form_of_a_token_is_three_parts_of_base64() {
+    assert!(has_form(&token(r#"{"sub":"u"}"#)));
+    for wrong in [
+        "", "x", "a.b", "a..c", "a.b.c.d", "a.b.c=", "a.b. c", ".a.b",
+    ] {
+        assert!(!has_form(wrong), "{wrong}");
+    }
+}
+
+#[test]
 fn time_is_honoured_with_some_leeway() {
     let leeway = limits::TOKEN_LEEWAY.as_secs();
     let at = |claim: &str, time: f64| token(&format!(r#"{{"sub":"u","{claim}":{time}}}"#));

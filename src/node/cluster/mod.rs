@@ -36,7 +36,7 @@ use self::{
 pub(crate) use self::{
     capture::Capture,
     gather::PageStart,
-    once::Once,
+    once::{Claimed, Once},
     receive::Program,
     resume::{Former, FormerChannel},
     spread::Extent,
@@ -55,6 +55,7 @@ use crate::{
     id::{AppId, ConnectionId, NodeId},
     limits::CHANGES_WAITING,
     metrics::Metrics,
+    supervisor::Supervisor,
 };
 
 /// What a node knows of the others, and what it waits for from them.
@@ -111,6 +112,7 @@ impl Cluster {
         shards: usize,
         apps: &[App],
         metrics: &Arc<Metrics>,
+        supervisor: &Supervisor,
     ) -> Result<Option<(Self, Inbox)>, SetupError> {
         let Some(redis) = &config.redis else {
             return Ok(None);
@@ -123,6 +125,7 @@ impl Cluster {
             node,
             &config.limits,
             metrics.clone(),
+            supervisor.clone(),
         )?;
         let apps = apps.iter().map(|app| (app.name.clone(), app.id)).collect();
         Ok(Some((Self::new(bus, apps, shards), inbox)))

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::protocol::envelope::Aim;
+use crate::{limits::PAGE_BYTES, protocol::envelope::Aim};
 
 /// Something that another node is to look up or to do, for its own connections.
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,6 +54,9 @@ pub(super) enum Order {
         aim: Aim,
         from: Option<String>,
         limit: usize,
+        /// A node of an earlier version does not say it.
+        #[serde(default = "page_bytes")]
+        max_bytes: usize,
     },
     Connection {
         id: String,
@@ -121,6 +124,13 @@ pub(super) struct Listed {
     pub(super) channel: String,
     #[serde(flatten)]
     pub(super) present: Present,
+    /// Whether the list breaks off after it, since no more fits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) more: bool,
+}
+
+fn page_bytes() -> usize {
+    PAGE_BYTES
 }
 
 /// A page of one node.
