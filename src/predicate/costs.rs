@@ -325,7 +325,7 @@ fn one_conjunct_is_planned_however_many_name_a_long_list() {
         let params = Value::from_json(&mut params, None).unwrap();
         filter.bind(Some(params)).unwrap().plan().to_string()
     };
-    let many = vec!["auth.a in params.l"; 60].join(" && ");
+    let many = vec!["auth.a in params.l"; 45].join(" && ");
     assert_eq!(
         plan(&many),
         "scan every connection",
