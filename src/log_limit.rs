@@ -62,6 +62,11 @@ impl Limited {
         Some(std::mem::take(&mut state.untold))
     }
 
+    /// Counts some that no line is to be about.
+    fn add(&self, count: u64) {
+        self.0.lock().untold += count;
+    }
+
     /// How many no line has told of, if there are some and a line may be written again.
     pub(crate) fn due(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
@@ -73,7 +78,7 @@ impl Limited {
     }
 }
 
-/// A kind of line that clients or callers can cause, other than a [refusal](crate::refusals).
+/// A kind of line that clients or callers can cause, other than a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     /// A client that read too slowly was closed.
@@ -151,6 +156,13 @@ impl Lines {
         self.0[line as usize].note(Instant::now())
     }
 
+    /// Counts some of `line` that are not to be written.
+    pub(crate) fn add(&self, line: Line, count: u64) {
+        if count > 0 {
+            self.0[line as usize].add(count);
+        }
+    }
+
     /// Logs how many were not written since the first of their kind, where that was a minute ago.
     pub(crate) fn tell(&self) {
         let now = Instant::now();
@@ -194,6 +206,9 @@ mod tests {
             assert_eq!(lines.note(line), Some(0), "{line:?}");
             assert_eq!(lines.note(line), None, "{line:?}");
         }
+        lines.add(Line::SlowConsumer, 5);
+        let limited = &lines.0[Line::SlowConsumer as usize];
+        assert_eq!(limited.due(Instant::now() + MINUTE), Some(6));
         let told: std::collections::BTreeSet<_> = Line::ALL.map(Line::of_others).into();
         assert_eq!(told.len(), Line::ALL.len());
     }

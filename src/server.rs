@@ -357,12 +357,16 @@ impl Parts {
         let Some(inbox) = first.inbox else { return };
 
         let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
-        self.keep("hearing other nodes", node.clone().hear(inbox, programs));
+        // These two end with the bus, which says by itself why it has ended.
+        let supervisor = &node.supervisor;
+        let hear = node.clone().hear(inbox, programs);
+        tokio::task::spawn_local(supervisor.run_to_end("hearing other nodes", hear));
+        let serve = programs::serve(node.clone(), messages);
+        tokio::task::spawn_local(supervisor.run_to_end("programs", serve));
         self.keep("lease", node.clone().belong());
         self.keep("list of members", node.clone().keep_list());
         self.keep("missed events", node.clone().keep_up());
         self.keep("notices of other nodes", node.clone().pass_notices_on());
-        self.keep("programs", programs::serve(node.clone(), messages));
     }
 
     fn run_admin(self, listener: Arc<TcpListener>) {
@@ -400,6 +404,8 @@ impl Parts {
                 Some(_) = serving.join_next() => {}
             }
         }
+        // Without a word to stop, whoever accepts has failed. The supervisor ends the server for that, and not for this thread.
+        let _ = stop.wait_for(|stop| *stop != Stop::No).await;
         tokio::select! {
             _ = stop.wait_for(|stop| *stop == Stop::Now) => {}
             () = finish(serving) => {}

@@ -134,3 +134,22 @@ fn print(error: &impl std::fmt::Display) {
     // Nothing is left to say it to if this fails.
     let _ = writeln!(anstream::stderr().lock(), "{ERROR}error:{ERROR:#} {error}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::Supervisor;
+
+    #[test]
+    fn a_server_that_has_failed_ends_the_command_with_1_and_the_name_of_the_task() {
+        let supervisor = Supervisor::default();
+        supervisor.not_started("shard 1", &"no memory");
+        let failure = Failure::from(supervisor.failure().unwrap());
+        assert_eq!(failure.code(), ExitCode::FAILURE);
+        assert_eq!(
+            failure.to_string(),
+            "shard 1 did not start: no memory; the server has stopped. Start it again, and report this line as a defect \
+             of Fanfare"
+        );
+    }
+}

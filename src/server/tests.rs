@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::*;
-use crate::{block_on, config::JwksUrl, emit::EmitError, limits::READY_SILENCE};
+use crate::{EmitError, block_on, config::JwksUrl, limits::READY_SILENCE};
 
 /// A server with everything: two shards, an admin thread, and a Redis that is not there.
 fn start() -> Server {

@@ -286,8 +286,5 @@ fn no_log_line_shows_a_secret() {
     reading.join().unwrap();
     let log = log.lock().unwrap();
     assert!(!log.contains(MARKER), "{log}");
-    assert!(
-        log.matches("reload refused").count() >= 2 * bad.len(),
-        "{log}"
-    );
+    assert!(log.matches("reload refused").count() > bad.len(), "{log}");
 }

@@ -660,8 +660,10 @@ fn pages_wait_for_a_client_that_does_not_read() {
 fn the_oldest_unfinished_message_is_given_up_where_all_are_too_large() {
     let server = server_with(|config| {
         config.shards = 1;
-        config.limits.message_bytes = 48 * 1024 * 1024;
-        config.limits.outbox_bytes = 48 * 1024 * 1024;
+        let limits = &mut config.limits;
+        limits.message_bytes = 48 * 1024 * 1024;
+        (limits.outbox_bytes, limits.stored_publication_bytes) =
+            (limits.message_bytes, limits.message_bytes);
     });
     let mut clients = [server.connect(""), server.connect("")];
     let mut head = vec![0x82, 0xff];

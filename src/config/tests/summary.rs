@@ -78,7 +78,7 @@ fn each_app_and_client_key_has_its_own_answer() {
         "listen = \"0.0.0.0:1\"\n[apps.a]\ntokens = [{{ alg = \"HS256\", secret = \"{SECRET}\" }}]\n\
          keys = [{{ name = \"one\", key = \"{KEY}\" }}, {{ name = \"two\", key = \"{KEY}-2\" }}]\n\
          client_keys = [{{ name = \"guests\", key = \"pk_live_guests\", client_auth = \"off\", origins = [\"*\"] }}]\n\
-         [apps.b]\nclient_auth = \"off\"\n[apps.b.user_events]\n"
+         [apps.a.user_events]\n[apps.b]\nclient_auth = \"off\"\n"
     );
     let config = parse(&text).unwrap();
     config.check().unwrap();
@@ -90,8 +90,8 @@ fn each_app_and_client_key_has_its_own_answer() {
             "clients of app \"b\": everyone, without a name (client_auth = \"off\"); no page (set origins)",
             "callers of app \"a\": only with one of 2 API keys",
             "callers of app \"b\": nobody (the app has no API key)",
-            "kept of app \"a\": nothing (no channel has a history, and no events are stored for users)",
-            "kept of app \"b\": events for users, in memory only: a restart loses them (set redis)",
+            "kept of app \"a\": events for users, in memory only: a restart loses them (set redis)",
+            "kept of app \"b\": nothing (no channel has a history, and no events are stored for users)",
         ]
     );
 }
