@@ -14,6 +14,7 @@ use super::{
     shape::{Kind, LEAVE_OUT, Shape, Whole, field},
 };
 use crate::{
+    app::Live,
     auth::{SignError, unix_now},
     close::{self, Close},
     hub::{Connection, Snapshot},
@@ -261,6 +262,9 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result
         "sample": sample,
         "warnings": warnings,
     });
+    if let Some(path) = explanation.bound.suggested_index() {
+        answer["suggested_index"] = json!(path);
+    }
     if let Some(connection) = one {
         let redact = node.live().config.redact.clone();
         answer["values"] = values(&explanation.bound, &connection, &redact).await;
@@ -386,9 +390,8 @@ pub(super) fn token_request(body: &[u8]) -> Result<TokenRequest<'_>, Problem> {
 ///
 /// # Errors
 /// 400 for a wrong body, 409 where the app has no shared secret to sign with.
-pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
+pub(crate) fn tokens(live: &Live, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
     let fields = token_request(body)?;
-    let live = node.live();
     let signer = live.access(caller.app).tokens.signer().ok_or_else(|| {
         let detail = "this app has no shared secret to sign with; set a token key of HS256";
         Problem::new(StatusCode::CONFLICT, "no_token_secret", detail)
@@ -397,7 +400,8 @@ pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<J
     let ttl = fields
         .ttl
         .map(|Whole(seconds)| Duration::from_secs(seconds));
-    let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, unix_now());
+    let now = unix_now();
+    let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, now);
     let signed = signed.map_err(|error| unsigned(&error, fields.claims, fields.can))?;
     Ok(json!({ "token": signed.token, "expires_at": signed.expires_at, "ttl": signed.ttl }))
 }
