@@ -7,6 +7,7 @@ mod connect;
 mod cors;
 mod history;
 pub(crate) mod idempotency;
+pub(crate) mod identity;
 pub(crate) mod inspect;
 mod ops;
 mod page;
@@ -80,6 +81,8 @@ enum Call {
     Leave,
     Disconnect,
     Tokens,
+    Revoke,
+    Auth,
     Connect,
     Healthz,
     Livez,
@@ -109,7 +112,7 @@ const fn route(method: Method, path: &'static str, access: Access, call: Call) -
 const CONNECT_PATH: &str = "/v1/connect";
 
 /// Every path of the server. A `{name}` stands for one segment.
-static ROUTES: [Route; 26] = [
+static ROUTES: [Route; 28] = [
     route(
         Method::POST,
         "/v1/emit",
@@ -218,6 +221,18 @@ static ROUTES: [Route; 26] = [
         "/v1/tokens",
         Access::Key(Scope::Tokens),
         Call::Tokens,
+    ),
+    route(
+        Method::POST,
+        "/v1/revoke",
+        Access::Key(Scope::Control),
+        Call::Revoke,
+    ),
+    route(
+        Method::POST,
+        "/v1/auth",
+        Access::Key(Scope::Tokens),
+        Call::Auth,
     ),
     route(Method::GET, "/v1/openapi.json", Access::Open, Call::OpenApi),
     route(Method::GET, "/healthz", Access::Open, Call::Healthz),
@@ -502,7 +517,9 @@ impl Edge {
             Call::Join => json(&channels::join(node, &caller, &body).await?),
             Call::Leave => json(&channels::leave(node, &caller, &body).await?),
             Call::Disconnect => json(&inspect::disconnect(node, &caller, &body).await?),
-            Call::Tokens => json(&inspect::tokens(live, &caller, &body)?),
+            Call::Revoke => json(&identity::revoke(node, &caller, &body).await?),
+            Call::Auth => json(&identity::auth(node, &caller, &body).await?),
+            Call::Tokens => json(&inspect::tokens(node, live, &caller, &body)?),
             _ => return Err(Problem::not_found("unknown_path", "there is no such call")),
         };
         Ok(ops::response(StatusCode::OK, "application/json", answer))
