@@ -60,7 +60,9 @@ pub use crate::{
     history::HistoryError,
     hub::{Busy, Connection},
     limits::Limits,
-    node::{Exceptions, Joins, NodeError, Placement, Receipt, Target, To},
+    node::{
+        Exceptions, Joins, NodeError, Placement, Receipt, ReplaceReceipt, RevokeReceipt, Target, To,
+    },
     predicate::{FilterError, Value},
     protocol::event::EventError,
     reload::ReloadError,

@@ -406,7 +406,19 @@ pub const DEVICE_BYTES: usize = 128;
 /// Longest text that may stand for a connection's id in a list of a target, in bytes. An id has 26.
 pub const CONNECTION_ID_BYTES: usize = 64;
 
-/// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive.
+/// Revocations that are noted or removed under one hold of their lock, and users whose connections are looked for under
+/// one hold of a shard's: some microseconds' work, for which a client that comes in may wait.
+pub const REVOCATIONS_AT_ONCE: usize = 128;
+
+/// Revocations that go to Redis in one script: a millisecond's work of Redis.
+pub const REVOCATIONS_STORED: usize = 512;
+
+/// How long the list of revocations stays in Redis after the last of them is over, for a namespace that nobody uses any
+/// more.
+pub const REVOCATIONS_OUTLIVE: Duration = Duration::from_hours(24);
+
+/// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive. So far ahead of this node's
+/// clock may the time of a revocation be.
 pub const TOKEN_LEEWAY: Duration = Duration::from_secs(5);
 
 /// Largest set of public keys that is fetched, in bytes. Common ones are below 10 KiB.
@@ -743,6 +755,13 @@ pub struct Limits {
     /// Longest life of a token that `POST /v1/tokens` signs.
     #[serde(with = "crate::limits::duration")]
     pub token_ttl: Duration,
+    /// How long a revocation is kept: as long as the tokens live that are in use. A token that lives longer is good again
+    /// after that.
+    #[serde(with = "crate::limits::duration")]
+    pub revocation_ttl: Duration,
+    /// Revocations of one app that are kept. Each is a user's name and about 150 bytes, on every node; so all of them
+    /// are 40 MB at most.
+    pub revocations: usize,
     /// How old public keys from a `jwks_url` become before they are fetched again. One that was withdrawn is good for
     /// this long.
     #[serde(with = "crate::limits::duration")]
@@ -832,6 +851,8 @@ impl Default for Limits {
             idempotency_bytes: 64 * 1024 * 1024,
             idempotency_window: Duration::from_mins(5),
             token_ttl: Duration::from_hours(24),
+            revocation_ttl: Duration::from_hours(7 * 24),
+            revocations: 100_000,
             jwks_refresh: Duration::from_mins(5),
             history_bytes: 64 * 1024 * 1024,
             stored_publication_bytes: 16 * 1024 * 1024,

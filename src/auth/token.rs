@@ -35,6 +35,7 @@ pub struct Tokens {
     signer: Option<TokenSigner>,
     issuer: Option<Box<str>>,
     audience: Option<Box<str>>,
+    require_exp: bool,
     claims_bytes: usize,
 }
 
@@ -47,6 +48,8 @@ pub struct Verified {
     pub claims: Box<[u8]>,
     /// `exp` in seconds since 1970; the connection ends then.
     pub expires_at: Option<u64>,
+    /// `iat` in whole seconds since 1970: when it was issued.
+    pub issued_at: Option<u64>,
     /// The rights of `can`; `None` if the token has no `can`.
     pub rights: Option<Arc<Rights>>,
 }
@@ -84,6 +87,12 @@ pub enum TokenError {
     /// `exp` is over, and nothing else is wrong: the user may well have a newer token.
     #[error("the token has expired")]
     Expired,
+    /// It has no `exp`, and the app asks for one.
+    #[error("the token has no \"exp\", which this app requires (require_exp)")]
+    NoExpiry,
+    /// The user's tokens of its time were revoked.
+    #[error("the token was revoked")]
+    Revoked,
     /// `nbf` is to come.
     #[error("the token is not valid yet")]
     NotYet,
@@ -144,6 +153,7 @@ impl Tokens {
             signer,
             issuer: app.issuer.as_deref().map(Into::into),
             audience: app.audience.as_deref().map(Into::into),
+            require_exp: app.require_exp,
             claims_bytes: limits.claims_bytes,
         })
     }
@@ -281,6 +291,11 @@ impl Tokens {
             .get("exp")
             .map(|exp| seconds("exp", exp))
             .transpose()?;
+        if self.require_exp && expires_at.is_none() {
+            return Err(TokenError::NoExpiry);
+        }
+        // It decides whether the token was revoked, and nothing else: one that cannot be read counts as absent.
+        let issued_at = claims.get("iat").and_then(|iat| seconds("iat", iat).ok());
         let not_before = claims
             .get("nbf")
             .map(|nbf| seconds("nbf", nbf))
@@ -311,6 +326,7 @@ impl Tokens {
         Ok(Verified {
             user,
             expires_at,
+            issued_at,
             rights,
             claims: payload.into(),
         })

@@ -37,6 +37,8 @@ pub struct AppConfig {
     pub keys: Vec<ApiKeyConfig>,
     /// Keys that client tokens are verified with.
     pub tokens: Vec<TokenKeyConfig>,
+    /// Whether a token without `exp` is refused: it would be good for ever.
+    pub require_exp: bool,
     /// The `iss` that a token must have, if set.
     pub issuer: Option<String>,
     /// The `aud` that a token must have, or have among others, if set.

@@ -93,6 +93,9 @@ pub struct ServeArgs {
     /// Read that secret from this file, in place of --token-secret
     #[arg(long, value_name = "FILE")]
     pub token_secret_file: Option<PathBuf>,
+    /// Refuse client tokens of the default app that have no exp
+    #[arg(long, value_name = "WHETHER", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub require_exp: Option<bool>,
     /// Whether clients of the default app authenticate [default: required with a key for tokens, else optional]
     #[arg(long, value_name = "WHETHER")]
     pub client_auth: Option<ClientAuth>,
@@ -208,6 +211,9 @@ pub(super) fn apply(
             alg: TokenAlgorithm::HS256,
             key,
         }];
+    }
+    if let Some(require_exp) = args.require_exp {
+        app.get_or_insert_default().require_exp = require_exp;
     }
     if let Some(client_auth) = args.client_auth {
         app.get_or_insert_default().client_auth = Some(client_auth);

@@ -200,6 +200,8 @@ fn check_tokens(limits: &Limits, rules: &mut Rules) {
     let Limits {
         claims_bytes,
         message_bytes,
+        token_ttl,
+        revocation_ttl,
         ..
     } = *limits;
     // Base64 makes four bytes of three.
@@ -219,6 +221,17 @@ fn check_tokens(limits: &Limits, rules: &mut Rules) {
             format!(
                 "limits.claims_bytes = {claims_bytes} makes tokens of {token} bytes, over limits.message_bytes = {message_bytes}; \
                  a client could not renew one, so lower the first or raise the second"
+            ),
+        );
+    }
+    if revocation_ttl < token_ttl {
+        rules.pair(
+            "limits.revocation_ttl",
+            format!(
+                "limits.revocation_ttl = \"{}\" is shorter than limits.token_ttl = \"{}\"; a token would be good again \
+                 after its revocation was forgotten, so raise the first or lower the second",
+                shown(revocation_ttl),
+                shown(token_ttl)
             ),
         );
     }

@@ -9,7 +9,7 @@ use hyper::{
 use ipnet::IpNet;
 
 use super::problem::Problem;
-use crate::{auth::Scope, id::AppId, metrics::Refusal, node::Node};
+use crate::{app::Live, auth::Scope, id::AppId, metrics::Refusal, node::Node};
 
 /// Of a header, so much is shown in messages: any real Origin or Host.
 const SHOWN_CHARS: usize = 128;
@@ -45,16 +45,21 @@ impl Refused {
 
 /// The caller of a request that needs `scope`.
 ///
-/// Without any API key this is development: every call is the first app's, and [`development`] has been passed.
+/// Without any API key this is development: every call is the first app's, and [`development`] has been passed. Both are
+/// decided by the same `live`, so that a reload in between lets nobody in by half of each.
 ///
 /// # Errors
 /// 401 for a missing or unknown key, 403 for one without the scope.
-pub(crate) fn authorize(node: &Node, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
-    caller(node, headers, scope).map_err(|refused| refused.told(node))
+pub(crate) fn authorize(
+    node: &Node,
+    live: &Live,
+    headers: &HeaderMap,
+    scope: Scope,
+) -> Result<Caller, Problem> {
+    caller(live, headers, scope).map_err(|refused| refused.told(node))
 }
 
-fn caller(node: &Node, headers: &HeaderMap, scope: Scope) -> Result<Caller, Refused> {
-    let live = node.live();
+fn caller(live: &Live, headers: &HeaderMap, scope: Scope) -> Result<Caller, Refused> {
     if live.keys.is_empty() {
         return Ok(Caller {
             app: AppId(0),

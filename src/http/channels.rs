@@ -269,6 +269,12 @@ mod tests {
             json!({"a": 1, "b": {"c": "[redacted]"}})
         );
         assert_eq!(data(&["profile"]), json!("[redacted]"));
+        let tags = r#"[{"id":"1","user":"u","data":{"tags":[{"x":1},{"x":2,"y":3}]}}]"#;
+        let tags = RawValue::from_string(tags.to_owned()).unwrap();
+        assert_eq!(
+            redacted(tags, &["profile.tags.x".to_owned()]).get(),
+            r#"[{"data":{"tags":[{"x":"[redacted]"},{"x":"[redacted]","y":3}]},"id":"1","user":"u"}]"#
+        );
         assert_eq!(shown(&["profile"])[1], json!({"id": "2", "user": null}));
     }
 }

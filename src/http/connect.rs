@@ -1,6 +1,6 @@
 //! `GET /v1/connect`: from an HTTP request to a client's session.
 
-use std::{net::IpAddr, rc::Rc, time::Instant};
+use std::{net::IpAddr, rc::Rc};
 
 use data_encoding::BASE64;
 use fastwebsockets::upgrade;
@@ -18,7 +18,7 @@ use smol_str::SmolStr;
 use tokio::net::TcpStream;
 
 use super::{
-    Answer, Edge,
+    Answer, Edge, Peer,
     access::{self, Refused},
     problem::Problem,
     watch::Watched,
@@ -162,10 +162,10 @@ impl<'n> Destination<'n> {
 /// where there is no room or the node is leaving.
 pub(super) fn connect(
     edge: &Edge,
+    live: &Live,
     event_loop: Rc<EventLoop>,
     mut request: Request<Incoming>,
-    peer: IpAddr,
-    since: Instant,
+    peer: &Peer,
 ) -> Result<Response<Answer>, Problem> {
     let node = edge.node.clone();
     let Admitted {
@@ -177,7 +177,7 @@ pub(super) fn connect(
         query,
         protocol,
         occupancy,
-    } = admit(edge, &request, peer).map_err(|refused| refused.told(&node))?;
+    } = admit(edge, live, &request, peer.ip).map_err(|refused| refused.told(&node))?;
     let (mut response, upgraded) = upgrade::upgrade(&mut request).map_err(|error| {
         let problem = Problem::bad_request("bad_handshake", error.to_string());
         Refused::new(Refusal::Handshake, Some(app), problem).told(&node)
@@ -189,6 +189,7 @@ pub(super) fn connect(
         );
     }
     let device = query.device.map(SmolStr::from);
+    let since = peer.since;
     let Query {
         echo,
         store,
@@ -238,9 +239,13 @@ struct Admitted {
 }
 
 /// Looks at everything that a handshake says of itself, and takes a place for its connection.
-fn admit(edge: &Edge, request: &Request<Incoming>, peer: IpAddr) -> Result<Admitted, Refused> {
+fn admit(
+    edge: &Edge,
+    live: &Live,
+    request: &Request<Incoming>,
+    peer: IpAddr,
+) -> Result<Admitted, Refused> {
     let node = &edge.node;
-    let live = node.live();
     let headers = request.headers();
     let most_channels = node.config.limits.channels_per_connection;
     let mut query = Query::parse(request.uri().query().unwrap_or(""), most_channels)
@@ -249,7 +254,7 @@ fn admit(edge: &Edge, request: &Request<Incoming>, peer: IpAddr) -> Result<Admit
         app,
         policy,
         refusal,
-    } = Destination::of(node, &live, &query)?;
+    } = Destination::of(node, live, &query)?;
     let app = app.id;
     let refused = |why, problem| Refused::new(why, Some(app), problem);
 

@@ -9,12 +9,14 @@ use serde_json::{Value as Json, json, value::RawValue};
 use super::{
     access::Caller,
     body::{self, EXCEPT, TO, Whom},
+    identity::unusable,
     problem::Problem,
     query::Query,
-    shape::{Kind, LEAVE_OUT, Shape, Whole, field},
+    shape::{Kind, Shape, Whole, field},
 };
 use crate::{
-    auth::{SignError, unix_now},
+    app::Live,
+    auth::SignError,
     close::{self, Close},
     hub::{Connection, Snapshot},
     id::ConnectionId,
@@ -261,6 +263,9 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result
         "sample": sample,
         "warnings": warnings,
     });
+    if let Some(path) = explanation.bound.suggested_index() {
+        answer["suggested_index"] = json!(path);
+    }
     if let Some(connection) = one {
         let redact = node.live().config.redact.clone();
         answer["values"] = values(&explanation.bound, &connection, &redact).await;
@@ -348,7 +353,7 @@ pub(super) static TOKENS: Shape = Shape {
 };
 
 /// The shape of a client's rights.
-static CAN: Shape = Shape {
+pub(super) static CAN: Shape = Shape {
     fields: &[
         field("join", Kind::Texts),
         field("send", Kind::Texts),
@@ -386,9 +391,13 @@ pub(super) fn token_request(body: &[u8]) -> Result<TokenRequest<'_>, Problem> {
 ///
 /// # Errors
 /// 400 for a wrong body, 409 where the app has no shared secret to sign with.
-pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
+pub(crate) fn tokens(
+    node: &Node,
+    live: &Live,
+    caller: &Caller,
+    body: &[u8],
+) -> Result<Json, Problem> {
     let fields = token_request(body)?;
-    let live = node.live();
     let signer = live.access(caller.app).tokens.signer().ok_or_else(|| {
         let detail = "this app has no shared secret to sign with; set a token key of HS256";
         Problem::new(StatusCode::CONFLICT, "no_token_secret", detail)
@@ -397,22 +406,14 @@ pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<J
     let ttl = fields
         .ttl
         .map(|Whole(seconds)| Duration::from_secs(seconds));
-    let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, unix_now());
+    let now = node.signing_time(caller.app, &fields.user);
+    let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, now);
     let signed = signed.map_err(|error| unsigned(&error, fields.claims, fields.can))?;
     Ok(json!({ "token": signed.token, "expires_at": signed.expires_at, "ttl": signed.ttl }))
 }
 
 /// Why no token was signed, in the words of the API.
 fn unsigned(error: &SignError, claims: Option<&RawValue>, can: Option<&RawValue>) -> Problem {
-    let fault = match error {
-        SignError::Claims => {
-            claims.and_then(|claims| Kind::Members.fault("claims", claims.get(), LEAVE_OUT))
-        }
-        SignError::Rights(_) => {
-            can.and_then(|can| Kind::Object(&CAN).fault("can", can.get(), LEAVE_OUT))
-        }
-        _ => None,
-    };
-    let detail = fault.map_or_else(|| error.to_string(), |fault| fault.detail().to_owned());
+    let detail = unusable(error, claims, can).unwrap_or_else(|| error.to_string());
     Problem::bad_request("bad_token_request", detail)
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{
     Answer,
+    access::Caller,
     problem::Problem,
     query::{Query, bad},
 };
@@ -43,8 +44,9 @@ pub(super) fn health() -> Response<Answer> {
     )
 }
 
-/// Whether the process works, or should be started again. A node that leaves works.
-pub(super) fn live(node: &Node, admin: bool) -> Response<Answer> {
+/// Whether the process works, or should be started again, with reasons if the asker `may_know` them. A node that leaves
+/// works.
+pub(super) fn live(node: &Node, may_know: bool) -> Response<Answer> {
     let mut reasons = silent(
         node.hub.shards().iter().map(|shard| shard.silence()),
         LIVE_SILENCE,
@@ -54,7 +56,7 @@ pub(super) fn live(node: &Node, admin: bool) -> Response<Answer> {
         return health();
     }
     let mut body = json!({ "status": "stuck" });
-    if admin || node.config.is_loopback() {
+    if may_know {
         body["reasons"] = json!(reasons);
     }
     response(
@@ -76,12 +78,12 @@ fn silent(silences: impl Iterator<Item = Duration>, too_long: Duration) -> Vec<S
         .collect()
 }
 
-/// Fit for traffic, with reasons when not, to those who may know them. With `scope=node` it is asked of this node alone:
+/// Fit for traffic, with reasons when not, if the asker `may_know` them. With `scope=node` it is asked of this node alone:
 /// what keeps it from the others is a warning then.
 ///
 /// # Errors
 /// 400 for a bad query.
-pub(super) fn ready(node: &Node, query: &str, admin: bool) -> Result<Response<Answer>, Problem> {
+pub(super) fn ready(node: &Node, query: &str, may_know: bool) -> Result<Response<Answer>, Problem> {
     let query = Query::parse(query, &["scope"])?;
     let alone = match query.get("scope") {
         None | Some("cluster") => false,
@@ -97,7 +99,7 @@ pub(super) fn ready(node: &Node, query: &str, admin: bool) -> Result<Response<An
     }
     let ready = reasons.is_empty();
     let mut body = json!({ "ready": ready });
-    if admin || node.config.is_loopback() {
+    if may_know {
         for (name, told) in [("reasons", reasons), ("warnings", warnings)] {
             if !told.is_empty() {
                 body[name] = json!(told);
@@ -124,12 +126,19 @@ fn unfit(node: &Node) -> Vec<String> {
     reasons
 }
 
-pub(super) fn metrics(node: &Node) -> Response<Answer> {
+/// The numbers of the node. An app that asks with its key gets its own alone, unless it is the only one: what the others
+/// do, and what the node does for all of them, is not its business.
+pub(super) fn metrics(node: &Node, caller: Option<&Caller>) -> Response<Answer> {
     node.hub.note_queues();
+    let app = caller.filter(|_| node.apps.len() > 1);
+    let text = match app {
+        Some(caller) => node.metrics.render_app(&node.app(caller.app).name),
+        None => node.metrics.render(),
+    };
     response(
         StatusCode::OK,
         "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        node.metrics.render(),
+        text,
     )
 }
 

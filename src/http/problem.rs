@@ -142,13 +142,18 @@ impl From<NodeError> for Problem {
             NodeError::TooManyNames { .. }
             | NodeError::NameTooLong { .. }
             | NodeError::Event(_)
-            | NodeError::CannotStore => Self::bad_request(code, detail),
+            | NodeError::CannotStore
+            | NodeError::EmptyName
+            | NodeError::Later
+            | NodeError::Claims(_)
+            | NodeError::UnfitClaims(_) => Self::bad_request(code, detail),
             NodeError::TooMuchToStore { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
             }
-            NodeError::Busy(_) | NodeError::History(_) | NodeError::Away { .. } => {
-                Self::unavailable(code, detail)
-            }
+            NodeError::Busy(_)
+            | NodeError::History(_)
+            | NodeError::Away { .. }
+            | NodeError::Revocations(_) => Self::unavailable(code, detail),
             NodeError::NoUsers => Self::new(StatusCode::CONFLICT, code, detail),
             NodeError::Failed => Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail),
         }

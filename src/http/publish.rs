@@ -3,14 +3,16 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use hyper::StatusCode;
+use hyper::{Response, StatusCode, header::HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
+    Answer,
     access::Caller,
     body,
     idempotency::{Claim, KeyError, Scope, Store, digest},
+    ops,
     problem::Problem,
     shape::{Kind, Shape, field},
     verbs::{Fields, Verb},
@@ -20,6 +22,9 @@ use crate::{
     node::{Claimed, Node, NodeError, Once},
     time_slice::TimeSlice,
 };
+
+/// The header of an answer that was given before.
+const REPLAYED: &str = "idempotency-replayed";
 
 /// The body of a batch.
 pub(super) static BATCH: Shape = Shape {
@@ -43,14 +48,53 @@ pub(crate) struct Publishing {
     pub(crate) key: Option<String>,
 }
 
+/// What a publishing call answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Published {
+    /// The answer's JSON.
+    json: Bytes,
+    /// Whether it is the answer to an earlier request with the same `Idempotency-Key`, and nothing was sent now.
+    is_replay: bool,
+}
+
+impl Published {
+    fn now(json: Bytes) -> Self {
+        Self {
+            json,
+            is_replay: false,
+        }
+    }
+
+    fn earlier(json: Bytes) -> Self {
+        Self {
+            json,
+            is_replay: true,
+        }
+    }
+
+    /// The answer as it is sent; a replay says that it is one.
+    pub(crate) fn into_response(self) -> Response<Answer> {
+        let mut response = ops::response(StatusCode::OK, "application/json", self.json);
+        if self.is_replay {
+            response
+                .headers_mut()
+                .insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
 impl Publishing {
-    /// One call; answers its JSON.
+    /// One call.
     ///
     /// # Errors
     /// A [`Problem`]; nothing was delivered then.
-    pub(crate) async fn one(self, verb: Verb, body: Bytes) -> Result<Bytes, Problem> {
+    pub(crate) async fn one(self, verb: Verb, body: Bytes) -> Result<Published, Problem> {
         match self.scope()? {
-            None => self.publish(verb, parse(&body, verb)?).await,
+            None => {
+                let answer = self.publish(verb, parse(&body, verb)?).await?;
+                Ok(Published::now(answer))
+            }
             Some(scope) => {
                 self.once(scope, body.clone(), move |this| async move {
                     this.publish(verb, parse(&body, verb)?).await
@@ -60,11 +104,12 @@ impl Publishing {
         }
     }
 
-    /// Up to 100 calls, one after another; answers each one's result or problem, in order.
+    /// Up to 100 calls, one after another; answers each one's result or problem, in order. The answer is a replay if every
+    /// item's is.
     ///
     /// # Errors
     /// A [`Problem`] where the batch itself is wrong.
-    pub(crate) async fn batch(self, body: Bytes) -> Result<Bytes, Problem> {
+    pub(crate) async fn batch(self, body: Bytes) -> Result<Published, Problem> {
         let Some(scope) = self.scope()? else {
             return self.all(None, &body).await.map(|(results, _)| results);
         };
@@ -74,7 +119,7 @@ impl Publishing {
 
     /// The same with a key. It is held for this body on every node, by an answer that is empty; each item is kept under a
     /// key of its own, so that a repeat runs what failed.
-    async fn batch_once(self, scope: Scope, body: Bytes) -> Result<Bytes, Problem> {
+    async fn batch_once(self, scope: Scope, body: Bytes) -> Result<Published, Problem> {
         let (name, deadline) = (scope.digest(), Instant::now() + ONCE_WAIT);
         let claim = self.answers.claim(scope.clone(), &body, deadline).await?;
         let Claim::First(running) = claim else {
@@ -110,16 +155,16 @@ impl Publishing {
     }
 
     /// Carries out the items of a batch, each under a key of its own where the batch has one; and whether one succeeded.
-    async fn all(&self, scope: Option<&Scope>, body: &[u8]) -> Result<(Bytes, bool), Problem> {
+    async fn all(&self, scope: Option<&Scope>, body: &[u8]) -> Result<(Published, bool), Problem> {
         let items = items(body)?;
-        let mut succeeded = false;
+        let (mut succeeded, mut is_replay) = (false, !items.is_empty());
         let mut results: Vec<Box<RawValue>> = Vec::with_capacity(items.len());
         // Each item may bring a filter that has to be compiled, or params that are bound.
         let mut slice = TimeSlice::begin();
         for (at, item) in items.iter().enumerate() {
             let item = Bytes::copy_from_slice(item.get().as_bytes());
             let result = match scope {
-                None => self.item(&item).await,
+                None => self.item(&item).await.map(Published::now),
                 Some(scope) => {
                     let run = item.clone();
                     self.clone()
@@ -130,11 +175,16 @@ impl Publishing {
                 }
             };
             succeeded |= result.is_ok();
-            results.push(item_result(result));
+            is_replay &= result.as_ref().is_ok_and(|published| published.is_replay);
+            results.push(item_result(result.map(|published| published.json)));
             slice.rest().await;
         }
-        let results = serde_json::to_vec(&Results { results }).unwrap_or_default();
-        Ok((results.into(), succeeded))
+        let json = serde_json::to_vec(&Results { results }).unwrap_or_default();
+        let published = Published {
+            json: json.into(),
+            is_replay,
+        };
+        Ok((published, succeeded))
     }
 
     /// Claims the key that `name` stands for on all nodes.
@@ -205,13 +255,13 @@ impl Publishing {
         scope: Scope,
         body: Bytes,
         call: impl FnOnce(Self) -> F + Send + 'static,
-    ) -> Result<Bytes, Problem>
+    ) -> Result<Published, Problem>
     where
         F: Future<Output = Result<Bytes, Problem>> + Send + 'static,
     {
         let (name, deadline) = (scope.digest(), Instant::now() + ONCE_WAIT);
         let running = match self.answers.claim(scope, &body, deadline).await? {
-            Claim::Answered(answer) => return Ok(answer),
+            Claim::Answered(answer) => return Ok(Published::earlier(answer)),
             Claim::First(running) => running,
         };
         to_its_end(async move {
@@ -219,7 +269,7 @@ impl Publishing {
                 Elsewhere::First(claimed) => claimed,
                 Elsewhere::Answered(answer) => {
                     running.succeed(&answer);
-                    return Ok(answer);
+                    return Ok(Published::earlier(answer));
                 }
             };
             let window = self.node.config.limits.idempotency_window;
@@ -231,7 +281,7 @@ impl Publishing {
             }
             let answer = answer?;
             running.succeed(&answer);
-            Ok(answer)
+            Ok(Published::now(answer))
         })
         .await
     }
@@ -247,8 +297,8 @@ enum Elsewhere {
 
 /// Runs a call in a task of its own, so that it is not left half done where the caller hangs up.
 async fn to_its_end(
-    call: impl Future<Output = Result<Bytes, Problem>> + Send + 'static,
-) -> Result<Bytes, Problem> {
+    call: impl Future<Output = Result<Published, Problem>> + Send + 'static,
+) -> Result<Published, Problem> {
     tokio::spawn(call).await.unwrap_or_else(|_| {
         Err(Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,

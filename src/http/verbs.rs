@@ -67,7 +67,7 @@ pub(crate) enum Verb {
 
 const EXTENT: Kind = Kind::Word(&["cluster", "node"]);
 const CALL: Kind = Kind::Word(&["emit", "publish", "send", "broadcast", "dispatch"]);
-const USER_OR_USERS: [&str; 2] = ["user", "users"];
+pub(super) const USER_OR_USERS: [&str; 2] = ["user", "users"];
 const CHANNEL_OR_CHANNELS: [&str; 2] = ["channel", "channels"];
 
 /// The shapes of a publishing call, alone and as an item of a batch: the fields that are its own, what its `except` may be,
@@ -379,7 +379,7 @@ fn except_fault(raw: &RawValue) -> Problem {
 }
 
 /// The names of the field of one, or of the field of many; `fields` is how these are called.
-fn one_or_many(
+pub(super) fn one_or_many(
     fields: [&str; 2],
     one: Option<String>,
     many: Option<Vec<String>>,

@@ -5,6 +5,7 @@
 
 mod channels;
 mod cluster;
+mod identity;
 mod look;
 mod presence;
 mod publish;
@@ -27,6 +28,8 @@ pub(crate) use cluster::{
     Capture, Claimed, Cluster, Extent, Former, FormerChannel, Hearing, Mender, Once, PageStart,
     Program,
 };
+pub(crate) use identity::REVOKED;
+pub use identity::{ReplaceReceipt, RevokeReceipt};
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
 pub use receipt::{Placement, Receipt};
@@ -37,13 +40,14 @@ use turns::Turns;
 pub use crate::protocol::event::Exceptions;
 use crate::{
     app::{App, Live, SetupError, filter_share},
+    auth::{Revocations, SignError, TooManyRevocations},
     broker::Inbox,
     config::Config,
     door::Place,
     history::{History, HistoryError, Memory, Occupied, RedisHistory},
     hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
-    limits::{LOGGED_LOOK, TARGET_NAMES},
+    limits::{LOGGED_LOOK, TARGET_NAMES, TOKEN_LEEWAY},
     log_limit::Lines,
     metrics::Metrics,
     predicate::FilterError,
@@ -121,6 +125,24 @@ pub enum NodeError {
     /// Users are meant where clients cannot authenticate.
     #[error("client authentication is off, so there are no users to publish to")]
     NoUsers,
+    /// A name that no user has.
+    #[error("a user's name must not be empty")]
+    EmptyName,
+    /// Tokens are to be revoked that are yet to be issued.
+    #[error(
+        "\"before\" is more than {} seconds ahead of this node's clock; only tokens that have been issued can be revoked",
+        TOKEN_LEEWAY.as_secs()
+    )]
+    Later,
+    /// As many revocations are kept as may be.
+    #[error(transparent)]
+    Revocations(#[from] TooManyRevocations),
+    /// Claims that no token could bring.
+    #[error(transparent)]
+    Claims(#[from] SignError),
+    /// Claims that take too much memory, or have too many entries in an index; says which.
+    #[error("\"claims\": {0}")]
+    UnfitClaims(String),
     /// The task that placed the event ended early; a defect of the server.
     #[error("placing the event failed")]
     Failed,
@@ -140,6 +162,9 @@ impl NodeError {
             Self::History(_) => "history_unavailable",
             Self::Away { .. } => "bus_down",
             Self::NoUsers => "no_users",
+            Self::EmptyName | Self::Later => "bad_field",
+            Self::Revocations(_) => "revocations_full",
+            Self::Claims(_) | Self::UnfitClaims(_) => "bad_claims",
             Self::Failed => "internal",
         }
     }
@@ -170,6 +195,8 @@ pub(crate) struct Node {
     pub(crate) turns: Turns,
     /// How much clients may send.
     pub(crate) rates: Rates,
+    /// Whose tokens are refused.
+    pub(crate) revocations: Revocations,
     /// The way to other nodes, if there may be any.
     pub(crate) cluster: Option<Cluster>,
     pub(crate) metrics: Arc<Metrics>,
@@ -264,6 +291,7 @@ impl Node {
             cluster,
             turns: Turns::new(),
             rates: Rates::new(apps.len()),
+            revocations: Revocations::new(apps.len()),
             hub,
             apps,
             live: ArcSwap::from_pointee(live),

@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{Node, channels::shown};
 use crate::{
+    auth::unix_now,
     hub::{About, Limbo, Lost, Snapshot, Tidings, channel_key},
     id::{AppId, ConnectionId},
     limits::TICK,
@@ -48,6 +49,10 @@ impl Node {
                     slice.rest().await;
                 }
                 while self.history.expire() {
+                    tokio::task::yield_now().await;
+                }
+                // With other nodes they are removed from Redis too, by a task of its own.
+                while self.cluster.is_none() && !self.revocations.expire(unix_now()).is_empty() {
                     tokio::task::yield_now().await;
                 }
             }
@@ -135,7 +140,10 @@ impl Node {
                 }
             });
         }
-        let proof = |lost: &crate::hub::Connection| lost.is_of_client(app, user, device);
+        // What a revoked token had is not taken up by a newer one.
+        let proof = |lost: &crate::hub::Connection| {
+            lost.is_of_client(app, user, device) && !self.is_revoked(lost, unix_now())
+        };
         let Lost {
             connection,
             watched,

@@ -196,6 +196,10 @@ impl Filter {
         &self.source
     }
 
+    pub(super) fn root(&self) -> &Node {
+        &self.root
+    }
+
     /// The schema it was compiled with.
     pub fn schema(&self) -> &Schema {
         &self.schema
@@ -398,6 +402,10 @@ impl Bound {
             plan: plan.into(),
             ..self.clone()
         }
+    }
+
+    pub(super) fn params(&self) -> &[Param] {
+        &self.params
     }
 
     /// The filter that was bound.

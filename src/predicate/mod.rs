@@ -28,6 +28,7 @@ mod planner;
 #[cfg(test)]
 mod reference;
 mod runtime;
+mod suggest;
 mod tally;
 mod value;
 

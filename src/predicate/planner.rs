@@ -184,7 +184,7 @@ impl Candidate {
     }
 
     /// The access that answers the conjunct with these params, or `None` if no index can.
-    fn access(&self, params: &[Param]) -> Option<Access> {
+    pub(super) fn access(&self, params: &[Param]) -> Option<Access> {
         let Self::Indexed { index, form, fixed } = self else {
             return Some(Access::Nobody);
         };

@@ -149,11 +149,19 @@ impl Presented {
 
 impl Client {
     fn verify(&self, token: &str) -> Result<Verified, TokenError> {
-        self.node
-            .live()
-            .access(self.app)
-            .tokens
-            .verify(token, unix_now())
+        let (live, now) = (self.node.live(), unix_now());
+        let verified = live.access(self.app).tokens.verify(token, now)?;
+        let Verified {
+            user, issued_at, ..
+        } = &verified;
+        if self
+            .node
+            .revocations
+            .refuses(self.app, user, *issued_at, now)
+        {
+            return Err(TokenError::Revoked);
+        }
+        Ok(verified)
     }
 
     /// What ends when keys have been fetched for a token that failed by `error`; `None` where that would not help, or is

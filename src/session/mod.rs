@@ -249,8 +249,8 @@ impl Session {
         let entrance = self.entrance.take();
         // With other nodes it waits until the bus brings what it is to get.
         if entrance.is_none() && !connection.takes_stored && self.client.node.cluster.is_none() {
-            self.client.open(connection, None, None);
-            return self.client.acknowledge_auth(auth.as_deref());
+            self.client.open(connection, None, None, auth.as_deref());
+            return;
         }
         self.client.seat.vouch();
         let client = self.client.clone();

@@ -286,6 +286,8 @@ fn explain_shows_the_plan_who_matches_and_the_values_for_one() {
         shown.contains("1 of 1 looked at") && shown.contains(&id) && shown.contains("warning"),
         "{shown}"
     );
+    let shown = served.run(&["explain", "auth.age == 17"]).expect(0);
+    assert!(shown.contains("--index auth.age"), "{shown}");
     let answer = json(
         &served
             .run(&["explain", "user == 'ann'", "--json"])

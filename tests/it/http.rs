@@ -473,8 +473,13 @@ fn a_repeat_with_the_same_key_gets_the_first_answer_and_sends_nothing() {
     let body = json!({"event": "once"});
     let first = emit_with_key(&server, "k", &body);
     assert_eq!(first.status, 200);
-    assert_eq!(emit_with_key(&server, "k", &body).text, first.text);
-    assert_ne!(emit_with_key(&server, "other", &body).text, first.text);
+    assert_eq!(first.header("idempotency-replayed"), None);
+    let repeated = emit_with_key(&server, "k", &body);
+    assert_eq!(repeated.text, first.text);
+    assert_eq!(repeated.header("idempotency-replayed"), Some("true"));
+    let other = emit_with_key(&server, "other", &body);
+    assert_ne!(other.text, first.text);
+    assert_eq!(other.header("idempotency-replayed"), None);
     let reused = emit_with_key(&server, "k", &json!({"event": "else"}));
     assert_eq!(
         (reused.status, reused.code().as_str()),
@@ -551,12 +556,34 @@ fn a_repeated_batch_runs_only_what_failed() {
             Some(body.as_bytes()),
         )
     };
-    let (first, second) = (batch(&items).json(), batch(&items).json());
+    let (first, second) = (batch(&items), batch(&items));
+    for answer in [&first, &second] {
+        // An item runs again, so neither answer is one that was given before.
+        assert_eq!(answer.header("idempotency-replayed"), None);
+    }
+    let (first, second) = (first.json(), second.json());
     assert_eq!(first["results"][0], second["results"][0]);
     assert_eq!(second["results"][1]["error"]["code"], "unbound_param");
     assert_eq!(first["results"][2], second["results"][2]);
     assert_eq!(events(&mut ann), ["a", "c"]);
     assert_eq!(batch(&json!({"items": []})).status, 422);
+}
+
+#[test]
+fn a_batch_is_a_replay_if_all_its_items_are() {
+    let server = server();
+    let mut client = server.connect("");
+    let items = json!({"items": [{"call": "emit", "event": "a"}, {"call": "emit", "event": "b"}]});
+    let batch = || {
+        let body = items.to_string();
+        let headers = [("Idempotency-Key", "k")];
+        server.request("POST", "/v1/batch", &headers, Some(body.as_bytes()))
+    };
+    let (first, second) = (batch(), batch());
+    assert_eq!(first.text, second.text);
+    assert_eq!(first.header("idempotency-replayed"), None);
+    assert_eq!(second.header("idempotency-replayed"), Some("true"));
+    assert_eq!(events(&mut client), ["a", "b"]);
 }
 
 #[test]
@@ -1233,6 +1260,67 @@ fn what_is_redacted_is_shown_by_no_call() {
 }
 
 #[test]
+fn what_is_redacted_is_hidden_in_lists_too() {
+    let hidden = ["auth.accounts.iban", "profile.pets.chip"].map(str::to_owned);
+    let server = server_with(|config| config.redact = hidden.to_vec());
+    let accounts = json!([{"iban": "secret-1", "bank": "b"}, [{"iban": "secret-2"}]]);
+    let mut client = server.client("ann", &json!({"accounts": accounts}));
+    client.join("room");
+    client.send(&json!({"op": "update", "id": 1, "data": {"pets": [{"chip": "secret-3"}]}}));
+    assert_eq!(client.json()["op"], "ack");
+
+    let one = server.get(&format!("/v1/connections/{}", client.id));
+    assert_eq!(one.json()["auth"]["accounts"][0]["bank"], "b");
+    for shown in [
+        one,
+        server.get("/v1/connections"),
+        server.get("/v1/channels/room/members"),
+    ] {
+        assert_eq!(shown.status, 200, "{shown:?}");
+        assert!(!shown.text.contains("secret-"), "{}", shown.text);
+        assert!(shown.text.contains("[redacted]"), "{}", shown.text);
+    }
+    for filter in [
+        "auth.accounts.exists(a, a.iban == \"x\")",
+        "auth.accounts[0].iban == \"x\"",
+        "auth.accounts.map(a, a.iban) == []",
+        "size(auth.accounts) == 0",
+        "profile.pets == []",
+    ] {
+        let question = json!({"filter": filter, "connection": client.id});
+        let explained = server.post("/v1/explain", &question);
+        assert_eq!(explained.status, 200, "{filter}: {explained:?}");
+        assert!(
+            !explained.text.contains("secret-"),
+            "{filter}: {}",
+            explained.text
+        );
+    }
+}
+
+#[test]
+fn explain_names_the_index_that_would_help() {
+    let server = server_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.index = vec!["auth.team".to_owned()];
+    });
+    let suggested = |filter: &str| {
+        let explained = server.call("/v1/explain", &json!({"filter": filter}));
+        explained["suggested_index"].clone()
+    };
+    assert_eq!(
+        suggested("auth.age > 1 && auth.plan == \"pro\""),
+        "auth.plan"
+    );
+    assert_eq!(suggested("\"admin\" in auth.roles"), "auth.roles");
+    assert_eq!(
+        suggested("auth.team == \"red\" && auth.plan == \"pro\""),
+        json!(null)
+    );
+    assert_eq!(suggested("auth.age > 1"), json!(null));
+}
+
+#[test]
 fn a_user_is_online_while_it_has_a_connection() {
     let server = server();
     let user = |path: &str| server.get(path).json();
@@ -1803,6 +1891,73 @@ fn tokens_and_idempotency_keys_of_one_app_mean_nothing_in_another() {
     let (mine, theirs) = (emit(KEY), emit(OTHER_KEY));
     assert_ne!(mine, theirs);
     assert_eq!((emit(KEY), emit(OTHER_KEY)), (mine, theirs));
+}
+
+#[test]
+fn the_numbers_that_an_app_sees_are_its_own() {
+    let server = two_apps();
+    let token = server.post_as(OTHER_KEY, "/v1/tokens", &json!({"user": "ann"}));
+    let token = token.json()["token"].as_str().unwrap().to_owned();
+    let _mine = server.connect("");
+    let _theirs = server.connect(&format!("app=other&token={token}"));
+    let mine = server.get_as(KEY, "/metrics").text;
+    let theirs = server.get_as(OTHER_KEY, "/metrics").text;
+    for (text, other) in [(&mine, "other"), (&theirs, "default")] {
+        assert_eq!(sum(text, "fanfare_connections", ""), 1.0, "{text}");
+        assert!(!text.contains(&format!("app=\"{other}\"")), "{text}");
+        assert!(
+            !text.contains("fanfare_http_request_seconds"),
+            "of the node: {text}"
+        );
+    }
+    assert!(
+        theirs.contains("fanfare_connections{app=\"other\"} 1\n"),
+        "{theirs}"
+    );
+
+    // Whoever runs the node sees all, and so does the only app of a node.
+    let all = server.get("/metrics").text;
+    assert_eq!(sum(&all, "fanfare_connections", ""), 2.0);
+    assert!(all.contains("fanfare_http_request_seconds"));
+    let alone = keyed_server(|_| {});
+    assert!(
+        alone
+            .get_as(KEY, "/metrics")
+            .text
+            .contains("fanfare_http_request_seconds")
+    );
+}
+
+#[test]
+fn what_came_through_a_proxy_on_this_machine_needs_a_key() {
+    let server = keyed_server(|_| {});
+    for header in [
+        ("X-Forwarded-For", "203.0.113.7"),
+        ("Forwarded", "for=203.0.113.7"),
+        ("Via", "1.1 proxy"),
+        ("Host", "fanfare.example"),
+        ("Origin", "https://evil.example"),
+    ] {
+        for path in ["/metrics", "/"] {
+            let refused = server.request("GET", path, &[header], None);
+            assert_eq!(
+                (refused.status, refused.code().as_str()),
+                (401, "unauthorized"),
+                "{path} {header:?}"
+            );
+        }
+        let authorization = format!("Bearer {KEY}");
+        let headers = [header, ("Authorization", &authorization)];
+        assert_eq!(
+            server.request("GET", "/metrics", &headers, None).status,
+            200
+        );
+    }
+    assert_eq!(server.get("/metrics").status, 200);
+    assert_eq!(
+        server.get_as("no key of this server", "/metrics").status,
+        401
+    );
 }
 
 #[test]

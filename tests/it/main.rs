@@ -35,6 +35,7 @@ mod page;
 mod predicate_properties;
 mod refusals;
 mod reload;
+mod revoke;
 mod rights;
 mod setup;
 mod slow_consumers;

@@ -328,6 +328,50 @@ fn the_form_of_a_token_is_three_parts_of_base64() {
 }
 
 #[test]
+fn an_end_may_be_required_and_is_nothing_else() {
+    let app = AppConfig {
+        tokens: vec![secret(None, SECRET)],
+        require_exp: true,
+        ..AppConfig::default()
+    };
+    let keys = Tokens::new(&app, None, &Limits::default()).unwrap();
+    let verify = |claims: &str| keys.verify(&token(claims), NOW);
+    assert_eq!(verify(r#"{"sub":"u"}"#).unwrap_err(), TokenError::NoExpiry);
+    assert_eq!(
+        verify(r#"{"sub":"u","iat":1}"#).unwrap_err(),
+        TokenError::NoExpiry
+    );
+    assert!(verify(&format!(r#"{{"sub":"u","exp":{}}}"#, NOW + 9)).is_ok());
+    assert!(
+        tokens(vec![secret(None, SECRET)])
+            .verify(&token(r#"{"sub":"u"}"#), NOW)
+            .is_ok()
+    );
+}
+
+#[test]
+fn the_time_of_issue_is_read_and_never_a_reason_to_refuse() {
+    let keys = tokens(vec![secret(None, SECRET)]);
+    for (iat, issued_at) in [
+        ("1800000000", Some(1_800_000_000)),
+        ("1800000000.9", Some(1_800_000_000)),
+        ("99999999999", Some(99_999_999_999)),
+        ("\"1800000000\"", None),
+        ("null", None),
+        ("-1", None),
+    ] {
+        let verified = keys.verify(&token(&format!(r#"{{"sub":"u","iat":{iat}}}"#)), NOW);
+        assert_eq!(verified.unwrap().issued_at, issued_at, "{iat}");
+    }
+    assert_eq!(
+        keys.verify(&token(r#"{"sub":"u"}"#), NOW)
+            .unwrap()
+            .issued_at,
+        None
+    );
+}
+
+#[test]
 fn time_is_honoured_with_some_leeway() {
     let leeway = limits::TOKEN_LEEWAY.as_secs();
     let at = |claim: &str, time: f64| token(&format!(r#"{{"sub":"u","{claim}":{time}}}"#));
@@ -676,6 +720,8 @@ fn what_would_be_refused_is_not_signed() {
             SignError::Reserved(reserved)
         );
     }
+    let can = sign("u", r#"{"can":{"join":["*"]}}"#, "{}").to_string();
+    assert!(can.contains(r#""can": {…}}"#), "{can}");
     assert_eq!(
         sign("u", r#"{"s\u0075b":"root"}"#, "{}"),
         SignError::Reserved("sub")

@@ -107,7 +107,7 @@ impl Node {
     }
 
     /// The same after this node has done its part: those that cannot be asked any more are named as missing.
-    async fn others_then(&self, app: AppId, order: &Order) -> Gathered {
+    pub(super) async fn others_then(&self, app: AppId, order: &Order) -> Gathered {
         let names = || {
             self.cluster
                 .as_ref()

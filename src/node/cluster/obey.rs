@@ -11,7 +11,7 @@ use crate::{
     hub::{Count, Snapshot},
     id::{AppId, ConnectionId},
     limits::{LISTED_BYTES, PAGE_BYTES, PAGE_STRIDE, USERS_NAMED},
-    protocol::native::MembersBuilder,
+    protocol::{envelope::Aim, native::MembersBuilder},
     time_slice::TimeSlice,
 };
 use serde::Serialize;
@@ -27,21 +27,10 @@ impl Node {
                 to_raw_value(&Part::default())
             }
             Order::Disconnect { aim, code, reason } => {
-                let closing = async {
-                    let target = Self::target_of(aim)?;
-                    self.disconnect(app, target, Close::new(code, &reason))
-                        .await
-                };
-                said(closing.await.map(|n| Number { n }))
+                let close = Close::new(code, &reason);
+                said(self.disconnect_as_told(app, aim, close).await)
             }
-            Order::Join { channel, aim } => {
-                let joining = async { self.join_all(app, channel, Self::target_of(aim)?).await };
-                said(joining.await.map(|joins| Joined {
-                    joined: joins.joined,
-                    already: joins.already,
-                    full: joins.full,
-                }))
-            }
+            Order::Join { channel, aim } => said(self.join_as_told(app, channel, aim).await),
             Order::Leave { channel, aim } => {
                 let leaving = async { self.leave_all(app, channel, Self::target_of(aim)?).await };
                 said(leaving.await.map(|n| Number { n }))
@@ -86,7 +75,43 @@ impl Node {
                 tallies: self.hub.presence(app).tallies(&channel, &users),
             }),
             Order::Connection { id } => self.shown(app, &id),
+            Order::Revoke { users, changes } => {
+                to_raw_value(&self.revoke_as_told(app, users, changes).await)
+            }
+            Order::Claims {
+                user,
+                claims,
+                can,
+                at,
+            } => {
+                let wanted = (&*claims, can.as_deref());
+                said(self.replace_as_told(app, &user, wanted, at).await)
+            }
         }
+    }
+
+    async fn disconnect_as_told(
+        &self,
+        app: AppId,
+        aim: Aim,
+        close: Close,
+    ) -> std::result::Result<Number, NodeError> {
+        let n = self.disconnect(app, Self::target_of(aim)?, close).await?;
+        Ok(Number { n })
+    }
+
+    async fn join_as_told(
+        self: &Arc<Self>,
+        app: AppId,
+        channel: String,
+        aim: Aim,
+    ) -> std::result::Result<Joined, NodeError> {
+        let joins = self.join_all(app, channel, Self::target_of(aim)?).await?;
+        Ok(Joined {
+            joined: joins.joined,
+            already: joins.already,
+            full: joins.full,
+        })
     }
 
     /// The connection `id` of this node as the API shows it, or null.

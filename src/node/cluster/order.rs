@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::revoked::Changes;
 use crate::{limits::PAGE_BYTES, protocol::envelope::Aim};
 
 /// Something that another node is to look up or to do, for its own connections.
@@ -76,6 +77,18 @@ pub(super) enum Order {
     Tallies {
         channel: String,
         users: Vec<String>,
+    },
+    /// Tokens of users are refused: of each those that were issued before the first time, until the second.
+    Revoke {
+        users: Vec<(String, u64, u64)>,
+        changes: Changes,
+    },
+    /// A user has these claims, and rights where they are there, instead of those of its tokens.
+    Claims {
+        user: String,
+        claims: Box<RawValue>,
+        can: Option<Box<RawValue>>,
+        at: u64,
     },
 }
 
