@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(among(SUGGESTED_OF), None);
 
         // Names of other lengths cost next to nothing, but there are bounds.
-        let short = vec!["b"; SUGGESTION_LOOKS];
+        let short = ["b"; SUGGESTION_LOOKS];
         assert_eq!(of("aaaa", short.into_iter().chain(["aaaa"])), None);
     }
 }

@@ -220,14 +220,9 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let id = NodeId::random();
         let mut apps = Vec::new();
+        let share = filter_share(&config);
         for (at, (name, app)) in config.apps.iter().enumerate() {
-            apps.push(App::new(
-                AppId(at as u16),
-                name,
-                app,
-                filter_share(&config),
-                &metrics,
-            )?);
+            apps.push(App::new(AppId(at as u16), name, app, share, &metrics)?);
         }
         let supervisor = Supervisor::default();
         let (cluster, inbox) =

@@ -156,12 +156,11 @@ impl Pattern {
     pub(super) fn is_in(&self, text: &str) -> bool {
         tally::add(40 + text.len() * self.byte_work);
         KEPT.with_borrow_mut(|kept| {
-            match kept.iter().position(|(id, _)| *id == self.id) {
-                Some(at) => kept[..=at].rotate_right(1),
-                None => {
-                    kept.truncate(limits::REGEX_SCRATCHES - 1);
-                    kept.insert(0, (self.id, Box::new(self.regex.create_cache())));
-                }
+            if let Some(at) = kept.iter().position(|(id, _)| *id == self.id) {
+                kept[..=at].rotate_right(1);
+            } else {
+                kept.truncate(limits::REGEX_SCRATCHES - 1);
+                kept.insert(0, (self.id, Box::new(self.regex.create_cache())));
             }
             let input = Input::new(text).earliest(true);
             self.regex
