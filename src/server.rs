@@ -202,7 +202,8 @@ impl Server {
         let admin = admin.map(|(listener, _)| listener);
         let started = parts.start(shards, listener, admin, inbox);
         let (threads, handle) = started.inspect_err(|_| {
-            // Those threads that did start hold the port.
+            // Those threads that did start hold the port. That they end is no failure.
+            parts.node.supervisor.end();
             parts.stop.send_replace(Stop::Now);
         })?;
         tracing::info!(%address, shards, apps = node.apps.len(), connections = node.config.limits.connections, "serving");
