@@ -824,6 +824,8 @@ fn the_page_has_every_close_code_and_every_error() {
         "no_functions",
         "no_users",
         "too_many_names",
+        "name_too_long",
+        "too_much_to_store",
         "busy",
         "history_unavailable",
         "internal",
