@@ -196,12 +196,8 @@ impl Session {
             Some(why) => session.client.turn_away(Refusal::ClientKey, why),
             None => session.identify(&connection, arrival.token.as_deref()),
         }
-        session
-            .client
-            .node
-            .metrics
-            .handshake
-            .observe(since.elapsed().as_secs_f64());
+        let metrics = &session.client.node.metrics;
+        metrics.handshake.observe(since.elapsed().as_secs_f64());
         session.keep(arrival.leftover.to_vec(), 0);
         Some(session)
     }
@@ -317,7 +313,7 @@ impl Session {
         let mut frames = 0;
         while self.pending.is_none() {
             if let Ending::Begun(_) | Ending::Unheard = self.ending {
-                self.discard(&mut decoder, &mut bytes);
+                self.discard(&mut decoder, mem::take(&mut bytes));
                 break;
             }
             if frames == RECEIVE_STRIDE {
@@ -339,22 +335,20 @@ impl Session {
 
     /// Passes over all but the client's own close frame, once its connection is being closed. A frame costs some nanoseconds
     /// then, and no lock.
-    fn discard(&mut self, decoder: &mut Decoder, bytes: &mut &mut [u8]) {
+    fn discard(&mut self, decoder: &mut Decoder, mut bytes: &mut [u8]) {
         let Ending::Begun(so_far) = self.ending else {
-            *bytes = &mut [];
             return;
         };
         let all = so_far.saturating_add(bytes.len() as u32);
         self.ending = Ending::Begun(all);
         loop {
-            match decoder.next(bytes) {
+            match decoder.next(&mut bytes) {
                 Ok(Some(Message::Close(close))) => self.client_closes(close),
                 Ok(Some(_)) => {}
                 // After a violation nothing that follows means anything.
                 Ok(None) | Err(_) => break,
             }
         }
-        *bytes = &mut [];
         if all > CLOSING_BYTES {
             self.ending = Ending::Unheard;
             // By then the close frame was written, and the socket is reset.

@@ -661,6 +661,7 @@ fn the_oldest_unfinished_message_is_given_up_where_all_are_too_large() {
     let server = server_with(|config| {
         config.shards = 1;
         config.limits.message_bytes = 48 * 1024 * 1024;
+        config.limits.outbox_bytes = 48 * 1024 * 1024;
     });
     let mut clients = [server.connect(""), server.connect("")];
     let mut head = vec![0x82, 0xff];
