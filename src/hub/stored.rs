@@ -153,6 +153,12 @@ impl Table {
         (doubted.collect(), (end < self.slots.len()).then_some(end))
     }
 
+    /// Takes note of a pong that answers a ping behind a stored event; false if no such ping was out.
+    pub(crate) fn hear_pong(&mut self, at: SlotRef) -> bool {
+        let inbox = self.slot(at).and_then(|slot| slot.inbox.as_mut());
+        inbox.is_some_and(|inbox| inbox.hear_pong())
+    }
+
     /// Notes that the client answered the ping behind `offset`; true if that confirms everything up to it.
     ///
     /// What a client makes up confirms nothing that it was not given.

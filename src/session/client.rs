@@ -196,12 +196,13 @@ impl Client {
         let Some(offset) = native::confirmed(payload) else {
             return false;
         };
-        let confirmed = self
+        let at = self.seat.at;
+        let (was_asked, confirmed) = self
             .event_loop
             .shard()
-            .with(|table| table.confirmed(self.seat.at, offset));
+            .with(|table| (table.hear_pong(at), table.confirmed(at, offset)));
         let Some(connection) = self.connection().filter(|_| confirmed) else {
-            return confirmed;
+            return was_asked;
         };
         if let Some(user) = connection.user_name() {
             let key = Key::user(self.app, user.clone());
@@ -209,7 +210,7 @@ impl Client {
                 .history
                 .confirm(&key, offset, &connection.reader());
         }
-        true
+        was_asked
     }
 
     /// Does what a message asks for, or begins to: what is answered has to be waited for before the next message.
