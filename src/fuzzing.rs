@@ -10,6 +10,8 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use serde_json::value::RawValue;
+
 use crate::{
     broker,
     http::{
@@ -28,8 +30,11 @@ use crate::{
     },
 };
 
+/// Takes bytes as they come from a stranger; panics on a finding.
+pub type Target = fn(&[u8]);
+
 /// Every target: its name, which is that of its folder in `fuzz/corpus`, and its function.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("decoder", decoder),
     ("resp", resp),
     ("filter", filter),
@@ -295,7 +300,7 @@ pub fn client_message(data: &[u8]) {
 
     match call {
         Ok(call) => {
-            let (read, found) = (call.id.map(|id| id.get()), id.map(|id| id.get()));
+            let (read, found) = (call.id.map(RawValue::get), id.map(RawValue::get));
             assert_eq!(read, found, "the id is read in two ways");
         }
         Err(Misunderstood::Unreadable { message }) => assert!(message.len() <= REFUSAL_BYTES),

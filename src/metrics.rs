@@ -452,6 +452,7 @@ impl Metrics {
         };
         metrics.register_publications();
         metrics.register_clients();
+        metrics.register_http();
         metrics.register_gauges();
         metrics.register_times();
         metrics
@@ -514,6 +515,10 @@ impl Metrics {
             "Requests answered 503 by the admission gate",
             self.admission_refused.clone(),
         );
+    }
+
+    fn register_http(&mut self) {
+        let r = &mut self.registry;
         r.register(
             "http_sockets",
             "Sockets of HTTP that are open",

@@ -164,7 +164,8 @@ impl Supervisor {
     pub(crate) async fn failed(&self) -> TaskFailed {
         let mut failure = self.0.failure.subscribe();
         loop {
-            if let Some(failed) = failure.borrow_and_update().clone() {
+            let failed = failure.borrow_and_update().clone();
+            if let Some(failed) = failed {
                 return failed;
             }
             // The sender is in `self`.

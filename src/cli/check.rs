@@ -69,56 +69,61 @@ fn summary(config: &Config, file: Option<&Path>) -> String {
         let _ = writeln!(text, "{line}");
     }
     for (name, app) in &config.apps {
-        let _ = writeln!(text, "app     {STRONG}{name}{STRONG:#}");
-        let mut line = |name: &str, of: String| {
-            let _ = writeln!(text, "  {name:<12}  {of}");
-        };
-        line("client auth", client_auth(config, app));
-        for key in &app.keys {
-            let scopes = key.scopes.iter().map(Scope::name).collect::<Vec<_>>();
-            line("API key", format!("{} ({})", key.name, scopes.join(", ")));
-        }
-        for key in &app.tokens {
-            let kid = key
-                .kid
-                .as_ref()
-                .map_or_else(String::new, |kid| format!(" (kid {kid})"));
-            line("token key", format!("{}{kid}", key.alg.name()));
-        }
-        if let Some(url) = &app.jwks_url {
-            line("token keys", format!("from {url}"));
-        }
-        for key in &app.client_keys {
-            line(
-                "client key",
-                format!("{} ({})", key.name, config.client_key_auth(app, key).name()),
-            );
-        }
-        for rule in &app.channels {
-            let (kept, presence) = (rule.history_size, rule.presence.name());
-            line(
-                "channels",
-                format!("{} (history {kept}, presence {presence})", rule.pattern),
-            );
-        }
-        if let Some(kept) = &app.user_events {
-            line("user events", format!("{} each", kept.size));
-        }
-        for path in &app.index {
-            line("index", path.clone());
-        }
-        if let Some(origins) = &app.origins {
-            line(
-                "origins",
-                if origins.is_empty() {
-                    "none".to_owned()
-                } else {
-                    origins.join(", ")
-                },
-            );
-        }
+        add_app(&mut text, config, name, app);
     }
     text
+}
+
+fn add_app(text: &mut String, config: &Config, name: &str, app: &AppConfig) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "app     {STRONG}{name}{STRONG:#}");
+    let mut line = |name: &str, of: String| {
+        let _ = writeln!(text, "  {name:<12}  {of}");
+    };
+    line("client auth", client_auth(config, app));
+    for key in &app.keys {
+        let scopes = key.scopes.iter().map(Scope::name).collect::<Vec<_>>();
+        line("API key", format!("{} ({})", key.name, scopes.join(", ")));
+    }
+    for key in &app.tokens {
+        let kid = key
+            .kid
+            .as_ref()
+            .map_or_else(String::new, |kid| format!(" (kid {kid})"));
+        line("token key", format!("{}{kid}", key.alg.name()));
+    }
+    if let Some(url) = &app.jwks_url {
+        line("token keys", format!("from {url}"));
+    }
+    for key in &app.client_keys {
+        line(
+            "client key",
+            format!("{} ({})", key.name, config.client_key_auth(app, key).name()),
+        );
+    }
+    for rule in &app.channels {
+        let (kept, presence) = (rule.history_size, rule.presence.name());
+        line(
+            "channels",
+            format!("{} (history {kept}, presence {presence})", rule.pattern),
+        );
+    }
+    if let Some(kept) = &app.user_events {
+        line("user events", format!("{} each", kept.size));
+    }
+    for path in &app.index {
+        line("index", path.clone());
+    }
+    if let Some(origins) = &app.origins {
+        line(
+            "origins",
+            if origins.is_empty() {
+                "none".to_owned()
+            } else {
+                origins.join(", ")
+            },
+        );
+    }
 }
 
 fn client_auth(config: &Config, app: &AppConfig) -> String {

@@ -85,7 +85,7 @@ impl EventLoop {
         if !seat.awaiting.get() || seat.waits.get() {
             return;
         }
-        if self.holds_ping(&seat) {
+        if Self::holds_ping(&seat) {
             // What is in the kernel's hands, only the kernel can see moving.
             seat.end_if_silent_for(self.hub.limits().outbox_age);
             seat.waits.set(true);
@@ -96,7 +96,7 @@ impl EventLoop {
     }
 
     /// Whether the last ping is not on its way yet. How long a socket may refuse, its own deadline says.
-    fn holds_ping(&self, seat: &Seat) -> bool {
+    fn holds_ping(seat: &Seat) -> bool {
         seat.stalled.get().is_some() || seat.has_unsent()
     }
 
@@ -111,7 +111,7 @@ impl EventLoop {
         if !seat.awaiting.get() || seat.pings.get() != number {
             return seat.waits.set(false);
         }
-        if self.holds_ping(&seat) {
+        if Self::holds_ping(&seat) {
             return self.expect(PING_LOOK, at, Due::PingLeft(number));
         }
         let wait = self.hub.limits().heartbeat_wait;

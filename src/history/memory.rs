@@ -119,8 +119,10 @@ impl History for Memory {
     }
 }
 
+type IsOccupied = dyn Fn(AppId, &str) -> bool + Send + Sync;
+
 /// Says whether anyone is in a channel of an app. It is asked under the store's lock, so it must not call the store.
-pub(crate) struct Occupied(Box<dyn Fn(AppId, &str) -> bool + Send + Sync>);
+pub(crate) struct Occupied(Box<IsOccupied>);
 
 impl Occupied {
     pub(crate) fn by(is_occupied: impl Fn(AppId, &str) -> bool + Send + Sync + 'static) -> Self {

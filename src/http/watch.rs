@@ -84,10 +84,8 @@ impl Life {
 
     /// Since when it waits for a request, or for the rest of one's head; nothing while one is being answered.
     pub(crate) fn waits_since(&self) -> Option<Instant> {
-        match *self.phase.lock() {
-            (Phase::Head | Phase::Idle, since) => Some(since),
-            (Phase::Busy | Phase::Upgrading, _) => None,
-        }
+        let (phase, since) = *self.phase.lock();
+        matches!(phase, Phase::Head | Phase::Idle).then_some(since)
     }
 
     /// Ends the connection.

@@ -102,12 +102,12 @@ impl Shard {
     /// `f` must neither block nor touch another shard.
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
-        let hold = holds::Hold::begin();
-        let result = f(&mut table);
-        table.trim();
-
-        let waiting = table.is_waiting();
-        drop(hold);
+        let (result, waiting) = {
+            let _hold = holds::Hold::begin();
+            let result = f(&mut table);
+            table.trim();
+            (result, table.is_waiting())
+        };
         drop(table);
         self.wake(waiting);
         result
@@ -117,12 +117,12 @@ impl Shard {
     /// lock gets it first.
     pub(crate) fn with_fair<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
-        let hold = holds::Hold::begin();
-        let result = f(&mut table);
-        table.trim();
-
-        let waiting = table.is_waiting();
-        drop(hold);
+        let (result, waiting) = {
+            let _hold = holds::Hold::begin();
+            let result = f(&mut table);
+            table.trim();
+            (result, table.is_waiting())
+        };
         MutexGuard::unlock_fair(table);
         self.wake(waiting);
         result

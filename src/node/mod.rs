@@ -45,7 +45,7 @@ use crate::{
     config::Config,
     door::Place,
     history::{History, HistoryError, Memory, Occupied, RedisHistory},
-    hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
+    hub::{Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
     limits::{LOGGED_LOOK, TARGET_NAMES, TOKEN_LEEWAY},
     log_limit::Lines,
@@ -207,6 +207,62 @@ pub(crate) struct Node {
     pub(crate) occupied: AtomicUsize,
 }
 
+/// What the shards of a node share.
+fn context_of(
+    config: &Config,
+    id: NodeId,
+    apps: &[App],
+    metrics: &Arc<Metrics>,
+    cluster: Option<&Cluster>,
+) -> Context {
+    let bulletin = Arc::new(Bulletin::default());
+    let register = cluster.map(Cluster::register);
+    let app_context = |app: &App| app.context(&config.limits, bulletin.clone(), register.clone());
+    let rules = config.apps.values().flat_map(|app| &app.channels);
+    Context {
+        node: id,
+        limits: config.limits.clone(),
+        metrics: metrics.clone(),
+        refusals: Refusals::new(
+            metrics.clone(),
+            apps.iter().map(|app| app.name.clone()).collect(),
+        ),
+        lines: Lines::default(),
+        apps: apps.iter().map(app_context).collect(),
+        refused: Arc::default(),
+        limbo: Limbo::new(
+            config.limits.resume_window,
+            rules.map(|rule| rule.leave_after),
+        ),
+        interest: cluster.map(|cluster| cluster.bus.interest().clone()),
+        bulletin,
+    }
+}
+
+/// Where events are kept: in Redis for all nodes, or in this node's memory.
+fn history_of(
+    config: &Config,
+    apps: &[App],
+    cluster: Option<&Cluster>,
+    hub: &Arc<Hub>,
+) -> Arc<dyn History> {
+    let metrics = hub.context().metrics.clone();
+    let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
+    if let Some(cluster) = cluster {
+        return Arc::new(RedisHistory::new(cluster.bus.clone(), metrics, app_metrics));
+    }
+
+    let members = hub.clone();
+    let is_occupied =
+        move |app: AppId, channel: &str| members.presence(app).count(channel).connections > 0;
+    Arc::new(Memory::new(
+        config.limits.history_bytes,
+        metrics,
+        app_metrics,
+        Occupied::by(is_occupied),
+    ))
+}
+
 impl Node {
     /// Sets up the apps and an empty hub of `shards` shards; and, where Redis is configured, the bus that joins it with
     /// other nodes, with what comes from there. Waits for nothing.
@@ -229,54 +285,9 @@ impl Node {
             Cluster::join(&config, id, shards, &apps, &metrics, &supervisor)?.unzip();
         let live =
             Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
-        let bulletin = Arc::new(Bulletin::default());
-        let register = cluster.as_ref().map(Cluster::register);
-        let app_context =
-            |app: &App| app.context(&config.limits, bulletin.clone(), register.clone());
-        let context = Context {
-            node: id,
-            limits: config.limits.clone(),
-            metrics: metrics.clone(),
-            refusals: Refusals::new(
-                metrics.clone(),
-                apps.iter().map(|app| app.name.clone()).collect(),
-            ),
-            lines: Lines::default(),
-            apps: apps.iter().map(app_context).collect::<Vec<AppContext>>(),
-            refused: Arc::default(),
-            limbo: Limbo::new(
-                config.limits.resume_window,
-                config
-                    .apps
-                    .values()
-                    .flat_map(|app| app.channels.iter().map(|rule| rule.leave_after)),
-            ),
-            bulletin,
-            interest: cluster
-                .as_ref()
-                .map(|cluster| cluster.bus.interest().clone()),
-        };
-        let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
+        let context = context_of(&config, id, &apps, &metrics, cluster.as_ref());
         let hub = Arc::new(Hub::new(shards, Arc::new(context)));
-        let history: Arc<dyn History> = match &cluster {
-            Some(cluster) => Arc::new(RedisHistory::new(
-                cluster.bus.clone(),
-                metrics.clone(),
-                app_metrics,
-            )),
-            None => {
-                let members = hub.clone();
-                let is_occupied = move |app: AppId, channel: &str| {
-                    members.presence(app).count(channel).connections > 0
-                };
-                Arc::new(Memory::new(
-                    config.limits.history_bytes,
-                    metrics.clone(),
-                    app_metrics,
-                    Occupied::by(is_occupied),
-                ))
-            }
-        };
+        let history = history_of(&config, &apps, cluster.as_ref(), &hub);
         let node = Self {
             name: config
                 .node_name

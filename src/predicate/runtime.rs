@@ -422,9 +422,9 @@ pub(super) struct ScalarSet {
     ints: AHashSet<i64>,
     /// Doubles that equal no int, by their bits.
     doubles: AHashSet<u64>,
-    null: bool,
-    yes: bool,
-    no: bool,
+    has_null: bool,
+    /// Whether false is among them, and whether true is.
+    bools: [bool; 2],
     /// Whether the list holds lists or maps as well, which are not in here.
     has_others: bool,
 }
@@ -441,9 +441,8 @@ impl ScalarSet {
         let mut set = Self::default();
         for item in items {
             match item {
-                Value::Null => set.null = true,
-                Value::Bool(true) => set.yes = true,
-                Value::Bool(false) => set.no = true,
+                Value::Null => set.has_null = true,
+                Value::Bool(which) => set.bools[usize::from(*which)] = true,
                 Value::Int(int) => _ = set.ints.insert(*int),
                 Value::Double(double) => match double_as_int(*double) {
                     Some(int) => _ = set.ints.insert(int),
@@ -460,7 +459,7 @@ impl ScalarSet {
 
     /// Whether null is among them.
     pub(super) fn has_null(&self) -> bool {
-        self.null
+        self.has_null
     }
 
     /// Whether a scalar is among them.
@@ -474,9 +473,8 @@ impl ScalarSet {
                 Some(int) => self.ints.contains(&int),
                 None => self.doubles.contains(&double.to_bits()),
             },
-            Value::Null => self.null,
-            Value::Bool(true) => self.yes,
-            Value::Bool(false) => self.no,
+            Value::Null => self.has_null,
+            Value::Bool(which) => self.bools[usize::from(*which)],
             Value::List(_) | Value::Map(_) => false,
         }
     }

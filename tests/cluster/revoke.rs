@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, Node, event},
+    redis::resp::Reply,
     support::{Client, Received, eventually, signed},
 };
 
@@ -24,7 +25,7 @@ fn of_each(cluster: &Cluster, user: &str) -> Vec<Client> {
 /// The name of the list in Redis.
 fn list(cluster: &Cluster) -> String {
     let keys = cluster.redis.call(&["KEYS", "fanfare:*revoked"]).unwrap();
-    let keys: Vec<String> = keys.items().iter().map(|key| key.text()).collect();
+    let keys: Vec<String> = keys.items().iter().map(Reply::text).collect();
     assert_eq!(keys.len(), 1, "{keys:?}");
     keys[0].clone()
 }

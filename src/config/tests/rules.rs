@@ -140,6 +140,7 @@ fn what_makes_no_sense_is_refused() {
 
 /// Settings that are each right, and of which one would keep the other from being used as it is set.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn settings_that_contradict_each_other_are_refused_with_both() {
     let redis = "[redis]\nurl = \"redis://h\"\n";
     let channel = "[[apps.default.channels]]\npattern = \"x\"\nhistory_size = 5\n";

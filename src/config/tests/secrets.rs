@@ -80,12 +80,15 @@ fn every_secret_can_be_in_a_file() {
     );
 }
 
+/// Flags, variables, and what the refusal says.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+
 #[test]
 fn a_secret_is_given_in_one_form() {
     let folder = Folder::new("both");
     let api = file(&folder, "api", KEY, "\n");
     let url = file(&folder, "url", "redis://h", "\n");
-    let cases: &[(&[&str], &[(&str, &str)], &str)] = &[
+    let cases: &[Case<'_>] = &[
         (
             &["--api-key", KEY, "--api-key-file", &api],
             &[],
