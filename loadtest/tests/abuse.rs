@@ -69,9 +69,9 @@ fn attacks_are_survived_fourth_part() {
 
 #[test]
 fn an_attack_that_there_is_not_is_an_error() {
-    let (code, _, said) = harness(&["abuse", "nonsense"]);
+    let (code, _, said) = harness(&["abuse", "kindness"]);
     assert_eq!(code, Some(2));
-    assert!(said.contains("there is no attack \"nonsense\""), "{said}");
+    assert!(said.contains("there is no attack \"kindness\""), "{said}");
 }
 
 #[test]

@@ -126,7 +126,7 @@ pub(super) fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> 
     }))
 }
 
-/// The frames of a stream that comes in `pieces`, as texts, and the error that ends it; for [`crate::fuzzing`].
+/// The frames of a stream that comes in `pieces`, as texts, and the error that ends it; for fuzzing.
 pub(crate) fn transcript(pieces: &[&[u8]]) -> Vec<String> {
     let mut buffer = BytesMut::new();
     let mut found = Vec::new();

@@ -207,6 +207,10 @@ pub(super) fn not_toml(text: &str, line: usize, message: &str) -> String {
     }
     let quoted = format!("\"{value}\"");
     if !opens && DeValue::parse(value).is_err() && DeValue::parse(&quoted).is_ok() {
+        let tables = text.lines().take(line).filter(|line| line.starts_with('['));
+        // What stands in the place of an app's table may be one of its keys.
+        let in_apps = tables.last().is_some_and(|table| table.trim() == "[apps]");
+        let value = if in_apps || key == "apps" { "" } else { value };
         return format!("{key}: {}", in_quotes(name, value));
     }
     format!("{key}: this is not TOML: {message}")

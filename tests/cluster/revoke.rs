@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, Node, event},
-    redis::resp::Reply,
+    redis::Reply,
     support::{Client, Received, eventually, signed},
 };
 

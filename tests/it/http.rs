@@ -2083,7 +2083,10 @@ fn the_page_has_every_metric() {
         app.issuer = Some("nobody".to_owned());
     });
     // Families without a label show up once they have counted.
-    drop(server.connect(""));
+    let mut client = server.connect("");
+    client.frame(0x81, b"no message");
+    assert_eq!(client.json()["op"], "error");
+    drop(client);
     assert!(
         server
             .try_open("", &[("Origin", "https://evil.example")])

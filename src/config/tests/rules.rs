@@ -239,7 +239,7 @@ fn settings_that_contradict_each_other_are_refused_with_both() {
         ),
         (
             redis,
-            "message_bytes = \"20MiB\"\noutbox_bytes = \"20MiB\"",
+            "message_bytes = \"20MiB\"\noutbox_bytes = \"20MiB\"\nstored_publication_bytes = \"20MiB\"",
             ["message_bytes = 20971520", "redis.url"],
         ),
         (
