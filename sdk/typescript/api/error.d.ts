@@ -1,0 +1,12 @@
+/**
+ * Every failure that this package reports. `code` is stable; the message is for people.
+ *
+ * Codes of the server are those of the client protocol, such as `forbidden`. The client adds its own:
+ * `aborted`, `bad_frame`, `closed`, `connection_lost`, `invalid_data`, `overflow`, `queue_full` and `timeout`.
+ */
+export declare class FanfareError extends Error {
+    readonly name = "FanfareError";
+    /** What happened, for programs. */
+    readonly code: string;
+    constructor(code: string, message: string);
+}

@@ -1,0 +1,68 @@
+// The server itself, on a free port of loopback. FANFARE_BIN names its program.
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { createServer } from "node:net";
+import { fileURLToPath } from "node:url";
+
+export const key = "test-key-of-the-typescript-package";
+export const secret = "test-secret-of-the-typescript-package";
+
+const candidates = ["release", "debug"].map((profile) =>
+  fileURLToPath(new URL(`../../../target/${profile}/fanfare`, import.meta.url)),
+);
+export const program = process.env.FANFARE_BIN ?? candidates.find(existsSync);
+
+/** Starts a server with an API key, a token secret, history in `room-*`, and stored events for users. */
+export const startServer = (more = []) =>
+  start(["--api-key", key, "--token-secret", secret, "--store-user-events", "--drain-delay", "0s", ...more]);
+
+/** Starts a server as in development: without keys, everyone may do everything. */
+export async function start(more = []) {
+  if (!program) throw new Error("build the server, or name its program in FANFARE_BIN");
+  const flags = ["--listen", "127.0.0.1:0", "--log", "info", "--channel-history", "room-*=10000"];
+  // The server refuses variables of its prefix that it does not know.
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("FANFARE_")));
+  const child = spawn(program, ["serve", ...flags, ...more], { env, stdio: ["ignore", "pipe", "pipe"] });
+
+  let log = "";
+  const address = await new Promise((resolve, reject) => {
+    const read = (chunk) => {
+      log += chunk;
+      const found = /serving address=(127\.0\.0\.1:\d+)/.exec(log);
+      if (found) resolve(found[1]);
+    };
+    child.stdout.on("data", read);
+    child.stderr.on("data", read);
+    child.once("exit", (code) => reject(new Error(`the server ended with ${code}:\n${log}`)));
+    child.once("error", reject);
+  });
+
+  return {
+    url: `http://${address}`,
+    port: Number(address.split(":")[1]),
+    child,
+    log: () => log,
+    async stop() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const ended = new Promise((resolve) => child.once("exit", resolve));
+      child.kill("SIGKILL");
+      await ended;
+    },
+  };
+}
+
+/** Starts a Redis server on a free port, for nodes that share it. */
+export async function startRedis() {
+  const probe = createServer();
+  await new Promise((resolve) => probe.listen(0, "127.0.0.1", resolve));
+  const { port } = probe.address();
+  await new Promise((resolve) => probe.close(resolve));
+
+  const flags = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", "/"];
+  const child = spawn("redis-server", flags, { stdio: ["ignore", "pipe", "ignore"] });
+  await new Promise((resolve, reject) => {
+    child.stdout.on("data", (chunk) => /Ready to accept/.test(chunk) && resolve());
+    child.once("error", reject);
+  });
+  return { url: `redis://127.0.0.1:${port}`, stop: () => child.kill("SIGKILL") };
+}
