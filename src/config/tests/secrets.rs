@@ -288,7 +288,8 @@ fn no_message_about_a_file_shows_a_secret() {
                 Err(error) => format!("{error} {error:?}"),
             };
             // Names are shown, whatever someone calls a key, and so is the path of Redis' key for TLS.
-            let is_path = text.starts_with("redis = { key = ") || text.starts_with("[redis]\nkey = ");
+            let is_path =
+                text.starts_with("redis = { key = ") || text.starts_with("[redis]\nkey = ");
             if !form.contains("name = \"{}\"") && !is_path {
                 assert!(!said.contains(MARKER), "{text}\n{said}");
             }
