@@ -1,4 +1,4 @@
-//! What evaluations really do, counted in tests only: the table in [`costs`](super::costs) holds it against what is charged.
+//! What evaluations really do, counted in tests only: the table in `costs` holds it against what is charged.
 
 #[cfg(test)]
 std::thread_local! {

@@ -14,7 +14,8 @@ fn fuzz() -> PathBuf {
 /// The inputs that are kept for a target.
 fn corpus(target: &str) -> Vec<PathBuf> {
     let folder = fuzz().join("corpus").join(target);
-    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
+    let entries =
+        fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 

@@ -1,6 +1,7 @@
 //! The log never holds the server up: whoever reads it may be slow, or stuck for good.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File},
     io::{self, BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -76,9 +77,11 @@ impl Server {
 
     /// Has lines logged until some are dropped: reports about a bad file.
     fn log_too_much(&self) {
-        let bad: String = (0..2000)
-            .map(|n| format!("a_setting_that_does_not_exist_{n} = 1\n"))
-            .collect();
+        let bad = (0..2000).fold(String::new(), |mut bad, n| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(bad, "a_setting_that_does_not_exist_{n} = 1");
+            bad
+        });
         fs::write(&self.config, bad).unwrap();
         eventually("lines are dropped", || {
             self.signal(Signal::HUP);
