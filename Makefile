@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench loadtest dist test-dist docs fmt setup setup-build setup-dist setup-test
+.PHONY: help run test check bench fuzz loadtest dist test-dist docs fmt setup setup-build setup-dist setup-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,17 @@ check: setup-build ## format, clippy and docs with warnings denied, layers, link
 
 bench: setup-build ## run the criterion benches (see benches/README.md)
 	$(CARGO) bench --locked
+
+# Each target in turn. What they find by themselves gathers in fuzz/found; fuzz/corpus holds what is worth keeping.
+TIME ?= 600
+TARGETS ?= $(basename $(notdir $(wildcard fuzz/targets/*.rs)))
+fuzz: setup-build ## run the fuzz targets, TIME=600 seconds each (see fuzz/README.md)
+	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is needed: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	@for target in $(TARGETS); do \
+	  mkdir -p fuzz/found/$$target && \
+	  $(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(TIME) -timeout=5 -max_len=65536 || exit 1; \
+	done
 
 loadtest: setup-build ## build the load-test harness and list its scenarios
 	$(CARGO) build --release --locked --workspace

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     config::SlowConsumer,
-    history::{History, Keep, Key, Memory, New},
+    history::{History, Keep, Key, Memory, New, Occupied},
     hub::{
         Batch, Coming, Connection, Context, Hub, Joining, Load, Named, Outcome, Owner, Progress,
         Replay, Selection, SlotRef, Table, Watching, channel_key, user_key,
@@ -64,7 +64,8 @@ impl SocketlessHub {
         let context =
             Context::of_one_app(Limits::default(), schema.clone(), SlowConsumer::Disconnect);
         let app_metrics = context.apps.iter().map(|app| app.metrics.clone()).collect();
-        let history = Memory::new(usize::MAX, context.metrics.clone(), app_metrics);
+        let nobody = Occupied::by(|_, _| false);
+        let history = Memory::new(usize::MAX, context.metrics.clone(), app_metrics, nobody);
         let hub = Hub::new(1, Arc::new(context));
         Self {
             history,

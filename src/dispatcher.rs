@@ -16,6 +16,7 @@ use crate::{
     limits::Limits,
     metrics::Metrics,
     protocol::event::{Data, Event, EventError},
+    supervisor::Supervisor,
 };
 
 /// How often a new dispatcher looks whether Redis has answered.
@@ -133,6 +134,7 @@ impl Dispatcher {
             NodeId::random(),
             &limits,
             metrics,
+            Supervisor::default(),
         )?;
         let way = Way { bus, _inbox: inbox };
         let up = async {

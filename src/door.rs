@@ -18,10 +18,12 @@ const SECOND: u64 = Duration::from_secs(1).as_nanos() as u64;
 
 type Addresses = Arc<Mutex<AHashMap<IpAddr, usize>>>;
 
-/// Bounds the rate of handshakes, and the connections of one address.
+/// Bounds the rate of connections that begin, and the connections of one address.
 #[derive(Debug)]
 pub(crate) struct Door {
     rate: Rate,
+    /// Of those that are let in only to be told why they may not stay.
+    hopeless: Rate,
     per_address: usize,
     addresses: Addresses,
 }
@@ -68,14 +70,17 @@ impl Door {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             rate: Rate::per_second(limits.accepts_per_second),
+            hopeless: Rate::per_second(limits.accepts_per_second),
             per_address: limits.connections_per_address,
             addresses: Arc::default(),
         }
     }
 
-    /// Whether one more handshake keeps the rate.
-    pub(crate) fn may_upgrade(&self) -> bool {
-        self.rate.take(Instant::now())
+    /// Whether one more connection keeps the rate. Those that are `hopeless`, which anybody can make up, have a rate of their
+    /// own, so that they keep nobody else out.
+    pub(crate) fn may_upgrade(&self, hopeless: bool) -> bool {
+        let rate = if hopeless { &self.hopeless } else { &self.rate };
+        rate.take(Instant::now())
     }
 
     /// Takes a place for a connection from `ip`.
@@ -114,7 +119,7 @@ impl Drop for Place {
 }
 
 /// One household has one IPv4 address, or one IPv6 /64.
-fn network(ip: IpAddr) -> IpAddr {
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         IpAddr::V4(v4) => IpAddr::V4(v4),
@@ -140,6 +145,17 @@ mod tests {
 
         // A clock that another thread read earlier takes nothing back.
         assert_eq!(taken(59_000), 0);
+    }
+
+    #[test]
+    fn who_cannot_stay_takes_nobody_elses_place() {
+        let door = Door::new(&Limits {
+            accepts_per_second: 5,
+            ..Limits::default()
+        });
+        let let_in = |hopeless| (0..100).filter(|_| door.may_upgrade(hopeless)).count();
+        assert!((5..100).contains(&let_in(true)), "they have a bound too");
+        assert!(let_in(false) >= 5);
     }
 
     #[test]

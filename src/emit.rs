@@ -1,13 +1,19 @@
 //! The verbs for programs that embed the server.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde::Serialize;
 use serde_json::value::to_raw_value;
 
 use crate::{
     hub::Connection,
-    node::{Exceptions, Joins, NodeError, Publication, Receipt, Target, To},
+    node::{
+        Exceptions, Joins, NodeError, Publication, Receipt, ReplaceReceipt, RevokeReceipt, Target,
+        To,
+    },
     protocol::event::{Data, Event, EventError},
     server::Server,
 };
@@ -220,6 +226,51 @@ impl Server {
         let (channel, node, app) = (channel.to_owned(), self.inner.node.clone(), self.app);
         self.run(async move { Ok(node.leave_everywhere(app, channel, target).await?.value) })
             .await
+    }
+
+    /// Refuses tokens of `users` that were issued before `before`, on every node, and closes the connections that came with
+    /// them. Without `before`: every token that is issued by now. A token without `iat` counts as issued before.
+    ///
+    /// # Errors
+    /// [`EmitError`]; nothing was revoked then.
+    pub async fn revoke(
+        &self,
+        users: &[&str],
+        before: Option<SystemTime>,
+    ) -> Result<RevokeReceipt, EmitError> {
+        let users = users.iter().map(|&user| user.to_owned()).collect();
+        // A part of a second counts as a whole one: no token of that second is left out.
+        let seconds = |time: SystemTime| {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            since.as_secs() + u64::from(since.subsec_nanos() > 0)
+        };
+        let (before, node, app) = (before.map(seconds), self.inner.node.clone(), self.app);
+        self.run(async move { Ok(node.revoke_everywhere(app, users, before).await?) })
+            .await
+    }
+
+    /// Replaces the claims of the open connections of `user`, on every node, and what its clients may do if `can` says so: the
+    /// object of the claim of that name. Channels that they may no longer join are left.
+    ///
+    /// It holds until a connection ends, or its client renews it with a token that was issued later.
+    ///
+    /// # Errors
+    /// [`EmitError`]; nothing was replaced then.
+    pub async fn replace_claims(
+        &self,
+        user: &str,
+        claims: impl Serialize,
+        can: Option<&serde_json::Value>,
+    ) -> Result<ReplaceReceipt, EmitError> {
+        let (user, claims) = (user.to_owned(), to_raw_value(&claims)?);
+        let can = can.map(to_raw_value).transpose()?;
+        let (node, app) = (self.inner.node.clone(), self.app);
+        self.run(async move {
+            Ok(node
+                .replace_claims_everywhere(app, user, claims, can)
+                .await?)
+        })
+        .await
     }
 
     /// Runs a call on a thread of the server, so that it is carried out whoever drops what.

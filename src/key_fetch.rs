@@ -21,6 +21,7 @@ use crate::{
     config::JwksUrl,
     id::AppId,
     limits::{JWKS_BYTES, JWKS_RETRY, JWKS_RETRY_MAX, JWKS_WAIT},
+    log_limit,
     node::Node,
     outbound,
 };
@@ -76,8 +77,10 @@ impl KeyKeepers {
                 .iter()
                 .any(|keeper| Arc::ptr_eq(source, &keeper.source))
             {
+                let name = format!("keys of {}", source.url());
+                let keep = keep(node.clone(), app, source.clone());
                 let task = handle
-                    .spawn(keep(node.clone(), app, source.clone()))
+                    .spawn(node.supervisor.run(&name, keep))
                     .abort_handle();
                 keepers.push(Keeper {
                     source: source.clone(),
@@ -93,6 +96,8 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
     let name = node.app(app).name.clone();
     let mut failures = 0_u32;
     let mut skipped = Vec::new();
+    // Tokens with unknown keys ask for fetches.
+    let useless = log_limit::Limited::new();
     loop {
         source.begin();
         let began = Instant::now();
@@ -110,8 +115,10 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
                     skipped = set.skipped().to_vec();
                     tell_skipped(&name, source.url(), &skipped);
                 }
-                if set.is_empty() {
-                    tracing::warn!(app = %name, url = %source.url(), "no key there verifies tokens");
+                if set.is_empty()
+                    && let Some(others) = useless.note(Instant::now())
+                {
+                    tracing::warn!(others, app = %name, url = %source.url(), "no key there verifies tokens");
                 }
                 tracing::debug!(app = %name, url = %source.url(), keys = set.len(), took = ?began.elapsed(), "keys for tokens fetched");
                 failures = 0;

@@ -10,9 +10,12 @@ compile_error!(
 pub mod close;
 pub mod id;
 pub mod limits;
+mod nearest;
 mod time_slice;
 pub mod metrics;
+mod log_limit;
 mod refusals;
+mod supervisor;
 mod outbound;
 pub mod config;
 pub mod predicate;
@@ -22,6 +25,7 @@ mod broker;
 mod history;
 mod hub;
 mod door;
+mod rates;
 mod app;
 mod node;
 mod key_fetch;
@@ -37,6 +41,8 @@ mod emit;
 mod dispatcher;
 #[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod cli;
 
 pub use crate::{
@@ -54,11 +60,14 @@ pub use crate::{
     history::HistoryError,
     hub::{Busy, Connection},
     limits::Limits,
-    node::{Exceptions, Joins, NodeError, Placement, Receipt, Target, To},
+    node::{
+        Exceptions, Joins, NodeError, Placement, Receipt, ReplaceReceipt, RevokeReceipt, Target, To,
+    },
     predicate::{FilterError, Value},
     protocol::event::EventError,
     reload::ReloadError,
     server::{Server, ServerBuilder, SignTokenError, StartError, TokenRequest},
+    supervisor::TaskFailed,
 };
 /// The text of names, in [`Placement`] and in values: up to 23 bytes of it lie in place.
 pub use smol_str::SmolStr;

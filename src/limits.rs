@@ -53,17 +53,56 @@ pub const CLIENT_KEY_BYTES_MIN: usize = 8;
 /// Longest `Idempotency-Key`, in bytes. Four UUIDs fit.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
 
+/// What an answer kept for an `Idempotency-Key` counts for beside its bytes and its key's: its places in a table that may be
+/// half empty and among the ages, and what wakes those who wait for it.
+pub const IDEMPOTENCY_ENTRY_BYTES: usize = 512;
+
+/// What a request with such a key counts for while it runs: its answer is seldom longer.
+pub const IDEMPOTENCY_RUNNING_BYTES: usize = 1024;
+
 /// Longest message that `fanfare listen` takes. No server sends one near it, and a wrong one cannot fill the memory.
 pub const LISTEN_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
 /// How deep `data` may nest. Receivers parse it with whatever they have; common parsers give up near 1,000.
 pub const DATA_DEPTH: usize = 128;
 
+/// How many times as much memory a profile, or a token's claims, may take as their JSON may have bytes. Text takes about as much
+/// as its JSON, a short number or text three to six times, and `{}` twenty-four times.
+pub const JSON_MEMORY: usize = 4;
+
+/// What a profile, or a token's claims, may take in memory in any case: a few members with names of their own.
+pub const JSON_MEMORY_LEAST: usize = 4096;
+
+/// What a value may take in memory that comes as up to `json` bytes of JSON.
+pub(crate) fn json_memory(json: usize) -> usize {
+    json.saturating_mul(JSON_MEMORY).max(JSON_MEMORY_LEAST)
+}
+
+/// Entries that one connection may have in one declared index: elements of a list, or keys of a map. Each is about 100 bytes,
+/// and is removed and inserted when the attribute changes. Tokens of large directories name 200 groups at most.
+pub const INDEX_ENTRIES: usize = 256;
+
+/// Sets of keys that one profile, or one token, shares with those of others. Sharing takes a lock of the whole app, and what
+/// is worth sharing has few shapes.
+pub const LAYOUTS_PER_VALUE: usize = 16;
+
 /// Longest filter text, in bytes. Long lists of values belong in `params`.
 pub const FILTER_BYTES: usize = 4 * 1024;
 
 /// Most nodes of a filter's syntax tree; items of a literal list are counted apart.
 pub const FILTER_NODES: usize = 256;
+
+/// What a node of a filter holds in memory, about: itself, its path, and a closure.
+pub const FILTER_NODE_BYTES: usize = 256;
+
+/// Longest name that is compared with others to say what someone may have meant, in bytes.
+pub const SUGGESTED_BYTES: usize = 64;
+
+/// Names that are compared for it: a few hundred microseconds' work where all are as long as may be.
+pub const SUGGESTED_OF: usize = 64;
+
+/// Names that are looked at for it: most are of another length.
+pub const SUGGESTION_LOOKS: usize = 1024;
 
 /// Most items of one literal list in a filter.
 pub const FILTER_LIST_ITEMS: usize = 1024;
@@ -81,11 +120,42 @@ pub const FILTER_WORK_BYTES: u32 = 256 * 1024;
 /// 15 ns and a byte about one, so that a unit of work is about a nanosecond.
 pub const FILTER_STEP_WORK: u32 = 16;
 
-/// Compiled size of one regular expression, in bytes; refuses patterns such as `(a{1000}){1000}`.
-pub const REGEX_BYTES: usize = 64 * 1024;
+/// Longest text that `int()` and `double()` convert, in bytes. No number is longer, but for zeros that mean nothing.
+pub const NUMBER_BYTES: usize = 64;
 
-/// Compiled filters kept per app. A filter is a constant text with `params`, so an app has few; each is a few KiB.
+/// Regular expressions of one filter.
+pub const FILTER_PATTERNS: usize = 8;
+
+/// Longest regular expression, in bytes of text.
+pub const REGEX_TEXT_BYTES: usize = 1024;
+
+/// Compiled size of all regular expressions of one filter, in bytes; refuses patterns such as `(a{1000}){1000}`.
+pub const REGEX_BYTES: usize = 128 * 1024;
+
+/// What building the classes of one filter's regular expressions may take: ranges of characters, or where case is ignored
+/// characters. Each takes about 10 ns, so that compiling ends within a few milliseconds.
+pub const REGEX_POINTS: u32 = 500_000;
+
+/// What a search is charged for each byte of text and each character of the pattern, in units of work: the worst patterns
+/// keep track of all their places at the same time, at 4 to 8 ns each.
+pub const REGEX_POSITION_WORK: usize = 8;
+
+/// What every search is charged at least.
+pub const REGEX_SEARCH_WORK: usize = 64;
+
+/// Bytes of the table of states that a thread builds while it searches for a regular expression, in each direction. Patterns
+/// that need more take longer, and are charged for it.
+pub const REGEX_SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Regular expressions of which a thread keeps such tables: those of one filter.
+pub const REGEX_SCRATCHES: usize = FILTER_PATTERNS;
+
+/// Compiled filters that an app is expected to have: a filter is a constant text with `params`. The bound is in bytes,
+/// [`Limits::filter_cache_bytes`].
 pub const FILTER_CACHE_ENTRIES: usize = 1024;
+
+/// What an entry of that cache takes beside its text and the filter.
+pub const CACHED_BYTES: usize = 256;
 
 /// Deliveries up to which a publication is small: it has its own share of the admission gate and its own flush list.
 pub const SMALL_DELIVERIES: usize = 100;
@@ -178,9 +248,6 @@ pub const RECENT_PUBLICATIONS: usize = 16_384;
 /// number is said: a list as long would be most of what nodes say.
 pub const USERS_NAMED: usize = 1000;
 
-/// A wrong message of a program is logged once in this time for each kind of mistake; all are counted.
-pub const PROGRAM_COMPLAINTS: Duration = Duration::from_mins(1);
-
 /// How long a request with an `Idempotency-Key` may run until another node takes its node for dead.
 pub const ONCE_RUNNING: Duration = Duration::from_secs(30);
 
@@ -221,8 +288,15 @@ pub const PAGE_MAX: usize = 1000;
 /// Members on one page, when a caller of the HTTP API does not say. Most channels fit.
 pub const MEMBERS_PAGE_DEFAULT: usize = 500;
 
-/// Bytes of members or of kept events on one page of the HTTP API: what callers read into memory without a thought.
-pub const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of connections, members, channels or kept events on one page of the HTTP API: what callers read into memory without
+/// a thought, and what is put together in a few milliseconds.
+pub const PAGE_BYTES: usize = 1024 * 1024;
+
+/// Members that are put on a page of the HTTP API between two looks at the clock.
+pub const PAGE_STRIDE: usize = 64;
+
+/// What a channel counts for on such a page beside its name and the names of its users.
+pub const LISTED_BYTES: usize = 96;
 
 /// Channels that one call may send to. Each has a frame of its own, all of them are encoded before the first is placed,
 /// and the gate must have room for all at once.
@@ -326,13 +400,35 @@ pub const TOKEN_SECRET_BYTES: usize = 32;
 /// Longest `sub` of a token, in bytes. It is the user's name in every index and member list.
 pub const USER_BYTES: usize = 256;
 
-/// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive.
+/// Longest `device` of a client, in bytes: a UUID with a prefix fits.
+pub const DEVICE_BYTES: usize = 128;
+
+/// Longest text that may stand for a connection's id in a list of a target, in bytes. An id has 26.
+pub const CONNECTION_ID_BYTES: usize = 64;
+
+/// Revocations that are noted or removed under one hold of their lock, and users whose connections are looked for under
+/// one hold of a shard's: some microseconds' work, for which a client that comes in may wait.
+pub const REVOCATIONS_AT_ONCE: usize = 128;
+
+/// Revocations that go to Redis in one script: a millisecond's work of Redis.
+pub const REVOCATIONS_STORED: usize = 512;
+
+/// How long the list of revocations stays in Redis after the last of them is over, for a namespace that nobody uses any
+/// more.
+pub const REVOCATIONS_OUTLIVE: Duration = Duration::from_hours(24);
+
+/// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive. So far ahead of this node's
+/// clock may the time of a revocation be.
 pub const TOKEN_LEEWAY: Duration = Duration::from_secs(5);
 
 /// Largest set of public keys that is fetched, in bytes. Common ones are below 10 KiB.
 pub const JWKS_BYTES: usize = 256 * 1024;
 
-/// Most keys of such a set. Each is tried for a token that names none.
+/// Public keys that are tried for one token, where it names none by its `kid`: rotation has two or three. Each try takes up
+/// to 0.1 ms.
+pub const TOKEN_TRIES: usize = 4;
+
+/// Most keys of such a set.
 pub const JWKS_KEYS: usize = 100;
 
 /// How long fetching them may take, connecting included. A client whose token names an unknown key waits for it.
@@ -356,6 +452,44 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// Rate-limited messages in a row after which a client is closed with 4102.
 pub const RATE_LIMIT_STRIKES: u32 = 100;
 
+/// Messages that an anonymous connection may send at once when it has just come: a token, a profile, and joining the
+/// channels of a page that does not name them in its address. Whatever more it sends, it has to earn first: a bound that
+/// connecting again would restore is no bound. A user needs no such start, since its bucket is kept.
+pub const ANONYMOUS_START: u32 = 20;
+
+/// Users of one app, or addresses, of which a node remembers how much they have sent lately; about 64 bytes each. Whoever has
+/// sent nothing for `message_burst` / `messages_per_second` seconds need not be remembered.
+pub const RATED_CLIENTS: usize = 65_536;
+
+/// Bytes of a page of members that cost as much as one message: making the largest page, a quarter of `outbox_bytes`, takes
+/// about as long as sixteen messages.
+pub const PAGE_COST_BYTES: usize = 16 * 1024;
+
+/// Names in one event of a client (users, and who is left out) that cost as much as one message: each is looked up on every
+/// shard.
+pub const NAMES_COST: usize = 100;
+
+/// Messages in a row that cannot be read at all after which a client is closed with 4009: it speaks another protocol.
+pub const UNREADABLE_ROW: u8 = 10;
+
+/// In this time one of them is forgotten, so that a library that sends the text `ping` as its heartbeat does no harm.
+pub const UNREADABLE_FORGOTTEN: Duration = Duration::from_secs(5);
+
+/// How long a client may take for one message, from its first byte to its last. 64 KiB in this time are 17 kbit/s; whoever is
+/// slower, or never ends, would hold memory for it.
+pub const MESSAGE_TIME: Duration = Duration::from_secs(30);
+
+/// Memory of all messages of a node that have begun and not ended: 1,000 of the largest. Past it the oldest is given up, since
+/// an honest one is whole within milliseconds.
+pub const UNFINISHED_BYTES: usize = 64 * 1024 * 1024;
+
+/// How much is still read of a client that is being closed, in which its close frame may come. Of one that goes on sending
+/// nothing more is read, and its socket is reset after [`CLOSE_GRACE`].
+pub const CLOSING_BYTES: u32 = 256 * 1024;
+
+/// Frames of a client between two looks at the clock: several microseconds' work.
+pub const RECEIVE_STRIDE: usize = 8;
+
 /// How long a client has to answer a close frame before its socket is reset.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
@@ -365,12 +499,24 @@ pub const CONNECTIONS_MAX: usize = 1_000_000;
 /// Descriptors kept for functions' requests, listeners, logs and epoll when the connections take the rest.
 pub const DESCRIPTORS_RESERVED: usize = 512;
 
+/// Descriptors that sockets of HTTP leave free, beside those of clients: for listeners, logs, epoll and Redis.
+pub const DESCRIPTORS_SPARE: usize = 64;
+
+/// Fewest sockets of HTTP where nothing is set: proxies and functions keep some open each.
+pub const HTTP_SOCKETS_MIN: usize = 64;
+
+/// Most of them where nothing is set. Each has buffers of 20 KiB, so they take 320 MiB.
+pub const HTTP_SOCKETS_MAX: usize = 16_384;
+
+/// Sockets of HTTP that strangers from one address may have at least, where connections of an address are bounded. A browser
+/// opens six, and several may share the address.
+pub const HTTP_SOCKETS_OF_ADDRESS: usize = 32;
+
+/// Sockets of HTTP that are told to end when the process is out of descriptors: enough for a burst of clients.
+pub const HTTP_SOCKETS_ENDED: usize = 16;
+
 /// Largest head of an HTTP request: the largest token fits three times.
 pub const REQUEST_HEAD_BYTES: usize = 64 * 1024;
-
-/// How long an HTTP connection may rest between requests: longer than common load balancers (60 s) keep one, so that
-/// none is closed just as a request is sent on it.
-pub const HTTP_IDLE: Duration = Duration::from_secs(75);
 
 /// How long a server that ends waits for the first request of a connection that it has accepted already.
 pub const FIRST_REQUEST: Duration = Duration::from_millis(100);
@@ -381,12 +527,26 @@ pub const DRAIN_SPACING: Duration = Duration::from_millis(1);
 /// Longest `reconnect_in_ms` of a goodbye; what follows a node's leaving is spread over this.
 pub const DRAIN_RECONNECT: Duration = Duration::from_secs(3);
 
-/// How often refusals of one kind are logged at most. Short enough to look for what just happened, and one line for each kind
-/// in it does not fill a log.
-pub const REFUSALS_LOGGED_EVERY: Duration = Duration::from_mins(1);
+/// How long a shard may be silent before its node is not ready: its ticks come ten times a second.
+pub const READY_SILENCE: Duration = Duration::from_secs(5);
 
-/// How often the log is told of refusals that are due.
-pub const REFUSALS_LOOK: Duration = Duration::from_secs(5);
+/// How long a shard may be silent before the process is to be started again: far longer than any pause of a machine that
+/// recovers by itself.
+pub const LIVE_SILENCE: Duration = Duration::from_secs(30);
+
+/// How often lines of one kind that clients or callers can cause are logged at most. Short enough to look for what just
+/// happened, and one line for each kind in it does not fill a log.
+pub const LOGGED_EVERY: Duration = Duration::from_mins(1);
+
+/// How often it is looked whether the count of such lines is due.
+pub const LOGGED_LOOK: Duration = Duration::from_secs(5);
+
+/// Bytes of log lines that wait to be written. A reader that pauses for a moment loses nothing; one that is stuck costs
+/// this much memory, and as much again for what is being written.
+pub const LOG_BYTES: usize = 1024 * 1024;
+
+/// How long a program that ends waits for its log lines, and for what it prints, to be taken.
+pub const LOG_FAREWELL: Duration = Duration::from_millis(500);
 
 /// Over how long clients are disconnected whose tokens end in the same second. As long as [`TOKEN_LEEWAY`], which forgives as
 /// much of a token that is shown.
@@ -406,7 +566,7 @@ pub const ACCEPT_QUEUE: usize = 1024;
 /// place among the ages (80) in one that may be half empty, the frame's header and count (64), and a share of its topic.
 pub const HISTORY_EVENT_BYTES: usize = 640;
 
-/// What one name that replay leaves out counts for, in bytes: an allocation, and a place in a set.
+/// What one name that replay leaves out counts for beside its own bytes: an allocation, and a place in a set.
 pub const HISTORY_NAME_BYTES: usize = 128;
 
 /// How long a topic of which nothing is kept any more knows its numbering: a tab that slept over lunch still learns
@@ -417,9 +577,12 @@ pub const HISTORY_QUIET: Duration = Duration::from_hours(1);
 /// joining names that nobody uses does not fill Redis. A node with members knows by itself that nothing came.
 pub const HISTORY_UNUSED: Duration = Duration::from_mins(2);
 
-/// Topics of which nothing is kept and whose numbering is known. They are half a KiB each; who joins channel after
-/// channel so fills 50 MB and no more.
+/// Topics of which nothing is kept, in which nobody is, and whose numbering is known. They are half a KiB each; who joins
+/// channel after channel so fills 50 MB and no more. Channels with members come on top, as many as connections may be in.
 pub const HISTORY_QUIET_TOPICS: usize = 100_000;
+
+/// Topics that are looked at for one to forget, where there are more: each may turn out to have members.
+pub const HISTORY_QUIET_LOOKS: usize = 8;
 
 /// Topics of which a node remembers how far it has seen their numbering, to notice when Redis has gone back behind it.
 /// They are about 150 bytes each; of others only the epoch tells.
@@ -536,6 +699,10 @@ pub struct Limits {
     /// Time for a client to finish its request's head, and for a body to arrive.
     #[serde(with = "crate::limits::duration")]
     pub handshake: Duration,
+    /// How long an HTTP connection may rest between requests. A load balancer must give one up sooner than the server, or it
+    /// sends a request into its end. Those of clouds keep one for up to 600 s, and cannot be told otherwise.
+    #[serde(with = "crate::limits::duration")]
+    pub http_idle: Duration,
     /// Time for a client to authenticate by message where authentication is required.
     #[serde(with = "crate::limits::duration")]
     pub auth: Duration,
@@ -547,7 +714,11 @@ pub struct Limits {
     pub heartbeat_wait: Duration,
     /// Connections of this node; 0 means as many as the file descriptors allow, at most 1,000,000.
     pub connections: usize,
-    /// Sockets accepted a second. Protects what is connected from a stampede of what reconnects.
+    /// Sockets of HTTP on this node, functions' and proxies' kept ones and those that are to become clients; 0 means a quarter
+    /// of the file descriptors, from 64 to 16,384. Past it the one that waits for a request for longest is closed.
+    pub http_sockets: usize,
+    /// Connections that begin in a second. Protects what is connected from a stampede of what reconnects. Requests that
+    /// become no connection do not count.
     pub accepts_per_second: u32,
     /// Connections from one address (IPv6: one /64); 0 is off, so that an unconfigured load balancer is no outage.
     pub connections_per_address: usize,
@@ -565,17 +736,32 @@ pub struct Limits {
     /// Heavy filters that run at the same time: those that scan every connection, or may take long for one. Each app may
     /// always run one; further ones of all apps take turns.
     pub scans: usize,
+    /// Compiled filters and regular expressions that are kept, in bytes, for all apps together. Each app has an equal share. A
+    /// common filter takes a few KiB.
+    #[serde(with = "crate::limits::size")]
+    pub filter_cache_bytes: usize,
     /// How long a request waits at the admission gate before it gets 503.
     #[serde(with = "crate::limits::duration")]
     pub admission_wait: Duration,
-    /// Answers kept for `Idempotency-Key`s.
+    /// Answers kept for `Idempotency-Key`s. With several apps each has an equal share for certain, and may have more while
+    /// there is room.
     pub idempotency_entries: usize,
+    /// Bytes of them, with their keys and an allowance of 512 bytes each; shared in the same way.
+    #[serde(with = "crate::limits::size")]
+    pub idempotency_bytes: usize,
     /// How long such an answer is kept.
     #[serde(with = "crate::limits::duration")]
     pub idempotency_window: Duration,
     /// Longest life of a token that `POST /v1/tokens` signs.
     #[serde(with = "crate::limits::duration")]
     pub token_ttl: Duration,
+    /// How long a revocation is kept: as long as the tokens live that are in use. A token that lives longer is good again
+    /// after that.
+    #[serde(with = "crate::limits::duration")]
+    pub revocation_ttl: Duration,
+    /// Revocations of one app that are kept. Each is a user's name and about 150 bytes, on every node; so all of them
+    /// are 40 MB at most.
+    pub revocations: usize,
     /// How old public keys from a `jwks_url` become before they are fetched again. One that was withdrawn is good for
     /// this long.
     #[serde(with = "crate::limits::duration")]
@@ -584,6 +770,11 @@ pub struct Limits {
     /// Bounds of channels and users do not bound how many of them there are.
     #[serde(with = "crate::limits::size")]
     pub history_bytes: usize,
+    /// Bytes that one call may store: its event, with an allowance of 640 bytes and whom it leaves out, once for each user or
+    /// channel that it is stored for. Else one request with 10,000 names writes a gigabyte, and pushes out what others have
+    /// stored.
+    #[serde(with = "crate::limits::size")]
+    pub stored_publication_bytes: usize,
     /// How long the channels of a connection that ended without a close frame are kept for its return; 0 is off. A
     /// change of network takes a phone less.
     #[serde(with = "crate::limits::duration")]
@@ -641,10 +832,12 @@ impl Default for Limits {
             refused_bytes: 256 * 1024 * 1024,
             send_buffer: 64 * 1024,
             handshake: Duration::from_secs(10),
+            http_idle: Duration::from_secs(620),
             auth: Duration::from_secs(5),
             heartbeat: Duration::from_secs(25),
             heartbeat_wait: Duration::from_secs(10),
             connections: 0,
+            http_sockets: 0,
             accepts_per_second: 10_000,
             connections_per_address: 0,
             bulk_publications: 64,
@@ -652,12 +845,17 @@ impl Default for Limits {
             small_publications: 4096,
             admitted_bytes: 64 * 1024 * 1024,
             scans: 4,
+            filter_cache_bytes: 32 * 1024 * 1024,
             admission_wait: Duration::from_millis(500),
             idempotency_entries: 100_000,
+            idempotency_bytes: 64 * 1024 * 1024,
             idempotency_window: Duration::from_mins(5),
             token_ttl: Duration::from_hours(24),
+            revocation_ttl: Duration::from_hours(7 * 24),
+            revocations: 100_000,
             jwks_refresh: Duration::from_mins(5),
             history_bytes: 64 * 1024 * 1024,
+            stored_publication_bytes: 16 * 1024 * 1024,
             resume_window: Duration::from_secs(5),
             presence_notices: 20,
             presence_members: 500,

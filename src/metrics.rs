@@ -18,6 +18,7 @@ use prometheus_client::{
 };
 
 pub use self::bus::{BusMetrics, Sent};
+use crate::close;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabel {
@@ -36,9 +37,47 @@ struct DropLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ClientRefusalLabels {
+    app: Arc<str>,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CloseLabels {
     app: Arc<str>,
-    code: u16,
+    code: &'static str,
+}
+
+/// Close codes that are told apart. A client, and who closes one by the API, may take any other, and each would be a series
+/// for ever.
+const CLOSE_CODES: [(u16, &str); 21] = [
+    (1000, "1000"),
+    (1001, "1001"),
+    (1002, "1002"),
+    (1003, "1003"),
+    (1005, "1005"),
+    (1006, "1006"),
+    (1007, "1007"),
+    (1008, "1008"),
+    (1009, "1009"),
+    (1011, "1011"),
+    (close::UNAUTHORIZED, "4001"),
+    (close::FORBIDDEN, "4003"),
+    (close::EXPIRED, "4005"),
+    (close::BAD_MESSAGE, "4009"),
+    (close::DISCONNECTED, "4010"),
+    (close::REPLACED, "4011"),
+    (close::OVER_LIMIT, "4100"),
+    (close::TOO_SLOW, "4101"),
+    (close::RATE_LIMITED, "4102"),
+    (close::DRAINING, "4200"),
+    (close::HEARTBEAT_MISSED, "4201"),
+];
+
+/// The label of a close code.
+fn close_label(code: u16) -> &'static str {
+    let known = CLOSE_CODES.iter().find(|(known, _)| *known == code);
+    known.map_or("other", |(_, label)| label)
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -202,6 +241,7 @@ impl Refusal {
 pub struct AppMetrics {
     app: Arc<str>,
     closes: Family<CloseLabels, Counter>,
+    client_refusals: Family<ClientRefusalLabels, Counter>,
     drops: [Counter; 5],
     /// Connections that are open now.
     pub connections: Gauge,
@@ -246,22 +286,31 @@ impl AppMetrics {
         self.drops[reason as usize].get()
     }
 
+    /// Counts a message of a client that was refused: by the code of its error, or by the reason where it gets none.
+    pub fn client_refused(&self, reason: &'static str) {
+        let labels = ClientRefusalLabels {
+            app: self.app.clone(),
+            reason,
+        };
+        self.client_refusals.get_or_create(&labels).inc();
+    }
+
     /// Counts a connection that ended with `code`.
     pub fn closed(&self, code: u16) {
         self.closes
             .get_or_create(&CloseLabels {
                 app: self.app.clone(),
-                code,
+                code: close_label(code),
             })
             .inc();
     }
 
-    /// Connections that ended with `code` so far.
+    /// Connections that ended with `code` so far, or with any that is not told apart if it is not.
     pub fn closes(&self, code: u16) -> u64 {
         self.closes
             .get_or_create(&CloseLabels {
                 app: self.app.clone(),
-                code,
+                code: close_label(code),
             })
             .get()
     }
@@ -287,11 +336,18 @@ pub struct Metrics {
     resumed: Family<AppLabel, Counter>,
     drops: Family<DropLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
+    client_refusals: Family<ClientRefusalLabels, Counter>,
     refused: Family<ReasonLabel, Counter>,
     jwks_fetches: Family<FetchLabels, Counter>,
     jwks_keys: Family<AppLabel, Gauge>,
     /// Requests turned away by the admission gate with 503.
     pub admission_refused: Counter,
+    /// Sockets of HTTP that are open.
+    pub http_sockets: Gauge,
+    /// Sockets of HTTP that were closed to make room for others.
+    pub http_sockets_ended: Counter,
+    /// Answers for `Idempotency-Key`s that were given up before their time, to make room for those of other apps.
+    pub idempotency_given_up: Counter,
     /// Large publications that waited because most connections refused.
     pub eased: Counter,
     /// Large publications between admission and their last offer.
@@ -330,6 +386,8 @@ pub struct Metrics {
     pub delivery: Histogram,
     /// Time from a request's head to its answer.
     pub http: Histogram,
+    /// Log lines that the reader of the log did not take in time.
+    pub log_lines_dropped: Counter,
     /// What goes to other nodes and comes from them.
     pub bus: BusMetrics,
 }
@@ -363,10 +421,14 @@ impl Metrics {
             resumed: Family::default(),
             drops: Family::default(),
             closes: Family::default(),
+            client_refusals: Family::default(),
             refused: Family::default(),
             jwks_fetches: Family::default(),
             jwks_keys: Family::default(),
             admission_refused: Counter::default(),
+            http_sockets: Gauge::default(),
+            http_sockets_ended: Counter::default(),
+            idempotency_given_up: Counter::default(),
             eased: Counter::default(),
             bulk_in_flight: Gauge::default(),
             small_in_flight: Gauge::default(),
@@ -386,9 +448,11 @@ impl Metrics {
             handshake: seconds(),
             delivery: seconds(),
             http: seconds(),
+            log_lines_dropped: Counter::default(),
         };
         metrics.register_publications();
         metrics.register_clients();
+        metrics.register_http();
         metrics.register_gauges();
         metrics.register_times();
         metrics
@@ -453,6 +517,25 @@ impl Metrics {
         );
     }
 
+    fn register_http(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "http_sockets",
+            "Sockets of HTTP that are open",
+            self.http_sockets.clone(),
+        );
+        r.register(
+            "http_sockets_ended",
+            "Sockets of HTTP closed while they waited for a request, to make room for others",
+            self.http_sockets_ended.clone(),
+        );
+        r.register(
+            "idempotency_given_up",
+            "Answers for Idempotency-Keys given up before their time, by apps that kept more than their share",
+            self.idempotency_given_up.clone(),
+        );
+    }
+
     fn register_clients(&mut self) {
         let r = &mut self.registry;
         r.register(
@@ -476,9 +559,19 @@ impl Metrics {
             self.refused.clone(),
         );
         r.register(
+            "log_lines_dropped",
+            "Log lines dropped because whoever reads the log was too slow",
+            self.log_lines_dropped.clone(),
+        );
+        r.register(
             "client_messages",
             "Messages that clients sent",
             self.messages.clone(),
+        );
+        r.register(
+            "client_refusals",
+            "Messages of clients that were refused, by reason",
+            self.client_refusals.clone(),
         );
         r.register(
             "member_notices",
@@ -611,6 +704,7 @@ impl Metrics {
         });
         AppMetrics {
             closes: self.closes.clone(),
+            client_refusals: self.client_refusals.clone(),
             drops,
             connections: self.by_app.get_or_create_owned(&label),
             connected: self.connected.get_or_create_owned(&label),
@@ -662,6 +756,40 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
+
+    /// The numbers that are of the app `name` alone, in the same format.
+    pub fn render_app(&self, name: &str) -> String {
+        only_of(name, &self.render())
+    }
+}
+
+/// What of `text` is of the app `name`: its samples, each with the lines that describe its metric.
+fn only_of(name: &str, text: &str) -> String {
+    let label = format!("app=\"{name}\"");
+    let is_of_app = |line: &str| {
+        // No other label has a value that callers or clients choose, so this is the label and not a part of one.
+        let labels = line.split_once('{').map_or("", |(_, labels)| labels);
+        labels.starts_with(&label) || labels.contains(&format!(",{label}"))
+    };
+    let (mut shown, mut description) = (String::new(), String::new());
+    let mut described = false;
+    for line in text.split_inclusive('\n') {
+        if line.starts_with('#') {
+            if described {
+                description.clear();
+                described = false;
+            }
+            description.push_str(line);
+        } else {
+            described = true;
+            if is_of_app(line) {
+                shown.push_str(&std::mem::take(&mut description));
+                shown.push_str(line);
+            }
+        }
+    }
+    shown.push_str("# EOF\n");
+    shown
 }
 
 impl Default for Metrics {
@@ -673,6 +801,50 @@ impl Default for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_app_is_shown_its_own_numbers_and_nothing_else() {
+        let metrics = Metrics::new();
+        let (a, ab) = (metrics.app("a"), metrics.app("a-b"));
+        a.connected.inc_by(3);
+        ab.connected.inc_by(5);
+        ab.closed(4001);
+        a.dropped(DropReason::Slow, 2);
+        let text = metrics.render_app("a");
+
+        assert!(
+            text.contains("fanfare_connected_total{app=\"a\"} 3\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# TYPE fanfare_connected counter\n"),
+            "{text}"
+        );
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let mut count = 0;
+        for sample in samples {
+            assert!(sample.contains("app=\"a\""), "{sample}");
+            count += 1;
+        }
+        assert!(count > 10, "{text}");
+        assert!(
+            !text.contains("fanfare_http_request") && !text.contains("4001"),
+            "{text}"
+        );
+        assert!(text.ends_with("# EOF\n"));
+
+        // Every metric is described right before its samples.
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            if let Some(described) = line.strip_prefix("# HELP ") {
+                let metric = described.split(' ').next().unwrap();
+                assert!(
+                    lines[at + 2].starts_with(metric) || lines[at + 3].starts_with(metric),
+                    "{line}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn every_refusal_has_its_place_and_a_name_of_its_own() {

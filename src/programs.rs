@@ -27,7 +27,7 @@ use crate::{
         verbs::{Fields, Verb},
     },
     id::AppId,
-    limits::PROGRAM_COMPLAINTS,
+    log_limit::Limited,
     node::{Extent, Node, Program, Publication},
 };
 
@@ -46,7 +46,8 @@ enum Which {
 struct Work {
     node: Arc<Node>,
     held: Held,
-    complained: AHashMap<(AppId, &'static str), Instant>,
+    /// By app and kind of mistake, of which there are only so many.
+    complained: AHashMap<(AppId, &'static str), Limited>,
 }
 
 /// Carries out what programs say, one after another, until nothing more can come.
@@ -115,30 +116,27 @@ impl Work {
     /// Counts a message that cannot be understood or carried out.
     fn refuse(&mut self, app: AppId, problem: &Problem) {
         self.node.app(app).metrics.dispatch_malformed.inc();
-        if self.is_news(app, problem.code()) {
+        if let Some(others) = self.note(app, problem.code()) {
             let (name, code, detail) = (&self.node.app(app).name, problem.code(), problem.detail());
-            tracing::warn!(app = %name, code, detail, "a message on the dispatch channel was refused");
+            tracing::warn!(app = %name, code, detail, others, "a message on the dispatch channel was refused");
         }
     }
 
     /// Counts a message that was good, and whose events are kept nowhere.
     fn lose(&mut self, app: AppId, why: &str) {
         self.node.app(app).metrics.dispatch_lost.inc();
-        if self.is_news(app, "lost") {
+        if let Some(others) = self.note(app, "lost") {
             let name = &self.node.app(app).name;
-            tracing::warn!(app = %name, why, "a message on the dispatch channel is not kept");
+            tracing::warn!(app = %name, why, others, "a message on the dispatch channel is not kept");
         }
     }
 
-    /// Whether to say it again: a program that is wrong is wrong often.
-    fn is_news(&mut self, app: AppId, what: &'static str) -> bool {
-        let now = Instant::now();
-        let last = self.complained.get(&(app, what));
-        let is_news = last.is_none_or(|at| now.duration_since(*at) > PROGRAM_COMPLAINTS);
-        if is_news {
-            self.complained.insert((app, what), now);
-        }
-        is_news
+    /// Whether to say it, and how many others were not told: a program that is wrong is wrong often.
+    fn note(&mut self, app: AppId, what: &'static str) -> Option<u64> {
+        self.complained
+            .entry((app, what))
+            .or_default()
+            .note(Instant::now())
     }
 }
 

@@ -2,11 +2,9 @@
 
 use std::{fmt::Display, sync::Arc, time::Instant};
 
-use parking_lot::Mutex;
-
 use crate::{
     id::AppId,
-    limits::REFUSALS_LOGGED_EVERY,
+    log_limit::Limited,
     metrics::{Metrics, Refusal},
 };
 
@@ -21,15 +19,7 @@ pub(crate) struct Refusals {
     /// The names of the apps, by their ids.
     apps: Vec<Arc<str>>,
     /// By app, then by reason. The last row is for what names no app.
-    kinds: Mutex<Vec<[Kind; Refusal::ALL.len()]>>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Kind {
-    /// When a line was last written, unless that is over a minute ago.
-    told: Option<Instant>,
-    /// How many were refused since.
-    untold: u64,
+    kinds: Vec<[Limited; Refusal::ALL.len()]>,
 }
 
 /// Refusals of one kind that no line has told of yet.
@@ -42,7 +32,7 @@ struct Untold {
 
 impl Refusals {
     pub(crate) fn new(metrics: Arc<Metrics>, apps: Vec<Arc<str>>) -> Self {
-        let kinds = Mutex::new(vec![Default::default(); apps.len() + 1]);
+        let kinds = (0..=apps.len()).map(|_| Default::default()).collect();
         Self {
             metrics,
             apps,
@@ -81,30 +71,19 @@ impl Refusals {
 
     /// Takes note of one. How many others a line about it is to mention, if a line is due.
     fn note(&self, why: Refusal, app: Option<AppId>, now: Instant) -> Option<u64> {
-        let mut kinds = self.kinds.lock();
-        let kind = &mut kinds[self.row(app)][why as usize];
-        if kind.is_recent(now) {
-            kind.untold += 1;
-            return None;
-        }
-        kind.told = Some(now);
-        Some(std::mem::take(&mut kind.untold))
+        self.kinds[self.row(app)][why as usize].note(now)
     }
 
     /// The kinds that have more to tell and may do so at `now`.
     fn due(&self, now: Instant) -> Vec<Untold> {
         let mut due = Vec::new();
-        for (row, kinds) in self.kinds.lock().iter_mut().enumerate() {
+        for (row, kinds) in self.kinds.iter().enumerate() {
             for (why, kind) in Refusal::ALL.into_iter().zip(kinds) {
-                if kind.untold == 0 || kind.is_recent(now) {
-                    continue;
-                }
-                kind.told = Some(now);
-                due.push(Untold {
+                due.extend(kind.due(now).map(|count| Untold {
                     why,
                     app: (row < self.apps.len()).then_some(AppId(row as u16)),
-                    count: std::mem::take(&mut kind.untold),
-                });
+                    count,
+                }));
             }
         }
         due
@@ -119,47 +98,13 @@ impl Refusals {
     }
 }
 
-impl Kind {
-    fn is_recent(&self, now: Instant) -> bool {
-        self.told
-            .is_some_and(|told| now.saturating_duration_since(told) < REFUSALS_LOGGED_EVERY)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    const MINUTE: Duration = REFUSALS_LOGGED_EVERY;
+    use crate::limits::LOGGED_EVERY as MINUTE;
 
     fn refusals() -> Refusals {
         Refusals::new(Arc::new(Metrics::new()), vec!["a".into(), "b".into()])
-    }
-
-    #[test]
-    fn the_first_of_a_kind_is_told_and_the_others_are_counted_for_a_minute() {
-        let (refusals, began) = (refusals(), Instant::now());
-        let (app, why) = (Some(AppId(0)), Refusal::Origin);
-        assert_eq!(refusals.note(why, app, began), Some(0));
-        for n in 1..100 {
-            assert_eq!(refusals.note(why, app, began + MINUTE * n / 100), None);
-        }
-        assert_eq!(refusals.due(began + MINUTE * 99 / 100), []);
-        let untold = Untold {
-            why,
-            app,
-            count: 99,
-        };
-        assert_eq!(refusals.due(began + MINUTE), [untold]);
-        assert_eq!(refusals.due(began + MINUTE * 3), [], "they are told once");
-
-        // A line tells of what no line has told, whoever writes it.
-        let later = began + MINUTE * 4;
-        assert_eq!(refusals.note(why, app, later), Some(0));
-        assert_eq!(refusals.note(why, app, later), None);
-        assert_eq!(refusals.note(why, app, later + MINUTE), Some(1));
     }
 
     #[test]

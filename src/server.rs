@@ -25,7 +25,10 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     net::TcpStream,
     runtime::{Builder, Handle},
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     task::LocalSet,
 };
 
@@ -40,15 +43,22 @@ use crate::{
     config::{Config, ConfigError},
     door::Door,
     event_loop::EventLoop,
-    http::{Edge, Peer, idempotency::Store, watch::Watch},
+    http::{
+        Edge, Peer,
+        idempotency::Store,
+        sockets::{Seat, Sockets},
+        watch::Watch,
+    },
     id::AppId,
     key_fetch::KeyKeepers,
     limits::{
-        ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST, PROGRAM_MESSAGES,
-        REQUEST_HEAD_BYTES,
+        ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST, HTTP_SOCKETS_ENDED,
+        PROGRAM_MESSAGES, REQUEST_HEAD_BYTES,
     },
+    log_limit::Line,
     node::Node,
     programs,
+    supervisor::Supervisor,
 };
 
 /// Why a server does not start.
@@ -111,6 +121,9 @@ pub enum StartError {
 /// are cut off. Clients see their socket end without a close frame (1006), as after a crash, and come back by
 /// themselves. Publications that were accepted and not yet written are lost. With Redis, the other nodes notice within
 /// `limits.node_lease` that this one is gone.
+///
+/// If one of the server's own tasks fails, it ends in the same way, since it could not serve as it should any more.
+/// [`Server::wait`] returns then, and says which one it was.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(crate) inner: Arc<Inner>,
@@ -131,7 +144,16 @@ pub(crate) struct Inner {
     ending: Ending,
 }
 
-type Accepted = (StdStream, IpAddr, Instant);
+/// A socket as the kernel gave it, with its peer's address.
+type FromKernel = (StdStream, IpAddr);
+
+/// A socket that was let in.
+struct Accepted {
+    socket: StdStream,
+    ip: IpAddr,
+    since: Instant,
+    seat: Seat,
+}
 
 impl Server {
     /// Starts a server: checks the configuration, listens, and starts its threads. [`Server::builder`] is for what is
@@ -145,6 +167,15 @@ impl Server {
         config.check()?;
         if config.limits.connections == 0 {
             config.limits.connections = connections_by_descriptors();
+        }
+        let (connections, free) = (config.limits.connections, free_descriptors());
+        if connections > free {
+            tracing::warn!(
+                connections,
+                descriptors = free,
+                "limits.connections is more than the limit of open files allows; raise that (LimitNOFILE, ulimit -n), or lower \
+                 limits.connections"
+            );
         }
         let shards = match config.shards {
             0 => std::thread::available_parallelism().map_or(1, |cores| shards_for(cores.get())),
@@ -161,7 +192,8 @@ impl Server {
         listening.extend(admin.as_ref().map(|(listener, _)| Arc::downgrade(listener)));
         let (node, inbox) = Node::new(config, shards)?;
         let parts = Parts {
-            answers: Store::new(&node.config.limits),
+            answers: Store::new(&node.config.limits, node.apps.len(), node.metrics.clone()),
+            sockets: Sockets::new(&node.config.limits, descriptors(), node.metrics.clone()),
             door: Arc::new(Door::new(&node.config.limits)),
             node: node.clone(),
             stop: watch::Sender::new(Stop::No),
@@ -170,13 +202,17 @@ impl Server {
         let admin = admin.map(|(listener, _)| listener);
         let started = parts.start(shards, listener, admin, inbox);
         let (threads, handle) = started.inspect_err(|_| {
-            // Those threads that did start hold the port.
+            // Those threads that did start hold the port. That they end is no failure.
+            parts.node.supervisor.end();
             parts.stop.send_replace(Stop::Now);
         })?;
         tracing::info!(%address, shards, apps = node.apps.len(), connections = node.config.limits.connections, "serving");
         for line in node.config.summary() {
             tracing::info!("{line}");
         }
+        let ending = Ending::new(parts.stop, listening, threads, &node);
+        let stopper = ending.stopper();
+        node.supervisor.on_failure(move || stopper.end_now());
         let inner = Inner {
             node,
             handle,
@@ -184,7 +220,7 @@ impl Server {
             admin_address,
             key_keepers: KeyKeepers::default(),
             reloading: Mutex::new(()),
-            ending: Ending::new(parts.stop, listening, threads),
+            ending,
         };
         inner.key_keepers.tend(&inner.node, &inner.handle);
         Ok(Self {
@@ -223,6 +259,7 @@ struct First {
 struct Parts {
     node: Arc<Node>,
     answers: Arc<Store>,
+    sockets: Arc<Sockets>,
     door: Arc<Door>,
     stop: watch::Sender<Stop>,
 }
@@ -248,7 +285,7 @@ impl Parts {
         for (index, sockets) in receivers.into_iter().enumerate() {
             let (parts, ready, first) = (self.clone(), ready.clone(), first.take());
             threads.push(spawn(format!("fanfare-{index}"), move || {
-                parts.run_shard(index, sockets, first, &ready);
+                parts.run_shard(index, sockets, first, ready);
             })?);
         }
         if let Some(listener) = admin {
@@ -275,10 +312,15 @@ impl Parts {
         })
     }
 
-    fn watch(&self) -> Rc<Watch> {
-        let watch = Watch::new(self.node.config.limits.handshake);
-        tokio::task::spawn_local(watch.clone().run());
+    fn watch(&self, thread: &str) -> Rc<Watch> {
+        let watch = Watch::new(&self.node.config.limits);
+        self.keep(&format!("HTTP watch of {thread}"), watch.clone().run());
         watch
+    }
+
+    /// Starts a task on this thread that the server cannot do without.
+    fn keep(&self, task: &str, run: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(self.node.supervisor.run(task, run));
     }
 
     fn run_shard(
@@ -286,47 +328,58 @@ impl Parts {
         index: usize,
         mut sockets: mpsc::Receiver<Accepted>,
         first: Option<First>,
-        ready: &std::sync::mpsc::SyncSender<Handle>,
+        ready: std::sync::mpsc::SyncSender<Handle>,
     ) {
-        block_on(async move {
+        let (supervisor, name) = (self.node.supervisor.clone(), format!("shard {index}"));
+        block_on(&supervisor, &name.clone(), async move {
             // Fails only if the server was given up while starting.
             let _ = ready.send(Handle::current());
             let event_loop = EventLoop::new(self.node.hub.clone(), index);
-            event_loop.start();
+            event_loop.start(&self.node.supervisor);
             if self.node.cluster.is_some() {
-                tokio::task::spawn_local(event_loop.clone().keep_stored(self.node.clone()));
+                let stored = event_loop.clone().keep_stored(self.node.clone());
+                self.keep(&format!("missed stored events of {name}"), stored);
             }
             let edge = self.edge(Some(event_loop));
-            let watch = self.watch();
-            if let Some(First {
-                listener,
-                senders,
-                inbox,
-            }) = first
-            {
-                tokio::task::spawn_local(self.clone().accept(listener, senders));
-                tokio::task::spawn_local(self.node.clone().tell_members());
-                tokio::task::spawn_local(self.node.clone().tell_refusals());
-                if let Some(inbox) = inbox {
-                    let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
-                    tokio::task::spawn_local(self.node.clone().hear(inbox, programs));
-                    tokio::task::spawn_local(self.node.clone().belong());
-                    tokio::task::spawn_local(self.node.clone().keep_list());
-                    tokio::task::spawn_local(self.node.clone().keep_up());
-                    tokio::task::spawn_local(self.node.clone().pass_notices_on());
-                    tokio::task::spawn_local(programs::serve(self.node.clone(), messages));
-                }
+            let watch = self.watch(&name);
+            if let Some(first) = first {
+                self.start_first(first);
             }
             self.serve_all(&edge, &watch, &mut sockets).await;
         });
     }
 
+    /// Starts what there is one of in a server, on the first shard's thread.
+    fn start_first(&self, first: First) {
+        let node = &self.node;
+        self.keep("accept", self.clone().accept(first.listener, first.senders));
+        self.keep("notices to members", node.clone().tell_members());
+        self.keep("counts for the log", node.clone().tell_counts());
+        let Some(inbox) = first.inbox else { return };
+
+        let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
+        // These two end with the bus, which says by itself why it has ended.
+        let supervisor = &node.supervisor;
+        let hear = node.clone().hear(inbox, programs);
+        tokio::task::spawn_local(supervisor.run_to_end("hearing other nodes", hear));
+        let serve = programs::serve(node.clone(), messages);
+        tokio::task::spawn_local(supervisor.run_to_end("programs", serve));
+        self.keep("lease", node.clone().belong());
+        self.keep("list of members", node.clone().keep_list());
+        self.keep("missed events", node.clone().keep_up());
+        self.keep("notices of other nodes", node.clone().pass_notices_on());
+    }
+
     fn run_admin(self, listener: Arc<TcpListener>) {
-        block_on(async move {
+        let (supervisor, name) = (self.node.supervisor.clone(), "admin thread");
+        block_on(&supervisor, name, async move {
             let edge = self.edge(None);
-            let watch = self.watch();
+            let watch = self.watch(name);
             let (sender, mut sockets) = mpsc::channel(ACCEPT_QUEUE);
-            tokio::task::spawn_local(self.clone().accept(listener, vec![sender]));
+            self.keep(
+                "accept of the admin thread",
+                self.clone().accept(listener, vec![sender]),
+            );
             self.serve_all(&edge, &watch, &mut sockets).await;
         });
     }
@@ -352,6 +405,8 @@ impl Parts {
                 Some(_) = serving.join_next() => {}
             }
         }
+        // Without a word to stop, whoever accepts has failed. The supervisor ends the server for that, and not for this thread.
+        let _ = stop.wait_for(|stop| *stop != Stop::No).await;
         tokio::select! {
             _ = stop.wait_for(|stop| *stop == Stop::Now) => {}
             () = finish(serving) => {}
@@ -380,16 +435,15 @@ impl Parts {
             };
             match accepted {
                 Ok(accepted) => {
+                    let Some(accepted) = self.let_in(accepted) else {
+                        continue;
+                    };
                     next = (next + 1) % senders.len();
-                    if senders[next].send(accepted).await.is_err() {
+                    if !hand_over(&senders, next, accepted).await {
                         return;
                     }
                 }
-                Err(error) => {
-                    // Out of descriptors, most likely: those who wait are taken when some are free again.
-                    tracing::error!(%error, "cannot accept");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                Err(error) => self.cannot_accept(&error).await,
             }
         }
         if *stop.borrow() == Stop::Now {
@@ -400,19 +454,59 @@ impl Parts {
             let Ok(accepted) = accept_one(listener.get_ref()) else {
                 return;
             };
+            let Some(accepted) = self.let_in(accepted) else {
+                continue;
+            };
             if sender.send(accepted).await.is_err() {
                 return;
             }
         }
     }
 
+    /// Takes a place for a socket among those of the node. Nothing where each of them is busy, which ends the socket.
+    fn let_in(&self, (socket, ip): FromKernel) -> Option<Accepted> {
+        let live = self.node.live();
+        let is_proxy = live
+            .config
+            .trusted_proxies
+            .iter()
+            .any(|proxy| proxy.contains(&ip));
+        let seat = self.sockets.enter(ip, is_proxy, self.node.occupied())?;
+        Some(Accepted {
+            socket,
+            ip,
+            since: Instant::now(),
+            seat,
+        })
+    }
+
+    /// Makes room after the kernel gave no socket. The process is out of descriptors, most likely, and sockets that wait for
+    /// requests hold some of them.
+    async fn cannot_accept(&self, error: &io::Error) {
+        if let Some(others) = self.node.lines().note(Line::CannotAccept) {
+            tracing::error!(others, %error, "cannot accept; raise the limit of open files (ulimit -n) or lower limits.connections");
+        }
+        let ended = self.sockets.end_some(HTTP_SOCKETS_ENDED);
+        let most = Duration::from_millis(if ended > 0 { 10 } else { 100 });
+
+        // Clients free descriptors too, and say nothing.
+        let _ = tokio::time::timeout(most, self.sockets.freed()).await;
+    }
+
     /// Serves HTTP on one socket, until it ends or becomes a client's.
-    async fn serve(self, edge: Rc<Edge>, watch: Rc<Watch>, (socket, ip, since): Accepted) {
+    async fn serve(self, edge: Rc<Edge>, watch: Rc<Watch>, accepted: Accepted) {
+        let Accepted {
+            socket,
+            ip,
+            since,
+            // Held until the socket ends, or is a client's.
+            seat,
+        } = accepted;
         let Ok(socket) = TcpStream::from_std(socket) else {
             return;
         };
-        let socket = watch.over(socket);
-        let life = socket.life().clone();
+        let life = seat.life().clone();
+        let socket = watch.over(socket, life.clone());
         let peer = Rc::new(Peer {
             ip,
             since,
@@ -436,7 +530,7 @@ impl Parts {
         let mut stop = self.stop.subscribe();
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = life.over() => return tracing::debug!(%ip, "HTTP connection took too long"),
+            () = life.over() => return tracing::debug!(%ip, "HTTP connection ended: it took too long, or made room"),
             _ = stop.wait_for(|stop| *stop != Stop::No) => {
                 // The first request of a connection just accepted may be on its way.
                 let first = if asked.get() { Duration::ZERO } else { FIRST_REQUEST };
@@ -472,22 +566,22 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle
         .map_err(StartError::Thread)
 }
 
-fn block_on(future: impl Future<Output = ()>) {
+/// Runs `future` as all that the thread called `thread` does.
+fn block_on(supervisor: &Supervisor, thread: &str, future: impl Future<Output = ()> + 'static) {
     match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, future),
-        Err(error) => tracing::error!(%error, "cannot start a runtime"),
+        Ok(runtime) => LocalSet::new().block_on(&runtime, supervisor.run(thread, future)),
+        Err(error) => supervisor.not_started(thread, &error),
     }
 }
 
 /// Accepts without registering the socket with this thread's runtime, as tokio's listener would: it may be another's.
-fn accept_one(listener: &TcpListener) -> io::Result<Accepted> {
+fn accept_one(listener: &TcpListener) -> io::Result<FromKernel> {
     let (socket, address) =
         rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok((
         socket.into(),
         SocketAddr::try_from(address)?.ip().to_canonical(),
-        Instant::now(),
     ))
 }
 
@@ -514,6 +608,16 @@ fn listen(
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_send_buffer_size(send_buffer)?;
+        // The kernel doubles what it grants, and says nothing when that is less.
+        let granted = socket.send_buffer_size()? / 2;
+        if granted < send_buffer {
+            tracing::warn!(
+                send_buffer,
+                granted,
+                "the kernel grants a smaller send buffer than limits.send_buffer; raise net.core.wmem_max, or lower \
+                 limits.send_buffer"
+            );
+        }
         socket.bind(&address.into())?;
         socket.listen(4096)?;
         let listener = TcpListener::from(socket);
@@ -523,19 +627,38 @@ fn listen(
     listen().map_err(|error| StartError::Listen { address, error })
 }
 
-/// As many connections as the process may open descriptors, less what it needs for itself.
-pub(crate) fn connections_by_descriptors() -> usize {
+/// Gives a socket to a shard, beginning with `first`: one whose thread is busy does not keep the others' clients out. False
+/// if the server has ended.
+async fn hand_over(
+    senders: &[mpsc::Sender<Accepted>],
+    first: usize,
+    mut accepted: Accepted,
+) -> bool {
+    for n in 0..senders.len() {
+        match senders[(first + n) % senders.len()].try_send(accepted) {
+            Ok(()) => return true,
+            Err(TrySendError::Full(back)) => accepted = back,
+            Err(TrySendError::Closed(_)) => return false,
+        }
+    }
+    senders[first].send(accepted).await.is_ok()
+}
+
+/// Descriptors that the process may open.
+fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let descriptors = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    descriptors
-        .saturating_sub(DESCRIPTORS_RESERVED)
-        .clamp(1, CONNECTIONS_MAX)
+    usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX)
+}
+
+/// As many connections as the process may open descriptors, at most [`CONNECTIONS_MAX`].
+pub(crate) fn connections_by_descriptors() -> usize {
+    free_descriptors().clamp(1, CONNECTIONS_MAX)
+}
+
+/// How many descriptors the process may open, less what it needs for itself.
+fn free_descriptors() -> usize {
+    descriptors().saturating_sub(DESCRIPTORS_RESERVED)
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn a_core_is_left_free_where_there_is_more_than_one() {
-        assert_eq!([1, 2, 8, 1000].map(super::shards_for), [1, 1, 7, 255]);
-    }
-}
+mod tests;

@@ -8,9 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::target::{Kind, PLAIN_CONNECT, PLAIN_EMIT, PLAIN_USER, Place, Target};
 use crate::{
+    abuse::{Abuse, AttackArgs},
     compare::{Compare, Summarize},
     failures::Failures,
     filter::{By, Share},
+    soak::Soak,
 };
 
 /// Load tests for Fanfare: what an event costs the server, and how long it takes, with losses counted.
@@ -50,6 +52,10 @@ pub(crate) enum Command {
     Cluster(Cluster),
     /// Let one thing after another go wrong in a cluster of three nodes: what is lost, and what comes back when
     Failures(Failures),
+    /// Attack a server in one way after another: what others wait, what memory is taken, and whether all is well afterwards
+    Abuse(Abuse),
+    /// Do everything that clients and functions do, for hours: whether memory grows, and whether the counters balance
+    Soak(Soak),
     /// Serve as the floor does: one send per connection and event, and nothing else
     Floor {
         /// Where
@@ -62,6 +68,9 @@ pub(crate) enum Command {
     Compare(Compare),
     /// Make a comparison's summary again from its raw data
     Summarize(Summarize),
+    /// An attacking process; started by abuse
+    #[command(hide = true)]
+    Attack(AttackArgs),
     /// A client process; started by the others
     #[command(hide = true)]
     Fleet {

@@ -98,7 +98,7 @@ pub(crate) fn slowness(api: &Api) -> Result<Slowness> {
 }
 
 /// The sum of a metric over all series whose labels contain `label`; `None` where there is none.
-fn sum(metrics: &str, name: &str, label: &str) -> Option<u64> {
+pub(crate) fn sum(metrics: &str, name: &str, label: &str) -> Option<u64> {
     let values = metrics.lines().filter_map(|line| {
         let rest = line
             .strip_prefix(name)

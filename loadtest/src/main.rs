@@ -1,5 +1,6 @@
 //! The `fanfare-loadtest` command; see its README.
 
+mod abuse;
 mod cli;
 mod client;
 mod clock;
@@ -21,6 +22,8 @@ mod redis;
 mod report;
 mod scenario;
 mod server;
+mod soak;
+mod socket;
 mod stamp;
 mod token;
 mod track;
@@ -56,6 +59,9 @@ fn run(command: &Command) -> Result<bool> {
             return Ok(true);
         }
         Command::Failures(args) => return failures::failures(args),
+        Command::Abuse(args) => return abuse::abuse(args),
+        Command::Attack(args) => return abuse::attack(args),
+        Command::Soak(args) => return soak::soak(args),
         Command::Compare(args) => return compare::compare(args),
         Command::Summarize(args) => return compare::summarize(args),
         Command::Idle(args) => (scenario::idle(args)?, &args.common),

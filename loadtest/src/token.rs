@@ -40,6 +40,11 @@ impl Signer {
                 "free"
             },
         );
+        self.sign_claims(&payload)
+    }
+
+    /// A token with exactly these claims, a JSON object.
+    pub(crate) fn sign_claims(&self, payload: &str) -> String {
         let head = BASE64URL_NOPAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
         let message = format!("{head}.{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
         let signature = BASE64URL_NOPAD.encode(hmac::sign(&self.key, message.as_bytes()).as_ref());

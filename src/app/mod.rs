@@ -1,5 +1,6 @@
 //! One app as the node runs it: the unit of isolation.
 
+mod attributes;
 mod live;
 mod policy;
 mod rules;
@@ -7,6 +8,7 @@ mod rules;
 use std::sync::Arc;
 
 pub(crate) use self::{
+    attributes::Unfit,
     live::Live,
     policy::{ClientKeys, ClientPolicy},
     rules::{ChannelRules, Rule},
@@ -83,11 +85,18 @@ pub enum SetupError {
     },
 }
 
+/// What each app may keep of compiled filters.
+pub(crate) fn filter_share(config: &Config) -> usize {
+    config.limits.filter_cache_bytes / config.apps.len().max(1)
+}
+
 impl App {
+    /// The app `name`, which may keep `filter_bytes` of compiled filters.
     pub(crate) fn new(
         id: AppId,
         name: &str,
         app: &AppConfig,
+        filter_bytes: usize,
         metrics: &Metrics,
     ) -> Result<Self, SetupError> {
         let named = || name.to_owned();
@@ -108,7 +117,7 @@ impl App {
             channels: ChannelRules::new(&app.channels),
             user_events: app.user_events.as_ref().map(rules::keep_of),
             schema: Arc::new(schema),
-            filters: FilterCache::new(),
+            filters: FilterCache::with_bytes(filter_bytes),
             slow_consumer: app.slow_consumer,
         })
     }
@@ -144,7 +153,7 @@ impl App {
             metrics.filter_compile.observe(took.as_secs_f64());
             metrics.cached_filters.set(self.filters.len() as i64);
         }
-        filter.bind(params).map(Arc::new)
+        self.filters.bind(&filter, params).map(Arc::new)
     }
 
     /// What holds for `channel`.
@@ -162,8 +171,9 @@ impl App {
 pub(crate) fn problems(config: &Config) -> Vec<SetupError> {
     let metrics = Metrics::new();
     let (mut apps, mut errors) = (Vec::new(), Vec::new());
+    let filter_bytes = filter_share(config);
     for (at, (name, app)) in config.apps.iter().enumerate() {
-        match App::new(AppId(at as u16), name, app, &metrics) {
+        match App::new(AppId(at as u16), name, app, filter_bytes, &metrics) {
             Ok(app) => apps.push(app),
             Err(error) => errors.push(error),
         }

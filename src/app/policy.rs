@@ -7,7 +7,7 @@ use ahash::AHashMap;
 use super::SetupError;
 use crate::{
     auth::{Rights, RightsError},
-    config::{AppConfig, ClientAuth, ClientKeyConfig, Config},
+    config::{AppConfig, ClientAuth, ClientKeyConfig, Config, OriginPattern},
     id::AppId,
 };
 
@@ -17,7 +17,7 @@ pub(crate) struct ClientPolicy {
     pub(crate) client_auth: ClientAuth,
     /// The rights of a client whose token has no `can`.
     pub(crate) default_rights: Arc<Rights>,
-    origins: Option<Vec<String>>,
+    origins: Option<Vec<OriginPattern>>,
 }
 
 impl ClientPolicy {
@@ -34,7 +34,7 @@ impl ClientPolicy {
         Ok(Self {
             client_auth: config.client_auth(app),
             default_rights: Arc::new(default_rights),
-            origins: app.origins.clone(),
+            origins: app.origins.as_deref().map(patterns),
         })
     }
 
@@ -54,7 +54,11 @@ impl ClientPolicy {
         Ok(Self {
             client_auth: config.client_key_auth(app, key),
             default_rights: rights.map_or_else(|| own.default_rights.clone(), Arc::new),
-            origins: key.origins.clone().or_else(|| own.origins.clone()),
+            origins: key
+                .origins
+                .as_deref()
+                .map(patterns)
+                .or_else(|| own.origins.clone()),
         })
     }
 
@@ -62,12 +66,18 @@ impl ClientPolicy {
     /// the token is the proof, and none without one, except in development, which pages of other hosts cannot reach.
     pub(crate) fn allows_origin(&self, origin: &str, with_token: bool, development: bool) -> bool {
         match &self.origins {
-            Some(origins) => origins
-                .iter()
-                .any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)),
+            Some(origins) => origins.iter().any(|allowed| allowed.matches(origin)),
             None => development || (with_token && self.client_auth != ClientAuth::Off),
         }
     }
+}
+
+/// What is no origin is refused with the configuration, and lets in nobody.
+fn patterns(origins: &[String]) -> Vec<OriginPattern> {
+    origins
+        .iter()
+        .filter_map(|origin| origin.parse().ok())
+        .collect()
 }
 
 fn rights(key: &ClientKeyConfig) -> Result<Option<Rights>, RightsError> {

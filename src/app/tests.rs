@@ -20,6 +20,7 @@ fn shop(text: &str) -> Result<App, SetupError> {
         AppId(0),
         "shop",
         &config(text).apps["shop"],
+        1024 * 1024,
         &Metrics::new(),
     )
 }
@@ -34,7 +35,9 @@ fn live(config: Config, before: Option<&Live>) -> Live {
     let metrics = Metrics::new();
     let apps = config.apps.iter().enumerate();
     let apps: Vec<App> = apps
-        .map(|(at, (name, app))| App::new(AppId(at as u16), name, app, &metrics).unwrap())
+        .map(|(at, (name, app))| {
+            App::new(AppId(at as u16), name, app, 1024 * 1024, &metrics).unwrap()
+        })
         .collect();
     Live::new(config, &apps, before).unwrap()
 }

@@ -64,7 +64,7 @@ impl Key {
                 let key = PublicKey::from_pem(config.alg, pem);
                 Verify::Public(key.ok_or_else(|| no_public_key(config))?)
             }
-            KeyMaterial::Secret(_) | KeyMaterial::PublicFile(_) => {
+            KeyMaterial::Secret(_) | KeyMaterial::SecretFile(_) | KeyMaterial::PublicFile(_) => {
                 return Err(no_public_key(config));
             }
         };

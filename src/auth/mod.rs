@@ -8,6 +8,7 @@ mod key;
 mod key_set;
 mod key_source;
 mod public_key;
+mod revocations;
 mod rights;
 mod sign;
 #[cfg(test)]
@@ -21,9 +22,14 @@ pub use self::{
     key::TokenKeyError,
     key_set::{KeySet, KeySetError},
     key_source::KeySource,
+    revocations::TooManyRevocations,
     rights::{Rights, RightsError, matches},
     sign::{SignError, Signed, TokenSigner},
-    token::{TokenError, Tokens, Verified, random_secret},
+    token::{TokenError, Tokens, Verified, has_form, random_secret},
+};
+pub(crate) use self::{
+    revocations::{Revocation, Revocations, Revoked},
+    sign::claims_of,
 };
 pub use crate::config::{Scope, Scopes};
 

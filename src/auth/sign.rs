@@ -58,7 +58,7 @@ pub enum SignError {
     #[error("\"claims\" must be an object that has no name twice")]
     Claims,
     /// A claim that only the signer may set; says which.
-    #[error("\"claims\" must not hold \"{0}\"; it is set by the server, or by a field of its own")]
+    #[error("\"claims\" must not hold \"{0}\": {place}", place = belongs(.0))]
     Reserved(&'static str),
     /// `can` is no object of rights.
     #[error(transparent)]
@@ -72,6 +72,19 @@ pub enum SignError {
     /// A life of no seconds.
     #[error("\"ttl\" must be at least 1 second")]
     Ttl,
+}
+
+/// Where a claim that is not one of `claims` comes from.
+fn belongs(claim: &str) -> &'static str {
+    match claim {
+        "can" => {
+            "rights are a field of their own; write {\"user\": …, \"claims\": {…}, \"can\": {…}}"
+        }
+        "sub" => "the user is the field \"user\"",
+        "exp" => "the field \"ttl\" says how long the token is good, in seconds",
+        "iss" | "aud" => "the server sets it from the app's configuration",
+        _ => "the server sets it",
+    }
 }
 
 impl TokenSigner {
@@ -114,31 +127,14 @@ impl TokenSigner {
             return Err(SignError::Ttl);
         }
         let expires_at = now.saturating_add(seconds);
-        let mut payload = format!(r#"{{"sub":{},"iat":{now},"exp":{expires_at}"#, json!(user));
+        let mut own = format!(r#"{{"sub":{},"iat":{now},"exp":{expires_at}"#, json!(user));
         for (name, value) in [(r#","iss":"#, &self.issuer), (r#","aud":"#, &self.audience)] {
             if let Some(value) = value {
-                payload.push_str(name);
-                payload.push_str(&json!(value).to_string());
+                own.push_str(name);
+                own.push_str(&json!(value).to_string());
             }
         }
-        if let Some(can) = can {
-            Rights::parse(can.get())?;
-            payload.push_str(r#","can":"#);
-            payload.push_str(can.get());
-        }
-        if let Some(members) = claims
-            .map(members)
-            .transpose()?
-            .filter(|members| !members.is_empty())
-        {
-            payload.push(',');
-            payload.push_str(members);
-        }
-        payload.push('}');
-        if payload.len() > self.claims_bytes {
-            return Err(SignError::TooBig(payload.len(), self.claims_bytes));
-        }
-        Value::from_json(&mut payload.clone().into_bytes(), None)?;
+        let payload = payload(own, claims, can, self.claims_bytes)?;
         let message = format!(
             "{}.{}",
             self.header,
@@ -151,6 +147,50 @@ impl TokenSigner {
             ttl: seconds,
         })
     }
+}
+
+/// The claims of `user` as a token that is issued at `now` would bring them, with further `claims` and the rights `can`,
+/// as they came: a JSON object of at most `most` bytes.
+///
+/// # Errors
+/// As [`TokenSigner::sign`], but for the token's life.
+pub(crate) fn claims_of(
+    user: &str,
+    claims: Option<&RawValue>,
+    can: Option<&RawValue>,
+    now: u64,
+    most: usize,
+) -> Result<String, SignError> {
+    token::user(Some(Cow::Borrowed(user))).map_err(|_| SignError::User)?;
+    let own = format!(r#"{{"sub":{},"iat":{now}"#, json!(user));
+    payload(own, claims, can, most)
+}
+
+/// Completes an object that is `open`: it has the claims that are the server's own, and is yet to be closed.
+fn payload(
+    open: String,
+    claims: Option<&RawValue>,
+    can: Option<&RawValue>,
+    most: usize,
+) -> Result<String, SignError> {
+    let mut payload = open;
+    if let Some(can) = can {
+        Rights::parse(can.get())?;
+        payload.push_str(r#","can":"#);
+        payload.push_str(can.get());
+    }
+    let further = claims.map(members).transpose()?;
+    if let Some(members) = further.filter(|members| !members.is_empty()) {
+        payload.push(',');
+        payload.push_str(members);
+    }
+    payload.push('}');
+    if payload.len() > most {
+        return Err(SignError::TooBig(payload.len(), most));
+    }
+    let memory = limits::json_memory(most);
+    Value::from_json_within(memory, &mut payload.clone().into_bytes(), None)?;
+    Ok(payload)
 }
 
 /// What stands between the braces of `claims`, once it is known to be harmless.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::{AppConfig, KeyMaterial, Secret, TokenAlgorithm, TokenKeyConfig},
-    limits::{self, Limits},
+    limits::{self, Limits, TOKEN_TRIES},
 };
 
 /// Longest header and signature of a token together, in base64: RSA with 8,192 bits and a long `kid` fit.
@@ -35,6 +35,7 @@ pub struct Tokens {
     signer: Option<TokenSigner>,
     issuer: Option<Box<str>>,
     audience: Option<Box<str>>,
+    require_exp: bool,
     claims_bytes: usize,
 }
 
@@ -47,6 +48,8 @@ pub struct Verified {
     pub claims: Box<[u8]>,
     /// `exp` in seconds since 1970; the connection ends then.
     pub expires_at: Option<u64>,
+    /// `iat` in whole seconds since 1970: when it was issued.
+    pub issued_at: Option<u64>,
     /// The rights of `can`; `None` if the token has no `can`.
     pub rights: Option<Arc<Rights>>,
 }
@@ -75,9 +78,21 @@ pub enum TokenError {
     /// Signed by another key, or changed since.
     #[error("the token's signature is wrong")]
     Signature,
+    /// It names no key, and none of those that are tried for such a token has signed it.
+    #[error(
+        "the token has no \"kid\", and none of the first {TOKEN_TRIES} public keys of its algorithm has signed it; \
+         name the key"
+    )]
+    Unnamed,
     /// `exp` is over, and nothing else is wrong: the user may well have a newer token.
     #[error("the token has expired")]
     Expired,
+    /// It has no `exp`, and the app asks for one.
+    #[error("the token has no \"exp\", which this app requires (require_exp)")]
+    NoExpiry,
+    /// The user's tokens of its time were revoked.
+    #[error("the token was revoked")]
+    Revoked,
     /// `nbf` is to come.
     #[error("the token is not valid yet")]
     NotYet,
@@ -138,6 +153,7 @@ impl Tokens {
             signer,
             issuer: app.issuer.as_deref().map(Into::into),
             audience: app.audience.as_deref().map(Into::into),
+            require_exp: app.require_exp,
             claims_bytes: limits.claims_bytes,
         })
     }
@@ -186,7 +202,7 @@ impl Tokens {
     /// anything of its payload.
     ///
     /// With a `kid` the token must be signed by the key of that id, or by a key without one; without, by any key of
-    /// its algorithm. `exp` and `nbf` are optional and honoured, with [`limits::TOKEN_LEEWAY`]; so
+    /// its algorithm, of public keys by one of the first [`limits::TOKEN_TRIES`]. `exp` and `nbf` are optional and honoured, with [`limits::TOKEN_LEEWAY`]; so
     /// are `iss` and `aud` where configured. For HS256 this costs about 1 µs.
     ///
     /// # Errors
@@ -230,8 +246,13 @@ impl Tokens {
         let all = || self.keys.iter().chain(fetched);
         let kid = header.kid.as_deref();
         let named = kid.is_some_and(|kid| all().any(|key| key.kid.as_deref() == Some(kid)));
-        let (mut fits, mut tried) = (false, false);
-        for key in all().filter(|key| key.alg.name() == header.alg) {
+        let (mut fits, mut tried, mut tries) = (false, false, 0);
+
+        // Keys without an id are found by trying alone, so they come first.
+        let in_order = [true, false]
+            .into_iter()
+            .flat_map(|unnamed| all().filter(move |key| key.kid.is_none() == unnamed));
+        for key in in_order.filter(|key| key.alg.name() == header.alg) {
             let chosen = match kid {
                 None => true,
                 Some(kid) if named => key.kid.as_deref() == Some(kid),
@@ -239,6 +260,14 @@ impl Tokens {
             };
             fits = true;
             tried |= chosen;
+
+            // Verifying with a public key takes up to 0.1 ms, and anybody can make up a token.
+            if chosen && matches!(key.verify, Verify::Public(_)) {
+                tries += 1;
+                if tries > TOKEN_TRIES {
+                    return Err(TokenError::Unnamed);
+                }
+            }
             if chosen && key.verifies(message, signature) {
                 return Ok(());
             }
@@ -262,6 +291,11 @@ impl Tokens {
             .get("exp")
             .map(|exp| seconds("exp", exp))
             .transpose()?;
+        if self.require_exp && expires_at.is_none() {
+            return Err(TokenError::NoExpiry);
+        }
+        // It decides whether the token was revoked, and nothing else: one that cannot be read counts as absent.
+        let issued_at = claims.get("iat").and_then(|iat| seconds("iat", iat).ok());
         let not_before = claims
             .get("nbf")
             .map(|nbf| seconds("nbf", nbf))
@@ -292,10 +326,26 @@ impl Tokens {
         Ok(Verified {
             user,
             expires_at,
+            issued_at,
             rights,
             claims: payload.into(),
         })
     }
+}
+
+/// Whether `token` looks like a JSON Web Token: three parts of base64. What does not is good for no key.
+pub fn has_form(token: &str) -> bool {
+    let is_base64 = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let mut parts = 0;
+    token.split('.').take(4).all(|part| {
+        parts += 1;
+        is_base64(part)
+    }) && parts == 3
 }
 
 /// A secret that nobody knows and that no other run has.

@@ -10,6 +10,7 @@ use crate::{
     id::{AppId, NodeId},
     limits::Limits,
     metrics::Metrics,
+    supervisor::Supervisor,
 };
 
 /// A bus that publishes, and one that listens.
@@ -52,6 +53,7 @@ impl BusPair {
                 NodeId::random(),
                 &limits,
                 Arc::new(Metrics::new()),
+                Supervisor::default(),
             )
             .unwrap()
         };

@@ -102,7 +102,11 @@ fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topol
             None => {
                 let line = Arc::new(Line::new(address.clone(), &cx.limits, cx.metrics.clone()));
                 let peer = Peer {
-                    publisher: Task(tokio::spawn(publisher::run(line.clone(), cx.clone()))),
+                    publisher: start(
+                        cx,
+                        &format!("publisher for {address}"),
+                        publisher::run(line.clone(), cx.clone()),
+                    ),
                     subscriber: subscribe(cx, &address, &partitions, &line),
                     partitions,
                     line,
@@ -139,5 +143,14 @@ fn subscribe(cx: &Arc<Context>, address: &Address, partitions: &[u16], line: &Ar
         Part::Subscriber(address.clone()),
         &format!("subscribing at {address}"),
     );
-    Task(tokio::spawn(subscriber::run(duty, cx.clone())))
+    start(
+        cx,
+        &format!("subscriber at {address}"),
+        subscriber::run(duty, cx.clone()),
+    )
+}
+
+/// Starts a task, which may end where it can do nothing, but must not panic.
+fn start(cx: &Context, name: &str, run: impl Future<Output = ()> + Send + 'static) -> Task {
+    Task(tokio::spawn(cx.supervisor.run_to_end(name, run)))
 }

@@ -53,12 +53,14 @@ pub(crate) use self::{
     inbox::{Inbox, Incoming},
     interest::Interest,
     name::Topic,
+    resp::transcript,
 };
 use crate::{
     config::{RedisConfig, RedisKind},
     id::NodeId,
     limits::Limits,
     metrics::Metrics,
+    supervisor::Supervisor,
 };
 
 /// A Lua script; Redis knows it by its digest.
@@ -103,6 +105,7 @@ struct Context {
     setup: Setup,
     limits: Limits,
     metrics: Arc<Metrics>,
+    supervisor: Supervisor,
     node: NodeId,
     interest: Arc<Interest>,
     inbox: inbox::Sender,
@@ -144,12 +147,13 @@ struct Ending(Arc<Context>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        let reason = if std::thread::panicking() {
+        let has_failed = self.0.supervisor.failure().is_some() || std::thread::panicking();
+        let reason = if has_failed {
             "the bus has failed; start this node again"
         } else {
             "this node is ending"
         };
-        if std::thread::panicking() {
+        if has_failed {
             self.0.board.fault(board::Part::Topology, reason);
         }
         for line in self.0.routes.read().iter().flatten() {
@@ -185,6 +189,7 @@ impl Bus {
         node: NodeId,
         limits: &Limits,
         metrics: Arc<Metrics>,
+        supervisor: Supervisor,
     ) -> Result<(Arc<Self>, Inbox), RedisSetupError> {
         let setup = Setup::new(config, namespace, node)?;
         let names = Arc::new(Names::new(
@@ -201,6 +206,7 @@ impl Bus {
             setup,
             limits: limits.clone(),
             metrics,
+            supervisor,
             node,
             inbox: sender,
             trouble: Notify::new(),
@@ -211,7 +217,7 @@ impl Bus {
             .enable_all()
             .build()?;
         let (end, ended) = mpsc::sync_channel(1);
-        let run = control::run(cx.clone());
+        let run = cx.supervisor.run_to_end("bus", control::run(cx.clone()));
         let ending = Ending(cx.clone());
         std::thread::Builder::new()
             .name("fanfare-bus".to_owned())

@@ -126,6 +126,26 @@ pub(super) fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> 
     }))
 }
 
+/// The frames of a stream that comes in `pieces`, as texts, and the error that ends it; for fuzzing.
+pub(crate) fn transcript(pieces: &[&[u8]]) -> Vec<String> {
+    let mut buffer = BytesMut::new();
+    let mut found = Vec::new();
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        loop {
+            match decode(&mut buffer) {
+                Ok(Some(frame)) => found.push(format!("{frame:?}")),
+                Ok(None) => break,
+                Err(malformed) => {
+                    found.push(malformed.to_string());
+                    return found;
+                }
+            }
+        }
+    }
+    found
+}
+
 /// A frame whose bytes are still in the buffer.
 enum Raw {
     Message {

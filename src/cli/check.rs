@@ -1,6 +1,6 @@
 //! `fanfare check`: would this configuration be served, and what does it mean?
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use clap::Args;
 
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Takes the flags and variables of `fanfare serve`, and does not listen. Prints every problem
-with its line, or ok and what is set up.
+with its line, or what was checked and what is set up.
 
 Examples:
   fanfare check --config fanfare.toml
@@ -34,12 +34,22 @@ impl Check {
     /// Every problem for which [`crate::Server::start`] would refuse it.
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = configuration::load(&self.args)?;
-        Ok(output::print(&summary(&config))?)
+        let file = configuration::file(&self.args);
+        Ok(output::print(&summary(&config, file.as_deref()))?)
     }
 }
 
-fn summary(config: &Config) -> String {
-    let mut text = format!("{STRONG}ok{STRONG:#}\nlisten  {}", config.listen);
+fn summary(config: &Config, file: Option<&Path>) -> String {
+    let read = file.map_or_else(
+        || "flags and variables (there is no file)".to_owned(),
+        |file| format!("{}, flags and variables", file.display()),
+    );
+    let mut text = format!(
+        "{STRONG}ok{STRONG:#}: {read} were read, with every file that they name, and would be served\n\
+         not tried: the addresses to listen on, Redis, key servers\n\
+         listen  {}",
+        config.listen
+    );
     if config.is_development() {
         text.push_str("  (no API keys: development, this machine only)");
     }
@@ -59,56 +69,61 @@ fn summary(config: &Config) -> String {
         let _ = writeln!(text, "{line}");
     }
     for (name, app) in &config.apps {
-        let _ = writeln!(text, "app     {STRONG}{name}{STRONG:#}");
-        let mut line = |name: &str, of: String| {
-            let _ = writeln!(text, "  {name:<12}  {of}");
-        };
-        line("client auth", client_auth(config, app));
-        for key in &app.keys {
-            let scopes = key.scopes.iter().map(Scope::name).collect::<Vec<_>>();
-            line("API key", format!("{} ({})", key.name, scopes.join(", ")));
-        }
-        for key in &app.tokens {
-            let kid = key
-                .kid
-                .as_ref()
-                .map_or_else(String::new, |kid| format!(" (kid {kid})"));
-            line("token key", format!("{}{kid}", key.alg.name()));
-        }
-        if let Some(url) = &app.jwks_url {
-            line("token keys", format!("from {url}"));
-        }
-        for key in &app.client_keys {
-            line(
-                "client key",
-                format!("{} ({})", key.name, config.client_key_auth(app, key).name()),
-            );
-        }
-        for rule in &app.channels {
-            let (kept, presence) = (rule.history_size, rule.presence.name());
-            line(
-                "channels",
-                format!("{} (history {kept}, presence {presence})", rule.pattern),
-            );
-        }
-        if let Some(kept) = &app.user_events {
-            line("user events", format!("{} each", kept.size));
-        }
-        for path in &app.index {
-            line("index", path.clone());
-        }
-        if let Some(origins) = &app.origins {
-            line(
-                "origins",
-                if origins.is_empty() {
-                    "none".to_owned()
-                } else {
-                    origins.join(", ")
-                },
-            );
-        }
+        add_app(&mut text, config, name, app);
     }
     text
+}
+
+fn add_app(text: &mut String, config: &Config, name: &str, app: &AppConfig) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "app     {STRONG}{name}{STRONG:#}");
+    let mut line = |name: &str, of: String| {
+        let _ = writeln!(text, "  {name:<12}  {of}");
+    };
+    line("client auth", client_auth(config, app));
+    for key in &app.keys {
+        let scopes = key.scopes.iter().map(Scope::name).collect::<Vec<_>>();
+        line("API key", format!("{} ({})", key.name, scopes.join(", ")));
+    }
+    for key in &app.tokens {
+        let kid = key
+            .kid
+            .as_ref()
+            .map_or_else(String::new, |kid| format!(" (kid {kid})"));
+        line("token key", format!("{}{kid}", key.alg.name()));
+    }
+    if let Some(url) = &app.jwks_url {
+        line("token keys", format!("from {url}"));
+    }
+    for key in &app.client_keys {
+        line(
+            "client key",
+            format!("{} ({})", key.name, config.client_key_auth(app, key).name()),
+        );
+    }
+    for rule in &app.channels {
+        let (kept, presence) = (rule.history_size, rule.presence.name());
+        line(
+            "channels",
+            format!("{} (history {kept}, presence {presence})", rule.pattern),
+        );
+    }
+    if let Some(kept) = &app.user_events {
+        line("user events", format!("{} each", kept.size));
+    }
+    for path in &app.index {
+        line("index", path.clone());
+    }
+    if let Some(origins) = &app.origins {
+        line(
+            "origins",
+            if origins.is_empty() {
+                "none".to_owned()
+            } else {
+                origins.join(", ")
+            },
+        );
+    }
 }
 
 fn client_auth(config: &Config, app: &AppConfig) -> String {

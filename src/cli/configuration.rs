@@ -1,10 +1,24 @@
 //! The configuration of the commands that speak of the server itself.
 
+use std::path::PathBuf;
+
 use super::Failure;
 use crate::{
     app::{self, SetupError},
     config::{self, Config, ServeArgs},
 };
+
+/// The file that `args` or the environment name, if they do.
+pub(super) fn file(args: &ServeArgs) -> Option<PathBuf> {
+    let named = || {
+        let variable = config::environment().find(|(name, _)| name == "FANFARE_CONFIG");
+        variable.map(|(_, path)| PathBuf::from(path))
+    };
+    args.config
+        .clone()
+        .or_else(named)
+        .filter(|path| !path.as_os_str().is_empty())
+}
 
 /// Reads flags, environment and file.
 ///

@@ -54,6 +54,7 @@ struct Explanation {
     errored: u64,
     sample: Vec<String>,
     warnings: Vec<Warning>,
+    suggested_index: Option<String>,
     values: Option<Vec<Part>>,
 }
 
@@ -102,6 +103,7 @@ fn shown(explanation: &Explanation) -> String {
         errored,
         sample,
         warnings,
+        suggested_index,
         values,
     } = explanation;
     let mut shown = String::new();
@@ -110,6 +112,13 @@ fn shown(explanation: &Explanation) -> String {
         let _ = writeln!(shown, "{FAINT}{name:<8}{FAINT:#}  {text}");
     };
     line("plan", &output::harmless(&plan.description));
+    if let Some(path) = suggested_index {
+        let path = output::harmless(path);
+        line(
+            "hint",
+            &format!("an index on {path} would make this a look-up (--index {path})"),
+        );
+    }
     let errors = if *errored > 0 {
         format!(", {WARNING}{errored} errored{WARNING:#}")
     } else {

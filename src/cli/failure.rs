@@ -13,6 +13,7 @@ use crate::{
     auth::{SignError, TokenKeyError},
     config::{Config, ConfigError},
     server::StartError,
+    supervisor::TaskFailed,
 };
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -37,6 +38,9 @@ pub(super) enum Failure {
         /// What to do.
         hint: String,
     },
+    /// The server has stopped because of a defect.
+    #[error("{0}. Start it again, and report this line as a defect of Fanfare")]
+    Task(#[from] TaskFailed),
     /// A secret cannot sign tokens.
     #[error(transparent)]
     Secret(#[from] TokenKeyError),
@@ -98,15 +102,15 @@ pub(super) fn cannot_listen(error: StartError, config: &Config) -> Failure {
 
 impl Failure {
     /// 2 if other arguments or another configuration are needed, 1 if the same may work at another time.
-    fn code(&self) -> u8 {
-        match self {
+    pub(super) fn code(&self) -> ExitCode {
+        ExitCode::from(match self {
             Self::Usage(_)
             | Self::Config(_)
             | Self::Secret(_)
             | Self::Sign(_)
             | Self::Start(StartError::Config(_) | StartError::Setup(_)) => 2,
             _ => 1,
-        }
+        })
     }
 
     /// Prints the failure to stderr. A reader that closed our stdout has seen enough: that is not a failure.
@@ -122,11 +126,32 @@ impl Failure {
             }
             _ => print(self),
         }
-        ExitCode::from(self.code())
+        self.code()
     }
 }
 
 fn print(error: &impl std::fmt::Display) {
     // Nothing is left to say it to if this fails.
     let _ = writeln!(anstream::stderr().lock(), "{ERROR}error:{ERROR:#} {error}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::Supervisor;
+
+    #[test]
+    fn a_server_that_has_failed_ends_the_command_with_1_and_the_name_of_the_task() {
+        let supervisor = Supervisor::default();
+        supervisor.not_started("shard 1", &"no memory");
+        let failure = Failure::from(supervisor.failure().unwrap());
+        // Codes of the standard library cannot be compared otherwise.
+        let (code, one) = (failure.code(), ExitCode::FAILURE);
+        assert_eq!(format!("{code:?}"), format!("{one:?}"));
+        assert_eq!(
+            failure.to_string(),
+            "shard 1 did not start: no memory; the server has stopped. Start it again, and report this line as a defect \
+             of Fanfare"
+        );
+    }
 }

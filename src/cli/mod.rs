@@ -12,8 +12,10 @@ mod emit;
 mod event;
 mod explain;
 mod failure;
+mod identity;
 mod json;
 mod listen;
+mod log_lines;
 mod logging;
 mod manual;
 mod output;
@@ -47,9 +49,10 @@ use self::{failure::Failure, variables::Variables};
 Exit codes: 0 done; 1 refused, failed or not reached; 2 wrong arguments or configuration.
 Every command explains itself: fanfare COMMAND --help
 
-Try it, in two terminals:
+Try it, in three terminals:
   fanfare serve
-  fanfare listen --user ann --claims '{\"email\":\"ann@example.com\"}'")]
+  fanfare listen --user ann --claims '{\"email\":\"ann@example.com\"}'
+  fanfare publish ann alert --text Hello")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -87,6 +90,10 @@ enum Command {
     Leave(Box<steer::Leave>),
     /// Close connections
     Disconnect(Box<steer::Disconnect>),
+    /// Refuse the tokens that users have now
+    Revoke(Box<identity::Revoke>),
+    /// Replace the claims of a user's connections
+    Auth(Box<identity::Auth>),
     /// Show how a filter is answered, and which connections match it
     Explain(Box<explain::Explain>),
     /// Sign a client token
@@ -125,6 +132,8 @@ pub fn main() -> ExitCode {
         Command::Join(join) => blocking(join.run(&variables)),
         Command::Leave(leave) => blocking(leave.run(&variables)),
         Command::Disconnect(disconnect) => blocking(disconnect.run(&variables)),
+        Command::Revoke(revoke) => blocking(revoke.run(&variables)),
+        Command::Auth(auth) => blocking(auth.run(&variables)),
         Command::Explain(explain) => blocking(explain.run(&variables)),
         Command::Token(token) => blocking(token.run(&variables)),
         Command::Completions(completions) => completions.run(),

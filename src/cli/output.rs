@@ -4,9 +4,13 @@ use std::{
     borrow::Cow,
     fmt::Write as _,
     io::{self, Write},
+    sync::mpsc,
+    thread,
 };
 
 use clap::builder::styling::{AnsiColor, Style};
+
+use crate::limits::LOG_FAREWELL;
 
 /// What matters most on its line.
 pub(super) const STRONG: Style = Style::new().bold();
@@ -23,6 +27,22 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     let mut stdout = anstream::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
+}
+
+/// Prints something from a thread of its own, and waits for that only so long: a server must not stand still because
+/// nobody reads what it prints.
+pub(super) fn in_time(print: impl FnOnce() + Send + 'static) {
+    let (done, printed) = mpsc::sync_channel(1);
+    let printing = thread::Builder::new()
+        .name("fanfare-print".to_owned())
+        .spawn(move || {
+            print();
+            // Fails where nobody waits any more.
+            let _ = done.send(());
+        });
+    if printing.is_ok() {
+        let _ = printed.recv_timeout(LOG_FAREWELL);
+    }
 }
 
 /// Writes `bytes` to stdout as they are.

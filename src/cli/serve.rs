@@ -42,21 +42,33 @@ impl Serve {
     /// Serves until a signal. 0 after a drain, 1 if that was cut short or the server could not listen, 2 for a
     /// configuration that cannot be served.
     pub(super) fn run(self) -> ExitCode {
-        match self.serve() {
+        let config = match configuration::load(&self.args) {
+            Ok(config) => config,
+            Err(failure) => return failure.report(),
+        };
+        let logging = Logging::start(&config);
+        let ended = self.serve(config, &logging);
+        logging.finish();
+        match ended {
             Ok(code) => code,
-            Err(failure) => failure.report(),
+            Err(failure) => {
+                let code = failure.code();
+                // stderr may be stuck.
+                output::in_time(move || {
+                    let _ = failure.report();
+                });
+                code
+            }
         }
     }
 
-    fn serve(self) -> Result<ExitCode, Failure> {
-        let config = configuration::load(&self.args)?;
-        let logging = Logging::start(&config);
+    fn serve(self, config: Config, logging: &Logging) -> Result<ExitCode, Failure> {
         raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Failure::Runtime)?;
-        let code = runtime.block_on(until_signal(&self.args, config, &logging));
+        let code = runtime.block_on(until_signal(&self.args, config, logging));
         // After a second signal nothing is waited for.
         runtime.shutdown_background();
         code
@@ -71,17 +83,28 @@ async fn until_signal(
     // Before the server is up, so that whoever sees it listen may already end it.
     let mut signals = Signals::new().map_err(Failure::Runtime)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Failure::Runtime)?;
-    let server = Server::start(config.clone()).map_err(|error| cannot_listen(error, &config))?;
-    // A closed stdout is no reason not to serve.
-    let _ = output::print(&welcome(&config, &server));
+    let started = Server::start(config.clone());
+    if let Ok(server) = &started {
+        logging.count_in(server.inner.node.metrics.log_lines_dropped.clone());
+        // Before the first line of the log, which begins with what the server says of itself. A closed stdout is no reason
+        // not to serve.
+        let welcome = welcome(&config, server);
+        output::in_time(move || drop(output::print(&welcome)));
+    }
+    logging.write().map_err(Failure::Runtime)?;
+    let server = started.map_err(|error| cannot_listen(error, &config))?;
     loop {
         tokio::select! {
             () = signals.next() => break,
+            ended = server.wait() => ended?,
             _ = hangup.recv() => reload(&server, args, &mut config, logging),
         }
     }
     tokio::select! {
-        () = server.shutdown() => Ok(ExitCode::SUCCESS),
+        () = server.shutdown() => {
+            server.wait().await?;
+            Ok(ExitCode::SUCCESS)
+        }
         () = signals.next() => {
             tracing::warn!("a second signal: ending immediately");
             Ok(ExitCode::FAILURE)

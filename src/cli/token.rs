@@ -22,8 +22,10 @@ use crate::{
 /// Arguments of `fanfare token`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-With --secret or FANFARE_TOKEN_SECRET, and without --url and --key, the token is signed here.
-Otherwise the server signs it, and may shorten its life to limits.token_ttl (1 day).
+With --secret the token is signed here, and with FANFARE_TOKEN_SECRET too, unless --url or --key
+is given. FANFARE_URL and FANFARE_API_KEY do not change that: they only say which server to ask,
+and with which key. Otherwise the server signs it, and may shorten its life to limits.token_ttl
+(1 day).
 
 Examples:
   fanfare token ann

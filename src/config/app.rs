@@ -37,6 +37,8 @@ pub struct AppConfig {
     pub keys: Vec<ApiKeyConfig>,
     /// Keys that client tokens are verified with.
     pub tokens: Vec<TokenKeyConfig>,
+    /// Whether a token without `exp` is refused: it would be good for ever.
+    pub require_exp: bool,
     /// The `iss` that a token must have, if set.
     pub issuer: Option<String>,
     /// The `aud` that a token must have, or have among others, if set.
@@ -95,6 +97,8 @@ pub struct ApiKeyConfig {
     pub hash: KeyHash,
     /// What the key may do.
     pub scopes: Scopes,
+    /// Where the key is to be read from; loading the configuration replaces it by the hash.
+    pub key_file: Option<PathBuf>,
 }
 
 impl ApiKeyConfig {
@@ -114,6 +118,7 @@ impl ApiKeyConfig {
             name: name.to_owned(),
             hash: KeyHash::of(key.expose()),
             scopes,
+            key_file: None,
         })
     }
 }
@@ -154,6 +159,7 @@ pub enum BadKey {
 struct ApiKeyFile {
     name: String,
     key: Option<Secret>,
+    key_file: Option<PathBuf>,
     hash: Option<String>,
     scopes: Option<Scopes>,
 }
@@ -172,19 +178,26 @@ impl TryFrom<ApiKeyFile> for ApiKeyConfig {
         if scopes.is_empty() {
             return Err(BadKey::NoScopes(file.name));
         }
-        match (&file.key, &file.hash) {
-            (Some(key), None) => Self::from_plain(&file.name, key, scopes),
-            (None, Some(hash)) => match hash.parse() {
+        match (&file.key, file.key_file, &file.hash) {
+            (Some(key), None, None) => Self::from_plain(&file.name, key, scopes),
+            (None, Some(path), None) => Ok(Self {
+                name: file.name,
+                hash: KeyHash::NONE,
+                scopes,
+                key_file: Some(path),
+            }),
+            (None, None, Some(hash)) => match hash.parse() {
                 Ok(hash) => Ok(Self {
                     name: file.name,
                     hash,
                     scopes,
+                    key_file: None,
                 }),
                 Err(error) => Err(BadKey::Hash(file.name, error)),
             },
             _ => Err(BadKey::OneOf(
                 format!("API key \"{}\"", file.name),
-                "`key` and `hash`",
+                "`key`, `key_file` and `hash`",
             )),
         }
     }
@@ -231,6 +244,8 @@ impl TokenAlgorithm {
 pub enum KeyMaterial {
     /// A secret shared with whoever signs.
     Secret(Secret),
+    /// The path of one; loading the configuration replaces it by [`KeyMaterial::Secret`].
+    SecretFile(PathBuf),
     /// A public key in PEM.
     Public(String),
     /// The path of one; loading the configuration replaces it by [`KeyMaterial::Public`].
@@ -244,6 +259,7 @@ struct TokenKeyFile {
     kid: Option<String>,
     alg: TokenAlgorithm,
     secret: Option<Secret>,
+    secret_file: Option<PathBuf>,
     public_key: Option<String>,
     public_key_file: Option<PathBuf>,
 }
@@ -258,19 +274,28 @@ impl TryFrom<TokenKeyFile> for TokenKeyConfig {
     type Error = BadKey;
 
     fn try_from(file: TokenKeyFile) -> Result<Self, BadKey> {
-        let key = match (file.secret, file.public_key, file.public_key_file) {
-            (Some(secret), None, None) => KeyMaterial::Secret(secret),
-            (None, Some(pem), None) => KeyMaterial::Public(pem),
-            (None, None, Some(path)) => KeyMaterial::PublicFile(path),
+        let given = (
+            file.secret,
+            file.secret_file,
+            file.public_key,
+            file.public_key_file,
+        );
+        let key = match given {
+            (Some(secret), None, None, None) => KeyMaterial::Secret(secret),
+            (None, Some(path), None, None) => KeyMaterial::SecretFile(path),
+            (None, None, Some(pem), None) => KeyMaterial::Public(pem),
+            (None, None, None, Some(path)) => KeyMaterial::PublicFile(path),
             _ => {
-                let what = "`secret`, `public_key` and `public_key_file`";
+                let what = "`secret`, `secret_file`, `public_key` and `public_key_file`";
                 return Err(BadKey::OneOf("a token key".to_owned(), what));
             }
         };
         match (file.alg, &key) {
-            (TokenAlgorithm::HS256, KeyMaterial::Secret(_)) => {}
-            (TokenAlgorithm::HS256, _) => return Err(BadKey::Kind("HS256", "`secret`")),
-            (alg, KeyMaterial::Secret(_)) => {
+            (TokenAlgorithm::HS256, KeyMaterial::Secret(_) | KeyMaterial::SecretFile(_)) => {}
+            (TokenAlgorithm::HS256, _) => {
+                return Err(BadKey::Kind("HS256", "`secret` or `secret_file`"));
+            }
+            (alg, KeyMaterial::Secret(_) | KeyMaterial::SecretFile(_)) => {
                 return Err(BadKey::Kind(
                     alg.name(),
                     "`public_key` or `public_key_file`",

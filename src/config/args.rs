@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use super::{
     ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, ListenAddress,
     LogFormat, PemFile, Problem, RedisConfig, Scopes, Secret, TokenAlgorithm, TokenKeyConfig,
-    error::nearest, listen, log, network, words,
+    error::nearest,
+    file::{both, read_secret},
+    listen, log, network, words,
 };
 use crate::limits::{self, Limits};
 
@@ -52,6 +54,9 @@ pub struct ServeArgs {
     /// Join nodes through this Redis: redis://, redis+sentinel:// or redis+cluster://, with rediss for TLS
     #[arg(long, value_name = "URL[,URL...]")]
     pub redis: Option<Secret>,
+    /// Read the address of Redis from this file, in place of --redis
+    #[arg(long, value_name = "FILE")]
+    pub redis_file: Option<PathBuf>,
     /// Separate deployments that share one Redis [default: default]
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
@@ -73,12 +78,24 @@ pub struct ServeArgs {
     /// The password for the Sentinels, if it differs from that for Redis
     #[arg(long, value_name = "PASSWORD")]
     pub redis_sentinel_password: Option<Secret>,
+    /// Read the password for the Sentinels from this file
+    #[arg(long, value_name = "FILE")]
+    pub redis_sentinel_password_file: Option<PathBuf>,
     /// An API key of the default app, with all scopes
     #[arg(long = "api-key", value_name = "KEY", value_delimiter = ',')]
     pub api_keys: Vec<Secret>,
+    /// Read an API key of the default app from this file, in place of --api-key
+    #[arg(long = "api-key-file", value_name = "FILE", value_delimiter = ',')]
+    pub api_key_files: Vec<PathBuf>,
     /// The secret that signs client tokens of the default app (HS256)
     #[arg(long, value_name = "SECRET")]
     pub token_secret: Option<Secret>,
+    /// Read that secret from this file, in place of --token-secret
+    #[arg(long, value_name = "FILE")]
+    pub token_secret_file: Option<PathBuf>,
+    /// Refuse client tokens of the default app that have no exp
+    #[arg(long, value_name = "WHETHER", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub require_exp: Option<bool>,
     /// Whether clients of the default app authenticate [default: required with a key for tokens, else optional]
     #[arg(long, value_name = "WHETHER")]
     pub client_auth: Option<ClientAuth>,
@@ -161,8 +178,9 @@ pub(super) fn apply(
     config: &mut Config,
     problems: &mut Vec<Problem>,
 ) {
-    apply_redis(args, prefix, &mut config.redis, problems);
-    let args = args.clone();
+    let mut args = args.clone();
+    read_files(&mut args, prefix, problems);
+    apply_redis(&args, prefix, &mut config.redis, problems);
     let listen = args.listen.map(|address| address.or_port(listen::PORT));
     set(&mut config.listen, listen);
     set(&mut config.shards, args.shards);
@@ -194,6 +212,9 @@ pub(super) fn apply(
             key,
         }];
     }
+    if let Some(require_exp) = args.require_exp {
+        app.get_or_insert_default().require_exp = require_exp;
+    }
     if let Some(client_auth) = args.client_auth {
         app.get_or_insert_default().client_auth = Some(client_auth);
     }
@@ -219,6 +240,41 @@ pub(super) fn apply(
         .extend(app.map(|app| (DEFAULT_APP.to_owned(), app)));
 }
 
+/// Reads the secrets that are given by files as if they were given themselves.
+fn read_files(args: &mut ServeArgs, prefix: &str, problems: &mut Vec<Problem>) {
+    let ones = [
+        (&mut args.redis, args.redis_file.take(), "redis"),
+        (
+            &mut args.redis_sentinel_password,
+            args.redis_sentinel_password_file.take(),
+            "redis-sentinel-password",
+        ),
+        (
+            &mut args.token_secret,
+            args.token_secret_file.take(),
+            "token-secret",
+        ),
+    ];
+    for (secret, path, flag) in ones {
+        let Some(path) = path else { continue };
+        let setting = named(prefix, &format!("{flag}-file"));
+        if secret.is_some() {
+            problems.push(both(&named(prefix, flag), &setting));
+        } else {
+            *secret = read_secret(&setting, &path, problems);
+        }
+    }
+    let files = std::mem::take(&mut args.api_key_files);
+    let setting = named(prefix, "api-key-file");
+    if !files.is_empty() && !args.api_keys.is_empty() {
+        problems.push(both(&named(prefix, "api-key"), &setting));
+        return;
+    }
+    for path in files {
+        args.api_keys.extend(read_secret(&setting, &path, problems));
+    }
+}
+
 fn apply_redis(
     args: &ServeArgs,
     prefix: &str,
@@ -227,7 +283,11 @@ fn apply_redis(
 ) {
     if let Some(url) = &args.redis {
         match url.expose().parse() {
-            Ok(url) => redis.get_or_insert_default().url = url,
+            Ok(url) => {
+                let redis = redis.get_or_insert_default();
+                redis.url = url;
+                redis.url_file = None;
+            }
             Err(error) => {
                 problems.push(Problem::Value {
                     place: named(prefix, "redis"),
@@ -246,7 +306,9 @@ fn apply_redis(
         redis.get_or_insert_default().sentinel_user = Some(user.clone());
     }
     if let Some(password) = &args.redis_sentinel_password {
-        redis.get_or_insert_default().sentinel_password = Some(password.clone());
+        let redis = redis.get_or_insert_default();
+        redis.sentinel_password = Some(password.clone());
+        redis.sentinel_password_file = None;
     }
     // Unlike what a file names, what a flag names is relative to the working directory.
     let file = |path: &Option<PathBuf>| {

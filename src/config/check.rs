@@ -8,15 +8,6 @@ use super::{
     log,
     rules::Rules,
 };
-use crate::limits::Limits;
-
-/// Bounds whose 0 has a meaning.
-const MAY_BE_ZERO: [&str; 4] = [
-    "connections",
-    "connections_per_address",
-    "resume_window",
-    "presence_notices",
-];
 
 impl Config {
     /// Refuses what would start an unsafe or a useless server; binds nothing and reads nothing.
@@ -144,77 +135,6 @@ impl Config {
         }
         if let Some(redis) = &self.redis {
             redis.check(rules);
-        }
-    }
-
-    fn check_limits(&self, rules: &mut Rules) {
-        let table = toml::Table::try_from(&self.limits).unwrap_or_default();
-        for (name, value) in &table {
-            let zero = value.as_integer() == Some(0) || value.as_str() == Some("0s");
-            if zero && !MAY_BE_ZERO.contains(&name.as_str()) {
-                rules.value(
-                    format!("limits.{name}"),
-                    format!("limits.{name} = 0 would let nothing through; it must be at least 1"),
-                );
-            }
-        }
-        self.check_order_of_limits(rules);
-        let limits = &self.limits;
-
-        // A page of members fills a quarter of an outbox at most, and has at least one.
-        if limits.profile_bytes > limits.outbox_bytes / 4 {
-            rules.pair("limits.profile_bytes", format!(
-                "limits.profile_bytes = {} is over a quarter of limits.outbox_bytes = {}; a page of \
-                 members would not fit",
-                limits.profile_bytes, limits.outbox_bytes
-            ));
-        }
-        if limits.reconnect_min > limits.reconnect_max {
-            rules.pair(
-                "limits.reconnect_min",
-                format!(
-                    "limits.reconnect_min = \"{}\" is over limits.reconnect_max = \"{}\"",
-                    humantime::format_duration(limits.reconnect_min),
-                    humantime::format_duration(limits.reconnect_max)
-                ),
-            );
-        }
-    }
-
-    /// What is largest on one way must fit where it goes next.
-    fn check_order_of_limits(&self, rules: &mut Rules) {
-        let Limits {
-            body_bytes,
-            message_bytes,
-            outbox_bytes,
-            admitted_bytes,
-            refused_bytes,
-            history_bytes,
-            bus_queue_bytes,
-            bus_inbox_bytes,
-            ..
-        } = self.limits;
-        let body = ("body_bytes", body_bytes);
-        let outbox = ("outbox_bytes", outbox_bytes);
-        let ordered = [
-            (body, outbox),
-            (("message_bytes", message_bytes), outbox),
-            (body, ("admitted_bytes", admitted_bytes)),
-            (outbox, ("refused_bytes", refused_bytes)),
-            (body, ("history_bytes", history_bytes)),
-            (body, ("bus_queue_bytes", bus_queue_bytes)),
-            (body, ("bus_inbox_bytes", bus_inbox_bytes)),
-        ];
-        for ((small, small_value), (large, large_value)) in ordered {
-            if small_value > large_value {
-                rules.pair(
-                    format!("limits.{small}"),
-                    format!(
-                        "limits.{small} = {small_value} is over limits.{large} = {large_value}; the \
-                         largest would never fit"
-                    ),
-                );
-            }
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    AppConfig, ChannelRule, UserEvents,
-    form::{is_channel_pattern, is_name, is_origin, is_path},
+    AppConfig, ChannelRule, OriginPattern, UserEvents,
+    form::{is_channel_pattern, is_name, is_path},
     rules::Rules,
 };
 use crate::limits::{CHANNEL_NAME_BYTES, HISTORY_EVENTS_MAX, LEAVE_AFTER_MAX};
@@ -47,15 +47,13 @@ pub(super) fn check_app(name: &str, app: &AppConfig, rules: &mut Rules) {
 
 /// `place` says whose origins they are, and `setting` is their key.
 fn check_origins(place: &str, setting: &str, origins: Option<&[String]>, rules: &mut Rules) {
-    for origin in origins
-        .into_iter()
-        .flatten()
-        .filter(|origin| !is_origin(origin))
-    {
-        rules.value(setting, format!(
-            "{place}: \"{origin}\" is not an origin; write \"*\", or scheme and host in lower case \
-             without a path, such as \"https://example.com\""
-        ));
+    for origin in origins.into_iter().flatten() {
+        if let Err(error) = origin.parse::<OriginPattern>() {
+            rules.value(
+                setting,
+                format!("{place}: \"{origin}\" is not an origin: {error}"),
+            );
+        }
     }
 }
 

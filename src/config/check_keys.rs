@@ -6,7 +6,7 @@ use super::{
     AppConfig, ClientAuth, ClientKeyConfig, Config, KeyHash, KeyMaterial, TokenAlgorithm,
     form::is_name, rules::Rules,
 };
-use crate::limits::{CLIENT_KEY_BYTES, CLIENT_KEY_BYTES_MIN, TOKEN_SECRET_BYTES};
+use crate::limits::{CLIENT_KEY_BYTES, CLIENT_KEY_BYTES_MIN, TOKEN_SECRET_BYTES, TOKEN_TRIES};
 
 /// What is wrong with a name.
 const KEY_NAME: &str = "is not 1 to 64 visible characters";
@@ -14,6 +14,12 @@ const KEY_NAME: &str = "is not 1 to 64 visible characters";
 impl Config {
     /// Who may have to authenticate needs a key to be verified with.
     pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, rules: &mut Rules) {
+        if app.user_events.is_some() && !self.has_users(app) {
+            rules.push(format!(
+                "app \"{name}\": user_events keeps events for users, and with client_auth = \"off\" no client is one; leave \
+                 user_events (--store-user-events) out, or set client_auth = \"optional\""
+            ));
+        }
         if self.is_loopback() || app.has_token_keys() {
             return;
         }
@@ -53,6 +59,12 @@ impl Config {
             .flat_map(|(app, config)| config.keys.iter().map(move |key| (app, key)))
             .collect();
         for (n, (app, key)) in keys.iter().enumerate() {
+            if key.key_file.is_some() {
+                rules.push(format!(
+                    "app \"{app}\": key_file of API key \"{}\" was not read; only Config::load reads files",
+                    key.name
+                ));
+            }
             if !is_key_name(&key.name) {
                 rules.push(format!(
                     "app \"{app}\": API key name {:?} {KEY_NAME}",
@@ -130,6 +142,24 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Rules) {
             "app \"{name}\": jwks_url without issuer or audience would take every token of whoever signs there, also \
              those for others; set at least one of the two"
         ));
+    }
+    for alg in [
+        TokenAlgorithm::RS256,
+        TokenAlgorithm::ES256,
+        TokenAlgorithm::EdDSA,
+    ] {
+        let unnamed = app
+            .tokens
+            .iter()
+            .filter(|key| key.alg == alg && key.kid.is_none())
+            .count();
+        if unnamed > TOKEN_TRIES {
+            rules.push(format!(
+                "app \"{name}\": {unnamed} token keys of {} have no kid, and at most {TOKEN_TRIES} are tried for a token; \
+                 set kid",
+                alg.name()
+            ));
+        }
     }
     let mut kids = BTreeSet::new();
     for key in &app.tokens {

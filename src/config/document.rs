@@ -40,6 +40,7 @@ pub(super) fn read(path: &Path, text: &str) -> Document {
     let clean = reader.blank_bad_lines();
     // It is TOML by now.
     let mut table = DeTable::parse_recoverable(&clean).0;
+    reader.refuse_lists(&mut table);
     let config = reader.read_entries(&mut table);
     let mut lines = BTreeMap::new();
     note_lines(text, table.get_ref(), "", &mut lines);
@@ -128,6 +129,21 @@ impl Reader<'_> {
         true
     }
 
+    /// Refuses a list in the place of a table: serde would take its items for the values of the first keys.
+    fn refuse_lists(&mut self, table: &mut Spanned<DeTable<'_>>) {
+        let mut told = BTreeSet::new();
+        while let Some(list) = list_for_table(table.get_ref()) {
+            let Some(taken) = take_out(table.get_mut(), &list) else {
+                return;
+            };
+            // Of a list of tables, one after another is taken out.
+            if told.insert(taken.path.clone()) {
+                self.note(&taken, "invalid type: sequence, expected a table");
+            }
+            self.left_out.insert(taken.offset);
+        }
+    }
+
     fn read_entries(&mut self, table: &mut Spanned<DeTable<'_>>) -> Config {
         loop {
             let error = match Config::deserialize(toml::Deserializer::from(table.clone())) {
@@ -173,6 +189,21 @@ impl Reader<'_> {
         };
         self.left_out.range(start..end).next().is_some()
     }
+}
+
+/// Where a list stands in the place of a table that is not one of several.
+fn list_for_table(table: &DeTable<'_>) -> Option<Range<usize>> {
+    let is_list = |value: &Spanned<DeValue<'_>>| matches!(value.get_ref(), DeValue::Array(_));
+    table
+        .iter()
+        .find_map(|(key, value)| match (&**key.get_ref(), value.get_ref()) {
+            ("redis" | "limits" | "apps", DeValue::Array(_)) => Some(value.span()),
+            ("apps", DeValue::Table(apps)) => {
+                let list = apps.iter().find(|(_, app)| is_list(app));
+                list.map(|(_, app)| app.span())
+            }
+            _ => None,
+        })
 }
 
 /// An entry that serde refused.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Config, KeyMaterial, Problem,
+    ApiKeyConfig, Config, KeyMaterial, Problem, Secret,
     document::{self, Document},
     words,
 };
@@ -39,6 +39,7 @@ pub(super) fn read_keys(config: &mut Config, folder: Option<&Path>, problems: &m
             |folder: &Path| -> PathBuf { folder.join(path) },
         )
     };
+    let place = &place;
     for file in config
         .redis
         .iter_mut()
@@ -63,6 +64,104 @@ pub(super) fn read_keys(config: &mut Config, folder: Option<&Path>, problems: &m
             }
         }
     }
+    read_redis_secrets(config, place, problems);
+    read_app_secrets(config, place, problems);
+}
+
+fn read_redis_secrets(
+    config: &mut Config,
+    place: impl Fn(&PathBuf) -> PathBuf,
+    problems: &mut Vec<Problem>,
+) {
+    let Some(redis) = &mut config.redis else {
+        return;
+    };
+    if let Some(path) = redis.url_file.take() {
+        let setting = "redis.url_file";
+        if !redis.url.servers.is_empty() {
+            problems.push(both("redis.url", setting));
+        } else if let Some(text) = read_secret(setting, &place(&path), problems) {
+            match text.expose().parse() {
+                Ok(url) => redis.url = url,
+                Err(error) => problems.push(Problem::Value {
+                    place: setting.to_owned(),
+                    message: format!("the file's content: {error}"),
+                }),
+            }
+        }
+    }
+    if let Some(path) = redis.sentinel_password_file.take() {
+        let setting = "redis.sentinel_password_file";
+        if redis.sentinel_password.is_some() {
+            problems.push(both("redis.sentinel_password", setting));
+        } else {
+            redis.sentinel_password = read_secret(setting, &place(&path), problems);
+        }
+    }
+}
+
+fn read_app_secrets(
+    config: &mut Config,
+    place: impl Fn(&PathBuf) -> PathBuf,
+    problems: &mut Vec<Problem>,
+) {
+    for (name, app) in &mut config.apps {
+        for (n, key) in app.keys.iter_mut().enumerate() {
+            let Some(path) = key.key_file.take() else {
+                continue;
+            };
+            let setting = format!("apps.{name}.keys[{n}].key_file");
+            let Some(text) = read_secret(&setting, &place(&path), problems) else {
+                continue;
+            };
+            match ApiKeyConfig::from_plain(&key.name, &text, key.scopes) {
+                Ok(read) => *key = read,
+                Err(error) => problems.push(Problem::Value {
+                    place: setting,
+                    message: error.to_string(),
+                }),
+            }
+        }
+        for (n, key) in app.tokens.iter_mut().enumerate() {
+            if let KeyMaterial::SecretFile(path) = &key.key {
+                let setting = format!("apps.{name}.tokens[{n}].secret_file");
+                if let Some(secret) = read_secret(&setting, &place(path), problems) {
+                    key.key = KeyMaterial::Secret(secret);
+                }
+            }
+        }
+    }
+}
+
+/// The secret in the file at `path`: all that is in it, less the line break at its end.
+///
+/// Nothing that is said of it repeats the path: a secret that is given in its place must not be shown.
+pub(super) fn read_secret(
+    setting: &str,
+    path: &Path,
+    problems: &mut Vec<Problem>,
+) -> Option<Secret> {
+    let mut refuse = |message: String| {
+        problems.push(Problem::Value {
+            place: setting.to_owned(),
+            message,
+        });
+        None
+    };
+    match fs::read_to_string(path) {
+        Ok(text) => match text.trim_end_matches(['\n', '\r']) {
+            "" => refuse("the file is empty; write the secret into it".to_owned()),
+            secret => Some(secret.into()),
+        },
+        Err(error) => refuse(format!(
+            "cannot read the file: {error}; name a file that holds the secret, not the secret itself"
+        )),
+    }
+}
+
+/// A secret that is given in two forms.
+pub(super) fn both(one: &str, other: &str) -> Problem {
+    Problem::Rule(format!("{one} and {other} are both set; keep one of them"))
 }
 
 /// A duration that may be absent; see [`crate::limits::duration`].

@@ -20,19 +20,6 @@ pub(super) fn is_path(path: &str, roots: &[&str]) -> bool {
         })
 }
 
-/// What a browser may send as `Origin` (RFC 6454, section 6.2), or the wildcard.
-pub(super) fn is_origin(origin: &str) -> bool {
-    let Some((scheme, host)) = origin.split_once("://") else {
-        return origin == "*";
-    };
-    let is_lower = |byte: u8| {
-        byte.is_ascii_graphic() && !byte.is_ascii_uppercase() && !b"/?#@*,".contains(&byte)
-    };
-    is_name(scheme, 32, |byte| {
-        byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)
-    }) && is_name(host, 255, is_lower)
-}
-
 /// A pattern that some channel's name can match: the characters of one, and `*`.
 pub(super) fn is_channel_pattern(pattern: &str) -> bool {
     is_name(pattern, limits::CHANNEL_NAME_BYTES, |byte| {

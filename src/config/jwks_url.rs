@@ -6,18 +6,22 @@ use hyper::Uri;
 use serde::Deserialize;
 
 /// Where the public keys of whoever signs client tokens are fetched from: `https`, or `http` on this machine.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct JwksUrl(Uri);
+
+impl fmt::Debug for JwksUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JwksUrl({self})")
+    }
+}
 
 /// An address that keys are not fetched from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadJwksUrl {
-    /// Not a URL with a host.
-    #[error(
-        "\"{0}\" is not an address of keys such as https://id.example.com/.well-known/jwks.json"
-    )]
-    Form(String),
+    /// Not a URL with a host. So the text does not show it: what it holds instead may be a secret.
+    #[error("it is not an address of keys such as https://id.example.com/.well-known/jwks.json")]
+    Form,
     /// Anyone on the way could replace a key.
     #[error(
         "\"{0}\" is not https; keys are fetched without TLS from this machine only (localhost, 127.0.0.1, [::1])"
@@ -64,30 +68,33 @@ impl TryFrom<String> for JwksUrl {
 
     fn try_from(text: String) -> Result<Self, BadJwksUrl> {
         let Ok(url) = text.parse::<Uri>() else {
-            return Err(BadJwksUrl::Form(text));
+            return Err(BadJwksUrl::Form);
         };
         let Some(authority) = url.authority() else {
-            return Err(BadJwksUrl::Form(text));
+            return Err(BadJwksUrl::Form);
         };
         if authority.as_str().contains('@') {
             return Err(BadJwksUrl::Credentials);
         }
         let has_port = authority.as_str().len() > authority.host().len();
         if authority.host().is_empty() || (has_port && authority.port_u16().is_none()) {
-            return Err(BadJwksUrl::Form(text));
+            return Err(BadJwksUrl::Form);
         }
         match url.scheme_str() {
             Some("https") => Ok(Self(url)),
             Some("http") if is_this_machine(authority.host()) => Ok(Self(url)),
-            Some("http") => Err(BadJwksUrl::Insecure(text)),
-            _ => Err(BadJwksUrl::Form(text)),
+            Some("http") => Err(BadJwksUrl::Insecure(Self(url).to_string())),
+            _ => Err(BadJwksUrl::Form),
         }
     }
 }
 
+/// The address as a log may show it: without its query, where some services want a key.
 impl fmt::Display for JwksUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        let scheme = self.0.scheme_str().unwrap_or_default();
+        write!(f, "{scheme}://{}{}", self.authority(), self.0.path())?;
+        f.write_str(if self.0.query().is_some() { "?…" } else { "" })
     }
 }
 
@@ -159,7 +166,7 @@ mod tests {
             "file:///etc/keys",
             "https://a:b/",
         ] {
-            assert_eq!(read(text), Err(BadJwksUrl::Form(text.to_owned())), "{text}");
+            assert_eq!(read(text), Err(BadJwksUrl::Form), "{text}");
         }
         assert_eq!(
             read("https://user:pass@id.example.com/"),

@@ -10,6 +10,7 @@ mod channel;
 mod check;
 mod check_app;
 mod check_keys;
+mod check_limits;
 mod client_key;
 mod document;
 mod environment;
@@ -21,6 +22,7 @@ mod jwks_url;
 mod listen;
 mod log;
 mod network;
+mod origin;
 mod reload;
 mod rules;
 mod scope;
@@ -40,7 +42,6 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub(crate) use self::reload::merge;
 pub use self::{
     app::{
         ApiKeyConfig, AppConfig, BadKey, ClientAuth, DEFAULT_APP, KeyMaterial, SlowConsumer,
@@ -59,6 +60,7 @@ pub use self::{
     secret::{BadKeyHash, KeyHash, Secret},
 };
 use self::{document::Document, file::known_keys};
+pub(crate) use self::{origin::OriginPattern, reload::merge};
 use crate::limits::Limits;
 
 /// Everything that a deployment sets.

@@ -19,12 +19,16 @@ const SENTINEL_PORT: u16 = 26379;
 pub struct RedisConfig {
     /// The servers, and who Fanfare is to them.
     pub url: RedisUrl,
+    /// Where that is to be read from; loading the configuration replaces it by `url`.
+    pub url_file: Option<PathBuf>,
     /// The name under which the Sentinels know the primary, if the URL does not have it.
     pub sentinel_master: Option<String>,
     /// The user for the Sentinels; `None`: the one that is called `default`.
     pub sentinel_user: Option<String>,
     /// The password for the Sentinels; `None`: none, and the one for Redis where a Sentinel asks for one.
     pub sentinel_password: Option<Secret>,
+    /// Where that is to be read from; loading the configuration replaces it by `sentinel_password`.
+    pub sentinel_password_file: Option<PathBuf>,
     /// Authorities that sign the servers' certificates, in PEM; `None`: those that the system trusts.
     pub ca: Option<PemFile>,
     /// Fanfare's own certificate for the servers, in PEM.
@@ -45,8 +49,10 @@ impl RedisConfig {
     pub(super) fn check(&self, rules: &mut Rules) {
         let url = &self.url;
         if url.servers.is_empty() {
-            rules
-                .push("[redis] is set without redis.url; give --redis or FANFARE_REDIS".to_owned());
+            rules.push(
+                "[redis] is set without redis.url or redis.url_file; give --redis or FANFARE_REDIS"
+                    .to_owned(),
+            );
             return;
         }
         let files = [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)];
@@ -150,7 +156,7 @@ pub enum BadRedisUrl {
     Password,
     /// Bytes that are not text.
     #[error(
-        "the user or password is not UTF-8 after its %xx are decoded; write @ : / , and % in a password as %xx"
+        "the user or password cannot be read; write @ : / , ? # and % in it as %xx, such as %40 for @"
     )]
     Encoding,
     /// `?…` or `#…`.
@@ -192,6 +198,10 @@ impl FromStr for RedisUrl {
                 return Err(BadRedisUrl::Options);
             }
             let (authority, of) = rest.split_once('/').unwrap_or((rest, ""));
+            // A password with a / in it that was not encoded.
+            if of.contains('@') {
+                return Err(BadRedisUrl::Encoding);
+            }
             path = if of.is_empty() { path } else { of };
             let host = match authority.rsplit_once('@') {
                 Some((user, host)) if who.is_none_or(|who| who == user) => {
@@ -292,13 +302,13 @@ impl fmt::Display for RedisUrl {
     }
 }
 
-/// A scheme as a message may repeat it: a password that stands in its place is cut off.
+/// A scheme as a message may repeat it; nothing that may be a password in its place.
 fn shown(scheme: &str) -> String {
-    scheme
-        .chars()
-        .take_while(|c| c.is_ascii_alphanumeric() || *c == '+')
-        .take(16)
-        .collect()
+    let is_scheme = scheme.len() <= 16
+        && scheme
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'+');
+    if is_scheme { scheme } else { "…" }.to_owned()
 }
 
 fn server(text: &str, n: usize, sentinel: bool) -> Result<(String, u16), BadRedisUrl> {

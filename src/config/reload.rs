@@ -6,7 +6,7 @@ use super::{ApiKeyConfig, AppConfig, ClientKeyConfig, Config, RedisConfig};
 use crate::limits::Limits;
 
 /// Bounds that are looked up where they are used. The others size what is built at the start.
-pub(super) const LIVE_LIMITS: [&str; 11] = [
+pub(super) const LIVE_LIMITS: [&str; 13] = [
     "auth",
     "body_bytes",
     "claims_bytes",
@@ -17,6 +17,8 @@ pub(super) const LIVE_LIMITS: [&str; 11] = [
     "messages_per_second",
     "reconnect_max",
     "reconnect_min",
+    "revocation_ttl",
+    "revocations",
     "token_ttl",
 ];
 
@@ -220,6 +222,7 @@ fn merge_app(
         client_keys,
         keys,
         tokens,
+        require_exp,
         issuer,
         audience,
         jwks_url,
@@ -231,6 +234,7 @@ fn merge_app(
         client_keys,
         keys,
         tokens,
+        require_exp,
         issuer,
         audience,
         jwks_url,
@@ -283,6 +287,7 @@ fn report_app(name: &str, running: &AppConfig, new: &AppConfig, report: &mut Rel
         ("origins", new.origins != running.origins),
         ("client_auth", new.client_auth != running.client_auth),
         ("default_can", new.default_can != running.default_can),
+        ("require_exp", new.require_exp != running.require_exp),
         ("issuer", new.issuer != running.issuer),
         ("audience", new.audience != running.audience),
     ];

@@ -44,6 +44,9 @@ impl fmt::Debug for Secret {
 pub struct KeyHash([u8; digest::SHA256_OUTPUT_LEN]);
 
 impl KeyHash {
+    /// The hash of a key that is not known yet. No key has it.
+    pub(super) const NONE: Self = Self([0; digest::SHA256_OUTPUT_LEN]);
+
     /// The hash of a key as its owner presents it.
     pub fn of(key: &str) -> Self {
         let mut hash = [0; digest::SHA256_OUTPUT_LEN];

@@ -25,6 +25,11 @@ impl Config {
             lines
                 .extend(apps().map(|(name, app)| format!("callers{}: {}", of(name), callers(app))));
         }
+        // Tokens of a secret that is made up at each start end with the server.
+        let with_keys = apps().filter(|(_, app)| app.has_token_keys() && self.has_users(app));
+        lines.extend(
+            with_keys.map(|(name, app)| format!("tokens{}: {}", of(name), self.tokens(app))),
+        );
         lines.extend(apps().map(|(name, app)| format!("kept{}: {}", of(name), self.kept(app))));
         lines
     }
@@ -69,6 +74,21 @@ impl Config {
             (None, ClientAuth::Required) => "pages of every origin".to_owned(),
             (None, ClientAuth::Optional) => "pages only with a token (set origins)".to_owned(),
         }
+    }
+
+    /// Which tokens are refused, and for how long that holds.
+    fn tokens(&self, app: &AppConfig) -> String {
+        let lives = if app.require_exp {
+            "refused without exp (require_exp)"
+        } else {
+            "good without exp (set require_exp to refuse them)"
+        };
+        let revoked = if self.redis.is_some() {
+            "revocations are kept in Redis"
+        } else {
+            "revocations are in memory only: a restart loses them (set redis)"
+        };
+        format!("{lives}; {revoked}")
     }
 
     fn kept(&self, app: &AppConfig) -> String {

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Parts of the names of keys whose value is not repeated in a message, as it is a secret or may hold one.
-const SECRETS: [&str; 6] = ["key", "secret", "hash", "password", "token", "url"];
+const SECRETS: [&str; 7] = ["key", "secret", "hash", "password", "token", "url", "redis"];
 
 /// The longest value that a message repeats.
 const SHOWN: usize = 60;
@@ -85,6 +85,10 @@ pub(super) fn unknown_key(
 /// Why serde refused the entry at `path`, whose value is written as `value`.
 pub(super) fn refused(path: &str, is_table: bool, value: &str, message: &str) -> String {
     let name = path.rsplit('.').next().unwrap_or_default();
+    // What is written in the place of the tables that hold keys may be one.
+    let holds_keys =
+        path == "apps" || (path.starts_with("apps.") && path.matches('.').count() == 1);
+    let value = if holds_keys { "" } else { value };
     if is_table {
         let head = value.lines().next().unwrap_or_default();
         let head = if head.starts_with('[') { head } else { path };
@@ -177,14 +181,15 @@ fn is_shown(name: &str, value: &str) -> bool {
 /// Why a line is not TOML. `message` is the parser's, for what is not a usual mistake.
 pub(super) fn not_toml(text: &str, line: usize, message: &str) -> String {
     let content = without_comment(&text[line_range(text, line)]);
+    let shown = content.split(['"', '\'']).next().unwrap_or_default();
     if message == "duplicate key" {
         return match content.split_once('=') {
             Some((key, _)) => format!("\"{}\" is set twice in its table; keep one", key.trim()),
-            None => format!("{content} is there twice; join the two tables"),
+            None => format!("{shown} is there twice; join the two tables"),
         };
     }
     if content.starts_with('[') && !content.contains('=') {
-        return format!("{content}: a table is written [name], and one of several [[name]]");
+        return format!("{shown}: a table is written [name], and one of several [[name]]");
     }
     let Some((key, value)) = content.split_once('=') else {
         return without_equals(content, message);
@@ -202,6 +207,10 @@ pub(super) fn not_toml(text: &str, line: usize, message: &str) -> String {
     }
     let quoted = format!("\"{value}\"");
     if !opens && DeValue::parse(value).is_err() && DeValue::parse(&quoted).is_ok() {
+        let tables = text.lines().take(line).filter(|line| line.starts_with('['));
+        // What stands in the place of an app's table may be one of its keys.
+        let in_apps = tables.last().is_some_and(|table| table.trim() == "[apps]");
+        let value = if in_apps || key == "apps" { "" } else { value };
         return format!("{key}: {}", in_quotes(name, value));
     }
     format!("{key}: this is not TOML: {message}")

@@ -23,6 +23,7 @@ use crate::{
         CLOSE_GRACE, LINGER, LINGER_PART, SLICE, SLICE_BESIDE_SMALL, SLICE_STRIDE, SMALL_EXPECTED,
         SMALL_SLICES_PER_BULK, WRITE_STRIDE, WRITE_VECTORS,
     },
+    log_limit::Line,
     metrics::DropReason,
     protocol::frame::Frame,
     time_slice::TimeSlice,
@@ -41,6 +42,7 @@ impl EventLoop {
         // Spent on small ones since the last slice for many.
         let mut small_time = Duration::ZERO;
         loop {
+            self.flushes.set(self.flushes.get().wrapping_add(1));
             self.note_closing();
             let (small, bulk) = self.shard.own(|table| table.waiting());
             if bulk != writing {
@@ -299,17 +301,19 @@ impl EventLoop {
         for at in closing {
             deadlines.push(CLOSE_GRACE, at, Due::Reset);
         }
+        let lines = &self.hub.context().lines;
         for one in slow {
-            self.log_slow(&one);
+            if let Some(others) = lines.note(Line::SlowConsumer) {
+                self.log_slow(&one, others);
+            }
         }
-        if more > 0 {
-            tracing::warn!(more, "slow consumers closed: more of the same");
-        }
+        lines.add(Line::SlowConsumer, more);
     }
 
-    fn log_slow(&self, one: &SlowConsumer) {
+    fn log_slow(&self, one: &SlowConsumer, others: u64) {
         let connection = &one.connection;
         tracing::warn!(
+            others,
             app = %self.hub.context().app(connection.app).name,
             connection = %connection.id(),
             user = connection.user().unwrap_or(""),

@@ -42,9 +42,9 @@ impl fmt::Debug for Leaving {
 }
 
 impl Leaving {
-    /// Starts the task that works it off, which lives as long as the thread's runtime.
-    pub(super) fn start(&self) {
-        tokio::task::spawn_local(Worker(self.0.clone()).work());
+    /// The task that works it off, which lives as long as the thread's runtime.
+    pub(super) fn work(&self) -> impl Future<Output = ()> + use<> + 'static {
+        Worker(self.0.clone()).work()
     }
 
     pub(super) fn push(&self, last: Last) {
@@ -91,7 +91,7 @@ mod tests {
         let (gone, counted) = (left.clone(), turns.clone());
         let all = async move {
             let leaving = Leaving::default();
-            leaving.start();
+            spawn_local(leaving.work());
             for n in 0..MANY {
                 let gone = gone.clone();
                 leaving.push(Box::new(move || {

@@ -9,12 +9,13 @@ mod heartbeats;
 mod leaving;
 mod pages;
 mod stored;
+mod unfinished;
 mod watch;
 mod write;
 
 use std::{
     cell::{Cell, RefCell},
-    io,
+    io::{self, Read},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -25,11 +26,13 @@ use deadlines::{Deadlines, Due, until};
 use heartbeats::Heartbeats;
 use leaving::Leaving;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::net::TcpStream;
+use tokio::{io::Interest, net::TcpStream, task::spawn_local};
 
+pub(crate) use self::unfinished::{GivenUp, Unfinished, UnfinishedMessage};
 use crate::{
     hub::{Hub, Owner, Shard, SlotRef, Table},
-    limits::{EXPIRED_SPREAD, READ_BUFFER, TICK},
+    limits::{EXPIRED_SPREAD, READ_BUFFER, TICK, UNFINISHED_BYTES},
+    supervisor::Supervisor,
 };
 
 /// A connection's socket, on the thread that owns it.
@@ -47,6 +50,8 @@ pub(crate) struct Seat {
     stalled: Cell<Option<Instant>>,
     /// A deadline is out for a socket that refuses.
     is_watched: Cell<bool>,
+    /// A ping was sent, and no pong has come since.
+    pub(crate) pinged: Cell<bool>,
     /// Its client has shown a good token, and waits to be let in.
     vouched: Cell<bool>,
     /// When its token ends, in Unix seconds; [`NEVER`] if it does not.
@@ -138,11 +143,15 @@ pub(crate) struct EventLoop {
     buffer: RefCell<Box<[u8]>>,
     heartbeats: RefCell<Heartbeats>,
     leaving: Leaving,
+    unfinished: Unfinished,
+    /// How often the writer went round.
+    flushes: Cell<u64>,
 }
 
 impl EventLoop {
     pub(crate) fn new(hub: Arc<Hub>, index: usize) -> Rc<Self> {
         let heartbeats = Heartbeats::new(hub.limits());
+        let unfinished_bytes = UNFINISHED_BYTES / hub.shards().len();
         Rc::new(Self {
             shard: hub.shard(index).clone(),
             seats: RefCell::default(),
@@ -152,15 +161,18 @@ impl EventLoop {
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             heartbeats: RefCell::new(heartbeats),
             leaving: Leaving::default(),
+            unfinished: Unfinished::new(unfinished_bytes),
             hub,
+            flushes: Cell::new(0),
         })
     }
 
     /// Starts the tasks that write and watch; they live as long as the thread's runtime.
-    pub(crate) fn start(self: &Rc<Self>) {
-        self.leaving.start();
-        tokio::task::spawn_local(self.clone().flush());
-        tokio::task::spawn_local(self.clone().watch());
+    pub(crate) fn start(self: &Rc<Self>, supervisor: &Supervisor) {
+        let named = |task: &str| format!("{task} of shard {}", self.index);
+        spawn_local(supervisor.run(&named("leaving"), self.leaving.work()));
+        spawn_local(supervisor.run(&named("flush"), self.clone().flush()));
+        spawn_local(supervisor.run(&named("watch"), self.clone().watch()));
     }
 
     pub(crate) fn shard(&self) -> &Arc<Shard> {
@@ -183,6 +195,7 @@ impl EventLoop {
             waits: Cell::new(false),
             stalled: Cell::new(None),
             is_watched: Cell::new(false),
+            pinged: Cell::new(false),
             vouched: Cell::new(false),
             expiry: Cell::new(NEVER),
             expected: Cell::new(NEVER),
@@ -223,8 +236,13 @@ impl EventLoop {
         SeatEntry::of(&self.seats.borrow(), at).cloned()
     }
 
-    /// Reads what the socket has into the thread's buffer and hands it to `each` at once; answers the number of bytes,
-    /// 0 at the end of the stream.
+    /// The messages of this thread's clients that have begun and not ended.
+    pub(crate) fn unfinished(&self) -> &Unfinished {
+        &self.unfinished
+    }
+
+    /// Reads once into the thread's buffer and hands `each` what came; returns the number of bytes, 0 at the end of the
+    /// stream.
     ///
     /// # Errors
     /// Those of the socket.
@@ -237,7 +255,7 @@ impl EventLoop {
         loop {
             ready!(seat.socket.poll_read_ready(cx))?;
             let mut buffer = self.buffer.borrow_mut();
-            match seat.socket.try_read(&mut buffer) {
+            match read_once(&seat.socket, &mut buffer) {
                 Ok(n) => {
                     each(&mut buffer[..n]);
                     return Poll::Ready(Ok(n));
@@ -278,6 +296,23 @@ impl EventLoop {
             .borrow_mut()
             .push(wait + spread(seat.at), seat.at, Due::Expiry(second));
     }
+}
+
+/// Reads what a socket has that is said to be readable.
+///
+/// A read that does not fill the buffer has emptied the socket, as tokio assumes in its own `poll_read`: so the socket
+/// counts as unreadable from then on, without a system call that finds nothing.
+fn read_once(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut emptied = None;
+    let read = socket.try_io(Interest::READABLE, || {
+        let n = (&*socket2::SockRef::from(socket)).read(buffer)?;
+        if n > 0 && n < buffer.len() {
+            emptied = Some(n);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(n)
+    });
+    emptied.map_or(read, Ok)
 }
 
 /// How long after its token's end a connection is closed, at most [`EXPIRED_SPREAD`]: tokens that were signed together end

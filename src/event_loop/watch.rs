@@ -1,6 +1,9 @@
 //! Heartbeats, deadlines and stalled sockets, looked after once per tick.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::MissedTickBehavior;
 
@@ -26,9 +29,16 @@ impl EventLoop {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ping = Frame::ping(b"");
+        let mut seen = 0;
         loop {
             ticks.tick().await;
-            self.shard.beat();
+            // A shard is alive if it writes. The writer sleeps when nothing waits, so it is woken to show that it can.
+            let flushes = self.flushes.get();
+            if flushes != seen {
+                seen = flushes;
+                self.shard.beat();
+            }
+            self.shard.ring();
             self.note_closing();
             let (due, late) = self
                 .heartbeats
@@ -47,6 +57,7 @@ impl EventLoop {
             while self.fire() {
                 slice.rest().await;
             }
+            self.unfinished.expire(Instant::now());
         }
     }
 
@@ -54,6 +65,7 @@ impl EventLoop {
         for seat in due.iter().filter_map(|at| self.seat_of(*at)) {
             seat.awaiting.set(true);
             seat.pings.set(seat.pings.get().wrapping_add(1));
+            seat.pinged.set(true);
             self.note_expiry(&seat);
         }
         self.shard.with(|table| {
@@ -73,7 +85,7 @@ impl EventLoop {
         if !seat.awaiting.get() || seat.waits.get() {
             return;
         }
-        if self.holds_ping(&seat) {
+        if Self::holds_ping(&seat) {
             // What is in the kernel's hands, only the kernel can see moving.
             seat.end_if_silent_for(self.hub.limits().outbox_age);
             seat.waits.set(true);
@@ -84,7 +96,7 @@ impl EventLoop {
     }
 
     /// Whether the last ping is not on its way yet. How long a socket may refuse, its own deadline says.
-    fn holds_ping(&self, seat: &Seat) -> bool {
+    fn holds_ping(seat: &Seat) -> bool {
         seat.stalled.get().is_some() || seat.has_unsent()
     }
 
@@ -99,7 +111,7 @@ impl EventLoop {
         if !seat.awaiting.get() || seat.pings.get() != number {
             return seat.waits.set(false);
         }
-        if self.holds_ping(&seat) {
+        if Self::holds_ping(&seat) {
             return self.expect(PING_LOOK, at, Due::PingLeft(number));
         }
         let wait = self.hub.limits().heartbeat_wait;

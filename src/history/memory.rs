@@ -10,6 +10,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -23,9 +24,10 @@ use super::{
     ages::{Ages, Place},
 };
 use crate::{
+    id::AppId,
     limits::{
         HISTORY_EVENT_BYTES, HISTORY_EXPIRE_SLICE, HISTORY_NAME_BYTES, HISTORY_QUIET,
-        HISTORY_QUIET_TOPICS,
+        HISTORY_QUIET_LOOKS, HISTORY_QUIET_TOPICS,
     },
     metrics::{AppMetrics, DropReason, Metrics},
 };
@@ -40,10 +42,20 @@ pub(crate) struct Memory {
 impl Memory {
     /// Keeps up to `max_bytes` of all topics together: frames, and an allowance for each event. Beyond that the app that
     /// keeps most gives up its oldest, so one that keeps no more than an equal share loses nothing to others. `apps` by
-    /// `AppId`.
-    pub(crate) fn new(max_bytes: usize, metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
+    /// `AppId`. The numbering of a channel lives at least as long as `is_occupied` says that someone is in it.
+    pub(crate) fn new(
+        max_bytes: usize,
+        metrics: Arc<Metrics>,
+        apps: Vec<Arc<AppMetrics>>,
+        is_occupied: Occupied,
+    ) -> Self {
         Self {
-            kept: Mutex::new(Kept::new(max_bytes, HISTORY_QUIET_TOPICS, metrics, apps)),
+            kept: Mutex::new(Kept::new(
+                (max_bytes, HISTORY_QUIET_TOPICS),
+                metrics,
+                apps,
+                is_occupied,
+            )),
             born: Instant::now(),
         }
     }
@@ -52,7 +64,7 @@ impl Memory {
     pub(super) fn with_two_apps(max_bytes: usize) -> Self {
         let metrics = Arc::new(Metrics::new());
         let apps = ["a", "b"].map(|name| Arc::new(metrics.app(name)));
-        Self::new(max_bytes, metrics, apps.into())
+        Self::new(max_bytes, metrics, apps.into(), Occupied::by(|_, _| false))
     }
 
     /// Runs `act` under the lock. The time is taken there, so that it never goes back from one act to the next.
@@ -107,6 +119,30 @@ impl History for Memory {
     }
 }
 
+type IsOccupied = dyn Fn(AppId, &str) -> bool + Send + Sync;
+
+/// Says whether anyone is in a channel of an app. It is asked under the store's lock, so it must not call the store.
+pub(crate) struct Occupied(Box<IsOccupied>);
+
+impl Occupied {
+    pub(crate) fn by(is_occupied: impl Fn(AppId, &str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Box::new(is_occupied))
+    }
+
+    fn has(&self, key: &Key) -> bool {
+        match &key.topic {
+            Topic::Channel(channel) => (self.0)(key.app, channel),
+            Topic::User(_) => false,
+        }
+    }
+}
+
+impl fmt::Debug for Occupied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Occupied")
+    }
+}
+
 /// One moment by two clocks: ages must not follow when somebody sets the clock, and people want to read it.
 #[derive(Clone, Copy, Debug)]
 struct Now {
@@ -119,6 +155,8 @@ struct Now {
 #[derive(Debug)]
 struct Held {
     entry: Entry,
+    /// [`Entry::bytes`], which takes a look at every name.
+    bytes: usize,
     /// When it is past its time, as an age of the store; in a log never earlier than of one before it.
     until: Duration,
     place: Place,
@@ -132,7 +170,7 @@ struct Log {
     /// The highest offset that was removed unconfirmed.
     lost_to: u64,
     entries: VecDeque<Held>,
-    /// Of the frames.
+    /// As [`Entry::bytes`] counts them.
     bytes: usize,
     /// Its place in [`Kept::quiet`] while nothing of it is kept.
     quiet: Option<u64>,
@@ -201,10 +239,15 @@ struct Share {
     metrics: Arc<AppMetrics>,
 }
 
-/// What an event counts for against the bound on all topics.
-fn weight(entry: &Entry) -> usize {
-    let names = entry.omit.as_deref().map_or(0, Omit::names);
-    entry.frame.len() + HISTORY_EVENT_BYTES + names * HISTORY_NAME_BYTES
+/// What an event of `bytes` counts for against the bound on all topics, with whom it leaves out.
+fn weight(bytes: usize, omit: Option<&Omit>) -> usize {
+    bytes + HISTORY_EVENT_BYTES + omit.map_or(0, Omit::names) * HISTORY_NAME_BYTES
+}
+
+impl Held {
+    fn weight(&self) -> usize {
+        weight(self.bytes, self.entry.omit.as_deref())
+    }
 }
 
 impl Books {
@@ -236,38 +279,39 @@ impl Books {
         {
             older.until = until;
         }
-        log.bytes += entry.frame.len();
-        self.bytes += weight(&entry);
-        self.events += 1;
         let share = &mut self.shares[usize::from(key.app.0)];
-        share.bytes += weight(&entry);
-        let place = share.ages.add(key, now.age, ttl);
-        log.entries.push_back(Held {
+        let held = Held {
+            bytes: entry.bytes(),
             entry,
             until,
-            place,
-        });
+            place: share.ages.add(key, now.age, ttl),
+        };
+        log.bytes += held.bytes;
+        share.bytes += held.weight();
+        self.bytes += held.weight();
+        self.events += 1;
+        log.entries.push_back(held);
         self.show();
     }
 
     /// Removes the event at `at` of `log`; only what is confirmed may have older ones before it. A user's event that was
     /// not confirmed is a loss, and counted.
     fn remove(&mut self, key: &Key, log: &mut Log, at: usize, why: Why) {
-        let Some(Held { entry, place, .. }) = log.entries.remove(at) else {
+        let Some(held) = log.entries.remove(at) else {
             return;
         };
         // A crowd of users who once had much waiting must not hold the room for it ever after.
         if log.entries.capacity() > 16 + 4 * log.entries.len() {
             log.entries.shrink_to(2 * log.entries.len());
         }
-        log.bytes -= entry.frame.len();
-        self.bytes -= weight(&entry);
+        log.bytes -= held.bytes;
+        self.bytes -= held.weight();
         self.events -= 1;
         let share = &mut self.shares[usize::from(key.app.0)];
-        share.bytes -= weight(&entry);
-        share.ages.remove(place);
+        share.bytes -= held.weight();
+        share.ages.remove(held.place);
         if let Why::Over(reason) = why {
-            log.lost_to = entry.offset;
+            log.lost_to = held.entry.offset;
             if let Topic::User(_) = key.topic {
                 share.metrics.dropped(reason, 1);
             }
@@ -322,6 +366,7 @@ struct Kept {
     max_quiet: usize,
     /// Places ever given in `quiet`.
     quieted: u64,
+    is_occupied: Occupied,
     /// The highest offset of a user's numbering that was forgotten. Later ones begin after it, so that a confirmation
     /// that is still under way for the former cannot confirm what nobody has seen.
     users_begin_after: u64,
@@ -329,10 +374,10 @@ struct Kept {
 
 impl Kept {
     fn new(
-        max_bytes: usize,
-        max_quiet: usize,
+        (max_bytes, max_quiet): (usize, usize),
         metrics: Arc<Metrics>,
         apps: Vec<Arc<AppMetrics>>,
+        is_occupied: Occupied,
     ) -> Self {
         Self {
             topics: AHashMap::new(),
@@ -341,6 +386,7 @@ impl Kept {
             quiet: BTreeMap::new(),
             max_quiet,
             quieted: 0,
+            is_occupied,
             users_begin_after: 0,
         }
     }
@@ -446,7 +492,7 @@ impl Kept {
                 .first_key_value()
                 .is_some_and(|(_, (used, _))| is_over(*used, now))
             {
-                self.forget_quietest();
+                self.look_at_quietest(now);
             } else {
                 return false;
             }
@@ -510,19 +556,38 @@ impl Kept {
             self.quiet.remove(&place);
         }
         if log.entries.is_empty() {
-            self.quieted += 1;
-            log.quiet = Some(self.quieted);
-            self.quiet.insert(self.quieted, (now.age, key.clone()));
+            self.rest(key.clone(), now);
         }
-        while self.quiet.len() > self.max_quiet {
-            self.forget_quietest();
+
+        // Where most of them are occupied, a few looks at each use still find the others in time: the list has at most a
+        // seventh more than what is occupied.
+        for _ in 0..HISTORY_QUIET_LOOKS {
+            if self.quiet.len() <= self.max_quiet {
+                break;
+            }
+            self.look_at_quietest(now);
         }
     }
 
-    /// Ends the numbering of the topic that is quiet for longest.
-    fn forget_quietest(&mut self) {
-        if let Some((_, (_, key))) = self.quiet.pop_first()
-            && let Some(log) = self.topics.remove(&key)
+    /// Makes a topic of which nothing is kept the last quiet one.
+    fn rest(&mut self, key: Key, now: Now) {
+        if let Some(log) = self.topics.get_mut(&key) {
+            self.quieted += 1;
+            log.quiet = Some(self.quieted);
+            self.quiet.insert(self.quieted, (now.age, key));
+        }
+    }
+
+    /// Ends the numbering of the topic that is quiet for longest, unless someone is in it: a member who is not told of another
+    /// numbering would drop its first events as seen. Such a topic counts as used now.
+    fn look_at_quietest(&mut self, now: Now) {
+        let Some((_, (_, key))) = self.quiet.pop_first() else {
+            return;
+        };
+        if self.is_occupied.has(&key) {
+            return self.rest(key, now);
+        }
+        if let Some(log) = self.topics.remove(&key)
             && matches!(key.topic, Topic::User(_))
         {
             self.users_begin_after = self.users_begin_after.max(log.newest);

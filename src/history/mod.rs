@@ -17,7 +17,10 @@ use bytes::Bytes;
 use smol_str::SmolStr;
 use uuid::Uuid;
 
-pub(crate) use self::{memory::Memory, redis::RedisHistory};
+pub(crate) use self::{
+    memory::{Memory, Occupied},
+    redis::RedisHistory,
+};
 use crate::{
     id::{AppId, ConnectionId, base32},
     protocol::{event::Draft, frame::Frame},
@@ -59,7 +62,7 @@ impl Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Keep {
     pub(crate) events: usize,
-    /// Of frames.
+    /// Of frames, and of the names that they leave out.
     pub(crate) bytes: usize,
     pub(crate) ttl: Duration,
 }
@@ -166,6 +169,30 @@ impl Omit {
     pub(crate) fn names(&self) -> usize {
         self.users.len() + self.devices.len() + self.connections.len()
     }
+
+    /// What it counts for among the bytes of its topic: about what it is as JSON, since that is how Redis keeps it.
+    pub(crate) fn bytes(&self) -> usize {
+        let sender = self.sender.as_ref().map_or(0, |sender| {
+            let texts = [&sender.user, &sender.device].into_iter().flatten();
+            OMITTED_CONNECTION_BYTES + texts.map(|text| json_bytes(text)).sum::<usize>()
+        });
+        let names = self.users.iter().chain(&self.devices);
+        names.map(|name| json_bytes(name)).sum::<usize>()
+            + self.connections.len() * OMITTED_CONNECTION_BYTES
+            + sender
+    }
+}
+
+/// A connection's id as an item of a list in JSON.
+const OMITTED_CONNECTION_BYTES: usize = 29;
+
+/// Bytes of `text` as an item of a list in JSON, at most.
+fn json_bytes(text: &str) -> usize {
+    let escaped = text
+        .bytes()
+        .filter(|byte| byte.is_ascii_control() || matches!(byte, b'"' | b'\\'))
+        .count();
+    text.len() + 5 * escaped + 3
 }
 
 /// An event that is to be kept.
@@ -191,6 +218,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// What it counts for among the bytes of its topic.
+    pub(crate) fn bytes(&self) -> usize {
+        self.frame.len() + self.omit.as_deref().map_or(0, Omit::bytes)
+    }
+
     /// Whether the event is for this reader: whoever was excepted when it was sent still is.
     pub(crate) fn is_for(&self, reader: &Reader<'_>) -> bool {
         !self.omit.as_ref().is_some_and(|omit| omit.has(reader))

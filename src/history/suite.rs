@@ -121,6 +121,7 @@ pub(super) async fn behaves_as_a_store(store: &dyn History) {
     what_is_kept_is_what_came(store).await;
     only_what_can_be_proven_is_recovered(store).await;
     the_newest_stay_within_number_and_bytes(store).await;
+    names_left_out_count_for_their_topic(store).await;
     what_is_past_its_time_is_gone_and_the_numbering_stays(store).await;
     a_shorter_time_takes_the_older_along(store).await;
     pages_follow_each_other(store).await;
@@ -286,6 +287,42 @@ async fn the_newest_stay_within_number_and_bytes(store: &dyn History) {
     for left in [[9, 10, 11].as_slice(), &[11, 12]] {
         store.append(&room, &keep, event(1)).await.unwrap();
         assert_eq!(offsets(&store.waiting(&room).await.unwrap().entries), left);
+    }
+}
+
+async fn names_left_out_count_for_their_topic(store: &dyn History) {
+    let keep = Keep {
+        bytes: 100_000,
+        ..KEEP
+    };
+    for key in [channel("names"), user("names")] {
+        let mut last = 0;
+        for n in 1..=4 {
+            let omit = Omit {
+                users: ["u".repeat(30_000).into()].into_iter().collect(),
+                ..Omit::default()
+            };
+            let new = New {
+                omit: Some(Arc::new(omit)),
+                ..event(1)
+            };
+            last = store
+                .append(&key, &keep, new)
+                .await
+                .unwrap()
+                .position
+                .offset;
+            let kept = store.waiting(&key).await.unwrap().entries;
+            assert_eq!(kept.len(), n.min(3));
+        }
+
+        // What is confirmed is no longer counted.
+        store.confirm(&key, last, &ANYONE);
+        until(0, async || store.waiting(&key).await.unwrap().entries.len()).await;
+        for n in 1..=3 {
+            store.append(&key, &keep, event(20_000)).await.unwrap();
+            assert_eq!(store.waiting(&key).await.unwrap().entries.len(), n);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who may call: API keys where there are any, else only what comes from this machine and from no web page.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hyper::{
     HeaderMap, StatusCode,
@@ -9,7 +9,7 @@ use hyper::{
 use ipnet::IpNet;
 
 use super::problem::Problem;
-use crate::{auth::Scope, id::AppId, metrics::Refusal, node::Node};
+use crate::{app::Live, auth::Scope, id::AppId, metrics::Refusal, node::Node};
 
 /// Of a header, so much is shown in messages: any real Origin or Host.
 const SHOWN_CHARS: usize = 128;
@@ -45,16 +45,21 @@ impl Refused {
 
 /// The caller of a request that needs `scope`.
 ///
-/// Without any API key this is development: every call is the first app's, and [`development`] has been passed.
+/// Without any API key this is development: every call is the first app's, and [`development`] has been passed. Both are
+/// decided by the same `live`, so that a reload in between lets nobody in by half of each.
 ///
 /// # Errors
 /// 401 for a missing or unknown key, 403 for one without the scope.
-pub(crate) fn authorize(node: &Node, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
-    caller(node, headers, scope).map_err(|refused| refused.told(node))
+pub(crate) fn authorize(
+    node: &Node,
+    live: &Live,
+    headers: &HeaderMap,
+    scope: Scope,
+) -> Result<Caller, Problem> {
+    caller(live, headers, scope).map_err(|refused| refused.told(node))
 }
 
-fn caller(node: &Node, headers: &HeaderMap, scope: Scope) -> Result<Caller, Refused> {
-    let live = node.live();
+fn caller(live: &Live, headers: &HeaderMap, scope: Scope) -> Result<Caller, Refused> {
     if live.keys.is_empty() {
         return Ok(Caller {
             app: AppId(0),
@@ -190,18 +195,18 @@ pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet
     if !is_trusted(address) {
         return address;
     }
-    let hops = headers
-        .get_all("x-forwarded-for")
+    // Bytes, not text: what a client wrote into the line before its proxy did must not hide what follows.
+    let lines: Vec<&HeaderValue> = headers.get_all("x-forwarded-for").iter().collect();
+    let hops = lines
         .iter()
-        .filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = hops
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect();
-    for hop in hops.into_iter().rev() {
-        let bare = hop.trim_start_matches('[').trim_end_matches(']');
+        .rev()
+        .flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        // Empty elements of a list mean nothing (RFC 9110, section 5.6.1.2).
+        .filter(|hop| !hop.is_empty());
+    for hop in hops {
         // What is no address was not written by a proxy that is trusted: the last one known counts.
-        let Ok(ip) = bare.parse::<IpAddr>() else {
+        let Some(ip) = hop_address(hop) else {
             return address;
         };
         address = ip.to_canonical();
@@ -210,6 +215,19 @@ pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet
         }
     }
     address
+}
+
+/// The address of one hop, in the forms that proxies write: with and without a port, and IPv6 with and without brackets.
+fn hop_address(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop).ok()?.trim_matches('"');
+    if let Ok(ip) = text.parse() {
+        return Some(ip);
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(address.ip());
+    }
+    let bare = text.strip_prefix('[')?.strip_suffix(']')?;
+    bare.parse().ok()
 }
 
 #[cfg(test)]
@@ -302,9 +320,53 @@ mod tests {
         );
         assert_eq!(of("nonsense, 10.0.0.3", proxy), IpAddr::from([10, 0, 0, 3]));
         assert_eq!(of("10.0.0.9", proxy), IpAddr::from([10, 0, 0, 9]));
-        assert_eq!(
-            of("[2001:db8::1]", proxy),
-            "2001:db8::1".parse::<IpAddr>().unwrap()
-        );
+    }
+
+    #[test]
+    fn an_address_is_read_in_every_form_that_proxies_write() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let proxy = IpAddr::from([10, 0, 0, 1]);
+        let of = |lines: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                let line = HeaderValue::from_bytes(line).unwrap();
+                headers.append("x-forwarded-for", line);
+            }
+            client_address(&headers, proxy, &trusted).to_string()
+        };
+        let cases: &[(&[&[u8]], &str)] = &[
+            (&[b"203.0.113.7:51234"], "203.0.113.7"),
+            (&[b"2001:db8::9"], "2001:db8::9"),
+            (&[b"[2001:db8::9]"], "2001:db8::9"),
+            (&[b"[2001:db8::9]:443"], "2001:db8::9"),
+            (&[b"\"203.0.113.7:51234\""], "203.0.113.7"),
+            (&[b"::ffff:203.0.113.7"], "203.0.113.7"),
+            (&[b"[::ffff:203.0.113.7]:1"], "203.0.113.7"),
+            (&[b" 203.0.113.7\t, 10.0.0.2:80 "], "203.0.113.7"),
+            // What a client wrote before its proxy did.
+            (&[b"\xff, 203.0.113.7"], "203.0.113.7"),
+            (&[b"\xff,203.0.113.7:51234"], "203.0.113.7"),
+            (&[b"\xe2\x80\xa8, 203.0.113.7"], "203.0.113.7"),
+            (&[b"\xff", b"203.0.113.7"], "203.0.113.7"),
+            (&[b"1.1.1.1", b"203.0.113.7, 10.0.0.2"], "203.0.113.7"),
+            (&[b"1.1.1.1", b"203.0.113.7,", b""], "203.0.113.7"),
+            (&[b", ,203.0.113.7,,"], "203.0.113.7"),
+            // Nothing that a trusted proxy would write: it is the last address that is known.
+            (&[b"203.0.113.7, \xff"], "10.0.0.1"),
+            (&[b"203.0.113.7, unknown, 10.0.0.2"], "10.0.0.2"),
+            (&[b"203.0.113.7:http"], "10.0.0.1"),
+            (&[b"203.0.113.7:99999"], "10.0.0.1"),
+            (&[b"[2001:db8::9"], "10.0.0.1"),
+            (&[b"2001:db8::9]:443"], "10.0.0.1"),
+            (&[b"203.0.113.7 10.0.0.2"], "10.0.0.1"),
+            (&[b""], "10.0.0.1"),
+        ];
+        for (lines, expected) in cases {
+            let shown: Vec<_> = lines
+                .iter()
+                .map(|line| line.escape_ascii().to_string())
+                .collect();
+            assert_eq!(of(lines), *expected, "{shown:?}");
+        }
     }
 }

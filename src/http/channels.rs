@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     hub::Count,
-    limits::{MEMBERS_PAGE_DEFAULT, PAGE_BYTES, PAGE_DEFAULT},
-    node::{Joins, Node, PageStart, Target, show},
+    limits::{CHANNEL_NAME_BYTES, MEMBERS_PAGE_DEFAULT, PAGE_BYTES, PAGE_DEFAULT},
+    node::{Joins, Node, PageStart, Target, check_name, show},
     protocol::{event::channel_name, native::MembersPage},
 };
 
@@ -59,6 +59,7 @@ pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Js
     let limit = query.limit(PAGE_DEFAULT)?;
     let after = query.cursor(|name| channel_name(name).ok().map(|()| name.to_owned()))?;
     let prefix = query.get("prefix").unwrap_or("");
+    check_name("prefix", prefix, CHANNEL_NAME_BYTES)?;
     let overall = node
         .channels_everywhere(caller.app, (prefix, after.as_deref()), limit)
         .await?;
@@ -268,6 +269,12 @@ mod tests {
             json!({"a": 1, "b": {"c": "[redacted]"}})
         );
         assert_eq!(data(&["profile"]), json!("[redacted]"));
+        let tags = r#"[{"id":"1","user":"u","data":{"tags":[{"x":1},{"x":2,"y":3}]}}]"#;
+        let tags = RawValue::from_string(tags.to_owned()).unwrap();
+        assert_eq!(
+            redacted(tags, &["profile.tags.x".to_owned()]).get(),
+            r#"[{"data":{"tags":[{"x":"[redacted]"},{"x":"[redacted]","y":3}]},"id":"1","user":"u"}]"#
+        );
         assert_eq!(shown(&["profile"])[1], json!({"id": "2", "user": null}));
     }
 }

@@ -1,12 +1,16 @@
 //! `GET /v1/connect`: from an HTTP request to a client's session.
 
-use std::{net::IpAddr, rc::Rc, time::Instant};
+use std::{net::IpAddr, rc::Rc};
 
+use data_encoding::BASE64;
 use fastwebsockets::upgrade;
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response, StatusCode, Version,
     body::Incoming,
-    header::{HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION},
+    header::{
+        HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+        SEC_WEBSOCKET_VERSION,
+    },
 };
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
@@ -14,23 +18,22 @@ use smol_str::SmolStr;
 use tokio::net::TcpStream;
 
 use super::{
-    Answer, Edge,
+    Answer, Edge, Peer,
     access::{self, Refused},
     problem::Problem,
     watch::Watched,
 };
 use crate::{
     app::{App, Live},
+    auth::has_form,
     event_loop::EventLoop,
     id::AppId,
+    limits::DEVICE_BYTES,
     metrics::Refusal,
     node::{Node, Occupancy, Phase},
     protocol::native,
     session::{Arrival, Entrance, Session},
 };
-
-/// Longest `device`, in bytes: a UUID with a prefix fits.
-const DEVICE_BYTES: usize = 128;
 
 /// The query of a connect request.
 #[derive(Debug)]
@@ -70,7 +73,7 @@ impl Query {
                 .map_err(|_| bad(format!("`{name}` is not UTF-8")))?;
             if name == "channel" {
                 channels.push(value.into_owned());
-            } else if !value.is_empty() {
+            } else if !value.is_empty() || name == "token" {
                 field.get_or_insert_with(|| value.into_owned());
             }
         }
@@ -159,10 +162,10 @@ impl<'n> Destination<'n> {
 /// where there is no room or the node is leaving.
 pub(super) fn connect(
     edge: &Edge,
+    live: &Live,
     event_loop: Rc<EventLoop>,
     mut request: Request<Incoming>,
-    peer: IpAddr,
-    since: Instant,
+    peer: &Peer,
 ) -> Result<Response<Answer>, Problem> {
     let node = edge.node.clone();
     let Admitted {
@@ -174,7 +177,7 @@ pub(super) fn connect(
         query,
         protocol,
         occupancy,
-    } = admit(edge, &request, peer).map_err(|refused| refused.told(&node))?;
+    } = admit(edge, live, &request, peer.ip).map_err(|refused| refused.told(&node))?;
     let (mut response, upgraded) = upgrade::upgrade(&mut request).map_err(|error| {
         let problem = Problem::bad_request("bad_handshake", error.to_string());
         Refused::new(Refusal::Handshake, Some(app), problem).told(&node)
@@ -186,6 +189,7 @@ pub(super) fn connect(
         );
     }
     let device = query.device.map(SmolStr::from);
+    let since = peer.since;
     let Query {
         echo,
         store,
@@ -235,9 +239,13 @@ struct Admitted {
 }
 
 /// Looks at everything that a handshake says of itself, and takes a place for its connection.
-fn admit(edge: &Edge, request: &Request<Incoming>, peer: IpAddr) -> Result<Admitted, Refused> {
+fn admit(
+    edge: &Edge,
+    live: &Live,
+    request: &Request<Incoming>,
+    peer: IpAddr,
+) -> Result<Admitted, Refused> {
     let node = &edge.node;
-    let live = node.live();
     let headers = request.headers();
     let most_channels = node.config.limits.channels_per_connection;
     let mut query = Query::parse(request.uri().query().unwrap_or(""), most_channels)
@@ -246,37 +254,35 @@ fn admit(edge: &Edge, request: &Request<Incoming>, peer: IpAddr) -> Result<Admit
         app,
         policy,
         refusal,
-    } = Destination::of(node, &live, &query)?;
+    } = Destination::of(node, live, &query)?;
     let app = app.id;
     let refused = |why, problem| Refused::new(why, Some(app), problem);
 
-    let token = query
-        .token
-        .take()
-        .or_else(|| access::bearer(headers).map(str::to_owned));
+    // An empty one counts only where there is no other, and lets no page in.
+    let named = query.token.take();
+    let token = named
+        .clone()
+        .filter(|token| !token.is_empty())
+        .or_else(|| access::bearer(headers).map(str::to_owned))
+        .or(named);
+    let has_token = token.as_ref().is_some_and(|token| !token.is_empty());
     if let Some(origin) = headers.get(ORIGIN) {
         let named = origin.to_str().unwrap_or("");
         let development = live.config.is_development();
         let policy = live.access(app).policy(policy);
-        if !policy.allows_origin(named, token.is_some(), development) {
+        if !policy.allows_origin(named, has_token, development) {
             return Err(refused(Refusal::Origin, origin_refused(origin)));
         }
     }
 
-    let version = headers
-        .get(SEC_WEBSOCKET_VERSION)
-        .is_none_or(|version| version == "13");
-    if request.method() != Method::GET || !version || !upgrade::is_upgrade_request(request) {
-        let detail = "this path takes WebSocket handshakes (RFC 6455, version 13) only; \
-                      does a proxy remove `Upgrade`?";
-        let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail);
-        return Err(refused(Refusal::Handshake, problem));
-    }
+    check_handshake(request).map_err(|problem| refused(Refusal::Handshake, problem))?;
     let protocol =
         chosen_protocol(headers).map_err(|problem| refused(Refusal::Protocol, problem))?;
 
     let ip = access::client_address(headers, peer, &live.config.trusted_proxies);
-    let occupancy = take_place(edge, ip).map_err(|(why, problem)| refused(why, problem))?;
+    let hopeless = refusal.is_some() || token.as_deref().is_some_and(|token| !has_form(token));
+    let occupancy =
+        take_place(edge, ip, hopeless).map_err(|(why, problem)| refused(why, problem))?;
     Ok(Admitted {
         app,
         policy,
@@ -287,6 +293,36 @@ fn admit(edge: &Edge, request: &Request<Incoming>, peer: IpAddr) -> Result<Admit
         protocol,
         occupancy,
     })
+}
+
+/// Refuses what is not a whole handshake (RFC 6455, section 4.2.1), before any room is taken for it.
+fn check_handshake<B>(request: &Request<B>) -> Result<(), Problem> {
+    let headers = request.headers();
+    let is_13 = only(headers, SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
+    if request.method() != Method::GET || !is_13 || !upgrade::is_upgrade_request(request) {
+        let detail = "this path takes WebSocket handshakes (RFC 6455, version 13) only; \
+                      does a proxy remove `Upgrade`?";
+        let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail);
+        return Err(problem);
+    }
+    if request.version() < Version::HTTP_11 {
+        let detail = "a WebSocket handshake needs HTTP/1.1; set that version in the proxy \
+                      (nginx: proxy_http_version 1.1)";
+        return Err(Problem::bad_request("bad_handshake", detail));
+    }
+    let key = only(headers, SEC_WEBSOCKET_KEY).map(|key| BASE64.decode(key.as_bytes()));
+    if !matches!(key, Some(Ok(key)) if key.len() == 16) {
+        let detail = "the handshake needs one Sec-WebSocket-Key, 16 bytes in base64";
+        return Err(Problem::bad_request("bad_handshake", detail));
+    }
+    Ok(())
+}
+
+/// The value of a header that comes once.
+fn only(headers: &hyper::HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    values.next().is_none().then_some(first)
 }
 
 fn origin_refused(origin: &HeaderValue) -> Problem {
@@ -321,16 +357,12 @@ fn chosen_protocol(headers: &hyper::HeaderMap) -> Result<bool, Problem> {
     Ok(true)
 }
 
-/// A place for one more connection.
-fn take_place(edge: &Edge, ip: IpAddr) -> Result<Occupancy, (Refusal, Problem)> {
+/// A place for one more connection. The rate comes last, since what does not become a connection must not use it up.
+fn take_place(edge: &Edge, ip: IpAddr, hopeless: bool) -> Result<Occupancy, (Refusal, Problem)> {
     let refuse = |why, code, detail: &str| (why, Problem::unavailable(code, detail));
     if edge.node.phase() == Phase::Draining {
         let detail = "this node is leaving; connect to another";
         return Err(refuse(Refusal::Draining, "draining", detail));
-    }
-    if !edge.door.may_upgrade() {
-        let detail = "too many clients connect at once";
-        return Err(refuse(Refusal::AcceptRate, "accept_rate", detail));
     }
     let occupancy = Occupancy::take(&edge.node).ok_or_else(|| {
         refuse(
@@ -346,6 +378,10 @@ fn take_place(edge: &Edge, ip: IpAddr) -> Result<Occupancy, (Refusal, Problem)> 
             "too many connections from this address",
         )
     })?;
+    if !edge.door.may_upgrade(hopeless) {
+        let detail = "too many clients connect at once";
+        return Err(refuse(Refusal::AcceptRate, "accept_rate", detail));
+    }
     Ok(occupancy.at(place))
 }
 

@@ -14,8 +14,12 @@ use tokio::sync::watch;
 
 use crate::{
     id::AppId,
-    limits::{IDEMPOTENCY_KEY_BYTES, Limits},
+    limits::{IDEMPOTENCY_ENTRY_BYTES, IDEMPOTENCY_KEY_BYTES, IDEMPOTENCY_RUNNING_BYTES, Limits},
+    metrics::Metrics,
 };
+
+/// The part of the bytes that is kept free for answers of requests that run.
+const SPARE_PART: usize = 16;
 
 /// Why a request with an `Idempotency-Key` is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,20 +91,95 @@ enum Entry {
     },
 }
 
-#[derive(Debug, Default)]
-struct Kept {
-    entries: AHashMap<Scope, Entry>,
-    /// Finished answers by age; all are kept equally long.
-    ages: VecDeque<(Instant, Scope)>,
+impl Entry {
+    fn body(&self) -> u64 {
+        match self {
+            Self::Running { body, .. } | Self::Done { body, .. } => *body,
+        }
+    }
+
+    /// What it counts for under `scope`.
+    fn weight(&self, scope: &Scope) -> usize {
+        let answer = match self {
+            Self::Running { .. } => IDEMPOTENCY_RUNNING_BYTES,
+            Self::Done { answer, .. } => answer.len(),
+        };
+        IDEMPOTENCY_ENTRY_BYTES + scope.api_key.len() + scope.key.len() + answer
+    }
 }
 
-/// The answers of one node, bounded in number and time.
+/// What is kept of one app.
+#[derive(Debug, Default)]
+struct Share {
+    entries: AHashMap<Arc<Scope>, Entry>,
+    /// Finished answers by age; all are kept equally long.
+    ages: VecDeque<(Instant, Arc<Scope>)>,
+    bytes: usize,
+}
+
+impl Share {
+    fn insert(&mut self, scope: Arc<Scope>, entry: Entry) {
+        self.remove(&scope);
+        self.bytes += entry.weight(&scope);
+        self.entries.insert(scope, entry);
+    }
+
+    fn remove(&mut self, scope: &Scope) {
+        if let Some(entry) = self.entries.remove(scope) {
+            self.bytes -= entry.weight(scope);
+        }
+    }
+
+    /// Removes the oldest finished answer, if there is one.
+    fn remove_oldest(&mut self) -> bool {
+        let Some((_, scope)) = self.ages.pop_front() else {
+            return false;
+        };
+        self.remove(&scope);
+        true
+    }
+
+    fn expire(&mut self, window: Duration) {
+        while self
+            .ages
+            .front()
+            .is_some_and(|(since, _)| since.elapsed() >= window)
+        {
+            self.remove_oldest();
+        }
+    }
+}
+
+/// A bound in two units.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    entries: usize,
+    bytes: usize,
+}
+
+impl Bound {
+    /// How much of it is used, in thousandths; over 1,000 is too much.
+    fn used(self, entries: usize, bytes: usize) -> usize {
+        let part = |n: usize, of: usize| n.saturating_mul(1000).div_ceil(of.max(1));
+        part(entries, self.entries).max(part(bytes, self.bytes))
+    }
+}
+
+/// The answers of one node, bounded in number, bytes and time.
+///
+/// Each app has an equal share of the room, and within it no answer is given up before its time. An app may use more while
+/// there is room. When another one needs that, the oldest answer of the app that is furthest over its share gives way. An
+/// app that has its share, or more, is refused further keys while the store is full, rather than that an answer of its own
+/// is given up: a repeat would be carried out again.
 #[derive(Debug)]
 pub(crate) struct Store {
-    kept: Mutex<Kept>,
+    /// By `AppId`.
+    shares: Mutex<Box<[Share]>>,
     hasher: RandomState,
-    entries: usize,
+    all: Bound,
+    one: Bound,
     window: Duration,
+    metrics: Arc<Metrics>,
 }
 
 /// What to do with a request that carries a key.
@@ -113,12 +192,22 @@ pub(crate) enum Claim {
 }
 
 impl Store {
-    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
-        Arc::new(Self {
-            kept: Mutex::default(),
-            hasher: RandomState::new(),
+    /// A store for `apps` apps.
+    pub(crate) fn new(limits: &Limits, apps: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        let all = Bound {
             entries: limits.idempotency_entries,
+            bytes: limits.idempotency_bytes,
+        };
+        Arc::new(Self {
+            shares: Mutex::new((0..apps).map(|_| Share::default()).collect()),
+            hasher: RandomState::new(),
+            one: Bound {
+                entries: (all.entries / apps.max(1)).max(1),
+                bytes: all.bytes / apps.max(1),
+            },
+            all,
             window: limits.idempotency_window,
+            metrics,
         })
     }
 
@@ -133,7 +222,7 @@ impl Store {
         body: &[u8],
         deadline: Instant,
     ) -> Result<Claim, KeyError> {
-        let body = self.hasher.hash_one(body);
+        let (scope, body) = (Arc::new(scope), self.hasher.hash_one(body));
         loop {
             let mut done = match self.look(&scope, body)? {
                 Look::Claim(claim) => return Ok(claim),
@@ -149,29 +238,63 @@ impl Store {
         }
     }
 
-    fn look(self: &Arc<Self>, scope: &Scope, body: u64) -> Result<Look, KeyError> {
-        let mut kept = self.kept.lock();
-        kept.expire(self.window);
-        match kept.entries.get(scope) {
-            Some(Entry::Running { body: other, .. } | Entry::Done { body: other, .. })
-                if *other != body =>
-            {
-                Err(KeyError::OtherBody)
+    fn look(self: &Arc<Self>, scope: &Arc<Scope>, body: u64) -> Result<Look, KeyError> {
+        let mut shares = self.shares.lock();
+        for share in &mut *shares {
+            share.expire(self.window);
+        }
+        let at = usize::from(scope.app.0);
+        match shares[at].entries.get(scope) {
+            Some(entry) if entry.body() != body => return Err(KeyError::OtherBody),
+            Some(Entry::Running { done, .. }) => return Ok(Look::Wait(done.clone())),
+            Some(Entry::Done { answer, .. }) => {
+                return Ok(Look::Claim(Claim::Answered(answer.clone())));
             }
-            Some(Entry::Running { done, .. }) => Ok(Look::Wait(done.clone())),
-            Some(Entry::Done { answer, .. }) => Ok(Look::Claim(Claim::Answered(answer.clone()))),
-            None if kept.entries.len() >= self.entries => Err(KeyError::Full),
-            None => {
-                let (sender, done) = watch::channel(());
-                kept.entries
-                    .insert(scope.clone(), Entry::Running { body, done });
-                let store = self.clone();
-                Ok(Look::Claim(Claim::First(Running {
-                    store,
-                    scope: Some(scope.clone()),
-                    body,
-                    _done: sender,
-                })))
+            None => {}
+        }
+
+        let (sender, done) = watch::channel(());
+        let entry = Entry::Running { body, done };
+        let (entries, bytes) = (shares[at].entries.len(), shares[at].bytes);
+        let is_within = self.one.used(entries + 1, bytes + entry.weight(scope)) <= 1000;
+        // The last part of the room is for the answers of what runs, which may be longer than is thought.
+        let spare = self.all.bytes / SPARE_PART;
+        if !self.has_room(&shares, 1, entry.weight(scope) + spare) && !is_within {
+            return Err(KeyError::Full);
+        }
+        shares[at].insert(scope.clone(), entry);
+        self.make_room(&mut shares);
+        let running = Running {
+            store: self.clone(),
+            scope: Some(scope.clone()),
+            body,
+            _done: sender,
+        };
+        Ok(Look::Claim(Claim::First(running)))
+    }
+
+    /// Whether `entries` more of `bytes` together fit.
+    fn has_room(&self, shares: &[Share], entries: usize, bytes: usize) -> bool {
+        let held: usize = shares.iter().map(|share| share.entries.len()).sum();
+        let weight: usize = shares.iter().map(|share| share.bytes).sum();
+        self.all.used(held + entries, weight + bytes) <= 1000
+    }
+
+    /// Gives up the oldest answers of who is furthest over its share, until all are within the bound. What runs is not
+    /// given up; there is no more of it than there are requests at the same time.
+    fn make_room(&self, shares: &mut [Share]) {
+        while !self.has_room(shares, 0, 0) {
+            let used = |share: &Share| self.one.used(share.entries.len(), share.bytes);
+            let furthest = shares
+                .iter_mut()
+                .filter(|share| !share.ages.is_empty())
+                .max_by_key(|share| used(share));
+            match furthest {
+                Some(share) if used(share) > 1000 => {
+                    share.remove_oldest();
+                    self.metrics.idempotency_given_up.inc();
+                }
+                _ => return,
             }
         }
     }
@@ -182,25 +305,11 @@ enum Look {
     Wait(watch::Receiver<()>),
 }
 
-impl Kept {
-    fn expire(&mut self, window: Duration) {
-        while self
-            .ages
-            .front()
-            .is_some_and(|(since, _)| since.elapsed() >= window)
-        {
-            if let Some((_, scope)) = self.ages.pop_front() {
-                self.entries.remove(&scope);
-            }
-        }
-    }
-}
-
 /// The first request with its key. Dropped without an answer, the key is free again.
 #[derive(Debug)]
 pub(crate) struct Running {
     store: Arc<Store>,
-    scope: Option<Scope>,
+    scope: Option<Arc<Scope>>,
     body: u64,
     /// Wakes those who wait when it is dropped.
     _done: watch::Sender<()>,
@@ -208,17 +317,18 @@ pub(crate) struct Running {
 
 impl Running {
     /// Keeps the answer of a success.
-    pub(crate) fn succeed(mut self, answer: Bytes) {
+    pub(crate) fn succeed(mut self, answer: &Bytes) {
         if let Some(scope) = self.scope.take() {
-            let mut kept = self.store.kept.lock();
-            kept.entries.insert(
-                scope.clone(),
-                Entry::Done {
-                    body: self.body,
-                    answer,
-                },
-            );
-            kept.ages.push_back((Instant::now(), scope));
+            let entry = Entry::Done {
+                body: self.body,
+                // A copy has no spare room, and keeps nothing else.
+                answer: Bytes::copy_from_slice(answer),
+            };
+            let mut shares = self.store.shares.lock();
+            let share = &mut shares[usize::from(scope.app.0)];
+            share.insert(scope.clone(), entry);
+            share.ages.push_back((Instant::now(), scope));
+            self.store.make_room(&mut shares);
         }
     }
 }
@@ -226,7 +336,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(scope) = self.scope.take() {
-            self.store.kept.lock().entries.remove(&scope);
+            self.store.shares.lock()[usize::from(scope.app.0)].remove(&scope);
         }
     }
 }
@@ -236,8 +346,12 @@ mod tests {
     use super::*;
 
     fn scope(key: &str) -> Scope {
+        of_app(0, key)
+    }
+
+    fn of_app(app: u16, key: &str) -> Scope {
         Scope {
-            app: AppId(0),
+            app: AppId(app),
             api_key: "k".into(),
             path: "/v1/emit",
             key: key.into(),
@@ -246,11 +360,44 @@ mod tests {
     }
 
     fn store(entries: usize, window: Duration) -> Arc<Store> {
-        Store::new(&Limits {
+        store_of(1, entries, usize::MAX / 1000, window)
+    }
+
+    fn store_of(apps: usize, entries: usize, bytes: usize, window: Duration) -> Arc<Store> {
+        let limits = Limits {
             idempotency_entries: entries,
+            idempotency_bytes: bytes,
             idempotency_window: window,
             ..Limits::default()
-        })
+        };
+        Store::new(&limits, apps, Arc::new(Metrics::new()))
+    }
+
+    /// Claims a key, and keeps `answer` for it.
+    async fn keep(store: &Arc<Store>, scope: Scope, answer: &[u8]) -> Result<(), KeyError> {
+        match store.claim(scope, b"", soon()).await? {
+            Claim::First(running) => running.succeed(&Bytes::copy_from_slice(answer)),
+            Claim::Answered(_) => panic!("answered before"),
+        }
+        audit(store);
+        Ok(())
+    }
+
+    async fn is_kept(store: &Arc<Store>, scope: Scope) -> bool {
+        let claim = store.claim(scope, b"", soon()).await;
+        matches!(claim, Ok(Claim::Answered(_)))
+    }
+
+    /// Holds what is counted against what is there.
+    fn audit(store: &Store) {
+        for share in &*store.shares.lock() {
+            let weights = share
+                .entries
+                .iter()
+                .map(|(scope, entry)| entry.weight(scope));
+            assert_eq!(share.bytes, weights.sum::<usize>());
+            assert!(share.ages.len() <= share.entries.len());
+        }
     }
 
     fn soon() -> Instant {
@@ -263,7 +410,7 @@ mod tests {
         let Ok(Claim::First(running)) = store.claim(scope("a"), b"1", soon()).await else {
             panic!("not the first")
         };
-        running.succeed(Bytes::from_static(b"answer"));
+        running.succeed(&Bytes::from_static(b"answer"));
         assert!(
             matches!(store.claim(scope("a"), b"1", soon()).await, Ok(Claim::Answered(a)) if a == "answer")
         );
@@ -301,13 +448,75 @@ mod tests {
         let Ok(Claim::First(running)) = store.claim(scope("a"), b"1", soon()).await else {
             panic!("not the first")
         };
-        running.succeed(Bytes::new());
+        running.succeed(&Bytes::new());
         let full = store.claim(scope("b"), b"1", soon()).await;
-        assert!(matches!(full, Err(KeyError::Full)) || store.kept.lock().entries.is_empty());
+        assert!(matches!(full, Err(KeyError::Full)) || store.shares.lock()[0].entries.is_empty());
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert!(matches!(
             store.claim(scope("b"), b"1", soon()).await,
             Ok(Claim::First(_))
         ));
+    }
+
+    #[tokio::test]
+    async fn an_app_that_fills_the_store_keeps_nobody_elses_key_out() {
+        let store = store_of(2, 10, usize::MAX / 1000, Duration::from_mins(1));
+        for n in 0..10 {
+            keep(&store, of_app(0, &n.to_string()), b"").await.unwrap();
+        }
+        let full = keep(&store, of_app(0, "more"), b"").await;
+        assert_eq!(full, Err(KeyError::Full), "it has more than its share");
+
+        // The other's share is there for it, and the oldest of what was beyond the first one's gives way.
+        for n in 0..5 {
+            keep(&store, of_app(1, &n.to_string()), b"").await.unwrap();
+        }
+        assert!(!is_kept(&store, of_app(0, "4")).await);
+        assert_eq!(store.metrics.idempotency_given_up.get(), 5);
+        for n in 5..10 {
+            assert!(is_kept(&store, of_app(0, &n.to_string())).await, "{n}");
+        }
+        let full = keep(&store, of_app(1, "more"), b"").await;
+        assert_eq!(full, Err(KeyError::Full));
+        for n in 0..5 {
+            assert!(is_kept(&store, of_app(1, &n.to_string())).await, "{n}");
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_are_bounded_in_bytes_too() {
+        let bound = 100_000;
+        let store = store_of(2, 100_000, bound, Duration::from_mins(1));
+        let bytes =
+            |store: &Store| -> usize { store.shares.lock().iter().map(|share| share.bytes).sum() };
+        let answer = vec![b'x'; 1000];
+        let mut kept = 0;
+        while keep(&store, of_app(0, &kept.to_string()), &answer)
+            .await
+            .is_ok()
+        {
+            kept += 1;
+            assert!(bytes(&store) <= bound && kept < 100);
+        }
+        assert!(kept >= 50, "{kept}");
+        for n in 0..20 {
+            keep(&store, of_app(1, &n.to_string()), &answer)
+                .await
+                .unwrap();
+            assert!(bytes(&store) <= bound, "{n}");
+        }
+        for n in 0..20 {
+            assert!(is_kept(&store, of_app(1, &n.to_string())).await, "{n}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_failed_leaves_no_bytes_behind() {
+        let store = store(10, Duration::from_mins(1));
+        let claim = store.claim(scope("a"), b"1", soon()).await;
+        assert!(store.shares.lock()[0].bytes > 0);
+        drop(claim);
+        assert_eq!(store.shares.lock()[0].bytes, 0);
+        audit(&store);
     }
 }

@@ -3,26 +3,38 @@
 use std::{sync::Arc, time::Duration};
 
 use hyper::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json, value::RawValue};
 
 use super::{
     access::Caller,
     body::{self, EXCEPT, TO, Whom},
+    identity::unusable,
     problem::Problem,
     query::Query,
-    shape::{Kind, LEAVE_OUT, Shape, Whole, field},
+    shape::{Kind, Shape, Whole, field},
 };
 use crate::{
-    auth::{SignError, unix_now},
+    app::Live,
+    auth::SignError,
     close::{self, Close},
     hub::{Connection, Snapshot},
     id::ConnectionId,
-    limits::PAGE_DEFAULT,
-    node::{Node, PageStart, Target, show},
+    limits::{PAGE_DEFAULT, USER_BYTES},
+    node::{Node, PageStart, Target, check_name, show},
     predicate::{Access, Bound, Explained, Value},
     time_slice::TimeSlice,
 };
+
+/// A page of connections, as answered.
+#[derive(Debug, Serialize)]
+pub(crate) struct Page {
+    connections: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_nodes: Vec<String>,
+}
 
 /// `GET /v1/connections`: who is connected, a page at a time.
 ///
@@ -32,7 +44,7 @@ pub(crate) async fn connections(
     node: &Node,
     caller: &Caller,
     query: &str,
-) -> Result<Json, Problem> {
+) -> Result<Page, Problem> {
     let query = Query::parse(query, &["filter", "params", "cursor", "limit"])?;
     let (from, limit) = (query.cursor(PageStart::read)?, query.limit(PAGE_DEFAULT)?);
     let params = query.get("params").map(body::params).transpose()?;
@@ -45,12 +57,11 @@ pub(crate) async fn connections(
     let page = node
         .connections_everywhere(caller.app, target, from, limit)
         .await?;
-    let mut answer = json!({ "connections": page.value.items });
-    if let Some(next) = page.value.cursor {
-        answer["cursor"] = json!(next);
-    }
-    name_missing(&mut answer, &page.missing);
-    Ok(answer)
+    Ok(Page {
+        connections: page.value.items,
+        cursor: page.value.cursor,
+        missing_nodes: page.missing,
+    })
 }
 
 /// `GET /v1/connections/{id}`.
@@ -75,8 +86,9 @@ pub(crate) async fn connection(node: &Node, caller: &Caller, id: &str) -> Result
 /// `GET /v1/users/{user}`: whether a user is connected, and how many times.
 ///
 /// # Errors
-/// 503 while the other nodes are out of reach.
+/// 400 for a name that is too long to be anyone's, 503 while the other nodes are out of reach.
 pub(crate) async fn user(node: &Node, caller: &Caller, user: &str) -> Result<Json, Problem> {
+    check_name("user", user, USER_BYTES)?;
     let connections = node.user_everywhere(caller.app, user).await?;
     let mut answer = json!({ "online": connections.value > 0, "connections": connections.value });
     name_missing(&mut answer, &connections.missing);
@@ -251,6 +263,9 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result
         "sample": sample,
         "warnings": warnings,
     });
+    if let Some(path) = explanation.bound.suggested_index() {
+        answer["suggested_index"] = json!(path);
+    }
     if let Some(connection) = one {
         let redact = node.live().config.redact.clone();
         answer["values"] = values(&explanation.bound, &connection, &redact).await;
@@ -338,7 +353,7 @@ pub(super) static TOKENS: Shape = Shape {
 };
 
 /// The shape of a client's rights.
-static CAN: Shape = Shape {
+pub(super) static CAN: Shape = Shape {
     fields: &[
         field("join", Kind::Texts),
         field("send", Kind::Texts),
@@ -376,9 +391,13 @@ pub(super) fn token_request(body: &[u8]) -> Result<TokenRequest<'_>, Problem> {
 ///
 /// # Errors
 /// 400 for a wrong body, 409 where the app has no shared secret to sign with.
-pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
+pub(crate) fn tokens(
+    node: &Node,
+    live: &Live,
+    caller: &Caller,
+    body: &[u8],
+) -> Result<Json, Problem> {
     let fields = token_request(body)?;
-    let live = node.live();
     let signer = live.access(caller.app).tokens.signer().ok_or_else(|| {
         let detail = "this app has no shared secret to sign with; set a token key of HS256";
         Problem::new(StatusCode::CONFLICT, "no_token_secret", detail)
@@ -387,22 +406,14 @@ pub(crate) fn tokens(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<J
     let ttl = fields
         .ttl
         .map(|Whole(seconds)| Duration::from_secs(seconds));
-    let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, unix_now());
+    let now = node.signing_time(caller.app, &fields.user);
+    let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, now);
     let signed = signed.map_err(|error| unsigned(&error, fields.claims, fields.can))?;
     Ok(json!({ "token": signed.token, "expires_at": signed.expires_at, "ttl": signed.ttl }))
 }
 
 /// Why no token was signed, in the words of the API.
 fn unsigned(error: &SignError, claims: Option<&RawValue>, can: Option<&RawValue>) -> Problem {
-    let fault = match error {
-        SignError::Claims => {
-            claims.and_then(|claims| Kind::Members.fault("claims", claims.get(), LEAVE_OUT))
-        }
-        SignError::Rights(_) => {
-            can.and_then(|can| Kind::Object(&CAN).fault("can", can.get(), LEAVE_OUT))
-        }
-        _ => None,
-    };
-    let detail = fault.map_or_else(|| error.to_string(), |fault| fault.detail().to_owned());
+    let detail = unusable(error, claims, can).unwrap_or_else(|| error.to_string());
     Problem::bad_request("bad_token_request", detail)
 }

@@ -7,6 +7,7 @@ mod connect;
 mod cors;
 mod history;
 pub(crate) mod idempotency;
+pub(crate) mod identity;
 pub(crate) mod inspect;
 mod ops;
 mod page;
@@ -14,6 +15,7 @@ pub(crate) mod problem;
 mod publish;
 mod query;
 pub(crate) mod shape;
+pub(crate) mod sockets;
 pub(crate) mod verbs;
 pub(crate) mod watch;
 
@@ -29,10 +31,16 @@ use hyper::{
 use serde::Serialize;
 
 use self::{
-    access::Refused, cors::Opening, idempotency::Store, problem::Problem, publish::Publishing,
-    verbs::Verb, watch::Life,
+    access::{Caller, Refused},
+    cors::Opening,
+    idempotency::Store,
+    problem::Problem,
+    publish::Publishing,
+    verbs::Verb,
+    watch::Life,
 };
 use crate::{
+    app::Live,
     auth::Scope,
     door::Door,
     event_loop::EventLoop,
@@ -48,7 +56,8 @@ pub(crate) type Answer = Full<Bytes>;
 enum Access {
     /// Nothing: it gives nothing away.
     Open,
-    /// Nothing on the admin address, and nothing on loopback; elsewhere a key with `inspect`.
+    /// Nothing on the admin address, and nothing of a request that comes straight from this machine; else a key with
+    /// `inspect`.
     Admin,
     /// An API key with this scope.
     Key(Scope),
@@ -72,8 +81,11 @@ enum Call {
     Leave,
     Disconnect,
     Tokens,
+    Revoke,
+    Auth,
     Connect,
     Healthz,
+    Livez,
     Readyz,
     Metrics,
     OpenApi,
@@ -96,8 +108,11 @@ const fn route(method: Method, path: &'static str, access: Access, call: Call) -
     }
 }
 
+/// Where clients connect.
+const CONNECT_PATH: &str = "/v1/connect";
+
 /// Every path of the server. A `{name}` stands for one segment.
-static ROUTES: [Route; 25] = [
+static ROUTES: [Route; 28] = [
     route(
         Method::POST,
         "/v1/emit",
@@ -134,7 +149,7 @@ static ROUTES: [Route; 25] = [
         Access::Key(Scope::Publish),
         Call::Batch,
     ),
-    route(Method::GET, "/v1/connect", Access::Client, Call::Connect),
+    route(Method::GET, CONNECT_PATH, Access::Client, Call::Connect),
     route(
         Method::POST,
         "/v1/explain",
@@ -207,8 +222,21 @@ static ROUTES: [Route; 25] = [
         Access::Key(Scope::Tokens),
         Call::Tokens,
     ),
+    route(
+        Method::POST,
+        "/v1/revoke",
+        Access::Key(Scope::Control),
+        Call::Revoke,
+    ),
+    route(
+        Method::POST,
+        "/v1/auth",
+        Access::Key(Scope::Tokens),
+        Call::Auth,
+    ),
     route(Method::GET, "/v1/openapi.json", Access::Open, Call::OpenApi),
     route(Method::GET, "/healthz", Access::Open, Call::Healthz),
+    route(Method::GET, "/livez", Access::Open, Call::Livez),
     route(Method::GET, "/readyz", Access::Open, Call::Readyz),
     route(Method::GET, "/metrics", Access::Admin, Call::Metrics),
     route(Method::GET, "/", Access::Admin, Call::Page),
@@ -254,15 +282,19 @@ impl Edge {
     pub(crate) async fn serve(&self, request: Request<Incoming>, peer: &Peer) -> Response<Answer> {
         let began = Instant::now();
         peer.life.busy();
-        let opening = Opening::of(&request, self.node.live().config.is_development());
+        // One configuration decides about the whole request, whatever is reloaded meanwhile.
+        let live = self.node.live_for_long();
+        let opening = Opening::of(&request, live.config.is_development());
+        let is_handshake = request.uri().path() == CONNECT_PATH;
         let mut response = self
-            .route(request, peer, opening.as_ref())
+            .route(&live, request, peer, opening.as_ref())
             .await
             .unwrap_or_else(Problem::into_response);
         if let Some(opening) = opening {
             opening.mark(&mut response);
         }
-        if self.node.phase() == Phase::Draining
+        // What became no client has had its try: on the same socket it could go on for nothing.
+        if (is_handshake || self.node.phase() == Phase::Draining)
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
             response
@@ -283,11 +315,12 @@ impl Edge {
 
     async fn route(
         &self,
+        live: &Live,
         request: Request<Incoming>,
         peer: &Peer,
         opening: Option<&Opening>,
     ) -> Result<Response<Answer>, Problem> {
-        if self.node.live().config.is_development() {
+        if live.config.is_development() {
             let has_body = !request.body().is_end_stream();
             access::development(request.headers(), peer.ip, has_body)
                 .map_err(|refused| refused.told(&self.node))?;
@@ -305,7 +338,7 @@ impl Edge {
             if route.method == request.method()
                 || (route.method == Method::GET && request.method() == Method::HEAD)
             {
-                return self.call(route, request, peer).await;
+                return self.call(live, route, request, peer).await;
             }
             allowed = Some(if route.method == Method::GET {
                 "GET"
@@ -313,15 +346,20 @@ impl Edge {
                 "POST"
             });
         }
-        Err(self.astray(&request, allowed))
+        Err(self.astray(live, &request, allowed))
     }
 
     /// The answer to a request that no route takes; `allowed` is the method that its path takes, if there is such a path.
-    fn astray(&self, request: &Request<Incoming>, allowed: Option<&'static str>) -> Problem {
+    fn astray(
+        &self,
+        live: &Live,
+        request: &Request<Incoming>,
+        allowed: Option<&'static str>,
+    ) -> Problem {
         let refused = |why, problem| Refused::new(why, None, problem).told(&self.node);
         match allowed {
             Some(allow) if cors::is_preflight(request) => {
-                let closed = cors::closed(self.node.live().config.is_development());
+                let closed = cors::closed(live.config.is_development());
                 refused(Refusal::Preflight, Problem::method(allow).but(closed))
             }
             Some(allow) => Problem::method(allow),
@@ -341,21 +379,24 @@ impl Edge {
 
     async fn call(
         &self,
+        live: &Live,
         route: &Route,
         request: Request<Incoming>,
         peer: &Peer,
     ) -> Result<Response<Answer>, Problem> {
+        let mut operator = None;
         match route.access {
             Access::Open | Access::Client => {}
-            Access::Admin => {
-                if let Err(problem) = self.admit_operator(request.headers()) {
+            Access::Admin => match self.admit_operator(live, request.headers(), peer.ip) {
+                Ok(admitted) => operator = admitted,
+                Err(problem) => {
                     return match route.call {
                         Call::Page => Ok(page::refused(problem, request.headers())),
                         _ => Err(problem),
                     };
                 }
-            }
-            Access::Key(scope) => return self.api(route, scope, request).await,
+            },
+            Access::Key(scope) => return self.api(live, route, scope, request, &peer.life).await,
         }
 
         match route.call {
@@ -366,13 +407,18 @@ impl Edge {
                     let problem = Problem::not_found("unknown_path", detail);
                     return Err(Refused::new(Refusal::Path, None, problem).told(&self.node));
                 };
-                connect::connect(self, event_loop, request, peer.ip, peer.since)
+                connect::connect(self, live, event_loop, request, peer)
+            }
+            Call::Livez => {
+                let may_know = self.is_close(live, request.headers(), peer.ip);
+                Ok(ops::live(&self.node, may_know))
             }
             Call::Readyz => {
                 let query = request.uri().query().unwrap_or("");
-                ops::ready(&self.node, query, self.is_admin())
+                let may_know = self.is_close(live, request.headers(), peer.ip);
+                ops::ready(&self.node, query, may_know)
             }
-            Call::Metrics => Ok(ops::metrics(&self.node)),
+            Call::Metrics => Ok(ops::metrics(&self.node, operator.as_ref())),
             Call::OpenApi => Ok(ops::openapi()),
             Call::Page => Ok(page::page(
                 route.path,
@@ -382,32 +428,52 @@ impl Edge {
         }
     }
 
-    /// Whether a request may have what is for operators.
+    /// Whether a request may have what is for operators. Returns the caller if that is an app with its key, and nothing
+    /// if it is whoever runs the node.
     ///
     /// # Errors
-    /// 404 if it is served at the admin address instead; off loopback 401 and 403 as in [`access::authorize`].
-    fn admit_operator(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        if self.is_admin() {
-            return Ok(());
-        }
-        if self.node.config.admin_listen.is_some() {
+    /// 404 if it is served at the admin address instead; else 401 and 403 as in [`access::authorize`].
+    fn admit_operator(
+        &self,
+        live: &Live,
+        headers: &HeaderMap,
+        peer: IpAddr,
+    ) -> Result<Option<Caller>, Problem> {
+        if !self.is_admin() && self.node.config.admin_listen.is_some() {
             let detail = "this path is served at the admin address (admin_listen)";
             return Err(Problem::not_found("unknown_path", detail));
         }
-        if self.node.config.is_loopback() {
-            return Ok(());
+        if self.is_close(live, headers, peer) {
+            return Ok(None);
         }
-        access::authorize(&self.node, headers, Scope::Inspect).map(drop)
+        access::authorize(&self.node, live, headers, Scope::Inspect).map(Some)
+    }
+
+    /// Whether a request needs no key for what is for operators: it came to the admin address, or straight from this
+    /// machine. Behind a proxy on this machine everyone would, so the rules of development decide about that.
+    fn is_close(&self, live: &Live, headers: &HeaderMap, peer: IpAddr) -> bool {
+        let is_local = || {
+            self.node.config.is_loopback()
+                && access::bearer(headers).is_none()
+                && access::development(headers, peer, false).is_ok()
+        };
+        // In development every request has passed the rules.
+        self.is_admin() || live.config.is_development() || is_local()
     }
 
     async fn api(
         &self,
+        live: &Live,
         route: &Route,
         scope: Scope,
         request: Request<Incoming>,
+        life: &Life,
     ) -> Result<Response<Answer>, Problem> {
-        let caller = access::authorize(&self.node, request.headers(), scope)?;
+        let caller = access::authorize(&self.node, live, request.headers(), scope)?;
         let node = &self.node;
+        if !live.config.is_development() {
+            life.know();
+        }
         let key = match request
             .headers()
             .get("idempotency-key")
@@ -423,10 +489,7 @@ impl Edge {
             }
         };
         let (parts, body) = request.into_parts();
-        let (most, wait) = (
-            node.live().config.limits.body_bytes,
-            node.config.limits.handshake,
-        );
+        let (most, wait) = (live.config.limits.body_bytes, node.config.limits.handshake);
         let body = match route.method {
             Method::POST => body::read(body, most, wait).await?,
             _ => Bytes::new(),
@@ -441,8 +504,8 @@ impl Edge {
         let named = query::segment(route.matches(parts.uri.path()).unwrap_or(""))?;
         let query = parts.uri.query().unwrap_or("");
         let answer = match route.call {
-            Call::Publish(verb) => publishing().one(verb, body).await?,
-            Call::Batch => publishing().batch(body).await?,
+            Call::Publish(verb) => return Ok(publishing().one(verb, body).await?.into_response()),
+            Call::Batch => return Ok(publishing().batch(body).await?.into_response()),
             Call::Explain => json(&inspect::explain(node, &caller, &body).await?),
             Call::Connections => json(&inspect::connections(node, &caller, query).await?),
             Call::Connection => json(&inspect::connection(node, &caller, &named).await?),
@@ -454,7 +517,9 @@ impl Edge {
             Call::Join => json(&channels::join(node, &caller, &body).await?),
             Call::Leave => json(&channels::leave(node, &caller, &body).await?),
             Call::Disconnect => json(&inspect::disconnect(node, &caller, &body).await?),
-            Call::Tokens => json(&inspect::tokens(node, &caller, &body)?),
+            Call::Revoke => json(&identity::revoke(node, &caller, &body).await?),
+            Call::Auth => json(&identity::auth(node, &caller, &body).await?),
+            Call::Tokens => json(&inspect::tokens(node, live, &caller, &body)?),
             _ => return Err(Problem::not_found("unknown_path", "there is no such call")),
         };
         Ok(ops::response(StatusCode::OK, "application/json", answer))

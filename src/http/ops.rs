@@ -11,13 +11,14 @@ use serde_json::json;
 
 use super::{
     Answer,
+    access::Caller,
     problem::Problem,
     query::{Query, bad},
 };
-use crate::node::{Node, Phase};
-
-/// A shard that was not seen at work for this long is stuck: its ticks come ten times a second.
-const STUCK: Duration = Duration::from_secs(5);
+use crate::{
+    limits::{LIVE_SILENCE, READY_SILENCE},
+    node::{Node, Phase},
+};
 
 const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
@@ -43,12 +44,46 @@ pub(super) fn health() -> Response<Answer> {
     )
 }
 
-/// Fit for traffic, with reasons when not, to those who may know them. With `scope=node` it is asked of this node alone:
+/// Whether the process works, or should be started again, with reasons if the asker `may_know` them. A node that leaves
+/// works.
+pub(super) fn live(node: &Node, may_know: bool) -> Response<Answer> {
+    let mut reasons = silent(
+        node.hub.shards().iter().map(|shard| shard.silence()),
+        LIVE_SILENCE,
+    );
+    reasons.extend(node.supervisor.failure().map(|failed| failed.to_string()));
+    if reasons.is_empty() {
+        return health();
+    }
+    let mut body = json!({ "status": "stuck" });
+    if may_know {
+        body["reasons"] = json!(reasons);
+    }
+    response(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "application/json",
+        body.to_string(),
+    )
+}
+
+/// The shards of which nothing was seen for `too_long`.
+fn silent(silences: impl Iterator<Item = Duration>, too_long: Duration) -> Vec<String> {
+    silences
+        .enumerate()
+        .filter(|(_, silence)| *silence >= too_long)
+        .map(|(at, silence)| {
+            let seconds = silence.as_secs();
+            format!("shard {at} has not been seen at work for {seconds} s")
+        })
+        .collect()
+}
+
+/// Fit for traffic, with reasons when not, if the asker `may_know` them. With `scope=node` it is asked of this node alone:
 /// what keeps it from the others is a warning then.
 ///
 /// # Errors
 /// 400 for a bad query.
-pub(super) fn ready(node: &Node, query: &str, admin: bool) -> Result<Response<Answer>, Problem> {
+pub(super) fn ready(node: &Node, query: &str, may_know: bool) -> Result<Response<Answer>, Problem> {
     let query = Query::parse(query, &["scope"])?;
     let alone = match query.get("scope") {
         None | Some("cluster") => false,
@@ -64,7 +99,7 @@ pub(super) fn ready(node: &Node, query: &str, admin: bool) -> Result<Response<An
     }
     let ready = reasons.is_empty();
     let mut body = json!({ "ready": ready });
-    if admin || node.config.is_loopback() {
+    if may_know {
         for (name, told) in [("reasons", reasons), ("warnings", warnings)] {
             if !told.is_empty() {
                 body[name] = json!(told);
@@ -85,23 +120,25 @@ fn unfit(node: &Node) -> Vec<String> {
     if node.phase() != Phase::Serving {
         reasons.push("draining: this node is leaving".to_owned());
     }
-    for (at, shard) in node.hub.shards().iter().enumerate() {
-        if shard.silence() > STUCK {
-            reasons.push(format!(
-                "shard {at} has not been seen at work for {} s",
-                shard.silence().as_secs()
-            ));
-        }
-    }
+    let silences = node.hub.shards().iter().map(|shard| shard.silence());
+    reasons.extend(silent(silences, READY_SILENCE));
+    reasons.extend(node.supervisor.failure().map(|failed| failed.to_string()));
     reasons
 }
 
-pub(super) fn metrics(node: &Node) -> Response<Answer> {
+/// The numbers of the node. An app that asks with its key gets its own alone, unless it is the only one: what the others
+/// do, and what the node does for all of them, is not its business.
+pub(super) fn metrics(node: &Node, caller: Option<&Caller>) -> Response<Answer> {
     node.hub.note_queues();
+    let app = caller.filter(|_| node.apps.len() > 1);
+    let text = match app {
+        Some(caller) => node.metrics.render_app(&node.app(caller.app).name),
+        None => node.metrics.render(),
+    };
     response(
         StatusCode::OK,
         "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        node.metrics.render(),
+        text,
     )
 }
 
@@ -112,6 +149,19 @@ pub(super) fn openapi() -> Response<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shard_that_is_silent_for_half_a_minute_is_to_be_started_again() {
+        let silences = || [0, 29, 30, 31].map(Duration::from_secs).into_iter();
+        assert_eq!(
+            silent(silences(), LIVE_SILENCE),
+            [
+                "shard 2 has not been seen at work for 30 s",
+                "shard 3 has not been seen at work for 31 s"
+            ]
+        );
+        assert_eq!(silent(silences(), READY_SILENCE).len(), 3);
+    }
 
     #[test]
     fn the_description_has_exactly_the_routes() {

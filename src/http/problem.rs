@@ -139,12 +139,21 @@ impl From<NodeError> for Problem {
                 problem.0.excerpt = Some(error.excerpt(&source_text));
                 problem
             }
-            NodeError::TooManyNames { .. } | NodeError::Event(_) | NodeError::CannotStore => {
-                Self::bad_request(code, detail)
+            NodeError::TooManyNames { .. }
+            | NodeError::NameTooLong { .. }
+            | NodeError::Event(_)
+            | NodeError::CannotStore
+            | NodeError::EmptyName
+            | NodeError::Later
+            | NodeError::Claims(_)
+            | NodeError::UnfitClaims(_) => Self::bad_request(code, detail),
+            NodeError::TooMuchToStore { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
             }
-            NodeError::Busy(_) | NodeError::History(_) | NodeError::Away { .. } => {
-                Self::unavailable(code, detail)
-            }
+            NodeError::Busy(_)
+            | NodeError::History(_)
+            | NodeError::Away { .. }
+            | NodeError::Revocations(_) => Self::unavailable(code, detail),
             NodeError::NoUsers => Self::new(StatusCode::CONFLICT, code, detail),
             NodeError::Failed => Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail),
         }

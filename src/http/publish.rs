@@ -3,22 +3,28 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use hyper::StatusCode;
+use hyper::{Response, StatusCode, header::HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
+    Answer,
     access::Caller,
     body,
     idempotency::{Claim, KeyError, Scope, Store, digest},
+    ops,
     problem::Problem,
     shape::{Kind, Shape, field},
     verbs::{Fields, Verb},
 };
 use crate::{
     limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, ONCE_WAIT},
-    node::{Node, NodeError, Once},
+    node::{Claimed, Node, NodeError, Once},
+    time_slice::TimeSlice,
 };
+
+/// The header of an answer that was given before.
+const REPLAYED: &str = "idempotency-replayed";
 
 /// The body of a batch.
 pub(super) static BATCH: Shape = Shape {
@@ -42,14 +48,53 @@ pub(crate) struct Publishing {
     pub(crate) key: Option<String>,
 }
 
+/// What a publishing call answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Published {
+    /// The answer's JSON.
+    json: Bytes,
+    /// Whether it is the answer to an earlier request with the same `Idempotency-Key`, and nothing was sent now.
+    is_replay: bool,
+}
+
+impl Published {
+    fn now(json: Bytes) -> Self {
+        Self {
+            json,
+            is_replay: false,
+        }
+    }
+
+    fn earlier(json: Bytes) -> Self {
+        Self {
+            json,
+            is_replay: true,
+        }
+    }
+
+    /// The answer as it is sent; a replay says that it is one.
+    pub(crate) fn into_response(self) -> Response<Answer> {
+        let mut response = ops::response(StatusCode::OK, "application/json", self.json);
+        if self.is_replay {
+            response
+                .headers_mut()
+                .insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
 impl Publishing {
-    /// One call; answers its JSON.
+    /// One call.
     ///
     /// # Errors
     /// A [`Problem`]; nothing was delivered then.
-    pub(crate) async fn one(self, verb: Verb, body: Bytes) -> Result<Bytes, Problem> {
+    pub(crate) async fn one(self, verb: Verb, body: Bytes) -> Result<Published, Problem> {
         match self.scope()? {
-            None => self.publish(verb, parse(&body, verb)?).await,
+            None => {
+                let answer = self.publish(verb, parse(&body, verb)?).await?;
+                Ok(Published::now(answer))
+            }
             Some(scope) => {
                 self.once(scope, body.clone(), move |this| async move {
                     this.publish(verb, parse(&body, verb)?).await
@@ -59,33 +104,67 @@ impl Publishing {
         }
     }
 
-    /// Up to 100 calls, one after another; answers each one's result or problem, in order.
+    /// Up to 100 calls, one after another; answers each one's result or problem, in order. The answer is a replay if every
+    /// item's is.
     ///
     /// # Errors
     /// A [`Problem`] where the batch itself is wrong.
-    pub(crate) async fn batch(self, body: Bytes) -> Result<Bytes, Problem> {
-        let items = items(&body)?;
-        let scope = self.scope()?;
-        // Holds the key for this body; each item is kept under a key of its own, so that a repeat runs what failed.
-        let marker = match &scope {
-            Some(scope) => {
-                match self
-                    .answers
-                    .claim(scope.clone(), &body, Instant::now() + ONCE_WAIT)
-                    .await?
-                {
-                    Claim::First(marker) => Some(marker),
-                    Claim::Answered(_) => None,
-                }
-            }
-            None => None,
+    pub(crate) async fn batch(self, body: Bytes) -> Result<Published, Problem> {
+        let Some(scope) = self.scope()? else {
+            return self.all(None, &body).await.map(|(results, _)| results);
         };
-        let mut succeeded = false;
+        items(&body)?;
+        to_its_end(self.batch_once(scope, body)).await
+    }
+
+    /// The same with a key. It is held for this body on every node, by an answer that is empty; each item is kept under a
+    /// key of its own, so that a repeat runs what failed.
+    async fn batch_once(self, scope: Scope, body: Bytes) -> Result<Published, Problem> {
+        let (name, deadline) = (scope.digest(), Instant::now() + ONCE_WAIT);
+        let claim = self.answers.claim(scope.clone(), &body, deadline).await?;
+        let Claim::First(running) = claim else {
+            return self
+                .all(Some(&scope), &body)
+                .await
+                .map(|(results, _)| results);
+        };
+        let claimed = match self.claim_everywhere(&name, &body, deadline).await? {
+            Elsewhere::First(claimed) => claimed,
+            Elsewhere::Answered(_) => {
+                running.succeed(&Bytes::new());
+                return self
+                    .all(Some(&scope), &body)
+                    .await
+                    .map(|(results, _)| results);
+            }
+        };
+        let (results, has_succeeded) = match self.all(Some(&scope), &body).await {
+            Ok((results, has_succeeded)) => (Ok(results), has_succeeded),
+            Err(problem) => (Err(problem), false),
+        };
+        let window = self.node.config.limits.idempotency_window;
+        match (has_succeeded, claimed) {
+            (true, Some(claimed)) => claimed.succeed(Bytes::new(), window).await,
+            (false, Some(claimed)) => claimed.fail().await,
+            (_, None) => {}
+        }
+        if has_succeeded {
+            running.succeed(&Bytes::new());
+        }
+        results
+    }
+
+    /// Carries out the items of a batch, each under a key of its own where the batch has one; and whether one succeeded.
+    async fn all(&self, scope: Option<&Scope>, body: &[u8]) -> Result<(Published, bool), Problem> {
+        let items = items(body)?;
+        let (mut succeeded, mut is_replay) = (false, !items.is_empty());
         let mut results: Vec<Box<RawValue>> = Vec::with_capacity(items.len());
+        // Each item may bring a filter that has to be compiled, or params that are bound.
+        let mut slice = TimeSlice::begin();
         for (at, item) in items.iter().enumerate() {
             let item = Bytes::copy_from_slice(item.get().as_bytes());
-            let result = match &scope {
-                None => self.item(&item).await,
+            let result = match scope {
+                None => self.item(&item).await.map(Published::now),
                 Some(scope) => {
                     let run = item.clone();
                     self.clone()
@@ -96,14 +175,39 @@ impl Publishing {
                 }
             };
             succeeded |= result.is_ok();
-            results.push(item_result(result));
+            is_replay &= result.as_ref().is_ok_and(|published| published.is_replay);
+            results.push(item_result(result.map(|published| published.json)));
+            slice.rest().await;
         }
-        if let (true, Some(marker)) = (succeeded, marker) {
-            marker.succeed(Bytes::new());
+        let json = serde_json::to_vec(&Results { results }).unwrap_or_default();
+        let published = Published {
+            json: json.into(),
+            is_replay,
+        };
+        Ok((published, succeeded))
+    }
+
+    /// Claims the key that `name` stands for on all nodes.
+    ///
+    /// # Errors
+    /// 422 for another body, and 503 while the first request runs or Redis does not say.
+    async fn claim_everywhere(
+        &self,
+        name: &str,
+        body: &[u8],
+        deadline: Instant,
+    ) -> Result<Elsewhere, Problem> {
+        let body = digest(&[body]);
+        let claim = self
+            .node
+            .once(self.caller.app, name, body.as_bytes(), deadline);
+        match claim.await? {
+            Some(Once::Answered(answer)) => Ok(Elsewhere::Answered(answer)),
+            Some(Once::OtherBody) => Err(KeyError::OtherBody.into()),
+            Some(Once::Running) => Err(KeyError::Running.into()),
+            Some(Once::First(claimed)) => Ok(Elsewhere::First(Some(claimed))),
+            None => Ok(Elsewhere::First(None)),
         }
-        Ok(serde_json::to_vec(&Results { results })
-            .unwrap_or_default()
-            .into())
     }
 
     async fn item(&self, item: &[u8]) -> Result<Bytes, Problem> {
@@ -151,29 +255,22 @@ impl Publishing {
         scope: Scope,
         body: Bytes,
         call: impl FnOnce(Self) -> F + Send + 'static,
-    ) -> Result<Bytes, Problem>
+    ) -> Result<Published, Problem>
     where
         F: Future<Output = Result<Bytes, Problem>> + Send + 'static,
     {
-        let (app, name, deadline) = (scope.app, scope.digest(), Instant::now() + ONCE_WAIT);
+        let (name, deadline) = (scope.digest(), Instant::now() + ONCE_WAIT);
         let running = match self.answers.claim(scope, &body, deadline).await? {
-            Claim::Answered(answer) => return Ok(answer),
+            Claim::Answered(answer) => return Ok(Published::earlier(answer)),
             Claim::First(running) => running,
         };
-        let task = tokio::spawn(async move {
-            let claimed = match self
-                .node
-                .once(app, &name, digest(&[&body]).as_bytes(), deadline)
-                .await?
-            {
-                Some(Once::Answered(answer)) => {
-                    running.succeed(answer.clone());
-                    return Ok(answer);
+        to_its_end(async move {
+            let claimed = match self.claim_everywhere(&name, &body, deadline).await? {
+                Elsewhere::First(claimed) => claimed,
+                Elsewhere::Answered(answer) => {
+                    running.succeed(&answer);
+                    return Ok(Published::earlier(answer));
                 }
-                Some(Once::OtherBody) => return Err(KeyError::OtherBody.into()),
-                Some(Once::Running) => return Err(KeyError::Running.into()),
-                Some(Once::First(claimed)) => Some(claimed),
-                None => None,
             };
             let window = self.node.config.limits.idempotency_window;
             let answer = call(self).await;
@@ -183,17 +280,32 @@ impl Publishing {
                 (_, None) => {}
             }
             let answer = answer?;
-            running.succeed(answer.clone());
-            Ok(answer)
-        });
-        task.await.unwrap_or_else(|_| {
-            Err(Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "the call ended early",
-            ))
+            running.succeed(&answer);
+            Ok(Published::now(answer))
         })
+        .await
     }
+}
+
+/// What the other nodes know of a key.
+enum Elsewhere {
+    /// It is new. The claim has to be told what became of the request; there is none where this node is alone.
+    First(Option<Claimed>),
+    /// It was done: this was the answer.
+    Answered(Bytes),
+}
+
+/// Runs a call in a task of its own, so that it is not left half done where the caller hangs up.
+async fn to_its_end(
+    call: impl Future<Output = Result<Published, Problem>> + Send + 'static,
+) -> Result<Published, Problem> {
+    tokio::spawn(call).await.unwrap_or_else(|_| {
+        Err(Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the call ended early",
+        ))
+    })
 }
 
 /// The items of a batch, unread.

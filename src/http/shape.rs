@@ -12,7 +12,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::problem::Problem;
+use super::{identity::Moment, problem::Problem};
 
 /// How much of a name or a value from a body a message repeats.
 const SHOWN_CHARS: usize = 64;
@@ -48,6 +48,8 @@ pub(crate) enum Kind {
     Flag,
     /// A whole number from 0, in any notation; the text says what it counts.
     Whole(&'static str),
+    /// A time: whole seconds since 1970, or text by RFC 3339.
+    Moment,
     /// A list of strings.
     Texts,
     /// An object with any members.
@@ -157,6 +159,7 @@ impl Kind {
             (Self::Word(words), Some(b'"')) => serde_json::from_str::<Cow<'_, str>>(value)
                 .is_ok_and(|word| words.contains(&&*word)),
             (Self::Whole(_), _) => serde_json::from_str::<Whole>(value).is_ok(),
+            (Self::Moment, _) => serde_json::from_str::<Moment>(value).is_ok(),
             (Self::Texts | Self::TextsOr(_), Some(b'[')) => {
                 return each(path, value, Self::Text);
             }
@@ -177,15 +180,18 @@ impl Kind {
             Self::Word(words) => alternatives(words).into(),
             Self::Flag => "true or false".into(),
             Self::Whole(what) => what.into(),
+            Self::Moment => {
+                "whole seconds since 1970, or a time such as \"2026-07-28T12:00:00Z\"".into()
+            }
             Self::Texts => "a list of strings".into(),
             Self::Objects => "a list of objects".into(),
             Self::Members | Self::Object(_) => "an object".into(),
             Self::TextsOr(_) => "a list of strings, or an object".into(),
         };
         let found = match (self, value.as_bytes().first()) {
-            (Self::Word(_), Some(b'"')) | (Self::Whole(_), Some(b'-' | b'0'..=b'9')) => {
-                shown(value)
-            }
+            (Self::Word(_), Some(b'"'))
+            | (Self::Whole(_), Some(b'-' | b'0'..=b'9'))
+            | (Self::Moment, Some(b'"' | b'-' | b'0'..=b'9')) => shown(value),
             _ => found(value),
         };
         let advice = if found == "null" { advice } else { "" };
@@ -251,13 +257,11 @@ pub(crate) fn nearest<'n>(
     name: &str,
     known: impl IntoIterator<Item = &'n (impl AsRef<str> + 'n + ?Sized)>,
 ) -> Option<String> {
-    let distances = known.into_iter().enumerate().filter_map(|(at, path)| {
+    let known = known.into_iter().map(|path| {
         let path = path.as_ref();
-        let last = path.rsplit('.').next().unwrap_or(path);
-        let distance = strsim::damerau_levenshtein(shown(name), last);
-        (distance <= last.len() / 2).then_some((distance, at, path))
+        (path, path.rsplit('.').next().unwrap_or(path))
     });
-    let (_, _, path) = distances.min()?;
+    let path = crate::nearest::nearest(name, known, |last| last.len() / 2)?;
     Some(format!("did you mean \"{path}\"?"))
 }
 
@@ -307,6 +311,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Whole(pub(crate) u64);
 
+impl Whole {
+    /// The number, if it is whole and not below 0.
+    pub(crate) fn of(number: f64) -> Option<Self> {
+        (number >= 0.0 && number.fract() == 0.0).then_some(Self(number as u64))
+    }
+}
+
 impl<'de> Deserialize<'de> for Whole {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Number;
@@ -323,11 +334,7 @@ impl<'de> Deserialize<'de> for Whole {
             }
 
             fn visit_f64<E: Error>(self, number: f64) -> Result<Whole, E> {
-                if number >= 0.0 && number.fract() == 0.0 {
-                    Ok(Whole(number as u64))
-                } else {
-                    Err(E::custom("not a whole number from 0"))
-                }
+                Whole::of(number).ok_or_else(|| E::custom("not a whole number from 0"))
             }
         }
 

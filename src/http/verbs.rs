@@ -12,8 +12,8 @@ use super::{
     shape::{Kind, LEAVE_OUT, Shape, field, missing, shown},
 };
 use crate::{
-    limits::SEND_CHANNELS,
-    node::{Exceptions, Extent, Publication, Target, To},
+    limits::{SEND_CHANNELS, USER_BYTES},
+    node::{Exceptions, Extent, Publication, Target, To, check_names},
     protocol::event::{Data, Event},
 };
 
@@ -67,7 +67,7 @@ pub(crate) enum Verb {
 
 const EXTENT: Kind = Kind::Word(&["cluster", "node"]);
 const CALL: Kind = Kind::Word(&["emit", "publish", "send", "broadcast", "dispatch"]);
-const USER_OR_USERS: [&str; 2] = ["user", "users"];
+pub(super) const USER_OR_USERS: [&str; 2] = ["user", "users"];
 const CHANNEL_OR_CHANNELS: [&str; 2] = ["channel", "channels"];
 
 /// The shapes of a publishing call, alone and as an item of a batch: the fields that are its own, what its `except` may be,
@@ -249,7 +249,9 @@ impl<'a> Fields<'a> {
             ],
             Verb::Broadcast => vec![target],
             Verb::Publish => {
+                let list = if self.user.is_some() { "user" } else { "users" };
                 let users = one_or_many(USER_OR_USERS, self.user, self.users)?;
+                check_names(list, &users, USER_BYTES)?;
                 vec![to(To {
                     users,
                     ..To::default()
@@ -362,7 +364,8 @@ fn except_of_dispatch(raw: &RawValue) -> Result<Exceptions, Problem> {
     if raw.get().starts_with('{') {
         return body::except(raw);
     }
-    let users = serde_json::from_str(raw.get()).map_err(|_| except_fault(raw))?;
+    let users: Vec<String> = serde_json::from_str(raw.get()).map_err(|_| except_fault(raw))?;
+    check_names("except", &users, USER_BYTES)?;
     Ok(Exceptions {
         users,
         ..Exceptions::default()
@@ -376,7 +379,7 @@ fn except_fault(raw: &RawValue) -> Problem {
 }
 
 /// The names of the field of one, or of the field of many; `fields` is how these are called.
-fn one_or_many(
+pub(super) fn one_or_many(
     fields: [&str; 2],
     one: Option<String>,
     many: Option<Vec<String>>,
@@ -412,6 +415,7 @@ fn distinct(channels: Vec<String>) -> Result<Vec<String>, Problem> {
 /// Users, or everyone for just `["*"]`.
 fn recipients(recipients: Option<Vec<String>>) -> Result<Option<To>, Problem> {
     let users = recipients.ok_or_else(|| missing(&["recipients"]))?;
+    check_names("recipients", &users, USER_BYTES)?;
     if users == ["*"] {
         return Ok(None);
     }

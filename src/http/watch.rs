@@ -8,7 +8,10 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -18,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{net::TcpStream, sync::Notify};
 
-use crate::limits::{HTTP_IDLE, TICK};
+use crate::limits::{Limits, TICK};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -32,14 +35,25 @@ enum Phase {
     Upgrading,
 }
 
-/// Where one connection stands. Only its own thread looks at it; hyper asks for what could travel.
+/// Where one connection stands. Its own thread changes it; the one that accepts looks at it.
 #[derive(Debug)]
 pub(crate) struct Life {
     phase: Mutex<(Phase, Instant)>,
+    /// Whether a request on it has shown an API key.
+    is_known: AtomicBool,
     end: Notify,
 }
 
 impl Life {
+    /// Of a socket that was just accepted.
+    pub(crate) fn new() -> Self {
+        Self {
+            phase: Mutex::new((Phase::Head, Instant::now())),
+            is_known: AtomicBool::new(false),
+            end: Notify::new(),
+        }
+    }
+
     fn enter(&self, phase: Phase) {
         *self.phase.lock() = (phase, Instant::now());
     }
@@ -59,18 +73,38 @@ impl Life {
         self.enter(Phase::Upgrading);
     }
 
-    /// Waits until the connection has taken too long. Cancel-safe.
+    /// A request has shown an API key.
+    pub(crate) fn know(&self) {
+        self.is_known.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known.load(Relaxed)
+    }
+
+    /// Since when it waits for a request, or for the rest of one's head; nothing while one is being answered.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        let (phase, since) = *self.phase.lock();
+        matches!(phase, Phase::Head | Phase::Idle).then_some(since)
+    }
+
+    /// Ends the connection.
+    pub(crate) fn end(&self) {
+        self.end.notify_one();
+    }
+
+    /// Waits until the connection is to end: it has taken too long, or makes room for another. Cancel-safe.
     pub(crate) async fn over(&self) {
         self.end.notified().await;
     }
 
-    fn is_over(&self, now: Instant, head: Duration) -> bool {
+    fn is_over(&self, now: Instant, watch: &Watch) -> bool {
         let (phase, since) = *self.phase.lock();
         let age = now.saturating_duration_since(since);
         match phase {
-            Phase::Head | Phase::Upgrading => age >= head,
+            Phase::Head | Phase::Upgrading => age >= watch.head,
             Phase::Busy => false,
-            Phase::Idle => age >= HTTP_IDLE,
+            Phase::Idle => age >= watch.idle,
         }
     }
 }
@@ -80,23 +114,20 @@ impl Life {
 pub(crate) struct Watch {
     lives: RefCell<Vec<Weak<Life>>>,
     head: Duration,
+    idle: Duration,
 }
 
 impl Watch {
-    /// Watches over connections whose heads must arrive within `head`.
-    pub(crate) fn new(head: Duration) -> Rc<Self> {
+    pub(crate) fn new(limits: &Limits) -> Rc<Self> {
         Rc::new(Self {
             lives: RefCell::default(),
-            head,
+            head: limits.handshake,
+            idle: limits.http_idle,
         })
     }
 
     /// Puts a socket under watch.
-    pub(crate) fn over(&self, socket: TcpStream) -> Watched {
-        let life = Arc::new(Life {
-            phase: Mutex::new((Phase::Head, Instant::now())),
-            end: Notify::new(),
-        });
+    pub(crate) fn over(&self, socket: TcpStream, life: Arc<Life>) -> Watched {
         self.lives.borrow_mut().push(Arc::downgrade(&life));
         Watched {
             io: TokioIo::new(socket),
@@ -113,8 +144,8 @@ impl Watch {
             let now = ticks.tick().await.into_std();
             self.lives.borrow_mut().retain(|life| match life.upgrade() {
                 None => false,
-                Some(life) if life.is_over(now, self.head) => {
-                    life.end.notify_one();
+                Some(life) if life.is_over(now, &self) => {
+                    life.end();
                     false
                 }
                 Some(_) => true,
@@ -133,10 +164,6 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn life(&self) -> &Arc<Life> {
-        &self.life
-    }
-
     /// The socket alone, and what was held back.
     pub(crate) fn into_socket(self) -> (TcpStream, Vec<u8>) {
         (self.io.into_inner(), self.held)

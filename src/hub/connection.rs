@@ -1,6 +1,9 @@
 //! What the hub knows about one connection.
 
-use std::{num::NonZeroU64, sync::Arc};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    sync::Arc,
+};
 
 use smol_str::SmolStr;
 
@@ -33,6 +36,11 @@ pub struct Connection {
     pub rights: Arc<Rights>,
     /// When its token ends, in Unix seconds.
     pub expires_at: Option<NonZeroU64>,
+    /// When its token was issued, in Unix seconds, if the token says so.
+    pub issued_at: Option<NonZeroU32>,
+    /// Since when its claims and rights are others than its token's, in Unix seconds: the API replaced them. Tokens that
+    /// were issued before that do not renew it.
+    pub replaced_at: Option<NonZeroU32>,
     /// Whether it takes stored events, and so confirms them.
     pub takes_stored: bool,
 }
@@ -45,6 +53,8 @@ impl Connection {
             attributes,
             rights,
             expires_at: None,
+            issued_at: None,
+            replaced_at: None,
             takes_stored: false,
         }
     }
@@ -84,6 +94,11 @@ impl Connection {
     /// The device that the client named, if any.
     pub fn device(&self) -> Option<&str> {
         self.attributes.connection.device.as_deref()
+    }
+
+    /// When its token was issued, as [`Verified`](crate::auth::Verified) has it.
+    pub(crate) fn token_issued_at(&self) -> Option<u64> {
+        self.issued_at.map(|at| u64::from(at.get()))
     }
 
     /// The names of its channels, in the order in which it joined them.

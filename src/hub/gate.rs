@@ -32,8 +32,16 @@ pub(crate) type Ticket = Arc<Admission>;
 
 /// The node has accepted as much as it may; nothing was placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the node has accepted as much as it can offer to its sockets; try again")]
-pub struct Busy;
+pub enum Busy {
+    /// The sockets were not yet offered what was accepted before.
+    #[error("the node has accepted as much as it can offer to its sockets; try again")]
+    Sockets,
+    /// As many heavy filters of the app run as may.
+    #[error(
+        "as many heavy filters of this app run as may; try again, or let an index answer more of the filter"
+    )]
+    Filters,
+}
 
 /// Bounds what the node has accepted and not yet offered.
 #[derive(Debug)]
@@ -221,7 +229,7 @@ impl Gate {
             return Ok(self.ticket(small, weight));
         }
         self.metrics.admission_refused.inc();
-        Err(Busy)
+        Err(Busy::Sockets)
     }
 
     /// Waits for a permit to run a heavy filter of `app`. No app waits for another one; see [`super::scans`].
@@ -232,7 +240,7 @@ impl Gate {
         let permit = self.scans.take(app, self.wait).await;
         permit.ok_or_else(|| {
             self.metrics.admission_refused.inc();
-            Busy
+            Busy::Filters
         })
     }
 
@@ -403,7 +411,7 @@ mod tests {
             ..Limits::default()
         });
         let held = gate.try_admit(1000, 10).unwrap();
-        assert_eq!(gate.admit(1000, 10).await.err(), Some(Busy));
+        assert_eq!(gate.admit(1000, 10).await.err(), Some(Busy::Sockets));
         drop(held);
         assert!(gate.admit(1000, 10).await.is_ok());
     }

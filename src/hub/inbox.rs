@@ -13,6 +13,8 @@ pub(super) struct Inbox {
     placed: u64,
     /// Offsets that the pings which are out stand behind, in order.
     asked: VecDeque<u64>,
+    /// Pings that no pong has come for. There are more of them than offsets where what they asked for was forgotten meanwhile.
+    unanswered: usize,
     /// An event was thrown away, or nobody can say whether one was missed: nothing behind it may be confirmed.
     broken: bool,
     doubt: Option<Doubt>,
@@ -153,7 +155,7 @@ impl Inbox {
         self.placed = self.placed.max(offset);
         let asks = self.asked.is_empty() && self.is_sure();
         if asks {
-            self.asked.push_back(self.placed);
+            self.ask(self.placed);
         }
         asks
     }
@@ -161,6 +163,14 @@ impl Inbox {
     /// Notes that a ping goes out behind `offset`.
     pub(super) fn ask(&mut self, offset: u64) {
         self.asked.push_back(offset);
+        self.unanswered += 1;
+    }
+
+    /// Takes note of a pong, whatever it answers; false if no ping was out for it.
+    pub(super) fn hear_pong(&mut self) -> bool {
+        let was_asked = self.unanswered > 0;
+        self.unanswered = self.unanswered.saturating_sub(1);
+        was_asked
     }
 
     /// Offset up to which everything was placed.
@@ -180,8 +190,12 @@ impl Inbox {
             .iter()
             .position(|asked| *asked == offset)
             .filter(|_| self.is_sure());
-        // Who answers one has had those before it (RFC 6455, section 5.5.3).
-        known.map(|known| self.asked.drain(..=known)).is_some()
+        // Who answers one has had those before it, and need not answer them (RFC 6455, section 5.5.3).
+        let answered = known.map(|known| self.asked.drain(..=known)).is_some();
+        if answered {
+            self.unanswered = self.unanswered.min(self.asked.len());
+        }
+        answered
     }
 
     /// Whether a ping is out.
@@ -241,6 +255,29 @@ mod tests {
         assert!(inbox.go_on(&store(Some(at(1, 9))), true), "6 was asked for");
         assert_eq!(inbox.receive(at(1, 10), true), Turn::Next);
         assert!(inbox.asks(10) && inbox.answered(10) && !inbox.answered(6));
+    }
+
+    #[test]
+    fn a_pong_is_asked_for_once_whatever_it_confirms() {
+        let mut inbox = inbox();
+        for offset in [6, 7, 8] {
+            inbox.ask(offset);
+        }
+        inbox.doubt(1);
+        assert!(inbox.hear_pong() && !inbox.answered(6), "it is in doubt");
+        assert!(inbox.go_on(&store(Some(at(1, 9))), true));
+        assert!(inbox.hear_pong() && inbox.hear_pong(), "7 and 8");
+        assert!(!inbox.hear_pong());
+
+        for offset in [10, 11, 12] {
+            inbox.ask(offset);
+        }
+        assert!(inbox.hear_pong() && inbox.answered(11));
+        assert!(
+            inbox.hear_pong() && inbox.answered(12),
+            "10 needs no answer"
+        );
+        assert!(!inbox.hear_pong());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use smol_str::SmolStr;
 
 use super::{
     connection::{Connection, Snapshot},
+    returning::{HeldOff, Returning},
     sweep::Spent,
 };
 use crate::{
@@ -37,6 +38,8 @@ pub(crate) struct Lost {
 pub(crate) struct Limbo {
     /// The first is for lost connections.
     queues: Box<[Queue]>,
+    /// Those whose clients have come back.
+    returning: Returning,
 }
 
 /// Connections that may come back within one time.
@@ -78,7 +81,7 @@ impl LostOnes {
 
 /// What became of taking a lost connection out of a channel.
 #[derive(Debug)]
-enum Left {
+pub(super) enum Left {
     /// It was in the channel, and is not any more.
     Done,
     /// It has changed since it was looked at.
@@ -106,6 +109,7 @@ impl Limbo {
                 .chain(times)
                 .map(queue)
                 .collect(),
+            returning: Returning::default(),
         }
     }
 
@@ -144,12 +148,14 @@ impl Limbo {
         ones.by_id.insert(id, lost);
     }
 
-    /// Takes the connection `id` out for a client who proves to be its own, with all channels in which it still waits.
+    /// Takes the connection `id` out for a client who proves to be its own, with all channels in which it still waits. Its
+    /// place in each is to be [claimed](Limbo::claim) or [given up](Limbo::give_up).
     pub(crate) fn take(
         &self,
         id: &ConnectionId,
         proof: impl Fn(&Connection) -> bool,
     ) -> Option<Lost> {
+        let mut returning = self.returning.lock();
         let mut taken: Option<Lost> = None;
         for queue in &self.queues {
             let mut ones = queue.lost.lock();
@@ -170,16 +176,39 @@ impl Limbo {
                 }
             }
         }
+        if let Some(Lost { connection, .. }) = &taken {
+            let channels: Vec<SmolStr> = connection.channel_names().cloned().collect();
+            returning.add(connection, &channels);
+        }
         taken
     }
 
-    /// Takes a closed connection of this client out of `channel`, in which it is still counted. Returns it as it was.
+    /// Claims the place of the returning connection `id` in `channel`, under the lock in which its client takes it. False if
+    /// it was taken out of the channel. `None` if that is just being done to some, which is to be waited for.
+    pub(crate) fn claim(&self, id: &ConnectionId, channel: (AppId, &str)) -> Option<bool> {
+        self.returning.claim(id, channel)
+    }
+
+    /// Gives up the place of the returning connection `id` in `channel`; false if it was taken out of the channel before.
+    pub(crate) fn give_up(&self, id: &ConnectionId, channel: &str) -> bool {
+        self.returning.give_up(id, channel)
+    }
+
+    /// Holds returning clients off `channel` while some are taken out of it, wherever they are: else one could be lost, or
+    /// come back, behind whoever looks.
+    pub(crate) fn hold_off(&self, app: AppId, channel: &str) -> HeldOff<'_> {
+        self.returning.hold_off(app, channel)
+    }
+
+    /// Takes a closed connection of this client out of `channel`, in which it is still counted. Returns it as it was; its
+    /// place is to be claimed or given up.
     pub(crate) fn take_place(
         &self,
         (app, user, device): (AppId, Option<&str>, Option<&str>),
         channel: &str,
     ) -> Option<Lost> {
         let client = (app, user.map(SmolStr::from), device.map(SmolStr::from));
+        let mut returning = self.returning.lock();
         for queue in &self.queues[1..] {
             let mut ones = queue.lost.lock();
             let ids = ones.by_client.get(&client).cloned().unwrap_or_default();
@@ -194,6 +223,7 @@ impl Limbo {
                     connection: one.connection.clone(),
                     watched: one.watched.clone(),
                 };
+                returning.add(&one.connection, &[channel.into()]);
                 one.take_out(channel);
                 if one.connection.channels().next().is_none() {
                     ones.remove(&id);
@@ -205,7 +235,7 @@ impl Limbo {
     }
 
     /// Takes `channel` from those lost ones in it for which `is_meant` says [`Verdict::Match`], and gives each to `left` as
-    /// it was; returns how many.
+    /// it was; returns how many. Those whose clients are about to take their places are among them.
     ///
     /// Connections are judged as snapshots and outside the lock, which shards wait for; the thread turns to other work
     /// between two slices.
@@ -213,36 +243,26 @@ impl Limbo {
         &self,
         channel: &str,
         is_meant: impl Fn(&Connection) -> Judged,
-        mut left: impl FnMut(&Snapshot),
+        left: impl FnMut(&Snapshot),
     ) -> u64 {
-        let (mut from, mut count) = ((0, 0), 0);
-        let mut spent = Spent::default();
+        let mut leave = Leave {
+            channel,
+            is_meant,
+            left,
+            count: 0,
+        };
+        let mut from = (0, 0);
         while let Some((queue, some)) = self.some(&mut from) {
-            for mut lost in some {
-                while lost.is_in(channel) {
-                    let Judged { verdict, work } = is_meant(&lost);
-                    if spent.add(work) {
-                        tokio::task::yield_now().await;
-                        spent = Spent::default();
-                    }
-                    if verdict != Verdict::Match {
-                        break;
-                    }
-                    match queue.take_out(&lost, channel) {
-                        Left::Done => {
-                            left(&lost);
-                            count += 1;
-                            break;
-                        }
-                        Left::Changed(now) => lost = now,
-                        Left::Gone => break,
-                    }
-                }
-            }
-            tokio::task::yield_now().await;
-            spent = Spent::default();
+            leave
+                .take_out(some, |one| queue.take_out(one, channel))
+                .await;
         }
-        count
+        // After the queues: who is taken out of one meanwhile is found here.
+        let returning = self.returning.of(channel);
+        leave
+            .take_out(returning, |one| self.returning.take_out(one, channel))
+            .await;
+        leave.count
     }
 
     /// Up to [`SWEEP_STRIDE`] of those who may come back, from a queue and a loss of it on, which then are the next ones.
@@ -270,6 +290,44 @@ impl Limbo {
     /// Those whose time to come back is over, or the first of them: [`SWEEP_STRIDE`] of each queue at most.
     pub(crate) fn take_lapsed(&self) -> Vec<Lost> {
         self.queues.iter().flat_map(Queue::take_lapsed).collect()
+    }
+}
+
+/// Lost connections on their way out of a channel.
+struct Leave<'l, M, L> {
+    channel: &'l str,
+    is_meant: M,
+    left: L,
+    /// How many were taken out.
+    count: u64,
+}
+
+impl<M: Fn(&Connection) -> Judged, L: FnMut(&Snapshot)> Leave<'_, M, L> {
+    /// Takes out those of `some` who are meant, and lets others work then.
+    async fn take_out(&mut self, some: Vec<Snapshot>, take_out: impl Fn(&Snapshot) -> Left) {
+        let mut spent = Spent::default();
+        for mut lost in some {
+            while lost.is_in(self.channel) {
+                let Judged { verdict, work } = (self.is_meant)(&lost);
+                if spent.add(work) {
+                    tokio::task::yield_now().await;
+                    spent = Spent::default();
+                }
+                if verdict != Verdict::Match {
+                    break;
+                }
+                match take_out(&lost) {
+                    Left::Done => {
+                        (self.left)(&lost);
+                        self.count += 1;
+                        break;
+                    }
+                    Left::Changed(now) => lost = now,
+                    Left::Gone => break,
+                }
+            }
+        }
+        tokio::task::yield_now().await;
     }
 }
 

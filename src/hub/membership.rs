@@ -152,20 +152,21 @@ impl Table {
         true
     }
 
-    /// Replaces what an open connection says about itself; null removes it. False if it is not open.
+    /// Replaces what an open connection says about itself; null removes it. Returns in how many of its channels others may
+    /// hear of that, or `None` if it is not open.
     ///
     /// Filters see it, and members are told of it, from this moment on.
-    pub(crate) fn set_profile(&mut self, at: SlotRef, profile: Value) -> bool {
+    pub(crate) fn set_profile(&mut self, at: SlotRef, profile: Value) -> Option<u32> {
         if self.state(at) != State::Open {
-            return false;
+            return None;
         }
         let entry = &mut self.slots[at.slot as usize];
-        let Some(connection) = &mut entry.connection else {
-            return false;
-        };
+        let connection = entry.connection.as_mut()?;
         let context = self.context.app(entry.app);
-        let declared = &mut self.apps[entry.app.0 as usize].declared;
+        let app = &mut self.apps[entry.app.0 as usize];
+        let declared = &mut app.declared;
         let of_profile = |n: &usize| context.schema.is_of_profile(*n);
+
         for n in (0..declared.len()).filter(of_profile) {
             if let Some(value) = context.schema.get(n, &connection.attributes) {
                 declared[n].remove(value, at.slot);
@@ -177,11 +178,19 @@ impl Table {
                 declared[n].insert(value, at.slot);
             }
         }
-        for channel in connection.channels() {
-            context.presence.updated(channel, connection);
+
+        let mut told = 0;
+        for name in connection.channel_names() {
+            let others = match context.presence.updated(name, connection) {
+                // It does not hear of itself.
+                Some(1) => !app.watchers.contains(&channel_key(name), at.slot),
+                Some(watchers) => watchers > 0,
+                None => true,
+            };
+            told += u32::from(others);
         }
         self.changes += 1;
-        true
+        Some(told)
     }
 
     /// Takes `slot` out of every index, and its connection out of its channels. Where it may come back to them, they are kept

@@ -18,6 +18,7 @@ mod outbox;
 mod pace;
 mod placing;
 mod presence;
+mod returning;
 mod scans;
 mod selection;
 mod stored;
@@ -101,12 +102,12 @@ impl Shard {
     /// `f` must neither block nor touch another shard.
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
-        let hold = holds::Hold::begin();
-        let result = f(&mut table);
-        table.trim();
-
-        let waiting = table.is_waiting();
-        drop(hold);
+        let (result, waiting) = {
+            let _hold = holds::Hold::begin();
+            let result = f(&mut table);
+            table.trim();
+            (result, table.is_waiting())
+        };
         drop(table);
         self.wake(waiting);
         result
@@ -116,12 +117,12 @@ impl Shard {
     /// lock gets it first.
     pub(crate) fn with_fair<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
-        let hold = holds::Hold::begin();
-        let result = f(&mut table);
-        table.trim();
-
-        let waiting = table.is_waiting();
-        drop(hold);
+        let (result, waiting) = {
+            let _hold = holds::Hold::begin();
+            let result = f(&mut table);
+            table.trim();
+            (result, table.is_waiting())
+        };
         MutexGuard::unlock_fair(table);
         self.wake(waiting);
         result
@@ -181,6 +182,13 @@ impl Shard {
         }
     }
 
+    /// Wakes the owner, whether or not something waits.
+    pub(crate) fn ring(&self) {
+        if !self.awake.swap(true, SeqCst) {
+            self.bell.notify_one();
+        }
+    }
+
     /// Notes that the thread is at work.
     pub(crate) fn beat(&self) {
         self.pulse
@@ -211,6 +219,8 @@ pub(crate) struct Hub {
 struct Held {
     /// What waits for it.
     bytes: usize,
+    /// It will be gone soon, and only loses what waits.
+    is_closing: bool,
     shard: usize,
     at: SlotRef,
 }
@@ -309,7 +319,7 @@ impl Hub {
     }
 
     /// Closes connections that hold many refused bytes until the node is within its bound, the largest first among
-    /// [`SHED_LOOK`] of them. Those that are closing already only lose what waits for them.
+    /// [`SHED_LOOK`] of them. Before any is closed, those that are closing already lose what waits for them.
     ///
     /// One caller at a time does the work; the others go on.
     pub(crate) fn shed(&self) {
@@ -320,10 +330,15 @@ impl Hub {
             return;
         }
         let found = self.some_backlogs();
-        let mean = found.iter().map(|backlog| backlog.bytes).sum::<usize>() / found.len().max(1);
-        for Held { bytes, shard, at } in found {
+        let open = found.iter().filter(|held| !held.is_closing);
+        let mean = open.clone().map(|held| held.bytes).sum::<usize>() / open.count().max(1);
+        for held in found {
+            let Held {
+                bytes, shard, at, ..
+            } = held;
             // Larger ones may stand further on: those are closed when it is their turn to be looked at.
-            if bytes < mean || self.context.refused.load(Relaxed) <= bound {
+            let is_spared = !held.is_closing && bytes < mean;
+            if is_spared || self.context.refused.load(Relaxed) <= bound {
                 break;
             }
             self.shards[shard]
@@ -332,7 +347,8 @@ impl Hub {
         self.shedding.store(false, SeqCst);
     }
 
-    /// Up to [`SHED_LOOK`] connections whose sockets refused, the largest backlog first. Goes on where the last call ended.
+    /// Up to [`SHED_LOOK`] connections whose sockets refused: those that are closing, then the others, the largest backlog first.
+    /// Goes on where the last call ended.
     fn some_backlogs(&self) -> Vec<Held> {
         let mut found = Vec::new();
         let mut next = *self.shed_from.lock();
@@ -340,10 +356,12 @@ impl Hub {
             let (shard, from) = next;
             let room = SHED_LOOK - found.len();
             let (some, rest) = self.shards[shard].own(|table| table.backlogs(from, room));
-            found.extend(
-                some.into_iter()
-                    .map(|(bytes, at)| Held { bytes, shard, at }),
-            );
+            found.extend(some.into_iter().map(|(bytes, at, is_closing)| Held {
+                bytes,
+                is_closing,
+                shard,
+                at,
+            }));
             next = match rest {
                 Some(slot) => (shard, slot),
                 None => ((shard + 1) % self.shards.len(), 0),
@@ -355,7 +373,10 @@ impl Hub {
         *self.shed_from.lock() = next;
 
         // A whole round comes back to where it began.
-        found.sort_unstable_by_key(|held| (std::cmp::Reverse(held.bytes), held.shard, held.at));
+        found.sort_unstable_by_key(|held| {
+            let size = std::cmp::Reverse(held.bytes);
+            (!held.is_closing, size, held.shard, held.at)
+        });
         found.dedup_by_key(|held| (held.shard, held.at));
         found
     }

@@ -134,6 +134,23 @@ impl Outbox {
     pub(super) fn is_blocked(&self) -> bool {
         matches!(self, Self::Blocked(_))
     }
+
+    /// Whether over `bytes` wait that are no run of the log. Costs one look at each frame, up to the bound.
+    pub(super) fn is_over(&self, bytes: usize) -> bool {
+        match self {
+            Self::Empty | Self::Run { .. } => false,
+            Self::One(queued) => queued.frame.len() > bytes,
+            Self::Queue(queue) => {
+                let mut left = bytes;
+                queue.iter().any(|queued| {
+                    let rest = left.checked_sub(queued.frame.len());
+                    left = rest.unwrap_or(0);
+                    rest.is_none()
+                })
+            }
+            Self::Blocked(backlog) => backlog.all_bytes() > bytes,
+        }
+    }
 }
 
 /// Frames that a socket refused, or that are replayed to it, and those that came behind them.

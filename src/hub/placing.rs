@@ -262,13 +262,13 @@ impl Table {
         }
     }
 
-    /// Up to `most` connections whose sockets refused, from slot `from` on, with the bytes that wait for each; and where
-    /// the next ones begin, if there are more.
+    /// Up to `most` connections whose sockets refused, from slot `from` on, with the bytes that wait for each and whether it is
+    /// closing; and where the next ones begin, if there are more.
     pub(crate) fn backlogs(
         &mut self,
         from: u32,
         most: usize,
-    ) -> (Vec<(usize, SlotRef)>, Option<u32>) {
+    ) -> (Vec<(usize, SlotRef, bool)>, Option<u32>) {
         let mut found = Vec::new();
         let mut rest = self.blocked.range(from..);
         while found.len() < most {
@@ -280,12 +280,9 @@ impl Table {
                 slot,
                 generation: entry.generation,
             };
-            found.extend(
-                entry
-                    .outbox
-                    .backlog()
-                    .map(|backlog| (backlog.all_bytes(), at)),
-            );
+            let is_closing = entry.state == State::Closing;
+            let backlog = entry.outbox.backlog();
+            found.extend(backlog.map(|backlog| (backlog.all_bytes(), at, is_closing)));
         }
         (found, rest.next())
     }

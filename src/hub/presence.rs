@@ -388,11 +388,15 @@ impl Presence {
         });
     }
 
-    /// Notes that what members see of `member` has changed.
-    pub(super) fn updated(&self, channel: &str, member: &Snapshot) {
+    /// Notes that what members see of `member` has changed; answers how many watch here, or none where nobody can know, since
+    /// other nodes may have some.
+    pub(super) fn updated(&self, channel: &str, member: &Snapshot) -> Option<u32> {
+        let mut watchers = 0;
         self.change(channel, |room, name| {
+            watchers = room.watchers;
             self.tell(name, room, MemberKind::Updated, member, None);
         });
+        self.register.is_none().then_some(watchers)
     }
 
     /// Notes that `member`, anonymous so far, is a user now.

@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+/// What looking a name up among others counts for in the work of a hold; see [`crate::limits::SWEEP_WORK`].
+const NAME_WORK: u32 = 32;
+
 /// A Rust closure over a connection, for programs that embed the server.
 pub(crate) type Closure = Arc<dyn Fn(&Connection) -> bool + Send + Sync>;
 
@@ -206,15 +209,20 @@ impl Selection {
 
     /// Decides about a candidate that the source gave, and that may have changed since.
     pub(super) fn still_admits(&self, connection: &Connection) -> Judged {
-        let is_named = self
-            .named
-            .as_ref()
-            .is_none_or(|named| named.has(connection));
-        if is_named {
+        let Some(named) = &self.named else {
+            return self.judge_whole(connection);
+        };
+        let mut judged = if named.has(connection) {
             self.judge_whole(connection)
         } else {
             Judged::free(Verdict::NoMatch)
+        };
+        // Each of its channels was looked up among those that are named.
+        if !named.channels.is_empty() {
+            let channels = connection.attributes.channels.as_list();
+            judged.work += NAME_WORK * channels.map_or(0, <[Value]>::len) as u32;
         }
+        judged
     }
 
     /// Decides about a connection as this was when it was open.

@@ -153,6 +153,12 @@ impl Table {
         (doubted.collect(), (end < self.slots.len()).then_some(end))
     }
 
+    /// Takes note of a pong that answers a ping behind a stored event; false if no such ping was out.
+    pub(crate) fn hear_pong(&mut self, at: SlotRef) -> bool {
+        let inbox = self.slot(at).and_then(|slot| slot.inbox.as_mut());
+        inbox.is_some_and(|inbox| inbox.hear_pong())
+    }
+
     /// Notes that the client answered the ping behind `offset`; true if that confirms everything up to it.
     ///
     /// What a client makes up confirms nothing that it was not given.
@@ -291,6 +297,13 @@ impl Table {
                 .slot(at)
                 .and_then(|slot| slot.outbox.backlog())
                 .is_some_and(|backlog| backlog.is_replaying())
+    }
+
+    /// Whether more than `bytes` wait for a connection that were not written yet: what its socket refused, and what only it is
+    /// sent. What it has in common with others in the log is not of its asking.
+    pub(crate) fn is_behind(&mut self, at: SlotRef, bytes: usize) -> bool {
+        let is_there = matches!(self.state(at), State::Open | State::Pending);
+        is_there && self.slot(at).is_some_and(|slot| slot.outbox.is_over(bytes))
     }
 
     /// Hands an open connection frames that it missed, before everything that is placed from now on.

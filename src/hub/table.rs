@@ -24,6 +24,7 @@ use crate::{
     config,
     id::{AppId, ConnectionId, NodeId},
     limits::{Limits, SLOTS_LOOK},
+    log_limit::Lines,
     metrics::{AppMetrics, DropReason, Metrics},
     predicate::{IndexKey, IndexRef, LookupKey, Schema, Value},
     refusals::Refusals,
@@ -36,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) refusals: Refusals,
+    /// Which lines about clients were written lately.
+    pub(crate) lines: Lines,
     pub(crate) apps: Vec<AppContext>,
     /// Bytes that sockets refused, shared bytes once.
     pub(crate) refused: Arc<AtomicUsize>,
@@ -78,6 +81,7 @@ impl Context {
             limbo: Limbo::new(limits.resume_window, []),
             limits,
             refusals: Refusals::new(metrics.clone(), vec![app.name.clone()]),
+            lines: Lines::default(),
             metrics,
             apps: vec![app],
             refused: Arc::default(),

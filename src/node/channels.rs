@@ -222,6 +222,9 @@ impl Node {
         let permit = self.hub.permit(&selection).await?;
         let node = self.clone();
         to_its_end(async move {
+            let limbo = &node.hub.context().limbo;
+            // Nobody comes back to the channel behind the sweep.
+            let held_off = limbo.hold_off(app, &channel);
             let told = native::left(&channel);
             let mut left = 0;
             let leave_one = |table: &mut Table, slot| {
@@ -236,12 +239,15 @@ impl Node {
             node.hub.sweep(&selection, leave_one).await;
             drop(permit);
             // Those who were lost a moment ago must not come back to it.
-            let lost = node.hub.context().limbo.leave(
-                &channel,
-                |lost| selection.means(lost),
-                |lost| node.hub.presence(app).lapsed(&channel, lost),
-            );
-            left + lost.await
+            let lost = limbo
+                .leave(
+                    &channel,
+                    |lost| selection.means(lost),
+                    |lost| node.hub.presence(app).lapsed(&channel, lost),
+                )
+                .await;
+            drop(held_off);
+            left + lost
         })
         .await
     }

@@ -102,7 +102,7 @@ impl Node {
         limit: usize,
     ) -> Result<(Vec<Snapshot>, Option<(usize, u32)>), NodeError> {
         let selection = self.select(app, target)?;
-        let permit = self.hub.permit_to_scan(app).await?;
+        let permit = self.hub.permit(&selection).await?;
         let page = self.hub.page(&selection, from, limit).await;
         drop(permit);
         Ok(page)

@@ -5,6 +5,7 @@
 
 mod channels;
 mod cluster;
+mod identity;
 mod look;
 mod presence;
 mod publish;
@@ -22,30 +23,38 @@ use std::sync::{
 
 use arc_swap::{ArcSwap, Guard};
 pub use channels::Joins;
-pub(crate) use channels::{MembersQuery, read_cursor, write_cursor};
+pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
 pub(crate) use cluster::{
-    Capture, Cluster, Extent, Former, FormerChannel, Hearing, Mender, Once, PageStart, Program,
+    Capture, Claimed, Cluster, Extent, Former, FormerChannel, Hearing, Mender, Once, PageStart,
+    Program,
 };
+pub(crate) use identity::REVOKED;
+pub use identity::{ReplaceReceipt, RevokeReceipt};
 pub(crate) use presence::Recalled;
 pub(crate) use publish::{Author, Prepared, Publication};
 pub use receipt::{Placement, Receipt};
 pub use target::{Target, To};
+pub(crate) use target::{check_name, check_names};
 use turns::Turns;
 
 pub use crate::protocol::event::Exceptions;
 use crate::{
-    app::{App, Live, SetupError},
+    app::{App, Live, SetupError, filter_share},
+    auth::{Revocations, SignError, TooManyRevocations},
     broker::Inbox,
     config::Config,
     door::Place,
-    history::{History, HistoryError, Memory, RedisHistory},
-    hub::{AppContext, Bulletin, Busy, Context, Hub, Limbo},
+    history::{History, HistoryError, Memory, Occupied, RedisHistory},
+    hub::{Bulletin, Busy, Context, Hub, Limbo},
     id::{AppId, NodeId},
-    limits::{REFUSALS_LOOK, TARGET_NAMES},
+    limits::{LOGGED_LOOK, TARGET_NAMES, TOKEN_LEEWAY},
+    log_limit::Lines,
     metrics::Metrics,
     predicate::FilterError,
     protocol::event::EventError,
+    rates::Rates,
     refusals::Refusals,
+    supervisor::Supervisor,
 };
 
 /// Why a publication, a look-up or a disconnect was refused. Nothing was delivered.
@@ -70,6 +79,16 @@ pub enum NodeError {
         /// Its length.
         count: usize,
     },
+    /// A name is longer than any user, device or connection has.
+    #[error("\"{list}\" has a name of {length} bytes; at most {most} fit")]
+    NameTooLong {
+        /// The list.
+        list: &'static str,
+        /// Bytes of the name.
+        length: usize,
+        /// Bytes that it may have.
+        most: usize,
+    },
     /// The event, or the name of a channel, breaks a rule.
     #[error(transparent)]
     Event(#[from] EventError),
@@ -78,6 +97,20 @@ pub enum NodeError {
         "this event cannot be stored: the target must be a single channel with history, or a list of users whose events are stored, without a filter"
     )]
     CannotStore,
+    /// The call would store more than one may.
+    #[error(
+        "this call would store {bytes} bytes, an event of {event} bytes for {copies} users or channels; at most {most} fit one call (limits.stored_publication_bytes); split it, send less data, or set \"store\" to false"
+    )]
+    TooMuchToStore {
+        /// Bytes of all copies together.
+        bytes: usize,
+        /// Bytes of the largest copy.
+        event: usize,
+        /// How often it would be stored.
+        copies: usize,
+        /// Bytes that one call may store.
+        most: usize,
+    },
     /// What is kept is out of reach.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -92,6 +125,24 @@ pub enum NodeError {
     /// Users are meant where clients cannot authenticate.
     #[error("client authentication is off, so there are no users to publish to")]
     NoUsers,
+    /// A name that no user has.
+    #[error("a user's name must not be empty")]
+    EmptyName,
+    /// Tokens are to be revoked that are yet to be issued.
+    #[error(
+        "\"before\" is more than {} seconds ahead of this node's clock; only tokens that have been issued can be revoked",
+        TOKEN_LEEWAY.as_secs()
+    )]
+    Later,
+    /// As many revocations are kept as may be.
+    #[error(transparent)]
+    Revocations(#[from] TooManyRevocations),
+    /// Claims that no token could bring.
+    #[error(transparent)]
+    Claims(#[from] SignError),
+    /// Claims that take too much memory, or have too many entries in an index; says which.
+    #[error("\"claims\": {0}")]
+    UnfitClaims(String),
     /// The task that placed the event ended early; a defect of the server.
     #[error("placing the event failed")]
     Failed,
@@ -104,11 +155,16 @@ impl NodeError {
             Self::Filter { error, .. } => error.code(),
             Self::Busy(_) => "busy",
             Self::TooManyNames { .. } => "too_many_names",
+            Self::NameTooLong { .. } => "name_too_long",
+            Self::TooMuchToStore { .. } => "too_much_to_store",
             Self::Event(error) => error.code(),
             Self::CannotStore => "cannot_store",
             Self::History(_) => "history_unavailable",
             Self::Away { .. } => "bus_down",
             Self::NoUsers => "no_users",
+            Self::EmptyName | Self::Later => "bad_field",
+            Self::Revocations(_) => "revocations_full",
+            Self::Claims(_) | Self::UnfitClaims(_) => "bad_claims",
             Self::Failed => "internal",
         }
     }
@@ -137,12 +193,74 @@ pub(crate) struct Node {
     pub(crate) hub: Arc<Hub>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) turns: Turns,
+    /// How much clients may send.
+    pub(crate) rates: Rates,
+    /// Whose tokens are refused.
+    pub(crate) revocations: Revocations,
     /// The way to other nodes, if there may be any.
     pub(crate) cluster: Option<Cluster>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Notices when a task of the server ends.
+    pub(crate) supervisor: Supervisor,
     phase: AtomicU8,
     /// Sockets that are or are about to be connections.
     pub(crate) occupied: AtomicUsize,
+}
+
+/// What the shards of a node share.
+fn context_of(
+    config: &Config,
+    id: NodeId,
+    apps: &[App],
+    metrics: &Arc<Metrics>,
+    cluster: Option<&Cluster>,
+) -> Context {
+    let bulletin = Arc::new(Bulletin::default());
+    let register = cluster.map(Cluster::register);
+    let app_context = |app: &App| app.context(&config.limits, bulletin.clone(), register.clone());
+    let rules = config.apps.values().flat_map(|app| &app.channels);
+    Context {
+        node: id,
+        limits: config.limits.clone(),
+        metrics: metrics.clone(),
+        refusals: Refusals::new(
+            metrics.clone(),
+            apps.iter().map(|app| app.name.clone()).collect(),
+        ),
+        lines: Lines::default(),
+        apps: apps.iter().map(app_context).collect(),
+        refused: Arc::default(),
+        limbo: Limbo::new(
+            config.limits.resume_window,
+            rules.map(|rule| rule.leave_after),
+        ),
+        interest: cluster.map(|cluster| cluster.bus.interest().clone()),
+        bulletin,
+    }
+}
+
+/// Where events are kept: in Redis for all nodes, or in this node's memory.
+fn history_of(
+    config: &Config,
+    apps: &[App],
+    cluster: Option<&Cluster>,
+    hub: &Arc<Hub>,
+) -> Arc<dyn History> {
+    let metrics = hub.context().metrics.clone();
+    let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
+    if let Some(cluster) = cluster {
+        return Arc::new(RedisHistory::new(cluster.bus.clone(), metrics, app_metrics));
+    }
+
+    let members = hub.clone();
+    let is_occupied =
+        move |app: AppId, channel: &str| members.presence(app).count(channel).connections > 0;
+    Arc::new(Memory::new(
+        config.limits.history_bytes,
+        metrics,
+        app_metrics,
+        Occupied::by(is_occupied),
+    ))
 }
 
 impl Node {
@@ -158,51 +276,18 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let id = NodeId::random();
         let mut apps = Vec::new();
+        let share = filter_share(&config);
         for (at, (name, app)) in config.apps.iter().enumerate() {
-            apps.push(App::new(AppId(at as u16), name, app, &metrics)?);
+            apps.push(App::new(AppId(at as u16), name, app, share, &metrics)?);
         }
-        let (cluster, inbox) = Cluster::join(&config, id, shards, &apps, &metrics)?.unzip();
+        let supervisor = Supervisor::default();
+        let (cluster, inbox) =
+            Cluster::join(&config, id, shards, &apps, &metrics, &supervisor)?.unzip();
         let live =
             Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
-        let bulletin = Arc::new(Bulletin::default());
-        let register = cluster.as_ref().map(Cluster::register);
-        let app_context =
-            |app: &App| app.context(&config.limits, bulletin.clone(), register.clone());
-        let context = Context {
-            node: id,
-            limits: config.limits.clone(),
-            metrics: metrics.clone(),
-            refusals: Refusals::new(
-                metrics.clone(),
-                apps.iter().map(|app| app.name.clone()).collect(),
-            ),
-            apps: apps.iter().map(app_context).collect::<Vec<AppContext>>(),
-            refused: Arc::default(),
-            limbo: Limbo::new(
-                config.limits.resume_window,
-                config
-                    .apps
-                    .values()
-                    .flat_map(|app| app.channels.iter().map(|rule| rule.leave_after)),
-            ),
-            bulletin,
-            interest: cluster
-                .as_ref()
-                .map(|cluster| cluster.bus.interest().clone()),
-        };
-        let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
-        let history: Arc<dyn History> = match &cluster {
-            Some(cluster) => Arc::new(RedisHistory::new(
-                cluster.bus.clone(),
-                metrics.clone(),
-                app_metrics,
-            )),
-            None => Arc::new(Memory::new(
-                config.limits.history_bytes,
-                metrics.clone(),
-                app_metrics,
-            )),
-        };
+        let context = context_of(&config, id, &apps, &metrics, cluster.as_ref());
+        let hub = Arc::new(Hub::new(shards, Arc::new(context)));
+        let history = history_of(&config, &apps, cluster.as_ref(), &hub);
         let node = Self {
             name: config
                 .node_name
@@ -211,10 +296,13 @@ impl Node {
             history,
             cluster,
             turns: Turns::new(),
-            hub: Arc::new(Hub::new(shards, Arc::new(context))),
+            rates: Rates::new(apps.len()),
+            revocations: Revocations::new(apps.len()),
+            hub,
             apps,
             live: ArcSwap::from_pointee(live),
             metrics,
+            supervisor,
             phase: AtomicU8::new(Phase::Serving as u8),
             occupied: AtomicUsize::new(0),
             config,
@@ -247,13 +335,19 @@ impl Node {
         &self.hub.context().refusals
     }
 
-    /// Logs, until the server ends, what there is to say about those that were turned away.
-    pub(crate) async fn tell_refusals(self: Arc<Self>) {
-        let mut looks = tokio::time::interval(REFUSALS_LOOK);
+    /// Kinds of lines that clients and callers can cause, and that are logged sparingly.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.hub.context().lines
+    }
+
+    /// Logs, until the server ends, how many were turned away, and how many lines were not written.
+    pub(crate) async fn tell_counts(self: Arc<Self>) {
+        let mut looks = tokio::time::interval(LOGGED_LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
             self.refusals().tell();
+            self.lines().tell();
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{Node, channels::shown};
 use crate::{
+    auth::unix_now,
     hub::{About, Limbo, Lost, Snapshot, Tidings, channel_key},
     id::{AppId, ConnectionId},
     limits::TICK,
@@ -48,6 +49,10 @@ impl Node {
                     slice.rest().await;
                 }
                 while self.history.expire() {
+                    tokio::task::yield_now().await;
+                }
+                // With other nodes they are removed from Redis too, by a task of its own.
+                while self.cluster.is_none() && !self.revocations.expire(unix_now()).is_empty() {
                     tokio::task::yield_now().await;
                 }
             }
@@ -135,7 +140,10 @@ impl Node {
                 }
             });
         }
-        let proof = |lost: &crate::hub::Connection| lost.is_of_client(app, user, device);
+        // What a revoked token had is not taken up by a newer one.
+        let proof = |lost: &crate::hub::Connection| {
+            lost.is_of_client(app, user, device) && !self.is_revoked(lost, unix_now())
+        };
         let Lost {
             connection,
             watched,
@@ -197,8 +205,33 @@ impl Recalled {
         self.channels.pop_front();
     }
 
-    /// Gives the next channel up.
+    /// Gives the next channel up; nothing is left to do if someone else has taken the connection out of it.
     pub(crate) fn give_up(&mut self) {
+        let Some((channel, _)) = self.channels.front() else {
+            return;
+        };
+        if self.node.limbo().give_up(&self.lost.id(), channel) {
+            self.lapse();
+        } else {
+            self.channels.pop_front();
+        }
+    }
+
+    /// Claims the next channel for another node; false if someone has taken the connection out of it.
+    pub(crate) fn hand_over(&mut self) -> bool {
+        let Some((channel, _)) = self.channels.pop_front() else {
+            return false;
+        };
+        let claimed = self.node.limbo().give_up(&self.lost.id(), &channel);
+        if claimed {
+            let presence = self.node.hub.presence(self.lost.app);
+            presence.moved(&channel, &self.lost);
+        }
+        claimed
+    }
+
+    /// Says that the lost connection has left the next channel, which was claimed for nothing.
+    pub(crate) fn lapse(&mut self) {
         if let Some((channel, _)) = self.channels.pop_front() {
             self.node
                 .hub

@@ -12,7 +12,8 @@ use crate::{
     history::{Echoless, Keep, Key, New, Omit},
     hub::{Closure, Counts, Named, Reach, Rest, ScanPermit, Selection, Ticket},
     id::AppId,
-    limits::SMALL_DELIVERIES,
+    limits::{HISTORY_EVENT_BYTES, HISTORY_NAME_BYTES, SMALL_DELIVERIES},
+    log_limit::Line,
     protocol::{
         event::{Draft, Event, Marks, Sender},
         frame::Frame,
@@ -80,6 +81,18 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// How often it is stored, and what each copy counts for.
+    fn to_store(&self) -> (usize, usize) {
+        let copies = match &self.keeping {
+            Keeping::Nobody => 0,
+            Keeping::Channel(..) => 1,
+            Keeping::Users(users, _) => users.len(),
+        };
+        let omit = self.omit.as_deref();
+        let names = omit.map_or(0, |omit| omit.bytes() + omit.names() * HISTORY_NAME_BYTES);
+        (copies, self.draft.len() + HISTORY_EVENT_BYTES + names)
+    }
+
     /// Whether this node, too, places it when it comes back over the bus.
     fn comes_by_bus(&self) -> bool {
         matches!(self.message, Some(Message::Kept(_)))
@@ -148,7 +161,7 @@ impl Node {
     /// Settles what a publication means, and encodes it: after this its caller's buffers may go.
     ///
     /// # Errors
-    /// As [`Node::select`], and [`NodeError::CannotStore`].
+    /// As [`Node::select`], [`NodeError::CannotStore`] and [`NodeError::TooMuchToStore`].
     pub(crate) fn prepare(
         &self,
         app: AppId,
@@ -179,14 +192,45 @@ impl Node {
         let message = self.message(app, &target, (id, &draft, is_kept), own, (scope, receipt))?;
         let mut selection = self.select(app, target)?;
         selection.except.connections.extend(own);
-        Ok(Prepared {
+        let prepared = Prepared {
             id,
             selection,
             draft,
             keeping,
             omit,
             message,
-        })
+        };
+        self.check_store([&prepared])?;
+        Ok(prepared)
+    }
+
+    /// Refuses what would take more room in the store than one call may, before anything of it is stored.
+    fn check_store<'p>(
+        &self,
+        publications: impl IntoIterator<Item = &'p Prepared>,
+    ) -> Result<(), NodeError> {
+        let (mut bytes, mut event, mut copies) = (0_usize, 0, 0);
+        for (number, size) in publications.into_iter().map(Prepared::to_store) {
+            bytes = bytes.saturating_add(number.saturating_mul(size));
+            copies += number;
+            event = if number > 0 { event.max(size) } else { event };
+        }
+
+        // A store in memory that has less room than that would only push out its own.
+        let limits = &self.config.limits;
+        let most = match self.cluster {
+            Some(_) => limits.stored_publication_bytes,
+            None => limits.stored_publication_bytes.min(limits.history_bytes),
+        };
+        if bytes > most && copies > 1 {
+            return Err(NodeError::TooMuchToStore {
+                bytes,
+                event,
+                copies,
+                most,
+            });
+        }
+        Ok(())
     }
 
     /// Delivers what was prepared; see [`Node::publish`].
@@ -226,10 +270,13 @@ impl Node {
         app: AppId,
         publications: Vec<Publication<'_>>,
     ) -> Result<Receipt, NodeError> {
-        let prepared: Vec<Prepared> = publications
-            .into_iter()
-            .map(|one| self.prepare(app, one))
-            .collect::<Result<_, _>>()?;
+        let mut prepared = Vec::with_capacity(publications.len());
+        let mut slice = TimeSlice::begin();
+        for one in publications {
+            prepared.push(self.prepare(app, one)?);
+            slice.rest().await;
+        }
+        self.check_store(&prepared)?;
         let (by_bus, here): (Vec<_>, Vec<_>) =
             prepared.into_iter().partition(Prepared::comes_by_bus);
         let admitted = self.admit_all(app, here).await?;
@@ -289,7 +336,9 @@ impl Node {
             (Err(error), None) => return Err(error),
             // Those before it were delivered; an error would say that nothing was.
             (Err(error), Some(all)) => {
-                tracing::warn!(%error, "a publication was carried out in part");
+                if let Some(others) = self.lines().note(Line::CarriedOutInPart) {
+                    tracing::warn!(others, %error, "a publication was carried out in part");
+                }
                 all.missing_nodes = self.all_names();
                 return Ok(false);
             }

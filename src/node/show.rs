@@ -29,11 +29,59 @@ pub(crate) fn connection(connection: &Connection, redact: &[String]) -> Json {
     shown
 }
 
-/// Hides what stands at `path` of a shown connection, if anything does.
+/// Hides what stands at `path` of a shown connection, if anything does. A list on the way, and a list of lists, is gone
+/// through: `auth.accounts.iban` hides the `iban` of every account.
 pub(crate) fn hide(shown: &mut Json, path: &str) {
-    if let Some(value) = shown.pointer_mut(&format!("/{}", path.replace('.', "/")))
-        && !value.is_null()
-    {
-        *value = Json::from(REDACTED);
+    let (name, rest) = match path.split_once('.') {
+        Some((name, rest)) => (name, Some(rest)),
+        None => (path, None),
+    };
+    match shown {
+        Json::Array(items) => items.iter_mut().for_each(|item| hide(item, path)),
+        Json::Object(members) => match (members.get_mut(name), rest) {
+            (None | Some(Json::Null), _) => {}
+            (Some(value), None) => *value = Json::from(REDACTED),
+            (Some(value), Some(rest)) => hide(value, rest),
+        },
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_hidden_through_lists() {
+        let hidden = |path: &str, mut shown: Json| {
+            hide(&mut shown, path);
+            shown
+        };
+        let accounts =
+            json!({"accounts": [{"iban": "x", "bank": "b"}, [{"iban": "y"}], 7, null, {}]});
+        assert_eq!(
+            hidden("accounts.iban", accounts.clone()),
+            json!({"accounts": [{"iban": REDACTED, "bank": "b"}, [{"iban": REDACTED}], 7, null, {}]})
+        );
+        assert_eq!(
+            hidden("accounts", accounts.clone()),
+            json!({"accounts": REDACTED})
+        );
+        assert_eq!(
+            hidden(
+                "a.b.c",
+                json!({"a": [{"b": [{"c": 1}, {"c": [2]}]}, {"b": {"c": {"d": 3}}}]})
+            ),
+            json!({"a": [{"b": [{"c": REDACTED}, {"c": REDACTED}]}, {"b": {"c": REDACTED}}]})
+        );
+
+        // What is absent or null shows as before, and so does what only looks alike.
+        for path in ["iban", "accounts.iba", "accounts.iban.x", "accounts.0.iban"] {
+            assert_eq!(hidden(path, accounts.clone()), accounts, "{path}");
+        }
+        assert_eq!(
+            hidden("a.b", json!({"a": {"b": null}})),
+            json!({"a": {"b": null}})
+        );
     }
 }

@@ -6,7 +6,7 @@ use super::{Node, NodeError};
 use crate::{
     hub::{Except, Named, Selection, channel_key, user_key},
     id::AppId,
-    limits::TARGET_NAMES,
+    limits::{CONNECTION_ID_BYTES, DEVICE_BYTES, TARGET_NAMES, USER_BYTES},
     predicate::{Bound, Value},
     protocol::event::{Exceptions, channel_name},
 };
@@ -59,20 +59,24 @@ impl Target {
         }
     }
 
-    /// Refuses lists that are too long, and what can be no channel.
+    /// Refuses lists that are too long, names that are too long to be anyone's, and what can be no channel.
     pub(super) fn check(&self) -> Result<(), NodeError> {
         let Self { to, except, .. } = self;
         if let Some(to) = to {
-            few("to.users", &to.users)?;
-            few("to.channels", &to.channels)?;
-            few("to.connections", &to.connections)?;
+            check_names("to.users", &to.users, USER_BYTES)?;
+            check_names("to.connections", &to.connections, CONNECTION_ID_BYTES)?;
+            check_count("to.channels", &to.channels)?;
             to.channels
                 .iter()
                 .try_for_each(|channel| channel_name(channel))?;
         }
-        few("except.users", &except.users)?;
-        few("except.connections", &except.connections)?;
-        few("except.devices", &except.devices)
+        check_names("except.users", &except.users, USER_BYTES)?;
+        check_names(
+            "except.connections",
+            &except.connections,
+            CONNECTION_ID_BYTES,
+        )?;
+        check_names("except.devices", &except.devices, DEVICE_BYTES)
     }
 
     /// The one channel that this is for, however narrowed.
@@ -112,7 +116,8 @@ impl Node {
     /// An id of a connection that is no id at all names nobody, as does the id of one that has gone.
     ///
     /// # Errors
-    /// [`NodeError::Filter`], [`NodeError::TooManyNames`] and [`NodeError::Event`] for what can be no channel.
+    /// [`NodeError::Filter`], [`NodeError::TooManyNames`], [`NodeError::NameTooLong`], and [`NodeError::Event`] for what can
+    /// be no channel.
     pub(crate) fn select(&self, app: AppId, target: Target) -> Result<Selection, NodeError> {
         target.check()?;
         let Target {
@@ -168,7 +173,33 @@ impl Node {
     }
 }
 
-fn few(list: &'static str, names: &[String]) -> Result<(), NodeError> {
+/// Refuses a list that is too long, or that has a name of over `most` bytes. `list` is what its caller calls it.
+///
+/// What is stored keeps the names of its target, so their lengths are bounded wherever they come from.
+pub(crate) fn check_names(
+    list: &'static str,
+    names: &[String],
+    most: usize,
+) -> Result<(), NodeError> {
+    check_count(list, names)?;
+    names
+        .iter()
+        .try_for_each(|name| check_name(list, name, most))
+}
+
+/// Refuses a name of over `most` bytes in the field `list`.
+pub(crate) fn check_name(list: &'static str, name: &str, most: usize) -> Result<(), NodeError> {
+    if name.len() > most {
+        return Err(NodeError::NameTooLong {
+            list,
+            length: name.len(),
+            most,
+        });
+    }
+    Ok(())
+}
+
+fn check_count(list: &'static str, names: &[String]) -> Result<(), NodeError> {
     if names.len() > TARGET_NAMES {
         return Err(NodeError::TooManyNames {
             list,

@@ -197,6 +197,7 @@ impl World {
                     node.hub
                         .shard(one.shard)
                         .own(|t| t.set_profile(one.at, profile))
+                        .is_some()
                 );
                 one.status = status;
             }
@@ -329,6 +330,59 @@ impl World {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_member_keeps_the_numbering_of_its_channel_whatever_others_join() {
+    let mut world = World::new(true);
+    let node = world.node.clone();
+    world.connect(0, 1);
+    let one = &world.people[0];
+    let join =
+        |table: &mut crate::hub::Table| table.join(one.at, "c-own", Watching::No, Coming::New);
+    node.hub.shard(one.shard).own(join);
+    let before = node.position(APP, "c-own").await.unwrap().unwrap();
+
+    // More than are known without members, as who joins one channel after another makes them.
+    for n in 0..=crate::limits::HISTORY_QUIET_TOPICS {
+        node.position(APP, &format!("c-{n}")).await.unwrap();
+    }
+    let after = node.position(APP, "c-own").await.unwrap().unwrap();
+    assert_eq!((after.epoch, after.offset), (before.epoch, before.offset));
+
+    // The others do not live for ever.
+    let first = node.kept(APP, "c-0", 0, 1).await.unwrap();
+    assert!(first.is_none());
+}
+
+#[tokio::test]
+async fn who_is_about_to_come_back_is_taken_out_of_a_channel_too() {
+    let none = std::iter::empty::<(String, String)>();
+    let config = Config::load(&ServeArgs::default(), none).unwrap();
+    let node = Node::new(config, 1).unwrap().0;
+    let lost = node.hub.shard(0).own(|table| {
+        let at = connect(table, "ann", Value::Null);
+        for channel in ["room", "other"] {
+            table.join(at, channel, Watching::No, Coming::New);
+        }
+        table.remove(at).unwrap().connection
+    });
+    let recalled = node
+        .recall(APP, &lost.id(), lost.user(), lost.device())
+        .unwrap();
+
+    // The client has shown who it is, and waits for its turn to join.
+    let ann = Target::users(vec!["ann".to_owned()]);
+    let left = node.leave_all(APP, "room".to_owned(), ann).await.unwrap();
+    assert_eq!(left, 1);
+    let limbo = &node.hub.context().limbo;
+    assert_eq!(limbo.claim(&lost.id(), (APP, "room")), Some(false));
+    assert_eq!(limbo.claim(&lost.id(), (APP, "other")), Some(true));
+
+    let tally = |channel: &str| node.hub.presence(APP).tallies(channel, &["ann".to_owned()]);
+    drop(recalled);
+    assert_eq!(tally("room"), [0]);
+    assert_eq!(tally("other"), [1], "who claims it settles it");
 }
 
 proptest! {

@@ -6,6 +6,7 @@ use smol_str::SmolStr;
 
 use super::{
     layout::{Key, Map},
+    tally,
     value::Value,
 };
 use crate::id::ConnectionId;
@@ -97,6 +98,14 @@ impl Fact {
         ("node", Self::Node),
     ];
 
+    /// What building its value is charged: some are written out as text.
+    pub(super) fn work(self) -> usize {
+        match self {
+            Self::Id | Self::Ip => 128,
+            Self::Device | Self::Protocol | Self::ConnectedAt | Self::Node => 0,
+        }
+    }
+
     pub(super) fn named(name: &str) -> Option<Self> {
         Self::ALL
             .iter()
@@ -107,6 +116,10 @@ impl Fact {
 
 impl Facts {
     pub(super) fn get(&self, fact: Fact) -> Value {
+        tally::add(match fact {
+            Fact::Id | Fact::Ip => 100,
+            _ => 5,
+        });
         match fact {
             Fact::Id => Value::String(self.id.to_string().into()),
             Fact::Device => self.device.clone().into(),
@@ -116,6 +129,9 @@ impl Facts {
             Fact::Node => Value::String(self.node.clone().into()),
         }
     }
+
+    /// What [`Facts::to_value`] is charged: ten or so pieces of memory.
+    pub(super) const WORK: usize = 1024;
 
     /// All of them as a map: the value of `connection` itself.
     pub fn to_value(&self) -> Value {

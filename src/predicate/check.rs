@@ -1,6 +1,7 @@
 //! Names and functions resolved: what CEL leaves to run time, but no connection could decide, is refused here.
 
-use regex::{Regex, RegexBuilder};
+use std::sync::Arc;
+
 use smol_str::SmolStr;
 
 use super::{
@@ -8,6 +9,7 @@ use super::{
     attributes::Fact,
     error::{FilterError, FilterErrorKind, Span, suggestion},
     layout::{Key, Map},
+    pattern::{Allowance, Pattern},
     value::Value,
 };
 use crate::limits;
@@ -35,7 +37,7 @@ pub(super) enum NodeKind {
     Has(Box<Node>, SmolStr),
     Index(Box<Node>, Box<Node>),
     Call(Function, Vec<Node>),
-    Matches(Box<Node>, Pattern),
+    Matches(Box<Node>, PatternUse),
     Macro {
         kind: Macro,
         range: Box<Node>,
@@ -61,9 +63,10 @@ pub(super) enum Root {
     Channels,
 }
 
+/// The pattern of a `matches`.
 #[derive(Clone, Debug)]
-pub(super) enum Pattern {
-    Literal(Regex, usize),
+pub(super) enum PatternUse {
+    Literal(Arc<Pattern>),
     Param(usize),
 }
 
@@ -165,6 +168,13 @@ static SIGNATURES: [Signature; 10] = [
     signature("string", Some(Function::String), Some(1), None, "string(x)"),
 ];
 
+/// The names of functions and macros.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let functions = SIGNATURES.iter().map(|signature| signature.name);
+    functions.chain(Macro::NAMES.iter().map(|(name, _)| *name))
+}
+
 /// Functions of CEL that have no meaning over JSON values.
 const LEFT_OUT: [&str; 18] = [
     "uint",
@@ -204,6 +214,8 @@ pub(super) struct ParamUse {
     pub(super) span: Span,
     /// Used as the pattern of `matches`.
     pub(super) pattern: bool,
+    /// Used as the list of `in`.
+    pub(super) searched: bool,
 }
 
 /// A checked expression and what it asks of its params.
@@ -211,6 +223,8 @@ pub(super) struct ParamUse {
 pub(super) struct Checked {
     pub(super) root: Node,
     pub(super) params: Vec<ParamUse>,
+    /// What is left for patterns that are params.
+    pub(super) allowance: Allowance,
 }
 
 /// Resolves an expression; `variables` are declared beside those of the filter language.
@@ -219,11 +233,13 @@ pub(super) fn check(expr: &Expr, variables: &[SmolStr]) -> Result<Checked, Filte
         variables,
         scopes: Vec::new(),
         params: Vec::new(),
+        allowance: Allowance::default(),
     };
     let root = checker.node(expr)?;
     Ok(Checked {
         root,
         params: checker.params,
+        allowance: checker.allowance,
     })
 }
 
@@ -276,39 +292,11 @@ fn never_bool(node: &Node) -> Option<&'static str> {
     })
 }
 
-/// Compiles a pattern, in time and size bounded by [`limits::REGEX_BYTES`].
-pub(super) fn regex(pattern: &str, span: Span) -> Result<Regex, FilterError> {
-    let built = RegexBuilder::new(pattern)
-        .size_limit(limits::REGEX_BYTES)
-        .dfa_size_limit(4 * limits::REGEX_BYTES)
-        .nest_limit(limits::FILTER_DEPTH as u32)
-        .build();
-    built.map_err(|e| {
-        let message = match e {
-            regex::Error::CompiledTooBig(_) => {
-                format!(
-                    "this pattern is larger than {} bytes when compiled",
-                    limits::REGEX_BYTES
-                )
-            }
-            other => {
-                let text = other.to_string();
-                let reason = text
-                    .lines()
-                    .last()
-                    .unwrap_or("")
-                    .trim_start_matches("error: ");
-                format!("not a regular expression: {reason}")
-            }
-        };
-        FilterError::new(FilterErrorKind::BadRegex, span, message)
-    })
-}
-
 struct Checker<'v> {
     variables: &'v [SmolStr],
     scopes: Vec<String>,
     params: Vec<ParamUse>,
+    allowance: Allowance,
 }
 
 impl Checker<'_> {
@@ -372,7 +360,13 @@ impl Checker<'_> {
                 operator,
                 left,
                 right,
-            } => NodeKind::Binary(*operator, self.boxed(left)?, self.boxed(right)?),
+            } => {
+                let (left, right) = (self.boxed(left)?, self.boxed(right)?);
+                if let (Binary::In, NodeKind::Param(slot)) = (operator, &right.kind) {
+                    self.params[*slot].searched = true;
+                }
+                NodeKind::Binary(*operator, left, right)
+            }
             ExprKind::And(operands) => NodeKind::And(self.nodes(operands)?),
             ExprKind::Or(operands) => NodeKind::Or(self.nodes(operands)?),
             ExprKind::Conditional { condition, yes, no } => {
@@ -466,6 +460,7 @@ impl Checker<'_> {
             name: name.into(),
             span,
             pattern: false,
+            searched: false,
         });
         self.params.len() - 1
     }
@@ -508,16 +503,13 @@ impl Checker<'_> {
         let pattern_node = self.node(pattern)?;
         match pattern_node.kind {
             NodeKind::Constant(Value::String(source)) => {
-                let compiled = regex(&source, pattern.span)?;
-                Ok(NodeKind::Matches(
-                    text,
-                    Pattern::Literal(compiled, source.len()),
-                ))
+                let compiled = self.allowance.compile(&source, pattern.span)?;
+                Ok(NodeKind::Matches(text, PatternUse::Literal(compiled)))
             }
             NodeKind::Param(slot) => {
                 self.params[slot].pattern = true;
                 self.params[slot].span = pattern.span;
-                Ok(NodeKind::Matches(text, Pattern::Param(slot)))
+                Ok(NodeKind::Matches(text, PatternUse::Param(slot)))
             }
             _ => {
                 let message = "the pattern must be a string literal or a param";
@@ -660,9 +652,27 @@ impl Node {
         heavy || self.children().into_iter().any(Self::is_heavy)
     }
 
-    /// How many nodes there are, this one included.
-    pub(super) fn size(&self) -> u32 {
-        1 + self.children().into_iter().map(Node::size).sum::<u32>()
+    /// The steps that evaluating this takes, but for what texts, lists and macros in it are charged by themselves.
+    pub(super) fn steps(&self) -> u32 {
+        let own = match &self.kind {
+            // A long name is compared with others of its map.
+            NodeKind::Select(_, key) | NodeKind::Has(_, key) => 1 + key.len() as u32 / 16,
+            // A variable of an outer macro is found by going through those between.
+            NodeKind::Local(depth) => 1 + *depth as u32 / 4,
+            _ => 1,
+        };
+        own + self.children().into_iter().map(Self::steps).sum::<u32>()
+    }
+
+    /// About how many bytes this holds, with what is compiled from it.
+    pub(super) fn bytes(&self) -> usize {
+        let own = match &self.kind {
+            NodeKind::Constant(value) => value.bytes(),
+            NodeKind::Matches(_, PatternUse::Literal(pattern)) => pattern.bytes(),
+            _ => 0,
+        };
+        let children = self.children().into_iter().map(Self::bytes);
+        limits::FILTER_NODE_BYTES + own + children.sum::<usize>()
     }
 }
 

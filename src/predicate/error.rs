@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::limits;
+use crate::{limits, nearest::nearest};
 
 /// A stretch of a filter's text, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -235,12 +235,9 @@ pub(crate) fn columns(c: char) -> usize {
 
 /// The nearest of `known` to what someone wrote, phrased as the end of a message; empty if none is near.
 pub(super) fn suggestion<'k>(wrote: &str, known: impl IntoIterator<Item = &'k str>) -> String {
-    let near = known
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(wrote, name), name))
-        .filter(|(distance, name)| *distance <= 1 + name.len().min(wrote.len()) / 4)
-        .min();
-    near.map(|(_, name)| format!("; did you mean \"{name}\"?"))
+    let known = known.into_iter().map(|name| (name, name));
+    let near = nearest(wrote, known, |name| 1 + name.len().min(wrote.len()) / 4);
+    near.map(|name| format!("; did you mean \"{name}\"?"))
         .unwrap_or_default()
 }
 
@@ -328,6 +325,8 @@ mod tests {
             "; did you mean \"startsWith\"?"
         );
         assert_eq!(suggestion("zzz", ["auth", "user"]), "");
+        let long = "a".repeat(4000);
+        assert_eq!(suggestion(&long, ["a"; 3]), "");
     }
 
     #[test]

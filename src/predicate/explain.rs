@@ -141,9 +141,10 @@ fn null_equals_null(
         _ => None,
     };
     if operator == Binary::In {
-        let nulls = param(right)
-            .and_then(Value::as_list)
-            .is_some_and(|items| items.iter().any(Value::is_null));
+        let nulls = match &right.kind {
+            NodeKind::Param(slot) => params.get(*slot).is_some_and(Param::has_null),
+            _ => false,
+        };
         return (nulls && may_be_absent(left))
             .then_some("the list holds null, and an absent attribute is null");
     }

@@ -4,12 +4,14 @@ use std::{fmt, sync::Arc};
 
 use super::{
     attributes::{Attributes, View},
-    check::{Node, NodeKind, ParamUse, check, regex, require_bool},
+    check::{Checked, Node, NodeKind, ParamUse, check, require_bool},
     compiler::{Compiler, Term, Test},
     error::{EvalError, EvalErrorKind, FilterError, FilterErrorKind, Span, suggestion},
     explain::{Explained, Warning, operation, sub_expressions, warnings},
-    index::{IndexRef, LookupKey, Schema},
+    index::{IndexRef, Schema},
+    layout::{Key, Map},
     parser::parse,
+    pattern::{Allowance, Pattern},
     planner::{Candidate, Plan, by_keys, conjuncts, plan},
     runtime::{Base, Param, ScalarSet, Tri},
     value::Value,
@@ -62,6 +64,8 @@ pub struct Filter {
     schema: Schema,
     root: Node,
     params: Vec<ParamUse>,
+    /// What is left for patterns that are params.
+    allowance: Allowance,
     constants: Vec<Value>,
     program: Program,
     candidates: Vec<Option<Candidate>>,
@@ -84,13 +88,17 @@ impl fmt::Debug for Filter {
 }
 
 impl Filter {
-    /// Compiles a filter. Takes microseconds, bounded by the limits on text, nodes and patterns; does not evaluate
+    /// Compiles a filter. Takes microseconds, or with regular expressions a few milliseconds at most; does not evaluate
     /// anything.
     ///
     /// # Errors
     /// [`FilterError`], with the place in `source`: every kind but `unbound_param`.
     pub fn compile(source: &str, schema: &Schema) -> Result<Self, FilterError> {
-        let (root, params) = checked(source, schema)?;
+        let Checked {
+            root,
+            params,
+            allowance,
+        } = checked(source, schema)?;
         require_bool(&root)?;
         let is_heavy = root.is_heavy();
         let mut compiler = Compiler::default();
@@ -107,6 +115,7 @@ impl Filter {
             schema: schema.clone(),
             root,
             params,
+            allowance,
             constants,
             program,
             candidates,
@@ -119,7 +128,11 @@ impl Filter {
     /// # Errors
     /// As [`Filter::compile`], except that it need not be a bool.
     pub fn compile_expression(source: &str, schema: &Schema) -> Result<Self, FilterError> {
-        let (root, params) = checked(source, schema)?;
+        let Checked {
+            root,
+            params,
+            allowance,
+        } = checked(source, schema)?;
         let is_heavy = root.is_heavy();
         let mut compiler = Compiler::default();
         let program = Program::Expression(compiler.term(&root));
@@ -130,6 +143,7 @@ impl Filter {
             schema: schema.clone(),
             root,
             params,
+            allowance,
             constants,
             program,
             candidates,
@@ -144,6 +158,15 @@ impl Filter {
     /// `unbound_param` for a param that the filter names and the request lacks, `bad_params` if `params` is no
     /// object, `bad_regex` for a param that is a bad pattern.
     pub fn bind(self: &Arc<Self>, params: Option<Value>) -> Result<Bound, FilterError> {
+        self.bind_with(params, Allowance::compile)
+    }
+
+    /// As [`bind`](Self::bind), with patterns that `compile` gives within what is left for them.
+    pub(super) fn bind_with(
+        self: &Arc<Self>,
+        params: Option<Value>,
+        compile: impl Fn(&mut Allowance, &str, Span) -> Result<Arc<Pattern>, FilterError>,
+    ) -> Result<Bound, FilterError> {
         let given = params.unwrap_or_default();
         if !matches!(given, Value::Null | Value::Map(_)) {
             let message = format!("params must be an object, not a {}", given.kind());
@@ -153,10 +176,12 @@ impl Filter {
                 message,
             ));
         }
+        let mut allowance = self.allowance;
+        let mut compile = |text: &str, span| compile(&mut allowance, text, span);
         let bound = self
             .params
             .iter()
-            .map(|used| bind_param(used, &given))
+            .map(|used| bind_param(used, &given, &mut compile))
             .collect::<Result<Vec<_>, _>>()?;
         let plan = plan(&self.candidates, &bound, &self.schema, by_keys);
         Ok(Bound {
@@ -171,9 +196,19 @@ impl Filter {
         &self.source
     }
 
+    pub(super) fn root(&self) -> &Node {
+        &self.root
+    }
+
     /// The schema it was compiled with.
     pub fn schema(&self) -> &Schema {
         &self.schema
+    }
+
+    /// About how many bytes it holds.
+    pub(super) fn bytes(&self) -> usize {
+        let params = self.params.len() * size_of::<ParamUse>();
+        size_of::<Self>() + 2 * self.source.len() + params + self.root.bytes()
     }
 
     /// The params it names, in the order of their first use.
@@ -182,16 +217,18 @@ impl Filter {
     }
 }
 
-fn checked(source: &str, schema: &Schema) -> Result<(Node, Vec<ParamUse>), FilterError> {
-    let checked = check(&parse(source)?, schema.variables())?;
-    Ok((checked.root, checked.params))
+fn checked(source: &str, schema: &Schema) -> Result<Checked, FilterError> {
+    check(&parse(source)?, schema.variables())
 }
 
-fn bind_param(used: &ParamUse, given: &Value) -> Result<Param, FilterError> {
+fn bind_param(
+    used: &ParamUse,
+    given: &Value,
+    compile: impl FnOnce(&str, Span) -> Result<Arc<Pattern>, FilterError>,
+) -> Result<Param, FilterError> {
     let Some(value) = given.as_map().and_then(|map| map.find(&used.name)) else {
-        let names = given.as_map().into_iter().flat_map(super::Map::iter);
-        let names: Vec<Value> = names.map(|(key, _)| key.to_value()).collect();
-        let near = suggestion(&used.name, names.iter().filter_map(Value::as_str));
+        let keys = given.as_map().map_or(&[][..], Map::keys);
+        let near = suggestion(&used.name, keys.iter().filter_map(Key::as_str));
         let message = format!(
             "params lacks \"{}\", which the filter names{near}",
             used.name
@@ -202,8 +239,8 @@ fn bind_param(used: &ParamUse, given: &Value) -> Result<Param, FilterError> {
             message,
         ));
     };
-    let regex = match value {
-        Value::String(pattern) if used.pattern => Some(regex(pattern, used.span)?),
+    let pattern = match value {
+        Value::String(pattern) if used.pattern => Some(compile(pattern, used.span)?),
         other if used.pattern => {
             let message = format!(
                 "params.{} is a pattern and must be a string, not a {}",
@@ -218,11 +255,11 @@ fn bind_param(used: &ParamUse, given: &Value) -> Result<Param, FilterError> {
         }
         _ => None,
     };
-    let set = value.as_list().and_then(ScalarSet::new);
+    let searched = value.as_list().filter(|_| used.searched);
     Ok(Param {
         value: value.clone(),
-        set,
-        regex,
+        set: searched.and_then(ScalarSet::new),
+        pattern,
     })
 }
 
@@ -351,10 +388,10 @@ impl Bound {
         &self.plan
     }
 
-    /// The same, planned again with what the caller knows: `cost` estimates how many connections a look-up gives.
-    /// Every candidate of the filter is asked about.
+    /// The same, planned again with what the caller knows: `cost` estimates how many connections a look-up of so many keys
+    /// gives. Every candidate of the filter is asked about.
     #[must_use]
-    pub fn planned_by(&self, cost: impl Fn(IndexRef, &[LookupKey]) -> usize) -> Self {
+    pub fn planned_by(&self, cost: impl Fn(IndexRef, usize) -> usize) -> Self {
         let plan = plan(
             &self.filter.candidates,
             &self.params,
@@ -365,6 +402,10 @@ impl Bound {
             plan: plan.into(),
             ..self.clone()
         }
+    }
+
+    pub(super) fn params(&self) -> &[Param] {
+        &self.params
     }
 
     /// The filter that was bound.

@@ -150,6 +150,17 @@ struct Path {
     steps: Vec<Step>,
 }
 
+impl Path {
+    /// The value at the path; `None` where it selects from something that has no members.
+    fn follow<'a>(&self, root: &'a Value) -> Option<&'a Value> {
+        self.steps.iter().try_fold(root, |value, step| match value {
+            Value::Map(map) => Some(step.get(map)),
+            Value::Null => Some(&NULL),
+            _ => None,
+        })
+    }
+}
+
 impl Schema {
     /// Reads declared paths such as `auth.email` or `profile["time zone"]`.
     ///
@@ -193,10 +204,20 @@ impl Schema {
         } else {
             &attributes.profile
         };
-        path.steps.iter().try_fold(root, |value, step| match value {
-            Value::Map(map) => Some(step.get(map)),
-            Value::Null => Some(&NULL),
-            _ => None,
+        path.follow(root)
+    }
+
+    /// The first declared path under which a profile (`of_profile`), or else claims, would have over `most` entries, and how
+    /// many those are at most.
+    pub fn over(&self, most: usize, of_profile: bool, root: &Value) -> Option<(&str, usize)> {
+        let of_root = |path: &&Path| (path.root == Root::Profile) == of_profile;
+        self.0.paths.iter().filter(of_root).find_map(|path| {
+            let entries = match path.follow(root)? {
+                Value::List(items) => items.len(),
+                Value::Map(map) => map.len(),
+                _ => 1,
+            };
+            (entries > most).then_some((&*path.text, entries))
         })
     }
 
@@ -378,6 +399,25 @@ mod tests {
                 .message
                 .contains("twice")
         );
+    }
+
+    #[test]
+    fn what_has_too_many_entries_is_named() {
+        let schema = Schema::new(&["auth.roles", "profile.tags", "profile.a.b"]).unwrap();
+        let over = |of_profile, text: &str| {
+            let found = json(text);
+            schema
+                .over(2, of_profile, &found)
+                .map(|(path, entries)| (path.to_owned(), entries))
+        };
+        assert_eq!(over(true, r#"{"tags":[1,2],"roles":[1,2,3]}"#), None);
+        let tags = Some(("profile.tags".to_owned(), 3));
+        assert_eq!(over(true, r#"{"tags":[1,2,3]}"#), tags);
+        let map = Some(("profile.a.b".to_owned(), 3));
+        assert_eq!(over(true, r#"{"a":{"b":{"x":1,"y":2,"z":3}}}"#), map);
+        assert_eq!(over(true, r#"{"a":7,"tags":"x"}"#), None);
+        let roles = Some(("auth.roles".to_owned(), 3));
+        assert_eq!(over(false, r#"{"tags":[1,2,3],"roles":[1,2,3]}"#), roles);
     }
 
     #[test]

@@ -16,7 +16,10 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 
-use super::value::{NULL, Value, double_as_int};
+use super::{
+    tally,
+    value::{NULL, Value, double_as_int},
+};
 
 /// The key of a map: a string, or in a map literal an int or a bool.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +44,22 @@ impl Key {
         }
     }
 
+    /// Its text, if it is one.
+    pub(super) fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(key) => Some(key),
+            Self::Bool(_) | Self::Int(_) => None,
+        }
+    }
+
+    /// The bytes of its text.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::String(key) => key.len(),
+            Self::Bool(_) | Self::Int(_) => 0,
+        }
+    }
+
     /// The key as a value.
     pub fn to_value(&self) -> Value {
         match self {
@@ -61,10 +80,22 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// A layout that only those share who are given it.
+    pub(super) fn alone(keys: Vec<Key>) -> Arc<Self> {
+        Arc::new(Self {
+            id: 0,
+            keys: keys.into(),
+            home: Weak::new(),
+        })
+    }
+
     fn find_str(&self, key: &str) -> Option<usize> {
         self.keys
             .binary_search_by(|have| match have {
-                Key::String(have) => (**have).cmp(key),
+                Key::String(have) => {
+                    tally::add(2 + have.len().min(key.len()));
+                    (**have).cmp(key)
+                }
                 Key::Bool(_) | Key::Int(_) => std::cmp::Ordering::Less,
             })
             .ok()
@@ -108,24 +139,19 @@ impl Cell {
 impl Map {
     /// Builds a map whose layout is shared with every map of `layouts` that has the same keys. Of a repeated key
     /// the last value stays. Without `layouts` the keys belong to this map alone.
-    pub fn new(mut members: Vec<(Key, Value)>, layouts: Option<&Layouts>) -> Self {
-        members.sort_by(|(a, _), (b, _)| a.cmp(b));
-        members.dedup_by(|later, kept| {
-            let repeats = later.0 == kept.0;
-            if repeats {
-                std::mem::swap(later, kept);
-            }
-            repeats
-        });
-        let (keys, values): (Vec<Key>, Vec<Value>) = members.into_iter().unzip();
+    pub fn new(members: Vec<(Key, Value)>, layouts: Option<&Layouts>) -> Self {
+        tally::add(200 + 24 * members.len());
+        let (keys, values) = sorted(members);
         let layout = match layouts {
             Some(layouts) => layouts.intern(keys),
-            None => Arc::new(Layout {
-                id: 0,
-                keys: keys.into(),
-                home: Weak::new(),
-            }),
+            None => Layout::alone(keys),
         };
+        Self::laid_out(layout, values)
+    }
+
+    /// A map of the keys of `layout` with `values` in their order.
+    pub(super) fn laid_out(layout: Arc<Layout>, values: Vec<Value>) -> Self {
+        debug_assert_eq!(layout.keys.len(), values.len());
         let values = values.into_iter().map(Cell::Value);
         Self(
             std::iter::once(Cell::Layout(layout))
@@ -195,8 +221,25 @@ impl Map {
     }
 }
 
+/// Sorts the members of a map by key; of a repeated key the last value stays.
+pub(super) fn sorted(mut members: Vec<(Key, Value)>) -> (Vec<Key>, Vec<Value>) {
+    members.sort_by(|(a, _), (b, _)| {
+        tally::add(2 + a.len().min(b.len()));
+        a.cmp(b)
+    });
+    members.dedup_by(|later, kept| {
+        let repeats = later.0 == kept.0;
+        if repeats {
+            std::mem::swap(later, kept);
+        }
+        repeats
+    });
+    members.into_iter().unzip()
+}
+
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
+        tally::add(self.iter().map(|(key, _)| 4 + key.len()).sum());
         let is_laid_out_alike =
             Arc::ptr_eq(self.layout(), other.layout()) || self.keys() == other.keys();
         is_laid_out_alike
@@ -250,7 +293,7 @@ impl Layouts {
         self.len() == 0
     }
 
-    fn intern(&self, keys: Vec<Key>) -> Arc<Layout> {
+    pub(super) fn intern(&self, keys: Vec<Key>) -> Arc<Layout> {
         let mut layouts = self.0.layouts.lock();
         if let Some(layout) = layouts.get(&*keys).and_then(Weak::upgrade) {
             return layout;

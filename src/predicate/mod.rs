@@ -13,6 +13,8 @@ mod attributes;
 mod cache;
 mod check;
 mod compiler;
+#[cfg(test)]
+mod costs;
 mod error;
 mod explain;
 mod filter;
@@ -21,10 +23,13 @@ mod json;
 mod layout;
 mod lexer;
 mod parser;
+mod pattern;
 mod planner;
 #[cfg(test)]
 mod reference;
 mod runtime;
+mod suggest;
+mod tally;
 mod value;
 
 pub use attributes::{Attributes, Facts, View};

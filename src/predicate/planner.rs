@@ -13,6 +13,7 @@ use super::{
     runtime::Param,
     value::Value,
 };
+use crate::limits::TARGET_NAMES;
 
 /// Where the candidates come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +120,13 @@ impl Fixed {
             _ => None,
         }
     }
+
+    fn value<'v>(&'v self, params: &'v [Param]) -> Option<&'v Value> {
+        match self {
+            Self::Constant(value) => Some(value),
+            Self::Param(slot) => params.get(*slot).map(|param| &param.value),
+        }
+    }
 }
 
 /// Splits a filter into what must all be true; literal `true`s are left out.
@@ -160,15 +168,27 @@ impl Candidate {
         })
     }
 
+    /// Which index would answer it, and how many values are looked up: none for what nobody matches. `None` if no index
+    /// can, as far as that is known without reading the values.
+    fn keys(&self, params: &[Param]) -> Option<(Option<IndexRef>, usize)> {
+        let Self::Indexed { index, form, fixed } = self else {
+            return Some((None, 0));
+        };
+        let keys = match (form, fixed.value(params)?) {
+            (Form::In, Value::List(items)) => items.len(),
+            (Form::In, Value::Map(map)) => map.len(),
+            (Form::In, _) => return None,
+            (Form::Equals | Form::Contains, _) => 1,
+        };
+        Some((Some(*index), keys))
+    }
+
     /// The access that answers the conjunct with these params, or `None` if no index can.
-    fn access(&self, params: &[Param]) -> Option<Access> {
+    pub(super) fn access(&self, params: &[Param]) -> Option<Access> {
         let Self::Indexed { index, form, fixed } = self else {
             return Some(Access::Nobody);
         };
-        let fixed = match fixed {
-            Fixed::Constant(value) => value,
-            Fixed::Param(slot) => &params.get(*slot)?.value,
-        };
+        let fixed = fixed.value(params)?;
         let mut keys = match form {
             Form::Equals => vec![LookupKey::value(scalar(fixed)?)],
             Form::Contains => {
@@ -245,27 +265,36 @@ fn indexed(node: &Node, schema: &Schema) -> Option<IndexRef> {
 
 /// Picks the conjunct whose access costs least, by `cost`; at the same cost, connection ids before users before
 /// channels before declared paths.
+///
+/// Only that one's values are read, and only if they are at most [`TARGET_NAMES`]: params may hold a hundred thousand, and a
+/// filter may name them in each of a hundred conjuncts.
 pub(super) fn plan(
     candidates: &[Option<Candidate>],
     params: &[Param],
     schema: &Schema,
-    cost: impl Fn(IndexRef, &[LookupKey]) -> usize,
+    cost: impl Fn(IndexRef, usize) -> usize,
 ) -> Plan {
-    let rank = |access: &Access| match access {
-        Access::Nobody => (0, 0),
-        Access::Lookup { index, keys } => match index {
-            IndexRef::ConnectionId => (cost(*index, keys), 0),
-            IndexRef::User => (cost(*index, keys), 1),
-            IndexRef::Channels => (cost(*index, keys), 2),
-            IndexRef::Declared(_) => (cost(*index, keys), 3),
-        },
-        Access::Everyone => (usize::MAX, 4),
+    let rank = |index: Option<IndexRef>, keys: usize| match index.filter(|_| keys > 0) {
+        None => (0, 0),
+        Some(index @ IndexRef::ConnectionId) => (cost(index, keys), 0),
+        Some(index @ IndexRef::User) => (cost(index, keys), 1),
+        Some(index @ IndexRef::Channels) => (cost(index, keys), 2),
+        Some(index @ IndexRef::Declared(_)) => (cost(index, keys), 3),
     };
-    let accesses = candidates.iter().enumerate().filter_map(|(at, candidate)| {
-        let access = candidate.as_ref()?.access(params)?;
-        Some((rank(&access), at, access))
-    });
-    let Some((_, at, access)) = accesses.min_by_key(|(rank, at, _)| (*rank, *at)) else {
+    let mut ranked: Vec<_> = candidates
+        .iter()
+        .enumerate()
+        .filter_map(|(at, candidate)| {
+            let candidate = candidate.as_ref()?;
+            let (index, keys) = candidate.keys(params)?;
+            (keys <= TARGET_NAMES).then(|| (rank(index, keys), at, candidate))
+        })
+        .collect();
+    ranked.sort_unstable_by_key(|(rank, at, _)| (*rank, *at));
+    let found = ranked
+        .into_iter()
+        .find_map(|(_, at, candidate)| Some((at, candidate.access(params)?)));
+    let Some((at, access)) = found else {
         let residual = !candidates.is_empty();
         return Plan {
             access: Access::Everyone,
@@ -288,6 +317,6 @@ pub(super) fn plan(
 }
 
 /// The cost of a look-up when nothing is known about the index: how many keys there are.
-pub(super) fn by_keys(_: IndexRef, keys: &[LookupKey]) -> usize {
-    count(keys)
+pub(super) fn by_keys(_: IndexRef, keys: usize) -> usize {
+    keys
 }

@@ -3,13 +3,15 @@
 use std::cell::Cell;
 
 use ahash::AHashSet;
-use regex::Regex;
 use smol_str::SmolStr;
 use std::sync::Arc;
 
 use super::{
     attributes::{Attributes, View},
     error::{EvalError, EvalErrorKind, Span},
+    layout::{Key, Map},
+    pattern::Pattern,
+    tally,
     value::{Value, double_as_int},
 };
 use crate::limits;
@@ -46,21 +48,52 @@ impl std::ops::Not for Tri {
 #[derive(Debug)]
 pub(super) struct Param {
     pub(super) value: Value,
-    /// The items of a long list, if all are scalars.
+    /// The scalars of a long list that something is searched in.
     pub(super) set: Option<ScalarSet>,
-    pub(super) regex: Option<Regex>,
+    pub(super) pattern: Option<Arc<Pattern>>,
 }
 
-/// Text that is compared in less time than a member is found.
+/// What going through one item of a list is charged.
+pub(super) const ITEM: usize = 8;
+
+/// The same for one member of a map.
+pub(super) const MEMBER: usize = 16;
+
+/// What a value that is built takes beside its bytes: memory is asked for, and given back.
+pub(super) const ALLOCATION: usize = 48;
+
+/// Text that is compared in no more time than a step takes.
+pub(super) const FREE_TEXT: usize = 64;
+
+/// Text of a param that is compared so quickly that it needs no permit.
 const SHORT_TEXT: usize = 1024;
+
+/// How often so many sorted keys are halved until one is found.
+pub(super) fn halvings(keys: usize) -> usize {
+    (usize::BITS - keys.leading_zeros()) as usize
+}
 
 impl Param {
     /// Whether comparing something with it may take long. Hashed items are looked up.
     pub(super) fn is_heavy(&self) -> bool {
         match &self.value {
             Value::String(text) => text.len() > SHORT_TEXT,
-            Value::List(items) => self.set.is_none() && items.len() > SHORT_LIST,
+            Value::List(items) => {
+                let is_hashed = self.set.as_ref().is_some_and(|set| !set.has_others);
+                items.len() > SHORT_LIST && !is_hashed
+            }
             Value::Map(map) => map.len() > SHORT_LIST,
+            _ => false,
+        }
+    }
+}
+
+impl Param {
+    /// Whether it is a list that holds null.
+    pub(super) fn has_null(&self) -> bool {
+        match (&self.set, &self.value) {
+            (Some(set), _) => set.has_null(),
+            (None, Value::List(items)) => items.iter().any(Value::is_null),
             _ => false,
         }
     }
@@ -193,13 +226,7 @@ impl<'f> Base<'f> {
     /// them would not end; this does.
     pub(super) fn equal(&self, a: &Value, b: &Value, span: Span) -> Result<bool, EvalError> {
         match (a, b) {
-            (Value::String(a), Value::String(b)) => {
-                if a.len() != b.len() {
-                    return Ok(false);
-                }
-                self.charge(a.len(), span)?;
-                Ok(a == b)
-            }
+            (Value::String(a), Value::String(b)) => self.same_text(a, b, span),
             (Value::List(a), Value::List(b)) => {
                 Ok(a.len() == b.len() && self.all_equal(a.iter().zip(&**b), span)?)
             }
@@ -207,15 +234,104 @@ impl<'f> Base<'f> {
                 if a.len() != b.len() {
                     return Ok(false);
                 }
-                self.charge(16 * a.len(), span)?;
+                self.charge(MEMBER * a.len(), span)?;
                 let values = a.iter().zip(b.iter()).map(|((_, a), (_, b))| (a, b));
-                Ok(
-                    (Arc::ptr_eq(a.layout(), b.layout()) || a.keys() == b.keys())
-                        && self.all_equal(values, span)?,
-                )
+                Ok(self.same_keys(a, b, span)? && self.all_equal(values, span)?)
             }
             _ => Ok(a == b),
         }
+    }
+
+    /// Whether two texts are the same. Comparing short ones takes no longer than the step that does it.
+    #[inline]
+    pub(super) fn same_text(
+        &self,
+        a: &SmolStr,
+        b: &SmolStr,
+        span: Span,
+    ) -> Result<bool, EvalError> {
+        if a.len() != b.len() {
+            return Ok(false);
+        }
+        if a.len() > FREE_TEXT {
+            self.charge(a.len(), span)?;
+        }
+        tally::add(a.len());
+        Ok(a == b)
+    }
+
+    /// Whether two maps of the same length have the same keys.
+    fn same_keys(&self, a: &Map, b: &Map, span: Span) -> Result<bool, EvalError> {
+        if Arc::ptr_eq(a.layout(), b.layout()) {
+            return Ok(true);
+        }
+        for (a, b) in a.keys().iter().zip(b.keys()) {
+            let same = match (a, b) {
+                (Key::String(a), Key::String(b)) => self.same_text(a, b, span)?,
+                _ => a == b,
+            };
+            if !same {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Charges for looking `key` up among the sorted keys of `map`.
+    pub(super) fn charge_look_up(
+        &self,
+        map: &Map,
+        key: &Value,
+        span: Span,
+    ) -> Result<(), EvalError> {
+        let text = key.as_str().map_or(0, str::len);
+        self.charge((ITEM + text).saturating_mul(halvings(map.len())), span)
+    }
+
+    /// Whether `item` is an element of a list or a key of a map, charged for what is compared.
+    pub(super) fn contains(
+        &self,
+        list: &Value,
+        item: &Value,
+        span: Span,
+    ) -> Result<bool, EvalError> {
+        match list {
+            Value::List(items) => {
+                for candidate in items.iter() {
+                    self.charge(ITEM, span)?;
+                    if self.equal(candidate, item, span)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Value::Map(map) => {
+                self.charge_look_up(map, item, span)?;
+                Ok(map.find_value(item).is_some())
+            }
+            _ => Err(EvalError {
+                kind: EvalErrorKind::NoOverload,
+                span,
+            }),
+        }
+    }
+
+    /// As [`Base::contains`], with `set` for the scalars of the list.
+    #[inline]
+    pub(super) fn contains_hashed(
+        &self,
+        (list, set): (&Value, &ScalarSet),
+        item: &Value,
+        span: Span,
+    ) -> Result<bool, EvalError> {
+        match item {
+            Value::String(text) if text.len() > FREE_TEXT => self.charge(text.len(), span)?,
+            Value::List(_) | Value::Map(_) if set.has_others => {
+                return self.contains(list, item, span);
+            }
+            _ => {}
+        }
+        Ok(set.contains(item))
     }
 
     fn all_equal<'v>(
@@ -224,7 +340,7 @@ impl<'f> Base<'f> {
         span: Span,
     ) -> Result<bool, EvalError> {
         for (a, b) in pairs {
-            self.charge(8, span)?;
+            self.charge(ITEM, span)?;
             if !self.equal(a, b, span)? {
                 return Ok(false);
             }
@@ -237,11 +353,11 @@ impl<'f> Base<'f> {
         match value {
             Value::String(text) => self.charge(text.len(), span),
             Value::List(items) => items.iter().try_for_each(|item| {
-                self.charge(8, span)?;
+                self.charge(ITEM, span)?;
                 self.measure(item, span)
             }),
-            Value::Map(map) => map.iter().try_for_each(|(_, item)| {
-                self.charge(16, span)?;
+            Value::Map(map) => map.iter().try_for_each(|(key, item)| {
+                self.charge(MEMBER + key.len(), span)?;
                 self.measure(item, span)
             }),
             _ => Ok(()),
@@ -306,27 +422,27 @@ pub(super) struct ScalarSet {
     ints: AHashSet<i64>,
     /// Doubles that equal no int, by their bits.
     doubles: AHashSet<u64>,
-    null: bool,
-    yes: bool,
-    no: bool,
+    has_null: bool,
+    /// Whether false is among them, and whether true is.
+    bools: [bool; 2],
+    /// Whether the list holds lists or maps as well, which are not in here.
+    has_others: bool,
 }
 
 /// Items up to which a list is walked rather than hashed.
 const SHORT_LIST: usize = 8;
 
 impl ScalarSet {
-    /// A set for a list that is worth one, or `None` if it is short or holds a list or a map.
+    /// A set for a list that is worth one, or `None` if it is short.
     pub(super) fn new(items: &[Value]) -> Option<Self> {
-        let scalar = |item: &Value| !matches!(item, Value::List(_) | Value::Map(_));
-        if items.len() <= SHORT_LIST || !items.iter().all(scalar) {
+        if items.len() <= SHORT_LIST {
             return None;
         }
         let mut set = Self::default();
         for item in items {
             match item {
-                Value::Null => set.null = true,
-                Value::Bool(true) => set.yes = true,
-                Value::Bool(false) => set.no = true,
+                Value::Null => set.has_null = true,
+                Value::Bool(which) => set.bools[usize::from(*which)] = true,
                 Value::Int(int) => _ = set.ints.insert(*int),
                 Value::Double(double) => match double_as_int(*double) {
                     Some(int) => _ = set.ints.insert(int),
@@ -335,14 +451,21 @@ impl ScalarSet {
                     None => _ = set.doubles.insert(double.to_bits()),
                 },
                 Value::String(text) => _ = set.strings.insert(text.clone()),
-                Value::List(_) | Value::Map(_) => return None,
+                Value::List(_) | Value::Map(_) => set.has_others = true,
             }
         }
         Some(set)
     }
 
+    /// Whether null is among them.
+    pub(super) fn has_null(&self) -> bool {
+        self.has_null
+    }
+
+    /// Whether a scalar is among them.
     #[inline]
-    pub(super) fn contains(&self, value: &Value) -> bool {
+    fn contains(&self, value: &Value) -> bool {
+        tally::add(4 + value.as_str().map_or(0, str::len));
         match value {
             Value::String(text) => self.strings.contains(&**text),
             Value::Int(int) => self.ints.contains(int),
@@ -350,9 +473,8 @@ impl ScalarSet {
                 Some(int) => self.ints.contains(&int),
                 None => self.doubles.contains(&double.to_bits()),
             },
-            Value::Null => self.null,
-            Value::Bool(true) => self.yes,
-            Value::Bool(false) => self.no,
+            Value::Null => self.has_null,
+            Value::Bool(which) => self.bools[usize::from(*which)],
             Value::List(_) | Value::Map(_) => false,
         }
     }

@@ -5,7 +5,10 @@ use std::{cmp::Ordering, sync::Arc};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use smol_str::SmolStr;
 
-use super::layout::{Key, Map};
+use super::{
+    layout::{Key, Map},
+    tally,
+};
 
 /// One value: 24 bytes. Text of up to 23 bytes is among them, so that a test on it looks nowhere else; what is longer is
 /// shared by reference count, so that a clone copies no more than that.
@@ -86,6 +89,21 @@ impl Value {
         self.as_map().map_or(&NULL, |map| map.get(key))
     }
 
+    /// About how many bytes it holds, twice: what is long may be hashed as well.
+    pub(super) fn bytes(&self) -> usize {
+        let outside = match self {
+            Self::String(text) if text.is_heap_allocated() => text.len(),
+            Self::List(items) => items.iter().map(Self::bytes).sum(),
+            Self::Map(map) => {
+                let members = map.iter();
+                let bytes = members.map(|(key, value)| key.to_value().bytes() + value.bytes());
+                bytes.sum()
+            }
+            _ => 0,
+        };
+        2 * size_of::<Self>() + outside
+    }
+
     /// Orders two values as `<` does: numbers by value, strings by code point, `false` before `true`.
     ///
     /// `Ok(None)` if one is `NaN`, for which every comparison is false.
@@ -95,7 +113,10 @@ impl Value {
             (Self::Double(a), Self::Double(b)) => Ok(a.partial_cmp(b)),
             (Self::Int(a), Self::Double(b)) => Ok(order_int_double(*a, *b)),
             (Self::Double(a), Self::Int(b)) => Ok(order_int_double(*b, *a).map(Ordering::reverse)),
-            (Self::String(a), Self::String(b)) => Ok(Some(a.cmp(b))),
+            (Self::String(a), Self::String(b)) => {
+                tally::add(a.len().min(b.len()));
+                Ok(Some(a.cmp(b)))
+            }
             (Self::Bool(a), Self::Bool(b)) => Ok(Some(a.cmp(b))),
             _ => Err(NoOrder),
         }
@@ -104,6 +125,7 @@ impl Value {
 
 impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
+        tally::add(2);
         match (self, other) {
             (Self::Null, Self::Null) => true,
             (Self::Bool(a), Self::Bool(b)) => a == b,
@@ -112,7 +134,10 @@ impl PartialEq for Value {
             (Self::Int(a), Self::Double(b)) | (Self::Double(b), Self::Int(a)) => {
                 double_as_int(*b) == Some(*a)
             }
-            (Self::String(a), Self::String(b)) => a == b,
+            (Self::String(a), Self::String(b)) => {
+                tally::add(if a.len() == b.len() { a.len() } else { 0 });
+                a == b
+            }
             (Self::List(a), Self::List(b)) => a == b,
             (Self::Map(a), Self::Map(b)) => a == b,
             _ => false,

@@ -16,7 +16,7 @@ use rustix::net::Shutdown;
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{Inner, Server};
-use crate::{drain, node::Node};
+use crate::{TaskFailed, drain, node::Node};
 
 /// What the threads are told: No, then Finish, then Now, or any part of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,12 +29,19 @@ pub(super) enum Stop {
     Now,
 }
 
-/// What it takes to end a server.
-#[derive(Debug)]
-pub(super) struct Ending {
+/// What it takes to end a server immediately.
+#[derive(Clone, Debug)]
+pub(super) struct Stopper {
     stop: watch::Sender<Stop>,
     /// The sockets that hold the ports. They belong to the tasks that accept, and are closed with them.
     listening: Vec<Weak<TcpListener>>,
+    node: Weak<Node>,
+}
+
+/// What it takes to end a server.
+#[derive(Debug)]
+pub(super) struct Ending {
+    stopper: Stopper,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// A shutdown has begun.
     begun: AtomicBool,
@@ -47,13 +54,41 @@ impl Ending {
         stop: watch::Sender<Stop>,
         listening: Vec<Weak<TcpListener>>,
         threads: Vec<JoinHandle<()>>,
+        node: &Arc<Node>,
     ) -> Self {
-        Self {
+        let stopper = Stopper {
             stop,
             listening,
+            node: Arc::downgrade(node),
+        };
+        Self {
+            stopper,
             threads: Mutex::new(threads),
             begun: AtomicBool::new(false),
             ended: watch::Sender::new(false),
+        }
+    }
+
+    /// What ends the server from anywhere. It does not keep the server alive.
+    pub(super) fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+}
+
+impl Stopper {
+    /// Ends everything without waiting for anything.
+    pub(super) fn end_now(&self) {
+        let node = self.node.upgrade();
+        if let Some(node) = &node {
+            node.supervisor.end();
+        }
+        raise(&self.stop, Stop::Now);
+        for listener in self.listening.iter().filter_map(Weak::upgrade) {
+            // Frees the port before the thread that accepts has noticed. Fails only where it is free already.
+            let _ = rustix::net::shutdown(&*listener, Shutdown::Both);
+        }
+        if let Some(cluster) = node.as_ref().and_then(|node| node.cluster.as_ref()) {
+            cluster.bus.give_up();
         }
     }
 }
@@ -77,6 +112,31 @@ impl Server {
         // The sender is in `self`.
         let _ = ended.wait_for(|ended| *ended).await;
     }
+
+    /// Waits until the server has ended: after a [`Server::shutdown`], or because it failed.
+    ///
+    /// A server fails if one of its own tasks panics or ends. It stops immediately then, as if the last handle was dropped:
+    /// clients come back to another node, or when the program has started another server.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = fanfare::Server::builder().start()?;
+    /// server.wait().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TaskFailed`] names the task.
+    pub async fn wait(&self) -> Result<(), TaskFailed> {
+        let supervisor = &self.inner.node.supervisor;
+        let mut ended = self.inner.ending.ended.subscribe();
+        tokio::select! {
+            biased;
+            failed = supervisor.failed() => Err(failed),
+            _ = ended.wait_for(|ended| *ended) => Ok(()),
+        }
+    }
 }
 
 impl Inner {
@@ -84,12 +144,13 @@ impl Inner {
     /// dropped meanwhile.
     fn leave(&self) {
         let (node, handle) = (self.node.clone(), self.handle.clone());
-        let (stop, ended) = (self.ending.stop.clone(), self.ending.ended.clone());
+        let (stop, ended) = (self.ending.stopper.stop.clone(), self.ending.ended.clone());
         let threads = mem::take(&mut *self.ending.threads.lock());
         let last = thread::Builder::new()
             .name("fanfare-end".to_owned())
             .spawn(move || {
                 drain_on(&handle, &node);
+                node.supervisor.end();
                 raise(&stop, Stop::Finish);
                 if let Some(cluster) = &node.cluster {
                     cluster.bus.stop();
@@ -99,20 +160,8 @@ impl Inner {
             });
         if let Err(error) = last {
             tracing::error!(%error, "no thread to leave well on: ending at once");
-            self.end_now();
+            self.ending.stopper.end_now();
             self.ending.ended.send_replace(true);
-        }
-    }
-
-    /// Ends everything without waiting for anything.
-    fn end_now(&self) {
-        raise(&self.ending.stop, Stop::Now);
-        for listener in self.ending.listening.iter().filter_map(Weak::upgrade) {
-            // Frees the port before the thread that accepts has noticed. Fails only where it is free already.
-            let _ = rustix::net::shutdown(&*listener, Shutdown::Both);
-        }
-        if let Some(cluster) = &self.node.cluster {
-            cluster.bus.give_up();
         }
     }
 }
@@ -120,7 +169,7 @@ impl Inner {
 impl Drop for Inner {
     /// The last handle is gone. It may have been in a task of a runtime, or on one of the server's own threads.
     fn drop(&mut self) {
-        self.end_now();
+        self.ending.stopper.end_now();
     }
 }
 

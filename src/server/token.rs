@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::Server;
-use crate::auth::{SignError, Signed, unix_now};
+use crate::auth::{SignError, Signed};
 
 /// Why no token is signed.
 #[derive(Debug, thiserror::Error)]
@@ -78,15 +78,16 @@ impl TokenRequest<'_> {
     /// [`SignTokenError`].
     pub fn sign(self) -> Result<Signed, SignTokenError> {
         let (claims, can) = (self.claims?, self.can.transpose()?);
-        let live = self.server.inner.node.live();
-        let signer = live.access(self.server.app).tokens.signer();
+        let (node, app) = (&self.server.inner.node, self.server.app);
+        let live = node.live();
+        let signer = live.access(app).tokens.signer();
         let signer = signer.ok_or(SignTokenError::NoSecret)?;
         Ok(signer.sign(
             self.user,
             Some(&claims),
             can.as_deref(),
             self.ttl,
-            unix_now(),
+            node.signing_time(app, self.user),
         )?)
     }
 }

@@ -6,26 +6,26 @@ use serde_json::value::RawValue;
 use smol_str::SmolStr;
 
 use super::{
+    cost::{Cost, Doing},
     gate,
     gathered::{Gathered, no_page},
     joining::{GATHERINGS, Join, Told},
 };
 use crate::{
-    app::App,
+    app::{App, Unfit},
     auth::{Rights, TokenError},
     close::{self, Close},
     config::{ClientAuth, Presence},
     event_loop::{EventLoop, Seat},
     history::Key,
-    hub::{Coming, Count, Snapshot, State, channel_key},
+    hub::{Coming, Connection, Count, Snapshot, State, channel_key},
     id::AppId,
-    limits::{PAGE_DEFAULT, PAGE_MAX},
+    limits::{PAGE_DEFAULT, PAGE_MAX, REPLAY_LOOK},
     metrics::Refusal,
     node::{
-        Author, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target,
+        Author, Cursor, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target,
         read_cursor, write_cursor,
     },
-    predicate::Value,
     protocol::{
         event::Sender,
         frame::Frame,
@@ -83,12 +83,11 @@ impl Client {
             .own(|table| table.connection(self.seat.at))
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        let state = self
-            .event_loop
+    /// How the connection stands, unless it is gone.
+    pub(super) fn standing(&self) -> Option<(State, Snapshot)> {
+        self.event_loop
             .shard()
-            .own(|table| table.state(self.seat.at));
-        matches!(state, State::Closing | State::Free)
+            .own(|table| Some((table.state(self.seat.at), table.connection(self.seat.at)?)))
     }
 
     pub(super) fn reply(&self, frame: Frame) {
@@ -97,7 +96,8 @@ impl Client {
             .with(|table| table.place_own(self.seat.at, frame));
     }
 
-    pub(super) fn refuse(&self, id: Option<&RawValue>, code: &str, message: &str) {
+    pub(super) fn refuse(&self, id: Option<&RawValue>, code: &'static str, message: &str) {
+        self.app().metrics.client_refused(code);
         self.reply(native::error(id, code, message));
     }
 
@@ -114,6 +114,18 @@ impl Client {
             .with(|table| table.close(self.seat.at, None, &close));
     }
 
+    /// Closes a client that may come back, and says when: others may be closed for the same reason, and are not to come back
+    /// together.
+    pub(super) fn close_for_now(&self, code: u16, reason: &str) {
+        let close = Close::new(code, reason);
+        let live = self.node.live();
+        let limits = &live.config.limits;
+        let bye = native::bye_between(&close, limits.reconnect_min, limits.reconnect_max);
+        self.event_loop
+            .shard()
+            .with(|table| table.close(self.seat.at, Some(bye), &close));
+    }
+
     /// Closes a client that may not come in, and says so in the log.
     pub(super) fn turn_away(&self, why: Refusal, reason: &str) {
         self.node.refusals().refuse(why, Some(self.app), reason);
@@ -128,6 +140,9 @@ impl Client {
             _ => (close::UNAUTHORIZED, Refusal::Token),
         };
         self.node.refusals().refuse(why, Some(self.app), error);
+        if code == close::OVER_LIMIT {
+            return self.close_for_now(code, &error.to_string());
+        }
         let close = Close::new(code, &error.to_string());
         let bye = (code == close::EXPIRED).then(|| native::bye_expired(&close));
         self.event_loop
@@ -170,17 +185,24 @@ impl Client {
             .collect()
     }
 
-    /// Takes the answer to a ping: what stood before the ping has reached the client, and need not be kept for it.
-    pub(super) fn confirm(&self, payload: &[u8]) {
+    /// Whether a pong answers a ping of the server. Any other one is a message like any, since nobody needs it.
+    pub(super) fn is_answer(&self, payload: &[u8]) -> bool {
+        self.confirm(payload) || self.seat.pinged.take()
+    }
+
+    /// Takes the answer to a ping that stood behind a stored event, which then has reached the client, and need not be kept
+    /// for it. False if no such ping is out.
+    fn confirm(&self, payload: &[u8]) -> bool {
         let Some(offset) = native::confirmed(payload) else {
-            return;
+            return false;
         };
-        let confirmed = self
+        let at = self.seat.at;
+        let (was_asked, confirmed) = self
             .event_loop
             .shard()
-            .with(|table| table.confirmed(self.seat.at, offset));
+            .with(|table| (table.hear_pong(at), table.confirmed(at, offset)));
         let Some(connection) = self.connection().filter(|_| confirmed) else {
-            return;
+            return was_asked;
         };
         if let Some(user) = connection.user_name() {
             let key = Key::user(self.app, user.clone());
@@ -188,6 +210,7 @@ impl Client {
                 .history
                 .confirm(&key, offset, &connection.reader());
         }
+        was_asked
     }
 
     /// Does what a message asks for, or begins to: what is answered has to be waited for before the next message.
@@ -195,113 +218,132 @@ impl Client {
         self,
         id: Option<&RawValue>,
         request: Request<'_>,
-    ) -> Option<impl Future<Output = ()> + use<>> {
-        let connection = self.permitted(id, &request)?;
-        let later = self.begin(id, &connection, request)?;
-        let id = id.map(ToOwned::to_owned);
-        Some(async move { self.finish(id, later).await })
+        state: State,
+        connection: &Snapshot,
+    ) -> Doing<impl Future<Output = Cost> + use<>> {
+        if !self.permits(id, &request, state, connection) {
+            return Doing::Done(Cost::NONE);
+        }
+        match self.begin(id, connection, request) {
+            Doing::Done(cost) => Doing::Done(cost),
+            Doing::Waiting(later) => {
+                let id = id.map(ToOwned::to_owned);
+                Doing::Waiting(async move { self.finish(id, later).await })
+            }
+        }
     }
 
-    /// The connection, if its client may do what it asks for; else it is told why not.
-    fn permitted(&self, id: Option<&RawValue>, request: &Request<'_>) -> Option<Snapshot> {
-        let at = self.seat.at;
-        let (state, connection) = self
-            .event_loop
-            .shard()
-            .own(|table| (table.state(at), table.connection(at)));
-        let connection = connection?;
+    /// Whether the client may do what it asks for; if not, it is told why.
+    fn permits(
+        &self,
+        id: Option<&RawValue>,
+        request: &Request<'_>,
+        state: State,
+        connection: &Connection,
+    ) -> bool {
         if state == State::Pending && !matches!(request, Request::Ping) {
             self.refuse(id, "unauthorized", "authenticate first, by op \"auth\"");
-            return None;
+            return false;
         }
         if let Some(missing) = gate::refusal(&connection.rights, request) {
             self.refuse(id, "forbidden", &missing);
-            return None;
+            return false;
         }
-        Some(connection)
+        true
     }
 
-    /// Does what can be done at once, as long as the message's bytes are there; answers what has to be waited for.
+    /// Does what can be done at once, as long as the message's bytes are there; returns what has to be waited for.
     fn begin(
         &self,
         id: Option<&RawValue>,
         connection: &Snapshot,
         request: Request<'_>,
-    ) -> Option<Later> {
-        match request {
-            Request::Auth { .. } => {}
-            Request::Ping => self.reply(id.map_or_else(native::pong, native::ack)),
-            Request::Leave { channel } => self.leave(id, &channel),
-            Request::Update { data } => self.update(id, data),
+    ) -> Doing<Later> {
+        let later = match request {
+            Request::Auth { .. } => None,
+            Request::Ping => {
+                self.reply(id.map_or_else(native::pong, native::ack));
+                None
+            }
+            Request::Leave { channel } => {
+                self.leave(id, &channel);
+                None
+            }
+            Request::Update { data } => return Doing::Done(self.update(id, data)),
             Request::Members {
                 channel,
                 cursor,
                 limit,
-            } if self.node.cluster.is_some() => {
-                return self.members_elsewhere(id, &channel, cursor.as_deref(), limit);
-            }
-            Request::Members {
-                channel,
-                cursor,
-                limit,
-            } => {
-                self.members(id, &channel, cursor.as_deref(), limit);
-            }
+            } => self.members(id, &channel, cursor.as_deref(), limit),
             Request::Call { name, .. } => {
                 let message = format!("no function is set up to take the call \"{}\"", cut(&name));
                 self.refuse(id, "no_functions", &message);
+                None
             }
             Request::Join {
                 channel,
                 members,
                 since,
-            } => {
-                if !members || self.shows_members(id, &channel) {
-                    return Some(Later::Join(Join {
-                        channel: channel.into_owned(),
-                        members,
-                        since,
-                    }));
-                }
-            }
+            } => (!members || self.shows_members(id, &channel)).then(|| {
+                Later::Join(Join {
+                    channel: channel.into_owned(),
+                    members,
+                    since,
+                })
+            }),
             Request::Send { channel, message } => {
-                return self.publication(id, connection, message, Target::channel(&channel));
+                self.publication(id, connection, message, Target::channel(&channel))
             }
             Request::Broadcast { message } => {
-                return self.publication(id, connection, message, Target::default());
+                self.publication(id, connection, message, Target::default())
             }
             Request::Publish { .. } if !self.node.live().access(self.app).has_users() => {
                 let error = NodeError::NoUsers;
                 self.refuse(id, error.code(), &error.to_string());
+                None
             }
             Request::Publish { users, message } => {
-                return self.publication(id, connection, message, Target::users(users));
+                self.publication(id, connection, message, Target::users(users))
             }
-        }
-        None
+        };
+        later.map_or(Doing::Done(Cost::NONE), Doing::Waiting)
     }
 
-    async fn finish(self, id: Option<Box<RawValue>>, later: Later) {
+    async fn finish(self, id: Option<Box<RawValue>>, later: Later) -> Cost {
         match later {
-            Later::Join(join) => {
-                self.join(join, Told::Ack(id), Coming::New).await;
-            }
+            Later::Join(join) => self.join(join, Told::Ack(id), Coming::New).await.cost,
             Later::Members {
                 channel,
                 from,
                 limit,
             } => {
-                let Some(id) = &id else { return };
-                self.page_of_all(id, &channel, from, limit).await;
-            }
-            Later::Publish(prepared) => match self.node.deliver(*prepared).await {
-                Ok(receipt) => {
-                    if let Some(id) = &id {
-                        self.reply(native::ack_position(id, receipt.position().as_ref()));
-                    }
+                let Some(id) = &id else { return Cost::NONE };
+                self.drained().await;
+                match from {
+                    PageFrom::Here(from) => self.page_of_node(id, &channel, from, limit),
+                    PageFrom::Everywhere(from) => self.page_of_all(id, &channel, from, limit).await,
                 }
-                Err(error) => self.refuse(id.as_deref(), error.code(), &error.to_string()),
-            },
+            }
+            Later::Publish(prepared, cost) => {
+                match self.node.deliver(*prepared).await {
+                    Ok(receipt) => {
+                        if let Some(id) = &id {
+                            self.reply(native::ack_position(id, receipt.position().as_ref()));
+                        }
+                    }
+                    Err(error) => self.refuse(id.as_deref(), error.code(), &error.to_string()),
+                }
+                cost
+            }
+        }
+    }
+
+    /// Waits until the client has read most of what it was sent: so what it asks for faster than it reads does not pile up.
+    pub(super) async fn drained(&self) {
+        let most = self.node.config.limits.outbox_bytes / 4;
+        let shard = self.event_loop.shard();
+        while shard.own(|table| table.is_behind(self.seat.at, most)) {
+            tokio::time::sleep(REPLAY_LOOK).await;
         }
     }
 
@@ -326,13 +368,16 @@ impl Client {
             device: connection.attributes.connection.device.clone(),
             echo: echo.unwrap_or(self.echo),
         };
+        let except_names = except.users.len() + except.connections.len() + except.devices.len();
+        let users = target.to.as_ref().map_or(0, |to| to.users.len());
+        let cost = Cost::of_names(users + except_names);
         let target = Target { except, ..target };
         let publication = Publication {
             author: Some(author),
             ..Publication::new(event, target)
         };
         match self.node.prepare(self.app, publication) {
-            Ok(prepared) => Some(Later::Publish(Box::new(prepared))),
+            Ok(prepared) => Some(Later::Publish(Box::new(prepared), cost)),
             Err(error) => {
                 self.refuse(id, error.code(), &error.to_string());
                 None
@@ -349,24 +394,30 @@ impl Client {
         });
     }
 
-    fn update(&self, id: Option<&RawValue>, data: &RawValue) {
-        let most = self.node.config.limits.profile_bytes;
-        if data.get().len() > most {
-            return self.refuse(
-                id,
-                "profile_too_large",
-                &format!("a profile may have {most} bytes of JSON"),
-            );
-        }
-        match Value::from_json(&mut data.get().as_bytes().to_vec(), &self.app().layouts) {
-            Ok(profile) => {
-                self.event_loop
-                    .shard()
-                    .with(|table| table.set_profile(self.seat.at, profile));
-                self.acknowledge(id);
+    fn update(&self, id: Option<&RawValue>, data: &RawValue) -> Cost {
+        let profile = match self.app().profile(data.get(), &self.node.config.limits) {
+            Ok(profile) => profile,
+            Err(error) => {
+                self.refuse_profile(id, &error);
+                return Cost::NONE;
             }
-            Err(error) => self.refuse(id, "bad_profile", &format!("data: {error}")),
-        }
+        };
+        // Each channel in which someone is told of it counts as an event to that channel.
+        let told = self
+            .event_loop
+            .shard()
+            .with(|table| table.set_profile(self.seat.at, profile));
+        self.acknowledge(id);
+        Cost(told.unwrap_or(0))
+    }
+
+    fn refuse_profile(&self, id: Option<&RawValue>, error: &Unfit) {
+        let code = if error.is_size() {
+            "profile_too_large"
+        } else {
+            "bad_profile"
+        };
+        self.refuse(id, code, &format!("data: {error}"));
     }
 
     /// Whether a channel shows its members; if not, the client is told.
@@ -379,8 +430,8 @@ impl Client {
         shows
     }
 
-    /// Settles which page of members over all nodes is asked for; `None` where that is refused.
-    fn members_elsewhere(
+    /// Settles which page of members is asked for; `None` where that is refused.
+    fn members(
         &self,
         id: Option<&RawValue>,
         channel: &str,
@@ -388,18 +439,23 @@ impl Client {
         limit: Option<usize>,
     ) -> Option<Later> {
         let limit = limit.unwrap_or(PAGE_DEFAULT);
-        let from = cursor.map(PageStart::read);
-        if id.is_none() || from == Some(None) || !(1..=PAGE_MAX).contains(&limit) {
+        let from = if self.node.cluster.is_some() {
+            let from = cursor.map_or(Some(None), |cursor| PageStart::read(cursor).map(Some));
+            from.map(PageFrom::Everywhere)
+        } else {
+            cursor.map_or(Some((0, 0)), read_cursor).map(PageFrom::Here)
+        };
+        // Without an id nobody could tell which request the page answers.
+        let (Some(_), Some(from), true) = (id, from, (1..=PAGE_MAX).contains(&limit)) else {
             let message = format!(
                 "members needs id, a cursor that is one of ours, and limit 1 to {PAGE_MAX}"
             );
             self.refuse(id, "bad_message", &message);
             return None;
-        }
-        let channel = channel.to_owned();
-        self.shows_members(id, &channel).then(|| Later::Members {
-            channel,
-            from: from.flatten(),
+        };
+        self.shows_members(id, channel).then(|| Later::Members {
+            channel: channel.to_owned(),
+            from,
             limit,
         })
     }
@@ -412,8 +468,10 @@ impl Client {
         channel: &str,
         from: Option<PageStart>,
         limit: usize,
-    ) {
-        let Some(own) = self.connection() else { return };
+    ) -> Cost {
+        let Some(own) = self.connection() else {
+            return Cost::NONE;
+        };
         let capture = self.node.capture(self.app, channel, own.id());
         let bounds = (limit, self.node.config.limits.outbox_bytes / 4);
         let page = self
@@ -422,8 +480,12 @@ impl Client {
             .await;
         let page = match page {
             Ok(page) => page.value,
-            Err(error) => return self.refuse(Some(id), error.code(), &error.to_string()),
+            Err(error) => {
+                self.refuse(Some(id), error.code(), &error.to_string());
+                return Cost::NONE;
+            }
         };
+        let cost = Cost::of_page(page.members.get().len());
         let gathered = Gathered {
             page,
             from: from.unwrap_or_else(PageStart::first),
@@ -439,41 +501,22 @@ impl Client {
                 }
             }
         });
+        cost
     }
 
-    fn members(
-        &self,
-        id: Option<&RawValue>,
-        channel: &str,
-        cursor: Option<&str>,
-        limit: Option<usize>,
-    ) {
-        // Nobody could tell which request the page answers.
-        let Some(id) = id else {
-            return self.refuse(None, "bad_message", "members needs id");
-        };
-        let limit = limit.unwrap_or(PAGE_DEFAULT);
-        let from = cursor.map_or(Some((0, 0)), read_cursor);
-        let (Some(from), true) = (from, (1..=PAGE_MAX).contains(&limit)) else {
-            let message = format!("cursor must be one of ours, and limit 1 to {PAGE_MAX}");
-            return self.refuse(Some(id), "bad_message", &message);
-        };
-        if !self.shows_members(Some(id), channel) {
-            return;
-        }
+    /// Answers with a page of members of this node, which is all there are.
+    fn page_of_node(&self, id: &RawValue, channel: &str, from: Cursor, limit: usize) -> Cost {
         let max_bytes = self.node.config.limits.outbox_bytes / 4;
+        let query = MembersQuery {
+            from,
+            limit,
+            max_bytes,
+        };
         let presence = self.node.hub.presence(self.app);
         for _ in 0..GATHERINGS {
             let seen = presence.changed(channel);
-            let page = self.node.members(
-                self.app,
-                channel,
-                MembersQuery {
-                    from,
-                    limit,
-                    max_bytes,
-                },
-            );
+            let page = self.node.members(self.app, channel, query);
+            let cost = Cost::of_page(page.members.get().len());
             let answer = native::ack_members(id, &page);
             let placed = self.event_loop.shard().with(|table| {
                 // Behind a notice of what has changed since, an older page would bring back who has left.
@@ -484,7 +527,7 @@ impl Client {
                 fresh
             });
             if placed {
-                return;
+                return cost;
             }
         }
         let Count { connections, users } = self.node.count(self.app, channel);
@@ -494,6 +537,7 @@ impl Client {
             ..no_page(write_cursor(from))
         };
         self.reply(native::ack_members(id, &page));
+        Cost::NONE
     }
 }
 
@@ -504,11 +548,17 @@ fn cut(name: &str) -> String {
 /// What of a message has yet to be waited for.
 enum Later {
     Join(Join),
-    Publish(Box<Prepared>),
-    /// A page of members, of which other nodes have some.
+    Publish(Box<Prepared>, Cost),
+    /// A page of members.
     Members {
         channel: String,
-        from: Option<PageStart>,
+        from: PageFrom,
         limit: usize,
     },
+}
+
+/// Where a page of members begins: among those of this node, where there are no others, or among all.
+enum PageFrom {
+    Here(Cursor),
+    Everywhere(Option<PageStart>),
 }

@@ -8,7 +8,7 @@ use std::{mem, sync::Arc, time::Instant};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::{Session, client::Client};
+use super::{Session, client::Client, cost::Cost};
 use crate::{
     auth::{TokenError, Verified, unix_now},
     config::ClientAuth,
@@ -31,7 +31,8 @@ impl Session {
     /// Decides what the handshake's credentials, or their absence, make of the connection.
     pub(super) fn identify(&mut self, connection: &Arc<Connection>, token: Option<&str>) {
         match (self.client.client_auth(), token) {
-            (ClientAuth::Off, _) | (ClientAuth::Optional, None) => {
+            // A page whose variable is empty has no token; where one is required, it has a bad one.
+            (ClientAuth::Off, _) | (ClientAuth::Optional, None | Some("")) => {
                 self.enter(Connection::clone(connection), None);
             }
             (ClientAuth::Required, None) => {
@@ -93,12 +94,13 @@ impl Session {
             let verified = client.verify(&presented.token);
             // The API may have moved it meanwhile.
             let Some(now) = client.connection() else {
-                return;
+                return Cost::NONE;
             };
             presented.connection = now;
             if let Some(connection) = presented.decide(&client, verified) {
                 client.enter(connection, entrance, presented.id).await;
             }
+            Cost::NONE
         });
     }
 }
@@ -147,11 +149,19 @@ impl Presented {
 
 impl Client {
     fn verify(&self, token: &str) -> Result<Verified, TokenError> {
-        self.node
-            .live()
-            .access(self.app)
-            .tokens
-            .verify(token, unix_now())
+        let (live, now) = (self.node.live(), unix_now());
+        let verified = live.access(self.app).tokens.verify(token, now)?;
+        let Verified {
+            user, issued_at, ..
+        } = &verified;
+        if self
+            .node
+            .revocations
+            .refuses(self.app, user, *issued_at, now)
+        {
+            return Err(TokenError::Revoked);
+        }
+        Ok(verified)
     }
 
     /// What ends when keys have been fetched for a token that failed by `error`; `None` where that would not help, or is

@@ -1,21 +1,23 @@
 //! Coming in: what waits for the user, the channels of a lost connection, and those that the handshake names.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use serde_json::value::RawValue;
 
 use super::{
     client::Client,
-    joining::{Join, Told},
+    joining::{Claim, Join, Told},
 };
 use crate::{
-    auth::Verified,
-    config::Presence,
+    auth::{TokenError, Verified, unix_now},
+    close::{self, Close},
     event_loop::EventLoop,
     history::{Entry, Key, Waiting},
     hub::{Coming, Connection, Joining, State, StoredReplay},
     id::ConnectionId,
-    node::{Former, FormerChannel, Hearing, Recalled},
+    log_limit::Line,
+    metrics::Refusal,
+    node::{Former, FormerChannel, Hearing, REVOKED, Recalled},
     predicate::Value,
     protocol::{
         event::channel_name,
@@ -40,6 +42,15 @@ impl Entrance {
     }
 }
 
+/// Why a connection was not let in, or not renewed, after its token had been found good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unopened {
+    /// The token was revoked meanwhile.
+    Revoked,
+    /// The API has replaced the connection's claims since the token was issued.
+    Superseded,
+}
+
 /// What was stored for a user who comes in.
 #[derive(Debug)]
 pub(super) struct Stored {
@@ -56,8 +67,10 @@ impl Client {
         connection: &Connection,
         verified: Verified,
     ) -> Result<Connection, String> {
-        let mut claims = verified.claims.to_vec();
-        let auth = Value::from_json(&mut claims, &self.app().layouts)
+        let claims = str::from_utf8(&verified.claims).unwrap_or_default();
+        let auth = self
+            .app()
+            .claims(claims, &self.node.live().config.limits)
             .map_err(|error| format!("claims: {error}"))?;
         let mut attributes = connection.attributes.clone();
         attributes.auth = auth;
@@ -71,6 +84,8 @@ impl Client {
             attributes,
             rights: verified.rights.unwrap_or_else(|| self.default_rights()),
             expires_at: verified.expires_at.and_then(NonZeroU64::new),
+            issued_at: verified.issued_at.and_then(seconds),
+            replaced_at: None,
             takes_stored: self.store && self.app().user_events().is_some(),
         })
     }
@@ -101,32 +116,40 @@ impl Client {
         let was = self.connection();
         let is_new_user =
             was.is_some_and(|was| was.user().is_none()) && connection.user().is_some();
-        match connection.user_name() {
+        let is_in = match connection.user_name() {
             Some(user) if connection.takes_stored && is_new_user => {
                 let key = Key::user(self.app, user.clone());
                 let _turn = self.node.turns.take(&key).await;
                 let hearing = self.node.hearing(self.app, user);
                 let waiting = self.node.history.waiting(&key).await;
-                if let Err(error) = &waiting {
-                    tracing::warn!(%error, "a user comes in without what was stored, and gets it when it can be had");
+                if let Err(error) = &waiting
+                    && let Some(others) = self.node.lines().note(Line::WithoutStored)
+                {
+                    tracing::warn!(others, %error, "a user comes in without what was stored, and gets it when it can be had");
                 }
                 let stored = Stored {
                     waiting: waiting.ok(),
                     hearing,
                 };
-                self.open(connection, resumed, Some(&stored));
+                self.open(connection, resumed, Some(&stored), auth.as_deref())
             }
-            _ => self.open(connection, resumed, None),
+            _ => self.open(connection, resumed, None, auth.as_deref()),
+        };
+        if !is_in {
+            return;
         }
-        self.acknowledge_auth(auth.as_deref());
         if let Some(recalled) = recalled.flatten() {
             self.come_back(recalled).await;
         }
         if let Some((id, former)) = former {
             self.come_back_here(id, former).await;
         }
-        for channel in entrance.channels {
-            let told = Told::Joined;
+        self.join_at_entrance(entrance.channels).await;
+    }
+
+    /// Brings a client that was let in into the channels that its handshake named.
+    async fn join_at_entrance(&self, channels: Vec<String>) {
+        for channel in channels {
             if let Err(error) = channel_name(&channel) {
                 self.refuse(None, error.code(), &format!("channel={channel}: {error}"));
                 continue;
@@ -145,7 +168,7 @@ impl Client {
                     members: false,
                     since: None,
                 },
-                told,
+                Told::Joined,
                 Coming::New,
             )
             .await;
@@ -199,7 +222,8 @@ impl Client {
                 members,
                 since: None,
             };
-            match self.join(join, Told::Joined, Coming::Resumed(id)).await {
+            let joined = self.join(join, Told::Joined, Coming::Resumed(id)).await;
+            match joined.joining {
                 Joining::Joined(_) => takeover.taken(),
                 // As in `come_back`.
                 Joining::Already(_) | Joining::Full | Joining::Gone => takeover.give_up(),
@@ -231,25 +255,32 @@ impl Client {
                 members,
                 since: None,
             };
-            match self
-                .join(join, Told::Joined, Coming::Resumed(lost.id()))
-                .await
-            {
+            let coming = Coming::Resumed(lost.id());
+            let joined = self.join(join, Told::Joined, coming).await;
+            match joined.joining {
                 Joining::Joined(_) => recalled.taken(),
                 // Put into it by someone meanwhile: nobody was told that it stands in for the lost one.
+                Joining::Already(_) | Joining::Full | Joining::Gone
+                    if joined.claim == Claim::Made =>
+                {
+                    recalled.lapse();
+                }
                 Joining::Already(_) | Joining::Full | Joining::Gone => recalled.give_up(),
             }
         }
     }
 
     /// Lets the connection be reached, or renews it; its welcome, then what was stored for it, come before anything
-    /// else. Channels that renewed rights do not allow any more are left, and their members not heard of.
+    /// else. Channels that renewed rights do not allow any more are left, and their members not heard of. Then the `auth`
+    /// that asked for it is answered. Returns whether it is let in: what has happened meanwhile may forbid it, and the client
+    /// has been told so then.
     pub(super) fn open(
         &self,
         connection: Connection,
         resumed: Option<bool>,
         stored: Option<&Stored>,
-    ) {
+        auth: Option<&RawValue>,
+    ) -> bool {
         let at = self.seat.at;
         let welcome = self.welcome(&connection, resumed);
         let (expires_at, rights) = (connection.expires_at, connection.rights.clone());
@@ -260,29 +291,22 @@ impl Client {
             .collect();
         let events = missed.len() as u64;
         let missed = StoredReplay::new(self.node.hub.context(), &missed);
-        let (opened, replays, doubt) = self.event_loop.with_owner(|table, owner| {
+        let opened = self.event_loop.with_owner(|table, owner| {
             let pending = table.state(at) == State::Pending;
             let was = table.connection(at);
+            // Only here, under the lock, nothing can come in between any more.
+            if let Some(why) = self.unopened(&connection, was.as_deref()) {
+                if pending {
+                    table.close(at, None, &Close::new(close::UNAUTHORIZED, REVOKED));
+                }
+                return Err((why, pending));
+            }
             let open = table.open(at, connection);
             if open && pending {
                 table.place_own(at, welcome);
             }
             if let (true, false, Some(was)) = (open, pending, was) {
-                for channel in was
-                    .channels()
-                    .filter(|c| was.rights.may_join(c) && !rights.may_join(c))
-                {
-                    table.leave(at, channel);
-                    table.place_own(at, native::left(channel));
-                }
-                let blinded = |c: &&str| {
-                    was.rights.may_see_members(c)
-                        && !rights.may_see_members(c)
-                        && !self.tells_all(c)
-                };
-                for channel in was.channels().filter(blinded) {
-                    table.unwatch(at, channel);
-                }
+                self.node.drop_what_is_not_allowed(table, at, &was, &rights);
             }
             let replays =
                 waiting.is_some_and(|waiting| table.hand_over(owner, at, waiting, missed));
@@ -291,8 +315,15 @@ impl Client {
             if let Some(number) = doubt {
                 table.doubt(at, number);
             }
-            (open && pending, replays, doubt)
+            Ok((open && pending, replays, doubt))
         });
+        let (opened, replays, doubt) = match opened {
+            Ok(opened) => opened,
+            Err((why, pending)) => {
+                self.say_unopened(why, pending, auth);
+                return false;
+            }
+        };
         if doubt.is_some() {
             self.node.clear_doubts();
         }
@@ -307,11 +338,37 @@ impl Client {
         if let Some(expires_at) = expires_at {
             self.event_loop.expect_expiry(at, expires_at.get());
         }
+        self.acknowledge_auth(auth);
+        true
     }
 
-    /// Whether every member of `channel` hears of the others, with or without a right to see them.
-    fn tells_all(&self, channel: &str) -> bool {
-        self.app().rule(channel).presence == Presence::All
+    /// Whether what has happened since its token was verified keeps a connection from being let in or renewed. `was` is the
+    /// connection as it is.
+    fn unopened(&self, connection: &Connection, was: Option<&Connection>) -> Option<Unopened> {
+        if self.node.is_revoked(connection, unix_now()) {
+            return Some(Unopened::Revoked);
+        }
+        let replaced_at = was?.replaced_at?;
+        // One without `iat` may be as old as any.
+        let is_older = connection
+            .issued_at
+            .is_none_or(|issued_at| issued_at < replaced_at);
+        is_older.then_some(Unopened::Superseded)
+    }
+
+    /// Says why a connection was not let in, or not renewed.
+    fn say_unopened(&self, why: Unopened, pending: bool, auth: Option<&RawValue>) {
+        match why {
+            Unopened::Revoked if pending => {
+                let refusals = self.node.refusals();
+                refusals.refuse(Refusal::Token, Some(self.app), TokenError::Revoked);
+            }
+            Unopened::Revoked => self.refuse(auth, "unauthorized", REVOKED),
+            Unopened::Superseded => {
+                let message = "the claims of this connection were replaced after the token was issued; fetch a new one";
+                self.refuse(auth, "token_superseded", message);
+            }
+        }
     }
 
     fn welcome(&self, connection: &Connection, resumed: Option<bool>) -> Frame {
@@ -331,7 +388,7 @@ impl Client {
     }
 
     /// Answers an `auth` that carried an `id`.
-    pub(super) fn acknowledge_auth(&self, id: Option<&RawValue>) {
+    fn acknowledge_auth(&self, id: Option<&RawValue>) {
         let (Some(id), Some(connection)) = (id, self.connection()) else {
             return;
         };
@@ -342,4 +399,9 @@ impl Client {
             expires_at,
         ));
     }
+}
+
+/// A time of a token as connections hold it; far ones count as the last that fits.
+fn seconds(time: u64) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(time).unwrap_or(u32::MAX))
 }

@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 
 use super::{
     client::Client,
+    cost::Cost,
     gathered::{Gathered, no_page},
 };
 use crate::{
@@ -48,6 +49,17 @@ struct Missed {
     entries: Vec<Entry>,
 }
 
+/// What became of claiming a lost connection's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// The client comes in by itself.
+    Unneeded,
+    /// It has the place, which nobody else settles any more.
+    Made,
+    /// The lost connection was taken out of the channel.
+    Lost,
+}
+
 /// All that goes into the one step of joining.
 struct Step<'a> {
     join: &'a Join,
@@ -59,13 +71,41 @@ struct Step<'a> {
     replayed: u64,
 }
 
+/// What became of a join.
+pub(super) struct Joined {
+    pub(super) joining: Joining,
+    pub(super) cost: Cost,
+    /// What became of the place of a lost connection that it takes.
+    pub(super) claim: Claim,
+}
+
+impl Joined {
+    /// It is not in, and the client knows why.
+    const GONE: Self = Self {
+        joining: Joining::Gone,
+        cost: Cost::NONE,
+        claim: Claim::Unneeded,
+    };
+}
+
 impl Client {
     /// Joins a channel: the answer, then what was missed, then what is live, without gap or overlap. Where it is not in
     /// then, the client has been told why.
     ///
     /// A member that joins again stays one, and gets once more what came after `since`. A replay waits for the one
-    /// before it.
-    pub(super) async fn join(&self, join: Join, told: Told, coming: Coming) -> Joining {
+    /// before it, and a page of members for a client that reads.
+    pub(super) async fn join(&self, join: Join, told: Told, coming: Coming) -> Joined {
+        loop {
+            if let Some(joined) = self.try_to_join(&join, &told, coming).await {
+                return joined;
+            }
+            // Someone takes lost connections out of this channel, and this one comes back as one of them.
+            tokio::time::sleep(REPLAY_LOOK).await;
+        }
+    }
+
+    /// One attempt; `None` if it has to be made again.
+    async fn try_to_join(&self, join: &Join, told: &Told, coming: Coming) -> Option<Joined> {
         while join.since.is_some()
             && self
                 .event_loop
@@ -74,31 +114,41 @@ impl Client {
         {
             tokio::time::sleep(REPLAY_LOOK).await;
         }
+        if join.members && matches!(told, Told::Ack(Some(_))) {
+            self.drained().await;
+        }
         let _attending = self.node.attend_channel(self.app, &join.channel).await;
         // Before the turn: other nodes' answers come the way that kept events take, which wait for the turn.
-        let elsewhere = self.page_elsewhere(&join, &told).await;
+        let elsewhere = self.page_elsewhere(join, told).await;
         let key = self.node.kept_key(self.app, &join.channel);
         let _turn = match &key {
             Some(key) => Some(self.node.turns.take(key).await),
             None => None,
         };
-        let missed = match self.missed(&join).await {
+        let missed = match self.missed(join).await {
             Ok(missed) => missed,
             Err(error) => {
-                self.refuse_join(&told, error.code(), &error.to_string());
-                return Joining::Gone;
+                self.refuse_join(told, error.code(), &error.to_string());
+                return Some(Joined::GONE);
             }
         };
-        let mut place = self.place_to_take(&join.channel);
-        let coming = match &place {
-            Some(place) if coming == Coming::New => Coming::Resumed(place.lost.id()),
-            _ => coming,
+
+        let mut place = match coming {
+            Coming::New => self.place_to_take(&join.channel),
+            Coming::Resumed(_) => None,
         };
-        let joining = self.join_now(&join, &told, coming, (&missed, elsewhere));
-        if let (Some(place), Joining::Joined(_)) = (&mut place, joining) {
-            place.taken();
+        let taking = place
+            .as_ref()
+            .map_or(coming, |place| Coming::Resumed(place.lost.id()));
+        let joined = self.join_now(join, told, taking, (&missed, elsewhere))?;
+        match &mut place {
+            Some(place) if matches!(joined.joining, Joining::Joined(_)) => place.taken(),
+            Some(place) if joined.claim == Claim::Made => place.lapse(),
+            // It was taken out of the channel while it came back; what it asks for now is to join by itself.
+            Some(_) if joined.claim == Claim::Lost => return None,
+            _ => {}
         }
-        joining
+        Some(joined)
     }
 
     /// A closed connection of the same client that is still counted in `channel`, unless this one is a member already.
@@ -177,11 +227,11 @@ impl Client {
         told: &Told,
         coming: Coming,
         (missed, mut elsewhere): (&Missed, Option<Gathered>),
-    ) -> Joining {
+    ) -> Option<Joined> {
         let presence = self.node.hub.presence(self.app);
         let with_page = elsewhere.is_none() && join.members && matches!(told, Told::Ack(Some(_)));
         let Some(own) = self.connection() else {
-            return Joining::Gone;
+            return Some(Joined::GONE);
         };
         let frames: Vec<Frame> = missed
             .entries
@@ -206,18 +256,37 @@ impl Client {
                 if stale && gathering < GATHERINGS {
                     return None;
                 }
-                let joining = self.take(table, &step, (page, seen), elsewhere.take());
-                let is_in = matches!(joining, Joining::Joined(_) | Joining::Already(_));
+                let Some(joined) = self.take(table, &step, (page, seen), elsewhere.take()) else {
+                    return Some(None);
+                };
+                let is_in = matches!(joined.joining, Joining::Joined(_) | Joining::Already(_));
                 let missed = replay.take().filter(|_| is_in);
                 let replays =
                     missed.is_some_and(|missed| table.replay(owner, self.seat.at, missed));
-                Some((joining, replays))
+                Some(Some((joined, replays)))
             });
-            if let Some((joining, replays)) = done {
-                return self.taken(&step, joining, replays);
+            if let Some(done) = done {
+                return done.map(|(joined, replays)| self.taken(&step, joined, replays));
             }
         }
-        Joining::Gone
+        Some(Joined::GONE)
+    }
+
+    /// Claims the place of a lost connection of this node, if that is what the client comes in to: under the lock in which it
+    /// takes it, so that whoever takes lost connections out of the channel finds the one or the other. `None` if that is just
+    /// being done.
+    fn claim(&self, step: &Step<'_>) -> Option<Claim> {
+        let Coming::Resumed(previous) = step.coming else {
+            return Some(Claim::Unneeded);
+        };
+        let context = self.node.hub.context();
+        if previous.node != context.node {
+            return Some(Claim::Unneeded);
+        }
+        let claimed = context
+            .limbo
+            .claim(&previous, (self.app, &step.join.channel))?;
+        Some(if claimed { Claim::Made } else { Claim::Lost })
     }
 
     fn take(
@@ -226,11 +295,19 @@ impl Client {
         step: &Step<'_>,
         (page, seen): (Option<MembersPage>, u64),
         elsewhere: Option<Gathered>,
-    ) -> Joining {
+    ) -> Option<Joined> {
+        let claim = self.claim(step)?;
+        let mut joined = Joined {
+            claim,
+            ..Joined::GONE
+        };
+        if claim == Claim::Lost {
+            return Some(joined);
+        }
         let (at, channel) = (self.seat.at, &step.join.channel);
-        let joining = table.join(at, channel, step.watching, step.coming);
-        let (Joining::Joined(changed) | Joining::Already(changed)) = joining else {
-            return joining;
+        joined.joining = table.join(at, channel, step.watching, step.coming);
+        let (Joining::Joined(changed) | Joining::Already(changed)) = joined.joining else {
+            return Some(joined);
         };
         match step.told {
             Told::Ack(None) => {}
@@ -257,6 +334,9 @@ impl Client {
                     }
                     None => (page, Vec::new()),
                 };
+                if let Some(page) = &page {
+                    joined.cost = Cost::of_page(page.members.get().len());
+                }
                 let ack = JoinAck {
                     position: step.missed.position.as_ref(),
                     recovered: step.missed.recovered,
@@ -267,16 +347,16 @@ impl Client {
                     table.place_own(at, notice);
                 }
             }
-            Told::Joined if matches!(joining, Joining::Already(_)) => {}
+            Told::Joined if matches!(joined.joining, Joining::Already(_)) => {}
             Told::Joined => {
                 table.place_own(at, native::joined(channel, step.missed.position.as_ref()));
             }
         }
-        joining
+        Some(joined)
     }
 
-    fn taken(&self, step: &Step<'_>, joining: Joining, replays: bool) -> Joining {
-        match joining {
+    fn taken(&self, step: &Step<'_>, joined: Joined, replays: bool) -> Joined {
+        match joined.joining {
             Joining::Joined(_) | Joining::Already(_) => {
                 self.app().metrics.replayed.inc_by(step.replayed);
             }
@@ -290,7 +370,7 @@ impl Client {
         if replays {
             EventLoop::block(&self.event_loop, self.seat.at);
         }
-        joining
+        joined
     }
 
     /// The first page, with the client itself in its place although it is about to join.
@@ -313,7 +393,7 @@ impl Client {
         }
     }
 
-    fn refuse_join(&self, told: &Told, code: &str, message: &str) {
+    fn refuse_join(&self, told: &Told, code: &'static str, message: &str) {
         match told {
             Told::Ack(id) => self.refuse(id.as_deref(), code, message),
             Told::Joined => self.refuse(None, code, message),

@@ -3,14 +3,18 @@
 //! A client's messages are taken one after another. One that has something to wait for is kept as a future, and
 //! nothing more is read until it is done: what a client sends next is never placed before what it sent first, and one
 //! that sends faster than the node takes is held back by its own socket.
+//!
+//! A session reads its socket once, and works for one slice of time, before the thread's other tasks get their turn. What
+//! it has read and not looked at by then waits in memory of its own for the next turn.
 
 mod client;
+mod cost;
 mod credentials;
 mod entering;
 mod gate;
 mod gathered;
 mod joining;
-mod rate;
+mod unreadable;
 
 use std::{
     future::poll_fn,
@@ -19,26 +23,28 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use smol_str::SmolStr;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::sleep};
 
 pub(crate) use self::entering::Entrance;
 use self::{
     client::Client,
-    rate::{Allowance, Rate},
+    cost::{Cost, Doing},
+    unreadable::Unreadable,
 };
 use crate::{
     auth::unix_now,
     close,
-    event_loop::EventLoop,
-    hub::Connection,
+    event_loop::{EventLoop, GivenUp, UnfinishedMessage},
+    hub::{Connection, Snapshot, State},
     id::AppId,
+    limits::{CLOSE_GRACE, CLOSING_BYTES, MESSAGE_TIME, RECEIVE_STRIDE},
     metrics::Refusal,
     node::{Node, Occupancy},
     predicate::{Attributes, Facts},
@@ -47,6 +53,8 @@ use crate::{
         frame::Frame,
         native::{self, Call, Misunderstood, Request},
     },
+    rates::{Allowance, Bucket, Payer},
+    time_slice::TimeSlice,
 };
 
 /// A socket that the HTTP edge has upgraded.
@@ -76,23 +84,42 @@ pub(crate) struct Arrival {
     pub(crate) occupancy: Occupancy,
 }
 
-/// What a message has yet to wait for.
-type Operation = Pin<Box<dyn Future<Output = ()>>>;
+/// What a message has yet to wait for; returns what it cost beyond one message.
+type Operation = Pin<Box<dyn Future<Output = Cost>>>;
 
-/// An operation under way, and the bytes that came behind it.
+/// What has to be done before the socket is read again.
 struct Pending {
-    operation: Operation,
+    /// The operation under way, if one is.
+    operation: Option<Operation>,
+    /// What was read, of which the bytes from `from` on have not been looked at.
     rest: Vec<u8>,
+    from: usize,
+}
+
+/// How far the end of a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// It goes on.
+    No,
+    /// It is being closed; so many bytes were read since.
+    Begun(u32),
+    /// Its client goes on sending instead of leaving: nothing more is read.
+    Unheard,
 }
 
 /// What the reading side of a connection holds while the client is idle: no buffer, and nothing on the heap besides.
 pub(crate) struct Session {
     client: Client,
     decoder: Decoder,
-    rate: Rate,
+    /// What it may send while it has no user.
+    bucket: Bucket,
     pending: Option<Box<Pending>>,
+    /// The message that has begun and not ended.
+    unfinished: Option<UnfinishedMessage>,
     /// What it comes in to once it is let in.
     entrance: Option<Box<Entrance>>,
+    unreadable: Unreadable,
+    ending: Ending,
     /// The code the client closed with.
     left_with: u16,
     _occupancy: Occupancy,
@@ -140,14 +167,14 @@ impl Session {
         };
         let seat = event_loop.seat(socket, at);
         shard.with(|table| table.place_own(at, Frame::handshake(arrival.granted)));
-        let (message_bytes, burst) = {
+        let (message_bytes, bucket) = {
             let live = node.live();
             let limits = &live.config.limits;
-            (limits.message_bytes, limits.message_burst)
+            (limits.message_bytes, Bucket::of_newcomer(limits))
         };
         let mut session = Self {
             decoder: Decoder::new(Role::Server, message_bytes),
-            rate: Rate::new(burst),
+            bucket,
             client: Client {
                 node,
                 event_loop,
@@ -158,6 +185,9 @@ impl Session {
                 store,
             },
             pending: None,
+            unfinished: None,
+            unreadable: Unreadable::default(),
+            ending: Ending::No,
             entrance: (!arrival.entrance.is_empty()).then(|| Box::new(arrival.entrance)),
             left_with: close::ABNORMAL,
             _occupancy: arrival.occupancy,
@@ -166,13 +196,9 @@ impl Session {
             Some(why) => session.client.turn_away(Refusal::ClientKey, why),
             None => session.identify(&connection, arrival.token.as_deref()),
         }
-        session
-            .client
-            .node
-            .metrics
-            .handshake
-            .observe(since.elapsed().as_secs_f64());
-        session.receive(&mut arrival.leftover.to_vec());
+        let metrics = &session.client.node.metrics;
+        metrics.handshake.observe(since.elapsed().as_secs_f64());
+        session.keep(arrival.leftover.to_vec(), 0);
         Some(session)
     }
 
@@ -186,17 +212,34 @@ impl Session {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let event_loop = self.client.event_loop.clone();
-        loop {
-            while let Some(pending) = &mut self.pending {
-                ready!(pending.operation.as_mut().poll(cx));
-                let rest = self.pending.take().map(|pending| pending.rest);
-                self.receive(&mut rest.unwrap_or_default());
+        let slice = TimeSlice::begin();
+        self.look_at_unfinished();
+        while let Some(pending) = &mut self.pending {
+            if let Some(operation) = &mut pending.operation {
+                let cost = ready!(operation.as_mut().poll(cx));
+                pending.operation = None;
+                self.charge(cost);
             }
-            let seat = self.client.seat.clone();
-            match ready!(event_loop.poll_read(cx, &seat, |bytes| self.receive(bytes))) {
-                Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(_) => {}
+            if self.ending == Ending::Unheard {
+                return Poll::Ready(());
+            }
+            self.go_on(&slice);
+            self.note_unfinished(cx.waker());
+            if self.pending.is_some() && slice.is_spent() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+
+        let (event_loop, seat) = (self.client.event_loop.clone(), self.client.seat.clone());
+        let read = event_loop.poll_read(cx, &seat, |bytes| self.receive(bytes, &slice));
+        match ready!(read) {
+            Ok(0) | Err(_) => Poll::Ready(()),
+            Ok(_) => {
+                self.note_unfinished(cx.waker());
+                // Others come before the next read, however much this client has sent.
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
         }
     }
@@ -206,109 +249,285 @@ impl Session {
         let entrance = self.entrance.take();
         // With other nodes it waits until the bus brings what it is to get.
         if entrance.is_none() && !connection.takes_stored && self.client.node.cluster.is_none() {
-            self.client.open(connection, None, None);
-            return self.client.acknowledge_auth(auth.as_deref());
+            self.client.open(connection, None, None, auth.as_deref());
+            return;
         }
         self.client.seat.vouch();
         let client = self.client.clone();
-        self.wait_for(client.enter(
-            connection,
-            entrance.map(|entrance| *entrance).unwrap_or_default(),
-            auth,
-        ));
+        let entrance = entrance.map(|entrance| *entrance).unwrap_or_default();
+        self.wait_for(async move {
+            client.enter(connection, entrance, auth).await;
+            Cost::NONE
+        });
     }
 
-    fn wait_for(&mut self, operation: impl Future<Output = ()> + 'static) {
+    fn wait_for(&mut self, operation: impl Future<Output = Cost> + 'static) {
         self.pending = Some(Box::new(Pending {
-            operation: Box::pin(operation),
+            operation: Some(Box::pin(operation)),
             rest: Vec::new(),
+            from: 0,
         }));
     }
 
-    /// Takes bytes off the socket, up to a message that has something to wait for. Once the connection is closing,
-    /// only the client's own close frame counts.
-    fn receive(&mut self, mut bytes: &mut [u8]) {
-        self.client.seat.heard();
-        if let Some(pending) = &mut self.pending {
-            pending.rest.extend_from_slice(bytes);
+    /// Keeps what was read, and is not looked at before the next turn, from `from` on.
+    fn keep(&mut self, rest: Vec<u8>, from: usize) {
+        if from == rest.len() {
             return;
         }
-        let mut decoder = mem::replace(&mut self.decoder, Decoder::new(Role::Server, 0));
-        while self.pending.is_none() {
-            match decoder.next(&mut bytes) {
-                Ok(None) => break,
-                Ok(Some(message)) => self.message(&message),
-                Err(violation) => {
-                    self.client.close(violation.code(), &violation.to_string());
-                    break;
-                }
+        match &mut self.pending {
+            Some(pending) => (pending.rest, pending.from) = (rest, from),
+            None => {
+                self.pending = Some(Box::new(Pending {
+                    operation: None,
+                    rest,
+                    from,
+                }));
             }
-        }
-        self.decoder = decoder;
-        if let Some(pending) = &mut self.pending {
-            pending.rest.extend_from_slice(bytes);
         }
     }
 
-    fn message(&mut self, message: &Message<'_>) {
-        if let Message::Close(close) = message {
-            let code = close.map_or(close::NO_STATUS, |(code, _)| code);
-            // A client's own codes would let it make up labels of a metric.
-            self.left_with = if code < 3000 { code } else { close::NORMAL };
-            self.client.leave_by_itself(code);
+    /// Takes bytes off the socket.
+    fn receive(&mut self, bytes: &mut [u8], slice: &TimeSlice) {
+        self.client.seat.heard();
+        let left = self.take(bytes, slice);
+        if left > 0 {
+            self.keep(bytes[bytes.len() - left..].to_vec(), 0);
+        }
+    }
+
+    /// Goes on with what was read before.
+    fn go_on(&mut self, slice: &TimeSlice) {
+        let Some(pending) = self.pending.take() else {
             return;
-        }
-        if let Message::Pong(payload) = message {
-            return self.client.confirm(payload);
-        }
-        if self.client.is_closing() {
-            return;
-        }
-        self.client.app().metrics.messages.inc();
-        match self
-            .rate
-            .take(&self.client.node.live().config.limits, Instant::now())
-        {
-            Allowance::Go => {}
-            Allowance::Refused => {
-                let id = match message {
-                    Message::Text(text) => native::id(text),
-                    Message::Binary(bytes) => native::binary_id(bytes),
-                    _ => None,
-                };
-                return self
-                    .client
-                    .refuse(id, "rate_limited", "too many messages; slow down");
+        };
+        let Pending { mut rest, from, .. } = *pending;
+        let left = self.take(&mut rest[from..], slice);
+        let from = rest.len() - left;
+        self.keep(rest, from);
+    }
+
+    /// Takes messages out of `bytes`, up to one that has something to wait for, or for a slice of time; returns how many
+    /// bytes were not looked at.
+    fn take(&mut self, mut bytes: &mut [u8], slice: &TimeSlice) -> usize {
+        let mut decoder = mem::replace(&mut self.decoder, Decoder::new(Role::Server, 0));
+        let mut frames = 0;
+        while self.pending.is_none() {
+            if let Ending::Begun(_) | Ending::Unheard = self.ending {
+                self.discard(&mut decoder, mem::take(&mut bytes));
+                break;
             }
-            Allowance::Strike => return self.client.strike(),
+            if frames == RECEIVE_STRIDE {
+                if slice.is_spent() {
+                    break;
+                }
+                frames = 0;
+            }
+            frames += 1;
+            match decoder.next(&mut bytes) {
+                Ok(None) => break,
+                Ok(Some(message)) => self.message(&message),
+                Err(violation) => self.close(violation.code(), &violation.to_string()),
+            }
+        }
+        self.decoder = decoder;
+        bytes.len()
+    }
+
+    /// Passes over all but the client's own close frame, once its connection is being closed. A frame costs some nanoseconds
+    /// then, and no lock.
+    fn discard(&mut self, decoder: &mut Decoder, mut bytes: &mut [u8]) {
+        let Ending::Begun(so_far) = self.ending else {
+            return;
+        };
+        let all = so_far.saturating_add(bytes.len() as u32);
+        self.ending = Ending::Begun(all);
+        loop {
+            match decoder.next(&mut bytes) {
+                Ok(Some(Message::Close(close))) => self.client_closes(close),
+                Ok(Some(_)) => {}
+                // After a violation nothing that follows means anything.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        if all > CLOSING_BYTES {
+            self.ending = Ending::Unheard;
+            // By then the close frame was written, and the socket is reset.
+            self.wait_for(async {
+                sleep(CLOSE_GRACE).await;
+                Cost::NONE
+            });
+        }
+    }
+
+    fn client_closes(&mut self, close: Option<(u16, &str)>) {
+        let code = close.map_or(close::NO_STATUS, |(code, _)| code);
+        // A client's own codes would let it make up labels of a metric.
+        self.left_with = if code < 3000 { code } else { close::NORMAL };
+        self.client.leave_by_itself(code);
+        self.end();
+    }
+
+    fn close(&mut self, code: u16, reason: &str) {
+        self.client.close(code, reason);
+        self.end();
+    }
+
+    /// Notes that the connection is being closed.
+    fn end(&mut self) {
+        if self.ending == Ending::No {
+            self.ending = Ending::Begun(0);
+        }
+    }
+
+    /// Notes whether a message has begun and not ended, and what it takes.
+    fn note_unfinished(&mut self, waker: &Waker) {
+        if !self.decoder.is_mid_message() || self.ending != Ending::No {
+            self.unfinished = None;
+            return;
+        }
+        let unfinished = self
+            .unfinished
+            .get_or_insert_with(|| self.client.event_loop.unfinished().begin(waker));
+        unfinished.holds(self.decoder.held());
+    }
+
+    /// Closes a client whose message is not waited for any longer.
+    fn look_at_unfinished(&mut self) {
+        let given_up = self
+            .unfinished
+            .as_ref()
+            .and_then(UnfinishedMessage::given_up);
+        let Some(why) = given_up else { return };
+        self.unfinished = None;
+        // What came of the message is freed now. Its rest would be taken for frames: only the end of the socket counts.
+        self.decoder = Decoder::new(Role::Server, 0);
+        self.ending = Ending::Unheard;
+        let (reason, message) = match why {
+            GivenUp::Late => (
+                "unfinished_late",
+                format!("a message did not end within {} s", MESSAGE_TIME.as_secs()),
+            ),
+            GivenUp::Crowded => (
+                "unfinished_crowded",
+                "too many messages begin and do not end".to_owned(),
+            ),
+        };
+        self.client.app().metrics.client_refused(reason);
+        self.client.close_for_now(close::OVER_LIMIT, &message);
+        self.wait_for(async {
+            sleep(CLOSE_GRACE).await;
+            Cost::NONE
+        });
+    }
+
+    fn message(&mut self, message: &Message<'_>) {
+        match message {
+            Message::Close(close) => return self.client_closes(*close),
+            Message::Pong(payload) if self.client.is_answer(payload) => return,
+            // Whatever is unfinished from now on has begun after it.
+            Message::Text(_) | Message::Binary(_) => self.unfinished = None,
+            Message::Pong(_) | Message::Ping(_) => {}
+        }
+        let Some((state, connection)) = self.client.standing() else {
+            return self.end();
+        };
+        if state == State::Closing {
+            return self.end();
+        }
+
+        let metrics = &self.client.app().metrics;
+        metrics.messages.inc();
+        match self.allow(&connection) {
+            Allowance::Go => {}
+            Allowance::Refused => return self.refuse_over_rate(message),
+            Allowance::Strike => {
+                self.client.strike();
+                return self.end();
+            }
         }
         match message {
-            Message::Text(text) => self.understand(native::parse(text)),
-            Message::Binary(bytes) => self.understand(native::parse_binary(bytes)),
+            Message::Text(text) => self.understand(native::parse(text), state, &connection),
+            Message::Binary(bytes) => {
+                self.understand(native::parse_binary(bytes), state, &connection);
+            }
             Message::Ping(payload) => self.client.reply(Frame::pong(payload)),
             Message::Pong(_) | Message::Close(_) => {}
         }
     }
 
-    fn understand(&mut self, call: Result<Call<'_>, Misunderstood<'_>>) {
+    /// Takes a message from what the client may send.
+    fn allow(&mut self, connection: &Connection) -> Allowance {
+        let payer = payer(self.client.app, connection, &mut self.bucket);
+        let node = &self.client.node;
+        node.rates.take(payer, &node.live().config.limits)
+    }
+
+    /// Takes what a message cost beyond the first.
+    fn charge(&mut self, cost: Cost) {
+        if cost == Cost::NONE {
+            return;
+        }
+        let Some(connection) = self.client.connection() else {
+            return;
+        };
+        let payer = payer(self.client.app, &connection, &mut self.bucket);
+        let node = &self.client.node;
+        node.rates.charge(payer, cost.0, &node.live().config.limits);
+    }
+
+    fn refuse_over_rate(&self, message: &Message<'_>) {
+        let id = match message {
+            Message::Text(text) => native::id(text),
+            Message::Binary(bytes) => native::binary_id(bytes),
+            Message::Pong(_) => {
+                // A client does not know of the pongs that its library sends.
+                return self.client.app().metrics.client_refused("unasked_pong");
+            }
+            Message::Ping(_) | Message::Close(_) => None,
+        };
+        let message = "too many messages; slow down";
+        self.client.refuse(id, "rate_limited", message);
+    }
+
+    fn understand(
+        &mut self,
+        call: Result<Call<'_>, Misunderstood<'_>>,
+        state: State,
+        connection: &Snapshot,
+    ) {
+        if !matches!(call, Err(Misunderstood::Unreadable { .. })) {
+            self.unreadable.end_row();
+        }
         match call {
             Ok(Call {
                 id,
                 request: Request::Auth { token },
             }) => self.authenticate(id, &token),
             Ok(Call { id, request }) => {
-                if let Some(operation) = self.client.clone().call(id, request) {
-                    self.wait_for(operation);
+                match self.client.clone().call(id, request, state, connection) {
+                    Doing::Done(cost) => self.charge(cost),
+                    Doing::Waiting(operation) => self.wait_for(operation),
                 }
             }
-            Err(Misunderstood::NotJson) => {
-                self.client
-                    .close(close::BAD_MESSAGE, "the message is not JSON");
+            Err(Misunderstood::Unreadable { message }) => {
+                self.client.refuse(None, "bad_message", message);
+                if self.unreadable.note() {
+                    let reason = "one message after another cannot be read; send JSON objects";
+                    self.close(close::BAD_MESSAGE, reason);
+                }
             }
             Err(Misunderstood::Refused { id, code, message }) => {
                 self.client.refuse(id, code, &message);
             }
         }
+    }
+}
+
+/// Whose rate holds for a connection.
+fn payer<'a>(app: AppId, connection: &'a Connection, bucket: &'a mut Bucket) -> Payer<'a> {
+    match connection.user_name() {
+        Some(user) => Payer::User(app, user),
+        None => Payer::Anonymous(bucket, connection.attributes.connection.ip),
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Node, Settings, all_get, cluster_url, event},
     redis::{RedisCluster, RedisServer, Reply, Resp},
-    support::{Client, eventually},
+    support::{Client, Received, eventually, signed, unix_now},
 };
 
 /// The words of the rule for `user`, as they stand in the reference.
@@ -118,6 +118,7 @@ fn exercise(url: &str) {
     }
     assert_eq!(nodes[1].look("/v1/channels/room/history")["offset"], 1100);
     stored(&nodes);
+    revoked(&nodes);
     let body = json!({"event": "once"});
     assert_eq!(once(&nodes[0], &body), once(&nodes[1], &body));
     let bad = json!({"event": "e", "filter": "nonsense("}).to_string();
@@ -145,6 +146,23 @@ fn exercise(url: &str) {
             .iter()
             .any(|notice| notice["kind"] == "left" && notice["member"]["id"] == moving)
     });
+}
+
+/// Tokens are revoked, and one revocation is over soon, and so is removed.
+fn revoked(nodes: &[Node]) {
+    let week = 7 * 24 * 3600;
+    nodes[0].call("/v1/revoke", &json!({"user": "eve"}));
+    let over = json!({"user": "old", "before": unix_now() - week - 4});
+    nodes[1].call("/v1/revoke", &over);
+    for node in nodes {
+        let token = signed(&json!({"sub": "eve"}));
+        assert_eq!(node.open(&format!("token={token}")).closed(), 4001);
+        eventually("the other is forgotten", || {
+            let token = signed(&json!({"sub": "old"}));
+            let first = node.open(&format!("token={token}")).next();
+            matches!(first, Received::Text(_))
+        });
+    }
 }
 
 /// Events of a user who is away come later, and once.

@@ -201,3 +201,41 @@ fn a_repeat_waits_for_the_first_only_so_long() {
     );
     nothing_more(&cluster[0], &mut clients);
 }
+
+#[test]
+fn a_batch_with_another_body_is_refused_on_every_node_and_sends_nothing() {
+    let cluster = Cluster::start();
+    let mut clients = cluster.users();
+    let item = |name: &str| json!({"call": "broadcast", "event": name});
+    let batch = |node: &Node, names: &[&str]| {
+        let items: Vec<Value> = names.iter().map(|name| item(name)).collect();
+        once(node, "k", "/v1/batch", &json!({"items": items}))
+    };
+    let first = batch(&cluster[0], &["a", "b"]);
+    assert_eq!(first.status, 200, "{first:?}");
+    for node in &cluster.nodes {
+        for other in [&["a", "b", "c"][..], &["b", "a"], &["a"]] {
+            let answer = batch(node, other);
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (422, "idempotency_key_reused"),
+                "{other:?}"
+            );
+        }
+        assert_eq!(batch(node, &["a", "b"]).json(), first.json());
+    }
+    all_get(&mut clients, "a");
+    all_get(&mut clients, "b");
+    nothing_more(&cluster[1], &mut clients);
+}
+
+#[test]
+fn a_batch_of_which_nothing_succeeded_keeps_no_key() {
+    let cluster = Cluster::start();
+    let bad = json!({"items": [{"call": "emit", "event": "e", "filter": "nonsense("}]});
+    let answer = once(&cluster[0], "k", "/v1/batch", &bad);
+    assert_eq!(answer.json()["results"][0]["status"], 400);
+    let good = json!({"items": [{"call": "emit", "event": "e"}]});
+    let answer = once(&cluster[1], "k", "/v1/batch", &good);
+    assert_eq!(answer.json()["results"][0]["status"], 200, "{answer:?}");
+}

@@ -256,3 +256,38 @@ fn a_numbering_that_never_had_an_event_may_be_forgotten_and_who_listens_misses_n
         assert_eq!(offsets(&got[1..]), [1, 2]);
     }
 }
+
+#[test]
+fn a_numbering_that_redis_has_forgotten_is_followed_by_one_of_which_members_are_told_first() {
+    let cluster = Cluster::start();
+    let mut members = cluster.members("room");
+    let before = send_all(&cluster.nodes[..1], "first", 1..=3);
+    for member in &mut members {
+        assert_eq!(offsets(&up_to(member, "first 3")), [1, 2, 3]);
+    }
+
+    // As it does an hour after the last event was over its time.
+    for suffix in ["state", "events"] {
+        let pattern = format!("*channel.{suffix}:room");
+        let keys = cluster.redis.call(&["KEYS", &pattern]).unwrap();
+        let keys: Vec<String> = keys.items().iter().map(Reply::text).collect();
+        assert_eq!(keys.len(), 1, "{keys:?}");
+        cluster.redis.call(&["DEL", &keys[0]]).unwrap();
+    }
+    let after = send_all(&cluster.nodes[1..2], "second", 1..=2);
+    assert_ne!(after["epoch"], before["epoch"]);
+    for member in &mut members {
+        let got = up_to(member, "second 2");
+        let told = &got[0];
+        assert_eq!(
+            (&told["op"], &told["epoch"], &told["recovered"]),
+            (&json!("joined"), &after["epoch"], &json!(true)),
+            "{told}"
+        );
+
+        // What comes next follows on what they were told.
+        let next = told["offset"].as_u64().unwrap() + 1;
+        assert!(next > 3, "{told}");
+        assert_eq!(offsets(&got[1..]), [next, next + 1]);
+    }
+}

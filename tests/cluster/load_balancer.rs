@@ -18,6 +18,7 @@ use std::{
 use crate::running::Served;
 use crate::support::*;
 use balancer::Balancer;
+use fanfare::limits::{Limits, REQUEST_HEAD_BYTES};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
@@ -301,4 +302,74 @@ fn haproxy_serves_functions_where_no_node_has_room_for_clients() {
 #[test]
 fn nginx_serves_functions_where_no_node_has_room_for_clients() {
     fill_up(Balancer::nginx);
+}
+
+/// The largest of everything that the server's defaults allow, sent through a balancer.
+fn pass_the_largest(start: fn(&[SocketAddr]) -> Balancer) {
+    let limits = Limits::default();
+    let node = node("127.0.0.1:0", "largest");
+    // One node thrice: a client and a function must meet at it.
+    let balancer = start(&[node.address; 3]);
+    let authorization = format!("Bearer {KEY}");
+    let filler = "x".repeat(10_000);
+    let fill = |size: usize| -> Vec<(String, &str)> {
+        (0..size / 10_000)
+            .map(|n| (format!("X-Filler-{n}"), &*filler))
+            .collect()
+    };
+
+    // A token with as many claims as fit, in the address, in a head of nearly 64 KiB.
+    let claims =
+        json!({"sub": "ann", "can": {"join": ["*"]}, "pad": "x".repeat(limits.claims_bytes - 100)});
+    let path = format!("/v1/connect?token={}", signed(&claims));
+    assert!(path.len() > limits.claims_bytes, "{}", path.len());
+    let more = fill(REQUEST_HEAD_BYTES - 2048 - path.len());
+    let more: Vec<(&str, &str)> = more.iter().map(|(name, value)| (&**name, *value)).collect();
+    let mut client = Client::open(balancer.address, &path, &more)
+        .unwrap_or_else(|answer| panic!("{answer:?}; {}", balancer.log()));
+    assert_eq!(client.json()["user"], "ann");
+
+    // A body, and the event that it becomes.
+    let around = r#"{"event":"large","data":""}"#.len();
+    let data = "x".repeat(limits.body_bytes - around);
+    let body = json!({"event": "large", "data": data}).to_string();
+    assert_eq!(body.len(), limits.body_bytes);
+    let more = fill(REQUEST_HEAD_BYTES - 2048);
+    let mut headers: Vec<(&str, &str)> =
+        more.iter().map(|(name, value)| (&**name, *value)).collect();
+    headers.push(("Authorization", &authorization));
+    let (to, body) = (balancer.address, Some(body.as_bytes()));
+    let answer = request(to, "POST", "/v1/broadcast", &headers, body);
+    assert_eq!(answer.status, 200, "{answer:?}; {}", balancer.log());
+    let event = client.json();
+    assert_eq!(
+        (&event["event"], event["data"].as_str()),
+        (&json!("large"), Some(&*data))
+    );
+
+    // A client's message.
+    let ping = r#"{"op":"ping"}"#;
+    let padded = format!("{ping}{}", " ".repeat(limits.message_bytes - ping.len()));
+    client.frame(0x81, padded.as_bytes());
+    assert_eq!(client.json()["op"], "pong");
+
+    // What is too large is the server's to say.
+    let data = "x".repeat(limits.body_bytes);
+    let body = json!({"event": "large", "data": data}).to_string();
+    let answer = request(to, "POST", "/v1/broadcast", &headers, Some(body.as_bytes()));
+    assert_eq!(
+        (answer.status, &*answer.code()),
+        (413, "body_too_large"),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn haproxy_passes_the_largest_of_everything() {
+    pass_the_largest(Balancer::haproxy);
+}
+
+#[test]
+fn nginx_passes_the_largest_of_everything() {
+    pass_the_largest(Balancer::nginx);
 }

@@ -26,6 +26,7 @@ mod receipts;
 mod redis_support;
 mod refused;
 mod resume;
+mod revoke;
 mod steering;
 mod stored;
 mod topologies;

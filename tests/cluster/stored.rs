@@ -188,3 +188,66 @@ fn what_is_kept_for_some_of_many_users_is_said_and_for_none_is_an_error() {
             .all(|user| got(user).iter().all(|event| event["event"] != "refused"))
     );
 }
+
+/// How many lists of stored events Redis holds.
+fn stored_lists(cluster: &Cluster) -> usize {
+    let keys = cluster.redis.call(&["KEYS", "*user.events*"]).unwrap();
+    keys.items().len()
+}
+
+#[test]
+fn one_call_cannot_fill_redis_with_events_for_users_who_need_not_exist() {
+    let cluster = Cluster::start();
+    cluster.redis.set("maxmemory", "64mb").unwrap();
+    let before = stored_lists(&cluster);
+    let users = |count: usize| {
+        (0..count)
+            .map(|n| format!("made-up-{n}"))
+            .collect::<Vec<_>>()
+    };
+    let data = "x".repeat(20_000);
+    let body = json!({"users": users(3000), "event": "e", "data": data});
+    let refused = cluster[0].post("/v1/publish", &body);
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (413, "too_much_to_store"),
+        "{refused:?}"
+    );
+
+    // The same from a client: its message fits, and what would be stored of it does not.
+    let claims = json!({"can": {"publish": true}});
+    let mut client = cluster[1].user_with("mallory", &claims, "");
+    let message =
+        json!({"op": "publish", "id": 1, "users": users(2000), "event": "e", "data": data});
+    client.send(&message);
+    let answer = client.json();
+    assert_eq!(answer["code"], "too_much_to_store", "{answer}");
+    assert_eq!(stored_lists(&cluster), before, "all or nothing");
+
+    // Others go on.
+    let body = json!({"users": users(50), "event": "e", "data": data});
+    assert_eq!(cluster[2].call("/v1/publish", &body)["stored"], 50);
+    assert_eq!(stored_lists(&cluster), before + 50);
+}
+
+#[test]
+fn names_that_an_event_leaves_out_count_for_what_its_channel_keeps() {
+    let cluster = Cluster::start_with(
+        |settings| settings,
+        |config| {
+            for app in config.apps.values_mut() {
+                for rule in &mut app.channels {
+                    rule.history_bytes = 100_000;
+                }
+            }
+        },
+    );
+    let names: Vec<String> = (0..200).map(|n| format!("{n:0>250}")).collect();
+    for _ in 0..10 {
+        let body = json!({"channel": "room", "event": "e", "except": {"users": names}});
+        cluster[0].call("/v1/send", &body);
+    }
+    let page = cluster[1].look("/v1/channels/room/history");
+    assert_eq!(page["events"].as_array().unwrap().len(), 1, "{page}");
+    assert_eq!(page["offset"], 10);
+}

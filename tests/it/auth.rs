@@ -434,6 +434,36 @@ fn a_renewal_in_time_prevents_the_end() {
     assert_eq!(client.closed(), 4005);
 }
 
+#[test]
+fn a_token_without_exp_is_refused_where_one_is_required() {
+    let required = keyed_server(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.require_exp = true;
+    });
+    let forever = signed(&json!({"sub": "ann"}));
+    let hour = signed(&json!({"sub": "ann", "exp": unix_now() + 3600}));
+    let mut refused = required.open(&format!("token={forever}"));
+    assert_eq!(refused.closed(), 4001);
+    let mut client = required.connect(&format!("token={hour}"));
+    client.send(&json!({"op": "auth", "id": 1, "token": forever}));
+    let answer = client.json();
+    assert_eq!(
+        (&answer["op"], &answer["code"]),
+        (&json!("error"), &json!("unauthorized"))
+    );
+    assert!(
+        answer["message"].as_str().unwrap().contains("require_exp"),
+        "{answer}"
+    );
+    assert!(
+        keyed_server(|_| {})
+            .connect(&format!("token={forever}"))
+            .id
+            .len()
+            == 26
+    );
+}
+
 // Origins
 
 fn may_connect(server: &TestServer, query: &str, origin: &str) -> bool {
@@ -486,7 +516,25 @@ fn with_a_list_only_its_pages_connect() {
         assert!(!may_connect(&server, "", origin), "{origin}");
         assert!(!may_connect(&server, &token, origin), "{origin}");
     }
+    assert!(may_connect(&server, "", "https://example.com:443"));
+    assert!(may_connect(&server, "", "HTTPS://Example.com"));
     assert!(may_connect(&listed(&["*"]), "", "https://any.example"));
+    let server = listed(&["https://*.example.com", "http://localhost:80"]);
+    for origin in [
+        "https://a.example.com",
+        "https://a.b.example.com:443",
+        "http://localhost",
+    ] {
+        assert!(may_connect(&server, "", origin), "{origin}");
+    }
+    for origin in [
+        "https://example.com",
+        "http://a.example.com",
+        "https://a.example.com:8443",
+        "https://evilexample.com",
+    ] {
+        assert!(!may_connect(&server, "", origin), "{origin}");
+    }
     assert!(!may_connect(&listed(&[]), &token, "https://any.example"));
 }
 
@@ -662,6 +710,7 @@ fn no_page_and_no_proxy_drives_a_server_without_keys() {
         "/metrics",
         "/",
         "/healthz",
+        "/livez",
         "/readyz",
         "/v1/openapi.json",
     ] {

@@ -286,6 +286,8 @@ fn explain_shows_the_plan_who_matches_and_the_values_for_one() {
         shown.contains("1 of 1 looked at") && shown.contains(&id) && shown.contains("warning"),
         "{shown}"
     );
+    let shown = served.run(&["explain", "auth.age == 17"]).expect(0);
+    assert!(shown.contains("--index auth.age"), "{shown}");
     let answer = json(
         &served
             .run(&["explain", "user == 'ann'", "--json"])
@@ -608,7 +610,12 @@ fn check_says_what_is_set_up_and_no_secret() {
         ),
     );
     let shown = run(&["check", "--config", &config]).expect(0);
-    assert!(shown.starts_with("ok\n"), "{shown}");
+    let checked = format!("ok: {config}, flags and variables were read");
+    assert!(shown.starts_with(&checked), "{shown}");
+    assert!(
+        shown.contains("\nnot tried: the addresses to listen on, Redis"),
+        "{shown}"
+    );
     let parts = [
         "127.0.0.1:7999",
         "shop",
@@ -654,7 +661,7 @@ fn colours_are_for_terminals_and_who_asks() {
     let both = [("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")];
     let plain = Running::start(&words, &both, Stdio::null()).finish();
     assert!(
-        plain.out.starts_with("ok\n") && !plain.out.contains('\u{1b}'),
+        plain.out.starts_with("ok: ") && !plain.out.contains('\u{1b}'),
         "{plain:?}"
     );
 }

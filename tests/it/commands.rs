@@ -330,3 +330,56 @@ fn shells_and_man_are_told_of_every_command() {
         "{page}"
     );
 }
+
+#[test]
+fn tokens_are_revoked_and_claims_replaced() {
+    let served = Served::start(&[]);
+    let ann = served.listen(&["--user", "ann"]);
+    ann.connection();
+    let replaced = served
+        .run(&["auth", "ann", "--claims", r#"{"plan":"pro"}"#])
+        .expect(0);
+    assert_eq!(replaced, "replaced the claims of 1 connection\n");
+    let emit = served
+        .run(&["emit", "a", "--filter", "auth.plan == 'pro'"])
+        .expect(0);
+    assert!(emit.starts_with("matched 1"), "{emit}");
+    let words = [
+        "auth",
+        "ann",
+        "--claims",
+        "{}",
+        "--can",
+        r#"{"join":[]}"#,
+        "--json",
+    ];
+    let answer = json(&served.run(&words).expect(0));
+    assert_eq!(answer, json!({"connections": 1, "nodes": 1}));
+
+    let none = served
+        .run(&["revoke", "ann", "bob", "--before", "2001-09-09T01:46:40Z"])
+        .expect(0);
+    assert!(
+        none.contains("issued before 2001-09-09T01:46:40Z") && none.ends_with("disconnected 0\n"),
+        "{none}"
+    );
+    let seconds = served
+        .run(&["revoke", "ann", "--before", "1000000000"])
+        .expect(0);
+    assert_eq!(seconds, none);
+    let answer = json(&served.run(&["revoke", "ann", "--json"]).expect(0));
+    assert_eq!(answer["disconnected"], 1);
+    for (words, expected) in [
+        (
+            &["revoke", "ann", "--before", "soon"][..],
+            "\"before\" must be whole seconds since 1970",
+        ),
+        (
+            &["auth", "ann", "--claims", r#"{"sub":"bob"}"#],
+            "must not hold \"sub\"",
+        ),
+    ] {
+        let refused = served.run(words).refused(1);
+        assert!(refused.contains(expected), "{words:?}: {refused}");
+    }
+}

@@ -37,7 +37,13 @@ fn readiness_fails_first_while_all_else_goes_on_then_clients_get_their_goodbye()
         (503, &json!(false)),
         "{alone:?}"
     );
-    assert_eq!(server.get("/healthz").status, 200);
+    for path in ["/healthz", "/livez"] {
+        assert_eq!(
+            server.get(path).status,
+            200,
+            "{path}: a node that leaves works"
+        );
+    }
     let mut late = server.connect("");
     server.call("/v1/broadcast", &json!({"event": "still", "data": 1}));
     for client in [&mut client, &mut late] {

@@ -408,7 +408,10 @@ fn past_its_time_an_event_is_forgotten() {
 #[test]
 fn over_the_bound_of_the_node_the_oldest_of_all_channels_go() {
     const BOUND: usize = 300_000;
-    let server = server_that_keeps(100, |config, _| config.limits.history_bytes = BOUND);
+    let server = server_that_keeps(100, |config, rule| {
+        config.limits.history_bytes = BOUND;
+        rule.history_bytes = BOUND;
+    });
     let data = "x".repeat(10_000);
     let send = |channel: &str| {
         server.call(

@@ -3,12 +3,14 @@
 use std::{
     io::{self, Read, Write},
     net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
     time::Duration,
 };
 
+use crate::running::Running;
 use crate::support::*;
-use fanfare::{Server, StartError};
-use serde_json::json;
+use fanfare::{AppConfig, Scopes, Server, StartError, config::ClientAuth};
+use serde_json::{Value, json};
 
 /// A server with a client on each shard that must go on working.
 struct Scene {
@@ -157,7 +159,11 @@ fn text_that_is_no_utf8_closes_with_1007() {
 
 #[test]
 fn too_big_is_decided_on_the_header_and_over_all_fragments() {
-    let mut scene = scene_with(|config| config.limits.message_bytes = 1000);
+    let mut scene = scene_with(|config| {
+        config.limits.message_bytes = 1000;
+        config.limits.claims_bytes = 200;
+        config.limits.profile_bytes = 200;
+    });
     let padded = |n: usize| format!("{{\"op\":\"ping\"{}}}", " ".repeat(n - 13)).into_bytes();
     let mut client = scene.server.connect("");
     client.frame(0x81, &padded(1000));
@@ -276,7 +282,6 @@ fn nested_and_odd_client_messages_end_at_most_their_own_connection() {
                     "{cut}: {error}"
                 );
             }
-            Received::Close(4009, _) => {}
             other => panic!("{cut}: {other:?}"),
         }
         scene.goes_on(&cut);
@@ -299,6 +304,100 @@ fn an_event_may_have_any_name_but_a_reserved_one() {
             assert_eq!(witness.json(), json!({"event": name, "data": null}));
         }
     }
+}
+
+#[test]
+fn who_goes_on_sending_after_the_end_is_not_read_and_others_go_on() {
+    let mut scene = scene();
+    for payload in [&b""[..], br#"{"op":"ping"}"#, b"stored:12345678"] {
+        for first in [0x81, 0x8a] {
+            let mut client = scene.server.connect("");
+            client.socket.set_nonblocking(true).unwrap();
+            let block = masked(first, payload).repeat(10_000);
+            let mut sent = 0;
+            // What neither side's buffers take any more, nobody reads.
+            let mut refused = 0;
+            while refused < 20 && sent < 200 << 20 {
+                match client.socket.write(&block) {
+                    Ok(n) => (sent, refused) = (sent + n, 0),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        refused += 1;
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    Err(_) => break,
+                }
+            }
+            assert!(sent < 200 << 20, "{sent} bytes were read of {payload:?}");
+            scene.goes_on("a flood");
+        }
+    }
+    // Two of the six are texts that are no JSON.
+    eventually("all were closed", || {
+        let closed = |code| scene.server.count("fanfare_closes_total", code);
+        (closed("code=\"4102\""), closed("code=\"4009\"")) == (4, 2)
+    });
+}
+
+#[test]
+fn a_profile_is_bounded_by_what_it_takes_in_memory() {
+    let mut scene = scene_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.index = vec!["profile.tags".to_owned()];
+    });
+    let list = |item: &str, n: usize| format!("[{}]", vec![item; n].join(","));
+    let objects: Vec<String> = (0..500).map(|n| format!("{{\"k{n}\":0}}")).collect();
+    let mut client = scene.server.client("ann", &json!({}));
+    for (what, data) in [
+        ("empty objects", format!("{{\"a\":{}}}", list("{}", 2000))),
+        ("empty lists", format!("{{\"a\":{}}}", list("[]", 2000))),
+        ("short numbers", format!("{{\"a\":{}}}", list("1", 4000))),
+        (
+            "keys that nobody else has",
+            format!("{{\"a\":[{}]}}", objects.join(",")),
+        ),
+        ("tags", format!("{{\"tags\":{}}}", list("1", 257))),
+    ] {
+        assert!(data.len() <= 8192, "{what}");
+        client.frame(
+            0x81,
+            format!("{{\"op\":\"update\",\"id\":1,\"data\":{data}}}").as_bytes(),
+        );
+        let answer = client.json();
+        assert_eq!(answer["code"], "profile_too_large", "{what}: {answer}");
+        scene.goes_on(what);
+    }
+    let fits = json!({"tags": vec!["x"; 256], "text": "y".repeat(7000)});
+    client.acked(&json!({"op": "update", "data": fits}));
+    let metric = "fanfare_client_refusals_total";
+    assert_eq!(scene.server.count(metric, "profile_too_large"), 5);
+}
+
+#[test]
+fn claims_are_bounded_by_what_they_take_in_memory() {
+    let mut scene = scene_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.tokens.push(token_key(SECRET));
+        app.client_auth = Some(ClientAuth::Optional);
+        app.index = vec!["auth.roles".to_owned()];
+    });
+    let token = |claims: Value| {
+        let mut all = json!({"sub": "ann", "exp": unix_now() + 60});
+        all.as_object_mut()
+            .unwrap()
+            .extend(claims.as_object().unwrap().clone());
+        signed(&all)
+    };
+    for claims in [
+        json!({"a": vec![json!({}); 2000]}),
+        json!({"roles": (0..257).collect::<Vec<_>>()}),
+    ] {
+        let mut client = scene.server.open(&format!("token={}", token(claims)));
+        assert!(matches!(client.message(), Received::Close(4001, _)));
+    }
+    let roles = json!({"roles": (0..256).collect::<Vec<_>>()});
+    let mut client = scene.server.open(&format!("token={}", token(roles)));
+    assert_eq!(client.json()["user"], "ann");
+    scene.goes_on("claims");
 }
 
 // Bodies and filters
@@ -429,6 +528,252 @@ fn expensive_filters_end_in_errors_not_in_a_stalled_server() {
         "filter": "params.s.matches(\"^(a+)+$\")"});
     assert_eq!(scene.server.call("/v1/emit", &regex)["matched"], 0);
     scene.goes_on("a regex that would backtrack");
+}
+
+/// Sends `body`; meanwhile a client on each shard is answered as ever.
+fn beside_pings(scene: &mut Scene, path: &str, body: &str) -> Answer {
+    let Scene { witnesses, server } = scene;
+    let answered = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let request = threads.spawn(|| {
+            let answer = server.request("POST", path, &[], Some(body.as_bytes()));
+            answered.store(true, SeqCst);
+            answer
+        });
+        while !answered.load(SeqCst) {
+            for witness in &mut *witnesses {
+                let (_, pong) = witness.ask_amid(&json!({"op": "ping"}));
+                assert_eq!(pong["op"], "ack");
+            }
+        }
+        request.join().unwrap()
+    })
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table of filters")]
+fn a_filter_costs_no_more_than_it_is_charged() {
+    let mut scene = scene();
+    let many = |item: &str, times: usize| vec![item; times].join(",");
+    let zeros = "0".repeat(220_000);
+    let letters = "ab".repeat(120_000);
+    let chain = |test: &str, times: usize| vec![test; times].join(" || ");
+    let numbers = format!("[{}]", many("0", 10_000));
+    let halves = many("0", 60_000);
+    for (what, filter, params, errors) in [
+        (
+            "int() of a long text in a macro",
+            "params.l.exists(i, int(params.z))".to_owned(),
+            format!(r#"{{"l":{numbers},"z":"{zeros}"}}"#),
+            4,
+        ),
+        (
+            "int() of a long text many times",
+            chain("int(params.z) == 1", 51),
+            format!(r#"{{"z":"{zeros}"}}"#),
+            4,
+        ),
+        (
+            "a pattern with many places",
+            "params.s.matches(params.p)".to_owned(),
+            format!(r#"{{"s":"{letters}","p":"a[ab]{{100}}[cd]"}}"#),
+            4,
+        ),
+        (
+            "a list that holds a list, many times",
+            chain("user in params.l", 63),
+            format!(r#"{{"l":[[],{}]}}"#, many("0", 100_000)),
+            0,
+        ),
+        (
+            "two long lists that are alike, many times",
+            chain("params.a == params.b", 51),
+            format!(r#"{{"a":[{halves},1],"b":[{halves},2]}}"#),
+            4,
+        ),
+        (
+            "connection as a value in a macro",
+            "params.l.exists(i, connection == i)".to_owned(),
+            format!(r#"{{"l":{numbers}}}"#),
+            4,
+        ),
+        (
+            "a macro in a macro",
+            "params.l.all(a, params.l.all(b, a + b >= 0))".to_owned(),
+            format!(r#"{{"l":{numbers}}}"#),
+            4,
+        ),
+    ] {
+        let body = format!(
+            r#"{{"event":"x","filter":{},"params":{params}}}"#,
+            json!(filter)
+        );
+        let answer = beside_pings(&mut scene, "/v1/emit", &body);
+        assert_eq!(answer.status, 200, "{what}: {answer:?}");
+        let receipt = answer.json();
+        assert_eq!(
+            (&receipt["matched"], &receipt["filter_errors"]),
+            (&json!(0), &json!(errors)),
+            "{what}"
+        );
+
+        // The same where every part of the filter is shown for one connection.
+        let connection = &scene.witnesses[0].id;
+        let body = format!(
+            r#"{{"filter":{},"params":{params},"connection":"{connection}"}}"#,
+            json!(filter)
+        );
+        let answer = beside_pings(&mut scene, "/v1/explain", &body);
+        assert_eq!(answer.status, 200, "{what}: {answer:?}");
+        assert_eq!(answer.json()["errored"], errors, "{what}");
+        scene.goes_on(what);
+    }
+}
+
+#[test]
+fn a_heavy_filter_that_many_match_reaches_each_once() {
+    let mut scene = scene();
+    let mut clients: Vec<Client> = (0..60).map(|_| scene.server.connect("")).collect();
+    // Of about a third of the work that ends a hold of the lock, so that a shard is gone through in many.
+    let numbers: Vec<u32> = (0..30).collect();
+    let body = json!({"event": "x", "params": {"l": numbers},
+        "filter": "params.l.all(a, params.l.all(b, a + b >= 0))"});
+    let answer = scene.server.call("/v1/emit", &body);
+    assert_eq!(
+        (&answer["matched"], &answer["queued"]),
+        (&json!(64), &json!(64))
+    );
+    for client in scene.witnesses.iter_mut().chain(&mut clients) {
+        assert_eq!(client.json(), json!({"event": "x", "data": null}));
+        client.expect_nothing();
+    }
+}
+
+#[test]
+fn a_batch_of_new_filters_with_patterns_fills_no_more_than_the_cache() {
+    let mut scene = scene_with(|config| config.limits.filter_cache_bytes = 512 * 1024);
+    let item = |n: usize| {
+        let tests: Vec<String> = (0..8)
+            .map(|at| format!("user.matches('^[ab]{{40}}{n}-{at}$')"))
+            .collect();
+        json!({"call": "emit", "event": "x", "filter": tests.join(" || ")})
+    };
+    let items: Vec<_> = (0..100).map(item).collect();
+    let body = json!({ "items": items }).to_string();
+    let answer = beside_pings(&mut scene, "/v1/batch", &body).json();
+    let results = answer["results"].as_array().unwrap();
+    assert!(
+        results.iter().all(|result| result["status"] == 200),
+        "{answer}"
+    );
+    let kept = scene.server.count("fanfare_cached_filters", "");
+    assert!((1..100).contains(&kept), "{kept}");
+
+    let nine = ["user.matches(params.p)"; 9].join(" || ");
+    let one = json!({"event": "x", "filter": nine, "params": {"p": "a"}});
+    assert_eq!(
+        scene.server.call("/v1/emit", &one)["filter_errors"],
+        4,
+        "one pattern, nine uses"
+    );
+    let nine = ["user.matches('a')"; 9].join(" || ");
+    let refused = scene
+        .server
+        .post("/v1/emit", &json!({"event": "x", "filter": nine}));
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (400, "bad_regex")
+    );
+    scene.goes_on("many patterns");
+}
+
+#[test]
+fn long_names_are_refused_without_a_suggestion() {
+    let mut scene = scene();
+    let name = "a".repeat(4000);
+    let given = "b".repeat(230_000);
+    let names: Vec<String> = (0..20_000).map(|n| format!("\"b{n:05}\":0")).collect();
+    let unbound =
+        |params: &str| format!(r#"{{"event":"e","filter":"params.{name}","params":{{{params}}}}}"#);
+    for (what, body, code) in [
+        (
+            "a long param beside a long one",
+            unbound(&format!("\"{given}\":0")),
+            "unbound_param",
+        ),
+        (
+            "a long param beside many",
+            unbound(&names.join(",")),
+            "unbound_param",
+        ),
+        (
+            "a long field",
+            format!(r#"{{"event":"e","{given}":0}}"#),
+            "unknown_field",
+        ),
+    ] {
+        let answer = beside_pings(&mut scene, "/v1/emit", &body);
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, code),
+            "{what}"
+        );
+        assert!(
+            !answer.text.contains("did you mean"),
+            "{what}: {}",
+            answer.text
+        );
+        scene.goes_on(what);
+    }
+}
+
+/// Sets its flag when it is dropped, also where an assertion fails: other threads would go on for ever.
+struct End<'e>(&'e AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+#[test]
+fn heavy_filters_of_one_app_do_not_keep_another_app_waiting() {
+    const OTHER: &str = "key-of-the-other-app-in-the-tests";
+    let server = keyed_server(|config| {
+        let other = AppConfig {
+            keys: vec![api_key("other", OTHER, Scopes::ALL)],
+            ..AppConfig::default()
+        };
+        config.apps.insert("other".to_owned(), other);
+        config.limits.scans = 1;
+        // One app's own filters wait, and are refused, soon.
+        config.limits.admission_wait = Duration::from_millis(1);
+    });
+    let connect = |app: &str| server.connect(&format!("app={app}"));
+    let _clients: Vec<Client> = (0..60).map(|_| connect("default")).collect();
+    let _others: Vec<Client> = (0..5).map(|_| connect("other")).collect();
+
+    let numbers: Vec<u32> = (0..40).collect();
+    let heavy = json!({"event": "x", "params": {"l": numbers},
+        "filter": "params.l.all(a, params.l.all(b, a + b >= 0)) && connection.device == 'x'"});
+    let (ended, refused) = (AtomicBool::new(false), AtomicBool::new(false));
+    let flood = || {
+        while !ended.load(SeqCst) {
+            let status = server.post_as(KEY, "/v1/emit", &heavy).status;
+            refused.fetch_or(status == 503, SeqCst);
+        }
+    };
+    std::thread::scope(|threads| {
+        for _ in 0..6 {
+            threads.spawn(flood);
+        }
+        let _end = End(&ended);
+        eventually("the app's own filters are refused", || refused.load(SeqCst));
+        for _ in 0..20 {
+            let answer = server.post_as(OTHER, "/v1/emit", &heavy);
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    });
 }
 
 #[test]
@@ -638,4 +983,337 @@ fn a_handshake_is_a_get() {
     let said = String::from_utf8_lossy(&buffer[..n]);
     assert!(said.starts_with("HTTP/1.1 4"), "{said}");
     scene.goes_on("a handshake by HEAD");
+}
+
+/// A socket on which `GET /healthz` was asked, and which rests since.
+fn resting(server: std::net::SocketAddr) -> TcpStream {
+    let mut socket = TcpStream::connect(server).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {server}\r\n\r\n");
+    socket.write_all(request.as_bytes()).unwrap();
+    // One that was ended for another has no answer.
+    let _ = socket.read(&mut [0; 1024]);
+    socket
+}
+
+#[test]
+fn idle_sockets_make_room_for_who_comes() {
+    let server = server_with(|config| config.limits.http_sockets = 20);
+    let mut held: Vec<TcpStream> = (0..50).map(|_| resting(server.address())).collect();
+    held.extend((0..50).map(|_| TcpStream::connect(server.address()).unwrap()));
+
+    let mut client = server.connect("");
+    assert_eq!(server.get("/readyz").status, 200);
+    server.call("/v1/broadcast", &json!({"event": "e"}));
+    assert_eq!(client.json()["event"], "e");
+    eventually("no more are open than may be", || {
+        server.count("fanfare_http_sockets", "") <= 20
+    });
+    assert!(server.count("fanfare_http_sockets_ended_total", "") >= 80);
+
+    // The client is none of them.
+    client.send(&json!({"op": "ping"}));
+    assert_eq!(client.json()["op"], "pong");
+}
+
+#[test]
+fn with_few_descriptors_idle_sockets_keep_nobody_out() {
+    let mut running = Running::shell(
+        "ulimit -n 160; exec fanfare serve --listen 127.0.0.1:0 --shards 1 --log warn \
+         --limit connections=20 --limit http_sockets=10000",
+    );
+    let welcome = running.line();
+    let address = welcome.split_once("http://").unwrap().1;
+    let address: std::net::SocketAddr = address.split(' ').next().unwrap().parse().unwrap();
+
+    let _held: Vec<TcpStream> = (0..400).map(|_| resting(address)).collect();
+    let _clients: Vec<Client> = (0..20)
+        .map(|_| Client::open(address, "/v1/connect", &[]).unwrap())
+        .collect();
+    let ready = request(address, "GET", "/readyz", &[], None);
+    assert_eq!(ready.status, 200, "{ready:?}");
+}
+
+#[test]
+fn strangers_from_one_address_hold_few_sockets() {
+    let server = keyed_server(|config| config.limits.connections_per_address = 5);
+    let _held: Vec<TcpStream> = (0..200).map(|_| resting(server.address())).collect();
+    let open = || {
+        sum(
+            &server.get_as(KEY, "/metrics").text,
+            "fanfare_http_sockets",
+            "",
+        )
+    };
+    eventually("those of the address are few", || open() <= 33.0);
+    drop(server.connect(""));
+}
+
+/// Sends a handshake of `lines`; the answer.
+fn handshake(server: &TestServer, version: &str, lines: &str) -> Answer {
+    let mut socket = TcpStream::connect(server.address()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!(
+        "GET /v1/connect {version}\r\nHost: {}\r\n{lines}\r\n",
+        server.address()
+    );
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    parse_answer(&answer)
+}
+
+#[test]
+fn handshakes_that_are_none_end_their_socket_and_keep_no_client_out() {
+    const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
+    const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let server = server_with(|config| config.limits.accepts_per_second = 1);
+    let cases: Vec<(&str, String, u16)> = vec![
+        ("no key", [UPGRADE, VERSION].concat(), 400),
+        ("two keys", [UPGRADE, VERSION, KEY, KEY].concat(), 400),
+        (
+            "a key of 15 bytes",
+            [
+                UPGRADE,
+                VERSION,
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j\r\n",
+            ]
+            .concat(),
+            400,
+        ),
+        (
+            "a key that is not base64",
+            [
+                UPGRADE,
+                VERSION,
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j*Q==\r\n",
+            ]
+            .concat(),
+            400,
+        ),
+        ("no version", [UPGRADE, KEY].concat(), 426),
+        (
+            "two versions",
+            [UPGRADE, VERSION, VERSION, KEY].concat(),
+            426,
+        ),
+        ("no upgrade", [VERSION, KEY].concat(), 426),
+        (
+            "an unknown protocol",
+            [UPGRADE, VERSION, KEY, "Sec-WebSocket-Protocol: x\r\n"].concat(),
+            400,
+        ),
+        (
+            "an origin that is refused",
+            [UPGRADE, VERSION, KEY, "Origin: https://evil.example\r\n"].concat(),
+            403,
+        ),
+    ];
+    for (what, lines, status) in &cases {
+        for _ in 0..5 {
+            // Read to its end: the server closes.
+            let answer = handshake(&server, "HTTP/1.1", lines);
+            assert_eq!(answer.status, *status, "{what}: {answer:?}");
+            assert_eq!(answer.header("connection"), Some("close"), "{what}");
+        }
+    }
+    let old = handshake(&server, "HTTP/1.0", &[UPGRADE, VERSION, KEY].concat());
+    assert_eq!((old.status, old.code().as_str()), (400, "bad_handshake"));
+    server.connect("");
+}
+
+#[test]
+fn made_up_tokens_keep_no_client_out() {
+    let server = keyed_server(|config| config.limits.accepts_per_second = 1);
+    for _ in 0..20 {
+        match server.try_open("token=made-up", &[]) {
+            Ok(mut client) => assert_eq!(client.closed(), 4001),
+            Err(answer) => assert_eq!(answer.code(), "accept_rate"),
+        }
+    }
+    server.connect("");
+}
+
+#[test]
+fn names_that_are_nobodys_are_refused_wherever_they_come_in() {
+    let scene = scene_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.user_events = Some(fanfare::config::UserEvents::default());
+        app.channels
+            .insert(0, fanfare::config::ChannelRule::new("kept", 10));
+    });
+    let (user, device) = ("u".repeat(257), "d".repeat(129));
+    let id = "0".repeat(65);
+    for (path, field, body) in [
+        (
+            "/v1/emit",
+            "to.users",
+            json!({"to": {"users": ["u", user]}}),
+        ),
+        (
+            "/v1/emit",
+            "to.connections",
+            json!({"to": {"connections": [id]}}),
+        ),
+        (
+            "/v1/emit",
+            "except.users",
+            json!({"except": {"users": [user]}}),
+        ),
+        (
+            "/v1/emit",
+            "except.devices",
+            json!({"except": {"devices": [device]}}),
+        ),
+        (
+            "/v1/emit",
+            "except.connections",
+            json!({"except": {"connections": [id]}}),
+        ),
+        ("/v1/publish", "user", json!({"user": user})),
+        ("/v1/publish", "users", json!({"users": [user]})),
+        (
+            "/v1/send",
+            "except.devices",
+            json!({"channel": "kept", "except": {"devices": [device]}}),
+        ),
+        ("/v1/dispatch", "recipients", json!({"recipients": [user]})),
+        (
+            "/v1/dispatch",
+            "except",
+            json!({"recipients": ["*"], "except": [user]}),
+        ),
+        (
+            "/v1/join",
+            "to.users",
+            json!({"channel": "c", "to": {"users": [user]}}),
+        ),
+        (
+            "/v1/disconnect",
+            "to.users",
+            json!({"to": {"users": [user]}}),
+        ),
+    ] {
+        let mut body = body;
+        if !matches!(path, "/v1/join" | "/v1/disconnect") {
+            body["event"] = json!("e");
+        }
+        let answer = scene.server.post(path, &body);
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "name_too_long"),
+            "{body}"
+        );
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(
+            detail.contains(&format!("\"{field}\"")),
+            "{field}: {detail}"
+        );
+    }
+    for path in [
+        format!("/v1/users/{user}"),
+        format!("/v1/channels?prefix={}", "c".repeat(201)),
+    ] {
+        let answer = scene.server.get(&path);
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "name_too_long"),
+            "{path}"
+        );
+    }
+
+    // What a client sends ends in an error, and it stays.
+    let mut client = scene.server.client("ann", &json!({}));
+    for message in [
+        json!({"op": "publish", "users": [user], "event": "e"}),
+        json!({"op": "send", "channel": "kept", "event": "e", "except": {"users": [user]}}),
+        json!({"op": "send", "channel": "kept", "event": "e", "except": {"devices": [device]}}),
+    ] {
+        client.send(&message);
+        assert_eq!(client.json()["code"], "name_too_long", "{message}");
+    }
+    assert_eq!(scene.server.count("fanfare_history_events", ""), 0);
+}
+
+#[test]
+fn one_call_stores_so_much_and_no_more() {
+    let server = server_with(|config| {
+        config.limits.stored_publication_bytes = 1 << 20;
+        config.apps.values_mut().next().unwrap().user_events =
+            Some(fanfare::config::UserEvents::default());
+    });
+    let publish = |users: usize, bytes: usize, store: bool| {
+        let users: Vec<String> = (0..users).map(|n| n.to_string()).collect();
+        let data = "x".repeat(bytes);
+        server.post(
+            "/v1/publish",
+            &json!({"users": users, "event": "e", "data": data, "store": store}),
+        )
+    };
+    for (users, bytes) in [(3000, 20), (100, 20_000)] {
+        let refused = publish(users, bytes, true);
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (413, "too_much_to_store")
+        );
+        assert_eq!(
+            server.count("fanfare_history_events", ""),
+            0,
+            "all or nothing"
+        );
+        assert_eq!(publish(users, bytes, false).json()["stored"], 0);
+    }
+    assert_eq!(publish(40, 20_000, true).json()["stored"], 40);
+}
+
+#[test]
+fn a_page_of_connections_is_bounded_in_bytes() {
+    let server = server();
+    let clients: Vec<Client> = (0..160)
+        .map(|_| {
+            let mut client = server.connect("");
+            client.send(&json!({"op": "update", "id": 1, "data": {"a": "x".repeat(8000)}}));
+            assert_eq!(client.json()["op"], "ack");
+            client
+        })
+        .collect();
+    let (mut listed, mut pages, mut cursor) = (Vec::new(), 0, String::new());
+    loop {
+        let answer = server.get(&format!("/v1/connections?limit=1000{cursor}"));
+        assert!(
+            answer.text.len() < (1 << 20) + 16_384,
+            "{}",
+            answer.text.len()
+        );
+        let page = answer.json();
+        for connection in page["connections"].as_array().unwrap() {
+            listed.push(connection["id"].as_str().unwrap().to_owned());
+        }
+        pages += 1;
+        match page["cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    let mut expected: Vec<String> = clients.iter().map(|client| client.id.clone()).collect();
+    expected.sort();
+    listed.sort();
+    assert_eq!(listed, expected);
+    assert!(pages >= 2);
+}
+
+#[test]
+fn close_codes_that_nobody_knows_are_counted_together() {
+    let server = server();
+    let mut clients: Vec<Client> = (3000..3020).map(|_| server.connect("")).collect();
+    for (code, client) in (3000..).zip(&mut clients) {
+        let body = json!({"to": {"connections": [client.id]}, "code": code});
+        server.call("/v1/disconnect", &body);
+        assert_eq!(client.closed(), code);
+    }
+    eventually("all are counted", || {
+        server.count("fanfare_closes_total", "code=\"other\"") == 20
+    });
+    assert!(!server.get("/metrics").text.contains("code=\"3000\""));
 }

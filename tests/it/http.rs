@@ -11,7 +11,7 @@ use std::{
 
 use crate::support::*;
 use fanfare::{
-    config::{AppConfig, ChannelRule, ClientAuth, Scope, TokenAlgorithm, UserEvents},
+    config::{AppConfig, ChannelRule, ClientAuth, Scope, Scopes, TokenAlgorithm, UserEvents},
     predicate::FilterErrorKind,
 };
 use serde_json::{Value, json};
@@ -473,8 +473,13 @@ fn a_repeat_with_the_same_key_gets_the_first_answer_and_sends_nothing() {
     let body = json!({"event": "once"});
     let first = emit_with_key(&server, "k", &body);
     assert_eq!(first.status, 200);
-    assert_eq!(emit_with_key(&server, "k", &body).text, first.text);
-    assert_ne!(emit_with_key(&server, "other", &body).text, first.text);
+    assert_eq!(first.header("idempotency-replayed"), None);
+    let repeated = emit_with_key(&server, "k", &body);
+    assert_eq!(repeated.text, first.text);
+    assert_eq!(repeated.header("idempotency-replayed"), Some("true"));
+    let other = emit_with_key(&server, "other", &body);
+    assert_ne!(other.text, first.text);
+    assert_eq!(other.header("idempotency-replayed"), None);
     let reused = emit_with_key(&server, "k", &json!({"event": "else"}));
     assert_eq!(
         (reused.status, reused.code().as_str()),
@@ -551,12 +556,34 @@ fn a_repeated_batch_runs_only_what_failed() {
             Some(body.as_bytes()),
         )
     };
-    let (first, second) = (batch(&items).json(), batch(&items).json());
+    let (first, second) = (batch(&items), batch(&items));
+    for answer in [&first, &second] {
+        // An item runs again, so neither answer is one that was given before.
+        assert_eq!(answer.header("idempotency-replayed"), None);
+    }
+    let (first, second) = (first.json(), second.json());
     assert_eq!(first["results"][0], second["results"][0]);
     assert_eq!(second["results"][1]["error"]["code"], "unbound_param");
     assert_eq!(first["results"][2], second["results"][2]);
     assert_eq!(events(&mut ann), ["a", "c"]);
     assert_eq!(batch(&json!({"items": []})).status, 422);
+}
+
+#[test]
+fn a_batch_is_a_replay_if_all_its_items_are() {
+    let server = server();
+    let mut client = server.connect("");
+    let items = json!({"items": [{"call": "emit", "event": "a"}, {"call": "emit", "event": "b"}]});
+    let batch = || {
+        let body = items.to_string();
+        let headers = [("Idempotency-Key", "k")];
+        server.request("POST", "/v1/batch", &headers, Some(body.as_bytes()))
+    };
+    let (first, second) = (batch(), batch());
+    assert_eq!(first.text, second.text);
+    assert_eq!(first.header("idempotency-replayed"), None);
+    assert_eq!(second.header("idempotency-replayed"), Some("true"));
+    assert_eq!(events(&mut client), ["a", "b"]);
 }
 
 #[test]
@@ -592,6 +619,38 @@ fn a_full_store_of_answers_refuses_new_keys() {
     );
     assert!(full.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
     assert_eq!(emit_with_key(&server, "a", &body).status, 200);
+}
+
+#[test]
+fn an_app_that_fills_the_store_of_answers_keeps_no_other_apps_key_out() {
+    const OTHER_KEY: &str = "key-of-the-other-app-in-the-tests";
+    let server = keyed_server(|config| {
+        config.limits.idempotency_entries = 10;
+        let mut other = AppConfig::default();
+        other.keys.push(api_key("other", OTHER_KEY, Scopes::ALL));
+        other.client_auth = Some(ClientAuth::Off);
+        config.apps.insert("other".to_owned(), other);
+    });
+    let emit = |api_key: &str, key: &str| {
+        server.request(
+            "POST",
+            "/v1/emit",
+            &[
+                ("Authorization", &format!("Bearer {api_key}")),
+                ("Idempotency-Key", key),
+            ],
+            Some(br#"{"event":"e"}"#),
+        )
+    };
+    for n in 0..10 {
+        assert_eq!(emit(KEY, &n.to_string()).status, 200);
+    }
+    assert_eq!(emit(KEY, "more").code(), "idempotency_store_full");
+    for n in 0..5 {
+        let first = emit(OTHER_KEY, &n.to_string());
+        assert_eq!(first.status, 200, "{n}");
+        assert_eq!(emit(OTHER_KEY, &n.to_string()).json(), first.json());
+    }
 }
 
 // Refusals
@@ -904,6 +963,30 @@ fn a_body_that_stops_is_refused_in_time_and_one_that_ends_early_at_once() {
 }
 
 #[test]
+fn an_idle_connection_is_closed_when_it_has_rested_as_long_as_it_may() {
+    let server = server_with(|config| {
+        config.limits.handshake = Duration::from_secs(1);
+        config.limits.http_idle = Duration::from_secs(2);
+    });
+    let mut socket = TcpStream::connect(server.address()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..2 {
+        socket
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 1024];
+        let read = socket.read(&mut answer).unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200 "));
+    }
+    let rested = std::time::Instant::now();
+    assert_eq!(socket.read(&mut [0]).unwrap(), 0, "it is closed");
+    assert!(
+        rested.elapsed() > Duration::from_secs(1),
+        "it may rest longer than a head may take"
+    );
+}
+
+#[test]
 fn without_users_publish_is_refused_and_the_rest_goes_on() {
     let server = server_with(|config| {
         config
@@ -1177,6 +1260,67 @@ fn what_is_redacted_is_shown_by_no_call() {
 }
 
 #[test]
+fn what_is_redacted_is_hidden_in_lists_too() {
+    let hidden = ["auth.accounts.iban", "profile.pets.chip"].map(str::to_owned);
+    let server = server_with(|config| config.redact = hidden.to_vec());
+    let accounts = json!([{"iban": "secret-1", "bank": "b"}, [{"iban": "secret-2"}]]);
+    let mut client = server.client("ann", &json!({"accounts": accounts}));
+    client.join("room");
+    client.send(&json!({"op": "update", "id": 1, "data": {"pets": [{"chip": "secret-3"}]}}));
+    assert_eq!(client.json()["op"], "ack");
+
+    let one = server.get(&format!("/v1/connections/{}", client.id));
+    assert_eq!(one.json()["auth"]["accounts"][0]["bank"], "b");
+    for shown in [
+        one,
+        server.get("/v1/connections"),
+        server.get("/v1/channels/room/members"),
+    ] {
+        assert_eq!(shown.status, 200, "{shown:?}");
+        assert!(!shown.text.contains("secret-"), "{}", shown.text);
+        assert!(shown.text.contains("[redacted]"), "{}", shown.text);
+    }
+    for filter in [
+        "auth.accounts.exists(a, a.iban == \"x\")",
+        "auth.accounts[0].iban == \"x\"",
+        "auth.accounts.map(a, a.iban) == []",
+        "size(auth.accounts) == 0",
+        "profile.pets == []",
+    ] {
+        let question = json!({"filter": filter, "connection": client.id});
+        let explained = server.post("/v1/explain", &question);
+        assert_eq!(explained.status, 200, "{filter}: {explained:?}");
+        assert!(
+            !explained.text.contains("secret-"),
+            "{filter}: {}",
+            explained.text
+        );
+    }
+}
+
+#[test]
+fn explain_names_the_index_that_would_help() {
+    let server = server_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.index = vec!["auth.team".to_owned()];
+    });
+    let suggested = |filter: &str| {
+        let explained = server.call("/v1/explain", &json!({"filter": filter}));
+        explained["suggested_index"].clone()
+    };
+    assert_eq!(
+        suggested("auth.age > 1 && auth.plan == \"pro\""),
+        "auth.plan"
+    );
+    assert_eq!(suggested("\"admin\" in auth.roles"), "auth.roles");
+    assert_eq!(
+        suggested("auth.team == \"red\" && auth.plan == \"pro\""),
+        json!(null)
+    );
+    assert_eq!(suggested("auth.age > 1"), json!(null));
+}
+
+#[test]
 fn a_user_is_online_while_it_has_a_connection() {
     let server = server();
     let user = |path: &str| server.get(path).json();
@@ -1347,6 +1491,10 @@ fn health_readiness_description_and_page_answer() {
         json!({"status": "ok"})
     );
     assert_eq!(
+        get("/livez", "application/json").json(),
+        json!({"status": "ok"})
+    );
+    assert_eq!(
         get("/readyz", "application/json").json(),
         json!({"ready": true})
     );
@@ -1398,6 +1546,7 @@ fn head_is_get_without_the_body() {
     let server = server();
     for path in [
         "/healthz",
+        "/livez",
         "/readyz",
         "/metrics",
         "/",
@@ -1426,7 +1575,7 @@ fn head_is_get_without_the_body() {
 fn the_admin_address_serves_health_and_metrics_without_keys() {
     let server = keyed_server(|config| config.admin_listen = Some(([127, 0, 0, 1], 0).into()));
     let admin = server.0.admin_address().unwrap();
-    for path in ["/healthz", "/readyz", "/metrics", "/"] {
+    for path in ["/healthz", "/livez", "/readyz", "/metrics", "/"] {
         assert_eq!(request(admin, "GET", path, &[], None).status, 200, "{path}");
     }
     for path in ["/metrics", "/"] {
@@ -1745,6 +1894,73 @@ fn tokens_and_idempotency_keys_of_one_app_mean_nothing_in_another() {
 }
 
 #[test]
+fn the_numbers_that_an_app_sees_are_its_own() {
+    let server = two_apps();
+    let token = server.post_as(OTHER_KEY, "/v1/tokens", &json!({"user": "ann"}));
+    let token = token.json()["token"].as_str().unwrap().to_owned();
+    let _mine = server.connect("");
+    let _theirs = server.connect(&format!("app=other&token={token}"));
+    let mine = server.get_as(KEY, "/metrics").text;
+    let theirs = server.get_as(OTHER_KEY, "/metrics").text;
+    for (text, other) in [(&mine, "other"), (&theirs, "default")] {
+        assert_eq!(sum(text, "fanfare_connections", ""), 1.0, "{text}");
+        assert!(!text.contains(&format!("app=\"{other}\"")), "{text}");
+        assert!(
+            !text.contains("fanfare_http_request_seconds"),
+            "of the node: {text}"
+        );
+    }
+    assert!(
+        theirs.contains("fanfare_connections{app=\"other\"} 1\n"),
+        "{theirs}"
+    );
+
+    // Whoever runs the node sees all, and so does the only app of a node.
+    let all = server.get("/metrics").text;
+    assert_eq!(sum(&all, "fanfare_connections", ""), 2.0);
+    assert!(all.contains("fanfare_http_request_seconds"));
+    let alone = keyed_server(|_| {});
+    assert!(
+        alone
+            .get_as(KEY, "/metrics")
+            .text
+            .contains("fanfare_http_request_seconds")
+    );
+}
+
+#[test]
+fn what_came_through_a_proxy_on_this_machine_needs_a_key() {
+    let server = keyed_server(|_| {});
+    for header in [
+        ("X-Forwarded-For", "203.0.113.7"),
+        ("Forwarded", "for=203.0.113.7"),
+        ("Via", "1.1 proxy"),
+        ("Host", "fanfare.example"),
+        ("Origin", "https://evil.example"),
+    ] {
+        for path in ["/metrics", "/"] {
+            let refused = server.request("GET", path, &[header], None);
+            assert_eq!(
+                (refused.status, refused.code().as_str()),
+                (401, "unauthorized"),
+                "{path} {header:?}"
+            );
+        }
+        let authorization = format!("Bearer {KEY}");
+        let headers = [header, ("Authorization", &authorization)];
+        assert_eq!(
+            server.request("GET", "/metrics", &headers, None).status,
+            200
+        );
+    }
+    assert_eq!(server.get("/metrics").status, 200);
+    assert_eq!(
+        server.get_as("no key of this server", "/metrics").status,
+        401
+    );
+}
+
+#[test]
 fn an_app_with_public_keys_only_signs_nothing() {
     let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
     let server = server_with(|config| {
@@ -1867,7 +2083,10 @@ fn the_page_has_every_metric() {
         app.issuer = Some("nobody".to_owned());
     });
     // Families without a label show up once they have counted.
-    drop(server.connect(""));
+    let mut client = server.connect("");
+    client.frame(0x81, b"no message");
+    assert_eq!(client.json()["op"], "error");
+    drop(client);
     assert!(
         server
             .try_open("", &[("Origin", "https://evil.example")])

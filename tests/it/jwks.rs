@@ -148,10 +148,17 @@ fn come_to(server: SocketAddr, token: &str) -> Result<String, u16> {
     let mut client = Client::open(server, &format!("/v1/connect?token={token}"), &[]).unwrap();
     match client.message() {
         Received::Text(text) => {
-            let welcome: Value = serde_json::from_str(&text).unwrap();
-            Ok(welcome["user"].as_str().unwrap().to_owned())
+            let first: Value = serde_json::from_str(&text).unwrap();
+            if first["op"] == "bye" {
+                assert!(first["reconnect_in_ms"].as_u64() > Some(0), "{first}");
+                return Err(client.closed());
+            }
+            Ok(first["user"].as_str().unwrap().to_owned())
         }
-        Received::Close(code, _) => Err(code),
+        Received::Close(code, _) => {
+            assert_ne!(code, 4100, "a bye says when to come back");
+            Err(code)
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -339,7 +339,7 @@ proptest! {
         let indexed = Schema::new(&["auth.x", "auth.y.a", "auth.z", "profile.x"]).expect("paths");
         let bound = Arc::new(Filter::compile(&source, &indexed).expect("a filter")).bind(Some(params)).expect("bound");
         // Any candidate may be chosen; all must agree.
-        let plans = [bound.clone(), bound.planned_by(|_, keys| 1000 - keys.len()), bound.planned_by(|index, _| match index {
+        let plans = [bound.clone(), bound.planned_by(|_, keys| 1000 - keys), bound.planned_by(|index, _| match index {
             IndexRef::Declared(at) => 10 - at,
             _ => 100,
         })];

@@ -636,7 +636,8 @@ fn a_second_connection_gets_the_same_and_one_answer_is_enough() {
 
 #[test]
 fn a_made_up_answer_confirms_nothing() {
-    let server = plain_server();
+    // Answers that nobody asked for count as messages.
+    let server = server_that_stores(|config, _| config.limits.message_burst = 1000);
     let mut bob = server.client("bob", &json!({}));
     let mut declining = ann(&server, "store=false");
     publish(&server, 1);
@@ -886,7 +887,10 @@ fn over_their_bytes_the_oldest_go_and_are_counted() {
 
 #[test]
 fn over_the_bound_of_the_node_the_oldest_of_all_users_go() {
-    let server = server_that_stores(|config, _| config.limits.history_bytes = 300_000);
+    let server = server_that_stores(|config, kept| {
+        config.limits.history_bytes = 300_000;
+        kept.bytes = 300_000;
+    });
     server.call(
         "/v1/publish",
         &json!({"user": "bob", "event": "e", "data": 1}),

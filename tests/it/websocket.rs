@@ -346,13 +346,34 @@ fn an_error_carries_the_id_of_a_message_over_the_rate_too() {
 }
 
 #[test]
-fn text_that_is_no_json_closes_with_4009() {
+fn what_is_no_json_is_an_error_and_ten_in_a_row_close_with_4009() {
     let server = server();
-    for text in ["", "{", "ping", "{\"op\":\"ping\"}{}", "{'op':'ping'}"] {
-        let mut client = server.connect("");
-        client.frame(0x81, text.as_bytes());
-        assert_eq!(client.closed(), 4009, "{text}");
+    let [text, binary] = [0x81, 0x82];
+    let cases: &[(u8, &[u8])] = &[
+        (text, b""),
+        (text, b"{"),
+        (text, b"ping"),
+        (text, b"{\"op\":\"ping\"}{}"),
+        (text, b"{'op':'ping'}"),
+        (binary, b""),
+        (binary, b"\x02\x00\x00"),
+        (binary, b"\x01\x00\x01{"),
+    ];
+    let mut client = server.client("ann", &json!({}));
+    for _ in 0..3 {
+        for (kind, payload) in cases {
+            client.frame(*kind, payload);
+            assert_eq!(client.json()["code"], "bad_message", "{payload:?}");
+        }
+        // A message that can be read ends the row.
+        client.acked(&json!({"op": "ping"}));
     }
+    for n in 0..10 {
+        client.frame(0x81, b"ping");
+        assert_eq!(client.json()["code"], "bad_message", "{n}");
+    }
+    assert!(matches!(client.message(), Received::Close(4009, _)));
+    assert!(server.count("fanfare_client_refusals_total", "bad_message") >= 34);
 }
 
 #[test]
@@ -460,11 +481,224 @@ fn over_the_rate_a_message_gets_an_error_and_a_hundred_in_a_row_close_with_4102(
 #[test]
 fn a_client_within_the_rate_stays() {
     let server = server();
-    let mut client = server.connect("");
+    let mut client = server.client("ann", &json!({}));
     for n in 0..100 {
         client.send(&json!({"op": "ping", "id": n}));
         assert_eq!(client.json(), json!({"op": "ack", "id": n}));
     }
+}
+
+/// How many of `count` messages in one write are answered before the first is over the rate.
+fn answered(client: &mut Client, count: usize) -> usize {
+    let all = masked(0x81, br#"{"op":"ping","id":1}"#).repeat(count);
+    client.socket.write_all(&all).unwrap();
+    let answers: Vec<Value> = (0..count).map(|_| client.json()).collect();
+    let refused = |answer: &Value| answer["code"] == "rate_limited";
+    answers.iter().position(refused).unwrap_or(count)
+}
+
+#[test]
+fn a_user_has_one_rate_over_all_its_connections_and_gains_nothing_by_new_ones() {
+    let server = server_with(|config| {
+        config.limits.messages_per_second = 1;
+        config.limits.message_burst = 50;
+    });
+    let mut first = server.client("ann", &json!({}));
+    let mut second = server.client("ann", &json!({}));
+    assert_eq!(answered(&mut first, 30), 30);
+    let rest = answered(&mut second, 50);
+    assert!((20..30).contains(&rest), "{rest}");
+    drop((first, second));
+    for _ in 0..3 {
+        let again = answered(&mut server.client("ann", &json!({})), 15);
+        assert!(again < 10, "{again}");
+    }
+    assert_eq!(answered(&mut server.client("bob", &json!({})), 50), 50);
+    assert!(server.count("fanfare_client_refusals_total", "rate_limited") > 0);
+}
+
+#[test]
+fn an_anonymous_client_begins_with_what_a_page_needs_and_earns_the_rest() {
+    let server = server_with(|config| config.limits.messages_per_second = 1);
+    let mut client = server.connect("");
+    let begun = answered(&mut client, 60);
+    assert!((20..40).contains(&begun), "{begun}");
+    // With a user it has the user's.
+    let mut client = server.connect("");
+    let token = server.token("ann", &json!({}));
+    client.acked(&json!({"op": "auth", "token": token}));
+    assert_eq!(answered(&mut client, 90), 90);
+}
+
+#[test]
+fn an_address_gains_nothing_by_new_connections_where_they_are_bounded() {
+    let server = server_with(|config| {
+        config.limits.messages_per_second = 1;
+        config.limits.message_burst = 20;
+        config.limits.connections_per_address = 2;
+    });
+    let sent: usize = (0..10)
+        .map(|_| {
+            let mut client = None;
+            eventually("there is room for one more", || {
+                client = server.try_open("", &[]).ok();
+                client.is_some()
+            });
+            let mut client = client.unwrap();
+            assert_eq!(client.json()["op"], "welcome");
+            answered(&mut client, 20)
+        })
+        .sum();
+    // Two connections of 20, and what was earned meanwhile.
+    assert!((40..100).contains(&sent), "{sent}");
+}
+
+#[test]
+fn pongs_that_nobody_asked_for_count_as_messages() {
+    let server = server_with(|config| {
+        config.limits.messages_per_second = 1;
+        config.limits.message_burst = 5;
+    });
+    let mut client = server.connect("");
+    let flood = masked(0x8a, b"").repeat(500);
+    client.socket.write_all(&flood).unwrap();
+    assert_eq!(client.json()["op"], "bye");
+    assert!(matches!(client.message(), Received::Close(4102, _)));
+    assert!(server.count("fanfare_client_refusals_total", "unasked_pong") >= 100);
+}
+
+#[test]
+fn a_profile_costs_what_it_makes_others_hear() {
+    let server = server_with(|config| {
+        config.limits.messages_per_second = 1;
+        config.limits.message_burst = 20;
+    });
+    let update = json!({"op": "update", "data": {"status": "away"}});
+    let mut client = server.client("ann", &json!({}));
+    let mut watcher = server.client("bob", &json!({}));
+    for n in 0..12 {
+        watcher.watch(&format!("room-{n}"));
+    }
+    for n in 0..15 {
+        client.watch(&format!("room-{n}"));
+    }
+    let mut alone = server.client("cem", &json!({}));
+    alone.watch("other");
+    for _ in 0..15 {
+        alone.acked(&update);
+    }
+    // 15 joins are gone; the update takes 13 and leaves a debt.
+    client.acked(&update);
+    assert_eq!(client.ask(&update)["code"], "rate_limited");
+}
+
+#[test]
+fn a_page_of_members_costs_by_its_size() {
+    let server = server_with(|config| {
+        config.limits.messages_per_second = 1;
+        config.limits.message_burst = 30;
+    });
+    let profile = json!({"op": "update", "data": {"text": "x".repeat(8000)}});
+    let mut members: Vec<Client> = (0..30)
+        .map(|n| server.client(&format!("u{n}"), &json!({})))
+        .collect();
+    for member in &mut members {
+        member.acked(&profile);
+        member.join("room");
+    }
+    let mut reader = server.client("ann", &json!({}));
+    let page = json!({"op": "members", "channel": "room"});
+    let answers: Vec<Value> = (0..4).map(|_| reader.ask(&page)).collect();
+    // 30 profiles are 240 KB, and 15 messages.
+    assert_eq!(answers[0]["members"].as_array().unwrap().len(), 30);
+    assert_eq!(answers[3]["code"], "rate_limited");
+    let mut joiner = server.client("bob", &json!({}));
+    let join = json!({"op": "join", "channel": "room", "members": true});
+    let answers: Vec<Value> = (0..4).map(|_| joiner.ask(&join)).collect();
+    assert_eq!(answers[0]["op"], "ack");
+    assert_eq!(answers[3]["code"], "rate_limited");
+}
+
+#[test]
+fn pages_wait_for_a_client_that_does_not_read() {
+    const PAGES: usize = 60;
+    let server = server_with(|config| {
+        config.limits.messages_per_second = 1_000_000;
+        config.limits.message_burst = 1_000_000;
+        config.limits.send_buffer = 16 * 1024;
+        config.shards = 1;
+    });
+    let profile = json!({"op": "update", "data": {"text": "x".repeat(8000)}});
+    let mut members: Vec<Client> = (0..30)
+        .map(|n| server.client(&format!("u{n}"), &json!({})))
+        .collect();
+    for member in &mut members {
+        member.acked(&profile);
+        member.join("room");
+    }
+    let mut reader = server.client("ann", &json!({}));
+    let asked: Vec<u8> = (0..PAGES)
+        .flat_map(|n| {
+            let members = json!({"op": "members", "id": n, "channel": "room"});
+            masked(0x81, members.to_string().as_bytes())
+        })
+        .collect();
+    reader.socket.write_all(&asked).unwrap();
+    // The outbox bound is 1 MiB: with a page more at a time than is read, the client would be closed as slow.
+    let waits = || server.count("fanfare_refused_bytes", "") > 0;
+    eventually("the client's socket is full", waits);
+    for n in 0..PAGES {
+        let page = reader.json();
+        assert_eq!(page["id"], n, "{:.200}", page.to_string());
+        assert_eq!(page["members"].as_array().unwrap().len(), 30);
+        let waiting = server.count("fanfare_refused_bytes", "");
+        assert!(waiting <= 600 * 1024, "{waiting} bytes wait");
+    }
+}
+
+#[test]
+fn the_oldest_unfinished_message_is_given_up_where_all_are_too_large() {
+    let server = server_with(|config| {
+        config.shards = 1;
+        let limits = &mut config.limits;
+        limits.message_bytes = 48 * 1024 * 1024;
+        (limits.outbox_bytes, limits.stored_publication_bytes) =
+            (limits.message_bytes, limits.message_bytes);
+    });
+    let mut clients = [server.connect(""), server.connect("")];
+    let mut head = vec![0x82, 0xff];
+    head.extend((48u64 * 1024 * 1024).to_be_bytes());
+    head.extend([0; 4]);
+    let part = vec![0; 36 * 1024 * 1024];
+    for client in &mut clients {
+        client.socket.write_all(&head).unwrap();
+        client.socket.write_all(&part).unwrap();
+    }
+    let [oldest, other] = &mut clients;
+    let bye = oldest.json();
+    assert_eq!((&bye["op"], &bye["code"]), (&json!("bye"), &json!(4100)));
+    assert!(matches!(oldest.message(), Received::Close(4100, _)));
+    let rest = vec![0; 12 * 1024 * 1024];
+    other.socket.write_all(&rest).unwrap();
+    assert_eq!(other.json()["code"], "bad_message");
+    let reason = "unfinished_crowded";
+    assert_eq!(server.count("fanfare_client_refusals_total", reason), 1);
+}
+
+#[test]
+fn an_empty_token_is_a_bad_one_where_one_is_required() {
+    let wait = Duration::from_hours(1);
+    let server = server_with(|config| {
+        config.limits.auth = wait;
+        let app = config.apps.values_mut().next().unwrap();
+        app.client_auth = Some(ClientAuth::Required);
+    });
+    assert!(matches!(
+        server.open("token=").message(),
+        Received::Close(4001, _)
+    ));
+    let optional = self::server();
+    assert_eq!(optional.open("token=").json()["user"], json!(null));
 }
 
 #[test]
@@ -593,6 +827,8 @@ fn the_page_has_every_close_code_and_every_error() {
         "no_functions",
         "no_users",
         "too_many_names",
+        "name_too_long",
+        "too_much_to_store",
         "busy",
         "history_unavailable",
         "internal",

@@ -124,10 +124,15 @@ const signed = await good(
 );
 expect("a token has three parts", signed.token.split(".").length === 3 && signed.expires_at > 0);
 await good(fanfare.POST("/v1/tokens", { body: { user: "ann" } }));
+const replaced = await good(fanfare.POST("/v1/auth", { body: { user: "ann", claims: { plan: "pro" }, can: { update: true } } }));
+const revoked = await good(fanfare.POST("/v1/revoke", { body: { users: ["ann"], before: "2026-01-01T00:00:00Z" } }));
+await good(fanfare.POST("/v1/revoke", { body: { user: "ann", before: revoked.before } }));
+expect("she was not there", replaced.connections + revoked.disconnected === 0 && revoked.kept_until > revoked.before);
 
 // Operation
 
-expect("alive", (await good(fanfare.GET("/healthz"))).status === "ok");
+expect("running", (await good(fanfare.GET("/healthz"))).status === "ok");
+expect("alive", (await good(fanfare.GET("/livez"))).status === "ok");
 expect("ready", (await good(fanfare.GET("/readyz", { params: { query: { scope: "node" } } }))).ready);
 expect("described", "openapi" in (await good(fanfare.GET("/v1/openapi.json"))));
 

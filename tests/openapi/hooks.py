@@ -36,7 +36,17 @@ def correct(fields):
     if "filter" in fields:
         fields["filter"] = FILTERS[len(fields["filter"]) % len(FILTERS)]
     for name in BYTES.keys() & fields.keys():
-        fields[name] = fields[name].encode()[: BYTES[name]].decode(errors="ignore")
+        fields[name] = cut(fields[name], BYTES[name])
+    if "users" in fields:
+        fields["users"] = [cut(user, BYTES["user"]) for user in fields["users"]]
+    # Only tokens that have been issued can be revoked.
+    if "before" in fields:
+        fields["before"] = 1767225600 if isinstance(fields["before"], int) else "2026-01-01T00:00:00Z"
+
+
+def cut(text, most):
+    """The text in at most so many bytes."""
+    return text.encode()[:most].decode(errors="ignore")
 
 
 @schemathesis.hook

@@ -16,7 +16,7 @@ pub(crate) const CLOSE: u8 = 8;
 /// Ping.
 pub(crate) const PING: u8 = 9;
 /// Pong.
-const PONG: u8 = 10;
+pub(crate) const PONG: u8 = 10;
 
 /// The first frame of `bytes` and its whole length, once all of it is there.
 pub(crate) fn next(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
@@ -51,7 +51,12 @@ pub(crate) fn text(payload: &str) -> Vec<u8> {
 
 /// A client's frame of at most 65,535 bytes; its mask is zero, so that the payload stands as it is.
 fn client(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x80 | opcode];
+    raw(0x80 | opcode, payload)
+}
+
+/// The same with a first byte that need not be right.
+pub(crate) fn raw(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
     match payload.len() {
         length @ 0..=125 => frame.push(0x80 | length as u8),
         length => {

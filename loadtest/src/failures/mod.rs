@@ -13,7 +13,6 @@ mod presence;
 mod publisher;
 mod readiness;
 mod record;
-mod socket;
 mod subscriber;
 mod truth;
 
@@ -42,6 +41,7 @@ use crate::{
     clock,
     error::{Doing, Result, failed},
     report::{Machine, command_line},
+    socket,
 };
 
 /// How long nodes and subscribers may take to begin.

@@ -290,6 +290,88 @@ fn a_kid_chooses_among_the_keys() {
 }
 
 #[test]
+fn a_token_without_a_kid_is_tried_with_few_public_keys() {
+    let pairs: Vec<_> = (0..6)
+        .map(|_| {
+            let made = ring::signature::Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
+            ring::signature::Ed25519KeyPair::from_pkcs8(made.unwrap().as_ref()).unwrap()
+        })
+        .collect();
+    let keys = pairs.iter().enumerate().map(|(at, pair)| {
+        let pem = spki(alg_id::ED25519, pair.public_key().as_ref());
+        public(Some(&at.to_string()), TokenAlgorithm::EdDSA, &pem)
+    });
+    let tokens = tokens(keys.collect());
+    let verified = |header: &str, at: usize| {
+        let encode = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+        let message = format!("{}.{}", encode(header), encode(r#"{"sub":"u"}"#));
+        let signature = BASE64URL_NOPAD.encode(pairs[at].sign(message.as_bytes()).as_ref());
+        let token = format!("{message}.{signature}");
+        tokens.verify(&token, NOW).map(drop)
+    };
+    let unnamed = r#"{"alg":"EdDSA"}"#;
+    assert_eq!(verified(unnamed, TOKEN_TRIES - 1), Ok(()));
+    assert_eq!(verified(unnamed, TOKEN_TRIES), Err(TokenError::Unnamed));
+
+    // A name finds each of them.
+    assert_eq!(verified(r#"{"alg":"EdDSA","kid":"5"}"#, 5), Ok(()));
+}
+
+#[test]
+fn the_form_of_a_token_is_three_parts_of_base64() {
+    assert!(has_form(&token(r#"{"sub":"u"}"#)));
+    for wrong in [
+        "", "x", "a.b", "a..c", "a.b.c.d", "a.b.c=", "a.b. c", ".a.b",
+    ] {
+        assert!(!has_form(wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn an_end_may_be_required_and_is_nothing_else() {
+    let app = AppConfig {
+        tokens: vec![secret(None, SECRET)],
+        require_exp: true,
+        ..AppConfig::default()
+    };
+    let keys = Tokens::new(&app, None, &Limits::default()).unwrap();
+    let verify = |claims: &str| keys.verify(&token(claims), NOW);
+    assert_eq!(verify(r#"{"sub":"u"}"#).unwrap_err(), TokenError::NoExpiry);
+    assert_eq!(
+        verify(r#"{"sub":"u","iat":1}"#).unwrap_err(),
+        TokenError::NoExpiry
+    );
+    assert!(verify(&format!(r#"{{"sub":"u","exp":{}}}"#, NOW + 9)).is_ok());
+    assert!(
+        tokens(vec![secret(None, SECRET)])
+            .verify(&token(r#"{"sub":"u"}"#), NOW)
+            .is_ok()
+    );
+}
+
+#[test]
+fn the_time_of_issue_is_read_and_never_a_reason_to_refuse() {
+    let keys = tokens(vec![secret(None, SECRET)]);
+    for (iat, issued_at) in [
+        ("1800000000", Some(1_800_000_000)),
+        ("1800000000.9", Some(1_800_000_000)),
+        ("99999999999", Some(99_999_999_999)),
+        ("\"1800000000\"", None),
+        ("null", None),
+        ("-1", None),
+    ] {
+        let verified = keys.verify(&token(&format!(r#"{{"sub":"u","iat":{iat}}}"#)), NOW);
+        assert_eq!(verified.unwrap().issued_at, issued_at, "{iat}");
+    }
+    assert_eq!(
+        keys.verify(&token(r#"{"sub":"u"}"#), NOW)
+            .unwrap()
+            .issued_at,
+        None
+    );
+}
+
+#[test]
 fn time_is_honoured_with_some_leeway() {
     let leeway = limits::TOKEN_LEEWAY.as_secs();
     let at = |claim: &str, time: f64| token(&format!(r#"{{"sub":"u","{claim}":{time}}}"#));
@@ -638,6 +720,8 @@ fn what_would_be_refused_is_not_signed() {
             SignError::Reserved(reserved)
         );
     }
+    let can = sign("u", r#"{"can":{"join":["*"]}}"#, "{}").to_string();
+    assert!(can.contains(r#""can": {…}}"#), "{can}");
     assert_eq!(
         sign("u", r#"{"s\u0075b":"root"}"#, "{}"),
         SignError::Reserved("sub")

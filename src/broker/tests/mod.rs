@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use self::server::{PATIENCE, eventually};
 use super::*;
-use crate::{config::RedisConfig, id::AppId, limits, metrics::Metrics};
+use crate::{config::RedisConfig, id::AppId, limits, metrics::Metrics, supervisor::Supervisor};
 
 const APP: AppId = AppId(0);
 
@@ -50,6 +50,7 @@ impl Node {
             NodeId::random(),
             limits,
             metrics.clone(),
+            Supervisor::default(),
         )
         .unwrap();
         Self {

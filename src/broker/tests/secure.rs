@@ -177,6 +177,7 @@ fn a_file_that_holds_no_certificate_is_named() {
         NodeId(1),
         &Limits::default(),
         Arc::default(),
+        crate::supervisor::Supervisor::default(),
     );
     let error = started.err().unwrap().to_string();
     assert!(error.contains("ca.pem: it holds no certificate"), "{error}");

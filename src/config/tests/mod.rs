@@ -5,6 +5,7 @@ mod redis;
 mod reference;
 mod reloading;
 mod rules;
+mod secrets;
 mod summary;
 
 use std::path::PathBuf;

@@ -102,6 +102,7 @@ fn what_can_change_is_taken_and_no_secret_is_shown() {
             "apps.default.jwks_url: none -> https://id.example/k",
             "clients: only with a token (client_auth = \"required\"); pages of every origin",
             "callers: only with the API key",
+            "tokens: good without exp (set require_exp to refuse them); revocations are in memory only: a restart loses them (set redis)",
         ]
     );
     assert_eq!(report.needs_restart, [""; 0]);

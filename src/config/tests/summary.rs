@@ -34,6 +34,7 @@ fn with_keys_only_clients_with_a_token_connect_and_only_callers_with_a_key_call(
         [
             "clients: only with a token (client_auth = \"required\"); pages of every origin",
             "callers: only with the API key",
+            "tokens: good without exp (set require_exp to refuse them); revocations are in memory only: a restart loses them (set redis)",
             "kept: channel histories and events for users, in memory only: a restart loses them (set redis)",
         ]
     );
@@ -42,6 +43,7 @@ fn with_keys_only_clients_with_a_token_connect_and_only_callers_with_a_key_call(
         "redis://redis.example",
         "--origin",
         "https://a.example",
+        "--require-exp",
     ];
     let found = lines(&[&open[..], &more, &joined].concat());
     assert!(
@@ -50,6 +52,10 @@ fn with_keys_only_clients_with_a_token_connect_and_only_callers_with_a_key_call(
     );
     assert_eq!(
         found[2],
+        "tokens: refused without exp (require_exp); revocations are kept in Redis"
+    );
+    assert_eq!(
+        found[3],
         "kept: channel histories and events for users, in Redis"
     );
 }
@@ -78,7 +84,7 @@ fn each_app_and_client_key_has_its_own_answer() {
         "listen = \"0.0.0.0:1\"\n[apps.a]\ntokens = [{{ alg = \"HS256\", secret = \"{SECRET}\" }}]\n\
          keys = [{{ name = \"one\", key = \"{KEY}\" }}, {{ name = \"two\", key = \"{KEY}-2\" }}]\n\
          client_keys = [{{ name = \"guests\", key = \"pk_live_guests\", client_auth = \"off\", origins = [\"*\"] }}]\n\
-         [apps.b]\nclient_auth = \"off\"\n[apps.b.user_events]\n"
+         [apps.a.user_events]\n[apps.b]\nclient_auth = \"off\"\n"
     );
     let config = parse(&text).unwrap();
     config.check().unwrap();
@@ -90,8 +96,10 @@ fn each_app_and_client_key_has_its_own_answer() {
             "clients of app \"b\": everyone, without a name (client_auth = \"off\"); no page (set origins)",
             "callers of app \"a\": only with one of 2 API keys",
             "callers of app \"b\": nobody (the app has no API key)",
-            "kept of app \"a\": nothing (no channel has a history, and no events are stored for users)",
-            "kept of app \"b\": events for users, in memory only: a restart loses them (set redis)",
+            "tokens of app \"a\": good without exp (set require_exp to refuse them); revocations are in memory only: a \
+             restart loses them (set redis)",
+            "kept of app \"a\": events for users, in memory only: a restart loses them (set redis)",
+            "kept of app \"b\": nothing (no channel has a history, and no events are stored for users)",
         ]
     );
 }

@@ -19,7 +19,8 @@ const PLENTY: Keep = Keep {
 pub(super) fn kept(max_bytes: usize, max_quiet: usize) -> Kept {
     let metrics = Arc::new(Metrics::new());
     let apps = ["a", "b"].map(|name| Arc::new(metrics.app(name)));
-    Kept::new(max_bytes, max_quiet, metrics, apps.into())
+    let nobody = Occupied::by(|_, _| false);
+    Kept::new((max_bytes, max_quiet), metrics, apps.into(), nobody)
 }
 
 /// A reader from whom nothing is withheld by name.
@@ -81,14 +82,16 @@ fn fill(kept: &mut Kept, key: &Key, keep: &Keep, count: usize, now: Now) {
     (0..count).for_each(|_| drop(kept.append(key, keep, event(1), now)));
 }
 
+/// What an event counts for, from what is there.
+fn true_weight(held: &Held) -> usize {
+    weight(held.entry.bytes(), held.entry.omit.as_deref())
+}
+
 /// Holds what is counted against what is there.
 pub(super) fn audit(kept: &Kept) {
     let held = || kept.topics.values().flat_map(|log| &log.entries);
     assert_eq!(kept.books.events, held().count());
-    assert_eq!(
-        kept.books.bytes,
-        held().map(|held| weight(&held.entry)).sum::<usize>()
-    );
+    assert_eq!(kept.books.bytes, held().map(true_weight).sum::<usize>());
     for (app, share) in kept.books.shares.iter().enumerate() {
         let of_app = kept
             .topics
@@ -96,10 +99,7 @@ pub(super) fn audit(kept: &Kept) {
             .filter(|(key, _)| usize::from(key.app.0) == app);
         let held = || of_app.clone().flat_map(|(_, log)| &log.entries);
         assert_eq!(share.ages.len(), held().count());
-        assert_eq!(
-            share.bytes,
-            held().map(|held| weight(&held.entry)).sum::<usize>()
-        );
+        assert_eq!(share.bytes, held().map(true_weight).sum::<usize>());
     }
     assert_eq!(
         kept.books.metrics.history_events.get(),
@@ -121,7 +121,7 @@ pub(super) fn audit(kept: &Kept) {
             log.bytes,
             log.entries
                 .iter()
-                .map(|held| held.entry.frame.len())
+                .map(|held| held.entry.bytes())
                 .sum::<usize>()
         );
         let quiet = log.quiet.and_then(|place| kept.quiet.get(&place));
@@ -330,14 +330,7 @@ fn events_kept_for_a_shorter_time_take_the_older_ones_along() {
 
 /// What an event of one byte in a channel counts for.
 fn one() -> usize {
-    let frame = event(1).draft.finish(Some(1));
-    weight(&Entry {
-        offset: 1,
-        id: Uuid::nil(),
-        frame,
-        omit: None,
-        at_ms: 0,
-    })
+    weight(event(1).draft.finish(Some(1)).len(), None)
 }
 
 #[test]
@@ -416,6 +409,42 @@ fn names_left_out_count_too() {
     assert_eq!(kept.books.bytes, 0);
 }
 
+/// An event of one byte that leaves out a user with a name of `length` bytes.
+fn without_a_user(length: usize) -> New {
+    let omit = Omit {
+        users: ["u".repeat(length).into()].into_iter().collect(),
+        ..Omit::default()
+    };
+    New {
+        omit: Some(Arc::new(omit)),
+        ..event(1)
+    }
+}
+
+#[test]
+fn a_name_left_out_counts_for_its_bytes() {
+    let mut kept = kept(1 << 20, 10);
+    kept.append(&channel("c"), &PLENTY, without_a_user(60_000), at(0));
+    assert!(kept.books.bytes >= 60_000);
+    audit(&kept);
+
+    // Against the bound on all topics, and against the channel's own.
+    for n in 0..100 {
+        let other = channel(&n.to_string());
+        kept.append(&other, &PLENTY, without_a_user(60_000), at(0));
+        assert!(kept.books.bytes <= 1 << 20, "{n}");
+    }
+    let own = Keep {
+        bytes: 100_000,
+        ..PLENTY
+    };
+    for _ in 0..2 {
+        kept.append(&channel("own"), &own, without_a_user(60_000), at(1));
+    }
+    assert_eq!(kept.waiting(&channel("own"), at(1)).entries.len(), 1);
+    audit(&kept);
+}
+
 #[test]
 fn what_was_withheld_from_who_confirms_waits_for_others() {
     let mut kept = kept(1 << 20, 10);
@@ -491,6 +520,64 @@ fn quiet_topics_know_their_numbering_for_an_hour_and_the_longest_quiet_go_first(
     assert_eq!(kept.topics.len(), 1);
     kept.expire(1024, at(3 * hour - 1));
     assert!(kept.topics.is_empty());
+    audit(&kept);
+}
+
+/// A store in which the channels that begin with `occupied` have members.
+fn partly_occupied(max_quiet: usize) -> Kept {
+    let metrics = Arc::new(Metrics::new());
+    let apps = ["a", "b"].map(|name| Arc::new(metrics.app(name)));
+    let occupied = Occupied::by(|app, name| app == AppId(0) && name.starts_with("occupied"));
+    Kept::new((1 << 20, max_quiet), metrics, apps.into(), occupied)
+}
+
+#[test]
+fn the_numbering_of_a_channel_with_members_outlives_any_number_of_others() {
+    let mut kept = partly_occupied(10);
+    fill(&mut kept, &channel("occupied"), &PLENTY, 3, at(0));
+    let stands = kept.position(&channel("occupied"), at(400));
+    assert_eq!(stands.offset, 3);
+    for n in 0..1000 {
+        kept.position(&channel(&n.to_string()), at(400));
+        assert!(kept.quiet.len() <= 12);
+    }
+    assert_eq!(kept.position(&channel("occupied"), at(401)), stands);
+
+    // Nor does time end it.
+    for hours in 1..10 {
+        let now = at(401 + hours * (HISTORY_QUIET.as_secs() + 1));
+        while kept.expire(1024, now) {}
+        assert_eq!(kept.topics.len(), 1, "only the one with members");
+    }
+    let later = at(100 * HISTORY_QUIET.as_secs());
+    let appended = kept.append(&channel("occupied"), &PLENTY, event(1), later);
+    assert_eq!(
+        appended.position,
+        Position {
+            offset: 4,
+            ..stands
+        }
+    );
+    audit(&kept);
+}
+
+#[test]
+fn others_are_forgotten_however_many_channels_have_members() {
+    let mut kept = partly_occupied(10);
+    for n in 0..100 {
+        kept.position(&channel(&format!("occupied-{n}")), at(0));
+    }
+    for n in 0..10_000 {
+        kept.position(&channel(&n.to_string()), at(1));
+        assert!(
+            kept.quiet.len() <= 100 + 100 / 7 + 10,
+            "{}",
+            kept.quiet.len()
+        );
+    }
+    let occupied =
+        |key: &&Key| matches!(&key.topic, Topic::Channel(name) if name.starts_with("occupied"));
+    assert_eq!(kept.topics.keys().filter(occupied).count(), 100);
     audit(&kept);
 }
 

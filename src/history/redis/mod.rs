@@ -48,7 +48,7 @@ use self::{
     seen::{Mark, Seen},
 };
 use super::{
-    Answer, Appended, Epoch, History, HistoryError, Keep, Key, New, Page, Position, Reader,
+    Answer, Appended, Epoch, History, HistoryError, Keep, Key, New, Omit, Page, Position, Reader,
     Recovery, Topic, Waiting,
 };
 use crate::{
@@ -307,7 +307,7 @@ impl History for RedisHistory {
             number(keep.events as u64),
             number(keep.bytes as u64),
             millis(keep.ttl),
-            number((draft.len() + behind) as u64),
+            number((draft.len() + behind + omit.as_deref().map_or(0, Omit::bytes)) as u64),
             record::encode(id, &draft),
             omit.as_deref().map(record::encode_omit).unwrap_or_default(),
         ];

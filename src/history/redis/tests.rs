@@ -75,6 +75,7 @@ impl Node {
             NodeId::random(),
             &Limits::default(),
             metrics.clone(),
+            crate::supervisor::Supervisor::default(),
         )
         .unwrap();
         let store = RedisHistory::new(bus.clone(), metrics.clone(), apps);

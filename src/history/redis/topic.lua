@@ -6,7 +6,7 @@
 -- oldest is past its time (never too late), d moment at which Redis forgets both keys, i the primary that gave out the
 -- newest offset, p the numberings that this one goes on from: of each its epoch and the last offset that is in this one too,
 -- both in 8 bytes.
--- Fields of an event, in this order: t when it came, x when it is past its time, n its bytes, r its record, and o whom it
+-- Fields of an event, in this order: t when it came, x when it is past its time, n its bytes with those of o, r its record, and o whom it
 -- leaves out, if anyone.
 --
 -- Offsets are Lua's numbers, which are exact up to 2^53.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::{
     body::{self, EXCEPT, TO},
-    channels, inspect, publish,
+    channels, identity, inspect, publish,
     verbs::{Fields, Verb},
 };
 
@@ -235,6 +235,12 @@ fn bodies() -> Vec<(&'static Shape, Read)> {
         (&inspect::TOKENS, |body| {
             inspect::token_request(body.as_bytes()).map(drop)
         }),
+        (&identity::REVOKE, |body| {
+            identity::revoking(body.as_bytes()).map(drop)
+        }),
+        (&identity::AUTH, |body| {
+            identity::replacing(body.as_bytes()).map(drop)
+        }),
     ]
 }
 
@@ -277,6 +283,8 @@ fn schemas() -> Vec<(&'static str, &'static Shape)> {
         ("Disconnect", &inspect::DISCONNECT),
         ("Explain", &inspect::EXPLAIN),
         ("TokenRequest", &inspect::TOKENS),
+        ("Revoke", &identity::REVOKE),
+        ("Auth", &identity::AUTH),
     ]
 }
 
@@ -306,6 +314,10 @@ fn agree(api: &Value, schema: &Value, kind: Kind) -> bool {
         Kind::Flag => is("boolean"),
         Kind::Whole(_) if alternatives.is_empty() => is("integer") && schema["minimum"].is_u64(),
         Kind::Whole(_) => alternatives.iter().all(|one| one["type"] == "integer"),
+        Kind::Moment => {
+            let is = |at: usize, name: &str| alternatives[at]["type"] == name;
+            alternatives.len() == 2 && is(0, "integer") && is(1, "string")
+        }
         Kind::Texts => is("array") && agree(api, &schema["items"], Kind::Text),
         Kind::Members => is("object") && schema["additionalProperties"] == true,
         Kind::Objects => is("array") && resolved(api, &schema["items"])["oneOf"].is_array(),

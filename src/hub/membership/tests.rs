@@ -59,10 +59,8 @@ fn join_and_leave_churn_leaves_nothing_behind() {
                 assert!(matches!(again, Joining::Already(_)));
             }
             let profile = format!(r#"{{"status":"s{}"}}"#, n % 5);
-            assert!(table.set_profile(
-                at,
-                Value::from_json(&mut profile.into_bytes(), &layouts).unwrap()
-            ));
+            let profile = Value::from_json(&mut profile.into_bytes(), &layouts).unwrap();
+            assert!(table.set_profile(at, profile).is_some());
             if n.is_multiple_of(2) {
                 assert_eq!(table.leave(at, "c0"), n % 7 > 0);
                 assert!(!table.leave(at, "c0"));
@@ -356,4 +354,58 @@ async fn a_lost_connection_can_be_taken_out_of_a_channel() {
     assert_eq!(leave(&own).await, 1);
     let back = limbo.take(&lost.id(), |_| true).unwrap();
     assert_eq!(back.connection.channels().collect::<Vec<_>>(), ["d"]);
+}
+
+#[tokio::test]
+async fn a_returning_connection_can_be_taken_out_of_a_channel_until_it_is_in() {
+    let limits = Limits {
+        resume_window: Duration::from_millis(1),
+        ..Limits::default()
+    };
+    let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+    let limbo = &hub.context().limbo;
+    let lost = hub.shard(0).own(|table| {
+        let at = connect(table, "u", Value::Null);
+        for channel in ["a", "b", "c"] {
+            table.join(at, channel, Watching::No, Coming::New);
+        }
+        table.remove(at).unwrap().connection.id()
+    });
+    limbo.take(&lost, |_| true).unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    assert!(limbo.take_lapsed().is_empty(), "it has come back in time");
+    assert!(limbo.all().await.is_empty(), "it counts as who it is now");
+
+    assert_eq!(limbo.claim(&lost, (APP, "a")), Some(true));
+    assert_eq!(limbo.claim(&lost, (APP, "a")), Some(false), "only once");
+    let meant = Selection::everyone(APP);
+    let left = limbo.leave("b", |one| meant.means(one), |_| {}).await;
+    assert_eq!(left, 1);
+    assert_eq!(limbo.claim(&lost, (APP, "b")), Some(false));
+
+    let held_off = limbo.hold_off(APP, "c");
+    assert_eq!(limbo.claim(&lost, (APP, "c")), None);
+    drop(held_off);
+    assert_eq!(limbo.claim(&lost, (APP, "c")), Some(true));
+}
+
+#[test]
+fn a_profile_says_in_how_many_channels_others_hear_of_it() {
+    let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
+    hub.shard(0).own(|table| {
+        let (at, other) = (
+            connect(table, "a", Value::Null),
+            connect(table, "b", Value::Null),
+        );
+        assert_eq!(table.set_profile(at, Value::Null), Some(0));
+        table.join(at, "quiet", Watching::No, Coming::New);
+        table.join(at, "own", Watching::Notices, Coming::New);
+        table.join(at, "both", Watching::Notices, Coming::New);
+        table.join(other, "both", Watching::Notices, Coming::New);
+        table.join(at, "theirs", Watching::No, Coming::New);
+        table.join(other, "theirs", Watching::Counts, Coming::New);
+        assert_eq!(table.set_profile(at, Value::Null), Some(2));
+        table.close(at, None, &Close::new(1000, ""));
+        assert_eq!(table.set_profile(at, Value::Null), None);
+    });
 }

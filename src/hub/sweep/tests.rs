@@ -45,11 +45,12 @@ fn heavy() -> Selection {
 }
 
 fn named(mut selection: Selection) -> Selection {
-    let mut named = Named::default();
-    named.users = (0..CONNECTIONS)
-        .map(|n| user_key(&format!("u{n}")))
-        .collect();
-    selection.named = Some(named);
+    selection.named = Some(Named {
+        users: (0..CONNECTIONS)
+            .map(|n| user_key(&format!("u{n}")))
+            .collect(),
+        ..Named::default()
+    });
     selection
 }
 

@@ -19,6 +19,7 @@ use crate::{
     broker::{BusError, Topic},
     id::{AppId, NodeId},
     limits::ANSWERS_WAITING,
+    log_limit::Line,
     protocol::envelope::{self, Answer, Request},
 };
 
@@ -145,7 +146,9 @@ impl Node {
                     return;
                 };
                 if let Ok(Refusal { error }) = serde_json::from_str(said.result.get()) {
-                    tracing::warn!(node = %said.node, error, "a node did not do its part");
+                    if let Some(others) = self.lines().note(Line::NotDone) {
+                        tracing::warn!(others, node = %said.node, error, "a node did not do its part");
+                    }
                     continue;
                 }
                 expected.retain(|peer| peer.id != said.node);

@@ -1,6 +1,6 @@
 //! Looking and steering over all nodes: this node's part, the others' answers, and who did not answer.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use ahash::AHashSet;
 use serde::de::DeserializeOwned;
@@ -16,8 +16,13 @@ use crate::{
     close::Close,
     hub::{Count, Snapshot},
     id::{AppId, ConnectionId, NodeId},
+    limits::PAGE_BYTES,
+    log_limit::Limited,
     protocol::native::MembersPage,
 };
+
+/// Lines about answers of nodes that cannot be read.
+static UNREADABLE: Limited = Limited::new();
 
 /// An answer of the cluster, and the nodes that are missing from it.
 #[derive(Clone, Debug)]
@@ -80,8 +85,12 @@ impl Gathered {
     pub(super) fn read_named<T: DeserializeOwned>(&self) -> impl Iterator<Item = (NodeId, T)> {
         self.said.iter().filter_map(|said| {
             let read = serde_json::from_str(said.result.get()).ok();
-            if read.is_none() {
-                tracing::warn!(node = %said.node, answer = said.result.get(), "a node did not do its part");
+            if read.is_none()
+                && let Some(others) = UNREADABLE.note(Instant::now())
+            {
+                // An answer may be large, and it may hold names.
+                let bytes = said.result.get().len();
+                tracing::warn!(others, node = %said.node, bytes, "a node's answer cannot be read");
             }
             Some((said.node, read?))
         })
@@ -98,7 +107,7 @@ impl Node {
     }
 
     /// The same after this node has done its part: those that cannot be asked any more are named as missing.
-    async fn others_then(&self, app: AppId, order: &Order) -> Gathered {
+    pub(super) async fn others_then(&self, app: AppId, order: &Order) -> Gathered {
         let names = || {
             self.cluster
                 .as_ref()
@@ -277,22 +286,10 @@ impl Node {
             limit: limit + 1,
         };
         let gathered = self.others(app, &order).await?;
-        let mut merged: BTreeMap<String, Vec<Present>> = BTreeMap::new();
-        let lists =
-            gathered
-                .read::<Vec<Listed>>()
-                .chain([self.listed(app, prefix, after, limit + 1)]);
-        for Listed { channel, present } in lists.flatten() {
-            merged.entry(channel).or_default().push(present);
-        }
-        let more = merged.len() > limit;
-        let found = merged
-            .into_iter()
-            .take(limit)
-            .map(|(name, parts)| (name, sum(parts)))
-            .collect();
+        let here = self.listed(app, prefix, after, limit + 1).await;
+        let lists = gathered.read::<Vec<Listed>>().chain([here]).collect();
         Ok(Overall {
-            value: (found, more),
+            value: merge(lists, limit),
             missing: gathered.missing,
         })
     }
@@ -311,7 +308,10 @@ impl Node {
         joining: Option<&Snapshot>,
     ) -> Result<Overall<Items>, NodeError> {
         let here = |from: Option<String>, (left, bytes)| async move {
-            Ok(self.page_of_members(app, channel, (from.as_deref(), left), bytes, joining))
+            let bounds = (from.as_deref(), left);
+            Ok(self
+                .page_of_members(app, channel, bounds, bytes, joining)
+                .await)
         };
         let order = |from, (limit, max_bytes)| Order::Members {
             channel: channel.to_owned(),
@@ -364,7 +364,8 @@ impl Node {
         }
     }
 
-    /// Up to `limit` connections that `target` means, on all nodes, by nodes, shards and slots.
+    /// Up to `limit` connections that `target` means, and as many as fit one answer, on all nodes, by nodes, shards and
+    /// slots.
     ///
     /// # Errors
     /// Those of [`Node::connections`], and [`NodeError::Away`].
@@ -378,19 +379,20 @@ impl Node {
         // A wrong filter is refused even if no connection of the page is on this node.
         self.select(app, target.clone())?;
 
-        let here = |from: Option<String>, (left, _)| {
+        let here = |from: Option<String>, bounds| {
             let target = target.clone();
             async move {
-                self.page_of_connections(app, target, from.as_deref(), left)
+                self.page_of_connections(app, target, from.as_deref(), bounds)
                     .await
             }
         };
-        let order = |from, (limit, _)| Order::Connections {
+        let order = |from, (limit, max_bytes)| Order::Connections {
             aim: target.aim(None),
             from,
             limit,
+            max_bytes,
         };
-        self.pages(app, from, (limit, usize::MAX), here, order)
+        self.pages(app, from, (limit, PAGE_BYTES), here, order)
             .await
     }
 
@@ -507,6 +509,33 @@ impl Node {
     }
 }
 
+/// The first `limit` channels of the lists of several nodes, and whether there are more. A list that breaks off says nothing
+/// of what would come after it, so what others have there is left for the next page.
+fn merge(lists: Vec<Vec<Listed>>, limit: usize) -> (Vec<(String, Count)>, bool) {
+    let ends = lists.iter().filter_map(|list| list.last());
+    let known_to = ends
+        .filter(|last| last.more)
+        .map(|last| last.channel.clone())
+        .min();
+
+    let mut merged: BTreeMap<String, Vec<Present>> = BTreeMap::new();
+    for Listed {
+        channel, present, ..
+    } in lists.into_iter().flatten()
+    {
+        if known_to.as_ref().is_none_or(|last| channel <= *last) {
+            merged.entry(channel).or_default().push(present);
+        }
+    }
+    let more = merged.len() > limit || known_to.is_some();
+    let found = merged
+        .into_iter()
+        .take(limit)
+        .map(|(name, parts)| (name, sum(parts)))
+        .collect();
+    (found, more)
+}
+
 /// The counts of several nodes together.
 fn sum(parts: impl IntoIterator<Item = Present>) -> Count {
     let (mut named, mut count) = (AHashSet::new(), Count::default());
@@ -542,6 +571,33 @@ mod tests {
         for bad in ["", "x", "00000000-", "0000001-1", "0000001-a.b"] {
             assert_eq!(PageStart::read(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_list_that_breaks_off_ends_the_page() {
+        let list = |names: &[&str], more: bool| {
+            let listed = |(at, name): (usize, &&str)| Listed {
+                channel: (*name).to_owned(),
+                present: Present {
+                    connections: 1,
+                    ..Present::default()
+                },
+                more: more && at + 1 == names.len(),
+            };
+            names.iter().enumerate().map(listed).collect::<Vec<_>>()
+        };
+        let merged = |lists: Vec<Vec<Listed>>, limit| {
+            let (found, more) = merge(lists, limit);
+            let shown = |(name, count): &(String, Count)| format!("{name}{}", count.connections);
+            (found.iter().map(shown).collect::<Vec<_>>().join(" "), more)
+        };
+        let whole = || vec![list(&["a", "c"], false), list(&["a", "b"], false)];
+        assert_eq!(merged(whole(), 10), ("a2 b1 c1".to_owned(), false));
+        assert_eq!(merged(whole(), 2), ("a2 b1".to_owned(), true));
+        let broken = || vec![list(&["a", "c", "d"], false), list(&["a", "b"], true)];
+        assert_eq!(merged(broken(), 10), ("a2 b1".to_owned(), true));
+        assert_eq!(merged(broken(), 1), ("a2".to_owned(), true));
+        assert_eq!(merged(vec![list(&[], true)], 1), (String::new(), false));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::{
     hub::{Counts, Named, Selection},
     id::AppId,
     limits::{FORGET_PLACED, RECOVER_AGAIN},
+    log_limit::Line,
     protocol::{
         envelope::{self, Aim, Header, Names},
         frame::Frame,
@@ -173,7 +174,9 @@ impl Node {
         match cluster.placed.get(key) {
             Some(at) if at.epoch == position.epoch && at.offset >= position.offset => return Ok(()),
             // What is newer comes to all of them by the bus, the one who joins included.
-            Some(at) if self.has_members(key) => self.catch_up(key, at, position.offset).await?,
+            Some(at) if self.has_members(key) => {
+                self.catch_up(key, at, position.offset, None).await?;
+            }
             _ => {}
         }
         let gaps = cluster
@@ -289,8 +292,11 @@ impl Node {
             }
             Some(at) if at.epoch == position.epoch && at.offset + 1 == position.offset => {}
             Some(at) => {
-                if let Err(error) = self.catch_up(&key, at, u64::MAX).await {
-                    tracing::warn!(%error, %channel, "events that were missed could not be fetched yet");
+                let came = Some(position);
+                if let Err(error) = self.catch_up(&key, at, u64::MAX, came).await {
+                    if let Some(others) = self.lines().note(Line::NotFetched) {
+                        tracing::warn!(others, %error, %channel, "events that were missed could not be fetched yet");
+                    }
                     cluster.behind.notify_one();
                     return Counts::default();
                 }
@@ -346,7 +352,7 @@ impl Node {
             let Some(at) = cluster.placed.get(&key) else {
                 continue;
             };
-            if let Err(error) = self.catch_up(&key, at, u64::MAX).await {
+            if let Err(error) = self.catch_up(&key, at, u64::MAX, None).await {
                 tracing::debug!(%error, "events that were missed could not be fetched yet");
                 is_whole = false;
             }
@@ -375,8 +381,14 @@ impl Node {
     }
 
     /// Places what came after `at`, up to the offset `until`. The members are told first where it is of another epoch, and
-    /// where not all of it is there any more.
-    async fn catch_up(&self, key: &Key, at: Position, until: u64) -> Result<(), NodeError> {
+    /// where not all of it is there any more. `came` is the event by which the bus told of it, if it did.
+    async fn catch_up(
+        &self,
+        key: &Key,
+        at: Position,
+        until: u64,
+        came: Option<Position>,
+    ) -> Result<(), NodeError> {
         let (Some(cluster), Kept::Channel(channel)) = (&self.cluster, &key.topic) else {
             return Ok(());
         };
@@ -396,6 +408,16 @@ impl Node {
             .is_some_and(|mark| mark.gaps == gaps);
         let is_all = recovery.entries.len() as u64 == recovery.position.offset;
         recovery.recovered |= at.offset == 0 && has_listened && is_all;
+
+        // Nor is anything lost where Redis has forgotten a numbering, as it does when nothing was sent for long: who listened
+        // all the time has the whole of the former one, and this is the first event of the one that follows.
+        let has_first = came.is_some_and(|came| {
+            let first = recovery.entries.first();
+            came.epoch == recovery.position.epoch
+                && first.is_some_and(|first| first.offset <= came.offset)
+        });
+        recovery.recovered |=
+            came.is_some_and(|came| came.epoch != at.epoch) && has_listened && has_first;
         let missed = recovery
             .entries
             .iter()

@@ -15,6 +15,7 @@ mod order;
 mod receive;
 mod renewal;
 mod resume;
+mod revoked;
 mod roster;
 mod spread;
 mod stored;
@@ -36,7 +37,7 @@ use self::{
 pub(crate) use self::{
     capture::Capture,
     gather::PageStart,
-    once::Once,
+    once::{Claimed, Once},
     receive::Program,
     resume::{Former, FormerChannel},
     spread::Extent,
@@ -55,6 +56,7 @@ use crate::{
     id::{AppId, ConnectionId, NodeId},
     limits::CHANGES_WAITING,
     metrics::Metrics,
+    supervisor::Supervisor,
 };
 
 /// What a node knows of the others, and what it waits for from them.
@@ -84,6 +86,8 @@ pub(crate) struct Cluster {
     doubts: AtomicU64,
     /// By shard: some may have been.
     doubted: Box<[Notify]>,
+    /// Which revocations this node knows of those in Redis.
+    revoked: revoked::Known,
     /// Lost connections whose clients came back to other nodes, which are about to say to what.
     handed: Mutex<AHashMap<ConnectionId, Recalled>>,
     /// Changes of who is in which channel here, on their way to the node's list in Redis.
@@ -111,6 +115,7 @@ impl Cluster {
         shards: usize,
         apps: &[App],
         metrics: &Arc<Metrics>,
+        supervisor: &Supervisor,
     ) -> Result<Option<(Self, Inbox)>, SetupError> {
         let Some(redis) = &config.redis else {
             return Ok(None);
@@ -123,6 +128,7 @@ impl Cluster {
             node,
             &config.limits,
             metrics.clone(),
+            supervisor.clone(),
         )?;
         let apps = apps.iter().map(|app| (app.name.clone(), app.id)).collect();
         Ok(Some((Self::new(bus, apps, shards), inbox)))
@@ -151,6 +157,7 @@ impl Cluster {
             gaps: AtomicU64::new(0),
             doubts: AtomicU64::new(0),
             doubted: (0..shards).map(|_| Notify::new()).collect(),
+            revoked: revoked::Known::default(),
             handed: Mutex::default(),
             apps,
         }
@@ -199,7 +206,8 @@ impl Node {
         }
     }
 
-    /// Takes part: holds this node's lease, and tells of what it listens to, until the runtime ends.
+    /// Takes part: holds this node's lease, tells of what it listens to, and keeps up with revoked tokens, until the runtime
+    /// ends.
     pub(crate) async fn belong(self: Arc<Self>) {
         let Some(cluster) = &self.cluster else { return };
         let interest = cluster.bus.interest();
@@ -208,7 +216,7 @@ impl Node {
         for app in &self.apps {
             interest.add(Topic::Dispatch(app.id));
         }
-        self.keep_lease(cluster).await;
+        tokio::join!(self.keep_lease(cluster), self.keep_revoked(cluster));
     }
 
     /// Whether this node acts for all where one has to: at most one does at a time.
@@ -232,6 +240,10 @@ impl Node {
                 .or_else(|| {
                     let is_known = cluster.belongs.load(SeqCst);
                     (!is_known).then(|| "the other nodes do not know of this one yet".to_owned())
+                })
+                .or_else(|| {
+                    let lacks = Self::lacks_revoked(cluster);
+                    lacks.then(|| "this node has not read yet which tokens were revoked".to_owned())
                 }),
         }
     }

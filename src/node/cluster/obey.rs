@@ -2,10 +2,6 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
-use smol_str::SmolStr;
-
 use super::{
     super::{MembersQuery, Node, NodeError, read_cursor, show, write_cursor},
     order::{Joined, Listed, Number, Order, Page, Part, Present, Refusal, Tallies},
@@ -14,9 +10,12 @@ use crate::{
     close::Close,
     hub::{Count, Snapshot},
     id::{AppId, ConnectionId},
-    limits::USERS_NAMED,
-    protocol::native::MembersBuilder,
+    limits::{LISTED_BYTES, PAGE_BYTES, PAGE_STRIDE, USERS_NAMED},
+    protocol::{envelope::Aim, native::MembersBuilder},
+    time_slice::TimeSlice,
 };
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 type Result = std::result::Result<Box<RawValue>, serde_json::Error>;
 
@@ -28,21 +27,10 @@ impl Node {
                 to_raw_value(&Part::default())
             }
             Order::Disconnect { aim, code, reason } => {
-                let closing = async {
-                    let target = Self::target_of(aim)?;
-                    self.disconnect(app, target, Close::new(code, &reason))
-                        .await
-                };
-                said(closing.await.map(|n| Number { n }))
+                let close = Close::new(code, &reason);
+                said(self.disconnect_as_told(app, aim, close).await)
             }
-            Order::Join { channel, aim } => {
-                let joining = async { self.join_all(app, channel, Self::target_of(aim)?).await };
-                said(joining.await.map(|joins| Joined {
-                    joined: joins.joined,
-                    already: joins.already,
-                    full: joins.full,
-                }))
-            }
+            Order::Join { channel, aim } => said(self.join_as_told(app, channel, aim).await),
             Order::Leave { channel, aim } => {
                 let leaving = async { self.leave_all(app, channel, Self::target_of(aim)?).await };
                 said(leaving.await.map(|n| Number { n }))
@@ -55,23 +43,26 @@ impl Node {
                 prefix,
                 after,
                 limit,
-            } => to_raw_value(&self.listed(app, &prefix, after.as_deref(), limit)),
+            } => to_raw_value(&self.listed(app, &prefix, after.as_deref(), limit).await),
             Order::Members {
                 channel,
                 from,
                 limit,
                 max_bytes,
-            } => to_raw_value(&self.page_of_members(
-                app,
-                &channel,
-                (from.as_deref(), limit),
+            } => to_raw_value(
+                &self
+                    .page_of_members(app, &channel, (from.as_deref(), limit), max_bytes, None)
+                    .await,
+            ),
+            Order::Connections {
+                aim,
+                from,
+                limit,
                 max_bytes,
-                None,
-            )),
-            Order::Connections { aim, from, limit } => {
+            } => {
                 let page = async {
                     let target = Self::target_of(aim)?;
-                    self.page_of_connections(app, target, from.as_deref(), limit)
+                    self.page_of_connections(app, target, from.as_deref(), (limit, max_bytes))
                         .await
                 };
                 said(page.await)
@@ -84,7 +75,43 @@ impl Node {
                 tallies: self.hub.presence(app).tallies(&channel, &users),
             }),
             Order::Connection { id } => self.shown(app, &id),
+            Order::Revoke { users, changes } => {
+                to_raw_value(&self.revoke_as_told(app, users, changes).await)
+            }
+            Order::Claims {
+                user,
+                claims,
+                can,
+                at,
+            } => {
+                let wanted = (&*claims, can.as_deref());
+                said(self.replace_as_told(app, &user, wanted, at).await)
+            }
         }
+    }
+
+    async fn disconnect_as_told(
+        &self,
+        app: AppId,
+        aim: Aim,
+        close: Close,
+    ) -> std::result::Result<Number, NodeError> {
+        let n = self.disconnect(app, Self::target_of(aim)?, close).await?;
+        Ok(Number { n })
+    }
+
+    async fn join_as_told(
+        self: &Arc<Self>,
+        app: AppId,
+        channel: String,
+        aim: Aim,
+    ) -> std::result::Result<Joined, NodeError> {
+        let joins = self.join_all(app, channel, Self::target_of(aim)?).await?;
+        Ok(Joined {
+            joined: joins.joined,
+            already: joins.already,
+            full: joins.full,
+        })
     }
 
     /// The connection `id` of this node as the API shows it, or null.
@@ -108,8 +135,8 @@ impl Node {
         }
     }
 
-    /// The channels that someone is in here.
-    pub(super) fn listed(
+    /// The channels that someone is in here: up to `limit`, and as many as one answer may have bytes.
+    pub(super) async fn listed(
         &self,
         app: AppId,
         prefix: &str,
@@ -117,15 +144,38 @@ impl Node {
         limit: usize,
     ) -> Vec<Listed> {
         let found = self.hub.presence(app).list(prefix, after, limit);
-        let listed = |(channel, _): (SmolStr, Count)| Listed {
-            present: self.present(app, &channel),
-            channel: channel.to_string(),
-        };
-        found.into_iter().map(listed).collect()
+        let (mut listed, mut bytes) = (Vec::<Listed>::new(), 0);
+        let mut slice = TimeSlice::begin();
+        for (channel, Count { connections, users }) in found {
+            // A node that is alone needs no names to count each user once.
+            let present = match self.cluster {
+                Some(_) => self.present(app, &channel),
+                None => Present {
+                    connections,
+                    users,
+                    names: None,
+                },
+            };
+            let names = present.names.iter().flatten();
+            bytes += channel.len() + LISTED_BYTES + names.map(|name| name.len() + 3).sum::<usize>();
+            if bytes > PAGE_BYTES
+                && let Some(last) = listed.last_mut()
+            {
+                last.more = true;
+                break;
+            }
+            listed.push(Listed {
+                channel: channel.to_string(),
+                present,
+                more: false,
+            });
+            slice.rest().await;
+        }
+        listed
     }
 
     /// Members of `channel` that are connected here.
-    pub(super) fn page_of_members(
+    pub(super) async fn page_of_members(
         &self,
         app: AppId,
         channel: &str,
@@ -133,14 +183,27 @@ impl Node {
         max_bytes: usize,
         joining: Option<&Snapshot>,
     ) -> Page {
-        let from = from.and_then(read_cursor).unwrap_or_default();
+        let mut from = from.and_then(read_cursor).unwrap_or_default();
         let mut builder = MembersBuilder::new(max_bytes);
-        let query = MembersQuery {
-            from,
-            limit,
-            max_bytes,
+        let mut slice = TimeSlice::begin();
+        let cursor = loop {
+            let before = builder.members();
+            let query = MembersQuery {
+                from,
+                limit: (limit - before).min(PAGE_STRIDE),
+                max_bytes,
+            };
+            match self.gather(app, channel, query, joining, &mut builder) {
+                // There are more, and there is room for more.
+                Some(next)
+                    if builder.members() == before + query.limit && builder.members() < limit =>
+                {
+                    from = next;
+                    slice.rest().await;
+                }
+                cursor => break cursor,
+            }
         };
-        let cursor = self.gather(app, channel, query, joining, &mut builder);
         let items = serde_json::from_str(builder.finish().get()).unwrap_or_default();
         Page {
             items,
@@ -148,28 +211,35 @@ impl Node {
         }
     }
 
-    /// Connections of this node, as they are shown.
+    /// Connections of this node, as they are shown: up to `limit`, and as many as have `max_bytes`, but one at least.
     pub(super) async fn page_of_connections(
         &self,
         app: AppId,
         target: super::super::Target,
         from: Option<&str>,
-        limit: usize,
+        (limit, max_bytes): (usize, usize),
     ) -> std::result::Result<Page, NodeError> {
         let from = from.and_then(read_cursor).unwrap_or_default();
-        let (page, next) = self.connections(app, target, from, limit).await?;
-        let shown = |connection| {
-            to_raw_value(&show::connection(connection, &self.live().config.redact)).ok()
-        };
-        let items = page
-            .iter()
-            .map(|connection| &**connection)
-            .filter_map(shown)
-            .collect();
-        Ok(Page {
-            items,
-            cursor: next.map(write_cursor),
-        })
+        let (found, next) = self.connections(app, target, from, limit).await?;
+        let live = self.live_for_long();
+        let (mut page, mut bytes) = (Page::default(), 0);
+        let mut slice = TimeSlice::begin();
+        for connection in &found {
+            let shown = show::connection(connection, &live.config.redact);
+            let Ok(item) = to_raw_value(&shown) else {
+                continue;
+            };
+            bytes += item.get().len() + 1;
+            if bytes > max_bytes && !page.items.is_empty() {
+                let id = connection.id();
+                page.cursor = Some(write_cursor((usize::from(id.shard), id.slot)));
+                return Ok(page);
+            }
+            page.items.push(item);
+            slice.rest().await;
+        }
+        page.cursor = next.map(write_cursor);
+        Ok(page)
     }
 }
 

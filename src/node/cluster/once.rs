@@ -13,7 +13,11 @@ use crate::{
     broker::{Bus, BusError, Health, Script, Topic},
     id::AppId,
     limits::{ONCE_AGAIN, ONCE_LOOK, ONCE_RUNNING, ONCE_TRIES},
+    log_limit::Limited,
 };
+
+/// Lines about answers that Redis does not have.
+static UNANSWERED: Limited = Limited::new();
 
 /// Claims a key for a body, or says what became of it: 0 first, 1 answered, 2 running, 3 used with another body.
 static CLAIM: LazyLock<Script> = LazyLock::new(|| {
@@ -75,8 +79,11 @@ impl Claimed {
         let args = vec![self.token.clone(), answer, millis(window)];
         if self.tell(&ANSWER, args.clone()).await.is_err() {
             tokio::spawn(async move {
-                if !self.insist(&ANSWER, args, 1).await {
+                if !self.insist(&ANSWER, args, 1).await
+                    && let Some(others) = UNANSWERED.note(Instant::now())
+                {
                     tracing::warn!(
+                        others,
                         "an Idempotency-Key holds no answer in Redis; a repeat may be carried out again"
                     );
                 }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::protocol::envelope::Aim;
+use super::revoked::Changes;
+use crate::{limits::PAGE_BYTES, protocol::envelope::Aim};
 
 /// Something that another node is to look up or to do, for its own connections.
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,6 +55,9 @@ pub(super) enum Order {
         aim: Aim,
         from: Option<String>,
         limit: usize,
+        /// A node of an earlier version does not say it.
+        #[serde(default = "page_bytes")]
+        max_bytes: usize,
     },
     Connection {
         id: String,
@@ -73,6 +77,18 @@ pub(super) enum Order {
     Tallies {
         channel: String,
         users: Vec<String>,
+    },
+    /// Tokens of users are refused: of each those that were issued before the first time, until the second.
+    Revoke {
+        users: Vec<(String, u64, u64)>,
+        changes: Changes,
+    },
+    /// A user has these claims, and rights where they are there, instead of those of its tokens.
+    Claims {
+        user: String,
+        claims: Box<RawValue>,
+        can: Option<Box<RawValue>>,
+        at: u64,
     },
 }
 
@@ -121,6 +137,13 @@ pub(super) struct Listed {
     pub(super) channel: String,
     #[serde(flatten)]
     pub(super) present: Present,
+    /// Whether the list breaks off after it, since no more fits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) more: bool,
+}
+
+fn page_bytes() -> usize {
+    PAGE_BYTES
 }
 
 /// A page of one node.

@@ -23,12 +23,14 @@ use crate::{
     hub::{Counts, Reach, Selection, Ticket},
     id::{AppId, NodeId},
     limits::{ORDERS_AT_ONCE, RECENT_PUBLICATIONS},
+    log_limit::Line,
     predicate::Value,
     protocol::{
         envelope::{Aim, Envelope, EnvelopeError, Header, Names, Request},
         event::Draft,
         frame::Frame,
     },
+    time_slice::TimeSlice,
 };
 
 /// The newest few of something, by id.
@@ -96,7 +98,9 @@ impl Node {
             orders,
             programs,
         };
+        let mut slice = TimeSlice::begin();
         while let Some(incoming) = inbox.next().await {
+            slice.rest().await;
             match incoming {
                 Incoming::Message {
                     topic: Topic::Dispatch(app),
@@ -288,7 +292,9 @@ impl Ear {
 
     fn skip(&self, reason: &str) {
         self.node.metrics.bus_skipped.inc();
-        tracing::warn!(reason, "an event of another node was skipped");
+        if let Some(others) = self.node.lines().note(Line::SkippedEvent) {
+            tracing::warn!(others, reason, "an event of another node was skipped");
+        }
     }
 
     /// Waits until what came before is placed.
@@ -355,7 +361,9 @@ impl Ear {
     fn program(&self, program: Program) {
         if self.programs.try_send(program).is_err() {
             self.node.metrics.bus_skipped.inc();
-            tracing::warn!("a message of a program was dropped: too many wait");
+            if let Some(others) = self.node.lines().note(Line::ProgramsOverflow) {
+                tracing::warn!(others, "a message of a program was dropped: too many wait");
+            }
         }
     }
 }

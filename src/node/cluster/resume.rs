@@ -15,6 +15,7 @@ use crate::{
     broker::{BusError, Topic},
     id::{AppId, ConnectionId},
     limits::{HANDED_OVER, LEFT_AGAIN, LEFT_TRIES},
+    log_limit::Line,
     predicate::Value,
     protocol::{
         envelope::{self, Notices, Told},
@@ -120,8 +121,10 @@ impl Takeover {
         let node = self.node.clone();
         tokio::spawn(async move {
             let Some(cluster) = &node.cluster else { return };
-            if let Err(error) = tell_left(cluster, &topic, &payload).await {
-                tracing::warn!(%error, "members elsewhere do not know that a lost connection has left");
+            if let Err(error) = tell_left(cluster, &topic, &payload).await
+                && let Some(others) = node.lines().note(Line::LeftUntold)
+            {
+                tracing::warn!(others, %error, "members elsewhere do not know that a lost connection has left");
             }
         });
     }
@@ -266,10 +269,7 @@ impl Node {
         };
         while let Some((channel, _)) = recalled.next() {
             if taken.iter().any(|taken| **taken == *channel) {
-                self.hub
-                    .presence(recalled.lost.app)
-                    .moved(&channel, &recalled.lost);
-                recalled.taken();
+                recalled.hand_over();
             } else {
                 recalled.give_up();
             }

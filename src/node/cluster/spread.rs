@@ -15,6 +15,7 @@ use crate::{
     broker::{BusError, Topic},
     id::{AppId, ConnectionId, NodeId},
     limits::TOPICS_APART,
+    log_limit::Line,
     protocol::{
         envelope::{self, Aim, Header, Names},
         event::Draft,
@@ -242,7 +243,9 @@ impl Node {
             }
         }
         if let Some(error) = lost {
-            tracing::warn!(%error, id = %sent.id, "a publication may not have reached the other nodes");
+            if let Some(others) = self.lines().note(Line::NotReached) {
+                tracing::warn!(others, %error, id = %sent.id, "a publication may not have reached the other nodes");
+            }
             receipt.missing_nodes = cluster.peers.names();
             return;
         }
@@ -258,7 +261,11 @@ impl Node {
         for said in &gathered.said {
             match serde_json::from_str::<Part>(said.result.get()) {
                 Ok(part) => receipt.add_part(part.matched, part.queued, part.filter_errors),
-                Err(error) => tracing::warn!(%error, "another node's receipt cannot be read"),
+                Err(error) => {
+                    if let Some(others) = self.lines().note(Line::BadReceipt) {
+                        tracing::warn!(others, %error, "another node's receipt cannot be read");
+                    }
+                }
             }
         }
         receipt.nodes += gathered.said.len() as u32;

@@ -18,6 +18,7 @@ use crate::{
     hub::{Asked, Mended, Table},
     id::AppId,
     limits::{RECOVER_AGAIN, RECOVER_USERS},
+    log_limit::Line,
     time_slice::TimeSlice,
 };
 
@@ -177,7 +178,9 @@ impl Node {
                     return false;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "stored events that were missed wait for the next connection");
+                    if let Some(others) = self.lines().note(Line::StoredUnsure) {
+                        tracing::warn!(others, %error, "stored events that were missed wait for the next connection");
+                    }
                     mender.give_up(app, user).await;
                     return true;
                 }
@@ -195,8 +198,11 @@ impl Node {
             } = mender.mend(app, user, &waiting, asked).await;
             self.metrics.bus_recovered.inc_by(events);
             self.app(app).metrics.replayed.inc_by(events);
-            if given_up > 0 {
+            if given_up > 0
+                && let Some(others) = self.lines().note(Line::StoredUnsure)
+            {
                 tracing::warn!(
+                    others,
                     connections = given_up,
                     "stored events may have been missed, and it is not known which; they wait for the next connection"
                 );

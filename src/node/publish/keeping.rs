@@ -7,6 +7,7 @@ use crate::{
     history::{HistoryError, Keep, Key, New},
     id::AppId,
     limits::STORED_AT_ONCE,
+    log_limit::Line,
     node::{
         Node, NodeError, Placement, Receipt,
         cluster::{Appending, Message, Patience},
@@ -134,7 +135,9 @@ impl Node {
         if receipt.stored == 0 && !is_open(&error) {
             return Err(error);
         }
-        tracing::warn!(%error, id = %receipt.id, "a publication is kept in part, or it is not known");
+        if let Some(others) = self.lines().note(Line::StoredInPart) {
+            tracing::warn!(others, %error, id = %receipt.id, "a publication was stored in part, or it is not known");
+        }
         receipt.missing_nodes = self.all_names();
         Ok(())
     }

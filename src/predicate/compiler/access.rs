@@ -7,7 +7,8 @@ use crate::predicate::{
     check::{Node, NodeKind, Root},
     error::{EvalError, EvalErrorKind, Span},
     layout::{Key, Map, Step},
-    runtime::{Frame, Operand, Tri},
+    runtime::{ALLOCATION, Frame, ITEM, Operand, Tri, halvings},
+    tally,
     value::{NULL, Value, double_as_int},
 };
 
@@ -109,10 +110,11 @@ impl Compiler {
         let (from, index) = (self.term(from), self.term(index));
         term(move |frame| {
             let (from, index) = (from(frame)?, index(frame)?);
-            if matches!(&*from, Value::Map(_))
-                && matches!(&*index, Value::Null | Value::List(_) | Value::Map(_))
-            {
-                return failed(EvalErrorKind::BadKey, span);
+            if let Value::Map(map) = &*from {
+                if matches!(&*index, Value::Null | Value::List(_) | Value::Map(_)) {
+                    return failed(EvalErrorKind::BadKey, span);
+                }
+                frame.base.charge_look_up(map, &index, span)?;
             }
             match &*from {
                 Value::List(items) => {
@@ -160,7 +162,9 @@ impl Compiler {
     pub(super) fn list(&mut self, items: &[Node], span: Span) -> Term {
         let items: Vec<Term> = items.iter().map(|item| self.term(item)).collect();
         term(move |frame| {
-            frame.base.charge(size_of::<Value>() * items.len(), span)?;
+            let bytes = ALLOCATION + size_of::<Value>() * items.len();
+            frame.base.charge(bytes, span)?;
+            tally::add(bytes);
             let values: Result<Vec<Value>, _> = items
                 .iter()
                 .map(|item| Ok(item(frame)?.into_owned()))
@@ -175,9 +179,9 @@ impl Compiler {
             .map(|(key, value)| (self.term(key), self.term(value)))
             .collect();
         term(move |frame| {
-            frame
-                .base
-                .charge(2 * size_of::<Value>() * entries.len(), span)?;
+            // Keys, values and layout are pieces of memory of their own.
+            let bytes = 4 * ALLOCATION + 2 * size_of::<Value>() * entries.len();
+            frame.base.charge(bytes, span)?;
             let mut members = Vec::with_capacity(entries.len());
             for (key, value) in &entries {
                 let key = key(frame)?;
@@ -189,6 +193,9 @@ impl Compiler {
                 let Some(key) = key else {
                     return failed(EvalErrorKind::BadKey, span);
                 };
+                // Sorting compares each key with about so many others.
+                let compared = (ITEM + key.len()).saturating_mul(halvings(entries.len()));
+                frame.base.charge(compared, span)?;
                 members.push((key, value(frame)?.into_owned()));
             }
             let map = Map::new(members, None);

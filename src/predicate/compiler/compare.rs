@@ -6,9 +6,9 @@ use super::{Compiler, Place, Test, test, value_of};
 use crate::predicate::{
     ast::Binary,
     check::Node,
-    error::{EvalError, EvalErrorKind, Span},
+    error::{EvalErrorKind, Span},
     planner::Fixed,
-    runtime::{Base, Frame, ScalarSet, Tri},
+    runtime::{FREE_TEXT, Frame, ITEM, ScalarSet, Tri},
     value::Value,
 };
 
@@ -42,11 +42,9 @@ fn holds(operator: Binary, order: Ordering) -> bool {
 
 impl Compiler {
     pub(super) fn equality(&mut self, left: &Node, right: &Node, negate: bool, span: Span) -> Test {
-        if !self.charged() {
-            for (variable, fixed) in [(left, right), (right, left)] {
-                if let (Some(place), Some(fixed)) = (Place::of(variable), Fixed::of(fixed)) {
-                    return place_equals(place, fixed, negate);
-                }
+        for (variable, fixed) in [(left, right), (right, left)] {
+            if let (Some(place), Some(fixed)) = (Place::of(variable), Fixed::of(fixed)) {
+                return place_equals(place, fixed, negate, span);
             }
         }
         let (left, right) = (self.term(left), self.term(right));
@@ -86,70 +84,65 @@ impl Compiler {
     }
 
     pub(super) fn membership(&mut self, item: &Node, list: &Node, span: Span) -> Test {
-        let charged = self.charged();
-        if let (Some(place), Some(fixed)) = (Place::of(item), Fixed::of(list))
-            && !charged
-        {
+        if let (Some(place), Some(fixed)) = (Place::of(item), Fixed::of(list)) {
             return place_in(place, fixed, span);
         }
-        if let (Some(fixed), Some(place)) = (Fixed::of(item), Place::of(list))
-            && !charged
-        {
+        if let (Some(fixed), Some(place)) = (Fixed::of(item), Place::of(list)) {
             return place_contains(place, fixed, span);
         }
-        let set = list
-            .constant()
-            .and_then(Value::as_list)
-            .and_then(ScalarSet::new);
-        let item = self.term(item);
-        if let Some(set) = set {
+        if let Some(list) = list.constant().cloned()
+            && let Some(set) = list.as_list().and_then(ScalarSet::new)
+        {
+            let item = self.term(item);
             return test(move |frame| {
                 let item = value_of!(frame, item(frame));
-                let length = item.as_str().map_or(0, str::len);
-                value_of!(frame, frame.base.charge(length, span));
-                set.contains(&item).into()
+                let found = frame.base.contains_hashed((&list, &set), &item, span);
+                value_of!(frame, found).into()
             });
         }
-        let list = self.term(list);
+        let (item, list) = (self.term(item), self.term(list));
         test(move |frame| {
             let item = value_of!(frame, item(frame));
             let list = value_of!(frame, list(frame));
-            match contains_charged(frame.base, &list, &item, span) {
-                Ok(found) => found.into(),
-                Err(error) => frame.base.record(error),
-            }
+            value_of!(frame, frame.base.contains(&list, &item, span)).into()
         })
     }
 }
 
 /// A path equals a literal or a param: by far the most common test.
-fn place_equals(place: Place, fixed: Fixed, negate: bool) -> Test {
+fn place_equals(place: Place, fixed: Fixed, negate: bool, span: Span) -> Test {
     match fixed {
-        Fixed::Constant(Value::String(text)) => test(move |frame| match place.get(frame) {
-            Some(Value::String(value)) => Tri::from((*value == text) != negate),
-            Some(_) => negate.into(),
-            None => place.lost(frame),
-        }),
+        Fixed::Constant(Value::String(text)) if text.len() <= FREE_TEXT => {
+            test(move |frame| match place.get(frame) {
+                Some(Value::String(value)) => Tri::from((*value == text) != negate),
+                Some(_) => negate.into(),
+                None => place.lost(frame),
+            })
+        }
         Fixed::Constant(Value::Bool(flag)) => test(move |frame| match place.get(frame) {
             Some(Value::Bool(value)) => Tri::from((*value == flag) != negate),
             Some(_) => negate.into(),
             None => place.lost(frame),
         }),
-        Fixed::Constant(constant) => test(move |frame| match place.get(frame) {
-            Some(value) => Tri::from((*value == constant) != negate),
-            None => place.lost(frame),
+        Fixed::Constant(constant) => test(move |frame| {
+            let Some(value) = place.get(frame) else {
+                return place.lost(frame);
+            };
+            let same = value_of!(frame, frame.base.equal(value, &constant, span));
+            Tri::from(same != negate)
         }),
-        Fixed::Param(slot) => {
-            test(
-                move |frame| match (place.get(frame), &frame.base.params[slot].value) {
-                    (Some(Value::String(value)), Value::String(text)) => {
-                        Tri::from((value == text) != negate)
-                    }
-                    (Some(value), param) => Tri::from((value == param) != negate),
-                    (None, _) => place.lost(frame),
-                },
-            )
-        }
+        Fixed::Param(slot) => test(move |frame| {
+            let Some(value) = place.get(frame) else {
+                return place.lost(frame);
+            };
+            let same = match (value, &frame.base.params[slot].value) {
+                (Value::String(value), Value::String(text)) => {
+                    frame.base.same_text(value, text, span)
+                }
+                (value, param) => frame.base.equal(value, param, span),
+            };
+            Tri::from(value_of!(frame, same) != negate)
+        }),
     }
 }
 
@@ -157,15 +150,16 @@ fn place_equals(place: Place, fixed: Fixed, negate: bool) -> Test {
 fn place_in(place: Place, fixed: Fixed, span: Span) -> Test {
     match fixed {
         Fixed::Constant(list) => {
-            if let Some(set) = list.as_list().and_then(ScalarSet::new) {
-                return test(move |frame| match place.get(frame) {
-                    Some(value) => set.contains(value).into(),
-                    None => place.lost(frame),
-                });
-            }
-            test(move |frame| match place.get(frame) {
-                Some(value) => contains(frame, &list, value, span),
-                None => place.lost(frame),
+            let set = list.as_list().and_then(ScalarSet::new);
+            test(move |frame| {
+                let Some(value) = place.get(frame) else {
+                    return place.lost(frame);
+                };
+                let found = match &set {
+                    Some(set) => frame.base.contains_hashed((&list, set), value, span),
+                    None => frame.base.contains(&list, value, span),
+                };
+                value_of!(frame, found).into()
             })
         }
         Fixed::Param(slot) => test(move |frame| {
@@ -173,10 +167,11 @@ fn place_in(place: Place, fixed: Fixed, span: Span) -> Test {
                 return place.lost(frame);
             };
             let param = &frame.base.params[slot];
-            match &param.set {
-                Some(set) => set.contains(value).into(),
-                None => contains(frame, &param.value, value, span),
-            }
+            let found = match &param.set {
+                Some(set) => frame.base.contains_hashed((&param.value, set), value, span),
+                None => frame.base.contains(&param.value, value, span),
+            };
+            value_of!(frame, found).into()
         }),
     }
 }
@@ -184,58 +179,30 @@ fn place_in(place: Place, fixed: Fixed, span: Span) -> Test {
 /// A literal or a param is in a path's value.
 fn place_contains(place: Place, fixed: Fixed, span: Span) -> Test {
     match fixed {
-        Fixed::Constant(Value::String(text)) => test(move |frame| match place.get(frame) {
-            Some(Value::List(items)) => items
-                .iter()
-                .any(|item| matches!(item, Value::String(item) if *item == text))
-                .into(),
-            Some(Value::Map(map)) => map.find(&text).is_some().into(),
-            Some(_) => frame.base.fail(EvalErrorKind::NoOverload, span),
-            None => place.lost(frame),
-        }),
+        Fixed::Constant(Value::String(text)) if text.len() <= FREE_TEXT => {
+            test(move |frame| match place.get(frame) {
+                Some(Value::List(items)) => {
+                    value_of!(frame, frame.base.charge(ITEM * items.len(), span));
+                    items
+                        .iter()
+                        .any(|item| matches!(item, Value::String(item) if *item == text))
+                        .into()
+                }
+                Some(Value::Map(map)) => map.find(&text).is_some().into(),
+                Some(_) => frame.base.fail(EvalErrorKind::NoOverload, span),
+                None => place.lost(frame),
+            })
+        }
         Fixed::Constant(constant) => test(move |frame| match place.get(frame) {
-            Some(list) => contains(frame, list, &constant, span),
+            Some(list) => value_of!(frame, frame.base.contains(list, &constant, span)).into(),
             None => place.lost(frame),
         }),
         Fixed::Param(slot) => test(move |frame| match place.get(frame) {
-            Some(list) => contains(frame, list, &frame.base.params[slot].value, span),
-            None => place.lost(frame),
-        }),
-    }
-}
-
-fn contains(frame: Frame<'_>, list: &Value, item: &Value, span: Span) -> Tri {
-    match list {
-        Value::List(items) => items.contains(item).into(),
-        Value::Map(map) => map.find_value(item).is_some().into(),
-        _ => frame.base.fail(EvalErrorKind::NoOverload, span),
-    }
-}
-
-/// As [`contains`], charged for what is compared.
-fn contains_charged(
-    base: &Base<'_>,
-    list: &Value,
-    item: &Value,
-    span: Span,
-) -> Result<bool, EvalError> {
-    match list {
-        Value::List(items) => {
-            for candidate in items.iter() {
-                base.charge(8, span)?;
-                if base.equal(candidate, item, span)? {
-                    return Ok(true);
-                }
+            Some(list) => {
+                let item = &frame.base.params[slot].value;
+                value_of!(frame, frame.base.contains(list, item, span)).into()
             }
-            Ok(false)
-        }
-        Value::Map(map) => {
-            base.charge(16 + item.as_str().map_or(0, str::len), span)?;
-            Ok(map.find_value(item).is_some())
-        }
-        _ => Err(EvalError {
-            kind: EvalErrorKind::NoOverload,
-            span,
+            None => place.lost(frame),
         }),
     }
 }

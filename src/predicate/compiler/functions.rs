@@ -1,13 +1,17 @@
 //! Functions and arithmetic (CEL specification, "Standard Definitions").
 
+use std::str::FromStr;
+
 use smol_str::SmolStr;
 
 use super::{Compiler, Evaluated, Place, Term, Test, failed, owned, term, test, value_of};
+use crate::limits::NUMBER_BYTES;
 use crate::predicate::{
     ast::Binary,
-    check::{Function, Node, Pattern},
+    check::{Function, Node, PatternUse},
     error::{EvalError, EvalErrorKind, Span},
-    runtime::{Base, Frame, Tri},
+    runtime::{ALLOCATION, Base, Frame, Tri},
+    tally,
     value::Value,
 };
 
@@ -49,7 +53,7 @@ impl Compiler {
         })
     }
 
-    pub(super) fn matches(&mut self, text: &Node, pattern: &Pattern, span: Span) -> Test {
+    pub(super) fn matches(&mut self, text: &Node, pattern: &PatternUse, span: Span) -> Test {
         let text = self.term(text);
         let pattern = pattern.clone();
         test(move |frame| {
@@ -57,27 +61,15 @@ impl Compiler {
             let Value::String(text) = &*text else {
                 return no_overload(frame, span);
             };
-            let (regex, length) = match &pattern {
-                Pattern::Literal(regex, length) => (Some(regex), *length),
-                Pattern::Param(slot) => {
-                    let param = &frame.base.params[*slot];
-                    (
-                        param.regex.as_ref(),
-                        param.value.as_str().map_or(0, str::len),
-                    )
-                }
+            let pattern = match &pattern {
+                PatternUse::Literal(pattern) => Some(pattern),
+                PatternUse::Param(slot) => frame.base.params[*slot].pattern.as_ref(),
             };
-            let Some(regex) = regex else {
+            let Some(pattern) = pattern else {
                 return no_overload(frame, span);
             };
-            // A search is linear in the text, times the pattern in the worst case.
-            value_of!(
-                frame,
-                frame
-                    .base
-                    .charge(text.len().saturating_mul(1 + length / 16), span)
-            );
-            regex.is_match(text).into()
+            value_of!(frame, frame.base.charge(pattern.work(text.len()), span));
+            pattern.is_in(text).into()
         })
     }
 
@@ -129,13 +121,14 @@ impl Compiler {
                     _ => failed(EvalErrorKind::NoOverload, span),
                 },
                 (Value::String(a), Value::String(b)) if operator == Binary::Add => {
-                    frame.base.charge(a.len() + b.len(), span)?;
+                    frame.base.charge(ALLOCATION + a.len() + b.len(), span)?;
+                    tally::add(ALLOCATION + a.len() + b.len());
                     owned(Value::String([&**a, &**b].concat().into()))
                 }
                 (Value::List(a), Value::List(b)) if operator == Binary::Add => {
-                    frame
-                        .base
-                        .charge(size_of::<Value>() * (a.len() + b.len()), span)?;
+                    let bytes = ALLOCATION + size_of::<Value>() * (a.len() + b.len());
+                    frame.base.charge(bytes, span)?;
+                    tally::add(bytes);
                     owned(Value::List(a.iter().chain(&**b).cloned().collect()))
                 }
                 _ => failed(EvalErrorKind::NoOverload, span),
@@ -150,12 +143,14 @@ fn no_overload(frame: Frame<'_>, span: Span) -> Tri {
 
 #[inline]
 fn text_holds(frame: Frame<'_>, function: Function, text: &str, part: &str, span: Span) -> Tri {
+    // A search looks at both, and more than once where parts of the text are alike.
     let touched = if function == Function::Contains {
-        text.len()
+        2 * text.len() + part.len()
     } else {
         part.len()
     };
     value_of!(frame, frame.base.charge(touched, span));
+    tally::add(touched);
     match function {
         Function::StartsWith => text.starts_with(part),
         Function::EndsWith => text.ends_with(part),
@@ -191,6 +186,7 @@ fn size(base: &Base<'_>, value: &Value, span: Span) -> Applied {
     let size = match value {
         Value::String(text) => {
             base.charge(text.len(), span)?;
+            tally::add(text.len());
             text.chars().count()
         }
         Value::List(items) => items.len(),
@@ -204,7 +200,8 @@ fn lower(base: &Base<'_>, value: &Value, span: Span) -> Applied {
     let Value::String(text) = value else {
         return failed(EvalErrorKind::NoOverload, span);
     };
-    base.charge(text.len(), span)?;
+    base.charge(ALLOCATION + 2 * text.len(), span)?;
+    tally::add(ALLOCATION + text.len());
     Ok(Value::String(text.to_ascii_lowercase().into()))
 }
 
@@ -212,11 +209,12 @@ fn upper(base: &Base<'_>, value: &Value, span: Span) -> Applied {
     let Value::String(text) = value else {
         return failed(EvalErrorKind::NoOverload, span);
     };
-    base.charge(text.len(), span)?;
+    base.charge(ALLOCATION + 2 * text.len(), span)?;
+    tally::add(ALLOCATION + text.len());
     Ok(Value::String(text.to_ascii_uppercase().into()))
 }
 
-fn to_int(_: &Base<'_>, value: &Value, span: Span) -> Applied {
+fn to_int(base: &Base<'_>, value: &Value, span: Span) -> Applied {
     const BEYOND: f64 = 9_223_372_036_854_775_808.0;
     match value {
         Value::Int(_) => Ok(value.clone()),
@@ -225,10 +223,13 @@ fn to_int(_: &Base<'_>, value: &Value, span: Span) -> Applied {
             Ok(Value::Int(*double as i64))
         }
         Value::Double(_) => failed(EvalErrorKind::Conversion, span),
-        Value::String(text) => text.parse().map_or_else(
-            |_| failed(EvalErrorKind::Conversion, span),
-            |int| Ok(Value::Int(int)),
-        ),
+        Value::String(text) => {
+            base.charge(text.len().min(NUMBER_BYTES), span)?;
+            number(text).map_or_else(
+                || failed(EvalErrorKind::Conversion, span),
+                |int| Ok(Value::Int(int)),
+            )
+        }
         _ => failed(EvalErrorKind::NoOverload, span),
     }
 }
@@ -238,14 +239,24 @@ fn to_double(base: &Base<'_>, value: &Value, span: Span) -> Applied {
         Value::Double(_) => Ok(value.clone()),
         Value::Int(int) => Ok(Value::Double(*int as f64)),
         Value::String(text) => {
-            base.charge(text.len(), span)?;
-            text.parse().map_or_else(
-                |_| failed(EvalErrorKind::Conversion, span),
+            // Of some, the digits are multiplied out.
+            base.charge(8 * text.len().min(NUMBER_BYTES), span)?;
+            number(text).map_or_else(
+                || failed(EvalErrorKind::Conversion, span),
                 |double| Ok(Value::Double(double)),
             )
         }
         _ => failed(EvalErrorKind::NoOverload, span),
     }
+}
+
+/// The number that a text says, unless it is longer than any number.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    if text.len() > NUMBER_BYTES {
+        return None;
+    }
+    tally::add(text.len());
+    text.parse().ok()
 }
 
 fn to_string(base: &Base<'_>, value: &Value, span: Span) -> Applied {
@@ -256,6 +267,7 @@ fn to_string(base: &Base<'_>, value: &Value, span: Span) -> Applied {
         Value::Double(value) => value.to_string().into(),
         _ => return failed(EvalErrorKind::NoOverload, span),
     };
-    base.charge(text.len(), span)?;
+    // Bounded by itself: a number is written with 330 characters at most.
+    base.charge(ALLOCATION + 2 * text.len(), span)?;
     Ok(Value::String(text))
 }

@@ -5,18 +5,12 @@ use crate::predicate::{
     ast::Macro,
     check::Node,
     error::{EvalError, EvalErrorKind, Span},
-    runtime::{Frame, Local, Tri},
+    runtime::{ALLOCATION, Frame, Local, Tri},
+    tally,
     value::Value,
 };
 
 impl Compiler {
-    fn inside<T>(&mut self, compile: impl FnOnce(&mut Self) -> T) -> T {
-        self.macros += 1;
-        let compiled = compile(self);
-        self.macros -= 1;
-        compiled
-    }
-
     pub(super) fn quantifier(
         &mut self,
         kind: Macro,
@@ -24,9 +18,9 @@ impl Compiler {
         body: &Node,
         span: Span,
     ) -> Test {
-        let cost = body.size();
+        let cost = body.steps();
         let range = self.term(range);
-        let body = self.inside(|compiler| compiler.test(body));
+        let body = self.test(body);
         let decides = Tri::from(kind == Macro::Exists);
         if kind == Macro::ExistsOne {
             return test(move |frame| {
@@ -67,11 +61,12 @@ impl Compiler {
         body: &Node,
         span: Span,
     ) -> Term {
-        let cost = body.size() + condition.map_or(0, Node::size);
+        let cost = body.steps() + condition.map_or(0, Node::steps);
         let range = self.term(range);
         if kind == Macro::Filter {
-            let body = self.inside(|compiler| compiler.test(body));
+            let body = self.test(body);
             return term(move |frame| {
+                frame.base.charge(ALLOCATION, span)?;
                 let mut kept = Vec::new();
                 walk(frame, &*range(frame)?, cost, span, |inner, item| {
                     if truth(inner, &body, span)? {
@@ -83,9 +78,10 @@ impl Compiler {
                 owned(kept.into())
             });
         }
-        let condition = condition.map(|condition| self.inside(|compiler| compiler.test(condition)));
-        let body = self.inside(|compiler| compiler.term(body));
+        let condition = condition.map(|condition| self.test(condition));
+        let body = self.term(body);
         term(move |frame| {
+            frame.base.charge(ALLOCATION, span)?;
             let mut made = Vec::new();
             walk(frame, &*range(frame)?, cost, span, |inner, _| {
                 let wanted = condition
@@ -112,6 +108,7 @@ fn walk(
 ) -> Result<(), EvalError> {
     let mut visit = |item: &Value| {
         frame.base.step(cost, span)?;
+        tally::add(5 * cost as usize);
         visit(
             Frame {
                 base: frame.base,

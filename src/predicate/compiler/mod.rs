@@ -11,6 +11,7 @@ mod macros;
 
 use super::{
     ast::{Binary, Macro},
+    attributes::Facts,
     check::{Node, NodeKind},
     error::{EvalError, EvalErrorKind, Span},
     runtime::{Frame, Operand, Tri},
@@ -60,18 +61,12 @@ use value_of;
 #[derive(Default)]
 pub(super) struct Compiler {
     pub(super) constants: Vec<Value>,
-    /// Macros around what is compiled; inside one, even a single comparison is charged.
-    macros: usize,
 }
 
 impl Compiler {
     fn constant(&mut self, value: &Value) -> usize {
         self.constants.push(value.clone());
         self.constants.len() - 1
-    }
-
-    fn charged(&self) -> bool {
-        self.macros > 0
     }
 
     /// Compiles a truth value.
@@ -165,12 +160,16 @@ impl Compiler {
                 let at = self.constant(value);
                 term(move |frame| Ok(Operand::Borrowed(&frame.base.constants[at])))
             }
-            NodeKind::Connection => {
-                term(|frame| owned(frame.base.attributes.connection.to_value()))
-            }
+            NodeKind::Connection => term(move |frame| {
+                frame.base.charge(Facts::WORK, span)?;
+                owned(frame.base.attributes.connection.to_value())
+            }),
             NodeKind::Fact(fact) => {
                 let fact = *fact;
-                term(move |frame| owned(frame.base.attributes.connection.get(fact)))
+                term(move |frame| {
+                    frame.base.charge(fact.work(), span)?;
+                    owned(frame.base.attributes.connection.get(fact))
+                })
             }
             NodeKind::Select(from, key) => self.select(from, key, span),
             NodeKind::Index(from, index) => self.index(from, index, span),

@@ -62,6 +62,7 @@ pub struct MembersBuilder {
     /// The list without its last bracket.
     json: Vec<u8>,
     max_bytes: usize,
+    members: usize,
 }
 
 impl MembersBuilder {
@@ -70,6 +71,7 @@ impl MembersBuilder {
         Self {
             json: vec![b'['],
             max_bytes,
+            members: 0,
         }
     }
 
@@ -85,10 +87,17 @@ impl MembersBuilder {
         // Writing to a Vec cannot fail, and a member always serializes.
         let _ = serde_json::to_writer(&mut self.json, member);
         let fits = is_first || self.json.len() < self.max_bytes;
-        if !fits {
+        if fits {
+            self.members += 1;
+        } else {
             self.json.truncate(before);
         }
         fits
+    }
+
+    /// How many are in it.
+    pub fn members(&self) -> usize {
+        self.members
     }
 
     /// The list.

@@ -12,7 +12,8 @@ pub use self::{
     members::{Changes, Member, MemberKind, MembersBuilder, MembersPage},
     reply::{
         JoinAck, Position, Reconnect, Welcome, ack, ack_auth, ack_join, ack_members, ack_position,
-        bye, bye_expired, error, goes_on, joined, left, member, members_changed, pong, welcome,
+        bye, bye_between, bye_expired, error, goes_on, joined, left, member, members_changed, pong,
+        welcome,
     },
     request::{
         Call, ClientEvent, Misunderstood, Request, Since, binary_id, id, parse, parse_binary,

@@ -1,5 +1,7 @@
 //! What the server says beside events: one object in a text frame, with an `op`.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -300,9 +302,15 @@ pub fn bye(code: u16, reason: &str, reconnect_in_ms: u64) -> Frame {
 
 /// The same to a client whose token has expired, before `close`: it needs a new token first.
 pub fn bye_expired(close: &Close) -> Frame {
-    let half = EXPIRED_RECONNECT.as_millis() as u64 / 2;
-    let jitter = uuid::Uuid::new_v4().as_u128() as u64 % half;
-    bye(close.code, &close.reason, half + jitter)
+    bye_between(close, EXPIRED_RECONNECT / 2, EXPIRED_RECONNECT)
+}
+
+/// The same before `close`, at some moment between two waits: not all clients are to come back together.
+pub fn bye_between(close: &Close, min: Duration, max: Duration) -> Frame {
+    let (min, max) = (min.as_millis() as u64, max.as_millis() as u64);
+    let span = max.saturating_sub(min).max(1);
+    let jitter = uuid::Uuid::new_v4().as_u128() as u64 % span;
+    bye(close.code, &close.reason, min + jitter)
 }
 
 #[cfg(test)]

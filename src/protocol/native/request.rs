@@ -6,7 +6,10 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, cut, text};
-use crate::protocol::event::{Data, Event, EventError, Exceptions, channel_name};
+use crate::{
+    limits::USER_BYTES,
+    protocol::event::{Data, Event, EventError, Exceptions, channel_name},
+};
 
 /// What a client asks for.
 #[derive(Debug)]
@@ -108,8 +111,12 @@ pub struct Call<'a> {
 /// Why a message is not understood.
 #[derive(Debug)]
 pub enum Misunderstood<'a> {
-    /// It is no JSON text: the connection ends with 4009.
-    NotJson,
+    /// It is not a message at all: not JSON, or bytes without a header. The client gets an `error`, and is closed with 4009
+    /// if it goes on.
+    Unreadable {
+        /// What is wrong with it.
+        message: &'static str,
+    },
     /// It asks for nothing known: the client gets an `error` and stays.
     Refused {
         /// The `id` of the message, if it has one.
@@ -163,7 +170,7 @@ const MESSAGE_CHARS: usize = 200;
 /// Reads one text message.
 ///
 /// # Errors
-/// [`Misunderstood`] says whether the connection can go on.
+/// [`Misunderstood`] says whether it was a message at all.
 pub fn parse(text: &str) -> Result<Call<'_>, Misunderstood<'_>> {
     understand(text, None)
 }
@@ -172,13 +179,10 @@ pub fn parse(text: &str) -> Result<Call<'_>, Misunderstood<'_>> {
 /// JSON of a text message without `data`, then the bytes.
 ///
 /// # Errors
-/// Always [`Misunderstood::Refused`]: bytes that mean nothing here end no connection.
+/// As [`parse`].
 pub fn parse_binary(bytes: &[u8]) -> Result<Call<'_>, Misunderstood<'_>> {
-    let (header, bytes) = split(bytes).map_err(|message| bad(message).under(None))?;
-    understand(header, Some(bytes)).map_err(|error| match error {
-        Misunderstood::NotJson => bad("the header of the binary message is no JSON").under(None),
-        refused @ Misunderstood::Refused { .. } => refused,
-    })
+    let (header, bytes) = split(bytes).map_err(|message| Misunderstood::Unreadable { message })?;
+    understand(header, Some(bytes))
 }
 
 /// The `id` of a text message, whatever else it says.
@@ -224,7 +228,12 @@ fn understand<'a>(text: &'a str, bytes: Option<&'a [u8]>) -> Result<Call<'a>, Mi
         Ok(fields) => fields,
         // What is wrong with the data may be found before the text proves to be no JSON.
         Err(error) if !error.is_data() || serde_json::from_str::<IgnoredAny>(text).is_err() => {
-            return Err(Misunderstood::NotJson);
+            let message = if bytes.is_some() {
+                "the header of the binary message is not JSON"
+            } else {
+                "the message is not JSON"
+            };
+            return Err(Misunderstood::Unreadable { message });
         }
         Err(_) if !is_object(text) => return Err(bad("the message is no object").under(None)),
         Err(error) => return Err(bad(without_place(&error)).under(id(text))),
@@ -392,7 +401,18 @@ impl<'a> Reader<'_, 'a> {
 
     fn users(&mut self) -> Result<Vec<String>, Refusal> {
         let raw = self.needed("users")?;
-        serde_json::from_str(raw.get()).map_err(|_| bad("users must be a list of strings"))
+        let users: Vec<String> =
+            serde_json::from_str(raw.get()).map_err(|_| bad("users must be a list of strings"))?;
+        match users.iter().find(|user| user.len() > USER_BYTES) {
+            Some(user) => Err(Refusal {
+                code: "name_too_long",
+                message: format!(
+                    "users has a name of {} bytes; at most {USER_BYTES} fit",
+                    user.len()
+                ),
+            }),
+            None => Ok(users),
+        }
     }
 
     fn data(&mut self) -> &'a RawValue {

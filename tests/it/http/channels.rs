@@ -98,7 +98,14 @@ fn several_channels_take_one_place_at_the_gate() {
     let server = server_with(|config| {
         config.limits.bulk_publications = 1;
         config.limits.small_publications = 1;
-        (config.limits.admitted_bytes, config.limits.body_bytes) = (4000, 4000);
+        // Small enough for four frames to need all of the gate, and all else for them.
+        let limits = &mut config.limits;
+        (
+            limits.admitted_bytes,
+            limits.body_bytes,
+            limits.message_bytes,
+        ) = (4000, 4000, 4000);
+        (limits.claims_bytes, limits.profile_bytes) = (500, 500);
     });
     let mut clients: Vec<Client> = (0..110).map(|_| server.connect("")).collect();
     for channel in ["a", "b"] {

@@ -5,7 +5,7 @@ fn refused(call: Result<Call<'_>, Misunderstood<'_>>) -> (Option<String>, &'stat
         Err(Misunderstood::Refused { id, code, message }) => {
             (id.map(|id| id.get().to_owned()), code, message)
         }
-        Err(Misunderstood::NotJson) => (None, "not_json", String::new()),
+        Err(Misunderstood::Unreadable { message }) => (None, "unreadable", message.to_owned()),
         Ok(call) => panic!("{call:?} was understood"),
     }
 }
@@ -183,7 +183,7 @@ fn what_is_no_json_is_told_apart_from_what_means_nothing() {
         r#"{"op":1,"op":2"#,
         "{\"a\":\"\u{1}\"}",
     ] {
-        assert_eq!(refused(parse(text)).1, "not_json", "{text}");
+        assert_eq!(refused(parse(text)).1, "unreadable", "{text}");
     }
     for text in ["[]", "1", "null", r#"["ping"]"#] {
         assert_eq!(
@@ -375,12 +375,12 @@ fn bytes_come_behind_their_header() {
 }
 
 #[test]
-fn a_bad_binary_message_is_refused_and_ends_nothing() {
+fn a_binary_message_without_a_header_is_unreadable_and_one_with_a_wrong_header_is_refused() {
     let whole = binary(r#"{"op":"broadcast","event":"e"}"#, b"");
     for end in 0..whole.len() {
         assert_eq!(
             refused(parse_binary(&whole[..end])).1,
-            "bad_message",
+            "unreadable",
             "{end}"
         );
     }
@@ -393,9 +393,15 @@ fn a_bad_binary_message_is_refused_and_ends_nothing() {
         refused(parse_binary(&[1, 0, 1, 255])).2,
         "the header of the binary message is not UTF-8"
     );
+    for header in ["", "{"] {
+        let expected = "the header of the binary message is not JSON".to_owned();
+        assert_eq!(
+            refused(parse_binary(&binary(header, b"x"))),
+            (None, "unreadable", expected),
+            "{header}"
+        );
+    }
     for (header, why) in [
-        ("", "the header of the binary message is no JSON"),
-        ("{", "the header of the binary message is no JSON"),
         ("[]", "the message is no object"),
         (r#"{"op":"ping"}"#, "ping takes no bytes; send it as text"),
         (

@@ -14,7 +14,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// How long a WebSocket waits for something to come before it lets its owner look up.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
-fn connect(to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+/// A connection that gives up after `patience`.
+pub(crate) fn connect(to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
     let socket = TcpStream::connect_timeout(&to, CONNECT.min(patience))?;
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(patience))?;
@@ -38,28 +39,63 @@ fn read_answer(socket: &mut TcpStream) -> io::Result<(u16, Vec<u8>, bool)> {
 
 /// A caller that keeps its connection.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     to: SocketAddr,
     patience: Duration,
     socket: Option<TcpStream>,
+    /// Header lines of every request.
+    more: String,
 }
 
 impl Caller {
-    pub(super) fn new(to: SocketAddr, patience: Duration) -> Self {
+    pub(crate) fn new(to: SocketAddr, patience: Duration) -> Self {
         Self {
             to,
             patience,
             socket: None,
+            more: String::new(),
+        }
+    }
+
+    /// The same with an API key.
+    pub(crate) fn with_key(to: SocketAddr, patience: Duration, key: &str) -> Self {
+        Self {
+            more: format!("Authorization: Bearer {key}\r\n"),
+            ..Self::new(to, patience)
         }
     }
 
     /// Posts; answers status and body. After an error the next request has a new connection.
-    pub(super) fn post(&mut self, path: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
+    pub(crate) fn post(&mut self, path: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
+        self.post_with(path, "", body)
+    }
+
+    /// The same with further header lines.
+    pub(crate) fn post_with(
+        &mut self,
+        path: &str,
+        more: &str,
+        body: &str,
+    ) -> io::Result<(u16, Vec<u8>)> {
+        let more = format!("{}{more}", self.more);
+        self.exchange(&http::post(self.to, path, &more, body))
+    }
+
+    /// Gets; answers status and body.
+    pub(crate) fn get(&mut self, path: &str) -> io::Result<(u16, Vec<u8>)> {
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\n{}\r\n",
+            self.to, self.more
+        );
+        self.exchange(head.as_bytes())
+    }
+
+    fn exchange(&mut self, request: &[u8]) -> io::Result<(u16, Vec<u8>)> {
         let mut socket = match self.socket.take() {
             Some(socket) => socket,
             None => connect(self.to, self.patience)?,
         };
-        socket.write_all(&http::post(self.to, path, "", body))?;
+        socket.write_all(request)?;
         let (status, body, is_last) = read_answer(&mut socket)?;
         self.socket = Some(socket).filter(|_| !is_last);
         Ok((status, body))
@@ -67,7 +103,7 @@ impl Caller {
 }
 
 /// Gets on a connection of its own; answers status and body.
-pub(super) fn get(to: SocketAddr, path: &str, patience: Duration) -> io::Result<(u16, Vec<u8>)> {
+pub(crate) fn get(to: SocketAddr, path: &str, patience: Duration) -> io::Result<(u16, Vec<u8>)> {
     let mut socket = connect(to, patience)?;
     socket.write_all(
         format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").as_bytes(),
@@ -77,14 +113,14 @@ pub(super) fn get(to: SocketAddr, path: &str, patience: Duration) -> io::Result<
 
 /// A client's WebSocket.
 #[derive(Debug)]
-pub(super) struct WebSocket {
+pub(crate) struct WebSocket {
     socket: TcpStream,
     inbox: Vec<u8>,
 }
 
 /// What came on it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     Text(Vec<u8>),
     /// Nothing, for a moment.
     Nothing,
@@ -93,7 +129,7 @@ pub(super) enum Heard {
 
 impl WebSocket {
     /// Upgrades a connection within `patience`.
-    pub(super) fn open(to: SocketAddr, path: &str, patience: Duration) -> io::Result<Self> {
+    pub(crate) fn open(to: SocketAddr, path: &str, patience: Duration) -> io::Result<Self> {
         let mut socket = connect(to, patience)?;
         socket.write_all(http::upgrade(to, path, "").as_bytes())?;
         let (mut inbox, mut buffer) = (Vec::new(), [0; 4096]);
@@ -115,13 +151,28 @@ impl WebSocket {
         Ok(Self { socket, inbox })
     }
 
+    /// The socket, and what has come on it and was not read.
+    pub(crate) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.socket, self.inbox)
+    }
+
+    /// From now on it waits for nothing.
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+        self.socket.set_nonblocking(true)
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write_all(bytes)
+    }
+
     /// Sends a text.
-    pub(super) fn send(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn send(&mut self, text: &str) -> io::Result<()> {
         self.socket.write_all(&frames::text(text))
     }
 
     /// The next text, or nothing for a moment; pings are answered.
-    pub(super) fn next(&mut self) -> Heard {
+    pub(crate) fn next(&mut self) -> Heard {
         let mut buffer = [0; 16 * 1024];
         loop {
             if let Some((frame, used)) = frames::next(&self.inbox) {

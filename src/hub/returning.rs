@@ -1,0 +1,137 @@
+//! Lost connections whose clients have come back, and are about to take over their channels.
+//!
+//! Between leaving [limbo](super::limbo) and joining as another connection such a client is neither lost nor a member, and
+//! its join may have to wait. Whoever takes connections out of a channel has to find it all the same.
+
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use parking_lot::{Mutex, MutexGuard};
+use smol_str::SmolStr;
+
+use super::{
+    connection::{Connection, Snapshot},
+    limbo::Left,
+};
+use crate::{
+    id::{AppId, ConnectionId},
+    predicate::Value,
+};
+
+/// The places in channels that returning clients have yet to claim.
+#[derive(Debug, Default)]
+pub(super) struct Returning(Mutex<Places>);
+
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// Lost connections as they were, but with the channels alone that are yet to be claimed.
+    by_id: AHashMap<ConnectionId, Snapshot>,
+    /// Channels that nobody comes back to for now.
+    held_off: Vec<(AppId, SmolStr)>,
+}
+
+/// A channel that no returning client comes back to before this is dropped.
+#[derive(Debug)]
+pub(crate) struct HeldOff<'r> {
+    returning: &'r Returning,
+    held: (AppId, SmolStr),
+}
+
+impl Returning {
+    /// For adding what is taken out of limbo meanwhile: whoever looks finds it in the one or the other.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Places> {
+        self.0.lock()
+    }
+
+    /// Claims the place of `id` in `channel`; false if it was taken out of the channel before. `None` if clients are held off
+    /// the channel now.
+    pub(super) fn claim(&self, id: &ConnectionId, (app, channel): (AppId, &str)) -> Option<bool> {
+        let mut places = self.lock();
+        let is_held = |(of, name): &(AppId, SmolStr)| *of == app && name == channel;
+        if places.held_off.iter().any(is_held) {
+            return None;
+        }
+        Some(places.remove(id, channel))
+    }
+
+    /// Gives up the place of `id` in `channel`; false if it was taken out of the channel before.
+    pub(super) fn give_up(&self, id: &ConnectionId, channel: &str) -> bool {
+        self.lock().remove(id, channel)
+    }
+
+    pub(super) fn hold_off(&self, app: AppId, channel: &str) -> HeldOff<'_> {
+        let held = (app, SmolStr::from(channel));
+        self.lock().held_off.push(held.clone());
+        HeldOff {
+            returning: self,
+            held,
+        }
+    }
+
+    /// Those with a place in `channel`.
+    pub(super) fn of(&self, channel: &str) -> Vec<Snapshot> {
+        let places = self.lock();
+        let ones = places.by_id.values().filter(|one| one.is_in(channel));
+        ones.cloned().collect()
+    }
+
+    /// Takes one out of `channel`, unless it is no longer what it was when it was looked at.
+    pub(super) fn take_out(&self, seen: &Snapshot, channel: &str) -> Left {
+        let mut places = self.lock();
+        match places.by_id.get(&seen.id()) {
+            None => Left::Gone,
+            Some(now) if !Arc::ptr_eq(now, seen) => Left::Changed(now.clone()),
+            Some(_) => {
+                places.remove(&seen.id(), channel);
+                Left::Done
+            }
+        }
+    }
+}
+
+impl Places {
+    /// Adds the places of `lost` in `channels`.
+    pub(super) fn add(&mut self, lost: &Snapshot, channels: &[SmolStr]) {
+        if channels.is_empty() {
+            return;
+        }
+        let before = self.by_id.get(&lost.id()).map(Arc::as_ref);
+        let names = before.into_iter().flat_map(Connection::channel_names);
+        let all: Vec<SmolStr> = names.chain(channels).cloned().collect();
+        let mut one = lost.clone();
+        set_channels(&mut one, all);
+        self.by_id.insert(one.id(), one);
+    }
+
+    /// Removes a place; false if there is none.
+    fn remove(&mut self, id: &ConnectionId, channel: &str) -> bool {
+        let Some(one) = self.by_id.get_mut(id).filter(|one| one.is_in(channel)) else {
+            return false;
+        };
+        let rest: Vec<SmolStr> = one
+            .channel_names()
+            .filter(|name| ***name != *channel)
+            .cloned()
+            .collect();
+        if rest.is_empty() {
+            self.by_id.remove(id);
+        } else {
+            set_channels(one, rest);
+        }
+        true
+    }
+}
+
+fn set_channels(one: &mut Snapshot, channels: Vec<SmolStr>) {
+    let channels = channels.into_iter().map(Value::String).collect();
+    Arc::make_mut(one).attributes.channels = Value::List(channels);
+}
+
+impl Drop for HeldOff<'_> {
+    fn drop(&mut self) {
+        let mut places = self.returning.lock();
+        if let Some(at) = places.held_off.iter().position(|one| *one == self.held) {
+            places.held_off.swap_remove(at);
+        }
+    }
+}

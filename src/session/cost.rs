@@ -1,0 +1,30 @@
+//! What a message costs beyond one message: each client may send so many a second, and some cause more work than others.
+
+use crate::limits::{NAMES_COST, PAGE_COST_BYTES};
+
+/// So many messages more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cost(pub(super) u32);
+
+impl Cost {
+    /// No more than any message.
+    pub(super) const NONE: Self = Self(0);
+
+    /// Of a page of members with `bytes` of JSON.
+    pub(super) fn of_page(bytes: usize) -> Self {
+        Self((bytes / PAGE_COST_BYTES) as u32)
+    }
+
+    /// Of an event that names so many users, connections and devices.
+    pub(super) fn of_names(names: usize) -> Self {
+        Self((names / NAMES_COST) as u32)
+    }
+}
+
+/// What became of a message.
+pub(super) enum Doing<F> {
+    /// All is done.
+    Done(Cost),
+    /// This has yet to be waited for.
+    Waiting(F),
+}
