@@ -290,6 +290,8 @@ export interface Explanation {
     /** The length of the part in bytes. */
     readonly length: number;
   })[];
+  /** If every connection is evaluated: the path whose index would make it a look-up, if there is one. */
+  readonly suggested_index?: string | undefined;
   /** With `connection`: every part of the filter outside macros that is not a literal. */
   readonly values?: readonly ({
     /** The part. */
@@ -472,6 +474,43 @@ export interface Disconnected {
   readonly missing_nodes?: MissingNodes | undefined;
 }
 
+export interface Revoke {
+  /** The user. */
+  readonly user?: string | undefined;
+  /** The users. Send this or `user`. */
+  readonly users?: readonly string[] | undefined;
+  /** Tokens that were issued before this are refused: Unix seconds, or a time by RFC 3339. At most 5 s ahead of the node's clock. Absent: every token that is issued by now. */
+  readonly before?: number | string | undefined;
+}
+
+export interface RevokeReceipt {
+  /** Connections that were closed. */
+  readonly disconnected: number;
+  /** Tokens that were issued before this are refused, in Unix seconds. */
+  readonly before: number;
+  /** Until when they are refused, in Unix seconds. */
+  readonly kept_until: number;
+  /** Nodes that have done it. */
+  readonly nodes: number;
+  readonly missing_nodes?: MissingNodes | undefined;
+}
+
+export interface Auth {
+  /** The user. */
+  readonly user: string;
+  /** All claims, which filters see as `auth.*` beside `sub` and `iat`. `sub`, `exp`, `iat`, `nbf`, `iss`, `aud` and `can` are refused here. */
+  readonly claims: Record<string, unknown>;
+  readonly can?: Rights | undefined;
+}
+
+export interface ReplaceReceipt {
+  /** Connections whose claims were replaced. */
+  readonly connections: number;
+  /** Nodes that have done it. */
+  readonly nodes: number;
+  readonly missing_nodes?: MissingNodes | undefined;
+}
+
 export interface TokenRequest {
   /** The user, 1 to 256 bytes: the token's `sub`. */
   readonly user: string;
@@ -509,6 +548,13 @@ export interface Token {
   readonly ttl: number;
 }
 
+export interface Liveness {
+  /** `stuck`: the process is to be restarted. */
+  readonly status: "ok" | "stuck";
+  /** Why it is stuck. */
+  readonly reasons?: readonly string[] | undefined;
+}
+
 export interface Readiness {
   /** Whether the node is ready for traffic. */
   readonly ready: boolean;
@@ -527,7 +573,7 @@ export interface Problem {
   /** The HTTP status. */
   readonly status: number;
   /** Stable, for programs. docs/http-api.md explains each code, and what to do. */
-  readonly code: "bad_json" | "missing_field" | "bad_field" | "unknown_field" | "bad_base64" | "bad_params" | "bad_query" | "bad_path" | "bad_channel" | "body_incomplete" | "event_name_length" | "event_name_reserved" | "data_too_deep" | "cannot_store" | "too_many_names" | "too_many_items" | "unknown_call" | "idempotency_key_length" | "bad_token_request" | "bad_handshake" | "unknown_protocol" | "filter_syntax" | "filter_unsupported" | "unknown_function" | "wrong_arguments" | "undeclared_name" | "unbound_param" | "bad_regex" | "not_boolean" | "filter_too_long" | "filter_too_large" | "filter_too_deep" | "filter_list_too_long" | "unauthorized" | "missing_scope" | "development_only" | "origin_refused" | "unknown_path" | "unknown_app" | "unknown_connection" | "no_history" | "method_not_allowed" | "body_timeout" | "no_users" | "no_token_secret" | "body_too_large" | "content_type" | "idempotency_key_reused" | "upgrade_required" | "internal" | "busy" | "bus_down" | "history_unavailable" | "idempotency_key_running" | "idempotency_store_full" | "connection_limit" | "address_limit" | "accept_rate" | "draining";
+  readonly code: "bad_json" | "missing_field" | "bad_field" | "unknown_field" | "bad_base64" | "bad_params" | "bad_query" | "bad_path" | "bad_channel" | "body_incomplete" | "event_name_length" | "event_name_reserved" | "data_too_deep" | "cannot_store" | "too_many_names" | "name_too_long" | "too_many_items" | "unknown_call" | "idempotency_key_length" | "bad_token_request" | "bad_claims" | "bad_handshake" | "unknown_protocol" | "filter_syntax" | "filter_unsupported" | "unknown_function" | "wrong_arguments" | "undeclared_name" | "unbound_param" | "bad_regex" | "not_boolean" | "filter_too_long" | "filter_too_large" | "filter_too_deep" | "filter_list_too_long" | "unauthorized" | "missing_scope" | "development_only" | "origin_refused" | "unknown_path" | "unknown_app" | "unknown_connection" | "no_history" | "method_not_allowed" | "body_timeout" | "no_users" | "no_token_secret" | "body_too_large" | "too_much_to_store" | "content_type" | "idempotency_key_reused" | "upgrade_required" | "internal" | "busy" | "bus_down" | "history_unavailable" | "idempotency_key_running" | "idempotency_store_full" | "revocations_full" | "connection_limit" | "address_limit" | "accept_rate" | "draining";
   /** What is wrong with this request, for people. */
   readonly detail: string;
   /** For an error in a filter: where the mistake begins, in bytes of the filter. */
@@ -647,6 +693,16 @@ export interface Operations {
   readonly disconnect: {
     readonly body: Disconnect;
     readonly result: Disconnected;
+  };
+  /** POST /v1/revoke */
+  readonly revoke: {
+    readonly body: Revoke;
+    readonly result: RevokeReceipt;
+  };
+  /** POST /v1/auth */
+  readonly auth: {
+    readonly body: Auth;
+    readonly result: ReplaceReceipt;
   };
   /** POST /v1/tokens */
   readonly tokens: {
