@@ -285,10 +285,12 @@ impl EventLoop {
         }
     }
 
-    /// A socket failed: its reader is woken and ends the connection.
+    /// A socket failed: its reader is woken and ends the connection. What the session waits for before it reads on is over
+    /// as well, since nobody will ever read what stands in the way.
     fn broken(&self, at: SlotRef) {
         if let Some(seat) = self.seat_of(at) {
             seat.reset();
+            self.shard.with(|table| table.lose(at));
         }
     }
 

@@ -162,3 +162,33 @@ async fn a_token_is_over_only_after_its_end() {
         "the heartbeat looks again"
     );
 }
+
+#[tokio::test]
+async fn a_connection_whose_socket_fails_is_over_whatever_its_session_waits_for() {
+    let limits = Limits {
+        outbox_bytes: 64 * 1024 * 1024,
+        ..Limits::default()
+    };
+    let (this, listener) = (event_loop(limits), listener().await);
+    let (client, socket) = pair(&listener).await;
+    let at = this.shard.own(|table| connect(table, "u", Value::Null));
+    this.seat(socket, at);
+    let large = Frame::event_text(&[&vec![b'x'; 900_000]]);
+    LocalSet::new()
+        .run_until(async {
+            tokio::task::spawn_local(this.clone().flush());
+            for _ in 0..8 {
+                this.shard.with(|table| table.place_own(at, large.clone()));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // It has not read, so the kernel answers what comes with a reset.
+            drop(client);
+            while this.shard.own(|table| table.state(at)) == State::Open {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    assert!(!this.shard.own(|table| table.is_behind(at, 1)));
+    let departed = this.shard.own(|table| table.remove(at)).unwrap();
+    assert_eq!((departed.close_code, departed.was_open), (0, true));
+}

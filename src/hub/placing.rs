@@ -198,6 +198,19 @@ impl Table {
         }
     }
 
+    /// Ends a connection whose socket has failed: nothing more is placed, and its client may come back to its channels.
+    pub(crate) fn lose(&mut self, at: SlotRef) {
+        match self.state(at) {
+            State::Open => self.depart(at.slot, Departing::Lost),
+            State::Pending => {}
+            State::Closing | State::Free => return,
+        }
+        let entry = &mut self.slots[at.slot as usize];
+        entry.state = State::Closing;
+        entry.close_code = 0;
+        self.closing.push(at);
+    }
+
     /// Ends a connection whose client has come back by another one: its channels wait for that.
     pub(crate) fn close_replaced(&mut self, at: SlotRef) {
         self.end(
