@@ -25,6 +25,9 @@ pub(crate) const ROSTER_OUTLIVES: Duration = Duration::from_hours(24);
 /// client asks for again and again cannot pile up.
 pub const REPLAY_LOOK: Duration = Duration::from_millis(10);
 
+/// The same once it has waited for a while: each look takes the shard's lock, and thousands may wait.
+pub const REPLAY_LOOK_MAX: Duration = Duration::from_millis(250);
+
 /// Stored events between two pings that ask for their confirmation, where many are handed over at once.
 pub const CONFIRMED_STRETCH: usize = 64;
 
@@ -491,6 +494,10 @@ pub const MESSAGE_TIME: Duration = Duration::from_secs(30);
 /// an honest one is whole within milliseconds.
 pub const UNFINISHED_BYTES: usize = 64 * 1024 * 1024;
 
+/// Memory of all messages of a node that came behind one which has yet to be done, such as a join whose client reads its replay
+/// slowly. Past it the client that waits for longest is closed.
+pub const HELD_BYTES: usize = 64 * 1024 * 1024;
+
 /// How much is still read of a client that is being closed, in which its close frame may come. Of one that goes on sending
 /// nothing more is read, and its socket is reset after [`CLOSE_GRACE`].
 pub const CLOSING_BYTES: u32 = 256 * 1024;
@@ -513,8 +520,9 @@ pub const DESCRIPTORS_SPARE: usize = 64;
 /// Fewest sockets of HTTP where nothing is set: proxies and functions keep some open each.
 pub const HTTP_SOCKETS_MIN: usize = 64;
 
-/// Most of them where nothing is set. Each has buffers of 20 KiB, so they take 320 MiB.
-pub const HTTP_SOCKETS_MAX: usize = 16_384;
+/// Most of them where nothing is set. Each has buffers of 20 KiB, and of up to 90 KiB while a long head comes: 160 MiB, or 720 MiB
+/// if strangers send long heads on all of them. Bodies, of at most `body_bytes` each, come from those who have a key.
+pub const HTTP_SOCKETS_MAX: usize = 8_192;
 
 /// Sockets of HTTP that strangers from one address may have at least, where connections of an address are bounded. A browser
 /// opens six, and several may share the address.
@@ -723,7 +731,7 @@ pub struct Limits {
     /// Connections of this node; 0 means as many as the file descriptors allow, at most 1,000,000.
     pub connections: usize,
     /// Sockets of HTTP on this node, functions' and proxies' kept ones and those that are to become clients; 0 means a quarter
-    /// of the file descriptors, from 64 to 16,384. Past it the one that waits for a request for longest is closed.
+    /// of the file descriptors, from 64 to 8,192. Past it the one that waits for a request for longest is closed.
     pub http_sockets: usize,
     /// Connections that begin in a second. Protects what is connected from a stampede of what reconnects. Requests that
     /// become no connection do not count.

@@ -44,6 +44,7 @@ use crate::{
     auth::Scope,
     door::Door,
     event_loop::EventLoop,
+    hub::LongStep,
     limits::LONG_BODY,
     metrics::Refusal,
     node::{Node, Phase},
@@ -500,7 +501,7 @@ impl Edge {
             _ => Bytes::new(),
         };
         if body.len() >= LONG_BODY {
-            node.queue_long_step(caller.app).await;
+            node.queue_long_step(caller.app, LongStep::Body).await;
         }
         let publishing = || Publishing {
             node: node.clone(),

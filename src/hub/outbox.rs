@@ -249,9 +249,12 @@ impl Backlog {
     }
 
     fn wait(&mut self, waiting: Waiting) {
+        // The bytes of a frame are shared, its place in this queue is not.
+        let mut bytes = size_of::<Waiting>();
         if waiting.frame.note_refused() {
-            self.total.fetch_add(waiting.frame.len(), Relaxed);
+            bytes += waiting.frame.len();
         }
+        self.total.fetch_add(bytes, Relaxed);
         self.frames.push_back(waiting);
     }
 
@@ -416,9 +419,11 @@ impl Backlog {
     }
 
     fn forget(&self, frame: &Frame) {
+        let mut bytes = size_of::<Waiting>();
         if frame.forget_refused() {
-            self.total.fetch_sub(frame.len(), Relaxed);
+            bytes += frame.len();
         }
+        self.total.fetch_sub(bytes, Relaxed);
     }
 }
 
@@ -447,9 +452,10 @@ mod tests {
         for backlog in &mut boxes {
             backlog.push(shared.clone());
         }
-        assert_eq!(total.load(Relaxed), 100);
+        // Each has a place of its own in each queue.
+        assert_eq!(total.load(Relaxed), 100 + 3 * size_of::<Waiting>());
         boxes.truncate(1);
-        assert_eq!(total.load(Relaxed), 100);
+        assert_eq!(total.load(Relaxed), 100 + size_of::<Waiting>());
         assert_eq!(boxes[0].advance(100), (1, 0));
         assert_eq!(total.load(Relaxed), 0);
     }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     event_loop::EventLoop,
     history::Entry,
-    hub::{Coming, Count, Joining, Replay, Snapshot, Table, Watching},
+    hub::{Coming, Count, Joining, LongStep, Replay, Snapshot, Table, Watching},
     limits::{PAGE_DEFAULT, REPLAY_LOOK},
     node::{MembersQuery, NodeError, PageStart, Recalled, write_cursor},
     protocol::{
@@ -109,20 +109,16 @@ impl Client {
 
     /// One attempt; `None` if it has to be made again.
     async fn try_to_join(&self, join: &Join, told: &Told, coming: Coming) -> Option<Joined> {
-        while join.since.is_some()
-            && self
-                .event_loop
-                .shard()
-                .own(|table| table.is_replaying(self.seat.at))
-        {
-            tokio::time::sleep(REPLAY_LOOK).await;
+        if join.since.is_some() {
+            self.wait_while(|table| table.is_replaying(self.seat.at))
+                .await;
         }
         let has_page = join.members && matches!(told, Told::Ack(Some(_)));
         if has_page {
             self.drained().await;
         }
         if has_page || join.since.is_some() {
-            self.node.queue_long_step(self.app).await;
+            self.node.queue_long_step(self.app, LongStep::Client).await;
         }
         let _attending = self.node.attend_channel(self.app, &join.channel).await;
         // Before the turn: other nodes' answers come the way that kept events take, which wait for the turn.
