@@ -9,10 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
 
 use crate::limits::Limits;
+
+/// What addresses that open few may open beyond the rate, as a part of it.
+const RESERVE_PART: u32 = 8;
+
+/// Openings in a second that are few for an address: a household whose pages come back together.
+const FEW: u32 = 8;
+
+/// Over how many places addresses are spread to count their openings.
+const OPENINGS: usize = 4096;
 
 const SECOND: u64 = Duration::from_secs(1).as_nanos() as u64;
 
@@ -24,6 +33,11 @@ pub(crate) struct Door {
     rate: Rate,
     /// Of those that are let in only to be told why they may not stay.
     hopeless: Rate,
+    /// Beyond `rate`, for those whose addresses have opened few: one address that opens as many as it can keeps no other out.
+    reserve: Rate,
+    /// How many each address opens. Some share a place, by chance.
+    openings: Box<[Rate]>,
+    hasher: RandomState,
     per_address: usize,
     addresses: Addresses,
 }
@@ -71,16 +85,24 @@ impl Door {
         Self {
             rate: Rate::per_second(limits.accepts_per_second),
             hopeless: Rate::per_second(limits.accepts_per_second),
+            reserve: Rate::per_second(limits.accepts_per_second / RESERVE_PART),
+            openings: (0..OPENINGS).map(|_| Rate::per_second(FEW)).collect(),
+            hasher: RandomState::new(),
             per_address: limits.connections_per_address,
             addresses: Arc::default(),
         }
     }
 
-    /// Whether one more connection keeps the rate. Those that are `hopeless`, which anybody can make up, have a rate of their
-    /// own, so that they keep nobody else out.
-    pub(crate) fn may_upgrade(&self, hopeless: bool) -> bool {
-        let rate = if hopeless { &self.hopeless } else { &self.rate };
-        rate.take(Instant::now())
+    /// Whether one more connection, from `ip`, keeps the rate. Those that are `hopeless`, which anybody can make up, have a rate
+    /// of their own, so that they keep nobody else out.
+    pub(crate) fn may_upgrade(&self, hopeless: bool, ip: IpAddr) -> bool {
+        let now = Instant::now();
+        if hopeless {
+            return self.hopeless.take(now);
+        }
+        let place = self.hasher.hash_one(network(ip)) as usize % OPENINGS;
+        let is_few = self.openings[place].take(now);
+        self.rate.take(now) || (is_few && self.reserve.take(now))
     }
 
     /// Takes a place for a connection from `ip`.
@@ -153,9 +175,22 @@ mod tests {
             accepts_per_second: 5,
             ..Limits::default()
         });
-        let let_in = |hopeless| (0..100).filter(|_| door.may_upgrade(hopeless)).count();
+        let ip = IpAddr::from([192, 0, 2, 1]);
+        let let_in = |hopeless| (0..100).filter(|_| door.may_upgrade(hopeless, ip)).count();
         assert!((5..100).contains(&let_in(true)), "they have a bound too");
         assert!(let_in(false) >= 5);
+    }
+
+    #[test]
+    fn an_address_that_opens_many_keeps_no_other_out() {
+        let door = Door::new(&Limits {
+            accepts_per_second: 100,
+            ..Limits::default()
+        });
+        let from = |last: u8| door.may_upgrade(false, IpAddr::from([192, 0, 2, last]));
+        let crowd = (0..10_000).filter(|_| from(1)).count();
+        assert!((100..2000).contains(&crowd), "{crowd}");
+        assert!((2..10).any(from), "unless all of them share its place");
     }
 
     #[test]

@@ -120,6 +120,13 @@ pub const FILTER_WORK_BYTES: u32 = 256 * 1024;
 /// 15 ns and a byte about one, so that a unit of work is about a nanosecond.
 pub const FILTER_STEP_WORK: u32 = 16;
 
+/// Bodies of so many bytes and more take a shard's thread longer than a slice: each waits for its turn, and its params are
+/// built by another thread.
+pub const LONG_BODY: usize = 16 * 1024;
+
+/// The same for profiles: beside reading one, its entries in indexes are replaced.
+pub const LONG_PROFILE: usize = 1024;
+
 /// Longest text that `int()` and `double()` convert, in bytes. No number is longer, but for zeros that mean nothing.
 pub const NUMBER_BYTES: usize = 64;
 
@@ -383,8 +390,9 @@ pub const PAGED_BYTES: usize = 4096;
 /// buffer is set to: of more, a socket takes only a part at once.
 pub const JOINED_BYTES: usize = 128 * 1024;
 
-/// Shared buffer of a shard thread for reading; no connection holds one while idle.
-pub const READ_BUFFER: usize = 64 * 1024;
+/// Shared buffer of a shard thread for reading; no connection holds one while idle. A session reads it once before others get
+/// their turn, so it bounds what each of thousands that send large messages takes of a round.
+pub const READ_BUFFER: usize = 16 * 1024;
 
 /// Frames that one client message may be split into. 64 KiB in pieces of 16 bytes fit; a flood of empty fragments,
 /// which no bound on bytes would ever meet, does not.

@@ -16,11 +16,33 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 
 /// A connection that gives up after `patience`.
 pub(crate) fn connect(to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect_timeout(&to, CONNECT.min(patience))?;
+    prepared(
+        TcpStream::connect_timeout(&to, CONNECT.min(patience))?,
+        patience,
+    )
+}
+
+fn prepared(socket: TcpStream, patience: Duration) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(patience))?;
     socket.set_write_timeout(Some(patience))?;
     Ok(socket)
+}
+
+/// The same from an address of this machine that is not the one by default.
+pub(crate) fn connect_from(
+    from: std::net::IpAddr,
+    to: SocketAddr,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(to),
+        socket2::Type::STREAM,
+        None,
+    )?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect_timeout(&to.into(), CONNECT.min(patience))?;
+    prepared(socket.into(), patience)
 }
 
 /// Reads one HTTP message; answers its status, its body, and whether the connection ends behind it.
@@ -130,7 +152,11 @@ pub(crate) enum Heard {
 impl WebSocket {
     /// Upgrades a connection within `patience`.
     pub(crate) fn open(to: SocketAddr, path: &str, patience: Duration) -> io::Result<Self> {
-        let mut socket = connect(to, patience)?;
+        Self::open_on(connect(to, patience)?, to, path)
+    }
+
+    /// Upgrades `socket`, which is connected to `to`.
+    pub(crate) fn open_on(mut socket: TcpStream, to: SocketAddr, path: &str) -> io::Result<Self> {
         socket.write_all(http::upgrade(to, path, "").as_bytes())?;
         let (mut inbox, mut buffer) = (Vec::new(), [0; 4096]);
         loop {

@@ -39,7 +39,7 @@ pub(crate) struct App {
     channels: ChannelRules,
     user_events: Option<Keep>,
     schema: Arc<Schema>,
-    filters: FilterCache,
+    filters: Arc<FilterCache>,
     slow_consumer: SlowConsumer,
 }
 
@@ -117,7 +117,7 @@ impl App {
             channels: ChannelRules::new(&app.channels),
             user_events: app.user_events.as_ref().map(rules::keep_of),
             schema: Arc::new(schema),
-            filters: FilterCache::with_bytes(filter_bytes),
+            filters: Arc::new(FilterCache::with_bytes(filter_bytes)),
             slow_consumer: app.slow_consumer,
         })
     }
@@ -148,12 +148,23 @@ impl App {
         params: Option<Value>,
         metrics: &Metrics,
     ) -> Result<Arc<Bound>, FilterError> {
-        let Cached { filter, compiled } = self.filters.get_or_compile(filter, &self.schema)?;
-        if let Some(took) = compiled {
-            metrics.filter_compile.observe(took.as_secs_f64());
-            metrics.cached_filters.set(self.filters.len() as i64);
-        }
-        self.filters.bind(&filter, params).map(Arc::new)
+        compile(&self.filters, &self.schema, (filter, params), metrics).map(Arc::new)
+    }
+
+    /// Whether [`App::compile`] would find all regular expressions of a filter compiled, if it has any.
+    pub(crate) fn is_compiled(&self, filter: &str, params: Option<&Value>) -> bool {
+        self.filters.has_patterns(filter, &self.schema, params)
+    }
+
+    /// The work of compiling a filter into the app's cache, for another thread.
+    pub(crate) fn compiling(
+        &self,
+        filter: String,
+        params: Option<Value>,
+        metrics: Arc<Metrics>,
+    ) -> impl FnOnce() -> Result<(), FilterError> + Send + use<> {
+        let (filters, schema) = (self.filters.clone(), self.schema.clone());
+        move || compile(&filters, &schema, (&filter, params), &metrics).map(drop)
     }
 
     /// What holds for `channel`.
@@ -165,6 +176,20 @@ impl App {
     pub(crate) fn user_events(&self) -> Option<Keep> {
         self.user_events
     }
+}
+
+fn compile(
+    filters: &FilterCache,
+    schema: &Schema,
+    (filter, params): (&str, Option<Value>),
+    metrics: &Metrics,
+) -> Result<Bound, FilterError> {
+    let Cached { filter, compiled } = filters.get_or_compile(filter, schema)?;
+    if let Some(took) = compiled {
+        metrics.filter_compile.observe(took.as_secs_f64());
+        metrics.cached_filters.set(filters.len() as i64);
+    }
+    filters.bind(&filter, params)
 }
 
 /// Everything in `config` for which no server would start with it, although it is well-formed.

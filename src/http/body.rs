@@ -16,7 +16,9 @@ use super::{
     shape::{Kind, LEAVE_OUT, Shape, field, found, missing},
 };
 use crate::{
-    node::{Exceptions, Extent, Target, To},
+    id::AppId,
+    limits::LONG_BODY,
+    node::{Exceptions, Extent, Node, Target, To},
     predicate::Value,
 };
 
@@ -179,6 +181,34 @@ pub(crate) fn params(json: &str) -> Result<Value, Problem> {
     }
     Value::from_json(&mut json.as_bytes().to_vec(), None)
         .map_err(|error| wrong(format!("\"params\": {error}")))
+}
+
+/// As [`params`], on a thread that serves no client.
+///
+/// # Errors
+/// As [`params`].
+pub(crate) async fn params_aside(node: &Node, app: AppId, json: &str) -> Result<Value, Problem> {
+    let text = json.to_owned();
+    let built = node.aside(app, move || params(&text)).await;
+    built.unwrap_or_else(|| Err(Problem::internal("the params could not be built")))
+}
+
+/// Understands a body by `read`; a long one on a thread that serves no client.
+///
+/// # Errors
+/// Those of `read`.
+pub(crate) async fn understand<T: Send + 'static>(
+    node: &Node,
+    app: AppId,
+    body: &Bytes,
+    read: fn(&[u8]) -> Result<T, Problem>,
+) -> Result<T, Problem> {
+    if body.len() < LONG_BODY {
+        return read(body);
+    }
+    let body = body.clone();
+    let understood = node.aside(app, move || read(&body)).await;
+    understood.unwrap_or_else(|| Err(Problem::internal("the body could not be read")))
 }
 
 /// Reads `to`.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{
     Value as Json, json,
@@ -221,8 +222,8 @@ pub(super) fn membership(body: &[u8]) -> Result<(String, Target), Problem> {
 ///
 /// # Errors
 /// 400 for a wrong body, or one that names nobody.
-pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
-    let (channel, target) = membership(body)?;
+pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &Bytes) -> Result<Json, Problem> {
+    let (channel, target) = body::understand(node, caller.app, body, membership).await?;
     let joins = node.join_everywhere(caller.app, channel, target).await?;
     let Joins {
         joined,
@@ -238,8 +239,12 @@ pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Resu
 ///
 /// # Errors
 /// 400 for a wrong body, or one that names nobody.
-pub(crate) async fn leave(node: &Arc<Node>, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
-    let (channel, target) = membership(body)?;
+pub(crate) async fn leave(
+    node: &Arc<Node>,
+    caller: &Caller,
+    body: &Bytes,
+) -> Result<Json, Problem> {
+    let (channel, target) = body::understand(node, caller.app, body, membership).await?;
     let left = node.leave_everywhere(caller.app, channel, target).await?;
     let mut answer = json!({ "left": left.value });
     name_missing(&mut answer, &left.missing);

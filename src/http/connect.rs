@@ -378,7 +378,7 @@ fn take_place(edge: &Edge, ip: IpAddr, hopeless: bool) -> Result<Occupancy, (Ref
             "too many connections from this address",
         )
     })?;
-    if !edge.door.may_upgrade(hopeless) {
+    if !edge.door.may_upgrade(hopeless, ip) {
         let detail = "too many clients connect at once";
         return Err(refuse(Refusal::AcceptRate, "accept_rate", detail));
     }

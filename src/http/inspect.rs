@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json, value::RawValue};
@@ -109,9 +110,9 @@ pub(super) fn name_missing(answer: &mut Json, missing: &[String]) {
 pub(crate) async fn disconnect(
     node: &Arc<Node>,
     caller: &Caller,
-    body: &[u8],
+    body: &Bytes,
 ) -> Result<Json, Problem> {
-    let (target, close) = disconnection(body)?;
+    let (target, close) = body::understand(node, caller.app, body, disconnection).await?;
     let disconnected = node
         .disconnect_everywhere(caller.app, target, close)
         .await?;
@@ -233,12 +234,12 @@ pub(super) fn question(body: &[u8]) -> Result<Question, Problem> {
 ///
 /// # Errors
 /// 400 for a wrong body or filter, 404 for a connection that is not there.
-pub(crate) async fn explain(node: &Node, caller: &Caller, body: &[u8]) -> Result<Json, Problem> {
+pub(crate) async fn explain(node: &Node, caller: &Caller, body: &Bytes) -> Result<Json, Problem> {
     let Question {
         filter,
         params,
         connection,
-    } = question(body)?;
+    } = body::understand(node, caller.app, body, question).await?;
     let one = connection.map(|id| find(node, caller, &id)).transpose()?;
     let explanation = node.explain(caller.app, filter, params).await?;
     let warnings: Vec<Json> = explanation

@@ -44,6 +44,7 @@ use crate::{
     auth::Scope,
     door::Door,
     event_loop::EventLoop,
+    limits::LONG_BODY,
     metrics::Refusal,
     node::{Node, Phase},
 };
@@ -282,6 +283,10 @@ impl Edge {
     pub(crate) async fn serve(&self, request: Request<Incoming>, peer: &Peer) -> Response<Answer> {
         let began = Instant::now();
         peer.life.busy();
+        if !peer.life.begins_after_a_rest() {
+            // hyper goes from one request to the next: a caller that sends many behind each other would keep the thread.
+            tokio::task::yield_now().await;
+        }
         // One configuration decides about the whole request, whatever is reloaded meanwhile.
         let live = self.node.live_for_long();
         let opening = Opening::of(&request, live.config.is_development());
@@ -494,6 +499,9 @@ impl Edge {
             Method::POST => body::read(body, most, wait).await?,
             _ => Bytes::new(),
         };
+        if body.len() >= LONG_BODY {
+            node.queue_long_step(caller.app).await;
+        }
         let publishing = || Publishing {
             node: node.clone(),
             answers: self.answers.clone(),

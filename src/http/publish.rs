@@ -18,7 +18,7 @@ use super::{
     verbs::{Fields, Verb},
 };
 use crate::{
-    limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, ONCE_WAIT},
+    limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, LONG_BODY, ONCE_WAIT},
     node::{Claimed, Node, NodeError, Once},
     time_slice::TimeSlice,
 };
@@ -162,6 +162,9 @@ impl Publishing {
         // Each item may bring a filter that has to be compiled, or params that are bound.
         let mut slice = TimeSlice::begin();
         for (at, item) in items.iter().enumerate() {
+            if item.get().len() >= LONG_BODY {
+                self.node.queue_long_step(self.caller.app).await;
+            }
             let item = Bytes::copy_from_slice(item.get().as_bytes());
             let result = match scope {
                 None => self.item(&item).await.map(Published::now),
@@ -215,9 +218,12 @@ impl Publishing {
         self.publish(verb, fields).await
     }
 
-    async fn publish(&self, verb: Verb, fields: Fields<'_>) -> Result<Bytes, Problem> {
-        let order = fields.order(verb)?;
+    async fn publish(&self, verb: Verb, mut fields: Fields<'_>) -> Result<Bytes, Problem> {
         let app = self.caller.app;
+        if let Some(json) = fields.long_params() {
+            fields.built = Some(body::params_aside(&self.node, app, json).await?);
+        }
+        let order = fields.order(verb)?;
         if verb == Verb::Publish && !self.node.live().access(app).has_users() {
             return Err(NodeError::NoUsers.into());
         }
@@ -299,13 +305,8 @@ enum Elsewhere {
 async fn to_its_end(
     call: impl Future<Output = Result<Published, Problem>> + Send + 'static,
 ) -> Result<Published, Problem> {
-    tokio::spawn(call).await.unwrap_or_else(|_| {
-        Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "the call ended early",
-        ))
-    })
+    let ended = tokio::spawn(call).await;
+    ended.unwrap_or_else(|_| Err(Problem::internal("the call ended early")))
 }
 
 /// The items of a batch, unread.

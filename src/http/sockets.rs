@@ -1,8 +1,9 @@
 //! The HTTP sockets of the node: how many there may be, and which of them makes room for another.
 //!
 //! Anyone can open sockets and say nothing on them, so a socket that waits for a request is closed rather than a new one
-//! turned away: first those on which nobody has shown an API key, of these those of an address that has many, and of
-//! these the one that waits for longest. A socket whose request is being answered is never closed for another.
+//! turned away: first those on which nobody has shown an API key, of these those of an address that has many, of these
+//! those that were hardly used, and of these the one that waits for longest. A socket whose request is being answered is
+//! never closed for another.
 
 use std::{
     cmp::Reverse,
@@ -30,6 +31,10 @@ const LOOK_SPACING: Duration = Duration::from_millis(10);
 
 /// The part of all sockets that one look finds to be closed, one after another.
 const LOOK_PART: usize = 16;
+
+/// Requests from which on a stranger's socket counts as used. A burst of new sockets then closes its own first, and not that
+/// of a load balancer which asks for the node's health on one that it keeps.
+const USED: u32 = 4;
 
 /// The HTTP sockets of a node, those of its admin address included.
 #[derive(Debug)]
@@ -215,7 +220,8 @@ impl Open {
         };
         let waiting = self.lives.iter().filter_map(|(number, (life, address))| {
             let since = life.waits_since()?;
-            Some((life.is_known(), crowd(address), since, *number))
+            let is_used = life.answered() >= USED;
+            Some((life.is_known(), crowd(address), is_used, since, *number))
         });
         let mut waiting: Vec<_> = waiting.collect();
         let most = (waiting.len() / LOOK_PART).max(1);
@@ -227,7 +233,7 @@ impl Open {
         self.next.extend(
             waiting
                 .into_iter()
-                .map(|(_, _, since, number)| (number, since)),
+                .map(|(_, _, _, since, number)| (number, since)),
         );
     }
 
@@ -315,6 +321,19 @@ mod tests {
         let stranger = enter(&sockets, 2);
         let _new = enter(&sockets, 3);
         assert!(is_ended(&stranger) && !is_ended(&function));
+    }
+
+    #[test]
+    fn what_is_hardly_used_makes_room_before_what_is_used() {
+        let sockets = sockets(|limits| limits.http_sockets = 3);
+        let balancer = enter(&sockets, 1);
+        for _ in 0..USED {
+            balancer.life().busy();
+            balancer.life().idle();
+        }
+        let new: Vec<Seat> = (0..5).map(|_| enter(&sockets, 1)).collect();
+        assert!(!is_ended(&balancer), "it waits for longest");
+        assert_eq!(new.iter().filter(|seat| !is_ended(seat)).count(), 2);
     }
 
     #[test]

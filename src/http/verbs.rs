@@ -12,8 +12,9 @@ use super::{
     shape::{Kind, LEAVE_OUT, Shape, field, missing, shown},
 };
 use crate::{
-    limits::{SEND_CHANNELS, USER_BYTES},
+    limits::{LONG_BODY, SEND_CHANNELS, USER_BYTES},
     node::{Exceptions, Extent, Publication, Target, To, check_names},
+    predicate::Value,
     protocol::event::{Data, Event},
 };
 
@@ -33,6 +34,9 @@ pub(crate) struct Fields<'a> {
     filter: Option<String>,
     #[serde(borrow, default, deserialize_with = "present")]
     params: Option<&'a RawValue>,
+    /// What was made of `params` already.
+    #[serde(skip)]
+    pub(super) built: Option<Value>,
     #[serde(borrow, default, deserialize_with = "present")]
     to: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -218,6 +222,13 @@ impl<'a> Fields<'a> {
             .map_err(|error| verb.item_shape().explain("", text, &error))
     }
 
+    /// The text of `params`, where building them takes long.
+    pub(crate) fn long_params(&self) -> Option<&'a str> {
+        self.params
+            .map(RawValue::get)
+            .filter(|json| json.len() >= LONG_BODY)
+    }
+
     /// What the call of `verb` with these fields means.
     ///
     /// # Errors
@@ -229,7 +240,10 @@ impl<'a> Fields<'a> {
             (Verb::Dispatch, Some(raw)) => except_of_dispatch(raw)?,
             (_, Some(raw)) => body::except(raw)?,
         };
-        let params = self.params.map(|raw| body::params(raw.get())).transpose()?;
+        let params = match self.built {
+            Some(built) => Some(built),
+            None => self.params.map(|raw| body::params(raw.get())).transpose()?,
+        };
         let target = Target {
             to: None,
             filter: self.filter,

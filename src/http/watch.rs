@@ -10,7 +10,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -41,6 +41,10 @@ pub(crate) struct Life {
     phase: Mutex<(Phase, Instant)>,
     /// Whether a request on it has shown an API key.
     is_known: AtomicBool,
+    /// Requests that were answered on it.
+    answered: AtomicU32,
+    /// Its socket had nothing more to read since the last request began.
+    has_waited: AtomicBool,
     end: Notify,
 }
 
@@ -50,6 +54,8 @@ impl Life {
         Self {
             phase: Mutex::new((Phase::Head, Instant::now())),
             is_known: AtomicBool::new(false),
+            answered: AtomicU32::new(0),
+            has_waited: AtomicBool::new(true),
             end: Notify::new(),
         }
     }
@@ -65,7 +71,20 @@ impl Life {
 
     /// The request is answered.
     pub(crate) fn idle(&self) {
+        // Only the connection's own thread counts.
+        let answered = self.answered.load(Relaxed).saturating_add(1);
+        self.answered.store(answered, Relaxed);
         self.enter(Phase::Idle);
+    }
+
+    /// Whether others had their turn since the last request began: false for one that came right behind it.
+    pub(crate) fn begins_after_a_rest(&self) -> bool {
+        self.has_waited.swap(false, Relaxed)
+    }
+
+    /// How many requests were answered on it.
+    pub(crate) fn answered(&self) -> u32 {
+        self.answered.load(Relaxed)
     }
 
     /// The request is answered by an upgrade.
@@ -181,6 +200,9 @@ impl Read for Watched {
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if read.is_pending() {
+            self.life.has_waited.store(true, Relaxed);
+        }
         if read.is_ready() && self.life.phase.lock().0 == Phase::Idle {
             self.life.enter(Phase::Head);
         }

@@ -57,7 +57,7 @@ pub(crate) use placing::SlowConsumer;
 pub(crate) use presence::{
     Bulletin, Change, Coming, Count, Notice, Presence, Register, Tidings, Watching,
 };
-pub(crate) use scans::ScanPermit;
+pub(crate) use scans::{ScanPermit, Scans};
 pub(crate) use selection::{Closure, Except, Named, Selection, channel_key, user_key};
 pub(crate) use stored::{Asked, Mended, StoredReplay};
 pub(crate) use sweep::{Counts, Looked, Reach, Rest};
@@ -208,6 +208,7 @@ impl Shard {
 pub(crate) struct Hub {
     shards: Box<[Arc<Shard>]>,
     gate: Arc<gate::Gate>,
+    long_steps: Arc<Scans>,
     context: Arc<Context>,
     shedding: AtomicBool,
     /// The shard and slot at which [`Hub::shed`] goes on.
@@ -243,6 +244,7 @@ impl Hub {
         Self {
             shards: (0..shards).map(shard).collect(),
             gate,
+            long_steps: Scans::new(shards),
             context,
             shedding: AtomicBool::new(false),
             shed_from: Mutex::default(),
@@ -263,6 +265,11 @@ impl Hub {
 
     pub(crate) fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    /// Permits for steps that take long and are not filters: as many as there are threads.
+    pub(crate) fn long_steps(&self) -> &Arc<Scans> {
+        &self.long_steps
     }
 
     /// Whether large publications wait for room at the gate.

@@ -1,7 +1,7 @@
-//! Permits for filters that take long: bounded over the node, and shared fairly between apps.
+//! Permits for work that takes long, such as heavy filters: bounded over the node, and shared fairly between apps.
 //!
-//! An app that has none running starts at once, so that no app waits for another one. Further ones start while fewer than
-//! [`Limits::scans`](crate::limits::Limits::scans) run, and apps whose further ones wait take turns.
+//! An app that has none running starts immediately, so that no app waits for another one. Further ones start while fewer than
+//! a bound run, and apps whose further ones wait take turns.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 
 use crate::id::AppId;
 
-/// Which heavy filters run, and which wait.
+/// Which heavy filters run, or what else takes long, and which wait.
 #[derive(Debug)]
-pub(super) struct Scans {
+pub(crate) struct Scans {
     max: usize,
     queues: Mutex<Queues>,
 }
@@ -33,7 +33,7 @@ struct Queue {
     waiting: VecDeque<oneshot::Sender<ScanPermit>>,
 }
 
-/// Allows one heavy filter to run, until dropped.
+/// Allows one heavy filter, or one other piece of long work, to run, until dropped.
 #[derive(Debug)]
 pub(crate) struct ScanPermit {
     scans: Arc<Scans>,
@@ -47,7 +47,7 @@ impl Drop for ScanPermit {
 }
 
 impl Scans {
-    pub(super) fn new(max: usize) -> Arc<Self> {
+    pub(crate) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
             max,
             queues: Mutex::default(),
@@ -58,6 +58,25 @@ impl Scans {
     ///
     /// Cancel-safe: dropped while it waits, it has taken nothing.
     pub(super) async fn take(self: &Arc<Self>, app: AppId, wait: Duration) -> Option<ScanPermit> {
+        match self.ask(app) {
+            Ok(permit) => Some(permit),
+            Err(granted) => tokio::time::timeout(wait, granted).await.ok()?.ok(),
+        }
+    }
+
+    /// Waits for a permit of `app`, however long that takes.
+    ///
+    /// Cancel-safe, as [`Scans::take`].
+    pub(crate) async fn wait(self: &Arc<Self>, app: AppId) -> Option<ScanPermit> {
+        match self.ask(app) {
+            Ok(permit) => Some(permit),
+            // Its sender is dropped only with all of this.
+            Err(granted) => granted.await.ok(),
+        }
+    }
+
+    /// A permit of `app`, or where it will come.
+    fn ask(self: &Arc<Self>, app: AppId) -> Result<ScanPermit, oneshot::Receiver<ScanPermit>> {
         let granted = {
             let mut queues = self.queues.lock();
             let queue = queues.of(app);
@@ -78,10 +97,7 @@ impl Scans {
                 Some(granted)
             }
         };
-        let Some(granted) = granted else {
-            return Some(self.permit(app));
-        };
-        tokio::time::timeout(wait, granted).await.ok()?.ok()
+        granted.map_or_else(|| Ok(self.permit(app)), Err)
     }
 
     fn permit(self: &Arc<Self>, app: AppId) -> ScanPermit {

@@ -172,6 +172,7 @@ impl Node {
         target: Target,
     ) -> Result<Joins, NodeError> {
         channel_name(&channel)?;
+        self.compile_aside(app, &target).await?;
         let selection = self.select(app, target)?;
         let permit = self.hub.permit(&selection).await?;
         let node = self.clone();
@@ -218,6 +219,7 @@ impl Node {
         target: Target,
     ) -> Result<u64, NodeError> {
         channel_name(&channel)?;
+        self.compile_aside(app, &target).await?;
         let selection: Selection = self.select(app, target)?;
         let permit = self.hub.permit(&selection).await?;
         let node = self.clone();

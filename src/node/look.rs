@@ -35,7 +35,14 @@ impl Node {
         filter: String,
         params: Option<Value>,
     ) -> Result<Explanation, NodeError> {
-        let bound = self.compile(app, filter, params)?;
+        let target = Target {
+            filter: Some(filter),
+            params,
+            ..Target::default()
+        };
+        self.compile_aside(app, &target).await?;
+        let filter = target.filter.unwrap_or_default();
+        let bound = self.compile(app, filter, target.params)?;
         let selection = Selection {
             filter: Some(bound.clone()),
             ..Selection::everyone(app)
@@ -73,6 +80,7 @@ impl Node {
         target: Target,
         close: Close,
     ) -> Result<u64, NodeError> {
+        self.compile_aside(app, &target).await?;
         let selection = self.select(app, target)?;
         let permit = self.hub.permit(&selection).await?;
         let hub = self.hub.clone();
@@ -101,6 +109,7 @@ impl Node {
         from: (usize, u32),
         limit: usize,
     ) -> Result<(Vec<Snapshot>, Option<(usize, u32)>), NodeError> {
+        self.compile_aside(app, &target).await?;
         let selection = self.select(app, target)?;
         let permit = self.hub.permit(&selection).await?;
         let page = self.hub.page(&selection, from, limit).await;

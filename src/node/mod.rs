@@ -3,6 +3,7 @@
 //! Every verb of every edge becomes a publication with a [`Target`] here, and takes the same way: select, encode once,
 //! admit, place.
 
+mod aside;
 mod channels;
 mod cluster;
 mod identity;
@@ -22,6 +23,7 @@ use std::sync::{
 };
 
 use arc_swap::{ArcSwap, Guard};
+use aside::Aside;
 pub use channels::Joins;
 pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
 pub(crate) use cluster::{
@@ -191,6 +193,7 @@ pub(crate) struct Node {
     pub(crate) apps: Vec<App>,
     live: ArcSwap<Live>,
     pub(crate) hub: Arc<Hub>,
+    aside: Aside,
     pub(crate) history: Arc<dyn History>,
     pub(crate) turns: Turns,
     /// How much clients may send.
@@ -299,6 +302,7 @@ impl Node {
             rates: Rates::new(apps.len()),
             revocations: Revocations::new(apps.len()),
             hub,
+            aside: Aside::new(),
             apps,
             live: ArcSwap::from_pointee(live),
             metrics,

@@ -133,6 +133,7 @@ impl Node {
         app: AppId,
         publication: Publication<'_>,
     ) -> Result<Receipt, NodeError> {
+        self.compile_aside(app, &publication.target).await?;
         let prepared = self.prepare(app, publication)?;
         self.deliver(prepared).await
     }
@@ -273,6 +274,7 @@ impl Node {
         let mut prepared = Vec::with_capacity(publications.len());
         let mut slice = TimeSlice::begin();
         for one in publications {
+            self.compile_aside(app, &one.target).await?;
             prepared.push(self.prepare(app, one)?);
             slice.rest().await;
         }

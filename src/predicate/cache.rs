@@ -135,6 +135,25 @@ impl FilterCache {
         })
     }
 
+    /// Whether the cache has every regular expression that a filter with these params needs; true where it needs none.
+    pub fn has_patterns(&self, source: &str, schema: &Schema, params: Option<&Value>) -> bool {
+        // Nothing else in the language takes a pattern.
+        if !source.contains("matches") {
+            return true;
+        }
+        let filter = self.filters.get(source);
+        let Some(filter) = filter.filter(|filter| filter.schema().is(schema)) else {
+            return false;
+        };
+        let given = params.and_then(Value::as_map);
+        let has = |name: &str| match given.and_then(|given| given.find(name)) {
+            Some(Value::String(text)) => self.patterns.get(&**text).is_some(),
+            // It is refused without a look at it.
+            _ => true,
+        };
+        filter.pattern_params().all(has)
+    }
+
     /// The bytes that filters and patterns take, as they are weighed.
     pub fn bytes(&self) -> usize {
         (self.filters.weight() + self.patterns.weight()) as usize
@@ -214,7 +233,13 @@ mod tests {
             let mut params = format!("{{\"p\":\"{pattern}\"}}").into_bytes();
             cache.bind(&filter, Some(Value::from_json(&mut params, None).unwrap()))
         };
+        let with_b = Value::from_json(&mut br#"{"p":"^b+$"}"#.to_vec(), None).unwrap();
+        let source = filter.source();
+        assert!(!cache.has_patterns(source, &schema, Some(&with_b)));
         bind("^b+$").unwrap();
+        assert!(cache.has_patterns(source, &schema, Some(&with_b)));
+        assert!(!cache.has_patterns("user.matches('^c')", &schema, None));
+        assert!(cache.has_patterns("user == 'c'", &schema, None), "none");
         let bytes = cache.bytes();
         bind("^b+$").unwrap();
         assert_eq!(cache.bytes(), bytes);

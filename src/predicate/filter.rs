@@ -211,6 +211,12 @@ impl Filter {
         size_of::<Self>() + 2 * self.source.len() + params + self.root.bytes()
     }
 
+    /// The params that are regular expressions.
+    pub(super) fn pattern_params(&self) -> impl Iterator<Item = &str> {
+        let patterns = self.params.iter().filter(|param| param.pattern);
+        patterns.map(|param| &*param.name)
+    }
+
     /// The params it names, in the order of their first use.
     pub fn params(&self) -> impl ExactSizeIterator<Item = &str> {
         self.params.iter().map(|param| &*param.name)

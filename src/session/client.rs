@@ -20,7 +20,7 @@ use crate::{
     history::Key,
     hub::{Coming, Connection, Count, Snapshot, State, channel_key},
     id::AppId,
-    limits::{PAGE_DEFAULT, PAGE_MAX, REPLAY_LOOK},
+    limits::{LONG_PROFILE, PAGE_DEFAULT, PAGE_MAX, REPLAY_LOOK},
     metrics::Refusal,
     node::{
         Author, Cursor, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target,
@@ -269,7 +269,10 @@ impl Client {
                 self.leave(id, &channel);
                 None
             }
-            Request::Update { data } => return Doing::Done(self.update(id, data)),
+            Request::Update { data } if data.get().len() < LONG_PROFILE => {
+                return Doing::Done(self.update(id, data));
+            }
+            Request::Update { data } => Some(Later::Update(data.to_owned())),
             Request::Members {
                 channel,
                 cursor,
@@ -320,9 +323,13 @@ impl Client {
                 let Some(id) = &id else { return Cost::NONE };
                 self.drained().await;
                 match from {
-                    PageFrom::Here(from) => self.page_of_node(id, &channel, from, limit),
+                    PageFrom::Here(from) => self.page_of_node(id, &channel, from, limit).await,
                     PageFrom::Everywhere(from) => self.page_of_all(id, &channel, from, limit).await,
                 }
+            }
+            Later::Update(data) => {
+                self.node.queue_long_step(self.app).await;
+                self.update(id.as_deref(), &data)
             }
             Later::Publish(prepared, cost) => {
                 match self.node.deliver(*prepared).await {
@@ -505,7 +512,7 @@ impl Client {
     }
 
     /// Answers with a page of members of this node, which is all there are.
-    fn page_of_node(&self, id: &RawValue, channel: &str, from: Cursor, limit: usize) -> Cost {
+    async fn page_of_node(&self, id: &RawValue, channel: &str, from: Cursor, limit: usize) -> Cost {
         let max_bytes = self.node.config.limits.outbox_bytes / 4;
         let query = MembersQuery {
             from,
@@ -514,6 +521,7 @@ impl Client {
         };
         let presence = self.node.hub.presence(self.app);
         for _ in 0..GATHERINGS {
+            self.node.queue_long_step(self.app).await;
             let seen = presence.changed(channel);
             let page = self.node.members(self.app, channel, query);
             let cost = Cost::of_page(page.members.get().len());
@@ -549,6 +557,8 @@ fn cut(name: &str) -> String {
 enum Later {
     Join(Join),
     Publish(Box<Prepared>, Cost),
+    /// A profile that takes long to be read and indexed.
+    Update(Box<RawValue>),
     /// A page of members.
     Members {
         channel: String,

@@ -61,16 +61,19 @@ impl Session {
         let shard = self.client.event_loop.shard().clone();
         let (state, connection) = shard.own(|table| (table.state(at), table.connection(at)));
         let Some(connection) = connection else { return };
-        self.judge(Presented {
+        let presented = Presented {
             token: token.to_owned(),
             connection,
             is_renewal: state != State::Pending,
             id: id.map(ToOwned::to_owned),
-        });
+        };
+        // Tokens that were signed together are renewed together, by thousands of clients.
+        let (node, app) = (self.client.node.clone(), self.client.app);
+        self.judge_later(presented, async move { node.queue_long_step(app).await });
     }
 
-    /// Verifies a token, at once where that can be; then lets its client in, renews it, or refuses it.
-    fn judge(&mut self, mut presented: Presented) {
+    /// Verifies a token, immediately if that can be; then lets its client in, or refuses it.
+    fn judge(&mut self, presented: Presented) {
         let verified = self.client.verify(&presented.token);
         let news = verified
             .as_ref()
@@ -82,6 +85,14 @@ impl Session {
             }
             return;
         };
+        self.judge_later(presented, async move {
+            // What is not here by then is decided by what is.
+            let _ = timeout(JWKS_WAIT, news).await;
+        });
+    }
+
+    /// Verifies a token after `first`; then lets its client in, renews it, or refuses it.
+    fn judge_later(&mut self, mut presented: Presented, first: impl Future<Output = ()> + 'static) {
         // It has not failed to authenticate in time: it is we who take the time.
         self.client.seat.vouch();
         let entrance = mem::take(&mut self.entrance)
@@ -89,9 +100,16 @@ impl Session {
             .unwrap_or_default();
         let client = self.client.clone();
         self.wait_for(async move {
-            // What is not here by then is decided by what is.
-            let _ = timeout(JWKS_WAIT, news).await;
-            let verified = client.verify(&presented.token);
+            first.await;
+            let mut verified = client.verify(&presented.token);
+            if let Some(news) = verified
+                .as_ref()
+                .err()
+                .and_then(|error| client.news_of_keys(error))
+            {
+                let _ = timeout(JWKS_WAIT, news).await;
+                verified = client.verify(&presented.token);
+            }
             // The API may have moved it meanwhile.
             let Some(now) = client.connection() else {
                 return Cost::NONE;

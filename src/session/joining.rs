@@ -19,8 +19,11 @@ use crate::{
     },
 };
 
-/// How often a page is gathered again because someone came or went meanwhile.
+/// How often a page is gathered because someone came or went meanwhile.
 pub(super) const GATHERINGS: usize = 8;
+
+/// The same in one go with joining, which must not be torn apart. A client that gets no page then fetches one.
+const GATHERINGS_AT_ONCE: usize = 2;
 
 /// A channel to join.
 #[derive(Debug)]
@@ -114,8 +117,12 @@ impl Client {
         {
             tokio::time::sleep(REPLAY_LOOK).await;
         }
-        if join.members && matches!(told, Told::Ack(Some(_))) {
+        let has_page = join.members && matches!(told, Told::Ack(Some(_)));
+        if has_page {
             self.drained().await;
+        }
+        if has_page || join.since.is_some() {
+            self.node.queue_long_step(self.app).await;
         }
         let _attending = self.node.attend_channel(self.app, &join.channel).await;
         // Before the turn: other nodes' answers come the way that kept events take, which wait for the turn.
@@ -248,12 +255,12 @@ impl Client {
             replayed: frames.len() as u64,
         };
         let mut replay = Some(Replay::new(self.node.hub.context().refused.clone(), frames));
-        for gathering in 0..=GATHERINGS {
+        for gathering in 0..=GATHERINGS_AT_ONCE {
             let seen = presence.changed(&join.channel);
             let page = with_page.then(|| self.first_page(&join.channel, &own));
             let done = self.event_loop.with_owner(|table, owner| {
                 let stale = page.is_some() && presence.changed(&join.channel) != seen;
-                if stale && gathering < GATHERINGS {
+                if stale && gathering < GATHERINGS_AT_ONCE {
                     return None;
                 }
                 let Some(joined) = self.take(table, &step, (page, seen), elsewhere.take()) else {

@@ -545,6 +545,8 @@ fn beside_pings(scene: &mut Scene, path: &str, body: &str) -> Answer {
                 let (_, pong) = witness.ask_amid(&json!({"op": "ping"}));
                 assert_eq!(pong["op"], "ack");
             }
+            // Faster than this, a witness would be over its own rate.
+            std::thread::sleep(Duration::from_millis(25));
         }
         request.join().unwrap()
     })

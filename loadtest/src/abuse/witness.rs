@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -19,7 +19,7 @@ use crate::{
     clock,
     error::{Doing, Result, failed},
     priority,
-    socket::{Caller, Heard, WebSocket},
+    socket::{Caller, Heard, WebSocket, connect_from},
     token::Signer,
 };
 
@@ -31,6 +31,9 @@ const NEWCOMERS: Duration = Duration::from_millis(200);
 
 /// How long anything may take before it counts as not answered.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the witness's clients are. An attacker is elsewhere.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 2, 0, 1));
 
 /// What the lanes do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -175,7 +178,8 @@ impl Asker {
             .signer
             .sign_claims(&format!(r#"{{"sub":"{user}","exp":{exp},"plan":"w"}}"#));
         let path = format!("/v1/connect?app={app}&token={token}");
-        let mut socket = WebSocket::open(self.server, &path, PATIENCE)?;
+        let socket = connect_from(ADDRESS, self.server, PATIENCE)?;
+        let mut socket = WebSocket::open_on(socket, self.server, &path)?;
         let welcome = hear(&mut socket, |text| text.contains(r#""op":"welcome""#))?;
         let welcome: serde_json::Value = serde_json::from_str(&welcome)?;
         welcome["connection"]

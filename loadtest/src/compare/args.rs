@@ -18,6 +18,9 @@ pub(crate) struct Compare {
     /// The `fanfare` to measure
     #[arg(long, value_name = "PROGRAM", help_heading = "Servers")]
     server_binary: Option<PathBuf>,
+    /// An earlier `fanfare`, to measure beside it in every phase
+    #[arg(long, value_name = "PROGRAM", help_heading = "Servers")]
+    baseline: Option<PathBuf>,
     /// The program that peers/uwebsockets/server.cpp was built to
     #[arg(long, value_name = "PROGRAM", help_heading = "Servers")]
     uwebsockets: Option<PathBuf>,
@@ -98,6 +101,7 @@ impl Compare {
     pub(super) fn program(&self, server: Contender) -> Option<&Path> {
         match server {
             Contender::Fanfare => self.server_binary.as_deref(),
+            Contender::Baseline => self.baseline.as_deref(),
             Contender::UWebSockets => self.uwebsockets.as_deref(),
             Contender::Sockudo => self.sockudo.as_deref(),
             Contender::Centrifugo => self.centrifugo.as_deref(),
@@ -118,6 +122,7 @@ impl Compare {
         let mut words = vec!["fanfare-loadtest compare".to_owned()];
         for (flag, program) in [
             ("--server-binary", &self.server_binary),
+            ("--baseline", &self.baseline),
             ("--uwebsockets", &self.uwebsockets),
             ("--sockudo", &self.sockudo),
             ("--centrifugo", &self.centrifugo),

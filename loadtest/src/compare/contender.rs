@@ -15,6 +15,8 @@ pub(super) enum Contender {
     SocketIo,
     Sockudo,
     Centrifugo,
+    /// An earlier Fanfare.
+    Baseline,
 }
 
 /// Everyone.
@@ -26,17 +28,26 @@ pub(super) const ALL: &[Contender] = &[
     Contender::SocketIo,
     Contender::Sockudo,
     Contender::Centrifugo,
+    Contender::Baseline,
 ];
 
 /// Those that the goals are about.
-pub(super) const CORE: &[Contender] =
-    &[Contender::Fanfare, Contender::Floor, Contender::UWebSockets];
+pub(super) const CORE: &[Contender] = &[
+    Contender::Fanfare,
+    Contender::Floor,
+    Contender::UWebSockets,
+    Contender::Baseline,
+];
 
 /// Ours, and the one to beat.
-pub(super) const PAIR: &[Contender] = &[Contender::Fanfare, Contender::UWebSockets];
+pub(super) const PAIR: &[Contender] = &[
+    Contender::Fanfare,
+    Contender::UWebSockets,
+    Contender::Baseline,
+];
 
 /// Ours alone.
-pub(super) const OURS: &[Contender] = &[Contender::Fanfare];
+pub(super) const OURS: &[Contender] = &[Contender::Fanfare, Contender::Baseline];
 
 impl Contender {
     /// As it stands in files.
@@ -49,6 +60,7 @@ impl Contender {
             Self::SocketIo => "socket.io",
             Self::Sockudo => "sockudo",
             Self::Centrifugo => "centrifugo",
+            Self::Baseline => "baseline",
         }
     }
 
@@ -62,6 +74,7 @@ impl Contender {
             Self::SocketIo => "Socket.IO",
             Self::Sockudo => "Sockudo",
             Self::Centrifugo => "Centrifugo",
+            Self::Baseline => "Fanfare before",
         }
     }
 

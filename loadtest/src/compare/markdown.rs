@@ -5,9 +5,9 @@ use std::fmt::Write;
 use super::{
     contender::Contender,
     goals,
-    numbers::{spread, whole},
+    numbers::{spread, whole, with_interval},
     setup::Setup,
-    summary::{Row, Summary, Table, Trouble},
+    summary::{Against, Row, Summary, Table, Trouble},
 };
 
 /// The whole page.
@@ -19,6 +19,7 @@ pub(super) fn page(summary: &Summary) -> String {
         &summary.goals,
         summary.setup.connections_divided_by,
     );
+    baseline(&mut page, &summary.baseline);
     for table in &summary.families {
         family(&mut page, table);
     }
@@ -101,6 +102,23 @@ fn heading(page: &mut String, summary: &Summary) {
         page,
         "The bare loop is one `send` per connection and event with the frame ready-made, and nothing else.",
     );
+}
+
+fn baseline(page: &mut String, all: &[Against]) {
+    if all.is_empty() {
+        return;
+    }
+    line(page, "\n## Fanfare over the earlier one\n");
+    line(
+        page,
+        "Medians over rounds of the ratio within a round, with their [intervals]; below 1 the newer one has less.\n",
+    );
+    line(page, "| load | figure | new over old |");
+    line(page, "| --- | --- | --- |");
+    for against in all {
+        let ratio = with_interval(&against.spread, against.interval.as_ref());
+        let _ = writeln!(page, "| {} | {} | {ratio} |", against.phase, against.figure);
+    }
 }
 
 fn family(page: &mut String, table: &Table) {

@@ -68,6 +68,9 @@ impl Starter {
                 "build peers/uwebsockets/server.cpp, and name the program by --uwebsockets".into(),
             ));
         }
+        if server == Contender::Baseline && program.is_none() {
+            return Ok(Err("name an earlier fanfare by --baseline".into()));
+        }
         let arguments = arguments(server, program);
         if let Some(why) = trial(server, &arguments, stop)? {
             return Ok(Err(why));
@@ -111,16 +114,17 @@ fn flag(server: Contender) -> &'static str {
         Contender::UWebSockets => "--uwebsockets",
         Contender::Sockudo => "--sockudo",
         Contender::Centrifugo => "--centrifugo",
+        Contender::Baseline => "--baseline",
         _ => "--server-binary",
     }
 }
 
 /// What `--server` calls it.
 fn kind(server: Contender) -> &'static str {
-    if server == Contender::UWebSockets {
-        "plain"
-    } else {
-        server.name()
+    match server {
+        Contender::UWebSockets => "plain",
+        Contender::Baseline => Contender::Fanfare.name(),
+        _ => server.name(),
     }
 }
 
@@ -131,7 +135,7 @@ fn arguments(server: Contender, program: Option<&Path>) -> Vec<String> {
     }
     match server {
         // It is stopped when nothing is measured any more: taking leave of clients would only take time.
-        Contender::Fanfare => {
+        Contender::Fanfare | Contender::Baseline => {
             let leave = [
                 "--server-arg=--drain-delay=0s",
                 "--server-arg=--drain-timeout=100ms",
@@ -187,7 +191,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 fn version(server: Contender, place: Place<'_>, stop: &AtomicBool) -> Option<String> {
     let program = |default: &'static str| place.program.unwrap_or(Path::new(default)).to_owned();
     match server {
-        Contender::Fanfare => says(&program("fanfare"), "--version", stop),
+        Contender::Fanfare | Contender::Baseline => says(&program("fanfare"), "--version", stop),
         Contender::Floor => Some(env!("CARGO_PKG_VERSION").to_owned()),
         Contender::UWebSockets => None,
         Contender::Ws => on_node("ws", place, stop),

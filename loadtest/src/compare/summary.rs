@@ -20,6 +20,9 @@ pub(super) struct Summary {
     /// How many measurements there are; fewer than planned if it was interrupted.
     pub(super) measurements: usize,
     pub(super) goals: Vec<Judged>,
+    /// Ours beside an earlier Fanfare, where one takes part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) baseline: Vec<Against>,
     pub(super) families: Vec<Table>,
     pub(super) faults: Vec<Trouble>,
     /// Less load than was meant: no fault, but to be known.
@@ -40,6 +43,17 @@ pub(super) struct Judged {
     pub(super) spread: Option<Spread>,
     pub(super) interval: Option<Interval>,
     pub(super) verdict: Verdict,
+}
+
+/// A figure of ours over that of an earlier Fanfare.
+#[derive(Debug, Serialize)]
+pub(super) struct Against {
+    pub(super) phase: String,
+    pub(super) figure: &'static str,
+    /// One number a round.
+    pub(super) values: Vec<f64>,
+    pub(super) spread: Spread,
+    pub(super) interval: Option<Interval>,
 }
 
 /// All that was measured of one family.
@@ -99,6 +113,7 @@ impl Summary {
                 .iter()
                 .flat_map(|family| goals(family, &results))
                 .collect(),
+            baseline: against_baseline(&results),
             families: FAMILIES
                 .iter()
                 .filter_map(|family| table(family, &results, divisor))
@@ -142,6 +157,22 @@ fn goals(family: &'static Family, results: &Results<'_>) -> Vec<Judged> {
             }
         })
         .collect()
+}
+
+fn against_baseline(results: &Results<'_>) -> Vec<Against> {
+    let phases = FAMILIES.iter().flat_map(phases);
+    let figures = phases.flat_map(|phase| phase.family.figures.iter().map(move |of| (phase, of)));
+    let against = figures.filter_map(|(phase, figure)| {
+        let values = results.ratios(phase, figure.name, Contender::Baseline);
+        Some(Against {
+            phase: phase.name(),
+            figure: figure.name,
+            spread: spread(&values)?,
+            interval: interval(&values),
+            values,
+        })
+    });
+    against.collect()
 }
 
 fn table(family: &'static Family, results: &Results<'_>, divisor: usize) -> Option<Table> {

@@ -148,8 +148,10 @@ impl Node {
         })
     }
 
-    pub(super) fn selection_of(&self, app: AppId, aim: Aim) -> Result<Selection, NodeError> {
-        self.select(app, Self::target_of(aim)?)
+    pub(super) async fn selection_of(&self, app: AppId, aim: Aim) -> Result<Selection, NodeError> {
+        let target = Self::target_of(aim)?;
+        self.compile_aside(app, &target).await?;
+        self.select(app, target)
     }
 
     /// Waits for the gate as long as it takes: for what has been accepted, and is bounded already.
@@ -212,13 +214,12 @@ impl Ear {
         if NodeId(origin) == self.node.id() || (many && !cluster.delivered.lock().insert(id, ())) {
             return;
         }
-        let selection = cluster
-            .app_named(&app)
-            .map(|app| self.node.selection_of(app, aim));
-        let selection = match selection {
-            Some(Ok(selection)) => selection,
-            Some(Err(error)) => return self.skip(&error.to_string()),
-            None => return self.skip("its app is not served here"),
+        let Some(app) = cluster.app_named(&app) else {
+            return self.skip("its app is not served here");
+        };
+        let selection = match self.node.selection_of(app, aim).await {
+            Ok(selection) => selection,
+            Err(error) => return self.skip(&error.to_string()),
         };
         let for_all = selection.is_for_all();
         if !for_all {
@@ -272,7 +273,7 @@ impl Ear {
             },
             None => return self.skip("it is kept, and for everyone"),
         };
-        let selection = match self.node.selection_of(app, aim) {
+        let selection = match self.node.selection_of(app, aim).await {
             Ok(selection) => selection,
             Err(error) => return self.skip(&error.to_string()),
         };
