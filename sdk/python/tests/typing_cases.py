@@ -38,7 +38,7 @@ def results(fanfare: Fanfare) -> None:
 
 async def results_of_the_async_client(fanfare: AsyncFanfare) -> None:
     emitting = fanfare.emit("a")
-    assert_type(emitting, Coroutine[Any, Any, Receipt])
+    _ = assert_type(emitting, Coroutine[Any, Any, Receipt])
     await emitting
     assert_type(await fanfare.send("room-1", "a", store=False), Receipt)
     assert_type(fanfare.connections(), AsyncIterator[Connection])
@@ -55,7 +55,8 @@ def results_of_a_batch(fanfare: Fanfare) -> None:
             assert_type(result["error"]["detail"], str)
 
 
-def mistakes(fanfare: Fanfare) -> None:
+def mistakes(fanfare: Fanfare, text: str) -> None:
+    where(f"user == '{text}'")  # pyright: ignore[reportArgumentType]
     fanfare.emit()  # type: ignore[call-arg]
     fanfare.emit("a", filtre=where("true"))  # type: ignore[call-arg]
     fanfare.emit("a", filter="true")  # type: ignore[arg-type]

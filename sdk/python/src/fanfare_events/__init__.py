@@ -32,6 +32,7 @@ from typing import (
     TypedDict,
     TypeVar,
     Union,
+    cast,
     final,
     overload,
 )
@@ -922,10 +923,10 @@ def _failure(error: httpx.RequestError) -> FanfareError:
 def _problem(response: httpx.Response) -> Mapping[str, Any]:
     """The problem document of a refusal. A proxy may answer with something else."""
     try:
-        problem = response.json()
+        problem: Any = response.json()
     except ValueError:
         return {}
-    return problem if isinstance(problem, dict) else {}
+    return cast(Mapping[str, Any], problem) if isinstance(problem, dict) else {}
 
 
 def _retry_after(response: httpx.Response) -> float | None:
@@ -1017,7 +1018,7 @@ def _get(path: str, options: Mapping[str, Any]) -> _Call[Any]:
 def _publishing(name: str, event: str, data: object, options: Mapping[str, Any], **target: object) -> _Call[Receipt]:
     content = {"data": data}
     if isinstance(data, (bytes, bytearray, memoryview)):
-        content = {"data_base64": base64.b64encode(data).decode()}
+        content = {"data_base64": base64.b64encode(cast(bytes, data)).decode()}
     return _keyed(_post(name, options, **target, event=event, **content))
 
 
