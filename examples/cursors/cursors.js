@@ -22,13 +22,17 @@ const room = client.join("cursors", { members: true });
 // --- Sending: a place as four bytes, or no bytes where the pointer has left ---
 
 const stage = document.querySelector("#stage");
-const cursor = newest(client, (bytes) => room.send("cursor", bytes));
+const cursor = newest(client, (bytes) => {
+  showCounts();
+  return room.send("cursor", bytes);
+});
 const nowhere = new Uint8Array();
 let place = nowhere;
 
 function move(bytes) {
   place = bytes;
   cursor.push(bytes);
+  showCounts();
 }
 
 function bytesOf({ clientX, clientY }) {
@@ -111,8 +115,8 @@ function make(user) {
   return { arrow, chip };
 }
 
-setInterval(() => {
+function showCounts() {
   const { sent, replaced } = cursor.counts;
   document.querySelector("#sent").textContent = sent;
   document.querySelector("#replaced").textContent = replaced;
-}, 250);
+}

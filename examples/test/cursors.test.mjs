@@ -1,5 +1,8 @@
 // Cursors as binary messages: at most 20 a second, and only the newest one after a bad connection.
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import {
   browse,
   connected,
@@ -11,6 +14,18 @@ import {
   texts,
   until,
 } from "./support.mjs";
+
+/** A file that lets every user send five messages a second. */
+function configuration(t) {
+  const folder = mkdtempSync(join(tmpdir(), "fanfare-cursors-"));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  const file = join(folder, "fanfare.toml");
+  writeFileSync(
+    file,
+    "[limits]\nmessages_per_second = 5\nmessage_burst = 10\n",
+  );
+  return file;
+}
 
 export default async function (t) {
   const server = await serve(t);
@@ -57,8 +72,8 @@ export default async function (t) {
       );
     }, name);
   const stage = await ann.locator("#stage").boundingBox();
-  const move = (x, y) =>
-    ann.mouse.move(
+  const move = (x, y, page = ann) =>
+    page.mouse.move(
       stage.x + (stage.width * x) / 1000,
       stage.y + (stage.height * y) / 1000,
     );
@@ -116,9 +131,28 @@ export default async function (t) {
   // Her page may have met its members anew, and told them its place once more.
   assert.ok(binary.length <= 2, `${binary.length} messages after no network`);
 
+  // --- A position that got lost on the way is sent again ---
+  network.hold();
+  const before = await ann.textContent("#sent");
+  await move(800, 600);
+  await until(async () => (await ann.textContent("#sent")) !== before);
+  network.cut();
+  network.restore();
+  await isAt(bob, 800, 600);
+
+  // --- A server that takes five messages a second ---
+  const strict = await serve(t, ["--config", configuration(t)]);
+  const slow = await start(strict.url);
+  const hasty = await enter(slow, "ann");
+  const eve = await enter(slow, "eve");
+  await until(async () => (await texts(eve, "#here li")).join() === "ann");
+  for (let step = 0; step <= 200; step += 1) await move(600 + step, 700, hasty);
+  await isAt(eve, 800, 700);
+  assert.ok((await hasty.textContent("#state")).startsWith("connected"));
+
   // --- Members come and go ---
   const cat = await enter(good, "cat");
-  await isAt(cat, 700, 500);
+  await isAt(cat, 800, 600);
   await ann.mouse.move(stage.x + 10, 2);
   await until(async () => !(await place(bob, "ann")));
   await ann.close();
