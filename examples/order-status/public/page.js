@@ -65,6 +65,7 @@ function show(order) {
     const { content } = document.querySelector("#order");
     card = content.cloneNode(true).firstElementChild;
     card.id = id;
+    card.setAttribute("aria-label", order.title);
     document.querySelector("#orders").append(card);
 
     card.querySelector("h2").textContent = order.title;
