@@ -1,67 +1,21 @@
 // Recovery with a real server: a client behind a bad line gets each of 10,000 events exactly once and in order.
 // FANFARE_CUT_SECONDS says how long the line is bad, 10 by default.
 import assert from "node:assert/strict";
-import { connect as dial, createServer } from "node:net";
 import { test } from "node:test";
 import { createClient } from "../dist/index.js";
 import { Fanfare, signToken } from "../dist/server.js";
 import { key, secret, startRedis, startServer } from "./real-server.mjs";
-import { sleep, until, WebSocket } from "./support.mjs";
+import { line, sleep, until, WebSocket } from "./support.mjs";
 
 const seconds = Number(process.env.FANFARE_CUT_SECONDS ?? 10);
 const total = 10_000;
-
-/** A line to the server that a test can cut. `port` says where the next connection goes. */
-async function line(port) {
-  const pairs = new Set();
-  const proxy = createServer((near) => {
-    const far = dial(port(), "127.0.0.1");
-    const pair = { near, far };
-    pairs.add(pair);
-    near.pipe(far);
-    far.pipe(near);
-    for (const socket of [near, far]) {
-      socket.on("error", () => {});
-      socket.on("close", () => {
-        pairs.delete(pair);
-        near.destroy();
-        far.destroy();
-      });
-    }
-  });
-  await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
-
-  return {
-    url: `http://127.0.0.1:${proxy.address().port}`,
-    /** Ends what there is, without a close frame. */
-    reset() {
-      for (const { near, far } of pairs) {
-        near.resetAndDestroy();
-        far.resetAndDestroy();
-      }
-    },
-    /** Lets nothing through any more, and ends nothing either. */
-    silence() {
-      for (const { near, far } of pairs) {
-        near.unpipe(far);
-        far.unpipe(near);
-        near.pause();
-        far.pause();
-      }
-    },
-    stop() {
-      this.reset();
-      proxy.close();
-    },
-  };
-}
 
 for (const [fault, period] of [
   ["reset", 200],
   ["silence", 5000],
 ])
   test(`${fault} every ${period} ms for ${seconds} s`, { timeout: (seconds + 120) * 1000 }, async (t) => {
-    const server = await startServer(["--limit", "heartbeat=1s", "--limit", "heartbeat_wait=2s"]);
+    const server = await startServer(["--limit", "heartbeat=1s", "--limit", "heartbeat_wait=500ms"]);
     t.after(() => server.stop());
     const cut = await line(() => server.port);
     t.after(() => cut.stop());
