@@ -1,5 +1,6 @@
 import { FanfareError } from "./error.js";
 import { listening, registry } from "./listeners.js";
+import type { Broadcast, Bye, ClientMessage, Id, Publish, Send, ServerMessage } from "./protocol.js";
 import type {
   Ack,
   AnyEvents,
@@ -26,28 +27,16 @@ interface Socket {
   close(code?: number): void;
 }
 
+type Names<T> = T extends unknown ? keyof T : never;
+type Field<T, K> = T extends unknown ? (K extends keyof T ? T[K] : never) : never;
+type Without<T, K extends string> = T extends unknown ? Omit<T, K> : never;
+
 /** What the server sends. Every field may be absent, since other versions of the server may send other frames. */
-interface Frame extends Message, Ack {
-  op?: string;
-  // The id of an ack is a number, that of a stored event a string. The code of a bye is a number, that of an error a string.
-  id?: never;
-  connection?: string;
-  user?: string | null;
-  heartbeat?: number;
-  reconnect?: { min_ms?: number; max_ms?: number };
-  reconnect_in_ms?: number;
-  resumed?: boolean;
-  recovered?: boolean;
-  code?: never;
-  reason?: string;
-  message?: string;
-  kind?: string;
-  member?: Member;
-  previous?: string;
-  members?: Member[];
-  count?: number;
-  cursor?: string;
-}
+type Frame = { [K in Names<ServerMessage>]?: Field<ServerMessage, K> };
+
+/** What the client sends, less the fields that are added on the way. */
+type Call = Without<ClientMessage, "id" | "data">;
+type Event = Without<Send | Broadcast | Publish, "id" | "data" | "echo" | "except">;
 
 /** What a schema returns, with both forms in one. */
 interface Validated {
@@ -62,7 +51,7 @@ interface Request {
   /** Whether it waits for the next connection, if it was not sent on this one. */
   readonly keep: boolean;
   /** Called once, and before any later frame is looked at. */
-  done(error: unknown, ack?: Frame): void;
+  done(error: unknown, ack?: Frame): unknown;
 }
 
 /** A channel, as the rest of the client sees it. */
@@ -83,8 +72,11 @@ interface Membership {
   extend(options: JoinOptions): void;
 }
 
+// Messages that may be sent at the same time. An anonymous client has as many when it comes.
+const burst = 20;
+
 // Refusals that pass. The server did not look at the message.
-const passing = /busy|rate_limited|unavailable|internal/;
+const mayPass = (error: unknown) => /busy|rate_limited|unavailable|internal/.test((error as FanfareError).code);
 
 const nothing = (): void => {};
 
@@ -124,7 +116,7 @@ export function connect<E extends object = AnyEvents>(url: string, options?: Cli
 export function createClient<E extends object = AnyEvents>(url: string, options: ClientOptions<E> = {}): Client<E> {
   const { timeout = 10_000, queue: queueLimit = 100, token: source } = options;
   const isRenewable = typeof source === "function";
-  const device = options.device ?? Math.random().toString(36).slice(2) + Date.now().toString(36);
+  const device = options.device ?? Math.random().toString(36).slice(2);
 
   const errors = registry(console.error);
   const notices = registry(report);
@@ -141,7 +133,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   let welcomedAt = 0;
   let attempts = 0;
   let advice = { min_ms: 500, max_ms: 30_000 };
-  let bye: Frame | undefined;
+  let bye: Bye | undefined;
   // The id of a connection that ended without a close frame.
   let resume: string | undefined;
 
@@ -154,15 +146,17 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   let fetching: Promise<string | null | undefined> | undefined;
 
   let lastId = 0;
+  // Messages that may be sent now. Below zero: a pause.
+  let credit = burst;
   let queue: Request[] = [];
-  const pending = new Map<number, Request>();
+  const pending = new Map<Id, Request>();
   let profile: object | null | undefined;
-  const seen = new Set<string>();
+  const seen = new Set<Id>();
 
   // --- State ---
 
   function report(error: unknown) {
-    if (errors.lists.size) errors.fire("error", error);
+    if (errors.of()[0]) errors.fire("error", error);
     else console.error(error);
   }
 
@@ -193,14 +187,13 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     );
   }
 
+  // All who need a token at the same time share one call. One that hangs is given up.
   function fetchToken(): Promise<string | null | undefined> {
     let deadline: ReturnType<typeof setTimeout>;
-    fetching ??= Promise.race([
-      new Promise<never>((_, reject) => {
-        deadline = setTimeout(() => reject(late(timeout)), timeout);
-      }),
-      (async () => (isRenewable ? source() : source))(),
-    ]).finally(() => {
+    fetching ??= new Promise<string | null | undefined>((resolve, reject) => {
+      deadline = setTimeout(() => reject(late(timeout)), timeout);
+      (async () => (isRenewable ? source() : source))().then(resolve, reject);
+    }).finally(() => {
       clearTimeout(deadline);
       fetching = undefined;
     });
@@ -243,7 +236,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
   function lost(code: number, detail: string, reason: Reason = "lost") {
     // The close frame can get lost after its announcement.
-    if (bye && code < 4000) code = bye.code!;
+    if (bye && code < 4000) code = bye.code;
 
     if (state.connection) {
       // Only a connection without a close frame can be resumed.
@@ -331,11 +324,10 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
     heart = setInterval(() => {
       const now = Date.now();
-      const jumped = Math.abs(now - last) > 2 * period + 2000;
+      // After sleep the connection may be gone without a sign.
+      if (silence < 4 && Math.abs(now - last) > 2 * period + 2000) silence = 4;
       last = now;
 
-      // After sleep the connection may be gone without a sign.
-      if (jumped && silence < 4) silence = 4;
       if (++silence === 5) ping();
       else if (silence > 5 + timeout / 2 / period) hangUp("silent");
     }, period);
@@ -373,7 +365,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
       if (mine !== turn) return;
       if (token === null) return end("signed_out");
 
-      await request({ op: "auth", token }, { keep: false });
+      await request({ op: "auth", token: token! }, { keep: false });
       if (mine === turn) renewLater(token);
     } catch (error) {
       if (mine !== turn) return;
@@ -415,23 +407,27 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     }
   }
 
-  // A backlog goes out at 50 messages a second, which is what a server allows by default.
+  // The server takes 50 messages a second of a user, over all tabs, and closes who goes on after 100 refusals. So a burst is
+  // short, and a refusal leads to a pause, in which the other tabs get their turn.
   function pump() {
-    if (!is("connected") || pacer) return;
+    if (!is("connected")) return;
 
-    for (const item of queue.splice(0, 10)) {
+    for (const item of queue.splice(0, credit)) {
+      credit--;
       pending.set(item.id, item);
       transmit(item.frame);
     }
-    if (queue[0])
-      pacer = setTimeout(() => {
-        pacer = undefined;
-        pump();
-      }, 200);
+    if (credit < burst) pacer ??= setTimeout(earn, 200);
+  }
+
+  function earn() {
+    pacer = undefined;
+    credit = Math.min(burst, credit + 10);
+    pump();
   }
 
   // Puts a message in the queue. Joins and the profile are asked for before the state is `connected`: they go first.
-  function ask(message: object, done: Request["done"], data?: unknown, keep = false): Request {
+  function ask(message: Call, done: Request["done"], data?: unknown, keep = false): Request {
     const id = ++lastId;
     const item = { id, frame: encode({ ...message, id }, data), keep, done };
 
@@ -441,7 +437,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     return item;
   }
 
-  function request(message: object, opts: SendOptions & { keep?: boolean }, data?: unknown): Promise<Frame> {
+  function request(message: Call, opts: SendOptions & { keep?: boolean }, data?: unknown): Promise<Frame> {
     const { signal, timeout: limit = timeout, keep = true } = opts;
 
     return quiet(
@@ -451,17 +447,13 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
         if (keep && !is("connected") && queue.length >= queueLimit)
           throw new FanfareError("queue_full", `${queueLimit} messages wait`);
 
-        const item = ask(
-          message,
-          (error, ack) => {
-            clearTimeout(deadline);
-            signal?.removeEventListener("abort", abort);
-            if (error) reject(error);
-            else resolve(ack!);
-          },
-          data,
-          keep,
-        );
+        const done = (error: unknown, ack?: Frame) => {
+          clearTimeout(deadline);
+          signal?.removeEventListener("abort", abort);
+          if (error) reject(error);
+          else resolve(ack!);
+        };
+        const item = ask(message, done, data, keep);
         const cancel = (error: unknown) => {
           queue = queue.filter((other) => other !== item);
           pending.delete(item.id);
@@ -476,7 +468,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
   function sending(opts: SendOptions): Sending<E> {
     const { echo, except } = opts;
-    const emit = (target: object, args: readonly unknown[]) =>
+    const emit = (target: Event, args: readonly unknown[]) =>
       request({ ...target, echo, except }, opts, args.length > 1 ? args : args[0]);
 
     return {
@@ -502,7 +494,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
         const bytes = new Uint8Array(data as ArrayBuffer);
         const start = 3 + bytes[1]! * 256 + bytes[2]!;
         frame = JSON.parse(new TextDecoder().decode(bytes.subarray(3, start)));
-        (frame as { data: unknown }).data = bytes.subarray(start);
+        frame.data = bytes.subarray(start);
       }
       ({ op, id } = frame);
     } catch (cause) {
@@ -512,11 +504,12 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     const member = channels.get(frame.channel!);
     if (frame.event) take(frame, member);
     else if (op === "welcome") welcome(frame);
-    else if (op === "bye") bye = frame;
+    else if (op === "bye") bye = frame as Bye;
     else if (op === "ack" || op === "error") {
       const item = pending.get(id!);
-      const error = op === "error" ? new FanfareError(frame.code!, frame.message!) : undefined;
+      const error = op === "error" && new FanfareError(frame.code as string, frame.message!);
       pending.delete(id!);
+      if (frame.code === "rate_limited") credit = -50;
       if (item) item.done(error, frame);
       // An error without an id belongs to no call. One with an id is of a call that no longer waits.
       else if (error && id == null) report(error);
@@ -524,18 +517,23 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   }
 
   function welcome(frame: Frame) {
-    const { connection, user, heartbeat, reconnect, resumed } = frame;
+    const { connection, user, resumed } = frame;
     clearTimeout(timer);
     welcomedAt = Date.now();
-    advice = { ...advice, ...reconnect };
+    advice = { ...advice, ...frame.reconnect };
     resume = undefined;
 
     for (const channel of channels.values()) channel.sync();
-    if (profile !== undefined && !resumed) ask({ op: "update" }, nothing, profile);
+    if (profile !== undefined && !resumed) tellProfile();
 
-    beat((heartbeat || 25) * 200);
+    beat((frame.heartbeat || 25) * 200);
     set("connected", resumed ? "resumed" : "welcome", { connection: connection!, user: user! });
     pump();
+  }
+
+  function tellProfile() {
+    const done = (error: unknown) => error && mayPass(error) && setTimeout(tellProfile, jitter(1000));
+    ask({ op: "update" }, done, profile);
   }
 
   function take(frame: Frame, member: Membership | undefined) {
@@ -552,10 +550,10 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     const schema = options.schemas?.[event as keyof E]?.["~standard"];
     const { issues, value } = (schema?.validate(frame.data) ?? { value: frame.data }) as Validated;
     if (issues) return report(new FanfareError("invalid_data", `${event}: ${issues[0]?.message}`));
-    (frame as { data: unknown }).data = value;
+    frame.data = value;
 
-    member?.deliver(frame);
-    deliver(frame);
+    member?.deliver(frame as Message);
+    deliver(frame as Message);
   }
 
   // --- Channels ---
@@ -612,7 +610,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
         // The gap stays open until the ack, even where this is asked again.
         if (error) {
-          if (passing.test((error as FanfareError).code)) return later(sync, 1000);
+          if (mayPass(error)) return later(sync, 1000);
           return over({ status: "refused", error: error as FanfareError });
         }
 
