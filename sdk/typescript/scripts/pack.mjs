@@ -22,7 +22,18 @@ const run = (program, args, options) => execFileSync(program, args, { encoding: 
 try {
   const [packed] = JSON.parse(run("npm", ["pack", "--json", "--silent", "--pack-destination", target]));
   const names = packed.files.map(({ path }) => path).sort();
-  const entries = ["client", "dispatcher", "error", "index", "listeners", "react", "server", "types", "api", "protocol"];
+  const entries = [
+    "client",
+    "dispatcher",
+    "error",
+    "index",
+    "listeners",
+    "react",
+    "server",
+    "types",
+    "api",
+    "protocol",
+  ];
   const expected = [
     "LICENSE-APACHE",
     "LICENSE-MIT",

@@ -294,5 +294,8 @@ test("every message that another page shows fits", () => {
   const isMessage = ajv.getSchema(schema.$id);
   for (const name of readdirSync(docs).filter((file) => file.endsWith(".md")))
     for (const [, text] of read(name).matchAll(/`(\{"op":"[^`\n]*\})`/g))
-      assert.ok(isMessage(JSON.parse(text.replaceAll(":…", ":1"))), `${name}: ${text}: ${ajv.errorsText(isMessage.errors)}`);
+      assert.ok(
+        isMessage(JSON.parse(text.replaceAll(":…", ":1"))),
+        `${name}: ${text}: ${ajv.errorsText(isMessage.errors)}`,
+      );
 });
