@@ -334,6 +334,26 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       if (calls < 3) throw new Error(`the token was fetched ${calls} times`);
     },
 
+    async "a token function may fail, hang, and be needed twice at the same time"() {
+      const user = name("ann");
+      let calls = 0;
+      const token = () => {
+        calls++;
+        if (calls === 1) throw new Error("the backend is away");
+        if (calls === 2) return new Promise(() => {});
+        return signToken(secret, user);
+      };
+      const ann = createClient(url, { token, timeout: 2000, ...(WebSocket && { WebSocket }) });
+      open.push(ann);
+      const errors = [];
+      ann.onState(({ reason, error }) => reason === "token_failed" && errors.push(error.code ?? error.message));
+      await ann.connect();
+      equal([calls, errors], [3, ["the backend is away", "timeout"]]);
+
+      await Promise.all([ann.renew(), ann.renew()]);
+      equal(calls, 4);
+    },
+
     async "a bad token ends the client with 4001"() {
       const ann = createClient(url, { token: "bad", ...(WebSocket && { WebSocket }) });
       await rejects(ann.connect(), "closed");
