@@ -290,12 +290,15 @@ test("every example of docs/client-protocol.md fits", () => {
   }
 });
 
-test("every message that another page shows fits", () => {
+test("every whole message that another page shows fits", () => {
   const isMessage = ajv.getSchema(schema.$id);
+  let found = 0;
   for (const name of readdirSync(docs).filter((file) => file.endsWith(".md")))
-    for (const [, text] of read(name).matchAll(/`(\{"op":"[^`\n]*\})`/g))
-      assert.ok(
-        isMessage(JSON.parse(text.replaceAll(":…", ":1"))),
-        `${name}: ${text}: ${ajv.errorsText(isMessage.errors)}`,
-      );
+    for (const [, text] of read(name).matchAll(/`(\{"op":"[^`\n]*\})`/g)) {
+      // Something is left out.
+      if (/[^"]…|…[^"]/.test(text)) continue;
+      found += 1;
+      assert.ok(isMessage(JSON.parse(text)), `${name}: ${text}: ${ajv.errorsText(isMessage.errors)}`);
+    }
+  assert.ok(found > 0);
 });
