@@ -49,7 +49,7 @@ interface Request {
   done(error: unknown, ack?: Frame): unknown;
 }
 
-// Messages that may be sent at the same time. An anonymous client has as many when it comes.
+// Messages that may be sent at the same time. A server gives as many to an anonymous client that just connected.
 const burst = 20;
 
 /** Connects to a server. The same as `createClient` and `connect`. */
@@ -309,8 +309,8 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     }
   }
 
-  // The server takes 50 messages a second of a user, over all tabs, and closes who goes on after 100 refusals. So a burst is
-  // short, and a refusal leads to a pause, in which the other tabs get their turn.
+  // The server takes 50 messages a second from a user, over all tabs, and closes a connection after 100 refusals in a row.
+  // So a burst is short, and a refusal leads to a pause, in which the other tabs send theirs.
   function pump() {
     if (!is("connected")) return;
 

@@ -17,7 +17,7 @@ export interface Registry {
   of(key?: string): readonly Entry[];
   add(key: string, listener: Listener, options?: ListenOptions, once?: boolean, run?: Run): () => void;
   fire(key: string, ...args: unknown[]): void;
-  /** Removes a listener of a key. What is absent stands for all. */
+  /** Removes one listener of a key, all of a key, or all. */
   remove(key?: string, listener?: Listener): void;
 }
 

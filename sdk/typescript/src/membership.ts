@@ -182,7 +182,7 @@ export const memberships =
       show();
     }
 
-    // More changed than is told one by one. A long list is fetched less often.
+    // More changed than the server reports one by one. A long list is fetched less often.
     function membersChanged(frame: Frame) {
       count = frame.count ?? count;
       show();

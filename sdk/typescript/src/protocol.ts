@@ -1,12 +1,12 @@
 // Made from docs/client-protocol.schema.json by scripts/types.mjs. Do not change it by hand.
 
-/** What a client sends. */
+/** A message from a client. */
 export type ClientMessage = Auth | Ping | Join | Leave | Update | Members | Send | Broadcast | Publish | Call;
 
-/** What the server sends. Events have no `op`. */
+/** A message from the server. Events have no `op`. */
 export type ServerMessage = Welcome | Event | BinaryEvent | MemberChanged | MembersChanged | Joined | Left | Ack | AuthAck | JoinAck | MembersAck | SendAck | Refusal | Pong | Bye;
 
-/** What the answer to a message carries: a number, or a string of up to 64 bytes of JSON. */
+/** The id of a message, which its answer carries: a number, or a string of up to 64 bytes of JSON. */
 export type Id = number | string;
 
 /** The name of a channel. */
@@ -34,7 +34,7 @@ export interface Since {
   readonly offset: Offset;
 }
 
-/** Who does not get an event. A list has at most 10,000 names. */
+/** The users, connections and devices that do not get an event. A list has at most 10,000 names. */
 export interface Except {
   /** All connections of these users. */
   readonly users?: readonly string[] | undefined;
@@ -70,7 +70,7 @@ export interface Reconnect {
   readonly resume_ms: number;
 }
 
-/** What every message of a client may have. */
+/** A field that every message of a client may have. */
 export interface Request {
   /** With it the message gets one `ack` or one `error` that carries it. Without it only what is refused is answered. */
   readonly id?: Id | undefined;
@@ -123,7 +123,7 @@ export interface Members extends Request {
   readonly limit?: number | undefined;
 }
 
-/** What every message that sends an event has. */
+/** The fields of every message that sends an event. */
 export interface Sending extends Request {
   readonly event: EventName;
   /** Any JSON, nested at most 128 levels deep. Absent: `null`, or the bytes of a binary frame. */
@@ -156,7 +156,7 @@ export interface Call extends Request {
   readonly op: "call";
   /** The name of the function. */
   readonly name: string;
-  /** What the function gets. Absent: `null`. */
+  /** The argument of the function. Absent: `null`. */
   readonly data?: unknown | undefined;
 }
 
@@ -183,7 +183,7 @@ export interface Event extends EventHeader {
   readonly data: unknown;
 }
 
-/** What the server says about an event. */
+/** An event without its data. */
 export interface EventHeader {
   readonly event: EventName;
   /** The channel that it was sent to. Absent: it was sent to users, to everyone, or by a filter. */
@@ -209,7 +209,7 @@ export interface MemberChanged {
   readonly previous?: ConnectionId | undefined;
 }
 
-/** The members of a channel changed more often than is told one by one. A client that keeps a list fetches it again. */
+/** Several members of a channel changed: more than the server reports one by one. A client that keeps a list fetches it again. */
 export interface MembersChanged {
   readonly op: "members";
   readonly channel: ChannelName;
@@ -241,7 +241,7 @@ export interface Left {
   readonly channel: ChannelName;
 }
 
-/** What every ack has. */
+/** The fields of every ack. */
 export interface Answer {
   readonly op: "ack";
   /** The `id` of the message. */
@@ -303,11 +303,11 @@ export interface Refusal {
   /** The `id` of the message. Absent: it had none, or a channel of the handshake was refused. */
   readonly id?: Id | undefined;
   readonly code: ErrorCode;
-  /** What is wrong, for people. */
+  /** The reason, for people. */
   readonly message: string;
 }
 
-/** Why a message was refused. Later versions may add codes. */
+/** The reason of a refusal. Later versions may add codes. */
 export type ErrorCode = "bad_message" | "unknown_op" | "bad_channel" | "event_name_length" | "event_name_reserved" | "data_too_deep" | "unauthorized" | "token_expired" | "token_superseded" | "forbidden" | "auth_off" | "rate_limited" | "too_many_channels" | "members_off" | "profile_too_large" | "bad_profile" | "no_functions" | "no_users" | "too_many_names" | "name_too_long" | "too_much_to_store" | "busy" | "history_unavailable" | "bus_down" | "internal";
 
 /** The answer to a `ping` without `id`. */
@@ -320,7 +320,7 @@ export interface Bye {
   readonly op: "bye";
   /** The close code. */
   readonly code: number;
-  /** Why, for people. */
+  /** The reason, for people. */
   readonly reason: string;
   /** When to come back, in milliseconds. */
   readonly reconnect_in_ms: number;

@@ -3,7 +3,7 @@ import type { TokenSource } from "./types.js";
 
 type Token = string | null | undefined;
 
-/** A function that fetches a token, for all who need one at the same time. A call that hangs is given up. */
+/** A function that fetches a token. Calls at the same time share one fetch, and one that hangs is given up. */
 export function tokenFetcher(source: TokenSource | undefined, timeout: number): () => Promise<Token> {
   let fetching: Promise<Token> | undefined;
 
