@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { after, test } from "node:test";
+import { Ajv } from "ajv";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { Fanfare, signToken } from "../dist/server.js";
 import { key, secret, startRedis, startServer } from "./real-server.mjs";
@@ -17,6 +18,12 @@ const page = read("client-protocol.md");
 const ajv = new Ajv2020({ allErrors: true });
 ajv.addSchema(schema);
 const validator = (kind) => ajv.getSchema(`${schema.$id}#/$defs/${kind}`);
+
+// The same for tools that read AsyncAPI: in draft 7, without what is inherited.
+const asyncapi = JSON.parse(read("asyncapi.json"));
+const older = new Ajv({ strict: false, validateFormats: false });
+older.addSchema(asyncapi, "asyncapi");
+const olderValidator = (kind) => older.getSchema(`asyncapi#/components/schemas/${kind}`);
 
 const kinds = (group) => schema.$defs[group].anyOf.map(({ $ref }) => $ref.split("/").at(-1));
 const fieldsOf = ({ allOf = [], properties }) => [
@@ -38,6 +45,7 @@ function note(kind, message) {
   for (const field of Object.keys(message)) seen.get(kind).add(field);
 
   const validate = validator(kind);
+  assert.equal(olderValidator(kind)(message), validate(message), `asyncapi.json says something else of ${kind}`);
   if (!validate(message)) return `${kind} ${JSON.stringify(message)}: ${ajv.errorsText(validate.errors)}`;
 }
 
@@ -253,6 +261,15 @@ for (const group of ["ClientMessage", "ServerMessage"])
     });
 
 // --- The schema itself ---
+
+test("docs/asyncapi.json is a document of AsyncAPI 3.0", () => {
+  const specification = JSON.parse(
+    readFileSync(new URL("../node_modules/@asyncapi/specs/schemas/3.0.0-without-$id.json", import.meta.url), "utf8"),
+  );
+  const validate = new Ajv({ strict: false, validateFormats: false }).compile(specification);
+  assert.ok(validate(asyncapi), JSON.stringify(validate.errors));
+  assert.ok(!validate({ ...asyncapi, channels: { connect: { messages: 1 } } }));
+});
 
 test("the schema is strict", () => {
   const validate = ajv.getSchema(schema.$id);
