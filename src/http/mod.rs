@@ -14,6 +14,7 @@ mod page;
 pub(crate) mod problem;
 mod publish;
 mod query;
+mod script;
 pub(crate) mod shape;
 pub(crate) mod sockets;
 pub(crate) mod verbs;
@@ -91,6 +92,7 @@ enum Call {
     Readyz,
     Metrics,
     OpenApi,
+    Script,
     Page,
 }
 
@@ -114,7 +116,7 @@ const fn route(method: Method, path: &'static str, access: Access, call: Call) -
 const CONNECT_PATH: &str = "/v1/connect";
 
 /// Every path of the server. A `{name}` stands for one segment.
-static ROUTES: [Route; 28] = [
+static ROUTES: [Route; 29] = [
     route(
         Method::POST,
         "/v1/emit",
@@ -241,6 +243,7 @@ static ROUTES: [Route; 28] = [
     route(Method::GET, "/livez", Access::Open, Call::Livez),
     route(Method::GET, "/readyz", Access::Open, Call::Readyz),
     route(Method::GET, "/metrics", Access::Admin, Call::Metrics),
+    route(Method::GET, script::PATH, Access::Open, Call::Script),
     route(Method::GET, "/", Access::Admin, Call::Page),
     route(Method::GET, "/favicon.ico", Access::Open, Call::Page),
 ];
@@ -326,7 +329,8 @@ impl Edge {
         peer: &Peer,
         opening: Option<&Opening>,
     ) -> Result<Response<Answer>, Problem> {
-        if live.config.is_development() {
+        // The client is public, and pages import it from servers of other origins.
+        if live.config.is_development() && request.uri().path() != script::PATH {
             let has_body = !request.body().is_end_stream();
             access::development(request.headers(), peer.ip, has_body)
                 .map_err(|refused| refused.told(&self.node))?;
@@ -426,6 +430,7 @@ impl Edge {
             }
             Call::Metrics => Ok(ops::metrics(&self.node, operator.as_ref())),
             Call::OpenApi => Ok(ops::openapi()),
+            Call::Script => Ok(script::client(request.headers())),
             Call::Page => Ok(page::page(
                 route.path,
                 self.is_admin().then_some(self.node.config.listen.port()),
