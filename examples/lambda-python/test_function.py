@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support import KEY, PATIENCE, SECRET, Listener, Server
 
 HERE = Path(__file__).parent
@@ -83,7 +84,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run([HERE / "build.sh"], check=True, env={**os.environ, "PATH": path})
     unpacked = tmp_path_factory.mktemp("task")
-    zipfile.ZipFile(HERE / "build" / "function.zip").extractall(unpacked)
+    zipfile.ZipFile(HERE / "function.zip").extractall(unpacked)
     return unpacked
 
 

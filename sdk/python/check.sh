@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Checks the package and examples/lambda-python: types, then tests against the server that FANFARE_BIN names, or the one
-# that was built last in target/. Arguments go to pytest.
+# Checks the package and examples/lambda-python: lint, types, then tests against the server that FANFARE_BIN names.
+# Without it, that is target/release/fanfare, or the debug build if there is no other. Arguments go to pytest.
 set -euo pipefail
-cd "$(dirname "$0")"
+root=$(realpath "$(dirname "$0")/../..")
 
-for built in ../../target/debug/fanfare ../../target/release/fanfare; do
+for built in "$root"/target/{debug,release}/fanfare; do
   [ -x "$built" ] && default=$built
 done
-FANFARE_BIN=$(realpath "${FANFARE_BIN:-${default:?build the server, or name its program in FANFARE_BIN}}")
+FANFARE_BIN=$(realpath -e "${FANFARE_BIN:-${default:?build the server, or name its program in FANFARE_BIN}}")
 export FANFARE_BIN
+cd "$root/sdk/python"
 
 # An environment of its own, made again when the requirements change.
 venv=$PWD/python_modules
@@ -24,5 +25,8 @@ export PATH="$venv/bin:$PATH"
 export PIP_NO_BUILD_ISOLATION=0
 python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 
-mypy src tests ../../examples/lambda-python/function.py ../../examples/lambda-python/test_function.py
+example=../../examples/lambda-python
+ruff check --quiet . "$example" --config pyproject.toml
+ruff format --quiet --check . "$example" --config pyproject.toml
+mypy src tests "$example/function.py" "$example/test_function.py"
 python -m pytest "$@"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import KEY, SECRET, Driver, Listener, Server
 
 from fanfare_events import AsyncFanfare, Fanfare
+from support import KEY, SECRET, Driver, Listener, Server
 
 
 @pytest.fixture(scope="session")

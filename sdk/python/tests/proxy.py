@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
+from contextlib import suppress
 from typing import Literal
 
 Fate = Literal["refuse", "lose the answer", "say nothing"] | bytes
@@ -74,10 +76,8 @@ class Proxy:
         self._listener.close()
         self._threads[0].join()
         for each in self._sockets:
-            try:
+            with suppress(OSError):  # it may have ended already
                 each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it has ended already
             each.close()
         for thread in self._threads[1:]:
             thread.join()
@@ -89,8 +89,8 @@ def _request(peer: socket.socket) -> bytes:
     while True:
         head, found, body = message.partition(b"\r\n\r\n")
         if found:
-            lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-            if len(body) >= int(lengths[0] if lengths else 0):
+            length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+            if len(body) >= int(length[1] if length else 0):
                 return message
         try:
             more = peer.recv(65536)

@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
-from support import KEY, SECRET, Driver, Listener, Server
-from proxy import Fate, Proxy
 
 from fanfare_events import ApiError, AsyncFanfare, Fanfare, FanfareError, where
+from proxy import Fate, Proxy
+from support import KEY, SECRET, Driver, Listener, Server
 
 Make = Callable[..., Driver]
 Listen = Callable[..., Listener]
@@ -100,6 +100,11 @@ def test_a_wrong_call_is_refused(fanfare: Driver, event: str, options: dict[str,
     assert detail in failed.value.detail
 
 
+def test_a_target_that_is_named_twice(fanfare: Driver) -> None:
+    with pytest.raises(TypeError, match="user"):
+        fanfare.publish("ann", "a", user="bob")
+
+
 def test_a_key_is_needed(make: Make, server: Server) -> None:
     for key in (None, "", "another-key"):
         with pytest.raises(ApiError) as failed:
@@ -143,7 +148,9 @@ def test_confidential_params_are_not_in_messages(make: Make) -> None:
 # --- What is repeated ---
 
 
-@pytest.mark.parametrize("fate", ["refuse", "lose the answer", problem("500 Oops", "internal"), problem("503 Oops", "busy")])
+@pytest.mark.parametrize(
+    "fate", ["refuse", "lose the answer", problem("500 Oops", "internal"), problem("503 Oops", "busy")]
+)
 def test_a_repeat_sends_nothing_twice(
     make: Make, behind: Callable[..., Proxy], listen: Listen, name: str, fate: Fate
 ) -> None:
@@ -284,7 +291,6 @@ def test_from_env(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FANFARE_API_KEY", KEY)
     with Fanfare.from_env(retries=0) as fanfare:
         assert fanfare.broadcast("a")["nodes"] == 1
-
 
 
 def test_the_default_address(monkeypatch: pytest.MonkeyPatch) -> None:

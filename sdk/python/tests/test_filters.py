@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import SECRET, Driver, Listener
 
 from fanfare_events import Where, item, sign_token, where
+from support import SECRET, Driver, Listener
 
 HOSTILE = [
     '" || true || "',
     "' || true || '",
     "\\",
-    "\\\" || true //",
+    '\\" || true //',
     "{t}",
     "{{t}}",
     "params.p0",
@@ -29,9 +29,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_a_hostile_value_means_itself(
-    fanfare: Driver, listen: Callable[..., Listener], name: str, value: str
-) -> None:
+def test_a_hostile_value_means_itself(fanfare: Driver, listen: Callable[..., Listener], name: str, value: str) -> None:
     ann = listen("ann", token=sign_token(SECRET, "ann", claims={"tenant": value, "test": name}))
     bob = listen("bob", token=sign_token(SECRET, "bob", claims={"tenant": "other", "test": name}))
 
@@ -110,7 +108,7 @@ def test_other_braces_stay(fanfare: Driver) -> None:
 def test_what_was_forgotten_is_refused() -> None:
     with pytest.raises(TypeError, match=r"\{t\}.*no value"):
         where("auth.tenant == {t}")
-    with pytest.raises(TypeError, match="no {t}"):
+    with pytest.raises(TypeError, match=r"no \{t\}"):
         where("auth.tenant == 'x'", t=1)
     with pytest.raises(TypeError, match="t is None"):
         where("auth.tenant == {t}", t=None)

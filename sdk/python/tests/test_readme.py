@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import KEY, SECRET, Listener, Server
 
 from fanfare_events import sign_token
+from support import KEY, SECRET, Listener, Server
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -32,7 +32,7 @@ def test_the_examples(
     examples = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     outputs = []
     for example in examples:
-        exec(compile(example, "README.md", "exec"), names)
+        exec(compile(example, "README.md", "exec"), names)  # noqa: S102
         outputs.append(capsys.readouterr().out)
     names["fanfare"].close()
 

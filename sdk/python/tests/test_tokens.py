@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from support import SECRET, Driver, Listener, Server
 from websockets.exceptions import ConnectionClosed
 
 from fanfare_events import FanfareError, sign_token
+from support import SECRET, Driver, Listener, Server
 
 Listen = Callable[..., Listener]
 

@@ -1,7 +1,9 @@
 """The function side of Fanfare, a realtime event server: its HTTP API, sync and async.
 
-    fanfare = Fanfare.from_env()
-    fanfare.emit("alert", {"text": "Hello"}, filter=where("auth.tenant == {t}", t=tenant))
+```python
+fanfare = Fanfare.from_env()
+fanfare.emit("alert", {"text": "Hello"}, filter=where("auth.tenant == {t}", t=tenant))
+```
 """
 
 # In the order of this file: filters, errors, what the API returns, what it takes, one call and its attempts, the calls,
@@ -31,7 +33,6 @@ from typing import (
     TypeAlias,
     TypedDict,
     TypeVar,
-    Union,
     cast,
     final,
     overload,
@@ -162,7 +163,9 @@ _HOLE = re.compile(r"\{(\w+)\}")
 def where(text: LiteralString, /, **values: object) -> Where:
     """A filter with values, which are bound as params and never become part of the text.
 
-        where('auth.tenant == {t} && "admin" in auth.roles', t=tenant)
+    ```python
+    where('auth.tenant == {t} && "admin" in auth.roles', t=tenant)
+    ```
 
     A value may itself be made by `where`. `None` is refused, since `auth.tenant == null` is true for everyone without a
     tenant: write `null` into the filter if you mean it.
@@ -231,10 +234,10 @@ class ApiError(FanfareError):
     """For a filter: where the mistake begins, in bytes."""
     length: int | None
     """For a filter: the length of the mistake in bytes."""
-    retry_after: float | None
+    retry_after: int | None
     """How many seconds to wait before another attempt, if the server said so."""
 
-    def __init__(self, problem: Mapping[str, Any], status: int, retry_after: float | None = None) -> None:
+    def __init__(self, problem: Mapping[str, Any], status: int, retry_after: int | None = None) -> None:
         detail: str = problem.get("detail", f"the server answered {status}")
         excerpt: str | None = problem.get("excerpt")
         super().__init__(problem.get("code", "unknown"), f"{detail}\n{excerpt}" if excerpt else detail)
@@ -393,7 +396,7 @@ class BatchFailure(TypedDict):
     error: Problem
 
 
-BatchResult: TypeAlias = Union[BatchSuccess, BatchFailure]
+BatchResult: TypeAlias = BatchSuccess | BatchFailure
 """`"result" in it` tells which one it is."""
 
 
@@ -929,10 +932,10 @@ def _problem(response: httpx.Response) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], problem) if isinstance(problem, dict) else {}
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _retry_after(response: httpx.Response) -> int | None:
     """`Retry-After` in seconds. As a date, which Fanfare does not send, it counts as absent."""
     try:
-        return max(float(response.headers["retry-after"]), 0)
+        return max(int(response.headers["retry-after"]), 0)
     except (KeyError, ValueError):
         return None
 
@@ -1005,7 +1008,8 @@ def _filter(where: Where) -> dict[str, Any]:
 
 def _post(name: str, options: Mapping[str, Any], **more: object) -> _Call[Any]:
     fields, call = _split(options)
-    return _Call("POST", f"/v1/{name}", {**more, **fields}, options=call)
+    # Unlike a display of two dictionaries, this refuses a field that is there twice.
+    return _Call("POST", f"/v1/{name}", dict(**more, **fields), options=call)
 
 
 def _get(path: str, options: Mapping[str, Any]) -> _Call[Any]:
@@ -1102,7 +1106,9 @@ class _Api(_Publishing):
     def batch(self, items: Sequence[BatchItem], **options: Unpack[PublishOptions]) -> _Call[list[BatchResult]]:
         """Makes up to 100 publishing calls in one request. One that fails stops no other.
 
+        ```python
         fanfare.batch([item.publish("ann", "a"), item.broadcast("b", 2)])
+        ```
         """
 
         def results(response: httpx.Response) -> list[BatchResult]:
@@ -1264,13 +1270,15 @@ class _Client(_Api, Generic[H]):
     @classmethod
     def from_env(
         cls,
-        env: Mapping[str, str] = os.environ,
+        env: Mapping[str, str] | None = None,
         *,
         timeout: float = 5.0,
         retries: int = 2,
         http: H | None = None,
     ) -> Self:
-        """The server that `FANFARE_URL` and `FANFARE_API_KEY` name."""
+        """The server that `FANFARE_URL` and `FANFARE_API_KEY` name, in the environment of the process or in `env`."""
+        # Not the default of the parameter, which help() would show with all its secrets.
+        env = os.environ if env is None else env
         url = env.get("FANFARE_URL") or "http://127.0.0.1:7070"
         # A server reads the same variable, and may have several keys.
         key = env.get("FANFARE_API_KEY", "").partition(",")[0]
@@ -1311,8 +1319,10 @@ class _Client(_Api, Generic[H]):
 class Fanfare(_Client[httpx.Client]):
     """The HTTP API of a server. Threads may share it.
 
+    ```python
     fanfare = Fanfare.from_env()
     fanfare.publish("ann", "invoice-paid", {"id": 4711})
+    ```
     """
 
     @staticmethod
@@ -1355,8 +1365,10 @@ class Fanfare(_Client[httpx.Client]):
 class AsyncFanfare(_Client[httpx.AsyncClient]):
     """The HTTP API of a server, for asyncio. It belongs to one event loop.
 
+    ```python
     async with AsyncFanfare.from_env() as fanfare:
         await fanfare.publish("ann", "invoice-paid", {"id": 4711})
+    ```
     """
 
     @staticmethod
@@ -1410,7 +1422,9 @@ def sign_token(
 ) -> str:
     """Signs a token for a client with the secret that the server has as `FANFARE_TOKEN_SECRET` (HS256).
 
-        sign_token(secret, "ann", claims={"plan": "pro"}, can={"join": ["room-*"]})
+    ```python
+    sign_token(secret, "ann", claims={"plan": "pro"}, can={"join": ["room-*"]})
+    ```
 
     Filters see `claims` as `auth.*`. `can` is what the client may do, and `ttl` the life of the token in seconds.
     """
