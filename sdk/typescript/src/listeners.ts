@@ -106,7 +106,7 @@ export function listening<E extends object>(
       const take = (message: Message) => {
         if (waiting.length >= buffer) {
           if (overflow === "drop-oldest") waiting.shift();
-          else return end(new FanfareError("overflow", `over ${buffer} events wait`));
+          else return end(new FanfareError("overflow", `${buffer} events wait`));
         }
         waiting.push(message);
         wake?.();

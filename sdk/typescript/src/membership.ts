@@ -64,8 +64,8 @@ export const memberships =
     let known = false;
 
     let { members: wanted } = options;
-    let members: readonly Member[] = [];
     let count = 0;
+    let members: readonly Member[] = [];
     let list = new Map<string, Member>();
     // The list that is being fetched. It replaces `list` when its last page is there.
     let next: typeof list | undefined;
@@ -97,8 +97,10 @@ export const memberships =
 
         // The gap stays open until the ack, even where this is asked again.
         if (error) {
-          if (mayPass(error)) return later(sync, 1000);
-          return over({ status: "refused", error: error as FanfareError });
+          if (!mayPass(error)) return over({ status: "refused", error: error as FanfareError });
+          // The list of members that may be waited for comes with the ack.
+          forget();
+          return later(sync, 1000);
         }
 
         replaying = false;
@@ -128,9 +130,13 @@ export const memberships =
       }
     }
 
-    function down() {
+    function forget() {
       clearTimeout(timer);
       timer = next = undefined;
+    }
+
+    function down() {
+      forget();
       replaying = false;
       if (state.status === "joined") change({ status: "waiting" });
     }
@@ -139,7 +145,7 @@ export const memberships =
       channels.delete(name);
       change(to);
       down();
-      reject(to.error ?? new FanfareError("left", "left the channel"));
+      reject(to.error ?? new FanfareError("left", "channel left"));
     }
 
     // --- Members ---

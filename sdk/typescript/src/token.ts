@@ -25,9 +25,10 @@ export function renewalDelay(token: string | undefined): number | undefined {
   try {
     const { exp, iat } = JSON.parse(atob(token!.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/")));
     // Where the token seems to have ended, this clock is wrong, and only that of the signer counts.
-    const left = exp * 1000 - Date.now();
-    const life = left > 0 ? left : (exp - iat) * 1000;
-    return Math.max(life * 0.8, 1000);
+    const left = exp - Date.now() / 1000;
+    const life = left > 0 ? left : exp - iat;
+    // After 80 % of it, in milliseconds.
+    return Math.max(life * 800, 1000);
   } catch {
     // Another kind of token, or none. The server says when it ends.
     return;
