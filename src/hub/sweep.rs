@@ -91,12 +91,12 @@ pub(crate) struct Rest {
 
 type Refs = SmallVec<[SlotRef; SWEEP_STRIDE]>;
 
-/// The work of filters that was done in one go: under one hold of a lock, or in one turn of a thread.
+/// The work that was done in one go: under one hold of a lock, or in one turn of a thread.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Spent(u32);
 
 impl Spent {
-    /// Adds what one evaluation cost; true if another one like it would go beyond [`SWEEP_WORK`].
+    /// Adds what one step cost; true if another one like it would go beyond [`SWEEP_WORK`].
     #[inline]
     pub(super) fn add(&mut self, work: u32) -> bool {
         self.0 = self.0.saturating_add(work);
@@ -112,7 +112,11 @@ struct Stride {
     spent: Spent,
 }
 
-/// Goes on with one shard for one stride: [`SWEEP_STRIDE`] connections, or fewer where the filter takes [`SWEEP_WORK`].
+/// Goes on with one shard for one stride: [`SWEEP_STRIDE`] connections, or fewer where the filter, and what `visit` does to
+/// those that match, take [`SWEEP_WORK`].
+///
+/// What a visit costs the table itself knows: closing a connection that is in a hundred channels takes as long as placing for
+/// ten thousand.
 fn stride(
     table: &mut Table,
     selection: &Selection,
@@ -128,6 +132,8 @@ fn stride(
         return Stride { is_through, spent };
     }
 
+    // What others have done under holds of their own.
+    table.take_work();
     for slot in chunk {
         let Some((connection, auth)) = table.open_tenant(slot) else {
             continue;
@@ -137,7 +143,7 @@ fn stride(
             continue;
         }
         looked.at += 1;
-        let Judged { verdict, work } = if stale {
+        let Judged { verdict, mut work } = if stale {
             selection.still_admits(connection)
         } else {
             selection.admits(connection, auth)
@@ -146,6 +152,7 @@ fn stride(
             Verdict::Match => {
                 looked.matched += 1;
                 visit(table, slot);
+                work = work.saturating_add(table.take_work());
             }
             Verdict::NoMatch => {}
             Verdict::Error => looked.errors += 1,
@@ -393,19 +400,12 @@ impl Hub {
             let mut cursor = Cursor::open(shard, selection);
             let mut slice = TimeSlice::begin();
             while let Some(chunk) = shard.own(|table| cursor.snapshots(table, selection)) {
-                let picked = pick(chunk, closure, &mut counts);
-                counts.queued += shard.with(|table| {
-                    let mut queued = 0;
-                    for at in picked
-                        .into_iter()
-                        .filter(|&at| table.state(at) == State::Open)
-                        .collect::<Refs>()
-                    {
-                        queued += u64::from(table.place(at.slot, frame, ticket));
-                    }
-                    queued
-                });
-                slice.rest().await;
+                let mut picked = pick(chunk, closure, &mut counts).into_iter();
+                while picked.len() > 0 {
+                    counts.queued +=
+                        shard.with(|table| place_picked(table, &mut picked, frame, ticket));
+                    slice.rest().await;
+                }
             }
         }
         self.placed(counts, ticket)
@@ -456,6 +456,26 @@ impl Hub {
         }
         (page, None)
     }
+}
+
+/// Places for those of `picked` that are still open, for as long as one hold may take. Returns for how many.
+fn place_picked(
+    table: &mut Table,
+    picked: &mut impl Iterator<Item = SlotRef>,
+    frame: &Frame,
+    ticket: &Ticket,
+) -> u64 {
+    let (mut queued, mut spent) = (0, Spent::default());
+    table.take_work();
+    for at in picked {
+        if table.state(at) == State::Open {
+            queued += u64::from(table.place(at.slot, frame, ticket));
+        }
+        if spent.add(table.take_work()) {
+            break;
+        }
+    }
+    queued
 }
 
 fn pick(

@@ -23,7 +23,7 @@ use crate::{
     broker::{Interest, Topic},
     config,
     id::{AppId, ConnectionId, NodeId},
-    limits::{Limits, SLOTS_LOOK},
+    limits::{CHANNEL_WORK, INDEX_ENTRY_WORK, Limits, SLOTS_LOOK},
     log_limit::Lines,
     metrics::{AppMetrics, DropReason, Metrics},
     predicate::{IndexKey, IndexRef, LookupKey, Schema, Value},
@@ -153,6 +153,8 @@ pub(crate) struct Table {
     pub(super) slow: Vec<SlowConsumer>,
     /// How many more there were.
     pub(super) more_slow: u64,
+    /// What changes of connections have cost since the last look, in units of [`SWEEP_WORK`](crate::limits::SWEEP_WORK).
+    work: u32,
     pub(super) context: Arc<Context>,
 }
 
@@ -200,6 +202,7 @@ impl Table {
             blocked: RoaringBitmap::new(),
             slow: Vec::new(),
             more_slow: 0,
+            work: 0,
             context,
         }
     }
@@ -305,6 +308,7 @@ impl Table {
         self.register(at.slot);
         if was_anonymous && connection.user().is_some() {
             for channel in connection.channels() {
+                self.charge(CHANNEL_WORK);
                 self.context
                     .app(app)
                     .presence
@@ -358,6 +362,18 @@ impl Table {
             .sum()
     }
 
+    /// Notes that a change of a connection has cost `work`. Whoever goes through connections under one hold of the lock ends
+    /// the hold by it, so each change that takes more than a moment says so here.
+    pub(crate) fn charge(&mut self, work: u32) {
+        self.work = self.work.saturating_add(work);
+    }
+
+    /// What was charged since the last call.
+    #[inline]
+    pub(super) fn take_work(&mut self) -> u32 {
+        std::mem::take(&mut self.work)
+    }
+
     fn register(&mut self, slot: u32) {
         self.mind(slot, Interest::add);
         self.index(slot, Index::insert, |members, slot| {
@@ -390,7 +406,7 @@ impl Table {
     fn index(
         &mut self,
         slot: u32,
-        change: fn(&mut Index, &Value, u32),
+        change: fn(&mut Index, &Value, u32) -> u32,
         member: fn(&mut RoaringBitmap, u32),
     ) {
         self.changes += 1;
@@ -401,12 +417,13 @@ impl Table {
         let app = &mut self.apps[entry.app.0 as usize];
         let schema = &self.context.app(entry.app).schema;
         member(&mut app.members, slot);
-        change(&mut app.users, &connection.attributes.user, slot);
+        let mut entries = change(&mut app.users, &connection.attributes.user, slot);
         for (at, index) in app.declared.iter_mut().enumerate() {
             if let Some(value) = schema.get(at, &connection.attributes) {
-                change(index, value, slot);
+                entries += change(index, value, slot);
             }
         }
+        self.charge(INDEX_ENTRY_WORK.saturating_mul(entries));
     }
 
     /// Connections of `app` that are open here.
