@@ -11,11 +11,12 @@ mod tests;
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
 
 use super::{
@@ -26,8 +27,8 @@ use super::{
 use crate::{
     id::AppId,
     limits::{
-        HISTORY_EVENT_BYTES, HISTORY_EXPIRE_SLICE, HISTORY_NAME_BYTES, HISTORY_QUIET,
-        HISTORY_QUIET_LOOKS, HISTORY_QUIET_TOPICS,
+        HISTORY_CONFIRMERS, HISTORY_EVENT_BYTES, HISTORY_EXPIRE_SLICE, HISTORY_NAME_BYTES,
+        HISTORY_QUIET, HISTORY_QUIET_LOOKS, HISTORY_QUIET_TOPICS,
     },
     metrics::{AppMetrics, DropReason, Metrics},
 };
@@ -174,6 +175,9 @@ struct Log {
     bytes: usize,
     /// Its place in [`Kept::quiet`] while nothing of it is kept.
     quiet: Option<u64>,
+    /// Readers from whom some is withheld that is kept, each by a hash and with the offset up to which it has confirmed. What is
+    /// kept up to there is for others, and is not looked at again for it.
+    confirmed: Vec<(u64, u64)>,
 }
 
 impl Log {
@@ -186,6 +190,7 @@ impl Log {
             entries: VecDeque::new(),
             bytes: 0,
             quiet: None,
+            confirmed: Vec::new(),
         }
     }
 
@@ -193,6 +198,16 @@ impl Log {
         Position {
             epoch: self.epoch,
             offset: self.newest,
+        }
+    }
+
+    /// Gives back room. A crowd of users who once had much waiting must not hold the room for it ever after.
+    fn trim(&mut self) {
+        if self.entries.is_empty() {
+            self.confirmed = Vec::new();
+        }
+        if self.entries.capacity() > 16 + 4 * self.entries.len() {
+            self.entries.shrink_to(2 * self.entries.len());
         }
     }
 
@@ -204,18 +219,44 @@ impl Log {
         self.entries.range(seen..).map(|held| &held.entry)
     }
 
+    /// The entries up to `offset` that are to be looked at when the reader `who` confirms them.
+    fn unconfirmed(&self, offset: u64, who: u64) -> Range<usize> {
+        let up_to = |offset| {
+            let is_before = |held: &Held| held.entry.offset <= offset;
+            self.entries.partition_point(is_before)
+        };
+        let known = self.confirmed.iter().find(|(of, _)| *of == who);
+        let start = known.map_or(0, |(_, confirmed)| up_to(*confirmed));
+        start..up_to(offset).max(start)
+    }
+
+    /// Moves what `reader` confirms up to `offset` after what stays up to there. Returns where it lies.
+    fn gather_confirmed(&mut self, offset: u64, (reader, who): (&Reader<'_>, u64)) -> Range<usize> {
+        let Range { start, end } = self.unconfirmed(offset, who);
+        let mut first = start;
+        for at in start..end {
+            if !self.entries[at].entry.is_for(reader) {
+                self.entries.swap(first, at);
+                first += 1;
+            }
+        }
+
+        // From most readers nothing is withheld, and nothing has to be remembered. An older confirmation says nothing new.
+        if first > 0 && end > start {
+            self.confirmed.retain(|(of, _)| *of != who);
+            if self.confirmed.len() == HISTORY_CONFIRMERS {
+                self.confirmed.remove(0);
+            }
+            self.confirmed.push((who, offset));
+        }
+        first..end
+    }
+
     /// Whether nothing but what was confirmed is missing after `offset` of `epoch`.
     fn proves(&self, epoch: Option<&str>, offset: u64) -> bool {
         let same = epoch.is_none_or(|epoch| epoch.parse() == Ok(self.epoch));
         same && (self.lost_to..=self.newest).contains(&offset)
     }
-}
-
-/// Why an event is removed.
-#[derive(Clone, Copy, Debug)]
-enum Why {
-    Confirmed,
-    Over(DropReason),
 }
 
 /// What all topics share: order of ages, sums, counters.
@@ -228,6 +269,8 @@ struct Books {
     /// Held by all shares.
     events: usize,
     metrics: Arc<Metrics>,
+    /// For readers.
+    hasher: RandomState,
 }
 
 /// What is kept of one app.
@@ -262,6 +305,7 @@ impl Books {
             bytes: 0,
             events: 0,
             metrics,
+            hasher: RandomState::new(),
         }
     }
 
@@ -294,29 +338,44 @@ impl Books {
         self.show();
     }
 
-    /// Removes the event at `at` of `log`; only what is confirmed may have older ones before it. A user's event that was
-    /// not confirmed is a loss, and counted.
-    fn remove(&mut self, key: &Key, log: &mut Log, at: usize, why: Why) {
-        let Some(held) = log.entries.remove(at) else {
+    /// Removes the oldest event of `log`, which was not confirmed: of a user that is a loss, and counted.
+    fn remove_oldest(&mut self, key: &Key, log: &mut Log, reason: DropReason) {
+        let Some(held) = log.entries.pop_front() else {
             return;
         };
-        // A crowd of users who once had much waiting must not hold the room for it ever after.
-        if log.entries.capacity() > 16 + 4 * log.entries.len() {
-            log.entries.shrink_to(2 * log.entries.len());
+        log.lost_to = held.entry.offset;
+        if let Topic::User(_) = key.topic {
+            let metrics = &self.shares[usize::from(key.app.0)].metrics;
+            metrics.dropped(reason, 1);
         }
         log.bytes -= held.bytes;
+        self.strike(key, held);
+        log.trim();
+        self.show();
+    }
+
+    /// Removes what is kept of `log` up to `offset` and is for `reader`, which has it. Older ones may stay that are not.
+    fn confirm(&mut self, key: &Key, log: &mut Log, offset: u64, reader: &Reader<'_>) {
+        let who = self.hasher.hash_one(reader);
+        let confirmed = log.gather_confirmed(offset, (reader, who));
+        if confirmed.is_empty() {
+            return;
+        }
+        for held in log.entries.drain(confirmed) {
+            log.bytes -= held.bytes;
+            self.strike(key, held);
+        }
+        log.trim();
+        self.show();
+    }
+
+    /// Takes an event that was removed out of the sums.
+    fn strike(&mut self, key: &Key, held: Held) {
         self.bytes -= held.weight();
         self.events -= 1;
         let share = &mut self.shares[usize::from(key.app.0)];
         share.bytes -= held.weight();
         share.ages.remove(held.place);
-        if let Why::Over(reason) = why {
-            log.lost_to = held.entry.offset;
-            if let Topic::User(_) = key.topic {
-                share.metrics.dropped(reason, 1);
-            }
-        }
-        self.show();
     }
 
     /// Removes what is past its time.
@@ -326,7 +385,7 @@ impl Books {
             .front()
             .is_some_and(|held| held.until <= now.age)
         {
-            self.remove(key, log, 0, Why::Over(DropReason::StoredExpired));
+            self.remove_oldest(key, log, DropReason::StoredExpired);
         }
     }
 
@@ -412,8 +471,7 @@ impl Kept {
         };
         self.books.add(key, log, entry, keep.ttl, now);
         while log.entries.len() > keep.events || log.bytes > keep.bytes {
-            self.books
-                .remove(key, log, 0, Why::Over(DropReason::StoredOver));
+            self.books.remove_oldest(key, log, DropReason::StoredOver);
         }
         let position = log.position();
         self.settle(key, now);
@@ -466,18 +524,7 @@ impl Kept {
             return;
         };
         self.books.age(key, log, now);
-        let mut at = 0;
-        while let Some(held) = log
-            .entries
-            .get(at)
-            .filter(|held| held.entry.offset <= offset)
-        {
-            if held.entry.is_for(reader) {
-                self.books.remove(key, log, at, Why::Confirmed);
-            } else {
-                at += 1;
-            }
-        }
+        self.books.confirm(key, log, offset, reader);
         self.settle(key, now);
     }
 
@@ -511,7 +558,7 @@ impl Kept {
 
     fn remove_oldest(&mut self, key: &Key, reason: DropReason, now: Now) {
         if let Some(log) = self.topics.get_mut(key) {
-            self.books.remove(key, log, 0, Why::Over(reason));
+            self.books.remove_oldest(key, log, reason);
         }
         self.settle(key, now);
     }

@@ -494,6 +494,59 @@ fn what_was_withheld_from_who_confirms_waits_for_others() {
 }
 
 #[test]
+fn what_is_withheld_from_a_reader_is_looked_at_once_however_often_it_confirms() {
+    let mut kept = kept(1 << 30, 10);
+    let key = user("u");
+    let keep = Keep {
+        events: 1000,
+        ..PLENTY
+    };
+    let readers = ["phone", "tablet", "watch", "tv", "car"].map(|device| Reader {
+        device: Some(device),
+        ..ANYONE
+    });
+    let withheld = Arc::new(Omit {
+        devices: readers
+            .iter()
+            .filter_map(|reader| reader.device.map(Into::into))
+            .collect(),
+        ..Omit::default()
+    });
+    // Those that are confirmed stand among those that are not.
+    for n in 1..=1000u64 {
+        let omit = (n <= 400 || n % 2 == 0).then(|| withheld.clone());
+        kept.append(&key, &keep, New { omit, ..event(1) }, at(0));
+    }
+    let who = |kept: &Kept, reader: &Reader<'_>| kept.books.hasher.hash_one(reader);
+
+    let phone = &readers[0];
+    kept.confirm(&key, 800, phone, at(0));
+    audit(&kept);
+    let left = kept.topics[&key].entries.len();
+    assert_eq!(left, 800, "those withheld, and 100 that are not confirmed");
+    let hash = who(&kept, phone);
+    let looked = kept.topics[&key].unconfirmed(804, hash);
+    assert_eq!(looked, 600..604, "and none of the 600 that are withheld");
+    assert!(
+        kept.topics[&key].later(0).is_sorted_by_key(|e| e.offset),
+        "what stays is in order"
+    );
+
+    // More readers than are remembered do no harm.
+    for reader in &readers {
+        kept.confirm(&key, 1000, reader, at(0));
+    }
+    audit(&kept);
+    assert_eq!(kept.topics[&key].confirmed.len(), HISTORY_CONFIRMERS);
+    let waiting = kept.waiting(&key, at(0)).entries;
+    assert_eq!(waiting.len(), 700);
+    kept.confirm(&key, 1000, &ANYONE, at(0));
+    audit(&kept);
+    assert_eq!((kept.books.bytes, kept.books.events), (0, 0));
+    assert!(kept.topics[&key].confirmed.is_empty());
+}
+
+#[test]
 fn quiet_topics_know_their_numbering_for_an_hour_and_the_longest_quiet_go_first() {
     let mut kept = kept(1 << 20, 2);
     let a = kept.position(&channel("a"), at(0));
