@@ -589,6 +589,14 @@ pub const HISTORY_EVENT_BYTES: usize = 640;
 /// What one name that replay leaves out counts for beside its own bytes: an allocation, and a place in a set.
 pub const HISTORY_NAME_BYTES: usize = 128;
 
+/// Kept events that are copied out for one reader before others get the lock: some tens of microseconds' work where each is
+/// somewhere else in memory.
+pub const HISTORY_COPIED: usize = 256;
+
+/// How often copying begins anew because events were removed that were yet to be copied. After that all are copied under one
+/// hold: whoever removes them is quicker than the reader.
+pub const HISTORY_COPY_TRIES: usize = 3;
+
 /// Connections of one user of which the store remembers how far they have confirmed, where some of what is kept is not for them:
 /// as many as have somebody's devices open at the same time. Of another one all that is kept is looked at again.
 pub const HISTORY_CONFIRMERS: usize = 4;

@@ -1,7 +1,8 @@
 //! The store of one node, in memory.
 //!
 //! One lock guards everything, so that each call is atomic. Under it nothing is waited for; the longest it is held is
-//! for encoding one frame or copying one topic's entries.
+//! for encoding one frame, or copying [`HISTORY_COPIED`] entries. A longer run is copied under several holds, and from its
+//! beginning again if some of it was removed meanwhile: what a reader gets is the run as it was at one moment.
 
 #[cfg(test)]
 mod model;
@@ -27,10 +28,12 @@ use super::{
 use crate::{
     id::AppId,
     limits::{
-        HISTORY_CONFIRMERS, HISTORY_EVENT_BYTES, HISTORY_EXPIRE_SLICE, HISTORY_NAME_BYTES,
-        HISTORY_QUIET, HISTORY_QUIET_LOOKS, HISTORY_QUIET_TOPICS,
+        HISTORY_CONFIRMERS, HISTORY_COPIED, HISTORY_COPY_TRIES, HISTORY_EVENT_BYTES,
+        HISTORY_EXPIRE_SLICE, HISTORY_NAME_BYTES, HISTORY_QUIET, HISTORY_QUIET_LOOKS,
+        HISTORY_QUIET_TOPICS,
     },
     metrics::{AppMetrics, DropReason, Metrics},
+    time_slice::TimeSlice,
 };
 
 /// Keeps events for as long as the process lives.
@@ -68,6 +71,42 @@ impl Memory {
         Self::new(max_bytes, metrics, apps.into(), Occupied::by(|_, _| false))
     }
 
+    /// What `begin` reads of a topic, and a copy of the entries that it says.
+    async fn copy<T>(
+        &self,
+        key: &Key,
+        begin: impl Fn(&mut Kept, Now) -> (T, Option<Run>),
+    ) -> (T, Vec<Entry>) {
+        let (mut entries, mut slice) = (Vec::new(), TimeSlice::begin());
+        for attempt in 1.. {
+            entries.clear();
+            let most = if attempt < HISTORY_COPY_TRIES {
+                HISTORY_COPIED
+            } else {
+                usize::MAX
+            };
+            let (answer, mut run) = self.with(|kept, now| {
+                let (answer, mut run) = begin(kept, now);
+                let copied = run
+                    .as_mut()
+                    .map(|run| kept.copy(key, run, most, &mut entries));
+                (answer, run.filter(|_| copied == Some(Copied::More)))
+            });
+            while let Some(rest) = &mut run {
+                slice.rest().await;
+                match self.with(|kept, _| kept.copy(key, rest, most, &mut entries)) {
+                    Copied::More => {}
+                    Copied::All => run = None,
+                    Copied::Removed => break,
+                }
+            }
+            if run.is_none() {
+                return (answer, entries);
+            }
+        }
+        unreachable!("the last attempt takes one hold")
+    }
+
     /// Runs `act` under the lock. The time is taken there, so that it never goes back from one act to the next.
     fn with<T>(&self, act: impl FnOnce(&mut Kept, Now) -> T) -> T {
         let mut kept = self.kept.lock();
@@ -100,7 +139,14 @@ impl History for Memory {
         epoch: Option<&'a str>,
         offset: u64,
     ) -> Answer<'a, Recovery> {
-        Box::pin(async move { Ok(self.with(|kept, now| kept.since(key, epoch, offset, now))) })
+        Box::pin(async move {
+            let begin = |kept: &mut Kept, now| kept.since(key, epoch, offset, now);
+            let (recovery, entries) = self.copy(key, begin).await;
+            Ok(Recovery {
+                entries,
+                ..recovery
+            })
+        })
     }
 
     fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>> {
@@ -108,7 +154,10 @@ impl History for Memory {
     }
 
     fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting> {
-        Box::pin(async move { Ok(self.with(|kept, now| kept.waiting(key, now))) })
+        Box::pin(async move {
+            let (waiting, entries) = self.copy(key, |kept, now| kept.waiting(key, now)).await;
+            Ok(Waiting { entries, ..waiting })
+        })
     }
 
     fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>) {
@@ -211,6 +260,16 @@ impl Log {
         }
     }
 
+    /// What is kept now after `offset`.
+    fn run_after(&self, offset: u64) -> Run {
+        Run {
+            epoch: self.epoch,
+            // Nothing is kept up to what was removed unconfirmed.
+            after: offset.max(self.lost_to),
+            end: self.newest,
+        }
+    }
+
     /// What is kept after `offset`.
     fn later(&self, offset: u64) -> impl ExactSizeIterator<Item = &Entry> {
         let seen = self
@@ -257,6 +316,23 @@ impl Log {
         let same = epoch.is_none_or(|epoch| epoch.parse() == Ok(self.epoch));
         same && (self.lost_to..=self.newest).contains(&offset)
     }
+}
+
+/// Entries of a topic that are being copied: those kept now with offsets after `after`, up to `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    epoch: Epoch,
+    after: u64,
+    end: u64,
+}
+
+/// How far copying a run has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copied {
+    All,
+    More,
+    /// Some of it were removed before they were copied.
+    Removed,
 }
 
 /// What all topics share: order of ages, sums, counters.
@@ -483,19 +559,24 @@ impl Kept {
         self.read_or_begin(key, now, Log::position)
     }
 
-    fn since(&mut self, key: &Key, epoch: Option<&str>, offset: u64, now: Now) -> Recovery {
+    /// What someone has missed who saw `offset` of `epoch`, and where the entries are that belong to it.
+    fn since(
+        &mut self,
+        key: &Key,
+        epoch: Option<&str>,
+        offset: u64,
+        now: Now,
+    ) -> (Recovery, Option<Run>) {
         self.read_or_begin(key, now, |log| {
             let recovered = log.proves(epoch, offset);
-            let entries = log
-                .later(if recovered { offset } else { 0 })
-                .cloned()
-                .collect();
-            Recovery {
+            let shared = if recovered { offset } else { 0 };
+            let recovery = Recovery {
                 position: log.position(),
                 recovered,
-                shared: if recovered { offset } else { 0 },
-                entries,
-            }
+                shared,
+                entries: Vec::new(),
+            };
+            (recovery, Some(log.run_after(shared)))
         })
     }
 
@@ -511,12 +592,38 @@ impl Kept {
         })
     }
 
-    fn waiting(&mut self, key: &Key, now: Now) -> Waiting {
-        let all = |log: &Log| Waiting {
-            position: Some(log.position()),
-            entries: log.later(0).cloned().collect(),
+    /// What waits for a user, and where the entries are that belong to it.
+    fn waiting(&mut self, key: &Key, now: Now) -> (Waiting, Option<Run>) {
+        let all = |log: &Log| {
+            let waiting = Waiting {
+                position: Some(log.position()),
+                entries: Vec::new(),
+            };
+            (waiting, Some(log.run_after(0)))
         };
         self.read(key, now, all).unwrap_or_default()
+    }
+
+    /// Adds up to `most` entries of `run`, which then begins after them. What has come to be past its time since the run began
+    /// still belongs to it, unless it was removed.
+    fn copy(&self, key: &Key, run: &mut Run, most: usize, to: &mut Vec<Entry>) -> Copied {
+        let log = self.topics.get(key);
+        let Some(log) = log.filter(|log| log.epoch == run.epoch && log.lost_to <= run.after) else {
+            return Copied::Removed;
+        };
+        let mut rest = log
+            .later(run.after)
+            .take_while(|entry| entry.offset <= run.end);
+        let before = to.len();
+        to.extend(rest.by_ref().take(most).cloned());
+        if let Some(last) = to[before..].last() {
+            run.after = last.offset;
+        }
+        if rest.next().is_some() {
+            Copied::More
+        } else {
+            Copied::All
+        }
     }
 
     fn confirm(&mut self, key: &Key, offset: u64, reader: &Reader<'_>, now: Now) {
