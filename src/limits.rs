@@ -303,6 +303,13 @@ pub const MEMBERS_PAGE_DEFAULT: usize = 500;
 /// a thought, and what is put together in a few milliseconds.
 pub const PAGE_BYTES: usize = 1024 * 1024;
 
+/// Channels that are looked at under one hold of their lock for such a page, whether or not anyone is in them: some tens of
+/// microseconds' work, for which clients that join and leave may wait.
+pub const CHANNELS_LOOK: usize = 256;
+
+/// Channels that are copied out under one such hold. There are several such locks, and a page takes from all.
+pub const CHANNELS_COPIED: usize = 64;
+
 /// Members that are put on a page of the HTTP API between two looks at the clock.
 pub const PAGE_STRIDE: usize = 64;
 
