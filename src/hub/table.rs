@@ -78,7 +78,7 @@ impl Context {
         };
         Self {
             node: NodeId(1),
-            limbo: Limbo::new(limits.resume_window, []),
+            limbo: Limbo::new(1, limits.resume_window, []),
             limits,
             refusals: Refusals::new(metrics.clone(), vec![app.name.clone()]),
             lines: Lines::default(),

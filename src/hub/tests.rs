@@ -15,7 +15,7 @@ use super::{
 use crate::{
     close::Close,
     config::SlowConsumer,
-    id::AppId,
+    id::{AppId, ConnectionId, NodeId},
     limits::Limits,
     metrics::DropReason,
     predicate::{Attributes, Facts, FilterCache, Layouts, Schema, Value},
@@ -51,6 +51,24 @@ pub(crate) fn connect(table: &mut Table, user: &str, auth: Value) -> SlotRef {
         .unwrap();
     assert!(table.open(at, Connection::clone(&connection)));
     at
+}
+
+/// A connection of an anonymous client with a device, which is in no table.
+pub(crate) fn unconnected(device: &str, slot: u32) -> Connection {
+    let facts = Facts {
+        id: ConnectionId {
+            node: NodeId(1),
+            shard: 0,
+            slot,
+            nonce: 0,
+        },
+        device: Some(device.into()),
+        ip: [127, 0, 0, 1].into(),
+        protocol: "test",
+        connected_at: 0,
+        node: "n".into(),
+    };
+    Connection::new(APP, Attributes::new(facts), Arc::default())
 }
 
 /// A socket that takes `room` bytes and then refuses.
