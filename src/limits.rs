@@ -215,8 +215,11 @@ pub const RECOVER_USERS: usize = 32;
 pub const SLOTS_LOOK: usize = 1024;
 
 /// Names of a target that are looked up under one hold of a shard's lock: some tens of microseconds' work where each is
-/// somewhere else in memory.
+/// somewhere else in memory. One that stands for many connections counts more, see [`NAMED_AS_ONE`].
 pub const NAMES_LOOK: usize = 256;
+
+/// Connections of a name that take as long to add to a set as it takes to look up a name.
+pub const NAMED_AS_ONE: usize = 128;
 
 /// Connections whose sockets refused that are looked at each time the node is over its bound of refused bytes. The largest
 /// among them are closed. Looking at them takes as long as one slice.

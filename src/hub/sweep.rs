@@ -173,7 +173,7 @@ impl Hub {
         let mut bound = 0;
         let mut few = Few::new();
         for (at, shard) in self.shards().iter().enumerate() {
-            let found = Candidates::find(shard, selection, true, &mut bound);
+            let found = Candidates::find_few(shard, selection, &mut bound);
             if !found.is_empty() {
                 few.push((at, found.into()));
             }
@@ -369,7 +369,7 @@ impl Hub {
         let mut looked = Looked::default();
         let mut slice = TimeSlice::begin();
         for shard in self.shards() {
-            let mut cursor = Cursor::open(shard, selection);
+            let mut cursor = Cursor::open(shard, selection).await;
             // The lock is let go after every stride, so that a small publication need not wait for a slice.
             loop {
                 let stride = shard.with_fair(|table| {
@@ -397,7 +397,7 @@ impl Hub {
     ) -> Counts {
         let mut counts = Counts::default();
         for shard in self.shards() {
-            let mut cursor = Cursor::open(shard, selection);
+            let mut cursor = Cursor::open(shard, selection).await;
             let mut slice = TimeSlice::begin();
             while let Some(chunk) = shard.own(|table| cursor.snapshots(table, selection)) {
                 let mut picked = pick(chunk, closure, &mut counts).into_iter();

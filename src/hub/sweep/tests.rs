@@ -8,15 +8,24 @@ use crate::{
     config::SlowConsumer,
     hub::{
         Coming, Connection, Joining, Named, Watching,
+        cursor::Search,
         gate::Gate,
-        selection::user_key,
+        selection::{channel_key, user_key},
         tests::{APP, connect, context},
     },
-    limits::Limits,
+    limits::{Limits, NAMED_AS_ONE, NAMES_LOOK},
     predicate::{Filter, Schema, Value},
 };
 
 const CONNECTIONS: usize = 40;
+
+/// What `future` gives, which never has to wait.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(future)
+}
 
 /// A hub of one shard, whose connections are each of another user.
 fn hub() -> Hub {
@@ -71,7 +80,7 @@ fn holds_of(
 ) -> (Vec<u64>, u64) {
     let (mut looked, mut holds) = (Looked::default(), Vec::new());
     let shard = hub.shard(0);
-    let mut cursor = Cursor::open(shard, selection);
+    let mut cursor = block_on(Cursor::open(shard, selection));
     loop {
         let before = looked.at;
         let stride =
@@ -101,6 +110,41 @@ fn a_hold_ends_with_the_work_of_its_filter() {
         let all: Vec<u32> = (0..CONNECTIONS as u32).collect();
         assert_eq!(visited, all, "each once");
     }
+}
+
+#[test]
+fn a_look_up_ends_a_hold_by_the_connections_that_its_names_stand_for() {
+    const MEMBERS: usize = NAMED_AS_ONE * NAMES_LOOK / 8;
+    let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
+    let channels: Vec<String> = (0..24).map(|n| format!("c{n}")).collect();
+    let large = |keys: &[String]| Selection {
+        named: Some(Named {
+            channels: keys.iter().map(|name| channel_key(name)).collect(),
+            ..Named::default()
+        }),
+        ..Selection::everyone(APP)
+    };
+    hub.shard(0).own(|table| {
+        for n in 0..MEMBERS {
+            let at = connect(table, &n.to_string(), Value::Null);
+            for channel in &channels {
+                table.join(at, channel, Watching::No, Coming::New);
+            }
+        }
+        let holds = |selection: &Selection, wants: bool| {
+            let (mut search, mut holds) = (Search::new(selection), 1);
+            while search.go_on(table, |_| wants) {
+                holds += 1;
+            }
+            holds
+        };
+        // Eight of them are as much work as a hold may do, and the last hold finds the end.
+        assert_eq!(holds(&large(&channels), true), 4);
+        assert_eq!(holds(&large(&channels), false), 1, "counting costs nothing");
+        assert_eq!(holds(&large(&channels[..1]), true), 1);
+    });
+    let found = block_on(Cursor::open(hub.shard(0), &large(&channels)));
+    assert_eq!(found.bound(), MEMBERS);
 }
 
 #[test]
