@@ -326,7 +326,7 @@ impl SocketlessHub {
     fn place(&self, frame: &Frame, selection: &Selection) -> u64 {
         let reach = self.hub.reach(selection);
         self.runtime.block_on(async {
-            let ticket = self.hub.admit(&reach, frame.len()).await.unwrap();
+            let ticket = self.hub.admit(APP, &reach, frame.len()).await.unwrap();
             let placed = self.hub.place_reach(selection, reach, frame, &ticket);
             placed.await.queued
         })

@@ -364,7 +364,7 @@ pub const CHANNEL_WORK: u32 = 1000;
 /// What inserting or removing an entry of an index counts for in it: 60 to 120 ns.
 pub const INDEX_ENTRY_WORK: u32 = 100;
 
-/// How long a large publication waits, at most, while more than half of all sockets refuse. What stalls most clients at
+/// How long a large publication waits, at most, while more than half of its app's sockets refuse. What stalls most clients at
 /// once is the way to them and seldom they; publishers that wait a little do not get them all closed as slow.
 pub const EASE: Duration = Duration::from_millis(100);
 

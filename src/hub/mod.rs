@@ -61,7 +61,7 @@ pub(crate) use scans::{ScanPermit, Scans};
 pub(crate) use selection::{Closure, Except, Named, Selection, channel_key, user_key};
 pub(crate) use stored::{Asked, Mended, StoredReplay};
 pub(crate) use sweep::{Counts, Looked, Reach, Rest};
-pub(crate) use table::{AppContext, Context, Table};
+pub(crate) use table::{AppContext, Context, Table, Tally};
 
 use crate::{
     id::{AppId, ConnectionId},
@@ -297,13 +297,6 @@ impl Hub {
         self.shards
             .iter()
             .map(|shard| shard.own(|table| table.members(app)))
-            .sum()
-    }
-
-    /// Open connections of all apps on this node.
-    fn all_members(&self) -> usize {
-        (0..self.context.apps.len())
-            .map(|app| self.members(AppId(app as u16)))
             .sum()
     }
 

@@ -318,6 +318,6 @@ impl Table {
         let entry = &mut self.slots[slot as usize];
         entry.dirty = Dirty::No;
         entry.outbox = Outbox::Blocked(backlog);
-        self.blocked.insert(slot);
+        self.note_blocked(slot);
     }
 }

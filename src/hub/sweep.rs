@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use smallvec::SmallVec;
 
@@ -14,7 +14,7 @@ use super::{
     gate::{Busy, Ticket},
     scans::ScanPermit,
     selection::{Closure, Selection},
-    table::Table,
+    table::{Table, Tally},
 };
 use crate::{
     id::AppId,
@@ -185,26 +185,33 @@ impl Hub {
         }
     }
 
-    /// Waits for the gate to admit a frame of `bytes` for `reach`; before that, where it is large, for the sockets, see
-    /// [`EASE`].
+    /// Waits for the gate to admit a frame of `bytes` for `reach` in `app`; before that, where it is large, for the app's sockets,
+    /// see [`EASE`].
     ///
     /// # Errors
     /// [`Busy`] when the gate stays full; nothing was placed.
-    pub(crate) async fn admit(&self, reach: &Reach, bytes: usize) -> Result<Ticket, Busy> {
-        if matches!(reach, Reach::Large(_)) && self.is_congested() {
+    pub(crate) async fn admit(
+        &self,
+        app: AppId,
+        reach: &Reach,
+        bytes: usize,
+    ) -> Result<Ticket, Busy> {
+        if matches!(reach, Reach::Large(_)) && self.is_congested(app) {
             self.context().metrics.eased.inc();
             let until = Instant::now() + EASE;
-            while self.is_congested() && Instant::now() < until {
+            while self.is_congested(app) && Instant::now() < until {
                 tokio::time::sleep(EASE_STEP).await;
             }
         }
         self.gate.admit(reach.bound(), bytes).await
     }
 
-    /// Whether more than half of the node's sockets refuse, and not just a few.
-    fn is_congested(&self) -> bool {
-        let blocked = self.context().metrics.blocked.get() as usize;
-        blocked > SMALL_DELIVERIES && blocked * 2 > self.all_members()
+    /// Whether more than half of the app's sockets refuse, and not just a few. Takes no lock, since each publication that waits
+    /// looks every millisecond.
+    pub(super) fn is_congested(&self, app: AppId) -> bool {
+        let Tally { open, blocked } = &self.context().app(app).tally;
+        let blocked = blocked.load(Relaxed);
+        blocked > SMALL_DELIVERIES && blocked * 2 > open.load(Relaxed)
     }
 
     /// Waits for a permit to run `selection`, if it takes one.

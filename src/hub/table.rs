@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use roaring::RoaringBitmap;
@@ -58,6 +61,15 @@ pub(crate) struct AppContext {
     pub(crate) schema: Arc<Schema>,
     pub(crate) slow_consumer: config::SlowConsumer,
     pub(crate) presence: Presence,
+    pub(crate) tally: Tally,
+}
+
+/// How many connections of an app stand how, over all shards: to be read without a lock.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) open: AtomicUsize,
+    /// Those whose sockets refused, or are handed a replay.
+    pub(crate) blocked: AtomicUsize,
 }
 
 impl Context {
@@ -75,6 +87,7 @@ impl Context {
             schema,
             slow_consumer,
             presence: Presence::new(AppId(0), &limits, bulletin.clone(), app_metrics, None),
+            tally: Tally::default(),
         };
         Self {
             node: NodeId(1),
@@ -352,7 +365,7 @@ impl Table {
         if let Some(backlog) = outbox.backlog() {
             let events = backlog.events();
             *outbox = Outbox::Empty;
-            self.blocked.remove(slot);
+            self.note_unblocked(slot);
             return events;
         }
         outbox
@@ -374,7 +387,27 @@ impl Table {
         std::mem::take(&mut self.work)
     }
 
+    /// The tally of the app that the tenant of `slot` belongs to.
+    fn tally(&self, slot: u32) -> &Tally {
+        &self.context.app(self.slots[slot as usize].app).tally
+    }
+
+    /// Notes that the outbox of `slot` is blocked.
+    pub(super) fn note_blocked(&mut self, slot: u32) {
+        if self.blocked.insert(slot) {
+            self.tally(slot).blocked.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Notes that the outbox of `slot` is blocked no longer.
+    pub(super) fn note_unblocked(&mut self, slot: u32) {
+        if self.blocked.remove(slot) {
+            self.tally(slot).blocked.fetch_sub(1, Relaxed);
+        }
+    }
+
     fn register(&mut self, slot: u32) {
+        self.tally(slot).open.fetch_add(1, Relaxed);
         self.mind(slot, Interest::add);
         self.index(slot, Index::insert, |members, slot| {
             members.insert(slot);
@@ -383,6 +416,7 @@ impl Table {
 
     /// Takes `slot` out of the indexes of who is there and what its claims say, but not of its channels'.
     pub(super) fn unregister(&mut self, slot: u32) {
+        self.tally(slot).open.fetch_sub(1, Relaxed);
         self.mind(slot, |interest, topic| interest.remove(&topic));
         self.index(slot, Index::remove, |members, slot| {
             members.remove(slot);
@@ -566,6 +600,9 @@ impl Table {
                     && app.channels.len() == 0
                     && app.watchers.len() == 0
             })
-            && self.context.apps.iter().all(|app| app.presence.is_empty())
+            && self.context.apps.iter().all(|app| {
+                let Tally { open, blocked } = &app.tally;
+                app.presence.is_empty() && open.load(Relaxed) == 0 && blocked.load(Relaxed) == 0
+            })
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{
     Batch, Connection, Except, Hub, Load, Outcome, Owner, Progress, Reach, Replay, Selection,
-    SlotRef, State, Table,
+    SlotRef, State, Table, Tally,
     gate::{Gate, Ticket},
     table::Context,
     wave::place_at_once,
@@ -541,25 +541,26 @@ async fn large_publications_wait_while_most_sockets_refuse_and_only_then() {
     });
     let metrics = hub.context().metrics.clone();
     let reach = hub.reach(&Selection::everyone(APP));
-    metrics.blocked.set(200);
-    hub.admit(&reach, 10).await.unwrap();
+    let refusing = |sockets| hub.context().app(APP).tally.blocked.store(sockets, Relaxed);
+    refusing(200);
+    hub.admit(APP, &reach, 10).await.unwrap();
     assert_eq!(metrics.eased.get(), 0, "half is not most");
-    metrics.blocked.set(201);
+    refusing(201);
     let recover = async {
         while metrics.eased.get() == 0 {
             tokio::task::yield_now().await;
         }
-        metrics.blocked.set(0);
+        refusing(0);
     };
-    let (ticket, ()) = tokio::join!(hub.admit(&reach, 10), recover);
+    let (ticket, ()) = tokio::join!(hub.admit(APP, &reach, 10), recover);
     assert!(ticket.is_ok());
-    metrics.blocked.set(400);
+    refusing(400);
     assert!(
-        hub.admit(&reach, 10).await.is_ok(),
+        hub.admit(APP, &reach, 10).await.is_ok(),
         "not for ever, though nothing gets better"
     );
     let small = Reach::Small(smallvec::SmallVec::new());
-    hub.admit(&small, 10).await.unwrap();
+    hub.admit(APP, &small, 10).await.unwrap();
     assert_eq!(metrics.eased.get(), 2, "a small one never waits");
 }
 
@@ -663,4 +664,38 @@ fn a_stored_event_is_confirmed_by_the_pong_behind_it_and_by_nothing_else() {
     assert!(table.open_question(at).is_some(), "7 is asked for by now");
     assert!(table.confirmed(at, 7));
     assert!(table.open_question(at).is_none());
+}
+
+#[test]
+fn an_app_is_congested_by_its_own_sockets_alone() {
+    let mut context =
+        Context::of_one_app(Limits::default(), Arc::default(), SlowConsumer::Disconnect);
+    let other = Context::of_one_app(Limits::default(), Arc::default(), SlowConsumer::Disconnect);
+    context.apps.extend(other.apps);
+    let hub = Hub::new(1, Arc::new(context));
+    let shard = hub.shard(0);
+    let mut owner = shard.owner();
+    let at: Vec<SlotRef> = (0..201)
+        .map(|n| shard.own(|table| connect(table, &n.to_string(), Value::Null)))
+        .collect();
+    let mut outcome = Outcome::default();
+    for at in &at {
+        outcome.refuse(*at, vec![Frame::event_text(&[b"x"])], 0);
+    }
+    shard.own(|table| table.settle(&mut owner, &mut outcome));
+    assert!(hub.is_congested(APP) && !hub.is_congested(AppId(1)));
+
+    // What a socket takes, and who is gone, refuses no longer.
+    for (n, at) in at.into_iter().enumerate() {
+        if n < 101 {
+            shard.own(|table| table.remove(at));
+        } else {
+            let mut frames = Vec::new();
+            shard.own(|table| table.lend(&mut owner, at, 1, &mut frames));
+            shard.own(|table| table.advance(&mut owner, at, frames[0].len()));
+        }
+    }
+    assert!(!hub.is_congested(APP));
+    let Tally { open, blocked } = &hub.context().app(APP).tally;
+    assert_eq!((open.load(Relaxed), blocked.load(Relaxed)), (100, 0));
 }
