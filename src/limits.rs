@@ -221,9 +221,16 @@ pub const NAMES_LOOK: usize = 256;
 /// Connections of a name that take as long to add to a set as it takes to look up a name.
 pub const NAMED_AS_ONE: usize = 128;
 
-/// Connections whose sockets refused that are looked at each time the node is over its bound of refused bytes. The largest
-/// among them are closed. Looking at them takes as long as one slice.
-pub const SHED_LOOK: usize = 4096;
+/// Connections whose sockets refused that are looked at each time the node is over its bound of refused bytes. Of those the ones
+/// are closed that hold most. Looking at them takes as long as one slice.
+pub const SHED_LOOK: usize = 256;
+
+/// Frames of each that are looked at, to tell how much of what waits for it waits for others as well.
+pub const SHED_FRAMES: usize = 8;
+
+/// A connection whose frames wait for as many sockets, on an average, holds nothing to speak of by itself: closing it frees
+/// nothing while the others stay.
+pub const SHED_SHARED: usize = 8;
 
 /// Slow consumers of one shard that are logged one by one between two looks. Of more, only the number is logged.
 pub const SLOW_LOGGED: usize = 16;
@@ -360,6 +367,9 @@ pub const SWEEP_WORK: u32 = 200_000;
 /// What taking a connection into a channel or out of it counts for in that work: its index, the channel's presence, what is
 /// noted for other members and other nodes. That takes 0.6 to 1 µs.
 pub const CHANNEL_WORK: u32 = 1000;
+
+/// What throwing away a frame that a socket refused counts for in it.
+pub const DISCARD_WORK: u32 = 50;
 
 /// What inserting or removing an entry of an index counts for in it: 60 to 120 ns.
 pub const INDEX_ENTRY_WORK: u32 = 100;

@@ -508,7 +508,7 @@ async fn what_waits_for_those_that_are_closing_is_thrown_away_before_anyone_else
 async fn a_node_far_over_its_bound_is_within_it_after_a_few_looks() {
     const MANY: usize = 3 * crate::limits::SHED_LOOK;
     let limits = Limits {
-        refused_bytes: 1_000_000,
+        refused_bytes: 100_000,
         ..Limits::default()
     };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
@@ -521,14 +521,74 @@ async fn a_node_far_over_its_bound_is_within_it_after_a_few_looks() {
     }
     shard.own(|table| table.settle(&mut owner, &mut outcome));
     let mut looks = 0;
-    while hub.context().refused.load(Relaxed) > 1_000_000 {
-        hub.shed();
+    let mut before = 0;
+    let refused = || hub.context().refused.load(Relaxed);
+    while refused() > 100_000 {
+        let goes_on = hub.shed();
         looks += 1;
-        assert!(looks <= 4, "{}", hub.context().refused.load(Relaxed));
+        assert!(looks <= 6, "{}", refused());
+        assert_eq!(goes_on, refused() > 100_000);
+
+        // One look closes as many as a hold may take work.
+        let closed = shard.own(|table| table.closing.len());
+        assert!((1..=200).contains(&(closed - before)), "{closed}");
+        before = closed;
     }
     let (slow, more) = shard.own(Table::take_slow);
     assert_eq!(slow.len(), crate::limits::SLOW_LOGGED);
     assert!(more > 0, "of many, only the number is logged");
+}
+
+#[tokio::test]
+async fn who_holds_memory_alone_is_closed_before_those_who_wait_for_the_same() {
+    let limits = Limits {
+        refused_bytes: 10_000,
+        ..Limits::default()
+    };
+    let hub = Hub::new(2, context(limits, &[], SlowConsumer::Disconnect));
+    let shared = Frame::event_text(&[&[0; 8000]]);
+    let block = |shard: usize, owner: &mut Owner, frame: &Frame| {
+        let shard = hub.shard(shard);
+        let at = shard.own(|table| connect(table, "u", Value::Null));
+        let mut outcome = Outcome::default();
+        outcome.refuse(at, vec![frame.clone()], 0);
+        shard.own(|table| table.settle(owner, &mut outcome));
+        at
+    };
+    let mut owners = [hub.shard(0).owner(), hub.shard(1).owner()];
+    // More than one look is for, and in front of who holds much.
+    let readers: Vec<SlotRef> = (0..2 * crate::limits::SHED_LOOK)
+        .map(|_| block(0, &mut owners[0], &shared))
+        .collect();
+    let own = [4000, 5000].map(|bytes| {
+        let frame = Frame::event_text(&[&vec![0; bytes]]);
+        block(1, &mut owners[1], &frame)
+    });
+    let state = |shard: usize, at| hub.shard(shard).own(|table| table.state(at));
+    let closed = || {
+        let is_closing = |at: &&SlotRef| state(0, **at) == State::Closing;
+        readers.iter().filter(is_closing).count()
+    };
+    while hub.shed() {}
+    assert_eq!(own.map(|at| state(1, at)), [State::Closing; 2]);
+    assert_eq!(closed(), 0, "closing a reader would have freed nothing");
+    assert!(hub.context().refused.load(Relaxed) <= 10_000);
+
+    // Where all of them hold the same, no other way is left.
+    for _ in 0..2 {
+        let frame = Frame::event_text(&[&[0; 8000]]);
+        for at in &readers {
+            hub.shard(0)
+                .own(|table| table.place_own(*at, frame.clone()));
+        }
+    }
+    let mut looks = 0;
+    while hub.shed() {
+        looks += 1;
+        assert!(looks < 50);
+    }
+    assert!(hub.context().refused.load(Relaxed) <= 10_000);
+    assert_eq!(closed(), readers.len());
 }
 
 #[tokio::test]
