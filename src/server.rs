@@ -355,6 +355,7 @@ impl Parts {
         self.keep("accept", self.clone().accept(first.listener, first.senders));
         self.keep("notices to members", node.clone().tell_members());
         self.keep("counts for the log", node.clone().tell_counts());
+        self.keep("expired answers", self.answers.clone().expire_on_time());
         let Some(inbox) = first.inbox else { return };
 
         let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);

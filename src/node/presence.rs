@@ -147,6 +147,7 @@ impl Node {
         let Lost {
             connection,
             watched,
+            ..
         } = self.limbo().take(id, proof)?;
         let channels = connection
             .channel_names()
@@ -170,6 +171,7 @@ impl Node {
         let Lost {
             connection,
             watched,
+            ..
         } = self.limbo().take_place(client, channel)?;
         let watched = watched.iter().any(|name| name == channel);
         Some(Recalled {

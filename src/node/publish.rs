@@ -372,8 +372,9 @@ impl Node {
             .hub
             .permit_to_reach(&prepared.selection, &reach)
             .await?;
-        let ticket = self.hub.admit(&reach, prepared.draft.len()).await?;
-        self.app(prepared.selection.app).metrics.accepted.inc();
+        let app = prepared.selection.app;
+        let ticket = self.hub.admit(app, &reach, prepared.draft.len()).await?;
+        self.app(app).metrics.accepted.inc();
         Ok(Admitted {
             prepared,
             reach,
@@ -403,7 +404,7 @@ impl Node {
         } else {
             None
         };
-        let ticket = self.hub.admit(&Reach::Large(bound), bytes).await?;
+        let ticket = self.hub.admit(app, &Reach::Large(bound), bytes).await?;
         ticket.serve(prepared.len());
         self.app(app).metrics.accepted.inc_by(prepared.len() as u64);
         let mut admitted: Vec<Admitted> = prepared
@@ -696,7 +697,10 @@ impl Node {
         let frame = self.encode(app, &event.draft(&Marks::default()));
         let permit = self.hub.permit_to_scan(app).await?;
         let bound = self.hub.members(app).max(SMALL_DELIVERIES + 1);
-        let ticket = self.hub.admit(&Reach::Large(bound), frame.len()).await?;
+        let ticket = self
+            .hub
+            .admit(app, &Reach::Large(bound), frame.len())
+            .await?;
         self.app(app).metrics.accepted.inc();
         let node = self.clone();
         to_its_end(async move {

@@ -7,6 +7,7 @@ use smol_str::SmolStr;
 use super::super::{
     Batch, Coming, Count, Hub, Joining, Named, Owner, Reach, Selection, SlotRef, Watching,
     gate::Gate,
+    selection::channel_key,
     tests::{APP, connect, context},
 };
 use crate::{
@@ -92,7 +93,7 @@ fn join_and_leave_churn_leaves_nothing_behind() {
             assert!(table.remove(at).is_some());
         });
     }
-    assert!(presence.is_empty() && presence.list("", None, 10).is_empty());
+    assert!(presence.is_empty());
     assert!(
         hub.shards()
             .iter()
@@ -100,6 +101,38 @@ fn join_and_leave_churn_leaves_nothing_behind() {
     );
     let metrics = &hub.context().app(APP).metrics;
     assert_eq!((metrics.channels.get(), metrics.memberships.get()), (0, 0));
+}
+
+#[test]
+fn several_channels_are_left_in_one_step() {
+    let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
+    let presence = hub.presence(APP);
+    hub.shard(0).own(|table| {
+        let at = connect(table, "u", Value::Null);
+        for channel in ["a1", "b1", "a2", "b2", "a3"] {
+            table.join(at, channel, Watching::Notices, Coming::New);
+        }
+        let seen = table.connection(at).unwrap();
+        let before = table.changes;
+        let left = table.leave_those(at, |channel| channel.starts_with('a'));
+        assert_eq!(left.as_slice(), ["a1", "a2", "a3"]);
+        assert_eq!(table.changes - before, 1, "one step, however many they are");
+        assert!(table.leave_those(at, |channel| channel == "a1").is_empty());
+
+        let now = table.connection(at).unwrap();
+        assert_eq!(now.channels().collect::<Vec<_>>(), ["b1", "b2"]);
+        assert_eq!(
+            seen.channels().count(),
+            5,
+            "what others hold stays as it was"
+        );
+        for (channel, members) in [("a1", 0), ("a2", 0), ("a3", 0), ("b1", 1), ("b2", 1)] {
+            let key = channel_key(channel);
+            assert_eq!(presence.count(channel).connections, members);
+            assert_eq!(table.members_of(APP, &key, 0, 9).len() as u64, members);
+            assert_eq!(presence.is_watched(channel), members > 0);
+        }
+    });
 }
 
 #[test]

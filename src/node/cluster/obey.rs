@@ -143,7 +143,7 @@ impl Node {
         after: Option<&str>,
         limit: usize,
     ) -> Vec<Listed> {
-        let found = self.hub.presence(app).list(prefix, after, limit);
+        let found = self.hub.presence(app).list(prefix, after, limit).await;
         let (mut listed, mut bytes) = (Vec::<Listed>::new(), 0);
         let mut slice = TimeSlice::begin();
         for (channel, Count { connections, users }) in found {

@@ -162,7 +162,7 @@ impl Node {
     ) -> (Reach, Ticket) {
         loop {
             let reach = self.hub.reach(selection);
-            if let Ok(ticket) = self.hub.admit(&reach, bytes).await {
+            if let Ok(ticket) = self.hub.admit(selection.app, &reach, bytes).await {
                 return (reach, ticket);
             }
         }
