@@ -183,6 +183,13 @@ pub const LOST_MAX: usize = 100_000;
 /// How long a node holds the channels of a lost connection for another node that its client came back to.
 pub const HANDED_OVER: Duration = Duration::from_secs(2);
 
+/// How long a node remembers where it has handed places in channels over: a call that takes connections out of a channel, and
+/// that began before that, asks this node later by its own sweep and the way over the bus.
+pub const MOVED_KEPT: Duration = Duration::from_secs(10);
+
+/// Places that it remembers so, about 150 bytes each. Past it such a call asks every node twice.
+pub const MOVED_MAX: usize = 65_536;
+
 /// How often, and at most how many times, a node tries to tell the others that a lost connection has left which did not
 /// come back to it after all: Redis may be away for half a minute.
 pub const LEFT_AGAIN: Duration = Duration::from_millis(500);

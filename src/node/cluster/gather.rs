@@ -10,7 +10,8 @@ use super::{
     super::{Joins, Node, NodeError, Target},
     Cluster,
     ask::Gathered,
-    order::{Joined, Listed, Number, Order, Page, Present},
+    moved::{FOLLOWED_AT_MOST, Followed},
+    order::{Joined, Leavers, Listed, Number, Order, Page, Present},
 };
 use crate::{
     close::Close,
@@ -190,14 +191,52 @@ impl Node {
             channel: channel.clone(),
             aim: target.aim(None),
         };
-        self.cluster_up()?;
-        let here = self.leave_all(app, channel, target).await?;
+        let cluster = self.cluster_up()?;
+        let here = self
+            .leave_here(app, channel.clone(), target.clone())
+            .await?;
         let gathered = self.others_then(app, &order).await;
-        let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
-        Ok(Overall {
-            value: here + there,
-            missing: gathered.missing,
-        })
+        let mut overall = Overall {
+            value: here.n,
+            missing: Vec::new(),
+        };
+        // What this node handed over before the others are asked, they find. Of each other it is not known.
+        let mut followed = Followed::default();
+        for (node, said) in gathered.read_named::<Leavers>() {
+            overall.value += said.n;
+            followed.add(node, &said.moved);
+        }
+        overall.missing = gathered.missing;
+        let Some(cluster) = cluster else {
+            return Ok(overall);
+        };
+
+        // A client that came to a node after this call did, from one that it had yet to reach, was on neither of them.
+        for _ in 0..FOLLOWED_AT_MOST {
+            let next = followed.take_next();
+            if next.is_empty() {
+                break;
+            }
+            for node in next {
+                let said = if node == self.id() {
+                    let leaving = self.leave_here(app, channel.clone(), target.clone());
+                    leaving.await.ok()
+                } else {
+                    let said = self.ask_one(cluster, app, node, &order).await;
+                    said.and_then(|said| serde_json::from_str(said.get()).ok())
+                };
+                match said {
+                    Some(Leavers { n, moved }) => {
+                        overall.value += n;
+                        followed.add(node, &moved);
+                    }
+                    None => overall.missing.extend(self.name_of(node)),
+                }
+            }
+        }
+        overall.missing.sort();
+        overall.missing.dedup();
+        Ok(overall)
     }
 
     /// How often `user` is connected, on every node.
@@ -493,6 +532,12 @@ impl Node {
             .into_iter()
             .map(|(_, name)| name)
             .collect()
+    }
+
+    /// What people call a node that is there.
+    fn name_of(&self, id: NodeId) -> Option<String> {
+        let mut nodes = self.nodes(self.cluster.as_ref()).into_iter();
+        nodes.find(|(node, _)| *node == id).map(|(_, name)| name)
     }
 
     /// All nodes by their ids, with their names.

@@ -8,6 +8,7 @@ mod capture;
 mod gather;
 mod kept;
 mod leases;
+mod moved;
 mod notices;
 mod obey;
 mod once;
@@ -90,6 +91,8 @@ pub(crate) struct Cluster {
     revoked: revoked::Known,
     /// Lost connections whose clients came back to other nodes, which are about to say to what.
     handed: Mutex<AHashMap<ConnectionId, Recalled>>,
+    /// Where their places in channels went.
+    moved: moved::Moved,
     /// Changes of who is in which channel here, on their way to the node's list in Redis.
     register: Register,
     changes: Mutex<Option<mpsc::Receiver<Change>>>,
@@ -159,6 +162,7 @@ impl Cluster {
             doubted: (0..shards).map(|_| Notify::new()).collect(),
             revoked: revoked::Known::default(),
             handed: Mutex::default(),
+            moved: moved::Moved::default(),
             apps,
         }
     }

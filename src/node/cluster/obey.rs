@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    super::{MembersQuery, Node, NodeError, read_cursor, show, write_cursor},
-    order::{Joined, Listed, Number, Order, Page, Part, Present, Refusal, Tallies},
+    super::{MembersQuery, Node, NodeError, Target, read_cursor, show, write_cursor},
+    order::{Joined, Leavers, Listed, Number, Order, Page, Part, Present, Refusal, Tallies},
 };
 use crate::{
     close::Close,
     hub::{Count, Snapshot},
-    id::{AppId, ConnectionId},
+    id::{AppId, ConnectionId, NodeId},
     limits::{LISTED_BYTES, PAGE_BYTES, PAGE_STRIDE, USERS_NAMED},
     protocol::{envelope::Aim, native::MembersBuilder},
     time_slice::TimeSlice,
@@ -20,8 +20,8 @@ use serde_json::value::{RawValue, to_raw_value};
 type Result = std::result::Result<Box<RawValue>, serde_json::Error>;
 
 impl Node {
-    /// Does what `order` says, for the connections of this node.
-    pub(super) async fn obey(self: &Arc<Self>, app: AppId, order: Order) -> Result {
+    /// Does what `order` of the node `from` says, for the connections of this node.
+    pub(super) async fn obey(self: &Arc<Self>, app: AppId, from: NodeId, order: Order) -> Result {
         match order {
             Order::Hello | Order::Done { .. } | Order::Receipt { .. } => {
                 to_raw_value(&Part::default())
@@ -32,8 +32,8 @@ impl Node {
             }
             Order::Join { channel, aim } => said(self.join_as_told(app, channel, aim).await),
             Order::Leave { channel, aim } => {
-                let leaving = async { self.leave_all(app, channel, Self::target_of(aim)?).await };
-                said(leaving.await.map(|n| Number { n }))
+                let leaving = async { self.leave_here(app, channel, Self::target_of(aim)?).await };
+                said(leaving.await)
             }
             Order::User { user } => to_raw_value(&Number {
                 n: self.user_connections(app, &user) as u64,
@@ -70,7 +70,7 @@ impl Node {
             Order::Recall { id, user, device } => {
                 to_raw_value(&self.hand_out(app, &id, user.as_deref(), device.as_deref()))
             }
-            Order::Settle { id, taken } => to_raw_value(&self.settle(&id, &taken)),
+            Order::Settle { id, taken } => to_raw_value(&self.settle(&id, &taken, from)),
             Order::Tallies { channel, users } => to_raw_value(&Tallies {
                 tallies: self.hub.presence(app).tallies(&channel, &users),
             }),
@@ -88,6 +88,24 @@ impl Node {
                 said(self.replace_as_told(app, &user, wanted, at).await)
             }
         }
+    }
+
+    /// Takes the connections that `target` means out of `channel` on this node; see [`Node::leave_all`]. Says as well where
+    /// clients went who may have been missed.
+    pub(super) async fn leave_here(
+        self: &Arc<Self>,
+        app: AppId,
+        channel: String,
+        target: Target,
+    ) -> std::result::Result<Leavers, NodeError> {
+        let n = self.leave_all(app, channel.clone(), target).await?;
+        // After that: a place that was not found any more was noted before it went.
+        let moved = self.cluster.as_ref().map(|cluster| {
+            let all = cluster.peers.all().into_iter().map(|peer| peer.id);
+            cluster.moved.of(app, &channel, all)
+        });
+        let moved = moved.unwrap_or_default();
+        Ok(Leavers { n, moved })
     }
 
     async fn disconnect_as_told(
@@ -215,7 +233,7 @@ impl Node {
     pub(super) async fn page_of_connections(
         &self,
         app: AppId,
-        target: super::super::Target,
+        target: Target,
         from: Option<&str>,
         (limit, max_bytes): (usize, usize),
     ) -> std::result::Result<Page, NodeError> {

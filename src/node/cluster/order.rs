@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::revoked::Changes;
+use super::{moved::Move, revoked::Changes};
 use crate::{limits::PAGE_BYTES, protocol::envelope::Aim};
 
 /// Something that another node is to look up or to do, for its own connections.
@@ -110,6 +110,14 @@ pub(super) struct Part {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Number {
     pub(super) n: u64,
+}
+
+/// How many a node has taken out of a channel, and where it has handed places of the channel over shortly before.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Leavers {
+    pub(super) n: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) moved: Vec<Move>,
 }
 
 /// What became of a joining.

@@ -348,7 +348,7 @@ impl Ear {
         tokio::task::spawn_local(async move {
             let Some(cluster) = &node.cluster else { return };
             let result = match permit {
-                Ok(_permit) => node.obey(app, order).await,
+                Ok(_permit) => node.obey(app, from, order).await,
                 Err(_) => to_raw_value(&Refusal {
                     error: "too many requests at once".to_owned(),
                 }),
