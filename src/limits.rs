@@ -254,6 +254,18 @@ pub const MEMBERS_AT_ONCE: usize = 512;
 /// just gone must not hold up every notice.
 pub const TALLY_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// How long a node that did not answer in time is not waited for by notices, at least. Else one that is always a little late would
+/// hold up every one of them.
+pub const SILENT_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// Channels whose members are counted with one question to the other nodes. They answer for as many of them as
+/// [`PAGE_BYTES`] hold.
+pub const COUNTED_TOGETHER: usize = 256;
+
+/// Notices of members that wait on a node to be told, of all channels together. What comes on top is told as counts. Each holds
+/// on to its connection as it was: a kilobyte or two as a rule, and 20 at most.
+pub const NOTICES_UNTOLD: usize = 65_536;
+
 /// Publications that a node remembers by their ids: to deliver once what came by several topics, and to say what became
 /// of one. A sender asks within a second.
 pub const RECENT_PUBLICATIONS: usize = 16_384;

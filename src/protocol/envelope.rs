@@ -151,6 +151,16 @@ pub(crate) struct Answer<'a> {
 }
 
 impl<'a> Envelope<'a> {
+    /// The node that says it.
+    pub(crate) fn origin(&self) -> u32 {
+        match self {
+            Self::Event { header, .. } | Self::Kept { header, .. } => header.origin,
+            Self::Request(request) => request.origin,
+            Self::Answer(answer) => answer.origin,
+            Self::Notices(notices) => notices.origin,
+        }
+    }
+
     /// Reads a message. Copies the event's frame once; receivers share the copy.
     ///
     /// # Errors

@@ -283,6 +283,19 @@ impl Cluster {
         Self::apart_with(RedisServer::start().expect("redis-server starts"))
     }
 
+    /// The same with settings changed.
+    pub fn apart_set(settings: impl FnOnce(Settings) -> Settings) -> Self {
+        let redis = RedisServer::start().expect("redis-server starts");
+        let settings = settings(Settings::new(&redis.url()));
+        let nodes = (0..3).map(|_| Node::apart(&settings)).collect();
+        Self {
+            nodes,
+            settings,
+            redis,
+        }
+        .acquainted()
+    }
+
     /// The same over `redis`.
     pub fn apart_with(redis: RedisServer) -> Self {
         let settings = Settings::new(&redis.url());

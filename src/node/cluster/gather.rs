@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use ahash::AHashSet;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
+use smol_str::SmolStr;
 
 use super::{
     super::{Joins, Node, NodeError, Target},
@@ -17,9 +18,10 @@ use crate::{
     close::Close,
     hub::{Count, Snapshot},
     id::{AppId, ConnectionId, NodeId},
-    limits::PAGE_BYTES,
+    limits::{COUNTED_TOGETHER, PAGE_BYTES},
     log_limit::Limited,
     protocol::native::MembersPage,
+    time_slice::TimeSlice,
 };
 
 /// Lines about answers of nodes that cannot be read.
@@ -276,7 +278,77 @@ impl Node {
         self.count_with(app, channel, None).await
     }
 
-    /// The same, and who is `joining` as if they were in.
+    /// The same of many channels, for notices: in their order, with as few questions as that takes, and without waiting for nodes
+    /// that did not answer lately.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(super) async fn counts_everywhere(
+        &self,
+        app: AppId,
+        channels: &[SmolStr],
+    ) -> Result<Overall<Vec<Count>>, NodeError> {
+        let mut overall = Overall {
+            value: Vec::with_capacity(channels.len()),
+            missing: Vec::new(),
+        };
+        let cluster = self.cluster_up()?;
+        let mut slice = TimeSlice::begin();
+        while let Some(some) = channels
+            .get(overall.value.len()..)
+            .filter(|some| !some.is_empty())
+        {
+            let some = &some[..some.len().min(COUNTED_TOGETHER)];
+            let names: Vec<String> = some.iter().map(ToString::to_string).collect();
+            let here = self.presents(app, &names).await;
+            let mut parts = vec![here];
+            if let Some(cluster) = cluster {
+                let (gathered, there) = self.counts_there(cluster, app, names).await;
+                for name in gathered.missing {
+                    if !overall.missing.contains(&name) {
+                        overall.missing.push(name);
+                    }
+                }
+                parts.extend(there);
+            }
+            // What is not in every answer is asked for again.
+            let known = parts.iter().map(Vec::len).min().unwrap_or(0).max(1);
+            let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+            for _ in 0..known.min(some.len()) {
+                let of_channel = parts.iter_mut().filter_map(Iterator::next);
+                overall.value.push(sum(of_channel));
+                slice.rest().await;
+            }
+        }
+        Ok(overall)
+    }
+
+    /// What other nodes have of `channels`: of the first ones, and of one at least.
+    async fn counts_there(
+        &self,
+        cluster: &Cluster,
+        app: AppId,
+        mut channels: Vec<String>,
+    ) -> (Gathered, Vec<Vec<Present>>) {
+        let patience = self.config.limits.ask_timeout;
+        // A node of an earlier version knows this question only.
+        if channels.len() == 1
+            && let Some(channel) = channels.pop()
+        {
+            let order = Order::Count { channel };
+            let gathered = self.ask_heard(cluster, app, &order, patience).await;
+            let said = gathered.read::<Present>().map(|present| vec![present]);
+            let said = said.collect();
+            return (gathered, said);
+        }
+        let order = Order::Counts { channels };
+        let gathered = self.ask_heard(cluster, app, &order, patience).await;
+        let said = gathered.read::<Vec<Present>>();
+        let said = said.filter(|said| !said.is_empty()).collect();
+        (gathered, said)
+    }
+
+    /// The same as [`Node::count_everywhere`], and who is `joining` as if they were in.
     async fn count_with(
         &self,
         app: AppId,

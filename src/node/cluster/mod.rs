@@ -18,6 +18,7 @@ mod renewal;
 mod resume;
 mod revoked;
 mod roster;
+mod silent;
 mod spread;
 mod stored;
 
@@ -74,6 +75,8 @@ pub(crate) struct Cluster {
     /// Whether it was taken, and the others know.
     belongs: AtomicBool,
     asked: Asked,
+    /// Nodes that notices do not wait for.
+    silent: silent::Silent,
     /// Publications that came by several topics, and were delivered.
     delivered: Mutex<Recent<()>>,
     /// What became of publications whose senders will ask.
@@ -153,6 +156,7 @@ impl Cluster {
             has_left: AtomicBool::new(false),
             belongs: AtomicBool::new(false),
             asked: Asked::default(),
+            silent: silent::Silent::default(),
             delivered: Mutex::default(),
             counted: Mutex::default(),
             placed: Placed::default(),

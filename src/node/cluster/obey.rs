@@ -10,7 +10,7 @@ use crate::{
     close::Close,
     hub::{Count, Snapshot},
     id::{AppId, ConnectionId, NodeId},
-    limits::{LISTED_BYTES, PAGE_BYTES, PAGE_STRIDE, USERS_NAMED},
+    limits::{PAGE_BYTES, PAGE_STRIDE, USERS_NAMED},
     protocol::{envelope::Aim, native::MembersBuilder},
     time_slice::TimeSlice,
 };
@@ -39,6 +39,7 @@ impl Node {
                 n: self.user_connections(app, &user) as u64,
             }),
             Order::Count { channel } => to_raw_value(&self.present(app, &channel)),
+            Order::Counts { channels } => to_raw_value(&self.presents(app, &channels).await),
             Order::Channels {
                 prefix,
                 after,
@@ -153,6 +154,22 @@ impl Node {
         }
     }
 
+    /// Who is in each of `channels` here: of as many as one answer may have bytes, and one at least.
+    pub(super) async fn presents(&self, app: AppId, channels: &[String]) -> Vec<Present> {
+        let (mut presents, mut bytes) = (Vec::new(), 0);
+        let mut slice = TimeSlice::begin();
+        for channel in channels {
+            let present = self.present(app, channel);
+            bytes += present.bytes();
+            if bytes > PAGE_BYTES && !presents.is_empty() {
+                break;
+            }
+            presents.push(present);
+            slice.rest().await;
+        }
+        presents
+    }
+
     /// The channels that someone is in here: up to `limit`, and as many as one answer may have bytes.
     pub(super) async fn listed(
         &self,
@@ -174,8 +191,7 @@ impl Node {
                     names: None,
                 },
             };
-            let names = present.names.iter().flatten();
-            bytes += channel.len() + LISTED_BYTES + names.map(|name| name.len() + 3).sum::<usize>();
+            bytes += channel.len() + present.bytes();
             if bytes > PAGE_BYTES
                 && let Some(last) = listed.last_mut()
             {

@@ -5,7 +5,10 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{moved::Move, revoked::Changes};
-use crate::{limits::PAGE_BYTES, protocol::envelope::Aim};
+use crate::{
+    limits::{LISTED_BYTES, PAGE_BYTES},
+    protocol::envelope::Aim,
+};
 
 /// Something that another node is to look up or to do, for its own connections.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,6 +42,10 @@ pub(super) enum Order {
     },
     Count {
         channel: String,
+    },
+    /// The same of many channels. The answer may break off, and has one at least.
+    Counts {
+        channels: Vec<String>,
     },
     Channels {
         prefix: String,
@@ -137,6 +144,14 @@ pub(super) struct Present {
     /// The users themselves where they are few, so that one on several nodes counts once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) names: Option<Vec<String>>,
+}
+
+impl Present {
+    /// What it counts for in an answer, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let names = self.names.iter().flatten();
+        LISTED_BYTES + names.map(|name| name.len() + 3).sum::<usize>()
+    }
 }
 
 /// A channel on one node.

@@ -173,7 +173,11 @@ impl Ear {
     async fn message(&mut self, payload: &[u8]) {
         let node = self.node.clone();
         let Some(cluster) = &node.cluster else { return };
-        match Envelope::read(payload) {
+        let envelope = Envelope::read(payload);
+        if let Ok(envelope) = &envelope {
+            cluster.silent.heard(NodeId(envelope.origin()));
+        }
+        match envelope {
             Ok(Envelope::Event { header, frame }) => self.event(cluster, header, frame).await,
             Ok(Envelope::Kept {
                 epoch,
