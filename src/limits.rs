@@ -247,6 +247,13 @@ pub const NOTICES_TOGETHER: usize = 256;
 /// Notices that are kept for a client while its page of members is gathered; beyond, it fetches the page anew.
 pub const NOTICES_CAPTURED: usize = 256;
 
+/// Bytes of what a node holds of another one's members before it tells that they have left: a few thousand of them. That node may have
+/// had a hundred thousand, each in a hundred channels.
+pub(crate) const TOLD_TOGETHER: usize = 4 * 1024 * 1024;
+
+/// What a member, and a channel, count for in them beside their texts.
+pub(crate) const TOLD_BYTES: usize = 160;
+
 /// Changes of memberships that go to Redis in one command.
 pub const MEMBERS_AT_ONCE: usize = 512;
 

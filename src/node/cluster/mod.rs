@@ -52,7 +52,7 @@ pub(super) use self::{
 use super::{Node, NodeError, Recalled};
 use crate::{
     app::{App, SetupError},
-    broker::{Bus, Health, Inbox, Topic},
+    broker::{Bus, BusError, Health, Inbox, Topic},
     config::Config,
     hub::{Change, Counts, Register},
     id::{AppId, ConnectionId, NodeId},
@@ -196,6 +196,14 @@ impl Cluster {
         // To several users it came as several messages.
         let before = counted.get(&id).copied().unwrap_or_default();
         counted.insert(id, before + counts);
+    }
+}
+
+/// Redis answered what no node has written.
+fn unreadable(error: &redis::ParsingError) -> BusError {
+    BusError::Refused {
+        code: "unreadable".to_owned(),
+        message: error.to_string(),
     }
 }
 

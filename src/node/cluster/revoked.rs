@@ -24,6 +24,7 @@ use super::{
     super::{Node, NodeError, ReplaceReceipt, RevokeReceipt, publish::to_its_end},
     Cluster,
     order::{Number, Order},
+    unreadable,
 };
 use crate::{
     auth::{Revocation, Revoked, unix_now},
@@ -458,13 +459,6 @@ fn revoke_order(revoked: &[Revoked], changes: Changes) -> Order {
     Order::Revoke {
         users: users.collect(),
         changes,
-    }
-}
-
-fn unreadable(error: &redis::ParsingError) -> BusError {
-    BusError::Refused {
-        code: "unreadable".to_owned(),
-        message: error.to_string(),
     }
 }
 
