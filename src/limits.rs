@@ -309,6 +309,9 @@ pub const PROGRAMS_HELD_FOR: Duration = Duration::from_secs(30);
 /// Messages of programs that wait to be understood. Past it they are dropped and counted.
 pub const PROGRAM_MESSAGES: usize = 4096;
 
+/// Bytes of them.
+pub const PROGRAM_BYTES: usize = 64 * 1024 * 1024;
+
 /// Ids that `explain` shows as a sample.
 pub const EXPLAIN_SAMPLE: usize = 10;
 

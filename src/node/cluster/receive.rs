@@ -6,7 +6,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use serde_json::value::to_raw_value;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
 };
 use uuid::Uuid;
@@ -22,7 +22,7 @@ use crate::{
     history::{Key, Position},
     hub::{Counts, Reach, Selection, Ticket},
     id::{AppId, NodeId},
-    limits::{ORDERS_AT_ONCE, RECENT_PUBLICATIONS},
+    limits::{ORDERS_AT_ONCE, PROGRAM_BYTES, RECENT_PUBLICATIONS},
     log_limit::Line,
     predicate::Value,
     protocol::{
@@ -73,7 +73,14 @@ impl<T, K: Hash + Eq + Copy> Recent<T, K> {
 #[derive(Debug)]
 pub(crate) enum Program {
     /// What a program says.
-    Said { app: AppId, message: Bytes },
+    Said {
+        app: AppId,
+        message: Bytes,
+        /// Held while the message waits.
+        room: OwnedSemaphorePermit,
+    },
+    /// A program says more than a body may have bytes.
+    TooLong { app: AppId, bytes: usize },
     /// Another node has done what one was to do of the message with this digest.
     Done { digest: String },
 }
@@ -85,6 +92,8 @@ struct Ear {
     to_everyone: JoinSet<()>,
     orders: Arc<Semaphore>,
     programs: mpsc::Sender<Program>,
+    /// For the bytes of programs' messages that wait.
+    room: Arc<Semaphore>,
 }
 
 impl Node {
@@ -97,6 +106,7 @@ impl Node {
             to_everyone: JoinSet::new(),
             orders,
             programs,
+            room: Arc::new(Semaphore::new(PROGRAM_BYTES)),
         };
         let mut slice = TimeSlice::begin();
         while let Some(incoming) = inbox.next().await {
@@ -105,12 +115,7 @@ impl Node {
                 Incoming::Message {
                     topic: Topic::Dispatch(app),
                     payload,
-                } => {
-                    ear.program(Program::Said {
-                        app,
-                        message: payload,
-                    });
-                }
+                } => ear.said(app, payload),
                 Incoming::Message { payload, .. } => ear.message(&payload).await,
                 Incoming::Gap => {
                     tracing::warn!(
@@ -363,12 +368,29 @@ impl Ear {
         });
     }
 
+    /// Takes in what a program says, if it is no longer than the body of a call may be.
+    fn said(&self, app: AppId, message: Bytes) {
+        let bytes = message.len();
+        if bytes > self.node.live().config.limits.body_bytes {
+            return self.program(Program::TooLong { app, bytes });
+        }
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        match self.room.clone().try_acquire_many_owned(permits) {
+            Ok(room) => self.program(Program::Said { app, message, room }),
+            Err(_) => self.drop_program(),
+        }
+    }
+
     fn program(&self, program: Program) {
         if self.programs.try_send(program).is_err() {
-            self.node.metrics.bus_skipped.inc();
-            if let Some(others) = self.node.lines().note(Line::ProgramsOverflow) {
-                tracing::warn!(others, "a message of a program was dropped: too many wait");
-            }
+            self.drop_program();
+        }
+    }
+
+    fn drop_program(&self) {
+        self.node.metrics.bus_skipped.inc();
+        if let Some(others) = self.node.lines().note(Line::ProgramsOverflow) {
+            tracing::warn!(others, "a message of a program was dropped: too many wait");
         }
     }
 }
