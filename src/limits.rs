@@ -170,8 +170,15 @@ pub const SMALL_DELIVERIES: usize = 100;
 /// Items in one batch call.
 pub const BATCH_ITEMS: usize = 100;
 
-/// Requests of other nodes that a node carries out at once; more are refused, and their askers name it as missing.
+/// Requests of other nodes that a node carries out at once, beside what each app has for itself; more are refused, and their
+/// askers name it as missing.
 pub const ORDERS_AT_ONCE: usize = 256;
+
+/// Requests that a node always carries out for each app, whatever others ask for: a few calls at the same time.
+pub const ORDERS_OF_APP: usize = 16;
+
+/// Revocations of other nodes that it carries out at once. Past it they are read from Redis within a second.
+pub const REVOKES_AT_ONCE: usize = 256;
 
 /// Longest `leave_after` of a channel rule. Its members' last states are kept in memory for as long.
 pub const LEAVE_AFTER_MAX: Duration = Duration::from_mins(1);

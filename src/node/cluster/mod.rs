@@ -17,6 +17,7 @@ mod receive;
 mod renewal;
 mod resume;
 mod revoked;
+mod room;
 mod roster;
 mod silent;
 mod spread;

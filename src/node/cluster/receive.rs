@@ -16,13 +16,14 @@ use super::{
     Cluster,
     kept::{self, Arrived},
     order::{Order, Part, Refusal},
+    room::Room,
 };
 use crate::{
     broker::{Inbox, Incoming, Topic},
     history::{Key, Position},
     hub::{Counts, Reach, Selection, Ticket},
     id::{AppId, NodeId},
-    limits::{ORDERS_AT_ONCE, PROGRAM_BYTES, RECENT_PUBLICATIONS},
+    limits::{PROGRAM_BYTES, RECENT_PUBLICATIONS},
     log_limit::Line,
     predicate::Value,
     protocol::{
@@ -90,7 +91,7 @@ struct Ear {
     node: Arc<Node>,
     /// Events for everyone that are being placed: in order among each other, and before whatever comes next.
     to_everyone: JoinSet<()>,
-    orders: Arc<Semaphore>,
+    orders: Room,
     programs: mpsc::Sender<Program>,
     /// For the bytes of programs' messages that wait.
     room: Arc<Semaphore>,
@@ -100,7 +101,7 @@ impl Node {
     /// Takes what comes from the bus until that ends. Messages of programs that act straight through Redis go on to
     /// `programs`. Runs on a `LocalSet`.
     pub(crate) async fn hear(self: Arc<Self>, mut inbox: Inbox, programs: mpsc::Sender<Program>) {
-        let orders = Arc::new(Semaphore::new(ORDERS_AT_ONCE));
+        let orders = Room::new(self.apps.len());
         let mut ear = Ear {
             node: self,
             to_everyone: JoinSet::new(),
@@ -353,12 +354,12 @@ impl Ear {
             });
             return;
         }
-        let permit = self.orders.clone().try_acquire_owned();
+        let permit = self.orders.take(app, &order);
         tokio::task::spawn_local(async move {
             let Some(cluster) = &node.cluster else { return };
             let result = match permit {
-                Ok(_permit) => node.obey(app, from, order).await,
-                Err(_) => to_raw_value(&Refusal {
+                Some(_permit) => node.obey(app, from, order).await,
+                None => to_raw_value(&Refusal {
                     error: "too many requests at once".to_owned(),
                 }),
             };
