@@ -33,7 +33,7 @@ pub(crate) enum EnvelopeError {
     #[error("version {0} of the nodes' messages is not known here")]
     Version(u8),
     /// Not written by a node.
-    #[error("a message of the bus has no readable {0}")]
+    #[error("a message of another node has no readable {0}")]
     Malformed(&'static str),
 }
 

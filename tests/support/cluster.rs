@@ -100,6 +100,11 @@ impl Node {
 
     /// A process, which can be killed and paused.
     pub fn apart(settings: &Settings) -> Self {
+        Self::apart_into(settings, Stdio::inherit())
+    }
+
+    /// The same, with its log going to `log`.
+    pub fn apart_into(settings: &Settings, log: Stdio) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port().expect("a port is free")));
         let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
         command
@@ -108,6 +113,7 @@ impl Node {
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the node starts");
         let mut held = Held::Apart(child);
@@ -145,6 +151,15 @@ impl Node {
     /// Goes on after [`Node::pause`].
     pub fn resume(&self) {
         kill_process(self.pid(), Signal::CONT).unwrap();
+    }
+
+    /// Has a process leave, and waits until it has.
+    pub fn leave(&mut self) {
+        kill_process(self.pid(), Signal::TERM).unwrap();
+        let Held::Apart(child) = &mut self.held else {
+            return;
+        };
+        assert!(child.wait().unwrap().success());
     }
 
     fn pid(&self) -> Pid {

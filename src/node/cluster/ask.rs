@@ -227,6 +227,17 @@ impl Node {
         app: AppId,
         order: &Order,
     ) -> impl Future<Output = Result<u64, BusError>> + Send + 'static + use<> {
+        self.tell_at(cluster, &Topic::Nodes, app, order)
+    }
+
+    /// The same by `topic`.
+    pub(super) fn tell_at(
+        &self,
+        cluster: &Cluster,
+        topic: &Topic,
+        app: AppId,
+        order: &Order,
+    ) -> impl Future<Output = Result<u64, BusError>> + Send + 'static + use<> {
         // Structs of texts always serialize.
         let order = to_raw_value(order).unwrap_or_default();
         let request = Request {
@@ -235,9 +246,7 @@ impl Node {
             app: (&*self.app(app).name).into(),
             order: &order,
         };
-        cluster
-            .bus
-            .publish(&Topic::Nodes, envelope::request(&request))
+        cluster.bus.publish(topic, envelope::request(&request))
     }
 
     /// Tells the other nodes that what one was to do of a program's message is done.

@@ -54,6 +54,8 @@ pub(super) struct Peers {
     others: Mutex<Vec<Peer>>,
     /// Until when this node acts for all of them, if it does.
     leads: Mutex<Option<Instant>>,
+    /// Those with the name of this one: since when, until it was told.
+    namesakes: Mutex<AHashMap<NodeId, Option<Instant>>>,
 }
 
 impl Peers {
@@ -193,6 +195,7 @@ impl Node {
 
         for peer in peers.iter().filter(|peer| !was.contains(peer)) {
             tracing::info!(node = %peer.name, "another node is there");
+            self.tell_rules(cluster, peer.id);
         }
         for peer in was.iter().filter(|peer| !peers.contains(peer)) {
             if left.contains(&*peer.id.to_string()) {
@@ -201,7 +204,33 @@ impl Node {
                 tracing::warn!(node = %peer.name, "a node has gone, or its lease is over");
             }
         }
+        self.note_namesakes(cluster, &peers);
         self.metrics.peers.set(peers.len() as i64);
+    }
+
+    /// Warns of nodes with the name of this one. One that was here before this one was started, and ended without a word, is there
+    /// until its lease ends.
+    fn note_namesakes(&self, cluster: &Cluster, peers: &[Peer]) {
+        let mut namesakes = cluster.peers.namesakes.lock();
+        namesakes.retain(|id, _| peers.iter().any(|peer| peer.id == *id));
+        let mut is_news = false;
+        for peer in peers.iter().filter(|peer| *peer.name == *self.name) {
+            let since = namesakes
+                .entry(peer.id)
+                .or_insert_with(|| Some(Instant::now()));
+            let lease = self.config.limits.node_lease;
+            if since.is_some_and(|since| since.elapsed() > lease) {
+                *since = None;
+                is_news = true;
+            }
+        }
+        drop(namesakes);
+        if is_news {
+            tracing::warn!(
+                node = %self.name,
+                "another node has the same name, so nobody can tell which of them is missing from an answer; set node_name to another one for each"
+            );
+        }
     }
 }
 

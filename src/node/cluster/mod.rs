@@ -19,6 +19,7 @@ mod resume;
 mod revoked;
 mod room;
 mod roster;
+mod rules;
 mod silent;
 mod spread;
 mod stored;
@@ -248,7 +249,7 @@ impl Node {
         let cluster = self.cluster.as_ref()?;
         match cluster.bus.health() {
             Health::Down { since, reason } => Some(format!(
-                "the bus has been down for {} s: {reason}",
+                "Redis has been out of reach for {} s: {reason}",
                 since.elapsed().as_secs()
             )),
             Health::Up => cluster

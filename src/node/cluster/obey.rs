@@ -23,7 +23,7 @@ impl Node {
     /// Does what `order` of the node `from` says, for the connections of this node.
     pub(super) async fn obey(self: &Arc<Self>, app: AppId, from: NodeId, order: Order) -> Result {
         match order {
-            Order::Hello | Order::Done { .. } | Order::Receipt { .. } => {
+            Order::Hello | Order::Rules { .. } | Order::Done { .. } | Order::Receipt { .. } => {
                 to_raw_value(&Part::default())
             }
             Order::Disconnect { aim, code, reason } => {

@@ -1,5 +1,7 @@
 //! What one node may ask of another, and what it answers.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -16,6 +18,11 @@ use crate::{
 pub(super) enum Order {
     /// The node that asks has just come; nothing is to be answered.
     Hello,
+    /// The node that asks has these rules for its apps, as digests; nothing is to be answered.
+    Rules {
+        node: String,
+        apps: BTreeMap<String, String>,
+    },
     /// What one node was to do of a program's message is done; nothing is to be answered.
     Done {
         digest: String,

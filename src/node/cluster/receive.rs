@@ -203,11 +203,11 @@ impl Ear {
             Ok(Envelope::Answer(answer)) => cluster.asked.answered(&answer),
             Err(error @ EnvelopeError::Version(_)) => {
                 node.metrics.bus_unknown_version.inc();
-                tracing::debug!(%error, "a message of the bus was skipped");
+                tracing::debug!(%error, "a message of another node was skipped");
             }
             Err(error) => {
                 node.metrics.bus_skipped.inc();
-                tracing::debug!(%error, "a message of the bus was skipped");
+                tracing::debug!(%error, "a message of another node was skipped");
             }
         }
     }
@@ -329,6 +329,9 @@ impl Ear {
         if let Order::Hello = order {
             cluster.renew.notify_one();
             return;
+        }
+        if let Order::Rules { node, apps } = order {
+            return self.node.compare_rules(&node, &apps);
         }
         if let Order::Done { digest } = order {
             return self.program(Program::Done { digest });
