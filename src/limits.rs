@@ -177,8 +177,15 @@ pub const SMALL_DELIVERIES: usize = 100;
 /// Items in one batch call.
 pub const BATCH_ITEMS: usize = 100;
 
-/// Requests of other nodes that a node carries out at once; more are refused, and their askers name it as missing.
+/// Requests of other nodes that a node carries out at once, beside what each app has for itself; more are refused, and their
+/// askers name it as missing.
 pub const ORDERS_AT_ONCE: usize = 256;
+
+/// Requests that a node always carries out for each app, whatever others ask for: a few calls at the same time.
+pub const ORDERS_OF_APP: usize = 16;
+
+/// Revocations of other nodes that it carries out at once. Past it they are read from Redis within a second.
+pub const REVOKES_AT_ONCE: usize = 256;
 
 /// Longest `leave_after` of a channel rule. Its members' last states are kept in memory for as long.
 pub const LEAVE_AFTER_MAX: Duration = Duration::from_mins(1);
@@ -194,6 +201,13 @@ pub const LAPSED_CHANNELS: usize = 256;
 
 /// How long a node holds the channels of a lost connection for another node that its client came back to.
 pub const HANDED_OVER: Duration = Duration::from_secs(2);
+
+/// How long a node remembers where it has handed places in channels over: a call that takes connections out of a channel, and
+/// that began before that, asks this node later by its own sweep and the way over the bus.
+pub const MOVED_KEPT: Duration = Duration::from_secs(10);
+
+/// Places that it remembers so, about 150 bytes each. Past it such a call asks every node twice.
+pub const MOVED_MAX: usize = 65_536;
 
 /// How often, and at most how many times, a node tries to tell the others that a lost connection has left which did not
 /// come back to it after all: Redis may be away for half a minute.
@@ -262,12 +276,31 @@ pub const NOTICES_TOGETHER: usize = 256;
 /// Notices that are kept for a client while its page of members is gathered; beyond, it fetches the page anew.
 pub const NOTICES_CAPTURED: usize = 256;
 
+/// Bytes of what a node holds of another one's members before it tells that they have left: a few thousand of them. That node may have
+/// had a hundred thousand, each in a hundred channels.
+pub(crate) const TOLD_TOGETHER: usize = 4 * 1024 * 1024;
+
+/// What a member, and a channel, count for in them beside their texts.
+pub(crate) const TOLD_BYTES: usize = 160;
+
 /// Changes of memberships that go to Redis in one command.
 pub const MEMBERS_AT_ONCE: usize = 512;
 
 /// Time for other nodes to say how often a user is in a channel, before its members are told without: a node that has
 /// just gone must not hold up every notice.
 pub const TALLY_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long a node that did not answer in time is not waited for by notices, at least. Else one that is always a little late would
+/// hold up every one of them.
+pub const SILENT_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// Channels whose members are counted with one question to the other nodes. They answer for as many of them as
+/// [`PAGE_BYTES`] hold.
+pub const COUNTED_TOGETHER: usize = 256;
+
+/// Notices of members that wait on a node to be told, of all channels together. What comes on top is told as counts. Each holds
+/// on to its connection as it was: a kilobyte or two as a rule, and 20 at most.
+pub const NOTICES_UNTOLD: usize = 65_536;
 
 /// Publications that a node remembers by their ids: to deliver once what came by several topics, and to say what became
 /// of one. A sender asks within a second.
@@ -304,6 +337,9 @@ pub const PROGRAMS_HELD_FOR: Duration = Duration::from_secs(30);
 
 /// Messages of programs that wait to be understood. Past it they are dropped and counted.
 pub const PROGRAM_MESSAGES: usize = 4096;
+
+/// Bytes of them.
+pub const PROGRAM_BYTES: usize = 64 * 1024 * 1024;
 
 /// Ids that `explain` shows as a sample.
 pub const EXPLAIN_SAMPLE: usize = 10;

@@ -229,6 +229,12 @@ impl Limbo {
         taken
     }
 
+    /// Notes that a client is about to take the places of `lost`, a connection of another node, in `channels`. Each is to be
+    /// [claimed](Limbo::claim) or [given up](Limbo::give_up), as those that were taken from here.
+    pub(crate) fn expect(&self, lost: &Snapshot, channels: &[SmolStr]) {
+        self.returning.lock().add(lost, channels);
+    }
+
     /// Claims the place of the returning connection `id` in `channel`, under the lock in which its client takes it. False if
     /// it was taken out of the channel. `None` if that is just being done to some, which is to be waited for.
     pub(crate) fn claim(&self, id: &ConnectionId, channel: (AppId, &str)) -> Option<bool> {

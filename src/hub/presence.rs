@@ -8,7 +8,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use super::connection::Snapshot;
 use crate::{
     id::{AppId, ConnectionId},
-    limits::{CHANNELS_COPIED, CHANNELS_LOOK, Limits},
+    limits::{CHANNELS_COPIED, CHANNELS_LOOK, Limits, NOTICES_UNTOLD},
     metrics::AppMetrics,
     protocol::native::{Changes, MemberKind},
     time_slice::TimeSlice,
@@ -94,7 +94,16 @@ pub(crate) struct Tidings {
 pub(crate) struct Bulletin {
     due: Mutex<VecDeque<(AppId, SmolStr)>>,
     counted: Mutex<Vec<(AppId, SmolStr)>>,
+    /// Notices that wait, of all channels.
+    untold: AtomicUsize,
     bell: Notify,
+}
+
+impl Tidings {
+    /// Whether there is nothing to tell.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.notices.is_empty() && self.counted.is_none()
+    }
 }
 
 impl Bulletin {
@@ -106,6 +115,11 @@ impl Bulletin {
     /// The channels that have notices, in the order in which they came to have them.
     pub(crate) fn take_due(&self) -> VecDeque<(AppId, SmolStr)> {
         std::mem::take(&mut self.due.lock())
+    }
+
+    /// Whether one more notice may wait to be told.
+    fn has_room(&self) -> bool {
+        self.untold.load(Relaxed) < NOTICES_UNTOLD
     }
 
     /// The channels that have gathered counts since the last call.
@@ -463,6 +477,9 @@ impl Presence {
         change(room, &name);
         room.changed = self.clock.fetch_add(1, Relaxed);
         if room.is_empty() && (self.register.is_none() || !room.has_news()) {
+            let news = room.news.take();
+            let untold = news.map_or(0, |news| news.notices.len());
+            self.bulletin.untold.fetch_sub(untold, Relaxed);
             rooms.remove(channel);
             self.metrics.channels.dec();
         }
@@ -503,8 +520,13 @@ impl Presence {
             news.since = Some(now);
             news.spent = 0;
         }
-        if few && !room.counts_only && news.spent < self.notices_per_window {
+        // Those that wait are bounded too: whoever tells them may be waiting for other nodes.
+        let has_room = news.notices.len() < self.notices_per_window as usize
+            && news.spent < self.notices_per_window
+            && self.bulletin.has_room();
+        if few && !room.counts_only && has_room {
             news.spent += 1;
+            self.bulletin.untold.fetch_add(1, Relaxed);
             news.notices.push(Notice {
                 kind,
                 member: member.clone(),
@@ -543,6 +565,7 @@ impl Presence {
         let counted = (counts && std::mem::take(&mut news.is_counted))
             .then(|| (std::mem::take(&mut news.counted), count));
         let notices = std::mem::take(&mut news.notices);
+        self.bulletin.untold.fetch_sub(notices.len(), Relaxed);
         if room.is_empty() && !room.has_news() {
             rooms.remove(channel);
             self.metrics.channels.dec();

@@ -13,7 +13,7 @@ use super::super::{
 use crate::{
     close::Close,
     config::SlowConsumer,
-    limits::Limits,
+    limits::{Limits, NOTICES_UNTOLD},
     predicate::{FilterCache, Layouts, Schema, Value},
     protocol::{
         frame::Frame,
@@ -336,6 +336,57 @@ fn notices_past_the_bound_are_told_as_counts() {
             .is_none(),
         "told once"
     );
+}
+
+#[test]
+fn notices_that_nobody_tells_are_bounded_and_the_rest_is_counted() {
+    let limits = Limits {
+        presence_notices: u32::MAX,
+        resume_window: Duration::ZERO,
+        ..Limits::default()
+    };
+    let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+    let presence = hub.presence(APP);
+    let took = |counts| presence.take_tidings(&"c".into(), counts).unwrap();
+    let watcher = hub.shard(0).own(|table| {
+        let watcher = connect(table, "w", Value::Null);
+        let at = connect(table, "u", Value::Null);
+        table.join(watcher, "c", Watching::Notices, Coming::New);
+        for _ in 0..NOTICES_UNTOLD {
+            table.join(at, "c", Watching::No, Coming::New);
+            table.leave(at, "c");
+        }
+        watcher
+    });
+    let told = took(true);
+    let counted = told.counted.unwrap().0;
+    assert_eq!(told.notices.len(), NOTICES_UNTOLD);
+    assert_eq!(counted.joined + counted.left, NOTICES_UNTOLD as u64);
+
+    // What is told makes room, and so does a channel that goes with what nobody would hear.
+    let churn = |user: &str, channel: &str| {
+        hub.shard(0).own(|table| {
+            let at = connect(table, user, Value::Null);
+            table.join(at, channel, Watching::No, Coming::New);
+            table.leave(at, channel);
+        });
+    };
+    for round in 0..3 {
+        for _ in 0..NOTICES_UNTOLD / 2 {
+            churn("v", "c");
+        }
+        if round == 0 {
+            assert_eq!(took(true).notices.len(), NOTICES_UNTOLD);
+        } else if round == 1 {
+            hub.shard(0).own(|table| {
+                assert!(table.leave(watcher, "c"));
+                table.join(watcher, "c", Watching::Notices, Coming::New);
+            });
+            assert!(presence.take_tidings(&"c".into(), true).is_none());
+        } else {
+            assert!(took(true).counted.is_none());
+        }
+    }
 }
 
 #[test]
