@@ -26,6 +26,7 @@ use crate::{
         problem::Problem,
         verbs::{Fields, Verb},
     },
+    hub::LongStep,
     id::AppId,
     limits::LONG_BODY,
     log_limit::Limited,
@@ -163,7 +164,7 @@ async fn carry_out(
         call: Option<std::borrow::Cow<'a, str>>,
     }
     if message.len() >= LONG_BODY {
-        node.queue_long_step(app).await;
+        node.queue_long_step(app, LongStep::Body).await;
     }
     let call = serde_json::from_slice::<Called<'_>>(message)
         .ok()
