@@ -501,6 +501,10 @@ pub const REVOCATIONS_STORED: usize = 512;
 /// more.
 pub const REVOCATIONS_OUTLIVE: Duration = Duration::from_hours(24);
 
+/// From here on a time in a token is taken for milliseconds, in seconds since 1970: the year 10,000. In milliseconds that is
+/// January 1978, so no clock of today gives less.
+pub const TOKEN_TIME_END: f64 = 253_402_300_800.0;
+
 /// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive. So far ahead of this node's
 /// clock may the time of a revocation be.
 pub const TOKEN_LEEWAY: Duration = Duration::from_secs(5);

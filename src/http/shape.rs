@@ -13,6 +13,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{identity::Moment, problem::Problem};
+use crate::auth::json_kind;
 
 /// How much of a name or a value from a body a message repeats.
 const SHOWN_CHARS: usize = 64;
@@ -192,21 +193,10 @@ impl Kind {
             (Self::Word(_), Some(b'"'))
             | (Self::Whole(_), Some(b'-' | b'0'..=b'9'))
             | (Self::Moment, Some(b'"' | b'-' | b'0'..=b'9')) => shown(value),
-            _ => found(value),
+            _ => json_kind(value),
         };
         let advice = if found == "null" { advice } else { "" };
         format!("\"{path}\" must be {expected}, not {found}{advice}")
-    }
-}
-
-/// What kind of JSON `value` is.
-pub(crate) fn found(value: &str) -> &str {
-    match value.as_bytes().first() {
-        Some(b'n' | b't' | b'f') => value.trim_end(),
-        Some(b'"') => "a string",
-        Some(b'[') => "a list",
-        Some(b'{') => "an object",
-        _ => "a number",
     }
 }
 

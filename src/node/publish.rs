@@ -459,7 +459,13 @@ impl Node {
             Keeping::Nobody
         };
         match (store, &keeping) {
-            (Some(true), Keeping::Nobody) => Err(NodeError::CannotStore),
+            (Some(true), Keeping::Nobody) => Err(NodeError::CannotStore {
+                hint: if is_apart {
+                    ""
+                } else {
+                    store_hint(target, settings.user_events().is_some())
+                },
+            }),
             _ => Ok(keeping),
         }
     }
@@ -755,5 +761,18 @@ pub(super) async fn to_its_end<T: Send + 'static>(
     match poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx))).await {
         Poll::Ready(done) => Ok(done),
         Poll::Pending => tokio::spawn(task).await.map_err(|_| NodeError::Failed),
+    }
+}
+
+/// What to set so that an event for `target` can be stored; empty if that would not help.
+fn store_hint(target: &Target, has_user_events: bool) -> &'static str {
+    if target.filter.is_some() {
+        ""
+    } else if target.only_users().is_some() && !has_user_events {
+        "; set user_events or --store-user-events"
+    } else if target.one_channel().is_some() {
+        "; give the channel a history, for example by --channel-history 'room-*=100'"
+    } else {
+        ""
     }
 }

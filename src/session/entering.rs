@@ -33,12 +33,14 @@ pub(crate) struct Entrance {
     pub(crate) channels: Vec<String>,
     /// The connection whose place it takes, as the client wrote it.
     pub(crate) resume: Option<String>,
+    /// Whether it named no app, and there are several. What is said of its token then names the app that was taken.
+    pub(crate) is_app_guessed: bool,
 }
 
 impl Entrance {
     /// Whether nothing is asked for.
     pub(crate) fn is_empty(&self) -> bool {
-        self.channels.is_empty() && self.resume.is_none()
+        self.channels.is_empty() && self.resume.is_none() && !self.is_app_guessed
     }
 }
 
