@@ -3,7 +3,10 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fuzz loadtest dist test-dist docs fmt setup setup-build setup-dist setup-test
+# The server that the SDKs and examples are tested with.
+SERVER ?= $(CURDIR)/target/debug/fanfare
+
+.PHONY: help run test test-sdk test-all check bench fuzz loadtest dist test-dist docs fmt setup setup-build setup-dist setup-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +17,19 @@ run: setup-build ## build in release and serve on 127.0.0.1:7070; flags: make ru
 test: setup-build setup-test ## set up what the tests need, and run them all
 	$(CARGO) test --workspace --locked
 	$(CARGO) test --locked --doc
+	@$(MAKE) --no-print-directory test-sdk
+
+test-sdk: setup-build setup-test setup-sdk ## test the SDKs and two of the examples
+	$(CARGO) build --locked
+	cd sdk/typescript && npm run --silent check
+	cd sdk/typescript && FANFARE_BIN=$(SERVER) npm run --silent test
+	FANFARE_BIN=$(SERVER) sdk/python/check.sh
+	cd examples && npm run --silent check && FANFARE_BIN=$(SERVER) node test.mjs chat notify
+
+test-all: test ## the same, and every runtime and example
+	npm ci --prefix sdk/typescript/test/runtimes
+	cd sdk/typescript && FANFARE_BIN=$(SERVER) npm run --silent test:runtimes
+	cd examples && FANFARE_BIN=$(SERVER) node test.mjs
 
 check: setup-build ## format, clippy and docs with warnings denied, layers, links, licences
 	$(CARGO) fmt --all -- --check
@@ -59,6 +75,12 @@ setup: setup-build setup-test ## install what building and testing need (Debian,
 setup-build:
 	@.ci/rust $(CARGO)
 	@.ci/need cc:gcc cc:libc6-dev make:make
+
+setup-sdk:
+	@for package in sdk/typescript examples; do \
+	  [ $$package/node_modules/.package-lock.json -nt $$package/package-lock.json ] || npm ci --prefix $$package || exit 1; \
+	done
+	@python3 -c 'import ensurepip' 2>/dev/null || .ci/need ensurepip:python3-venv
 
 setup-dist:
 	@.ci/need curl:curl dpkg-deb:dpkg objdump:binutils pip3:python3-pip python3:python3

@@ -1,11 +1,8 @@
-import { connect } from "/fanfare.js";
-
 const name =
   new URLSearchParams(location.search).get("name") ??
   prompt("Your name?") ??
   "";
-const session = async () =>
-  (await fetch(`/session?${new URLSearchParams({ name })}`)).json();
+const state = document.querySelector("#state");
 const show = (list, text) => {
   const item = document.createElement("li");
   item.textContent = text;
@@ -13,11 +10,19 @@ const show = (list, text) => {
   item.scrollIntoView();
 };
 
+// The page's own backend knows the visitor, and where the Fanfare server is.
+async function session() {
+  const response = await fetch(`/session?${new URLSearchParams({ name })}`);
+  if (response.ok) return response.json();
+  state.textContent = await response.text();
+  throw new Error(state.textContent);
+}
+
 const { url } = await session();
+const { connect } = await import(`${url}/fanfare.js`);
 const client = connect(url, { token: async () => (await session()).token });
 client.onState(
-  ({ status, reason }) =>
-    (document.querySelector("#state").textContent = `${status} (${reason})`),
+  ({ status, reason }) => (state.textContent = `${status} (${reason})`),
 );
 
 // Everything that the channel keeps, then what is new. After a reconnect the client gets what it missed.

@@ -1,23 +1,36 @@
-// Serves the page, the client and tokens. Run it with the FANFARE_URL and FANFARE_TOKEN_SECRET of the Fanfare server.
+// Serves the page, and signs in whoever opens it. It needs no packages: the page takes the client from the Fanfare server.
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
-import { fileURLToPath } from "node:url";
-import { signToken } from "fanfare/server";
 
 const {
   FANFARE_URL = "http://127.0.0.1:7070",
-  FANFARE_TOKEN_SECRET,
+  FANFARE_API_KEY,
   PORT = "8090",
 } = process.env;
 
 const files = {
-  "/": ["text/html", new URL("index.html", import.meta.url)],
-  "/chat.js": ["text/javascript", new URL("chat.js", import.meta.url)],
-  "/fanfare.js": [
-    "text/javascript",
-    new URL("fanfare.js", import.meta.resolve("fanfare")),
-  ],
+  "/": ["index.html", "text/html"],
+  "/chat.js": ["chat.js", "text/javascript"],
 };
+
+// A Fanfare server without API keys signs tokens for everyone on its machine. With keys it asks for one.
+async function signToken(user) {
+  const headers = { "Content-Type": "application/json" };
+  if (FANFARE_API_KEY) headers.Authorization = `Bearer ${FANFARE_API_KEY}`;
+  const can = {
+    join: ["room-*"],
+    send: ["room-*"],
+    members: ["room-*"],
+    update: true,
+  };
+  const response = await fetch(new URL("/v1/tokens", FANFARE_URL), {
+    method: "POST",
+    headers,
+    body: JSON.stringify({ user, can, ttl: 600 }),
+  });
+  if (!response.ok) throw new Error(await response.text());
+  return (await response.json()).token;
+}
 
 createServer(async (request, response) => {
   const { pathname, searchParams } = new URL(request.url, "http://localhost");
@@ -25,27 +38,19 @@ createServer(async (request, response) => {
     if (pathname === "/session") {
       // A real application takes the user from its session. Here visitors choose a name.
       const user = searchParams.get("name")?.slice(0, 30) || "anonymous";
-      const can = {
-        join: ["room-*"],
-        send: ["room-*"],
-        members: ["room-*"],
-        update: true,
-      };
-      const token = await signToken(FANFARE_TOKEN_SECRET, user, {
-        can,
-        ttl: 600,
-      });
+      const session = { url: FANFARE_URL, token: await signToken(user) };
       response.setHeader("Content-Type", "application/json");
-      return response.end(JSON.stringify({ url: FANFARE_URL, token }));
+      return response.end(JSON.stringify(session));
     }
 
-    const [type, file] = files[pathname] ?? [];
+    const [file, type] = files[pathname] ?? [];
     if (!file) return response.writeHead(404).end();
     response.setHeader("Content-Type", `${type}; charset=utf-8`);
-    response.end(await readFile(fileURLToPath(file)));
+    response.end(await readFile(new URL(file, import.meta.url)));
   } catch (error) {
     console.error(error);
-    response.writeHead(500).end();
+    response.writeHead(502);
+    response.end(`no token from ${FANFARE_URL}: ${error.message}`);
   }
 }).listen(Number(PORT), "127.0.0.1", function () {
   console.log(`the chat is on http://localhost:${this.address().port}`);

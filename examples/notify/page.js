@@ -21,7 +21,9 @@ client.onState(
 );
 client.on("notification", ({ text, at }) => {
   const item = document.createElement("li");
-  item.textContent = `${new Date(at).toLocaleTimeString()} ${text}`;
+  const time = document.createElement("time");
+  time.textContent = new Date(at).toLocaleTimeString();
+  item.append(time, " ", text);
   document.querySelector("#list").append(item);
 });
 

@@ -18,7 +18,7 @@ use crate::{
     broker::RedisSetupError,
     config::{AppConfig, Config, Secret, SlowConsumer},
     history::Keep,
-    hub::{AppContext, Bulletin, Presence, Register},
+    hub::{AppContext, Bulletin, Presence, Register, Tally},
     id::AppId,
     limits::Limits,
     metrics::{AppMetrics, Metrics},
@@ -135,6 +135,7 @@ impl App {
             schema: self.schema.clone(),
             slow_consumer: self.slow_consumer,
             presence: Presence::new(self.id, limits, bulletin, self.metrics.clone(), register),
+            tally: Tally::default(),
         }
     }
 

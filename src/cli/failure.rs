@@ -24,6 +24,9 @@ pub(super) enum Failure {
     /// An argument or a variable that clap cannot judge by itself.
     #[error("{0}")]
     Usage(String),
+    /// A file or folder cannot be read or written.
+    #[error("{0}")]
+    File(String),
     /// The configuration cannot be loaded, or contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),

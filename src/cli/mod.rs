@@ -13,6 +13,7 @@ mod event;
 mod explain;
 mod failure;
 mod identity;
+mod init;
 mod json;
 mod listen;
 mod log_lines;
@@ -101,6 +102,8 @@ enum Command {
     Explain(Box<explain::Explain>),
     /// Sign a client token
     Token(Box<token::Token>),
+    /// Write an example that runs as it is
+    Init(init::Init),
     /// Print a script for a shell that completes these commands
     Completions(manual::Completions),
     /// Print a page for man
@@ -140,6 +143,7 @@ pub fn main() -> ExitCode {
         Command::Auth(auth) => blocking(auth.run(&variables)),
         Command::Explain(explain) => blocking(explain.run(&variables)),
         Command::Token(token) => blocking(token.run(&variables)),
+        Command::Init(init) => init.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
     };

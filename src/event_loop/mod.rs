@@ -31,7 +31,7 @@ use tokio::{io::Interest, net::TcpStream, task::spawn_local};
 pub(crate) use self::unfinished::{GivenUp, Unfinished, UnfinishedMessage};
 use crate::{
     hub::{Hub, Owner, Shard, SlotRef, Table},
-    limits::{EXPIRED_SPREAD, READ_BUFFER, TICK, UNFINISHED_BYTES},
+    limits::{EXPIRED_SPREAD, HELD_BYTES, READ_BUFFER, TICK, UNFINISHED_BYTES},
     supervisor::Supervisor,
 };
 
@@ -144,6 +144,8 @@ pub(crate) struct EventLoop {
     heartbeats: RefCell<Heartbeats>,
     leaving: Leaving,
     unfinished: Unfinished,
+    /// What came behind messages that have yet to be done.
+    held: Unfinished,
     /// How often the writer went round.
     flushes: Cell<u64>,
 }
@@ -162,6 +164,7 @@ impl EventLoop {
             heartbeats: RefCell::new(heartbeats),
             leaving: Leaving::default(),
             unfinished: Unfinished::new(unfinished_bytes),
+            held: Unfinished::new(HELD_BYTES / hub.shards().len()),
             hub,
             flushes: Cell::new(0),
         })
@@ -239,6 +242,12 @@ impl EventLoop {
     /// The messages of this thread's clients that have begun and not ended.
     pub(crate) fn unfinished(&self) -> &Unfinished {
         &self.unfinished
+    }
+
+    /// What this thread's clients have sent behind a message that has yet to be done. It is bounded like unfinished messages,
+    /// and may wait for as long as that takes.
+    pub(crate) fn held(&self) -> &Unfinished {
+        &self.held
     }
 
     /// Reads once into the thread's buffer and hands `each` what came; returns the number of bytes, 0 at the end of the

@@ -15,6 +15,7 @@ mod page;
 pub(crate) mod problem;
 mod publish;
 mod query;
+mod script;
 pub(crate) mod shape;
 pub(crate) mod sockets;
 pub(crate) mod verbs;
@@ -45,6 +46,7 @@ use crate::{
     auth::Scope,
     door::Door,
     event_loop::EventLoop,
+    hub::LongStep,
     limits::LONG_BODY,
     metrics::Refusal,
     nearest::nearest,
@@ -92,6 +94,7 @@ enum Call {
     Readyz,
     Metrics,
     OpenApi,
+    Script,
     Page,
 }
 
@@ -115,7 +118,7 @@ const fn route(method: Method, path: &'static str, access: Access, call: Call) -
 const CONNECT_PATH: &str = "/v1/connect";
 
 /// Every path of the server. A `{name}` stands for one segment.
-static ROUTES: [Route; 28] = [
+static ROUTES: [Route; 29] = [
     route(
         Method::POST,
         "/v1/emit",
@@ -242,6 +245,7 @@ static ROUTES: [Route; 28] = [
     route(Method::GET, "/livez", Access::Open, Call::Livez),
     route(Method::GET, "/readyz", Access::Open, Call::Readyz),
     route(Method::GET, "/metrics", Access::Admin, Call::Metrics),
+    route(Method::GET, script::PATH, Access::Open, Call::Script),
     route(Method::GET, "/", Access::Admin, Call::Page),
     route(Method::GET, "/favicon.ico", Access::Open, Call::Page),
 ];
@@ -356,7 +360,8 @@ impl Edge {
         peer: &Peer,
         opening: Option<&Opening>,
     ) -> Result<Response<Answer>, Problem> {
-        if live.config.is_development() {
+        // The client is public, and pages import it from servers of other origins.
+        if live.config.is_development() && request.uri().path() != script::PATH {
             let has_body = !request.body().is_end_stream();
             access::development(request.headers(), peer.ip, has_body)
                 .map_err(|refused| refused.told(&self.node))?;
@@ -458,6 +463,7 @@ impl Edge {
             }
             Call::Metrics => Ok(ops::metrics(&self.node, operator.as_ref())),
             Call::OpenApi => Ok(ops::openapi()),
+            Call::Script => Ok(script::client(request.headers())),
             Call::Page => Ok(page::page(
                 route.path,
                 self.is_admin().then_some(self.node.config.listen.port()),
@@ -533,7 +539,7 @@ impl Edge {
             _ => Bytes::new(),
         };
         if body.len() >= LONG_BODY {
-            node.queue_long_step(caller.app).await;
+            node.queue_long_step(caller.app, LongStep::Body).await;
         }
         let publishing = || Publishing {
             node: node.clone(),

@@ -18,6 +18,7 @@ use super::{
     verbs::{Fields, Verb},
 };
 use crate::{
+    hub::LongStep,
     limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, LONG_BODY, ONCE_WAIT},
     node::{Claimed, Node, NodeError, Once},
     time_slice::TimeSlice,
@@ -163,7 +164,9 @@ impl Publishing {
         let mut slice = TimeSlice::begin();
         for (at, item) in items.iter().enumerate() {
             if item.get().len() >= LONG_BODY {
-                self.node.queue_long_step(self.caller.app).await;
+                self.node
+                    .queue_long_step(self.caller.app, LongStep::Body)
+                    .await;
             }
             let item = Bytes::copy_from_slice(item.get().as_bytes());
             let result = match scope {

@@ -207,7 +207,18 @@ fn each(path: &str, list: &str, kind: Kind) -> Option<Problem> {
         Err(error) => return Some(not_json(&error)),
     };
     let mut items = items.iter().enumerate();
-    items.find_map(|(at, item)| kind.fault(&format!("{path}[{at}]"), item.get(), ""))
+    items.find_map(|(at, item)| {
+        // Nearly every item is fine. Its place is spelled out for a message alone, which costs more than the look.
+        kind.fault("", item.get(), "")?;
+        kind.fault(&item_path(path, at), item.get(), "")
+    })
+}
+
+/// Where the item `at` of the list at `path` stands.
+fn item_path(path: &str, at: usize) -> String {
+    #[cfg(test)]
+    tests::ITEM_PATHS.set(tests::ITEM_PATHS.get() + 1);
+    format!("{path}[{at}]")
 }
 
 /// The problem of a body that is not JSON.

@@ -13,7 +13,7 @@ use super::{
     shape::{Kind, LEAVE_OUT, Shape, field, missing, shown},
 };
 use crate::{
-    limits::{LONG_BODY, SEND_CHANNELS, USER_BYTES},
+    limits::{LONG_BODY, SEND_CHANNELS, TARGET_NAMES, USER_BYTES},
     node::{Exceptions, Extent, Publication, Target, To, check_names},
     predicate::Value,
     protocol::event::{Data, Event},
@@ -278,6 +278,7 @@ impl<'a> Fields<'a> {
                     self.channel,
                     self.channels,
                 )?)?;
+                check_excepted(&target.except, channels.len())?;
                 let channel = |name| {
                     to(To {
                         channels: vec![name],
@@ -439,6 +440,19 @@ fn distinct(channels: Vec<String>) -> Result<Vec<String>, Problem> {
         return Err(Problem::bad_request("too_many_names", detail));
     }
     Ok(channels)
+}
+
+/// Refuses an `except` that names too many for a call to so many channels: each channel has it as a list of its own.
+fn check_excepted(except: &Exceptions, channels: usize) -> Result<(), Problem> {
+    let names = except.users.len() + except.connections.len() + except.devices.len();
+    let most = TARGET_NAMES / channels.max(1);
+    if channels > 1 && names > most {
+        let detail = format!(
+            "\"except\" has {names} names; a call to {channels} channels takes at most {most}"
+        );
+        return Err(Problem::bad_request("too_many_names", detail));
+    }
+    Ok(())
 }
 
 /// Users, or everyone for just `["*"]`.

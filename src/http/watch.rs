@@ -21,7 +21,10 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{net::TcpStream, sync::Notify};
 
-use crate::limits::{Limits, TICK};
+use crate::{
+    limits::{Limits, SWEEP_STRIDE, TICK},
+    time_slice::TimeSlice,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -161,15 +164,31 @@ impl Watch {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let now = ticks.tick().await.into_std();
-            self.lives.borrow_mut().retain(|life| match life.upgrade() {
-                None => false,
-                Some(life) if life.is_over(now, &self) => {
-                    life.end();
-                    false
-                }
-                Some(_) => true,
-            });
+            let mut slice = TimeSlice::begin();
+            let mut at = 0;
+            // What comes in meanwhile is appended, and has time.
+            while self.look_at_some(&mut at, now) {
+                slice.rest().await;
+            }
         }
+    }
+
+    /// Looks at a few connections from the one at `at` on; false at the end.
+    fn look_at_some(&self, at: &mut usize, now: Instant) -> bool {
+        let mut lives = self.lives.borrow_mut();
+        for _ in 0..SWEEP_STRIDE {
+            let Some(life) = lives.get(*at) else {
+                return false;
+            };
+            match life.upgrade() {
+                Some(life) if !life.is_over(now, self) => *at += 1,
+                over => {
+                    over.inspect(|life| life.end());
+                    lives.swap_remove(*at);
+                }
+            }
+        }
+        true
     }
 }
 

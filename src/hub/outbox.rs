@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{gate::Ticket, log::Log};
-use crate::protocol::frame::Frame;
+use crate::{limits::SHED_FRAMES, protocol::frame::Frame};
 
 /// A frame that no socket was offered yet, and the admission it came by (none for the protocol's own frames).
 #[derive(Clone, Debug)]
@@ -249,9 +249,12 @@ impl Backlog {
     }
 
     fn wait(&mut self, waiting: Waiting) {
+        // The bytes of a frame are shared, its place in this queue is not.
+        let mut bytes = size_of::<Waiting>();
         if waiting.frame.note_refused() {
-            self.total.fetch_add(waiting.frame.len(), Relaxed);
+            bytes += waiting.frame.len();
         }
+        self.total.fetch_add(bytes, Relaxed);
         self.frames.push_back(waiting);
     }
 
@@ -264,6 +267,18 @@ impl Backlog {
     /// All bytes that wait.
     pub(super) fn all_bytes(&self) -> usize {
         self.bytes + self.replayed_bytes
+    }
+
+    /// About how many bytes of the node it stands for: of a frame that waits for several sockets only its part. All backlogs
+    /// together stand for what the node holds.
+    pub(super) fn share(&self) -> usize {
+        let apart = self.frames.len().div_ceil(SHED_FRAMES).max(1);
+        let (mut all, mut shares) = (0, 0);
+        for Waiting { frame, .. } in self.frames.iter().step_by(apart) {
+            all += frame.len();
+            shares += frame.len().div_ceil(frame.refusals().max(1));
+        }
+        (self.all_bytes() as u128 * shares as u128 / all.max(1) as u128) as usize
     }
 
     /// Whether frames out of a history still wait.
@@ -416,9 +431,11 @@ impl Backlog {
     }
 
     fn forget(&self, frame: &Frame) {
+        let mut bytes = size_of::<Waiting>();
         if frame.forget_refused() {
-            self.total.fetch_sub(frame.len(), Relaxed);
+            bytes += frame.len();
         }
+        self.total.fetch_sub(bytes, Relaxed);
     }
 }
 
@@ -447,9 +464,10 @@ mod tests {
         for backlog in &mut boxes {
             backlog.push(shared.clone());
         }
-        assert_eq!(total.load(Relaxed), 100);
+        // Each has a place of its own in each queue.
+        assert_eq!(total.load(Relaxed), 100 + 3 * size_of::<Waiting>());
         boxes.truncate(1);
-        assert_eq!(total.load(Relaxed), 100);
+        assert_eq!(total.load(Relaxed), 100 + size_of::<Waiting>());
         assert_eq!(boxes[0].advance(100), (1, 0));
         assert_eq!(total.load(Relaxed), 0);
     }

@@ -33,6 +33,17 @@ struct Queue {
     waiting: VecDeque<oneshot::Sender<ScanPermit>>,
 }
 
+/// Kinds of steps that take a shard's thread longer than a slice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LongStep {
+    /// Of a client: a page of members, a replay, a long profile or message. Each client has one at a time.
+    Client,
+    /// A long body of a caller.
+    Body,
+    /// A token that a client renews, which must not come too late.
+    Token,
+}
+
 /// Allows one heavy filter, or one other piece of long work, to run, until dropped.
 #[derive(Debug)]
 pub(crate) struct ScanPermit {

@@ -3,74 +3,104 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, OnceLock,
-        mpsc::{self, TrySendError},
+        Arc,
+        mpsc::{self, RecvTimeoutError, SyncSender, TrySendError},
     },
     thread,
+    time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{Node, NodeError, Target};
-use crate::{hub::Scans, id::AppId};
+use crate::{
+    hub::{LongStep, Scans},
+    id::AppId,
+};
 
 /// Work that waits for the thread. Each app has one at a time there; what finds no place is done by who brings it.
 const WAITING: usize = 256;
 
+/// How long the thread waits for more work.
+const REST: Duration = Duration::from_secs(2);
+
 /// Work for the thread beside the shards.
 type Job = Box<dyn FnOnce() + Send>;
 
-/// One thread that serves no client, begun with its first work. It ends with the node.
+/// One thread that serves no client. It begins with the first work, and ends when there was none for [`REST`].
 ///
-/// One is enough, and it keeps memory low: each thread has a heap of its own, and what is built here is freed elsewhere.
+/// One is enough, and it keeps memory low: each thread has a heap of its own, and what is built here is freed elsewhere, which
+/// the heap learns of only with more work or with the thread's end.
 #[derive(Debug)]
 pub(super) struct Aside {
-    jobs: OnceLock<Option<mpsc::SyncSender<Job>>>,
+    jobs: Jobs,
     turns: Arc<Scans>,
 }
+
+/// Where the thread takes work, while there is one. Work is handed over under the lock, under which the thread ends as well.
+type Jobs = Arc<Mutex<Option<SyncSender<Job>>>>;
 
 impl Aside {
     pub(super) fn new() -> Self {
         Self {
-            jobs: OnceLock::new(),
+            jobs: Arc::default(),
             turns: Scans::new(1),
         }
     }
 
     /// Hands `job` to the thread; gives it back if there is none to be had, or it has too much to do.
     fn push(&self, job: Job) -> Result<(), Job> {
-        match self.jobs.get_or_init(begin) {
-            Some(jobs) => jobs.try_send(job).map_err(|unsent| match unsent {
-                TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
-            }),
-            None => Err(job),
+        let mut jobs = self.jobs.lock();
+        if jobs.is_none() {
+            *jobs = begin(self.jobs.clone());
         }
+        let Some(jobs) = &*jobs else {
+            return Err(job);
+        };
+        jobs.try_send(job).map_err(|unsent| match unsent {
+            TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
+        })
     }
 }
 
 /// Begins the thread; nothing if the system has no more of them.
-fn begin() -> Option<mpsc::SyncSender<Job>> {
-    let (jobs, waiting) = mpsc::sync_channel::<Job>(WAITING);
+fn begin(jobs: Jobs) -> Option<SyncSender<Job>> {
+    let (sender, waiting) = mpsc::sync_channel::<Job>(WAITING);
     let work = move || {
-        for job in waiting {
-            // Whoever waits for it learns of a panic by getting nothing.
-            let _ = catch_unwind(AssertUnwindSafe(job));
+        loop {
+            match waiting.recv_timeout(REST) {
+                Ok(job) => {
+                    // Whoever waits for it learns of a panic by getting nothing.
+                    let _ = catch_unwind(AssertUnwindSafe(job));
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    let mut jobs = jobs.lock();
+                    let Ok(job) = waiting.try_recv() else {
+                        *jobs = None;
+                        return;
+                    };
+                    drop(jobs);
+                    let _ = catch_unwind(AssertUnwindSafe(job));
+                }
+            }
         }
     };
     let thread = thread::Builder::new()
         .name("fanfare-aside".to_owned())
         .spawn(work);
-    thread.is_ok().then_some(jobs)
+    thread.is_ok().then_some(sender)
 }
 
 impl Node {
     /// Waits for the turn of one step of `app` that takes a shard's thread longer than a slice, such as a page of members.
     ///
-    /// Of those that wait, one goes on in each round of the thread's tasks, and apps take turns. So whatever else is ready
-    /// waits for one such step, and not for as many as clients and callers have asked for. Costs one round where nothing waits.
-    /// Cancel-safe.
-    pub(crate) async fn queue_long_step(&self, app: AppId) {
-        let permit = self.hub.long_steps().wait(app).await;
+    /// Of each kind one goes on in each round of the thread's tasks, and apps take turns. So whatever else is ready waits for
+    /// a few such steps, and not for as many as clients and callers have asked for; and no kind waits for another. Costs one
+    /// round where nothing waits. Cancel-safe.
+    pub(crate) async fn queue_long_step(&self, app: AppId, step: LongStep) {
+        let permit = self.hub.long_steps(step).wait(app).await;
         // Whoever asks in this round finds the permit taken, and goes on in a later one.
         tokio::task::yield_now().await;
         drop(permit);

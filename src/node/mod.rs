@@ -237,6 +237,7 @@ fn context_of(
         apps: apps.iter().map(app_context).collect(),
         refused: Arc::default(),
         limbo: Limbo::new(
+            apps.len(),
             config.limits.resume_window,
             rules.map(|rule| rule.leave_after),
         ),

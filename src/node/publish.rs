@@ -4,6 +4,7 @@ mod keeping;
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Instant};
 
+use ahash::AHashSet;
 use smol_str::SmolStr;
 use uuid::Uuid;
 
@@ -14,6 +15,7 @@ use crate::{
     id::AppId,
     limits::{HISTORY_EVENT_BYTES, HISTORY_NAME_BYTES, SMALL_DELIVERIES},
     log_limit::Line,
+    predicate::Bound,
     protocol::{
         event::{Draft, Event, Marks, Sender},
         frame::Frame,
@@ -168,6 +170,16 @@ impl Node {
         app: AppId,
         publication: Publication<'_>,
     ) -> Result<Prepared, NodeError> {
+        self.prepare_with(app, publication, None)
+    }
+
+    /// The same with the filter of its target, where that is `bound` already.
+    fn prepare_with(
+        &self,
+        app: AppId,
+        publication: Publication<'_>,
+        bound: Option<Arc<Bound>>,
+    ) -> Result<Prepared, NodeError> {
         let Publication {
             event,
             target,
@@ -191,7 +203,7 @@ impl Node {
             .map(|author| author.sender.connection);
         let is_kept = !matches!(keeping, Keeping::Nobody);
         let message = self.message(app, &target, (id, &draft, is_kept), own, (scope, receipt))?;
-        let mut selection = self.select(app, target)?;
+        let mut selection = self.select_with(app, target, bound)?;
         selection.except.connections.extend(own);
         let prepared = Prepared {
             id,
@@ -262,7 +274,8 @@ impl Node {
         to_its_end(self.clone().carry_out(admitted)).await?
     }
 
-    /// Delivers several publications, one after another, or none: all are admitted before the first is placed.
+    /// Delivers several publications of one call, one after another, or none: all are admitted before the first is placed. All
+    /// have the same filter and params, which are bound once.
     ///
     /// # Errors
     /// As [`Node::publish`].
@@ -273,9 +286,14 @@ impl Node {
     ) -> Result<Receipt, NodeError> {
         let mut prepared = Vec::with_capacity(publications.len());
         let mut slice = TimeSlice::begin();
+        let mut bound = None;
         for one in publications {
-            self.compile_aside(app, &one.target).await?;
-            prepared.push(self.prepare(app, one)?);
+            if prepared.is_empty() {
+                self.compile_aside(app, &one.target).await?;
+            }
+            let one = self.prepare_with(app, one, bound.clone())?;
+            bound.clone_from(&one.selection.filter);
+            prepared.push(one);
             slice.rest().await;
         }
         self.check_store(&prepared)?;
@@ -354,8 +372,9 @@ impl Node {
             .hub
             .permit_to_reach(&prepared.selection, &reach)
             .await?;
-        let ticket = self.hub.admit(&reach, prepared.draft.len()).await?;
-        self.app(prepared.selection.app).metrics.accepted.inc();
+        let app = prepared.selection.app;
+        let ticket = self.hub.admit(app, &reach, prepared.draft.len()).await?;
+        self.app(app).metrics.accepted.inc();
         Ok(Admitted {
             prepared,
             reach,
@@ -385,7 +404,7 @@ impl Node {
         } else {
             None
         };
-        let ticket = self.hub.admit(&Reach::Large(bound), bytes).await?;
+        let ticket = self.hub.admit(app, &Reach::Large(bound), bytes).await?;
         ticket.serve(prepared.len());
         self.app(app).metrics.accepted.inc_by(prepared.len() as u64);
         let mut admitted: Vec<Admitted> = prepared
@@ -426,7 +445,8 @@ impl Node {
                 Keeping::Channel(name.clone(), Key::channel(app, name), keep)
             })
         } else if let (Some(users), Some(keep)) = (target.only_users(), settings.user_events()) {
-            let excepted = |user: &&String| !target.except.users.contains(user);
+            let except: AHashSet<&str> = target.except.users.iter().map(String::as_str).collect();
+            let excepted = |user: &&String| !except.contains(user.as_str());
             let mut users: Vec<SmolStr> = users
                 .iter()
                 .filter(excepted)
@@ -683,7 +703,10 @@ impl Node {
         let frame = self.encode(app, &event.draft(&Marks::default()));
         let permit = self.hub.permit_to_scan(app).await?;
         let bound = self.hub.members(app).max(SMALL_DELIVERIES + 1);
-        let ticket = self.hub.admit(&Reach::Large(bound), frame.len()).await?;
+        let ticket = self
+            .hub
+            .admit(app, &Reach::Large(bound), frame.len())
+            .await?;
         self.app(app).metrics.accepted.inc();
         let node = self.clone();
         to_its_end(async move {

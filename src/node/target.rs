@@ -119,6 +119,16 @@ impl Node {
     /// [`NodeError::Filter`], [`NodeError::TooManyNames`], [`NodeError::NameTooLong`], and [`NodeError::Event`] for what can
     /// be no channel.
     pub(crate) fn select(&self, app: AppId, target: Target) -> Result<Selection, NodeError> {
+        self.select_with(app, target, None)
+    }
+
+    /// The same with the target's filter, where that is `bound` already.
+    pub(super) fn select_with(
+        &self,
+        app: AppId,
+        target: Target,
+        bound: Option<Arc<Bound>>,
+    ) -> Result<Selection, NodeError> {
         target.check()?;
         let Target {
             to,
@@ -142,9 +152,11 @@ impl Node {
                     .filter_map(|id| id.parse().ok())
                     .collect(),
             }),
-            filter: filter
-                .map(|text| self.compile(app, text, params))
-                .transpose()?,
+            filter: match (bound, filter) {
+                (Some(bound), _) => Some(bound),
+                (None, Some(text)) => Some(self.compile(app, text, params)?),
+                (None, None) => None,
+            },
             except: Except {
                 users: except.users.into_iter().map(Into::into).collect(),
                 connections: except

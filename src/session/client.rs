@@ -18,9 +18,9 @@ use crate::{
     config::{ClientAuth, Presence},
     event_loop::{EventLoop, Seat},
     history::Key,
-    hub::{Coming, Connection, Count, Snapshot, State, channel_key},
+    hub::{Coming, Connection, Count, LongStep, Snapshot, State, Table, channel_key},
     id::AppId,
-    limits::{LONG_PROFILE, PAGE_DEFAULT, PAGE_MAX, REPLAY_LOOK},
+    limits::{LONG_PROFILE, PAGE_DEFAULT, PAGE_MAX, REPLAY_LOOK, REPLAY_LOOK_MAX},
     metrics::Refusal,
     node::{
         Author, Cursor, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target,
@@ -296,10 +296,10 @@ impl Client {
                 })
             }),
             Request::Send { channel, message } => {
-                self.publication(id, connection, message, Target::channel(&channel))
+                return self.publication(id, connection, message, Target::channel(&channel));
             }
             Request::Broadcast { message } => {
-                self.publication(id, connection, message, Target::default())
+                return self.publication(id, connection, message, Target::default());
             }
             Request::Publish { .. } if !self.node.live().access(self.app).has_users() => {
                 let error = NodeError::NoUsers;
@@ -307,7 +307,7 @@ impl Client {
                 None
             }
             Request::Publish { users, message } => {
-                self.publication(id, connection, message, Target::users(users))
+                return self.publication(id, connection, message, Target::users(users));
             }
         };
         later.map_or(Doing::Done(Cost::NONE), Doing::Waiting)
@@ -329,7 +329,7 @@ impl Client {
                 }
             }
             Later::Update(data) => {
-                self.node.queue_long_step(self.app).await;
+                self.node.queue_long_step(self.app, LongStep::Client).await;
                 self.update(id.as_deref(), &data)
             }
             Later::Publish(prepared, cost) => {
@@ -349,20 +349,27 @@ impl Client {
     /// Waits until the client has read most of what it was sent: so what it asks for faster than it reads does not pile up.
     pub(super) async fn drained(&self) {
         let most = self.node.config.limits.outbox_bytes / 4;
-        let shard = self.event_loop.shard();
-        while shard.own(|table| table.is_behind(self.seat.at, most)) {
-            tokio::time::sleep(REPLAY_LOOK).await;
+        self.wait_while(|table| table.is_behind(self.seat.at, most))
+            .await;
+    }
+
+    /// Waits while `is_so`, looking again ever more rarely: thousands of clients may read slowly at the same time.
+    pub(super) async fn wait_while(&self, is_so: impl Fn(&mut Table) -> bool) {
+        let mut pause = REPLAY_LOOK;
+        while self.event_loop.shard().own(&is_so) {
+            tokio::time::sleep(pause).await;
+            pause = (pause + pause / 4).min(REPLAY_LOOK_MAX);
         }
     }
 
-    /// Settles what a client's event means, as long as its bytes are there; `None` where it is refused.
+    /// Settles what a client's event means, as long as its bytes are there. One that is refused costs the same.
     fn publication(
         &self,
         id: Option<&RawValue>,
         connection: &Snapshot,
         message: ClientEvent<'_>,
         target: Target,
-    ) -> Option<Later> {
+    ) -> Doing<Later> {
         let ClientEvent {
             event,
             echo,
@@ -385,10 +392,10 @@ impl Client {
             ..Publication::new(event, target)
         };
         match self.node.prepare(self.app, publication) {
-            Ok(prepared) => Some(Later::Publish(Box::new(prepared), cost)),
+            Ok(prepared) => Doing::Waiting(Later::Publish(Box::new(prepared), cost)),
             Err(error) => {
                 self.refuse(id, error.code(), &error.to_string());
-                None
+                Doing::Done(cost)
             }
         }
     }
@@ -522,7 +529,7 @@ impl Client {
         };
         let presence = self.node.hub.presence(self.app);
         for _ in 0..GATHERINGS {
-            self.node.queue_long_step(self.app).await;
+            self.node.queue_long_step(self.app, LongStep::Client).await;
             let seen = presence.changed(channel);
             let page = self.node.members(self.app, channel, query);
             let cost = Cost::of_page(page.members.get().len());

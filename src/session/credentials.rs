@@ -12,7 +12,7 @@ use super::{Session, client::Client, cost::Cost};
 use crate::{
     auth::{TokenError, Verified, unix_now},
     config::ClientAuth,
-    hub::{Connection, Snapshot, State},
+    hub::{Connection, LongStep, Snapshot, State},
     limits::JWKS_WAIT,
     metrics::Refusal,
 };
@@ -73,7 +73,9 @@ impl Session {
         };
         // Tokens that were signed together are renewed together, by thousands of clients.
         let (node, app) = (self.client.node.clone(), self.client.app);
-        self.judge_later(presented, async move { node.queue_long_step(app).await });
+        self.judge_later(presented, async move {
+            node.queue_long_step(app, LongStep::Token).await;
+        });
     }
 
     fn is_app_guessed(&self) -> bool {

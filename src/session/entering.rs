@@ -215,8 +215,10 @@ impl Client {
             }
             may_stay
         });
-        let user = own.user_name().cloned();
-        let mut takeover = self.node.settle_elsewhere(self.app, id, user, former).await;
+        let (mut takeover, gone) = self.node.settle_elsewhere(&own, id, former).await;
+        for channel in gone {
+            self.reply(native::left(&channel));
+        }
         while let Some(FormerChannel { name, watched, .. }) = takeover.next() {
             let members = watched && own.rights.may_see_members(&name);
             let join = Join {

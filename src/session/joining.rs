@@ -10,7 +10,7 @@ use super::{
 use crate::{
     event_loop::EventLoop,
     history::Entry,
-    hub::{Coming, Count, Joining, Replay, Snapshot, Table, Watching},
+    hub::{Coming, Count, Joining, LongStep, Replay, Snapshot, Table, Watching},
     limits::{PAGE_DEFAULT, REPLAY_LOOK},
     node::{MembersQuery, NodeError, PageStart, Recalled, write_cursor},
     protocol::{
@@ -109,20 +109,16 @@ impl Client {
 
     /// One attempt; `None` if it has to be made again.
     async fn try_to_join(&self, join: &Join, told: &Told, coming: Coming) -> Option<Joined> {
-        while join.since.is_some()
-            && self
-                .event_loop
-                .shard()
-                .own(|table| table.is_replaying(self.seat.at))
-        {
-            tokio::time::sleep(REPLAY_LOOK).await;
+        if join.since.is_some() {
+            self.wait_while(|table| table.is_replaying(self.seat.at))
+                .await;
         }
         let has_page = join.members && matches!(told, Told::Ack(Some(_)));
         if has_page {
             self.drained().await;
         }
         if has_page || join.since.is_some() {
-            self.node.queue_long_step(self.app).await;
+            self.node.queue_long_step(self.app, LongStep::Client).await;
         }
         let _attending = self.node.attend_channel(self.app, &join.channel).await;
         // Before the turn: other nodes' answers come the way that kept events take, which wait for the turn.
@@ -279,20 +275,15 @@ impl Client {
         Some(Joined::GONE)
     }
 
-    /// Claims the place of a lost connection of this node, if that is what the client comes in to: under the lock in which it
-    /// takes it, so that whoever takes lost connections out of the channel finds the one or the other. `None` if that is just
-    /// being done.
+    /// Claims the place of a lost connection, of this node or of another one, if that is what the client comes in to: under the
+    /// lock in which it takes it, so that whoever takes lost connections out of the channel finds the one or the other. `None`
+    /// if that is just being done.
     fn claim(&self, step: &Step<'_>) -> Option<Claim> {
         let Coming::Resumed(previous) = step.coming else {
             return Some(Claim::Unneeded);
         };
-        let context = self.node.hub.context();
-        if previous.node != context.node {
-            return Some(Claim::Unneeded);
-        }
-        let claimed = context
-            .limbo
-            .claim(&previous, (self.app, &step.join.channel))?;
+        let limbo = &self.node.hub.context().limbo;
+        let claimed = limbo.claim(&previous, (self.app, &step.join.channel))?;
         Some(if claimed { Claim::Made } else { Claim::Lost })
     }
 

@@ -42,9 +42,9 @@ use crate::{
     auth::unix_now,
     close,
     event_loop::{EventLoop, GivenUp, UnfinishedMessage},
-    hub::{Connection, Snapshot, State},
+    hub::{Connection, LongStep, Snapshot, State},
     id::AppId,
-    limits::{CLOSE_GRACE, CLOSING_BYTES, MESSAGE_TIME, RECEIVE_STRIDE},
+    limits::{CLOSE_GRACE, CLOSING_BYTES, MESSAGE_TIME, READ_BUFFER, RECEIVE_STRIDE},
     metrics::Refusal,
     node::{Node, Occupancy},
     predicate::{Attributes, Facts},
@@ -94,6 +94,8 @@ struct Pending {
     /// What was read, of which the bytes from `from` on have not been looked at.
     rest: Vec<u8>,
     from: usize,
+    /// Its share of the memory that waits behind operations.
+    held: Option<UnfinishedMessage>,
 }
 
 /// How far the end of a connection is.
@@ -266,6 +268,7 @@ impl Session {
             operation: Some(Box::pin(operation)),
             rest: Vec::new(),
             from: 0,
+            held: None,
         }));
     }
 
@@ -281,6 +284,7 @@ impl Session {
                     operation: None,
                     rest,
                     from,
+                    held: None,
                 }));
             }
         }
@@ -292,6 +296,14 @@ impl Session {
         let left = self.take(bytes, slice);
         if left > 0 {
             self.keep(bytes[bytes.len() - left..].to_vec(), 0);
+        }
+        if self.pending.is_none() && self.decoder.held() >= READ_BUFFER / 2 {
+            // Thousands may send long messages at the same time. Each piece is read in its turn, and short messages go between.
+            let (node, app) = (self.client.node.clone(), self.client.app);
+            self.wait_for(async move {
+                node.queue_long_step(app, LongStep::Client).await;
+                Cost::NONE
+            });
         }
     }
 
@@ -379,8 +391,16 @@ impl Session {
         }
     }
 
-    /// Notes whether a message has begun and not ended, and what it takes.
+    /// Notes whether a message has begun and not ended, what it takes, and what waits behind an operation.
     fn note_unfinished(&mut self, waker: &Waker) {
+        if let Some(pending) = &mut self.pending
+            && pending.operation.is_some()
+            && pending.rest.capacity() > 0
+        {
+            let held = self.client.event_loop.held();
+            let held = pending.held.get_or_insert_with(|| held.begin(waker));
+            held.holds(pending.rest.capacity());
+        }
         if !self.decoder.is_mid_message() || self.ending != Ending::No {
             self.unfinished = None;
             return;
@@ -393,12 +413,19 @@ impl Session {
 
     /// Closes a client whose message is not waited for any longer.
     fn look_at_unfinished(&mut self) {
+        let held = self
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.held.as_ref());
         let given_up = self
             .unfinished
-            .as_ref()
-            .and_then(UnfinishedMessage::given_up);
+            .iter()
+            .chain(held)
+            .find_map(UnfinishedMessage::given_up);
         let Some(why) = given_up else { return };
         self.unfinished = None;
+        // With it goes what waited behind it.
+        self.pending = None;
         // What came of the message is freed now. Its rest would be taken for frames: only the end of the socket counts.
         self.decoder = Decoder::new(Role::Server, 0);
         self.ending = Ending::Unheard;
@@ -409,7 +436,8 @@ impl Session {
             ),
             GivenUp::Crowded => (
                 "unfinished_crowded",
-                "too many messages begin and do not end".to_owned(),
+                "too many messages begin and do not end, or wait for what came before them"
+                    .to_owned(),
             ),
         };
         self.client.app().metrics.client_refused(reason);

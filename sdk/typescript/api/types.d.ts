@@ -44,9 +44,9 @@ export interface Position {
 /** What the server returns for a message that it took. */
 export interface Ack {
     /** The epoch of `offset`. */
-    readonly epoch?: string;
+    readonly epoch?: string | undefined;
     /** The number of the event, if the channel keeps history. */
-    readonly offset?: number;
+    readonly offset?: number | undefined;
 }
 /** Why the client is in its state. */
 export type Reason = 

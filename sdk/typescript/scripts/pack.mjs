@@ -2,7 +2,7 @@
 // The package stays in the folder that is given, if one is: node scripts/pack.mjs FOLDER
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { publint } from "publint";
@@ -22,14 +22,14 @@ const run = (program, args, options) => execFileSync(program, args, { encoding: 
 try {
   const [packed] = JSON.parse(run("npm", ["pack", "--json", "--silent", "--pack-destination", target]));
   const names = packed.files.map(({ path }) => path).sort();
-  const entries = ["client", "dispatcher", "error", "index", "listeners", "react", "server", "types", "api"];
+  const sources = readdirSync("src").map((name) => name.replace(/\.ts$/, ""));
   const expected = [
     "LICENSE-APACHE",
     "LICENSE-MIT",
     "README.md",
     "package.json",
     "dist/fanfare.js",
-    ...entries.flatMap((entry) => [`dist/${entry}.js`, `dist/${entry}.d.ts`]),
+    ...sources.flatMap((entry) => [`dist/${entry}.js`, `dist/${entry}.d.ts`]),
   ].sort();
   assert.deepEqual(names, expected);
   assert.ok(packed.size < 60_000, `the package has ${packed.size} bytes`);

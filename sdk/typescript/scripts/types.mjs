@@ -1,19 +1,21 @@
-// Writes src/api.ts from docs/openapi.json, which the server serves at GET /v1/openapi.json.
-// `node scripts/types.mjs --check` only says whether it is up to date.
+// Writes src/api.ts from docs/openapi.json, which the server serves at GET /v1/openapi.json, and src/protocol.ts from
+// docs/client-protocol.schema.json. `node scripts/types.mjs --check` only says whether both are up to date.
 import { readFileSync, writeFileSync } from "node:fs";
 
-const { components, paths } = JSON.parse(readFileSync(new URL("../../../docs/openapi.json", import.meta.url), "utf8"));
-const target = new URL("../src/api.ts", import.meta.url);
+const docs = new URL("../../../docs/", import.meta.url);
+const read = (name) => JSON.parse(readFileSync(new URL(name, docs), "utf8"));
 
 const comment = (text, indent) => (text ? `${indent}/** ${text.replaceAll("*/", "* /")} */\n` : "");
+const nameOf = ({ $ref }) => $ref.split("/").at(-1);
 
 /** The TypeScript type of a JSON Schema. */
 function type(schema, indent = "") {
-  if (schema.$ref) return schema.$ref.split("/").at(-1);
+  if (schema.$ref) return nameOf(schema);
   if ("const" in schema) return JSON.stringify(schema.const);
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
   if (schema.properties) return object(schema, indent);
-  if (schema.oneOf) return schema.oneOf.map((one) => type(one, indent)).join(" | ");
+  const choice = schema.oneOf ?? schema.anyOf;
+  if (choice) return choice.map((one) => type(one, indent)).join(" | ");
   if (Array.isArray(schema.type)) return schema.type.map((one) => type({ ...schema, type: one }, indent)).join(" | ");
 
   switch (schema.type) {
@@ -48,41 +50,75 @@ function object({ properties, required = [] }, indent) {
   return `{\n${fields.join("")}${indent}}`;
 }
 
-let text = "// Made from docs/openapi.json by scripts/types.mjs. Do not change it by hand.\n";
+/** One exported type for each of the named schemas. */
+function declarations(schemas) {
+  return Object.entries(schemas).map(([name, { allOf, ...schema }]) => {
+    const hint = comment(schema.description, "");
+    if (!allOf) {
+      const body = type(schema);
+      const isInterface = body.startsWith("{\n") && !body.includes("} | ");
+      return `\n${hint}${isInterface ? `export interface ${name} ${body}` : `export type ${name} = ${body};`}\n`;
+    }
 
-for (const [name, schema] of Object.entries(components.schemas)) {
-  const body = type(schema);
-  text += `\n${comment(schema.description, "")}`;
-  text +=
-    body.startsWith("{\n") && !body.includes("} | ")
-      ? `export interface ${name} ${body}\n`
-      : `export type ${name} = ${body};\n`;
-}
-
-text +=
-  "\n/** Every call of the HTTP API by its name, with the types of what goes in and what comes out. */\nexport interface Operations {\n";
-for (const [path, methods] of Object.entries(paths)) {
-  for (const [method, operation] of Object.entries(methods)) {
-    const result = operation.responses[200]?.content?.["application/json"]?.schema;
-    if (!path.startsWith("/v1/") || !result) continue;
-
-    const body = operation.requestBody?.content["application/json"].schema;
-    const query = (operation.parameters ?? []).filter((parameter) => parameter.in === "query");
-    const properties = Object.fromEntries(
-      query.map(({ name, schema, description }) => [name, { ...schema, description }]),
+    // An object that adds to others. One that requires a field of theirs repeats it.
+    const bases = allOf.map(nameOf);
+    const repeated = (schema.required ?? []).flatMap((field) =>
+      bases.flatMap((base) => {
+        const found = schemas[base].properties?.[field];
+        return found && !schemas[base].required?.includes(field) ? [[field, found]] : [];
+      }),
     );
-    text += comment(`${method.toUpperCase()} ${path}`, "  ");
-    text += `  readonly ${operation.operationId}: {\n`;
-    if (body) text += `    readonly body: ${type(body, "    ")};\n`;
-    if (query.length) text += `    readonly query: ${object({ properties }, "    ")};\n`;
-    text += `    readonly result: ${type(result, "    ")};\n  };\n`;
+    const properties = { ...Object.fromEntries(repeated), ...schema.properties };
+    return `\n${hint}export interface ${name} extends ${bases.join(", ")} ${object({ ...schema, properties }, "")}\n`;
+  });
+}
+
+/** Every call of the HTTP API, with the types of what goes in and what comes out. */
+function operations(paths) {
+  let text = "";
+  for (const [path, methods] of Object.entries(paths)) {
+    for (const [method, operation] of Object.entries(methods)) {
+      const result = operation.responses[200]?.content?.["application/json"]?.schema;
+      if (!path.startsWith("/v1/") || !result) continue;
+
+      const body = operation.requestBody?.content["application/json"].schema;
+      const query = (operation.parameters ?? []).filter((parameter) => parameter.in === "query");
+      const properties = Object.fromEntries(
+        query.map(({ name, schema, description }) => [name, { ...schema, description }]),
+      );
+      text += comment(`${method.toUpperCase()} ${path}`, "  ");
+      text += `  readonly ${operation.operationId}: {\n`;
+      if (body) text += `    readonly body: ${type(body, "    ")};\n`;
+      if (query.length) text += `    readonly query: ${object({ properties }, "    ")};\n`;
+      text += `    readonly result: ${type(result, "    ")};\n  };\n`;
+    }
+  }
+  return text;
+}
+
+const head = (source) => `// Made from docs/${source} by scripts/types.mjs. Do not change it by hand.\n`;
+
+function api(source) {
+  const { components, paths } = read(source);
+  return (
+    declarations(components.schemas).join("") +
+    "\n/** Every call of the HTTP API by its name, with the types of what goes in and what comes out. */\n" +
+    `export interface Operations {\n${operations(paths)}}\n`
+  );
+}
+
+const made = [
+  ["api.ts", "openapi.json", api],
+  ["protocol.ts", "client-protocol.schema.json", (source) => declarations(read(source).$defs).join("")],
+];
+
+for (const [name, source, make] of made) {
+  const target = new URL(`../src/${name}`, import.meta.url);
+  const text = head(source) + make(source);
+
+  if (!process.argv.includes("--check")) writeFileSync(target, text);
+  else if (readFileSync(target, "utf8") !== text) {
+    console.error(`src/${name} is not what docs/${source} says: run node scripts/types.mjs`);
+    process.exitCode = 1;
   }
 }
-text += "}\n";
-
-if (process.argv.includes("--check")) {
-  if (readFileSync(target, "utf8") !== text) {
-    console.error("src/api.ts is not what docs/openapi.json says: run node scripts/types.mjs");
-    process.exit(1);
-  }
-} else writeFileSync(target, text);

@@ -6,19 +6,19 @@ export type EventName = string;
 /** A channel's name: 1 to 200 letters, digits and `_.:=@,;-`. */
 export type ChannelName = string;
 
-/** Any JSON value, `null` included. It is delivered byte for byte as it came. It may nest 128 deep. */
+/** Any JSON value, `null` included. It is delivered byte for byte. It may nest 128 deep. */
 export type Data = unknown;
 
 /** Bytes to deliver in a binary frame, in padded base64 (RFC 4648, section 4). Excludes `data`. */
 export type DataBase64 = string;
 
-/** A filter (docs/filter-language.md) of at most 4,096 bytes: only connections that match are meant. Absent: no filter. */
+/** A filter (docs/filter-language.md) of at most 4,096 bytes: only connections that match are targeted. Absent: no filter. */
 export type Filter = string;
 
-/** Values for the filter, which names them `params.*`. So the filter is a constant text. */
+/** Values for the filter, which names them `params.*`. With them the filter can be a constant text. */
 export type Params = Record<string, unknown>;
 
-/** Whose connections are meant: of all nodes, or of the node that answers. Without Redis both are the same. */
+/** Which connections are targeted: those of all nodes, or of the node that answers. Without Redis both are the same. */
 export type Scope = "cluster" | "node";
 
 /** Whose counts the receipt has: of all nodes, or of the node that answers. Without Redis both are the same. */
@@ -51,7 +51,7 @@ export interface Except {
 export type DispatchExcept = readonly string[] | Except;
 
 export interface Emit {
-  /** The connections meant. Absent: everyone. */
+  /** The target connections. Absent: everyone. */
   readonly to?: To | undefined;
   readonly event: EventName;
   readonly data?: Data | undefined;
@@ -127,13 +127,13 @@ export interface Batch {
   readonly items: readonly BatchItem[];
 }
 
-/** The body of a publishing call, with its name in `call`. An item that is wrong fails by itself. */
+/** The body of a publishing call, with its name in `call`. An item that is wrong fails alone. */
 export type BatchItem = EmitItem | PublishItem | SendItem | BroadcastItem | DispatchItem;
 
 export interface EmitItem {
   /** The call. */
   readonly call: "emit";
-  /** The connections meant. Absent: everyone. */
+  /** The target connections. Absent: everyone. */
   readonly to?: To | undefined;
   readonly event: EventName;
   readonly data?: Data | undefined;
@@ -490,7 +490,7 @@ export interface RevokeReceipt {
   readonly before: number;
   /** Until when they are refused, in Unix seconds. */
   readonly kept_until: number;
-  /** Nodes that have done it. */
+  /** Nodes that have applied it. */
   readonly nodes: number;
   readonly missing_nodes?: MissingNodes | undefined;
 }
@@ -506,7 +506,7 @@ export interface Auth {
 export interface ReplaceReceipt {
   /** Connections whose claims were replaced. */
   readonly connections: number;
-  /** Nodes that have done it. */
+  /** Nodes that have applied it. */
   readonly nodes: number;
   readonly missing_nodes?: MissingNodes | undefined;
 }
@@ -549,7 +549,7 @@ export interface Token {
 }
 
 export interface Liveness {
-  /** `stuck`: the process is to be restarted. */
+  /** `stuck`: the process should be restarted. */
   readonly status: "ok" | "stuck";
   /** Why it is stuck. */
   readonly reasons?: readonly string[] | undefined;

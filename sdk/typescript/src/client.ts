@@ -1,10 +1,14 @@
 import { FanfareError } from "./error.js";
+import { decode, encode, type Frame, type Outgoing, type Target } from "./frames.js";
 import { listening, registry } from "./listeners.js";
+import { collect, memberships, type Membership, type Send } from "./membership.js";
+import { watchPage } from "./page.js";
+import type { Bye, Id } from "./protocol.js";
+import { jitter, late, mayPass, nothing, quiet } from "./timing.js";
+import { renewalDelay, tokenFetcher } from "./token.js";
 import type {
-  Ack,
   AnyEvents,
   Channel,
-  ChannelState,
   Client,
   ClientOptions,
   JoinOptions,
@@ -26,80 +30,27 @@ interface Socket {
   close(code?: number): void;
 }
 
-/** What the server sends. Every field may be absent, since other versions of the server may send other frames. */
-interface Frame extends Message, Ack {
-  op?: string;
-  // The id of an ack is a number, that of a stored event a string. The code of a bye is a number, that of an error a string.
-  id?: never;
-  connection?: string;
-  user?: string | null;
-  heartbeat?: number;
-  reconnect?: { min_ms?: number; max_ms?: number };
-  reconnect_in_ms?: number;
-  resumed?: boolean;
-  recovered?: boolean;
-  code?: never;
-  reason?: string;
-  message?: string;
-  kind?: string;
-  member?: Member;
-  previous?: string;
-  members?: Member[];
-  count?: number;
-  cursor?: string;
-}
-
 /** What a schema returns, with both forms in one. */
 interface Validated {
   readonly issues?: readonly { readonly message: string }[];
   readonly value?: unknown;
 }
 
-/** A message that waits for a connection, or for its ack. */
+/** A message that waits for a connection, or for its answer. */
 interface Request {
   readonly id: number;
   readonly frame: string | Uint8Array;
-  /** Whether it waits for the next connection, if it was not sent on this one. */
-  readonly keep: boolean;
+  /**
+   * Whether it waits for the next connection, if it was not sent on this one. Absent: the client sends it again by itself
+   * after the next welcome, and `done` is not called if the connection ends.
+   */
+  readonly keep: boolean | undefined;
   /** Called once, and before any later frame is looked at. */
-  done(error: unknown, ack?: Frame): void;
+  done(error: unknown, ack?: Frame): unknown;
 }
 
-/** A channel, as the rest of the client sees it. */
-interface Membership {
-  readonly handle: Channel<never>;
-  /** Asks to join, with what is known. */
-  sync(): void;
-  /** Takes an event. Returns whether it is new. */
-  accept(message: Frame): boolean;
-  deliver(message: Message): void;
-  /** Takes a notice of the server. */
-  notice(frame: Frame): void;
-  /** The connection is gone. */
-  down(): void;
-  /** The client is not a member any more, and does not ask to be. */
-  over(state: ChannelState): void;
-  /** More is wanted of the channel. */
-  extend(options: JoinOptions): void;
-}
-
-// Refusals that pass. The server did not look at the message.
-const passing = /busy|rate_limited|unavailable|internal/;
-
-const nothing = (): void => {};
-
-const collect = (page: Frame, into: Map<string, Member>) => {
-  for (const member of page.members ?? []) into.set(member.id, member);
-  return page.cursor;
-};
-
-// A promise that nobody awaits must not end a Node process.
-const quiet = <T>(promise: Promise<T>): Promise<T> => (promise.catch(nothing), promise);
-
-// Half of the time is certain, so that a wait stays a wait.
-const jitter = (delay: number) => delay * (0.5 + Math.random() / 2);
-
-const late = (limit: number) => new FanfareError("timeout", `no answer in ${limit} ms`);
+// Messages that may be sent at the same time. A server gives as many to an anonymous client that just connected.
+const burst = 20;
 
 /** Connects to a server. The same as `createClient` and `connect`. */
 export function connect<E extends object = AnyEvents>(url: string, options?: ClientOptions<E>): Client<E> {
@@ -124,13 +75,16 @@ export function connect<E extends object = AnyEvents>(url: string, options?: Cli
 export function createClient<E extends object = AnyEvents>(url: string, options: ClientOptions<E> = {}): Client<E> {
   const { timeout = 10_000, queue: queueLimit = 100, token: source } = options;
   const isRenewable = typeof source === "function";
-  const device = options.device ?? Math.random().toString(36).slice(2) + Date.now().toString(36);
+  const device = options.device ?? Math.random().toString(36);
+
+  const fetchToken = tokenFetcher(source, timeout);
 
   const errors = registry(console.error);
   const notices = registry(report);
   const [methods, deliver] = listening<E>(notices, report);
   const sender = sending({});
   const channels = new Map<string, Membership>();
+  const membership = memberships(channels, ask, report);
 
   let state: State = { status: "idle", reason: "created" };
   let closing: FanfareError;
@@ -141,7 +95,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   let welcomedAt = 0;
   let attempts = 0;
   let advice = { min_ms: 500, max_ms: 30_000 };
-  let bye: Frame | undefined;
+  let bye: Bye | undefined;
   // The id of a connection that ended without a close frame.
   let resume: string | undefined;
 
@@ -151,24 +105,27 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   let pacer: ReturnType<typeof setTimeout> | undefined;
   // Beats of the heart since the last frame. There are five in the server's heartbeat.
   let silence = 0;
-  let fetching: Promise<string | null | undefined> | undefined;
 
   let lastId = 0;
+  // Messages that may be sent now. Below zero: a pause.
+  let credit = burst;
   let queue: Request[] = [];
-  const pending = new Map<number, Request>();
+  const pending = new Map<Id, Request>();
   let profile: object | null | undefined;
-  const seen = new Set<string>();
+  const seen = new Set<Id>();
 
   // --- State ---
 
   function report(error: unknown) {
-    if (errors.lists.size) errors.fire("error", error);
+    if (errors.of()[0]) errors.fire("error", error);
     else console.error(error);
   }
 
   function set(status: State["status"], reason: Reason, more?: Partial<State>) {
     state = { status, reason, ...more };
     notices.fire("state", state);
+    // Channels come after the client, so that what their listeners send waits for the next connection.
+    if (status !== "connected") for (const channel of channels.values()) channel.down();
   }
 
   // The state can be another after each call of a listener, which the type of the variable hides.
@@ -182,7 +139,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     const mine = ++turn;
     clearTimeout(timer);
     bye = undefined;
-    watch(true);
+    watchPage(wake, true);
     set("connecting", reason);
 
     // A listener may have closed the client.
@@ -191,20 +148,6 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
       (token) => mine === turn && dial(token),
       (error) => mine === turn && retry("token_failed", { error }),
     );
-  }
-
-  function fetchToken(): Promise<string | null | undefined> {
-    let deadline: ReturnType<typeof setTimeout>;
-    fetching ??= Promise.race([
-      new Promise<never>((_, reject) => {
-        deadline = setTimeout(() => reject(late(timeout)), timeout);
-      }),
-      (async () => (isRenewable ? source() : source))(),
-    ]).finally(() => {
-      clearTimeout(deadline);
-      fetching = undefined;
-    });
-    return fetching;
   }
 
   function dial(token: string | null | undefined) {
@@ -221,29 +164,23 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
       for (const [name, value] of Object.entries({ token, key, app, device, echo, store, resume }))
         if (value !== undefined) address += `${name}=${encodeURIComponent(value)}&`;
 
-      const mine = (socket = new Socket(address, "fanfare.v1"));
-      mine.binaryType = "arraybuffer";
-      mine.onmessage = ({ data }) => mine === socket && receive(data);
-      mine.onclose = ({ code, reason }) => mine === socket && lost(code, reason);
-      mine.onerror = nothing;
+      const mine = turn;
+      socket = new Socket(address, "fanfare.v1");
+      socket.binaryType = "arraybuffer";
+      socket.onmessage = ({ data }) => mine === turn && receive(data);
+      socket.onclose = ({ code, reason }) => mine === turn && lost(code, reason);
+      socket.onerror = nothing;
     } catch (error) {
       return end("unusable", { error });
     }
 
-    timer = setTimeout(hangUp, timeout, "silent");
+    timer = setTimeout(lost, timeout, 1006, "", "silent");
     renewLater(token);
-  }
-
-  // Ends a connection. Its close event may take minutes where nothing comes any more, so it is not waited for.
-  function hangUp(reason: Reason) {
-    const old = socket;
-    lost(1006, "", reason);
-    old?.close();
   }
 
   function lost(code: number, detail: string, reason: Reason = "lost") {
     // The close frame can get lost after its announcement.
-    if (bye && code < 4000) code = bye.code!;
+    if (bye && code < 4000) code = bye.code;
 
     if (state.connection) {
       // Only a connection without a close frame can be resumed.
@@ -259,62 +196,47 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   }
 
   function retry(reason: Reason, more: Partial<State> = {}) {
-    disconnect(new FanfareError("connection_lost", "the connection ended"));
+    disconnect(new FanfareError("connection_lost", "connection lost"));
 
     const delay = bye?.reconnect_in_ms ?? jitter(Math.min(advice.max_ms, advice.min_ms * 2 ** attempts++));
 
     timer = setTimeout(() => open("retry"), delay);
-    stopped("waiting", reason, { ...more, delay });
+    set("waiting", reason, { ...more, delay });
   }
 
   // Stops everything that belongs to the present connection.
   function disconnect(error: FanfareError, goesOn = true) {
+    const old = socket;
     turn++;
     socket = undefined;
-    for (const each of [timer, renewal, pacer, heart]) clearTimeout(each);
-    pacer = undefined;
+    // The close event may take minutes where nothing comes any more, so it is not waited for.
+    old?.close(1000);
+    for (const each of [timer, renewal, heart]) clearTimeout(each);
 
     // What was sent may have been carried out, so it is not sent again.
     const stays = (item: Request) => goesOn && item.keep;
     const gone = [...pending.values(), ...queue.filter((item) => !stays(item))];
     pending.clear();
     queue = queue.filter(stays);
-    for (const item of gone) item.done(error);
-  }
-
-  // Channels come after the client, so that what their listeners send waits for the next connection.
-  function stopped(status: State["status"], reason: Reason, more: Partial<State>) {
-    set(status, reason, more);
-    for (const channel of channels.values()) channel.down();
+    for (const item of gone) if (item.keep != null) item.done(error);
   }
 
   function end(reason: Reason, more: Partial<State> = {}) {
     if (is("closed")) return;
 
-    const old = socket;
     closing = new FanfareError("closed", `closed: ${reason} ${more.detail ?? more.error ?? ""}`.trim());
     disconnect(closing, false);
-    old?.close(1000);
-    watch(false);
+    watchPage(wake, false);
 
-    stopped("closed", reason, more);
+    set("closed", reason, more);
     // A listener may have connected again.
     if (is("closed")) notices.fire("end");
   }
 
   // --- Staying connected ---
 
-  // A page knows when the network or its user comes back.
-  function watch(begin: boolean) {
-    const change = begin ? "addEventListener" : "removeEventListener";
-    const { document } = globalThis;
-    document?.[change]?.("visibilitychange", wake);
-    // Only in a page: other runtimes have a global addEventListener for other things.
-    if (document) globalThis[change]?.("online", wake);
-  }
-
   function wake() {
-    if (document.visibilityState === "hidden") return;
+    if (document.hidden) return;
     // The server said when to come back: it knows how many others do.
     if (is("waiting") && !bye?.reconnect_in_ms) open("wake");
     if (is("connected") && silence < 5) ping();
@@ -331,33 +253,23 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
     heart = setInterval(() => {
       const now = Date.now();
-      const jumped = Math.abs(now - last) > 2 * period + 2000;
+      // After sleep the connection may be gone without a sign.
+      if (silence < 4 && Math.abs(now - last) > 2 * period + 2000) silence = 4;
       last = now;
 
-      // After sleep the connection may be gone without a sign.
-      if (jumped && silence < 4) silence = 4;
       if (++silence === 5) ping();
-      else if (silence > 5 + timeout / 2 / period) hangUp("silent");
+      else if (silence > 5 + timeout / 2 / period) lost(1006, "", "silent");
     }, period);
   }
 
   function renewLater(token: string | undefined) {
-    if (!isRenewable) return;
-    try {
-      const { exp, iat } = JSON.parse(atob(token!.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/")));
-      // Where the token seems to have ended, this clock is wrong, and only that of the signer counts.
-      const left = exp * 1000 - Date.now();
-      const life = left > 0 ? left : (exp - iat) * 1000;
-      if (life > 0) renewIn(Math.max(life * 0.8, 1000));
-    } catch {
-      // Another kind of token, or none. The server says when it ends.
-    }
+    if (isRenewable) renewIn(renewalDelay(token));
   }
 
-  function renewIn(delay: number) {
+  function renewIn(delay?: number) {
     clearTimeout(renewal);
     // A longer timer would fire immediately. One that sleep delayed is no harm: the server ends the connection in time.
-    renewal = setTimeout(renew, Math.min(delay, 2e9));
+    if (delay) renewal = setTimeout(renew, Math.min(delay, 2e9));
   }
 
   function renew() {
@@ -373,14 +285,12 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
       if (mine !== turn) return;
       if (token === null) return end("signed_out");
 
-      await request({ op: "auth", token }, { keep: false });
+      await request({ op: "auth", token: token! }, { keep: false });
       if (mine === turn) renewLater(token);
     } catch (error) {
       if (mine !== turn) return;
       const { code } = error as FanfareError;
-      if (code === "forbidden") {
-        return hangUp("user_changed");
-      }
+      if (code === "forbidden") return lost(1006, "", "user_changed");
       if (code !== "auth_off") {
         renewIn(5000);
         report(error);
@@ -391,22 +301,6 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
   // --- Sending ---
 
-  // `data` is passed apart, since bytes go after the header.
-  function encode(message: object, data?: unknown): string | Uint8Array {
-    const bytes =
-      data instanceof ArrayBuffer
-        ? new Uint8Array(data)
-        : ArrayBuffer.isView(data) && new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    if (!bytes) return JSON.stringify({ ...message, data });
-
-    const header = new TextEncoder().encode(JSON.stringify(message));
-    const frame = new Uint8Array(3 + header.length + bytes.length);
-    frame.set([1, header.length >> 8, header.length]);
-    frame.set(header, 3);
-    frame.set(bytes, 3 + header.length);
-    return frame;
-  }
-
   function transmit(frame: string | Uint8Array) {
     try {
       socket?.send(frame);
@@ -415,23 +309,26 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     }
   }
 
-  // A backlog goes out at 50 messages a second, which is what a server allows by default.
+  // The server takes 50 messages a second from a user, over all tabs, and closes a connection after 100 refusals in a row.
+  // So a burst is short, and a refusal leads to a pause, in which the other tabs send theirs.
   function pump() {
-    if (!is("connected") || pacer) return;
+    if (!is("connected")) return;
 
-    for (const item of queue.splice(0, 10)) {
+    for (const item of queue.splice(0, credit)) {
+      credit--;
       pending.set(item.id, item);
       transmit(item.frame);
     }
-    if (queue[0])
-      pacer = setTimeout(() => {
+    if (credit < burst)
+      pacer ??= setTimeout(() => {
         pacer = undefined;
+        credit += 10;
         pump();
       }, 200);
   }
 
   // Puts a message in the queue. Joins and the profile are asked for before the state is `connected`: they go first.
-  function ask(message: object, done: Request["done"], data?: unknown, keep = false): Request {
+  function ask(message: Outgoing, done: Request["done"], data?: unknown, keep?: boolean): Request {
     const id = ++lastId;
     const item = { id, frame: encode({ ...message, id }, data), keep, done };
 
@@ -441,7 +338,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     return item;
   }
 
-  function request(message: object, opts: SendOptions & { keep?: boolean }, data?: unknown): Promise<Frame> {
+  function request(message: Outgoing, opts: SendOptions & { keep?: boolean }, data?: unknown): Promise<Frame> {
     const { signal, timeout: limit = timeout, keep = true } = opts;
 
     return quiet(
@@ -451,21 +348,17 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
         if (keep && !is("connected") && queue.length >= queueLimit)
           throw new FanfareError("queue_full", `${queueLimit} messages wait`);
 
-        const item = ask(
-          message,
-          (error, ack) => {
-            clearTimeout(deadline);
-            signal?.removeEventListener("abort", abort);
-            if (error) reject(error);
-            else resolve(ack!);
-          },
-          data,
-          keep,
-        );
+        const done = (error: unknown, ack?: Frame) => {
+          clearTimeout(deadline);
+          signal?.removeEventListener("abort", abort);
+          if (error) reject(error);
+          else resolve(ack!);
+        };
+        const item = ask(message, done, data, keep);
         const cancel = (error: unknown) => {
           queue = queue.filter((other) => other !== item);
           pending.delete(item.id);
-          item.done(error);
+          done(error);
         };
         const abort = () => cancel(signal!.reason);
         const deadline = setTimeout(() => cancel(late(limit)), limit);
@@ -476,7 +369,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
   function sending(opts: SendOptions): Sending<E> {
     const { echo, except } = opts;
-    const emit = (target: object, args: readonly unknown[]) =>
+    const emit = (target: Target, args: readonly unknown[]) =>
       request({ ...target, echo, except }, opts, args.length > 1 ? args : args[0]);
 
     return {
@@ -495,16 +388,10 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     silence = 0;
     let frame: Frame;
     let op: Frame["op"];
-    let id: Frame["id"];
     try {
-      if (typeof data === "string") frame = JSON.parse(data);
-      else {
-        const bytes = new Uint8Array(data as ArrayBuffer);
-        const start = 3 + bytes[1]! * 256 + bytes[2]!;
-        frame = JSON.parse(new TextDecoder().decode(bytes.subarray(3, start)));
-        (frame as { data: unknown }).data = bytes.subarray(start);
-      }
-      ({ op, id } = frame);
+      frame = decode(data);
+      // `null` is JSON, and has no fields.
+      ({ op } = frame);
     } catch (cause) {
       return report(new FanfareError("bad_frame", `${cause}`));
     }
@@ -512,30 +399,41 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     const member = channels.get(frame.channel!);
     if (frame.event) take(frame, member);
     else if (op === "welcome") welcome(frame);
-    else if (op === "bye") bye = frame;
-    else if (op === "ack" || op === "error") {
-      const item = pending.get(id!);
-      const error = op === "error" ? new FanfareError(frame.code!, frame.message!) : undefined;
-      pending.delete(id!);
-      if (item) item.done(error, frame);
-      // An error without an id belongs to no call. One with an id is of a call that no longer waits.
-      else if (error && id == null) report(error);
-    } else member?.notice(frame);
+    else if (op === "bye") bye = frame as Bye;
+    else if (op === "ack" || op === "error") answer(frame);
+    else member?.notice(frame);
+  }
+
+  function answer(frame: Frame) {
+    const { id, code } = frame;
+    const item = pending.get(id!);
+    const error = frame.op === "error" && new FanfareError(code as string, frame.message!);
+    pending.delete(id!);
+
+    if (code === "rate_limited") credit = -50;
+    if (item) item.done(error, frame);
+    // An error without an id belongs to no call. One with an id is of a call that no longer waits.
+    else if (error && id == null) report(error);
   }
 
   function welcome(frame: Frame) {
-    const { connection, user, heartbeat, reconnect, resumed } = frame;
+    const { connection, user, resumed } = frame;
     clearTimeout(timer);
     welcomedAt = Date.now();
-    advice = { ...advice, ...reconnect };
+    advice = { ...advice, ...frame.reconnect };
     resume = undefined;
 
     for (const channel of channels.values()) channel.sync();
-    if (profile !== undefined && !resumed) ask({ op: "update" }, nothing, profile);
+    if (profile !== undefined && !resumed) tellProfile();
 
-    beat((heartbeat || 25) * 200);
+    beat((frame.heartbeat || 25) * 200);
     set("connected", resumed ? "resumed" : "welcome", { connection: connection!, user: user! });
     pump();
+  }
+
+  function tellProfile() {
+    const done = (error: unknown) => error && mayPass(error) && setTimeout(tellProfile, jitter(1000));
+    ask({ op: "update" }, done, profile);
   }
 
   function take(frame: Frame, member: Membership | undefined) {
@@ -552,231 +450,29 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     const schema = options.schemas?.[event as keyof E]?.["~standard"];
     const { issues, value } = (schema?.validate(frame.data) ?? { value: frame.data }) as Validated;
     if (issues) return report(new FanfareError("invalid_data", `${event}: ${issues[0]?.message}`));
-    (frame as { data: unknown }).data = value;
+    frame.data = value;
 
-    member?.deliver(frame);
-    deliver(frame);
+    member?.deliver(frame as Message);
+    deliver(frame as Message);
   }
 
   // --- Channels ---
 
-  function membership(name: string, opts: JoinOptions): Membership {
-    const notices = registry(report);
-    const [methods, deliver] = listening<never>(notices, report);
-    let state: ChannelState = { status: "waiting" };
-    let { members: wanted } = opts;
-    let members: readonly Member[] = [];
-    let count = 0;
-
-    // What was delivered last. Without an offset the channel has no history, as far as is known.
-    let epoch = opts.since?.epoch;
-    let offset = opts.since?.offset;
-    // Whether a `join` with `since` is under way, so that all events after `offset` come after its ack.
-    let replaying = false;
-    // Whether the client was a member before.
-    let known = false;
-
-    let list = new Map<string, Member>();
-    // The list that is being fetched. It replaces `list` when its last page is there.
-    let next: typeof list | undefined;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-
-    let resolve: () => void;
-    let reject: (error: unknown) => void;
-    const joined = quiet(new Promise<void>((...both) => ([resolve, reject] = both)));
-
-    function change(to: ChannelState) {
-      state = to;
-      notices.fire("state", to);
-    }
-
-    function later(run: () => void, delay: number) {
-      timer ??= setTimeout(() => {
-        timer = undefined;
-        run();
-      }, jitter(delay));
-    }
-
-    function position() {
-      return offset === undefined ? undefined : { epoch, offset };
-    }
-
-    function sync() {
-      const since = position();
-      const mine = turn;
-      replaying = !!since;
-
-      ask({ op: "join", channel: name, members: wanted, since }, (error, ack) => {
-        // The next welcome asks again.
-        if (channels.get(name) !== self || mine !== turn) return;
-
-        // The gap stays open until the ack, even where this is asked again.
-        if (error) {
-          if (passing.test((error as FanfareError).code)) return later(sync, 1000);
-          return over({ status: "refused", error: error as FanfareError });
-        }
-
-        replaying = false;
-        // Offsets count anew where this is another life of the history.
-        if (!since || ack!.offset === undefined) offset = ack!.offset;
-        else if (!ack!.recovered && ack!.epoch !== epoch) offset = 0;
-        epoch = ack!.epoch;
-
-        const recovered = since ? !!ack!.recovered : !known;
-        known = true;
-        if (wanted) fill((next = new Map()), ack!);
-        change({ status: "joined", recovered });
-        resolve();
-      });
-    }
-
-    // Takes a page into a list that is being fetched, and asks for the one after it. Notices that come meanwhile change
-    // both lists, so none is lost and none is undone.
-    function fill(mine: typeof list, page: Frame) {
-      const cursor = collect(page, mine);
-      count = page.count ?? count;
-      if (cursor) return fetchPage(mine, cursor);
-
-      list = mine;
-      next = undefined;
-      show();
-    }
-
-    function fetchPage(mine: typeof list, cursor?: string) {
-      ask({ op: "members", channel: name, cursor, limit: 1000 }, (error, page) => {
-        if (mine !== next) return;
-        if (error) later(refresh, 2000);
-        else fill(mine, page!);
-      });
-    }
-
-    function refresh() {
-      fetchPage((next = new Map()));
-    }
-
-    function show() {
-      members = [...list.values()];
-      notices.fire("members", members);
-    }
-
-    function down() {
-      clearTimeout(timer);
-      timer = next = undefined;
-      replaying = false;
-    }
-
-    function over(to: ChannelState) {
-      channels.delete(name);
-      down();
-      change(to);
-      reject(to.error ?? new FanfareError("left", "left the channel"));
-    }
-
-    const handle: Channel<never> = {
-      ...methods,
-      name,
-      get state() {
-        return state;
-      },
-      joined,
-      get members() {
-        return members;
-      },
-      get count() {
-        return count;
-      },
-      get position() {
-        return position();
-      },
-      onState: (listener, options) => notices.add("state", listener, options),
-      onMembers: (listener, options) => notices.add("members", listener, options),
-      send: (event, ...args) =>
-        (sender.send as (...all: unknown[]) => Promise<Ack>)(name, event, ...(args as unknown[])),
-      leave: () => leave(name, self),
-    };
-
-    const self: Membership = {
-      handle,
-      sync,
-      deliver,
-      over,
-
-      accept(message) {
-        const at = message.offset;
-        // Without an offset of its own the channel takes any.
-        const isNew = at === undefined || (!replaying && !(at <= offset!));
-        if (isNew) offset = at ?? offset;
-        return isNew;
-      },
-
-      notice(frame) {
-        const { op, kind, member, previous } = frame;
-
-        if (op === "left") over({ status: "left" });
-
-        // The server put the client into the channel, or the history began another life. While a join is under way its
-        // ack says the same.
-        if (op === "joined" && state.status === "joined" && frame.offset !== undefined) {
-          const missed = !frame.recovered && (frame.epoch !== epoch || frame.offset > offset!);
-          epoch = frame.epoch;
-          if (missed) {
-            offset = frame.offset;
-            change({ status: "joined", recovered: false });
-          }
-        }
-
-        if (op === "member" && wanted && member) {
-          for (const map of [list, next]) {
-            map?.delete(kind === "left" ? member.id : previous!);
-            if (kind !== "left") map?.set(member.id, member);
-          }
-          count = list.size;
-          show();
-        }
-
-        // Too much changes to be told one by one. A long list is fetched less often.
-        if (op === "members" && wanted) {
-          count = frame.count ?? count;
-          show();
-          later(refresh, 2000 + count);
-        }
-      },
-
-      down() {
-        down();
-        if (state.status === "joined") change({ status: "waiting" });
-      },
-
-      extend(more) {
-        if (!more.members || wanted) return;
-        wanted = true;
-        if (is("connected")) sync();
-      },
-    };
-
-    // Node would throw the rejection of a promise that the listener returned.
-    opts.signal?.addEventListener("abort", () => void handle.leave());
-    return self;
-  }
-
   function join(name: string, opts: JoinOptions = {}): Channel<E> {
     let member = channels.get(name);
-    if (member) member.extend(opts);
-    else {
-      channels.set(name, (member = membership(name, opts)));
-      if (is("connected")) member.sync();
-    }
+    const hasToAsk = !member || member.extend(opts);
+    channels.set(name, (member ??= membership(name, opts, sender.send as Send, leave)));
+    if (hasToAsk && is("connected")) member.sync();
     return member.handle as unknown as Channel<E>;
   }
 
   // A channel that was left before may be joined again meanwhile: `member` says which one is meant.
-  function leave(channel: string, member = channels.get(channel)): Promise<void> {
-    const isPresent = channels.get(channel) === member;
-    if (isPresent) member?.over({ status: "left" });
+  async function leave(channel: string, member = channels.get(channel)): Promise<void> {
+    if (channels.get(channel) !== member) return;
+
+    member?.notice({ op: "left" });
     // The API may have put the client into a channel that it did not join itself.
-    return (
-      isPresent && is("connected") ? request({ op: "leave", channel }, { keep: false }) : Promise.resolve()
-    ) as Promise<void>;
+    if (is("connected")) await request({ op: "leave", channel }, { keep: false });
   }
 
   async function members(channel: string, opts: SendOptions = {}) {
@@ -798,10 +494,11 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
       quiet(
         new Promise((resolve, reject) => {
           const check = () => {
-            if (is("connected")) resolve();
-            else if (is("closed")) reject(closing);
-            else return;
-            stop();
+            if (is("connected")) resolve(stop());
+            if (is("closed")) {
+              stop();
+              reject(closing);
+            }
           };
           const stop = notices.add("state", check);
           if (is("idle") || is("closed")) open("connect");
@@ -811,7 +508,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     close: () => end("closed"),
     renew,
     join,
-    leave,
+    leave: (channel) => quiet(leave(channel)),
     members: (channel, opts) => quiet(members(channel, opts)),
     onState: (listener, opts) => notices.add("state", listener, opts),
     onError: (listener, opts) => errors.add("error", listener, opts),

@@ -7,7 +7,7 @@
 export class FanfareError extends Error {
   override readonly name = "FanfareError";
   /** What happened, for programs. */
-  readonly code: string;
+  declare readonly code: string;
 
   constructor(code: string, message: string) {
     super(message);

@@ -5,35 +5,41 @@ type Listener = (...args: never[]) => void;
 type Run = (...args: unknown[]) => void;
 
 interface Entry {
+  readonly key: string;
   readonly listener: Listener;
   readonly run: Run;
   release(): void;
 }
 
-/** Lists of listeners by key. */
+/** Listeners by key. */
 export interface Registry {
-  readonly lists: Map<string, Entry[]>;
-  of(key: string): Entry[];
+  /** The entries of a key, or all of them. */
+  of(key?: string): readonly Entry[];
   add(key: string, listener: Listener, options?: ListenOptions, once?: boolean, run?: Run): () => void;
   fire(key: string, ...args: unknown[]): void;
-  remove(key: string | undefined, listener?: Listener): void;
+  /** Removes one listener of a key, all of a key, or all. */
+  remove(key?: string, listener?: Listener): void;
 }
 
 /** `failed` gets what a listener throws, so that one listener cannot stop another. */
 export function registry(failed: (error: unknown) => void): Registry {
-  // A list is replaced and never changed, so that a listener may add and remove others while it runs.
-  const lists = new Map<string, Entry[]>();
+  // The list is replaced and never changed, so that a listener may add and remove others while it runs.
+  let entries: readonly Entry[] = [];
 
-  const of = (key: string) => lists.get(key) ?? [];
+  const of = (key?: string) => entries.filter((entry) => key == null || entry.key === key);
+
+  const drop = (isGone: (entry: Entry) => boolean) => {
+    entries = entries.filter((entry) => !isGone(entry) || entry.release());
+  };
 
   return {
-    lists,
     of,
 
     add(key, listener, options, once, run = listener as Run) {
       const signal = options?.signal;
-      const remove = () => drop(key, (other) => other !== entry);
+      const remove = () => drop((other) => other === entry);
       const entry: Entry = {
+        key,
         listener,
         run: once ? (...args) => (remove(), run(...args)) : run,
         // A signal may live as long as the program.
@@ -41,7 +47,7 @@ export function registry(failed: (error: unknown) => void): Registry {
       };
 
       if (!signal?.aborted) {
-        lists.set(key, [...of(key), entry]);
+        entries = [...entries, entry];
         signal?.addEventListener("abort", remove);
       }
       return remove;
@@ -58,16 +64,9 @@ export function registry(failed: (error: unknown) => void): Registry {
     },
 
     remove(key, listener) {
-      for (const name of key == null ? [...lists.keys()] : [key])
-        drop(name, (entry) => !!listener && entry.listener !== listener);
+      drop((entry) => (key == null || entry.key === key) && (!listener || entry.listener === listener));
     },
   };
-
-  function drop(key: string, keep: (entry: Entry) => boolean) {
-    const left = of(key).filter((entry) => keep(entry) || entry.release());
-    if (left[0]) lists.set(key, left);
-    else lists.delete(key);
-  }
 }
 
 /** The methods that a client and a channel share, and the function that delivers an event to their listeners. */
@@ -96,8 +95,7 @@ export function listening<E extends object>(
     off: events.remove,
     offAny: (listener?: Listener) => notices.remove("any", listener),
 
-    listeners: (event?: string) =>
-      (event == null ? [...events.lists.values()].flat() : events.of(event)).map((entry) => entry.listener),
+    listeners: (event?: string) => events.of(event).map((entry) => entry.listener),
 
     events(event?: string, { signal, buffer = 256, overflow }: StreamOptions = {}) {
       const waiting: Message[] = [];
@@ -108,7 +106,7 @@ export function listening<E extends object>(
       const take = (message: Message) => {
         if (waiting.length >= buffer) {
           if (overflow === "drop-oldest") waiting.shift();
-          else return end(new FanfareError("overflow", `over ${buffer} events wait`));
+          else return end(new FanfareError("overflow", `${buffer} events wait`));
         }
         waiting.push(message);
         wake?.();
@@ -120,14 +118,13 @@ export function listening<E extends object>(
         wake?.();
       };
       const stop = new AbortController();
-      const until = { signal: stop.signal };
 
-      if (event == null) notices.add("any", take, until);
-      else events.add(event, take, until, false, (_, message) => take(message as Message));
-      notices.add("end", end, until);
-      signal?.addEventListener("abort", () => end(), until);
+      // A controller has a `signal`, as the options of a listener do.
+      if (event == null) notices.add("any", take, stop);
+      else events.add(event, take, stop, false, (_, message) => take(message as Message));
+      notices.add("end", end, stop);
+      signal?.addEventListener("abort", () => end(), stop);
 
-      // A generator would not hear of its end before it was started, and not while it waits.
       const iterator = (async function* () {
         for (;;) {
           while (waiting[0]) yield waiting.shift()!;

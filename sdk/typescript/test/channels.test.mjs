@@ -129,6 +129,33 @@ test("a rejoin that is refused for a moment leaves no gap", async (t) => {
   assert.deepEqual(heard, [1, 2, 3, 4]);
 });
 
+test("a rejoin that is refused while the members change is made again", async (t) => {
+  const { server, connection, room, heard } = await inRoom(t, {
+    ack: { epoch: "e", offset: 0, members: [], count: 0 },
+    options: { members: true },
+  });
+  connection.send(event(1));
+  await until(() => heard.length === 1);
+
+  let refused = 0;
+  server.onOpen = (c) => c.welcome({ resumed: true });
+  server.onMessage = (c, m) => {
+    if (m.op === "members") c.ack(m, { members: [], count: 0 });
+    else if (m.op !== "join") return false;
+    else if (refused++) {
+      c.ack(m, { epoch: "e", offset: 2, recovered: true, members: [], count: 0 });
+      c.send(event(2));
+    } else {
+      c.send({ op: "members", channel: "room", joined: 1, left: 1, updated: 0, count: 0, users: 0 });
+      c.refuse(m, "rate_limited");
+    }
+    return true;
+  };
+  connection.reset();
+  await until(() => heard.length === 2);
+  assert.equal(room.state.status, "joined");
+});
+
 test("what a listener sends when the connection ends waits for the next one", async (t) => {
   const { client, server, connection, room } = await inRoom(t);
   let sent;

@@ -310,7 +310,7 @@ test("the page's events cut a wait short, and test a connection", async (t) => {
   dispatchEvent(new Event("online"));
   await server.connections.at(-1).next("ping");
 
-  page.visibilityState = "hidden";
+  page.hidden = true;
   server.connections.at(-1).reset();
   await stateOf(client, "waiting");
   document.dispatchEvent(new Event("visibilitychange"));
@@ -534,7 +534,7 @@ function fakePage(t) {
     dispatchEvent: (event) => target.dispatchEvent(event),
   });
 
-  const page = { visibilityState: "visible", ...counted(new EventTarget(), "document ") };
+  const page = { hidden: false, ...counted(new EventTarget(), "document ") };
   globalThis.document = page;
   Object.assign(globalThis, counted(new EventTarget(), "window "));
   t.after(() => {

@@ -350,8 +350,8 @@ test("messages wait for a connection, in order, up to the bound of the queue", a
 
 test("a backlog is sent at a pace that the server allows, after the joins", async (t) => {
   const server = await serve(t);
-  const { client } = clientOf(t, server, { queue: 25 });
-  const sent = Array.from({ length: 25 }, (_, n) => client.send("room", "n", n));
+  const { client } = clientOf(t, server, { queue: 45 });
+  const sent = Array.from({ length: 45 }, (_, n) => client.send("room", "n", n));
   client.join("room");
   client.update({ name: "x" });
   const began = performance.now();
@@ -362,7 +362,16 @@ test("a backlog is sent at a pace that the server allows, after the joins", asyn
   const ops = server.connections[0].messages.map(({ op }) => op);
   assert.deepEqual(ops.slice(0, 3), ["update", "join", "send"]);
   const data = server.connections[0].messages.filter(({ op }) => op === "send").map(({ data }) => data);
-  assert.deepEqual(data, [...Array(25).keys()]);
+  assert.deepEqual(data, [...Array(45).keys()]);
+});
+
+test("after a refusal for the rate the client pauses", async (t) => {
+  const { client, server } = await connected(t);
+  server.onMessage = (c, m) => m.data === 1 && (c.refuse(m, "rate_limited"), true);
+  await assert.rejects(client.send("room", "n", 1), { code: "rate_limited" });
+  const began = performance.now();
+  await client.send("room", "n", 2);
+  assert.ok(performance.now() - began > 900);
 });
 
 test("what was sent and not acknowledged is not sent again", async (t) => {
@@ -421,6 +430,18 @@ test("the profile is sent again, unless the connection was resumed", async (t) =
   const third = await server.connection(3);
   await sleep(30);
   assert.deepEqual(third.messages, []);
+});
+
+test("the profile is told again if the server refused it for the moment", async (t) => {
+  const { client, server } = await connected(t);
+  await client.update({ name: "ann" });
+
+  const codes = ["rate_limited"];
+  server.onMessage = (c, m) => m.op === "update" && codes.length > 0 && (c.refuse(m, codes.pop()), true);
+  server.connections[0].close(4200);
+  const second = await server.connection(2);
+  await second.next("update");
+  assert.deepEqual((await second.next("update")).data, { name: "ann" });
 });
 
 test("a stored event that comes again is dropped", async (t) => {

@@ -4,8 +4,8 @@ import { createRoot } from "react-dom/client";
 import { createClient } from "../dist/index.js";
 import { useChannel, useConnection, useEvent, useMembers } from "../dist/react.js";
 
-const url = new URLSearchParams(location.search).get("server");
-const client = createClient(url, { token: () => "ann" });
+const query = new URLSearchParams(location.search);
+const client = createClient(query.get("server"), { token: () => query.get("token") });
 const states = [];
 client.onState((state) => states.push(state.status));
 

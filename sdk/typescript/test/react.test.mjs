@@ -8,6 +8,8 @@ import { createElement } from "react";
 import { renderToString } from "react-dom/server";
 import { createClient } from "../dist/index.js";
 import { useChannel, useConnection, useEvent, useMembers } from "../dist/react.js";
+import { Fanfare, signToken } from "../dist/server.js";
+import { key, secret, startServer } from "./real-server.mjs";
 import { serve, sleep, until } from "./support.mjs";
 
 const chromium = process.env.CHROMIUM ?? "/usr/bin/chromium";
@@ -29,10 +31,14 @@ test("rendering on a server connects nothing", () => {
 
 /** A fault server, and a page with the components that is connected to it. */
 async function open(t) {
-  const { chromium: browserType } = await import("playwright-core");
   const server = await serve(t);
   server.onMessage = (c, m) => m.op === "join" && (c.ack(m, { members: [{ id: c.id, user: "ann" }], count: 1 }), true);
+  return { server, ...(await openPage(t, server.url, "ann")) };
+}
 
+/** A page with the components, what it sent, and what went wrong in it. */
+async function openPage(t, url, token) {
+  const { chromium: browserType } = await import("playwright-core");
   const { outputFiles } = await build({
     entryPoints: [new URL("react-page.jsx", import.meta.url).pathname],
     bundle: true,
@@ -63,11 +69,17 @@ async function open(t) {
     "console",
     (message) => message.type() === "error" && !/favicon/.test(message.text()) && errors.push(message.text()),
   );
-  await page.goto(`http://127.0.0.1:${http.address().port}/?server=${encodeURIComponent(server.url)}`);
+  const sockets = [];
+  page.on("websocket", (socket) => {
+    const sent = [];
+    sockets.push(sent);
+    socket.on("framesent", ({ payload }) => sent.push(JSON.parse(payload).op));
+  });
+  await page.goto(`http://127.0.0.1:${http.address().port}/?${new URLSearchParams({ server: url, token })}`);
   await page.waitForFunction("window.probe");
   await page.evaluate("probe.mount()");
   const text = () => page.evaluate(() => [...document.querySelectorAll("#room")].map((node) => node.textContent));
-  return { server, page, errors, text };
+  return { page, sockets, errors, text };
 }
 
 const ops = (connection) => connection.messages.map(({ op }) => op);
@@ -99,6 +111,23 @@ test("under StrictMode there is one socket and one join", { skip, timeout: 60_00
   );
   await until(async () => (await page.evaluate("probe.client.state.status")) === "closed");
   assert.equal(server.handshakes, 1);
+  assert.deepEqual(errors, []);
+});
+
+test("under StrictMode a real server sees one socket and one join", { skip, timeout: 60_000 }, async (t) => {
+  const server = await startServer();
+  t.after(() => server.stop());
+  const token = await signToken(secret, "ann", { can: { join: ["*"], members: ["*"] } });
+  const { page, sockets, errors, text } = await openPage(t, server.url, token);
+  await page.evaluate('probe.show(["room-1", "room-1", "room-1"])');
+  await until(async () => /^connected joined \w+ 0 room-1$/.test((await text())[2] ?? ""));
+
+  const fanfare = new Fanfare({ url: server.url, key });
+  assert.equal((await fanfare.send("room-1", "n", 1)).matched, 1);
+  await until(async () => (await text()).every((each) => each.endsWith(" 1 room-1")));
+  await page.evaluate("probe.show([])");
+  await until(async () => !(await fanfare.user("ann")).online);
+  assert.deepEqual(sockets, [["join", "leave"]]);
   assert.deepEqual(errors, []);
 });
 

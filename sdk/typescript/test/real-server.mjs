@@ -51,18 +51,30 @@ export async function start(more = []) {
   };
 }
 
-/** Starts a Redis server on a free port, for nodes that share it. */
-export async function startRedis() {
+async function freePort() {
   const probe = createServer();
   await new Promise((resolve) => probe.listen(0, "127.0.0.1", resolve));
   const { port } = probe.address();
   await new Promise((resolve) => probe.close(resolve));
+  return port;
+}
 
+/** Starts a Redis server that keeps nothing, on a free port or on that of one that ended. */
+export async function startRedis(given) {
+  const port = given ?? (await freePort());
   const flags = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", "/"];
   const child = spawn("redis-server", flags, { stdio: ["ignore", "pipe", "ignore"] });
+  const ended = new Promise((resolve) => child.once("exit", resolve));
   await new Promise((resolve, reject) => {
     child.stdout.on("data", (chunk) => /Ready to accept/.test(chunk) && resolve());
     child.once("error", reject);
   });
-  return { url: `redis://127.0.0.1:${port}`, stop: () => child.kill("SIGKILL") };
+  return {
+    port,
+    url: `redis://127.0.0.1:${port}`,
+    stop() {
+      child.kill("SIGKILL");
+      return ended;
+    },
+  };
 }

@@ -1,4 +1,5 @@
 // What the tests share.
+import { connect as dial, createServer } from "node:net";
 import { WebSocket as Ws } from "ws";
 import { createClient } from "../dist/index.js";
 import { FaultServer } from "./fault-server.mjs";
@@ -26,10 +27,10 @@ export function clientOf(t, server, options = {}) {
   return { client, states, errors };
 }
 
-/** Waits until `is` returns true, for 5 seconds at most. */
-export async function until(is, what = `${is}`) {
+/** Waits until `is` returns true. */
+export async function until(is, what = `${is}`, patience = 20_000) {
   for (let waited = 0; !(await is()); waited += 5) {
-    if (waited > 5000) throw new Error(`waited too long for: ${what}`);
+    if (waited > patience) throw new Error(`waited too long for: ${what}`);
     await sleep(5);
   }
 }
@@ -58,4 +59,49 @@ export function printed(child, pattern) {
     child.once("error", reject);
     child.once("exit", (code) => reject(new Error(`the program ended with ${code}: ${text}`)));
   });
+}
+
+/** A line to the server that a test can cut. `port` says where the next connection goes. */
+export async function line(port) {
+  const pairs = new Set();
+  const proxy = createServer((near) => {
+    const far = dial(port(), "127.0.0.1");
+    const pair = { near, far };
+    pairs.add(pair);
+    near.pipe(far);
+    far.pipe(near);
+    for (const socket of [near, far]) {
+      socket.on("error", () => {});
+      socket.on("close", () => {
+        pairs.delete(pair);
+        near.destroy();
+        far.destroy();
+      });
+    }
+  });
+  await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+
+  return {
+    url: `http://127.0.0.1:${proxy.address().port}`,
+    /** Ends what there is, without a close frame. */
+    reset() {
+      for (const { near, far } of pairs) {
+        near.resetAndDestroy();
+        far.resetAndDestroy();
+      }
+    },
+    /** Lets nothing through any more, and ends nothing either. */
+    silence() {
+      for (const { near, far } of pairs) {
+        near.unpipe(far);
+        far.unpipe(near);
+        near.pause();
+        far.pause();
+      }
+    },
+    stop() {
+      this.reset();
+      proxy.close();
+    },
+  };
 }

@@ -207,6 +207,51 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       equal(rooms.filter((room) => !room.state.recovered).length, 0);
     },
 
+    async "a loop that sends faster than the rate is slowed down, and nothing is refused"() {
+      const ann = await client(name("ann"));
+      const channel = name("hall");
+      const room = ann.join(channel);
+      await room.joined;
+      const heard = [];
+      room.on("n", (data) => heard.push(data));
+      await Promise.all(Array.from({ length: 130 }, (_, n) => room.send("n", n)));
+      await until(() => heard.length === 130);
+      equal(
+        heard,
+        Array.from({ length: 130 }, (_, n) => n),
+      );
+    },
+
+    async "the tabs of one user share a rate, and all of them get into their channels"() {
+      const user = name("ann");
+      const prefix = name("hall");
+      const tabs = await Promise.all(Array.from({ length: 4 }, () => client(user)));
+      // 240 messages, of which the server takes 100 immediately and 50 a second after that.
+      const rooms = tabs.flatMap((tab) => Array.from({ length: 60 }, (_, n) => tab.join(`${prefix}-${n}`)));
+      await Promise.all(rooms.map((room) => room.joined));
+      equal((await fanfare.channel(`${prefix}-59`)).connections, 4);
+      equal(tabs.map(({ state }) => state.status).join(), "connected,connected,connected,connected");
+    },
+
+    async "what costs more than the rate allows is refused, and the connection stays"() {
+      const [ann, bob] = [await client(name("ann")), await client(name("bob"))];
+      const prefix = name("hall");
+      // An update counts once more for each channel in which somebody hears of it.
+      const rooms = Array.from({ length: 30 }, (_, n) => `${prefix}-${n}`).flatMap((channel) => [
+        ann.join(channel),
+        bob.join(channel, { members: true }),
+      ]);
+      await Promise.all(rooms.map((room) => room.joined));
+
+      const updates = Array.from({ length: 10 }, (_, n) => ann.update({ n }));
+      await updates[0];
+      await rejects(updates[9], "rate_limited");
+      equal(ann.state.status, "connected");
+
+      await sleep(2000);
+      await ann.update({ n: 10 });
+    },
+
     async "history can be read from a position, and by a function"() {
       const channel = name("room");
       for (const n of [1, 2, 3]) await fanfare.send(channel, "n", n);
@@ -287,6 +332,26 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       await sleep(4000);
       equal(states, ["connecting", "connected"]);
       if (calls < 3) throw new Error(`the token was fetched ${calls} times`);
+    },
+
+    async "a token function may fail, hang, and be needed twice at the same time"() {
+      const user = name("ann");
+      let calls = 0;
+      const token = () => {
+        calls++;
+        if (calls === 1) throw new Error("the backend is away");
+        if (calls === 2) return new Promise(() => {});
+        return signToken(secret, user);
+      };
+      const ann = createClient(url, { token, timeout: 2000, ...(WebSocket && { WebSocket }) });
+      open.push(ann);
+      const errors = [];
+      ann.onState(({ reason, error }) => reason === "token_failed" && errors.push(error.code ?? error.message));
+      await ann.connect();
+      equal([calls, errors], [3, ["the backend is away", "timeout"]]);
+
+      await Promise.all([ann.renew(), ann.renew()]);
+      equal(calls, 4);
     },
 
     async "a bad token ends the client with 4001"() {

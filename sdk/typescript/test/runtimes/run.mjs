@@ -1,5 +1,5 @@
 // Runs the table of assertions in other runtimes, against one real server:
-//   node test/runtimes/run.mjs [deno] [bun] [workerd] [chromium]
+//   node test/runtimes/run.mjs [deno] [bun] [workerd] [edge] [chromium]
 // Without names it runs in all of them. Chromium is that of the system; CHROMIUM names another.
 import { spawn } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -14,7 +14,7 @@ const here = fileURLToPath(new URL(".", import.meta.url));
 const limit = 90_000;
 
 /** The table and its settings as one module. `last` says what to do with the result of `run()`. */
-async function bundle(folder, settings, last) {
+async function bundle(folder, settings, last, format = "esm") {
   const outfile = join(folder, "table.js");
   await build({
     stdin: {
@@ -22,7 +22,7 @@ async function bundle(folder, settings, last) {
       resolveDir: join(here, ".."),
     },
     bundle: true,
-    format: "esm",
+    format,
     target: "es2022",
     outfile,
   });
@@ -43,6 +43,23 @@ function output(program, args, options) {
       else reject(new Error(`${program} ended with ${code}: ${text}`));
     });
   });
+}
+
+/** Runs a program that serves, and returns what it answers. */
+async function fetched(program, args, port) {
+  const child = spawn(program, args, { stdio: "inherit" });
+  try {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return await (await fetch(`http://127.0.0.1:${port}/`, { signal: AbortSignal.timeout(limit) })).json();
+      } catch (error) {
+        if (attempt === 50 || error.name === "TimeoutError") throw error;
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    }
+  } finally {
+    child.kill("SIGKILL");
+  }
 }
 
 async function freePort() {
@@ -86,19 +103,15 @@ const main :Workerd.Worker = (
 );
 `,
     );
-    const child = spawn(bin("workerd"), ["serve", join(folder, "config.capnp")], { stdio: "inherit" });
-    try {
-      for (let attempt = 0; ; attempt++) {
-        try {
-          return await (await fetch(`http://127.0.0.1:${port}/`, { signal: AbortSignal.timeout(limit) })).json();
-        } catch (error) {
-          if (attempt === 50 || error.name === "TimeoutError") throw error;
-          await new Promise((resolve) => setTimeout(resolve, 100));
-        }
-      }
-    } finally {
-      child.kill("SIGKILL");
-    }
+    return fetched(bin("workerd"), ["serve", join(folder, "config.capnp")], port);
+  },
+
+  // What edge functions of several vendors have: fetch and WebCrypto, and no AbortSignal.any.
+  async edge(folder, settings) {
+    const answer = "addEventListener('fetch', (event) => event.respondWith(run().then((all) => Response.json(all))));";
+    const file = await bundle(folder, settings, answer, "iife");
+    const port = await freePort();
+    return fetched(bin("edge-runtime"), ["--listen", "--host", "127.0.0.1", "--port", `${port}`, file], port);
   },
 
   async chromium(folder, settings) {
