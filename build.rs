@@ -19,7 +19,11 @@ fn main() {
     } else {
         given().or_else(|| Git::find(Path::new(&env_text("CARGO_MANIFEST_DIR")))?.commit())
     };
-    let version = about.map_or(version.clone(), |about| format!("{version} ({about})"));
+    let commit = about.as_deref().unwrap_or("unknown");
+    println!("cargo::rustc-env=BUILT_FROM={commit}");
+    let version = about
+        .as_ref()
+        .map_or(version.clone(), |about| format!("{version} ({about})"));
     println!("cargo::rustc-env=BUILD_VERSION={version}");
 }
 

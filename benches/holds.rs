@@ -43,7 +43,7 @@ fn main() {
         "{connections} connections on one shard; the longest hold of its lock, in time of its thread\n"
     );
 
-    let mut hub = SocketlessHub::new(&["auth.tenant"]);
+    let mut hub = SocketlessHub::new(&["auth.tenant", "auth.groups", "auth.teams"]);
     let handles: Vec<_> = report("all connect (the tables grow)", || {
         let connect = |n: usize| {
             let claims = format!(r#"{{"tenant":"t{}","n":{n}}}"#, n % 10);
@@ -86,14 +86,14 @@ fn main() {
     });
     report("writing them", || hub.flush());
     report("a gap: stored events are in doubt for all", || {
-        hub.doubt_stored()
+        hub.doubt_stored();
     });
     report("looking for all clients, to drain", || {
         assert_eq!(hub.tenants(), connections);
     });
     report("a tenth refuses", || hub.block(&handles[..some], &frame));
     report("shedding, over the bound of refused bytes", || {
-        hub.shed(some * 20)
+        hub.shed(some * 20);
     });
     report("10,000 events are replayed", || {
         hub.replay_many(handles[connections - 1], &frame, 10_000);
@@ -104,4 +104,42 @@ fn main() {
     report("all are disconnected", || {
         assert!(handles.iter().all(|at| hub.disconnect(*at)));
     });
+
+    connections_with_much(&hub);
+}
+
+/// What is done to a thousand connections at a time, each of which takes long: they are in 100 channels, or have 500 entries in
+/// indexes.
+fn connections_with_much(hub: &SocketlessHub) {
+    let connect = |claims: &str| -> Vec<_> {
+        let one = |n| hub.connect(&format!("much-{n}"), claims);
+        (0..1000).map(one).collect()
+    };
+
+    let in_channels = connect("{}");
+    report("1,000 join 100 channels each", || {
+        for channel in 0..100 {
+            let name = format!("much-{channel}");
+            assert!(in_channels.iter().all(|at| hub.join(*at, &name)));
+        }
+    });
+    report("they are closed", || {
+        assert_eq!(hub.close_all("much-0"), 1000);
+    });
+
+    let indexed = connect(&many_entries("a"));
+    assert!(indexed.iter().all(|at| hub.join(*at, "indexed")));
+    report("claims with 500 index entries are replaced", || {
+        assert_eq!(hub.replace_claims("indexed", &many_entries("b")), 1000);
+    });
+    report("they are closed", || {
+        assert_eq!(hub.close_all("indexed"), 1000);
+    });
+}
+
+/// Claims of which two declared indexes have 250 entries each.
+fn many_entries(of: &str) -> String {
+    let names: Vec<String> = (0..250).map(|n| format!("\"{of}{n}\"")).collect();
+    let names = names.join(",");
+    format!("{{\"groups\":[{names}],\"teams\":[{names}]}}")
 }

@@ -9,6 +9,7 @@ use std::{cell::RefCell, net::Ipv4Addr, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use crate::{
+    close::{self, Close},
     config::SlowConsumer,
     history::{History, Keep, Key, Memory, New, Occupied},
     hub::{
@@ -263,17 +264,46 @@ impl SocketlessHub {
 
     /// Takes all members out of `channel`; returns how many they were.
     pub fn leave_all(&self, channel: &str) -> u64 {
+        self.sweep_channel(channel, |table, slot| {
+            if let Some(at) = table.reference(slot) {
+                table.leave(at, channel);
+            }
+        })
+    }
+
+    /// Replaces the claims of all members of `channel`; returns how many they were.
+    ///
+    /// # Panics
+    /// When the claims are no JSON.
+    pub fn replace_claims(&self, channel: &str, claims: &str) -> u64 {
+        let claims = Value::from_json(&mut claims.as_bytes().to_vec(), &self.layouts).unwrap();
+        self.sweep_channel(channel, |table, slot| {
+            let (at, was) = (table.reference(slot), table.open_connection(slot));
+            if let (Some(at), Some(was)) = (at, was) {
+                let mut connection = Connection::clone(was);
+                connection.attributes.auth = claims.clone();
+                table.open(at, connection);
+            }
+        })
+    }
+
+    /// Closes all members of `channel`; returns how many they were.
+    pub fn close_all(&self, channel: &str) -> u64 {
+        let close = Close::new(close::DISCONNECTED, "");
+        self.sweep_channel(channel, |table, slot| {
+            if let Some(at) = table.reference(slot) {
+                table.close(at, None, &close);
+            }
+        })
+    }
+
+    fn sweep_channel(&self, channel: &str, visit: impl FnMut(&mut Table, u32)) -> u64 {
         let selection = Selection {
             named: Some(Named::channel(channel)),
             ..Selection::everyone(APP)
         };
-        let leave = |table: &mut Table, slot| {
-            if let Some(at) = table.reference(slot) {
-                table.leave(at, channel);
-            }
-        };
         self.runtime
-            .block_on(self.hub.sweep(&selection, leave))
+            .block_on(self.hub.sweep(&selection, visit))
             .matched
     }
 
@@ -296,7 +326,7 @@ impl SocketlessHub {
     fn place(&self, frame: &Frame, selection: &Selection) -> u64 {
         let reach = self.hub.reach(selection);
         self.runtime.block_on(async {
-            let ticket = self.hub.admit(&reach, frame.len()).await.unwrap();
+            let ticket = self.hub.admit(APP, &reach, frame.len()).await.unwrap();
             let placed = self.hub.place_reach(selection, reach, frame, &ticket);
             placed.await.queued
         })

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     close::{self, Close},
     hub::SlotRef,
-    limits::{DRAIN_RECONNECT, DRAIN_SPACING},
+    limits::{DRAIN_RECONNECT, DRAIN_SPACING, duration::short},
     node::{Node, Phase},
     protocol::native,
     time_slice::TimeSlice,
@@ -20,13 +20,13 @@ pub(crate) async fn drain(node: &Node) {
     let config = &live.config;
     let deadline = Instant::now() + config.drain_timeout;
     node.enter(Phase::Leaving);
-    tracing::info!(delay = ?config.drain_delay(), "leaving: not ready any more");
+    tracing::info!(delay = %short(config.drain_delay()), "draining: readiness now fails");
     tokio::time::sleep(config.drain_delay()).await;
     node.enter(Phase::Draining);
     let clients = tenants(node).await;
     let left = deadline.saturating_duration_since(Instant::now());
     let window = window(left, clients.len());
-    tracing::info!(clients = clients.len(), ?window, "sending clients away");
+    tracing::info!(clients = clients.len(), window = %short(window), "disconnecting clients");
     send_away(node, &clients, window).await;
     while node.occupied() > 0 && Instant::now() < deadline {
         // Those that came while the others were sent away.

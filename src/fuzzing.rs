@@ -273,7 +273,7 @@ pub fn envelope(data: &[u8]) {
         Envelope::Notices(notices) => envelope::notices(notices),
         // The store writes what stands before its tail.
         Envelope::Kept { header, draft, .. } => {
-            let tail = envelope::tail(header, draft);
+            let tail = envelope::Tails::new(header, draft).tail(None);
             [&data[..18], &tail[..]].concat().into()
         }
     };

@@ -20,7 +20,7 @@ use crate::{
     auth::{KeySet, KeySetError, KeySource},
     config::JwksUrl,
     id::AppId,
-    limits::{JWKS_BYTES, JWKS_RETRY, JWKS_RETRY_MAX, JWKS_WAIT},
+    limits::{JWKS_BYTES, JWKS_RETRY, JWKS_RETRY_MAX, JWKS_WAIT, duration::short},
     log_limit,
     node::Node,
     outbound,
@@ -120,7 +120,7 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
                 {
                     tracing::warn!(others, app = %name, url = %source.url(), "no key there verifies tokens");
                 }
-                tracing::debug!(app = %name, url = %source.url(), keys = set.len(), took = ?began.elapsed(), "keys for tokens fetched");
+                tracing::debug!(app = %name, url = %source.url(), keys = set.len(), took = %short(began.elapsed()), "keys for tokens fetched");
                 failures = 0;
                 source.end(Some(set));
             }

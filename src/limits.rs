@@ -66,6 +66,10 @@ pub const IDEMPOTENCY_RUNNING_BYTES: usize = 1024;
 /// Longest message that `fanfare listen` takes. No server sends one near it, and a wrong one cannot fill the memory.
 pub const LISTEN_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
+/// Answers past their time that are removed under one hold of the store's lock, for which every request with such a key waits: a
+/// tenth of a millisecond's work.
+pub const IDEMPOTENCY_EXPIRED_AT_ONCE: usize = 256;
+
 /// How deep `data` may nest. Receivers parse it with whatever they have; common parsers give up near 1,000.
 pub const DATA_DEPTH: usize = 128;
 
@@ -173,18 +177,37 @@ pub const SMALL_DELIVERIES: usize = 100;
 /// Items in one batch call.
 pub const BATCH_ITEMS: usize = 100;
 
-/// Requests of other nodes that a node carries out at once; more are refused, and their askers name it as missing.
+/// Requests of other nodes that a node carries out at once, beside what each app has for itself; more are refused, and their
+/// askers name it as missing.
 pub const ORDERS_AT_ONCE: usize = 256;
+
+/// Requests that a node always carries out for each app, whatever others ask for: a few calls at the same time.
+pub const ORDERS_OF_APP: usize = 16;
+
+/// Revocations of other nodes that it carries out at once. Past it they are read from Redis within a second.
+pub const REVOKES_AT_ONCE: usize = 256;
 
 /// Longest `leave_after` of a channel rule. Its members' last states are kept in memory for as long.
 pub const LEAVE_AFTER_MAX: Duration = Duration::from_mins(1);
 
 /// Connections that may come back within one time. Of more, whoever is lost has left: a node that loses as many in a few seconds
-/// has other worries, and each is kept with its claims and its profile.
+/// has other worries, and each is kept with its claims and its profile. Half of it belongs to the apps in equal shares, and the
+/// other half to whoever comes first.
 pub const LOST_MAX: usize = 100_000;
+
+/// Channels of connections that did not come back which are given up under one hold of the lock for which joins and closes wait:
+/// some tens of microseconds' work.
+pub const LAPSED_CHANNELS: usize = 256;
 
 /// How long a node holds the channels of a lost connection for another node that its client came back to.
 pub const HANDED_OVER: Duration = Duration::from_secs(2);
+
+/// How long a node remembers where it has handed places in channels over: a call that takes connections out of a channel, and
+/// that began before that, asks this node later by its own sweep and the way over the bus.
+pub const MOVED_KEPT: Duration = Duration::from_secs(10);
+
+/// Places that it remembers so, about 150 bytes each. Past it such a call asks every node twice.
+pub const MOVED_MAX: usize = 65_536;
 
 /// How often, and at most how many times, a node tries to tell the others that a lost connection has left which did not
 /// come back to it after all: Redis may be away for half a minute.
@@ -209,12 +232,22 @@ pub const RECOVER_USERS: usize = 32;
 pub const SLOTS_LOOK: usize = 1024;
 
 /// Names of a target that are looked up under one hold of a shard's lock: some tens of microseconds' work where each is
-/// somewhere else in memory.
+/// somewhere else in memory. One that stands for many connections counts more, see [`NAMED_AS_ONE`].
 pub const NAMES_LOOK: usize = 256;
 
-/// Connections whose sockets refused that are looked at each time the node is over its bound of refused bytes. The largest
-/// among them are closed. Looking at them takes as long as one slice.
-pub const SHED_LOOK: usize = 4096;
+/// Connections of a name that take as long to add to a set as it takes to look up a name.
+pub const NAMED_AS_ONE: usize = 128;
+
+/// Connections whose sockets refused that are looked at each time the node is over its bound of refused bytes. Of those the ones
+/// are closed that hold most. Looking at them takes as long as one slice.
+pub const SHED_LOOK: usize = 256;
+
+/// Frames of each that are looked at, to tell how much of what waits for it waits for others as well.
+pub const SHED_FRAMES: usize = 8;
+
+/// A connection whose frames wait for as many sockets, on an average, holds nothing to speak of by itself: closing it frees
+/// nothing while the others stay.
+pub const SHED_SHARED: usize = 8;
 
 /// Slow consumers of one shard that are logged one by one between two looks. Of more, only the number is logged.
 pub const SLOW_LOGGED: usize = 16;
@@ -243,12 +276,31 @@ pub const NOTICES_TOGETHER: usize = 256;
 /// Notices that are kept for a client while its page of members is gathered; beyond, it fetches the page anew.
 pub const NOTICES_CAPTURED: usize = 256;
 
+/// Bytes of what a node holds of another one's members before it tells that they have left: a few thousand of them. That node may have
+/// had a hundred thousand, each in a hundred channels.
+pub(crate) const TOLD_TOGETHER: usize = 4 * 1024 * 1024;
+
+/// What a member, and a channel, count for in them beside their texts.
+pub(crate) const TOLD_BYTES: usize = 160;
+
 /// Changes of memberships that go to Redis in one command.
 pub const MEMBERS_AT_ONCE: usize = 512;
 
 /// Time for other nodes to say how often a user is in a channel, before its members are told without: a node that has
 /// just gone must not hold up every notice.
 pub const TALLY_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long a node that did not answer in time is not waited for by notices, at least. Else one that is always a little late would
+/// hold up every one of them.
+pub const SILENT_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// Channels whose members are counted with one question to the other nodes. They answer for as many of them as
+/// [`PAGE_BYTES`] hold.
+pub const COUNTED_TOGETHER: usize = 256;
+
+/// Notices of members that wait on a node to be told, of all channels together. What comes on top is told as counts. Each holds
+/// on to its connection as it was: a kilobyte or two as a rule, and 20 at most.
+pub const NOTICES_UNTOLD: usize = 65_536;
 
 /// Publications that a node remembers by their ids: to deliver once what came by several topics, and to say what became
 /// of one. A sender asks within a second.
@@ -286,6 +338,9 @@ pub const PROGRAMS_HELD_FOR: Duration = Duration::from_secs(30);
 /// Messages of programs that wait to be understood. Past it they are dropped and counted.
 pub const PROGRAM_MESSAGES: usize = 4096;
 
+/// Bytes of them.
+pub const PROGRAM_BYTES: usize = 64 * 1024 * 1024;
+
 /// Ids that `explain` shows as a sample.
 pub const EXPLAIN_SAMPLE: usize = 10;
 
@@ -301,6 +356,13 @@ pub const MEMBERS_PAGE_DEFAULT: usize = 500;
 /// Bytes of connections, members, channels or kept events on one page of the HTTP API: what callers read into memory without
 /// a thought, and what is put together in a few milliseconds.
 pub const PAGE_BYTES: usize = 1024 * 1024;
+
+/// Channels that are looked at under one hold of their lock for such a page, whether or not anyone is in them: some tens of
+/// microseconds' work, for which clients that join and leave may wait.
+pub const CHANNELS_LOOK: usize = 256;
+
+/// Channels that are copied out under one such hold. There are several such locks, and a page takes from all.
+pub const CHANNELS_COPIED: usize = 64;
 
 /// Members that are put on a page of the HTTP API between two looks at the clock.
 pub const PAGE_STRIDE: usize = 64;
@@ -336,11 +398,22 @@ pub const WRITE_STRIDE: usize = 16;
 /// microseconds' work. No system call lies between them, as it does in [`SLICE_STRIDE`].
 pub const SWEEP_STRIDE: usize = 64;
 
-/// Work of filters (see [`FILTER_STEP_WORK`]) after which a hold of a shard's lock ends, and after which the thread turns to
-/// other work: about as long as [`SLICE`]. Common filters charge next to nothing, and end at [`SWEEP_STRIDE`].
+/// Work after which a hold of a shard's lock ends, and after which the thread turns to other work: about as long as [`SLICE`].
+/// Filters count (see [`FILTER_STEP_WORK`]), and so does what is done to the connections that match. Common filters, and
+/// placing, charge next to nothing, and end at [`SWEEP_STRIDE`].
 pub const SWEEP_WORK: u32 = 200_000;
 
-/// How long a large publication waits, at most, while more than half of all sockets refuse. What stalls most clients at
+/// What taking a connection into a channel or out of it counts for in that work: its index, the channel's presence, what is
+/// noted for other members and other nodes. That takes 0.6 to 1 µs.
+pub const CHANNEL_WORK: u32 = 1000;
+
+/// What throwing away a frame that a socket refused counts for in it.
+pub const DISCARD_WORK: u32 = 50;
+
+/// What inserting or removing an entry of an index counts for in it: 60 to 120 ns.
+pub const INDEX_ENTRY_WORK: u32 = 100;
+
+/// How long a large publication waits, at most, while more than half of its app's sockets refuse. What stalls most clients at
 /// once is the way to them and seldom they; publishers that wait a little do not get them all closed as slow.
 pub const EASE: Duration = Duration::from_millis(100);
 
@@ -427,6 +500,10 @@ pub const REVOCATIONS_STORED: usize = 512;
 /// How long the list of revocations stays in Redis after the last of them is over, for a namespace that nobody uses any
 /// more.
 pub const REVOCATIONS_OUTLIVE: Duration = Duration::from_hours(24);
+
+/// From here on a time in a token is taken for milliseconds, in seconds since 1970: the year 10,000. In milliseconds that is
+/// January 1978, so no clock of today gives less.
+pub const TOKEN_TIME_END: f64 = 253_402_300_800.0;
 
 /// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive. So far ahead of this node's
 /// clock may the time of a revocation be.
@@ -584,6 +661,18 @@ pub const HISTORY_EVENT_BYTES: usize = 640;
 
 /// What one name that replay leaves out counts for beside its own bytes: an allocation, and a place in a set.
 pub const HISTORY_NAME_BYTES: usize = 128;
+
+/// Kept events that are copied out for one reader before others get the lock: some tens of microseconds' work where each is
+/// somewhere else in memory.
+pub const HISTORY_COPIED: usize = 256;
+
+/// How often copying begins anew because events were removed that were yet to be copied. After that all are copied under one
+/// hold: whoever removes them is quicker than the reader.
+pub const HISTORY_COPY_TRIES: usize = 3;
+
+/// Connections of one user of which the store remembers how far they have confirmed, where some of what is kept is not for them:
+/// as many as have somebody's devices open at the same time. Of another one all that is kept is looked at again.
+pub const HISTORY_CONFIRMERS: usize = 4;
 
 /// How long a topic of which nothing is kept any more knows its numbering: a tab that slept over lunch still learns
 /// that it missed nothing.

@@ -4,15 +4,22 @@
 
 mod bus;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{
         counter::Counter,
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
+        info::Info,
     },
     registry::{Registry, Unit},
 };
@@ -316,10 +323,21 @@ impl AppMetrics {
     }
 }
 
-/// The numbers of the node. Names start with `fanfare_`.
+/// The numbers of the node. Names start with `fanfare_`, and with `process_` where Prometheus has them for any program.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    process: Registry,
+    /// 1 while readiness succeeds, over all nodes; as of the last look.
+    pub ready: Gauge,
+    /// 1 from SIGTERM on; as of the last look.
+    pub draining: Gauge,
+    /// The most connections that the node takes.
+    pub connections_limit: Gauge,
+    /// The most files and sockets that the process may open.
+    pub max_fds: Gauge,
+    /// Configurations that a reload refused.
+    pub reloads_refused: Counter,
     by_app: Family<AppLabel, Gauge>,
     connected: Family<AppLabel, Counter>,
     accepted: Family<AppLabel, Counter>,
@@ -404,6 +422,12 @@ impl Metrics {
         let bus = BusMetrics::new(&mut registry);
         let mut metrics = Self {
             registry,
+            process: Registry::with_prefix("process"),
+            ready: Gauge::default(),
+            draining: Gauge::default(),
+            connections_limit: Gauge::default(),
+            max_fds: Gauge::default(),
+            reloads_refused: Counter::default(),
             bus,
             by_app: Family::default(),
             connected: Family::default(),
@@ -455,7 +479,52 @@ impl Metrics {
         metrics.register_http();
         metrics.register_gauges();
         metrics.register_times();
+        metrics.register_process();
         metrics
+    }
+
+    fn register_process(&mut self) {
+        let r = &mut self.registry;
+        let built = vec![
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", env!("BUILT_FROM")),
+        ];
+        r.register("build", "What is running", Info::new(built));
+        r.register(
+            "ready",
+            "1 while readiness succeeds, over all nodes",
+            self.ready.clone(),
+        );
+        r.register(
+            "draining",
+            "1 once the node has been told to stop",
+            self.draining.clone(),
+        );
+        r.register(
+            "connections_limit",
+            "The most connections that the node takes",
+            self.connections_limit.clone(),
+        );
+        r.register(
+            "reloads_refused",
+            "Configurations that a reload refused",
+            self.reloads_refused.clone(),
+        );
+
+        let started = Gauge::<f64, AtomicU64>::default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        started.set(now.map_or(0.0, |since| since.as_secs_f64()));
+        let r = &mut self.process;
+        r.register(
+            "start_time_seconds",
+            "When the server was set up, in seconds since 1970",
+            started,
+        );
+        r.register(
+            "max_fds",
+            "The most files and sockets that the process may open",
+            self.max_fds.clone(),
+        );
     }
 
     fn register_publications(&mut self) {
@@ -753,7 +822,9 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = String::new();
         // Writing into a String cannot fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.process);
+        let _ = encode_eof(&mut text);
         text
     }
 

@@ -26,9 +26,12 @@ use crate::{
         problem::Problem,
         verbs::{Fields, Verb},
     },
+    hub::LongStep,
     id::AppId,
+    limits::LONG_BODY,
     log_limit::Limited,
     node::{Extent, Node, Program, Publication},
+    time_slice::TimeSlice,
 };
 
 /// How often a node that leads looks for what another one left undone.
@@ -62,7 +65,8 @@ pub(crate) async fn serve(node: Arc<Node>, mut messages: mpsc::Receiver<Program>
     loop {
         tokio::select! {
             message = messages.recv() => match message {
-                Some(Program::Said { app, message }) => work.hear(app, message).await,
+                Some(Program::Said { app, message, room: _room }) => work.hear(app, message).await,
+                Some(Program::TooLong { app, bytes }) => work.refuse(app, &too_long(&work.node, bytes)),
                 Some(Program::Done { digest }) => work.held.done(digest, Instant::now()),
                 None => return,
             },
@@ -140,6 +144,13 @@ impl Work {
     }
 }
 
+/// A message that is longer than the body of a call may be.
+fn too_long(node: &Node, bytes: usize) -> Problem {
+    let most = node.live().config.limits.body_bytes;
+    let detail = format!("the message has {bytes} bytes; {most} are allowed (limits.body_bytes)");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+}
+
 /// Carries out a part of a message; answers whether some of it is to be kept.
 async fn carry_out(
     node: &Arc<Node>,
@@ -151,6 +162,9 @@ async fn carry_out(
     struct Called<'a> {
         #[serde(borrow, default)]
         call: Option<std::borrow::Cow<'a, str>>,
+    }
+    if message.len() >= LONG_BODY {
+        node.queue_long_step(app, LongStep::Body).await;
     }
     let call = serde_json::from_slice::<Called<'_>>(message)
         .ok()
@@ -169,7 +183,9 @@ async fn carry_out(
     let mut fields: Fields<'_> = body::parse(message, verb.item_shape())?;
     fields.call = None;
     let mut is_kept = false;
+    let mut slice = TimeSlice::begin();
     for publication in fields.order(verb)?.publications() {
+        slice.rest().await;
         let kept = node.keeps(app, &publication)?;
         is_kept |= kept;
         let scope = match (which, kept) {

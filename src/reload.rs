@@ -37,7 +37,13 @@ impl Server {
     ///
     /// # Errors
     /// [`ReloadError`], with all problems; then nothing has changed.
-    pub fn reload(&self, mut config: Config) -> Result<ReloadReport, ReloadError> {
+    pub fn reload(&self, config: Config) -> Result<ReloadReport, ReloadError> {
+        self.take(config).inspect_err(|_| {
+            self.inner.node.metrics.reloads_refused.inc();
+        })
+    }
+
+    fn take(&self, mut config: Config) -> Result<ReloadReport, ReloadError> {
         config.check()?;
         if config.limits.connections == 0 {
             config.limits.connections = connections_by_descriptors();

@@ -354,7 +354,9 @@ impl Parts {
         let node = &self.node;
         self.keep("accept", self.clone().accept(first.listener, first.senders));
         self.keep("notices to members", node.clone().tell_members());
+        self.keep("what is over its time", node.clone().end_what_is_over());
         self.keep("counts for the log", node.clone().tell_counts());
+        self.keep("expired answers", self.answers.clone().expire_on_time());
         let Some(inbox) = first.inbox else { return };
 
         let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{App, ClientKeys, ClientPolicy, SetupError};
+use super::{App, ClientKeys, ClientPolicy, SetupError, policy};
 use crate::{
-    auth::{ApiKeys, KeySource, Tokens},
-    config::{ClientAuth, Config},
+    auth::{ApiKeys, KeySource, Rights, Tokens},
+    config::{AppConfig, ClientAuth, Config},
     id::AppId,
+    limits::Limits,
 };
 
 /// The configuration as it holds now, and what is made of it.
@@ -71,6 +72,41 @@ impl Live {
         let sources = self.access.iter().enumerate();
         sources.filter_map(|(at, access)| Some((AppId(at as u16), access.tokens.source()?)))
     }
+}
+
+/// Everything for which no [`Access`] can be made of the app `name`: all of it, so that it can be mended in one go.
+pub(super) fn problems(name: &str, app: &AppConfig, limits: &Limits) -> Vec<SetupError> {
+    let named = || name.to_owned();
+    let mut errors = Vec::new();
+    for key in &app.tokens {
+        let alone = AppConfig {
+            tokens: vec![key.clone()],
+            ..AppConfig::default()
+        };
+        let error = Tokens::new(&alone, None, limits).err();
+        errors.extend(error.map(|error| SetupError::TokenKey {
+            app: named(),
+            error,
+        }));
+    }
+    let default_can = app.default_can.as_ref().map(Rights::from_value);
+    let error = default_can.and_then(Result::err);
+    errors.extend(error.map(|error| SetupError::Rights {
+        app: named(),
+        error,
+    }));
+    for key in &app.client_keys {
+        errors.extend(
+            policy::rights(key)
+                .err()
+                .map(|error| SetupError::ClientKey {
+                    app: named(),
+                    key: key.name.clone(),
+                    error,
+                }),
+        );
+    }
+    errors
 }
 
 impl Access {

@@ -18,7 +18,7 @@ use crate::{
     broker::RedisSetupError,
     config::{AppConfig, Config, Secret, SlowConsumer},
     history::Keep,
-    hub::{AppContext, Bulletin, Presence, Register},
+    hub::{AppContext, Bulletin, Presence, Register, Tally},
     id::AppId,
     limits::Limits,
     metrics::{AppMetrics, Metrics},
@@ -135,6 +135,7 @@ impl App {
             schema: self.schema.clone(),
             slow_consumer: self.slow_consumer,
             presence: Presence::new(self.id, limits, bulletin, self.metrics.clone(), register),
+            tally: Tally::default(),
         }
     }
 
@@ -195,18 +196,13 @@ fn compile(
 /// Everything in `config` for which no server would start with it, although it is well-formed.
 pub(crate) fn problems(config: &Config) -> Vec<SetupError> {
     let metrics = Metrics::new();
-    let (mut apps, mut errors) = (Vec::new(), Vec::new());
+    let mut errors = Vec::new();
     let filter_bytes = filter_share(config);
     for (at, (name, app)) in config.apps.iter().enumerate() {
-        match App::new(AppId(at as u16), name, app, filter_bytes, &metrics) {
-            Ok(app) => apps.push(app),
-            Err(error) => errors.push(error),
-        }
+        let app_itself = App::new(AppId(at as u16), name, app, filter_bytes, &metrics);
+        errors.extend(app_itself.err());
+        errors.extend(live::problems(name, app, &config.limits));
     }
-    let access = apps
-        .iter()
-        .filter_map(|app| live::Access::new(app, config, None).err());
-    errors.extend(access);
     errors
 }
 

@@ -80,7 +80,8 @@ fn patterns(origins: &[String]) -> Vec<OriginPattern> {
         .collect()
 }
 
-fn rights(key: &ClientKeyConfig) -> Result<Option<Rights>, RightsError> {
+/// The rights that come with `key`, if it says any.
+pub(super) fn rights(key: &ClientKeyConfig) -> Result<Option<Rights>, RightsError> {
     key.can
         .as_ref()
         .map(|can| Rights::parse(&can.to_string()))

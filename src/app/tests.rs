@@ -104,7 +104,9 @@ fn rights_that_cannot_be_read_name_their_key() {
     );
     let error = error.unwrap_err().to_string();
     assert!(
-        error.starts_with("app \"shop\", client key \"web\": \"can\": unknown field `dance`"),
+        error.starts_with(
+            "app \"shop\", client key \"web\": unknown field \"can.dance\"; \"can\" takes join"
+        ),
         "{error}"
     );
 }

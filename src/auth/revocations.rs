@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Bound,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
@@ -50,6 +51,9 @@ impl Revocation {
     }
 }
 
+/// When a revocation ends, and whose it is.
+pub(crate) type End = (u64, SmolStr);
+
 /// A user, and what is said of its tokens.
 pub(crate) type Revoked = (SmolStr, Revocation);
 
@@ -65,7 +69,7 @@ pub(crate) struct Revocations {
 struct OfApp {
     users: AHashMap<SmolStr, Revocation>,
     /// The same by the end of each.
-    ends: BTreeSet<(u64, SmolStr)>,
+    ends: BTreeSet<End>,
 }
 
 /// An app has as many revocations as it may.
@@ -177,12 +181,33 @@ impl Revocations {
         over
     }
 
-    /// All revocations of `app`.
-    pub(crate) fn all(&self, app: AppId) -> Vec<Revoked> {
+    /// Up to [`REVOCATIONS_AT_ONCE`] revocations of `app` that end after `from`, in the order of their ends, and where the next
+    /// ones begin. One that is made for longer meanwhile may come twice, and none is left out.
+    pub(crate) fn page(&self, app: AppId, from: Option<&End>) -> (Vec<Revoked>, Option<End>) {
         let app = self.app(app).read();
-        let all = app.users.iter();
-        all.map(|(user, revocation)| (user.clone(), *revocation))
-            .collect()
+        let from = from.map_or(Bound::Unbounded, Bound::Excluded);
+        let ends = app.ends.range((from, Bound::Unbounded));
+        let mut next = None;
+        let mut page = Vec::new();
+        for end in ends.take(REVOCATIONS_AT_ONCE) {
+            let revocation = app.users.get(&end.1);
+            page.extend(revocation.map(|revocation| (end.1.clone(), *revocation)));
+            next = Some(end);
+        }
+        let next = next.filter(|_| page.len() == REVOCATIONS_AT_ONCE).cloned();
+        (page, next)
+    }
+
+    /// All revocations of `app`.
+    #[cfg(test)]
+    pub(crate) fn all(&self, app: AppId) -> Vec<Revoked> {
+        let (mut all, mut next) = self.page(app, None);
+        while let Some(from) = next {
+            let (page, rest) = self.page(app, Some(&from));
+            all.extend(page);
+            next = rest;
+        }
+        all
     }
 }
 
@@ -275,6 +300,33 @@ mod tests {
                 0
             ]
         );
+    }
+
+    #[test]
+    fn all_are_read_bit_by_bit_and_none_is_left_out() {
+        let revoked = revocations();
+        assert_eq!(revoked.page(APP, None), (Vec::new(), None));
+        let count = 2 * REVOCATIONS_AT_ONCE;
+        let all: Vec<Revoked> = (0..count)
+            .map(|n| one(&n.to_string(), NOW, (n % 7) as u64))
+            .collect();
+        revoked.note(APP, &all);
+
+        let (first, next) = revoked.page(APP, None);
+        assert_eq!(first.len(), REVOCATIONS_AT_ONCE);
+        // One that was read, and one that was not, are made for longer.
+        let longer = [first[0].0.clone(), next.clone().unwrap().1];
+        revoked.note(APP, &longer.map(|user| (user, Revocation::new(NOW, 100))));
+        let mut seen: BTreeSet<SmolStr> = first.into_iter().map(|(user, _)| user).collect();
+        let mut next = next;
+        while let Some(from) = next {
+            let (page, rest) = revoked.page(APP, Some(&from));
+            assert!(page.len() <= REVOCATIONS_AT_ONCE);
+            seen.extend(page.into_iter().map(|(user, _)| user));
+            next = rest;
+        }
+        assert_eq!(seen.len(), count);
+        assert_eq!(revoked.all(APP).len(), count);
     }
 
     #[test]

@@ -1,6 +1,17 @@
 //! What a client may do: the claim `can` of its token, or the app's `default_can`.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::claims::Members;
+use crate::nearest::nearest;
+
+/// The rights that are lists of patterns, and those that are true or false.
+const LISTS: [&str; 4] = ["join", "send", "members", "call"];
+const FLAGS: [&str; 3] = ["broadcast", "publish", "update"];
+
+/// How much of a name that is not a right a message repeats.
+const SHOWN_CHARS: usize = 64;
 
 /// The rights of one client. What a `can` does not mention is not allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -47,12 +58,7 @@ impl Rights {
     /// When it is anything else. An unknown right is an error, since leaving it out silently would
     /// hide that it is misspelt.
     pub fn parse(can: &str) -> Result<Self, RightsError> {
-        if !can.trim_start().starts_with('{') {
-            return Err(RightsError(
-                "\"can\" must be an object of rights".to_owned(),
-            ));
-        }
-        serde_json::from_str(can).map_err(|error| RightsError(format!("\"can\": {error}")))
+        read("can", can)
     }
 
     /// Reads an app's `default_can`; see [`Rights::parse`].
@@ -60,12 +66,7 @@ impl Rights {
     /// # Errors
     /// Those of [`Rights::parse`].
     pub fn from_value(can: &serde_json::Value) -> Result<Self, RightsError> {
-        if !can.is_object() {
-            return Err(RightsError(
-                "\"default_can\" must be an object of rights".to_owned(),
-            ));
-        }
-        Self::deserialize(can).map_err(|error| RightsError(format!("\"default_can\": {error}")))
+        read("default_can", &can.to_string())
     }
 
     /// Whether the client may join `channel`.
@@ -101,6 +102,71 @@ impl Rights {
     /// Whether the client may set its profile.
     pub fn may_update(&self) -> bool {
         self.update
+    }
+}
+
+fn read(name: &str, can: &str) -> Result<Rights, RightsError> {
+    if !can.trim_start().starts_with('{') {
+        let found = json_kind(can.trim_start());
+        return Err(RightsError(format!(
+            "\"{name}\" must be an object of rights, not {found}"
+        )));
+    }
+    serde_json::from_str(can).map_err(|error| {
+        let fault = Members::parse(can).ok().and_then(|rights| {
+            rights
+                .iter()
+                .find_map(|(right, value)| fault(name, right, value))
+        });
+        RightsError(fault.unwrap_or_else(|| format!("\"{name}\": {error}")))
+    })
+}
+
+/// What is wrong with one of the rights in the object `within`, in the words that the API has for its bodies.
+fn fault(within: &str, right: &str, value: &RawValue) -> Option<String> {
+    let (path, value) = (format!("{within}.{right}"), value.get());
+    let refused = |path: &str, expected: &str, value: &str| {
+        Some(format!(
+            "\"{path}\" must be {expected}, not {}",
+            json_kind(value)
+        ))
+    };
+    if FLAGS.contains(&right) {
+        return match value {
+            "true" | "false" => None,
+            _ => refused(&path, "true or false", value),
+        };
+    }
+    if LISTS.contains(&right) {
+        let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(value) else {
+            return refused(&path, "a list of strings", value);
+        };
+        let mut items = items.iter().map(|item| item.get()).enumerate();
+        let (at, item) = items.find(|(_, item)| !item.starts_with('"'))?;
+        return refused(&format!("{path}[{at}]"), "a string", item);
+    }
+
+    let all = || LISTS.into_iter().chain(FLAGS);
+    let known = all().map(|known| (known, known));
+    let hint = match nearest(right, known, |known| known.len() / 2) {
+        Some(meant) => format!("did you mean \"{within}.{meant}\"?"),
+        None => format!(
+            "\"{within}\" takes {}",
+            all().collect::<Vec<_>>().join(", ")
+        ),
+    };
+    let right: String = right.chars().take(SHOWN_CHARS).collect();
+    Some(format!("unknown field \"{within}.{right}\"; {hint}"))
+}
+
+/// What kind of JSON `value` is, as a message says it.
+pub(crate) fn json_kind(value: &str) -> &str {
+    match value.as_bytes().first() {
+        Some(b'n' | b't' | b'f') => value.trim_end(),
+        Some(b'"') => "a string",
+        Some(b'[') => "a list",
+        Some(b'{') => "an object",
+        _ => "a number",
     }
 }
 
@@ -233,10 +299,41 @@ mod tests {
         for can in bad {
             assert!(Rights::parse(can).is_err(), "{can}");
         }
-        let error = Rights::parse(r#"{"jion":["a"]}"#).unwrap_err().to_string();
-        assert!(
-            error.contains("unknown field `jion`") && error.contains("`join`"),
-            "{error}"
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_can_is_said_as_the_api_says_it() {
+        for (can, why) in [
+            (
+                r#"{"jion":["a"]}"#,
+                r#"unknown field "can.jion"; did you mean "can.join"?"#,
+            ),
+            (
+                r#"{"x":1}"#,
+                "unknown field \"can.x\"; \"can\" takes join, send, members, call, broadcast, publish, update",
+            ),
+            (
+                r#"{"join":"a"}"#,
+                r#""can.join" must be a list of strings, not a string"#,
+            ),
+            (
+                r#"{"join":["a",1]}"#,
+                r#""can.join[1]" must be a string, not a number"#,
+            ),
+            (
+                r#"{"update":1}"#,
+                r#""can.update" must be true or false, not a number"#,
+            ),
+            ("[]", r#""can" must be an object of rights, not a list"#),
+            ("null", r#""can" must be an object of rights, not null"#),
+        ] {
+            let error = Rights::parse(can).unwrap_err().to_string();
+            assert_eq!(error, why, "{can}");
+        }
+        let default_can = serde_json::json!({"sned": ["*"]});
+        assert_eq!(
+            Rights::from_value(&default_can).unwrap_err().to_string(),
+            r#"unknown field "default_can.sned"; did you mean "default_can.send"?"#
         );
     }
 

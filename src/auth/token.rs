@@ -57,15 +57,31 @@ pub struct Verified {
 /// Why a token is refused. The texts hold nothing of the token, so they may be logged and sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Not three parts of base64, or not JSON objects in them.
+    /// Nothing was given, such as the value of a variable that is not set.
+    #[error("the token is empty")]
+    Empty,
+    /// Not three parts, such as an API key.
+    #[error("not a JSON Web Token: a token has three parts separated by dots")]
+    Parts,
+    /// The scheme of a header stands before it.
+    #[error(
+        "not a JSON Web Token: leave out \"Bearer\"; a token has three parts separated by dots"
+    )]
+    Scheme,
+    /// The parts are not base64, or not JSON objects.
     #[error("not a JSON Web Token")]
     Malformed,
     /// Over `limits.claims_bytes`.
     #[error("the token's claims are over {0} bytes")]
     TooBig(usize),
     /// No key for this algorithm, `none` included.
-    #[error("no key for the token's algorithm")]
-    Algorithm,
+    #[error("the token's algorithm is {named}; {takes}")]
+    Algorithm {
+        /// The algorithm, or that it is not a known one.
+        named: &'static str,
+        /// Those that the app has keys for.
+        takes: String,
+    },
     /// No key of this `kid`.
     #[error("no key of the token's \"kid\"")]
     UnknownKey,
@@ -84,6 +100,9 @@ pub enum TokenError {
          name the key"
     )]
     Unnamed,
+    /// A time that only makes sense in milliseconds; says which claim. Taken for seconds, it would never come.
+    #[error("the token's \"{0}\" is in milliseconds; it must be in seconds")]
+    Milliseconds(&'static str),
     /// `exp` is over, and nothing else is wrong: the user may well have a newer token.
     #[error("the token has expired")]
     Expired,
@@ -106,7 +125,7 @@ pub enum TokenError {
     #[error("the token's \"{0}\" must be {1}")]
     Claim(&'static str, &'static str),
     /// `can` is no object of rights.
-    #[error("the token's {0}")]
+    #[error("the token: {0}")]
     Rights(#[from] RightsError),
 }
 
@@ -211,12 +230,7 @@ impl Tokens {
         if token.len() > self.claims_bytes.saturating_mul(4) / 3 + ENVELOPE_BYTES {
             return Err(TokenError::TooBig(self.claims_bytes));
         }
-        let mut parts = token.split('.');
-        let (Some(header), Some(payload), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(TokenError::Malformed);
-        };
+        let [header, payload, signature] = parts(token)?;
         let message = &token[..=header.len() + payload.len()];
         self.check_signature(&decode(header)?, message.as_bytes(), &decode(signature)?)?;
         let payload = decode(payload)?;
@@ -277,7 +291,10 @@ impl Tokens {
             Some(source) if !named && is_public(&header.alg) && (kid.is_some() || !fits) => {
                 source.lacks()
             }
-            _ if !fits => TokenError::Algorithm,
+            _ if !fits => TokenError::Algorithm {
+                named: known_name(&header.alg),
+                takes: taken(all()),
+            },
             _ if tried => TokenError::Signature,
             _ => TokenError::UnknownKey,
         })
@@ -294,8 +311,12 @@ impl Tokens {
         if self.require_exp && expires_at.is_none() {
             return Err(TokenError::NoExpiry);
         }
-        // It decides whether the token was revoked, and nothing else: one that cannot be read counts as absent.
-        let issued_at = claims.get("iat").and_then(|iat| seconds("iat", iat).ok());
+        // It decides whether the token was revoked, and nothing else: one that cannot be read counts as absent. One in
+        // milliseconds would survive every revocation.
+        let issued_at = match claims.get("iat").map(|iat| seconds("iat", iat)) {
+            Some(Err(error @ TokenError::Milliseconds(_))) => return Err(error),
+            issued_at => issued_at.and_then(Result::ok),
+        };
         let not_before = claims
             .get("nbf")
             .map(|nbf| seconds("nbf", nbf))
@@ -361,6 +382,44 @@ pub fn random_secret() -> Result<Secret, TokenKeyError> {
     Ok(data_encoding::HEXLOWER.encode(&secret).into())
 }
 
+/// The three parts of a token.
+fn parts(token: &str) -> Result<[&str; 3], TokenError> {
+    let mut parts = token.split('.');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        _ if token.is_empty() => Err(TokenError::Empty),
+        _ if token
+            .get(..7)
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer ")) =>
+        {
+            Err(TokenError::Scheme)
+        }
+        (Some(header), Some(payload), Some(signature), None) => Ok([header, payload, signature]),
+        _ => Err(TokenError::Parts),
+    }
+}
+
+/// What a message calls the algorithm `alg`: whoever made the token chose the name, so only registered ones are repeated.
+fn known_name(alg: &str) -> &'static str {
+    const REGISTERED: [&str; 14] = [
+        "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256",
+        "PS384", "PS512", "EdDSA", "none",
+    ];
+    let known = REGISTERED.into_iter().find(|known| *known == alg);
+    known.unwrap_or("not a known one")
+}
+
+/// Which algorithms `keys` are for.
+fn taken<'k>(keys: impl Iterator<Item = &'k Key>) -> String {
+    let mut names: Vec<&str> = keys.map(|key| key.alg.name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    match names.split_last() {
+        None => "this app has no key for tokens".to_owned(),
+        Some((last, [])) => format!("this app takes {last}"),
+        Some((last, others)) => format!("this app takes {} and {last}", others.join(", ")),
+    }
+}
+
 /// Whether tokens of `alg` are verified with public keys.
 fn is_public(alg: &str) -> bool {
     [
@@ -388,6 +447,8 @@ fn seconds(claim: &'static str, value: &RawValue) -> Result<u64, TokenError> {
         .map_err(|_| TokenError::Claim(claim, "a number of seconds"))?;
     if seconds < 0.0 {
         Err(TokenError::Claim(claim, "a number of seconds"))
+    } else if seconds >= limits::TOKEN_TIME_END {
+        Err(TokenError::Milliseconds(claim))
     } else {
         Ok(seconds as u64)
     }

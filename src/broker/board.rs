@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use parking_lot::Mutex;
 
 use super::link::Address;
-use crate::metrics::Metrics;
+use crate::{limits::duration::short, metrics::Metrics};
 
 /// How the bus is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,13 +107,13 @@ impl Board {
             self.metrics.bus.up.set(0);
             tracing::warn!(
                 reason,
-                "the bus is down: events reach no other node until Redis is back, which is tried all the time"
+                "Redis is out of reach: events reach no other node until it is back, which is tried all the time"
             );
         } else if is_news && is_wrong && !was_up {
             // Whoever has just set it up wants to know every obstacle.
-            tracing::warn!(reason, "the bus is not up yet");
+            tracing::warn!(reason, "Redis is not in reach yet");
         } else if is_news {
-            tracing::debug!(reason, "the bus is still down");
+            tracing::debug!(reason, "Redis is still out of reach");
         }
     }
 
@@ -128,12 +128,13 @@ impl Board {
         drop(state);
         self.metrics.bus.up.set(1);
         if was_up {
+            let lasted = short(lasted);
             tracing::info!(
-                ?lasted,
-                "the bus is up again: all subscriptions are restored"
+                %lasted,
+                "Redis is in reach again: all subscriptions are restored"
             );
         } else {
-            tracing::info!("the bus is up");
+            tracing::info!("Redis is in reach");
         }
     }
 

@@ -149,7 +149,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let has_failed = self.0.supervisor.failure().is_some() || std::thread::panicking();
         let reason = if has_failed {
-            "the bus has failed; start this node again"
+            "the connections to Redis have failed; start this node again"
         } else {
             "this node is ending"
         };

@@ -48,7 +48,7 @@ pub enum RedisSetupError {
     #[error("TLS with Redis cannot be set up: {0}")]
     Tls(String),
     /// The system gives no thread.
-    #[error("cannot start the thread of the bus: {0}")]
+    #[error("cannot start the thread for Redis: {0}")]
     Thread(#[from] io::Error),
 }
 

@@ -35,6 +35,9 @@ pub(super) enum BadAddress {
     /// There would be nothing to do with it.
     #[error("an address must not have a query; leave out what follows the ?")]
     Query,
+    /// The path of the API, which every request has anyway.
+    #[error("leave the path out of --url and FANFARE_URL: the commands add /v1 themselves")]
+    Path,
 }
 
 impl Address {
@@ -85,6 +88,10 @@ impl FromStr for Address {
         if url.query().is_some() {
             return Err(BadAddress::Query);
         }
+        let path = url.path().trim_end_matches('/');
+        if path.ends_with("/v1") || path.contains("/v1/") {
+            return Err(BadAddress::Path);
+        }
         let host = authority
             .host()
             .trim_start_matches('[')
@@ -100,7 +107,7 @@ impl FromStr for Address {
                 .port_u16()
                 .unwrap_or(if secure { 443 } else { 80 }),
             authority: authority.as_str().to_owned(),
-            prefix: url.path().trim_end_matches('/').to_owned(),
+            prefix: path.to_owned(),
         })
     }
 }
@@ -182,6 +189,12 @@ mod tests {
             "http://u:p@localhost".parse::<Address>(),
             Err(BadAddress::Credentials)
         );
+        for path in ["/v1", "/v1/", "/base/v1", "/v1/emit"] {
+            assert_eq!(
+                format!("http://localhost{path}").parse::<Address>(),
+                Err(BadAddress::Path)
+            );
+        }
         assert_eq!(
             "http://localhost?key=k".parse::<Address>(),
             Err(BadAddress::Query)

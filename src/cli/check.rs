@@ -33,9 +33,13 @@ impl Check {
     /// # Errors
     /// Every problem for which [`crate::Server::start`] would refuse it.
     pub(super) fn run(self) -> Result<(), Failure> {
-        let config = configuration::load(&self.args)?;
+        let (config, warnings) = configuration::load(&self.args)?;
         let file = configuration::file(&self.args);
-        Ok(output::print(&summary(&config, file.as_deref()))?)
+        output::print(&summary(&config, file.as_deref()))?;
+        for warning in warnings {
+            output::note(&format!("warning: {warning}"));
+        }
+        Ok(())
     }
 }
 

@@ -30,6 +30,18 @@ pub(super) struct EventArgs {
         allow_hyphen_values = true
     )]
     text: Option<String>,
+    /// Count the connections of all nodes, or only of the node that takes the call [default: node]
+    #[arg(long, value_name = "EXTENT", value_parser = ["cluster", "node"])]
+    receipt: Option<String>,
+    /// Reach the connections of all nodes, or only of the node that takes the call [default: cluster]
+    #[arg(long, value_name = "EXTENT", value_parser = ["cluster", "node"])]
+    scope: Option<String>,
+    /// Refuse the event if it cannot be stored; with =false, do not store it [default: store it where that is set up]
+    #[arg(long, value_name = "WHETHER", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    store: Option<bool>,
+    /// Send the event once, however often this is repeated with the same key
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// Print the server's answer as one line of JSON
     #[arg(long)]
     json: bool,
@@ -43,6 +55,12 @@ struct Body<'a> {
     event: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<bool>,
     #[serde(flatten)]
     whom: Whom<'a>,
 }
@@ -52,7 +70,7 @@ struct Body<'a> {
 pub(super) struct Whom<'a> {
     /// Of `publish`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) user: Option<&'a str>,
+    pub(super) users: Option<Vec<&'a str>>,
     /// Of `send`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) channel: Option<&'a str>,
@@ -63,7 +81,7 @@ pub(super) struct Whom<'a> {
 impl<'a> From<Target<'a>> for Whom<'a> {
     fn from(target: Target<'a>) -> Self {
         Self {
-            user: None,
+            users: None,
             channel: None,
             target,
         }
@@ -80,6 +98,8 @@ struct Receipt {
     stored: u64,
     #[serde(default)]
     filter_errors: u64,
+    #[serde(default)]
+    nodes: u64,
     #[serde(default)]
     missing_nodes: Vec<String>,
 }
@@ -105,10 +125,14 @@ impl EventArgs {
         let body = Body {
             event: &self.event,
             data,
+            receipt: self.receipt.as_deref(),
+            scope: self.scope.as_deref(),
+            store: self.store,
             whom,
         };
         let remote = Remote::new(self.remote, variables)?;
-        let answer = answer(remote.post(path, &body).await, self.json)?;
+        let key = self.idempotency_key.as_deref();
+        let answer = answer(remote.post_once(path, &body, key).await, self.json)?;
         if !self.json {
             let mut shown = shown(&remote.parse(&answer)?);
             if let Some(hint) = hint {
@@ -160,6 +184,7 @@ fn shown(receipt: &Receipt) -> String {
         dropped,
         stored,
         filter_errors,
+        nodes,
         missing_nodes,
     } = receipt;
     let mut shown =
@@ -168,7 +193,12 @@ fn shown(receipt: &Receipt) -> String {
         // Writing to a String cannot fail, here and below.
         let _ = write!(shown, ", stored {stored}");
     }
-    let _ = writeln!(shown, "  (id {})", output::harmless(id));
+    // One node counts its own connections, and there may be others.
+    let whose = match nodes {
+        0 | 1 => "on this node".to_owned(),
+        nodes => format!("on {nodes} nodes"),
+    };
+    let _ = writeln!(shown, "  ({whose}; id {})", output::harmless(id));
     let mut warn = |text: &str| {
         let _ = writeln!(shown, "{WARNING}{text}{WARNING:#}");
     };

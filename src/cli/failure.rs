@@ -64,6 +64,14 @@ pub(super) enum Failure {
         /// `, ` and the reason, or nothing.
         reason: String,
     },
+    /// The server refused what was asked of it over the connection.
+    #[error("the server refused: {message} ({code})")]
+    Refused {
+        /// The code of the error.
+        code: String,
+        /// What is wrong.
+        message: String,
+    },
     /// What was asked for cannot be written.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),

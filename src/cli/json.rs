@@ -53,7 +53,16 @@ pub(super) fn object(text: &str) -> Result<Json, String> {
         Ok(_) => {
             Err("it must be a JSON object, such as '{\"email\":\"ann@example.com\"}'".to_owned())
         }
-        Err(error) => Err(format!("it must be a JSON object: {error}")),
+        Err(error) => match text.split_once('=') {
+            Some((name, value)) if !text.starts_with('{') => {
+                let object = serde_json::json!({ name: value }).to_string();
+                Err(format!(
+                    "it must be a JSON object, such as {}",
+                    quoted(&object)
+                ))
+            }
+            _ => Err(format!("it must be a JSON object: {error}")),
+        },
     }
 }
 
@@ -130,6 +139,10 @@ mod tests {
             .unwrap_or_else(|()| param("query=1").unwrap());
         assert_eq!((name.as_str(), json.get()), ("query", "1"));
         assert!(param("=1").is_err() && param("age").is_err());
+        assert_eq!(
+            object("plan=pro").unwrap_err(),
+            r#"it must be a JSON object, such as '{"plan":"pro"}'"#
+        );
         assert!(object("[1]").is_err() && object("{}").is_ok() && object("x").is_err());
     }
 }

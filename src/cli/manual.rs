@@ -4,6 +4,7 @@ use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
 use super::{Cli, Failure, output};
+use crate::nearest::nearest;
 
 /// Arguments of `fanfare completions`.
 #[derive(Args, Debug)]
@@ -52,9 +53,13 @@ impl Man {
             let known: Vec<_> = command.get_subcommands().collect();
             let Some(found) = known.iter().find(|known| known.get_name() == name) else {
                 let names: Vec<_> = known.iter().map(|known| known.get_name()).collect();
+                let known = names.iter().map(|name| (*name, *name));
+                let hint = match nearest(name, known, |known| known.len() / 2) {
+                    Some(meant) => format!("did you mean \"{meant}\"?"),
+                    None => format!("the commands are {}", names.join(", ")),
+                };
                 return Err(Failure::Usage(format!(
-                    "there is no command \"{name}\"; the commands are {}",
-                    names.join(", ")
+                    "there is no command \"{name}\"; {hint}"
                 )));
             };
             command = (*found).clone();

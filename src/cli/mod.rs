@@ -33,7 +33,10 @@ mod variables;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use self::{failure::Failure, variables::Variables};
 
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = with_tip(error);
             // If this fails, nobody is left to read it.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
@@ -147,6 +151,22 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// The same, with the flag that is meant by the name that other servers give it.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    if let (ErrorKind::UnknownArgument, Some(ContextValue::String(flag))) =
+        (error.kind(), error.get(ContextKind::InvalidArg))
+        && ["--port", "-p", "--bind", "--addr"].contains(&flag.as_str())
+    {
+        error.remove(ContextKind::SuggestedArg);
+        let tip = "say where to listen with '--listen 7080'".to_owned();
+        error.insert(
+            ContextKind::Suggested,
+            ContextValue::StyledStrs(vec![tip.into()]),
+        );
+    }
+    error
 }
 
 /// Runs a client command on this thread.
@@ -223,6 +243,23 @@ mod tests {
                 format!("[`{name}`](#fanfare-{name})"),
             ] {
                 assert!(docs.contains(&part), "{part}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_names_the_server_stands_under_its_heading() {
+        for command in Cli::command().get_subcommands() {
+            for arg in command.get_arguments() {
+                let is_of_server = arg.get_help_heading() == Some("Server");
+                let name = arg.get_long().unwrap_or_default();
+                let names_server = ["url", "key"].contains(&name);
+                assert_eq!(
+                    is_of_server,
+                    names_server,
+                    "{} --{name}",
+                    command.get_name()
+                );
             }
         }
     }

@@ -19,13 +19,25 @@ use crate::limits::PAGE_MAX;
 pub(super) struct ListArgs {
     /// Show at most this many
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = at_least_one)]
     limit: u64,
     /// Print each item as one line of JSON, as the server gave it
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) remote: RemoteArgs,
+}
+
+/// Reads a count of at least 1.
+///
+/// # Errors
+/// When it is something else.
+pub(super) fn at_least_one(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("it must be a whole number of at least 1".to_owned()),
+    }
 }
 
 /// A list of the API.

@@ -13,18 +13,25 @@ use super::{
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Reaches all connections of the user. If the app stores events for users, the event also waits
-for a user who is away. For several users: fanfare emit EVENT --user ann --user bob
+for a user who is away.
 
 Examples:
   fanfare publish ann alert --text Hello
+  fanfare publish ann alert --text Hello --user bob --user cid
   fanfare publish ann alert '{\"level\":3}' --filter 'connection.device != \"laptop\"'")]
 pub(super) struct Publish {
     /// The user
-    user: String,
+    #[arg(value_name = "USER")]
+    first: String,
     #[command(flatten)]
     event: EventArgs,
+    /// Send it to this user too; may be repeated
+    #[arg(long = "user", value_name = "USER")]
+    others: Vec<String>,
     #[command(flatten)]
     filter: FilterArgs,
+    #[command(flatten)]
+    except: ExceptArgs,
 }
 
 /// Arguments of `fanfare send`.
@@ -65,10 +72,10 @@ impl Publish {
     /// # Errors
     /// When nothing was sent: wrong arguments, no server, or its refusal.
     pub(super) async fn run(self, variables: &Variables) -> Result<(), Failure> {
-        let nobody = ExceptArgs::default();
+        let others = self.others.iter().map(String::as_str);
         let whom = Whom {
-            user: Some(&self.user),
-            ..Target::new(&self.filter, &nobody).into()
+            users: Some(std::iter::once(self.first.as_str()).chain(others).collect()),
+            ..Target::new(&self.filter, &self.except).into()
         };
         self.event.send("/v1/publish", whom, None, variables).await
     }

@@ -12,7 +12,10 @@ use crate::{
 pub(super) fn reload(server: &Server, args: &ServeArgs, running: &mut Config, logging: &Logging) {
     let config = match Config::load(args, config::environment()) {
         Ok(config) => config,
-        Err(error) => return refuse(&error),
+        Err(error) => {
+            server.inner.node.metrics.reloads_refused.inc();
+            return refuse(&error);
+        }
     };
     let report = match server.reload(config.clone()) {
         Ok(report) => report,

@@ -28,13 +28,17 @@ const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 const AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
 
+/// Under which the help shows what names the server.
+const HEADING: &str = "Server";
+
 /// Which server to talk to.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Server")]
 pub(super) struct RemoteArgs {
     /// `--url`
+    // The heading is that of each argument: one of the command would also stand above whatever follows.
     #[arg(
         long,
+        help_heading = HEADING,
         value_name = "URL",
         help = "The server's address [env: FANFARE_URL] [default: http://127.0.0.1:7070]"
     )]
@@ -42,6 +46,7 @@ pub(super) struct RemoteArgs {
     /// `--key`
     #[arg(
         long,
+        help_heading = HEADING,
         value_name = "KEY",
         help = "The API key, if the server has keys [env: FANFARE_API_KEY]"
     )]
@@ -101,6 +106,8 @@ pub(super) struct Refusal {
     title: String,
     pub(super) status: u16,
     detail: String,
+    #[serde(default)]
+    code: String,
     excerpt: Option<String>,
     /// The whole document as it came.
     #[serde(skip)]
@@ -108,6 +115,17 @@ pub(super) struct Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+impl Refusal {
+    /// The param that a filter uses and that was not given.
+    fn unbound_param(&self) -> Option<&str> {
+        let (_, rest) = self.detail.split_once("params.")?;
+        let name = rest
+            .split(|char: char| !char.is_alphanumeric() && char != '_')
+            .next();
+        name.filter(|name| !name.is_empty() && self.code == "unbound_param")
+    }
+}
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -120,6 +138,9 @@ impl std::fmt::Display for Refusal {
         )?;
         if self.status == StatusCode::UNAUTHORIZED.as_u16() {
             f.write_str("\n  give the API key with --key or FANFARE_API_KEY")?;
+        }
+        if let Some(name) = self.unbound_param() {
+            write!(f, "\n  bind it with --param {name}=VALUE")?;
         }
         for line in self.excerpt.iter().flat_map(|excerpt| excerpt.lines()) {
             write!(f, "\n  {}", output::harmless(line))?;
@@ -169,9 +190,26 @@ impl Remote {
         path: &str,
         body: &impl Serialize,
     ) -> Result<String, RequestError> {
+        self.post_once(path, body, None).await
+    }
+
+    /// As [`Remote::post`]. With an `Idempotency-Key`, a call that is repeated is carried out once.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub(super) async fn post_once(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        key: Option<&str>,
+    ) -> Result<String, RequestError> {
         let body = serde_json::to_vec(body).map_err(|error| self.broken(error))?;
-        let request = Request::post(self.address.path(path))
-            .header(CONTENT_TYPE, "application/json")
+        let mut request =
+            Request::post(self.address.path(path)).header(CONTENT_TYPE, "application/json");
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let request = request
             .body(Full::from(body))
             .map_err(|error| self.broken(error))?;
         self.ask(request).await

@@ -42,11 +42,14 @@ impl Serve {
     /// Serves until a signal. 0 after a drain, 1 if that was cut short or the server could not listen, 2 for a
     /// configuration that cannot be served.
     pub(super) fn run(self) -> ExitCode {
-        let config = match configuration::load(&self.args) {
-            Ok(config) => config,
+        let (config, warnings) = match configuration::load(&self.args) {
+            Ok(loaded) => loaded,
             Err(failure) => return failure.report(),
         };
         let logging = Logging::start(&config);
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
         let ended = self.serve(config, &logging);
         logging.finish();
         match ended {

@@ -19,12 +19,15 @@ pub(super) struct FilterArgs {
     pub(super) params: Vec<(String, Json)>,
 }
 
-/// The users whose connections are left out.
+/// Whose connections are left out.
 #[derive(Args, Debug, Default)]
 pub(super) struct ExceptArgs {
     /// Leave out this user's connections; may be repeated
     #[arg(long = "except-user", value_name = "USER")]
     except_users: Vec<String>,
+    /// Leave out this device's connections; may be repeated
+    #[arg(long = "except-device", value_name = "DEVICE")]
+    except_devices: Vec<String>,
 }
 
 /// The connections of users and channels, narrowed by a filter.
@@ -97,9 +100,7 @@ impl<'a> Target<'a> {
             to: None,
             filter: filter.filter.as_deref(),
             params: json::params(&filter.params),
-            except: (!except.except_users.is_empty()).then_some(Except {
-                users: &except.except_users,
-            }),
+            except: Except::of(except),
         }
     }
 }
@@ -114,4 +115,13 @@ struct To<'a> {
 #[derive(Serialize)]
 struct Except<'a> {
     users: &'a [String],
+    devices: &'a [String],
+}
+
+impl<'a> Except<'a> {
+    fn of(args: &'a ExceptArgs) -> Option<Self> {
+        let (users, devices) = (&args.except_users[..], &args.except_devices[..]);
+        let names_some = !users.is_empty() || !devices.is_empty();
+        names_some.then_some(Self { users, devices })
+    }
 }

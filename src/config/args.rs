@@ -6,7 +6,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, ListenAddress,
+    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, Layer, ListenAddress,
     LogFormat, PemFile, Problem, RedisConfig, Scopes, Secret, TokenAlgorithm, TokenKeyConfig,
     error::nearest,
     file::{both, read_secret},
@@ -240,6 +240,41 @@ pub(super) fn apply(
         .extend(app.map(|app| (DEFAULT_APP.to_owned(), app)));
 }
 
+/// The settings of these layers that configure the app [`DEFAULT_APP`], by their names there.
+pub(super) fn of_default(layers: &[Layer<'_>]) -> Vec<String> {
+    let set = |args: &ServeArgs| {
+        [
+            ("api-key", !args.api_keys.is_empty()),
+            ("api-key-file", !args.api_key_files.is_empty()),
+            ("token-secret", args.token_secret.is_some()),
+            ("token-secret-file", args.token_secret_file.is_some()),
+            ("require-exp", args.require_exp.is_some()),
+            ("client-auth", args.client_auth.is_some()),
+            ("origin", !args.origins.is_empty()),
+            ("index", !args.index.is_empty()),
+            ("channel-history", !args.channel_history.is_empty()),
+            ("store-user-events", args.store_user_events.is_some()),
+        ]
+    };
+    let all = layers.iter().flat_map(|(args, prefix)| {
+        let set = set(args).into_iter().filter(|(_, is_set)| *is_set);
+        set.map(|(flag, _)| named(prefix, flag))
+    });
+    all.collect()
+}
+
+/// A message about a setting, with the name that the setting has in the layer that set it.
+pub(super) fn named_by_layer(message: String, layers: &[Layer<'_>]) -> String {
+    let Some(rest) = message.strip_prefix("namespace: ") else {
+        return message;
+    };
+    let layer = layers.iter().find(|(args, _)| args.namespace.is_some());
+    match layer {
+        Some((_, prefix)) => format!("{}: {rest}", named(prefix, "namespace")),
+        None => message,
+    }
+}
+
 /// Reads the secrets that are given by files as if they were given themselves.
 fn read_files(args: &mut ServeArgs, prefix: &str, problems: &mut Vec<Problem>) {
     let ones = [
@@ -367,7 +402,11 @@ pub(super) fn named(prefix: &str, flag: &str) -> String {
 fn set_limit(limits: &mut Limits, limit: &LimitSetting, prefix: &str) -> Result<(), Problem> {
     let place = named(prefix, "limit");
     let bad = |message: String| Problem::Value {
-        place: format!("{place} {}", limit.name),
+        place: if prefix == "--" {
+            format!("{place} {}", limit.name)
+        } else {
+            named(prefix, &format!("limit_{}", limit.name))
+        },
         message,
     };
     let mut table = toml::Table::try_from(&*limits).map_err(|error| bad(error.to_string()))?;

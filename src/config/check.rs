@@ -128,7 +128,7 @@ impl Config {
             rules.value(
                 "namespace",
                 format!(
-                    "namespace = \"{}\" is not 1 to 64 of a-z, 0-9, \"_\" and \"-\"",
+                    "namespace: \"{}\" must be 1 to 64 characters of a-z, 0-9, \"_\" and \"-\"",
                     self.namespace
                 ),
             );

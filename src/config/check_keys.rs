@@ -14,8 +14,10 @@ const KEY_NAME: &str = "is not 1 to 64 visible characters";
 impl Config {
     /// Who may have to authenticate needs a key to be verified with.
     pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, rules: &mut Rules) {
+        let setting = |key: &str| format!("apps.{name}.{key}");
         if app.user_events.is_some() && !self.has_users(app) {
-            rules.push(format!(
+            let needs = [setting("client_auth"), setting("client_keys")];
+            rules.needing(setting("user_events"), needs, format!(
                 "app \"{name}\": user_events keeps events for users, and with client_auth = \"off\" no client is one; leave \
                  user_events (--store-user-events) out, or set client_auth = \"optional\""
             ));
@@ -23,11 +25,14 @@ impl Config {
         if self.is_loopback() || app.has_token_keys() {
             return;
         }
-        for key in &app.client_keys {
+        let needs = ["tokens", "jwks_url", "client_auth"].map(setting);
+        let needs = [&needs[..], &["listen".to_owned()]].concat();
+        for (n, key) in app.client_keys.iter().enumerate() {
             if let Some(client_auth @ (ClientAuth::Required | ClientAuth::Optional)) =
                 key.client_auth
             {
-                rules.push(format!(
+                let setting = setting(&format!("client_keys[{n}].client_auth"));
+                rules.needing(setting, needs.clone(), format!(
                     "app \"{name}\", client key \"{}\": client_auth is \"{}\", and there is no key to verify tokens \
                      with; set [[apps.{name}.tokens]] or jwks_url, or client_auth = \"off\" for the key too",
                     key.name,
@@ -35,17 +40,21 @@ impl Config {
                 ));
             }
         }
-        let why = match app.client_auth {
+        let (key, why) = match app.client_auth {
             Some(ClientAuth::Off) => return,
             Some(set) => {
-                format!(
+                let why = format!(
                     "client_auth is \"{}\", and there is no key to verify tokens with",
                     set.name()
-                )
+                );
+                (setting("client_auth"), why)
             }
-            None => "there is no key to verify client tokens with".to_owned(),
+            None => (
+                format!("apps.{name}"),
+                "there is no key to verify client tokens with".to_owned(),
+            ),
         };
-        rules.push(format!(
+        rules.needing(key, needs, format!(
             "app \"{name}\": {why}; set --token-secret, FANFARE_TOKEN_SECRET, [[apps.{name}.tokens]] or \
              jwks_url, or client_auth = \"off\""
         ));
@@ -56,33 +65,37 @@ impl Config {
         let keys: Vec<_> = self
             .apps
             .iter()
-            .flat_map(|(app, config)| config.keys.iter().map(move |key| (app, key)))
+            .flat_map(|(app, config)| {
+                let keys = config.keys.iter().enumerate();
+                keys.map(move |(n, key)| (app, format!("apps.{app}.keys[{n}]"), key))
+            })
             .collect();
-        for (n, (app, key)) in keys.iter().enumerate() {
+        for (n, (app, setting, key)) in keys.iter().enumerate() {
             if key.key_file.is_some() {
-                rules.push(format!(
+                rules.value(format!("{setting}.key_file"), format!(
                     "app \"{app}\": key_file of API key \"{}\" was not read; only Config::load reads files",
                     key.name
                 ));
             }
             if !is_key_name(&key.name) {
-                rules.push(format!(
-                    "app \"{app}\": API key name {:?} {KEY_NAME}",
-                    key.name
-                ));
+                rules.value(
+                    format!("{setting}.name"),
+                    format!("app \"{app}\": API key name {:?} {KEY_NAME}", key.name),
+                );
             }
-            for (other_app, other) in &keys[..n] {
-                if key.hash == other.hash {
-                    rules.push(format!(
+            for (other_app, _, other) in &keys[..n] {
+                // Keys whose files could not be read are not the same.
+                if key.hash == other.hash && key.hash != KeyHash::NONE {
+                    rules.value(setting.as_str(), format!(
                         "API keys \"{}\" of app \"{other_app}\" and \"{}\" of app \"{app}\" are the same key; \
                          a key belongs to one app, under one name",
                         other.name, key.name
                     ));
                 } else if app == other_app && key.name == other.name {
-                    rules.push(format!(
-                        "app \"{app}\": two API keys are named \"{}\"",
-                        key.name
-                    ));
+                    rules.value(
+                        format!("{setting}.name"),
+                        format!("app \"{app}\": two API keys are named \"{}\"", key.name),
+                    );
                 }
             }
         }
@@ -93,26 +106,29 @@ impl Config {
         let keys: Vec<_> = self
             .apps
             .iter()
-            .flat_map(|(app, config)| config.client_keys.iter().map(move |key| (app, key)))
+            .flat_map(|(app, config)| {
+                let keys = config.client_keys.iter().enumerate();
+                keys.map(move |(n, key)| (app, format!("apps.{app}.client_keys[{n}]"), key))
+            })
             .collect();
-        for (n, (app, key)) in keys.iter().enumerate() {
-            check_form(app, key, rules);
-            for (other_app, other) in &keys[..n] {
+        for (n, (app, setting, key)) in keys.iter().enumerate() {
+            check_form(app, setting, key, rules);
+            for (other_app, _, other) in &keys[..n] {
                 if key.key == other.key {
-                    rules.push(format!(
+                    rules.value(format!("{setting}.key"), format!(
                         "client keys \"{}\" of app \"{other_app}\" and \"{}\" of app \"{app}\" are the same key; a \
                          key names one app, under one name",
                         other.name, key.name
                     ));
                 } else if app == other_app && key.name == other.name {
-                    rules.push(format!(
-                        "app \"{app}\": two client keys are named \"{}\"",
-                        key.name
-                    ));
+                    rules.value(
+                        format!("{setting}.name"),
+                        format!("app \"{app}\": two client keys are named \"{}\"", key.name),
+                    );
                 }
             }
             if let Some(secret) = self.secret_equal_to(&key.key) {
-                rules.push(format!(
+                rules.value(format!("{setting}.key"), format!(
                     "app \"{app}\": client key \"{}\" is {secret}; a client key is public, so make another",
                     key.name
                 ));
@@ -137,8 +153,10 @@ impl Config {
 }
 
 pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Rules) {
+    let setting = |key: &str| format!("apps.{name}.{key}");
     if app.jwks_url.is_some() && app.issuer.is_none() && app.audience.is_none() {
-        rules.push(format!(
+        let needs = ["issuer", "audience"].map(setting);
+        rules.needing(setting("jwks_url"), needs, format!(
             "app \"{name}\": jwks_url without issuer or audience would take every token of whoever signs there, also \
              those for others; set at least one of the two"
         ));
@@ -154,7 +172,7 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Rules) {
             .filter(|key| key.alg == alg && key.kid.is_none())
             .count();
         if unnamed > TOKEN_TRIES {
-            rules.push(format!(
+            rules.value(setting("tokens"), format!(
                 "app \"{name}\": {unnamed} token keys of {} have no kid, and at most {TOKEN_TRIES} are tried for a token; \
                  set kid",
                 alg.name()
@@ -162,16 +180,17 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Rules) {
         }
     }
     let mut kids = BTreeSet::new();
-    for key in &app.tokens {
+    for (n, key) in app.tokens.iter().enumerate() {
         if let Some(kid) = &key.kid
             && !kids.insert(kid)
         {
-            rules.push(format!("app \"{name}\": two token keys have kid \"{kid}\""));
+            let message = format!("app \"{name}\": two token keys have kid \"{kid}\"");
+            rules.value(setting(&format!("tokens[{n}].kid")), message);
         }
         if let (TokenAlgorithm::HS256, KeyMaterial::Secret(secret)) = (key.alg, &key.key)
             && secret.expose().len() < TOKEN_SECRET_BYTES
         {
-            rules.push(format!(
+            rules.value(setting(&format!("tokens[{n}].secret")), format!(
                 "app \"{name}\": the token secret has {} bytes, and HS256 needs at least {} (make one with: openssl rand \
                  -hex 32)",
                 secret.expose().len(),
@@ -181,16 +200,17 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Rules) {
     }
 }
 
-fn check_form(app: &str, key: &ClientKeyConfig, rules: &mut Rules) {
+/// `setting` is the path of the key.
+fn check_form(app: &str, setting: &str, key: &ClientKeyConfig, rules: &mut Rules) {
     if !is_key_name(&key.name) {
-        rules.push(format!(
-            "app \"{app}\": client key name {:?} {KEY_NAME}",
-            key.name
-        ));
+        rules.value(
+            format!("{setting}.name"),
+            format!("app \"{app}\": client key name {:?} {KEY_NAME}", key.name),
+        );
     }
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"&=+%#".contains(&byte);
     if key.key.len() < CLIENT_KEY_BYTES_MIN || !is_name(&key.key, CLIENT_KEY_BYTES, plain) {
-        rules.push(format!(
+        rules.value(format!("{setting}.key"), format!(
             "app \"{app}\": client key \"{}\" must be {CLIENT_KEY_BYTES_MIN} to {CLIENT_KEY_BYTES} visible ASCII \
              characters without & = + % #, so that it stands in an address as it is",
             key.name

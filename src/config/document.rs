@@ -27,6 +27,8 @@ pub(super) struct Document {
     pub(super) problems: Vec<(usize, Problem)>,
     /// The line of each key that was read, by its path, such as `apps.default.channels[0].pattern`.
     pub(super) lines: BTreeMap<String, usize>,
+    /// The settings that could not be read, by their paths without the places in lists; `""` where that may be any.
+    pub(super) left_out: Vec<String>,
 }
 
 /// Reads `text`, the content of the file at `path`.
@@ -36,6 +38,7 @@ pub(super) fn read(path: &Path, text: &str) -> Document {
         text,
         problems: Vec::new(),
         left_out: BTreeSet::new(),
+        paths: Vec::new(),
     };
     let clean = reader.blank_bad_lines();
     // It is TOML by now.
@@ -45,12 +48,13 @@ pub(super) fn read(path: &Path, text: &str) -> Document {
     let mut lines = BTreeMap::new();
     note_lines(text, table.get_ref(), "", &mut lines);
 
-    let mut problems = reader.problems;
+    let (mut problems, left_out) = (reader.problems, reader.paths);
     problems.sort_by_key(|(line, _)| *line);
     Document {
         config,
         problems,
         lines,
+        left_out,
     }
 }
 
@@ -60,6 +64,8 @@ struct Reader<'t> {
     problems: Vec<(usize, Problem)>,
     /// Where what has been left out began, in bytes.
     left_out: BTreeSet<usize>,
+    /// The settings that have been left out; see [`Document::left_out`].
+    paths: Vec<String>,
 }
 
 impl Reader<'_> {
@@ -103,6 +109,7 @@ impl Reader<'_> {
             if !has_changed {
                 // The mistake is not in the line where it shows, such as a bracket that is never closed.
                 self.left_out.insert(0);
+                self.paths.push(String::new());
                 return String::new();
             }
         }
@@ -126,6 +133,7 @@ impl Reader<'_> {
             .collect();
         clean.replace_range(range.clone(), &blank);
         self.left_out.insert(range.start);
+        self.paths.push(path_of_line(self.text, line));
         true
     }
 
@@ -141,6 +149,7 @@ impl Reader<'_> {
                 self.note(&taken, "invalid type: sequence, expected a table");
             }
             self.left_out.insert(taken.offset);
+            self.paths.push(taken.path);
         }
     }
 
@@ -156,10 +165,12 @@ impl Reader<'_> {
             let Some(taken) = taken else {
                 // serde gives every error the place of an entry.
                 self.report(1, error.message().to_owned());
+                self.paths.push(String::new());
                 return Config::default();
             };
             self.note(&taken, error.message());
             self.left_out.insert(taken.offset);
+            self.paths.push(taken.path);
         }
     }
 
@@ -314,6 +325,28 @@ pub(super) fn line_range(text: &str, line: usize) -> Range<usize> {
         start += content.len() + 1;
     }
     text.len()..text.len()
+}
+
+/// The path of the setting, or of the table, that is written in a line that is not TOML; `""` where nobody can tell.
+fn path_of_line(text: &str, line: usize) -> String {
+    let own = &text[line_range(text, line)];
+    let head = |line: &str| line.trim().trim_matches(['[', ']']).to_owned();
+    let path = if is_header(own) {
+        head(own)
+    } else {
+        let before = &text[..line_range(text, line).start];
+        let table = before.lines().rev().find(|line| is_header(line)).map(head);
+        let key = own.split(['=', ':', ' ']).next().unwrap_or_default().trim();
+        match table {
+            _ if key.is_empty() => String::new(),
+            Some(table) => format!("{table}.{key}"),
+            None => key.to_owned(),
+        }
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    Some(path)
+        .filter(|path| path.bytes().all(is_plain))
+        .unwrap_or_default()
 }
 
 fn is_header(line: &str) -> bool {

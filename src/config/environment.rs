@@ -100,6 +100,12 @@ pub(super) fn read(
 }
 
 fn unknown(variable: String, flags: &[&str]) -> Problem {
+    if variable == "FANFARE_PORT" {
+        return Problem::Value {
+            place: "environment".to_owned(),
+            message: format!("unknown variable \"{variable}\"; set FANFARE_LISTEN, or {PORT}"),
+        };
+    }
     let known: Vec<String> = flags.iter().map(|flag| named(PREFIX, flag)).collect();
     let nearest = nearest(&variable, known.iter().map(String::as_str));
     Problem::Unknown {

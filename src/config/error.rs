@@ -1,6 +1,6 @@
 //! What is wrong with a configuration: all of it at the same time, since people repair a file in one go.
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 /// Everything wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +34,6 @@ impl fmt::Display for ConfigError {
 /// One thing wrong with a configuration: where, what, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// A file cannot be read.
-    #[error("{}: {error}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
     /// A line of the file that is not TOML, or a value in it that cannot be used.
     #[error("{}:{line}: {message}", path.display())]
     File {

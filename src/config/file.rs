@@ -1,7 +1,7 @@
 //! The TOML file, and the files of keys that it names.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -11,12 +11,9 @@ use super::{
     words,
 };
 
-/// Reads the file at `path` over the defaults.
-pub(super) fn read(path: &Path) -> Result<Document, Problem> {
-    let text = fs::read_to_string(path).map_err(|error| Problem::Unreadable {
-        path: path.to_owned(),
-        error,
-    })?;
+/// Reads the file at `path`, which `setting` names, over the defaults.
+pub(super) fn read(setting: &str, path: &Path) -> Result<Document, Problem> {
+    let text = fs::read_to_string(path).map_err(|error| unreadable(setting, path, &error))?;
     Ok(document::read(path, &text))
 }
 
@@ -40,27 +37,29 @@ pub(super) fn read_keys(config: &mut Config, folder: Option<&Path>, problems: &m
         )
     };
     let place = &place;
-    for file in config
-        .redis
-        .iter_mut()
-        .flat_map(|redis| [&mut redis.ca, &mut redis.cert, &mut redis.key])
-    {
+    for (setting, file) in config.redis.iter_mut().flat_map(|redis| {
+        [
+            ("redis.ca", &mut redis.ca),
+            ("redis.cert", &mut redis.cert),
+            ("redis.key", &mut redis.key),
+        ]
+    }) {
         let Some(file) = file else { continue };
         file.path = place(&file.path);
         match fs::read(&file.path) {
             Ok(pem) => file.pem = pem,
-            Err(error) => problems.push(Problem::Unreadable {
-                path: file.path.clone(),
-                error,
-            }),
+            Err(error) => problems.push(unreadable(setting, &file.path, &error)),
         }
     }
-    for key in config.apps.values_mut().flat_map(|app| &mut app.tokens) {
-        if let KeyMaterial::PublicFile(path) = &key.key {
-            let path = place(path);
-            match fs::read_to_string(&path) {
-                Ok(pem) => key.key = KeyMaterial::Public(pem),
-                Err(error) => problems.push(Problem::Unreadable { path, error }),
+    for (name, app) in &mut config.apps {
+        for (n, key) in app.tokens.iter_mut().enumerate() {
+            if let KeyMaterial::PublicFile(path) = &key.key {
+                let path = place(path);
+                let setting = format!("apps.{name}.tokens[{n}].public_key_file");
+                match fs::read_to_string(&path) {
+                    Ok(pem) => key.key = KeyMaterial::Public(pem),
+                    Err(error) => problems.push(unreadable(&setting, &path, &error)),
+                }
             }
         }
     }
@@ -133,6 +132,24 @@ fn read_app_secrets(
     }
 }
 
+/// The problem of a file that `setting` names. What is secret is read by [`read_secret`].
+fn unreadable(setting: &str, path: &Path, error: &io::Error) -> Problem {
+    Problem::Value {
+        place: setting.to_owned(),
+        message: format!("cannot read {}: {}", path.display(), reason(error)),
+    }
+}
+
+/// Why a file cannot be read.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 /// The secret in the file at `path`: all that is in it, less the line break at its end.
 ///
 /// Nothing that is said of it repeats the path: a secret that is given in its place must not be shown.
@@ -154,7 +171,8 @@ pub(super) fn read_secret(
             secret => Some(secret.into()),
         },
         Err(error) => refuse(format!(
-            "cannot read the file: {error}; name a file that holds the secret, not the secret itself"
+            "cannot read the file: {}; name a file that holds the secret, not the secret itself",
+            reason(&error)
         )),
     }
 }

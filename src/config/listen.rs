@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
@@ -110,6 +110,11 @@ impl FromStr for ListenAddress {
         let ip = match host {
             "" if number.is_some() => ALL_INTERFACES,
             _ if host.eq_ignore_ascii_case("localhost") => LOOPBACK,
+            // With a good port the whole would have been read above.
+            _ if is_ip(host) => {
+                port(number.unwrap_or_default())?;
+                return Err(BadListenAddress::Form);
+            }
             _ => return Err(not_an_ip(host)),
         };
         Ok(Self {
@@ -122,6 +127,14 @@ impl FromStr for ListenAddress {
 fn port(text: &str) -> Result<u16, BadListenAddress> {
     text.parse()
         .map_err(|_| BadListenAddress::Port(text.to_owned()))
+}
+
+fn is_ip(host: &str) -> bool {
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    host.parse::<Ipv4Addr>().is_ok()
+        || bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok())
 }
 
 /// What is wrong with a host that is not an address.
@@ -214,6 +227,8 @@ mod tests {
             ("localhost:", "\"\" is not a port"),
             ("localhost:http", "\"http\" is not a port"),
             ("70000", "\"70000\" is not a port"),
+            ("127.0.0.1:70911", "\"70911\" is not a port"),
+            ("[::1]:70911", "\"70911\" is not a port"),
             (":", "is not a port"),
             ("", "write ADDRESS:PORT"),
             ("*:7070", "write ADDRESS:PORT"),

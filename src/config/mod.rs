@@ -59,7 +59,7 @@ pub use self::{
     scope::{Scope, Scopes},
     secret::{BadKeyHash, KeyHash, Secret},
 };
-use self::{document::Document, file::known_keys};
+use self::{document::Document, file::known_keys, rules::Rules};
 pub(crate) use self::{origin::OriginPattern, reload::merge};
 use crate::limits::Limits;
 
@@ -112,6 +112,8 @@ pub(crate) struct Loaded {
     pub(crate) config: Config,
     /// Everything that is wrong.
     pub(crate) problems: Vec<Problem>,
+    /// What would be served, and is probably not meant.
+    pub(crate) warnings: Vec<String>,
     path: Option<PathBuf>,
     /// The line of each key of the file.
     lines: BTreeMap<String, usize>,
@@ -128,10 +130,92 @@ impl Loaded {
 
     /// A problem with the setting `key`, such as `apps.default.default_can`; with its line, if it is in the file.
     pub(crate) fn problem(&self, key: &str, message: String) -> Problem {
-        match self.lines.get(key) {
-            Some(line) => self.problem_at(*line, message),
+        match self.line(key) {
+            Some(line) => self.problem_at(line, message),
             None => Problem::Rule(message),
         }
+    }
+
+    /// The line of the setting `key`. What one of several tables lacks stands where that table begins.
+    fn line(&self, key: &str) -> Option<usize> {
+        let table = key.rsplit_once('.').map(|(table, _)| table);
+        let table = table.filter(|table| table.ends_with(']'));
+        let line = self.lines.get(key);
+        line.or_else(|| self.lines.get(table?)).copied()
+    }
+
+    /// Reads the keys that files hold, and notes everything that is wrong. `in_file` is what is known already of the file,
+    /// and `of_file` the rules that it breaks by itself.
+    fn judge(
+        &mut self,
+        mut in_file: Vec<(usize, Problem)>,
+        of_file: &Rules,
+        left_out: &[String],
+        folder: Option<&Path>,
+        layers: &[Layer<'_>],
+    ) {
+        let mut unread = Vec::new();
+        file::read_keys(&mut self.config, folder, &mut unread);
+        let mut others = Vec::new();
+        for problem in unread {
+            let line = match &problem {
+                Problem::Value { place, .. } => self.line(place),
+                _ => None,
+            };
+            match line {
+                Some(line) => in_file.push((line, self.problem_at(line, problem.to_string()))),
+                None => others.push(problem),
+            }
+        }
+
+        for broken in self.config.rules() {
+            if !broken.is_certain(left_out) {
+                continue;
+            }
+            // A higher layer may have replaced what the file says.
+            let key = broken.key.as_deref();
+            match key
+                .filter(|_| of_file.contains(&broken))
+                .and_then(|key| self.line(key))
+            {
+                Some(line) => in_file.push((line, self.problem_at(line, broken.message))),
+                None => others.push(Problem::Rule(args::named_by_layer(broken.message, layers))),
+            }
+        }
+        in_file.sort_by_key(|(line, _)| *line);
+        let in_file = in_file.into_iter().map(|(_, problem)| problem);
+        self.problems.extend(in_file.chain(others));
+    }
+
+    /// Says where the app [`DEFAULT_APP`] comes from, which the file does not name beside its own.
+    fn note_default(&mut self, layers: &[Layer<'_>]) {
+        let settings = args::of_default(layers).join(" and ");
+        let others: Vec<&String> = self
+            .config
+            .apps
+            .keys()
+            .filter(|name| *name != DEFAULT_APP)
+            .collect();
+        if settings.is_empty() || others.is_empty() {
+            return;
+        }
+
+        let adds =
+            format!("{settings} made the app \"{DEFAULT_APP}\", which the file does not name");
+        let of_default = format!("app \"{DEFAULT_APP}\"");
+        for problem in &mut self.problems {
+            if let Problem::Rule(message) = problem
+                && message.starts_with(&of_default)
+            {
+                *message = format!("{message} ({adds})");
+            }
+        }
+        let others: Vec<String> = others.iter().map(|name| format!("\"{name}\"")).collect();
+        self.warnings.push(format!(
+            "{adds}: it is served besides {}. If that is not meant, leave out {settings} and set the keys of each app in \
+             the file",
+            others.join(", ")
+        ));
     }
 
     fn problem_at(&self, line: usize, message: String) -> Problem {
@@ -141,6 +225,27 @@ impl Loaded {
             message,
         }
     }
+}
+
+/// Flags, or variables as if they were flags, and what the names of these settings begin with.
+type Layer<'a> = (&'a ServeArgs, &'static str);
+
+/// The rules that the file breaks by itself.
+fn rules_of_file(config: &Config, folder: Option<&Path>) -> Rules {
+    let mut config = config.clone();
+    // What cannot be read is told of once, after flags and variables have replaced what they set.
+    file::read_keys(&mut config, folder, &mut Vec::new());
+    config.rules()
+}
+
+/// The setting that is missing for a problem of a flag or a variable; `""` where that may be any.
+fn left_out_by(problem: &Problem) -> String {
+    let place = match problem {
+        Problem::Value { place, .. } => place.as_str(),
+        _ => "",
+    };
+    let is_limit = place.starts_with("--limit ") || place.starts_with("FANFARE_LIMIT_");
+    if is_limit { "limits" } else { "" }.to_owned()
 }
 
 /// The form of log lines.
@@ -200,19 +305,25 @@ impl Config {
             args: variables,
             port,
         } = environment::read(environment, &mut problems);
-        let path = args.config.as_deref().or(variables.config.as_deref());
+        let (setting, path) = match &args.config {
+            Some(path) => ("--config", Some(path)),
+            None => ("FANFARE_CONFIG", variables.config.as_ref()),
+        };
         let document = path.map_or_else(Document::default, |path| {
-            file::read(path).unwrap_or_else(|problem| {
+            file::read(setting, path).unwrap_or_else(|problem| {
                 problems.push(problem);
                 Document::default()
             })
         });
         let Document {
             mut config,
-            problems: mut in_file,
+            problems: in_file,
             lines,
+            mut left_out,
         } = document;
-        let rules_of_file = config.rules();
+        let folder = path.and_then(|path| path.parent());
+        let of_file = rules_of_file(&config, folder);
+        let has_default = config.apps.contains_key(DEFAULT_APP);
 
         let has_listen = lines.contains_key("listen");
         args::apply(&variables, "FANFARE_", &mut config, &mut problems);
@@ -227,36 +338,20 @@ impl Config {
         {
             config.listen_on_port(&port, &mut problems);
         }
-        file::read_keys(&mut config, path.and_then(Path::parent), &mut problems);
+        left_out.extend(problems.iter().map(left_out_by));
 
-        // What seems to be missing may be what could not be read.
-        let is_complete = problems.is_empty() && in_file.is_empty();
+        let layers = [(args, "--"), (&variables, "FANFARE_")];
         let mut loaded = Loaded {
             config,
             problems,
-            path: path.map(Path::to_owned),
+            warnings: Vec::new(),
+            path: path.cloned(),
             lines,
         };
-        let mut broken_together = Vec::new();
-        for broken in loaded.config.rules() {
-            if !broken.is_alone && !is_complete {
-                continue;
-            }
-            // A higher layer may have replaced what the file says.
-            let key = broken.key.as_deref();
-            match key
-                .filter(|_| rules_of_file.contains(&broken))
-                .and_then(|key| loaded.lines.get(key))
-            {
-                Some(&line) => in_file.push((line, loaded.problem_at(line, broken.message))),
-                None => broken_together.push(Problem::Rule(broken.message)),
-            }
+        loaded.judge(in_file, &of_file, &left_out, folder, &layers);
+        if !has_default {
+            loaded.note_default(&layers);
         }
-        in_file.sort_by_key(|(line, _)| *line);
-        loaded
-            .problems
-            .extend(in_file.into_iter().map(|(_, problem)| problem));
-        loaded.problems.extend(broken_together);
         loaded
     }
 

@@ -49,7 +49,8 @@ impl RedisConfig {
     pub(super) fn check(&self, rules: &mut Rules) {
         let url = &self.url;
         if url.servers.is_empty() {
-            rules.push(
+            rules.pair(
+                "redis.url",
                 "[redis] is set without redis.url or redis.url_file; give --redis or FANFARE_REDIS"
                     .to_owned(),
             );
@@ -57,33 +58,43 @@ impl RedisConfig {
         }
         let files = [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)];
         for (name, _) in files.iter().filter(|(_, file)| file.is_some() && !url.tls) {
-            rules.push(format!(
+            rules.pair(format!("redis.{name}"), format!(
                 "redis.{name} is for TLS, but redis.url does not use TLS; write rediss:// in place of redis://"
             ));
         }
         if self.cert.is_some() != self.key.is_some() {
-            rules.push("redis.cert and redis.key belong together; set both or neither".to_owned());
+            let message = "redis.cert and redis.key belong together; set both or neither";
+            let set = if self.cert.is_some() {
+                "redis.cert"
+            } else {
+                "redis.key"
+            };
+            rules.pair(set, message.to_owned());
         }
         if self.sentinel_user.is_some() && self.sentinel_password.is_none() {
-            rules.push(
+            rules.pair(
+                "redis.sentinel_user",
                 "redis.sentinel_user is set without redis.sentinel_password; set both".to_owned(),
             );
         }
         if self.sentinel_password.is_some() && url.kind != RedisKind::Sentinel {
-            rules.push(
+            rules.pair(
+                "redis.sentinel_password",
                 "redis.sentinel_password is set, but redis.url does not name Sentinels; write redis+sentinel://"
                     .to_owned(),
             );
         }
         match (url.kind, &self.sentinel_master, &url.master) {
-            (RedisKind::Sentinel, None, None) => rules.push(
+            (RedisKind::Sentinel, None, None) => rules.pair(
+                "redis.url",
                 "redis.url names Sentinels, but not the primary; end it with /name, or set redis.sentinel_master"
                     .to_owned(),
             ),
-            (RedisKind::Sentinel, Some(one), Some(other)) if one != other => rules.push(format!(
+            (RedisKind::Sentinel, Some(one), Some(other)) if one != other => rules.pair("redis.sentinel_master", format!(
                 "redis.sentinel_master = \"{one}\", but redis.url ends with \"{other}\"; give only one"
             )),
-            (RedisKind::Standalone | RedisKind::Cluster, Some(_), _) => rules.push(
+            (RedisKind::Standalone | RedisKind::Cluster, Some(_), _) => rules.pair(
+                "redis.sentinel_master",
                 "redis.sentinel_master is set, but redis.url does not name Sentinels; write redis+sentinel://"
                     .to_owned(),
             ),
@@ -128,7 +139,8 @@ pub struct RedisUrl {
 pub enum BadRedisUrl {
     /// No `scheme://`.
     #[error(
-        "an address of Redis starts with redis:// or rediss://, such as redis://127.0.0.1:6379"
+        "an address of Redis starts with redis:// or rediss:// (with TLS), such as redis://127.0.0.1:6379; Sentinels with \
+         redis+sentinel://, and Redis Cluster with redis+cluster://"
     )]
     NoScheme,
     /// An unknown one.

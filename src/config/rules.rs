@@ -11,10 +11,28 @@ pub(super) struct Rules(Vec<Broken>);
 pub(super) struct Broken {
     /// The setting, by its path in the file, such as `limits.heartbeat`.
     pub(super) key: Option<String>,
-    /// Whether this setting is wrong whatever the others are.
-    pub(super) is_alone: bool,
+    /// The settings that it also depends on, by their paths; `""` is all of them. Where one of them could not be read,
+    /// the rule may not be broken at all.
+    pub(super) needs: Vec<String>,
     /// What is wrong, and what to do.
     pub(super) message: String,
+}
+
+impl Broken {
+    /// Whether it is broken, whatever the settings at `left_out` would have been.
+    pub(super) fn is_certain(&self, left_out: &[String]) -> bool {
+        let depends = |need: &String| {
+            let mut out = left_out.iter();
+            out.any(|out| is_within(out, need) || is_within(need, out))
+        };
+        !self.needs.iter().any(depends)
+    }
+}
+
+/// Whether the setting at `path` is the one at `parent`, or a part of it.
+fn is_within(path: &str, parent: &str) -> bool {
+    let rest = path.strip_prefix(parent);
+    rest.is_some_and(|rest| parent.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 impl Rules {
@@ -22,16 +40,31 @@ impl Rules {
     pub(super) fn value(&mut self, key: impl Into<String>, message: String) {
         self.0.push(Broken {
             key: Some(key.into()),
-            is_alone: true,
+            needs: Vec::new(),
             message,
         });
     }
 
-    /// A setting that does not go together with another one.
+    /// A setting that does not go together with another one: of the same table in `[limits]` and `[redis]`, otherwise of
+    /// any.
     pub(super) fn pair(&mut self, key: impl Into<String>, message: String) {
+        let key = key.into();
+        let table = key.split('.').next().unwrap_or_default();
+        let table = Some(table).filter(|table| ["limits", "redis"].contains(table));
+        let needs = [table.unwrap_or_default().to_owned()];
+        self.needing(key, needs, message);
+    }
+
+    /// A setting that is wrong unless those at `needs` say something else.
+    pub(super) fn needing(
+        &mut self,
+        key: impl Into<String>,
+        needs: impl Into<Vec<String>>,
+        message: String,
+    ) {
         self.0.push(Broken {
             key: Some(key.into()),
-            is_alone: false,
+            needs: needs.into(),
             message,
         });
     }
@@ -40,7 +73,7 @@ impl Rules {
     pub(super) fn push(&mut self, message: String) {
         self.0.push(Broken {
             key: None,
-            is_alone: false,
+            needs: vec![String::new()],
             message,
         });
     }

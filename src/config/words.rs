@@ -224,6 +224,12 @@ fn without_equals(content: &str, message: &str) -> String {
         _ if content.is_empty() => {
             format!("a bracket or a quote is not closed here or above ({message})")
         }
+        _ if content
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)) =>
+        {
+            format!("{content}: write key = value; the = and the value are missing")
+        }
         _ if content.contains(char::is_whitespace) && !content.contains(['"', '[', '{']) => {
             "a setting is written key = value; the = is missing".to_owned()
         }

@@ -49,6 +49,10 @@ impl EventLoop {
                 writing = bulk;
                 self.hub.note_writing(bulk);
             }
+            if !small && !bulk && self.hub.shed() {
+                tokio::task::yield_now().await;
+                continue;
+            }
             if !small && !bulk {
                 batch.window.release();
                 self.shard.sleep().await;

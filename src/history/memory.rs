@@ -1,7 +1,8 @@
 //! The store of one node, in memory.
 //!
 //! One lock guards everything, so that each call is atomic. Under it nothing is waited for; the longest it is held is
-//! for encoding one frame or copying one topic's entries.
+//! for encoding one frame, or copying [`HISTORY_COPIED`] entries. A longer run is copied under several holds, and from its
+//! beginning again if some of it was removed meanwhile: what a reader gets is the run as it was at one moment.
 
 #[cfg(test)]
 mod model;
@@ -11,11 +12,12 @@ mod tests;
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
 
 use super::{
@@ -26,10 +28,12 @@ use super::{
 use crate::{
     id::AppId,
     limits::{
-        HISTORY_EVENT_BYTES, HISTORY_EXPIRE_SLICE, HISTORY_NAME_BYTES, HISTORY_QUIET,
-        HISTORY_QUIET_LOOKS, HISTORY_QUIET_TOPICS,
+        HISTORY_CONFIRMERS, HISTORY_COPIED, HISTORY_COPY_TRIES, HISTORY_EVENT_BYTES,
+        HISTORY_EXPIRE_SLICE, HISTORY_NAME_BYTES, HISTORY_QUIET, HISTORY_QUIET_LOOKS,
+        HISTORY_QUIET_TOPICS,
     },
     metrics::{AppMetrics, DropReason, Metrics},
+    time_slice::TimeSlice,
 };
 
 /// Keeps events for as long as the process lives.
@@ -67,6 +71,42 @@ impl Memory {
         Self::new(max_bytes, metrics, apps.into(), Occupied::by(|_, _| false))
     }
 
+    /// What `begin` reads of a topic, and a copy of the entries that it says.
+    async fn copy<T>(
+        &self,
+        key: &Key,
+        begin: impl Fn(&mut Kept, Now) -> (T, Option<Run>),
+    ) -> (T, Vec<Entry>) {
+        let (mut entries, mut slice) = (Vec::new(), TimeSlice::begin());
+        for attempt in 1.. {
+            entries.clear();
+            let most = if attempt < HISTORY_COPY_TRIES {
+                HISTORY_COPIED
+            } else {
+                usize::MAX
+            };
+            let (answer, mut run) = self.with(|kept, now| {
+                let (answer, mut run) = begin(kept, now);
+                let copied = run
+                    .as_mut()
+                    .map(|run| kept.copy(key, run, most, &mut entries));
+                (answer, run.filter(|_| copied == Some(Copied::More)))
+            });
+            while let Some(rest) = &mut run {
+                slice.rest().await;
+                match self.with(|kept, _| kept.copy(key, rest, most, &mut entries)) {
+                    Copied::More => {}
+                    Copied::All => run = None,
+                    Copied::Removed => break,
+                }
+            }
+            if run.is_none() {
+                return (answer, entries);
+            }
+        }
+        unreachable!("the last attempt takes one hold")
+    }
+
     /// Runs `act` under the lock. The time is taken there, so that it never goes back from one act to the next.
     fn with<T>(&self, act: impl FnOnce(&mut Kept, Now) -> T) -> T {
         let mut kept = self.kept.lock();
@@ -99,7 +139,14 @@ impl History for Memory {
         epoch: Option<&'a str>,
         offset: u64,
     ) -> Answer<'a, Recovery> {
-        Box::pin(async move { Ok(self.with(|kept, now| kept.since(key, epoch, offset, now))) })
+        Box::pin(async move {
+            let begin = |kept: &mut Kept, now| kept.since(key, epoch, offset, now);
+            let (recovery, entries) = self.copy(key, begin).await;
+            Ok(Recovery {
+                entries,
+                ..recovery
+            })
+        })
     }
 
     fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>> {
@@ -107,7 +154,10 @@ impl History for Memory {
     }
 
     fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting> {
-        Box::pin(async move { Ok(self.with(|kept, now| kept.waiting(key, now))) })
+        Box::pin(async move {
+            let (waiting, entries) = self.copy(key, |kept, now| kept.waiting(key, now)).await;
+            Ok(Waiting { entries, ..waiting })
+        })
     }
 
     fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>) {
@@ -174,6 +224,9 @@ struct Log {
     bytes: usize,
     /// Its place in [`Kept::quiet`] while nothing of it is kept.
     quiet: Option<u64>,
+    /// Readers from whom some is withheld that is kept, each by a hash and with the offset up to which it has confirmed. What is
+    /// kept up to there is for others, and is not looked at again for it.
+    confirmed: Vec<(u64, u64)>,
 }
 
 impl Log {
@@ -186,6 +239,7 @@ impl Log {
             entries: VecDeque::new(),
             bytes: 0,
             quiet: None,
+            confirmed: Vec::new(),
         }
     }
 
@@ -193,6 +247,26 @@ impl Log {
         Position {
             epoch: self.epoch,
             offset: self.newest,
+        }
+    }
+
+    /// Gives back room. A crowd of users who once had much waiting must not hold the room for it ever after.
+    fn trim(&mut self) {
+        if self.entries.is_empty() {
+            self.confirmed = Vec::new();
+        }
+        if self.entries.capacity() > 16 + 4 * self.entries.len() {
+            self.entries.shrink_to(2 * self.entries.len());
+        }
+    }
+
+    /// What is kept now after `offset`.
+    fn run_after(&self, offset: u64) -> Run {
+        Run {
+            epoch: self.epoch,
+            // Nothing is kept up to what was removed unconfirmed.
+            after: offset.max(self.lost_to),
+            end: self.newest,
         }
     }
 
@@ -204,6 +278,39 @@ impl Log {
         self.entries.range(seen..).map(|held| &held.entry)
     }
 
+    /// The entries up to `offset` that are to be looked at when the reader `who` confirms them.
+    fn unconfirmed(&self, offset: u64, who: u64) -> Range<usize> {
+        let up_to = |offset| {
+            let is_before = |held: &Held| held.entry.offset <= offset;
+            self.entries.partition_point(is_before)
+        };
+        let known = self.confirmed.iter().find(|(of, _)| *of == who);
+        let start = known.map_or(0, |(_, confirmed)| up_to(*confirmed));
+        start..up_to(offset).max(start)
+    }
+
+    /// Moves what `reader` confirms up to `offset` after what stays up to there. Returns where it lies.
+    fn gather_confirmed(&mut self, offset: u64, (reader, who): (&Reader<'_>, u64)) -> Range<usize> {
+        let Range { start, end } = self.unconfirmed(offset, who);
+        let mut first = start;
+        for at in start..end {
+            if !self.entries[at].entry.is_for(reader) {
+                self.entries.swap(first, at);
+                first += 1;
+            }
+        }
+
+        // From most readers nothing is withheld, and nothing has to be remembered. An older confirmation says nothing new.
+        if first > 0 && end > start {
+            self.confirmed.retain(|(of, _)| *of != who);
+            if self.confirmed.len() == HISTORY_CONFIRMERS {
+                self.confirmed.remove(0);
+            }
+            self.confirmed.push((who, offset));
+        }
+        first..end
+    }
+
     /// Whether nothing but what was confirmed is missing after `offset` of `epoch`.
     fn proves(&self, epoch: Option<&str>, offset: u64) -> bool {
         let same = epoch.is_none_or(|epoch| epoch.parse() == Ok(self.epoch));
@@ -211,11 +318,21 @@ impl Log {
     }
 }
 
-/// Why an event is removed.
-#[derive(Clone, Copy, Debug)]
-enum Why {
-    Confirmed,
-    Over(DropReason),
+/// Entries of a topic that are being copied: those kept now with offsets after `after`, up to `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    epoch: Epoch,
+    after: u64,
+    end: u64,
+}
+
+/// How far copying a run has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copied {
+    All,
+    More,
+    /// Some of it were removed before they were copied.
+    Removed,
 }
 
 /// What all topics share: order of ages, sums, counters.
@@ -228,6 +345,8 @@ struct Books {
     /// Held by all shares.
     events: usize,
     metrics: Arc<Metrics>,
+    /// For readers.
+    hasher: RandomState,
 }
 
 /// What is kept of one app.
@@ -262,6 +381,7 @@ impl Books {
             bytes: 0,
             events: 0,
             metrics,
+            hasher: RandomState::new(),
         }
     }
 
@@ -294,29 +414,44 @@ impl Books {
         self.show();
     }
 
-    /// Removes the event at `at` of `log`; only what is confirmed may have older ones before it. A user's event that was
-    /// not confirmed is a loss, and counted.
-    fn remove(&mut self, key: &Key, log: &mut Log, at: usize, why: Why) {
-        let Some(held) = log.entries.remove(at) else {
+    /// Removes the oldest event of `log`, which was not confirmed: of a user that is a loss, and counted.
+    fn remove_oldest(&mut self, key: &Key, log: &mut Log, reason: DropReason) {
+        let Some(held) = log.entries.pop_front() else {
             return;
         };
-        // A crowd of users who once had much waiting must not hold the room for it ever after.
-        if log.entries.capacity() > 16 + 4 * log.entries.len() {
-            log.entries.shrink_to(2 * log.entries.len());
+        log.lost_to = held.entry.offset;
+        if let Topic::User(_) = key.topic {
+            let metrics = &self.shares[usize::from(key.app.0)].metrics;
+            metrics.dropped(reason, 1);
         }
         log.bytes -= held.bytes;
+        self.strike(key, held);
+        log.trim();
+        self.show();
+    }
+
+    /// Removes what is kept of `log` up to `offset` and is for `reader`, which has it. Older ones may stay that are not.
+    fn confirm(&mut self, key: &Key, log: &mut Log, offset: u64, reader: &Reader<'_>) {
+        let who = self.hasher.hash_one(reader);
+        let confirmed = log.gather_confirmed(offset, (reader, who));
+        if confirmed.is_empty() {
+            return;
+        }
+        for held in log.entries.drain(confirmed) {
+            log.bytes -= held.bytes;
+            self.strike(key, held);
+        }
+        log.trim();
+        self.show();
+    }
+
+    /// Takes an event that was removed out of the sums.
+    fn strike(&mut self, key: &Key, held: Held) {
         self.bytes -= held.weight();
         self.events -= 1;
         let share = &mut self.shares[usize::from(key.app.0)];
         share.bytes -= held.weight();
         share.ages.remove(held.place);
-        if let Why::Over(reason) = why {
-            log.lost_to = held.entry.offset;
-            if let Topic::User(_) = key.topic {
-                share.metrics.dropped(reason, 1);
-            }
-        }
-        self.show();
     }
 
     /// Removes what is past its time.
@@ -326,7 +461,7 @@ impl Books {
             .front()
             .is_some_and(|held| held.until <= now.age)
         {
-            self.remove(key, log, 0, Why::Over(DropReason::StoredExpired));
+            self.remove_oldest(key, log, DropReason::StoredExpired);
         }
     }
 
@@ -412,8 +547,7 @@ impl Kept {
         };
         self.books.add(key, log, entry, keep.ttl, now);
         while log.entries.len() > keep.events || log.bytes > keep.bytes {
-            self.books
-                .remove(key, log, 0, Why::Over(DropReason::StoredOver));
+            self.books.remove_oldest(key, log, DropReason::StoredOver);
         }
         let position = log.position();
         self.settle(key, now);
@@ -425,19 +559,24 @@ impl Kept {
         self.read_or_begin(key, now, Log::position)
     }
 
-    fn since(&mut self, key: &Key, epoch: Option<&str>, offset: u64, now: Now) -> Recovery {
+    /// What someone has missed who saw `offset` of `epoch`, and where the entries are that belong to it.
+    fn since(
+        &mut self,
+        key: &Key,
+        epoch: Option<&str>,
+        offset: u64,
+        now: Now,
+    ) -> (Recovery, Option<Run>) {
         self.read_or_begin(key, now, |log| {
             let recovered = log.proves(epoch, offset);
-            let entries = log
-                .later(if recovered { offset } else { 0 })
-                .cloned()
-                .collect();
-            Recovery {
+            let shared = if recovered { offset } else { 0 };
+            let recovery = Recovery {
                 position: log.position(),
                 recovered,
-                shared: if recovered { offset } else { 0 },
-                entries,
-            }
+                shared,
+                entries: Vec::new(),
+            };
+            (recovery, Some(log.run_after(shared)))
         })
     }
 
@@ -453,12 +592,38 @@ impl Kept {
         })
     }
 
-    fn waiting(&mut self, key: &Key, now: Now) -> Waiting {
-        let all = |log: &Log| Waiting {
-            position: Some(log.position()),
-            entries: log.later(0).cloned().collect(),
+    /// What waits for a user, and where the entries are that belong to it.
+    fn waiting(&mut self, key: &Key, now: Now) -> (Waiting, Option<Run>) {
+        let all = |log: &Log| {
+            let waiting = Waiting {
+                position: Some(log.position()),
+                entries: Vec::new(),
+            };
+            (waiting, Some(log.run_after(0)))
         };
         self.read(key, now, all).unwrap_or_default()
+    }
+
+    /// Adds up to `most` entries of `run`, which then begins after them. What has come to be past its time since the run began
+    /// still belongs to it, unless it was removed.
+    fn copy(&self, key: &Key, run: &mut Run, most: usize, to: &mut Vec<Entry>) -> Copied {
+        let log = self.topics.get(key);
+        let Some(log) = log.filter(|log| log.epoch == run.epoch && log.lost_to <= run.after) else {
+            return Copied::Removed;
+        };
+        let mut rest = log
+            .later(run.after)
+            .take_while(|entry| entry.offset <= run.end);
+        let before = to.len();
+        to.extend(rest.by_ref().take(most).cloned());
+        if let Some(last) = to[before..].last() {
+            run.after = last.offset;
+        }
+        if rest.next().is_some() {
+            Copied::More
+        } else {
+            Copied::All
+        }
     }
 
     fn confirm(&mut self, key: &Key, offset: u64, reader: &Reader<'_>, now: Now) {
@@ -466,18 +631,7 @@ impl Kept {
             return;
         };
         self.books.age(key, log, now);
-        let mut at = 0;
-        while let Some(held) = log
-            .entries
-            .get(at)
-            .filter(|held| held.entry.offset <= offset)
-        {
-            if held.entry.is_for(reader) {
-                self.books.remove(key, log, at, Why::Confirmed);
-            } else {
-                at += 1;
-            }
-        }
+        self.books.confirm(key, log, offset, reader);
         self.settle(key, now);
     }
 
@@ -511,7 +665,7 @@ impl Kept {
 
     fn remove_oldest(&mut self, key: &Key, reason: DropReason, now: Now) {
         if let Some(log) = self.topics.get_mut(key) {
-            self.books.remove(key, log, 0, Why::Over(reason));
+            self.books.remove_oldest(key, log, reason);
         }
         self.settle(key, now);
     }

@@ -131,7 +131,7 @@ pub(crate) struct Omit {
 }
 
 /// Who reads what is kept.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Reader<'a> {
     pub(crate) user: Option<&'a str>,
     pub(crate) device: Option<&'a str>,

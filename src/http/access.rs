@@ -9,7 +9,13 @@ use hyper::{
 use ipnet::IpNet;
 
 use super::problem::Problem;
-use crate::{app::Live, auth::Scope, id::AppId, metrics::Refusal, node::Node};
+use crate::{
+    app::Live,
+    auth::{Scope, has_form},
+    id::AppId,
+    metrics::Refusal,
+    node::Node,
+};
 
 /// Of a header, so much is shown in messages: any real Origin or Host.
 const SHOWN_CHARS: usize = 128;
@@ -75,7 +81,7 @@ fn caller(live: &Live, headers: &HeaderMap, scope: Scope) -> Result<Caller, Refu
     let key = live
         .keys
         .authenticate(presented)
-        .ok_or_else(|| unauthorized("the API key is not known"))?;
+        .ok_or_else(|| unauthorized(unknown_key(presented)))?;
     if !key.may(scope) {
         let detail = format!("the API key \"{}\" lacks the scope {scope}", key.name);
         let problem = Problem::new(StatusCode::FORBIDDEN, "missing_scope", detail);
@@ -85,6 +91,15 @@ fn caller(live: &Live, headers: &HeaderMap, scope: Scope) -> Result<Caller, Refu
         app: key.app,
         key: key.name.clone(),
     })
+}
+
+/// What is said of a key that is not one of the server's.
+fn unknown_key(presented: &str) -> &'static str {
+    if has_form(presented) {
+        "this is a client token, not an API key"
+    } else {
+        "the API key is not known"
+    }
 }
 
 /// The credentials of an `Authorization: Bearer` header (RFC 6750, section 2.1).

@@ -13,9 +13,10 @@ use serde_json::value::RawValue;
 
 use super::{
     problem::Problem,
-    shape::{Kind, LEAVE_OUT, Shape, field, found, missing},
+    shape::{Kind, LEAVE_OUT, Shape, field, missing},
 };
 use crate::{
+    auth::json_kind,
     id::AppId,
     limits::LONG_BODY,
     node::{Exceptions, Extent, Node, Target, To},
@@ -32,7 +33,7 @@ pub(crate) async fn read(body: Incoming, limit: usize, time: Duration) -> Result
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",
-            format!("the body is over {limit} bytes"),
+            format!("the body is over {limit} bytes (limits.body_bytes)"),
         )),
         Ok(Err(_)) => Err(Problem::bad_request(
             "body_incomplete",
@@ -78,7 +79,10 @@ pub(crate) fn text(body: &[u8]) -> Result<&str, Problem> {
     // serde would take a list for a struct.
     let start = text.trim_start();
     if !start.starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok() {
-        return refuse(format!("a JSON object is required, not {}", found(start)));
+        return refuse(format!(
+            "a JSON object is required, not {}",
+            json_kind(start)
+        ));
     }
     Ok(text)
 }

@@ -11,6 +11,7 @@ use serde_json::{
 
 use super::{
     access::Caller,
+    audit,
     body::{self, EXCEPT, TO, Whom},
     inspect::name_missing,
     problem::Problem,
@@ -224,12 +225,14 @@ pub(super) fn membership(body: &[u8]) -> Result<(String, Target), Problem> {
 /// 400 for a wrong body, or one that names nobody.
 pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &Bytes) -> Result<Json, Problem> {
     let (channel, target) = body::understand(node, caller.app, body, membership).await?;
+    let whom = format!("{} into {channel}", audit::whom(&target));
     let joins = node.join_everywhere(caller.app, channel, target).await?;
     let Joins {
         joined,
         already,
         full,
     } = joins.value;
+    audit::note(node, caller, "join", &whom, joined);
     let mut answer = json!({ "joined": joined, "already": already, "full": full });
     name_missing(&mut answer, &joins.missing);
     Ok(answer)
@@ -245,7 +248,9 @@ pub(crate) async fn leave(
     body: &Bytes,
 ) -> Result<Json, Problem> {
     let (channel, target) = body::understand(node, caller.app, body, membership).await?;
+    let whom = format!("{} out of {channel}", audit::whom(&target));
     let left = node.leave_everywhere(caller.app, channel, target).await?;
+    audit::note(node, caller, "leave", &whom, left.value);
     let mut answer = json!({ "left": left.value });
     name_missing(&mut answer, &left.missing);
     Ok(answer)

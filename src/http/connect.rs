@@ -21,11 +21,13 @@ use super::{
     Answer, Edge, Peer,
     access::{self, Refused},
     problem::Problem,
+    shape::shown,
     watch::Watched,
 };
 use crate::{
     app::{App, Live},
     auth::has_form,
+    config::DEFAULT_APP,
     event_loop::EventLoop,
     id::AppId,
     limits::DEVICE_BYTES,
@@ -102,7 +104,11 @@ impl Query {
             device,
             echo,
             store,
-            entrance: Entrance { channels, resume },
+            entrance: Entrance {
+                channels,
+                resume,
+                is_app_guessed: false,
+            },
         })
     }
 }
@@ -114,6 +120,8 @@ struct Destination<'n> {
     policy: usize,
     /// Why it may not stay. It learns that by a close frame: a browser could not read a status.
     refusal: Option<&'static str>,
+    /// Whether the client named no app, and there are several.
+    is_guessed: bool,
 }
 
 impl<'n> Destination<'n> {
@@ -122,14 +130,15 @@ impl<'n> Destination<'n> {
     /// # Errors
     /// 404 for an unknown app, 400 where key and app name different ones.
     fn of(node: &'n Node, live: &Live, query: &Query) -> Result<Self, Refused> {
-        let unknown_app = || {
-            let problem = Problem::not_found("unknown_app", "there is no such app");
+        let unknown_app = |name: &str| {
+            let detail = format!("there is no app \"{}\"", shown(name));
+            let problem = Problem::not_found("unknown_app", detail);
             Refused::new(Refusal::App, None, problem)
         };
         let named = query
             .app
             .as_deref()
-            .map(|name| node.app_named(name).ok_or_else(unknown_app))
+            .map(|name| node.app_named(name).ok_or_else(|| unknown_app(name)))
             .transpose()?;
         let found = query.key.as_ref().map(|key| live.client_keys.find(key));
         match found {
@@ -142,13 +151,16 @@ impl<'n> Destination<'n> {
                 app: node.app(app),
                 policy,
                 refusal: None,
+                is_guessed: false,
             }),
             unknown => {
-                let app = named.or(node.apps.first()).ok_or_else(unknown_app)?;
+                let first = node.apps.first();
+                let app = named.or(first).ok_or_else(|| unknown_app(DEFAULT_APP))?;
                 Ok(Self {
                     app,
                     policy: 0,
                     refusal: unknown.map(|_| "unknown client key"),
+                    is_guessed: named.is_none() && node.apps.len() > 1,
                 })
             }
         }
@@ -254,7 +266,9 @@ fn admit(
         app,
         policy,
         refusal,
+        is_guessed,
     } = Destination::of(node, live, &query)?;
+    query.entrance.is_app_guessed = is_guessed;
     let app = app.id;
     let refused = |why, problem| Refused::new(why, Some(app), problem);
 

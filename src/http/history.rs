@@ -60,8 +60,8 @@ pub(crate) async fn page(
     let after = query.get("after").map_or(Ok(0), offset)?;
     let limit = query.limit(PAGE_DEFAULT)?;
     if node.kept_key(caller.app, channel).is_none() {
-        let detail =
-            "this channel keeps no history; set `history_size` by a rule for channels of the app";
+        let detail = "this channel keeps no history; set `history_size` by a rule for channels of the app, or start the \
+                      server with --channel-history 'room-*=100'";
         return Err(Problem::not_found("no_history", detail));
     }
     let Some(page) = node.kept(caller.app, channel, after, limit).await? else {

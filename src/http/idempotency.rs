@@ -14,7 +14,10 @@ use tokio::sync::watch;
 
 use crate::{
     id::AppId,
-    limits::{IDEMPOTENCY_ENTRY_BYTES, IDEMPOTENCY_KEY_BYTES, IDEMPOTENCY_RUNNING_BYTES, Limits},
+    limits::{
+        IDEMPOTENCY_ENTRY_BYTES, IDEMPOTENCY_EXPIRED_AT_ONCE, IDEMPOTENCY_KEY_BYTES,
+        IDEMPOTENCY_RUNNING_BYTES, Limits, TICK,
+    },
     metrics::Metrics,
 };
 
@@ -88,6 +91,8 @@ enum Entry {
     Done {
         body: u64,
         answer: Bytes,
+        /// It is kept for a window from here on. Past that it counts as absent, whether or not it was removed yet.
+        since: Instant,
     },
 }
 
@@ -112,7 +117,8 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Share {
     entries: AHashMap<Arc<Scope>, Entry>,
-    /// Finished answers by age; all are kept equally long.
+    /// Finished answers by age; all are kept equally long. One whose key was claimed again after its window, before it was
+    /// removed, is still here, and stands for nothing.
     ages: VecDeque<(Instant, Arc<Scope>)>,
     bytes: usize,
 }
@@ -130,23 +136,28 @@ impl Share {
         }
     }
 
-    /// Removes the oldest finished answer, if there is one.
-    fn remove_oldest(&mut self) -> bool {
-        let Some((_, scope)) = self.ages.pop_front() else {
-            return false;
-        };
+    /// Removes the oldest finished answer. Returns since when it was kept, if there was one.
+    fn remove_oldest(&mut self) -> Option<Instant> {
+        let (kept_since, scope) = self.ages.pop_front()?;
+        let is_kept =
+            |entry: &Entry| matches!(entry, Entry::Done { since, .. } if *since == kept_since);
+        if !self.entries.get(&scope).is_some_and(is_kept) {
+            return None;
+        }
         self.remove(&scope);
-        true
+        Some(kept_since)
     }
 
-    fn expire(&mut self, window: Duration) {
-        while self
-            .ages
-            .front()
-            .is_some_and(|(since, _)| since.elapsed() >= window)
+    /// Removes up to `most` answers that are past their time. Returns how many more it might have removed.
+    fn expire(&mut self, window: Duration, mut most: usize) -> usize {
+        while most > 0
+            && let Some((since, _)) = self.ages.front()
+            && since.elapsed() >= window
         {
             self.remove_oldest();
+            most -= 1;
         }
+        most
     }
 }
 
@@ -238,13 +249,35 @@ impl Store {
         }
     }
 
+    /// Removes answers that are past their time, until the server ends. Each look for a key removes some as well, but keys may
+    /// stop coming.
+    pub(crate) async fn expire_on_time(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            while !self.expire_some(&mut self.shares.lock(), 0) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Removes up to [`IDEMPOTENCY_EXPIRED_AT_ONCE`] answers that are past their time, those of the app `first` before others.
+    /// True if none is left.
+    fn expire_some(&self, shares: &mut [Share], first: usize) -> bool {
+        let mut most = IDEMPOTENCY_EXPIRED_AT_ONCE;
+        let (before, from) = shares.split_at_mut(first);
+        for share in from.iter_mut().chain(before) {
+            most = share.expire(self.window, most);
+        }
+        most > 0
+    }
+
     fn look(self: &Arc<Self>, scope: &Arc<Scope>, body: u64) -> Result<Look, KeyError> {
         let mut shares = self.shares.lock();
-        for share in &mut *shares {
-            share.expire(self.window);
-        }
         let at = usize::from(scope.app.0);
+        self.expire_some(&mut shares, at);
         match shares[at].entries.get(scope) {
+            // Past its time; it is replaced below.
+            Some(Entry::Done { since, .. }) if since.elapsed() >= self.window => {}
             Some(entry) if entry.body() != body => return Err(KeyError::OtherBody),
             Some(Entry::Running { done, .. }) => return Ok(Look::Wait(done.clone())),
             Some(Entry::Done { answer, .. }) => {
@@ -291,8 +324,10 @@ impl Store {
                 .max_by_key(|share| used(share));
             match furthest {
                 Some(share) if used(share) > 1000 => {
-                    share.remove_oldest();
-                    self.metrics.idempotency_given_up.inc();
+                    let removed = share.remove_oldest();
+                    if removed.is_some_and(|since| since.elapsed() < self.window) {
+                        self.metrics.idempotency_given_up.inc();
+                    }
                 }
                 _ => return,
             }
@@ -319,15 +354,17 @@ impl Running {
     /// Keeps the answer of a success.
     pub(crate) fn succeed(mut self, answer: &Bytes) {
         if let Some(scope) = self.scope.take() {
+            let since = Instant::now();
             let entry = Entry::Done {
                 body: self.body,
                 // A copy has no spare room, and keeps nothing else.
                 answer: Bytes::copy_from_slice(answer),
+                since,
             };
             let mut shares = self.store.shares.lock();
             let share = &mut shares[usize::from(scope.app.0)];
             share.insert(scope.clone(), entry);
-            share.ages.push_back((Instant::now(), scope));
+            share.ages.push_back((since, scope));
             self.store.make_room(&mut shares);
         }
     }
@@ -396,7 +433,22 @@ mod tests {
                 .iter()
                 .map(|(scope, entry)| entry.weight(scope));
             assert_eq!(share.bytes, weights.sum::<usize>());
-            assert!(share.ages.len() <= share.entries.len());
+            let is_done = |entry: &&Entry| matches!(entry, Entry::Done { .. });
+            assert!(share.ages.len() >= share.entries.values().filter(is_done).count());
+        }
+    }
+
+    /// Makes every answer as old as `by` more.
+    fn age_all(store: &Store, by: Duration) {
+        for share in &mut *store.shares.lock() {
+            for (since, _) in &mut share.ages {
+                *since -= by;
+            }
+            for entry in share.entries.values_mut() {
+                if let Entry::Done { since, .. } = entry {
+                    *since -= by;
+                }
+            }
         }
     }
 
@@ -456,6 +508,50 @@ mod tests {
             store.claim(scope("b"), b"1", soon()).await,
             Ok(Claim::First(_))
         ));
+    }
+
+    #[tokio::test]
+    async fn answers_past_their_time_are_removed_a_few_at_a_time_and_count_as_absent_until_then() {
+        let window = Duration::from_mins(1);
+        let store = store_of(2, 10_000, usize::MAX / 1000, window);
+        let held = |store: &Store| -> usize {
+            let shares = store.shares.lock();
+            shares.iter().map(|share| share.entries.len()).sum()
+        };
+        let all = 4 * IDEMPOTENCY_EXPIRED_AT_ONCE;
+        for n in 0..all {
+            let app = (n % 2) as u16;
+            keep(&store, of_app(app, &n.to_string()), b"old")
+                .await
+                .unwrap();
+        }
+        age_all(&store, window);
+
+        // The newest of all: it is there still, and its key is free.
+        let newest = of_app(1, &(all - 1).to_string());
+        keep(&store, newest.clone(), b"new").await.unwrap();
+        assert_eq!(held(&store), all - IDEMPOTENCY_EXPIRED_AT_ONCE);
+        while !store.expire_some(&mut store.shares.lock(), 0) {
+            audit(&store);
+        }
+        assert_eq!(held(&store), 1);
+        assert!(
+            is_kept(&store, newest).await,
+            "what came in its place stays"
+        );
+    }
+
+    #[tokio::test]
+    async fn room_that_is_taken_by_answers_past_their_time_is_room() {
+        let window = Duration::from_mins(1);
+        let store = store(10, window);
+        for n in 0..10 {
+            keep(&store, scope(&n.to_string()), b"").await.unwrap();
+        }
+        assert_eq!(keep(&store, scope("more"), b"").await, Err(KeyError::Full));
+        age_all(&store, window);
+        assert_eq!(keep(&store, scope("more"), b"").await, Ok(()));
+        assert_eq!(store.metrics.idempotency_given_up.get(), 0);
     }
 
     #[tokio::test]

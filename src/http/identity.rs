@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{
     access::Caller,
-    body,
+    audit, body,
     inspect::CAN,
     problem::Problem,
     shape::{Kind, LEAVE_OUT, Shape, Whole, field},
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     auth::SignError,
+    limits::TOKEN_TIME_END,
     node::{Node, NodeError, ReplaceReceipt, RevokeReceipt},
 };
 
@@ -58,9 +59,16 @@ pub(super) fn revoking(body: &[u8]) -> Result<Revoking, Problem> {
         users,
         before,
     } = body::parse(body, &REVOKE)?;
+    let before = before.map(|Moment(seconds)| seconds);
+    if let Some(before) = before.filter(|before| *before as f64 >= TOKEN_TIME_END) {
+        let detail = format!(
+            "\"before\" is {before}, which is far ahead; is it in milliseconds? It must be in seconds"
+        );
+        return Err(Problem::bad_request("bad_field", detail));
+    }
     Ok(Revoking {
         users: one_or_many(USER_OR_USERS, user, users)?,
-        before: before.map(|Moment(seconds)| seconds),
+        before,
     })
 }
 
@@ -74,7 +82,9 @@ pub(crate) async fn revoke(
     body: &[u8],
 ) -> Result<RevokeReceipt, Problem> {
     let Revoking { users, before } = revoking(body)?;
+    let whom = format!("users {}", audit::listed(&users));
     let receipt = node.revoke_everywhere(caller.app, users, before).await?;
+    audit::note(node, caller, "revoke", &whom, receipt.disconnected);
     Ok(receipt)
 }
 
@@ -118,9 +128,13 @@ pub(crate) async fn auth(
 ) -> Result<ReplaceReceipt, Problem> {
     let Replacing { user, claims, can } = replacing(body)?;
     let owned = can.map(ToOwned::to_owned);
+    let whom = format!("users {}", audit::listed(std::slice::from_ref(&user)));
     let receipt = node
         .replace_claims_everywhere(caller.app, user, claims.to_owned(), owned)
         .await;
+    if let Ok(receipt) = &receipt {
+        audit::note(node, caller, "auth", &whom, receipt.connections);
+    }
     receipt.map_err(|error| match &error {
         NodeError::Claims(wrong) => unusable(wrong, Some(claims), can).map_or_else(
             || error.into(),
@@ -213,6 +227,21 @@ impl<'de> Deserialize<'de> for Moment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_in_milliseconds_is_asked_about() {
+        let read = |before: u64| {
+            let body = format!(r#"{{"user":"ann","before":{before}}}"#);
+            revoking(body.as_bytes()).map(|revoking| revoking.before)
+        };
+        let problem = read(1_785_240_000_000).unwrap_err();
+        assert!(
+            problem.detail().contains("is it in milliseconds?"),
+            "{}",
+            problem.detail()
+        );
+        assert_eq!(read(1_785_240_000).unwrap(), Some(1_785_240_000));
+    }
 
     #[test]
     fn a_time_is_seconds_or_a_text() {

@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json, value::RawValue};
 
 use super::{
     access::Caller,
+    audit,
     body::{self, EXCEPT, TO, Whom},
     identity::unusable,
     problem::Problem,
@@ -113,9 +114,11 @@ pub(crate) async fn disconnect(
     body: &Bytes,
 ) -> Result<Json, Problem> {
     let (target, close) = body::understand(node, caller.app, body, disconnection).await?;
+    let whom = format!("{} with {}", audit::whom(&target), close.code);
     let disconnected = node
         .disconnect_everywhere(caller.app, target, close)
         .await?;
+    audit::note(node, caller, "disconnect", &whom, disconnected.value);
     let mut answer = json!({ "disconnected": disconnected.value });
     name_missing(&mut answer, &disconnected.missing);
     Ok(answer)

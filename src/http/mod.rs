@@ -1,6 +1,7 @@
 //! The HTTP edge: the routing table, who may call, and the calls.
 
 pub(crate) mod access;
+mod audit;
 pub(crate) mod body;
 mod channels;
 mod connect;
@@ -48,6 +49,7 @@ use crate::{
     hub::LongStep,
     limits::LONG_BODY,
     metrics::Refusal,
+    nearest::nearest,
     node::{Node, Phase},
 };
 
@@ -258,6 +260,35 @@ impl Route {
         let segment = path.strip_prefix(before)?.strip_suffix(behind)?;
         (!segment.is_empty() && !segment.contains('/')).then_some(segment)
     }
+
+    /// The route's path with the names that `path` has in place of its own; `None` if the paths differ in length.
+    fn at(&self, path: &str) -> Option<String> {
+        let (own, given) = (self.path.split('/'), path.split('/'));
+        if own.clone().count() != given.clone().count() {
+            return None;
+        }
+        let segments = own.zip(given).map(
+            |(own, given)| {
+                if own.starts_with('{') { given } else { own }
+            },
+        );
+        Some(segments.collect::<Vec<_>>().join("/"))
+    }
+}
+
+/// The route that was probably meant by `path`, which no route takes.
+fn nearest_route(path: &str) -> Option<&'static Route> {
+    let path = path.trim_end_matches('/');
+    nearest_to(path).or_else(|| nearest_to(&format!("/v1{path}")))
+}
+
+fn nearest_to(path: &str) -> Option<&'static Route> {
+    let paths: Vec<(&Route, String)> = ROUTES
+        .iter()
+        .filter_map(|route| Some((route, route.at(path)?)))
+        .collect();
+    let known = paths.iter().map(|(route, path)| (*route, path.as_str()));
+    nearest(path, known, |known| (known.len() / 4).min(2))
 }
 
 /// Where a request came in.
@@ -374,10 +405,12 @@ impl Edge {
             }
             Some(allow) => Problem::method(allow),
             None => {
-                let problem = Problem::not_found(
-                    "unknown_path",
-                    "there is no such path; see /v1/openapi.json",
+                let hint = nearest_route(request.uri().path()).map_or_else(
+                    || "see /v1/openapi.json".to_owned(),
+                    |route| format!("did you mean {} {}?", route.method, route.path),
                 );
+                let detail = format!("there is no such path; {hint}");
+                let problem = Problem::not_found("unknown_path", detail);
                 if request.headers().contains_key(UPGRADE) {
                     let hint = "clients connect to /v1/connect";
                     return refused(Refusal::Path, problem.but(hint));
@@ -586,6 +619,36 @@ mod tests {
                 None,
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn an_unknown_path_is_told_which_may_be_meant() {
+        for (path, meant) in [
+            ("/v1/emits", "POST /v1/emit"),
+            ("/emit", "POST /v1/emit"),
+            ("/v1/emit/", "POST /v1/emit"),
+            ("/v1/boradcast", "POST /v1/broadcast"),
+            ("/v1/user/ann", "GET /v1/users/{user}"),
+            (
+                "/v1/channels/room-1/histroy",
+                "GET /v1/channels/{channel}/history",
+            ),
+            ("/channels/", "GET /v1/channels"),
+            ("/metric", "GET /metrics"),
+        ] {
+            let route = nearest_route(path).unwrap();
+            assert_eq!(format!("{} {}", route.method, route.path), meant, "{path}");
+        }
+        for path in [
+            "/",
+            "/wp-login.php",
+            "/v1",
+            "/v1/nothing",
+            "/v2/nothing/x",
+            "",
+        ] {
+            assert!(nearest_route(path).is_none(), "{path}");
         }
     }
 

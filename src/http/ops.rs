@@ -7,6 +7,7 @@ use hyper::{
     Response, StatusCode,
     header::{CONTENT_TYPE, HeaderValue},
 };
+use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     limits::{LIVE_SILENCE, READY_SILENCE},
+    metrics::Metrics,
     node::{Node, Phase},
 };
 
@@ -130,6 +132,7 @@ fn unfit(node: &Node) -> Vec<String> {
 /// do, and what the node does for all of them, is not its business.
 pub(super) fn metrics(node: &Node, caller: Option<&Caller>) -> Response<Answer> {
     node.hub.note_queues();
+    note_state(node);
     let app = caller.filter(|_| node.apps.len() > 1);
     let text = match app {
         Some(caller) => node.metrics.render_app(&node.app(caller.app).name),
@@ -140,6 +143,27 @@ pub(super) fn metrics(node: &Node, caller: Option<&Caller>) -> Response<Answer> 
         "application/openmetrics-text; version=1.0.0; charset=utf-8",
         text,
     )
+}
+
+/// Brings the gauges up to date that nothing else moves.
+fn note_state(node: &Node) {
+    let Metrics {
+        ready,
+        draining,
+        connections_limit,
+        max_fds,
+        ..
+    } = &*node.metrics;
+    let is_ready = unfit(node).is_empty() && node.apart().is_none();
+    ready.set(i64::from(is_ready));
+    draining.set(i64::from(node.phase() != Phase::Serving));
+
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    connections_limit.set(number(node.live().config.limits.connections as u64));
+    // Without a limit there is no number to show.
+    if let Some(most) = getrlimit(Resource::Nofile).current {
+        max_fds.set(number(most));
+    }
 }
 
 pub(super) fn openapi() -> Response<Answer> {

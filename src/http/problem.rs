@@ -147,7 +147,7 @@ impl From<NodeError> for Problem {
             NodeError::TooManyNames { .. }
             | NodeError::NameTooLong { .. }
             | NodeError::Event(_)
-            | NodeError::CannotStore
+            | NodeError::CannotStore { .. }
             | NodeError::EmptyName
             | NodeError::Later
             | NodeError::Claims(_)

@@ -323,7 +323,13 @@ pub(super) fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
         #[serde(borrow)]
         items: Vec<&'a RawValue>,
     }
-    let Batch { items } = body::parse(body, &BATCH)?;
+    let Batch { items } = body::parse(body, &BATCH).map_err(|problem| {
+        if body.trim_ascii_start().starts_with(b"[") {
+            problem.but("write {\"items\":[…]}")
+        } else {
+            problem
+        }
+    })?;
     if items.len() > BATCH_ITEMS {
         let detail = format!(
             "a batch holds at most {BATCH_ITEMS} items, not {}",
@@ -351,4 +357,20 @@ fn item_result(result: Result<Bytes, Problem>) -> Box<RawValue> {
     };
     // Both are valid JSON by construction.
     RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_in_place_of_a_batch_is_told_what_to_write() {
+        let problem = items(br#" [{"call":"broadcast","event":"e"}]"#).unwrap_err();
+        assert_eq!(
+            problem.detail(),
+            r#"a JSON object is required, not a list; write {"items":[…]}"#
+        );
+        let other = items(br#"{"items":[1]}"#).map(|items| items.len());
+        assert!(!other.is_err_and(|problem| problem.detail().contains("write {")));
+    }
 }

@@ -13,6 +13,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{identity::Moment, problem::Problem};
+use crate::auth::json_kind;
 
 /// How much of a name or a value from a body a message repeats.
 const SHOWN_CHARS: usize = 64;
@@ -192,21 +193,10 @@ impl Kind {
             (Self::Word(_), Some(b'"'))
             | (Self::Whole(_), Some(b'-' | b'0'..=b'9'))
             | (Self::Moment, Some(b'"' | b'-' | b'0'..=b'9')) => shown(value),
-            _ => found(value),
+            _ => json_kind(value),
         };
         let advice = if found == "null" { advice } else { "" };
         format!("\"{path}\" must be {expected}, not {found}{advice}")
-    }
-}
-
-/// What kind of JSON `value` is.
-pub(crate) fn found(value: &str) -> &str {
-    match value.as_bytes().first() {
-        Some(b'n' | b't' | b'f') => value.trim_end(),
-        Some(b'"') => "a string",
-        Some(b'[') => "a list",
-        Some(b'{') => "an object",
-        _ => "a number",
     }
 }
 
@@ -217,7 +207,18 @@ fn each(path: &str, list: &str, kind: Kind) -> Option<Problem> {
         Err(error) => return Some(not_json(&error)),
     };
     let mut items = items.iter().enumerate();
-    items.find_map(|(at, item)| kind.fault(&format!("{path}[{at}]"), item.get(), ""))
+    items.find_map(|(at, item)| {
+        // Nearly every item is fine. Its place is spelled out for a message alone, which costs more than the look.
+        kind.fault("", item.get(), "")?;
+        kind.fault(&item_path(path, at), item.get(), "")
+    })
+}
+
+/// Where the item `at` of the list at `path` stands.
+fn item_path(path: &str, at: usize) -> String {
+    #[cfg(test)]
+    tests::ITEM_PATHS.set(tests::ITEM_PATHS.get() + 1);
+    format!("{path}[{at}]")
 }
 
 /// The problem of a body that is not JSON.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use ahash::AHashSet;
+use data_encoding::BASE64_NOPAD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -368,10 +369,24 @@ fn data<'a>(json: Option<&'a RawValue>, base64: Option<&str>) -> Result<Data<'a>
             Ok(bytes) => Ok(Data::Bytes(Cow::Owned(bytes))),
             Err(error) => Err(Problem::bad_request(
                 "bad_base64",
-                format!("\"data_base64\" must be padded base64: {error}"),
+                format!(
+                    "\"data_base64\" must be padded base64: {}",
+                    why_not_base64(text, error)
+                ),
             )),
         },
     }
+}
+
+/// Why `text` is not base64, in the words of those who encoded it.
+fn why_not_base64(text: &str, error: data_encoding::DecodeError) -> String {
+    if BASE64_NOPAD.decode(text.as_bytes()).is_ok() {
+        return "the padding \"=\" at its end is missing".to_owned();
+    }
+    if text.contains(['-', '_']) && !text.contains(['+', '/']) {
+        return "it is base64url; write + in place of -, and / in place of _".to_owned();
+    }
+    error.to_string()
 }
 
 /// A list of user ids, or what `except` is elsewhere.
@@ -477,6 +492,23 @@ mod tests {
     }
 
     #[test]
+    fn bad_base64_is_told_what_to_change() {
+        for (text, why) in [
+            ("AP8", "the padding \"=\" at its end is missing"),
+            (
+                "-_8=",
+                "it is base64url; write + in place of -, and / in place of _",
+            ),
+            ("*", "invalid length at 0"),
+        ] {
+            let problem = data(None, Some(text)).unwrap_err();
+            let detail = format!("\"data_base64\" must be padded base64: {why}");
+            assert_eq!(problem.detail(), detail, "{text}");
+        }
+        assert!(data(None, Some("AP8=")).is_ok());
+    }
+
+    #[test]
     fn the_verbs_fill_in_their_part_of_the_target() {
         assert_eq!(
             to(Verb::Publish, r#"{"user":"u","event":"e"}"#)
@@ -571,6 +603,11 @@ mod tests {
                 Verb::Emit,
                 r#"{"event":"e","data":null,"data_base64":""}"#,
                 "bad_field",
+            ),
+            (
+                Verb::Emit,
+                r#"{"event":"e","data_base64":"AP8"}"#,
+                "bad_base64",
             ),
             (
                 Verb::Emit,

@@ -5,10 +5,14 @@ use smallvec::SmallVec;
 use super::{
     Shard,
     connection::{SlotRef, Snapshot},
-    selection::{Selection, Source},
+    selection::{Name, Selection, Source},
     table::Table,
 };
-use crate::limits::{NAMES_LOOK, SMALL_DELIVERIES, SWEEP_STRIDE};
+use crate::{
+    id::AppId,
+    limits::{NAMED_AS_ONE, NAMES_LOOK, SMALL_DELIVERIES, SWEEP_STRIDE},
+    time_slice::TimeSlice,
+};
 
 /// Some slots of a shard.
 pub(super) type Chunk = SmallVec<[u32; SWEEP_STRIDE]>;
@@ -26,39 +30,69 @@ pub(crate) struct Candidates {
 
 impl Candidates {
     /// Looks up what the source of `selection` names, a few names under each hold of the lock, and adds to `bound` how many
-    /// that may be. Beyond [`SMALL_DELIVERIES`] in all, with `only_few`, they are only counted.
-    pub(super) fn find(
-        shard: &Shard,
-        selection: &Selection,
-        only_few: bool,
-        bound: &mut usize,
-    ) -> Self {
-        let mut found = Self::default();
-        let mut names = selection.source().names();
-        let mut is_first = true;
-        loop {
-            let looked = shard.own(|table| {
-                if std::mem::take(&mut is_first) {
-                    found.as_of = table.changes;
-                }
-                let mut looked = 0;
-                for name in names.by_ref().take(NAMES_LOOK) {
-                    looked += 1;
-                    *bound += table.count(selection.app, name);
-                    if !only_few || *bound <= SMALL_DELIVERIES {
-                        table.collect(selection.app, name, &mut found.slots);
-                    }
-                }
-                looked
-            });
-            if looked < NAMES_LOOK {
-                return found;
-            }
+    /// that may be. Beyond [`SMALL_DELIVERIES`] in all they are only counted.
+    pub(super) fn find_few(shard: &Shard, selection: &Selection, bound: &mut usize) -> Self {
+        let mut search = Search::new(selection);
+        while shard.own(|table| {
+            search.go_on(table, |found| {
+                *bound += found;
+                *bound <= SMALL_DELIVERIES
+            })
+        }) {}
+        search.found
+    }
+
+    /// Looks up all that the source of `selection` names, and lets other tasks run between two holds of the lock.
+    async fn find_all(shard: &Shard, selection: &Selection) -> Self {
+        let (mut search, mut slice) = (Search::new(selection), TimeSlice::begin());
+        while shard.own(|table| search.go_on(table, |_| true)) {
+            slice.rest().await;
         }
+        search.found
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+}
+
+/// Looking up names, which takes several holds of the lock where they are many, or stand for many.
+pub(super) struct Search<'s> {
+    app: AppId,
+    names: Box<dyn Iterator<Item = Name<'s>> + Send + 's>,
+    found: Candidates,
+    has_begun: bool,
+}
+
+impl<'s> Search<'s> {
+    pub(super) fn new(selection: &'s Selection) -> Self {
+        Self {
+            app: selection.app,
+            names: selection.source().names(),
+            found: Candidates::default(),
+            has_begun: false,
+        }
+    }
+
+    /// Looks up the next names, for as long as one hold of the lock may take. `wants` is told for how many connections each
+    /// stands, and says whether they are to be found. False at the end.
+    pub(super) fn go_on(&mut self, table: &Table, mut wants: impl FnMut(usize) -> bool) -> bool {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.found.as_of = table.changes;
+        }
+        let mut work = 0;
+        while work < NAMES_LOOK {
+            let Some(name) = self.names.next() else {
+                return false;
+            };
+            let count = table.count(self.app, name);
+            work += 1;
+            if wants(count) {
+                table.collect(self.app, name, &mut self.found.slots);
+                work += count / NAMED_AS_ONE;
+            }
+        }
+        true
     }
 }
 
@@ -73,10 +107,10 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     /// Begins with everyone whom `selection` may mean.
-    pub(super) fn open(shard: &Shard, selection: &Selection) -> Self {
+    pub(super) async fn open(shard: &Shard, selection: &Selection) -> Self {
         match selection.source() {
             Source::Everyone => Self::everyone(0),
-            _ => Candidates::find(shard, selection, false, &mut 0).into(),
+            _ => Candidates::find_all(shard, selection).await.into(),
         }
     }
 

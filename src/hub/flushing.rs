@@ -251,7 +251,7 @@ impl Table {
         let empty = backlog.is_empty();
         if empty {
             entry.outbox = Outbox::Empty;
-            self.blocked.remove(at.slot);
+            self.note_unblocked(at.slot);
         }
         let metrics = &self.context.app(app).metrics;
         metrics.deliveries.inc_by(written);

@@ -76,16 +76,24 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Notes that the attribute of `slot` is `value`.
-    pub(super) fn insert(&mut self, value: &Value, slot: u32) {
-        index_entries(value, |key| self.insert_key(key, slot));
+    /// Notes that the attribute of `slot` is `value`. Returns how many entries that took.
+    pub(super) fn insert(&mut self, value: &Value, slot: u32) -> u32 {
+        let mut entries = 0;
+        index_entries(value, |key| {
+            self.insert_key(key, slot);
+            entries += 1;
+        });
+        entries
     }
 
-    /// Forgets what [`Index::insert`] noted for the same value and slot.
-    pub(super) fn remove(&mut self, value: &Value, slot: u32) {
+    /// Forgets what [`Index::insert`] noted for the same value and slot. Returns how many entries that were.
+    pub(super) fn remove(&mut self, value: &Value, slot: u32) -> u32 {
+        let mut entries = 0;
         index_entries(value, |key| {
             self.remove_key(&key, slot);
+            entries += 1;
         });
+        entries
     }
 
     /// Notes that `slot` has `key`.

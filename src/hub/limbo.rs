@@ -1,14 +1,13 @@
 //! Connections that were lost a short time ago, and may come back to their channels.
 
 use std::{
-    collections::{BTreeSet, VecDeque, hash_map::Entry},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use super::{
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{
     id::{AppId, ConnectionId},
-    limits::{LOST_MAX, SWEEP_STRIDE},
+    limits::{LAPSED_CHANNELS, LOST_MAX, SWEEP_STRIDE},
     predicate::{Judged, Value, Verdict},
 };
 
@@ -28,6 +27,8 @@ pub(crate) struct Lost {
     pub(crate) connection: Snapshot,
     /// The channels in which it heard of the others.
     pub(crate) watched: Vec<SmolStr>,
+    /// Which loss of its queue it is, counted since the start.
+    number: u64,
 }
 
 /// Connections that were lost a short time ago, and those whose clients closed them and are still counted in some channels.
@@ -54,28 +55,74 @@ struct Queue {
 pub(super) struct QueueAt(usize);
 
 /// Who a connection belongs to.
-type Client = (AppId, Option<SmolStr>, Option<SmolStr>);
+type Client<'a> = (AppId, Option<&'a str>, Option<&'a str>);
 
 #[derive(Debug, Default)]
 struct LostOnes {
     by_id: AHashMap<ConnectionId, Lost>,
+    /// By `AppId`, how many of them are an app's.
+    of_apps: Box<[usize]>,
     in_order: VecDeque<(Instant, ConnectionId)>,
     /// Which loss the first of `in_order` is, counted since the start.
     first: u64,
-    /// The closed ones by their clients, which come back without saying in whose place.
-    by_client: AHashMap<Client, SmallVec<[ConnectionId; 1]>>,
+    /// Where closed ones wait, whose clients come back without saying in whose place: a hash of client and channel, and the
+    /// number of the loss. Any number of them may be of one client, and wait in one channel.
+    places: BTreeSet<(u64, u64)>,
+    hasher: RandomState,
 }
 
 impl LostOnes {
+    fn place(&self, client: Client<'_>, channel: &str) -> u64 {
+        self.hasher.hash_one((client, channel))
+    }
+
+    /// The oldest one of `client` that waits in `channel`.
+    fn waiting_in(&self, client: Client<'_>, channel: &str) -> Option<ConnectionId> {
+        let place = self.place(client, channel);
+        let mut waiting = self.places.range((place, 0)..=(place, u64::MAX));
+        // Of two places with the same hash, the other one's are passed over.
+        waiting.find_map(|(_, number)| {
+            let (_, id) = self.in_order.get((number - self.first) as usize)?;
+            let one = &self.by_id.get(id)?.connection;
+            (client_of(one) == client && one.is_in(channel)).then_some(*id)
+        })
+    }
+
+    fn insert(&mut self, mut lost: Lost, is_closed: bool) {
+        lost.number = self.first + self.in_order.len() as u64;
+        let connection = &lost.connection;
+        if is_closed {
+            for channel in connection.channels() {
+                let place = self.place(client_of(connection), channel);
+                self.places.insert((place, lost.number));
+            }
+        }
+        self.of_apps[usize::from(connection.app.0)] += 1;
+        self.in_order.push_back((Instant::now(), connection.id()));
+        self.by_id.insert(connection.id(), lost);
+    }
+
     fn remove(&mut self, id: &ConnectionId) -> Option<Lost> {
         let lost = self.by_id.remove(id)?;
-        if let Entry::Occupied(mut ids) = self.by_client.entry(client_of(&lost.connection)) {
-            ids.get_mut().retain(|other| other != id);
-            if ids.get().is_empty() {
-                ids.remove();
+        self.of_apps[usize::from(lost.connection.app.0)] -= 1;
+        if !self.places.is_empty() {
+            for channel in lost.connection.channels() {
+                let place = self.place(client_of(&lost.connection), channel);
+                self.places.remove(&(place, lost.number));
             }
         }
         Some(lost)
+    }
+
+    /// Takes the one with `id` out of `channel`.
+    fn take_out(&mut self, id: &ConnectionId, channel: &str) {
+        let Some(lost) = self.by_id.get_mut(id) else {
+            return;
+        };
+        let client = client_of(&lost.connection);
+        let place = self.hasher.hash_one((client, channel));
+        self.places.remove(&(place, lost.number));
+        lost.take_out(channel);
     }
 }
 
@@ -91,8 +138,10 @@ pub(super) enum Left {
 }
 
 impl Limbo {
-    /// One in which lost connections wait for `resume_window`, and closed ones in a channel for one of `leave_after`.
+    /// One for `apps` apps in which lost connections wait for `resume_window`, and closed ones in a channel for one of
+    /// `leave_after`.
     pub(crate) fn new(
+        apps: usize,
         resume_window: Duration,
         leave_after: impl IntoIterator<Item = Duration>,
     ) -> Self {
@@ -102,7 +151,10 @@ impl Limbo {
             .collect();
         let queue = |window| Queue {
             window,
-            lost: Mutex::default(),
+            lost: Mutex::new(LostOnes {
+                of_apps: vec![0; apps].into(),
+                ..LostOnes::default()
+            }),
         };
         Self {
             queues: std::iter::once(resume_window)
@@ -133,19 +185,13 @@ impl Limbo {
     fn room(&self, at: usize, connection: &Connection) -> Option<QueueAt> {
         let queue = &self.queues[at];
         let is_known = connection.user().is_some() || connection.device().is_some();
-        let has_room = || queue.lost.lock().by_id.len() < LOST_MAX;
+        let has_room = || has_room(&queue.lost.lock().of_apps, connection.app);
         (is_known && !queue.window.is_zero() && has_room()).then_some(QueueAt(at))
     }
 
     pub(super) fn insert(&self, QueueAt(at): QueueAt, lost: Lost) {
-        let mut ones = self.queues[at].lost.lock();
-        let id = lost.connection.id();
-        if at > 0 {
-            let ids = ones.by_client.entry(client_of(&lost.connection));
-            ids.or_default().push(id);
-        }
-        ones.in_order.push_back((Instant::now(), id));
-        ones.by_id.insert(id, lost);
+        let is_closed = at > 0;
+        self.queues[at].lost.lock().insert(lost, is_closed);
     }
 
     /// Takes the connection `id` out for a client who proves to be its own, with all channels in which it still waits. Its
@@ -183,6 +229,12 @@ impl Limbo {
         taken
     }
 
+    /// Notes that a client is about to take the places of `lost`, a connection of another node, in `channels`. Each is to be
+    /// [claimed](Limbo::claim) or [given up](Limbo::give_up), as those that were taken from here.
+    pub(crate) fn expect(&self, lost: &Snapshot, channels: &[SmolStr]) {
+        self.returning.lock().add(lost, channels);
+    }
+
     /// Claims the place of the returning connection `id` in `channel`, under the lock in which its client takes it. False if
     /// it was taken out of the channel. `None` if that is just being done to some, which is to be waited for.
     pub(crate) fn claim(&self, id: &ConnectionId, channel: (AppId, &str)) -> Option<bool> {
@@ -202,34 +254,27 @@ impl Limbo {
 
     /// Takes a closed connection of this client out of `channel`, in which it is still counted. Returns it as it was; its
     /// place is to be claimed or given up.
-    pub(crate) fn take_place(
-        &self,
-        (app, user, device): (AppId, Option<&str>, Option<&str>),
-        channel: &str,
-    ) -> Option<Lost> {
-        let client = (app, user.map(SmolStr::from), device.map(SmolStr::from));
+    pub(crate) fn take_place(&self, client: Client<'_>, channel: &str) -> Option<Lost> {
         let mut returning = self.returning.lock();
         for queue in &self.queues[1..] {
             let mut ones = queue.lost.lock();
-            let ids = ones.by_client.get(&client).cloned().unwrap_or_default();
-            for id in ids {
-                let Some(one) = ones.by_id.get_mut(&id) else {
-                    continue;
-                };
-                if !one.connection.is_in(channel) {
-                    continue;
-                }
-                let was = Lost {
-                    connection: one.connection.clone(),
-                    watched: one.watched.clone(),
-                };
-                returning.add(&one.connection, &[channel.into()]);
-                one.take_out(channel);
-                if one.connection.channels().next().is_none() {
-                    ones.remove(&id);
-                }
-                return Some(was);
+            let Some(id) = ones.waiting_in(client, channel) else {
+                continue;
+            };
+            let Some(one) = ones.by_id.get(&id) else {
+                continue;
+            };
+            let was = Lost {
+                connection: one.connection.clone(),
+                watched: one.watched.clone(),
+                number: one.number,
+            };
+            returning.add(&was.connection, &[channel.into()]);
+            ones.take_out(&id, channel);
+            if was.connection.channels().all(|other| other == channel) {
+                ones.remove(&id);
             }
+            return Some(was);
         }
         None
     }
@@ -287,7 +332,8 @@ impl Limbo {
         all
     }
 
-    /// Those whose time to come back is over, or the first of them: [`SWEEP_STRIDE`] of each queue at most.
+    /// Those whose time to come back is over, or the first of them: of each queue [`SWEEP_STRIDE`] at most, or as many as wait in
+    /// [`LAPSED_CHANNELS`].
     pub(crate) fn take_lapsed(&self) -> Vec<Lost> {
         self.queues.iter().flat_map(Queue::take_lapsed).collect()
     }
@@ -349,26 +395,31 @@ impl Queue {
     /// Takes a lost connection out of `channel`, unless it is no longer what it was when it was looked at.
     fn take_out(&self, seen: &Snapshot, channel: &str) -> Left {
         let mut ones = self.lost.lock();
-        let Some(lost) = ones.by_id.get_mut(&seen.id()) else {
+        let Some(lost) = ones.by_id.get(&seen.id()) else {
             return Left::Gone;
         };
         if !Arc::ptr_eq(&lost.connection, seen) {
             return Left::Changed(lost.connection.clone());
         }
-        lost.take_out(channel);
+        ones.take_out(&seen.id(), channel);
         Left::Done
     }
 
     fn take_lapsed(&self) -> Vec<Lost> {
         let mut ones = self.lost.lock();
-        let mut lapsed = Vec::new();
+        let (mut lapsed, mut channels) = (Vec::new(), 0);
         while let Some((since, id)) = ones.in_order.front().copied() {
-            if since.elapsed() < self.window || lapsed.len() == SWEEP_STRIDE {
+            let is_full = lapsed.len() == SWEEP_STRIDE || channels >= LAPSED_CHANNELS;
+            if since.elapsed() < self.window || is_full {
                 break;
             }
+            let one = ones.remove(&id);
             ones.in_order.pop_front();
             ones.first += 1;
-            lapsed.extend(ones.remove(&id));
+            channels += one
+                .as_ref()
+                .map_or(0, |one| one.connection.channels().count());
+            lapsed.extend(one);
         }
         lapsed
     }
@@ -387,6 +438,7 @@ impl Lost {
         Self {
             connection,
             watched,
+            number: 0,
         }
     }
 
@@ -400,7 +452,109 @@ impl Lost {
     }
 }
 
-fn client_of(connection: &Connection) -> Client {
-    let device = connection.device().map(SmolStr::from);
-    (connection.app, connection.user_name().cloned(), device)
+fn client_of(connection: &Connection) -> Client<'_> {
+    (connection.app, connection.user(), connection.device())
+}
+
+/// Whether one more of `app` may wait where `of_apps` do, by `AppId`. An app always has its share: what others lose beyond
+/// theirs is taken from the common half.
+fn has_room(of_apps: &[usize], app: AppId) -> bool {
+    let share = LOST_MAX / 2 / of_apps.len();
+    let common = LOST_MAX - share * of_apps.len();
+    let beyond = || -> usize { of_apps.iter().map(|of| of.saturating_sub(share)).sum() };
+    of_apps[usize::from(app.0)] < share || beyond() < common
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_mins(1);
+
+    fn lost(device: &str, slot: u32, channels: &[&str]) -> Lost {
+        let connection = crate::hub::tests::unconnected(device, slot);
+        let channels = channels.iter().map(|name| ((*name).into(), false));
+        let mut connection = Arc::new(connection);
+        let names: Vec<Value> = channels
+            .clone()
+            .map(|(name, _)| Value::String(name))
+            .collect();
+        Arc::make_mut(&mut connection).attributes.channels = Value::List(names.into());
+        Lost::in_some(&connection, channels.collect())
+    }
+
+    #[test]
+    fn an_app_has_its_share_whatever_others_lose() {
+        let mut of_apps = [0, 0, 0];
+        while has_room(&of_apps, AppId(0)) {
+            of_apps[0] += 1;
+        }
+        let share = LOST_MAX / 2 / 3;
+        assert_eq!(
+            of_apps[0],
+            LOST_MAX - 2 * share,
+            "its share, and the common half"
+        );
+        for app in [1, 2] {
+            while has_room(&of_apps, AppId(app)) {
+                of_apps[usize::from(app)] += 1;
+            }
+            assert_eq!(of_apps[usize::from(app)], share);
+        }
+        assert_eq!(of_apps.iter().sum::<usize>(), LOST_MAX);
+
+        let mut alone = [LOST_MAX - 1];
+        assert!(has_room(&alone, AppId(0)));
+        alone[0] += 1;
+        assert!(!has_room(&alone, AppId(0)));
+    }
+
+    #[test]
+    fn a_client_comes_back_to_its_oldest_place_in_a_channel() {
+        let limbo = Limbo::new(1, Duration::ZERO, [WINDOW]);
+        for slot in 0..100 {
+            let channels: &[&str] = if slot % 2 == 0 { &["a", "b"] } else { &["c"] };
+            limbo.insert(QueueAt(1), lost("x", slot, channels));
+        }
+        let client = (AppId(0), None, Some("x"));
+        let stranger = (AppId(0), None, Some("y"));
+        assert!(limbo.take_place(stranger, "a").is_none());
+        assert!(limbo.take_place(client, "d").is_none());
+
+        let take = |channel| Some(limbo.take_place(client, channel)?.connection.id().slot);
+        assert_eq!(
+            (take("a"), take("a"), take("b")),
+            (Some(0), Some(2), Some(0))
+        );
+        assert_eq!(take("c"), Some(1));
+        let odd: Vec<u32> = std::iter::from_fn(|| take("c")).collect();
+        assert_eq!(odd, (3..100).step_by(2).collect::<Vec<_>>());
+        for channel in ["a", "b"] {
+            while take(channel).is_some() {}
+        }
+        let ones = limbo.queues[1].lost.lock();
+        assert!(ones.by_id.is_empty() && ones.places.is_empty() && ones.of_apps[0] == 0);
+    }
+
+    #[test]
+    fn places_go_with_those_who_lapse_and_a_hold_gives_up_a_few() {
+        let limbo = Limbo::new(1, Duration::ZERO, [WINDOW]);
+        let names: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for slot in 0..10 {
+            limbo.insert(QueueAt(1), lost("x", slot, &names));
+        }
+        assert!(limbo.take_lapsed().is_empty());
+        for (since, _) in &mut limbo.queues[1].lost.lock().in_order {
+            *since -= WINDOW;
+        }
+        let mut left = 10;
+        while left > 0 {
+            let lapsed = limbo.take_lapsed().len();
+            assert!((1..=3).contains(&lapsed), "{lapsed}");
+            left -= lapsed;
+            let places = limbo.queues[1].lost.lock().places.len();
+            assert_eq!(places, left * names.len());
+        }
+    }
 }

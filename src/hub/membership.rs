@@ -18,7 +18,7 @@ use super::{
 use crate::{
     broker::Topic,
     id::{AppId, ConnectionId},
-    limits::SLICE_STRIDE,
+    limits::{CHANNEL_WORK, INDEX_ENTRY_WORK, SLICE_STRIDE},
     predicate::{IndexKey, KeyKind, LookupKey, Value},
     protocol::frame::Frame,
 };
@@ -106,6 +106,7 @@ impl Table {
         }
         app.channels.insert_key(key, slot);
         self.changes += 1;
+        self.charge(CHANNEL_WORK);
         Joining::Joined(changed)
     }
 
@@ -126,30 +127,57 @@ impl Table {
         if self.state(at) != State::Open {
             return false;
         }
+        // Most of those that a sweep meets may be no members, and the index says so without a look at every channel.
+        let app = self.slots[at.slot as usize].app;
+        let is_member = self.apps[app.0 as usize]
+            .channels
+            .contains(&channel_key(channel), at.slot);
+        is_member && !self.leave_those(at, |name| name == channel).is_empty()
+    }
+
+    /// Takes an open connection out of those of its channels for which `leaves` is true. Returns them.
+    ///
+    /// Its list of channels and its snapshot are copied once, however many it leaves.
+    pub(crate) fn leave_those(
+        &mut self,
+        at: SlotRef,
+        leaves: impl Fn(&str) -> bool,
+    ) -> SmallVec<[SmolStr; 1]> {
+        let mut left = SmallVec::new();
+        if self.state(at) != State::Open {
+            return left;
+        }
         let entry = &mut self.slots[at.slot as usize];
         let Some(connection) = &mut entry.connection else {
-            return false;
+            return left;
         };
-        let app = &mut self.apps[entry.app.0 as usize];
-        let key = channel_key(channel);
-        if !app.channels.remove_key(&key, at.slot) {
-            return false;
+        let mut stays = Vec::new();
+        for name in connection.channel_names() {
+            if leaves(name) {
+                left.push(name.clone());
+            } else {
+                stays.push(Value::String(name.clone()));
+            }
         }
-        let watched = app.watchers.remove_key(&key, at.slot);
-        let left = connection
-            .channel_names()
-            .filter(|name| ***name != *channel);
-        let channels = left.map(|name| Value::String(name.clone())).collect();
-        Arc::make_mut(connection).attributes.channels = Value::List(channels);
-        self.context
-            .app(entry.app)
-            .presence
-            .left(channel, connection, watched, Leaving::Left);
-        if let Some(interest) = &self.context.interest {
-            interest.remove(&Topic::Channel(entry.app, channel.into()));
+        if left.is_empty() {
+            return left;
+        }
+        Arc::make_mut(connection).attributes.channels = Value::List(stays.into());
+
+        let app = &mut self.apps[entry.app.0 as usize];
+        let presence = &self.context.app(entry.app).presence;
+        for name in &left {
+            let key = channel_key(name);
+            app.channels.remove_key(&key, at.slot);
+            let watched = app.watchers.remove_key(&key, at.slot);
+            presence.left(name, connection, watched, Leaving::Left);
+            if let Some(interest) = &self.context.interest {
+                interest.remove(&Topic::Channel(entry.app, name.clone()));
+            }
         }
         self.changes += 1;
-        true
+        self.charge(CHANNEL_WORK.saturating_mul(left.len() as u32));
+        left
     }
 
     /// Replaces what an open connection says about itself; null removes it. Returns in how many of its channels others may
@@ -167,20 +195,22 @@ impl Table {
         let declared = &mut app.declared;
         let of_profile = |n: &usize| context.schema.is_of_profile(*n);
 
+        let mut entries = 0;
         for n in (0..declared.len()).filter(of_profile) {
             if let Some(value) = context.schema.get(n, &connection.attributes) {
-                declared[n].remove(value, at.slot);
+                entries += declared[n].remove(value, at.slot);
             }
         }
         Arc::make_mut(connection).attributes.profile = profile;
         for n in (0..declared.len()).filter(of_profile) {
             if let Some(value) = context.schema.get(n, &connection.attributes) {
-                declared[n].insert(value, at.slot);
+                entries += declared[n].insert(value, at.slot);
             }
         }
 
-        let mut told = 0;
+        let (mut told, mut channels) = (0, 0);
         for name in connection.channel_names() {
+            channels += 1;
             let others = match context.presence.updated(name, connection) {
                 // It does not hear of itself.
                 Some(1) => !app.watchers.contains(&channel_key(name), at.slot),
@@ -190,6 +220,8 @@ impl Table {
             told += u32::from(others);
         }
         self.changes += 1;
+        self.charge(INDEX_ENTRY_WORK.saturating_mul(entries));
+        self.charge(CHANNEL_WORK.saturating_mul(channels));
         Some(told)
     }
 
@@ -245,6 +277,8 @@ impl Table {
         for (queue, channels) in kept {
             limbo.insert(queue, Lost::in_some(&connection, channels));
         }
+        let channels = connection.channel_names().count() as u32;
+        self.charge(CHANNEL_WORK.saturating_mul(channels));
     }
 
     /// Up to `limit` members of `channel` from slot `from` on, in the order of slots.

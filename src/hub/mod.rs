@@ -61,11 +61,13 @@ pub(crate) use scans::{LongStep, ScanPermit, Scans};
 pub(crate) use selection::{Closure, Except, Named, Selection, channel_key, user_key};
 pub(crate) use stored::{Asked, Mended, StoredReplay};
 pub(crate) use sweep::{Counts, Looked, Reach, Rest};
-pub(crate) use table::{AppContext, Context, Table};
+pub(crate) use table::{AppContext, Context, Table, Tally};
+
+use sweep::Spent;
 
 use crate::{
     id::{AppId, ConnectionId},
-    limits::{Limits, SHED_LOOK},
+    limits::{Limits, SHED_LOOK, SHED_SHARED, SWEEP_STRIDE},
 };
 
 /// The right to take outboxes out, and to block them. The thread that writes a shard's sockets has the only one.
@@ -211,14 +213,14 @@ pub(crate) struct Hub {
     /// By [`LongStep`].
     long_steps: [Arc<Scans>; 3],
     context: Arc<Context>,
-    shedding: AtomicBool,
-    /// The shard and slot at which [`Hub::shed`] goes on.
-    shed_from: Mutex<(usize, u32)>,
+    shedding: Mutex<Shedding>,
 }
 
 /// A connection whose socket refused.
 #[derive(Debug)]
 struct Held {
+    /// About how much the node holds for it alone.
+    share: usize,
     /// What waits for it.
     bytes: usize,
     /// It will be gone soon, and only loses what waits.
@@ -247,8 +249,7 @@ impl Hub {
             gate,
             long_steps: std::array::from_fn(|_| Scans::new(shards)),
             context,
-            shedding: AtomicBool::new(false),
-            shed_from: Mutex::default(),
+            shedding: Mutex::default(),
         }
     }
 
@@ -301,13 +302,6 @@ impl Hub {
             .sum()
     }
 
-    /// Open connections of all apps on this node.
-    fn all_members(&self) -> usize {
-        (0..self.context.apps.len())
-            .map(|app| self.members(AppId(app as u16)))
-            .sum()
-    }
-
     /// The open connection of `app` with this id.
     pub(crate) fn find(&self, app: AppId, id: &ConnectionId) -> Option<Snapshot> {
         let shard = self.shards.get(usize::from(id.shard))?;
@@ -326,66 +320,121 @@ impl Hub {
             .set(self.context.refused.load(Relaxed) as i64);
     }
 
-    /// Closes connections that hold many refused bytes until the node is within its bound, the largest first among
-    /// [`SHED_LOOK`] of them. Before any is closed, those that are closing already lose what waits for them.
+    /// Closes connections that hold many refused bytes, as long as the node is over its bound of them: those first that hold most
+    /// by themselves. Before any is closed, those that are closing already lose what waits for them.
     ///
-    /// One caller at a time does the work; the others go on.
-    pub(crate) fn shed(&self) {
+    /// What waits for many sockets is freed only with the last of them. Its readers are spared until a whole round over all
+    /// connections has found nobody else. Someone holds at least the mean of what the node does, so there is always someone.
+    ///
+    /// Does a slice's work. True if it is to be called again for the rest. One caller at a time does the work; the others go on.
+    pub(crate) fn shed(&self) -> bool {
         let bound = self.context.limits.refused_bytes;
-        let refused = self.context.refused.load(Relaxed);
-        self.context.metrics.refused_bytes.set(refused as i64);
-        if refused <= bound || self.shedding.swap(true, SeqCst) {
-            return;
+        let refused = || self.context.refused.load(Relaxed);
+        let all = refused();
+        self.context.metrics.refused_bytes.set(all as i64);
+        if all <= bound {
+            return false;
         }
-        let found = self.some_backlogs();
-        let open = found.iter().filter(|held| !held.is_closing);
-        let mean = open.clone().map(|held| held.bytes).sum::<usize>() / open.count().max(1);
+        let Some(mut shedding) = self.shedding.try_lock() else {
+            return false;
+        };
+
+        let apps = self.context.apps.iter();
+        let blocked: usize = apps.map(|app| app.tally.blocked.load(Relaxed)).sum();
+        let from = shedding.next;
+        let found = self.some_backlogs(&mut shedding.next);
+        let (looked, mut closed, mut spent) = (found.len(), 0, Spent::default());
         for held in found {
-            let Held {
-                bytes, shard, at, ..
-            } = held;
-            // Larger ones may stand further on: those are closed when it is their turn to be looked at.
-            let is_spared = !held.is_closing && bytes < mean;
-            if is_spared || self.context.refused.load(Relaxed) <= bound {
+            if !shedding.means(&held, all / blocked.max(1)) {
+                continue;
+            }
+            let work = self.shards[held.shard].with(|table| {
+                table.take_work();
+                closed += usize::from(table.close_slow(held.at, OVER_BOUND));
+                table.take_work()
+            });
+            if refused() <= bound {
                 break;
             }
-            self.shards[shard]
-                .with(|table| table.close_slow(at, "the node is over its bound of refused bytes"));
+            if spent.add(work) {
+                // The others of these are next.
+                shedding.next = from;
+                break;
+            }
         }
-        self.shedding.store(false, SeqCst);
+
+        if refused() <= bound {
+            let next = shedding.next;
+            *shedding = Shedding {
+                next,
+                ..Shedding::default()
+            };
+            return false;
+        }
+        shedding.note(closed, looked, blocked)
     }
 
-    /// Up to [`SHED_LOOK`] connections whose sockets refused: those that are closing, then the others, the largest backlog first.
-    /// Goes on where the last call ended.
-    fn some_backlogs(&self) -> Vec<Held> {
-        let mut found = Vec::new();
-        let mut next = *self.shed_from.lock();
-        for _ in 0..=self.shards.len() {
-            let (shard, from) = next;
-            let room = SHED_LOOK - found.len();
+    /// Up to [`SHED_LOOK`] connections whose sockets refused: those that are closing, then the others, those first that hold most.
+    /// Begins at `next`, which then is where the next ones begin.
+    fn some_backlogs(&self, next: &mut (usize, u32)) -> Vec<Held> {
+        let (mut found, mut shards) = (Vec::new(), 0);
+        // A whole round comes back to the shard where it began.
+        while found.len() < SHED_LOOK && shards <= self.shards.len() {
+            let (shard, from) = *next;
+            let room = SWEEP_STRIDE.min(SHED_LOOK - found.len());
             let (some, rest) = self.shards[shard].own(|table| table.backlogs(from, room));
-            found.extend(some.into_iter().map(|(bytes, at, is_closing)| Held {
-                bytes,
-                is_closing,
-                shard,
-                at,
-            }));
-            next = match rest {
+            found.extend(some);
+            *next = match rest {
                 Some(slot) => (shard, slot),
                 None => ((shard + 1) % self.shards.len(), 0),
             };
-            if found.len() == SHED_LOOK {
-                break;
-            }
+            shards += usize::from(rest.is_none());
         }
-        *self.shed_from.lock() = next;
 
-        // A whole round comes back to where it began.
         found.sort_unstable_by_key(|held| {
-            let size = std::cmp::Reverse(held.bytes);
+            let size = std::cmp::Reverse(held.share);
             (!held.is_closing, size, held.shard, held.at)
         });
         found.dedup_by_key(|held| (held.shard, held.at));
         found
+    }
+}
+
+/// Why connections are closed that may have kept their own bounds.
+const OVER_BOUND: &str = "the node is over its bound of refused bytes";
+
+/// How far shedding has come.
+#[derive(Debug, Default)]
+struct Shedding {
+    /// The shard and slot at which it goes on.
+    next: (usize, u32),
+    /// Connections looked at since one was closed.
+    in_vain: usize,
+    /// A whole round has found nobody who holds much alone.
+    spares_none: bool,
+}
+
+impl Shedding {
+    /// Whether this one is to lose what waits for it, where connections hold `mean` bytes each.
+    fn means(&self, held: &Held, mean: usize) -> bool {
+        let is_alone = held.share.saturating_mul(SHED_SHARED) >= held.bytes;
+        // Half of it, since shares are estimates: so someone is always found.
+        held.is_closing || ((is_alone || self.spares_none) && held.share >= mean / 2)
+    }
+
+    /// Notes that `looked` of `blocked` connections were looked at, and `closed` of them closed. False once a round that has
+    /// spared none was in vain.
+    fn note(&mut self, closed: usize, looked: usize, blocked: usize) -> bool {
+        if closed > 0 {
+            self.in_vain = 0;
+            return true;
+        }
+        self.in_vain += looked.max(1);
+        if self.in_vain < blocked {
+            return true;
+        }
+        self.in_vain = 0;
+        self.spares_none = !self.spares_none;
+        self.spares_none
     }
 }

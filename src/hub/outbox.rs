@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{gate::Ticket, log::Log};
-use crate::protocol::frame::Frame;
+use crate::{limits::SHED_FRAMES, protocol::frame::Frame};
 
 /// A frame that no socket was offered yet, and the admission it came by (none for the protocol's own frames).
 #[derive(Clone, Debug)]
@@ -267,6 +267,18 @@ impl Backlog {
     /// All bytes that wait.
     pub(super) fn all_bytes(&self) -> usize {
         self.bytes + self.replayed_bytes
+    }
+
+    /// About how many bytes of the node it stands for: of a frame that waits for several sockets only its part. All backlogs
+    /// together stand for what the node holds.
+    pub(super) fn share(&self) -> usize {
+        let apart = self.frames.len().div_ceil(SHED_FRAMES).max(1);
+        let (mut all, mut shares) = (0, 0);
+        for Waiting { frame, .. } in self.frames.iter().step_by(apart) {
+            all += frame.len();
+            shares += frame.len().div_ceil(frame.refusals().max(1));
+        }
+        (self.all_bytes() as u128 * shares as u128 / all.max(1) as u128) as usize
     }
 
     /// Whether frames out of a history still wait.

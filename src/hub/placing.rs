@@ -5,6 +5,7 @@ use std::time::Duration;
 use smol_str::SmolStr;
 
 use super::{
+    Held,
     connection::{SlotRef, Snapshot, State},
     gate::Ticket,
     membership::Departing,
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     close::{self, Close},
     config,
-    limits::SLOW_LOGGED,
+    limits::{CHANNEL_WORK, DISCARD_WORK, SLOW_LOGGED},
     metrics::DropReason,
     protocol::frame::Frame,
 };
@@ -118,7 +119,9 @@ impl Table {
             return;
         }
         match app.slow_consumer {
-            config::SlowConsumer::Disconnect => self.close_slow(at, "over the outbox bound"),
+            config::SlowConsumer::Disconnect => {
+                self.close_slow(at, "over the outbox bound");
+            }
             config::SlowConsumer::DropOldest => {
                 let lost = backlog.discard_oldest(max_bytes, max_frames);
                 app.metrics.dropped(DropReason::Oldest, lost);
@@ -223,11 +226,15 @@ impl Table {
 
     /// Ends a connection that reads too slowly: whole unwritten frames are thrown away and counted, a frame begun
     /// is finished, and the close frame follows it.
-    pub(crate) fn close_slow(&mut self, at: SlotRef, why: &'static str) {
-        let Some(entry) = self.slot(at) else { return };
+    ///
+    /// True if it was open, or lost anything.
+    pub(crate) fn close_slow(&mut self, at: SlotRef, why: &'static str) -> bool {
+        let Some(entry) = self.slot(at) else {
+            return false;
+        };
         let app = entry.app;
         let Some(backlog) = entry.outbox.backlog() else {
-            return;
+            return false;
         };
         let (bytes, frames, since) = (
             backlog.all_bytes(),
@@ -241,8 +248,9 @@ impl Table {
             .app(app)
             .metrics
             .dropped(DropReason::Slow, dropped);
+        self.charge(DISCARD_WORK.saturating_mul(frames as u32));
         if is_closing {
-            return;
+            return dropped > 0;
         }
 
         // The owner logs it, without the lock: whoever reads the log may be slow as well.
@@ -256,7 +264,8 @@ impl Table {
             }),
             _ => self.more_slow += 1,
         }
-        self.close_lost(at, &Close::new(close::TOO_SLOW, "too slow"));
+        self.charge(CHANNEL_WORK);
+        self.close_lost(at, &Close::new(close::TOO_SLOW, "too slow"))
     }
 
     /// The backlog of `slot`, made of what waits for it where it has none yet.
@@ -275,13 +284,8 @@ impl Table {
         }
     }
 
-    /// Up to `most` connections whose sockets refused, from slot `from` on, with the bytes that wait for each and whether it is
-    /// closing; and where the next ones begin, if there are more.
-    pub(crate) fn backlogs(
-        &mut self,
-        from: u32,
-        most: usize,
-    ) -> (Vec<(usize, SlotRef, bool)>, Option<u32>) {
+    /// Up to `most` connections whose sockets refused, from slot `from` on; and where the next ones begin, if there are more.
+    pub(super) fn backlogs(&mut self, from: u32, most: usize) -> (Vec<Held>, Option<u32>) {
         let mut found = Vec::new();
         let mut rest = self.blocked.range(from..);
         while found.len() < most {
@@ -295,7 +299,13 @@ impl Table {
             };
             let is_closing = entry.state == State::Closing;
             let backlog = entry.outbox.backlog();
-            found.extend(backlog.map(|backlog| (backlog.all_bytes(), at, is_closing)));
+            found.extend(backlog.map(|backlog| Held {
+                share: backlog.share(),
+                bytes: backlog.all_bytes(),
+                is_closing,
+                shard: self.shard.into(),
+                at,
+            }));
         }
         (found, rest.next())
     }
@@ -318,6 +328,6 @@ impl Table {
         let entry = &mut self.slots[slot as usize];
         entry.dirty = Dirty::No;
         entry.outbox = Outbox::Blocked(backlog);
-        self.blocked.insert(slot);
+        self.note_blocked(slot);
     }
 }

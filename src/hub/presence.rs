@@ -8,7 +8,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -21,9 +21,10 @@ use tokio::sync::{Notify, mpsc};
 use super::connection::Snapshot;
 use crate::{
     id::{AppId, ConnectionId},
-    limits::Limits,
+    limits::{CHANNELS_COPIED, CHANNELS_LOOK, Limits, NOTICES_UNTOLD},
     metrics::AppMetrics,
     protocol::native::{Changes, MemberKind},
+    time_slice::TimeSlice,
 };
 
 /// Channels are spread over this many locks, so that shards rarely meet at one.
@@ -93,7 +94,16 @@ pub(crate) struct Tidings {
 pub(crate) struct Bulletin {
     due: Mutex<VecDeque<(AppId, SmolStr)>>,
     counted: Mutex<Vec<(AppId, SmolStr)>>,
+    /// Notices that wait, of all channels.
+    untold: AtomicUsize,
     bell: Notify,
+}
+
+impl Tidings {
+    /// Whether there is nothing to tell.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.notices.is_empty() && self.counted.is_none()
+    }
 }
 
 impl Bulletin {
@@ -105,6 +115,11 @@ impl Bulletin {
     /// The channels that have notices, in the order in which they came to have them.
     pub(crate) fn take_due(&self) -> VecDeque<(AppId, SmolStr)> {
         std::mem::take(&mut self.due.lock())
+    }
+
+    /// Whether one more notice may wait to be told.
+    fn has_room(&self) -> bool {
+        self.untold.load(Relaxed) < NOTICES_UNTOLD
     }
 
     /// The channels that have gathered counts since the last call.
@@ -209,6 +224,48 @@ impl Room {
 }
 
 type Rooms = BTreeMap<SmolStr, Room>;
+
+/// A few channels of one stripe on their way into a list.
+#[derive(Debug)]
+struct Stretch<'p> {
+    rooms: &'p Mutex<Rooms>,
+    /// Where to look next.
+    from: Bound<SmolStr>,
+    found: VecDeque<(SmolStr, Count)>,
+    /// There are no more.
+    is_last: bool,
+}
+
+impl Stretch<'_> {
+    fn first(&self) -> Option<&SmolStr> {
+        self.found.front().map(|(name, _)| name)
+    }
+
+    /// Finds up to `most` further channels that begin with `prefix` and that someone is in, or fewer: one hold looks at a few.
+    fn look(&mut self, prefix: &str, most: usize) {
+        let rooms = self.rooms.lock();
+        let from = self.from.as_ref().map(SmolStr::as_str);
+        let mut range = rooms.range::<str, _>((from, Bound::Unbounded));
+        let mut last = None;
+        for _ in 0..CHANNELS_LOOK {
+            let next = range.next().filter(|(name, _)| name.starts_with(prefix));
+            let Some((name, room)) = next else {
+                self.is_last = true;
+                return;
+            };
+            last = Some(name);
+            if room.connections > 0 {
+                self.found.push_back((name.clone(), room.count()));
+                if self.found.len() >= most.min(CHANNELS_COPIED) {
+                    break;
+                }
+            }
+        }
+        if let Some(last) = last {
+            self.from = Bound::Excluded(last.clone());
+        }
+    }
+}
 
 /// The channels of one app on this node.
 #[derive(Debug)]
@@ -420,6 +477,9 @@ impl Presence {
         change(room, &name);
         room.changed = self.clock.fetch_add(1, Relaxed);
         if room.is_empty() && (self.register.is_none() || !room.has_news()) {
+            let news = room.news.take();
+            let untold = news.map_or(0, |news| news.notices.len());
+            self.bulletin.untold.fetch_sub(untold, Relaxed);
             rooms.remove(channel);
             self.metrics.channels.dec();
         }
@@ -460,8 +520,13 @@ impl Presence {
             news.since = Some(now);
             news.spent = 0;
         }
-        if few && !room.counts_only && news.spent < self.notices_per_window {
+        // Those that wait are bounded too: whoever tells them may be waiting for other nodes.
+        let has_room = news.notices.len() < self.notices_per_window as usize
+            && news.spent < self.notices_per_window
+            && self.bulletin.has_room();
+        if few && !room.counts_only && has_room {
             news.spent += 1;
+            self.bulletin.untold.fetch_add(1, Relaxed);
             news.notices.push(Notice {
                 kind,
                 member: member.clone(),
@@ -500,6 +565,7 @@ impl Presence {
         let counted = (counts && std::mem::take(&mut news.is_counted))
             .then(|| (std::mem::take(&mut news.counted), count));
         let notices = std::mem::take(&mut news.notices);
+        self.bulletin.untold.fetch_sub(notices.len(), Relaxed);
         if room.is_empty() && !room.has_news() {
             rooms.remove(channel);
             self.metrics.channels.dec();
@@ -575,31 +641,43 @@ impl Presence {
 
     /// Up to `limit` channels whose names begin with `prefix` and come after `after`, in the order of their names.
     ///
-    /// Costs a look at `limit` names per stripe, however many channels there are.
-    pub(crate) fn list(
+    /// Looks at [`CHANNELS_LOOK`] channels under one hold of a stripe's lock, and lets other tasks run in between: there may be
+    /// many in which nobody is any more, but for users who may come back.
+    pub(crate) async fn list(
         &self,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
     ) -> Vec<(SmolStr, Count)> {
         let from = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
+            Some(after) if after >= prefix => Bound::Excluded(after.into()),
+            _ => Bound::Included(prefix.into()),
         };
-        let mut found: Vec<(SmolStr, Count)> = Vec::new();
-        for stripe in &self.stripes {
-            let rooms = stripe.lock();
-            let range = rooms.range::<str, _>((from, Bound::Unbounded));
-            let named = range.take_while(|(name, _)| name.starts_with(prefix));
-            let present = named.filter(|(_, room)| room.connections > 0);
-            found.extend(
-                present
-                    .take(limit)
-                    .map(|(name, room)| (name.clone(), room.count())),
-            );
+        let stretch = |rooms| Stretch {
+            rooms,
+            from: from.clone(),
+            found: VecDeque::new(),
+            is_last: false,
+        };
+        let mut stretches: Vec<Stretch<'_>> = self.stripes.iter().map(stretch).collect();
+
+        // Each stripe is in order, so the next name of all is the first of one of them.
+        let (mut found, mut slice) = (Vec::new(), TimeSlice::begin());
+        while found.len() < limit {
+            for stretch in &mut stretches {
+                while stretch.found.is_empty() && !stretch.is_last {
+                    stretch.look(prefix, limit - found.len());
+                    slice.rest().await;
+                }
+            }
+            let first = stretches
+                .iter_mut()
+                .filter(|stretch| !stretch.found.is_empty())
+                .min_by(|a, b| a.first().cmp(&b.first()));
+            let Some(first) = first else { break };
+            found.extend(first.found.pop_front());
+            slice.rest().await;
         }
-        found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        found.truncate(limit);
         found
     }
 
@@ -607,5 +685,82 @@ impl Presence {
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.stripes.iter().all(|stripe| stripe.lock().is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::SlowConsumer,
+        hub::{
+            Connection,
+            tests::{APP, context},
+        },
+        id::NodeId,
+        predicate::{Attributes, Facts, Value},
+    };
+
+    fn member() -> Snapshot {
+        let id = ConnectionId {
+            node: NodeId(1),
+            shard: 0,
+            slot: 0,
+            nonce: 0,
+        };
+        let facts = Facts {
+            id,
+            device: None,
+            ip: [127, 0, 0, 1].into(),
+            protocol: "test",
+            connected_at: 0,
+            node: "n".into(),
+        };
+        let mut attributes = Attributes::new(facts);
+        attributes.user = Value::String("u".into());
+        Arc::new(Connection::new(APP, attributes, Arc::default()))
+    }
+
+    #[tokio::test]
+    async fn channels_are_listed_in_order_a_few_of_each_stripe_at_a_time() {
+        let context = context(Limits::default(), &[], SlowConsumer::Disconnect);
+        let presence = &context.app(APP).presence;
+        let member = member();
+        let mut all: Vec<String> = (0..8000).map(|n| format!("c{n}")).collect();
+        for name in all.iter().map(String::as_str).chain(["b", "d"]) {
+            presence.joined(name, &member, Watching::No, Coming::New);
+        }
+        all.sort_unstable();
+
+        let names = async |after: Option<&str>, limit| -> Vec<String> {
+            let found = presence.list("c", after, limit).await;
+            found.iter().map(|(name, _)| name.to_string()).collect()
+        };
+        assert_eq!(names(None, 9000).await, all);
+        assert_eq!(names(None, 1000).await, all[..1000]);
+        assert_eq!(names(Some(&all[999]), 7).await, all[1000..1007]);
+        assert_eq!(names(Some("c"), 1).await, all[..1]);
+        assert!(names(Some("d"), 1).await.is_empty());
+
+        // Nobody is in them but a user who may come back.
+        for name in &all[..7999] {
+            presence.left(name, &member, false, Leaving::Lost);
+        }
+        assert_eq!(names(None, 9000).await, all[7999..]);
+        for stripe in &presence.stripes {
+            let mut stretch = Stretch {
+                rooms: stripe,
+                from: Bound::Unbounded,
+                found: VecDeque::new(),
+                is_last: false,
+            };
+            let rooms = stripe.lock().len();
+            let mut looks = 0;
+            while !stretch.is_last {
+                stretch.look("", 10);
+                looks += 1;
+            }
+            assert!(rooms > CHANNELS_LOOK && looks > rooms / CHANNELS_LOOK);
+        }
     }
 }

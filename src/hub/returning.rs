@@ -1,7 +1,8 @@
 //! Lost connections whose clients have come back, and are about to take over their channels.
 //!
 //! Between leaving [limbo](super::limbo) and joining as another connection such a client is neither lost nor a member, and
-//! its join may have to wait. Whoever takes connections out of a channel has to find it all the same.
+//! its join may have to wait. Whoever takes connections out of a channel has to find it all the same. So it is with clients
+//! that come from other nodes, from before those let go of them.
 
 use std::sync::Arc;
 

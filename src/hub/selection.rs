@@ -135,7 +135,7 @@ pub(super) enum Name<'a> {
 
 impl<'a> Source<'a> {
     /// What the candidates are found by, one after another.
-    pub(super) fn names(self) -> Box<dyn Iterator<Item = Name<'a>> + 'a> {
+    pub(super) fn names(self) -> Box<dyn Iterator<Item = Name<'a>> + Send + 'a> {
         match self {
             Self::Nobody | Self::Plan(Access::Nobody) => Box::new(std::iter::empty()),
             Self::Everyone | Self::Plan(Access::Everyone) => {

@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use smallvec::SmallVec;
 
@@ -14,7 +14,7 @@ use super::{
     gate::{Busy, Ticket},
     scans::ScanPermit,
     selection::{Closure, Selection},
-    table::Table,
+    table::{Table, Tally},
 };
 use crate::{
     id::AppId,
@@ -91,12 +91,12 @@ pub(crate) struct Rest {
 
 type Refs = SmallVec<[SlotRef; SWEEP_STRIDE]>;
 
-/// The work of filters that was done in one go: under one hold of a lock, or in one turn of a thread.
+/// The work that was done in one go: under one hold of a lock, or in one turn of a thread.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Spent(u32);
 
 impl Spent {
-    /// Adds what one evaluation cost; true if another one like it would go beyond [`SWEEP_WORK`].
+    /// Adds what one step cost; true if another one like it would go beyond [`SWEEP_WORK`].
     #[inline]
     pub(super) fn add(&mut self, work: u32) -> bool {
         self.0 = self.0.saturating_add(work);
@@ -112,7 +112,11 @@ struct Stride {
     spent: Spent,
 }
 
-/// Goes on with one shard for one stride: [`SWEEP_STRIDE`] connections, or fewer where the filter takes [`SWEEP_WORK`].
+/// Goes on with one shard for one stride: [`SWEEP_STRIDE`] connections, or fewer where the filter, and what `visit` does to
+/// those that match, take [`SWEEP_WORK`].
+///
+/// What a visit costs the table itself knows: closing a connection that is in a hundred channels takes as long as placing for
+/// ten thousand.
 fn stride(
     table: &mut Table,
     selection: &Selection,
@@ -128,6 +132,8 @@ fn stride(
         return Stride { is_through, spent };
     }
 
+    // What others have done under holds of their own.
+    table.take_work();
     for slot in chunk {
         let Some((connection, auth)) = table.open_tenant(slot) else {
             continue;
@@ -137,7 +143,7 @@ fn stride(
             continue;
         }
         looked.at += 1;
-        let Judged { verdict, work } = if stale {
+        let Judged { verdict, mut work } = if stale {
             selection.still_admits(connection)
         } else {
             selection.admits(connection, auth)
@@ -146,6 +152,7 @@ fn stride(
             Verdict::Match => {
                 looked.matched += 1;
                 visit(table, slot);
+                work = work.saturating_add(table.take_work());
             }
             Verdict::NoMatch => {}
             Verdict::Error => looked.errors += 1,
@@ -166,7 +173,7 @@ impl Hub {
         let mut bound = 0;
         let mut few = Few::new();
         for (at, shard) in self.shards().iter().enumerate() {
-            let found = Candidates::find(shard, selection, true, &mut bound);
+            let found = Candidates::find_few(shard, selection, &mut bound);
             if !found.is_empty() {
                 few.push((at, found.into()));
             }
@@ -178,26 +185,33 @@ impl Hub {
         }
     }
 
-    /// Waits for the gate to admit a frame of `bytes` for `reach`; before that, where it is large, for the sockets, see
-    /// [`EASE`].
+    /// Waits for the gate to admit a frame of `bytes` for `reach` in `app`; before that, where it is large, for the app's sockets,
+    /// see [`EASE`].
     ///
     /// # Errors
     /// [`Busy`] when the gate stays full; nothing was placed.
-    pub(crate) async fn admit(&self, reach: &Reach, bytes: usize) -> Result<Ticket, Busy> {
-        if matches!(reach, Reach::Large(_)) && self.is_congested() {
+    pub(crate) async fn admit(
+        &self,
+        app: AppId,
+        reach: &Reach,
+        bytes: usize,
+    ) -> Result<Ticket, Busy> {
+        if matches!(reach, Reach::Large(_)) && self.is_congested(app) {
             self.context().metrics.eased.inc();
             let until = Instant::now() + EASE;
-            while self.is_congested() && Instant::now() < until {
+            while self.is_congested(app) && Instant::now() < until {
                 tokio::time::sleep(EASE_STEP).await;
             }
         }
         self.gate.admit(reach.bound(), bytes).await
     }
 
-    /// Whether more than half of the node's sockets refuse, and not just a few.
-    fn is_congested(&self) -> bool {
-        let blocked = self.context().metrics.blocked.get() as usize;
-        blocked > SMALL_DELIVERIES && blocked * 2 > self.all_members()
+    /// Whether more than half of the app's sockets refuse, and not just a few. Takes no lock, since each publication that waits
+    /// looks every millisecond.
+    pub(super) fn is_congested(&self, app: AppId) -> bool {
+        let Tally { open, blocked } = &self.context().app(app).tally;
+        let blocked = blocked.load(Relaxed);
+        blocked > SMALL_DELIVERIES && blocked * 2 > open.load(Relaxed)
     }
 
     /// Waits for a permit to run `selection`, if it takes one.
@@ -362,7 +376,7 @@ impl Hub {
         let mut looked = Looked::default();
         let mut slice = TimeSlice::begin();
         for shard in self.shards() {
-            let mut cursor = Cursor::open(shard, selection);
+            let mut cursor = Cursor::open(shard, selection).await;
             // The lock is let go after every stride, so that a small publication need not wait for a slice.
             loop {
                 let stride = shard.with_fair(|table| {
@@ -390,22 +404,15 @@ impl Hub {
     ) -> Counts {
         let mut counts = Counts::default();
         for shard in self.shards() {
-            let mut cursor = Cursor::open(shard, selection);
+            let mut cursor = Cursor::open(shard, selection).await;
             let mut slice = TimeSlice::begin();
             while let Some(chunk) = shard.own(|table| cursor.snapshots(table, selection)) {
-                let picked = pick(chunk, closure, &mut counts);
-                counts.queued += shard.with(|table| {
-                    let mut queued = 0;
-                    for at in picked
-                        .into_iter()
-                        .filter(|&at| table.state(at) == State::Open)
-                        .collect::<Refs>()
-                    {
-                        queued += u64::from(table.place(at.slot, frame, ticket));
-                    }
-                    queued
-                });
-                slice.rest().await;
+                let mut picked = pick(chunk, closure, &mut counts).into_iter();
+                while picked.len() > 0 {
+                    counts.queued +=
+                        shard.with(|table| place_picked(table, &mut picked, frame, ticket));
+                    slice.rest().await;
+                }
             }
         }
         self.placed(counts, ticket)
@@ -456,6 +463,26 @@ impl Hub {
         }
         (page, None)
     }
+}
+
+/// Places for those of `picked` that are still open, for as long as one hold may take. Returns for how many.
+fn place_picked(
+    table: &mut Table,
+    picked: &mut impl Iterator<Item = SlotRef>,
+    frame: &Frame,
+    ticket: &Ticket,
+) -> u64 {
+    let (mut queued, mut spent) = (0, Spent::default());
+    table.take_work();
+    for at in picked {
+        if table.state(at) == State::Open {
+            queued += u64::from(table.place(at.slot, frame, ticket));
+        }
+        if spent.add(table.take_work()) {
+            break;
+        }
+    }
+    queued
 }
 
 fn pick(

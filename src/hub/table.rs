@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use roaring::RoaringBitmap;
@@ -23,7 +26,7 @@ use crate::{
     broker::{Interest, Topic},
     config,
     id::{AppId, ConnectionId, NodeId},
-    limits::{Limits, SLOTS_LOOK},
+    limits::{CHANNEL_WORK, INDEX_ENTRY_WORK, Limits, SLOTS_LOOK},
     log_limit::Lines,
     metrics::{AppMetrics, DropReason, Metrics},
     predicate::{IndexKey, IndexRef, LookupKey, Schema, Value},
@@ -58,6 +61,15 @@ pub(crate) struct AppContext {
     pub(crate) schema: Arc<Schema>,
     pub(crate) slow_consumer: config::SlowConsumer,
     pub(crate) presence: Presence,
+    pub(crate) tally: Tally,
+}
+
+/// How many connections of an app stand how, over all shards: to be read without a lock.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) open: AtomicUsize,
+    /// Those whose sockets refused, or are handed a replay.
+    pub(crate) blocked: AtomicUsize,
 }
 
 impl Context {
@@ -75,10 +87,11 @@ impl Context {
             schema,
             slow_consumer,
             presence: Presence::new(AppId(0), &limits, bulletin.clone(), app_metrics, None),
+            tally: Tally::default(),
         };
         Self {
             node: NodeId(1),
-            limbo: Limbo::new(limits.resume_window, []),
+            limbo: Limbo::new(1, limits.resume_window, []),
             limits,
             refusals: Refusals::new(metrics.clone(), vec![app.name.clone()]),
             lines: Lines::default(),
@@ -153,6 +166,8 @@ pub(crate) struct Table {
     pub(super) slow: Vec<SlowConsumer>,
     /// How many more there were.
     pub(super) more_slow: u64,
+    /// What changes of connections have cost since the last look, in units of [`SWEEP_WORK`](crate::limits::SWEEP_WORK).
+    work: u32,
     pub(super) context: Arc<Context>,
 }
 
@@ -200,6 +215,7 @@ impl Table {
             blocked: RoaringBitmap::new(),
             slow: Vec::new(),
             more_slow: 0,
+            work: 0,
             context,
         }
     }
@@ -305,6 +321,7 @@ impl Table {
         self.register(at.slot);
         if was_anonymous && connection.user().is_some() {
             for channel in connection.channels() {
+                self.charge(CHANNEL_WORK);
                 self.context
                     .app(app)
                     .presence
@@ -348,7 +365,7 @@ impl Table {
         if let Some(backlog) = outbox.backlog() {
             let events = backlog.events();
             *outbox = Outbox::Empty;
-            self.blocked.remove(slot);
+            self.note_unblocked(slot);
             return events;
         }
         outbox
@@ -358,7 +375,39 @@ impl Table {
             .sum()
     }
 
+    /// Notes that a change of a connection has cost `work`. Whoever goes through connections under one hold of the lock ends
+    /// the hold by it, so each change that takes more than a moment says so here.
+    pub(crate) fn charge(&mut self, work: u32) {
+        self.work = self.work.saturating_add(work);
+    }
+
+    /// What was charged since the last call.
+    #[inline]
+    pub(super) fn take_work(&mut self) -> u32 {
+        std::mem::take(&mut self.work)
+    }
+
+    /// The tally of the app that the tenant of `slot` belongs to.
+    fn tally(&self, slot: u32) -> &Tally {
+        &self.context.app(self.slots[slot as usize].app).tally
+    }
+
+    /// Notes that the outbox of `slot` is blocked.
+    pub(super) fn note_blocked(&mut self, slot: u32) {
+        if self.blocked.insert(slot) {
+            self.tally(slot).blocked.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Notes that the outbox of `slot` is blocked no longer.
+    pub(super) fn note_unblocked(&mut self, slot: u32) {
+        if self.blocked.remove(slot) {
+            self.tally(slot).blocked.fetch_sub(1, Relaxed);
+        }
+    }
+
     fn register(&mut self, slot: u32) {
+        self.tally(slot).open.fetch_add(1, Relaxed);
         self.mind(slot, Interest::add);
         self.index(slot, Index::insert, |members, slot| {
             members.insert(slot);
@@ -367,6 +416,7 @@ impl Table {
 
     /// Takes `slot` out of the indexes of who is there and what its claims say, but not of its channels'.
     pub(super) fn unregister(&mut self, slot: u32) {
+        self.tally(slot).open.fetch_sub(1, Relaxed);
         self.mind(slot, |interest, topic| interest.remove(&topic));
         self.index(slot, Index::remove, |members, slot| {
             members.remove(slot);
@@ -390,7 +440,7 @@ impl Table {
     fn index(
         &mut self,
         slot: u32,
-        change: fn(&mut Index, &Value, u32),
+        change: fn(&mut Index, &Value, u32) -> u32,
         member: fn(&mut RoaringBitmap, u32),
     ) {
         self.changes += 1;
@@ -401,12 +451,13 @@ impl Table {
         let app = &mut self.apps[entry.app.0 as usize];
         let schema = &self.context.app(entry.app).schema;
         member(&mut app.members, slot);
-        change(&mut app.users, &connection.attributes.user, slot);
+        let mut entries = change(&mut app.users, &connection.attributes.user, slot);
         for (at, index) in app.declared.iter_mut().enumerate() {
             if let Some(value) = schema.get(at, &connection.attributes) {
-                change(index, value, slot);
+                entries += change(index, value, slot);
             }
         }
+        self.charge(INDEX_ENTRY_WORK.saturating_mul(entries));
     }
 
     /// Connections of `app` that are open here.
@@ -549,6 +600,9 @@ impl Table {
                     && app.channels.len() == 0
                     && app.watchers.len() == 0
             })
-            && self.context.apps.iter().all(|app| app.presence.is_empty())
+            && self.context.apps.iter().all(|app| {
+                let Tally { open, blocked } = &app.tally;
+                app.presence.is_empty() && open.load(Relaxed) == 0 && blocked.load(Relaxed) == 0
+            })
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{
     Batch, Connection, Except, Hub, Load, Outcome, Owner, Progress, Reach, Replay, Selection,
-    SlotRef, State, Table,
+    SlotRef, State, Table, Tally,
     gate::{Gate, Ticket},
     table::Context,
     wave::place_at_once,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     close::Close,
     config::SlowConsumer,
-    id::AppId,
+    id::{AppId, ConnectionId, NodeId},
     limits::Limits,
     metrics::DropReason,
     predicate::{Attributes, Facts, FilterCache, Layouts, Schema, Value},
@@ -51,6 +51,24 @@ pub(crate) fn connect(table: &mut Table, user: &str, auth: Value) -> SlotRef {
         .unwrap();
     assert!(table.open(at, Connection::clone(&connection)));
     at
+}
+
+/// A connection of an anonymous client with a device, which is in no table.
+pub(crate) fn unconnected(device: &str, slot: u32) -> Connection {
+    let facts = Facts {
+        id: ConnectionId {
+            node: NodeId(1),
+            shard: 0,
+            slot,
+            nonce: 0,
+        },
+        device: Some(device.into()),
+        ip: [127, 0, 0, 1].into(),
+        protocol: "test",
+        connected_at: 0,
+        node: "n".into(),
+    };
+    Connection::new(APP, Attributes::new(facts), Arc::default())
 }
 
 /// A socket that takes `room` bytes and then refuses.
@@ -490,7 +508,7 @@ async fn what_waits_for_those_that_are_closing_is_thrown_away_before_anyone_else
 async fn a_node_far_over_its_bound_is_within_it_after_a_few_looks() {
     const MANY: usize = 3 * crate::limits::SHED_LOOK;
     let limits = Limits {
-        refused_bytes: 1_000_000,
+        refused_bytes: 100_000,
         ..Limits::default()
     };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
@@ -503,14 +521,74 @@ async fn a_node_far_over_its_bound_is_within_it_after_a_few_looks() {
     }
     shard.own(|table| table.settle(&mut owner, &mut outcome));
     let mut looks = 0;
-    while hub.context().refused.load(Relaxed) > 1_000_000 {
-        hub.shed();
+    let mut before = 0;
+    let refused = || hub.context().refused.load(Relaxed);
+    while refused() > 100_000 {
+        let goes_on = hub.shed();
         looks += 1;
-        assert!(looks <= 4, "{}", hub.context().refused.load(Relaxed));
+        assert!(looks <= 6, "{}", refused());
+        assert_eq!(goes_on, refused() > 100_000);
+
+        // One look closes as many as a hold may take work.
+        let closed = shard.own(|table| table.closing.len());
+        assert!((1..=200).contains(&(closed - before)), "{closed}");
+        before = closed;
     }
     let (slow, more) = shard.own(Table::take_slow);
     assert_eq!(slow.len(), crate::limits::SLOW_LOGGED);
     assert!(more > 0, "of many, only the number is logged");
+}
+
+#[tokio::test]
+async fn who_holds_memory_alone_is_closed_before_those_who_wait_for_the_same() {
+    let limits = Limits {
+        refused_bytes: 10_000,
+        ..Limits::default()
+    };
+    let hub = Hub::new(2, context(limits, &[], SlowConsumer::Disconnect));
+    let shared = Frame::event_text(&[&[0; 8000]]);
+    let block = |shard: usize, owner: &mut Owner, frame: &Frame| {
+        let shard = hub.shard(shard);
+        let at = shard.own(|table| connect(table, "u", Value::Null));
+        let mut outcome = Outcome::default();
+        outcome.refuse(at, vec![frame.clone()], 0);
+        shard.own(|table| table.settle(owner, &mut outcome));
+        at
+    };
+    let mut owners = [hub.shard(0).owner(), hub.shard(1).owner()];
+    // More than one look is for, and in front of who holds much.
+    let readers: Vec<SlotRef> = (0..2 * crate::limits::SHED_LOOK)
+        .map(|_| block(0, &mut owners[0], &shared))
+        .collect();
+    let own = [4000, 5000].map(|bytes| {
+        let frame = Frame::event_text(&[&vec![0; bytes]]);
+        block(1, &mut owners[1], &frame)
+    });
+    let state = |shard: usize, at| hub.shard(shard).own(|table| table.state(at));
+    let closed = || {
+        let is_closing = |at: &&SlotRef| state(0, **at) == State::Closing;
+        readers.iter().filter(is_closing).count()
+    };
+    while hub.shed() {}
+    assert_eq!(own.map(|at| state(1, at)), [State::Closing; 2]);
+    assert_eq!(closed(), 0, "closing a reader would have freed nothing");
+    assert!(hub.context().refused.load(Relaxed) <= 10_000);
+
+    // Where all of them hold the same, no other way is left.
+    for _ in 0..2 {
+        let frame = Frame::event_text(&[&[0; 8000]]);
+        for at in &readers {
+            hub.shard(0)
+                .own(|table| table.place_own(*at, frame.clone()));
+        }
+    }
+    let mut looks = 0;
+    while hub.shed() {
+        looks += 1;
+        assert!(looks < 50);
+    }
+    assert!(hub.context().refused.load(Relaxed) <= 10_000);
+    assert_eq!(closed(), readers.len());
 }
 
 #[tokio::test]
@@ -523,25 +601,26 @@ async fn large_publications_wait_while_most_sockets_refuse_and_only_then() {
     });
     let metrics = hub.context().metrics.clone();
     let reach = hub.reach(&Selection::everyone(APP));
-    metrics.blocked.set(200);
-    hub.admit(&reach, 10).await.unwrap();
+    let refusing = |sockets| hub.context().app(APP).tally.blocked.store(sockets, Relaxed);
+    refusing(200);
+    hub.admit(APP, &reach, 10).await.unwrap();
     assert_eq!(metrics.eased.get(), 0, "half is not most");
-    metrics.blocked.set(201);
+    refusing(201);
     let recover = async {
         while metrics.eased.get() == 0 {
             tokio::task::yield_now().await;
         }
-        metrics.blocked.set(0);
+        refusing(0);
     };
-    let (ticket, ()) = tokio::join!(hub.admit(&reach, 10), recover);
+    let (ticket, ()) = tokio::join!(hub.admit(APP, &reach, 10), recover);
     assert!(ticket.is_ok());
-    metrics.blocked.set(400);
+    refusing(400);
     assert!(
-        hub.admit(&reach, 10).await.is_ok(),
+        hub.admit(APP, &reach, 10).await.is_ok(),
         "not for ever, though nothing gets better"
     );
     let small = Reach::Small(smallvec::SmallVec::new());
-    hub.admit(&small, 10).await.unwrap();
+    hub.admit(APP, &small, 10).await.unwrap();
     assert_eq!(metrics.eased.get(), 2, "a small one never waits");
 }
 
@@ -645,4 +724,38 @@ fn a_stored_event_is_confirmed_by_the_pong_behind_it_and_by_nothing_else() {
     assert!(table.open_question(at).is_some(), "7 is asked for by now");
     assert!(table.confirmed(at, 7));
     assert!(table.open_question(at).is_none());
+}
+
+#[test]
+fn an_app_is_congested_by_its_own_sockets_alone() {
+    let mut context =
+        Context::of_one_app(Limits::default(), Arc::default(), SlowConsumer::Disconnect);
+    let other = Context::of_one_app(Limits::default(), Arc::default(), SlowConsumer::Disconnect);
+    context.apps.extend(other.apps);
+    let hub = Hub::new(1, Arc::new(context));
+    let shard = hub.shard(0);
+    let mut owner = shard.owner();
+    let at: Vec<SlotRef> = (0..201)
+        .map(|n| shard.own(|table| connect(table, &n.to_string(), Value::Null)))
+        .collect();
+    let mut outcome = Outcome::default();
+    for at in &at {
+        outcome.refuse(*at, vec![Frame::event_text(&[b"x"])], 0);
+    }
+    shard.own(|table| table.settle(&mut owner, &mut outcome));
+    assert!(hub.is_congested(APP) && !hub.is_congested(AppId(1)));
+
+    // What a socket takes, and who is gone, refuses no longer.
+    for (n, at) in at.into_iter().enumerate() {
+        if n < 101 {
+            shard.own(|table| table.remove(at));
+        } else {
+            let mut frames = Vec::new();
+            shard.own(|table| table.lend(&mut owner, at, 1, &mut frames));
+            shard.own(|table| table.advance(&mut owner, at, frames[0].len()));
+        }
+    }
+    assert!(!hub.is_congested(APP));
+    let Tally { open, blocked } = &hub.context().app(APP).tally;
+    assert_eq!((open.load(Relaxed), blocked.load(Relaxed)), (100, 0));
 }

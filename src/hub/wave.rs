@@ -14,7 +14,7 @@ use super::{
     gate::Ticket,
     outbox::Queued,
     selection::{Except, Selection},
-    sweep::{Counts, Looked},
+    sweep::{Counts, Looked, Spent},
     table::{Dirty, Table},
 };
 use crate::{id::AppId, limits::SWEEP_STRIDE, protocol::frame::Frame, time_slice::TimeSlice};
@@ -113,6 +113,8 @@ impl Table {
             return false;
         };
         tally.next = last + 1;
+        let mut spent = Spent::default();
+        self.take_work();
         let mut first = self.enlog(wave);
         let excepting = wave.iter().any(|rider| !rider.except.is_empty());
         for slot in chunk {
@@ -129,6 +131,11 @@ impl Table {
                 self.place_singly(slot, wave, tally);
                 // A run that became a queue has let go of its frames, and with them, perhaps, of the wave's.
                 first = self.enlog(wave);
+                // One that is closed as too slow may be in many channels.
+                if spent.add(self.take_work()) {
+                    tally.next = slot + 1;
+                    break;
+                }
             }
         }
         true
@@ -253,8 +260,52 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::tests::*, *};
+    use super::{
+        super::{Coming, Outcome, Owner, Watching, tests::*},
+        *,
+    };
     use crate::{config::SlowConsumer, limits::Limits, predicate::Value};
+
+    #[test]
+    fn a_hold_that_closes_slow_consumers_ends_by_what_that_takes() {
+        let limits = Limits {
+            outbox_frames: 1,
+            ..Limits::default()
+        };
+        let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+        let frame = Frame::event_text(&[b"x"]);
+        hub.shard(0).own(|table| {
+            let mut outcome = Outcome::default();
+            for n in 0..SWEEP_STRIDE {
+                let at = connect(table, &n.to_string(), Value::Null);
+                for channel in 0..100 {
+                    table.join(at, &channel.to_string(), Watching::No, Coming::New);
+                }
+                outcome.refuse(at, vec![frame.clone()], 0);
+            }
+            table.settle(&mut Owner::for_tests(), &mut outcome);
+        });
+
+        let ticket = hub.gate.try_admit(SWEEP_STRIDE, frame.len()).unwrap();
+        let rider = Rider {
+            app: APP,
+            except: Except::default(),
+            frame,
+            ticket,
+            placed: OnceLock::new(),
+        };
+        let wave: Wave = [Arc::new(rider)].into_iter().collect();
+        let mut tally = Tally::new(&wave);
+        let (mut met, mut goes_on) = (0, true);
+        while goes_on {
+            goes_on = hub
+                .shard(0)
+                .own(|table| table.place_wave(&wave, &mut tally));
+            assert!(tally.met - met <= 2, "{tally:?}");
+            met = tally.met;
+        }
+        assert_eq!((met, tally.of(0).queued), (SWEEP_STRIDE as u64, 0));
+    }
 
     #[tokio::test]
     async fn publications_that_wait_at_once_are_placed_together_each_with_its_own_counts() {

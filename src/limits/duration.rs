@@ -21,6 +21,17 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// A duration as log lines have it: milliseconds or seconds, with three digits unless they are many.
+pub(crate) fn short(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match seconds {
+        _ if duration.as_millis() < 1000 => format!("{} ms", duration.as_millis()),
+        ..9.995 => format!("{seconds:.2} s"),
+        ..99.95 => format!("{seconds:.1} s"),
+        _ => format!("{seconds:.0} s"),
+    }
+}
+
 fn needs_unit(number: impl fmt::Display) -> String {
     format!("a duration needs a unit, for example \"{number}s\"")
 }
@@ -66,6 +77,22 @@ pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn log_lines_have_few_digits() {
+        for (micros, text) in [
+            (0, "0 ms"),
+            (7_900, "7 ms"),
+            (999_900, "999 ms"),
+            (1_000_000, "1.00 s"),
+            (9_999_000, "10.0 s"),
+            (12_345_678, "12.3 s"),
+            (99_990_000, "100 s"),
+            (3_600_000_000, "3600 s"),
+        ] {
+            assert_eq!(short(Duration::from_micros(micros)), text);
+        }
+    }
 
     #[test]
     fn durations_have_a_unit() {

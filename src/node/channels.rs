@@ -245,7 +245,12 @@ impl Node {
                 .leave(
                     &channel,
                     |lost| selection.means(lost),
-                    |lost| node.hub.presence(app).lapsed(&channel, lost),
+                    |lost| {
+                        // One of another node was counted there. The members are told by who brings its client back here.
+                        if lost.id().node == node.id() {
+                            node.hub.presence(app).lapsed(&channel, lost);
+                        }
+                    },
                 )
                 .await;
             drop(held_off);

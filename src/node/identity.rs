@@ -13,7 +13,7 @@ use crate::{
     config::Presence,
     hub::{Connection, Named, Selection, SlotRef, Table, user_key},
     id::AppId,
-    limits::{REVOCATIONS_AT_ONCE, USER_BYTES},
+    limits::{CHANNEL_WORK, REVOCATIONS_AT_ONCE, USER_BYTES},
     predicate::Value,
     protocol::native,
 };
@@ -192,9 +192,8 @@ impl Node {
         rights: &Rights,
     ) {
         let is_lost = |channel: &&str| was.rights.may_join(channel) && !rights.may_join(channel);
-        for channel in was.channels().filter(is_lost) {
-            table.leave(at, channel);
-            table.place_own(at, native::left(channel));
+        for channel in table.leave_those(at, |channel| is_lost(&channel)) {
+            table.place_own(at, native::left(&channel));
         }
         let is_blinded = |channel: &&str| {
             // Where every member hears of the others, that takes no right.
@@ -204,5 +203,8 @@ impl Node {
         for channel in was.channels().filter(is_blinded) {
             table.unwatch(at, channel);
         }
+        // Each was looked at in both rights.
+        let looked = was.channels().count() as u32;
+        table.charge(CHANNEL_WORK.saturating_mul(looked));
     }
 }

@@ -96,9 +96,12 @@ pub enum NodeError {
     Event(#[from] EventError),
     /// The event is to be kept, and its target is none that anything can be kept for.
     #[error(
-        "this event cannot be stored: the target must be a single channel with history, or a list of users whose events are stored, without a filter"
+        "this event cannot be stored: the target must be a single channel with history, or a list of users whose events are stored, without a filter{hint}"
     )]
-    CannotStore,
+    CannotStore {
+        /// What to set, where the target would be right.
+        hint: &'static str,
+    },
     /// The call would store more than one may.
     #[error(
         "this call would store {bytes} bytes, an event of {event} bytes for {copies} users or channels; at most {most} fit one call (limits.stored_publication_bytes); split it, send less data, or set \"store\" to false"
@@ -160,7 +163,7 @@ impl NodeError {
             Self::NameTooLong { .. } => "name_too_long",
             Self::TooMuchToStore { .. } => "too_much_to_store",
             Self::Event(error) => error.code(),
-            Self::CannotStore => "cannot_store",
+            Self::CannotStore { .. } => "cannot_store",
             Self::History(_) => "history_unavailable",
             Self::Away { .. } => "bus_down",
             Self::NoUsers => "no_users",
@@ -234,6 +237,7 @@ fn context_of(
         apps: apps.iter().map(app_context).collect(),
         refused: Arc::default(),
         limbo: Limbo::new(
+            apps.len(),
             config.limits.resume_window,
             rules.map(|rule| rule.leave_after),
         ),

@@ -14,12 +14,12 @@ use crate::{
     auth::unix_now,
     hub::{About, Limbo, Lost, Snapshot, Tidings, channel_key},
     id::{AppId, ConnectionId},
-    limits::TICK,
+    limits::{COUNTED_TOGETHER, TICK},
     protocol::native,
     time_slice::TimeSlice,
 };
 
-/// How often gathered counts are told, and histories are freed of what is over its time.
+/// How often gathered counts are told, and what is over its time is removed.
 const GATHERING: Duration = Duration::from_secs(1);
 
 impl Node {
@@ -36,25 +36,45 @@ impl Node {
                 _ = ticks.tick() => {}
             }
             let mut slice = TimeSlice::begin();
-            self.give_up_lapsed(&mut slice).await;
             // Only what is due by now: what comes in meanwhile must not keep the rest of this loop waiting.
             for (app, channel) in bulletin.take_due() {
-                self.tell(app, &channel, false, &mut slice).await;
+                let due = [(app, channel)];
+                self.tell(app, &due, false, &mut slice).await;
                 slice.rest().await;
             }
             if gathered.elapsed() >= GATHERING {
                 gathered = Instant::now();
-                for (app, channel) in bulletin.take_counted() {
-                    self.tell(app, &channel, true, &mut slice).await;
-                    slice.rest().await;
+                let mut counted = bulletin.take_counted();
+                counted.sort_by_key(|(app, _)| *app);
+                for of_app in counted.chunk_by(|(one, _), (other, _)| one == other) {
+                    for some in of_app.chunks(COUNTED_TOGETHER) {
+                        self.tell(some[0].0, some, true, &mut slice).await;
+                        slice.rest().await;
+                    }
                 }
-                while self.history.expire() {
-                    tokio::task::yield_now().await;
-                }
-                // With other nodes they are removed from Redis too, by a task of its own.
-                while self.cluster.is_none() && !self.revocations.expire(unix_now()).is_empty() {
-                    tokio::task::yield_now().await;
-                }
+            }
+        }
+    }
+
+    /// Ends what is over its time, until the runtime ends: places of those who did not come back, kept events, revocations. It
+    /// waits for no other node, as [`Node::tell_members`] does.
+    pub(crate) async fn end_what_is_over(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut expired = Instant::now();
+        loop {
+            ticks.tick().await;
+            self.give_up_lapsed(&mut TimeSlice::begin()).await;
+            if expired.elapsed() < GATHERING {
+                continue;
+            }
+            expired = Instant::now();
+            while self.history.expire() {
+                tokio::task::yield_now().await;
+            }
+            // With other nodes they are removed from Redis too, by a task of its own.
+            while self.cluster.is_none() && !self.revocations.expire(unix_now()).is_empty() {
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -81,23 +101,37 @@ impl Node {
         &self.hub.context().limbo
     }
 
-    async fn tell(&self, app: AppId, channel: &SmolStr, counts: bool, slice: &mut TimeSlice) {
-        let Some(mut tidings) = self.hub.presence(app).take_tidings(channel, counts) else {
-            return;
-        };
-        if self.cluster.is_some() && !(tidings.notices.is_empty() && tidings.counted.is_none()) {
-            self.tell_elsewhere(app, &tidings);
-            if !self.is_heard(app, channel) {
-                return;
+    /// Tells what there is to tell of some channels of `app`. The other nodes are asked for all of them together.
+    async fn tell(
+        &self,
+        app: AppId,
+        channels: &[(AppId, SmolStr)],
+        counts: bool,
+        slice: &mut TimeSlice,
+    ) {
+        let mut heard: Vec<Tidings> = Vec::new();
+        for (_, channel) in channels {
+            let tidings = self.hub.presence(app).take_tidings(channel, counts);
+            let Some(tidings) = tidings.filter(|tidings| !tidings.is_empty()) else {
+                continue;
+            };
+            if self.cluster.is_some() {
+                self.tell_elsewhere(app, &tidings);
+                if !self.is_heard(app, channel) {
+                    continue;
+                }
             }
-            self.count_elsewhere(app, &mut tidings).await;
+            heard.push(tidings);
+            slice.rest().await;
         }
-        let frames = frames(&tidings);
-        self.app(app).metrics.notices.inc_by(frames.len() as u64);
-        if frames.is_empty() {
-            return;
+        if self.cluster.is_some() && !heard.is_empty() {
+            self.count_elsewhere(app, &mut heard).await;
         }
-        self.tell_here(app, channel, &frames, slice).await;
+        for tidings in &heard {
+            let frames = frames(tidings);
+            self.app(app).metrics.notices.inc_by(frames.len() as u64);
+            self.tell_here(app, &tidings.channel, &frames, slice).await;
+        }
     }
 
     /// Notifies those who watch `channel` on this node, a few at a time in the order of their slots.
@@ -147,6 +181,7 @@ impl Node {
         let Lost {
             connection,
             watched,
+            ..
         } = self.limbo().take(id, proof)?;
         let channels = connection
             .channel_names()
@@ -170,6 +205,7 @@ impl Node {
         let Lost {
             connection,
             watched,
+            ..
         } = self.limbo().take_place(client, channel)?;
         let watched = watched.iter().any(|name| name == channel);
         Some(Recalled {

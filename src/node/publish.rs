@@ -372,8 +372,9 @@ impl Node {
             .hub
             .permit_to_reach(&prepared.selection, &reach)
             .await?;
-        let ticket = self.hub.admit(&reach, prepared.draft.len()).await?;
-        self.app(prepared.selection.app).metrics.accepted.inc();
+        let app = prepared.selection.app;
+        let ticket = self.hub.admit(app, &reach, prepared.draft.len()).await?;
+        self.app(app).metrics.accepted.inc();
         Ok(Admitted {
             prepared,
             reach,
@@ -403,7 +404,7 @@ impl Node {
         } else {
             None
         };
-        let ticket = self.hub.admit(&Reach::Large(bound), bytes).await?;
+        let ticket = self.hub.admit(app, &Reach::Large(bound), bytes).await?;
         ticket.serve(prepared.len());
         self.app(app).metrics.accepted.inc_by(prepared.len() as u64);
         let mut admitted: Vec<Admitted> = prepared
@@ -458,7 +459,13 @@ impl Node {
             Keeping::Nobody
         };
         match (store, &keeping) {
-            (Some(true), Keeping::Nobody) => Err(NodeError::CannotStore),
+            (Some(true), Keeping::Nobody) => Err(NodeError::CannotStore {
+                hint: if is_apart {
+                    ""
+                } else {
+                    store_hint(target, settings.user_events().is_some())
+                },
+            }),
             _ => Ok(keeping),
         }
     }
@@ -696,7 +703,10 @@ impl Node {
         let frame = self.encode(app, &event.draft(&Marks::default()));
         let permit = self.hub.permit_to_scan(app).await?;
         let bound = self.hub.members(app).max(SMALL_DELIVERIES + 1);
-        let ticket = self.hub.admit(&Reach::Large(bound), frame.len()).await?;
+        let ticket = self
+            .hub
+            .admit(app, &Reach::Large(bound), frame.len())
+            .await?;
         self.app(app).metrics.accepted.inc();
         let node = self.clone();
         to_its_end(async move {
@@ -751,5 +761,18 @@ pub(super) async fn to_its_end<T: Send + 'static>(
     match poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx))).await {
         Poll::Ready(done) => Ok(done),
         Poll::Pending => tokio::spawn(task).await.map_err(|_| NodeError::Failed),
+    }
+}
+
+/// What to set so that an event for `target` can be stored; empty if that would not help.
+fn store_hint(target: &Target, has_user_events: bool) -> &'static str {
+    if target.filter.is_some() {
+        ""
+    } else if target.only_users().is_some() && !has_user_events {
+        "; set user_events or --store-user-events"
+    } else if target.one_channel().is_some() {
+        "; give the channel a history, for example by --channel-history 'room-*=100'"
+    } else {
+        ""
     }
 }

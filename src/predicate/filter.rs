@@ -236,8 +236,8 @@ fn bind_param(
         let keys = given.as_map().map_or(&[][..], Map::keys);
         let near = suggestion(&used.name, keys.iter().filter_map(Key::as_str));
         let message = format!(
-            "params lacks \"{}\", which the filter names{near}",
-            used.name
+            "the filter uses params.{name}, but \"params\" has no \"{name}\"{near}",
+            name = used.name
         );
         return Err(FilterError::new(
             FilterErrorKind::UnboundParam,
@@ -684,7 +684,7 @@ mod tests {
             bind("user == params.tenant", r#"{"tenat":1}"#),
             Err((
                 "unbound_param",
-                "params lacks \"tenant\", which the filter names; did you mean \"tenat\"?".into()
+                "the filter uses params.tenant, but \"params\" has no \"tenant\"; did you mean \"tenat\"?".into()
             ))
         );
         assert_eq!(bind("user == params.a", "[]").unwrap_err().0, "bad_params");

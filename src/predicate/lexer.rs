@@ -106,7 +106,7 @@ impl<'s> Lexer<'s> {
             {
                 Some(&"=") => {
                     self.at += 1;
-                    return self.error(from, "\"=\" is no operator; equality is \"==\"");
+                    return self.error(from, "unexpected \"=\"; did you mean \"==\"?");
                 }
                 Some(symbol) => {
                     self.at += symbol.len();
@@ -350,6 +350,8 @@ mod tests {
         };
         let syntax = |text: &str| ("filter_syntax", text.to_owned());
         assert_eq!(at("a = b"), syntax("="));
+        let error = tokens("a = b").unwrap_err();
+        assert_eq!(error.message, r#"unexpected "="; did you mean "=="?"#);
         assert_eq!(at("a & b"), syntax("&"));
         assert_eq!(at("x == 'abc"), syntax("'abc"));
         assert_eq!(at(r"'a\qb'"), syntax(r"\q"));

@@ -206,6 +206,14 @@ impl Decoder {
         answer
     }
 
+    /// What a peer is told of its `violation`: with the bound, if that is what it is over.
+    pub fn reason(&self, violation: Violation) -> String {
+        match violation {
+            Violation::TooBig => format!("over {} bytes (limits.message_bytes)", self.limit),
+            other => other.to_string(),
+        }
+    }
+
     fn poison(&mut self, violation: Violation) -> Violation {
         self.partial = None;
         self.state = State::Broken(violation);

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
 
 use super::{
@@ -33,7 +33,7 @@ pub(crate) enum EnvelopeError {
     #[error("version {0} of the nodes' messages is not known here")]
     Version(u8),
     /// Not written by a node.
-    #[error("a message of the bus has no readable {0}")]
+    #[error("a message of another node has no readable {0}")]
     Malformed(&'static str),
 }
 
@@ -151,6 +151,16 @@ pub(crate) struct Answer<'a> {
 }
 
 impl<'a> Envelope<'a> {
+    /// The node that says it.
+    pub(crate) fn origin(&self) -> u32 {
+        match self {
+            Self::Event { header, .. } | Self::Kept { header, .. } => header.origin,
+            Self::Request(request) => request.origin,
+            Self::Answer(answer) => answer.origin,
+            Self::Notices(notices) => notices.origin,
+        }
+    }
+
     /// Reads a message. Copies the event's frame once; receivers share the copy.
     ///
     /// # Errors
@@ -197,11 +207,87 @@ pub(crate) fn event(header: &Header<'_>, frame: &Frame) -> Bytes {
     out.into()
 }
 
-/// What of a kept event's message comes behind its offset, which only the history knows.
-pub(crate) fn tail(header: &Header<'_>, draft: &Draft) -> Bytes {
-    let mut out = Vec::with_capacity(draft.len() + 320);
-    write_tail(&mut out, header, &draft.finish(None));
-    out.into()
+/// What of a kept event's messages comes behind their offsets, which only the history knows. There may be one message for each
+/// of many users: what they share is written once.
+#[derive(Debug)]
+pub(crate) struct Tails<'h> {
+    header: &'h Header<'h>,
+    /// It may have as many names as the body of a call has room for.
+    except: Option<Box<RawValue>>,
+    frame: Frame,
+}
+
+/// A [`Header`] as it is written, with parts that are written already.
+#[derive(Serialize)]
+struct WrittenHeader<'a> {
+    origin: u32,
+    id: Uuid,
+    app: &'a str,
+    aim: WrittenAim<'a>,
+    #[serde(skip_serializing_if = "is_false")]
+    many: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    receipt: bool,
+}
+
+/// An [`Aim`] as it is written.
+#[derive(Serialize)]
+struct WrittenAim<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<&'a Names>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    except: Option<&'a RawValue>,
+}
+
+impl<'h> Tails<'h> {
+    /// Those of the event `draft`.
+    pub(crate) fn new(header: &'h Header<'h>, draft: &Draft) -> Self {
+        let except = Some(&header.aim.except).filter(|except| !except.is_empty());
+        Self {
+            header,
+            // Lists of texts always serialize.
+            except: except.and_then(|except| to_raw_value(except).ok()),
+            frame: draft.finish(None),
+        }
+    }
+
+    /// What they say beside whom each is for.
+    pub(crate) fn header(&self) -> &Header<'h> {
+        self.header
+    }
+
+    /// The one for `to`, or for whom the header names.
+    pub(crate) fn tail(&self, to: Option<&Names>) -> Bytes {
+        let Header {
+            origin,
+            id,
+            app,
+            aim,
+            many,
+            receipt,
+        } = self.header;
+        let header = WrittenHeader {
+            origin: *origin,
+            id: *id,
+            app,
+            aim: WrittenAim {
+                to: to.or(aim.to.as_ref()),
+                filter: aim.filter.as_deref(),
+                params: aim.params.as_deref(),
+                except: self.except.as_deref(),
+            },
+            many: *many,
+            receipt: *receipt,
+        };
+        let except = self.except.as_ref().map_or(0, |except| except.get().len());
+        let mut out = Vec::with_capacity(self.frame.len() + except + 320);
+        write_tail(&mut out, &header, &self.frame);
+        out.into()
+    }
 }
 
 /// The message of a request.
@@ -226,7 +312,7 @@ fn json(kind: u8, value: &impl Serialize) -> Bytes {
     out.into()
 }
 
-fn write_tail(out: &mut Vec<u8>, header: &Header<'_>, frame: &Frame) {
+fn write_tail(out: &mut Vec<u8>, header: &impl Serialize, frame: &Frame) {
     let at = out.len();
     out.extend_from_slice(&[0; 4]);
     let _ = serde_json::to_writer(&mut *out, header);
@@ -329,7 +415,7 @@ mod tests {
         let mut message = vec![VERSION, KEPT];
         message.extend_from_slice(&5u64.to_be_bytes());
         message.extend_from_slice(&12u64.to_be_bytes());
-        message.extend_from_slice(&tail(&header(), &draft));
+        message.extend_from_slice(&Tails::new(&header(), &draft).tail(None));
         let Ok(Envelope::Kept {
             epoch,
             offset,
@@ -344,6 +430,34 @@ mod tests {
             read.finish(Some(12)).bytes(),
             draft.finish(Some(12)).bytes()
         );
+    }
+
+    #[test]
+    fn each_of_many_users_gets_what_all_share_and_its_own_name() {
+        let draft = draft("[1]");
+        let written = |header: &Header<'_>| {
+            let mut out = Vec::new();
+            write_tail(&mut out, header, &draft.finish(None));
+            out
+        };
+        let whole = header();
+        let plain = Header {
+            aim: Aim::default(),
+            many: false,
+            receipt: true,
+            ..header()
+        };
+        for mut header in [whole, plain] {
+            let tails = Tails::new(&header, &draft);
+            assert_eq!(tails.tail(None), written(&header));
+            let names = Names {
+                users: vec!["bob".into()],
+                ..Names::default()
+            };
+            let tail = tails.tail(Some(&names));
+            header.aim.to = Some(names);
+            assert_eq!(tail, written(&header));
+        }
     }
 
     #[test]

@@ -167,6 +167,11 @@ impl Frame {
         self.0.refused.fetch_add(1, Relaxed) == 0
     }
 
+    /// How many sockets refuse it now.
+    pub fn refusals(&self) -> usize {
+        self.0.refused.load(Relaxed) as usize
+    }
+
     /// Takes one note back; true for the last.
     pub fn forget_refused(&self) -> bool {
         self.0.refused.fetch_sub(1, Relaxed) == 1

@@ -156,6 +156,7 @@ impl Inner {
                     cluster.bus.stop();
                 }
                 join(threads);
+                tracing::info!("stopped");
                 ended.send_replace(true);
             });
         if let Err(error) = last {

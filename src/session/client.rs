@@ -132,18 +132,19 @@ impl Client {
         self.close(close::UNAUTHORIZED, reason);
     }
 
-    pub(super) fn unauthorized(&self, error: &TokenError) {
+    /// Closes a client whose token is refused for `error`, which `reason` says.
+    pub(super) fn unauthorized(&self, error: &TokenError, reason: &str) {
         // A client that may well have a good token, now or soon, is to come back with it.
         let (code, why) = match error {
             TokenError::KeysOutOfReach => (close::OVER_LIMIT, Refusal::TokenKeys),
             TokenError::Expired => (close::EXPIRED, Refusal::TokenExpired),
             _ => (close::UNAUTHORIZED, Refusal::Token),
         };
-        self.node.refusals().refuse(why, Some(self.app), error);
+        self.node.refusals().refuse(why, Some(self.app), reason);
         if code == close::OVER_LIMIT {
-            return self.close_for_now(code, &error.to_string());
+            return self.close_for_now(code, reason);
         }
-        let close = Close::new(code, &error.to_string());
+        let close = Close::new(code, reason);
         let bye = (code == close::EXPIRED).then(|| native::bye_expired(&close));
         self.event_loop
             .shard()

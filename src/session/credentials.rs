@@ -25,6 +25,8 @@ struct Presented {
     is_renewal: bool,
     /// The `id` of the message that brought it.
     id: Option<Box<RawValue>>,
+    /// As [`super::Entrance::is_app_guessed`].
+    is_app_guessed: bool,
 }
 
 impl Session {
@@ -46,6 +48,7 @@ impl Session {
                 connection: connection.clone(),
                 is_renewal: false,
                 id: None,
+                is_app_guessed: self.is_app_guessed(),
             }),
         }
     }
@@ -66,12 +69,18 @@ impl Session {
             connection,
             is_renewal: state != State::Pending,
             id: id.map(ToOwned::to_owned),
+            is_app_guessed: self.is_app_guessed(),
         };
         // Tokens that were signed together are renewed together, by thousands of clients.
         let (node, app) = (self.client.node.clone(), self.client.app);
         self.judge_later(presented, async move {
             node.queue_long_step(app, LongStep::Token).await;
         });
+    }
+
+    fn is_app_guessed(&self) -> bool {
+        let entrance = self.entrance.as_ref();
+        entrance.is_some_and(|entrance| entrance.is_app_guessed)
     }
 
     /// Verifies a token, immediately if that can be; then lets its client in, or refuses it.
@@ -126,6 +135,16 @@ impl Session {
 }
 
 impl Presented {
+    /// What a client that is not let in is told of its token. Where it left out `app=`, the mistake may be the app.
+    fn reason(&self, client: &Client, error: &TokenError) -> String {
+        if self.is_app_guessed {
+            let app = &client.app().name;
+            format!("{error} for app \"{app}\" (no app= was given)")
+        } else {
+            error.to_string()
+        }
+    }
+
     /// The connection as the token makes it; `None` where its client is refused, and told.
     fn decide(
         &self,
@@ -146,7 +165,7 @@ impl Presented {
                 return None;
             }
             Err(error) => {
-                client.unauthorized(&error);
+                client.unauthorized(&error, &self.reason(client, &error));
                 return None;
             }
         };

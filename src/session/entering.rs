@@ -33,12 +33,14 @@ pub(crate) struct Entrance {
     pub(crate) channels: Vec<String>,
     /// The connection whose place it takes, as the client wrote it.
     pub(crate) resume: Option<String>,
+    /// Whether it named no app, and there are several. What is said of its token then names the app that was taken.
+    pub(crate) is_app_guessed: bool,
 }
 
 impl Entrance {
     /// Whether nothing is asked for.
     pub(crate) fn is_empty(&self) -> bool {
-        self.channels.is_empty() && self.resume.is_none()
+        self.channels.is_empty() && self.resume.is_none() && !self.is_app_guessed
     }
 }
 
@@ -213,8 +215,10 @@ impl Client {
             }
             may_stay
         });
-        let user = own.user_name().cloned();
-        let mut takeover = self.node.settle_elsewhere(self.app, id, user, former).await;
+        let (mut takeover, gone) = self.node.settle_elsewhere(&own, id, former).await;
+        for channel in gone {
+            self.reply(native::left(&channel));
+        }
         while let Some(FormerChannel { name, watched, .. }) = takeover.next() {
             let members = watched && own.rights.may_see_members(&name);
             let join = Join {

@@ -275,20 +275,15 @@ impl Client {
         Some(Joined::GONE)
     }
 
-    /// Claims the place of a lost connection of this node, if that is what the client comes in to: under the lock in which it
-    /// takes it, so that whoever takes lost connections out of the channel finds the one or the other. `None` if that is just
-    /// being done.
+    /// Claims the place of a lost connection, of this node or of another one, if that is what the client comes in to: under the
+    /// lock in which it takes it, so that whoever takes lost connections out of the channel finds the one or the other. `None`
+    /// if that is just being done.
     fn claim(&self, step: &Step<'_>) -> Option<Claim> {
         let Coming::Resumed(previous) = step.coming else {
             return Some(Claim::Unneeded);
         };
-        let context = self.node.hub.context();
-        if previous.node != context.node {
-            return Some(Claim::Unneeded);
-        }
-        let claimed = context
-            .limbo
-            .claim(&previous, (self.app, &step.join.channel))?;
+        let limbo = &self.node.hub.context().limbo;
+        let claimed = limbo.claim(&previous, (self.app, &step.join.channel))?;
         Some(if claimed { Claim::Made } else { Claim::Lost })
     }
 

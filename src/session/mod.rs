@@ -338,7 +338,7 @@ impl Session {
             match decoder.next(&mut bytes) {
                 Ok(None) => break,
                 Ok(Some(message)) => self.message(&message),
-                Err(violation) => self.close(violation.code(), &violation.to_string()),
+                Err(violation) => self.close(violation.code(), &decoder.reason(violation)),
             }
         }
         self.decoder = decoder;

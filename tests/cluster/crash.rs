@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, Node, all_get},
-    redis::Reply,
+    cluster::{Cluster, Node, Settings, all_get},
+    redis::{Reply, Resp},
     support::{Client, eventually},
 };
 
@@ -251,4 +251,55 @@ fn almost_nothing_that_nodes_write_to_redis_stays_for_ever() {
             .any(|(key, _)| key.contains("reaped"))
             && ends(&lives(&cluster))
     });
+}
+
+#[test]
+fn nodes_are_asked_for_the_counts_of_many_channels_at_once() {
+    let few = |settings: Settings| {
+        settings
+            .with("FANFARE_LIMIT_PRESENCE_NOTICES", "0")
+            .with("FANFARE_LIMIT_NODE_LEASE", "30s")
+    };
+    let cluster = Cluster::apart_set(few);
+    let channels: Vec<String> = (0..32).map(|n| format!("c{n}")).collect();
+    let mut watcher = cluster[0].user("watcher");
+    // It is told of its own coming meanwhile.
+    for channel in channels.iter().map(String::as_str).chain(["apart"]) {
+        watcher.ask_amid(&json!({"op": "join", "channel": channel, "members": true}));
+    }
+    let mut third = cluster[2].user("third");
+    third.join("apart");
+    // One that stands still is waited for with each question.
+    cluster[2].pause();
+    let mut tap = Resp::connect(cluster.redis.address()).unwrap();
+    tap.call(&["PSUBSCRIBE", "*"]).unwrap();
+    let mut ann = cluster[0].user("ann");
+    for channel in &channels {
+        ann.join(channel);
+    }
+    ann.join("apart");
+    let mut untold: BTreeSet<String> = channels.into_iter().collect();
+    while !untold.is_empty() {
+        let told = watcher.json();
+        assert_eq!(told["op"], "members", "{told}");
+        if told["count"] == 2 {
+            // The one apart is not among them.
+            untold.remove(told["channel"].as_str().unwrap());
+        }
+    }
+    cluster.redis.call(&["PUBLISH", "last", "last"]).unwrap();
+    let mut questions = 0;
+    loop {
+        let message = tap.read().unwrap();
+        let text = message.items()[3].text();
+        if text == "last" {
+            break;
+        }
+        questions += usize::from(text.contains(r#""order":{"count"#));
+    }
+    assert!((1..16).contains(&questions), "{questions}");
+
+    // What was counted without it is counted once more when it is back, without another change.
+    cluster[2].resume();
+    while watcher.json()["count"] != 3 {}
 }

@@ -184,6 +184,27 @@ fn what_is_malformed_is_counted_and_harmless() {
 }
 
 #[test]
+fn a_message_may_be_as_long_as_the_body_of_a_call() {
+    let cluster = Cluster::start();
+    let mut clients = cluster.users();
+    let message = |bytes: usize| {
+        let empty = json!({"event": "e", "data": "", "recipients": ["*"]}).to_string();
+        let data = "x".repeat(bytes - empty.len());
+        json!({"event": "e", "data": data, "recipients": ["*"]})
+    };
+    let most = 256 * 1024;
+    publish_json(&cluster, &message(most + 1));
+    publish_json(&cluster, &message(most));
+    for node in &cluster.nodes {
+        eventually("the longer one is counted", || {
+            node.count(MALFORMED, "") == 1
+        });
+    }
+    all_get(&mut clients, "e");
+    nothing_more(&cluster[0], &mut clients);
+}
+
+#[test]
 fn an_app_that_is_not_there_has_nobody_to_hear() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();

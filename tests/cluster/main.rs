@@ -19,6 +19,7 @@ mod idempotency;
 mod interest;
 mod lineage;
 mod load_balancer;
+mod logs;
 mod looking;
 mod missed;
 mod presence;

@@ -263,3 +263,32 @@ fn members_hear_of_each_client_that_goes_away_again_while_it_comes_back() {
     }
     nothing_more(&cluster[0], &mut [watcher]);
 }
+
+#[test]
+fn who_was_taken_out_of_a_channel_does_not_come_back_to_it_on_another_node() {
+    let cluster = Cluster::start();
+    let leave = json!({"channel": "lobby", "to": {"users": ["ann"]}});
+    for round in 0..90 {
+        let (lost_on, back_on, asked) = (&cluster[0], &cluster[1], &cluster[1 + round % 2]);
+        let mut old = ann(lost_on);
+        old.join("lobby");
+        cut(&old);
+
+        // At another moment of the way back each time.
+        let (mut new, left) = thread::scope(|scope| {
+            let back = scope.spawn(|| come_back(back_on, &old.id, "d1").0);
+            thread::sleep(Duration::from_micros(round as u64 / 2 * 100));
+            let left = asked.call("/v1/leave", &leave);
+            (back.join().unwrap(), left)
+        });
+
+        // What it sends is read once it is in all of its channels.
+        new.ask_amid(&json!({"op": "update", "data": null}));
+        for node in &cluster.nodes {
+            let lobby = node.look("/v1/channels/lobby");
+            assert_eq!(lobby["connections"], 0, "round {round}: {left}");
+        }
+        assert_eq!(left["missing_nodes"], Value::Null, "{left}");
+        assert!(left["left"].as_u64() >= Some(1), "round {round}: {left}");
+    }
+}

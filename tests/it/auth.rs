@@ -218,6 +218,119 @@ fn a_bad_token_is_upgraded_and_then_closed_with_4001() {
 }
 
 #[test]
+fn a_token_in_milliseconds_is_refused_wherever_it_comes_from() {
+    let server = keyed_server(required);
+    let in_ms = |claim: &str| {
+        let mut claims = json!({"sub": "ann"});
+        claims[claim] = json!(unix_now() * 1000);
+        signed(&claims)
+    };
+    let reason =
+        |claim| format!("the token's \"{claim}\" is in milliseconds; it must be in seconds");
+    for claim in ["exp", "iat", "nbf"] {
+        let token = in_ms(claim);
+        let authorization = format!("Bearer {token}");
+        let headers = [("Authorization", authorization.as_str())];
+        let mut by_message = server.open("");
+        by_message.send(&json!({"op": "auth", "token": token}));
+        for mut client in [
+            server.open(&format!("token={token}")),
+            server.try_open("", &headers).unwrap(),
+            by_message,
+        ] {
+            assert_eq!(client.next(), Received::Close(4001, reason(claim)));
+        }
+        let mut client = server.connect(&format!("token={}", signed(&json!({"sub": "ann"}))));
+        client.send(&json!({"op": "auth", "id": 1, "token": token}));
+        let error = client.json();
+        assert_eq!(
+            (&error["code"], &error["message"]),
+            (&json!("unauthorized"), &json!(reason(claim)))
+        );
+
+        // What the server signs, or replaces claims by, cannot have it either.
+        let body = json!({"user": "ann", "claims": {claim: unix_now() * 1000}});
+        for path in ["/v1/tokens", "/v1/auth"] {
+            let answer = server.post_as(KEY, path, &body);
+            assert_eq!(answer.status, 400, "{path} {claim}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_token_is_told_what_a_token_is() {
+    let server = keyed_server(required);
+    for (query, reason) in [
+        ("token=".to_owned(), "the token is empty".to_owned()),
+        (
+            format!("token={KEY}"),
+            "not a JSON Web Token: a token has three parts separated by dots".to_owned(),
+        ),
+        (
+            format!("token=Bearer+{}", signed(&json!({"sub": "ann"}))),
+            "not a JSON Web Token: leave out \"Bearer\"; a token has three parts separated by dots"
+                .to_owned(),
+        ),
+        (
+            format!(
+                "token={}",
+                jwt(SECRET, &json!({"alg": "HS512"}), &json!({"sub": "ann"}))
+            ),
+            "the token's algorithm is HS512; this app takes HS256".to_owned(),
+        ),
+        (
+            format!(
+                "token={}",
+                signed(&json!({"sub": "ann", "can": {"jion": ["a"]}}))
+            ),
+            "the token: unknown field \"can.jion\"; did you mean \"can.join\"?".to_owned(),
+        ),
+    ] {
+        assert_eq!(
+            server.open(&query).next(),
+            Received::Close(4001, reason),
+            "{query}"
+        );
+    }
+    let token = signed(&json!({"sub": "ann"}));
+    let answer = server
+        .post_as(&token, "/v1/emit", &json!({"event": "e"}))
+        .json();
+    assert_eq!(answer["detail"], "this is a client token, not an API key");
+}
+
+#[test]
+fn where_the_app_was_not_named_a_refused_token_names_the_one_that_was_taken() {
+    let server = keyed_server(|config| {
+        required(config);
+        let app = AppConfig {
+            tokens: vec![token_key("the-secret-of-the-blog-32-bytes-or-more")],
+            ..AppConfig::default()
+        };
+        config.apps.insert("blog".to_owned(), app);
+    });
+    let token = signed(&json!({"sub": "ann"}));
+    let wrong = "the token's signature is wrong";
+    let guessed = format!("{wrong} for app \"blog\" (no app= was given)");
+    for (query, reason) in [
+        (format!("token={token}"), guessed.as_str()),
+        (format!("token={token}&channel=room"), &guessed),
+        (format!("token={token}&app=blog"), wrong),
+    ] {
+        let closed = Received::Close(4001, reason.to_owned());
+        assert_eq!(server.open(&query).next(), closed, "{query}");
+    }
+    let mut client = server.open("");
+    client.send(&json!({"op": "auth", "token": token}));
+    assert_eq!(client.next(), Received::Close(4001, guessed));
+    let good = server.open(&format!("token={token}&app=default")).json();
+    assert_eq!(good["user"], "ann");
+
+    let answer = server.try_open("app=shop", &[]).err().unwrap().json();
+    assert_eq!(answer["detail"], "there is no app \"shop\"");
+}
+
+#[test]
 fn claims_that_nest_too_deep_are_neither_signed_nor_accepted() {
     let server = keyed_server(|_| {});
     let nested = format!("{}1{}", "[".repeat(200), "]".repeat(200));

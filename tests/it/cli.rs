@@ -101,7 +101,52 @@ fn wrong_usage_ends_with_2() {
             "--user, --channel, --connection or --filter",
         ),
         (&["join", "room-1"], "--filter true means every one"),
-        (&["connections", "--limit", "0"], "--limit"),
+        (&["connections", "--limit", "0"], "it must be at least 1"),
+        (
+            &["token", "ann", "--claims", "plan=pro"],
+            r#"such as '{"plan":"pro"}'"#,
+        ),
+        (
+            &["emit", "alert", "--url", "http://127.0.0.1:7070/v1"],
+            "leave the path out of --url",
+        ),
+        (&["serve", "--port", "8080"], "'--listen 7080'"),
+        (&["serve", "-p", "8080"], "'--listen 7080'"),
+        (
+            &["serve", "--config", "/nowhere/fanfare.toml"],
+            "--config: cannot read /nowhere/fanfare.toml: there is no such file",
+        ),
+        (
+            &["serve", "--namespace", "Prod"],
+            r#"--namespace: "Prod" must be 1 to 64 characters of a-z, 0-9, "_" and "-""#,
+        ),
+        (
+            &["serve", "--redis", "localhost"],
+            "Sentinels with redis+sentinel://, and Redis Cluster with redis+cluster://",
+        ),
+        (
+            &[
+                "token",
+                "ann",
+                "--secret",
+                SECRET,
+                "--can",
+                r#"{"jion":["a"]}"#,
+            ],
+            r#"unknown field "can.jion"; did you mean "can.join"?"#,
+        ),
+        (
+            &[
+                "token",
+                "ann",
+                "--secret",
+                SECRET,
+                "--claims",
+                r#"{"exp":1785240000000}"#,
+            ],
+            r#""claims" must not hold "exp""#,
+        ),
+        (&["man", "srve"], "did you mean \"serve\"?"),
         (&["man", "dance"], "the commands are serve, check"),
         (&["dance"], "dance"),
     ] {

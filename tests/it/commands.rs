@@ -383,3 +383,217 @@ fn tokens_are_revoked_and_claims_replaced() {
         assert!(refused.contains(expected), "{words:?}: {refused}");
     }
 }
+
+#[test]
+fn the_options_of_a_publication_are_passed_on() {
+    let served = Served::start(&["--channel-history", "room=10", "--store-user-events"]);
+    let mut ann = served.listen(&["--user", "ann", "--json"]);
+    let mut bob = served.listen(&["--user", "bob", "--json"]);
+    let sent = |words: &[&str], expected: &str| {
+        let receipt = served.run(words).expect(0);
+        assert!(receipt.starts_with(expected), "{words:?}: {receipt}");
+        receipt
+    };
+
+    let receipt = sent(
+        &[
+            "publish",
+            "ann",
+            "a",
+            "--user",
+            "bob",
+            "--receipt",
+            "cluster",
+        ],
+        "matched 2, queued 2, dropped 0, stored 2  (on this node; id ",
+    );
+    assert!(receipt.ends_with(")\n"), "{receipt}");
+    sent(
+        &["publish", "ann", "b", "--store=false", "--scope", "node"],
+        "matched 1, queued 1, dropped 0  (",
+    );
+    let once = ["publish", "bob", "c", "--idempotency-key", "order-7"];
+    assert_eq!(
+        sent(&once, "matched 1"),
+        sent(&once, "matched 1"),
+        "the second is the answer to the first"
+    );
+    sent(&["emit", "d", "--except-device", "none"], "matched 2");
+    sent(
+        &[
+            "publish",
+            "ann",
+            "e",
+            "--user",
+            "bob",
+            "--except-user",
+            "ann",
+        ],
+        "matched 1",
+    );
+    let events = |client: &mut crate::running::Running, count: usize| {
+        let mut events = (0..count).map(|_| json(&client.line())["event"].clone());
+        events.by_ref().collect::<Vec<_>>()
+    };
+    assert_eq!(events(&mut ann, 3), ["a", "b", "d"]);
+    assert_eq!(events(&mut bob, 4), ["a", "c", "d", "e"]);
+
+    let refused = served.run(&["broadcast", "f", "--store"]).refused(1);
+    assert!(refused.contains("this event cannot be stored"), "{refused}");
+    assert_eq!(served.run(&["emit", "g", "--receipt", "all"]).code, 2);
+}
+
+#[test]
+fn a_refusal_says_what_to_add_to_the_command() {
+    let served = Served::start(&[]);
+    for words in [
+        &["emit", "a", "--filter", "user == params.who"][..],
+        &["explain", "user == params.who"],
+    ] {
+        let refused = served.run(words).refused(1);
+        assert!(
+            refused.contains(r#"the filter uses params.who, but "params" has no "who""#)
+                && refused.contains("bind it with --param who=VALUE"),
+            "{refused}"
+        );
+    }
+    let refused = served.run(&["publish", "ann", "a", "--store"]).refused(1);
+    assert!(
+        refused.contains("set user_events or --store-user-events"),
+        "{refused}"
+    );
+    for words in [&["send", "room", "a", "--store"][..], &["history", "room"]] {
+        let refused = served.run(words).refused(1);
+        assert!(
+            refused.contains("--channel-history 'room-*=100'"),
+            "{refused}"
+        );
+    }
+    let refused = served.run(&["listen", "--app", "shop"]).refused(1);
+    assert!(refused.contains("there is no app \"shop\""), "{refused}");
+    let refused = served
+        .run(&["revoke", "ann", "--before", "1785240000000"])
+        .refused(1);
+    assert!(refused.contains("is it in milliseconds?"), "{refused}");
+}
+
+#[test]
+fn listening_ends_where_the_server_refuses_for_good() {
+    let served = Served::start(&[]);
+    let refused = served.run(&["listen", "--channel", "room 1"]).refused(1);
+    assert!(
+        refused.contains("error: the server refused: channel=room 1: a channel's name must be")
+            && refused.ends_with("(bad_channel)\n"),
+        "{refused}"
+    );
+
+    let keys = [
+        "--api-key",
+        KEY,
+        "--token-secret",
+        SECRET,
+        "--limit",
+        "auth=1s",
+    ];
+    let served = Served::start(&keys);
+    let refused = served.run(&["listen"]).refused(1);
+    assert!(
+        refused.contains("for good: 4001") && refused.ends_with("; give --token or --user\n"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn what_callers_do_to_clients_is_in_the_log() {
+    let keys = [
+        "--listen",
+        "127.0.0.1:0",
+        "--api-key",
+        KEY,
+        "--token-secret",
+        SECRET,
+    ];
+    let mut served = Served::start_with(&keys);
+    let token = run_with(
+        &[
+            "token",
+            "ann",
+            "--secret",
+            SECRET,
+            "--can",
+            r#"{"join":["*"]}"#,
+        ],
+        &[],
+        "",
+    )
+    .expect(0);
+    let _ann = served.listen(&["--token", token.trim()]);
+    for (words, lines) in [
+        (
+            &["join", "room", "--user", "ann"][..],
+            &[
+                "audit: join",
+                "app=\"default\"",
+                "key=\"key-1\"",
+                "whom=\"users ann into room\"",
+                "count=1",
+            ][..],
+        ),
+        (
+            &["leave", "room", "--channel", "room"],
+            &[
+                "audit: leave",
+                "whom=\"channels room out of room\"",
+                "count=1",
+            ],
+        ),
+        (
+            &["auth", "ann", "--claims", "{}"],
+            &["audit: auth", "whom=\"users ann\"", "count=1"],
+        ),
+        (
+            &["disconnect", "--filter", "user == 'bob'"],
+            &[
+                "audit: disconnect",
+                "filter user == 'bob' with 4010",
+                "count=0",
+            ],
+        ),
+        (
+            &["revoke", "ann", "bob"],
+            &["audit: revoke", "whom=\"users ann bob\"", "count=1"],
+        ),
+    ] {
+        let words = [words, &["--key", KEY]].concat();
+        served.run(&words).expect(0);
+        let line = served.running.expect_error(lines[0]);
+        for part in lines {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        assert!(line.contains(" INFO "), "{line}");
+    }
+
+    let ended = served.terminate();
+    assert_eq!(ended.code, 0);
+    let told = [
+        "draining: readiness now fails",
+        "disconnecting clients",
+        "all clients have gone",
+        "stopped",
+    ];
+    let places: Vec<usize> = told
+        .iter()
+        .map(|line| {
+            ended
+                .error
+                .find(line)
+                .unwrap_or_else(|| panic!("{line}: {}", ended.error))
+        })
+        .collect();
+    assert!(places.is_sorted(), "{}", ended.error);
+    assert!(
+        ended.error.trim_end().ends_with("stopped"),
+        "{}",
+        ended.error
+    );
+}

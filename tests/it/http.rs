@@ -919,6 +919,10 @@ fn a_body_over_the_bound_is_refused_with_and_without_a_length() {
         (answer.status, answer.code().as_str()),
         (413, "body_too_large")
     );
+    assert_eq!(
+        answer.json()["detail"],
+        "the body is over 1000 bytes (limits.body_bytes)"
+    );
     let chunked = format!("{:x}\r\n{}\r\n0\r\n\r\n", body(1000).len(), body(1000));
     let headers = [("Transfer-Encoding", "chunked")];
     let answer = server.request("POST", "/v1/emit", &headers, Some(chunked.as_bytes()));
@@ -2099,13 +2103,33 @@ fn the_page_has_every_metric() {
         server.count("fanfare_jwks_fetches_total", "") > 0
     });
     let text = server.get("/metrics").text;
+    for (shown, is) in [
+        ("fanfare_ready", 1),
+        ("fanfare_draining", 0),
+        ("fanfare_reloads_refused_total", 0),
+    ] {
+        assert_eq!(server.count(shown, ""), is, "{shown}");
+    }
+    for shown in [
+        "fanfare_connections_limit",
+        "process_start_time_seconds",
+        "process_max_fds",
+    ] {
+        assert!(server.count(shown, "") > 0, "{shown}");
+    }
+    let built = concat!(
+        "fanfare_build_info{version=\"",
+        env!("CARGO_PKG_VERSION"),
+        "\",commit=\""
+    );
+    assert!(text.contains(built), "{text}");
     let mut names = 0;
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
-        let shown = if kind == "counter" {
-            format!("`{name}_total`")
-        } else {
-            format!("`{name}`")
+        let shown = match kind {
+            "counter" => format!("`{name}_total`"),
+            "info" => format!("`{name}_info`"),
+            _ => format!("`{name}`"),
         };
         assert!(PAGE.contains(&shown), "{shown} is not in docs/http-api.md");
         names += 1;
@@ -2121,7 +2145,7 @@ fn the_page_has_every_metric() {
     assert_eq!(names, registered, "{text}");
     let documented = PAGE
         .lines()
-        .filter(|line| line.starts_with("| `fanfare_"))
+        .filter(|line| line.starts_with("| `fanfare_") || line.starts_with("| `process_"))
         .count();
     assert_eq!(documented, names);
 }

@@ -109,7 +109,7 @@ fn a_bad_file_changes_nothing_and_every_problem_is_said() {
         ),
         (
             format!("[apps.default]\ndefault_can = {{ dance = true }}\n{other}"),
-            &["\"default_can\": unknown field `dance`"],
+            &["unknown field \"default_can.dance\"; \"default_can\" takes join"],
         ),
         ("drain_timeout = ".to_owned(), &["reload-bad.toml:1"]),
     ] {
@@ -130,7 +130,9 @@ fn a_bad_file_changes_nothing_and_every_problem_is_said() {
     }
     std::fs::remove_file(&file.0).unwrap();
     server.running.signal(Signal::HUP);
-    server.running.expect_error("reload-bad.toml: No such file");
+    server
+        .running
+        .expect_error("reload-bad.toml: there is no such file");
     file.write(&good);
     server.running.signal(Signal::HUP);
     server.running.expect_error("reload: nothing has changed");

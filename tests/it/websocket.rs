@@ -853,3 +853,12 @@ fn with_authentication_off_everyone_is_anonymous() {
     assert_eq!(client.json()["code"], "auth_off");
     client.expect_nothing();
 }
+
+#[test]
+fn a_message_over_the_bound_is_told_the_bound() {
+    let server = server();
+    let mut client = server.connect("");
+    client.frame(0x81, &vec![b'x'; 70_000]);
+    let reason = "over 65536 bytes (limits.message_bytes)".to_owned();
+    assert_eq!(client.next(), Received::Close(1009, reason));
+}

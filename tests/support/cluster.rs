@@ -100,6 +100,11 @@ impl Node {
 
     /// A process, which can be killed and paused.
     pub fn apart(settings: &Settings) -> Self {
+        Self::apart_into(settings, Stdio::inherit())
+    }
+
+    /// The same, with its log going to `log`.
+    pub fn apart_into(settings: &Settings, log: Stdio) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port().expect("a port is free")));
         let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
         command
@@ -108,6 +113,7 @@ impl Node {
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the node starts");
         let mut held = Held::Apart(child);
@@ -145,6 +151,15 @@ impl Node {
     /// Goes on after [`Node::pause`].
     pub fn resume(&self) {
         kill_process(self.pid(), Signal::CONT).unwrap();
+    }
+
+    /// Has a process leave, and waits until it has.
+    pub fn leave(&mut self) {
+        kill_process(self.pid(), Signal::TERM).unwrap();
+        let Held::Apart(child) = &mut self.held else {
+            return;
+        };
+        assert!(child.wait().unwrap().success());
     }
 
     fn pid(&self) -> Pid {
@@ -281,6 +296,19 @@ impl Cluster {
     /// Three processes that are ready.
     pub fn apart() -> Self {
         Self::apart_with(RedisServer::start().expect("redis-server starts"))
+    }
+
+    /// The same with settings changed.
+    pub fn apart_set(settings: impl FnOnce(Settings) -> Settings) -> Self {
+        let redis = RedisServer::start().expect("redis-server starts");
+        let settings = settings(Settings::new(&redis.url()));
+        let nodes = (0..3).map(|_| Node::apart(&settings)).collect();
+        Self {
+            nodes,
+            settings,
+            redis,
+        }
+        .acquainted()
     }
 
     /// The same over `redis`.

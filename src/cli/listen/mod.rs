@@ -17,6 +17,7 @@ use super::{
     Failure,
     json::{self, Json},
     output,
+    paging::at_least_one,
     remote::{Remote, RemoteArgs, RequestError},
     serve::Signals,
     token,
@@ -63,7 +64,7 @@ pub(super) struct Listen {
     #[arg(long)]
     json: bool,
     /// Exit after this many events
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "COUNT", value_parser = at_least_one)]
     count: Option<u64>,
     #[command(flatten)]
     remote: RemoteArgs,
@@ -192,10 +193,17 @@ impl Client {
         let reconnect_in = ended.bye.map(Duration::from_millis);
         retry::after(ended.code, refreshes, reconnect_in).ok_or_else(|| Failure::Closed {
             code: ended.code,
-            reason: if ended.reason.is_empty() {
-                String::new()
-            } else {
-                format!(", {}", output::harmless(&ended.reason))
+            reason: {
+                let mut reason = if ended.reason.is_empty() {
+                    String::new()
+                } else {
+                    format!(", {}", output::harmless(&ended.reason))
+                };
+                if matches!(self.identity, Identity::Anonymous) && ended.code == close::UNAUTHORIZED
+                {
+                    reason.push_str("; give --token or --user");
+                }
+                reason
             },
         })
     }

@@ -12,9 +12,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    super::output::{self, FAINT, STRONG, harmless, one_line},
+    super::{
+        Failure,
+        output::{self, FAINT, STRONG, harmless, one_line},
+    },
     socket::Socket,
 };
+
+/// Errors about `--channel` that trying again does not change.
+const FINAL: [&str; 3] = ["bad_channel", "forbidden", "too_many_channels"];
 
 /// The version of binary messages that is understood.
 const BINARY_VERSION: u8 = 1;
@@ -59,15 +65,19 @@ impl Printer {
     /// Prints a text message. Breaks when enough events were seen.
     ///
     /// # Errors
-    /// When stdout is closed.
-    pub(super) fn text(&mut self, text: &str, socket: &mut Socket) -> io::Result<ControlFlow<()>> {
+    /// When stdout is closed, or when the server refuses a channel: that stays so.
+    pub(super) fn text(
+        &mut self,
+        text: &str,
+        socket: &mut Socket,
+    ) -> Result<ControlFlow<()>, Failure> {
         let Ok(fields) = serde_json::from_str::<Fields<'_>>(text) else {
             output::note(&format!("cannot read this message: {}", harmless(text)));
             return Ok(ControlFlow::Continue(()));
         };
         if fields.event.is_some() && fields.op.is_none() {
             let data = fields.data.map_or("null", RawValue::get);
-            return self.event(&fields, &one_line(data), &one_line(text));
+            return Ok(self.event(&fields, &one_line(data), &one_line(text))?);
         }
         match fields.op.as_deref() {
             Some("welcome") => {
@@ -85,11 +95,16 @@ impl Printer {
             }
             Some("bye") => socket.note_bye(fields.reconnect_in_ms),
             Some("error") => {
-                let (code, message) = (
-                    fields.code.map_or("", RawValue::get),
-                    fields.message.unwrap_or_default(),
-                );
-                output::note(&format!("error {}: {}", one_line(code), harmless(&message)));
+                let code = fields.code.map_or("", RawValue::get).trim_matches('"');
+                let (code, message) = (one_line(code), fields.message.unwrap_or_default());
+                let message = harmless(&message);
+                if FINAL.contains(&&*code) {
+                    return Err(Failure::Refused {
+                        code: code.into_owned(),
+                        message: message.into_owned(),
+                    });
+                }
+                output::note(&format!("error {code}: {message}"));
             }
             _ => output::note(&one_line(text)),
         }

@@ -30,6 +30,14 @@ fn a_value_that_cannot_be_used_is_refused_with_its_line_and_key() {
             "2: listen = \"here\": \"here\" is a name: write an IP address, such as 127.0.0.1:7070",
         ),
         (
+            "admin_listen = \"127.0.0.1:70911\"",
+            "1: admin_listen = \"127.0.0.1:70911\": \"70911\" is not a port",
+        ),
+        (
+            "admin_listen = 70911",
+            "1: admin_listen = 70911: \"70911\" is not a port",
+        ),
+        (
             "listen = true",
             "1: listen = true: an address in quotes, such as",
         ),
@@ -193,6 +201,14 @@ fn a_line_that_is_not_toml_is_refused_with_what_to_write() {
         ),
         ("log \"info\"", "1: "),
         (
+            "log",
+            "1: log: write key = value; the = and the value are missing",
+        ),
+        (
+            "[limits]\nmax_things",
+            "2: max_things: write key = value; the = and the value are missing",
+        ),
+        (
             "log info",
             "1: a setting is written key = value; the = is missing",
         ),
@@ -293,6 +309,69 @@ secert = \"swordfish\"
 }
 
 #[test]
+fn what_is_wrong_with_keys_is_reported_together_with_the_rest() {
+    let folder = Folder::new("one-pass");
+    folder.write("same", KEY);
+    let text = format!(
+        "\
+listen = \"0.0.0.0:7079\"
+shards = 999
+
+[limits]
+heartbeat = 20
+
+[apps.blog]
+client_auth = \"required\"
+
+[[apps.blog.keys]]
+name = \"one\"
+key = \"{KEY}\"
+
+[[apps.blog.keys]]
+name = \"two\"
+key_file = \"none\"
+
+[[apps.blog.keys]]
+name = \"three\"
+key_file = \"same\"
+
+[[apps.shop.tokens]]
+alg = \"HS256\"
+secret = \"short\"
+
+[[apps.shop.client_keys]]
+name = \"web\"
+key = \"pk\"
+
+[[apps.shop.client_keys]]
+name = \"web\"
+key = \"{KEY}\"
+"
+    );
+    let file = folder.write("fanfare.toml", &text);
+    let found = load(&["--config", &file], &[]).unwrap_err().to_string();
+    let found: Vec<&str> = found
+        .lines()
+        .map(|line| line.strip_prefix(&format!("{file}:")).unwrap_or(line))
+        .collect();
+    let expected = [
+        "2: shards = 999 is over 256",
+        "5: limits.heartbeat = 20: a duration needs a unit",
+        "8: app \"blog\": client_auth is \"required\", and there is no key to verify tokens with",
+        "16: apps.blog.keys[1].key_file: cannot read the file: there is no such file",
+        "18: API keys \"one\" of app \"blog\" and \"three\" of app \"blog\" are the same key",
+        "24: app \"shop\": the token secret has 5 bytes",
+        "28: app \"shop\": client key \"web\" must be 8 to 128",
+        "31: app \"shop\": two client keys are named \"web\"",
+        "32: app \"shop\": client key \"web\" is API key \"one\" of app \"blog\" too",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found}\n{expected}");
+    }
+}
+
+#[test]
 fn what_a_higher_layer_replaced_is_not_blamed_on_the_file() {
     let folder = Folder::new("blame");
     let file = folder.write("fanfare.toml", "\nshards = 4\nnode_name = \"a b\"\n");
@@ -314,8 +393,13 @@ fn what_was_left_out_is_not_missed() {
     for (text, count) in [
         // The key of the table and the addresses depend on what is wrong.
         (
-            "listen = \"0.0.0.0:7070\"\n[[apps.default.keys]]\nname = \"k\"\nkey = 5\n",
+            "listen = \"0.0.0.0:7070\"\n[[apps.default.keys]]\nname = \"k\"\nkey = 5\n[apps.default]\nclient_auth = \"off\"\n",
             1,
+        ),
+        // That there is no key for tokens does not.
+        (
+            "listen = \"0.0.0.0:7070\"\n[[apps.default.keys]]\nname = \"k\"\nkey = 5\n",
+            2,
         ),
         ("[[apps.default.channels]]\npattern = 5\n", 1),
         (
@@ -379,6 +463,17 @@ fn sizes_may_have_a_unit_in_every_layer() {
         (16_384, 4096, 2048)
     );
     assert_eq!(config.apps["default"].channels[0].history_bytes, 1 << 20);
+    let variables = [("FANFARE_LIMIT_HEARTBEAT", "25")];
+    let found = load(&[], &variables).unwrap_err().to_string();
+    assert!(
+        found.starts_with("FANFARE_LIMIT_HEARTBEAT: \"25\": a duration needs a unit"),
+        "{found}"
+    );
+    let found = load(&[], &[("FANFARE_PORT", "9")]).unwrap_err().to_string();
+    assert_eq!(
+        found,
+        "environment: unknown variable \"FANFARE_PORT\"; set FANFARE_LISTEN, or PORT"
+    );
     for (limit, says) in [
         (
             "message_bytes=16q",

@@ -395,7 +395,13 @@ fn files_that_cannot_be_read_are_named() {
     let text = load(&["--config", "/nonexistent/fanfare.toml"], &[])
         .unwrap_err()
         .to_string();
-    assert!(text.starts_with("/nonexistent/fanfare.toml: "), "{text}");
+    assert_eq!(
+        text,
+        "--config: cannot read /nonexistent/fanfare.toml: there is no such file"
+    );
+    let variables = [("FANFARE_CONFIG", "/nonexistent/fanfare.toml")];
+    let text = load(&[], &variables).unwrap_err().to_string();
+    assert!(text.starts_with("FANFARE_CONFIG: cannot read"), "{text}");
 
     let folder = Folder::new("keys");
     folder.write("key.pem", "a key");
@@ -409,7 +415,65 @@ fn files_that_cannot_be_read_are_named() {
     let error = load(&["--config", &folder.write("bad.toml", &text)], &[])
         .unwrap_err()
         .to_string();
-    assert!(error.contains("none.pem: "), "{error}");
+    assert!(
+        error.contains("bad.toml:3: apps.default.tokens[0].public_key_file: cannot read")
+            && error.ends_with("none.pem: there is no such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_app_that_only_a_variable_made_is_told_of() {
+    let folder = Folder::new("made");
+    let file = folder.write(
+        "fanfare.toml",
+        &format!(
+            "listen = \"0.0.0.0:7070\"\n[apps.blog]\nclient_auth = \"off\"\n[[apps.blog.keys]]\nname = \"a\"\nkey = \"{KEY}\"\n\
+             [apps.shop]\nclient_auth = \"off\"\n"
+        ),
+    );
+    let read = |variables: &[(&str, &str)]| {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::read(&args(&["--config", &file]), variables)
+    };
+    let key = ("FANFARE_API_KEY", "another-api-key-for-tests");
+    let loaded = read(&[key, ("FANFARE_TOKEN_SECRET", SECRET)]);
+    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+    let [warning] = &loaded.warnings[..] else {
+        panic!("{:?}", loaded.warnings);
+    };
+    assert!(
+        warning.starts_with(
+            "FANFARE_API_KEY and FANFARE_TOKEN_SECRET made the app \"default\", which the file does not name: it is \
+             served besides \"blog\", \"shop\"."
+        ),
+        "{warning}"
+    );
+
+    let problems: Vec<String> = read(&[key])
+        .problems
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let [problem] = &problems[..] else {
+        panic!("{problems:?}");
+    };
+    assert!(
+        problem.starts_with("app \"default\": there is no key to verify client tokens with;")
+            && problem.ends_with(
+                "(FANFARE_API_KEY made the app \"default\", which the file does not name)"
+            ),
+        "{problem}"
+    );
+    assert!(read(&[]).warnings.is_empty());
+    let alone = load(&[], &[key]).unwrap();
+    assert_eq!(
+        alone.apps.len(),
+        1,
+        "without a file there is nothing to tell"
+    );
 }
 
 #[test]

@@ -330,7 +330,7 @@ fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
                 .get(key)
                 .map(|life| life.shown(0))
                 .unwrap_or_default();
-            assert_eq!(shown(&kept.waiting(key, now).entries), expected);
+            assert_eq!(shown(&kept.all_waiting(key, now).entries), expected);
         }
         Step::Confirm { offset, .. } => {
             kept.confirm(key, offset, &ANYONE, now);
@@ -353,7 +353,7 @@ fn since(kept: &mut Kept, model: &mut Model, key: &Key, epoch: usize, offset: u6
         model.former.iter().min().map(|epoch| Epoch(*epoch)),
         Some(Epoch(0)),
     ][epoch];
-    let recovery = kept.since(
+    let recovery = kept.all_since(
         key,
         named.map(|epoch| epoch.to_string()).as_deref(),
         offset,

@@ -23,6 +23,32 @@ pub(super) fn kept(max_bytes: usize, max_quiet: usize) -> Kept {
     Kept::new((max_bytes, max_quiet), metrics, apps.into(), nobody)
 }
 
+impl Kept {
+    /// [`Kept::since`], with the entries.
+    pub(super) fn all_since(
+        &mut self,
+        key: &Key,
+        epoch: Option<&str>,
+        offset: u64,
+        now: Now,
+    ) -> Recovery {
+        let (mut recovery, run) = self.since(key, epoch, offset, now);
+        if let Some(mut run) = run {
+            self.copy(key, &mut run, usize::MAX, &mut recovery.entries);
+        }
+        recovery
+    }
+
+    /// [`Kept::waiting`], with the entries.
+    pub(super) fn all_waiting(&mut self, key: &Key, now: Now) -> Waiting {
+        let (mut waiting, run) = self.waiting(key, now);
+        if let Some(mut run) = run {
+            self.copy(key, &mut run, usize::MAX, &mut waiting.entries);
+        }
+        waiting
+    }
+}
+
 /// A reader from whom nothing is withheld by name.
 pub(super) const ANYONE: Reader<'static> = Reader {
     user: None,
@@ -178,14 +204,14 @@ fn who_joins_an_empty_channel_can_come_back() {
     let mut kept = kept(1 << 20, 10);
     let key = channel("c");
     assert!(
-        kept.page(&key, 0, 10, at(0)).is_none() && kept.waiting(&key, at(0)).entries.is_empty()
+        kept.page(&key, 0, 10, at(0)).is_none() && kept.all_waiting(&key, at(0)).entries.is_empty()
     );
     assert!(kept.topics.is_empty(), "neither begins a numbering");
     let joined = kept.position(&key, at(0));
     assert_eq!(joined.offset, 0);
     let epoch = joined.epoch.to_string();
     fill(&mut kept, &key, &PLENTY, 3, at(1));
-    let missed = kept.since(&key, Some(&epoch), 0, at(2));
+    let missed = kept.all_since(&key, Some(&epoch), 0, at(2));
     assert!(
         missed.recovered
             && missed.position
@@ -195,7 +221,7 @@ fn who_joins_an_empty_channel_can_come_back() {
                 }
     );
     assert_eq!(offsets(&missed.entries), [1, 2, 3]);
-    let missed = kept.since(&key, Some(&epoch), 3, at(2));
+    let missed = kept.all_since(&key, Some(&epoch), 3, at(2));
     assert!(missed.recovered && missed.entries.is_empty());
     let page = kept.page(&key, 1, 1, at(2)).unwrap();
     assert!(page.more && offsets(&page.entries) == [2]);
@@ -209,7 +235,7 @@ fn nothing_is_recovered_that_cannot_be_proven() {
     let key = channel("c");
     let epoch = kept.position(&key, at(0)).epoch.to_string();
     let since = |kept: &mut Kept, epoch: Option<&str>, offset, now| {
-        let recovery = kept.since(&key, epoch, offset, now);
+        let recovery = kept.all_since(&key, epoch, offset, now);
         (recovery.recovered, offsets(&recovery.entries))
     };
     let three = Keep {
@@ -268,7 +294,7 @@ fn a_topic_keeps_its_newest_events_within_number_bytes_and_time() {
     ] {
         kept.append(&key, &keep, event(length), at(second));
         assert_eq!(
-            offsets(&kept.waiting(&key, at(second)).entries),
+            offsets(&kept.all_waiting(&key, at(second)).entries),
             left,
             "{second}"
         );
@@ -281,7 +307,7 @@ fn a_topic_keeps_its_newest_events_within_number_bytes_and_time() {
         ),
         (3, 0)
     );
-    assert_eq!(offsets(&kept.waiting(&key, at(13)).entries), [5]);
+    assert_eq!(offsets(&kept.all_waiting(&key, at(13)).entries), [5]);
     assert!(!kept.expire(1024, at(14)));
     assert_eq!(
         (
@@ -296,7 +322,7 @@ fn a_topic_keeps_its_newest_events_within_number_bytes_and_time() {
         (6, true),
         "delivered, if not kept"
     );
-    assert!(kept.waiting(&key, at(15)).entries.is_empty());
+    assert!(kept.all_waiting(&key, at(15)).entries.is_empty());
     fill(&mut kept, &channel("c"), &keep, 5, at(15));
     assert!(kept.expire(2, at(25)) && !kept.expire(1024, at(25)));
     assert_eq!(losses.drops(DropReason::StoredOver), 4);
@@ -323,8 +349,8 @@ fn events_kept_for_a_shorter_time_take_the_older_ones_along() {
     fill(&mut kept, &key, &PLENTY, 2, at(0));
     fill(&mut kept, &key, &short, 1, at(1));
     fill(&mut kept, &key, &PLENTY, 1, at(2));
-    assert_eq!(kept.waiting(&key, at(10)).entries.len(), 4);
-    assert_eq!(offsets(&kept.waiting(&key, at(11)).entries), [4]);
+    assert_eq!(kept.all_waiting(&key, at(10)).entries.len(), 4);
+    assert_eq!(offsets(&kept.all_waiting(&key, at(11)).entries), [4]);
     audit(&kept);
 }
 
@@ -349,11 +375,11 @@ fn over_the_bound_on_all_topics_the_oldest_of_an_app_go_whatever_their_topic() {
     fill(&mut kept, &old, &short, 1, at(1));
     fill(&mut kept, &young, &short, 1, at(2));
     fill(&mut kept, &young, &long, 1, at(3));
-    assert_eq!(offsets(&kept.waiting(&old, at(3)).entries), [2]);
-    assert!(!kept.since(&old, Some(&epoch), 0, at(3)).recovered);
+    assert_eq!(offsets(&kept.all_waiting(&old, at(3)).entries), [2]);
+    assert!(!kept.all_since(&old, Some(&epoch), 0, at(3)).recovered);
     fill(&mut kept, &young, &long, 1, at(4));
-    assert_eq!(offsets(&kept.waiting(&young, at(4)).entries), [1, 2, 3]);
-    assert!(kept.waiting(&old, at(4)).entries.is_empty());
+    assert_eq!(offsets(&kept.all_waiting(&young, at(4)).entries), [1, 2, 3]);
+    assert!(kept.all_waiting(&old, at(4)).entries.is_empty());
     assert_eq!(
         kept.position(&old, at(4)),
         Position {
@@ -370,16 +396,16 @@ fn over_the_bound_the_app_that_keeps_most_gives_way_to_others() {
     fill(&mut kept, &user("u"), &PLENTY, 2, at(0));
     fill(&mut kept, &channel("c"), &PLENTY, 10, at(1));
     assert_eq!(
-        offsets(&kept.waiting(&user("u"), at(2)).entries),
+        offsets(&kept.all_waiting(&user("u"), at(2)).entries),
         [1, 2],
         "older, and no more than half"
     );
     assert_eq!(
-        offsets(&kept.waiting(&channel("c"), at(2)).entries),
+        offsets(&kept.all_waiting(&channel("c"), at(2)).entries),
         [9, 10]
     );
     fill(&mut kept, &user("v"), &PLENTY, 1, at(3));
-    assert_eq!(offsets(&kept.waiting(&user("u"), at(3)).entries), [2]);
+    assert_eq!(offsets(&kept.all_waiting(&user("u"), at(3)).entries), [2]);
     assert_eq!(
         kept.books.shares[1].metrics.drops(DropReason::StoredOver),
         1
@@ -441,7 +467,7 @@ fn a_name_left_out_counts_for_its_bytes() {
     for _ in 0..2 {
         kept.append(&channel("own"), &own, without_a_user(60_000), at(1));
     }
-    assert_eq!(kept.waiting(&channel("own"), at(1)).entries.len(), 1);
+    assert_eq!(kept.all_waiting(&channel("own"), at(1)).entries.len(), 1);
     audit(&kept);
 }
 
@@ -466,7 +492,7 @@ fn what_was_withheld_from_who_confirms_waits_for_others() {
         kept.append(&key, &PLENTY, New { omit, ..event(1) }, at(0));
     }
     let offsets = |kept: &mut Kept| {
-        kept.waiting(&key, at(0))
+        kept.all_waiting(&key, at(0))
             .entries
             .iter()
             .map(|entry| entry.offset)
@@ -491,6 +517,114 @@ fn what_was_withheld_from_who_confirms_waits_for_others() {
     kept.confirm(&key, 6, &ANYONE, at(0));
     audit(&kept);
     assert_eq!(kept.books.bytes, 0);
+}
+
+#[test]
+fn a_long_run_is_copied_in_pieces_as_it_was_when_that_began() {
+    let mut kept = kept(1 << 30, 10);
+    let key = user("u");
+    fill(&mut kept, &key, &PLENTY, 600, at(0));
+    let (waiting, run) = kept.waiting(&key, at(0));
+    let mut run = run.unwrap();
+    let (begun, mut copied) = (run, Vec::new());
+    assert_eq!(kept.copy(&key, &mut run, 256, &mut copied), Copied::More);
+    assert_eq!(copied.len(), 256, "a hold copies no more");
+
+    // What comes meanwhile does not belong to it, and that what was copied is removed does it no harm.
+    let over = Keep {
+        events: 600 - 256 + 10,
+        ..PLENTY
+    };
+    fill(&mut kept, &key, &over, 10, at(0));
+    assert_eq!(kept.copy(&key, &mut run, 256, &mut copied), Copied::More);
+    assert_eq!(kept.copy(&key, &mut run, 256, &mut copied), Copied::All);
+    let all: Vec<u64> = (1..=600).collect();
+    assert_eq!(offsets(&copied), all);
+    assert_eq!(waiting.position.unwrap().offset, 600);
+
+    // A reader from before that must not take what is left for all there was.
+    let mut run = begun;
+    assert_eq!(kept.copy(&key, &mut run, 256, &mut copied), Copied::Removed);
+    let begun = kept.waiting(&key, at(0)).1.unwrap();
+    let other = Run {
+        epoch: Epoch::random(),
+        ..begun
+    };
+    for (mut run, expected) in [(begun, Copied::More), (other, Copied::Removed)] {
+        assert_eq!(kept.copy(&key, &mut run, 9, &mut copied), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_gets_all_of_a_long_run() {
+    let store = Memory::with_two_apps(1 << 30);
+    let key = channel("c");
+    let keep = Keep {
+        events: 2000,
+        ..PLENTY
+    };
+    for _ in 0..2000 {
+        store.append(&key, &keep, event(1)).await.unwrap();
+    }
+    let all: Vec<u64> = (1..=2000).collect();
+    assert_eq!(offsets(&store.waiting(&key).await.unwrap().entries), all);
+    let Position { epoch, .. } = store.position(&key, &keep).await.unwrap();
+    let epoch = epoch.to_string();
+    let since = store.since(&key, &keep, Some(&epoch), 1000).await.unwrap();
+    assert!(since.recovered && offsets(&since.entries) == all[1000..]);
+}
+
+#[test]
+fn what_is_withheld_from_a_reader_is_looked_at_once_however_often_it_confirms() {
+    let mut kept = kept(1 << 30, 10);
+    let key = user("u");
+    let keep = Keep {
+        events: 1000,
+        ..PLENTY
+    };
+    let readers = ["phone", "tablet", "watch", "tv", "car"].map(|device| Reader {
+        device: Some(device),
+        ..ANYONE
+    });
+    let withheld = Arc::new(Omit {
+        devices: readers
+            .iter()
+            .filter_map(|reader| reader.device.map(Into::into))
+            .collect(),
+        ..Omit::default()
+    });
+    // Those that are confirmed stand among those that are not.
+    for n in 1..=1000u64 {
+        let omit = (n <= 400 || n % 2 == 0).then(|| withheld.clone());
+        kept.append(&key, &keep, New { omit, ..event(1) }, at(0));
+    }
+    let who = |kept: &Kept, reader: &Reader<'_>| kept.books.hasher.hash_one(reader);
+
+    let phone = &readers[0];
+    kept.confirm(&key, 800, phone, at(0));
+    audit(&kept);
+    let left = kept.topics[&key].entries.len();
+    assert_eq!(left, 800, "those withheld, and 100 that are not confirmed");
+    let hash = who(&kept, phone);
+    let looked = kept.topics[&key].unconfirmed(804, hash);
+    assert_eq!(looked, 600..604, "and none of the 600 that are withheld");
+    assert!(
+        kept.topics[&key].later(0).is_sorted_by_key(|e| e.offset),
+        "what stays is in order"
+    );
+
+    // More readers than are remembered do no harm.
+    for reader in &readers {
+        kept.confirm(&key, 1000, reader, at(0));
+    }
+    audit(&kept);
+    assert_eq!(kept.topics[&key].confirmed.len(), HISTORY_CONFIRMERS);
+    let waiting = kept.all_waiting(&key, at(0)).entries;
+    assert_eq!(waiting.len(), 700);
+    kept.confirm(&key, 1000, &ANYONE, at(0));
+    audit(&kept);
+    assert_eq!((kept.books.bytes, kept.books.events), (0, 0));
+    assert!(kept.topics[&key].confirmed.is_empty());
 }
 
 #[test]
@@ -590,7 +724,7 @@ fn a_late_confirmation_removes_nothing_of_a_later_numbering() {
     assert!(!kept.topics.contains_key(&user("u")), "forgotten");
     fill(&mut kept, &user("u"), &PLENTY, 9, at(3));
     kept.confirm(&user("u"), 7, &ANYONE, at(4));
-    assert_eq!(kept.waiting(&user("u"), at(4)).entries.len(), 9);
+    assert_eq!(kept.all_waiting(&user("u"), at(4)).entries.len(), 9);
     audit(&kept);
 }
 

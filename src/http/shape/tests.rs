@@ -8,6 +8,28 @@ use crate::http::{
     verbs::{Fields, Verb},
 };
 
+thread_local! {
+    /// How often the place of an item was spelled out.
+    pub(super) static ITEM_PATHS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+#[test]
+fn the_place_of_an_item_is_spelled_out_for_a_message_alone() {
+    let mut users = vec!["\"u\""; 1000];
+    let fault = |users: &[&str]| {
+        ITEM_PATHS.set(0);
+        let fault = Kind::Texts.fault("users", &format!("[{}]", users.join(",")), "");
+        (
+            fault.map(|problem| problem.detail().to_owned()),
+            ITEM_PATHS.get(),
+        )
+    };
+    assert_eq!(fault(&users), (None, 0));
+    users[999] = "7";
+    let message = "\"users[999]\" must be a string, not a number".to_owned();
+    assert_eq!(fault(&users), (Some(message), 1));
+}
+
 fn detail(result: Result<impl Sized, Problem>) -> String {
     result.err().map_or_else(
         || "accepted".to_owned(),

@@ -7,12 +7,13 @@ use smol_str::SmolStr;
 use super::super::{
     Batch, Coming, Count, Hub, Joining, Named, Owner, Reach, Selection, SlotRef, Watching,
     gate::Gate,
+    selection::channel_key,
     tests::{APP, connect, context},
 };
 use crate::{
     close::Close,
     config::SlowConsumer,
-    limits::Limits,
+    limits::{Limits, NOTICES_UNTOLD},
     predicate::{FilterCache, Layouts, Schema, Value},
     protocol::{
         frame::Frame,
@@ -92,7 +93,7 @@ fn join_and_leave_churn_leaves_nothing_behind() {
             assert!(table.remove(at).is_some());
         });
     }
-    assert!(presence.is_empty() && presence.list("", None, 10).is_empty());
+    assert!(presence.is_empty());
     assert!(
         hub.shards()
             .iter()
@@ -100,6 +101,38 @@ fn join_and_leave_churn_leaves_nothing_behind() {
     );
     let metrics = &hub.context().app(APP).metrics;
     assert_eq!((metrics.channels.get(), metrics.memberships.get()), (0, 0));
+}
+
+#[test]
+fn several_channels_are_left_in_one_step() {
+    let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
+    let presence = hub.presence(APP);
+    hub.shard(0).own(|table| {
+        let at = connect(table, "u", Value::Null);
+        for channel in ["a1", "b1", "a2", "b2", "a3"] {
+            table.join(at, channel, Watching::Notices, Coming::New);
+        }
+        let seen = table.connection(at).unwrap();
+        let before = table.changes;
+        let left = table.leave_those(at, |channel| channel.starts_with('a'));
+        assert_eq!(left.as_slice(), ["a1", "a2", "a3"]);
+        assert_eq!(table.changes - before, 1, "one step, however many they are");
+        assert!(table.leave_those(at, |channel| channel == "a1").is_empty());
+
+        let now = table.connection(at).unwrap();
+        assert_eq!(now.channels().collect::<Vec<_>>(), ["b1", "b2"]);
+        assert_eq!(
+            seen.channels().count(),
+            5,
+            "what others hold stays as it was"
+        );
+        for (channel, members) in [("a1", 0), ("a2", 0), ("a3", 0), ("b1", 1), ("b2", 1)] {
+            let key = channel_key(channel);
+            assert_eq!(presence.count(channel).connections, members);
+            assert_eq!(table.members_of(APP, &key, 0, 9).len() as u64, members);
+            assert_eq!(presence.is_watched(channel), members > 0);
+        }
+    });
 }
 
 #[test]
@@ -303,6 +336,57 @@ fn notices_past_the_bound_are_told_as_counts() {
             .is_none(),
         "told once"
     );
+}
+
+#[test]
+fn notices_that_nobody_tells_are_bounded_and_the_rest_is_counted() {
+    let limits = Limits {
+        presence_notices: u32::MAX,
+        resume_window: Duration::ZERO,
+        ..Limits::default()
+    };
+    let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+    let presence = hub.presence(APP);
+    let took = |counts| presence.take_tidings(&"c".into(), counts).unwrap();
+    let watcher = hub.shard(0).own(|table| {
+        let watcher = connect(table, "w", Value::Null);
+        let at = connect(table, "u", Value::Null);
+        table.join(watcher, "c", Watching::Notices, Coming::New);
+        for _ in 0..NOTICES_UNTOLD {
+            table.join(at, "c", Watching::No, Coming::New);
+            table.leave(at, "c");
+        }
+        watcher
+    });
+    let told = took(true);
+    let counted = told.counted.unwrap().0;
+    assert_eq!(told.notices.len(), NOTICES_UNTOLD);
+    assert_eq!(counted.joined + counted.left, NOTICES_UNTOLD as u64);
+
+    // What is told makes room, and so does a channel that goes with what nobody would hear.
+    let churn = |user: &str, channel: &str| {
+        hub.shard(0).own(|table| {
+            let at = connect(table, user, Value::Null);
+            table.join(at, channel, Watching::No, Coming::New);
+            table.leave(at, channel);
+        });
+    };
+    for round in 0..3 {
+        for _ in 0..NOTICES_UNTOLD / 2 {
+            churn("v", "c");
+        }
+        if round == 0 {
+            assert_eq!(took(true).notices.len(), NOTICES_UNTOLD);
+        } else if round == 1 {
+            hub.shard(0).own(|table| {
+                assert!(table.leave(watcher, "c"));
+                table.join(watcher, "c", Watching::Notices, Coming::New);
+            });
+            assert!(presence.take_tidings(&"c".into(), true).is_none());
+        } else {
+            assert!(took(true).counted.is_none());
+        }
+    }
 }
 
 #[test]

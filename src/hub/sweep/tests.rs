@@ -4,18 +4,28 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
+    close::Close,
     config::SlowConsumer,
     hub::{
-        Named,
+        Coming, Connection, Joining, Named, Watching,
+        cursor::Search,
         gate::Gate,
-        selection::user_key,
+        selection::{channel_key, user_key},
         tests::{APP, connect, context},
     },
-    limits::Limits,
+    limits::{Limits, NAMED_AS_ONE, NAMES_LOOK},
     predicate::{Filter, Schema, Value},
 };
 
 const CONNECTIONS: usize = 40;
+
+/// What `future` gives, which never has to wait.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(future)
+}
 
 /// A hub of one shard, whose connections are each of another user.
 fn hub() -> Hub {
@@ -56,28 +66,38 @@ fn named(mut selection: Selection) -> Selection {
 
 /// How many connections each hold looked at, and who was visited.
 fn holds(hub: &Hub, selection: &Selection) -> (Vec<u64>, Vec<u32>) {
-    let (mut looked, mut visited, mut holds) = (Looked::default(), Vec::new(), Vec::new());
+    let mut visited = Vec::new();
+    let (holds, matched) = holds_of(hub, selection, |_, slot| visited.push(slot));
+    assert_eq!(matched, visited.len() as u64);
+    (holds, visited)
+}
+
+/// How many connections each hold of a sweep that does `visit` looked at, and how many were visited in all.
+fn holds_of(
+    hub: &Hub,
+    selection: &Selection,
+    mut visit: impl FnMut(&mut Table, u32),
+) -> (Vec<u64>, u64) {
+    let (mut looked, mut holds) = (Looked::default(), Vec::new());
     let shard = hub.shard(0);
-    let mut cursor = Cursor::open(shard, selection);
+    let mut cursor = block_on(Cursor::open(shard, selection));
     loop {
         let before = looked.at;
-        let stride = shard.own(|table| {
-            stride(
-                table,
-                selection,
-                &mut cursor,
-                &mut looked,
-                &mut |_, slot| {
-                    visited.push(slot);
-                },
-            )
-        });
+        let stride =
+            shard.own(|table| stride(table, selection, &mut cursor, &mut looked, &mut visit));
         holds.push(looked.at - before);
         if stride.is_through {
-            assert_eq!(looked.matched, visited.len() as u64);
-            return (holds, visited);
+            return (holds, looked.matched);
         }
     }
+}
+
+/// Claims of which two declared indexes have 250 entries each.
+fn many_entries(of: &str) -> Value {
+    let names: Vec<String> = (0..250).map(|n| format!("\"{of}{n}\"")).collect();
+    let names = names.join(",");
+    let mut claims = format!("{{\"groups\":[{names}],\"teams\":[{names}]}}").into_bytes();
+    Value::from_json(&mut claims, None).unwrap()
 }
 
 #[test]
@@ -93,6 +113,41 @@ fn a_hold_ends_with_the_work_of_its_filter() {
 }
 
 #[test]
+fn a_look_up_ends_a_hold_by_the_connections_that_its_names_stand_for() {
+    const MEMBERS: usize = NAMED_AS_ONE * NAMES_LOOK / 8;
+    let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
+    let channels: Vec<String> = (0..24).map(|n| format!("c{n}")).collect();
+    let large = |keys: &[String]| Selection {
+        named: Some(Named {
+            channels: keys.iter().map(|name| channel_key(name)).collect(),
+            ..Named::default()
+        }),
+        ..Selection::everyone(APP)
+    };
+    hub.shard(0).own(|table| {
+        for n in 0..MEMBERS {
+            let at = connect(table, &n.to_string(), Value::Null);
+            for channel in &channels {
+                table.join(at, channel, Watching::No, Coming::New);
+            }
+        }
+        let holds = |selection: &Selection, wants: bool| {
+            let (mut search, mut holds) = (Search::new(selection), 1);
+            while search.go_on(table, |_| wants) {
+                holds += 1;
+            }
+            holds
+        };
+        // Eight of them are as much work as a hold may do, and the last hold finds the end.
+        assert_eq!(holds(&large(&channels), true), 4);
+        assert_eq!(holds(&large(&channels), false), 1, "counting costs nothing");
+        assert_eq!(holds(&large(&channels[..1]), true), 1);
+    });
+    let found = block_on(Cursor::open(hub.shard(0), &large(&channels)));
+    assert_eq!(found.bound(), MEMBERS);
+}
+
+#[test]
 fn common_filters_take_one_hold() {
     let hub = hub();
     let common = everyone_by("auth.tenant != 't' && user.startsWith('u')");
@@ -100,6 +155,53 @@ fn common_filters_take_one_hold() {
     assert_eq!(all[0], CONNECTIONS as u64);
     let (all, _) = holds(&hub, &named(common));
     assert_eq!(all, [CONNECTIONS as u64], "the end of a list is known");
+}
+
+#[test]
+fn a_hold_ends_with_the_work_that_is_done_to_those_who_match() {
+    let indexes = ["auth.groups", "auth.teams"];
+    let hub = Hub::new(
+        1,
+        context(Limits::default(), &indexes, SlowConsumer::Disconnect),
+    );
+    hub.shard(0).own(|table| {
+        for n in 0..CONNECTIONS {
+            let at = connect(table, &format!("u{n}"), many_entries("a"));
+            for channel in 0..table.context.limits.channels_per_connection {
+                let joined = table.join(at, &format!("c{channel}"), Watching::No, Coming::New);
+                assert!(matches!(joined, Joining::Joined(_)));
+            }
+        }
+    });
+    let everyone = Selection::everyone(APP);
+
+    let claims = many_entries("b");
+    let (holds, visited) = holds_of(&hub, &everyone, |table, slot| {
+        let at = table.reference(slot).unwrap();
+        let mut connection = Connection::clone(table.open_connection(slot).unwrap());
+        connection.attributes.auth = claims.clone();
+        assert!(table.open(at, connection));
+    });
+    assert!(
+        holds.iter().all(|looked| *looked <= 2),
+        "replaced: {holds:?}"
+    );
+    assert_eq!(visited, CONNECTIONS as u64);
+
+    let frame = Frame::event_text(&[b"x"]);
+    let ticket = Gate::for_tests().try_admit(CONNECTIONS, 1).unwrap();
+    let (holds, _) = holds_of(&hub, &everyone, |table, slot| {
+        assert!(table.place(slot, &frame, &ticket));
+    });
+    assert_eq!(holds[0], CONNECTIONS as u64, "placing does not end a hold");
+
+    let close = Close::new(4010, "");
+    let (holds, visited) = holds_of(&hub, &everyone, |table, slot| {
+        let at = table.reference(slot).unwrap();
+        assert!(table.close(at, None, &close));
+    });
+    assert!(holds.iter().all(|looked| *looked <= 2), "closed: {holds:?}");
+    assert_eq!(visited, CONNECTIONS as u64);
 }
 
 #[tokio::test]

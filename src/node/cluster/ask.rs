@@ -34,7 +34,9 @@ pub(super) struct Said {
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     pub(super) said: Vec<Said>,
-    /// Those that hold a lease, and did not answer in time.
+    /// Those that answered that they did not do it.
+    pub(super) refused: Vec<NodeId>,
+    /// The names of those, and of those that hold a lease and did not answer in time.
     pub(super) missing: Vec<String>,
 }
 
@@ -81,6 +83,31 @@ impl Asked {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.asked.waiting.lock().remove(&self.id);
+    }
+}
+
+/// Takes answers until each of the `expected` nodes, which then are those that have not answered, has done its part or said that
+/// it does not. `refused` is told why.
+async fn gather(
+    answers: &mut mpsc::Receiver<Said>,
+    expected: &mut Vec<Peer>,
+    gathered: &mut Gathered,
+    refused: impl Fn(NodeId, String),
+) {
+    while !expected.is_empty() {
+        let Some(said) = answers.recv().await else {
+            return;
+        };
+        let at = expected.iter().position(|peer| peer.id == said.node);
+        let peer = at.map(|at| expected.remove(at));
+        if let Ok(Refusal { error }) = serde_json::from_str(said.result.get()) {
+            gathered.refused.push(said.node);
+            let name = peer.map(|peer| peer.name.to_string());
+            gathered.missing.extend(name);
+            refused(said.node, error);
+            continue;
+        }
+        gathered.said.push(said);
     }
 }
 
@@ -141,23 +168,54 @@ impl Node {
             if sent.await.is_err() {
                 return;
             }
-            while !expected.is_empty() {
-                let Some(said) = waiting.answers.recv().await else {
-                    return;
-                };
-                if let Ok(Refusal { error }) = serde_json::from_str(said.result.get()) {
+            gather(
+                &mut waiting.answers,
+                &mut expected,
+                &mut gathered,
+                |node, error| {
                     if let Some(others) = self.lines().note(Line::NotDone) {
-                        tracing::warn!(others, node = %said.node, error, "a node did not do its part");
+                        tracing::warn!(others, %node, error, "a node did not do its part");
                     }
-                    continue;
-                }
-                expected.retain(|peer| peer.id != said.node);
-                gathered.said.push(said);
-            }
+                },
+            )
+            .await;
         };
         // What has come by then counts; who is missing is named.
         let _ = tokio::time::timeout(patience, all).await;
-        gathered.missing = expected.iter().map(|peer| peer.name.to_string()).collect();
+        let silent = expected.iter().map(|peer| peer.name.to_string());
+        gathered.missing.extend(silent);
+        gathered
+    }
+
+    /// Asks every other node that holds a lease, for what is told to clients: nodes that did not answer lately are not waited
+    /// for, and named as missing.
+    pub(super) async fn ask_heard(
+        &self,
+        cluster: &Cluster,
+        app: AppId,
+        order: &Order,
+        patience: Duration,
+    ) -> Gathered {
+        let (silent, expected): (Vec<Peer>, Vec<Peer>) = cluster
+            .peers
+            .all()
+            .into_iter()
+            .partition(|peer| cluster.silent.holds(peer.id, patience));
+        let asked: Vec<NodeId> = expected.iter().map(|peer| peer.id).collect();
+        let all = (&Topic::Nodes, expected);
+        let mut gathered = self.ask_within(cluster, app, all, order, patience).await;
+
+        let answered = |node: &NodeId| {
+            let said = gathered.said.iter().map(|said| said.node);
+            said.chain(gathered.refused.iter().copied())
+                .any(|other| other == *node)
+        };
+        let unheard = asked.into_iter().filter(|node| !answered(node));
+        let unheard: Vec<NodeId> = unheard.collect();
+        let lease = self.config.limits.node_lease;
+        cluster.silent.note(unheard.into_iter(), patience, lease);
+        let silent = silent.iter().map(|peer| peer.name.to_string());
+        gathered.missing.extend(silent);
         gathered
     }
 
@@ -165,6 +223,17 @@ impl Node {
     pub(super) fn tell_nodes(
         &self,
         cluster: &Cluster,
+        app: AppId,
+        order: &Order,
+    ) -> impl Future<Output = Result<u64, BusError>> + Send + 'static + use<> {
+        self.tell_at(cluster, &Topic::Nodes, app, order)
+    }
+
+    /// The same by `topic`.
+    pub(super) fn tell_at(
+        &self,
+        cluster: &Cluster,
+        topic: &Topic,
         app: AppId,
         order: &Order,
     ) -> impl Future<Output = Result<u64, BusError>> + Send + 'static + use<> {
@@ -176,9 +245,7 @@ impl Node {
             app: (&*self.app(app).name).into(),
             order: &order,
         };
-        cluster
-            .bus
-            .publish(&Topic::Nodes, envelope::request(&request))
+        cluster.bus.publish(topic, envelope::request(&request))
     }
 
     /// Tells the other nodes that what one was to do of a program's message is done.
@@ -206,5 +273,45 @@ impl Node {
         {
             tracing::debug!(%error, "an answer to another node was lost");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future, pin::pin, task::Poll};
+
+    use super::*;
+
+    fn said(node: u32, result: &str) -> Said {
+        let result = RawValue::from_string(result.to_owned()).unwrap();
+        Said {
+            node: NodeId(node),
+            result,
+        }
+    }
+
+    #[test]
+    fn a_node_that_refuses_is_missing_and_not_waited_for() {
+        let peer = |node: u32| Peer {
+            id: NodeId(node),
+            name: format!("n{node}").into(),
+        };
+        let (sender, mut answers) = mpsc::channel(8);
+        let (mut expected, mut gathered) = (vec![peer(1), peer(2)], Gathered::default());
+        sender.try_send(said(2, r#"{"error":"too much"}"#)).unwrap();
+        sender.try_send(said(1, r#"{"n":3}"#)).unwrap();
+
+        let refused = Mutex::new(Vec::new());
+        {
+            let gather = gather(&mut answers, &mut expected, &mut gathered, |node, error| {
+                refused.lock().push((node, error));
+            });
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            assert_eq!(pin!(gather).poll(&mut cx), Poll::Ready(()));
+        }
+        assert!(expected.is_empty());
+        assert_eq!(gathered.missing, ["n2"]);
+        assert_eq!(gathered.said.len(), 1);
+        assert_eq!(*refused.lock(), [(NodeId(2), "too much".to_owned())]);
     }
 }

@@ -69,7 +69,7 @@ impl Node {
                 .live(topic, until.saturating_duration_since(Instant::now()))
                 .await
             {
-                tracing::debug!(%error, "someone comes in before the bus brings what they are to get");
+                tracing::debug!(%error, "someone comes in before Redis brings what they are to get");
             }
         }
         attending

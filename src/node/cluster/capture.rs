@@ -1,12 +1,17 @@
 //! Notices that come while a page of members is gathered over all nodes, for whoever waits for it: told behind the page,
 //! they make it whole.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
+use ahash::AHashMap;
 use parking_lot::Mutex;
+use smol_str::SmolStr;
 
 use super::super::Node;
 use crate::{
@@ -19,15 +24,18 @@ use crate::{
 /// The captures of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Captures {
-    waiting: Mutex<Vec<Arc<Waiting>>>,
+    waiting: Mutex<AHashMap<Channel, InChannel>>,
     /// How many, to be read without the lock.
     count: AtomicUsize,
 }
 
+type Channel = (AppId, SmolStr);
+
+/// Those who wait for notices of one channel, by their shards and by numbers that differ within a shard.
+type InChannel = BTreeMap<(usize, usize), Arc<Waiting>>;
+
 #[derive(Debug)]
 struct Waiting {
-    app: AppId,
-    channel: String,
     /// Whoever waits.
     connection: ConnectionId,
     /// `None` once there were too many.
@@ -38,18 +46,45 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Capture {
     node: Arc<Node>,
+    channel: Channel,
+    /// Its place among those of the channel.
+    place: (usize, usize),
     waiting: Arc<Waiting>,
 }
 
 impl Captures {
     /// Whether someone waits for notices of `channel`.
     pub(super) fn is_waiting(&self, app: AppId, channel: &str) -> bool {
-        self.count.load(SeqCst) > 0
-            && self
-                .waiting
-                .lock()
-                .iter()
-                .any(|one| one.app == app && one.channel == channel)
+        self.count.load(SeqCst) > 0 && self.waiting.lock().contains_key(&(app, channel.into()))
+    }
+
+    /// Adds one for `connection`. Returns its place among those of the channel.
+    fn add(&self, channel: Channel, connection: ConnectionId) -> ((usize, usize), Arc<Waiting>) {
+        let notices = Mutex::new(Some(Vec::new()));
+        let waiting = Arc::new(Waiting {
+            connection,
+            notices,
+        });
+        let mut all = self.waiting.lock();
+        let in_channel = all.entry(channel).or_default();
+        let shard = usize::from(connection.shard);
+        // Numbers need to differ within a shard only, and the last one is the highest that is in use.
+        let before = in_channel.range((shard, 0)..=(shard, usize::MAX));
+        let number = before.last().map_or(0, |((_, last), _)| last + 1);
+        in_channel.insert((shard, number), waiting.clone());
+        self.count.fetch_add(1, SeqCst);
+        ((shard, number), waiting)
+    }
+
+    fn remove(&self, channel: &Channel, place: (usize, usize)) {
+        let mut all = self.waiting.lock();
+        if let Some(in_channel) = all.get_mut(channel) {
+            in_channel.remove(&place);
+            if in_channel.is_empty() {
+                all.remove(channel);
+            }
+        }
+        self.count.fetch_sub(1, SeqCst);
     }
 
     /// Takes notices for those on the shard `shard` who wait for them. Called under that shard's lock, under which they
@@ -59,10 +94,10 @@ impl Captures {
             return;
         }
         let waiting = self.waiting.lock();
-        let those = waiting.iter().filter(|one| {
-            usize::from(one.connection.shard) == shard && one.app == app && one.channel == channel
-        });
-        for one in those {
+        let Some(in_channel) = waiting.get(&(app, channel.into())) else {
+            return;
+        };
+        for (_, one) in in_channel.range((shard, 0)..=(shard, usize::MAX)) {
             let mut captured = one.notices.lock();
             if let Some(list) = &mut *captured {
                 let others = frames
@@ -86,17 +121,12 @@ impl Node {
         connection: ConnectionId,
     ) -> Option<Capture> {
         let captures = &self.cluster.as_ref()?.captures;
-        let notices = Mutex::new(Some(Vec::new()));
-        let waiting = Arc::new(Waiting {
-            app,
-            channel: channel.to_owned(),
-            connection,
-            notices,
-        });
-        captures.waiting.lock().push(waiting.clone());
-        captures.count.fetch_add(1, SeqCst);
+        let channel = (app, SmolStr::from(channel));
+        let (place, waiting) = captures.add(channel.clone(), connection);
         Some(Capture {
             node: self.clone(),
+            channel,
+            place,
             waiting,
         })
     }
@@ -113,12 +143,58 @@ impl Capture {
 impl Drop for Capture {
     fn drop(&mut self) {
         if let Some(cluster) = &self.node.cluster {
-            cluster
-                .captures
-                .waiting
-                .lock()
-                .retain(|one| !Arc::ptr_eq(one, &self.waiting));
-            cluster.captures.count.fetch_sub(1, SeqCst);
+            cluster.captures.remove(&self.channel, self.place);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeId;
+
+    fn connection(shard: u8, slot: u32) -> ConnectionId {
+        ConnectionId {
+            node: NodeId(1),
+            shard,
+            slot,
+            nonce: 0,
+        }
+    }
+
+    #[test]
+    fn notices_go_to_those_who_wait_for_the_channel_on_the_shard() {
+        let captures = Captures::default();
+        let (a, b) = ((AppId(0), "a".into()), (AppId(0), "b".into()));
+        let (first, one) = captures.add(a.clone(), connection(0, 1));
+        let (second, two) = captures.add(a.clone(), connection(0, 2));
+        let (third, other_shard) = captures.add(a.clone(), connection(1, 1));
+        let (fourth, other_channel) = captures.add(b.clone(), connection(0, 1));
+        assert!(first < second && first != third, "{first:?} {second:?}");
+
+        let held = |one: &Waiting| one.notices.lock().as_ref().map(Vec::len);
+        let about = (Some(connection(0, 2)), Frame::event_text(&[b"x"]));
+        captures.note(0, AppId(0), "a", &[about]);
+        captures.note(0, AppId(1), "a", &[(None, Frame::event_text(&[b"x"]))]);
+        assert_eq!(
+            [&one, &two, &other_shard, &other_channel].map(|one| held(one)),
+            [Some(1), Some(0), Some(0), Some(0)],
+            "nobody hears of itself"
+        );
+        let many = vec![(None, Frame::event_text(&[b"x"])); NOTICES_CAPTURED];
+        captures.note(0, AppId(0), "a", &many);
+        assert_eq!((held(&one), held(&two)), (None, Some(NOTICES_CAPTURED)));
+
+        // A place is free again, and the others stay.
+        captures.remove(&a, second);
+        let (again, _) = captures.add(a.clone(), connection(0, 3));
+        assert_eq!(again, second);
+        for place in [first, again, third] {
+            assert!(captures.is_waiting(AppId(0), "a"));
+            captures.remove(&a, place);
+        }
+        assert!(!captures.is_waiting(AppId(0), "a") && captures.is_waiting(AppId(0), "b"));
+        captures.remove(&b, fourth);
+        assert!(captures.waiting.lock().is_empty() && captures.count.load(SeqCst) == 0);
     }
 }

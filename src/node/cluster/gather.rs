@@ -5,20 +5,23 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use ahash::AHashSet;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
+use smol_str::SmolStr;
 
 use super::{
     super::{Joins, Node, NodeError, Target},
     Cluster,
     ask::Gathered,
-    order::{Joined, Listed, Number, Order, Page, Present},
+    moved::{FOLLOWED_AT_MOST, Followed},
+    order::{Joined, Leavers, Listed, Number, Order, Page, Present},
 };
 use crate::{
     close::Close,
     hub::{Count, Snapshot},
     id::{AppId, ConnectionId, NodeId},
-    limits::PAGE_BYTES,
+    limits::{COUNTED_TOGETHER, PAGE_BYTES},
     log_limit::Limited,
     protocol::native::MembersPage,
+    time_slice::TimeSlice,
 };
 
 /// Lines about answers of nodes that cannot be read.
@@ -190,14 +193,52 @@ impl Node {
             channel: channel.clone(),
             aim: target.aim(None),
         };
-        self.cluster_up()?;
-        let here = self.leave_all(app, channel, target).await?;
+        let cluster = self.cluster_up()?;
+        let here = self
+            .leave_here(app, channel.clone(), target.clone())
+            .await?;
         let gathered = self.others_then(app, &order).await;
-        let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
-        Ok(Overall {
-            value: here + there,
-            missing: gathered.missing,
-        })
+        let mut overall = Overall {
+            value: here.n,
+            missing: Vec::new(),
+        };
+        // What this node handed over before the others are asked, they find. Of each other it is not known.
+        let mut followed = Followed::default();
+        for (node, said) in gathered.read_named::<Leavers>() {
+            overall.value += said.n;
+            followed.add(node, &said.moved);
+        }
+        overall.missing = gathered.missing;
+        let Some(cluster) = cluster else {
+            return Ok(overall);
+        };
+
+        // A client that came to a node after this call did, from one that it had yet to reach, was on neither of them.
+        for _ in 0..FOLLOWED_AT_MOST {
+            let next = followed.take_next();
+            if next.is_empty() {
+                break;
+            }
+            for node in next {
+                let said = if node == self.id() {
+                    let leaving = self.leave_here(app, channel.clone(), target.clone());
+                    leaving.await.ok()
+                } else {
+                    let said = self.ask_one(cluster, app, node, &order).await;
+                    said.and_then(|said| serde_json::from_str(said.get()).ok())
+                };
+                match said {
+                    Some(Leavers { n, moved }) => {
+                        overall.value += n;
+                        followed.add(node, &moved);
+                    }
+                    None => overall.missing.extend(self.name_of(node)),
+                }
+            }
+        }
+        overall.missing.sort();
+        overall.missing.dedup();
+        Ok(overall)
     }
 
     /// How often `user` is connected, on every node.
@@ -237,7 +278,77 @@ impl Node {
         self.count_with(app, channel, None).await
     }
 
-    /// The same, and who is `joining` as if they were in.
+    /// The same of many channels, for notices: in their order, with as few questions as that takes, and without waiting for nodes
+    /// that did not answer lately.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(super) async fn counts_everywhere(
+        &self,
+        app: AppId,
+        channels: &[SmolStr],
+    ) -> Result<Overall<Vec<Count>>, NodeError> {
+        let mut overall = Overall {
+            value: Vec::with_capacity(channels.len()),
+            missing: Vec::new(),
+        };
+        let cluster = self.cluster_up()?;
+        let mut slice = TimeSlice::begin();
+        while let Some(some) = channels
+            .get(overall.value.len()..)
+            .filter(|some| !some.is_empty())
+        {
+            let some = &some[..some.len().min(COUNTED_TOGETHER)];
+            let names: Vec<String> = some.iter().map(ToString::to_string).collect();
+            let here = self.presents(app, &names).await;
+            let mut parts = vec![here];
+            if let Some(cluster) = cluster {
+                let (gathered, there) = self.counts_there(cluster, app, names).await;
+                for name in gathered.missing {
+                    if !overall.missing.contains(&name) {
+                        overall.missing.push(name);
+                    }
+                }
+                parts.extend(there);
+            }
+            // What is not in every answer is asked for again.
+            let known = parts.iter().map(Vec::len).min().unwrap_or(0).max(1);
+            let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+            for _ in 0..known.min(some.len()) {
+                let of_channel = parts.iter_mut().filter_map(Iterator::next);
+                overall.value.push(sum(of_channel));
+                slice.rest().await;
+            }
+        }
+        Ok(overall)
+    }
+
+    /// What other nodes have of `channels`: of the first ones, and of one at least.
+    async fn counts_there(
+        &self,
+        cluster: &Cluster,
+        app: AppId,
+        mut channels: Vec<String>,
+    ) -> (Gathered, Vec<Vec<Present>>) {
+        let patience = self.config.limits.ask_timeout;
+        // A node of an earlier version knows this question only.
+        if channels.len() == 1
+            && let Some(channel) = channels.pop()
+        {
+            let order = Order::Count { channel };
+            let gathered = self.ask_heard(cluster, app, &order, patience).await;
+            let said = gathered.read::<Present>().map(|present| vec![present]);
+            let said = said.collect();
+            return (gathered, said);
+        }
+        let order = Order::Counts { channels };
+        let gathered = self.ask_heard(cluster, app, &order, patience).await;
+        let said = gathered.read::<Vec<Present>>();
+        let said = said.filter(|said| !said.is_empty()).collect();
+        (gathered, said)
+    }
+
+    /// The same as [`Node::count_everywhere`], and who is `joining` as if they were in.
     async fn count_with(
         &self,
         app: AppId,
@@ -493,6 +604,12 @@ impl Node {
             .into_iter()
             .map(|(_, name)| name)
             .collect()
+    }
+
+    /// What people call a node that is there.
+    fn name_of(&self, id: NodeId) -> Option<String> {
+        let mut nodes = self.nodes(self.cluster.as_ref()).into_iter();
+        nodes.find(|(node, _)| *node == id).map(|(_, name)| name)
     }
 
     /// All nodes by their ids, with their names.

@@ -26,7 +26,7 @@ use crate::{
     limits::{FORGET_PLACED, RECOVER_AGAIN},
     log_limit::Line,
     protocol::{
-        envelope::{self, Aim, Header, Names},
+        envelope::{Names, Tails},
         frame::Frame,
         native,
     },
@@ -197,7 +197,7 @@ impl Node {
         key: &'a Key,
         keep: &'a Keep,
         mut new: New,
-        header: &Header<'_>,
+        tails: &Tails<'_>,
     ) -> Result<Appending<'a>, NodeError> {
         let Some(cluster) = &self.cluster else {
             return Err(NodeError::Failed);
@@ -210,30 +210,10 @@ impl Node {
                 };
                 (Topic::User(key.app, user.clone()), Some(to))
             }
-            Kept::Channel(channel) => (
-                Topic::Channel(key.app, channel.clone()),
-                header.aim.to.clone(),
-            ),
+            Kept::Channel(channel) => (Topic::Channel(key.app, channel.clone()), None),
         };
         // Of a list of users each event names its own.
-        let Aim {
-            filter,
-            params,
-            except,
-            ..
-        } = &header.aim;
-        let aim = Aim {
-            to,
-            filter: filter.clone(),
-            params: params.clone(),
-            except: except.clone(),
-        };
-        let header = Header {
-            app: header.app.clone(),
-            aim,
-            ..*header
-        };
-        new.tail = Some(envelope::tail(&header, &new.draft));
+        new.tail = Some(tails.tail(to.as_ref()));
         let id = new.id;
         let comes_back = cluster.bus.interest().is_live(&topic);
         let counts = comes_back.then(|| cluster.placed.expect(id, key));

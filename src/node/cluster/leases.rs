@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 
-use super::{Cluster, Node, order::Order};
+use super::{Cluster, Node, order::Order, roster::Gone};
 use crate::{
     broker::{BusError, Script, Topic},
     id::{AppId, NodeId},
@@ -18,10 +19,14 @@ use crate::{
 
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 
-/// Gives the lease up. Another node takes away what is left of this one's members, as if it had crashed.
+/// Gives the lease up, and leaves word of it for an hour. Another node takes away what is left of this one's members, as if it had
+/// crashed.
 static GIVE_UP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+         local time = redis.call('TIME')
+         redis.call('HSET', KEYS[7], ARGV[2], time[1] * 1000)
+         redis.call('PEXPIRE', KEYS[7], 3600000)
          return redis.call('ZREM', KEYS[1], ARGV[1])",
     )
 });
@@ -49,6 +54,8 @@ pub(super) struct Peers {
     others: Mutex<Vec<Peer>>,
     /// Until when this node acts for all of them, if it does.
     leads: Mutex<Option<Instant>>,
+    /// Those with the name of this one: since when, until it was told.
+    namesakes: Mutex<AHashMap<NodeId, Option<Instant>>>,
 }
 
 impl Peers {
@@ -122,7 +129,7 @@ impl Node {
         let Some(cluster) = &self.cluster else { return };
         cluster.has_left.store(true, SeqCst);
         *cluster.peers.leads.lock() = None;
-        let args = vec![self.lease_name()];
+        let args = vec![self.lease_name(), self.id().to_string().into()];
         let given = cluster
             .bus
             .eval(&GIVE_UP, &Topic::Nodes, keys(cluster), args)
@@ -148,8 +155,10 @@ impl Node {
 
     fn note_peers(self: &Arc<Self>, cluster: &Cluster, leases: &redis::Value, began: Instant) {
         let leases =
-            redis::from_redis_value_ref::<(String, Vec<String>, Vec<String>, bool)>(leases);
-        let Ok((leader, leases, dead, lapsed)) = leases else {
+            redis::from_redis_value_ref::<(String, Vec<String>, Vec<String>, bool, Vec<String>)>(
+                leases,
+            );
+        let Ok((leader, leases, dead, lapsed, left)) = leases else {
             tracing::error!(
                 "the nodes' leases in Redis cannot be read; does another program use their names?"
             );
@@ -160,9 +169,7 @@ impl Node {
             cluster.relist();
             self.announce_members();
         }
-        for id in dead.iter().filter_map(|id| id.parse().ok()) {
-            tokio::spawn(self.clone().reap(id));
-        }
+
         let leads = leader.as_bytes() == self.lease_name();
         *cluster.peers.leads.lock() = (leads && !cluster.has_left.load(SeqCst))
             .then(|| began + self.config.limits.node_lease);
@@ -170,13 +177,60 @@ impl Node {
         peers.retain(|peer| peer.id != self.id());
         peers.sort_by_key(|peer| peer.id.0);
         let was = std::mem::replace(&mut *cluster.peers.others.lock(), peers.clone());
+
+        // By id, each with the time at which it left.
+        let left: AHashSet<&str> = left.iter().step_by(2).map(String::as_str).collect();
+        for id in &dead {
+            let Ok(node) = id.parse::<NodeId>() else {
+                continue;
+            };
+            let known = was.iter().find(|peer| peer.id == node);
+            let gone = Gone {
+                id: node,
+                name: known.map_or_else(|| id.as_str().into(), |peer| peer.name.clone()),
+                is_planned: left.contains(id.as_str()),
+            };
+            tokio::spawn(self.clone().reap(gone));
+        }
+
         for peer in peers.iter().filter(|peer| !was.contains(peer)) {
             tracing::info!(node = %peer.name, "another node is there");
+            self.tell_rules(cluster, peer.id);
         }
         for peer in was.iter().filter(|peer| !peers.contains(peer)) {
-            tracing::warn!(node = %peer.name, "a node has gone, or its lease is over");
+            if left.contains(&*peer.id.to_string()) {
+                tracing::info!(node = %peer.name, "a node has left");
+            } else {
+                tracing::warn!(node = %peer.name, "a node has gone, or its lease is over");
+            }
         }
+        self.note_namesakes(cluster, &peers);
         self.metrics.peers.set(peers.len() as i64);
+    }
+
+    /// Warns of nodes with the name of this one. One that was here before this one was started, and ended without a word, is there
+    /// until its lease ends.
+    fn note_namesakes(&self, cluster: &Cluster, peers: &[Peer]) {
+        let mut namesakes = cluster.peers.namesakes.lock();
+        namesakes.retain(|id, _| peers.iter().any(|peer| peer.id == *id));
+        let mut is_news = false;
+        for peer in peers.iter().filter(|peer| *peer.name == *self.name) {
+            let since = namesakes
+                .entry(peer.id)
+                .or_insert_with(|| Some(Instant::now()));
+            let lease = self.config.limits.node_lease;
+            if since.is_some_and(|since| since.elapsed() > lease) {
+                *since = None;
+                is_news = true;
+            }
+        }
+        drop(namesakes);
+        if is_news {
+            tracing::warn!(
+                node = %self.name,
+                "another node has the same name, so nobody can tell which of them is missing from an answer; set node_name to another one for each"
+            );
+        }
     }
 }
 
@@ -189,9 +243,11 @@ fn read(lease: &str) -> Option<Peer> {
 }
 
 fn keys(cluster: &Cluster) -> Vec<Vec<u8>> {
-    ["leases", "leader", "nodes", "reaping", "grace", "reaped"]
-        .map(|suffix| cluster.bus.key(&Topic::Nodes, suffix))
-        .into()
+    [
+        "leases", "leader", "nodes", "reaping", "grace", "reaped", "left",
+    ]
+    .map(|suffix| cluster.bus.key(&Topic::Nodes, suffix))
+    .into()
 }
 
 pub(super) fn millis(time: Duration) -> Bytes {

@@ -8,6 +8,7 @@ mod capture;
 mod gather;
 mod kept;
 mod leases;
+mod moved;
 mod notices;
 mod obey;
 mod once;
@@ -16,7 +17,10 @@ mod receive;
 mod renewal;
 mod resume;
 mod revoked;
+mod room;
 mod roster;
+mod rules;
+mod silent;
 mod spread;
 mod stored;
 
@@ -50,7 +54,7 @@ pub(super) use self::{
 use super::{Node, NodeError, Recalled};
 use crate::{
     app::{App, SetupError},
-    broker::{Bus, Health, Inbox, Topic},
+    broker::{Bus, BusError, Health, Inbox, Topic},
     config::Config,
     hub::{Change, Counts, Register},
     id::{AppId, ConnectionId, NodeId},
@@ -73,6 +77,8 @@ pub(crate) struct Cluster {
     /// Whether it was taken, and the others know.
     belongs: AtomicBool,
     asked: Asked,
+    /// Nodes that notices do not wait for.
+    silent: silent::Silent,
     /// Publications that came by several topics, and were delivered.
     delivered: Mutex<Recent<()>>,
     /// What became of publications whose senders will ask.
@@ -90,6 +96,8 @@ pub(crate) struct Cluster {
     revoked: revoked::Known,
     /// Lost connections whose clients came back to other nodes, which are about to say to what.
     handed: Mutex<AHashMap<ConnectionId, Recalled>>,
+    /// Where their places in channels went.
+    moved: moved::Moved,
     /// Changes of who is in which channel here, on their way to the node's list in Redis.
     register: Register,
     changes: Mutex<Option<mpsc::Receiver<Change>>>,
@@ -150,6 +158,7 @@ impl Cluster {
             has_left: AtomicBool::new(false),
             belongs: AtomicBool::new(false),
             asked: Asked::default(),
+            silent: silent::Silent::default(),
             delivered: Mutex::default(),
             counted: Mutex::default(),
             placed: Placed::default(),
@@ -159,6 +168,7 @@ impl Cluster {
             doubted: (0..shards).map(|_| Notify::new()).collect(),
             revoked: revoked::Known::default(),
             handed: Mutex::default(),
+            moved: moved::Moved::default(),
             apps,
         }
     }
@@ -188,6 +198,14 @@ impl Cluster {
         // To several users it came as several messages.
         let before = counted.get(&id).copied().unwrap_or_default();
         counted.insert(id, before + counts);
+    }
+}
+
+/// Redis answered what no node has written.
+fn unreadable(error: &redis::ParsingError) -> BusError {
+    BusError::Refused {
+        code: "unreadable".to_owned(),
+        message: error.to_string(),
     }
 }
 
@@ -231,7 +249,7 @@ impl Node {
         let cluster = self.cluster.as_ref()?;
         match cluster.bus.health() {
             Health::Down { since, reason } => Some(format!(
-                "the bus has been down for {} s: {reason}",
+                "Redis has been out of reach for {} s: {reason}",
                 since.elapsed().as_secs()
             )),
             Health::Up => cluster

@@ -1,21 +1,21 @@
 //! Notices of members over all nodes: what is told here goes to those who watch elsewhere, and theirs to those who watch
 //! here.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use ahash::{AHashMap, AHashSet};
 use parking_lot::Mutex;
 use serde_json::value::to_raw_value;
-use tokio::sync::{Notify, mpsc};
+use smol_str::SmolStr;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
 use super::{
     super::Node,
     Cluster,
     gather::Overall,
-    leases::Peer,
     order::{Order, Tallies},
 };
 use crate::{
@@ -38,8 +38,9 @@ pub(super) struct Mail {
     end: Mutex<Option<mpsc::Receiver<Notices>>>,
     /// Some were lost: whoever keeps a list has to fetch it anew.
     lost: Notify,
-    /// Nodes that did not say in time how often users are there, and until when they are not asked again.
-    silent: Mutex<AHashMap<NodeId, Instant>>,
+    /// Channels of which counts were told without some nodes.
+    uncounted: Mutex<AHashSet<(AppId, String)>>,
+    recount: Notify,
 }
 
 impl Mail {
@@ -49,7 +50,8 @@ impl Mail {
             sender,
             end: Mutex::new(Some(end)),
             lost: Notify::new(),
-            silent: Mutex::default(),
+            uncounted: Mutex::default(),
+            recount: Notify::new(),
         }
     }
 
@@ -62,23 +64,16 @@ impl Mail {
         taken
     }
 
+    /// Has the counts of `channels` told once more, when all nodes can be counted.
+    fn count_again(&self, app: AppId, channels: &[SmolStr]) {
+        let channels = channels.iter().map(|channel| (app, channel.to_string()));
+        self.uncounted.lock().extend(channels);
+        self.recount.notify_one();
+    }
+
     /// Notes that notices may have been lost.
     pub(super) fn lose(&self) {
         self.lost.notify_one();
-    }
-
-    fn is_silent(&self, node: NodeId) -> bool {
-        self.silent
-            .lock()
-            .get(&node)
-            .is_some_and(|until| Instant::now() < *until)
-    }
-
-    fn note_silent(&self, nodes: impl Iterator<Item = NodeId>, time: Duration) {
-        let mut silent = self.silent.lock();
-        let now = Instant::now();
-        silent.retain(|_, until| *until > now);
-        silent.extend(nodes.map(|node| (node, now + time)));
     }
 }
 
@@ -178,13 +173,32 @@ impl Node {
                 .is_some_and(|cluster| cluster.captures.is_waiting(app, channel))
     }
 
-    /// Adds what the other nodes have to counts that are about to be told here.
-    pub(in super::super) async fn count_elsewhere(&self, app: AppId, tidings: &mut Tidings) {
-        if let Some((_, count)) = &mut tidings.counted
-            && let Ok(overall) = self.count_everywhere(app, &tidings.channel).await
+    /// Adds what the other nodes have to what is about to be told here of channels of one app.
+    pub(in super::super) async fn count_elsewhere(&self, app: AppId, tidings: &mut [Tidings]) {
+        let counted = tidings.iter().filter(|one| one.counted.is_some());
+        let channels: Vec<SmolStr> = counted.map(|one| one.channel.clone()).collect();
+        if !channels.is_empty()
+            && let Ok(overall) = self.counts_everywhere(app, &channels).await
         {
-            *count = overall.value;
+            if let Some(cluster) = self
+                .cluster
+                .as_ref()
+                .filter(|_| !overall.missing.is_empty())
+            {
+                cluster.mail.count_again(app, &channels);
+            }
+            let counted = tidings.iter_mut().filter_map(|one| one.counted.as_mut());
+            for ((_, count), now) in counted.zip(overall.value) {
+                *count = now;
+            }
         }
+        for one in tidings {
+            self.tally_elsewhere(app, one).await;
+        }
+    }
+
+    /// Adds how often users are there on other nodes to notices that are about to be told here.
+    async fn tally_elsewhere(&self, app: AppId, tidings: &mut Tidings) {
         let mut notices: Vec<&mut Notice> = tidings
             .notices
             .iter_mut()
@@ -200,8 +214,8 @@ impl Node {
         }
     }
 
-    /// How often each user is in the channel, node by node. A node that does not say so in time is left out, and not asked
-    /// again for the time of a lease: one that has gone must not hold up every notice.
+    /// How often each user is in the channel, node by node. A node that does not say so in time is left out: one that has gone
+    /// must not hold up every notice.
     async fn tallies_elsewhere(
         &self,
         app: AppId,
@@ -211,21 +225,11 @@ impl Node {
         let Some(cluster) = self.cluster.as_ref().filter(|_| !users.is_empty()) else {
             return Vec::new();
         };
-        let mut peers: Vec<Peer> = cluster.peers.all();
-        peers.retain(|peer| !cluster.mail.is_silent(peer.id));
-        let asked: Vec<NodeId> = peers.iter().map(|peer| peer.id).collect();
         let order = Order::Tallies {
             channel: channel.to_owned(),
             users,
         };
-        let gathered = self
-            .ask_within(cluster, app, (&Topic::Nodes, peers), &order, TALLY_TIMEOUT)
-            .await;
-        let answered = |node: &NodeId| gathered.said.iter().any(|said| said.node == *node);
-        cluster.mail.note_silent(
-            asked.into_iter().filter(|node| !answered(node)),
-            self.config.limits.node_lease,
-        );
+        let gathered = self.ask_heard(cluster, app, &order, TALLY_TIMEOUT).await;
         gathered
             .read_named()
             .map(|(node, Tallies { tallies })| (node, tallies))
@@ -239,17 +243,24 @@ impl Node {
         let Some(mut mail) = cluster.mail.end.lock().take() else {
             return;
         };
-        let (mut batch, mut untold, mut pause) = (Vec::new(), AHashSet::new(), Duration::ZERO);
+        let (mut batch, mut untold) = (Vec::new(), AHashSet::new());
+        // When those who may have missed something are told next: nothing that comes meanwhile puts it off.
+        let mut next = Instant::now();
         loop {
             tokio::select! {
                 n = mail.recv_many(&mut batch, NOTICES_TOGETHER) => if n == 0 { return },
                 () = cluster.mail.lost.notified() => untold.extend(self.watched_channels()),
-                () = tokio::time::sleep(pause), if !untold.is_empty() => {
+                () = cluster.mail.recount.notified() => {
+                    if untold.is_empty() {
+                        next = Instant::now() + self.config.limits.ask_timeout;
+                    }
+                    untold.extend(std::mem::take(&mut *cluster.mail.uncounted.lock()));
+                }
+                () = tokio::time::sleep_until(next), if !untold.is_empty() => {
                     let Some((app, channel)) = untold.iter().next().cloned() else { continue };
-                    let told = self.pass_on(app, &channel, Said::nothing()).await;
-                    // Where not, the others cannot be counted yet.
-                    pause = if told { Duration::ZERO } else { RECOVER_AGAIN };
-                    if told {
+                    let again = self.pass_on(app, &channel, Said::nothing()).await;
+                    next = Instant::now() + again.unwrap_or_default();
+                    if again.is_none() {
                         untold.remove(&(app, channel));
                     }
                 }
@@ -262,7 +273,7 @@ impl Node {
                 }
             }
             for ((app, channel), said) in channels {
-                if !self.pass_on(app, &channel, said).await {
+                if self.pass_on(app, &channel, said).await.is_some() {
                     untold.insert((app, channel));
                 }
             }
@@ -281,10 +292,11 @@ impl Node {
         self.apps.iter().flat_map(of).collect()
     }
 
-    /// Tells those who are to hear of `channel`; false where counts were to be told, and could not be had of every node.
-    async fn pass_on(&self, app: AppId, channel: &str, mut said: Said) -> bool {
+    /// Tells those who are to hear of `channel`. Where counts were to be told, and could not be had of every node, returns after
+    /// which time to try it again.
+    async fn pass_on(&self, app: AppId, channel: &str, mut said: Said) -> Option<Duration> {
         if !self.is_heard(app, channel) {
-            return true;
+            return None;
         }
         // Who may see only counts, or would see too many, is told no names.
         let only_counts = self.watching(app, channel, true) == Watching::Counts;
@@ -309,25 +321,24 @@ impl Node {
             }
             frames.extend(frame_of(channel, &told, told.tally + more));
         }
-        let mut is_told = true;
+        let mut again = None;
         if let Some(changes) = said.changes {
-            match self.count_everywhere(app, channel).await {
-                Ok(Overall {
-                    value: Count { connections, users },
-                    missing,
-                }) => {
-                    is_told = missing.is_empty();
+            match self.counts_everywhere(app, &[channel.into()]).await {
+                Ok(Overall { value, missing }) => {
+                    // One that does not answer is not waited for, and all are told once more in each round.
+                    again = (!missing.is_empty()).then_some(self.config.limits.ask_timeout);
+                    let Count { connections, users } = value.first().copied().unwrap_or_default();
                     frames.push((
                         None,
                         native::members_changed(channel, &changes, connections, users),
                     ));
                 }
-                Err(_) => is_told = false,
+                Err(_) => again = Some(RECOVER_AGAIN),
             }
         }
         self.tell_here(app, channel, &frames, &mut TimeSlice::begin())
             .await;
-        is_told
+        again
     }
 }
 
@@ -434,15 +445,5 @@ mod tests {
         ];
         assert_eq!(sum(&there, 1, Some(NodeId(2))), 2);
         assert_eq!(sum(&there, 0, None), 11);
-    }
-
-    #[test]
-    fn who_does_not_answer_is_not_asked_for_a_while() {
-        let mail = Mail::new();
-        mail.note_silent([NodeId(1)].into_iter(), Duration::from_hours(1));
-        mail.note_silent([NodeId(2)].into_iter(), Duration::ZERO);
-        assert!(
-            mail.is_silent(NodeId(1)) && !mail.is_silent(NodeId(2)) && !mail.is_silent(NodeId(3))
-        );
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    super::{MembersQuery, Node, NodeError, read_cursor, show, write_cursor},
-    order::{Joined, Listed, Number, Order, Page, Part, Present, Refusal, Tallies},
+    super::{MembersQuery, Node, NodeError, Target, read_cursor, show, write_cursor},
+    order::{Joined, Leavers, Listed, Number, Order, Page, Part, Present, Refusal, Tallies},
 };
 use crate::{
     close::Close,
     hub::{Count, Snapshot},
-    id::{AppId, ConnectionId},
-    limits::{LISTED_BYTES, PAGE_BYTES, PAGE_STRIDE, USERS_NAMED},
+    id::{AppId, ConnectionId, NodeId},
+    limits::{PAGE_BYTES, PAGE_STRIDE, USERS_NAMED},
     protocol::{envelope::Aim, native::MembersBuilder},
     time_slice::TimeSlice,
 };
@@ -20,10 +20,10 @@ use serde_json::value::{RawValue, to_raw_value};
 type Result = std::result::Result<Box<RawValue>, serde_json::Error>;
 
 impl Node {
-    /// Does what `order` says, for the connections of this node.
-    pub(super) async fn obey(self: &Arc<Self>, app: AppId, order: Order) -> Result {
+    /// Does what `order` of the node `from` says, for the connections of this node.
+    pub(super) async fn obey(self: &Arc<Self>, app: AppId, from: NodeId, order: Order) -> Result {
         match order {
-            Order::Hello | Order::Done { .. } | Order::Receipt { .. } => {
+            Order::Hello | Order::Rules { .. } | Order::Done { .. } | Order::Receipt { .. } => {
                 to_raw_value(&Part::default())
             }
             Order::Disconnect { aim, code, reason } => {
@@ -32,13 +32,14 @@ impl Node {
             }
             Order::Join { channel, aim } => said(self.join_as_told(app, channel, aim).await),
             Order::Leave { channel, aim } => {
-                let leaving = async { self.leave_all(app, channel, Self::target_of(aim)?).await };
-                said(leaving.await.map(|n| Number { n }))
+                let leaving = async { self.leave_here(app, channel, Self::target_of(aim)?).await };
+                said(leaving.await)
             }
             Order::User { user } => to_raw_value(&Number {
                 n: self.user_connections(app, &user) as u64,
             }),
             Order::Count { channel } => to_raw_value(&self.present(app, &channel)),
+            Order::Counts { channels } => to_raw_value(&self.presents(app, &channels).await),
             Order::Channels {
                 prefix,
                 after,
@@ -70,7 +71,7 @@ impl Node {
             Order::Recall { id, user, device } => {
                 to_raw_value(&self.hand_out(app, &id, user.as_deref(), device.as_deref()))
             }
-            Order::Settle { id, taken } => to_raw_value(&self.settle(&id, &taken)),
+            Order::Settle { id, taken } => to_raw_value(&self.settle(&id, &taken, from)),
             Order::Tallies { channel, users } => to_raw_value(&Tallies {
                 tallies: self.hub.presence(app).tallies(&channel, &users),
             }),
@@ -88,6 +89,24 @@ impl Node {
                 said(self.replace_as_told(app, &user, wanted, at).await)
             }
         }
+    }
+
+    /// Takes the connections that `target` means out of `channel` on this node; see [`Node::leave_all`]. Says as well where
+    /// clients went who may have been missed.
+    pub(super) async fn leave_here(
+        self: &Arc<Self>,
+        app: AppId,
+        channel: String,
+        target: Target,
+    ) -> std::result::Result<Leavers, NodeError> {
+        let n = self.leave_all(app, channel.clone(), target).await?;
+        // After that: a place that was not found any more was noted before it went.
+        let moved = self.cluster.as_ref().map(|cluster| {
+            let all = cluster.peers.all().into_iter().map(|peer| peer.id);
+            cluster.moved.of(app, &channel, all)
+        });
+        let moved = moved.unwrap_or_default();
+        Ok(Leavers { n, moved })
     }
 
     async fn disconnect_as_told(
@@ -135,6 +154,22 @@ impl Node {
         }
     }
 
+    /// Who is in each of `channels` here: of as many as one answer may have bytes, and one at least.
+    pub(super) async fn presents(&self, app: AppId, channels: &[String]) -> Vec<Present> {
+        let (mut presents, mut bytes) = (Vec::new(), 0);
+        let mut slice = TimeSlice::begin();
+        for channel in channels {
+            let present = self.present(app, channel);
+            bytes += present.bytes();
+            if bytes > PAGE_BYTES && !presents.is_empty() {
+                break;
+            }
+            presents.push(present);
+            slice.rest().await;
+        }
+        presents
+    }
+
     /// The channels that someone is in here: up to `limit`, and as many as one answer may have bytes.
     pub(super) async fn listed(
         &self,
@@ -143,7 +178,7 @@ impl Node {
         after: Option<&str>,
         limit: usize,
     ) -> Vec<Listed> {
-        let found = self.hub.presence(app).list(prefix, after, limit);
+        let found = self.hub.presence(app).list(prefix, after, limit).await;
         let (mut listed, mut bytes) = (Vec::<Listed>::new(), 0);
         let mut slice = TimeSlice::begin();
         for (channel, Count { connections, users }) in found {
@@ -156,8 +191,7 @@ impl Node {
                     names: None,
                 },
             };
-            let names = present.names.iter().flatten();
-            bytes += channel.len() + LISTED_BYTES + names.map(|name| name.len() + 3).sum::<usize>();
+            bytes += channel.len() + present.bytes();
             if bytes > PAGE_BYTES
                 && let Some(last) = listed.last_mut()
             {
@@ -215,7 +249,7 @@ impl Node {
     pub(super) async fn page_of_connections(
         &self,
         app: AppId,
-        target: super::super::Target,
+        target: Target,
         from: Option<&str>,
         (limit, max_bytes): (usize, usize),
     ) -> std::result::Result<Page, NodeError> {

@@ -1,11 +1,16 @@
 //! What one node may ask of another, and what it answers.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::revoked::Changes;
-use crate::{limits::PAGE_BYTES, protocol::envelope::Aim};
+use super::{moved::Move, revoked::Changes};
+use crate::{
+    limits::{LISTED_BYTES, PAGE_BYTES},
+    protocol::envelope::Aim,
+};
 
 /// Something that another node is to look up or to do, for its own connections.
 #[derive(Debug, Serialize, Deserialize)]
@@ -13,6 +18,11 @@ use crate::{limits::PAGE_BYTES, protocol::envelope::Aim};
 pub(super) enum Order {
     /// The node that asks has just come; nothing is to be answered.
     Hello,
+    /// The node that asks has these rules for its apps, as digests; nothing is to be answered.
+    Rules {
+        node: String,
+        apps: BTreeMap<String, String>,
+    },
     /// What one node was to do of a program's message is done; nothing is to be answered.
     Done {
         digest: String,
@@ -39,6 +49,10 @@ pub(super) enum Order {
     },
     Count {
         channel: String,
+    },
+    /// The same of many channels. The answer may break off, and has one at least.
+    Counts {
+        channels: Vec<String>,
     },
     Channels {
         prefix: String,
@@ -112,6 +126,14 @@ pub(super) struct Number {
     pub(super) n: u64,
 }
 
+/// How many a node has taken out of a channel, and where it has handed places of the channel over shortly before.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Leavers {
+    pub(super) n: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) moved: Vec<Move>,
+}
+
 /// What became of a joining.
 #[expect(clippy::struct_field_names, reason = "they are the API's names")]
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -129,6 +151,14 @@ pub(super) struct Present {
     /// The users themselves where they are few, so that one on several nodes counts once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) names: Option<Vec<String>>,
+}
+
+impl Present {
+    /// What it counts for in an answer, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let names = self.names.iter().flatten();
+        LISTED_BYTES + names.map(|name| name.len() + 3).sum::<usize>()
+    }
 }
 
 /// A channel on one node.

@@ -6,7 +6,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use serde_json::value::to_raw_value;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
 };
 use uuid::Uuid;
@@ -16,13 +16,14 @@ use super::{
     Cluster,
     kept::{self, Arrived},
     order::{Order, Part, Refusal},
+    room::Room,
 };
 use crate::{
     broker::{Inbox, Incoming, Topic},
     history::{Key, Position},
     hub::{Counts, Reach, Selection, Ticket},
     id::{AppId, NodeId},
-    limits::{ORDERS_AT_ONCE, RECENT_PUBLICATIONS},
+    limits::{PROGRAM_BYTES, RECENT_PUBLICATIONS},
     log_limit::Line,
     predicate::Value,
     protocol::{
@@ -73,7 +74,14 @@ impl<T, K: Hash + Eq + Copy> Recent<T, K> {
 #[derive(Debug)]
 pub(crate) enum Program {
     /// What a program says.
-    Said { app: AppId, message: Bytes },
+    Said {
+        app: AppId,
+        message: Bytes,
+        /// Held while the message waits.
+        room: OwnedSemaphorePermit,
+    },
+    /// A program says more than a body may have bytes.
+    TooLong { app: AppId, bytes: usize },
     /// Another node has done what one was to do of the message with this digest.
     Done { digest: String },
 }
@@ -83,20 +91,23 @@ struct Ear {
     node: Arc<Node>,
     /// Events for everyone that are being placed: in order among each other, and before whatever comes next.
     to_everyone: JoinSet<()>,
-    orders: Arc<Semaphore>,
+    orders: Room,
     programs: mpsc::Sender<Program>,
+    /// For the bytes of programs' messages that wait.
+    room: Arc<Semaphore>,
 }
 
 impl Node {
     /// Takes what comes from the bus until that ends. Messages of programs that act straight through Redis go on to
     /// `programs`. Runs on a `LocalSet`.
     pub(crate) async fn hear(self: Arc<Self>, mut inbox: Inbox, programs: mpsc::Sender<Program>) {
-        let orders = Arc::new(Semaphore::new(ORDERS_AT_ONCE));
+        let orders = Room::new(self.apps.len());
         let mut ear = Ear {
             node: self,
             to_everyone: JoinSet::new(),
             orders,
             programs,
+            room: Arc::new(Semaphore::new(PROGRAM_BYTES)),
         };
         let mut slice = TimeSlice::begin();
         while let Some(incoming) = inbox.next().await {
@@ -105,12 +116,7 @@ impl Node {
                 Incoming::Message {
                     topic: Topic::Dispatch(app),
                     payload,
-                } => {
-                    ear.program(Program::Said {
-                        app,
-                        message: payload,
-                    });
-                }
+                } => ear.said(app, payload),
                 Incoming::Message { payload, .. } => ear.message(&payload).await,
                 Incoming::Gap => {
                     tracing::warn!(
@@ -162,7 +168,7 @@ impl Node {
     ) -> (Reach, Ticket) {
         loop {
             let reach = self.hub.reach(selection);
-            if let Ok(ticket) = self.hub.admit(&reach, bytes).await {
+            if let Ok(ticket) = self.hub.admit(selection.app, &reach, bytes).await {
                 return (reach, ticket);
             }
         }
@@ -173,7 +179,11 @@ impl Ear {
     async fn message(&mut self, payload: &[u8]) {
         let node = self.node.clone();
         let Some(cluster) = &node.cluster else { return };
-        match Envelope::read(payload) {
+        let envelope = Envelope::read(payload);
+        if let Ok(envelope) = &envelope {
+            cluster.silent.heard(NodeId(envelope.origin()));
+        }
+        match envelope {
             Ok(Envelope::Event { header, frame }) => self.event(cluster, header, frame).await,
             Ok(Envelope::Kept {
                 epoch,
@@ -193,11 +203,11 @@ impl Ear {
             Ok(Envelope::Answer(answer)) => cluster.asked.answered(&answer),
             Err(error @ EnvelopeError::Version(_)) => {
                 node.metrics.bus_unknown_version.inc();
-                tracing::debug!(%error, "a message of the bus was skipped");
+                tracing::debug!(%error, "a message of another node was skipped");
             }
             Err(error) => {
                 node.metrics.bus_skipped.inc();
-                tracing::debug!(%error, "a message of the bus was skipped");
+                tracing::debug!(%error, "a message of another node was skipped");
             }
         }
     }
@@ -320,6 +330,9 @@ impl Ear {
             cluster.renew.notify_one();
             return;
         }
+        if let Order::Rules { node, apps } = order {
+            return self.node.compare_rules(&node, &apps);
+        }
         if let Order::Done { digest } = order {
             return self.program(Program::Done { digest });
         }
@@ -344,12 +357,12 @@ impl Ear {
             });
             return;
         }
-        let permit = self.orders.clone().try_acquire_owned();
+        let permit = self.orders.take(app, &order);
         tokio::task::spawn_local(async move {
             let Some(cluster) = &node.cluster else { return };
             let result = match permit {
-                Ok(_permit) => node.obey(app, order).await,
-                Err(_) => to_raw_value(&Refusal {
+                Some(_permit) => node.obey(app, from, order).await,
+                None => to_raw_value(&Refusal {
                     error: "too many requests at once".to_owned(),
                 }),
             };
@@ -359,12 +372,29 @@ impl Ear {
         });
     }
 
+    /// Takes in what a program says, if it is no longer than the body of a call may be.
+    fn said(&self, app: AppId, message: Bytes) {
+        let bytes = message.len();
+        if bytes > self.node.live().config.limits.body_bytes {
+            return self.program(Program::TooLong { app, bytes });
+        }
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        match self.room.clone().try_acquire_many_owned(permits) {
+            Ok(room) => self.program(Program::Said { app, message, room }),
+            Err(_) => self.drop_program(),
+        }
+    }
+
     fn program(&self, program: Program) {
         if self.programs.try_send(program).is_err() {
-            self.node.metrics.bus_skipped.inc();
-            if let Some(others) = self.node.lines().note(Line::ProgramsOverflow) {
-                tracing::warn!(others, "a message of a program was dropped: too many wait");
-            }
+            self.drop_program();
+        }
+    }
+
+    fn drop_program(&self) {
+        self.node.metrics.bus_skipped.inc();
+        if let Some(others) = self.node.lines().note(Line::ProgramsOverflow) {
+            tracing::warn!(others, "a message of a program was dropped: too many wait");
         }
     }
 }

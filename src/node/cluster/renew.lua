@@ -1,11 +1,11 @@
--- Renews one node's lease; answers who leads, all leases, the nodes to be reaped by this one, and whether it was itself
--- taken for dead.
--- KEYS: leases by their end, the leader, nodes that have ever been there, those being reaped and since when, the grace, and
--- those that were reaped.
+-- Renews one node's lease; answers who leads, all leases, the nodes to be reaped by this one, whether it was itself taken for
+-- dead, and the nodes that gave their leases up in the last hour.
+-- KEYS: leases by their end, the leader, nodes that have ever been there, those being reaped and since when, the grace,
+-- those that were reaped, and those that gave their leases up.
 -- ARGV: the lease ("<id> <name>"), its length in ms, 1 if this node has held one before, and how long all this outlives the
 -- last renewal of any node, in ms.
 -- Redis' clock alone decides, so that nodes need not agree on the time.
-local leases, leader, nodes, reaping, grace, reaped = unpack(KEYS)
+local leases, leader, nodes, reaping, grace, reaped, left = unpack(KEYS)
 local mine, length, again = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 
 local function id_of(lease)
@@ -49,4 +49,11 @@ end
 for _, key in ipairs({leases, nodes, reaping}) do
   redis.call('PEXPIRE', key, ARGV[4])
 end
-return {leads, held, dead, redis.call('HDEL', reaped, id_of(mine))}
+
+local gone = redis.call('HGETALL', left)
+for at = 1, #gone, 2 do
+  if now - tonumber(gone[at + 1]) > 3600000 then
+    redis.call('HDEL', left, gone[at])
+  end
+end
+return {leads, held, dead, redis.call('HDEL', reaped, id_of(mine)), gone}

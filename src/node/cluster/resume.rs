@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use ahash::AHashSet;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use smol_str::SmolStr;
@@ -13,7 +14,8 @@ use super::{
 };
 use crate::{
     broker::{BusError, Topic},
-    id::{AppId, ConnectionId},
+    hub::Snapshot,
+    id::{AppId, ConnectionId, NodeId},
     limits::{HANDED_OVER, LEFT_AGAIN, LEFT_TRIES},
     log_limit::Line,
     predicate::Value,
@@ -49,6 +51,16 @@ impl Former {
     }
 }
 
+/// What a node says that let go of a lost connection's places.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Settled {
+    /// The channels in which it still had its place. It was taken out of the others.
+    Claimed(Vec<String>),
+    /// False: its time was over, and it has left them all. True is what a node of an earlier version says.
+    Held(bool),
+}
+
 /// The channels of another node's lost connection, on their way to the one here that takes its place. Their members are
 /// told that the lost one has left those that were not taken when this is dropped: its own node says nothing any more.
 #[derive(Debug)]
@@ -59,8 +71,6 @@ pub(crate) struct Takeover {
     user: Option<SmolStr>,
     profile: Box<RawValue>,
     channels: VecDeque<FormerChannel>,
-    /// Its node tells the members itself.
-    is_theirs: bool,
 }
 
 impl Takeover {
@@ -74,14 +84,38 @@ impl Takeover {
         self.channels.pop_front();
     }
 
+    /// Keeps the channels in which the lost connection still had its place. Returns those that it has left since its time was
+    /// over.
+    fn keep(&mut self, settled: &Settled) -> Vec<String> {
+        let claimed: AHashSet<&str> = match settled {
+            Settled::Claimed(claimed) => claimed.iter().map(String::as_str).collect(),
+            Settled::Held(true) => return Vec::new(),
+            Settled::Held(false) => AHashSet::new(),
+        };
+        let limbo = &self.node.hub.context().limbo;
+        let all = std::mem::take(&mut self.channels);
+        let (kept, gone): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|channel| claimed.contains(&*channel.name));
+        self.channels = kept.into();
+        for channel in &gone {
+            limbo.give_up(&self.lost, &channel.name);
+        }
+        let gone = gone.into_iter().map(|channel| channel.name);
+        match settled {
+            Settled::Held(_) => gone.collect(),
+            // As on its own node: a channel that it was taken out of does not come back.
+            Settled::Claimed(_) => Vec::new(),
+        }
+    }
+
     /// Gives the next channel up.
     pub(crate) fn give_up(&mut self) {
         let Some(FormerChannel { name, .. }) = self.channels.pop_front() else {
             return;
         };
-        if self.is_theirs {
-            return;
-        }
+        // It may have been claimed, or taken out of the channel: its members are told here all the same.
+        self.node.hub.context().limbo.give_up(&self.lost, &name);
         let user: Vec<String> = self.user.iter().map(ToString::to_string).collect();
         let tally = self
             .node
@@ -183,43 +217,49 @@ impl Node {
             .flatten()
     }
 
-    /// Tells the node of the lost connection `id` of `user` which channels its client is about to come back to here; the
-    /// others are left.
+    /// Tells the node of the lost connection `id` which channels its client is about to come back to here, as `own`; the others
+    /// are left. Returns the channels to come back to, and the names of those that it comes too late for.
     pub(crate) async fn settle_elsewhere(
         self: &Arc<Self>,
-        app: AppId,
+        own: &Snapshot,
         id: ConnectionId,
-        user: Option<SmolStr>,
         former: Former,
-    ) -> Takeover {
-        let taken = former
-            .channels
-            .iter()
-            .map(|channel| channel.name.clone())
-            .collect();
+    ) -> (Takeover, Vec<String>) {
+        let app = own.app;
+        let names = former.channels.iter().map(|channel| &channel.name);
+        let taken: Vec<String> = names.cloned().collect();
         let mut takeover = Takeover {
             node: self.clone(),
             app,
             lost: id,
-            user,
+            user: own.user_name().cloned(),
             profile: former.profile,
             channels: former.channels.into(),
-            is_theirs: false,
         };
         let Some(cluster) = &self.cluster else {
-            return takeover;
+            return (takeover, Vec::new());
         };
+
+        // Before that node lets go of the places: whoever takes connections out of the channel finds them there or here.
+        let mut lost = own.clone();
+        Arc::make_mut(&mut lost).attributes.connection.id = id;
+        let places: Vec<SmolStr> = taken.iter().map(SmolStr::from).collect();
+        self.hub.context().limbo.expect(&lost, &places);
+
         let order = Order::Settle {
             id: id.to_string(),
             taken,
         };
-        match self.ask_one(cluster, app, id.node, &order).await {
-            Some(said) => takeover.is_theirs = said.get() == "false",
-            None => {
-                tracing::debug!(connection = %id, "its node did not say that it handed its channels over");
-            }
-        }
-        takeover
+        let said = self.ask_one(cluster, app, id.node, &order).await;
+        let settled = said.and_then(|said| serde_json::from_str::<Settled>(said.get()).ok());
+        let gone = if let Some(settled) = settled {
+            takeover.keep(&settled)
+        } else {
+            // It may have crashed; its client is not to lose its channels for that.
+            tracing::debug!(connection = %id, "its node did not say that it handed its channels over");
+            Vec::new()
+        };
+        (takeover, gone)
     }
 
     /// Hands out what this node has of a lost connection.
@@ -255,25 +295,30 @@ impl Node {
         Some(Former { profile, channels })
     }
 
-    /// Lets go of what was handed out; true if it was still held.
-    pub(super) fn settle(&self, id: &str, taken: &[String]) -> bool {
-        let Some(cluster) = &self.cluster else {
-            return false;
+    /// Lets go of what was handed out to the node `to`, where its client takes the places in the channels `taken`.
+    pub(super) fn settle(&self, id: &str, taken: &[String], to: NodeId) -> Settled {
+        let handed = self.cluster.as_ref().and_then(|cluster| {
+            let id = id.parse::<ConnectionId>().ok()?;
+            let recalled: Recalled = cluster.handed.lock().remove(&id)?;
+            Some((cluster, recalled))
+        });
+        let Some((cluster, mut recalled)) = handed else {
+            return Settled::Held(false);
         };
-        let Some(id) = id.parse::<ConnectionId>().ok() else {
-            return false;
-        };
-        let recalled: Option<Recalled> = cluster.handed.lock().remove(&id);
-        let Some(mut recalled) = recalled else {
-            return false;
-        };
+        let (app, taken) = (recalled.lost.app, taken.iter().map(String::as_str));
+        let taken: AHashSet<&str> = taken.collect();
+        let mut claimed = Vec::new();
         while let Some((channel, _)) = recalled.next() {
-            if taken.iter().any(|taken| **taken == *channel) {
-                recalled.hand_over();
-            } else {
+            if !taken.contains(&*channel) {
                 recalled.give_up();
+                continue;
+            }
+            // Before the place is gone from here: whoever does not find it any more learns where it went.
+            cluster.moved.note(app, &channel, to);
+            if recalled.hand_over() {
+                claimed.push(channel.to_string());
             }
         }
-        true
+        Settled::Claimed(claimed)
     }
 }

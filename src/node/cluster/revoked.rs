@@ -24,12 +24,14 @@ use super::{
     super::{Node, NodeError, ReplaceReceipt, RevokeReceipt, publish::to_its_end},
     Cluster,
     order::{Number, Order},
+    unreadable,
 };
 use crate::{
     auth::{Revocation, Revoked, unix_now},
     broker::{BusError, Script, Topic},
     id::AppId,
     limits::{MEMBERS_AT_ONCE, REVOCATIONS_OUTLIVE, REVOCATIONS_STORED, TOKEN_LEEWAY},
+    time_slice::TimeSlice,
 };
 
 /// Stores revocations, the stricter of two for the longer time, and answers the numbers of the change before and of this one.
@@ -283,22 +285,27 @@ impl Node {
 
         let (mut stored, now) = (self.stored_revoked(cluster).await?, unix_now());
         let mut over = Vec::new();
+        // There may be a hundred thousand of them, and other nodes' revocations make this node read them again and again.
+        let mut slice = TimeSlice::begin();
         for app in &self.apps {
-            let of_app = stored.remove(&app.id).unwrap_or_default();
-            let (ended, good): (Vec<Revoked>, Vec<Revoked>) = of_app
-                .into_iter()
-                .partition(|(_, revocation)| revocation.until <= now);
-            over.extend(ended.into_iter().map(|ended| (app.id, ended)));
+            let good = stored.remove(&app.id).unwrap_or_default();
             self.give_back_revoked(cluster, app.id, &good, now).await;
 
-            // Only what is news: for each of the others connections were looked for before.
-            let is_news = |(user, revocation): &Revoked| {
-                let known = self.revocations.of(app.id, user);
-                known.is_none_or(|known| {
+            let mut news = Vec::new();
+            for (user, revocation) in good {
+                slice.rest().await;
+                if revocation.until <= now {
+                    over.push((app.id, (user, revocation)));
+                    continue;
+                }
+                // Only what is news: for each of the others connections were looked for before.
+                let known = self.revocations.of(app.id, &user);
+                if known.is_none_or(|known| {
                     known.before < revocation.before || known.until < revocation.until
-                })
-            };
-            let news: Vec<Revoked> = good.into_iter().filter(is_news).collect();
+                }) {
+                    news.push((user, revocation));
+                }
+            }
             let closed = self.refuse_tokens(app.id, &news).await;
             if closed > 0 {
                 tracing::info!(
@@ -327,12 +334,13 @@ impl Node {
         Ok(change.and_then(|change| change.parse().ok()).unwrap_or(0))
     }
 
-    /// All revocations in Redis of the apps that are served here. Read bit by bit: others use the same Redis meanwhile.
+    /// All revocations in Redis of the apps that are served here, by app and user. Read bit by bit: others use the same Redis meanwhile.
     async fn stored_revoked(
         &self,
         cluster: &Cluster,
-    ) -> Result<AHashMap<AppId, Vec<Revoked>>, BusError> {
-        let (mut stored, mut cursor) = (AHashMap::<AppId, Vec<Revoked>>::new(), 0_u64);
+    ) -> Result<AHashMap<AppId, AHashMap<SmolStr, Revocation>>, BusError> {
+        let (mut stored, mut cursor) = (AHashMap::<AppId, AHashMap<_, _>>::new(), 0_u64);
+        let mut slice = TimeSlice::begin();
         loop {
             let mut scan = redis::cmd("HSCAN");
             scan.arg(key(cluster))
@@ -343,9 +351,10 @@ impl Node {
             let (next, some): (u64, Vec<(String, String)>) =
                 redis::from_redis_value(answer).map_err(|error| unreadable(&error))?;
             for (field, value) in some {
-                if let Some((app, revoked)) = read(cluster, &field, &value) {
-                    stored.entry(app).or_default().push(revoked);
+                if let Some((app, (user, revocation))) = read(cluster, &field, &value) {
+                    stored.entry(app).or_default().insert(user, revocation);
                 }
+                slice.rest().await;
             }
             cursor = next;
             if cursor == 0 {
@@ -355,18 +364,28 @@ impl Node {
     }
 
     /// Puts back what this node knows and Redis has lost, as after a failover. That several nodes do so does no harm.
-    async fn give_back_revoked(&self, cluster: &Cluster, app: AppId, stored: &[Revoked], now: u64) {
-        let stored: AHashMap<&str, Revocation> = stored
-            .iter()
-            .map(|(user, revocation)| (&**user, *revocation))
-            .collect();
-        let mut lost = self.revocations.all(app);
-        lost.retain(|(user, revocation)| {
-            let is_there = stored.get(&**user).is_some_and(|stored| {
-                stored.before >= revocation.before && stored.until >= revocation.until
+    async fn give_back_revoked(
+        &self,
+        cluster: &Cluster,
+        app: AppId,
+        stored: &AHashMap<SmolStr, Revocation>,
+        now: u64,
+    ) {
+        let mut lost = Vec::new();
+        let mut slice = TimeSlice::begin();
+        let (mut page, mut next) = self.revocations.page(app, None);
+        loop {
+            page.retain(|(user, revocation)| {
+                let is_there = stored.get(user).is_some_and(|stored| {
+                    stored.before >= revocation.before && stored.until >= revocation.until
+                });
+                revocation.until > now && !is_there
             });
-            revocation.until > now && !is_there
-        });
+            lost.append(&mut page);
+            let Some(from) = next else { break };
+            slice.rest().await;
+            (page, next) = self.revocations.page(app, Some(&from));
+        }
         if lost.is_empty() {
             return;
         }
@@ -458,13 +477,6 @@ fn revoke_order(revoked: &[Revoked], changes: Changes) -> Order {
     Order::Revoke {
         users: users.collect(),
         changes,
-    }
-}
-
-fn unreadable(error: &redis::ParsingError) -> BusError {
-    BusError::Refused {
-        code: "unreadable".to_owned(),
-        message: error.to_string(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The list of this node's members in Redis, which outlives a node that ends without a word.
 //!
-//! It lives as long as the node's lease. Whoever finds a list without a lease tells the channels that these members have
-//! left, and takes it away; so nobody stays who is not there. Where no node comes any more, it goes by itself.
+//! It lives as long as the node's lease. Whoever finds a list without a lease tells the channels, bit by bit, that these members
+//! have left, and takes it away; so nobody stays who is not there. Where no node comes any more, it goes by itself.
 
 use std::{
     collections::VecDeque,
@@ -13,16 +13,17 @@ use ahash::AHashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{super::Node, Cluster, leases::millis};
+use super::{super::Node, Cluster, leases::millis, unreadable};
 use crate::{
     broker::{BusError, Script, Topic},
     hub::{Change, Snapshot, State},
     id::{AppId, NodeId},
-    limits::{MEMBERS_AT_ONCE, NOTICES_TOGETHER, ROSTER_OUTLIVES},
+    limits::{MEMBERS_AT_ONCE, NOTICES_TOGETHER, ROSTER_OUTLIVES, TOLD_BYTES, TOLD_TOGETHER},
     protocol::{
         envelope::{Notices, Told},
         native::{Changes, MemberKind},
     },
+    time_slice::TimeSlice,
 };
 
 /// The fields of a list that change, by name; those without a value go.
@@ -148,7 +149,7 @@ impl Node {
             cluster.bus.key(&home, LIST),
             cluster.bus.key(&home, NEW_LIST),
         );
-        let mut members = self.all_members();
+        let mut members = self.all_members().await;
         // Those who may come back are to leave too if the node does not live to see that they do not.
         members.extend(self.hub.context().limbo.all().await);
         let of = |member: &Snapshot| -> Fields {
@@ -165,7 +166,9 @@ impl Node {
             .command(&home, command("UNLINK", &[&new]))
             .await?;
         let (mut fields, mut is_empty) = (Fields::new(), true);
+        let mut slice = TimeSlice::begin();
         for member in &members {
+            slice.rest().await;
             fields.extend(of(member));
             is_empty &= fields.is_empty();
             if fields.len() >= MEMBERS_AT_ONCE {
@@ -190,8 +193,18 @@ impl Node {
 
     /// Tells other nodes' watchers of all members here: they were taken for gone.
     pub(super) fn announce_members(self: &Arc<Self>) {
-        let mut channels: AHashMap<(AppId, String), Vec<Told>> = AHashMap::new();
-        for member in self.all_members() {
+        let node = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = node.announce().await {
+                tracing::debug!(%error, "other nodes do not know yet that the members here are there");
+            }
+        });
+    }
+
+    async fn announce(&self) -> Result<(), BusError> {
+        let mut telling = Telling::new(self.config.limits.presence_notices);
+        let mut slice = TimeSlice::begin();
+        for member in self.all_members().await {
             for channel in member.channels() {
                 let user: Vec<String> = member.user().map(ToOwned::to_owned).into_iter().collect();
                 let tally = self.hub.presence(member.app).tallies(channel, &user);
@@ -205,58 +218,38 @@ impl Node {
                     previous: None,
                     tally: tally.first().copied().unwrap_or(1),
                 };
-                channels
-                    .entry((member.app, channel.to_owned()))
-                    .or_default()
-                    .push(told);
+                if let Some(full) = telling.add(member.app, channel, told) {
+                    self.tell_all(self.id(), full).await?;
+                }
+                slice.rest().await;
             }
         }
-        let node = self.clone();
-        tokio::spawn(async move {
-            if let Err(error) = node.tell_all(node.id(), channels).await {
-                tracing::debug!(%error, "other nodes do not know yet that the members here are there");
-            }
-        });
+        self.tell_all(self.id(), telling.take()).await
     }
 
-    /// Tells the nodes of what has become of many members of the node `origin`, as counts where they are more than may be
-    /// told by name.
-    async fn tell_all(
-        &self,
-        origin: NodeId,
-        channels: AHashMap<(AppId, String), Vec<Told>>,
-    ) -> Result<(), BusError> {
+    /// Tells the nodes of what has become of members of the node `origin`.
+    async fn tell_all(&self, origin: NodeId, channels: Groups) -> Result<(), BusError> {
         let Some(cluster) = &self.cluster else {
             return Ok(());
         };
         let mut sent = VecDeque::new();
-        for ((app, channel), mut members) in channels {
+        let mut slice = TimeSlice::begin();
+        for ((app, channel), Group { named, counts }) in channels {
             if sent.len() >= NOTICES_TOGETHER
                 && let Some(first) = sent.pop_front()
             {
                 first.await?;
             }
-            let many = members.len() > self.config.limits.presence_notices as usize;
-            let changes = many.then(|| {
-                let of = |kind| members.iter().filter(|told| told.kind == kind).count() as u64;
-                Changes {
-                    joined: of(MemberKind::Joined),
-                    left: of(MemberKind::Left),
-                    updated: 0,
-                }
-            });
-            if many {
-                members.clear();
-            }
-            let (origin, app_name) = (origin.0, self.app(app).name.to_string());
+            let changes = named.is_none().then_some(counts);
             let notices = Notices {
-                origin,
-                app: app_name,
+                origin: origin.0,
+                app: self.app(app).name.to_string(),
                 channel,
-                members,
+                members: named.unwrap_or_default(),
                 changes,
             };
             sent.push_back(Self::publish_notices(cluster, app, &notices));
+            slice.rest().await;
         }
         for last in sent {
             last.await?;
@@ -265,8 +258,9 @@ impl Node {
     }
 
     /// Connections that are in a channel.
-    fn all_members(&self) -> Vec<Snapshot> {
+    async fn all_members(&self) -> Vec<Snapshot> {
         let mut members = Vec::new();
+        let mut slice = TimeSlice::begin();
         for shard in self.hub.shards() {
             let mut next = Some(0);
             while let Some(from) = next {
@@ -282,6 +276,7 @@ impl Node {
                     }
                     rest
                 });
+                slice.rest().await;
             }
         }
         members
@@ -291,86 +286,203 @@ impl Node {
         format!("{} {channel} {}", self.app(app).name, member.id())
     }
 
-    /// Tells the channels of a node that has ended without a word that its members have left, and forgets them. Done by
-    /// one node for each that ended, and again by another where it does not get through.
-    pub(super) async fn reap(self: Arc<Self>, dead: NodeId) {
-        let done = self.reap_now(dead).await;
-        if let Err(error) = done {
-            tracing::warn!(node = %dead, %error, "members of a node that has gone stay for now, and leave later");
+    /// Tells the channels of a node that has ended that its members have left, and forgets them. Done by one node for each that
+    /// ended, and again by another where it does not get through.
+    pub(super) async fn reap(self: Arc<Self>, dead: Gone) {
+        match self.reap_now(dead.id).await {
+            Ok(members) if dead.is_planned => {
+                tracing::debug!(node = %dead.name, members, "members that a node has left behind have left");
+            }
+            Ok(members) => {
+                tracing::warn!(node = %dead.name, members, "a node has gone without a word; its members have left");
+            }
+            Err(error) => {
+                tracing::warn!(node = %dead.name, %error, "members of a node that has gone stay for now, and leave later");
+            }
         }
     }
 
-    async fn reap_now(&self, dead: NodeId) -> Result<(), BusError> {
+    /// Returns how many memberships there were. They are read and told bit by bit: they may be more than this node has room for,
+    /// and others use the same Redis meanwhile.
+    async fn reap_now(&self, dead: NodeId) -> Result<u64, BusError> {
         let Some(cluster) = &self.cluster else {
-            return Ok(());
+            return Ok(0);
         };
         let home = Topic::Node(dead);
         let (list, new) = (
             cluster.bus.key(&home, LIST),
             cluster.bus.key(&home, NEW_LIST),
         );
-        let mut members = self.read_list(cluster, &home, &list).await?;
-        members.extend(self.read_list(cluster, &home, &new).await?);
-        tracing::warn!(node = %dead, members = members.len(), "a node has gone without a word; its members leave");
-        let mut channels: AHashMap<(AppId, String), Vec<Told>> = AHashMap::new();
-        for (field, value) in members {
-            let mut parts = field.splitn(3, ' ');
-            let (Some(app), Some(channel), Some(id)) = (parts.next(), parts.next(), parts.next())
-            else {
-                continue;
-            };
-            let (Some(app), Ok(listed)) = (cluster.app_named(app), serde_json::from_slice(&value))
-            else {
-                continue;
-            };
-            let Listed { user, data } = listed;
-            let (kind, id) = (MemberKind::Left, id.to_owned());
-            let told = Told {
-                kind,
-                id,
-                user,
-                data,
-                previous: None,
-                tally: 0,
-            };
-            channels
-                .entry((app, channel.to_owned()))
-                .or_default()
-                .push(told);
+        let mut telling = Telling::new(self.config.limits.presence_notices);
+        let (mut members, mut slice) = (0, TimeSlice::begin());
+        for at in [&list, &new] {
+            let mut cursor = Some(0);
+            while let Some(from) = cursor {
+                let (mut page, next) = Self::read_page(cluster, &home, at, from).await?;
+                if at == &new {
+                    // The node ended while it wrote the list anew; these were told.
+                    page = Self::without_listed(cluster, &home, &list, page).await?;
+                }
+                cursor = next;
+                for (field, value) in page {
+                    slice.rest().await;
+                    let Some((app, channel, told)) = left(cluster, &field, &value) else {
+                        continue;
+                    };
+                    members += 1;
+                    if let Some(full) = telling.add(app, channel, told) {
+                        // As the one who is gone, so that this node hears it as well.
+                        self.tell_all(dead, full).await?;
+                    }
+                }
+            }
         }
-        // As the one who is gone, so that this node hears it as well.
-        self.tell_all(dead, channels).await?;
+        self.tell_all(dead, telling.take()).await?;
         cluster
             .bus
             .command(&home, command("UNLINK", &[&list, &new]))
             .await?;
-        self.reaped(cluster, dead).await
+        self.reaped(cluster, dead).await?;
+        Ok(members)
     }
 
-    /// Reads a list bit by bit: others use the same Redis meanwhile.
-    async fn read_list(
-        &self,
+    /// Reads some of a list, and where the rest begins.
+    async fn read_page(
         cluster: &Cluster,
         home: &Topic,
         list: &[u8],
-    ) -> Result<AHashMap<String, Vec<u8>>, BusError> {
-        let (mut members, mut cursor) = (AHashMap::new(), 0_u64);
-        loop {
-            let mut scan = redis::cmd("HSCAN");
-            scan.arg(list).arg(cursor).arg("COUNT").arg(MEMBERS_AT_ONCE);
-            let answer = cluster.bus.command(home, scan).await?;
-            let (next, some): (u64, Vec<(String, Vec<u8>)>) = redis::from_redis_value(answer)
-                .map_err(|error| BusError::Refused {
-                    code: "unreadable".to_owned(),
-                    message: error.to_string(),
-                })?;
-            members.extend(some);
-            cursor = next;
-            if cursor == 0 {
-                return Ok(members);
-            }
+        from: u64,
+    ) -> Result<(Page, Option<u64>), BusError> {
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(list).arg(from).arg("COUNT").arg(MEMBERS_AT_ONCE);
+        let answer = cluster.bus.command(home, scan).await?;
+        let (next, page): (u64, Page) =
+            redis::from_redis_value(answer).map_err(|error| unreadable(&error))?;
+        Ok((page, Some(next).filter(|next| *next > 0)))
+    }
+
+    /// The members of `page` that are not in `list`.
+    async fn without_listed(
+        cluster: &Cluster,
+        home: &Topic,
+        list: &[u8],
+        page: Page,
+    ) -> Result<Page, BusError> {
+        if page.is_empty() {
+            return Ok(page);
+        }
+        let mut get = redis::cmd("HMGET");
+        get.arg(list);
+        for (field, _) in &page {
+            get.arg(field);
+        }
+        let answer = cluster.bus.command(home, get).await?;
+        let listed: Vec<Option<Vec<u8>>> =
+            redis::from_redis_value(answer).map_err(|error| unreadable(&error))?;
+        let new = page.into_iter().zip(listed);
+        Ok(new
+            .filter_map(|(member, listed)| listed.is_none().then_some(member))
+            .collect())
+    }
+}
+
+/// A part of a list: fields and values.
+type Page = Vec<(String, Vec<u8>)>;
+
+/// A node that has gone.
+#[derive(Debug)]
+pub(super) struct Gone {
+    pub(super) id: NodeId,
+    /// Its id, where nobody here knew it.
+    pub(super) name: Arc<str>,
+    /// It has said so.
+    pub(super) is_planned: bool,
+}
+
+/// What has become of members of one channel.
+#[derive(Debug, Default)]
+struct Group {
+    /// Nothing where they are more than may be told by name.
+    named: Option<Vec<Told>>,
+    counts: Changes,
+}
+
+type Groups = AHashMap<(AppId, String), Group>;
+
+/// What has become of many members, by channel: as counts where they are more than may be told by name. It is to be told whenever
+/// it has grown to [`TOLD_TOGETHER`].
+#[derive(Debug)]
+struct Telling {
+    named_at_most: usize,
+    groups: Groups,
+    bytes: usize,
+}
+
+impl Telling {
+    /// Nothing yet, for channels that tell `named_at_most` members by name.
+    fn new(named_at_most: u32) -> Self {
+        Self {
+            named_at_most: named_at_most as usize,
+            groups: Groups::new(),
+            bytes: 0,
         }
     }
+
+    /// Adds one. Returns what is to be told now.
+    fn add(&mut self, app: AppId, channel: &str, told: Told) -> Option<Groups> {
+        let key = (app, channel.to_owned());
+        let group = self.groups.entry(key).or_insert_with(|| {
+            self.bytes += TOLD_BYTES + channel.len();
+            Group {
+                named: Some(Vec::new()),
+                ..Group::default()
+            }
+        });
+        match told.kind {
+            MemberKind::Joined => group.counts.joined += 1,
+            MemberKind::Left => group.counts.left += 1,
+            MemberKind::Updated => group.counts.updated += 1,
+        }
+        if let Some(named) = &mut group.named {
+            if named.len() < self.named_at_most {
+                self.bytes += bytes_of(&told);
+                named.push(told);
+            } else {
+                self.bytes -= named.iter().map(bytes_of).sum::<usize>();
+                group.named = None;
+            }
+        }
+        (self.bytes >= TOLD_TOGETHER).then(|| self.take())
+    }
+
+    fn take(&mut self) -> Groups {
+        self.bytes = 0;
+        std::mem::take(&mut self.groups)
+    }
+}
+
+/// What a member takes until it is told.
+fn bytes_of(told: &Told) -> usize {
+    let user = told.user.as_ref().map_or(0, String::len);
+    let data = told.data.as_ref().map_or(0, |data| data.get().len());
+    TOLD_BYTES + told.id.len() + user + data
+}
+
+/// That a listed member has left; nothing for an app that is not served here.
+fn left<'f>(cluster: &Cluster, field: &'f str, value: &[u8]) -> Option<(AppId, &'f str, Told)> {
+    let mut parts = field.splitn(3, ' ');
+    let (app, channel, id) = (parts.next()?, parts.next()?, parts.next()?);
+    let app = cluster.app_named(app)?;
+    let Listed { user, data } = serde_json::from_slice(value).ok()?;
+    let told = Told {
+        kind: MemberKind::Left,
+        id: id.to_owned(),
+        user,
+        data,
+        previous: None,
+        tally: 0,
+    };
+    Some((app, channel, told))
 }
 
 fn command(name: &str, keys: &[&[u8]]) -> redis::Cmd {
@@ -389,4 +501,55 @@ fn listed(member: &Snapshot) -> Vec<u8> {
     };
     // Texts and JSON always serialize.
     serde_json::to_vec(&listed).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const APP: AppId = AppId(0);
+
+    fn told(n: usize, data: usize) -> Told {
+        Told {
+            kind: MemberKind::Left,
+            id: n.to_string(),
+            user: None,
+            data: RawValue::from_string(format!("\"{}\"", "x".repeat(data))).ok(),
+            previous: None,
+            tally: 0,
+        }
+    }
+
+    #[test]
+    fn more_members_than_may_be_named_are_a_number_and_take_no_room() {
+        let mut telling = Telling::new(20);
+        for n in 0..20 {
+            assert!(telling.add(APP, "few", told(n, 1)).is_none());
+        }
+        let bytes = telling.bytes;
+        for n in 0..100_000 {
+            assert!(telling.add(APP, "many", told(n, 8000)).is_none());
+        }
+        assert!(telling.bytes < bytes + 2 * TOLD_BYTES);
+        let groups = telling.take();
+        let few = &groups[&(APP, "few".to_owned())];
+        assert_eq!(few.named.as_ref().map(Vec::len), Some(20));
+        let many = &groups[&(APP, "many".to_owned())];
+        assert_eq!((many.named.is_none(), many.counts.left), (true, 100_000));
+        assert_eq!(telling.bytes, 0);
+    }
+
+    #[test]
+    fn what_is_held_before_it_is_told_is_bounded() {
+        let mut telling = Telling::new(20);
+        let (mut most, mut members) = (0, 0);
+        for n in 0..10_000 {
+            let full = telling.add(APP, &n.to_string(), told(n, 4000));
+            most = most.max(telling.bytes);
+            members += full.map_or(0, |full| full.len());
+        }
+        members += telling.take().len();
+        assert_eq!(members, 10_000);
+        assert!(most < TOLD_TOGETHER, "{most}");
+    }
 }

@@ -12,7 +12,8 @@ use crate::{
         Node, NodeError, Placement, Receipt,
         cluster::{Appending, Message, Patience},
     },
-    protocol::envelope::Header,
+    protocol::envelope::Tails,
+    time_slice::TimeSlice,
 };
 
 impl Node {
@@ -31,13 +32,14 @@ impl Node {
         let Some(Message::Kept(header)) = message else {
             return Ok(receipt);
         };
+        let tails = Tails::new(&header, &draft);
         let new = New {
             id,
             draft,
             omit,
             tail: None,
         };
-        self.append_all(selection.app, keeping, new, &header, &mut receipt)
+        self.append_all(selection.app, keeping, new, &tails, &mut receipt)
             .await?;
         Ok(receipt)
     }
@@ -47,7 +49,7 @@ impl Node {
         app: AppId,
         keeping: Keeping,
         new: New,
-        header: &Header<'_>,
+        tails: &Tails<'_>,
         receipt: &mut Receipt,
     ) -> Result<(), NodeError> {
         match keeping {
@@ -57,7 +59,7 @@ impl Node {
                 self.app(app).metrics.encodings.inc();
                 let mut patience = Patience::new(self.config.limits.redis_timeout);
                 let (position, counts) = match self
-                    .append_over_bus(&key, &keep, new, header)?
+                    .append_over_bus(&key, &keep, new, tails)?
                     .end(&mut patience)
                     .await
                 {
@@ -78,13 +80,14 @@ impl Node {
                 self.app(app).metrics.encodings.inc();
                 let keys: Vec<Key> = users.into_iter().map(|user| Key::user(app, user)).collect();
                 if let Err(error) = self
-                    .keep_for_users(&keys, &keep, &new, header, receipt)
+                    .keep_for_users(&keys, &keep, &new, tails, receipt)
                     .await
                 {
                     return self.unsure(error, receipt);
                 }
             }
         }
+        let header = tails.header();
         if header.receipt {
             self.add_others(app, header.id, receipt).await;
         }
@@ -102,17 +105,20 @@ impl Node {
         keys: &[Key],
         keep: &Keep,
         new: &New,
-        header: &Header<'_>,
+        tails: &Tails<'_>,
         receipt: &mut Receipt,
     ) -> Result<(), NodeError> {
         let mut patience = Patience::new(self.config.limits.redis_timeout);
         let mut waiting = keys.iter();
         let mut under_way: VecDeque<Appending<'_>> = VecDeque::new();
         let mut failed: Option<NodeError> = None;
+        let mut slice = TimeSlice::begin();
         loop {
             while failed.is_none() && under_way.len() < STORED_AT_ONCE {
                 let Some(key) = waiting.next() else { break };
-                under_way.push_back(self.append_over_bus(key, keep, new.clone(), header)?);
+                under_way.push_back(self.append_over_bus(key, keep, new.clone(), tails)?);
+                // Each names whom it leaves out, which may take long to write.
+                slice.rest().await;
             }
             let Some(first) = under_way.pop_front() else {
                 break;

@@ -23,9 +23,10 @@ impl<'a> Fields<'a> {
         Some(self.0.remove(at).1)
     }
 
-    /// The name of the first member that nobody took.
-    pub(super) fn left_over(&self) -> Option<&str> {
-        self.0.first().map(|(name, _)| &**name)
+    /// The name of the first member that nobody took and that is not one of the `known`.
+    pub(super) fn first_other_than(&self, known: &[&str]) -> Option<&str> {
+        let mut names = self.0.iter().map(|(name, _)| &**name);
+        names.find(|name| !known.contains(name))
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::fields::{Fields, cut, text};
 use crate::{
     limits::USER_BYTES,
+    nearest::nearest,
     protocol::event::{Data, Event, EventError, Exceptions, channel_name},
 };
 
@@ -161,6 +162,61 @@ fn bad(message: impl Into<String>) -> Refusal {
     }
 }
 
+/// Everything that a client can ask for.
+const OPS: [&str; 10] = [
+    "auth",
+    "ping",
+    "join",
+    "leave",
+    "update",
+    "members",
+    "send",
+    "broadcast",
+    "publish",
+    "call",
+];
+
+/// What other servers call the ops.
+const OTHER_NAMES: [(&str, &str); 3] = [
+    ("subscribe", "join"),
+    ("unsubscribe", "leave"),
+    ("emit", "broadcast"),
+];
+
+/// The fields that `op` takes, beside `op` and `id`.
+fn fields_of(op: &str) -> &'static [&'static str] {
+    match op {
+        "auth" => &["token"],
+        "join" => &["channel", "members", "since"],
+        "leave" => &["channel"],
+        "update" => &["data"],
+        "members" => &["channel", "cursor", "limit"],
+        "send" => &["channel", "event", "data", "echo", "except"],
+        "broadcast" => &["event", "data", "echo", "except"],
+        "publish" => &["users", "event", "data", "echo", "except"],
+        "call" => &["name", "data"],
+        _ => &[],
+    }
+}
+
+fn nearest_of(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    let known = known.iter().map(|known| (*known, *known));
+    nearest(name, known, |known| known.len() / 2)
+}
+
+fn unknown_op(op: &str) -> Refusal {
+    let other = OTHER_NAMES.iter().find(|(name, _)| *name == op);
+    let meant = other.map(|(_, op)| *op).or_else(|| nearest_of(op, &OPS));
+    let hint = match meant {
+        Some(meant) => format!("did you mean \"{meant}\"?"),
+        None => format!("the ops are {}", OPS.join(", ")),
+    };
+    Refusal {
+        code: "unknown_op",
+        message: format!("there is no op \"{}\"; {hint}", cut(op)),
+    }
+}
+
 /// Longest `id`, in bytes of JSON.
 const ID_BYTES: usize = 64;
 
@@ -251,7 +307,7 @@ fn understand<'a>(text: &'a str, bytes: Option<&'a [u8]>) -> Result<Call<'a>, Mi
 
 fn request<'a>(mut fields: Fields<'a>, bytes: Option<&'a [u8]>) -> Result<Request<'a>, Refusal> {
     let Some(op) = fields.take("op") else {
-        return Err(bad("the message has no op"));
+        return Err(bad("\"op\" is required, for example \"send\""));
     };
     let op = text(op).ok_or_else(|| bad("op must be a string"))?;
     let mut reader = Reader {
@@ -260,8 +316,8 @@ fn request<'a>(mut fields: Fields<'a>, bytes: Option<&'a [u8]>) -> Result<Reques
         bytes,
     };
     let request = reader.request()?;
-    if let Some(name) = reader.fields.left_over() {
-        return Err(bad(format!("{op} takes no {}", cut(name))));
+    if let Some(refusal) = reader.unknown_field() {
+        return Err(refusal);
     }
     if reader.bytes.is_some() {
         return Err(bad(format!("{op} takes no bytes; send it as text")));
@@ -345,20 +401,30 @@ impl<'a> Reader<'_, 'a> {
                 name: self.text("name")?,
                 data: self.data(),
             },
-            op => {
-                let message = format!("there is no op \"{}\"", cut(op));
-                return Err(Refusal {
-                    code: "unknown_op",
-                    message,
-                });
-            }
+            op => return Err(unknown_op(op)),
         })
     }
 
     fn needed(&mut self, name: &'static str) -> Result<&'a RawValue, Refusal> {
-        self.fields
-            .take(name)
-            .ok_or_else(|| bad(format!("{} needs {name}", self.op)))
+        let needed = self.fields.take(name);
+        needed.ok_or_else(|| self.missing(&format!("{} needs {name}", self.op)))
+    }
+
+    /// Something is missing. Where there is a field that the op does not take, that is it, misspelt.
+    fn missing(&self, what: &str) -> Refusal {
+        self.unknown_field().unwrap_or_else(|| bad(what))
+    }
+
+    /// The first field that the op does not take.
+    fn unknown_field(&self) -> Option<Refusal> {
+        let known = fields_of(self.op);
+        let name = self.fields.first_other_than(known)?;
+        let hint = match nearest_of(name, known) {
+            Some(meant) => format!("did you mean \"{meant}\"?"),
+            None if known.is_empty() => format!("{} takes none", self.op),
+            None => format!("{} takes {}", self.op, known.join(", ")),
+        };
+        Some(bad(format!("unknown field \"{}\"; {hint}", cut(name))))
     }
 
     fn optional(&mut self, name: &str) -> Option<&'a RawValue> {
@@ -394,9 +460,13 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn since(&mut self) -> Result<Option<Since>, Refusal> {
-        self.optional("since")
-            .map(|raw| object("since", raw))
-            .transpose()
+        let Some(raw) = self.optional("since") else {
+            return Ok(None);
+        };
+        let since = object("since", raw);
+        since
+            .map(Some)
+            .map_err(|refusal| since_fault(raw).map_or(refusal, bad))
     }
 
     fn users(&mut self) -> Result<Vec<String>, Refusal> {
@@ -424,7 +494,7 @@ impl<'a> Reader<'_, 'a> {
             .fields
             .take("data")
             .filter(|raw| is_null(raw) || is_object(raw.get()));
-        data.ok_or_else(|| bad("update needs data, an object or null"))
+        data.ok_or_else(|| self.missing("update needs data, an object or null"))
     }
 
     fn echoed_event(&mut self) -> Result<ClientEvent<'a>, Refusal> {
@@ -456,6 +526,26 @@ impl<'a> Reader<'_, 'a> {
             echo: None,
             except: except.unwrap_or_default(),
         })
+    }
+}
+
+/// What is wrong with a member of `since`, by its name.
+fn since_fault(raw: &RawValue) -> Option<&'static str> {
+    #[derive(Deserialize)]
+    struct Members<'a> {
+        #[serde(borrow)]
+        epoch: Option<&'a RawValue>,
+        #[serde(borrow)]
+        offset: Option<&'a RawValue>,
+    }
+    let Members { epoch, offset } = serde_json::from_str(raw.get()).ok()?;
+    let is_bad_offset = |offset: &RawValue| serde_json::from_str::<u64>(offset.get()).is_err();
+    if offset.is_some_and(is_bad_offset) {
+        Some("\"since.offset\" must be a whole number")
+    } else if epoch.is_some_and(|epoch| text(epoch).is_none()) {
+        Some("\"since.epoch\" must be a string")
+    } else {
+        None
     }
 }
 

@@ -197,7 +197,7 @@ fn what_is_no_json_is_told_apart_from_what_means_nothing() {
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_is_not_understood_says_why() {
     for (text, why) in [
-        ("{}", "the message has no op"),
+        ("{}", "\"op\" is required, for example \"send\""),
         (r#"{"op":5}"#, "op must be a string"),
         (r#"{"op":null}"#, "op must be a string"),
         (r#"{"op":"ping","op":"ping"}"#, "op is there twice"),
@@ -211,9 +211,18 @@ fn what_is_not_understood_says_why() {
         ),
         (r#"{"op":"auth"}"#, "auth needs token"),
         (r#"{"op":"auth","token":null}"#, "token must be a string"),
-        (r#"{"op":"ping","token":"t"}"#, "ping takes no token"),
-        (r#"{"op":"ping","extra":1}"#, "ping takes no extra"),
-        (r#"{"op":"ping","data":null}"#, "ping takes no data"),
+        (
+            r#"{"op":"ping","token":"t"}"#,
+            "unknown field \"token\"; ping takes none",
+        ),
+        (
+            r#"{"op":"ping","extra":1}"#,
+            "unknown field \"extra\"; ping takes none",
+        ),
+        (
+            r#"{"op":"ping","data":null}"#,
+            "unknown field \"data\"; ping takes none",
+        ),
         (r#"{"op":"join"}"#, "join needs channel"),
         (r#"{"op":"join","channel":7}"#, "channel must be a string"),
         (
@@ -222,7 +231,7 @@ fn what_is_not_understood_says_why() {
         ),
         (
             r#"{"op":"join","channel":"c","event":"e"}"#,
-            "join takes no event",
+            "unknown field \"event\"; join takes channel, members, since",
         ),
         (
             r#"{"op":"join","channel":"c","since":12}"#,
@@ -237,8 +246,36 @@ fn what_is_not_understood_says_why() {
             "since: missing field `offset`",
         ),
         (
+            r#"{"op":"join","channel":"c","since":{"offset":"3"}}"#,
+            "\"since.offset\" must be a whole number",
+        ),
+        (
+            r#"{"op":"join","channel":"c","since":{"offset":-3}}"#,
+            "\"since.offset\" must be a whole number",
+        ),
+        (
+            r#"{"op":"join","channel":"c","since":{"epoch":3,"offset":3}}"#,
+            "\"since.epoch\" must be a string",
+        ),
+        (
+            r#"{"op":"join","chanel":"c"}"#,
+            "unknown field \"chanel\"; did you mean \"channel\"?",
+        ),
+        (
+            r#"{"op":"publish","user":"ann","event":"e"}"#,
+            "unknown field \"user\"; did you mean \"users\"?",
+        ),
+        (
+            r#"{"op":"send","channel":"c","message":"hello"}"#,
+            "unknown field \"message\"; send takes channel, event, data, echo, except",
+        ),
+        (
+            r#"{"op":"update","profile":{}}"#,
+            "unknown field \"profile\"; update takes data",
+        ),
+        (
             r#"{"op":"leave","channel":"c","since":{}}"#,
-            "leave takes no since",
+            "unknown field \"since\"; leave takes channel",
         ),
         (r#"{"op":"update"}"#, "update needs data, an object or null"),
         (
@@ -261,7 +298,7 @@ fn what_is_not_understood_says_why() {
         ),
         (
             r#"{"op":"broadcast","channel":"c","event":"e"}"#,
-            "broadcast takes no channel",
+            "unknown field \"channel\"; broadcast takes event, data, echo, except",
         ),
         (
             r#"{"op":"broadcast","event":"e","except":null}"#,
@@ -346,7 +383,51 @@ fn a_refusal_has_the_code_of_its_rule_and_the_id_of_its_message() {
     ] {
         let (id, got, message) = refused(parse(&text));
         assert_eq!((id.as_deref(), got), (Some("1"), code), "{text}");
-        assert!(message.len() < 120, "{message}");
+        assert!(message.len() < 160, "{message}");
+    }
+}
+
+#[test]
+fn an_unknown_op_is_told_which_may_be_meant() {
+    let all =
+        "the ops are auth, ping, join, leave, update, members, send, broadcast, publish, call";
+    for (op, hint) in [
+        ("jion", "did you mean \"join\"?"),
+        ("Send", "did you mean \"send\"?"),
+        ("subscribe", "did you mean \"join\"?"),
+        ("unsubscribe", "did you mean \"leave\"?"),
+        ("emit", "did you mean \"broadcast\"?"),
+        ("dance", all),
+        ("", all),
+    ] {
+        let text = format!(r#"{{"op":"{op}"}}"#);
+        let message = format!("there is no op \"{op}\"; {hint}");
+        assert_eq!(refused(parse(&text)), (None, "unknown_op", message));
+    }
+}
+
+#[test]
+fn the_fields_of_each_op_are_those_that_it_takes() {
+    // A field that is taken and not listed would be called unknown where another one is missing.
+    for op in OPS {
+        let mut message = serde_json::json!({"op": op});
+        for field in fields_of(op) {
+            message[field] = match *field {
+                "members" | "echo" => true.into(),
+                "limit" => 1.into(),
+                "since" => serde_json::json!({"offset": 1}),
+                "users" => serde_json::json!(["ann"]),
+                "data" | "except" => serde_json::json!({}),
+                _ => "x".into(),
+            };
+        }
+        assert!(parse(&message.to_string()).is_ok(), "{message}");
+        message["zzzzzzzz"] = 1.into();
+        assert!(
+            refused(parse(&message.to_string()))
+                .2
+                .starts_with("unknown field")
+        );
     }
 }
 

@@ -1,0 +1,123 @@
+//! Whether nodes have the same rules for an app's channels.
+//!
+//! Each node goes by its own: where one thinks that another keeps an event, and that one does not, it is lost without an error.
+//! So nodes compare digests of their rules when they meet.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{super::Node, Cluster, order::Order};
+use crate::{
+    broker::Topic,
+    config::AppConfig,
+    id::{AppId, NodeId},
+};
+
+/// What a digest is of: everything that decides what is kept, and who is told.
+#[derive(Serialize)]
+struct Rule<'c> {
+    pattern: &'c str,
+    size: usize,
+    bytes: usize,
+    ttl_ms: u128,
+    presence: &'c str,
+    leave_after_ms: u128,
+}
+
+/// A digest of an app's rules for channels, and of what it keeps for users.
+fn digest(app: &AppConfig) -> String {
+    let rules = app.channels.iter().map(|rule| Rule {
+        pattern: &rule.pattern,
+        size: rule.history_size,
+        bytes: rule.history_bytes,
+        ttl_ms: rule.history_ttl.as_millis(),
+        presence: rule.presence.name(),
+        leave_after_ms: rule.leave_after.as_millis(),
+    });
+    let rules: Vec<Rule<'_>> = rules.collect();
+    let users = app.user_events.as_ref();
+    let users = users.map(|events| (events.size, events.bytes, events.ttl.as_millis()));
+    // Texts and numbers always serialize.
+    let text = serde_json::to_vec(&(rules, users)).unwrap_or_default();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+    data_encoding::HEXLOWER.encode(&digest.as_ref()[..16])
+}
+
+/// The digests by apps.
+fn digests(apps: &BTreeMap<String, AppConfig>) -> BTreeMap<String, String> {
+    let of = |(name, app): (&String, &AppConfig)| (name.clone(), digest(app));
+    apps.iter().map(of).collect()
+}
+
+/// The apps of both that have other rules there than here.
+fn differing<'a>(
+    here: &BTreeMap<String, AppConfig>,
+    there: &'a BTreeMap<String, String>,
+) -> impl Iterator<Item = &'a str> {
+    there
+        .iter()
+        .filter(|(name, other)| here.get(*name).is_some_and(|app| digest(app) != **other))
+        .map(|(name, _)| name.as_str())
+}
+
+impl Node {
+    /// Tells a node that has just been met of the rules here; it answers nothing.
+    pub(super) fn tell_rules(&self, cluster: &Cluster, to: NodeId) {
+        let order = Order::Rules {
+            node: self.name.to_string(),
+            apps: digests(&self.config.apps),
+        };
+        let told = self.tell_at(cluster, &Topic::Node(to), AppId(0), &order);
+        tokio::spawn(async move {
+            if let Err(error) = told.await {
+                tracing::debug!(%error, "another node does not know of the rules for channels here");
+            }
+        });
+    }
+
+    /// Warns of apps that have other rules on the node called `node` than here.
+    pub(super) fn compare_rules(&self, node: &str, apps: &BTreeMap<String, String>) {
+        for app in differing(&self.config.apps, apps) {
+            tracing::warn!(
+                node,
+                app,
+                "the node has other rules for this app's channels or stored events than this one, so events may be lost; give all nodes the same"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ChannelRule;
+
+    #[test]
+    fn apps_with_other_rules_are_named() {
+        let with = |rules: &[ChannelRule]| AppConfig {
+            channels: rules.to_vec(),
+            ..AppConfig::default()
+        };
+        let (a, b) = (ChannelRule::new("a*", 5), ChannelRule::new("b*", 5));
+        let more = ChannelRule::new("a*", 6);
+        let named = |app: &str, rules: &[ChannelRule]| (app.to_owned(), with(rules));
+        let here: BTreeMap<_, _> = [
+            named("same", &[a.clone(), b.clone()]),
+            named("order", &[a.clone(), b.clone()]),
+            named("size", std::slice::from_ref(&a)),
+            named("only-here", &[]),
+        ]
+        .into();
+        let there: BTreeMap<_, _> = [
+            named("same", &[a.clone(), b.clone()]),
+            named("order", &[b, a.clone()]),
+            named("size", &[more]),
+            named("only-there", &[a]),
+        ]
+        .into();
+        let there = digests(&there);
+        let differing: Vec<&str> = differing(&here, &there).collect();
+        assert_eq!(differing, ["order", "size"]);
+    }
+}
