@@ -127,6 +127,8 @@ test("under StrictMode a real server sees one socket and one join", { skip, time
   await until(async () => (await text()).every((each) => each.endsWith(" 1 room-1")));
   await page.evaluate("probe.show([])");
   await until(async () => !(await fanfare.user("ann")).online);
+  // The browser tells what it sent a moment later.
+  await until(() => sockets[0].includes("leave"));
   assert.deepEqual(sockets, [["join", "leave"]]);
   assert.deepEqual(errors, []);
 });
