@@ -119,7 +119,8 @@ mod tests {
         for example in Example::value_variants() {
             let there = format!("{}/examples/{}", env!("CARGO_MANIFEST_DIR"), example.name());
             // What npm leaves there is not a part of it.
-            let is_part = |name: &String| !["node_modules", "package-lock.json"].contains(&&**name);
+            let is_part =
+                |name: &String| !["node_modules", "package-lock.json", ".npmrc"].contains(&&**name);
             let there: BTreeSet<String> = fs::read_dir(there)
                 .unwrap()
                 .map(|entry| entry.unwrap().file_name().into_string().unwrap())

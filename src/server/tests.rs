@@ -46,6 +46,7 @@ fn whichever_task_fails_the_server_stops_and_says_which() {
         "admin thread",
         "bus",
         "counts for the log",
+        "expired answers",
         "flush of shard 0",
         "flush of shard 1",
         "hearing other nodes",
