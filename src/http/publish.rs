@@ -232,10 +232,11 @@ impl Publishing {
         }
         let mut publications = order.publications();
         let receipt = match (publications.pop(), publications.is_empty()) {
-            (Some(only), true) => self.node.publish(app, only).await?,
+            (Some(only), true) => self.node.publish(app, only).await.map_err(refused)?,
             (last, _) => {
                 publications.extend(last);
-                self.node.publish_all(app, publications).await?
+                let published = self.node.publish_all(app, publications).await;
+                published.map_err(refused)?
             }
         };
         Ok(serde_json::to_vec(&receipt).unwrap_or_default().into())
@@ -293,6 +294,17 @@ impl Publishing {
             Ok(Published::now(answer))
         })
         .await
+    }
+}
+
+/// Why nothing was published; without the other nodes there is still one way.
+fn refused(error: NodeError) -> Problem {
+    let is_away = matches!(error, NodeError::Away { .. });
+    let problem = Problem::from(error);
+    if is_away {
+        problem.but("scope \"node\" reaches this node's connections")
+    } else {
+        problem
     }
 }
 

@@ -120,9 +120,7 @@ pub enum NodeError {
     #[error(transparent)]
     History(#[from] HistoryError),
     /// The other nodes are out of reach.
-    #[error(
-        "the other nodes cannot be reached: {reason}; scope \"node\" reaches this one's connections"
-    )]
+    #[error("the other nodes cannot be reached: {reason}")]
     Away {
         /// What is wrong with the bus.
         reason: Arc<str>,
