@@ -86,14 +86,14 @@ fn main() {
     });
     report("writing them", || hub.flush());
     report("a gap: stored events are in doubt for all", || {
-        hub.doubt_stored()
+        hub.doubt_stored();
     });
     report("looking for all clients, to drain", || {
         assert_eq!(hub.tenants(), connections);
     });
     report("a tenth refuses", || hub.block(&handles[..some], &frame));
     report("shedding, over the bound of refused bytes", || {
-        hub.shed(some * 20)
+        hub.shed(some * 20);
     });
     report("10,000 events are replayed", || {
         hub.replay_many(handles[connections - 1], &frame, 10_000);

@@ -280,6 +280,9 @@ pub const NOTICES_CAPTURED: usize = 256;
 /// had a hundred thousand, each in a hundred channels.
 pub(crate) const TOLD_TOGETHER: usize = 4 * 1024 * 1024;
 
+/// Channels of which it knows meanwhile how many members were told, 12 bytes each. Of more, some may be told by name again.
+pub(crate) const TOLD_CHANNELS: usize = 1 << 20;
+
 /// What a member, and a channel, count for in them beside their texts.
 pub(crate) const TOLD_BYTES: usize = 160;
 

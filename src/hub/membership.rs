@@ -13,6 +13,7 @@ use super::{
     limbo::{Lost, QueueAt},
     presence::{Coming, Leaving, Watching},
     selection::channel_key,
+    sweep::Spent,
     table::Table,
 };
 use crate::{
@@ -313,11 +314,17 @@ impl Table {
         frames: &[About],
     ) -> Option<u32> {
         let watchers = self.watchers_of(app, channel, from);
+        let mut spent = Spent::default();
+        self.take_work();
         for &(at, id) in &watchers {
             for (about, frame) in frames {
                 if *about != Some(id) {
                     self.place_own(at, frame.clone());
                 }
+            }
+            // One that is closed as too slow may be in many channels.
+            if spent.add(self.take_work()) {
+                return Some(at.slot + 1);
             }
         }
         watchers.last().map(|(last, _)| last.slot + 1)

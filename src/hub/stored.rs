@@ -13,7 +13,7 @@ use super::{
     inbox::{Missing, Turn},
     outbox::Replay,
     selection::{Selection, user_key},
-    sweep::Counts,
+    sweep::{Counts, Spent},
     table::{Context, Table},
 };
 use crate::{
@@ -373,8 +373,14 @@ impl Hub {
             while let Some(from) = next {
                 next = shard.with(|table| {
                     let found = table.connections_of(selection.app, &key, from);
+                    let mut spent = Spent::default();
+                    table.take_work();
                     for &at in &found {
                         table.place_stored(at, (selection, frame, ticket), position, &mut placed);
+                        // One that is closed as too slow may be in many channels.
+                        if spent.add(table.take_work()) {
+                            return Some(at.slot + 1);
+                        }
                     }
                     let last = found.get(SWEEP_STRIDE - 1);
                     last.map(|last| last.slot + 1)

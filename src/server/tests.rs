@@ -64,6 +64,7 @@ fn whichever_task_fails_the_server_stops_and_says_which() {
         "shard 1",
         "watch of shard 0",
         "watch of shard 1",
+        "what is over its time",
         "HTTP watch of shard 0",
         "HTTP watch of shard 1",
         "HTTP watch of admin thread",

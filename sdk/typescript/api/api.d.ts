@@ -654,4 +654,23 @@ export interface Operations {
     readonly openapi: {
         readonly result: Record<string, unknown>;
     };
+    /** GET /healthz */
+    readonly healthz: {
+        readonly result: {
+            /** Always `ok`. */
+            readonly status: "ok";
+        };
+    };
+    /** GET /livez */
+    readonly livez: {
+        readonly result: Liveness;
+    };
+    /** GET /readyz */
+    readonly readyz: {
+        readonly query: {
+            /** `cluster`: ready only if the node also reaches the other nodes. `node`: whether this node alone is ready. What keeps it from reaching the others is then a warning. */
+            readonly scope?: "cluster" | "node" | undefined;
+        };
+        readonly result: Readiness;
+    };
 }

@@ -1,5 +1,5 @@
 /** The function side of Fanfare: the HTTP API for any runtime with `fetch` and WebCrypto. */
-import type { BatchItem, BatchResult, Broadcast, Channel, Connection, Disconnect, Disconnected, Dispatch, Emit, Explanation, Joined, Left, Member, Membership, Problem, Publish, Receipt, Rights, Send, StoredEvent, Token, TokenRequest, User } from "./api.js";
+import type { BatchItem, BatchResult, Broadcast, Channel, Connection, Disconnect, Disconnected, Dispatch, Emit, Explanation, Joined, Left, Member, Membership, Operations, Problem, Publish, Receipt, ReplaceReceipt, Revoke, RevokeReceipt, Rights, Send, StoredEvent, Token, TokenRequest, User } from "./api.js";
 import { FanfareError } from "./error.js";
 import type { AnyEvents, EventName } from "./types.js";
 export type * from "./api.js";
@@ -17,7 +17,7 @@ export interface Where {
  * ```
  *
  * A value may itself be made by `where`. `null` and `undefined` throw, since `auth.tenant == null` is true for everyone
- * without a tenant.
+ * without a tenant. So does a value in quotes.
  */
 export declare function where(texts: TemplateStringsArray, ...values: unknown[]): Where;
 /** A refusal of the server: a problem document (RFC 9457). */
@@ -134,15 +134,33 @@ export declare class Fanfare<E extends object = AnyEvents> {
     disconnect(target: Disconnect & CallOptions): Promise<Disconnected>;
     /** Lets the server sign a token for a client. `signToken` does the same without a request. */
     token(user: string, options?: Omit<TokenRequest, "user"> & CallOptions): Promise<Token>;
+    /** Refuses the tokens that users have now, and closes the connections that came with them. */
+    revoke(users: string | readonly string[], options?: Pick<Revoke, "before"> & CallOptions): Promise<RevokeReceipt>;
+    /** Replaces the claims of a user's open connections, and with `can` what they may do. */
+    auth(user: string, claims: Record<string, unknown>, options?: {
+        readonly can?: Rights;
+    } & CallOptions): Promise<ReplaceReceipt>;
+    /** Whether the process is running. */
+    healthz(options?: CallOptions): Promise<Operations["healthz"]["result"]>;
+    /** Whether the process works, or should be restarted. Neither is an error. */
+    livez(options?: CallOptions): Promise<Operations["livez"]["result"]>;
+    /** Whether the node is ready for traffic. Neither is an error. */
+    readyz(options?: Operations["readyz"]["query"] & CallOptions): Promise<Operations["readyz"]["result"]>;
+    /** The description of the HTTP API, as OpenAPI. */
+    openapi(options?: CallOptions): Promise<Record<string, unknown>>;
     /**
-     * Any call, for what has no method here. It is repeated after a network error, a timeout, a 500 and a 503, and rejects
-     * with an `ApiError`, or with a `FanfareError` of the code `network` or `timeout`.
+     * Any call, for what has no method here. It is repeated after a network error, a timeout, a 500 and a 503, unless the
+     * server asks for a pause of more than 30 s. It rejects with an `ApiError`, or with a `FanfareError` of the code
+     * `network`, `timeout`, `bad_url`, `bad_key` or `bad_path`.
      */
     request<T>(method: string, path: string, body?: unknown, options?: CallOptions & {
         readonly headers?: Record<string, string>;
     }): Promise<T>;
 }
-/** The server that `FANFARE_URL` and `FANFARE_API_KEY` name. Workers pass their `env`. */
+/**
+ * The server that `FANFARE_URL` and `FANFARE_API_KEY` name. Of several keys the first is used, and an empty variable counts
+ * as unset. Workers pass their `env`.
+ */
 export declare function fromEnv<E extends object = AnyEvents>(env?: Record<string, unknown>, options?: FanfareOptions): Fanfare<E>;
 /** What a token says. */
 export interface TokenOptions {
@@ -150,7 +168,7 @@ export interface TokenOptions {
     readonly claims?: Record<string, unknown>;
     /** What the client may do. */
     readonly can?: Rights;
-    /** The life of the token in seconds. Default 600. */
+    /** The life of the token in seconds, as a whole number. Default 600. */
     readonly ttl?: number;
 }
 /**
@@ -159,5 +177,7 @@ export interface TokenOptions {
  * ```ts
  * const token = await signToken(secret, "ann", { claims: { plan: "pro" }, can: { join: ["room-*"] } });
  * ```
+ *
+ * It rejects with a `FanfareError` of the code `bad_secret`, `bad_user`, `bad_claims`, `bad_can` or `bad_ttl`.
  */
-export declare function signToken(secret: string, user: string, options?: TokenOptions): Promise<string>;
+export declare function signToken(secret: string | undefined, user: string, options?: TokenOptions): Promise<string>;

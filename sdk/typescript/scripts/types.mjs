@@ -79,7 +79,7 @@ function operations(paths) {
   for (const [path, methods] of Object.entries(paths)) {
     for (const [method, operation] of Object.entries(methods)) {
       const result = operation.responses[200]?.content?.["application/json"]?.schema;
-      if (!path.startsWith("/v1/") || !result) continue;
+      if (!result) continue;
 
       const body = operation.requestBody?.content["application/json"].schema;
       const query = (operation.parameters ?? []).filter((parameter) => parameter.in === "query");

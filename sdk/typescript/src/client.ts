@@ -39,6 +39,7 @@ interface Validated {
 /** A message that waits for a connection, or for its answer. */
 interface Request {
   readonly id: number;
+  readonly op: Outgoing["op"];
   readonly frame: string | Uint8Array;
   /**
    * Whether it waits for the next connection, if it was not sent on this one. Absent: the client sends it again by itself
@@ -77,7 +78,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   const isRenewable = typeof source === "function";
   const device = options.device ?? Math.random().toString(36);
 
-  const fetchToken = tokenFetcher(source, timeout);
+  const fetchToken = tokenFetcher(isRenewable ? source : () => source, timeout);
 
   const errors = registry(console.error);
   const notices = registry(report);
@@ -168,17 +169,17 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
       socket = new Socket(address, "fanfare.v1");
       socket.binaryType = "arraybuffer";
       socket.onmessage = ({ data }) => mine === turn && receive(data);
-      socket.onclose = ({ code, reason }) => mine === turn && lost(code, reason);
+      socket.onclose = ({ code, reason }) => mine === turn && lost("lost", code, reason);
       socket.onerror = nothing;
-    } catch (error) {
-      return end("unusable", { error });
-    }
 
-    timer = setTimeout(lost, timeout, 1006, "", "silent");
-    renewLater(token);
+      timer = setTimeout(lost, timeout, "silent");
+      renewLater(token);
+    } catch (error) {
+      end("unusable", { error });
+    }
   }
 
-  function lost(code: number, detail: string, reason: Reason = "lost") {
+  function lost(reason: Reason, code = 1006, detail = "") {
     // The close frame can get lost after its announcement.
     if (bye && code < 4000) code = bye.code;
 
@@ -200,32 +201,30 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
     const delay = bye?.reconnect_in_ms ?? jitter(Math.min(advice.max_ms, advice.min_ms * 2 ** attempts++));
 
-    timer = setTimeout(() => open("retry"), delay);
+    timer = setTimeout(open, delay, "retry");
     set("waiting", reason, { ...more, delay });
   }
 
   // Stops everything that belongs to the present connection.
-  function disconnect(error: FanfareError, goesOn = true) {
-    const old = socket;
+  function disconnect(error: FanfareError) {
     turn++;
-    socket = undefined;
     // The close event may take minutes where nothing comes any more, so it is not waited for.
-    old?.close(1000);
+    socket?.close(1000);
+    socket = undefined;
     for (const each of [timer, renewal, heart]) clearTimeout(each);
 
     // What was sent may have been carried out, so it is not sent again.
-    const stays = (item: Request) => goesOn && item.keep;
-    const gone = [...pending.values(), ...queue.filter((item) => !stays(item))];
+    const gone = [...pending.values(), ...queue];
     pending.clear();
-    queue = queue.filter(stays);
-    for (const item of gone) if (item.keep != null) item.done(error);
+    queue = queue.filter((item) => error !== closing && item.keep);
+    for (const item of gone) if (item.keep != null && !queue.includes(item)) item.done(error);
   }
 
   function end(reason: Reason, more: Partial<State> = {}) {
     if (is("closed")) return;
 
-    closing = new FanfareError("closed", `closed: ${reason} ${more.detail ?? more.error ?? ""}`.trim());
-    disconnect(closing, false);
+    closing = new FanfareError("closed", `closed: ${more.detail || more.error || reason}`);
+    disconnect(closing);
     watchPage(wake, false);
 
     set("closed", reason, more);
@@ -249,7 +248,6 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
   function beat(period: number) {
     let last = Date.now();
-    silence = 0;
 
     heart = setInterval(() => {
       const now = Date.now();
@@ -258,7 +256,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
       last = now;
 
       if (++silence === 5) ping();
-      else if (silence > 5 + timeout / 2 / period) lost(1006, "", "silent");
+      else if (silence > 5 + timeout / 2 / period) lost("silent");
     }, period);
   }
 
@@ -286,11 +284,11 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
       if (token === null) return end("signed_out");
 
       await request({ op: "auth", token: token! }, { keep: false });
-      if (mine === turn) renewLater(token);
+      renewLater(token);
     } catch (error) {
       if (mine !== turn) return;
       const { code } = error as FanfareError;
-      if (code === "forbidden") return lost(1006, "", "user_changed");
+      if (code === "forbidden") return lost("user_changed");
       if (code !== "auth_off") {
         renewIn(5000);
         report(error);
@@ -329,8 +327,14 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
   // Puts a message in the queue. Joins and the profile are asked for before the state is `connected`: they go first.
   function ask(message: Outgoing, done: Request["done"], data?: unknown, keep?: boolean): Request {
-    const id = ++lastId;
-    const item = { id, frame: encode({ ...message, id }, data), keep, done };
+    const header = { ...message, id: ++lastId };
+    const item = { ...header, frame: encode(header, data), keep, done };
+
+    // A profile takes the place of one that waits, and the answer is for both.
+    if (item.op === "update")
+      queue = queue.filter(
+        (old) => old.op !== item.op || void (item.done = (error, ack) => (old.done(error, ack), done(error, ack))),
+      );
 
     if (keep || is("connected")) queue.push(item);
     else queue.unshift(item);
@@ -432,8 +436,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   }
 
   function tellProfile() {
-    const done = (error: unknown) => error && mayPass(error) && setTimeout(tellProfile, jitter(1000));
-    ask({ op: "update" }, done, profile);
+    ask({ op: "update" }, (error) => mayPass(error) && setTimeout(tellProfile, jitter(1000)), profile, false);
   }
 
   function take(frame: Frame, member: Membership | undefined) {
@@ -441,16 +444,15 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     // A stored event comes again if the connection ended before its arrival was confirmed.
     if (id) {
       if (seen.has(id)) return;
-      seen.add(id);
-      const [oldest] = seen;
+      const [oldest] = seen.add(id);
       if (seen.size > 1000) seen.delete(oldest!);
     }
     if (member && !member.accept(frame)) return;
 
     const schema = options.schemas?.[event as keyof E]?.["~standard"];
-    const { issues, value } = (schema?.validate(frame.data) ?? { value: frame.data }) as Validated;
-    if (issues) return report(new FanfareError("invalid_data", `${event}: ${issues[0]?.message}`));
-    frame.data = value;
+    const checked = schema?.validate(frame.data) as Validated | undefined;
+    if (checked?.issues) return report(new FanfareError("invalid_data", `${event}: ${checked.issues[0]?.message}`));
+    if (checked) frame.data = checked.value;
 
     member?.deliver(frame as Message);
     deliver(frame as Message);

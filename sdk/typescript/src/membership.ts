@@ -85,7 +85,7 @@ export const memberships =
     // --- Joining ---
 
     function position() {
-      return offset === undefined ? undefined : { epoch, offset };
+      return offset === undefined ? offset : { epoch, offset };
     }
 
     function sync() {
@@ -145,7 +145,7 @@ export const memberships =
       channels.delete(name);
       change(to);
       down();
-      reject(to.error ?? new FanfareError("left", "channel left"));
+      reject(to.error ?? new FanfareError("left", "left"));
     }
 
     // --- Members ---

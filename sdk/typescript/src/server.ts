@@ -18,6 +18,9 @@ import type {
   Problem,
   Publish,
   Receipt,
+  ReplaceReceipt,
+  Revoke,
+  RevokeReceipt,
   Rights,
   Send,
   StoredEvent,
@@ -26,6 +29,7 @@ import type {
   User,
 } from "./api.js";
 import { FanfareError } from "./error.js";
+import { jitter } from "./timing.js";
 import type { AnyEvents, EventName } from "./types.js";
 
 export type * from "./api.js";
@@ -68,6 +72,9 @@ class Part implements Where {
   }
 }
 
+// A string or a comment of a filter. In a raw string a backslash escapes nothing.
+const quoted = /r("""|'''|["']).*?\1|("""|'''|["'])(?:\\.|[^\\])*?\2|\/\/[^\n]*/gis;
+
 /**
  * A filter with values. They are bound as params and never become part of the text:
  *
@@ -76,9 +83,17 @@ class Part implements Where {
  * ```
  *
  * A value may itself be made by `where`. `null` and `undefined` throw, since `auth.tenant == null` is true for everyone
- * without a tenant.
+ * without a tenant. So does a value in quotes.
  */
 export function where(texts: TemplateStringsArray, ...values: unknown[]): Where {
+  // A character stands for each value. In quotes the name of a param would be a text like any other.
+  const text = texts.join("\0");
+  for (const { 0: part, index } of text.matchAll(quoted)) {
+    if (!part.includes("\0")) continue;
+    const at = text.slice(0, index).split("\0").length;
+    throw new TypeError(`value ${at} of the filter is in quotes or in a comment: write \${…} without quotes`);
+  }
+
   return new Part(texts, values);
 }
 
@@ -154,6 +169,9 @@ export interface FanfareOptions {
   /** How often a call is repeated after a network error, a timeout, a 500 or a 503. Default 2. */
   readonly retries?: number | undefined;
 }
+
+// Seconds. A server or a proxy that asks for more is not waited for.
+const longestPause = 30;
 
 const sleep = (ms: number, signal: AbortSignal | undefined) =>
   new Promise<void>((resolve, reject) => {
@@ -239,7 +257,10 @@ export class Fanfare<E extends object = AnyEvents> {
   }
 
   /** Shows how a filter is answered and whom it matches. Sends nothing. */
-  explain(filter: Where | string, options: { readonly connection?: string } & CallOptions = {}): Promise<Explanation> {
+  async explain(
+    filter: Where | string,
+    options: { readonly connection?: string } & CallOptions = {},
+  ): Promise<Explanation> {
     const [fields, call] = split(options);
     return this.#post("explain", { ...(typeof filter === "string" ? { filter } : filter), ...fields }, call);
   }
@@ -300,41 +321,102 @@ export class Fanfare<E extends object = AnyEvents> {
   }
 
   /** Puts connections into a channel. */
-  join(channel: string, target: TargetOptions): Promise<Joined> {
+  async join(channel: string, target: TargetOptions): Promise<Joined> {
     const [fields, call] = split(target);
     return this.#post("join", { channel, ...fields }, call);
   }
 
   /** Takes connections out of a channel. */
-  leave(channel: string, target: TargetOptions): Promise<Left> {
+  async leave(channel: string, target: TargetOptions): Promise<Left> {
     const [fields, call] = split(target);
     return this.#post("leave", { channel, ...fields }, call);
   }
 
   /** Closes connections. The range of `code` says whether clients come back. */
-  disconnect(target: Disconnect & CallOptions): Promise<Disconnected> {
+  async disconnect(target: Disconnect & CallOptions): Promise<Disconnected> {
     const [fields, call] = split(target);
     return this.#post("disconnect", fields, call);
   }
 
   /** Lets the server sign a token for a client. `signToken` does the same without a request. */
-  token(user: string, options: Omit<TokenRequest, "user"> & CallOptions = {}): Promise<Token> {
+  async token(user: string, options: Omit<TokenRequest, "user"> & CallOptions = {}): Promise<Token> {
     const [fields, call] = split(options);
     return this.#post("tokens", { user, ...fields }, call);
   }
 
+  /** Refuses the tokens that users have now, and closes the connections that came with them. */
+  async revoke(
+    users: string | readonly string[],
+    options: Pick<Revoke, "before"> & CallOptions = {},
+  ): Promise<RevokeReceipt> {
+    const [fields, call] = split(options);
+    return this.#post("revoke", { ...(typeof users === "string" ? { user: users } : { users }), ...fields }, call);
+  }
+
+  /** Replaces the claims of a user's open connections, and with `can` what they may do. */
+  async auth(
+    user: string,
+    claims: Record<string, unknown>,
+    options: { readonly can?: Rights } & CallOptions = {},
+  ): Promise<ReplaceReceipt> {
+    const [fields, call] = split(options);
+    return this.#post("auth", { user, claims, ...fields }, call);
+  }
+
+  /** Whether the process is running. */
+  healthz(options: CallOptions = {}): Promise<Operations["healthz"]["result"]> {
+    return this.request("GET", "/healthz", undefined, options);
+  }
+
+  /** Whether the process works, or should be restarted. Neither is an error. */
+  livez(options: CallOptions = {}): Promise<Operations["livez"]["result"]> {
+    return this.#call("GET", "/livez", undefined, options, isProbed);
+  }
+
+  /** Whether the node is ready for traffic. Neither is an error. */
+  async readyz(options: Operations["readyz"]["query"] & CallOptions = {}): Promise<Operations["readyz"]["result"]> {
+    const [{ scope }, call] = split(options);
+    return this.#call("GET", `/readyz${scope ? `?scope=${scope}` : ""}`, undefined, call, isProbed);
+  }
+
+  /** The description of the HTTP API, as OpenAPI. */
+  openapi(options: CallOptions = {}): Promise<Record<string, unknown>> {
+    return this.request("GET", "/v1/openapi.json", undefined, options);
+  }
+
   /**
-   * Any call, for what has no method here. It is repeated after a network error, a timeout, a 500 and a 503, and rejects
-   * with an `ApiError`, or with a `FanfareError` of the code `network` or `timeout`.
+   * Any call, for what has no method here. It is repeated after a network error, a timeout, a 500 and a 503, unless the
+   * server asks for a pause of more than 30 s. It rejects with an `ApiError`, or with a `FanfareError` of the code
+   * `network`, `timeout`, `bad_url`, `bad_key` or `bad_path`.
    */
-  async request<T>(
+  request<T>(
     method: string,
     path: string,
     body?: unknown,
     options: CallOptions & { readonly headers?: Record<string, string> } = {},
   ): Promise<T> {
+    return this.#call(method, path, body, options, (response) => response.ok);
+  }
+
+  async #call<T>(
+    method: string,
+    path: string,
+    body: unknown,
+    options: CallOptions & { readonly headers?: Record<string, string> },
+    isResult: (response: Response) => boolean,
+  ): Promise<T> {
     const { url = "http://127.0.0.1:7070", key, retries: often = 2 } = this.#options;
     const { signal, retries = often } = options;
+    if (!/^https?:\/\//i.test(url))
+      throw new FanfareError("bad_url", `the server's address must begin with http:// or https://, not "${url}"`);
+    // What fetch says of such a header would show the key.
+    if (key && !/^[\x21-\x7e]+$/.test(key))
+      throw new FanfareError("bad_key", "the API key has a character that no API key has");
+
+    // Encoded dots are dots for fetch as well, so there is no way to ask for such a name.
+    const dots = /^[^?#]*\/((?:\.|%2e){1,2})(?=[/?#]|$)/i.exec(path)?.[1];
+    if (dots) throw new FanfareError("bad_path", `fetch cannot ask for the name "${dots}": it would call another path`);
+
     const headers: Record<string, string> = { ...options.headers };
     if (key) headers["Authorization"] = `Bearer ${key}`;
     if (body !== undefined) headers["Content-Type"] = "application/json";
@@ -343,26 +425,33 @@ export class Fanfare<E extends object = AnyEvents> {
     for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
       let failure: FanfareError;
-      let pause = 200 * 2 ** attempt;
+      let advised = 0;
 
       try {
-        const response = await this.#fetch(`${url.replace(/\/+$/, "")}${path}`, init, options);
-        if (response.ok) return response.body as T;
-        failure = response.error;
-        if (response.status !== 500 && response.status !== 503) throw failure;
-        pause = (response.error.retryAfter ?? 0) * 1000 || pause;
+        const answer = await this.#fetch(`${url.replace(/\/+$/, "")}${path}`, init, options, isResult);
+        if (answer.ok) return answer.body as T;
+        failure = answer.error;
+        if (answer.error.status !== 500 && answer.error.status !== 503) throw failure;
+        advised = answer.error.retryAfter ?? 0;
       } catch (error) {
         signal?.throwIfAborted();
         if (!(error instanceof FanfareError) || error instanceof ApiError) throw error;
         failure = error;
       }
 
-      if (attempt >= retries) throw failure;
-      await sleep(pause * (0.5 + Math.random() / 2), signal);
+      if (attempt >= retries || advised > longestPause) throw failure;
+
+      // Callers that failed together should not come back together, and none earlier than the server said.
+      await sleep(advised * 1000 + jitter(200 * 2 ** attempt), signal);
     }
   }
 
-  async #fetch(url: string, init: RequestInit, options: CallOptions): Promise<Answer> {
+  async #fetch(
+    url: string,
+    init: RequestInit & { readonly headers: Record<string, string> },
+    options: CallOptions,
+    isResult: (response: Response) => boolean,
+  ): Promise<Answer> {
     const { timeout: limit = 5000 } = this.#options;
     const { signal, timeout = limit } = options;
 
@@ -370,27 +459,34 @@ export class Fanfare<E extends object = AnyEvents> {
     const controller = new AbortController();
     const abort = () => controller.abort(signal?.reason);
     signal?.addEventListener("abort", abort);
-    const late = new FanfareError("timeout", `no answer from ${url} in ${timeout} ms`);
+    // The query has the params of a filter, which may be confidential.
+    const [place] = url.split("?");
+    const late = new FanfareError("timeout", `no answer from ${place} in ${timeout} ms`);
     const timer = setTimeout(() => controller.abort(late), timeout);
 
     try {
       const send = this.#options.fetch ?? fetch;
       const response = await send(url, { ...init, signal: controller.signal });
       const text = await response.text();
-      if (response.ok) return { ok: true, body: JSON.parse(text) };
+      if (isResult(response)) return { ok: true, body: JSON.parse(text) };
 
+      const { status } = response;
+      const problem = problemOf(text);
+      if (status === 401 && !init.headers["Authorization"])
+        problem.detail = `${problem.detail ?? "unauthorized"} (there is no key here: set FANFARE_API_KEY, or pass \`key\`)`;
       const after = Number(response.headers.get("retry-after")) || undefined;
-      return { ok: false, status: response.status, error: new ApiError(problemOf(text), response.status, after) };
+      return { ok: false, error: new ApiError(problem, status, after) };
     } catch (error) {
       if (controller.signal.aborted) throw controller.signal.reason;
-      throw Object.assign(new FanfareError("network", `no answer from ${url}: ${error}`), { cause: error });
+      const failure = new FanfareError("network", `no answer from ${place}: ${reasonOf(error)}`);
+      throw Object.assign(failure, { cause: error });
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
     }
   }
 
-  #publish(
+  async #publish(
     operation: "emit" | "publish" | "send" | "broadcast" | "dispatch",
     event: string,
     data: unknown,
@@ -431,31 +527,55 @@ export class Fanfare<E extends object = AnyEvents> {
   }
 }
 
-type Answer =
-  | { readonly ok: true; readonly body: unknown }
-  | { readonly ok: false; readonly status: number; readonly error: ApiError };
+type Answer = { readonly ok: true; readonly body: unknown } | { readonly ok: false; readonly error: ApiError };
+
+/** Whether a node says how it is. One that should be restarted, or is not ready, says so with a 503. */
+function isProbed(response: Response): boolean {
+  // A refusal is a problem document, which has another type.
+  const isJson = response.headers.get("content-type")?.startsWith("application/json");
+  return response.ok || (response.status === 503 && !!isJson);
+}
 
 /** A proxy may answer with something else than a problem document. */
-function problemOf(text: string): Partial<Problem> {
+function problemOf(text: string): { -readonly [K in keyof Problem]?: Problem[K] } {
   try {
-    return JSON.parse(text);
+    return Object(JSON.parse(text));
   } catch {
     return {};
   }
 }
 
+/** Why `fetch` failed. */
+function reasonOf(error: unknown): string {
+  // Node says it in the cause, which has no message where several addresses were tried. Bun says it in the code.
+  const { code, cause } = Object(error);
+  const more = cause?.message || cause?.code || (typeof code === "string" && code);
+  return more ? `${error}: ${more}` : `${error}`;
+}
+
 /** The fields of a body, and the options of its call. */
 function split<T extends CallOptions>(options: T): [Omit<T, keyof CallOptions>, CallOptions] {
+  // A text would become fields that are called 0, 1, 2, and so on.
+  if (typeof options !== "object")
+    throw new TypeError(
+      `options are an object, not a ${typeof options}: write a filter as { filter: "…" } or where\`…\``,
+    );
   const { signal, timeout, retries, ...fields } = options;
   return [fields, { signal, timeout, retries }];
 }
 
-/** The server that `FANFARE_URL` and `FANFARE_API_KEY` name. Workers pass their `env`. */
+/**
+ * The server that `FANFARE_URL` and `FANFARE_API_KEY` name. Of several keys the first is used, and an empty variable counts
+ * as unset. Workers pass their `env`.
+ */
 export function fromEnv<E extends object = AnyEvents>(
   env: Record<string, unknown> = (globalThis as { process?: { env?: Record<string, unknown> } }).process?.env ?? {},
   options: FanfareOptions = {},
 ): Fanfare<E> {
-  const { FANFARE_URL: url, FANFARE_API_KEY: key } = env as Record<string, string | undefined>;
+  const { FANFARE_URL, FANFARE_API_KEY } = env as Record<string, string | undefined>;
+  const url = FANFARE_URL || undefined;
+  // A server reads the same variable, and may have several keys.
+  const key = `${FANFARE_API_KEY ?? ""}`.split(",")[0]!.trim();
   return new Fanfare<E>({ url, key, ...options });
 }
 
@@ -465,7 +585,7 @@ export interface TokenOptions {
   readonly claims?: Record<string, unknown>;
   /** What the client may do. */
   readonly can?: Rights;
-  /** The life of the token in seconds. Default 600. */
+  /** The life of the token in seconds, as a whole number. Default 600. */
   readonly ttl?: number;
 }
 
@@ -475,21 +595,72 @@ export interface TokenOptions {
  * ```ts
  * const token = await signToken(secret, "ann", { claims: { plan: "pro" }, can: { join: ["room-*"] } });
  * ```
+ *
+ * It rejects with a `FanfareError` of the code `bad_secret`, `bad_user`, `bad_claims`, `bad_can` or `bad_ttl`.
  */
-export async function signToken(secret: string, user: string, options: TokenOptions = {}): Promise<string> {
-  const bytes = new TextEncoder().encode(secret ?? "");
-  if (bytes.length < 32) throw new FanfareError("bad_secret", "the token secret must have at least 32 bytes");
-  // The claim would be left out, and the token would belong to nobody.
-  if (!user) throw new FanfareError("bad_user", "a token needs a user");
+export async function signToken(secret: string | undefined, user: string, options: TokenOptions = {}): Promise<string> {
+  const { can, ttl = 600 } = options;
+  const claims = options.claims ?? {};
+  check(secret, user, claims, ttl);
+  if (can !== undefined) checkRights(can);
 
   const url = (data: Uint8Array) => base64(data).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
-  const encode = (value: unknown) => url(new TextEncoder().encode(JSON.stringify(value)));
-  const { claims, can, ttl = 600 } = options;
+  const bytes = (text: string) => new TextEncoder().encode(text);
+  const encode = (value: unknown) => url(bytes(JSON.stringify(value)));
   const iat = Math.floor(Date.now() / 1000);
   const text = `${encode({ alg: "HS256", typ: "JWT" })}.${encode({ ...claims, can, sub: user, iat, exp: iat + ttl })}`;
 
   const algorithm = { name: "HMAC", hash: "SHA-256" };
-  const key = await crypto.subtle.importKey("raw", bytes, algorithm, false, ["sign"]);
-  const signature = await crypto.subtle.sign(algorithm, key, new TextEncoder().encode(text));
+  const key = await crypto.subtle.importKey("raw", bytes(secret!), algorithm, false, ["sign"]);
+  const signature = await crypto.subtle.sign(algorithm, key, bytes(text));
   return `${text}.${url(new Uint8Array(signature))}`;
+}
+
+/** Refuses what cannot be meant, and what the server would refuse in a token later. */
+function check(secret: string | undefined, user: string, claims: object, ttl: number): void {
+  const sizeOf = (text: string) => new TextEncoder().encode(text).length;
+
+  if (secret === undefined)
+    throw new FanfareError("bad_secret", "the secret is undefined: is FANFARE_TOKEN_SECRET set?");
+  if (typeof secret !== "string") throw new FanfareError("bad_secret", "the token secret must be a string");
+  if (sizeOf(secret) < 32) throw new FanfareError("bad_secret", "the token secret must have at least 32 bytes");
+
+  // The token would belong to nobody.
+  if (typeof user !== "string" || !user || sizeOf(user) > 256)
+    throw new FanfareError("bad_user", "a token needs a user: a string of 1 to 256 bytes");
+
+  if (typeof claims !== "object") throw new FanfareError("bad_claims", `claims are an object, not a ${typeof claims}`);
+  const reserved = ["sub", "iat", "exp", "can"].find((name) => name in claims);
+  if (reserved) throw new FanfareError("bad_claims", `"${reserved}" cannot be among the claims: signToken sets it`);
+
+  if (!Number.isSafeInteger(ttl))
+    throw new FanfareError("bad_ttl", `ttl is a whole number of seconds, such as 600, not ${JSON.stringify(ttl)}`);
+}
+
+const lists = ["join", "send", "members", "call"];
+const switches = ["broadcast", "publish", "update"];
+
+function checkRights(can: Rights): void {
+  if (typeof can !== "object" || !can)
+    throw new FanfareError("bad_can", 'can is an object, such as { join: ["room-*"] }');
+
+  const rights = [...lists, ...switches];
+  for (const [name, value] of Object.entries(can)) {
+    if (!rights.includes(name)) {
+      const near = rights.find((right) => isNear(name, right));
+      const hint = near ? `did you mean "${near}"?` : `rights are ${rights.join(", ")}`;
+      throw new FanfareError("bad_can", `unknown right "${name}"; ${hint}`);
+    }
+
+    const isList = Array.isArray(value) && value.every((item) => typeof item === "string");
+    if (value === undefined || (lists.includes(name) ? isList : typeof value === "boolean")) continue;
+    const form = lists.includes(name) ? "a list of strings" : "true or false";
+    throw new FanfareError("bad_can", `the right "${name}" must be ${form}`);
+  }
+}
+
+/** Whether two words have the same letters, in any order, but for one. */
+function isNear(word: string, other: string): boolean {
+  const rest = [...other].reduce((left, letter) => left.replace(letter, ""), word);
+  return rest.length < 2 && Math.abs(word.length - other.length) < 2;
 }

@@ -1,17 +1,16 @@
 import { late } from "./timing.js";
-import type { TokenSource } from "./types.js";
 
 type Token = string | null | undefined;
 
 /** A function that fetches a token. Calls at the same time share one fetch, and one that hangs is given up. */
-export function tokenFetcher(source: TokenSource | undefined, timeout: number): () => Promise<Token> {
+export function tokenFetcher(source: () => Token | Promise<Token>, timeout: number): () => Promise<Token> {
   let fetching: Promise<Token> | undefined;
 
   return () => {
     let deadline: ReturnType<typeof setTimeout>;
     fetching ??= new Promise<Token>((resolve, reject) => {
       deadline = setTimeout(() => reject(late(timeout)), timeout);
-      (async () => (typeof source === "function" ? source() : source))().then(resolve, reject);
+      (async () => source())().then(resolve, reject);
     }).finally(() => {
       clearTimeout(deadline);
       fetching = undefined;

@@ -444,6 +444,66 @@ test("the profile is told again if the server refused it for the moment", async 
   assert.deepEqual((await second.next("update")).data, { name: "ann" });
 });
 
+test("a profile that is set before the connection is sent once, before the joins", async (t) => {
+  const server = await serve(t);
+  const { client } = clientOf(t, server);
+  client.join("room");
+  const update = client.update({ n: 1 });
+  const sent = client.send("room", "a");
+  await client.connect();
+  await Promise.all([update, sent]);
+  assert.deepEqual(
+    server.connections[0].messages.map(({ op, data }) => [op, data]),
+    [
+      ["update", { n: 1 }],
+      ["join", undefined],
+      ["send", undefined],
+    ],
+  );
+});
+
+test("a profile takes the place of one that waits, and the answer is for both", async (t) => {
+  const server = await serve(t);
+  const { client } = clientOf(t, server);
+  const updates = [client.update({ n: 1 }), client.update({ n: 2 }), client.update({ n: 3 })];
+  server.onMessage = (c, m) => m.op === "update" && (c.ack(m, { offset: m.data.n }), true);
+  await client.connect();
+  for (const { offset } of await Promise.all(updates)) assert.equal(offset, 3);
+  await client.send("room", "a");
+  const profiles = () => server.connections[0].messages.filter(({ op }) => op === "update").map(({ data }) => data);
+  assert.deepEqual(profiles(), [{ n: 3 }]);
+
+  // It holds for a connection that takes the place of a lost one, too. The server kept the profile.
+  server.onOpen = (connection) => connection.welcome({ resumed: true });
+  server.onMessage = (c, m) => m.op === "update" && (c.refuse(m, "forbidden"), true);
+  const waiting = stateOf(client, "waiting");
+  server.connections[0].reset();
+  await waiting;
+  const refused = [client.update({ n: 4 }), client.update({ n: 5 })];
+  for (const update of refused) await assert.rejects(update, { code: "forbidden" });
+  await client.send("room", "a");
+  assert.deepEqual(
+    server.connections[1].messages.filter(({ op }) => op === "update").map(({ data }) => data),
+    [{ n: 5 }],
+  );
+});
+
+test("a profile that waits can be given up, and the one that took its place goes on", async (t) => {
+  const server = await serve(t);
+  const { client } = clientOf(t, server);
+  const controller = new AbortController();
+  const first = client.with({ signal: controller.signal }).update({ n: 1 });
+  const second = client.update({ n: 2 });
+  controller.abort(new Error("enough"));
+  await assert.rejects(first, /enough/);
+  await client.connect();
+  await second;
+  assert.deepEqual(
+    server.connections[0].messages.map(({ data }) => data),
+    [{ n: 2 }],
+  );
+});
+
 test("a stored event that comes again is dropped", async (t) => {
   const { client, connection } = await connected(t);
   const heard = [];

@@ -1,8 +1,12 @@
 // The function side: filters, repeats, errors, tokens. The server is a `fetch` of the test.
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { ApiError, Fanfare, FanfareError, fromEnv, signToken, where } from "../dist/server.js";
+
+const openapi = JSON.parse(readFileSync(new URL("../../../docs/openapi.json", import.meta.url), "utf8"));
+const secret = "x".repeat(32);
 
 const receipt = {
   id: "1",
@@ -56,6 +60,27 @@ test("where composes, and numbers the params of all parts", () => {
 test("where refuses a value that is empty by mistake", () => {
   assert.throws(() => where`auth.tenant == ${undefined}`, /value 1 of the filter is undefined/);
   assert.throws(() => where`user == ${"a"} && auth.tenant == ${null}`, /value 2 of the filter is null/);
+});
+
+test("where refuses a value in quotes or in a comment", () => {
+  const plan = "pro";
+  for (const make of [
+    () => where`auth.plan == '${plan}'`,
+    () => where`auth.plan == "a ${plan} b"`,
+    () => where`auth.plan == "\\" ${plan}"`,
+    () => where`auth.plan == r"\\" || auth.plan == "${plan}"`,
+    () => where`auth.plan == """a "quoted" ${plan}"""`,
+    () => where`auth.plan == "pro" // ${plan}`,
+  ])
+    assert.throws(make, /value 1 of the filter is in quotes or in a comment: write \$\{…\} without quotes/);
+  assert.throws(() => where`user == ${"ann"} && auth.plan == '${plan}'`, /value 2 of the filter is in quotes/);
+
+  for (const { filter } of [
+    where`auth.plan in ["", "it's"] && user == ${plan} && auth.x == ''`,
+    where`auth.plan == r"\\" || user == ${plan} || auth.x == "y"`,
+    where`user == "a" // a comment with a "quote\n || user == ${plan}`,
+  ])
+    assert.match(filter, /user == params\.p0/);
 });
 
 test("every publishing call has the body that the API describes", async () => {
@@ -112,7 +137,14 @@ test("Retry-After is waited for", async () => {
   const { fanfare } = fake([problem(503, "busy", {}, { "retry-after": "1" }), json(200, receipt)]);
   const began = performance.now();
   await fanfare.emit("a", 1);
-  assert.ok(performance.now() - began >= 450);
+  const waited = performance.now() - began;
+  assert.ok(waited >= 1000, `it waited ${waited} ms`);
+});
+
+test("a pause of more than 30 s is not waited for", async () => {
+  const { fanfare, requests } = fake([problem(503, "busy", {}, { "retry-after": "31" })]);
+  await assert.rejects(fanfare.emit("a", 1), { code: "busy", status: 503, retryAfter: 31 });
+  assert.equal(requests.length, 1);
 });
 
 test("a refusal is not repeated, and shows the mistake", async () => {
@@ -157,11 +189,23 @@ test("a signal ends a call, in an attempt and between two", async () => {
   await assert.rejects(fanfare.emit("a", 1, { signal: controller.signal }), /enough/);
 
   const waiting = new AbortController();
-  const { fanfare: busy, requests } = fake([problem(503, "busy", {}, { "retry-after": "60" })]);
+  const { fanfare: busy, requests } = fake([problem(503, "busy", {}, { "retry-after": "20" })]);
   const second = busy.emit("a", 1, { signal: waiting.signal });
   setTimeout(() => waiting.abort(new Error("enough")), 30);
   await assert.rejects(second, /enough/);
   assert.equal(requests.length, 1);
+});
+
+test("a text in place of options is refused before the request", async () => {
+  const { fanfare, requests } = fake([json(200, receipt)]);
+  const says = {
+    name: "TypeError",
+    message: /options are an object, not a string: write a filter as \{ filter: "…" \}/,
+  };
+  await assert.rejects(fanfare.emit("a", 1, "auth.plan == 'pro'"), says);
+  await assert.rejects(fanfare.join("room-1", "user == 'ann'"), says);
+  await assert.rejects(fanfare.connections("user == 'ann'").next(), says);
+  assert.equal(requests.length, 0);
 });
 
 test("lists go through every page", async () => {
@@ -184,6 +228,29 @@ test("names in a path are encoded", async () => {
   assert.equal(requests[0].url, "https://events.example.com/v1/users/ann%2F..%2Fx%3Fy");
 });
 
+test("names that fetch would resolve are refused before the request", async () => {
+  const { fanfare, requests } = fake([json(200, {})]);
+  for (const name of [".", ".."]) {
+    const says = {
+      name: "FanfareError",
+      code: "bad_path",
+      message: new RegExp(`the name "${name.replaceAll(".", "\\.")}"`),
+    };
+    await assert.rejects(fanfare.user(name), says);
+    await assert.rejects(fanfare.channel(name), says);
+    await assert.rejects(fanfare.connection(name), says);
+    await assert.rejects(fanfare.members(name).next(), says);
+    await assert.rejects(fanfare.history(name).next(), says);
+  }
+  await assert.rejects(fanfare.request("GET", "/v1/users/%2E%2e?x"), { code: "bad_path" });
+  assert.equal(requests.length, 0);
+
+  // What only looks like them is a name.
+  for (const name of ["...", ".a", "a..", "%2E"]) await fanfare.user(name);
+  assert.equal(new URL(requests[0].url).pathname, "/v1/users/...");
+  await fanfare.request("GET", "/v1/channels?prefix=/..");
+});
+
 test("any other call can be made", async () => {
   const { fanfare, requests } = fake([json(200, { revoked: 1 })]);
   assert.deepEqual(await fanfare.request("POST", "/v1/revoke", { user: "ann" }), { revoked: 1 });
@@ -204,13 +271,46 @@ test("fromEnv reads the environment, or that of a worker", async () => {
   assert.equal(asked, "http://127.0.0.1:7070/v1/emit");
 });
 
+test("fromEnv uses the first of several keys, and takes an empty variable for unset", async () => {
+  let asked;
+  const send = async (url, { headers }) => ((asked = [url, headers.Authorization]), json(200, receipt));
+  await fromEnv({ FANFARE_URL: "", FANFARE_API_KEY: " one-key , another-key" }, { fetch: send }).emit("a");
+  assert.deepEqual(asked, ["http://127.0.0.1:7070/v1/emit", "Bearer one-key"]);
+  await fromEnv({ FANFARE_API_KEY: "" }, { fetch: send }).emit("a");
+  assert.equal(asked[1], undefined);
+});
+
+test("an address without http:// or https:// is refused, and shown once", async () => {
+  for (const url of ["events.example.com", "127.0.0.1:7070", "wss://events.example.com"]) {
+    const { code, message } = await fromEnv({ FANFARE_URL: url })
+      .emit("a")
+      .catch((error) => error);
+    assert.equal(code, "bad_url");
+    assert.match(message, /must begin with http:\/\/ or https:\/\//);
+    assert.equal(message.split(url).length, 2, message);
+  }
+});
+
+test("a key that cannot be a header is refused, and not shown", async () => {
+  const error = await new Fanfare({ key: "secret\nkey" }).emit("a").catch((reason) => reason);
+  assert.equal(error.code, "bad_key");
+  assert.doesNotMatch(error.message, /secret/);
+});
+
+test("a failure does not show the query, which has the params of a filter", async () => {
+  const { fanfare } = fake([new TypeError("fetch failed")], { retries: 0 });
+  const error = await fanfare
+    .connections(where`auth.email == ${"ann@example.com"}`)
+    .next()
+    .catch((reason) => reason);
+  assert.match(
+    error.message,
+    /no answer from https:\/\/events\.example\.com\/v1\/connections: TypeError: fetch failed/,
+  );
+});
+
 test("signToken makes what a library for JSON Web Tokens makes", async () => {
-  const secret = "x".repeat(32);
-  const token = await signToken(secret, "änn", {
-    claims: { plan: "pro", sub: "eve" },
-    can: { join: ["room-*"] },
-    ttl: 60,
-  });
+  const token = await signToken(secret, "änn", { claims: { plan: "pro" }, can: { join: ["room-*"] }, ttl: 60 });
   const [header, payload, signature] = token.split(".");
   assert.equal(signature, createHmac("sha256", secret).update(`${header}.${payload}`).digest("base64url"));
 
@@ -221,10 +321,115 @@ test("signToken makes what a library for JSON Web Tokens makes", async () => {
     { plan: "pro", can: { join: ["room-*"] }, sub: "änn", iat: 0, exp: 0 },
   );
   assert.deepEqual(JSON.parse(Buffer.from(header, "base64url")), { alg: "HS256", typ: "JWT" });
+});
 
-  await assert.rejects(signToken("short", "ann"), { code: "bad_secret" });
-  await assert.rejects(signToken(undefined, "ann"), { code: "bad_secret" });
-  await assert.rejects(signToken(secret, ""), { code: "bad_user" });
+test("signToken refuses what cannot be meant", async () => {
+  const refused = (options, code, message) => assert.rejects(signToken(secret, "ann", options), { code, message });
+
+  await assert.rejects(signToken("short", "ann"), { code: "bad_secret", message: /at least 32 bytes/ });
+  const unset = "the secret is undefined: is FANFARE_TOKEN_SECRET set?";
+  await assert.rejects(signToken(undefined, "ann"), { code: "bad_secret", message: unset });
+  await assert.rejects(signToken(new Uint8Array(32), "ann"), { code: "bad_secret", message: /must be a string/ });
+  for (const user of ["", undefined, 7, "ä".repeat(129)])
+    await assert.rejects(signToken(secret, user), { code: "bad_user", message: /a string of 1 to 256 bytes/ });
+
+  await refused({ ttl: "10m" }, "bad_ttl", 'ttl is a whole number of seconds, such as 600, not "10m"');
+  for (const ttl of [1.5, NaN, Infinity, null]) await refused({ ttl }, "bad_ttl", /a whole number of seconds/);
+
+  for (const name of ["sub", "iat", "exp", "can"])
+    await refused({ claims: { [name]: 1 } }, "bad_claims", `"${name}" cannot be among the claims: signToken sets it`);
+  await refused({ claims: "plan" }, "bad_claims", /claims are an object, not a string/);
+
+  await refused({ can: { jion: ["*"] } }, "bad_can", 'unknown right "jion"; did you mean "join"?');
+  await refused({ can: { brodcast: true } }, "bad_can", 'unknown right "brodcast"; did you mean "broadcast"?');
+  await refused({ can: { read: ["*"] } }, "bad_can", /unknown right "read"; rights are join, send, members/);
+  await refused({ can: { join: "room-1" } }, "bad_can", 'the right "join" must be a list of strings');
+  await refused({ can: { publish: ["ann"] } }, "bad_can", 'the right "publish" must be true or false');
+  await refused({ can: null }, "bad_can", /can is an object/);
+});
+
+test("signToken knows every right, and takes what is left undefined", async () => {
+  const { properties } = openapi.components.schemas.Rights;
+  const can = Object.fromEntries(
+    Object.entries(properties).map(([name, { type }]) => [name, type === "array" ? ["*"] : true]),
+  );
+  await signToken(secret, "ann", { can: { ...can, call: undefined } });
+  await signToken(secret, "ann", { can });
+});
+
+/** What each method asks for. */
+const calls = {
+  emit: (f) => f.emit("a"),
+  publish: (f) => f.publish("ann", "a"),
+  send: (f) => f.send("room-1", "a"),
+  broadcast: (f) => f.broadcast("a"),
+  dispatch: (f) => f.dispatch(["ann"], "a"),
+  batch: (f) => f.batch([]),
+  explain: (f) => f.explain("true"),
+  connections: (f) => f.connections().next(),
+  connection: (f) => f.connection("x"),
+  user: (f) => f.user("x"),
+  channels: (f) => f.channels().next(),
+  channel: (f) => f.channel("x"),
+  members: (f) => f.members("x").next(),
+  history: (f) => f.history("x").next(),
+  join: (f) => f.join("room-1", {}),
+  leave: (f) => f.leave("room-1", {}),
+  disconnect: (f) => f.disconnect({}),
+  revoke: (f) => f.revoke("ann", { before: 1 }),
+  auth: (f) => f.auth("ann", { plan: "pro" }, { can: {} }),
+  token: (f) => f.token("ann"),
+  healthz: (f) => f.healthz(),
+  livez: (f) => f.livez(),
+  readyz: (f) => f.readyz({ scope: "node" }),
+  openapi: (f) => f.openapi(),
+};
+
+/** Operations that have no method, and why. */
+const leftOut = {
+  connect: "is the WebSocket of clients",
+  client: "is a file for pages",
+  metrics: "is text for Prometheus",
+  page: "is a page for people",
+};
+
+test("every operation of the API has a method, and every method asks for its own operation", async () => {
+  const asked = {};
+  for (const [name, call] of Object.entries(calls)) {
+    const body = { results: [], connections: [], channels: [], members: [], events: [] };
+    const { fanfare, requests } = fake([json(200, body)]);
+    await call(fanfare);
+    assert.equal(requests.length, 1, name);
+    const [{ method, url }] = requests;
+    asked[name] = `${method} ${new URL(url).pathname}`;
+  }
+
+  const described = {};
+  for (const [path, methods] of Object.entries(openapi.paths))
+    for (const [method, { operationId }] of Object.entries(methods)) {
+      if (leftOut[operationId]) continue;
+      const name = operationId === "tokens" ? "token" : operationId;
+      described[name] = `${method.toUpperCase()} ${path.replace(/\{.*?\}/, "x")}`;
+    }
+  assert.deepEqual(asked, described);
+
+  const methods = Object.getOwnPropertyNames(Fanfare.prototype).filter((name) => name !== "constructor");
+  assert.deepEqual(methods.sort(), [...Object.keys(calls), "request"].sort());
+});
+
+test("a node that is not ready is no failure, and a refusal is one", async () => {
+  const ready = { ready: false, reasons: ["draining: this node is leaving"] };
+  const isJson = { "content-type": "application/json" };
+  const { fanfare, requests } = fake([json(503, ready, isJson)]);
+  assert.deepEqual(await fanfare.readyz(), ready);
+  assert.equal(requests.length, 1);
+
+  const stuck = fake([json(503, { status: "stuck" }, isJson)]);
+  assert.deepEqual(await stuck.fanfare.livez(), { status: "stuck" });
+  await assert.rejects(stuck.fanfare.healthz({ retries: 0 }), { status: 503 });
+
+  const busy = fake([problem(503, "busy", {}, { "content-type": "application/problem+json" })], { retries: 0 });
+  await assert.rejects(busy.fanfare.readyz(), { code: "busy" });
 });
 
 test("neither import nor construction needs anything", () => {

@@ -1,5 +1,6 @@
 // What the types promise. It is compiled and never run.
 import { connect, createClient, FanfareError, type Client, type Message } from "fanfare";
+import { Fanfare, signToken, where } from "fanfare/server";
 
 interface Events {
   chat: { text: string };
@@ -53,3 +54,16 @@ void loose.send("room", "anything", 1, "two");
 
 const state: "idle" | "connecting" | "connected" | "waiting" | "closed" = client.state.status;
 void [state, new FanfareError("code", "message").code.length];
+
+const fanfare = new Fanfare<Events>();
+void fanfare.emit("chat", { text: "hi" }, where`auth.plan == ${"pro"}`);
+void fanfare.emit("chat", { text: "hi" }, { filter: "auth.plan == 'pro'" });
+// @ts-expect-error: a filter is not a text, since values do not belong in it.
+void fanfare.emit("chat", { text: "hi" }, "auth.plan == 'pro'");
+
+const unset: string | undefined = undefined;
+void signToken(unset, "ann", { can: { join: ["room-*"] }, ttl: 600 });
+// @ts-expect-error: a life is a number of seconds.
+void signToken(unset, "ann", { ttl: "10m" });
+// @ts-expect-error: there is no such right.
+void signToken(unset, "ann", { can: { jion: ["room-*"] } });

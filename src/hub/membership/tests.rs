@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use smol_str::SmolStr;
 
 use super::super::{
-    Batch, Coming, Count, Hub, Joining, Named, Owner, Reach, Selection, SlotRef, Watching,
+    Batch, Coming, Count, Hub, Joining, Named, Outcome, Owner, Reach, Selection, SlotRef, Watching,
     gate::Gate,
     selection::channel_key,
     tests::{APP, connect, context},
@@ -101,6 +101,41 @@ fn join_and_leave_churn_leaves_nothing_behind() {
     );
     let metrics = &hub.context().app(APP).metrics;
     assert_eq!((metrics.channels.get(), metrics.memberships.get()), (0, 0));
+}
+
+#[test]
+fn a_hold_that_notifies_slow_consumers_ends_by_what_closing_them_takes() {
+    const WATCHERS: usize = 8;
+    let limits = Limits {
+        outbox_frames: 1,
+        ..Limits::default()
+    };
+    let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
+    let shard = hub.shard(0);
+    let frame = Frame::event_text(&[b"x"]);
+    shard.own(|table| {
+        let mut outcome = Outcome::default();
+        for n in 0..WATCHERS {
+            let at = connect(table, &n.to_string(), Value::Null);
+            for channel in 0..100 {
+                let channel = channel.to_string();
+                table.join(at, &channel, Watching::Notices, Coming::New);
+            }
+            outcome.refuse(at, vec![frame.clone()], 0);
+        }
+        table.settle(&mut Owner::for_tests(), &mut outcome);
+    });
+
+    let key = channel_key("7");
+    let (mut next, mut closed) = (Some(0), 0);
+    while let Some(from) = next {
+        let about = (None, frame.clone());
+        next = shard.own(|table| table.notify_watchers(APP, &key, from, &[about]));
+        let now = shard.own(|table| table.closing.len());
+        assert!(now - closed <= 2, "{now}");
+        closed = now;
+    }
+    assert_eq!(closed, WATCHERS);
 }
 
 #[test]

@@ -200,7 +200,7 @@ impl Node {
             .peers
             .all()
             .into_iter()
-            .partition(|peer| cluster.silent.holds(peer.id));
+            .partition(|peer| cluster.silent.holds(peer.id, patience));
         let asked: Vec<NodeId> = expected.iter().map(|peer| peer.id).collect();
         let all = (&Topic::Nodes, expected);
         let mut gathered = self.ask_within(cluster, app, all, order, patience).await;
@@ -212,9 +212,8 @@ impl Node {
         };
         let unheard = asked.into_iter().filter(|node| !answered(node));
         let unheard: Vec<NodeId> = unheard.collect();
-        cluster
-            .silent
-            .note(unheard.into_iter(), self.config.limits.node_lease);
+        let lease = self.config.limits.node_lease;
+        cluster.silent.note(unheard.into_iter(), patience, lease);
         let silent = silent.iter().map(|peer| peer.name.to_string());
         gathered.missing.extend(silent);
         gathered

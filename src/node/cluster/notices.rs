@@ -7,7 +7,10 @@ use ahash::{AHashMap, AHashSet};
 use parking_lot::Mutex;
 use serde_json::value::to_raw_value;
 use smol_str::SmolStr;
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
 use super::{
     super::Node,
@@ -35,6 +38,9 @@ pub(super) struct Mail {
     end: Mutex<Option<mpsc::Receiver<Notices>>>,
     /// Some were lost: whoever keeps a list has to fetch it anew.
     lost: Notify,
+    /// Channels of which counts were told without some nodes.
+    uncounted: Mutex<AHashSet<(AppId, String)>>,
+    recount: Notify,
 }
 
 impl Mail {
@@ -44,6 +50,8 @@ impl Mail {
             sender,
             end: Mutex::new(Some(end)),
             lost: Notify::new(),
+            uncounted: Mutex::default(),
+            recount: Notify::new(),
         }
     }
 
@@ -54,6 +62,13 @@ impl Mail {
             self.lose();
         }
         taken
+    }
+
+    /// Has the counts of `channels` told once more, when all nodes can be counted.
+    fn count_again(&self, app: AppId, channels: &[SmolStr]) {
+        let channels = channels.iter().map(|channel| (app, channel.to_string()));
+        self.uncounted.lock().extend(channels);
+        self.recount.notify_one();
     }
 
     /// Notes that notices may have been lost.
@@ -165,6 +180,13 @@ impl Node {
         if !channels.is_empty()
             && let Ok(overall) = self.counts_everywhere(app, &channels).await
         {
+            if let Some(cluster) = self
+                .cluster
+                .as_ref()
+                .filter(|_| !overall.missing.is_empty())
+            {
+                cluster.mail.count_again(app, &channels);
+            }
             let counted = tidings.iter_mut().filter_map(|one| one.counted.as_mut());
             for ((_, count), now) in counted.zip(overall.value) {
                 *count = now;
@@ -221,15 +243,23 @@ impl Node {
         let Some(mut mail) = cluster.mail.end.lock().take() else {
             return;
         };
-        let (mut batch, mut untold, mut pause) = (Vec::new(), AHashSet::new(), Duration::ZERO);
+        let (mut batch, mut untold) = (Vec::new(), AHashSet::new());
+        // When those who may have missed something are told next: nothing that comes meanwhile puts it off.
+        let mut next = Instant::now();
         loop {
             tokio::select! {
                 n = mail.recv_many(&mut batch, NOTICES_TOGETHER) => if n == 0 { return },
                 () = cluster.mail.lost.notified() => untold.extend(self.watched_channels()),
-                () = tokio::time::sleep(pause), if !untold.is_empty() => {
+                () = cluster.mail.recount.notified() => {
+                    if untold.is_empty() {
+                        next = Instant::now() + self.config.limits.ask_timeout;
+                    }
+                    untold.extend(std::mem::take(&mut *cluster.mail.uncounted.lock()));
+                }
+                () = tokio::time::sleep_until(next), if !untold.is_empty() => {
                     let Some((app, channel)) = untold.iter().next().cloned() else { continue };
                     let again = self.pass_on(app, &channel, Said::nothing()).await;
-                    pause = again.unwrap_or_default();
+                    next = Instant::now() + again.unwrap_or_default();
                     if again.is_none() {
                         untold.remove(&(app, channel));
                     }

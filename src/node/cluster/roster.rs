@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -18,7 +18,10 @@ use crate::{
     broker::{BusError, Script, Topic},
     hub::{Change, Snapshot, State},
     id::{AppId, NodeId},
-    limits::{MEMBERS_AT_ONCE, NOTICES_TOGETHER, ROSTER_OUTLIVES, TOLD_BYTES, TOLD_TOGETHER},
+    limits::{
+        MEMBERS_AT_ONCE, NOTICES_TOGETHER, ROSTER_OUTLIVES, TOLD_BYTES, TOLD_CHANNELS,
+        TOLD_TOGETHER,
+    },
     protocol::{
         envelope::{Notices, Told},
         native::{Changes, MemberKind},
@@ -413,23 +416,36 @@ type Groups = AHashMap<(AppId, String), Group>;
 /// it has grown to [`TOLD_TOGETHER`].
 #[derive(Debug)]
 struct Telling {
-    named_at_most: usize,
+    named_at_most: u32,
     groups: Groups,
     bytes: usize,
+    /// Members of each channel so far, those that were told included, by a digest of the channel.
+    members: AHashMap<u64, u32>,
+    hasher: RandomState,
 }
 
 impl Telling {
     /// Nothing yet, for channels that tell `named_at_most` members by name.
     fn new(named_at_most: u32) -> Self {
         Self {
-            named_at_most: named_at_most as usize,
+            named_at_most,
             groups: Groups::new(),
             bytes: 0,
+            members: AHashMap::new(),
+            hasher: RandomState::new(),
         }
     }
 
     /// Adds one. Returns what is to be told now.
     fn add(&mut self, app: AppId, channel: &str, told: Told) -> Option<Groups> {
+        if self.members.len() >= TOLD_CHANNELS {
+            self.members.clear();
+        }
+        let digest = self.hasher.hash_one((app, channel));
+        let before = self.members.entry(digest).or_default();
+        let may_be_named = *before < self.named_at_most;
+        *before += 1;
+
         let key = (app, channel.to_owned());
         let group = self.groups.entry(key).or_insert_with(|| {
             self.bytes += TOLD_BYTES + channel.len();
@@ -444,7 +460,7 @@ impl Telling {
             MemberKind::Updated => group.counts.updated += 1,
         }
         if let Some(named) = &mut group.named {
-            if named.len() < self.named_at_most {
+            if may_be_named {
                 self.bytes += bytes_of(&told);
                 named.push(told);
             } else {
@@ -537,6 +553,26 @@ mod tests {
         let many = &groups[&(APP, "many".to_owned())];
         assert_eq!((many.named.is_none(), many.counts.left), (true, 100_000));
         assert_eq!(telling.bytes, 0);
+    }
+
+    #[test]
+    fn no_more_are_named_of_a_channel_that_was_told_in_part() {
+        let mut telling = Telling::new(20);
+        let named = |groups: &Groups| {
+            let of = |group: &Group| group.named.as_ref().map_or(0, Vec::len);
+            groups.values().map(of).sum::<usize>()
+        };
+        let (mut names, mut left) = (0, 0);
+        for round in 0..4 {
+            for n in 0..15 {
+                assert!(telling.add(APP, "c", told(n, 1)).is_none());
+            }
+            let groups = telling.take();
+            names += named(&groups);
+            left += groups.values().map(|group| group.counts.left).sum::<u64>();
+            assert_eq!(names, 15, "{round}");
+        }
+        assert_eq!(left, 60);
     }
 
     #[test]

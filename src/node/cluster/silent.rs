@@ -15,23 +15,39 @@ pub(super) struct Silent(Mutex<AHashMap<NodeId, Silence>>);
 struct Silence {
     since: Instant,
     until: Instant,
+    /// For how long an answer was waited for.
+    patience: Duration,
 }
 
 impl Silent {
-    pub(super) fn holds(&self, node: NodeId) -> bool {
+    /// Whether `node` is not waited for by who has this `patience`: whoever has more may get an answer.
+    pub(super) fn holds(&self, node: NodeId, patience: Duration) -> bool {
         let silent = self.0.lock();
         silent
             .get(&node)
-            .is_some_and(|silence| Instant::now() < silence.until)
+            .is_some_and(|silence| Instant::now() < silence.until && patience <= silence.patience)
     }
 
-    /// Notes nodes that did not answer, for `time` at most.
-    pub(super) fn note(&self, nodes: impl Iterator<Item = NodeId>, time: Duration) {
+    /// Notes nodes that did not answer within `patience`, for `time` at most.
+    pub(super) fn note(
+        &self,
+        nodes: impl Iterator<Item = NodeId>,
+        patience: Duration,
+        time: Duration,
+    ) {
         let since = Instant::now();
         let mut silent = self.0.lock();
         silent.retain(|_, silence| silence.until > since);
         let until = since + time;
-        silent.extend(nodes.map(|node| (node, Silence { since, until })));
+        let silence = |node| {
+            let silence = Silence {
+                since,
+                until,
+                patience,
+            };
+            (node, silence)
+        };
+        silent.extend(nodes.map(silence));
     }
 
     /// Notes that a node was heard of. What it had to say late anyway does not count: a node that is slow is asked again once in
@@ -51,24 +67,30 @@ impl Silent {
 mod tests {
     use super::*;
 
+    const SHORT: Duration = Duration::from_millis(200);
+
     #[test]
     fn who_does_not_answer_is_not_asked_for_a_while() {
         let silent = Silent::default();
-        silent.note([NodeId(1)].into_iter(), Duration::from_hours(1));
-        silent.note([NodeId(2)].into_iter(), Duration::ZERO);
-        assert!(silent.holds(NodeId(1)) && !silent.holds(NodeId(2)) && !silent.holds(NodeId(3)));
+        silent.note([NodeId(1)].into_iter(), SHORT, Duration::from_hours(1));
+        silent.note([NodeId(2)].into_iter(), SHORT, Duration::ZERO);
+        let holds = |node| silent.holds(NodeId(node), SHORT);
+        assert!(holds(1) && !holds(2) && !holds(3));
+        assert!(!silent.holds(NodeId(1), 2 * SHORT), "it may take longer");
     }
 
     #[test]
     fn who_is_heard_of_later_is_asked_again() {
         let silent = Silent::default();
-        silent.note([NodeId(1), NodeId(2)].into_iter(), Duration::from_hours(1));
+        let two = [NodeId(1), NodeId(2)].into_iter();
+        silent.note(two, SHORT, Duration::from_hours(1));
+        let holds = |node| silent.holds(NodeId(node), SHORT);
         silent.heard(NodeId(1));
-        assert!(silent.holds(NodeId(1)), "that was a late answer");
+        assert!(holds(1), "that was a late answer");
         for silence in silent.0.lock().values_mut() {
             silence.since = silence.since.checked_sub(SILENT_AT_LEAST).unwrap();
         }
         silent.heard(NodeId(1));
-        assert!(!silent.holds(NodeId(1)) && silent.holds(NodeId(2)));
+        assert!(!holds(1) && holds(2));
     }
 }
