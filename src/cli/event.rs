@@ -194,9 +194,10 @@ fn shown(receipt: &Receipt) -> String {
         let _ = write!(shown, ", stored {stored}");
     }
     // One node counts its own connections, and there may be others.
-    let whose = match nodes {
-        0 | 1 => "on this node".to_owned(),
-        nodes => format!("on {nodes} nodes"),
+    let whose = if *nodes > 1 {
+        format!("on {nodes} nodes")
+    } else {
+        "on this node".to_owned()
     };
     let _ = writeln!(shown, "  ({whose}; id {})", output::harmless(id));
     let mut warn = |text: &str| {

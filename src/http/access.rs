@@ -76,8 +76,9 @@ fn caller(live: &Live, headers: &HeaderMap, scope: Scope) -> Result<Caller, Refu
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
         Refused::new(Refusal::ApiKey, None, problem)
     };
-    let presented =
-        bearer(headers).ok_or_else(|| unauthorized("send Authorization: Bearer <api key>"))?;
+    let presented = bearer(headers)
+        .filter(|key| !key.is_empty())
+        .ok_or_else(|| unauthorized("send Authorization: Bearer <api key>"))?;
     let key = live
         .keys
         .authenticate(presented)
@@ -104,7 +105,9 @@ fn unknown_key(presented: &str) -> &'static str {
 
 /// The credentials of an `Authorization: Bearer` header (RFC 6750, section 2.1).
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    // Of an empty credential the space behind the scheme is cut off on the way.
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     scheme
         .eq_ignore_ascii_case("bearer")
         .then_some(token.trim())
@@ -316,6 +319,22 @@ mod tests {
             );
         }
         assert!(development(&headers(passes[0]), IpAddr::from([192, 0, 2, 1]), true).is_err());
+    }
+
+    #[test]
+    fn a_credential_may_be_empty_and_is_not_absent_then() {
+        for (value, credential) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer  abc ", Some("abc")),
+            ("Bearer ", Some("")),
+            ("Bearer", Some("")),
+            ("Basic abc", None),
+            ("", None),
+        ] {
+            let headers = headers(&[("authorization", value)]);
+            assert_eq!(bearer(&headers), credential, "{value:?}");
+        }
+        assert_eq!(bearer(&headers(&[])), None);
     }
 
     #[test]

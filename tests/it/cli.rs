@@ -678,6 +678,31 @@ fn check_says_what_is_set_up_and_no_secret() {
 }
 
 #[test]
+fn an_app_that_only_a_variable_makes_is_warned_of_by_check_and_in_the_log() {
+    let config = file(
+        "made.toml",
+        &format!(
+            "listen = \"127.0.0.1:0\"\n[[apps.shop.keys]]\nname = \"functions\"\nkey = \"{KEY}\"\n"
+        ),
+    );
+    let variables = [("FANFARE_API_KEY", "another-key-for-the-command-line")];
+    let warning = "FANFARE_API_KEY made the app \"default\", which the file does not name";
+    let checked = run_with(&["check", "--config", &config], &variables, "");
+    assert!(
+        checked.code == 0 && checked.error.contains(&format!("warning: {warning}")),
+        "{checked:?}"
+    );
+    assert!(run(&["check", "--config", &config]).error.is_empty());
+
+    let words = ["serve", "--config", &config];
+    let mut running = Running::start(&words, &variables, Stdio::null());
+    let line = running.expect_error(warning);
+    assert!(line.contains(" WARN "), "{line}");
+    running.interrupt();
+    assert_eq!(running.finish().code, 0);
+}
+
+#[test]
 fn a_closed_pipe_ends_listening_quietly() {
     let served = Served::start(&[]);
     let mut listen = served.listen(&["--json"]);

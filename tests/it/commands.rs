@@ -496,6 +496,11 @@ fn listening_ends_where_the_server_refuses_for_good() {
         "auth=1s",
     ];
     let served = Served::start(&keys);
+    let refused = served.run(&["listen", "--token", ""]).refused(1);
+    assert!(
+        refused.contains("for good: 4001, the token is empty"),
+        "{refused}"
+    );
     let refused = served.run(&["listen"]).refused(1);
     assert!(
         refused.contains("for good: 4001") && refused.ends_with("; give --token or --user\n"),
