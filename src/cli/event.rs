@@ -228,3 +228,25 @@ pub(super) fn missing(nodes: &[String]) -> String {
         output::harmless(&nodes.join(", "))
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_says_whose_connections_it_counts() {
+        let of = |nodes: &str| {
+            let json = format!(r#"{{"id":"x","matched":0,"queued":0,"dropped":0{nodes}}}"#);
+            shown(&serde_json::from_str(&json).unwrap())
+        };
+        for (nodes, end) in [
+            (r#","nodes":3"#, "  (on 3 nodes; id x)\n"),
+            (r#","nodes":1"#, "  (on this node; id x)\n"),
+            // Servers of earlier versions do not say.
+            ("", "  (on this node; id x)\n"),
+        ] {
+            let shown = of(nodes);
+            assert!(shown.ends_with(end), "{shown}");
+        }
+    }
+}

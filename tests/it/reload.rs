@@ -136,6 +136,11 @@ fn a_bad_file_changes_nothing_and_every_problem_is_said() {
     file.write(&good);
     server.running.signal(Signal::HUP);
     server.running.expect_error("reload: nothing has changed");
+
+    let headers = [("Authorization", &*format!("Bearer {OLD}"))];
+    let text = request(server.address, "GET", "/metrics", &headers, None).text;
+    let refused = sum(&text, "fanfare_reloads_refused_total", "");
+    assert_eq!(refused as u64, 5, "four bad files, and one that was gone");
     assert_eq!(server.terminate().code, 0);
 }
 
