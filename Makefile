@@ -19,15 +19,16 @@ test: setup-build setup-test ## set up what the tests need, and run them all
 	$(CARGO) test --locked --doc
 	@$(MAKE) --no-print-directory test-sdk
 
-test-sdk: setup-build setup-test setup-sdk ## test the SDKs and two of the examples
+test-sdk: setup-build setup-test setup-sdk ## test the SDKs in Node, Deno and Python, and two of the examples
 	$(CARGO) build --locked
 	cd sdk/typescript && npm run --silent check
-	cd sdk/typescript && FANFARE_BIN=$(SERVER) npm run --silent test
+	cd sdk/typescript && FANFARE_BIN=$(SERVER) npm run --silent test:short
+	cd sdk/typescript && FANFARE_BIN=$(SERVER) npm run --silent test:runtimes deno
 	FANFARE_BIN=$(SERVER) sdk/python/check.sh
 	cd examples && npm run --silent check && FANFARE_BIN=$(SERVER) node test.mjs chat notify
 
-test-all: test ## the same, and every runtime and example
-	npm ci --prefix sdk/typescript/test/runtimes
+test-all: test ## run all tests, with pages, every runtime and every example
+	cd sdk/typescript && FANFARE_BIN=$(SERVER) npm run --silent test
 	cd sdk/typescript && FANFARE_BIN=$(SERVER) npm run --silent test:runtimes
 	cd examples && FANFARE_BIN=$(SERVER) node test.mjs
 
@@ -77,7 +78,7 @@ setup-build:
 	@.ci/need cc:gcc cc:libc6-dev make:make
 
 setup-sdk:
-	@for package in sdk/typescript examples; do \
+	@for package in sdk/typescript sdk/typescript/test/runtimes examples; do \
 	  [ $$package/node_modules/.package-lock.json -nt $$package/package-lock.json ] || npm ci --prefix $$package || exit 1; \
 	done
 	@python3 -c 'import ensurepip' 2>/dev/null || .ci/need ensurepip:python3-venv

@@ -17,7 +17,7 @@ export interface Where {
  * ```
  *
  * A value may itself be made by `where`. `null` and `undefined` throw, since `auth.tenant == null` is true for everyone
- * without a tenant. So does a value in quotes.
+ * without a tenant. So does a value in quotes. The text is taken as it is written, backslashes included.
  */
 export declare function where(texts: TemplateStringsArray, ...values: unknown[]): Where;
 /** A refusal of the server: a problem document (RFC 9457). */

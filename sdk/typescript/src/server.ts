@@ -83,18 +83,18 @@ const quoted = /r("""|'''|["']).*?\1|("""|'''|["'])(?:\\.|[^\\])*?\2|\/\/[^\n]*/
  * ```
  *
  * A value may itself be made by `where`. `null` and `undefined` throw, since `auth.tenant == null` is true for everyone
- * without a tenant. So does a value in quotes.
+ * without a tenant. So does a value in quotes. The text is taken as it is written, backslashes included.
  */
 export function where(texts: TemplateStringsArray, ...values: unknown[]): Where {
   // A character stands for each value. In quotes the name of a param would be a text like any other.
-  const text = texts.join("\0");
+  const text = texts.raw.join("\0");
   for (const { 0: part, index } of text.matchAll(quoted)) {
     if (!part.includes("\0")) continue;
     const at = text.slice(0, index).split("\0").length;
     throw new TypeError(`value ${at} of the filter is in quotes or in a comment: write \${…} without quotes`);
   }
 
-  return new Part(texts, values);
+  return new Part(texts.raw, values);
 }
 
 /** A refusal of the server: a problem document (RFC 9457). */

@@ -57,6 +57,11 @@ test("where composes, and numbers the params of all parts", () => {
   assert.equal(where`true`.filter, "true");
 });
 
+test("where takes its text as it is written", () => {
+  assert.equal(where`user.matches("^\\d+$")`.filter, String.raw`user.matches("^\\d+$")`);
+  assert.equal(where`user.matches(r"^\d+$")`.filter, String.raw`user.matches(r"^\d+$")`);
+});
+
 test("where refuses a value that is empty by mistake", () => {
   assert.throws(() => where`auth.tenant == ${undefined}`, /value 1 of the filter is undefined/);
   assert.throws(() => where`user == ${"a"} && auth.tenant == ${null}`, /value 2 of the filter is null/);
@@ -67,8 +72,8 @@ test("where refuses a value in quotes or in a comment", () => {
   for (const make of [
     () => where`auth.plan == '${plan}'`,
     () => where`auth.plan == "a ${plan} b"`,
-    () => where`auth.plan == "\\" ${plan}"`,
-    () => where`auth.plan == r"\\" || auth.plan == "${plan}"`,
+    () => where`auth.plan == "\" ${plan}"`,
+    () => where`auth.plan == r"\" || auth.plan == "${plan}"`,
     () => where`auth.plan == """a "quoted" ${plan}"""`,
     () => where`auth.plan == "pro" // ${plan}`,
   ])
@@ -77,8 +82,9 @@ test("where refuses a value in quotes or in a comment", () => {
 
   for (const { filter } of [
     where`auth.plan in ["", "it's"] && user == ${plan} && auth.x == ''`,
-    where`auth.plan == r"\\" || user == ${plan} || auth.x == "y"`,
-    where`user == "a" // a comment with a "quote\n || user == ${plan}`,
+    where`auth.plan == r"\" || user == ${plan} || auth.x == "y"`,
+    where`user == "a" // a comment with a "quote
+          || user == ${plan}`,
   ])
     assert.match(filter, /user == params\.p0/);
 });
