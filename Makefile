@@ -78,6 +78,8 @@ setup-build:
 	@.ci/need cc:gcc cc:libc6-dev make:make
 
 setup-sdk:
+	@node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major > 20 || (major == 20 && minor >= 19) ? 0 : 1)' || \
+	  { echo "the SDKs need Node 20.19 or later, and this is $$(node --version): see https://nodejs.org" >&2; exit 1; }
 	@for package in sdk/typescript sdk/typescript/test/runtimes examples; do \
 	  [ $$package/node_modules/.package-lock.json -nt $$package/package-lock.json ] || npm ci --prefix $$package || exit 1; \
 	done

@@ -19,7 +19,7 @@ async function session() {
 }
 
 const { url } = await session();
-const { connect } = await import(`${url}/fanfare.js`);
+const { connect } = await import(new URL("/fanfare.js", url));
 const client = connect(url, { token: async () => (await session()).token });
 client.onState(
   ({ status, reason }) => (state.textContent = `${status} (${reason})`),

@@ -16,7 +16,9 @@ const files = {
 // A Fanfare server without API keys signs tokens for everyone on its machine. With keys it asks for one.
 async function signToken(user) {
   const headers = { "Content-Type": "application/json" };
-  if (FANFARE_API_KEY) headers.Authorization = `Bearer ${FANFARE_API_KEY}`;
+  // A server takes several keys, separated by commas. Any of them is good.
+  const key = FANFARE_API_KEY?.split(",")[0].trim();
+  if (key) headers.Authorization = `Bearer ${key}`;
   const can = {
     join: ["room-*"],
     send: ["room-*"],

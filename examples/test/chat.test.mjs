@@ -1,9 +1,9 @@
 // Messages, history, and who is here.
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import {
   browse,
   connected,
-  install,
   run,
   serve,
   settings,
@@ -13,9 +13,9 @@ import {
 
 export default async function (t) {
   const server = await serve(t);
-  const folder = await install("chat");
+  const folder = fileURLToPath(new URL("../chat/", import.meta.url));
   const env = { ...settings(server), PORT: "0" };
-  const [url] = await run(t, folder, ["npm", "start"], env, /http:\S+/);
+  const [url] = await run(t, folder, ["node", "server.mjs"], env, /http:\S+/);
 
   const { open, errors } = await browse(t);
   const enter = async (name) => {

@@ -163,9 +163,9 @@ impl App {
         filter: String,
         params: Option<Value>,
         metrics: Arc<Metrics>,
-    ) -> impl FnOnce() -> Result<(), FilterError> + Send + use<> {
+    ) -> impl FnOnce() -> Result<Arc<Bound>, FilterError> + Send + use<> {
         let (filters, schema) = (self.filters.clone(), self.schema.clone());
-        move || compile(&filters, &schema, (&filter, params), &metrics).map(drop)
+        move || compile(&filters, &schema, (&filter, params), &metrics).map(Arc::new)
     }
 
     /// What holds for `channel`.

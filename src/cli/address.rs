@@ -89,7 +89,11 @@ impl FromStr for Address {
             return Err(BadAddress::Query);
         }
         let path = url.path().trim_end_matches('/');
-        if path.ends_with("/v1") || path.contains("/v1/") {
+        // A gateway may have a `/v1/` of its own in front; what stands behind ours is a call's name.
+        let is_call = path
+            .rsplit_once("/v1/")
+            .is_some_and(|(_, call)| !call.contains('/'));
+        if path.ends_with("/v1") || is_call {
             return Err(BadAddress::Path);
         }
         let host = authority

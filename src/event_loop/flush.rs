@@ -49,13 +49,13 @@ impl EventLoop {
                 writing = bulk;
                 self.hub.note_writing(bulk);
             }
-            if !small && !bulk && self.hub.shed() {
-                tokio::task::yield_now().await;
-                continue;
-            }
             if !small && !bulk {
                 batch.window.release();
-                self.shard.sleep().await;
+                if self.hub.shed() {
+                    tokio::task::yield_now().await;
+                } else {
+                    self.shard.sleep().await;
+                }
                 continue;
             }
             let small = small || (bulk && self.linger().await);

@@ -1,4 +1,5 @@
-//! Messages of clients that have begun and not ended: how long they may take, and how much memory all of them.
+//! Messages of clients that have begun and not ended: how long they may take, and how much memory all of them. What came behind
+//! a message that has yet to be done is counted in the same way.
 
 use std::{
     cell::{Cell, RefCell},
@@ -74,6 +75,11 @@ impl Unfinished {
         });
         all.by_age.borrow_mut().insert(age, message.clone());
         UnfinishedMessage(Box::new(Entry { age, message, all }))
+    }
+
+    /// Whether so much is held that what can be finished should be.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.0.bytes.get() > self.0.max_bytes / 2
     }
 
     /// Gives up what has taken too long at `now`.

@@ -47,7 +47,7 @@ use crate::{
     door::Door,
     event_loop::EventLoop,
     hub::LongStep,
-    limits::LONG_BODY,
+    limits::{LONG_BODY, SUGGESTED_BYTES},
     metrics::Refusal,
     nearest::nearest,
     node::{Node, Phase},
@@ -278,6 +278,9 @@ impl Route {
 
 /// The route that was probably meant by `path`, which no route takes.
 fn nearest_route(path: &str) -> Option<&'static Route> {
+    if path.len() > SUGGESTED_BYTES {
+        return None;
+    }
     let path = path.trim_end_matches('/');
     nearest_to(path).or_else(|| nearest_to(&format!("/v1{path}")))
 }

@@ -278,7 +278,9 @@ impl Backlog {
             all += frame.len();
             shares += frame.len().div_ceil(frame.refusals().max(1));
         }
-        (self.all_bytes() as u128 * shares as u128 / all.max(1) as u128) as usize
+        let of_frames = (self.all_bytes() as u128 * shares as u128 / all.max(1) as u128) as usize;
+        // Its places in this queue are its own.
+        of_frames + self.frames.len() * size_of::<Waiting>()
     }
 
     /// Whether frames out of a history still wait.

@@ -91,7 +91,7 @@ impl Scans {
         let granted = {
             let mut queues = self.queues.lock();
             let queue = queues.of(app);
-            // Those that have given up stand at the front, since all wait equally long: so the queue stays short.
+            // Those that have given up stand at the front where all wait equally long: so the queue stays short.
             while queue
                 .waiting
                 .front()

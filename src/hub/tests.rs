@@ -548,7 +548,7 @@ async fn who_holds_memory_alone_is_closed_before_those_who_wait_for_the_same() {
         ..Limits::default()
     };
     let hub = Hub::new(2, context(limits, &[], SlowConsumer::Disconnect));
-    let shared = Frame::event_text(&[&[0; 8000]]);
+    let shared = Frame::event_text(&[&[0; 7000]]);
     let block = |shard: usize, owner: &mut Owner, frame: &Frame| {
         let shard = hub.shard(shard);
         let at = shard.own(|table| connect(table, "u", Value::Null));
@@ -578,7 +578,7 @@ async fn who_holds_memory_alone_is_closed_before_those_who_wait_for_the_same() {
 
     // Where all of them hold the same, no other way is left.
     for _ in 0..2 {
-        let frame = Frame::event_text(&[&[0; 8000]]);
+        let frame = Frame::event_text(&[&[0; 7000]]);
         for at in &readers {
             hub.shard(0)
                 .own(|table| table.place_own(*at, frame.clone()));

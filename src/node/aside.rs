@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 
 use super::{Node, NodeError, Target};
 use crate::{
-    hub::{LongStep, Scans},
+    hub::{LongStep, ScanPermit, Scans},
     id::AppId,
+    predicate::Bound,
 };
 
 /// Work that waits for the thread. Each app has one at a time there; what finds no place is done by who brings it.
@@ -115,6 +116,15 @@ impl Node {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let permit = self.aside.turns.wait(app).await;
+        self.aside_with(permit, work).await
+    }
+
+    /// The same without waiting for a turn, for who has one piece of work at a time for all apps.
+    async fn aside_with<T: Send + 'static>(
+        &self,
+        permit: Option<ScanPermit>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let (done, waiting) = oneshot::channel();
         let job = Box::new(move || {
             // It fails if nobody waits any longer.
@@ -122,31 +132,68 @@ impl Node {
             drop(permit);
         });
         if let Err(job) = self.aside.push(job) {
-            job();
+            // Whoever waits for it learns of a panic by getting nothing.
+            let _ = catch_unwind(AssertUnwindSafe(job));
         }
         waiting.await.ok()
     }
 
-    /// Compiles the regular expressions of a filter aside, so that [`Node::select`] finds them compiled: each may take a
-    /// millisecond. Returns immediately where there are none, or the app's cache has them.
+    /// Compiles a filter with regular expressions aside, and binds it: each may take a millisecond. Returns nothing, immediately,
+    /// where there are none or the app's cache has them, and so [`Node::select`] takes no time.
     ///
     /// # Errors
     /// [`NodeError::Filter`], as [`Node::select`].
-    pub(crate) async fn compile_aside(&self, app: AppId, target: &Target) -> Result<(), NodeError> {
-        let Some(filter) = &target.filter else {
-            return Ok(());
-        };
-        let of_app = self.app(app);
-        if of_app.is_compiled(filter, target.params.as_ref()) {
-            return Ok(());
+    pub(crate) async fn compile_aside(
+        &self,
+        app: AppId,
+        target: &Target,
+    ) -> Result<Option<Arc<Bound>>, NodeError> {
+        if self.is_compiled(app, target) {
+            return Ok(None);
         }
-        let work = of_app.compiling(filter.clone(), target.params.clone(), self.metrics.clone());
-        match self.aside(app, work).await {
+        let permit = self.aside.turns.wait(app).await;
+        self.compile_now(app, target, permit).await
+    }
+
+    /// The same for events of other nodes, which come one after another for all apps: they do not wait behind what the callers
+    /// of one app have brought.
+    ///
+    /// # Errors
+    /// As [`Node::compile_aside`].
+    pub(super) async fn compile_aside_of_bus(
+        &self,
+        app: AppId,
+        target: &Target,
+    ) -> Result<Option<Arc<Bound>>, NodeError> {
+        if self.is_compiled(app, target) {
+            return Ok(None);
+        }
+        self.compile_now(app, target, None).await
+    }
+
+    fn is_compiled(&self, app: AppId, target: &Target) -> bool {
+        let params = target.params.as_ref();
+        let is_compiled = |filter: &String| self.app(app).is_compiled(filter, params);
+        target.filter.as_ref().is_none_or(is_compiled)
+    }
+
+    async fn compile_now(
+        &self,
+        app: AppId,
+        target: &Target,
+        permit: Option<ScanPermit>,
+    ) -> Result<Option<Arc<Bound>>, NodeError> {
+        let (filter, params) = (target.filter.clone(), target.params.clone());
+        let filter = filter.unwrap_or_default();
+        let metrics = self.metrics.clone();
+        let work = self.app(app).compiling(filter.clone(), params, metrics);
+        match self.aside_with(permit, work).await {
             Some(Err(error)) => Err(NodeError::Filter {
                 error,
-                source_text: filter.clone(),
+                source_text: filter,
             }),
-            Some(Ok(())) | None => Ok(()),
+            Some(Ok(bound)) => Ok(Some(bound)),
+            None => Ok(None),
         }
     }
 }

@@ -172,8 +172,8 @@ impl Node {
         target: Target,
     ) -> Result<Joins, NodeError> {
         channel_name(&channel)?;
-        self.compile_aside(app, &target).await?;
-        let selection = self.select(app, target)?;
+        let bound = self.compile_aside(app, &target).await?;
+        let selection = self.select(app, target, bound)?;
         let permit = self.hub.permit(&selection).await?;
         let node = self.clone();
         to_its_end(async move {
@@ -219,8 +219,8 @@ impl Node {
         target: Target,
     ) -> Result<u64, NodeError> {
         channel_name(&channel)?;
-        self.compile_aside(app, &target).await?;
-        let selection: Selection = self.select(app, target)?;
+        let bound = self.compile_aside(app, &target).await?;
+        let selection: Selection = self.select(app, target, bound)?;
         let permit = self.hub.permit(&selection).await?;
         let node = self.clone();
         to_its_end(async move {

@@ -40,9 +40,10 @@ impl Node {
             params,
             ..Target::default()
         };
-        self.compile_aside(app, &target).await?;
-        let filter = target.filter.unwrap_or_default();
-        let bound = self.compile(app, filter, target.params)?;
+        let bound = match self.compile_aside(app, &target).await? {
+            Some(bound) => bound,
+            None => self.compile(app, target.filter.unwrap_or_default(), target.params)?,
+        };
         let selection = Selection {
             filter: Some(bound.clone()),
             ..Selection::everyone(app)
@@ -80,8 +81,8 @@ impl Node {
         target: Target,
         close: Close,
     ) -> Result<u64, NodeError> {
-        self.compile_aside(app, &target).await?;
-        let selection = self.select(app, target)?;
+        let bound = self.compile_aside(app, &target).await?;
+        let selection = self.select(app, target, bound)?;
         let permit = self.hub.permit(&selection).await?;
         let hub = self.hub.clone();
         let closing = tokio::spawn(async move {
@@ -109,8 +110,8 @@ impl Node {
         from: (usize, u32),
         limit: usize,
     ) -> Result<(Vec<Snapshot>, Option<(usize, u32)>), NodeError> {
-        self.compile_aside(app, &target).await?;
-        let selection = self.select(app, target)?;
+        let bound = self.compile_aside(app, &target).await?;
+        let selection = self.select(app, target, bound)?;
         let permit = self.hub.permit(&selection).await?;
         let page = self.hub.page(&selection, from, limit).await;
         drop(permit);

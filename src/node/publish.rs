@@ -135,8 +135,8 @@ impl Node {
         app: AppId,
         publication: Publication<'_>,
     ) -> Result<Receipt, NodeError> {
-        self.compile_aside(app, &publication.target).await?;
-        let prepared = self.prepare(app, publication)?;
+        let bound = self.compile_aside(app, &publication.target).await?;
+        let prepared = self.prepare_with(app, publication, bound)?;
         self.deliver(prepared).await
     }
 
@@ -203,7 +203,7 @@ impl Node {
             .map(|author| author.sender.connection);
         let is_kept = !matches!(keeping, Keeping::Nobody);
         let message = self.message(app, &target, (id, &draft, is_kept), own, (scope, receipt))?;
-        let mut selection = self.select_with(app, target, bound)?;
+        let mut selection = self.select(app, target, bound)?;
         selection.except.connections.extend(own);
         let prepared = Prepared {
             id,
@@ -289,7 +289,7 @@ impl Node {
         let mut bound = None;
         for one in publications {
             if prepared.is_empty() {
-                self.compile_aside(app, &one.target).await?;
+                bound = self.compile_aside(app, &one.target).await?;
             }
             let one = self.prepare_with(app, one, bound.clone())?;
             bound.clone_from(&one.selection.filter);

@@ -111,19 +111,15 @@ impl Target {
 }
 
 impl Node {
-    /// Resolves a target: compiles the filter through the app's cache, binds its params, reads the ids.
+    /// Resolves a target: compiles the filter through the app's cache and binds its params, unless it is `bound` already, and reads
+    /// the ids.
     ///
     /// An id of a connection that is no id at all names nobody, as does the id of one that has gone.
     ///
     /// # Errors
     /// [`NodeError::Filter`], [`NodeError::TooManyNames`], [`NodeError::NameTooLong`], and [`NodeError::Event`] for what can
     /// be no channel.
-    pub(crate) fn select(&self, app: AppId, target: Target) -> Result<Selection, NodeError> {
-        self.select_with(app, target, None)
-    }
-
-    /// The same with the target's filter, where that is `bound` already.
-    pub(super) fn select_with(
+    pub(in crate::node) fn select(
         &self,
         app: AppId,
         target: Target,

@@ -73,9 +73,8 @@ impl Session {
         };
         // Tokens that were signed together are renewed together, by thousands of clients.
         let (node, app) = (self.client.node.clone(), self.client.app);
-        self.judge_later(presented, async move {
-            node.queue_long_step(app, LongStep::Token).await;
-        });
+        let turn = async move { node.queue_long_step(app, LongStep::Token).await };
+        self.judge_later(presented, turn, true);
     }
 
     fn is_app_guessed(&self) -> bool {
@@ -96,14 +95,21 @@ impl Session {
             }
             return;
         };
-        self.judge_later(presented, async move {
+        let fetched = async move {
             // What is not here by then is decided by what is.
             let _ = timeout(JWKS_WAIT, news).await;
-        });
+        };
+        self.judge_later(presented, fetched, false);
     }
 
-    /// Verifies a token after `first`; then lets its client in, renews it, or refuses it.
-    fn judge_later(&mut self, mut presented: Presented, first: impl Future<Output = ()> + 'static) {
+    /// Verifies a token after `first`, and once more if keys `may_come` for it; then lets its client in, renews it, or refuses
+    /// it.
+    fn judge_later(
+        &mut self,
+        mut presented: Presented,
+        first: impl Future<Output = ()> + 'static,
+        may_come: bool,
+    ) {
         // It has not failed to authenticate in time: it is we who take the time.
         self.client.seat.vouch();
         let entrance = mem::take(&mut self.entrance)
@@ -116,6 +122,7 @@ impl Session {
             if let Some(news) = verified
                 .as_ref()
                 .err()
+                .filter(|_| may_come)
                 .and_then(|error| client.news_of_keys(error))
             {
                 let _ = timeout(JWKS_WAIT, news).await;

@@ -38,7 +38,12 @@ pub(crate) struct Entrance {
 }
 
 impl Entrance {
-    /// Whether nothing is asked for.
+    /// Whether there is something to do once it is let in.
+    pub(crate) fn asks_for_something(&self) -> bool {
+        !self.channels.is_empty() || self.resume.is_some()
+    }
+
+    /// Whether nothing is asked for, and nothing is to be known later.
     pub(crate) fn is_empty(&self) -> bool {
         self.channels.is_empty() && self.resume.is_none() && !self.is_app_guessed
     }

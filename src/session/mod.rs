@@ -216,6 +216,7 @@ impl Session {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let slice = TimeSlice::begin();
         self.look_at_unfinished();
+        self.note_held(cx.waker());
         while let Some(pending) = &mut self.pending {
             if let Some(operation) = &mut pending.operation {
                 let cost = ready!(operation.as_mut().poll(cx));
@@ -249,6 +250,7 @@ impl Session {
     /// Lets a connection in, or renews it, and answers the `auth` that asked for it.
     fn enter(&mut self, connection: Connection, auth: Option<Box<RawValue>>) {
         let entrance = self.entrance.take();
+        let entrance = entrance.filter(|entrance| entrance.asks_for_something());
         // With other nodes it waits until the bus brings what it is to get.
         if entrance.is_none() && !connection.takes_stored && self.client.node.cluster.is_none() {
             self.client.open(connection, None, None, auth.as_deref());
@@ -297,7 +299,9 @@ impl Session {
         if left > 0 {
             self.keep(bytes[bytes.len() - left..].to_vec(), 0);
         }
-        if self.pending.is_none() && self.decoder.held() >= READ_BUFFER / 2 {
+        // Where memory is short, what has begun is finished first, which frees it.
+        let is_tight = self.client.event_loop.unfinished().is_tight();
+        if self.pending.is_none() && self.decoder.held() >= READ_BUFFER / 2 && !is_tight {
             // Thousands may send long messages at the same time. Each piece is read in its turn, and short messages go between.
             let (node, app) = (self.client.node.clone(), self.client.app);
             self.wait_for(async move {
@@ -391,8 +395,8 @@ impl Session {
         }
     }
 
-    /// Notes whether a message has begun and not ended, what it takes, and what waits behind an operation.
-    fn note_unfinished(&mut self, waker: &Waker) {
+    /// Notes what waits behind an operation.
+    fn note_held(&mut self, waker: &Waker) {
         if let Some(pending) = &mut self.pending
             && pending.operation.is_some()
             && pending.rest.capacity() > 0
@@ -401,6 +405,11 @@ impl Session {
             let held = pending.held.get_or_insert_with(|| held.begin(waker));
             held.holds(pending.rest.capacity());
         }
+    }
+
+    /// Notes whether a message has begun and not ended, what it takes, and what waits behind an operation.
+    fn note_unfinished(&mut self, waker: &Waker) {
+        self.note_held(waker);
         if !self.decoder.is_mid_message() || self.ending != Ending::No {
             self.unfinished = None;
             return;

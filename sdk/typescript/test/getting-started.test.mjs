@@ -38,7 +38,7 @@ test("the getting-started works as it is written", { skip, timeout: 90_000 }, as
   // Steps 3 and 5: the page, with the channel.
   const channel = block("js", "client.join");
   const page = block("html", "<!doctype")
-    .replace("http://127.0.0.1:7070", server.url)
+    .replaceAll("http://127.0.0.1:7070", server.url)
     .replace("</script>", `${channel}</script>`);
   writeFileSync(join(folder, "index.html"), page);
   writeFileSync(join(folder, "notify.mjs"), block("js", "fromEnv"));

@@ -38,12 +38,15 @@ pub(super) struct Gathered {
     pub(super) refused: Vec<NodeId>,
     /// The names of those, and of those that hold a lease and did not answer in time.
     pub(super) missing: Vec<String>,
+    /// Nobody was asked, since Redis did not take the question.
+    pub(super) is_unsent: bool,
 }
 
 /// Requests that wait for answers.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
-    next: AtomicU64,
+    /// The one before the next. What expects no answer has the number 0.
+    last: AtomicU64,
     waiting: Mutex<AHashMap<u64, mpsc::Sender<Said>>>,
 }
 
@@ -56,7 +59,7 @@ struct Waiting<'a> {
 
 impl Asked {
     fn begin(&self) -> Waiting<'_> {
-        let id = self.next.fetch_add(1, Relaxed);
+        let id = self.last.fetch_add(1, Relaxed) + 1;
         let (sender, answers) = mpsc::channel(ANSWERS_WAITING);
         self.waiting.lock().insert(id, sender);
         Waiting {
@@ -166,6 +169,7 @@ impl Node {
         let sent = cluster.bus.publish(topic, envelope::request(&request));
         let all = async {
             if sent.await.is_err() {
+                gathered.is_unsent = true;
                 return;
             }
             gather(
@@ -203,7 +207,17 @@ impl Node {
             .partition(|peer| cluster.silent.holds(peer.id, patience));
         let asked: Vec<NodeId> = expected.iter().map(|peer| peer.id).collect();
         let all = (&Topic::Nodes, expected);
+        if asked.is_empty() && !silent.is_empty() {
+            // Asked all the same: an answer, however late, says that they are back. The question is on its way when this returns.
+            drop(self.tell_nodes(cluster, app, order));
+        }
         let mut gathered = self.ask_within(cluster, app, all, order, patience).await;
+        if gathered.is_unsent {
+            // That says nothing of the others.
+            let silent = silent.iter().map(|peer| peer.name.to_string());
+            gathered.missing.extend(silent);
+            return gathered;
+        }
 
         let answered = |node: &NodeId| {
             let said = gathered.said.iter().map(|said| said.node);
@@ -214,7 +228,8 @@ impl Node {
         let unheard: Vec<NodeId> = unheard.collect();
         let lease = self.config.limits.node_lease;
         cluster.silent.note(unheard.into_iter(), patience, lease);
-        let silent = silent.iter().map(|peer| peer.name.to_string());
+        let silent = silent.iter().filter(|peer| !answered(&peer.id));
+        let silent: Vec<String> = silent.map(|peer| peer.name.to_string()).collect();
         gathered.missing.extend(silent);
         gathered
     }

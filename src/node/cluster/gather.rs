@@ -488,8 +488,8 @@ impl Node {
         limit: usize,
     ) -> Result<Overall<Items>, NodeError> {
         // A wrong filter is refused even if no connection of the page is on this node.
-        self.compile_aside(app, &target).await?;
-        self.select(app, target.clone())?;
+        let bound = self.compile_aside(app, &target).await?;
+        self.select(app, target.clone(), bound)?;
 
         let here = |from: Option<String>, bounds| {
             let target = target.clone();

@@ -156,8 +156,8 @@ impl Node {
 
     pub(super) async fn selection_of(&self, app: AppId, aim: Aim) -> Result<Selection, NodeError> {
         let target = Self::target_of(aim)?;
-        self.compile_aside(app, &target).await?;
-        self.select(app, target)
+        let bound = self.compile_aside_of_bus(app, &target).await?;
+        self.select(app, target, bound)
     }
 
     /// Waits for the gate as long as it takes: for what has been accepted, and is bounded already.
@@ -315,13 +315,9 @@ impl Ear {
 
     async fn request(&mut self, cluster: &Cluster, request: &Request<'_>) {
         let from = NodeId(request.origin);
-        let Some(app) = cluster
-            .app_named(&request.app)
-            .filter(|_| from != self.node.id())
-        else {
+        if from == self.node.id() {
             return;
-        };
-        let (id, node) = (request.id, self.node.clone());
+        }
         let order = match serde_json::from_str::<Order>(request.order.get()) {
             Ok(order) => order,
             Err(error) => return self.skip(&format!("its request cannot be read: {error}")),
@@ -333,6 +329,11 @@ impl Ear {
         if let Order::Rules { node, apps } = order {
             return self.node.compare_rules(&node, &apps);
         }
+        // What follows is about an app, and nodes need not have the same.
+        let Some(app) = cluster.app_named(&request.app) else {
+            return;
+        };
+        let (id, node) = (request.id, self.node.clone());
         if let Order::Done { digest } = order {
             return self.program(Program::Done { digest });
         }

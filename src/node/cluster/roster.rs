@@ -152,6 +152,11 @@ impl Node {
             cluster.bus.key(&home, LIST),
             cluster.bus.key(&home, NEW_LIST),
         );
+        // First of all, so that nothing is gathered while Redis is away.
+        cluster
+            .bus
+            .command(&home, command("UNLINK", &[&new]))
+            .await?;
         let mut members = self.all_members().await;
         // Those who may come back are to leave too if the node does not live to see that they do not.
         members.extend(self.hub.context().limbo.all().await);
@@ -164,10 +169,6 @@ impl Node {
             };
             member.channels().map(named).collect()
         };
-        cluster
-            .bus
-            .command(&home, command("UNLINK", &[&new]))
-            .await?;
         let (mut fields, mut is_empty) = (Fields::new(), true);
         let mut slice = TimeSlice::begin();
         for member in &members {

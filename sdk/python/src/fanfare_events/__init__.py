@@ -992,6 +992,9 @@ def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], CallOptions]:
     """The fields of a body, and the options of its call."""
     fields = dict(options)
     call: Any = {name: fields.pop(name) for name in _CALL_OPTIONS if name in fields}
+    for name, value in call.items():
+        if value is None:
+            raise TypeError(f"{name} is None: leave it out for the client's own")
 
     if "except_" in fields:
         fields["except"] = fields.pop("except_")
@@ -1029,8 +1032,10 @@ def _publishing(name: str, event: str, data: object, options: Mapping[str, Any],
 def _keyed(call: _Call[R]) -> _Call[R]:
     """`call` with a key that makes its repeats harmless. Without one in its options, it gets a random one."""
     body = dict(call.body or {})
-    key: Any = body.pop("idempotency_key", None)
-    return replace(call, body=body, is_keyed=True, idempotency_key=key)
+    key: Any = body.pop("idempotency_key", "")
+    if key is None:
+        raise TypeError("idempotency_key is None: leave it out for a random one")
+    return replace(call, body=body, is_keyed=True, idempotency_key=key or None)
 
 
 def _dumps(value: object) -> str:
