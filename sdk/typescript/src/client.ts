@@ -157,7 +157,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     try {
       const Socket = (options.WebSocket ?? globalThis.WebSocket) as unknown as
         (new (url: string, p: string) => Socket) | undefined;
-      if (!Socket) throw new Error("no WebSocket: pass the option WebSocket");
+      if (!Socket) throw new Error("no WebSocket: pass one");
 
       // By hand, since URLSearchParams is not whole in React Native.
       const { key, app, echo, store } = options;
@@ -211,7 +211,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     // The close event may take minutes where nothing comes any more, so it is not waited for.
     socket?.close(1000);
     socket = undefined;
-    for (const each of [timer, renewal, heart]) clearTimeout(each);
+    [timer, renewal, heart].forEach(clearTimeout);
 
     // What was sent may have been carried out, so it is not sent again.
     const gone = [...pending.values(), ...queue];
@@ -350,7 +350,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
         if (signal?.aborted) throw signal.reason;
         if (is("closed")) throw closing;
         if (keep && !is("connected") && queue.length >= queueLimit)
-          throw new FanfareError("queue_full", `${queueLimit} messages wait`);
+          throw new FanfareError("queue_full", `${queueLimit} queued`);
 
         const done = (error: unknown, ack?: Frame) => {
           clearTimeout(deadline);
@@ -474,7 +474,12 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
 
     member?.notice({ op: "left" });
     // The API may have put the client into a channel that it did not join itself.
-    if (is("connected")) await request({ op: "leave", channel }, { keep: false });
+    try {
+      if (is("connected")) await request({ op: "leave", channel }, { keep: false });
+    } finally {
+      // Without the server's answer, a connection that resumes would be in the channel again.
+      resume = undefined;
+    }
   }
 
   async function members(channel: string, opts: SendOptions = {}) {

@@ -37,7 +37,7 @@ test("neither the constructor nor connect throws where there is no WebSocket", a
   t.after(() => (globalThis.WebSocket = own));
 
   const client = createClient("wss://nowhere.invalid");
-  await assert.rejects(client.connect(), /no WebSocket: pass the option/);
+  await assert.rejects(client.connect(), /no WebSocket: pass one/);
   assert.equal(client.state.reason, "unusable");
 });
 
@@ -94,6 +94,27 @@ test("keeps the id to resume through attempts that fail", async (t) => {
   server.onHandshake = () => (refused++ < 3 ? 503 : undefined);
   server.connections[0].reset();
   assert.equal((await server.connection(2)).query.resume, "c1");
+});
+
+test("does not resume into a channel that it has left meanwhile", async (t) => {
+  const server = await serve(t);
+  const { client } = clientOf(t, server);
+  await client.connect();
+  const room = client.join("room");
+  await room.joined;
+  client.onState(({ status }) => status === "waiting" && void room.leave());
+  server.connections[0].reset();
+  const second = await server.connection(2);
+  assert.equal(second.query.resume, undefined);
+  await stateOf(client, "connected");
+
+  // Nor where the server has not answered before the connection was lost.
+  const other = client.join("other");
+  await other.joined;
+  const left = other.leave();
+  second.reset();
+  await assert.rejects(left, { code: "connection_lost" });
+  assert.equal((await server.connection(3)).query.resume, undefined);
 });
 
 for (const [code, status] of [
