@@ -29,6 +29,9 @@ pub(crate) struct Abuse {
     /// Keep what the servers log in this folder
     #[arg(long, value_name = "DIR")]
     pub(super) logs: Option<PathBuf>,
+    /// Take what was green in this file, which --json wrote, and carry out the rest
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["only", "small"])]
+    pub(super) again: Option<PathBuf>,
     /// Write the page for the documentation too
     #[arg(long, value_name = "PATH")]
     pub(super) markdown: Option<PathBuf>,

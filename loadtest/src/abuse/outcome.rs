@@ -1,6 +1,6 @@
 //! What an attack came to, and whether that is as it should be.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     arms::Deeds,
@@ -19,7 +19,7 @@ pub(super) const LONGEST_FLOOR: f64 = 20.0;
 pub(super) const NEWCOMER_FLOOR: f64 = 500.0;
 
 /// Resident memory of the server, in bytes.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Memory {
     pub(super) before: u64,
     pub(super) peak: u64,

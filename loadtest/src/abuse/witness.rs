@@ -36,7 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 2, 0, 1));
 
 /// What the lanes do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize, serde::Serialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Lane {
     /// `op: ping` by a client of the attacked app.

@@ -77,6 +77,10 @@ pub(super) const ALL: &[Attack] = &[
         does: "500 functions with keys that send a body of 250,000 bytes a byte at a time",
         against: "the time for a body (`handshake`)",
         peak: SOCKETS,
+        after: Allowance {
+            bytes: 40 * MIB,
+            why: "buffers of 500 bodies of 60 KB, which the allocator keeps for the next ones",
+        },
         body: |arms| {
             arms.ready()?;
             let head = format!(
