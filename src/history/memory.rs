@@ -306,7 +306,8 @@ impl Log {
             if self.confirmed.len() == HISTORY_CONFIRMERS {
                 self.confirmed.remove(0);
             }
-            self.confirmed.push((who, offset));
+            // A client may confirm what is yet to come, which says nothing of it.
+            self.confirmed.push((who, offset.min(self.newest)));
         }
         first..end
     }

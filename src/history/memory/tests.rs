@@ -575,6 +575,28 @@ async fn a_reader_gets_all_of_a_long_run() {
 }
 
 #[test]
+fn a_confirmation_of_what_is_yet_to_come_says_nothing_of_it() {
+    let mut kept = kept(1 << 20, 10);
+    let key = user("u");
+    let phone = Reader {
+        device: Some("phone"),
+        ..ANYONE
+    };
+    let withheld = Arc::new(Omit {
+        devices: ["phone".into()].into_iter().collect(),
+        ..Omit::default()
+    });
+    let omit = Some(withheld);
+    kept.append(&key, &PLENTY, New { omit, ..event(1) }, at(0));
+    kept.confirm(&key, 10, &phone, at(0));
+    kept.append(&key, &PLENTY, event(1), at(0));
+    kept.confirm(&key, 2, &phone, at(0));
+    let waiting = kept.all_waiting(&key, at(0)).entries;
+    let offsets: Vec<u64> = waiting.iter().map(|entry| entry.offset).collect();
+    assert_eq!(offsets, [1]);
+}
+
+#[test]
 fn what_is_withheld_from_a_reader_is_looked_at_once_however_often_it_confirms() {
     let mut kept = kept(1 << 30, 10);
     let key = user("u");
