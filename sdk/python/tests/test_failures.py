@@ -100,6 +100,13 @@ def test_a_wrong_call_is_refused(fanfare: Driver, event: str, options: dict[str,
     assert detail in failed.value.detail
 
 
+@pytest.mark.parametrize("option", ["idempotency_key", "timeout", "retries"])
+def test_an_option_that_is_none_by_mistake(fanfare: Driver, option: str) -> None:
+    options: dict[str, Any] = {option: None}
+    with pytest.raises(TypeError, match=f"{option} is None"):
+        fanfare.emit("a", **options)
+
+
 def test_a_target_that_is_named_twice(fanfare: Driver) -> None:
     with pytest.raises(TypeError, match="user"):
         fanfare.publish("ann", "a", user="bob")

@@ -19,8 +19,8 @@ from support import ROOT
 API = json.loads((ROOT / "docs" / "openapi.json").read_text())
 SCHEMAS: dict[str, dict[str, Any]] = API["components"]["schemas"]
 
-# Not calls of a function: clients connect by WebSocket, and the page is for people.
-NO_CALLS = {"connect", "page"}
+# Not calls of a function: clients connect by WebSocket, the page is for people, and the client for pages.
+NO_CALLS = {"connect", "page", "client"}
 
 OPERATIONS = {
     operation["operationId"]: operation

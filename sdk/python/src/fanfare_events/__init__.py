@@ -1032,10 +1032,10 @@ def _publishing(name: str, event: str, data: object, options: Mapping[str, Any],
 def _keyed(call: _Call[R]) -> _Call[R]:
     """`call` with a key that makes its repeats harmless. Without one in its options, it gets a random one."""
     body = dict(call.body or {})
-    key: Any = body.pop("idempotency_key", "")
-    if key is None:
+    if "idempotency_key" in body and body["idempotency_key"] is None:
         raise TypeError("idempotency_key is None: leave it out for a random one")
-    return replace(call, body=body, is_keyed=True, idempotency_key=key or None)
+    key: Any = body.pop("idempotency_key", None)
+    return replace(call, body=body, is_keyed=True, idempotency_key=key)
 
 
 def _dumps(value: object) -> str:
