@@ -564,6 +564,23 @@ mod tests {
     }
 
     #[test]
+    fn who_is_left_out_counts_for_each_channel() {
+        let send = |channels: usize, names: usize| {
+            let list = |of: &str, count: usize| -> Vec<String> {
+                (0..count).map(|n| format!("{of}{n}")).collect()
+            };
+            let body = serde_json::json!({
+                "channels": list("c", channels), "event": "e", "except": { "users": list("u", names) },
+            });
+            order(Verb::Send, &body.to_string()).map(|targets| targets.len())
+        };
+        assert_eq!(send(1, 5000).unwrap(), 1);
+        assert_eq!(send(100, TARGET_NAMES / 100).unwrap(), 100);
+        let error = send(100, TARGET_NAMES / 100 + 1).unwrap_err();
+        assert_eq!(error, "too_many_names");
+    }
+
+    #[test]
     fn dispatch_excepts_users_or_whatever_the_others_do() {
         let except = |except: &str| {
             let body = format!(r#"{{"recipients":["*"],"event":"e","except":{except}}}"#);
