@@ -220,7 +220,7 @@ pub(super) const ALL: &[Attack] = &[
     },
     Attack {
         name: "bad-tokens",
-        does: "clients with tokens that are none, as fast as they are let in",
+        does: "clients with texts that are not tokens, as fast as they are let in",
         against: "what refusing a client costs, and what the log says of it",
         body: |arms| {
             arms.ready()?;
