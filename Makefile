@@ -6,18 +6,26 @@ CARGO ?= cargo
 # The server that the SDKs and examples are tested with.
 SERVER ?= $(CURDIR)/target/debug/fanfare
 
-.PHONY: help run test test-sdk test-all check bench fuzz loadtest dist test-dist docs fmt setup setup-build setup-dist setup-test
+.PHONY: help run test test-clients test-sdk test-all check bench fuzz loadtest dist test-dist docs book fmt setup setup-build setup-dist setup-test
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: setup-build ## build in release and serve on 127.0.0.1:7070; flags: make run ARGS="--listen 127.0.0.1:7071"
+run: setup-build ## build in release (as root on Debian, installs a missing C compiler) and serve on 127.0.0.1:7070; flags: make run ARGS="--listen 127.0.0.1:7071"
 	$(CARGO) run --release --locked -- serve $(ARGS)
 
 test: setup-build setup-test ## set up what the tests need, and run them all
 	$(CARGO) test --workspace --locked
 	$(CARGO) test --locked --doc
-	@$(MAKE) --no-print-directory test-sdk
+	@$(MAKE) --no-print-directory test-clients test-sdk
+
+test-clients: setup-build setup-test ## test the server with the clients of other systems, as npm has them
+	$(CARGO) build --locked
+	@for package in tests/clients/*/package.json; do \
+	  package=$${package%/*}; \
+	  [ $$package/node_modules/.package-lock.json -nt $$package/package-lock.json ] || npm ci --prefix $$package || exit 1; \
+	  echo "$$package" && (cd $$package && FANFARE_BIN=$(SERVER) npm run --silent test) || exit 1; \
+	done
 
 test-sdk: setup-build setup-test setup-sdk ## test the SDKs in Node, Deno and Python, and two of the examples
 	$(CARGO) build --locked
@@ -36,7 +44,7 @@ check: setup-build ## format, clippy and docs with warnings denied, layers, link
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
-	$(CARGO) test --locked --test it -- layers:: links:: dependencies::
+	$(CARGO) test --locked --test it -- layers:: links:: words:: dependencies::
 
 bench: setup-build ## run the criterion benches (see benches/README.md)
 	$(CARGO) bench --locked
@@ -66,6 +74,10 @@ test-dist: setup-dist ## try what make dist made, in a bare Debian (as root)
 docs: setup-build ## render the crate's documentation
 	$(CARGO) doc --workspace --no-deps --document-private-items --locked
 	@echo "see target/doc/fanfare/index.html and docs/"
+
+book: ## render docs/ as a book, in target/book (needs mdbook)
+	@command -v mdbook >/dev/null || { echo "mdbook is needed: cargo install mdbook --locked" >&2; exit 1; }
+	mdbook build docs
 
 fmt: ## format the code
 	$(CARGO) fmt --all

@@ -86,7 +86,7 @@ fn main() {
     });
     report("writing them", || hub.flush());
     report("a gap: stored events are in doubt for all", || {
-        hub.doubt_stored();
+        hub.suspect_stored();
     });
     report("looking for all clients, to drain", || {
         assert_eq!(hub.tenants(), connections);

@@ -6,7 +6,7 @@ use std::{borrow::Cow, hint::black_box};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fanfare::{
-    predicate::{Layouts, Value},
+    filter::{Layouts, Value},
     protocol::event::{Data, Event},
 };
 use serde::Deserialize;

@@ -48,7 +48,8 @@ impl Server {
             .local_addr()
             .unwrap()
             .port();
-        let child = Command::new("redis-server")
+        let named = std::env::var_os("REDIS_SERVER").filter(|named| !named.is_empty());
+        let child = Command::new(named.unwrap_or_else(|| "redis-server".into()))
             .args([
                 "--port",
                 &port.to_string(),
@@ -61,7 +62,7 @@ impl Server {
             ])
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server has to be installed");
+            .expect("redis-server, or what REDIS_SERVER names, has to be installed");
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             std::thread::sleep(Duration::from_millis(5));
         }

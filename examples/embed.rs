@@ -1,4 +1,4 @@
-//! A program with a realtime server inside: it signs a token, sends events, and leaves well at Ctrl-C.
+//! A program with a realtime server inside: it signs a token, sends events, answers calls, and leaves well at Ctrl-C.
 //!
 //!     cargo run --example embed
 //!
@@ -6,7 +6,7 @@
 
 use std::{error::Error, time::Duration};
 
-use fanfare::{Connection, Server, Value};
+use fanfare::{Call, CallError, Connection, Server, Value};
 use serde_json::json;
 
 // `#[tokio::main]` alone does as well: the server has threads of its own.
@@ -16,6 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder()
         .listen(address.as_deref().unwrap_or("127.0.0.1:7070"))
         .index("auth.team")
+        .on_call("greet", greet)
         .start()?;
 
     // Whoever holds this token is ann. A page gets its token from your code, which has authenticated the person.
@@ -31,6 +32,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     server.shutdown().await;
     println!("all clients have gone");
     Ok(())
+}
+
+/// What a client gets that sends `{"op":"call","id":1,"name":"greet","data":"Hello"}`.
+async fn greet(call: Call) -> Result<String, CallError> {
+    let greeting: String = call.parse()?;
+    let user = call.user();
+    let user = user.ok_or_else(|| CallError::new("stranger", "connect with a token"))?;
+    Ok(format!("{greeting}, {user}!"))
 }
 
 /// Sends two events a second.

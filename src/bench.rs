@@ -11,14 +11,14 @@ use uuid::Uuid;
 use crate::{
     close::{self, Close},
     config::SlowConsumer,
-    history::{History, Keep, Key, Memory, New, Occupied},
+    filter::{Attributes, ConnectionInfo, FilterCache, Layouts, Schema, Value},
+    history::{History, Key, Memory, New, Occupied, Retention},
     hub::{
-        Batch, Coming, Connection, Context, Hub, Joining, Load, Named, Outcome, Owner, Progress,
-        Replay, Selection, SlotRef, Table, Watching, channel_key, user_key,
+        Batch, Connection, Context, Hub, JoinKind, Joining, Load, Outcome, Owner, Progress,
+        Recipients, Replay, Selection, SlotRef, Table, Watching, channel_key, user_key,
     },
     id::AppId,
     limits::{Limits, WRITE_STRIDE, WRITE_VECTORS},
-    predicate::{Attributes, Facts, FilterCache, Layouts, Schema, Value},
     protocol::{
         event::{Event, Marks},
         frame::Frame,
@@ -37,7 +37,7 @@ pub fn take_longest_hold() -> Duration {
 #[derive(Clone, Copy, Debug)]
 pub struct Handle(SlotRef);
 
-/// Connections, indexes, outboxes and the gate of one app, on one shard.
+/// Connections, indexes, outboxes and admission of one app, on one shard.
 #[derive(Debug)]
 pub struct SocketlessHub {
     hub: Hub,
@@ -68,6 +68,7 @@ impl SocketlessHub {
         let nobody = Occupied::by(|_, _| false);
         let history = Memory::new(usize::MAX, context.metrics.clone(), app_metrics, nobody);
         let hub = Hub::new(1, Arc::new(context));
+
         Self {
             history,
             owner: RefCell::new(hub.shard(0).owner()),
@@ -87,9 +88,9 @@ impl SocketlessHub {
     /// When the claims are no JSON, or the table is full.
     pub fn connect(&self, user: &str, claims: &str) -> Handle {
         let auth = Value::from_json(&mut claims.as_bytes().to_vec(), &self.layouts).unwrap();
-        let at = self.hub.shard(0).own(|table| {
+        let at = self.hub.shard(0).lock(|table| {
             let build = |id| {
-                let facts = Facts {
+                let facts = ConnectionInfo {
                     id,
                     device: None,
                     ip: Ipv4Addr::LOCALHOST.into(),
@@ -97,27 +98,31 @@ impl SocketlessHub {
                     connected_at: 0,
                     node: "n".into(),
                 };
+
                 let mut attributes = Attributes::new(facts);
                 attributes.user = Value::String(user.into());
                 attributes.auth = auth;
+
                 Connection::new(APP, attributes, Arc::default())
             };
+
             let (at, connection) = table.insert(build).unwrap();
             table.open(at, Connection::clone(&connection));
             at
         });
+
         Handle(at)
     }
 
     /// Takes a connection out; false if it is gone.
     pub fn disconnect(&self, at: Handle) -> bool {
-        self.hub.shard(0).own(|table| table.remove(at.0).is_some())
+        self.hub.shard(0).lock(|table| table.remove(at.0).is_some())
     }
 
     /// Places `frame` for the connections that `filter` matches, or for everyone; answers how many.
     ///
     /// # Panics
-    /// When the filter is wrong, or the gate is full: call [`SocketlessHub::flush`] in between.
+    /// When the filter is wrong, or admission is full: call [`SocketlessHub::flush`] in between.
     pub fn emit(&self, frame: &Frame, filter: Option<&str>) -> u64 {
         let bind = |text| {
             Arc::new(
@@ -129,6 +134,7 @@ impl SocketlessHub {
                     .unwrap(),
             )
         };
+
         self.place(
             frame,
             &Selection {
@@ -141,12 +147,12 @@ impl SocketlessHub {
     /// Places `frame` for the connections of `user`; answers how many.
     ///
     /// # Panics
-    /// When the gate is full.
+    /// When admission is full.
     pub fn publish(&self, frame: &Frame, user: &str) -> u64 {
         self.place(
             frame,
             &Selection {
-                named: Some(Named::user(user)),
+                recipients: Some(Recipients::user(user)),
                 ..Selection::everyone(APP)
             },
         )
@@ -155,12 +161,12 @@ impl SocketlessHub {
     /// Places `frame` for the members of `channel`; answers how many.
     ///
     /// # Panics
-    /// When the gate is full.
+    /// When admission is full.
     pub fn send(&self, frame: &Frame, channel: &str) -> u64 {
         self.place(
             frame,
             &Selection {
-                named: Some(Named::channel(channel)),
+                recipients: Some(Recipients::channel(channel)),
                 ..Selection::everyone(APP)
             },
         )
@@ -168,29 +174,29 @@ impl SocketlessHub {
 
     /// Puts a connection into `channel`; false if it was in it.
     pub fn join(&self, at: Handle, channel: &str) -> bool {
-        let join = |table: &mut Table| table.join(at.0, channel, Watching::No, Coming::New);
-        matches!(self.hub.shard(0).own(join), Joining::Joined(_))
+        let join = |table: &mut Table| table.join(at.0, channel, Watching::No, JoinKind::New);
+        matches!(self.hub.shard(0).lock(join), Joining::Joined(_))
     }
 
     /// Puts a connection into `channel`, in which it hears of the others; false if it was in it.
     pub fn watch(&self, at: Handle, channel: &str) -> bool {
-        let join = |table: &mut Table| table.join(at.0, channel, Watching::Notices, Coming::New);
-        matches!(self.hub.shard(0).own(join), Joining::Joined(_))
+        let join = |table: &mut Table| table.join(at.0, channel, Watching::Notices, JoinKind::New);
+        matches!(self.hub.shard(0).lock(join), Joining::Joined(_))
     }
 
     /// Places `frame` for the connections of `users`; returns how many.
     ///
     /// # Panics
-    /// When the gate is full.
+    /// When admission is full.
     pub fn publish_to(&self, frame: &Frame, users: &[String]) -> u64 {
-        let named = Named {
+        let named = Recipients {
             users: users.iter().map(|user| user_key(user)).collect(),
-            ..Named::default()
+            ..Recipients::default()
         };
         self.place(
             frame,
             &Selection {
-                named: Some(named),
+                recipients: Some(named),
                 ..Selection::everyone(APP)
             },
         )
@@ -205,15 +211,18 @@ impl SocketlessHub {
             next = self
                 .hub
                 .shard(0)
-                .with(|table| table.notify_watchers(APP, &key, from, &frames));
+                .lock_and_wake(|table| table.notify_watchers(APP, &key, from, &frames));
         }
     }
 
     /// Puts stored events in doubt for every connection.
-    pub fn doubt_stored(&self) {
+    pub fn suspect_stored(&self) {
         let mut next = Some(0);
         while let Some(from) = next {
-            next = self.hub.shard(0).own(|table| table.doubt_stored(1, from));
+            next = self
+                .hub
+                .shard(0)
+                .lock(|table| table.suspect_stored(1, from, |_, _| true));
         }
     }
 
@@ -221,7 +230,7 @@ impl SocketlessHub {
     pub fn tenants(&self) -> usize {
         let (mut next, mut count) = (Some(0), 0);
         while let Some(from) = next {
-            let (some, rest) = self.hub.shard(0).own(|table| table.tenants(from));
+            let (some, rest) = self.hub.shard(0).lock(|table| table.tenants(from));
             count += some.len();
             next = rest;
         }
@@ -239,7 +248,7 @@ impl SocketlessHub {
             }
             self.hub
                 .shard(0)
-                .own(|table| table.settle(&mut owner, &mut outcome));
+                .lock(|table| table.settle(&mut owner, &mut outcome));
         }
     }
 
@@ -255,16 +264,17 @@ impl SocketlessHub {
         let mut owner = self.owner.borrow_mut();
         let missed = Replay::new(
             self.hub.context().refused.clone(),
+            None,
             (0..count).map(|_| frame.clone()),
         );
         self.hub
             .shard(0)
-            .with(|table| table.replay(&mut owner, at.0, missed));
+            .lock_and_wake(|table| table.replay(&mut owner, at.0, missed));
     }
 
     /// Takes all members out of `channel`; returns how many they were.
     pub fn leave_all(&self, channel: &str) -> u64 {
-        self.sweep_channel(channel, |table, slot| {
+        self.scan_channel(channel, |table, slot| {
             if let Some(at) = table.reference(slot) {
                 table.leave(at, channel);
             }
@@ -277,7 +287,7 @@ impl SocketlessHub {
     /// When the claims are no JSON.
     pub fn replace_claims(&self, channel: &str, claims: &str) -> u64 {
         let claims = Value::from_json(&mut claims.as_bytes().to_vec(), &self.layouts).unwrap();
-        self.sweep_channel(channel, |table, slot| {
+        self.scan_channel(channel, |table, slot| {
             let (at, was) = (table.reference(slot), table.open_connection(slot));
             if let (Some(at), Some(was)) = (at, was) {
                 let mut connection = Connection::clone(was);
@@ -290,26 +300,26 @@ impl SocketlessHub {
     /// Closes all members of `channel`; returns how many they were.
     pub fn close_all(&self, channel: &str) -> u64 {
         let close = Close::new(close::DISCONNECTED, "");
-        self.sweep_channel(channel, |table, slot| {
+        self.scan_channel(channel, |table, slot| {
             if let Some(at) = table.reference(slot) {
                 table.close(at, None, &close);
             }
         })
     }
 
-    fn sweep_channel(&self, channel: &str, visit: impl FnMut(&mut Table, u32)) -> u64 {
+    fn scan_channel(&self, channel: &str, visit: impl FnMut(&mut Table, u32)) -> u64 {
         let selection = Selection {
-            named: Some(Named::channel(channel)),
+            recipients: Some(Recipients::channel(channel)),
             ..Selection::everyone(APP)
         };
         self.runtime
-            .block_on(self.hub.sweep(&selection, visit))
+            .block_on(self.hub.scan(&selection, visit))
             .matched
     }
 
     /// Takes a connection out of `channel`; false if it was not in it.
     pub fn leave(&self, at: Handle, channel: &str) -> bool {
-        self.hub.shard(0).own(|table| table.leave(at.0, channel))
+        self.hub.shard(0).lock(|table| table.leave(at.0, channel))
     }
 
     /// Replaces a connection's profile, a JSON object.
@@ -320,14 +330,14 @@ impl SocketlessHub {
         let profile = Value::from_json(&mut profile.as_bytes().to_vec(), &self.layouts).unwrap();
         self.hub
             .shard(0)
-            .own(|table| table.set_profile(at.0, profile));
+            .lock(|table| table.set_profile(at.0, profile));
     }
 
     fn place(&self, frame: &Frame, selection: &Selection) -> u64 {
         let reach = self.hub.reach(selection);
         self.runtime.block_on(async {
-            let ticket = self.hub.admit(APP, &reach, frame.len()).await.unwrap();
-            let placed = self.hub.place_reach(selection, reach, frame, &ticket);
+            let permit = self.hub.admit(APP, &reach, frame.len()).await.unwrap();
+            let placed = self.hub.place_reach(selection, reach, frame, &permit);
             placed.await.queued
         })
     }
@@ -338,11 +348,12 @@ impl SocketlessHub {
     /// Never, with a store in memory.
     pub fn store(&self, user: &str, event: &Event<'_>, count: usize) {
         let key = Key::user(APP, user.into());
-        let keep = Keep {
+        let retention = Retention {
             events: count,
             bytes: usize::MAX,
             ttl: Duration::from_hours(1),
         };
+
         for _ in 0..count {
             let draft = event.draft(&Marks::default());
             let new = New {
@@ -352,7 +363,7 @@ impl SocketlessHub {
                 tail: None,
             };
             self.runtime
-                .block_on(self.history.append(&key, &keep, new))
+                .block_on(self.history.append(&key, &retention, new))
                 .unwrap();
         }
     }
@@ -368,21 +379,24 @@ impl SocketlessHub {
             .block_on(self.history.waiting(&key))
             .unwrap()
             .entries;
+
         let shard = self.hub.shard(0);
         let mut owner = self.owner.borrow_mut();
         let missed = Replay::new(
             self.hub.context().refused.clone(),
+            None,
             waiting.iter().map(|entry| entry.frame.clone()),
         );
-        assert!(shard.own(|table| table.replay(&mut owner, at.0, missed)));
+
+        assert!(shard.lock(|table| table.replay(&mut owner, at.0, missed)));
         let mut frames = Vec::new();
         loop {
             shard
-                .own(|table| table.lend(&mut owner, at.0, WRITE_VECTORS, &mut frames))
+                .lock(|table| table.lend(&mut owner, at.0, WRITE_VECTORS, &mut frames))
                 .unwrap();
             let taken = frames.iter().map(Frame::len).sum();
             let advance = |table: &mut Table| table.advance(&mut owner, at.0, taken);
-            if shard.own(advance) != Progress::Blocked {
+            if shard.lock(advance) != Progress::Blocked {
                 return waiting.len();
             }
         }
@@ -393,8 +407,9 @@ impl SocketlessHub {
         let shard = self.hub.shard(0).clone();
         let owner = self.owner.get_mut();
         let mut frames = 0;
+
         for small in [true, false] {
-            while shard.own(|table| table.take(owner, small, WRITE_STRIDE, &mut self.batch)) {
+            while shard.lock(|table| table.take(owner, small, WRITE_STRIDE, &mut self.batch)) {
                 for work in self.batch.works.drain(..) {
                     frames += match work.load {
                         Load::Run { first, end } => {
@@ -405,9 +420,10 @@ impl SocketlessHub {
                         Load::Queue(queue) => queue.len(),
                     };
                 }
-                shard.own(|table| table.settle(owner, &mut self.outcome));
+                shard.lock(|table| table.settle(owner, &mut self.outcome));
             }
         }
+
         self.batch.window.release();
         frames
     }

@@ -26,6 +26,29 @@ impl Close {
     }
 }
 
+/// Whether a client that is closed with `code` is not to come back with the same credentials.
+pub fn is_final(code: u16) -> bool {
+    (4000..4100).contains(&code)
+}
+
+/// The reason with [`UNAUTHORIZED`] for a client without a client key, in a protocol that asks for one.
+pub const KEY_MISSING: &str = "a client key is required, and there is none";
+/// The reason for one with a client key that is not the app's.
+pub const KEY_UNKNOWN: &str = "unknown client key";
+/// The reason for a server library with an API key that is not the app's.
+pub const API_KEY_UNKNOWN: &str = "unknown API key";
+/// The reason for a client without a token, where one is required.
+pub const TOKEN_MISSING: &str = "a token is required, and there is none";
+/// How the reason begins for a page that may not connect, whoever it is.
+pub const ORIGIN_REFUSED: &str = "the Origin ";
+/// How the reason begins for a page that might connect with a token.
+pub const PAGE_WITHOUT_TOKEN: &str = "a page without a token ";
+
+/// Whether `reason` is that a page may not connect.
+pub fn is_of_page(reason: &str) -> bool {
+    reason.starts_with(ORIGIN_REFUSED) || reason.starts_with(PAGE_WITHOUT_TOKEN)
+}
+
 /// The client left by itself (RFC 6455, 7.4.1).
 pub const NORMAL: u16 = 1000;
 /// A violation of RFC 6455's framing.

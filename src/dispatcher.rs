@@ -10,7 +10,7 @@ use serde_json::{
 };
 
 use crate::{
-    broker::{Bus, BusError, Health, Inbox, RedisSetupError, Topic},
+    bus::{Bus, BusError, Client, Health, Inbox, RedisSetupError, Topic},
     config::{BadRedisUrl, DEFAULT_APP, RedisConfig},
     id::{AppId, NodeId},
     limits::Limits,
@@ -131,17 +131,19 @@ impl Dispatcher {
             config,
             namespace,
             vec![app.into()],
-            NodeId::random(),
+            Client::Program(NodeId::random()),
             &limits,
             metrics,
             Supervisor::default(),
         )?;
+
         let way = Way { bus, _inbox: inbox };
         let up = async {
             while way.bus.health() != Health::Up {
                 tokio::time::sleep(LOOK).await;
             }
         };
+
         if tokio::time::timeout(limits.redis_timeout, up)
             .await
             .is_err()
@@ -149,6 +151,7 @@ impl Dispatcher {
         {
             return Err(DispatchError::Away(reason.to_string()));
         }
+
         Ok(Self { way: Arc::new(way) })
     }
 
@@ -175,6 +178,7 @@ impl Dispatcher {
             event: &'a str,
             data: &'a RawValue,
         }
+
         let data = to_raw_value(&data)?;
         Event::new(event, Data::Json(&data))?;
         self.act(&Message {

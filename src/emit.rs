@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::value::to_raw_value;
 
 use crate::{
+    calls::CallError,
     hub::Connection,
     node::{
         Exceptions, Joins, NodeError, Publication, Receipt, ReplaceReceipt, RevokeReceipt, Target,
@@ -41,6 +42,18 @@ impl From<NodeError> for EmitError {
             NodeError::Event(error) => Self::Event(error),
             other => Self::Node(other),
         }
+    }
+}
+
+/// What a function that sends events returns by `?`: the client sees the same code as if it had sent them itself.
+impl From<EmitError> for CallError {
+    fn from(error: EmitError) -> Self {
+        let code = match &error {
+            EmitError::Event(error) => error.code(),
+            EmitError::Node(error) => error.code(),
+            EmitError::Data(_) | EmitError::Stopped => "internal",
+        };
+        Self::new(code, error.to_string())
     }
 }
 
@@ -191,10 +204,12 @@ impl Server {
             users: owned(recipients),
             ..To::default()
         });
+
         let except = Exceptions {
             users: owned(except),
             ..Exceptions::default()
         };
+
         self.emit_to(
             event,
             data,
@@ -213,7 +228,7 @@ impl Server {
     /// [`EmitError`]; nobody was put into it then.
     pub async fn join(&self, channel: &str, target: Target) -> Result<Joins, EmitError> {
         let (channel, node, app) = (channel.to_owned(), self.inner.node.clone(), self.app);
-        self.run(async move { Ok(node.join_everywhere(app, channel, target).await?.value) })
+        self.run(async move { Ok(node.cluster_join(app, channel, target).await?.value) })
             .await
     }
 
@@ -224,7 +239,7 @@ impl Server {
     /// [`EmitError`]; nobody was taken out of it then.
     pub async fn leave(&self, channel: &str, target: Target) -> Result<u64, EmitError> {
         let (channel, node, app) = (channel.to_owned(), self.inner.node.clone(), self.app);
-        self.run(async move { Ok(node.leave_everywhere(app, channel, target).await?.value) })
+        self.run(async move { Ok(node.cluster_leave(app, channel, target).await?.value) })
             .await
     }
 
@@ -245,7 +260,7 @@ impl Server {
             since.as_secs() + u64::from(since.subsec_nanos() > 0)
         };
         let (before, node, app) = (before.map(seconds), self.inner.node.clone(), self.app);
-        self.run(async move { Ok(node.revoke_everywhere(app, users, before).await?) })
+        self.run(async move { Ok(node.cluster_revoke(app, users, before).await?) })
             .await
     }
 
@@ -265,12 +280,8 @@ impl Server {
         let (user, claims) = (user.to_owned(), to_raw_value(&claims)?);
         let can = can.map(to_raw_value).transpose()?;
         let (node, app) = (self.inner.node.clone(), self.app);
-        self.run(async move {
-            Ok(node
-                .replace_claims_everywhere(app, user, claims, can)
-                .await?)
-        })
-        .await
+        self.run(async move { Ok(node.cluster_replace_claims(app, user, claims, can).await?) })
+            .await
     }
 
     /// Runs a call on a thread of the server, so that it is carried out whoever drops what.

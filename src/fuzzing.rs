@@ -13,16 +13,16 @@ use std::{net::Ipv4Addr, sync::Arc};
 use serde_json::value::RawValue;
 
 use crate::{
-    broker,
+    bus,
+    filter::{
+        Access, Attributes, ConnectionInfo, Filter, FilterError, IndexRef, LookupKey, Schema,
+        Value, Verdict, index_entries,
+    },
     http::{
         body,
         verbs::{Fields, Verb},
     },
     limits,
-    predicate::{
-        Access, Attributes, Facts, Filter, FilterError, IndexRef, LookupKey, Schema, Value,
-        Verdict, index_entries,
-    },
     protocol::{
         decoder::{Decoder, Message, Role},
         envelope::{self, Envelope},
@@ -53,8 +53,9 @@ const DECODER_FIXED: usize = 325;
 const PIECES: usize = 24;
 
 /// All that evaluating a filter once may be charged.
-const FILTER_WORK: u32 =
-    limits::FILTER_STEPS * limits::FILTER_STEP_WORK + limits::FILTER_WORK_BYTES;
+const FILTER_WORK: u32 = crate::filter::limits::FILTER_STEPS
+    * crate::filter::limits::FILTER_STEP_WORK
+    + crate::filter::limits::FILTER_WORK_BYTES;
 
 /// Longest text that a refusal may have: it must not repeat all that a stranger sends.
 const REFUSAL_BYTES: usize = 2048;
@@ -82,6 +83,7 @@ pub fn decoder(data: &[u8]) {
     let Some((&[role, ref cuts @ ..], stream)) = split(data, 5) else {
         return;
     };
+
     let role = if role & 1 == 0 {
         Role::Server
     } else {
@@ -118,6 +120,7 @@ fn messages(role: Role, pieces: &[&[u8]]) -> Vec<String> {
                 }
             }
         }
+
         assert!(input.is_empty(), "{} bytes were left", input.len());
         let held = decoder.held();
         assert!(
@@ -125,6 +128,7 @@ fn messages(role: Role, pieces: &[&[u8]]) -> Vec<String> {
             "the decoder holds {held} bytes"
         );
     }
+
     found
 }
 
@@ -133,8 +137,8 @@ pub fn resp(data: &[u8]) {
     let Some((cuts, stream)) = split(data, 4) else {
         return;
     };
-    let whole = broker::transcript(&[stream]);
-    let cut = broker::transcript(&pieces(cuts, stream));
+    let whole = bus::transcript(&[stream]);
+    let cut = bus::transcript(&pieces(cuts, stream));
     assert_eq!(
         whole, cut,
         "a stream means something else in other pieces: {cuts:?}"
@@ -150,12 +154,14 @@ pub fn filter(data: &[u8]) {
         Some(at) => (&data[..at], &data[at + 1..]),
         None => (data, &b"{}"[..]),
     };
+
     let Ok(source) = str::from_utf8(source) else {
         return;
     };
     let Ok(schema) = Schema::new(&["auth.tenant", "auth.roles", "profile.status"]) else {
         unreachable!("the paths are good");
     };
+
     let params = Value::from_json(&mut params.to_vec(), None).ok();
 
     let bound = Filter::compile(source, &schema)
@@ -164,15 +170,18 @@ pub fn filter(data: &[u8]) {
     let Ok(bound) = bound else {
         return;
     };
+
     for attributes in &population() {
         let judged = bound.judge(attributes);
         assert!(judged.work <= FILTER_WORK, "{} units of work", judged.work);
         let verdict = judged.verdict;
+
         let evaluated = match bound.evaluate(attributes) {
             Ok(Value::Bool(true)) => Verdict::Match,
             Ok(Value::Bool(false)) => Verdict::NoMatch,
             Ok(_) | Err(_) => Verdict::Error,
         };
+
         assert_eq!(verdict, evaluated, "evaluate decides otherwise");
         if verdict == Verdict::Match {
             assert!(
@@ -183,9 +192,11 @@ pub fn filter(data: &[u8]) {
             assert_eq!(bound.residual(attributes), verdict, "{}", bound.plan());
         }
     }
+
     if let Some(attributes) = population().first() {
-        assert!(bound.explain(attributes).count() <= limits::FILTER_NODES);
+        assert!(bound.explain(attributes).count() <= crate::filter::limits::FILTER_NODES);
     }
+
     bound.warnings();
 }
 
@@ -197,7 +208,7 @@ fn check_error(source: &str, error: &FilterError) {
         && end <= source.len();
     assert!(is_inside, "{error:?} is not inside the text");
     assert!(
-        error.message.len() <= REFUSAL_BYTES + limits::FILTER_BYTES,
+        error.message.len() <= REFUSAL_BYTES + crate::filter::limits::FILTER_BYTES,
         "a refusal of {} bytes",
         error.message.len()
     );
@@ -208,6 +219,7 @@ fn is_found(access: &Access, schema: &Schema, attributes: &Attributes) -> bool {
     let Access::Lookup { index, keys } = access else {
         return *access != Access::Nobody;
     };
+
     let mut is_found = false;
     let entry = |key: LookupKey| is_found |= keys.contains(&key);
     match index {
@@ -217,6 +229,7 @@ fn is_found(access: &Access, schema: &Schema, attributes: &Attributes) -> bool {
         // The table of connections is this index, and has every id.
         IndexRef::ConnectionId => return true,
     }
+
     is_found
 }
 
@@ -236,12 +249,14 @@ fn population() -> Vec<Attributes> {
             r#"["x"]"#,
         ),
     ];
+
     let mut all = Vec::new();
     for (slot, (auth, profile, channels)) in people.into_iter().enumerate() {
         let Ok(id) = "00000000000000000000000004".parse() else {
             continue;
         };
-        let mut attributes = Attributes::new(Facts {
+
+        let mut attributes = Attributes::new(ConnectionInfo {
             id,
             device: (slot == 1).then(|| "d".into()),
             ip: Ipv4Addr::LOCALHOST.into(),
@@ -249,14 +264,17 @@ fn population() -> Vec<Attributes> {
             connected_at: slot as u32,
             node: "n".into(),
         });
+
         if slot > 0 {
             attributes.user = Value::String(format!("u{slot}").into());
         }
+
         attributes.auth = json(auth).unwrap_or_default();
         attributes.profile = json(profile).unwrap_or_default();
         attributes.channels = json(channels).unwrap_or_default();
         all.push(attributes);
     }
+
     assert_eq!(all.len(), 3, "the id is good");
     all
 }
@@ -266,17 +284,19 @@ pub fn envelope(data: &[u8]) {
     let Ok(read) = Envelope::read(data) else {
         return;
     };
+
     let written = match &read {
         Envelope::Event { header, frame } => envelope::event(header, frame),
         Envelope::Request(request) => envelope::request(request),
         Envelope::Answer(answer) => envelope::answer(answer),
-        Envelope::Notices(notices) => envelope::notices(notices),
+        Envelope::Notices(notices) => envelope::notices(notices, data[0]),
         // The store writes what stands before its tail.
-        Envelope::Kept { header, draft, .. } => {
+        Envelope::Durable { header, draft, .. } => {
             let tail = envelope::Tails::new(header, draft).tail(None);
             [&data[..18], &tail[..]].concat().into()
         }
     };
+
     match Envelope::read(&written) {
         Ok(again) => assert_eq!(format!("{read:?}"), format!("{again:?}")),
         Err(error) => panic!("what was written is not read: {error}"),
@@ -289,6 +309,7 @@ pub fn client_message(data: &[u8]) {
     let Some((&[kind], message)) = split(data, 1) else {
         return;
     };
+
     let (call, id) = if kind & 1 == 0 {
         let Ok(text) = str::from_utf8(message) else {
             return;
@@ -323,6 +344,7 @@ pub fn http_body(data: &[u8]) {
     let Some((&[which], text)) = split(data, 1) else {
         return;
     };
+
     let verbs = [
         Verb::Emit,
         Verb::Publish,
@@ -330,6 +352,7 @@ pub fn http_body(data: &[u8]) {
         Verb::Broadcast,
         Verb::Dispatch,
     ];
+
     let verb = verbs.get(usize::from(which)).copied();
     let fields = match verb {
         Some(verb) => body::parse(text, verb.shape()).map(|fields: Fields<'_>| (verb, fields)),
@@ -337,9 +360,10 @@ pub fn http_body(data: &[u8]) {
     };
 
     let publications = fields.and_then(|(verb, fields)| {
-        let order = fields.order(verb)?;
+        let order = fields.into_call(verb)?;
         Ok((verb, order.publications().len()))
     });
+
     match publications {
         Ok((verb, count)) => assert!(
             count == 1 || (verb == Verb::Send && count <= limits::SEND_CHANNELS),

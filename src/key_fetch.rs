@@ -28,15 +28,15 @@ use crate::{
 
 /// The tasks that keep keys fresh, one for each address in use.
 #[derive(Debug, Default)]
-pub(crate) struct KeyKeepers(Mutex<Vec<Keeper>>);
+pub(crate) struct KeyFetchers(Mutex<Vec<KeyFetcher>>);
 
 #[derive(Debug)]
-struct Keeper {
+struct KeyFetcher {
     source: Arc<KeySource>,
     task: AbortHandle,
 }
 
-impl Drop for Keeper {
+impl Drop for KeyFetcher {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -63,26 +63,28 @@ enum FetchError {
     Request(#[from] hyper::http::Error),
 }
 
-impl KeyKeepers {
+impl KeyFetchers {
     /// Sees to it that there is one task for each address that `node` uses, on the runtime of `handle`, and no other.
-    pub(crate) fn tend(&self, node: &Arc<Node>, handle: &Handle) {
-        let live = node.live_for_long();
-        let mut keepers = self.0.lock();
-        keepers.retain(|keeper| {
-            live.key_sources()
-                .any(|(_, used)| Arc::ptr_eq(used, &keeper.source))
+    pub(crate) fn update(&self, node: &Arc<Node>, handle: &Handle) {
+        let runtime_config = node.runtime_config_owned();
+        let mut fetchers = self.0.lock();
+        fetchers.retain(|fetcher| {
+            runtime_config
+                .key_sources()
+                .any(|(_, used)| Arc::ptr_eq(used, &fetcher.source))
         });
-        for (app, source) in live.key_sources() {
-            if !keepers
+
+        for (app, source) in runtime_config.key_sources() {
+            if !fetchers
                 .iter()
-                .any(|keeper| Arc::ptr_eq(source, &keeper.source))
+                .any(|fetcher| Arc::ptr_eq(source, &fetcher.source))
             {
                 let name = format!("keys of {}", source.url());
                 let keep = keep(node.clone(), app, source.clone());
                 let task = handle
                     .spawn(node.supervisor.run(&name, keep))
                     .abort_handle();
-                keepers.push(Keeper {
+                fetchers.push(KeyFetcher {
                     source: source.clone(),
                     task,
                 });
@@ -96,6 +98,7 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
     let name = node.app(app).name.clone();
     let mut failures = 0_u32;
     let mut skipped = Vec::new();
+
     // Tokens with unknown keys ask for fetches.
     let useless = log_limit::Limited::new();
     loop {
@@ -106,6 +109,7 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
             .unwrap_or(Err(FetchError::Slow));
         node.metrics
             .fetched_keys(&name, fetched.as_ref().ok().map(KeySet::len));
+
         match fetched {
             Ok(set) => {
                 if failures > 0 {
@@ -132,10 +136,12 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
                 source.end(None);
             }
         }
+
         let wait = match failures {
-            0 => node.live().config.limits.jwks_refresh,
+            0 => node.runtime_config().config.limits.jwks_refresh,
             failures => retry(failures),
         };
+
         tokio::select! {
             () = tokio::time::sleep(spread(wait)) => {}
             () = source.wanted() => {}
@@ -170,11 +176,13 @@ async fn fetch(url: &JwksUrl) -> Result<KeySet, FetchError> {
         .header(USER_AGENT, concat!("fanfare/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "application/jwk-set+json, application/json")
         .body(Full::<Bytes>::default())?;
+
     let answer = async {
         let response = sender.send_request(request).await?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
         }
+
         let body = Limited::new(response.into_body(), JWKS_BYTES)
             .collect()
             .await;
@@ -182,8 +190,10 @@ async fn fetch(url: &JwksUrl) -> Result<KeySet, FetchError> {
             Ok(_) => FetchError::TooBig,
             Err(error) => FetchError::Body(error),
         })?;
+
         Ok(KeySet::parse(&body.to_bytes())?)
     };
+
     // The connection ends with the answer, or with the patience of whoever waits for it.
     let mut answer = std::pin::pin!(answer);
     tokio::select! {

@@ -10,11 +10,76 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+// The filter language has bounds of its own: `fanfare_filter::limits`.
+pub use fanfare_filter::limits::{DATA_DEPTH, FILTER_STEP_WORK, SUGGESTED_BYTES, TARGET_NAMES};
+
 /// Longest event name, in bytes. A name is repeated in every frame; longer ones are data in disguise.
 pub const EVENT_NAME_BYTES: usize = 128;
 
 /// Longest name of a channel, in bytes. It is repeated in every frame of the channel, as the event's name is.
 pub const CHANNEL_NAME_BYTES: usize = 200;
+
+/// Most attachments of a packet of Socket.IO. Its newest clients end the connection where a packet has more.
+pub const SOCKETIO_ATTACHMENTS: usize = 10;
+
+/// Longest name by which a client comes back: the id of a connection, a dot and a device. The server has given no longer one, and
+/// the client's connection keeps it.
+pub const RECOVERY_NAME_BYTES: usize = 26 + 1 + DEVICE_BYTES;
+
+/// How much longer than `resume_window` the name is kept by which the client of an ended connection comes back. The window begins
+/// when others learn that the connection is lost, which may be after its session has ended.
+pub const RECOVERY_GRACE: Duration = Duration::from_mins(1);
+
+/// How long Redis keeps such a name while its connection lives. A node that crashes leaves its clients' names behind, about 200 bytes
+/// each, and they are not to stay for ever. A client of a connection that is older begins afresh if its node crashes.
+pub const RECOVERY_KEPT: Duration = Duration::from_hours(7 * 24);
+
+/// How long clients of Engine.IO wait for a ping that is late, before they give the server up. It is for them to find a dead
+/// network; a node that is busy or being reloaded is not to lose them all at the same time.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes from which on the answer to a poll is not made longer. What is left comes with the next one.
+pub const POLL_BYTES: usize = 256 * 1024;
+
+/// The part of `refused_bytes` that answers to polls may take together before each is made no longer than
+/// [`POLL_BYTES_TIGHT`]. Clients that read no answer hold them, and no shedding frees them.
+pub const ANSWERS_PART: usize = 8;
+
+/// The same as [`POLL_BYTES`] once answers take much memory: enough for the packets of a lively client.
+pub const POLL_BYTES_TIGHT: usize = 16 * 1024;
+
+/// Bytes of a post that are handed to its session at a time.
+pub const POST_PART: usize = 16 * 1024;
+
+/// How long a client that polls and is being closed has to read what stands before the close frame, if its socket is full. One
+/// that reads has done so within a poll or two, and its places are wanted by others.
+pub const POLLED_CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the last words of sessions whose clients poll are kept for a client's next poll, once a session has ended.
+pub const LAST_WORDS_TIME: Duration = Duration::from_secs(5);
+
+/// Memory of all last words of a node. Past it the oldest are forgotten: their clients learn that the session is unknown.
+pub const LAST_WORDS_BYTES: usize = 4 * 1024 * 1024;
+
+/// What one session's last words take beside their bytes.
+pub const LAST_WORDS_COST: usize = 512;
+
+/// Time for a WebSocket that is to take over from polling: as long as Engine.IO's own server waits.
+pub const UPGRADE_TIME: Duration = Duration::from_secs(10);
+
+/// After this a WebSocket that has taken over from polling is offered to its session again, if that could not take it at once.
+/// Until then another thread may have to carry its bytes.
+pub const RELAY_PAUSE: Duration = Duration::from_millis(50);
+
+/// The same once the session has refused it several times.
+pub const RELAY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Most namespaces of Socket.IO that an app may have. Each set of them that a client can be in is a wire form.
+pub const SOCKETIO_NAMESPACES: usize = 5;
+
+/// How long a node waits before it tries again to renew its lease after the first failure. Each wait is twice the one before, up
+/// to the time between two renewals.
+pub(crate) const LEASE_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long the nodes' leases and their lists of members stay in Redis after the last renewal, for a namespace that nobody
 /// uses any more. Far more than a lease: a dead node's list is there until another node has told its channels, also
@@ -70,9 +135,6 @@ pub const LISTEN_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 /// tenth of a millisecond's work.
 pub const IDEMPOTENCY_EXPIRED_AT_ONCE: usize = 256;
 
-/// How deep `data` may nest. Receivers parse it with whatever they have; common parsers give up near 1,000.
-pub const DATA_DEPTH: usize = 128;
-
 /// How many times as much memory a profile, or a token's claims, may take as their JSON may have bytes. Text takes about as much
 /// as its JSON, a short number or text three to six times, and `{}` twenty-four times.
 pub const JSON_MEMORY: usize = 4;
@@ -89,44 +151,6 @@ pub(crate) fn json_memory(json: usize) -> usize {
 /// and is removed and inserted when the attribute changes. Tokens of large directories name 200 groups at most.
 pub const INDEX_ENTRIES: usize = 256;
 
-/// Sets of keys that one profile, or one token, shares with those of others. Sharing takes a lock of the whole app, and what
-/// is worth sharing has few shapes.
-pub const LAYOUTS_PER_VALUE: usize = 16;
-
-/// Longest filter text, in bytes. Long lists of values belong in `params`.
-pub const FILTER_BYTES: usize = 4 * 1024;
-
-/// Most nodes of a filter's syntax tree; items of a literal list are counted apart.
-pub const FILTER_NODES: usize = 256;
-
-/// What a node of a filter holds in memory, about: itself, its path, and a closure.
-pub const FILTER_NODE_BYTES: usize = 256;
-
-/// Longest name that is compared with others to say what someone may have meant, in bytes.
-pub const SUGGESTED_BYTES: usize = 64;
-
-/// Names that are compared for it: a few hundred microseconds' work where all are as long as may be.
-pub const SUGGESTED_OF: usize = 64;
-
-/// Names that are looked at for it: most are of another length.
-pub const SUGGESTION_LOOKS: usize = 1024;
-
-/// Most items of one literal list in a filter.
-pub const FILTER_LIST_ITEMS: usize = 1024;
-
-/// Deepest nesting of a filter. Parser and compiler recurse this far and no further.
-pub const FILTER_DEPTH: usize = 64;
-
-/// Steps one evaluation of a filter may take for one connection; nested macros over long lists end here.
-pub const FILTER_STEPS: u32 = 20_000;
-
-/// Bytes one evaluation may compare, search or build for one connection.
-pub const FILTER_WORK_BYTES: u32 = 256 * 1024;
-
-/// What one step counts for when the work of evaluations is added up, in which one byte counts for one. A step takes 10 to
-/// 15 ns and a byte about one, so that a unit of work is about a nanosecond.
-pub const FILTER_STEP_WORK: u32 = 16;
-
 /// Bodies of so many bytes and more take a shard's thread longer than a slice: each waits for its turn, and its params are
 /// built by another thread.
 pub const LONG_BODY: usize = 16 * 1024;
@@ -134,44 +158,7 @@ pub const LONG_BODY: usize = 16 * 1024;
 /// The same for profiles: beside reading one, its entries in indexes are replaced.
 pub const LONG_PROFILE: usize = 1024;
 
-/// Longest text that `int()` and `double()` convert, in bytes. No number is longer, but for zeros that mean nothing.
-pub const NUMBER_BYTES: usize = 64;
-
-/// Regular expressions of one filter.
-pub const FILTER_PATTERNS: usize = 8;
-
-/// Longest regular expression, in bytes of text.
-pub const REGEX_TEXT_BYTES: usize = 1024;
-
-/// Compiled size of all regular expressions of one filter, in bytes; refuses patterns such as `(a{1000}){1000}`.
-pub const REGEX_BYTES: usize = 128 * 1024;
-
-/// What building the classes of one filter's regular expressions may take: ranges of characters, or where case is ignored
-/// characters. Each takes about 10 ns, so that compiling ends within a few milliseconds.
-pub const REGEX_POINTS: u32 = 500_000;
-
-/// What a search is charged for each byte of text and each character of the pattern, in units of work: the worst patterns
-/// keep track of all their places at the same time, at 4 to 8 ns each.
-pub const REGEX_POSITION_WORK: usize = 8;
-
-/// What every search is charged at least.
-pub const REGEX_SEARCH_WORK: usize = 64;
-
-/// Bytes of the table of states that a thread builds while it searches for a regular expression, in each direction. Patterns
-/// that need more take longer, and are charged for it.
-pub const REGEX_SCRATCH_BYTES: usize = 64 * 1024;
-
-/// Regular expressions of which a thread keeps such tables: those of one filter.
-pub const REGEX_SCRATCHES: usize = FILTER_PATTERNS;
-
-/// Compiled filters that an app is expected to have: a filter is a constant text with `params`. The bound is in bytes,
-/// [`Limits::filter_cache_bytes`].
-pub const FILTER_CACHE_ENTRIES: usize = 1024;
-
-/// What an entry of that cache takes beside its text and the filter.
-pub const CACHED_BYTES: usize = 256;
-
-/// Deliveries up to which a publication is small: it has its own share of the admission gate and its own flush list.
+/// Deliveries up to which a publication is small: it has its own share of admission and its own flush list.
 pub const SMALL_DELIVERIES: usize = 100;
 
 /// Items in one batch call.
@@ -179,10 +166,10 @@ pub const BATCH_ITEMS: usize = 100;
 
 /// Requests of other nodes that a node carries out at once, beside what each app has for itself; more are refused, and their
 /// askers name it as missing.
-pub const ORDERS_AT_ONCE: usize = 256;
+pub const PEER_CALLS_AT_ONCE: usize = 256;
 
 /// Requests that a node always carries out for each app, whatever others ask for: a few calls at the same time.
-pub const ORDERS_OF_APP: usize = 16;
+pub const PEER_CALLS_OF_APP: usize = 16;
 
 /// Revocations of other nodes that it carries out at once. Past it they are read from Redis within a second.
 pub const REVOKES_AT_ONCE: usize = 256;
@@ -203,29 +190,63 @@ pub const LAPSED_CHANNELS: usize = 256;
 pub const HANDED_OVER: Duration = Duration::from_secs(2);
 
 /// How long a node remembers where it has handed places in channels over: a call that takes connections out of a channel, and
-/// that began before that, asks this node later by its own sweep and the way over the bus.
+/// that began before that, asks this node later by its own scan and the way over the bus.
 pub const MOVED_KEPT: Duration = Duration::from_secs(10);
 
 /// Places that it remembers so, about 150 bytes each. Past it such a call asks every node twice.
 pub const MOVED_MAX: usize = 65_536;
 
-/// How often, and at most how many times, a node tries to tell the others that a lost connection has left which did not
-/// come back to it after all: Redis may be away for half a minute.
-pub const LEFT_AGAIN: Duration = Duration::from_millis(500);
+/// In leases, how much longer than `resume_window` it is remembered that a node has ended, and who was taken out of channels since:
+/// until its lease is over and another node has taken away what it had, also if that one ends meanwhile.
+pub const ENDED_KEPT: u32 = 6;
 
-/// See [`LEFT_AGAIN`].
-pub const LEFT_TRIES: u32 = 60;
+/// Bytes of a record of whom a call meant to take out of a channel. If that takes more, the record means everyone.
+pub const REMOVAL_BYTES: usize = 4096;
 
-/// How long a node waits before it tries again to fetch kept events that it has missed.
+/// Such records of one channel, which each client reads that comes back from a node that has ended. Past it one record takes their
+/// place that means everyone.
+pub const REMOVALS_MAX: usize = 128;
+
+/// How often a call that takes connections out of a channel asks the nodes at most. It asks again if one of them departs, or does
+/// not answer.
+pub const REMOVAL_ROUNDS: usize = 3;
+
+/// Channels of which a node remembers that other nodes' watchers were not told of a change, since Redis took no message: a few
+/// megabytes. Past it, all watchers of all channels are told to look again.
+pub const CHANNELS_OWED: usize = 65_536;
+
+/// How long a node waits before it tries again to fetch kept events that it has missed, or to publish notices that it owes.
 pub const RECOVER_AGAIN: Duration = Duration::from_millis(250);
 
 /// Users for whom one publication is on its way into Redis at once: a round trip for all of them, and two or three
 /// milliseconds' work of Redis at most, after which others get their turn.
 pub const STORED_AT_ONCE: usize = 64;
 
+/// Topics of which messages were dropped that a node remembers by name: about a megabyte. Past that their partitions stand for
+/// them.
+pub const GAP_TOPICS: usize = 8192;
+
+/// The least time between two looks at what was missed: a node that gets more than it can take does not spend itself on that.
+pub const GAPS_EVERY: Duration = Duration::from_secs(1);
+
+/// Up to this, and at random, nodes wait before they fetch what they missed while a connection was lost: all of them have lost
+/// theirs.
+pub const GAP_JITTER: Duration = Duration::from_millis(250);
+
 /// Users whose stored events a node fetches at once after it may have missed some: they share a pipeline or two, and are
 /// a few MiB at most where everyone has a full inbox.
 pub const RECOVER_USERS: usize = 32;
+
+/// Channels whose missed events a node fetches at the same time: they share a pipeline, and are some MiB at most where each has
+/// a full history.
+pub const RECOVER_CHANNELS: usize = 32;
+
+/// Durable events of one topic that wait for its turn: a second of a channel that gets a thousand events a second, which Redis
+/// may take to answer. What comes on top is fetched from the history later.
+pub const ARRIVALS: usize = 1024;
+
+/// Bytes of all events that wait so: as many as are let in at once of what clients missed, and a part of the inbox of the bus.
+pub const ARRIVALS_BYTES: usize = 32 * 1024 * 1024;
 
 /// Slots of a shard that are looked at under one hold of its lock, for users who may have missed stored events or for clients
 /// to disconnect: some microseconds' work.
@@ -269,8 +290,8 @@ pub const ANSWERS_WAITING: usize = 1024;
 /// that there were some.
 pub const NOTICES_WAITING: usize = 4096;
 
-/// Notices of other nodes that are passed on with one question to the others: what gathers while they are asked. As many
-/// are on their way at once when a node that crashed has many to take leave of.
+/// Notices of other nodes that are passed on together. As many are on their way at once when a node that crashed has many to take
+/// leave of.
 pub const NOTICES_TOGETHER: usize = 256;
 
 /// Notices that are kept for a client while its page of members is gathered; beyond, it fetches the page anew.
@@ -289,15 +310,24 @@ pub(crate) const TOLD_BYTES: usize = 160;
 /// Changes of memberships that go to Redis in one command.
 pub const MEMBERS_AT_ONCE: usize = 512;
 
-/// Time for other nodes to say how often a user is in a channel, before its members are told without: a node that has
-/// just gone must not hold up every notice.
-pub const TALLY_TIMEOUT: Duration = Duration::from_millis(200);
+/// Users of other nodes, in watched channels, that a node knows by name: some 30 MB. Past it channels are told as counts, in which a
+/// user on several nodes may count more than once.
+pub const PEER_USERS: usize = 262_144;
 
-/// How long a node that did not answer in time is not waited for by notices, at least. Else one that is always a little late would
-/// hold up every one of them.
-pub const SILENT_AT_LEAST: Duration = Duration::from_secs(1);
+/// Bytes of the names of users that a node says at once of one channel: those of [`USERS_NAMED`] users if each is as long as may be.
+pub const SHARE_BYTES: usize = 256 * 1024;
 
-/// Channels whose members are counted with one question to the other nodes. They answer for as many of them as
+/// Nodes that have gone and are known to have been there, so that clients look again if one comes back: more than there are at any
+/// time.
+pub const GONE_NODES: usize = 256;
+
+/// Questions about what other nodes have in watched channels that are asked at once, of up to [`COUNTED_TOGETHER`] channels each.
+pub const QUESTIONS_AT_ONCE: usize = 64;
+
+/// Other nodes that are asked at once for their parts of a page of members.
+pub const PAGE_PARTS_AT_ONCE: usize = 8;
+
+/// Channels that a node asks others about with one question, when it begins to watch them. They answer for as many of them as
 /// [`PAGE_BYTES`] hold.
 pub const COUNTED_TOGETHER: usize = 256;
 
@@ -313,36 +343,81 @@ pub const RECENT_PUBLICATIONS: usize = 16_384;
 /// number is said: a list as long would be most of what nodes say.
 pub const USERS_NAMED: usize = 1000;
 
-/// How long a request with an `Idempotency-Key` may run until another node takes its node for dead.
-pub const ONCE_RUNNING: Duration = Duration::from_secs(30);
+/// Parts in which a node keeps how far it has placed its durable channels: of 100,000 channels, one part takes less than 50 µs to
+/// be looked at after a gap.
+pub const WATERMARK_STRIPES: usize = 256;
+
+/// How long the claim on an `Idempotency-Key` holds after it was made or renewed last. After that the node of its request is taken
+/// for dead.
+pub const IDEMPOTENCY_RUNNING: Duration = Duration::from_secs(30);
+
+/// How long it is renewed at most: longer than a batch of 100 items takes that all wait for Redis and for earlier requests.
+pub const IDEMPOTENCY_LONGEST: Duration = Duration::from_mins(30);
 
 /// How long a repeat waits for the first request with its `Idempotency-Key`: longer than a request usually takes, and no longer
 /// than a function likes to be kept. Then it is told to come again.
-pub const ONCE_WAIT: Duration = Duration::from_secs(5);
+pub const IDEMPOTENCY_WAIT: Duration = Duration::from_secs(5);
 
 /// The first wait before a node tells Redis again what became of an `Idempotency-Key`; each wait is twice the one before.
-pub const ONCE_AGAIN: Duration = Duration::from_millis(250);
+pub const IDEMPOTENCY_AGAIN: Duration = Duration::from_millis(250);
 
-/// How often it does so while Redis is there. With the waits between them that is about as long as [`ONCE_RUNNING`].
-pub const ONCE_TRIES: u32 = 7;
+/// How often it does so while Redis is there. With the waits between them that is about as long as [`IDEMPOTENCY_RUNNING`].
+pub const IDEMPOTENCY_TRIES: u32 = 7;
 
 /// How often a node looks whether the same request, which runs on another one, has its answer.
-pub const ONCE_LOOK: Duration = Duration::from_millis(50);
+pub const IDEMPOTENCY_LOOK: Duration = Duration::from_millis(50);
 
 /// Messages of programs that a node holds until the one that leads has done them.
-pub const PROGRAMS_HELD: usize = 4096;
+pub const DISPATCHES_PENDING: usize = 4096;
 
 /// Their bytes.
-pub const PROGRAMS_HELD_BYTES: usize = 16 * 1024 * 1024;
+pub const DISPATCHES_PENDING_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long they are held: several times what it takes to lose the lead and take it anew.
-pub const PROGRAMS_HELD_FOR: Duration = Duration::from_secs(30);
+pub const DISPATCHES_PENDING_FOR: Duration = Duration::from_secs(30);
+
+/// Messages of programs that the leader of an app does at the same time: enough that a round trip to Redis costs none of them.
+pub const PROGRAMS_AT_ONCE: usize = 256;
+
+/// Their bytes, past which no further one is begun.
+pub const PROGRAMS_AT_ONCE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Messages of programs that wait to be understood. Past it they are dropped and counted.
 pub const PROGRAM_MESSAGES: usize = 4096;
 
-/// Bytes of them.
+/// Bytes of them. Half of it belongs to the apps in equal shares.
 pub const PROGRAM_BYTES: usize = 64 * 1024 * 1024;
+
+/// Bytes that Fanfare stores for one user of Mesa's programs. A user who never comes back must not fill Redis.
+pub const MESA_STORED_BYTES: usize = 1024 * 1024;
+
+/// Users from whose messages Redis estimates what is stored for all users of Mesa's programs.
+pub const MESA_SAMPLES: usize = 100;
+
+/// Bytes that wait for one connection of Mesa's programs until it is let in: a round trip to Redis.
+pub const MESA_COMING_BYTES: usize = 1024 * 1024;
+
+/// Users in one script of Mesa's, so that Redis goes on to others in between.
+pub const MESA_SETTLED_TOGETHER: usize = 500;
+
+/// Messages in one look at those that went to a node that has gone.
+pub const MESA_SENT_PAGE: usize = 100;
+
+/// When one looks for what a dispatcher has stored for a user who had come already: after its round trips, and after those of a
+/// slow one.
+pub const MESA_LOOKS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(3)];
+
+/// How often one looks whether that is due.
+pub const MESA_TICK: Duration = Duration::from_millis(250);
+
+/// How long a node that leaves takes, at most, to leave users who are away to Mesa's dispatchers. 100,000 of them take 0.2 s.
+pub const MESA_PARTING: Duration = Duration::from_secs(1);
+
+/// Portals of one app that are known.
+pub const MESA_PORTALS: usize = 1024;
+
+/// Bytes of a portal's id. Mesa's own have 36 (a UUID). Each is kept, and stands in all that the portal is told.
+pub const MESA_PORTAL_BYTES: usize = 128;
 
 /// Ids that `explain` shows as a sample.
 pub const EXPLAIN_SAMPLE: usize = 10;
@@ -374,11 +449,8 @@ pub const PAGE_STRIDE: usize = 64;
 pub const LISTED_BYTES: usize = 96;
 
 /// Channels that one call may send to. Each has a frame of its own, all of them are encoded before the first is placed,
-/// and the gate must have room for all at once.
+/// and admission must have room for all at once.
 pub const SEND_CHANNELS: usize = 100;
-
-/// Names in one list of a target (`to.users`, `except.devices`, …): what fits a body of the default size anyway.
-pub const TARGET_NAMES: usize = 10_000;
 
 /// How long placing, writing, or forgetting connections goes on before the thread turns to other work.
 pub const SLICE: Duration = Duration::from_micros(200);
@@ -399,12 +471,12 @@ pub const WRITE_STRIDE: usize = 16;
 
 /// Connections looked at between two looks at the clock, and under one hold of the lock, while placing: two or three
 /// microseconds' work. No system call lies between them, as it does in [`SLICE_STRIDE`].
-pub const SWEEP_STRIDE: usize = 64;
+pub const SCAN_CHUNK: usize = 64;
 
 /// Work after which a hold of a shard's lock ends, and after which the thread turns to other work: about as long as [`SLICE`].
 /// Filters count (see [`FILTER_STEP_WORK`]), and so does what is done to the connections that match. Common filters, and
-/// placing, charge next to nothing, and end at [`SWEEP_STRIDE`].
-pub const SWEEP_WORK: u32 = 200_000;
+/// placing, charge next to nothing, and end at [`SCAN_CHUNK`].
+pub const SCAN_WORK: u32 = 200_000;
 
 /// What taking a connection into a channel or out of it counts for in that work: its index, the channel's presence, what is
 /// noted for other members and other nodes. That takes 0.6 to 1 µs.
@@ -418,19 +490,19 @@ pub const INDEX_ENTRY_WORK: u32 = 100;
 
 /// How long a large publication waits, at most, while more than half of its app's sockets refuse. What stalls most clients at
 /// once is the way to them and seldom they; publishers that wait a little do not get them all closed as slow.
-pub const EASE: Duration = Duration::from_millis(100);
+pub const BACKPRESSURE_DELAY: Duration = Duration::from_millis(100);
 
 /// How often the sockets are looked at in that time.
-pub const EASE_STEP: Duration = Duration::from_millis(1);
+pub const BACKPRESSURE_STEP: Duration = Duration::from_millis(1);
 
-/// How long a shard that is ahead of the others waits for more to write, while the gate is full.
-pub const LINGER: Duration = Duration::from_millis(1);
+/// How long a shard that is ahead of the others waits for more to write, while admission is full.
+pub const COALESCE_DELAY: Duration = Duration::from_millis(1);
 
-/// The part of what the gate lets in that is worth a system call for one connection while the gate is full.
-pub const LINGER_PART: usize = 2;
+/// The part of what admission lets in that is worth a system call for one connection while admission is full.
+pub const COALESCE_PART: usize = 2;
 
-/// Bytes of a frame that count as one large publication at the gate; 64 of them are 40 KiB for a connection at a time.
-/// Past about 48 KiB a copied write is hardly cheaper, and everyone waits longer: docs/performance.md has the figures.
+/// Bytes of a frame that count as one large publication at admission; 64 of them are 40 KiB for a connection at a time.
+/// Past about 48 KiB a copied write is hardly cheaper, and everyone waits longer: docs/internals/performance.md has the figures.
 pub const ADMITTED_UNIT: usize = 640;
 
 /// The same where it can reach no more than [`PAGED_SOCKETS`]: of pages a longer write is cheaper, up to a segment of 64
@@ -441,13 +513,13 @@ pub const ADMITTED_UNIT_PAGED: usize = 960;
 /// and no latency that could be told from noise; 128 do.
 pub const ADMITTED_LEAST_PAGED: usize = 568;
 
-/// The most of the gate that one large publication takes for its bytes, as a part of it: so many are always under way at
+/// The most of admission that one large publication takes for its bytes, as a part of it: so many are always under way at
 /// once, and no shard waits for the last one's end.
 pub const ADMITTED_PART: usize = 8;
 
-/// In how many steps the gate's places are let out again while the sockets are written once round. So many rounds of
-/// publications are under way at once, and each is large enough to be placed as one wave.
-pub const GATE_STEPS: usize = 4;
+/// In how many steps admission's places are let out again while the sockets are written once round. So many rounds of
+/// publications are under way at once, and each is large enough to be placed as one batch.
+pub const ADMISSION_STEPS: usize = 4;
 
 /// Small slices flushed before a waiting bulk slice gets its turn.
 pub const SMALL_SLICES_PER_BULK: usize = 4;
@@ -634,6 +706,14 @@ pub const LIVE_SILENCE: Duration = Duration::from_secs(30);
 /// happened, and one line for each kind in it does not fill a log.
 pub const LOGGED_EVERY: Duration = Duration::from_mins(1);
 
+/// How many refusals of one kind are logged in that time if each says something else: somebody who corrects one mistake
+/// and makes another sees both.
+pub const REFUSAL_TEXTS: usize = 4;
+
+/// How many refusals of one kind are logged in that time without API keys, whatever they say: who reads the log wants to see
+/// each try, and a page that tries again and again must not fill it.
+pub const REFUSAL_LINES: usize = 30;
+
 /// How often it is looked whether the count of such lines is due.
 pub const LOGGED_LOOK: Duration = Duration::from_secs(5);
 
@@ -664,6 +744,10 @@ pub const HISTORY_EVENT_BYTES: usize = 640;
 
 /// What one name that replay leaves out counts for beside its own bytes: an allocation, and a place in a set.
 pub const HISTORY_NAME_BYTES: usize = 128;
+
+/// How often a node looks how many bytes apps keep in Redis that may keep only so many. It is how long such an app may go on after it
+/// has reached its bound, and a few microseconds of Redis for each partition.
+pub const QUOTA_LOOK: Duration = Duration::from_secs(3);
 
 /// Kept events that are copied out for one reader before others get the lock: some tens of microseconds' work where each is
 /// somewhere else in memory.
@@ -699,6 +783,54 @@ pub const HISTORY_SEEN_TOPICS: usize = 100_000;
 /// Longest time that Redis is told to keep an event: 34,000 years, in milliseconds that no sum overflows.
 pub const HISTORY_TTL_MS_MAX: u64 = 1 << 50;
 
+/// Calls that wait for the data directory: at 100,000 a second, what a disk that stalls for 40 ms holds up. Beyond that they
+/// are refused.
+pub const DATA_QUEUE: usize = 4096;
+
+/// Bytes of the events among them. One larger event may always wait.
+pub const DATA_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Calls that are written as one group: more make nothing cheaper, and the first would wait for the last.
+pub const DATA_GROUP: usize = 256;
+
+/// How often the data directory looks for what is past its time.
+pub const DATA_TICK: Duration = Duration::from_secs(1);
+
+/// How long a data directory that cannot be used is left alone before it is opened again.
+pub const DATA_REOPEN: Duration = Duration::from_secs(1);
+
+/// Free bytes that the disk of a data directory must have for events to be stored: room for a new journal, which has 64 MiB from
+/// the start, and for sorting what is there.
+pub const DATA_SPARE_BYTES: u64 = 128 * 1024 * 1024;
+
+/// Topics that are looked at in one group because something of them is past its time, or because too much is kept.
+pub const DATA_DUE_SLICE: usize = 64;
+
+/// Topics that the data directory has in memory at most, half of them used lately.
+pub const DATA_TOPICS: usize = 32 * 1024;
+
+/// Events of these, of which 40 bytes each are in memory.
+pub const DATA_STUBS: usize = 512 * 1024;
+
+/// What a topic counts for against the bound of the data directory, beside its events: its record and the two keys of it.
+pub const DATA_TOPIC_BYTES: usize = 256;
+
+/// By how much a user's numbering leaps after a loss: more than can be given out within the time that may be lost.
+pub const DATA_LEAP: u64 = 1 << 32;
+
+/// Memory for blocks of the data directory's files: what is read again soon, such as the channels that are joined most.
+pub const DATA_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Memory for what is not yet in sorted files; the journal has it too. While it is moved there, as much is gathered again, and
+/// four times as much before calls wait.
+pub const DATA_BUFFER: u64 = 16 * 1024 * 1024;
+
+/// At how much in memory the database begins to sort a table by itself, which it has no need to.
+pub const DATA_TABLE_BUFFER: u64 = 1024 * 1024 * 1024;
+
+/// Bytes of the journals: what is read again when the directory is opened, which bounds how long that takes.
+pub const DATA_JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
+
 /// Kept events that are removed for their age before others get the lock: many may be past their time at once, and
 /// each costs a few look-ups.
 pub const HISTORY_EXPIRE_SLICE: usize = 1024;
@@ -730,6 +862,10 @@ pub const BUS_PIPELINE_BYTES: usize = 512 * 1024;
 /// Pipelines under way to one Redis server at once: while one is executed, the next is on its way and a third is built.
 pub const BUS_PIPELINES: usize = 8;
 
+/// Calls that go to Redis as one script at most: what they share is paid once, and Redis works for some milliseconds at most,
+/// as for a pipeline.
+pub const BUS_BATCH_CALLS: usize = 256;
+
 /// Bytes of subscriptions that wait for one socket. More are made when these are gone.
 pub const BUS_SUBSCRIBE_BYTES: usize = 64 * 1024;
 
@@ -737,7 +873,7 @@ pub const BUS_SUBSCRIBE_BYTES: usize = 64 * 1024;
 pub const BUS_SUBSCRIBE_CHANNELS: usize = 256;
 
 /// How long a topic stays subscribed that nobody needs any more: a client that reconnects costs Redis nothing.
-pub const BUS_LINGER: Duration = Duration::from_secs(1);
+pub const BUS_UNSUBSCRIBE_DELAY: Duration = Duration::from_secs(1);
 
 /// Time for a connection to Redis: TCP, TLS and greeting.
 pub const BUS_CONNECT: Duration = Duration::from_secs(1);
@@ -767,6 +903,10 @@ pub const BUS_FAREWELL: Duration = Duration::from_millis(500);
 /// Messages that leave the inbox under one hold of its lock.
 pub const BUS_INBOX_BATCH: usize = 256;
 
+/// Calls of one connection to functions of the embedding program that run at the same time. As many as a page asks for when it
+/// opens, and no more than a hundredth of what a node runs, so that one client does not keep the others' calls out.
+pub const CALLS_OF_CONNECTION: usize = 16;
+
 /// Bounds that a deployment may set.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -793,7 +933,8 @@ pub struct Limits {
     /// Bytes that one socket refused and that wait for it. A phone in a tunnel for a few seconds fits.
     #[serde(with = "crate::limits::size")]
     pub outbox_bytes: usize,
-    /// Frames that wait for one socket which refused.
+    /// Frames that wait for one socket which refused. So many of 128 bytes fill `outbox_bytes`: with fewer, a client that reads
+    /// nothing for a fifth of a second is closed in a flood of small events, where it is meant to have seconds.
     pub outbox_frames: usize,
     /// How long a socket may take nothing while frames wait for it.
     #[serde(with = "crate::limits::duration")]
@@ -848,7 +989,7 @@ pub struct Limits {
     /// common filter takes a few KiB.
     #[serde(with = "crate::limits::size")]
     pub filter_cache_bytes: usize,
-    /// How long a request waits at the admission gate before it gets 503.
+    /// How long a request waits for admission before it gets 503.
     #[serde(with = "crate::limits::duration")]
     pub admission_wait: Duration,
     /// Answers kept for `Idempotency-Key`s. With several apps each has an equal share for certain, and may have more while
@@ -899,12 +1040,19 @@ pub struct Limits {
     /// The longest such wait, however often connecting failed. People wait this long for a server that is back.
     #[serde(with = "crate::limits::duration")]
     pub reconnect_max: Duration,
+    /// Time for a function of the embedding program to answer a call. A person waits no longer; what takes longer answers
+    /// immediately, and sends an event when it is done.
+    #[serde(with = "crate::limits::duration")]
+    pub call: Duration,
+    /// Calls to such functions that run on this node at the same time. Each holds up to `message_bytes` of data, so that all of
+    /// them hold 128 MiB at most. Half of them belong to the apps in equal shares.
+    pub calls: usize,
     /// How long a node counts as there without having said so. A crashed node's members are there for as long.
     #[serde(with = "crate::limits::duration")]
     pub node_lease: Duration,
     /// Time for other nodes to answer a call that asks them all; those that do not are named.
     #[serde(with = "crate::limits::duration")]
-    pub ask_timeout: Duration,
+    pub node_call_timeout: Duration,
     /// Time for Redis to answer a command, from the call. What takes longer has failed for its caller, who waits.
     #[serde(with = "crate::limits::duration")]
     pub redis_timeout: Duration,
@@ -935,7 +1083,7 @@ impl Default for Limits {
             messages_per_second: 50,
             message_burst: 100,
             outbox_bytes: 1024 * 1024,
-            outbox_frames: 1024,
+            outbox_frames: 8192,
             outbox_age: Duration::from_secs(10),
             refused_bytes: 256 * 1024 * 1024,
             send_buffer: 64 * 1024,
@@ -953,7 +1101,7 @@ impl Default for Limits {
             small_publications: 4096,
             admitted_bytes: 64 * 1024 * 1024,
             scans: 4,
-            filter_cache_bytes: 32 * 1024 * 1024,
+            filter_cache_bytes: fanfare_filter::limits::FILTER_CACHE_BYTES,
             admission_wait: Duration::from_millis(500),
             idempotency_entries: 100_000,
             idempotency_bytes: 64 * 1024 * 1024,
@@ -969,13 +1117,16 @@ impl Default for Limits {
             presence_members: 500,
             reconnect_min: Duration::from_millis(500),
             reconnect_max: Duration::from_secs(30),
+            call: Duration::from_secs(10),
+            calls: 2048,
             node_lease: Duration::from_secs(5),
-            ask_timeout: Duration::from_secs(1),
+            node_call_timeout: Duration::from_secs(1),
             redis_timeout: Duration::from_secs(1),
             bus_canary_timeout: Duration::from_secs(2),
             bus_queue_commands: 65_536,
             bus_queue_bytes: 64 * 1024 * 1024,
             bus_inbox_messages: 65_536,
+
             bus_inbox_bytes: 64 * 1024 * 1024,
         }
     }

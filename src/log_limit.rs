@@ -99,18 +99,24 @@ pub(crate) enum Line {
     SkippedEvent,
     /// Too many messages of programs wait.
     ProgramsOverflow,
+    /// Too many events of one topic wait.
+    ArrivalsOverflow,
     /// Stored events that were missed cannot be had yet.
     NotFetched,
-    /// Other nodes were not told that a member has left.
-    LeftUntold,
     /// A user came in without what is stored.
     WithoutStored,
     /// Stored events may have been missed for good.
     StoredUnsure,
+    /// A function of the embedding program panicked.
+    FunctionPanicked,
+    /// A client called a function that is not there.
+    NoFunction,
+    /// A client's address has a parameter that has no effect.
+    StrayParameter,
 }
 
 impl Line {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::SlowConsumer,
         Self::CannotAccept,
         Self::StoredInPart,
@@ -120,10 +126,13 @@ impl Line {
         Self::NotDone,
         Self::SkippedEvent,
         Self::ProgramsOverflow,
+        Self::ArrivalsOverflow,
         Self::NotFetched,
-        Self::LeftUntold,
         Self::WithoutStored,
         Self::StoredUnsure,
+        Self::FunctionPanicked,
+        Self::NoFunction,
+        Self::StrayParameter,
     ];
 
     /// What the line that counts the others says.
@@ -138,10 +147,15 @@ impl Line {
             Self::NotDone => "more requests were not carried out by another node",
             Self::SkippedEvent => "more events of other nodes were skipped",
             Self::ProgramsOverflow => "more messages of programs were dropped: too many wait",
+            Self::ArrivalsOverflow => {
+                "more events of busy channels were dropped, to be fetched later"
+            }
             Self::NotFetched => "more events that were missed could not be fetched yet",
-            Self::LeftUntold => "more members elsewhere do not know that a connection has left",
             Self::WithoutStored => "more users came in without what was stored",
             Self::StoredUnsure => "more stored events may have been missed",
+            Self::FunctionPanicked => "more functions panicked that clients called",
+            Self::NoFunction => "more clients called functions that are not set up",
+            Self::StrayParameter => "more addresses of clients have a parameter without effect",
         }
     }
 }
@@ -167,8 +181,13 @@ impl Lines {
     pub(crate) fn tell(&self) {
         let now = Instant::now();
         for (line, limited) in Line::ALL.into_iter().zip(&self.0) {
-            if let Some(others) = limited.due(now) {
-                tracing::warn!(others, "{}", line.of_others());
+            match limited.due(now) {
+                // The client's mistake, of which the operator need not know.
+                Some(others) if matches!(line, Line::NoFunction | Line::StrayParameter) => {
+                    tracing::info!(others, "{}", line.of_others());
+                }
+                Some(others) => tracing::warn!(others, "{}", line.of_others()),
+                None => {}
             }
         }
     }

@@ -243,41 +243,224 @@ impl Refusal {
     }
 }
 
-/// The numbers of one app.
-#[derive(Debug)]
-pub struct AppMetrics {
-    app: Arc<str>,
-    closes: Family<CloseLabels, Counter>,
-    client_refusals: Family<ClientRefusalLabels, Counter>,
-    drops: [Counter; 5],
-    /// Connections that are open now.
-    pub connections: Gauge,
-    /// Connections that were ever welcomed.
-    pub connected: Counter,
-    /// Publications past the admission gate.
-    pub accepted: Counter,
-    /// Frames built for events; compare with `deliveries`.
-    pub encodings: Counter,
-    /// Event frames written to sockets, whole.
-    pub deliveries: Counter,
-    /// Evaluations of filters that ended in an error.
-    pub filter_errors: Counter,
-    /// Messages that clients sent.
-    pub messages: Counter,
-    /// Channels with members.
-    pub channels: Gauge,
-    /// Members of all channels.
-    pub memberships: Gauge,
-    /// Frames built to tell members of each other.
-    pub notices: Counter,
-    /// Kept events placed again for who missed them.
-    pub replayed: Counter,
-    /// Messages of programs on the dispatch channel that could not be taken.
-    pub dispatch_malformed: Counter,
-    /// Messages of programs that were to be kept, and are not.
-    pub dispatch_lost: Counter,
-    /// Connections that took a lost one's place.
-    pub resumed: Counter,
+/// Makes a table of metrics to fields, their registration and their start values.
+///
+/// A row is a field, its type, its name in the text format (after `fanfare_`), and its description there.
+macro_rules! metrics {
+    (
+        app {$(
+            $(#[$app_doc:meta])*
+            $app:ident: $app_kind:ident = $app_name:literal, $app_help:literal;
+        )*}
+        node {$(
+            $(#[$doc:meta])*
+            $field:ident: $kind:ident = $name:literal, $help:literal;
+        )*}
+        seconds {$(
+            $(#[$time_doc:meta])*
+            $time:ident = $time_name:literal, $time_help:literal;
+        )*}
+    ) => {
+        /// The numbers of one app.
+        #[derive(Debug)]
+        pub struct AppMetrics {
+            app: Arc<str>,
+            closes: Family<CloseLabels, Counter>,
+            client_refusals: Family<ClientRefusalLabels, Counter>,
+            drops: [Counter; 5],
+            $( $(#[$app_doc])* pub $app: $app_kind, )*
+        }
+
+        /// The numbers of all apps, by the label `app`.
+        #[derive(Debug, Default)]
+        struct Apps {
+            $( $app: Family<AppLabel, $app_kind>, )*
+        }
+
+        impl Apps {
+            fn register(&self, r: &mut Registry) {
+                $( r.register($app_name, $app_help, self.$app.clone()); )*
+            }
+        }
+
+        /// The numbers of the node. Names start with `fanfare_`, and with `process_` where Prometheus has them for any program.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            process: Registry,
+            apps: Apps,
+            drops: Family<DropLabels, Counter>,
+            closes: Family<CloseLabels, Counter>,
+            client_refusals: Family<ClientRefusalLabels, Counter>,
+            refused: Family<ReasonLabel, Counter>,
+            jwks_fetches: Family<FetchLabels, Counter>,
+            jwks_keys: Family<AppLabel, Gauge>,
+            /// The most files and sockets that the process may open.
+            pub max_fds: Gauge,
+            /// What goes to other nodes and comes from them.
+            pub bus: BusMetrics,
+            $( $(#[$doc])* pub $field: $kind, )*
+            $( $(#[$time_doc])* pub $time: Histogram, )*
+        }
+
+        impl Metrics {
+            /// A fresh set, all zero.
+            pub fn new() -> Self {
+                let mut registry = Registry::with_prefix("fanfare");
+                let bus = BusMetrics::new(&mut registry);
+                let mut metrics = Self {
+                    registry,
+                    process: Registry::with_prefix("process"),
+                    apps: Apps::default(),
+                    drops: Family::default(),
+                    closes: Family::default(),
+                    client_refusals: Family::default(),
+                    refused: Family::default(),
+                    jwks_fetches: Family::default(),
+                    jwks_keys: Family::default(),
+                    max_fds: Gauge::default(),
+                    bus,
+                    $( $field: $kind::default(), )*
+
+                    $( $time: seconds(), )*
+                };
+
+                metrics.register_process();
+                metrics.register_labelled();
+                let r = &mut metrics.registry;
+                metrics.apps.register(r);
+                $( r.register($name, $help, metrics.$field.clone()); )*
+                $( r.register_with_unit($time_name, $time_help, Unit::Seconds, metrics.$time.clone()); )*
+
+                metrics
+            }
+
+            /// The numbers of app `name`; the same counters at every call.
+            pub fn app(&self, name: &str) -> AppMetrics {
+                let app: Arc<str> = name.into();
+                let label = AppLabel { app: app.clone() };
+                let drops = DropReason::ALL.map(|reason| {
+                    self.drops.get_or_create_owned(&DropLabels {
+                        app: app.clone(),
+                        reason: reason.name(),
+                    })
+                });
+
+                AppMetrics {
+                    closes: self.closes.clone(),
+                    client_refusals: self.client_refusals.clone(),
+                    drops,
+                    $( $app: self.apps.$app.get_or_create_owned(&label), )*
+                    app,
+                }
+            }
+        }
+    };
+}
+
+metrics! {
+    app {
+        /// Connections that are open now.
+        connections: Gauge = "connections", "Open connections";
+        /// Connections that were ever welcomed.
+        connected: Counter = "connected", "Connections ever welcomed";
+        /// Publications that were admitted.
+        accepted: Counter = "events_accepted", "Publications that were admitted";
+        /// Frames built for events; compare with `deliveries`.
+        encodings: Counter = "encodings", "Frames built for events";
+        /// Event frames written to sockets, whole.
+        deliveries: Counter = "deliveries", "Event frames written to sockets, whole";
+        /// Evaluations of filters that ended in an error.
+        filter_errors: Counter = "filter_errors", "Evaluations of filters that ended in an error";
+        /// Messages that clients sent.
+        messages: Counter = "client_messages", "Messages that clients sent";
+        /// Channels with members.
+        channels: Gauge = "channels", "Channels with members";
+        /// Members of all channels.
+        memberships: Gauge = "memberships", "Members of all channels";
+        /// Whether this node leads the app.
+        leader: Gauge = "leader", "1 if this node stores what programs publish for the app, else 0";
+        /// Frames built to tell members of each other.
+        notices: Counter = "member_notices", "Frames built to tell members of each other";
+        /// Kept events placed again for who missed them.
+        replayed: Counter = "replayed", "Kept events placed again for who missed them";
+        /// Messages of programs on the dispatch channel that could not be taken.
+        dispatch_malformed: Counter = "dispatch_malformed", "Messages on the dispatch channel that could not be taken";
+        /// Messages of programs that were to be kept, and are not.
+        dispatch_lost: Counter = "dispatch_lost", "Messages on the dispatch channel that were to be kept, and are not";
+        /// Connections that took a lost one's place.
+        resumed: Counter = "resumed", "Connections that took a lost one's place";
+        /// Calls of clients that a function of the embedding program took.
+        calls: Counter = "calls", "Calls of clients that a function of the embedding program took";
+        /// Bytes that the app keeps, where it may keep only so many.
+        stored_bytes: Gauge = "stored_bytes", "Bytes of histories and stored events of an app that may keep only so many";
+        /// Events that were not kept since it keeps as many bytes as it may.
+        storage_refused: Counter = "storage_refused", "Events that were not stored, as the app stores as many bytes as it may";
+    }
+    node {
+        /// 1 while readiness succeeds, over all nodes; as of the last look.
+        ready: Gauge = "ready", "1 while readiness succeeds, over all nodes";
+        /// 1 from SIGTERM on; as of the last look.
+        draining: Gauge = "draining", "1 once the node has been told to stop";
+        /// The most connections that the node takes.
+        connections_limit: Gauge = "connections_limit", "The most connections that the node takes";
+        /// Configurations that a reload refused.
+        reloads_refused: Counter = "reloads_refused", "Configurations that a reload refused";
+        /// Requests that admission refused with 503.
+        admission_refused: Counter = "admission_refused", "Requests that admission refused with 503";
+        /// Sockets of HTTP that are open.
+        http_sockets: Gauge = "http_sockets", "Sockets of HTTP that are open";
+        /// Sockets of HTTP that were closed to make room for others.
+        http_sockets_ended: Counter = "http_sockets_ended", "Sockets of HTTP closed while they waited for a request, to make room for others";
+        /// Answers for `Idempotency-Key`s that were given up before their time, to make room for those of other apps.
+        idempotency_evicted: Counter = "idempotency_evicted", "Answers for Idempotency-Keys given up before their time, by apps that kept more than their share";
+        /// Large publications that waited because most connections refused.
+        backpressure_waits: Counter = "backpressure_waits", "Large publications that waited because most connections refused";
+        /// Large publications between admission and their last offer.
+        bulk_in_flight: Gauge = "bulk_in_flight", "Large publications not yet offered everywhere";
+        /// Small publications between admission and their last offer.
+        small_in_flight: Gauge = "small_in_flight", "Small publications not yet offered everywhere";
+        /// Bytes that sockets refused, shared bytes once.
+        refused_bytes: Gauge = "refused_bytes", "Bytes that sockets refused, shared bytes once";
+        /// Connections whose socket refuses now.
+        blocked: Gauge = "blocked_connections", "Connections whose socket refuses";
+        /// Frames in the shards' logs.
+        log_frames: Gauge = "log_frames", "Frames in the shards' logs";
+        /// Other nodes that hold a lease.
+        peers: Gauge = "peers", "Other nodes that hold a lease";
+        /// The version of messages and records that this node writes.
+        bus_version: Gauge = "bus_version", "The version of messages and records that this node writes, which every node reads";
+        /// Messages of the bus that this node could not use.
+        bus_skipped: Counter = "bus_skipped", "Messages of the bus that this node could not use";
+        /// Messages of nodes of another version, which were skipped.
+        bus_unknown_version: Counter = "bus_unknown_version", "Messages of nodes of another version, which were skipped";
+        /// Kept events that the bus did not bring, and that were fetched.
+        bus_recovered: Counter = "bus_recovered", "Kept events fetched since the bus did not bring them";
+        /// Compiled filters in the caches.
+        cached_filters: Gauge = "cached_filters", "Compiled filters in the caches";
+        /// Events kept for channels and users.
+        history_events: Gauge = "history_events", "Events kept for channels and users";
+        /// Memory they take, as their bound counts it.
+        history_bytes: Gauge = "history_bytes", "Memory that kept events take";
+        /// Kept events that this version could not read.
+        history_unreadable: Counter = "history_unreadable", "Kept events skipped because this version cannot read them";
+        /// Log lines that the reader of the log did not take in time.
+        log_lines_dropped: Counter = "log_lines_dropped", "Log lines dropped because whoever reads the log was too slow";
+    }
+    seconds {
+        /// Time to compile a filter that the cache did not have.
+        filter_compile = "filter_compile", "Compiling one filter";
+        /// Time to match and place one publication that names a filter.
+        filter_evaluate = "filter_evaluate", "Matching one filtered publication";
+        /// Time from the accepted socket to the welcome.
+        handshake = "handshake", "Accepted socket to welcome";
+        /// Time from admission to the moment when every socket was offered the event.
+        delivery = "delivery", "Admission to the last socket's offer";
+        /// Time from a request's head to its answer.
+        http = "http_request", "Head of a request to its answer";
+        /// Time from a client's call to the answer of the function that took it.
+        call = "call", "A client's call to the answer of its function";
+    }
 }
 
 impl AppMetrics {
@@ -323,166 +506,12 @@ impl AppMetrics {
     }
 }
 
-/// The numbers of the node. Names start with `fanfare_`, and with `process_` where Prometheus has them for any program.
-#[derive(Debug)]
-pub struct Metrics {
-    registry: Registry,
-    process: Registry,
-    /// 1 while readiness succeeds, over all nodes; as of the last look.
-    pub ready: Gauge,
-    /// 1 from SIGTERM on; as of the last look.
-    pub draining: Gauge,
-    /// The most connections that the node takes.
-    pub connections_limit: Gauge,
-    /// The most files and sockets that the process may open.
-    pub max_fds: Gauge,
-    /// Configurations that a reload refused.
-    pub reloads_refused: Counter,
-    by_app: Family<AppLabel, Gauge>,
-    connected: Family<AppLabel, Counter>,
-    accepted: Family<AppLabel, Counter>,
-    encodings: Family<AppLabel, Counter>,
-    deliveries: Family<AppLabel, Counter>,
-    filter_errors: Family<AppLabel, Counter>,
-    messages: Family<AppLabel, Counter>,
-    channels: Family<AppLabel, Gauge>,
-    memberships: Family<AppLabel, Gauge>,
-    notices: Family<AppLabel, Counter>,
-    replayed: Family<AppLabel, Counter>,
-    dispatch_malformed: Family<AppLabel, Counter>,
-    dispatch_lost: Family<AppLabel, Counter>,
-    resumed: Family<AppLabel, Counter>,
-    drops: Family<DropLabels, Counter>,
-    closes: Family<CloseLabels, Counter>,
-    client_refusals: Family<ClientRefusalLabels, Counter>,
-    refused: Family<ReasonLabel, Counter>,
-    jwks_fetches: Family<FetchLabels, Counter>,
-    jwks_keys: Family<AppLabel, Gauge>,
-    /// Requests turned away by the admission gate with 503.
-    pub admission_refused: Counter,
-    /// Sockets of HTTP that are open.
-    pub http_sockets: Gauge,
-    /// Sockets of HTTP that were closed to make room for others.
-    pub http_sockets_ended: Counter,
-    /// Answers for `Idempotency-Key`s that were given up before their time, to make room for those of other apps.
-    pub idempotency_given_up: Counter,
-    /// Large publications that waited because most connections refused.
-    pub eased: Counter,
-    /// Large publications between admission and their last offer.
-    pub bulk_in_flight: Gauge,
-    /// Small publications between admission and their last offer.
-    pub small_in_flight: Gauge,
-    /// Bytes that sockets refused, shared bytes once.
-    pub refused_bytes: Gauge,
-    /// Connections whose socket refuses now.
-    pub blocked: Gauge,
-    /// Frames in the shards' logs.
-    pub log_frames: Gauge,
-    /// Other nodes that hold a lease.
-    pub peers: Gauge,
-    /// Messages of the bus that this node could not use.
-    pub bus_skipped: Counter,
-    /// Messages of nodes of another version, which were skipped.
-    pub bus_unknown_version: Counter,
-    /// Kept events that the bus did not bring, and that were fetched.
-    pub bus_recovered: Counter,
-    /// Compiled filters in the caches.
-    pub cached_filters: Gauge,
-    /// Events kept for channels and users.
-    pub history_events: Gauge,
-    /// Memory they take, as their bound counts it.
-    pub history_bytes: Gauge,
-    /// Kept events that this version could not read.
-    pub history_unreadable: Counter,
-    /// Time to compile a filter that the cache did not have.
-    pub filter_compile: Histogram,
-    /// Time to match and place one publication that names a filter.
-    pub filter_evaluate: Histogram,
-    /// Time from the accepted socket to the welcome.
-    pub handshake: Histogram,
-    /// Time from admission to the moment when every socket was offered the event.
-    pub delivery: Histogram,
-    /// Time from a request's head to its answer.
-    pub http: Histogram,
-    /// Log lines that the reader of the log did not take in time.
-    pub log_lines_dropped: Counter,
-    /// What goes to other nodes and comes from them.
-    pub bus: BusMetrics,
-}
-
 fn seconds() -> Histogram {
     // 10 µs to 40 s in steps of 2: from one targeted emit to a stall.
     Histogram::new(exponential_buckets(10e-6, 2.0, 23))
 }
 
 impl Metrics {
-    /// A fresh set, all zero.
-    pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("fanfare");
-        let bus = BusMetrics::new(&mut registry);
-        let mut metrics = Self {
-            registry,
-            process: Registry::with_prefix("process"),
-            ready: Gauge::default(),
-            draining: Gauge::default(),
-            connections_limit: Gauge::default(),
-            max_fds: Gauge::default(),
-            reloads_refused: Counter::default(),
-            bus,
-            by_app: Family::default(),
-            connected: Family::default(),
-            accepted: Family::default(),
-            encodings: Family::default(),
-            deliveries: Family::default(),
-            filter_errors: Family::default(),
-            messages: Family::default(),
-            channels: Family::default(),
-            memberships: Family::default(),
-            notices: Family::default(),
-            replayed: Family::default(),
-            dispatch_malformed: Family::default(),
-            dispatch_lost: Family::default(),
-            resumed: Family::default(),
-            drops: Family::default(),
-            closes: Family::default(),
-            client_refusals: Family::default(),
-            refused: Family::default(),
-            jwks_fetches: Family::default(),
-            jwks_keys: Family::default(),
-            admission_refused: Counter::default(),
-            http_sockets: Gauge::default(),
-            http_sockets_ended: Counter::default(),
-            idempotency_given_up: Counter::default(),
-            eased: Counter::default(),
-            bulk_in_flight: Gauge::default(),
-            small_in_flight: Gauge::default(),
-            refused_bytes: Gauge::default(),
-            blocked: Gauge::default(),
-            log_frames: Gauge::default(),
-            peers: Gauge::default(),
-            bus_skipped: Counter::default(),
-            bus_unknown_version: Counter::default(),
-            bus_recovered: Counter::default(),
-            cached_filters: Gauge::default(),
-            history_events: Gauge::default(),
-            history_bytes: Gauge::default(),
-            history_unreadable: Counter::default(),
-            filter_compile: seconds(),
-            filter_evaluate: seconds(),
-            handshake: seconds(),
-            delivery: seconds(),
-            http: seconds(),
-            log_lines_dropped: Counter::default(),
-        };
-        metrics.register_publications();
-        metrics.register_clients();
-        metrics.register_http();
-        metrics.register_gauges();
-        metrics.register_times();
-        metrics.register_process();
-        metrics
-    }
-
     fn register_process(&mut self) {
         let r = &mut self.registry;
         let built = vec![
@@ -490,36 +519,18 @@ impl Metrics {
             ("commit", env!("BUILT_FROM")),
         ];
         r.register("build", "What is running", Info::new(built));
-        r.register(
-            "ready",
-            "1 while readiness succeeds, over all nodes",
-            self.ready.clone(),
-        );
-        r.register(
-            "draining",
-            "1 once the node has been told to stop",
-            self.draining.clone(),
-        );
-        r.register(
-            "connections_limit",
-            "The most connections that the node takes",
-            self.connections_limit.clone(),
-        );
-        r.register(
-            "reloads_refused",
-            "Configurations that a reload refused",
-            self.reloads_refused.clone(),
-        );
 
         let started = Gauge::<f64, AtomicU64>::default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         started.set(now.map_or(0.0, |since| since.as_secs_f64()));
         let r = &mut self.process;
+
         r.register(
             "start_time_seconds",
             "When the server was set up, in seconds since 1970",
             started,
         );
+
         r.register(
             "max_fds",
             "The most files and sockets that the process may open",
@@ -527,270 +538,43 @@ impl Metrics {
         );
     }
 
-    fn register_publications(&mut self) {
+    fn register_labelled(&mut self) {
         let r = &mut self.registry;
-        r.register(
-            "events_accepted",
-            "Publications past the admission gate",
-            self.accepted.clone(),
-        );
-        r.register(
-            "encodings",
-            "Frames built for events",
-            self.encodings.clone(),
-        );
-        r.register(
-            "deliveries",
-            "Event frames written to sockets, whole",
-            self.deliveries.clone(),
-        );
         r.register(
             "drops",
             "Events lost for a connection or a user, by reason",
             self.drops.clone(),
         );
-        r.register(
-            "filter_errors",
-            "Evaluations of filters that ended in an error",
-            self.filter_errors.clone(),
-        );
-        r.register(
-            "dispatch_malformed",
-            "Messages on the dispatch channel that could not be taken",
-            self.dispatch_malformed.clone(),
-        );
-        r.register(
-            "dispatch_lost",
-            "Messages on the dispatch channel that were to be kept, and are not",
-            self.dispatch_lost.clone(),
-        );
-        r.register(
-            "replayed",
-            "Kept events placed again for who missed them",
-            self.replayed.clone(),
-        );
-        r.register(
-            "history_unreadable",
-            "Kept events skipped because this version cannot read them",
-            self.history_unreadable.clone(),
-        );
-        r.register(
-            "eased",
-            "Large publications that waited because most connections refused",
-            self.eased.clone(),
-        );
-        r.register(
-            "admission_refused",
-            "Requests answered 503 by the admission gate",
-            self.admission_refused.clone(),
-        );
-    }
 
-    fn register_http(&mut self) {
-        let r = &mut self.registry;
-        r.register(
-            "http_sockets",
-            "Sockets of HTTP that are open",
-            self.http_sockets.clone(),
-        );
-        r.register(
-            "http_sockets_ended",
-            "Sockets of HTTP closed while they waited for a request, to make room for others",
-            self.http_sockets_ended.clone(),
-        );
-        r.register(
-            "idempotency_given_up",
-            "Answers for Idempotency-Keys given up before their time, by apps that kept more than their share",
-            self.idempotency_given_up.clone(),
-        );
-    }
-
-    fn register_clients(&mut self) {
-        let r = &mut self.registry;
-        r.register(
-            "connected",
-            "Connections ever welcomed",
-            self.connected.clone(),
-        );
-        r.register(
-            "resumed",
-            "Connections that took a lost one's place",
-            self.resumed.clone(),
-        );
         r.register(
             "closes",
             "Connections ended, by close code",
             self.closes.clone(),
         );
-        r.register(
-            "refusals",
-            "Handshakes and calls turned away, by reason",
-            self.refused.clone(),
-        );
-        r.register(
-            "log_lines_dropped",
-            "Log lines dropped because whoever reads the log was too slow",
-            self.log_lines_dropped.clone(),
-        );
-        r.register(
-            "client_messages",
-            "Messages that clients sent",
-            self.messages.clone(),
-        );
+
         r.register(
             "client_refusals",
             "Messages of clients that were refused, by reason",
             self.client_refusals.clone(),
         );
+
         r.register(
-            "member_notices",
-            "Frames built to tell members of each other",
-            self.notices.clone(),
+            "refusals",
+            "Handshakes and calls turned away, by reason",
+            self.refused.clone(),
         );
+
         r.register(
             "jwks_fetches",
             "Fetches of public keys, by result",
             self.jwks_fetches.clone(),
         );
-    }
 
-    fn register_gauges(&mut self) {
-        let r = &mut self.registry;
-        r.register("connections", "Open connections", self.by_app.clone());
-        r.register("channels", "Channels with members", self.channels.clone());
-        r.register(
-            "memberships",
-            "Members of all channels",
-            self.memberships.clone(),
-        );
-        r.register(
-            "bulk_in_flight",
-            "Large publications not yet offered everywhere",
-            self.bulk_in_flight.clone(),
-        );
-        r.register(
-            "small_in_flight",
-            "Small publications not yet offered everywhere",
-            self.small_in_flight.clone(),
-        );
-        r.register(
-            "refused_bytes",
-            "Bytes that sockets refused, shared bytes once",
-            self.refused_bytes.clone(),
-        );
-        r.register(
-            "blocked_connections",
-            "Connections whose socket refuses",
-            self.blocked.clone(),
-        );
-        r.register(
-            "log_frames",
-            "Frames in the shards' logs",
-            self.log_frames.clone(),
-        );
-        r.register("peers", "Other nodes that hold a lease", self.peers.clone());
-        r.register(
-            "bus_unknown_version",
-            "Messages of nodes of another version, which were skipped",
-            self.bus_unknown_version.clone(),
-        );
-        r.register(
-            "bus_skipped",
-            "Messages of the bus that this node could not use",
-            self.bus_skipped.clone(),
-        );
-        r.register(
-            "bus_recovered",
-            "Kept events fetched since the bus did not bring them",
-            self.bus_recovered.clone(),
-        );
-        r.register(
-            "cached_filters",
-            "Compiled filters in the caches",
-            self.cached_filters.clone(),
-        );
         r.register(
             "jwks_keys",
             "Public keys that were fetched and are in use",
             self.jwks_keys.clone(),
         );
-        r.register(
-            "history_events",
-            "Events kept for channels and users",
-            self.history_events.clone(),
-        );
-        r.register(
-            "history_bytes",
-            "Memory that kept events take",
-            self.history_bytes.clone(),
-        );
-    }
-
-    fn register_times(&mut self) {
-        let r = &mut self.registry;
-        let unit = || Unit::Seconds;
-        r.register_with_unit(
-            "filter_compile",
-            "Compiling one filter",
-            unit(),
-            self.filter_compile.clone(),
-        );
-        r.register_with_unit(
-            "filter_evaluate",
-            "Matching one filtered publication",
-            unit(),
-            self.filter_evaluate.clone(),
-        );
-        r.register_with_unit(
-            "handshake",
-            "Accepted socket to welcome",
-            unit(),
-            self.handshake.clone(),
-        );
-        r.register_with_unit(
-            "delivery",
-            "Admission to the last socket's offer",
-            unit(),
-            self.delivery.clone(),
-        );
-        r.register_with_unit(
-            "http_request",
-            "Head of a request to its answer",
-            unit(),
-            self.http.clone(),
-        );
-    }
-
-    /// The numbers of app `name`; the same counters at every call.
-    pub fn app(&self, name: &str) -> AppMetrics {
-        let app: Arc<str> = name.into();
-        let label = AppLabel { app: app.clone() };
-        let drops = DropReason::ALL.map(|reason| {
-            self.drops.get_or_create_owned(&DropLabels {
-                app: app.clone(),
-                reason: reason.name(),
-            })
-        });
-        AppMetrics {
-            closes: self.closes.clone(),
-            client_refusals: self.client_refusals.clone(),
-            drops,
-            connections: self.by_app.get_or_create_owned(&label),
-            connected: self.connected.get_or_create_owned(&label),
-            accepted: self.accepted.get_or_create_owned(&label),
-            encodings: self.encodings.get_or_create_owned(&label),
-            deliveries: self.deliveries.get_or_create_owned(&label),
-            filter_errors: self.filter_errors.get_or_create_owned(&label),
-            messages: self.messages.get_or_create_owned(&label),
-            channels: self.channels.get_or_create_owned(&label),
-            memberships: self.memberships.get_or_create_owned(&label),
-            notices: self.notices.get_or_create_owned(&label),
-            replayed: self.replayed.get_or_create_owned(&label),
-            dispatch_malformed: self.dispatch_malformed.get_or_create_owned(&label),
-            dispatch_lost: self.dispatch_lost.get_or_create_owned(&label),
-            resumed: self.resumed.get_or_create_owned(&label),
-            app,
-        }
     }
 
     /// Counts a handshake or a call turned away.
@@ -809,6 +593,7 @@ impl Metrics {
                 result,
             })
             .inc();
+
         // Shown from the first fetch on, be it a failure.
         let gauge = self
             .jwks_keys
@@ -842,6 +627,7 @@ fn only_of(name: &str, text: &str) -> String {
         let labels = line.split_once('{').map_or("", |(_, labels)| labels);
         labels.starts_with(&label) || labels.contains(&format!(",{label}"))
     };
+
     let (mut shown, mut description) = (String::new(), String::new());
     let mut described = false;
     for line in text.split_inclusive('\n') {
@@ -859,6 +645,7 @@ fn only_of(name: &str, text: &str) -> String {
             }
         }
     }
+
     shown.push_str("# EOF\n");
     shown
 }

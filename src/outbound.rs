@@ -43,6 +43,7 @@ async fn open(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>
     if !secure {
         return Ok(Box::new(socket));
     }
+
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     // Reading the system's certificates takes milliseconds, in which a shard's clients would wait.
     let connector = tokio::task::spawn_blocking(connector)
@@ -67,6 +68,7 @@ fn connector() -> io::Result<TlsConnector> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
+
     if roots.is_empty() {
         let why = found
             .errors
@@ -77,10 +79,12 @@ fn connector() -> io::Result<TlsConnector> {
         );
         return Err(io::Error::other(text));
     }
+
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
         .with_no_client_auth();
+
     Ok(TlsConnector::from(Arc::new(config)))
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use smol_str::SmolStr;
 
 use crate::{
-    door::network,
+    connection_limiter::network,
     id::AppId,
     limits::{ANONYMOUS_START, Limits, RATE_LIMIT_STRIKES, RATED_CLIENTS},
 };
@@ -185,6 +185,7 @@ impl Rates {
         if cost == 0 {
             return;
         }
+
         let (rate, now) = (Rate::of_client(limits), Moment::now());
         match payer {
             Payer::User(app, user) => {
@@ -252,9 +253,11 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         if let Some(bucket) = stripe.buckets.get_mut(key) {
             return each(bucket);
         }
+
         if stripe.buckets.len() >= stripe.sweep_at {
             stripe.sweep(rate, now);
         }
+
         each(
             stripe
                 .buckets
@@ -290,6 +293,7 @@ impl<K: Hash + Eq> Stripe<K> {
                 2.0 * enough.min(-1.0)
             };
         }
+
         self.sweep_at = (2 * self.buckets.len()).clamp(STRIPE_FEW, MOST);
         self.buckets.shrink_to(self.sweep_at);
     }

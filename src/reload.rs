@@ -50,10 +50,10 @@ impl Server {
         }
         let _one = self.inner.reloading.lock();
         let node = &self.inner.node;
-        let (merged, report) = config::merge(&node.live().config, config);
+        let (merged, report) = config::merge(&node.runtime_config().config, config);
         merged.check().map_err(|error| until_restart(&error))?;
         node.reload(merged).map_err(ReloadError::Setup)?;
-        self.inner.key_keepers.tend(node, &self.inner.handle);
+        self.inner.key_fetchers.update(node, &self.inner.handle);
         Ok(report)
     }
 }

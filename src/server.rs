@@ -5,6 +5,7 @@
 //! program that embeds this.
 
 mod builder;
+mod call;
 mod ending;
 mod token;
 
@@ -32,32 +33,37 @@ use tokio::{
     task::LocalSet,
 };
 
-use self::ending::{Ending, Stop};
 pub use self::{
     builder::ServerBuilder,
+    call::Call,
     token::{SignTokenError, TokenRequest},
+};
+use self::{
+    call::Registered,
+    ending::{Ending, Stop},
 };
 use crate::{
     app::SetupError,
-    broker::Inbox,
+    bus::Inbox,
     config::{Config, ConfigError},
-    door::Door,
+    connection_limiter::ConnectionLimiter,
+    dispatch_consumer,
     event_loop::EventLoop,
     http::{
         Edge, Peer,
+        engineio::polling::Polls,
         idempotency::Store,
-        sockets::{Seat, Sockets},
-        watch::Watch,
+        sockets::{SocketPermit, Sockets},
+        timeouts::ConnectionTimers,
     },
     id::AppId,
-    key_fetch::KeyKeepers,
+    key_fetch::KeyFetchers,
     limits::{
         ACCEPT_QUEUE, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST, HTTP_SOCKETS_ENDED,
         PROGRAM_MESSAGES, REQUEST_HEAD_BYTES,
     },
     log_limit::Line,
-    node::Node,
-    programs,
+    node::{Node, hear},
     supervisor::Supervisor,
 };
 
@@ -138,7 +144,7 @@ pub(crate) struct Inner {
     pub(crate) handle: Handle,
     address: SocketAddr,
     admin_address: Option<SocketAddr>,
-    pub(crate) key_keepers: KeyKeepers,
+    pub(crate) key_fetchers: KeyFetchers,
     /// Held while a new configuration is taken.
     pub(crate) reloading: Mutex<()>,
     ending: Ending,
@@ -152,7 +158,7 @@ struct Accepted {
     socket: StdStream,
     ip: IpAddr,
     since: Instant,
-    seat: Seat,
+    permit: SocketPermit,
 }
 
 impl Server {
@@ -163,11 +169,17 @@ impl Server {
     ///
     /// # Errors
     /// [`StartError`]; nothing listens then.
-    pub fn start(mut config: Config) -> Result<Self, StartError> {
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, Registered::default())
+    }
+
+    /// The same with functions that clients may call.
+    fn start_with(mut config: Config, mut registered: Registered) -> Result<Self, StartError> {
         config.check()?;
         if config.limits.connections == 0 {
             config.limits.connections = connections_by_descriptors();
         }
+
         let (connections, free) = (config.limits.connections, free_descriptors());
         if connections > free {
             tracing::warn!(
@@ -177,12 +189,15 @@ impl Server {
                  limits.connections"
             );
         }
+
         let shards = match config.shards {
             0 => std::thread::available_parallelism().map_or(1, |cores| shards_for(cores.get())),
             n => n,
         };
+
         let (listener, address) = listen(config.listen, config.limits.send_buffer)?;
         let mut listening = vec![Arc::downgrade(&listener)];
+
         // With the real port where the configuration said 0.
         config.listen = address;
         let admin = config
@@ -191,42 +206,57 @@ impl Server {
             .transpose()?;
         listening.extend(admin.as_ref().map(|(listener, _)| Arc::downgrade(listener)));
         let (node, inbox) = Node::new(config, shards)?;
+        let runtime = registered.serve(&node)?;
+
         let parts = Parts {
+            polls: Arc::default(),
             answers: Store::new(&node.config.limits, node.apps.len(), node.metrics.clone()),
             sockets: Sockets::new(&node.config.limits, descriptors(), node.metrics.clone()),
-            door: Arc::new(Door::new(&node.config.limits)),
+            limiter: Arc::new(ConnectionLimiter::new(&node.config.limits)),
             node: node.clone(),
             stop: watch::Sender::new(Stop::No),
         };
+
         let admin_address = admin.as_ref().map(|(_, address)| *address);
         let admin = admin.map(|(listener, _)| listener);
         let started = parts.start(shards, listener, admin, inbox);
+
         let (threads, handle) = started.inspect_err(|_| {
             // Those threads that did start hold the port. That they end is no failure.
             parts.node.supervisor.end();
             parts.stop.send_replace(Stop::Now);
         })?;
+
         tracing::info!(%address, shards, apps = node.apps.len(), connections = node.config.limits.connections, "serving");
         for line in node.config.summary() {
             tracing::info!("{line}");
         }
+
+        let stopped = parts.stop.subscribe();
         let ending = Ending::new(parts.stop, listening, threads, &node);
         let stopper = ending.stopper();
         node.supervisor.on_failure(move || stopper.end_now());
+
         let inner = Inner {
             node,
             handle,
             address,
             admin_address,
-            key_keepers: KeyKeepers::default(),
+            key_fetchers: KeyFetchers::default(),
             reloading: Mutex::new(()),
             ending,
         };
-        inner.key_keepers.tend(&inner.node, &inner.handle);
-        Ok(Self {
+
+        inner.key_fetchers.update(&inner.node, &inner.handle);
+        let server = Self {
             inner: Arc::new(inner),
             app: AppId(0),
-        })
+        };
+
+        if let Some(runtime) = runtime {
+            server.run_functions(&registered, runtime, stopped)?;
+        }
+        Ok(server)
     }
 
     /// Where clients and functions connect; with the real port where the configuration said 0.
@@ -259,8 +289,9 @@ struct First {
 struct Parts {
     node: Arc<Node>,
     answers: Arc<Store>,
+    polls: Arc<Polls>,
     sockets: Arc<Sockets>,
-    door: Arc<Door>,
+    limiter: Arc<ConnectionLimiter>,
     stop: watch::Sender<Stop>,
 }
 
@@ -277,17 +308,20 @@ impl Parts {
         let (ready, handles) = std::sync::mpsc::sync_channel(shards);
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..shards).map(|_| mpsc::channel(ACCEPT_QUEUE)).unzip();
+
         let mut first = Some(First {
             listener,
             senders,
             inbox,
         });
+
         for (index, sockets) in receivers.into_iter().enumerate() {
             let (parts, ready, first) = (self.clone(), ready.clone(), first.take());
             threads.push(spawn(format!("fanfare-{index}"), move || {
                 parts.run_shard(index, sockets, first, ready);
             })?);
         }
+
         if let Some(listener) = admin {
             let parts = self.clone();
             threads.push(spawn("fanfare-admin".to_owned(), move || {
@@ -307,19 +341,20 @@ impl Parts {
         Rc::new(Edge {
             node: self.node.clone(),
             answers: self.answers.clone(),
-            door: self.door.clone(),
+            limiter: self.limiter.clone(),
+            polls: self.polls.clone(),
             event_loop,
         })
     }
 
-    fn watch(&self, thread: &str) -> Rc<Watch> {
-        let watch = Watch::new(&self.node.config.limits);
-        self.keep(&format!("HTTP watch of {thread}"), watch.clone().run());
-        watch
+    fn connection_timers(&self, thread: &str) -> Rc<ConnectionTimers> {
+        let timers = ConnectionTimers::new(&self.node.config.limits);
+        self.run_task(&format!("HTTP watch of {thread}"), timers.clone().run());
+        timers
     }
 
     /// Starts a task on this thread that the server cannot do without.
-    fn keep(&self, task: &str, run: impl Future<Output = ()> + 'static) {
+    fn run_task(&self, task: &str, run: impl Future<Output = ()> + 'static) {
         tokio::task::spawn_local(self.node.supervisor.run(task, run));
     }
 
@@ -336,53 +371,72 @@ impl Parts {
             let _ = ready.send(Handle::current());
             let event_loop = EventLoop::new(self.node.hub.clone(), index);
             event_loop.start(&self.node.supervisor);
-            if self.node.cluster.is_some() {
-                let stored = event_loop.clone().keep_stored(self.node.clone());
-                self.keep(&format!("missed stored events of {name}"), stored);
+
+            if let Some(cluster) = &self.node.cluster {
+                let stored = event_loop.clone().run_user_catch_up(cluster.stored.clone());
+                self.run_task(&format!("missed stored events of {name}"), stored);
             }
+
             let edge = self.edge(Some(event_loop));
-            let watch = self.watch(&name);
+            let timers = self.connection_timers(&name);
             if let Some(first) = first {
                 self.start_first(first);
             }
-            self.serve_all(&edge, &watch, &mut sockets).await;
+
+            self.serve_all(&edge, &timers, &mut sockets).await;
         });
     }
 
     /// Starts what there is one of in a server, on the first shard's thread.
     fn start_first(&self, first: First) {
         let node = &self.node;
-        self.keep("accept", self.clone().accept(first.listener, first.senders));
-        self.keep("notices to members", node.clone().tell_members());
-        self.keep("what is over its time", node.clone().end_what_is_over());
-        self.keep("counts for the log", node.clone().tell_counts());
-        self.keep("expired answers", self.answers.clone().expire_on_time());
-        let Some(inbox) = first.inbox else { return };
+        self.run_task("accept", self.clone().accept(first.listener, first.senders));
+        self.run_task("notices to members", node.clone().run_notices());
+        self.run_task("what is over its time", node.clone().run_expiry());
+        self.run_task("counts for the log", node.clone().tell_counts());
+        self.run_task("expired answers", self.answers.clone().expire_on_time());
+        let (Some(inbox), Some(cluster)) = (first.inbox, &node.cluster) else {
+            return;
+        };
 
         let (programs, messages) = mpsc::channel(PROGRAM_MESSAGES);
         // These two end with the bus, which says by itself why it has ended.
         let supervisor = &node.supervisor;
-        let hear = node.clone().hear(inbox, programs);
+        let hear = hear(node.clone(), cluster.clone(), inbox, programs);
         tokio::task::spawn_local(supervisor.run_to_end("hearing other nodes", hear));
-        let serve = programs::serve(node.clone(), messages);
+        let serve = dispatch_consumer::serve(node.clone(), messages);
         tokio::task::spawn_local(supervisor.run_to_end("programs", serve));
-        self.keep("lease", node.clone().belong());
-        self.keep("list of members", node.clone().keep_list());
-        self.keep("missed events", node.clone().keep_up());
-        self.keep("notices of other nodes", node.clone().pass_notices_on());
+        let topics = node.mesa.topics().cloned().collect();
+        self.run_task("lease", cluster.clone().run_membership(topics));
+        if !node.mesa.is_empty() {
+            self.run_task("users of Mesa's programs", node.clone().run_mesa());
+        }
+
+        for (task, run) in cluster.tasks() {
+            self.run_task(task, run);
+        }
+
+        if node
+            .config
+            .apps
+            .values()
+            .any(|app| app.max_stored_bytes.is_some())
+        {
+            self.run_task("quotas of apps", node.clone().look_at_quotas());
+        }
     }
 
     fn run_admin(self, listener: Arc<TcpListener>) {
         let (supervisor, name) = (self.node.supervisor.clone(), "admin thread");
         block_on(&supervisor, name, async move {
             let edge = self.edge(None);
-            let watch = self.watch(name);
+            let timers = self.connection_timers(name);
             let (sender, mut sockets) = mpsc::channel(ACCEPT_QUEUE);
-            self.keep(
+            self.run_task(
                 "accept of the admin thread",
                 self.clone().accept(listener, vec![sender]),
             );
-            self.serve_all(&edge, &watch, &mut sockets).await;
+            self.serve_all(&edge, &timers, &mut sockets).await;
         });
     }
 
@@ -390,7 +444,7 @@ impl Parts {
     async fn serve_all(
         &self,
         edge: &Rc<Edge>,
-        watch: &Rc<Watch>,
+        timers: &Rc<ConnectionTimers>,
         sockets: &mut mpsc::Receiver<Accepted>,
     ) {
         let mut serving = tokio::task::JoinSet::new();
@@ -400,13 +454,14 @@ impl Parts {
                 _ = stop.wait_for(|stop| *stop == Stop::Now) => return,
                 accepted = sockets.recv() => match accepted {
                     Some(accepted) => {
-                        serving.spawn_local(self.clone().serve(edge.clone(), watch.clone(), accepted));
+                        serving.spawn_local(self.clone().serve(edge.clone(), timers.clone(), accepted));
                     }
                     None => break,
                 },
                 Some(_) = serving.join_next() => {}
             }
         }
+
         // Without a word to stop, whoever accepts has failed. The supervisor ends the server for that, and not for this thread.
         let _ = stop.wait_for(|stop| *stop != Stop::No).await;
         tokio::select! {
@@ -426,6 +481,7 @@ impl Parts {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "cannot watch the listening socket"),
         };
+
         let mut stop = self.stop.subscribe();
         let mut next = 0;
         loop {
@@ -435,6 +491,7 @@ impl Parts {
                 _ = stop.wait_for(|stop| *stop != Stop::No) => break,
                 accepted = listener.async_io(Interest::READABLE, |socket| accept_one(socket)) => accepted,
             };
+
             match accepted {
                 Ok(accepted) => {
                     let Some(accepted) = self.let_in(accepted) else {
@@ -448,9 +505,11 @@ impl Parts {
                 Err(error) => self.cannot_accept(&error).await,
             }
         }
+
         if *stop.borrow() == Stop::Now {
             return;
         }
+
         for sender in senders.iter().cycle().take(ACCEPT_QUEUE) {
             // What tokio knows of the listener is a moment old.
             let Ok(accepted) = accept_one(listener.get_ref()) else {
@@ -467,18 +526,19 @@ impl Parts {
 
     /// Takes a place for a socket among those of the node. Nothing where each of them is busy, which ends the socket.
     fn let_in(&self, (socket, ip): FromKernel) -> Option<Accepted> {
-        let live = self.node.live();
-        let is_proxy = live
+        let runtime_config = self.node.runtime_config();
+        let is_proxy = runtime_config
             .config
             .trusted_proxies
             .iter()
             .any(|proxy| proxy.contains(&ip));
-        let seat = self.sockets.enter(ip, is_proxy, self.node.occupied())?;
+
+        let permit = self.sockets.enter(ip, is_proxy, self.node.occupied())?;
         Some(Accepted {
             socket,
             ip,
             since: Instant::now(),
-            seat,
+            permit,
         })
     }
 
@@ -496,24 +556,27 @@ impl Parts {
     }
 
     /// Serves HTTP on one socket, until it ends or becomes a client's.
-    async fn serve(self, edge: Rc<Edge>, watch: Rc<Watch>, accepted: Accepted) {
+    async fn serve(self, edge: Rc<Edge>, timers: Rc<ConnectionTimers>, accepted: Accepted) {
         let Accepted {
             socket,
             ip,
             since,
             // Held until the socket ends, or is a client's.
-            seat,
+            permit,
         } = accepted;
+
         let Ok(socket) = TcpStream::from_std(socket) else {
             return;
         };
-        let life = seat.life().clone();
-        let socket = watch.over(socket, life.clone());
+
+        let timer = permit.timer().clone();
+        let socket = timers.over(socket, timer.clone());
         let peer = Rc::new(Peer {
             ip,
             since,
-            life: life.clone(),
+            timer: timer.clone(),
         });
+
         let asked = Rc::new(Cell::new(false));
         let has_asked = asked.clone();
         let service = service_fn(move |request| {
@@ -521,6 +584,7 @@ impl Parts {
             has_asked.set(true);
             async move { Ok::<_, std::convert::Infallible>(edge.serve(request, &peer).await) }
         });
+
         let connection = http1::Builder::new()
             .max_buf_size(REQUEST_HEAD_BYTES)
             // Else a caller that hangs up behind its body takes a request back that no handler has seen yet.
@@ -528,11 +592,12 @@ impl Parts {
             .writev(false)
             .serve_connection(socket, service)
             .with_upgrades();
+
         let mut connection = std::pin::pin!(connection);
         let mut stop = self.stop.subscribe();
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = life.over() => return tracing::debug!(%ip, "HTTP connection ended: it took too long, or made room"),
+            () = timer.over() => return tracing::debug!(%ip, "HTTP connection ended: it took too long, or made room"),
             _ = stop.wait_for(|stop| *stop != Stop::No) => {
                 // The first request of a connection just accepted may be on its way.
                 let first = if asked.get() { Duration::ZERO } else { FIRST_REQUEST };
@@ -544,6 +609,7 @@ impl Parts {
                 }
             }
         };
+
         if let Err(error) = ended {
             tracing::debug!(%error, %ip, "HTTP connection ended");
         }
@@ -606,10 +672,12 @@ fn listen(
             socket2::Type::STREAM,
             None,
         )?;
+
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_send_buffer_size(send_buffer)?;
+
         // The kernel doubles what it grants, and says nothing when that is less.
         let granted = socket.send_buffer_size()? / 2;
         if granted < send_buffer {
@@ -620,12 +688,15 @@ fn listen(
                  limits.send_buffer"
             );
         }
+
         socket.bind(&address.into())?;
         socket.listen(4096)?;
         let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
+
         Ok((Arc::new(listener), address))
     };
+
     listen().map_err(|error| StartError::Listen { address, error })
 }
 

@@ -222,6 +222,7 @@ pub(crate) mod sabotage {
                         .ok()
                         .and_then(|victim| victim.as_ref().map(|victim| victim.1))
                 };
+
                 tokio::select! {
                     biased;
                     Some(how) = chosen => match how {

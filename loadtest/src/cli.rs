@@ -12,6 +12,8 @@ use crate::{
     compare::{Compare, Summarize},
     failures::Failures,
     filter::{By, Share},
+    reconnect::Reconnect,
+    scale::Scale,
     soak::Soak,
 };
 
@@ -52,6 +54,10 @@ pub(crate) enum Command {
     Cluster(Cluster),
     /// Let one thing after another go wrong in a cluster of three nodes: what is lost, and what comes back when
     Failures(Failures),
+    /// Measure what each operation costs Redis and the nodes in clusters of more and more nodes
+    Scale(Scale),
+    /// End one of three nodes: when all of its clients are back on the others, and what they have missed
+    Reconnect(Reconnect),
     /// Attack a server in one way after another: what others wait, what memory is taken, and whether all is well afterwards
     Abuse(Abuse),
     /// Do everything that clients and functions do, for hours: whether memory grows, and whether the counters balance
@@ -109,7 +115,7 @@ impl Common {
     /// The same, with one more flag for a Fanfare that is started here.
     pub(crate) fn with_server_arg(&self, arg: &str) -> Self {
         let mut common = self.clone();
-        if common.target.kind() == Kind::Fanfare && common.target.url.is_none() {
+        if common.target.kind().is_fanfare() && common.target.url.is_none() {
             common.target.server_arg.push(arg.to_owned());
         }
         common

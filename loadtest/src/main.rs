@@ -17,9 +17,11 @@ mod priority;
 mod process;
 mod progress;
 mod publisher;
+mod reconnect;
 #[path = "../../tests/support/redis/mod.rs"]
 mod redis;
 mod report;
+mod scale;
 mod scenario;
 mod server;
 mod soak;
@@ -59,6 +61,8 @@ fn run(command: &Command) -> Result<bool> {
             return Ok(true);
         }
         Command::Failures(args) => return failures::failures(args),
+        Command::Scale(args) => return scale::scale(args),
+        Command::Reconnect(args) => return reconnect::reconnect(args),
         Command::Abuse(args) => return abuse::abuse(args),
         Command::Attack(args) => return abuse::attack(args),
         Command::Soak(args) => return soak::soak(args),

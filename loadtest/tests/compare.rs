@@ -65,7 +65,8 @@ fn lines(folder: &Path) -> Vec<Value> {
 }
 
 /// One of each kind of load, with the servers that are always there.
-const ONLY: &str = "flood/5000,serial,paced/1000,targeted,mixed,filtered/scan-1,handshakes,idle";
+const ONLY: &str =
+    "flood/5000,serial,paced/1000,targeted,mixed,filtered/scan-1,handshakes,idle,protocols/5000";
 
 #[test]
 fn a_quick_comparison_is_kept_and_summarized() {
@@ -130,6 +131,8 @@ fn a_quick_comparison_is_kept_and_summarized() {
         "mean nothing",
         "## Goals",
         "## Flood: 128 B",
+        "| Fanfare by Socket.IO |",
+        "| Fanfare by Mesa |",
         "- uwebsockets: build ",
         "compare",
     ] {

@@ -53,7 +53,7 @@ fn three_nodes_deliver_as_one_does() {
     assert!(figure(&findings, "deliveries a second, three nodes over one node") > 0.0);
 }
 
-/// Runs failures, briefly; answers what is wrong with each.
+/// Runs failures, briefly; answers what is wrong with each. What was merely late is not: a busy machine alone can cause it.
 fn matrix(only: &str) -> Vec<(String, Value)> {
     let args = [
         "failures", "--only", only, "--before", "1s", "--after", "6s",
@@ -83,5 +83,57 @@ fn where_nothing_fails_nothing_is_wrong() {
 fn short_failures_are_survived() {
     for (failure, wrong) in matrix("restart,kill-clients,frozen-connections") {
         assert_eq!(wrong, Value::Array(Vec::new()), "{failure}");
+    }
+}
+
+#[test]
+fn nobody_is_taken_for_dead_where_a_new_node_is_the_first_after_an_outage() {
+    for (failure, wrong) in matrix("new-node-first") {
+        assert_eq!(wrong, Value::Array(Vec::new()), "{failure}");
+    }
+}
+
+#[test]
+fn every_operation_of_a_cluster_has_its_cost() {
+    let args = [
+        "scale", "--nodes", "2", "--repeat", "5", "--settle", "500ms",
+    ];
+    let (code, findings) = harness(&args);
+    assert_eq!(code, Some(0), "{findings}");
+    let size = &findings["sizes"][0];
+    assert_eq!(size["nodes"], 2);
+    let costs = size["costs"].as_array().expect("costs");
+    assert_eq!(costs.len(), 12);
+    assert!(
+        costs[0]["publications"].as_f64() >= Some(0.5),
+        "an event for a user of the other node is published: {findings}"
+    );
+}
+
+#[test]
+fn clients_of_a_node_that_ends_are_back_and_lose_nothing() {
+    for by in ["kill", "drain"] {
+        let args = [
+            "reconnect",
+            "-n",
+            "40",
+            "--channels",
+            "4",
+            "--by",
+            by,
+            "--watch",
+            "8s",
+        ];
+        let (code, findings) = harness(&args);
+        assert_eq!(code, Some(0), "{findings}");
+        let outcome = &findings["outcomes"][0];
+        let counts = ["resumed", "put", "lost", "refused"].map(|name| outcome[name].as_u64());
+        let expected = [40, 40, 0, 0].map(Some);
+        assert_eq!(counts, expected, "{by}: {findings}");
+        assert_eq!(
+            outcome["noticed"],
+            serde_json::json!([0, 0, 10]),
+            "{by}: {findings}"
+        );
     }
 }

@@ -1,9 +1,13 @@
 //! Other servers are driven for real, small, and nothing is lost on the way. What Node needs is installed by
 //! `make setup-test`; Sockudo and Centrifugo are left out where they are not on the PATH.
 
+mod support;
+
 use std::process::{Command, Output};
 
 use serde_json::Value;
+
+use self::support::fanfare;
 
 fn loadtest(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fanfare-loadtest"))
@@ -15,7 +19,8 @@ fn loadtest(args: &[&str]) -> Output {
 /// Runs every scenario that `server` can be measured by, for a fifth of a second each.
 fn every_scenario(server: &str, named: &[&str]) {
     for (scenario, more) in [
-        ("flood", &["--depth", "4"][..]),
+        // So few clients would be sent more than they can read, and closed for it.
+        ("flood", &["--depth", "4", "--until", "delivered"][..]),
         ("serial", &[]),
         ("targeted", &["--depth", "8"]),
         ("idle", &["--settle", "10ms"]),
@@ -72,6 +77,21 @@ fn ws_is_driven() {
 #[test]
 fn socket_io_is_driven() {
     every_scenario("socket.io", &[]);
+}
+
+#[test]
+fn mesa_is_driven() {
+    every_scenario("mesa", &[]);
+}
+
+#[test]
+fn fanfare_is_driven_by_clients_of_socket_io() {
+    every_scenario("fanfare-socketio", &["--server-binary", fanfare()]);
+}
+
+#[test]
+fn fanfare_is_driven_by_clients_of_mesa() {
+    every_scenario("fanfare-mesa", &["--server-binary", fanfare()]);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::App;
 use crate::{
+    filter::{JsonError, Value},
     limits::{INDEX_ENTRIES, Limits, json_memory},
-    predicate::{JsonError, Value},
 };
 
 /// Why a profile, or a token's claims, cannot be kept.
@@ -62,6 +62,7 @@ impl App {
             let bytes = json.len();
             return Err(Unfit::Long { bytes, most });
         }
+
         let mut text = json.as_bytes().to_vec();
         let value = Value::from_json_within(json_memory(most), &mut text, &self.layouts)?;
         match self.schema.over(INDEX_ENTRIES, of_profile, &value) {

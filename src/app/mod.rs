@@ -1,32 +1,34 @@
 //! One app as the node runs it: the unit of isolation.
 
 mod attributes;
-mod live;
+mod runtime_config;
 mod policy;
 mod rules;
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
+
+use ahash::AHashMap;
 
 pub(crate) use self::{
     attributes::Unfit,
-    live::Live,
     policy::{ClientKeys, ClientPolicy},
     rules::{ChannelRules, Rule},
+    runtime_config::RuntimeConfig,
 };
 use crate::{
     auth::{self, RightsError, TokenKeyError},
-    broker::RedisSetupError,
-    config::{AppConfig, Config, Secret, SlowConsumer},
-    history::Keep,
-    hub::{AppContext, Bulletin, Presence, Register, Tally},
+    bus::RedisSetupError,
+    config::{AppConfig, Config, Presence as PresenceRule, Secret, SlowConsumer},
+    filter::{Bound, Cached, FilterCache, FilterError, Layouts, Schema, Value},
+    history::{DataError, Retention},
+    hub::{AppContext, AppCounts, NoticeQueue, Presence, Register, Watching},
     id::AppId,
     limits::Limits,
     metrics::{AppMetrics, Metrics},
-    predicate::{Bound, Cached, FilterCache, FilterError, Layouts, Schema, Value},
 };
 
 /// What belongs to one app for as long as the server runs: its rules for channels, its filters, its numbers. Who may come
-/// is in [`Live`].
+/// is in [`RuntimeConfig`].
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) id: AppId,
@@ -37,10 +39,46 @@ pub(crate) struct App {
     /// Signs tokens where the configuration has no key for them.
     ephemeral: Secret,
     channels: ChannelRules,
-    user_events: Option<Keep>,
+    user_events: Option<Retention>,
     schema: Arc<Schema>,
     filters: Arc<FilterCache>,
     slow_consumer: SlowConsumer,
+}
+
+/// The apps of a node, by their ids and by their names. They are the same for as long as the node runs.
+#[derive(Debug)]
+pub(crate) struct Apps {
+    /// In the order of their ids.
+    all: Box<[App]>,
+    ids: AHashMap<Arc<str>, AppId>,
+}
+
+impl Apps {
+    /// `all` in the order of their ids.
+    pub(crate) fn new(all: Vec<App>) -> Self {
+        let ids = all.iter().map(|app| (app.name.clone(), app.id)).collect();
+        Self {
+            all: all.into(),
+            ids,
+        }
+    }
+
+    pub(crate) fn get(&self, app: AppId) -> &App {
+        &self.all[usize::from(app.0)]
+    }
+
+    /// The app named `name`, if this node serves it.
+    pub(crate) fn id_of(&self, name: &str) -> Option<AppId> {
+        self.ids.get(name).copied()
+    }
+}
+
+impl Deref for Apps {
+    type Target = [App];
+
+    fn deref(&self) -> &[App] {
+        &self.all
+    }
 }
 
 /// Why an app, or the way to other nodes, cannot be set up.
@@ -49,6 +87,9 @@ pub enum SetupError {
     /// The way to other nodes cannot be set up as it is configured.
     #[error(transparent)]
     Redis(#[from] RedisSetupError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// A token key cannot be used.
     #[error("app \"{app}\": {error}")]
     TokenKey {
@@ -104,10 +145,12 @@ impl App {
             app: named(),
             error,
         })?;
+
         let schema = Schema::new(&app.index).map_err(|error| SetupError::Index {
             app: named(),
             error,
         })?;
+
         Ok(Self {
             id,
             name: name.into(),
@@ -115,7 +158,7 @@ impl App {
             layouts: Layouts::new(),
             ephemeral,
             channels: ChannelRules::new(&app.channels),
-            user_events: app.user_events.as_ref().map(rules::keep_of),
+            user_events: app.user_events.as_ref().map(rules::retention_of),
             schema: Arc::new(schema),
             filters: Arc::new(FilterCache::with_bytes(filter_bytes)),
             slow_consumer: app.slow_consumer,
@@ -126,7 +169,7 @@ impl App {
     pub(crate) fn context(
         &self,
         limits: &Limits,
-        bulletin: Arc<Bulletin>,
+        notices: Arc<NoticeQueue>,
         register: Option<Register>,
     ) -> AppContext {
         AppContext {
@@ -134,8 +177,8 @@ impl App {
             metrics: self.metrics.clone(),
             schema: self.schema.clone(),
             slow_consumer: self.slow_consumer,
-            presence: Presence::new(self.id, limits, bulletin, self.metrics.clone(), register),
-            tally: Tally::default(),
+            presence: Presence::new(self.id, limits, notices, self.metrics.clone(), register),
+            counts: AppCounts::default(),
         }
     }
 
@@ -173,8 +216,17 @@ impl App {
         self.channels.of(channel)
     }
 
+    /// How the members of `channel` hear of each other, where one `asked` for it.
+    pub(crate) fn watching(&self, channel: &str, asked: bool) -> Watching {
+        match (self.rule(channel).presence, asked) {
+            (PresenceRule::All, _) | (PresenceRule::Asked, true) => Watching::Notices,
+            (PresenceRule::Count, true) => Watching::Counts,
+            (PresenceRule::Off, _) | (_, false) => Watching::No,
+        }
+    }
+
     /// What is kept for each user, if anything.
-    pub(crate) fn user_events(&self) -> Option<Keep> {
+    pub(crate) fn user_events(&self) -> Option<Retention> {
         self.user_events
     }
 }
@@ -201,7 +253,7 @@ pub(crate) fn problems(config: &Config) -> Vec<SetupError> {
     for (at, (name, app)) in config.apps.iter().enumerate() {
         let app_itself = App::new(AppId(at as u16), name, app, filter_bytes, &metrics);
         errors.extend(app_itself.err());
-        errors.extend(live::problems(name, app, &config.limits));
+        errors.extend(runtime_config::problems(name, app, &config.limits));
     }
     errors
 }

@@ -7,6 +7,7 @@ use ahash::AHashMap;
 use super::SetupError;
 use crate::{
     auth::{Rights, RightsError},
+    close,
     config::{AppConfig, ClientAuth, ClientKeyConfig, Config, OriginPattern},
     id::AppId,
 };
@@ -18,7 +19,12 @@ pub(crate) struct ClientPolicy {
     /// The rights of a client whose token has no `can`.
     pub(crate) default_rights: Arc<Rights>,
     origins: Option<Vec<OriginPattern>>,
+    /// Whose the origins are, in messages.
+    whose: Arc<str>,
 }
+
+/// Of an Origin, so many characters are shown in messages. A close frame has room for 123 bytes.
+const ORIGIN_CHARS: usize = 48;
 
 impl ClientPolicy {
     /// What holds for clients without a client key.
@@ -31,10 +37,12 @@ impl ClientPolicy {
             None if config.is_development() => Rights::everything(),
             None => Rights::nothing(),
         };
+
         Ok(Self {
             client_auth: config.client_auth(app),
             default_rights: Arc::new(default_rights),
             origins: app.origins.as_deref().map(patterns),
+            whose: format!("app \"{name}\"").into(),
         })
     }
 
@@ -51,6 +59,7 @@ impl ClientPolicy {
             key: key.name.clone(),
             error,
         })?;
+
         Ok(Self {
             client_auth: config.client_key_auth(app, key),
             default_rights: rights.map_or_else(|| own.default_rights.clone(), Arc::new),
@@ -59,6 +68,10 @@ impl ClientPolicy {
                 .as_deref()
                 .map(patterns)
                 .or_else(|| own.origins.clone()),
+            whose: match key.origins {
+                Some(_) => format!("client key \"{}\"", key.name).into(),
+                None => own.whose.clone(),
+            },
         })
     }
 
@@ -68,6 +81,26 @@ impl ClientPolicy {
         match &self.origins {
             Some(origins) => origins.iter().any(|allowed| allowed.matches(origin)),
             None => development || (with_token && self.client_auth != ClientAuth::Off),
+        }
+    }
+
+    /// Why a page of `origin` may not connect, and what to do. `token` says how its client would send a token.
+    pub(crate) fn page_refusal(&self, origin: &str, token: &str) -> String {
+        let whose = &self.whose;
+        let origin: String = origin.chars().take(ORIGIN_CHARS).collect();
+        match (&self.origins, self.client_auth) {
+            (Some(_), _) => format!(
+                "{}{origin:?} is not in origins of {whose}",
+                close::ORIGIN_REFUSED
+            ),
+            (None, ClientAuth::Off) => format!(
+                "{}{origin:?} is not in origins of {whose}, which has none",
+                close::ORIGIN_REFUSED
+            ),
+            (None, _) => format!(
+                "{}may not connect: send {token} (or list the page in origins: {origin:?})",
+                close::PAGE_WITHOUT_TOKEN
+            ),
         }
     }
 }

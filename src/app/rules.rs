@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     auth,
     config::{ChannelRule, Presence, UserEvents},
-    history::Keep,
+    history::Retention,
 };
 
 /// The rules of one app, in the order in which they are tried.
@@ -20,7 +20,7 @@ pub(crate) struct ChannelRules {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rule {
     /// What is kept of it, if anything.
-    pub(crate) keep: Option<Keep>,
+    pub(crate) retention: Option<Retention>,
     pub(crate) presence: Presence,
     /// How long a member that closed its connection itself is still counted.
     pub(crate) leave_after: Duration,
@@ -49,13 +49,13 @@ impl ChannelRules {
 
 impl From<&ChannelRule> for Rule {
     fn from(rule: &ChannelRule) -> Self {
-        let keep = Keep {
+        let retention = Retention {
             events: rule.history_size,
             bytes: rule.history_bytes,
             ttl: rule.history_ttl,
         };
         Self {
-            keep: (rule.history_size > 0).then_some(keep),
+            retention: (rule.history_size > 0).then_some(retention),
             presence: rule.presence,
             leave_after: rule.leave_after,
         }
@@ -63,8 +63,8 @@ impl From<&ChannelRule> for Rule {
 }
 
 /// How much of a user's events is kept.
-pub(super) fn keep_of(events: &UserEvents) -> Keep {
-    Keep {
+pub(super) fn retention_of(events: &UserEvents) -> Retention {
+    Retention {
         events: events.size,
         bytes: events.bytes,
         ttl: events.ttl,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{live::Access, *};
+use super::{runtime_config::Access, *};
 use crate::{
     auth::Rights,
     config::{ClientAuth, Presence},
@@ -31,7 +31,7 @@ fn access(text: &str) -> Result<Access, SetupError> {
 }
 
 /// A configuration as a server has it.
-fn live(config: Config, before: Option<&Live>) -> Live {
+fn runtime_config(config: Config, before: Option<&RuntimeConfig>) -> RuntimeConfig {
     let metrics = Metrics::new();
     let apps = config.apps.iter().enumerate();
     let apps: Vec<App> = apps
@@ -39,7 +39,7 @@ fn live(config: Config, before: Option<&Live>) -> Live {
             App::new(AppId(at as u16), name, app, 1024 * 1024, &metrics).unwrap()
         })
         .collect();
-    Live::new(config, &apps, before).unwrap()
+    RuntimeConfig::new(config, &apps, before).unwrap()
 }
 
 #[test]
@@ -113,14 +113,14 @@ fn rights_that_cannot_be_read_name_their_key() {
 
 #[test]
 fn a_client_key_names_its_app_and_its_policy() {
-    let live = live(
+    let runtime_config = runtime_config(
         config(
             "[apps.a]\n[[apps.b.client_keys]]\nname = \"one\"\nkey = \"pk_live_one\"\n\
              [[apps.b.client_keys]]\nname = \"two\"\nkey = \"pk_live_two\"\n",
         ),
         None,
     );
-    let keys = &live.client_keys;
+    let keys = &runtime_config.client_keys;
     assert_eq!(keys.find("pk_live_one"), Some((AppId(1), 1)));
     assert_eq!(keys.find("pk_live_two"), Some((AppId(1), 2)));
     for stranger in ["", "pk_live_", "PK_LIVE_ONE", "one"] {
@@ -141,13 +141,18 @@ fn a_policy_keeps_its_place_when_keys_come_and_go() {
             keys.concat()
         ))
     };
-    let first = live(app(&[key("one", "off"), key("two", "off")]), None);
-    let at = |live: &Live, key: &str| live.client_keys.find(key).map(|(_, policy)| policy);
+    let first = runtime_config(app(&[key("one", "off"), key("two", "off")]), None);
+    let at = |runtime_config: &RuntimeConfig, key: &str| {
+        runtime_config
+            .client_keys
+            .find(key)
+            .map(|(_, policy)| policy)
+    };
     assert_eq!(
         (at(&first, "pk_live_one"), at(&first, "pk_live_two")),
         (Some(1), Some(2))
     );
-    let second = live(
+    let second = runtime_config(
         app(&[key("three", "off"), key("two", "optional")]),
         Some(&first),
     );
@@ -175,14 +180,15 @@ fn fetched_keys_outlive_a_reload_that_keeps_their_address() {
             "[apps.shop]\njwks_url = \"{url}\"\nissuer = \"{issuer}\"\n{API_KEY}"
         ))
     };
-    let source = |live: &Live| live.key_sources().next().unwrap().1.clone();
-    let first = live(app("https://id.example/a", "a"), None);
-    let second = live(app("https://id.example/a", "b"), Some(&first));
+    let source =
+        |runtime_config: &RuntimeConfig| runtime_config.key_sources().next().unwrap().1.clone();
+    let first = runtime_config(app("https://id.example/a", "a"), None);
+    let second = runtime_config(app("https://id.example/a", "b"), Some(&first));
     assert!(Arc::ptr_eq(&source(&first), &source(&second)));
-    let third = live(app("https://id.example/b", "b"), Some(&second));
+    let third = runtime_config(app("https://id.example/b", "b"), Some(&second));
     assert!(!Arc::ptr_eq(&source(&second), &source(&third)));
     assert!(
-        live(config("[apps.shop]\n"), Some(&third))
+        runtime_config(config("[apps.shop]\n"), Some(&third))
             .key_sources()
             .next()
             .is_none()
@@ -197,7 +203,7 @@ fn the_first_rule_that_matches_holds() {
          [[apps.shop.channels]]\npattern = \"room-1\"\nhistory_size = 9\n",
     )
     .unwrap();
-    let keep = Keep {
+    let retention = Retention {
         events: 3,
         bytes: 1024 * 1024,
         ttl: Duration::from_mins(1),
@@ -205,7 +211,7 @@ fn the_first_rule_that_matches_holds() {
     assert_eq!(
         *app.rule("room-1"),
         Rule {
-            keep: Some(keep),
+            retention: Some(retention),
             presence: Presence::All,
             leave_after: Duration::ZERO,
         }
@@ -213,7 +219,7 @@ fn the_first_rule_that_matches_holds() {
     assert_eq!(
         *app.rule("room-quiet-1"),
         Rule {
-            keep: None,
+            retention: None,
             presence: Presence::Off,
             leave_after: Duration::ZERO,
         }
@@ -221,7 +227,7 @@ fn the_first_rule_that_matches_holds() {
     assert_eq!(
         *app.rule("lobby"),
         Rule {
-            keep: None,
+            retention: None,
             presence: Presence::Asked,
             leave_after: Duration::ZERO,
         }
@@ -232,7 +238,7 @@ fn the_first_rule_that_matches_holds() {
 fn events_are_kept_for_users_where_the_app_says_so() {
     assert_eq!(shop("[apps.shop]\n").unwrap().user_events(), None);
     let app = shop("[apps.shop.user_events]\nsize = 7\n").unwrap();
-    let kept = Keep {
+    let kept = Retention {
         events: 7,
         bytes: 1024 * 1024,
         ttl: Duration::from_hours(24),

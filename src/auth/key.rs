@@ -68,6 +68,7 @@ impl Key {
                 return Err(no_public_key(config));
             }
         };
+
         Ok(Self {
             kid: config.kid.as_deref().map(Into::into),
             alg: config.alg,

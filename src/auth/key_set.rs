@@ -65,6 +65,7 @@ impl KeySet {
         if set.keys.len() > JWKS_KEYS {
             return Err(KeySetError::TooMany(set.keys.len()));
         }
+
         let (mut keys, mut skipped) = (Vec::new(), Vec::new());
         for (n, raw) in set.keys.iter().enumerate() {
             match serde_json::from_str::<Jwk>(raw.get()) {
@@ -75,6 +76,7 @@ impl KeySet {
                 Err(_) => skipped.push(format!("{}: is no key", name(n, None))),
             }
         }
+
         Ok(Self { keys, skipped })
     }
 
@@ -107,6 +109,7 @@ fn read(jwk: &Jwk) -> Result<Key, String> {
     if let Some(usage) = jwk.usage.as_deref().filter(|usage| *usage != "sig") {
         return Err(format!("is for {}, not for signatures", shown(usage)));
     }
+
     if jwk
         .key_ops
         .as_ref()
@@ -114,6 +117,7 @@ fn read(jwk: &Jwk) -> Result<Key, String> {
     {
         return Err("its \"key_ops\" lack \"verify\"".to_owned());
     }
+
     let (alg, public) = match (&*jwk.kty, jwk.crv.as_deref()) {
         ("RSA", _) => (TokenAlgorithm::RS256, rsa(jwk)),
         ("EC", Some("P-256")) => (TokenAlgorithm::ES256, p256(jwk)),
@@ -128,6 +132,7 @@ fn read(jwk: &Jwk) -> Result<Key, String> {
             ));
         }
     };
+
     if let Some(other) = jwk.alg.as_deref().filter(|other| *other != alg.name()) {
         return Err(format!(
             "is for the algorithm {}, and only {} is known for its type",
@@ -135,6 +140,7 @@ fn read(jwk: &Jwk) -> Result<Key, String> {
             alg.name()
         ));
     }
+
     let public = public.ok_or_else(|| format!("is no key for {}", alg.name()))?;
     Ok(Key {
         kid: jwk.kid.as_deref().map(Into::into),

@@ -76,6 +76,7 @@ impl KeySource {
             self.wanted.notify_one();
             true
         });
+
         let mut state = self.state.subscribe();
         allowed.then_some(async move {
             // An error says that the source is used no longer.

@@ -29,7 +29,7 @@ pub use self::{
 };
 pub(crate) use self::{
     revocations::{Revocation, Revocations, Revoked},
-    rights::json_kind,
+    rights::{json_kind, lacking},
     sign::claims_of,
 };
 pub use crate::config::{Scope, Scopes};

@@ -95,10 +95,12 @@ impl PublicKey {
         let (info, []) = element(der, SEQUENCE)? else {
             return None;
         };
+
         let (algorithm, rest) = element(info, SEQUENCE)?;
         let (bits, []) = element(rest, BIT_STRING)? else {
             return None;
         };
+
         // The first byte counts the unused bits at the end; a key has none.
         let key = bits.strip_prefix(&[0])?;
 
@@ -168,6 +170,7 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     if found != tag {
         return None;
     }
+
     let (length, rest) = match length {
         0..=0x7f => (usize::from(length), rest),
         0x81 => {
@@ -181,6 +184,7 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         // No key that is taken has 64 KiB.
         _ => return None,
     };
+
     rest.split_at_checked(length)
 }
 

@@ -43,7 +43,7 @@ impl Revocation {
     }
 
     /// Both together: what either refuses is refused, for as long as either says.
-    fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
             before: self.before.max(other.before),
             until: self.until.max(other.until),
@@ -162,6 +162,7 @@ impl Revocations {
         if self.count.load(Relaxed) == 0 {
             return over;
         }
+
         for (at, app) in self.apps.iter().enumerate() {
             let mut app = app.write();
             for _ in 0..REVOCATIONS_AT_ONCE {
@@ -178,6 +179,7 @@ impl Revocations {
                 }
             }
         }
+
         over
     }
 

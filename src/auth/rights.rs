@@ -13,6 +13,22 @@ const FLAGS: [&str; 3] = ["broadcast", "publish", "update"];
 /// How much of a name that is not a right a message repeats.
 const SHOWN_CHARS: usize = 64;
 
+/// What a client is told that lacks `right`: for a channel or a call, or, with an empty `name`, at all.
+pub(crate) fn lacking(right: &str, name: &str) -> String {
+    let of = match (name, right) {
+        ("", _) => String::new(),
+        (name, "call") => format!(" for {name:?}"),
+        (name, _) => format!(" for channel {name:?}"),
+    };
+    let value = match name {
+        "" => "true".to_owned(),
+        name => format!("[{name:?}]"),
+    };
+    format!(
+        "this needs the right \"{right}\"{of}; give it in the token's can or in default_can: {{\"{right}\":{value}}}"
+    )
+}
+
 /// The rights of one client. What a `can` does not mention is not allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "an object of rights")]
@@ -48,6 +64,25 @@ impl Rights {
             broadcast: true,
             publish: true,
             update: true,
+        }
+    }
+
+    /// Those of a server that connects like a client: to send where it `may_publish`, to see members where it `may_inspect`.
+    pub fn of_server(may_publish: bool, may_inspect: bool) -> Self {
+        let all = |allowed| {
+            if allowed {
+                Patterns(Box::new(["*".into()]))
+            } else {
+                Patterns::default()
+            }
+        };
+
+        Self {
+            send: all(may_publish),
+            broadcast: may_publish,
+            publish: may_publish,
+            members: all(may_inspect),
+            ..Self::default()
         }
     }
 
@@ -112,6 +147,7 @@ fn read(name: &str, can: &str) -> Result<Rights, RightsError> {
             "\"{name}\" must be an object of rights, not {found}"
         )));
     }
+
     serde_json::from_str(can).map_err(|error| {
         let fault = Members::parse(can).ok().and_then(|rights| {
             rights
@@ -131,12 +167,14 @@ fn fault(within: &str, right: &str, value: &RawValue) -> Option<String> {
             json_kind(value)
         ))
     };
+
     if FLAGS.contains(&right) {
         return match value {
             "true" | "false" => None,
             _ => refused(&path, "true or false", value),
         };
     }
+
     if LISTS.contains(&right) {
         let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(value) else {
             return refused(&path, "a list of strings", value);
@@ -155,6 +193,7 @@ fn fault(within: &str, right: &str, value: &RawValue) -> Option<String> {
             all().collect::<Vec<_>>().join(", ")
         ),
     };
+
     let right: String = right.chars().take(SHOWN_CHARS).collect();
     Some(format!("unknown field \"{within}.{right}\"; {hint}"))
 }
@@ -189,6 +228,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     let Some((prefix, rest)) = pattern.split_once('*') else {
         return pattern == name;
     };
+
     let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
     let Some(name) = name
         .strip_prefix(prefix)
@@ -196,6 +236,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     else {
         return false;
     };
+
     let mut left = name;
     for literal in middle.split('*') {
         match left.find(literal) {
@@ -203,6 +244,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
             None => return false,
         }
     }
+
     true
 }
 

@@ -9,8 +9,8 @@ use serde_json::{json, value::RawValue};
 use super::{Rights, RightsError, claims::Members, token};
 use crate::{
     config::AppConfig,
+    filter::{JsonError, Value},
     limits::{self, Limits},
-    predicate::{JsonError, Value},
 };
 
 /// Claims that the signer sets itself, or that decide whether the token is good.
@@ -126,6 +126,7 @@ impl TokenSigner {
         if seconds == 0 {
             return Err(SignError::Ttl);
         }
+
         let expires_at = now.saturating_add(seconds);
         let mut own = format!(r#"{{"sub":{},"iat":{now},"exp":{expires_at}"#, json!(user));
         for (name, value) in [(r#","iss":"#, &self.issuer), (r#","aud":"#, &self.audience)] {
@@ -134,12 +135,14 @@ impl TokenSigner {
                 own.push_str(&json!(value).to_string());
             }
         }
+
         let payload = payload(own, claims, can, self.claims_bytes)?;
         let message = format!(
             "{}.{}",
             self.header,
             BASE64URL_NOPAD.encode(payload.as_bytes())
         );
+
         let signature = BASE64URL_NOPAD.encode(hmac::sign(&self.key, message.as_bytes()).as_ref());
         Ok(Signed {
             token: format!("{message}.{signature}"),
@@ -179,15 +182,18 @@ fn payload(
         payload.push_str(r#","can":"#);
         payload.push_str(can.get());
     }
+
     let further = claims.map(members).transpose()?;
     if let Some(members) = further.filter(|members| !members.is_empty()) {
         payload.push(',');
         payload.push_str(members);
     }
+
     payload.push('}');
     if payload.len() > most {
         return Err(SignError::TooBig(payload.len(), most));
     }
+
     let memory = limits::json_memory(most);
     Value::from_json_within(memory, &mut payload.clone().into_bytes(), None)?;
     Ok(payload)

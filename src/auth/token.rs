@@ -68,6 +68,14 @@ pub enum TokenError {
         "not a JSON Web Token: leave out \"Bearer\"; a token has three parts separated by dots"
     )]
     Scheme,
+    /// What a program writes where it has no token.
+    #[error(
+        "not a JSON Web Token: it is the text \"{0}\"; was the token awaited, and is its variable set?"
+    )]
+    Unset(&'static str),
+    /// JSON's quotes stand around it.
+    #[error("not a JSON Web Token: leave out the quotes around it")]
+    Quoted,
     /// The parts are not base64, or not JSON objects.
     #[error("not a JSON Web Token")]
     Malformed,
@@ -153,6 +161,7 @@ impl Tokens {
             .iter()
             .map(Key::new)
             .collect::<Result<Vec<_>, _>>()?;
+
         let signer = app
             .tokens
             .iter()
@@ -166,6 +175,7 @@ impl Tokens {
                 )),
                 Verify::Public(_) => None,
             });
+
         Ok(Self {
             keys,
             source,
@@ -192,6 +202,7 @@ impl Tokens {
             alg: TokenAlgorithm::HS256,
             key: KeyMaterial::Secret(secret),
         };
+
         Self::new(
             &AppConfig {
                 tokens: vec![key],
@@ -250,11 +261,13 @@ impl Tokens {
         if header.first() != Some(&b'{') {
             return Err(TokenError::Malformed);
         }
+
         let header: Header<'_> =
             serde_json::from_slice(header).map_err(|_| TokenError::Malformed)?;
         if header.crit.is_some() {
             return Err(TokenError::Critical);
         }
+
         let fetched = self.source.as_ref().map(|source| source.keys());
         let fetched = fetched.as_deref().map_or(&[][..], Vec::as_slice);
         let all = || self.keys.iter().chain(fetched);
@@ -272,6 +285,7 @@ impl Tokens {
                 Some(kid) if named => key.kid.as_deref() == Some(kid),
                 Some(_) => key.kid.is_none(),
             };
+
             fits = true;
             tried |= chosen;
 
@@ -282,10 +296,12 @@ impl Tokens {
                     return Err(TokenError::Unnamed);
                 }
             }
+
             if chosen && key.verifies(message, signature) {
                 return Ok(());
             }
         }
+
         Err(match &self.source {
             // A key that is yet to be fetched may be the one.
             Some(source) if !named && is_public(&header.alg) && (kid.is_some() || !fits) => {
@@ -304,6 +320,7 @@ impl Tokens {
         let text = str::from_utf8(&payload).map_err(|_| TokenError::Malformed)?;
         let claims = Members::parse(text).map_err(|_| TokenError::Malformed)?;
         let leeway = limits::TOKEN_LEEWAY.as_secs();
+
         let expires_at = claims
             .get("exp")
             .map(|exp| seconds("exp", exp))
@@ -311,12 +328,14 @@ impl Tokens {
         if self.require_exp && expires_at.is_none() {
             return Err(TokenError::NoExpiry);
         }
+
         // It decides whether the token was revoked, and nothing else: one that cannot be read counts as absent. One in
         // milliseconds would survive every revocation.
         let issued_at = match claims.get("iat").map(|iat| seconds("iat", iat)) {
             Some(Err(error @ TokenError::Milliseconds(_))) => return Err(error),
             issued_at => issued_at.and_then(Result::ok),
         };
+
         let not_before = claims
             .get("nbf")
             .map(|nbf| seconds("nbf", nbf))
@@ -324,16 +343,19 @@ impl Tokens {
         if not_before.is_some_and(|nbf| nbf > now.saturating_add(leeway)) {
             return Err(TokenError::NotYet);
         }
+
         if let Some(issuer) = &self.issuer
             && claims.get("iss").and_then(string).as_deref() != Some(issuer)
         {
             return Err(TokenError::Issuer);
         }
+
         if let Some(audience) = &self.audience
             && !claims.get("aud").is_some_and(|aud| is_for(aud, audience))
         {
             return Err(TokenError::Audience);
         }
+
         let user = user(claims.get("sub").and_then(string))?;
         let rights = claims
             .get("can")
@@ -344,6 +366,7 @@ impl Tokens {
         if expires_at.is_some_and(|exp| exp.saturating_add(leeway) <= now) {
             return Err(TokenError::Expired);
         }
+
         Ok(Verified {
             user,
             expires_at,
@@ -382,6 +405,16 @@ pub fn random_secret() -> Result<Secret, TokenKeyError> {
     Ok(data_encoding::HEXLOWER.encode(&secret).into())
 }
 
+/// What JavaScript and Python write where a token is missing, or has yet to come.
+const UNSET: [&str; 6] = [
+    "undefined",
+    "null",
+    "NaN",
+    "None",
+    "[object Promise]",
+    "[object Object]",
+];
+
 /// The three parts of a token.
 fn parts(token: &str) -> Result<[&str; 3], TokenError> {
     let mut parts = token.split('.');
@@ -393,8 +426,12 @@ fn parts(token: &str) -> Result<[&str; 3], TokenError> {
         {
             Err(TokenError::Scheme)
         }
+        _ if token.starts_with('"') => Err(TokenError::Quoted),
         (Some(header), Some(payload), Some(signature), None) => Ok([header, payload, signature]),
-        _ => Err(TokenError::Parts),
+        _ => {
+            let unset = UNSET.into_iter().find(|unset| *unset == token);
+            Err(unset.map_or(TokenError::Parts, TokenError::Unset))
+        }
     }
 }
 

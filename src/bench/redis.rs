@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    broker::{Bus, Health, Inbox, Incoming, Topic},
+    bus::{Bus, Health, Inbox, Topic},
     config::RedisConfig,
     id::{AppId, NodeId},
     limits::Limits,
@@ -41,10 +41,12 @@ impl BusPair {
                 url: url.parse().unwrap(),
                 ..RedisConfig::default()
             };
+
             let limits = Limits {
                 redis_timeout: Duration::from_secs(20),
                 ..Limits::default()
             };
+
             let apps = vec!["default".into(), "other".into()];
             Bus::start(
                 &config,
@@ -57,10 +59,12 @@ impl BusPair {
             )
             .unwrap()
         };
+
         let ((from, other), (to, inbox)) = (start(), start());
         while from.health() != Health::Up || to.health() != Health::Up {
             std::thread::sleep(Duration::from_millis(1));
         }
+
         to.interest().add(HEARD);
         runtime
             .block_on(to.interest().live(&HEARD, Duration::from_secs(20)))
@@ -99,10 +103,7 @@ impl BusPair {
         }
         self.runtime.block_on(async {
             for _ in 0..count {
-                assert!(matches!(
-                    self.inbox.next().await,
-                    Some(Incoming::Message { .. })
-                ));
+                assert!(self.inbox.next().await.is_some());
             }
         });
     }

@@ -76,11 +76,13 @@ impl FromStr for Address {
         if url.scheme().is_none() && !text.contains(['/', '@', '?']) {
             return Err(BadAddress::Scheme(text.to_owned()));
         }
+
         let secure = match url.scheme_str() {
             Some("http" | "ws") => false,
             Some("https" | "wss") => true,
             _ => return Err(BadAddress::Form),
         };
+
         let authority = url.authority().ok_or(BadAddress::Form)?;
         if authority.as_str().contains('@') {
             return Err(BadAddress::Credentials);
@@ -88,6 +90,7 @@ impl FromStr for Address {
         if url.query().is_some() {
             return Err(BadAddress::Query);
         }
+
         let path = url.path().trim_end_matches('/');
         // A gateway may have a `/v1/` of its own in front; what stands behind ours is a call's name.
         let is_call = path
@@ -96,6 +99,7 @@ impl FromStr for Address {
         if path.ends_with("/v1") || is_call {
             return Err(BadAddress::Path);
         }
+
         let host = authority
             .host()
             .trim_start_matches('[')
@@ -104,6 +108,7 @@ impl FromStr for Address {
         if host.is_empty() || (has_port && authority.port_u16().is_none()) {
             return Err(BadAddress::Form);
         }
+
         Ok(Self {
             secure,
             host: host.to_owned(),

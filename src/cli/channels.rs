@@ -110,6 +110,7 @@ impl Channels {
             items: "channels",
             heads: &["CONNECTIONS", "USERS", "CHANNEL"],
         };
+
         let row = |channel: Channel| {
             vec![
                 channel.connections.to_string(),
@@ -117,6 +118,7 @@ impl Channels {
                 channel.name,
             ]
         };
+
         self.list.print(list, row, variables).await
     }
 }
@@ -134,6 +136,7 @@ impl Members {
             items: "members",
             heads: &["ID", "USER", "PROFILE"],
         };
+
         let row = |member: Member| {
             vec![
                 member.id,
@@ -141,6 +144,7 @@ impl Members {
                 member.data.as_ref().map_or_else(String::new, one_line),
             ]
         };
+
         self.list.print(list, row, variables).await
     }
 }
@@ -162,10 +166,12 @@ impl History {
             items: "events",
             heads: &["OFFSET", "TIME", "EVENT", "FROM", "DATA"],
         };
+
         let row = |stored: Stored| {
             let at = SystemTime::UNIX_EPOCH + Duration::from_millis(stored.at);
             let from = stored.from.map(|from| from.user.unwrap_or(from.connection));
             let bytes = stored.data_base64.map(|base64| format!("base64 {base64}"));
+
             vec![
                 stored.offset.to_string(),
                 humantime::format_rfc3339_seconds(at).to_string(),
@@ -179,6 +185,7 @@ impl History {
                     .unwrap_or_default(),
             ]
         };
+
         self.list.print(list, row, variables).await
     }
 }

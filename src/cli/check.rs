@@ -54,14 +54,17 @@ fn summary(config: &Config, file: Option<&Path>) -> String {
          listen  {}",
         config.listen
     );
+
     if config.is_development() {
         text.push_str("  (no API keys: development, this machine only)");
     }
+
     text.push('\n');
     if let Some(admin) = config.admin_listen {
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(text, "admin   {admin}");
     }
+
     if let Some(redis) = &config.redis {
         let _ = writeln!(
             text,
@@ -69,9 +72,11 @@ fn summary(config: &Config, file: Option<&Path>) -> String {
             redis.url, config.namespace
         );
     }
+
     for line in config.summary() {
         let _ = writeln!(text, "{line}");
     }
+
     for (name, app) in &config.apps {
         add_app(&mut text, config, name, app);
     }
@@ -84,11 +89,13 @@ fn add_app(text: &mut String, config: &Config, name: &str, app: &AppConfig) {
     let mut line = |name: &str, of: String| {
         let _ = writeln!(text, "  {name:<12}  {of}");
     };
+
     line("client auth", client_auth(config, app));
     for key in &app.keys {
         let scopes = key.scopes.iter().map(Scope::name).collect::<Vec<_>>();
         line("API key", format!("{} ({})", key.name, scopes.join(", ")));
     }
+
     for key in &app.tokens {
         let kid = key
             .kid
@@ -96,15 +103,18 @@ fn add_app(text: &mut String, config: &Config, name: &str, app: &AppConfig) {
             .map_or_else(String::new, |kid| format!(" (kid {kid})"));
         line("token key", format!("{}{kid}", key.alg.name()));
     }
+
     if let Some(url) = &app.jwks_url {
         line("token keys", format!("from {url}"));
     }
+
     for key in &app.client_keys {
         line(
             "client key",
             format!("{} ({})", key.name, config.client_key_auth(app, key).name()),
         );
     }
+
     for rule in &app.channels {
         let (kept, presence) = (rule.history_size, rule.presence.name());
         line(
@@ -112,12 +122,15 @@ fn add_app(text: &mut String, config: &Config, name: &str, app: &AppConfig) {
             format!("{} (history {kept}, presence {presence})", rule.pattern),
         );
     }
+
     if let Some(kept) = &app.user_events {
         line("user events", format!("{} each", kept.size));
     }
+
     for path in &app.index {
         line("index", path.clone());
     }
+
     if let Some(origins) = &app.origins {
         line(
             "origins",

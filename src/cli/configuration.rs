@@ -36,12 +36,14 @@ pub(super) fn load(args: &ServeArgs) -> Result<(Config, Vec<String>), Failure> {
             SetupError::Index { .. } => true,
             _ => false,
         };
+
         // Other settings may look wrong only for what has been left out.
         if can_be_read || (key.is_some() && !is_told) {
             let problem = loaded.problem(&key.unwrap_or_default(), error.to_string());
             loaded.problems.push(problem);
         }
     }
+
     let warnings = std::mem::take(&mut loaded.warnings);
     Ok((loaded.into_result()?, warnings))
 }

@@ -90,12 +90,14 @@ impl Connections {
         let FilterArgs { filter, params } = &self.filter;
         let mut query = Vec::new();
         query.extend(filter.clone().map(|filter| ("filter", filter)));
+
         if let Some(params) = json::params(params) {
             let params = serde_json::to_string(&params).map_err(|error| {
                 Failure::Usage(format!("the params cannot be written as JSON: {error}"))
             })?;
             query.push(("params", params));
         }
+
         let list = List {
             path: "/v1/connections",
             query,
@@ -103,6 +105,7 @@ impl Connections {
             items: "connections",
             heads: &["ID", "USER", "IP", "CONNECTED", "CHANNELS"],
         };
+
         let row = |connection: Connection| {
             vec![
                 connection.id,
@@ -112,6 +115,7 @@ impl Connections {
                 connection.channels.join(" "),
             ]
         };
+
         self.list.print(list, row, variables).await
     }
 }
@@ -136,6 +140,7 @@ impl User {
         if self.json {
             return Ok(());
         }
+
         let presence: Presence = remote.parse(&answer)?;
         let user = harmless(&self.name);
         let text = match (presence.online, presence.connections) {
@@ -143,6 +148,7 @@ impl User {
             (true, 1) => format!("{user} is {STRONG}online{STRONG:#}, with 1 connection\n"),
             (true, n) => format!("{user} is {STRONG}online{STRONG:#}, with {n} connections\n"),
         };
+
         output::print(&text)?;
         if !presence.missing_nodes.is_empty() {
             output::note(&missing(&presence.missing_nodes));
@@ -159,6 +165,7 @@ fn shown(connection: &Connection) -> String {
             |json| output::one_line(json.get()).into_owned(),
         )
     };
+
     let or_none = |text: &Option<String>| text.as_deref().map_or("-", |text| text).to_owned();
     let connected_at = SystemTime::UNIX_EPOCH + Duration::from_secs(connection.connected_at);
     let lines = [
@@ -176,12 +183,14 @@ fn shown(connection: &Connection) -> String {
         ("profile", json(&connection.profile)),
         ("channels", connection.channels.join(" ")),
     ];
+
     let mut text = String::new();
     for (name, value) in lines {
         let line = format!("{FAINT}{name:<9}{FAINT:#}  {}", harmless(&value));
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{}", line.trim_end());
     }
+
     text
 }
 

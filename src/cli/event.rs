@@ -122,6 +122,7 @@ impl EventArgs {
             (None, Some(text)) => Some(json::string(text).map_err(Failure::Usage)?),
             (None, None) => None,
         };
+
         let body = Body {
             event: &self.event,
             data,
@@ -130,9 +131,11 @@ impl EventArgs {
             store: self.store,
             whom,
         };
+
         let remote = Remote::new(self.remote, variables)?;
         let key = self.idempotency_key.as_deref();
         let answer = answer(remote.post_once(path, &body, key).await, self.json)?;
+
         if !self.json {
             let mut shown = shown(&remote.parse(&answer)?);
             if let Some(hint) = hint {
@@ -141,6 +144,7 @@ impl EventArgs {
             }
             output::print(&shown)?;
         }
+
         Ok(())
     }
 }
@@ -187,27 +191,32 @@ fn shown(receipt: &Receipt) -> String {
         nodes,
         missing_nodes,
     } = receipt;
+
     let mut shown =
         format!("{STRONG}matched {matched}{STRONG:#}, queued {queued}, dropped {dropped}");
     if *stored > 0 {
         // Writing to a String cannot fail, here and below.
         let _ = write!(shown, ", stored {stored}");
     }
+
     // One node counts its own connections, and there may be others.
     let whose = if *nodes > 1 {
         format!("on {nodes} nodes")
     } else {
         "on this node".to_owned()
     };
+
     let _ = writeln!(shown, "  ({whose}; id {})", output::harmless(id));
     let mut warn = |text: &str| {
         let _ = writeln!(shown, "{WARNING}{text}{WARNING:#}");
     };
+
     if *dropped > 0 {
         warn(&format!(
             "{dropped} did not get it, as they read too slowly"
         ));
     }
+
     if *filter_errors > 0 {
         let plural = if *filter_errors == 1 { "" } else { "s" };
         warn(&format!(
@@ -215,6 +224,7 @@ fn shown(receipt: &Receipt) -> String {
              `fanfare explain FILTER --connection ID` shows where"
         ));
     }
+
     if !missing_nodes.is_empty() {
         warn(&missing(missing_nodes));
     }

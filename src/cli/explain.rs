@@ -106,11 +106,13 @@ fn shown(explanation: &Explanation) -> String {
         suggested_index,
         values,
     } = explanation;
+
     let mut shown = String::new();
     let mut line = |name: &str, text: &str| {
         // Writing to a String cannot fail.
         let _ = writeln!(shown, "{FAINT}{name:<8}{FAINT:#}  {text}");
     };
+
     line("plan", &output::harmless(&plan.description));
     if let Some(path) = suggested_index {
         let path = output::harmless(path);
@@ -119,30 +121,42 @@ fn shown(explanation: &Explanation) -> String {
             &format!("an index on {path} would make this a look-up (--index {path})"),
         );
     }
+
     let errors = if *errored > 0 {
         format!(", {WARNING}{errored} errored{WARNING:#}")
     } else {
         String::new()
     };
+
     line(
         "matches",
         &format!("{STRONG}{matched}{STRONG:#} of {looked_at} looked at{errors}"),
     );
+    if *errored > 0 && values.is_none() {
+        line(
+            "",
+            "--connection ID (fanfare connections lists them) shows where it fails",
+        );
+    }
+
     for (n, id) in sample.iter().enumerate() {
         line(if n == 0 { "such as" } else { "" }, &output::harmless(id));
     }
+
     for warning in warnings {
         line(
             "warning",
             &format!("{WARNING}{}{WARNING:#}", output::harmless(&warning.message)),
         );
     }
+
     for (n, part) in values.iter().flatten().enumerate() {
         line(
             if n == 0 { "values" } else { "" },
             &format!("{} = {}", one_line(&part.text), value(part)),
         );
     }
+
     shown
 }
 

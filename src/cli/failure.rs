@@ -10,6 +10,7 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use super::remote::RequestError;
 use crate::{
+    app::SetupError,
     auth::{SignError, TokenKeyError},
     config::{Config, ConfigError},
     server::StartError,
@@ -27,6 +28,9 @@ pub(super) enum Failure {
     /// A file or folder cannot be read or written.
     #[error("{0}")]
     File(String),
+    /// A data directory cannot be used, or is damaged.
+    #[error("{0}")]
+    Data(String),
     /// The configuration cannot be loaded, or contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -89,11 +93,13 @@ pub(super) fn cannot_listen(error: StartError, config: &Config) -> Failure {
     else {
         return Failure::Start(error);
     };
+
     let flag = if config.admin_listen == Some(address) {
         "--admin-listen"
     } else {
         "--listen"
     };
+
     let hint = match why.kind() {
         io::ErrorKind::AddrInUse => {
             let port = address.port().checked_add(1).unwrap_or(7071);
@@ -108,6 +114,7 @@ pub(super) fn cannot_listen(error: StartError, config: &Config) -> Failure {
         }
         _ => String::new(),
     };
+
     Failure::Listen { error, hint }
 }
 
@@ -115,6 +122,8 @@ impl Failure {
     /// 2 if other arguments or another configuration are needed, 1 if the same may work at another time.
     pub(super) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
+            // Another process may end, and a disk may come back.
+            Self::Start(StartError::Setup(SetupError::Data(_))) => 1,
             Self::Usage(_)
             | Self::Config(_)
             | Self::Secret(_)

@@ -116,6 +116,7 @@ impl Revoke {
             users: &self.users,
             before,
         };
+
         let answer = answer(remote.post("/v1/revoke", &body).await, self.json)?;
         if !self.json {
             let Revoked {
@@ -130,6 +131,7 @@ impl Revoke {
             ))?;
             note_missing(&missing_nodes);
         }
+
         Ok(())
     }
 }
@@ -146,6 +148,7 @@ impl Auth {
             claims: &self.claims,
             can: self.can.as_deref(),
         };
+
         let answer = answer(remote.post("/v1/auth", &body).await, self.json)?;
         if !self.json {
             let Replaced {
@@ -158,6 +161,7 @@ impl Auth {
             ))?;
             note_missing(&missing_nodes);
         }
+
         Ok(())
     }
 }

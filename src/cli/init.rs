@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{Failure, output};
+use super::{Failure, output, serve::program};
 
 /// Arguments of `fanfare init`.
 #[derive(Args, Debug)]
@@ -76,11 +76,13 @@ impl Init {
         let text = format!(
             "Wrote {} into {at}.\n\n\
              Run it in two terminals:\n  \
-             fanfare serve --channel-history 'room-*=100'\n  \
+             {} serve --channel-history 'room-*=100'\n  \
              cd {at} && node server.mjs\n\n\
              Then open http://localhost:8090/?name=ann\n",
-            names.join(", ")
+            names.join(", "),
+            program()
         );
+
         Ok(output::print_bytes(text.as_bytes())?)
     }
 }

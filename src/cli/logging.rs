@@ -31,6 +31,7 @@ impl Logging {
             // It would write to stderr by itself, and wait for it.
             .log_internal_errors(false)
             .with_writer(lines.clone());
+
         // Setting it fails only where this process has a logger already, which then is the one to use.
         let set: Set = match config.log_format {
             LogFormat::Text => {
@@ -46,6 +47,7 @@ impl Logging {
                 Box::new(move |filter| handle.reload(filter))
             }
         };
+
         // What the standard library prints about a panic would wait for stderr too, on the thread that has panicked.
         panic::set_hook(Box::new(log_panic));
         Self { set, lines }

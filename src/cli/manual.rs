@@ -62,8 +62,10 @@ impl Man {
                     "there is no command \"{name}\"; {hint}"
                 )));
             };
+
             command = (*found).clone();
         }
+
         let mut page = Vec::new();
         clap_mangen::Man::new(command).render(&mut page)?;
         Ok(output::print_bytes(&page)?)

@@ -8,6 +8,7 @@ mod channels;
 mod check;
 mod configuration;
 mod connections;
+mod data;
 mod emit;
 mod event;
 mod explain;
@@ -34,7 +35,7 @@ mod variables;
 use std::process::ExitCode;
 
 use clap::{
-    Parser, Subcommand,
+    CommandFactory, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
@@ -68,6 +69,8 @@ enum Command {
     Serve(Box<serve::Serve>),
     /// Say whether a configuration would be served, and what it means
     Check(Box<check::Check>),
+    /// Check, compact, print or restore the data directory of a server that does not run
+    Data(data::Data),
     /// Connect as a client, and print events as they come
     Listen(Box<listen::Listen>),
     /// Send an event to every connection for which a filter is true
@@ -122,10 +125,12 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+
     let variables = Variables::read();
     let done = match cli.command {
         Command::Serve(serve) => return serve.run(),
         Command::Check(check) => check.run(),
+        Command::Data(data) => data.run(),
         Command::Listen(listen) => blocking(listen.run(&variables)),
         Command::Emit(emit) => blocking(emit.run(&variables)),
         Command::Publish(publish) => blocking(publish.run(&variables)),
@@ -147,25 +152,74 @@ pub fn main() -> ExitCode {
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
     };
+
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-/// The same, with the flag that is meant by the name that other servers give it.
+/// Flags that other servers have for where they listen.
+const LISTEN_FLAGS: [&str; 7] = [
+    "--port",
+    "-p",
+    "--bind",
+    "--addr",
+    "--address",
+    "--host",
+    "--hostname",
+];
+
+/// The same, with what was probably meant where clap cannot know it.
 fn with_tip(mut error: clap::Error) -> clap::Error {
-    if let (ErrorKind::UnknownArgument, Some(ContextValue::String(flag))) =
-        (error.kind(), error.get(ContextKind::InvalidArg))
-        && ["--port", "-p", "--bind", "--addr"].contains(&flag.as_str())
-    {
-        error.remove(ContextKind::SuggestedArg);
-        let tip = "say where to listen with '--listen 7080'".to_owned();
-        error.insert(
-            ContextKind::Suggested,
-            ContextValue::StyledStrs(vec![tip.into()]),
-        );
-    }
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        _ => String::new(),
+    };
+
+    let (arg, value) = (
+        text(ContextKind::InvalidArg),
+        text(ContextKind::InvalidValue),
+    );
+    let is_for_command = matches!(
+        error.get(ContextKind::Usage),
+        Some(ContextValue::StyledStr(usage)) if usage.to_string().contains("<COMMAND>")
+    );
+    let is_of_serve = || {
+        let serve = Cli::command();
+        let serve = serve.find_subcommand("serve");
+        let long = arg.strip_prefix("--").unwrap_or_default();
+        serve.is_some_and(|serve| {
+            serve
+                .get_arguments()
+                .any(|one| one.get_long() == Some(long))
+        })
+    };
+
+    let tip = match error.kind() {
+        ErrorKind::UnknownArgument if LISTEN_FLAGS.contains(&arg.as_str()) => {
+            // The usage would be that of a flag which only looks like it.
+            error.remove(ContextKind::Usage);
+            "say where to listen with '--listen 7080', or with an address, '--listen 0.0.0.0:7080'"
+                .to_owned()
+        }
+        ErrorKind::UnknownArgument if is_for_command && is_of_serve() => {
+            format!("it is a flag of a command: fanfare serve {arg}")
+        }
+        ErrorKind::InvalidValue
+            if arg.starts_with("--client-auth")
+                && ["none", "no", "false", "disabled"].contains(&value.as_str()) =>
+        {
+            "without tokens is '--client-auth off'".to_owned()
+        }
+        _ => return error,
+    };
+
+    error.remove(ContextKind::SuggestedArg);
+    error.insert(
+        ContextKind::Suggested,
+        ContextValue::StyledStrs(vec![tip.into()]),
+    );
     error
 }
 
@@ -180,8 +234,6 @@ fn blocking(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::id::ConnectionId;
 
@@ -212,7 +264,7 @@ mod tests {
 
     #[test]
     fn every_example_can_be_run() {
-        let docs = include_str!("../../docs/command-line.md").to_owned();
+        let docs = include_str!("../../docs/reference/command-line.md").to_owned();
         let helps = Cli::command();
         let helps = helps
             .get_subcommands()
@@ -234,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_reference_names_every_command() {
-        let docs = include_str!("../../docs/command-line.md");
+        let docs = include_str!("../../docs/reference/command-line.md");
         for command in Cli::command().get_subcommands() {
             let name = command.get_name();
             for part in [

@@ -77,6 +77,7 @@ pub(super) fn harmless(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }
+
     let mut harmless = String::with_capacity(text.len() + 16);
     for char in text.chars() {
         if char.is_control() {
@@ -86,6 +87,7 @@ pub(super) fn harmless(text: &str) -> Cow<'_, str> {
             harmless.push(char);
         }
     }
+
     Cow::Owned(harmless)
 }
 

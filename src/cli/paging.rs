@@ -80,6 +80,7 @@ impl ListArgs {
         let remote = Remote::new(self.remote, variables)?;
         let mut rows = Vec::new();
         let as_json = self.json;
+
         let end = walk(&remote, &list, self.limit, |item| {
             if as_json {
                 output::print_raw(&output::one_line(item.get()))?;
@@ -89,6 +90,7 @@ impl ListArgs {
             Ok(())
         })
         .await;
+
         let end = match end {
             // As for every call, the refusal is the answer then.
             Err(Failure::Request(RequestError::Refused(refusal))) if as_json => {
@@ -106,12 +108,14 @@ impl ListArgs {
             };
             output::print(&text)?;
         }
+
         if end.has_more {
             output::note(&format!(
                 "there are more {}; show them with a higher --limit",
                 list.items
             ));
         }
+
         if !end.missing_nodes.is_empty() {
             output::note(&missing(&end.missing_nodes));
         }
@@ -136,6 +140,7 @@ async fn walk(
     let mut end = End::default();
     let mut left = limit;
     let mut cursor = None;
+
     loop {
         let size = left.min(PAGE_MAX as u64);
         let mut query = list.query.clone();
@@ -147,16 +152,19 @@ async fn walk(
         for item in &page.items {
             each(item)?;
         }
+
         for node in page.missing_nodes {
             if !end.missing_nodes.contains(&node) {
                 end.missing_nodes.push(node);
             }
         }
+
         left = left.saturating_sub(page.items.len() as u64);
         cursor = page.cursor.map(|cursor| match cursor {
             Value::String(text) => text,
             other => other.to_string(),
         });
+
         if cursor.is_none() || left == 0 {
             end.has_more = cursor.is_some();
             return Ok(end);

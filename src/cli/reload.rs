@@ -17,6 +17,7 @@ pub(super) fn reload(server: &Server, args: &ServeArgs, running: &mut Config, lo
             return refuse(&error);
         }
     };
+
     let report = match server.reload(config.clone()) {
         Ok(report) => report,
         Err(ReloadError::Config(error)) => return refuse(&error),
@@ -26,23 +27,29 @@ pub(super) fn reload(server: &Server, args: &ServeArgs, running: &mut Config, lo
                 .for_each(|error| tracing::error!("reload refused, nothing has changed: {error}"));
         }
     };
+
     let log = config.log != running.log;
     let log_format = config.log_format != running.log_format;
     if report.is_empty() && !log && !log_format {
         tracing::info!("reload: nothing has changed");
     }
+
     for line in &report.applied {
         tracing::info!("reload: {line}");
     }
+
     if log {
         tracing::info!("reload: log: {} -> {}", running.log, config.log);
     }
+
     if log_format {
         tracing::warn!("reload: needs a restart: log_format: changed");
     }
+
     for line in &report.needs_restart {
         tracing::warn!("reload: needs a restart: {line}");
     }
+
     if log {
         logging.change(&config.log);
         running.log = config.log;

@@ -136,12 +136,15 @@ impl std::fmt::Display for Refusal {
             self.status,
             output::harmless(&self.detail)
         )?;
+
         if self.status == StatusCode::UNAUTHORIZED.as_u16() {
             f.write_str("\n  give the API key with --key or FANFARE_API_KEY")?;
         }
+
         if let Some(name) = self.unbound_param() {
             write!(f, "\n  bind it with --param {name}=VALUE")?;
         }
+
         for line in self.excerpt.iter().flat_map(|excerpt| excerpt.lines()) {
             write!(f, "\n  {}", output::harmless(line))?;
         }
@@ -242,6 +245,7 @@ impl Remote {
             .authority
             .parse::<HeaderValue>()
             .map_err(|error| self.broken(error))?;
+
         request.headers_mut().insert(HOST, host);
         request
             .headers_mut()
@@ -254,6 +258,7 @@ impl Remote {
                 Err(error) => Err(self.broken(error)),
             }
         });
+
         sent.await
             .map_err(|_| self.broken(format!("no answer within {} s", PATIENCE.as_secs())))?
     }
@@ -264,9 +269,11 @@ impl Remote {
         let Address {
             host, port, secure, ..
         } = &self.address;
+
         if *secure {
             return false;
         }
+
         match outbound::connect(host, *port, true).await {
             Ok(_) => true,
             // A certificate that is not trusted is one all the same.
@@ -281,6 +288,7 @@ impl Remote {
         let Address {
             host, port, secure, ..
         } = &self.address;
+
         let stream =
             outbound::connect(host, *port, *secure)
                 .await
@@ -293,6 +301,7 @@ impl Remote {
                         error,
                     },
                 })?;
+
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(error))?;
@@ -308,6 +317,7 @@ impl Remote {
             Ok(document) => document,
             Err(error) => return error,
         };
+
         match serde_json::from_str::<Refusal>(&document) {
             Ok(refusal) => RequestError::Refused(Box::new(Refusal {
                 document,

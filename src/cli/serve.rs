@@ -46,10 +46,12 @@ impl Serve {
             Ok(loaded) => loaded,
             Err(failure) => return failure.report(),
         };
+
         let logging = Logging::start(&config);
         for warning in warnings {
             tracing::warn!("{warning}");
         }
+
         let ended = self.serve(config, &logging);
         logging.finish();
         match ended {
@@ -87,6 +89,7 @@ async fn until_signal(
     let mut signals = Signals::new().map_err(Failure::Runtime)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Failure::Runtime)?;
     let started = Server::start(config.clone());
+
     if let Ok(server) = &started {
         logging.count_in(server.inner.node.metrics.log_lines_dropped.clone());
         // Before the first line of the log, which begins with what the server says of itself. A closed stdout is no reason
@@ -94,6 +97,7 @@ async fn until_signal(
         let welcome = welcome(&config, server);
         output::in_time(move || drop(output::print(&welcome)));
     }
+
     logging.write().map_err(Failure::Runtime)?;
     let server = started.map_err(|error| cannot_listen(error, &config))?;
     loop {
@@ -103,6 +107,8 @@ async fn until_signal(
             _ = hangup.recv() => reload(&server, args, &mut config, logging),
         }
     }
+
+    tracing::info!("ending; a second signal ends it immediately");
     tokio::select! {
         () = server.shutdown() => {
             server.wait().await?;
@@ -156,7 +162,7 @@ fn raise_descriptor_limit() {
 }
 
 /// This program as it was called, so that what is printed can be run even if it is not on the `PATH`.
-fn program() -> String {
+pub(super) fn program() -> String {
     std::env::args()
         .next()
         .filter(|name| !name.contains(char::is_whitespace))
@@ -171,20 +177,24 @@ fn welcome(config: &Config, server: &Server) -> String {
     if config.is_development() {
         text.push_str(" (no API keys: development, this machine only)");
     }
+
     text.push('\n');
     if let Some(admin) = server.admin_address() {
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(text, "Health and metrics: http://{admin}");
     }
+
     if !config.is_development() {
         return text;
     }
+
     let url = format!("http://{address}");
     let option = if url == "http://127.0.0.1:7070" {
         String::new()
     } else {
         format!(" --url {url}")
     };
+
     let (who, filter, whom) = if config
         .apps
         .values()
@@ -196,15 +206,18 @@ fn welcome(config: &Config, server: &Server) -> String {
     } else {
         ("", r#""filter":"user == null""#, "every anonymous client")
     };
+
     let mut step = |what: &str, command: &str| {
         let _ = writeln!(text, "\n  {FAINT}# {what}{FAINT:#}\n  {command}");
     };
+
     step("a page to try everything", &format!("{url}/"));
     step(
         "a client that prints its events",
         &format!("{} listen{option}{who}", program()),
     );
     let body = format!(r#"{{"event":"alert","data":{{"text":"Hello"}},{filter}}}"#);
+
     step(
         &format!("in another terminal: an event for {whom}"),
         &format!("curl {url}/v1/emit -H 'Content-Type: application/json' -d '{body}'"),

@@ -118,6 +118,7 @@ impl SteerArgs {
                 "{hint}; --filter true means every one"
             )));
         }
+
         let remote = Remote::new(self.remote.clone(), variables)?;
         let answer = answer(remote.post(path, &body).await, self.json)?;
         if !self.json {
@@ -127,6 +128,7 @@ impl SteerArgs {
                 output::note(&missing(&done.missing_nodes));
             }
         }
+
         Ok(())
     }
 }
@@ -143,12 +145,14 @@ impl Join {
             reason: None,
             target: self.steer.target.fields(),
         };
+
         let shown = |done: &Done| {
             let mut text = format!("{STRONG}joined {}{STRONG:#}", done.joined);
             // Writing to a String cannot fail.
             if done.already > 0 {
                 let _ = write!(text, ", {} were members already", done.already);
             }
+
             if done.full > 0 {
                 let _ = write!(
                     text,
@@ -156,8 +160,10 @@ impl Join {
                     done.full
                 );
             }
+
             text
         };
+
         self.steer.call("/v1/join", body, shown, variables).await
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::output::{FAINT, harmless};
-use crate::predicate::columns;
+use crate::filter::columns;
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -35,15 +35,18 @@ pub(super) fn table(heads: &[&str], rows: &[Vec<String>], width: Option<usize>) 
             cells.chain([head.len()]).max().unwrap_or_default()
         })
         .collect();
+
     let before_last: usize = widths
         .iter()
         .take(widths.len().saturating_sub(1))
         .map(|width| width + GAP)
         .sum();
+
     let last = width.map(|width| width.saturating_sub(before_last).max(NARROWEST));
 
     let mut text = String::new();
     let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
+
     // Writing to a String cannot fail, here and below.
     let _ = writeln!(text, "{FAINT}{}{FAINT:#}", line(&heads, &widths, last));
     for row in &rows {

@@ -61,6 +61,7 @@ impl TargetArgs {
             connections,
             ..
         } = self;
+
         let is_named = [users, channels, connections]
             .iter()
             .any(|names| !names.is_empty());

@@ -90,11 +90,13 @@ impl Token {
                 self.ttl,
             )
             .await?;
+
             if let Some(note) = shortened(self.ttl, signed.ttl) {
                 output::note(&note);
             }
             signed.token
         };
+
         Ok(output::print_raw(&token)?)
     }
 
@@ -104,20 +106,24 @@ impl Token {
             alg: TokenAlgorithm::HS256,
             key: KeyMaterial::Secret(secret),
         };
+
         let app = AppConfig {
             tokens: vec![key],
             ..AppConfig::default()
         };
+
         // Whoever has the secret may sign for any time.
         let limits = Limits {
             token_ttl: self.ttl.unwrap_or(limits::TOKEN_TTL_DEFAULT),
             ..Limits::default()
         };
+
         let tokens = Tokens::new(&app, None, &limits)?;
         let signer = tokens
             .signer()
             .ok_or_else(|| Failure::Usage("the secret cannot sign".to_owned()))?;
         let (claims, can) = (self.claims.as_deref(), self.can.as_deref());
+
         Ok(signer
             .sign(&self.user, claims, can, self.ttl, unix_now())?
             .token)

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer};
 
-use super::{ChannelRule, ClientKeyConfig, JwksUrl, KeyHash, Scopes, Secret, UserEvents, text};
+use super::{
+    ChannelRule, ClientKeyConfig, JwksUrl, KeyHash, ProtocolsConfig, Scopes, Secret, UserEvents,
+    text,
+};
 use crate::limits;
 
 /// The app that flags and variables configure, and the only one unless the file names others.
@@ -31,6 +34,9 @@ pub struct AppConfig {
     pub channels: Vec<ChannelRule>,
     /// What is kept for users until a connection of theirs has confirmed it. `None`: nothing.
     pub user_events: Option<UserEvents>,
+    /// Bytes of histories and events for users that are kept together before more are refused. `None`: any number.
+    #[serde(deserialize_with = "a_size")]
+    pub max_stored_bytes: Option<usize>,
     /// Public keys that pages carry.
     pub client_keys: Vec<ClientKeyConfig>,
     /// API keys of the app.
@@ -45,6 +51,8 @@ pub struct AppConfig {
     pub audience: Option<String>,
     /// Where further public keys for client tokens are fetched from.
     pub jwks_url: Option<JwksUrl>,
+    /// The protocols of other systems whose clients are served.
+    pub protocols: ProtocolsConfig,
 }
 
 impl AppConfig {
@@ -52,6 +60,10 @@ impl AppConfig {
     pub fn has_token_keys(&self) -> bool {
         !self.tokens.is_empty() || self.jwks_url.is_some()
     }
+}
+
+fn a_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    limits::size::deserialize(deserializer).map(Some)
 }
 
 /// Whether clients must authenticate.
@@ -114,6 +126,7 @@ impl ApiKeyConfig {
                 len,
             });
         }
+
         Ok(Self {
             name: name.to_owned(),
             hash: KeyHash::of(key.expose()),
@@ -178,6 +191,7 @@ impl TryFrom<ApiKeyFile> for ApiKeyConfig {
         if scopes.is_empty() {
             return Err(BadKey::NoScopes(file.name));
         }
+
         match (&file.key, file.key_file, &file.hash) {
             (Some(key), None, None) => Self::from_plain(&file.name, key, scopes),
             (None, Some(path), None) => Ok(Self {
@@ -280,6 +294,7 @@ impl TryFrom<TokenKeyFile> for TokenKeyConfig {
             file.public_key,
             file.public_key_file,
         );
+
         let key = match given {
             (Some(secret), None, None, None) => KeyMaterial::Secret(secret),
             (None, Some(path), None, None) => KeyMaterial::SecretFile(path),
@@ -290,6 +305,7 @@ impl TryFrom<TokenKeyFile> for TokenKeyConfig {
                 return Err(BadKey::OneOf("a token key".to_owned(), what));
             }
         };
+
         match (file.alg, &key) {
             (TokenAlgorithm::HS256, KeyMaterial::Secret(_) | KeyMaterial::SecretFile(_)) => {}
             (TokenAlgorithm::HS256, _) => {
@@ -303,6 +319,7 @@ impl TryFrom<TokenKeyFile> for TokenKeyConfig {
             }
             _ => {}
         }
+
         Ok(Self {
             kid: file.kid,
             alg: file.alg,

@@ -6,11 +6,12 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, KeyMaterial, Layer, ListenAddress,
-    LogFormat, PemFile, Problem, RedisConfig, Scopes, Secret, TokenAlgorithm, TokenKeyConfig,
+    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, DataSync, KeyMaterial, Layer,
+    ListenAddress, LogFormat, PemFile, Problem, ProtocolKind, RedisConfig, Scopes, Secret,
+    TokenAlgorithm, TokenKeyConfig,
     error::nearest,
     file::{both, read_secret},
-    listen, log, network, words,
+    listen, log, network, renamed, words,
 };
 use crate::limits::{self, Limits};
 
@@ -57,6 +58,12 @@ pub struct ServeArgs {
     /// Read the address of Redis from this file, in place of --redis
     #[arg(long, value_name = "FILE")]
     pub redis_file: Option<PathBuf>,
+    /// Keep histories, stored events and revocations of this one node in this directory, without Redis
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// When what is written there is made to survive a power loss [default: interval]
+    #[arg(long, value_name = "WHEN")]
+    pub data_sync: Option<DataSync>,
     /// Separate deployments that share one Redis [default: default]
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
@@ -111,6 +118,9 @@ pub struct ServeArgs {
     /// Store events for users of the default app until one of their connections has confirmed them
     #[arg(long, value_name = "WHETHER", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub store_user_events: Option<bool>,
+    /// Serve clients of another protocol for the default app: socketio, altogic, agnost, mesa or zexcore
+    #[arg(long = "protocol", value_name = "NAME", value_delimiter = ',')]
+    pub protocols: Vec<ProtocolKind>,
     /// Set a limit by its name in the file, such as `message_bytes=16KiB`
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     pub limits: Vec<LimitSetting>,
@@ -190,20 +200,33 @@ pub(super) fn apply(
     if let Some(address) = args.admin_listen {
         config.admin_listen = Some(address.or_port(listen::ADMIN_PORT));
     }
+
     config.node_name = args.node_name.or(config.node_name.take());
     config.drain_delay = args.drain_delay.or(config.drain_delay);
     set_list(&mut config.trusted_proxies, args.trusted_proxies);
     set_list(&mut config.redact, args.redact);
+
     for limit in &args.limits {
         if let Err(problem) = set_limit(&mut config.limits, limit, prefix) {
             problems.push(problem);
         }
     }
+
     set(&mut config.namespace, args.namespace);
+    if let Some(dir) = args.data {
+        // Unlike what a file names, what a flag names is relative to the working directory.
+        config.data.get_or_insert_default().dir = std::path::absolute(&dir).unwrap_or(dir);
+    }
+
+    if let Some(sync) = args.data_sync {
+        config.data.get_or_insert_default().sync = sync;
+    }
+
     let mut app = config.apps.remove(DEFAULT_APP);
     if !args.api_keys.is_empty() {
         app.get_or_insert_default().keys = api_keys(&args.api_keys, prefix, problems);
     }
+
     if let Some(secret) = args.token_secret {
         let key = KeyMaterial::Secret(secret);
         app.get_or_insert_default().tokens = vec![TokenKeyConfig {
@@ -212,18 +235,23 @@ pub(super) fn apply(
             key,
         }];
     }
+
     if let Some(require_exp) = args.require_exp {
         app.get_or_insert_default().require_exp = require_exp;
     }
+
     if let Some(client_auth) = args.client_auth {
         app.get_or_insert_default().client_auth = Some(client_auth);
     }
+
     if !args.origins.is_empty() {
         app.get_or_insert_default().origins = Some(args.origins);
     }
+
     if !args.index.is_empty() {
         app.get_or_insert_default().index = args.index;
     }
+
     for HistorySetting { pattern, size } in args.channel_history {
         let rules = &mut app.get_or_insert_default().channels;
         match rules.iter_mut().find(|rule| rule.pattern == pattern) {
@@ -231,10 +259,16 @@ pub(super) fn apply(
             None => rules.push(ChannelRule::new(&pattern, size)),
         }
     }
+
+    for kind in args.protocols {
+        app.get_or_insert_default().protocols.enable(kind);
+    }
+
     if let Some(store) = args.store_user_events {
         let kept = &mut app.get_or_insert_default().user_events;
         *kept = store.then(|| kept.unwrap_or_default());
     }
+
     config
         .apps
         .extend(app.map(|app| (DEFAULT_APP.to_owned(), app)));
@@ -254,12 +288,15 @@ pub(super) fn of_default(layers: &[Layer<'_>]) -> Vec<String> {
             ("index", !args.index.is_empty()),
             ("channel-history", !args.channel_history.is_empty()),
             ("store-user-events", args.store_user_events.is_some()),
+            ("protocol", !args.protocols.is_empty()),
         ]
     };
+
     let all = layers.iter().flat_map(|(args, prefix)| {
         let set = set(args).into_iter().filter(|(_, is_set)| *is_set);
         set.map(|(flag, _)| named(prefix, flag))
     });
+
     all.collect()
 }
 
@@ -290,6 +327,7 @@ fn read_files(args: &mut ServeArgs, prefix: &str, problems: &mut Vec<Problem>) {
             "token-secret",
         ),
     ];
+
     for (secret, path, flag) in ones {
         let Some(path) = path else { continue };
         let setting = named(prefix, &format!("{flag}-file"));
@@ -299,12 +337,14 @@ fn read_files(args: &mut ServeArgs, prefix: &str, problems: &mut Vec<Problem>) {
             *secret = read_secret(&setting, &path, problems);
         }
     }
+
     let files = std::mem::take(&mut args.api_key_files);
     let setting = named(prefix, "api-key-file");
     if !files.is_empty() && !args.api_keys.is_empty() {
         problems.push(both(&named(prefix, "api-key"), &setting));
         return;
     }
+
     for path in files {
         args.api_keys.extend(read_secret(&setting, &path, problems));
     }
@@ -334,28 +374,35 @@ fn apply_redis(
             }
         }
     }
+
     if let Some(name) = &args.redis_sentinel_master {
         redis.get_or_insert_default().sentinel_master = Some(name.clone());
     }
+
     if let Some(user) = &args.redis_sentinel_user {
         redis.get_or_insert_default().sentinel_user = Some(user.clone());
     }
+
     if let Some(password) = &args.redis_sentinel_password {
         let redis = redis.get_or_insert_default();
         redis.sentinel_password = Some(password.clone());
         redis.sentinel_password_file = None;
     }
+
     // Unlike what a file names, what a flag names is relative to the working directory.
     let file = |path: &Option<PathBuf>| {
         path.as_ref()
             .map(|path| PemFile::from(std::path::absolute(path).unwrap_or_else(|_| path.clone())))
     };
+
     if let Some(ca) = file(&args.redis_ca) {
         redis.get_or_insert_default().ca = Some(ca);
     }
+
     if let Some(cert) = file(&args.redis_cert) {
         redis.get_or_insert_default().cert = Some(cert);
     }
+
     if let Some(key) = file(&args.redis_key) {
         redis.get_or_insert_default().key = Some(key);
     }
@@ -386,6 +433,7 @@ fn api_keys(keys: &[Secret], prefix: &str, problems: &mut Vec<Problem>) -> Vec<A
             }
         }
     }
+
     configured
 }
 
@@ -409,8 +457,9 @@ fn set_limit(limits: &mut Limits, limit: &LimitSetting, prefix: &str) -> Result<
         },
         message,
     };
+
     let mut table = toml::Table::try_from(&*limits).map_err(|error| bad(error.to_string()))?;
-    let Some(current) = table.get_mut(&limit.name) else {
+    let Some(current) = table.get_mut(renamed::limit(&limit.name).unwrap_or(&limit.name)) else {
         let nearest = nearest(&limit.name, table.keys().map(String::as_str));
         return Err(Problem::Unknown {
             place,
@@ -419,13 +468,16 @@ fn set_limit(limits: &mut Limits, limit: &LimitSetting, prefix: &str) -> Result<
             nearest,
         });
     };
+
     *current = match limit.value.replace('_', "").parse::<i64>() {
         Ok(number) => toml::Value::Integer(number),
         Err(_) => toml::Value::String(limit.value.clone()),
     };
+
     *limits = table.try_into().map_err(|error: toml::de::Error| {
         let why = words::expected(&limit.name, &limit.value, error.message());
         bad(format!("\"{}\": {why}", limit.value))
     })?;
+
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::{
     check_keys::check_token_keys,
     form::{is_name, is_path},
     log,
-    rules::Rules,
+    problems::Problems,
 };
 
 impl Config {
@@ -19,32 +19,42 @@ impl Config {
     }
 
     /// Every rule that is broken.
-    pub(super) fn rules(&self) -> Rules {
-        let mut rules = Rules::default();
-        self.check_exposure(&mut rules);
-        self.check_node(&mut rules);
-        self.check_limits(&mut rules);
-        self.check_redis(&mut rules);
+    pub(super) fn rules(&self) -> Problems {
+        let mut problems = Problems::default();
+        self.check_exposure(&mut problems);
+        self.check_node(&mut problems);
+        self.check_limits(&mut problems);
+        self.check_redis(&mut problems);
+        if let Some(data) = &self.data {
+            data.check(self.redis.is_some(), &mut problems);
+        }
+
         if self.apps.is_empty() {
-            rules.push(format!(
+            problems.push(format!(
                 "apps is empty, and a server serves at least one app; add one, such as \"{DEFAULT_APP}\""
             ));
         }
+
         for (name, app) in &self.apps {
-            check_app(name, app, &mut rules);
-            check_token_keys(name, app, &mut rules);
-            self.check_client_auth(name, app, &mut rules);
+            check_app(name, app, &mut problems);
+            check_token_keys(name, app, &mut problems);
+            self.check_client_auth(name, app, &mut problems);
         }
-        self.check_key_names(&mut rules);
-        self.check_client_keys(&mut rules);
-        rules
+
+        self.check_protocols(&mut problems);
+        self.check_mesa(&mut problems);
+        self.check_key_names(&mut problems);
+        self.check_client_keys(&mut problems);
+
+        problems
     }
 
     /// Without keys whoever reaches the server drives it, so only this machine may.
-    fn check_exposure(&self, rules: &mut Rules) {
+    fn check_exposure(&self, problems: &mut Problems) {
         if !self.is_development() {
             return;
         }
+
         let admin = self
             .admin_listen
             .filter(|address| !address.ip().to_canonical().is_loopback());
@@ -54,7 +64,7 @@ impl Config {
         ];
         for (name, address) in exposed {
             if let Some(address) = address {
-                rules.pair(name, format!(
+                problems.pair(name, format!(
                     "{name} = \"{address}\" is not loopback, and there is no API key; set --api-key \
                      or FANFARE_API_KEY"
                 ));
@@ -62,9 +72,9 @@ impl Config {
         }
     }
 
-    fn check_node(&self, rules: &mut Rules) {
+    fn check_node(&self, problems: &mut Problems) {
         if self.admin_listen == Some(self.listen) && self.listen.port() != 0 {
-            rules.pair(
+            problems.pair(
                 "admin_listen",
                 format!(
                     "admin_listen and listen are both {}; give them different ports",
@@ -72,9 +82,10 @@ impl Config {
                 ),
             );
         }
+
         // A connection's id has one byte for its shard.
         if self.shards > 256 {
-            rules.value(
+            problems.value(
                 "shards",
                 format!(
                     "shards = {} is over 256; 0 means one per core, less one",
@@ -82,23 +93,26 @@ impl Config {
                 ),
             );
         }
+
         if let Some(name) = &self.node_name
             && !is_name(name, 64, |byte| {
                 byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
             })
         {
-            rules.value(
+            problems.value(
                 "node_name",
                 format!(
                     "node_name = \"{name}\" is not 1 to 64 letters, digits, \"_\", \".\" or \"-\""
                 ),
             );
         }
+
         if let Err(error) = log::parse(&self.log) {
-            rules.value("log", format!("log = \"{}\": {error}", self.log));
+            problems.value("log", format!("log = \"{}\": {error}", self.log));
         }
+
         if self.drain_delay() >= self.drain_timeout {
-            rules.pair(
+            problems.pair(
                 "drain_delay",
                 format!(
                     "drain_delay = \"{}\" must be shorter than drain_timeout = \"{}\"",
@@ -107,12 +121,13 @@ impl Config {
                 ),
             );
         }
+
         for path in self
             .redact
             .iter()
             .filter(|path| !is_path(path, &["auth", "profile", "connection"]))
         {
-            rules.value(
+            problems.value(
                 "redact",
                 format!(
                     "redact: \"{path}\" is not a path such as \"auth.email\" or \"connection.ip\""
@@ -121,11 +136,11 @@ impl Config {
         }
     }
 
-    fn check_redis(&self, rules: &mut Rules) {
+    fn check_redis(&self, problems: &mut Problems) {
         if !is_name(&self.namespace, 64, |byte| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte)
         }) {
-            rules.value(
+            problems.value(
                 "namespace",
                 format!(
                     "namespace: \"{}\" must be 1 to 64 characters of a-z, 0-9, \"_\" and \"-\"",
@@ -133,8 +148,9 @@ impl Config {
                 ),
             );
         }
+
         if let Some(redis) = &self.redis {
-            redis.check(rules);
+            redis.check(problems);
         }
     }
 }

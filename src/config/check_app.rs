@@ -5,25 +5,26 @@ use std::collections::BTreeSet;
 use super::{
     AppConfig, ChannelRule, OriginPattern, UserEvents,
     form::{is_channel_pattern, is_name, is_path},
-    rules::Rules,
+    problems::Problems,
 };
 use crate::limits::{CHANNEL_NAME_BYTES, HISTORY_EVENTS_MAX, LEAVE_AFTER_MAX};
 
-pub(super) fn check_app(name: &str, app: &AppConfig, rules: &mut Rules) {
+pub(super) fn check_app(name: &str, app: &AppConfig, problems: &mut Problems) {
     if !is_name(name, 64, |byte| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte)
     }) {
-        rules.value(
+        problems.value(
             format!("apps.{name}"),
             format!("app \"{name}\": a name is 1 to 64 lower-case letters, digits, \"_\" or \"-\""),
         );
     }
+
     for path in app
         .index
         .iter()
         .filter(|path| !is_path(path, &["auth", "profile"]))
     {
-        rules.value(
+        problems.value(
             format!("apps.{name}.index"),
             format!(
                 "app \"{name}\": index \"{path}\" is not a path such as \"auth.email\" or \
@@ -31,25 +32,37 @@ pub(super) fn check_app(name: &str, app: &AppConfig, rules: &mut Rules) {
             ),
         );
     }
+
     let place = format!("app \"{name}\"");
     let setting = format!("apps.{name}.origins");
-    check_origins(&place, &setting, app.origins.as_deref(), rules);
+    check_origins(&place, &setting, app.origins.as_deref(), problems);
+
     for (n, key) in app.client_keys.iter().enumerate() {
         let place = format!("app \"{name}\", client key \"{}\"", key.name);
         let setting = format!("apps.{name}.client_keys[{n}].origins");
-        check_origins(&place, &setting, key.origins.as_deref(), rules);
+        check_origins(&place, &setting, key.origins.as_deref(), problems);
     }
-    check_channels(name, &app.channels, rules);
+
+    check_channels(name, &app.channels, problems);
     if let Some(kept) = &app.user_events {
-        check_user_events(name, kept, rules);
+        check_user_events(name, kept, problems);
+    }
+
+    if app.max_stored_bytes == Some(0) {
+        problems.value(
+            format!("apps.{name}.max_stored_bytes"),
+            format!(
+                "app \"{name}\": max_stored_bytes = 0 would refuse every event that is to be stored; leave it out for no bound"
+            ),
+        );
     }
 }
 
 /// `place` says whose origins they are, and `setting` is their key.
-fn check_origins(place: &str, setting: &str, origins: Option<&[String]>, rules: &mut Rules) {
+fn check_origins(place: &str, setting: &str, origins: Option<&[String]>, problems: &mut Problems) {
     for origin in origins.into_iter().flatten() {
         if let Err(error) = origin.parse::<OriginPattern>() {
-            rules.value(
+            problems.value(
                 setting,
                 format!("{place}: \"{origin}\" is not an origin: {error}"),
             );
@@ -57,7 +70,7 @@ fn check_origins(place: &str, setting: &str, origins: Option<&[String]>, rules: 
     }
 }
 
-fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Rules) {
+fn check_channels(name: &str, channels: &[ChannelRule], problems: &mut Problems) {
     let mut patterns = BTreeSet::new();
     for (n, rule) in channels.iter().enumerate() {
         let ChannelRule {
@@ -68,21 +81,23 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Rules) {
             presence: _,
             leave_after,
         } = rule;
+
         let place = format!("app \"{name}\": channels \"{pattern}\"");
         let setting = |key: &str| format!("apps.{name}.channels[{n}].{key}");
         if !is_channel_pattern(pattern) {
-            rules.value(setting("pattern"), format!(
+            problems.value(setting("pattern"), format!(
                 "{place}: a pattern is 1 to {CHANNEL_NAME_BYTES} letters, digits, \"*\" or one of \
                  _.:=@,;-"
             ));
         } else if !patterns.insert(pattern) {
-            rules.pair(
+            problems.pair(
                 setting("pattern"),
                 format!("{place} is there twice; the second rule would never apply"),
             );
         }
+
         if *history_size > HISTORY_EVENTS_MAX {
-            rules.value(
+            problems.value(
                 setting("history_size"),
                 format!(
                     "{place}: history_size = {history_size} is over {HISTORY_EVENTS_MAX}, the most that one replay \
@@ -90,8 +105,9 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Rules) {
                 ),
             );
         }
+
         if *leave_after > LEAVE_AFTER_MAX {
-            rules.value(
+            problems.value(
                 setting("leave_after"),
                 format!(
                     "{place}: leave_after = {} is over {}; a page that is loaded again is back sooner",
@@ -100,6 +116,7 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Rules) {
                 ),
             );
         }
+
         let nothing = [
             ("history_bytes", *history_bytes == 0),
             ("history_ttl", history_ttl.is_zero()),
@@ -108,7 +125,7 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Rules) {
             .iter()
             .filter(|(_, zero)| *zero && *history_size > 0)
         {
-            rules.value(
+            problems.value(
                 setting(key),
                 format!(
                     "{place}: {key} = 0 would keep nothing; if that is meant, set history_size = 0"
@@ -118,23 +135,25 @@ fn check_channels(name: &str, channels: &[ChannelRule], rules: &mut Rules) {
     }
 }
 
-fn check_user_events(name: &str, kept: &UserEvents, rules: &mut Rules) {
+fn check_user_events(name: &str, kept: &UserEvents, problems: &mut Problems) {
     let UserEvents { size, bytes, ttl } = kept;
     let place = format!("app \"{name}\": user_events");
     let setting = |key: &str| format!("apps.{name}.user_events.{key}");
+
     if *size > HISTORY_EVENTS_MAX {
-        rules.value(
+        problems.value(
             setting("size"),
             format!("{place}: size = {size} is over {HISTORY_EVENTS_MAX}, the most that one replay may have"),
         );
     }
+
     for (key, zero) in [
         ("size", *size == 0),
         ("bytes", *bytes == 0),
         ("ttl", ttl.is_zero()),
     ] {
         if zero {
-            rules.value(
+            problems.value(
                 setting(key),
                 format!(
                     "{place}: {key} = 0 would keep nothing; if that is meant, leave the table out"

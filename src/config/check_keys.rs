@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     AppConfig, ClientAuth, ClientKeyConfig, Config, KeyHash, KeyMaterial, TokenAlgorithm,
-    form::is_name, rules::Rules,
+    form::is_name, problems::Problems,
 };
 use crate::limits::{CLIENT_KEY_BYTES, CLIENT_KEY_BYTES_MIN, TOKEN_SECRET_BYTES, TOKEN_TRIES};
 
@@ -13,18 +13,20 @@ const KEY_NAME: &str = "is not 1 to 64 visible characters";
 
 impl Config {
     /// Who may have to authenticate needs a key to be verified with.
-    pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, rules: &mut Rules) {
+    pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, problems: &mut Problems) {
         let setting = |key: &str| format!("apps.{name}.{key}");
         if app.user_events.is_some() && !self.has_users(app) {
             let needs = [setting("client_auth"), setting("client_keys")];
-            rules.needing(setting("user_events"), needs, format!(
+            problems.needing(setting("user_events"), needs, format!(
                 "app \"{name}\": user_events keeps events for users, and with client_auth = \"off\" no client is one; leave \
                  user_events (--store-user-events) out, or set client_auth = \"optional\""
             ));
         }
+
         if self.is_loopback() || app.has_token_keys() {
             return;
         }
+
         let needs = ["tokens", "jwks_url", "client_auth"].map(setting);
         let needs = [&needs[..], &["listen".to_owned()]].concat();
         for (n, key) in app.client_keys.iter().enumerate() {
@@ -32,7 +34,7 @@ impl Config {
                 key.client_auth
             {
                 let setting = setting(&format!("client_keys[{n}].client_auth"));
-                rules.needing(setting, needs.clone(), format!(
+                problems.needing(setting, needs.clone(), format!(
                     "app \"{name}\", client key \"{}\": client_auth is \"{}\", and there is no key to verify tokens \
                      with; set [[apps.{name}.tokens]] or jwks_url, or client_auth = \"off\" for the key too",
                     key.name,
@@ -40,6 +42,7 @@ impl Config {
                 ));
             }
         }
+
         let (key, why) = match app.client_auth {
             Some(ClientAuth::Off) => return,
             Some(set) => {
@@ -54,14 +57,15 @@ impl Config {
                 "there is no key to verify client tokens with".to_owned(),
             ),
         };
-        rules.needing(key, needs, format!(
+
+        problems.needing(key, needs, format!(
             "app \"{name}\": {why}; set --token-secret, FANFARE_TOKEN_SECRET, [[apps.{name}.tokens]] or \
              jwks_url, or client_auth = \"off\""
         ));
     }
 
     /// A name stands for one key in logs and in the store of answers, and a key for one app.
-    pub(super) fn check_key_names(&self, rules: &mut Rules) {
+    pub(super) fn check_key_names(&self, problems: &mut Problems) {
         let keys: Vec<_> = self
             .apps
             .iter()
@@ -70,29 +74,32 @@ impl Config {
                 keys.map(move |(n, key)| (app, format!("apps.{app}.keys[{n}]"), key))
             })
             .collect();
+
         for (n, (app, setting, key)) in keys.iter().enumerate() {
             if key.key_file.is_some() {
-                rules.value(format!("{setting}.key_file"), format!(
+                problems.value(format!("{setting}.key_file"), format!(
                     "app \"{app}\": key_file of API key \"{}\" was not read; only Config::load reads files",
                     key.name
                 ));
             }
+
             if !is_key_name(&key.name) {
-                rules.value(
+                problems.value(
                     format!("{setting}.name"),
                     format!("app \"{app}\": API key name {:?} {KEY_NAME}", key.name),
                 );
             }
+
             for (other_app, _, other) in &keys[..n] {
                 // Keys whose files could not be read are not the same.
                 if key.hash == other.hash && key.hash != KeyHash::NONE {
-                    rules.value(setting.as_str(), format!(
+                    problems.value(setting.as_str(), format!(
                         "API keys \"{}\" of app \"{other_app}\" and \"{}\" of app \"{app}\" are the same key; \
                          a key belongs to one app, under one name",
                         other.name, key.name
                     ));
                 } else if app == other_app && key.name == other.name {
-                    rules.value(
+                    problems.value(
                         format!("{setting}.name"),
                         format!("app \"{app}\": two API keys are named \"{}\"", key.name),
                     );
@@ -102,7 +109,7 @@ impl Config {
     }
 
     /// A client key names one app, and whoever opens the page can read it.
-    pub(super) fn check_client_keys(&self, rules: &mut Rules) {
+    pub(super) fn check_client_keys(&self, problems: &mut Problems) {
         let keys: Vec<_> = self
             .apps
             .iter()
@@ -111,24 +118,26 @@ impl Config {
                 keys.map(move |(n, key)| (app, format!("apps.{app}.client_keys[{n}]"), key))
             })
             .collect();
+
         for (n, (app, setting, key)) in keys.iter().enumerate() {
-            check_form(app, setting, key, rules);
+            check_form(app, setting, key, problems);
             for (other_app, _, other) in &keys[..n] {
                 if key.key == other.key {
-                    rules.value(format!("{setting}.key"), format!(
+                    problems.value(format!("{setting}.key"), format!(
                         "client keys \"{}\" of app \"{other_app}\" and \"{}\" of app \"{app}\" are the same key; a \
                          key names one app, under one name",
                         other.name, key.name
                     ));
                 } else if app == other_app && key.name == other.name {
-                    rules.value(
+                    problems.value(
                         format!("{setting}.name"),
                         format!("app \"{app}\": two client keys are named \"{}\"", key.name),
                     );
                 }
             }
+
             if let Some(secret) = self.secret_equal_to(&key.key) {
-                rules.value(format!("{setting}.key"), format!(
+                problems.value(format!("{setting}.key"), format!(
                     "app \"{app}\": client key \"{}\" is {secret}; a client key is public, so make another",
                     key.name
                 ));
@@ -152,15 +161,16 @@ impl Config {
     }
 }
 
-pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Rules) {
+pub(super) fn check_token_keys(name: &str, app: &AppConfig, problems: &mut Problems) {
     let setting = |key: &str| format!("apps.{name}.{key}");
     if app.jwks_url.is_some() && app.issuer.is_none() && app.audience.is_none() {
         let needs = ["issuer", "audience"].map(setting);
-        rules.needing(setting("jwks_url"), needs, format!(
+        problems.needing(setting("jwks_url"), needs, format!(
             "app \"{name}\": jwks_url without issuer or audience would take every token of whoever signs there, also \
              those for others; set at least one of the two"
         ));
     }
+
     for alg in [
         TokenAlgorithm::RS256,
         TokenAlgorithm::ES256,
@@ -171,26 +181,29 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Rules) {
             .iter()
             .filter(|key| key.alg == alg && key.kid.is_none())
             .count();
+
         if unnamed > TOKEN_TRIES {
-            rules.value(setting("tokens"), format!(
+            problems.value(setting("tokens"), format!(
                 "app \"{name}\": {unnamed} token keys of {} have no kid, and at most {TOKEN_TRIES} are tried for a token; \
                  set kid",
                 alg.name()
             ));
         }
     }
+
     let mut kids = BTreeSet::new();
     for (n, key) in app.tokens.iter().enumerate() {
         if let Some(kid) = &key.kid
             && !kids.insert(kid)
         {
             let message = format!("app \"{name}\": two token keys have kid \"{kid}\"");
-            rules.value(setting(&format!("tokens[{n}].kid")), message);
+            problems.value(setting(&format!("tokens[{n}].kid")), message);
         }
+
         if let (TokenAlgorithm::HS256, KeyMaterial::Secret(secret)) = (key.alg, &key.key)
             && secret.expose().len() < TOKEN_SECRET_BYTES
         {
-            rules.value(setting(&format!("tokens[{n}].secret")), format!(
+            problems.value(setting(&format!("tokens[{n}].secret")), format!(
                 "app \"{name}\": the token secret has {} bytes, and HS256 needs at least {} (make one with: openssl rand \
                  -hex 32)",
                 secret.expose().len(),
@@ -201,16 +214,17 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, rules: &mut Rules) {
 }
 
 /// `setting` is the path of the key.
-fn check_form(app: &str, setting: &str, key: &ClientKeyConfig, rules: &mut Rules) {
+fn check_form(app: &str, setting: &str, key: &ClientKeyConfig, problems: &mut Problems) {
     if !is_key_name(&key.name) {
-        rules.value(
+        problems.value(
             format!("{setting}.name"),
             format!("app \"{app}\": client key name {:?} {KEY_NAME}", key.name),
         );
     }
+
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"&=+%#".contains(&byte);
     if key.key.len() < CLIENT_KEY_BYTES_MIN || !is_name(&key.key, CLIENT_KEY_BYTES, plain) {
-        rules.value(format!("{setting}.key"), format!(
+        problems.value(format!("{setting}.key"), format!(
             "app \"{app}\": client key \"{}\" must be {CLIENT_KEY_BYTES_MIN} to {CLIENT_KEY_BYTES} visible ASCII \
              characters without & = + % #, so that it stands in an address as it is",
             key.name

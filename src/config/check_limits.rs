@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Config, rules::Rules};
+use super::{Config, problems::Problems};
 use crate::limits::{
     ADMITTED_UNIT, BUS_FRAME_BYTES, HISTORY_TTL_MS_MAX, Limits, REQUEST_HEAD_BYTES,
     SMALL_DELIVERIES, TICK,
@@ -26,30 +26,32 @@ const AROUND_CLAIMS: usize = 512;
 const AROUND_PROFILE: usize = 256;
 
 impl Config {
-    pub(super) fn check_limits(&self, rules: &mut Rules) {
+    pub(super) fn check_limits(&self, problems: &mut Problems) {
         let limits = &self.limits;
-        check_zeros(limits, rules);
-        check_sizes(limits, rules);
-        check_tokens(limits, rules);
-        check_counts(limits, rules);
-        check_heartbeats(limits, rules);
-        check_waits(limits, rules);
+        check_zeros(limits, problems);
+        check_sizes(limits, problems);
+        check_tokens(limits, problems);
+        check_counts(limits, problems);
+        check_heartbeats(limits, problems);
+        check_waits(limits, problems);
+
         if self.redis.is_some() {
-            check_with_redis(limits, rules);
+            check_with_redis(limits, problems);
         } else {
-            self.check_history(rules);
+            self.check_history(problems);
         }
-        self.check_ages(rules);
+
+        self.check_ages(problems);
     }
 
     /// Without Redis all histories share one bound, which none of them may exceed.
-    fn check_history(&self, rules: &mut Rules) {
+    fn check_history(&self, problems: &mut Problems) {
         let all = self.limits.history_bytes;
         for (name, app) in &self.apps {
             for (n, rule) in app.channels.iter().enumerate() {
                 let kept = rule.history_bytes;
                 if rule.history_size > 0 && kept > all {
-                    rules.pair(
+                    problems.pair(
                         format!("apps.{name}.channels[{n}].history_bytes"),
                         format!(
                             "app \"{name}\": channels \"{}\": history_bytes = {kept} is over limits.history_bytes = \
@@ -59,9 +61,10 @@ impl Config {
                     );
                 }
             }
+
             let kept = app.user_events.as_ref().map_or(0, |events| events.bytes);
             if kept > all {
-                rules.pair(
+                problems.pair(
                     format!("apps.{name}.user_events.bytes"),
                     format!(
                         "app \"{name}\": user_events.bytes = {kept} is over limits.history_bytes = {all}, which bounds \
@@ -73,11 +76,11 @@ impl Config {
     }
 
     /// Ages are told to Redis in whole milliseconds.
-    fn check_ages(&self, rules: &mut Rules) {
+    fn check_ages(&self, problems: &mut Problems) {
         let mut check = |setting: String, place: &str, age: Duration| {
             let is_too_long = age.as_millis() > u128::from(HISTORY_TTL_MS_MAX);
             if is_too_long || (!age.is_zero() && age.as_millis() == 0) {
-                rules.value(
+                problems.value(
                     setting,
                     format!(
                         "{place} = \"{}\" is not between 1ms and {} years",
@@ -87,6 +90,7 @@ impl Config {
                 );
             }
         };
+
         for (name, app) in &self.apps {
             for (n, rule) in app.channels.iter().enumerate() {
                 check(
@@ -95,6 +99,7 @@ impl Config {
                     rule.history_ttl,
                 );
             }
+
             if let Some(events) = &app.user_events {
                 check(
                     format!("apps.{name}.user_events.ttl"),
@@ -103,6 +108,7 @@ impl Config {
                 );
             }
         }
+
         for (name, age) in [
             ("idempotency_window", self.limits.idempotency_window),
             ("node_lease", self.limits.node_lease),
@@ -113,12 +119,12 @@ impl Config {
     }
 }
 
-fn check_zeros(limits: &Limits, rules: &mut Rules) {
+fn check_zeros(limits: &Limits, problems: &mut Problems) {
     let table = toml::Table::try_from(limits).unwrap_or_default();
     for (name, value) in &table {
         let zero = value.as_integer() == Some(0) || value.as_str() == Some("0s");
         if zero && !MAY_BE_ZERO.contains(&name.as_str()) {
-            rules.value(
+            problems.value(
                 format!("limits.{name}"),
                 format!("limits.{name} = 0 would let nothing through; it must be at least 1"),
             );
@@ -127,7 +133,7 @@ fn check_zeros(limits: &Limits, rules: &mut Rules) {
 }
 
 /// What is largest on one way must fit where it goes next.
-fn check_sizes(limits: &Limits, rules: &mut Rules) {
+fn check_sizes(limits: &Limits, problems: &mut Problems) {
     let Limits {
         body_bytes,
         message_bytes,
@@ -141,9 +147,11 @@ fn check_sizes(limits: &Limits, rules: &mut Rules) {
         bus_inbox_bytes,
         ..
     } = *limits;
+
     let body = ("body_bytes", body_bytes);
     let message = ("message_bytes", message_bytes);
     let outbox = ("outbox_bytes", outbox_bytes);
+
     let ordered = [
         (body, outbox),
         (message, outbox),
@@ -162,9 +170,10 @@ fn check_sizes(limits: &Limits, rules: &mut Rules) {
         (body, ("bus_inbox_bytes", bus_inbox_bytes)),
         (message, ("bus_inbox_bytes", bus_inbox_bytes)),
     ];
+
     for ((small, small_value), (large, large_value)) in ordered {
         if small_value > large_value {
-            rules.pair(
+            problems.pair(
                 format!("limits.{small}"),
                 format!(
                     "limits.{small} = {small_value} is over limits.{large} = {large_value}; the \
@@ -176,7 +185,7 @@ fn check_sizes(limits: &Limits, rules: &mut Rules) {
 
     // A page of members fills a quarter of an outbox at most, and has at least one.
     if profile_bytes > outbox_bytes / 4 {
-        rules.pair(
+        problems.pair(
             "limits.profile_bytes",
             format!(
                 "limits.profile_bytes = {profile_bytes} is over a quarter of limits.outbox_bytes = {outbox_bytes}; a page of \
@@ -184,8 +193,9 @@ fn check_sizes(limits: &Limits, rules: &mut Rules) {
             ),
         );
     }
+
     if profile_bytes.saturating_add(AROUND_PROFILE) > message_bytes && message_bytes > 0 {
-        rules.pair(
+        problems.pair(
             "limits.profile_bytes",
             format!(
                 "limits.profile_bytes = {profile_bytes} with {AROUND_PROFILE} bytes around it is over limits.message_bytes = \
@@ -196,7 +206,7 @@ fn check_sizes(limits: &Limits, rules: &mut Rules) {
 }
 
 /// A client brings its token in an address, and renews it by a message.
-fn check_tokens(limits: &Limits, rules: &mut Rules) {
+fn check_tokens(limits: &Limits, problems: &mut Problems) {
     let Limits {
         claims_bytes,
         message_bytes,
@@ -204,10 +214,11 @@ fn check_tokens(limits: &Limits, rules: &mut Rules) {
         revocation_ttl,
         ..
     } = *limits;
+
     // Base64 makes four bytes of three.
     let token = claims_bytes.saturating_mul(4) / 3 + AROUND_CLAIMS;
     if token > REQUEST_HEAD_BYTES {
-        rules.value(
+        problems.value(
             "limits.claims_bytes",
             format!(
                 "limits.claims_bytes = {claims_bytes} makes tokens of {token} bytes, which do not fit the {REQUEST_HEAD_BYTES} bytes \
@@ -215,8 +226,9 @@ fn check_tokens(limits: &Limits, rules: &mut Rules) {
             ),
         );
     }
+
     if token > message_bytes && message_bytes > 0 {
-        rules.pair(
+        problems.pair(
             "limits.claims_bytes",
             format!(
                 "limits.claims_bytes = {claims_bytes} makes tokens of {token} bytes, over limits.message_bytes = {message_bytes}; \
@@ -224,8 +236,9 @@ fn check_tokens(limits: &Limits, rules: &mut Rules) {
             ),
         );
     }
+
     if revocation_ttl < token_ttl {
-        rules.pair(
+        problems.pair(
             "limits.revocation_ttl",
             format!(
                 "limits.revocation_ttl = \"{}\" is shorter than limits.token_ttl = \"{}\"; a token would be good again \
@@ -237,8 +250,8 @@ fn check_tokens(limits: &Limits, rules: &mut Rules) {
     }
 }
 
-/// The gate counts in 32 bits.
-fn check_counts(limits: &Limits, rules: &mut Rules) {
+/// Admission counts in 32 bits.
+fn check_counts(limits: &Limits, problems: &mut Problems) {
     let most = u32::MAX as usize;
     for (name, value, most) in [
         ("admitted_bytes", limits.admitted_bytes, most),
@@ -255,15 +268,16 @@ fn check_counts(limits: &Limits, rules: &mut Rules) {
         ),
     ] {
         if value > most {
-            rules.value(
+            problems.value(
                 format!("limits.{name}"),
                 format!("limits.{name} = {value} is over {most}, the most that can be counted"),
             );
         }
     }
+
     let (each, all) = (limits.connections_per_address, limits.connections);
     if all > 0 && each > all {
-        rules.pair(
+        problems.pair(
             "limits.connections_per_address",
             format!(
                 "limits.connections_per_address = {each} is over limits.connections = {all}, and would bound nothing; lower \
@@ -273,7 +287,7 @@ fn check_counts(limits: &Limits, rules: &mut Rules) {
     }
 }
 
-fn check_waits(limits: &Limits, rules: &mut Rules) {
+fn check_waits(limits: &Limits, problems: &mut Problems) {
     let Limits {
         handshake,
         http_idle,
@@ -281,8 +295,9 @@ fn check_waits(limits: &Limits, rules: &mut Rules) {
         reconnect_max,
         ..
     } = *limits;
+
     if handshake > http_idle && !http_idle.is_zero() {
-        rules.pair(
+        problems.pair(
             "limits.http_idle",
             format!(
                 "limits.http_idle = \"{}\" is under limits.handshake = \"{}\"; a connection that rests between requests would \
@@ -292,8 +307,9 @@ fn check_waits(limits: &Limits, rules: &mut Rules) {
             ),
         );
     }
+
     if reconnect_min > reconnect_max && !reconnect_max.is_zero() {
-        rules.pair(
+        problems.pair(
             "limits.reconnect_min",
             format!(
                 "limits.reconnect_min = \"{}\" is over limits.reconnect_max = \"{}\"; lower the first or raise the second",
@@ -304,7 +320,7 @@ fn check_waits(limits: &Limits, rules: &mut Rules) {
     }
 }
 
-fn check_heartbeats(limits: &Limits, rules: &mut Rules) {
+fn check_heartbeats(limits: &Limits, problems: &mut Problems) {
     let Limits {
         heartbeat,
         heartbeat_wait,
@@ -317,7 +333,7 @@ fn check_heartbeats(limits: &Limits, rules: &mut Rules) {
         ("heartbeat_wait", heartbeat_wait, TICK),
     ] {
         if !wait.is_zero() && wait < least {
-            rules.value(
+            problems.value(
                 format!("limits.{name}"),
                 format!(
                     "limits.{name} = \"{}\" is under {}, the shortest that is kept",
@@ -327,11 +343,13 @@ fn check_heartbeats(limits: &Limits, rules: &mut Rules) {
             );
         }
     }
+
     if heartbeat.is_zero() {
         return;
     }
+
     if heartbeat_wait >= heartbeat {
-        rules.pair(
+        problems.pair(
             "limits.heartbeat_wait",
             format!(
                 "limits.heartbeat_wait = \"{}\" is not under limits.heartbeat = \"{}\"; a ping must be answered before the \
@@ -341,7 +359,7 @@ fn check_heartbeats(limits: &Limits, rules: &mut Rules) {
             ),
         );
     } else if heartbeat_wait + TICK > heartbeat {
-        rules.pair(
+        problems.pair(
             "limits.heartbeat_wait",
             format!(
                 "limits.heartbeat_wait = \"{}\" must be at least {} shorter than limits.heartbeat = \"{}\"; lower the first or \
@@ -355,7 +373,7 @@ fn check_heartbeats(limits: &Limits, rules: &mut Rules) {
 }
 
 /// What only holds with other nodes.
-fn check_with_redis(limits: &Limits, rules: &mut Rules) {
+fn check_with_redis(limits: &Limits, problems: &mut Problems) {
     let Limits {
         body_bytes,
         message_bytes,
@@ -368,7 +386,7 @@ fn check_with_redis(limits: &Limits, rules: &mut Rules) {
     let most = BUS_FRAME_BYTES / 4;
     for (name, value) in [("body_bytes", body_bytes), ("message_bytes", message_bytes)] {
         if value > most {
-            rules.pair(
+            problems.pair(
                 format!("limits.{name}"),
                 format!(
                     "limits.{name} = {value} is over {most}, the largest that nodes pass on by redis.url; lower it, or run one \
@@ -377,8 +395,9 @@ fn check_with_redis(limits: &Limits, rules: &mut Rules) {
             );
         }
     }
+
     if redis_timeout > node_lease / 2 && !node_lease.is_zero() {
-        rules.pair(
+        problems.pair(
             "limits.redis_timeout",
             format!(
                 "limits.redis_timeout = \"{}\" is over half of limits.node_lease = \"{}\"; one slow renewal would cost the lease, \

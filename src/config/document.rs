@@ -16,7 +16,7 @@ use toml::{
     de::{DeArray, DeTable, DeValue},
 };
 
-use super::{Config, Problem, known_keys, words};
+use super::{Config, Problem, known_keys, renamed, words};
 
 /// A file that was read as far as possible.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub(super) struct Document {
     pub(super) lines: BTreeMap<String, usize>,
     /// The settings that could not be read, by their paths without the places in lists; `""` where that may be any.
     pub(super) left_out: Vec<String>,
+    /// The settings that were read under an old name.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Reads `text`, the content of the file at `path`.
@@ -40,10 +42,15 @@ pub(super) fn read(path: &Path, text: &str) -> Document {
         left_out: BTreeSet::new(),
         paths: Vec::new(),
     };
+
     let clean = reader.blank_bad_lines();
     // It is TOML by now.
     let mut table = DeTable::parse_recoverable(&clean).0;
     reader.refuse_lists(&mut table);
+    let warnings = renamed::in_file(table.get_mut(), |offset| {
+        format!("{}, line {}", path.display(), line_of(text, offset))
+    });
+
     let config = reader.read_entries(&mut table);
     let mut lines = BTreeMap::new();
     note_lines(text, table.get_ref(), "", &mut lines);
@@ -55,6 +62,7 @@ pub(super) fn read(path: &Path, text: &str) -> Document {
         problems,
         lines,
         left_out,
+        warnings,
     }
 }
 
@@ -91,6 +99,7 @@ impl Reader<'_> {
                     .entry(line_of(self.text, offset))
                     .or_insert_with(|| error.message().to_owned());
             }
+
             if errors.is_empty() {
                 return clean;
             }
@@ -105,6 +114,7 @@ impl Reader<'_> {
                 }
                 has_changed |= self.blank(&mut clean, line);
             }
+
             is_first = false;
             if !has_changed {
                 // The mistake is not in the line where it shows, such as a bracket that is never closed.
@@ -123,10 +133,12 @@ impl Reader<'_> {
         } else {
             range.end
         };
+
         let range = range.start..end;
         if clean[range.clone()].trim().is_empty() {
             return false;
         }
+
         let blank: String = clean[range.clone()]
             .bytes()
             .map(|byte| if byte == b'\n' { '\n' } else { ' ' })
@@ -134,6 +146,7 @@ impl Reader<'_> {
         clean.replace_range(range.clone(), &blank);
         self.left_out.insert(range.start);
         self.paths.push(path_of_line(self.text, line));
+
         true
     }
 
@@ -159,6 +172,7 @@ impl Reader<'_> {
                 Ok(config) => return config,
                 Err(error) => error,
             };
+
             let taken = error
                 .span()
                 .and_then(|span| take_out(table.get_mut(), &span));
@@ -168,6 +182,7 @@ impl Reader<'_> {
                 self.paths.push(String::new());
                 return Config::default();
             };
+
             self.note(&taken, error.message());
             self.left_out.insert(taken.offset);
             self.paths.push(taken.path);
@@ -262,12 +277,14 @@ fn take_out(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<Taken> {
             return Some(taken.within(name));
         }
     }
+
     let (key, value) = table
         .iter()
         .find(|(key, value)| key.span() == *span || value.span() == *span)?;
     let taken = Taken::of(key.get_ref(), key.span().start, value);
     let key = key.clone();
     table.remove(&key);
+
     Some(taken)
 }
 
@@ -282,10 +299,12 @@ fn take_item(items: &mut DeArray<'_>, span: &Range<usize>) -> Option<Taken> {
             return within;
         }
     }
+
     let at = items.iter().position(|item| item.span() == *span)?;
     let taken = Taken::of("", span.start, &items[at]);
     let kept = items.iter().enumerate().filter(|(n, _)| *n != at);
     *items = kept.map(|(_, item)| item.clone()).collect();
+
     Some(taken)
 }
 
@@ -343,6 +362,7 @@ fn path_of_line(text: &str, line: usize) -> String {
             None => key.to_owned(),
         }
     };
+
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     Some(path)
         .filter(|path| path.bytes().all(is_plain))

@@ -56,9 +56,11 @@ pub(super) fn read(
         .filter_map(Arg::get_long)
         .filter(|flag| *flag != "limit")
         .collect();
+
     let mut line = Vec::new();
     let mut limits = Vec::new();
     let mut port = None;
+
     for (variable, value) in environment {
         if variable == PORT {
             port = Some(value).filter(|value| !value.is_empty());
@@ -67,12 +69,14 @@ pub(super) fn read(
         let Some(name) = variable.strip_prefix(PREFIX) else {
             continue;
         };
+
         if value.is_empty()
             || CLIENT_VARIABLES.contains(&&*variable)
             || is_service_link(name, &value)
         {
             continue;
         }
+
         if let Some(limit) = name.strip_prefix(LIMIT) {
             limits.push(LimitSetting {
                 name: limit.to_lowercase(),
@@ -91,6 +95,7 @@ pub(super) fn read(
             problems.push(unknown(variable, &flags));
         }
     }
+
     let mut args = command
         .try_get_matches_from(line)
         .and_then(|matches| ServeArgs::from_arg_matches(&matches))
@@ -106,6 +111,7 @@ fn unknown(variable: String, flags: &[&str]) -> Problem {
             message: format!("unknown variable \"{variable}\"; set FANFARE_LISTEN, or {PORT}"),
         };
     }
+
     let known: Vec<String> = flags.iter().map(|flag| named(PREFIX, flag)).collect();
     let nearest = nearest(&variable, known.iter().map(String::as_str));
     Problem::Unknown {

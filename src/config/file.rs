@@ -36,7 +36,14 @@ pub(super) fn read_keys(config: &mut Config, folder: Option<&Path>, problems: &m
             |folder: &Path| -> PathBuf { folder.join(path) },
         )
     };
+
     let place = &place;
+    if let Some(data) = &mut config.data
+        && !data.dir.as_os_str().is_empty()
+    {
+        data.dir = place(&data.dir);
+    }
+
     for (setting, file) in config.redis.iter_mut().flat_map(|redis| {
         [
             ("redis.ca", &mut redis.ca),
@@ -51,6 +58,7 @@ pub(super) fn read_keys(config: &mut Config, folder: Option<&Path>, problems: &m
             Err(error) => problems.push(unreadable(setting, &file.path, &error)),
         }
     }
+
     for (name, app) in &mut config.apps {
         for (n, key) in app.tokens.iter_mut().enumerate() {
             if let KeyMaterial::PublicFile(path) = &key.key {
@@ -63,6 +71,7 @@ pub(super) fn read_keys(config: &mut Config, folder: Option<&Path>, problems: &m
             }
         }
     }
+
     read_redis_secrets(config, place, problems);
     read_app_secrets(config, place, problems);
 }
@@ -75,6 +84,7 @@ fn read_redis_secrets(
     let Some(redis) = &mut config.redis else {
         return;
     };
+
     if let Some(path) = redis.url_file.take() {
         let setting = "redis.url_file";
         if !redis.url.servers.is_empty() {
@@ -89,6 +99,7 @@ fn read_redis_secrets(
             }
         }
     }
+
     if let Some(path) = redis.sentinel_password_file.take() {
         let setting = "redis.sentinel_password_file";
         if redis.sentinel_password.is_some() {
@@ -109,10 +120,12 @@ fn read_app_secrets(
             let Some(path) = key.key_file.take() else {
                 continue;
             };
+
             let setting = format!("apps.{name}.keys[{n}].key_file");
             let Some(text) = read_secret(&setting, &place(&path), problems) else {
                 continue;
             };
+
             match ApiKeyConfig::from_plain(&key.name, &text, key.scopes) {
                 Ok(read) => *key = read,
                 Err(error) => problems.push(Problem::Value {
@@ -121,6 +134,7 @@ fn read_app_secrets(
                 }),
             }
         }
+
         for (n, key) in app.tokens.iter_mut().enumerate() {
             if let KeyMaterial::SecretFile(path) = &key.key {
                 let setting = format!("apps.{name}.tokens[{n}].secret_file");
@@ -165,6 +179,7 @@ pub(super) fn read_secret(
         });
         None
     };
+
     match fs::read_to_string(path) {
         Ok(text) => match text.trim_end_matches(['\n', '\r']) {
             "" => refuse("the file is empty; write the secret into it".to_owned()),

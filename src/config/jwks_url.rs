@@ -76,10 +76,12 @@ impl TryFrom<String> for JwksUrl {
         if authority.as_str().contains('@') {
             return Err(BadJwksUrl::Credentials);
         }
+
         let has_port = authority.as_str().len() > authority.host().len();
         if authority.host().is_empty() || (has_port && authority.port_u16().is_none()) {
             return Err(BadJwksUrl::Form);
         }
+
         match url.scheme_str() {
             Some("https") => Ok(Self(url)),
             Some("http") if is_this_machine(authority.host()) => Ok(Self(url)),

@@ -87,6 +87,7 @@ impl FromStr for ListenAddress {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(address.into());
         }
+
         let bare = text
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'))
@@ -107,6 +108,7 @@ impl FromStr for ListenAddress {
             }
             None => (text, None),
         };
+
         let ip = match host {
             "" if number.is_some() => ALL_INTERFACES,
             _ if host.eq_ignore_ascii_case("localhost") => LOOPBACK,
@@ -117,6 +119,7 @@ impl FromStr for ListenAddress {
             }
             _ => return Err(not_an_ip(host)),
         };
+
         Ok(Self {
             ip,
             port: number.map(port).transpose()?,

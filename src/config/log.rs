@@ -32,9 +32,11 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
         .map(str::trim)
         .filter(|directive| !directive.is_empty())
         .collect();
+
     if directives.is_empty() {
         return Err(not_a_level(text, false));
     }
+
     for directive in &directives {
         check(directive)?;
     }
@@ -73,11 +75,13 @@ fn not_a_level(word: &str, may_be_module: bool) -> String {
         .find(|(synonym, _)| *synonym == lower)
         .map(|(_, level)| (*level).to_owned())
         .or_else(|| nearest(&lower, LEVELS));
+
     let hint = match meant {
         Some(level) => format!("; did you mean \"{level}\"?"),
         None if may_be_module => format!("; for one module, write {word}=debug"),
         None => String::new(),
     };
+
     format!(
         "\"{word}\" is not a log level; the levels are {}{hint}",
         LEVELS.join(", ")

@@ -12,6 +12,7 @@ mod check_app;
 mod check_keys;
 mod check_limits;
 mod client_key;
+mod data;
 mod document;
 mod environment;
 mod error;
@@ -23,8 +24,11 @@ mod listen;
 mod log;
 mod network;
 mod origin;
+mod mesa;
+mod protocols;
 mod reload;
-mod rules;
+mod renamed;
+mod problems;
 mod scope;
 mod secret;
 mod summary;
@@ -50,16 +54,21 @@ pub use self::{
     args::{HistorySetting, LimitSetting, ServeArgs},
     channel::{ChannelRule, Presence, UserEvents},
     client_key::ClientKeyConfig,
+    data::{DataConfig, DataSync},
     environment::environment,
     error::{ConfigError, Problem},
     jwks_url::{BadJwksUrl, JwksUrl},
     listen::{BadListenAddress, ListenAddress},
+    mesa::{MesaConfig, MesaSync},
+    protocols::{
+        AgnostConfig, AltogicConfig, ProtocolKind, ProtocolsConfig, SocketIoConfig, ZexcoreConfig,
+    },
     redis::{BadRedisUrl, PemFile, RedisConfig, RedisKind, RedisUrl},
     reload::ReloadReport,
     scope::{Scope, Scopes},
     secret::{BadKeyHash, KeyHash, Secret},
 };
-use self::{document::Document, file::known_keys, rules::Rules};
+use self::{document::Document, file::known_keys, problems::Problems};
 pub(crate) use self::{origin::OriginPattern, reload::merge};
 use crate::limits::Limits;
 
@@ -96,6 +105,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The Redis that joins this node with others; `None`: it is alone.
     pub redis: Option<RedisConfig>,
+    /// Where this node keeps what has to outlive it, without Redis; `None`: in memory only.
+    pub data: Option<DataConfig>,
     /// Separates deployments that share one Redis.
     pub namespace: String,
     /// Every bound.
@@ -149,7 +160,7 @@ impl Loaded {
     fn judge(
         &mut self,
         mut in_file: Vec<(usize, Problem)>,
-        of_file: &Rules,
+        of_file: &Problems,
         left_out: &[String],
         folder: Option<&Path>,
         layers: &[Layer<'_>],
@@ -157,6 +168,7 @@ impl Loaded {
         let mut unread = Vec::new();
         file::read_keys(&mut self.config, folder, &mut unread);
         let mut others = Vec::new();
+
         for problem in unread {
             let line = match &problem {
                 Problem::Value { place, .. } => self.line(place),
@@ -168,20 +180,25 @@ impl Loaded {
             }
         }
 
-        for broken in self.config.rules() {
-            if !broken.is_certain(left_out) {
+        for found_problem in self.config.rules() {
+            if !found_problem.is_certain(left_out) {
                 continue;
             }
+
             // A higher layer may have replaced what the file says.
-            let key = broken.key.as_deref();
+            let key = found_problem.key.as_deref();
             match key
-                .filter(|_| of_file.contains(&broken))
+                .filter(|_| of_file.contains(&found_problem))
                 .and_then(|key| self.line(key))
             {
-                Some(line) => in_file.push((line, self.problem_at(line, broken.message))),
-                None => others.push(Problem::Rule(args::named_by_layer(broken.message, layers))),
+                Some(line) => in_file.push((line, self.problem_at(line, found_problem.message))),
+                None => others.push(Problem::Rule(args::named_by_layer(
+                    found_problem.message,
+                    layers,
+                ))),
             }
         }
+
         in_file.sort_by_key(|(line, _)| *line);
         let in_file = in_file.into_iter().map(|(_, problem)| problem);
         self.problems.extend(in_file.chain(others));
@@ -196,6 +213,7 @@ impl Loaded {
             .keys()
             .filter(|name| *name != DEFAULT_APP)
             .collect();
+
         if settings.is_empty() || others.is_empty() {
             return;
         }
@@ -210,6 +228,7 @@ impl Loaded {
                 *message = format!("{message} ({adds})");
             }
         }
+
         let others: Vec<String> = others.iter().map(|name| format!("\"{name}\"")).collect();
         self.warnings.push(format!(
             "{adds}: it is served besides {}. If that is not meant, leave out {settings} and set the keys of each app in \
@@ -231,7 +250,7 @@ impl Loaded {
 type Layer<'a> = (&'a ServeArgs, &'static str);
 
 /// The rules that the file breaks by itself.
-fn rules_of_file(config: &Config, folder: Option<&Path>) -> Rules {
+fn problems_of_file(config: &Config, folder: Option<&Path>) -> Problems {
     let mut config = config.clone();
     // What cannot be read is told of once, after flags and variables have replaced what they set.
     file::read_keys(&mut config, folder, &mut Vec::new());
@@ -272,8 +291,10 @@ impl Default for Config {
             drain_delay: None,
             drain_timeout: Duration::from_secs(30),
             redis: None,
+            data: None,
             namespace: "default".to_owned(),
             limits: Limits::default(),
+
             apps: BTreeMap::from([(DEFAULT_APP.to_owned(), AppConfig::default())]),
         }
     }
@@ -305,49 +326,59 @@ impl Config {
             args: variables,
             port,
         } = environment::read(environment, &mut problems);
+
         let (setting, path) = match &args.config {
             Some(path) => ("--config", Some(path)),
             None => ("FANFARE_CONFIG", variables.config.as_ref()),
         };
+
         let document = path.map_or_else(Document::default, |path| {
             file::read(setting, path).unwrap_or_else(|problem| {
                 problems.push(problem);
                 Document::default()
             })
         });
+
         let Document {
             mut config,
             problems: in_file,
             lines,
             mut left_out,
+            mut warnings,
         } = document;
+
         let folder = path.and_then(|path| path.parent());
-        let of_file = rules_of_file(&config, folder);
+        let of_file = problems_of_file(&config, folder);
         let has_default = config.apps.contains_key(DEFAULT_APP);
 
         let has_listen = lines.contains_key("listen");
         args::apply(&variables, "FANFARE_", &mut config, &mut problems);
         args::apply(args, "--", &mut config, &mut problems);
+
         if config.apps.is_empty() {
             config
                 .apps
                 .insert(DEFAULT_APP.to_owned(), AppConfig::default());
         }
+
         if let Some(port) = port
             && !(has_listen || args.listen.is_some() || variables.listen.is_some())
         {
             config.listen_on_port(&port, &mut problems);
         }
+
         left_out.extend(problems.iter().map(left_out_by));
 
         let layers = [(args, "--"), (&variables, "FANFARE_")];
+        warnings.extend(renamed::of_flags(&layers));
         let mut loaded = Loaded {
             config,
             problems,
-            warnings: Vec::new(),
+            warnings,
             path: path.cloned(),
             lines,
         };
+
         loaded.judge(in_file, &of_file, &left_out, folder, &layers);
         if !has_default {
             loaded.note_default(&layers);

@@ -72,11 +72,13 @@ impl<'a> Parts<'a> {
             Some(at) if !rest.ends_with(']') => (&rest[..at], Some(&rest[at + 1..])),
             _ => (rest, None),
         };
+
         let number = |port: &str| {
             let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
             let number = port.parse().ok().filter(|_| is_number);
             number.ok_or_else(|| BadOrigin::Port(port.to_owned()))
         };
+
         let port = port.map(number).transpose()?;
         Ok(Self {
             scheme,
@@ -105,20 +107,24 @@ impl FromStr for OriginPattern {
         if text == "*" {
             return Ok(Self::Any);
         }
+
         let Parts { scheme, host, port } = Parts::of(text)?;
         let (host, is_parent) = match host.strip_prefix("*.") {
             Some(host) => (host, true),
             None => (host, false),
         };
+
         if host.contains('*') {
             return Err(BadOrigin::Star);
         }
         if !is_host(host) {
             return Err(BadOrigin::Host);
         }
+
         if is_parent {
             check_parent(host)?;
         }
+
         Ok(Self::Of {
             scheme: scheme.to_ascii_lowercase().into(),
             host: host.to_ascii_lowercase().into(),
@@ -171,14 +177,17 @@ impl OriginPattern {
         else {
             return true;
         };
+
         let Ok(given) = Parts::of(origin) else {
             return false;
         };
+
         let is_host = if *is_parent {
             is_below(given.host, host)
         } else {
             given.host.eq_ignore_ascii_case(host)
         };
+
         is_host && given.port == *port && given.scheme.eq_ignore_ascii_case(scheme)
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer};
 
-use super::{Secret, rules::Rules};
+use super::{Secret, problems::Problems};
 
 /// Redis's usual port.
 const PORT: u16 = 6379;
@@ -46,22 +46,24 @@ impl RedisConfig {
     }
 
     /// What does not go together.
-    pub(super) fn check(&self, rules: &mut Rules) {
+    pub(super) fn check(&self, problems: &mut Problems) {
         let url = &self.url;
         if url.servers.is_empty() {
-            rules.pair(
+            problems.pair(
                 "redis.url",
                 "[redis] is set without redis.url or redis.url_file; give --redis or FANFARE_REDIS"
                     .to_owned(),
             );
             return;
         }
+
         let files = [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)];
         for (name, _) in files.iter().filter(|(_, file)| file.is_some() && !url.tls) {
-            rules.pair(format!("redis.{name}"), format!(
+            problems.pair(format!("redis.{name}"), format!(
                 "redis.{name} is for TLS, but redis.url does not use TLS; write rediss:// in place of redis://"
             ));
         }
+
         if self.cert.is_some() != self.key.is_some() {
             let message = "redis.cert and redis.key belong together; set both or neither";
             let set = if self.cert.is_some() {
@@ -69,31 +71,34 @@ impl RedisConfig {
             } else {
                 "redis.key"
             };
-            rules.pair(set, message.to_owned());
+            problems.pair(set, message.to_owned());
         }
+
         if self.sentinel_user.is_some() && self.sentinel_password.is_none() {
-            rules.pair(
+            problems.pair(
                 "redis.sentinel_user",
                 "redis.sentinel_user is set without redis.sentinel_password; set both".to_owned(),
             );
         }
+
         if self.sentinel_password.is_some() && url.kind != RedisKind::Sentinel {
-            rules.pair(
+            problems.pair(
                 "redis.sentinel_password",
                 "redis.sentinel_password is set, but redis.url does not name Sentinels; write redis+sentinel://"
                     .to_owned(),
             );
         }
+
         match (url.kind, &self.sentinel_master, &url.master) {
-            (RedisKind::Sentinel, None, None) => rules.pair(
+            (RedisKind::Sentinel, None, None) => problems.pair(
                 "redis.url",
                 "redis.url names Sentinels, but not the primary; end it with /name, or set redis.sentinel_master"
                     .to_owned(),
             ),
-            (RedisKind::Sentinel, Some(one), Some(other)) if one != other => rules.pair("redis.sentinel_master", format!(
+            (RedisKind::Sentinel, Some(one), Some(other)) if one != other => problems.pair("redis.sentinel_master", format!(
                 "redis.sentinel_master = \"{one}\", but redis.url ends with \"{other}\"; give only one"
             )),
-            (RedisKind::Standalone | RedisKind::Cluster, Some(_), _) => rules.pair(
+            (RedisKind::Standalone | RedisKind::Cluster, Some(_), _) => problems.pair(
                 "redis.sentinel_master",
                 "redis.sentinel_master is set, but redis.url does not name Sentinels; write redis+sentinel://"
                     .to_owned(),
@@ -196,6 +201,7 @@ impl FromStr for RedisUrl {
         let mut url = Self::default();
         let (mut scheme, mut path, mut count) = ("", "", 0);
         let mut who: Option<&str> = None;
+
         for (n, part) in text.split(',').map(str::trim).enumerate() {
             let rest = match part.split_once("://") {
                 Some((of, rest)) if n == 0 || of == scheme => {
@@ -206,14 +212,17 @@ impl FromStr for RedisUrl {
                 None if n == 0 => return Err(BadRedisUrl::NoScheme),
                 None => part,
             };
+
             if rest.contains(['?', '#']) {
                 return Err(BadRedisUrl::Options);
             }
+
             let (authority, of) = rest.split_once('/').unwrap_or((rest, ""));
             // A password with a / in it that was not encoded.
             if of.contains('@') {
                 return Err(BadRedisUrl::Encoding);
             }
+
             path = if of.is_empty() { path } else { of };
             let host = match authority.rsplit_once('@') {
                 Some((user, host)) if who.is_none_or(|who| who == user) => {
@@ -223,10 +232,12 @@ impl FromStr for RedisUrl {
                 Some(_) => return Err(BadRedisUrl::Users),
                 None => authority,
             };
+
             url.servers
                 .push(server(host, n + 1, scheme.ends_with("+sentinel"))?);
             count = n + 1;
         }
+
         (url.kind, url.tls) = match scheme {
             // One server has one address.
             "redis" | "rediss" if count > 1 => (RedisKind::Cluster, scheme == "rediss"),
@@ -239,6 +250,7 @@ impl FromStr for RedisUrl {
             }
             other => return Err(BadRedisUrl::Scheme(shown(other))),
         };
+
         url.set_user(who.unwrap_or_default())?;
         url.set_path(path)?;
         Ok(url)
@@ -253,11 +265,13 @@ impl RedisUrl {
                 .map(String::from)
                 .map_err(|_| BadRedisUrl::Encoding)
         };
+
         let (user, password) = who.split_once(':').unwrap_or((who, ""));
         self.user = Some(decode(user)?).filter(|user| !user.is_empty());
         self.password = Some(decode(password)?)
             .filter(|word| !word.is_empty())
             .map(Secret::from);
+
         if self.user.is_some() && self.password.is_none() {
             Err(BadRedisUrl::Password)
         } else {
@@ -271,17 +285,21 @@ impl RedisUrl {
             RedisKind::Sentinel => path.split_once('/').unwrap_or((path, "")),
             RedisKind::Standalone | RedisKind::Cluster => ("", path),
         };
+
         let wrong = if master.is_empty() {
             BadRedisUrl::Database
         } else {
             BadRedisUrl::Master
         };
+
         if !database.is_empty() {
             self.database = database.parse().map_err(|_| wrong)?;
         }
+
         if self.kind == RedisKind::Cluster && self.database != 0 {
             return Err(BadRedisUrl::ClusterDatabase);
         }
+
         self.master = Some(master.to_owned()).filter(|name| !name.is_empty());
         Ok(())
     }
@@ -301,6 +319,7 @@ impl fmt::Display for RedisUrl {
             RedisKind::Sentinel => "+sentinel",
             RedisKind::Cluster => "+cluster",
         };
+
         write!(f, "redis{}{kind}://", if self.tls { "s" } else { "" })?;
         for (n, (host, port)) in self.servers.iter().enumerate() {
             let host = if host.contains(':') {
@@ -310,6 +329,7 @@ impl fmt::Display for RedisUrl {
             };
             write!(f, "{}{host}:{port}", if n == 0 { "" } else { "," })?;
         }
+
         Ok(())
     }
 }
@@ -335,9 +355,11 @@ fn server(text: &str, n: usize, sentinel: bool) -> Result<(String, u16), BadRedi
             .split_once(':')
             .map_or((text, None), |(host, port)| (host, Some(port))),
     };
+
     if host.is_empty() {
         return Err(BadRedisUrl::NoHost(n));
     }
+
     let port = port
         .map_or(Ok(usual), str::parse)
         .ok()

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Display, net::SocketAddr, time::Duration};
 
-use super::{ApiKeyConfig, AppConfig, ClientKeyConfig, Config, RedisConfig};
+use super::{ApiKeyConfig, AppConfig, ClientKeyConfig, Config, DataConfig, RedisConfig};
 use crate::limits::Limits;
 
 /// Bounds that are looked up where they are used. The others size what is built at the start.
@@ -67,10 +67,13 @@ pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
         drain_delay,
         drain_timeout,
         redis: _,
+        data: _,
         namespace: _,
         limits,
+
         apps,
     } = new;
+
     let limits = merge_limits(&running.limits, &limits, &mut report);
     let apps = merge_apps(&running.apps, apps, &mut report);
     let merged = Config {
@@ -87,14 +90,18 @@ pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
         node_name: running.node_name.clone(),
         log_format: running.log_format,
         redis: running.redis.clone(),
+        data: running.data.clone(),
+
         namespace: running.namespace.clone(),
     };
+
     // What the changes mean together: a first key for tokens, say, also keeps clients without a token out.
     let before = running.summary();
     let now = merged.summary().into_iter();
     report
         .applied
         .extend(now.filter(|line| !before.contains(line)));
+
     (merged, report)
 }
 
@@ -103,6 +110,7 @@ fn report_server(running: &Config, new: &Config, report: &mut ReloadReport) {
     if !is_same_address(running.listen, new.listen) {
         report.fixed("listen", &running.listen, &new.listen);
     }
+
     if new.admin_listen != running.admin_listen {
         report.fixed(
             "admin_listen",
@@ -110,9 +118,11 @@ fn report_server(running: &Config, new: &Config, report: &mut ReloadReport) {
             &or_none(new.admin_listen),
         );
     }
+
     if new.shards != running.shards {
         report.fixed("shards", &running.shards, &new.shards);
     }
+
     if new.node_name != running.node_name {
         report.fixed(
             "node_name",
@@ -120,15 +130,25 @@ fn report_server(running: &Config, new: &Config, report: &mut ReloadReport) {
             &or_none(new.node_name.as_ref()),
         );
     }
+
     if new.redis != running.redis {
         let shown = |redis: &Option<RedisConfig>| {
             or_none(redis.as_ref().map(|redis| redis.url.to_string()))
         };
         report.fixed("redis", &shown(&running.redis), &shown(&new.redis));
     }
+
+    if new.data != running.data {
+        let shown = |data: &Option<DataConfig>| {
+            or_none(data.as_ref().map(|data| data.dir.display().to_string()))
+        };
+        report.fixed("data", &shown(&running.data), &shown(&new.data));
+    }
+
     if new.namespace != running.namespace {
         report.fixed("namespace", &running.namespace, &new.namespace);
     }
+
     if new.trusted_proxies != running.trusted_proxies {
         report.live(
             "trusted_proxies",
@@ -136,9 +156,11 @@ fn report_server(running: &Config, new: &Config, report: &mut ReloadReport) {
             &list(&new.trusted_proxies),
         );
     }
+
     if new.redact != running.redact {
         report.live("redact", &list(&running.redact), &list(&new.redact));
     }
+
     if new.drain_delay != running.drain_delay {
         report.live(
             "drain_delay",
@@ -146,6 +168,7 @@ fn report_server(running: &Config, new: &Config, report: &mut ReloadReport) {
             &duration(new.drain_delay),
         );
     }
+
     if new.drain_timeout != running.drain_timeout {
         report.live(
             "drain_timeout",
@@ -176,6 +199,7 @@ fn merge_limits(running: &Limits, new: &Limits, report: &mut ReloadReport) -> Li
             report.fixed(&place, value, new);
         }
     }
+
     // Both came from such tables.
     merged.try_into().unwrap_or_else(|_| running.clone())
 }
@@ -197,6 +221,7 @@ fn merge_apps(
         };
         merged.insert(name.clone(), app);
     }
+
     report
         .needs_restart
         .extend(new.keys().map(|name| format!("apps.{name}: added")));
@@ -219,6 +244,7 @@ fn merge_app(
         default_can,
         channels: _,
         user_events: _,
+        max_stored_bytes: _,
         client_keys,
         keys,
         tokens,
@@ -226,7 +252,10 @@ fn merge_app(
         issuer,
         audience,
         jwks_url,
+
+        protocols: _,
     } = new;
+
     AppConfig {
         origins,
         client_auth,
@@ -242,6 +271,9 @@ fn merge_app(
         slow_consumer: running.slow_consumer,
         channels: running.channels.clone(),
         user_events: running.user_events,
+        max_stored_bytes: running.max_stored_bytes,
+
+        protocols: running.protocols.clone(),
     }
 }
 
@@ -253,18 +285,26 @@ fn report_app(name: &str, running: &AppConfig, new: &AppConfig, report: &mut Rel
         ("slow_consumer", new.slow_consumer != running.slow_consumer),
         ("channels", new.channels != running.channels),
         ("user_events", new.user_events != running.user_events),
+        (
+            "max_stored_bytes",
+            new.max_stored_bytes != running.max_stored_bytes,
+        ),
+        ("protocols", new.protocols != running.protocols),
     ];
+
     for (key, _) in fixed.iter().filter(|(_, differs)| *differs) {
         report
             .needs_restart
             .push(format!("{}: changed", place(key)));
     }
+
     if new.keys != running.keys {
         let (old, now) = (named(&running.keys, api_key), named(&new.keys, api_key));
         report
             .applied
             .push(format!("{}: {}", place("keys"), difference(&old, &now)));
     }
+
     if new.client_keys != running.client_keys {
         let (old, now) = (
             named(&running.client_keys, client_key),
@@ -276,6 +316,7 @@ fn report_app(name: &str, running: &AppConfig, new: &AppConfig, report: &mut Rel
             difference(&old, &now)
         ));
     }
+
     if new.tokens != running.tokens {
         report.live(
             &place("tokens"),
@@ -283,6 +324,7 @@ fn report_app(name: &str, running: &AppConfig, new: &AppConfig, report: &mut Rel
             &count(new.tokens.len()),
         );
     }
+
     let live = [
         ("origins", new.origins != running.origins),
         ("client_auth", new.client_auth != running.client_auth),
@@ -291,9 +333,11 @@ fn report_app(name: &str, running: &AppConfig, new: &AppConfig, report: &mut Rel
         ("issuer", new.issuer != running.issuer),
         ("audience", new.audience != running.audience),
     ];
+
     for (key, _) in live.iter().filter(|(_, differs)| *differs) {
         report.applied.push(format!("{}: changed", place(key)));
     }
+
     if new.jwks_url != running.jwks_url {
         report.live(
             &place("jwks_url"),
@@ -332,6 +376,7 @@ fn difference<K: PartialEq>(old: &Named<'_, K>, new: &Named<'_, K>) -> String {
         .filter(|(name, key)| old.get(*name).is_some_and(|old| old != *key));
     let changed = changed.map(|(name, _)| format!("\"{name}\" changed"));
     let all: Vec<String> = added.chain(removed).chain(changed).collect();
+
     if all.is_empty() {
         "in another order".to_owned()
     } else {

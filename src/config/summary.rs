@@ -1,9 +1,9 @@
 //! What a configuration means to those who reach the server, in one line for each question.
 
-use super::{AppConfig, ClientAuth, Config};
+use super::{AppConfig, ClientAuth, Config, ProtocolKind};
 
 impl Config {
-    /// Who can connect, who can call, and what is lost at a restart: one line each, and one per app where there are
+    /// Who can connect, who can call, at which paths, and what is lost at a restart: one line each, and one per app where there are
     /// several. `fanfare check` prints them, and the server logs them when it starts.
     pub fn summary(&self) -> Vec<String> {
         let is_one = self.apps.len() == 1;
@@ -14,6 +14,7 @@ impl Config {
                 format!(" of app \"{name}\"")
             }
         };
+
         let apps = || self.apps.iter();
 
         let clients =
@@ -25,12 +26,16 @@ impl Config {
             lines
                 .extend(apps().map(|(name, app)| format!("callers{}: {}", of(name), callers(app))));
         }
+
+        lines
+            .extend(apps().map(|(name, app)| format!("protocols{}: {}", of(name), protocols(app))));
         // Tokens of a secret that is made up at each start end with the server.
         let with_keys = apps().filter(|(_, app)| app.has_token_keys() && self.has_users(app));
         lines.extend(
             with_keys.map(|(name, app)| format!("tokens{}: {}", of(name), self.tokens(app))),
         );
         lines.extend(apps().map(|(name, app)| format!("kept{}: {}", of(name), self.kept(app))));
+
         lines
     }
 
@@ -83,11 +88,15 @@ impl Config {
         } else {
             "good without exp (set require_exp to refuse them)"
         };
+
         let revoked = if self.redis.is_some() {
             "revocations are kept in Redis"
+        } else if self.data.is_some() {
+            "revocations are kept in the data directory"
         } else {
-            "revocations are in memory only: a restart loses them (set redis)"
+            "revocations are in memory only: a restart loses them (set data or redis)"
         };
+
         format!("{lives}; {revoked}")
     }
 
@@ -100,15 +109,19 @@ impl Config {
         .into_iter()
         .filter_map(|(is_kept, what)| is_kept.then_some(what))
         .collect();
+
         if kept.is_empty() {
             return "nothing (no channel has a history, and no events are stored for users)"
                 .to_owned();
         }
+
         let kept = kept.join(" and ");
         if self.redis.is_some() {
             format!("{kept}, in Redis")
+        } else if let Some(data) = &self.data {
+            format!("{kept}, in {}; {}", data.dir.display(), data.loss())
         } else {
-            format!("{kept}, in memory only: a restart loses them (set redis)")
+            format!("{kept}, in memory only: a restart loses them (set data or redis)")
         }
     }
 }
@@ -118,5 +131,29 @@ fn callers(app: &AppConfig) -> String {
         0 => "nobody (the app has no API key)".to_owned(),
         1 => "only with the API key".to_owned(),
         keys => format!("only with one of {keys} API keys"),
+    }
+}
+
+/// Which clients are served, and where they connect.
+fn protocols(app: &AppConfig) -> String {
+    let native = "fanfare.v1 at /v1/connect".to_owned();
+    let others = app.protocols.paths().map(|(kind, path)| {
+        let hosts = match app.protocols.hosts(kind) {
+            [] => String::new(),
+            hosts => format!(" of {}", hosts.join(", ")),
+        };
+        let namespaces = match &app.protocols.socketio {
+            Some(socketio) if kind == ProtocolKind::SocketIo => {
+                format!(" (namespaces {})", socketio.namespaces.join(", "))
+            }
+            _ => String::new(),
+        };
+        format!("{kind} at {path}{hosts}{namespaces}")
+    });
+
+    let all: Vec<String> = std::iter::once(native).chain(others).collect();
+    match all.len() {
+        1 => format!("{} only (--protocol adds others)", all.join("")),
+        _ => all.join("; "),
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use toml::de::DeValue;
 
 use super::{
-    Problem,
+    Problem, ProtocolKind,
     document::line_range,
     error::{hint, nearest},
 };
@@ -18,8 +18,17 @@ const SECRETS: [&str; 7] = ["key", "secret", "hash", "password", "token", "url",
 /// The longest value that a message repeats.
 const SHOWN: usize = 60;
 
-/// Names that are flags, and what the file has in their place.
-const FLAGS: [(&str, &str); 4] = [
+const LISTEN: &str = "write listen = \"127.0.0.1:7070\" above the first [table]";
+
+/// The lists of tables, each of which is written with two brackets.
+const LISTS_OF_TABLES: [&str; 4] = ["keys", "tokens", "client_keys", "channels"];
+
+/// Names that are flags, or settings of other servers, and what the file has in their place.
+const FLAGS: [(&str, &str); 8] = [
+    ("port", LISTEN),
+    ("host", LISTEN),
+    ("bind", LISTEN),
+    ("address", LISTEN),
     (
         "api_key",
         "write [[apps.default.keys]] with name and key under it",
@@ -61,9 +70,28 @@ pub(super) fn unknown_key(
         line,
         message: format!("unknown key \"{name}\"; {what}"),
     };
+
     if let Some((_, instead)) = FLAGS.iter().find(|(flag, _)| *flag == name) {
         return refused((*instead).to_owned());
     }
+
+    let unknown = |nearest: Option<String>| Problem::Unknown {
+        place: format!("{}:{line}", path.display()),
+        kind: "key",
+        nearest,
+        name: name.to_owned(),
+    };
+
+    // `history` is the beginning of `history_size`, and nearer to a key of its own table than to the same one of another.
+    let longer = known.iter().find(|key| {
+        let rest = key.strip_prefix(name);
+        rest.is_some_and(|rest| rest == "s" || rest.starts_with('_'))
+    });
+
+    if let Some(longer) = longer {
+        return unknown(Some((*longer).to_owned()));
+    }
+
     let has = |table: &str| keys_of(table).iter().any(|key| key == name);
     if let Some(table) = ["[limits]", "[apps.default]", "[redis]"]
         .into_iter()
@@ -71,15 +99,11 @@ pub(super) fn unknown_key(
     {
         return refused(format!("it belongs under {table}"));
     }
+
     if has("") {
         return refused("it belongs above the first [table]".to_owned());
     }
-    Problem::Unknown {
-        place: format!("{}:{line}", path.display()),
-        kind: "key",
-        nearest: nearest(name, known.iter().copied()),
-        name: name.to_owned(),
-    }
+    unknown(nearest(name, known.iter().copied()))
 }
 
 /// Why serde refused the entry at `path`, whose value is written as `value`.
@@ -89,6 +113,10 @@ pub(super) fn refused(path: &str, is_table: bool, value: &str, message: &str) ->
     let holds_keys =
         path == "apps" || (path.starts_with("apps.") && path.matches('.').count() == 1);
     let value = if holds_keys { "" } else { value };
+    if let Some(what) = other_brackets(path, is_table, value, message) {
+        return what;
+    }
+
     if is_table {
         let head = value.lines().next().unwrap_or_default();
         let head = if head.starts_with('[') { head } else { path };
@@ -97,6 +125,7 @@ pub(super) fn refused(path: &str, is_table: bool, value: &str, message: &str) ->
             None => format!("{head}: {}", expected(name, value, message)),
         };
     }
+
     let why = expected(name, value, message);
     if is_shown(name, value) {
         format!("{path} = {value}: {why}")
@@ -105,11 +134,50 @@ pub(super) fn refused(path: &str, is_table: bool, value: &str, message: &str) ->
     }
 }
 
+/// What is written in place of a table, a list of tables, or a value in the place of a table, for the usual mistakes.
+fn other_brackets(path: &str, is_table: bool, value: &str, message: &str) -> Option<String> {
+    let (found, wanted) = message
+        .strip_prefix("invalid type: ")?
+        .rsplit_once(", expected ")?;
+    let name = path.rsplit('.').next().unwrap_or_default();
+    let is_list = wanted == "a sequence";
+
+    if is_table && is_list && LISTS_OF_TABLES.contains(&name) {
+        return Some(format!(
+            "{path}: write [[{path}]] with two brackets, since there may be several"
+        ));
+    }
+
+    if is_table && found == "sequence" && path != "apps" {
+        return Some(format!("{path}: write [{path}] with one bracket"));
+    }
+    if is_list || (is_table && path != "apps") {
+        return None;
+    }
+
+    match path.split('.').collect::<Vec<_>>()[..] {
+        // What stands there may be a secret of an app.
+        ["apps"] | ["apps", _] => Some(format!(
+            "{path}: settings of an app are under [apps.<name>], such as [apps.default]"
+        )),
+        ["apps", app, "protocols", ..] => {
+            let named = value.trim_matches(['"', '\'', '[', ']', ' ']);
+            let kind: Option<ProtocolKind> = named.parse().or_else(|_| name.parse()).ok();
+            let kind = kind.unwrap_or(ProtocolKind::SocketIo);
+            Some(format!(
+                "{path}: write the table [apps.{app}.protocols.{kind}]"
+            ))
+        }
+        _ => None,
+    }
+}
+
 /// What a value should have been. Also for flags, whose `value` is what was given.
 pub(super) fn expected(name: &str, value: &str, message: &str) -> String {
     if let Some(variants) = message.strip_prefix("unknown variant ") {
         return one_of(variants);
     }
+
     let wanted = ["invalid type: ", "invalid value: "]
         .iter()
         .find_map(|kind| message.strip_prefix(kind))
@@ -121,6 +189,7 @@ pub(super) fn expected(name: &str, value: &str, message: &str) -> String {
             message.to_owned()
         };
     };
+
     match wanted {
         "a string" | "string" | "path string" if is_scalar(found) => in_quotes(name, value),
         "a string" | "string" | "path string" => "a text in quotes is expected".to_owned(),
@@ -188,23 +257,27 @@ pub(super) fn not_toml(text: &str, line: usize, message: &str) -> String {
             None => format!("{shown} is there twice; join the two tables"),
         };
     }
+
     if content.starts_with('[') && !content.contains('=') {
         return format!("{shown}: a table is written [name], and one of several [[name]]");
     }
     let Some((key, value)) = content.split_once('=') else {
         return without_equals(content, message);
     };
+
     let (key, value) = (key.trim(), value.trim());
     let name = key.rsplit('.').next().unwrap_or_default();
     if value.is_empty() {
         return format!("{key}: the value is missing, as in {key} = …");
     }
+
     let opens = value.starts_with(['"', '\'', '[', '{']);
     if opens && !value.starts_with(['[', '{']) {
         return format!(
             "{key}: the closing quote is missing, or the text holds a quote or a \\ (write \\\" and \\\\)"
         );
     }
+
     let quoted = format!("\"{value}\"");
     if !opens && DeValue::parse(value).is_err() && DeValue::parse(&quoted).is_ok() {
         let tables = text.lines().take(line).filter(|line| line.starts_with('['));
@@ -213,6 +286,7 @@ pub(super) fn not_toml(text: &str, line: usize, message: &str) -> String {
         let value = if in_apps || key == "apps" { "" } else { value };
         return format!("{key}: {}", in_quotes(name, value));
     }
+
     format!("{key}: this is not TOML: {message}")
 }
 

@@ -13,8 +13,8 @@ use crate::hub::SlotRef;
 pub(super) enum Due {
     /// The client did not answer the close frame: reset its socket.
     Reset,
-    /// Time to authenticate is over.
-    Authentication,
+    /// Time to authenticate is over. Whether the client's address seems to have its token under another name.
+    Authentication(bool),
     /// A token ends, at this time in Unix seconds.
     Expiry(u32),
     /// A ping had not left the socket when it was last looked at. Its number among the connection's pings.

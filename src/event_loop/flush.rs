@@ -11,17 +11,17 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    EventLoop, Seat, SeatEntry,
+    EventLoop, LocalSocket, SocketEntry,
     deadlines::Due,
-    write::{Sink, Volley, buffers, events, split, write},
+    write::{PreparedWrite, PreparedWrites, Sink, buffers, events, split, write},
 };
 use crate::{
     close,
     hub::{Batch, Load, Outcome, Progress, SlotRef, SlowConsumer, Table, Work},
     id::AppId,
     limits::{
-        CLOSE_GRACE, LINGER, LINGER_PART, SLICE, SLICE_BESIDE_SMALL, SLICE_STRIDE, SMALL_EXPECTED,
-        SMALL_SLICES_PER_BULK, WRITE_STRIDE, WRITE_VECTORS,
+        CLOSE_GRACE, COALESCE_DELAY, COALESCE_PART, SLICE, SLICE_BESIDE_SMALL, SLICE_STRIDE,
+        SMALL_EXPECTED, SMALL_SLICES_PER_BULK, WRITE_STRIDE, WRITE_VECTORS,
     },
     log_limit::Line,
     metrics::DropReason,
@@ -33,24 +33,28 @@ impl EventLoop {
     /// Writes what is placed, until the thread ends. Sleeps when nothing waits.
     pub(super) async fn flush(self: Rc<Self>) {
         let mut batch = Batch::default();
-        let mut volley = Volley::default();
+        let mut write = PreparedWrites::default();
         let mut outcome = Outcome::default();
         let mut delivered = vec![0u64; self.hub.context().apps.len()];
         let mut small_in_a_row = 0;
         let mut writing = false;
         let mut small_expected = Instant::now();
+
         // Spent on small ones since the last slice for many.
         let mut small_time = Duration::ZERO;
         loop {
             self.flushes.set(self.flushes.get().wrapping_add(1));
             self.note_closing();
-            let (small, bulk) = self.shard.own(|table| table.waiting());
+            let (small, bulk) = self.shard.lock(|table| table.waiting());
+
             if bulk != writing {
                 writing = bulk;
                 self.hub.note_writing(bulk);
             }
+
             if !small && !bulk {
                 batch.window.release();
+                write.release();
                 if self.hub.shed() {
                     tokio::task::yield_now().await;
                 } else {
@@ -58,6 +62,7 @@ impl EventLoop {
                 }
                 continue;
             }
+
             let small = small || (bulk && self.linger().await);
             let small = small && (!bulk || small_in_a_row < SMALL_SLICES_PER_BULK);
             small_in_a_row = if small { small_in_a_row + 1 } else { 0 };
@@ -65,20 +70,22 @@ impl EventLoop {
             if small {
                 small_expected = begun + SMALL_EXPECTED;
             }
+
             let (length, stride) = slice_for(small, begun < small_expected, small_time);
 
             let slice = (small, stride, begun + length);
-            self.slice(slice, &mut batch, &mut volley, &mut outcome, &mut delivered);
+            self.slice(slice, &mut batch, &mut write, &mut outcome, &mut delivered);
             small_time = if small {
                 small_time + begun.elapsed()
             } else {
                 Duration::ZERO
             };
+
             tokio::task::yield_now().await;
         }
     }
 
-    /// Waits where the gate is full for a batch that is worth its system calls, but not for long; true if a small
+    /// Waits where admission is full for a batch that is worth its system calls, but not for long; true if a small
     /// publication has come meanwhile.
     ///
     /// Another shard is behind then: what little could be written now would cost as many system calls as all that comes
@@ -87,8 +94,8 @@ impl EventLoop {
         if self.hub.shards().len() == 1 {
             return false;
         }
-        let worth = self.hub.limits().bulk_publications / LINGER_PART;
-        let end = tokio::time::Instant::now() + LINGER;
+        let worth = self.hub.limits().bulk_publications / COALESCE_PART;
+        let end = tokio::time::Instant::now() + COALESCE_DELAY;
         let look = |table: &mut Table| {
             let (front, small) = (table.front(), table.waiting().0);
             (small || front >= worth || !self.hub.is_full()).then_some(small)
@@ -102,83 +109,99 @@ impl EventLoop {
         self: &Rc<Self>,
         (small, stride, until): (bool, usize, Instant),
         batch: &mut Batch,
-        volley: &mut Volley,
+        write: &mut PreparedWrites,
         outcome: &mut Outcome,
         delivered: &mut [u64],
     ) {
-        let waiting = self.shard.own(|table| table.bulk_len());
-        volley.note_waiting(waiting);
+        let waiting = self.shard.lock(|table| table.bulk_len());
+        write.note_waiting(waiting);
         let mut written = 0;
+
         loop {
             // Borrowed from the taking to the settling: nothing else of this thread may touch what is out.
             let mut owner = self.owner.borrow_mut();
             let take = |table: &mut Table| table.take(&mut owner, small, stride, batch);
-            if !self.shard.own(take) {
+            if !self.shard.lock(take) {
                 break;
             }
+
             written += batch.works.len();
-            self.write_batch(batch, volley, outcome, delivered);
-            let (blocked, failed) = self.shard.own(|table| table.settle(&mut owner, outcome));
+            self.write_batch(batch, write, outcome, delivered);
+            let (blocked, failed) = self.shard.lock(|table| table.settle(&mut owner, outcome));
             drop(owner);
 
             for at in blocked {
                 self.block(at);
             }
+
             for at in failed {
                 self.broken(at);
             }
+
             if Instant::now() >= until {
                 break;
             }
         }
+
         for (app, count) in self.hub.context().apps.iter().zip(delivered) {
             app.metrics.deliveries.inc_by(std::mem::take(count));
         }
+
         if !small {
             self.hub.note_written(written, waiting);
         }
+
         self.hub.shed();
     }
 
     fn write_batch(
         &self,
         batch: &mut Batch,
-        shared: &mut Volley,
+        shared: &mut PreparedWrites,
         outcome: &mut Outcome,
         delivered: &mut [u64],
     ) {
         let Batch { works, window } = batch;
-        let seats = self.seats.borrow();
+        let forms = &self.hub.context().forms;
+        let sockets = self.sockets.borrow();
+
         // All before the first write: memory that was not touched for a while is waited for once, not once a write.
         let batch: SmallVec<[Option<Sink<'_>>; WRITE_STRIDE]> = works
             .iter()
-            .map(|work| SeatEntry::of(&seats, work.at).map(|seat| Sink::new(&seat.socket)))
+            .map(|work| SocketEntry::of(&sockets, work.at).map(|socket| Sink::new(&socket.stream)))
             .collect();
+
         for (work, sink) in works.drain(..).zip(batch) {
-            let queue: Vec<Frame>;
+            let (one, queue): (Frame, Vec<Frame>);
             let own;
-            let (frames, volley) = match &work.load {
+            let (frames, write) = match &work.load {
                 Load::Run { first, end } => {
                     outcome.finish(*first);
                     let frames = window.run(*first, *end);
-                    shared.aim(*first, *end, frames);
-                    (frames, &*shared)
+                    shared.select_run(work.form, forms, (*first, *end), frames)
                 }
                 Load::One(queued) => {
-                    let frames = std::slice::from_ref(&queued.frame);
-                    own = Volley::of(frames);
+                    let frames = if work.form.is_native() {
+                        std::slice::from_ref(&queued.frame)
+                    } else {
+                        one = forms.frame(work.form, &queued.frame);
+                        std::slice::from_ref(&one)
+                    };
+                    own = PreparedWrite::of(frames);
                     (frames, &own)
                 }
                 Load::Queue(waiting) => {
-                    queue = waiting.iter().map(|queued| queued.frame.clone()).collect();
-                    own = Volley::of(&queue);
+                    let frames = waiting.iter().map(|queued| &queued.frame);
+                    queue = frames.map(|frame| forms.frame(work.form, frame)).collect();
+                    own = PreparedWrite::of(&queue);
                     (queue.as_slice(), &own)
                 }
             };
+
             match sink {
                 Some(sink) => {
                     delivered[work.app.0 as usize] +=
-                        self.offer(&work, sink, frames, volley, outcome);
+                        self.offer(&work, sink, frames, write, outcome);
                 }
                 None => self.lost(work.app, frames),
             }
@@ -191,15 +214,18 @@ impl EventLoop {
         work: &Work,
         sink: Sink<'_>,
         frames: &[Frame],
-        volley: &Volley,
+        write: &PreparedWrite,
         outcome: &mut Outcome,
     ) -> u64 {
-        match volley.write(sink, frames) {
-            Ok(taken) if taken == volley.bytes => {
+        match write.write(sink, frames) {
+            Ok(taken) if taken == write.bytes => {
                 if work.closing {
                     sink.finish();
+                    if let Some(socket) = self.socket_of(work.at) {
+                        socket.has_said_all();
+                    }
                 }
-                volley.events
+                write.events
             }
             Ok(taken) => {
                 let (whole, begun) = split(frames, taken);
@@ -227,15 +253,18 @@ impl EventLoop {
     /// A socket refused, or a replay waits for it: a task of its own writes the rest as the socket takes it, and ends
     /// with the backlog.
     pub(crate) fn block(self: &Rc<Self>, at: SlotRef) {
-        let Some(seat) = self.seat_of(at) else { return };
-        seat.stalled.set(Some(Instant::now()));
-        self.watch_stalled(&seat, self.hub.limits().outbox_age);
+        let Some(socket) = self.socket_of(at) else {
+            return;
+        };
+
+        socket.stalled.set(Some(Instant::now()));
+        self.watch_stalled(&socket, self.hub.limits().outbox_age);
         self.hub.context().metrics.blocked.inc();
 
         let this = self.clone();
         tokio::task::spawn_local(async move {
-            let ended = this.drain(&seat).await;
-            if seat.stalled.take().is_some() {
+            let ended = this.drain(&socket).await;
+            if socket.stalled.take().is_some() {
                 this.hub.context().metrics.blocked.dec();
             }
             if ended.is_err() {
@@ -244,32 +273,34 @@ impl EventLoop {
         });
     }
 
-    async fn drain(&self, seat: &Seat) -> io::Result<()> {
+    async fn drain(&self, socket: &LocalSocket) -> io::Result<()> {
         let mut frames = Vec::new();
         let mut slice = TimeSlice::begin();
         loop {
             // Without tokio's budget: one that is used up would be taken for a socket that refuses.
-            let look = poll_fn(|cx| Poll::Ready(seat.socket.poll_write_ready(cx).is_ready()));
+            let look = poll_fn(|cx| Poll::Ready(socket.stream.poll_write_ready(cx).is_ready()));
             if !tokio::task::coop::unconstrained(look).await {
-                self.shard.own(|table| table.note_refusal(seat.at));
+                self.shard.lock(|table| table.note_refusal(socket.at));
             }
-            seat.socket.writable().await?;
+
+            socket.stream.writable().await?;
             slice.rest().await;
 
             let mut owner = self.owner.borrow_mut();
             let lend =
-                |table: &mut Table| table.lend(&mut owner, seat.at, WRITE_VECTORS, &mut frames);
-            let Some(skip) = self.shard.own(lend) else {
+                |table: &mut Table| table.lend(&mut owner, socket.at, WRITE_VECTORS, &mut frames);
+            let Some(skip) = self.shard.lock(lend) else {
                 return Ok(());
             };
+
             let left = frames.iter().map(Frame::len).sum::<usize>() - skip;
-            let sink = Sink::new(&seat.socket);
+            let sink = Sink::new(&socket.stream);
             let result = write(sink, &frames, (skip, left), &buffers(&frames, skip));
             frames.clear();
             let taken = *result.as_ref().unwrap_or(&0);
             let progress = self
                 .shard
-                .own(|table| table.advance(&mut owner, seat.at, taken));
+                .lock(|table| table.advance(&mut owner, socket.at, taken));
             drop(owner);
 
             match progress {
@@ -277,14 +308,16 @@ impl EventLoop {
                 Progress::Done { closing } => {
                     if closing {
                         sink.finish();
+                        socket.has_said_all();
                     }
                     return Ok(());
                 }
                 Progress::Gone => return Ok(()),
             }
+
             result?;
-            if taken > 0 && seat.stalled.get().is_some() {
-                seat.stalled.set(Some(Instant::now()));
+            if taken > 0 && socket.stalled.get().is_some() {
+                socket.stalled.set(Some(Instant::now()));
             }
         }
     }
@@ -292,9 +325,9 @@ impl EventLoop {
     /// A socket failed: its reader is woken and ends the connection. What the session waits for before it reads on is over
     /// as well, since nobody will ever read what stands in the way.
     fn broken(&self, at: SlotRef) {
-        if let Some(seat) = self.seat_of(at) {
-            seat.reset();
-            self.shard.with(|table| table.lose(at));
+        if let Some(socket) = self.socket_of(at) {
+            socket.reset();
+            self.shard.lock_and_wake(|table| table.lose(at));
         }
     }
 
@@ -302,17 +335,22 @@ impl EventLoop {
     pub(super) fn note_closing(&self) {
         let (closing, (slow, more)) = self
             .shard
-            .own(|table| (table.take_closing(), table.take_slow()));
+            .lock(|table| (table.take_closing(), table.take_slow()));
         let mut deadlines = self.deadlines.borrow_mut();
         for at in closing {
-            deadlines.push(CLOSE_GRACE, at, Due::Reset);
+            let grace = self
+                .socket_of(at)
+                .map_or(CLOSE_GRACE, |socket| socket.close_grace());
+            deadlines.push(grace, at, Due::Reset);
         }
+
         let lines = &self.hub.context().lines;
         for one in slow {
             if let Some(others) = lines.note(Line::SlowConsumer) {
                 self.log_slow(&one, others);
             }
         }
+
         lines.add(Line::SlowConsumer, more);
     }
 
@@ -339,7 +377,7 @@ impl EventLoop {
 ///
 /// `small_time` was spent on small ones since the last slice for many.
 fn slice_for(small: bool, small_expected: bool, small_time: Duration) -> (Duration, usize) {
-    // Small ones are written as fast as they are placed, or they would pile up before the gate.
+    // Small ones are written as fast as they are placed, or they would pile up before admission.
     if small || !small_expected {
         return (SLICE, WRITE_STRIDE);
     }

@@ -6,7 +6,7 @@
 mod deadlines;
 mod flush;
 mod heartbeats;
-mod leaving;
+mod deferred_drops;
 mod pages;
 mod stored;
 mod unfinished;
@@ -14,32 +14,42 @@ mod watch;
 mod write;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     io::{self, Read},
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use deadlines::{Deadlines, Due, until};
+use deferred_drops::DeferredDrops;
 use heartbeats::Heartbeats;
-use leaving::Leaving;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{io::Interest, net::TcpStream, task::spawn_local};
 
 pub(crate) use self::unfinished::{GivenUp, Unfinished, UnfinishedMessage};
 use crate::{
+    calls::Places,
     hub::{Hub, Owner, Shard, SlotRef, Table},
-    limits::{EXPIRED_SPREAD, HELD_BYTES, READ_BUFFER, TICK, UNFINISHED_BYTES},
+    limits::{
+        CLOSE_GRACE, EXPIRED_SPREAD, HELD_BYTES, POLLED_CLOSE_GRACE, READ_BUFFER, TICK,
+        UNFINISHED_BYTES,
+    },
+    protocol::wire::Form,
     supervisor::Supervisor,
 };
 
 /// A connection's socket, on the thread that owns it.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    pub(crate) socket: TcpStream,
+pub(crate) struct LocalSocket {
+    pub(crate) stream: TcpStream,
     pub(crate) at: SlotRef,
+    /// In which form its frames are written: the same as the table has.
+    pub(crate) form: Cell<Form>,
     /// A ping was sent, and nothing has come since.
     awaiting: Cell<bool>,
     /// How many pings were sent.
@@ -53,33 +63,37 @@ pub(crate) struct Seat {
     /// A ping was sent, and no pong has come since.
     pub(crate) pinged: Cell<bool>,
     /// Its client has shown a good token, and waits to be let in.
-    vouched: Cell<bool>,
+    is_authenticated: Cell<bool>,
+    /// The calls of its client that are running; absent before the first.
+    calls: OnceCell<Places>,
     /// When its token ends, in Unix seconds; [`NEVER`] if it does not.
     expiry: Cell<u32>,
     /// The end for which a deadline is out; [`NEVER`] if none is.
     expected: Cell<u32>,
+    /// Set if its client began by polling, and has no WebSocket of its own yet: whether it has chosen one.
+    polling: OnceCell<Arc<AtomicBool>>,
 }
 
 /// What stands in the place of one slot: who is seated there now, if anyone.
 ///
-/// The generation is here, not in the seat alone: to find a socket, a write touches this entry, and of the seat only the
+/// The generation is here, not in the socket alone: to find a socket, a write touches this entry, and of the socket only the
 /// cache line that holds the descriptor. So the size of tokio's socket, which depends on the features that the embedding
 /// program chose, does not matter.
 #[derive(Clone, Debug, Default)]
-struct SeatEntry {
+struct SocketEntry {
     generation: u32,
-    seat: Option<Rc<Seat>>,
+    socket: Option<Rc<LocalSocket>>,
 }
 
 // Four to a cache line: publications for many go through all of them.
-const _: () = assert!(size_of::<SeatEntry>() <= 16);
+const _: () = assert!(size_of::<SocketEntry>() <= 16);
 
-impl SeatEntry {
-    /// The seat of `at`, unless its slot has another tenant or none.
-    fn of(seats: &[Self], at: SlotRef) -> Option<&Rc<Seat>> {
-        let entry = seats.get(at.slot as usize)?;
+impl SocketEntry {
+    /// The socket of `at`, unless its slot has another tenant or none.
+    fn of(sockets: &[Self], at: SlotRef) -> Option<&Rc<LocalSocket>> {
+        let entry = sockets.get(at.slot as usize)?;
         entry
-            .seat
+            .socket
             .as_ref()
             .filter(|_| entry.generation == at.generation)
     }
@@ -88,25 +102,61 @@ impl SeatEntry {
 /// The second, in 2106, that no deadline is set for.
 const NEVER: u32 = u32::MAX;
 
-impl Seat {
+impl LocalSocket {
     /// Notes that the client gave a sign of life.
     pub(crate) fn heard(&self) {
         self.awaiting.set(false);
     }
 
     /// Notes that the client has authenticated, even if it has to wait before it is let in.
-    pub(crate) fn vouch(&self) {
-        self.vouched.set(true);
+    pub(crate) fn mark_authenticated(&self) {
+        self.is_authenticated.set(true);
+    }
+
+    /// Notes that the client polls for what the session says, until it `has_chosen` a WebSocket.
+    pub(crate) fn is_polled_until(&self, has_chosen: Arc<AtomicBool>) {
+        // A socket is new when this is noted.
+        let _ = self.polling.set(has_chosen);
+    }
+
+    /// How long the client has to answer a close frame before its socket is reset.
+    ///
+    /// One that polls answers none. Its connection ends as soon as the frame is written, and what it was told waits for its next
+    /// poll. Only where the socket is full because it does not poll, the frame cannot be written.
+    pub(crate) fn close_grace(&self) -> Duration {
+        if self.is_polled() {
+            POLLED_CLOSE_GRACE
+        } else {
+            CLOSE_GRACE
+        }
+    }
+
+    fn is_polled(&self) -> bool {
+        let polling = self.polling.get();
+        polling.is_some_and(|has_chosen| !has_chosen.load(Relaxed))
+    }
+
+    /// Its last frame is written. A session whose client polls has nothing left to wait for.
+    fn has_said_all(&self) {
+        if self.is_polled() {
+            // Fails only if the peer is gone already; the reader sees that too.
+            let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+        }
+    }
+
+    /// The places of the client's calls.
+    pub(crate) fn calls(&self) -> &Places {
+        self.calls.get_or_init(Places::default)
     }
 
     /// Whether the kernel holds bytes for the client that it has not sent yet: the client's side takes them too slowly.
     fn has_unsent(&self) -> bool {
-        let socket = socket2::SockRef::from(&self.socket);
+        let socket = socket2::SockRef::from(&self.stream);
         // With this mark the kernel calls a socket writable only while fewer unsent bytes than the mark wait in it.
         if socket.set_tcp_notsent_lowat(1).is_err() {
             return false;
         }
-        let mut polled = [PollFd::new(&self.socket, PollFlags::OUT)];
+        let mut polled = [PollFd::new(&self.stream, PollFlags::OUT)];
         let polled = poll(&mut polled, Some(&Timespec::default()));
         // Fails only if the socket is broken; the reader will see that.
         let _ = socket.set_tcp_notsent_lowat(0);
@@ -115,14 +165,14 @@ impl Seat {
 
     /// Lets the kernel end the connection once the client's side has acknowledged nothing for `wait`.
     fn end_if_silent_for(&self, wait: Duration) {
-        let socket = socket2::SockRef::from(&self.socket);
+        let socket = socket2::SockRef::from(&self.stream);
         // Without it a client that reads nothing more is found as soon as its socket refuses.
         let _ = socket.set_tcp_user_timeout(Some(wait));
     }
 
     /// Ends the socket in both directions, so that whoever waits on it wakes up; unsent bytes are thrown away.
     pub(crate) fn reset(&self) {
-        let socket = socket2::SockRef::from(&self.socket);
+        let socket = socket2::SockRef::from(&self.stream);
         // Both fail only if the peer is gone already, which is what is wanted.
         let _ = socket.set_linger(Some(Duration::ZERO));
         let _ = socket.shutdown(std::net::Shutdown::Both);
@@ -136,13 +186,13 @@ pub(crate) struct EventLoop {
     shard: Arc<Shard>,
     index: usize,
     /// By slot.
-    seats: RefCell<Vec<SeatEntry>>,
+    sockets: RefCell<Vec<SocketEntry>>,
     deadlines: RefCell<Deadlines>,
     /// Borrowed while a batch is out, and by what places a replay.
     owner: RefCell<Owner>,
     buffer: RefCell<Box<[u8]>>,
     heartbeats: RefCell<Heartbeats>,
-    leaving: Leaving,
+    deferred_drops: DeferredDrops,
     unfinished: Unfinished,
     /// What came behind messages that have yet to be done.
     held: Unfinished,
@@ -156,16 +206,17 @@ impl EventLoop {
         let unfinished_bytes = UNFINISHED_BYTES / hub.shards().len();
         Rc::new(Self {
             shard: hub.shard(index).clone(),
-            seats: RefCell::default(),
+            sockets: RefCell::default(),
             deadlines: RefCell::new(Deadlines::new()),
             owner: RefCell::new(hub.shard(index).owner()),
             index,
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             heartbeats: RefCell::new(heartbeats),
-            leaving: Leaving::default(),
+            deferred_drops: DeferredDrops::default(),
             unfinished: Unfinished::new(unfinished_bytes),
             held: Unfinished::new(HELD_BYTES / hub.shards().len()),
             hub,
+
             flushes: Cell::new(0),
         })
     }
@@ -173,7 +224,7 @@ impl EventLoop {
     /// Starts the tasks that write and watch; they live as long as the thread's runtime.
     pub(crate) fn start(self: &Rc<Self>, supervisor: &Supervisor) {
         let named = |task: &str| format!("{task} of shard {}", self.index);
-        spawn_local(supervisor.run(&named("leaving"), self.leaving.work()));
+        spawn_local(supervisor.run(&named("leaving"), self.deferred_drops.work()));
         spawn_local(supervisor.run(&named("flush"), self.clone().flush()));
         spawn_local(supervisor.run(&named("watch"), self.clone().watch()));
     }
@@ -182,61 +233,103 @@ impl EventLoop {
         &self.shard
     }
 
-    /// Runs `f` under the shard's lock, as [`Shard::with`] does, with the owner's right to place what blocks a socket.
+    /// Runs `f` under the shard's lock, as [`Shard::lock_and_wake`] does, with the owner's right to place what blocks a socket.
     pub(crate) fn with_owner<T>(&self, f: impl FnOnce(&mut Table, &mut Owner) -> T) -> T {
         let mut owner = self.owner.borrow_mut();
-        self.shard.with(|table| f(table, &mut owner))
+        self.shard.lock_and_wake(|table| f(table, &mut owner))
     }
 
-    /// Seats a socket for the connection in `at`.
-    pub(crate) fn seat(&self, socket: TcpStream, at: SlotRef) -> Rc<Seat> {
-        let seat = Rc::new(Seat {
-            socket,
+    /// Adds a socket for the connection in `at`.
+    pub(crate) fn add_socket(&self, stream: TcpStream, at: SlotRef) -> Rc<LocalSocket> {
+        let socket = Rc::new(LocalSocket {
+            stream,
             at,
+            form: Cell::new(Form::NATIVE),
             awaiting: Cell::new(false),
             pings: Cell::new(0),
             waits: Cell::new(false),
             stalled: Cell::new(None),
             is_watched: Cell::new(false),
             pinged: Cell::new(false),
-            vouched: Cell::new(false),
+            is_authenticated: Cell::new(false),
+            calls: OnceCell::new(),
             expiry: Cell::new(NEVER),
             expected: Cell::new(NEVER),
+
+            polling: OnceCell::new(),
         });
-        let mut seats = self.seats.borrow_mut();
-        if seats.len() <= at.slot as usize {
-            seats.resize(at.slot as usize + 1, SeatEntry::default());
+
+        let mut sockets = self.sockets.borrow_mut();
+        if sockets.len() <= at.slot as usize {
+            sockets.resize(at.slot as usize + 1, SocketEntry::default());
         }
-        seats[at.slot as usize] = SeatEntry {
+
+        sockets[at.slot as usize] = SocketEntry {
             generation: at.generation,
-            seat: Some(seat.clone()),
+            socket: Some(socket.clone()),
         };
+
         self.heartbeats.borrow_mut().join(at);
-        seat
+        socket
+    }
+
+    /// Sets in which form the frames of `socket` are written from now on.
+    pub(crate) fn set_form(&self, socket: &LocalSocket, form: Form) {
+        self.hub.context().forms.leave(socket.form.replace(form));
+        self.hub.context().forms.enter(form);
+        self.shard.lock(|table| table.set_form(socket.at, form));
+    }
+
+    /// Whether nothing is under way on `socket` but its session.
+    pub(crate) fn may_change(socket: &Rc<LocalSocket>) -> bool {
+        // The entry and the session hold it. A task that drains it holds it too.
+        socket.stalled.get().is_none() && Rc::strong_count(socket) == 2
+    }
+
+    /// Lets the connection of `socket` go on with `stream`; false if that may not be.
+    pub(crate) fn change_socket(&self, socket: &mut Rc<LocalSocket>, stream: TcpStream) -> bool {
+        let mut sockets = self.sockets.borrow_mut();
+        let at = socket.at;
+        let entry = sockets.get_mut(at.slot as usize);
+        let Some(entry) = entry.filter(|entry| entry.generation == at.generation) else {
+            return false;
+        };
+
+        entry.socket = None;
+        let own = Rc::get_mut(socket);
+        let is_own = own.is_some();
+
+        if let Some(own) = own {
+            own.stream = stream;
+            own.polling.take();
+        }
+
+        entry.socket = Some(socket.clone());
+        is_own
     }
 
     /// Does `last` when it is the turn of a connection that has ended: in the order of the calls, and in slices.
-    pub(crate) fn see_off(&self, last: impl FnOnce() + 'static) {
-        self.leaving.push(Box::new(last));
+    pub(crate) fn drop_later(&self, last: impl FnOnce() + 'static) {
+        self.deferred_drops.push(Box::new(last));
     }
 
-    /// Forgets the seat of `at`. A task that still drains it is woken and ends.
+    /// Forgets the socket of `at`. A task that still drains it is woken and ends.
     pub(crate) fn leave(&self, at: SlotRef) {
-        let seat = self
-            .seats
+        let socket = self
+            .sockets
             .borrow_mut()
             .get_mut(at.slot as usize)
-            .and_then(|entry| entry.seat.take());
-        if let Some(seat) = seat
-            && seat.stalled.take().is_some()
-        {
+            .and_then(|entry| entry.socket.take());
+        let Some(socket) = socket else { return };
+        self.hub.context().forms.leave(socket.form.get());
+        if socket.stalled.take().is_some() {
             self.hub.context().metrics.blocked.dec();
-            seat.reset();
+            socket.reset();
         }
     }
 
-    fn seat_of(&self, at: SlotRef) -> Option<Rc<Seat>> {
-        SeatEntry::of(&self.seats.borrow(), at).cloned()
+    fn socket_of(&self, at: SlotRef) -> Option<Rc<LocalSocket>> {
+        SocketEntry::of(&self.sockets.borrow(), at).cloned()
     }
 
     /// The messages of this thread's clients that have begun and not ended.
@@ -258,13 +351,13 @@ impl EventLoop {
     pub(crate) fn poll_read(
         &self,
         cx: &mut Context<'_>,
-        seat: &Seat,
+        socket: &LocalSocket,
         each: impl FnOnce(&mut [u8]),
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(seat.socket.poll_read_ready(cx))?;
+            ready!(socket.stream.poll_read_ready(cx))?;
             let mut buffer = self.buffer.borrow_mut();
-            match read_once(&seat.socket, &mut buffer) {
+            match read_once(&socket.stream, &mut buffer) {
                 Ok(n) => {
                     each(&mut buffer[..n]);
                     return Poll::Ready(Ok(n));
@@ -276,34 +369,38 @@ impl EventLoop {
     }
 
     /// Closes `at` with 4001 if it has not authenticated within `wait`.
-    pub(crate) fn expect_authentication(&self, at: SlotRef, wait: Duration) {
+    pub(crate) fn expect_authentication(&self, at: SlotRef, wait: Duration, is_misnamed: bool) {
         self.deadlines
             .borrow_mut()
-            .push(wait, at, Due::Authentication);
+            .push(wait, at, Due::Authentication(is_misnamed));
     }
 
     /// Closes `at` with 4005 when its token ends, unless it was renewed by then.
     pub(crate) fn expect_expiry(&self, at: SlotRef, unix: u64) {
-        let Some(seat) = self.seat_of(at) else { return };
-        seat.expiry.set(u32::try_from(unix).unwrap_or(NEVER));
-        self.note_expiry(&seat);
+        let Some(socket) = self.socket_of(at) else {
+            return;
+        };
+        socket.expiry.set(u32::try_from(unix).unwrap_or(NEVER));
+        self.note_expiry(&socket);
     }
 
-    /// Notes when the token of `seat` ends if that is before its next heartbeat; if it is later, that heartbeat looks again.
-    fn note_expiry(&self, seat: &Seat) {
-        let second = seat.expiry.get();
+    /// Notes when the token of `socket` ends if that is before its next heartbeat; if it is later, that heartbeat looks again.
+    fn note_expiry(&self, socket: &LocalSocket) {
+        let second = socket.expiry.get();
         // A deadline that is out and comes no later will look again: a client that renews in a loop adds nothing.
-        if second >= seat.expected.get() {
+        if second >= socket.expected.get() {
             return;
         }
+
         let wait = until(u64::from(second));
         if wait > self.hub.limits().heartbeat + 2 * TICK {
             return;
         }
-        seat.expected.set(second);
+
+        socket.expected.set(second);
         self.deadlines
             .borrow_mut()
-            .push(wait + spread(seat.at), seat.at, Due::Expiry(second));
+            .push(wait + spread(socket.at), socket.at, Due::Expiry(second));
     }
 }
 

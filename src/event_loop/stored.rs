@@ -6,18 +6,18 @@ use std::{rc::Rc, sync::Arc};
 use super::EventLoop;
 use crate::{
     history::Waiting,
-    hub::{Asked, Mended, SlotRef, StoredReplay, Table, user_key},
+    hub::{Asked, CatchUp, SlotRef, StoredReplay, Table, user_key},
     id::AppId,
-    limits::SWEEP_STRIDE,
-    node::{Mender, Node},
+    limits::SCAN_CHUNK,
+    node::{CatchUpHandler, UserEventSync},
     time_slice::TimeSlice,
 };
 
 impl EventLoop {
     /// Fetches what connections of this shard may have missed of stored events, until the thread ends.
-    pub(crate) async fn keep_stored(self: Rc<Self>, node: Arc<Node>) {
+    pub(crate) async fn run_user_catch_up(self: Rc<Self>, sync: Arc<UserEventSync>) {
         let shard = self.index;
-        node.keep_stored(shard, self).await;
+        sync.run_user_catch_up(shard, self).await;
     }
 
     /// Visits the connections of `user` on this shard, in slices.
@@ -25,31 +25,32 @@ impl EventLoop {
         let key = user_key(user);
         let mut slice = TimeSlice::begin();
         let mut next = Some(0);
+
         while let Some(from) = next {
             let found = self
                 .shard
-                .own(|table| table.connections_of(app, &key, from));
+                .lock(|table| table.connections_of(app, &key, from));
             for &at in &found {
                 visit(at);
             }
-            next = found.get(SWEEP_STRIDE - 1).map(|last| last.slot + 1);
+            next = found.get(SCAN_CHUNK - 1).map(|last| last.slot + 1);
             slice.rest().await;
         }
     }
 
-    fn mend_one(
+    fn catch_up_one(
         self: &Rc<Self>,
         at: SlotRef,
         (waiting, asked): (&Waiting, Asked),
-        mended: &mut Mended,
+        caught_up: &mut CatchUp,
     ) {
         let judge = |table: &mut Table| table.judge(at, waiting, asked);
-        let Some(doubted) = self.shard.own(judge) else {
+        let Some(suspect) = self.shard.lock(judge) else {
             return;
         };
-        let missed = StoredReplay::new(self.hub.context(), &doubted.missed(waiting));
+        let missed = StoredReplay::new(self.hub.context(), suspect.form, &suspect.missed(waiting));
         let begins = self.with_owner(|table, owner| {
-            table.mend(owner, &doubted, (waiting, asked), missed, mended)
+            table.catch_up(owner, &suspect, (waiting, asked), missed, caught_up)
         });
         if begins {
             self.block(at);
@@ -57,19 +58,19 @@ impl EventLoop {
     }
 }
 
-impl Mender for Rc<EventLoop> {
-    async fn mend(&self, app: AppId, user: &str, waiting: &Waiting, asked: Asked) -> Mended {
-        let mut mended = Mended::default();
+impl CatchUpHandler for Rc<EventLoop> {
+    async fn catch_up(&self, app: AppId, user: &str, waiting: &Waiting, asked: Asked) -> CatchUp {
+        let mut caught_up = CatchUp::default();
         self.visit(app, user, |at| {
-            self.mend_one(at, (waiting, asked), &mut mended);
+            self.catch_up_one(at, (waiting, asked), &mut caught_up);
         })
         .await;
-        mended
+        caught_up
     }
 
     async fn give_up(&self, app: AppId, user: &str) {
         self.visit(app, user, |at| {
-            self.shard.own(|table| table.give_up_stored(at));
+            self.shard.lock(|table| table.give_up_stored(at));
         })
         .await;
     }

@@ -15,9 +15,9 @@ use tokio::{
 use super::*;
 use crate::{
     config::SlowConsumer,
+    filter::{Schema, Value},
     hub::{Connection, Context, State, tests::connect},
     limits::Limits,
-    predicate::{Schema, Value},
     protocol::frame::Frame,
 };
 
@@ -48,11 +48,11 @@ async fn nothing_stays_of_a_connection_that_has_gone_however_long_its_token_woul
     let (this, listener) = (event_loop(Limits::default()), listener().await);
     for _ in 0..500 {
         let (_client, socket) = pair(&listener).await;
-        let at = this.shard.own(|table| connect(table, "u", Value::Null));
-        this.seat(socket, at);
+        let at = this.shard.lock(|table| connect(table, "u", Value::Null));
+        this.add_socket(socket, at);
         this.expect_expiry(at, now() + 30 * 24 * 3600);
         this.leave(at);
-        this.shard.own(|table| table.remove(at)).unwrap();
+        this.shard.lock(|table| table.remove(at)).unwrap();
     }
     assert_eq!(this.deadlines.borrow().len(), 0);
 }
@@ -61,8 +61,8 @@ async fn nothing_stays_of_a_connection_that_has_gone_however_long_its_token_woul
 async fn a_client_that_renews_in_a_loop_has_one_deadline() {
     let (this, listener) = (event_loop(Limits::default()), listener().await);
     let (_client, socket) = pair(&listener).await;
-    let at = this.shard.own(|table| connect(table, "u", Value::Null));
-    let seat = this.seat(socket, at);
+    let at = this.shard.lock(|table| connect(table, "u", Value::Null));
+    let socket = this.add_socket(socket, at);
     for n in 0..100 {
         this.expect_expiry(at, now() + 5 + n % 3);
     }
@@ -70,9 +70,9 @@ async fn a_client_that_renews_in_a_loop_has_one_deadline() {
 
     // One that ends later is noted when the heartbeat before its end comes.
     this.expect_expiry(at, now() + 40);
-    seat.expected.set(NEVER);
-    this.note_expiry(&seat);
-    assert_eq!(seat.expected.get(), NEVER);
+    socket.expected.set(NEVER);
+    this.note_expiry(&socket);
+    assert_eq!(socket.expected.get(), NEVER);
 }
 
 #[test]
@@ -106,11 +106,11 @@ async fn lives_with(bytes: usize, answer_after: Option<Duration>) -> State {
         .set_recv_buffer_size(4096)
         .unwrap();
 
-    let at = this.shard.own(|table| connect(table, "u", Value::Null));
-    let seat = this.seat(socket, at);
+    let at = this.shard.lock(|table| connect(table, "u", Value::Null));
+    let socket = this.add_socket(socket, at);
     // The kernel takes them, and can send only a part.
     if bytes > 0 {
-        assert_eq!(seat.socket.try_write(&vec![0; bytes]).unwrap(), bytes);
+        assert_eq!(socket.stream.try_write(&vec![0; bytes]).unwrap(), bytes);
     }
     LocalSet::new()
         .run_until(async {
@@ -120,14 +120,14 @@ async fn lives_with(bytes: usize, answer_after: Option<Duration>) -> State {
             if let Some(after) = answer_after {
                 tokio::time::sleep(after).await;
                 client.write_all(b"x").await.unwrap();
-                seat.heard();
+                socket.heard();
             }
             this.miss(at);
             tokio::time::sleep(Duration::from_millis(50)).await;
             while this.fire() {}
         })
         .await;
-    this.shard.own(|table| table.state(at))
+    this.shard.lock(|table| table.state(at))
 }
 
 #[tokio::test]
@@ -142,20 +142,20 @@ async fn a_ping_that_has_not_left_the_socket_need_not_be_answered_yet() {
 async fn a_token_is_over_only_after_its_end() {
     let (this, listener) = (event_loop(Limits::default()), listener().await);
     let (_client, socket) = pair(&listener).await;
-    let at = this.shard.own(|table| connect(table, "u", Value::Null));
-    this.seat(socket, at);
+    let at = this.shard.lock(|table| connect(table, "u", Value::Null));
+    this.add_socket(socket, at);
     let end = now() + 3600;
-    this.shard.own(|table| {
+    this.shard.lock(|table| {
         let mut connection = Connection::clone(&table.connection(at).unwrap());
         connection.expires_at = NonZeroU64::new(end);
         assert!(table.open(at, connection));
     });
     // As if the clock had been set back after the deadline was noted.
-    let seat = this.seat_of(at).unwrap();
-    seat.expiry.set(end as u32);
-    seat.expected.set(7);
+    let socket = this.socket_of(at).unwrap();
+    socket.expiry.set(end as u32);
+    socket.expected.set(7);
     this.expire(at, 7);
-    assert_eq!(this.shard.own(|table| table.state(at)), State::Open);
+    assert_eq!(this.shard.lock(|table| table.state(at)), State::Open);
     assert_eq!(
         this.deadlines.borrow().len(),
         0,
@@ -171,24 +171,25 @@ async fn a_connection_whose_socket_fails_is_over_whatever_its_session_waits_for(
     };
     let (this, listener) = (event_loop(limits), listener().await);
     let (client, socket) = pair(&listener).await;
-    let at = this.shard.own(|table| connect(table, "u", Value::Null));
-    this.seat(socket, at);
+    let at = this.shard.lock(|table| connect(table, "u", Value::Null));
+    this.add_socket(socket, at);
     let large = Frame::event_text(&[&vec![b'x'; 900_000]]);
     LocalSet::new()
         .run_until(async {
             tokio::task::spawn_local(this.clone().flush());
             for _ in 0..8 {
-                this.shard.with(|table| table.place_own(at, large.clone()));
+                this.shard
+                    .lock_and_wake(|table| table.place_own(at, large.clone()));
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             // It has not read, so the kernel answers what comes with a reset.
             drop(client);
-            while this.shard.own(|table| table.state(at)) == State::Open {
+            while this.shard.lock(|table| table.state(at)) == State::Open {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         })
         .await;
-    assert!(!this.shard.own(|table| table.is_behind(at, 1)));
-    let departed = this.shard.own(|table| table.remove(at)).unwrap();
+    assert!(!this.shard.lock(|table| table.is_behind(at, 1)));
+    let departed = this.shard.lock(|table| table.remove(at)).unwrap();
     assert_eq!((departed.close_code, departed.was_open), (0, true));
 }

@@ -53,7 +53,7 @@ struct Entry {
 }
 
 impl Unfinished {
-    pub(super) fn new(max_bytes: usize) -> Self {
+    pub(crate) fn new(max_bytes: usize) -> Self {
         Self(Rc::new(Messages {
             max_bytes,
             bytes: Cell::new(0),

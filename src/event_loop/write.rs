@@ -12,7 +12,10 @@ use tokio::net::TcpStream;
 use super::pages::Pages;
 use crate::{
     limits::{JOINED_BYTES, PAGED_AFTER, PAGED_BYTES, PAGED_SOCKETS, WRITE_VECTORS},
-    protocol::frame::Frame,
+    protocol::{
+        frame::Frame,
+        wire::{Form, Forms},
+    },
 };
 
 /// The buffers of one write.
@@ -47,7 +50,7 @@ impl<'a> Sink<'a> {
 /// Its frames are copied into one buffer: the kernel takes one stretch of memory for less than it takes its pieces. What
 /// some, but not very many sockets get is given to the kernel as [`Pages`].
 #[derive(Debug, Default)]
-pub(super) struct Volley {
+pub(super) struct PreparedWrite {
     first: u64,
     end: u64,
     joined: Vec<u8>,
@@ -62,8 +65,8 @@ pub(super) struct Volley {
     pub(super) events: u64,
 }
 
-impl Volley {
-    /// The volley of frames that no other connection has in this order.
+impl PreparedWrite {
+    /// The write of frames that no other connection has in this order.
     pub(super) fn of(frames: &[Frame]) -> Self {
         Self {
             bytes: frames.iter().map(Frame::len).sum(),
@@ -72,9 +75,14 @@ impl Volley {
         }
     }
 
-    /// Makes this the volley of the run `first..end`, which is `frames`.
-    pub(super) fn aim(&mut self, first: u64, end: u64, frames: &[Frame]) {
-        if (self.first, self.end) == (first, end) {
+    /// Whether this is the write of the run `first..end`.
+    fn is_of(&self, first: u64, end: u64) -> bool {
+        (self.first, self.end) == (first, end)
+    }
+
+    /// Makes this the write of the run `first..end`, which is `frames`.
+    fn select_run(&mut self, first: u64, end: u64, frames: &[Frame]) {
+        if self.is_of(first, end) {
             self.uses += 1;
             if self.uses == PAGED_AFTER
                 && self.waiting <= PAGED_SOCKETS
@@ -84,12 +92,14 @@ impl Volley {
             }
             return;
         }
+
         let Self {
             joined,
             pages,
             waiting,
             ..
         } = std::mem::take(self);
+
         *self = Self {
             first,
             end,
@@ -99,6 +109,7 @@ impl Volley {
             uses: 1,
             ..Self::of(frames)
         };
+
         self.joined.clear();
         self.pages.forget();
         if frames.len() > 1 && self.bytes <= JOINED_BYTES {
@@ -109,7 +120,7 @@ impl Volley {
     }
 
     /// Notes how many sockets wait for runs.
-    pub(super) fn note_waiting(&mut self, waiting: usize) {
+    fn note_waiting(&mut self, waiting: usize) {
         self.waiting = waiting;
     }
 
@@ -118,6 +129,11 @@ impl Volley {
     /// # Errors
     /// As [`write()`].
     pub(super) fn write(&self, sink: Sink<'_>, frames: &[Frame]) -> io::Result<usize> {
+        if self.bytes == 0 {
+            // Another protocol has no word for any of it.
+            return Ok(0);
+        }
+
         let taken = self.pages.send(sink.descriptor)?;
         if taken == 0 {
             let left = (0, self.bytes);
@@ -126,9 +142,11 @@ impl Volley {
                 None => write(sink, frames, left, &buffers(frames, 0)),
             };
         }
+
         if taken == self.bytes {
             return Ok(taken);
         }
+
         let (whole, begun) = split(frames, taken);
         let rest = &frames[whole..];
         Ok(taken
@@ -146,6 +164,71 @@ impl Volley {
             [frame] => Some(frame.bytes()),
             _ => Some(&*self.joined).filter(|joined| !joined.is_empty()),
         }
+    }
+}
+
+/// The runs of the log that are being written, in each form that a connection has.
+#[derive(Debug, Default)]
+pub(super) struct PreparedWrites {
+    native: PreparedWrite,
+    /// Few: as many as this shard's clients have protocols.
+    others: Vec<EncodedWrite>,
+    waiting: usize,
+}
+
+/// The frames of a run in the form of another protocol.
+#[derive(Debug)]
+struct EncodedWrite {
+    form: Form,
+    frames: Vec<Frame>,
+    write: PreparedWrite,
+}
+
+impl PreparedWrites {
+    /// Notes how many sockets wait for runs.
+    pub(super) fn note_waiting(&mut self, waiting: usize) {
+        self.waiting = waiting;
+        self.native.note_waiting(waiting);
+    }
+
+    /// The frames of the run `first..end`, which are `frames` as they were placed, in `form`, and how they are written.
+    pub(super) fn select_run<'a>(
+        &'a mut self,
+        form: Form,
+        forms: &Forms,
+        (first, end): (u64, u64),
+        frames: &'a [Frame],
+    ) -> (&'a [Frame], &'a PreparedWrite) {
+        if form.is_native() {
+            self.native.select_run(first, end, frames);
+            return (frames, &self.native);
+        }
+
+        let known = self.others.iter().position(|other| other.form == form);
+        let at = known.unwrap_or_else(|| {
+            self.others.push(EncodedWrite {
+                form,
+                frames: Vec::new(),
+                write: PreparedWrite::default(),
+            });
+            self.others.len() - 1
+        });
+
+        let other = &mut self.others[at];
+        if !other.write.is_of(first, end) {
+            other.frames.clear();
+            let frames = frames.iter().map(|frame| forms.frame(form, frame));
+            other.frames.extend(frames);
+        }
+
+        other.write.note_waiting(self.waiting);
+        other.write.select_run(first, end, &other.frames);
+        (&other.frames, &other.write)
+    }
+
+    /// Lets go of the frames of other protocols, which the log does not hold.
+    pub(super) fn release(&mut self) {
+        self.others.clear();
     }
 }
 
@@ -220,12 +303,14 @@ fn send(sink: Sink<'_>, buffers: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
             flags,
         ),
     };
+
     let sent = match sent {
         Ok(n) => Ok(n),
         Err(rustix::io::Errno::AGAIN) => sink.socket.try_write_vectored(buffers),
         Err(rustix::io::Errno::INTR) => Ok(0),
         Err(error) => Err(error.into()),
     };
+
     match sent {
         Ok(n) => Ok(Some(n)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -244,7 +329,7 @@ mod tests {
                 .map(|n| Frame::event_text(&[&vec![n as u8; bytes]]))
                 .collect()
         };
-        let mut volley = Volley::default();
+        let mut write = PreparedWrite::default();
         for (run, (count, bytes, is_whole)) in
             [(3, 100, true), (1, 100, true), (3, JOINED_BYTES / 2, false)]
                 .into_iter()
@@ -252,13 +337,13 @@ mod tests {
         {
             let frames = frames(count, bytes);
             let first = run as u64 * 10;
-            volley.aim(first, first + count as u64, &frames);
+            write.select_run(first, first + count as u64, &frames);
             let all: Vec<u8> = frames
                 .iter()
                 .flat_map(|frame| frame.bytes().to_vec())
                 .collect();
-            assert_eq!((volley.bytes, volley.events), (all.len(), count as u64));
-            assert_eq!(volley.whole(&frames), is_whole.then_some(&*all));
+            assert_eq!((write.bytes, write.events), (all.len(), count as u64));
+            assert_eq!(write.whole(&frames), is_whole.then_some(&*all));
         }
     }
 }

@@ -76,6 +76,7 @@ impl Ages {
             previous,
             next: NONE,
         };
+
         let at = self.free;
         let at = if at == NONE {
             self.nodes.push(node);
@@ -85,10 +86,12 @@ impl Ages {
             self.nodes[at as usize] = node;
             at
         };
+
         match previous {
             NONE => self.classes[class].first = at,
             previous => self.nodes[previous as usize].next = at,
         }
+
         self.classes[class].last = at;
         self.added += 1;
         Place(at)
@@ -99,15 +102,18 @@ impl Ages {
         if let Some(class) = self.classes.iter().position(|class| class.ttl == ttl) {
             return class;
         }
+
         let fresh = Class {
             ttl,
             first: NONE,
             last: NONE,
         };
+
         if let Some(class) = self.classes.iter().position(|class| class.first == NONE) {
             self.classes[class] = fresh;
             return class;
         }
+
         self.classes.push(fresh);
         self.classes.len() - 1
     }
@@ -124,10 +130,12 @@ impl Ages {
         node.key = None;
         node.next = self.free;
         self.free = at;
+
         match previous {
             NONE => self.classes[class].first = next,
             previous => self.nodes[previous as usize].next = next,
         }
+
         match next {
             NONE => self.classes[class].last = previous,
             next => self.nodes[next as usize].previous = previous,

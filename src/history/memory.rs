@@ -21,8 +21,8 @@ use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
 
 use super::{
-    Answer, Appended, Entry, Epoch, History, Keep, Key, New, Omit, Page, Position, Reader,
-    Recovery, Topic, Waiting,
+    Answer, Appended, Entry, Epoch, History, HistoryError, Key, New, Omit, Page, Position, Reader,
+    Recovery, Retention, Topic, Waiting,
     ages::{Ages, Place},
 };
 use crate::{
@@ -39,7 +39,7 @@ use crate::{
 /// Keeps events for as long as the process lives.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    kept: Mutex<Kept>,
+    store: Mutex<MemoryStore>,
     born: Instant,
 }
 
@@ -54,7 +54,7 @@ impl Memory {
         is_occupied: Occupied,
     ) -> Self {
         Self {
-            kept: Mutex::new(Kept::new(
+            store: Mutex::new(MemoryStore::new(
                 (max_bytes, HISTORY_QUIET_TOPICS),
                 metrics,
                 apps,
@@ -62,6 +62,15 @@ impl Memory {
             )),
             born: Instant::now(),
         }
+    }
+
+    /// The same with how many bytes each app may keep, by `AppId`.
+    pub(crate) fn with_quotas(mut self, quotas: &[Option<usize>]) -> Self {
+        let shares = &mut self.store.get_mut().accounting.shares;
+        for (share, quota) in shares.iter_mut().zip(quotas) {
+            share.quota = *quota;
+        }
+        self
     }
 
     #[cfg(test)]
@@ -75,7 +84,7 @@ impl Memory {
     async fn copy<T>(
         &self,
         key: &Key,
-        begin: impl Fn(&mut Kept, Now) -> (T, Option<Run>),
+        begin: impl Fn(&mut MemoryStore, Now) -> (T, Option<Run>),
     ) -> (T, Vec<Entry>) {
         let (mut entries, mut slice) = (Vec::new(), TimeSlice::begin());
         for attempt in 1.. {
@@ -85,36 +94,40 @@ impl Memory {
             } else {
                 usize::MAX
             };
-            let (answer, mut run) = self.with(|kept, now| {
-                let (answer, mut run) = begin(kept, now);
+
+            let (answer, mut run) = self.with(|store, now| {
+                let (answer, mut run) = begin(store, now);
                 let copied = run
                     .as_mut()
-                    .map(|run| kept.copy(key, run, most, &mut entries));
+                    .map(|run| store.copy(key, run, most, &mut entries));
                 (answer, run.filter(|_| copied == Some(Copied::More)))
             });
+
             while let Some(rest) = &mut run {
                 slice.rest().await;
-                match self.with(|kept, _| kept.copy(key, rest, most, &mut entries)) {
+                match self.with(|store, _| store.copy(key, rest, most, &mut entries)) {
                     Copied::More => {}
                     Copied::All => run = None,
                     Copied::Removed => break,
                 }
             }
+
             if run.is_none() {
                 return (answer, entries);
             }
         }
+
         unreachable!("the last attempt takes one hold")
     }
 
     /// Runs `act` under the lock. The time is taken there, so that it never goes back from one act to the next.
-    fn with<T>(&self, act: impl FnOnce(&mut Kept, Now) -> T) -> T {
-        let mut kept = self.kept.lock();
+    fn with<T>(&self, act: impl FnOnce(&mut MemoryStore, Now) -> T) -> T {
+        let mut store = self.store.lock();
         let unix = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         act(
-            &mut kept,
+            &mut store,
             Now {
                 age: self.born.elapsed(),
                 unix_ms: unix.as_millis() as u64,
@@ -124,23 +137,33 @@ impl Memory {
 }
 
 impl History for Memory {
-    fn append<'a>(&'a self, key: &'a Key, keep: &'a Keep, new: New) -> Answer<'a, Appended> {
-        Box::pin(async move { Ok(self.with(|kept, now| kept.append(key, keep, new, now))) })
+    fn append<'a>(
+        &'a self,
+        key: &'a Key,
+        retention: &'a Retention,
+        new: New,
+    ) -> Answer<'a, Appended> {
+        Box::pin(async move {
+            self.with(|store, now| {
+                store.make_room(key.app, now)?;
+                Ok(store.append(key, retention, new, now))
+            })
+        })
     }
 
-    fn position<'a>(&'a self, key: &'a Key, _keep: &'a Keep) -> Answer<'a, Position> {
-        Box::pin(async move { Ok(self.with(|kept, now| kept.position(key, now))) })
+    fn position<'a>(&'a self, key: &'a Key, _retention: &'a Retention) -> Answer<'a, Position> {
+        Box::pin(async move { Ok(self.with(|store, now| store.position(key, now))) })
     }
 
     fn since<'a>(
         &'a self,
         key: &'a Key,
-        _keep: &'a Keep,
+        _retention: &'a Retention,
         epoch: Option<&'a str>,
         offset: u64,
     ) -> Answer<'a, Recovery> {
         Box::pin(async move {
-            let begin = |kept: &mut Kept, now| kept.since(key, epoch, offset, now);
+            let begin = |store: &mut MemoryStore, now| store.since(key, epoch, offset, now);
             let (recovery, entries) = self.copy(key, begin).await;
             Ok(Recovery {
                 entries,
@@ -150,22 +173,22 @@ impl History for Memory {
     }
 
     fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>> {
-        Box::pin(async move { Ok(self.with(|kept, now| kept.page(key, after, limit, now))) })
+        Box::pin(async move { Ok(self.with(|store, now| store.page(key, after, limit, now))) })
     }
 
     fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting> {
         Box::pin(async move {
-            let (waiting, entries) = self.copy(key, |kept, now| kept.waiting(key, now)).await;
+            let (waiting, entries) = self.copy(key, |store, now| store.waiting(key, now)).await;
             Ok(Waiting { entries, ..waiting })
         })
     }
 
     fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>) {
-        self.with(|kept, now| kept.confirm(key, offset, reader, now));
+        self.with(|store, now| store.confirm(key, offset, reader, now));
     }
 
     fn expire(&self) -> bool {
-        self.with(|kept, now| kept.expire(HISTORY_EXPIRE_SLICE, now))
+        self.with(|store, now| store.expire(HISTORY_EXPIRE_SLICE, now))
     }
 }
 
@@ -179,7 +202,7 @@ impl Occupied {
         Self(Box::new(is_occupied))
     }
 
-    fn has(&self, key: &Key) -> bool {
+    pub(super) fn has(&self, key: &Key) -> bool {
         match &key.topic {
             Topic::Channel(channel) => (self.0)(key.app, channel),
             Topic::User(_) => false,
@@ -222,7 +245,7 @@ struct Log {
     entries: VecDeque<Held>,
     /// As [`Entry::bytes`] counts them.
     bytes: usize,
-    /// Its place in [`Kept::quiet`] while nothing of it is kept.
+    /// Its place in [`MemoryStore::quiet`] while nothing of it is kept.
     quiet: Option<u64>,
     /// Readers from whom some is withheld that is kept, each by a hash and with the offset up to which it has confirmed. What is
     /// kept up to there is for others, and is not looked at again for it.
@@ -309,6 +332,7 @@ impl Log {
             // A client may confirm what is yet to come, which says nothing of it.
             self.confirmed.push((who, offset.min(self.newest)));
         }
+
         first..end
     }
 
@@ -321,10 +345,10 @@ impl Log {
 
 /// Entries of a topic that are being copied: those kept now with offsets after `after`, up to `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    epoch: Epoch,
-    after: u64,
-    end: u64,
+pub(super) struct Run {
+    pub(super) epoch: Epoch,
+    pub(super) after: u64,
+    pub(super) end: u64,
 }
 
 /// How far copying a run has come.
@@ -338,7 +362,7 @@ enum Copied {
 
 /// What all topics share: order of ages, sums, counters.
 #[derive(Debug)]
-struct Books {
+struct Accounting {
     /// By `AppId`.
     shares: Vec<Share>,
     /// Those of all shares.
@@ -356,11 +380,21 @@ struct Share {
     ages: Ages,
     /// As `max_bytes` counts them.
     bytes: usize,
+    /// How many there may be before more events are refused.
+    quota: Option<usize>,
     metrics: Arc<AppMetrics>,
 }
 
+impl Share {
+    fn show(&self) {
+        if self.quota.is_some() {
+            self.metrics.stored_bytes.set(self.bytes as i64);
+        }
+    }
+}
+
 /// What an event of `bytes` counts for against the bound on all topics, with whom it leaves out.
-fn weight(bytes: usize, omit: Option<&Omit>) -> usize {
+pub(super) fn weight(bytes: usize, omit: Option<&Omit>) -> usize {
     bytes + HISTORY_EVENT_BYTES + omit.map_or(0, Omit::names) * HISTORY_NAME_BYTES
 }
 
@@ -370,13 +404,15 @@ impl Held {
     }
 }
 
-impl Books {
+impl Accounting {
     fn new(metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
         let share = |metrics| Share {
             ages: Ages::new(),
             bytes: 0,
+            quota: None,
             metrics,
         };
+
         Self {
             shares: apps.into_iter().map(share).collect(),
             bytes: 0,
@@ -400,6 +436,7 @@ impl Books {
         {
             older.until = until;
         }
+
         let share = &mut self.shares[usize::from(key.app.0)];
         let held = Held {
             bytes: entry.bytes(),
@@ -407,8 +444,10 @@ impl Books {
             until,
             place: share.ages.add(key, now.age, ttl),
         };
+
         log.bytes += held.bytes;
         share.bytes += held.weight();
+        share.show();
         self.bytes += held.weight();
         self.events += 1;
         log.entries.push_back(held);
@@ -452,6 +491,7 @@ impl Books {
         self.events -= 1;
         let share = &mut self.shares[usize::from(key.app.0)];
         share.bytes -= held.weight();
+        share.show();
         share.ages.remove(held.place);
     }
 
@@ -493,9 +533,9 @@ impl Books {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct MemoryStore {
     topics: AHashMap<Key, Log>,
-    books: Books,
+    accounting: Accounting,
     max_bytes: usize,
     /// Topics of which nothing is kept, with the age at which they were last used, oldest use first.
     quiet: BTreeMap<u64, (Duration, Key)>,
@@ -508,7 +548,7 @@ struct Kept {
     users_begin_after: u64,
 }
 
-impl Kept {
+impl MemoryStore {
     fn new(
         (max_bytes, max_quiet): (usize, usize),
         metrics: Arc<Metrics>,
@@ -517,7 +557,7 @@ impl Kept {
     ) -> Self {
         Self {
             topics: AHashMap::new(),
-            books: Books::new(metrics, apps),
+            accounting: Accounting::new(metrics, apps),
             max_bytes,
             quiet: BTreeMap::new(),
             max_quiet,
@@ -527,18 +567,41 @@ impl Kept {
         }
     }
 
-    fn append(&mut self, key: &Key, keep: &Keep, new: New, now: Now) -> Appended {
+    /// Makes sure that the app may keep one more event. What is past its time makes room for it, a slice of it at once.
+    fn make_room(&mut self, app: AppId, now: Now) -> Result<(), HistoryError> {
+        for _ in 0..HISTORY_EXPIRE_SLICE {
+            let share = &self.accounting.shares[usize::from(app.0)];
+            let Some(quota) = share.quota.filter(|quota| share.bytes >= *quota) else {
+                return Ok(());
+            };
+
+            let Some(key) = share.ages.expired(now.age).cloned() else {
+                share.metrics.storage_refused.inc();
+                return Err(HistoryError::OverQuota {
+                    kept: share.bytes as u64,
+                    quota: quota as u64,
+                });
+            };
+
+            self.remove_oldest(&key, DropReason::StoredExpired, now);
+        }
+
+        Ok(())
+    }
+
+    fn append(&mut self, key: &Key, retention: &Retention, new: New, now: Now) -> Appended {
         let begin_after = self.begin_after(key);
         let log = self
             .topics
             .entry(key.clone())
             .or_insert_with(|| Log::after(begin_after));
-        self.books.age(key, log, now);
+        self.accounting.age(key, log, now);
         log.newest += 1;
         let offset = log.newest;
         let frame = new
             .draft
             .finish(matches!(key.topic, Topic::Channel(_)).then_some(offset));
+
         let entry = Entry {
             offset,
             id: new.id,
@@ -546,13 +609,17 @@ impl Kept {
             omit: new.omit,
             at_ms: now.unix_ms,
         };
-        self.books.add(key, log, entry, keep.ttl, now);
-        while log.entries.len() > keep.events || log.bytes > keep.bytes {
-            self.books.remove_oldest(key, log, DropReason::StoredOver);
+
+        self.accounting.add(key, log, entry, retention.ttl, now);
+        while log.entries.len() > retention.events || log.bytes > retention.bytes {
+            self.accounting
+                .remove_oldest(key, log, DropReason::StoredOver);
         }
+
         let position = log.position();
         self.settle(key, now);
         self.shed(now);
+
         Appended { position, frame }
     }
 
@@ -612,6 +679,7 @@ impl Kept {
         let Some(log) = log.filter(|log| log.epoch == run.epoch && log.lost_to <= run.after) else {
             return Copied::Removed;
         };
+
         let mut rest = log
             .later(run.after)
             .take_while(|entry| entry.offset <= run.end);
@@ -620,6 +688,7 @@ impl Kept {
         if let Some(last) = to[before..].last() {
             run.after = last.offset;
         }
+
         if rest.next().is_some() {
             Copied::More
         } else {
@@ -631,8 +700,8 @@ impl Kept {
         let Some(log) = self.topics.get_mut(key) else {
             return;
         };
-        self.books.age(key, log, now);
-        self.books.confirm(key, log, offset, reader);
+        self.accounting.age(key, log, now);
+        self.accounting.confirm(key, log, offset, reader);
         self.settle(key, now);
     }
 
@@ -640,7 +709,7 @@ impl Kept {
     fn expire(&mut self, most: usize, now: Now) -> bool {
         let mut app = 0;
         for _ in 0..most {
-            if let Some(key) = self.books.expired(&mut app, now).cloned() {
+            if let Some(key) = self.accounting.expired(&mut app, now).cloned() {
                 self.remove_oldest(&key, DropReason::StoredExpired, now);
             } else if self
                 .quiet
@@ -652,13 +721,14 @@ impl Kept {
                 return false;
             }
         }
+
         true
     }
 
     /// Removes the oldest events of the app that keeps most until all are within their bound.
     fn shed(&mut self, now: Now) {
-        while self.books.bytes > self.max_bytes
-            && let Some(key) = self.books.most().cloned()
+        while self.accounting.bytes > self.max_bytes
+            && let Some(key) = self.accounting.most().cloned()
         {
             self.remove_oldest(&key, DropReason::StoredOver, now);
         }
@@ -666,7 +736,7 @@ impl Kept {
 
     fn remove_oldest(&mut self, key: &Key, reason: DropReason, now: Now) {
         if let Some(log) = self.topics.get_mut(key) {
-            self.books.remove_oldest(key, log, reason);
+            self.accounting.remove_oldest(key, log, reason);
         }
         self.settle(key, now);
     }
@@ -674,20 +744,20 @@ impl Kept {
     /// Reads a topic that is known, without what is past its time.
     fn read<T>(&mut self, key: &Key, now: Now, read: impl FnOnce(&Log) -> T) -> Option<T> {
         let log = self.topics.get_mut(key)?;
-        self.books.age(key, log, now);
+        self.accounting.age(key, log, now);
         let answer = read(log);
         self.settle(key, now);
         Some(answer)
     }
 
-    /// Reads as [`Kept::read`] does, beginning the topic's numbering if it has none.
+    /// Reads as [`MemoryStore::read`] does, beginning the topic's numbering if it has none.
     fn read_or_begin<T>(&mut self, key: &Key, now: Now, read: impl FnOnce(&Log) -> T) -> T {
         let begin_after = self.begin_after(key);
         let log = self
             .topics
             .entry(key.clone())
             .or_insert_with(|| Log::after(begin_after));
-        self.books.age(key, log, now);
+        self.accounting.age(key, log, now);
         let answer = read(log);
         self.settle(key, now);
         answer
@@ -707,9 +777,11 @@ impl Kept {
         let Some(log) = self.topics.get_mut(key) else {
             return;
         };
+
         if let Some(place) = log.quiet.take() {
             self.quiet.remove(&place);
         }
+
         if log.entries.is_empty() {
             self.rest(key.clone(), now);
         }

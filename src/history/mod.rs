@@ -5,6 +5,7 @@
 //! it. So one number says what is missing, and whoever comes back is told "recovered" only if that is certain.
 
 mod ages;
+pub(crate) mod disk;
 mod memory;
 pub(crate) mod redis;
 #[cfg(test)]
@@ -17,7 +18,11 @@ use bytes::Bytes;
 use smol_str::SmolStr;
 use uuid::Uuid;
 
+pub use self::disk::DataError;
+pub(crate) use self::disk::tools as data_tools;
+use self::memory::Run;
 pub(crate) use self::{
+    disk::{Disk, Kept, KeptAnswer, Setup},
     memory::{Memory, Occupied},
     redis::RedisHistory,
 };
@@ -60,7 +65,7 @@ impl Key {
 
 /// How much of a topic is kept, and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Keep {
+pub(crate) struct Retention {
     pub(crate) events: usize,
     /// Of frames, and of the names that they leave out.
     pub(crate) bytes: usize,
@@ -80,6 +85,11 @@ impl Epoch {
     /// A new random epoch.
     pub(crate) fn random() -> Self {
         Self(Uuid::new_v4().as_u64_pair().0)
+    }
+
+    /// Its number, for [`Epoch::of`].
+    pub(crate) fn number(self) -> u64 {
+        self.0
     }
 
     /// The form in which it crosses Redis.
@@ -127,7 +137,7 @@ pub(crate) struct Omit {
     pub(crate) users: AHashSet<Box<str>>,
     pub(crate) devices: AHashSet<Box<str>>,
     pub(crate) connections: AHashSet<ConnectionId>,
-    pub(crate) sender: Option<Echoless>,
+    pub(crate) sender: Option<EchoOmission>,
 }
 
 /// Who reads what is kept.
@@ -138,15 +148,41 @@ pub(crate) struct Reader<'a> {
     pub(crate) connection: ConnectionId,
 }
 
+/// A [`Reader`] that outlives its caller.
+#[derive(Debug)]
+struct OwnedReader {
+    user: Option<Box<str>>,
+    device: Option<Box<str>>,
+    connection: ConnectionId,
+}
+
+impl OwnedReader {
+    fn of(reader: &Reader<'_>) -> Self {
+        Self {
+            user: reader.user.map(Into::into),
+            device: reader.device.map(Into::into),
+            connection: reader.connection,
+        }
+    }
+
+    fn borrowed(&self) -> Reader<'_> {
+        Reader {
+            user: self.user.as_deref(),
+            device: self.device.as_deref(),
+            connection: self.connection,
+        }
+    }
+}
+
 /// A sender that did not want its own message back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Echoless {
+pub(crate) struct EchoOmission {
     pub(crate) user: Option<SmolStr>,
     pub(crate) device: Option<SmolStr>,
     pub(crate) connection: ConnectionId,
 }
 
-impl Echoless {
+impl EchoOmission {
     /// Whether it is the same connection, or the same user on the same device where the sender named one.
     fn is(&self, reader: &Reader<'_>) -> bool {
         let same_device = self.device.is_some() && self.device.as_deref() == reader.device;
@@ -279,6 +315,22 @@ pub enum HistoryError {
     /// There is no memory for one more event; nothing was kept, and nobody was told.
     #[error("the store of events is full; raise `maxmemory` of Redis or keep less. It says: {0}")]
     Full(Arc<str>),
+    /// The files of the data directory cannot be read or written. What was asked may have been done.
+    #[error("the data directory cannot be used: {0}; what was asked may have been done")]
+    Disk(Arc<str>),
+    /// The disk does not keep up with what is to be stored; nothing was done.
+    #[error("the disk does not keep up with what is to be stored; try again")]
+    Behind,
+    /// The app keeps as many bytes as it may; nothing was kept, and nobody was told.
+    #[error(
+        "this app stores {kept} bytes, and may store {quota} (max_stored_bytes); wait until events have expired, or raise it"
+    )]
+    OverQuota {
+        /// What the app keeps.
+        kept: u64,
+        /// What it may.
+        quota: u64,
+    },
     /// The store refused, in its own words.
     #[error("the store of events refused: {0}")]
     Refused(Arc<str>),
@@ -295,10 +347,15 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
     ///
     /// What is then over a bound is removed, oldest first; that may be the event itself, which has its offset and its
     /// frame all the same.
-    fn append<'a>(&'a self, key: &'a Key, keep: &'a Keep, new: New) -> Answer<'a, Appended>;
+    fn append<'a>(
+        &'a self,
+        key: &'a Key,
+        retention: &'a Retention,
+        new: New,
+    ) -> Answer<'a, Appended>;
 
     /// Where the topic stands, beginning its numbering if it has none: who joins now can come back with this.
-    fn position<'a>(&'a self, key: &'a Key, keep: &'a Keep) -> Answer<'a, Position>;
+    fn position<'a>(&'a self, key: &'a Key, retention: &'a Retention) -> Answer<'a, Position>;
 
     /// What came after `offset`, beginning the topic's numbering if it has none.
     ///
@@ -307,7 +364,7 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
     fn since<'a>(
         &'a self,
         key: &'a Key,
-        keep: &'a Keep,
+        retention: &'a Retention,
         epoch: Option<&'a str>,
         offset: u64,
     ) -> Answer<'a, Recovery>;
@@ -326,6 +383,27 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
 
     /// Notes where a topic stands that another node told of. A store that nodes share so notices when it has gone back.
     fn saw(&self, _key: &Key, _position: Position) {}
+
+    /// Keeps the topic's numbering known as if an event had just come. A store that knows who is in a channel does so anyway.
+    fn remember<'a>(&'a self, _key: &'a Key) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Looks how many bytes each app keeps that may keep only so many, where other nodes keep some too.
+    fn look_at_quotas(&self) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Notes how many bytes are stored for an app beside the history, which count towards what it may keep.
+    fn stored_beside(&self, _app: AppId, _bytes: u64) {}
+
+    /// Checks that an app may keep more, for what is stored beside the history. A refusal is counted.
+    ///
+    /// # Errors
+    /// [`HistoryError::OverQuota`].
+    fn check_quota(&self, _app: AppId) -> Result<(), HistoryError> {
+        Ok(())
+    }
 
     /// Forgets some of what is over its time; true if there may be more. Called about once a second, until it is false.
     fn expire(&self) -> bool;
@@ -380,7 +458,7 @@ mod tests {
     #[test]
     fn a_sender_without_echo_is_the_same_connection_or_user_and_device() {
         let sent = |user: Option<&str>, device: Option<&str>| Omit {
-            sender: Some(Echoless {
+            sender: Some(EchoOmission {
                 user: user.map(Into::into),
                 device: device.map(Into::into),
                 connection: connection(1),

@@ -10,7 +10,7 @@ use crate::{
     protocol::event::{Data, Event, Marks},
 };
 
-pub(super) const KEEP: Keep = Keep {
+pub(super) const KEEP: Retention = Retention {
     events: 100,
     bytes: 1 << 20,
     ttl: Duration::from_mins(5),
@@ -67,10 +67,21 @@ pub(super) fn not_for_phones(length: usize) -> New {
     }
 }
 
-pub(super) async fn fill(store: &dyn History, key: &Key, keep: &Keep, count: usize) -> Position {
+pub(super) async fn fill(
+    store: &dyn History,
+    key: &Key,
+    retention: &Retention,
+    count: usize,
+) -> Position {
     let mut position = None;
     for _ in 0..count {
-        position = Some(store.append(key, keep, event(1)).await.unwrap().position);
+        position = Some(
+            store
+                .append(key, retention, event(1))
+                .await
+                .unwrap()
+                .position,
+        );
     }
     position.unwrap()
 }
@@ -139,19 +150,23 @@ async fn numbers_are_dense_and_only_channels_show_them(store: &dyn History) {
     );
     let begun = store.position(&room, &KEEP).await.unwrap();
     assert_eq!(begun.offset, 0);
+
     for n in 1..=12 {
         let appended = store.append(&room, &KEEP, event(1)).await.unwrap();
         assert_eq!(appended.position, Position { offset: n, ..begun });
         let text = format!(r#"{{"event":"e","data":"x","offset":{n}}}"#);
         assert_eq!(appended.frame.payload(), text.as_bytes());
     }
+
     let first = store.append(&ann, &KEEP, event(1)).await.unwrap();
     let second = store.append(&ann, &KEEP, event(1)).await.unwrap();
     assert_eq!(first.frame.payload(), br#"{"event":"e","data":"x"}"#);
+
     let next = Position {
         offset: first.position.offset + 1,
         ..first.position
     };
+
     assert_eq!(second.position, next);
     assert_eq!(store.position(&ann, &KEEP).await.unwrap(), next);
 }
@@ -161,13 +176,14 @@ async fn what_is_kept_is_what_came(store: &dyn History) {
     let omit = Omit {
         users: ["u\"".into()].into_iter().collect(),
         connections: [ANYONE.connection].into_iter().collect(),
-        sender: Some(Echoless {
+        sender: Some(EchoOmission {
             user: None,
             device: Some("d".into()),
             connection: PHONE.connection,
         }),
         ..Omit::default()
     };
+
     let bytes = Event::new("b", Data::Bytes(vec![0, 255].into()))
         .unwrap()
         .draft(&Marks::default());
@@ -186,9 +202,11 @@ async fn what_is_kept_is_what_came(store: &dyn History) {
             ..event(70_000)
         },
     ];
+
     for new in &news {
         store.append(&room, &KEEP, new.clone()).await.unwrap();
     }
+
     let kept = store.waiting(&room).await.unwrap().entries;
     assert_eq!(kept.len(), news.len());
     for (n, (kept, new)) in kept.iter().zip(&news).enumerate() {
@@ -206,28 +224,33 @@ async fn what_is_kept_is_what_came(store: &dyn History) {
 
 async fn only_what_can_be_proven_is_recovered(store: &dyn History) {
     let room = channel("proven");
-    let three = Keep { events: 3, ..KEEP };
+    let three = Retention { events: 3, ..KEEP };
     let epoch = fill(store, &room, &three, 4).await.epoch.to_string();
     let own = Some(epoch.as_str());
+
     assert_eq!(
         since(store, &room, own, 0).await,
         (false, vec![2, 3, 4]),
         "1 is lost"
     );
+
     assert_eq!(since(store, &room, own, 1).await, (true, vec![2, 3, 4]));
     assert_eq!(since(store, &room, own, 3).await, (true, vec![4]));
     assert_eq!(since(store, &room, own, 4).await, (true, vec![]));
+
     assert_eq!(
         since(store, &room, own, 5).await,
         (false, vec![2, 3, 4]),
         "not yet given out"
     );
+
     assert_eq!(
         since(store, &room, own, u64::MAX).await,
         (false, vec![2, 3, 4])
     );
     assert_eq!(since(store, &room, None, 0).await, (false, vec![2, 3, 4]));
     assert_eq!(since(store, &room, None, 2).await, (true, vec![3, 4]));
+
     for other in [Epoch::random().to_string().as_str(), "", "another"] {
         assert_eq!(
             since(store, &room, Some(other), 4).await,
@@ -235,9 +258,11 @@ async fn only_what_can_be_proven_is_recovered(store: &dyn History) {
             "{other}"
         );
     }
+
     let fresh = channel("proven-fresh");
     let begun = store.since(&fresh, &KEEP, None, 0).await.unwrap();
     assert!(begun.recovered && begun.entries.is_empty() && begun.position.offset == 0);
+
     assert_eq!(
         fill(store, &fresh, &KEEP, 1).await,
         Position {
@@ -251,12 +276,14 @@ async fn the_newest_stay_within_number_and_bytes(store: &dyn History) {
     let ann = user("bounds");
     let one = store.append(&ann, &KEEP, event(10)).await.unwrap();
     let (first, length) = (one.position.offset, one.frame.len());
-    let of = |events, bytes| Keep {
+
+    let of = |events, bytes| Retention {
         events,
         bytes,
         ..KEEP
     };
-    for (keep, size, left) in [
+
+    for (retention, size, left) in [
         (of(2, 1 << 20), 10, vec![1, 2]),
         (of(2, 1 << 20), 10, vec![2, 3]),
         (of(100, 3 * length), 10, vec![2, 3, 4]),
@@ -265,36 +292,41 @@ async fn the_newest_stay_within_number_and_bytes(store: &dyn History) {
         (of(100, 100), 1000, vec![]),
         (KEEP, 1, vec![8]),
     ] {
-        let appended = store.append(&ann, &keep, event(size)).await.unwrap();
+        let appended = store.append(&ann, &retention, event(size)).await.unwrap();
         assert!(appended.frame.len() > size, "delivered, if not kept");
-        assert_eq!(waiting(store, &ann, first).await, left, "{keep:?}");
+        assert_eq!(waiting(store, &ann, first).await, left, "{retention:?}");
     }
+
     let room = channel("bounds");
     for _ in 0..9 {
         store.append(&room, &KEEP, event(1)).await.unwrap();
     }
+
     let tenth = store
         .append(&room, &KEEP, event(1))
         .await
         .unwrap()
         .frame
         .len();
+
     // The frame of the ninth has a digit less.
-    let keep = Keep {
+    let retention = Retention {
         bytes: 3 * tenth - 1,
         ..KEEP
     };
+
     for left in [[9, 10, 11].as_slice(), &[11, 12]] {
-        store.append(&room, &keep, event(1)).await.unwrap();
+        store.append(&room, &retention, event(1)).await.unwrap();
         assert_eq!(offsets(&store.waiting(&room).await.unwrap().entries), left);
     }
 }
 
 async fn names_left_out_count_for_their_topic(store: &dyn History) {
-    let keep = Keep {
+    let retention = Retention {
         bytes: 100_000,
         ..KEEP
     };
+
     for key in [channel("names"), user("names")] {
         let mut last = 0;
         for n in 1..=4 {
@@ -302,16 +334,19 @@ async fn names_left_out_count_for_their_topic(store: &dyn History) {
                 users: ["u".repeat(30_000).into()].into_iter().collect(),
                 ..Omit::default()
             };
+
             let new = New {
                 omit: Some(Arc::new(omit)),
                 ..event(1)
             };
+
             last = store
-                .append(&key, &keep, new)
+                .append(&key, &retention, new)
                 .await
                 .unwrap()
                 .position
                 .offset;
+
             let kept = store.waiting(&key).await.unwrap().entries;
             assert_eq!(kept.len(), n.min(3));
         }
@@ -320,7 +355,7 @@ async fn names_left_out_count_for_their_topic(store: &dyn History) {
         store.confirm(&key, last, &ANYONE);
         until(0, async || store.waiting(&key).await.unwrap().entries.len()).await;
         for n in 1..=3 {
-            store.append(&key, &keep, event(20_000)).await.unwrap();
+            store.append(&key, &retention, event(20_000)).await.unwrap();
             assert_eq!(store.waiting(&key).await.unwrap().entries.len(), n);
         }
     }
@@ -328,10 +363,11 @@ async fn names_left_out_count_for_their_topic(store: &dyn History) {
 
 async fn what_is_past_its_time_is_gone_and_the_numbering_stays(store: &dyn History) {
     let room = channel("age");
-    let short = Keep {
+    let short = Retention {
         ttl: Duration::from_millis(100),
         ..KEEP
     };
+
     let position = fill(store, &room, &short, 70).await;
     until(0, async || {
         store.waiting(&room).await.unwrap().entries.len()
@@ -342,6 +378,7 @@ async fn what_is_past_its_time_is_gone_and_the_numbering_stays(store: &dyn Histo
     assert_eq!(since(store, &room, Some(&epoch), 70).await, (true, vec![]));
     assert_eq!(store.position(&room, &KEEP).await.unwrap(), position);
     let page = store.page(&room, 0, 10).await.unwrap().unwrap();
+
     assert_eq!(
         (page.position, page.entries.len(), page.more),
         (position, 0, false)
@@ -353,6 +390,7 @@ async fn what_is_past_its_time_is_gone_and_the_numbering_stays(store: &dyn Histo
             ..position
         }
     );
+
     assert_eq!(
         since(store, &room, Some(&epoch), 70).await,
         (true, vec![71])
@@ -361,13 +399,15 @@ async fn what_is_past_its_time_is_gone_and_the_numbering_stays(store: &dyn Histo
 
 async fn a_shorter_time_takes_the_older_along(store: &dyn History) {
     let room = channel("ages");
-    let short = Keep {
+    let short = Retention {
         ttl: Duration::from_millis(100),
         ..KEEP
     };
+
     let epoch = fill(store, &room, &KEEP, 2).await.epoch.to_string();
     fill(store, &room, &short, 1).await;
     fill(store, &room, &KEEP, 2).await;
+
     until(vec![4, 5], async || {
         offsets(&store.waiting(&room).await.unwrap().entries)
     })
@@ -385,6 +425,7 @@ async fn a_shorter_time_takes_the_older_along(store: &dyn History) {
     fill(store, &room, &KEEP, 2).await;
     fill(store, &room, &short, 1).await;
     fill(store, &room, &KEEP, 2).await;
+
     until((false, vec![4, 5]), async || {
         let answer = since(store, &room, None, 1).await;
         assert!(
@@ -398,7 +439,7 @@ async fn a_shorter_time_takes_the_older_along(store: &dyn History) {
 
 async fn pages_follow_each_other(store: &dyn History) {
     let room = channel("pages");
-    let position = fill(store, &room, &Keep { events: 5, ..KEEP }, 7).await;
+    let position = fill(store, &room, &Retention { events: 5, ..KEEP }, 7).await;
     for (after, limit, expected, more) in [
         (0, 100, vec![3, 4, 5, 6, 7], false),
         (0, 5, vec![3, 4, 5, 6, 7], false),
@@ -427,6 +468,7 @@ async fn what_is_withheld_from_who_confirms_waits_for_others(store: &dyn History
         .unwrap()
         .position
         .offset;
+
     for n in 2..=6 {
         let new = if n % 2 == 0 {
             not_for_phones(1)
@@ -435,9 +477,11 @@ async fn what_is_withheld_from_who_confirms_waits_for_others(store: &dyn History
         };
         store.append(&ann, &KEEP, new).await.unwrap();
     }
+
     store.confirm(&ann, first + 3, &PHONE);
     until(vec![2, 4, 5, 6], async || waiting(store, &ann, first).await).await;
     let page = store.page(&ann, first + 1, 2).await.unwrap().unwrap();
+
     assert_eq!(
         (offsets(&page.entries), page.more),
         (vec![first + 3, first + 4], true)
@@ -451,6 +495,7 @@ async fn what_is_withheld_from_who_confirms_waits_for_others(store: &dyn History
     store.confirm(&ann, first + 5, &ANYONE);
     store.confirm(&user("unknown"), 1, &ANYONE);
     store.append(&ann, &KEEP, event(1)).await.unwrap();
+
     assert_eq!(
         waiting(store, &ann, first).await,
         [7],
@@ -467,14 +512,17 @@ async fn topics_and_apps_are_apart(store: &dyn History) {
         },
         Key::user(AppId(0), "apart".into()),
     ];
+
     let mut epochs = Vec::new();
     for (n, key) in keys.iter().enumerate() {
         epochs.push(fill(store, key, &KEEP, n + 1).await.epoch);
     }
+
     for (n, key) in keys.iter().enumerate() {
         assert_eq!(store.waiting(key).await.unwrap().entries.len(), n + 1);
         assert_eq!(store.position(key, &KEEP).await.unwrap().epoch, epochs[n]);
     }
+
     assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2] && epochs[0] != epochs[2]);
 }
 

@@ -1,6 +1,9 @@
 //! Who may call: API keys where there are any, else only what comes from this machine and from no web page.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
 
 use hyper::{
     HeaderMap, StatusCode,
@@ -10,7 +13,7 @@ use ipnet::IpNet;
 
 use super::problem::Problem;
 use crate::{
-    app::Live,
+    app::RuntimeConfig,
     auth::{Scope, has_form},
     id::AppId,
     metrics::Refusal,
@@ -58,28 +61,34 @@ impl Refused {
 /// 401 for a missing or unknown key, 403 for one without the scope.
 pub(crate) fn authorize(
     node: &Node,
-    live: &Live,
+    runtime_config: &RuntimeConfig,
     headers: &HeaderMap,
     scope: Scope,
 ) -> Result<Caller, Problem> {
-    caller(live, headers, scope).map_err(|refused| refused.told(node))
+    caller(runtime_config, headers, scope).map_err(|refused| refused.told(node))
 }
 
-fn caller(live: &Live, headers: &HeaderMap, scope: Scope) -> Result<Caller, Refused> {
-    if live.keys.is_empty() {
+fn caller(
+    runtime_config: &RuntimeConfig,
+    headers: &HeaderMap,
+    scope: Scope,
+) -> Result<Caller, Refused> {
+    if runtime_config.keys.is_empty() {
         return Ok(Caller {
             app: AppId(0),
             key: "".into(),
         });
     }
+
     let unauthorized = |detail: &str| {
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
         Refused::new(Refusal::ApiKey, None, problem)
     };
+
     let presented = bearer(headers)
         .filter(|key| !key.is_empty())
         .ok_or_else(|| unauthorized("send Authorization: Bearer <api key>"))?;
-    let key = live
+    let key = runtime_config
         .keys
         .authenticate(presented)
         .ok_or_else(|| unauthorized(unknown_key(presented)))?;
@@ -88,6 +97,7 @@ fn caller(live: &Live, headers: &HeaderMap, scope: Scope) -> Result<Caller, Refu
         let problem = Problem::new(StatusCode::FORBIDDEN, "missing_scope", detail);
         return Err(Refused::new(Refusal::Scope, Some(key.app), problem));
     }
+
     Ok(Caller {
         app: key.app,
         key: key.name.clone(),
@@ -129,18 +139,22 @@ pub(crate) fn development(
         let problem = Problem::new(StatusCode::FORBIDDEN, "development_only", detail);
         Err(Refused::new(why, None, problem))
     };
+
     if !peer.to_canonical().is_loopback() {
         return refuse(Refusal::Remote, "the request comes from another machine");
     }
+
     let passed_on = [FORWARDED, VIA]
         .iter()
         .any(|name| headers.contains_key(name))
         || headers
             .keys()
             .any(|name| name.as_str().starts_with("x-forwarded-"));
+
     if passed_on {
         return refuse(Refusal::Proxy, "the request was passed on by a proxy");
     }
+
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if host.to_str().is_ok_and(is_loopback_host) => {}
@@ -150,6 +164,7 @@ pub(crate) fn development(
             return refuse(Refusal::Host, &what);
         }
     }
+
     let foreign = headers
         .get_all(ORIGIN)
         .iter()
@@ -167,17 +182,24 @@ pub(crate) fn development(
         );
         return refuse(Refusal::Origin, &what);
     }
+
     if has_body && !is_json(headers) {
         let detail = "send Content-Type: application/json";
         let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail);
         return Err(Refused::new(Refusal::ContentType, None, problem));
     }
+
     Ok(())
+}
+
+/// A header's value as text, whatever is in it.
+pub(crate) fn lossy(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
 }
 
 /// A header's value in quotes, for a message; what is long is cut.
 pub(crate) fn shown(value: &HeaderValue) -> String {
-    let text = String::from_utf8_lossy(value.as_bytes());
+    let text = lossy(value);
     format!("{:?}", text.chars().take(SHOWN_CHARS).collect::<String>())
 }
 
@@ -213,6 +235,7 @@ pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet
     if !is_trusted(address) {
         return address;
     }
+
     // Bytes, not text: what a client wrote into the line before its proxy did must not hide what follows.
     let lines: Vec<&HeaderValue> = headers.get_all("x-forwarded-for").iter().collect();
     let hops = lines
@@ -222,6 +245,7 @@ pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet
         .map(<[u8]>::trim_ascii)
         // Empty elements of a list mean nothing (RFC 9110, section 5.6.1.2).
         .filter(|hop| !hop.is_empty());
+
     for hop in hops {
         // What is no address was not written by a proxy that is trusted: the last one known counts.
         let Some(ip) = hop_address(hop) else {
@@ -232,6 +256,7 @@ pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet
             return address;
         }
     }
+
     address
 }
 

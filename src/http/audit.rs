@@ -36,12 +36,14 @@ pub(super) fn whom(target: &Target) -> String {
             }
         }
     }
+
     parts.extend(
         target
             .filter
             .as_deref()
             .map(|filter| format!("filter {}", cut(filter))),
     );
+
     if !target.except.is_empty() {
         parts.push("with exceptions".to_owned());
     }

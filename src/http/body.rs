@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     auth::json_kind,
+    filter::Value,
     id::AppId,
     limits::LONG_BODY,
-    node::{Exceptions, Extent, Node, Target, To},
-    predicate::Value,
+    node::{ClusterScope, Exceptions, Node, Target, To},
 };
 
 /// Reads a body of at most `limit` bytes within `time`.
@@ -66,6 +66,7 @@ pub(crate) fn text(body: &[u8]) -> Result<&str, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return refuse("the body is empty; send a JSON object".to_owned());
     }
+
     let text = match std::str::from_utf8(body) {
         Ok(text) => text,
         Err(error) => {
@@ -84,6 +85,7 @@ pub(crate) fn text(body: &[u8]) -> Result<&str, Problem> {
             json_kind(start)
         ));
     }
+
     Ok(text)
 }
 
@@ -95,20 +97,20 @@ pub(crate) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 }
 
 /// `scope` and `receipt`. serde's own enums would take `{"node": null}` as well.
-pub(crate) fn extent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Extent>, D::Error> {
+pub(crate) fn extent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ClusterScope>, D::Error> {
     struct Word;
 
     impl Visitor<'_> for Word {
-        type Value = Extent;
+        type Value = ClusterScope;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("cluster or node")
         }
 
-        fn visit_str<E: Error>(self, word: &str) -> Result<Extent, E> {
+        fn visit_str<E: Error>(self, word: &str) -> Result<ClusterScope, E> {
             match word {
-                "cluster" => Ok(Extent::Cluster),
-                "node" => Ok(Extent::Node),
+                "cluster" => Ok(ClusterScope::Cluster),
+                "node" => Ok(ClusterScope::Node),
                 _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
             }
         }
@@ -193,7 +195,7 @@ pub(crate) fn params(json: &str) -> Result<Value, Problem> {
 /// As [`params`].
 pub(crate) async fn params_aside(node: &Node, app: AppId, json: &str) -> Result<Value, Problem> {
     let text = json.to_owned();
-    let built = node.aside(app, move || params(&text)).await;
+    let built = node.run_in_background(app, move || params(&text)).await;
     built.unwrap_or_else(|| Err(Problem::internal("the params could not be built")))
 }
 
@@ -211,7 +213,7 @@ pub(crate) async fn understand<T: Send + 'static>(
         return read(body);
     }
     let body = body.clone();
-    let understood = node.aside(app, move || read(&body)).await;
+    let understood = node.run_in_background(app, move || read(&body)).await;
     understood.unwrap_or_else(|| Err(Problem::internal("the body could not be read")))
 }
 

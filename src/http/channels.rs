@@ -63,9 +63,10 @@ pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Js
     let prefix = query.get("prefix").unwrap_or("");
     check_name("prefix", prefix, CHANNEL_NAME_BYTES)?;
     let overall = node
-        .channels_everywhere(caller.app, (prefix, after.as_deref()), limit)
+        .cluster_channels(caller.app, (prefix, after.as_deref()), limit)
         .await?;
     let (found, more) = overall.value;
+
     let shown: Vec<Shown<'_>> = found
         .iter()
         .map(|(name, count)| Shown::new(name, *count))
@@ -74,6 +75,7 @@ pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Js
     if let (true, Some((last, _))) = (more, found.last()) {
         answer["cursor"] = json!(last);
     }
+
     name_missing(&mut answer, &overall.missing);
     Ok(answer)
 }
@@ -89,11 +91,12 @@ pub(crate) async fn one<'a>(
 ) -> Result<Shown<'a>, Problem> {
     channel_name(channel)?;
     // Behind the newest event: nothing is wanted but where that is.
-    let page = node.kept(caller.app, channel, u64::MAX, 1).await?;
+    let page = node.history_page(caller.app, channel, u64::MAX, 1).await?;
     let (epoch, offset) = page
         .map(|page| (page.position.epoch.to_string(), page.position.offset))
         .unzip();
-    let count = node.count_everywhere(caller.app, channel).await?;
+    let count = node.cluster_count(caller.app, channel).await?;
+
     Ok(Shown {
         epoch,
         offset,
@@ -129,15 +132,17 @@ pub(crate) async fn members(
     let from = query.cursor(PageStart::read)?;
     let limit = query.limit(MEMBERS_PAGE_DEFAULT)?;
     let page = node
-        .members_page_everywhere(caller.app, channel, from, (limit, PAGE_BYTES), None)
+        .cluster_members_page(caller.app, channel, from, (limit, PAGE_BYTES), None)
         .await?;
+
     let MembersPage {
         members,
         count,
         users,
         cursor,
     } = page.value;
-    let members = redacted(members, &node.live().config.redact);
+
+    let members = redacted(members, &node.runtime_config().config.redact);
     Ok(Page {
         members,
         count,
@@ -156,16 +161,19 @@ fn redacted(members: Box<RawValue>, redact: &[String]) -> Box<RawValue> {
             "" => Some("data".to_owned()),
             rest => rest.starts_with('.').then(|| format!("data{rest}")),
         });
+
     let hidden: Vec<String> = hidden.collect();
     if hidden.is_empty() {
         return members;
     }
+
     let mut shown: Vec<Json> = serde_json::from_str(members.get()).unwrap_or_default();
     for member in &mut shown {
         for path in &hidden {
             show::hide(member, path);
         }
     }
+
     // What was read from JSON can be written as such.
     to_raw_value(&shown).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
@@ -210,12 +218,14 @@ pub(super) fn membership(body: &[u8]) -> Result<(String, Target), Problem> {
         params,
         except,
     } = fields;
+
     let whom = Whom {
         to,
         filter,
         params,
         except,
     };
+
     Ok((channel, whom.target()?))
 }
 
@@ -226,7 +236,7 @@ pub(super) fn membership(body: &[u8]) -> Result<(String, Target), Problem> {
 pub(crate) async fn join(node: &Arc<Node>, caller: &Caller, body: &Bytes) -> Result<Json, Problem> {
     let (channel, target) = body::understand(node, caller.app, body, membership).await?;
     let whom = format!("{} into {channel}", audit::whom(&target));
-    let joins = node.join_everywhere(caller.app, channel, target).await?;
+    let joins = node.cluster_join(caller.app, channel, target).await?;
     let Joins {
         joined,
         already,
@@ -249,7 +259,7 @@ pub(crate) async fn leave(
 ) -> Result<Json, Problem> {
     let (channel, target) = body::understand(node, caller.app, body, membership).await?;
     let whom = format!("{} out of {channel}", audit::whom(&target));
-    let left = node.leave_everywhere(caller.app, channel, target).await?;
+    let left = node.cluster_leave(caller.app, channel, target).await?;
     audit::note(node, caller, "leave", &whom, left.value);
     let mut answer = json!({ "left": left.value });
     name_missing(&mut answer, &left.missing);

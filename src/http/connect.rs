@@ -1,6 +1,6 @@
 //! `GET /v1/connect`: from an HTTP request to a client's session.
 
-use std::{net::IpAddr, rc::Rc};
+use std::{net::IpAddr, rc::Rc, time::Instant};
 
 use data_encoding::BASE64;
 use fastwebsockets::upgrade;
@@ -22,19 +22,22 @@ use super::{
     access::{self, Refused},
     problem::Problem,
     shape::shown,
-    watch::Watched,
+    timeouts::TimedSocket,
 };
 use crate::{
-    app::{App, Live},
+    app::{App, RuntimeConfig},
     auth::has_form,
+    close,
     config::DEFAULT_APP,
     event_loop::EventLoop,
-    id::AppId,
-    limits::DEVICE_BYTES,
+    id::{AppId, ConnectionId},
+    limits::{DEVICE_BYTES, SUGGESTED_BYTES},
+    log_limit::Line,
     metrics::Refusal,
+    nearest::nearest,
     node::{Node, Occupancy, Phase},
     protocol::native,
-    session::{Arrival, Entrance, Session},
+    session::{Arrival, ConnectOptions, Foreign, Session},
 };
 
 /// The query of a connect request.
@@ -46,8 +49,55 @@ struct Query {
     device: Option<String>,
     echo: bool,
     store: bool,
-    entrance: Entrance,
+    options: ConnectOptions,
+    /// The first name that is like a parameter's and is none, with what it should be.
+    stray: Option<Stray>,
 }
+
+/// A parameter of an address that has no effect.
+#[derive(Debug)]
+struct Stray {
+    /// Its name, cut.
+    name: String,
+    meant: &'static str,
+}
+
+/// The parameters of an address.
+const PARAMETERS: [&str; 8] = [
+    "token", "key", "app", "device", "echo", "store", "resume", "channel",
+];
+
+/// What other servers call them.
+const OTHER_PARAMETERS: [(&str, &str); 9] = [
+    ("access_token", "token"),
+    ("accesstoken", "token"),
+    ("auth_token", "token"),
+    ("authtoken", "token"),
+    ("auth", "token"),
+    ("jwt", "token"),
+    ("client_key", "key"),
+    ("room", "channel"),
+    // Who it is, its token says.
+    ("user", "token"),
+];
+
+impl Stray {
+    /// What is probably meant by the parameter `name`, which is none. Clients may have parameters of their own.
+    fn of(name: &str) -> Option<Self> {
+        let lower = name.to_ascii_lowercase();
+        let other = OTHER_PARAMETERS.iter().find(|(other, _)| *other == lower);
+        let near = || {
+            let known = PARAMETERS.map(|known| (known, known));
+            nearest(&lower, known, |known| known.len() / 4)
+        };
+        let meant = other.map(|(_, meant)| *meant).or_else(near)?;
+        let name = name.chars().take(STRAY_CHARS).collect();
+        Some(Self { name, meant })
+    }
+}
+
+/// Most characters that a message repeats of a parameter's name.
+const STRAY_CHARS: usize = 24;
 
 impl Query {
     /// Reads what is known of `query`; but for `channel`, a name that comes twice counts once, the first time.
@@ -55,6 +105,8 @@ impl Query {
         let bad = |detail: String| Problem::bad_request("bad_query", detail);
         let (mut token, mut key, mut app, mut device) = (None, None, None, None);
         let (mut echo, mut store, mut resume, mut channels) = (None, None, None, Vec::new());
+        let mut stray = None;
+
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let field = match name {
@@ -66,8 +118,13 @@ impl Query {
                 "store" => &mut store,
                 "resume" => &mut resume,
                 "channel" => &mut None,
+                other if other.len() <= SUGGESTED_BYTES && stray.is_none() => {
+                    stray = Stray::of(other);
+                    continue;
+                }
                 _ => continue,
             };
+
             // As `URLSearchParams` writes spaces.
             let value = value.replace('+', " ");
             let value = percent_decode_str(&value)
@@ -79,24 +136,30 @@ impl Query {
                 field.get_or_insert_with(|| value.into_owned());
             }
         }
+
         if device
             .as_ref()
             .is_some_and(|device: &String| device.len() > DEVICE_BYTES)
         {
             return Err(bad(format!("`device` is over {DEVICE_BYTES} bytes")));
         }
+
         if channels.len() > most_channels {
             return Err(bad(format!(
                 "`channel` comes {} times; at most {most_channels} fit",
                 channels.len()
             )));
         }
+
         let switch = |name: &str, value: Option<String>| match value.as_deref() {
             None | Some("true" | "1") => Ok(true),
             Some("false" | "0") => Ok(false),
             Some(_) => Err(bad(format!("`{name}` must be true or false"))),
         };
+
         let (echo, store) = (switch("echo", echo)?, switch("store", store)?);
+        let is_token_misnamed =
+            token.is_none() && stray.as_ref().is_some_and(|stray| stray.meant == "token");
         Ok(Self {
             token,
             key,
@@ -104,12 +167,46 @@ impl Query {
             device,
             echo,
             store,
-            entrance: Entrance {
+
+            options: ConnectOptions {
                 channels,
                 resume,
                 is_app_guessed: false,
+                is_token_misnamed,
             },
+
+            stray,
         })
+    }
+}
+
+impl Query {
+    /// Refuses what only native clients can ask for by their address, to a client of another protocol on a path of `app`. It
+    /// may have names of its own for other things: only what would count for a native client is refused.
+    fn check_foreign(&self, node: &Node, app: AppId) -> Result<(), Problem> {
+        let bad = |detail: String| Err(Problem::bad_request("bad_query", detail));
+        let named = self.app.as_deref().and_then(|name| node.app_named(name));
+        if let Some(other) = named.filter(|named| named.id != app) {
+            let own = &node.app(app).name;
+            return bad(format!(
+                "this path is of app \"{own}\"; app \"{}\" has its own",
+                other.name
+            ));
+        }
+
+        if !self.options.channels.is_empty() {
+            let detail =
+                "only native clients name a `channel` in the address; join it by a message";
+            return bad(detail.to_owned());
+        }
+
+        let resume = self.options.resume.as_deref();
+        if resume.is_some_and(|id| id.parse::<ConnectionId>().is_ok()) {
+            let detail = "only native clients name a connection to `resume` in the address";
+            return bad(detail.to_owned());
+        }
+
+        Ok(())
     }
 }
 
@@ -129,18 +226,23 @@ impl<'n> Destination<'n> {
     ///
     /// # Errors
     /// 404 for an unknown app, 400 where key and app name different ones.
-    fn of(node: &'n Node, live: &Live, query: &Query) -> Result<Self, Refused> {
+    fn of(node: &'n Node, runtime_config: &RuntimeConfig, query: &Query) -> Result<Self, Refused> {
         let unknown_app = |name: &str| {
             let detail = format!("there is no app \"{}\"", shown(name));
             let problem = Problem::not_found("unknown_app", detail);
             Refused::new(Refusal::App, None, problem)
         };
+
         let named = query
             .app
             .as_deref()
             .map(|name| node.app_named(name).ok_or_else(|| unknown_app(name)))
             .transpose()?;
-        let found = query.key.as_ref().map(|key| live.client_keys.find(key));
+
+        let found = query
+            .key
+            .as_ref()
+            .map(|key| runtime_config.client_keys.find(key));
         match found {
             Some(Some((app, _))) if named.is_some_and(|named| named.id != app) => {
                 let detail = "`key` is of another app than `app`";
@@ -159,7 +261,7 @@ impl<'n> Destination<'n> {
                 Ok(Self {
                     app,
                     policy: 0,
-                    refusal: unknown.map(|_| "unknown client key"),
+                    refusal: unknown.map(|_| close::KEY_UNKNOWN),
                     is_guessed: named.is_none() && node.apps.len() > 1,
                 })
             }
@@ -174,70 +276,146 @@ impl<'n> Destination<'n> {
 /// where there is no room or the node is leaving.
 pub(super) fn connect(
     edge: &Edge,
-    live: &Live,
+    runtime_config: &RuntimeConfig,
     event_loop: Rc<EventLoop>,
     mut request: Request<Incoming>,
     peer: &Peer,
 ) -> Result<Response<Answer>, Problem> {
-    let node = edge.node.clone();
-    let Admitted {
-        app,
-        policy,
-        refusal,
-        ip,
-        token,
-        query,
-        protocol,
-        occupancy,
-    } = admit(edge, live, &request, peer.ip).map_err(|refused| refused.told(&node))?;
-    let (mut response, upgraded) = upgrade::upgrade(&mut request).map_err(|error| {
-        let problem = Problem::bad_request("bad_handshake", error.to_string());
-        Refused::new(Refusal::Handshake, Some(app), problem).told(&node)
-    })?;
-    if protocol {
+    let node = &edge.node;
+    let admitted =
+        admit(edge, runtime_config, &request, peer.ip).map_err(|refused| refused.told(node))?;
+    let names_us = admitted.protocol;
+    let mut response = begin(edge, event_loop, &mut request, peer, admitted, None)?;
+    if names_us {
         response.headers_mut().insert(
             SEC_WEBSOCKET_PROTOCOL,
             HeaderValue::from_static(native::NAME),
         );
     }
-    let device = query.device.map(SmolStr::from);
+    Ok(response)
+}
+
+/// Upgrades a request of a client that speaks another protocol. What it says of itself comes with its messages; of its query
+/// `token`, `device`, `echo` and `store` count as for native clients, and `key` if the app has client keys.
+///
+/// # Errors
+/// As [`connect`], less those about the Origin, which is looked at when the client is let in.
+pub(super) fn connect_foreign(
+    edge: &Edge,
+    runtime_config: &RuntimeConfig,
+    event_loop: Rc<EventLoop>,
+    mut request: Request<Incoming>,
+    peer: &Peer,
+    app: AppId,
+    mut foreign: Foreign,
+) -> Result<Response<Answer>, Problem> {
+    check_handshake(&request)
+        .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).told(&edge.node))?;
+    let admitted = admit_foreign(edge, runtime_config, &request, peer, app, &mut foreign)?;
+    let foreign = Some(Box::new(foreign));
+    begin(edge, event_loop, &mut request, peer, admitted, foreign)
+}
+
+/// Takes a place for a client that speaks another protocol.
+///
+/// # Errors
+/// As [`connect_foreign`], less those about the handshake.
+pub(super) fn admit_foreign(
+    edge: &Edge,
+    runtime_config: &RuntimeConfig,
+    request: &Request<Incoming>,
+    peer: &Peer,
+    app: AppId,
+    foreign: &mut Foreign,
+) -> Result<Admitted, Problem> {
+    let told = |refused: Refused| refused.told(&edge.node);
+    let refused = |problem| told(Refused::new(Refusal::Query, Some(app), problem));
+    let most_channels = edge.node.config.limits.channels_per_connection;
+    let query =
+        Query::parse(request.uri().query().unwrap_or(""), most_channels).map_err(refused)?;
+    query.check_foreign(&edge.node, app).map_err(refused)?;
+    let headers = request.headers();
+    let ip = access::client_address(headers, peer.ip, &runtime_config.config.trusted_proxies);
+    let bearer = access::bearer(headers).map(str::to_owned);
+    foreign.token = query.token.clone().or(bearer);
+    let has_keys = runtime_config.access(app).has_client_keys();
+    foreign.key = query.key.clone().filter(|_| has_keys);
+    let occupancy = take_place(edge, ip, false)
+        .map_err(|(why, problem)| told(Refused::new(why, Some(app), problem)))?;
+
+    Ok(Admitted {
+        app,
+        policy: 0,
+        refusal: None,
+        ip,
+        token: None,
+        query,
+        protocol: false,
+        occupancy,
+    })
+}
+
+/// A socket taken back from hyper: with the answer that grants its handshake, and what came behind that.
+type RawSocket = (TcpStream, Vec<u8>, bytes::Bytes);
+
+/// Grants a handshake; returns the answer, and the socket once that is through.
+///
+/// # Errors
+/// 400 for what is no handshake.
+pub(super) fn raw_upgrade(
+    request: &mut Request<Incoming>,
+) -> Result<
+    (
+        Response<http_body_util::Empty<bytes::Bytes>>,
+        impl Future<Output = Option<RawSocket>> + use<>,
+    ),
+    Problem,
+> {
+    let (response, upgraded) = upgrade::upgrade(request)
+        .map_err(|error| Problem::bad_request("bad_handshake", error.to_string()))?;
+    Ok((
+        response,
+        async move { upgraded.await.ok().and_then(raw_socket) },
+    ))
+}
+
+/// Grants a handshake, and starts the client's session on this thread once it is through.
+fn begin(
+    edge: &Edge,
+    event_loop: Rc<EventLoop>,
+    request: &mut Request<Incoming>,
+    peer: &Peer,
+    admitted: Admitted,
+    foreign: Option<Box<Foreign>>,
+) -> Result<Response<Answer>, Problem> {
+    let node = edge.node.clone();
+    let app = admitted.app;
+    let (response, socket) = raw_upgrade(request)
+        .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).told(&node))?;
     let since = peer.since;
-    let Query {
-        echo,
-        store,
-        entrance,
-        ..
-    } = query;
+
     tokio::task::spawn_local(async move {
-        let Some((socket, granted, leftover)) = upgraded.await.ok().and_then(raw_socket) else {
+        let Some((socket, granted, leftover)) = socket.await else {
             return;
         };
+
         let arrival = Arrival {
-            app,
-            policy,
-            refusal,
-            socket,
             granted,
             leftover,
-            ip,
-            device,
-            token,
-            echo,
-            store,
-            entrance,
-            since,
-            occupancy,
+            ..admitted.arrival(socket, foreign, since)
         };
+
         // A task of its own, so that the handshake's larger one is freed.
         if let Some(session) = Session::begin(node, event_loop, arrival) {
             tokio::task::spawn_local(session.run());
         }
     });
+
     Ok(response.map(|_| Answer::default()))
 }
 
 /// A handshake that may be granted.
-struct Admitted {
+pub(super) struct Admitted {
     app: AppId,
     policy: usize,
     /// As [`Destination::refusal`].
@@ -250,10 +428,47 @@ struct Admitted {
     occupancy: Occupancy,
 }
 
+impl Admitted {
+    /// The client with its socket, which was accepted at `since`.
+    pub(super) fn arrival(
+        self,
+        socket: TcpStream,
+        foreign: Option<Box<Foreign>>,
+        since: Instant,
+    ) -> Arrival {
+        let Query {
+            device,
+            echo,
+            store,
+            options,
+            ..
+        } = self.query;
+
+        Arrival {
+            app: self.app,
+            policy: self.policy,
+            refusal: self.refusal,
+            socket,
+            granted: Vec::new(),
+            leftover: bytes::Bytes::new(),
+            ip: self.ip,
+            device: device.map(SmolStr::from),
+            token: self.token,
+            echo,
+            store,
+            options,
+            since,
+            occupancy: self.occupancy,
+
+            foreign,
+        }
+    }
+}
+
 /// Looks at everything that a handshake says of itself, and takes a place for its connection.
 fn admit(
     edge: &Edge,
-    live: &Live,
+    runtime_config: &RuntimeConfig,
     request: &Request<Incoming>,
     peer: IpAddr,
 ) -> Result<Admitted, Refused> {
@@ -262,13 +477,26 @@ fn admit(
     let most_channels = node.config.limits.channels_per_connection;
     let mut query = Query::parse(request.uri().query().unwrap_or(""), most_channels)
         .map_err(|problem| Refused::new(Refusal::Query, None, problem))?;
+
     let Destination {
         app,
         policy,
         refusal,
         is_guessed,
-    } = Destination::of(node, live, &query)?;
-    query.entrance.is_app_guessed = is_guessed;
+    } = Destination::of(node, runtime_config, &query)?;
+
+    query.options.is_app_guessed = is_guessed;
+    if let Some(stray) = &query.stray
+        && let Some(others) = node.lines().note(Line::StrayParameter)
+    {
+        let (app, Stray { name, meant }) = (&app.name, stray);
+        tracing::info!(
+            others,
+            %app,
+            "a client's address has the parameter {name:?}, which has no effect; did you mean {meant:?}?"
+        );
+    }
+
     let app = app.id;
     let refused = |why, problem| Refused::new(why, Some(app), problem);
 
@@ -279,13 +507,23 @@ fn admit(
         .filter(|token| !token.is_empty())
         .or_else(|| access::bearer(headers).map(str::to_owned))
         .or(named);
+
     let has_token = token.as_ref().is_some_and(|token| !token.is_empty());
     if let Some(origin) = headers.get(ORIGIN) {
         let named = origin.to_str().unwrap_or("");
-        let development = live.config.is_development();
-        let policy = live.access(app).policy(policy);
+        let development = runtime_config.config.is_development();
+        let policy = runtime_config.access(app).policy(policy);
+
         if !policy.allows_origin(named, has_token, development) {
-            return Err(refused(Refusal::Origin, origin_refused(origin)));
+            let token = match &query.stray {
+                Some(Stray { name, .. }) if query.options.is_token_misnamed => {
+                    format!("?token=, not {name:?}")
+                }
+                _ => "?token=".to_owned(),
+            };
+            let detail = policy.page_refusal(&access::lossy(origin), &token);
+            let problem = Problem::new(StatusCode::FORBIDDEN, "origin_refused", detail);
+            return Err(refused(Refusal::Origin, problem));
         }
     }
 
@@ -293,10 +531,11 @@ fn admit(
     let protocol =
         chosen_protocol(headers).map_err(|problem| refused(Refusal::Protocol, problem))?;
 
-    let ip = access::client_address(headers, peer, &live.config.trusted_proxies);
+    let ip = access::client_address(headers, peer, &runtime_config.config.trusted_proxies);
     let hopeless = refusal.is_some() || token.as_deref().is_some_and(|token| !has_form(token));
     let occupancy =
         take_place(edge, ip, hopeless).map_err(|(why, problem)| refused(why, problem))?;
+
     Ok(Admitted {
         app,
         policy,
@@ -310,7 +549,7 @@ fn admit(
 }
 
 /// Refuses what is not a whole handshake (RFC 6455, section 4.2.1), before any room is taken for it.
-fn check_handshake<B>(request: &Request<B>) -> Result<(), Problem> {
+pub(super) fn check_handshake<B>(request: &Request<B>) -> Result<(), Problem> {
     let headers = request.headers();
     let is_13 = only(headers, SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
     if request.method() != Method::GET || !is_13 || !upgrade::is_upgrade_request(request) {
@@ -319,16 +558,19 @@ fn check_handshake<B>(request: &Request<B>) -> Result<(), Problem> {
         let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail);
         return Err(problem);
     }
+
     if request.version() < Version::HTTP_11 {
         let detail = "a WebSocket handshake needs HTTP/1.1; set that version in the proxy \
                       (nginx: proxy_http_version 1.1)";
         return Err(Problem::bad_request("bad_handshake", detail));
     }
+
     let key = only(headers, SEC_WEBSOCKET_KEY).map(|key| BASE64.decode(key.as_bytes()));
     if !matches!(key, Some(Ok(key)) if key.len() == 16) {
         let detail = "the handshake needs one Sec-WebSocket-Key, 16 bytes in base64";
         return Err(Problem::bad_request("bad_handshake", detail));
     }
+
     Ok(())
 }
 
@@ -337,15 +579,6 @@ fn only(headers: &hyper::HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     values.next().is_none().then_some(first)
-}
-
-fn origin_refused(origin: &HeaderValue) -> Problem {
-    let detail = format!(
-        "the Origin {} is refused: if `origins` of the app or the client key is set, it must be in that list; \
-         otherwise a page must bring its token as ?token= ([\"*\"] allows every page)",
-        access::shown(origin)
-    );
-    Problem::new(StatusCode::FORBIDDEN, "origin_refused", detail)
 }
 
 /// Whether the client names our protocol.
@@ -357,6 +590,7 @@ fn chosen_protocol(headers: &hyper::HeaderMap) -> Result<bool, Problem> {
     if offered.peek().is_none() {
         return Ok(false);
     }
+
     let known = offered
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
@@ -368,6 +602,7 @@ fn chosen_protocol(headers: &hyper::HeaderMap) -> Result<bool, Problem> {
         );
         return Err(Problem::bad_request("unknown_protocol", detail));
     }
+
     Ok(true)
 }
 
@@ -378,6 +613,7 @@ fn take_place(edge: &Edge, ip: IpAddr, hopeless: bool) -> Result<Occupancy, (Ref
         let detail = "this node is leaving; connect to another";
         return Err(refuse(Refusal::Draining, "draining", detail));
     }
+
     let occupancy = Occupancy::take(&edge.node).ok_or_else(|| {
         refuse(
             Refusal::Connections,
@@ -385,28 +621,31 @@ fn take_place(edge: &Edge, ip: IpAddr, hopeless: bool) -> Result<Occupancy, (Ref
             "this node is full",
         )
     })?;
-    let place = edge.door.enter(ip).map_err(|_| {
+
+    let place = edge.limiter.enter(ip).map_err(|_| {
         refuse(
             Refusal::Address,
             "address_limit",
             "too many connections from this address",
         )
     })?;
-    if !edge.door.may_upgrade(hopeless, ip) {
+
+    if !edge.limiter.may_upgrade(hopeless, ip) {
         let detail = "too many clients connect at once";
         return Err(refuse(Refusal::AcceptRate, "accept_rate", detail));
     }
+
     Ok(occupancy.at(place))
 }
 
 /// Takes the socket back from hyper, with the answer that was held back, and what was read beyond the handshake.
 fn raw_socket(
     upgraded: fastwebsockets::WebSocket<TokioIo<hyper::upgrade::Upgraded>>,
-) -> Option<(TcpStream, Vec<u8>, bytes::Bytes)> {
+) -> Option<RawSocket> {
     let parts = upgraded
         .into_inner()
         .into_inner()
-        .downcast::<Watched>()
+        .downcast::<TimedSocket>()
         .ok()?;
     let (socket, granted) = parts.io.into_socket();
     Some((socket, granted, parts.read_buf))

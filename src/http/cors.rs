@@ -50,9 +50,11 @@ impl Opening {
         if !self.preflight {
             return None;
         }
+
         let mut response = Response::new(Answer::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
+
         for (name, value) in [
             (ACCESS_CONTROL_ALLOW_METHODS, "POST"),
             (ACCESS_CONTROL_ALLOW_HEADERS, "content-type"),
@@ -60,6 +62,7 @@ impl Opening {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
+
         Some(response)
     }
 

@@ -59,14 +59,17 @@ pub(crate) async fn page(
     let query = Query::parse(query, &["after", "limit"])?;
     let after = query.get("after").map_or(Ok(0), offset)?;
     let limit = query.limit(PAGE_DEFAULT)?;
-    if node.kept_key(caller.app, channel).is_none() {
+
+    if node.history_key(caller.app, channel).is_none() {
         let detail = "this channel keeps no history; set `history_size` by a rule for channels of the app, or start the \
                       server with --channel-history 'room-*=100'";
         return Err(Problem::not_found("no_history", detail));
     }
-    let Some(page) = node.kept(caller.app, channel, after, limit).await? else {
+
+    let Some(page) = node.history_page(caller.app, channel, after, limit).await? else {
         return Ok(Page::default());
     };
+
     let fitting = fitting(&page.entries);
     let cursor = fitting
         .last()
@@ -112,6 +115,7 @@ fn kept(entry: &Entry) -> Option<Kept> {
         #[serde(borrow, default)]
         from: Option<&'a RawValue>,
     }
+
     let (head, bytes) = split(&entry.frame)?;
     let Head { event, data, from } = serde_json::from_slice(head).ok()?;
     Some(Kept {

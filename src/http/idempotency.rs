@@ -209,6 +209,7 @@ impl Store {
             entries: limits.idempotency_entries,
             bytes: limits.idempotency_bytes,
         };
+
         Arc::new(Self {
             shares: Mutex::new((0..apps).map(|_| Share::default()).collect()),
             hasher: RandomState::new(),
@@ -275,6 +276,7 @@ impl Store {
         let mut shares = self.shares.lock();
         let at = usize::from(scope.app.0);
         self.expire_some(&mut shares, at);
+
         match shares[at].entries.get(scope) {
             // Past its time; it is replaced below.
             Some(Entry::Done { since, .. }) if since.elapsed() >= self.window => {}
@@ -290,11 +292,13 @@ impl Store {
         let entry = Entry::Running { body, done };
         let (entries, bytes) = (shares[at].entries.len(), shares[at].bytes);
         let is_within = self.one.used(entries + 1, bytes + entry.weight(scope)) <= 1000;
+
         // The last part of the room is for the answers of what runs, which may be longer than is thought.
         let spare = self.all.bytes / SPARE_PART;
         if !self.has_room(&shares, 1, entry.weight(scope) + spare) && !is_within {
             return Err(KeyError::Full);
         }
+
         shares[at].insert(scope.clone(), entry);
         self.make_room(&mut shares);
         let running = Running {
@@ -303,6 +307,7 @@ impl Store {
             body,
             _done: sender,
         };
+
         Ok(Look::Claim(Claim::First(running)))
     }
 
@@ -326,7 +331,7 @@ impl Store {
                 Some(share) if used(share) > 1000 => {
                     let removed = share.remove_oldest();
                     if removed.is_some_and(|since| since.elapsed() < self.window) {
-                        self.metrics.idempotency_given_up.inc();
+                        self.metrics.idempotency_evicted.inc();
                     }
                 }
                 _ => return,
@@ -361,6 +366,7 @@ impl Running {
                 answer: Bytes::copy_from_slice(answer),
                 since,
             };
+
             let mut shares = self.store.shares.lock();
             let share = &mut shares[usize::from(scope.app.0)];
             share.insert(scope.clone(), entry);
@@ -551,7 +557,7 @@ mod tests {
         assert_eq!(keep(&store, scope("more"), b"").await, Err(KeyError::Full));
         age_all(&store, window);
         assert_eq!(keep(&store, scope("more"), b"").await, Ok(()));
-        assert_eq!(store.metrics.idempotency_given_up.get(), 0);
+        assert_eq!(store.metrics.idempotency_evicted.get(), 0);
     }
 
     #[tokio::test]
@@ -568,7 +574,7 @@ mod tests {
             keep(&store, of_app(1, &n.to_string()), b"").await.unwrap();
         }
         assert!(!is_kept(&store, of_app(0, "4")).await);
-        assert_eq!(store.metrics.idempotency_given_up.get(), 5);
+        assert_eq!(store.metrics.idempotency_evicted.get(), 5);
         for n in 5..10 {
             assert!(is_kept(&store, of_app(0, &n.to_string())).await, "{n}");
         }

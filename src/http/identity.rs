@@ -54,11 +54,13 @@ pub(super) fn revoking(body: &[u8]) -> Result<Revoking, Problem> {
         #[serde(default, deserialize_with = "body::present")]
         before: Option<Moment>,
     }
+
     let Fields {
         user,
         users,
         before,
     } = body::parse(body, &REVOKE)?;
+
     let before = before.map(|Moment(seconds)| seconds);
     if let Some(before) = before.filter(|before| *before as f64 >= TOKEN_TIME_END) {
         let detail = format!(
@@ -66,6 +68,7 @@ pub(super) fn revoking(body: &[u8]) -> Result<Revoking, Problem> {
         );
         return Err(Problem::bad_request("bad_field", detail));
     }
+
     Ok(Revoking {
         users: one_or_many(USER_OR_USERS, user, users)?,
         before,
@@ -83,7 +86,7 @@ pub(crate) async fn revoke(
 ) -> Result<RevokeReceipt, Problem> {
     let Revoking { users, before } = revoking(body)?;
     let whom = format!("users {}", audit::listed(&users));
-    let receipt = node.revoke_everywhere(caller.app, users, before).await?;
+    let receipt = node.cluster_revoke(caller.app, users, before).await?;
     audit::note(node, caller, "revoke", &whom, receipt.disconnected);
     Ok(receipt)
 }
@@ -130,11 +133,12 @@ pub(crate) async fn auth(
     let owned = can.map(ToOwned::to_owned);
     let whom = format!("users {}", audit::listed(std::slice::from_ref(&user)));
     let receipt = node
-        .replace_claims_everywhere(caller.app, user, claims.to_owned(), owned)
+        .cluster_replace_claims(caller.app, user, claims.to_owned(), owned)
         .await;
     if let Ok(receipt) = &receipt {
         audit::note(node, caller, "auth", &whom, receipt.connections);
     }
+
     receipt.map_err(|error| match &error {
         NodeError::Claims(wrong) => unusable(wrong, Some(claims), can).map_or_else(
             || error.into(),
@@ -186,9 +190,11 @@ impl Moment {
             }
             _ => return None,
         };
+
         let time = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
         let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         let seconds = since.as_secs() + u64::from(since.subsec_nanos() > 0);
+
         u64::try_from(i64::try_from(seconds).ok()? - offset)
             .ok()
             .map(Self)

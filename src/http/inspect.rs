@@ -17,14 +17,14 @@ use super::{
     shape::{Kind, Shape, Whole, field},
 };
 use crate::{
-    app::Live,
+    app::RuntimeConfig,
     auth::SignError,
     close::{self, Close},
+    filter::{Access, Bound, Explained, Value},
     hub::{Connection, Snapshot},
     id::ConnectionId,
     limits::{PAGE_DEFAULT, USER_BYTES},
     node::{Node, PageStart, Target, check_name, show},
-    predicate::{Access, Bound, Explained, Value},
     time_slice::TimeSlice,
 };
 
@@ -51,13 +51,15 @@ pub(crate) async fn connections(
     let (from, limit) = (query.cursor(PageStart::read)?, query.limit(PAGE_DEFAULT)?);
     let params = query.get("params").map(body::params).transpose()?;
     let filter = query.get("filter").map(str::to_owned);
+
     let target = Target {
         filter,
         params,
         ..Target::default()
     };
+
     let page = node
-        .connections_everywhere(caller.app, target, from, limit)
+        .cluster_connections(caller.app, target, from, limit)
         .await?;
     Ok(Page {
         connections: page.value.items,
@@ -72,12 +74,15 @@ pub(crate) async fn connections(
 /// 404 where there is no such connection.
 pub(crate) async fn connection(node: &Node, caller: &Caller, id: &str) -> Result<Json, Problem> {
     match find(node, caller, id) {
-        Ok(connection) => Ok(show::connection(&connection, &node.live().config.redact)),
+        Ok(connection) => Ok(show::connection(
+            &connection,
+            &node.runtime_config().config.redact,
+        )),
         Err(problem) => {
             let Ok(id) = id.parse() else {
                 return Err(problem);
             };
-            let found = node.connection_elsewhere(caller.app, &id).await?;
+            let found = node.remote_connection(caller.app, &id).await?;
             found
                 .and_then(|found| serde_json::from_str(found.get()).ok())
                 .ok_or(problem)
@@ -91,7 +96,7 @@ pub(crate) async fn connection(node: &Node, caller: &Caller, id: &str) -> Result
 /// 400 for a name that is too long to be anyone's, 503 while the other nodes are out of reach.
 pub(crate) async fn user(node: &Node, caller: &Caller, user: &str) -> Result<Json, Problem> {
     check_name("user", user, USER_BYTES)?;
-    let connections = node.user_everywhere(caller.app, user).await?;
+    let connections = node.cluster_user(caller.app, user).await?;
     let mut answer = json!({ "online": connections.value > 0, "connections": connections.value });
     name_missing(&mut answer, &connections.missing);
     Ok(answer)
@@ -115,9 +120,7 @@ pub(crate) async fn disconnect(
 ) -> Result<Json, Problem> {
     let (target, close) = body::understand(node, caller.app, body, disconnection).await?;
     let whom = format!("{} with {}", audit::whom(&target), close.code);
-    let disconnected = node
-        .disconnect_everywhere(caller.app, target, close)
-        .await?;
+    let disconnected = node.cluster_disconnect(caller.app, target, close).await?;
     audit::note(node, caller, "disconnect", &whom, disconnected.value);
     let mut answer = json!({ "disconnected": disconnected.value });
     name_missing(&mut answer, &disconnected.missing);
@@ -155,9 +158,11 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
         except: Option<&'a RawValue>,
         #[serde(default, deserialize_with = "body::present")]
         code: Option<Whole>,
+
         #[serde(default, deserialize_with = "body::present")]
         reason: Option<String>,
     }
+
     let fields: Fields<'_> = body::parse(body, &DISCONNECT)?;
     let Fields {
         to,
@@ -166,6 +171,7 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
         except,
         ..
     } = fields;
+
     let target = Whom {
         to,
         filter,
@@ -173,6 +179,7 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
         except,
     }
     .target()?;
+
     let code = match fields.code {
         None => close::DISCONNECTED,
         Some(Whole(1000)) => close::NORMAL,
@@ -182,6 +189,7 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
             return Err(Problem::bad_request("bad_field", detail));
         }
     };
+
     let reason = fields.reason.unwrap_or_else(|| "disconnected".to_owned());
     if reason.len() > 123 {
         return Err(Problem::bad_request(
@@ -189,6 +197,7 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
             format!("\"reason\" must be at most 123 bytes, not {}", reason.len()),
         ));
     }
+
     Ok((target, Close::new(code, &reason)))
 }
 
@@ -224,6 +233,7 @@ pub(super) fn question(body: &[u8]) -> Result<Question, Problem> {
         #[serde(default, deserialize_with = "body::present")]
         connection: Option<String>,
     }
+
     let fields: Fields<'_> = body::parse(body, &EXPLAIN)?;
     let params = fields.params.map(|raw| body::params(raw.get()));
     Ok(Question {
@@ -243,6 +253,7 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &Bytes) -> Resul
         params,
         connection,
     } = body::understand(node, caller.app, body, question).await?;
+
     let one = connection.map(|id| find(node, caller, &id)).transpose()?;
     let explanation = node.explain(caller.app, filter, params).await?;
     let warnings: Vec<Json> = explanation
@@ -258,22 +269,26 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &Bytes) -> Resul
             })
         })
         .collect();
+
     let sample: Vec<String> = explanation.sample.iter().map(ToString::to_string).collect();
     let mut answer = json!({
         "plan": plan(&explanation.bound),
-        "looked_at": explanation.looked.at,
-        "matched": explanation.looked.matched,
-        "errored": explanation.looked.errors,
+        "looked_at": explanation.scan.evaluated,
+        "matched": explanation.scan.matched,
+        "errored": explanation.scan.errors,
         "sample": sample,
         "warnings": warnings,
     });
+
     if let Some(path) = explanation.bound.suggested_index() {
         answer["suggested_index"] = json!(path);
     }
+
     if let Some(connection) = one {
-        let redact = node.live().config.redact.clone();
+        let redact = node.runtime_config().config.redact.clone();
         answer["values"] = values(&explanation.bound, &connection, &redact).await;
     }
+
     drop(explanation.permit);
     Ok(answer)
 }
@@ -285,6 +300,7 @@ fn plan(bound: &Bound) -> Json {
         Access::Nobody => "nobody",
         Access::Lookup { .. } => "index",
     };
+
     json!({
         "access": access,
         "index": matches!(plan.access, Access::Lookup { .. }).then_some(&*plan.index_name),
@@ -301,6 +317,7 @@ async fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Js
         text.bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
     };
+
     let within = |inner: &str, outer: &str| format!("{inner}.").starts_with(&format!("{outer}."));
     let hidden = |text: &str| {
         redact.iter().any(|path| {
@@ -310,6 +327,7 @@ async fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Js
             text.contains(path.split('.').next().unwrap_or(path))
         })
     };
+
     let shown = |part: &Explained| {
         let mut one =
             json!({ "text": part.text, "offset": part.span.offset, "length": part.span.length });
@@ -323,6 +341,7 @@ async fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Js
                 None => one["error"] = json!(error.to_string()),
             },
         }
+
         one
     };
 
@@ -332,6 +351,7 @@ async fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Js
         values.push(shown(&part));
         slice.rest().await;
     }
+
     values.into()
 }
 
@@ -397,15 +417,19 @@ pub(super) fn token_request(body: &[u8]) -> Result<TokenRequest<'_>, Problem> {
 /// 400 for a wrong body, 409 where the app has no shared secret to sign with.
 pub(crate) fn tokens(
     node: &Node,
-    live: &Live,
+    runtime_config: &RuntimeConfig,
     caller: &Caller,
     body: &[u8],
 ) -> Result<Json, Problem> {
     let fields = token_request(body)?;
-    let signer = live.access(caller.app).tokens.signer().ok_or_else(|| {
-        let detail = "this app has no shared secret to sign with; set a token key of HS256";
-        Problem::new(StatusCode::CONFLICT, "no_token_secret", detail)
-    })?;
+    let signer = runtime_config
+        .access(caller.app)
+        .tokens
+        .signer()
+        .ok_or_else(|| {
+            let detail = "this app has no shared secret to sign with; set a token key of HS256";
+            Problem::new(StatusCode::CONFLICT, "no_token_secret", detail)
+        })?;
 
     let ttl = fields
         .ttl
@@ -413,6 +437,7 @@ pub(crate) fn tokens(
     let now = node.signing_time(caller.app, &fields.user);
     let signed = signer.sign(&fields.user, fields.claims, fields.can, ttl, now);
     let signed = signed.map_err(|error| unsigned(&error, fields.claims, fields.can))?;
+
     Ok(json!({ "token": signed.token, "expires_at": signed.expires_at, "ttl": signed.ttl }))
 }
 

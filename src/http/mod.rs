@@ -1,11 +1,14 @@
 //! The HTTP edge: the routing table, who may call, and the calls.
 
 pub(crate) mod access;
+mod altogic;
 mod audit;
 pub(crate) mod body;
 mod channels;
 mod connect;
 mod cors;
+pub(crate) mod engineio;
+mod foreign;
 mod history;
 pub(crate) mod idempotency;
 pub(crate) mod identity;
@@ -19,7 +22,7 @@ mod script;
 pub(crate) mod shape;
 pub(crate) mod sockets;
 pub(crate) mod verbs;
-pub(crate) mod watch;
+pub(crate) mod timeouts;
 
 use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 
@@ -28,23 +31,25 @@ use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Body, Incoming},
-    header::{CONNECTION, HeaderValue, UPGRADE},
+    header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_KEY, UPGRADE},
 };
 use serde::Serialize;
 
 use self::{
     access::{Caller, Refused},
     cors::Opening,
+    engineio::polling::Polls,
     idempotency::Store,
     problem::Problem,
     publish::Publishing,
+    timeouts::ConnectionTimer,
     verbs::Verb,
-    watch::Life,
 };
 use crate::{
-    app::Live,
+    app::RuntimeConfig,
     auth::Scope,
-    door::Door,
+    config::ProtocolKind,
+    connection_limiter::ConnectionLimiter,
     event_loop::EventLoop,
     hub::LongStep,
     limits::{LONG_BODY, SUGGESTED_BYTES},
@@ -299,7 +304,9 @@ fn nearest_to(path: &str) -> Option<&'static Route> {
 pub(crate) struct Edge {
     pub(crate) node: Arc<Node>,
     pub(crate) answers: Arc<Store>,
-    pub(crate) door: Arc<Door>,
+    pub(crate) limiter: Arc<ConnectionLimiter>,
+    /// Clients of the node that poll.
+    pub(crate) polls: Arc<Polls>,
     /// The thread's sockets; `None` on the admin address, which takes no clients.
     pub(crate) event_loop: Option<Rc<EventLoop>>,
 }
@@ -309,7 +316,7 @@ pub(crate) struct Edge {
 pub(crate) struct Peer {
     pub(crate) ip: IpAddr,
     pub(crate) since: Instant,
-    pub(crate) life: Arc<Life>,
+    pub(crate) timer: Arc<ConnectionTimer>,
 }
 
 impl Edge {
@@ -320,22 +327,26 @@ impl Edge {
     /// Answers one request. Never fails: what is wrong becomes a problem document.
     pub(crate) async fn serve(&self, request: Request<Incoming>, peer: &Peer) -> Response<Answer> {
         let began = Instant::now();
-        peer.life.busy();
-        if !peer.life.begins_after_a_rest() {
+        peer.timer.busy();
+        if !peer.timer.begins_after_a_rest() {
             // hyper goes from one request to the next: a caller that sends many behind each other would keep the thread.
             tokio::task::yield_now().await;
         }
+
         // One configuration decides about the whole request, whatever is reloaded meanwhile.
-        let live = self.node.live_for_long();
-        let opening = Opening::of(&request, live.config.is_development());
-        let is_handshake = request.uri().path() == CONNECT_PATH;
+        let runtime_config = self.node.runtime_config_owned();
+        let opening = Opening::of(&request, runtime_config.config.is_development());
+        let path = request.uri().path();
+        let (is_handshake, is_ours) = (path == CONNECT_PATH, !self.node.protocols.is_path(path));
+
         let mut response = self
-            .route(&live, request, peer, opening.as_ref())
+            .route(&runtime_config, request, peer, opening.as_ref())
             .await
             .unwrap_or_else(Problem::into_response);
         if let Some(opening) = opening {
             opening.mark(&mut response);
         }
+
         // What became no client has had its try: on the same socket it could go on for nothing.
         if (is_handshake || self.node.phase() == Phase::Draining)
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -344,88 +355,145 @@ impl Edge {
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        self.node
-            .metrics
-            .http
-            .observe(began.elapsed().as_secs_f64());
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            peer.life.upgrading();
-        } else {
-            peer.life.idle();
+
+        // How long a poll waits says nothing of the server.
+        if is_ours {
+            let took = began.elapsed().as_secs_f64();
+            self.node.metrics.http.observe(took);
         }
+
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            peer.timer.upgrading();
+        } else {
+            peer.timer.idle();
+        }
+
         response
     }
 
     async fn route(
         &self,
-        live: &Live,
+        runtime_config: &RuntimeConfig,
         request: Request<Incoming>,
         peer: &Peer,
         opening: Option<&Opening>,
     ) -> Result<Response<Answer>, Problem> {
         // The client is public, and pages import it from servers of other origins.
-        if live.config.is_development() && request.uri().path() != script::PATH {
-            let has_body = !request.body().is_end_stream();
+        if runtime_config.config.is_development() && request.uri().path() != script::PATH {
+            // What a client of another protocol posts names a session that no page can know of.
+            let is_ours = !self.node.protocols.is_path(request.uri().path());
+            let has_body = is_ours && !request.body().is_end_stream();
             access::development(request.headers(), peer.ip, has_body)
                 .map_err(|refused| refused.told(&self.node))?;
         }
+
         if let Some(granted) = opening.and_then(Opening::preflight) {
             return Ok(granted);
         }
+
         let path = request.uri().path();
         let mut allowed = None;
         for route in &ROUTES {
             if route.matches(path).is_none() {
                 continue;
             }
+            if path != CONNECT_PATH && is_handshake(request.headers()) {
+                // A page or a list would be no answer to a client that connects to the wrong path.
+                return Err(self.astray(runtime_config, &request, None));
+            }
+
             // HEAD is GET without the body, which hyper leaves out by itself.
             if route.method == request.method()
                 || (route.method == Method::GET && request.method() == Method::HEAD)
             {
-                return self.call(live, route, request, peer).await;
+                return self.call(runtime_config, route, request, peer).await;
             }
+
             allowed = Some(if route.method == Method::GET {
                 "GET"
             } else {
                 "POST"
             });
         }
-        Err(self.astray(live, &request, allowed))
+
+        if let Some(system) = altogic::called(self, path) {
+            return Ok(altogic::get_members(self, runtime_config, system, request, peer).await);
+        }
+
+        if allowed.is_none()
+            && let Some(served) = foreign::served(self, &request)?
+        {
+            return foreign::serve(self, runtime_config, served, request, peer).await;
+        }
+
+        Err(self.astray(runtime_config, &request, allowed))
     }
 
     /// The answer to a request that no route takes; `allowed` is the method that its path takes, if there is such a path.
     fn astray(
         &self,
-        live: &Live,
+        runtime_config: &RuntimeConfig,
         request: &Request<Incoming>,
         allowed: Option<&'static str>,
     ) -> Problem {
         let refused = |why, problem| Refused::new(why, None, problem).told(&self.node);
         match allowed {
             Some(allow) if cors::is_preflight(request) => {
-                let closed = cors::closed(live.config.is_development());
+                let closed = cors::closed(runtime_config.config.is_development());
                 refused(Refusal::Preflight, Problem::method(allow).but(closed))
             }
             Some(allow) => Problem::method(allow),
             None => {
-                let hint = nearest_route(request.uri().path()).map_or_else(
+                let path = request.uri().path();
+                if let Some(detail) = self.foreign_path(path) {
+                    return refused(Refusal::Path, Problem::not_found("unknown_path", detail));
+                }
+                if request.headers().contains_key(UPGRADE) {
+                    let detail =
+                        "there is no WebSocket at this path; clients connect to /v1/connect";
+                    return refused(Refusal::Path, Problem::not_found("unknown_path", detail));
+                }
+                let hint = nearest_route(path).map_or_else(
                     || "see /v1/openapi.json".to_owned(),
                     |route| format!("did you mean {} {}?", route.method, route.path),
                 );
                 let detail = format!("there is no such path; {hint}");
-                let problem = Problem::not_found("unknown_path", detail);
-                if request.headers().contains_key(UPGRADE) {
-                    let hint = "clients connect to /v1/connect";
-                    return refused(Refusal::Path, problem.but(hint));
-                }
-                problem
+                Problem::not_found("unknown_path", detail)
             }
         }
     }
 
+    /// What is missing where clients of another protocol connect to `path`, which is theirs by default. Browsers say nothing
+    /// of it.
+    fn foreign_path(&self, path: &str) -> Option<String> {
+        // `socket.io.js`, `socket.io.min.js`, `socket.io.esm.min.js`
+        if path.starts_with("/socket.io/socket.io.") {
+            let detail = "Fanfare does not serve the client of Socket.IO: take it from npm \
+                          (socket.io-client/dist/socket.io.min.js) or from a CDN";
+            return Some(detail.to_owned());
+        }
+
+        let kind = ProtocolKind::of_default_path(path)?;
+        let title = kind.title();
+        if let Some(other) = self.node.protocols.path_of(kind) {
+            return Some(format!(
+                "clients of {title} connect to \"{other}\" here: set their path, or that of the app's protocols.{kind}"
+            ));
+        }
+
+        let altogic = match kind {
+            ProtocolKind::SocketIo => " (or altogic)",
+            _ => "",
+        };
+
+        Some(format!(
+            "no app serves clients of {title} here: start the server with --protocol {kind}{altogic}"
+        ))
+    }
+
     async fn call(
         &self,
-        live: &Live,
+        runtime_config: &RuntimeConfig,
         route: &Route,
         request: Request<Incoming>,
         peer: &Peer,
@@ -433,16 +501,22 @@ impl Edge {
         let mut operator = None;
         match route.access {
             Access::Open | Access::Client => {}
-            Access::Admin => match self.admit_operator(live, request.headers(), peer.ip) {
-                Ok(admitted) => operator = admitted,
-                Err(problem) => {
-                    return match route.call {
-                        Call::Page => Ok(page::refused(problem, request.headers())),
-                        _ => Err(problem),
-                    };
+            Access::Admin => {
+                match self.admit_operator(runtime_config, request.headers(), peer.ip) {
+                    Ok(admitted) => operator = admitted,
+                    Err(problem) => {
+                        return match route.call {
+                            Call::Page => Ok(page::refused(problem, request.headers())),
+                            _ => Err(problem),
+                        };
+                    }
                 }
-            },
-            Access::Key(scope) => return self.api(live, route, scope, request, &peer.life).await,
+            }
+            Access::Key(scope) => {
+                return self
+                    .api(runtime_config, route, scope, request, &peer.timer)
+                    .await;
+            }
         }
 
         match route.call {
@@ -453,15 +527,15 @@ impl Edge {
                     let problem = Problem::not_found("unknown_path", detail);
                     return Err(Refused::new(Refusal::Path, None, problem).told(&self.node));
                 };
-                connect::connect(self, live, event_loop, request, peer)
+                connect::connect(self, runtime_config, event_loop, request, peer)
             }
             Call::Livez => {
-                let may_know = self.is_close(live, request.headers(), peer.ip);
+                let may_know = self.is_close(runtime_config, request.headers(), peer.ip);
                 Ok(ops::live(&self.node, may_know))
             }
             Call::Readyz => {
                 let query = request.uri().query().unwrap_or("");
-                let may_know = self.is_close(live, request.headers(), peer.ip);
+                let may_know = self.is_close(runtime_config, request.headers(), peer.ip);
                 ops::ready(&self.node, query, may_know)
             }
             Call::Metrics => Ok(ops::metrics(&self.node, operator.as_ref())),
@@ -482,7 +556,7 @@ impl Edge {
     /// 404 if it is served at the admin address instead; else 401 and 403 as in [`access::authorize`].
     fn admit_operator(
         &self,
-        live: &Live,
+        runtime_config: &RuntimeConfig,
         headers: &HeaderMap,
         peer: IpAddr,
     ) -> Result<Option<Caller>, Problem> {
@@ -490,37 +564,38 @@ impl Edge {
             let detail = "this path is served at the admin address (admin_listen)";
             return Err(Problem::not_found("unknown_path", detail));
         }
-        if self.is_close(live, headers, peer) {
+        if self.is_close(runtime_config, headers, peer) {
             return Ok(None);
         }
-        access::authorize(&self.node, live, headers, Scope::Inspect).map(Some)
+        access::authorize(&self.node, runtime_config, headers, Scope::Inspect).map(Some)
     }
 
     /// Whether a request needs no key for what is for operators: it came to the admin address, or straight from this
     /// machine. Behind a proxy on this machine everyone would, so the rules of development decide about that.
-    fn is_close(&self, live: &Live, headers: &HeaderMap, peer: IpAddr) -> bool {
+    fn is_close(&self, runtime_config: &RuntimeConfig, headers: &HeaderMap, peer: IpAddr) -> bool {
         let is_local = || {
             self.node.config.is_loopback()
                 && access::bearer(headers).is_none()
                 && access::development(headers, peer, false).is_ok()
         };
         // In development every request has passed the rules.
-        self.is_admin() || live.config.is_development() || is_local()
+        self.is_admin() || runtime_config.config.is_development() || is_local()
     }
 
     async fn api(
         &self,
-        live: &Live,
+        runtime_config: &RuntimeConfig,
         route: &Route,
         scope: Scope,
         request: Request<Incoming>,
-        life: &Life,
+        timer: &ConnectionTimer,
     ) -> Result<Response<Answer>, Problem> {
-        let caller = access::authorize(&self.node, live, request.headers(), scope)?;
+        let caller = access::authorize(&self.node, runtime_config, request.headers(), scope)?;
         let node = &self.node;
-        if !live.config.is_development() {
-            life.know();
+        if !runtime_config.config.is_development() {
+            timer.know();
         }
+
         let key = match request
             .headers()
             .get("idempotency-key")
@@ -535,15 +610,21 @@ impl Edge {
                 ));
             }
         };
+
         let (parts, body) = request.into_parts();
-        let (most, wait) = (live.config.limits.body_bytes, node.config.limits.handshake);
+        let (most, wait) = (
+            runtime_config.config.limits.body_bytes,
+            node.config.limits.handshake,
+        );
         let body = match route.method {
             Method::POST => body::read(body, most, wait).await?,
             _ => Bytes::new(),
         };
+
         if body.len() >= LONG_BODY {
             node.queue_long_step(caller.app, LongStep::Body).await;
         }
+
         let publishing = || Publishing {
             node: node.clone(),
             answers: self.answers.clone(),
@@ -551,6 +632,7 @@ impl Edge {
             path: route.path,
             key,
         };
+
         let named = query::segment(route.matches(parts.uri.path()).unwrap_or(""))?;
         let query = parts.uri.query().unwrap_or("");
         let answer = match route.call {
@@ -569,11 +651,17 @@ impl Edge {
             Call::Disconnect => json(&inspect::disconnect(node, &caller, &body).await?),
             Call::Revoke => json(&identity::revoke(node, &caller, &body).await?),
             Call::Auth => json(&identity::auth(node, &caller, &body).await?),
-            Call::Tokens => json(&inspect::tokens(node, live, &caller, &body)?),
+            Call::Tokens => json(&inspect::tokens(node, runtime_config, &caller, &body)?),
             _ => return Err(Problem::not_found("unknown_path", "there is no such call")),
         };
+
         Ok(ops::response(StatusCode::OK, "application/json", answer))
     }
+}
+
+/// Whether a request is a client's that wants a WebSocket. A proxy may send `Upgrade` with every request, but not the key.
+fn is_handshake(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE) && headers.contains_key(SEC_WEBSOCKET_KEY)
 }
 
 /// An answer's bytes.

@@ -57,10 +57,12 @@ pub(super) fn live(node: &Node, may_know: bool) -> Response<Answer> {
     if reasons.is_empty() {
         return health();
     }
+
     let mut body = json!({ "status": "stuck" });
     if may_know {
         body["reasons"] = json!(reasons);
     }
+
     response(
         StatusCode::SERVICE_UNAVAILABLE,
         "application/json",
@@ -92,13 +94,20 @@ pub(super) fn ready(node: &Node, query: &str, may_know: bool) -> Result<Response
         Some("node") => true,
         Some(_) => return Err(bad("\"scope\" must be \"cluster\" or \"node\"")),
     };
+
     let (mut reasons, mut warnings) = (unfit(node), Vec::new());
-    let apart = node.apart();
+    let cluster = node.cluster.as_ref();
+    let apart = cluster.and_then(|cluster| cluster.apart());
+
     if alone {
         warnings.extend(apart);
     } else {
-        reasons.extend(apart);
+        match apart {
+            Some(apart) => reasons.push(apart),
+            None => warnings.extend(cluster.and_then(|cluster| cluster.degraded())),
+        }
     }
+
     let ready = reasons.is_empty();
     let mut body = json!({ "ready": ready });
     if may_know {
@@ -108,11 +117,13 @@ pub(super) fn ready(node: &Node, query: &str, may_know: bool) -> Result<Response
             }
         }
     }
+
     let status = if ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
+
     Ok(response(status, "application/json", body.to_string()))
 }
 
@@ -125,6 +136,8 @@ fn unfit(node: &Node) -> Vec<String> {
     let silences = node.hub.shards().iter().map(|shard| shard.silence());
     reasons.extend(silent(silences, READY_SILENCE));
     reasons.extend(node.supervisor.failure().map(|failed| failed.to_string()));
+    let trouble = node.disk.as_ref().and_then(|disk| disk.trouble());
+    reasons.extend(trouble.map(|why| format!("the data directory cannot be used: {why}")));
     reasons
 }
 
@@ -154,12 +167,18 @@ fn note_state(node: &Node) {
         max_fds,
         ..
     } = &*node.metrics;
-    let is_ready = unfit(node).is_empty() && node.apart().is_none();
+
+    let cluster = node.cluster.as_ref();
+    let apart = cluster.and_then(|cluster| cluster.apart());
+    let is_ready = unfit(node).is_empty() && apart.is_none();
     ready.set(i64::from(is_ready));
     draining.set(i64::from(node.phase() != Phase::Serving));
 
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    connections_limit.set(number(node.live().config.limits.connections as u64));
+    connections_limit.set(number(
+        node.runtime_config().config.limits.connections as u64,
+    ));
+
     // Without a limit there is no number to show.
     if let Some(most) = getrlimit(Resource::Nofile).current {
         max_fds.set(number(most));

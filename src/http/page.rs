@@ -71,6 +71,7 @@ pub(super) fn refused(problem: Problem, headers: &HeaderMap) -> Response<Answer>
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
+
     response
 }
 
@@ -97,6 +98,7 @@ fn document(status: StatusCode, html: Bytes, policy: &HeaderValue) -> Response<A
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
+
     headers.insert(CONTENT_SECURITY_POLICY, policy.clone());
     response
 }
@@ -111,6 +113,7 @@ fn policy(html: &str) -> HeaderValue {
         ),
         None => "'none'".to_owned(),
     };
+
     let policy = format!(
         "default-src 'none'; script-src {}; style-src {}; connect-src 'self' ws: wss:; img-src data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
@@ -118,6 +121,7 @@ fn policy(html: &str) -> HeaderValue {
         hash("script"),
         hash("style"),
     );
+
     // Base64 is always a valid value. If it were not, nothing would run.
     HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
 }

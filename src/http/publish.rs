@@ -18,9 +18,10 @@ use super::{
     verbs::{Fields, Verb},
 };
 use crate::{
+    history::KeptAnswer,
     hub::LongStep,
-    limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, LONG_BODY, ONCE_WAIT},
-    node::{Claimed, Node, NodeError, Once},
+    limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, IDEMPOTENCY_WAIT, LONG_BODY},
+    node::{IdempotencyClaim, IdempotentCall, Node, NodeError},
     time_slice::TimeSlice,
 };
 
@@ -115,13 +116,13 @@ impl Publishing {
             return self.all(None, &body).await.map(|(results, _)| results);
         };
         items(&body)?;
-        to_its_end(self.batch_once(scope, body)).await
+        run_detached(self.batch_once(scope, body)).await
     }
 
     /// The same with a key. It is held for this body on every node, by an answer that is empty; each item is kept under a
     /// key of its own, so that a repeat runs what failed.
     async fn batch_once(self, scope: Scope, body: Bytes) -> Result<Published, Problem> {
-        let (name, deadline) = (scope.digest(), Instant::now() + ONCE_WAIT);
+        let (name, deadline) = (scope.digest(), Instant::now() + IDEMPOTENCY_WAIT);
         let claim = self.answers.claim(scope.clone(), &body, deadline).await?;
         let Claim::First(running) = claim else {
             return self
@@ -129,7 +130,8 @@ impl Publishing {
                 .await
                 .map(|(results, _)| results);
         };
-        let claimed = match self.claim_everywhere(&name, &body, deadline).await? {
+
+        let claimed = match self.cluster_claim(&name, &body, deadline).await? {
             Elsewhere::First(claimed) => claimed,
             Elsewhere::Answered(_) => {
                 running.succeed(&Bytes::new());
@@ -139,19 +141,24 @@ impl Publishing {
                     .map(|(results, _)| results);
             }
         };
+
         let (results, has_succeeded) = match self.all(Some(&scope), &body).await {
             Ok((results, has_succeeded)) => (Ok(results), has_succeeded),
             Err(problem) => (Err(problem), false),
         };
+
         let window = self.node.config.limits.idempotency_window;
         match (has_succeeded, claimed) {
             (true, Some(claimed)) => claimed.succeed(Bytes::new(), window).await,
             (false, Some(claimed)) => claimed.fail().await,
             (_, None) => {}
         }
+
         if has_succeeded {
+            self.keep_answer(&name, &body, &Bytes::new()).await;
             running.succeed(&Bytes::new());
         }
+
         results
     }
 
@@ -160,6 +167,7 @@ impl Publishing {
         let items = items(body)?;
         let (mut succeeded, mut is_replay) = (false, !items.is_empty());
         let mut results: Vec<Box<RawValue>> = Vec::with_capacity(items.len());
+
         // Each item may bring a filter that has to be compiled, or params that are bound.
         let mut slice = TimeSlice::begin();
         for (at, item) in items.iter().enumerate() {
@@ -168,6 +176,7 @@ impl Publishing {
                     .queue_long_step(self.caller.app, LongStep::Body)
                     .await;
             }
+
             let item = Bytes::copy_from_slice(item.get().as_bytes());
             let result = match scope {
                 None => self.item(&item).await.map(Published::now),
@@ -180,16 +189,19 @@ impl Publishing {
                         .await
                 }
             };
+
             succeeded |= result.is_ok();
             is_replay &= result.as_ref().is_ok_and(|published| published.is_replay);
             results.push(item_result(result.map(|published| published.json)));
             slice.rest().await;
         }
+
         let json = serde_json::to_vec(&Results { results }).unwrap_or_default();
         let published = Published {
             json: json.into(),
             is_replay,
         };
+
         Ok((published, succeeded))
     }
 
@@ -197,22 +209,53 @@ impl Publishing {
     ///
     /// # Errors
     /// 422 for another body, and 503 while the first request runs or Redis does not say.
-    async fn claim_everywhere(
+    async fn cluster_claim(
         &self,
         name: &str,
         body: &[u8],
         deadline: Instant,
     ) -> Result<Elsewhere, Problem> {
         let body = digest(&[body]);
-        let claim = self
-            .node
-            .once(self.caller.app, name, body.as_bytes(), deadline);
+        let Some(cluster) = &self.node.cluster else {
+            return self.recall(name, &body).await;
+        };
+        let keys = &cluster.idempotency;
+        let claim = keys.once(self.caller.app, name, body.as_bytes(), deadline);
         match claim.await? {
-            Some(Once::Answered(answer)) => Ok(Elsewhere::Answered(answer)),
-            Some(Once::OtherBody) => Err(KeyError::OtherBody.into()),
-            Some(Once::Running) => Err(KeyError::Running.into()),
-            Some(Once::First(claimed)) => Ok(Elsewhere::First(Some(claimed))),
+            IdempotentCall::Answered(answer) => Ok(Elsewhere::Answered(answer)),
+            IdempotentCall::OtherBody => Err(KeyError::OtherBody.into()),
+            IdempotentCall::Running => Err(KeyError::Running.into()),
+            IdempotentCall::First(claimed) => Ok(Elsewhere::First(Some(claimed))),
+        }
+    }
+
+    /// What the data directory, if there is one, knows of the key that `name` stands for: an answer from before the last
+    /// restart.
+    async fn recall(&self, name: &str, body: &str) -> Result<Elsewhere, Problem> {
+        let Some(disk) = &self.node.disk else {
+            return Ok(Elsewhere::First(None));
+        };
+        let kept = disk.answer(self.caller.app, name).await;
+        match kept.map_err(NodeError::from)? {
             None => Ok(Elsewhere::First(None)),
+            Some(kept) if *kept.body == *body => Ok(Elsewhere::Answered(kept.answer)),
+            Some(_) => Err(KeyError::OtherBody.into()),
+        }
+    }
+
+    /// Keeps an answer in the data directory, if there is one.
+    async fn keep_answer(&self, name: &str, body: &[u8], answer: &Bytes) {
+        let Some(disk) = &self.node.disk else {
+            return;
+        };
+        let kept = KeptAnswer {
+            body: digest(&[body]).into(),
+            answer: answer.clone(),
+        };
+        let window = self.node.config.limits.idempotency_window;
+        let kept = disk.keep_answer(self.caller.app, name, kept, window);
+        if let Err(error) = kept.await {
+            tracing::debug!(%error, "an answer was not kept: after a restart a repeat would be carried out again");
         }
     }
 
@@ -226,10 +269,12 @@ impl Publishing {
         if let Some(json) = fields.long_params() {
             fields.built = Some(body::params_aside(&self.node, app, json).await?);
         }
-        let order = fields.order(verb)?;
-        if verb == Verb::Publish && !self.node.live().access(app).has_users() {
+
+        let order = fields.into_call(verb)?;
+        if verb == Verb::Publish && !self.node.runtime_config().access(app).has_users() {
             return Err(NodeError::NoUsers.into());
         }
+
         let mut publications = order.publications();
         let receipt = match (publications.pop(), publications.is_empty()) {
             (Some(only), true) => self.node.publish(app, only).await.map_err(refused)?,
@@ -239,6 +284,7 @@ impl Publishing {
                 published.map_err(refused)?
             }
         };
+
         Ok(serde_json::to_vec(&receipt).unwrap_or_default().into())
     }
 
@@ -249,6 +295,7 @@ impl Publishing {
         if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES {
             return Err(KeyError::Length(key.len()).into());
         }
+
         Ok(Some(Scope {
             app: self.caller.app,
             api_key: self.caller.key.clone(),
@@ -269,28 +316,35 @@ impl Publishing {
     where
         F: Future<Output = Result<Bytes, Problem>> + Send + 'static,
     {
-        let (name, deadline) = (scope.digest(), Instant::now() + ONCE_WAIT);
+        let (name, deadline) = (scope.digest(), Instant::now() + IDEMPOTENCY_WAIT);
         let running = match self.answers.claim(scope, &body, deadline).await? {
             Claim::Answered(answer) => return Ok(Published::earlier(answer)),
             Claim::First(running) => running,
         };
-        to_its_end(async move {
-            let claimed = match self.claim_everywhere(&name, &body, deadline).await? {
+
+        run_detached(async move {
+            let claimed = match self.cluster_claim(&name, &body, deadline).await? {
                 Elsewhere::First(claimed) => claimed,
                 Elsewhere::Answered(answer) => {
                     running.succeed(&answer);
                     return Ok(Published::earlier(answer));
                 }
             };
+
             let window = self.node.config.limits.idempotency_window;
+            let keeper = self.clone();
             let answer = call(self).await;
+
             match (&answer, claimed) {
                 (Ok(answer), Some(claimed)) => claimed.succeed(answer.clone(), window).await,
                 (Err(_), Some(claimed)) => claimed.fail().await,
                 (_, None) => {}
             }
+
             let answer = answer?;
+            keeper.keep_answer(&name, &body, &answer).await;
             running.succeed(&answer);
+
             Ok(Published::now(answer))
         })
         .await
@@ -311,13 +365,13 @@ fn refused(error: NodeError) -> Problem {
 /// What the other nodes know of a key.
 enum Elsewhere {
     /// It is new. The claim has to be told what became of the request; there is none where this node is alone.
-    First(Option<Claimed>),
+    First(Option<IdempotencyClaim>),
     /// It was done: this was the answer.
     Answered(Bytes),
 }
 
 /// Runs a call in a task of its own, so that it is not left half done where the caller hangs up.
-async fn to_its_end(
+async fn run_detached(
     call: impl Future<Output = Result<Published, Problem>> + Send + 'static,
 ) -> Result<Published, Problem> {
     let ended = tokio::spawn(call).await;
@@ -335,6 +389,7 @@ pub(super) fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
         #[serde(borrow)]
         items: Vec<&'a RawValue>,
     }
+
     let Batch { items } = body::parse(body, &BATCH).map_err(|problem| {
         if body.trim_ascii_start().starts_with(b"[") {
             problem.but("write {\"items\":[…]}")
@@ -342,6 +397,7 @@ pub(super) fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
             problem
         }
     })?;
+
     if items.len() > BATCH_ITEMS {
         let detail = format!(
             "a batch holds at most {BATCH_ITEMS} items, not {}",
@@ -349,6 +405,7 @@ pub(super) fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
         );
         return Err(Problem::bad_request("too_many_items", detail));
     }
+
     Ok(items)
 }
 

@@ -58,6 +58,7 @@ impl Query {
                 .map_err(|_| bad(format!("\"{name}\" is not UTF-8")))?;
             parameters.push((known, value.into_owned()));
         }
+
         Ok(Self(parameters))
     }
 

@@ -35,6 +35,7 @@ pub(super) fn client(headers: &HeaderMap) -> Response<Answer> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|tag| tag.trim().trim_start_matches("W/") == *TAG);
+
     let (status, body) = if known {
         (StatusCode::NOT_MODIFIED, "")
     } else {
@@ -52,6 +53,7 @@ pub(super) fn client(headers: &HeaderMap) -> Response<Answer> {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
+
     if let Ok(tag) = HeaderValue::from_str(&TAG) {
         headers.insert(ETAG, tag);
     }

@@ -137,6 +137,7 @@ impl Shape {
         } else {
             format!("\"{path}\" takes {}", names(self))
         };
+
         let hint = nearest(name, known.iter().chain(&inner)).unwrap_or(takes);
         let path = join(path, shown(name));
         Problem::bad_request("unknown_field", format!("unknown field \"{path}\"; {hint}"))
@@ -170,6 +171,7 @@ impl Kind {
             }
             _ => false,
         };
+
         (!is_fine).then(|| bad_field(self.mismatch(path, value, advice)))
     }
 
@@ -189,12 +191,14 @@ impl Kind {
             Self::Members | Self::Object(_) => "an object".into(),
             Self::TextsOr(_) => "a list of strings, or an object".into(),
         };
+
         let found = match (self, value.as_bytes().first()) {
             (Self::Word(_), Some(b'"'))
             | (Self::Whole(_), Some(b'-' | b'0'..=b'9'))
             | (Self::Moment, Some(b'"' | b'-' | b'0'..=b'9')) => shown(value),
             _ => json_kind(value),
         };
+
         let advice = if found == "null" { advice } else { "" };
         format!("\"{path}\" must be {expected}, not {found}{advice}")
     }

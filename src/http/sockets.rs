@@ -9,7 +9,10 @@ use std::{
     cmp::Reverse,
     collections::VecDeque,
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,9 +20,9 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::watch::Life;
+use super::timeouts::ConnectionTimer;
 use crate::{
-    door::network,
+    connection_limiter::network,
     limits::{
         DESCRIPTORS_SPARE, HTTP_SOCKETS_MAX, HTTP_SOCKETS_MIN, HTTP_SOCKETS_OF_ADDRESS, Limits,
     },
@@ -43,6 +46,8 @@ pub(crate) struct Sockets {
     /// Of strangers, from one address; 0 is off.
     most_of_address: usize,
     descriptors: usize,
+    /// Those that wait for clients' places, and are not counted.
+    lent: Arc<AtomicUsize>,
     open: Mutex<Open>,
     /// Rings when a socket has ended.
     freed: Notify,
@@ -52,7 +57,7 @@ pub(crate) struct Sockets {
 #[derive(Debug, Default)]
 struct Open {
     /// By number, with their addresses; without those that were told to end.
-    lives: AHashMap<u64, (Arc<Life>, Option<IpAddr>)>,
+    timers: AHashMap<u64, (Arc<ConnectionTimer>, Option<IpAddr>)>,
     last: u64,
     /// Sockets that are to be closed next, and since when each waits for a request; those that have had one meanwhile are
     /// passed over.
@@ -65,23 +70,23 @@ struct Open {
 
 /// An HTTP socket's place among those of the node; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct SocketPermit {
     sockets: Arc<Sockets>,
     number: u64,
     address: Option<IpAddr>,
-    life: Arc<Life>,
+    timer: Arc<ConnectionTimer>,
 }
 
-impl Seat {
-    pub(crate) fn life(&self) -> &Arc<Life> {
-        &self.life
+impl SocketPermit {
+    pub(crate) fn timer(&self) -> &Arc<ConnectionTimer> {
+        &self.timer
     }
 }
 
-impl Drop for Seat {
+impl Drop for SocketPermit {
     fn drop(&mut self) {
         let mut open = self.sockets.open.lock();
-        open.lives.remove(&self.number);
+        open.timers.remove(&self.number);
         if let Some(address) = self.address
             && let Some(numbers) = open.addresses.get_mut(&address)
         {
@@ -90,6 +95,7 @@ impl Drop for Seat {
                 open.addresses.remove(&address);
             }
         }
+
         self.sockets.metrics.http_sockets.dec();
         drop(open);
         self.sockets.freed.notify_one();
@@ -103,14 +109,17 @@ impl Sockets {
             0 => most_by_descriptors(descriptors),
             most => most,
         };
+
         let most_of_address = match limits.connections_per_address {
             0 => 0,
             most => most.max(HTTP_SOCKETS_OF_ADDRESS),
         };
+
         Arc::new(Self {
             most,
             most_of_address,
             descriptors,
+            lent: Arc::default(),
             open: Mutex::default(),
             freed: Notify::new(),
             metrics,
@@ -125,10 +134,11 @@ impl Sockets {
         ip: IpAddr,
         is_proxy: bool,
         clients: usize,
-    ) -> Option<Seat> {
+    ) -> Option<SocketPermit> {
         let now = Instant::now();
         let address = (!is_proxy).then(|| network(ip));
         let mut open = self.open.lock();
+
         if let Some(address) = address
             && self.most_of_address > 0
             && !open.has_room_for(address, self.most_of_address, &self.metrics)
@@ -140,25 +150,25 @@ impl Sockets {
         let left = self
             .descriptors
             .saturating_sub(clients.saturating_add(DESCRIPTORS_SPARE));
-        if open.lives.len() >= self.most.min(left.max(1))
-            && open.end_one(now, &self.metrics).is_none()
-        {
+        let counted = open.timers.len().saturating_sub(self.lent.load(Relaxed));
+        if counted >= self.most.min(left.max(1)) && open.end_one(now, &self.metrics).is_none() {
             return None;
         }
 
-        let life = Arc::new(Life::new());
+        let timer = Arc::new(ConnectionTimer::new(self.lent.clone()));
         open.last += 1;
         let number = open.last;
-        open.lives.insert(number, (life.clone(), address));
+        open.timers.insert(number, (timer.clone(), address));
         if let Some(address) = address {
             open.addresses.entry(address).or_default().push(number);
         }
+
         self.metrics.http_sockets.inc();
-        Some(Seat {
+        Some(SocketPermit {
             sockets: self.clone(),
             number,
             address,
-            life,
+            timer,
         })
     }
 
@@ -187,15 +197,15 @@ impl Open {
             return None;
         }
         self.look();
-        let is_poor = self.next.len() < self.lives.len() / (4 * LOOK_PART);
+        let is_poor = self.next.len() < self.timers.len() / (4 * LOOK_PART);
         self.look_at = is_poor.then(|| now + LOOK_SPACING);
         let number = self.pop()?;
         self.end(number, metrics)
     }
 
     fn end(&mut self, number: u64, metrics: &Metrics) -> Option<()> {
-        let (life, _) = self.lives.remove(&number)?;
-        life.end();
+        let (timer, _) = self.timers.remove(&number)?;
+        timer.end();
         metrics.http_sockets_ended.inc();
         Some(())
     }
@@ -203,8 +213,8 @@ impl Open {
     /// The next socket that is to be closed and has had no request since it was found.
     fn pop(&mut self) -> Option<u64> {
         while let Some((number, since)) = self.next.pop_front() {
-            let found = self.lives.get(&number);
-            if found.is_some_and(|(life, _)| life.waits_since() == Some(since)) {
+            let found = self.timers.get(&number);
+            if found.is_some_and(|(timer, _)| timer.waits_since() == Some(since)) {
                 return Some(number);
             }
         }
@@ -218,17 +228,20 @@ impl Open {
             let numbers = address.and_then(|address| self.addresses.get(&address));
             Reverse(numbers.map_or(0, |numbers| (numbers.len() + 1).ilog2()))
         };
-        let waiting = self.lives.iter().filter_map(|(number, (life, address))| {
-            let since = life.waits_since()?;
-            let is_used = life.answered() >= USED;
-            Some((life.is_known(), crowd(address), is_used, since, *number))
+
+        let waiting = self.timers.iter().filter_map(|(number, (timer, address))| {
+            let since = timer.waits_since()?;
+            let is_used = timer.answered() >= USED;
+            Some((timer.is_known(), crowd(address), is_used, since, *number))
         });
+
         let mut waiting: Vec<_> = waiting.collect();
         let most = (waiting.len() / LOOK_PART).max(1);
         if waiting.len() > most {
             waiting.select_nth_unstable(most);
             waiting.truncate(most);
         }
+
         waiting.sort_unstable();
         self.next.extend(
             waiting
@@ -242,16 +255,19 @@ impl Open {
         let Some(numbers) = self.addresses.get(&address) else {
             return true;
         };
+
         // Who has shown an API key is a stranger no longer, and only the node's bound holds.
-        let lives = &self.lives;
+        let timers = &self.timers;
         let strangers = numbers.iter().filter_map(|number| {
-            let (life, _) = lives.get(number)?;
-            (!life.is_known()).then_some((life, *number))
+            let (timer, _) = timers.get(number)?;
+            (!timer.is_known()).then_some((timer, *number))
         });
+
         if strangers.clone().count() < most {
             return true;
         }
-        let waiting = strangers.filter_map(|(life, number)| Some((life.waits_since()?, number)));
+
+        let waiting = strangers.filter_map(|(timer, number)| Some((timer.waits_since()?, number)));
         let oldest = waiting.min().map(|(_, number)| number);
         oldest
             .and_then(|number| self.end(number, metrics))
@@ -280,34 +296,39 @@ mod tests {
         IpAddr::from([192, 0, 2, last])
     }
 
-    fn is_ended(seat: &Seat) -> bool {
-        !seat.sockets.open.lock().lives.contains_key(&seat.number)
+    fn is_ended(permit: &SocketPermit) -> bool {
+        !permit
+            .sockets
+            .open
+            .lock()
+            .timers
+            .contains_key(&permit.number)
     }
 
-    fn enter(sockets: &Arc<Sockets>, last: u8) -> Seat {
+    fn enter(sockets: &Arc<Sockets>, last: u8) -> SocketPermit {
         sockets.enter(ip(last), false, 0).unwrap()
     }
 
     #[test]
     fn the_one_that_waits_for_longest_makes_room() {
         let sockets = sockets(|limits| limits.http_sockets = 3);
-        let seats: Vec<Seat> = (0..3).map(|_| enter(&sockets, 1)).collect();
+        let permits: Vec<SocketPermit> = (0..3).map(|_| enter(&sockets, 1)).collect();
 
         // The second has had a request since.
-        seats[0].life().busy();
-        seats[1].life().busy();
-        seats[1].life().idle();
+        permits[0].timer().busy();
+        permits[1].timer().busy();
+        permits[1].timer().idle();
         let fourth = enter(&sockets, 1);
-        let ended = || seats.iter().map(is_ended).collect::<Vec<_>>();
+        let ended = || permits.iter().map(is_ended).collect::<Vec<_>>();
         assert_eq!(ended(), [false, false, true]);
         let _fifth = enter(&sockets, 1);
         assert_eq!(ended(), [false, true, true]);
 
         // The fourth is next; what is being answered goes on.
         let _sixth = enter(&sockets, 1);
-        assert!(is_ended(&fourth) && !is_ended(&seats[0]));
+        assert!(is_ended(&fourth) && !is_ended(&permits[0]));
         assert_eq!(sockets.metrics.http_sockets_ended.get(), 3);
-        drop(seats);
+        drop(permits);
         assert_eq!(sockets.metrics.http_sockets.get(), 3);
     }
 
@@ -315,9 +336,9 @@ mod tests {
     fn strangers_make_room_before_who_has_shown_a_key() {
         let sockets = sockets(|limits| limits.http_sockets = 2);
         let function = enter(&sockets, 1);
-        function.life().busy();
-        function.life().know();
-        function.life().idle();
+        function.timer().busy();
+        function.timer().know();
+        function.timer().idle();
         let stranger = enter(&sockets, 2);
         let _new = enter(&sockets, 3);
         assert!(is_ended(&stranger) && !is_ended(&function));
@@ -328,62 +349,78 @@ mod tests {
         let sockets = sockets(|limits| limits.http_sockets = 3);
         let balancer = enter(&sockets, 1);
         for _ in 0..USED {
-            balancer.life().busy();
-            balancer.life().idle();
+            balancer.timer().busy();
+            balancer.timer().idle();
         }
-        let new: Vec<Seat> = (0..5).map(|_| enter(&sockets, 1)).collect();
+        let new: Vec<SocketPermit> = (0..5).map(|_| enter(&sockets, 1)).collect();
         assert!(!is_ended(&balancer), "it waits for longest");
-        assert_eq!(new.iter().filter(|seat| !is_ended(seat)).count(), 2);
+        assert_eq!(new.iter().filter(|permit| !is_ended(permit)).count(), 2);
     }
 
     #[test]
     fn an_address_that_has_many_makes_room_before_others() {
         let sockets = sockets(|limits| limits.http_sockets = 10);
-        let few: Vec<Seat> = (1..=3).map(|last| enter(&sockets, last)).collect();
-        let many: Vec<Seat> = (0..100).map(|_| enter(&sockets, 9)).collect();
+        let few: Vec<SocketPermit> = (1..=3).map(|last| enter(&sockets, last)).collect();
+        let many: Vec<SocketPermit> = (0..100).map(|_| enter(&sockets, 9)).collect();
         assert!(
             !few.iter().any(is_ended),
             "they wait for longer, and are few"
         );
-        assert_eq!(many.iter().filter(|seat| !is_ended(seat)).count(), 7);
+        assert_eq!(many.iter().filter(|permit| !is_ended(permit)).count(), 7);
         assert!(many[..93].iter().all(is_ended), "the oldest of them");
     }
 
     #[test]
     fn where_all_are_busy_a_new_one_is_turned_away_until_one_has_ended() {
         let sockets = sockets(|limits| limits.http_sockets = 2);
-        let mut seats = vec![enter(&sockets, 1), enter(&sockets, 1)];
-        for seat in &seats {
-            seat.life().busy();
+        let mut permits = vec![enter(&sockets, 1), enter(&sockets, 1)];
+        for permit in &permits {
+            permit.timer().busy();
         }
         assert!(sockets.enter(ip(2), false, 0).is_none());
         assert_eq!(sockets.end_some(10), 0);
-        seats.pop();
-        seats.push(enter(&sockets, 2));
-        assert!(seats.iter().all(|seat| !is_ended(seat)));
+        permits.pop();
+        permits.push(enter(&sockets, 2));
+        assert!(permits.iter().all(|permit| !is_ended(permit)));
+    }
+
+    #[test]
+    fn what_waits_on_a_clients_place_takes_none_of_http() {
+        let sockets = sockets(|limits| limits.http_sockets = 2);
+        let permits = vec![enter(&sockets, 1), enter(&sockets, 1)];
+        for permit in &permits {
+            permit.timer().busy();
+        }
+        let lent = permits[0].timer().lend();
+        let third = enter(&sockets, 2);
+        third.timer().busy();
+        drop(lent);
+        assert!(sockets.enter(ip(2), false, 0).is_none());
+        assert!(!permits.iter().any(is_ended));
     }
 
     #[test]
     fn strangers_from_one_address_have_a_bound_and_proxies_have_none() {
         let sockets = sockets(|limits| limits.connections_per_address = 5);
         let most = HTTP_SOCKETS_OF_ADDRESS;
-        let seats: Vec<Seat> = (0..2 * most).map(|_| enter(&sockets, 1)).collect();
-        let open = |seats: &[Seat]| seats.iter().filter(|seat| !is_ended(seat)).count();
-        assert_eq!(open(&seats), most);
-        assert!(seats[..most].iter().all(is_ended), "the oldest went");
+        let permits: Vec<SocketPermit> = (0..2 * most).map(|_| enter(&sockets, 1)).collect();
+        let open =
+            |permits: &[SocketPermit]| permits.iter().filter(|permit| !is_ended(permit)).count();
+        assert_eq!(open(&permits), most);
+        assert!(permits[..most].iter().all(is_ended), "the oldest went");
 
         // Those with a key are not among them.
-        for seat in &seats[most..] {
-            seat.life().know();
+        for permit in &permits[most..] {
+            permit.timer().know();
         }
-        let more: Vec<Seat> = (0..most).map(|_| enter(&sockets, 1)).collect();
-        assert_eq!((open(&seats), open(&more)), (most, most));
+        let more: Vec<SocketPermit> = (0..most).map(|_| enter(&sockets, 1)).collect();
+        assert_eq!((open(&permits), open(&more)), (most, most));
 
-        let of_proxy: Vec<Seat> = (0..2 * most)
+        let of_proxy: Vec<SocketPermit> = (0..2 * most)
             .map(|_| sockets.enter(ip(9), true, 0).unwrap())
             .collect();
         assert_eq!(open(&of_proxy), 2 * most);
-        drop((seats, more, of_proxy));
+        drop((permits, more, of_proxy));
         assert!(sockets.open.lock().addresses.is_empty());
     }
 
@@ -392,10 +429,13 @@ mod tests {
         let sockets = Sockets::new(&Limits::default(), 1024, Arc::new(Metrics::new()));
         assert_eq!(sockets.most, 256);
         let clients = 1024 - DESCRIPTORS_SPARE - 10;
-        let seats: Vec<Seat> = (0..100)
+        let permits: Vec<SocketPermit> = (0..100)
             .map(|_| sockets.enter(ip(1), false, clients).unwrap())
             .collect();
-        assert_eq!(seats.iter().filter(|seat| !is_ended(seat)).count(), 10);
+        assert_eq!(
+            permits.iter().filter(|permit| !is_ended(permit)).count(),
+            10
+        );
         let of = most_by_descriptors;
         assert_eq!([of(64), of(PLENTY)], [HTTP_SOCKETS_MIN, HTTP_SOCKETS_MAX]);
     }
@@ -403,9 +443,9 @@ mod tests {
     #[test]
     fn of_many_each_look_finds_many_and_the_oldest_go_first() {
         let sockets = sockets(|limits| limits.http_sockets = 1000);
-        let old: Vec<Seat> = (0..1000).map(|_| enter(&sockets, 1)).collect();
-        let new: Vec<Seat> = (0..1000).map(|_| enter(&sockets, 1)).collect();
+        let old: Vec<SocketPermit> = (0..1000).map(|_| enter(&sockets, 1)).collect();
+        let new: Vec<SocketPermit> = (0..1000).map(|_| enter(&sockets, 1)).collect();
         assert!(old.iter().all(is_ended) && !new.iter().any(is_ended));
-        assert_eq!(sockets.open.lock().lives.len(), 1000);
+        assert_eq!(sockets.open.lock().timers.len(), 1000);
     }
 }

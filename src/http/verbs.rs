@@ -13,9 +13,9 @@ use super::{
     shape::{Kind, LEAVE_OUT, Shape, field, missing, shown},
 };
 use crate::{
+    filter::Value,
     limits::{LONG_BODY, SEND_CHANNELS, TARGET_NAMES, USER_BYTES},
-    node::{Exceptions, Extent, Publication, Target, To, check_names},
-    predicate::Value,
+    node::{ClusterScope, Exceptions, Publication, Target, To, check_names},
     protocol::event::{Data, Event},
 };
 
@@ -43,9 +43,9 @@ pub(crate) struct Fields<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     except: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "body::extent")]
-    scope: Option<Extent>,
+    scope: Option<ClusterScope>,
     #[serde(default, deserialize_with = "body::extent")]
-    receipt: Option<Extent>,
+    receipt: Option<ClusterScope>,
     #[serde(default, deserialize_with = "present")]
     store: Option<bool>,
     #[serde(default, deserialize_with = "present")]
@@ -170,16 +170,16 @@ impl Verb {
 
 /// A publishing call, understood: the event, and whom it is for.
 #[derive(Debug)]
-pub(crate) struct Order<'a> {
+pub(crate) struct PublishCall<'a> {
     event: Event<'a>,
     /// One publication each; but for several channels there is one.
     targets: Vec<Target>,
     store: Option<bool>,
-    scope: Extent,
-    receipt: Extent,
+    scope: ClusterScope,
+    receipt: ClusterScope,
 }
 
-impl Order<'_> {
+impl PublishCall<'_> {
     /// What is to be delivered, all of it or nothing. The data are shared, not copied.
     pub(crate) fn publications(&self) -> Vec<Publication<'_>> {
         let event = || Event {
@@ -189,6 +189,7 @@ impl Order<'_> {
                 Data::Bytes(bytes) => Data::Bytes(Cow::Borrowed(bytes)),
             },
         };
+
         let one = |target: &Target| Publication {
             event: event(),
             target: target.clone(),
@@ -197,6 +198,7 @@ impl Order<'_> {
             scope: self.scope,
             receipt: self.receipt,
         };
+
         self.targets.iter().map(one).collect()
     }
 }
@@ -218,6 +220,7 @@ impl<'a> Fields<'a> {
             Some(call) => Verb::named(&call).ok_or_else(|| unknown_call(&call))?,
             None => return Err(call_fault(text)),
         };
+
         fields
             .map(|fields| (verb, fields))
             .map_err(|error| verb.item_shape().explain("", text, &error))
@@ -234,27 +237,31 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// 400 names the field that is unknown, missing or wrong.
-    pub(crate) fn order(self, verb: Verb) -> Result<Order<'a>, Problem> {
+    pub(crate) fn into_call(self, verb: Verb) -> Result<PublishCall<'a>, Problem> {
         self.check_fields(verb)?;
         let except = match (verb, self.except) {
             (_, None) => Exceptions::default(),
             (Verb::Dispatch, Some(raw)) => except_of_dispatch(raw)?,
             (_, Some(raw)) => body::except(raw)?,
         };
+
         let params = match self.built {
             Some(built) => Some(built),
             None => self.params.map(|raw| body::params(raw.get())).transpose()?,
         };
+
         let target = Target {
             to: None,
             filter: self.filter,
             params,
             except,
         };
+
         let to = |to: To| Target {
             to: Some(to),
             ..target.clone()
         };
+
         let targets = match verb {
             Verb::Emit => vec![
                 self.to
@@ -289,11 +296,13 @@ impl<'a> Fields<'a> {
             }
             Verb::Dispatch => vec![recipients(self.recipients)?.map_or_else(|| target.clone(), to)],
         };
+
         let name = self.event.ok_or_else(|| missing(&["event"]))?;
         let event = Event::new(name, data(self.data, self.data_base64.as_deref())?)?;
-        let scope = self.scope.unwrap_or(Extent::Cluster);
-        let receipt = self.receipt.unwrap_or(Extent::Node);
-        Ok(Order {
+        let scope = self.scope.unwrap_or(ClusterScope::Cluster);
+        let receipt = self.receipt.unwrap_or(ClusterScope::Node);
+
+        Ok(PublishCall {
             event,
             targets,
             store: self.store,
@@ -314,6 +323,7 @@ impl<'a> Fields<'a> {
             ("recipients", self.recipients.is_some()),
             ("call", self.call.is_some()),
         ];
+
         match given
             .iter()
             .find(|(name, given)| *given && !shape.has(name))
@@ -439,6 +449,7 @@ fn distinct(channels: Vec<String>) -> Result<Vec<String>, Problem> {
         );
         return Err(Problem::bad_request("too_many_names", detail));
     }
+
     Ok(channels)
 }
 
@@ -466,6 +477,7 @@ fn recipients(recipients: Option<Vec<String>>) -> Result<Option<To>, Problem> {
         let detail = "\"*\" means everyone, and so stands alone in \"recipients\"";
         return Err(Problem::bad_request("bad_field", detail));
     }
+
     Ok(Some(To {
         users,
         ..To::default()
@@ -476,17 +488,17 @@ fn recipients(recipients: Option<Vec<String>>) -> Result<Option<To>, Problem> {
 mod tests {
     use super::*;
 
-    fn order(verb: Verb, body: &str) -> Result<Vec<Target>, &'static str> {
+    fn call_of(verb: Verb, body: &str) -> Result<Vec<Target>, &'static str> {
         let fields: Fields<'_> =
             body::parse(body.as_bytes(), verb.shape()).map_err(|problem| problem.code())?;
         fields
-            .order(verb)
+            .into_call(verb)
             .map(|order| order.targets)
             .map_err(|problem| problem.code())
     }
 
     fn to(verb: Verb, body: &str) -> Option<To> {
-        let mut targets = order(verb, body).unwrap();
+        let mut targets = call_of(verb, body).unwrap();
         assert_eq!(targets.len(), 1, "{body}");
         targets.remove(0).to
     }
@@ -545,7 +557,7 @@ mod tests {
 
     #[test]
     fn several_channels_are_one_publication_each() {
-        let targets = order(
+        let targets = call_of(
             Verb::Send,
             r#"{"channels":["b","a","b"],"event":"e","except":{"users":["u"]}}"#,
         )
@@ -557,7 +569,7 @@ mod tests {
         assert_eq!(named, [["b"], ["a"]]);
         assert!(targets.iter().all(|target| target.except.users == ["u"]));
         assert!(
-            order(Verb::Send, r#"{"channels":[],"event":"e"}"#)
+            call_of(Verb::Send, r#"{"channels":[],"event":"e"}"#)
                 .unwrap()
                 .is_empty()
         );
@@ -572,7 +584,7 @@ mod tests {
             let body = serde_json::json!({
                 "channels": list("c", channels), "event": "e", "except": { "users": list("u", names) },
             });
-            order(Verb::Send, &body.to_string()).map(|targets| targets.len())
+            call_of(Verb::Send, &body.to_string()).map(|targets| targets.len())
         };
         assert_eq!(send(1, 5000).unwrap(), 1);
         assert_eq!(send(100, TARGET_NAMES / 100).unwrap(), 100);
@@ -584,7 +596,7 @@ mod tests {
     fn dispatch_excepts_users_or_whatever_the_others_do() {
         let except = |except: &str| {
             let body = format!(r#"{{"recipients":["*"],"event":"e","except":{except}}}"#);
-            order(Verb::Dispatch, &body).map(|mut targets| targets.remove(0).except)
+            call_of(Verb::Dispatch, &body).map(|mut targets| targets.remove(0).except)
         };
         assert_eq!(except(r#"["u"]"#).unwrap().users, ["u"]);
         assert_eq!(except(r#"{"devices":["d"]}"#).unwrap().devices, ["d"]);
@@ -664,7 +676,7 @@ mod tests {
                 "bad_field",
             ),
         ] {
-            assert_eq!(order(verb, body).unwrap_err(), code, "{body}");
+            assert_eq!(call_of(verb, body).unwrap_err(), code, "{body}");
         }
     }
 

@@ -9,9 +9,9 @@ use smol_str::SmolStr;
 
 use crate::{
     auth::Rights,
+    filter::{Attributes, Value},
     history::Reader,
     id::{AppId, ConnectionId},
-    predicate::{Attributes, Value},
 };
 
 /// Names a connection inside one shard, for whatever outlives the shard's lock.

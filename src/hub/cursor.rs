@@ -1,4 +1,4 @@
-//! Where a sweep of one shard stands.
+//! Where a scan of one shard stands.
 
 use smallvec::SmallVec;
 
@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{
     id::AppId,
-    limits::{NAMED_AS_ONE, NAMES_LOOK, SMALL_DELIVERIES, SWEEP_STRIDE},
+    limits::{NAMED_AS_ONE, NAMES_LOOK, SCAN_CHUNK, SMALL_DELIVERIES},
     time_slice::TimeSlice,
 };
 
 /// Some slots of a shard.
-pub(super) type Chunk = SmallVec<[u32; SWEEP_STRIDE]>;
+pub(super) type Chunk = SmallVec<[u32; SCAN_CHUNK]>;
 
 /// The connections that a source named on one shard, each once and in the order of slots.
 ///
@@ -33,7 +33,7 @@ impl Candidates {
     /// that may be. Beyond [`SMALL_DELIVERIES`] in all they are only counted.
     pub(super) fn find_few(shard: &Shard, selection: &Selection, bound: &mut usize) -> Self {
         let mut search = Search::new(selection);
-        while shard.own(|table| {
+        while shard.lock(|table| {
             search.go_on(table, |found| {
                 *bound += found;
                 *bound <= SMALL_DELIVERIES
@@ -45,7 +45,7 @@ impl Candidates {
     /// Looks up all that the source of `selection` names, and lets other tasks run between two holds of the lock.
     async fn find_all(shard: &Shard, selection: &Selection) -> Self {
         let (mut search, mut slice) = (Search::new(selection), TimeSlice::begin());
-        while shard.own(|table| search.go_on(table, |_| true)) {
+        while shard.lock(|table| search.go_on(table, |_| true)) {
             slice.rest().await;
         }
         search.found
@@ -80,6 +80,7 @@ impl<'s> Search<'s> {
         if !std::mem::replace(&mut self.has_begun, true) {
             self.found.as_of = table.changes;
         }
+
         let mut work = 0;
         while work < NAMES_LOOK {
             let Some(name) = self.names.next() else {
@@ -92,11 +93,12 @@ impl<'s> Search<'s> {
                 work += count / NAMED_AS_ONE;
             }
         }
+
         true
     }
 }
 
-/// Where a sweep of one shard stands. It goes by slot number, so that nobody is met twice. The candidates of an index are
+/// Where a scan of one shard stands. It goes by slot number, so that nobody is met twice. The candidates of an index are
 /// found at the start, and each is evaluated whole when it is reached if anything has changed since.
 #[derive(Debug)]
 pub(crate) struct Cursor {
@@ -125,19 +127,17 @@ impl Cursor {
         // Not by `extend`: a bitmap's iterator counts all that is left when it is asked for its length.
         match &self.found {
             None => {
-                for slot in table
-                    .next_member(selection.app, self.next)
-                    .take(SWEEP_STRIDE)
-                {
+                for slot in table.next_member(selection.app, self.next).take(SCAN_CHUNK) {
                     chunk.push(slot);
                 }
             }
             Some(found) => {
-                for slot in found.slots.range(self.next..).take(SWEEP_STRIDE) {
+                for slot in found.slots.range(self.next..).take(SCAN_CHUNK) {
                     chunk.push(slot);
                 }
             }
         }
+
         self.next = chunk.last().map_or(self.next, |last| last + 1);
         chunk
     }
@@ -173,7 +173,7 @@ impl Cursor {
         &mut self,
         table: &Table,
         selection: &Selection,
-    ) -> Option<SmallVec<[(SlotRef, Snapshot); SWEEP_STRIDE]>> {
+    ) -> Option<SmallVec<[(SlotRef, Snapshot); SCAN_CHUNK]>> {
         let chunk = self.next(table, selection);
         let found = chunk
             .iter()

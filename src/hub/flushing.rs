@@ -9,7 +9,11 @@ use super::{
     outbox::{Backlog, Outbox, Queued},
     table::{Dirty, Table},
 };
-use crate::{id::AppId, metrics::DropReason, protocol::frame::Frame};
+use crate::{
+    id::AppId,
+    metrics::DropReason,
+    protocol::{frame::Frame, wire::Form},
+};
 
 /// One connection's frames, taken out to be written once.
 #[derive(Debug)]
@@ -18,6 +22,8 @@ pub(crate) struct Work {
     pub(crate) app: AppId,
     /// The connection is closing: these are its last frames.
     pub(crate) closing: bool,
+    /// In which form they are to be written.
+    pub(crate) form: Form,
     pub(crate) load: Load,
 }
 
@@ -116,11 +122,13 @@ impl Table {
             } else {
                 &mut self.bulk
             };
+
             let Some(slot) = list.pop_front() else { break };
             let entry = &mut self.slots[slot as usize];
             if entry.dirty != class {
                 continue;
             }
+
             entry.dirty = Dirty::No;
             let load = match mem::take(&mut entry.outbox) {
                 Outbox::Empty => continue,
@@ -136,17 +144,21 @@ impl Table {
                     continue;
                 }
             };
+
             let at = SlotRef {
                 slot,
                 generation: entry.generation,
             };
+
             batch.works.push(Work {
                 at,
                 app: entry.app,
                 closing: entry.state == State::Closing,
+                form: entry.form,
                 load,
             });
         }
+
         if end_needed > 0 {
             batch.window.cover(first_needed, end_needed, &self.log);
         }
@@ -194,20 +206,23 @@ impl Table {
     /// True if the connection has become blocked by this.
     fn put_back(&mut self, at: SlotRef, rest: Vec<Frame>, written: usize) -> bool {
         let total = self.context.refused.clone();
-        if self.slot(at).is_none() {
+        let Some(form) = self.slot(at).map(|slot| slot.form) else {
             return false;
-        }
+        };
 
-        let mut backlog = Box::new(Backlog::new(total, true));
+        let wire = self.context.wire(form);
+        let mut backlog = Box::new(Backlog::new(total, true, wire));
         for frame in rest {
             backlog.push(frame);
         }
+
         backlog.begun(written);
         // It was not blocked when it was taken out, and only the owner blocks: what it holds came later.
         let outbox = &mut self.slots[at.slot as usize].outbox;
         for queued in outbox.take_queue(&mut self.log) {
             backlog.push(queued.frame);
         }
+
         self.block(at.slot, backlog);
 
         if self.state(at) != State::Closing {
@@ -243,22 +258,26 @@ impl Table {
         let Some(entry) = self.slot(at) else {
             return Progress::Gone;
         };
+
         let (app, closing) = (entry.app, entry.state == State::Closing);
         let Some(backlog) = entry.outbox.backlog() else {
             return Progress::Gone;
         };
+
         let (written, dropped) = backlog.advance(taken);
         let empty = backlog.is_empty();
         if empty {
             entry.outbox = Outbox::Empty;
             self.note_unblocked(at.slot);
         }
+
         let metrics = &self.context.app(app).metrics;
         metrics.deliveries.inc_by(written);
         metrics.dropped(DropReason::Slow, dropped);
         if empty {
             return Progress::Done { closing };
         }
+
         if !closing {
             self.enforce(at);
         }

@@ -17,12 +17,12 @@ pub(super) struct Inbox {
     unanswered: usize,
     /// An event was thrown away, or nobody can say whether one was missed: nothing behind it may be confirmed.
     broken: bool,
-    doubt: Option<Doubt>,
+    suspected_gap: Option<SuspectedGap>,
 }
 
 /// Events may be missing behind what was placed. Nothing more is placed until the store was asked.
 #[derive(Clone, Copy, Debug)]
-struct Doubt {
+struct SuspectedGap {
     /// Which of the node's doubts it is, the last where there are several. What the store said before it is no answer to it.
     number: u64,
     /// Newest offset that was held back.
@@ -55,68 +55,77 @@ impl Inbox {
     /// Notes that an event was thrown away before it was written.
     pub(super) fn lose(&mut self) {
         self.broken = true;
-        self.doubt = None;
+        self.suspected_gap = None;
     }
 
     /// Notes that events may be missing from now on. Of a broken one nothing is confirmed anyway, and all that is missing
     /// waits for the next connection.
-    pub(super) fn doubt(&mut self, number: u64) {
+    pub(super) fn suspected_gap(&mut self, number: u64) {
         if !self.broken {
-            let held = self.doubt.map_or(0, |doubt| doubt.held);
-            self.doubt = Some(Doubt { number, held });
+            let held = self
+                .suspected_gap
+                .map_or(0, |suspected_gap| suspected_gap.held);
+            self.suspected_gap = Some(SuspectedGap { number, held });
         }
     }
 
     /// Whether nothing more is placed until the store was asked.
-    pub(super) fn is_doubted(&self) -> bool {
-        self.doubt.is_some()
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspected_gap.is_some()
     }
 
     /// Whether what is asked may be confirmed.
     pub(super) fn is_sure(&self) -> bool {
-        !self.broken && self.doubt.is_none()
+        !self.broken && self.suspected_gap.is_none()
     }
 
     /// Decides about a live event, and notes it. With `may_ask`, one that does not follow what was placed is held back.
     pub(super) fn receive(&mut self, position: Position, may_ask: bool) -> Turn {
         let Position { epoch, offset } = position;
-        if let Some(doubt) = &mut self.doubt {
-            doubt.held = doubt.held.max(offset);
+        if let Some(suspected_gap) = &mut self.suspected_gap {
+            suspected_gap.held = suspected_gap.held.max(offset);
             return Turn::Later;
         }
+
         let is_same = self.epoch == Some(epoch);
         if offset <= self.placed {
             // Of another numbering, nobody can say whether it was given.
             self.broken |= !is_same;
             return Turn::Before;
         }
+
         if may_ask && is_same && offset > self.placed + 1 && !self.broken {
-            self.doubt = Some(Doubt {
+            self.suspected_gap = Some(SuspectedGap {
                 number: 0,
                 held: offset,
             });
             return Turn::Later;
         }
+
         (self.epoch, self.placed) = (Some(epoch), offset);
         Turn::Next
     }
 
     /// Judges what the store said after doubt number `seen`. `in_turn`: nothing can have come meanwhile.
     pub(super) fn judge(&self, waiting: &Waiting, seen: u64, in_turn: bool) -> Missing {
-        let Some(doubt) = self.doubt else {
+        let Some(suspected_gap) = self.suspected_gap else {
             return Missing::Nothing;
         };
+
         let is_proven = match (waiting.position, self.epoch) {
             (Some(now), Some(epoch)) => now.epoch == epoch && now.offset >= self.placed,
             (Some(_), None) => self.placed == 0,
             // Where there is nothing at all, nothing can be missing that is to be had.
             (None, _) => waiting.entries.is_empty(),
         };
-        let has_held = waiting.position.is_none_or(|now| now.offset >= doubt.held);
+
+        let has_held = waiting
+            .position
+            .is_none_or(|now| now.offset >= suspected_gap.held);
         if !is_proven || (in_turn && !has_held) {
             return Missing::Unknown;
         }
-        Missing::After(self.placed, has_held && doubt.number <= seen)
+        Missing::After(self.placed, has_held && suspected_gap.number <= seen)
     }
 
     /// Goes on from where the store stands, and is in doubt no more if that `is_all`. True if pings were out then: what they
@@ -126,7 +135,7 @@ impl Inbox {
         if !is_all {
             return false;
         }
-        self.doubt = None;
+        self.suspected_gap = None;
         let was_asked = !self.asked.is_empty();
         self.asked.clear();
         was_asked
@@ -251,7 +260,7 @@ mod tests {
             inbox.judge(&store(Some(at(1, 9))), 0, false),
             Missing::After(6, true)
         );
-        assert!(!inbox.go_on(&store(Some(at(1, 8))), false) && inbox.is_doubted());
+        assert!(!inbox.go_on(&store(Some(at(1, 8))), false) && inbox.is_suspect());
         assert!(inbox.go_on(&store(Some(at(1, 9))), true), "6 was asked for");
         assert_eq!(inbox.receive(at(1, 10), true), Turn::Next);
         assert!(inbox.asks(10) && inbox.answered(10) && !inbox.answered(6));
@@ -263,7 +272,7 @@ mod tests {
         for offset in [6, 7, 8] {
             inbox.ask(offset);
         }
-        inbox.doubt(1);
+        inbox.suspected_gap(1);
         assert!(inbox.hear_pong() && !inbox.answered(6), "it is in doubt");
         assert!(inbox.go_on(&store(Some(at(1, 9))), true));
         assert!(inbox.hear_pong() && inbox.hear_pong(), "7 and 8");
@@ -288,7 +297,7 @@ mod tests {
     #[test]
     fn an_answer_from_before_a_gap_says_nothing_of_it() {
         let mut inbox = inbox();
-        inbox.doubt(3);
+        inbox.suspected_gap(3);
         assert_eq!(
             inbox.judge(&store(Some(at(1, 6))), 2, true),
             Missing::After(5, false)
@@ -302,7 +311,7 @@ mod tests {
     #[test]
     fn another_numbering_proves_nothing() {
         let mut inbox = inbox();
-        inbox.doubt(1);
+        inbox.suspected_gap(1);
         for unproven in [at(2, 9), at(1, 4)] {
             assert_eq!(
                 inbox.judge(&store(Some(unproven)), 1, false),
@@ -319,15 +328,15 @@ mod tests {
         assert_eq!(inbox.receive(at(2, 9), true), Turn::Before);
         assert_eq!(inbox.receive(at(2, 10), true), Turn::Next);
         assert!(!inbox.asks(10), "what is behind a loss is not asked for");
-        inbox.doubt(2);
-        assert!(!inbox.is_doubted(), "there is nothing to find out");
+        inbox.suspected_gap(2);
+        assert!(!inbox.is_suspect(), "there is nothing to find out");
     }
 
     #[test]
     fn a_user_who_had_nothing_gets_all_of_the_first_numbering() {
         let mut inbox = Inbox::default();
         inbox.stand(&store(None));
-        inbox.doubt(1);
+        inbox.suspected_gap(1);
         assert_eq!(
             inbox.judge(&store(Some(at(1, 9))), 1, false),
             Missing::After(0, true)

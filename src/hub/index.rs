@@ -3,7 +3,7 @@
 use ahash::AHashMap;
 use roaring::RoaringBitmap;
 
-use crate::predicate::{LookupKey, Value, index_entries};
+use crate::filter::{LookupKey, Value, index_entries};
 
 /// Above this a posting becomes a bitmap; below, a scan of a short list is quicker and smaller.
 const FEW: usize = 16;

@@ -6,14 +6,14 @@
 
 use std::collections::VecDeque;
 
-use super::{gate::Ticket, outbox::Queued};
+use super::{admission::Permit, outbox::Queued};
 use crate::protocol::frame::Frame;
 
 #[derive(Debug)]
 struct Entry {
     frame: Frame,
-    /// Held until the entry is trimmed; its release tells the gate that the sockets were offered the frame.
-    ticket: Ticket,
+    /// Held until the entry is trimmed; its release tells admission that the sockets were offered the frame.
+    permit: Permit,
     /// Unfinished runs that start here.
     starts: u32,
 }
@@ -29,14 +29,14 @@ impl Log {
     /// The number of `frame` in the log, appending it unless it is the last already.
     ///
     /// A publication that is placed in slices so keeps extending runs instead of breaking them.
-    pub(super) fn number(&mut self, frame: &Frame, ticket: &Ticket) -> u64 {
-        self.append(std::iter::once((frame, ticket)))
+    pub(super) fn number(&mut self, frame: &Frame, permit: &Permit) -> u64 {
+        self.append(std::iter::once((frame, permit)))
     }
 
     /// The number of the first of `frames`, which follow each other; appends them unless they are the last already.
     pub(super) fn append<'a>(
         &mut self,
-        frames: impl ExactSizeIterator<Item = (&'a Frame, &'a Ticket)> + Clone,
+        frames: impl ExactSizeIterator<Item = (&'a Frame, &'a Permit)> + Clone,
     ) -> u64 {
         let from = self.entries.len().checked_sub(frames.len());
         let there = from.filter(|&from| {
@@ -44,15 +44,18 @@ impl Log {
             last.zip(frames.clone())
                 .all(|(entry, (frame, _))| entry.frame.is_same(frame))
         });
+
         if let Some(there) = there {
             return self.base + there as u64;
         }
+
         let first = self.end();
-        self.entries.extend(frames.map(|(frame, ticket)| Entry {
+        self.entries.extend(frames.map(|(frame, permit)| Entry {
             frame: frame.clone(),
-            ticket: ticket.clone(),
+            permit: permit.clone(),
             starts: 0,
         }));
+
         first
     }
 
@@ -85,12 +88,12 @@ impl Log {
         }
     }
 
-    /// The frames numbered `first..end`, each with its ticket, for an outbox that is no run any more.
+    /// The frames numbered `first..end`, each with its permit, for an outbox that is no run any more.
     pub(super) fn queued(&self, first: u64, end: u64) -> impl Iterator<Item = Queued> {
         let range = (first - self.base) as usize..(end - self.base) as usize;
         self.entries.range(range).map(|e| Queued {
             frame: e.frame.clone(),
-            ticket: Some(e.ticket.clone()),
+            permit: Some(e.permit.clone()),
         })
     }
 
@@ -105,24 +108,24 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::gate::Gate;
+    use crate::hub::admission::Admission;
 
     #[test]
     fn entries_live_exactly_as_long_as_a_run_reaches_them() {
-        let gate = Gate::for_tests();
+        let admission = Admission::for_tests();
         let frames: Vec<Frame> = (0..4u8).map(|i| Frame::event_text(&[&[i]])).collect();
         let mut log = Log::default();
-        let ticket = |i: usize| gate.try_admit(1000, frames[i].len()).unwrap();
-        assert_eq!(log.number(&frames[0], &ticket(0)), 0);
+        let permit = |i: usize| admission.try_admit(1000, frames[i].len()).unwrap();
+        assert_eq!(log.number(&frames[0], &permit(0)), 0);
         log.start(0);
-        assert_eq!(log.number(&frames[1], &ticket(1)), 1);
+        assert_eq!(log.number(&frames[1], &permit(1)), 1);
         assert_eq!(
-            log.number(&frames[1], &ticket(1)),
+            log.number(&frames[1], &permit(1)),
             1,
             "the last frame is not appended twice"
         );
         log.start(1);
-        assert_eq!(log.number(&frames[2], &ticket(2)), 2);
+        assert_eq!(log.number(&frames[2], &permit(2)), 2);
         log.finish(1, 1);
         assert_eq!(log.len(), 3, "the run from 0 may reach to the end");
         assert_eq!(
@@ -131,6 +134,6 @@ mod tests {
         );
         log.finish(0, 1);
         assert_eq!((log.len(), log.end()), (0, 3));
-        assert_eq!(log.number(&frames[3], &ticket(3)), 3);
+        assert_eq!(log.number(&frames[3], &permit(3)), 3);
     }
 }

@@ -10,17 +10,17 @@ use smol_str::SmolStr;
 
 use super::{
     connection::{Connection, SlotRef, Snapshot, State},
-    limbo::{Lost, QueueAt},
-    presence::{Coming, Leaving, Watching},
+    presence::{JoinKind, LeaveKind, Watching},
+    resume_table::{Detached, QueueAt},
+    scan::Spent,
     selection::channel_key,
-    sweep::Spent,
     table::Table,
 };
 use crate::{
-    broker::Topic,
+    bus::Topic,
+    filter::{IndexKey, KeyKind, LookupKey, Value},
     id::{AppId, ConnectionId},
     limits::{CHANNEL_WORK, INDEX_ENTRY_WORK, SLICE_STRIDE},
-    predicate::{IndexKey, KeyKind, LookupKey, Value},
     protocol::frame::Frame,
 };
 
@@ -61,53 +61,63 @@ impl Table {
         at: SlotRef,
         channel: &str,
         watching: Watching,
-        coming: Coming,
+        join_kind: JoinKind,
     ) -> Joining {
         if self.state(at) != State::Open {
             return Joining::Gone;
         }
+
         let slot = at.slot;
         let entry = &mut self.slots[slot as usize];
         let Some(connection) = &mut entry.connection else {
             return Joining::Gone;
         };
+
         let context = self.context.app(entry.app);
         let app = &mut self.apps[entry.app.0 as usize];
         let key = channel_key(channel);
+
         if app.channels.contains(&key, slot) {
             let begins = watching != Watching::No && !app.watchers.contains(&key, slot);
             if begins {
                 app.watchers.insert_key(key, slot);
             }
             let watching = if begins { watching } else { Watching::No };
-            return Joining::Already(context.presence.watched(channel, watching));
+            return Joining::Already(context.presence.watched(channel, connection, watching));
         }
+
         let joined = connection.attributes.channels.as_list().unwrap_or_default();
         if joined.len() >= self.context.limits.channels_per_connection {
             return Joining::Full;
         }
+
         let (name, changed) = context
             .presence
-            .joined(channel, connection, watching, coming);
+            .joined(channel, connection, watching, join_kind);
         let channels = joined
             .iter()
             .cloned()
             .chain([Value::String(name.clone())])
             .collect();
+
         Arc::make_mut(connection).attributes.channels = Value::List(channels);
         if let Some(interest) = &self.context.interest {
             interest.add(Topic::Channel(entry.app, name.clone()));
         }
+
         let key = LookupKey {
             kind: KeyKind::Element,
             key: IndexKey::String(name),
         };
+
         if watching != Watching::No {
             app.watchers.insert_key(key.clone(), slot);
         }
+
         app.channels.insert_key(key, slot);
         self.changes += 1;
         self.charge(CHANNEL_WORK);
+
         Joining::Joined(changed)
     }
 
@@ -115,11 +125,14 @@ impl Table {
     pub(crate) fn unwatch(&mut self, at: SlotRef, channel: &str) {
         let Some(slot) = self.slot(at) else { return };
         let app = slot.app;
+        let connection = slot.connection.clone();
         if self.apps[app.0 as usize]
             .watchers
             .remove_key(&channel_key(channel), at.slot)
+            && let Some(connection) = connection
         {
-            self.context.app(app).presence.unwatched(channel);
+            let presence = &self.context.app(app).presence;
+            presence.unwatched(channel, &connection);
         }
     }
 
@@ -128,7 +141,7 @@ impl Table {
         if self.state(at) != State::Open {
             return false;
         }
-        // Most of those that a sweep meets may be no members, and the index says so without a look at every channel.
+        // Most of those that a scan meets may be no members, and the index says so without a look at every channel.
         let app = self.slots[at.slot as usize].app;
         let is_member = self.apps[app.0 as usize]
             .channels
@@ -148,10 +161,12 @@ impl Table {
         if self.state(at) != State::Open {
             return left;
         }
+
         let entry = &mut self.slots[at.slot as usize];
         let Some(connection) = &mut entry.connection else {
             return left;
         };
+
         let mut stays = Vec::new();
         for name in connection.channel_names() {
             if leaves(name) {
@@ -160,9 +175,11 @@ impl Table {
                 stays.push(Value::String(name.clone()));
             }
         }
+
         if left.is_empty() {
             return left;
         }
+
         Arc::make_mut(connection).attributes.channels = Value::List(stays.into());
 
         let app = &mut self.apps[entry.app.0 as usize];
@@ -171,11 +188,12 @@ impl Table {
             let key = channel_key(name);
             app.channels.remove_key(&key, at.slot);
             let watched = app.watchers.remove_key(&key, at.slot);
-            presence.left(name, connection, watched, Leaving::Left);
+            presence.left(name, connection, watched, LeaveKind::Left);
             if let Some(interest) = &self.context.interest {
                 interest.remove(&Topic::Channel(entry.app, name.clone()));
             }
         }
+
         self.changes += 1;
         self.charge(CHANNEL_WORK.saturating_mul(left.len() as u32));
         left
@@ -189,6 +207,7 @@ impl Table {
         if self.state(at) != State::Open {
             return None;
         }
+
         let entry = &mut self.slots[at.slot as usize];
         let connection = entry.connection.as_mut()?;
         let context = self.context.app(entry.app);
@@ -202,6 +221,7 @@ impl Table {
                 entries += declared[n].remove(value, at.slot);
             }
         }
+
         Arc::make_mut(connection).attributes.profile = profile;
         for n in (0..declared.len()).filter(of_profile) {
             if let Some(value) = context.schema.get(n, &connection.attributes) {
@@ -212,17 +232,20 @@ impl Table {
         let (mut told, mut channels) = (0, 0);
         for name in connection.channel_names() {
             channels += 1;
-            let others = match context.presence.updated(name, connection) {
+            let watches = || app.watchers.contains(&channel_key(name), at.slot);
+            let others = match context.presence.updated(name, connection, watches) {
                 // It does not hear of itself.
-                Some(1) => !app.watchers.contains(&channel_key(name), at.slot),
+                Some(1) => !watches(),
                 Some(watchers) => watchers > 0,
                 None => true,
             };
             told += u32::from(others);
         }
+
         self.changes += 1;
         self.charge(INDEX_ENTRY_WORK.saturating_mul(entries));
         self.charge(CHANNEL_WORK.saturating_mul(channels));
+
         Some(told)
     }
 
@@ -234,39 +257,46 @@ impl Table {
         let Some(connection) = entry.connection.clone() else {
             return;
         };
-        let limbo = &self.context.limbo;
+
+        let resume_table = &self.context.resume_table;
         let lost = match departing {
-            Departing::Lost => limbo.queue_of_lost(&connection),
+            Departing::Lost => resume_table.queue_of_lost(&connection),
             Departing::Left | Departing::Closed(_) => None,
         };
 
         let app = &mut self.apps[entry.app.0 as usize];
         let mut kept: BTreeMap<QueueAt, Vec<(SmolStr, bool)>> = BTreeMap::new();
+
         // A lost connection comes back to its profile, too.
         if let Some(queue) = lost.filter(|_| connection.profile().is_some()) {
             kept.insert(queue, Vec::new());
         }
+
         for name in connection.channel_names() {
             let queue = match departing {
                 Departing::Closed(waiting) => waiting
                     .iter()
                     .find(|(waits, _)| waits == name)
-                    .and_then(|(_, after)| limbo.queue_of_closed(&connection, *after)),
+                    .and_then(|(_, after)| resume_table.queue_of_closed(&connection, *after)),
                 Departing::Left | Departing::Lost => lost,
             };
+
             let leaving = match queue {
-                Some(_) => Leaving::Lost,
-                None => Leaving::Left,
+                Some(_) => LeaveKind::Lost,
+                None => LeaveKind::Gone,
             };
+
             let key = LookupKey {
                 kind: KeyKind::Element,
                 key: IndexKey::String(name.clone()),
             };
+
             app.channels.remove_key(&key, slot);
             let watches = app.watchers.remove_key(&key, slot);
             if let Some(queue) = queue {
                 kept.entry(queue).or_default().push((name.clone(), watches));
             }
+
             self.context
                 .app(entry.app)
                 .presence
@@ -275,9 +305,11 @@ impl Table {
                 interest.remove(&Topic::Channel(entry.app, name.clone()));
             }
         }
+
         for (queue, channels) in kept {
-            limbo.insert(queue, Lost::in_some(&connection, channels));
+            resume_table.insert(queue, Detached::in_some(&connection, channels));
         }
+
         let channels = connection.channel_names().count() as u32;
         self.charge(CHANNEL_WORK.saturating_mul(channels));
     }
@@ -316,6 +348,7 @@ impl Table {
         let watchers = self.watchers_of(app, channel, from);
         let mut spent = Spent::default();
         self.take_work();
+
         for &(at, id) in &watchers {
             for (about, frame) in frames {
                 if *about != Some(id) {
@@ -327,6 +360,7 @@ impl Table {
                 return Some(at.slot + 1);
             }
         }
+
         watchers.last().map(|(last, _)| last.slot + 1)
     }
 

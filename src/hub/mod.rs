@@ -7,11 +7,11 @@
 mod connection;
 mod cursor;
 mod flushing;
-pub(crate) mod gate;
+pub(crate) mod admission;
 mod holds;
 mod inbox;
 mod index;
-mod limbo;
+mod resume_table;
 mod log;
 mod membership;
 mod outbox;
@@ -19,14 +19,14 @@ mod pace;
 mod placing;
 mod presence;
 mod returning;
-mod scans;
+mod scan_limit;
 mod selection;
 mod stored;
-mod sweep;
+mod scan;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
-mod wave;
+mod broadcast;
 
 use std::{
     marker::PhantomData,
@@ -43,31 +43,33 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+pub use admission::Busy;
+pub(crate) use admission::Permit;
 pub use connection::Connection;
 pub(crate) use connection::{SlotRef, Snapshot, State};
 pub(crate) use flushing::{Batch, Load, Outcome, Progress, Work};
-pub use gate::Busy;
-pub(crate) use gate::Ticket;
 #[cfg(feature = "holds")]
 pub(crate) use holds::take_longest;
-pub(crate) use limbo::{Limbo, Lost};
 pub(crate) use membership::{About, Joining};
 pub(crate) use outbox::Replay;
 pub(crate) use placing::SlowConsumer;
 pub(crate) use presence::{
-    Bulletin, Change, Coming, Count, Notice, Presence, Register, Tidings, Watching,
+    Change, Count, JoinKind, Listing, Notice, NoticeBatch, NoticeQueue, Presence, Register,
+    Watching,
 };
-pub(crate) use scans::{LongStep, ScanPermit, Scans};
-pub(crate) use selection::{Closure, Except, Named, Selection, channel_key, user_key};
-pub(crate) use stored::{Asked, Mended, StoredReplay};
-pub(crate) use sweep::{Counts, Looked, Reach, Rest};
-pub(crate) use table::{AppContext, Context, Table, Tally};
+pub(crate) use resume_table::{Detached, ResumeTable, has_room};
+pub(crate) use returning::with_channels;
+pub(crate) use scan::{Counts, Reach, RemainingScan, ScanStats};
+pub(crate) use scan_limit::{LongStep, ScanPermit, Scans};
+pub(crate) use selection::{Closure, Except, Recipients, Selection, channel_key, user_key};
+pub(crate) use stored::{Asked, CatchUp, StoredReplay};
+pub(crate) use table::{AppContext, AppCounts, Context, Table};
 
-use sweep::Spent;
+use scan::Spent;
 
 use crate::{
     id::{AppId, ConnectionId},
-    limits::{Limits, SHED_LOOK, SHED_SHARED, SWEEP_STRIDE},
+    limits::{Limits, SCAN_CHUNK, SHED_LOOK, SHED_SHARED},
 };
 
 /// The right to take outboxes out, and to block them. The thread that writes a shard's sockets has the only one.
@@ -90,8 +92,8 @@ impl Owner {
 pub(crate) struct Shard {
     is_owned: AtomicBool,
     table: Mutex<Table>,
-    waves: wave::Waves,
-    bell: Notify,
+    broadcasts: broadcast::BroadcastBatcher,
+    wake: Notify,
     awake: AtomicBool,
     began: Instant,
     /// Milliseconds after `began` when the thread was last seen at work.
@@ -102,7 +104,7 @@ impl Shard {
     /// Runs `f` under the shard's lock, then wakes the owner if an outbox waits and it sleeps.
     ///
     /// `f` must neither block nor touch another shard.
-    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
+    pub(crate) fn lock_and_wake<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
         let (result, waiting) = {
             let _hold = holds::Hold::begin();
@@ -115,9 +117,9 @@ impl Shard {
         result
     }
 
-    /// Runs `f` as [`Shard::with`] does, for a sweep that takes the lock again immediately: a thread that waits for the
+    /// Runs `f` as [`Shard::lock_and_wake`] does, for a scan that takes the lock again immediately: a thread that waits for the
     /// lock gets it first.
-    pub(crate) fn with_fair<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
+    pub(crate) fn lock_fairly_and_wake<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
         let (result, waiting) = {
             let _hold = holds::Hold::begin();
@@ -132,12 +134,12 @@ impl Shard {
 
     fn wake(&self, waiting: bool) {
         if waiting && !self.awake.swap(true, SeqCst) {
-            self.bell.notify_one();
+            self.wake.notify_one();
         }
     }
 
     /// Runs `f` under the lock for the owner itself, who needs no waking.
-    pub(crate) fn own<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
+    pub(crate) fn lock<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
         let _hold = holds::Hold::begin();
         f(&mut table)
@@ -155,11 +157,11 @@ impl Shard {
     /// Sleeps until an outbox waits. Only the owner calls this; what is placed meanwhile is never missed.
     pub(crate) async fn sleep(&self) {
         self.awake.store(false, SeqCst);
-        if self.own(|table| table.is_waiting()) {
+        if self.lock(|table| table.is_waiting()) {
             self.awake.store(true, SeqCst);
             return;
         }
-        self.bell.notified().await;
+        self.wake.notified().await;
     }
 
     /// Looks at the table with `look` until that finds something, or until `end`; only the owner calls this. What is placed
@@ -172,14 +174,14 @@ impl Shard {
         loop {
             // Before the look: whatever is placed from here on rings the bell.
             self.awake.store(false, SeqCst);
-            let found = self.own(&mut look);
+            let found = self.lock(&mut look);
             let is_over = found.is_some()
-                || tokio::time::timeout_at(end, self.bell.notified())
+                || tokio::time::timeout_at(end, self.wake.notified())
                     .await
                     .is_err();
             self.awake.store(true, SeqCst);
             if is_over {
-                return found.or_else(|| self.own(look));
+                return found.or_else(|| self.lock(look));
             }
         }
     }
@@ -187,7 +189,7 @@ impl Shard {
     /// Wakes the owner, whether or not something waits.
     pub(crate) fn ring(&self) {
         if !self.awake.swap(true, SeqCst) {
-            self.bell.notify_one();
+            self.wake.notify_one();
         }
     }
 
@@ -205,11 +207,11 @@ impl Shard {
     }
 }
 
-/// All shards of a node, and the gate before them.
+/// All shards of a node, and admission before them.
 #[derive(Debug)]
 pub(crate) struct Hub {
     shards: Box<[Arc<Shard>]>,
-    gate: Arc<gate::Gate>,
+    admission: Arc<admission::Admission>,
     /// By [`LongStep`].
     long_steps: [Arc<Scans>; 3],
     context: Arc<Context>,
@@ -236,17 +238,18 @@ impl Hub {
             Arc::new(Shard {
                 is_owned: AtomicBool::new(false),
                 table,
-                waves: wave::Waves::default(),
-                bell: Notify::new(),
+                broadcasts: broadcast::BroadcastBatcher::default(),
+                wake: Notify::new(),
                 awake: AtomicBool::new(false),
                 began: Instant::now(),
                 pulse: AtomicU64::new(0),
             })
         };
-        let gate = gate::Gate::new(&context.limits, context.metrics.clone());
+
+        let admission = admission::Admission::new(&context.limits, context.metrics.clone());
         Self {
             shards: (0..shards).map(shard).collect(),
-            gate,
+            admission,
             long_steps: std::array::from_fn(|_| Scans::new(shards)),
             context,
             shedding: Mutex::default(),
@@ -274,19 +277,19 @@ impl Hub {
         &self.long_steps[step as usize]
     }
 
-    /// Whether large publications wait for room at the gate.
+    /// Whether large publications wait for room at admission.
     pub(crate) fn is_full(&self) -> bool {
-        self.gate.is_full()
+        self.admission.is_full()
     }
 
     /// Notes that a shard has sockets that wait for large publications, or none any more.
     pub(crate) fn note_writing(&self, writing: bool) {
-        self.gate.note_writing(writing);
+        self.admission.note_writing(writing);
     }
 
     /// Notes that `written` of `waiting` such sockets of a shard were written.
     pub(crate) fn note_written(&self, written: usize, waiting: usize) {
-        self.gate.note_written(written, waiting);
+        self.admission.note_written(written, waiting);
     }
 
     /// Who is in which channel of `app`.
@@ -298,14 +301,14 @@ impl Hub {
     pub(crate) fn members(&self, app: AppId) -> usize {
         self.shards
             .iter()
-            .map(|shard| shard.own(|table| table.members(app)))
+            .map(|shard| shard.lock(|table| table.members(app)))
             .sum()
     }
 
     /// The open connection of `app` with this id.
     pub(crate) fn find(&self, app: AppId, id: &ConnectionId) -> Option<Snapshot> {
         let shard = self.shards.get(usize::from(id.shard))?;
-        shard.own(|table| {
+        shard.lock(|table| {
             table
                 .find(app, id)
                 .and_then(|slot| table.open_connection(slot).cloned())
@@ -340,22 +343,26 @@ impl Hub {
         };
 
         let apps = self.context.apps.iter();
-        let blocked: usize = apps.map(|app| app.tally.blocked.load(Relaxed)).sum();
+        let blocked: usize = apps.map(|app| app.counts.blocked.load(Relaxed)).sum();
         let from = shedding.next;
         let found = self.some_backlogs(&mut shedding.next);
-        let (looked, mut closed, mut spent) = (found.len(), 0, Spent::default());
+        let (scan, mut closed, mut spent) = (found.len(), 0, Spent::default());
+
         for held in found {
             if !shedding.means(&held, all / blocked.max(1)) {
                 continue;
             }
-            let work = self.shards[held.shard].with(|table| {
+
+            let work = self.shards[held.shard].lock_and_wake(|table| {
                 table.take_work();
                 closed += usize::from(table.close_slow(held.at, OVER_BOUND));
                 table.take_work()
             });
+
             if refused() <= bound {
                 break;
             }
+
             if spent.add(work) {
                 // The others of these are next.
                 shedding.next = from;
@@ -371,7 +378,8 @@ impl Hub {
             };
             return false;
         }
-        shedding.note(closed, looked, blocked)
+
+        shedding.note(closed, scan, blocked)
     }
 
     /// Up to [`SHED_LOOK`] connections whose sockets refused: those that are closing, then the others, those first that hold most.
@@ -381,8 +389,8 @@ impl Hub {
         // A whole round comes back to the shard where it began.
         while found.len() < SHED_LOOK && shards <= self.shards.len() {
             let (shard, from) = *next;
-            let room = SWEEP_STRIDE.min(SHED_LOOK - found.len());
-            let (some, rest) = self.shards[shard].own(|table| table.backlogs(from, room));
+            let room = SCAN_CHUNK.min(SHED_LOOK - found.len());
+            let (some, rest) = self.shards[shard].lock(|table| table.backlogs(from, room));
             found.extend(some);
             *next = match rest {
                 Some(slot) => (shard, slot),
@@ -395,6 +403,7 @@ impl Hub {
             let size = std::cmp::Reverse(held.share);
             (!held.is_closing, size, held.shard, held.at)
         });
+
         found.dedup_by_key(|held| (held.shard, held.at));
         found
     }
@@ -422,14 +431,14 @@ impl Shedding {
         held.is_closing || ((is_alone || self.spares_none) && held.share >= mean / 2)
     }
 
-    /// Notes that `looked` of `blocked` connections were looked at, and `closed` of them closed. False once a round that has
+    /// Notes that `scan` of `blocked` connections were looked at, and `closed` of them closed. False once a round that has
     /// spared none was in vain.
-    fn note(&mut self, closed: usize, looked: usize, blocked: usize) -> bool {
+    fn note(&mut self, closed: usize, scan: usize, blocked: usize) -> bool {
         if closed > 0 {
             self.in_vain = 0;
             return true;
         }
-        self.in_vain += looked.max(1);
+        self.in_vain += scan.max(1);
         if self.in_vain < blocked {
             return true;
         }

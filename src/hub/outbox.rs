@@ -10,15 +10,18 @@ use std::{
     time::Instant,
 };
 
-use super::{gate::Ticket, log::Log};
-use crate::{limits::SHED_FRAMES, protocol::frame::Frame};
+use super::{admission::Permit, log::Log};
+use crate::{
+    limits::SHED_FRAMES,
+    protocol::{frame::Frame, wire::Wire},
+};
 
 /// A frame that no socket was offered yet, and the admission it came by (none for the protocol's own frames).
 #[derive(Clone, Debug)]
 pub(crate) struct Queued {
     pub(crate) frame: Frame,
     #[expect(dead_code, reason = "held until the frame is offered, not read")]
-    pub(crate) ticket: Option<Ticket>,
+    pub(crate) permit: Option<Permit>,
 }
 
 /// The frames of one connection, in order.
@@ -44,7 +47,7 @@ pub(super) enum Outbox {
 
 impl Outbox {
     /// Appends the log's newest frame, `number`.
-    pub(super) fn extend(&mut self, number: u64, frame: &Frame, ticket: &Ticket, log: &mut Log) {
+    pub(super) fn extend(&mut self, number: u64, frame: &Frame, permit: &Permit, log: &mut Log) {
         match self {
             Self::Empty => {
                 log.start(number);
@@ -57,7 +60,7 @@ impl Outbox {
             _ => self.push(
                 Queued {
                     frame: frame.clone(),
-                    ticket: Some(ticket.clone()),
+                    permit: Some(permit.clone()),
                 },
                 log,
             ),
@@ -180,6 +183,8 @@ pub(super) struct Backlog {
     pub(super) since: Instant,
     /// Bytes refused on the whole node, shared bytes once.
     total: Arc<AtomicUsize>,
+    /// The form of its connection, if that is not the native one. Every frame here is in it.
+    wire: Option<Wire>,
 }
 
 /// Frames out of a history, ready to be handed over: there may be thousands, and the shard's lock is not held meanwhile.
@@ -189,16 +194,30 @@ pub(super) struct Backlog {
 pub(crate) struct Replay(Backlog);
 
 impl Replay {
-    /// `frames`, counted in `total`.
-    pub(crate) fn new(total: Arc<AtomicUsize>, frames: impl IntoIterator<Item = Frame>) -> Self {
-        let mut backlog = Backlog::new(total, false);
+    /// `frames`, counted in `total`, in the form that `wire` writes, if any.
+    pub(crate) fn new(
+        total: Arc<AtomicUsize>,
+        wire: Option<Wire>,
+        frames: impl IntoIterator<Item = Frame>,
+    ) -> Self {
+        let mut backlog = Backlog::new(total, false, wire);
         for frame in frames {
+            let frame = match &backlog.wire {
+                Some(wire) => wire.replayed(&frame),
+                None => frame,
+            };
+
+            if frame.is_empty() {
+                continue;
+            }
+
             backlog.replayed_bytes += frame.len();
             backlog.wait(Waiting {
                 frame,
                 replayed: true,
             });
         }
+
         Self(backlog)
     }
 
@@ -216,8 +235,9 @@ struct Waiting {
 }
 
 impl Backlog {
-    /// An empty one of a socket that `refused`, or of one that is about to be offered a replay.
-    pub(super) fn new(total: Arc<AtomicUsize>, refused: bool) -> Self {
+    /// An empty one of a socket that `refused`, or of one that is about to be offered a replay. `wire` writes the form of its
+    /// connection.
+    pub(super) fn new(total: Arc<AtomicUsize>, refused: bool, wire: Option<Wire>) -> Self {
         Self {
             frames: VecDeque::new(),
             written: 0,
@@ -230,10 +250,28 @@ impl Backlog {
             refused,
             since: Instant::now(),
             total,
+
+            wire,
+        }
+    }
+
+    /// Sets what writes the form of its connection from now on.
+    pub(super) fn set_wire(&mut self, wire: Option<Wire>) {
+        self.wire = wire;
+    }
+
+    /// `frame` in the form of the connection; `None` if that has no word for it.
+    fn in_form(&self, frame: Frame) -> Option<Frame> {
+        match &self.wire {
+            Some(wire) => Some(wire.frame(&frame)).filter(|frame| !frame.is_empty()),
+            None => Some(frame),
         }
     }
 
     pub(super) fn push(&mut self, frame: Frame) {
+        let Some(frame) = self.in_form(frame) else {
+            return;
+        };
         self.bytes += frame.len();
         self.counted += 1;
         self.wait(Waiting {
@@ -325,6 +363,7 @@ impl Backlog {
         let (_, lent) = mem::take(&mut self.in_flight);
         self.refused |= taken < lent;
         let mut events = 0;
+
         while let Some(first) = self.frames.front() {
             let left = first.frame.len() - self.written;
             if taken < left {
@@ -338,11 +377,13 @@ impl Backlog {
             self.written = 0;
             self.pop_front();
         }
+
         let dropped = if mem::take(&mut self.discard) {
             self.discard_rest()
         } else {
             0
         };
+
         (events, dropped)
     }
 
@@ -361,6 +402,7 @@ impl Backlog {
         let begun = self.in_flight.0.max(usize::from(self.written > 0));
         let mut at = begun.max(self.kept);
         let mut events = 0;
+
         while at + 1 < self.frames.len() && self.is_over(max_bytes, max_frames) {
             if self.frames[at].replayed || !self.frames[at].frame.is_event() {
                 // The next event to be placed need not walk over them again: a replay may have thousands.
@@ -368,14 +410,17 @@ impl Backlog {
                 at += 1;
                 continue;
             }
+
             let Some(Waiting { frame, .. }) = self.frames.remove(at) else {
                 break;
             };
+
             self.bytes -= frame.len();
             self.counted -= 1;
             events += 1;
             self.forget(&frame);
         }
+
         events
     }
 
@@ -396,11 +441,13 @@ impl Backlog {
         let begun = usize::from(self.written > 0);
         let mut dropped = 0;
         let mut kept = VecDeque::with_capacity(2);
+
         for (at, waiting) in mem::take(&mut self.frames).into_iter().enumerate() {
             if at < begun || waiting.frame.is_close() {
                 kept.push_back(waiting);
                 continue;
             }
+
             dropped += u64::from(waiting.frame.is_event());
             if waiting.replayed {
                 self.replayed_bytes -= waiting.frame.len();
@@ -408,8 +455,10 @@ impl Backlog {
                 self.bytes -= waiting.frame.len();
                 self.counted -= 1;
             }
+
             self.forget(&waiting.frame);
         }
+
         self.frames = kept;
         self.kept = 0;
         dropped
@@ -462,7 +511,9 @@ mod tests {
     fn refused_bytes_are_counted_once_however_many_sockets_refused_them() {
         let total = Arc::new(AtomicUsize::new(0));
         let shared = frame(98);
-        let mut boxes: Vec<Backlog> = (0..3).map(|_| Backlog::new(total.clone(), true)).collect();
+        let mut boxes: Vec<Backlog> = (0..3)
+            .map(|_| Backlog::new(total.clone(), true, None))
+            .collect();
         for backlog in &mut boxes {
             backlog.push(shared.clone());
         }
@@ -476,7 +527,7 @@ mod tests {
 
     #[test]
     fn a_frame_begun_is_finished_and_the_rest_is_thrown_away() {
-        let mut backlog = Backlog::new(Arc::default(), true);
+        let mut backlog = Backlog::new(Arc::default(), true, None);
         (0..3).for_each(|_| backlog.push(frame(98)));
         backlog.begun(10);
         let mut lent = Vec::new();
@@ -495,7 +546,7 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first_where_that_is_the_policy() {
-        let mut backlog = Backlog::new(Arc::default(), true);
+        let mut backlog = Backlog::new(Arc::default(), true, None);
         (0..5).for_each(|_| backlog.push(frame(98)));
         backlog.begun(1);
         assert_eq!(backlog.discard_oldest(250, 1000), 3);
@@ -505,8 +556,8 @@ mod tests {
     #[test]
     fn what_is_thrown_away_stands_after_a_replay_however_often_one_looks() {
         let total = Arc::new(AtomicUsize::new(0));
-        let mut backlog = Backlog::new(total.clone(), true);
-        backlog.append(Replay::new(total, (0..3).map(|_| frame(98))));
+        let mut backlog = Backlog::new(total.clone(), true, None);
+        backlog.append(Replay::new(total, None, (0..3).map(|_| frame(98))));
         backlog.push(Frame::ping(b""));
         for _ in 0..4 {
             backlog.push(frame(98));
@@ -530,8 +581,8 @@ mod tests {
     #[test]
     fn a_replay_is_no_fault_of_its_reader_and_what_comes_behind_it_only_once_the_socket_refused() {
         let total = Arc::new(AtomicUsize::new(0));
-        let mut backlog = Backlog::new(total.clone(), false);
-        backlog.append(Replay::new(total, (0..5).map(|_| frame(98))));
+        let mut backlog = Backlog::new(total.clone(), false, None);
+        backlog.append(Replay::new(total, None, (0..5).map(|_| frame(98))));
         (0..3).for_each(|_| backlog.push(frame(98)));
         assert_eq!(
             (backlog.counted(), backlog.bytes, backlog.all_bytes()),

@@ -1,4 +1,4 @@
-//! When places at the gate come back: in step with the writing, not in bunches.
+//! When places at admission come back: in step with the writing, not in bunches.
 //!
 //! Publications that were placed together are through together. Let in again together, they would go round as one
 //! bunch for as long as the load lasts, and whoever comes just behind it would wait a whole round for the next: twice the
@@ -7,7 +7,7 @@
 
 use parking_lot::Mutex;
 
-use crate::limits::GATE_STEPS;
+use crate::limits::ADMISSION_STEPS;
 
 /// Holds back places that were given back. Nothing is held while no shard writes.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Pace {
     }
 
     fn step(&self) -> usize {
-        self.all.div_ceil(GATE_STEPS)
+        self.all.div_ceil(ADMISSION_STEPS)
     }
 
     /// Takes `places` back; answers how many may be taken again now.
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     const ALL: usize = 64_000;
-    const STEP: usize = ALL / GATE_STEPS;
+    const STEP: usize = ALL / ADMISSION_STEPS;
 
     #[test]
     fn nothing_is_held_back_while_nobody_writes() {
@@ -115,7 +115,7 @@ mod tests {
             .map(|_| pace.written(10, 1000))
             .filter(|&n| n > 0)
             .collect();
-        assert_eq!(released, [STEP; GATE_STEPS]);
+        assert_eq!(released, [STEP; ADMISSION_STEPS]);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use smol_str::SmolStr;
 
 use super::{
     Held,
+    admission::Permit,
     connection::{SlotRef, Snapshot, State},
-    gate::Ticket,
     membership::Departing,
     outbox::{Backlog, Outbox, Queued},
     table::{Dirty, Table},
@@ -37,25 +37,27 @@ impl Table {
     ///
     /// A small publication goes in by reference and is flushed by the small list; a large one extends the
     /// connection's run of the log.
-    pub(crate) fn place(&mut self, slot: u32, frame: &Frame, ticket: &Ticket) -> bool {
+    pub(crate) fn place(&mut self, slot: u32, frame: &Frame, permit: &Permit) -> bool {
         let entry = &mut self.slots[slot as usize];
         if entry.outbox.is_blocked() {
             return self.place_blocked(slot, frame);
         }
-        if ticket.is_small() {
+
+        if permit.is_small() {
             entry.outbox.push(
                 Queued {
                     frame: frame.clone(),
-                    ticket: Some(ticket.clone()),
+                    permit: Some(permit.clone()),
                 },
                 &mut self.log,
             );
             self.mark(slot, Dirty::Small);
         } else {
-            let number = self.log.number(frame, ticket);
-            entry.outbox.extend(number, frame, ticket, &mut self.log);
+            let number = self.log.number(frame, permit);
+            entry.outbox.extend(number, frame, permit, &mut self.log);
             self.mark(slot, Dirty::Bulk);
         }
+
         true
     }
 
@@ -78,7 +80,7 @@ impl Table {
         entry.outbox.push(
             Queued {
                 frame,
-                ticket: None,
+                permit: None,
             },
             &mut self.log,
         );
@@ -111,6 +113,7 @@ impl Table {
         let Some(entry) = self.slots.get_mut(at.slot as usize) else {
             return;
         };
+
         let app = self.context.app(entry.app);
         let Some(backlog) = entry.outbox.backlog() else {
             return;
@@ -118,6 +121,7 @@ impl Table {
         if !backlog.is_over(max_bytes, max_frames) {
             return;
         }
+
         match app.slow_consumer {
             config::SlowConsumer::Disconnect => {
                 self.close_slow(at, "over the outbox bound");
@@ -165,6 +169,11 @@ impl Table {
         self.end(at, None, close, Departing::Lost)
     }
 
+    /// Sends a client away from a node that leaves: it may come back to its channels, here or on another node.
+    pub(crate) fn send_away(&mut self, at: SlotRef, bye: Frame, close: &Close) -> bool {
+        self.end(at, Some(bye), close, Departing::Lost)
+    }
+
     fn end(
         &mut self,
         at: SlotRef,
@@ -177,12 +186,14 @@ impl Table {
             State::Pending => {}
             State::Closing | State::Free => return false,
         }
+
         let entry = &mut self.slots[at.slot as usize];
         entry.state = State::Closing;
         entry.close_code = close.code;
         if let Some(bye) = bye {
             self.append(at.slot, bye);
         }
+
         self.append(at.slot, Frame::close(close));
         self.closing.push(at);
         true
@@ -232,18 +243,22 @@ impl Table {
         let Some(entry) = self.slot(at) else {
             return false;
         };
+
         let app = entry.app;
         let Some(backlog) = entry.outbox.backlog() else {
             return false;
         };
+
         let (bytes, frames, since) = (
             backlog.all_bytes(),
             backlog.counted(),
             backlog.since.elapsed(),
         );
+
         let dropped = backlog.discard();
         let connection = entry.connection.clone();
         let is_closing = entry.state == State::Closing;
+
         self.context
             .app(app)
             .metrics
@@ -264,6 +279,7 @@ impl Table {
             }),
             _ => self.more_slow += 1,
         }
+
         self.charge(CHANNEL_WORK);
         self.close_lost(at, &Close::new(close::TOO_SLOW, "too slow"))
     }
@@ -272,12 +288,14 @@ impl Table {
     pub(super) fn backlog_of(&mut self, slot: u32) -> &mut Backlog {
         let entry = &mut self.slots[slot as usize];
         if !entry.outbox.is_blocked() {
-            let mut backlog = Box::new(Backlog::new(self.context.refused.clone(), false));
+            let wire = self.context.wire(entry.form);
+            let mut backlog = Box::new(Backlog::new(self.context.refused.clone(), false, wire));
             for queued in entry.outbox.take_queue(&mut self.log) {
                 backlog.push(queued.frame);
             }
             self.block(slot, backlog);
         }
+
         match &mut self.slots[slot as usize].outbox {
             Outbox::Blocked(backlog) => backlog,
             _ => unreachable!("it was made so above"),
@@ -292,11 +310,13 @@ impl Table {
             let Some(slot) = rest.next() else {
                 return (found, None);
             };
+
             let entry = &mut self.slots[slot as usize];
             let at = SlotRef {
                 slot,
                 generation: entry.generation,
             };
+
             let is_closing = entry.state == State::Closing;
             let backlog = entry.outbox.backlog();
             found.extend(backlog.map(|backlog| Held {
@@ -307,6 +327,7 @@ impl Table {
                 at,
             }));
         }
+
         (found, rest.next())
     }
 

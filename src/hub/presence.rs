@@ -13,17 +13,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::{AHashMap, RandomState};
+use ahash::{AHashMap, AHashSet, RandomState};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::connection::Snapshot;
 use crate::{
     id::{AppId, ConnectionId},
-    limits::{CHANNELS_COPIED, CHANNELS_LOOK, Limits, NOTICES_UNTOLD},
+    limits::{CHANNELS_COPIED, CHANNELS_LOOK, Limits, NOTICES_UNTOLD, SHARE_BYTES, USERS_NAMED},
     metrics::AppMetrics,
-    protocol::native::{Changes, MemberKind},
+    protocol::{
+        envelope::{Share, UserShare},
+        native::{Changes, MemberKind},
+    },
     time_slice::TimeSlice,
 };
 
@@ -46,17 +49,31 @@ pub(crate) enum Watching {
 
 /// How a connection came into a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Coming {
+pub(crate) enum JoinKind {
     New,
     /// In place of this one, which was lost.
     Resumed(ConnectionId),
+    /// The same, but its node has ended, and does not tell that it is not counted there any more.
+    Inherited(ConnectionId),
+}
+
+impl JoinKind {
+    /// The connection in whose place it comes.
+    pub(crate) fn previous(self) -> Option<ConnectionId> {
+        match self {
+            Self::New => None,
+            Self::Resumed(previous) | Self::Inherited(previous) => Some(previous),
+        }
+    }
 }
 
 /// How a connection left a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Leaving {
+pub(crate) enum LeaveKind {
     /// For good.
     Left,
+    /// The same, since the connection has ended.
+    Gone,
     /// It may come back; nobody is told until it [lapses](Presence::lapsed).
     Lost,
 }
@@ -78,43 +95,63 @@ pub(crate) struct Notice {
     pub(crate) user_connections: u64,
     /// The lost connection that the member stands in for.
     pub(crate) previous: Option<ConnectionId>,
+    /// The node of that one has ended, and may still be thought to have it.
+    pub(crate) is_inherited: bool,
 }
 
 /// What is to be told about one channel now.
 #[derive(Debug)]
-pub(crate) struct Tidings {
+pub(crate) struct NoticeBatch {
     pub(crate) channel: SmolStr,
     pub(crate) notices: Vec<Notice>,
     /// Changes told as counts, and how many are in the channel now.
     pub(crate) counted: Option<(Changes, Count)>,
+    /// What is here after that, if other nodes are to be told. There may be nothing else to tell.
+    pub(crate) share: Option<Share>,
 }
 
 /// The channels that have something to tell, over all apps of a node.
 #[derive(Debug, Default)]
-pub(crate) struct Bulletin {
+pub(crate) struct NoticeQueue {
     due: Mutex<VecDeque<(AppId, SmolStr)>>,
     counted: Mutex<Vec<(AppId, SmolStr)>>,
     /// Notices that wait, of all channels.
     untold: AtomicUsize,
-    bell: Notify,
+    wake: Notify,
+    /// Dropped when everything that waited was told.
+    flushes: Mutex<Vec<oneshot::Sender<()>>>,
 }
 
-impl Tidings {
+impl NoticeBatch {
     /// Whether there is nothing to tell.
     pub(crate) fn is_empty(&self) -> bool {
-        self.notices.is_empty() && self.counted.is_none()
+        self.notices.is_empty() && self.counted.is_none() && self.share.is_none()
     }
 }
 
-impl Bulletin {
+impl NoticeQueue {
     /// Waits until a channel has notices.
     pub(crate) async fn rung(&self) {
-        self.bell.notified().await;
+        self.wake.notified().await;
     }
 
     /// The channels that have notices, in the order in which they came to have them.
     pub(crate) fn take_due(&self) -> VecDeque<(AppId, SmolStr)> {
         std::mem::take(&mut self.due.lock())
+    }
+
+    /// Has everything told that waits, the counts as well, and returns when that is done.
+    pub(crate) async fn flush(&self) {
+        let (flush, told) = oneshot::channel();
+        self.flushes.lock().push(flush);
+        self.wake.notify_one();
+        // Nothing is sent: it is dropped.
+        let _ = told.await;
+    }
+
+    /// Those who wait until everything is told.
+    pub(crate) fn take_flushes(&self) -> Vec<oneshot::Sender<()>> {
+        std::mem::take(&mut self.flushes.lock())
     }
 
     /// Whether one more notice may wait to be told.
@@ -129,20 +166,49 @@ impl Bulletin {
 }
 
 #[derive(Debug, Default)]
-struct Tally {
+struct UserCounts {
     live: u32,
     lost: u32,
 }
 
+impl UserCounts {
+    fn of(&self, user: &SmolStr) -> UserShare {
+        UserShare(user.clone(), self.live, self.lost)
+    }
+}
+
 #[derive(Debug, Default)]
-struct News {
+struct PendingNotices {
     notices: Vec<Notice>,
-    counted: Changes,
+    counted: Option<Changes>,
+    unshared: PendingShare,
     /// Notices since the window began.
     spent: u32,
     since: Option<Instant>,
     is_due: bool,
     is_counted: bool,
+}
+
+/// What other nodes do not know yet of the share of this one.
+#[derive(Debug, Default)]
+struct PendingShare {
+    is_any: bool,
+    users: AHashSet<SmolStr>,
+    /// All users are to be named: those that changed were too many, or others could not be named before.
+    is_whole: bool,
+}
+
+impl PendingShare {
+    fn note(&mut self, user: Option<&SmolStr>) {
+        self.is_any = true;
+        if let Some(user) = user.filter(|_| !self.is_whole) {
+            self.users.insert(user.clone());
+            if self.users.len() > USERS_NAMED {
+                self.users = AHashSet::new();
+                self.is_whole = true;
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -153,8 +219,10 @@ struct Room {
     /// When it last changed, by [`Presence::clock`].
     changed: u64,
     online: u32,
-    users: AHashMap<SmolStr, Tally>,
-    news: Option<Box<News>>,
+    /// Lost connections without a user that may come back.
+    lost_anonymous: u32,
+    users: AHashMap<SmolStr, UserCounts>,
+    pending: Option<Box<PendingNotices>>,
 }
 
 impl Room {
@@ -168,30 +236,36 @@ impl Room {
     fn enter(&mut self, user: Option<&SmolStr>) {
         self.connections += 1;
         let Some(user) = user else { return };
-        let tally = self.users.entry(user.clone()).or_default();
-        tally.live += 1;
-        self.online += u32::from(tally.live == 1);
+        let counts = self.users.entry(user.clone()).or_default();
+        counts.live += 1;
+        self.online += u32::from(counts.live == 1);
     }
 
-    fn exit(&mut self, user: Option<&SmolStr>, leaving: Leaving) {
+    fn exit(&mut self, user: Option<&SmolStr>, leaving: LeaveKind) {
         self.connections -= 1;
-        let Some(user) = user else { return };
-        let Some(tally) = self.users.get_mut(user) else {
+        let Some(user) = user else {
+            self.lost_anonymous += u32::from(leaving == LeaveKind::Lost);
             return;
         };
-        tally.live -= 1;
-        self.online -= u32::from(tally.live == 0);
-        tally.lost += u32::from(leaving == Leaving::Lost);
+        let Some(counts) = self.users.get_mut(user) else {
+            return;
+        };
+        counts.live -= 1;
+        self.online -= u32::from(counts.live == 0);
+        counts.lost += u32::from(leaving == LeaveKind::Lost);
         self.forget_if_gone(user);
     }
 
     /// One lost connection of `user` will not come back, or has.
     fn settle_lost(&mut self, user: Option<&SmolStr>) {
-        let Some(user) = user else { return };
-        let Some(tally) = self.users.get_mut(user) else {
+        let Some(user) = user else {
+            self.lost_anonymous = self.lost_anonymous.saturating_sub(1);
             return;
         };
-        tally.lost = tally.lost.saturating_sub(1);
+        let Some(counts) = self.users.get_mut(user) else {
+            return;
+        };
+        counts.lost = counts.lost.saturating_sub(1);
         self.forget_if_gone(user);
     }
 
@@ -199,7 +273,7 @@ impl Room {
         if self
             .users
             .get(user)
-            .is_some_and(|tally| tally.live == 0 && tally.lost == 0)
+            .is_some_and(|counts| counts.live == 0 && counts.lost == 0)
         {
             self.users.remove(user);
         }
@@ -208,18 +282,57 @@ impl Room {
     fn connections_of(&self, user: &SmolStr) -> u64 {
         self.users
             .get(user)
-            .map_or(0, |tally| u64::from(tally.live) + u64::from(tally.lost))
+            .map_or(0, |counts| u64::from(counts.live) + u64::from(counts.lost))
     }
 
+    /// Whether nobody is here, and nobody may come back: what becomes of a lost connection is told until then.
     fn is_empty(&self) -> bool {
-        self.connections == 0 && self.users.is_empty()
+        self.connections == 0 && self.users.is_empty() && self.lost_anonymous == 0
+    }
+
+    /// All that is here. Users are named if they are at most `most`, and their names have at most [`SHARE_BYTES`].
+    fn share(&self, most: usize) -> Share {
+        let bytes = || self.users.keys().map(SmolStr::len).sum::<usize>();
+        let is_named = self.users.len() <= most && bytes() <= SHARE_BYTES;
+        let all = || self.users.iter().map(|(user, counts)| counts.of(user));
+        Share {
+            at: self.changed,
+            connections: self.connections.into(),
+            users: self.online.into(),
+            tallies: is_named.then(|| all().collect()),
+            is_whole: true,
+        }
+    }
+
+    /// The same with those users alone that other nodes do not know of yet.
+    fn share_pending(&self, unshared: &mut PendingShare, most: usize) -> Share {
+        let PendingShare {
+            users, is_whole, ..
+        } = std::mem::take(unshared);
+
+        if is_whole || self.users.len() > most {
+            let share = self.share(most);
+            unshared.is_whole = share.tallies.is_none();
+            return share;
+        }
+
+        let of = |user: SmolStr| {
+            let counts = self.users.get(&user);
+            counts.map_or_else(|| UserShare(user.clone(), 0, 0), |counts| counts.of(&user))
+        };
+
+        Share {
+            tallies: Some(users.into_iter().map(of).collect()),
+            is_whole: false,
+            ..self.share(0)
+        }
     }
 
     /// Whether there is something to tell.
-    fn has_news(&self) -> bool {
-        self.news
+    fn has_pending(&self) -> bool {
+        self.pending
             .as_ref()
-            .is_some_and(|news| news.is_due || news.is_counted)
+            .is_some_and(|pending| pending.is_due || pending.is_counted)
     }
 }
 
@@ -227,7 +340,7 @@ type Rooms = BTreeMap<SmolStr, Room>;
 
 /// A few channels of one stripe on their way into a list.
 #[derive(Debug)]
-struct Stretch<'p> {
+struct StripeChannels<'p> {
     rooms: &'p Mutex<Rooms>,
     /// Where to look next.
     from: Bound<SmolStr>,
@@ -236,7 +349,7 @@ struct Stretch<'p> {
     is_last: bool,
 }
 
-impl Stretch<'_> {
+impl StripeChannels<'_> {
     fn first(&self) -> Option<&SmolStr> {
         self.found.front().map(|(name, _)| name)
     }
@@ -247,12 +360,14 @@ impl Stretch<'_> {
         let from = self.from.as_ref().map(SmolStr::as_str);
         let mut range = rooms.range::<str, _>((from, Bound::Unbounded));
         let mut last = None;
+
         for _ in 0..CHANNELS_LOOK {
             let next = range.next().filter(|(name, _)| name.starts_with(prefix));
             let Some((name, room)) = next else {
                 self.is_last = true;
                 return;
             };
+
             last = Some(name);
             if room.connections > 0 {
                 self.found.push_back((name.clone(), room.count()));
@@ -261,6 +376,7 @@ impl Stretch<'_> {
                 }
             }
         }
+
         if let Some(last) = last {
             self.from = Bound::Excluded(last.clone());
         }
@@ -277,20 +393,39 @@ pub(crate) struct Presence {
     clock: AtomicU64,
     notices_per_window: u32,
     members_with_notices: usize,
-    bulletin: Arc<Bulletin>,
+    /// Users of a channel that other nodes are told by name.
+    named_at_most: usize,
+    notices: Arc<NoticeQueue>,
     metrics: Arc<AppMetrics>,
     /// Where every change goes as well, if other nodes may watch.
     register: Option<Register>,
 }
 
-/// A change of who is in a channel, or of what is seen of them.
+/// A change of who is in a channel, or of what is known of them, for the node's list of members.
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) app: AppId,
     pub(crate) channel: SmolStr,
-    pub(crate) kind: MemberKind,
+    /// The member before or after the change: its channels may lack this one, or still have it.
     pub(crate) member: Snapshot,
-    pub(crate) previous: Option<ConnectionId>,
+    pub(crate) listing: Listing,
+}
+
+/// What becomes of a member in the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listing {
+    /// It is in the channel.
+    In {
+        /// It hears of the others.
+        watches: bool,
+        /// The lost connection that it stands in for.
+        previous: Option<ConnectionId>,
+    },
+    /// It is not any more.
+    Out {
+        /// Nobody comes back in its place to any channel.
+        is_over: bool,
+    },
 }
 
 /// Takes changes in their order, as many as may wait; that some were lost is told to who reads them.
@@ -298,6 +433,7 @@ pub(crate) struct Change {
 pub(crate) struct Register {
     changes: mpsc::Sender<Change>,
     lost: Arc<AtomicBool>,
+    noted: Arc<AtomicU64>,
 }
 
 impl Register {
@@ -308,6 +444,7 @@ impl Register {
             Self {
                 changes,
                 lost: Arc::default(),
+                noted: Arc::default(),
             },
             end,
         )
@@ -316,7 +453,14 @@ impl Register {
     fn note(&self, change: Change) {
         if self.changes.try_send(change).is_err() {
             self.lost.store(true, Relaxed);
+        } else {
+            self.noted.fetch_add(1, Relaxed);
         }
+    }
+
+    /// How many changes were noted so far, without those that were lost.
+    pub(crate) fn noted(&self) -> u64 {
+        self.noted.load(Relaxed)
     }
 
     /// Whether changes were lost since the last call.
@@ -325,11 +469,21 @@ impl Register {
     }
 }
 
+impl Listing {
+    /// A member is one still, and hears of the others or not.
+    fn watches(watches: bool) -> Self {
+        Self::In {
+            watches,
+            previous: None,
+        }
+    }
+}
+
 impl Presence {
     pub(crate) fn new(
         app: AppId,
         limits: &Limits,
-        bulletin: Arc<Bulletin>,
+        notices: Arc<NoticeQueue>,
         metrics: Arc<AppMetrics>,
         register: Option<Register>,
     ) -> Self {
@@ -340,7 +494,9 @@ impl Presence {
             clock: AtomicU64::new(1),
             notices_per_window: limits.presence_notices,
             members_with_notices: limits.presence_members,
-            bulletin,
+            // Where members are told one by one, their users are known.
+            named_at_most: limits.presence_members.max(USERS_NAMED),
+            notices,
             metrics,
             register,
         }
@@ -357,7 +513,7 @@ impl Presence {
         channel: &str,
         member: &Snapshot,
         watching: Watching,
-        coming: Coming,
+        join_kind: JoinKind,
     ) -> (SmolStr, u64) {
         let mut rooms = self.stripe(channel).lock();
         let known = rooms.get_key_value(channel).map(|(name, _)| name.clone());
@@ -365,40 +521,52 @@ impl Presence {
             self.metrics.channels.inc();
             channel.into()
         });
+
         let room = rooms.entry(name.clone()).or_default();
         let user = member.user_name();
         room.enter(user);
         let before = std::mem::replace(&mut room.changed, self.clock.fetch_add(1, Relaxed));
         self.metrics.memberships.inc();
-        let (kind, previous) = match coming {
-            Coming::New => (MemberKind::Joined, None),
-            Coming::Resumed(previous) => {
+        let previous = join_kind.previous();
+
+        let kind = match previous {
+            None => MemberKind::Joined,
+            Some(previous) => {
                 // Else another node has settled it.
                 if previous.node == member.id().node {
                     room.settle_lost(user);
                 }
-                (MemberKind::Updated, Some(previous))
+                MemberKind::Updated
             }
         };
-        self.tell(&name, room, kind, member, previous);
+
+        let watches = watching != Watching::No;
+        self.note(&name, member, Listing::In { watches, previous });
+        self.tell(&name, room, kind, member, join_kind);
         Self::watch(room, watching);
+
         (name, before)
     }
 
     /// Notes how a member watches from now on; answers the number of the channel's last change.
-    pub(super) fn watched(&self, channel: &str, watching: Watching) -> u64 {
+    pub(super) fn watched(&self, channel: &str, member: &Snapshot, watching: Watching) -> u64 {
         let mut rooms = self.stripe(channel).lock();
         let Some(room) = rooms.get_mut(channel) else {
             return 0;
         };
         Self::watch(room, watching);
-        room.changed
+        let changed = room.changed;
+        if watching != Watching::No {
+            self.note(&channel.into(), member, Listing::watches(true));
+        }
+        changed
     }
 
     /// Notes that a member watches no more.
-    pub(super) fn unwatched(&self, channel: &str) {
+    pub(super) fn unwatched(&self, channel: &str, member: &Snapshot) {
         if let Some(room) = self.stripe(channel).lock().get_mut(channel) {
             room.watchers -= 1;
+            self.note(&channel.into(), member, Listing::watches(false));
         }
     }
 
@@ -408,22 +576,28 @@ impl Presence {
     }
 
     /// Notes that `member` left `channel`.
-    pub(super) fn left(&self, channel: &str, member: &Snapshot, watched: bool, leaving: Leaving) {
+    pub(super) fn left(&self, channel: &str, member: &Snapshot, watched: bool, leaving: LeaveKind) {
         self.metrics.memberships.dec();
         self.change(channel, |room, name| {
             room.watchers -= u32::from(watched);
             room.exit(member.user_name(), leaving);
-            if leaving == Leaving::Left {
-                self.tell(name, room, MemberKind::Left, member, None);
+            match leaving {
+                LeaveKind::Left | LeaveKind::Gone => {
+                    let is_over = leaving == LeaveKind::Gone;
+                    self.note(name, member, Listing::Out { is_over });
+                    self.tell(name, room, MemberKind::Left, member, JoinKind::New);
+                }
+                LeaveKind::Lost => self.share_soon(name, room, member),
             }
         });
     }
 
-    /// Notes that a lost connection will not come back.
-    pub(crate) fn lapsed(&self, channel: &str, member: &Snapshot) {
+    /// Notes that a lost connection will not come back to `channel`; if it `is_over`, nor to any other.
+    pub(crate) fn lapsed(&self, channel: &str, member: &Snapshot, is_over: bool) {
         self.change(channel, |room, name| {
             room.settle_lost(member.user_name());
-            self.tell(name, room, MemberKind::Left, member, None);
+            self.note(name, member, Listing::Out { is_over });
+            self.tell(name, room, MemberKind::Left, member, JoinKind::New);
         });
     }
 
@@ -431,37 +605,75 @@ impl Presence {
     pub(crate) fn moved(&self, channel: &str, member: &Snapshot) {
         self.change(channel, |room, name| {
             room.settle_lost(member.user_name());
-            if let Some(register) = &self.register {
-                let (channel, member) = (name.clone(), member.clone());
-                let change = Change {
-                    app: self.app,
-                    channel,
-                    kind: MemberKind::Left,
-                    member,
-                    previous: None,
-                };
-                register.note(change);
-            }
+            self.note(name, member, Listing::Out { is_over: true });
         });
     }
 
+    /// Has the node's list of members changed, if there is one.
+    fn note(&self, channel: &SmolStr, member: &Snapshot, listing: Listing) {
+        if let Some(register) = &self.register {
+            register.note(Change {
+                app: self.app,
+                channel: channel.clone(),
+                member: member.clone(),
+                listing,
+            });
+        }
+    }
+
+    /// Has other nodes told within a second of what is here now that a connection of `member` was lost, of which nobody hears.
+    fn share_soon(&self, channel: &SmolStr, room: &mut Room, member: &Snapshot) {
+        if self.register.is_some() {
+            let pending = room.pending.get_or_insert_default();
+            pending.unshared.note(member.user_name());
+            self.gather(channel, pending);
+        }
+    }
+
+    /// Has the channel told of at once.
+    fn announce(&self, channel: &SmolStr, pending: &mut PendingNotices) {
+        if !std::mem::replace(&mut pending.is_due, true) {
+            let mut due = self.notices.due.lock();
+            due.push_back((self.app, channel.clone()));
+            drop(due);
+            self.notices.wake.notify_one();
+        }
+    }
+
+    /// Has the channel told of within a second.
+    fn gather(&self, channel: &SmolStr, pending: &mut PendingNotices) {
+        if !std::mem::replace(&mut pending.is_counted, true) {
+            let mut counted = self.notices.counted.lock();
+            counted.push((self.app, channel.clone()));
+        }
+    }
+
     /// Notes that what members see of `member` has changed; answers how many watch here, or none where nobody can know, since
-    /// other nodes may have some.
-    pub(super) fn updated(&self, channel: &str, member: &Snapshot) -> Option<u32> {
+    /// other nodes may have some. `watches` says whether the member hears of the others.
+    pub(super) fn updated(
+        &self,
+        channel: &str,
+        member: &Snapshot,
+        watches: impl FnOnce() -> bool,
+    ) -> Option<u32> {
         let mut watchers = 0;
         self.change(channel, |room, name| {
             watchers = room.watchers;
-            self.tell(name, room, MemberKind::Updated, member, None);
+            if self.register.is_some() {
+                self.note(name, member, Listing::watches(watches()));
+            }
+            self.tell(name, room, MemberKind::Updated, member, JoinKind::New);
         });
         self.register.is_none().then_some(watchers)
     }
 
     /// Notes that `member`, anonymous so far, is a user now.
-    pub(super) fn identified(&self, channel: &str, member: &Snapshot) {
+    pub(super) fn identified(&self, channel: &str, member: &Snapshot, watches: bool) {
         self.change(channel, |room, name| {
             room.connections -= 1;
             room.enter(member.user_name());
-            self.tell(name, room, MemberKind::Updated, member, None);
+            self.note(name, member, Listing::watches(watches));
+            self.tell(name, room, MemberKind::Updated, member, JoinKind::New);
         });
     }
 
@@ -470,16 +682,18 @@ impl Presence {
         let Some((name, _)) = rooms.get_key_value(channel) else {
             return;
         };
+
         let name = name.clone();
         let Some(room) = rooms.get_mut(channel) else {
             return;
         };
+
         change(room, &name);
         room.changed = self.clock.fetch_add(1, Relaxed);
-        if room.is_empty() && (self.register.is_none() || !room.has_news()) {
-            let news = room.news.take();
-            let untold = news.map_or(0, |news| news.notices.len());
-            self.bulletin.untold.fetch_sub(untold, Relaxed);
+        if room.is_empty() && (self.register.is_none() || !room.has_pending()) {
+            let pending = room.pending.take();
+            let untold = pending.map_or(0, |pending| pending.notices.len());
+            self.notices.untold.fetch_sub(untold, Relaxed);
             rooms.remove(channel);
             self.metrics.channels.dec();
         }
@@ -491,90 +705,113 @@ impl Presence {
         room: &mut Room,
         kind: MemberKind,
         member: &Snapshot,
-        previous: Option<ConnectionId>,
+        join_kind: JoinKind,
     ) {
-        if let Some(register) = &self.register {
-            let (channel, member) = (channel.clone(), member.clone());
-            register.note(Change {
-                app: self.app,
-                channel,
-                kind,
-                member,
-                previous,
-            });
-        } else if room.watchers == 0 {
+        if self.register.is_none() && room.watchers == 0 {
             return;
         }
+
         // Each anonymous connection is someone of its own.
         let user_connections = match member.user_name() {
             Some(user) => room.connections_of(user),
             None => u64::from(kind != MemberKind::Left),
         };
+
         let few = room.connections as usize <= self.members_with_notices;
-        let news = room.news.get_or_insert_default();
+        let pending = room.pending.get_or_insert_default();
+        if self.register.is_some() {
+            pending.unshared.note(member.user_name());
+        }
+
         let now = Instant::now();
-        if news
+        if pending
             .since
             .is_none_or(|since| now.duration_since(since) >= NOTICE_WINDOW)
         {
-            news.since = Some(now);
-            news.spent = 0;
+            pending.since = Some(now);
+            pending.spent = 0;
         }
-        // Those that wait are bounded too: whoever tells them may be waiting for other nodes.
-        let has_room = news.notices.len() < self.notices_per_window as usize
-            && news.spent < self.notices_per_window
-            && self.bulletin.has_room();
+
+        // Those that wait are bounded too: whoever tells them may have much to do.
+        let has_room = pending.notices.len() < self.notices_per_window as usize
+            && pending.spent < self.notices_per_window
+            && self.notices.has_room();
         if few && !room.counts_only && has_room {
-            news.spent += 1;
-            self.bulletin.untold.fetch_add(1, Relaxed);
-            news.notices.push(Notice {
+            pending.spent += 1;
+            self.notices.untold.fetch_add(1, Relaxed);
+            pending.notices.push(Notice {
                 kind,
                 member: member.clone(),
                 user_connections,
-                previous,
+                previous: join_kind.previous(),
+                is_inherited: matches!(join_kind, JoinKind::Inherited(_)),
             });
-            if !std::mem::replace(&mut news.is_due, true) {
-                self.bulletin
-                    .due
-                    .lock()
-                    .push_back((self.app, channel.clone()));
-                self.bulletin.bell.notify_one();
-            }
+            self.announce(channel, pending);
             return;
         }
-        match kind {
-            MemberKind::Joined => news.counted.joined += 1,
-            MemberKind::Left => news.counted.left += 1,
-            MemberKind::Updated => news.counted.updated += 1,
-        }
-        if !std::mem::replace(&mut news.is_counted, true) {
-            self.bulletin
-                .counted
-                .lock()
-                .push((self.app, channel.clone()));
-        }
+
+        pending.counted.get_or_insert_default().count(kind, 1);
+        self.gather(channel, pending);
     }
 
     /// Takes what is to be told about `channel` now: its notices, and with `counts` the changes gathered as counts.
-    pub(crate) fn take_tidings(&self, channel: &SmolStr, counts: bool) -> Option<Tidings> {
+    pub(crate) fn take_notices(&self, channel: &SmolStr, counts: bool) -> Option<NoticeBatch> {
         let mut rooms = self.stripe(channel).lock();
         let room = rooms.get_mut(channel)?;
         let count = room.count();
-        let news = room.news.as_mut()?;
-        news.is_due = false;
-        let counted = (counts && std::mem::take(&mut news.is_counted))
-            .then(|| (std::mem::take(&mut news.counted), count));
-        let notices = std::mem::take(&mut news.notices);
-        self.bulletin.untold.fetch_sub(notices.len(), Relaxed);
-        if room.is_empty() && !room.has_news() {
+        let mut pending = room.pending.take()?;
+        pending.is_due = false;
+        let is_counted = counts && std::mem::take(&mut pending.is_counted);
+        let changes = is_counted.then(|| pending.counted.take()).flatten();
+        let counted = changes.map(|changes| (changes, count));
+        let notices = std::mem::take(&mut pending.notices);
+        self.notices.untold.fetch_sub(notices.len(), Relaxed);
+        let is_news = pending.unshared.is_any || counted.is_some() || !notices.is_empty();
+        let share = (is_news && self.register.is_some())
+            .then(|| room.share_pending(&mut pending.unshared, self.named_at_most));
+        room.pending = Some(pending);
+
+        if room.is_empty() && !room.has_pending() {
             rooms.remove(channel);
             self.metrics.channels.dec();
         }
-        Some(Tidings {
+
+        Some(NoticeBatch {
             channel: channel.clone(),
             notices,
             counted,
+            share,
         })
+    }
+
+    /// All that is in `channel` here, for another node.
+    pub(crate) fn share(&self, channel: &str) -> Share {
+        let rooms = self.stripe(channel).lock();
+        match rooms.get(channel) {
+            Some(room) => room.share(self.named_at_most),
+            None => self.share_of_none(),
+        }
+    }
+
+    /// The same with `user` alone.
+    pub(crate) fn share_of(&self, channel: &str, user: Option<&SmolStr>) -> Share {
+        let rooms = self.stripe(channel).lock();
+        let mut unshared = PendingShare::default();
+        unshared.note(user);
+        match rooms.get(channel) {
+            Some(room) => room.share_pending(&mut unshared, self.named_at_most),
+            None => self.share_of_none(),
+        }
+    }
+
+    /// Nothing, which is newer than all that was said of the channel, and older than what comes.
+    fn share_of_none(&self) -> Share {
+        Share {
+            at: self.clock.load(Relaxed) - 1,
+            tallies: Some(Vec::new()),
+            is_whole: true,
+            ..Share::default()
+        }
     }
 
     /// How many are in `channel` now.
@@ -592,21 +829,6 @@ impl Presence {
             .lock()
             .get(channel)
             .is_some_and(|room| room.watchers > 0)
-    }
-
-    /// The channels in which someone here hears of the others.
-    pub(crate) fn watched_channels(&self) -> Vec<SmolStr> {
-        let mut watched = Vec::new();
-        for stripe in &self.stripes {
-            let rooms = stripe.lock();
-            watched.extend(
-                rooms
-                    .iter()
-                    .filter(|(_, room)| room.watchers > 0)
-                    .map(|(name, _)| name.clone()),
-            );
-        }
-        watched
     }
 
     /// How often each of `users` is in `channel`, lost connections that may come back included.
@@ -627,7 +849,7 @@ impl Presence {
         let Some(room) = rooms.get(channel) else {
             return Some(Vec::new());
         };
-        let online = room.users.iter().filter(|(_, tally)| tally.live > 0);
+        let online = room.users.iter().filter(|(_, counts)| counts.live > 0);
         (room.online as usize <= most).then(|| online.map(|(user, _)| user.to_string()).collect())
     }
 
@@ -653,13 +875,15 @@ impl Presence {
             Some(after) if after >= prefix => Bound::Excluded(after.into()),
             _ => Bound::Included(prefix.into()),
         };
-        let stretch = |rooms| Stretch {
+
+        let stretch = |rooms| StripeChannels {
             rooms,
             from: from.clone(),
             found: VecDeque::new(),
             is_last: false,
         };
-        let mut stretches: Vec<Stretch<'_>> = self.stripes.iter().map(stretch).collect();
+
+        let mut stretches: Vec<StripeChannels<'_>> = self.stripes.iter().map(stretch).collect();
 
         // Each stripe is in order, so the next name of all is the first of one of them.
         let (mut found, mut slice) = (Vec::new(), TimeSlice::begin());
@@ -670,6 +894,7 @@ impl Presence {
                     slice.rest().await;
                 }
             }
+
             let first = stretches
                 .iter_mut()
                 .filter(|stretch| !stretch.found.is_empty())
@@ -678,6 +903,7 @@ impl Presence {
             found.extend(first.found.pop_front());
             slice.rest().await;
         }
+
         found
     }
 
@@ -693,12 +919,12 @@ mod tests {
     use super::*;
     use crate::{
         config::SlowConsumer,
+        filter::{Attributes, ConnectionInfo, Value},
         hub::{
             Connection,
             tests::{APP, context},
         },
         id::NodeId,
-        predicate::{Attributes, Facts, Value},
     };
 
     fn member() -> Snapshot {
@@ -708,7 +934,7 @@ mod tests {
             slot: 0,
             nonce: 0,
         };
-        let facts = Facts {
+        let facts = ConnectionInfo {
             id,
             device: None,
             ip: [127, 0, 0, 1].into(),
@@ -721,6 +947,31 @@ mod tests {
         Arc::new(Connection::new(APP, attributes, Arc::default()))
     }
 
+    #[test]
+    fn the_last_in_a_channel_leaves_it_when_it_does_not_come_back_whoever_it_is() {
+        for user in [Value::String("u".into()), Value::Null] {
+            let mut member = member();
+            Arc::make_mut(&mut member).attributes.user = user.clone();
+            let (register, mut changes) = Register::new(8);
+            let limits = Limits::default();
+            let context = context(limits.clone(), &[], SlowConsumer::Disconnect);
+            let metrics = context.app(APP).metrics.clone();
+            let presence = Presence::new(APP, &limits, Arc::default(), metrics, Some(register));
+
+            presence.joined("c", &member, Watching::No, JoinKind::New);
+            presence.left("c", &member, false, LeaveKind::Lost);
+            let told = presence.take_notices(&"c".into(), true).unwrap();
+            assert_eq!(told.notices.len(), 1, "{user:?} has joined");
+
+            presence.lapsed("c", &member, true);
+            let told = presence.take_notices(&"c".into(), true).unwrap();
+            assert_eq!(told.notices[0].kind, MemberKind::Left, "{user:?}");
+            assert!(presence.is_empty(), "{user:?}");
+            let last = std::iter::from_fn(|| changes.try_recv().ok()).last();
+            assert_eq!(last.unwrap().listing, Listing::Out { is_over: true });
+        }
+    }
+
     #[tokio::test]
     async fn channels_are_listed_in_order_a_few_of_each_stripe_at_a_time() {
         let context = context(Limits::default(), &[], SlowConsumer::Disconnect);
@@ -728,7 +979,7 @@ mod tests {
         let member = member();
         let mut all: Vec<String> = (0..8000).map(|n| format!("c{n}")).collect();
         for name in all.iter().map(String::as_str).chain(["b", "d"]) {
-            presence.joined(name, &member, Watching::No, Coming::New);
+            presence.joined(name, &member, Watching::No, JoinKind::New);
         }
         all.sort_unstable();
 
@@ -744,11 +995,11 @@ mod tests {
 
         // Nobody is in them but a user who may come back.
         for name in &all[..7999] {
-            presence.left(name, &member, false, Leaving::Lost);
+            presence.left(name, &member, false, LeaveKind::Lost);
         }
         assert_eq!(names(None, 9000).await, all[7999..]);
         for stripe in &presence.stripes {
-            let mut stretch = Stretch {
+            let mut stretch = StripeChannels {
                 rooms: stripe,
                 from: Bound::Unbounded,
                 found: VecDeque::new(),

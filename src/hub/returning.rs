@@ -1,6 +1,6 @@
 //! Lost connections whose clients have come back, and are about to take over their channels.
 //!
-//! Between leaving [limbo](super::limbo) and joining as another connection such a client is neither lost nor a member, and
+//! Between leaving [resume table](super::resume_table) and joining as another connection such a client is neither lost nor a member, and
 //! its join may have to wait. Whoever takes connections out of a channel has to find it all the same. So it is with clients
 //! that come from other nodes, from before those let go of them.
 
@@ -12,11 +12,11 @@ use smol_str::SmolStr;
 
 use super::{
     connection::{Connection, Snapshot},
-    limbo::Left,
+    resume_table::Left,
 };
 use crate::{
+    filter::Value,
     id::{AppId, ConnectionId},
-    predicate::Value,
 };
 
 /// The places in channels that returning clients have yet to claim.
@@ -25,7 +25,8 @@ pub(super) struct Returning(Mutex<Places>);
 
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// Lost connections as they were, but with the channels alone that are yet to be claimed.
+    /// Lost connections as they were, but with the channels alone that are yet to be claimed. A channel is there once for each
+    /// connection that comes back for it: two may try at the same time, of which one learns later that it comes too late.
     by_id: AHashMap<ConnectionId, Snapshot>,
     /// Channels that nobody comes back to for now.
     held_off: Vec<(AppId, SmolStr)>,
@@ -39,7 +40,7 @@ pub(crate) struct HeldOff<'r> {
 }
 
 impl Returning {
-    /// For adding what is taken out of limbo meanwhile: whoever looks finds it in the one or the other.
+    /// For adding what is taken out of resume table meanwhile: whoever looks finds it in the one or the other.
     pub(super) fn lock(&self) -> MutexGuard<'_, Places> {
         self.0.lock()
     }
@@ -83,7 +84,7 @@ impl Returning {
             None => Left::Gone,
             Some(now) if !Arc::ptr_eq(now, seen) => Left::Changed(now.clone()),
             Some(_) => {
-                places.remove(&seen.id(), channel);
+                while places.remove(&seen.id(), channel) {}
                 Left::Done
             }
         }
@@ -104,23 +105,32 @@ impl Places {
         self.by_id.insert(one.id(), one);
     }
 
-    /// Removes a place; false if there is none.
+    /// Removes one place; false if there is none.
     fn remove(&mut self, id: &ConnectionId, channel: &str) -> bool {
         let Some(one) = self.by_id.get_mut(id).filter(|one| one.is_in(channel)) else {
             return false;
         };
-        let rest: Vec<SmolStr> = one
-            .channel_names()
-            .filter(|name| ***name != *channel)
-            .cloned()
-            .collect();
+
+        let mut rest: Vec<SmolStr> = one.channel_names().cloned().collect();
+        if let Some(at) = rest.iter().position(|name| *name == channel) {
+            rest.swap_remove(at);
+        }
+
         if rest.is_empty() {
             self.by_id.remove(id);
         } else {
             set_channels(one, rest);
         }
+
         true
     }
+}
+
+/// A lost connection as it was when it was in these channels.
+pub(crate) fn with_channels(lost: &Snapshot, channels: &[SmolStr]) -> Snapshot {
+    let mut lost = lost.clone();
+    set_channels(&mut lost, channels.to_vec());
+    lost
 }
 
 fn set_channels(one: &mut Snapshot, channels: Vec<SmolStr>) {
@@ -134,5 +144,30 @@ impl Drop for HeldOff<'_> {
         if let Some(at) = places.held_off.iter().position(|one| *one == self.held) {
             places.held_off.swap_remove(at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::tests::unconnected;
+
+    #[test]
+    fn of_two_that_come_back_for_one_place_the_one_that_gives_up_leaves_it_to_the_other() {
+        let (returning, one) = (Returning::default(), Arc::new(unconnected("d", 1)));
+        let both = ["a", "b"].map(SmolStr::from);
+        returning.lock().add(&one, &both);
+        returning.lock().add(&one, &both);
+        assert!(returning.give_up(&one.id(), "a"));
+        assert_eq!(returning.claim(&one.id(), (AppId(0), "a")), Some(true));
+        assert_eq!(returning.claim(&one.id(), (AppId(0), "a")), Some(false));
+
+        // Taken out of the channel, neither comes back to it.
+        let [seen] = &returning.of("b")[..] else {
+            panic!("it is there once")
+        };
+        assert!(matches!(returning.take_out(seen, "b"), Left::Done));
+        assert!(!returning.give_up(&one.id(), "b"));
+        assert!(returning.lock().by_id.is_empty());
     }
 }

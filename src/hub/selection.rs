@@ -7,25 +7,23 @@ use smol_str::SmolStr;
 
 use super::connection::Connection;
 use crate::{
+    filter::{Access, Bound, IndexKey, IndexRef, Judged, KeyKind, LookupKey, Value, Verdict, View},
     id::{AppId, ConnectionId},
-    predicate::{
-        Access, Bound, IndexKey, IndexRef, Judged, KeyKind, LookupKey, Value, Verdict, View,
-    },
 };
 
-/// What looking a name up among others counts for in the work of a hold; see [`crate::limits::SWEEP_WORK`].
+/// What looking a name up among others counts for in the work of a hold; see [`crate::limits::SCAN_WORK`].
 const NAME_WORK: u32 = 32;
 
 /// A Rust closure over a connection, for programs that embed the server.
 pub(crate) type Closure = Arc<dyn Fn(&Connection) -> bool + Send + Sync>;
 
-/// The connections of one app that are named or everyone, narrowed by a predicate, less the exceptions.
+/// The connections of one app that are named or everyone, narrowed by a filter, less the exceptions.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     /// No selection reaches beyond its app.
     pub(crate) app: AppId,
     /// The union of what is named; `None` is everyone.
-    pub(crate) named: Option<Named>,
+    pub(crate) recipients: Option<Recipients>,
     /// The compiled filter, its params bound.
     pub(crate) filter: Option<Arc<Bound>>,
     /// Taken out last.
@@ -34,7 +32,7 @@ pub(crate) struct Selection {
 
 /// Connections named one by one, by their users or by their channels.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Named {
+pub(crate) struct Recipients {
     /// All connections of these users.
     pub(crate) users: AHashSet<LookupKey>,
     /// The members of these channels.
@@ -43,7 +41,7 @@ pub(crate) struct Named {
     pub(crate) connections: AHashSet<ConnectionId>,
 }
 
-impl Named {
+impl Recipients {
     /// All connections of `user`.
     pub(crate) fn user(user: &str) -> Self {
         Self {
@@ -65,6 +63,7 @@ impl Named {
             self.channels
                 .contains(&element_key(IndexKey::String(name.clone())))
         };
+
         let user = || IndexKey::of(&connection.attributes.user);
         self.connections.contains(&connection.id())
             || (!self.channels.is_empty() && connection.channel_names().any(in_channel))
@@ -114,7 +113,7 @@ pub(super) enum Source<'a> {
     /// Every connection of the app.
     Everyone,
     /// The named ones.
-    Named(&'a Named),
+    Recipients(&'a Recipients),
     /// What an index has under the plan's keys.
     Plan(&'a Access),
 }
@@ -141,7 +140,7 @@ impl<'a> Source<'a> {
             Self::Everyone | Self::Plan(Access::Everyone) => {
                 Box::new(std::iter::once(Name::Everyone))
             }
-            Self::Named(named) => {
+            Self::Recipients(named) => {
                 let users = named.users.iter().map(Name::User);
                 let channels = named.channels.iter().map(Name::Channel);
                 let connections = named.connections.iter().map(Name::Connection);
@@ -159,15 +158,15 @@ impl Selection {
     pub(crate) fn everyone(app: AppId) -> Self {
         Self {
             app,
-            named: None,
+            recipients: None,
             filter: None,
             except: Except::default(),
         }
     }
 
     pub(super) fn source(&self) -> Source<'_> {
-        match (&self.named, &self.filter) {
-            (Some(named), _) => Source::Named(named),
+        match (&self.recipients, &self.filter) {
+            (Some(named), _) => Source::Recipients(named),
             (None, Some(filter)) => match &filter.plan().access {
                 Access::Everyone => Source::Everyone,
                 Access::Nobody => Source::Nobody,
@@ -184,7 +183,7 @@ impl Selection {
 
     /// Whether its filter may take long for one connection, beside what an index answers.
     pub(crate) fn is_heavy(&self) -> bool {
-        let is_heavy = |filter: &Arc<Bound>| match self.named {
+        let is_heavy = |filter: &Arc<Bound>| match self.recipients {
             Some(_) => filter.is_heavy(),
             None => filter.is_residual_heavy(),
         };
@@ -193,7 +192,7 @@ impl Selection {
 
     /// Whether it means every connection of the app, but for exceptions.
     pub(crate) fn is_for_all(&self) -> bool {
-        self.filter.is_none() && self.named.is_none()
+        self.filter.is_none() && self.recipients.is_none()
     }
 
     /// Decides by the whole filter, for those who bring candidates of their own.
@@ -209,19 +208,22 @@ impl Selection {
 
     /// Decides about a candidate that the source gave, and that may have changed since.
     pub(super) fn still_admits(&self, connection: &Connection) -> Judged {
-        let Some(named) = &self.named else {
+        let Some(named) = &self.recipients else {
             return self.judge_whole(connection);
         };
+
         let mut judged = if named.has(connection) {
             self.judge_whole(connection)
         } else {
             Judged::free(Verdict::NoMatch)
         };
+
         // Each of its channels was looked up among those that are named.
         if !named.channels.is_empty() {
             let channels = connection.attributes.channels.as_list();
             judged.work += NAME_WORK * channels.map_or(0, <[Value]>::len) as u32;
         }
+
         judged
     }
 
@@ -246,7 +248,7 @@ impl Selection {
         };
         match &self.filter {
             None => Judged::free(Verdict::Match),
-            Some(filter) if self.named.is_some() => filter.judge(seen),
+            Some(filter) if self.recipients.is_some() => filter.judge(seen),
             Some(filter) => filter.judge_residual(seen),
         }
     }

@@ -8,20 +8,20 @@ use smol_str::SmolStr;
 
 use super::{
     Hub, Owner,
+    admission::Permit,
     connection::{SlotRef, Snapshot, State},
-    gate::Ticket,
     inbox::{Missing, Turn},
     outbox::Replay,
+    scan::{Counts, Spent},
     selection::{Selection, user_key},
-    sweep::{Counts, Spent},
     table::{Context, Table},
 };
 use crate::{
+    filter::{LookupKey, Verdict},
     history::{Entry, Position, Waiting},
     id::AppId,
-    limits::{CONFIRMED_STRETCH, SLOTS_LOOK, SWEEP_STRIDE},
-    predicate::{LookupKey, Verdict},
-    protocol::{frame::Frame, native},
+    limits::{CONFIRMED_STRETCH, SCAN_CHUNK, SLOTS_LOOK},
+    protocol::{frame::Frame, native, wire::Form},
     time_slice::TimeSlice,
 };
 
@@ -39,19 +39,21 @@ pub(crate) struct PlacedStored {
 pub(crate) struct Asked {
     /// The newest of the node's doubts at that time.
     pub(crate) seen: u64,
-    /// The user's turn is held since then: nothing can have come meanwhile.
+    /// The user's lock is held since then: nothing can have come meanwhile.
     pub(crate) in_turn: bool,
 }
 
 /// A connection in doubt, and what of the store's answer it has missed.
 #[derive(Debug)]
-pub(crate) struct Doubted {
+pub(crate) struct SuspectInbox {
     at: SlotRef,
     pub(crate) connection: Snapshot,
+    /// In which form its frames are written.
+    pub(crate) form: Form,
     missing: Missing,
 }
 
-impl Doubted {
+impl SuspectInbox {
     /// The entries of `waiting` that the connection has missed.
     pub(crate) fn missed<'a>(&self, waiting: &'a Waiting) -> Vec<&'a Entry> {
         let Missing::After(after, _) = self.missing else {
@@ -76,8 +78,8 @@ pub(crate) struct StoredReplay {
 }
 
 impl StoredReplay {
-    /// Makes a replay of `missed`. The shard's lock is not needed for it.
-    pub(crate) fn new(context: &Context, missed: &[&Entry]) -> Self {
+    /// Makes a replay of `missed` in `form`. The shard's lock is not needed for it.
+    pub(crate) fn new(context: &Context, form: Form, missed: &[&Entry]) -> Self {
         let mut frames = Vec::with_capacity(missed.len() + missed.len() / CONFIRMED_STRETCH + 1);
         let mut asked = Vec::new();
         for stretch in missed.chunks(CONFIRMED_STRETCH) {
@@ -87,8 +89,9 @@ impl StoredReplay {
                 frames.push(native::confirm_ping(last.offset));
             }
         }
+
         Self {
-            replay: Replay::new(context.refused.clone(), frames),
+            replay: Replay::new(context.refused.clone(), context.wire(form), frames),
             asked,
             events: missed.len() as u64,
         }
@@ -97,7 +100,7 @@ impl StoredReplay {
 
 /// What became of the connections of a user that were in doubt.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Mended {
+pub(crate) struct CatchUp {
     /// Events handed over.
     pub(crate) events: u64,
     /// Connections that are in doubt still.
@@ -118,39 +121,49 @@ impl Table {
         }
     }
 
-    /// Notes for the connections in [`SLOTS_LOOK`] slots from `from` on that stored events may be missing among what is placed
-    /// from now on. Nothing more of them is placed, and no client confirms any, until the store was asked. `number` counts
-    /// the node's doubts. Returns where the next slots begin.
-    pub(crate) fn doubt_stored(&mut self, number: u64, from: usize) -> Option<usize> {
+    /// Notes for the connections in [`SLOTS_LOOK`] slots from `from` on whose users `is_meant` names that stored events may be
+    /// missing among what is placed from now on. Nothing more of them is placed, and no client confirms any, until the store was
+    /// asked. `number` counts the node's doubts. Returns where the next slots begin.
+    pub(crate) fn suspect_stored(
+        &mut self,
+        number: u64,
+        from: usize,
+        is_meant: impl Fn(AppId, &SmolStr) -> bool,
+    ) -> Option<usize> {
         let end = self.slots.len().min(from + SLOTS_LOOK);
-        let looked = &mut self.slots[from.min(end)..end];
-        for inbox in looked.iter_mut().filter_map(|slot| slot.inbox.as_mut()) {
-            inbox.doubt(number);
+        for slot in &mut self.slots[from.min(end)..end] {
+            let Some(inbox) = &mut slot.inbox else {
+                continue;
+            };
+            let user = slot.connection.as_ref().and_then(|it| it.user_name());
+            if user.is_none_or(|user| is_meant(slot.app, user)) {
+                inbox.suspected_gap(number);
+            }
         }
         (end < self.slots.len()).then_some(end)
     }
 
     /// The same for one connection.
-    pub(crate) fn doubt(&mut self, at: SlotRef, number: u64) {
+    pub(crate) fn suspected_gap(&mut self, at: SlotRef, number: u64) {
         if let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) {
-            inbox.doubt(number);
+            inbox.suspected_gap(number);
         }
     }
 
     /// The users of connections in doubt among [`SLOTS_LOOK`] slots from `from` on, and where to look next.
-    pub(crate) fn doubted(&self, from: usize) -> (Vec<(AppId, SmolStr)>, Option<usize>) {
+    pub(crate) fn suspect(&self, from: usize) -> (Vec<(AppId, SmolStr)>, Option<usize>) {
         let end = self.slots.len().min(from + SLOTS_LOOK);
-        let looked = self.slots[from.min(end)..end]
+        let scan = self.slots[from.min(end)..end]
             .iter()
             .filter(|slot| slot.state == State::Open);
-        let doubted = looked.filter_map(|slot| {
+        let suspect = scan.filter_map(|slot| {
             let user = slot.connection.as_ref()?.user_name()?;
             slot.inbox
                 .as_ref()?
-                .is_doubted()
+                .is_suspect()
                 .then(|| (slot.app, user.clone()))
         });
-        (doubted.collect(), (end < self.slots.len()).then_some(end))
+        (suspect.collect(), (end < self.slots.len()).then_some(end))
     }
 
     /// Takes note of a pong that answers a ping behind a stored event; false if no such ping was out.
@@ -172,6 +185,7 @@ impl Table {
         if !inbox.answered(offset) {
             return false;
         }
+
         let placed = inbox.placed();
         if !inbox.is_asked() && placed > offset {
             self.ask(at, placed);
@@ -210,14 +224,18 @@ impl Table {
         at: SlotRef,
         waiting: &Waiting,
         asked: Asked,
-    ) -> Option<Doubted> {
+    ) -> Option<SuspectInbox> {
         let connection = self.open_connection(at.slot)?.clone();
-        let inbox = self.slot(at)?.inbox.as_ref()?;
+        let slot = self.slot(at)?;
+        let form = slot.form;
+        let inbox = slot.inbox.as_ref()?;
+
         match inbox.judge(waiting, asked.seen, asked.in_turn) {
             Missing::Nothing => None,
-            missing => Some(Doubted {
+            missing => Some(SuspectInbox {
                 at,
                 connection,
+                form,
                 missing,
             }),
         }
@@ -225,28 +243,29 @@ impl Table {
 
     /// Hands a connection in doubt what it has `missed`, and ends the doubt if that is all. A connection that is in another
     /// doubt by now stays in it. True if the owner has to start writing.
-    pub(crate) fn mend(
+    pub(crate) fn catch_up(
         &mut self,
         owner: &mut Owner,
-        doubted: &Doubted,
+        suspect: &SuspectInbox,
         (waiting, asked): (&Waiting, Asked),
         missed: StoredReplay,
-        mended: &mut Mended,
+        caught_up: &mut CatchUp,
     ) -> bool {
-        let at = doubted.at;
+        let at = suspect.at;
         let is_same = self
             .judge(at, waiting, asked)
-            .is_some_and(|now| now.missing == doubted.missing);
+            .is_some_and(|now| now.missing == suspect.missing);
         let Some(inbox) = self.slot(at).and_then(|slot| slot.inbox.as_mut()) else {
             return false;
         };
         if !is_same {
-            mended.left += u64::from(inbox.is_doubted());
+            caught_up.left += u64::from(inbox.is_suspect());
             return false;
         }
-        let Missing::After(_, is_all) = doubted.missing else {
+
+        let Missing::After(_, is_all) = suspect.missing else {
             inbox.give_up(waiting.position);
-            mended.given_up += 1;
+            caught_up.given_up += 1;
             return false;
         };
 
@@ -256,24 +275,23 @@ impl Table {
         if events == 0 && was_asked {
             self.ask(at, 0);
         }
-        mended.events += events;
-        mended.left += u64::from(!is_all);
+
+        caught_up.events += events;
+        caught_up.left += u64::from(!is_all);
         begins
     }
 
     /// Gives up what a connection in doubt has missed: it waits for the client's next connection.
     pub(crate) fn give_up_stored(&mut self, at: SlotRef) {
         let inbox = self.slot(at).and_then(|slot| slot.inbox.as_mut());
-        if let Some(inbox) = inbox.filter(|inbox| inbox.is_doubted()) {
+        if let Some(inbox) = inbox.filter(|inbox| inbox.is_suspect()) {
             inbox.give_up(None);
         }
     }
 
-    /// Up to [`SWEEP_STRIDE`] open connections of a user from slot `from` on, in the order of slots.
+    /// Up to [`SCAN_CHUNK`] open connections of a user from slot `from` on, in the order of slots.
     pub(crate) fn connections_of(&self, app: AppId, user: &LookupKey, from: u32) -> Vec<SlotRef> {
-        let slots = self.apps[app.0 as usize]
-            .users
-            .page(user, from, SWEEP_STRIDE);
+        let slots = self.apps[app.0 as usize].users.page(user, from, SCAN_CHUNK);
         slots
             .into_iter()
             .filter_map(|slot| self.reference(slot))
@@ -323,7 +341,7 @@ impl Table {
     fn place_stored(
         &mut self,
         at: SlotRef,
-        (selection, frame, ticket): (&Selection, &Frame, &Ticket),
+        (selection, frame, permit): (&Selection, &Frame, &Permit),
         position: Position,
         placed: &mut PlacedStored,
     ) {
@@ -331,29 +349,51 @@ impl Table {
         let Some(connection) = self.open_connection(at.slot).cloned() else {
             return;
         };
+
         let counts = &mut placed.counts;
-        counts.looked.at += 1;
+        counts.scan.evaluated += 1;
 
         // A connection that the event is not for has nothing to miss of it.
         let inbox = self.slot(at).and_then(|slot| slot.inbox.as_mut());
         let turn = inbox.map_or(Turn::Next, |inbox| inbox.receive(position, may_ask));
         placed.is_held |= turn == Turn::Later;
+
         // Nothing is stored of an event with a filter, so that this costs next to nothing.
         let judged = selection.admits(&connection, &connection.attributes.auth);
         if judged.verdict != Verdict::Match {
             return;
         }
-        counts.looked.matched += 1;
+
+        counts.scan.matched += 1;
         if turn != Turn::Next {
             counts.queued += 1;
             return;
         }
-        counts.queued += u64::from(self.place(at.slot, frame, ticket));
+
+        counts.queued += u64::from(self.place(at.slot, frame, permit));
         self.ask(at, position.offset);
     }
 }
 
 impl Hub {
+    /// Notes for the connections of `user` that stored events may be missing, as [`Table::suspect_stored`] does.
+    pub(crate) async fn suspect_user(&self, app: AppId, user: &str, number: u64) {
+        let key = user_key(user);
+        for shard in self.shards() {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                next = shard.lock_and_wake(|table| {
+                    let found = table.connections_of(app, &key, from);
+                    for &at in &found {
+                        table.suspected_gap(at, number);
+                    }
+                    found.get(SCAN_CHUNK - 1).map(|last| last.slot + 1)
+                });
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Places the stored event at `position` of `user` for the user's connections in `selection`; those that take stored events
     /// are asked to confirm it. A few connections are placed immediately, many in slices.
     ///
@@ -363,33 +403,39 @@ impl Hub {
         (selection, user): (&Selection, &str),
         frame: &Frame,
         position: Position,
-        ticket: &Ticket,
+        permit: &Permit,
         slice: &mut TimeSlice,
     ) -> PlacedStored {
+        self.context().forms.prepare(selection.app, frame);
         let key = user_key(user);
         let mut placed = PlacedStored::default();
+
         for shard in self.shards() {
             let mut next = Some(0);
             while let Some(from) = next {
-                next = shard.with(|table| {
+                next = shard.lock_and_wake(|table| {
                     let found = table.connections_of(selection.app, &key, from);
                     let mut spent = Spent::default();
                     table.take_work();
+
                     for &at in &found {
-                        table.place_stored(at, (selection, frame, ticket), position, &mut placed);
+                        table.place_stored(at, (selection, frame, permit), position, &mut placed);
                         // One that is closed as too slow may be in many channels.
                         if spent.add(table.take_work()) {
                             return Some(at.slot + 1);
                         }
                     }
-                    let last = found.get(SWEEP_STRIDE - 1);
+
+                    let last = found.get(SCAN_CHUNK - 1);
                     last.map(|last| last.slot + 1)
                 });
+
                 if next.is_some() {
                     slice.rest().await;
                 }
             }
         }
+
         placed
     }
 }

@@ -14,22 +14,23 @@ use super::{
     connection::{Connection, SlotRef, Snapshot, State},
     inbox::Inbox,
     index::Index,
-    limbo::Limbo,
     log::Log,
     membership::Departing,
     outbox::Outbox,
     placing::SlowConsumer,
-    presence::{Bulletin, Presence},
-    selection::Name,
+    presence::{NoticeQueue, Presence},
+    resume_table::ResumeTable,
+    selection::{Name, channel_key},
 };
 use crate::{
-    broker::{Interest, Topic},
+    bus::{Interest, Topic},
     config,
+    filter::{IndexKey, IndexRef, LookupKey, Schema, Value},
     id::{AppId, ConnectionId, NodeId},
     limits::{CHANNEL_WORK, INDEX_ENTRY_WORK, Limits, SLOTS_LOOK},
     log_limit::Lines,
     metrics::{AppMetrics, DropReason, Metrics},
-    predicate::{IndexKey, IndexRef, LookupKey, Schema, Value},
+    protocol::wire::{Form, Forms, Wire},
     refusals::Refusals,
 };
 
@@ -41,16 +42,18 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) refusals: Refusals,
     /// Which lines about clients were written lately.
-    pub(crate) lines: Lines,
+    pub(crate) lines: Arc<Lines>,
     pub(crate) apps: Vec<AppContext>,
     /// Bytes that sockets refused, shared bytes once.
     pub(crate) refused: Arc<AtomicUsize>,
     /// Which channels have something to tell their members.
-    pub(crate) bulletin: Arc<Bulletin>,
+    pub(crate) notices: Arc<NoticeQueue>,
     /// Connections that may come back.
-    pub(crate) limbo: Limbo,
+    pub(crate) resume_table: ResumeTable,
     /// What this node wants to hear from others, if there are any: kept in step with the connections.
     pub(crate) interest: Option<Arc<Interest>>,
+    /// The forms of other protocols.
+    pub(crate) forms: Arc<Forms>,
 }
 
 /// What the hub needs to know of an app.
@@ -61,12 +64,12 @@ pub(crate) struct AppContext {
     pub(crate) schema: Arc<Schema>,
     pub(crate) slow_consumer: config::SlowConsumer,
     pub(crate) presence: Presence,
-    pub(crate) tally: Tally,
+    pub(crate) counts: AppCounts,
 }
 
 /// How many connections of an app stand how, over all shards: to be read without a lock.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct AppCounts {
     pub(crate) open: AtomicUsize,
     /// Those whose sockets refused, or are handed a replay.
     pub(crate) blocked: AtomicUsize,
@@ -79,28 +82,35 @@ impl Context {
         schema: Arc<Schema>,
         slow_consumer: config::SlowConsumer,
     ) -> Self {
-        let (metrics, bulletin) = (Arc::new(Metrics::new()), Arc::<Bulletin>::default());
+        let (metrics, notices) = (Arc::new(Metrics::new()), Arc::<NoticeQueue>::default());
         let app_metrics = Arc::new(metrics.app("default"));
         let app = AppContext {
             name: "default".into(),
             metrics: app_metrics.clone(),
             schema,
             slow_consumer,
-            presence: Presence::new(AppId(0), &limits, bulletin.clone(), app_metrics, None),
-            tally: Tally::default(),
+            presence: Presence::new(AppId(0), &limits, notices.clone(), app_metrics, None),
+            counts: AppCounts::default(),
         };
+
         Self {
             node: NodeId(1),
-            limbo: Limbo::new(1, limits.resume_window, []),
+            resume_table: ResumeTable::new(1, limits.resume_window, []),
             limits,
-            refusals: Refusals::new(metrics.clone(), vec![app.name.clone()]),
-            lines: Lines::default(),
+            refusals: Refusals::new(metrics.clone(), vec![app.name.clone()], true),
+            lines: Arc::default(),
             metrics,
             apps: vec![app],
             refused: Arc::default(),
-            bulletin,
+            notices,
             interest: None,
+            forms: Arc::default(),
         }
+    }
+
+    /// What writes `form`; `None` for the native one.
+    pub(crate) fn wire(&self, form: Form) -> Option<Wire> {
+        Wire::of(form, &self.forms)
     }
 
     pub(crate) fn app(&self, app: AppId) -> &AppContext {
@@ -122,6 +132,8 @@ pub(super) struct Slot {
     pub(super) app: AppId,
     pub(super) close_code: u16,
     pub(super) state: State,
+    /// In which form its frames are written.
+    pub(super) form: Form,
     /// It was open at some time, and so was counted.
     opened: bool,
     pub(super) dirty: Dirty,
@@ -166,7 +178,7 @@ pub(crate) struct Table {
     pub(super) slow: Vec<SlowConsumer>,
     /// How many more there were.
     pub(super) more_slow: u64,
-    /// What changes of connections have cost since the last look, in units of [`SWEEP_WORK`](crate::limits::SWEEP_WORK).
+    /// What changes of connections have cost since the last look, in units of [`SCAN_WORK`](crate::limits::SCAN_WORK).
     work: u32,
     pub(super) context: Arc<Context>,
 }
@@ -201,6 +213,7 @@ impl Table {
                 watchers: Index::default(),
             })
             .collect();
+
         Self {
             shard,
             apps,
@@ -216,6 +229,7 @@ impl Table {
             slow: Vec::new(),
             more_slow: 0,
             work: 0,
+
             context,
         }
     }
@@ -236,6 +250,7 @@ impl Table {
                     app: AppId(0),
                     close_code: 0,
                     state: State::Free,
+                    form: Form::NATIVE,
                     opened: false,
                     dirty: Dirty::No,
                     outbox: Outbox::Empty,
@@ -247,6 +262,7 @@ impl Table {
             }
             None => return Err(Full),
         };
+
         let nonce = uuid::Uuid::new_v4().as_u64_pair().0;
         let connection = Arc::new(build(ConnectionId {
             node: self.context.node,
@@ -254,13 +270,16 @@ impl Table {
             slot,
             nonce,
         }));
+
         let entry = &mut self.slots[slot as usize];
         entry.state = State::Pending;
+        entry.form = Form::NATIVE;
         entry.opened = false;
         entry.app = connection.app;
         entry.close_code = 0;
         entry.connection = Some(connection.clone());
         self.claims[slot as usize] = connection.attributes.auth.clone();
+
         Ok((
             SlotRef {
                 slot,
@@ -275,6 +294,22 @@ impl Table {
         self.slots
             .get_mut(at.slot as usize)
             .filter(|slot| slot.generation == at.generation && slot.state != State::Free)
+    }
+
+    /// Sets in which form the frames of `at` are written from now on.
+    pub(crate) fn set_form(&mut self, at: SlotRef, form: Form) {
+        let wire = self.context.wire(form);
+        if let Some(slot) = self.slot(at) {
+            slot.form = form;
+            if let Some(backlog) = slot.outbox.backlog() {
+                backlog.set_wire(wire);
+            }
+        }
+    }
+
+    /// Whether the frames of `at` go out as they are placed.
+    pub(crate) fn is_native(&mut self, at: SlotRef) -> bool {
+        self.slot(at).is_none_or(|slot| slot.form.is_native())
     }
 
     /// How `at` stands; `Free` if it is gone.
@@ -294,6 +329,7 @@ impl Table {
         let Some(slot) = self.slot(at) else {
             return false;
         };
+
         let was_anonymous = slot
             .connection
             .as_ref()
@@ -307,10 +343,12 @@ impl Table {
             (State::Pending, _) => {}
             _ => return false,
         }
+
         let connection = Arc::new(connection);
         let entry = &mut self.slots[at.slot as usize];
         entry.state = State::Open;
         entry.opened = true;
+
         entry.inbox = entry
             .inbox
             .take()
@@ -319,15 +357,19 @@ impl Table {
         let app = entry.app;
         self.claims[at.slot as usize] = connection.attributes.auth.clone();
         self.register(at.slot);
+
         if was_anonymous && connection.user().is_some() {
             for channel in connection.channels() {
                 self.charge(CHANNEL_WORK);
+                let watchers = &self.apps[app.0 as usize].watchers;
+                let watches = watchers.contains(&channel_key(channel), at.slot);
                 self.context
                     .app(app)
                     .presence
-                    .identified(channel, &connection);
+                    .identified(channel, &connection, watches);
             }
         }
+
         true
     }
 
@@ -336,6 +378,7 @@ impl Table {
         if self.state(at) == State::Open {
             self.depart(at.slot, Departing::Lost);
         }
+
         let entry = self.slot(at)?;
         let app = entry.app;
         let close_code = entry.close_code;
@@ -348,6 +391,7 @@ impl Table {
         self.claims[at.slot as usize] = Value::Null;
         let unwritten = self.clear_outbox(at.slot);
         self.free.push(at.slot);
+
         self.context
             .app(app)
             .metrics
@@ -388,26 +432,26 @@ impl Table {
     }
 
     /// The tally of the app that the tenant of `slot` belongs to.
-    fn tally(&self, slot: u32) -> &Tally {
-        &self.context.app(self.slots[slot as usize].app).tally
+    fn counts(&self, slot: u32) -> &AppCounts {
+        &self.context.app(self.slots[slot as usize].app).counts
     }
 
     /// Notes that the outbox of `slot` is blocked.
     pub(super) fn note_blocked(&mut self, slot: u32) {
         if self.blocked.insert(slot) {
-            self.tally(slot).blocked.fetch_add(1, Relaxed);
+            self.counts(slot).blocked.fetch_add(1, Relaxed);
         }
     }
 
     /// Notes that the outbox of `slot` is blocked no longer.
     pub(super) fn note_unblocked(&mut self, slot: u32) {
         if self.blocked.remove(slot) {
-            self.tally(slot).blocked.fetch_sub(1, Relaxed);
+            self.counts(slot).blocked.fetch_sub(1, Relaxed);
         }
     }
 
     fn register(&mut self, slot: u32) {
-        self.tally(slot).open.fetch_add(1, Relaxed);
+        self.counts(slot).open.fetch_add(1, Relaxed);
         self.mind(slot, Interest::add);
         self.index(slot, Index::insert, |members, slot| {
             members.insert(slot);
@@ -416,7 +460,7 @@ impl Table {
 
     /// Takes `slot` out of the indexes of who is there and what its claims say, but not of its channels'.
     pub(super) fn unregister(&mut self, slot: u32) {
-        self.tally(slot).open.fetch_sub(1, Relaxed);
+        self.counts(slot).open.fetch_sub(1, Relaxed);
         self.mind(slot, |interest, topic| interest.remove(&topic));
         self.index(slot, Index::remove, |members, slot| {
             members.remove(slot);
@@ -448,15 +492,18 @@ impl Table {
         let Some(connection) = &entry.connection else {
             return;
         };
+
         let app = &mut self.apps[entry.app.0 as usize];
         let schema = &self.context.app(entry.app).schema;
         member(&mut app.members, slot);
         let mut entries = change(&mut app.users, &connection.attributes.user, slot);
+
         for (at, index) in app.declared.iter_mut().enumerate() {
             if let Some(value) = schema.get(at, &connection.attributes) {
                 entries += change(index, value, slot);
             }
         }
+
         self.charge(INDEX_ENTRY_WORK.saturating_mul(entries));
     }
 
@@ -567,8 +614,8 @@ impl Table {
     /// Connections among [`SLOTS_LOOK`] slots from `from` on that are open or about to be; and where to look next.
     pub(crate) fn tenants(&self, from: usize) -> (Vec<SlotRef>, Option<usize>) {
         let end = self.slots.len().min(from + SLOTS_LOOK);
-        let looked = (from.min(end)..end).zip(&self.slots[from.min(end)..end]);
-        let tenants = looked
+        let scan = (from.min(end)..end).zip(&self.slots[from.min(end)..end]);
+        let tenants = scan
             .filter(|(_, entry)| matches!(entry.state, State::Open | State::Pending))
             .map(|(slot, entry)| SlotRef {
                 slot: slot as u32,
@@ -582,7 +629,7 @@ impl Table {
         self.waiting() != (false, false) || !self.closing.is_empty()
     }
 
-    /// Lets go of frames that were placed for nobody as part of a run, and of their tickets.
+    /// Lets go of frames that were placed for nobody as part of a run, and of their permits.
     pub(super) fn trim(&mut self) {
         self.log.trim();
     }
@@ -601,7 +648,7 @@ impl Table {
                     && app.watchers.len() == 0
             })
             && self.context.apps.iter().all(|app| {
-                let Tally { open, blocked } = &app.tally;
+                let AppCounts { open, blocked } = &app.counts;
                 app.presence.is_empty() && open.load(Relaxed) == 0 && blocked.load(Relaxed) == 0
             })
     }

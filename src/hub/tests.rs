@@ -6,19 +6,19 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use proptest::prelude::*;
 
 use super::{
-    Batch, Connection, Except, Hub, Load, Outcome, Owner, Progress, Reach, Replay, Selection,
-    SlotRef, State, Table, Tally,
-    gate::{Gate, Ticket},
+    AppCounts, Batch, Connection, Except, Hub, Load, Outcome, Owner, Progress, Reach, Replay,
+    Selection, SlotRef, State, Table,
+    admission::{Admission, Permit},
+    broadcast::place_at_once,
     table::Context,
-    wave::place_at_once,
 };
 use crate::{
     close::Close,
     config::SlowConsumer,
+    filter::{Attributes, ConnectionInfo, FilterCache, Layouts, Schema, Value},
     id::{AppId, ConnectionId, NodeId},
     limits::Limits,
     metrics::DropReason,
-    predicate::{Attributes, Facts, FilterCache, Layouts, Schema, Value},
     protocol::frame::Frame,
 };
 
@@ -35,7 +35,7 @@ pub(super) fn context(limits: Limits, index: &[&str], slow_consumer: SlowConsume
 pub(crate) fn connect(table: &mut Table, user: &str, auth: Value) -> SlotRef {
     let (at, connection) = table
         .insert(|id| {
-            let facts = Facts {
+            let facts = ConnectionInfo {
                 id,
                 device: None,
                 ip: [127, 0, 0, 1].into(),
@@ -55,7 +55,7 @@ pub(crate) fn connect(table: &mut Table, user: &str, auth: Value) -> SlotRef {
 
 /// A connection of an anonymous client with a device, which is in no table.
 pub(crate) fn unconnected(device: &str, slot: u32) -> Connection {
-    let facts = Facts {
+    let facts = ConnectionInfo {
         id: ConnectionId {
             node: NodeId(1),
             shard: 0,
@@ -102,7 +102,7 @@ struct Thread {
     sockets: Vec<Socket>,
     blocked: Vec<bool>,
     expected: Vec<Vec<u8>>,
-    gate: Arc<Gate>,
+    admission: Arc<Admission>,
     batch: Batch,
     outcome: Outcome,
     next: u8,
@@ -111,7 +111,7 @@ struct Thread {
 impl Thread {
     fn new(connections: usize) -> Self {
         let context = context(Limits::default(), &[], SlowConsumer::Disconnect);
-        let gate = Gate::new(&context.limits, context.metrics.clone());
+        let admission = Admission::new(&context.limits, context.metrics.clone());
         let mut table = Table::new(0, context);
         let at: Vec<SlotRef> = (0..connections)
             .map(|n| connect(&mut table, &n.to_string(), Value::Null))
@@ -124,7 +124,7 @@ impl Thread {
             blocked: vec![false; connections],
             expected: vec![Vec::new(); connections],
             at,
-            gate,
+            admission,
             batch: Batch::default(),
             outcome: Outcome::default(),
             next: 0,
@@ -139,22 +139,22 @@ impl Thread {
     fn place(&mut self, to: &[usize], small: bool) {
         let frame = self.frame();
         let reach = if small { 1 } else { 1000 };
-        let Some(ticket): Option<Ticket> = self.gate.try_admit(reach, frame.len()) else {
+        let Some(permit): Option<Permit> = self.admission.try_admit(reach, frame.len()) else {
             return;
         };
         for &n in to {
-            assert!(self.table.place(self.at[n].slot, &frame, &ticket));
+            assert!(self.table.place(self.at[n].slot, &frame, &permit));
             self.expected[n].extend(frame.bytes());
         }
         self.table.trim();
     }
 
-    /// Places publications for everyone as one wave; each leaves out some.
-    fn wave(&mut self, excepted: &[Vec<usize>]) {
-        let mut wave = Vec::new();
+    /// Places publications for everyone as one batch; each leaves out some.
+    fn batch(&mut self, excepted: &[Vec<usize>]) {
+        let mut batch = Vec::new();
         for out in excepted {
             let frame = self.frame();
-            let Some(ticket) = self.gate.try_admit(1000, frame.len()) else {
+            let Some(permit) = self.admission.try_admit(1000, frame.len()) else {
                 break;
             };
             let mut except = Except::default();
@@ -165,9 +165,9 @@ impl Thread {
             for n in (0..self.at.len()).filter(|n| !out.contains(n)) {
                 self.expected[n].extend(frame.bytes());
             }
-            wave.push((frame, ticket, except));
+            batch.push((frame, permit, except));
         }
-        let counts = place_at_once(&mut self.table, wave);
+        let counts = place_at_once(&mut self.table, batch);
         for (counts, out) in counts.iter().zip(excepted) {
             assert_eq!(counts.queued as usize, self.at.len() - out.len());
         }
@@ -222,7 +222,7 @@ impl Thread {
     fn replay(&mut self, n: usize, frames: usize) {
         let frames: Vec<Frame> = (0..frames).map(|_| self.frame()).collect();
         self.expected[n].extend(frames.iter().flat_map(|frame| frame.bytes().to_vec()));
-        let missed = Replay::new(self.table.context.refused.clone(), frames);
+        let missed = Replay::new(self.table.context.refused.clone(), None, frames);
         let begins = self.table.replay(&mut self.owner, self.at[n], missed);
         assert_eq!(begins, !self.blocked[n]);
         self.blocked[n] = true;
@@ -271,7 +271,7 @@ fn split(frames: &[Frame], mut bytes: usize) -> (usize, usize) {
 #[derive(Clone, Debug)]
 enum Step {
     Place { to: Vec<usize>, small: bool },
-    Wave { excepted: Vec<Vec<usize>> },
+    BroadcastBatch { excepted: Vec<Vec<usize>> },
     Take { small: bool, max: usize },
     Settle,
     Drain { n: usize, room: usize },
@@ -289,13 +289,14 @@ fn steps(connections: usize) -> impl Strategy<Value = Vec<Step>> {
         });
     let some =
         prop::collection::btree_set(0..connections, 0..2).prop_map(|out| out.into_iter().collect());
-    let wave = prop::collection::vec(some, 1..4).prop_map(|excepted| Step::Wave { excepted });
+    let batch =
+        prop::collection::vec(some, 1..4).prop_map(|excepted| Step::BroadcastBatch { excepted });
     let take = (any::<bool>(), 1..5usize).prop_map(|(small, max)| Step::Take { small, max });
     let settle = Just(Step::Settle);
     let drain = (0..connections, 0..40usize).prop_map(|(n, room)| Step::Drain { n, room });
     let replay = (0..connections, 1..6usize).prop_map(|(n, frames)| Step::Replay { n, frames });
     prop::collection::vec(
-        prop_oneof![6 => place, 4 => wave, 6 => take, 4 => settle, 4 => drain, 1 => replay],
+        prop_oneof![6 => place, 4 => batch, 6 => take, 4 => settle, 4 => drain, 1 => replay],
         0..60,
     )
 }
@@ -307,7 +308,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Place { to, small } => owner.place(&to, small),
-                Step::Wave { excepted } => owner.wave(&excepted),
+                Step::BroadcastBatch { excepted } => owner.batch(&excepted),
                 Step::Settle => owner.settle(),
                 // What only the owner does, it does between two batches: its right is lent to the batch that is out.
                 Step::Take { .. } | Step::Drain { .. } | Step::Replay { .. } if owner.is_out => {}
@@ -321,7 +322,7 @@ proptest! {
             prop_assert_eq!(&socket.taken, expected);
         }
         let metrics = owner.table.context.metrics.clone();
-        prop_assert_eq!((metrics.bulk_in_flight.get(), metrics.small_in_flight.get()), (0, 0), "every ticket is back");
+        prop_assert_eq!((metrics.bulk_in_flight.get(), metrics.small_in_flight.get()), (0, 0), "every permit is back");
         prop_assert_eq!(owner.table.context.refused.load(Relaxed), 0);
         for at in owner.at.clone() {
             prop_assert!(owner.table.remove(at).is_some());
@@ -365,9 +366,9 @@ fn who_is_too_slow_is_closed_and_what_it_loses_is_counted() {
     (0..3).for_each(|_| owner.place(&[0], true));
     assert_eq!(owner.table.state(owner.at[0]), State::Open);
     let frame = owner.frame();
-    let ticket = owner.gate.try_admit(1, frame.len()).unwrap();
+    let permit = owner.admission.try_admit(1, frame.len()).unwrap();
     assert!(
-        !owner.table.place(owner.at[0].slot, &frame, &ticket),
+        !owner.table.place(owner.at[0].slot, &frame, &permit),
         "over the bound"
     );
     assert_eq!(owner.table.state(owner.at[0]), State::Closing);
@@ -381,7 +382,7 @@ fn who_is_too_slow_is_closed_and_what_it_loses_is_counted() {
 }
 
 #[test]
-fn a_wave_ends_at_the_close_frame_of_who_is_too_slow() {
+fn a_batch_ends_at_the_close_frame_of_who_is_too_slow() {
     let limits = Limits {
         outbox_frames: 2,
         ..Limits::default()
@@ -397,16 +398,16 @@ fn a_wave_ends_at_the_close_frame_of_who_is_too_slow() {
         (vec![Socket::default()], vec![false], vec![Vec::new()]);
     owner.place(&[0], false);
     owner.flush(false, 1);
-    let wave: Vec<_> = (0..5)
+    let batch: Vec<_> = (0..5)
         .map(|_| {
             (
                 owner.frame(),
-                owner.gate.try_admit(1000, 8).unwrap(),
+                owner.admission.try_admit(1000, 8).unwrap(),
                 Except::default(),
             )
         })
         .collect();
-    let queued: Vec<u64> = place_at_once(&mut owner.table, wave)
+    let queued: Vec<u64> = place_at_once(&mut owner.table, batch)
         .iter()
         .map(|counts| counts.queued)
         .collect();
@@ -415,7 +416,7 @@ fn a_wave_ends_at_the_close_frame_of_who_is_too_slow() {
     assert_eq!(
         metrics.drops(DropReason::Slow),
         3,
-        "the one refused, and two of the wave"
+        "the one refused, and two of the batch"
     );
     owner.drain(0, 1 << 16);
     let taken = &owner.sockets[0].taken;
@@ -464,18 +465,18 @@ async fn the_largest_backlogs_go_first_when_the_node_is_over_its_bound() {
     for (shard, bytes) in [(0, 300), (1, 900)] {
         let at = hub
             .shard(shard)
-            .own(|table| connect(table, "u", Value::Null));
+            .lock(|table| connect(table, "u", Value::Null));
         let mut outcome = Outcome::default();
         let mut owner = hub.shard(shard).owner();
         outcome.refuse(at, vec![Frame::event_text(&[&vec![0; bytes]])], 0);
         hub.shard(shard)
-            .own(|table| table.settle(&mut owner, &mut outcome));
+            .lock(|table| table.settle(&mut owner, &mut outcome));
         owners.push((shard, at));
     }
     hub.shed();
     let states: Vec<State> = owners
         .iter()
-        .map(|&(shard, at)| hub.shard(shard).own(|table| table.state(at)))
+        .map(|&(shard, at)| hub.shard(shard).lock(|table| table.state(at)))
         .collect();
     assert_eq!(states, [State::Open, State::Closing]);
 }
@@ -490,16 +491,16 @@ async fn what_waits_for_those_that_are_closing_is_thrown_away_before_anyone_else
     let shard = hub.shard(0);
     let mut owner = shard.owner();
     let mut block = |bytes: usize| {
-        let at = shard.own(|table| connect(table, "u", Value::Null));
+        let at = shard.lock(|table| connect(table, "u", Value::Null));
         let mut outcome = Outcome::default();
         outcome.refuse(at, vec![Frame::event_text(&[&vec![0; bytes]])], 0);
-        shard.own(|table| table.settle(&mut owner, &mut outcome));
+        shard.lock(|table| table.settle(&mut owner, &mut outcome));
         at
     };
     let (leaving, small) = (block(400), block(900));
-    shard.own(|table| table.close(leaving, None, &Close::new(4010, "")));
+    shard.lock(|table| table.close(leaving, None, &Close::new(4010, "")));
     hub.shed();
-    let states = [leaving, small].map(|at| shard.own(|table| table.state(at)));
+    let states = [leaving, small].map(|at| shard.lock(|table| table.state(at)));
     assert_eq!(states, [State::Closing, State::Open]);
     assert!(hub.context().refused.load(Relaxed) < 1000);
 }
@@ -516,10 +517,10 @@ async fn a_node_far_over_its_bound_is_within_it_after_a_few_looks() {
     let mut owner = shard.owner();
     let mut outcome = Outcome::default();
     for _ in 0..MANY {
-        let at = shard.own(|table| connect(table, "u", Value::Null));
+        let at = shard.lock(|table| connect(table, "u", Value::Null));
         outcome.refuse(at, vec![Frame::event_text(&[&[0; 1000]])], 0);
     }
-    shard.own(|table| table.settle(&mut owner, &mut outcome));
+    shard.lock(|table| table.settle(&mut owner, &mut outcome));
     let mut looks = 0;
     let mut before = 0;
     let refused = || hub.context().refused.load(Relaxed);
@@ -530,11 +531,11 @@ async fn a_node_far_over_its_bound_is_within_it_after_a_few_looks() {
         assert_eq!(goes_on, refused() > 100_000);
 
         // One look closes as many as a hold may take work.
-        let closed = shard.own(|table| table.closing.len());
+        let closed = shard.lock(|table| table.closing.len());
         assert!((1..=200).contains(&(closed - before)), "{closed}");
         before = closed;
     }
-    let (slow, more) = shard.own(Table::take_slow);
+    let (slow, more) = shard.lock(Table::take_slow);
     assert_eq!(slow.len(), crate::limits::SLOW_LOGGED);
     assert!(more > 0, "of many, only the number is logged");
 }
@@ -551,10 +552,10 @@ async fn who_holds_memory_alone_is_closed_before_those_who_wait_for_the_same() {
     let shared = Frame::event_text(&[&[0; 7000]]);
     let block = |shard: usize, owner: &mut Owner, frame: &Frame| {
         let shard = hub.shard(shard);
-        let at = shard.own(|table| connect(table, "u", Value::Null));
+        let at = shard.lock(|table| connect(table, "u", Value::Null));
         let mut outcome = Outcome::default();
         outcome.refuse(at, vec![frame.clone()], 0);
-        shard.own(|table| table.settle(owner, &mut outcome));
+        shard.lock(|table| table.settle(owner, &mut outcome));
         at
     };
     let mut owners = [hub.shard(0).owner(), hub.shard(1).owner()];
@@ -566,7 +567,7 @@ async fn who_holds_memory_alone_is_closed_before_those_who_wait_for_the_same() {
         let frame = Frame::event_text(&[&vec![0; bytes]]);
         block(1, &mut owners[1], &frame)
     });
-    let state = |shard: usize, at| hub.shard(shard).own(|table| table.state(at));
+    let state = |shard: usize, at| hub.shard(shard).lock(|table| table.state(at));
     let closed = || {
         let is_closing = |at: &&SlotRef| state(0, **at) == State::Closing;
         readers.iter().filter(is_closing).count()
@@ -581,7 +582,7 @@ async fn who_holds_memory_alone_is_closed_before_those_who_wait_for_the_same() {
         let frame = Frame::event_text(&[&[0; 7000]]);
         for at in &readers {
             hub.shard(0)
-                .own(|table| table.place_own(*at, frame.clone()));
+                .lock(|table| table.place_own(*at, frame.clone()));
         }
     }
     let mut looks = 0;
@@ -596,26 +597,32 @@ async fn who_holds_memory_alone_is_closed_before_those_who_wait_for_the_same() {
 #[tokio::test]
 async fn large_publications_wait_while_most_sockets_refuse_and_only_then() {
     let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
-    hub.shard(0).own(|table| {
+    hub.shard(0).lock(|table| {
         for n in 0..400 {
             connect(table, &format!("u{n}"), Value::Null);
         }
     });
     let metrics = hub.context().metrics.clone();
     let reach = hub.reach(&Selection::everyone(APP));
-    let refusing = |sockets| hub.context().app(APP).tally.blocked.store(sockets, Relaxed);
+    let refusing = |sockets| {
+        hub.context()
+            .app(APP)
+            .counts
+            .blocked
+            .store(sockets, Relaxed);
+    };
     refusing(200);
     hub.admit(APP, &reach, 10).await.unwrap();
-    assert_eq!(metrics.eased.get(), 0, "half is not most");
+    assert_eq!(metrics.backpressure_waits.get(), 0, "half is not most");
     refusing(201);
     let recover = async {
-        while metrics.eased.get() == 0 {
+        while metrics.backpressure_waits.get() == 0 {
             tokio::task::yield_now().await;
         }
         refusing(0);
     };
-    let (ticket, ()) = tokio::join!(hub.admit(APP, &reach, 10), recover);
-    assert!(ticket.is_ok());
+    let (permit, ()) = tokio::join!(hub.admit(APP, &reach, 10), recover);
+    assert!(permit.is_ok());
     refusing(400);
     assert!(
         hub.admit(APP, &reach, 10).await.is_ok(),
@@ -623,7 +630,11 @@ async fn large_publications_wait_while_most_sockets_refuse_and_only_then() {
     );
     let small = Reach::Small(smallvec::SmallVec::new());
     hub.admit(APP, &small, 10).await.unwrap();
-    assert_eq!(metrics.eased.get(), 2, "a small one never waits");
+    assert_eq!(
+        metrics.backpressure_waits.get(),
+        2,
+        "a small one never waits"
+    );
 }
 
 #[tokio::test]
@@ -647,7 +658,7 @@ async fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves(
     let mut present: Vec<(SlotRef, String)> = Vec::new();
     for round in 0..300usize {
         let team = format!("t{}", round % 5);
-        hub.shard(0).own(|table| match round % 7 {
+        hub.shard(0).lock(|table| match round % 7 {
             5 if !present.is_empty() => {
                 let (at, _) = present.swap_remove(round % present.len());
                 assert!(table.remove(at).is_some());
@@ -687,7 +698,7 @@ async fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves(
         let scan = selection(&without_index);
         assert!(scan.is_scan());
         assert_eq!(
-            hub.sweep(&scan, |_, _| {}).await.matched,
+            hub.scan(&scan, |_, _| {}).await.matched,
             count as u64,
             "round {round}"
         );
@@ -696,7 +707,7 @@ async fn an_index_finds_the_same_as_a_scan_through_connects_renewals_and_leaves(
         hub.reach(&Selection::everyone(APP)),
         Reach::Large(_)
     ));
-    hub.shard(0).own(|table| {
+    hub.shard(0).lock(|table| {
         for (at, _) in present {
             table.remove(at);
         }
@@ -738,26 +749,26 @@ fn an_app_is_congested_by_its_own_sockets_alone() {
     let shard = hub.shard(0);
     let mut owner = shard.owner();
     let at: Vec<SlotRef> = (0..201)
-        .map(|n| shard.own(|table| connect(table, &n.to_string(), Value::Null)))
+        .map(|n| shard.lock(|table| connect(table, &n.to_string(), Value::Null)))
         .collect();
     let mut outcome = Outcome::default();
     for at in &at {
         outcome.refuse(*at, vec![Frame::event_text(&[b"x"])], 0);
     }
-    shard.own(|table| table.settle(&mut owner, &mut outcome));
+    shard.lock(|table| table.settle(&mut owner, &mut outcome));
     assert!(hub.is_congested(APP) && !hub.is_congested(AppId(1)));
 
     // What a socket takes, and who is gone, refuses no longer.
     for (n, at) in at.into_iter().enumerate() {
         if n < 101 {
-            shard.own(|table| table.remove(at));
+            shard.lock(|table| table.remove(at));
         } else {
             let mut frames = Vec::new();
-            shard.own(|table| table.lend(&mut owner, at, 1, &mut frames));
-            shard.own(|table| table.advance(&mut owner, at, frames[0].len()));
+            shard.lock(|table| table.lend(&mut owner, at, 1, &mut frames));
+            shard.lock(|table| table.advance(&mut owner, at, frames[0].len()));
         }
     }
     assert!(!hub.is_congested(APP));
-    let Tally { open, blocked } = &hub.context().app(APP).tally;
+    let AppCounts { open, blocked } = &hub.context().app(APP).counts;
     assert_eq!((open.load(Relaxed), blocked.load(Relaxed)), (100, 0));
 }

@@ -28,6 +28,7 @@ pub(crate) fn parse(text: &str) -> Result<usize, String> {
         "g" | "gb" | "gib" => 1 << 30,
         _ => return Err(FORM.to_owned()),
     };
+
     digits
         .replace('_', "")
         .parse()

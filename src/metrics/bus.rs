@@ -56,88 +56,115 @@ pub struct BusMetrics {
     pub dropped: Counter,
     /// Times that messages may have been missed.
     pub gaps: Counter,
+    /// Channels and users whose missed events were fetched, and where that failed.
+    pub fetches: [Counter; 2],
+    /// Times that this node's list of members was written as a whole.
+    pub lists_written: Counter,
     /// Topics in the register.
     pub topics: Gauge,
     /// Time of a message to Redis and back.
     pub canary: Histogram,
     /// Renewals of this node's lease that Redis refused.
     pub renewals_refused: Counter,
-    /// Messages to itself that one node of a Redis Cluster did not pass on to another.
-    pub echoes_lost: Counter,
 }
 
 impl BusMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let published = Family::<ResultLabel, Counter>::default();
+        let fetches = Family::<ResultLabel, Counter>::default();
         let metrics = Self {
             sent: Sent::ALL.map(|sent| {
                 published.get_or_create_owned(&ResultLabel {
                     result: sent.name(),
                 })
             }),
+
             up: Gauge::default(),
             reconnects: Counter::default(),
             received: Counter::default(),
             dropped: Counter::default(),
             gaps: Counter::default(),
+            fetches: ["answered", "failed"]
+                .map(|result| fetches.get_or_create_owned(&ResultLabel { result })),
+            lists_written: Counter::default(),
             topics: Gauge::default(),
             canary: seconds(),
+
             renewals_refused: Counter::default(),
-            echoes_lost: Counter::default(),
         };
+
         let r = registry;
         r.register(
             "bus_published",
             "Publications and commands for Redis, by result",
             published,
         );
+
         r.register(
             "bus_up",
             "Whether other nodes can be reached",
             metrics.up.clone(),
         );
+
         r.register(
             "bus_reconnects",
             "Subscriber connections made anew",
             metrics.reconnects.clone(),
         );
+
         r.register(
             "bus_received",
             "Messages from other nodes",
             metrics.received.clone(),
         );
+
         r.register(
             "bus_dropped",
             "Messages from other nodes that were too many",
             metrics.dropped.clone(),
         );
+
         r.register(
             "bus_gaps",
             "Times that messages may have been missed",
             metrics.gaps.clone(),
         );
+
         r.register(
             "bus_topics",
             "Topics that this node needs",
             metrics.topics.clone(),
         );
+
         r.register(
             "lease_renewals_refused",
             "Renewals of this node's lease that Redis refused",
             metrics.renewals_refused.clone(),
         );
-        r.register(
-            "bus_echoes_lost",
-            "Messages to itself that one node of a Redis Cluster did not pass on to another",
-            metrics.echoes_lost.clone(),
-        );
+
         r.register_with_unit(
             "bus_canary",
             "Time of a message to Redis and back",
             Unit::Seconds,
             metrics.canary.clone(),
         );
+
+        metrics.register_recovery(r, fetches);
         metrics
+    }
+
+    /// Registers what is done about messages that may have been missed.
+    fn register_recovery(&self, r: &mut Registry, fetches: Family<ResultLabel, Counter>) {
+        r.register(
+            "bus_fetches",
+            "Times that what was missed of a channel or a user was fetched, by result",
+            fetches,
+        );
+        r.register(
+            "member_lists_written",
+            "Times that this node's list of members in Redis was written as a whole",
+            self.lists_written.clone(),
+        );
     }
 
     /// Counts `n` commands.

@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
-use super::{Node, NodeError, Target, publish::to_its_end};
+use smol_str::SmolStr;
+
+use super::{
+    Node, NodeError, Target,
+    cluster::{JoinLock, NoticeBuffer, SubscriptionGuard},
+    publish::run_detached,
+};
 use crate::{
-    config::Presence as PresenceRule,
-    history::{Key, Page},
-    hub::{Coming, Count, Joining, Selection, Snapshot, Table, Watching, channel_key},
-    id::AppId,
+    history::{Key, Page, Position as At, Recovery, Retention},
+    hub::{Count, JoinKind, Joining, Selection, Snapshot, Table, Watching, channel_key},
+    id::{AppId, ConnectionId},
     protocol::{
         event::channel_name,
-        native::{self, Member, MembersBuilder, MembersPage, Position},
+        native::{self, Member, MembersBuilder, MembersPage, Position, Since},
     },
 };
 
@@ -49,20 +54,16 @@ pub struct Joins {
 
 impl Node {
     /// The key under which a channel's events are kept, if they are.
-    pub(crate) fn kept_key(&self, app: AppId, channel: &str) -> Option<Key> {
+    pub(crate) fn history_key(&self, app: AppId, channel: &str) -> Option<Key> {
         self.app(app)
             .rule(channel)
-            .keep
+            .retention
             .map(|_| Key::channel(app, channel.into()))
     }
 
     /// How the members of `channel` hear of each other, where one `asked` for it.
     pub(crate) fn watching(&self, app: AppId, channel: &str, asked: bool) -> Watching {
-        match (self.app(app).rule(channel).presence, asked) {
-            (PresenceRule::All, _) | (PresenceRule::Asked, true) => Watching::Notices,
-            (PresenceRule::Count, true) => Watching::Counts,
-            (PresenceRule::Off, _) | (_, false) => Watching::No,
-        }
+        self.app(app).watching(channel, asked)
     }
 
     /// How many are in `channel`.
@@ -99,7 +100,7 @@ impl Node {
         for (at, shard) in self.hub.shards().iter().enumerate().skip(query.from.0) {
             let from = if at == query.from.0 { query.from.1 } else { 0 };
             // One more than fit, for the cursor.
-            let mut members = shard.own(|table| table.members_of(app, &key, from, left + 1));
+            let mut members = shard.lock(|table| table.members_of(app, &key, from, left + 1));
             if let Some(joining) = joining.filter(|joining| usize::from(joining.id().shard) == at) {
                 let place = members.partition_point(|member| member.id().slot < joining.id().slot);
                 let is_there = members
@@ -109,6 +110,7 @@ impl Node {
                     members.insert(place, joining.clone());
                 }
             }
+
             for member in &members {
                 if left == 0 || !page.push(&shown(member)) {
                     return Some((at, member.id().slot));
@@ -116,6 +118,7 @@ impl Node {
                 left -= 1;
             }
         }
+
         None
     }
 
@@ -123,20 +126,20 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::History`] where they are out of reach.
-    pub(crate) async fn kept(
+    pub(crate) async fn history_page(
         &self,
         app: AppId,
         channel: &str,
         after: u64,
         limit: usize,
     ) -> Result<Option<Page>, NodeError> {
-        match self.kept_key(app, channel) {
+        match self.history_key(app, channel) {
             Some(key) => Ok(self.history.page(&key, after, limit).await?),
             None => Ok(None),
         }
     }
 
-    /// Where `channel` stands, if its events are kept. Belongs into the channel's turn where it must stay true.
+    /// Where `channel` stands, if its events are kept. Belongs into the channel's lock where it must stay true.
     ///
     /// # Errors
     /// [`NodeError::History`] where that is out of reach.
@@ -145,18 +148,98 @@ impl Node {
         app: AppId,
         channel: &str,
     ) -> Result<Option<Position>, NodeError> {
-        let (Some(key), Some(keep)) = (
-            self.kept_key(app, channel),
-            self.app(app).rule(channel).keep,
+        let (Some(key), Some(retention)) = (
+            self.history_key(app, channel),
+            self.app(app).rule(channel).retention,
         ) else {
             return Ok(None);
         };
-        let position = self.history.position(&key, &keep).await?;
-        self.advance(&key, position).await?;
+        let position = self.standing(&key, &retention).await?;
         Ok(Some(Position {
             epoch: position.epoch.to_string().into(),
             offset: position.offset,
         }))
+    }
+
+    /// Takes the lock of a durable channel for a client that joins it.
+    pub(crate) async fn lock_to_join<'a>(&'a self, key: &Key) -> JoinLock<'a> {
+        match &self.cluster {
+            Some(cluster) => cluster.replicator.lock_to_join(key).await,
+            None => JoinLock::alone(self.topic_locks.lock(key).await),
+        }
+    }
+
+    /// Where a durable channel stands for a client that joins now, in its turn; see [`Replicator::standing`](super::cluster::Replicator::standing).
+    ///
+    /// # Errors
+    /// [`NodeError::History`].
+    pub(crate) async fn standing(&self, key: &Key, retention: &Retention) -> Result<At, NodeError> {
+        match &self.cluster {
+            Some(cluster) => cluster.replicator.standing(key, retention).await,
+            None => Ok(self.history.position(key, retention).await?),
+        }
+    }
+
+    /// What a client has missed that joins a durable channel now, in its turn; see [`Replicator::missed_since`](super::cluster::Replicator::missed_since).
+    ///
+    /// # Errors
+    /// [`NodeError::History`].
+    pub(crate) async fn missed_since(
+        &self,
+        key: &Key,
+        retention: &Retention,
+        since: &Since,
+    ) -> Result<Recovery, NodeError> {
+        if let Some(cluster) = &self.cluster {
+            return cluster.replicator.missed_since(key, retention, since).await;
+        }
+        let epoch = since.epoch.as_deref();
+        let missed = self
+            .history
+            .since(key, retention, epoch, since.offset)
+            .await?;
+        Ok(missed)
+    }
+
+    /// Listens to what everyone of `app` and `user` get from other nodes, if there are any.
+    pub(crate) async fn subscribe_user(
+        &self,
+        app: AppId,
+        user: Option<&SmolStr>,
+    ) -> SubscriptionGuard {
+        match &self.cluster {
+            Some(cluster) => cluster.subscribe_user(app, user).await,
+            None => SubscriptionGuard::default(),
+        }
+    }
+
+    /// Listens to what members of `channel` get from other nodes, and to what those get who watch it.
+    pub(crate) async fn subscribe_channel(
+        &self,
+        app: AppId,
+        channel: &str,
+        watching: Watching,
+    ) -> SubscriptionGuard {
+        match &self.cluster {
+            Some(cluster) => cluster.subscribe_channel(app, channel, watching).await,
+            None => SubscriptionGuard::default(),
+        }
+    }
+
+    /// Begins to take notices of `channel` for `connection`, once they come here; nothing without other nodes.
+    pub(crate) async fn buffer_notices(
+        &self,
+        app: AppId,
+        channel: &str,
+        connection: ConnectionId,
+    ) -> Option<NoticeBuffer> {
+        let cluster = self.cluster.as_ref()?;
+        Some(
+            cluster
+                .notices
+                .buffer_notices(app, channel, connection)
+                .await,
+        )
     }
 
     /// Puts the connections that `target` means into `channel`; each is told, before every event of it.
@@ -176,21 +259,25 @@ impl Node {
         let selection = self.select(app, target, bound)?;
         let permit = self.hub.permit(&selection).await?;
         let node = self.clone();
-        to_its_end(async move {
-            let _attending = node.attend_channel(app, &channel).await;
-            let key = node.kept_key(app, &channel);
-            let _turn = match &key {
-                Some(key) => Some(node.turns.take(key).await),
+
+        run_detached(async move {
+            let watching = node.watching(app, &channel, false);
+            let _subscriptions = node.subscribe_channel(app, &channel, watching).await;
+            let key = node.history_key(app, &channel);
+
+            let _topic_lock = match &key {
+                Some(key) => Some(node.lock_to_join(key).await),
                 None => None,
             };
+
             let told = native::joined(&channel, node.position(app, &channel).await?.as_ref());
-            let watching = node.watching(app, &channel, false);
             let mut joins = Joins::default();
             let join = |table: &mut Table, slot| {
                 let Some(at) = table.reference(slot) else {
                     return;
                 };
-                match table.join(at, &channel, watching, Coming::New) {
+
+                match table.join(at, &channel, watching, JoinKind::New) {
                     Joining::Joined(_) => {
                         table.place_own(at, told.clone());
                         joins.joined += 1;
@@ -200,7 +287,8 @@ impl Node {
                     Joining::Gone => {}
                 }
             };
-            node.hub.sweep(&selection, join).await;
+
+            node.hub.scan(&selection, join).await;
             drop(permit);
             Ok(joins)
         })
@@ -223,12 +311,14 @@ impl Node {
         let selection: Selection = self.select(app, target, bound)?;
         let permit = self.hub.permit(&selection).await?;
         let node = self.clone();
-        to_its_end(async move {
-            let limbo = &node.hub.context().limbo;
-            // Nobody comes back to the channel behind the sweep.
-            let held_off = limbo.hold_off(app, &channel);
+
+        run_detached(async move {
+            let resume_table = &node.hub.context().resume_table;
+            // Nobody comes back to the channel behind the scan.
+            let held_off = resume_table.hold_off(app, &channel);
             let told = native::left(&channel);
             let mut left = 0;
+
             let leave_one = |table: &mut Table, slot| {
                 let Some(at) = table.reference(slot) else {
                     return;
@@ -238,21 +328,24 @@ impl Node {
                     left += 1;
                 }
             };
-            node.hub.sweep(&selection, leave_one).await;
+
+            node.hub.scan(&selection, leave_one).await;
             drop(permit);
+
             // Those who were lost a moment ago must not come back to it.
-            let lost = limbo
+            let lost = resume_table
                 .leave(
                     &channel,
                     |lost| selection.means(lost),
                     |lost| {
                         // One of another node was counted there. The members are told by who brings its client back here.
                         if lost.id().node == node.id() {
-                            node.hub.presence(app).lapsed(&channel, lost);
+                            node.hub.presence(app).lapsed(&channel, lost, false);
                         }
                     },
                 )
                 .await;
+
             drop(held_off);
             left + lost
         })

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::{Node, NodeError, Target};
 use crate::{
     close::Close,
-    hub::{Looked, Named, ScanPermit, Selection, Snapshot, Table},
+    filter::{Bound, Value},
+    hub::{Recipients, ScanPermit, ScanStats, Selection, Snapshot, Table},
     id::{AppId, ConnectionId},
     limits,
-    predicate::{Bound, Value},
 };
 
 /// How a filter would be answered.
@@ -16,8 +16,8 @@ use crate::{
 pub(crate) struct Explanation {
     /// The compiled filter with its plan.
     pub(crate) bound: Arc<Bound>,
-    /// What the sweep saw.
-    pub(crate) looked: Looked,
+    /// What the scan saw.
+    pub(crate) scan: ScanStats,
     /// Some of the connections that match.
     pub(crate) sample: Vec<ConnectionId>,
     /// Allows the caller to evaluate the filter's parts as well.
@@ -40,19 +40,22 @@ impl Node {
             params,
             ..Target::default()
         };
+
         let bound = match self.compile_aside(app, &target).await? {
             Some(bound) => bound,
             None => self.compile(app, target.filter.unwrap_or_default(), target.params)?,
         };
+
         let selection = Selection {
             filter: Some(bound.clone()),
             ..Selection::everyone(app)
         };
+
         let permit = self.hub.permit_to_scan(app).await?;
         let mut sample = Vec::new();
-        let looked = self
+        let scan = self
             .hub
-            .sweep(&selection, |table, slot| {
+            .scan(&selection, |table, slot| {
                 if sample.len() < limits::EXPLAIN_SAMPLE
                     && let Some(connection) = table.open_connection(slot)
                 {
@@ -60,9 +63,10 @@ impl Node {
                 }
             })
             .await;
+
         Ok(Explanation {
             bound,
-            looked,
+            scan,
             sample,
             permit,
         })
@@ -85,6 +89,7 @@ impl Node {
         let selection = self.select(app, target, bound)?;
         let permit = self.hub.permit(&selection).await?;
         let hub = self.hub.clone();
+
         let closing = tokio::spawn(async move {
             let mut closed = 0;
             let close_one = |table: &mut Table, slot| {
@@ -92,10 +97,11 @@ impl Node {
                     closed += u64::from(table.close(at, None, &close));
                 }
             };
-            hub.sweep(&selection, close_one).await;
+            hub.scan(&selection, close_one).await;
             drop(permit);
             closed
         });
+
         closing.await.map_err(|_| NodeError::Failed)
     }
 
@@ -122,7 +128,7 @@ impl Node {
     pub(crate) fn user_connections(&self, app: AppId, user: &str) -> usize {
         self.hub
             .reach(&Selection {
-                named: Some(Named::user(user)),
+                recipients: Some(Recipients::user(user)),
                 ..Selection::everyone(app)
             })
             .bound()

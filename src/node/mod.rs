@@ -3,19 +3,22 @@
 //! Every verb of every edge becomes a publication with a [`Target`] here, and takes the same way: select, encode once,
 //! admit, place.
 
-mod aside;
+mod background;
 mod channels;
 mod cluster;
 mod identity;
 mod look;
+mod mesa;
 mod presence;
+mod protocols;
 mod publish;
 mod receipt;
+mod recoveries;
 pub(crate) mod show;
 mod target;
 #[cfg(test)]
 mod tests;
-mod turns;
+mod topic_locks;
 
 use std::sync::{
     Arc,
@@ -23,37 +26,45 @@ use std::sync::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use aside::Aside;
+use background::Background;
 pub use channels::Joins;
 pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
+use cluster::Handles;
 pub(crate) use cluster::{
-    Capture, Claimed, Cluster, Extent, Former, FormerChannel, Hearing, Mender, Once, PageStart,
-    Program,
+    CatchUpHandler, Cluster, ClusterScope, IdempotencyClaim, IdempotentCall, NoticeBuffer,
+    PageStart, Program, ResumeChannel, ResumeState, SubscriptionState, UserEventSync, hear,
 };
 pub(crate) use identity::REVOKED;
 pub use identity::{ReplaceReceipt, RevokeReceipt};
-pub(crate) use presence::Recalled;
+pub(crate) use mesa::{
+    MesaApp, MesaApps, MesaArrival, MesaChannel, MesaError, MesaTake, PortalNews,
+    Settled as MesaSettled,
+};
+pub(crate) use presence::LocalResume;
+pub(crate) use protocols::{Protocols, ServedProtocol};
 pub(crate) use publish::{Author, Prepared, Publication};
 pub use receipt::{Placement, Receipt};
+pub(crate) use recoveries::{Named, Standing, first_name};
 pub use target::{Target, To};
 pub(crate) use target::{check_name, check_names};
-use turns::Turns;
+use topic_locks::TopicLocks;
 
 pub use crate::protocol::event::Exceptions;
 use crate::{
-    app::{App, Live, SetupError, filter_share},
+    app::{App, Apps, RuntimeConfig, SetupError, filter_share},
     auth::{Revocations, SignError, TooManyRevocations},
-    broker::Inbox,
+    bus::{Bus, Inbox},
+    calls::Calls,
     config::Config,
-    door::Place,
-    history::{History, HistoryError, Memory, Occupied, RedisHistory},
-    hub::{Bulletin, Busy, Context, Hub, Limbo},
+    connection_limiter::IpPermit,
+    filter::FilterError,
+    history::{self, Disk, History, HistoryError, Memory, Occupied, RedisHistory},
+    hub::{Busy, Context, Hub, NoticeQueue, Register, ResumeTable},
     id::{AppId, NodeId},
-    limits::{LOGGED_LOOK, TARGET_NAMES, TOKEN_LEEWAY},
+    limits::{CHANGES_WAITING, DATA_SPARE_BYTES, LOGGED_LOOK, TARGET_NAMES, TOKEN_LEEWAY},
     log_limit::Lines,
     metrics::Metrics,
-    predicate::FilterError,
-    protocol::event::EventError,
+    protocol::{event::EventError, wire::Forms},
     rates::Rates,
     refusals::Refusals,
     supervisor::Supervisor,
@@ -162,6 +173,7 @@ impl NodeError {
             Self::TooMuchToStore { .. } => "too_much_to_store",
             Self::Event(error) => error.code(),
             Self::CannotStore { .. } => "cannot_store",
+            Self::History(HistoryError::OverQuota { .. }) => "history_over_quota",
             Self::History(_) => "history_unavailable",
             Self::Away { .. } => "bus_down",
             Self::NoUsers => "no_users",
@@ -185,24 +197,46 @@ pub(crate) enum Phase {
     Draining,
 }
 
-/// One node: its apps, its hub, its numbers.
+/// One node: its apps, its hub, its numbers. It publishes, queries, and keeps channels; what it is among other nodes has
+/// [`Cluster`].
+///
+/// Its methods stand in the files of their subjects:
+///
+/// | subject | file |
+/// | --- | --- |
+/// | setting up, reloading, phases | this one |
+/// | publications, on this node and over the bus | `publish`, `publish/durability`, `target` |
+/// | work that takes long | `background` |
+/// | channels, and what clients are told of members | `channels`, `presence` |
+/// | tokens and claims | `identity`; on all nodes, `cluster/revoked` |
+/// | looking and disconnecting | `look`; what other nodes ask for, `cluster/handle_request`; on all nodes, `cluster/gather` |
+/// | whether there are other nodes, and who leads | `cluster/mod` |
+/// | clients and programs of Mesa | `mesa/*` |
 #[derive(Debug)]
 pub(crate) struct Node {
-    /// As it was at the start. What a reload may change is in [`Node::live`].
+    /// As it was at the start. What a reload may change is in [`Node::runtime_config`].
     pub(crate) config: Config,
     pub(crate) name: Arc<str>,
-    pub(crate) apps: Vec<App>,
-    live: ArcSwap<Live>,
+    pub(crate) apps: Arc<Apps>,
+    runtime_config: ArcSwap<RuntimeConfig>,
     pub(crate) hub: Arc<Hub>,
-    aside: Aside,
+    background: Background,
     pub(crate) history: Arc<dyn History>,
-    pub(crate) turns: Turns,
+    /// The same, if it is in a data directory.
+    pub(crate) disk: Option<Arc<Disk>>,
+    pub(crate) topic_locks: Arc<TopicLocks>,
     /// How much clients may send.
     pub(crate) rates: Rates,
     /// Whose tokens are refused.
-    pub(crate) revocations: Revocations,
+    pub(crate) revocations: Arc<Revocations>,
+    /// What concerns clients and programs of Mesa.
+    pub(crate) mesa: MesaApps,
+    /// The protocols of other systems that are served.
+    pub(crate) protocols: Protocols,
     /// The way to other nodes, if there may be any.
-    pub(crate) cluster: Option<Cluster>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    /// The functions of the embedding program.
+    pub(crate) calls: Calls,
     pub(crate) metrics: Arc<Metrics>,
     /// Notices when a task of the server ends.
     pub(crate) supervisor: Supervisor,
@@ -217,55 +251,99 @@ fn context_of(
     id: NodeId,
     apps: &[App],
     metrics: &Arc<Metrics>,
-    cluster: Option<&Cluster>,
+    (bus, register): (Option<&Arc<Bus>>, Option<&Register>),
+    forms: Arc<Forms>,
 ) -> Context {
-    let bulletin = Arc::new(Bulletin::default());
-    let register = cluster.map(Cluster::register);
-    let app_context = |app: &App| app.context(&config.limits, bulletin.clone(), register.clone());
+    let notices = Arc::new(NoticeQueue::default());
+    let app_context = |app: &App| app.context(&config.limits, notices.clone(), register.cloned());
     let rules = config.apps.values().flat_map(|app| &app.channels);
+
     Context {
         node: id,
         limits: config.limits.clone(),
         metrics: metrics.clone(),
+
         refusals: Refusals::new(
             metrics.clone(),
             apps.iter().map(|app| app.name.clone()).collect(),
+            config.is_development(),
         ),
-        lines: Lines::default(),
+
+        lines: Arc::default(),
         apps: apps.iter().map(app_context).collect(),
         refused: Arc::default(),
-        limbo: Limbo::new(
+
+        resume_table: ResumeTable::new(
             apps.len(),
             config.limits.resume_window,
             rules.map(|rule| rule.leave_after),
         ),
-        interest: cluster.map(|cluster| cluster.bus.interest().clone()),
-        bulletin,
+
+        interest: bus.map(|bus| bus.interest().clone()),
+        forms,
+        notices,
     }
 }
 
-/// Where events are kept: in Redis for all nodes, or in this node's memory.
+/// Where events are kept, and the same if it is a data directory.
+type Stores = (Arc<dyn History>, Option<Arc<Disk>>);
+
+/// Where events are kept: in Redis for all nodes, in this node's data directory, or in its memory.
 fn history_of(
     config: &Config,
     apps: &[App],
-    cluster: Option<&Cluster>,
+    bus: Option<&Arc<Bus>>,
     hub: &Arc<Hub>,
-) -> Arc<dyn History> {
+) -> Result<Stores, SetupError> {
     let metrics = hub.context().metrics.clone();
     let app_metrics = apps.iter().map(|app| app.metrics.clone()).collect();
-    if let Some(cluster) = cluster {
-        return Arc::new(RedisHistory::new(cluster.bus.clone(), metrics, app_metrics));
+    let quotas: Vec<_> = config
+        .apps
+        .values()
+        .map(|app| app.max_stored_bytes)
+        .collect();
+
+    if let Some(bus) = bus {
+        let redis = RedisHistory::new(bus.clone(), metrics, app_metrics, &quotas);
+        return Ok((Arc::new(redis), None));
     }
 
     let members = hub.clone();
     let is_occupied =
         move |app: AppId, channel: &str| members.presence(app).count(channel).connections > 0;
-    Arc::new(Memory::new(
-        config.limits.history_bytes,
+    let is_occupied = Occupied::by(is_occupied);
+
+    let Some(data) = &config.data else {
+        let max_bytes = config.limits.history_bytes;
+        let memory = Memory::new(max_bytes, metrics, app_metrics, is_occupied);
+        return Ok((Arc::new(memory.with_quotas(&quotas)), None));
+    };
+
+    let kept = |(app, quota): (&App, &Option<usize>)| history::Kept {
+        name: app.name.to_string(),
+        metrics: app.metrics.clone(),
+        quota: quota.map(|quota| quota as u64),
+    };
+
+    let disk = Arc::new(Disk::open(history::Setup {
+        config: data.clone(),
         metrics,
-        app_metrics,
-        Occupied::by(is_occupied),
-    ))
+        apps: apps.iter().zip(&quotas).map(kept).collect(),
+        is_occupied: Arc::new(is_occupied),
+        spare_bytes: DATA_SPARE_BYTES,
+    })?);
+
+    Ok((disk.clone(), Some(disk)))
+}
+
+/// The revocations that the data directory remembers.
+fn revocations_of(apps: &[App], disk: Option<&Disk>) -> Revocations {
+    let revocations = Revocations::new(apps.len());
+    let kept = disk.map(Disk::take_revoked).unwrap_or_default();
+    for (at, revoked) in kept.iter().enumerate() {
+        revocations.note(AppId(at as u16), revoked);
+    }
+    revocations
 }
 
 impl Node {
@@ -285,45 +363,79 @@ impl Node {
         for (at, (name, app)) in config.apps.iter().enumerate() {
             apps.push(App::new(AppId(at as u16), name, app, share, &metrics)?);
         }
+
+        let apps = Arc::new(Apps::new(apps));
         let supervisor = Supervisor::default();
-        let (cluster, inbox) =
-            Cluster::join(&config, id, shards, &apps, &metrics, &supervisor)?.unzip();
-        let live =
-            Live::new(config.clone(), &apps, None).map_err(|mut errors| errors.swap_remove(0))?;
-        let context = context_of(&config, id, &apps, &metrics, cluster.as_ref());
+        let (bus, inbox) = cluster::start_bus(&config, id, &apps, &metrics, &supervisor)?.unzip();
+        let (register, changes) = bus.as_ref().map(|_| Register::new(CHANGES_WAITING)).unzip();
+        let runtime_config = RuntimeConfig::new(config.clone(), &apps, None)
+            .map_err(|mut errors| errors.swap_remove(0))?;
+        let mut forms = Forms::default();
+        let protocols = Protocols::new(&config, &apps, &mut forms);
+        let forms = Arc::new(forms);
+        let others = (bus.as_ref(), register.as_ref());
+        let context = context_of(&config, id, &apps, &metrics, others, forms);
         let hub = Arc::new(Hub::new(shards, Arc::new(context)));
-        let history = history_of(&config, &apps, cluster.as_ref(), &hub);
+        let (history, disk) = history_of(&config, &apps, bus.as_ref(), &hub)?;
+
+        let name: Arc<str> = config
+            .node_name
+            .as_deref()
+            .map_or_else(|| id.to_string().into(), Into::into);
+        let topic_locks = Arc::new(TopicLocks::new());
+        let revocations = Arc::new(revocations_of(&apps, disk.as_deref()));
+
+        let cluster = bus
+            .zip(register)
+            .zip(changes)
+            .map(|((bus, register), changes)| {
+                let handles = Handles {
+                    bus,
+                    hub: &hub,
+                    apps: &apps,
+                    revocations: &revocations,
+                    history: &history,
+                    topic_locks: &topic_locks,
+                    name: &name,
+                    config: &config,
+                };
+                Arc::new(Cluster::new(handles, (register, changes)))
+            });
+
         let node = Self {
-            name: config
-                .node_name
-                .as_deref()
-                .map_or_else(|| id.to_string().into(), Into::into),
+            name,
             history,
+            disk,
             cluster,
-            turns: Turns::new(),
+            protocols,
+            mesa: MesaApps::new(config.apps.values().map(|app| app.protocols.mesa.as_ref())),
+            topic_locks,
             rates: Rates::new(apps.len()),
-            revocations: Revocations::new(apps.len()),
+            revocations,
             hub,
-            aside: Aside::new(),
+            background: Background::new(),
+            calls: Calls::default(),
             apps,
-            live: ArcSwap::from_pointee(live),
+            runtime_config: ArcSwap::from_pointee(runtime_config),
             metrics,
             supervisor,
             phase: AtomicU8::new(Phase::Serving as u8),
             occupied: AtomicUsize::new(0),
+
             config,
         };
+
         Ok((Arc::new(node), inbox))
     }
 
-    /// The configuration as it holds now. To be held briefly: over an await, [`Node::live_for_long`].
-    pub(crate) fn live(&self) -> Guard<Arc<Live>> {
-        self.live.load()
+    /// The configuration as it holds now. To be held briefly: over an await, [`Node::runtime_config_owned`].
+    pub(crate) fn runtime_config(&self) -> Guard<Arc<RuntimeConfig>> {
+        self.runtime_config.load()
     }
 
     /// The same for as long as the caller likes.
-    pub(crate) fn live_for_long(&self) -> Arc<Live> {
-        self.live.load_full()
+    pub(crate) fn runtime_config_owned(&self) -> Arc<RuntimeConfig> {
+        self.runtime_config.load_full()
     }
 
     /// Puts `config` in the place of the one that holds. Calls for it must come one after another.
@@ -331,8 +443,10 @@ impl Node {
     /// # Errors
     /// Everything in it that cannot be used; then nothing has changed.
     pub(crate) fn reload(&self, config: Config) -> Result<(), Vec<SetupError>> {
-        let live = Live::new(config, &self.apps, Some(&self.live()))?;
-        self.live.store(Arc::new(live));
+        let runtime_config = RuntimeConfig::new(config, &self.apps, Some(&self.runtime_config()))?;
+        self.refusals()
+            .set_development(runtime_config.config.is_development());
+        self.runtime_config.store(Arc::new(runtime_config));
         Ok(())
     }
 
@@ -363,12 +477,12 @@ impl Node {
     }
 
     pub(crate) fn app(&self, app: AppId) -> &App {
-        &self.apps[app.0 as usize]
+        self.apps.get(app)
     }
 
     /// The app named `name`.
     pub(crate) fn app_named(&self, name: &str) -> Option<&App> {
-        self.apps.iter().find(|app| &*app.name == name)
+        self.apps.id_of(name).map(|app| self.app(app))
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -384,31 +498,44 @@ impl Node {
     }
 }
 
-/// A connection's place among those that the node may hold; given back when dropped.
+/// Places among those for connections that the node may hold; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Occupancy(Arc<Node>, Option<Place>);
+pub(crate) struct Occupancy {
+    node: Arc<Node>,
+    count: u32,
+    /// The place among those of the client's address.
+    address: Option<IpPermit>,
+}
 
 impl Occupancy {
     /// A place for one more connection, if there is one.
     pub(crate) fn take(node: &Arc<Node>) -> Option<Self> {
-        let max = node.live().config.limits.connections;
-        let taken = node
-            .occupied
-            .fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1));
-        taken.ok().map(|_| Self(node.clone(), None))
+        Self::take_some(node, 1)
     }
-}
 
-impl Occupancy {
+    /// `count` places, if there are so many: for a connection with several descriptors.
+    pub(crate) fn take_some(node: &Arc<Node>, count: u32) -> Option<Self> {
+        let max = node.runtime_config().config.limits.connections;
+        let taken = node.occupied.fetch_update(Relaxed, Relaxed, |now| {
+            let after = now + count as usize;
+            (after <= max).then_some(after)
+        });
+        taken.ok().map(|_| Self {
+            node: node.clone(),
+            count,
+            address: None,
+        })
+    }
+
     /// The same place, together with one among those of the client's address.
-    pub(crate) fn at(mut self, place: Place) -> Self {
-        self.1 = Some(place);
+    pub(crate) fn at(mut self, place: IpPermit) -> Self {
+        self.address = Some(place);
         self
     }
 }
 
 impl Drop for Occupancy {
     fn drop(&mut self) {
-        self.0.occupied.fetch_sub(1, Relaxed);
+        self.node.occupied.fetch_sub(self.count as usize, Relaxed);
     }
 }

@@ -9,12 +9,12 @@ use std::{
 use smol_str::SmolStr;
 use tokio::time::MissedTickBehavior;
 
-use super::{Node, channels::shown};
+use super::{Node, channels::shown, cluster::NoticeBuffers, identity::is_revoked};
 use crate::{
-    auth::unix_now,
-    hub::{About, Limbo, Lost, Snapshot, Tidings, channel_key},
+    auth::{Revocations, unix_now},
+    hub::{About, Detached, Hub, NoticeBatch, ResumeTable, Snapshot, channel_key},
     id::{AppId, ConnectionId},
-    limits::{COUNTED_TOGETHER, TICK},
+    limits::{QUOTA_LOOK, TICK},
     protocol::native,
     time_slice::TimeSlice,
 };
@@ -25,53 +25,62 @@ const GATHERING: Duration = Duration::from_secs(1);
 impl Node {
     /// Tells members of each other as it happens, until the runtime ends. One task per node, so that the notices of a
     /// channel reach everyone in one order.
-    pub(crate) async fn tell_members(self: Arc<Self>) {
+    pub(crate) async fn run_notices(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let bulletin = self.hub.context().bulletin.clone();
+        let notices = self.hub.context().notices.clone();
         let mut gathered = Instant::now();
+
         loop {
             tokio::select! {
-                () = bulletin.rung() => {}
+                () = notices.rung() => {}
                 _ = ticks.tick() => {}
             }
+
             let mut slice = TimeSlice::begin();
+            let flushes = notices.take_flushes();
+
             // Only what is due by now: what comes in meanwhile must not keep the rest of this loop waiting.
-            for (app, channel) in bulletin.take_due() {
-                let due = [(app, channel)];
-                self.tell(app, &due, false, &mut slice).await;
+            for (app, channel) in notices.take_due() {
+                self.tell(app, &channel, false, &mut slice).await;
                 slice.rest().await;
             }
-            if gathered.elapsed() >= GATHERING {
+
+            if gathered.elapsed() >= GATHERING || !flushes.is_empty() {
                 gathered = Instant::now();
-                let mut counted = bulletin.take_counted();
-                counted.sort_by_key(|(app, _)| *app);
-                for of_app in counted.chunk_by(|(one, _), (other, _)| one == other) {
-                    for some in of_app.chunks(COUNTED_TOGETHER) {
-                        self.tell(some[0].0, some, true, &mut slice).await;
-                        slice.rest().await;
-                    }
+                for (app, channel) in notices.take_counted() {
+                    self.tell(app, &channel, true, &mut slice).await;
+                    slice.rest().await;
                 }
             }
+
+            drop(flushes);
         }
     }
 
-    /// Ends what is over its time, until the runtime ends: places of those who did not come back, kept events, revocations. It
-    /// waits for no other node, as [`Node::tell_members`] does.
-    pub(crate) async fn end_what_is_over(self: Arc<Self>) {
+    /// Ends what is over its time, until the runtime ends: places of those who did not come back, kept events, revocations.
+    pub(crate) async fn run_expiry(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut expired = Instant::now();
+
         loop {
             ticks.tick().await;
-            self.give_up_lapsed(&mut TimeSlice::begin()).await;
+            let mut slice = TimeSlice::begin();
+            self.give_up_lapsed(&mut slice).await;
+            while self.protocols.recoveries.forget_some(Instant::now()) {
+                slice.rest().await;
+            }
+
             if expired.elapsed() < GATHERING {
                 continue;
             }
+
             expired = Instant::now();
             while self.history.expire() {
                 tokio::task::yield_now().await;
             }
+
             // With other nodes they are removed from Redis too, by a task of its own.
             while self.cluster.is_none() && !self.revocations.expire(unix_now()).is_empty() {
                 tokio::task::yield_now().await;
@@ -79,63 +88,112 @@ impl Node {
         }
     }
 
+    /// Looks now and then how many bytes apps keep that may keep only so many.
+    pub(crate) async fn look_at_quotas(self: Arc<Self>) {
+        loop {
+            self.mesa_look_at_stored().await;
+            if let Err(error) = self.history.look_at_quotas().await {
+                tracing::debug!(%error, "what apps keep cannot be read for now");
+            }
+            tokio::time::sleep(QUOTA_LOOK).await;
+        }
+    }
+
     /// Gives up connections that did not come back in time: they may be thousands.
     async fn give_up_lapsed(&self, slice: &mut TimeSlice) {
         loop {
-            let lapsed = self.limbo().take_lapsed();
+            let lapsed = self.resume_table().take_lapsed();
             if lapsed.is_empty() {
                 return;
             }
-            for Lost { connection, .. } in lapsed {
+
+            for Detached { connection, .. } in lapsed {
                 for channel in connection.channels() {
                     self.hub
                         .presence(connection.app)
-                        .lapsed(channel, &connection);
+                        .lapsed(channel, &connection, true);
                 }
                 slice.rest().await;
             }
         }
     }
 
-    fn limbo(&self) -> &Limbo {
-        &self.hub.context().limbo
+    fn resume_table(&self) -> &ResumeTable {
+        &self.hub.context().resume_table
     }
 
-    /// Tells what there is to tell of some channels of `app`. The other nodes are asked for all of them together.
-    async fn tell(
-        &self,
-        app: AppId,
-        channels: &[(AppId, SmolStr)],
-        counts: bool,
-        slice: &mut TimeSlice,
-    ) {
-        let mut heard: Vec<Tidings> = Vec::new();
-        for (_, channel) in channels {
-            let tidings = self.hub.presence(app).take_tidings(channel, counts);
-            let Some(tidings) = tidings.filter(|tidings| !tidings.is_empty()) else {
-                continue;
-            };
-            if self.cluster.is_some() {
-                self.tell_elsewhere(app, &tidings);
-                if !self.is_heard(app, channel) {
-                    continue;
-                }
+    /// Tells what there is to tell of a channel: other nodes, and those who watch it here.
+    async fn tell(&self, app: AppId, channel: &SmolStr, counts: bool, slice: &mut TimeSlice) {
+        let batch = self.hub.presence(app).take_notices(channel, counts);
+        let Some(mut batch) = batch.filter(|batch| !batch.is_empty()) else {
+            return;
+        };
+
+        let notices = self.cluster.as_ref().map(|cluster| &cluster.notices);
+        if let Some(notices) = notices {
+            if !notices.shows_members_of(app, channel) {
+                return;
             }
-            heard.push(tidings);
-            slice.rest().await;
+            notices.notify_remote(app, &batch);
+            if !notices.is_heard(app, channel) {
+                return;
+            }
+            notices.count_remote(app, &mut batch);
         }
-        if self.cluster.is_some() && !heard.is_empty() {
-            self.count_elsewhere(app, &mut heard).await;
-        }
-        for tidings in &heard {
-            let frames = frames(tidings);
-            self.app(app).metrics.notices.inc_by(frames.len() as u64);
-            self.tell_here(app, &tidings.channel, &frames, slice).await;
-        }
+
+        let frames = frames(&batch);
+        self.app(app).metrics.notices.inc_by(frames.len() as u64);
+        let watchers = LocalWatchers {
+            hub: &self.hub,
+            notice_buffers: notices.map(|notices| &notices.notice_buffers),
+        };
+
+        watchers.tell(app, channel, &frames, slice).await;
     }
 
-    /// Notifies those who watch `channel` on this node, a few at a time in the order of their slots.
-    pub(in crate::node) async fn tell_here(
+    /// Finds the channels of the connection `id` for a client who comes back by another one, and proves to be the
+    /// same by user and device. One that the server still holds for alive is closed: its client knows better.
+    pub(crate) fn begin_resume(
+        self: &Arc<Self>,
+        app: AppId,
+        id: &ConnectionId,
+        user: Option<&str>,
+        device: Option<&str>,
+    ) -> Option<LocalResume> {
+        LocalResume::find(&self.hub, &self.revocations, id, (app, user, device))
+    }
+
+    /// Takes over `channel` from a connection that the client of `own` has closed, and that is still counted there.
+    pub(crate) fn take_place(
+        self: &Arc<Self>,
+        own: &crate::hub::Connection,
+        channel: &str,
+    ) -> Option<LocalResume> {
+        let client = (own.app, own.user(), own.device());
+        let Detached {
+            connection,
+            watched,
+            ..
+        } = self.resume_table().take_place(client, channel)?;
+        let watched = watched.iter().any(|name| name == channel);
+        Some(LocalResume {
+            channels: VecDeque::from([(channel.into(), watched)]),
+            hub: self.hub.clone(),
+            lost: connection,
+        })
+    }
+}
+
+/// Those on this node who hear of members of channels.
+pub(super) struct LocalWatchers<'n> {
+    pub(super) hub: &'n Hub,
+    /// Those who wait for a page of members, if there are other nodes.
+    pub(super) notice_buffers: Option<&'n NoticeBuffers>,
+}
+
+impl LocalWatchers<'_> {
+    /// Notifies those who watch `channel`, a few at a time in the order of their slots.
+    pub(super) async fn tell(
         &self,
         app: AppId,
         channel: &str,
@@ -145,87 +203,66 @@ impl Node {
         let key = channel_key(channel);
         for (at, shard) in self.hub.shards().iter().enumerate() {
             // A client that comes to watch from here on is met below, or has been given these with its page of members.
-            if let Some(cluster) = &self.cluster {
-                shard.own(|_| cluster.captures.note(at, app, channel, frames));
+            if let Some(notice_buffers) = self.notice_buffers {
+                shard.lock(|_| notice_buffers.note(at, app, channel, frames));
             }
             let mut next = Some(0);
             while let Some(from) = next {
-                next = shard.with(|table| table.notify_watchers(app, &key, from, frames));
+                next = shard.lock_and_wake(|table| table.notify_watchers(app, &key, from, frames));
                 slice.rest().await;
             }
         }
-    }
-
-    /// Finds the channels of the connection `id` for a client who comes back by another one, and proves to be the
-    /// same by user and device. One that the server still holds for alive is closed: its client knows better.
-    pub(crate) fn recall(
-        self: &Arc<Self>,
-        app: AppId,
-        id: &ConnectionId,
-        user: Option<&str>,
-        device: Option<&str>,
-    ) -> Option<Recalled> {
-        let alive = self.hub.find(app, id);
-        // A device is no credential: whoever has nothing else may come back, and may not send anyone away.
-        if user.is_some() && alive.is_some_and(|alive| alive.is_of_client(app, user, device)) {
-            self.hub.shard(usize::from(id.shard)).with(|table| {
-                if let Some(at) = table.find(app, id).and_then(|slot| table.reference(slot)) {
-                    table.close_replaced(at);
-                }
-            });
-        }
-        // What a revoked token had is not taken up by a newer one.
-        let proof = |lost: &crate::hub::Connection| {
-            lost.is_of_client(app, user, device) && !self.is_revoked(lost, unix_now())
-        };
-        let Lost {
-            connection,
-            watched,
-            ..
-        } = self.limbo().take(id, proof)?;
-        let channels = connection
-            .channel_names()
-            .map(|name| (name.clone(), watched.contains(name)));
-        Some(Recalled {
-            channels: channels.collect(),
-            node: self.clone(),
-            lost: connection,
-        })
-    }
-}
-
-impl Node {
-    /// Takes over `channel` from a connection that the client of `own` has closed, and that is still counted there.
-    pub(crate) fn take_place(
-        self: &Arc<Self>,
-        own: &crate::hub::Connection,
-        channel: &str,
-    ) -> Option<Recalled> {
-        let client = (own.app, own.user(), own.device());
-        let Lost {
-            connection,
-            watched,
-            ..
-        } = self.limbo().take_place(client, channel)?;
-        let watched = watched.iter().any(|name| name == channel);
-        Some(Recalled {
-            channels: VecDeque::from([(channel.into(), watched)]),
-            node: self.clone(),
-            lost: connection,
-        })
     }
 }
 
 /// The channels of a lost connection, on their way to the one that takes its place. Those not taken are left when
 /// this is dropped.
 #[derive(Debug)]
-pub(crate) struct Recalled {
-    node: Arc<Node>,
+pub(crate) struct LocalResume {
+    hub: Arc<Hub>,
     pub(crate) lost: Snapshot,
     channels: VecDeque<(SmolStr, bool)>,
 }
 
-impl Recalled {
+impl LocalResume {
+    /// See [`Node::begin_resume`]; the client by its app, user and device.
+    pub(super) fn find(
+        hub: &Arc<Hub>,
+        revocations: &Revocations,
+        id: &ConnectionId,
+        (app, user, device): (AppId, Option<&str>, Option<&str>),
+    ) -> Option<Self> {
+        let alive = hub.find(app, id);
+        // A device is no credential: whoever has nothing else may come back, and may not send anyone away.
+        if user.is_some() && alive.is_some_and(|alive| alive.is_of_client(app, user, device)) {
+            hub.shard(usize::from(id.shard)).lock_and_wake(|table| {
+                if let Some(at) = table.find(app, id).and_then(|slot| table.reference(slot)) {
+                    table.close_replaced(at);
+                }
+            });
+        }
+
+        // What a revoked token had is not taken up by a newer one.
+        let proof = |lost: &crate::hub::Connection| {
+            lost.is_of_client(app, user, device) && !is_revoked(revocations, lost, unix_now())
+        };
+
+        let Detached {
+            connection,
+            watched,
+            ..
+        } = hub.context().resume_table.take(id, proof)?;
+
+        let channels = connection
+            .channel_names()
+            .map(|name| (name.clone(), watched.contains(name)));
+        Some(Self {
+            channels: channels.collect(),
+            hub: hub.clone(),
+            lost: connection,
+        })
+    }
+
     /// The next channel, and whether it was watched.
     pub(crate) fn next(&self) -> Option<(SmolStr, bool)> {
         self.channels.front().cloned()
@@ -246,7 +283,13 @@ impl Recalled {
         let Some((channel, _)) = self.channels.front() else {
             return;
         };
-        if self.node.limbo().give_up(&self.lost.id(), channel) {
+
+        if self
+            .hub
+            .context()
+            .resume_table
+            .give_up(&self.lost.id(), channel)
+        {
             self.lapse();
         } else {
             self.channels.pop_front();
@@ -258,26 +301,32 @@ impl Recalled {
         let Some((channel, _)) = self.channels.pop_front() else {
             return false;
         };
-        let claimed = self.node.limbo().give_up(&self.lost.id(), &channel);
+
+        let claimed = self
+            .hub
+            .context()
+            .resume_table
+            .give_up(&self.lost.id(), &channel);
+
         if claimed {
-            let presence = self.node.hub.presence(self.lost.app);
+            let presence = self.hub.presence(self.lost.app);
             presence.moved(&channel, &self.lost);
         }
+
         claimed
     }
 
     /// Says that the lost connection has left the next channel, which was claimed for nothing.
     pub(crate) fn lapse(&mut self) {
         if let Some((channel, _)) = self.channels.pop_front() {
-            self.node
-                .hub
+            self.hub
                 .presence(self.lost.app)
-                .lapsed(&channel, &self.lost);
+                .lapsed(&channel, &self.lost, true);
         }
     }
 }
 
-impl Drop for Recalled {
+impl Drop for LocalResume {
     fn drop(&mut self) {
         while !self.channels.is_empty() {
             self.give_up();
@@ -286,13 +335,14 @@ impl Drop for Recalled {
 }
 
 /// What is to be said.
-fn frames(tidings: &Tidings) -> Vec<About> {
-    let Tidings {
+fn frames(batch: &NoticeBatch) -> Vec<About> {
+    let NoticeBatch {
         channel,
         notices,
         counted,
         ..
-    } = tidings;
+    } = batch;
+
     let mut frames: Vec<_> = notices
         .iter()
         .map(|notice| {
@@ -308,11 +358,13 @@ fn frames(tidings: &Tidings) -> Vec<About> {
             (Some(id), frame)
         })
         .collect();
+
     frames.extend(counted.as_ref().map(|(changes, count)| {
         (
             None,
             native::members_changed(channel, changes, count.connections, count.users),
         )
     }));
+
     frames
 }

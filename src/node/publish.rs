@@ -1,6 +1,6 @@
 //! Publishing: select, encode once, admit, keep where that is wanted, place.
 
-mod keeping;
+mod durable;
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Instant};
 
@@ -8,14 +8,17 @@ use ahash::AHashSet;
 use smol_str::SmolStr;
 use uuid::Uuid;
 
-use super::{Extent, Node, NodeError, Placement, Receipt, Target, cluster::Message};
+use super::{
+    ClusterScope, Node, NodeError, Placement, Receipt, Target,
+    cluster::{Message, Sent},
+};
 use crate::{
-    history::{Echoless, Keep, Key, New, Omit},
-    hub::{Closure, Counts, Named, Reach, Rest, ScanPermit, Selection, Ticket},
+    filter::Bound,
+    history::{EchoOmission, Key, New, Omit, Retention},
+    hub::{Closure, Permit, Reach, Recipients, RemainingScan, ScanPermit, Selection},
     id::AppId,
     limits::{HISTORY_EVENT_BYTES, HISTORY_NAME_BYTES, SMALL_DELIVERIES},
     log_limit::Line,
-    predicate::Bound,
     protocol::{
         event::{Draft, Event, Marks, Sender},
         frame::Frame,
@@ -33,15 +36,15 @@ pub(crate) struct Publication<'a> {
     /// The client that sent it, if one did.
     pub(crate) author: Option<Author>,
     /// Whose connections are meant.
-    pub(crate) scope: Extent,
+    pub(crate) scope: ClusterScope,
     /// Whose counts the receipt has.
-    pub(crate) receipt: Extent,
+    pub(crate) receipt: ClusterScope,
 }
 
 impl<'a> Publication<'a> {
     /// An event of nobody in particular for all whom `target` means, on every node.
     pub(crate) fn new(event: Event<'a>, target: Target) -> Self {
-        let (scope, receipt) = (Extent::Cluster, Extent::Node);
+        let (scope, receipt) = (ClusterScope::Cluster, ClusterScope::Node);
         Self {
             event,
             target,
@@ -64,10 +67,10 @@ pub(crate) struct Author {
 
 /// For whom an event is kept.
 #[derive(Debug)]
-enum Keeping {
-    Nobody,
-    Channel(SmolStr, Key, Keep),
-    Users(Vec<SmolStr>, Keep),
+enum Durability {
+    Transient,
+    Channel(SmolStr, Key, Retention),
+    Users(Vec<SmolStr>, Retention),
 }
 
 /// A publication whose meaning is settled, and which nothing has been done for yet.
@@ -76,7 +79,7 @@ pub(crate) struct Prepared {
     id: Uuid,
     selection: Selection,
     draft: Draft,
-    keeping: Keeping,
+    durability: Durability,
     omit: Option<Arc<Omit>>,
     /// What the other nodes get.
     message: Option<Message>,
@@ -85,10 +88,10 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// How often it is stored, and what each copy counts for.
     fn to_store(&self) -> (usize, usize) {
-        let copies = match &self.keeping {
-            Keeping::Nobody => 0,
-            Keeping::Channel(..) => 1,
-            Keeping::Users(users, _) => users.len(),
+        let copies = match &self.durability {
+            Durability::Transient => 0,
+            Durability::Channel(..) => 1,
+            Durability::Users(users, _) => users.len(),
         };
         let omit = self.omit.as_deref();
         let names = omit.map_or(0, |omit| omit.bytes() + omit.names() * HISTORY_NAME_BYTES);
@@ -97,17 +100,17 @@ impl Prepared {
 
     /// Whether this node, too, places it when it comes back over the bus.
     fn comes_by_bus(&self) -> bool {
-        matches!(self.message, Some(Message::Kept(_)))
+        matches!(self.message, Some(Message::Durable(_)))
     }
 }
 
-/// A publication past the gate: it is carried out, whatever becomes of its caller.
+/// A publication past admission: it is carried out, whatever becomes of its caller.
 #[derive(Debug)]
 struct Admitted {
     prepared: Prepared,
     reach: Reach,
-    ticket: Ticket,
-    permit: Option<ScanPermit>,
+    permit: Permit,
+    scan_permit: Option<ScanPermit>,
 }
 
 /// A small publication that is placed in part.
@@ -116,10 +119,10 @@ struct Unfinished {
     receipt: Receipt,
     selection: Selection,
     frame: Frame,
-    ticket: Ticket,
-    permit: Option<ScanPermit>,
+    permit: Permit,
+    scan_permit: Option<ScanPermit>,
     began: Instant,
-    rest: Box<Rest>,
+    rest: Box<RemainingScan>,
 }
 
 impl Node {
@@ -144,7 +147,7 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::CannotStore`].
-    pub(crate) fn keeps(
+    pub(crate) fn is_durable(
         &self,
         app: AppId,
         publication: &Publication<'_>,
@@ -156,8 +159,8 @@ impl Node {
             ..
         } = publication;
         Ok(!matches!(
-            self.keeping(app, target, (*store, *scope))?,
-            Keeping::Nobody
+            self.durability(app, target, (*store, *scope))?,
+            Durability::Transient
         ))
     }
 
@@ -188,31 +191,43 @@ impl Node {
             scope,
             receipt,
         } = publication;
+
         target.check()?;
         let id = Uuid::now_v7();
-        let keeping = self.keeping(app, &target, (store, scope))?;
+        let durability = self.durability(app, &target, (store, scope))?;
+
         let marks = Marks {
             channel: target.one_channel(),
             from: author.as_ref().map(|author| &author.sender),
-            id: matches!(keeping, Keeping::Users(..)).then_some(id),
+            id: matches!(durability, Durability::Users(..)).then_some(id),
         };
+
         let draft = event.draft(&marks);
-        let omit = omitted(&keeping, &target, author.as_ref());
+        let omit = omitted(&durability, &target, author.as_ref());
         let own = author
             .filter(|author| !author.echo)
             .map(|author| author.sender.connection);
-        let is_kept = !matches!(keeping, Keeping::Nobody);
-        let message = self.message(app, &target, (id, &draft, is_kept), own, (scope, receipt))?;
+        let is_durable = !matches!(durability, Durability::Transient);
+
+        let message = match &self.cluster {
+            Some(cluster) if scope == ClusterScope::Cluster => {
+                let draft = (id, &draft, is_durable);
+                Some(cluster.sender.message(app, &target, draft, own, receipt)?)
+            }
+            _ => None,
+        };
+
         let mut selection = self.select(app, target, bound)?;
         selection.except.connections.extend(own);
         let prepared = Prepared {
             id,
             selection,
             draft,
-            keeping,
+            durability,
             omit,
             message,
         };
+
         self.check_store([&prepared])?;
         Ok(prepared)
     }
@@ -235,6 +250,7 @@ impl Node {
             Some(_) => limits.stored_publication_bytes,
             None => limits.stored_publication_bytes.min(limits.history_bytes),
         };
+
         if bytes > most && copies > 1 {
             return Err(NodeError::TooMuchToStore {
                 bytes,
@@ -243,6 +259,7 @@ impl Node {
                 most,
             });
         }
+
         Ok(())
     }
 
@@ -255,23 +272,29 @@ impl Node {
         prepared: Prepared,
     ) -> Result<Receipt, NodeError> {
         let mut admitted = self.admit(prepared).await?;
-        if let (Keeping::Nobody, Reach::Small(_)) = (&admitted.prepared.keeping, &admitted.reach) {
+        if let (Durability::Transient, Reach::Small(_)) =
+            (&admitted.prepared.durability, &admitted.reach)
+        {
             let app = admitted.prepared.selection.app;
             let sent = admitted
                 .prepared
                 .message
                 .take()
                 .and_then(|message| self.send(message));
+
             let mut receipt = match self.place_at_once(admitted) {
                 Ok(receipt) => receipt,
-                Err(rest) => to_its_end(self.clone().finish(rest)).await?,
+                Err(rest) => run_detached(self.clone().finish(rest)).await?,
             };
+
             if sent.is_some() {
                 self.sent(app, sent, &mut receipt).await;
             }
+
             return Ok(receipt);
         }
-        to_its_end(self.clone().carry_out(admitted)).await?
+
+        run_detached(self.clone().carry_out(admitted)).await?
     }
 
     /// Delivers several publications of one call, one after another, or none: all are admitted before the first is placed. All
@@ -287,6 +310,7 @@ impl Node {
         let mut prepared = Vec::with_capacity(publications.len());
         let mut slice = TimeSlice::begin();
         let mut bound = None;
+
         for one in publications {
             if prepared.is_empty() {
                 bound = self.compile_aside(app, &one.target).await?;
@@ -296,57 +320,70 @@ impl Node {
             prepared.push(one);
             slice.rest().await;
         }
+
         self.check_store(&prepared)?;
         let (by_bus, here): (Vec<_>, Vec<_>) =
             prepared.into_iter().partition(Prepared::comes_by_bus);
         let admitted = self.admit_all(app, here).await?;
         self.app(app).metrics.accepted.inc_by(by_bus.len() as u64);
-        to_its_end(self.clone().carry_out_all(by_bus, admitted)).await?
+
+        run_detached(self.clone().carry_out_all(app, by_bus, admitted)).await?
     }
 
-    /// Carries out one after another; those that come back over the bus first, which take their places at the gate then:
-    /// meanwhile the others hold none, or the gate could be full of what waits for it.
+    /// Carries out one after another; those that come back over the bus first, which take their places at admission then:
+    /// meanwhile the others hold none, or admission could be full of what waits for it.
     async fn carry_out_all(
         self: Arc<Self>,
+        app: AppId,
         by_bus: Vec<Prepared>,
         admitted: Vec<Admitted>,
     ) -> Result<Receipt, NodeError> {
         let mut receipt: Option<Receipt> = None;
         if by_bus.is_empty() {
             for one in admitted {
-                if !self.sum_up(&mut receipt, self.clone().carry_out(one).await)? {
+                if !self.sum_up(app, &mut receipt, self.clone().carry_out(one).await)? {
                     break;
                 }
             }
             return Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())));
         }
+
         let here: Vec<Prepared> = admitted.into_iter().map(|one| one.prepared).collect();
         for prepared in by_bus {
-            if !self.sum_up(&mut receipt, self.keep_over_bus(prepared).await)? {
+            if !self.sum_up(
+                app,
+                &mut receipt,
+                self.publish_durable(prepared, None).await,
+            )? {
                 return Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())));
             }
         }
+
         for prepared in here {
-            let permit = self.hub.permit(&prepared.selection).await.ok().flatten();
-            let (reach, ticket) = self
+            let scan_permit = self.hub.permit(&prepared.selection).await.ok().flatten();
+            let (reach, permit) = self
+                .hub
                 .admit_in_time(&prepared.selection, prepared.draft.len())
                 .await;
             let one = Admitted {
                 prepared,
                 reach,
-                ticket,
                 permit,
+                scan_permit,
             };
-            if !self.sum_up(&mut receipt, self.clone().carry_out(one).await)? {
+
+            if !self.sum_up(app, &mut receipt, self.clone().carry_out(one).await)? {
                 break;
             }
         }
+
         Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())))
     }
 
     /// Adds what became of one of several publications; false if the rest is not to be tried.
     fn sum_up(
         &self,
+        app: AppId,
         all: &mut Option<Receipt>,
         one: Result<Receipt, NodeError>,
     ) -> Result<bool, NodeError> {
@@ -359,27 +396,29 @@ impl Node {
                 if let Some(others) = self.lines().note(Line::CarriedOutInPart) {
                     tracing::warn!(others, %error, "a publication was carried out in part");
                 }
-                all.missing_nodes = self.all_names();
+                all.missing_nodes = self.serving_names(app);
                 return Ok(false);
             }
         }
+
         Ok(true)
     }
 
     async fn admit(&self, prepared: Prepared) -> Result<Admitted, NodeError> {
         let reach = self.hub.reach(&prepared.selection);
-        let permit = self
+        let scan_permit = self
             .hub
             .permit_to_reach(&prepared.selection, &reach)
             .await?;
         let app = prepared.selection.app;
-        let ticket = self.hub.admit(app, &reach, prepared.draft.len()).await?;
+        let permit = self.hub.admit(app, &reach, prepared.draft.len()).await?;
         self.app(app).metrics.accepted.inc();
+
         Ok(Admitted {
             prepared,
             reach,
-            ticket,
             permit,
+            scan_permit,
         })
     }
 
@@ -395,32 +434,37 @@ impl Node {
             .collect();
         let bound = reaches.iter().map(Reach::bound).sum();
         let bytes = prepared.iter().map(|one| one.draft.len()).sum();
+
         // One for all of them: they run one after another.
         let heavy = prepared
             .iter()
             .any(|one| one.selection.is_scan() || one.selection.is_heavy());
-        let permit = if heavy {
+        let scan_permit = if heavy {
             Some(self.hub.permit_to_scan(app).await?)
         } else {
             None
         };
-        let ticket = self.hub.admit(app, &Reach::Large(bound), bytes).await?;
-        ticket.serve(prepared.len());
+
+        let permit = self.hub.admit(app, &Reach::Large(bound), bytes).await?;
+        permit.serve(prepared.len());
         self.app(app).metrics.accepted.inc_by(prepared.len() as u64);
+
         let mut admitted: Vec<Admitted> = prepared
             .into_iter()
             .zip(reaches)
             .map(|(prepared, reach)| Admitted {
                 prepared,
                 reach,
-                ticket: ticket.clone(),
-                permit: None,
+                permit: permit.clone(),
+                scan_permit: None,
             })
             .collect();
+
         // They are carried out in order, so the last one's permit is the last to end.
         if let Some(last) = admitted.last_mut() {
-            last.permit = permit;
+            last.scan_permit = scan_permit;
         }
+
         Ok(admitted)
     }
 
@@ -428,23 +472,24 @@ impl Node {
     ///
     /// Among several nodes nothing is kept of what is for one node's connections only: its members would have another
     /// history than the rest.
-    fn keeping(
+    fn durability(
         &self,
         app: AppId,
         target: &Target,
-        (store, scope): (Option<bool>, Extent),
-    ) -> Result<Keeping, NodeError> {
+        (store, scope): (Option<bool>, ClusterScope),
+    ) -> Result<Durability, NodeError> {
         let settings = self.app(app);
-        let is_apart = self.cluster.is_some() && scope == Extent::Node;
-        let keeping = if target.filter.is_some() || store == Some(false) || is_apart {
-            Keeping::Nobody
+        let is_apart = self.cluster.is_some() && scope == ClusterScope::Node;
+        let durability = if target.filter.is_some() || store == Some(false) || is_apart {
+            Durability::Transient
         } else if let Some(channel) = target.one_channel() {
-            let keep = settings.rule(channel).keep;
+            let retention = settings.rule(channel).retention;
             let name: SmolStr = channel.into();
-            keep.map_or(Keeping::Nobody, |keep| {
-                Keeping::Channel(name.clone(), Key::channel(app, name), keep)
+            retention.map_or(Durability::Transient, |retention| {
+                Durability::Channel(name.clone(), Key::channel(app, name), retention)
             })
-        } else if let (Some(users), Some(keep)) = (target.only_users(), settings.user_events()) {
+        } else if let (Some(users), Some(retention)) = (target.only_users(), settings.user_events())
+        {
             let except: AHashSet<&str> = target.except.users.iter().map(String::as_str).collect();
             let excepted = |user: &&String| !except.contains(user.as_str());
             let mut users: Vec<SmolStr> = users
@@ -454,19 +499,20 @@ impl Node {
                 .collect();
             users.sort_unstable();
             users.dedup();
-            Keeping::Users(users, keep)
+            Durability::Users(users, retention)
         } else {
-            Keeping::Nobody
+            Durability::Transient
         };
-        match (store, &keeping) {
-            (Some(true), Keeping::Nobody) => Err(NodeError::CannotStore {
+
+        match (store, &durability) {
+            (Some(true), Durability::Transient) => Err(NodeError::CannotStore {
                 hint: if is_apart {
                     ""
                 } else {
                     store_hint(target, settings.user_events().is_some())
                 },
             }),
-            _ => Ok(keeping),
+            _ => Ok(durability),
         }
     }
 
@@ -484,29 +530,32 @@ impl Node {
                     ..
                 },
             reach,
-            ticket,
             permit,
+            scan_permit,
         } = admitted;
+
         let mut receipt = Receipt::new(id);
         let frame = self.encode(selection.app, &draft);
         if let Reach::Small(few) = reach {
             let began = Instant::now();
-            match self.hub.place_small(&selection, few, &frame, &ticket) {
+            match self.hub.place_small(&selection, few, &frame, &permit) {
                 Ok(counts) => receipt.add(counts),
                 Err(rest) => {
                     return Err(Box::new(Unfinished {
                         receipt,
                         selection,
                         frame,
-                        ticket,
                         permit,
+                        scan_permit,
                         began,
                         rest,
                     }));
                 }
             }
+
             self.note_placed(&selection, began, &receipt);
         }
+
         Ok(receipt)
     }
 
@@ -516,15 +565,17 @@ impl Node {
             mut receipt,
             selection,
             frame,
-            ticket,
             permit,
+            scan_permit,
             began,
             rest,
         } = *unfinished;
-        let counts = self.hub.place_rest(&selection, rest, &frame, &ticket).await;
-        drop((permit, ticket));
+
+        let counts = self.hub.place_rest(&selection, rest, &frame, &permit).await;
+        drop((scan_permit, permit));
         receipt.add(counts);
         self.note_placed(&selection, began, &receipt);
+
         receipt
     }
 
@@ -532,57 +583,75 @@ impl Node {
         let Admitted {
             prepared,
             reach,
-            ticket,
             permit,
+            scan_permit,
         } = admitted;
+
         if prepared.comes_by_bus() {
-            drop((permit, ticket));
-            return self.keep_over_bus(prepared).await;
+            drop((scan_permit, permit));
+            return self.publish_durable(prepared, None).await;
         }
+
         let Prepared {
             id,
             mut selection,
             draft,
-            keeping,
+            durability,
             omit,
             message,
         } = prepared;
+
         let mut receipt = Receipt::new(id);
         let sent = message.and_then(|message| self.send(message));
         let began = Instant::now();
-        match keeping {
-            Keeping::Nobody => {
+
+        match durability {
+            Durability::Transient => {
                 let frame = self.encode(selection.app, &draft);
                 receipt.add(
                     self.hub
-                        .place_reach(&selection, reach, &frame, &ticket)
+                        .place_reach(&selection, reach, &frame, &permit)
                         .await,
                 );
             }
-            Keeping::Channel(channel, key, keep) => {
+            Durability::Channel(channel, key, retention) => {
                 let new = New {
                     id,
                     draft,
                     omit,
                     tail: None,
                 };
-                self.place_in_history(&selection, (channel, key, keep), new, &ticket, &mut receipt)
-                    .await?;
+                self.place_in_history(
+                    &selection,
+                    (channel, key, retention),
+                    new,
+                    &permit,
+                    &mut receipt,
+                )
+                .await?;
             }
-            Keeping::Users(users, keep) => {
+            Durability::Users(users, retention) => {
                 let new = New {
                     id,
                     draft,
                     omit,
                     tail: None,
                 };
-                self.place_for_users(&mut selection, (users, keep), new, &ticket, &mut receipt)
-                    .await?;
+                self.place_for_users(
+                    &mut selection,
+                    (users, retention),
+                    new,
+                    &permit,
+                    &mut receipt,
+                )
+                .await?;
             }
         }
-        drop((permit, ticket));
+
+        drop((scan_permit, permit));
         self.note_placed(&selection, began, &receipt);
         self.sent(selection.app, sent, &mut receipt).await;
+
         Ok(receipt)
     }
 
@@ -590,23 +659,21 @@ impl Node {
     async fn place_in_history(
         &self,
         selection: &Selection,
-        (channel, key, keep): (SmolStr, Key, Keep),
+        (channel, key, retention): (SmolStr, Key, Retention),
         new: New,
-        ticket: &Ticket,
+        permit: &Permit,
         receipt: &mut Receipt,
     ) -> Result<(), NodeError> {
         let id = new.id;
-        let _turn = self.turns.take(&key).await;
-        let appended = self.history.append(&key, &keep, new).await?;
+        let _topic_lock = self.topic_locks.lock(&key).await;
+        let appended = self.history.append(&key, &retention, new).await?;
         self.app(selection.app).metrics.encodings.inc();
 
         // Whoever joined meanwhile was told an offset before this one, and must have it.
         let reach = self.hub.reach(selection);
-        receipt.add(
-            self.hub
-                .place_reach(selection, reach, &appended.frame, ticket)
-                .await,
-        );
+        let forms = &self.hub.context().forms;
+        let frame = forms.to_place(selection.app, &appended.frame);
+        receipt.add(self.hub.place_reach(selection, reach, &frame, permit).await);
 
         receipt.stored = 1;
         receipt.publications = vec![Placement {
@@ -615,6 +682,7 @@ impl Node {
             epoch: appended.position.epoch.to_string(),
             offset: appended.position.offset,
         }];
+
         Ok(())
     }
 
@@ -622,19 +690,19 @@ impl Node {
     async fn place_for_users(
         &self,
         selection: &mut Selection,
-        (users, keep): (Vec<SmolStr>, Keep),
+        (users, retention): (Vec<SmolStr>, Retention),
         new: New,
-        ticket: &Ticket,
+        permit: &Permit,
         receipt: &mut Receipt,
     ) -> Result<(), NodeError> {
         let frame = self.encode(selection.app, &new.draft);
         let mut slice = TimeSlice::begin();
 
         for user in users {
-            selection.named = Some(Named::user(&user));
+            selection.recipients = Some(Recipients::user(&user));
             let key = Key::user(selection.app, user.clone());
-            let _turn = self.turns.take(&key).await;
-            let appended = self.history.append(&key, &keep, new.clone()).await?;
+            let _topic_lock = self.topic_locks.lock(&key).await;
+            let appended = self.history.append(&key, &retention, new.clone()).await?;
             receipt.stored += 1;
 
             let placed = self
@@ -643,34 +711,29 @@ impl Node {
                     (selection, &user),
                     &frame,
                     appended.position,
-                    ticket,
+                    permit,
                     &mut slice,
                 )
                 .await;
+
             receipt.add(placed.counts);
             slice.rest().await;
         }
 
-        self.hub.settle_ticket(ticket, receipt.queued);
+        self.hub.settle_permit(permit, receipt.queued);
         Ok(())
     }
 
-    /// Places an event of another node, for whom it means here.
-    pub(super) async fn place_from_bus(
-        &self,
-        selection: &Selection,
-        reach: Reach,
-        frame: &Frame,
-        ticket: &Ticket,
-    ) -> Counts {
-        let permit = self.hub.permit_to_reach(selection, &reach).await;
-        let counts = self.hub.place_reach(selection, reach, frame, ticket).await;
-        drop(permit);
-        self.app(selection.app)
-            .metrics
-            .filter_errors
-            .inc_by(counts.looked.errors);
-        counts
+    /// Puts a message for other nodes on its way; see [`EnvelopeSender::send`](super::cluster::EnvelopeSender::send).
+    fn send(&self, message: Message) -> Option<Sent> {
+        self.cluster.as_ref()?.sender.send(message)
+    }
+
+    /// Waits until it has reached them, and adds what became of it there to the receipt.
+    async fn sent(&self, app: AppId, sent: Option<Sent>, receipt: &mut Receipt) {
+        if let (Some(cluster), Some(sent)) = (&self.cluster, sent) {
+            cluster.sender.sent(app, sent, receipt).await;
+        }
     }
 
     fn encode(&self, app: AppId, draft: &Draft) -> Frame {
@@ -701,23 +764,26 @@ impl Node {
         closure: Closure,
     ) -> Result<Receipt, NodeError> {
         let frame = self.encode(app, &event.draft(&Marks::default()));
-        let permit = self.hub.permit_to_scan(app).await?;
+        let scan_permit = self.hub.permit_to_scan(app).await?;
         let bound = self.hub.members(app).max(SMALL_DELIVERIES + 1);
-        let ticket = self
+
+        let permit = self
             .hub
             .admit(app, &Reach::Large(bound), frame.len())
             .await?;
         self.app(app).metrics.accepted.inc();
         let node = self.clone();
-        to_its_end(async move {
+
+        run_detached(async move {
             let selection = Selection::everyone(app);
             let mut receipt = Receipt::new(Uuid::now_v7());
             receipt.add(
                 node.hub
-                    .place_where(&selection, &closure, &frame, &ticket)
+                    .place_where(&selection, &closure, &frame, &permit)
                     .await,
             );
-            drop(permit);
+
+            drop(scan_permit);
             node.app(app)
                 .metrics
                 .filter_errors
@@ -729,10 +795,11 @@ impl Node {
 }
 
 /// Who is left out when a kept event is replayed: those whom the caller excepted, and a sender without echo.
-fn omitted(keeping: &Keeping, target: &Target, author: Option<&Author>) -> Option<Arc<Omit>> {
-    if matches!(keeping, Keeping::Nobody) {
+fn omitted(durability: &Durability, target: &Target, author: Option<&Author>) -> Option<Arc<Omit>> {
+    if matches!(durability, Durability::Transient) {
         return None;
     }
+
     let names = |list: &[String]| list.iter().map(|name| name.as_str().into()).collect();
     let omit = Omit {
         users: names(&target.except.users),
@@ -743,18 +810,22 @@ fn omitted(keeping: &Keeping, target: &Target, author: Option<&Author>) -> Optio
             .iter()
             .filter_map(|id| id.parse().ok())
             .collect(),
-        sender: author.filter(|author| !author.echo).map(|author| Echoless {
-            user: author.sender.user.clone(),
-            device: author.device.clone(),
-            connection: author.sender.connection,
-        }),
+
+        sender: author
+            .filter(|author| !author.echo)
+            .map(|author| EchoOmission {
+                user: author.sender.user.clone(),
+                device: author.device.clone(),
+                connection: author.sender.connection,
+            }),
     };
+
     (omit != Omit::default()).then(|| Arc::new(omit))
 }
 
 /// Runs `task` to its end whatever becomes of the caller: here where it has nothing to wait for, else as a task of its
 /// own.
-pub(super) async fn to_its_end<T: Send + 'static>(
+pub(super) async fn run_detached<T: Send + 'static>(
     task: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, NodeError> {
     let mut task = Box::pin(task);

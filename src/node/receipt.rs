@@ -59,10 +59,10 @@ impl Receipt {
     }
 
     pub(super) fn add(&mut self, counts: Counts) {
-        self.matched += counts.looked.matched;
+        self.matched += counts.scan.matched;
         self.queued += counts.queued;
-        self.dropped += counts.looked.matched - counts.queued;
-        self.filter_errors += counts.looked.errors;
+        self.dropped += counts.scan.matched - counts.queued;
+        self.filter_errors += counts.scan.errors;
     }
 
     /// Adds what became of it on another node.

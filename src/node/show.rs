@@ -23,6 +23,7 @@ pub(crate) fn connection(connection: &Connection, redact: &[String]) -> Json {
         "profile": attributes.profile,
         "channels": attributes.channels,
     });
+
     for path in redact {
         hide(&mut shown, path.trim_start_matches("connection."));
     }
@@ -36,6 +37,7 @@ pub(crate) fn hide(shown: &mut Json, path: &str) {
         Some((name, rest)) => (name, Some(rest)),
         None => (path, None),
     };
+
     match shown {
         Json::Array(items) => items.iter_mut().for_each(|item| hide(item, path)),
         Json::Object(members) => match (members.get_mut(name), rest) {

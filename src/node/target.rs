@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::{Node, NodeError};
 use crate::{
-    hub::{Except, Named, Selection, channel_key, user_key},
+    filter::{Bound, Value},
+    hub::{Except, Recipients, Selection, channel_key, user_key},
     id::AppId,
     limits::{CONNECTION_ID_BYTES, DEVICE_BYTES, TARGET_NAMES, USER_BYTES},
-    predicate::{Bound, Value},
     protocol::event::{Exceptions, channel_name},
 };
 
@@ -70,12 +70,14 @@ impl Target {
                 .iter()
                 .try_for_each(|channel| channel_name(channel))?;
         }
+
         check_names("except.users", &except.users, USER_BYTES)?;
         check_names(
             "except.connections",
             &except.connections,
             CONNECTION_ID_BYTES,
         )?;
+
         check_names("except.devices", &except.devices, DEVICE_BYTES)
     }
 
@@ -132,9 +134,10 @@ impl Node {
             params,
             except,
         } = target;
+
         Ok(Selection {
             app,
-            named: to.map(|to| Named {
+            recipients: to.map(|to| Recipients {
                 users: to.users.iter().map(String::as_str).map(user_key).collect(),
                 channels: to
                     .channels
@@ -142,17 +145,20 @@ impl Node {
                     .map(String::as_str)
                     .map(channel_key)
                     .collect(),
+
                 connections: to
                     .connections
                     .iter()
                     .filter_map(|id| id.parse().ok())
                     .collect(),
             }),
+
             filter: match (bound, filter) {
                 (Some(bound), _) => Some(bound),
                 (None, Some(text)) => Some(self.compile(app, text, params)?),
                 (None, None) => None,
             },
+
             except: Except {
                 users: except.users.into_iter().map(Into::into).collect(),
                 connections: except

@@ -8,8 +8,8 @@ use serde_json::value::to_raw_value;
 use super::*;
 use crate::{
     config::ServeArgs,
-    hub::{Batch, Coming, Load, Outcome, Owner, SlotRef, Watching, tests::connect},
-    predicate::Value,
+    filter::Value,
+    hub::{Batch, JoinKind, Load, Outcome, Owner, SlotRef, Watching, tests::connect},
     protocol::event::{Data, Event},
 };
 
@@ -131,7 +131,7 @@ impl World {
     }
 
     fn connect(&mut self, user: usize, shard: usize) {
-        let (at, id) = self.node.hub.shard(shard).own(|table| {
+        let (at, id) = self.node.hub.shard(shard).lock(|table| {
             let at = connect(table, &format!("u{user}"), Value::Null);
             (at, table.connection(at).unwrap().id().to_string())
         });
@@ -172,7 +172,7 @@ impl World {
                 let name = format!("c{channel}");
                 node.hub
                     .shard(one.shard)
-                    .own(|t| t.join(one.at, &name, Watching::No, Coming::New));
+                    .lock(|t| t.join(one.at, &name, Watching::No, JoinKind::New));
                 one.channels.insert(channel);
             }
             Step::Leave { who, channel } => {
@@ -182,7 +182,7 @@ impl World {
                 let left = node
                     .hub
                     .shard(one.shard)
-                    .own(|t| t.leave(one.at, &format!("c{channel}")));
+                    .lock(|t| t.leave(one.at, &format!("c{channel}")));
                 assert_eq!(left, one.channels.remove(&channel));
             }
             Step::Update { who, status } => {
@@ -196,7 +196,7 @@ impl World {
                 assert!(
                     node.hub
                         .shard(one.shard)
-                        .own(|t| t.set_profile(one.at, profile))
+                        .lock(|t| t.set_profile(one.at, profile))
                         .is_some()
                 );
                 one.status = status;
@@ -208,7 +208,7 @@ impl World {
                 assert!(
                     node.hub
                         .shard(one.shard)
-                        .own(|t| t.remove(one.at))
+                        .lock(|t| t.remove(one.at))
                         .is_some()
                 );
                 one.open = false;
@@ -299,7 +299,7 @@ impl World {
                     .node
                     .hub
                     .shard(shard)
-                    .own(|table| table.take(&mut owner, small, 16, &mut batch))
+                    .lock(|table| table.take(&mut owner, small, 16, &mut batch))
                 {
                     for work in batch.works.drain(..) {
                         let frames = match &work.load {
@@ -325,7 +325,7 @@ impl World {
                     self.node
                         .hub
                         .shard(shard)
-                        .own(|table| table.settle(&mut owner, &mut outcome));
+                        .lock(|table| table.settle(&mut owner, &mut outcome));
                 }
             }
         }
@@ -339,8 +339,8 @@ async fn a_member_keeps_the_numbering_of_its_channel_whatever_others_join() {
     world.connect(0, 1);
     let one = &world.people[0];
     let join =
-        |table: &mut crate::hub::Table| table.join(one.at, "c-own", Watching::No, Coming::New);
-    node.hub.shard(one.shard).own(join);
+        |table: &mut crate::hub::Table| table.join(one.at, "c-own", Watching::No, JoinKind::New);
+    node.hub.shard(one.shard).lock(join);
     let before = node.position(APP, "c-own").await.unwrap().unwrap();
 
     // More than are known without members, as who joins one channel after another makes them.
@@ -351,7 +351,7 @@ async fn a_member_keeps_the_numbering_of_its_channel_whatever_others_join() {
     assert_eq!((after.epoch, after.offset), (before.epoch, before.offset));
 
     // The others do not live for ever.
-    let first = node.kept(APP, "c-0", 0, 1).await.unwrap();
+    let first = node.history_page(APP, "c-0", 0, 1).await.unwrap();
     assert!(first.is_none());
 }
 
@@ -360,27 +360,27 @@ async fn who_is_about_to_come_back_is_taken_out_of_a_channel_too() {
     let none = std::iter::empty::<(String, String)>();
     let config = Config::load(&ServeArgs::default(), none).unwrap();
     let node = Node::new(config, 1).unwrap().0;
-    let lost = node.hub.shard(0).own(|table| {
+    let lost = node.hub.shard(0).lock(|table| {
         let at = connect(table, "ann", Value::Null);
         for channel in ["room", "other"] {
-            table.join(at, channel, Watching::No, Coming::New);
+            table.join(at, channel, Watching::No, JoinKind::New);
         }
         table.remove(at).unwrap().connection
     });
-    let recalled = node
-        .recall(APP, &lost.id(), lost.user(), lost.device())
+    let local_resume = node
+        .begin_resume(APP, &lost.id(), lost.user(), lost.device())
         .unwrap();
 
     // The client has shown who it is, and waits for its turn to join.
     let ann = Target::users(vec!["ann".to_owned()]);
     let left = node.leave_all(APP, "room".to_owned(), ann).await.unwrap();
     assert_eq!(left, 1);
-    let limbo = &node.hub.context().limbo;
-    assert_eq!(limbo.claim(&lost.id(), (APP, "room")), Some(false));
-    assert_eq!(limbo.claim(&lost.id(), (APP, "other")), Some(true));
+    let resume_table = &node.hub.context().resume_table;
+    assert_eq!(resume_table.claim(&lost.id(), (APP, "room")), Some(false));
+    assert_eq!(resume_table.claim(&lost.id(), (APP, "other")), Some(true));
 
     let tally = |channel: &str| node.hub.presence(APP).tallies(channel, &["ann".to_owned()]);
-    drop(recalled);
+    drop(local_resume);
     assert_eq!(tally("room"), [0]);
     assert_eq!(tally("other"), [1], "who claims it settles it");
 }
@@ -410,9 +410,9 @@ proptest! {
             prop_assert_eq!((count.connections, count.users), (members().count() as u64, users.len() as u64));
         }
         for one in world.people.iter().filter(|one| one.open) {
-            world.node.hub.shard(one.shard).own(|table| table.remove(one.at));
+            world.node.hub.shard(one.shard).lock(|table| table.remove(one.at));
         }
-        prop_assert!(world.node.hub.shards().iter().all(|shard| shard.own(|table| table.is_empty())));
+        prop_assert!(world.node.hub.shards().iter().all(|shard| shard.lock(|table| table.is_empty())));
         let metrics = &world.node.metrics;
         prop_assert_eq!((metrics.bulk_in_flight.get(), metrics.small_in_flight.get()), (0, 0));
     }

@@ -149,6 +149,7 @@ impl Decoder {
             }
             State::Broken(violation) => return Err(violation),
         }
+
         // Whoever is in no message gets here with a whole frame nearly always. The answer is made in place, since
         // moving it through the steps below costs more than all the rest of a small frame.
         if self.partial.is_none() {
@@ -161,6 +162,7 @@ impl Decoder {
                 Err(violation) => return Err(self.poison(violation)),
             }
         }
+
         match self.advance(input) {
             Ok(Step::InPlace(head, payload)) => self.whole(head, payload),
             Ok(step) => self.finish(&step),
@@ -236,6 +238,7 @@ impl Decoder {
                     Some(head) => self.begin(head, input)?,
                 }
             };
+
             if !matches!(step, Step::Consumed) {
                 return Ok(step);
             }
@@ -273,20 +276,24 @@ impl Decoder {
             }
             return Ok(None);
         }
+
         let mut head = self
             .partial
             .as_ref()
             .map_or([0; MAX_HEAD], |partial| partial.head);
         let mut len = kept;
         let mut found = None;
+
         while found.is_none() && !input.is_empty() {
             head[len] = take(input, 1)[0];
             len += 1;
             found = self.parse_head(&head[..len])?;
         }
+
         let partial = self.partial.get_or_insert_default();
         partial.head = head;
         partial.head_len = if found.is_some() { 0 } else { len };
+
         Ok(found.map(|(head, _)| head))
     }
 
@@ -296,6 +303,7 @@ impl Decoder {
         let [first, second, rest @ ..] = bytes else {
             return Ok(None);
         };
+
         let (fin, opcode, masked) = (first & 0x80 != 0, first & 0x0f, second & 0x80 != 0);
         self.check_flags(*first, *second)?;
         let (len, rest) = match second & 0x7f {
@@ -313,21 +321,25 @@ impl Decoder {
             }
             len => (u64::from(len), rest),
         };
+
         match (second & 0x7f, len) {
             (126, 0..=125) | (127, 0..=0xffff) => return Err(Violation::LongLength),
             _ if len >> 63 == 1 => return Err(Violation::HugeLength),
             _ => {}
         }
+
         let len = if opcode >= CLOSE {
             len as usize
         } else {
             self.admit(len)?
         };
+
         let (mask, rest) = match (masked, rest.split_first_chunk()) {
             (false, _) => ([0; 4], rest),
             (true, Some((mask, rest))) => (*mask, rest),
             (true, None) => return Ok(None),
         };
+
         Ok(Some((
             Head {
                 fin,
@@ -345,11 +357,13 @@ impl Decoder {
         if first & 0x70 != 0 {
             return Err(Violation::ReservedBit);
         }
+
         match (self.role, second & 0x80 != 0) {
             (Role::Server, false) => return Err(Violation::NotMasked),
             (Role::Client, true) => return Err(Violation::Masked),
             _ => {}
         }
+
         let inside = self.assembly().is_some();
         match first & 0x0f {
             CONTINUATION if !inside => Err(Violation::StrayContinuation),
@@ -386,6 +400,7 @@ impl Decoder {
         if head.is_alone() && input.len() >= head.len {
             return Ok(Step::InPlace(head, take(input, head.len)));
         }
+
         let partial = self.partial.get_or_insert_default();
         partial.frame = Some((head, 0));
         if !head.is_control() {
@@ -395,6 +410,7 @@ impl Decoder {
             message.claimed += head.len;
             message.frames += 1;
         }
+
         self.fill(input)
     }
 
@@ -405,25 +421,30 @@ impl Decoder {
         let Some((head, seen)) = partial.frame.take() else {
             return Ok(Step::Starved);
         };
+
         let piece = take(input, input.len().min(head.len - seen));
         unmask(piece, head.mask, seen);
         let seen = seen + piece.len();
+
         if head.is_control() {
             partial.control.reserve_exact(piece.len());
             partial.control.extend_from_slice(piece);
         } else if let Some(message) = &mut partial.message {
             message.append(piece, limit)?;
         }
+
         if seen < head.len {
             partial.frame = Some((head, seen));
             return Ok(Step::Starved);
         }
+
         if head.is_control() {
             if let Some(Message::Close(_)) = interpret(head.opcode, &partial.control)? {
                 self.state = State::Closed;
             }
             return Ok(Step::Control(head.opcode));
         }
+
         match &mut partial.message {
             Some(message) if head.fin => message.complete().map(|()| Step::Assembled),
             _ => Ok(Step::Consumed),
@@ -454,6 +475,7 @@ fn unmask(piece: &mut [u8], mut mask: [u8; 4], offset: usize) {
     if mask == [0; 4] {
         return;
     }
+
     mask.rotate_left(offset % 4);
     let [a, b, c, d] = mask;
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
@@ -461,6 +483,7 @@ fn unmask(piece: &mut [u8], mut mask: [u8; 4], offset: usize) {
     for chunk in words {
         *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
     }
+
     for (byte, mask) in rest.iter_mut().zip([a, b, c, d, a, b, c]) {
         *byte ^= mask;
     }

@@ -1,14 +1,26 @@
 //! What nodes say to each other over the bus: an encoded event with whom it is for, a request, an answer.
 //!
 //! One version byte, one byte for the kind; of a kept event its epoch and its offset, 8 bytes each; then the length of
-//! the header (4 bytes), the header as JSON, and the event's frame as clients get it. Numbers are big-endian. A node that
-//! does not know a version skips the message and counts it, so old and new nodes can run side by side.
+//! the header (4 bytes), the header as JSON, and the event's frame as clients get it. Numbers are big-endian.
+//!
+//! The version byte is the first version whose nodes read the message. A node reads all versions from [`OLDEST`] to [`VERSION`].
+//! It skips and counts what is newer. It writes no version that is newer than what every living node reads
+//! (`node::cluster::leases`), so nodes of two versions run beside each other while one replaces the other.
+//!
+//! | version | what is new |
+//! | --- | --- |
+//! | 1 | |
+//! | 2 | Notices carry the share of their origin, and go to the topic of the channel's watchers alone. `Done` names several messages. |
+//!
+//! To change a message: raise [`VERSION`], write the new form only from that version on, and read both. Record the new form
+//! (`tests/cluster/rollout.rs`). Once no supported version needs a form, raise [`OLDEST`] and remove it.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
+use smol_str::SmolStr;
 use uuid::Uuid;
 
 use super::{
@@ -17,8 +29,20 @@ use super::{
     native::{Changes, MemberKind},
 };
 
-/// The version that this node writes, and the only one that it reads.
-pub(crate) const VERSION: u8 = 1;
+/// The newest version that this node reads, and that it writes if every other node reads it too.
+pub(crate) const VERSION: u8 = 2;
+
+/// The oldest version that this node reads and can write.
+pub(crate) const OLDEST: u8 = 1;
+
+/// The version from which on nodes read events, requests and answers.
+const COMMON: u8 = 1;
+
+/// The version from which on notices carry shares.
+pub(crate) const NOTICES_WITH_SHARES: u8 = 2;
+
+/// The version from which on a node is told of several messages of programs at the same time that they are done.
+pub(crate) const DONE_TOGETHER: u8 = 2;
 
 const EVENT: u8 = 1;
 const KEPT: u8 = 2;
@@ -40,7 +64,7 @@ pub(crate) enum EnvelopeError {
 /// Whom an event or an order is for, as nodes say it to each other: by names and source texts, since each node looks up
 /// and compiles for itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Aim {
+pub(crate) struct WireTarget {
     /// The union of what is named; none is everyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) to: Option<Names>,
@@ -72,7 +96,8 @@ pub(crate) struct Header<'a> {
     pub(crate) id: Uuid,
     #[serde(borrow)]
     pub(crate) app: Cow<'a, str>,
-    pub(crate) aim: Aim,
+    #[serde(rename = "aim")]
+    pub(crate) wire_target: WireTarget,
     /// It was sent to several topics, and is to be delivered once.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) many: bool,
@@ -90,13 +115,13 @@ pub(crate) enum Envelope<'a> {
         frame: Frame,
     },
     /// An event that the history has, and its place there.
-    Kept {
+    Durable {
         epoch: u64,
         offset: u64,
         header: Header<'a>,
         draft: Draft,
     },
-    Request(Request<'a>),
+    Request(WireRequest<'a>),
     Answer(Answer<'a>),
     Notices(Notices),
 }
@@ -108,15 +133,44 @@ pub(crate) struct Notices {
     pub(crate) app: String,
     pub(crate) channel: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) members: Vec<Told>,
+    pub(crate) members: Vec<MemberNotice>,
     /// Changes that are told as counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) changes: Option<Changes>,
+    /// What the node has in the channel after them. A node of version 1 does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) share: Option<Share>,
+    /// The node is gone, and another one says so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) is_gone: bool,
+    /// For nodes of version 1: the others get the same by the topic of those who watch.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) is_copy: bool,
 }
+
+/// What one node has in a channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Share {
+    /// Of two shares of a node the one with the greater number is newer.
+    pub(crate) at: u64,
+    pub(crate) connections: u64,
+    /// Different users behind them.
+    pub(crate) users: u64,
+    /// How often users are there; absent if they are too many to be named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tallies: Option<Vec<UserShare>>,
+    /// These are all users, and not only those for whom it has changed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) is_whole: bool,
+}
+
+/// A user, its open connections in a channel on one node, and the lost ones that may come back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UserShare(pub(crate) SmolStr, pub(crate) u32, pub(crate) u32);
 
 /// What has become of one member.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct MemberNotice {
     pub(crate) kind: MemberKind,
     pub(crate) id: String,
     pub(crate) user: Option<String>,
@@ -125,13 +179,16 @@ pub(crate) struct Told {
     /// The connection that it stands in for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) previous: Option<String>,
+    /// The node of that one has ended, and may still be thought to have it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) is_inherited: bool,
     /// Connections of its user in the channel on that node, after the change.
     pub(crate) tally: u64,
 }
 
 /// Something asked of one node or of all.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Request<'a> {
+pub(crate) struct WireRequest<'a> {
     pub(crate) origin: u32,
     pub(crate) id: u64,
     #[serde(borrow)]
@@ -151,16 +208,6 @@ pub(crate) struct Answer<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// The node that says it.
-    pub(crate) fn origin(&self) -> u32 {
-        match self {
-            Self::Event { header, .. } | Self::Kept { header, .. } => header.origin,
-            Self::Request(request) => request.origin,
-            Self::Answer(answer) => answer.origin,
-            Self::Notices(notices) => notices.origin,
-        }
-    }
-
     /// Reads a message. Copies the event's frame once; receivers share the copy.
     ///
     /// # Errors
@@ -169,9 +216,10 @@ impl<'a> Envelope<'a> {
         let [version, kind, rest @ ..] = message else {
             return Err(EnvelopeError::Malformed("head"));
         };
-        if *version != VERSION {
+        if !(OLDEST..=VERSION).contains(version) {
             return Err(EnvelopeError::Version(*version));
         }
+
         match *kind {
             EVENT => {
                 let (header, draft) = read_tail(rest)?;
@@ -184,7 +232,7 @@ impl<'a> Envelope<'a> {
                 let (epoch, rest) = read_number(rest)?;
                 let (offset, rest) = read_number(rest)?;
                 let (header, draft) = read_tail(rest)?;
-                Ok(Self::Kept {
+                Ok(Self::Durable {
                     epoch,
                     offset,
                     header,
@@ -202,7 +250,7 @@ impl<'a> Envelope<'a> {
 /// The message of an event that is nowhere kept.
 pub(crate) fn event(header: &Header<'_>, frame: &Frame) -> Bytes {
     let mut out = Vec::with_capacity(frame.len() + 320);
-    out.extend_from_slice(&[VERSION, EVENT]);
+    out.extend_from_slice(&[COMMON, EVENT]);
     write_tail(&mut out, header, frame);
     out.into()
 }
@@ -223,16 +271,17 @@ struct WrittenHeader<'a> {
     origin: u32,
     id: Uuid,
     app: &'a str,
-    aim: WrittenAim<'a>,
+    #[serde(rename = "aim")]
+    wire_target: WrittenWireTarget<'a>,
     #[serde(skip_serializing_if = "is_false")]
     many: bool,
     #[serde(skip_serializing_if = "is_false")]
     receipt: bool,
 }
 
-/// An [`Aim`] as it is written.
+/// An [`WireTarget`] as it is written.
 #[derive(Serialize)]
-struct WrittenAim<'a> {
+struct WrittenWireTarget<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<&'a Names>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -246,7 +295,7 @@ struct WrittenAim<'a> {
 impl<'h> Tails<'h> {
     /// Those of the event `draft`.
     pub(crate) fn new(header: &'h Header<'h>, draft: &Draft) -> Self {
-        let except = Some(&header.aim.except).filter(|except| !except.is_empty());
+        let except = Some(&header.wire_target.except).filter(|except| !except.is_empty());
         Self {
             header,
             // Lists of texts always serialize.
@@ -266,47 +315,50 @@ impl<'h> Tails<'h> {
             origin,
             id,
             app,
-            aim,
+            wire_target,
             many,
             receipt,
         } = self.header;
+
         let header = WrittenHeader {
             origin: *origin,
             id: *id,
             app,
-            aim: WrittenAim {
-                to: to.or(aim.to.as_ref()),
-                filter: aim.filter.as_deref(),
-                params: aim.params.as_deref(),
+            wire_target: WrittenWireTarget {
+                to: to.or(wire_target.to.as_ref()),
+                filter: wire_target.filter.as_deref(),
+                params: wire_target.params.as_deref(),
                 except: self.except.as_deref(),
             },
             many: *many,
             receipt: *receipt,
         };
+
         let except = self.except.as_ref().map_or(0, |except| except.get().len());
         let mut out = Vec::with_capacity(self.frame.len() + except + 320);
         write_tail(&mut out, &header, &self.frame);
+
         out.into()
     }
 }
 
 /// The message of a request.
-pub(crate) fn request(request: &Request<'_>) -> Bytes {
-    json(REQUEST, request)
+pub(crate) fn request(request: &WireRequest<'_>) -> Bytes {
+    json([COMMON, REQUEST], request)
 }
 
 /// The message of an answer.
 pub(crate) fn answer(answer: &Answer<'_>) -> Bytes {
-    json(ANSWER, answer)
+    json([COMMON, ANSWER], answer)
 }
 
-/// The message of notices.
-pub(crate) fn notices(notices: &Notices) -> Bytes {
-    json(NOTICES, notices)
+/// The message of notices, in the newest form that nodes of `version` read.
+pub(crate) fn notices(notices: &Notices, version: u8) -> Bytes {
+    json([version.min(NOTICES_WITH_SHARES), NOTICES], notices)
 }
 
-fn json(kind: u8, value: &impl Serialize) -> Bytes {
-    let mut out = vec![VERSION, kind];
+fn json(head: [u8; 2], value: &impl Serialize) -> Bytes {
+    let mut out = head.to_vec();
     // Structs with texts as keys always serialize, and a Vec takes everything.
     let _ = serde_json::to_writer(&mut out, value);
     out.into()
@@ -365,7 +417,7 @@ mod tests {
     }
 
     fn header() -> Header<'static> {
-        let aim = Aim {
+        let wire_target = WireTarget {
             to: Some(Names {
                 users: vec!["a\"b".into()],
                 ..Names::default()
@@ -381,7 +433,7 @@ mod tests {
             origin: 7,
             id: Uuid::from_u128(9),
             app: "default".into(),
-            aim,
+            wire_target,
             many: true,
             receipt: false,
         }
@@ -404,19 +456,19 @@ mod tests {
             (read.origin, read.id, &*read.app),
             (7, Uuid::from_u128(9), "default")
         );
-        assert_eq!(read.aim.to.unwrap().users, ["a\"b"]);
-        assert_eq!(read.aim.params.unwrap().get(), "{\"y\":1}");
-        assert_eq!(read.aim.except.devices, ["d"]);
+        assert_eq!(read.wire_target.to.unwrap().users, ["a\"b"]);
+        assert_eq!(read.wire_target.params.unwrap().get(), "{\"y\":1}");
+        assert_eq!(read.wire_target.except.devices, ["d"]);
     }
 
     #[test]
     fn a_kept_event_gets_its_offset_from_the_history() {
         let draft = draft("null");
-        let mut message = vec![VERSION, KEPT];
+        let mut message = vec![COMMON, KEPT];
         message.extend_from_slice(&5u64.to_be_bytes());
         message.extend_from_slice(&12u64.to_be_bytes());
         message.extend_from_slice(&Tails::new(&header(), &draft).tail(None));
-        let Ok(Envelope::Kept {
+        let Ok(Envelope::Durable {
             epoch,
             offset,
             draft: read,
@@ -442,7 +494,7 @@ mod tests {
         };
         let whole = header();
         let plain = Header {
-            aim: Aim::default(),
+            wire_target: WireTarget::default(),
             many: false,
             receipt: true,
             ..header()
@@ -455,7 +507,7 @@ mod tests {
                 ..Names::default()
             };
             let tail = tails.tail(Some(&names));
-            header.aim.to = Some(names);
+            header.wire_target.to = Some(names);
             assert_eq!(tail, written(&header));
         }
     }
@@ -471,11 +523,11 @@ mod tests {
             "a frame has one length"
         );
         let mut newer = whole.to_vec();
-        newer[0] = 2;
-        assert_eq!(
-            Envelope::read(&newer).unwrap_err(),
-            EnvelopeError::Version(2)
-        );
+        for version in [0, VERSION + 1, u8::MAX] {
+            newer[0] = version;
+            let unknown = EnvelopeError::Version(version);
+            assert_eq!(Envelope::read(&newer).unwrap_err(), unknown);
+        }
         newer[..2].copy_from_slice(&[VERSION, 99]);
         assert_eq!(
             Envelope::read(&newer).unwrap_err(),

@@ -121,11 +121,13 @@ impl<'a> Event<'a> {
         if name.starts_with("fanfare:") {
             return Err(EventError::NameReserved);
         }
+
         if let Data::Json(raw) = &data
             && nests_deeper(raw.get().as_bytes(), limits::DATA_DEPTH)
         {
             return Err(EventError::TooDeep);
         }
+
         Ok(Self { name, data })
     }
 
@@ -137,10 +139,12 @@ impl<'a> Event<'a> {
         let mut head = Vec::with_capacity(self.name.len() + 192);
         head.extend_from_slice(b"{\"event\":");
         write_json_string(&mut head, &self.name);
+
         if let Some(channel) = marks.channel {
             head.extend_from_slice(b",\"channel\":");
             write_json_string(&mut head, channel);
         }
+
         match &self.data {
             Data::Json(raw) => {
                 head.extend_from_slice(b",\"data\":");
@@ -184,12 +188,15 @@ impl Marks<'_> {
                 )
                 .as_bytes(),
             );
+
             match &from.user {
                 Some(user) => write_json_string(out, user),
                 None => out.extend_from_slice(b"null"),
             }
+
             out.push(b'}');
         }
+
         if let Some(id) = self.id {
             out.extend_from_slice(format!(",\"id\":\"{id}\"").as_bytes());
         }
@@ -208,15 +215,18 @@ impl Draft {
         let Some(offset) = offset else {
             return self.0.clone();
         };
+
         let end = format!(",\"offset\":{offset}}}");
         let payload = self.0.payload();
         if self.0.is_text() {
             return Frame::event_text(&[&payload[..payload.len() - 1], end.as_bytes()]);
         }
+
         let (head, bytes) =
             payload[3..].split_at(usize::from(u16::from_be_bytes([payload[1], payload[2]])));
         let head = &head[..head.len() - 1];
         let length = (head.len() + end.len()) as u16;
+
         Frame::event_binary(&[&[1], &length.to_be_bytes(), head, end.as_bytes(), bytes])
     }
 
@@ -261,16 +271,23 @@ pub fn channel_name(name: &str) -> Result<(), EventError> {
             character,
         })
     };
+
     if name.is_empty() || name.len() > limits::CHANNEL_NAME_BYTES {
         return refuse(None);
     }
+
     match name
         .chars()
-        .find(|c| !c.is_ascii_alphanumeric() && !"_.:=@,;-".contains(*c))
+        .find(|c| !u8::try_from(*c).is_ok_and(may_be_in_channel))
     {
         None => Ok(()),
         wrong => refuse(wrong),
     }
+}
+
+/// Whether a channel's name may hold `byte`.
+pub(crate) fn may_be_in_channel(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_.:=@,;-".contains(&byte)
 }
 
 /// What is wrong with a channel's name.
@@ -296,6 +313,7 @@ fn nests_deeper(text: &[u8], limit: usize) -> bool {
     if brackets <= limit {
         return false;
     }
+
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for &byte in text {
         match byte {
@@ -312,6 +330,7 @@ fn nests_deeper(text: &[u8], limit: usize) -> bool {
             _ => {}
         }
     }
+
     false
 }
 

@@ -3,18 +3,19 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
 };
 
+use super::wire::Form;
 use crate::close::Close;
 
-const TEXT: u8 = 0x81;
-const BINARY: u8 = 0x82;
-const CLOSE: u8 = 0x88;
-const PING: u8 = 0x89;
-const PONG: u8 = 0x8a;
+pub(super) const TEXT: u8 = 0x81;
+pub(super) const BINARY: u8 = 0x82;
+pub(super) const CLOSE: u8 = 0x88;
+pub(super) const PING: u8 = 0x89;
+pub(super) const PONG: u8 = 0x8a;
 
 /// One encoded, unmasked WebSocket frame (RFC 6455, section 5.2), shared by reference count.
 ///
@@ -24,8 +25,26 @@ pub struct Frame(Arc<Inner>);
 
 struct Inner {
     bytes: Box<[u8]>,
-    event: bool,
+    kind: Kind,
     refused: AtomicU32,
+    /// The same in the form of another protocol.
+    other: OnceLock<Box<Other>>,
+}
+
+/// What a frame carries, as far as writing it depends on that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    is_event: bool,
+    is_close: bool,
+    /// It is as its client gets it, whatever the client's protocol.
+    is_final: bool,
+}
+
+/// A frame in the form of another protocol, and the next one's.
+struct Other {
+    form: Form,
+    frame: Frame,
+    next: OnceLock<Box<Self>>,
 }
 
 impl Frame {
@@ -46,7 +65,27 @@ impl Frame {
 
     /// No frame, but the HTTP answer that grants a handshake (section 4.2.2), to go out before the first one.
     pub fn handshake(answer: Vec<u8>) -> Self {
-        Self::of(answer, false)
+        Self::ready(answer)
+    }
+
+    /// Whole WebSocket frames, one behind the other, in the form of their client's protocol: they go out as they are.
+    pub fn ready(bytes: Vec<u8>) -> Self {
+        let kind = Kind {
+            is_event: false,
+            is_close: false,
+            is_final: true,
+        };
+        Self::of(bytes, kind)
+    }
+
+    /// The same for an event: its delivery or loss is counted.
+    pub fn ready_event(bytes: Vec<u8>) -> Self {
+        let kind = Kind {
+            is_event: true,
+            is_close: false,
+            is_final: true,
+        };
+        Self::of(bytes, kind)
     }
 
     /// A ping (section 5.5.2). `payload` is at most 125 bytes.
@@ -88,32 +127,74 @@ impl Frame {
         (matches!(first, TEXT | BINARY) && frame.bytes() == bytes).then_some(frame)
     }
 
-    fn new(first: u8, parts: &[&[u8]], event: bool) -> Self {
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        let mut bytes = Vec::with_capacity(length + 10);
-        bytes.push(first);
-        match length {
-            0..=125 => bytes.push(length as u8),
-            126..=0xffff => {
-                bytes.push(126);
-                bytes.extend_from_slice(&(length as u16).to_be_bytes());
-            }
-            _ => {
-                bytes.push(127);
-                bytes.extend_from_slice(&(length as u64).to_be_bytes());
-            }
-        }
-        for part in parts {
-            bytes.extend_from_slice(part);
-        }
-        Self::of(bytes, event)
+    /// The same bytes again, in memory of their own: what is kept with this one is not kept with the other.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self::of(self.0.bytes.to_vec(), self.0.kind)
     }
 
-    fn of(bytes: Vec<u8>, event: bool) -> Self {
+    /// The same in another form, which `encode` writes, and which is not kept with this one.
+    pub(super) fn once_in_form(&self, encode: impl FnOnce() -> Vec<u8>) -> Self {
+        if self.0.kind.is_final {
+            return self.clone();
+        }
+        let kind = Kind {
+            is_final: true,
+            ..self.0.kind
+        };
+        Self::of(encode(), kind)
+    }
+
+    /// The same in `form`, which `encode` writes the first time that it is asked for.
+    ///
+    /// A frame in its final form is answered as it is.
+    pub(super) fn in_form(&self, form: Form, encode: impl FnOnce() -> Vec<u8>) -> Self {
+        if self.0.kind.is_final {
+            return self.clone();
+        }
+
+        let mut encode = Some(encode);
+        let mut place = &self.0.other;
+        loop {
+            let other = place.get_or_init(|| {
+                let bytes = encode.take().map(|encode| encode()).unwrap_or_default();
+                let kind = Kind {
+                    is_final: true,
+                    ..self.0.kind
+                };
+                Box::new(Other {
+                    form,
+                    frame: Self::of(bytes, kind),
+                    next: OnceLock::new(),
+                })
+            });
+
+            if other.form == form {
+                return other.frame.clone();
+            }
+
+            place = &other.next;
+        }
+    }
+
+    fn new(first: u8, parts: &[&[u8]], is_event: bool) -> Self {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut bytes = Vec::with_capacity(length + 10);
+        append(&mut bytes, first, parts);
+        let kind = Kind {
+            is_event,
+            is_close: first == CLOSE,
+            is_final: false,
+        };
+        Self::of(bytes, kind)
+    }
+
+    fn of(bytes: Vec<u8>, kind: Kind) -> Self {
         Self(Arc::new(Inner {
             bytes: bytes.into_boxed_slice(),
-            event,
+            kind,
             refused: AtomicU32::new(0),
+            other: OnceLock::new(),
         }))
     }
 
@@ -142,19 +223,24 @@ impl Frame {
         self.0.bytes.len()
     }
 
-    /// Never: a frame has a header.
+    /// Whether nothing goes over the wire: another protocol has no word for this.
     pub fn is_empty(&self) -> bool {
-        false
+        self.0.bytes.is_empty()
     }
 
     /// Whether this carries an event, and so counts as a delivery or a drop.
     pub fn is_event(&self) -> bool {
-        self.0.event
+        self.0.kind.is_event
     }
 
     /// Whether this is a close frame.
     pub fn is_close(&self) -> bool {
-        self.0.bytes[0] == CLOSE
+        self.0.kind.is_close
+    }
+
+    /// The first byte (section 5.2): whether the frame is whole, and its opcode.
+    pub(super) fn opcode(&self) -> u8 {
+        self.0.bytes[0]
     }
 
     /// Whether both share the same bytes in memory.
@@ -180,7 +266,29 @@ impl Frame {
 
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Frame(0x{:02x}, {} bytes)", self.0.bytes[0], self.len())
+        let first = self.0.bytes.first().copied().unwrap_or_default();
+        write!(f, "Frame(0x{first:02x}, {} bytes)", self.len())
+    }
+}
+
+/// Appends one unmasked frame that begins with `first` and carries `parts`.
+pub(super) fn append(bytes: &mut Vec<u8>, first: u8, parts: &[&[u8]]) {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    bytes.push(first);
+    match length {
+        0..=125 => bytes.push(length as u8),
+        126..=0xffff => {
+            bytes.push(126);
+            bytes.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            bytes.push(127);
+            bytes.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+
+    for part in parts {
+        bytes.extend_from_slice(part);
     }
 }
 

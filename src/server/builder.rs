@@ -2,11 +2,14 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use super::{Server, StartError};
+use serde::Serialize;
+
+use super::{Call, Server, StartError, call::Registered};
 use crate::{
+    calls::CallError,
     config::{
         ApiKeyConfig, AppConfig, ChannelRule, ClientAuth, Config, ConfigError, DEFAULT_APP,
-        KeyMaterial, Problem, Scopes, TokenAlgorithm, TokenKeyConfig,
+        KeyMaterial, Problem, ProtocolKind, Scopes, TokenAlgorithm, TokenKeyConfig,
     },
     limits::Limits,
 };
@@ -34,6 +37,7 @@ use crate::{
 #[must_use = "a builder does nothing until `start`"]
 pub struct ServerBuilder {
     config: Config,
+    registered: Registered,
     problems: Vec<Problem>,
 }
 
@@ -48,6 +52,7 @@ impl From<Config> for ServerBuilder {
     fn from(config: Config) -> Self {
         Self {
             config,
+            registered: Registered::default(),
             problems: Vec::new(),
         }
     }
@@ -109,6 +114,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Serves clients of another protocol as well, with its default settings.
+    pub fn protocol(mut self, kind: ProtocolKind) -> Self {
+        self.app().protocols.enable(kind);
+        self
+    }
+
     /// Adds an attribute with an index, such as `"auth.tenant"`.
     pub fn index(mut self, path: &str) -> Self {
         self.app().index.push(path.to_owned());
@@ -142,6 +153,52 @@ impl ServerBuilder {
         self
     }
 
+    /// Adds a function that clients of every app call by `name`, if they have the right `call` for it. What it returns is the
+    /// `data` of the client's `ack`, and its [`CallError`] is the client's `error`.
+    ///
+    /// ```no_run
+    /// use fanfare::{Call, CallError, Server};
+    ///
+    /// # fn example() -> Result<(), fanfare::StartError> {
+    /// let server = Server::builder()
+    ///     .on_call("add", |call: Call| async move {
+    ///         let (a, b): (i64, i64) = call.parse()?;
+    ///         a.checked_add(b).ok_or_else(|| CallError::new("overflow", "the sum is too large"))
+    ///     })
+    ///     .on_call("say", |call: Call| async move {
+    ///         let user = call.user().ok_or_else(|| CallError::new("anonymous", "log in first"))?;
+    ///         let text: String = call.parse()?;
+    ///         call.server()?.send("room", "said", (user, text)).await?;
+    ///         Ok(())
+    ///     })
+    ///     .start()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Functions run outside every lock, on one thread that serves no client, with a tokio runtime of its own. So the program
+    /// needs no runtime, and a function may use tokio's timers, sockets and tasks. Calls run at the same time, and those of
+    /// one connection begin in its order. A function that computes for long, or that blocks, holds up the other calls; it
+    /// should do so in `tokio::task::spawn_blocking`, or in a task of the program's own runtime by its `Handle`.
+    ///
+    /// A function that takes longer than `limits.call` is dropped at its next await, and the client gets the error
+    /// `call_timeout`. One that panics is an error to its client (`internal`), and nothing else ends. A client that leaves
+    /// does not end the function that it called.
+    pub fn on_call<F, R, T>(mut self, name: &str, function: F) -> Self
+    where
+        F: Fn(Call) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, CallError>> + Send + 'static,
+        T: Serialize,
+    {
+        if !self.registered.add(name, function) {
+            self.problem(
+                "on_call",
+                format!("there are two functions called \"{name}\""),
+            );
+        }
+        self
+    }
+
     /// Changes bounds.
     pub fn limits(self, change: impl FnOnce(&mut Limits)) -> Self {
         self.configure(|config| change(&mut config.limits))
@@ -160,11 +217,14 @@ impl ServerBuilder {
     pub fn start(self) -> Result<Server, StartError> {
         let Self {
             config,
+            registered,
             mut problems,
         } = self;
+
         if problems.is_empty() {
-            return Server::start(config);
+            return Server::start_with(config, registered);
         }
+
         // With what the rest lacks, so that all can be repaired in one go.
         problems.extend(
             config
@@ -173,6 +233,7 @@ impl ServerBuilder {
                 .into_iter()
                 .flat_map(|error| error.problems),
         );
+
         Err(ConfigError { problems }.into())
     }
 

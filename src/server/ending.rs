@@ -146,19 +146,25 @@ impl Inner {
         let (node, handle) = (self.node.clone(), self.handle.clone());
         let (stop, ended) = (self.ending.stopper.stop.clone(), self.ending.ended.clone());
         let threads = mem::take(&mut *self.ending.threads.lock());
+
         let last = thread::Builder::new()
             .name("fanfare-end".to_owned())
             .spawn(move || {
                 drain_on(&handle, &node);
                 node.supervisor.end();
                 raise(&stop, Stop::Finish);
+                join(threads);
+                // Only now: requests that were in progress may have published.
                 if let Some(cluster) = &node.cluster {
                     cluster.bus.stop();
                 }
-                join(threads);
+                if let Some(disk) = &node.disk {
+                    disk.close();
+                }
                 tracing::info!("stopped");
                 ended.send_replace(true);
             });
+
         if let Err(error) = last {
             tracing::error!(%error, "no thread to leave well on: ending at once");
             self.ending.stopper.end_now();
@@ -180,9 +186,16 @@ fn drain_on(handle: &Handle, node: &Arc<Node>) {
     let node = node.clone();
     handle.spawn(async move {
         drain::drain(&node).await;
+        if let Some(cluster) = &node.cluster {
+            tokio::join!(
+                cluster.notices.notify_all_changes(),
+                cluster.roster.finish_list()
+            );
+        }
         node.depart().await;
         drop(done);
     });
+
     // Nothing is sent: the sender is dropped with the task, however that ends.
     let _ = end.recv();
 }

@@ -79,8 +79,8 @@ impl TokenRequest<'_> {
     pub fn sign(self) -> Result<Signed, SignTokenError> {
         let (claims, can) = (self.claims?, self.can.transpose()?);
         let (node, app) = (&self.server.inner.node, self.server.app);
-        let live = node.live();
-        let signer = live.access(app).tokens.signer();
+        let runtime_config = node.runtime_config();
+        let signer = runtime_config.access(app).tokens.signer();
         let signer = signer.ok_or(SignTokenError::NoSecret)?;
         Ok(signer.sign(
             self.user,

@@ -6,19 +6,23 @@ use serde_json::value::RawValue;
 use smol_str::SmolStr;
 
 use super::{
-    cost::{Cost, Doing},
-    gate,
-    gathered::{Gathered, no_page},
-    joining::{GATHERINGS, Join, Told},
+    calling::explained_call,
+    cost::{Cost, MessageProgress},
+    default_rights,
+    joining::{Join, JoinReply, PAGES_TRIED},
+    mesa::MesaSide,
+    page_with_notices::{PageWithNotices, no_page},
+    permissions,
+    recovering::Recovering,
 };
 use crate::{
     app::{App, Unfit},
     auth::{Rights, TokenError},
     close::{self, Close},
     config::{ClientAuth, Presence},
-    event_loop::{EventLoop, Seat},
+    event_loop::{EventLoop, LocalSocket},
     history::Key,
-    hub::{Coming, Connection, Count, LongStep, Snapshot, State, Table, channel_key},
+    hub::{Connection, Count, JoinKind, LongStep, Snapshot, State, Table, channel_key},
     id::AppId,
     limits::{LONG_PROFILE, PAGE_DEFAULT, PAGE_MAX, REPLAY_LOOK, REPLAY_LOOK_MAX},
     metrics::Refusal,
@@ -30,6 +34,7 @@ use crate::{
         event::Sender,
         frame::Frame,
         native::{self, ClientEvent, MembersPage, Request},
+        wire::Form,
     },
 };
 
@@ -43,7 +48,7 @@ fn is_reload(code: u16) -> bool {
 pub(super) struct Client {
     pub(super) node: Arc<Node>,
     pub(super) event_loop: Rc<EventLoop>,
-    pub(super) seat: Rc<Seat>,
+    pub(super) socket: Rc<LocalSocket>,
     pub(super) app: AppId,
     /// Which of the app's policies for clients holds.
     pub(super) policy: u16,
@@ -51,6 +56,14 @@ pub(super) struct Client {
     pub(super) echo: bool,
     /// Whether it takes events that were stored for its user.
     pub(super) store: bool,
+    /// Its form once it is in, where that differs from the one before.
+    pub(super) form_inside: Option<Form>,
+    /// How it goes on for earlier connections, and later ones for it, if it knows no ids of connections.
+    pub(super) recovery: Option<Rc<Recovering>>,
+    /// Whether it is a server, by an API key: its events are nobody's, and it has no rate.
+    pub(super) is_server: bool,
+    /// What concerns a client of Mesa, if it is one.
+    pub(super) mesa: Option<MesaSide>,
 }
 
 impl Client {
@@ -61,7 +74,7 @@ impl Client {
     /// Whether the client must authenticate.
     pub(super) fn client_auth(&self) -> ClientAuth {
         self.node
-            .live()
+            .runtime_config()
             .access(self.app)
             .policy(usize::from(self.policy))
             .client_auth
@@ -69,31 +82,29 @@ impl Client {
 
     /// Its rights where its token has no `can`.
     pub(super) fn default_rights(&self) -> Arc<Rights> {
-        self.node
-            .live()
-            .access(self.app)
-            .policy(usize::from(self.policy))
-            .default_rights
-            .clone()
+        default_rights(&self.node, self.app, usize::from(self.policy))
     }
 
     pub(super) fn connection(&self) -> Option<Snapshot> {
         self.event_loop
             .shard()
-            .own(|table| table.connection(self.seat.at))
+            .lock(|table| table.connection(self.socket.at))
     }
 
     /// How the connection stands, unless it is gone.
     pub(super) fn standing(&self) -> Option<(State, Snapshot)> {
-        self.event_loop
-            .shard()
-            .own(|table| Some((table.state(self.seat.at), table.connection(self.seat.at)?)))
+        self.event_loop.shard().lock(|table| {
+            Some((
+                table.state(self.socket.at),
+                table.connection(self.socket.at)?,
+            ))
+        })
     }
 
     pub(super) fn reply(&self, frame: Frame) {
         self.event_loop
             .shard()
-            .with(|table| table.place_own(self.seat.at, frame));
+            .lock_and_wake(|table| table.place_own(self.socket.at, frame));
     }
 
     pub(super) fn refuse(&self, id: Option<&RawValue>, code: &'static str, message: &str) {
@@ -111,19 +122,19 @@ impl Client {
         let close = Close::new(code, reason);
         self.event_loop
             .shard()
-            .with(|table| table.close(self.seat.at, None, &close));
+            .lock_and_wake(|table| table.close(self.socket.at, None, &close));
     }
 
     /// Closes a client that may come back, and says when: others may be closed for the same reason, and are not to come back
     /// together.
     pub(super) fn close_for_now(&self, code: u16, reason: &str) {
         let close = Close::new(code, reason);
-        let live = self.node.live();
-        let limits = &live.config.limits;
+        let runtime_config = self.node.runtime_config();
+        let limits = &runtime_config.config.limits;
         let bye = native::bye_between(&close, limits.reconnect_min, limits.reconnect_max);
         self.event_loop
             .shard()
-            .with(|table| table.close(self.seat.at, Some(bye), &close));
+            .lock_and_wake(|table| table.close(self.socket.at, Some(bye), &close));
     }
 
     /// Closes a client that may not come in, and says so in the log.
@@ -140,25 +151,33 @@ impl Client {
             TokenError::Expired => (close::EXPIRED, Refusal::TokenExpired),
             _ => (close::UNAUTHORIZED, Refusal::Token),
         };
+
         self.node.refusals().refuse(why, Some(self.app), reason);
         if code == close::OVER_LIMIT {
             return self.close_for_now(code, reason);
         }
+
         let close = Close::new(code, reason);
         let bye = (code == close::EXPIRED).then(|| native::bye_expired(&close));
         self.event_loop
             .shard()
-            .with(|table| table.close(self.seat.at, bye, &close));
+            .lock_and_wake(|table| table.close(self.socket.at, bye, &close));
     }
 
     /// Closes a client that keeps sending over its rate, and says when to come back.
-    pub(super) fn strike(&self) {
-        let wait = self.node.live().config.limits.reconnect_max.as_millis() as u64;
+    pub(super) fn close_for_rate(&self) {
+        let wait = self
+            .node
+            .runtime_config()
+            .config
+            .limits
+            .reconnect_max
+            .as_millis() as u64;
         let bye = native::bye(close::RATE_LIMITED, "too many messages", wait);
         let close = Close::new(close::RATE_LIMITED, "too many messages");
         self.event_loop
             .shard()
-            .with(|table| table.close(self.seat.at, Some(bye), &close));
+            .lock_and_wake(|table| table.close(self.socket.at, Some(bye), &close));
     }
 
     /// Answers the client's close frame. The code counts as the client's, not as one of ours.
@@ -171,7 +190,7 @@ impl Client {
         };
         self.event_loop
             .shard()
-            .with(|table| table.close_answer(self.seat.at, &close, &waiting));
+            .lock_and_wake(|table| table.close_answer(self.socket.at, &close, &waiting));
     }
 
     /// The channels in which the connection is still counted for a while after its client has closed it.
@@ -188,7 +207,7 @@ impl Client {
 
     /// Whether a pong answers a ping of the server. Any other one is a message like any, since nobody needs it.
     pub(super) fn is_answer(&self, payload: &[u8]) -> bool {
-        self.confirm(payload) || self.seat.pinged.take()
+        self.confirm(payload) || self.confirm_mesa(payload) || self.socket.pinged.take()
     }
 
     /// Takes the answer to a ping that stood behind a stored event, which then has reached the client, and need not be kept
@@ -197,20 +216,23 @@ impl Client {
         let Some(offset) = native::confirmed(payload) else {
             return false;
         };
-        let at = self.seat.at;
+
+        let at = self.socket.at;
         let (was_asked, confirmed) = self
             .event_loop
             .shard()
-            .with(|table| (table.hear_pong(at), table.confirmed(at, offset)));
+            .lock_and_wake(|table| (table.hear_pong(at), table.confirmed(at, offset)));
         let Some(connection) = self.connection().filter(|_| confirmed) else {
             return was_asked;
         };
+
         if let Some(user) = connection.user_name() {
             let key = Key::user(self.app, user.clone());
             self.node
                 .history
                 .confirm(&key, offset, &connection.reader());
         }
+
         was_asked
     }
 
@@ -221,21 +243,21 @@ impl Client {
         request: Request<'_>,
         state: State,
         connection: &Snapshot,
-    ) -> Doing<impl Future<Output = Cost> + use<>> {
+    ) -> MessageProgress<impl Future<Output = Cost> + use<>> {
         if !self.permits(id, &request, state, connection) {
-            return Doing::Done(Cost::NONE);
+            return MessageProgress::Done(Cost::NONE);
         }
         match self.begin(id, connection, request) {
-            Doing::Done(cost) => Doing::Done(cost),
-            Doing::Waiting(later) => {
+            MessageProgress::Done(cost) => MessageProgress::Done(cost),
+            MessageProgress::Waiting(later) => {
                 let id = id.map(ToOwned::to_owned);
-                Doing::Waiting(async move { self.finish(id, later).await })
+                MessageProgress::Waiting(async move { self.finish(id, later).await })
             }
         }
     }
 
     /// Whether the client may do what it asks for; if not, it is told why.
-    fn permits(
+    pub(super) fn permits(
         &self,
         id: Option<&RawValue>,
         request: &Request<'_>,
@@ -246,7 +268,10 @@ impl Client {
             self.refuse(id, "unauthorized", "authenticate first, by op \"auth\"");
             return false;
         }
-        if let Some(missing) = gate::refusal(&connection.rights, request) {
+        if let Some(mut missing) = permissions::check(&connection.rights, request) {
+            if let Request::Call { name, .. } = request {
+                missing = explained_call(connection, name, &missing);
+            }
             self.refuse(id, "forbidden", &missing);
             return false;
         }
@@ -259,7 +284,7 @@ impl Client {
         id: Option<&RawValue>,
         connection: &Snapshot,
         request: Request<'_>,
-    ) -> Doing<Later> {
+    ) -> MessageProgress<Later> {
         let later = match request {
             Request::Auth { .. } => None,
             Request::Ping => {
@@ -271,7 +296,7 @@ impl Client {
                 None
             }
             Request::Update { data } if data.get().len() < LONG_PROFILE => {
-                return Doing::Done(self.update(id, data));
+                return MessageProgress::Done(self.update(id, data));
             }
             Request::Update { data } => Some(Later::Update(data.to_owned())),
             Request::Members {
@@ -279,9 +304,9 @@ impl Client {
                 cursor,
                 limit,
             } => self.members(id, &channel, cursor.as_deref(), limit),
-            Request::Call { name, .. } => {
-                let message = format!("no function is set up to take the call \"{}\"", cut(&name));
-                self.refuse(id, "no_functions", &message);
+            Request::Call { name, data } if self.tell_portal(connection, &name, &data) => None,
+            Request::Call { name, data } => {
+                self.call_function(id, connection, &name, data);
                 None
             }
             Request::Join {
@@ -292,16 +317,27 @@ impl Client {
                 Later::Join(Join {
                     channel: channel.into_owned(),
                     members,
+                    is_plain: false,
                     since,
                 })
             }),
+            Request::Attend { channel } => Some(Later::Join(Join {
+                members: connection.rights.may_see_members(&channel)
+                    && self.app().rule(&channel).presence != Presence::Off,
+                is_plain: true,
+                since: None,
+                channel: channel.into_owned(),
+            })),
+            Request::Roster { channel } => self
+                .shows_members(id, &channel)
+                .then(|| Later::Roster(channel.into_owned())),
             Request::Send { channel, message } => {
                 return self.publication(id, connection, message, Target::channel(&channel));
             }
             Request::Broadcast { message } => {
                 return self.publication(id, connection, message, Target::default());
             }
-            Request::Publish { .. } if !self.node.live().access(self.app).has_users() => {
+            Request::Publish { .. } if !self.node.runtime_config().access(self.app).has_users() => {
                 let error = NodeError::NoUsers;
                 self.refuse(id, error.code(), &error.to_string());
                 None
@@ -310,12 +346,17 @@ impl Client {
                 return self.publication(id, connection, message, Target::users(users));
             }
         };
-        later.map_or(Doing::Done(Cost::NONE), Doing::Waiting)
+
+        later.map_or(MessageProgress::Done(Cost::NONE), MessageProgress::Waiting)
     }
 
     async fn finish(self, id: Option<Box<RawValue>>, later: Later) -> Cost {
         match later {
-            Later::Join(join) => self.join(join, Told::Ack(id), Coming::New).await.cost,
+            Later::Join(join) => {
+                self.join(join, JoinReply::Ack(id), JoinKind::New)
+                    .await
+                    .cost
+            }
             Later::Members {
                 channel,
                 from,
@@ -327,6 +368,11 @@ impl Client {
                     PageFrom::Here(from) => self.page_of_node(id, &channel, from, limit).await,
                     PageFrom::Everywhere(from) => self.page_of_all(id, &channel, from, limit).await,
                 }
+            }
+            Later::Roster(channel) => {
+                let Some(id) = &id else { return Cost::NONE };
+                self.drained().await;
+                self.roster(id, &channel).await
             }
             Later::Update(data) => {
                 self.node.queue_long_step(self.app, LongStep::Client).await;
@@ -349,14 +395,14 @@ impl Client {
     /// Waits until the client has read most of what it was sent: so what it asks for faster than it reads does not pile up.
     pub(super) async fn drained(&self) {
         let most = self.node.config.limits.outbox_bytes / 4;
-        self.wait_while(|table| table.is_behind(self.seat.at, most))
+        self.wait_while(|table| table.is_behind(self.socket.at, most))
             .await;
     }
 
     /// Waits while `is_so`, looking again ever more rarely: thousands of clients may read slowly at the same time.
     pub(super) async fn wait_while(&self, is_so: impl Fn(&mut Table) -> bool) {
         let mut pause = REPLAY_LOOK;
-        while self.event_loop.shard().own(&is_so) {
+        while self.event_loop.shard().lock(&is_so) {
             tokio::time::sleep(pause).await;
             pause = (pause + pause / 4).min(REPLAY_LOOK_MAX);
         }
@@ -369,12 +415,13 @@ impl Client {
         connection: &Snapshot,
         message: ClientEvent<'_>,
         target: Target,
-    ) -> Doing<Later> {
+    ) -> MessageProgress<Later> {
         let ClientEvent {
             event,
             echo,
             except,
         } = message;
+
         let author = Author {
             sender: Sender {
                 connection: connection.id(),
@@ -383,28 +430,31 @@ impl Client {
             device: connection.attributes.connection.device.clone(),
             echo: echo.unwrap_or(self.echo),
         };
+
         let except_names = except.users.len() + except.connections.len() + except.devices.len();
         let users = target.to.as_ref().map_or(0, |to| to.users.len());
         let cost = Cost::of_names(users + except_names);
         let target = Target { except, ..target };
+
         let publication = Publication {
-            author: Some(author),
+            author: (!self.is_server).then_some(author),
             ..Publication::new(event, target)
         };
+
         match self.node.prepare(self.app, publication) {
-            Ok(prepared) => Doing::Waiting(Later::Publish(Box::new(prepared), cost)),
+            Ok(prepared) => MessageProgress::Waiting(Later::Publish(Box::new(prepared), cost)),
             Err(error) => {
                 self.refuse(id, error.code(), &error.to_string());
-                Doing::Done(cost)
+                MessageProgress::Done(cost)
             }
         }
     }
 
-    fn leave(&self, id: Option<&RawValue>, channel: &str) {
-        self.event_loop.shard().with(|table| {
-            table.leave(self.seat.at, channel);
+    pub(super) fn leave(&self, id: Option<&RawValue>, channel: &str) {
+        self.event_loop.shard().lock_and_wake(|table| {
+            table.leave(self.socket.at, channel);
             if let Some(id) = id {
-                table.place_own(self.seat.at, native::ack(id));
+                table.place_own(self.socket.at, native::ack(id));
             }
         });
     }
@@ -417,11 +467,13 @@ impl Client {
                 return Cost::NONE;
             }
         };
+
         // Each channel in which someone is told of it counts as an event to that channel.
         let told = self
             .event_loop
             .shard()
-            .with(|table| table.set_profile(self.seat.at, profile));
+            .lock_and_wake(|table| table.set_profile(self.socket.at, profile));
+
         self.acknowledge(id);
         Cost(told.unwrap_or(0))
     }
@@ -460,6 +512,7 @@ impl Client {
         } else {
             cursor.map_or(Some((0, 0)), read_cursor).map(PageFrom::Here)
         };
+
         // Without an id nobody could tell which request the page answers.
         let (Some(_), Some(from), true) = (id, from, (1..=PAGE_MAX).contains(&limit)) else {
             let message = format!(
@@ -468,6 +521,7 @@ impl Client {
             self.refuse(id, "bad_message", &message);
             return None;
         };
+
         self.shows_members(id, channel).then(|| Later::Members {
             channel: channel.to_owned(),
             from,
@@ -487,12 +541,14 @@ impl Client {
         let Some(own) = self.connection() else {
             return Cost::NONE;
         };
-        let capture = self.node.capture(self.app, channel, own.id());
+
+        let buffer = self.node.buffer_notices(self.app, channel, own.id()).await;
         let bounds = (limit, self.node.config.limits.outbox_bytes / 4);
         let page = self
             .node
-            .members_page_everywhere(self.app, channel, from.clone(), bounds, None)
+            .cluster_members_page(self.app, channel, from.clone(), bounds, None)
             .await;
+
         let page = match page {
             Ok(page) => page.value,
             Err(error) => {
@@ -500,14 +556,16 @@ impl Client {
                 return Cost::NONE;
             }
         };
+
         let cost = Cost::of_page(page.members.get().len());
-        let gathered = Gathered {
+        let gathered = PageWithNotices {
             page,
             from: from.unwrap_or_else(PageStart::first),
-            capture,
+            buffer,
         };
-        let (at, key) = (self.seat.at, channel_key(channel));
-        self.event_loop.shard().with(|table| {
+
+        let (at, key) = (self.socket.at, channel_key(channel));
+        self.event_loop.shard().lock_and_wake(|table| {
             let (page, notices) = gathered.take();
             table.place_own(at, native::ack_members(id, &page));
             if table.is_watching(self.app, &key, at.slot) {
@@ -516,7 +574,40 @@ impl Client {
                 }
             }
         });
+
         cost
+    }
+
+    /// Answers with all members of `channel` over all nodes.
+    async fn roster(&self, id: &RawValue, channel: &str) -> Cost {
+        let max_bytes = self.node.config.limits.outbox_bytes / 4;
+        self.node.queue_long_step(self.app, LongStep::Client).await;
+        match self.node.roster(self.app, channel, max_bytes).await {
+            Ok(Some(members)) => {
+                let page = MembersPage {
+                    members,
+                    ..no_page(String::new())
+                };
+                let page = MembersPage {
+                    cursor: None,
+                    ..page
+                };
+                let cost = Cost::of_page(page.members.get().len());
+                self.reply(native::ack_members(id, &page));
+                cost
+            }
+            Ok(None) => {
+                let message = format!(
+                    "channel \"{channel}\" has too many members for one answer; page through them over HTTP"
+                );
+                self.refuse(Some(id), "too_many_members", &message);
+                Cost::of_page(max_bytes)
+            }
+            Err(error) => {
+                self.refuse(Some(id), error.code(), &error.to_string());
+                Cost::NONE
+            }
+        }
     }
 
     /// Answers with a page of members of this node, which is all there are.
@@ -527,38 +618,39 @@ impl Client {
             limit,
             max_bytes,
         };
+
         let presence = self.node.hub.presence(self.app);
-        for _ in 0..GATHERINGS {
+        for _ in 0..PAGES_TRIED {
             self.node.queue_long_step(self.app, LongStep::Client).await;
             let seen = presence.changed(channel);
             let page = self.node.members(self.app, channel, query);
             let cost = Cost::of_page(page.members.get().len());
             let answer = native::ack_members(id, &page);
-            let placed = self.event_loop.shard().with(|table| {
+
+            let placed = self.event_loop.shard().lock_and_wake(|table| {
                 // Behind a notice of what has changed since, an older page would bring back who has left.
                 let fresh = presence.changed(channel) == seen;
                 if fresh {
-                    table.place_own(self.seat.at, answer);
+                    table.place_own(self.socket.at, answer);
                 }
                 fresh
             });
+
             if placed {
                 return cost;
             }
         }
+
         let Count { connections, users } = self.node.count(self.app, channel);
         let page = MembersPage {
             count: connections,
             users,
             ..no_page(write_cursor(from))
         };
+
         self.reply(native::ack_members(id, &page));
         Cost::NONE
     }
-}
-
-fn cut(name: &str) -> String {
-    name.chars().take(40).collect()
 }
 
 /// What of a message has yet to be waited for.
@@ -567,6 +659,8 @@ enum Later {
     Publish(Box<Prepared>, Cost),
     /// A profile that takes long to be read and indexed.
     Update(Box<RawValue>),
+    /// All members of a channel.
+    Roster(String),
     /// A page of members.
     Members {
         channel: String,

@@ -22,7 +22,7 @@ impl Cost {
 }
 
 /// What became of a message.
-pub(super) enum Doing<F> {
+pub(super) enum MessageProgress<F> {
     /// All is done.
     Done(Cost),
     /// This has yet to be waited for.

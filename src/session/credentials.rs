@@ -15,6 +15,7 @@ use crate::{
     hub::{Connection, LongStep, Snapshot, State},
     limits::JWKS_WAIT,
     metrics::Refusal,
+    protocol::native,
 };
 
 /// A token, and whom to answer.
@@ -25,7 +26,7 @@ struct Presented {
     is_renewal: bool,
     /// The `id` of the message that brought it.
     id: Option<Box<RawValue>>,
-    /// As [`super::Entrance::is_app_guessed`].
+    /// As [`super::ConnectOptions::is_app_guessed`].
     is_app_guessed: bool,
 }
 
@@ -37,12 +38,7 @@ impl Session {
             (ClientAuth::Off, _) | (ClientAuth::Optional, None | Some("")) => {
                 self.enter(Connection::clone(connection), None);
             }
-            (ClientAuth::Required, None) => {
-                let wait = self.client.node.live().config.limits.auth;
-                self.client
-                    .event_loop
-                    .expect_authentication(self.client.seat.at, wait);
-            }
+            (ClientAuth::Required, None) => self.await_credentials(),
             (_, Some(token)) => self.judge(Presented {
                 token: token.to_owned(),
                 connection: connection.clone(),
@@ -53,24 +49,38 @@ impl Session {
         }
     }
 
+    /// Gives the client its time to say who it is.
+    pub(super) fn await_credentials(&self) {
+        let wait = self.client.node.runtime_config().config.limits.auth;
+        let options = self.options.as_ref();
+        let is_misnamed = options.is_some_and(|options| options.is_token_misnamed);
+        self.client
+            .event_loop
+            .expect_authentication(self.client.socket.at, wait, is_misnamed);
+    }
+
     /// `op: auth`: who was waiting for it is let in; who is in is renewed in one step, as the same user.
     pub(super) fn authenticate(&mut self, id: Option<&RawValue>, token: &str) {
-        let at = self.client.seat.at;
+        let at = self.client.socket.at;
         if self.client.client_auth() == ClientAuth::Off {
             return self
                 .client
                 .refuse(id, "auth_off", "client authentication is off");
         }
+
         let shard = self.client.event_loop.shard().clone();
-        let (state, connection) = shard.own(|table| (table.state(at), table.connection(at)));
+        let (state, connection) = shard.lock(|table| (table.state(at), table.connection(at)));
         let Some(connection) = connection else { return };
+
         let presented = Presented {
             token: token.to_owned(),
             connection,
-            is_renewal: state != State::Pending,
+            // Mesa's clients are closed for a bad token whenever they bring one.
+            is_renewal: state != State::Pending && self.client.mesa.is_none(),
             id: id.map(ToOwned::to_owned),
             is_app_guessed: self.is_app_guessed(),
         };
+
         // Tokens that were signed together are renewed together, by thousands of clients.
         let (node, app) = (self.client.node.clone(), self.client.app);
         let turn = async move { node.queue_long_step(app, LongStep::Token).await };
@@ -78,8 +88,8 @@ impl Session {
     }
 
     fn is_app_guessed(&self) -> bool {
-        let entrance = self.entrance.as_ref();
-        entrance.is_some_and(|entrance| entrance.is_app_guessed)
+        let options = self.options.as_ref();
+        options.is_some_and(|options| options.is_app_guessed)
     }
 
     /// Verifies a token, immediately if that can be; then lets its client in, or refuses it.
@@ -95,10 +105,12 @@ impl Session {
             }
             return;
         };
+
         let fetched = async move {
             // What is not here by then is decided by what is.
             let _ = timeout(JWKS_WAIT, news).await;
         };
+
         self.judge_later(presented, fetched, false);
     }
 
@@ -111,11 +123,12 @@ impl Session {
         may_come: bool,
     ) {
         // It has not failed to authenticate in time: it is we who take the time.
-        self.client.seat.vouch();
-        let entrance = mem::take(&mut self.entrance)
-            .map(|entrance| *entrance)
+        self.client.socket.mark_authenticated();
+        let options = mem::take(&mut self.options)
+            .map(|options| *options)
             .unwrap_or_default();
         let client = self.client.clone();
+
         self.wait_for(async move {
             first.await;
             let mut verified = client.verify(&presented.token);
@@ -128,13 +141,15 @@ impl Session {
                 let _ = timeout(JWKS_WAIT, news).await;
                 verified = client.verify(&presented.token);
             }
+
             // The API may have moved it meanwhile.
             let Some(now) = client.connection() else {
                 return Cost::NONE;
             };
+
             presented.connection = now;
             if let Some(connection) = presented.decide(&client, verified) {
-                client.enter(connection, entrance, presented.id).await;
+                client.enter(connection, options, presented.id).await;
             }
             Cost::NONE
         });
@@ -172,10 +187,16 @@ impl Presented {
                 return None;
             }
             Err(error) => {
-                client.unauthorized(&error, &self.reason(client, &error));
+                let reason = self.reason(client, &error);
+                // A client that may come back later with the same token is only closed.
+                if error != TokenError::KeysOutOfReach {
+                    client.tell_refused(id, &reason);
+                }
+                client.unauthorized(&error, &reason);
                 return None;
             }
         };
+
         if self
             .connection
             .user()
@@ -184,22 +205,28 @@ impl Presented {
             client.refuse(id, "forbidden", "a renewed token must be of the same user");
             return None;
         }
+
         match client.authenticated(&self.connection, verified) {
             Ok(connection) => return Some(connection),
             Err(message) if self.is_renewal => client.refuse(id, "unauthorized", &message),
-            Err(message) => client.turn_away(Refusal::Token, &message),
+            Err(message) => {
+                client.tell_refused(id, &message);
+                client.turn_away(Refusal::Token, &message);
+            }
         }
+
         None
     }
 }
 
 impl Client {
     fn verify(&self, token: &str) -> Result<Verified, TokenError> {
-        let (live, now) = (self.node.live(), unix_now());
-        let verified = live.access(self.app).tokens.verify(token, now)?;
+        let (runtime_config, now) = (self.node.runtime_config(), unix_now());
+        let verified = runtime_config.access(self.app).tokens.verify(token, now)?;
         let Verified {
             user, issued_at, ..
         } = &verified;
+
         if self
             .node
             .revocations
@@ -207,15 +234,28 @@ impl Client {
         {
             return Err(TokenError::Revoked);
         }
+
         Ok(verified)
+    }
+
+    /// Answers a client of another protocol that is about to be closed for its credentials, if it waits for an answer. A native
+    /// client learns the reason by the close frame.
+    pub(super) fn tell_refused(&self, id: Option<&RawValue>, reason: &str) {
+        if id.is_some() && !self.socket.form.get().is_native() {
+            self.reply(native::error(id, "unauthorized", reason));
+        }
     }
 
     /// What ends when keys have been fetched for a token that failed by `error`; `None` where that would not help, or is
     /// not to be yet.
     fn news_of_keys(&self, error: &TokenError) -> Option<impl Future<Output = ()> + use<>> {
         let of_keys = matches!(error, TokenError::UnknownKey | TokenError::KeysOutOfReach);
-        let live = self.node.live();
-        let source = live.access(self.app).tokens.source().filter(|_| of_keys)?;
+        let runtime_config = self.node.runtime_config();
+        let source = runtime_config
+            .access(self.app)
+            .tokens
+            .source()
+            .filter(|_| of_keys)?;
         source.ask(Instant::now())
     }
 }

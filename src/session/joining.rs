@@ -5,25 +5,26 @@ use serde_json::value::RawValue;
 use super::{
     client::Client,
     cost::Cost,
-    gathered::{Gathered, no_page},
+    page_with_notices::{PageWithNotices, no_page},
 };
 use crate::{
     event_loop::EventLoop,
     history::Entry,
-    hub::{Coming, Count, Joining, LongStep, Replay, Snapshot, Table, Watching},
+    hub::{Count, JoinKind, Joining, LongStep, Replay, Snapshot, Table, Watching},
     limits::{PAGE_DEFAULT, REPLAY_LOOK},
-    node::{MembersQuery, NodeError, PageStart, Recalled, write_cursor},
+    node::{LocalResume, MembersQuery, NodeError, PageStart, write_cursor},
     protocol::{
         frame::Frame,
         native::{self, JoinAck, MembersBuilder, MembersPage, Position, Since},
     },
+    time_slice::TimeSlice,
 };
 
 /// How often a page is gathered because someone came or went meanwhile.
-pub(super) const GATHERINGS: usize = 8;
+pub(super) const PAGES_TRIED: usize = 8;
 
 /// The same in one go with joining, which must not be torn apart. A client that gets no page then fetches one.
-const GATHERINGS_AT_ONCE: usize = 2;
+const PAGES_TRIED_AT_ONCE: usize = 2;
 
 /// A channel to join.
 #[derive(Debug)]
@@ -31,15 +32,26 @@ pub(super) struct Join {
     pub(super) channel: String,
     /// Whether to say who is there, and who comes and goes.
     pub(super) members: bool,
+    /// Whether the answer has no page of members in any case.
+    pub(super) is_plain: bool,
     /// The last event that the client has.
     pub(super) since: Option<Since>,
 }
 
+impl Join {
+    /// Whether the answer has the first page of members.
+    fn has_page(&self, reply: &JoinReply) -> bool {
+        self.members && !self.is_plain && matches!(reply, JoinReply::Ack(Some(_)))
+    }
+}
+
 /// How a client learns that it is in.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum JoinReply {
     /// By the answer to its message, if that has an `id`.
     Ack(Option<Box<RawValue>>),
+    /// By nothing but a refusal, which has this `id`: others follow that belong to the same message.
+    Part(Option<Box<RawValue>>),
     /// By `joined`: it did not ask in a message.
     Joined,
 }
@@ -66,9 +78,9 @@ pub(super) enum Claim {
 /// All that goes into the one step of joining.
 struct Step<'a> {
     join: &'a Join,
-    told: &'a Told,
+    reply: &'a JoinReply,
     watching: Watching,
-    coming: Coming,
+    join_kind: JoinKind,
     missed: &'a Missed,
     /// How many of its events are for this client.
     replayed: u64,
@@ -97,9 +109,9 @@ impl Client {
     ///
     /// A member that joins again stays one, and gets once more what came after `since`. A replay waits for the one
     /// before it, and a page of members for a client that reads.
-    pub(super) async fn join(&self, join: Join, told: Told, coming: Coming) -> Joined {
+    pub(super) async fn join(&self, join: Join, reply: JoinReply, join_kind: JoinKind) -> Joined {
         loop {
-            if let Some(joined) = self.try_to_join(&join, &told, coming).await {
+            if let Some(joined) = self.try_to_join(&join, &reply, join_kind).await {
                 return joined;
             }
             // Someone takes lost connections out of this channel, and this one comes back as one of them.
@@ -107,43 +119,92 @@ impl Client {
         }
     }
 
+    /// Joins `channels` one after another, up to the first that cannot be joined, and answers once.
+    pub(super) async fn join_all(&self, id: Option<Box<RawValue>>, channels: Vec<String>) -> Cost {
+        // The message has paid for one.
+        let cost = Cost(channels.len().saturating_sub(1) as u32);
+        let mut slice = TimeSlice::begin();
+        let last = channels.len().saturating_sub(1);
+
+        for (n, channel) in channels.into_iter().enumerate() {
+            let join = Join {
+                channel,
+                members: false,
+                is_plain: false,
+                since: None,
+            };
+
+            let reply = if n == last {
+                JoinReply::Ack(id.clone())
+            } else {
+                JoinReply::Part(id.clone())
+            };
+
+            let joined = self.join(join, reply, JoinKind::New).await;
+            if matches!(joined.joining, Joining::Full | Joining::Gone) {
+                break;
+            }
+
+            slice.rest().await;
+        }
+
+        cost
+    }
+
     /// One attempt; `None` if it has to be made again.
-    async fn try_to_join(&self, join: &Join, told: &Told, coming: Coming) -> Option<Joined> {
+    async fn try_to_join(
+        &self,
+        join: &Join,
+        reply: &JoinReply,
+        join_kind: JoinKind,
+    ) -> Option<Joined> {
         if join.since.is_some() {
-            self.wait_while(|table| table.is_replaying(self.seat.at))
+            self.wait_while(|table| table.is_replaying(self.socket.at))
                 .await;
         }
-        let has_page = join.members && matches!(told, Told::Ack(Some(_)));
+
+        let has_page = join.has_page(reply);
         if has_page {
             self.drained().await;
         }
+
         if has_page || join.since.is_some() {
             self.node.queue_long_step(self.app, LongStep::Client).await;
         }
-        let _attending = self.node.attend_channel(self.app, &join.channel).await;
+
+        let watching = self.node.watching(self.app, &join.channel, join.members);
+        let _subscriptions = self
+            .node
+            .subscribe_channel(self.app, &join.channel, watching)
+            .await;
+
         // Before the turn: other nodes' answers come the way that kept events take, which wait for the turn.
-        let elsewhere = self.page_elsewhere(join, told).await;
-        let key = self.node.kept_key(self.app, &join.channel);
-        let _turn = match &key {
-            Some(key) => Some(self.node.turns.take(key).await),
+        let elsewhere = self.remote_page(join, reply).await;
+        let key = self.node.history_key(self.app, &join.channel);
+        let _topic_lock = match &key {
+            Some(key) => Some(self.node.lock_to_join(key).await),
             None => None,
         };
+
         let missed = match self.missed(join).await {
             Ok(missed) => missed,
             Err(error) => {
-                self.refuse_join(told, error.code(), &error.to_string());
+                self.refuse_join(reply, error.code(), &error.to_string());
                 return Some(Joined::GONE);
             }
         };
 
-        let mut place = match coming {
-            Coming::New => self.place_to_take(&join.channel),
-            Coming::Resumed(_) => None,
+        let mut place = match join_kind {
+            JoinKind::New => self.place_to_take(&join.channel),
+            JoinKind::Resumed(_) | JoinKind::Inherited(_) => None,
         };
+
         let taking = place
             .as_ref()
-            .map_or(coming, |place| Coming::Resumed(place.lost.id()));
-        let joined = self.join_now(join, told, taking, (&missed, elsewhere))?;
+            .map_or(join_kind, |place| JoinKind::Resumed(place.lost.id()));
+        let how = (watching, taking);
+        let joined = self.join_now(join, reply, how, (&missed, elsewhere))?;
+
         match &mut place {
             Some(place) if matches!(joined.joining, Joining::Joined(_)) => place.taken(),
             Some(place) if joined.claim == Claim::Made => place.lapse(),
@@ -151,11 +212,12 @@ impl Client {
             Some(_) if joined.claim == Claim::Lost => return None,
             _ => {}
         }
+
         Some(joined)
     }
 
     /// A closed connection of the same client that is still counted in `channel`, unless this one is a member already.
-    fn place_to_take(&self, channel: &str) -> Option<Recalled> {
+    fn place_to_take(&self, channel: &str) -> Option<LocalResume> {
         if self.app().rule(channel).leave_after.is_zero() {
             return None;
         }
@@ -164,16 +226,21 @@ impl Client {
     }
 
     /// The first page over all nodes, where there are others and it is asked for.
-    async fn page_elsewhere(&self, join: &Join, told: &Told) -> Option<Gathered> {
-        if self.node.cluster.is_none() || !join.members || !matches!(told, Told::Ack(Some(_))) {
+    async fn remote_page(&self, join: &Join, reply: &JoinReply) -> Option<PageWithNotices> {
+        if self.node.cluster.is_none() || !join.has_page(reply) {
             return None;
         }
+
         let own = self.connection()?;
-        let capture = self.node.capture(self.app, &join.channel, own.id());
+        let buffer = self
+            .node
+            .buffer_notices(self.app, &join.channel, own.id())
+            .await;
         let bounds = (PAGE_DEFAULT, self.node.config.limits.outbox_bytes / 4);
+
         let page = self
             .node
-            .members_page_everywhere(self.app, &join.channel, None, bounds, Some(&own))
+            .cluster_members_page(self.app, &join.channel, None, bounds, Some(&own))
             .await;
         let page = page.map_or_else(
             |error| {
@@ -187,17 +254,18 @@ impl Client {
             },
             |page| page.value,
         );
-        Some(Gathered {
+
+        Some(PageWithNotices {
             page,
             from: PageStart::first(),
-            capture,
+            buffer,
         })
     }
 
     async fn missed(&self, join: &Join) -> Result<Missed, NodeError> {
-        let keep = self.app().rule(&join.channel).keep;
-        let key = self.node.kept_key(self.app, &join.channel);
-        let (Some(key), Some(keep), Some(since)) = (key, keep, &join.since) else {
+        let retention = self.app().rule(&join.channel).retention;
+        let key = self.node.history_key(self.app, &join.channel);
+        let (Some(key), Some(retention), Some(since)) = (key, retention, &join.since) else {
             let position = self.node.position(self.app, &join.channel).await?;
             return Ok(Missed {
                 position,
@@ -205,12 +273,8 @@ impl Client {
                 entries: Vec::new(),
             });
         };
-        let recovery = self
-            .node
-            .history
-            .since(&key, &keep, since.epoch.as_deref(), since.offset)
-            .await?;
-        self.node.advance(&key, recovery.position).await?;
+
+        let recovery = self.node.missed_since(&key, &retention, since).await?;
         let epoch = recovery.position.epoch.to_string().into();
         Ok(Missed {
             position: Some(Position {
@@ -227,51 +291,61 @@ impl Client {
     fn join_now(
         &self,
         join: &Join,
-        told: &Told,
-        coming: Coming,
-        (missed, mut elsewhere): (&Missed, Option<Gathered>),
+        reply: &JoinReply,
+        (watching, join_kind): (Watching, JoinKind),
+        (missed, mut elsewhere): (&Missed, Option<PageWithNotices>),
     ) -> Option<Joined> {
         let presence = self.node.hub.presence(self.app);
-        let with_page = elsewhere.is_none() && join.members && matches!(told, Told::Ack(Some(_)));
+        let with_page = elsewhere.is_none() && join.has_page(reply);
         let Some(own) = self.connection() else {
             return Some(Joined::GONE);
         };
+
         let frames: Vec<Frame> = missed
             .entries
             .iter()
             .filter(|entry| entry.is_for(&own.reader()))
             .map(|entry| entry.frame.clone())
             .collect();
+
         let step = Step {
             join,
-            told,
-            watching: self.node.watching(self.app, &join.channel, join.members),
-            coming,
+            reply,
+            watching,
+            join_kind,
             missed,
             replayed: frames.len() as u64,
         };
-        let mut replay = Some(Replay::new(self.node.hub.context().refused.clone(), frames));
-        for gathering in 0..=GATHERINGS_AT_ONCE {
+
+        let context = self.node.hub.context();
+        let wire = context.wire(self.socket.form.get());
+        let mut replay = Some(Replay::new(context.refused.clone(), wire, frames));
+
+        for gathering in 0..=PAGES_TRIED_AT_ONCE {
             let seen = presence.changed(&join.channel);
             let page = with_page.then(|| self.first_page(&join.channel, &own));
             let done = self.event_loop.with_owner(|table, owner| {
                 let stale = page.is_some() && presence.changed(&join.channel) != seen;
-                if stale && gathering < GATHERINGS_AT_ONCE {
+                if stale && gathering < PAGES_TRIED_AT_ONCE {
                     return None;
                 }
                 let Some(joined) = self.take(table, &step, (page, seen), elsewhere.take()) else {
                     return Some(None);
                 };
+
                 let is_in = matches!(joined.joining, Joining::Joined(_) | Joining::Already(_));
                 let missed = replay.take().filter(|_| is_in);
                 let replays =
-                    missed.is_some_and(|missed| table.replay(owner, self.seat.at, missed));
+                    missed.is_some_and(|missed| table.replay(owner, self.socket.at, missed));
+
                 Some(Some((joined, replays)))
             });
+
             if let Some(done) = done {
                 return done.map(|(joined, replays)| self.taken(&step, joined, replays));
             }
         }
+
         Some(Joined::GONE)
     }
 
@@ -279,11 +353,11 @@ impl Client {
     /// lock in which it takes it, so that whoever takes lost connections out of the channel finds the one or the other. `None`
     /// if that is just being done.
     fn claim(&self, step: &Step<'_>) -> Option<Claim> {
-        let Coming::Resumed(previous) = step.coming else {
+        let Some(previous) = step.join_kind.previous() else {
             return Some(Claim::Unneeded);
         };
-        let limbo = &self.node.hub.context().limbo;
-        let claimed = limbo.claim(&previous, (self.app, &step.join.channel))?;
+        let resume_table = &self.node.hub.context().resume_table;
+        let claimed = resume_table.claim(&previous, (self.app, &step.join.channel))?;
         Some(if claimed { Claim::Made } else { Claim::Lost })
     }
 
@@ -292,24 +366,27 @@ impl Client {
         table: &mut Table,
         step: &Step<'_>,
         (page, seen): (Option<MembersPage>, u64),
-        elsewhere: Option<Gathered>,
+        elsewhere: Option<PageWithNotices>,
     ) -> Option<Joined> {
         let claim = self.claim(step)?;
         let mut joined = Joined {
             claim,
             ..Joined::GONE
         };
+
         if claim == Claim::Lost {
             return Some(joined);
         }
-        let (at, channel) = (self.seat.at, &step.join.channel);
-        joined.joining = table.join(at, channel, step.watching, step.coming);
+
+        let (at, channel) = (self.socket.at, &step.join.channel);
+        joined.joining = table.join(at, channel, step.watching, step.join_kind);
         let (Joining::Joined(changed) | Joining::Already(changed)) = joined.joining else {
             return Some(joined);
         };
-        match step.told {
-            Told::Ack(None) => {}
-            Told::Ack(Some(id)) => {
+
+        match step.reply {
+            JoinReply::Ack(None) | JoinReply::Part(_) => {}
+            JoinReply::Ack(Some(id)) => {
                 let Count { connections, users } = self.node.count(self.app, channel);
                 // A page that is older than the moment from which on notices come could hold who has left since: the
                 // client fetches one instead.
@@ -345,11 +422,12 @@ impl Client {
                     table.place_own(at, notice);
                 }
             }
-            Told::Joined if matches!(joined.joining, Joining::Already(_)) => {}
-            Told::Joined => {
+            JoinReply::Joined if matches!(joined.joining, Joining::Already(_)) => {}
+            JoinReply::Joined => {
                 table.place_own(at, native::joined(channel, step.missed.position.as_ref()));
             }
         }
+
         Some(joined)
     }
 
@@ -361,12 +439,13 @@ impl Client {
             Joining::Full => {
                 let most = self.node.config.limits.channels_per_connection;
                 let message = format!("a connection may be in {most} channels");
-                self.refuse_join(step.told, "too_many_channels", &message);
+                self.refuse_join(step.reply, "too_many_channels", &message);
             }
             Joining::Gone => {}
         }
+
         if replays {
-            EventLoop::block(&self.event_loop, self.seat.at);
+            EventLoop::block(&self.event_loop, self.socket.at);
         }
         joined
     }
@@ -380,6 +459,7 @@ impl Client {
             limit: PAGE_DEFAULT,
             max_bytes,
         };
+
         let cursor = self
             .node
             .gather(self.app, channel, query, Some(own), &mut builder);
@@ -391,10 +471,10 @@ impl Client {
         }
     }
 
-    fn refuse_join(&self, told: &Told, code: &'static str, message: &str) {
-        match told {
-            Told::Ack(id) => self.refuse(id.as_deref(), code, message),
-            Told::Joined => self.refuse(None, code, message),
+    fn refuse_join(&self, reply: &JoinReply, code: &'static str, message: &str) {
+        match reply {
+            JoinReply::Ack(id) | JoinReply::Part(id) => self.refuse(id.as_deref(), code, message),
+            JoinReply::Joined => self.refuse(None, code, message),
         }
     }
 }

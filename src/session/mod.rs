@@ -7,13 +7,20 @@
 //! A session reads its socket once, and works for one slice of time, before the thread's other tasks get their turn. What
 //! it has read and not looked at by then waits in memory of its own for the next turn.
 
+mod calling;
 mod client;
 mod cost;
 mod credentials;
-mod entering;
-mod gate;
-mod gathered;
+pub(crate) mod dialect;
+pub(crate) mod dialects;
+mod connect;
+mod foreign;
+mod permissions;
+mod page_with_notices;
+pub(crate) mod handover;
 mod joining;
+mod mesa;
+mod recovering;
 mod unreadable;
 
 use std::{
@@ -32,22 +39,23 @@ use serde_json::value::RawValue;
 use smol_str::SmolStr;
 use tokio::{net::TcpStream, time::sleep};
 
-pub(crate) use self::entering::Entrance;
 use self::{
     client::Client,
-    cost::{Cost, Doing},
+    cost::{Cost, MessageProgress},
+    mesa::MesaSide,
     unreadable::Unreadable,
 };
+pub(crate) use self::{connect::ConnectOptions, foreign::Foreign};
 use crate::{
-    auth::unix_now,
+    auth::{Rights, unix_now},
     close,
-    event_loop::{EventLoop, GivenUp, UnfinishedMessage},
+    event_loop::{EventLoop, GivenUp, LocalSocket, UnfinishedMessage},
+    filter::{Attributes, ConnectionInfo},
     hub::{Connection, LongStep, Snapshot, State},
-    id::AppId,
-    limits::{CLOSE_GRACE, CLOSING_BYTES, MESSAGE_TIME, READ_BUFFER, RECEIVE_STRIDE},
+    id::{AppId, ConnectionId},
+    limits::{CLOSING_BYTES, MESSAGE_TIME, READ_BUFFER, RECEIVE_STRIDE},
     metrics::Refusal,
     node::{Node, Occupancy},
-    predicate::{Attributes, Facts},
     protocol::{
         decoder::{Decoder, Message, Role},
         frame::Frame,
@@ -78,10 +86,12 @@ pub(crate) struct Arrival {
     /// Whether it takes events that were stored for its user.
     pub(crate) store: bool,
     /// What it wants to come in to.
-    pub(crate) entrance: Entrance,
+    pub(crate) options: ConnectOptions,
     /// When the socket was accepted.
     pub(crate) since: Instant,
     pub(crate) occupancy: Occupancy,
+    /// What there is to know of a client that speaks another protocol. Such a client says itself who it is.
+    pub(crate) foreign: Option<Box<Foreign>>,
 }
 
 /// What a message has yet to wait for; returns what it cost beyond one message.
@@ -119,9 +129,11 @@ pub(crate) struct Session {
     /// The message that has begun and not ended.
     unfinished: Option<UnfinishedMessage>,
     /// What it comes in to once it is let in.
-    entrance: Option<Box<Entrance>>,
+    options: Option<Box<ConnectOptions>>,
     unreadable: Unreadable,
     ending: Ending,
+    /// Set if the client speaks another protocol than `fanfare.v1`.
+    foreign: Option<Box<Foreign>>,
     /// The code the client closed with.
     left_with: u16,
     _occupancy: Occupancy,
@@ -143,65 +155,95 @@ impl Session {
             echo,
             store,
             since,
+            mut foreign,
             ..
         } = arrival;
+
+        let device = device.or_else(|| foreign.as_mut()?.device.take());
         let shard = event_loop.shard().clone();
-        let facts = |id| Facts {
+        let facts = |id| ConnectionInfo {
             id,
             device,
             ip,
-            protocol: native::NAME,
+            protocol: foreign
+                .as_ref()
+                .map_or(native::NAME, |foreign| foreign.protocol),
             connected_at: unix_now() as u32,
             node: node.name.clone(),
         };
-        let rights = node
-            .live()
-            .access(app)
-            .policy(policy)
-            .default_rights
-            .clone();
+
+        let rights = default_rights(&node, app, policy);
         let build = |id| Connection::new(app, Attributes::new(facts(id)), rights);
-        let Ok((at, connection)) = shard.own(|table| table.insert(build)) else {
-            let detail = "no slot is left for a connection";
-            let refusals = node.refusals();
-            refusals.refuse(Refusal::Connections, Some(app), detail);
+        let Ok((at, connection)) = shard.lock(|table| table.insert(build)) else {
+            refuse_full(&node, app);
             return None;
         };
-        let seat = event_loop.seat(socket, at);
-        shard.with(|table| table.place_own(at, Frame::handshake(arrival.granted)));
-        let (message_bytes, bucket) = {
-            let live = node.live();
-            let limits = &live.config.limits;
-            (limits.message_bytes, Bucket::of_newcomer(limits))
-        };
+
+        let socket = event_loop.add_socket(socket, at);
+        greet(
+            &event_loop,
+            &socket,
+            arrival.granted,
+            foreign.as_deref_mut(),
+            connection.id(),
+        );
+
+        let mesa = MesaSide::of(&node, app, foreign.as_deref());
+        let (message_bytes, bucket) = bounds_of_newcomer(&node);
         let mut session = Self {
             decoder: Decoder::new(Role::Server, message_bytes),
             bucket,
             client: Client {
                 node,
                 event_loop,
-                seat,
+                socket,
                 app,
                 policy: policy as u16,
                 echo,
                 store,
+                form_inside: None,
+                is_server: false,
+                recovery: None,
+                mesa,
             },
+
             pending: None,
             unfinished: None,
             unreadable: Unreadable::default(),
             ending: Ending::No,
-            entrance: (!arrival.entrance.is_empty()).then(|| Box::new(arrival.entrance)),
+            options: (!arrival.options.is_empty()).then(|| Box::new(arrival.options)),
+            foreign,
             left_with: close::ABNORMAL,
+
             _occupancy: arrival.occupancy,
         };
-        match arrival.refusal {
-            Some(why) => session.client.turn_away(Refusal::ClientKey, why),
-            None => session.identify(&connection, arrival.token.as_deref()),
-        }
+
+        session.meet(arrival.refusal, arrival.token.as_deref(), &connection);
         let metrics = &session.client.node.metrics;
         metrics.handshake.observe(since.elapsed().as_secs_f64());
         session.keep(arrival.leftover.to_vec(), 0);
+
         Some(session)
+    }
+
+    fn is_let_in_first(&self) -> bool {
+        let foreign = self.foreign.as_ref();
+        foreign.is_some_and(|foreign| foreign.dialect.is_let_in_first())
+    }
+
+    /// Decides what is done about a client that has just come.
+    fn meet(
+        &mut self,
+        refusal: Option<&'static str>,
+        token: Option<&str>,
+        connection: &Arc<Connection>,
+    ) {
+        match refusal {
+            Some(why) => self.client.turn_away(Refusal::ClientKey, why),
+            None if self.is_let_in_first() => self.let_in_first(connection),
+            None if self.foreign.is_some() => self.await_credentials(),
+            None => self.identify(connection, token),
+        }
     }
 
     /// Serves the client until it leaves or is sent away.
@@ -210,22 +252,28 @@ impl Session {
     pub(crate) async fn run(mut self) {
         poll_fn(|cx| self.poll(cx)).await;
         let event_loop = self.client.event_loop.clone();
-        event_loop.see_off(move || drop(self));
+        event_loop.drop_later(move || drop(self));
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let slice = TimeSlice::begin();
         self.look_at_unfinished();
         self.note_held(cx.waker());
+        if self.pending.is_some() {
+            self.move_over(cx.waker());
+        }
+
         while let Some(pending) = &mut self.pending {
             if let Some(operation) = &mut pending.operation {
                 let cost = ready!(operation.as_mut().poll(cx));
                 pending.operation = None;
                 self.charge(cost);
             }
+
             if self.ending == Ending::Unheard {
                 return Poll::Ready(());
             }
+
             self.go_on(&slice);
             self.note_unfinished(cx.waker());
             if self.pending.is_some() && slice.is_spent() {
@@ -234,11 +282,20 @@ impl Session {
             }
         }
 
-        let (event_loop, seat) = (self.client.event_loop.clone(), self.client.seat.clone());
-        let read = event_loop.poll_read(cx, &seat, |bytes| self.receive(bytes, &slice));
-        match ready!(read) {
-            Ok(0) | Err(_) => Poll::Ready(()),
-            Ok(_) => {
+        let read = {
+            let (event_loop, socket) = (self.client.event_loop.clone(), self.client.socket.clone());
+            event_loop.poll_read(cx, &socket, |bytes| self.receive(bytes, &slice))
+        };
+
+        match read {
+            Poll::Pending => {
+                if self.move_over(cx.waker()) {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(_)) => {
                 self.note_unfinished(cx.waker());
                 // Others come before the next read, however much this client has sent.
                 cx.waker().wake_by_ref();
@@ -249,18 +306,22 @@ impl Session {
 
     /// Lets a connection in, or renews it, and answers the `auth` that asked for it.
     fn enter(&mut self, connection: Connection, auth: Option<Box<RawValue>>) {
-        let entrance = self.entrance.take();
-        let entrance = entrance.filter(|entrance| entrance.asks_for_something());
+        let options = self.options.take();
+        let options = options.filter(|options| options.asks_for_something());
+
         // With other nodes it waits until the bus brings what it is to get.
-        if entrance.is_none() && !connection.takes_stored && self.client.node.cluster.is_none() {
-            self.client.open(connection, None, None, auth.as_deref());
+        if options.is_none() && !connection.takes_stored && self.client.node.cluster.is_none() {
+            self.client
+                .open(connection, None, (None, None), auth.as_deref());
             return;
         }
-        self.client.seat.vouch();
+
+        self.client.socket.mark_authenticated();
         let client = self.client.clone();
-        let entrance = entrance.map(|entrance| *entrance).unwrap_or_default();
+        let options = options.map(|options| *options).unwrap_or_default();
+
         self.wait_for(async move {
-            client.enter(connection, entrance, auth).await;
+            client.enter(connection, options, auth).await;
             Cost::NONE
         });
     }
@@ -279,6 +340,7 @@ impl Session {
         if from == rest.len() {
             return;
         }
+
         match &mut self.pending {
             Some(pending) => (pending.rest, pending.from) = (rest, from),
             None => {
@@ -294,11 +356,12 @@ impl Session {
 
     /// Takes bytes off the socket.
     fn receive(&mut self, bytes: &mut [u8], slice: &TimeSlice) {
-        self.client.seat.heard();
+        self.client.socket.heard();
         let left = self.take(bytes, slice);
         if left > 0 {
             self.keep(bytes[bytes.len() - left..].to_vec(), 0);
         }
+
         // Where memory is short, what has begun is finished first, which frees it.
         let is_tight = self.client.event_loop.unfinished().is_tight();
         if self.pending.is_none() && self.decoder.held() >= READ_BUFFER / 2 && !is_tight {
@@ -332,12 +395,14 @@ impl Session {
                 self.discard(&mut decoder, mem::take(&mut bytes));
                 break;
             }
+
             if frames == RECEIVE_STRIDE {
                 if slice.is_spent() {
                     break;
                 }
                 frames = 0;
             }
+
             frames += 1;
             match decoder.next(&mut bytes) {
                 Ok(None) => break,
@@ -345,6 +410,7 @@ impl Session {
                 Err(violation) => self.close(violation.code(), &decoder.reason(violation)),
             }
         }
+
         self.decoder = decoder;
         bytes.len()
     }
@@ -355,6 +421,7 @@ impl Session {
         let Ending::Begun(so_far) = self.ending else {
             return;
         };
+
         let all = so_far.saturating_add(bytes.len() as u32);
         self.ending = Ending::Begun(all);
         loop {
@@ -365,18 +432,27 @@ impl Session {
                 Ok(None) | Err(_) => break,
             }
         }
+
         if all > CLOSING_BYTES {
             self.ending = Ending::Unheard;
-            // By then the close frame was written, and the socket is reset.
-            self.wait_for(async {
-                sleep(CLOSE_GRACE).await;
-                Cost::NONE
-            });
+            self.wait_for_reset();
         }
+    }
+
+    /// Reads nothing more. When it has waited, the close frame was written, and the socket is reset.
+    fn wait_for_reset(&mut self) {
+        let grace = self.client.socket.close_grace();
+        self.wait_for(async move {
+            sleep(grace).await;
+            Cost::NONE
+        });
     }
 
     fn client_closes(&mut self, close: Option<(u16, &str)>) {
         let code = close.map_or(close::NO_STATUS, |(code, _)| code);
+        if self.ending == Ending::No && self.outlives_close() {
+            return self.break_off(if code < 3000 { code } else { close::NORMAL });
+        }
         // A client's own codes would let it make up labels of a metric.
         self.left_with = if code < 3000 { code } else { close::NORMAL };
         self.client.leave_by_itself(code);
@@ -410,14 +486,16 @@ impl Session {
     /// Notes whether a message has begun and not ended, what it takes, and what waits behind an operation.
     fn note_unfinished(&mut self, waker: &Waker) {
         self.note_held(waker);
-        if !self.decoder.is_mid_message() || self.ending != Ending::No {
+        let held = self.held_by_dialect();
+        let is_mid_message = self.decoder.is_mid_message() || held > 0;
+        if !is_mid_message || self.ending != Ending::No {
             self.unfinished = None;
             return;
         }
         let unfinished = self
             .unfinished
             .get_or_insert_with(|| self.client.event_loop.unfinished().begin(waker));
-        unfinished.holds(self.decoder.held());
+        unfinished.holds(self.decoder.held() + held);
     }
 
     /// Closes a client whose message is not waited for any longer.
@@ -431,12 +509,18 @@ impl Session {
             .iter()
             .chain(held)
             .find_map(UnfinishedMessage::given_up);
+
         let Some(why) = given_up else { return };
         self.unfinished = None;
+
         // With it goes what waited behind it.
         self.pending = None;
         // What came of the message is freed now. Its rest would be taken for frames: only the end of the socket counts.
         self.decoder = Decoder::new(Role::Server, 0);
+        if let Some(foreign) = &mut self.foreign {
+            foreign.dialect.lose_part();
+        }
+
         self.ending = Ending::Unheard;
         let (reason, message) = match why {
             GivenUp::Late => (
@@ -449,12 +533,10 @@ impl Session {
                     .to_owned(),
             ),
         };
+
         self.client.app().metrics.client_refused(reason);
         self.client.close_for_now(close::OVER_LIMIT, &message);
-        self.wait_for(async {
-            sleep(CLOSE_GRACE).await;
-            Cost::NONE
-        });
+        self.wait_for_reset();
     }
 
     fn message(&mut self, message: &Message<'_>) {
@@ -462,9 +544,17 @@ impl Session {
             Message::Close(close) => return self.client_closes(*close),
             Message::Pong(payload) if self.client.is_answer(payload) => return,
             // Whatever is unfinished from now on has begun after it.
-            Message::Text(_) | Message::Binary(_) => self.unfinished = None,
+            Message::Text(_) | Message::Binary(_) => {
+                if self.held_by_dialect() == 0 {
+                    self.unfinished = None;
+                }
+                if self.answers_ping(message) {
+                    return;
+                }
+            }
             Message::Pong(_) | Message::Ping(_) => {}
         }
+
         let Some((state, connection)) = self.client.standing() else {
             return self.end();
         };
@@ -478,11 +568,15 @@ impl Session {
             Allowance::Go => {}
             Allowance::Refused => return self.refuse_over_rate(message),
             Allowance::Strike => {
-                self.client.strike();
+                self.client.close_for_rate();
                 return self.end();
             }
         }
+
         match message {
+            Message::Text(_) | Message::Binary(_) if self.foreign.is_some() => {
+                self.hear(message, state, &connection);
+            }
             Message::Text(text) => self.understand(native::parse(text), state, &connection),
             Message::Binary(bytes) => {
                 self.understand(native::parse_binary(bytes), state, &connection);
@@ -494,14 +588,17 @@ impl Session {
 
     /// Takes a message from what the client may send.
     fn allow(&mut self, connection: &Connection) -> Allowance {
+        if self.client.is_server {
+            return Allowance::Go;
+        }
         let payer = payer(self.client.app, connection, &mut self.bucket);
         let node = &self.client.node;
-        node.rates.take(payer, &node.live().config.limits)
+        node.rates.take(payer, &node.runtime_config().config.limits)
     }
 
     /// Takes what a message cost beyond the first.
     fn charge(&mut self, cost: Cost) {
-        if cost == Cost::NONE {
+        if cost == Cost::NONE || self.client.is_server {
             return;
         }
         let Some(connection) = self.client.connection() else {
@@ -509,10 +606,17 @@ impl Session {
         };
         let payer = payer(self.client.app, &connection, &mut self.bucket);
         let node = &self.client.node;
-        node.rates.charge(payer, cost.0, &node.live().config.limits);
+        node.rates
+            .charge(payer, cost.0, &node.runtime_config().config.limits);
     }
 
-    fn refuse_over_rate(&self, message: &Message<'_>) {
+    fn refuse_over_rate(&mut self, message: &Message<'_>) {
+        if let Some(foreign) = &mut self.foreign
+            && matches!(message, Message::Text(_) | Message::Binary(_))
+        {
+            foreign.dialect.lose_part();
+        }
+
         let id = match message {
             Message::Text(text) => native::id(text),
             Message::Binary(bytes) => native::binary_id(bytes),
@@ -522,6 +626,7 @@ impl Session {
             }
             Message::Ping(_) | Message::Close(_) => None,
         };
+
         let message = "too many messages; slow down";
         self.client.refuse(id, "rate_limited", message);
     }
@@ -535,6 +640,7 @@ impl Session {
         if !matches!(call, Err(Misunderstood::Unreadable { .. })) {
             self.unreadable.end_row();
         }
+
         match call {
             Ok(Call {
                 id,
@@ -542,8 +648,8 @@ impl Session {
             }) => self.authenticate(id, &token),
             Ok(Call { id, request }) => {
                 match self.client.clone().call(id, request, state, connection) {
-                    Doing::Done(cost) => self.charge(cost),
-                    Doing::Waiting(operation) => self.wait_for(operation),
+                    MessageProgress::Done(cost) => self.charge(cost),
+                    MessageProgress::Waiting(operation) => self.wait_for(operation),
                 }
             }
             Err(Misunderstood::Unreadable { message }) => {
@@ -560,6 +666,50 @@ impl Session {
     }
 }
 
+/// How long the messages of a client may be, and how much it may send while it has no user.
+fn bounds_of_newcomer(node: &Node) -> (usize, Bucket) {
+    let runtime_config = node.runtime_config();
+    let limits = &runtime_config.config.limits;
+    (limits.message_bytes, Bucket::of_newcomer(limits))
+}
+
+/// Grants a handshake, and says what the protocol of the client says first.
+fn greet(
+    event_loop: &EventLoop,
+    socket: &LocalSocket,
+    granted: Vec<u8>,
+    foreign: Option<&mut Foreign>,
+    connection: ConnectionId,
+) {
+    // A client that polls has its answer already.
+    if !granted.is_empty() {
+        let answer = Frame::handshake(granted);
+        event_loop
+            .shard()
+            .lock_and_wake(|table| table.place_own(socket.at, answer));
+    }
+    if let Some(foreign) = foreign {
+        foreign.greet(event_loop, socket, connection);
+    }
+}
+
+/// The rights of a client whose token has no `can`, under one of the policies of `app`.
+fn default_rights(node: &Node, app: AppId, policy: usize) -> Arc<Rights> {
+    let runtime_config = node.runtime_config();
+    runtime_config
+        .access(app)
+        .policy(policy)
+        .default_rights
+        .clone()
+}
+
+/// Says that a connection found no slot.
+fn refuse_full(node: &Node, app: AppId) {
+    let detail = "no slot is left for a connection";
+    node.refusals()
+        .refuse(Refusal::Connections, Some(app), detail);
+}
+
 /// Whose rate holds for a connection.
 fn payer<'a>(app: AppId, connection: &'a Connection, bucket: &'a mut Bucket) -> Payer<'a> {
     match connection.user_name() {
@@ -571,23 +721,28 @@ fn payer<'a>(app: AppId, connection: &'a Connection, bucket: &'a mut Bucket) -> 
 impl Drop for Session {
     fn drop(&mut self) {
         let Client {
-            event_loop, seat, ..
+            event_loop, socket, ..
         } = &self.client;
-        event_loop.leave(seat.at);
-        let Some(departure) = event_loop.shard().own(|table| table.remove(seat.at)) else {
+
+        event_loop.leave(socket.at);
+        let Some(departure) = event_loop.shard().lock(|table| table.remove(socket.at)) else {
             return;
         };
+
         let code = if departure.close_code == 0 {
             self.left_with
         } else {
             departure.close_code
         };
+
         let app = self.client.app();
         app.metrics.closed(code);
         if departure.was_open {
             app.metrics.connections.dec();
         }
+
         let connection = departure.connection;
+        self.client.leave_mesa(&connection);
         tracing::debug!(
             app = %app.name,
             connection = %connection.id(),

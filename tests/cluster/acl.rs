@@ -1,4 +1,5 @@
-//! The access rules of Redis that docs/cluster.md gives are enough, and no command that they lack is ever tried.
+//! The access rules of Redis that docs/guides/redis.md and docs/guides/dispatching.md give are enough, and no command that
+//! they lack is ever tried.
 
 use std::net::SocketAddr;
 
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Node, Settings, all_get, cluster_url, event},
+    mesa,
     redis::{RedisCluster, RedisServer, Reply, Resp},
     support::{Client, Received, eventually, signed, unix_now},
 };
@@ -41,8 +43,12 @@ fn more(start: &str) -> Vec<String> {
         .collect()
 }
 
+/// The page on Redis, and that on publishing through it.
 fn reference() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cluster.md")).unwrap()
+    let guides = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides");
+    ["redis.md", "dispatching.md"]
+        .map(|page| std::fs::read_to_string(format!("{guides}/{page}")).unwrap())
+        .concat()
 }
 
 fn set(servers: &[RedisServer], words: &[String]) {
@@ -221,6 +227,68 @@ fn the_rule_for_nodes_is_enough_on_redis_cluster() {
     );
     exercise(&url("fanfare", &redis.addresses()));
     expect_nothing_denied(&redis.nodes);
+}
+
+/// All that nodes do for programs of Mesa.
+#[test]
+fn the_rule_for_nodes_is_enough_for_programs_of_mesa() {
+    let redis = [RedisServer::start().unwrap()];
+    let words = [rule("fanfare"), more("- for programs of [Mesa]")].concat();
+    set(&redis, &words);
+    let name = format!("fanfare-acl-{}.toml", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    let table = "[apps.default.protocols.mesa]\nsync = \"dispatcher\"\nportal = true\n";
+    std::fs::write(&file, table).unwrap();
+    let settings = Settings::new(&url("fanfare", &[redis[0].address()]))
+        .with("FANFARE_CONFIG", file.to_str().unwrap())
+        .with("FANFARE_LIMIT_NODE_LEASE", "2s");
+    let mut nodes = [Node::apart(&settings), Node::apart(&settings)];
+    for node in &nodes {
+        eventually("it is ready", || node.is_ready());
+    }
+    std::fs::remove_file(&file).unwrap();
+
+    let mut other = Resp::connect(redis[0].address()).unwrap();
+    let portal = r#"{"id":"p","ready":true}"#;
+    other
+        .call(&["PUBLISH", "available_portals_pool", portal])
+        .unwrap();
+    mesa::store(&mut other, "ann", &[json!(1)]);
+    let mut ann = mesa::user(&nodes[0], "ann");
+    assert_eq!(ann.json()["s"], 1);
+    mesa::store(&mut other, "ann", &[json!(2)]);
+    assert_eq!(ann.json()["d"], 2, "it looks again");
+    mesa::publish(&mut other, &json!(3), &["ann", "bob"]);
+    assert_eq!(ann.json()["d"], 3);
+    let mut deaf = mesa::connect(&nodes[1]);
+    deaf.answers_pings = false;
+    mesa::store(&mut other, "bob", &[json!(4)]);
+    mesa::authenticate(&mut deaf, "bob");
+    assert_eq!(
+        (&deaf.json()["op"], &deaf.json()["s"]),
+        (&json!(22), &json!(1))
+    );
+    nodes[1].kill();
+    eventually("the dead node's user is away", || {
+        !mesa::is_connected(&mut other, "bob")
+    });
+    eventually("what had not been confirmed waits again", || {
+        mesa::stored(&mut other, "bob").contains('4')
+    });
+    other.call(&["DEL", "connected_clients"]).unwrap();
+    other
+        .call(&["DEL", "fanfare:tests:default:all.mesa-nodes"])
+        .unwrap();
+    eventually("it is said again who is there", || {
+        mesa::is_connected(&mut other, "ann")
+    });
+    drop(ann);
+    eventually("she has gone", || !mesa::is_connected(&mut other, "ann"));
+    mesa::publish(&mut other, &json!(5), &["ann"]);
+    eventually("it is stored", || {
+        mesa::stored(&mut other, "ann").contains('5')
+    });
+    expect_nothing_denied(&redis);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Namespaces and apps share a Redis and nothing else.
 
-use fanfare::config::{AppConfig, Config};
+use fanfare::config::{AppConfig, Config, UserEvents};
 use serde_json::json;
 
 use crate::{
     cluster::{Node, Settings, event},
-    redis::RedisServer,
+    redis::{RedisServer, Reply},
     support::{Client, KEY, SECRET, api_key, eventually, token_key},
 };
 
@@ -162,4 +162,85 @@ fn one_app_reaches_nothing_of_another() {
     own.iter_mut()
         .chain(&mut others)
         .for_each(Client::expect_nothing);
+}
+
+#[test]
+fn a_node_that_does_not_serve_an_app_yet_is_missing_from_no_answer() {
+    let redis = RedisServer::start().unwrap();
+    let settings = Settings::new(&redis.url());
+    let with_other = |config: &mut Config| {
+        config.drain_delay = Some(std::time::Duration::ZERO);
+        let other = AppConfig {
+            keys: vec![api_key("all", KEY, fanfare::config::Scopes::ALL)],
+            tokens: vec![token_key(SECRET)],
+            user_events: Some(UserEvents::default()),
+            ..AppConfig::default()
+        };
+        config.apps.insert("other".to_owned(), other);
+    };
+    // As in a rollout of an app: the one node has it, the other not yet.
+    let nodes = [
+        Node::here_with(&settings, with_other),
+        Node::here(&settings),
+    ];
+    for node in &nodes {
+        eventually("it is ready", || node.is_ready());
+    }
+    let nobody = json!({"event": "nobody", "to": {"users": ["nobody"]}, "receipt": "cluster"});
+    for node in &nodes {
+        eventually("it knows the other", || {
+            node.count("fanfare_peers", "") == 1
+        });
+    }
+    let can = json!({"can": {"join": ["*"]}});
+    let mut client = nodes[0].user_with("ann", &can, "app=other");
+    client.join("lobby");
+    let authorization = format!("Bearer {KEY}");
+    let ask = |method: &str, path: &str, body: Option<&[u8]>| {
+        let answer = nodes[0].request(method, path, &[("Authorization", &authorization)], body);
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        answer.json()
+    };
+    let receipt = ask("POST", "/v1/emit", Some(nobody.to_string().as_bytes()));
+    assert_eq!(
+        (&receipt["nodes"], &receipt["missing_nodes"]),
+        (&json!(1), &json!([])),
+        "{receipt}"
+    );
+    for path in [
+        "/v1/channels",
+        "/v1/channels/lobby",
+        "/v1/channels/lobby/members",
+        "/v1/users/ann",
+        "/v1/connections",
+    ] {
+        let found = ask("GET", path, None);
+        let missing = &found["missing_nodes"];
+        assert!(
+            missing.is_null() || missing == &json!([]),
+            "{path}: {found}"
+        );
+    }
+
+    // An event that is stored for some of its users names whom it may not have reached: nobody but those who serve the app.
+    let publish = |users: &[String]| {
+        let body = json!({"users": users, "event": "e"}).to_string();
+        ask("POST", "/v1/publish", Some(body.as_bytes()))
+    };
+    let users: Vec<String> = (0..80).map(|n| format!("user{n:02}")).collect();
+    publish(&users[10..11]);
+    let keys = redis.call(&["KEYS", "*user10*"]).unwrap();
+    let key = keys
+        .items()
+        .iter()
+        .map(Reply::text)
+        .find(|key| key.contains("state"))
+        .expect("it is kept");
+    redis.call(&["SET", &key, "broken"]).unwrap();
+    let receipt = publish(&users);
+    assert_eq!(
+        receipt["missing_nodes"].as_array().unwrap().len(),
+        1,
+        "{receipt}"
+    );
 }

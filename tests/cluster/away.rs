@@ -71,9 +71,14 @@ fn expect_delivery(cluster: &Cluster, clients: &mut [Client]) {
         });
     }
     cluster.await_ready();
-    cluster[0].call("/v1/broadcast", &json!({"event": "from here on"}));
+    // Of each node more may be on its way that was published above.
+    for node in &cluster.nodes {
+        node.call("/v1/broadcast", &json!({"event": "from here on"}));
+    }
     for client in &mut *clients {
-        while client.json()["event"] != "from here on" {}
+        for _ in &cluster.nodes {
+            while client.json()["event"] != "from here on" {}
+        }
     }
     for node in &cluster.nodes {
         node.call("/v1/broadcast", &json!({"event": "to all"}));

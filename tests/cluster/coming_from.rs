@@ -1,4 +1,4 @@
-//! What docs/coming-from.md lists, as the systems named there show it, over three nodes.
+//! What the pages in docs/migrating list, as the systems named there show it, over three nodes.
 
 use std::collections::BTreeMap;
 

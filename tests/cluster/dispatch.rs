@@ -1,14 +1,14 @@
 //! Any program acts straight through Redis: `PUBLISH fanfare:<namespace>:<app>:dispatch` with a message of JSON.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::{
     MALFORMED,
-    cluster::{Cluster, NAMESPACE, all_get, event, nothing_more},
-    redis::Resp,
-    support::{Client, Received, eventually},
+    cluster::{Cluster, NAMESPACE, Node, Settings, all_get, event, nothing_more},
+    redis::{Proxy, RedisServer, Resp},
+    support::{Received, eventually},
 };
 
 fn channel(app: &str) -> String {
@@ -278,20 +278,13 @@ fn what_is_dispatched_to_a_user_who_is_away_is_stored_once() {
 }
 
 /// The place of the node that leads.
-fn leader(cluster: &Cluster, clients: &[Client]) -> usize {
-    let ids: Vec<String> = clients
-        .iter()
-        .zip(&cluster.nodes)
-        .map(|(client, node)| node.id(client))
-        .collect();
-    let keys = cluster.redis.call(&["KEYS", "*leader"]).unwrap();
-    let key = keys.items()[0].text();
+fn leader(cluster: &Cluster) -> usize {
     let mut at = None;
     eventually("one leads", || {
-        let lease = cluster.redis.call(&["GET", &key]).unwrap();
-        let lease = lease.text();
-        at = ids.iter().position(|id| lease.starts_with(id.as_str()));
-        at.is_some()
+        let leads = |node: &Node| node.count("fanfare_leader", "default") == 1;
+        let leaders: Vec<usize> = (0..3).filter(|&at| leads(&cluster[at])).collect();
+        at = leaders.first().copied();
+        leaders.len() == 1
     });
     at.unwrap()
 }
@@ -300,7 +293,7 @@ fn leader(cluster: &Cluster, clients: &[Client]) -> usize {
 fn what_programs_say_while_no_node_leads_is_kept_by_the_next_that_does() {
     let mut cluster = Cluster::apart();
     let mut clients = cluster.users();
-    let dead = leader(&cluster, &clients);
+    let dead = leader(&cluster);
     let (next, last) = ((dead + 1) % 3, (dead + 2) % 3);
     for at in [next, last] {
         clients[at].join("room");
@@ -364,4 +357,45 @@ fn what_redis_refuses_to_keep_is_counted() {
     };
     eventually("it is counted", || lost() > 0);
     cluster.redis.set("maxmemory", "0").unwrap();
+}
+
+#[test]
+fn what_comes_fast_is_stored_without_waiting_for_each() {
+    let redis = RedisServer::start().unwrap();
+    let proxy = Proxy::start(redis.address()).unwrap();
+    let node = Node::here(&Settings::new(&proxy.url()));
+    eventually("it is ready", || node.is_ready());
+    eventually("it leads", || node.count("fanfare_leader", "default") == 1);
+    let mut client = node.user("ann");
+    client.join("room");
+
+    let mut tap = Resp::connect(redis.address()).unwrap();
+    tap.call(&["SUBSCRIBE", "fanfare:tests::nodes"]).unwrap();
+    proxy.delay(Duration::from_millis(20));
+    let mut program = Resp::connect(redis.address()).unwrap();
+    let channel = channel("default");
+    for n in 0..500 {
+        let message = json!({"call": "send", "channel": "room", "event": "e", "data": n});
+        let message = message.to_string();
+        program
+            .call_bytes(&[b"PUBLISH", channel.as_bytes(), message.as_bytes()])
+            .unwrap();
+    }
+    for n in 0..500 {
+        let got = event(&mut client);
+        assert_eq!((&got["data"], &got["offset"]), (&json!(n), &json!(n + 1)));
+    }
+
+    // What ends together is told together, so each told alone would have been stored alone.
+    let (mut done, mut messages) = (0, 0);
+    while done < 500 {
+        let told = tap.read().unwrap().items()[2].text();
+        let digests = told.split_once("done_together").map_or(0, |(_, digests)| {
+            digests.split('"').filter(|part| part.len() > 20).count()
+        });
+        done += digests;
+        messages += usize::from(digests > 0);
+    }
+    // How many end together, the machine decides.
+    assert!(messages < 500, "{messages} for 500 events");
 }

@@ -1,4 +1,4 @@
-//! The examples in docs/examples act through Redis as docs/cluster.md says, each word for word as it stands there.
+//! The examples in docs/examples act through Redis as docs/guides/dispatching.md says, each word for word as it stands there.
 
 use std::{path::PathBuf, process::Command};
 
@@ -141,7 +141,8 @@ fn node_acts_by_node_redis() {
 
 #[test]
 fn the_documentation_shows_the_examples_as_they_are() {
-    let manual = std::fs::read_to_string(examples().with_file_name("cluster.md")).unwrap();
+    let manual =
+        std::fs::read_to_string(examples().with_file_name("guides/dispatching.md")).unwrap();
     for (file, language) in [
         ("dispatch.sh", "sh"),
         ("dispatch.py", "python"),
@@ -150,11 +151,11 @@ fn the_documentation_shows_the_examples_as_they_are() {
         let example = std::fs::read_to_string(examples().join(file)).unwrap();
         assert!(
             manual.contains(&format!("```{language}\n{example}```\n")),
-            "{file} is not in docs/cluster.md as it is"
+            "{file} is not in docs/guides/dispatching.md as it is"
         );
         assert!(
-            manual.contains(&format!("(examples/{file})")),
-            "docs/cluster.md has no link to {file}"
+            manual.contains(&format!("(../examples/{file})")),
+            "docs/guides/dispatching.md has no link to {file}"
         );
     }
 }

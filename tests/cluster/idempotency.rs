@@ -203,6 +203,35 @@ fn a_repeat_waits_for_the_first_only_so_long() {
 }
 
 #[test]
+fn another_body_is_refused_on_every_node_while_the_first_request_runs() {
+    let cluster = Cluster::start();
+    let one = |event: &str| json!({"event": event});
+    let batch = |event: &str| json!({"items": [{"call": "broadcast", "event": event}, {"call": "broadcast", "event": "b"}]});
+    for (path, first, other) in [
+        ("/v1/broadcast", one("a"), one("c")),
+        ("/v1/batch", batch("a"), batch("c")),
+    ] {
+        assert_eq!(once(&cluster[0], "k", path, &first).status, 200);
+        // As if it still ran.
+        let keys = cluster.redis.call(&["KEYS", "*.once:*"]).unwrap();
+        for key in keys.items() {
+            cluster
+                .redis
+                .call(&["HDEL", &key.text(), "answer"])
+                .unwrap();
+        }
+        for node in &cluster.nodes {
+            let answer = once(node, "k", path, &other);
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (422, "idempotency_key_reused"),
+                "{path}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_batch_with_another_body_is_refused_on_every_node_and_sends_nothing() {
     let cluster = Cluster::start();
     let mut clients = cluster.users();

@@ -205,3 +205,33 @@ fn whoever_may_have_missed_notices_is_told_to_look_again() {
     let (_, page) = watcher.ask_amid(&json!({"op": "members", "channel": "lobby"}));
     assert_eq!(page["members"].as_array().unwrap().len(), 2, "{page}");
 }
+
+#[test]
+fn what_could_not_be_published_is_told_when_redis_takes_messages_again() {
+    let cluster = Cluster::start();
+    let mut watcher = watcher(&cluster, 0);
+    for round in 0..5 {
+        let mut bob = cluster[1].user("bob");
+        bob.join("lobby");
+        while notice_or_count(&mut watcher, &bob) != Some(("joined", 2)) {}
+        // Only connections for commands: nobody is told that messages may have been missed.
+        cluster.redis.kill_clients("normal").unwrap();
+        leave(&mut bob);
+        while notice_or_count(&mut watcher, &bob) != Some(("left", 1)) {}
+        eventually(&format!("round {round}: all nodes are back"), || {
+            cluster.nodes.iter().all(crate::cluster::Node::is_ready)
+        });
+    }
+}
+
+/// What the next message tells of `of` in a channel of two at most: that it has come or gone, or how many there are.
+fn notice_or_count(client: &mut Client, of: &Client) -> Option<(&'static str, u64)> {
+    let told = client.json();
+    match (told["op"].as_str(), told["kind"].as_str()) {
+        (Some("members"), _) if told["count"] == 2 => Some(("joined", 2)),
+        (Some("members"), _) => Some(("left", 1)),
+        (_, Some("joined")) if told["member"]["id"] == of.id => Some(("joined", 2)),
+        (_, Some("left")) if told["member"]["id"] == of.id => Some(("left", 1)),
+        _ => None,
+    }
+}

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     cluster::{NAMESPACE, Node, Settings, all_get, cluster_url, event, nothing_more, sentinel_url},
-    redis::{RedisCluster, Sentinels},
+    redis::{RedisCluster, Reply, Sentinels},
     support::{Client, eventually},
 };
 
@@ -109,6 +109,71 @@ fn all_works_over_redis_cluster_after_a_primary_has_handed_over() {
     let busiest = redis.busiest().unwrap();
     redis.hand_over(busiest).unwrap();
     expect_recovery(&nodes, &mut clients);
+}
+
+/// The primary of `redis` that serves each channel, by its place, and whether it also serves what all nodes share.
+fn homes(redis: &RedisCluster) -> (Vec<usize>, usize) {
+    let names: Vec<Vec<String>> = redis.nodes[..3]
+        .iter()
+        .map(|node| {
+            let names = node.call(&["PUBSUB", "SHARDCHANNELS"]).unwrap();
+            names.items().iter().map(Reply::text).collect()
+        })
+        .collect();
+    let home = |end: &str| {
+        let mut places = names.iter();
+        let found = places.position(|names| names.iter().any(|name| name.ends_with(end)));
+        found.unwrap_or_else(|| panic!("nobody serves {end}: {names:?}"))
+    };
+    let channels = (0..CHANNELS).map(|n| home(&format!("channel:{}", channel(n))));
+    (channels.collect(), home("nodes"))
+}
+
+#[test]
+fn what_other_primaries_serve_goes_on_while_one_is_away() {
+    let redis = RedisCluster::start_with_timeout(60_000).unwrap();
+    let (nodes, mut clients) = nodes_at(&cluster_url(&redis.addresses()));
+    let (homes, shared) = homes(&redis);
+    let away = (0..3)
+        .find(|at| *at != shared && homes.contains(at))
+        .unwrap();
+    redis.nodes[away].pause().unwrap();
+    let send = |node: &Node, n: usize| {
+        let body = json!({"channel": channel(n), "event": "e", "data": n});
+        node.post("/v1/send", &body).status
+    };
+    let lost = homes.iter().position(|home| *home == away).unwrap();
+    for node in &nodes {
+        eventually("what it serves is refused", || send(node, lost) == 503);
+    }
+
+    for node in &nodes {
+        for n in (0..CHANNELS).filter(|n| homes[*n] != away) {
+            assert_eq!(send(node, n), 200, "{} is served", channel(n));
+            for client in &mut clients {
+                let mut got = event(client);
+                while got["channel"] == channel(lost) {
+                    got = event(client);
+                }
+                assert_eq!(
+                    (&got["channel"], &got["data"]),
+                    (&json!(channel(n)), &json!(n))
+                );
+            }
+        }
+        let answer = node.get("/readyz");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let warnings = answer.json()["warnings"].to_string();
+        assert!(warnings.contains("a part of Redis"), "{answer:?}");
+    }
+    let newcomer = nodes[0].user("newcomer");
+    drop(newcomer);
+    redis.nodes[away].resume().unwrap();
+    for node in &nodes {
+        eventually("all is served", || {
+            (0..CHANNELS).all(|n| send(node, n) == 200)
+        });
+    }
 }
 
 #[test]

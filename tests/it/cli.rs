@@ -111,6 +111,20 @@ fn wrong_usage_ends_with_2() {
             "leave the path out of --url",
         ),
         (&["serve", "--port", "8080"], "'--listen 7080'"),
+        (&["serve", "--host", "0.0.0.0"], "'--listen 0.0.0.0:7080'"),
+        (&["--listen", "7072"], "fanfare serve --listen"),
+        (
+            &["serve", "--client-auth", "none"],
+            "without tokens is '--client-auth off'",
+        ),
+        (
+            &["serve", "--protocol", "socket.io"],
+            "there is no protocol \"socket.io\"; did you mean \"socketio\"?",
+        ),
+        (
+            &["serve", "--protocol", "nonsense"],
+            "there are socketio, altogic, agnost, mesa, zexcore",
+        ),
         (&["serve", "-p", "8080"], "'--listen 7080'"),
         (
             &["serve", "--config", "/nowhere/fanfare.toml"],

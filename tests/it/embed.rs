@@ -83,6 +83,10 @@ fn the_example_sends_to_whom_it_says_and_leaves_well() {
     }
     stranger.expect_nothing();
 
+    let greet = json!({"op": "call", "name": "greet", "data": "Hello"});
+    assert_eq!(ann.ask_amid(&greet).1["data"], "Hello, ann!");
+    assert_eq!(stranger.ask(&greet)["code"], "stranger");
+
     running.interrupt();
     for client in [&mut ann, &mut stranger] {
         assert_eq!(client.closed(), 4200);

@@ -1,11 +1,12 @@
-//! The backend and the page of docs/authentication.md run as they stand there, on real Node and in a real browser.
+//! The programs of docs/guides/authentication.md, docs/reference/http.md and docs/reference/protocol.md, and the page of
+//! README.md, run as they stand there: on real Node and Python, and in a real browser.
 
 use std::{
     fmt::Write as _,
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     thread,
 };
 
@@ -111,19 +112,17 @@ fn the_page_gets_events_comes_back_with_a_new_token_and_stops_where_it_should() 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
     let backend = Backend::start(&server, &origin);
+    let start = example("start.js")
+        .replace("localhost:8091", &backend.address.to_string())
+        .replace("localhost:7070", &server.address().to_string());
     let script = format!(
         "document.cookie = 'session=ann';
-         const events = [];
+         const printed = [];
+         console.log = (...line) => printed.push(line);
          let fetched = 0;
-         let ended;
-         async function fetchToken() {{
-           const response = await fetch('http://{}/token', {{ credentials: 'include' }});
-           fetched += 1;
-           return response.text();
-         }}
-         connect('ws://{}', fetchToken, (event) => events.push(event)).then((closed) => ended = closed);",
-        backend.address,
-        server.address()
+         const really = fetch;
+         window.fetch = (...args) => {{ fetched += 1; return really(...args); }};
+         {start}"
     );
     serve(
         listener,
@@ -141,8 +140,8 @@ fn the_page_gets_events_comes_back_with_a_new_token_and_stops_where_it_should() 
     };
     eventually("the page is connected", online);
     assert_eq!(backend.ask("POST", "/notify", "session=bob").text, "1\n");
-    page.wait_for("events.length === 1");
-    assert_eq!(page.eval("events[0].data.text"), "Hello");
+    page.wait_for("printed.length === 1");
+    assert_eq!(page.eval("printed[0][1].text"), "Hello");
 
     // What a token that ends does, and what an operator does.
     let close = |code: u16| {
@@ -153,16 +152,133 @@ fn the_page_gets_events_comes_back_with_a_new_token_and_stops_where_it_should() 
     page.wait_for("fetched === 2");
     eventually("the page comes back", online);
     assert_eq!(close(4010).json()["disconnected"], 1);
-    page.wait_for("ended?.code === 4010");
+    page.wait_for("printed.some(([word, code]) => word === 'closed' && code === 4010)");
 }
 
 #[test]
 fn the_guide_shows_the_examples_as_they_are() {
-    let guide = std::fs::read_to_string(examples().with_file_name("authentication.md")).unwrap();
-    for name in ["backend.mjs", "page.js"] {
+    let guide =
+        std::fs::read_to_string(examples().with_file_name("guides/authentication.md")).unwrap();
+    for name in ["backend.mjs", "page.js", "start.js"] {
         assert!(
             guide.contains(&format!("```js\n{}```\n", example(name))),
-            "{name} is not in docs/authentication.md as it is"
+            "{name} is not in docs/guides/authentication.md as it is"
+        );
+    }
+}
+
+/// The first block of `language` in a page.
+fn shown(page: &str, language: &str) -> String {
+    let path = [env!("CARGO_MANIFEST_DIR"), page]
+        .iter()
+        .collect::<PathBuf>();
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, block) = text.split_once(&format!("```{language}\n")).unwrap();
+    block.split_once("```").unwrap().0.to_owned()
+}
+
+#[test]
+fn the_short_pages_print_what_happens_in_their_channel() {
+    let browser = Browser::start();
+    for page in ["README.md", "docs/reference/protocol.md"] {
+        let server = server();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let script = shown(page, "js").replace("127.0.0.1:7070", &server.address().to_string());
+        let print = "const printed = []; console.log = (...line) => printed.push(line.join(' '));";
+        serve(
+            listener,
+            format!("<!doctype html><script>{print}{script}</script>"),
+        );
+        let mut tab = browser.open(&origin);
+        eventually("the page is in its channel", || {
+            server.get("/v1/channels/room-1").json()["connections"] == 1
+        });
+        let event = json!({"channel": "room-1", "event": "news", "data": "Hello"});
+        assert_eq!(server.call("/v1/send", &event)["matched"], 1);
+        tab.wait_for("printed.some((line) => line.endsWith('news Hello'))");
+    }
+}
+
+#[test]
+fn the_module_for_an_edge_runtime_sends_its_event() {
+    let server = keyed_server(|_| {});
+    let token = signed(&json!({"sub": "ann", "tenant": "acme", "roles": ["admin"]}));
+    let mut ann = server.connect(&format!("token={token}"));
+    let driver = "const { default: worker } = await import(process.argv[1]);
+        const request = new Request('http://localhost/?tenant=acme', { method: 'POST', body: '{\"id\":7}' });
+        const response = await worker.fetch(request, process.env);
+        console.log(response.status, (await response.json()).matched);";
+    let done = Command::new("node")
+        .args(["--input-type=module", "--eval", driver])
+        .arg(examples().join("function.mjs"))
+        .env("FANFARE_URL", format!("http://{}", server.address()))
+        .env("FANFARE_API_KEY", KEY)
+        .output()
+        .expect("node runs: make setup-test installs it");
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "200 1\n", "{done:?}");
+    assert_eq!(ann.json()["data"], json!({"id": 7}));
+}
+
+#[test]
+fn the_function_in_python_sends_its_event_and_says_why_it_was_refused() {
+    let server = keyed_server(|_| {});
+    let token = signed(&json!({"sub": "ann", "tenant": "acme", "roles": ["admin"]}));
+    let mut ann = server.connect(&format!("token={token}"));
+    let driver = "import runpy, sys
+invoice_paid = runpy.run_path(sys.argv[1])['invoice_paid']
+print(invoice_paid('acme', {'id': 7})['matched'])";
+    let run = |key: &str| {
+        Command::new("python3")
+            .args(["-c", driver])
+            .arg(examples().join("function.py"))
+            .env("FANFARE_URL", format!("http://{}", server.address()))
+            .env("FANFARE_API_KEY", key)
+            .output()
+            .expect("python3 runs: make setup-test installs it")
+    };
+
+    let done = run(KEY);
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "1\n", "{done:?}");
+    assert_eq!(ann.json()["data"], json!({"id": 7}));
+
+    let refused = run("a key that the server does not know");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("RuntimeError: unauthorized: "), "{said}");
+}
+
+#[test]
+fn the_client_in_python_prints_what_it_gets() {
+    let server = server();
+    let mut child = Command::new("python3")
+        .arg(examples().join("client.py"))
+        .env("PYTHONPATH", examples().join("python_modules"))
+        .env("FANFARE_URL", format!("http://{}", server.address()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 runs: make setup-test installs it");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().expect("it prints a line").unwrap();
+    assert_eq!(next(), "hello hi");
+    let event = json!({"channel": "room-1", "event": "news", "data": "Hello"});
+    assert_eq!(server.call("/v1/send", &event)["matched"], 1);
+    assert_eq!(next(), "news Hello");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn the_reference_shows_the_examples_as_they_are() {
+    let folder = examples().with_file_name("reference");
+    for (page, name, language) in [
+        ("http.md", "function.mjs", "js"),
+        ("http.md", "function.py", "python"),
+        ("protocol.md", "client.py", "python"),
+    ] {
+        let page = std::fs::read_to_string(folder.join(page)).unwrap();
+        assert!(
+            page.contains(&format!("```{language}\n{}```\n", example(name))),
+            "{name} is not in its page as it is"
         );
     }
 }

@@ -436,6 +436,40 @@ fn over_the_bound_of_the_node_the_oldest_of_all_channels_go() {
     );
 }
 
+#[test]
+fn an_app_that_stores_as_much_as_it_may_is_refused() {
+    let server = server_that_keeps(100, |config, _| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.max_stored_bytes = Some(30_000);
+    });
+    let mut client = server.connect("");
+    join(&mut client, "room-1", None);
+    let send = |channel: &str, data: &str| {
+        let body = json!({"channel": channel, "event": "e", "data": data}).to_string();
+        server.request("POST", "/v1/send", &[], Some(body.as_bytes()))
+    };
+    let data = "x".repeat(10_000);
+    for _ in 0..3 {
+        assert_eq!(send("room-1", &data).status, 200);
+        client.json();
+    }
+    for channel in ["room-1", "room-2"] {
+        let refused = send(channel, "more");
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (503, "history_over_quota"),
+            "{refused:?}"
+        );
+        assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    }
+    let other = send("other", "not stored");
+    assert_eq!(other.status, 200, "{other:?}");
+    assert_eq!(server.count("fanfare_storage_refused_total", ""), 2);
+    assert!(server.count("fanfare_stored_bytes", "") > 30_000);
+    client.send(&json!({"op": "send", "id": 2, "channel": "room-1", "event": "e"}));
+    assert_eq!(client.json()["code"], "history_over_quota");
+}
+
 // Who is left out
 
 #[test]

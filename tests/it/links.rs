@@ -155,6 +155,20 @@ fn every_link_leads_to_a_file_and_a_heading() {
 }
 
 #[test]
+fn the_book_has_every_page() {
+    let docs = root().join("docs");
+    let mut pages = Vec::new();
+    documents(&docs, &mut pages);
+    let summary = fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let listed: BTreeSet<PathBuf> = links(&summary)
+        .iter()
+        .map(|link| docs.join(link))
+        .chain([docs.join("SUMMARY.md")])
+        .collect();
+    assert_eq!(listed, pages.into_iter().collect());
+}
+
+#[test]
 fn headings_have_the_anchors_that_a_reader_expects() {
     let text = "# A title\n## Client keys (`apps.NAME.client_keys`)\n```sh\n# a comment\n```\n## Members\n### Members";
     let expected = [

@@ -6,12 +6,15 @@
     reason = "a panic is how a test fails, counters are whole, and a table of cases is as long as it is"
 )]
 
+mod altogic;
 mod auth;
-mod cel_conformance;
+mod blocks;
+mod calls;
 mod channels;
 mod cli;
 mod commands;
 mod cors;
+mod data;
 mod decoder;
 mod dependencies;
 mod deploy;
@@ -30,9 +33,11 @@ mod layers;
 mod library;
 mod links;
 mod logging;
+mod mesa;
 mod openapi;
 mod page;
-mod predicate_properties;
+mod polling;
+mod protocols;
 mod refusals;
 mod reload;
 mod revoke;
@@ -41,6 +46,8 @@ mod setup;
 mod slow_consumers;
 mod stored;
 mod websocket;
+mod words;
+mod zexcore;
 
 #[path = "../support/kept.rs"]
 mod kept;

@@ -295,6 +295,18 @@ fn types_made_from_the_description_compile_a_call_of_each_kind() {
     node(&["node_modules/typescript/bin/tsc", "--project", "."]);
     let url = format!("http://{}", server.address());
     assert!(node(&["calls.js", &url, KEY]).contains("every call was made"));
+
+    // What docs/reference/http.md shows, without a key.
+    let open = server_with(|_| {});
+    let page = include_str!("../../docs/reference/http.md");
+    let (_, shown) = page.split_once("```ts\n").unwrap();
+    let (shown, _) = shown.split_once("```").unwrap();
+    let shown = shown
+        .replace("./fanfare.js", "./api.js")
+        .replace("127.0.0.1:7070", &open.address().to_string());
+    std::fs::write(at.join("calls.ts"), shown + "export {};\n").unwrap();
+    node(&["node_modules/typescript/bin/tsc", "--project", "."]);
+    node(&["calls.js"]);
 }
 
 #[test]

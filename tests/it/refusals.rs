@@ -38,24 +38,214 @@ fn log_of(server: Served) -> String {
 
 #[test]
 fn a_page_that_is_refused_again_and_again_is_one_line_and_every_try_is_counted() {
-    let server = logging(&[]);
-    for _ in 0..20 {
-        let refused = open(&server, "", &[("Origin", "https://page.example")]).err();
+    let server = logging(&[
+        "--api-key",
+        KEY,
+        "--token-secret",
+        SECRET,
+        "--origin",
+        "https://app.example",
+    ]);
+    let refused = |origin: &str| {
+        let refused = open(&server, "", &[("Origin", origin)]).err();
         assert_eq!(refused.unwrap().status, 403);
+    };
+    for _ in 0..20 {
+        refused("https://page.example");
     }
-    assert_eq!(count(&server, "", "origin"), 20);
+    // Another mistake is told within the same minute.
+    refused("https://other.example");
+    assert_eq!(count(&server, KEY, "origin"), 21);
     let log = log_of(server);
     let lines: Vec<&str> = log
         .lines()
         .filter(|line| line.contains("refused"))
         .collect();
-    let [line] = lines[..] else { panic!("{log}") };
+    let [line, other] = lines[..] else {
+        panic!("{log}")
+    };
     assert!(line.contains(" INFO "), "{line}");
     assert!(
-        line.contains("the Origin \"https://page.example\" is not localhost, 127.0.0.1 or [::1]"),
+        line.contains("the Origin \"https://page.example\" is not in origins of app \"default\""),
         "{line}"
     );
     assert!(line.contains("reason=\"origin\""), "{line}");
+    assert!(
+        other.contains("https://other.example") && other.contains("others=19"),
+        "{other}"
+    );
+}
+
+#[test]
+fn in_development_each_try_is_a_line() {
+    let server = logging(&[]);
+    for _ in 0..3 {
+        let refused = open(&server, "", &[("Origin", "https://page.example")]).err();
+        assert_eq!(refused.unwrap().status, 403);
+    }
+    assert_eq!(count(&server, "", "origin"), 3);
+    let log = log_of(server);
+    let told = "the Origin \"https://page.example\" is not localhost, 127.0.0.1 or [::1]";
+    let lines = log.lines().filter(|line| line.contains(told));
+    assert_eq!(lines.count(), 3, "{log}");
+}
+
+#[test]
+fn a_page_without_a_token_is_told_to_send_one() {
+    let server = logging(&["--api-key", KEY, "--token-secret", SECRET]);
+    for (query, says) in [
+        (
+            "",
+            "a page without a token may not connect: send ?token= (or list the page in origins: \"http://a.example\")",
+        ),
+        (
+            "access_token=x",
+            "send ?token=, not \"access_token\" (or list the page",
+        ),
+    ] {
+        let refused = open(&server, query, &[("Origin", "http://a.example")]).err();
+        let refused = refused.unwrap();
+        assert!(
+            refused.text.replace("\\\"", "\"").contains(says),
+            "{refused:?}"
+        );
+    }
+}
+
+#[test]
+fn a_parameter_that_has_no_effect_is_told() {
+    let server = logging(&[
+        "--api-key",
+        KEY,
+        "--token-secret",
+        SECRET,
+        "--limit",
+        "auth=100ms",
+    ]);
+    let closed = |query: &str| open(&server, query, &[]).unwrap().message();
+    let reason =
+        "no token came in time; a parameter of the address is like ?token= and is not: rename it";
+    assert_eq!(closed("tokn=x"), Received::Close(4001, reason.into()));
+    let Received::Close(4001, plain) = closed("t=1700000000") else {
+        panic!("it is let in")
+    };
+    assert!(plain.contains("connect with ?token="), "{plain}");
+    let log = log_of(server);
+    let says = "the parameter \"tokn\", which has no effect; did you mean \"token\"?";
+    assert!(log.contains(says), "{log}");
+    assert!(!log.contains("1700000000"), "{log}");
+}
+
+#[test]
+fn whoever_polls_is_refused_with_a_line_too() {
+    let server = logging(&[
+        "--protocol",
+        "socketio",
+        "--origin",
+        "https://app.example.com",
+    ]);
+    let get = |method: &str, query: &str, headers: &[(&str, &str)]| {
+        let path = format!("/socket.io/?{query}");
+        request(server.address, method, &path, headers, None)
+    };
+    let page = [("Origin", "http://localhost:8000")];
+    let refused = get("GET", "EIO=4&transport=polling", &page);
+    assert_eq!(refused.status, 403);
+    let says = "the Origin \"http://localhost:8000\" is not in origins of app \"default\"";
+    assert_eq!(refused.json()["message"], says);
+    let path = "/socket.io/?EIO=4&transport=websocket";
+    let refused = Client::open(server.address, path, &page);
+    assert_eq!(refused.err().map(|answer| answer.status), Some(403));
+    let old = get("GET", "EIO=3&transport=polling", &[]);
+    assert_eq!(old.json()["message"], "Unsupported protocol version");
+    let carrier = get("GET", "EIO=4&transport=carrier", &[]);
+    assert_eq!(carrier.json()["message"], "Transport unknown");
+    let post = get("POST", "EIO=4&transport=polling", &[]);
+    assert_eq!(post.json()["message"], "Bad handshake method");
+
+    let mut client = Client::open(server.address, path, &[]).unwrap();
+    assert!(client.text().starts_with("0{"));
+    client.frame(0x81, b"40/chat,");
+    assert_eq!(
+        client.text(),
+        r#"44/chat,{"message":"Invalid namespace","data":{"message":"add \"/chat\" to namespaces of the app's protocols.socketio"}}"#
+    );
+    for (reason, times) in [("origin", 2), ("protocol", 2), ("handshake", 2)] {
+        assert_eq!(count(&server, "", reason), times, "{reason}");
+    }
+    let log = log_of(server);
+    for says in [
+        &*format!("refused: {says} (socketio)"),
+        "refused: this is a client of Socket.IO 2 (EIO=3); versions 3 and 4 are served (socketio)",
+        "refused: transport=\"carrier\" is not \"polling\" or \"websocket\" (socketio)",
+        "refused: a connection begins with GET (socketio)",
+        "refused: there is no namespace \"/chat\"",
+    ] {
+        let line = log.lines().find(|line| line.contains(says));
+        assert!(
+            line.is_some_and(|line| line.contains("app=\"default\"")),
+            "{says}: {log}"
+        );
+    }
+}
+
+#[test]
+fn a_path_where_clients_connect_by_mistake_is_told_what_to_do() {
+    let server = logging(&[]);
+    let plain = |path: &str| request(server.address, "GET", path, &[], None);
+    let socket = |path: &str| Client::open(server.address, path, &[]).err().unwrap();
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    for (answer, says) in [
+        (
+            plain(polling),
+            "clients of Socket.IO here: start the server with --protocol socketio",
+        ),
+        (
+            socket(polling),
+            "clients of Socket.IO here: start the server with --protocol socketio",
+        ),
+        (
+            socket("/mesa"),
+            "clients of Mesa here: start the server with --protocol mesa",
+        ),
+        (socket("/rtm"), "--protocol zexcore"),
+        (plain("/realtime/realtime/"), "--protocol agnost"),
+        (plain("/socket.io/socket.io.js"), "take it from npm"),
+        (socket("/"), "clients connect to /v1/connect"),
+        (socket("/ws"), "clients connect to /v1/connect"),
+        (socket("/healthz"), "clients connect to /v1/connect"),
+        (socket("/v1/connections"), "clients connect to /v1/connect"),
+    ] {
+        assert_eq!((answer.status, &*answer.code()), (404, "unknown_path"));
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(says), "{detail}");
+    }
+    assert_eq!(plain("/").status, 200, "people see the page");
+    assert_eq!(count(&server, "", "path"), 10);
+    let log = log_of(server);
+    assert!(
+        log.contains("refused: there is no WebSocket at this path"),
+        "{log}"
+    );
+    assert!(
+        log.contains("refused: no app serves clients of Mesa"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_protocol_at_another_path_is_told_of() {
+    let server = server_with(|config| {
+        let app = config.apps.values_mut().next().unwrap();
+        app.protocols.enable(fanfare::ProtocolKind::SocketIo);
+        app.protocols.socketio.as_mut().unwrap().path = "/chat/".to_owned();
+    });
+    let answer = server.get("/socket.io/?EIO=4&transport=polling");
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(
+        detail.contains("clients of Socket.IO connect to \"/chat\" here"),
+        "{detail}"
+    );
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn sighup_takes_new_keys_and_says_what_it_cannot_take() {
         "reload: apps.default.keys: \"new\" added, \"old\" removed",
         "reload: needs a restart: listen: 127.0.0.1:",
         "reload: needs a restart: node_name: none -> n",
-        "reload: needs a restart: limits.outbox_frames: 1024 -> 7",
+        "reload: needs a restart: limits.outbox_frames: 8192 -> 7",
         "reload: needs a restart: apps.default.index: changed",
         "reload: needs a restart: apps.other: added",
     ] {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::*;
+use crate::{kept::Caller, support::*};
 use serde_json::{Value, json};
 
 /// How many bytes the publisher may be ahead of the slowest good reader; well within one outbox.
@@ -228,4 +228,19 @@ fn two_thousand_slow_readers_do_not_touch_two_thousand_good_ones() {
         0.0,
         "what was refused is let go"
     );
+}
+
+/// As many as a second of a flood brings while the client's machine is busy with something else.
+#[test]
+fn a_client_that_reads_nothing_for_a_moment_gets_a_flood_of_small_events() {
+    const EVENTS: u64 = 5000;
+    let server = server();
+    let mut client = server.connect("");
+    shrink(&client);
+    let event = |n| json!({"call": "emit", "event": "e", "data": {"n": n, "text": "x".repeat(60)}});
+    let events: Vec<Value> = (0..EVENTS).map(event).collect();
+    Caller::new(server.address()).batches(&events);
+    for n in 0..EVENTS {
+        assert_eq!(client.json()["data"]["n"], n);
+    }
 }

@@ -9,10 +9,14 @@ use std::{
 };
 
 use crate::support::*;
-use fanfare::config::{AppConfig, ClientAuth};
+use fanfare::{
+    ProtocolKind,
+    config::{AppConfig, ClientAuth},
+};
 use serde_json::{Value, json};
 
-const PAGE: &str = include_str!("../../docs/client-protocol.md");
+const CLOSE_CODES: &str = include_str!("../../docs/reference/close-codes.md");
+const ERRORS: &str = include_str!("../../docs/reference/errors.md");
 
 // Handshake
 
@@ -209,6 +213,37 @@ fn over_the_connection_limit_a_handshake_gets_503_until_one_leaves() {
     assert_eq!(server.get("/v1/connections").status, 200);
     drop(first);
     eventually("there is room again", || server.try_open("", &[]).is_ok());
+}
+
+#[test]
+fn a_client_that_polls_has_three_places_among_the_connections() {
+    let server = server_with(|config| {
+        config.limits.connections = 6;
+        let app = config.apps.values_mut().next().unwrap();
+        app.protocols.enable(ProtocolKind::SocketIo);
+    });
+    let poll = || server.get("/socket.io/?EIO=4&transport=polling");
+    let first = poll();
+    assert_eq!((first.status, poll().status), (200, 200));
+    let full = poll();
+    assert_eq!(
+        (full.status, full.code().as_str()),
+        (503, "connection_limit")
+    );
+    assert_eq!(server.count("fanfare_refusals_total", "connections"), 1);
+    assert!(server.try_open("", &[]).is_err());
+
+    let open: Value = serde_json::from_str(&first.text[1..]).unwrap();
+    let session = format!(
+        "/socket.io/?EIO=4&transport=polling&sid={}",
+        open["sid"].as_str().unwrap()
+    );
+    let goodbye = server.request("POST", &session, &[], Some(b"1"));
+    assert_eq!(goodbye.status, 200);
+    eventually("all its places are free", || {
+        let natives = [(); 3].map(|()| server.try_open("", &[]));
+        natives.iter().all(Result::is_ok)
+    });
 }
 
 #[test]
@@ -791,19 +826,18 @@ fn a_node_that_leaves_says_bye_with_a_moment_to_come_back() {
     leaving.join().unwrap();
 }
 
-// The reference page
+// The reference pages
 
 #[test]
-fn the_page_has_every_close_code_and_every_error() {
+fn the_reference_has_every_close_code_and_every_error() {
     let codes: BTreeMap<String, &str> = include_str!("../../src/close.rs")
         .lines()
         .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": u16 = "))
         .map(|(name, code)| (code.trim_end_matches(';').to_owned(), name))
         .collect();
     assert!(codes.len() > 10, "{codes:?}");
-    let documented: Vec<&str> = PAGE
+    let documented: Vec<&str> = CLOSE_CODES
         .lines()
-        .skip_while(|line| *line != "| code | meaning |" || !PAGE.contains(line))
         .filter_map(|line| line.strip_prefix("| ")?.split(' ').next())
         .filter(|code| code.len() == 4 && code.parse::<u16>().is_ok())
         .collect();
@@ -834,7 +868,7 @@ fn the_page_has_every_close_code_and_every_error() {
         "internal",
     ];
     for code in codes {
-        assert!(PAGE.contains(&format!("| `{code}` |")), "{code}");
+        assert!(ERRORS.contains(&format!("| `{code}` |")), "{code}");
     }
 }
 

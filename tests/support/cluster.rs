@@ -103,10 +103,19 @@ impl Node {
         Self::apart_into(settings, Stdio::inherit())
     }
 
+    /// A process of another `program`.
+    pub fn of_program(program: &str, settings: &Settings) -> Self {
+        Self::process(program, settings, Stdio::inherit())
+    }
+
     /// The same, with its log going to `log`.
     pub fn apart_into(settings: &Settings, log: Stdio) -> Self {
+        Self::process(env!("CARGO_BIN_EXE_fanfare"), settings, log)
+    }
+
+    fn process(program: &str, settings: &Settings, log: Stdio) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port().expect("a port is free")));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+        let mut command = Command::new(program);
         command
             .args(["serve", "--listen", &address.to_string()])
             .envs(settings.0.iter().cloned());
@@ -153,16 +162,26 @@ impl Node {
         kill_process(self.pid(), Signal::CONT).unwrap();
     }
 
+    /// Has a process leave.
+    pub fn ask_to_leave(&self) {
+        kill_process(self.pid(), Signal::TERM).unwrap();
+    }
+
     /// Has a process leave, and waits until it has.
     pub fn leave(&mut self) {
-        kill_process(self.pid(), Signal::TERM).unwrap();
+        self.ask_to_leave();
+        self.await_end();
+    }
+
+    /// Waits until a process has ended well.
+    pub fn await_end(&mut self) {
         let Held::Apart(child) = &mut self.held else {
             return;
         };
         assert!(child.wait().unwrap().success());
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         let Held::Apart(child) = &self.held else {
             panic!("a node of this process cannot be paused")
         };
@@ -278,11 +297,20 @@ impl Cluster {
     /// The same, with settings changed, and each configured further.
     pub fn start_with(
         settings: impl FnOnce(Settings) -> Settings,
+        change: impl FnMut(&mut Config),
+    ) -> Self {
+        Self::of(3, settings, change)
+    }
+
+    /// The same with so many nodes.
+    pub fn of(
+        nodes: usize,
+        settings: impl FnOnce(Settings) -> Settings,
         mut change: impl FnMut(&mut Config),
     ) -> Self {
         let redis = RedisServer::start().expect("redis-server starts");
         let settings = settings(Settings::new(&redis.url()));
-        let nodes = (0..3)
+        let nodes = (0..nodes)
             .map(|_| Node::here_with(&settings, &mut change))
             .collect();
         Self {
@@ -413,6 +441,18 @@ pub fn encoded(text: &str) -> String {
         }
         encoded
     })
+}
+
+/// The next message that is not counts without changes, which come again when a node has come back.
+pub fn next_notice(watcher: &mut Client) -> Value {
+    loop {
+        let notice = watcher.json();
+        if notice["op"] != "members" {
+            return notice;
+        }
+        let changes = ["joined", "left", "updated"].map(|kind| notice[kind].as_u64());
+        assert_eq!(changes, [0, 0, 0].map(Some), "{notice}");
+    }
 }
 
 /// The next message, which is an event; pings aside.

@@ -44,6 +44,11 @@ impl Finished {
         self.out
     }
 
+    /// Expects a server that ended as it was told to.
+    pub fn expect_end(self) {
+        assert_eq!(self.code, 0, "{self:?}");
+    }
+
     /// The errors of a run that ended with `code` and put out nothing.
     pub fn refused(self, code: i32) -> String {
         assert!(self.code == code && self.out.is_empty(), "{self:?}");
@@ -156,12 +161,16 @@ impl Running {
         self.out = None;
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
     }
 
     pub fn interrupt(&self) {
@@ -234,7 +243,11 @@ impl Served {
     /// The same with `words` that say all.
     pub fn start_with(words: &[&str]) -> Self {
         let words = [&["serve", "--shards", "2"], words].concat();
-        let mut running = Running::start(&words, &[], Stdio::null());
+        Self::of(Running::start(&words, &[], Stdio::null()))
+    }
+
+    /// A server that was just started.
+    pub fn of(mut running: Running) -> Self {
         let mut welcome = running.line();
         let address = welcome.split_once("http://").unwrap().1;
         let address: SocketAddr = address.split(' ').next().unwrap().parse().unwrap();

@@ -327,10 +327,12 @@ pub(super) struct Herd(pub(super) Arc<Vec<TcpStream>>);
 impl Herd {
     /// These clients' sockets, which wait for nothing from now on.
     pub(super) fn of(clients: Vec<Client>) -> Result<Self> {
-        let sockets: Vec<_> = clients
-            .into_iter()
-            .map(|client| client.socket.into_parts().0)
-            .collect();
+        let sockets = clients.into_iter();
+        Self::of_sockets(sockets.map(|client| client.socket.into_parts().0).collect())
+    }
+
+    /// The same of sockets whatever their clients speak.
+    pub(super) fn of_sockets(sockets: Vec<TcpStream>) -> Result<Self> {
         for socket in &sockets {
             socket
                 .set_nonblocking(true)
@@ -366,6 +368,15 @@ impl Herd {
             is_over,
             thread: Some(thread),
         })
+    }
+
+    /// How many of them the server has not ended.
+    pub(super) fn open(&self) -> usize {
+        let is_open = |socket: &&TcpStream| match socket.peek(&mut [0; 1]) {
+            Ok(bytes) => bytes > 0,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        self.0.iter().filter(is_open).count()
     }
 
     /// Ends every one that `is_meant` without a close frame, and keeps the others.

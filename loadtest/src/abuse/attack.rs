@@ -71,6 +71,8 @@ pub(super) fn all() -> Vec<Attack> {
         attacks::KEPT,
         attacks::SESSIONS,
         attacks::SOCKETS,
+        attacks::PROTOCOLS,
+        attacks::POLLING,
         attacks::ENDINGS,
         attacks::OPERATORS,
     ]

@@ -40,15 +40,15 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-/// The page `docs/abuse.md`.
+/// The page `docs/internals/abuse.md`.
 pub(super) fn markdown(outcomes: &[Outcome], machine: &Machine, seconds: [u64; 2]) -> String {
     let [duration, settle] = seconds;
     let mut page = String::from(
         "# What attacks do to others\n\n\
          Each row is one attack on a server, by processes that give way to all others. A witness looks on, with clients and callers of its \
          own. This page is written by:\n\n\
-         ```sh\n\
-         fanfare-loadtest abuse --server-binary target/release/fanfare --markdown docs/abuse.md\n\
+         ```sh,not-run\n\
+         fanfare-loadtest abuse --server-binary target/release/fanfare --markdown docs/internals/abuse.md\n\
          ```\n\n\
          `fanfare-loadtest abuse NAME` repeats one row.\n\n",
     );
@@ -56,7 +56,7 @@ pub(super) fn markdown(outcomes: &[Outcome], machine: &Machine, seconds: [u64; 2
     let _ = write!(
         page,
         "\n*Waits*: 50 times a second each, the witness sends a ping, has a function send its client an event, and asks `/healthz`. Each wait \
-         counts from when it was due; the worst of the three is shown. *Control*: the same waits at the same server while the same attack hits \
+         counts from when it was due. The worst of the three is shown. *Control*: the same waits at the same server while the same attack hits \
          another Fanfare process on this machine. *Ratios*: the waits over those of the control, where p99 counts as {FLOOR} ms at least and \
          the longest as {LONGEST_FLOOR} ms, since scheduling alone makes as much. *MiB*: resident memory of the server before the attack, at \
          its peak, and {settle} s after it, or as soon as all but 1 MiB is back. *Other app*: a second app of the same server, which sends an event through a filter 50 times a \

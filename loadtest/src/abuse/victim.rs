@@ -269,12 +269,30 @@ size = 100
 "#
         );
     }
+    // Clients of a path are those of one app.
+    for protocol in ["socketio", "mesa", "zexcore"] {
+        let _ = writeln!(text, "\n[apps.{ATTACKED}.protocols.{protocol}]");
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_table_of_the_configuration_is_there_twice() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let text = configuration(address, address, &[]);
+        let mut tables: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with('[') && !line.starts_with("[["))
+            .collect();
+        let all = tables.len();
+        tables.sort_unstable();
+        tables.dedup();
+        assert_eq!(tables.len(), all, "{text}");
+    }
 
     #[test]
     fn a_metric_that_has_counted_nothing_is_zero() {

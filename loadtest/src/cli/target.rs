@@ -12,6 +12,11 @@ use clap::{Args, ValueEnum};
 pub(crate) enum Kind {
     /// Fanfare
     Fanfare,
+    /// Fanfare, by clients of Socket.IO
+    #[value(name = "fanfare-socketio")]
+    FanfareSocketIo,
+    /// Fanfare, by clients of Mesa
+    FanfareMesa,
     /// The harness's own bare server: what the kernel and the harness cost by themselves
     Floor,
     /// A Node server of the harness's own on the npm package ws
@@ -19,6 +24,8 @@ pub(crate) enum Kind {
     /// A Node server of the harness's own on the npm package socket.io, by WebSocket alone
     #[value(name = "socket.io")]
     SocketIo,
+    /// A Node server of the harness's own on the npm package @cryb/mesa
+    Mesa,
     /// Sockudo, which speaks Pusher's protocol
     Sockudo,
     /// Centrifugo, in memory, with anonymous clients
@@ -28,6 +35,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Whether it is Fanfare, whatever its clients speak.
+    pub(crate) fn is_fanfare(self) -> bool {
+        matches!(
+            self,
+            Self::Fanfare | Self::FanfareSocketIo | Self::FanfareMesa
+        )
+    }
+
     /// Its name on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value()

@@ -1,6 +1,7 @@
 //! A client process: its connections, its event loop, its obedience.
 
 use std::{
+    collections::BTreeMap,
     os::{fd::AsFd, unix::net::UnixStream},
     time::Duration,
 };
@@ -87,6 +88,8 @@ struct Fleet {
     first: usize,
     /// Connections that ended by themselves since connecting.
     ended: u64,
+    /// How many of them by which close code; 0 where there was no close frame.
+    ended_by: BTreeMap<u16, u64>,
     pings: u64,
     buffer: Vec<u8>,
     tally: Tally,
@@ -110,6 +113,7 @@ impl Fleet {
             driver: None,
             first: 0,
             ended: 0,
+            ended_by: BTreeMap::new(),
             pings: 0,
             buffer: vec![0; 64 * 1024],
             tally: Tally::default(),
@@ -216,6 +220,7 @@ impl Fleet {
         let (begun, arrivals) = (clock::now(), Vec::new());
         self.connections.clear();
         self.ended = 0;
+        self.ended_by.clear();
         self.first = order.first;
         self.driver = Some(order.driver.clone());
         let tell = begun + TELL;
@@ -383,6 +388,7 @@ impl Fleet {
             self.storm.iter_mut().for_each(Storm::ended);
             self.connections[index] = None;
             self.ended += 1;
+            *self.ended_by.entry(code.unwrap_or(0)).or_default() += 1;
         }
         if let (true, Some(dialing)) = (opened, &mut self.dialing) {
             dialing.under_way -= 1;
@@ -413,6 +419,7 @@ impl Fleet {
         }
         let mut report = self.tally.finish(&ending.expected);
         (report.ended, report.pings) = (self.ended, self.pings);
+        report.ended_by = self.ended_by.clone();
         self.ending = None;
         self.control.send(&Notice::Report(Box::new(report)))
     }

@@ -1,5 +1,7 @@
 //! What a client process counts between a begin and an end.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::latencies::{Latencies, Seen};
@@ -44,6 +46,8 @@ pub(crate) struct Report {
     pub(crate) stray: u64,
     /// Connections that ended.
     pub(crate) ended: u64,
+    /// How many of them by which close code; 0 where there was no close frame.
+    pub(crate) ended_by: BTreeMap<u16, u64>,
     /// Pings answered since connecting.
     pub(crate) pings: u64,
     /// When the last event came, by [`crate::clock::now`].
@@ -62,6 +66,9 @@ impl Report {
         self.misdirected += other.misdirected;
         self.stray += other.stray;
         self.ended += other.ended;
+        for (code, count) in &other.ended_by {
+            *self.ended_by.entry(*code).or_default() += count;
+        }
         self.pings += other.pings;
         self.last = self.last.max(other.last);
     }

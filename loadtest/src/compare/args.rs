@@ -100,12 +100,14 @@ impl Compare {
     /// The program that was named for a server.
     pub(super) fn program(&self, server: Contender) -> Option<&Path> {
         match server {
-            Contender::Fanfare => self.server_binary.as_deref(),
+            Contender::Fanfare | Contender::FanfareSocketIo | Contender::FanfareMesa => {
+                self.server_binary.as_deref()
+            }
             Contender::Baseline => self.baseline.as_deref(),
             Contender::UWebSockets => self.uwebsockets.as_deref(),
             Contender::Sockudo => self.sockudo.as_deref(),
             Contender::Centrifugo => self.centrifugo.as_deref(),
-            Contender::Floor | Contender::Ws | Contender::SocketIo => None,
+            Contender::Floor | Contender::Ws | Contender::SocketIo | Contender::Mesa => None,
         }
     }
 

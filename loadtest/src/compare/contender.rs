@@ -17,6 +17,12 @@ pub(super) enum Contender {
     Centrifugo,
     /// An earlier Fanfare.
     Baseline,
+    /// Fanfare, by clients of Socket.IO.
+    #[serde(rename = "fanfare-socketio")]
+    FanfareSocketIo,
+    /// Fanfare, by clients of Mesa.
+    FanfareMesa,
+    Mesa,
 }
 
 /// Everyone.
@@ -29,6 +35,30 @@ pub(super) const ALL: &[Contender] = &[
     Contender::Sockudo,
     Contender::Centrifugo,
     Contender::Baseline,
+    Contender::FanfareSocketIo,
+    Contender::FanfareMesa,
+    Contender::Mesa,
+];
+
+/// Those that take part in every general load, by clients of their own.
+pub(super) const GENERAL: &[Contender] = &[
+    Contender::Fanfare,
+    Contender::Floor,
+    Contender::UWebSockets,
+    Contender::Ws,
+    Contender::SocketIo,
+    Contender::Sockudo,
+    Contender::Centrifugo,
+    Contender::Baseline,
+];
+
+/// Fanfare by the clients of other systems, those systems' own servers, and Fanfare by its own clients.
+pub(super) const PROTOCOLS: &[Contender] = &[
+    Contender::Fanfare,
+    Contender::FanfareSocketIo,
+    Contender::SocketIo,
+    Contender::FanfareMesa,
+    Contender::Mesa,
 ];
 
 /// Those that the goals are about.
@@ -61,6 +91,9 @@ impl Contender {
             Self::Sockudo => "sockudo",
             Self::Centrifugo => "centrifugo",
             Self::Baseline => "baseline",
+            Self::FanfareSocketIo => "fanfare-socketio",
+            Self::FanfareMesa => "fanfare-mesa",
+            Self::Mesa => "mesa",
         }
     }
 
@@ -75,6 +108,9 @@ impl Contender {
             Self::Sockudo => "Sockudo",
             Self::Centrifugo => "Centrifugo",
             Self::Baseline => "Fanfare before",
+            Self::FanfareSocketIo => "Fanfare by Socket.IO",
+            Self::FanfareMesa => "Fanfare by Mesa",
+            Self::Mesa => "Mesa",
         }
     }
 
@@ -87,7 +123,7 @@ impl Contender {
 
     /// Whether it takes part in all rounds.
     pub(super) fn is_core(self) -> bool {
-        CORE.contains(&self)
+        CORE.contains(&self) || matches!(self, Self::FanfareSocketIo | Self::FanfareMesa)
     }
 }
 

@@ -31,7 +31,9 @@ pub(super) fn section(page: &mut String, goals: &[Judged], divisor: usize) {
     );
     let (wide, single): (Vec<_>, Vec<_>) =
         same(goals).into_iter().partition(|cases| cases.len() > 1);
-    by_case(page, &wide, divisor);
+    for alike in wide.chunk_by(|one, other| labels(one).eq(labels(other))) {
+        by_case(page, alike, divisor);
+    }
     one_by_one(page, &single);
 }
 
@@ -40,6 +42,10 @@ fn same(goals: &[Judged]) -> Vec<&[Judged]> {
     goals
         .chunk_by(|one, other| (one.family, one.goal) == (other.family, other.goal))
         .collect()
+}
+
+fn labels(cases: &[Judged]) -> impl Iterator<Item = &'static str> {
+    cases.iter().map(|goal| goal.case)
 }
 
 /// Goals that several cases have: a line each, with a column for each case. All have the same cases.

@@ -3,7 +3,7 @@
 //! A family is a kind of load; its cases differ by how many connections there are, or by a flag. Names of figures are
 //! those of the scenarios' JSON.
 
-use super::contender::{ALL, CORE, Contender, OURS, PAIR};
+use super::contender::{CORE, Contender, GENERAL, OURS, PAIR, PROTOCOLS};
 
 /// A kind of load.
 #[derive(Debug)]
@@ -85,6 +85,8 @@ pub(super) enum Quantity {
     Ours(&'static str),
     /// Our figure over theirs.
     Over(&'static str, Contender),
+    /// The figure of the first, which is ours by another protocol, over that of the second.
+    ByProtocol(&'static str, Contender, Contender),
     /// How many times our figure grows from the first case to the last, over the same of theirs.
     GrowthOver(&'static str, Contender),
 }
@@ -132,6 +134,17 @@ const TO_ONE: &[Figure] = &[
     Figure {
         name: P99,
         column: "p99, ms",
+    },
+];
+
+const MEMORY: &[Figure] = &[
+    Figure {
+        name: RESIDENT,
+        column: "resident memory per connection, bytes",
+    },
+    Figure {
+        name: "anonymous memory per connection",
+        column: "of it anonymous, bytes",
     },
 ];
 
@@ -185,6 +198,17 @@ const fn ours(
     }
 }
 
+/// CPU per delivery of our server by the clients of another system, over that of its own server.
+const fn by_protocol(text: &'static str, ours: Contender, theirs: Contender, at_most: f64) -> Goal {
+    Goal {
+        text,
+        quantity: Quantity::ByProtocol(PER_DELIVERY, ours, theirs),
+        at_most,
+        unit: "",
+        cases: &[],
+    }
+}
+
 const P99_GOAL: Goal = over("p99, over uWebSockets'", P99, Contender::UWebSockets, 1.0);
 /// Where every event is a write of its own.
 const COST_GOALS: [Goal; 2] = [
@@ -212,7 +236,7 @@ pub(super) const FAMILIES: &[Family] = &[
         arguments: &["--depth", "16", "--bytes", "128"],
         when_quick: UNHURRIED,
         paced_as: None,
-        cases: &by_connections([ALL, ALL, ALL]),
+        cases: &by_connections([GENERAL, GENERAL, GENERAL]),
         takes: (1.5, 1.0),
         rounds: ALWAYS,
         figures: TO_EVERYONE,
@@ -252,7 +276,7 @@ pub(super) const FAMILIES: &[Family] = &[
         arguments: &["--depth", "16", "--bytes", "1024"],
         when_quick: UNHURRIED,
         paced_as: None,
-        cases: &by_connections([CORE, ALL, CORE]),
+        cases: &by_connections([CORE, GENERAL, CORE]),
         takes: (1.5, 1.0),
         rounds: ALWAYS,
         figures: TO_EVERYONE,
@@ -274,7 +298,7 @@ pub(super) const FAMILIES: &[Family] = &[
         arguments: &["--bytes", "128"],
         when_quick: &[],
         paced_as: None,
-        cases: &by_connections([ALL, ALL, ALL]),
+        cases: &by_connections([GENERAL, GENERAL, GENERAL]),
         takes: (1.5, 1.0),
         rounds: ALWAYS,
         figures: TO_EVERYONE,
@@ -302,15 +326,15 @@ pub(super) const FAMILIES: &[Family] = &[
         cases: &[
             Case {
                 arguments: &["--rate", "50"],
-                ..of("1000", 1000, ALL)
+                ..of("1000", 1000, GENERAL)
             },
             Case {
                 arguments: &["--rate", "10"],
-                ..of("5000", 5000, ALL)
+                ..of("5000", 5000, GENERAL)
             },
             Case {
                 arguments: &["--rate", "3"],
-                ..of("15000", 15_000, ALL)
+                ..of("15000", 15_000, GENERAL)
             },
         ],
         takes: (1.5, 1.0),
@@ -326,7 +350,7 @@ pub(super) const FAMILIES: &[Family] = &[
         arguments: &["--depth", "16", "--bytes", "128"],
         when_quick: &[],
         paced_as: None,
-        cases: &[of("5000", 5000, ALL)],
+        cases: &[of("5000", 5000, GENERAL)],
         takes: (1.5, 1.0),
         rounds: ALWAYS,
         figures: TO_ONE,
@@ -465,7 +489,7 @@ pub(super) const FAMILIES: &[Family] = &[
         arguments: &["--settle", "200ms"],
         when_quick: &[],
         paced_as: None,
-        cases: &[of("15000", 15_000, ALL)],
+        cases: &[of("15000", 15_000, GENERAL)],
         takes: (3.5, 0.0),
         rounds: ALWAYS,
         figures: &[Figure {
@@ -487,20 +511,11 @@ pub(super) const FAMILIES: &[Family] = &[
         arguments: &[],
         when_quick: &["--settle", "50ms"],
         paced_as: None,
-        cases: &[of("15000", 15_000, ALL)],
+        cases: &[of("15000", 15_000, GENERAL)],
         takes: (27.0, 0.0),
         // Half a minute each.
         rounds: (3, 1),
-        figures: &[
-            Figure {
-                name: RESIDENT,
-                column: "resident memory per connection, bytes",
-            },
-            Figure {
-                name: "anonymous memory per connection",
-                column: "of it anonymous, bytes",
-            },
-        ],
+        figures: MEMORY,
         goals: &[ours(
             "resident memory per idle connection with three claims",
             RESIDENT,
@@ -508,6 +523,42 @@ pub(super) const FAMILIES: &[Family] = &[
             "bytes",
             &[],
         )],
+    },
+    Family {
+        name: "protocols",
+        title: "Clients of other systems: flood of 128 B to everyone, 16 publishes in flight",
+        note: "The same clients of Socket.IO and of Mesa, over WebSocket, connect to those systems' own servers and to \
+               Fanfare. Fanfare alone is by clients of its own.",
+        scenario: "flood",
+        arguments: &["--depth", "16", "--bytes", "128"],
+        when_quick: UNHURRIED,
+        paced_as: None,
+        cases: &[of("1000", 1000, PROTOCOLS), of("5000", 5000, PROTOCOLS)],
+        takes: (1.5, 1.0),
+        rounds: ALWAYS,
+        figures: TO_EVERYONE,
+        goals: &[by_protocol(
+            "CPU per delivery by clients of Socket.IO, over Socket.IO's server",
+            Contender::FanfareSocketIo,
+            Contender::SocketIo,
+            0.1,
+        )],
+    },
+    Family {
+        name: "protocols-idle",
+        title: "Clients of other systems: memory of those that do nothing",
+        note: "How much the process has grown by; the kernel's memory for sockets is not in it. Fanfare and Mesa are \
+               shown tokens, of which Fanfare keeps three claims.",
+        scenario: "idle",
+        arguments: &[],
+        when_quick: &["--settle", "50ms"],
+        paced_as: None,
+        cases: &[of("1000", 1000, PROTOCOLS), of("5000", 5000, PROTOCOLS)],
+        takes: (27.0, 0.0),
+        // Half a minute each.
+        rounds: (3, 1),
+        figures: MEMORY,
+        goals: &[],
     },
 ];
 
@@ -568,17 +619,22 @@ mod tests {
         for family in FAMILIES {
             let has = |figure: &str| family.figures.iter().any(|known| known.name == figure);
             for goal in family.goals {
-                let (figure, other) = match goal.quantity {
-                    Quantity::Ours(figure) => (figure, Contender::Fanfare),
+                let (figure, ours, other) = match goal.quantity {
+                    Quantity::Ours(figure) => (figure, Contender::Fanfare, Contender::Fanfare),
                     Quantity::Over(figure, other) | Quantity::GrowthOver(figure, other) => {
-                        (figure, other)
+                        (figure, Contender::Fanfare, other)
                     }
+                    Quantity::ByProtocol(figure, ours, other) => (figure, ours, other),
                 };
                 assert!(has(figure), "{}: {}", family.name, goal.text);
                 let cases = || family.cases.iter().filter(|case| goal.is_about(case));
                 assert!(cases().count() > 0, "{}: {}", family.name, goal.text);
                 assert!(
-                    cases().all(|case| case.servers.contains(&other)),
+                    cases().all(|case| {
+                        [ours, other]
+                            .iter()
+                            .all(|server| case.servers.contains(server))
+                    }),
                     "{}: {}",
                     family.name,
                     goal.text

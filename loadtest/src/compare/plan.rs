@@ -3,7 +3,7 @@
 use super::{
     args::Extent,
     contender::Contender,
-    phases::{Phase, phases},
+    phases::{Pacemaker, Phase, phases},
     setup::Skipped,
 };
 use crate::error::{Result, failed};
@@ -69,6 +69,16 @@ pub(super) fn plan(
         }
     }
     Ok((steps, skipped))
+}
+
+/// Whether a server takes part in a phase that is called for by `only`, or sets the rate of one.
+pub(super) fn is_wanted(server: Contender, only: &[String]) -> bool {
+    let is_called =
+        |phase: &Phase| only.is_empty() || only.iter().any(|name| phase.is_called(name));
+    phases().filter(is_called).any(|phase| {
+        let paces = |(_, by): (Phase, &Pacemaker)| by.server == server;
+        phase.case.servers.contains(&server) || phase.pacemaker().is_some_and(paces)
+    })
 }
 
 fn parts(present: &[Contender], only: &[String]) -> (Vec<Part>, Vec<Skipped>) {
@@ -215,6 +225,19 @@ mod tests {
         assert_eq!(first[0], named("flood/5000", Contender::UWebSockets));
         assert_eq!(first[1], named("carried/5000", Contender::Fanfare));
         assert_eq!(first[2], named("carried/5000", Contender::UWebSockets));
+    }
+
+    #[test]
+    fn servers_are_wanted_where_a_phase_has_them() {
+        let wanted = |server, only: &[&str]| {
+            let only: Vec<_> = only.iter().map(|&name| name.to_owned()).collect();
+            is_wanted(server, &only)
+        };
+        assert!(ALL.iter().all(|&server| wanted(server, &[])));
+        assert!(wanted(Contender::UWebSockets, &["carried"]));
+        assert!(wanted(Contender::FanfareMesa, &["protocols/1000"]));
+        assert!(!wanted(Contender::FanfareMesa, &["flood", "idle"]));
+        assert!(!wanted(Contender::UWebSockets, &["protocols"]));
     }
 
     #[test]

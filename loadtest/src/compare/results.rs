@@ -58,30 +58,34 @@ impl<'m> Results<'m> {
     pub(super) fn ratios(&self, phase: Phase, figure: &str, other: Contender) -> Vec<f64> {
         let rounds = self.rounds(phase, Contender::Fanfare);
         rounds
-            .filter_map(|round| self.ratio(phase, round, figure, other))
+            .filter_map(|round| self.ratio(phase, round, figure, [Contender::Fanfare, other]))
             .collect()
     }
 
     /// What a goal bounds in one of its phases, round by round.
     pub(super) fn bounded(&self, phase: Phase, goal: &Goal) -> Vec<f64> {
+        let ours = match goal.quantity {
+            Quantity::ByProtocol(_, ours, _) => ours,
+            Quantity::Ours(_) | Quantity::Over(..) | Quantity::GrowthOver(..) => Contender::Fanfare,
+        };
         let at = |round: usize| match goal.quantity {
-            Quantity::Ours(figure) => self.clean(phase, Contender::Fanfare, round, figure),
-            Quantity::Over(figure, other) => self.ratio(phase, round, figure, other),
+            Quantity::Ours(figure) => self.clean(phase, ours, round, figure),
+            Quantity::Over(figure, other) | Quantity::ByProtocol(figure, _, other) => {
+                self.ratio(phase, round, figure, [ours, other])
+            }
             Quantity::GrowthOver(figure, other) => {
                 let first = Phase {
                     family: phase.family,
                     case: phase.family.cases.first()?,
                 };
                 let (before, after) = (
-                    self.ratio(first, round, figure, other)?,
-                    self.ratio(phase, round, figure, other)?,
+                    self.ratio(first, round, figure, [ours, other])?,
+                    self.ratio(phase, round, figure, [ours, other])?,
                 );
                 quotient(after, before)
             }
         };
-        self.rounds(phase, Contender::Fanfare)
-            .filter_map(at)
-            .collect()
+        self.rounds(phase, ours).filter_map(at).collect()
     }
 
     fn rounds(&self, phase: Phase, server: Contender) -> impl Iterator<Item = usize> {
@@ -94,9 +98,16 @@ impl<'m> Results<'m> {
             .figure(figure)
     }
 
-    fn ratio(&self, phase: Phase, round: usize, figure: &str, other: Contender) -> Option<f64> {
-        let ours = self.clean(phase, Contender::Fanfare, round, figure)?;
-        quotient(ours, self.clean(phase, other, round, figure)?)
+    /// The figure of the first server over that of the second.
+    fn ratio(
+        &self,
+        phase: Phase,
+        round: usize,
+        figure: &str,
+        [ours, theirs]: [Contender; 2],
+    ) -> Option<f64> {
+        let ours = self.clean(phase, ours, round, figure)?;
+        quotient(ours, self.clean(phase, theirs, round, figure)?)
     }
 }
 
@@ -171,6 +182,24 @@ pub(super) mod tests {
         assert_eq!(
             results.values(phase, Contender::Fanfare, COST),
             (vec![1.0, 3.0, 9.0, 1.0], false)
+        );
+    }
+
+    #[test]
+    fn a_protocol_is_held_against_the_server_that_it_is_from() {
+        let all: Vec<_> = [
+            (1, Contender::Fanfare, 9.0),
+            (1, Contender::FanfareSocketIo, 1.0),
+            (1, Contender::SocketIo, 20.0),
+            (2, Contender::FanfareSocketIo, 3.0),
+            (2, Contender::SocketIo, 30.0),
+        ]
+        .map(|(round, server, value)| measured(round, "protocols/1000", server, COST, value))
+        .into();
+        let phase = Phase::find("protocols/1000").unwrap();
+        assert_eq!(
+            Results::new(&all).bounded(phase, goal(phase, "Socket.IO")),
+            [0.05, 0.1]
         );
     }
 

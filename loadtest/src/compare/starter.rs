@@ -12,6 +12,7 @@ use super::{
     args::Compare,
     child::{self, Ended},
     contender::{ALL, Contender},
+    plan::is_wanted,
     setup::Skipped,
 };
 use crate::{
@@ -38,10 +39,10 @@ pub(super) struct Starter {
 /// Tells two builds of a program apart.
 type Stamp = (u64, SystemTime);
 
-/// Those that serve ten clients here, and why the others do not.
+/// Those that serve ten clients here, and why the others do not, of all that take part in what is called for.
 pub(super) fn enlist(args: &Compare, stop: &AtomicBool) -> Result<(Vec<Starter>, Vec<Skipped>)> {
     let (mut starters, mut skipped) = (Vec::new(), Vec::new());
-    for &server in ALL {
+    for &server in ALL.iter().filter(|server| is_wanted(**server, &args.only)) {
         match Starter::new(server, args, stop)? {
             Ok(starter) => starters.push(starter),
             Err(why) => skipped.push(Skipped {
@@ -135,7 +136,10 @@ fn arguments(server: Contender, program: Option<&Path>) -> Vec<String> {
     }
     match server {
         // It is stopped when nothing is measured any more: taking leave of clients would only take time.
-        Contender::Fanfare | Contender::Baseline => {
+        Contender::Fanfare
+        | Contender::Baseline
+        | Contender::FanfareSocketIo
+        | Contender::FanfareMesa => {
             let leave = [
                 "--server-arg=--drain-delay=0s",
                 "--server-arg=--drain-timeout=100ms",
@@ -191,11 +195,15 @@ fn stamp(path: &Path) -> Option<Stamp> {
 fn version(server: Contender, place: Place<'_>, stop: &AtomicBool) -> Option<String> {
     let program = |default: &'static str| place.program.unwrap_or(Path::new(default)).to_owned();
     match server {
-        Contender::Fanfare | Contender::Baseline => says(&program("fanfare"), "--version", stop),
+        Contender::Fanfare
+        | Contender::Baseline
+        | Contender::FanfareSocketIo
+        | Contender::FanfareMesa => says(&program("fanfare"), "--version", stop),
         Contender::Floor => Some(env!("CARGO_PKG_VERSION").to_owned()),
         Contender::UWebSockets => None,
-        Contender::Ws => on_node("ws", place, stop),
-        Contender::SocketIo => on_node("socket.io", place, stop),
+        Contender::Ws => on_node("ws", "ws", place, stop),
+        Contender::SocketIo => on_node("socket.io", "socket.io", place, stop),
+        Contender::Mesa => on_node("mesa", "@cryb/mesa", place, stop),
         Contender::Sockudo => says(&program("sockudo"), "--version", stop),
         Contender::Centrifugo => says(&program("centrifugo"), "version", stop),
     }
@@ -224,10 +232,10 @@ fn says(program: &Path, argument: &str, stop: &AtomicBool) -> Option<String> {
 }
 
 /// The versions of a package and of Node.
-fn on_node(package: &str, place: Place<'_>, stop: &AtomicBool) -> Option<String> {
+fn on_node(peer: &str, package: &str, place: Place<'_>, stop: &AtomicBool) -> Option<String> {
     let file = place
         .peers
-        .join(package)
+        .join(peer)
         .join("node_modules")
         .join(package)
         .join("package.json");

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Dialect, Recipients, Step};
 use crate::{
-    cli::Target,
+    cli::{Kind, Target},
     http,
     token::{self, Signer},
 };
@@ -30,6 +30,11 @@ impl Fanfare {
             key: target.api_key.clone(),
             channels: None,
         }
+    }
+
+    /// The token of the client for `user`.
+    pub(super) fn token(&self, user: usize) -> String {
+        Signer::new(&self.secret).sign(user)
     }
 
     /// The header line that a caller is let in by.
@@ -68,6 +73,11 @@ pub(super) fn command(target: &Target, address: SocketAddr) -> Command {
     command
         .args(["serve", "--token-secret", &target.token_secret])
         .args(limits);
+    match target.kind() {
+        Kind::FanfareSocketIo => command.args(["--protocol", "socketio"]),
+        Kind::FanfareMesa => command.args(["--protocol", "mesa"]),
+        _ => &mut command,
+    };
     command.args(&target.server_arg);
     if let Some(key) = &target.api_key {
         command.args(["--api-key", key]);
@@ -78,7 +88,7 @@ pub(super) fn command(target: &Target, address: SocketAddr) -> Command {
 
 impl Dialect for Fanfare {
     fn handshake(&self, to: SocketAddr, user: usize) -> String {
-        let path = format!("/v1/connect?token={}", Signer::new(&self.secret).sign(user));
+        let path = format!("/v1/connect?token={}", self.token(user));
         http::upgrade(to, &path, "Sec-WebSocket-Protocol: fanfare.v1\r\n")
     }
 

@@ -2,7 +2,9 @@
 
 mod centrifugo;
 mod fanfare;
+mod mesa;
 mod node;
+mod peer;
 mod plain;
 mod program;
 mod pusher;
@@ -14,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::program::{command, floor, list};
 use self::{
-    centrifugo::Centrifugo, fanfare::Fanfare, plain::Plain, pusher::Pusher, socket_io::SocketIo,
+    centrifugo::Centrifugo, fanfare::Fanfare, mesa::Mesa, plain::Plain, pusher::Pusher,
+    socket_io::SocketIo,
 };
 use crate::{
     cli::{Kind, Target},
@@ -106,6 +109,8 @@ pub(crate) enum Driver {
     Pusher(Pusher),
     /// Socket.IO's.
     SocketIo(SocketIo),
+    /// Mesa's.
+    Mesa(Mesa),
 }
 
 impl Driver {
@@ -115,7 +120,10 @@ impl Driver {
             Kind::Fanfare | Kind::Floor => Self::Fanfare(Fanfare::new(target)),
             Kind::Ws => Self::Plain(Plain::default()),
             Kind::Centrifugo => Self::Centrifugo(Centrifugo::new(target)),
-            Kind::SocketIo => Self::SocketIo(SocketIo),
+            Kind::SocketIo => Self::SocketIo(SocketIo::default()),
+            Kind::FanfareSocketIo => Self::SocketIo(SocketIo::of(Fanfare::new(target))),
+            Kind::Mesa => Self::Mesa(Mesa::default()),
+            Kind::FanfareMesa => Self::Mesa(Mesa::of(Fanfare::new(target))),
             Kind::Sockudo => Self::Pusher(Pusher::new(target)?),
             Kind::Plain => Self::Plain(Plain::new(target)),
         })
@@ -126,12 +134,23 @@ impl Driver {
         Self::Fanfare(Fanfare::floor())
     }
 
+    /// What its callers say, if the server is Fanfare.
+    fn fanfare(&self) -> Option<&Fanfare> {
+        match self {
+            Self::Fanfare(fanfare) => Some(fanfare),
+            Self::SocketIo(dialect) => dialect.fanfare(),
+            Self::Mesa(dialect) => dialect.fanfare(),
+            Self::Plain(_) | Self::Centrifugo(_) | Self::Pusher(_) => None,
+        }
+    }
+
     /// How to speak.
     pub(crate) fn dialect(&self) -> &dyn Dialect {
         match self {
             Self::Fanfare(dialect) => dialect,
             Self::Plain(dialect) => dialect,
             Self::SocketIo(dialect) => dialect,
+            Self::Mesa(dialect) => dialect,
             Self::Centrifugo(dialect) => dialect,
             Self::Pusher(dialect) => dialect,
         }
@@ -161,10 +180,8 @@ pub(crate) struct Api {
 impl Api {
     /// The header line of a caller who asks the server something, where it has such; else nothing.
     pub(crate) fn authorization(&self) -> String {
-        match &self.driver {
-            Driver::Fanfare(fanfare) => fanfare.authorization(),
-            _ => String::new(),
-        }
+        let fanfare = self.driver.fanfare();
+        fanfare.map_or_else(String::new, Fanfare::authorization)
     }
 
     /// The same server, where Fanfare's clients join one of so many channels, and half of them hear who comes and goes

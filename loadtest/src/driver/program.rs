@@ -22,10 +22,13 @@ pub(crate) fn command(target: &Target, address: SocketAddr) -> Result<Command> {
         return failed(format!("{} cannot be started: {why}", kind.name()));
     }
     match kind {
-        Kind::Fanfare => Ok(fanfare::command(target, address)),
+        Kind::Fanfare | Kind::FanfareSocketIo | Kind::FanfareMesa => {
+            Ok(fanfare::command(target, address))
+        }
         Kind::Floor => floor(address),
         Kind::Ws => Ok(node::command("ws", target, address)),
         Kind::SocketIo => Ok(node::command("socket.io", target, address)),
+        Kind::Mesa => Ok(node::command("mesa", target, address)),
         Kind::Centrifugo => Ok(centrifugo::command(target, address)),
         Kind::Sockudo => pusher::command(target, address),
         Kind::Plain => Ok(plain::command(target, address)),
@@ -42,9 +45,12 @@ pub(crate) fn floor(address: SocketAddr) -> Result<Command> {
 /// Whether a server of this kind can be started from `place`; if not, what is missing.
 pub(crate) fn available(kind: Kind, place: Place<'_>) -> std::result::Result<(), String> {
     match kind {
-        Kind::Fanfare => runs(place.program_or(fanfare::PROGRAM), "--version"),
+        Kind::Fanfare | Kind::FanfareSocketIo | Kind::FanfareMesa => {
+            runs(place.program_or(fanfare::PROGRAM), "--version")
+        }
         Kind::Ws => node::available("ws", place),
         Kind::SocketIo => node::available("socket.io", place),
+        Kind::Mesa => node::available("mesa", place),
         Kind::Sockudo => runs(place.program_or(pusher::PROGRAM), "--version"),
         Kind::Centrifugo => runs(place.program_or(centrifugo::PROGRAM), "version"),
         Kind::Floor if place.program.is_some() => {
@@ -62,7 +68,7 @@ pub(crate) fn list() {
     for kind in Kind::value_variants() {
         let lacks = available(*kind, Place::default());
         println!(
-            "{:12}{}",
+            "{:18}{}",
             kind.name(),
             lacks.map_or_else(|why| format!("no: {why}"), |()| "yes".to_owned())
         );

@@ -30,7 +30,7 @@ pub(crate) struct Failures {
     /// How long the lists of members may take after that to be right
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub(super) presence: Duration,
-    /// Keep what the nodes log in this folder
+    /// Keep what the nodes log in this folder, and which events did not come to whom
     #[arg(long, value_name = "DIR")]
     pub(super) logs: Option<PathBuf>,
     /// Write the table for the documentation too

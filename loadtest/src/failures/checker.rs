@@ -93,6 +93,41 @@ pub(super) fn is_expected(log: &Log, attempt: &Attempt) -> bool {
     since.is_some_and(|since| since <= attempt.sent)
 }
 
+/// How many events a member was not given that got a later one of the same publisher before it went. Unlike what is missing at the
+/// end of a stay, that is no question of time.
+pub(super) fn passed_over(attempts: &[Attempt], log: &Log) -> usize {
+    let (mut count, mut since) = (0, None);
+    let mut came: HashMap<usize, HashSet<u32>> = HashMap::new();
+    let end = (u64::MAX, Seen::Ended);
+    for (at, seen) in log.seen.iter().chain([&end]) {
+        match seen {
+            Seen::Joined { .. } => since = since.or(Some(*at)),
+            Seen::Event {
+                publisher,
+                sequence,
+                ..
+            } => drop(came.entry(*publisher).or_default().insert(*sequence)),
+            Seen::Gap => {}
+            Seen::Ended => {
+                let stay = std::mem::take(&mut came);
+                let Some(since) = since.take() else { continue };
+                let is_missing = |attempt: &&Attempt| {
+                    let own = stay.get(&attempt.publisher);
+                    attempt.channel == log.channel
+                        && matches!(attempt.fate, Fate::Accepted | Fate::Incomplete)
+                        && attempt.sent >= since
+                        && own.is_some_and(|own| {
+                            !own.contains(&attempt.sequence)
+                                && own.iter().any(|later| *later > attempt.sequence)
+                        })
+                };
+                count += attempts.iter().filter(is_missing).count();
+            }
+        }
+    }
+    count
+}
+
 /// Judges one log; `attempts` may be of other channels too.
 pub(super) fn check(attempts: &[Attempt], log: &Log) -> Counts {
     let own: Vec<&Attempt> = attempts
@@ -350,6 +385,23 @@ mod tests {
                 ..Counts::default()
             },
         );
+    }
+
+    #[test]
+    fn what_is_missing_before_a_later_one_was_passed_over() {
+        let all = accepted(8);
+        assert_eq!(passed_over(&all, &live(&[0, 1, 2])), 0);
+        assert_eq!(passed_over(&all, &live(&[0, 3])), 2);
+        // 2 and 3 were sent at the end of a stay and after it, 5 within another.
+        let stays = [
+            behind(0, event(0)),
+            behind(1, event(1)),
+            behind(2, Seen::Ended),
+            behind(3, joined(None)),
+            behind(4, event(4)),
+            behind(6, event(6)),
+        ];
+        assert_eq!(passed_over(&all, &log(false, stays)), 1);
     }
 
     #[test]

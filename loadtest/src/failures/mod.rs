@@ -5,20 +5,30 @@
 
 mod args;
 mod checker;
+mod eviction;
 mod failure;
+mod figure;
+mod measure;
 mod node;
 mod outcome;
+mod overflow;
 mod plan;
 mod presence;
+mod present;
 mod publisher;
 mod readiness;
 mod record;
+mod rig;
+mod storm;
 mod subscriber;
 mod truth;
+mod view;
+mod visitors;
 
 use std::{
     collections::BTreeSet,
     fs,
+    net::SocketAddr,
     sync::atomic::Ordering::Relaxed,
     thread::{self, ScopedJoinHandle},
     time::{Duration, Instant},
@@ -29,12 +39,13 @@ use clap::ValueEnum;
 pub(crate) use self::args::Failures;
 use self::{
     checker::{Counts, check, disagreements},
-    failure::{Failure, Rig},
+    failure::Failure,
     outcome::{Outcome, Table, markdown},
-    plan::{NODES, Scene},
+    plan::{Manners, NODES, Scene},
     presence::Presence,
-    record::{Attempt, Fate, Log},
-    subscriber::Present,
+    present::Present,
+    record::{Attempt, Fate, Log, Returns},
+    rig::{Happened, Rig},
     truth::{Judgement, Sayings},
 };
 use crate::{
@@ -58,7 +69,7 @@ struct Matrix<'m> {
     outcomes: &'m [Outcome],
 }
 
-/// Lets one failure after another happen; true if nothing is wrong with any.
+/// Lets one failure after another happen; true if each met its goals.
 pub(crate) fn failures(args: &Failures) -> Result<bool> {
     let all: &[Failure] = if args.only.is_empty() {
         Failure::value_variants()
@@ -97,7 +108,7 @@ pub(crate) fn failures(args: &Failures) -> Result<bool> {
     if let Some(path) = &args.markdown {
         fs::write(path, markdown(&outcomes)).doing(format!("cannot write {}", path.display()))?;
     }
-    Ok(outcomes.iter().all(|outcome| outcome.wrong.is_empty()))
+    Ok(outcomes.iter().all(Outcome::is_met))
 }
 
 /// All that was noted of one failure.
@@ -105,40 +116,55 @@ struct Evidence {
     attempts: Vec<Attempt>,
     logs: Vec<Log>,
     sayings: Vec<Sayings>,
-    /// From when on all had to work again.
-    back: u64,
+    returns: Returns,
     presence: Presence,
+    /// Whom subscribers had wrong in the end.
+    mistakes: String,
+    /// How often a subscriber was told that a member has left, and how often of that it was connected.
+    leaves: (usize, usize),
+    happened: Happened,
 }
 
 fn run(args: &Failures, failure: Failure, round: u16) -> Result<Outcome> {
     let mut rig = Rig::start(failure, &args.program(), args.logs.as_deref())?;
     let mut nodes = rig.nodes.iter().map(|node| node.address);
     let nodes = std::array::from_fn(|_| nodes.next().unwrap_or_else(|| ([127, 0, 0, 1], 0).into()));
-    let scene = Scene::new(round, nodes, args.rate, failure == Failure::LaggingFailover);
-    await_ready(&scene)?;
+    let manners = Manners {
+        rate: args.rate,
+        is_confined: failure == Failure::LaggingFailover,
+        do_resume: failure.is_deploy(),
+        is_timed: failure == Failure::JoinStorm,
+    };
+    let scene = Scene::new(round, nodes, manners);
+    for (at, &node) in scene.nodes.iter().enumerate() {
+        await_ready(node, &format!("node {at}"))?;
+    }
     let evidence = gather(args, &scene, failure, &mut rig)?;
     let publishers = (0..NODES).filter(|&node| !scene.is_dead(node)).collect();
     let mut outcome = weigh(failure, &evidence, &publishers);
     outcome.judge(failure);
+    if let Some(folder) = &args.logs {
+        let path = folder.join(format!("{}-missing.txt", failure.name()));
+        let written = fs::write(&path, measure::evidence_of_losses(&evidence));
+        written.doing(format!("cannot write {}", path.display()))?;
+    }
     Ok(outcome)
 }
 
-fn await_ready(scene: &Scene) -> Result<()> {
+/// Waits until `node`, which is called `name`, is ready.
+fn await_ready(node: SocketAddr, name: &str) -> Result<()> {
     let until = Instant::now() + START;
-    for (at, &node) in scene.nodes.iter().enumerate() {
-        loop {
-            let answer = socket::get(node, "/readyz", Duration::from_secs(1));
-            if matches!(answer, Ok((200, _))) {
-                break;
-            }
-            if Instant::now() > until {
-                let why = answer.map(|(_, body)| String::from_utf8_lossy(&body).into_owned());
-                return failed(format!("node {at} is not ready within {START:?}: {why:?}"));
-            }
-            thread::sleep(Duration::from_millis(50));
+    loop {
+        let answer = socket::get(node, "/readyz", Duration::from_secs(1));
+        if matches!(answer, Ok((200, _))) {
+            return Ok(());
         }
+        if Instant::now() > until {
+            let why = answer.map(|(_, body)| String::from_utf8_lossy(&body).into_owned());
+            return failed(format!("{name} is not ready within {START:?}: {why:?}"));
+        }
+        thread::sleep(Duration::from_millis(50));
     }
-    Ok(())
 }
 
 /// Ends all threads when it is dropped, be it by an error.
@@ -169,22 +195,32 @@ fn gather(args: &Failures, scene: &Scene, failure: Failure, rig: &mut Rig) -> Re
             .collect();
         thread::sleep(args.before);
         let watching = scope.spawn(move || presence::watch(scene, present));
-        let back = rig.inject(failure, scene)?;
+        let happened = rig.inject(failure, scene, present)?;
         thread::sleep(args.after);
         scene.is_published.store(true, Relaxed);
         let attempts = join(publishing)?;
         thread::sleep(SETTLE);
         let until = clock::now() + clock::nanos(args.presence);
         let presence = presence::look(scene, present, until);
+        let mistakes = present.mistakes();
         drop(curtain);
         let presence = presence.after(&ended(watching)?);
         let sayings = sampling.into_iter().map(ended).collect::<Result<_>>()?;
+        let (mut logs, mut returns) = (Vec::new(), Returns::default());
+        for thread in subscribing {
+            let story = ended(thread)?;
+            logs.extend(story.logs);
+            returns += story.returns;
+        }
         Ok(Evidence {
             attempts,
-            logs: join(subscribing)?,
+            logs,
             sayings,
-            back,
+            returns,
             presence,
+            mistakes,
+            leaves: present.leaves(),
+            happened,
         })
     })
 }
@@ -223,8 +259,10 @@ fn weigh(failure: Failure, evidence: &Evidence, publishers: &BTreeSet<usize>) ->
         attempts,
         logs,
         sayings,
-        back,
         presence,
+        leaves,
+        happened,
+        ..
     } = evidence;
     let (mut kept, mut live) = (Counts::default(), Counts::default());
     for log in logs {
@@ -240,7 +278,7 @@ fn weigh(failure: Failure, evidence: &Evidence, publishers: &BTreeSet<usize>) ->
     Outcome {
         failure: failure.name(),
         description: failure.description(),
-        recovered_after: judgement.recovery(*back, publishers),
+        recovered_after: judgement.recovery(happened.back, publishers),
         kept,
         live,
         disagreements: disagreements(logs),
@@ -250,6 +288,9 @@ fn weigh(failure: Failure, evidence: &Evidence, publishers: &BTreeSet<usize>) ->
         unanswered: fates(Fate::Unknown),
         truth: judgement.truth(sayings),
         presence: *presence,
+        leaves: *leaves,
+        figures: measure::figures(failure, evidence),
         wrong: Vec::new(),
+        late: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use super::{checker::Counts, failure::Failure, presence::Presence, truth::Truth};
+use super::{checker::Counts, failure::Failure, figure::Figure, presence::Presence, truth::Truth};
 
 /// Seconds within which delivery must work again once Redis is back.
 pub(super) const RECOVERY: f64 = 5.0;
@@ -14,6 +14,10 @@ pub(super) const NOTICE: f64 = 3.0;
 
 /// Seconds for which a member may be listed after it has gone: a node's lease, and a look.
 pub(super) const GHOSTS: f64 = 5.5;
+
+/// Seconds for which someone may take a client for a member after it has gone without a word: the lease of its node, the time in which
+/// it may come back, and a look.
+pub(super) const MISLED: f64 = 10.5;
 
 /// One failure's results.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -35,8 +39,14 @@ pub(super) struct Outcome {
     pub(super) unanswered: usize,
     pub(super) truth: Truth,
     pub(super) presence: Presence,
-    /// What must not be, in words.
+    /// How often a subscriber was told that a member has left, and how often of that it was connected.
+    pub(super) leaves: (usize, usize),
+    /// Figures of this failure alone.
+    pub(super) figures: Vec<Figure>,
+    /// What must never be, in words.
     pub(super) wrong: Vec<String>,
+    /// What took longer than its goal, in words. A busy machine alone can cause it.
+    pub(super) late: Vec<String>,
 }
 
 impl Outcome {
@@ -51,46 +61,72 @@ impl Outcome {
         }
     }
 
+    /// Whether nothing is wrong and nothing was late.
+    pub(super) fn is_met(&self) -> bool {
+        self.wrong.is_empty() && self.late.is_empty()
+    }
+
+    /// All that is wrong and all that was late, in words.
+    fn complaints(&self) -> String {
+        [&self.wrong[..], &self.late].concat().join("; ")
+    }
+
     /// Holds the figures against the goals.
     pub(super) fn judge(&mut self, failure: Failure) {
         let mut wrong = Vec::new();
-        match self.recovered_after {
-            None => wrong.push("delivery never works again".to_owned()),
-            Some(seconds) if seconds > RECOVERY => {
-                wrong.push(format!(
-                    "delivery works again after {seconds:.1} s, not {RECOVERY} s"
-                ));
-            }
-            Some(_) => {}
+        if self.recovered_after.is_none() {
+            wrong.push("delivery never works again".to_owned());
         }
         self.judge_counts(failure, &mut wrong);
+        if self.accepted == 0 {
+            wrong.push("no event was taken".to_owned());
+        }
+        wrong.extend(self.figures.iter().filter_map(Figure::wrong));
+        self.wrong = wrong;
+        self.late = self.judge_times(failure);
+    }
 
-        // Without memory Redis keeps nothing, and that is refused; all else is delivered, so nodes may be ready.
-        let refusing = if failure == Failure::Memory {
+    /// Holds the times against their goals.
+    fn judge_times(&self, failure: Failure) -> Vec<String> {
+        let mut late = Vec::new();
+        if let Some(seconds) = self.recovered_after
+            && seconds > RECOVERY
+        {
+            late.push(format!(
+                "delivery works again after {seconds:.1} s, not {RECOVERY} s"
+            ));
+        }
+        if self.presence.ghost_seconds > GHOSTS {
+            let seconds = self.presence.ghost_seconds;
+            late.push(format!(
+                "a member that had gone was listed for {seconds:.1} s, not {GHOSTS} s at most"
+            ));
+        }
+
+        if self.presence.misled_seconds > MISLED {
+            let seconds = self.presence.misled_seconds;
+            late.push(format!(
+                "a subscriber took someone for a member who had gone for {seconds:.1} s, not {MISLED} s at most"
+            ));
+        }
+        late.extend(self.figures.iter().filter_map(Figure::late));
+
+        let refusing = if failure.may_refuse_some() {
             0.0
         } else {
             self.truth.ready_while_refusing
         };
-        if self.presence.ghost_seconds > GHOSTS {
-            let seconds = self.presence.ghost_seconds;
-            wrong.push(format!(
-                "a member that had gone was listed for {seconds:.1} s, not {GHOSTS} s at most"
-            ));
-        }
         for (seconds, what) in [
             (self.truth.ready_while_deaf, "lost events"),
             (refusing, "refused events"),
         ] {
             if seconds > NOTICE {
-                wrong.push(format!(
+                late.push(format!(
                     "nodes said for {seconds:.1} s that they were ready, and {what}"
                 ));
             }
         }
-        if self.accepted == 0 {
-            wrong.push("no event was taken".to_owned());
-        }
-        self.wrong = wrong;
+        late
     }
 
     /// Holds what must never happen against none.
@@ -122,6 +158,18 @@ impl Outcome {
                 },
                 "lost although nothing failed",
             ),
+            (
+                if failure.may_end_a_lease() {
+                    0
+                } else {
+                    self.leaves.1 as u64
+                },
+                "times a member was said to have left, and was there",
+            ),
+            (
+                self.presence.misled as u64,
+                "members that a subscriber has wrong",
+            ),
             (self.presence.ghosts as u64, "ghosts among the members"),
             (self.presence.unlisted as u64, "members not listed"),
             (
@@ -135,8 +183,13 @@ impl Outcome {
         }
     }
 
+    fn own_figures(&self) -> String {
+        let figures = self.figures.iter().map(ToString::to_string);
+        figures.collect::<Vec<_>>().join(", ")
+    }
+
     /// Its cells in a table: text, and how each column is called.
-    fn cells(&self) -> [(&'static str, String); 13] {
+    fn cells(&self) -> [(&'static str, String); 16] {
         let seconds = |value: Option<f64>| {
             value.map_or_else(|| "never".to_owned(), |value| format!("{value:.1} s"))
         };
@@ -178,9 +231,12 @@ impl Outcome {
                 "unlisted for",
                 format!("{:.1} s", presence.unlisted_seconds),
             ),
+            ("misled for", format!("{:.1} s", presence.misled_seconds)),
+            ("false leaves", self.leaves.1.to_string()),
+            ("of its own", self.own_figures()),
             (
                 "verdict",
-                if self.wrong.is_empty() {
+                if self.is_met() {
                     "met".to_owned()
                 } else {
                     "not met".to_owned()
@@ -219,8 +275,8 @@ impl fmt::Display for Table<'_> {
             }
             writeln!(f, "{}", line.trim_end())?;
         }
-        for outcome in self.0.iter().filter(|outcome| !outcome.wrong.is_empty()) {
-            writeln!(f, "{}: {}", outcome.failure, outcome.wrong.join("; "))?;
+        for outcome in self.0.iter().filter(|outcome| !outcome.is_met()) {
+            writeln!(f, "{}: {}", outcome.failure, outcome.complaints())?;
         }
         Ok(())
     }
@@ -245,17 +301,16 @@ pub(super) fn markdown(outcomes: &[Outcome]) -> String {
         page += &line(&outcome.cells().map(|(_, cell)| cell));
     }
     page += "\n";
-    for Outcome {
-        failure,
-        description,
-        wrong,
-        ..
-    } in outcomes
-    {
-        let verdict = if wrong.is_empty() {
+    for outcome in outcomes {
+        let Outcome {
+            failure,
+            description,
+            ..
+        } = outcome;
+        let verdict = if outcome.is_met() {
             String::new()
         } else {
-            format!(" **{}.**", wrong.join("; "))
+            format!(" **{}.**", outcome.complaints())
         };
         let command = format!("fanfare-loadtest failures --only {failure}");
         let _ = writeln!(page, "- `{failure}`: {description}.{verdict} `{command}`");
@@ -292,7 +347,10 @@ mod tests {
                 unlisted_seconds: 20.0,
                 ..Presence::default()
             },
+            leaves: (3, 0),
+            figures: Vec::new(),
             wrong: Vec::new(),
+            late: Vec::new(),
         }
     }
 
@@ -303,23 +361,32 @@ mod tests {
         outcome.wrong
     }
 
+    fn late(change: impl FnOnce(&mut Outcome)) -> Vec<String> {
+        let mut outcome = good();
+        change(&mut outcome);
+        outcome.judge(Failure::Restart);
+        assert_eq!(outcome.wrong, Vec::<String>::new());
+        outcome.late
+    }
+
     #[test]
     fn what_is_kept_nowhere_may_be_lost_while_something_fails() {
         assert_eq!(wrong(Failure::Restart, |_| {}), Vec::<String>::new());
         assert_eq!(wrong(Failure::Calm, |_| {}).len(), 1);
+        let mut without_memory = good();
+        without_memory.truth.ready_while_refusing = 5.0;
+        without_memory.judge(Failure::Memory);
+        assert!(without_memory.is_met());
         assert_eq!(
-            wrong(Failure::Memory, |outcome| outcome
-                .truth
-                .ready_while_refusing = 5.0),
+            wrong(Failure::NodePaused, |outcome| outcome.leaves = (1, 1)),
             Vec::<String>::new()
         );
     }
 
     #[test]
     fn whatever_must_not_be_is_named() {
-        let changes: [fn(&mut Outcome); 16] = [
+        let changes: [fn(&mut Outcome); 15] = [
             |outcome| outcome.recovered_after = None,
-            |outcome| outcome.recovered_after = Some(5.1),
             |outcome| outcome.kept.lost = 1,
             |outcome| outcome.kept.duplicated = 1,
             |outcome| outcome.kept.reordered = 1,
@@ -329,14 +396,29 @@ mod tests {
             |outcome| outcome.disagreements = 1,
             |outcome| outcome.presence.ghosts = 1,
             |outcome| outcome.presence.unlisted = 1,
-            |outcome| outcome.presence.ghost_seconds = 6.1,
             |outcome| outcome.live.phantom = 1,
-            |outcome| outcome.truth.ready_while_deaf = 3.1,
-            |outcome| outcome.truth.ready_while_refusing = 3.1,
             |outcome| outcome.accepted = 0,
+            |outcome| outcome.leaves = (2, 1),
+            |outcome| outcome.presence.misled = 1,
+            |outcome| outcome.figures = vec![Figure::at_most("asked for in vain", 2, 1)],
         ];
         for (at, change) in changes.into_iter().enumerate() {
             assert_eq!(wrong(Failure::Restart, change).len(), 1, "change {at}");
+        }
+    }
+
+    #[test]
+    fn whatever_takes_too_long_is_named_apart() {
+        let changes: [fn(&mut Outcome); 6] = [
+            |outcome| outcome.recovered_after = Some(5.1),
+            |outcome| outcome.presence.ghost_seconds = 6.1,
+            |outcome| outcome.truth.ready_while_deaf = 3.1,
+            |outcome| outcome.truth.ready_while_refusing = 3.1,
+            |outcome| outcome.presence.misled_seconds = 10.6,
+            |outcome| outcome.figures = vec![Figure::within("p99 elsewhere", 51.0, "ms", 50.0)],
+        ];
+        for (at, change) in changes.into_iter().enumerate() {
+            assert_eq!(late(change).len(), 1, "change {at}");
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 /// Nodes; each has a publisher, and subscribers.
@@ -20,6 +23,9 @@ pub(super) const CONFINED: usize = 2;
 
 /// The node whose subscribers are in [`CONFINED`].
 pub(super) const HOME: usize = 0;
+
+/// The channels whose members every subscriber follows by notices: one that keeps its events, and one that does not.
+pub(super) const WATCHED: usize = 2;
 
 /// Signs the clients' tokens.
 pub(super) const SECRET: &str = "failure-matrix-secret-0123456789abcdef";
@@ -57,41 +63,63 @@ pub(super) fn of_stream(stream: u16) -> (usize, usize) {
     )
 }
 
+/// What a failure asks of those who take part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manners {
+    /// Events a second of each publisher.
+    pub(super) rate: u32,
+    /// Whether [`CONFINED`] has members on one node only.
+    pub(super) is_confined: bool,
+    /// Whether clients that come back resume what they had, and wait for as long as they are told to.
+    pub(super) do_resume: bool,
+    /// Whether times are measured that many other threads must not make longer: those that measure have a processor first.
+    pub(super) is_timed: bool,
+}
+
 /// What all threads of one failure know.
 #[derive(Debug)]
 pub(super) struct Scene {
     /// Tells the stamps of this failure from those of others.
     pub(super) round: u16,
     pub(super) nodes: [SocketAddr; NODES],
-    /// Whether [`CONFINED`] has members on one node only.
-    pub(super) is_confined: bool,
+    pub(super) manners: Manners,
+    /// Another node, which was started while it happened.
+    pub(super) newcomer: OnceLock<SocketAddr>,
+    /// Every other subscriber stays away.
+    pub(super) is_half_away: AtomicBool,
     /// Nodes that do not come back.
     pub(super) is_dead: [AtomicBool; NODES],
     /// Publishers are to end.
     pub(super) is_published: AtomicBool,
     /// All else is to end.
     pub(super) is_over: AtomicBool,
-    /// Events a second of each publisher.
-    pub(super) rate: u32,
 }
 
 impl Scene {
-    pub(super) fn new(
-        round: u16,
-        nodes: [SocketAddr; NODES],
-        rate: u32,
-        is_confined: bool,
-    ) -> Self {
-        let (is_published, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+    pub(super) fn new(round: u16, nodes: [SocketAddr; NODES], manners: Manners) -> Self {
         Self {
             round,
             nodes,
-            is_confined,
+            manners,
+            newcomer: OnceLock::new(),
+            is_half_away: AtomicBool::new(false),
             is_dead: Default::default(),
-            is_published,
-            is_over,
-            rate,
+            is_published: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
         }
+    }
+
+    /// The nodes that are to be there, those that came later included.
+    pub(super) fn living(&self) -> impl Iterator<Item = SocketAddr> {
+        let first = (0..NODES).filter(|&node| !self.is_dead(node));
+        first
+            .map(|node| self.nodes[node])
+            .chain(self.newcomer.get().copied())
+    }
+
+    /// Whether the subscriber `number` is to stay away now.
+    pub(super) fn is_away(&self, number: usize) -> bool {
+        number.is_multiple_of(2) && self.is_half_away.load(Relaxed)
     }
 
     /// Whether subscribers that begin at `node` are in `channel`.
@@ -101,7 +129,7 @@ impl Scene {
 
     /// Whether every subscriber is in `channel`.
     pub(super) fn is_for_all(&self, channel: usize) -> bool {
-        !self.is_confined || channel != CONFINED
+        !self.manners.is_confined || channel != CONFINED
     }
 
     pub(super) fn is_dead(&self, node: usize) -> bool {

@@ -13,9 +13,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    plan::{CHANNELS, NODES, Scene, channel},
+    plan::{CHANNELS, Scene, WATCHED, channel},
+    present::Present,
     socket::get,
-    subscriber::Present,
 };
 use crate::clock;
 
@@ -34,26 +34,34 @@ pub(super) struct Presence {
     pub(super) unlisted: usize,
     /// Lists that could not be had.
     pub(super) unanswered: usize,
+    /// Members that a subscriber takes for there by the notices that it got, and that are not there, or the other way round; of the
+    /// subscriber with the most.
+    pub(super) misled: usize,
     /// The longest time for which a member was listed after it had gone, in seconds.
     pub(super) ghost_seconds: f64,
     /// The longest time for which a member that was there was not on some list, in seconds.
     pub(super) unlisted_seconds: f64,
+    /// The longest time for which a subscriber took someone for a member who had gone, in seconds.
+    pub(super) misled_seconds: f64,
 }
 
 /// For how long something was wrong, while it was looked at again and again.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     ghost: u64,
+    misled: u64,
     /// Since when a member that is there was missing from some list each time.
     unlisted: BTreeMap<String, u64>,
     longest_unlisted: u64,
 }
 
-/// One look at all lists: who was there before it and after it, who had gone before it, and who was listed.
+/// One look at all lists: who was there before it and after it, who had gone before it, who was listed, and whom subscribers take
+/// for members.
 struct Look {
     there: BTreeSet<String>,
     gone: BTreeMap<String, u64>,
     lists: Vec<BTreeSet<String>>,
+    views: Vec<BTreeSet<String>>,
     unanswered: usize,
 }
 
@@ -69,7 +77,7 @@ struct Member {
 
 impl Presence {
     fn is_right(&self) -> bool {
-        self.ghosts + self.unlisted + self.unanswered == 0
+        self.ghosts + self.unlisted + self.unanswered + self.misled == 0
     }
 
     /// Adds for how long something was wrong before.
@@ -77,6 +85,7 @@ impl Presence {
         Self {
             ghost_seconds: watched.ghost as f64 / 1e9,
             unlisted_seconds: watched.longest_unlisted as f64 / 1e9,
+            misled_seconds: watched.misled as f64 / 1e9,
             ..self
         }
     }
@@ -84,11 +93,12 @@ impl Presence {
 
 impl Watched {
     fn note(&mut self, now: u64, look: &Look) {
-        let listed = look.lists.iter().flatten();
-        let since = listed.filter_map(|id| look.gone.get(id)).min();
-        self.ghost = self
-            .ghost
-            .max(since.map_or(0, |since| now.saturating_sub(*since)));
+        let longest = |lists: &[BTreeSet<String>]| {
+            let gone = lists.iter().flatten().filter_map(|id| look.gone.get(id));
+            gone.min().map_or(0, |since| now.saturating_sub(*since))
+        };
+        self.ghost = self.ghost.max(longest(&look.lists));
+        self.misled = self.misled.max(longest(&look.views));
         let is_missing = |id: &&String| look.lists.iter().any(|list| !list.contains(*id));
         let missing: BTreeSet<&String> = look.there.iter().filter(is_missing).collect();
         self.unlisted.retain(|id, _| missing.contains(id));
@@ -103,12 +113,17 @@ impl Watched {
 pub(super) fn look(scene: &Scene, present: &Present, until: u64) -> Presence {
     loop {
         let look = look_once(scene, present, 0..CHANNELS, ANSWER);
-        let worst = |wrong: &dyn Fn(&BTreeSet<String>) -> usize| {
-            look.lists.iter().map(wrong).max().unwrap_or(0)
+        let worst = |lists: &[BTreeSet<String>],
+                     wrong: fn(&BTreeSet<String>, &BTreeSet<String>) -> usize| {
+            let wrong = lists.iter().map(|list| wrong(list, &look.there));
+            wrong.max().unwrap_or(0)
         };
         let presence = Presence {
-            ghosts: worst(&|list| list.difference(&look.there).count()),
-            unlisted: worst(&|list| look.there.difference(list).count()),
+            ghosts: worst(&look.lists, |list, there| list.difference(there).count()),
+            unlisted: worst(&look.lists, |list, there| there.difference(list).count()),
+            misled: worst(&look.views, |view, there| {
+                view.symmetric_difference(there).count()
+            }),
             unanswered: look.unanswered,
             ..Presence::default()
         };
@@ -124,7 +139,7 @@ pub(super) fn watch(scene: &Scene, present: &Present) -> Watched {
     let mut watched = Watched::default();
     while !scene.is_over.load(Relaxed) {
         // One channel of each kind: all of them would be a load of their own.
-        let look = look_once(scene, present, 0..2, PAUSE);
+        let look = look_once(scene, present, 0..WATCHED, PAUSE);
         watched.note(clock::now(), &look);
         thread::sleep(PAUSE);
     }
@@ -135,14 +150,15 @@ fn look_once(scene: &Scene, present: &Present, channels: Range<usize>, patience:
     let before: BTreeSet<String> = present.ids().into_iter().collect();
     let gone = present.gone();
     let (mut lists, mut unanswered) = (Vec::new(), 0);
-    for node in (0..NODES).filter(|&node| !scene.is_dead(node)) {
+    for node in scene.living() {
         for number in channels.clone().filter(|&number| scene.is_for_all(number)) {
-            match members(scene.nodes[node], &channel(number), patience) {
+            match members(node, &channel(number), patience) {
                 Ok(listed) => lists.push(listed),
                 Err(_) => unanswered += 1,
             }
         }
     }
+    let views = present.views();
     // Who came or went meanwhile may be listed or not.
     let there = present
         .ids()
@@ -153,6 +169,7 @@ fn look_once(scene: &Scene, present: &Present, channels: Range<usize>, patience:
         there,
         gone,
         lists,
+        views,
         unanswered,
     }
 }
@@ -181,6 +198,7 @@ mod tests {
             there: set(there),
             gone,
             lists: lists.iter().map(|list| set(list)).collect(),
+            views: Vec::new(),
             unanswered: 0,
         }
     }
@@ -193,6 +211,15 @@ mod tests {
         watched.note(100, &look(&["a"], &[("b", 70)], &[&["a"], &["a", "b"]]));
         watched.note(110, &look(&["a"], &[("b", 70), ("c", 108)], &[&["a", "c"]]));
         assert_eq!(watched.ghost, 30);
+    }
+
+    #[test]
+    fn who_is_misled_counts_from_when_the_client_went() {
+        let mut watched = Watched::default();
+        let mut look = look(&["a"], &[("b", 70)], &[&["a"]]);
+        look.views = vec![BTreeSet::from(["a".to_owned(), "b".to_owned()])];
+        watched.note(95, &look);
+        assert_eq!((watched.ghost, watched.misled), (0, 25));
     }
 
     #[test]

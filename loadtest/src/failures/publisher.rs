@@ -1,6 +1,6 @@
 //! Publishes at a rate on one node, whatever becomes of it.
 
-use std::{sync::atomic::Ordering::Relaxed, thread, time::Duration};
+use std::{io, sync::atomic::Ordering::Relaxed, thread, time::Duration};
 
 use serde::Deserialize;
 
@@ -9,7 +9,7 @@ use super::{
     record::{Attempt, Fate},
     socket::Caller,
 };
-use crate::{clock, stamp::Stamp};
+use crate::{clock, priority::First, stamp::Stamp};
 
 /// How long an answer may take before its event's fate is unknown. Longer than a node waits for Redis.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -24,7 +24,8 @@ struct Receipt {
 pub(super) fn publish(scene: &Scene, publisher: usize) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     let mut caller = Caller::new(scene.nodes[publisher], PATIENCE);
-    let period = 1_000_000_000 / u64::from(scene.rate.max(1));
+    let _first = scene.manners.is_timed.then(First::ask);
+    let period = 1_000_000_000 / u64::from(scene.manners.rate.max(1));
     let begun = clock::now();
     for n in 0.. {
         // What was due while an answer was awaited is left out: the checker needs no backlog.
@@ -68,6 +69,8 @@ fn attempt(
             Err(_) => Fate::Unknown,
         },
         Ok((503, _)) => Fate::Refused,
+        // Nobody listens there, so nobody has it.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Fate::Refused,
         Ok(_) | Err(_) => Fate::Unknown,
     };
     Attempt {

@@ -18,6 +18,7 @@ pub(super) fn sample(scene: &Scene, node: usize) -> Sayings {
     while !scene.is_over.load(Relaxed) {
         let asked = clock::now();
         let said = match get(scene.nodes[node], "/readyz", PATIENCE) {
+            Ok((200, body)) if names_a_warning(&body) => Said::Partly,
             Ok((200, _)) => Said::Ready,
             Ok(_) => Said::NotReady,
             Err(_) => Said::Nothing,
@@ -27,4 +28,9 @@ pub(super) fn sample(scene: &Scene, node: usize) -> Sayings {
         thread::sleep(Duration::from_nanos(next.saturating_sub(clock::now())));
     }
     sayings
+}
+
+fn names_a_warning(body: &[u8]) -> bool {
+    let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    body.is_some_and(|body| body.get("warnings").is_some())
 }

@@ -1,6 +1,8 @@
 //! What publishers did and what subscribers saw: the evidence that the checker judges. Moments are those of
 //! [`crate::clock::now`].
 
+use std::ops::AddAssign;
+
 /// What became of one request to publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -47,6 +49,28 @@ pub(super) enum Seen {
     Gap,
     /// Its connection ended.
     Ended,
+}
+
+/// How a subscriber came back, where it is to resume.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Returns {
+    /// How often it was sent away.
+    pub(super) sent_away: usize,
+    /// How often it came back and asked for what its connection before had.
+    pub(super) asked: usize,
+    /// How often of that it got it.
+    pub(super) resumed: usize,
+    /// Members whom it saw come back without their profiles.
+    pub(super) without_profile: usize,
+}
+
+impl AddAssign for Returns {
+    fn add_assign(&mut self, other: Self) {
+        self.sent_away += other.sent_away;
+        self.asked += other.asked;
+        self.resumed += other.resumed;
+        self.without_profile += other.without_profile;
+    }
 }
 
 /// All that one subscriber saw of one channel, in order.

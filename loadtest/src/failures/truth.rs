@@ -19,6 +19,8 @@ pub(super) const PIECE: u64 = 100_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     Ready,
+    /// Ready, but for a part of Redis that is out of reach.
+    Partly,
     NotReady,
     /// No answer, which keeps traffic away just as well.
     Nothing,
@@ -33,7 +35,7 @@ pub(super) struct Truth {
     /// Seconds in which something that was taken was lost or late, and every node that may be the cause said that it
     /// was ready.
     pub(super) ready_while_deaf: f64,
-    /// Seconds in which a node said that it was ready and did not take what it was asked to publish.
+    /// Seconds in which a node said without reserve that it was ready and did not take what it was asked to publish.
     pub(super) ready_while_refusing: f64,
     /// Seconds in which a node said that it was not ready, and all that it had to do with was delivered; of the node
     /// with the most.
@@ -117,17 +119,14 @@ impl Judgement {
             // What is said at the end of the piece counts: a failure begins before anybody can know.
             let piece = one.sent / PIECE;
             let moment = (piece + 1) * PIECE;
-            if one
-                .blamed
-                .iter()
-                .all(|&node| said(node, moment) == Some(Said::Ready))
-            {
-                if one.is_refused {
-                    &mut refusing
-                } else {
-                    &mut deaf
-                }
-                .insert(piece);
+            let says = |is_untrue: fn(Said) -> bool| {
+                let mut blamed = one.blamed.iter();
+                blamed.all(|&node| said(node, moment).is_some_and(is_untrue))
+            };
+            if one.is_refused && says(|said| said == Said::Ready) {
+                refusing.insert(piece);
+            } else if !one.is_refused && says(|said| matches!(said, Said::Ready | Said::Partly)) {
+                deaf.insert(piece);
             }
         }
         let alarms = (0..nodes.len())
@@ -358,6 +357,19 @@ mod tests {
             Judgement::new(&attempts, &logs).truth(&[says(|_| Said::Ready), says(|_| Said::Ready)]);
         assert!(
             near(truth.ready_while_deaf, 0.1) && near(truth.ready_while_refusing, 0.1),
+            "{truth:?}"
+        );
+    }
+
+    #[test]
+    fn who_names_a_part_that_is_away_may_refuse_and_may_not_be_deaf() {
+        let mut attempts = ten();
+        attempts[2].fate = Fate::Refused;
+        let logs = [log(0, &all_but(&[2])), log(1, &all_but(&[2, 5]))];
+        let partly = || says(|_| Said::Partly);
+        let truth = Judgement::new(&attempts, &logs).truth(&[partly(), partly()]);
+        assert!(
+            near(truth.ready_while_deaf, 0.1) && near(truth.ready_while_refusing, 0.0),
             "{truth:?}"
         );
     }

@@ -7,6 +7,8 @@ mod page;
 mod plot;
 mod text;
 
+use std::collections::BTreeMap;
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -56,6 +58,9 @@ pub(crate) struct Faults {
     pub(crate) misdirected: u64,
     pub(crate) stray: u64,
     pub(crate) connections_ended: u64,
+    /// How many of them the server closed with which code, such as `closed_with_4101`, or without any.
+    #[serde(flatten)]
+    pub(crate) endings: BTreeMap<String, u64>,
     /// Gone for the client, and not for the server.
     pub(crate) connections_left: u64,
     /// 503: said, so no fault, but figures of less load than meant.
@@ -160,6 +165,7 @@ impl Findings {
             misdirected,
             stray,
             ended,
+            ref ended_by,
             ..
         } = outcome.report;
         self.faults.lost += lost;
@@ -167,7 +173,16 @@ impl Findings {
         self.faults.reordered += reordered;
         self.faults.misdirected += misdirected;
         self.faults.stray += stray;
+        // The counts go on from one measurement to the next, until the clients connect again.
         self.faults.connections_ended = self.faults.connections_ended.max(ended);
+        for (code, &count) in ended_by {
+            let name = match code {
+                0 => "ended_without_a_close_frame".to_owned(),
+                code => format!("closed_with_{code}"),
+            };
+            let most = self.faults.endings.entry(name).or_default();
+            *most = count.max(*most);
+        }
         self.faults.refused += outcome.lanes.iter().map(|lane| lane.refused).sum::<u64>();
         self.faults.unsent += outcome.lanes.iter().map(|lane| lane.unsent).sum::<u64>();
     }
@@ -206,6 +221,37 @@ fn median(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn endings_are_told_by_their_close_codes_once_for_the_same_clients() {
+        let mut findings = Findings::new("test", &Common::for_tests(), Vec::new());
+        let report = client::Report {
+            ended: 3,
+            ended_by: BTreeMap::from([(0, 1), (4101, 2)]),
+            ..client::Report::default()
+        };
+        for _ in 0..2 {
+            findings.blame(&Outcome {
+                began: 0,
+                seconds: 1.0,
+                samples: Vec::new(),
+                memory: None,
+                sent: Vec::new(),
+                report: report.clone(),
+                lanes: Vec::new(),
+            });
+        }
+        let faults = serde_json::to_value(&findings.faults).unwrap();
+        assert_eq!(faults["connections_ended"], 3);
+        assert_eq!(faults["closed_with_4101"], 2);
+        assert_eq!(faults["ended_without_a_close_frame"], 1);
+        assert!(
+            findings
+                .faults
+                .to_string()
+                .ends_with("; 2 closed with 4101; 1 ended without a close frame")
+        );
+    }
 
     #[test]
     fn a_figure_is_the_median_of_its_measurements() {

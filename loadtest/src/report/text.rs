@@ -58,7 +58,11 @@ impl fmt::Display for Faults {
             "{lost} lost, {duplicates} repeated, {reordered} out of order, {misdirected} misdirected, \
              {stray} stray, {connections_ended} connections ended, {connections_left} left over; \
              {refused} refused (503), {unsent} due and unsent"
-        )
+        )?;
+        for (how, count) in &self.endings {
+            write!(f, "; {count} {}", how.replace('_', " "))?;
+        }
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use super::{PACED_CALLERS, Setting, add_memory, titled};
 use crate::{
-    cli::{Churn, Kind},
+    cli::Churn,
     client::{Stormed, histogram, merge},
     error::{Result, failed},
     inspect,
@@ -128,7 +128,7 @@ impl Churning<'_> {
 
 /// What the server counts, if it is Fanfare.
 fn connections(args: &Churn, server: &Server) -> Result<Option<u64>> {
-    let counts = args.common.target.kind() == Kind::Fanfare;
+    let counts = args.common.target.kind().is_fanfare();
     if counts {
         inspect::connections(&server.api).map(Some)
     } else {

@@ -132,7 +132,7 @@ impl Dropping<'_> {
             first,
         } = self;
         let (common, fleets) = (&args.common, &mut setting.fleets);
-        let counts = common.target.kind() == Kind::Fanfare;
+        let counts = common.target.kind().is_fanfare();
         let before = if counts {
             Some(Counts::of(server)?)
         } else {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{PACED_CALLERS, Setting, titled};
 use crate::{
-    cli::{Kind, Slow},
+    cli::Slow,
     client::Heard,
     error::{Result, failed},
     fleets::Limits,
@@ -81,7 +81,7 @@ fn stall(
         Some(process) => process.memory().map(|memory| Some(memory.resident)),
         None => Ok(None),
     };
-    let counts = common.target.kind() == Kind::Fanfare;
+    let counts = common.target.kind().is_fanfare();
     let slowness = || {
         if counts {
             inspect::slowness(&server.api).map(Some)

@@ -578,6 +578,10 @@ fn what_is_no_token_is_refused() {
     for scheme in ["Bearer", "bearer"] {
         refused(&format!("{scheme} {good}"), &TokenError::Scheme);
     }
+    for unset in ["undefined", "null", "[object Promise]"] {
+        refused(unset, &TokenError::Unset(unset));
+    }
+    refused(&format!("\"{good}\""), &TokenError::Quoted);
     for end in 0..good.len() {
         assert!(
             tokens(vec![secret(None, SECRET)])

@@ -97,9 +97,11 @@ impl Listen {
             (None, Some(token)) => Identity::Token(token),
             (None, None) => Identity::Anonymous,
         };
+
         let printer = Printer::new(self.json, self.count);
         let app = self.app.map(|app| ("app", app));
         let key = self.client_key.map(|key| ("key", key));
+
         let channels = self
             .channels
             .into_iter()
@@ -111,6 +113,7 @@ impl Listen {
             query,
             printer,
         };
+
         tokio::select! {
             ended = client.run() => ended,
             () = signals.next() => Ok(()),
@@ -151,10 +154,12 @@ impl Client {
                     Next::Backoff
                 }
             };
+
             let pause = match next {
                 Next::After(pause) => pause,
                 Next::Backoff => backoff.next(),
             };
+
             output::note(&format!("reconnecting in {:.1} s", pause.as_secs_f64()));
             tokio::time::sleep(pause).await;
         }

@@ -79,6 +79,7 @@ impl Printer {
             let data = fields.data.map_or("null", RawValue::get);
             return Ok(self.event(&fields, &one_line(data), &one_line(text))?);
         }
+
         match fields.op.as_deref() {
             Some("welcome") => {
                 if let Some(seconds) = fields.heartbeat {
@@ -108,6 +109,7 @@ impl Printer {
             }
             _ => output::note(&one_line(text)),
         }
+
         Ok(ControlFlow::Continue(()))
     }
 
@@ -123,13 +125,16 @@ impl Printer {
             ));
             return Ok(ControlFlow::Continue(()));
         };
+
         let Ok(fields) = serde_json::from_str::<Fields<'_>>(header) else {
             output::note(&format!("cannot read this message: {}", harmless(header)));
             return Ok(ControlFlow::Continue(()));
         };
+
         let base64 = BASE64.encode(bytes);
         let head = header.trim_end().strip_suffix('}').unwrap_or(header);
         let line = format!("{head},\"data_base64\":\"{base64}\"}}");
+
         self.event(
             &fields,
             &format!("{} bytes {base64}", bytes.len()),
@@ -157,6 +162,7 @@ impl Printer {
                 "{FAINT}{time}{FAINT:#} {STRONG}{event}{STRONG:#}{channel} {data}\n"
             ))?;
         }
+
         self.left = self.left.map(|left| left - 1);
         Ok(if self.left == Some(0) {
             ControlFlow::Break(())

@@ -89,6 +89,7 @@ impl Socket {
             address: remote.address.clone(),
             error,
         };
+
         let mut request = Request::get(remote.address.path(&format!("/v1/connect{query}")))
             .header(CONNECTION, "Upgrade")
             .header(UPGRADE, "websocket")
@@ -97,24 +98,29 @@ impl Socket {
             .header(SEC_WEBSOCKET_PROTOCOL, native::NAME)
             .body(Full::<Bytes>::default())
             .map_err(|error| broken(error.into()))?;
+
         if let Some(token) = token {
             // In a header, since what logs URLs would log a token in the query.
             let value = bearer(token).map_err(|error| broken(error.into()))?;
             request.headers_mut().insert(AUTHORIZATION, value);
         }
+
         let response = remote.send(request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(remote.refusal(response).await);
         }
+
         if !is_accepted(&response, &key) {
             return Err(broken(
                 "this is not a WebSocket server (Sec-WebSocket-Accept is wrong)".into(),
             ));
         }
+
         let upgraded = hyper::upgrade::on(response)
             .await
             .map_err(|error| broken(error.into()))?;
         let mut socket = WebSocket::after_handshake(TokioIo::new(upgraded), Role::Client);
+
         // Pings are answered here, where they count as signs of life.
         socket.set_auto_pong(false);
         Ok(Self {
@@ -153,6 +159,7 @@ impl Socket {
                     );
                 }
             };
+
             match frame.opcode {
                 OpCode::Text => {
                     return Ok(Message::Text(

@@ -114,7 +114,42 @@ fn a_name_or_a_list_that_cannot_be_used_is_refused_with_its_line_and_key() {
             "redis = \"redis://127.0.0.1\"",
             "1: redis: write the table [redis], with url and the like under it",
         ),
-        ("apps = []", "1: apps: a table is expected"),
+        (
+            "apps = []",
+            "1: apps: settings of an app are under [apps.<name>], such as [apps.default]",
+        ),
+        (
+            "[[apps]]\nname = \"a\"",
+            "1: apps: settings of an app are under [apps.<name>], such as [apps.default]",
+        ),
+        (
+            "[[apps.default]]\norigins = []",
+            "1: apps.default: write [apps.default] with one bracket",
+        ),
+        (
+            "[[limits]]\nscans = 3",
+            "1: limits: write [limits] with one bracket",
+        ),
+        (
+            "[apps]\norigins = []",
+            "2: apps.origins: settings of an app are under [apps.<name>], such as [apps.default]",
+        ),
+        (
+            "[apps.default]\nprotocols = [\"mesa\"]",
+            "2: apps.default.protocols: write the table [apps.default.protocols.mesa]",
+        ),
+        (
+            "[apps.default.protocols]\nzexcore = true",
+            "2: apps.default.protocols.zexcore: write the table [apps.default.protocols.zexcore]",
+        ),
+        (
+            "[apps.default.client_keys]\nname = \"web\"",
+            "1: apps.default.client_keys: write [[apps.default.client_keys]] with two brackets, since there may be several",
+        ),
+        (
+            "[apps.a]\nchannels = { pattern = \"x\" }",
+            "2: apps.a.channels: write [[apps.a.channels]] with two brackets, since there may be several",
+        ),
     ]);
 }
 
@@ -487,7 +522,7 @@ fn sizes_may_have_a_unit_in_every_layer() {
     ] {
         let command = ServeArgs::augment_args(Command::new("fanfare").no_binary_name(true));
         let found = match command.try_get_matches_from(["--limit", limit]) {
-            Ok(_) => broken(&["--limit", limit]),
+            Ok(_) => found_problem(&["--limit", limit]),
             Err(error) => error.to_string(),
         };
         assert!(found.contains(says), "{limit}: {found}");

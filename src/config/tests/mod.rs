@@ -4,7 +4,8 @@ mod mistakes;
 mod redis;
 mod reference;
 mod reloading;
-mod rules;
+mod renamed;
+mod problems;
 mod secrets;
 mod summary;
 
@@ -38,7 +39,7 @@ fn parse(text: &str) -> Result<Config, String> {
 }
 
 /// The problems of a configuration that can be read.
-fn broken(flags: &[&str]) -> String {
+fn found_problem(flags: &[&str]) -> String {
     load(flags, &[]).unwrap_err().to_string()
 }
 
@@ -369,7 +370,7 @@ fn an_unknown_key_is_refused_in_every_table() {
         ),
         (
             "[[apps.a.channels]]\npattern = \"x\"\nhistory = 3",
-            "unknown key \"history\"; did you mean \"history_ttl\"?",
+            "unknown key \"history\"; did you mean \"history_size\"?",
         ),
         (
             "[apps.a.user_events]\nsise = 3",
@@ -378,6 +379,18 @@ fn an_unknown_key_is_refused_in_every_table() {
         (
             "[[apps.a.client_keys]]\nname = \"x\"\nkey = \"pk_live_x\"\norigin = []",
             "unknown key \"origin\"; did you mean \"origins\"?",
+        ),
+        (
+            "[apps.a.protocols.socketio]\nnamespace = \"/chat\"",
+            "fanfare.toml:2: unknown key \"namespace\"; did you mean \"namespaces\"?",
+        ),
+        (
+            "port = 7070",
+            "unknown key \"port\"; write listen = \"127.0.0.1:7070\" above the first [table]",
+        ),
+        (
+            "[apps.a.protocols.\"socket.io\"]",
+            "unknown key \"socket.io\"; did you mean \"socketio\"?",
         ),
         (
             "qqqqqqqqqq = 1",

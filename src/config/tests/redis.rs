@@ -147,7 +147,7 @@ fn what_does_not_go_together_is_refused() {
         ),
     ];
     for (flags, expected) in cases {
-        let text = broken(flags);
+        let text = found_problem(flags);
         assert!(text.contains(expected), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The reference in docs/configuration.md, compared with the code.
+//! The reference in docs/reference/configuration.md, compared with the code.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ fn keys_of(table: &str) -> BTreeSet<String> {
 fn reference() -> String {
     std::fs::read_to_string(concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/docs/configuration.md"
+        "/docs/reference/configuration.md"
     ))
     .unwrap()
 }
@@ -43,6 +43,7 @@ fn the_reference_has_every_key_with_its_default() {
             format!("`{}`", humantime::format_duration(config.drain_timeout)),
         ),
         ("redis", "none".to_owned()),
+        ("data", "none".to_owned()),
         ("namespace", format!("`{}`", config.namespace)),
         ("limits", "see below".to_owned()),
         ("apps", "one, `default`".to_owned()),
@@ -74,6 +75,7 @@ fn the_reference_has_every_key_with_its_default() {
         "[[apps.a.channels]]",
         "[apps.a.user_events]",
         "[redis]",
+        "[data]",
     ];
     for table in tables {
         for key in keys_of(table) {

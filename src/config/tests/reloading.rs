@@ -102,7 +102,7 @@ fn what_can_change_is_taken_and_no_secret_is_shown() {
             "apps.default.jwks_url: none -> https://id.example/k",
             "clients: only with a token (client_auth = \"required\"); pages of every origin",
             "callers: only with the API key",
-            "tokens: good without exp (set require_exp to refuse them); revocations are in memory only: a restart loses them (set redis)",
+            "tokens: good without exp (set require_exp to refuse them); revocations are in memory only: a restart loses them (set data or redis)",
         ]
     );
     assert_eq!(report.needs_restart, [""; 0]);
@@ -129,7 +129,7 @@ fn a_port_that_was_chosen_by_the_system_is_no_difference() {
 fn the_reference_lists_the_bounds_that_change_at_once() {
     let reference = std::fs::read_to_string(concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/docs/configuration.md"
+        "/docs/reference/configuration.md"
     ))
     .unwrap();
     let names: Vec<String> = reload::LIVE_LIMITS

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
-    tests::{ANYONE, at, audit, channel, event, kept, user},
+    tests::{ANYONE, at, audit, channel, event, store, user},
     *,
 };
 use crate::{id::AppId, protocol::frame::Frame};
@@ -32,7 +32,7 @@ struct Life {
 }
 
 impl Life {
-    fn kept(&self) -> impl Iterator<Item = &Known> {
+    fn stored(&self) -> impl Iterator<Item = &Known> {
         self.events.iter().filter(|known| !known.gone)
     }
 
@@ -50,11 +50,12 @@ impl Life {
                 self.lost.insert(known.offset);
             }
         }
+
         count
     }
 
     fn shown(&self, after: u64) -> Vec<(u64, Uuid)> {
-        self.kept()
+        self.stored()
             .filter(|known| known.offset > after)
             .map(|known| (known.offset, known.id))
             .collect()
@@ -79,6 +80,7 @@ impl Model {
         } else {
             0
         };
+
         self.lives.entry(key.clone()).or_insert_with(|| {
             assert!(self.former.insert(epoch.0), "an epoch came twice");
             let (events, lost) = (Vec::new(), HashSet::new());
@@ -96,16 +98,19 @@ impl Model {
         let Some(life) = self.lives.get_mut(key) else {
             return;
         };
+
         let last = life
-            .kept()
+            .stored()
             .filter(|known| known.until <= now.age)
             .map(|known| known.offset)
             .max();
+
         let lost = life.remove(last.unwrap_or(0), true);
         if matches!(key.topic, Topic::User(_)) {
             self.expired += lost;
         }
-        if lost > 0 && life.kept().next().is_none() {
+
+        if lost > 0 && life.stored().next().is_none() {
             life.used = now.age;
         }
     }
@@ -121,11 +126,19 @@ impl Model {
         life.used = now.age;
     }
 
-    fn append(&mut self, key: &Key, keep: &Keep, id: Uuid, appended: &Appended, now: Now) {
+    fn append(
+        &mut self,
+        key: &Key,
+        retention: &Retention,
+        id: Uuid,
+        appended: &Appended,
+        now: Now,
+    ) {
         self.age(key, now);
         let life = self.life(key, appended.position.epoch);
         life.newest += 1;
         let offset = life.newest;
+
         assert_eq!(
             appended.position,
             Position {
@@ -133,10 +146,12 @@ impl Model {
                 offset
             }
         );
+
         self.number += 1;
-        let (number, until) = (self.number, now.age + keep.ttl);
+        let (number, until) = (self.number, now.age + retention.ttl);
         let frame = appended.frame.clone();
         let life = self.life(key, appended.position.epoch);
+
         life.events.push(Known {
             offset,
             id,
@@ -145,30 +160,36 @@ impl Model {
             number,
             gone: false,
         });
+
         let over = |life: &Life| {
-            let bytes: usize = life.kept().map(|known| known.frame.len()).sum();
-            life.kept().count() > keep.events || bytes > keep.bytes
+            let bytes: usize = life.stored().map(|known| known.frame.len()).sum();
+            life.stored().count() > retention.events || bytes > retention.bytes
         };
+
         while self.lives.get(key).is_some_and(over) {
-            let oldest = self.lives[key].kept().map(|known| known.offset).min();
+            let oldest = self.lives[key].stored().map(|known| known.offset).min();
             self.evict(key, oldest.unwrap(), now);
         }
+
         loop {
             let of = |app: u16| {
                 let lives = self
                     .lives
                     .iter()
                     .filter(move |(key, _)| key.app == AppId(app));
-                lives.flat_map(|(key, life)| life.kept().map(move |known| (key, known)))
+                lives.flat_map(|(key, life)| life.stored().map(move |known| (key, known)))
             };
+
             let bytes = [0, 1].map(|app| {
                 of(app)
                     .map(|(_, known)| known.frame.len() + HISTORY_EVENT_BYTES)
                     .sum::<usize>()
             });
+
             if bytes.iter().sum::<usize>() <= self.max_bytes {
                 break;
             }
+
             let most = u16::from(bytes[0] <= bytes[1]);
             let oldest = of(most).min_by_key(|(_, known)| known.number);
             let (key, offset) = oldest
@@ -184,7 +205,7 @@ impl Model {
         }
         let floor = &mut self.users_begin_after;
         self.lives.retain(|key, life| {
-            let stays = life.kept().next().is_some() || life.used + HISTORY_QUIET > now.age;
+            let stays = life.stored().next().is_some() || life.used + HISTORY_QUIET > now.age;
             if !stays && matches!(key.topic, Topic::User(_)) {
                 *floor = (*floor).max(life.newest);
             }
@@ -197,7 +218,7 @@ impl Model {
 enum Step {
     Append {
         topic: usize,
-        keep: usize,
+        retention: usize,
         length: usize,
     },
     Position {
@@ -230,8 +251,9 @@ fn step() -> impl Strategy<Value = Step> {
     let topic = || 0..4usize;
     let offset = || 0..20u64;
     let seconds = prop_oneof![6 => 0..9u64, 1 => Just(3590u64)];
+
     prop_oneof![
-        8 => (topic(), 0..3usize, 0..40usize).prop_map(|(topic, keep, length)| Step::Append { topic, keep, length }),
+        8 => (topic(), 0..3usize, 0..40usize).prop_map(|(topic, retention, length)| Step::Append { topic, retention, length }),
         1 => topic().prop_map(|topic| Step::Position { topic }),
         3 => (topic(), 0..4usize, offset()).prop_map(|(topic, epoch, offset)| Step::Since { topic, epoch, offset }),
         2 => (topic(), offset(), 0..5usize).prop_map(|(topic, after, limit)| Step::Page { topic, after, limit }),
@@ -263,17 +285,19 @@ fn shown(entries: &[Entry]) -> Vec<(u64, Uuid)> {
 
 /// Does one step to both and holds the answers against each other.
 #[expect(clippy::too_many_lines, reason = "one arm for each kind of step")]
-fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
-    let keep = |events, bytes, ttl| Keep {
+fn run(store: &mut MemoryStore, model: &mut Model, step: &Step, now: Now) {
+    let retention = |events, bytes, ttl| Retention {
         events,
         bytes,
         ttl: Duration::from_secs(ttl),
     };
-    let keeps = [
-        keep(3, 10_000, 20),
-        keep(100, 150, 20),
-        keep(100, 10_000, 7),
+
+    let retentions = [
+        retention(3, 10_000, 20),
+        retention(100, 150, 20),
+        retention(100, 10_000, 7),
     ];
+
     let key = match step {
         Step::Append { topic, .. }
         | Step::Position { topic }
@@ -282,21 +306,24 @@ fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
         | Step::Waiting { topic }
         | Step::Confirm { topic, .. } => &keys()[*topic],
         Step::Expire => {
-            assert!(!kept.expire(1000, now));
+            assert!(!store.expire(1000, now));
             return model.expire(now);
         }
         Step::Wait { .. } => return,
     };
+
     model.age(key, now);
     match *step {
-        Step::Append { keep, length, .. } => {
-            let (new, keep) = (event(length), &keeps[keep]);
+        Step::Append {
+            retention, length, ..
+        } => {
+            let (new, retention) = (event(length), &retentions[retention]);
             let id = new.id;
-            let appended = kept.append(key, keep, new, now);
-            model.append(key, keep, id, &appended, now);
+            let appended = store.append(key, retention, new, now);
+            model.append(key, retention, id, &appended, now);
         }
         Step::Position { .. } => {
-            let position = kept.position(key, now);
+            let position = store.position(key, now);
             let life = model.life(key, position.epoch);
             assert_eq!(
                 position,
@@ -306,9 +333,9 @@ fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
                 }
             );
         }
-        Step::Since { epoch, offset, .. } => since(kept, model, key, epoch, offset, now),
+        Step::Since { epoch, offset, .. } => since(store, model, key, epoch, offset, now),
         Step::Page { after, limit, .. } => {
-            let page = kept.page(key, after, limit, now);
+            let page = store.page(key, after, limit, now);
             assert_eq!(page.is_some(), model.lives.contains_key(key));
             let (Some(page), Some(life)) = (page, model.lives.get(key)) else {
                 return;
@@ -330,22 +357,30 @@ fn run(kept: &mut Kept, model: &mut Model, step: &Step, now: Now) {
                 .get(key)
                 .map(|life| life.shown(0))
                 .unwrap_or_default();
-            assert_eq!(shown(&kept.all_waiting(key, now).entries), expected);
+            assert_eq!(shown(&store.all_waiting(key, now).entries), expected);
         }
         Step::Confirm { offset, .. } => {
-            kept.confirm(key, offset, &ANYONE, now);
+            store.confirm(key, offset, &ANYONE, now);
             if let Some(life) = model.lives.get_mut(key) {
                 life.remove(offset, false);
             }
         }
         Step::Expire | Step::Wait { .. } => {}
     }
+
     if let Some(life) = model.lives.get_mut(key) {
         life.used = now.age;
     }
 }
 
-fn since(kept: &mut Kept, model: &mut Model, key: &Key, epoch: usize, offset: u64, now: Now) {
+fn since(
+    store: &mut MemoryStore,
+    model: &mut Model,
+    key: &Key,
+    epoch: usize,
+    offset: u64,
+    now: Now,
+) {
     let present = model.lives.get(key).map(|life| life.epoch);
     let named = [
         None,
@@ -353,12 +388,14 @@ fn since(kept: &mut Kept, model: &mut Model, key: &Key, epoch: usize, offset: u6
         model.former.iter().min().map(|epoch| Epoch(*epoch)),
         Some(Epoch(0)),
     ][epoch];
-    let recovery = kept.all_since(
+
+    let recovery = store.all_since(
         key,
         named.map(|epoch| epoch.to_string()).as_deref(),
         offset,
         now,
     );
+
     let life = model.life(key, recovery.position.epoch);
     assert_eq!(
         recovery.position,
@@ -367,11 +404,13 @@ fn since(kept: &mut Kept, model: &mut Model, key: &Key, epoch: usize, offset: u6
             offset: life.newest
         }
     );
+
     let first = life.newest - life.events.len() as u64;
     let proven = named.is_none_or(|epoch| epoch == life.epoch)
         && (first..=life.newest).contains(&offset)
         && life.lost.iter().all(|lost| *lost <= offset);
     assert_eq!(recovery.recovered, proven);
+
     assert_eq!(
         shown(&recovery.entries),
         life.shown(if proven { offset } else { 0 })
@@ -382,7 +421,7 @@ proptest! {
     #[test]
     fn the_store_agrees_with_its_rules_read_naively(steps in prop::collection::vec(step(), 0..120)) {
         let max_bytes = 8 * (HISTORY_EVENT_BYTES + 40);
-        let mut kept = kept(max_bytes, 100);
+        let mut store = store(max_bytes, 100);
         let mut model = Model {
             lives: HashMap::new(),
             former: HashSet::new(),
@@ -392,24 +431,27 @@ proptest! {
             over: 0,
             expired: 0,
         };
+
         let mut seconds = 0;
         for step in steps {
             if let Step::Wait { seconds: more } = step {
                 seconds += more;
             }
-            run(&mut kept, &mut model, &step, at(seconds));
-            audit(&kept);
-            let app = &kept.books.shares[1].metrics;
+            run(&mut store, &mut model, &step, at(seconds));
+            audit(&store);
+            let app = &store.accounting.shares[1].metrics;
             let losses = (app.drops(DropReason::StoredOver), app.drops(DropReason::StoredExpired));
             prop_assert_eq!(losses, (model.over, model.expired));
         }
+
         for key in &keys()[..2] {
-            kept.confirm(key, u64::MAX, &ANYONE, at(seconds));
+            store.confirm(key, u64::MAX, &ANYONE, at(seconds));
         }
-        prop_assert!(!kept.expire(1000, at(seconds + 20)));
-        audit(&kept);
-        prop_assert_eq!((kept.books.bytes, kept.books.events), (0, 0));
-        kept.expire(1000, at(seconds + 20 + HISTORY_QUIET.as_secs()));
-        prop_assert!(kept.topics.is_empty() && kept.quiet.is_empty());
+
+        prop_assert!(!store.expire(1000, at(seconds + 20)));
+        audit(&store);
+        prop_assert_eq!((store.accounting.bytes, store.accounting.events), (0, 0));
+        store.expire(1000, at(seconds + 20 + HISTORY_QUIET.as_secs()));
+        prop_assert!(store.topics.is_empty() && store.quiet.is_empty());
     }
 }

@@ -1,7 +1,7 @@
 
--- ARGV[7]: the offset. Answers which events leave somebody out: whether they are the reader's is not decided here.
-local last = ARGV[7] .. '-0'
-local topic = load()
+-- ARGV[5]: the offset. Answers which events leave somebody out: whether they are the reader's is not decided here.
+local last = ARGV[5] .. '-0'
+local topic = load(2, 3)
 -- Of a numbering that went back, the offset may name what nobody has seen.
 if not topic.epoch or is_behind(topic) then
   return {}
@@ -10,7 +10,7 @@ drop_stale(topic)
 age(topic)
 local withheld, from = {}, '-'
 while topic.count > 0 do
-  local entries = redis.call('XRANGE', stream, from, last, 'COUNT', STRETCH)
+  local entries = redis.call('XRANGE', topic.stream, from, last, 'COUNT', STRETCH)
   if #entries == 0 then
     break
   end
@@ -18,20 +18,20 @@ while topic.count > 0 do
   for _, entry in ipairs(entries) do
     local omit = entry[2][10]
     if omit then
-      withheld[#withheld + 1] = {entry[1], bytes_of(entry), omit}
+      withheld[#withheld + 1] = {entry[1], omit}
     else
       ids[#ids + 1] = entry[1]
-      topic.count, topic.bytes = topic.count - 1, topic.bytes - bytes_of(entry)
+      strike(topic, entry)
     end
   end
   if #ids > 0 then
-    redis.call('XDEL', stream, unpack(ids))
+    redis.call('XDEL', topic.stream, unpack(ids))
     topic.changed = true
   end
   from = '(' .. entries[#entries][1]
 end
 if topic.changed and topic.count == 0 then
-  redis.call('DEL', stream)
+  redis.call('DEL', topic.stream)
 end
 save_read(topic)
 return {head(topic), withheld}

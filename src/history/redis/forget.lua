@@ -1,17 +1,20 @@
 
--- ARGV[7]: the epoch; then the id and the bytes of each event that is confirmed.
-local topic = load()
-if topic.epoch ~= ARGV[7] then
+-- ARGV[5]: the epoch; then the id of each event that is confirmed.
+local topic = load(2, 3)
+if topic.epoch ~= ARGV[5] then
   return {}
 end
 drop_stale(topic)
-for at = 8, #ARGV, 2 do
-  if redis.call('XDEL', stream, ARGV[at]) == 1 then
-    topic.count, topic.bytes, topic.changed = topic.count - 1, topic.bytes - tonumber(ARGV[at + 1]), true
+for at = 6, #ARGV do
+  local entry = redis.call('XRANGE', topic.stream, ARGV[at], ARGV[at])[1]
+  if entry then
+    redis.call('XDEL', topic.stream, ARGV[at])
+    strike(topic, entry)
+    topic.changed = true
   end
 end
 if topic.changed and topic.count == 0 then
-  redis.call('DEL', stream)
+  redis.call('DEL', topic.stream)
 end
 save_read(topic)
 return {head(topic)}

@@ -1,15 +1,18 @@
 //! The store that all nodes share, in Redis.
 //!
 //! A topic is two keys in one partition: its state (a hash) and its events (a stream whose ids are the offsets). Every
-//! call is one Lua script, so it is atomic for its topic, and an append is published in the step that keeps it: the order
-//! on the bus is the order of offsets. Times are Redis' own, so nodes need not agree on theirs.
+//! call is carried out by a Lua script, and appends that wait by one together, so it is atomic for its topic, and an append is
+//! published in the step that keeps it: the order on the bus is the order of offsets. Times are Redis' own, so nodes need not
+//! agree on theirs.
 //!
 //! # What is bounded
-//! A topic, by number, bytes and age, as in memory. Both keys expire an hour ([`HISTORY_QUIET`]) after the last event of
-//! the topic is past its time, or after it was last joined; where there never was an event, after two minutes
-//! ([`HISTORY_UNUSED`]). All topics together are bounded by Redis' `maxmemory`, and by
-//! nothing of ours: sums of our own would drift whenever Redis lets a key expire or evicts it, which it tells nobody, and
-//! every append would write one key more; Redis knows its memory to the byte. With `maxmemory-policy noeviction` an
+//! A topic, by number, bytes and age, as in memory. An eighth more may be kept of it until somebody reads it, and an event for an
+//! eighth of its time longer, as trimming it at every append would cost more than the append. Both keys expire an hour
+//! ([`HISTORY_QUIET`]) after the last event of the topic is past its time, or after it was last joined, and up to ten minutes
+//! later; where there never was an event, after two minutes ([`HISTORY_UNUSED`]) if no node with members has it remembered.
+//!
+//! An app, if it has a quota ([`quota`]): by sums that are right within some seconds of what it stores. All apps together are
+//! bounded by Redis' `maxmemory` alone, which knows its memory to the byte. With `maxmemory-policy noeviction` an
 //! append is refused when memory is full ([`HistoryError::Full`], before anybody was told). With a policy that evicts
 //! (`volatile-ttl` takes those that are quiet for longest), the state and the stream check each other: whoever misses
 //! something that was evicted is told that it is not recovered.
@@ -21,21 +24,29 @@
 //! one, is known of the last four. Who has seen nothing beyond that has missed nothing. The stored events of a user keep
 //! their epoch there: their offsets need not be without gaps, and leap.
 //!
-//! Each node also remembers how far it has seen a topic's numbering. If Redis is behind that, a new epoch begins behind
-//! the larger offset, and who comes back to the old one is told that it is not recovered; so is who comes back to a
-//! numbering of which a node has seen more than what is left.
+//! Each node also remembers how far it has seen a topic's numbering. If the same primary is behind that (somebody has restored
+//! older keys), or a reader finds it so, a new epoch goes on from what is left, after the larger offset, and who comes back to
+//! the old one is told that it is not recovered; so is who comes back to a numbering of which a node has seen more than what is
+//! left.
 //!
 //! # What is not counted
 //! Events of users who never come back, and that Redis lets expire with the key, are no drops in any counter.
 
-mod record;
+mod quota;
+pub(super) mod record;
 mod reply;
 mod script;
 mod seen;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{self, Future},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -43,17 +54,18 @@ use tokio::runtime::Handle;
 #[cfg(test)]
 use self::record::published;
 use self::{
-    reply::{Entries, Head, Reply, Withheld},
+    quota::Quotas,
+    reply::{Ended, Entries, Head, Reply, Withheld},
     script::Call,
     seen::{Mark, Seen},
 };
 use super::{
-    Answer, Appended, Epoch, History, HistoryError, Keep, Key, New, Omit, Page, Position, Reader,
-    Recovery, Topic, Waiting,
+    Answer, Appended, Epoch, History, HistoryError, Key, New, Omit, OwnedReader, Page, Position,
+    Reader, Recovery, Retention, Topic, Waiting,
 };
 use crate::{
-    broker::{self, Bus, BusError},
-    id::ConnectionId,
+    bus::{self, Bus, BusError, Call as BusCall, Part},
+    id::AppId,
     limits::{HISTORY_QUIET, HISTORY_SEEN_TOPICS, HISTORY_TTL_MS_MAX, HISTORY_UNUSED},
     metrics::{AppMetrics, DropReason, Metrics},
 };
@@ -69,6 +81,7 @@ struct Inner {
     bus: Arc<Bus>,
     seen: Seen,
     metrics: Arc<Metrics>,
+    quotas: Quotas,
     /// By `AppId`.
     apps: Vec<Arc<AppMetrics>>,
 }
@@ -93,12 +106,19 @@ impl From<BusError> for HistoryError {
 }
 
 impl RedisHistory {
-    /// A store over `bus`. `apps` by `AppId`.
-    pub(crate) fn new(bus: Arc<Bus>, metrics: Arc<Metrics>, apps: Vec<Arc<AppMetrics>>) -> Self {
+    /// A store over `bus`. `apps` by `AppId`, and so how many bytes each may keep, if that is bounded.
+    pub(crate) fn new(
+        bus: Arc<Bus>,
+        metrics: Arc<Metrics>,
+        apps: Vec<Arc<AppMetrics>>,
+        quotas: &[Option<usize>],
+    ) -> Self {
+        let quotas = Quotas::new(&bus, quotas);
         Self(Arc::new(Inner {
             bus,
             seen: Seen::new(HISTORY_SEEN_TOPICS),
             metrics,
+            quotas,
             apps,
         }))
     }
@@ -108,9 +128,11 @@ impl RedisHistory {
             position,
             mut reply,
         } = sent.await?;
+
         let position = position.ok_or_else(reply::malformed)?;
         let entries = reply.entries(is_channel(key))?;
         let (recovered, shared) = (reply.flag()?, reply.number()?);
+
         Ok((
             Recovery {
                 position,
@@ -142,20 +164,92 @@ impl Inner {
         } else {
             None
         };
-        let keys = vec![
-            self.bus.key(&home, "state"),
-            self.bus.key(&home, "events"),
-            self.bus.primary_key(&home),
-        ];
-        let mut arguments = common(key, mark.as_ref());
+
+        let mut keys = vec![self.bus.primary_key(&home)];
+        keys.extend(self.keys(key, &home));
+        let mut arguments = common();
+        arguments.extend(self.subject(key, mark.as_ref()));
         arguments.extend(own);
         let answer = self.bus.eval(call.script(), &home, keys, arguments);
         let (inner, key) = (self.clone(), key.clone());
+
         Box::pin(async move {
             let mut reply = Reply::new(answer.await?)?;
             let position = reply.head()?.and_then(|head| inner.note(&key, &head));
             Ok(Answered { position, reply })
         })
+    }
+
+    /// Sends an append, which goes to Redis together with others that wait; see [`Self::send`].
+    fn append(
+        self: &Arc<Self>,
+        key: &Key,
+        run: Vec<Bytes>,
+        event: Vec<Bytes>,
+    ) -> impl Future<Output = Result<Position, HistoryError>> + Send + 'static + use<> {
+        let home = home(key);
+        let mark = self.seen.mark(key);
+        let mut shared = common();
+        shared.push(self.bus.publish_command().into());
+
+        let call = BusCall {
+            shared: Part {
+                keys: vec![self.bus.primary_key(&home)],
+                args: shared,
+            },
+            run: Part {
+                keys: self.keys(key, &home),
+                args: run,
+            },
+            hint: self.subject(key, mark.as_ref()).to_vec(),
+            args: event,
+        };
+
+        let answer = self.bus.call(Call::Append.script(), &home, call);
+        let (inner, key) = (self.clone(), key.clone());
+        async move {
+            let (ended, after) = reply::run(answer.await?)?;
+            let newest = match ended {
+                Ended::Quick(position) => {
+                    inner.seen.told(&key, position);
+                    position
+                }
+                Ended::Full(mut head) => {
+                    if after > 0 {
+                        // What was removed is counted once.
+                        (head.expired, head.over) = (0, 0);
+                    }
+                    inner.note(&key, &head).ok_or_else(reply::malformed)?
+                }
+            };
+
+            Ok(Position {
+                offset: newest.offset.saturating_sub(after),
+                ..newest
+            })
+        }
+    }
+
+    /// The keys of a topic that lives at `home`, and of what its app keeps where that is counted.
+    fn keys(&self, key: &Key, home: &bus::Topic) -> Vec<Vec<u8>> {
+        let mut keys = Vec::with_capacity(3);
+        keys.extend(["state", "events"].map(|suffix| self.bus.key(home, suffix)));
+        if self.quotas.has(key.app) {
+            keys.push(self.bus.app_key(home, key.app, quota::KEPT));
+        }
+        keys
+    }
+
+    /// What every script is given of a topic.
+    fn subject(&self, key: &Key, mark: Option<&Mark>) -> [Bytes; 2] {
+        let (epoch, offset, born) = mark.map_or((Bytes::new(), 0, 0), |mark| {
+            let epoch = Bytes::copy_from_slice(&mark.position.epoch.to_bytes());
+            (epoch, mark.position.offset, mark.born)
+        });
+        let counted = if self.quotas.has(key.app) { 2 } else { 0 };
+        let mut seen = vec![u8::from(!is_channel(key)) + counted];
+        seen.extend(packed([offset, born]));
+        [epoch, seen.into()]
     }
 
     /// Remembers where a topic stands, and counts what it has lost for a user.
@@ -164,10 +258,12 @@ impl Inner {
             app.dropped(DropReason::StoredExpired, head.expired);
             app.dropped(DropReason::StoredOver, head.over);
         }
+
         let position = Position {
             epoch: head.epoch?,
             offset: head.newest,
         };
+
         self.seen.note(
             key,
             Mark {
@@ -175,6 +271,7 @@ impl Inner {
                 born: head.born,
             },
         );
+
         Some(position)
     }
 
@@ -183,50 +280,33 @@ impl Inner {
     }
 
     /// The second half of a confirmation: what leaves somebody out is forgotten if it was for the reader.
-    async fn forget(self: Arc<Self>, key: Key, sent: Sent, who: Who) -> Result<(), HistoryError> {
+    async fn forget(
+        self: Arc<Self>,
+        key: Key,
+        sent: Sent,
+        reader: OwnedReader,
+    ) -> Result<(), HistoryError> {
         let Answered {
             position,
             mut reply,
         } = sent.await?;
+
         let Some(position) = position else {
             return Ok(());
         };
-        let reader = who.reader();
+
+        let reader = reader.borrowed();
         let mut own = vec![Bytes::copy_from_slice(&position.epoch.to_bytes())];
-        for Withheld { id, bytes, omit } in reply.withheld()? {
+        for Withheld { id, omit } in reply.withheld()? {
             if record::decode_omit(&omit).is_some_and(|omit| !omit.has(&reader)) {
-                own.extend([id, number(bytes)]);
+                own.push(id);
             }
         }
+
         if own.len() > 1 {
             self.send(Call::Forget, &key, own).await?;
         }
         Ok(())
-    }
-}
-
-/// A [`Reader`] that outlives its connection.
-struct Who {
-    user: Option<Box<str>>,
-    device: Option<Box<str>>,
-    connection: ConnectionId,
-}
-
-impl Who {
-    fn new(reader: &Reader<'_>) -> Self {
-        Self {
-            user: reader.user.map(Into::into),
-            device: reader.device.map(Into::into),
-            connection: reader.connection,
-        }
-    }
-
-    fn reader(&self) -> Reader<'_> {
-        Reader {
-            user: self.user.as_deref(),
-            device: self.device.as_deref(),
-            connection: self.connection,
-        }
     }
 }
 
@@ -235,10 +315,10 @@ fn is_channel(key: &Key) -> bool {
 }
 
 /// The bus's name for a topic: its keys live where its events are published.
-fn home(key: &Key) -> broker::Topic {
+fn home(key: &Key) -> bus::Topic {
     match &key.topic {
-        Topic::Channel(name) => broker::Topic::Channel(key.app, name.clone()),
-        Topic::User(name) => broker::Topic::User(key.app, name.clone()),
+        Topic::Channel(name) => bus::Topic::Channel(key.app, name.clone()),
+        Topic::User(name) => bus::Topic::User(key.app, name.clone()),
     }
 }
 
@@ -246,29 +326,27 @@ fn number(n: u64) -> Bytes {
     n.to_string().into()
 }
 
-fn millis(time: Duration) -> Bytes {
+fn ttl_ms(time: Duration) -> u64 {
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    number(millis.clamp(1, HISTORY_TTL_MS_MAX))
+    millis.clamp(1, HISTORY_TTL_MS_MAX)
+}
+
+fn millis(time: Duration) -> Bytes {
+    number(ttl_ms(time))
 }
 
 /// What every script is given first; topic.lua reads it.
-fn common(key: &Key, mark: Option<&Mark>) -> Vec<Bytes> {
-    let kind = if is_channel(key) { "channel" } else { "user" };
-    let (epoch, offset, born) = mark.map_or((Bytes::new(), 0, 0), |mark| {
-        let epoch = Bytes::copy_from_slice(&mark.position.epoch.to_bytes());
-        (epoch, mark.position.offset, mark.born)
-    });
+fn common() -> Vec<Bytes> {
     let fresh = Bytes::copy_from_slice(&Epoch::random().to_bytes());
-    let mut arguments = Vec::with_capacity(15);
-    arguments.extend([
-        kind.into(),
-        epoch,
-        number(offset),
-        number(born),
-        fresh,
-        millis(HISTORY_QUIET),
-    ]);
-    arguments
+    vec![fresh, millis(HISTORY_QUIET)]
+}
+
+/// Numbers as scripts unpack them.
+fn packed<const N: usize>(numbers: [u64; N]) -> Vec<u8> {
+    numbers
+        .iter()
+        .flat_map(|number| number.to_be_bytes())
+        .collect()
 }
 
 /// What `since.lua` takes for the epoch that a client named; what is none equals none.
@@ -281,46 +359,58 @@ fn named(epoch: Option<&str>) -> Bytes {
 }
 
 impl History for RedisHistory {
-    fn append<'a>(&'a self, key: &'a Key, keep: &'a Keep, new: New) -> Answer<'a, Appended> {
+    fn append<'a>(
+        &'a self,
+        key: &'a Key,
+        retention: &'a Retention,
+        new: New,
+    ) -> Answer<'a, Appended> {
         let New {
             id,
             draft,
             omit,
             tail,
         } = new;
+
         // A channel's frame ends in its offset; the script adds the digits.
         let behind = if is_channel(key) {
             ",\"offset\":".len()
         } else {
             0
         };
-        let bus = &self.0.bus;
-        let publication = match tail {
-            Some(tail) => [
-                bus.publish_command().into(),
-                bus.channel(&home(key)).into(),
-                tail,
-            ],
-            None => [Bytes::new(), Bytes::new(), Bytes::new()],
+
+        let (channel, tail) = match tail {
+            Some(tail) => (self.0.bus.channel(&home(key)).into(), tail),
+            None => (Bytes::new(), Bytes::new()),
         };
-        let mut own = vec![
-            number(keep.events as u64),
-            number(keep.bytes as u64),
-            millis(keep.ttl),
+
+        let bounds = [
+            retention.events as u64,
+            retention.bytes as u64,
+            ttl_ms(retention.ttl),
+        ];
+
+        let run = vec![channel, packed(bounds).into()];
+        let event = vec![
             number((draft.len() + behind + omit.as_deref().map_or(0, Omit::bytes)) as u64),
             record::encode(id, &draft),
             omit.as_deref().map(record::encode_omit).unwrap_or_default(),
+            tail,
         ];
-        own.extend(publication);
-        let sent = self.0.send(Call::Append, key, own);
+
+        if let Err(error) = self.check_quota(key.app) {
+            return Box::pin(future::ready(Err(error)));
+        }
+
+        let sent = self.0.append(key, run, event);
         Box::pin(async move {
-            let position = sent.await?.position.ok_or_else(reply::malformed)?;
+            let position = sent.await?;
             let frame = draft.finish(is_channel(key).then_some(position.offset));
             Ok(Appended { position, frame })
         })
     }
 
-    fn position<'a>(&'a self, key: &'a Key, _keep: &'a Keep) -> Answer<'a, Position> {
+    fn position<'a>(&'a self, key: &'a Key, _retention: &'a Retention) -> Answer<'a, Position> {
         let sent = self
             .0
             .send(Call::Position, key, vec![millis(HISTORY_UNUSED)]);
@@ -330,7 +420,7 @@ impl History for RedisHistory {
     fn since<'a>(
         &'a self,
         key: &'a Key,
-        _keep: &'a Keep,
+        _retention: &'a Retention,
         epoch: Option<&'a str>,
         offset: u64,
     ) -> Answer<'a, Recovery> {
@@ -339,6 +429,7 @@ impl History for RedisHistory {
             key,
             vec![named(epoch), number(offset), millis(HISTORY_UNUSED)],
         );
+
         Box::pin(async move {
             let (mut recovery, mut entries) = Self::recovery(key, sent).await?;
             if recovery.recovered && entries.unreadable > 0 {
@@ -349,6 +440,7 @@ impl History for RedisHistory {
                 (recovery, entries) = Self::recovery(key, again).await?;
                 recovery.shared = shared;
             }
+
             self.0.count_unreadable(&entries);
             Ok(Recovery {
                 entries: entries.read,
@@ -366,6 +458,7 @@ impl History for RedisHistory {
                 let Some(position) = answered.position else {
                     return Ok(None);
                 };
+
                 let entries = answered.reply.entries_up_to(limit, is_channel(key))?;
                 self.0.count_unreadable(&entries);
                 let Entries {
@@ -374,6 +467,7 @@ impl History for RedisHistory {
                     last,
                     unreadable,
                 } = entries;
+
                 if !more || !read.is_empty() || unreadable == 0 {
                     return Ok(Some(Page {
                         position,
@@ -381,6 +475,7 @@ impl History for RedisHistory {
                         more,
                     }));
                 }
+
                 // A page of none, although more are kept, would look like the end.
                 answered = self.0.send(Call::Read, key, ask(last)).await?;
             }
@@ -408,12 +503,49 @@ impl History for RedisHistory {
     fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>) {
         let sent = self.0.send(Call::Confirm, key, vec![number(offset)]);
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(self.0.clone().forget(key.clone(), sent, Who::new(reader)));
+            runtime.spawn(
+                self.0
+                    .clone()
+                    .forget(key.clone(), sent, OwnedReader::of(reader)),
+            );
         }
     }
 
     fn saw(&self, key: &Key, position: Position) {
         self.0.seen.told(key, position);
+    }
+
+    fn remember<'a>(&'a self, key: &'a Key) -> Answer<'a, ()> {
+        let sent = self
+            .0
+            .send(Call::Position, key, vec![millis(HISTORY_QUIET)]);
+        Box::pin(async move { sent.await.map(|_| ()) })
+    }
+
+    fn look_at_quotas(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.0.quotas.look(&self.0.bus).await?;
+            for (app, kept) in self.0.quotas.all() {
+                if let Some(metrics) = self.0.apps.get(usize::from(app.0)) {
+                    metrics.stored_bytes.set(kept as i64);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn stored_beside(&self, app: AppId, bytes: u64) {
+        self.0.quotas.note_beside(app, bytes);
+    }
+
+    fn check_quota(&self, app: AppId) -> Result<(), HistoryError> {
+        let checked = self.0.quotas.check(app);
+        if checked.is_err()
+            && let Some(app) = self.0.apps.get(usize::from(app.0))
+        {
+            app.storage_refused.inc();
+        }
+        checked
     }
 
     /// Redis forgets by itself.

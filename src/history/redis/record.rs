@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    history::{Echoless, Omit},
+    history::{EchoOmission, Omit},
     protocol::event::Draft,
 };
 
-/// The first byte of a record. A node skips, and counts, what has another.
+/// The first byte of a record: the version from which on nodes read this form, as in [`crate::protocol::envelope`]. A node skips, and
+/// counts, what is newer.
 const VERSION: u8 = 1;
 
 /// Version of the envelope on the bus, and its kind for kept events.
@@ -17,7 +18,7 @@ const VERSION: u8 = 1;
 const PUBLISHED: [u8; 2] = [1, 2];
 
 /// A record: the version, the event's id, its frame without the offset as it was encoded once.
-pub(super) fn encode(id: Uuid, draft: &Draft) -> Bytes {
+pub(in crate::history) fn encode(id: Uuid, draft: &Draft) -> Bytes {
     let mut record = BytesMut::with_capacity(17 + draft.len());
     record.put_u8(VERSION);
     record.put_slice(id.as_bytes());
@@ -26,7 +27,7 @@ pub(super) fn encode(id: Uuid, draft: &Draft) -> Bytes {
 }
 
 /// Reads what [`encode`] wrote; `None` for anything else.
-pub(super) fn decode(record: &[u8]) -> Option<(Uuid, Draft)> {
+pub(in crate::history) fn decode(record: &[u8]) -> Option<(Uuid, Draft)> {
     let (head, frame) = record.split_first_chunk::<17>()?;
     let (version, id) = head.split_first()?;
     let draft = Draft::from_encoded(frame).filter(|_| *version == VERSION)?;
@@ -56,41 +57,46 @@ struct Sender {
 }
 
 /// Whom an event leaves out; nothing if that is nobody.
-pub(super) fn encode_omit(omit: &Omit) -> Bytes {
+pub(in crate::history) fn encode_omit(omit: &Omit) -> Bytes {
     let sender = omit.sender.as_ref().map(|sender| Sender {
         user: sender.user.as_deref().map(Into::into),
         device: sender.device.as_deref().map(Into::into),
         connection: sender.connection.to_string(),
     });
+
     if omit.names() == 0 && sender.is_none() {
         return Bytes::new();
     }
+
     let omitted = Omitted {
         users: omit.users.iter().cloned().collect(),
         devices: omit.devices.iter().cloned().collect(),
         connections: omit.connections.iter().map(ToString::to_string).collect(),
         sender,
     };
+
     // Strings in vectors always serialize.
     serde_json::to_vec(&omitted).unwrap_or_default().into()
 }
 
 /// Reads what [`encode_omit`] wrote; `None` for anything else.
-pub(super) fn decode_omit(omit: &[u8]) -> Option<Omit> {
+pub(in crate::history) fn decode_omit(omit: &[u8]) -> Option<Omit> {
     let Omitted {
         users,
         devices,
         connections,
         sender,
     } = serde_json::from_slice(omit).ok()?;
+
     let sender = match sender {
         None => None,
-        Some(sender) => Some(Echoless {
+        Some(sender) => Some(EchoOmission {
             user: sender.user.map(Into::into),
             device: sender.device.map(Into::into),
             connection: sender.connection.parse().ok()?,
         }),
     };
+
     Some(Omit {
         users: users.into_iter().collect(),
         devices: devices.into_iter().collect(),
@@ -166,7 +172,7 @@ mod tests {
     fn who_is_left_out_is_read_back() {
         assert!(encode_omit(&Omit::default()).is_empty());
         let names = |names: &[&str]| names.iter().map(|name| (*name).into()).collect();
-        let sender = |user: Option<&str>, device: Option<&str>| Echoless {
+        let sender = |user: Option<&str>, device: Option<&str>| EchoOmission {
             user: user.map(Into::into),
             device: device.map(Into::into),
             connection: connection(9),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::record;
-use crate::history::{Entry, Epoch, HistoryError};
+use crate::history::{Entry, Epoch, HistoryError, Position};
 
 /// What every script says of its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,14 @@ pub(super) struct Head {
     pub(super) expired: u64,
     /// Events that were removed for bounds, or lost otherwise.
     pub(super) over: u64,
+}
+
+/// Where a run of appends ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// In the numbering that the node had seen; nothing was removed.
+    Quick(Position),
+    Full(Head),
 }
 
 /// Events as they were read.
@@ -40,13 +48,36 @@ pub(super) struct Entries {
 pub(super) struct Withheld {
     /// In the stream.
     pub(super) id: Bytes,
-    pub(super) bytes: u64,
     pub(super) omit: Vec<u8>,
 }
 
 /// The parts of an answer, taken in their order.
 #[derive(Debug)]
 pub(super) struct Reply(vec::IntoIter<Value>);
+
+/// What an append is answered: where its run ended, and how many events of the run came after it.
+pub(super) fn run(answer: Value) -> Result<(Ended, u64), HistoryError> {
+    let Value::Array(mut parts) = answer else {
+        return Err(malformed());
+    };
+
+    let after = number(parts.pop())?;
+    if parts.len() == 2 {
+        let newest = number(parts.pop())?;
+        let epoch = bytes(parts.pop())?.try_into().map_err(|_| malformed())?;
+        let epoch = Epoch::from_bytes(epoch);
+        return Ok((
+            Ended::Quick(Position {
+                epoch,
+                offset: newest,
+            }),
+            after,
+        ));
+    }
+
+    let mut reply = Reply::new(Value::Array(vec![Value::Array(parts)]))?;
+    Ok((Ended::Full(reply.head()?.ok_or_else(malformed)?), after))
+}
 
 /// The answer is none that a script of this version gives.
 pub(super) fn malformed() -> HistoryError {
@@ -88,6 +119,7 @@ impl Reply {
         let Some(head) = self.0.next() else {
             return Ok(None);
         };
+
         let mut parts = array(Some(head))?;
         let epoch = match parts.next() {
             Some(Value::Nil | Value::Boolean(false)) => None,
@@ -95,6 +127,7 @@ impl Reply {
                 bytes(epoch)?.try_into().map_err(|_| malformed())?,
             )),
         };
+
         let mut next = || number(parts.next());
         Ok(Some(Head {
             epoch,
@@ -120,6 +153,7 @@ impl Reply {
         let Some(all) = self.0.next() else {
             return Ok(entries);
         };
+
         let all = array(Some(all))?;
         entries.more = all.len() > limit;
         for one in all.take(limit) {
@@ -130,6 +164,7 @@ impl Reply {
                 None => entries.unreadable += 1,
             }
         }
+
         Ok(entries)
     }
 
@@ -153,7 +188,6 @@ impl Withheld {
         let id = bytes(parts.next())?.into();
         Ok(Self {
             id,
-            bytes: number(parts.next())?,
             omit: bytes(parts.next())?,
         })
     }
@@ -173,10 +207,12 @@ fn entry(offset: u64, mut fields: vec::IntoIter<Value>, is_channel: bool) -> Opt
     let mut field = |at: usize| fields.nth(at);
     let at_ms = number(field(1)).ok()?;
     let (id, draft) = record::decode(&bytes(field(5)).ok()?)?;
+
     let omit = match field(1) {
         None => None,
         Some(omit) => Some(Arc::new(record::decode_omit(&bytes(Some(omit)).ok()?)?)),
     };
+
     let frame = draft.finish(is_channel.then_some(offset));
     Some(Entry {
         offset,

@@ -2,24 +2,25 @@
 
 use std::sync::LazyLock;
 
-use crate::broker::Script;
+use crate::bus::Script;
 
 macro_rules! scripts {
-    ($($name:ident $file:literal;)*) => {
+    ($($name:ident $($file:literal)*;)*) => {
         $(
-            static $name: LazyLock<Script> =
-                LazyLock::new(|| Script::new(concat!(include_str!("topic.lua"), include_str!($file))));
+            static $name: LazyLock<Script> = LazyLock::new(|| {
+                Script::new(concat!(include_str!("base.lua"), $(include_str!($file)),*))
+            });
         )*
     };
 }
 
 scripts! {
-    APPEND "append.lua";
-    POSITION "position.lua";
-    SINCE "since.lua";
-    READ "read.lua";
-    CONFIRM "confirm.lua";
-    FORGET "forget.lua";
+    APPEND "quick.lua" "topic.lua" "append.lua";
+    POSITION "topic.lua" "position.lua";
+    SINCE "topic.lua" "since.lua";
+    READ "topic.lua" "read.lua";
+    CONFIRM "topic.lua" "confirm.lua";
+    FORGET "topic.lua" "forget.lua";
 }
 
 /// What is asked of Redis.

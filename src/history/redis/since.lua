@@ -1,8 +1,8 @@
 
--- ARGV[7]: the epoch that is named, if any; ARGV[8]: the offset, which may be any that fits 64 bits; ARGV[9]: how long a
+-- ARGV[5]: the epoch that is named, if any; ARGV[6]: the offset, which may be any that fits 64 bits; ARGV[7]: how long a
 -- numbering is known that never had an event.
-local epoch, text = ARGV[7], ARGV[8]
-local topic = load()
+local epoch, text = ARGV[5], ARGV[6]
+local topic = load(2, 3)
 begin(topic)
 drop_stale(topic)
 age(topic)
@@ -15,6 +15,6 @@ repeat
   proven = known == offset and lost <= offset
   entries = read(topic, proven and '(' .. text .. '-0' or '-')
 until topic.lost == lost
-outlive(topic, topic.now, tonumber(ARGV[9]))
+outlive(topic, topic.now, tonumber(ARGV[7]))
 save_read(topic)
 return {head(topic), entries, proven and 1 or 0, known or 0}

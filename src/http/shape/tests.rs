@@ -39,7 +39,7 @@ fn detail(result: Result<impl Sized, Problem>) -> String {
 
 fn publishing(verb: Verb, body: &str) -> Result<(), Problem> {
     let fields: Fields<'_> = body::parse(body.as_bytes(), verb.shape())?;
-    fields.order(verb).map(drop)
+    fields.into_call(verb).map(drop)
 }
 
 /// Wrong bodies, and what is answered.

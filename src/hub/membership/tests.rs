@@ -5,23 +5,24 @@ use std::{sync::Arc, time::Duration};
 use smol_str::SmolStr;
 
 use super::super::{
-    Batch, Coming, Count, Hub, Joining, Named, Outcome, Owner, Reach, Selection, SlotRef, Watching,
-    gate::Gate,
+    Batch, Count, Hub, JoinKind, Joining, Outcome, Owner, Reach, Recipients, Selection, SlotRef,
+    Watching,
+    admission::Admission,
     selection::channel_key,
     tests::{APP, connect, context},
 };
 use crate::{
     close::Close,
     config::SlowConsumer,
+    filter::{FilterCache, Layouts, Schema, Value},
     limits::{Limits, NOTICES_UNTOLD},
-    predicate::{FilterCache, Layouts, Schema, Value},
     protocol::{
         frame::Frame,
         native::MemberKind::{Joined, Left, Updated},
     },
 };
 
-fn filter(text: &str, schema: &Schema) -> Arc<crate::predicate::Bound> {
+fn filter(text: &str, schema: &Schema) -> Arc<crate::filter::Bound> {
     Arc::new(
         FilterCache::new()
             .get_or_compile(text, schema)
@@ -46,17 +47,17 @@ fn join_and_leave_churn_leaves_nothing_behind() {
     let mut present = Vec::new();
     for n in 0..1000usize {
         let shard = hub.shard(n % 2);
-        let at = shard.own(|table| connect(table, &format!("u{}", n % 100), Value::Null));
-        shard.own(|table| {
+        let at = shard.lock(|table| connect(table, &format!("u{}", n % 100), Value::Null));
+        shard.lock(|table| {
             for channel in 0..n % 7 {
                 let watching = if n.is_multiple_of(3) {
                     Watching::Notices
                 } else {
                     Watching::No
                 };
-                let joined = table.join(at, &format!("c{channel}"), watching, Coming::New);
+                let joined = table.join(at, &format!("c{channel}"), watching, JoinKind::New);
                 assert!(matches!(joined, Joining::Joined(_)));
-                let again = table.join(at, &format!("c{channel}"), watching, Coming::New);
+                let again = table.join(at, &format!("c{channel}"), watching, JoinKind::New);
                 assert!(matches!(again, Joining::Already(_)));
             }
             let profile = format!(r#"{{"status":"s{}"}}"#, n % 5);
@@ -79,12 +80,12 @@ fn join_and_leave_churn_leaves_nothing_behind() {
         }
     );
     let found = Selection {
-        named: Some(Named::channel("c1")),
+        recipients: Some(Recipients::channel("c1")),
         ..Selection::everyone(APP)
     };
     assert_eq!(hub.reach(&found).bound() as u64, expected);
     for (n, (shard, at)) in present.into_iter().enumerate() {
-        hub.shard(shard).own(|table| {
+        hub.shard(shard).lock(|table| {
             let closes = n % 3 > 0;
             assert_eq!(
                 closes && table.close(at, None, &Close::new(4010, "")),
@@ -97,7 +98,7 @@ fn join_and_leave_churn_leaves_nothing_behind() {
     assert!(
         hub.shards()
             .iter()
-            .all(|shard| shard.own(|table| table.is_empty()))
+            .all(|shard| shard.lock(|table| table.is_empty()))
     );
     let metrics = &hub.context().app(APP).metrics;
     assert_eq!((metrics.channels.get(), metrics.memberships.get()), (0, 0));
@@ -113,13 +114,13 @@ fn a_hold_that_notifies_slow_consumers_ends_by_what_closing_them_takes() {
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
     let shard = hub.shard(0);
     let frame = Frame::event_text(&[b"x"]);
-    shard.own(|table| {
+    shard.lock(|table| {
         let mut outcome = Outcome::default();
         for n in 0..WATCHERS {
             let at = connect(table, &n.to_string(), Value::Null);
             for channel in 0..100 {
                 let channel = channel.to_string();
-                table.join(at, &channel, Watching::Notices, Coming::New);
+                table.join(at, &channel, Watching::Notices, JoinKind::New);
             }
             outcome.refuse(at, vec![frame.clone()], 0);
         }
@@ -130,8 +131,8 @@ fn a_hold_that_notifies_slow_consumers_ends_by_what_closing_them_takes() {
     let (mut next, mut closed) = (Some(0), 0);
     while let Some(from) = next {
         let about = (None, frame.clone());
-        next = shard.own(|table| table.notify_watchers(APP, &key, from, &[about]));
-        let now = shard.own(|table| table.closing.len());
+        next = shard.lock(|table| table.notify_watchers(APP, &key, from, &[about]));
+        let now = shard.lock(|table| table.closing.len());
         assert!(now - closed <= 2, "{now}");
         closed = now;
     }
@@ -142,10 +143,10 @@ fn a_hold_that_notifies_slow_consumers_ends_by_what_closing_them_takes() {
 fn several_channels_are_left_in_one_step() {
     let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
     let presence = hub.presence(APP);
-    hub.shard(0).own(|table| {
+    hub.shard(0).lock(|table| {
         let at = connect(table, "u", Value::Null);
         for channel in ["a1", "b1", "a2", "b2", "a3"] {
-            table.join(at, channel, Watching::Notices, Coming::New);
+            table.join(at, channel, Watching::Notices, JoinKind::New);
         }
         let seen = table.connection(at).unwrap();
         let before = table.changes;
@@ -183,12 +184,12 @@ fn channels_are_found_by_their_index_and_profiles_at_once() {
     let at: Vec<SlotRef> = (0..200)
         .map(|n| {
             hub.shard(0)
-                .own(|table| connect(table, &n.to_string(), Value::Null))
+                .lock(|table| connect(table, &n.to_string(), Value::Null))
         })
         .collect();
-    hub.shard(0).own(|table| {
+    hub.shard(0).lock(|table| {
         for at in &at[..30] {
-            table.join(*at, "room", Watching::No, Coming::New);
+            table.join(*at, "room", Watching::No, JoinKind::New);
         }
         let away = Value::from_json(&mut br#"{"status":"away"}"#.to_vec(), &layouts).unwrap();
         table.set_profile(at[3], away.clone());
@@ -203,16 +204,16 @@ fn channels_are_found_by_their_index_and_profiles_at_once() {
         let Reach::Small(few) = hub.reach(&selection) else {
             panic!("{text}")
         };
-        let ticket = Gate::for_tests().try_admit(1, 1).unwrap();
-        let placed = hub.place_small(&selection, few, &Frame::event_text(&[b"x"]), &ticket);
-        placed.unwrap().looked
+        let permit = Admission::for_tests().try_admit(1, 1).unwrap();
+        let placed = hub.place_small(&selection, few, &Frame::event_text(&[b"x"]), &permit);
+        placed.unwrap().scan
     };
     assert_eq!(reach(r#""room" in channels"#).matched, 30);
     let both = reach(r#""room" in channels && profile.status == "away""#);
     assert_eq!(both.matched, 1);
     assert_eq!(reach(r#"profile.status == "away""#).matched, 2);
     hub.shard(0)
-        .own(|table| table.set_profile(at[3], Value::Null));
+        .lock(|table| table.set_profile(at[3], Value::Null));
     assert_eq!(reach(r#"profile.status == "away""#).matched, 1);
     assert_eq!(reach(r#""nowhere" in channels"#).matched, 0);
 }
@@ -220,28 +221,28 @@ fn channels_are_found_by_their_index_and_profiles_at_once() {
 #[test]
 fn who_left_between_the_look_up_and_the_placing_gets_nothing() {
     let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
-    let (stays, leaves) = hub.shard(0).own(|table| {
+    let (stays, leaves) = hub.shard(0).lock(|table| {
         let two = (
             connect(table, "a", Value::Null),
             connect(table, "b", Value::Null),
         );
-        table.join(two.0, "c", Watching::No, Coming::New);
-        table.join(two.1, "c", Watching::No, Coming::New);
+        table.join(two.0, "c", Watching::No, JoinKind::New);
+        table.join(two.1, "c", Watching::No, JoinKind::New);
         two
     });
     let selection = Selection {
-        named: Some(Named::channel("c")),
+        recipients: Some(Recipients::channel("c")),
         ..Selection::everyone(APP)
     };
     let Reach::Small(few) = hub.reach(&selection) else {
         panic!("two are few")
     };
-    hub.shard(0).own(|table| assert!(table.leave(leaves, "c")));
-    let ticket = Gate::for_tests().try_admit(1, 1).unwrap();
-    let placed = hub.place_small(&selection, few, &Frame::event_text(&[b"x"]), &ticket);
+    hub.shard(0).lock(|table| assert!(table.leave(leaves, "c")));
+    let permit = Admission::for_tests().try_admit(1, 1).unwrap();
+    let placed = hub.place_small(&selection, few, &Frame::event_text(&[b"x"]), &permit);
     let counts = placed.unwrap();
-    assert_eq!((counts.looked.matched, counts.queued), (1, 1));
-    hub.shard(0).own(|table| {
+    assert_eq!((counts.scan.matched, counts.queued), (1, 1));
+    hub.shard(0).lock(|table| {
         let mut batch = Batch::default();
         assert!(table.take(&mut Owner::for_tests(), true, 10, &mut batch));
         assert_eq!(
@@ -260,9 +261,9 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
         ..Limits::default()
     };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
-    let bulletin = hub.context().bulletin.clone();
+    let notices = hub.context().notices.clone();
     let presence = hub.presence(APP);
-    let at: Vec<SlotRef> = hub.shard(0).own(|table| {
+    let at: Vec<SlotRef> = hub.shard(0).lock(|table| {
         ["watcher", "u", "u", "u"]
             .map(|user| {
                 let at = connect(table, user, Value::Null);
@@ -271,17 +272,17 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
                 } else {
                     Watching::No
                 };
-                table.join(at, "c", watching, Coming::New);
+                table.join(at, "c", watching, JoinKind::New);
                 at
             })
             .into()
     });
     let told = || {
         let mut told = Vec::new();
-        for (_, channel) in bulletin.take_due() {
-            let tidings = presence.take_tidings(&channel, false).unwrap();
+        for (_, channel) in notices.take_due() {
+            let batch = presence.take_notices(&channel, false).unwrap();
             told.extend(
-                tidings
+                batch
                     .notices
                     .into_iter()
                     .map(|n| (n.kind, n.user_connections, n.previous)),
@@ -294,22 +295,26 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
         [(Joined, 1, None), (Joined, 2, None), (Joined, 3, None)],
         "who came before is not told"
     );
-    let lost = hub.shard(0).own(|table| {
+    let lost = hub.shard(0).lock(|table| {
         assert!(table.close(at[1], None, &Close::new(1000, "")));
         table.remove(at[2]).unwrap();
         let lost = table.remove(at[3]).unwrap().connection;
         let back = connect(table, "u", Value::Null);
         let taken = table
             .context
-            .limbo
+            .resume_table
             .take(&lost.id(), |lost| lost.is_of_client(APP, Some("u"), None))
             .unwrap();
         assert_eq!(taken.watched, Vec::<SmolStr>::new());
         assert!(
-            table.context.limbo.take(&lost.id(), |_| true).is_none(),
+            table
+                .context
+                .resume_table
+                .take(&lost.id(), |_| true)
+                .is_none(),
             "only once"
         );
-        table.join(back, "c", Watching::No, Coming::Resumed(lost.id()));
+        table.join(back, "c", Watching::No, JoinKind::Resumed(lost.id()));
         table.close(back, None, &Close::new(1000, ""));
         lost.id()
     });
@@ -325,8 +330,8 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
         }
     );
     std::thread::sleep(window * 2);
-    for lapsed in hub.context().limbo.take_lapsed() {
-        presence.lapsed("c", &lapsed.connection);
+    for lapsed in hub.context().resume_table.take_lapsed() {
+        presence.lapsed("c", &lapsed.connection, true);
     }
     assert_eq!(told(), [(Left, 0, None)]);
 }
@@ -338,24 +343,21 @@ fn notices_past_the_bound_are_told_as_counts() {
         ..Limits::default()
     };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
-    hub.shard(0).own(|table| {
+    hub.shard(0).lock(|table| {
         let watcher = connect(table, "w", Value::Null);
-        table.join(watcher, "c", Watching::Notices, Coming::New);
+        table.join(watcher, "c", Watching::Notices, JoinKind::New);
         for n in 0..10 {
             let at = connect(table, &n.to_string(), Value::Null);
-            table.join(at, "c", Watching::No, Coming::New);
+            table.join(at, "c", Watching::No, JoinKind::New);
         }
     });
-    let (presence, bulletin) = (hub.presence(APP), &hub.context().bulletin);
-    let (_, channel) = bulletin.take_due().pop_front().unwrap();
-    let tidings = presence.take_tidings(&channel, false).unwrap();
-    assert_eq!(
-        (tidings.notices.len(), tidings.counted.is_some()),
-        (3, false)
-    );
-    assert_eq!(bulletin.take_counted().len(), 1);
+    let (presence, notices) = (hub.presence(APP), &hub.context().notices);
+    let (_, channel) = notices.take_due().pop_front().unwrap();
+    let batch = presence.take_notices(&channel, false).unwrap();
+    assert_eq!((batch.notices.len(), batch.counted.is_some()), (3, false));
+    assert_eq!(notices.take_counted().len(), 1);
     let (changes, count) = presence
-        .take_tidings(&channel, true)
+        .take_notices(&channel, true)
         .unwrap()
         .counted
         .unwrap();
@@ -365,7 +367,7 @@ fn notices_past_the_bound_are_told_as_counts() {
     );
     assert!(
         presence
-            .take_tidings(&channel, true)
+            .take_notices(&channel, true)
             .unwrap()
             .counted
             .is_none(),
@@ -382,13 +384,13 @@ fn notices_that_nobody_tells_are_bounded_and_the_rest_is_counted() {
     };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
     let presence = hub.presence(APP);
-    let took = |counts| presence.take_tidings(&"c".into(), counts).unwrap();
-    let watcher = hub.shard(0).own(|table| {
+    let took = |counts| presence.take_notices(&"c".into(), counts).unwrap();
+    let watcher = hub.shard(0).lock(|table| {
         let watcher = connect(table, "w", Value::Null);
         let at = connect(table, "u", Value::Null);
-        table.join(watcher, "c", Watching::Notices, Coming::New);
+        table.join(watcher, "c", Watching::Notices, JoinKind::New);
         for _ in 0..NOTICES_UNTOLD {
-            table.join(at, "c", Watching::No, Coming::New);
+            table.join(at, "c", Watching::No, JoinKind::New);
             table.leave(at, "c");
         }
         watcher
@@ -400,9 +402,9 @@ fn notices_that_nobody_tells_are_bounded_and_the_rest_is_counted() {
 
     // What is told makes room, and so does a channel that goes with what nobody would hear.
     let churn = |user: &str, channel: &str| {
-        hub.shard(0).own(|table| {
+        hub.shard(0).lock(|table| {
             let at = connect(table, user, Value::Null);
-            table.join(at, channel, Watching::No, Coming::New);
+            table.join(at, channel, Watching::No, JoinKind::New);
             table.leave(at, channel);
         });
     };
@@ -413,11 +415,11 @@ fn notices_that_nobody_tells_are_bounded_and_the_rest_is_counted() {
         if round == 0 {
             assert_eq!(took(true).notices.len(), NOTICES_UNTOLD);
         } else if round == 1 {
-            hub.shard(0).own(|table| {
+            hub.shard(0).lock(|table| {
                 assert!(table.leave(watcher, "c"));
-                table.join(watcher, "c", Watching::Notices, Coming::New);
+                table.join(watcher, "c", Watching::Notices, JoinKind::New);
             });
-            assert!(presence.take_tidings(&"c".into(), true).is_none());
+            assert!(presence.take_notices(&"c".into(), true).is_none());
         } else {
             assert!(took(true).counted.is_none());
         }
@@ -432,15 +434,15 @@ fn who_was_put_in_before_coming_back_leaves_no_trace_of_the_lost_one() {
     };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
     let presence = hub.presence(APP);
-    hub.shard(0).own(|table| {
+    hub.shard(0).lock(|table| {
         let old = connect(table, "u", Value::Null);
-        table.join(old, "c", Watching::No, Coming::New);
+        table.join(old, "c", Watching::No, JoinKind::New);
         let lost = table.remove(old).unwrap().connection;
         let back = connect(table, "u", Value::Null);
-        table.join(back, "c", Watching::No, Coming::New);
-        let again = table.join(back, "c", Watching::No, Coming::Resumed(lost.id()));
+        table.join(back, "c", Watching::No, JoinKind::New);
+        let again = table.join(back, "c", Watching::No, JoinKind::Resumed(lost.id()));
         assert!(matches!(again, Joining::Already(_)));
-        presence.lapsed("c", &lost);
+        presence.lapsed("c", &lost, true);
         assert!(table.close(back, None, &Close::new(1000, "")));
     });
     assert!(presence.is_empty());
@@ -453,25 +455,29 @@ async fn a_lost_connection_can_be_taken_out_of_a_channel() {
         ..Limits::default()
     };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
-    let limbo = &hub.context().limbo;
-    let lost = hub.shard(0).own(|table| {
+    let resume_table = &hub.context().resume_table;
+    let lost = hub.shard(0).lock(|table| {
         let at = connect(table, "u", Value::Null);
-        table.join(at, "c", Watching::No, Coming::New);
-        table.join(at, "d", Watching::No, Coming::New);
+        table.join(at, "c", Watching::No, JoinKind::New);
+        table.join(at, "d", Watching::No, JoinKind::New);
         table.remove(at).unwrap().connection
     });
     let others = Selection {
-        named: Some(Named::user("v")),
+        recipients: Some(Recipients::user("v")),
         ..Selection::everyone(APP)
     };
-    let leave = async |meant: &Selection| limbo.leave("c", |one| meant.means(one), |_| {}).await;
+    let leave = async |meant: &Selection| {
+        resume_table
+            .leave("c", |one| meant.means(one), |_| {})
+            .await
+    };
     assert_eq!(leave(&others).await, 0);
     let own = Selection {
-        named: Some(Named::user("u")),
+        recipients: Some(Recipients::user("u")),
         ..Selection::everyone(APP)
     };
     assert_eq!(leave(&own).await, 1);
-    let back = limbo.take(&lost.id(), |_| true).unwrap();
+    let back = resume_table.take(&lost.id(), |_| true).unwrap();
     assert_eq!(back.connection.channels().collect::<Vec<_>>(), ["d"]);
 }
 
@@ -482,47 +488,59 @@ async fn a_returning_connection_can_be_taken_out_of_a_channel_until_it_is_in() {
         ..Limits::default()
     };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
-    let limbo = &hub.context().limbo;
-    let lost = hub.shard(0).own(|table| {
+    let resume_table = &hub.context().resume_table;
+    let lost = hub.shard(0).lock(|table| {
         let at = connect(table, "u", Value::Null);
         for channel in ["a", "b", "c"] {
-            table.join(at, channel, Watching::No, Coming::New);
+            table.join(at, channel, Watching::No, JoinKind::New);
         }
         table.remove(at).unwrap().connection.id()
     });
-    limbo.take(&lost, |_| true).unwrap();
+    resume_table.take(&lost, |_| true).unwrap();
     std::thread::sleep(Duration::from_millis(5));
-    assert!(limbo.take_lapsed().is_empty(), "it has come back in time");
-    assert!(limbo.all().await.is_empty(), "it counts as who it is now");
+    assert!(
+        resume_table.take_lapsed().is_empty(),
+        "it has come back in time"
+    );
+    assert!(
+        resume_table.all().await.is_empty(),
+        "it counts as who it is now"
+    );
 
-    assert_eq!(limbo.claim(&lost, (APP, "a")), Some(true));
-    assert_eq!(limbo.claim(&lost, (APP, "a")), Some(false), "only once");
+    assert_eq!(resume_table.claim(&lost, (APP, "a")), Some(true));
+    assert_eq!(
+        resume_table.claim(&lost, (APP, "a")),
+        Some(false),
+        "only once"
+    );
     let meant = Selection::everyone(APP);
-    let left = limbo.leave("b", |one| meant.means(one), |_| {}).await;
+    let left = resume_table
+        .leave("b", |one| meant.means(one), |_| {})
+        .await;
     assert_eq!(left, 1);
-    assert_eq!(limbo.claim(&lost, (APP, "b")), Some(false));
+    assert_eq!(resume_table.claim(&lost, (APP, "b")), Some(false));
 
-    let held_off = limbo.hold_off(APP, "c");
-    assert_eq!(limbo.claim(&lost, (APP, "c")), None);
+    let held_off = resume_table.hold_off(APP, "c");
+    assert_eq!(resume_table.claim(&lost, (APP, "c")), None);
     drop(held_off);
-    assert_eq!(limbo.claim(&lost, (APP, "c")), Some(true));
+    assert_eq!(resume_table.claim(&lost, (APP, "c")), Some(true));
 }
 
 #[test]
 fn a_profile_says_in_how_many_channels_others_hear_of_it() {
     let hub = Hub::new(1, context(Limits::default(), &[], SlowConsumer::Disconnect));
-    hub.shard(0).own(|table| {
+    hub.shard(0).lock(|table| {
         let (at, other) = (
             connect(table, "a", Value::Null),
             connect(table, "b", Value::Null),
         );
         assert_eq!(table.set_profile(at, Value::Null), Some(0));
-        table.join(at, "quiet", Watching::No, Coming::New);
-        table.join(at, "own", Watching::Notices, Coming::New);
-        table.join(at, "both", Watching::Notices, Coming::New);
-        table.join(other, "both", Watching::Notices, Coming::New);
-        table.join(at, "theirs", Watching::No, Coming::New);
-        table.join(other, "theirs", Watching::Counts, Coming::New);
+        table.join(at, "quiet", Watching::No, JoinKind::New);
+        table.join(at, "own", Watching::Notices, JoinKind::New);
+        table.join(at, "both", Watching::Notices, JoinKind::New);
+        table.join(other, "both", Watching::Notices, JoinKind::New);
+        table.join(at, "theirs", Watching::No, JoinKind::New);
+        table.join(other, "theirs", Watching::Counts, JoinKind::New);
         assert_eq!(table.set_profile(at, Value::Null), Some(2));
         table.close(at, None, &Close::new(1000, ""));
         assert_eq!(table.set_profile(at, Value::Null), None);

@@ -1,27 +1,32 @@
 //! Looking and steering over all nodes: this node's part, the others' answers, and who did not answer.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::Instant,
+};
 
-use ahash::AHashSet;
+use ahash::{AHashMap, AHashSet};
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
-use smol_str::SmolStr;
 
 use super::{
     super::{Joins, Node, NodeError, Target},
-    Cluster,
-    ask::Gathered,
-    moved::{FOLLOWED_AT_MOST, Followed},
-    order::{Joined, Leavers, Listed, Number, Order, Page, Present},
+    leases::{Peer, Peers},
+    leaving::Leaving,
+    peer_counts::Parts,
+    rpc::Responses,
+    rpc_request::{Joined, Listed, Number, Page, Present, Request},
 };
 use crate::{
     close::Close,
     hub::{Count, Snapshot},
     id::{AppId, ConnectionId, NodeId},
-    limits::{COUNTED_TOGETHER, PAGE_BYTES},
+    limits::{PAGE_BYTES, PAGE_MAX, PAGE_PARTS_AT_ONCE},
     log_limit::Limited,
     protocol::native::MembersPage,
-    time_slice::TimeSlice,
 };
 
 /// Lines about answers of nodes that cannot be read.
@@ -63,6 +68,11 @@ impl PageStart {
         }
     }
 
+    /// The text of where a page begins.
+    fn at(node: NodeId, within: Option<String>) -> String {
+        Self { node, within }.write()
+    }
+
     pub(crate) fn write(&self) -> String {
         match &self.within {
             Some(within) => format!("{}-{within}", self.node),
@@ -73,12 +83,54 @@ impl PageStart {
 
 /// A page over all nodes.
 #[derive(Debug, Default)]
-pub(crate) struct Items {
+pub(crate) struct PageOfAll {
     pub(crate) items: Vec<Box<RawValue>>,
     pub(crate) cursor: Option<String>,
+    /// Nodes that did not say what they have.
+    unread: Vec<NodeId>,
 }
 
-impl Gathered {
+/// A node that has a part of a page, and how many items it has, as far as is known.
+#[derive(Debug)]
+struct PagePart {
+    node: NodeId,
+    name: String,
+    items: u64,
+}
+
+/// How many are in a channel on all nodes, and how many of them on each other node.
+#[derive(Debug)]
+struct Counted {
+    count: Count,
+    connections: AHashMap<NodeId, u64>,
+}
+
+/// Waits for all of `futures` at the same time.
+async fn all_of<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    let mut waiting: Vec<_> = futures.into_iter().map(|it| (Box::pin(it), None)).collect();
+    poll_fn(|cx| {
+        let mut is_pending = false;
+        for (future, done) in &mut waiting {
+            if done.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(value) => *done = Some(value),
+                    Poll::Pending => is_pending = true,
+                }
+            }
+        }
+
+        if is_pending {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
+
+    waiting.into_iter().filter_map(|(_, done)| done).collect()
+}
+
+impl Responses {
     /// What the nodes said, as far as it can be read.
     pub(super) fn read<T: DeserializeOwned>(&self) -> impl Iterator<Item = T> {
         self.read_named().map(|(_, said)| said)
@@ -86,7 +138,7 @@ impl Gathered {
 
     /// The same, each with the node that said it.
     pub(super) fn read_named<T: DeserializeOwned>(&self) -> impl Iterator<Item = (NodeId, T)> {
-        self.said.iter().filter_map(|said| {
+        self.received.iter().filter_map(|said| {
             let read = serde_json::from_str(said.result.get()).ok();
             if read.is_none()
                 && let Some(others) = UNREADABLE.note(Instant::now())
@@ -102,25 +154,25 @@ impl Gathered {
 
 impl Node {
     /// Asks all others, unless this node is alone.
-    async fn others(&self, app: AppId, order: &Order) -> Result<Gathered, NodeError> {
+    async fn call_remote(&self, app: AppId, request: &Request) -> Result<Responses, NodeError> {
         Ok(match self.cluster_up()? {
-            Some(cluster) => self.ask_all(cluster, app, order).await,
-            None => Gathered::default(),
+            Some(cluster) => cluster.rpc.call_all(app, request).await,
+            None => Responses::default(),
         })
     }
 
     /// The same after this node has done its part: those that cannot be asked any more are named as missing.
-    pub(super) async fn others_then(&self, app: AppId, order: &Order) -> Gathered {
+    pub(super) async fn call_remote_if_up(&self, app: AppId, request: &Request) -> Responses {
         let names = || {
             self.cluster
                 .as_ref()
-                .map(|cluster| cluster.peers.names())
+                .map(|cluster| cluster.membership.peers().names(app))
                 .unwrap_or_default()
         };
-        let gathered = self.others(app, order).await;
-        gathered.unwrap_or_else(|_| Gathered {
+        let responses = self.call_remote(app, request).await;
+        responses.unwrap_or_else(|_| Responses {
             missing: names(),
-            ..Gathered::default()
+            ..Responses::default()
         })
     }
 
@@ -128,21 +180,32 @@ impl Node {
     ///
     /// # Errors
     /// Those of [`Node::disconnect`], and [`NodeError::Away`]; nobody was disconnected then.
-    pub(crate) async fn disconnect_everywhere(
+    pub(crate) async fn cluster_disconnect(
         self: &Arc<Self>,
         app: AppId,
         target: Target,
         close: Close,
     ) -> Result<Overall<u64>, NodeError> {
-        let (aim, code, reason) = (target.aim(None), close.code, close.reason.to_string());
-        let order = Order::Disconnect { aim, code, reason };
+        let (wire_target, code, reason) = (
+            target.wire_target(None),
+            close.code,
+            close.reason.to_string(),
+        );
+
+        let request = Request::Disconnect {
+            wire_target,
+            code,
+            reason,
+        };
+
         self.cluster_up()?;
         let here = self.disconnect(app, target, close).await?;
-        let gathered = self.others_then(app, &order).await;
-        let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
+        let responses = self.call_remote_if_up(app, &request).await;
+        let there: u64 = responses.read::<Number>().map(|number| number.n).sum();
+
         Ok(Overall {
             value: here + there,
-            missing: gathered.missing,
+            missing: responses.missing,
         })
     }
 
@@ -150,118 +213,91 @@ impl Node {
     ///
     /// # Errors
     /// Those of [`Node::join_all`], and [`NodeError::Away`]; nobody was joined then.
-    pub(crate) async fn join_everywhere(
+    pub(crate) async fn cluster_join(
         self: &Arc<Self>,
         app: AppId,
         channel: String,
         target: Target,
     ) -> Result<Overall<Joins>, NodeError> {
-        let order = Order::Join {
+        let request = Request::Join {
             channel: channel.clone(),
-            aim: target.aim(None),
+            wire_target: target.wire_target(None),
         };
+
         self.cluster_up()?;
         let mut joins = self.join_all(app, channel, target).await?;
-        let gathered = self.others_then(app, &order).await;
+        let responses = self.call_remote_if_up(app, &request).await;
+
         for Joined {
             joined,
             already,
             full,
-        } in gathered.read()
+        } in responses.read()
         {
             joins.joined += joined;
             joins.already += already;
             joins.full += full;
         }
+
         Ok(Overall {
             value: joins,
-            missing: gathered.missing,
+            missing: responses.missing,
         })
     }
 
-    /// Takes the connections that `target` means out of `channel`, on every node; see [`Node::leave_all`].
+    /// Takes the connections that `target` means out of `channel`, on every node; see [`Node::leave_all`]. Those whose nodes have
+    /// ended do not come back to it.
     ///
     /// # Errors
     /// Those of [`Node::leave_all`], and [`NodeError::Away`]; nobody was taken out then.
-    pub(crate) async fn leave_everywhere(
+    pub(crate) async fn cluster_leave(
         self: &Arc<Self>,
         app: AppId,
         channel: String,
         target: Target,
     ) -> Result<Overall<u64>, NodeError> {
-        let order = Order::Leave {
-            channel: channel.clone(),
-            aim: target.aim(None),
-        };
-        let cluster = self.cluster_up()?;
-        let here = self
-            .leave_here(app, channel.clone(), target.clone())
-            .await?;
-        let gathered = self.others_then(app, &order).await;
-        let mut overall = Overall {
-            value: here.n,
-            missing: Vec::new(),
-        };
-        // What this node handed over before the others are asked, they find. Of each other it is not known.
-        let mut followed = Followed::default();
-        for (node, said) in gathered.read_named::<Leavers>() {
-            overall.value += said.n;
-            followed.add(node, &said.moved);
-        }
-        overall.missing = gathered.missing;
-        let Some(cluster) = cluster else {
-            return Ok(overall);
+        let Some(cluster) = self.cluster_up()? else {
+            let here = self.leave_local(app, channel, target).await?;
+            return Ok(Overall {
+                value: here.n,
+                missing: Vec::new(),
+            });
         };
 
-        // A client that came to a node after this call did, from one that it had yet to reach, was on neither of them.
-        for _ in 0..FOLLOWED_AT_MOST {
-            let next = followed.take_next();
-            if next.is_empty() {
-                break;
-            }
-            for node in next {
-                let said = if node == self.id() {
-                    let leaving = self.leave_here(app, channel.clone(), target.clone());
-                    leaving.await.ok()
-                } else {
-                    let said = self.ask_one(cluster, app, node, &order).await;
-                    said.and_then(|said| serde_json::from_str(said.get()).ok())
-                };
-                match said {
-                    Some(Leavers { n, moved }) => {
-                        overall.value += n;
-                        followed.add(node, &moved);
-                    }
-                    None => overall.missing.extend(self.name_of(node)),
-                }
-            }
+        let peers = cluster.membership.peers().serving(app);
+        let leaving = Leaving::new(self, cluster, (app, channel, target));
+        if cluster.removals.may_await() {
+            let all = peers.iter().map(|peer| peer.id).chain([self.id()]);
+            leaving.note(all).await.map_err(|error| NodeError::Away {
+                reason: error.to_string().into(),
+            })?;
         }
-        overall.missing.sort();
-        overall.missing.dedup();
-        Ok(overall)
+
+        leaving.run(peers).await
     }
 
     /// How often `user` is connected, on every node.
     ///
     /// # Errors
     /// [`NodeError::Away`].
-    pub(crate) async fn user_everywhere(
+    pub(crate) async fn cluster_user(
         &self,
         app: AppId,
         user: &str,
     ) -> Result<Overall<u64>, NodeError> {
-        let gathered = self
-            .others(
+        let responses = self
+            .call_remote(
                 app,
-                &Order::User {
+                &Request::User {
                     user: user.to_owned(),
                 },
             )
             .await?;
-        let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
+
+        let there: u64 = responses.read::<Number>().map(|number| number.n).sum();
         Ok(Overall {
             value: self.user_connections(app, user) as u64 + there,
-            missing: gathered.missing,
+            missing: responses.missing,
         })
     }
 
@@ -270,113 +306,96 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::Away`].
-    pub(crate) async fn count_everywhere(
+    pub(crate) async fn cluster_count(
         &self,
         app: AppId,
         channel: &str,
     ) -> Result<Overall<Count>, NodeError> {
-        self.count_with(app, channel, None).await
+        let Overall { value, missing } = self.count_with(app, channel, None).await?;
+        Ok(Overall {
+            value: value.count,
+            missing,
+        })
     }
 
-    /// The same of many channels, for notices: in their order, with as few questions as that takes, and without waiting for nodes
-    /// that did not answer lately.
-    ///
-    /// # Errors
-    /// [`NodeError::Away`].
-    pub(super) async fn counts_everywhere(
-        &self,
-        app: AppId,
-        channels: &[SmolStr],
-    ) -> Result<Overall<Vec<Count>>, NodeError> {
-        let mut overall = Overall {
-            value: Vec::with_capacity(channels.len()),
-            missing: Vec::new(),
-        };
-        let cluster = self.cluster_up()?;
-        let mut slice = TimeSlice::begin();
-        while let Some(some) = channels
-            .get(overall.value.len()..)
-            .filter(|some| !some.is_empty())
-        {
-            let some = &some[..some.len().min(COUNTED_TOGETHER)];
-            let names: Vec<String> = some.iter().map(ToString::to_string).collect();
-            let here = self.presents(app, &names).await;
-            let mut parts = vec![here];
-            if let Some(cluster) = cluster {
-                let (gathered, there) = self.counts_there(cluster, app, names).await;
-                for name in gathered.missing {
-                    if !overall.missing.contains(&name) {
-                        overall.missing.push(name);
-                    }
-                }
-                parts.extend(there);
-            }
-            // What is not in every answer is asked for again.
-            let known = parts.iter().map(Vec::len).min().unwrap_or(0).max(1);
-            let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
-            for _ in 0..known.min(some.len()) {
-                let of_channel = parts.iter_mut().filter_map(Iterator::next);
-                overall.value.push(sum(of_channel));
-                slice.rest().await;
-            }
-        }
-        Ok(overall)
-    }
-
-    /// What other nodes have of `channels`: of the first ones, and of one at least.
-    async fn counts_there(
-        &self,
-        cluster: &Cluster,
-        app: AppId,
-        mut channels: Vec<String>,
-    ) -> (Gathered, Vec<Vec<Present>>) {
-        let patience = self.config.limits.ask_timeout;
-        // A node of an earlier version knows this question only.
-        if channels.len() == 1
-            && let Some(channel) = channels.pop()
-        {
-            let order = Order::Count { channel };
-            let gathered = self.ask_heard(cluster, app, &order, patience).await;
-            let said = gathered.read::<Present>().map(|present| vec![present]);
-            let said = said.collect();
-            return (gathered, said);
-        }
-        let order = Order::Counts { channels };
-        let gathered = self.ask_heard(cluster, app, &order, patience).await;
-        let said = gathered.read::<Vec<Present>>();
-        let said = said.filter(|said| !said.is_empty()).collect();
-        (gathered, said)
-    }
-
-    /// The same as [`Node::count_everywhere`], and who is `joining` as if they were in.
+    /// The same, and who is `joining` as if they were in.
     async fn count_with(
         &self,
         app: AppId,
         channel: &str,
         joining: Option<&Snapshot>,
-    ) -> Result<Overall<Count>, NodeError> {
-        let gathered = self
-            .others(
-                app,
-                &Order::Count {
-                    channel: channel.to_owned(),
-                },
-            )
-            .await?;
-        let joining = joining
-            .filter(|joining| !joining.is_in(channel))
-            .map(|joining| Present {
-                connections: 1,
-                users: 0,
-                names: Some(joining.user().map(ToOwned::to_owned).into_iter().collect()),
-            });
-        let parts = gathered
-            .read()
-            .chain([self.present(app, channel)])
-            .chain(joining);
+    ) -> Result<Overall<Counted>, NodeError> {
+        let request = Request::Count {
+            channel: channel.to_owned(),
+        };
+
+        let responses = self.call_remote(app, &request).await?;
+        let there: Vec<(NodeId, Present)> = responses.read_named().collect();
+        let connections = |(node, present): &(NodeId, Present)| (*node, present.connections);
+        let connections = there.iter().map(connections).collect();
+
+        let joining = joining.map(|joining| Present {
+            connections: 1,
+            names: Some(joining.user().map(ToOwned::to_owned).into_iter().collect()),
+            ..Present::default()
+        });
+
+        let there = there.into_iter().map(|(_, present)| present);
+        let parts = there.chain([self.present(app, channel)]).chain(joining);
         Ok(Overall {
-            value: sum(parts),
-            missing: gathered.missing,
+            value: Counted {
+                count: sum(parts),
+                connections,
+            },
+            missing: responses.missing,
+        })
+    }
+
+    /// The same of a channel that may be watched here: then it is known already.
+    async fn counted(
+        &self,
+        app: AppId,
+        channel: &str,
+        joining: Option<&Snapshot>,
+    ) -> Result<Overall<Counted>, NodeError> {
+        let cluster = self.cluster_up()?;
+        let watched =
+            cluster.filter(|cluster| cluster.notices.peer_counts.is_watched(app, channel));
+        let Some(cluster) = watched else {
+            return self.count_with(app, channel, joining).await;
+        };
+
+        let patience = self.config.limits.node_call_timeout;
+        cluster
+            .notices
+            .peer_counts
+            .settled(app, channel, patience)
+            .await;
+
+        let Parts {
+            connections,
+            unknown,
+        } = cluster.notices.peer_counts.parts(app, channel);
+
+        let mut count = cluster.notices.count_of_all(app, channel);
+        if let Some(joining) = joining {
+            count.connections += 1;
+            let user: Vec<String> = joining.user().map(ToOwned::to_owned).into_iter().collect();
+            let here = self.hub.presence(app).tallies(channel, &user);
+            let of = |user: &String| {
+                cluster
+                    .notices
+                    .peer_counts
+                    .tally(app, &channel.into(), user)
+            };
+            let is_new = here.iter().all(|n| *n == 0) && user.iter().all(|user| of(user) == 0);
+            count.users += u64::from(!user.is_empty() && is_new);
+        }
+
+        let missing = unknown.iter().filter_map(|node| self.name_of(*node));
+        Ok(Overall {
+            value: Counted { count, connections },
+            missing: missing.collect(),
         })
     }
 
@@ -384,94 +403,140 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::Away`].
-    pub(crate) async fn channels_everywhere(
+    pub(crate) async fn cluster_channels(
         &self,
         app: AppId,
         (prefix, after): (&str, Option<&str>),
         limit: usize,
     ) -> Result<Overall<(Vec<(String, Count)>, bool)>, NodeError> {
         let (prefix_text, after_text) = (prefix.to_owned(), after.map(ToOwned::to_owned));
-        let order = Order::Channels {
+        let request = Request::Channels {
             prefix: prefix_text,
             after: after_text,
             limit: limit + 1,
         };
-        let gathered = self.others(app, &order).await?;
+
+        let responses = self.call_remote(app, &request).await?;
         let here = self.listed(app, prefix, after, limit + 1).await;
-        let lists = gathered.read::<Vec<Listed>>().chain([here]).collect();
+        let lists = responses.read::<Vec<Listed>>().chain([here]).collect();
+
         Ok(Overall {
             value: merge(lists, limit),
-            missing: gathered.missing,
+            missing: responses.missing,
         })
     }
 
-    /// Up to `limit` members of `channel` on all nodes, by nodes, shards and slots, and who is `joining` here as if they
-    /// were one already. A member that stays is on exactly one page.
+    /// A page of up to `limit` members of `channel` on all nodes, by nodes, shards and slots, with their counts, and who is
+    /// `joining` here as if they were in already. A member that stays is on exactly one page. Nodes without members are not asked
+    /// for any.
     ///
     /// # Errors
     /// [`NodeError::Away`].
-    async fn members_everywhere(
+    pub(crate) async fn cluster_members_page(
         &self,
         app: AppId,
         channel: &str,
         from: Option<PageStart>,
-        (limit, max_bytes): (usize, usize),
+        bounds: (usize, usize),
         joining: Option<&Snapshot>,
-    ) -> Result<Overall<Items>, NodeError> {
+    ) -> Result<Overall<MembersPage>, NodeError> {
+        let joining = joining.filter(|joining| !joining.is_in(channel));
+        let Overall { value, mut missing } = self.counted(app, channel, joining).await?;
+        let Counted {
+            mut count,
+            connections,
+        } = value;
+
+        let mut parts = self.page_parts(app, |_| 0);
+        for part in &mut parts {
+            part.items = if part.node == self.id() {
+                self.count(app, channel).connections + u64::from(joining.is_some())
+            } else {
+                connections.get(&part.node).copied().unwrap_or(0)
+            };
+        }
+
+        parts.retain(|part| part.items > 0);
+
         let here = |from: Option<String>, (left, bytes)| async move {
             let bounds = (from.as_deref(), left);
             Ok(self
                 .page_of_members(app, channel, bounds, bytes, joining)
                 .await)
         };
-        let order = |from, (limit, max_bytes)| Order::Members {
+
+        let request = |from, (limit, max_bytes)| Request::Members {
             channel: channel.to_owned(),
             from,
             limit,
             max_bytes,
         };
-        self.pages(app, from, (limit, max_bytes), here, order).await
+
+        let page = self.pages(app, parts, from, bounds, here, request).await?;
+        // Counts and members are of the same nodes.
+        for node in &page.value.unread {
+            let unread = connections.get(node).copied().unwrap_or(0);
+            count.connections = count.connections.saturating_sub(unread);
+        }
+
+        // A client that keeps a list by this page looks again once they answer.
+        if let Some(cluster) = &self.cluster
+            && !page.value.unread.is_empty()
+            && cluster.notices.notice_buffers.is_waiting(app, channel)
+        {
+            let lacked = &page.value.unread;
+            cluster.notices.peer_counts.lacked(app, channel, lacked);
+        }
+
+        missing.extend(page.missing);
+        missing.sort();
+        missing.dedup();
+
+        let page = MembersPage {
+            members: to_raw_value(&page.value.items).map_err(|_| NodeError::Failed)?,
+            count: count.connections,
+            users: count.users,
+            cursor: page.value.cursor,
+        };
+
+        Ok(Overall {
+            value: page,
+            missing,
+        })
     }
 
-    /// A page of the members of `channel` on all nodes with their counts, both of the same nodes.
+    /// All members of `channel` on all nodes, as a list; `None` if that has over `max_bytes`.
     ///
     /// # Errors
     /// [`NodeError::Away`].
-    pub(crate) async fn members_page_everywhere(
+    pub(crate) async fn roster(
         &self,
         app: AppId,
         channel: &str,
-        from: Option<PageStart>,
-        (limit, max_bytes): (usize, usize),
-        joining: Option<&Snapshot>,
-    ) -> Result<Overall<MembersPage>, NodeError> {
+        max_bytes: usize,
+    ) -> Result<Option<Box<RawValue>>, NodeError> {
+        let (mut all, mut bytes, mut from) = (Vec::new(), 0, None);
         loop {
-            let nodes = self.nodes(self.cluster.as_ref());
-            let bounds = (limit, max_bytes);
+            let bounds = (PAGE_MAX, max_bytes);
             let page = self
-                .members_everywhere(app, channel, from.clone(), bounds, joining)
+                .cluster_members_page(app, channel, from, bounds, None)
                 .await?;
-            let count = self.count_with(app, channel, joining).await?;
-            // A node that came or went in between would be in one of them only.
-            if nodes != self.nodes(self.cluster.as_ref()) {
-                continue;
+            let members: Vec<Box<RawValue>> =
+                serde_json::from_str(page.value.members.get()).map_err(|_| NodeError::Failed)?;
+
+            for member in members {
+                bytes += member.get().len();
+                all.push(member);
             }
-            let members = to_raw_value(&page.value.items).map_err(|_| NodeError::Failed)?;
-            let Count { connections, users } = count.value;
-            let mut missing = page.missing;
-            missing.extend(count.missing);
-            missing.sort();
-            missing.dedup();
-            let page = MembersPage {
-                members,
-                count: connections,
-                users,
-                cursor: page.value.cursor,
-            };
-            return Ok(Overall {
-                value: page,
-                missing,
-            });
+
+            if bytes > max_bytes {
+                return Ok(None);
+            }
+
+            from = page.value.cursor.as_deref().and_then(PageStart::read);
+            if from.is_none() {
+                return to_raw_value(&all).map(Some).map_err(|_| NodeError::Failed);
+            }
         }
     }
 
@@ -480,13 +545,13 @@ impl Node {
     ///
     /// # Errors
     /// Those of [`Node::connections`], and [`NodeError::Away`].
-    pub(crate) async fn connections_everywhere(
+    pub(crate) async fn cluster_connections(
         &self,
         app: AppId,
         target: Target,
         from: Option<PageStart>,
         limit: usize,
-    ) -> Result<Overall<Items>, NodeError> {
+    ) -> Result<Overall<PageOfAll>, NodeError> {
         // A wrong filter is refused even if no connection of the page is on this node.
         let bound = self.compile_aside(app, &target).await?;
         self.select(app, target.clone(), bound)?;
@@ -498,13 +563,17 @@ impl Node {
                     .await
             }
         };
-        let order = |from, (limit, max_bytes)| Order::Connections {
-            aim: target.aim(None),
+
+        let request = |from, (limit, max_bytes)| Request::Connections {
+            wire_target: target.wire_target(None),
             from,
             limit,
             max_bytes,
         };
-        self.pages(app, from, (limit, PAGE_BYTES), here, order)
+
+        // How many each has is not known: one after another.
+        let parts = self.page_parts(app, |_| u64::MAX);
+        self.pages(app, parts, from, (limit, PAGE_BYTES), here, request)
             .await
     }
 
@@ -512,7 +581,7 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::Away`].
-    pub(crate) async fn connection_elsewhere(
+    pub(crate) async fn remote_connection(
         &self,
         app: AppId,
         id: &ConnectionId,
@@ -523,16 +592,19 @@ impl Node {
         let Some(cluster) = self.cluster_up()? else {
             return Ok(None);
         };
-        if !cluster.peers.all().iter().any(|peer| peer.id == id.node) {
+
+        if !cluster
+            .membership
+            .peers()
+            .serving_ids(app)
+            .contains(&id.node)
+        {
             return Ok(None);
         }
-        let said = self
-            .ask_one(
-                cluster,
-                app,
-                id.node,
-                &Order::Connection { id: id.to_string() },
-            )
+
+        let said = cluster
+            .rpc
+            .call_one(app, id.node, &Request::Connection { id: id.to_string() })
             .await;
         let said = said.ok_or_else(|| NodeError::Away {
             reason: "the connection's node does not answer".into(),
@@ -540,82 +612,118 @@ impl Node {
         Ok(Some(said).filter(|said| said.get() != "null"))
     }
 
-    /// Goes from node to node, in the order of their ids, until the page has as many items, or bytes, as it may.
+    /// All nodes that serve `app` in the order of their ids, each with the number of its items.
+    fn page_parts(&self, app: AppId, items: impl Fn(NodeId) -> u64) -> Vec<PagePart> {
+        let nodes = self.nodes(|peers| peers.serving(app)).into_iter();
+        let part = |(node, name)| PagePart {
+            node,
+            name,
+            items: items(node),
+        };
+        nodes.map(part).collect()
+    }
+
+    /// Goes through the nodes in their order until the page has as many items, or bytes, as it may. Those whose items fit, as far as
+    /// is known, are asked together.
     async fn pages<F: Future<Output = Result<Page, NodeError>>>(
         &self,
         app: AppId,
+        mut parts: Vec<PagePart>,
         from: Option<PageStart>,
         (limit, max_bytes): (usize, usize),
         here: impl Fn(Option<String>, (usize, usize)) -> F,
-        order: impl Fn(Option<String>, (usize, usize)) -> Order,
-    ) -> Result<Overall<Items>, NodeError> {
+        request: impl Fn(Option<String>, (usize, usize)) -> Request,
+    ) -> Result<Overall<PageOfAll>, NodeError> {
         let cluster = self.cluster_up()?;
-        let mut nodes = self.nodes(cluster);
-        nodes.retain(|(id, _)| from.as_ref().is_none_or(|from| *id >= from.node));
-        let mut overall = Overall {
-            value: Items::default(),
-            missing: Vec::new(),
-        };
-        let mut bytes = max_bytes;
-        for (node, name) in nodes {
-            let left = limit - overall.value.items.len();
-            let within = from
-                .as_ref()
-                .filter(|from| from.node == node)
-                .and_then(|from| from.within.clone());
+        let (mut value, mut missing) = (PageOfAll::default(), Vec::new());
+        parts.retain(|part| from.as_ref().is_none_or(|from| part.node >= from.node));
+        let (mut parts, mut bytes) = (VecDeque::from(parts), max_bytes);
+
+        while let Some(first) = parts.front().map(|part| part.node) {
+            let left = limit - value.items.len();
+            let from = from.as_ref().filter(|from| from.node == first);
+            let within = from.and_then(|from| from.within.clone());
             if left == 0 || bytes == 0 {
-                overall.value.cursor = Some(PageStart { node, within: None }.write());
+                value.cursor = Some(PageStart::at(first, None));
                 break;
             }
-            let page = match cluster {
-                Some(cluster) if node != self.id() => {
-                    let said = self
-                        .ask_one(cluster, app, node, &order(within, (left, bytes)))
-                        .await;
-                    said.and_then(|said| serde_json::from_str::<Page>(said.get()).ok())
+
+            let mut before = 0;
+            let mut asked = Vec::new();
+            for part in parts.iter().take(PAGE_PARTS_AT_ONCE) {
+                if before >= left {
+                    break;
                 }
-                _ => Some(here(within, (left, bytes)).await?),
-            };
-            let Some(page) = page else {
-                overall.missing.push(name);
-                continue;
-            };
-            bytes = page.items.iter().fold(bytes, |left, item| {
-                left.saturating_sub(item.get().len() + 1)
-            });
-            overall.value.items.extend(page.items);
-            if let Some(within) = page.cursor {
-                overall.value.cursor = Some(
-                    PageStart {
-                        node,
-                        within: Some(within),
+
+                let (node, bounds) = (part.node, (left - before, bytes));
+                let within = within.clone().filter(|_| node == first);
+                let (here, request) = (&here, &request);
+
+                asked.push(async move {
+                    match cluster {
+                        Some(cluster) if node != self.id() => {
+                            let request = request(within, bounds);
+                            let said = cluster.rpc.call_one(app, node, &request).await;
+                            Ok(said.and_then(|said| serde_json::from_str(said.get()).ok()))
+                        }
+                        _ => here(within, bounds).await.map(Some),
                     }
-                    .write(),
-                );
-                break;
+                });
+
+                before = before.saturating_add(usize::try_from(part.items).unwrap_or(usize::MAX));
+            }
+
+            for (at, page) in all_of(asked).await.into_iter().enumerate() {
+                let page: Option<Page> = page?;
+                let (items, size) = page
+                    .as_ref()
+                    .map_or((0, 0), |page| (page.items.len(), page.bytes()));
+                let has_room = value.items.len() + items <= limit && size <= bytes;
+                if at > 0 && !has_room {
+                    // More came meanwhile than were counted. It is asked again for what fits.
+                    break;
+                }
+                let Some(PagePart { node, name, .. }) = parts.pop_front() else {
+                    break;
+                };
+
+                let Some(page) = page else {
+                    value.unread.push(node);
+                    missing.push(name);
+                    continue;
+                };
+
+                bytes = bytes.saturating_sub(size);
+                value.items.extend(page.items);
+                if page.cursor.is_some() {
+                    value.cursor = Some(PageStart::at(node, page.cursor));
+                    return Ok(Overall { value, missing });
+                }
             }
         }
-        Ok(overall)
+
+        Ok(Overall { value, missing })
     }
 
-    /// The names of all nodes, this one's too.
-    pub(in super::super) fn all_names(&self) -> Vec<String> {
-        self.nodes(self.cluster.as_ref())
+    /// The names of the nodes that serve `app`, this one's too.
+    pub(in crate::node) fn serving_names(&self, app: AppId) -> Vec<String> {
+        self.nodes(|peers| peers.serving(app))
             .into_iter()
             .map(|(_, name)| name)
             .collect()
     }
 
     /// What people call a node that is there.
-    fn name_of(&self, id: NodeId) -> Option<String> {
-        let mut nodes = self.nodes(self.cluster.as_ref()).into_iter();
+    pub(super) fn name_of(&self, id: NodeId) -> Option<String> {
+        let mut nodes = self.nodes(Peers::all).into_iter();
         nodes.find(|(node, _)| *node == id).map(|(_, name)| name)
     }
 
-    /// All nodes by their ids, with their names.
-    fn nodes(&self, cluster: Option<&Cluster>) -> Vec<(NodeId, String)> {
+    /// This node and those `of` the others, by their ids, with their names.
+    fn nodes(&self, of: impl Fn(&Peers) -> Vec<Peer>) -> Vec<(NodeId, String)> {
+        let cluster = self.cluster.as_ref();
         let peers = cluster
-            .map(|cluster| cluster.peers.all())
+            .map(|cluster| of(cluster.membership.peers()))
             .unwrap_or_default();
         let mut nodes: Vec<_> = peers
             .into_iter()
@@ -645,12 +753,14 @@ fn merge(lists: Vec<Vec<Listed>>, limit: usize) -> (Vec<(String, Count)>, bool) 
             merged.entry(channel).or_default().push(present);
         }
     }
+
     let more = merged.len() > limit || known_to.is_some();
     let found = merged
         .into_iter()
         .take(limit)
         .map(|(name, parts)| (name, sum(parts)))
         .collect();
+
     (found, more)
 }
 
@@ -661,6 +771,7 @@ fn sum(parts: impl IntoIterator<Item = Present>) -> Count {
         connections,
         users,
         names,
+        ..
     } in parts
     {
         count.connections += connections;
@@ -669,6 +780,7 @@ fn sum(parts: impl IntoIterator<Item = Present>) -> Count {
             None => count.users += users,
         }
     }
+
     count.users += named.len() as u64;
     count
 }
@@ -724,11 +836,13 @@ mod tests {
             connections: names.len() as u64,
             users: names.len() as u64,
             names: Some(names.iter().map(ToString::to_string).collect()),
+            share: None,
         };
         let many = Present {
             connections: 5000,
             users: 4000,
             names: None,
+            share: None,
         };
         assert_eq!(
             sum([part(&["a", "b"]), part(&["b"])]),

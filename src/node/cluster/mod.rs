@@ -1,204 +1,331 @@
 //! This node among others: what goes over the bus, what comes from it, and who is there.
 //!
 //! Without a bus nothing of this exists, and the node is the whole cluster.
+//!
+//! [`Cluster`] has one component for each subject. Each owns its fields, has handles to what it needs, and not the node; its
+//! doc comment says who calls it. An arrow leads from a component to those whose handles it has:
+//!
+//! ```text
+//! EnvelopeSender ───────────┐      Replicator ──► UserEventSync
+//! Handover ──► Roster ──► NoticeRelay ──► Rpc ──► Membership ◄── RevocationSync
+//! ```
+//!
+//! | component | file | owns |
+//! | --- | --- | --- |
+//! | [`Membership`] | `leases`, `renewal`, `lead` | this node's lease, the other nodes, who leads an app |
+//! | [`Rpc`] | `ask`, `order` | requests that wait for answers |
+//! | [`NoticeRelay`] | `notices`, `unsent`, `peer_counts`, `buffer` | notices of members, and what other nodes have in watched channels |
+//! | [`Roster`] | `roster`, `gone` | the list of members in Redis |
+//! | [`EnvelopeSender`] | `spread` | nothing; it sends publications |
+//! | [`Replicator`] | `kept`, `watermarks`, `arrivals`, `replays` | how far durable channels are placed, and events that wait |
+//! | [`UserEventSync`] | `stored` | which stored events of users may have been missed |
+//! | [`Handover`] | `resume`, `moved` | places of lost connections that move between nodes |
+//! | [`RemovalRecords`] | `removed` | nothing; Redis has who was taken out of a channel while connected nowhere |
+//! | [`RevocationSync`] | `revoked` | which revocations in Redis are known here |
+//! | [`IdempotencyStore`] | `once` | nothing; Redis has the answers |
+//!
+//! The task that hears the bus (`receive`) gives each component what concerns it. It alone has the whole node, because what other
+//! nodes request (`handle_request`) are calls of the node. Calls over all nodes (`gather`, `leaving`) are the node's own, and ask by [`Rpc`].
+//! What was missed (`missed`) concerns several components, so [`Cluster`] sees to it, as it does to what a renewal of the lease shows.
 
-mod ask;
-mod attend;
-mod capture;
+mod arrivals;
+mod rpc;
+mod subscribe;
+mod notice_buffer;
 mod gather;
-mod kept;
+mod resume_from_list;
+mod durable;
+mod leadership;
 mod leases;
-mod moved;
+mod leaving;
+mod missed;
+mod relocations;
 mod notices;
-mod obey;
-mod once;
-mod order;
+mod rpc_handler;
+mod idempotency;
+mod rpc_request;
+mod unsent_notices;
+mod peer_counts;
 mod receive;
+mod removed;
 mod renewal;
+mod replays;
 mod resume;
 mod revoked;
-mod room;
+mod call_limit;
 mod roster;
 mod rules;
-mod silent;
-mod spread;
+mod send;
 mod stored;
+mod watermarks;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use ahash::AHashMap;
-use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
-use uuid::Uuid;
 
-use self::{
-    ask::Asked, capture::Captures, kept::Placed, leases::Peers, notices::Mail, receive::Recent,
-    renewal::Renewal,
+pub(super) use self::{
+    durable::{Appending, EchoTimeout, JoinLock, Replicator},
+    notice_buffer::NoticeBuffers,
+    send::{EnvelopeSender, Message, Sent},
+    subscribe::SubscriptionGuard,
 };
 pub(crate) use self::{
-    capture::Capture,
     gather::PageStart,
-    once::{Claimed, Once},
-    receive::Program,
-    resume::{Former, FormerChannel},
-    spread::Extent,
-    stored::{Hearing, Mender},
+    idempotency::{IdempotencyClaim, IdempotencyStore, IdempotentCall},
+    notice_buffer::NoticeBuffer,
+    receive::{Program, hear},
+    resume::{Handover, ResumeChannel, ResumeState},
+    send::ClusterScope,
+    stored::{CatchUpHandler, UserEventSync},
 };
-pub(super) use self::{
-    kept::{Appending, Patience},
-    spread::Message,
+use self::{
+    leases::{Membership, PeerChanges},
+    notices::NoticeRelay,
+    removed::RemovalRecords,
+    revoked::RevocationSync,
+    roster::Roster,
+    rpc::Rpc,
+    rpc_request::Request,
+    rules::RuleDigests,
 };
-use super::{Node, NodeError, Recalled};
+use super::{Node, NodeError, topic_locks::TopicLocks};
+pub(crate) use crate::bus::SubscriptionState;
 use crate::{
-    app::{App, SetupError},
-    broker::{Bus, BusError, Health, Inbox, Topic},
+    app::{App, Apps, SetupError},
+    auth::Revocations,
+    bus::{Bus, BusError, Health, Inbox, Topic},
     config::Config,
-    hub::{Change, Counts, Register},
-    id::{AppId, ConnectionId, NodeId},
-    limits::CHANGES_WAITING,
+    history::History,
+    hub::{Change, Hub, Register},
+    id::{AppId, NodeId},
     metrics::Metrics,
     supervisor::Supervisor,
 };
 
-/// What a node knows of the others, and what it waits for from them.
+/// The components of a node that has others beside it. It makes them, runs their tasks, and does what concerns several of them.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) bus: Arc<Bus>,
-    peers: Peers,
-    /// The lease is to be renewed at once, to learn of a node that has just come.
-    renew: Notify,
-    /// How that went.
-    renewal: Renewal,
-    /// It was given up.
-    has_left: AtomicBool,
-    /// Whether it was taken, and the others know.
-    belongs: AtomicBool,
-    asked: Asked,
-    /// Nodes that notices do not wait for.
-    silent: silent::Silent,
-    /// Publications that came by several topics, and were delivered.
-    delivered: Mutex<Recent<()>>,
-    /// What became of publications whose senders will ask.
-    counted: Mutex<Recent<Counts>>,
-    placed: Placed,
-    /// Kept events may have been missed.
-    behind: Notify,
-    /// Gaps of the bus.
-    gaps: AtomicU64,
-    /// Reasons why stored events of users may have been missed, here or there.
-    doubts: AtomicU64,
-    /// By shard: some may have been.
-    doubted: Box<[Notify]>,
-    /// Which revocations this node knows of those in Redis.
-    revoked: revoked::Known,
-    /// Lost connections whose clients came back to other nodes, which are about to say to what.
-    handed: Mutex<AHashMap<ConnectionId, Recalled>>,
-    /// Where their places in channels went.
-    moved: moved::Moved,
-    /// Changes of who is in which channel here, on their way to the node's list in Redis.
-    register: Register,
-    changes: Mutex<Option<mpsc::Receiver<Change>>>,
-    /// The list has to be written anew.
-    is_stale: AtomicBool,
-    relist: Notify,
-    /// What other nodes say of their members, for those who watch here.
-    mail: Mail,
-    /// Notices for those who wait for a page of members.
-    pub(super) captures: Captures,
-    /// The apps of this node by name.
-    apps: AHashMap<Arc<str>, AppId>,
+    node: NodeId,
+    pub(super) membership: Arc<Membership>,
+    pub(crate) rpc: Arc<Rpc>,
+    rules: RuleDigests,
+    pub(super) sender: EnvelopeSender,
+    pub(super) replicator: Arc<Replicator>,
+    pub(crate) stored: Arc<UserEventSync>,
+    /// Redis may have lost who is here, or who of Mesa's portals is there.
+    pub(super) mesa_missed: Notify,
+    pub(super) revoked: RevocationSync,
+    pub(crate) handover: Arc<Handover>,
+    removals: Arc<RemovalRecords>,
+    pub(crate) idempotency: IdempotencyStore,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) notices: Arc<NoticeRelay>,
+    apps: Arc<Apps>,
+    /// How long what the bus is to bring is waited for.
+    patience: Duration,
+}
+
+/// What the components of a cluster may have of their node. Each takes what it needs when it is made, and none has the node.
+pub(super) struct Handles<'a> {
+    pub(super) bus: Arc<Bus>,
+    pub(super) hub: &'a Arc<Hub>,
+    pub(super) apps: &'a Arc<Apps>,
+    pub(super) history: &'a Arc<dyn History>,
+    pub(super) topic_locks: &'a Arc<TopicLocks>,
+    pub(super) revocations: &'a Arc<Revocations>,
+    pub(super) name: &'a Arc<str>,
+    pub(super) config: &'a Config,
+}
+
+/// Starts the bus, if one is configured. Does not wait for it.
+///
+/// # Errors
+/// [`SetupError::Redis`].
+pub(super) fn start_bus(
+    config: &Config,
+    node: NodeId,
+    apps: &[App],
+    metrics: &Arc<Metrics>,
+    supervisor: &Supervisor,
+) -> Result<Option<(Arc<Bus>, Inbox)>, SetupError> {
+    let Some(redis) = &config.redis else {
+        return Ok(None);
+    };
+
+    let names = apps.iter().map(|app| app.name.clone()).collect();
+    let started = Bus::start(
+        redis,
+        &config.namespace,
+        names,
+        node,
+        &config.limits,
+        metrics.clone(),
+        supervisor.clone(),
+    )?;
+
+    Ok(Some(started))
 }
 
 impl Cluster {
-    /// Starts the bus, if one is configured. Does not wait for it.
-    ///
-    /// # Errors
-    /// [`SetupError::Redis`].
-    pub(in super::super) fn join(
-        config: &Config,
-        node: NodeId,
-        shards: usize,
-        apps: &[App],
-        metrics: &Arc<Metrics>,
-        supervisor: &Supervisor,
-    ) -> Result<Option<(Self, Inbox)>, SetupError> {
-        let Some(redis) = &config.redis else {
-            return Ok(None);
-        };
-        let names = apps.iter().map(|app| app.name.clone()).collect();
-        let (bus, inbox) = Bus::start(
-            redis,
-            &config.namespace,
-            names,
-            node,
-            &config.limits,
-            metrics.clone(),
-            supervisor.clone(),
-        )?;
-        let apps = apps.iter().map(|app| (app.name.clone(), app.id)).collect();
-        Ok(Some((Self::new(bus, apps, shards), inbox)))
-    }
+    /// Makes the components. All `changes` of who is in a channel here come out at the end of their register.
+    pub(super) fn new(handles: Handles<'_>, changes: (Register, mpsc::Receiver<Change>)) -> Self {
+        let membership = Arc::new(Membership::new(&handles));
+        let rpc = Arc::new(Rpc::new(&handles, &membership));
+        let notices = Arc::new(NoticeRelay::new(&handles, &membership, &rpc));
+        let roster = Roster::new(&handles, changes, &membership, &notices);
+        let roster = Arc::new(roster);
+        let sender = EnvelopeSender::new(&handles, &membership, &rpc);
+        let stored = Arc::new(UserEventSync::new(&handles));
+        let replicator = Arc::new(Replicator::new(&handles, &stored));
+        let revoked = RevocationSync::new(&handles, &membership);
+        let removals = Arc::new(RemovalRecords::new(&handles, &membership));
+        let handover = Handover::new(&handles, &rpc, &roster, &notices, &removals);
+        let handover = Arc::new(handover);
+        let idempotency = IdempotencyStore::new(&handles);
+        let rules = RuleDigests::new(&handles);
+        let Handles { bus, hub, apps, .. } = handles;
+        let node = hub.context().node;
 
-    fn new(bus: Arc<Bus>, apps: AHashMap<Arc<str>, AppId>, shards: usize) -> Self {
-        let (register, changes) = Register::new(CHANGES_WAITING);
         Self {
-            register,
-            changes: Mutex::new(Some(changes)),
-            is_stale: AtomicBool::new(false),
-            relist: Notify::new(),
-            mail: Mail::new(),
-            captures: Captures::default(),
+            roster,
+            notices,
             bus,
-            peers: Peers::default(),
-            renew: Notify::new(),
-            renewal: Renewal::default(),
-            has_left: AtomicBool::new(false),
-            belongs: AtomicBool::new(false),
-            asked: Asked::default(),
-            silent: silent::Silent::default(),
-            delivered: Mutex::default(),
-            counted: Mutex::default(),
-            placed: Placed::default(),
-            behind: Notify::new(),
-            gaps: AtomicU64::new(0),
-            doubts: AtomicU64::new(0),
-            doubted: (0..shards).map(|_| Notify::new()).collect(),
-            revoked: revoked::Known::default(),
-            handed: Mutex::default(),
-            moved: moved::Moved::default(),
-            apps,
+            node,
+            membership,
+            rpc,
+            rules,
+            sender,
+            replicator,
+            stored,
+            mesa_missed: Notify::new(),
+            revoked,
+            handover,
+            removals,
+            idempotency,
+            apps: apps.clone(),
+
+            patience: hub.context().limits.redis_timeout,
         }
     }
 
-    /// Where every change of who is in a channel goes.
-    pub(crate) fn register(&self) -> Register {
-        self.register.clone()
+    /// Takes part: holds this node's lease, tells of what it listens to, `topics` too, and keeps up with revoked tokens, until
+    /// the runtime ends.
+    pub(crate) async fn run_membership(self: Arc<Self>, topics: Vec<Topic>) {
+        let interest = self.bus.interest();
+        interest.add(Topic::Nodes);
+        interest.add(Topic::Node(self.node));
+        for app in self.apps.iter() {
+            interest.add(Topic::Dispatch(app.id));
+        }
+        for topic in topics {
+            interest.add(topic);
+        }
+        tokio::join!(self.run_lease(), self.revoked.run_revocations());
     }
 
-    /// Has the list of members written anew: it may have been lost.
-    fn relist(&self) {
-        self.is_stale.store(true, SeqCst);
-        self.relist.notify_one();
+    /// Why this node does not reach the others, or they are about to take it for gone, if that is so.
+    pub(crate) fn apart(&self) -> Option<String> {
+        match self.bus.health_of(&Topic::Nodes) {
+            Health::Down { since, reason } => Some(format!(
+                "Redis has been out of reach for {} s: {reason}",
+                since.elapsed().as_secs()
+            )),
+            Health::Up => self.membership.fault().or_else(|| {
+                let lacks = self.revoked.lacks_revoked();
+                lacks.then(|| "this node has not read yet which tokens were revoked".to_owned())
+            }),
+        }
     }
 
-    /// Whether that is due; it is the caller's to do then.
-    fn relist_due(&self) -> bool {
-        self.is_stale.swap(false, SeqCst) | self.register.has_lost()
+    /// What of Redis is out of reach though this node reaches the others, if anything is: publications, joins and requests that
+    /// need it are refused, and all others go on.
+    pub(crate) fn degraded(&self) -> Option<String> {
+        match self.bus.health() {
+            Health::Up => None,
+            Health::Down { since, reason } => Some(format!(
+                "a part of Redis has been out of reach for {} s: {reason}",
+                since.elapsed().as_secs()
+            )),
+        }
     }
 
-    fn app_named(&self, name: &str) -> Option<AppId> {
-        self.apps.get(name).copied()
+    /// Renews the lease, and acts on what that shows of the other nodes, until the lease is given up.
+    async fn run_lease(&self) {
+        let mut renewals = self.membership.renewals();
+        while renewals.is_due().await {
+            // The list of members lives as long as the lease.
+            let (renewed, ()) = tokio::join!(renewals.renew(), self.roster.renew_list());
+            let Ok(leases) = renewals.note(renewed) else {
+                continue;
+            };
+
+            if let Some(leases) = leases {
+                if leases.is_lapsed {
+                    // The members here may have been told to have left.
+                    self.roster.restore();
+                }
+                let changes = renewals.take_over(leases).await;
+                self.act_on(changes);
+            }
+
+            if !self.membership.belongs() {
+                // So that the others need not find out.
+                let told = self.rpc.notify_nodes(AppId(0), &Request::Hello).await;
+                self.membership.note_greeted(told.is_ok());
+            }
+        }
     }
 
-    fn count(&self, id: Uuid, counts: Counts) {
-        let mut counted = self.counted.lock();
-        // To several users it came as several messages.
-        let before = counted.get(&id).copied().unwrap_or_default();
-        counted.insert(id, before + counts);
+    fn act_on(&self, changes: PeerChanges) {
+        for gone in changes.dead {
+            tokio::spawn(self.roster.clone().reap(gone));
+        }
+        for peer in changes.came {
+            self.rules.tell(&self.rpc, peer.id);
+            self.notices.met(peer.id);
+        }
+        for peer in changes.went {
+            self.notices.gone(peer.id);
+        }
     }
+
+    /// What the components do until the runtime ends, by name.
+    pub(crate) fn tasks(self: &Arc<Self>) -> impl Iterator<Item = (&'static str, Task)> {
+        let own: [(_, Task); 1] = [("gaps", Box::pin(self.clone().run_gap_checks()))];
+        own.into_iter()
+            .chain(self.roster.tasks())
+            .chain(self.notices.tasks())
+            .chain(self.replicator.tasks())
+    }
+
+    /// The other nodes that hold leases.
+    pub(super) fn alive(&self) -> impl Iterator<Item = NodeId> {
+        self.membership
+            .peers()
+            .all()
+            .into_iter()
+            .map(|peer| peer.id)
+    }
+}
+
+/// What a component does until the runtime ends. Runs on a `LocalSet`.
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Checks that what serves `topics` is in reach. Other parts of Redis may be away.
+///
+/// # Errors
+/// [`NodeError::Away`] if it is not.
+fn check_reach<'t>(
+    bus: &Bus,
+    topics: impl IntoIterator<Item = &'t Topic>,
+) -> Result<(), NodeError> {
+    for topic in topics {
+        if let Health::Down { reason, .. } = bus.health_of(topic) {
+            return Err(NodeError::Away { reason });
+        }
+    }
+    Ok(())
 }
 
 /// Redis answered what no node has written.
@@ -210,60 +337,23 @@ fn unreadable(error: &redis::ParsingError) -> BusError {
 }
 
 impl Node {
-    /// The other nodes, unless this one is alone by configuration.
+    /// The other nodes, unless this one is alone by configuration, if they can be asked and can answer.
     ///
     /// # Errors
-    /// [`NodeError::Away`] while the bus does not reach them: nothing was sent.
+    /// [`NodeError::Away`] while the bus does not bring that: nothing was sent.
     pub(super) fn cluster_up(&self) -> Result<Option<&Cluster>, NodeError> {
         let Some(cluster) = &self.cluster else {
             return Ok(None);
         };
-        match cluster.bus.health() {
-            Health::Up => Ok(Some(cluster)),
-            Health::Down { reason, .. } => Err(NodeError::Away { reason }),
-        }
+        cluster.rpc.check_reach()?;
+        Ok(Some(cluster))
     }
 
-    /// Takes part: holds this node's lease, tells of what it listens to, and keeps up with revoked tokens, until the runtime
-    /// ends.
-    pub(crate) async fn belong(self: Arc<Self>) {
-        let Some(cluster) = &self.cluster else { return };
-        let interest = cluster.bus.interest();
-        interest.add(Topic::Nodes);
-        interest.add(Topic::Node(self.id()));
-        for app in &self.apps {
-            interest.add(Topic::Dispatch(app.id));
-        }
-        tokio::join!(self.keep_lease(cluster), self.keep_revoked(cluster));
-    }
-
-    /// Whether this node acts for all where one has to: at most one does at a time.
-    pub(crate) fn leads(&self) -> bool {
+    /// Whether this node acts for all in what concerns `app`, where one has to: at most one does at a time.
+    pub(crate) fn leads(&self, app: AppId) -> bool {
         self.cluster
             .as_ref()
-            .is_none_or(|cluster| cluster.peers.leads())
-    }
-
-    /// Why this node does not reach the others, or they are about to take it for gone, if that is so.
-    pub(crate) fn apart(&self) -> Option<String> {
-        let cluster = self.cluster.as_ref()?;
-        match cluster.bus.health() {
-            Health::Down { since, reason } => Some(format!(
-                "Redis has been out of reach for {} s: {reason}",
-                since.elapsed().as_secs()
-            )),
-            Health::Up => cluster
-                .renewal
-                .fault(self.config.limits.node_lease)
-                .or_else(|| {
-                    let is_known = cluster.belongs.load(SeqCst);
-                    (!is_known).then(|| "the other nodes do not know of this one yet".to_owned())
-                })
-                .or_else(|| {
-                    let lacks = Self::lacks_revoked(cluster);
-                    lacks.then(|| "this node has not read yet which tokens were revoked".to_owned())
-                }),
-        }
+            .is_none_or(|cluster| cluster.membership.peers().leads(app))
     }
 
     /// Its random id.

@@ -1,9 +1,9 @@
 //! Notices of members over all nodes: what is told here goes to those who watch elsewhere, and theirs to those who watch
-//! here.
+//! here. [`NoticeRelay`] has all of it.
 
 use std::{sync::Arc, time::Duration};
 
-use ahash::{AHashMap, AHashSet};
+use ahash::AHashMap;
 use parking_lot::Mutex;
 use serde_json::value::to_raw_value;
 use smol_str::SmolStr;
@@ -13,122 +13,217 @@ use tokio::{
 };
 
 use super::{
-    super::Node,
-    Cluster,
-    gather::Overall,
-    order::{Order, Tallies},
+    super::presence::LocalWatchers, Handles, Task, leases::Membership,
+    notice_buffer::NoticeBuffers, peer_counts::PeerCounts, rpc::Rpc, unsent_notices::UnsentNotices,
 };
 use crate::{
-    broker::{BusError, Topic},
-    hub::{About, Count, Notice, Tidings, Watching},
+    app::Apps,
+    bus::{Bus, BusError, Topic},
+    config::Presence as PresenceRule,
+    filter::Value,
+    hub::{About, Count, Hub, Notice, NoticeBatch, Watching},
     id::{AppId, ConnectionId, NodeId},
-    limits::{NOTICES_TOGETHER, NOTICES_WAITING, RECOVER_AGAIN, TALLY_TIMEOUT},
-    predicate::Value,
+    limits::{NOTICES_TOGETHER, NOTICES_WAITING, USERS_NAMED},
     protocol::{
-        envelope::{self, Notices, Told},
-        native::{self, Changes, Member, MemberKind},
+        envelope::{self, MemberNotice, Notices},
+        native::{self, Changes, Member},
     },
     time_slice::TimeSlice,
 };
 
+/// How often counts of a channel are told at most, and other nodes asked again since something may have been missed.
+const COUNTS_EVERY: Duration = Duration::from_secs(1);
+
 /// What other nodes say of their members, on its way to those who watch here.
 #[derive(Debug)]
-pub(super) struct Mail {
+pub(super) struct RemoteNotices {
     sender: mpsc::Sender<Notices>,
     end: Mutex<Option<mpsc::Receiver<Notices>>>,
-    /// Some were lost: whoever keeps a list has to fetch it anew.
+    /// Some of any channel were not sent: whoever keeps a list has to fetch it anew.
     lost: Notify,
-    /// Channels of which counts were told without some nodes.
-    uncounted: Mutex<AHashSet<(AppId, String)>>,
-    recount: Notify,
+    /// Changes that are yet to be told as counts. Those of a channel may be none: its counts are told all the same.
+    counts: Mutex<AHashMap<(AppId, SmolStr), Changes>>,
+    is_counted: Notify,
 }
 
-impl Mail {
-    pub(super) fn new() -> Self {
+impl RemoteNotices {
+    fn new() -> Self {
         let (sender, end) = mpsc::channel(NOTICES_WAITING);
         Self {
             sender,
             end: Mutex::new(Some(end)),
             lost: Notify::new(),
-            uncounted: Mutex::default(),
-            recount: Notify::new(),
+            counts: Mutex::default(),
+            is_counted: Notify::new(),
         }
     }
 
-    /// Takes notices in; false if too many wait, and those who watch will be told that there were some.
-    pub(super) fn push(&self, notices: Notices) -> bool {
-        let taken = self.sender.try_send(notices).is_ok();
-        if !taken {
-            self.lose();
+    /// Takes notices in; false if too many wait.
+    fn push(&self, notices: Notices) -> bool {
+        self.sender.try_send(notices).is_ok()
+    }
+
+    /// Has changes told as counts, with those that wait.
+    fn count(&self, app: AppId, channel: &str, changes: &Changes) {
+        let mut counts = self.counts.lock();
+        counts
+            .entry((app, channel.into()))
+            .or_default()
+            .add(changes);
+        self.is_counted.notify_one();
+    }
+
+    /// Has the counts of `channels` told.
+    pub(super) fn tell_counts(&self, channels: impl IntoIterator<Item = (AppId, SmolStr)>) {
+        for (app, channel) in channels {
+            self.count(app, &channel, &Changes::default());
         }
-        taken
-    }
-
-    /// Has the counts of `channels` told once more, when all nodes can be counted.
-    fn count_again(&self, app: AppId, channels: &[SmolStr]) {
-        let channels = channels.iter().map(|channel| (app, channel.to_string()));
-        self.uncounted.lock().extend(channels);
-        self.recount.notify_one();
-    }
-
-    /// Notes that notices may have been lost.
-    pub(super) fn lose(&self) {
-        self.lost.notify_one();
     }
 }
 
 /// What was said of one channel, together.
 #[derive(Debug, Default)]
-struct Said {
-    /// Each with the node that says it.
-    told: Vec<(NodeId, Told)>,
+struct ChannelNotices {
+    told: Vec<MemberNotice>,
     changes: Option<Changes>,
 }
 
-impl Said {
-    /// That there may have been something.
-    fn nothing() -> Self {
-        Self {
-            changes: Some(Changes::default()),
-            ..Self::default()
-        }
-    }
-
+impl ChannelNotices {
     fn add(&mut self, notices: Notices) {
-        let origin = NodeId(notices.origin);
-        self.told
-            .extend(notices.members.into_iter().map(|told| (origin, told)));
-        if let Some(Changes {
-            joined,
-            left,
-            updated,
-        }) = notices.changes
-        {
-            let changes = self.changes.get_or_insert_default();
-            changes.joined += joined;
-            changes.left += left;
-            changes.updated += updated;
+        self.told.extend(notices.members);
+        if let Some(changes) = &notices.changes {
+            self.changes.get_or_insert_default().add(changes);
         }
     }
 
     /// Tells no names any more.
     fn fold(&mut self) {
-        let changes = self.changes.get_or_insert_default();
-        for (_, told) in self.told.drain(..) {
-            match told.kind {
-                MemberKind::Joined => changes.joined += 1,
-                MemberKind::Left => changes.left += 1,
-                MemberKind::Updated => changes.updated += 1,
-            }
+        for notice in self.told.drain(..) {
+            self.changes.get_or_insert_default().count(notice.kind, 1);
         }
     }
 }
 
-impl Node {
-    /// Tells the nodes where someone may watch what has become of members here.
-    pub(in super::super) fn tell_elsewhere(&self, app: AppId, tidings: &Tidings) {
-        let Some(cluster) = &self.cluster else { return };
-        let told = |notice: &Notice| Told {
+/// Notices of members between nodes.
+///
+/// It owns what other nodes have said and is on its way to watchers here ([`RemoteNotices`]), what they have in watched channels
+/// ([`PeerCounts`]), what this node has yet to tell them ([`UnsentNotices`]), and who waits for notices behind a page
+/// ([`NoticeBuffers`]).
+///
+/// [`Node`](super::super::Node) gives it what happens here, the task that hears the bus what is said there, and the roster
+/// what has become of members of nodes that have ended. Parts of its `impl` are in `unsent.rs`, `peer_counts.rs` and `buffer.rs`.
+#[derive(Debug)]
+pub(crate) struct NoticeRelay {
+    pub(super) bus: Arc<Bus>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) apps: Arc<Apps>,
+    pub(super) membership: Arc<Membership>,
+    pub(super) rpc: Arc<Rpc>,
+    pub(super) remote_notices: RemoteNotices,
+    pub(super) peer_counts: Arc<PeerCounts>,
+    pub(super) unsent: Arc<UnsentNotices>,
+    pub(in crate::node) notice_buffers: NoticeBuffers,
+}
+
+impl NoticeRelay {
+    pub(super) fn new(handles: &Handles<'_>, membership: &Arc<Membership>, rpc: &Arc<Rpc>) -> Self {
+        Self {
+            bus: handles.bus.clone(),
+            hub: handles.hub.clone(),
+            apps: handles.apps.clone(),
+            membership: membership.clone(),
+            rpc: rpc.clone(),
+            remote_notices: RemoteNotices::new(),
+            peer_counts: Arc::new(PeerCounts::new(handles.bus.interest().clone())),
+            unsent: Arc::default(),
+            notice_buffers: NoticeBuffers::default(),
+        }
+    }
+
+    /// Takes in what another node says of its members; false if it is lost, since too much waits.
+    pub(super) fn take_in_notices(&self, mut notices: Notices) -> bool {
+        let Some(app) = self.apps.id_of(&notices.app) else {
+            return true;
+        };
+
+        let origin = NodeId(notices.origin);
+        let is_peer = || {
+            self.membership
+                .peers()
+                .all()
+                .iter()
+                .any(|peer| peer.id == origin)
+        };
+
+        let is_peer = notices.share.is_none() && is_peer();
+        let Some(is_settled) = self.peer_counts.take_in(app, &mut notices, is_peer) else {
+            return true;
+        };
+
+        if is_settled {
+            self.remote_notices
+                .count(app, &notices.channel, &Changes::default());
+        }
+
+        let is_news = !notices.members.is_empty() || notices.changes.is_some();
+        let topic = Topic::Watch(app, notices.channel.as_str().into());
+        let is_taken = !is_news || self.remote_notices.push(notices);
+        if !is_taken {
+            self.bus.gaps().note_dropped(&topic);
+        }
+
+        is_taken
+    }
+
+    /// What it does until the runtime ends, by name.
+    pub(super) fn tasks(self: &Arc<Self>) -> [(&'static str, Task); 3] {
+        [
+            (
+                "notices that are owed",
+                Box::pin(self.clone().run_unsent_notices()),
+            ),
+            (
+                "counts of other nodes",
+                Box::pin(self.clone().run_peer_counts()),
+            ),
+            (
+                "notices of other nodes",
+                Box::pin(self.clone().run_remote_notices()),
+            ),
+        ]
+    }
+
+    /// Notes that notices of any channel may not have come: all are to be looked at again.
+    pub(super) fn lose(&self) {
+        self.remote_notices.lost.notify_one();
+    }
+
+    /// Notes that a node has come.
+    pub(super) fn met(&self, node: NodeId) {
+        let peers = self.membership.peers();
+        self.peer_counts.met(node, |app| peers.serves(node, app));
+    }
+
+    /// Forgets a node that has gone.
+    pub(super) fn gone(&self, node: NodeId) {
+        self.remote_notices.tell_counts(self.peer_counts.gone(node));
+    }
+
+    /// Has other nodes asked what they have in the watched channels that `is_meant` names: notices of them may have been missed.
+    pub(super) fn suspected_gap(&self, is_meant: impl Fn(AppId, &SmolStr) -> bool) {
+        let serving = |app| self.membership.peers().serving_ids(app);
+        let alone = self.peer_counts.suspected_gap(serving, is_meant);
+        self.remote_notices.tell_counts(alone);
+    }
+
+    /// Whether a channel of this name shows its members to anyone.
+    pub(in crate::node) fn shows_members_of(&self, app: AppId, channel: &str) -> bool {
+        self.apps.get(app).rule(channel).presence != PresenceRule::Off
+    }
+
+    /// Tells the nodes where someone may watch what has become of members here, and what is here now.
+    pub(in crate::node) fn notify_remote(&self, app: AppId, batch: &NoticeBatch) {
+        let notice = |notice: &Notice| MemberNotice {
             kind: notice.kind,
             id: notice.member.id().to_string(),
             user: notice.member.user().map(ToOwned::to_owned),
@@ -137,313 +232,283 @@ impl Node {
                 .profile()
                 .and_then(|profile| to_raw_value(profile).ok()),
             previous: notice.previous.map(|id| id.to_string()),
+            is_inherited: notice.is_inherited,
             tally: notice.user_connections,
         };
+
         let notices = Notices {
-            origin: self.id().0,
-            app: self.app(app).name.to_string(),
-            channel: tidings.channel.to_string(),
-            members: tidings.notices.iter().map(told).collect(),
-            changes: tidings.counted.as_ref().map(|(changes, _)| *changes),
+            members: batch.notices.iter().map(notice).collect(),
+            changes: batch.counted.as_ref().map(|(changes, _)| *changes),
+            share: batch.share.clone(),
+            ..self.notices_of(app, &batch.channel)
         };
-        let sent = Self::publish_notices(cluster, app, &notices);
-        tokio::spawn(async move {
-            if let Err(error) = sent.await {
-                tracing::debug!(%error, "notices to other nodes were lost");
-            }
-        });
+
+        self.publish_or_queue(app, &notices);
     }
 
-    /// Puts notices on their way at once.
+    /// Notices of this node that say nothing of `channel` yet.
+    pub(super) fn notices_of(&self, app: AppId, channel: &str) -> Notices {
+        Notices {
+            origin: self.hub.context().node.0,
+            app: self.apps.get(app).name.to_string(),
+            channel: channel.to_owned(),
+            members: Vec::new(),
+            changes: None,
+            share: None,
+            is_gone: false,
+            is_copy: false,
+        }
+    }
+
+    /// Puts notices on their way at once: to those who watch, and to nodes of version 1, if there are any.
     pub(super) fn publish_notices(
-        cluster: &Cluster,
+        &self,
         app: AppId,
         notices: &Notices,
     ) -> impl Future<Output = Result<u64, BusError>> + Send + 'static + use<> {
-        let topic = Topic::Channel(app, notices.channel.as_str().into());
-        cluster.bus.publish(&topic, envelope::notices(notices))
+        let channel = SmolStr::from(&notices.channel);
+        let is_news = !notices.members.is_empty() || notices.changes.is_some();
+        let version = self.membership.peers().version();
+        let is_copied = is_news && version < envelope::NOTICES_WITH_SHARES;
+
+        let copied = is_copied.then(|| {
+            let copy = Notices {
+                share: None,
+                is_copy: true,
+                ..notices.clone()
+            };
+            let topic = Topic::Channel(app, channel.clone());
+            self.bus.publish(&topic, envelope::notices(&copy, version))
+        });
+
+        let topic = Topic::Watch(app, channel);
+        let notice = self
+            .bus
+            .publish(&topic, envelope::notices(notices, version));
+        async move {
+            let notice = notice.await;
+            if let Some(copied) = copied {
+                copied.await?;
+            }
+            notice
+        }
     }
 
     /// Whether anyone here is to hear of the members of `channel`.
-    pub(in super::super) fn is_heard(&self, app: AppId, channel: &str) -> bool {
-        self.hub.presence(app).is_watched(channel)
-            || self
-                .cluster
-                .as_ref()
-                .is_some_and(|cluster| cluster.captures.is_waiting(app, channel))
+    pub(in crate::node) fn is_heard(&self, app: AppId, channel: &str) -> bool {
+        self.peer_counts.is_watched(app, channel)
     }
 
-    /// Adds what the other nodes have to what is about to be told here of channels of one app.
-    pub(in super::super) async fn count_elsewhere(&self, app: AppId, tidings: &mut [Tidings]) {
-        let counted = tidings.iter().filter(|one| one.counted.is_some());
-        let channels: Vec<SmolStr> = counted.map(|one| one.channel.clone()).collect();
-        if !channels.is_empty()
-            && let Ok(overall) = self.counts_everywhere(app, &channels).await
-        {
-            if let Some(cluster) = self
-                .cluster
-                .as_ref()
-                .filter(|_| !overall.missing.is_empty())
-            {
-                cluster.mail.count_again(app, &channels);
-            }
-            let counted = tidings.iter_mut().filter_map(|one| one.counted.as_mut());
-            for ((_, count), now) in counted.zip(overall.value) {
-                *count = now;
+    /// Adds what the other nodes have to what is about to be told here of a channel.
+    pub(in crate::node) fn count_remote(&self, app: AppId, batch: &mut NoticeBatch) {
+        let (counts, channel) = (&self.peer_counts, &batch.channel);
+        for notice in &batch.notices {
+            if let Some(previous) = notice.previous.filter(|_| notice.is_inherited) {
+                counts.release(app, channel, previous.node, notice.member.user());
             }
         }
-        for one in tidings {
-            self.tally_elsewhere(app, one).await;
+
+        if !counts.is_named(app, channel) {
+            // Nobody knows how often each user is there.
+            let mut changes = Changes::default();
+            for notice in batch.notices.drain(..) {
+                changes.count(notice.kind, 1);
+            }
+            if changes != Changes::default() {
+                self.remote_notices.count(app, channel, &changes);
+            }
+        }
+
+        for notice in &mut batch.notices {
+            if let Some(user) = notice.member.user() {
+                notice.user_connections += counts.tally(app, channel, user);
+            }
+        }
+
+        if let Some((_, count)) = &mut batch.counted {
+            *count = self.count_of_all(app, channel);
+        }
+
+        self.note_told(app, channel);
+    }
+
+    /// Those who are told of members here.
+    fn watchers(&self) -> LocalWatchers<'_> {
+        LocalWatchers {
+            hub: &self.hub,
+            notice_buffers: Some(&self.notice_buffers),
         }
     }
 
-    /// Adds how often users are there on other nodes to notices that are about to be told here.
-    async fn tally_elsewhere(&self, app: AppId, tidings: &mut Tidings) {
-        let mut notices: Vec<&mut Notice> = tidings
-            .notices
-            .iter_mut()
-            .filter(|notice| notice.member.user().is_some())
-            .collect();
-        let users = notices
-            .iter()
-            .filter_map(|notice| notice.member.user().map(ToOwned::to_owned))
-            .collect();
-        let there = self.tallies_elsewhere(app, &tidings.channel, users).await;
-        for (at, notice) in notices.iter_mut().enumerate() {
-            notice.user_connections += sum(&there, at, None);
+    /// Notes that something of `channel` is told to someone here: again, if nodes are not known yet, when they are.
+    fn note_told(&self, app: AppId, channel: &str) {
+        let is_watched = self.hub.presence(app).is_watched(channel);
+        if is_watched || self.notice_buffers.is_waiting(app, channel) {
+            self.peer_counts.told(app, channel);
         }
     }
 
-    /// How often each user is in the channel, node by node. A node that does not say so in time is left out: one that has gone
-    /// must not hold up every notice.
-    async fn tallies_elsewhere(
-        &self,
-        app: AppId,
-        channel: &str,
-        users: Vec<String>,
-    ) -> Vec<(NodeId, Vec<u64>)> {
-        let Some(cluster) = self.cluster.as_ref().filter(|_| !users.is_empty()) else {
-            return Vec::new();
-        };
-        let order = Order::Tallies {
-            channel: channel.to_owned(),
-            users,
-        };
-        let gathered = self.ask_heard(cluster, app, &order, TALLY_TIMEOUT).await;
-        gathered
-            .read_named()
-            .map(|(node, Tallies { tallies })| (node, tallies))
-            .collect()
+    /// How many are in a channel that is watched here, on all nodes.
+    pub(super) fn count_of_all(&self, app: AppId, channel: &str) -> Count {
+        let here = self.hub.presence(app).count(channel);
+        let names = self.hub.presence(app).users(channel, USERS_NAMED);
+        let counts = &self.peer_counts;
+        counts.total(app, channel, here, names.as_deref())
     }
 
     /// Tells this node's watchers what other nodes say of their members, in the order in which each says it, until the
     /// runtime ends. What has gathered meanwhile is told together.
-    pub(crate) async fn pass_notices_on(self: Arc<Self>) {
-        let Some(cluster) = &self.cluster else { return };
-        let Some(mut mail) = cluster.mail.end.lock().take() else {
+    pub(super) async fn run_remote_notices(self: Arc<Self>) {
+        let Some(mut remote_notices) = self.remote_notices.end.lock().take() else {
             return;
         };
-        let (mut batch, mut untold) = (Vec::new(), AHashSet::new());
-        // When those who may have missed something are told next: nothing that comes meanwhile puts it off.
+
+        let (mut batch, mut is_counted, mut is_lost) = (Vec::new(), false, false);
         let mut next = Instant::now();
         loop {
             tokio::select! {
-                n = mail.recv_many(&mut batch, NOTICES_TOGETHER) => if n == 0 { return },
-                () = cluster.mail.lost.notified() => untold.extend(self.watched_channels()),
-                () = cluster.mail.recount.notified() => {
-                    if untold.is_empty() {
-                        next = Instant::now() + self.config.limits.ask_timeout;
+                n = remote_notices.recv_many(&mut batch, NOTICES_TOGETHER) => if n == 0 { return },
+                () = self.remote_notices.lost.notified() => is_lost = true,
+                () = self.remote_notices.is_counted.notified() => is_counted = true,
+                () = tokio::time::sleep_until(next), if is_counted || is_lost => {
+                    is_counted = false;
+                    next = Instant::now() + COUNTS_EVERY;
+                    if std::mem::take(&mut is_lost) {
+                        self.suspected_gap(|_, _| true);
                     }
-                    untold.extend(std::mem::take(&mut *cluster.mail.uncounted.lock()));
-                }
-                () = tokio::time::sleep_until(next), if !untold.is_empty() => {
-                    let Some((app, channel)) = untold.iter().next().cloned() else { continue };
-                    let again = self.pass_on(app, &channel, Said::nothing()).await;
-                    next = Instant::now() + again.unwrap_or_default();
-                    if again.is_none() {
-                        untold.remove(&(app, channel));
-                    }
+                    self.notify_gathered().await;
                 }
             }
-            let mut channels: AHashMap<(AppId, String), Said> = AHashMap::new();
+
+            let mut channels: AHashMap<(AppId, String), ChannelNotices> = AHashMap::new();
             for mut notices in batch.drain(..) {
-                if let Some(app) = cluster.app_named(&notices.app) {
+                if let Some(app) = self.apps.id_of(&notices.app) {
                     let channel = std::mem::take(&mut notices.channel);
                     channels.entry((app, channel)).or_default().add(notices);
                 }
             }
+
             for ((app, channel), said) in channels {
-                if self.pass_on(app, &channel, said).await.is_some() {
-                    untold.insert((app, channel));
-                }
+                self.pass_on(app, &channel, said).await;
             }
         }
     }
 
-    fn watched_channels(&self) -> Vec<(AppId, String)> {
-        let of = |app: &crate::app::App| {
-            let app = app.id;
-            self.hub
-                .presence(app)
-                .watched_channels()
-                .into_iter()
-                .map(move |channel| (app, channel.to_string()))
-        };
-        self.apps.iter().flat_map(of).collect()
-    }
-
-    /// Tells those who are to hear of `channel`. Where counts were to be told, and could not be had of every node, returns after
-    /// which time to try it again.
-    async fn pass_on(&self, app: AppId, channel: &str, mut said: Said) -> Option<Duration> {
-        if !self.is_heard(app, channel) {
-            return None;
-        }
+    /// Tells those who are to hear of `channel`; counts later.
+    async fn pass_on(&self, app: AppId, channel: &str, mut said: ChannelNotices) {
         // Who may see only counts, or would see too many, is told no names.
-        let only_counts = self.watching(app, channel, true) == Watching::Counts;
-        if only_counts || said.told.len() > self.config.limits.presence_notices as usize {
+        let only_counts = self.apps.get(app).watching(channel, true) == Watching::Counts
+            || !self.peer_counts.is_named(app, channel);
+        if only_counts || said.told.len() > self.hub.context().limits.presence_notices as usize {
             said.fold();
         }
-        let users: Vec<String> = said
-            .told
-            .iter()
-            .filter_map(|(_, told)| told.user.clone())
-            .collect();
-        let here = self.hub.presence(app).tallies(channel, &users);
-        let there = self.tallies_elsewhere(app, channel, users).await;
-        let mut frames: Vec<About> = Vec::with_capacity(said.told.len() + 1);
-        let mut at = 0;
-        for (origin, told) in said.told {
-            let mut more = 0;
-            if told.user.is_some() {
-                // The node that says it has counted its own.
-                more = here.get(at).copied().unwrap_or(0) + sum(&there, at, Some(origin));
-                at += 1;
-            }
-            frames.extend(frame_of(channel, &told, told.tally + more));
-        }
-        let mut again = None;
-        if let Some(changes) = said.changes {
-            match self.counts_everywhere(app, &[channel.into()]).await {
-                Ok(Overall { value, missing }) => {
-                    // One that does not answer is not waited for, and all are told once more in each round.
-                    again = (!missing.is_empty()).then_some(self.config.limits.ask_timeout);
-                    let Count { connections, users } = value.first().copied().unwrap_or_default();
-                    frames.push((
-                        None,
-                        native::members_changed(channel, &changes, connections, users),
-                    ));
-                }
-                Err(_) => again = Some(RECOVER_AGAIN),
-            }
-        }
-        self.tell_here(app, channel, &frames, &mut TimeSlice::begin())
-            .await;
-        again
-    }
-}
 
-/// How often the user numbered `at` is there on all nodes but `except`.
-fn sum(tallies: &[(NodeId, Vec<u64>)], at: usize, except: Option<NodeId>) -> u64 {
-    let others = tallies.iter().filter(|(node, _)| Some(*node) != except);
-    others.filter_map(|(_, tallies)| tallies.get(at)).sum()
+        let users = said.told.iter().filter_map(|notice| notice.user.clone());
+        let users: Vec<String> = users.collect();
+        let here = self.hub.presence(app).tallies(channel, &users);
+        let mut here = here.into_iter();
+
+        // The others' are in it already.
+        let frame = |notice: &MemberNotice| {
+            let more = notice.user.as_ref().and_then(|_| here.next());
+            frame_of(channel, notice, notice.tally + more.unwrap_or(0))
+        };
+
+        let frames: Vec<About> = said.told.iter().filter_map(frame).collect();
+        if let Some(changes) = said.changes {
+            self.remote_notices.count(app, channel, &changes);
+        }
+
+        self.note_told(app, channel);
+        self.watchers()
+            .tell(app, channel, &frames, &mut TimeSlice::begin())
+            .await;
+    }
+
+    /// Tells the counts that are to be told.
+    async fn notify_gathered(&self) {
+        let counts = std::mem::take(&mut *self.remote_notices.counts.lock());
+        let mut slice = TimeSlice::begin();
+        for ((app, channel), changes) in counts {
+            if !self.is_heard(app, &channel) {
+                continue;
+            }
+            let Count { connections, users } = self.count_of_all(app, &channel);
+            let frame = native::members_changed(&channel, &changes, connections, users);
+            self.note_told(app, &channel);
+            self.watchers()
+                .tell(app, &channel, &[(None, frame)], &mut slice)
+                .await;
+        }
+    }
 }
 
 /// A notice of another node's member, as this node's clients get it.
-fn frame_of(channel: &str, told: &Told, user_connections: u64) -> Option<About> {
-    let id: ConnectionId = told.id.parse().ok()?;
-    let data = told
+fn frame_of(channel: &str, notice: &MemberNotice, user_connections: u64) -> Option<About> {
+    let id: ConnectionId = notice.id.parse().ok()?;
+    let data = notice
         .data
         .as_ref()
         .and_then(|data| Value::from_json(&mut data.get().as_bytes().to_vec(), None).ok());
     let member = Member {
         id,
-        user: told.user.as_deref(),
+        user: notice.user.as_deref(),
         data: data.as_ref(),
     };
-    let previous = told.previous.as_ref().and_then(|id| id.parse().ok());
+
+    let previous = notice.previous.as_ref().and_then(|id| id.parse().ok());
     Some((
         Some(id),
-        native::member(told.kind, channel, &member, user_connections, previous),
+        native::member(notice.kind, channel, &member, user_connections, previous),
     ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::native::MemberKind;
 
-    fn notices(origin: u32, kinds: &[MemberKind], changes: Option<Changes>) -> Notices {
-        let told = |(n, &kind): (usize, &MemberKind)| Told {
+    fn notices(kinds: &[MemberKind], changes: Option<Changes>) -> Notices {
+        let notice = |(n, &kind): (usize, &MemberKind)| MemberNotice {
             kind,
             id: n.to_string(),
             user: None,
             data: None,
             previous: None,
+            is_inherited: false,
             tally: 0,
         };
-        let members = kinds.iter().enumerate().map(told).collect();
         Notices {
-            origin,
+            origin: 1,
             app: String::new(),
             channel: String::new(),
-            members,
+            members: kinds.iter().enumerate().map(notice).collect(),
             changes,
+            share: None,
+            is_gone: false,
+            is_copy: false,
+        }
+    }
+
+    fn changes(joined: u64, left: u64, updated: u64) -> Changes {
+        Changes {
+            joined,
+            left,
+            updated,
         }
     }
 
     #[test]
     fn what_several_nodes_say_stays_in_order_and_adds_up() {
-        let mut said = Said::default();
-        said.add(notices(1, &[MemberKind::Joined, MemberKind::Left], None));
-        said.add(notices(
-            2,
-            &[MemberKind::Updated],
-            Some(Changes {
-                joined: 2,
-                left: 0,
-                updated: 1,
-            }),
-        ));
-        said.add(notices(
-            1,
-            &[MemberKind::Joined],
-            Some(Changes {
-                joined: 0,
-                left: 3,
-                updated: 0,
-            }),
-        ));
-        let order: Vec<_> = said
-            .told
-            .iter()
-            .map(|(node, told)| (node.0, told.kind))
-            .collect();
-        let expected = [
-            (1, MemberKind::Joined),
-            (1, MemberKind::Left),
-            (2, MemberKind::Updated),
-            (1, MemberKind::Joined),
-        ];
-        assert_eq!(order, expected);
+        use MemberKind::{Joined, Left, Updated};
+        let mut said = ChannelNotices::default();
+        said.add(notices(&[Joined, Left], None));
+        said.add(notices(&[Updated], Some(changes(2, 0, 1))));
+        said.add(notices(&[Joined], Some(changes(0, 3, 0))));
+        let kinds: Vec<_> = said.told.iter().map(|notice| notice.kind).collect();
+        assert_eq!(kinds, [Joined, Left, Updated, Joined]);
         said.fold();
         assert!(said.told.is_empty());
-        assert_eq!(
-            said.changes,
-            Some(Changes {
-                joined: 4,
-                left: 4,
-                updated: 2
-            })
-        );
-    }
-
-    #[test]
-    fn who_has_told_its_tally_is_not_counted_twice() {
-        let there = [
-            (NodeId(1), vec![1, 2]),
-            (NodeId(2), vec![10, 20]),
-            (NodeId(3), vec![]),
-        ];
-        assert_eq!(sum(&there, 1, Some(NodeId(2))), 2);
-        assert_eq!(sum(&there, 0, None), 11);
+        assert_eq!(said.changes, Some(changes(4, 4, 2)));
     }
 }

@@ -5,29 +5,27 @@ use std::{collections::VecDeque, hash::Hash, sync::Arc};
 use ahash::AHashMap;
 use bytes::Bytes;
 use serde_json::value::to_raw_value;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use uuid::Uuid;
 
 use super::{
-    super::{Node, NodeError, Target, To},
+    super::{Node, mesa::MesaChannel},
     Cluster,
-    kept::{self, Arrived},
-    order::{Order, Part, Refusal},
-    room::Room,
+    arrivals::Arrived,
+    call_limit::{CallLimit, ProgramBytes, ProgramRoom},
+    durable,
+    rpc_handler::handle_request,
+    rpc_request::{Part, Refusal, Request},
 };
 use crate::{
-    broker::{Inbox, Incoming, Topic},
-    history::{Key, Position},
-    hub::{Counts, Reach, Selection, Ticket},
+    bus::{Inbox, Incoming, Topic},
+    history::{Key, Position, Topic as Durable},
+    hub::Counts,
     id::{AppId, NodeId},
     limits::{PROGRAM_BYTES, RECENT_PUBLICATIONS},
     log_limit::Line,
-    predicate::Value,
     protocol::{
-        envelope::{Aim, Envelope, EnvelopeError, Header, Names, Request},
+        envelope::{Envelope, EnvelopeError, Header, Names, WireRequest, WireTarget},
         event::Draft,
         frame::Frame,
     },
@@ -78,129 +76,110 @@ pub(crate) enum Program {
         app: AppId,
         message: Bytes,
         /// Held while the message waits.
-        room: OwnedSemaphorePermit,
+        room: ProgramBytes,
+    },
+    /// Something of Mesa's programs.
+    Mesa {
+        app: AppId,
+        channel: MesaChannel,
+        payload: Bytes,
+        /// Held while it waits.
+        room: ProgramBytes,
     },
     /// A program says more than a body may have bytes.
     TooLong { app: AppId, bytes: usize },
-    /// Another node has done what one was to do of the message with this digest.
-    Done { digest: String },
+    /// Another node has done what one was to do of the messages with these digests.
+    Done { app: AppId, digests: Vec<String> },
+}
+
+impl Program {
+    /// The app that it is about.
+    pub(crate) fn app(&self) -> AppId {
+        match self {
+            Self::Said { app, .. }
+            | Self::Mesa { app, .. }
+            | Self::TooLong { app, .. }
+            | Self::Done { app, .. } => *app,
+        }
+    }
 }
 
 /// What hears the bus: its tasks run on one thread.
-struct Ear {
+///
+/// It has the whole node, and is the only part of the cluster that does: what other nodes request is carried out by the node
+/// as its own calls are, and whom an event means is found as for its own publications. All else goes to the component that
+/// it concerns.
+struct BusReceiver {
     node: Arc<Node>,
+    cluster: Arc<Cluster>,
+    /// Publications that came by several topics, and were delivered.
+    delivered: Recent<()>,
     /// Events for everyone that are being placed: in order among each other, and before whatever comes next.
     to_everyone: JoinSet<()>,
-    orders: Room,
+    requests: CallLimit,
     programs: mpsc::Sender<Program>,
     /// For the bytes of programs' messages that wait.
-    room: Arc<Semaphore>,
+    room: ProgramRoom,
 }
 
-impl Node {
-    /// Takes what comes from the bus until that ends. Messages of programs that act straight through Redis go on to
-    /// `programs`. Runs on a `LocalSet`.
-    pub(crate) async fn hear(self: Arc<Self>, mut inbox: Inbox, programs: mpsc::Sender<Program>) {
-        let orders = Room::new(self.apps.len());
-        let mut ear = Ear {
-            node: self,
-            to_everyone: JoinSet::new(),
-            orders,
-            programs,
-            room: Arc::new(Semaphore::new(PROGRAM_BYTES)),
-        };
-        let mut slice = TimeSlice::begin();
-        while let Some(incoming) = inbox.next().await {
-            slice.rest().await;
-            match incoming {
-                Incoming::Message {
-                    topic: Topic::Dispatch(app),
-                    payload,
-                } => ear.said(app, payload),
-                Incoming::Message { payload, .. } => ear.message(&payload).await,
-                Incoming::Gap => {
-                    tracing::warn!(
-                        "events of other nodes may have been missed; kept ones are fetched"
-                    );
-                    if let Some(cluster) = &ear.node.cluster {
-                        ear.node.doubt_stored(cluster).await;
-                        cluster.relist();
-                        cluster.mail.lose();
-                        cluster.behind.notify_one();
-                        // Readiness waits for a lease that was not renewed meanwhile.
-                        cluster.renew.notify_one();
-                    }
-                }
-            }
-        }
-    }
+/// Takes what comes from the bus until that ends. Messages of programs that act straight through Redis go on to `dispatch_consumer`. Runs
+/// on a `LocalSet`.
+pub(crate) async fn hear(
+    node: Arc<Node>,
+    cluster: Arc<Cluster>,
+    mut inbox: Inbox,
+    programs: mpsc::Sender<Program>,
+) {
+    let apps = node.apps.len();
+    let mut receiver = BusReceiver {
+        requests: CallLimit::new(apps),
+        node,
+        cluster,
+        delivered: Recent::default(),
+        to_everyone: JoinSet::new(),
+        programs,
+        room: ProgramRoom::new(PROGRAM_BYTES, apps),
+    };
 
-    /// Understands what another node says of whom it means.
-    pub(super) fn target_of(aim: Aim) -> Result<Target, NodeError> {
-        let params = |params: Box<serde_json::value::RawValue>| {
-            // It was written from a value.
-            Value::from_json(&mut params.get().as_bytes().to_vec(), None)
-                .map_err(|_| NodeError::Failed)
-        };
-        Ok(Target {
-            to: aim.to.map(|to| To {
-                users: to.users,
-                channels: to.channels,
-                connections: to.connections,
-            }),
-            filter: aim.filter,
-            params: aim.params.map(params).transpose()?,
-            except: aim.except,
-        })
-    }
-
-    pub(super) async fn selection_of(&self, app: AppId, aim: Aim) -> Result<Selection, NodeError> {
-        let target = Self::target_of(aim)?;
-        let bound = self.compile_aside_of_bus(app, &target).await?;
-        self.select(app, target, bound)
-    }
-
-    /// Waits for the gate as long as it takes: for what has been accepted, and is bounded already.
-    pub(in super::super) async fn admit_in_time(
-        &self,
-        selection: &Selection,
-        bytes: usize,
-    ) -> (Reach, Ticket) {
-        loop {
-            let reach = self.hub.reach(selection);
-            if let Ok(ticket) = self.hub.admit(selection.app, &reach, bytes).await {
-                return (reach, ticket);
+    let mut slice = TimeSlice::begin();
+    while let Some(incoming) = inbox.next().await {
+        slice.rest().await;
+        let Incoming { topic, payload } = incoming;
+        match topic {
+            Topic::Dispatch(app) => receiver.said(app, payload),
+            Topic::Raw(_) | Topic::Mesa(_) => receiver.mesa_said(&topic, payload),
+            _ => {
+                let is_to_one = matches!(topic, Topic::Node(_));
+                receiver.message(&payload, is_to_one).await;
             }
         }
     }
 }
 
-impl Ear {
-    async fn message(&mut self, payload: &[u8]) {
-        let node = self.node.clone();
-        let Some(cluster) = &node.cluster else { return };
-        let envelope = Envelope::read(payload);
-        if let Ok(envelope) = &envelope {
-            cluster.silent.heard(NodeId(envelope.origin()));
-        }
-        match envelope {
-            Ok(Envelope::Event { header, frame }) => self.event(cluster, header, frame).await,
-            Ok(Envelope::Kept {
+impl BusReceiver {
+    /// Takes a message of another node. `is_to_one`: it went to this node alone.
+    async fn message(&mut self, payload: &[u8], is_to_one: bool) {
+        let (node, cluster) = (self.node.clone(), self.cluster.clone());
+        match Envelope::read(payload) {
+            Ok(Envelope::Event { header, frame }) => self.event(&cluster, header, frame).await,
+            Ok(Envelope::Durable {
                 epoch,
                 offset,
                 header,
                 draft,
             }) => {
-                self.kept(cluster, kept::position(epoch, offset), header, &draft)
+                self.receive_durable(&cluster, durable::position(epoch, offset), header, &draft)
                     .await;
             }
-            Ok(Envelope::Request(request)) => self.request(cluster, &request).await,
+            Ok(Envelope::Request(request)) => self.request(&cluster, &request, is_to_one).await,
             Ok(Envelope::Notices(notices)) => {
-                if notices.origin != node.id().0 && !cluster.mail.push(notices) {
+                // A copy is for nodes of version 1.
+                let is_for_this = notices.origin != node.id().0 && !notices.is_copy;
+                if is_for_this && !cluster.notices.take_in_notices(notices) {
                     self.skip("too many notices of members wait");
                 }
             }
-            Ok(Envelope::Answer(answer)) => cluster.asked.answered(&answer),
+            Ok(Envelope::Answer(answer)) => cluster.rpc.answered(&answer),
             Err(error @ EnvelopeError::Version(_)) => {
                 node.metrics.bus_unknown_version.inc();
                 tracing::debug!(%error, "a message of another node was skipped");
@@ -217,34 +196,52 @@ impl Ear {
             origin,
             id,
             app,
-            aim,
+            wire_target,
             many,
             receipt,
         } = header;
-        if NodeId(origin) == self.node.id() || (many && !cluster.delivered.lock().insert(id, ())) {
+
+        if NodeId(origin) == self.node.id() || (many && !self.delivered.insert(id, ())) {
             return;
         }
-        let Some(app) = cluster.app_named(&app) else {
+        let Some(app) = cluster.apps.id_of(&app) else {
             return self.skip("its app is not served here");
         };
-        let selection = match self.node.selection_of(app, aim).await {
+
+        let key = topic_of(app, &wire_target);
+        let selection = match self.node.selection_of(app, wire_target).await {
             Ok(selection) => selection,
             Err(error) => return self.skip(&error.to_string()),
         };
+
         let for_all = selection.is_for_all();
         if !for_all {
             self.settle().await;
         }
-        let (reach, ticket) = self.node.admit_in_time(&selection, frame.len()).await;
-        let node = self.node.clone();
+
+        if let Some(key) = key.filter(|key| cluster.replicator.arrivals().is_waiting(key)) {
+            let arrived = Arrived {
+                key,
+                position: None,
+                id,
+                selection,
+                frame,
+                receipt,
+            };
+            return cluster.replicator.arrive(arrived).await;
+        }
+
+        let (reach, permit) = self.node.hub.admit_in_time(&selection, frame.len()).await;
+        let replicator = cluster.replicator.clone();
         let place = async move {
-            let counts = node
-                .place_from_bus(&selection, reach, &frame, &ticket)
+            let counts = replicator
+                .place_from_bus(&selection, reach, &frame, &permit)
                 .await;
-            if let (true, Some(cluster)) = (receipt, &node.cluster) {
-                cluster.count(id, counts);
+            if receipt {
+                replicator.note_counts(id, counts);
             }
         };
+
         if for_all {
             self.to_everyone.spawn_local(place);
             while self.to_everyone.try_join_next().is_some() {}
@@ -253,7 +250,7 @@ impl Ear {
         }
     }
 
-    async fn kept(
+    async fn receive_durable(
         &mut self,
         cluster: &Cluster,
         position: Position,
@@ -263,42 +260,36 @@ impl Ear {
         let Header {
             id,
             app,
-            aim,
+            wire_target,
             receipt,
             ..
         } = header;
-        let Some(app) = cluster.app_named(&app) else {
+
+        let Some(app) = cluster.apps.id_of(&app) else {
             return self.skip("its app is not served here");
         };
-        let (key, numbered) = match &aim.to {
-            Some(Names {
-                users, channels, ..
-            }) => match (&users[..], &channels[..]) {
-                ([user], []) => (Key::user(app, user.as_str().into()), None),
-                ([], [channel]) => (
-                    Key::channel(app, channel.as_str().into()),
-                    Some(position.offset),
-                ),
-                _ => return self.skip("it is kept, and not for one channel or user"),
-            },
-            None => return self.skip("it is kept, and for everyone"),
+        let Some(key) = topic_of(app, &wire_target) else {
+            return self.skip("it is stored, and not for one channel or user");
         };
-        let selection = match self.node.selection_of(app, aim).await {
+
+        let numbered = matches!(key.topic, Durable::Channel(_)).then_some(position.offset);
+        let selection = match self.node.selection_of(app, wire_target).await {
             Ok(selection) => selection,
             Err(error) => return self.skip(&error.to_string()),
         };
+
         self.settle().await;
         let frame = draft.finish(numbered);
         let arrived = Arrived {
-            key: key.clone(),
-            position,
+            key,
+            position: Some(position),
             id,
             selection,
             frame,
             receipt,
         };
-        let counts = self.node.arrive(arrived).await;
-        cluster.placed.came(id, &key, counts);
+
+        cluster.replicator.arrive(arrived).await;
     }
 
     fn skip(&self, reason: &str) {
@@ -313,62 +304,92 @@ impl Ear {
         while self.to_everyone.join_next().await.is_some() {}
     }
 
-    async fn request(&mut self, cluster: &Cluster, request: &Request<'_>) {
+    async fn request(&mut self, cluster: &Cluster, request: &WireRequest<'_>, is_to_one: bool) {
         let from = NodeId(request.origin);
         if from == self.node.id() {
             return;
         }
-        let order = match serde_json::from_str::<Order>(request.order.get()) {
-            Ok(order) => order,
-            Err(error) => return self.skip(&format!("its request cannot be read: {error}")),
+
+        let rpc = match serde_json::from_str::<Request>(request.order.get()) {
+            Ok(rpc) => rpc,
+            Err(error) => {
+                // A newer node asks for something new, and need not wait.
+                self.refuse(request, format!("the request is not known here: {error}"));
+                return self.skip(&format!("its request cannot be read: {error}"));
+            }
         };
-        if let Order::Hello = order {
-            cluster.renew.notify_one();
+
+        if let Request::Hello = rpc {
+            cluster.membership.renew_now();
             return;
         }
-        if let Order::Rules { node, apps } = order {
-            return self.node.compare_rules(&node, &apps);
+        if let Request::LookAgain = rpc {
+            return cluster.notices.lose();
         }
+        if let Request::Rules { node, apps } = rpc {
+            return cluster.rules.compare(&node, &apps);
+        }
+
         // What follows is about an app, and nodes need not have the same.
-        let Some(app) = cluster.app_named(&request.app) else {
+        let Some(app) = cluster.apps.id_of(&request.app) else {
+            // What is asked of all nodes is asked of those that serve the app, and no answer is expected of the others.
+            if is_to_one {
+                self.refuse(request, "the app is not served here".to_owned());
+            }
             return;
         };
-        let (id, node) = (request.id, self.node.clone());
-        if let Order::Done { digest } = order {
-            return self.program(Program::Done { digest });
-        }
-        if let Order::Receipt { id: publication } = order {
+
+        let id = request.id;
+        let rpc = match rpc {
+            Request::Done { digest } => {
+                let digests = vec![digest];
+                return self.program(Program::Done { app, digests });
+            }
+            Request::DoneTogether { digests } => {
+                return self.program(Program::Done { app, digests });
+            }
+            rpc => rpc,
+        };
+
+        if let Request::Receipt { id: publication } = rpc {
             // What it asks about came before it, and must be placed to be counted.
             self.settle().await;
-            let part = Part::of(
-                cluster
-                    .counted
-                    .lock()
-                    .get(&publication)
-                    .copied()
-                    .unwrap_or_default(),
-            );
-            let Ok(result) = to_raw_value(&part) else {
-                return;
-            };
+            let (rpc, replicator) = (cluster.rpc.clone(), cluster.replicator.clone());
             tokio::task::spawn_local(async move {
-                if let Some(cluster) = &node.cluster {
-                    node.answer(cluster, from, id, &result).await;
+                replicator.arrivals().settled(publication).await;
+                let counts = replicator.counts_of(publication);
+                if let Ok(result) = to_raw_value(&Part::of(counts.unwrap_or_default())) {
+                    rpc.answer(from, id, &result).await;
                 }
             });
             return;
         }
-        let permit = self.orders.take(app, &order);
+
+        let permit = self.requests.take(app, &rpc);
+        let (node, cluster) = (self.node.clone(), self.cluster.clone());
         tokio::task::spawn_local(async move {
-            let Some(cluster) = &node.cluster else { return };
             let result = match permit {
-                Some(_permit) => node.obey(app, from, order).await,
+                Some(_permit) => handle_request(&node, &cluster, (app, from), rpc).await,
                 None => to_raw_value(&Refusal {
                     error: "too many requests at once".to_owned(),
                 }),
             };
             if let Ok(result) = result {
-                node.answer(cluster, from, id, &result).await;
+                cluster.rpc.answer(from, id, &result).await;
+            }
+        });
+    }
+
+    /// Answers a request that is not carried out, if an answer is expected.
+    fn refuse(&self, request: &WireRequest<'_>, error: String) {
+        let (from, id) = (NodeId(request.origin), request.id);
+        if id == 0 {
+            return;
+        }
+        let rpc = self.cluster.rpc.clone();
+        tokio::task::spawn_local(async move {
+            if let Ok(result) = to_raw_value(&Refusal { error }) {
+                rpc.answer(from, id, &result).await;
             }
         });
     }
@@ -376,13 +397,35 @@ impl Ear {
     /// Takes in what a program says, if it is no longer than the body of a call may be.
     fn said(&self, app: AppId, message: Bytes) {
         let bytes = message.len();
-        if bytes > self.node.live().config.limits.body_bytes {
+        if bytes > self.node.runtime_config().config.limits.body_bytes {
             return self.program(Program::TooLong { app, bytes });
         }
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-        match self.room.clone().try_acquire_many_owned(permits) {
-            Ok(room) => self.program(Program::Said { app, message, room }),
-            Err(_) => self.drop_program(),
+        match self.room.take(app, bytes) {
+            Some(room) => self.program(Program::Said { app, message, room }),
+            None => self.drop_program(),
+        }
+    }
+
+    /// Takes in what is heard of Mesa's programs. What was decided about a message is a little longer than that.
+    fn mesa_said(&self, topic: &Topic, payload: Bytes) {
+        let Some((app, channel)) = self.node.mesa.channel(topic) else {
+            return;
+        };
+
+        let bytes = payload.len();
+        let is_long = bytes > self.node.runtime_config().config.limits.body_bytes;
+        if is_long && channel != MesaChannel::Settled {
+            return self.program(Program::TooLong { app, bytes });
+        }
+
+        match self.room.take(app, bytes) {
+            Some(room) => self.program(Program::Mesa {
+                app,
+                channel,
+                payload,
+                room,
+            }),
+            None => self.drop_program(),
         }
     }
 
@@ -400,12 +443,28 @@ impl Ear {
     }
 }
 
+/// The one user or channel that is meant, if it is one.
+fn topic_of(app: AppId, wire_target: &WireTarget) -> Option<Key> {
+    let Names {
+        users,
+        channels,
+        connections,
+    } = wire_target.to.as_ref()?;
+    match (&users[..], &channels[..]) {
+        ([user], []) if connections.is_empty() => Some(Key::user(app, user.as_str().into())),
+        ([], [channel]) if connections.is_empty() => {
+            Some(Key::channel(app, channel.as_str().into()))
+        }
+        _ => None,
+    }
+}
+
 impl Part {
     fn of(counts: Counts) -> Self {
         Self {
-            matched: counts.looked.matched,
+            matched: counts.scan.matched,
             queued: counts.queued,
-            filter_errors: counts.looked.errors,
+            filter_errors: counts.scan.errors,
         }
     }
 }

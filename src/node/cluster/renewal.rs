@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{broker::BusError, metrics::Metrics};
+use crate::{bus::BusError, metrics::Metrics};
 
 /// When the lease was renewed last, and why not since.
 #[derive(Debug, Default)]
@@ -52,6 +52,7 @@ impl Renewal {
             }
             is_news
         };
+
         metrics.bus.renewals_refused.inc();
         if is_news {
             tracing::warn!(
@@ -69,6 +70,7 @@ impl Renewal {
             .as_ref()
             .map(|why| format!(": {why}"))
             .unwrap_or_default();
+
         match state.renewed.map(|renewed| renewed.elapsed()) {
             None => Some(format!("the other nodes do not know of this one yet{why}")),
             Some(age) if age > length / 2 => Some(format!(

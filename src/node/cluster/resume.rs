@@ -2,40 +2,49 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use ahash::AHashSet;
+use ahash::{AHashMap, AHashSet};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use smol_str::SmolStr;
 
 use super::{
-    super::{Node, Recalled},
-    Cluster,
-    order::Order,
+    super::{LocalResume, Node},
+    Handles,
+    leases::Membership,
+    notices::NoticeRelay,
+    relocations::Relocations,
+    removed::RemovalRecords,
+    roster::Roster,
+    rpc::Rpc,
+    rpc_request::Request,
 };
 use crate::{
-    broker::{BusError, Topic},
-    hub::Snapshot,
+    auth::Revocations,
+    filter::Value,
+    hub::{Hub, Snapshot},
     id::{AppId, ConnectionId, NodeId},
-    limits::{HANDED_OVER, LEFT_AGAIN, LEFT_TRIES},
-    log_limit::Line,
-    predicate::Value,
+    limits::HANDED_OVER,
     protocol::{
-        envelope::{self, Notices, Told},
+        envelope::{MemberNotice, Notices},
         native::MemberKind,
     },
 };
 
 /// What a lost connection had, as its node says it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Former {
+pub(crate) struct ResumeState {
     /// Its profile as JSON; `null` if none.
-    profile: Box<RawValue>,
-    pub(crate) channels: Vec<FormerChannel>,
+    pub(super) profile: Box<RawValue>,
+    pub(crate) channels: Vec<ResumeChannel>,
+    /// It comes from the list of members of a node that does not answer.
+    #[serde(skip)]
+    pub(crate) is_listed: bool,
 }
 
 /// A channel that it was in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct FormerChannel {
+pub(crate) struct ResumeChannel {
     pub(crate) name: String,
     /// It heard of the others.
     pub(crate) watched: bool,
@@ -43,7 +52,7 @@ pub(crate) struct FormerChannel {
     pub(crate) was_allowed: bool,
 }
 
-impl Former {
+impl ResumeState {
     /// Its profile.
     pub(crate) fn profile(&self) -> Option<Value> {
         let profile = Value::from_json(&mut self.profile.get().as_bytes().to_vec(), None).ok()?;
@@ -59,23 +68,39 @@ pub(super) enum Settled {
     Claimed(Vec<String>),
     /// False: its time was over, and it has left them all. True is what a node of an earlier version says.
     Held(bool),
+    /// [`IN_LIST`].
+    Elsewhere(String),
 }
+
+/// What a node hands out of a lost connection. It is not read as such, since an untagged enum has no raw JSON.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Handed {
+    /// What it had; nothing if it is not known.
+    Known(Option<ResumeState>),
+    /// [`IN_LIST`].
+    Elsewhere(String),
+}
+
+/// What a node says that departs: its list of members in Redis has what the connection had.
+const IN_LIST: &str = "in the list";
 
 /// The channels of another node's lost connection, on their way to the one here that takes its place. Their members are
 /// told that the lost one has left those that were not taken when this is dropped: its own node says nothing any more.
 #[derive(Debug)]
-pub(crate) struct Takeover {
-    node: Arc<Node>,
+pub(crate) struct RemoteResume {
+    hub: Arc<Hub>,
+    notices: Arc<NoticeRelay>,
     app: AppId,
     lost: ConnectionId,
     user: Option<SmolStr>,
     profile: Box<RawValue>,
-    channels: VecDeque<FormerChannel>,
+    channels: VecDeque<ResumeChannel>,
 }
 
-impl Takeover {
+impl RemoteResume {
     /// The next channel.
-    pub(crate) fn next(&self) -> Option<FormerChannel> {
+    pub(crate) fn next(&self) -> Option<ResumeChannel> {
         self.channels.front().cloned()
     }
 
@@ -89,82 +114,88 @@ impl Takeover {
     fn keep(&mut self, settled: &Settled) -> Vec<String> {
         let claimed: AHashSet<&str> = match settled {
             Settled::Claimed(claimed) => claimed.iter().map(String::as_str).collect(),
-            Settled::Held(true) => return Vec::new(),
+            Settled::Held(true) | Settled::Elsewhere(_) => return Vec::new(),
             Settled::Held(false) => AHashSet::new(),
         };
-        let limbo = &self.node.hub.context().limbo;
+
+        let resume_table = &self.hub.context().resume_table;
         let all = std::mem::take(&mut self.channels);
         let (kept, gone): (Vec<_>, Vec<_>) = all
             .into_iter()
             .partition(|channel| claimed.contains(&*channel.name));
         self.channels = kept.into();
         for channel in &gone {
-            limbo.give_up(&self.lost, &channel.name);
+            resume_table.give_up(&self.lost, &channel.name);
         }
+
         let gone = gone.into_iter().map(|channel| channel.name);
         match settled {
             Settled::Held(_) => gone.collect(),
             // As on its own node: a channel that it was taken out of does not come back.
-            Settled::Claimed(_) => Vec::new(),
+            Settled::Claimed(_) | Settled::Elsewhere(_) => Vec::new(),
+        }
+    }
+
+    /// Gives up the channels that are in `removed`.
+    fn leave(&mut self, removed: &[SmolStr]) {
+        let is_removed =
+            |channel: &ResumeChannel| removed.iter().any(|name| *name == *channel.name);
+        // In front, where they are given up one after another.
+        self.channels
+            .make_contiguous()
+            .sort_by_key(|channel| !is_removed(channel));
+        while self.channels.front().is_some_and(is_removed) {
+            self.give_up();
         }
     }
 
     /// Gives the next channel up.
     pub(crate) fn give_up(&mut self) {
-        let Some(FormerChannel { name, .. }) = self.channels.pop_front() else {
+        let Some(ResumeChannel { name, .. }) = self.channels.pop_front() else {
             return;
         };
+
         // It may have been claimed, or taken out of the channel: its members are told here all the same.
-        self.node.hub.context().limbo.give_up(&self.lost, &name);
+        self.hub.context().resume_table.give_up(&self.lost, &name);
         let user: Vec<String> = self.user.iter().map(ToString::to_string).collect();
         let tally = self
-            .node
             .hub
             .presence(self.app)
             .tallies(&name, &user)
             .first()
             .copied()
             .unwrap_or(0);
+
         let notices = |tally: u64| Notices {
-            origin: self.node.id().0,
-            app: self.node.app(self.app).name.to_string(),
-            channel: name.clone(),
-            members: vec![Told {
+            members: vec![MemberNotice {
                 kind: MemberKind::Left,
                 id: self.lost.to_string(),
                 user: user.first().cloned(),
                 data: (self.profile.get() != "null").then(|| self.profile.clone()),
                 previous: None,
+                is_inherited: false,
                 tally,
             }],
-            changes: None,
+            share: Some(self.hub.presence(self.app).share(&name)),
+            ..self.notices.notices_of(self.app, &name)
         };
+
         // This node's own watchers hear it as if another one said so, which adds what is here by itself.
-        if self
-            .node
-            .cluster
-            .as_ref()
-            .is_some_and(|cluster| !cluster.mail.push(notices(0)))
-        {
-            self.node.metrics.bus_skipped.inc();
+        let own = Notices {
+            share: None,
+            ..notices(0)
+        };
+
+        if !self.notices.take_in_notices(own) {
+            self.hub.context().metrics.bus_skipped.inc();
         }
-        let (topic, payload) = (
-            Topic::Channel(self.app, name.as_str().into()),
-            envelope::notices(&notices(tally)),
-        );
-        let node = self.node.clone();
-        tokio::spawn(async move {
-            let Some(cluster) = &node.cluster else { return };
-            if let Err(error) = tell_left(cluster, &topic, &payload).await
-                && let Some(others) = node.lines().note(Line::LeftUntold)
-            {
-                tracing::warn!(others, %error, "members elsewhere do not know that a lost connection has left");
-            }
-        });
+
+        // Nobody else will ever tell it.
+        self.notices.publish_or_queue(self.app, &notices(tally));
     }
 }
 
-impl Drop for Takeover {
+impl Drop for RemoteResume {
     fn drop(&mut self) {
         while !self.channels.is_empty() {
             self.give_up();
@@ -172,94 +203,147 @@ impl Drop for Takeover {
     }
 }
 
-/// Publishes a notice, again for as long as it certainly did not go out: nobody else will ever tell it.
-async fn tell_left(
-    cluster: &Cluster,
-    topic: &Topic,
-    payload: &bytes::Bytes,
-) -> Result<(), BusError> {
-    for _ in 1..LEFT_TRIES {
-        match cluster.bus.publish(topic, payload.clone()).await {
-            Err(BusError::Away { .. } | BusError::Full) => tokio::time::sleep(LEFT_AGAIN).await,
-            told => return told.map(|_| ()),
-        }
-    }
-    cluster
-        .bus
-        .publish(topic, payload.clone())
-        .await
-        .map(|_| ())
+/// Places of lost connections whose clients come back to another node: from here to there, and from there to here.
+///
+/// It owns what was handed out and is not settled yet, and where places went. Sessions that resume call it, and the task that
+/// hears the bus for other nodes. It takes what an ended node had from that node's list ([`Roster`]).
+#[derive(Debug)]
+pub(crate) struct Handover {
+    hub: Arc<Hub>,
+    revocations: Arc<Revocations>,
+    membership: Arc<Membership>,
+    rpc: Arc<Rpc>,
+    roster: Arc<Roster>,
+    notices: Arc<NoticeRelay>,
+    removals: Arc<RemovalRecords>,
+    /// Lost connections whose clients came back to other nodes, which are about to say to what.
+    handed: Mutex<AHashMap<ConnectionId, LocalResume>>,
+    /// Where their places in channels went.
+    pub(super) moved: Relocations,
 }
 
-impl Node {
+impl Handover {
+    pub(super) fn new(
+        handles: &Handles<'_>,
+        rpc: &Arc<Rpc>,
+        roster: &Arc<Roster>,
+        notices: &Arc<NoticeRelay>,
+        removals: &Arc<RemovalRecords>,
+    ) -> Self {
+        Self {
+            hub: handles.hub.clone(),
+            revocations: handles.revocations.clone(),
+            membership: notices.membership.clone(),
+            rpc: rpc.clone(),
+            roster: roster.clone(),
+            notices: notices.clone(),
+            removals: removals.clone(),
+            handed: Mutex::default(),
+            moved: Relocations::default(),
+        }
+    }
+
     /// Finds the channels of the connection `id` of another node for a client who proves to be the same by user and
-    /// device. That node holds them for [`HANDED_OVER`]: they are settled by [`Node::settle_elsewhere`], or left.
-    pub(crate) async fn recall_elsewhere(
+    /// device. That node holds them for [`HANDED_OVER`]: they are settled by [`Handover::settle_remote`], or left. What a node had
+    /// that does not answer is taken from its list in Redis.
+    pub(crate) async fn begin_remote_resume(
         &self,
         app: AppId,
         id: &ConnectionId,
         user: Option<&str>,
         device: Option<&str>,
-    ) -> Option<Former> {
-        let cluster = self.cluster.as_ref()?;
-        if id.node == self.id() || !cluster.peers.all().iter().any(|peer| peer.id == id.node) {
+    ) -> Option<ResumeState> {
+        let context = self.hub.context();
+        if id.node == context.node || context.limits.resume_window.is_zero() {
             return None;
         }
-        let (user, device) = (user.map(ToOwned::to_owned), device.map(ToOwned::to_owned));
-        let order = Order::Recall {
+
+        let request = Request::Recall {
             id: id.to_string(),
-            user,
-            device,
+            user: user.map(ToOwned::to_owned),
+            device: device.map(ToOwned::to_owned),
         };
-        let said = self.ask_one(cluster, app, id.node, &order).await?;
-        serde_json::from_str::<Option<Former>>(said.get())
-            .ok()
-            .flatten()
+
+        let said = self.rpc.call_one(app, id.node, &request).await;
+        let handed = said.map(|said| serde_json::from_str::<Option<ResumeState>>(said.get()));
+        match handed {
+            Some(Ok(resume_state)) => resume_state,
+            // It is not there, or says that it departs.
+            None | Some(Err(_)) => self.roster.resume_from_list(app, id, user, device).await,
+        }
     }
 
     /// Tells the node of the lost connection `id` which channels its client is about to come back to here, as `own`; the others
     /// are left. Returns the channels to come back to, and the names of those that it comes too late for.
-    pub(crate) async fn settle_elsewhere(
+    pub(crate) async fn settle_remote(
         self: &Arc<Self>,
+        node: &Node,
         own: &Snapshot,
         id: ConnectionId,
-        former: Former,
-    ) -> (Takeover, Vec<String>) {
+        resume_state: ResumeState,
+    ) -> (RemoteResume, Vec<String>) {
         let app = own.app;
-        let names = former.channels.iter().map(|channel| &channel.name);
+        let names = resume_state.channels.iter().map(|channel| &channel.name);
         let taken: Vec<String> = names.cloned().collect();
-        let mut takeover = Takeover {
-            node: self.clone(),
+
+        let mut remote_resume = RemoteResume {
+            hub: self.hub.clone(),
+            notices: self.notices.clone(),
             app,
             lost: id,
             user: own.user_name().cloned(),
-            profile: former.profile,
-            channels: former.channels.into(),
-        };
-        let Some(cluster) = &self.cluster else {
-            return (takeover, Vec::new());
+            profile: resume_state.profile,
+            channels: resume_state.channels.into(),
         };
 
         // Before that node lets go of the places: whoever takes connections out of the channel finds them there or here.
         let mut lost = own.clone();
         Arc::make_mut(&mut lost).attributes.connection.id = id;
         let places: Vec<SmolStr> = taken.iter().map(SmolStr::from).collect();
-        self.hub.context().limbo.expect(&lost, &places);
+        self.hub.context().resume_table.expect(&lost, &places);
 
-        let order = Order::Settle {
+        let mut settled = None;
+        if !resume_state.is_listed {
+            settled = self.settle_with(app, id, &taken).await;
+        }
+
+        let is_silent = !resume_state.is_listed && settled.is_none();
+        let is_from_list = matches!(settled, None | Some(Settled::Elsewhere(_)));
+        if is_from_list {
+            // Else whoever reaps that node tells that the client has left.
+            settled = self.roster.take_from_list(app, &id, &taken).await;
+        }
+
+        if is_silent {
+            // It may have crashed since, and its client is not to lose its channels for that.
+            settled = None;
+        }
+
+        let mut gone = settled.map_or_else(Vec::new, |settled| remote_resume.keep(&settled));
+        if is_from_list {
+            let names = remote_resume.channels.iter().map(|channel| &channel.name);
+            let places: Vec<SmolStr> = names.map(SmolStr::from).collect();
+            // After the places are expected here, or a call that takes it out meanwhile would find neither.
+            let removed = self.removals.removed_from(node, &lost, &places).await;
+            remote_resume.leave(&removed);
+            gone.extend(removed.iter().map(ToString::to_string));
+        }
+
+        (remote_resume, gone)
+    }
+
+    /// Tells the node of the lost connection `id` which channels its client comes back to. Nothing if it does not answer.
+    async fn settle_with(&self, app: AppId, id: ConnectionId, taken: &[String]) -> Option<Settled> {
+        let request = Request::Settle {
             id: id.to_string(),
-            taken,
+            taken: taken.to_vec(),
         };
-        let said = self.ask_one(cluster, app, id.node, &order).await;
+        let said = self.rpc.call_one(app, id.node, &request).await;
         let settled = said.and_then(|said| serde_json::from_str::<Settled>(said.get()).ok());
-        let gone = if let Some(settled) = settled {
-            takeover.keep(&settled)
-        } else {
-            // It may have crashed; its client is not to lose its channels for that.
+        if settled.is_none() {
             tracing::debug!(connection = %id, "its node did not say that it handed its channels over");
-            Vec::new()
-        };
-        (takeover, gone)
+        }
+        settled
     }
 
     /// Hands out what this node has of a lost connection.
@@ -269,56 +353,90 @@ impl Node {
         id: &str,
         user: Option<&str>,
         device: Option<&str>,
-    ) -> Option<Former> {
-        let cluster = self.cluster.as_ref()?;
+    ) -> Handed {
+        if self.membership.departs() {
+            return Handed::Elsewhere(IN_LIST.to_owned());
+        }
+        Handed::Known(self.hand_out_now(app, id, user, device))
+    }
+
+    fn hand_out_now(
+        self: &Arc<Self>,
+        app: AppId,
+        id: &str,
+        user: Option<&str>,
+        device: Option<&str>,
+    ) -> Option<ResumeState> {
         let id: ConnectionId = id.parse().ok()?;
-        let recalled = self.recall(app, &id, user, device)?;
-        let profile = recalled.lost.profile();
+        let client = (app, user, device);
+        let local_resume = LocalResume::find(&self.hub, &self.revocations, &id, client)?;
+        let profile = local_resume.lost.profile();
         let profile = to_raw_value(&profile).ok()?;
-        let channel = |(name, watched): &(SmolStr, bool)| FormerChannel {
+
+        let channel = |(name, watched): &(SmolStr, bool)| ResumeChannel {
             name: name.to_string(),
             watched: *watched,
-            was_allowed: recalled.lost.rights.may_join(name),
+            was_allowed: local_resume.lost.rights.may_join(name),
         };
-        let channels = recalled.left().map(channel).collect();
-        cluster.handed.lock().insert(id, recalled);
-        let node = self.clone();
+
+        let channels = local_resume.left().map(channel).collect();
+        self.handed.lock().insert(id, local_resume);
+        let handover = self.clone();
+
         tokio::spawn(async move {
             tokio::time::sleep(HANDED_OVER).await;
             // Whatever is not settled by now is left.
-            let unsettled = node
-                .cluster
-                .as_ref()
-                .and_then(|cluster| cluster.handed.lock().remove(&id));
+            let unsettled = handover.handed.lock().remove(&id);
             drop(unsettled);
         });
-        Some(Former { profile, channels })
+
+        Some(ResumeState {
+            profile,
+            channels,
+            is_listed: false,
+        })
     }
 
     /// Lets go of what was handed out to the node `to`, where its client takes the places in the channels `taken`.
     pub(super) fn settle(&self, id: &str, taken: &[String], to: NodeId) -> Settled {
-        let handed = self.cluster.as_ref().and_then(|cluster| {
-            let id = id.parse::<ConnectionId>().ok()?;
-            let recalled: Recalled = cluster.handed.lock().remove(&id)?;
-            Some((cluster, recalled))
-        });
-        let Some((cluster, mut recalled)) = handed else {
+        let id = id.parse::<ConnectionId>().ok();
+        let handed = id.and_then(|id| self.handed.lock().remove(&id));
+        let Some(mut local_resume) = handed else {
             return Settled::Held(false);
         };
-        let (app, taken) = (recalled.lost.app, taken.iter().map(String::as_str));
+
+        if self.membership.departs() {
+            // They are in the list, which is written already. That node takes them from there.
+            while local_resume.next().is_some() {
+                local_resume.taken();
+            }
+            return Settled::Elsewhere(IN_LIST.to_owned());
+        }
+
+        let (app, taken) = (local_resume.lost.app, taken.iter().map(String::as_str));
         let taken: AHashSet<&str> = taken.collect();
         let mut claimed = Vec::new();
-        while let Some((channel, _)) = recalled.next() {
+
+        while let Some((channel, _)) = local_resume.next() {
             if !taken.contains(&*channel) {
-                recalled.give_up();
+                local_resume.give_up();
                 continue;
             }
+
             // Before the place is gone from here: whoever does not find it any more learns where it went.
-            cluster.moved.note(app, &channel, to);
-            if recalled.hand_over() {
+            self.moved.note(app, &channel, to);
+            if local_resume.hand_over() {
+                // Before the other node tells of its client: what is here counts there.
+                let user = local_resume.lost.user_name();
+                let notices = Notices {
+                    share: Some(self.hub.presence(app).share_of(&channel, user)),
+                    ..self.notices.notices_of(app, &channel)
+                };
+                self.notices.publish_or_queue(app, &notices);
                 claimed.push(channel.to_string());
             }
         }
+
         Settled::Claimed(claimed)
     }
 }

@@ -5,12 +5,15 @@
 //! number with every renewal of its lease, and reads the hash where it has missed something: after its start, after
 //! Redis was away, and after a message that was lost. What Redis itself has lost, the node that leads gives back.
 
-use std::sync::{
-    Arc, LazyLock,
-    atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
+    time::Duration,
 };
 
 use ahash::AHashMap;
@@ -21,14 +24,20 @@ use smol_str::SmolStr;
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    super::{Node, NodeError, ReplaceReceipt, RevokeReceipt, publish::to_its_end},
-    Cluster,
-    order::{Number, Order},
+    super::{
+        Node, NodeError, ReplaceReceipt, RevokeReceipt, identity::refuse_tokens,
+        publish::run_detached,
+    },
+    Handles,
+    leases::Membership,
+    rpc_request::{Number, Request},
     unreadable,
 };
 use crate::{
-    auth::{Revocation, Revoked, unix_now},
-    broker::{BusError, Script, Topic},
+    app::Apps,
+    auth::{Revocation, Revocations, Revoked, unix_now},
+    bus::{Bus, BusError, Script, Topic},
+    hub::Hub,
     id::AppId,
     limits::{MEMBERS_AT_ONCE, REVOCATIONS_OUTLIVE, REVOCATIONS_STORED, TOKEN_LEEWAY},
     time_slice::TimeSlice,
@@ -83,7 +92,7 @@ pub(super) struct Changes {
 
 /// What this node knows of the hash in Redis.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+struct Known {
     /// It was read since this node started.
     is_read: AtomicBool,
     /// The number of the last change that is known here with all before it.
@@ -100,94 +109,38 @@ impl Known {
     }
 }
 
-impl Node {
-    /// Refuses tokens of `users` that were issued before `before`, on every node, and closes the connections that came
-    /// with them. Without `before`: all that are issued by now.
-    ///
-    /// Carried out whatever becomes of the caller.
-    ///
-    /// # Errors
-    /// As [`Node::check_users`], [`NodeError::Later`], [`NodeError::Revocations`], and [`NodeError::Away`]; nothing was
-    /// revoked then, unless Redis had taken some before it went away: those nodes learn that later.
-    pub(crate) async fn revoke_everywhere(
-        self: &Arc<Self>,
-        app: AppId,
-        users: Vec<String>,
-        before: Option<u64>,
-    ) -> Result<RevokeReceipt, NodeError> {
-        self.check_users(app, &users)?;
-        let now = unix_now();
-        if before.is_some_and(|before| before > now + TOKEN_LEEWAY.as_secs()) {
-            return Err(NodeError::Later);
-        }
-        // Tokens count whole seconds. One of this second may have been issued before the call, and so is refused.
-        let before = before.unwrap_or(now + 1);
-        let live = self.live_for_long();
-        let limits = &live.config.limits;
-        let revocation = Revocation::new(before, limits.revocation_ttl.as_secs());
-        let users: Vec<SmolStr> = users.into_iter().map(SmolStr::from).collect();
-        self.revocations
-            .check_room(app, &users, limits.revocations)?;
-        let revoked: Vec<Revoked> = users.into_iter().map(|user| (user, revocation)).collect();
+/// Revocations in Redis, and what this node knows of them.
+///
+/// It owns the number of the last change that is known here. [`Node`] stores by it what it revokes, and gives it what other
+/// nodes say. It refuses tokens, and closes their connections, by itself.
+#[derive(Debug)]
+pub(in crate::node) struct RevocationSync {
+    bus: Arc<Bus>,
+    hub: Arc<Hub>,
+    apps: Arc<Apps>,
+    revocations: Arc<Revocations>,
+    membership: Arc<Membership>,
+    /// How often Redis is looked at.
+    every: Duration,
+    known: Known,
+}
 
-        let node = self.clone();
-        to_its_end(async move {
-            let changes = match node.cluster_up()? {
-                Some(cluster) => node.store_revoked(cluster, app, &revoked).await?,
-                None => Changes::default(),
-            };
-            let disconnected = node.refuse_tokens(app, &revoked).await;
-            let gathered = node
-                .others_then(app, &revoke_order(&revoked, changes))
-                .await;
-            let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
-            Ok(RevokeReceipt {
-                disconnected: disconnected + there,
-                before,
-                kept_until: revocation.until,
-                nodes: 1 + gathered.said.len() as u32,
-                missing_nodes: gathered.missing,
-            })
-        })
-        .await?
+impl RevocationSync {
+    pub(super) fn new(handles: &Handles<'_>, membership: &Arc<Membership>) -> Self {
+        Self {
+            bus: handles.bus.clone(),
+            hub: handles.hub.clone(),
+            apps: handles.apps.clone(),
+            revocations: handles.revocations.clone(),
+            membership: membership.clone(),
+            every: handles.config.limits.node_lease / 5,
+            known: Known::default(),
+        }
     }
 
-    /// Replaces claims and rights of the open connections of `user`, on every node; see [`Node::replaced`].
-    ///
-    /// Carried out whatever becomes of the caller.
-    ///
-    /// # Errors
-    /// As [`Node::check_users`] and [`Node::replaced`], and [`NodeError::Away`]; nothing was replaced then.
-    pub(crate) async fn replace_claims_everywhere(
-        self: &Arc<Self>,
-        app: AppId,
-        user: String,
-        claims: Box<RawValue>,
-        can: Option<Box<RawValue>>,
-    ) -> Result<ReplaceReceipt, NodeError> {
-        self.check_users(app, std::slice::from_ref(&user))?;
-        let now = unix_now();
-        let replaced = self.replaced(app, &user, (&claims, can.as_deref()), now)?;
-        self.cluster_up()?;
-
-        let node = self.clone();
-        to_its_end(async move {
-            let here = node.replace_claims(app, &replaced).await;
-            let order = Order::Claims {
-                user,
-                claims,
-                can,
-                at: now,
-            };
-            let gathered = node.others_then(app, &order).await;
-            let there: u64 = gathered.read::<Number>().map(|number| number.n).sum();
-            Ok(ReplaceReceipt {
-                connections: here + there,
-                nodes: 1 + gathered.said.len() as u32,
-                missing_nodes: gathered.missing,
-            })
-        })
-        .await?
+    /// Refuses tokens on this node, and closes the connections that came with them. Returns how many there were.
+    async fn refuse(&self, app: AppId, revoked: &[Revoked]) -> u64 {
+        refuse_tokens(&self.hub, &self.revocations, app, revoked).await
     }
 
     /// Does what another node has revoked.
@@ -201,33 +154,13 @@ impl Node {
             .into_iter()
             .map(|(user, before, until)| (user.into(), Revocation { before, until }))
             .collect();
-        let n = self.refuse_tokens(app, &revoked).await;
-        if let Some(cluster) = &self.cluster {
-            cluster.revoked.note(changes);
-        }
+        let n = self.refuse(app, &revoked).await;
+        self.known.note(changes);
         Number { n }
     }
 
-    /// Replaces the claims that another node says.
-    pub(super) async fn replace_as_told(
-        &self,
-        app: AppId,
-        user: &str,
-        (claims, can): (&RawValue, Option<&RawValue>),
-        at: u64,
-    ) -> Result<Number, NodeError> {
-        let replaced = self.replaced(app, user, (claims, can), at)?;
-        let n = self.replace_claims(app, &replaced).await;
-        Ok(Number { n })
-    }
-
     /// Puts revocations into Redis. Returns what changed by that, or nothing if others changed something in between.
-    async fn store_revoked(
-        &self,
-        cluster: &Cluster,
-        app: AppId,
-        revoked: &[Revoked],
-    ) -> Result<Changes, NodeError> {
+    async fn store(&self, app: AppId, revoked: &[Revoked]) -> Result<Changes, NodeError> {
         let (mut all, mut is_whole) = (None::<Changes>, true);
         for some in revoked.chunks(REVOCATIONS_STORED) {
             let mut args = vec![text(REVOCATIONS_OUTLIVE.as_secs())];
@@ -236,7 +169,8 @@ impl Node {
                 args.push(text(revocation.before));
                 args.push(text(revocation.until));
             }
-            let answer = cluster.bus.eval(&STORE, &HOME, keys(cluster), args).await;
+
+            let answer = self.bus.eval(&STORE, &HOME, keys(&self.bus), args).await;
             let changes = answer
                 .and_then(|answer| read_changes(&answer))
                 .map_err(|error| away(&error))?;
@@ -244,20 +178,22 @@ impl Node {
             is_whole &= before == &changes || before.change == changes.previous;
             before.change = changes.change;
         }
+
         let changes = all.filter(|_| is_whole).unwrap_or_default();
-        cluster.revoked.note(changes);
+        self.known.note(changes);
         Ok(changes)
     }
 
     /// Keeps up with the revocations in Redis until the runtime ends, and removes those that are over.
-    pub(super) async fn keep_revoked(self: &Arc<Self>, cluster: &Cluster) {
-        let mut ticks = tokio::time::interval(self.config.limits.node_lease / 5);
+    pub(super) async fn run_revocations(&self) {
+        let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_told = false;
-        while !cluster.has_left.load(SeqCst) {
+
+        while !self.membership.has_left() {
             ticks.tick().await;
-            self.expire_revoked(cluster).await;
-            match self.read_revoked(cluster).await {
+            self.expire_revoked().await;
+            match self.read_revoked().await {
                 Ok(()) => is_told = false,
                 // That Redis is away, the bus tells.
                 Err(error @ BusError::Refused { .. }) if !is_told => {
@@ -271,25 +207,26 @@ impl Node {
     }
 
     /// Whether this node does not know yet which tokens were revoked before it started.
-    pub(super) fn lacks_revoked(cluster: &Cluster) -> bool {
-        !cluster.revoked.is_read.load(Relaxed)
+    pub(super) fn lacks_revoked(&self) -> bool {
+        !self.known.is_read.load(Relaxed)
     }
 
     /// Reads the revocations if there are some that are not known here.
-    async fn read_revoked(&self, cluster: &Cluster) -> Result<(), BusError> {
-        let change = Self::last_change(cluster).await?;
-        let is_first = Self::lacks_revoked(cluster);
-        if !is_first && cluster.revoked.change.load(SeqCst) == change {
+    async fn read_revoked(&self) -> Result<(), BusError> {
+        let change = self.last_change().await?;
+        let is_first = self.lacks_revoked();
+        if !is_first && self.known.change.load(SeqCst) == change {
             return Ok(());
         }
 
-        let (mut stored, now) = (self.stored_revoked(cluster).await?, unix_now());
+        let (mut stored, now) = (self.stored_revoked().await?, unix_now());
         let mut over = Vec::new();
+
         // There may be a hundred thousand of them, and other nodes' revocations make this node read them again and again.
         let mut slice = TimeSlice::begin();
-        for app in &self.apps {
+        for app in self.apps.iter() {
             let good = stored.remove(&app.id).unwrap_or_default();
-            self.give_back_revoked(cluster, app.id, &good, now).await;
+            self.give_back_revoked(app.id, &good, now).await;
 
             let mut news = Vec::new();
             for (user, revocation) in good {
@@ -298,6 +235,7 @@ impl Node {
                     over.push((app.id, (user, revocation)));
                     continue;
                 }
+
                 // Only what is news: for each of the others connections were looked for before.
                 let known = self.revocations.of(app.id, &user);
                 if known.is_none_or(|known| {
@@ -306,7 +244,8 @@ impl Node {
                     news.push((user, revocation));
                 }
             }
-            let closed = self.refuse_tokens(app.id, &news).await;
+
+            let closed = self.refuse(app.id, &news).await;
             if closed > 0 {
                 tracing::info!(
                     app = %app.name,
@@ -315,19 +254,19 @@ impl Node {
                 );
             }
         }
-        self.forget_revoked(cluster, &over).await;
+        self.forget_revoked(&over).await;
 
         // What has changed since is another number, and is read the next time.
-        cluster.revoked.change.store(change, SeqCst);
-        cluster.revoked.is_read.store(true, Relaxed);
+        self.known.change.store(change, SeqCst);
+        self.known.is_read.store(true, Relaxed);
         Ok(())
     }
 
     /// The number of the last change in Redis; 0 where there is nothing.
-    async fn last_change(cluster: &Cluster) -> Result<u64, BusError> {
+    async fn last_change(&self) -> Result<u64, BusError> {
         let mut command = redis::cmd("HGET");
-        command.arg(key(cluster)).arg("");
-        let answer = cluster.bus.command(&HOME, command).await?;
+        command.arg(key(&self.bus)).arg("");
+        let answer = self.bus.command(&HOME, command).await?;
         let last: Option<String> =
             redis::from_redis_value(answer).map_err(|error| unreadable(&error))?;
         let change = last.as_deref().and_then(|last| last.split(' ').next());
@@ -337,25 +276,26 @@ impl Node {
     /// All revocations in Redis of the apps that are served here, by app and user. Read bit by bit: others use the same Redis meanwhile.
     async fn stored_revoked(
         &self,
-        cluster: &Cluster,
     ) -> Result<AHashMap<AppId, AHashMap<SmolStr, Revocation>>, BusError> {
         let (mut stored, mut cursor) = (AHashMap::<AppId, AHashMap<_, _>>::new(), 0_u64);
         let mut slice = TimeSlice::begin();
         loop {
             let mut scan = redis::cmd("HSCAN");
-            scan.arg(key(cluster))
+            scan.arg(key(&self.bus))
                 .arg(cursor)
                 .arg("COUNT")
                 .arg(MEMBERS_AT_ONCE);
-            let answer = cluster.bus.command(&HOME, scan).await?;
+            let answer = self.bus.command(&HOME, scan).await?;
             let (next, some): (u64, Vec<(String, String)>) =
                 redis::from_redis_value(answer).map_err(|error| unreadable(&error))?;
+
             for (field, value) in some {
-                if let Some((app, (user, revocation))) = read(cluster, &field, &value) {
+                if let Some((app, (user, revocation))) = read(&self.apps, &field, &value) {
                     stored.entry(app).or_default().insert(user, revocation);
                 }
                 slice.rest().await;
             }
+
             cursor = next;
             if cursor == 0 {
                 return Ok(stored);
@@ -366,7 +306,6 @@ impl Node {
     /// Puts back what this node knows and Redis has lost, as after a failover. That several nodes do so does no harm.
     async fn give_back_revoked(
         &self,
-        cluster: &Cluster,
         app: AppId,
         stored: &AHashMap<SmolStr, Revocation>,
         now: u64,
@@ -374,6 +313,7 @@ impl Node {
         let mut lost = Vec::new();
         let mut slice = TimeSlice::begin();
         let (mut page, mut next) = self.revocations.page(app, None);
+
         loop {
             page.retain(|(user, revocation)| {
                 let is_there = stored.get(user).is_some_and(|stored| {
@@ -386,10 +326,12 @@ impl Node {
             slice.rest().await;
             (page, next) = self.revocations.page(app, Some(&from));
         }
+
         if lost.is_empty() {
             return;
         }
-        match self.store_revoked(cluster, app, &lost).await {
+
+        match self.store(app, &lost).await {
             Ok(_) => {
                 let count = lost.len();
                 tracing::warn!(count, "Redis had lost revocations, and has them again");
@@ -400,31 +342,30 @@ impl Node {
         }
     }
 
-    /// Removes revocations that are over, here and, as the node that leads, in Redis.
-    async fn expire_revoked(&self, cluster: &Cluster) {
+    /// Removes revocations that are over, here and, of the apps that this node leads, in Redis.
+    async fn expire_revoked(&self) {
         let now = unix_now();
         loop {
             let over = self.revocations.expire(now);
             if over.is_empty() {
                 return;
             }
-            self.forget_revoked(cluster, &over).await;
+            self.forget_revoked(&over).await;
             tokio::task::yield_now().await;
         }
     }
 
     /// Removes revocations that are over from Redis. Where that fails, a node that starts finds them, and tries again.
-    async fn forget_revoked(&self, cluster: &Cluster, over: &[(AppId, Revoked)]) {
-        if !cluster.peers.leads() {
-            return;
-        }
-        for some in over.chunks(REVOCATIONS_STORED) {
+    async fn forget_revoked(&self, over: &[(AppId, Revoked)]) {
+        let mut led = over.to_vec();
+        led.retain(|(app, _)| self.membership.peers().leads(*app));
+        for some in led.chunks(REVOCATIONS_STORED) {
             let mut args = Vec::with_capacity(2 * some.len());
             for (app, (user, Revocation { before, until })) in some {
                 args.push(self.revoked_field(*app, user).into());
                 args.push(format!("{before} {until}").into());
             }
-            let forgotten = cluster.bus.eval(&FORGET, &HOME, keys(cluster), args).await;
+            let forgotten = self.bus.eval(&FORGET, &HOME, keys(&self.bus), args).await;
             if let Err(error) = forgotten {
                 tracing::debug!(%error, "revocations that are over stay in Redis for now");
                 return;
@@ -433,19 +374,129 @@ impl Node {
     }
 
     fn revoked_field(&self, app: AppId, user: &str) -> String {
-        format!("{} {user}", self.app(app).name)
+        format!("{} {user}", self.apps.get(app).name)
     }
+}
+
+impl Node {
+    /// Refuses tokens of `users` that were issued before `before`, on every node, and closes the connections that came
+    /// with them. Without `before`: all that are issued by now.
+    ///
+    /// Carried out whatever becomes of the caller.
+    ///
+    /// # Errors
+    /// As [`Node::check_users`], [`NodeError::Later`], [`NodeError::Revocations`], and [`NodeError::Away`]; nothing was
+    /// revoked then, unless Redis had taken some before it went away: those nodes learn that later.
+    pub(crate) async fn cluster_revoke(
+        self: &Arc<Self>,
+        app: AppId,
+        users: Vec<String>,
+        before: Option<u64>,
+    ) -> Result<RevokeReceipt, NodeError> {
+        self.check_users(app, &users)?;
+        let now = unix_now();
+        if before.is_some_and(|before| before > now + TOKEN_LEEWAY.as_secs()) {
+            return Err(NodeError::Later);
+        }
+
+        // Tokens count whole seconds. One of this second may have been issued before the call, and so is refused.
+        let before = before.unwrap_or(now + 1);
+        let config = self.runtime_config_owned();
+        let limits = &config.config.limits;
+        let revocation = Revocation::new(before, limits.revocation_ttl.as_secs());
+        let users: Vec<SmolStr> = users.into_iter().map(SmolStr::from).collect();
+        self.revocations
+            .check_room(app, &users, limits.revocations)?;
+        let revoked: Vec<Revoked> = users.into_iter().map(|user| (user, revocation)).collect();
+
+        let node = self.clone();
+        run_detached(async move {
+            let changes = if let Some(cluster) = node.cluster_up()? {
+                cluster.revoked.store(app, &revoked).await?
+            } else {
+                node.keep_revoked_on_disk(app, &revoked).await?;
+                Changes::default()
+            };
+
+            let disconnected = refuse_tokens(&node.hub, &node.revocations, app, &revoked).await;
+            let responses = node
+                .call_remote_if_up(app, &revoke_request(&revoked, changes))
+                .await;
+            let there: u64 = responses.read::<Number>().map(|number| number.n).sum();
+
+            Ok(RevokeReceipt {
+                disconnected: disconnected + there,
+                before,
+                kept_until: revocation.until,
+                nodes: 1 + responses.received.len() as u32,
+                missing_nodes: responses.missing,
+            })
+        })
+        .await?
+    }
+
+    /// Replaces claims and rights of the open connections of `user`, on every node; see [`Node::replaced`].
+    ///
+    /// Carried out whatever becomes of the caller.
+    ///
+    /// # Errors
+    /// As [`Node::check_users`] and [`Node::replaced`], and [`NodeError::Away`]; nothing was replaced then.
+    pub(crate) async fn cluster_replace_claims(
+        self: &Arc<Self>,
+        app: AppId,
+        user: String,
+        claims: Box<RawValue>,
+        can: Option<Box<RawValue>>,
+    ) -> Result<ReplaceReceipt, NodeError> {
+        self.check_users(app, std::slice::from_ref(&user))?;
+        let now = unix_now();
+        let replaced = self.replaced(app, &user, (&claims, can.as_deref()), now)?;
+        self.cluster_up()?;
+
+        let node = self.clone();
+        run_detached(async move {
+            let here = node.replace_claims(app, &replaced).await;
+            let request = Request::Claims {
+                user,
+                claims,
+                can,
+                at: now,
+            };
+
+            let responses = node.call_remote_if_up(app, &request).await;
+            let there: u64 = responses.read::<Number>().map(|number| number.n).sum();
+            Ok(ReplaceReceipt {
+                connections: here + there,
+                nodes: 1 + responses.received.len() as u32,
+                missing_nodes: responses.missing,
+            })
+        })
+        .await?
+    }
+}
+
+/// Replaces the claims that another node says.
+pub(super) async fn replace_as_told(
+    node: &Node,
+    app: AppId,
+    user: &str,
+    (claims, can): (&RawValue, Option<&RawValue>),
+    at: u64,
+) -> Result<Number, NodeError> {
+    let replaced = node.replaced(app, user, (claims, can), at)?;
+    let n = node.replace_claims(app, &replaced).await;
+    Ok(Number { n })
 }
 
 /// Where the hash is: with the leases, which every node uses.
 const HOME: Topic = Topic::Nodes;
 
-fn key(cluster: &Cluster) -> Vec<u8> {
-    cluster.bus.key(&HOME, "revoked")
+fn key(bus: &Bus) -> Vec<u8> {
+    bus.key(&HOME, "revoked")
 }
 
-fn keys(cluster: &Cluster) -> Vec<Vec<u8>> {
-    vec![key(cluster)]
+fn keys(bus: &Bus) -> Vec<Vec<u8>> {
+    vec![key(bus)]
 }
 
 fn text(number: u64) -> Bytes {
@@ -454,14 +505,14 @@ fn text(number: u64) -> Bytes {
 
 /// A field of the hash as it was written; nothing for the number of the last change, and for an app that is not served
 /// here.
-fn read(cluster: &Cluster, field: &str, value: &str) -> Option<(AppId, Revoked)> {
+fn read(apps: &Apps, field: &str, value: &str) -> Option<(AppId, Revoked)> {
     let (app, user) = field.split_once(' ')?;
     let (before, until) = value.split_once(' ')?;
     let revocation = Revocation {
         before: before.parse().ok()?,
         until: until.parse().ok()?,
     };
-    Some((cluster.app_named(app)?, (user.into(), revocation)))
+    Some((apps.id_of(app)?, (user.into(), revocation)))
 }
 
 fn read_changes(answer: &redis::Value) -> Result<Changes, BusError> {
@@ -470,11 +521,11 @@ fn read_changes(answer: &redis::Value) -> Result<Changes, BusError> {
     Ok(Changes { previous, change })
 }
 
-fn revoke_order(revoked: &[Revoked], changes: Changes) -> Order {
+fn revoke_request(revoked: &[Revoked], changes: Changes) -> Request {
     let users = revoked
         .iter()
         .map(|(user, revocation)| (user.to_string(), revocation.before, revocation.until));
-    Order::Revoke {
+    Request::Revoke {
         users: users.collect(),
         changes,
     }

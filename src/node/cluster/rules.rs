@@ -3,13 +3,13 @@
 //! Each node goes by its own: where one thinks that another keeps an event, and that one does not, it is lost without an error.
 //! So nodes compare digests of their rules when they meet.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use super::{super::Node, Cluster, order::Order};
+use super::{Handles, rpc::Rpc, rpc_request::Request};
 use crate::{
-    broker::Topic,
+    bus::Topic,
     config::AppConfig,
     id::{AppId, NodeId},
 };
@@ -35,9 +35,11 @@ fn digest(app: &AppConfig) -> String {
         presence: rule.presence.name(),
         leave_after_ms: rule.leave_after.as_millis(),
     });
+
     let rules: Vec<Rule<'_>> = rules.collect();
     let users = app.user_events.as_ref();
     let users = users.map(|events| (events.size, events.bytes, events.ttl.as_millis()));
+
     // Texts and numbers always serialize.
     let text = serde_json::to_vec(&(rules, users)).unwrap_or_default();
     let digest = ring::digest::digest(&ring::digest::SHA256, &text);
@@ -52,23 +54,39 @@ fn digests(apps: &BTreeMap<String, AppConfig>) -> BTreeMap<String, String> {
 
 /// The apps of both that have other rules there than here.
 fn differing<'a>(
-    here: &BTreeMap<String, AppConfig>,
+    here: &BTreeMap<String, String>,
     there: &'a BTreeMap<String, String>,
 ) -> impl Iterator<Item = &'a str> {
     there
         .iter()
-        .filter(|(name, other)| here.get(*name).is_some_and(|app| digest(app) != **other))
+        .filter(|(name, other)| here.get(*name).is_some_and(|digest| digest != *other))
         .map(|(name, _)| name.as_str())
 }
 
-impl Node {
+/// Digests of this node's rules, which do not change while it runs. Told to each node that comes, and compared with what others
+/// tell.
+#[derive(Debug)]
+pub(super) struct RuleDigests {
+    /// What people call this node.
+    node: Arc<str>,
+    apps: BTreeMap<String, String>,
+}
+
+impl RuleDigests {
+    pub(super) fn new(handles: &Handles<'_>) -> Self {
+        Self {
+            node: handles.name.clone(),
+            apps: digests(&handles.config.apps),
+        }
+    }
+
     /// Tells a node that has just been met of the rules here; it answers nothing.
-    pub(super) fn tell_rules(&self, cluster: &Cluster, to: NodeId) {
-        let order = Order::Rules {
-            node: self.name.to_string(),
-            apps: digests(&self.config.apps),
+    pub(super) fn tell(&self, rpc: &Rpc, to: NodeId) {
+        let request = Request::Rules {
+            node: self.node.to_string(),
+            apps: self.apps.clone(),
         };
-        let told = self.tell_at(cluster, &Topic::Node(to), AppId(0), &order);
+        let told = rpc.notify_topic(&Topic::Node(to), AppId(0), &request);
         tokio::spawn(async move {
             if let Err(error) = told.await {
                 tracing::debug!(%error, "another node does not know of the rules for channels here");
@@ -77,8 +95,8 @@ impl Node {
     }
 
     /// Warns of apps that have other rules on the node called `node` than here.
-    pub(super) fn compare_rules(&self, node: &str, apps: &BTreeMap<String, String>) {
-        for app in differing(&self.config.apps, apps) {
+    pub(super) fn compare(&self, node: &str, apps: &BTreeMap<String, String>) {
+        for app in differing(&self.apps, apps) {
             tracing::warn!(
                 node,
                 app,
@@ -117,7 +135,7 @@ mod tests {
         ]
         .into();
         let there = digests(&there);
-        let differing: Vec<&str> = differing(&here, &there).collect();
+        let differing: Vec<&str> = differing(&digests(&here), &there).collect();
         assert_eq!(differing, ["order", "size"]);
     }
 }

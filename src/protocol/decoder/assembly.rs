@@ -39,6 +39,7 @@ impl Assembly {
         } else {
             Body::Binary(Vec::new())
         };
+
         Self {
             claimed: 0,
             frames: 0,
@@ -114,9 +115,11 @@ impl Cut {
             let Some((next, after)) = rest.split_first() else {
                 break;
             };
+
             self.bytes[self.len] = *next;
             self.len += 1;
             rest = after;
+
             match str::from_utf8(&self.bytes[..self.len]) {
                 Ok(whole) => {
                     text.push_str(whole);
@@ -126,6 +129,7 @@ impl Cut {
                 Err(_) => {}
             }
         }
+
         Ok(rest)
     }
 }

@@ -67,6 +67,7 @@ impl<'de> Visitor<'de> for Object {
             }
             fields.push((name, value));
         }
+
         Ok(Fields(fields))
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::{id::ConnectionId, predicate::Value};
+use crate::{filter::Value, id::ConnectionId};
 
 /// One member of a channel: a connection.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -41,6 +41,24 @@ pub struct Changes {
     pub left: u64,
     /// Members that are others now.
     pub updated: u64,
+}
+
+impl Changes {
+    /// Adds `n` of one kind.
+    pub(crate) fn count(&mut self, kind: MemberKind, n: u64) {
+        match kind {
+            MemberKind::Joined => self.joined += n,
+            MemberKind::Left => self.left += n,
+            MemberKind::Updated => self.updated += n,
+        }
+    }
+
+    /// Adds those of `other`.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.joined += other.joined;
+        self.left += other.left;
+        self.updated += other.updated;
+    }
 }
 
 /// Some of a channel's members, and how many there are.
@@ -84,6 +102,7 @@ impl MembersBuilder {
         if !is_first {
             self.json.push(b',');
         }
+
         // Writing to a Vec cannot fail, and a member always serializes.
         let _ = serde_json::to_writer(&mut self.json, member);
         let fits = is_first || self.json.len() < self.max_bytes;
@@ -92,6 +111,7 @@ impl MembersBuilder {
         } else {
             self.json.truncate(before);
         }
+
         fits
     }
 

@@ -6,17 +6,20 @@ mod fields;
 mod members;
 mod reply;
 mod request;
+mod parsed;
 
 pub use self::{
     confirm::{confirm_ping, confirmed},
     members::{Changes, Member, MemberKind, MembersBuilder, MembersPage},
+    parsed::{ParsedAck, ParsedData, ParsedFrame, ParsedMember, ParsedSender},
     reply::{
-        JoinAck, Position, Reconnect, Welcome, ack, ack_auth, ack_join, ack_members, ack_position,
-        bye, bye_between, bye_expired, error, goes_on, joined, left, member, members_changed, pong,
-        welcome,
+        JoinAck, Position, Reconnect, Welcome, ack, ack_auth, ack_data, ack_join, ack_members,
+        ack_position, bye, bye_between, bye_expired, error, goes_on, joined, left, member,
+        members_changed, pong, welcome,
     },
     request::{
-        Call, ClientEvent, Misunderstood, Request, Since, binary_id, id, parse, parse_binary,
+        Call, ClientEvent, Misunderstood, Request, Since, binary_id, id, parse, parse_as,
+        parse_binary,
     },
 };
 

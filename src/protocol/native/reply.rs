@@ -21,6 +21,9 @@ pub struct Welcome<'a> {
     /// Whether an earlier connection goes on in this one; left out where the client asked for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resumed: Option<bool>,
+    /// What a client of another protocol names to go on in another connection, in place of this one's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<&'a str>,
     /// How to come back.
     pub reconnect: Reconnect,
 }
@@ -125,6 +128,8 @@ struct Ack<'a> {
     users: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
 }
 
 impl<'a> Ack<'a> {
@@ -140,6 +145,7 @@ impl<'a> Ack<'a> {
             count: None,
             users: None,
             cursor: None,
+            data: None,
         }
     }
 
@@ -235,6 +241,7 @@ pub fn members_changed(channel: &str, changes: &Changes, count: u64, users: u64)
         left,
         updated,
     } = *changes;
+
     frame(&Reply::Members {
         channel,
         joined,
@@ -279,6 +286,14 @@ pub fn ack_members(id: &RawValue, page: &MembersPage) -> Frame {
 /// The answer to `send`; `position` is the event's, where the channel has history.
 pub fn ack_position(id: &RawValue, position: Option<&Position>) -> Frame {
     frame(&Reply::Ack(Ack::new(id).at(position)))
+}
+
+/// The answer to `call`, with what the function returned.
+pub fn ack_data(id: &RawValue, data: &RawValue) -> Frame {
+    frame(&Reply::Ack(Ack {
+        data: Some(data),
+        ..Ack::new(id)
+    }))
 }
 
 /// The answer to a request that was refused.
@@ -341,6 +356,14 @@ mod tests {
         says(&pong(), r#"{"op":"pong"}"#);
         says(&ack(&raw("1")), r#"{"op":"ack","id":1}"#);
         says(
+            &ack_data(&raw("1"), &raw(r#"{"a":[1.0]}"#)),
+            r#"{"op":"ack","id":1,"data":{"a":[1.0]}}"#,
+        );
+        says(
+            &ack_data(&raw("1"), RawValue::NULL),
+            r#"{"op":"ack","id":1,"data":null}"#,
+        );
+        says(
             &ack_auth(&raw("1"), "u", Some(5)),
             r#"{"op":"ack","id":1,"user":"u","expires_at":5}"#,
         );
@@ -371,6 +394,7 @@ mod tests {
             user: None,
             heartbeat: 25,
             resumed: None,
+            recovery: None,
             reconnect,
         };
         let (head, tail) = (

@@ -31,6 +31,12 @@ pub enum Request<'a> {
         /// From where to replay what was missed.
         since: Option<Since>,
     },
+    /// Become a member of a channel and hear of the others, where that is allowed. The ack carries no members. Clients of
+    /// other protocols do.
+    Attend {
+        /// The channel.
+        channel: Cow<'a, str>,
+    },
     /// Be a member no longer.
     Leave {
         /// The channel.
@@ -49,6 +55,11 @@ pub enum Request<'a> {
         cursor: Option<Cow<'a, str>>,
         /// Most members of the page.
         limit: Option<usize>,
+    },
+    /// All members of a channel, if they are not too many for one answer. Clients of other protocols ask for them.
+    Roster {
+        /// The channel.
+        channel: Cow<'a, str>,
     },
     /// Send to a channel's members.
     Send {
@@ -74,7 +85,7 @@ pub enum Request<'a> {
         /// The function's name.
         name: Cow<'a, str>,
         /// What it gets; `null` if absent.
-        data: &'a RawValue,
+        data: Data<'a>,
     },
 }
 
@@ -241,6 +252,35 @@ pub fn parse_binary(bytes: &[u8]) -> Result<Call<'_>, Misunderstood<'_>> {
     understand(header, Some(bytes))
 }
 
+/// Reads what a client of another protocol asks for: `op` with the fields of a native message in the object `fields`, and
+/// `bytes` in place of its `data`.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_as<'a>(
+    op: &str,
+    id: Option<&'a RawValue>,
+    fields: &'a str,
+    bytes: Option<&'a [u8]>,
+) -> Result<Call<'a>, Misunderstood<'a>> {
+    let mut fields: Fields<'a> = match serde_json::from_str(fields) {
+        Ok(fields) => fields,
+        Err(_) if !is_object(fields) => {
+            return Err(bad(format!("{op} takes an object with its fields")).under(id));
+        }
+        Err(error) => return Err(bad(without_place(&error)).under(id)),
+    };
+
+    if bytes.is_some() {
+        fields.take("data");
+    }
+
+    match request_of(op, fields, bytes) {
+        Ok(request) => Ok(Call { id, request }),
+        Err(refusal) => Err(refusal.under(id)),
+    }
+}
+
 /// The `id` of a text message, whatever else it says.
 pub fn id(text: &str) -> Option<&RawValue> {
     #[derive(Deserialize)]
@@ -270,12 +310,14 @@ fn split(bytes: &[u8]) -> Result<(&str, &[u8]), &'static str> {
     if *version != 1 {
         return Err("a binary message begins with the version byte 1");
     }
+
     let length = usize::from(u16::from_be_bytes([*high, *low]));
     let (header, bytes) = rest
         .split_at_checked(length)
         .ok_or("the binary message is shorter than its header says")?;
     let header =
         str::from_utf8(header).map_err(|_| "the header of the binary message is not UTF-8")?;
+
     Ok((header, bytes))
 }
 
@@ -291,14 +333,16 @@ fn understand<'a>(text: &'a str, bytes: Option<&'a [u8]>) -> Result<Call<'a>, Mi
             };
             return Err(Misunderstood::Unreadable { message });
         }
-        Err(_) if !is_object(text) => return Err(bad("the message is no object").under(None)),
+        Err(_) if !is_object(text) => return Err(bad("the message is not an object").under(None)),
         Err(error) => return Err(bad(without_place(&error)).under(id(text))),
     };
+
     let id = fields.take("id").filter(|id| !is_null(id));
     if id.is_some_and(|id| !is_id(id)) {
         let message = format!("id must be a number or a string of up to {ID_BYTES} bytes");
         return Err(bad(message).under(None));
     }
+
     match request(fields, bytes) {
         Ok(request) => Ok(Call { id, request }),
         Err(refusal) => Err(refusal.under(id)),
@@ -310,11 +354,15 @@ fn request<'a>(mut fields: Fields<'a>, bytes: Option<&'a [u8]>) -> Result<Reques
         return Err(bad("\"op\" is required, for example \"send\""));
     };
     let op = text(op).ok_or_else(|| bad("op must be a string"))?;
-    let mut reader = Reader {
-        op: &op,
-        fields,
-        bytes,
-    };
+    request_of(&op, fields, bytes)
+}
+
+fn request_of<'a>(
+    op: &str,
+    fields: Fields<'a>,
+    bytes: Option<&'a [u8]>,
+) -> Result<Request<'a>, Refusal> {
+    let mut reader = Reader { op, fields, bytes };
     let request = reader.request()?;
     if let Some(refusal) = reader.unknown_field() {
         return Err(refusal);
@@ -366,18 +414,22 @@ impl<'a> Reader<'_, 'a> {
             "auth" => Request::Auth {
                 token: self.text("token")?,
             },
+
             "ping" => Request::Ping,
             "join" => Request::Join {
                 channel: self.channel()?,
                 members: self.flag("members")?.unwrap_or(false),
                 since: self.since()?,
             },
+
             "leave" => Request::Leave {
                 channel: self.channel()?,
             },
+
             "update" => Request::Update {
                 data: self.profile()?,
             },
+
             "members" => Request::Members {
                 channel: self.channel()?,
                 cursor: self
@@ -386,21 +438,26 @@ impl<'a> Reader<'_, 'a> {
                     .transpose()?,
                 limit: self.limit()?,
             },
+
             "send" => Request::Send {
                 channel: self.channel()?,
                 message: self.echoed_event()?,
             },
+
             "broadcast" => Request::Broadcast {
                 message: self.echoed_event()?,
             },
+
             "publish" => Request::Publish {
                 users: self.users()?,
                 message: self.echoed_event()?,
             },
+
             "call" => Request::Call {
                 name: self.text("name")?,
-                data: self.data(),
+                data: self.json_or_bytes()?,
             },
+
             op => return Err(unknown_op(op)),
         })
     }
@@ -505,17 +562,20 @@ impl<'a> Reader<'_, 'a> {
         })
     }
 
+    /// What a message carries: its `data`, or what follows the header of a binary one.
+    fn json_or_bytes(&mut self) -> Result<Data<'a>, Refusal> {
+        match self.bytes.take() {
+            None => Ok(Data::Json(self.data())),
+            Some(_) if self.fields.take("data").is_some() => Err(bad(
+                "a binary message has its data behind the header, not in it",
+            )),
+            Some(bytes) => Ok(Data::Bytes(Cow::Borrowed(bytes))),
+        }
+    }
+
     fn event(&mut self) -> Result<ClientEvent<'a>, Refusal> {
         let name = self.text("event")?;
-        let data = match self.bytes.take() {
-            None => Data::Json(self.data()),
-            Some(_) if self.fields.take("data").is_some() => {
-                return Err(bad(
-                    "a binary message has its data behind the header, not in it",
-                ));
-            }
-            Some(bytes) => Data::Bytes(Cow::Borrowed(bytes)),
-        };
+        let data = self.json_or_bytes()?;
         let except = self
             .fields
             .take("except")
@@ -538,6 +598,7 @@ fn since_fault(raw: &RawValue) -> Option<&'static str> {
         #[serde(borrow)]
         offset: Option<&'a RawValue>,
     }
+
     let Members { epoch, offset } = serde_json::from_str(raw.get()).ok()?;
     let is_bad_offset = |offset: &RawValue| serde_json::from_str::<u64>(offset.get()).is_err();
     if offset.is_some_and(is_bad_offset) {

@@ -65,6 +65,12 @@ pub struct RedisCluster {
 impl RedisCluster {
     /// Starts one, and waits until every node serves and every replica follows.
     pub fn start() -> io::Result<Self> {
+        Self::start_with_timeout(1500)
+    }
+
+    /// The same, whose replicas take over after so many ms.
+    pub fn start_with_timeout(timeout_ms: u32) -> io::Result<Self> {
+        let timeout = timeout_ms.to_string();
         let mut nodes = Vec::new();
         let mut buses = Vec::new();
         for _ in 0..PRIMARIES * 2 {
@@ -73,7 +79,7 @@ impl RedisCluster {
                 "--cluster-enabled",
                 "yes",
                 "--cluster-node-timeout",
-                "1500",
+                &timeout,
                 "--cluster-port",
                 &bus,
             ];

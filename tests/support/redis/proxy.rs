@@ -1,7 +1,7 @@
 //! A TCP proxy that can stop forwarding while it keeps every connection open.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -34,11 +34,27 @@ struct State {
     next: u64,
     /// Connections with a smaller number forward nothing.
     frozen_below: u64,
+    /// Connections by which scripts were run, and whether those forward nothing.
+    scripted: HashSet<u64>,
+    scripts_are_frozen: bool,
+    /// A request whose answer is to be lost, and how many were.
+    loses: Option<Vec<u8>>,
+    lost: u64,
+    /// Connections that have forwarded such a request: they end with its answer.
+    losing: HashSet<u64>,
+    /// How long whatever is forwarded waits before.
+    delay: Duration,
     is_over: bool,
     /// Both ends of each connection.
     open: HashMap<u64, [TcpStream; 2]>,
     /// Bytes that went from servers to clients.
     received: u64,
+}
+
+impl State {
+    fn is_frozen(&self, number: u64) -> bool {
+        number < self.frozen_below || self.scripts_are_frozen && self.scripted.contains(&number)
+    }
 }
 
 impl Shared {
@@ -49,7 +65,7 @@ impl Shared {
     /// Waits while the connection is frozen; false once the proxy is over.
     fn wait(&self, number: u64) -> bool {
         let mut state = self.state();
-        while !state.is_over && number < state.frozen_below {
+        while !state.is_over && state.is_frozen(number) {
             state = self
                 .thawed
                 .wait(state)
@@ -64,14 +80,19 @@ impl Proxy {
     pub fn start(upstream: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", free_port()?))?;
         let address = listener.local_addr()?;
-        let (next, frozen_below, is_over, open, received) = (0, 0, false, HashMap::new(), 0);
         let state = State {
             upstream,
-            next,
-            frozen_below,
-            is_over,
-            open,
-            received,
+            next: 0,
+            frozen_below: 0,
+            scripted: HashSet::new(),
+            scripts_are_frozen: false,
+            loses: None,
+            lost: 0,
+            losing: HashSet::new(),
+            delay: Duration::ZERO,
+            is_over: false,
+            open: HashMap::new(),
+            received: 0,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -103,9 +124,31 @@ impl Proxy {
         state.frozen_below = state.next;
     }
 
+    /// Forwards nothing on connections by which scripts were run: commands are not answered, and messages come.
+    pub fn freeze_scripts(&self) {
+        self.shared.state().scripts_are_frozen = true;
+    }
+
+    /// Loses the answer to the next request that contains `part`, with the connection. All connections are frozen then.
+    pub fn lose_answer(&self, part: &[u8]) {
+        self.shared.state().loses = Some(part.to_vec());
+    }
+
+    /// How many answers were lost.
+    pub fn lost(&self) -> u64 {
+        self.shared.state().lost
+    }
+
+    /// Holds back for so long whatever it forwards from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.state().delay = delay;
+    }
+
     /// Forwards again, and first what has come meanwhile.
     pub fn thaw(&self) {
-        self.shared.state().frozen_below = 0;
+        let mut state = self.shared.state();
+        (state.frozen_below, state.scripts_are_frozen) = (0, false);
+        drop(state);
         self.shared.thawed.notify_all();
     }
 
@@ -174,14 +217,39 @@ fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, number: u64, is
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).unwrap_or(0);
+        if !is_received && buffer[..read].windows(7).any(|word| word == b"EVALSHA") {
+            shared.state().scripted.insert(number);
+        }
+        let delay = shared.state().delay;
+        thread::sleep(delay);
         // An end is held back like everything else.
         if !shared.wait(number) || read == 0 {
             break;
         }
-        // First, so that who has received something finds it counted.
+        let mut state = shared.state();
         if is_received {
-            shared.state().received += read as u64;
+            if state.losing.contains(&number) {
+                (state.lost, state.frozen_below) = (state.lost + 1, u64::MAX);
+                break;
+            }
+            // First, so that who has received something finds it counted.
+            state.received += read as u64;
         }
+        let part = state.loses.as_deref().filter(|_| !is_received);
+        if part.is_some_and(|part| {
+            buffer[..read]
+                .windows(part.len())
+                .any(|found| found == part)
+        }) {
+            state.loses = None;
+            state.losing.insert(number);
+            // With the lock held: the answer is looked at after that.
+            if to.write_all(&buffer[..read]).is_err() {
+                break;
+            }
+            continue;
+        }
+        drop(state);
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }

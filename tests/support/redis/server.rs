@@ -1,6 +1,8 @@
 //! One redis-server process.
 
 use std::{
+    env,
+    ffi::OsString,
     fs, io,
     net::{SocketAddr, TcpListener},
     process::{self, Child, Command, Stdio},
@@ -11,7 +13,17 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Folder, Reply, Resp, pause_process, wait_until};
 
-const PROGRAM: &str = "redis-server";
+/// The server that is started where [`PROGRAM`] names no other.
+const USUAL: &str = "redis-server";
+
+/// The variable that names another server of Redis's protocol, as a program: `valkey-server`, or a path.
+const PROGRAM: &str = "REDIS_SERVER";
+
+/// The server to start.
+fn program() -> OsString {
+    let named = env::var_os(PROGRAM).filter(|named| !named.is_empty());
+    named.unwrap_or_else(|| USUAL.into())
+}
 
 /// How often another port is tried where something else took the first meanwhile.
 const TRIES: usize = 5;
@@ -118,7 +130,11 @@ impl RedisServer {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()?;
+            .spawn()
+            .map_err(|error| {
+                let program = program();
+                io::Error::new(error.kind(), format!("{}: {error}", program.display()))
+            })?;
         // Another server may have taken the port, and would answer in its place.
         let own = format!("process_id:{}\r\n", child.id());
         self.child = Some(child);
@@ -138,13 +154,14 @@ impl RedisServer {
             return Ok(());
         }
         Err(io::Error::other(format!(
-            "redis-server ended at once; it has logged:\n{}",
+            "{} ended at once; it has logged:\n{}",
+            program().display(),
             self.log()
         )))
     }
 
     fn command(&self) -> io::Result<Command> {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         let (port, folder) = (self.port, self.folder.path());
         if let Some(lines) = &self.sentinel {
             let file = folder.join("sentinel.conf");

@@ -104,7 +104,7 @@ pub(super) const ALL: &[Attack] = &[
     Attack {
         name: "unanswered-goodbyes",
         does: "SIGTERM, with 4,000 clients that do not answer and do not go",
-        against: "the time that leaving may take, and what it costs meanwhile",
+        against: "the time that leaving may take, and what it costs in that time",
         drains: true,
         keeps_out: Some("a server that leaves takes no new clients"),
         peak: CROWD,

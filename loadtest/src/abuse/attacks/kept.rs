@@ -172,7 +172,7 @@ pub(super) const ALL: &[Attack] = &[
     Attack {
         name: "channel-names",
         does: "50 clients that join and leave channels with new names of 200 bytes, as often as they may",
-        against: "what a channel may leave behind that nobody is in any more",
+        against: "what an empty channel may leave behind",
         body: |arms| {
             let herd = Herd::of(arms.crowd(arms.size(50, 5), |_| String::new())?)?;
             let reading = herd.read_on()?;

@@ -181,7 +181,7 @@ pub(super) const ALL: &[Attack] = &[
     },
     Attack {
         name: "reconnecting-user",
-        does: "a user who sends 100 events at once, and comes back on a new connection for the next 100",
+        does: "a user who sends 100 events in one write, and comes back on a new connection for the next 100",
         against: "messages_per_second and message_burst, which are the user's and not the connection's",
         body: reconnecting_user,
         ..Attack::PLAIN
@@ -241,7 +241,7 @@ pub(super) const ALL: &[Attack] = &[
     Attack {
         name: "clients-that-flood-a-channel",
         does: "50 clients that each send 50 events a second, of 1 KiB, to a channel of 500",
-        against: "the admission gate, which clients' events pass too",
+        against: "admission, which clients' events pass too",
         peak: Allowance {
             bytes: 192 * MIB,
             why: "admitted_bytes (64 MiB) of events, and what 500 sockets refused",

@@ -44,7 +44,7 @@ pub(super) const ALL: &[Attack] = &[
     },
     Attack {
         name: "no-handshakes",
-        does: "150,000 upgrades without a key, one behind the other on one connection",
+        does: "150,000 upgrades without a key, one after another on one connection",
         against: "accepts_per_second (50 here), which is for clients",
         limits: &[("accepts_per_second", "50")],
         body: |arms| {
@@ -98,7 +98,7 @@ pub(super) const ALL: &[Attack] = &[
     },
     Attack {
         name: "header-floods",
-        does: "heads with 100 fields and 60,000 bytes, one behind the other on four connections",
+        does: "heads with 100 fields and 60,000 bytes, one after another on four connections",
         against: "the size of a head",
         peak: SOCKETS,
         body: |arms| {
@@ -115,7 +115,7 @@ pub(super) const ALL: &[Attack] = &[
     },
     Attack {
         name: "answers-that-nobody-reads",
-        does: "requests for the largest answers, one behind the other on 50 connections, of which none is read",
+        does: "requests for the largest answers, one after another on 50 connections, of which none is read",
         against: "what may wait for one function",
         peak: SOCKETS,
         body: |arms| {
@@ -128,7 +128,7 @@ pub(super) const ALL: &[Attack] = &[
     },
     Attack {
         name: "half-closed",
-        does: "connections whose sending side ends behind a request, a handshake, or half a head",
+        does: "connections whose sending side ends after a request, a handshake, or half a head",
         against: "sockets that nobody ends",
         peak: SOCKETS,
         body: |arms| {
@@ -328,7 +328,7 @@ fn trickle(arms: &Arms, count: usize, head: &[u8]) {
 }
 
 /// Writes `one` again and again, without waiting for answers, which a thread reads and forgets if `is_read`.
-fn pipeline(arms: &Arms, connections: usize, one: &[u8], is_read: bool) {
+pub(super) fn pipeline(arms: &Arms, connections: usize, one: &[u8], is_read: bool) {
     let block = one.repeat((60_000 / one.len()).max(1));
     let per_block = (block.len() / one.len()) as u64;
     arms.storm(connections, |_| {

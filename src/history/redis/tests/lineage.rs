@@ -110,6 +110,32 @@ async fn offsets_that_are_given_out_once_more_are_of_another_epoch() {
 }
 
 #[tokio::test]
+async fn a_node_that_saw_what_is_lost_goes_on_from_what_survived() {
+    let server = Server::start(&[]);
+    let room = channel("c");
+    let node = Node::new(&server.url()).await;
+    fill(&node.store, &room, &KEEP, 3).await;
+    losses::back_up(&server, &node, &room);
+    let lost = fill(&node.store, &room, &KEEP, 2).await;
+    losses::restore(&server, &node, &room);
+    change_primary(&server, &node, "other");
+    let after = append(&node, &room).await;
+    assert_eq!(
+        (after.epoch == lost.epoch, after.offset),
+        (false, 4),
+        "as where another node appends"
+    );
+    let epoch = lost.epoch.to_string();
+    for (offset, shared) in [(2, 2), (3, 3), (4, 3), (5, 3)] {
+        let recovery = node.since(&room, &KEEP, Some(&epoch), offset).await;
+        let recovery = recovery.unwrap();
+        assert_eq!((recovery.recovered, recovery.shared), (false, shared));
+        assert_eq!(offsets(&recovery.entries), [1, 2, 3, 4]);
+    }
+    assert_eq!(proven(&node, &room, after.epoch, 4).await, (true, vec![]));
+}
+
+#[tokio::test]
 async fn the_last_four_numberings_are_gone_on_from() {
     let server = Server::start(&[]);
     let room = channel("c");

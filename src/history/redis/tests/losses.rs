@@ -72,7 +72,7 @@ pub(super) fn restore(server: &Server, node: &Node, key: &Key) {
 }
 
 #[tokio::test]
-async fn a_redis_that_went_back_begins_anew_behind_what_was_seen() {
+async fn a_redis_that_went_back_goes_on_after_what_was_seen_with_what_is_left() {
     let server = Server::start(&[]);
     let room = channel("c");
     let mut node = Node::new(&server.url()).await;
@@ -95,7 +95,11 @@ async fn a_redis_that_went_back_begins_anew_behind_what_was_seen() {
         (None, 3),
     ] {
         let (recovered, kept) = since(&node.store, &room, epoch, offset).await;
-        assert_eq!((recovered, kept), (false, vec![now]), "{epoch:?} {offset}");
+        assert_eq!(
+            (recovered, kept),
+            (false, vec![1, 2, 3, now]),
+            "{epoch:?} {offset}"
+        );
     }
     assert_eq!(since(&node.store, &room, None, now).await, (true, vec![]));
 }
@@ -181,7 +185,7 @@ async fn what_is_left_of_a_users_events_waits_whatever_was_lost() {
         4,
         "Redis evicted only the state"
     );
-    let last = fill(&node.store, &ann, &Keep { events: 4, ..KEEP }, 1).await;
+    let last = fill(&node.store, &ann, &Retention { events: 4, ..KEEP }, 1).await;
     assert!(last.epoch != anew.epoch && last.offset > anew.offset);
     assert_eq!(
         node.waiting(&ann).await.unwrap().entries.len(),
@@ -261,7 +265,7 @@ async fn what_is_removed_of_a_user_is_counted_and_what_is_confirmed_is_not() {
     let server = Server::start(&[]);
     let ann = user("u");
     let node = Node::new(&server.url()).await;
-    let short = Keep {
+    let short = Retention {
         ttl: Duration::from_millis(50),
         events: 5,
         ..KEEP

@@ -8,7 +8,7 @@ use crate::history::{Entry, Memory};
 #[derive(Clone, Debug)]
 enum Step {
     Append {
-        keep: usize,
+        retention: usize,
         length: usize,
         omits: bool,
     },
@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
     let offset = || 0..20u64;
     prop_oneof![
         8 => (0..3usize, 0..30usize, prop::bool::weighted(0.3))
-            .prop_map(|(keep, length, omits)| Step::Append { keep, length, omits }),
+            .prop_map(|(retention, length, omits)| Step::Append { retention, length, omits }),
         1 => Just(Step::Position),
         3 => (0..3usize, offset()).prop_map(|(epoch, offset)| Step::Since { epoch, offset }),
         2 => (offset(), 0..5usize).prop_map(|(after, limit)| Step::Page { after, limit }),
@@ -77,16 +77,16 @@ impl Side<'_> {
     }
 
     async fn run(&mut self, step: &Step, new: &New) -> (Option<u64>, bool, Shown) {
-        let keeps = [
+        let retentions = [
             KEEP,
-            Keep { events: 3, ..KEEP },
-            Keep { bytes: 160, ..KEEP },
+            Retention { events: 3, ..KEEP },
+            Retention { bytes: 160, ..KEEP },
         ];
         match *step {
-            Step::Append { keep, .. } => {
+            Step::Append { retention, .. } => {
                 let appended = self
                     .store
-                    .append(self.key, &keeps[keep], new.clone())
+                    .append(self.key, &retentions[retention], new.clone())
                     .await
                     .unwrap();
                 let frame = appended.frame.bytes().to_vec();

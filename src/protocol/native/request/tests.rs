@@ -63,10 +63,10 @@ fn requests_are_told_apart_by_op() {
     }
     assert!(matches!(
         request(r#"{"op":"call","name":"f","data":[1.0]}"#),
-        Request::Call { name, data } if name == "f" && data.get() == "[1.0]"
+        Request::Call { name, data: Data::Json(data) } if name == "f" && data.get() == "[1.0]"
     ));
     assert!(
-        matches!(request(r#"{"op":"call","name":"f"}"#), Request::Call { data, .. } if data.get() == "null")
+        matches!(request(r#"{"op":"call","name":"f"}"#), Request::Call { data: Data::Json(data), .. } if data.get() == "null")
     );
 }
 
@@ -188,7 +188,11 @@ fn what_is_no_json_is_told_apart_from_what_means_nothing() {
     for text in ["[]", "1", "null", r#"["ping"]"#] {
         assert_eq!(
             refused(parse(text)),
-            (None, "bad_message", "the message is no object".to_owned())
+            (
+                None,
+                "bad_message",
+                "the message is not an object".to_owned()
+            )
         );
     }
 }
@@ -483,11 +487,11 @@ fn a_binary_message_without_a_header_is_unreadable_and_one_with_a_wrong_header_i
         );
     }
     for (header, why) in [
-        ("[]", "the message is no object"),
+        ("[]", "the message is not an object"),
         (r#"{"op":"ping"}"#, "ping takes no bytes; send it as text"),
         (
-            r#"{"op":"call","name":"f"}"#,
-            "call takes no bytes; send it as text",
+            r#"{"op":"call","name":"f","data":1}"#,
+            "a binary message has its data behind the header, not in it",
         ),
         (
             r#"{"op":"broadcast","event":"e","data":null}"#,

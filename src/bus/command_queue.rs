@@ -1,0 +1,387 @@
+//! What goes to one Redis server: a queue that anyone may append to, in the order of the calls.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use parking_lot::Mutex;
+use redis::{Cmd, Script, Value};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Duration, Instant},
+};
+
+use super::{BusError, batch::Call, connection::Address};
+use crate::{
+    limits::{self, Limits},
+    metrics::{Metrics, Sent},
+};
+
+/// What Redis made of a command.
+pub(super) type Answer = Result<Value, BusError>;
+
+/// What is sent.
+pub(super) enum Payload {
+    Command(Cmd),
+    /// A call of a script that takes several at once.
+    Call(Box<Call>),
+}
+
+/// A command on its way.
+pub(super) struct QueuedCommand {
+    pub(super) payload: Payload,
+    pub(super) bytes: usize,
+    /// What EVALSHA names, where the command is one.
+    pub(super) script: Option<&'static Script>,
+    /// The partition that the script is for, where the command is one.
+    pub(super) scripted: Option<u16>,
+    /// Whether Redis did not know the script once already.
+    pub(super) again: bool,
+    pub(super) deadline: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// The way to one Redis server.
+pub(super) struct CommandQueue {
+    pub(super) address: Address,
+    state: Mutex<State>,
+    /// Tells the publisher that the queue is not empty any more.
+    pub(super) wake: Notify,
+    /// Tells the subscriber of this server that canaries can fly.
+    pub(super) opened: Notify,
+    /// Tells the publisher to look again whom it talks to.
+    pub(super) recheck: Notify,
+    timeout: Duration,
+    commands: usize,
+    bytes: usize,
+    metrics: Arc<Metrics>,
+}
+
+struct State {
+    /// Why nothing can be sent now.
+    away: Option<Arc<str>>,
+    items: VecDeque<QueuedCommand>,
+    bytes: usize,
+    /// Items that were taken out and have no answer.
+    under_way: usize,
+}
+
+/// Items whose calls lie further apart than this part of the deadline go in pipelines of their own, since a pipeline has the
+/// deadline of its first.
+const SPREAD: u32 = 10;
+
+impl CommandQueue {
+    pub(super) fn new(address: Address, limits: &Limits, metrics: Arc<Metrics>) -> Self {
+        let away = Some("not connected yet".into());
+        Self {
+            address,
+            state: Mutex::new(State {
+                away,
+                items: VecDeque::new(),
+                bytes: 0,
+                under_way: 0,
+            }),
+
+            wake: Notify::new(),
+            opened: Notify::new(),
+            recheck: Notify::new(),
+            timeout: limits.redis_timeout,
+            commands: limits.bus_queue_commands,
+            bytes: limits.bus_queue_bytes,
+
+            metrics,
+        }
+    }
+
+    /// Queues a command of about `bytes`; what comes of it can be waited for. A script comes with its partition.
+    ///
+    /// # Errors
+    /// [`BusError::Away`] and [`BusError::Full`]; nothing is sent then.
+    pub(super) fn send(
+        &self,
+        payload: Payload,
+        bytes: usize,
+        script: Option<(&'static Script, u16)>,
+    ) -> Result<oneshot::Receiver<Answer>, BusError> {
+        let (answer, receiver) = oneshot::channel();
+        let deadline = Instant::now() + self.timeout;
+        let was_empty = {
+            let mut state = self.state.lock();
+            if let Some(reason) = &state.away {
+                let error = BusError::Away {
+                    reason: reason.clone(),
+                };
+                self.metrics.bus.sent(Sent::Away, 1);
+                return Err(error);
+            }
+
+            if state.items.len() >= self.commands || state.bytes + bytes > self.bytes {
+                self.metrics.bus.sent(Sent::Full, 1);
+                return Err(BusError::Full);
+            }
+
+            state.bytes += bytes;
+            let (script, scripted) = script.unzip();
+            state.items.push_back(QueuedCommand {
+                payload,
+                bytes,
+                script,
+                scripted,
+                again: false,
+                deadline,
+                answer,
+            });
+
+            state.items.len() == 1
+        };
+
+        if was_empty {
+            self.wake.notify_one();
+        }
+        Ok(receiver)
+    }
+
+    /// Commands are taken from now on.
+    pub(super) fn open(&self) {
+        self.state.lock().away = None;
+        self.opened.notify_one();
+    }
+
+    /// No commands are taken from now on, and what waits is answered: it was not sent.
+    pub(super) fn shut(&self, reason: &str) {
+        let reason: Arc<str> = reason.into();
+        let items = {
+            let mut state = self.state.lock();
+            state.away = Some(reason.clone());
+            state.bytes = 0;
+            std::mem::take(&mut state.items)
+        };
+
+        self.metrics.bus.sent(Sent::Away, items.len() as u64);
+        for item in items {
+            let _ = item.answer.send(Err(BusError::Away {
+                reason: reason.clone(),
+            }));
+        }
+    }
+
+    /// No commands are taken until the publisher has made sure that the server is still a primary.
+    pub(super) fn ask_recheck(&self, reason: &str) {
+        self.shut(reason);
+        self.recheck.notify_one();
+    }
+
+    /// When the oldest item that waits has to be answered.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.state.lock().items.front().map(|item| item.deadline)
+    }
+
+    /// Whether everything has its answer.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.items.is_empty() && state.under_way == 0
+    }
+
+    /// Answers what has waited too long: it was not sent.
+    pub(super) fn expire(&self, now: Instant) {
+        let late = {
+            let mut state = self.state.lock();
+            let count = state
+                .items
+                .iter()
+                .take_while(|item| item.deadline <= now)
+                .count();
+            let late = state.items.drain(..count).collect::<Vec<_>>();
+            state.bytes -= late.iter().map(|item| item.bytes).sum::<usize>();
+            late
+        };
+
+        self.metrics.bus.sent(Sent::Away, late.len() as u64);
+        for item in late {
+            let _ = item.answer.send(Err(BusError::away(
+                "Redis is too slow: the command waited its time unsent",
+            )));
+        }
+    }
+
+    /// Takes out what goes in the next pipeline.
+    pub(super) fn take(&self, now: Instant) -> Vec<QueuedCommand> {
+        self.expire(now);
+        let mut state = self.state.lock();
+        let mut batch = Vec::with_capacity(state.items.len().min(limits::BUS_PIPELINE_COMMANDS));
+        let mut bytes = 0;
+
+        let last = state
+            .items
+            .front()
+            .map(|item| item.deadline + self.timeout / SPREAD);
+        while batch.len() < limits::BUS_PIPELINE_COMMANDS && bytes < limits::BUS_PIPELINE_BYTES {
+            let fits = state
+                .items
+                .front()
+                .is_some_and(|item| last.is_some_and(|last| item.deadline <= last));
+            let Some(item) = state.items.pop_front_if(|_| fits) else {
+                break;
+            };
+            bytes += item.bytes;
+            batch.push(item);
+        }
+
+        state.bytes -= bytes;
+        state.under_way += batch.len();
+        batch
+    }
+
+    /// Answers what [`Self::take`] took out.
+    pub(super) fn settle(&self, items: impl IntoIterator<Item = (QueuedCommand, Answer)>) {
+        let (mut answered, mut refused, mut unanswered, mut count) = (0, 0, 0, 0);
+        for (item, answer) in items {
+            count += 1;
+            match &answer {
+                Ok(_) => answered += 1,
+                Err(BusError::Unanswered) => unanswered += 1,
+                Err(_) => refused += 1,
+            }
+            // Who called may have gone.
+            let _ = item.answer.send(answer);
+        }
+
+        self.state.lock().under_way -= count;
+        let metrics = &self.metrics.bus;
+        metrics.sent(Sent::Answered, answered);
+        metrics.sent(Sent::Refused, refused);
+        metrics.sent(Sent::Unanswered, unanswered);
+    }
+
+    /// Puts back what Redis refused because it has forgotten a script, before everything that waits.
+    pub(super) fn put_back(&self, items: Vec<QueuedCommand>) {
+        if items.is_empty() {
+            return;
+        }
+
+        let mut state = self.state.lock();
+        state.under_way -= items.len();
+        if let Some(reason) = &state.away {
+            let error = BusError::Away {
+                reason: reason.clone(),
+            };
+            drop(state);
+            self.metrics.bus.sent(Sent::Away, items.len() as u64);
+            for item in items {
+                let _ = item.answer.send(Err(error.clone()));
+            }
+            return;
+        }
+
+        for item in items.into_iter().rev() {
+            state.bytes += item.bytes;
+            state.items.push_front(QueuedCommand {
+                again: true,
+                ..item
+            });
+        }
+
+        drop(state);
+        self.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(limits: &Limits) -> CommandQueue {
+        CommandQueue::new(Address::new("h", 1), limits, Arc::new(Metrics::new()))
+    }
+
+    fn command(text: &str) -> Payload {
+        let mut command = Cmd::new();
+        command.arg(text);
+        Payload::Command(command)
+    }
+
+    fn packed(payload: &Payload) -> Vec<u8> {
+        match payload {
+            Payload::Command(command) => command.get_packed_command(),
+            Payload::Call(_) => panic!("a call"),
+        }
+    }
+
+    fn texts(items: &[QueuedCommand]) -> Vec<Vec<u8>> {
+        items.iter().map(|item| packed(&item.payload)).collect()
+    }
+
+    #[test]
+    fn a_queue_that_is_shut_answers_at_once() {
+        let queue = queue(&Limits::default());
+        let Err(BusError::Away { reason }) = queue.send(command("A"), 1, None) else {
+            panic!()
+        };
+        assert_eq!(&*reason, "not connected yet");
+        queue.open();
+        let mut waits = queue.send(command("B"), 1, None).unwrap();
+        queue.shut("gone");
+        assert!(
+            matches!(waits.try_recv(), Ok(Err(BusError::Away { reason })) if &*reason == "gone")
+        );
+        assert!(queue.is_idle());
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_in_order() {
+        let limits = Limits {
+            bus_queue_commands: 2,
+            bus_queue_bytes: 100,
+            ..Limits::default()
+        };
+        let queue = queue(&limits);
+        queue.open();
+        let _first = queue.send(command("A"), 60, None).unwrap();
+        assert!(matches!(
+            queue.send(command("B"), 60, None),
+            Err(BusError::Full)
+        ));
+        let _second = queue.send(command("C"), 40, None).unwrap();
+        assert!(matches!(
+            queue.send(command("D"), 0, None),
+            Err(BusError::Full)
+        ));
+        let batch = queue.take(Instant::now());
+        assert_eq!(texts(&batch), texts_of(&["A", "C"]));
+        let _third = queue.send(command("E"), 100, None).unwrap();
+        queue.put_back(batch);
+        assert_eq!(
+            texts(&queue.take(Instant::now())),
+            texts_of(&["A", "C", "E"])
+        );
+        assert!(!queue.is_idle());
+    }
+
+    fn texts_of(texts: &[&str]) -> Vec<Vec<u8>> {
+        texts.iter().map(|text| packed(&command(text))).collect()
+    }
+
+    #[test]
+    fn what_waited_too_long_was_not_sent() {
+        let queue = queue(&Limits::default());
+        queue.open();
+        let mut late = queue.send(command("A"), 1, None).unwrap();
+        assert!(
+            queue
+                .take(Instant::now() + Duration::from_secs(2))
+                .is_empty()
+        );
+        assert!(matches!(late.try_recv(), Ok(Err(BusError::Away { .. }))));
+    }
+
+    #[test]
+    fn a_pipeline_is_bounded() {
+        let queue = queue(&Limits::default());
+        queue.open();
+        for _ in 0..=limits::BUS_PIPELINE_COMMANDS {
+            drop(queue.send(command("A"), 1, None));
+        }
+        let first = queue.take(Instant::now());
+        assert_eq!(first.len(), limits::BUS_PIPELINE_COMMANDS);
+        queue.settle(first.into_iter().map(|item| (item, Ok(Value::Nil))));
+        assert_eq!(queue.take(Instant::now()).len(), 1);
+    }
+}

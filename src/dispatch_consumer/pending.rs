@@ -1,0 +1,167 @@
+//! What was heard of an app and is yet to be done by the node that leads it.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::limits::{DISPATCHES_PENDING, DISPATCHES_PENDING_BYTES, DISPATCHES_PENDING_FOR};
+
+/// How long it is remembered that a message was done which was not heard yet: the two come by different ways.
+const EARLY: Duration = Duration::from_secs(5);
+
+/// A message of a program, of which something has to be done once.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) text: Bytes,
+    /// By which the nodes name it.
+    pub(super) digest: String,
+    heard: Instant,
+}
+
+impl Message {
+    pub(super) fn new(text: Bytes, digest: String, heard: Instant) -> Self {
+        Self {
+            text,
+            digest,
+            heard,
+        }
+    }
+}
+
+/// Messages in the order in which they were heard, until someone has done them, or their time is over.
+#[derive(Debug, Default)]
+pub(super) struct PendingDispatches {
+    messages: VecDeque<Message>,
+    bytes: usize,
+    early: VecDeque<(Instant, String)>,
+}
+
+impl PendingDispatches {
+    /// Holds `message`, unless it was done before it was heard; answers those that there is no room for any more.
+    pub(super) fn hold(&mut self, message: Message) -> Vec<Message> {
+        let now = message.heard;
+        while self
+            .early
+            .front()
+            .is_some_and(|(since, _)| now.duration_since(*since) > EARLY)
+        {
+            self.early.pop_front();
+        }
+
+        if let Some(at) = self
+            .early
+            .iter()
+            .position(|(_, digest)| *digest == message.digest)
+        {
+            self.early.remove(at);
+            return Vec::new();
+        }
+
+        self.bytes += message.text.len();
+        self.messages.push_back(message);
+        let mut lost = Vec::new();
+        while self.messages.len() > DISPATCHES_PENDING || self.bytes > DISPATCHES_PENDING_BYTES {
+            lost.extend(self.next());
+        }
+
+        lost
+    }
+
+    /// Notes that a message was done, by whomever. One of several that are alike stands for the others.
+    pub(super) fn done(&mut self, digest: String, now: Instant) {
+        match self
+            .messages
+            .iter()
+            .position(|message| message.digest == digest)
+        {
+            Some(at) => {
+                self.bytes -= self
+                    .messages
+                    .remove(at)
+                    .map_or(0, |message| message.text.len());
+            }
+            None if self.early.len() < DISPATCHES_PENDING => self.early.push_back((now, digest)),
+            None => {}
+        }
+    }
+
+    /// Takes the oldest.
+    pub(super) fn next(&mut self) -> Option<Message> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= message.text.len();
+        Some(message)
+    }
+
+    /// Takes the oldest if its time is over.
+    pub(super) fn next_late(&mut self, now: Instant) -> Option<Message> {
+        let heard = self.messages.front()?.heard;
+        (now.duration_since(heard) > DISPATCHES_PENDING_FOR)
+            .then(|| self.next())
+            .flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &'static str, heard: Instant) -> Message {
+        Message::new(Bytes::from_static(text.as_bytes()), text.to_owned(), heard)
+    }
+
+    fn rest(pending: &mut PendingDispatches) -> Vec<String> {
+        std::iter::from_fn(|| pending.next())
+            .map(|message| message.digest)
+            .collect()
+    }
+
+    #[test]
+    fn what_was_done_is_held_no_more_and_the_rest_in_order() {
+        let now = Instant::now();
+        let mut pending = PendingDispatches::default();
+        for text in ["a", "b", "a", "c"] {
+            assert!(pending.hold(message(text, now)).is_empty());
+        }
+        pending.done("a".to_owned(), now);
+        pending.done("c".to_owned(), now);
+        assert_eq!(rest(&mut pending), ["b", "a"]);
+        assert_eq!(pending.bytes, 0);
+    }
+
+    #[test]
+    fn what_is_done_before_it_is_heard_is_not_held_then() {
+        let now = Instant::now();
+        let mut pending = PendingDispatches::default();
+        pending.done("a".to_owned(), now);
+        pending.hold(message("a", now));
+        pending.hold(message("a", now));
+        assert_eq!(rest(&mut pending), ["a"], "the second is another one");
+        pending.done("b".to_owned(), now);
+        pending.hold(message("b", now + EARLY + Duration::from_secs(1)));
+        assert_eq!(rest(&mut pending), ["b"], "so late it is another one");
+    }
+
+    #[test]
+    fn there_is_room_and_time_for_so_many() {
+        let now = Instant::now();
+        let mut pending = PendingDispatches::default();
+        let lost: usize = (0..DISPATCHES_PENDING + 3)
+            .map(|_| pending.hold(message("a", now)).len())
+            .sum();
+        assert_eq!(lost, 3);
+        assert!(pending.next_late(now).is_none());
+        assert!(
+            pending
+                .next_late(now + DISPATCHES_PENDING_FOR * 2)
+                .is_some()
+        );
+        let mut pending = PendingDispatches::default();
+        let large = Bytes::from(vec![b' '; DISPATCHES_PENDING_BYTES]);
+        assert!(pending.hold(message("a", now)).is_empty());
+        let lost = pending.hold(Message::new(large, String::new(), now));
+        assert_eq!(lost.len(), 1, "the oldest goes");
+    }
+}

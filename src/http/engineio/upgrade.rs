@@ -1,0 +1,253 @@
+//! The upgrade from polling: a WebSocket that is probed first, and then takes over.
+
+use std::{io, sync::Arc, time::Duration};
+
+use hyper::{Request, Response, body::Incoming};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use super::{Call, polling::Transport, refused};
+use crate::{
+    http::{Answer, access, connect, problem::Problem},
+    limits::{READ_BUFFER, RELAY_PAUSE, RELAY_PAUSE_MAX, UPGRADE_TIME},
+    metrics::Refusal,
+    node::Occupancy,
+    protocol::{
+        decoder::{Decoder, Message, Role},
+        engineio::{self, Refused},
+    },
+    session::handover::{Far, Offered, Outcome, read_all},
+};
+
+/// Longest message on a WebSocket that has yet to take over.
+const PROBE_BYTES: usize = 125;
+
+/// Grants the handshake of a WebSocket that wants to take over from polling.
+///
+/// # Errors
+/// Those of a handshake, and 503 if the node has no place for one more socket. The client goes on polling then.
+pub(super) fn begin(
+    call: &Call<'_>,
+    request: &mut Request<Incoming>,
+    sid: String,
+    transport: Arc<Transport>,
+) -> Result<Response<Answer>, Problem> {
+    connect::check_handshake(request)?;
+    // Beside it the sockets of the session stay open.
+    let Some(place) = Occupancy::take(&call.edge.node) else {
+        let full = Problem::unavailable("connection_limit", "this node is full");
+        let app = Some(call.served.app);
+        return Err(access::Refused::new(Refusal::Connections, app, full).told(&call.edge.node));
+    };
+
+    if let Err(error) = transport.probe() {
+        return Ok(refused(error));
+    }
+    let Ok((response, socket)) = connect::raw_upgrade(request) else {
+        transport.probed(false);
+        return Ok(refused(Refused::BadRequest));
+    };
+
+    let (node, polls) = (call.edge.node.clone(), call.edge.polls.clone());
+    tokio::task::spawn_local(async move {
+        let _place = place;
+        let Some((mut socket, granted, leftover)) = socket.await else {
+            return transport.probed(false);
+        };
+
+        let mut heard = leftover.to_vec();
+        let probing = async {
+            socket.write_all(&granted).await?;
+            probe(&mut socket, &mut heard, &transport).await
+        };
+
+        let is_chosen = tokio::select! {
+            probed = timeout(UPGRADE_TIME, probing) => matches!(probed, Ok(Ok(()))),
+            // The client learns that by its next poll.
+            () = transport.handover.ended() => false,
+        };
+
+        if !is_chosen {
+            return transport.probed(false);
+        }
+
+        let ended = match transport.take_over(UPGRADE_TIME).await {
+            Some((unsaid, Some(far))) => tokio::select! {
+                carried = carry(&transport, &far, socket, heard, unsaid) => carried,
+                // However much the client has yet to read, its session is gone.
+                () = transport.handover.ended() => Ok(()),
+            },
+            // It does not poll any more.
+            Some((unsaid, None)) => say_last(socket, &unsaid),
+            None => Err(io::ErrorKind::TimedOut.into()),
+        };
+
+        if let Err(error) = ended {
+            tracing::debug!(node = %node.name, %error, "an upgraded client is lost");
+            transport.close();
+        }
+
+        // It does not poll any more.
+        polls.remove(&sid);
+    });
+
+    Ok(response.map(|_| Answer::default()))
+}
+
+/// Answers the probe, and waits until the client says that it has stopped polling. What came behind that stays in `heard`.
+async fn probe(
+    socket: &mut TcpStream,
+    heard: &mut Vec<u8>,
+    transport: &Transport,
+) -> io::Result<()> {
+    let wrong = || io::Error::from(io::ErrorKind::InvalidData);
+    let mut decoder = Decoder::new(Role::Server, PROBE_BYTES);
+    let mut was_probed = false;
+
+    loop {
+        let mut rest = &mut heard[..];
+        let mut is_probed = false;
+        let is_upgraded = loop {
+            match decoder.next(&mut rest) {
+                Ok(None) => break false,
+                Ok(Some(Message::Text(engineio::PROBE))) => {
+                    is_probed = true;
+                    break false;
+                }
+                Ok(Some(Message::Text("5"))) if was_probed => break true,
+                Ok(Some(Message::Ping(_) | Message::Pong(_))) => {}
+                Ok(Some(_)) | Err(_) => return Err(wrong()),
+            }
+        };
+
+        let left = rest.len();
+        heard.drain(..heard.len() - left);
+        if is_upgraded {
+            return Ok(());
+        }
+
+        if is_probed {
+            let answer = [&[0x81, engineio::PROBED.len() as u8], engineio::PROBED].concat();
+            socket.write_all(&answer).await?;
+            transport.probed(true);
+            was_probed = true;
+            continue;
+        }
+
+        if socket.read_buf(heard).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Carries the session's bytes over the WebSocket until the session takes it.
+async fn carry(
+    transport: &Transport,
+    far: &Arc<Far>,
+    mut socket: TcpStream,
+    mut heard: Vec<u8>,
+    mut unsaid: Vec<u8>,
+) -> io::Result<()> {
+    let mut pause = RELAY_PAUSE;
+    loop {
+        say_all(far, &mut socket, &mut unsaid).await?;
+        let offered = Offered {
+            socket: socket.into_std()?,
+            heard: std::mem::take(&mut heard),
+            unsaid: std::mem::take(&mut unsaid),
+            far: far.clone(),
+        };
+
+        let offered = match transport.handover.offer(offered).await {
+            Outcome::Taken | Outcome::Ended => return Ok(()),
+            Outcome::NotNow(offered) => offered,
+        };
+
+        socket = TcpStream::from_std(offered.socket)?;
+        (heard, unsaid) = (offered.heard, offered.unsaid);
+        relay(far, &mut socket, &mut heard, &mut unsaid, pause).await?;
+        pause = (pause * 2).min(RELAY_PAUSE_MAX);
+    }
+}
+
+/// Says what a session said before it ended, as far as the socket takes it without waiting.
+fn say_last(socket: TcpStream, unsaid: &[u8]) -> io::Result<()> {
+    let socket = socket.into_std()?;
+    let _ = io::Write::write(&mut &socket, unsaid)?;
+    // Unread bytes would let the kernel throw away what was just written.
+    let _ = read_all(&socket, &mut Vec::new());
+    socket.shutdown(std::net::Shutdown::Write)
+}
+
+/// Says what the session has said so far.
+async fn say_all(far: &Far, socket: &mut TcpStream, unsaid: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        socket.write_all(unsaid).await?;
+        unsaid.clear();
+        match far.try_read_buf(unsaid) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Carries bytes in both directions for `time`.
+async fn relay(
+    far: &Far,
+    socket: &mut TcpStream,
+    heard: &mut Vec<u8>,
+    unsaid: &mut Vec<u8>,
+    time: Duration,
+) -> io::Result<()> {
+    let over = sleep(time);
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            () = &mut over => return Ok(()),
+            ready = far.writable(), if !heard.is_empty() => {
+                ready?;
+                forward(far.try_write(heard), heard)?;
+            }
+
+            ready = socket.writable(), if !unsaid.is_empty() => {
+                ready?;
+                forward(socket.try_write(unsaid), unsaid)?;
+            }
+
+            ready = far.readable(), if unsaid.len() < READ_BUFFER => {
+                ready?;
+                gather(far.try_read_buf(unsaid))?;
+            }
+
+            ready = socket.readable(), if heard.len() < READ_BUFFER => {
+                ready?;
+                gather(socket.try_read_buf(heard))?;
+            }
+        }
+    }
+}
+
+/// Takes what was written out of `from`.
+fn forward(written: io::Result<usize>, from: &mut Vec<u8>) -> io::Result<()> {
+    match written {
+        Ok(n) => drop(from.drain(..n)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Whether a read has found something, or nothing yet.
+fn gather(read: io::Result<usize>) -> io::Result<()> {
+    match read {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,294 @@
+//! Notices that a node owes: it has told other nodes' watchers nothing of a change yet, since Redis did not take the message.
+//!
+//! Nobody else knows of the change, so its origin tells it until that succeeds. By then other changes may have followed, so what it
+//! publishes in the end is that the members are to be looked at again.
+
+use std::{sync::Arc, time::Duration};
+
+use ahash::AHashSet;
+use parking_lot::Mutex;
+use smol_str::SmolStr;
+use tokio::{sync::Notify, time::timeout};
+
+use super::{notices::NoticeRelay, rpc_request::Request};
+use crate::{
+    bus::BusError,
+    id::AppId,
+    limits::{CHANNELS_OWED, NOTICES_TOGETHER, RECOVER_AGAIN},
+    protocol::{envelope::Notices, native::Changes},
+};
+
+type Channel = (AppId, SmolStr);
+
+/// The channels of which something is yet to be published, and how many messages are on their way.
+#[derive(Debug, Default)]
+pub(super) struct UnsentNotices {
+    state: Mutex<State>,
+    /// Something is owed.
+    due: Notify,
+    /// Nothing is owed or on its way any more.
+    settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    channels: AHashSet<Channel>,
+    /// They are more than can be remembered: all watchers are to look again at all channels.
+    is_all: bool,
+    on_their_way: usize,
+}
+
+impl State {
+    fn is_settled(&self) -> bool {
+        self.channels.is_empty() && !self.is_all && self.on_their_way == 0
+    }
+}
+
+/// A message about a channel that is being published: unless [`InFlightNotice::published`] is called, it is owed.
+#[derive(Debug)]
+pub(super) struct InFlightNotice {
+    unsent: Arc<UnsentNotices>,
+    /// Absent once it is published.
+    channel: Option<Channel>,
+}
+
+impl InFlightNotice {
+    pub(super) fn published(mut self) {
+        self.channel = None;
+    }
+}
+
+impl Drop for InFlightNotice {
+    fn drop(&mut self) {
+        let mut state = self.unsent.state.lock();
+        state.on_their_way -= 1;
+        if let Some(channel) = self.channel.take() {
+            state.owe(channel);
+            self.unsent.due.notify_one();
+        } else if state.is_settled() {
+            self.unsent.settled.notify_waiters();
+        }
+    }
+}
+
+impl State {
+    fn owe(&mut self, channel: Channel) {
+        if self.is_all {
+            return;
+        }
+        self.channels.insert(channel);
+        if self.channels.len() > CHANNELS_OWED {
+            self.channels.clear();
+            self.is_all = true;
+        }
+    }
+}
+
+/// What is to be published now.
+#[derive(Debug)]
+enum Due {
+    /// That these channels are to be looked at again.
+    Channels(Vec<InFlightNotice>),
+    /// That all of them are.
+    All,
+}
+
+impl UnsentNotices {
+    /// Notes that a message about `channel` is being published.
+    pub(super) fn begin(self: &Arc<Self>, app: AppId, channel: &str) -> InFlightNotice {
+        self.state.lock().on_their_way += 1;
+        InFlightNotice {
+            unsent: self.clone(),
+            channel: Some((app, channel.into())),
+        }
+    }
+
+    /// Takes up to [`NOTICES_TOGETHER`] channels; nothing if none is owed.
+    fn take(self: &Arc<Self>) -> Option<Due> {
+        let mut state = self.state.lock();
+        if state.is_all {
+            return Some(Due::All);
+        }
+
+        let some: Vec<Channel> = state
+            .channels
+            .iter()
+            .take(NOTICES_TOGETHER)
+            .cloned()
+            .collect();
+
+        for channel in &some {
+            state.channels.remove(channel);
+        }
+
+        state.on_their_way += some.len();
+        drop(state);
+        let in_flight = |channel| InFlightNotice {
+            unsent: self.clone(),
+            channel: Some(channel),
+        };
+
+        let some: Vec<InFlightNotice> = some.into_iter().map(in_flight).collect();
+        (!some.is_empty()).then_some(Due::Channels(some))
+    }
+
+    /// All watchers were told to look again at all channels.
+    fn told_all(&self) {
+        let mut state = self.state.lock();
+        state.is_all = false;
+        if state.is_settled() {
+            self.settled.notify_waiters();
+        }
+    }
+
+    /// Waits until nothing is owed or on its way.
+    async fn settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.state.lock().is_settled() {
+                return;
+            }
+            settled.await;
+        }
+    }
+}
+
+impl NoticeRelay {
+    /// Publishes what this node owes, as soon as Redis takes it, until the runtime ends.
+    pub(super) async fn run_unsent_notices(self: Arc<Self>) {
+        loop {
+            let Some(due) = self.unsent.take() else {
+                self.unsent.due.notified().await;
+                continue;
+            };
+
+            let paid = match due {
+                Due::Channels(channels) => self.notify_look_again(channels).await,
+                Due::All => {
+                    let told = self.rpc.notify_nodes(AppId(0), &Request::LookAgain).await;
+                    told.map(|_| self.unsent.told_all())
+                }
+            };
+
+            if let Err(error) = paid {
+                tracing::debug!(%error, "notices to other nodes have to wait");
+                tokio::time::sleep(RECOVER_AGAIN).await;
+            }
+        }
+    }
+
+    /// Tells other nodes' watchers of some channels to look again. What was not published is owed again.
+    async fn notify_look_again(&self, channels: Vec<InFlightNotice>) -> Result<(), BusError> {
+        let publish = |in_flight: InFlightNotice| {
+            let (app, channel) = in_flight.channel.clone()?;
+            let notices = Notices {
+                changes: Some(Changes::default()),
+                share: Some(self.hub.presence(app).share(&channel)),
+                ..self.notices_of(app, &channel)
+            };
+            Some((self.publish_notices(app, &notices), in_flight))
+        };
+
+        let sent: Vec<_> = channels.into_iter().filter_map(publish).collect();
+        let mut failed = None;
+        for (sent, in_flight) in sent {
+            match sent.await {
+                Ok(_) => in_flight.published(),
+                Err(error) => failed = Some(error),
+            }
+        }
+
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Publishes notices, now or, if that fails, later as "look again".
+    pub(super) fn publish_or_queue(&self, app: AppId, notices: &Notices) {
+        if !self.shows_members_of(app, &notices.channel) {
+            return;
+        }
+        let in_flight = self.unsent.begin(app, &notices.channel);
+        let sent = self.publish_notices(app, notices);
+        tokio::spawn(async move {
+            match sent.await {
+                Ok(_) => in_flight.published(),
+                Err(error) => tracing::debug!(%error, "notices to other nodes are owed"),
+            }
+        });
+    }
+
+    /// Tells of all changes so far, those that were gathered as counts included, before this node departs: nobody else knows of
+    /// them. Waits for Redis for `limits.redis_timeout` at most.
+    pub(crate) async fn notify_all_changes(&self) {
+        let patience: Duration = self.hub.context().limits.redis_timeout;
+        let told = async {
+            self.hub.context().notices.flush().await;
+            self.unsent.settled().await;
+        };
+        if timeout(patience, told).await.is_err() {
+            tracing::warn!(
+                "some members of this node have left, and other nodes' clients were not told: Redis took no message in time"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const APP: AppId = AppId(0);
+
+    fn unsent(unsent: &Arc<UnsentNotices>) -> usize {
+        match unsent.take() {
+            None => 0,
+            Some(Due::Channels(channels)) => channels.len(),
+            Some(Due::All) => usize::MAX,
+        }
+    }
+
+    #[test]
+    fn what_was_not_published_is_owed_once_for_each_channel() {
+        let notices = Arc::new(UnsentNotices::default());
+        notices.begin(APP, "a").published();
+        assert!(notices.state.lock().is_settled());
+        drop((notices.begin(APP, "b"), notices.begin(APP, "b")));
+        assert!(!notices.state.lock().is_settled());
+
+        let Some(Due::Channels(taken)) = notices.take() else {
+            panic!()
+        };
+        assert_eq!((taken.len(), unsent(&notices)), (1, 0));
+        // It failed again.
+        drop(taken);
+        let Some(Due::Channels(taken)) = notices.take() else {
+            panic!()
+        };
+        taken.into_iter().for_each(InFlightNotice::published);
+        assert!(notices.state.lock().is_settled());
+    }
+
+    #[test]
+    fn more_channels_than_can_be_remembered_are_all() {
+        let notices = Arc::new(UnsentNotices::default());
+        for n in 0..=CHANNELS_OWED {
+            drop(notices.begin(APP, &n.to_string()));
+        }
+        drop(notices.begin(APP, "one more"));
+        assert!(notices.state.lock().channels.is_empty());
+        assert_eq!(unsent(&notices), usize::MAX);
+        notices.told_all();
+        assert!(notices.state.lock().is_settled());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_all_to_be_published_goes_on_then() {
+        let notices = Arc::new(UnsentNotices::default());
+        let in_flight = notices.begin(APP, "a");
+        let waiting = notices.settled();
+        tokio::pin!(waiting);
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        in_flight.published();
+        waiting.await;
+    }
+}

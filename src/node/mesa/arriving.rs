@@ -1,0 +1,435 @@
+//! Users who come and go.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smol_str::SmolStr;
+
+use super::{
+    super::Node,
+    Captured, Cluster, Coming, MesaApp, Users, arg,
+    script::{ENTER, LEAVE, PUT_BACK, STORE},
+};
+use crate::{
+    bus::{BusError, Health},
+    hub::{Connection, LongStep},
+    id::{AppId, ConnectionId},
+    limits::{LONG_BODY, MESA_COMING_BYTES, MESA_STORED_BYTES},
+    log_limit::Line,
+    protocol::{
+        event::{Data, Event},
+        frame::Frame,
+        mesa::{self, STORED_PING, StoredMessage},
+        wire::Out,
+    },
+    time_slice::TimeSlice,
+};
+
+/// What becomes of the messages that were stored for a user who comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MesaTake {
+    /// They stay.
+    Leave,
+    /// They are thrown away: the client says that it has no need of them.
+    Drop,
+    /// A client of Mesa gets them, numbered.
+    Numbered,
+    /// A native client gets them as events.
+    Events,
+}
+
+/// A connection of a user that is about to be let in: messages for it wait here meanwhile. If it is not let in, they are
+/// stored again.
+#[derive(Debug)]
+pub(crate) struct MesaArrival {
+    node: Arc<Node>,
+    app: AppId,
+    user: SmolStr,
+    id: ConnectionId,
+    /// What was stored.
+    stored: Vec<Frame>,
+    is_in: bool,
+}
+
+impl Node {
+    /// Notes that a user has a connection here that is about to be let in, and takes what was stored for the user.
+    pub(crate) async fn mesa_arrive(
+        self: &Arc<Self>,
+        connection: &Connection,
+        take: MesaTake,
+    ) -> Option<MesaArrival> {
+        let app = connection.app;
+        let (mesa, cluster) = self.mesa_in_redis(app)?;
+        let user = connection.user_name()?.clone();
+
+        let take = if mesa.has_sync() {
+            take
+        } else {
+            MesaTake::Leave
+        };
+
+        // What is published from now on must come here.
+        if matches!(cluster.bus.health(), Health::Up) {
+            let wait = self.config.limits.redis_timeout;
+            for topic in mesa.topics() {
+                let live = cluster.bus.interest().live(topic, wait).await;
+                if let Err(error) = live {
+                    tracing::debug!(%error, "a user comes in before Redis brings what dispatchers say");
+                }
+            }
+        }
+
+        let id = connection.id();
+        let mut arrival = MesaArrival {
+            node: self.clone(),
+            app,
+            user,
+            id,
+            stored: Vec::new(),
+            is_in: false,
+        };
+
+        let entering = {
+            let mut users = mesa.users.lock();
+            users.come(&arrival.user, id, take != MesaTake::Leave);
+            self.mesa_enter(&users, app, (&*arrival.user, id), take)
+        };
+
+        let answer = match entering {
+            Some(entering) => entering.await,
+            None => return Some(arrival),
+        };
+
+        match answer.map(redis::from_redis_value::<Option<Vec<u8>>>) {
+            Ok(Ok(Some(list))) => {
+                arrival.stored = self.mesa_frames(app, &list, take).await;
+                mesa.users.lock().looks.note_taken(&arrival.user, list);
+            }
+            Ok(_) => {
+                mesa.users.lock().unconfirmed.remove(&id);
+            }
+            Err(error) => {
+                // A look finds what is stored again.
+                let mut users = mesa.users.lock();
+                if users.unconfirmed.contains(&id) {
+                    users.unanswered.insert(id);
+                    users.owes = true;
+                }
+                drop(users);
+                if let Some(others) = self.lines().note(Line::WithoutStored) {
+                    tracing::warn!(others, %error, "a user comes in without what dispatchers have stored, and gets it when Redis answers");
+                }
+            }
+        }
+
+        Some(arrival)
+    }
+
+    /// Has Redis note that a user is here. The order of calls is that of the steps in Redis, so the users' lock is held.
+    fn mesa_enter(
+        &self,
+        users: &Users,
+        app: AppId,
+        (user, id): (&str, ConnectionId),
+        take: MesaTake,
+    ) -> Option<impl Future<Output = Result<redis::Value, BusError>> + use<>> {
+        let (mesa, cluster) = self.mesa_in_redis(app)?;
+        let keys = cluster.mesa_keys(app);
+        let mode = match take {
+            MesaTake::Leave => "leave",
+            MesaTake::Drop => "drop",
+            MesaTake::Numbered | MesaTake::Events => "take",
+        };
+
+        Some(cluster.bus.eval(
+            &ENTER,
+            &keys.home,
+            vec![
+                mesa.connected.clone(),
+                mesa.undelivered.clone(),
+                keys.nodes(),
+                keys.aside(),
+                keys.users(self.id()),
+                keys.known(),
+            ],
+            vec![
+                arg(user),
+                self.mesa_name(),
+                arg(mode),
+                self.mesa_field(id, user),
+                users.changes.to_string().into(),
+                mesa.exact(),
+            ],
+        ))
+    }
+
+    /// Names what is set aside for a connection.
+    pub(super) fn mesa_field(&self, id: ConnectionId, user: &str) -> Bytes {
+        format!("{} {id} {user}", self.id()).into()
+    }
+
+    /// The frames of stored messages, with a ping after them.
+    async fn mesa_frames(&self, app: AppId, list: &[u8], take: MesaTake) -> Vec<Frame> {
+        if list.len() >= LONG_BODY {
+            self.queue_long_step(app, LongStep::Body).await;
+        }
+
+        let text = String::from_utf8_lossy(list);
+        let Some(messages) = mesa::stored(&text) else {
+            self.app(app).metrics.dispatch_malformed.inc();
+            return Vec::new();
+        };
+
+        let mut frames = Vec::with_capacity(messages.len() + 1);
+        let mut slice = TimeSlice::begin();
+        for (at, message) in messages.iter().enumerate() {
+            slice.rest().await;
+            let frame = match take {
+                MesaTake::Numbered => {
+                    let mut out = Out::default();
+                    mesa::redelivered(&mut out, message, at + 1);
+                    Some(out.into_event())
+                }
+                _ => event(message),
+            };
+            frames.extend(frame);
+        }
+
+        frames.push(Frame::ping(STORED_PING));
+        frames
+    }
+
+    /// Notes that a client has answered the ping after what was stored: it has all of it.
+    pub(crate) fn mesa_confirm(&self, app: AppId, user: &str, id: ConnectionId) -> bool {
+        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+            return false;
+        };
+        if !mesa.users.lock().unconfirmed.remove(&id) {
+            return false;
+        }
+        let keys = cluster.mesa_keys(app);
+        let mut command = redis::cmd("HDEL");
+        command.arg(keys.aside()).arg(&*self.mesa_field(id, user));
+        drop(cluster.bus.command(&keys.home, command));
+        true
+    }
+
+    /// Notes that a connection of a user has ended.
+    pub(crate) fn mesa_leave(&self, app: AppId, user: &str, id: ConnectionId) {
+        if let Some((mesa, _)) = self.mesa_in_redis(app) {
+            let mut users = mesa.users.lock();
+            self.mesa_leave_with(&mut users, app, user, id);
+        }
+    }
+
+    fn mesa_leave_with(&self, users: &mut Users, app: AppId, user: &str, id: ConnectionId) {
+        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+            return;
+        };
+        users.unanswered.remove(&id);
+        if users.unconfirmed.remove(&id) {
+            let field = self.mesa_field(id, user);
+            users.owes |= !matches!(cluster.bus.health(), Health::Up);
+            drop(mesa_put_back(mesa, cluster, user, field));
+        }
+        if users.go(user, id) {
+            self.mesa_gone(app, user);
+        }
+    }
+
+    /// Has Redis note that a user is no longer here. The users' lock is held, as in [`Node::mesa_enter`].
+    pub(super) fn mesa_gone(&self, app: AppId, user: &str) {
+        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+            return;
+        };
+
+        let keys = cluster.mesa_keys(app);
+        drop(cluster.bus.eval(
+            &LEAVE,
+            &keys.home,
+            vec![mesa.connected.clone(), keys.nodes(), keys.users(self.id())],
+            vec![
+                arg(user),
+                self.mesa_name(),
+                keys.prefix(),
+                keys.gone(),
+                mesa.exact(),
+            ],
+        ));
+    }
+
+    /// Stores a list of messages for a user who has gone before they could be delivered.
+    pub(super) fn mesa_store(&self, app: AppId, user: &str, list: Bytes, is_older: bool) {
+        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+            return;
+        };
+
+        let keys = cluster.mesa_keys(app);
+        drop(cluster.bus.eval(
+            &STORE,
+            &keys.home,
+            vec![mesa.undelivered.clone(), keys.nodes()],
+            vec![
+                arg(user),
+                keys.prefix(),
+                cluster.bus.channel(&mesa.settled).into(),
+                list,
+                MESA_STORED_BYTES.to_string().into(),
+                arg(if is_older { "before" } else { "after" }),
+            ],
+        ));
+    }
+}
+
+/// Stores again what was set aside under `field`.
+pub(super) fn mesa_put_back(
+    mesa: &MesaApp,
+    cluster: &Cluster,
+    user: &str,
+    field: Bytes,
+) -> impl Future<Output = Result<redis::Value, BusError>> + use<> {
+    let keys = cluster.mesa_keys(mesa.app);
+    let names = vec![mesa.undelivered.clone(), keys.aside(), keys.nodes()];
+    let args = vec![
+        arg(user),
+        field,
+        keys.prefix(),
+        cluster.bus.channel(&mesa.settled).into(),
+    ];
+    cluster.bus.eval(&PUT_BACK, &keys.home, names, args)
+}
+
+/// A stored message as an event; nothing if no event can be called that.
+pub(super) fn event(message: &StoredMessage<'_>) -> Option<Frame> {
+    let data = message.d.unwrap_or(serde_json::value::RawValue::NULL);
+    let event = Event::new(message.name(), Data::Json(data)).ok()?;
+    Some(event.encode())
+}
+
+impl MesaArrival {
+    /// The connection is let in, and reached by everything that is placed from now on: returns what comes before that. Called
+    /// under the shard's lock.
+    pub(crate) fn let_in(&mut self) -> Vec<Frame> {
+        self.is_in = true;
+        let mut frames = std::mem::take(&mut self.stored);
+        if let Some(mesa) = self.node.mesa.get(self.app) {
+            let captured = mesa.users.lock().arrived(&self.user, self.id);
+            frames.extend(captured.into_iter().map(|message| message.frame));
+        }
+        frames
+    }
+}
+
+impl Drop for MesaArrival {
+    fn drop(&mut self) {
+        if self.is_in {
+            return;
+        }
+        let Some(mesa) = self.node.mesa.get(self.app) else {
+            return;
+        };
+
+        let mut users = mesa.users.lock();
+        let captured = users.arrived(&self.user, self.id);
+        self.node
+            .mesa_leave_with(&mut users, self.app, &self.user, self.id);
+
+        for message in captured {
+            if !message.list.is_empty() {
+                self.node
+                    .mesa_store(self.app, &self.user, message.list, false);
+            }
+        }
+    }
+}
+
+impl Users {
+    /// Notes a connection that is about to be let in, and whether it takes what is stored.
+    fn come(&mut self, user: &SmolStr, id: ConnectionId, takes: bool) {
+        self.changes += 1;
+        let here = self.here.entry(user.clone()).or_default();
+        here.change = self.changes;
+        here.connections += 1;
+
+        here.coming.push(Coming {
+            id,
+            captured: Vec::new(),
+            bytes: 0,
+        });
+
+        if takes {
+            self.unconfirmed.insert(id);
+            self.looks.after(user);
+        }
+    }
+
+    /// Notes that a connection is let in, or never will be; returns what came for it.
+    fn arrived(&mut self, user: &str, id: ConnectionId) -> Vec<Captured> {
+        let Some(here) = self.here.get_mut(user) else {
+            return Vec::new();
+        };
+        self.changes += 1;
+        here.change = self.changes;
+        match here.coming.iter().position(|coming| coming.id == id) {
+            Some(at) => here.coming.remove(at).captured,
+            None => Vec::new(),
+        }
+    }
+
+    /// Notes that a connection has ended; true if it was the user's last here.
+    fn go(&mut self, user: &str, id: ConnectionId) -> bool {
+        let Some(here) = self.here.get_mut(user) else {
+            return false;
+        };
+        self.changes += 1;
+        here.change = self.changes;
+        here.coming.retain(|coming| coming.id != id);
+        here.connections -= 1;
+        let is_last = here.connections == 0;
+        if is_last {
+            self.here.remove(user);
+        }
+        is_last
+    }
+
+    /// Tells the states of a user apart: another one each time that a connection comes, is let in or goes.
+    pub(super) fn change(&self, user: &str) -> Option<u64> {
+        self.here.get(user).map(|here| here.change)
+    }
+
+    /// Keeps a message for the connections of `user` that are about to be let in; adds them to `kept`.
+    pub(super) fn capture(
+        &mut self,
+        user: &str,
+        message: &Captured,
+        kept: &mut Vec<ConnectionId>,
+    ) -> Capture {
+        let mut capture = Capture::Nobody;
+        let Some(here) = self.here.get_mut(user) else {
+            return capture;
+        };
+
+        for coming in &mut here.coming {
+            coming.bytes += message.frame.len();
+            if coming.bytes > MESA_COMING_BYTES {
+                return Capture::NoRoom;
+            }
+            coming.captured.push(message.clone());
+            kept.push(coming.id);
+            capture = Capture::Kept;
+        }
+
+        capture
+    }
+}
+
+/// What became of a message for connections that are about to be let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Capture {
+    /// There are none.
+    Nobody,
+    /// It waits for them.
+    Kept,
+    /// There was no room for it.
+    NoRoom,
+}

@@ -1,0 +1,455 @@
+//! Messages of dispatchers on their way to clients.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    super::{ClusterScope, Node, NodeError, Publication, Target},
+    Captured, Cluster, MesaApp, arg,
+    arriving::Capture,
+    script::{MISSED, SETTLE},
+};
+use crate::{
+    bus::BusError,
+    close::{self, Close},
+    config::MesaSync,
+    history::HistoryError,
+    id::{AppId, NodeId},
+    limits::{MESA_SETTLED_TOGETHER, MESA_STORED_BYTES, TARGET_NAMES},
+    protocol::{
+        event::{Data, Event, Exceptions},
+        mesa::{Dispatched, INTERNAL, Recipients, Text},
+    },
+};
+
+/// The event of the server that closes connections.
+const DISCONNECT: &str = "DISCONNECT_CLIENT";
+
+/// What a publication of a decided message begins with, on a line of its own.
+#[derive(Debug, Deserialize, Serialize)]
+struct Head {
+    /// Which node has decided.
+    #[serde(default)]
+    by: String,
+    /// There is no message: something is stored for users who are connected.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    look: bool,
+    /// Names the message, with the last publication of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    done: Option<String>,
+    /// It is for all whom the message names, wherever they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    all: bool,
+}
+
+/// Where a user was when it was decided about a message: the nodes, each with a `:` and which stay there it was.
+pub(super) type Place = (String, Vec<String>);
+
+/// A decided message, read.
+pub(crate) struct Settled<'a> {
+    head: Head,
+    places: Vec<Place>,
+    message: &'a [u8],
+}
+
+/// What a user was before a message was delivered.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    /// The message waits for a connection of the user, or is stored.
+    is_kept: bool,
+    /// See [`Users::change`](super::Users::change).
+    change: Option<u64>,
+}
+
+/// What became of decided messages.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    /// Users for whom there was no room.
+    pub(crate) full: u64,
+    /// Why, if the app keeps as many bytes as it may.
+    pub(crate) over_quota: Option<HistoryError>,
+}
+
+impl<'a> Settled<'a> {
+    /// Reads what [`SETTLE`] has published; `None` for anything else.
+    pub(crate) fn read(payload: &'a [u8]) -> Option<Self> {
+        let mut lines = payload.splitn(3, |byte| *byte == b'\n');
+        let head = serde_json::from_slice(lines.next()?).ok()?;
+        // Lua writes an empty list as an empty object.
+        let places = match lines.next()? {
+            b"{}" => Vec::new(),
+            places => serde_json::from_slice(places).ok()?,
+        };
+        Some(Self {
+            head,
+            places,
+            message: lines.next()?,
+        })
+    }
+
+    /// The digest of the message, if that was the last of it and another node than `node` has decided.
+    pub(crate) fn done(&self, node: NodeId) -> Option<String> {
+        let is_own = self.head.by == node.to_string();
+        self.head.done.clone().filter(|_| !is_own)
+    }
+}
+
+fn head(by: NodeId, done: Option<&str>, all: bool) -> Bytes {
+    let head = Head {
+        by: by.to_string(),
+        look: false,
+        done: done.map(str::to_owned),
+        all,
+    };
+    // Strings always serialize.
+    serde_json::to_vec(&head).unwrap_or_default().into()
+}
+
+impl MesaApp {
+    /// The list of one that is stored of a message for users who are away; nothing if it is not to be stored.
+    fn list(&self, dispatched: &Dispatched<'_>) -> Bytes {
+        if self.has_sync() && dispatched.message.is_synced() {
+            format!("[{}]", dispatched.text).into()
+        } else {
+            Bytes::new()
+        }
+    }
+}
+
+impl Node {
+    /// Decides about a message for all nodes; see [`SETTLE`].
+    ///
+    /// # Errors
+    /// [`BusError`]: parts of it, or all of it, may have been decided.
+    pub(crate) async fn mesa_settle(
+        &self,
+        app: AppId,
+        payload: &[u8],
+        digest: &str,
+    ) -> Result<Decided, BusError> {
+        let (Some((mesa, cluster)), Ok(dispatched)) =
+            (self.mesa_in_redis(app), Dispatched::read(payload))
+        else {
+            return Ok(Decided::default());
+        };
+
+        let users = match &dispatched.to {
+            Recipients::Users(users) if dispatched.message.op != INTERNAL => users,
+            _ => {
+                let parts = [&*head(self.id(), Some(digest), true), b"\n[]\n", payload];
+                let published = cluster.bus.publish(&mesa.settled, parts.concat().into());
+                return published.await.map(|_| Decided::default());
+            }
+        };
+
+        let keys = cluster.mesa_keys(app);
+        let list = mesa.list(&dispatched);
+
+        // The users for whom it is are told apart from it: there may be thousands, and each part has only its own.
+        let text = dispatched.text;
+        let message = Bytes::from(format!("{{\"message\":{text},\"recipients\":[]}}"));
+        let mut decided = Decided::default();
+        if !list.is_empty() {
+            decided.over_quota = self.history.check_quota(app).err();
+        }
+
+        let most = match decided.over_quota {
+            None => MESA_STORED_BYTES,
+            Some(_) => 0,
+        };
+
+        let mut rest = &users[..];
+        loop {
+            let (some, more) = rest.split_at(rest.len().min(MESA_SETTLED_TOGETHER));
+            rest = more;
+            let done = rest.is_empty().then_some(digest);
+
+            let mut args = vec![
+                keys.prefix(),
+                keys.gone(),
+                cluster.bus.channel(&mesa.settled).into(),
+                head(self.id(), done, false),
+                message.clone(),
+                list.clone(),
+                arg(if mesa.config.sync == MesaSync::Dispatcher {
+                    "1"
+                } else {
+                    "0"
+                }),
+                most.to_string().into(),
+                // Until it is certain whether a node that it has gone to was alive.
+                (4 * self.config.limits.node_lease.as_millis())
+                    .to_string()
+                    .into(),
+            ];
+
+            args.extend(some.iter().map(|user| arg(user)));
+            let names = vec![
+                mesa.connected.clone(),
+                mesa.undelivered.clone(),
+                keys.nodes(),
+                keys.sent(),
+            ];
+
+            let full = cluster.bus.eval(&SETTLE, &keys.home, names, args).await?;
+            decided.full += redis::from_redis_value::<u64>(full).unwrap_or(0);
+            if rest.is_empty() {
+                return Ok(decided);
+            }
+        }
+    }
+
+    /// Delivers a decided message to the connections here that it is for.
+    ///
+    /// # Errors
+    /// Those of [`Node::publish`], and what is wrong with the message.
+    pub(crate) async fn mesa_settled(
+        self: &Arc<Self>,
+        app: AppId,
+        settled: Settled<'_>,
+    ) -> Result<(), MesaError> {
+        let Settled {
+            head,
+            mut places,
+            message,
+        } = settled;
+
+        let own = format!("{}:", self.id());
+        places.retain(|(_, stays)| stays.iter().any(|stay| stay.starts_with(&own)));
+        if head.look {
+            if let Some(mesa) = self.mesa.get(app) {
+                let mut users = mesa.users.lock();
+                for (user, _) in &places {
+                    users.looks.once(user);
+                }
+            }
+            return Ok(());
+        }
+
+        let dispatched = Dispatched::read(message).map_err(MesaError::Unreadable)?;
+        if head.all {
+            return self.mesa_carry_out(app, &dispatched).await;
+        }
+        if places.is_empty() {
+            return Ok(());
+        }
+
+        self.mesa_deliver(app, &dispatched, message, places).await
+    }
+
+    /// Does what a dispatcher says, for the connections here, where nobody has decided about it.
+    ///
+    /// # Errors
+    /// As [`Node::mesa_settled`].
+    pub(crate) async fn mesa_carry_out(
+        self: &Arc<Self>,
+        app: AppId,
+        dispatched: &Dispatched<'_>,
+    ) -> Result<(), MesaError> {
+        let message = &dispatched.message;
+        if message.op == INTERNAL {
+            if !matches!(&message.t, Some(Text(name)) if name == DISCONNECT) {
+                return Ok(());
+            }
+            let close = Close::new(close::DISCONNECTED, "disconnected by a dispatcher");
+            for target in targets(&dispatched.to) {
+                self.disconnect(app, target, close.clone()).await?;
+            }
+            return Ok(());
+        }
+
+        for target in targets(&dispatched.to) {
+            self.mesa_publish(app, event(dispatched)?, target).await?;
+        }
+        Ok(())
+    }
+
+    /// Delivers a message to users who were here when it was decided. For those who have gone since, it is stored, or goes where
+    /// they are now.
+    async fn mesa_deliver(
+        self: &Arc<Self>,
+        app: AppId,
+        dispatched: &Dispatched<'_>,
+        payload: &[u8],
+        places: Vec<Place>,
+    ) -> Result<(), MesaError> {
+        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+            return Ok(());
+        };
+
+        let event = event(dispatched)?;
+        let captured = Captured {
+            frame: event.encode(),
+            list: mesa.list(dispatched),
+        };
+
+        let mut kept = Vec::new();
+        let before: Vec<Before> = {
+            let mut users = mesa.users.lock();
+            let capture = |(user, _): &Place| {
+                let capture = users.capture(user, &captured, &mut kept);
+                if capture == Capture::NoRoom && !captured.list.is_empty() {
+                    // It is found where one looks for what a dispatcher has stored late.
+                    self.mesa_store(app, user, captured.list.clone(), false);
+                }
+                Before {
+                    is_kept: capture != Capture::Nobody,
+                    change: users.change(user),
+                }
+            };
+
+            places.iter().map(capture).collect()
+        };
+
+        for some in places.chunks(TARGET_NAMES) {
+            let users = some.iter().map(|(user, _)| user.clone()).collect();
+            let mut target = Target::users(users);
+            target.except = Exceptions {
+                connections: kept.iter().map(ToString::to_string).collect(),
+                ..Exceptions::default()
+            };
+            self.mesa_publish(app, event.clone(), target).await?;
+        }
+
+        if captured.list.is_empty() {
+            return Ok(());
+        }
+
+        for (place, before) in places.iter().zip(before) {
+            if !before.is_kept {
+                self.mesa_missed((mesa, cluster), place, before, (payload, &captured.list));
+            }
+        }
+
+        Ok(())
+    }
+
+    /// If a user has just gone, sees to it that a message is not lost that had come here for the user. If the user has come or gone
+    /// meanwhile, the message may come twice.
+    fn mesa_missed(
+        &self,
+        (mesa, cluster): (&MesaApp, &Cluster),
+        (user, nodes): &Place,
+        before: Before,
+        (payload, list): (&[u8], &Bytes),
+    ) {
+        // The shards' locks come before the users'.
+        let is_open = self.user_connections(mesa.app, user) > 0;
+        let users = mesa.users.lock();
+        if users.change(user) != before.change {
+            return self.mesa_store(mesa.app, user, list.clone(), false);
+        }
+        if is_open {
+            return;
+        }
+
+        let keys = cluster.mesa_keys(mesa.app);
+        let mut args = vec![
+            arg(user),
+            self.mesa_name(),
+            keys.prefix(),
+            cluster.bus.channel(&mesa.settled).into(),
+            head(self.id(), None, false),
+            Bytes::copy_from_slice(payload),
+            list.clone(),
+            MESA_STORED_BYTES.to_string().into(),
+        ];
+
+        args.extend(nodes.iter().map(|node| arg(node)));
+        let names = vec![
+            mesa.undelivered.clone(),
+            keys.nodes(),
+            keys.users(self.id()),
+        ];
+
+        drop(cluster.bus.eval(&MISSED, &keys.home, names, args));
+        drop(users);
+    }
+
+    /// Delivers an event of a program of Mesa to connections of this node. Waits for admission as long as it takes: it was accepted
+    /// already.
+    pub(super) async fn mesa_publish(
+        self: &Arc<Self>,
+        app: AppId,
+        event: Event<'_>,
+        target: Target,
+    ) -> Result<(), NodeError> {
+        loop {
+            let publication = Publication {
+                scope: ClusterScope::Node,
+                store: Some(false),
+                ..Publication::new(event.clone(), target.clone())
+            };
+            match self.publish(app, publication).await {
+                Err(NodeError::Busy(_)) => {}
+                done => return done.map(|_| ()),
+            }
+        }
+    }
+}
+
+/// Why a message was not delivered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MesaError {
+    /// It is not a message of a dispatcher.
+    #[error("{0}")]
+    Unreadable(String),
+    /// It was refused.
+    #[error(transparent)]
+    Refused(#[from] NodeError),
+}
+
+impl MesaError {
+    /// The stable code, for the log.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "bad_message",
+            Self::Refused(error) => error.code(),
+        }
+    }
+}
+
+fn event<'a>(dispatched: &'a Dispatched<'_>) -> Result<Event<'a>, NodeError> {
+    let message = &dispatched.message;
+    let data = Data::Json(message.d.unwrap_or(RawValue::NULL));
+    Ok(Event::new(message.name(), data)?)
+}
+
+/// Whom a message is for, in parts that one call may name.
+fn targets(to: &Recipients) -> Vec<Target> {
+    match to {
+        Recipients::Everyone => vec![Target::default()],
+        Recipients::Users(users) => users
+            .chunks(TARGET_NAMES)
+            .map(|users| Target::users(users.to_vec()))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_decided_is_read_back() {
+        let node = NodeId(7);
+        let of = |places: &str| {
+            let head = head(node, Some("d"), false);
+            [&head[..], b"\n", places.as_bytes(), b"\n{\n}"].concat()
+        };
+        let payload = of(r#"[["ann",["a","b"]]]"#);
+        let settled = Settled::read(&payload).unwrap();
+        let nodes = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(settled.places, [("ann".to_owned(), nodes)]);
+        assert_eq!(settled.message, b"{\n}");
+        assert_eq!(settled.done(node), None, "it knows");
+        assert_eq!(settled.done(NodeId(8)).as_deref(), Some("d"));
+        assert!(Settled::read(&of("{}")).unwrap().places.is_empty());
+        for wrong in [&b""[..], b"{}", b"{}\n[]", b"x\n[]\n"] {
+            assert!(Settled::read(wrong).is_none());
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! Coming in: what waits for the user, the channels of a lost connection, and those that the handshake names.
+
+use std::num::{NonZeroU32, NonZeroU64};
+
+use serde_json::value::RawValue;
+use smol_str::SmolStr;
+
+use super::{
+    client::Client,
+    joining::{Claim, Join, JoinReply},
+    recovering::may_come_back,
+};
+use crate::{
+    auth::{TokenError, Verified, lacking, unix_now},
+    close::{self, Close},
+    event_loop::EventLoop,
+    filter::Value,
+    history::{Entry, Key, Waiting},
+    hub::{Connection, JoinKind, Joining, Replay, State, StoredReplay},
+    id::ConnectionId,
+    log_limit::Line,
+    metrics::Refusal,
+    node::{
+        LocalResume, MesaArrival, REVOKED, ResumeChannel, ResumeState, SubscriptionState,
+        UserEventSync,
+    },
+    protocol::{
+        event::channel_name,
+        frame::Frame,
+        native::{self, Reconnect, Welcome},
+        wire::Form,
+    },
+};
+
+/// What a client asks for with its handshake, to be had once it is let in.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectOptions {
+    /// Channels to join.
+    pub(crate) channels: Vec<String>,
+    /// The connection whose place it takes, as the client wrote it.
+    pub(crate) resume: Option<String>,
+    /// Whether it named no app, and there are several. What is said of its token then names the app that was taken.
+    pub(crate) is_app_guessed: bool,
+    /// Whether its address seems to have the token under another name.
+    pub(crate) is_token_misnamed: bool,
+}
+
+impl ConnectOptions {
+    /// Whether there is something to do once it is let in.
+    pub(crate) fn asks_for_something(&self) -> bool {
+        !self.channels.is_empty() || self.resume.is_some()
+    }
+
+    /// Whether nothing is asked for, and nothing is to be known later.
+    pub(crate) fn is_empty(&self) -> bool {
+        let is_plain = !self.is_app_guessed && !self.is_token_misnamed;
+        self.channels.is_empty() && self.resume.is_none() && is_plain
+    }
+}
+
+/// Why a connection was not let in, or not renewed, after its token had been found good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unopened {
+    /// The token was revoked meanwhile.
+    Revoked,
+    /// The API has replaced the connection's claims since the token was issued.
+    Superseded,
+}
+
+/// What was stored for a user who comes in.
+#[derive(Debug)]
+pub(super) struct Stored {
+    user: SmolStr,
+    /// None where the store did not say.
+    waiting: Option<Waiting>,
+    /// What the node heard of the user when it asked.
+    subscription: SubscriptionState,
+}
+
+impl Client {
+    /// The connection as it is with a verified token's claims and rights.
+    pub(super) fn authenticated(
+        &self,
+        connection: &Connection,
+        verified: Verified,
+    ) -> Result<Connection, String> {
+        let claims = str::from_utf8(&verified.claims).unwrap_or_default();
+        let auth = self
+            .app()
+            .claims(claims, &self.node.runtime_config().config.limits)
+            .map_err(|error| format!("claims: {error}"))?;
+        let mut attributes = connection.attributes.clone();
+        attributes.auth = auth;
+
+        // One string for both, where there is one.
+        attributes.user = match attributes.auth.get("sub") {
+            sub @ Value::String(_) => sub.clone(),
+            _ => Value::String(verified.user),
+        };
+
+        Ok(Connection {
+            app: self.app,
+            attributes,
+            rights: verified.rights.unwrap_or_else(|| self.default_rights()),
+            expires_at: verified.expires_at.and_then(NonZeroU64::new),
+            issued_at: verified.issued_at.and_then(seconds),
+            replaced_at: None,
+            takes_stored: self.store && self.app().user_events().is_some(),
+        })
+    }
+
+    /// Lets a connection in, with what was stored for its user before everything newer, then brings it into its
+    /// channels.
+    pub(super) async fn enter(
+        self,
+        connection: Connection,
+        options: ConnectOptions,
+        auth: Option<Box<RawValue>>,
+    ) {
+        let _subscriptions = self
+            .node
+            .subscribe_user(self.app, connection.user_name())
+            .await;
+        let resume = self.find_named(options.resume).await;
+        let local_resume = resume.as_ref().map(|id| self.begin_resume(id, &connection));
+
+        let resume_state = match (&resume, &local_resume) {
+            (Some(id), Some(None)) => self.begin_remote_resume(id, &connection).await,
+            _ => None,
+        };
+
+        let resumed = local_resume
+            .as_ref()
+            .map(|local_resume| local_resume.is_some() || resume_state.is_some());
+        let misses_nothing = self.recovery.is_none()
+            || self
+                .misses_nothing(
+                    &connection,
+                    local_resume.as_ref().and_then(Option::as_ref),
+                    resume_state.as_ref().map(|(_, resume_state)| resume_state),
+                )
+                .await;
+
+        // One that has missed something is told that it was not recovered, and looks for what is missing.
+        let resumed = resumed.map(|resumed| resumed && misses_nothing);
+        let was = self.connection();
+        let is_new_user =
+            was.is_some_and(|was| was.user().is_none()) && connection.user().is_some();
+
+        let arrival = if is_new_user {
+            self.arrive_for_mesa(&connection).await
+        } else {
+            None
+        };
+
+        let is_in = match connection.user_name() {
+            Some(user) if connection.takes_stored && is_new_user => {
+                let key = Key::user(self.app, user.clone());
+                let _topic_lock = self.node.topic_locks.lock(&key).await;
+                let subscription = self.subscription_state(user);
+                let waiting = self.node.history.waiting(&key).await;
+                if let Err(error) = &waiting
+                    && let Some(others) = self.node.lines().note(Line::WithoutStored)
+                {
+                    tracing::warn!(others, %error, "a user comes in without what was stored, and gets it when it can be had");
+                }
+                let stored = Stored {
+                    user: user.clone(),
+                    waiting: waiting.ok(),
+                    subscription,
+                };
+                self.open(
+                    connection,
+                    resumed,
+                    (Some(&stored), arrival),
+                    auth.as_deref(),
+                )
+            }
+            _ => self.open(connection, resumed, (None, arrival), auth.as_deref()),
+        };
+
+        if !is_in {
+            return;
+        }
+
+        if let Some(local_resume) = local_resume.flatten() {
+            self.resume_local(local_resume).await;
+        }
+
+        if let Some((id, resume_state)) = resume_state {
+            self.resume_remote(id, resume_state).await;
+        }
+
+        self.join_on_connect(options.channels).await;
+    }
+
+    /// Brings a client that was let in into the channels that its handshake named.
+    async fn join_on_connect(&self, channels: Vec<String>) {
+        for channel in channels {
+            if let Err(error) = channel_name(&channel) {
+                self.refuse(None, error.code(), &format!("channel={channel}: {error}"));
+                continue;
+            }
+
+            let allowed = self
+                .connection()
+                .is_some_and(|own| own.rights.may_join(&channel));
+            if !allowed {
+                self.refuse(None, "forbidden", &lacking("join", &channel));
+                continue;
+            }
+
+            self.join(
+                Join {
+                    channel,
+                    members: false,
+                    is_plain: false,
+                    since: None,
+                },
+                JoinReply::Joined,
+                JoinKind::New,
+            )
+            .await;
+        }
+    }
+
+    /// What fetches stored events that may have been missed, if there are other nodes.
+    fn user_events(&self) -> Option<&UserEventSync> {
+        self.node.cluster.as_ref().map(|cluster| &*cluster.stored)
+    }
+
+    /// To be read before the store is asked what waits for `user`.
+    fn subscription_state(&self, user: &SmolStr) -> SubscriptionState {
+        let sync = self.user_events();
+        sync.map_or(SubscriptionState::NOTHING, |sync| {
+            sync.subscription_state(self.app, user)
+        })
+    }
+
+    fn begin_resume(&self, id: &str, connection: &Connection) -> Option<LocalResume> {
+        let id: ConnectionId = id.parse().ok()?;
+        let device = self.proving_device(connection);
+        self.node
+            .begin_resume(self.app, &id, connection.user(), device)
+    }
+
+    async fn begin_remote_resume(
+        &self,
+        id: &str,
+        connection: &Connection,
+    ) -> Option<(ConnectionId, ResumeState)> {
+        let id: ConnectionId = id.parse().ok()?;
+        let (user, device) = (connection.user(), self.proving_device(connection));
+        let handover = &self.node.cluster.as_ref()?.handover;
+        let resume_state = handover.begin_remote_resume(self.app, &id, user, device);
+        Some((id, resume_state.await?))
+    }
+
+    /// Takes the place of another node's lost connection in its channels, as [`Client::resume_local`] does of this one's.
+    async fn resume_remote(&self, id: ConnectionId, mut resume_state: ResumeState) {
+        self.app().metrics.resumed.inc();
+        if let Some(profile) = resume_state.profile() {
+            self.event_loop
+                .shard()
+                .lock_and_wake(|table| table.set_profile(self.socket.at, profile));
+        }
+
+        let Some(own) = self.connection() else { return };
+        resume_state.channels.retain(|channel| {
+            let may_stay = may_come_back(&own, &channel.name, channel.was_allowed);
+            if !may_stay {
+                self.reply(native::left(&channel.name));
+            }
+            may_stay
+        });
+
+        let join_kind = if resume_state.is_listed {
+            JoinKind::Inherited(id)
+        } else {
+            JoinKind::Resumed(id)
+        };
+
+        let Some(cluster) = &self.node.cluster else {
+            return;
+        };
+
+        let (mut remote_resume, gone) = cluster
+            .handover
+            .settle_remote(&self.node, &own, id, resume_state)
+            .await;
+        for channel in gone {
+            self.reply(native::left(&channel));
+        }
+
+        while let Some(ResumeChannel { name, watched, .. }) = remote_resume.next() {
+            let members = watched && own.rights.may_see_members(&name);
+            let since = self.since(&name);
+            let join = Join {
+                channel: name,
+                members,
+                is_plain: false,
+                since,
+            };
+
+            let joined = self.join(join, JoinReply::Joined, join_kind).await;
+            match joined.joining {
+                Joining::Joined(_) => remote_resume.taken(),
+                // As in `resume_local`.
+                Joining::Already(_) | Joining::Full | Joining::Gone => remote_resume.give_up(),
+            }
+        }
+    }
+
+    /// Takes a lost connection's place in its channels. Those that the client may not join any more are left, and it
+    /// is told.
+    async fn resume_local(&self, mut local_resume: LocalResume) {
+        let lost = local_resume.lost.clone();
+        self.app().metrics.resumed.inc();
+        if let Some(profile) = lost.profile() {
+            self.event_loop
+                .shard()
+                .lock_and_wake(|table| table.set_profile(self.socket.at, profile.clone()));
+        }
+
+        while let Some((channel, watched)) = local_resume.next() {
+            let Some(own) = self.connection() else { return };
+            if !may_come_back(&own, &channel, lost.rights.may_join(&channel)) {
+                local_resume.give_up();
+                self.reply(native::left(&channel));
+                continue;
+            }
+
+            let members = watched && own.rights.may_see_members(&channel);
+            let join = Join {
+                channel: channel.to_string(),
+                members,
+                is_plain: false,
+                since: self.since(&channel),
+            };
+
+            let join_kind = JoinKind::Resumed(lost.id());
+            let joined = self.join(join, JoinReply::Joined, join_kind).await;
+            match joined.joining {
+                Joining::Joined(_) => local_resume.taken(),
+                // Put into it by someone meanwhile: nobody was told that it stands in for the lost one.
+                Joining::Already(_) | Joining::Full | Joining::Gone
+                    if joined.claim == Claim::Made =>
+                {
+                    local_resume.lapse();
+                }
+                Joining::Already(_) | Joining::Full | Joining::Gone => local_resume.give_up(),
+            }
+        }
+    }
+
+    /// Lets the connection be reached, or renews it; its welcome, then what was stored for it, come before anything
+    /// else. Channels that renewed rights do not allow any more are left, and their members not heard of. Then the `auth`
+    /// that asked for it is answered. Returns whether it is let in: what has happened meanwhile may forbid it, and the client
+    /// has been told so then.
+    pub(super) fn open(
+        &self,
+        connection: Connection,
+        resumed: Option<bool>,
+        (stored, mut arrival): (Option<&Stored>, Option<MesaArrival>),
+        auth: Option<&RawValue>,
+    ) -> bool {
+        let at = self.socket.at;
+        let form_before = self.take_form_inside();
+        let welcome = self.welcome(&connection, resumed);
+        let (expires_at, rights) = (connection.expires_at, connection.rights.clone());
+        let waiting = stored.and_then(|stored| stored.waiting.as_ref());
+        let missed = waiting.iter().flat_map(|waiting| &waiting.entries);
+        let missed: Vec<&Entry> = missed
+            .filter(|entry| entry.is_for(&connection.reader()))
+            .collect();
+        let events = missed.len() as u64;
+        let (context, form) = (self.node.hub.context(), self.socket.form.get());
+        let missed = StoredReplay::new(context, form, &missed);
+        let authenticated = auth.and_then(|_| self.authenticated_for_mesa(&connection));
+        let (refused, wire) = (context.refused.clone(), context.wire(form));
+
+        let opened = self.event_loop.with_owner(|table, owner| {
+            let pending = table.state(at) == State::Pending;
+            let was = table.connection(at);
+
+            // Only here, under the lock, nothing can come in between any more.
+            if let Some(why) = self.unopened(&connection, was.as_deref()) {
+                if pending {
+                    table.close(at, None, &Close::new(close::UNAUTHORIZED, REVOKED));
+                }
+                return Err((why, pending));
+            }
+
+            let open = table.open(at, connection);
+            if open && pending {
+                table.place_own(at, welcome);
+            }
+
+            if let (true, Some(authenticated)) = (open, authenticated) {
+                table.place_own(at, authenticated);
+            }
+
+            if let (true, false, Some(was)) = (open, pending, was) {
+                self.node.drop_what_is_not_allowed(table, at, &was, &rights);
+            }
+
+            let mut replays =
+                waiting.is_some_and(|waiting| table.hand_over(owner, at, waiting, missed));
+            if let (true, Some(arrival)) = (open, &mut arrival) {
+                let frames = Replay::new(refused, wire, arrival.let_in());
+                replays |= table.replay(owner, at, frames);
+            }
+
+            let asked = waiting.is_some();
+            let suspected_gap = stored.and_then(|stored| {
+                let sync = self.user_events()?;
+                sync.suspect_since((self.app, &stored.user), stored.subscription, asked)
+            });
+
+            if let Some(number) = suspected_gap {
+                table.suspected_gap(at, number);
+            }
+            Ok((open && pending, replays, suspected_gap))
+        });
+
+        let (opened, replays, suspected_gap) = match opened {
+            Ok(opened) => opened,
+            Err((why, pending)) => {
+                self.event_loop.set_form(&self.socket, form_before);
+                self.say_unopened(why, pending, auth);
+                return false;
+            }
+        };
+
+        if let (Some(_), Some(sync)) = (suspected_gap, self.user_events()) {
+            sync.clear_suspected_gaps();
+        }
+
+        self.app().metrics.replayed.inc_by(events);
+        if replays {
+            EventLoop::block(&self.event_loop, at);
+        }
+
+        if let Some(expires_at) = expires_at {
+            self.event_loop.expect_expiry(at, expires_at.get());
+        }
+
+        self.note_opened(opened);
+        self.acknowledge_auth(auth);
+        true
+    }
+
+    /// Counts a connection that was `opened` just now, and says so to those who are told.
+    fn note_opened(&self, opened: bool) {
+        if opened {
+            self.count_in();
+        }
+        self.has_authenticated_for_mesa();
+    }
+
+    /// Changes the form of a client that is about to be let in to that of those who are; returns the one before.
+    fn take_form_inside(&self) -> Form {
+        let (at, before) = (self.socket.at, self.socket.form.get());
+        let is_pending = || self.event_loop.shard().lock(|table| table.state(at)) == State::Pending;
+        if let Some(form) = self.form_inside.filter(|_| is_pending()) {
+            self.event_loop.set_form(&self.socket, form);
+        }
+        before
+    }
+
+    fn count_in(&self) {
+        let metrics = &self.app().metrics;
+        metrics.connections.inc();
+        metrics.connected.inc();
+    }
+
+    /// Whether what has happened since its token was verified keeps a connection from being let in or renewed. `was` is the
+    /// connection as it is.
+    fn unopened(&self, connection: &Connection, was: Option<&Connection>) -> Option<Unopened> {
+        if self.node.is_revoked(connection, unix_now()) {
+            return Some(Unopened::Revoked);
+        }
+        let replaced_at = was?.replaced_at?;
+        // One without `iat` may be as old as any.
+        let is_older = connection
+            .issued_at
+            .is_none_or(|issued_at| issued_at < replaced_at);
+        is_older.then_some(Unopened::Superseded)
+    }
+
+    /// Says why a connection was not let in, or not renewed.
+    fn say_unopened(&self, why: Unopened, pending: bool, auth: Option<&RawValue>) {
+        match why {
+            Unopened::Revoked if pending => {
+                let refusals = self.node.refusals();
+                refusals.refuse(Refusal::Token, Some(self.app), TokenError::Revoked);
+            }
+            Unopened::Revoked => self.refuse(auth, "unauthorized", REVOKED),
+            Unopened::Superseded => {
+                let message = "the claims of this connection were replaced after the token was issued; fetch a new one";
+                self.refuse(auth, "token_superseded", message);
+            }
+        }
+    }
+
+    fn welcome(&self, connection: &Connection, resumed: Option<bool>) -> Frame {
+        let runtime_config = self.node.runtime_config();
+        let limits = &runtime_config.config.limits;
+        let recovery = self.recovery_name(connection, resumed == Some(true));
+
+        native::welcome(&Welcome {
+            connection: connection.id(),
+            user: connection.user(),
+            heartbeat: limits.heartbeat.as_secs(),
+            resumed,
+            recovery: recovery.as_deref(),
+            reconnect: Reconnect {
+                min_ms: limits.reconnect_min.as_millis() as u64,
+                max_ms: limits.reconnect_max.as_millis() as u64,
+                resume_ms: limits.resume_window.as_millis() as u64,
+            },
+        })
+    }
+
+    /// Answers an `auth` that carried an `id`.
+    fn acknowledge_auth(&self, id: Option<&RawValue>) {
+        let (Some(id), Some(connection)) = (id, self.connection()) else {
+            return;
+        };
+        let expires_at = connection.expires_at.map(NonZeroU64::get);
+        self.reply(native::ack_auth(
+            id,
+            connection.user().unwrap_or_default(),
+            expires_at,
+        ));
+    }
+}
+
+/// A time of a token as connections hold it; far ones count as the last that fits.
+fn seconds(time: u64) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(time).unwrap_or(u32::MAX))
+}
