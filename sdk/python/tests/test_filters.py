@@ -128,6 +128,18 @@ def test_a_filter_that_is_no_filter_is_refused(fanfare: Driver) -> None:
             fanfare.explain(wrong)
 
 
+def test_a_filter_in_the_wrong_place_is_told_where_it_belongs(fanfare: Driver) -> None:
+    true = where("true")
+    calls: list[Any] = [fanfare.emit, item.emit]
+    for call in calls:
+        with pytest.raises(TypeError, match=r'^emit\(\) has no filter "filters": write filter=where'):
+            call("alert", 1, filters=true)
+        with pytest.raises(TypeError, match=r"^emit\(\) takes a filter by its name: write filter=where"):
+            call("alert", 1, true)
+        with pytest.raises(TypeError, match=r"^emit\(\) takes from 2 to 3 positional arguments"):
+            call("alert", 1, 2)
+
+
 def test_a_text_that_is_not_constant(fanfare: Driver, listen: Callable[..., Listener], name: str) -> None:
     listen(name)
     assert fanfare.explain(Where("user == params.who", {"who": name}))["matched"] == 1

@@ -12,7 +12,7 @@ export type Data = unknown;
 /** Bytes to deliver in a binary frame, in padded base64 (RFC 4648, section 4). Excludes `data`. */
 export type DataBase64 = string;
 
-/** A filter (docs/filter-language.md) of at most 4,096 bytes: only connections that match are targeted. Absent: no filter. */
+/** A filter (docs/reference/filters.md) of at most 4,096 bytes: only connections that match are targeted. Absent: no filter. */
 export type Filter = string;
 
 /** Values for the filter, which names them `params.*`. With them the filter can be a constant text. */
@@ -281,8 +281,8 @@ export interface Explanation {
   readonly sample: readonly string[];
   /** Parts of the filter that may not do what they seem to do. */
   readonly warnings: readonly ({
-    /** Stable. `client_controlled`: the client chooses the value. `null_equals_null`: two absent values are equal. */
-    readonly code: "client_controlled" | "null_equals_null";
+    /** Stable. `client_controlled`: the client chooses the value. `null_equals_null`: two absent values are equal. `wrong_type`: a part has a value for nobody. */
+    readonly code: "client_controlled" | "null_equals_null" | "wrong_type";
     /** The warning, for people. */
     readonly message: string;
     /** Where the part begins, in bytes of the filter. */
@@ -572,8 +572,8 @@ export interface Problem {
   readonly title: string;
   /** The HTTP status. */
   readonly status: number;
-  /** Stable, for programs. docs/http-api.md explains each code, and what to do. */
-  readonly code: "bad_json" | "missing_field" | "bad_field" | "unknown_field" | "bad_base64" | "bad_params" | "bad_query" | "bad_path" | "bad_channel" | "body_incomplete" | "event_name_length" | "event_name_reserved" | "data_too_deep" | "cannot_store" | "too_many_names" | "name_too_long" | "too_many_items" | "unknown_call" | "idempotency_key_length" | "bad_token_request" | "bad_claims" | "bad_handshake" | "unknown_protocol" | "filter_syntax" | "filter_unsupported" | "unknown_function" | "wrong_arguments" | "undeclared_name" | "unbound_param" | "bad_regex" | "not_boolean" | "filter_too_long" | "filter_too_large" | "filter_too_deep" | "filter_list_too_long" | "unauthorized" | "missing_scope" | "development_only" | "origin_refused" | "unknown_path" | "unknown_app" | "unknown_connection" | "no_history" | "method_not_allowed" | "body_timeout" | "no_users" | "no_token_secret" | "body_too_large" | "too_much_to_store" | "content_type" | "idempotency_key_reused" | "upgrade_required" | "internal" | "busy" | "bus_down" | "history_unavailable" | "idempotency_key_running" | "idempotency_store_full" | "revocations_full" | "connection_limit" | "address_limit" | "accept_rate" | "draining";
+  /** Stable, for programs. docs/reference/errors.md explains each code, and what to do. */
+  readonly code: "bad_json" | "missing_field" | "bad_field" | "unknown_field" | "bad_base64" | "bad_params" | "bad_query" | "bad_path" | "bad_channel" | "body_incomplete" | "event_name_length" | "event_name_reserved" | "data_too_deep" | "cannot_store" | "too_many_names" | "name_too_long" | "too_many_items" | "unknown_call" | "idempotency_key_length" | "bad_token_request" | "bad_claims" | "bad_handshake" | "unknown_protocol" | "filter_syntax" | "filter_unsupported" | "unknown_function" | "wrong_arguments" | "undeclared_name" | "unbound_param" | "bad_regex" | "not_boolean" | "filter_too_long" | "filter_too_large" | "filter_too_deep" | "filter_list_too_long" | "unauthorized" | "missing_scope" | "development_only" | "origin_refused" | "unknown_path" | "unknown_app" | "unknown_connection" | "no_history" | "method_not_allowed" | "body_timeout" | "no_users" | "no_token_secret" | "body_too_large" | "too_much_to_store" | "content_type" | "idempotency_key_reused" | "upgrade_required" | "internal" | "busy" | "bus_down" | "history_unavailable" | "history_over_quota" | "idempotency_key_running" | "idempotency_store_full" | "revocations_full" | "connection_limit" | "address_limit" | "accept_rate" | "draining";
   /** What is wrong with this request, for people. */
   readonly detail: string;
   /** For an error in a filter: where the mistake begins, in bytes of the filter. */

@@ -97,7 +97,7 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
   let attempts = 0;
   let advice = { min_ms: 500, max_ms: 30_000 };
   let bye: Bye | undefined;
-  // The id of a connection that ended without a close frame.
+  // The id of the last connection, which the server may still have.
   let resume: string | undefined;
 
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -184,8 +184,8 @@ export function createClient<E extends object = AnyEvents>(url: string, options:
     if (bye && code < 4000) code = bye.code;
 
     if (state.connection) {
-      // Only a connection without a close frame can be resumed.
-      resume = code === 1006 ? state.connection : undefined;
+      // The server knows whether it still has what the connection had: it does if that broke, or was sent away.
+      resume = state.connection;
       // A short connection was no success, unless the server says that another node is ready.
       if (code >= 4200 || Date.now() - welcomedAt > 5000) attempts = 0;
     }

@@ -4,7 +4,7 @@
 export type ClientMessage = Auth | Ping | Join | Leave | Update | Members | Send | Broadcast | Publish | Call;
 
 /** A message from the server. Events have no `op`. */
-export type ServerMessage = Welcome | Event | BinaryEvent | MemberChanged | MembersChanged | Joined | Left | Ack | AuthAck | JoinAck | MembersAck | SendAck | Refusal | Pong | Bye;
+export type ServerMessage = Welcome | Event | BinaryEvent | MemberChanged | MembersChanged | Joined | Left | Ack | AuthAck | JoinAck | MembersAck | SendAck | CallAck | Refusal | Pong | Bye;
 
 /** The id of a message, which its answer carries: a number, or a string of up to 64 bytes of JSON. */
 export type Id = number | string;
@@ -151,7 +151,7 @@ export interface Publish extends Sending {
   readonly users: readonly string[];
 }
 
-/** Calls a function. There are none yet, so that the server refuses it with `no_functions`. */
+/** Calls a function of the program that embeds the server. Others refuse it with `no_functions`. Calls run at the same time, so that their answers may come in another order. */
 export interface Call extends Request {
   readonly op: "call";
   /** The name of the function. */
@@ -297,18 +297,25 @@ export interface SendAck extends Answer {
   readonly offset?: Offset | undefined;
 }
 
+/** The function returned. */
+export interface CallAck extends Answer {
+  /** What the function returned. */
+  readonly data: unknown;
+}
+
 /** The server refused a message. The connection stays. */
 export interface Refusal {
   readonly op: "error";
   /** The `id` of the message. Absent: it had none, or a channel of the handshake was refused. */
   readonly id?: Id | undefined;
-  readonly code: ErrorCode;
+  /** The reason, for programs. A function that was called may have codes of its own. */
+  readonly code: ErrorCode | string;
   /** The reason, for people. */
   readonly message: string;
 }
 
 /** The reason of a refusal. Later versions may add codes. */
-export type ErrorCode = "bad_message" | "unknown_op" | "bad_channel" | "event_name_length" | "event_name_reserved" | "data_too_deep" | "unauthorized" | "token_expired" | "token_superseded" | "forbidden" | "auth_off" | "rate_limited" | "too_many_channels" | "members_off" | "profile_too_large" | "bad_profile" | "no_functions" | "no_users" | "too_many_names" | "name_too_long" | "too_much_to_store" | "busy" | "history_unavailable" | "bus_down" | "internal";
+export type ErrorCode = "bad_message" | "unknown_op" | "bad_channel" | "event_name_length" | "event_name_reserved" | "data_too_deep" | "unauthorized" | "token_expired" | "token_superseded" | "forbidden" | "auth_off" | "rate_limited" | "too_many_channels" | "members_off" | "profile_too_large" | "bad_profile" | "no_functions" | "bad_data" | "too_many_calls" | "call_timeout" | "answer_too_large" | "no_users" | "too_many_names" | "name_too_long" | "too_much_to_store" | "busy" | "history_unavailable" | "history_over_quota" | "bus_down" | "internal";
 
 /** The answer to a `ping` without `id`. */
 export interface Pong {

@@ -86,6 +86,9 @@ const quoted = /r("""|'''|["']).*?\1|("""|'''|["'])(?:\\.|[^\\])*?\2|\/\/[^\n]*/
  * without a tenant. So does a value in quotes. The text is taken as it is written, backslashes included.
  */
 export function where(texts: TemplateStringsArray, ...values: unknown[]): Where {
+  if (!Array.isArray(texts?.raw))
+    throw new TypeError("where is a tag: write where`auth.plan == ${plan}`, without parentheses");
+
   // A character stands for each value. In quotes the name of a param would be a text like any other.
   const text = texts.raw.join("\0");
   for (const { 0: part, index } of text.matchAll(quoted)) {
@@ -599,6 +602,7 @@ export interface TokenOptions {
  * It rejects with a `FanfareError` of the code `bad_secret`, `bad_user`, `bad_claims`, `bad_can` or `bad_ttl`.
  */
 export async function signToken(secret: string | undefined, user: string, options: TokenOptions = {}): Promise<string> {
+  checkTokenOptions(options);
   const { can, ttl = 600 } = options;
   const claims = options.claims ?? {};
   check(secret, user, claims, ttl);
@@ -614,6 +618,20 @@ export async function signToken(secret: string | undefined, user: string, option
   const key = await crypto.subtle.importKey("raw", bytes(secret!), algorithm, false, ["sign"]);
   const signature = await crypto.subtle.sign(algorithm, key, bytes(text));
   return `${text}.${url(new Uint8Array(signature))}`;
+}
+
+/** Refuses options that would have no effect: claims beside `claims` would be missing in the token, and filters match nobody. */
+function checkTokenOptions(options: TokenOptions): void {
+  const form = "claims are { claims: { plan: … } }";
+  if (typeof options !== "object" || !options)
+    throw new FanfareError("bad_claims", `options are an object, not ${JSON.stringify(options)}; ${form}`);
+
+  const known = ["claims", "can", "ttl"];
+  const unknown = Object.keys(options).find((name) => !known.includes(name));
+  if (unknown === undefined) return;
+  const near = known.find((name) => isNear(unknown, name));
+  const hint = near ? `did you mean "${near}"?` : `claims are { claims: { ${unknown}: … } }`;
+  throw new FanfareError("bad_claims", `unknown option "${unknown}"; ${hint}`);
 }
 
 /** Refuses what cannot be meant, and what the server would refuse in a token later. */

@@ -77,12 +77,21 @@ test("comes back after a reset, and asks to resume", async (t) => {
   assert.equal(states[2].code, 1006);
 });
 
-test("does not ask to resume after a close frame", async (t) => {
+test("asks to resume after it was closed for reading too slowly", async (t) => {
   const server = await serve(t);
   const { client } = clientOf(t, server);
   await client.connect();
   server.connections[0].close(4101, "slow");
-  assert.equal((await server.connection(2)).query.resume, undefined);
+  assert.equal((await server.connection(2)).query.resume, "c1");
+});
+
+test("asks to resume when a node that leaves sends it away", async (t) => {
+  const server = await serve(t);
+  const { client } = clientOf(t, server);
+  await client.connect();
+  server.connections[0].send({ op: "bye", code: 4200, reason: "draining", reconnect_in_ms: 5 });
+  server.connections[0].close(4200, "draining");
+  assert.equal((await server.connection(2)).query.resume, "c1");
 });
 
 test("keeps the id to resume through attempts that fail", async (t) => {

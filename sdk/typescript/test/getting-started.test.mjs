@@ -5,7 +5,6 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { start } from "./real-server.mjs";
 import { printed, until } from "./support.mjs";
 
@@ -22,26 +21,13 @@ test("the getting-started works as it is written", { skip, timeout: 90_000 }, as
   const folder = mkdtempSync(join(tmpdir(), "fanfare-hello-"));
   t.after(() => rmSync(folder, { recursive: true }));
 
-  // Step 2, from the line that makes the project.
-  const own = fileURLToPath(new URL("..", import.meta.url));
-  const commands = block("sh", "npm init")
-    .split("\n")
-    .filter((line) => /^npm (init|install)/.test(line));
-  assert.equal(commands.length, 2);
-  for (const command of commands)
-    execFileSync("sh", ["-c", command.replace('"$FANFARE/sdk/typescript"', own)], {
-      cwd: folder,
-      env: { ...process.env, npm_config_offline: "true", npm_config_audit: "false", npm_config_fund: "false" },
-      stdio: "pipe",
-    });
-
-  // Steps 3 and 5: the page, with the channel.
+  // Steps 2 and 4: the page, with the channel.
   const channel = block("js", "client.join");
   const page = block("html", "<!doctype")
     .replaceAll("http://127.0.0.1:7070", server.url)
     .replace("</script>", `${channel}</script>`);
   writeFileSync(join(folder, "index.html"), page);
-  writeFileSync(join(folder, "notify.mjs"), block("js", "fromEnv"));
+  writeFileSync(join(folder, "notify.mjs"), block("js", "/v1/emit"));
 
   const web = spawn("python3", ["-u", "-m", "http.server", "0", "--bind", "127.0.0.1"], {
     cwd: folder,
@@ -54,25 +40,31 @@ test("the getting-started works as it is written", { skip, timeout: 90_000 }, as
   const browser = await browserType.launch({ executablePath: chromium, args: ["--no-sandbox"] });
   t.after(() => browser.close());
   const tab = await browser.newPage();
-  const lines = [];
-  tab.on("console", (message) => lines.push(message.text()));
   await tab.goto(`http://localhost:${address}/`);
   await until(async () => (await tab.textContent("#state")) === "connected");
 
-  // Step 4: the function.
+  // Step 3: the function.
   const run = (...args) =>
     execFileSync(process.execPath, ["notify.mjs", ...args], {
       cwd: folder,
       encoding: "utf8",
       env: { ...process.env, FANFARE_URL: server.url },
     });
-  assert.equal(run(), "1 connections\n");
-  assert.equal(run("free"), "0 connections\n");
-  const shown = () => tab.evaluate(() => [...document.querySelectorAll("#events li")].map((item) => item.textContent));
-  await until(async () => (await shown()).length === 2);
-  assert.deepEqual((await shown()).sort(), ['alert: {"text":"Hello"}', 'message: {"text":"hi"}']);
-  assert.ok(
-    lines.some((line) => line.startsWith("here: [ann]")),
-    `${lines}`,
+  assert.equal(run(), "connections reached: 1\n");
+  assert.equal(run("free"), "connections reached: 0\n");
+
+  // Step 4: the function sends to the channel.
+  const send = block("sh", "/v1/send").replaceAll("http://127.0.0.1:7070", server.url);
+  const receipt = JSON.parse(
+    execFileSync("sh", ["-c", send], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }),
   );
+  assert.equal(receipt.matched, 1);
+  const shown = () => tab.evaluate(() => [...document.querySelectorAll("#events li")].map((item) => item.textContent));
+  await until(async () => (await shown()).length === 4);
+  assert.deepEqual((await shown()).sort(), [
+    'alert: {"text":"Hello"}',
+    "here: ann",
+    'message: {"text":"from the backend"}',
+    'message: {"text":"hi"}',
+  ]);
 });

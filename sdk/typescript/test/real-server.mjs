@@ -37,8 +37,13 @@ export async function start(more = []) {
     child.once("error", reject);
   });
 
+  const url = `http://${address}`;
+  // Before a node has reached Redis, it lets nobody into a channel with history.
+  while (more.includes("--redis") && !(await fetch(`${url}/readyz`)).ok)
+    await new Promise((resolve) => setTimeout(resolve, 5));
+
   return {
-    url: `http://${address}`,
+    url,
     port: Number(address.split(":")[1]),
     child,
     log: () => log,
@@ -63,7 +68,7 @@ async function freePort() {
 export async function startRedis(given) {
   const port = given ?? (await freePort());
   const flags = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", "/"];
-  const child = spawn("redis-server", flags, { stdio: ["ignore", "pipe", "ignore"] });
+  const child = spawn(process.env.REDIS_SERVER || "redis-server", flags, { stdio: ["ignore", "pipe", "ignore"] });
   const ended = new Promise((resolve) => child.once("exit", resolve));
   await new Promise((resolve, reject) => {
     child.stdout.on("data", (chunk) => /Ready to accept/.test(chunk) && resolve());

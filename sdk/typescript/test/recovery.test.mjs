@@ -102,6 +102,7 @@ test("draining one node of three after another loses nothing", { timeout: (secon
   // Each client has a moment of its own to leave, so the second node drains after the client has moved there.
   const fanfare = new Fanfare({ url: nodes[2].url, key });
   const moves = () => states.filter((state) => state === "lost 4200").length;
+  const resumed = () => states.filter((state) => state === "resumed").length;
   let n = 0;
   for (; n < total / 2 || moves() < 2; n += 50) {
     if (n === 1500 || (next === 1 && moves() === 1 && client.state.status === "connected")) {
@@ -119,6 +120,7 @@ test("draining one node of three after another loses nothing", { timeout: (secon
   const expected = Array.from({ length: n }, (_, m) => m);
   for (const channel of channels) assert.deepEqual(heard[channel], expected);
   assert.deepEqual(problems, []);
+  assert.equal(resumed(), moves(), "it resumed on each next node");
 });
 
 test("a clock that jumps ends no connection", { timeout: 60_000 }, async (t) => {

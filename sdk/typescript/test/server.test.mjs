@@ -78,6 +78,8 @@ test("where refuses a value in quotes or in a comment", () => {
     () => where`auth.plan == "pro" // ${plan}`,
   ])
     assert.throws(make, /value 1 of the filter is in quotes or in a comment: write \$\{…\} without quotes/);
+  assert.throws(() => where("auth.plan == 'pro'"), { name: "TypeError", message: /where is a tag/ });
+  assert.throws(() => where(undefined), /where is a tag/);
   assert.throws(() => where`user == ${"ann"} && auth.plan == '${plan}'`, /value 2 of the filter is in quotes/);
 
   for (const { filter } of [
@@ -345,6 +347,9 @@ test("signToken refuses what cannot be meant", async () => {
   for (const name of ["sub", "iat", "exp", "can"])
     await refused({ claims: { [name]: 1 } }, "bad_claims", `"${name}" cannot be among the claims: signToken sets it`);
   await refused({ claims: "plan" }, "bad_claims", /claims are an object, not a string/);
+  await refused({ plan: "pro" }, "bad_claims", 'unknown option "plan"; claims are { claims: { plan: … } }');
+  await refused({ claim: {} }, "bad_claims", 'unknown option "claim"; did you mean "claims"?');
+  await refused("pro", "bad_claims", /options are an object, not "pro"/);
 
   await refused({ can: { jion: ["*"] } }, "bad_can", 'unknown right "jion"; did you mean "join"?');
   await refused({ can: { brodcast: true } }, "bad_can", 'unknown right "brodcast"; did you mean "broadcast"?');

@@ -312,6 +312,7 @@ ProblemCode: TypeAlias = Literal[
     "busy",
     "bus_down",
     "history_unavailable",
+    "history_over_quota",
     "idempotency_key_running",
     "idempotency_store_full",
     "revocations_full",
@@ -418,7 +419,7 @@ class Plan(TypedDict):
 class ExplanationWarning(TypedDict):
     """A part of a filter that may not do what it seems to do."""
 
-    code: Literal["client_controlled", "null_equals_null"]
+    code: Literal["client_controlled", "null_equals_null", "wrong_type"]
     message: str
     offset: int
     """Where the part begins, in bytes of the filter."""
@@ -943,13 +944,31 @@ def _retry_after(response: httpx.Response) -> int | None:
 # --- The calls ---
 
 
+def _built(build: Callable[..., R], client: object, *args: object, **kwargs: object) -> R:
+    """What `build` makes of its arguments. A filter that is not where it belongs is refused with where that is."""
+    call = build.__name__
+    for name, value in kwargs.items():
+        if isinstance(value, Where) and name != "filter":
+            raise TypeError(f'{call}() has no filter "{name}": write filter=where(…)')
+    if call != "explain" and any(isinstance(value, Where) for value in args):
+        raise TypeError(f"{call}() takes a filter by its name: write filter=where(…)")
+    try:
+        return build(client, *args, **kwargs)
+    except TypeError as error:
+        # Python names a class that is nobody's business.
+        message = str(error)
+        if message.startswith(build.__qualname__):
+            raise TypeError(f"{call}{message.removeprefix(build.__qualname__)}") from None
+        raise
+
+
 class _Method(Generic[P, R]):
     """A call of the API. `Fanfare` makes it and returns its result, `AsyncFanfare` returns a coroutine that does."""
 
     def __init__(self, build: Callable[Concatenate[Any, P], _Call[R]]) -> None:
         @functools.wraps(build)
         def call(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-            return client._answer(build(client, *args, **kwargs))
+            return client._answer(_built(build, client, *args, **kwargs))
 
         self._call = call
 
@@ -971,7 +990,7 @@ class _Listing(Generic[P, R]):
     def __init__(self, build: Callable[Concatenate[Any, P], _Pages[R]]) -> None:
         @functools.wraps(build)
         def call(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-            return client._iterate(build(client, *args, **kwargs))
+            return client._iterate(_built(build, client, *args, **kwargs))
 
         self._call = call
 
