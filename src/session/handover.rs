@@ -72,10 +72,10 @@ pub(crate) struct Offered {
 pub(crate) enum Outcome {
     /// The session goes on with it.
     Taken,
-    /// Something is under way on the old socket.
+    /// Something is under way on the old socket, or the session has ended.
     NotNow(Offered),
-    /// The session has ended.
-    Ended,
+    /// One of the sockets failed.
+    Lost,
 }
 
 /// Where a socket is offered on one thread and taken on another.
@@ -108,12 +108,13 @@ impl Handover {
         &self.has_chosen
     }
 
-    /// Offers a socket to the session, and waits for its answer.
+    /// Offers a socket to the session, and waits for its answer. A session that ends gives it back: the client has yet to read
+    /// what it said last.
     pub(crate) async fn offer(&self, offered: Offered) -> Outcome {
         {
             let mut inner = self.inner.lock();
             if inner.is_over {
-                return Outcome::Ended;
+                return Outcome::NotNow(offered);
             }
             inner.offered = Some(offered);
             if let Some(waker) = inner.session.take() {
@@ -133,17 +134,23 @@ impl Handover {
     pub(crate) fn end(&self) {
         let mut inner = self.inner.lock();
         inner.is_over = true;
-        inner.offered = None;
-        inner.outcome = Some(Outcome::Ended);
+        if let Some(offered) = inner.offered.take() {
+            inner.outcome = Some(Outcome::NotNow(offered));
+        }
         drop(inner);
         self.answered.notify_one();
         self.over.notify_one();
     }
 
+    /// Whether the session has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.inner.lock().is_over
+    }
+
     /// Waits until the session has ended. Cancel-safe; one waits at a time.
     pub(crate) async fn ended(&self) {
         loop {
-            if self.inner.lock().is_over {
+            if self.is_over() {
                 return;
             }
             self.over.notified().await;
@@ -194,7 +201,7 @@ impl Session {
                 false
             }
             Err(Refused { offered: None, .. }) => {
-                handover.answer(Outcome::Ended);
+                handover.answer(Outcome::Lost);
                 false
             }
         }

@@ -242,14 +242,30 @@ fn a_client_that_lets_its_answers_stand_gives_its_places_back_when_it_is_closed(
 #[test]
 fn an_upgrade_ends_with_its_session() {
     let server = server_for_one(|config| config.limits.connections = PLACES + 1);
-    one_after_another(&server, SESSIONS, Poller::join, |poller| {
+    let all = json!({"filter": "true", "code": 4000});
+    let open = |poller: &Poller<'_>| {
         let path = format!("/socket.io/?EIO=4&transport=websocket&sid={}", poller.sid);
-        let mut socket = Client::open(server.address(), &path, &[]).unwrap();
-        socket.frame(0x81, b"2probe");
-        assert_eq!(socket.text(), "3probe");
-        let all = json!({"filter": "true", "code": 4000});
+        Client::open(server.address(), &path, &[]).unwrap()
+    };
+
+    one_after_another(&server, SESSIONS, Poller::join, |poller| {
+        let mut socket = open(poller);
         assert_eq!(server.post_as(KEY, "/v1/disconnect", &all).status, 200);
         assert_eq!(socket.next(), Received::End);
+        assert_eq!(poller.poll().1, "41");
+    });
+
+    // From the answer to its probe on, a client stops polling. It hears the session's last words on the WebSocket, to which it
+    // listens once it has chosen that.
+    one_after_another(&server, SESSIONS, Poller::join, |poller| {
+        let mut socket = open(poller);
+        socket.frame(0x81, b"2probe");
+        assert_eq!(socket.text(), "3probe");
+        assert_eq!(server.post_as(KEY, "/v1/disconnect", &all).status, 200);
+        socket.frame(0x81, b"5");
+        assert_eq!(socket.text(), "41");
+        let received = std::iter::from_fn(|| Some(socket.next()));
+        assert!(received.take(3).any(|received| received == Received::End));
     });
 }
 

@@ -64,22 +64,12 @@ pub(super) fn begin(
             probe(&mut socket, &mut heard, &transport).await
         };
 
-        let is_chosen = tokio::select! {
-            probed = timeout(UPGRADE_TIME, probing) => matches!(probed, Ok(Ok(()))),
-            // The client learns that by its next poll.
-            () = transport.handover.ended() => false,
-        };
-
-        if !is_chosen {
+        if !matches!(timeout(UPGRADE_TIME, probing).await, Ok(Ok(()))) {
             return transport.probed(false);
         }
 
         let ended = match transport.take_over(UPGRADE_TIME).await {
-            Some((unsaid, Some(far))) => tokio::select! {
-                carried = carry(&transport, &far, socket, heard, unsaid) => carried,
-                // However much the client has yet to read, its session is gone.
-                () = transport.handover.ended() => Ok(()),
-            },
+            Some((unsaid, Some(far))) => carry(&transport, &far, socket, heard, unsaid).await,
             // It does not poll any more.
             Some((unsaid, None)) => say_last(socket, &unsaid),
             None => Err(io::ErrorKind::TimedOut.into()),
@@ -97,7 +87,11 @@ pub(super) fn begin(
     Ok(response.map(|_| Answer::default()))
 }
 
-/// Answers the probe, and waits until the client says that it has stopped polling. What came behind that stays in `heard`.
+/// Answers the probe, and waits until the client says that it has stopped polling. What came after that stays in `heard`.
+///
+/// # Errors
+/// The socket failed, or the session ended before the probe was answered: the client learns that from its next poll. After the
+/// answer it polls no more, so it can learn that only from this socket once it listens there.
 async fn probe(
     socket: &mut TcpStream,
     heard: &mut Vec<u8>,
@@ -137,13 +131,17 @@ async fn probe(
             continue;
         }
 
-        if socket.read_buf(heard).await? == 0 {
+        let read = tokio::select! {
+            read = socket.read_buf(heard) => read?,
+            () = transport.handover.ended(), if !was_probed => 0,
+        };
+        if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
 }
 
-/// Carries the session's bytes over the WebSocket until the session takes it.
+/// Carries the session's bytes over the WebSocket until the session takes it, or ends.
 async fn carry(
     transport: &Transport,
     far: &Arc<Far>,
@@ -153,7 +151,6 @@ async fn carry(
 ) -> io::Result<()> {
     let mut pause = RELAY_PAUSE;
     loop {
-        say_all(far, &mut socket, &mut unsaid).await?;
         let offered = Offered {
             socket: socket.into_std()?,
             heard: std::mem::take(&mut heard),
@@ -162,13 +159,22 @@ async fn carry(
         };
 
         let offered = match transport.handover.offer(offered).await {
-            Outcome::Taken | Outcome::Ended => return Ok(()),
+            Outcome::Taken => return Ok(()),
+            Outcome::Lost => return Err(io::ErrorKind::ConnectionReset.into()),
             Outcome::NotNow(offered) => offered,
         };
 
         socket = TcpStream::from_std(offered.socket)?;
         (heard, unsaid) = (offered.heard, offered.unsaid);
-        relay(far, &mut socket, &mut heard, &mut unsaid, pause).await?;
+        if transport.handover.is_over() {
+            read_all(&**far, &mut unsaid)?;
+            return say_last(socket, &unsaid);
+        }
+
+        tokio::select! {
+            relayed = relay(far, &mut socket, &mut heard, &mut unsaid, pause) => relayed?,
+            () = transport.handover.ended() => {}
+        }
         pause = (pause * 2).min(RELAY_PAUSE_MAX);
     }
 }
@@ -182,21 +188,7 @@ fn say_last(socket: TcpStream, unsaid: &[u8]) -> io::Result<()> {
     socket.shutdown(std::net::Shutdown::Write)
 }
 
-/// Says what the session has said so far.
-async fn say_all(far: &Far, socket: &mut TcpStream, unsaid: &mut Vec<u8>) -> io::Result<()> {
-    loop {
-        socket.write_all(unsaid).await?;
-        unsaid.clear();
-        match far.try_read_buf(unsaid) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Carries bytes in both directions for `time`.
+/// Carries bytes in both directions for `time`. Cancel-safe: what has been read and not written is in `heard` and `unsaid`.
 async fn relay(
     far: &Far,
     socket: &mut TcpStream,
@@ -206,6 +198,7 @@ async fn relay(
 ) -> io::Result<()> {
     let over = sleep(time);
     tokio::pin!(over);
+    let mut says_more = true;
     loop {
         tokio::select! {
             () = &mut over => return Ok(()),
@@ -219,9 +212,12 @@ async fn relay(
                 forward(socket.try_write(unsaid), unsaid)?;
             }
 
-            ready = far.readable(), if unsaid.len() < READ_BUFFER => {
+            ready = far.readable(), if says_more && unsaid.len() < READ_BUFFER => {
                 ready?;
-                gather(far.try_read_buf(unsaid))?;
+                match far.try_read_buf(unsaid) {
+                    Ok(0) => says_more = false,
+                    read => gather(read)?,
+                }
             }
 
             ready = socket.readable(), if heard.len() < READ_BUFFER => {
@@ -249,5 +245,50 @@ fn gather(read: io::Result<usize>) -> io::Result<()> {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::{id::AppId, session::handover::Handover};
+
+    #[tokio::test]
+    async fn what_a_session_says_last_reaches_a_client_whose_websocket_it_has_yet_to_take() {
+        // Whether the end or the words are noticed first differs from run to run.
+        for _ in 0..32 {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap())
+                .await
+                .unwrap();
+            let (socket, _) = listener.accept().await.unwrap();
+
+            let (near, far) = tokio::net::UnixStream::pair().unwrap();
+            let (far, handover) = (Arc::new(Far::new(far, None)), Arc::<Handover>::default());
+            let (_, unused) = tokio::net::UnixStream::pair().unwrap();
+            let transport = Transport::new(
+                AppId(0),
+                Far::new(unused, None),
+                handover.clone(),
+                Arc::<AtomicUsize>::default(),
+            );
+
+            let session = async {
+                tokio::task::yield_now().await;
+                near.try_write(b" last").unwrap();
+                drop(near);
+                handover.end();
+            };
+            let unsaid = b"first,".to_vec();
+            let carried = carry(&transport, &far, socket, b"unheard".to_vec(), unsaid);
+            let (carried, ()) = tokio::join!(carried, session);
+            carried.unwrap();
+
+            let mut heard = String::new();
+            client.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "first, last");
+        }
     }
 }
