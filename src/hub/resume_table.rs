@@ -345,8 +345,8 @@ impl ResumeTable {
         }
     }
 
-    /// Those who may come back, with the channels in which they heard of the others. The thread turns to other work between two
-    /// slices.
+    /// Those who may come back, with the channels in which they heard of the others, and those who are about to, also from other
+    /// nodes, of whom that is not known any more. The thread turns to other work between two slices.
     pub(crate) async fn all(&self) -> Vec<(Snapshot, Vec<SmolStr>)> {
         let (mut from, mut all) = ((0, 0), Vec::new());
         let of = |lost: &Detached| (lost.connection.clone(), lost.watched.clone());
@@ -354,6 +354,10 @@ impl ResumeTable {
             all.extend(some);
             tokio::task::yield_now().await;
         }
+
+        // After the queues: who comes back meanwhile is found here.
+        let returning = self.returning.all().into_iter();
+        all.extend(returning.map(|connection| (connection, Vec::new())));
         all
     }
 
@@ -573,6 +577,27 @@ mod tests {
         assert!(
             detached.by_id.is_empty() && detached.places.is_empty() && detached.of_apps[0] == 0
         );
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_about_to_come_back_is_among_all_until_its_places_are_claimed() {
+        let resume_table = ResumeTable::new(1, WINDOW, []);
+        let one = lost("x", 1, &["a", "b"]);
+        let id = one.connection.id();
+        resume_table.insert(QueueAt(0), one);
+        let channels = async || {
+            let all = resume_table.all().await;
+            let names = all.iter().flat_map(|(one, _)| one.channel_names().cloned());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(channels().await, ["a", "b"]);
+
+        assert!(resume_table.take(&id, |_| true).is_some());
+        assert_eq!(channels().await, ["a", "b"]);
+        resume_table.claim(&id, (AppId(0), "a"));
+        assert_eq!(channels().await, ["b"]);
+        resume_table.give_up(&id, "b");
+        assert!(channels().await.is_empty());
     }
 
     #[test]

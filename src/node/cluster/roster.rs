@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use smol_str::SmolStr;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::timeout,
 };
 
@@ -100,6 +100,8 @@ struct ListDue {
     listed: AtomicU64,
     /// It has all of these: nothing of it is just being written.
     is_whole: AtomicBool,
+    /// The node departs, and the list is as its clients find it from then on.
+    is_finished: watch::Sender<bool>,
 }
 
 impl Default for ListDue {
@@ -109,6 +111,7 @@ impl Default for ListDue {
             is_to_be_written: AtomicBool::new(false),
             listed: AtomicU64::new(0),
             is_whole: AtomicBool::new(true),
+            is_finished: watch::Sender::new(false),
         }
     }
 }
@@ -393,6 +396,16 @@ impl Roster {
                 "clients of this node may come back to fewer channels than they had: Redis did not take the list of members in time"
             ),
         }
+
+        self.list.is_finished.send_replace(true);
+    }
+
+    /// Waits until [`Roster::finish_list`] is done: before that the list may lack what clients had. That takes
+    /// `limits.redis_timeout` at most from the moment in which the node begins to depart.
+    pub(super) async fn list_finished(&self) {
+        let mut is_finished = self.list.is_finished.subscribe();
+        // The sender is in `self`.
+        let _ = is_finished.wait_for(|is_finished| *is_finished).await;
     }
 
     /// Lists those who may come back to a profile alone. If the list is written as a whole, they are in it as well.
@@ -446,8 +459,9 @@ impl Roster {
         self.hub.context().metrics.bus.lists_written.inc();
         let mut members = self.all_members().await;
 
-        // Those who may come back are to leave too if the node does not live to see that they do not.
+        // Those who may come back, or are about to, are to leave too if the node does not live to see that they do not.
         let lost = self.hub.context().resume_table.all().await.into_iter();
+        let lost = lost.filter(|(connection, _)| connection.id().node == self.node);
         members.extend(lost.map(|(connection, watched)| Watcher {
             connection,
             watched,
