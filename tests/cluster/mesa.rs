@@ -555,6 +555,27 @@ fn what_a_look_has_taken_waits_again_if_its_node_dies() {
     assert_eq!((&ann.json()["d"], &ann.json()["d"]), (&json!(1), &json!(2)));
 }
 
+#[test]
+fn lists_that_programs_write_with_white_space_are_kept() {
+    let cluster = start(MesaSync::Full);
+    let mut redis = Resp::connect(cluster.redis.address()).unwrap();
+    let spaced = format!(" [ {} , {} ]\n", message(&json!(1)), message(&json!(2)));
+    for (user, list) in [("ann", &*spaced), ("bob", "[ ]"), ("eve", "\n")] {
+        redis.call(&["HSET", UNDELIVERED, user, list]).unwrap();
+    }
+    publish(&mut redis, &json!(3), &["ann", "bob", "eve"]);
+    for user in ["ann", "bob", "eve"] {
+        eventually("it is stored", || stored(&mut redis, user).contains('3'));
+    }
+
+    let mut ann = user(&cluster[0], "ann");
+    let got = [ann.json(), ann.json(), ann.json()].map(|message| message["d"].clone());
+    assert_eq!(got, [json!(1), json!(2), json!(3)]);
+    for name in ["bob", "eve"] {
+        assert_eq!(user(&cluster[1], name).json()["d"], 3, "{name}");
+    }
+}
+
 /// Where ann is at her only node, as messages are addressed to her; nothing if she is away.
 fn place(redis: &mut Resp) -> Option<String> {
     let keys = redis.call(&["KEYS", "*mesa-users.*"]).unwrap();

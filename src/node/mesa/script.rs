@@ -1,7 +1,6 @@
 //! The steps in Redis that must not be torn apart.
 //!
 //! Lists of stored messages are joined as texts and never decoded: Lua would change numbers and empty lists in them.
-//! Dispatchers write them with `JSON.stringify`, so a list begins with `[` and ends with `]`.
 
 use std::sync::LazyLock;
 
@@ -9,10 +8,20 @@ use crate::bus::Script;
 
 /// Joins two lists; appends a list to what is stored for a user, if there is room, which there is none of with 0 bytes; finds the nodes where a user is.
 const HELPERS: &str = r#"
+-- What a list holds, without its brackets; nothing if that is nothing. Programs may write white space, as JSON allows.
+local function items(list)
+  local from = list and list:match('^%s*%[%s*()')
+  if not from then return '' end
+  -- Backwards from the end: a pattern would try each white space in the list as its last.
+  local to = #list
+  while to > from and list:find('^%s', to) do to = to - 1 end
+  return list:sub(to, to) == ']' and list:sub(from, to - 1) or ''
+end
 local function joined(one, two)
-  if not one or one:sub(1, 1) ~= '[' or one == '[]' then return two end
-  if not two or two:sub(1, 1) ~= '[' or two == '[]' then return one end
-  return one:sub(1, -2) .. ',' .. two:sub(2)
+  local first, second = items(one), items(two)
+  if first == '' then return two end
+  if second == '' then return one end
+  return '[' .. first .. ',' .. second .. ']'
 end
 local function append(undelivered, user, list, most)
   local now = redis.call('HGET', undelivered, user)
@@ -83,7 +92,7 @@ if mode == 'leave' then return false end
 local list = redis.call('HGET', undelivered, user)
 if not list then return false end
 redis.call('HDEL', undelivered, user)
-if mode == 'drop' or list == '[]' then return false end
+if mode == 'drop' or items(list) == '' then return false end
 redis.call('HSET', aside, field, list)
 return list
 ";
