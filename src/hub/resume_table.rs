@@ -397,8 +397,8 @@ impl ResumeTable {
         }
     }
 
-    /// Those who may come back, with the channels in which they heard of the others, and those who are about to, also from other
-    /// nodes, of whom that is not known any more. The thread turns to other work between two slices.
+    /// Those who may come back, with the channels in which they heard of the others. The thread turns to other work between two
+    /// slices.
     pub(crate) async fn all(&self) -> Vec<(Snapshot, Vec<SmolStr>)> {
         let (mut from, mut all) = ((0, 0), Vec::new());
         let of = |lost: &Detached| (lost.connection.clone(), lost.watched.clone());
@@ -406,11 +406,13 @@ impl ResumeTable {
             all.extend(some);
             tokio::task::yield_now().await;
         }
-
-        // After the queues: who comes back meanwhile is found here.
-        let returning = self.returning.all().into_iter();
-        all.extend(returning.map(|connection| (connection, Vec::new())));
         all
+    }
+
+    /// Those whose clients are about to take their places, with the channels that they have yet to take, also connections of
+    /// other nodes. Called after [`ResumeTable::all`] it has who comes back meanwhile.
+    pub(crate) fn returning(&self) -> Vec<Snapshot> {
+        self.returning.all()
     }
 
     /// Those whose time to come back is over, or the first of them: of each queue [`SCAN_CHUNK`] at most, or as many as wait in
@@ -632,14 +634,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_is_about_to_come_back_is_among_all_until_its_places_are_claimed() {
+    async fn a_client_that_comes_back_is_lost_or_returning_until_its_places_are_claimed() {
         let resume_table = ResumeTable::new(1, WINDOW, []);
         let one = lost("x", 1, &["a", "b"]);
         let id = one.connection.id();
         resume_table.insert(QueueAt(0), one);
         let channels = async || {
-            let all = resume_table.all().await;
-            let names = all.iter().flat_map(|(one, _)| one.channel_names().cloned());
+            let lost = resume_table.all().await.into_iter().map(|(one, _)| one);
+            let all: Vec<Snapshot> = lost.chain(resume_table.returning()).collect();
+            let names = all.iter().flat_map(|one| one.channel_names().cloned());
             names.collect::<Vec<_>>()
         };
         assert_eq!(channels().await, ["a", "b"]);
