@@ -14,7 +14,7 @@ use crate::limits::{BUS_BATCH_CALLS, BUS_PIPELINE_BYTES};
 
 /// What calls may have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct CallPart {
     pub(crate) keys: Vec<Vec<u8>>,
     pub(crate) args: Vec<Bytes>,
 }
@@ -23,8 +23,8 @@ pub(crate) struct Part {
 #[derive(Debug)]
 pub(crate) struct Call {
     /// The same for every call of the script in a partition: those of the first one are taken.
-    pub(crate) shared: Part,
-    pub(crate) run: Part,
+    pub(crate) shared: CallPart,
+    pub(crate) run: CallPart,
     /// Arguments of the run that go before the others, and that need not be the same: those of the first call are taken.
     pub(crate) hint: Vec<Bytes>,
     pub(crate) args: Vec<Bytes>,
@@ -36,7 +36,7 @@ struct Run<'a> {
     calls: Vec<&'a [Bytes]>,
 }
 
-impl Part {
+impl CallPart {
     fn bytes(&self) -> usize {
         let keys = self.keys.iter().map(|key| key.len() + 16).sum::<usize>();
         keys + self.args.iter().map(|arg| arg.len() + 16).sum::<usize>()
@@ -54,7 +54,7 @@ impl Call {
 
 /// Where the answer to an item is among those of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ReplyPlace {
     /// Which reply.
     pub(super) reply: usize,
     /// Of calls that were sent as one: which run it is in, and how many calls of the run come after it.
@@ -65,7 +65,7 @@ pub(super) struct Place {
 pub(super) struct Batch<'a> {
     script: &'static Script,
     partition: Option<u16>,
-    shared: &'a Part,
+    shared: &'a CallPart,
     runs: Vec<Run<'a>>,
     /// The last run of each topic, by its keys.
     last: AHashMap<&'a [Vec<u8>], usize>,
@@ -133,7 +133,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The command, whose reply is at `reply`, and where in it each call finds its answer.
-    pub(super) fn command(&self, reply: usize, places: &mut Vec<Place>) -> Cmd {
+    pub(super) fn command(&self, reply: usize, places: &mut Vec<ReplyPlace>) -> Cmd {
         let mut command = Cmd::with_capacity(3 + self.calls.len() * 8, self.bytes);
         let keys = self.runs.iter().flat_map(|run| &run.first.run.keys);
         let keys: Vec<&Vec<u8>> = self.shared.keys.iter().chain(keys).collect();
@@ -163,7 +163,7 @@ impl<'a> Batch<'a> {
         places.extend(self.calls.iter().map(|&(run, number)| {
             let after = self.runs[run].calls.len() - number - 1;
             let run = Some((run, after));
-            Place { reply, run }
+            ReplyPlace { reply, run }
         }));
 
         command
@@ -220,8 +220,8 @@ mod tests {
 
     static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new("return 1"));
 
-    fn part(name: &str) -> Part {
-        Part {
+    fn part(name: &str) -> CallPart {
+        CallPart {
             keys: vec![format!("key {name}").into()],
             args: vec![format!("arg {name}").into()],
         }

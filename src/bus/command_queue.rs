@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What Redis made of a command.
-pub(super) type Answer = Result<Value, BusError>;
+pub(super) type CommandResult = Result<Value, BusError>;
 
 /// What is sent.
 pub(super) enum Payload {
@@ -36,7 +36,7 @@ pub(super) struct QueuedCommand {
     /// Whether Redis did not know the script once already.
     pub(super) again: bool,
     pub(super) deadline: Instant,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<CommandResult>,
 }
 
 /// The way to one Redis server.
@@ -100,7 +100,7 @@ impl CommandQueue {
         payload: Payload,
         bytes: usize,
         script: Option<(&'static Script, u16)>,
-    ) -> Result<oneshot::Receiver<Answer>, BusError> {
+    ) -> Result<oneshot::Receiver<CommandResult>, BusError> {
         let (answer, receiver) = oneshot::channel();
         let deadline = Instant::now() + self.timeout;
         let was_empty = {
@@ -231,7 +231,7 @@ impl CommandQueue {
     }
 
     /// Answers what [`Self::take`] took out.
-    pub(super) fn settle(&self, items: impl IntoIterator<Item = (QueuedCommand, Answer)>) {
+    pub(super) fn settle(&self, items: impl IntoIterator<Item = (QueuedCommand, CommandResult)>) {
         let (mut answered, mut refused, mut unanswered, mut count) = (0, 0, 0, 0);
         for (item, answer) in items {
             count += 1;

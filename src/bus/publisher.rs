@@ -25,10 +25,10 @@ use tokio::{
 use super::{
     BusError, Context,
     backoff::Backoff,
-    batch::{self, Batch, Place},
-    command_queue::{Answer, CommandQueue, Payload, QueuedCommand},
+    batch::{self, Batch, ReplyPlace},
+    command_queue::{CommandQueue, CommandResult, Payload, QueuedCommand},
     connection::hint,
-    health::Part,
+    health::Component,
     needs::{self, NEEDED},
     primary::Primaries,
 };
@@ -42,7 +42,7 @@ type Replies = Result<Vec<Value>, RedisError>;
 
 /// Carries `queue` to its server until the task is aborted.
 pub(super) async fn run(queue: Arc<CommandQueue>, cx: Arc<Context>) {
-    let part = Part::Publisher(queue.address.clone());
+    let part = Component::Publisher(queue.address.clone());
     let mut backoff = Backoff::default();
     let (told, mut pushed) = mpsc::channel(1);
 
@@ -283,7 +283,7 @@ impl InFlightBatch {
         &self,
         items: &mut [QueuedCommand],
         loaded: &mut HashSet<&'static str>,
-    ) -> (redis::Pipeline, Vec<Place>) {
+    ) -> (redis::Pipeline, Vec<ReplyPlace>) {
         let mut pipe = redis::Pipeline::with_capacity(items.len() + 2);
         let mut places = Vec::with_capacity(items.len());
         let is_tagged = self.cx.names.is_tagged();
@@ -304,7 +304,7 @@ impl InFlightBatch {
                     std::mem::take(command)
                 };
 
-                places.push(Place {
+                places.push(ReplyPlace {
                     reply: pipe.len(),
                     run: None,
                 });
@@ -329,7 +329,7 @@ impl InFlightBatch {
     }
 
     /// Answers the items. No replies: there were none in time.
-    fn end(&self, items: Vec<QueuedCommand>, places: &[Place], replies: Option<Replies>) {
+    fn end(&self, items: Vec<QueuedCommand>, places: &[ReplyPlace], replies: Option<Replies>) {
         let mut replies = match replies {
             Some(Ok(replies)) => replies,
             Some(Err(error)) => {
@@ -391,7 +391,7 @@ impl InFlightBatch {
         );
     }
 
-    fn judge(&self, reply: Value) -> Answer {
+    fn judge(&self, reply: Value) -> CommandResult {
         let Value::ServerError(error) = reply else {
             return Ok(reply);
         };
@@ -402,7 +402,7 @@ impl InFlightBatch {
     }
 
     /// What an error of Redis means.
-    fn refused(&self, code: String, message: String) -> Answer {
+    fn refused(&self, code: String, message: String) -> CommandResult {
         match &*code {
             // The server refused before it did anything.
             "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING"

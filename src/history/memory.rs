@@ -21,9 +21,9 @@ use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
 
 use super::{
-    Answer, Appended, Entry, Epoch, History, HistoryError, Key, New, Omit, Page, Position, Reader,
-    Recovery, Retention, Topic, Waiting,
-    ages::{Ages, Place},
+    Appended, Entry, Epoch, History, HistoryError, HistoryFuture, Key, New, Omit, Page, Position,
+    Reader, Recovery, Retention, Topic, Waiting,
+    ages::{AgePlace, Ages},
 };
 use crate::{
     id::AppId,
@@ -142,7 +142,7 @@ impl History for Memory {
         key: &'a Key,
         retention: &'a Retention,
         new: New,
-    ) -> Answer<'a, Appended> {
+    ) -> HistoryFuture<'a, Appended> {
         Box::pin(async move {
             self.with(|store, now| {
                 store.make_room(key.app, now)?;
@@ -151,7 +151,11 @@ impl History for Memory {
         })
     }
 
-    fn position<'a>(&'a self, key: &'a Key, _retention: &'a Retention) -> Answer<'a, Position> {
+    fn position<'a>(
+        &'a self,
+        key: &'a Key,
+        _retention: &'a Retention,
+    ) -> HistoryFuture<'a, Position> {
         Box::pin(async move { Ok(self.with(|store, now| store.position(key, now))) })
     }
 
@@ -161,7 +165,7 @@ impl History for Memory {
         _retention: &'a Retention,
         epoch: Option<&'a str>,
         offset: u64,
-    ) -> Answer<'a, Recovery> {
+    ) -> HistoryFuture<'a, Recovery> {
         Box::pin(async move {
             let begin = |store: &mut MemoryStore, now| store.since(key, epoch, offset, now);
             let (recovery, entries) = self.copy(key, begin).await;
@@ -172,11 +176,16 @@ impl History for Memory {
         })
     }
 
-    fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>> {
+    fn page<'a>(
+        &'a self,
+        key: &'a Key,
+        after: u64,
+        limit: usize,
+    ) -> HistoryFuture<'a, Option<Page>> {
         Box::pin(async move { Ok(self.with(|store, now| store.page(key, after, limit, now))) })
     }
 
-    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting> {
+    fn waiting<'a>(&'a self, key: &'a Key) -> HistoryFuture<'a, Waiting> {
         Box::pin(async move {
             let (waiting, entries) = self.copy(key, |store, now| store.waiting(key, now)).await;
             Ok(Waiting { entries, ..waiting })
@@ -232,7 +241,7 @@ struct Held {
     bytes: usize,
     /// When it is past its time, as an age of the store; in a log never earlier than of one before it.
     until: Duration,
-    place: Place,
+    place: AgePlace,
 }
 
 /// A topic: its numbering, and the newest run of its events.

@@ -193,7 +193,7 @@ pub(super) static MEMBERSHIP: Shape = Shape {
 /// The body of `join` and of `leave`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Fields<'a> {
+struct MembershipBody<'a> {
     channel: String,
     #[serde(borrow, default, deserialize_with = "body::present")]
     to: Option<&'a RawValue>,
@@ -210,8 +210,8 @@ struct Fields<'a> {
 /// # Errors
 /// 400 for a wrong body, or one that names nobody.
 pub(super) fn membership(body: &[u8]) -> Result<(String, Target), Problem> {
-    let fields: Fields<'_> = body::parse(body, &MEMBERSHIP)?;
-    let Fields {
+    let fields: MembershipBody<'_> = body::parse(body, &MEMBERSHIP)?;
+    let MembershipBody {
         channel,
         to,
         filter,

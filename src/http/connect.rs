@@ -18,7 +18,7 @@ use smol_str::SmolStr;
 use tokio::net::TcpStream;
 
 use super::{
-    Answer, Edge, Peer,
+    Edge, Peer, ResponseBody,
     access::{self, Refused},
     problem::Problem,
     shape::shown,
@@ -280,7 +280,7 @@ pub(super) fn connect(
     event_loop: Rc<EventLoop>,
     mut request: Request<Incoming>,
     peer: &Peer,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let node = &edge.node;
     let admitted =
         admit(edge, runtime_config, &request, peer.ip).map_err(|refused| refused.told(node))?;
@@ -308,7 +308,7 @@ pub(super) fn connect_foreign(
     peer: &Peer,
     app: AppId,
     mut foreign: Foreign,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     check_handshake(&request)
         .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).told(&edge.node))?;
     let admitted = admit_foreign(edge, runtime_config, &request, peer, app, &mut foreign)?;
@@ -387,7 +387,7 @@ fn begin(
     peer: &Peer,
     admitted: Admitted,
     foreign: Option<Box<Foreign>>,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let node = edge.node.clone();
     let app = admitted.app;
     let (response, socket) = raw_upgrade(request)
@@ -411,7 +411,7 @@ fn begin(
         }
     });
 
-    Ok(response.map(|_| Answer::default()))
+    Ok(response.map(|_| ResponseBody::default()))
 }
 
 /// A handshake that may be granted.

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Answer,
+    ResponseBody,
     access::Caller,
     body,
     idempotency::{Claim, KeyError, Scope, Store, digest},
     ops,
     problem::Problem,
     shape::{Kind, Shape, field},
-    verbs::{Fields, Verb},
+    verbs::{Verb, VerbFields},
 };
 use crate::{
     history::KeptAnswer,
@@ -75,7 +75,7 @@ impl Published {
     }
 
     /// The answer as it is sent; a replay says that it is one.
-    pub(crate) fn into_response(self) -> Response<Answer> {
+    pub(crate) fn into_response(self) -> Response<ResponseBody> {
         let mut response = ops::response(StatusCode::OK, "application/json", self.json);
         if self.is_replay {
             response
@@ -260,11 +260,11 @@ impl Publishing {
     }
 
     async fn item(&self, item: &[u8]) -> Result<Bytes, Problem> {
-        let (verb, fields) = Fields::item(item)?;
+        let (verb, fields) = VerbFields::item(item)?;
         self.publish(verb, fields).await
     }
 
-    async fn publish(&self, verb: Verb, mut fields: Fields<'_>) -> Result<Bytes, Problem> {
+    async fn publish(&self, verb: Verb, mut fields: VerbFields<'_>) -> Result<Bytes, Problem> {
         let app = self.caller.app;
         if let Some(json) = fields.long_params() {
             fields.built = Some(body::params_aside(&self.node, app, json).await?);
@@ -409,7 +409,7 @@ pub(super) fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     Ok(items)
 }
 
-fn parse(body: &[u8], verb: Verb) -> Result<Fields<'_>, Problem> {
+fn parse(body: &[u8], verb: Verb) -> Result<VerbFields<'_>, Problem> {
     body::parse(body, verb.shape())
 }
 

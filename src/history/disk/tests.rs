@@ -338,7 +338,7 @@ fn at_a_standstill() -> (Disk, std::sync::mpsc::Receiver<Job>) {
 }
 
 /// Asks, and makes sure that there is no answer yet.
-fn begin<T>(mut answer: Answer<'_, T>) -> Answer<'_, T> {
+fn begin<T>(mut answer: HistoryFuture<'_, T>) -> HistoryFuture<'_, T> {
     let mut context = Context::from_waker(Waker::noop());
     assert!(answer.as_mut().poll(&mut context).is_pending());
     answer

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{Call, polling::Transport, refused};
 use crate::{
-    http::{Answer, access, connect, problem::Problem},
+    http::{ResponseBody, access, connect, problem::Problem},
     limits::{READ_BUFFER, RELAY_PAUSE, RELAY_PAUSE_MAX, UPGRADE_TIME},
     metrics::Refusal,
     node::Occupancy,
@@ -34,7 +34,7 @@ pub(super) fn begin(
     request: &mut Request<Incoming>,
     sid: String,
     transport: Arc<Transport>,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     connect::check_handshake(request)?;
     // Beside it the sockets of the session stay open.
     let Some(place) = Occupancy::take(&call.edge.node) else {
@@ -84,7 +84,7 @@ pub(super) fn begin(
         polls.remove(&sid);
     });
 
-    Ok(response.map(|_| Answer::default()))
+    Ok(response.map(|_| ResponseBody::default()))
 }
 
 /// Answers the probe, and waits until the client says that it has stopped polling. What came after that stays in `heard`.

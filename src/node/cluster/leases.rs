@@ -577,7 +577,7 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    fn new(parts: Parts, (began, ended): (Instant, Instant)) -> Self {
+    fn new(parts: RenewalReply, (began, ended): (Instant, Instant)) -> Self {
         let (leader, held, dead, is_lapsed, left, stated, now, is_unstated, digest, grace) = parts;
         Self {
             leader,
@@ -595,7 +595,7 @@ impl Leases {
 }
 
 /// What `renew.lua` returns, in its order.
-type Parts = (
+type RenewalReply = (
     String,
     Vec<String>,
     Vec<String>,

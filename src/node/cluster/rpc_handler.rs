@@ -7,7 +7,7 @@ use super::{
     Cluster,
     revoked::replace_as_told,
     rpc_request::{
-        Joined, Leavers, Listed, Number, Page, Part, Present, Refusal, Request, Tallies,
+        Joined, Leavers, Listed, Number, Page, Present, ReceiptPart, Refusal, Request, Tallies,
     },
 };
 use crate::{
@@ -38,7 +38,7 @@ pub(super) async fn handle_request(
         | Request::Done { .. }
         | Request::DoneTogether { .. }
         | Request::LookAgain
-        | Request::Receipt { .. } => to_raw_value(&Part::default()),
+        | Request::Receipt { .. } => to_raw_value(&ReceiptPart::default()),
         Request::Disconnect {
             wire_target,
             code,

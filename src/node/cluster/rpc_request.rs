@@ -127,7 +127,7 @@ pub(super) struct Tallies {
 
 /// What became of a publication on one node.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Part {
+pub(super) struct ReceiptPart {
     pub(super) matched: u64,
     pub(super) queued: u64,
     pub(super) filter_errors: u64,

@@ -12,7 +12,7 @@ use super::{
     Handles, check_reach,
     leases::Membership,
     rpc::Rpc,
-    rpc_request::{Part, Request},
+    rpc_request::{ReceiptPart, Request},
 };
 use crate::{
     app::Apps,
@@ -320,7 +320,7 @@ impl EnvelopeSender {
     pub(in crate::node) async fn add_others(&self, app: AppId, id: Uuid, receipt: &mut Receipt) {
         let responses = self.rpc.call_all(app, &Request::Receipt { id }).await;
         for said in &responses.received {
-            match serde_json::from_str::<Part>(said.result.get()) {
+            match serde_json::from_str::<ReceiptPart>(said.result.get()) {
                 Ok(part) => receipt.add_part(part.matched, part.queued, part.filter_errors),
                 Err(error) => {
                     if let Some(others) = self.lines.note(Line::BadReceipt) {

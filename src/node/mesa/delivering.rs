@@ -46,12 +46,12 @@ struct Head {
 }
 
 /// Where a user was when it was decided about a message: the nodes, each with a `:` and which stay there it was.
-pub(super) type Place = (String, Vec<String>);
+pub(super) type UserAtNodes = (String, Vec<String>);
 
 /// A decided message, read.
 pub(crate) struct Settled<'a> {
     head: Head,
-    places: Vec<Place>,
+    places: Vec<UserAtNodes>,
     message: &'a [u8],
 }
 
@@ -274,7 +274,7 @@ impl Node {
         app: AppId,
         dispatched: &Dispatched<'_>,
         payload: &[u8],
-        places: Vec<Place>,
+        places: Vec<UserAtNodes>,
     ) -> Result<(), MesaError> {
         let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
             return Ok(());
@@ -289,7 +289,7 @@ impl Node {
         let mut kept = Vec::new();
         let before: Vec<Before> = {
             let mut users = mesa.users.lock();
-            let capture = |(user, _): &Place| {
+            let capture = |(user, _): &UserAtNodes| {
                 let capture = users.capture(user, &captured, &mut kept);
                 if capture == Capture::NoRoom && !captured.list.is_empty() {
                     // It is found where one looks for what a dispatcher has stored late.
@@ -332,7 +332,7 @@ impl Node {
     fn mesa_missed(
         &self,
         (mesa, cluster): (&MesaApp, &Cluster),
-        (user, nodes): &Place,
+        (user, nodes): &UserAtNodes,
         before: Before,
         (payload, list): (&[u8], &Bytes),
     ) {

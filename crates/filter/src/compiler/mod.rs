@@ -17,7 +17,7 @@ use super::{
     runtime::{Frame, Operand, Tri},
     value::Value,
 };
-pub(super) use access::Place;
+pub(super) use access::AttributePath;
 
 /// A compiled truth value.
 pub(super) type Test = Box<dyn for<'f> Fn(Frame<'f>) -> Tri + Send + Sync>;
@@ -153,7 +153,7 @@ impl Compiler {
     /// Compiles a value of any kind.
     pub(super) fn term(&mut self, node: &Node) -> Term {
         let span = node.span;
-        if let Some(place) = Place::of(node) {
+        if let Some(place) = AttributePath::of(node) {
             return place.into_term();
         }
 

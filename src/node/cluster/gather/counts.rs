@@ -6,7 +6,7 @@ use ahash::{AHashMap, AHashSet};
 
 use super::{
     super::{
-        peer_counts::Parts,
+        peer_counts::KnownCounts,
         rpc_request::{Listed, Present, Request},
     },
     Overall,
@@ -96,7 +96,7 @@ impl Node {
             .settled(app, channel, patience)
             .await;
 
-        let Parts {
+        let KnownCounts {
             connections,
             unknown,
         } = cluster.notices.peer_counts.parts(app, channel);
