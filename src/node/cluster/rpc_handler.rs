@@ -117,7 +117,7 @@ async fn page_as_told(
     from: Option<&str>,
     bounds: (usize, usize),
 ) -> std::result::Result<Page, NodeError> {
-    let target = Target::of_aim(wire_target)?;
+    let target = Target::from_wire(wire_target)?;
     node.page_of_connections(app, target, from, bounds).await
 }
 
@@ -128,7 +128,7 @@ async fn disconnect_as_told(
     close: Close,
 ) -> std::result::Result<Number, NodeError> {
     let n = node
-        .disconnect(app, Target::of_aim(wire_target)?, close)
+        .disconnect(app, Target::from_wire(wire_target)?, close)
         .await?;
     Ok(Number { n })
 }
@@ -139,7 +139,7 @@ async fn leave_as_told(
     channel: String,
     wire_target: WireTarget,
 ) -> std::result::Result<Leavers, NodeError> {
-    node.leave_local(app, channel, Target::of_aim(wire_target)?)
+    node.leave_local(app, channel, Target::from_wire(wire_target)?)
         .await
 }
 
@@ -150,7 +150,7 @@ async fn join_for_peer(
     wire_target: WireTarget,
 ) -> std::result::Result<Joined, NodeError> {
     let joins = node
-        .join_all(app, channel, Target::of_aim(wire_target)?)
+        .join_all(app, channel, Target::from_wire(wire_target)?)
         .await?;
     Ok(Joined {
         joined: joins.joined,

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
 use ahash::AHashSet;
 use bytes::Bytes;
-use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
 
 use super::{
@@ -17,7 +16,6 @@ use super::{
 use crate::{
     app::Apps,
     bus::{Bus, BusError, Topic},
-    filter::Value,
     id::{AppId, ConnectionId, NodeId},
     limits::TOPICS_APART,
     log_limit::{Line, Lines},
@@ -56,50 +54,6 @@ pub(crate) struct Sent {
     id: Uuid,
     published: Vec<Published>,
     receipt: bool,
-}
-
-impl Target {
-    /// The same for another node, without what is `own` to leave out of it.
-    pub(super) fn wire_target(&self, own: Option<ConnectionId>) -> WireTarget {
-        let to = self.to.as_ref().map(|to| Names {
-            users: to.users.clone(),
-            channels: to.channels.clone(),
-            connections: to.connections.clone(),
-        });
-
-        let mut except = self.except.clone();
-        except.connections.extend(own.map(|id| id.to_string()));
-        WireTarget {
-            to,
-            filter: self.filter.clone(),
-            // A value came from JSON, and goes back to it.
-            params: self
-                .params
-                .as_ref()
-                .and_then(|params| to_raw_value(params).ok()),
-            except,
-        }
-    }
-
-    /// Understands what another node says of whom it means.
-    pub(super) fn of_aim(wire_target: WireTarget) -> Result<Self, NodeError> {
-        let params = |params: Box<RawValue>| {
-            // It was written from a value.
-            Value::from_json(&mut params.get().as_bytes().to_vec(), None)
-                .map_err(|_| NodeError::Failed)
-        };
-
-        Ok(Self {
-            to: wire_target.to.map(|to| To {
-                users: to.users,
-                channels: to.channels,
-                connections: to.connections,
-            }),
-            filter: wire_target.filter,
-            params: wire_target.params.map(params).transpose()?,
-            except: wire_target.except,
-        })
-    }
 }
 
 /// Sends publications of this node to the other nodes.
