@@ -9,7 +9,7 @@ use super::{
         peer_counts::KnownCounts,
         rpc_request::{Listed, Present, Request},
     },
-    Overall,
+    Everywhere, Overall,
 };
 use crate::{
     hub::{Count, Snapshot},
@@ -53,8 +53,9 @@ impl Node {
             channel: channel.to_owned(),
         };
 
-        let responses = self.call_remote(app, &request).await?;
-        let there: Vec<(NodeId, Present)> = responses.read_named().collect();
+        let here = async { self.present(app, channel) };
+        let Everywhere { here, others } = self.look_everywhere(app, &request, here).await?;
+        let there: Vec<(NodeId, Present)> = others.read_named().collect();
         let connections = |(node, present): &(NodeId, Present)| (*node, present.connections);
         let connections = there.iter().map(connections).collect();
 
@@ -65,14 +66,11 @@ impl Node {
         });
 
         let there = there.into_iter().map(|(_, present)| present);
-        let parts = there.chain([self.present(app, channel)]).chain(joining);
-        Ok(Overall {
-            value: Counted {
-                count: sum(parts),
-                connections,
-            },
-            missing: responses.missing,
-        })
+        let parts = there.chain([here]).chain(joining);
+        Ok(others.overall(Counted {
+            count: sum(parts),
+            connections,
+        }))
     }
 
     /// The same of a channel that may be watched here: then it is known already.
@@ -140,14 +138,10 @@ impl Node {
             limit: limit + 1,
         };
 
-        let responses = self.call_remote(app, &request).await?;
-        let here = self.listed(app, prefix, after, limit + 1).await;
-        let lists = responses.read::<Vec<Listed>>().chain([here]).collect();
-
-        Ok(Overall {
-            value: merge(lists, limit),
-            missing: responses.missing,
-        })
+        let here = self.listed(app, prefix, after, limit + 1);
+        let Everywhere { here, others } = self.look_everywhere(app, &request, here).await?;
+        let lists = others.read::<Vec<Listed>>().chain([here]).collect();
+        Ok(others.overall(merge(lists, limit)))
     }
 }
 
