@@ -25,14 +25,20 @@ pub(super) enum Payload {
     Call(Box<Call>),
 }
 
+/// A script that is to run.
+#[derive(Clone, Copy)]
+pub(super) struct ScriptAt {
+    pub(super) script: &'static Script,
+    /// The partition that it is for.
+    pub(super) partition: u16,
+}
+
 /// A command on its way.
 pub(super) struct QueuedCommand {
     pub(super) payload: Payload,
     pub(super) bytes: usize,
     /// What EVALSHA names, where the command is one.
-    pub(super) script: Option<&'static Script>,
-    /// The partition that the script is for, where the command is one.
-    pub(super) scripted: Option<u16>,
+    pub(super) script: Option<ScriptAt>,
     /// Whether Redis did not know the script once already.
     pub(super) again: bool,
     pub(super) deadline: Instant,
@@ -91,7 +97,7 @@ impl CommandQueue {
         }
     }
 
-    /// Queues a command of about `bytes`; what comes of it can be waited for. A script comes with its partition.
+    /// Queues a command of about `bytes`; what comes of it can be waited for.
     ///
     /// # Errors
     /// [`BusError::Away`] and [`BusError::Full`]; nothing is sent then.
@@ -99,7 +105,7 @@ impl CommandQueue {
         &self,
         payload: Payload,
         bytes: usize,
-        script: Option<(&'static Script, u16)>,
+        script: Option<ScriptAt>,
     ) -> Result<oneshot::Receiver<CommandResult>, BusError> {
         let (answer, receiver) = oneshot::channel();
         let deadline = Instant::now() + self.timeout;
@@ -119,12 +125,10 @@ impl CommandQueue {
             }
 
             state.bytes += bytes;
-            let (script, scripted) = script.unzip();
             state.items.push_back(QueuedCommand {
                 payload,
                 bytes,
                 script,
-                scripted,
                 again: false,
                 deadline,
                 answer,

@@ -55,7 +55,7 @@ pub(crate) use self::{
     resp::transcript,
 };
 use self::{
-    command_queue::{CommandQueue, CommandResult, Payload},
+    command_queue::{CommandQueue, CommandResult, Payload, ScriptAt},
     connector::Connector,
     health::HealthTracker,
     name::Names,
@@ -389,11 +389,13 @@ impl Bus {
     ) -> impl Future<Output = CommandResult> + Send + 'static + use<> {
         let partition = usize::from(self.cx.names.partition(home));
         let queued = match &self.cx.routes.read()[partition] {
-            Some(queue) => queue.send(
-                payload,
-                bytes,
-                script.map(|script| (script, partition as u16)),
-            ),
+            Some(queue) => {
+                let script = script.map(|script| ScriptAt {
+                    script,
+                    partition: partition as u16,
+                });
+                queue.send(payload, bytes, script)
+            }
             None => Err(match self.health_of(home) {
                 Health::Down { reason, .. } => BusError::Away { reason },
                 Health::Up => BusError::away("the Redis server for this has just been found"),

@@ -25,8 +25,8 @@ use tokio::{
 use super::{
     BusError, Context,
     backoff::Backoff,
-    batch::{self, Batch, ReplyPlace},
-    command_queue::{CommandQueue, CommandResult, Payload, QueuedCommand},
+    batch::{self, Batch, RedisFault, ReplyPlace},
+    command_queue::{CommandQueue, CommandResult, Payload, QueuedCommand, ScriptAt},
     connection::hint,
     health::Component,
     needs::{self, NEEDED},
@@ -290,7 +290,7 @@ impl InFlightBatch {
         let mut at = 0;
 
         while let Some(item) = items.get_mut(at) {
-            if let Some(script) = item.script
+            if let Some(ScriptAt { script, .. }) = item.script
                 && (loaded.insert(script.get_hash()) || item.again)
             {
                 pipe.load_script(script);
@@ -364,10 +364,7 @@ impl InFlightBatch {
                 (Some(Value::ServerError(error)), Some(_)) => Value::ServerError(error.clone()),
                 (Some(reply), Some(run)) => {
                     let answer = batch::answer(reply, run);
-                    return Some((
-                        item,
-                        answer.or_else(|(code, text)| self.refused(code, text)),
-                    ));
+                    return Some((item, answer.or_else(|fault| self.refused(fault))));
                 }
             };
 
@@ -395,14 +392,18 @@ impl InFlightBatch {
         let Value::ServerError(error) = reply else {
             return Ok(reply);
         };
-        self.refused(
-            error.code().to_owned(),
-            error.details().unwrap_or_default().to_owned(),
-        )
+        self.refused(RedisFault {
+            code: error.code().to_owned(),
+            text: error.details().unwrap_or_default().to_owned(),
+        })
     }
 
     /// What an error of Redis means.
-    fn refused(&self, code: String, message: String) -> CommandResult {
+    fn refused(&self, fault: RedisFault) -> CommandResult {
+        let RedisFault {
+            code,
+            text: message,
+        } = fault;
         match &*code {
             // The server refused before it did anything.
             "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING"

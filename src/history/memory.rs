@@ -256,9 +256,17 @@ struct Log {
     bytes: usize,
     /// Its place in [`MemoryStore::quiet`] while nothing of it is kept.
     quiet: Option<u64>,
-    /// Readers from whom some is withheld that is kept, each by a hash and with the offset up to which it has confirmed. What is
-    /// kept up to there is for others, and is not looked at again for it.
-    confirmed: Vec<(u64, u64)>,
+    /// Readers from whom some is withheld that is kept.
+    confirmed: Vec<Confirmed>,
+}
+
+/// How far a reader has confirmed from whom some is withheld that is kept. What is kept up to there is for others, and is not
+/// looked at again for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Confirmed {
+    /// The reader, by a hash.
+    pub(super) who: u64,
+    pub(super) offset: u64,
 }
 
 impl Log {
@@ -316,8 +324,8 @@ impl Log {
             let is_before = |held: &Held| held.entry.offset <= offset;
             self.entries.partition_point(is_before)
         };
-        let known = self.confirmed.iter().find(|(of, _)| *of == who);
-        let start = known.map_or(0, |(_, confirmed)| up_to(*confirmed));
+        let known = self.confirmed.iter().find(|known| known.who == who);
+        let start = known.map_or(0, |known| up_to(known.offset));
         start..up_to(offset).max(start)
     }
 
@@ -334,12 +342,15 @@ impl Log {
 
         // From most readers nothing is withheld, and nothing has to be remembered. An older confirmation says nothing new.
         if first > 0 && end > start {
-            self.confirmed.retain(|(of, _)| *of != who);
+            self.confirmed.retain(|known| known.who != who);
             if self.confirmed.len() == HISTORY_CONFIRMERS {
                 self.confirmed.remove(0);
             }
             // A client may confirm what is yet to come, which says nothing of it.
-            self.confirmed.push((who, offset.min(self.newest)));
+            self.confirmed.push(Confirmed {
+                who,
+                offset: offset.min(self.newest),
+            });
         }
 
         first..end

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::{Edge, Peer, ResponseBody, access, body, cors, ops};
 use crate::{
-    app::RuntimeConfig,
+    app::{ClientPage, RuntimeConfig},
     auth::{Rights, TokenError, Verified, lacking, unix_now},
     close,
     config::{ClientAuth, Presence, ProtocolKind},
@@ -316,8 +316,12 @@ async fn caller(
     let policy = runtime_config.access(app).policy(policy);
     if let Some(origin) = headers.get(ORIGIN) {
         let origin = origin.to_str().unwrap_or("");
-        let development = runtime_config.config.is_development();
-        if !policy.allows_origin(origin, session.is_some(), development) {
+        let page = ClientPage {
+            origin,
+            has_token: session.is_some(),
+            is_development: runtime_config.config.is_development(),
+        };
+        if !policy.allows(&page) {
             let reason = policy.page_refusal(origin, "a session token");
             let refused = Refused::forbidden(code_of(system, &reason), reason);
             return Err((Refusal::Origin, Some(app), refused));

@@ -219,7 +219,7 @@ impl Call<'_> {
             Err(problem) => return Err(problem),
         };
 
-        let Ok((packets, leaves)) = turn.check(&body).await else {
+        let Ok(checked) = turn.check(&body).await else {
             // With the turn goes the session: after a packet that is malformed, nothing that follows means anything.
             let metrics = &self.edge.node.app(self.served.app).metrics;
             metrics.client_refused("bad_message");
@@ -227,7 +227,7 @@ impl Call<'_> {
         };
 
         let held = self.event_loop.held();
-        match turn.say(packets, leaves, held).await {
+        match turn.say(checked, held).await {
             Ok(()) => {
                 let mut ok = text(StatusCode::OK, Bytes::from_static(b"ok"));
                 // Some browsers would offer plain text for download.

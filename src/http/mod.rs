@@ -36,7 +36,7 @@ use hyper::{
 use serde::Serialize;
 
 use self::{
-    access::{Caller, Refused},
+    access::{Caller, Refused, RequestBody},
     cors::Opening,
     engineio::polling::Polls,
     idempotency::Store,
@@ -386,8 +386,12 @@ impl Edge {
         if runtime_config.config.is_development() && request.uri().path() != script::PATH {
             // What a client of another protocol posts names a session that no page can know of.
             let is_ours = !self.node.protocols.is_path(request.uri().path());
-            let has_body = is_ours && !request.body().is_end_stream();
-            access::development(request.headers(), peer.ip, has_body)
+            let body = if is_ours && !request.body().is_end_stream() {
+                RequestBody::Some
+            } else {
+                RequestBody::None
+            };
+            access::development(request.headers(), peer.ip, body)
                 .map_err(|refused| refused.told(&self.node))?;
         }
 
@@ -580,7 +584,7 @@ impl Edge {
         let is_local = || {
             self.node.config.is_loopback()
                 && access::bearer(headers).is_none()
-                && access::development(headers, peer, false).is_ok()
+                && access::development(headers, peer, RequestBody::None).is_ok()
         };
         // In development every request has passed the rules.
         self.is_admin() || runtime_config.config.is_development() || is_local()

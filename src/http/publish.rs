@@ -59,6 +59,13 @@ pub(crate) struct Published {
     is_replay: bool,
 }
 
+/// What the items of a batch have come to.
+struct PublishedBatch {
+    published: Published,
+    /// At least one of them has.
+    has_succeeded: bool,
+}
+
 impl Published {
     fn now(json: Bytes) -> Self {
         Self {
@@ -113,7 +120,7 @@ impl Publishing {
     /// A [`Problem`] where the batch itself is wrong.
     pub(crate) async fn batch(self, body: Bytes) -> Result<Published, Problem> {
         let Some(scope) = self.scope()? else {
-            return self.all(None, &body).await.map(|(results, _)| results);
+            return self.all(None, &body).await.map(|batch| batch.published);
         };
         items(&body)?;
         run_detached(self.batch_once(scope, body)).await
@@ -128,7 +135,7 @@ impl Publishing {
             return self
                 .all(Some(&scope), &body)
                 .await
-                .map(|(results, _)| results);
+                .map(|batch| batch.published);
         };
 
         let claimed = match self.cluster_claim(&name, &body, deadline).await? {
@@ -138,12 +145,12 @@ impl Publishing {
                 return self
                     .all(Some(&scope), &body)
                     .await
-                    .map(|(results, _)| results);
+                    .map(|batch| batch.published);
             }
         };
 
         let (results, has_succeeded) = match self.all(Some(&scope), &body).await {
-            Ok((results, has_succeeded)) => (Ok(results), has_succeeded),
+            Ok(batch) => (Ok(batch.published), batch.has_succeeded),
             Err(problem) => (Err(problem), false),
         };
 
@@ -162,10 +169,10 @@ impl Publishing {
         results
     }
 
-    /// Carries out the items of a batch, each under a key of its own where the batch has one; and whether one succeeded.
-    async fn all(&self, scope: Option<&Scope>, body: &[u8]) -> Result<(Published, bool), Problem> {
+    /// Carries out the items of a batch, each under a key of its own where the batch has one.
+    async fn all(&self, scope: Option<&Scope>, body: &[u8]) -> Result<PublishedBatch, Problem> {
         let items = items(body)?;
-        let (mut succeeded, mut is_replay) = (false, !items.is_empty());
+        let (mut has_succeeded, mut is_replay) = (false, !items.is_empty());
         let mut results: Vec<Box<RawValue>> = Vec::with_capacity(items.len());
 
         // Each item may bring a filter that has to be compiled, or params that are bound.
@@ -190,7 +197,7 @@ impl Publishing {
                 }
             };
 
-            succeeded |= result.is_ok();
+            has_succeeded |= result.is_ok();
             is_replay &= result.as_ref().is_ok_and(|published| published.is_replay);
             results.push(item_result(result.map(|published| published.json)));
             slice.rest().await;
@@ -202,7 +209,10 @@ impl Publishing {
             is_replay,
         };
 
-        Ok((published, succeeded))
+        Ok(PublishedBatch {
+            published,
+            has_succeeded,
+        })
     }
 
     /// Claims the key that `name` stands for on all nodes.

@@ -12,7 +12,10 @@ use tokio::time::MissedTickBehavior;
 use super::{Node, channels::shown, cluster::NoticeBuffers, identity::is_revoked};
 use crate::{
     auth::{Revocations, unix_now},
-    hub::{About, Detached, Hub, NoticeBatch, ResumeTable, Snapshot, channel_key},
+    hub::{
+        About, ClientKey, Detached, DueNotices, Hub, LostChannel, NoticeBatch, ResumeTable,
+        Snapshot, channel_key,
+    },
     id::{AppId, ConnectionId},
     limits::{QUOTA_LOOK, TICK},
     protocol::native,
@@ -42,14 +45,16 @@ impl Node {
 
             // Only what is due by now: what comes in meanwhile must not keep the rest of this loop waiting.
             for (app, channel) in notices.take_due() {
-                self.tell(app, &channel, false, &mut slice).await;
+                self.tell(app, &channel, DueNotices::Notices, &mut slice)
+                    .await;
                 slice.rest().await;
             }
 
             if gathered.elapsed() >= GATHERING || !flushes.is_empty() {
                 gathered = Instant::now();
                 for (app, channel) in notices.take_counted() {
-                    self.tell(app, &channel, true, &mut slice).await;
+                    self.tell(app, &channel, DueNotices::WithCounts, &mut slice)
+                        .await;
                     slice.rest().await;
                 }
             }
@@ -111,7 +116,7 @@ impl Node {
                 for channel in connection.channels() {
                     self.hub
                         .presence(connection.app)
-                        .lapsed(channel, &connection, true);
+                        .lapsed(channel, &connection);
                 }
                 slice.rest().await;
             }
@@ -123,8 +128,8 @@ impl Node {
     }
 
     /// Tells what there is to tell of a channel: other nodes, and those who watch it here.
-    async fn tell(&self, app: AppId, channel: &SmolStr, counts: bool, slice: &mut TimeSlice) {
-        let batch = self.hub.presence(app).take_notices(channel, counts);
+    async fn tell(&self, app: AppId, channel: &SmolStr, due: DueNotices, slice: &mut TimeSlice) {
+        let batch = self.hub.presence(app).take_notices(channel, due);
         let Some(mut batch) = batch.filter(|batch| !batch.is_empty()) else {
             return;
         };
@@ -160,7 +165,8 @@ impl Node {
         user: Option<&str>,
         device: Option<&str>,
     ) -> Option<LocalResume> {
-        LocalResume::find(&self.hub, &self.revocations, id, (app, user, device))
+        let client = ClientKey { app, user, device };
+        LocalResume::find(&self.hub, &self.revocations, id, client)
     }
 
     /// Takes over `channel` from a connection that the client of `own` has closed, and that is still counted there.
@@ -169,7 +175,7 @@ impl Node {
         own: &crate::hub::Connection,
         channel: &str,
     ) -> Option<LocalResume> {
-        let client = (own.app, own.user(), own.device());
+        let client = own.client();
         let Detached {
             connection,
             watched,
@@ -177,7 +183,10 @@ impl Node {
         } = self.resume_table().take_place(client, channel)?;
         let watched = watched.iter().any(|name| name == channel);
         Some(LocalResume {
-            channels: VecDeque::from([(channel.into(), watched)]),
+            channels: VecDeque::from([LostChannel {
+                name: channel.into(),
+                watched,
+            }]),
             hub: self.hub.clone(),
             lost: connection,
         })
@@ -221,22 +230,25 @@ impl LocalWatchers<'_> {
 pub(crate) struct LocalResume {
     hub: Arc<Hub>,
     pub(crate) lost: Snapshot,
-    channels: VecDeque<(SmolStr, bool)>,
+    channels: VecDeque<LostChannel>,
 }
 
 impl LocalResume {
-    /// See [`Node::begin_resume`]; the client by its app, user and device.
+    /// See [`Node::begin_resume`].
     pub(super) fn find(
         hub: &Arc<Hub>,
         revocations: &Revocations,
         id: &ConnectionId,
-        (app, user, device): (AppId, Option<&str>, Option<&str>),
+        client: ClientKey<'_>,
     ) -> Option<Self> {
-        let alive = hub.find(app, id);
+        let alive = hub.find(client.app, id);
         // A device is no credential: whoever has nothing else may come back, and may not send anyone away.
-        if user.is_some() && alive.is_some_and(|alive| alive.is_of_client(app, user, device)) {
+        if client.user.is_some() && alive.is_some_and(|alive| alive.is_of_client(client)) {
             hub.shard(usize::from(id.shard)).lock_and_wake(|table| {
-                if let Some(at) = table.find(app, id).and_then(|slot| table.reference(slot)) {
+                if let Some(at) = table
+                    .find(client.app, id)
+                    .and_then(|slot| table.reference(slot))
+                {
                     table.close_replaced(at);
                 }
             });
@@ -244,7 +256,7 @@ impl LocalResume {
 
         // What a revoked token had is not taken up by a newer one.
         let proof = |lost: &crate::hub::Connection| {
-            lost.is_of_client(app, user, device) && !is_revoked(revocations, lost, unix_now())
+            lost.is_of_client(client) && !is_revoked(revocations, lost, unix_now())
         };
 
         let Detached {
@@ -253,9 +265,10 @@ impl LocalResume {
             ..
         } = hub.context().resume_table.take(id, proof)?;
 
-        let channels = connection
-            .channel_names()
-            .map(|name| (name.clone(), watched.contains(name)));
+        let channels = connection.channel_names().map(|name| LostChannel {
+            name: name.clone(),
+            watched: watched.contains(name),
+        });
         Some(Self {
             channels: channels.collect(),
             hub: hub.clone(),
@@ -263,13 +276,13 @@ impl LocalResume {
         })
     }
 
-    /// The next channel, and whether it was watched.
-    pub(crate) fn next(&self) -> Option<(SmolStr, bool)> {
+    /// The next channel.
+    pub(crate) fn next(&self) -> Option<LostChannel> {
         self.channels.front().cloned()
     }
 
     /// The channels that are yet to be taken or given up.
-    pub(crate) fn left(&self) -> impl Iterator<Item = &(SmolStr, bool)> {
+    pub(crate) fn left(&self) -> impl Iterator<Item = &LostChannel> {
         self.channels.iter()
     }
 
@@ -280,7 +293,7 @@ impl LocalResume {
 
     /// Gives the next channel up; nothing is left to do if someone else has taken the connection out of it.
     pub(crate) fn give_up(&mut self) {
-        let Some((channel, _)) = self.channels.front() else {
+        let Some(channel) = self.channels.front() else {
             return;
         };
 
@@ -288,7 +301,7 @@ impl LocalResume {
             .hub
             .context()
             .resume_table
-            .give_up(&self.lost.id(), channel)
+            .give_up(&self.lost.id(), &channel.name)
         {
             self.lapse();
         } else {
@@ -298,7 +311,7 @@ impl LocalResume {
 
     /// Claims the next channel for another node; false if someone has taken the connection out of it.
     pub(crate) fn hand_over(&mut self) -> bool {
-        let Some((channel, _)) = self.channels.pop_front() else {
+        let Some(LostChannel { name: channel, .. }) = self.channels.pop_front() else {
             return false;
         };
 
@@ -318,10 +331,10 @@ impl LocalResume {
 
     /// Says that the lost connection has left the next channel, which was claimed for nothing.
     pub(crate) fn lapse(&mut self) {
-        if let Some((channel, _)) = self.channels.pop_front() {
+        if let Some(channel) = self.channels.pop_front() {
             self.hub
                 .presence(self.lost.app)
-                .lapsed(&channel, &self.lost, true);
+                .lapsed(&channel.name, &self.lost);
         }
     }
 }

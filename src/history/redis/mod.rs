@@ -55,7 +55,7 @@ use tokio::runtime::Handle;
 use self::record::published;
 use self::{
     quota::Quotas,
-    reply::{Ended, Entries, Head, Reply, Withheld},
+    reply::{AppendedRun, Ended, Entries, Head, Reply, Withheld},
     script::Call,
     seen::{Mark, Seen},
 };
@@ -208,7 +208,7 @@ impl Inner {
         let answer = self.bus.call(Call::Append.script(), &home, call);
         let (inner, key) = (self.clone(), key.clone());
         async move {
-            let (ended, after) = reply::run(answer.await?)?;
+            let AppendedRun { ended, after } = reply::run(answer.await?)?;
             let newest = match ended {
                 Ended::Quick(position) => {
                     inner.seen.told(&key, position);

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-pub(crate) use self::pages::PageStart;
+pub(crate) use self::{counts::ListedChannels, pages::PageStart};
 use super::{
     super::{Joins, Node, NodeError, Target},
     leases::{Peer, Peers},

@@ -31,7 +31,7 @@ use super::{
     Handles,
     gather::Everywhere,
     leases::Membership,
-    rpc_request::{Number, Request},
+    rpc_request::{Number, Request, RevokedUser},
     unreadable,
 };
 use crate::{
@@ -148,12 +148,19 @@ impl RevocationSync {
     pub(super) async fn revoke_as_told(
         &self,
         app: AppId,
-        users: Vec<(String, u64, u64)>,
+        users: Vec<RevokedUser>,
         changes: Changes,
     ) -> Number {
         let revoked: Vec<Revoked> = users
             .into_iter()
-            .map(|(user, before, until)| (user.into(), Revocation { before, until }))
+            .map(|one| {
+                let RevokedUser {
+                    user,
+                    before,
+                    until,
+                } = one;
+                (user.into(), Revocation { before, until })
+            })
             .collect();
         let n = self.refuse(app, &revoked).await;
         self.known.note(changes);
@@ -536,9 +543,11 @@ fn read_changes(answer: &redis::Value) -> Result<Changes, BusError> {
 }
 
 fn revoke_request(revoked: &[Revoked], changes: Changes) -> Request {
-    let users = revoked
-        .iter()
-        .map(|(user, revocation)| (user.to_string(), revocation.before, revocation.until));
+    let users = revoked.iter().map(|(user, revocation)| RevokedUser {
+        user: user.to_string(),
+        before: revocation.before,
+        until: revocation.until,
+    });
     Request::Revoke {
         users: users.collect(),
         changes,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    super::{MembersQuery, Node, NodeError, Target, read_cursor, show, write_cursor},
+    super::{MembersQuery, Node, NodeError, PageBounds, Target, read_cursor, show, write_cursor},
     Cluster,
     revoked::replace_as_told,
     rpc_request::{
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     close::Close,
-    hub::{Count, Snapshot},
+    hub::{Count, PageCursor, Snapshot},
     id::{AppId, ConnectionId, NodeId},
     limits::{PAGE_BYTES, PAGE_STRIDE, USERS_NAMED},
     protocol::{envelope::WireTarget, native::MembersBuilder},
@@ -72,18 +72,24 @@ pub(super) async fn handle_request(
             from,
             limit,
             max_bytes,
-        } => to_raw_value(
-            &node
-                .page_of_members(app, &channel, (from.as_deref(), limit), max_bytes, None)
-                .await,
-        ),
+        } => {
+            let bounds = PageBounds {
+                items: limit,
+                bytes: max_bytes,
+            };
+            let page = node.page_of_members(app, &channel, from.as_deref(), bounds, None);
+            to_raw_value(&page.await)
+        }
         Request::Connections {
             wire_target,
             from,
             limit,
             max_bytes,
         } => {
-            let bounds = (limit, max_bytes);
+            let bounds = PageBounds {
+                items: limit,
+                bytes: max_bytes,
+            };
             said(page_as_told(node, app, wire_target, from.as_deref(), bounds).await)
         }
         Request::Recall { id, user, device } => {
@@ -115,7 +121,7 @@ async fn page_as_told(
     app: AppId,
     wire_target: WireTarget,
     from: Option<&str>,
-    bounds: (usize, usize),
+    bounds: PageBounds,
 ) -> std::result::Result<Page, NodeError> {
     let target = Target::from_wire(wire_target)?;
     node.page_of_connections(app, target, from, bounds).await
@@ -285,26 +291,27 @@ impl Node {
         &self,
         app: AppId,
         channel: &str,
-        (from, limit): (Option<&str>, usize),
-        max_bytes: usize,
+        from: Option<&str>,
+        bounds: PageBounds,
         joining: Option<&Snapshot>,
     ) -> Page {
         let mut from = from.and_then(read_cursor).unwrap_or_default();
-        let mut builder = MembersBuilder::new(max_bytes);
+        let mut builder = MembersBuilder::new(bounds.bytes);
         let mut slice = TimeSlice::begin();
 
         let cursor = loop {
             let before = builder.members();
             let query = MembersQuery {
                 from,
-                limit: (limit - before).min(PAGE_STRIDE),
-                max_bytes,
+                limit: (bounds.items - before).min(PAGE_STRIDE),
+                max_bytes: bounds.bytes,
             };
 
             match self.gather(app, channel, query, joining, &mut builder) {
                 // There are more, and there is room for more.
                 Some(next)
-                    if builder.members() == before + query.limit && builder.members() < limit =>
+                    if builder.members() == before + query.limit
+                        && builder.members() < bounds.items =>
                 {
                     from = next;
                     slice.rest().await;
@@ -326,10 +333,10 @@ impl Node {
         app: AppId,
         target: Target,
         from: Option<&str>,
-        (limit, max_bytes): (usize, usize),
+        bounds: PageBounds,
     ) -> std::result::Result<Page, NodeError> {
         let from = from.and_then(read_cursor).unwrap_or_default();
-        let (found, next) = self.connections(app, target, from, limit).await?;
+        let (found, next) = self.connections(app, target, from, bounds.items).await?;
         let config = self.runtime_config_owned();
         let (mut page, mut bytes) = (Page::default(), 0);
         let mut slice = TimeSlice::begin();
@@ -341,9 +348,12 @@ impl Node {
             };
 
             bytes += item.get().len() + 1;
-            if bytes > max_bytes && !page.items.is_empty() {
+            if bytes > bounds.bytes && !page.items.is_empty() {
                 let id = connection.id();
-                page.cursor = Some(write_cursor((usize::from(id.shard), id.slot)));
+                page.cursor = Some(write_cursor(PageCursor {
+                    shard: usize::from(id.shard),
+                    slot: id.slot,
+                }));
                 return Ok(page);
             }
 

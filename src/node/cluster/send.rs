@@ -47,6 +47,17 @@ pub(crate) enum Message {
     Durable(Box<Header<'static>>),
 }
 
+/// A publication that is yet to be made a message.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::node) struct Outgoing<'d> {
+    pub(in crate::node) id: Uuid,
+    pub(in crate::node) draft: &'d Draft,
+    /// It is kept, in the history of all nodes.
+    pub(in crate::node) is_durable: bool,
+    /// The connection that it is from, if that does not get it.
+    pub(in crate::node) own: Option<ConnectionId>,
+}
+
 type Published = Pin<Box<dyn Future<Output = Result<u64, BusError>> + Send>>;
 
 /// A publication on its way.
@@ -91,10 +102,15 @@ impl EnvelopeSender {
         &self,
         app: AppId,
         target: &Target,
-        (id, draft, is_durable): (Uuid, &Draft, bool),
-        own: Option<ConnectionId>,
+        outgoing: &Outgoing<'_>,
         receipt: ClusterScope,
     ) -> Result<Message, NodeError> {
+        let Outgoing {
+            id,
+            draft,
+            is_durable,
+            own,
+        } = *outgoing;
         let receipt = receipt == ClusterScope::Cluster;
         let header = Header {
             origin: self.node.0,

@@ -41,7 +41,15 @@ fn holds(operator: Binary, order: Ordering) -> bool {
 }
 
 impl Compiler {
-    pub(super) fn equality(&mut self, left: &Node, right: &Node, negate: bool, span: Span) -> Test {
+    /// [`Binary::Equal`] or [`Binary::NotEqual`].
+    pub(super) fn equality(
+        &mut self,
+        operator: Binary,
+        left: &Node,
+        right: &Node,
+        span: Span,
+    ) -> Test {
+        let negate = operator == Binary::NotEqual;
         for (variable, fixed) in [(left, right), (right, left)] {
             if let (Some(place), Some(fixed)) = (AttributePath::of(variable), Fixed::of(fixed)) {
                 return place_equals(place, fixed, negate, span);

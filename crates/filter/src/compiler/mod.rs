@@ -91,9 +91,8 @@ impl Compiler {
                     Tri::Error => Tri::Error,
                 })
             }
-            NodeKind::Binary(Binary::Equal, left, right) => self.equality(left, right, false, span),
-            NodeKind::Binary(Binary::NotEqual, left, right) => {
-                self.equality(left, right, true, span)
+            NodeKind::Binary(operator @ (Binary::Equal | Binary::NotEqual), left, right) => {
+                self.equality(*operator, left, right, span)
             }
             NodeKind::Binary(Binary::In, item, list) => self.membership(item, list, span),
             NodeKind::Binary(operator, left, right) if compare::is_order(*operator) => {

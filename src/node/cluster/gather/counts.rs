@@ -17,6 +17,14 @@ use crate::{
     node::{Node, NodeError},
 };
 
+/// A page of the channels that someone is in.
+#[derive(Clone, Debug)]
+pub(crate) struct ListedChannels {
+    pub(crate) channels: Vec<(String, Count)>,
+    /// There are more after them.
+    pub(crate) has_more: bool,
+}
+
 /// How many are in a channel on all nodes, and how many of them on each other node.
 #[derive(Debug)]
 pub(super) struct Counted {
@@ -121,20 +129,20 @@ impl Node {
         })
     }
 
-    /// The channels that someone is in, on any node, by name: `limit` after `after`, and whether there are more.
+    /// The channels that someone is in, on any node, by name: those that begin with `prefix`, `limit` after `after`.
     ///
     /// # Errors
     /// [`NodeError::Away`].
     pub(crate) async fn cluster_channels(
         &self,
         app: AppId,
-        (prefix, after): (&str, Option<&str>),
+        prefix: &str,
+        after: Option<&str>,
         limit: usize,
-    ) -> Result<Overall<(Vec<(String, Count)>, bool)>, NodeError> {
-        let (prefix_text, after_text) = (prefix.to_owned(), after.map(ToOwned::to_owned));
+    ) -> Result<Overall<ListedChannels>, NodeError> {
         let request = Request::Channels {
-            prefix: prefix_text,
-            after: after_text,
+            prefix: prefix.to_owned(),
+            after: after.map(ToOwned::to_owned),
             limit: limit + 1,
         };
 
@@ -145,9 +153,9 @@ impl Node {
     }
 }
 
-/// The first `limit` channels of the lists of several nodes, and whether there are more. A list that breaks off says nothing
+/// The first `limit` channels of the lists of several nodes. A list that breaks off says nothing
 /// of what would come after it, so what others have there is left for the next page.
-fn merge(lists: Vec<Vec<Listed>>, limit: usize) -> (Vec<(String, Count)>, bool) {
+fn merge(lists: Vec<Vec<Listed>>, limit: usize) -> ListedChannels {
     let ends = lists.iter().filter_map(|list| list.last());
     let known_to = ends
         .filter(|last| last.more)
@@ -164,14 +172,11 @@ fn merge(lists: Vec<Vec<Listed>>, limit: usize) -> (Vec<(String, Count)>, bool) 
         }
     }
 
-    let more = merged.len() > limit || known_to.is_some();
-    let found = merged
-        .into_iter()
-        .take(limit)
-        .map(|(name, parts)| (name, sum(parts)))
-        .collect();
+    let has_more = merged.len() > limit || known_to.is_some();
+    let first = merged.into_iter().take(limit);
+    let channels = first.map(|(name, parts)| (name, sum(parts))).collect();
 
-    (found, more)
+    ListedChannels { channels, has_more }
 }
 
 /// The counts of several nodes together.
@@ -213,9 +218,10 @@ mod tests {
             names.iter().enumerate().map(listed).collect::<Vec<_>>()
         };
         let merged = |lists: Vec<Vec<Listed>>, limit| {
-            let (found, more) = merge(lists, limit);
+            let ListedChannels { channels, has_more } = merge(lists, limit);
             let shown = |(name, count): &(String, Count)| format!("{name}{}", count.connections);
-            (found.iter().map(shown).collect::<Vec<_>>().join(" "), more)
+            let shown: Vec<_> = channels.iter().map(shown).collect();
+            (shown.join(" "), has_more)
         };
         let whole = || vec![list(&["a", "c"], false), list(&["a", "b"], false)];
         assert_eq!(merged(whole(), 10), ("a2 b1 c1".to_owned(), false));
