@@ -141,7 +141,7 @@ impl Publishing {
         let claimed = match self.cluster_claim(&name, &body, deadline).await? {
             Elsewhere::First(claimed) => claimed,
             Elsewhere::Answered(_) => {
-                running.succeed(&Bytes::new());
+                drop(running);
                 return self
                     .all(Some(&scope), &body)
                     .await
@@ -336,7 +336,8 @@ impl Publishing {
             let claimed = match self.cluster_claim(&name, &body, deadline).await? {
                 Elsewhere::First(claimed) => claimed,
                 Elsewhere::Answered(answer) => {
-                    running.succeed(&answer);
+                    // It is kept where it was found, and no longer than that.
+                    drop(running);
                     return Ok(Published::earlier(answer));
                 }
             };

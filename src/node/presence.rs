@@ -167,6 +167,7 @@ impl Node {
     ) -> Option<LocalResume> {
         let client = ClientKey { app, user, device };
         LocalResume::find(&self.hub, &self.revocations, id, client)
+            .or_else(|| LocalResume::find_successor(&self.hub, &self.revocations, id, client))
     }
 
     /// Takes over `channel` from a connection that the client of `own` has closed, and that is still counted there.
@@ -254,26 +255,40 @@ impl LocalResume {
             });
         }
 
-        // What a revoked token had is not taken up by a newer one.
-        let proof = |lost: &crate::hub::Connection| {
-            lost.is_of_client(client) && !is_revoked(revocations, lost, unix_now())
-        };
+        let proof = proof(revocations, client);
+        let detached = hub.context().resume_table.take(id, proof)?;
+        Some(Self::of(hub, detached))
+    }
 
+    /// The same of the connection that has taken the place of `id` since, if it is lost: its client does not know of it if its
+    /// welcome was lost on its way.
+    pub(super) fn find_successor(
+        hub: &Arc<Hub>,
+        revocations: &Revocations,
+        id: &ConnectionId,
+        client: ClientKey<'_>,
+    ) -> Option<Self> {
+        let proof = proof(revocations, client);
+        let detached = hub.context().resume_table.take_successor(id, proof)?;
+        Some(Self::of(hub, detached))
+    }
+
+    fn of(hub: &Arc<Hub>, detached: Detached) -> Self {
         let Detached {
             connection,
             watched,
             ..
-        } = hub.context().resume_table.take(id, proof)?;
+        } = detached;
 
         let channels = connection.channel_names().map(|name| LostChannel {
             name: name.clone(),
             watched: watched.contains(name),
         });
-        Some(Self {
+        Self {
             channels: channels.collect(),
             hub: hub.clone(),
             lost: connection,
-        })
+        }
     }
 
     /// The next channel.
@@ -345,6 +360,14 @@ impl Drop for LocalResume {
             self.give_up();
         }
     }
+}
+
+/// Whether a lost connection is one of this client's. What a revoked token had is not taken up by a newer one.
+fn proof<'c>(
+    revocations: &'c Revocations,
+    client: ClientKey<'c>,
+) -> impl Fn(&crate::hub::Connection) -> bool + 'c {
+    move |lost| lost.is_of_client(client) && !is_revoked(revocations, lost, unix_now())
 }
 
 /// What is to be said.
