@@ -107,11 +107,11 @@ pub(crate) struct Invocation {
 }
 
 /// What a function makes of a call.
-type Answer = Result<Box<RawValue>, CallError>;
+type CallResult = Result<Box<RawValue>, CallError>;
 
 /// A function of the embedding program.
 pub(crate) type Function =
-    Arc<dyn Fn(Invocation) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
+    Arc<dyn Fn(Invocation) -> Pin<Box<dyn Future<Output = CallResult> + Send>> + Send + Sync>;
 
 /// The functions of the embedding program, by name.
 #[derive(Default)]
@@ -302,7 +302,7 @@ impl Calls {
 /// A call that has begun. Dropping it lets the function go on.
 #[derive(Debug)]
 pub(crate) struct Running {
-    task: JoinHandle<Answer>,
+    task: JoinHandle<CallResult>,
     wait: Duration,
     answer_bytes: usize,
 }

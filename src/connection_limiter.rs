@@ -80,6 +80,14 @@ pub(crate) struct IpPermit(Option<Box<(Addresses, IpAddr)>>);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TooMany;
 
+/// Whether a connection may be let in, as far as its handshake says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prospects {
+    Some,
+    /// It will be refused.
+    None,
+}
+
 impl ConnectionLimiter {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
@@ -93,11 +101,11 @@ impl ConnectionLimiter {
         }
     }
 
-    /// Whether one more connection, from `ip`, keeps the rate. Those that are `hopeless`, which anybody can make up, have a rate
+    /// Whether one more connection, from `ip`, keeps the rate. Those without prospects, which anybody can make up, have a rate
     /// of their own, so that they keep nobody else out.
-    pub(crate) fn may_upgrade(&self, hopeless: bool, ip: IpAddr) -> bool {
+    pub(crate) fn may_upgrade(&self, prospects: Prospects, ip: IpAddr) -> bool {
         let now = Instant::now();
-        if hopeless {
+        if prospects == Prospects::None {
             return self.hopeless.take(now);
         }
         let place = self.hasher.hash_one(network(ip)) as usize % OPENINGS;
@@ -176,13 +184,14 @@ mod tests {
             ..Limits::default()
         });
         let ip = IpAddr::from([192, 0, 2, 1]);
-        let let_in = |hopeless| {
+        let let_in = |prospects| {
             (0..100)
-                .filter(|_| limiter.may_upgrade(hopeless, ip))
+                .filter(|_| limiter.may_upgrade(prospects, ip))
                 .count()
         };
-        assert!((5..100).contains(&let_in(true)), "they have a bound too");
-        assert!(let_in(false) >= 5);
+        let hopeless = let_in(Prospects::None);
+        assert!((5..100).contains(&hopeless), "they have a bound too");
+        assert!(let_in(Prospects::Some) >= 5);
     }
 
     #[test]
@@ -191,7 +200,7 @@ mod tests {
             accepts_per_second: 100,
             ..Limits::default()
         });
-        let from = |last: u8| limiter.may_upgrade(false, IpAddr::from([192, 0, 2, last]));
+        let from = |last: u8| limiter.may_upgrade(Prospects::Some, IpAddr::from([192, 0, 2, last]));
         let crowd = (0..10_000).filter(|_| from(1)).count();
         assert!((100..2000).contains(&crowd), "{crowd}");
         assert!((2..10).any(from), "unless all of them share its place");

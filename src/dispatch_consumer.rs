@@ -29,7 +29,7 @@ use crate::{
         idempotency::digest,
         inspect,
         problem::Problem,
-        verbs::{Fields, PublishCall, Verb},
+        verbs::{PublishCall, Verb, VerbFields},
     },
     hub::LongStep,
     id::AppId,
@@ -279,7 +279,7 @@ async fn read<'m>(node: &Node, app: AppId, message: &'m [u8]) -> Result<Dispatch
         Problem::bad_request("unknown_call", detail)
     })?;
 
-    let mut fields: Fields<'_> = body::parse(message, verb.item_shape())?;
+    let mut fields: VerbFields<'_> = body::parse(message, verb.item_shape())?;
     fields.call = None;
     Ok(Dispatch::Publish(fields.into_call(verb)?))
 }

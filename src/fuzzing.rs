@@ -20,7 +20,7 @@ use crate::{
     },
     http::{
         body,
-        verbs::{Fields, Verb},
+        verbs::{Verb, VerbFields},
     },
     limits,
     protocol::{
@@ -355,8 +355,8 @@ pub fn http_body(data: &[u8]) {
 
     let verb = verbs.get(usize::from(which)).copied();
     let fields = match verb {
-        Some(verb) => body::parse(text, verb.shape()).map(|fields: Fields<'_>| (verb, fields)),
-        None => Fields::item(text),
+        Some(verb) => body::parse(text, verb.shape()).map(|fields: VerbFields<'_>| (verb, fields)),
+        None => VerbFields::item(text),
     };
 
     let publications = fields.and_then(|(verb, fields)| {

@@ -208,7 +208,7 @@ impl Server {
         let (node, inbox) = Node::new(config, shards)?;
         let runtime = registered.serve(&node)?;
 
-        let parts = Parts {
+        let parts = ThreadParts {
             polls: Arc::default(),
             answers: Store::new(&node.config.limits, node.apps.len(), node.metrics.clone()),
             sockets: Sockets::new(&node.config.limits, descriptors(), node.metrics.clone()),
@@ -286,7 +286,7 @@ struct First {
 
 /// What every thread gets.
 #[derive(Clone)]
-struct Parts {
+struct ThreadParts {
     node: Arc<Node>,
     answers: Arc<Store>,
     polls: Arc<Polls>,
@@ -295,7 +295,7 @@ struct Parts {
     stop: watch::Sender<Stop>,
 }
 
-impl Parts {
+impl ThreadParts {
     /// Starts the threads; answers them, and a handle to the runtime of a shard.
     fn start(
         &self,

@@ -11,7 +11,7 @@ use ahash::AHashMap;
 
 pub(crate) use self::{
     attributes::Unfit,
-    policy::{ClientKeys, ClientPolicy},
+    policy::{ClientKeys, ClientPage, ClientPolicy},
     rules::{ChannelRules, Rule},
     runtime_config::RuntimeConfig,
 };

@@ -26,6 +26,15 @@ pub(crate) struct ClientPolicy {
 /// Of an Origin, so many characters are shown in messages. A close frame has room for 123 bytes.
 const ORIGIN_CHARS: usize = 48;
 
+/// The page that a client comes from, and how it comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientPage<'a> {
+    pub(crate) origin: &'a str,
+    /// The client has a token.
+    pub(crate) has_token: bool,
+    pub(crate) is_development: bool,
+}
+
 impl ClientPolicy {
     /// What holds for clients without a client key.
     pub(super) fn own(name: &str, app: &AppConfig, config: &Config) -> Result<Self, SetupError> {
@@ -75,12 +84,12 @@ impl ClientPolicy {
         })
     }
 
-    /// Whether a page of `origin` may connect. Where the configuration says nothing, any page may with a token, since
+    /// Whether a client of `page` may connect. Where the configuration says nothing, any page may with a token, since
     /// the token is the proof, and none without one, except in development, which pages of other hosts cannot reach.
-    pub(crate) fn allows_origin(&self, origin: &str, with_token: bool, development: bool) -> bool {
+    pub(crate) fn allows(&self, page: &ClientPage<'_>) -> bool {
         match &self.origins {
-            Some(origins) => origins.iter().any(|allowed| allowed.matches(origin)),
-            None => development || (with_token && self.client_auth != ClientAuth::Off),
+            Some(origins) => origins.iter().any(|allowed| allowed.matches(page.origin)),
+            None => page.is_development || (page.has_token && self.client_auth != ClientAuth::Off),
         }
     }
 

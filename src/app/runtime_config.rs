@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{App, ClientKeys, ClientPolicy, SetupError, policy};
+use super::{App, ClientKeys, ClientPage, ClientPolicy, SetupError, policy};
 use crate::{
     auth::{ApiKeys, KeySource, Rights, Tokens},
     config::{AppConfig, ClientAuth, Config},
@@ -179,8 +179,12 @@ impl Access {
 
     /// Whether some client from a page of `origin` may connect, with the right credentials.
     pub(crate) fn may_any(&self, origin: &str, development: bool) -> bool {
-        let mut policies = self.policies.iter();
-        policies.any(|policy| policy.allows_origin(origin, true, development))
+        let page = ClientPage {
+            origin,
+            has_token: true,
+            is_development: development,
+        };
+        self.policies.iter().any(|policy| policy.allows(&page))
     }
 
     /// Why no client from a page of `origin` may connect, whatever its credentials.

@@ -25,6 +25,15 @@ fn shop(text: &str) -> Result<App, SetupError> {
     )
 }
 
+/// A page of `origin`, while the server is not in development.
+fn page(origin: &str, has_token: bool) -> ClientPage<'_> {
+    ClientPage {
+        origin,
+        has_token,
+        is_development: false,
+    }
+}
+
 /// Who may come to it.
 fn access(text: &str) -> Result<Access, SetupError> {
     Access::new(&shop(text)?, &config(text), None)
@@ -55,16 +64,16 @@ fn a_client_key_differs_from_its_app_where_it_says_so() {
     for index in [0, 1] {
         let policy = app.policy(index);
         assert_eq!(policy.client_auth, ClientAuth::Required);
-        assert!(policy.allows_origin("https://shop.example", false, false));
-        assert!(!policy.allows_origin("https://guests.example", true, false));
+        assert!(policy.allows(&page("https://shop.example", false)));
+        assert!(!policy.allows(&page("https://guests.example", true)));
         assert!(
             policy.default_rights.may_join("public-1") && !policy.default_rights.may_join("lobby")
         );
     }
     let guests = app.policy(2);
     assert_eq!(guests.client_auth, ClientAuth::Off);
-    assert!(guests.allows_origin("https://guests.example", false, false));
-    assert!(!guests.allows_origin("https://shop.example", true, false));
+    assert!(guests.allows(&page("https://guests.example", false)));
+    assert!(!guests.allows(&page("https://shop.example", true)));
     assert!(guests.default_rights.may_join("lobby") && !guests.default_rights.may_join("public-1"));
 }
 

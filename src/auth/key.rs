@@ -37,7 +37,7 @@ fn named(kid: Option<&str>) -> String {
 }
 
 #[derive(Debug)]
-pub(super) struct Key {
+pub(super) struct TokenKey {
     pub(super) kid: Option<Box<str>>,
     pub(super) alg: TokenAlgorithm,
     pub(super) verify: Verify,
@@ -50,7 +50,7 @@ pub(super) enum Verify {
     Public(PublicKey),
 }
 
-impl Key {
+impl TokenKey {
     pub(super) fn new(config: &TokenKeyConfig) -> Result<Self, TokenKeyError> {
         let verify = match &config.key {
             KeyMaterial::Secret(secret) if config.alg == TokenAlgorithm::HS256 => {

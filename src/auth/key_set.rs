@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    key::{Key, Verify},
+    key::{TokenKey, Verify},
     public_key::PublicKey,
 };
 use crate::{config::TokenAlgorithm, limits::JWKS_KEYS};
@@ -16,7 +16,7 @@ const SHOWN: usize = 64;
 /// The keys of a set that verify tokens.
 #[derive(Debug)]
 pub struct KeySet {
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<TokenKey>,
     skipped: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ fn shown(text: &str) -> String {
     format!("{:?}", text.chars().take(SHOWN).collect::<String>())
 }
 
-fn read(jwk: &Jwk) -> Result<Key, String> {
+fn read(jwk: &Jwk) -> Result<TokenKey, String> {
     if let Some(usage) = jwk.usage.as_deref().filter(|usage| *usage != "sig") {
         return Err(format!("is for {}, not for signatures", shown(usage)));
     }
@@ -142,7 +142,7 @@ fn read(jwk: &Jwk) -> Result<Key, String> {
     }
 
     let public = public.ok_or_else(|| format!("is no key for {}", alg.name()))?;
-    Ok(Key {
+    Ok(TokenKey {
         kid: jwk.kid.as_deref().map(Into::into),
         alg,
         verify: Verify::Public(public),

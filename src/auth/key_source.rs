@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
-use super::{TokenError, key::Key, key_set::KeySet};
+use super::{TokenError, key::TokenKey, key_set::KeySet};
 use crate::{config::JwksUrl, limits::JWKS_ASKED_SPACING};
 
 /// The keys behind one address.
 #[derive(Debug)]
 pub struct KeySource {
     url: JwksUrl,
-    keys: ArcSwap<Vec<Key>>,
+    keys: ArcSwap<Vec<TokenKey>>,
     state: watch::Sender<State>,
     wanted: Notify,
 }
@@ -47,7 +47,7 @@ impl KeySource {
         &self.url
     }
 
-    pub(super) fn keys(&self) -> Arc<Vec<Key>> {
+    pub(super) fn keys(&self) -> Arc<Vec<TokenKey>> {
         self.keys.load_full()
     }
 

@@ -14,7 +14,7 @@ use smol_str::SmolStr;
 use super::{
     Rights, RightsError,
     claims::Members,
-    key::{Key, TokenKeyError, Verify},
+    key::{TokenKey, TokenKeyError, Verify},
     key_source::KeySource,
     sign::TokenSigner,
 };
@@ -29,7 +29,7 @@ const ENVELOPE_BYTES: usize = 4096;
 /// The token keys of one app: verifies what clients present, and signs where it has a shared secret.
 #[derive(Debug)]
 pub struct Tokens {
-    keys: Vec<Key>,
+    keys: Vec<TokenKey>,
     /// Further keys, where they are fetched.
     source: Option<Arc<KeySource>>,
     signer: Option<TokenSigner>,
@@ -159,7 +159,7 @@ impl Tokens {
         let keys = app
             .tokens
             .iter()
-            .map(Key::new)
+            .map(TokenKey::new)
             .collect::<Result<Vec<_>, _>>()?;
 
         let signer = app
@@ -446,7 +446,7 @@ fn known_name(alg: &str) -> &'static str {
 }
 
 /// Which algorithms `keys` are for.
-fn taken<'k>(keys: impl Iterator<Item = &'k Key>) -> String {
+fn taken<'k>(keys: impl Iterator<Item = &'k TokenKey>) -> String {
     let mut names: Vec<&str> = keys.map(|key| key.alg.name()).collect();
     names.sort_unstable();
     names.dedup();

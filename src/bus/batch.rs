@@ -9,12 +9,12 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use redis::{Cmd, Script, Value};
 
-use super::command_queue::{Payload, QueuedCommand};
+use super::command_queue::{Payload, QueuedCommand, ScriptAt};
 use crate::limits::{BUS_BATCH_CALLS, BUS_PIPELINE_BYTES};
 
 /// What calls may have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct CallPart {
     pub(crate) keys: Vec<Vec<u8>>,
     pub(crate) args: Vec<Bytes>,
 }
@@ -23,8 +23,8 @@ pub(crate) struct Part {
 #[derive(Debug)]
 pub(crate) struct Call {
     /// The same for every call of the script in a partition: those of the first one are taken.
-    pub(crate) shared: Part,
-    pub(crate) run: Part,
+    pub(crate) shared: CallPart,
+    pub(crate) run: CallPart,
     /// Arguments of the run that go before the others, and that need not be the same: those of the first call are taken.
     pub(crate) hint: Vec<Bytes>,
     pub(crate) args: Vec<Bytes>,
@@ -36,7 +36,7 @@ struct Run<'a> {
     calls: Vec<&'a [Bytes]>,
 }
 
-impl Part {
+impl CallPart {
     fn bytes(&self) -> usize {
         let keys = self.keys.iter().map(|key| key.len() + 16).sum::<usize>();
         keys + self.args.iter().map(|arg| arg.len() + 16).sum::<usize>()
@@ -54,23 +54,40 @@ impl Call {
 
 /// Where the answer to an item is among those of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ReplyPlace {
     /// Which reply.
     pub(super) reply: usize,
-    /// Of calls that were sent as one: which run it is in, and how many calls of the run come after it.
-    pub(super) run: Option<(usize, usize)>,
+    /// Where it is in the reply, for one of calls that were sent as one.
+    pub(super) run: Option<PlaceInRun>,
+}
+
+/// Where the answer to a call is among those of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PlaceInRun {
+    /// Which run it is in.
+    pub(super) run: usize,
+    /// How many calls of the run come after it.
+    pub(super) after: usize,
+}
+
+/// A call of a batch.
+#[derive(Clone, Copy, Debug)]
+struct BatchedCall {
+    /// Which run it is in.
+    run: usize,
+    /// Which of the run's calls it is.
+    number: usize,
 }
 
 /// Calls that go as one.
 pub(super) struct Batch<'a> {
     script: &'static Script,
     partition: Option<u16>,
-    shared: &'a Part,
+    shared: &'a CallPart,
     runs: Vec<Run<'a>>,
     /// The last run of each topic, by its keys.
     last: AHashMap<&'a [Vec<u8>], usize>,
-    /// Of each call, which run it is in, and which of its calls it is.
-    calls: Vec<(usize, usize)>,
+    calls: Vec<BatchedCall>,
     bytes: usize,
 }
 
@@ -78,10 +95,12 @@ impl<'a> Batch<'a> {
     /// The calls that `items` begin with, and that may go as one: of one script, and of one partition if it `is_tagged`. Nothing if
     /// they begin with something else.
     pub(super) fn of(items: &'a [QueuedCommand], is_tagged: bool) -> Option<Self> {
-        let (first, script, call) = call_of(items.first()?)?;
+        let first = items.first()?;
+        let (at, call) = call_of(first)?;
+        let partition = |at: ScriptAt| is_tagged.then_some(at.partition);
         let mut batch = Self {
-            script,
-            partition: first.scripted.filter(|_| is_tagged),
+            script: at.script,
+            partition: partition(at),
             shared: &call.shared,
             runs: Vec::new(),
             last: AHashMap::new(),
@@ -90,12 +109,12 @@ impl<'a> Batch<'a> {
         };
 
         for item in items {
-            let Some((item, script, call)) = call_of(item) else {
+            let Some((at, call)) = call_of(item) else {
                 break;
             };
 
-            let is_other = script.get_hash() != batch.script.get_hash()
-                || item.scripted.filter(|_| is_tagged) != batch.partition
+            let is_other = at.script.get_hash() != batch.script.get_hash()
+                || partition(at) != batch.partition
                 || item.again != first.again;
             let is_full = batch.calls.len() >= BUS_BATCH_CALLS
                 || batch.bytes > 0 && batch.bytes + item.bytes > BUS_PIPELINE_BYTES;
@@ -123,7 +142,10 @@ impl<'a> Batch<'a> {
             self.runs.len() - 1
         });
 
-        self.calls.push((run, self.runs[run].calls.len()));
+        self.calls.push(BatchedCall {
+            run,
+            number: self.runs[run].calls.len(),
+        });
         self.runs[run].calls.push(&call.args);
     }
 
@@ -133,7 +155,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The command, whose reply is at `reply`, and where in it each call finds its answer.
-    pub(super) fn command(&self, reply: usize, places: &mut Vec<Place>) -> Cmd {
+    pub(super) fn command(&self, reply: usize, places: &mut Vec<ReplyPlace>) -> Cmd {
         let mut command = Cmd::with_capacity(3 + self.calls.len() * 8, self.bytes);
         let keys = self.runs.iter().flat_map(|run| &run.first.run.keys);
         let keys: Vec<&Vec<u8>> = self.shared.keys.iter().chain(keys).collect();
@@ -160,44 +182,61 @@ impl<'a> Batch<'a> {
             }
         }
 
-        places.extend(self.calls.iter().map(|&(run, number)| {
-            let after = self.runs[run].calls.len() - number - 1;
-            let run = Some((run, after));
-            Place { reply, run }
+        places.extend(self.calls.iter().map(|call| {
+            let in_run = PlaceInRun {
+                run: call.run,
+                after: self.runs[call.run].calls.len() - call.number - 1,
+            };
+            ReplyPlace {
+                reply,
+                run: Some(in_run),
+            }
         }));
 
         command
     }
 }
 
-fn call_of(item: &QueuedCommand) -> Option<(&QueuedCommand, &'static Script, &Call)> {
+fn call_of(item: &QueuedCommand) -> Option<(ScriptAt, &Call)> {
     match &item.payload {
-        Payload::Call(call) => Some((item, item.script?, call)),
+        Payload::Call(call) => Some((item.script?, call)),
         Payload::Command(_) => None,
     }
 }
 
-/// What became of one call of a run: the answer to the run, and how many of its calls came `after` it. An error is its code and
-/// its text.
-pub(super) fn answer(
-    reply: &Value,
-    (run, after): (usize, usize),
-) -> Result<Value, (String, String)> {
-    let malformed = || ("ERR".to_owned(), "its answer has no such run".to_owned());
+/// An error of Redis.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RedisFault {
+    pub(super) code: String,
+    pub(super) text: String,
+}
+
+impl RedisFault {
+    fn new(code: &str, text: &str) -> Self {
+        Self {
+            code: code.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+}
+
+/// What became of one call of a run: the answer to the run, and how many of its calls came after it.
+pub(super) fn answer(reply: &Value, place: PlaceInRun) -> Result<Value, RedisFault> {
+    let malformed = || RedisFault::new("ERR", "its answer has no such run");
     let Value::Array(runs) = reply else {
         return Err(malformed());
     };
 
-    match runs.get(run) {
+    match runs.get(place.run) {
         Some(Value::Array(parts)) => match &parts[..] {
             [Value::BulkString(error)] => {
                 let error = String::from_utf8_lossy(error);
                 let (code, text) = error.split_once(' ').unwrap_or(("ERR", &error));
-                Err((code.to_owned(), text.to_owned()))
+                Err(RedisFault::new(code, text))
             }
             parts => {
                 let mut parts = parts.to_vec();
-                parts.push(Value::Int(after as i64));
+                parts.push(Value::Int(place.after as i64));
                 Ok(Value::Array(parts))
             }
         },
@@ -220,8 +259,8 @@ mod tests {
 
     static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new("return 1"));
 
-    fn part(name: &str) -> Part {
-        Part {
+    fn part(name: &str) -> CallPart {
+        CallPart {
             keys: vec![format!("key {name}").into()],
             args: vec![format!("arg {name}").into()],
         }
@@ -245,7 +284,10 @@ mod tests {
                     args: vec![n.to_string().into()],
                 }))
             };
-            let script = Some((&*SCRIPT, *partition));
+            let script = Some(ScriptAt {
+                script: &SCRIPT,
+                partition: *partition,
+            });
             drop(queue.send(payload, 1, script));
         }
         queue.take(Instant::now())
@@ -274,6 +316,7 @@ mod tests {
             .map(|place| (place.reply, place.run))
             .collect();
         let runs = [(0, 2), (0, 1), (1, 0), (0, 0)];
+        let runs = runs.map(|(run, after)| PlaceInRun { run, after });
         assert_eq!(found, runs.map(|run| (7, Some(run))));
 
         assert_eq!(
@@ -291,9 +334,10 @@ mod tests {
         let error = Value::Array(vec![text("OOM no memory left")]);
         let reply = Value::Array(vec![run, error]);
         let expected = Value::Array(vec![text("epoch"), Value::Int(5), Value::Int(3)]);
-        assert_eq!(answer(&reply, (0, 3)), Ok(expected));
-        let expected = ("OOM".to_owned(), "no memory left".to_owned());
-        assert_eq!(answer(&reply, (1, 0)), Err(expected));
-        assert!(answer(&reply, (2, 0)).is_err());
+        let at = |run, after| PlaceInRun { run, after };
+        assert_eq!(answer(&reply, at(0, 3)), Ok(expected));
+        let expected = RedisFault::new("OOM", "no memory left");
+        assert_eq!(answer(&reply, at(1, 0)), Err(expected));
+        assert!(answer(&reply, at(2, 0)).is_err());
     }
 }

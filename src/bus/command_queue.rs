@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What Redis made of a command.
-pub(super) type Answer = Result<Value, BusError>;
+pub(super) type CommandResult = Result<Value, BusError>;
 
 /// What is sent.
 pub(super) enum Payload {
@@ -25,18 +25,24 @@ pub(super) enum Payload {
     Call(Box<Call>),
 }
 
+/// A script that is to run.
+#[derive(Clone, Copy)]
+pub(super) struct ScriptAt {
+    pub(super) script: &'static Script,
+    /// The partition that it is for.
+    pub(super) partition: u16,
+}
+
 /// A command on its way.
 pub(super) struct QueuedCommand {
     pub(super) payload: Payload,
     pub(super) bytes: usize,
     /// What EVALSHA names, where the command is one.
-    pub(super) script: Option<&'static Script>,
-    /// The partition that the script is for, where the command is one.
-    pub(super) scripted: Option<u16>,
+    pub(super) script: Option<ScriptAt>,
     /// Whether Redis did not know the script once already.
     pub(super) again: bool,
     pub(super) deadline: Instant,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<CommandResult>,
 }
 
 /// The way to one Redis server.
@@ -91,7 +97,7 @@ impl CommandQueue {
         }
     }
 
-    /// Queues a command of about `bytes`; what comes of it can be waited for. A script comes with its partition.
+    /// Queues a command of about `bytes`; what comes of it can be waited for.
     ///
     /// # Errors
     /// [`BusError::Away`] and [`BusError::Full`]; nothing is sent then.
@@ -99,8 +105,8 @@ impl CommandQueue {
         &self,
         payload: Payload,
         bytes: usize,
-        script: Option<(&'static Script, u16)>,
-    ) -> Result<oneshot::Receiver<Answer>, BusError> {
+        script: Option<ScriptAt>,
+    ) -> Result<oneshot::Receiver<CommandResult>, BusError> {
         let (answer, receiver) = oneshot::channel();
         let deadline = Instant::now() + self.timeout;
         let was_empty = {
@@ -119,12 +125,10 @@ impl CommandQueue {
             }
 
             state.bytes += bytes;
-            let (script, scripted) = script.unzip();
             state.items.push_back(QueuedCommand {
                 payload,
                 bytes,
                 script,
-                scripted,
                 again: false,
                 deadline,
                 answer,
@@ -231,7 +235,7 @@ impl CommandQueue {
     }
 
     /// Answers what [`Self::take`] took out.
-    pub(super) fn settle(&self, items: impl IntoIterator<Item = (QueuedCommand, Answer)>) {
+    pub(super) fn settle(&self, items: impl IntoIterator<Item = (QueuedCommand, CommandResult)>) {
         let (mut answered, mut refused, mut unanswered, mut count) = (0, 0, 0, 0);
         for (item, answer) in items {
             count += 1;

@@ -12,7 +12,7 @@ use super::{
     backoff::some,
     command_queue::CommandQueue,
     connection::Address,
-    health::Part,
+    health::Component,
     publisher, subscriber,
     topology::{self, Topology},
 };
@@ -47,9 +47,9 @@ pub(super) async fn run(cx: Arc<Context>) {
             match topology::discover(&cx, &known.collect()).await {
                 Ok(topology) => {
                     apply(&cx, &mut peers, topology);
-                    cx.health.clear(&Part::Topology);
+                    cx.health.clear(&Component::Topology);
                 }
-                Err(fault) => cx.health.fault(Part::Topology, &fault.to_string()),
+                Err(fault) => cx.health.fault(Component::Topology, &fault.to_string()),
             }
 
             let next =
@@ -120,7 +120,7 @@ fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topol
                     queue,
                 };
                 cx.health.begin(
-                    Part::Publisher(address.clone()),
+                    Component::Publisher(address.clone()),
                     &format!("connecting to {address}"),
                 );
                 peers.insert(address, peer);
@@ -156,7 +156,7 @@ fn subscribe(
     };
 
     cx.health.begin(
-        Part::Subscriber(address.clone()),
+        Component::Subscriber(address.clone()),
         &format!("subscribing at {address}"),
     );
     start(

@@ -18,7 +18,7 @@ pub(crate) enum Health {
 
 /// What a fault is of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
+pub(super) enum Component {
     /// Finding the servers.
     Topology,
     /// The connection that commands take.
@@ -36,7 +36,7 @@ pub(super) struct HealthTracker {
 
 #[derive(Debug)]
 struct State {
-    faults: BTreeMap<Part, Arc<str>>,
+    faults: BTreeMap<Component, Arc<str>>,
     /// Since when there are any, or none.
     since: Instant,
     was_up: bool,
@@ -45,7 +45,7 @@ struct State {
 impl HealthTracker {
     /// Everything is missing at first.
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        let faults = BTreeMap::from([(Part::Topology, Arc::from("not connected yet"))]);
+        let faults = BTreeMap::from([(Component::Topology, Arc::from("not connected yet"))]);
         Self {
             state: Mutex::new(State {
                 faults,
@@ -75,8 +75,8 @@ impl HealthTracker {
     pub(super) fn health_of(&self, address: &Address) -> Health {
         let state = self.state.lock();
         let parts = [
-            Part::Publisher(address.clone()),
-            Part::Subscriber(address.clone()),
+            Component::Publisher(address.clone()),
+            Component::Subscriber(address.clone()),
         ];
         match parts.iter().find_map(|part| state.faults.get(part)) {
             None => Health::Up,
@@ -90,21 +90,21 @@ impl HealthTracker {
     /// Whether nothing is known to be wrong with a server.
     pub(super) fn is_well(&self, address: &Address) -> bool {
         let faults = &self.state.lock().faults;
-        !faults.contains_key(&Part::Publisher(address.clone()))
-            && !faults.contains_key(&Part::Subscriber(address.clone()))
+        !faults.contains_key(&Component::Publisher(address.clone()))
+            && !faults.contains_key(&Component::Subscriber(address.clone()))
     }
 
     /// Something went wrong.
-    pub(super) fn fault(&self, part: Part, reason: &str) {
+    pub(super) fn fault(&self, part: Component, reason: &str) {
         self.set(part, reason, true);
     }
 
     /// Something is under way, and nothing wrong yet.
-    pub(super) fn begin(&self, part: Part, reason: &str) {
+    pub(super) fn begin(&self, part: Component, reason: &str) {
         self.set(part, reason, false);
     }
 
-    fn set(&self, part: Part, reason: &str, is_wrong: bool) {
+    fn set(&self, part: Component, reason: &str, is_wrong: bool) {
         let mut state = self.state.lock();
         let is_news = state
             .faults
@@ -136,7 +136,7 @@ impl HealthTracker {
         }
     }
 
-    pub(super) fn clear(&self, part: &Part) {
+    pub(super) fn clear(&self, part: &Component) {
         let mut state = self.state.lock();
         if state.faults.remove(part).is_none() || !state.faults.is_empty() {
             return;
@@ -161,8 +161,8 @@ impl HealthTracker {
 
     /// Nothing of a server that is not used any more is wrong.
     pub(super) fn forget(&self, address: &Address) {
-        self.clear(&Part::Publisher(address.clone()));
-        self.clear(&Part::Subscriber(address.clone()));
+        self.clear(&Component::Publisher(address.clone()));
+        self.clear(&Component::Subscriber(address.clone()));
     }
 }
 
@@ -174,14 +174,14 @@ mod tests {
     fn the_bus_is_up_when_nothing_is_wrong() {
         let metrics = Arc::new(Metrics::new());
         let health = HealthTracker::new(metrics.clone());
-        let part = Part::Publisher(Address::new("h", 1));
+        let part = Component::Publisher(Address::new("h", 1));
         assert!(
             matches!(health.health(), Health::Down { reason, .. } if &*reason == "not connected yet")
         );
         health.fault(part.clone(), "refused");
-        health.clear(&Part::Topology);
+        health.clear(&Component::Topology);
         assert!(matches!(health.health(), Health::Down { reason, .. } if &*reason == "refused"));
-        health.begin(Part::Subscriber(Address::new("h", 1)), "subscribing");
+        health.begin(Component::Subscriber(Address::new("h", 1)), "subscribing");
         health.forget(&Address::new("h", 1));
         assert_eq!((health.health(), metrics.bus.up.get()), (Health::Up, 1));
         let before = Instant::now();

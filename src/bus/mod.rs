@@ -46,7 +46,7 @@ use tokio::sync::Notify;
 pub use self::connector::RedisSetupError;
 pub(crate) use self::{
     backoff::some as jitter,
-    batch::{Call, Part},
+    batch::{Call, CallPart},
     gaps::{Gap, Gaps, SubscriptionState},
     health::Health,
     inbox::{Inbox, Incoming},
@@ -55,7 +55,7 @@ pub(crate) use self::{
     resp::transcript,
 };
 use self::{
-    command_queue::{Answer, CommandQueue, Payload},
+    command_queue::{CommandQueue, CommandResult, Payload, ScriptAt},
     connector::Connector,
     health::HealthTracker,
     name::Names,
@@ -177,7 +177,7 @@ impl Drop for Ending {
         };
 
         if has_failed {
-            self.0.health.fault(health::Part::Topology, reason);
+            self.0.health.fault(health::Component::Topology, reason);
         }
 
         for queue in self.0.routes.read().iter().flatten() {
@@ -325,7 +325,7 @@ impl Bus {
         home: &Topic,
         keys: Vec<Vec<u8>>,
         args: Vec<Bytes>,
-    ) -> impl Future<Output = Answer> + Send + 'static + use<> {
+    ) -> impl Future<Output = CommandResult> + Send + 'static + use<> {
         let bytes = keys.iter().map(|key| key.len() + 16).sum::<usize>()
             + args.iter().map(|arg| arg.len() + 16).sum::<usize>()
             + 80;
@@ -355,7 +355,7 @@ impl Bus {
         script: &'static Script,
         home: &Topic,
         call: Call,
-    ) -> impl Future<Output = Answer> + Send + 'static + use<> {
+    ) -> impl Future<Output = CommandResult> + Send + 'static + use<> {
         let bytes = call.bytes();
         self.send(home, Payload::Call(Box::new(call)), bytes, Some(script))
     }
@@ -369,7 +369,7 @@ impl Bus {
         &self,
         home: &Topic,
         command: Cmd,
-    ) -> impl Future<Output = Answer> + Send + 'static + use<> {
+    ) -> impl Future<Output = CommandResult> + Send + 'static + use<> {
         let bytes = command
             .args_iter()
             .map(|arg| match arg {
@@ -386,14 +386,16 @@ impl Bus {
         payload: Payload,
         bytes: usize,
         script: Option<&'static Script>,
-    ) -> impl Future<Output = Answer> + Send + 'static + use<> {
+    ) -> impl Future<Output = CommandResult> + Send + 'static + use<> {
         let partition = usize::from(self.cx.names.partition(home));
         let queued = match &self.cx.routes.read()[partition] {
-            Some(queue) => queue.send(
-                payload,
-                bytes,
-                script.map(|script| (script, partition as u16)),
-            ),
+            Some(queue) => {
+                let script = script.map(|script| ScriptAt {
+                    script,
+                    partition: partition as u16,
+                });
+                queue.send(payload, bytes, script)
+            }
             None => Err(match self.health_of(home) {
                 Health::Down { reason, .. } => BusError::Away { reason },
                 Health::Up => BusError::away("the Redis server for this has just been found"),

@@ -89,10 +89,10 @@ impl Primaries {
         }
 
         let mut new = Vec::new();
-        for partition in items.iter().filter_map(|item| item.scripted) {
+        for script in items.iter().filter_map(|item| item.script) {
             // Without tags one key is for all.
             let place = if cx.names.is_tagged() {
-                usize::from(partition)
+                usize::from(script.partition)
             } else {
                 0
             };

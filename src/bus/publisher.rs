@@ -25,10 +25,10 @@ use tokio::{
 use super::{
     BusError, Context,
     backoff::Backoff,
-    batch::{self, Batch, Place},
-    command_queue::{Answer, CommandQueue, Payload, QueuedCommand},
+    batch::{self, Batch, RedisFault, ReplyPlace},
+    command_queue::{CommandQueue, CommandResult, Payload, QueuedCommand, ScriptAt},
     connection::hint,
-    health::Part,
+    health::Component,
     needs::{self, NEEDED},
     primary::Primaries,
 };
@@ -42,7 +42,7 @@ type Replies = Result<Vec<Value>, RedisError>;
 
 /// Carries `queue` to its server until the task is aborted.
 pub(super) async fn run(queue: Arc<CommandQueue>, cx: Arc<Context>) {
-    let part = Part::Publisher(queue.address.clone());
+    let part = Component::Publisher(queue.address.clone());
     let mut backoff = Backoff::default();
     let (told, mut pushed) = mpsc::channel(1);
 
@@ -283,14 +283,14 @@ impl InFlightBatch {
         &self,
         items: &mut [QueuedCommand],
         loaded: &mut HashSet<&'static str>,
-    ) -> (redis::Pipeline, Vec<Place>) {
+    ) -> (redis::Pipeline, Vec<ReplyPlace>) {
         let mut pipe = redis::Pipeline::with_capacity(items.len() + 2);
         let mut places = Vec::with_capacity(items.len());
         let is_tagged = self.cx.names.is_tagged();
         let mut at = 0;
 
         while let Some(item) = items.get_mut(at) {
-            if let Some(script) = item.script
+            if let Some(ScriptAt { script, .. }) = item.script
                 && (loaded.insert(script.get_hash()) || item.again)
             {
                 pipe.load_script(script);
@@ -304,7 +304,7 @@ impl InFlightBatch {
                     std::mem::take(command)
                 };
 
-                places.push(Place {
+                places.push(ReplyPlace {
                     reply: pipe.len(),
                     run: None,
                 });
@@ -329,7 +329,7 @@ impl InFlightBatch {
     }
 
     /// Answers the items. No replies: there were none in time.
-    fn end(&self, items: Vec<QueuedCommand>, places: &[Place], replies: Option<Replies>) {
+    fn end(&self, items: Vec<QueuedCommand>, places: &[ReplyPlace], replies: Option<Replies>) {
         let mut replies = match replies {
             Some(Ok(replies)) => replies,
             Some(Err(error)) => {
@@ -364,10 +364,7 @@ impl InFlightBatch {
                 (Some(Value::ServerError(error)), Some(_)) => Value::ServerError(error.clone()),
                 (Some(reply), Some(run)) => {
                     let answer = batch::answer(reply, run);
-                    return Some((
-                        item,
-                        answer.or_else(|(code, text)| self.refused(code, text)),
-                    ));
+                    return Some((item, answer.or_else(|fault| self.refused(fault))));
                 }
             };
 
@@ -391,18 +388,22 @@ impl InFlightBatch {
         );
     }
 
-    fn judge(&self, reply: Value) -> Answer {
+    fn judge(&self, reply: Value) -> CommandResult {
         let Value::ServerError(error) = reply else {
             return Ok(reply);
         };
-        self.refused(
-            error.code().to_owned(),
-            error.details().unwrap_or_default().to_owned(),
-        )
+        self.refused(RedisFault {
+            code: error.code().to_owned(),
+            text: error.details().unwrap_or_default().to_owned(),
+        })
     }
 
     /// What an error of Redis means.
-    fn refused(&self, code: String, message: String) -> Answer {
+    fn refused(&self, fault: RedisFault) -> CommandResult {
+        let RedisFault {
+            code,
+            text: message,
+        } = fault;
         match &*code {
             // The server refused before it did anything.
             "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING"

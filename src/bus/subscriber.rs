@@ -17,9 +17,9 @@ use tokio::{
 use super::{
     Context, Topic,
     backoff::Backoff,
-    command_queue::{Answer, CommandQueue, Payload},
+    command_queue::{CommandQueue, CommandResult, Payload},
     connection::{Address, Fault, Greeting, RedisConnection, Stream},
-    health::Part,
+    health::Component,
     interest::Change,
     resp::{self, Frame, Reply},
 };
@@ -36,7 +36,7 @@ pub(super) struct Assignment {
 
 /// Keeps the partitions of `duty` subscribed until the task is aborted.
 pub(super) async fn run(assignment: Assignment, cx: Arc<Context>) {
-    let part = Part::Subscriber(assignment.address.clone());
+    let part = Component::Subscriber(assignment.address.clone());
     let mut backoff = Backoff::default();
     loop {
         let mut connected = None;
@@ -102,7 +102,7 @@ struct Canary {
     nonce: u64,
     since: Option<Instant>,
     /// What Redis says to the publication.
-    answer: Option<oneshot::Receiver<Answer>>,
+    answer: Option<oneshot::Receiver<CommandResult>>,
     /// Whether one has come back on this connection.
     came_back: bool,
 }
@@ -210,7 +210,7 @@ impl<'a> Session<'a> {
                     .note_served(&self.assignment.partitions, self.is_return);
                 self.cx
                     .health
-                    .clear(&Part::Subscriber(self.assignment.address.clone()));
+                    .clear(&Component::Subscriber(self.assignment.address.clone()));
             }
         }
     }
@@ -390,7 +390,7 @@ impl<'a> Session<'a> {
         canary.since = canary.answer.is_some().then(Instant::now);
     }
 
-    fn on_answer(&mut self, answer: Option<&Answer>) -> Result<(), Fault> {
+    fn on_answer(&mut self, answer: Option<&CommandResult>) -> Result<(), Fault> {
         self.canary.answer = None;
         match answer {
             // Nobody got it: what is published goes to another server than the one this connection is with.
@@ -432,7 +432,7 @@ async fn write(
     Ok(())
 }
 
-async fn answered(answer: &mut Option<oneshot::Receiver<Answer>>) -> Option<Answer> {
+async fn answered(answer: &mut Option<oneshot::Receiver<CommandResult>>) -> Option<CommandResult> {
     match answer {
         Some(answer) => answer.await.ok(),
         None => None,

@@ -78,8 +78,8 @@ pub(super) async fn discover(cx: &Arc<Context>, known: &Topology) -> Result<Topo
         RedisKind::Sentinel => {
             if let Some(sentinel) = one_of(cx.connector.seeds.iter())
                 && !known.is_empty()
-                && let Ok((_, primary)) = ask_sentinel(&cx.connector, sentinel).await
-                && known.contains_key(&primary)
+                && let Ok(elected) = ask_sentinel(&cx.connector, sentinel).await
+                && known.contains_key(&elected.primary)
             {
                 return Ok(known.clone());
             }
@@ -92,7 +92,7 @@ pub(super) async fn discover(cx: &Arc<Context>, known: &Topology) -> Result<Topo
                 None => None,
             };
             match view {
-                Some((_, topology)) if topology == *known => Ok(topology),
+                Some(view) if view.topology == *known => Ok(view.topology),
                 view => of_cluster(cx, known, first, view).await,
             }
         }
@@ -124,8 +124,9 @@ async fn primary_by_sentinels(cx: &Arc<Context>) -> Result<Address, Fault> {
     }
 
     found.sort();
-    found.dedup_by(|(_, one), (_, other)| one == other);
-    for (_, address) in found.into_iter().rev() {
+    found.dedup_by(|one, other| one.primary == other.primary);
+    for elected in found.into_iter().rev() {
+        let address = elected.primary;
         match RedisConnection::connect(&cx.connector, &address, "look").await {
             Ok((_, greeting)) => match is_fit(&cx.connector, &address, greeting) {
                 Ok(()) => return Ok(address),
@@ -138,8 +139,23 @@ async fn primary_by_sentinels(cx: &Arc<Context>) -> Result<Address, Fault> {
     Err(fault.unwrap_or_else(|| Fault::Topology("no Sentinel answers".to_owned())))
 }
 
-/// The primary as one Sentinel knows it, after the epoch of its election.
-async fn ask_sentinel(connector: &Connector, sentinel: &Address) -> Result<(u64, Address), Fault> {
+/// The primary as one Sentinel knows it. The one of the newest election is the greatest.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Elected {
+    /// Of its election.
+    epoch: u64,
+    primary: Address,
+}
+
+/// The servers of a cluster as one node of it knows them.
+#[derive(Debug)]
+struct View {
+    epoch: u64,
+    topology: Topology,
+}
+
+/// Asks one Sentinel for the primary.
+async fn ask_sentinel(connector: &Connector, sentinel: &Address) -> Result<Elected, Fault> {
     let asked = timeout(limits::BUS_CONNECT, async {
         let (mut connection, greeting) =
             RedisConnection::connect(connector, sentinel, SENTINEL).await?;
@@ -180,10 +196,10 @@ async fn ask_sentinel(connector: &Connector, sentinel: &Address) -> Result<(u64,
         host,
         number("port").and_then(|port| u16::try_from(port).ok()),
     ) {
-        (Some(host), Some(port)) => Ok((
-            number("config-epoch").unwrap_or(0),
-            Address::new(host, port),
-        )),
+        (Some(host), Some(port)) => Ok(Elected {
+            epoch: number("config-epoch").unwrap_or(0),
+            primary: Address::new(host, port),
+        }),
         _ => Err(Fault::Strange(sentinel.clone())),
     }
 }
@@ -193,7 +209,7 @@ async fn of_cluster(
     cx: &Arc<Context>,
     known: &Topology,
     asked: Option<&Address>,
-    view: Option<(u64, Topology)>,
+    view: Option<View>,
 ) -> Result<Topology, Fault> {
     let mut answers = JoinSet::new();
     let ask = known.keys().chain(
@@ -212,14 +228,14 @@ async fn of_cluster(
     let mut fault = None;
     while let Some(answer) = next(&mut answers, best.is_some()).await {
         match answer {
-            Ok((epoch, _)) if best.as_ref().is_some_and(|(best, _)| *best >= epoch) => {}
+            Ok(view) if best.as_ref().is_some_and(|best| best.epoch >= view.epoch) => {}
             Ok(view) => best = Some(view),
             Err(error) => fault = Some(error),
         }
     }
 
     match (best, fault) {
-        (Some((_, topology)), _) => Ok(topology),
+        (Some(view), _) => Ok(view.topology),
         (None, Some(fault)) => Err(fault),
         (None, None) => Err(Fault::Topology(
             "no node of the Redis Cluster answers".to_owned(),
@@ -248,7 +264,7 @@ async fn next<T: 'static>(
     }))
 }
 
-async fn ask_node(cx: &Context, node: &Address) -> Result<(u64, Topology), Fault> {
+async fn ask_node(cx: &Context, node: &Address) -> Result<View, Fault> {
     let asked = timeout(limits::BUS_CONNECT, async {
         let (mut connection, greeting) =
             RedisConnection::connect(&cx.connector, node, "look").await?;
@@ -287,7 +303,7 @@ async fn ask_node(cx: &Context, node: &Address) -> Result<(u64, Topology), Fault
         .and_then(|epoch| epoch.parse().ok())
         .unwrap_or(0);
     let topology = read_slots(&cx.names, node, &slots)?;
-    Ok((epoch, topology))
+    Ok(View { epoch, topology })
 }
 
 /// The partitions of each primary, from an answer to CLUSTER SLOTS by `asked`.

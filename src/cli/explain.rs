@@ -55,7 +55,7 @@ struct Explanation {
     sample: Vec<String>,
     warnings: Vec<Warning>,
     suggested_index: Option<String>,
-    values: Option<Vec<Part>>,
+    values: Option<Vec<FilterPart>>,
 }
 
 #[derive(Deserialize)]
@@ -69,7 +69,7 @@ struct Warning {
 }
 
 #[derive(Deserialize)]
-struct Part {
+struct FilterPart {
     text: String,
     value: Option<Json>,
     error: Option<String>,
@@ -165,7 +165,7 @@ fn one_line(text: &str) -> String {
     output::harmless(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
 }
 
-fn value(part: &Part) -> String {
+fn value(part: &FilterPart) -> String {
     match (&part.error, &part.value) {
         (Some(error), _) => format!("{WARNING}error: {}{WARNING:#}", output::harmless(error)),
         (None, Some(json)) => format!("{STRONG}{}{STRONG:#}", output::one_line(json.get())),

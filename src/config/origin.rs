@@ -46,14 +46,14 @@ pub(crate) enum BadOrigin {
 }
 
 /// An origin in its three parts.
-struct Parts<'a> {
+struct OriginParts<'a> {
     scheme: &'a str,
     host: &'a str,
     /// The port, unless it is the scheme's own: `https://a` and `https://a:443` are one origin.
     port: Option<u16>,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> OriginParts<'a> {
     fn of(origin: &'a str) -> Result<Self, BadOrigin> {
         let (scheme, rest) = origin.split_once("://").ok_or(BadOrigin::Scheme)?;
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -108,7 +108,7 @@ impl FromStr for OriginPattern {
             return Ok(Self::Any);
         }
 
-        let Parts { scheme, host, port } = Parts::of(text)?;
+        let OriginParts { scheme, host, port } = OriginParts::of(text)?;
         let (host, is_parent) = match host.strip_prefix("*.") {
             Some(host) => (host, true),
             None => (host, false),
@@ -178,7 +178,7 @@ impl OriginPattern {
             return true;
         };
 
-        let Ok(given) = Parts::of(origin) else {
+        let Ok(given) = OriginParts::of(origin) else {
             return false;
         };
 

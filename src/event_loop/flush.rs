@@ -13,11 +13,13 @@ use smallvec::SmallVec;
 use super::{
     EventLoop, LocalSocket, SocketEntry,
     deadlines::Due,
-    write::{PreparedWrite, PreparedWrites, Sink, buffers, events, split, write},
+    write::{Cut, PreparedWrite, PreparedWrites, Sink, Unwritten, buffers, events, split, write},
 };
 use crate::{
     close,
-    hub::{Batch, Load, Outcome, Progress, SlotRef, SlowConsumer, Table, Work},
+    hub::{
+        Batch, Load, Outcome, Progress, Settled, SlotRef, SlowConsumer, Table, WaitingLists, Work,
+    },
     id::AppId,
     limits::{
         CLOSE_GRACE, COALESCE_DELAY, COALESCE_PART, SLICE, SLICE_BESIDE_SMALL, SLICE_STRIDE,
@@ -45,7 +47,7 @@ impl EventLoop {
         loop {
             self.flushes.set(self.flushes.get().wrapping_add(1));
             self.note_closing();
-            let (small, bulk) = self.shard.lock(|table| table.waiting());
+            let WaitingLists { small, bulk } = self.shard.lock(|table| table.waiting());
 
             if bulk != writing {
                 writing = bulk;
@@ -71,9 +73,13 @@ impl EventLoop {
                 small_expected = begun + SMALL_EXPECTED;
             }
 
-            let (length, stride) = slice_for(small, begun < small_expected, small_time);
+            let Stretch { length, stride } = stretch_of(small, begun < small_expected, small_time);
 
-            let slice = (small, stride, begun + length);
+            let slice = Slice {
+                small,
+                stride,
+                until: begun + length,
+            };
             self.slice(slice, &mut batch, &mut write, &mut outcome, &mut delivered);
             small_time = if small {
                 small_time + begun.elapsed()
@@ -97,17 +103,21 @@ impl EventLoop {
         let worth = self.hub.limits().bulk_publications / COALESCE_PART;
         let end = tokio::time::Instant::now() + COALESCE_DELAY;
         let look = |table: &mut Table| {
-            let (front, small) = (table.front(), table.waiting().0);
+            let (front, small) = (table.front(), table.waiting().small);
             (small || front >= worth || !self.hub.is_full()).then_some(small)
         };
         self.shard.look_until(end, look).await.unwrap_or(false)
     }
 
-    /// Works a flush list off until about `until`, `stride` connections at a time. A batch is taken, written and settled
+    /// Works a flush list off for one slice. A batch is taken, written and settled
     /// before the next one is taken, so that no frame can overtake another of its connection.
     fn slice(
         self: &Rc<Self>,
-        (small, stride, until): (bool, usize, Instant),
+        Slice {
+            small,
+            stride,
+            until,
+        }: Slice,
         batch: &mut Batch,
         write: &mut PreparedWrites,
         outcome: &mut Outcome,
@@ -127,7 +137,8 @@ impl EventLoop {
 
             written += batch.works.len();
             self.write_batch(batch, write, outcome, delivered);
-            let (blocked, failed) = self.shard.lock(|table| table.settle(&mut owner, outcome));
+            let Settled { blocked, failed } =
+                self.shard.lock(|table| table.settle(&mut owner, outcome));
             drop(owner);
 
             for at in blocked {
@@ -178,7 +189,7 @@ impl EventLoop {
                 Load::Run { first, end } => {
                     outcome.finish(*first);
                     let frames = window.run(*first, *end);
-                    shared.select_run(work.form, forms, (*first, *end), frames)
+                    shared.select_run(work.form, forms, *first..*end, frames)
                 }
                 Load::One(queued) => {
                     let frames = if work.form.is_native() {
@@ -228,7 +239,7 @@ impl EventLoop {
                 write.events
             }
             Ok(taken) => {
-                let (whole, begun) = split(frames, taken);
+                let Cut { whole, begun } = split(frames, taken);
                 outcome.refuse(work.at, frames[whole..].to_vec(), begun);
                 events(&frames[..whole])
             }
@@ -295,7 +306,8 @@ impl EventLoop {
 
             let left = frames.iter().map(Frame::len).sum::<usize>() - skip;
             let sink = Sink::new(&socket.stream);
-            let result = write(sink, &frames, (skip, left), &buffers(&frames, skip));
+            let unwritten = Unwritten { skip, left };
+            let result = write(sink, &frames, unwritten, &buffers(&frames, skip));
             frames.clear();
             let taken = *result.as_ref().unwrap_or(&0);
             let progress = self
@@ -333,7 +345,7 @@ impl EventLoop {
 
     /// Gives every connection that began to close its time to answer.
     pub(super) fn note_closing(&self) {
-        let (closing, (slow, more)) = self
+        let (closing, slow) = self
             .shard
             .lock(|table| (table.take_closing(), table.take_slow()));
         let mut deadlines = self.deadlines.borrow_mut();
@@ -345,13 +357,13 @@ impl EventLoop {
         }
 
         let lines = &self.hub.context().lines;
-        for one in slow {
+        for one in slow.some {
             if let Some(others) = lines.note(Line::SlowConsumer) {
                 self.log_slow(&one, others);
             }
         }
 
-        lines.add(Line::SlowConsumer, more);
+        lines.add(Line::SlowConsumer, slow.more);
     }
 
     fn log_slow(&self, one: &SlowConsumer, others: u64) {
@@ -372,18 +384,41 @@ impl EventLoop {
     }
 }
 
-/// How long to write at a stretch, and to how many between two looks at the clock: from the list of small publications or
-/// the other, and whether small ones come.
+/// What is worked off a flush list before other tasks of the thread continue.
+#[derive(Clone, Copy, Debug)]
+struct Slice {
+    /// From the list of small publications.
+    small: bool,
+    /// Connections at a time.
+    stride: usize,
+    /// About when it ends.
+    until: Instant,
+}
+
+/// How long to write at a stretch, and to how many connections between two looks at the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stretch {
+    length: Duration,
+    stride: usize,
+}
+
+/// How to write from the list of small publications or the other, and whether small ones come.
 ///
 /// `small_time` was spent on small ones since the last slice for many.
-fn slice_for(small: bool, small_expected: bool, small_time: Duration) -> (Duration, usize) {
+fn stretch_of(small: bool, small_expected: bool, small_time: Duration) -> Stretch {
     // Small ones are written as fast as they are placed, or they would pile up before admission.
     if small || !small_expected {
-        return (SLICE, WRITE_STRIDE);
+        return Stretch {
+            length: SLICE,
+            stride: WRITE_STRIDE,
+        };
     }
     // Small ones that fill their slices leave a fifth of the thread to those for many.
     let share = small_time / SMALL_SLICES_PER_BULK as u32;
-    (share.clamp(SLICE_BESIDE_SMALL, SLICE), SLICE_STRIDE)
+    Stretch {
+        length: share.clamp(SLICE_BESIDE_SMALL, SLICE),
+        stride: SLICE_STRIDE,
+    }
 }
 
 #[cfg(test)]
@@ -393,22 +428,23 @@ mod tests {
     #[test]
     fn only_writing_to_many_is_cut_short_for_single_events() {
         let none = Duration::ZERO;
+        let of = |length, stride| Stretch { length, stride };
         assert_eq!(
-            slice_for(false, true, none),
-            (SLICE_BESIDE_SMALL, SLICE_STRIDE)
+            stretch_of(false, true, none),
+            of(SLICE_BESIDE_SMALL, SLICE_STRIDE)
         );
         assert_eq!(
             [(true, true), (true, false), (false, false)]
-                .map(|(small, come)| slice_for(small, come, none)),
-            [(SLICE, WRITE_STRIDE); 3]
+                .map(|(small, come)| stretch_of(small, come, none)),
+            [of(SLICE, WRITE_STRIDE); 3]
         );
     }
 
     #[test]
     fn writing_to_many_gets_a_fifth_of_the_thread_however_many_single_events_come() {
         let all = SLICE * SMALL_SLICES_PER_BULK as u32;
-        assert_eq!(slice_for(false, true, all).0, SLICE);
-        assert_eq!(slice_for(false, true, all / 2).0, SLICE / 2);
-        assert_eq!(slice_for(false, true, all * 9).0, SLICE);
+        assert_eq!(stretch_of(false, true, all).length, SLICE);
+        assert_eq!(stretch_of(false, true, all / 2).length, SLICE / 2);
+        assert_eq!(stretch_of(false, true, all * 9).length, SLICE);
     }
 }

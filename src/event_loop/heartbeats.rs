@@ -16,6 +16,15 @@ pub(super) struct Heartbeats {
     now: usize,
 }
 
+/// Whose turn it is at a tick.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// Those who are to be pinged now.
+    pub(super) due: Vec<SlotRef>,
+    /// Those who were pinged as long ago as an answer may take.
+    pub(super) late: Vec<SlotRef>,
+}
+
 impl Heartbeats {
     pub(super) fn new(limits: &Limits) -> Self {
         let buckets = ticks(limits.heartbeat).max(2);
@@ -32,21 +41,16 @@ impl Heartbeats {
         self.buckets[self.now].push(at);
     }
 
-    /// Turns the wheel by one tick: answers who is to be pinged now, and who was pinged as long ago as an answer may
-    /// take. Who is not `present` any more is forgotten.
-    pub(super) fn turn(
-        &mut self,
-        present: impl Fn(SlotRef) -> bool,
-    ) -> (Vec<SlotRef>, Vec<SlotRef>) {
+    /// Turns the wheel by one tick. Who is not `present` any more is forgotten.
+    pub(super) fn turn(&mut self, present: impl Fn(SlotRef) -> bool) -> Turn {
         let buckets = self.buckets.len();
         self.now = (self.now + 1) % buckets;
         let due = &mut self.buckets[self.now];
         due.retain(|at| present(*at));
-        let due = due.clone();
-        (
-            due,
-            self.buckets[(self.now + buckets - self.wait) % buckets].clone(),
-        )
+        Turn {
+            due: due.clone(),
+            late: self.buckets[(self.now + buckets - self.wait) % buckets].clone(),
+        }
     }
 }
 
@@ -57,8 +61,6 @@ fn ticks(duration: Duration) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    type Turn = (Vec<SlotRef>, Vec<SlotRef>);
 
     #[test]
     fn a_connection_is_pinged_once_per_heartbeat_and_looked_at_after_the_wait() {
@@ -85,9 +87,9 @@ mod tests {
                 .map(|(n, _)| n + 1)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(when(|(due, _)| !due.is_empty()), [10, 20]);
+        assert_eq!(when(|turn| !turn.due.is_empty()), [10, 20]);
         assert_eq!(
-            when(|(_, late)| !late.is_empty()),
+            when(|turn| !turn.late.is_empty()),
             [4, 14, 24],
             "the first finds nothing awaited"
         );

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use super::{
     EventLoop, LocalSocket, NEVER,
     deadlines::{Due, until},
+    heartbeats::Turn,
 };
 use crate::{
     close::{self, Close},
@@ -46,7 +47,7 @@ impl EventLoop {
 
             self.shard.ring();
             self.note_closing();
-            let (due, late) = self
+            let Turn { due, late } = self
                 .heartbeats
                 .borrow_mut()
                 .turn(|at| self.socket_of(at).is_some());

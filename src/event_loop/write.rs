@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    ops::Range,
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -43,6 +44,24 @@ impl<'a> Sink<'a> {
         // Fails only if the peer is gone already; the reader will see that.
         let _ = rustix::net::shutdown(self.descriptor, rustix::net::Shutdown::Write);
     }
+}
+
+/// Which bytes of some frames are to be written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unwritten {
+    /// Bytes of the first frame that are written already.
+    pub(super) skip: usize,
+    /// Bytes that are not.
+    pub(super) left: usize,
+}
+
+/// Where a number of bytes ends in some frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// Frames that it covers.
+    pub(super) whole: usize,
+    /// Bytes of the next one.
+    pub(super) begun: usize,
 }
 
 /// What a run of the log is as one write, worked out once for all connections that have this run.
@@ -136,10 +155,13 @@ impl PreparedWrite {
 
         let taken = self.pages.send(sink.descriptor)?;
         if taken == 0 {
-            let left = (0, self.bytes);
+            let all = Unwritten {
+                skip: 0,
+                left: self.bytes,
+            };
             return match self.whole(frames) {
-                Some(bytes) => write(sink, frames, left, &[IoSlice::new(bytes)]),
-                None => write(sink, frames, left, &buffers(frames, 0)),
+                Some(bytes) => write(sink, frames, all, &[IoSlice::new(bytes)]),
+                None => write(sink, frames, all, &buffers(frames, 0)),
             };
         }
 
@@ -147,15 +169,13 @@ impl PreparedWrite {
             return Ok(taken);
         }
 
-        let (whole, begun) = split(frames, taken);
+        let Cut { whole, begun } = split(frames, taken);
         let rest = &frames[whole..];
-        Ok(taken
-            + write(
-                sink,
-                rest,
-                (begun, self.bytes - taken),
-                &buffers(rest, begun),
-            )?)
+        let unwritten = Unwritten {
+            skip: begun,
+            left: self.bytes - taken,
+        };
+        Ok(taken + write(sink, rest, unwritten, &buffers(rest, begun))?)
     }
 
     /// All of it, where it lies in one piece.
@@ -191,14 +211,16 @@ impl PreparedWrites {
         self.native.note_waiting(waiting);
     }
 
-    /// The frames of the run `first..end`, which are `frames` as they were placed, in `form`, and how they are written.
+    /// The frames of `run` by their numbers in the log, which are `frames` as they were placed, in `form`, and how they are
+    /// written.
     pub(super) fn select_run<'a>(
         &'a mut self,
         form: Form,
         forms: &Forms,
-        (first, end): (u64, u64),
+        run: Range<u64>,
         frames: &'a [Frame],
     ) -> (&'a [Frame], &'a PreparedWrite) {
+        let Range { start: first, end } = run;
         if form.is_native() {
             self.native.select_run(first, end, frames);
             return (frames, &self.native);
@@ -250,8 +272,7 @@ pub(super) fn buffers(frames: &[Frame], skip: usize) -> Buffers<'_> {
     buffers
 }
 
-/// Writes `frames`, of which `skip` bytes are written already and `left` are not, until the socket refuses; answers the
-/// bytes it took.
+/// Writes what of `frames` is `unwritten`, until the socket refuses; answers the bytes it took.
 ///
 /// `first` are the buffers of the first write, as [`buffers`] makes them.
 ///
@@ -260,14 +281,14 @@ pub(super) fn buffers(frames: &[Frame], skip: usize) -> Buffers<'_> {
 pub(super) fn write(
     sink: Sink<'_>,
     frames: &[Frame],
-    (skip, left): (usize, usize),
+    Unwritten { skip, left }: Unwritten,
     first: &[IoSlice<'_>],
 ) -> io::Result<usize> {
     let Some(mut taken) = send(sink, first)? else {
         return Ok(0);
     };
     while taken < left {
-        let (whole, begun) = split(frames, skip + taken);
+        let Cut { whole, begun } = split(frames, skip + taken);
         match send(sink, &buffers(&frames[whole..], begun)) {
             Ok(Some(more)) => taken += more,
             // What it took is taken. A socket that has failed fails again at the next write.
@@ -277,15 +298,21 @@ pub(super) fn write(
     Ok(taken)
 }
 
-/// How many whole frames `bytes` make, and the bytes of the next.
-pub(super) fn split(frames: &[Frame], mut bytes: usize) -> (usize, usize) {
+/// Where `bytes` end in `frames`.
+pub(super) fn split(frames: &[Frame], mut bytes: usize) -> Cut {
     for (at, frame) in frames.iter().enumerate() {
         if bytes < frame.len() {
-            return (at, bytes);
+            return Cut {
+                whole: at,
+                begun: bytes,
+            };
         }
         bytes -= frame.len();
     }
-    (frames.len(), 0)
+    Cut {
+        whole: frames.len(),
+        begun: 0,
+    }
 }
 
 /// One system call; `None` when the socket refuses.

@@ -13,7 +13,7 @@ const NONE: u32 = u32::MAX;
 
 /// Where an event stands in the order; its holder gives it back to [`Ages::remove`], once.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place(u32);
+pub(super) struct AgePlace(u32);
 
 #[derive(Debug)]
 struct Node {
@@ -65,7 +65,7 @@ impl Ages {
     }
 
     /// Adds an event of `key` as the youngest. `now` never goes back from one call to the next.
-    pub(super) fn add(&mut self, key: &Key, now: Duration, ttl: Duration) -> Place {
+    pub(super) fn add(&mut self, key: &Key, now: Duration, ttl: Duration) -> AgePlace {
         let class = self.class(ttl);
         let previous = self.classes[class].last;
         let node = Node {
@@ -94,7 +94,7 @@ impl Ages {
 
         self.classes[class].last = at;
         self.added += 1;
-        Place(at)
+        AgePlace(at)
     }
 
     /// The class of `ttl`; one that is empty takes it over, so that there are never more than events.
@@ -123,7 +123,7 @@ impl Ages {
         clippy::needless_pass_by_value,
         reason = "a place is good for one removal"
     )]
-    pub(super) fn remove(&mut self, place: Place) {
+    pub(super) fn remove(&mut self, place: AgePlace) {
         let at = place.0;
         let node = &mut self.nodes[at as usize];
         let (class, previous, next) = (node.class as usize, node.previous, node.next);
@@ -202,7 +202,7 @@ mod tests {
             steps in prop::collection::vec((any::<bool>(), 0..3u64, any::<prop::sample::Index>()), 0..80),
         ) {
             let mut ages = Ages::new();
-            let mut model: VecDeque<(String, Duration, Place)> = VecDeque::new();
+            let mut model: VecDeque<(String, Duration, AgePlace)> = VecDeque::new();
             for (at, (add, ttl, which)) in steps.into_iter().enumerate() {
                 let (now, ttl) = (Duration::from_secs(at as u64), Duration::from_secs(ttl * 10));
                 if add || model.is_empty() {

@@ -21,9 +21,9 @@ use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
 
 use super::{
-    Answer, Appended, Entry, Epoch, History, HistoryError, Key, New, Omit, Page, Position, Reader,
-    Recovery, Retention, Topic, Waiting,
-    ages::{Ages, Place},
+    Appended, Entry, Epoch, History, HistoryError, HistoryFuture, Key, New, Omit, Page, Position,
+    Reader, Recovery, Retention, Topic, Waiting,
+    ages::{AgePlace, Ages},
 };
 use crate::{
     id::AppId,
@@ -142,7 +142,7 @@ impl History for Memory {
         key: &'a Key,
         retention: &'a Retention,
         new: New,
-    ) -> Answer<'a, Appended> {
+    ) -> HistoryFuture<'a, Appended> {
         Box::pin(async move {
             self.with(|store, now| {
                 store.make_room(key.app, now)?;
@@ -151,7 +151,11 @@ impl History for Memory {
         })
     }
 
-    fn position<'a>(&'a self, key: &'a Key, _retention: &'a Retention) -> Answer<'a, Position> {
+    fn position<'a>(
+        &'a self,
+        key: &'a Key,
+        _retention: &'a Retention,
+    ) -> HistoryFuture<'a, Position> {
         Box::pin(async move { Ok(self.with(|store, now| store.position(key, now))) })
     }
 
@@ -161,7 +165,7 @@ impl History for Memory {
         _retention: &'a Retention,
         epoch: Option<&'a str>,
         offset: u64,
-    ) -> Answer<'a, Recovery> {
+    ) -> HistoryFuture<'a, Recovery> {
         Box::pin(async move {
             let begin = |store: &mut MemoryStore, now| store.since(key, epoch, offset, now);
             let (recovery, entries) = self.copy(key, begin).await;
@@ -172,11 +176,16 @@ impl History for Memory {
         })
     }
 
-    fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>> {
+    fn page<'a>(
+        &'a self,
+        key: &'a Key,
+        after: u64,
+        limit: usize,
+    ) -> HistoryFuture<'a, Option<Page>> {
         Box::pin(async move { Ok(self.with(|store, now| store.page(key, after, limit, now))) })
     }
 
-    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting> {
+    fn waiting<'a>(&'a self, key: &'a Key) -> HistoryFuture<'a, Waiting> {
         Box::pin(async move {
             let (waiting, entries) = self.copy(key, |store, now| store.waiting(key, now)).await;
             Ok(Waiting { entries, ..waiting })
@@ -232,7 +241,7 @@ struct Held {
     bytes: usize,
     /// When it is past its time, as an age of the store; in a log never earlier than of one before it.
     until: Duration,
-    place: Place,
+    place: AgePlace,
 }
 
 /// A topic: its numbering, and the newest run of its events.
@@ -247,9 +256,17 @@ struct Log {
     bytes: usize,
     /// Its place in [`MemoryStore::quiet`] while nothing of it is kept.
     quiet: Option<u64>,
-    /// Readers from whom some is withheld that is kept, each by a hash and with the offset up to which it has confirmed. What is
-    /// kept up to there is for others, and is not looked at again for it.
-    confirmed: Vec<(u64, u64)>,
+    /// Readers from whom some is withheld that is kept.
+    confirmed: Vec<Confirmed>,
+}
+
+/// How far a reader has confirmed from whom some is withheld that is kept. What is kept up to there is for others, and is not
+/// looked at again for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Confirmed {
+    /// The reader, by a hash.
+    pub(super) who: u64,
+    pub(super) offset: u64,
 }
 
 impl Log {
@@ -307,8 +324,8 @@ impl Log {
             let is_before = |held: &Held| held.entry.offset <= offset;
             self.entries.partition_point(is_before)
         };
-        let known = self.confirmed.iter().find(|(of, _)| *of == who);
-        let start = known.map_or(0, |(_, confirmed)| up_to(*confirmed));
+        let known = self.confirmed.iter().find(|known| known.who == who);
+        let start = known.map_or(0, |known| up_to(known.offset));
         start..up_to(offset).max(start)
     }
 
@@ -325,12 +342,15 @@ impl Log {
 
         // From most readers nothing is withheld, and nothing has to be remembered. An older confirmation says nothing new.
         if first > 0 && end > start {
-            self.confirmed.retain(|(of, _)| *of != who);
+            self.confirmed.retain(|known| known.who != who);
             if self.confirmed.len() == HISTORY_CONFIRMERS {
                 self.confirmed.remove(0);
             }
             // A client may confirm what is yet to come, which says nothing of it.
-            self.confirmed.push((who, offset.min(self.newest)));
+            self.confirmed.push(Confirmed {
+                who,
+                offset: offset.min(self.newest),
+            });
         }
 
         first..end

@@ -337,7 +337,8 @@ pub enum HistoryError {
 }
 
 /// What a store says, once it is awaited. Dropped before that, an append may have happened or not.
-pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, HistoryError>> + Send + 'a>>;
+pub(crate) type HistoryFuture<'a, T> =
+    Pin<Box<dyn Future<Output = Result<T, HistoryError>> + Send + 'a>>;
 
 /// A store of events. Each call is atomic for its topic.
 ///
@@ -352,10 +353,14 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
         key: &'a Key,
         retention: &'a Retention,
         new: New,
-    ) -> Answer<'a, Appended>;
+    ) -> HistoryFuture<'a, Appended>;
 
     /// Where the topic stands, beginning its numbering if it has none: who joins now can come back with this.
-    fn position<'a>(&'a self, key: &'a Key, retention: &'a Retention) -> Answer<'a, Position>;
+    fn position<'a>(
+        &'a self,
+        key: &'a Key,
+        retention: &'a Retention,
+    ) -> HistoryFuture<'a, Position>;
 
     /// What came after `offset`, beginning the topic's numbering if it has none.
     ///
@@ -367,13 +372,18 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
         retention: &'a Retention,
         epoch: Option<&'a str>,
         offset: u64,
-    ) -> Answer<'a, Recovery>;
+    ) -> HistoryFuture<'a, Recovery>;
 
     /// Up to `limit` kept events after `after`. Begins no numbering: none where nothing is known of the topic.
-    fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>>;
+    fn page<'a>(
+        &'a self,
+        key: &'a Key,
+        after: u64,
+        limit: usize,
+    ) -> HistoryFuture<'a, Option<Page>>;
 
     /// Everything kept for a topic: the stored events of a user. Begins no numbering.
-    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting>;
+    fn waiting<'a>(&'a self, key: &'a Key) -> HistoryFuture<'a, Waiting>;
 
     /// Forgets everything up to and with `offset` that is for `reader`; what was withheld from them waits for the
     /// user's others. Returns at once; a store elsewhere queues it.
@@ -385,12 +395,12 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
     fn saw(&self, _key: &Key, _position: Position) {}
 
     /// Keeps the topic's numbering known as if an event had just come. A store that knows who is in a channel does so anyway.
-    fn remember<'a>(&'a self, _key: &'a Key) -> Answer<'a, ()> {
+    fn remember<'a>(&'a self, _key: &'a Key) -> HistoryFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 
     /// Looks how many bytes each app keeps that may keep only so many, where other nodes keep some too.
-    fn look_at_quotas(&self) -> Answer<'_, ()> {
+    fn look_at_quotas(&self) -> HistoryFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
 

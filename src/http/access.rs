@@ -123,6 +123,13 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
         .then_some(token.trim())
 }
 
+/// Whether a request has a body that the rules of development are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestBody {
+    Some,
+    None,
+}
+
 /// The rules for a server without API keys, so that no web page and no proxy left open can drive it.
 ///
 /// # Errors
@@ -131,7 +138,7 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
 pub(crate) fn development(
     headers: &HeaderMap,
     peer: IpAddr,
-    has_body: bool,
+    body: RequestBody,
 ) -> Result<(), Refused> {
     let refuse = |why, what: &str| {
         let detail =
@@ -183,7 +190,7 @@ pub(crate) fn development(
         return refuse(Refusal::Origin, &what);
     }
 
-    if has_body && !is_json(headers) {
+    if body == RequestBody::Some && !is_json(headers) {
         let detail = "send Content-Type: application/json";
         let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail);
         return Err(Refused::new(Refusal::ContentType, None, problem));
@@ -306,7 +313,7 @@ mod tests {
         ];
         for pairs in passes {
             assert!(
-                development(&headers(pairs), LOCAL, true).is_ok(),
+                development(&headers(pairs), LOCAL, RequestBody::Some).is_ok(),
                 "{pairs:?}"
             );
         }
@@ -339,11 +346,18 @@ mod tests {
         ];
         for pairs in refused {
             assert!(
-                development(&headers(pairs), LOCAL, true).is_err(),
+                development(&headers(pairs), LOCAL, RequestBody::Some).is_err(),
                 "{pairs:?}"
             );
         }
-        assert!(development(&headers(passes[0]), IpAddr::from([192, 0, 2, 1]), true).is_err());
+        assert!(
+            development(
+                &headers(passes[0]),
+                IpAddr::from([192, 0, 2, 1]),
+                RequestBody::Some
+            )
+            .is_err()
+        );
     }
 
     #[test]

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use tokio::time::timeout;
 
-use super::{Answer, Edge, Peer, access, body, cors, ops};
+use super::{Edge, Peer, ResponseBody, access, body, cors, ops};
 use crate::{
-    app::RuntimeConfig,
+    app::{ClientPage, RuntimeConfig},
     auth::{Rights, TokenError, Verified, lacking, unix_now},
     close,
     config::{ClientAuth, Presence, ProtocolKind},
@@ -103,7 +103,7 @@ impl Refused {
     }
 
     /// In the form that these clients read.
-    fn into_response(self) -> Response<Answer> {
+    fn into_response(self) -> Response<ResponseBody> {
         #[derive(Serialize)]
         struct Body<'a> {
             errors: [Fault<'a>; 1],
@@ -123,7 +123,7 @@ pub(super) async fn get_members(
     system: System,
     request: Request<Incoming>,
     peer: &Peer,
-) -> Response<Answer> {
+) -> Response<ResponseBody> {
     let origin = request.headers().get(ORIGIN).cloned();
     let mut response = if cors::is_preflight(&request) {
         preflight()
@@ -154,8 +154,8 @@ pub(super) async fn get_members(
     response
 }
 
-fn preflight() -> Response<Answer> {
-    let mut response = Response::new(Answer::default());
+fn preflight() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     for (name, value) in [
@@ -174,7 +174,7 @@ async fn answer(
     system: System,
     request: Request<Incoming>,
     ip: IpAddr,
-) -> Result<Response<Answer>, Refused> {
+) -> Result<Response<ResponseBody>, Refused> {
     let node = &edge.node;
     let caller = caller(node, runtime_config, system, request.headers()).await;
     let caller = caller.map_err(|(why, app, refused)| {
@@ -237,12 +237,12 @@ async fn answer(
 /// The channel that the body names, as the server names it.
 fn channel(body: &Bytes) -> Result<String, Refused> {
     #[derive(Deserialize)]
-    struct Fields {
+    struct ChannelBody {
         channel: String,
     }
     let refused =
         |message: String| Refused::new(StatusCode::BAD_REQUEST, "invalid_request_body", message);
-    let fields: Fields = serde_json::from_slice(body)
+    let fields: ChannelBody = serde_json::from_slice(body)
         .map_err(|_| refused("send a JSON object with channel, a string".to_owned()))?;
     let channel = escape(&fields.channel).into_owned();
     channel_name(&channel).map_err(|error| refused(error.to_string()))?;
@@ -316,8 +316,12 @@ async fn caller(
     let policy = runtime_config.access(app).policy(policy);
     if let Some(origin) = headers.get(ORIGIN) {
         let origin = origin.to_str().unwrap_or("");
-        let development = runtime_config.config.is_development();
-        if !policy.allows_origin(origin, session.is_some(), development) {
+        let page = ClientPage {
+            origin,
+            has_token: session.is_some(),
+            is_development: runtime_config.config.is_development(),
+        };
+        if !policy.allows(&page) {
             let reason = policy.page_refusal(origin, "a session token");
             let refused = Refused::forbidden(code_of(system, &reason), reason);
             return Err((Refusal::Origin, Some(app), refused));

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     hub::Count,
     limits::{CHANNEL_NAME_BYTES, MEMBERS_PAGE_DEFAULT, PAGE_BYTES, PAGE_DEFAULT},
-    node::{Joins, Node, PageStart, Target, check_name, show},
+    node::{Joins, ListedChannels, Node, PageBounds, PageStart, Target, check_name, show},
     protocol::{event::channel_name, native::MembersPage},
 };
 
@@ -63,16 +63,16 @@ pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Js
     let prefix = query.get("prefix").unwrap_or("");
     check_name("prefix", prefix, CHANNEL_NAME_BYTES)?;
     let overall = node
-        .cluster_channels(caller.app, (prefix, after.as_deref()), limit)
+        .cluster_channels(caller.app, prefix, after.as_deref(), limit)
         .await?;
-    let (found, more) = overall.value;
+    let ListedChannels { channels, has_more } = overall.value;
 
-    let shown: Vec<Shown<'_>> = found
+    let shown: Vec<Shown<'_>> = channels
         .iter()
         .map(|(name, count)| Shown::new(name, *count))
         .collect();
     let mut answer = json!({ "channels": shown });
-    if let (true, Some((last, _))) = (more, found.last()) {
+    if let (true, Some((last, _))) = (has_more, channels.last()) {
         answer["cursor"] = json!(last);
     }
 
@@ -130,9 +130,12 @@ pub(crate) async fn members(
     channel_name(channel)?;
     let query = Query::parse(query, &["cursor", "limit"])?;
     let from = query.cursor(PageStart::read)?;
-    let limit = query.limit(MEMBERS_PAGE_DEFAULT)?;
+    let bounds = PageBounds {
+        items: query.limit(MEMBERS_PAGE_DEFAULT)?,
+        bytes: PAGE_BYTES,
+    };
     let page = node
-        .cluster_members_page(caller.app, channel, from, (limit, PAGE_BYTES), None)
+        .cluster_members_page(caller.app, channel, from, bounds, None)
         .await?;
 
     let MembersPage {
@@ -193,7 +196,7 @@ pub(super) static MEMBERSHIP: Shape = Shape {
 /// The body of `join` and of `leave`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Fields<'a> {
+struct MembershipBody<'a> {
     channel: String,
     #[serde(borrow, default, deserialize_with = "body::present")]
     to: Option<&'a RawValue>,
@@ -210,8 +213,8 @@ struct Fields<'a> {
 /// # Errors
 /// 400 for a wrong body, or one that names nobody.
 pub(super) fn membership(body: &[u8]) -> Result<(String, Target), Problem> {
-    let fields: Fields<'_> = body::parse(body, &MEMBERSHIP)?;
-    let Fields {
+    let fields: MembershipBody<'_> = body::parse(body, &MEMBERSHIP)?;
+    let MembershipBody {
         channel,
         to,
         filter,

@@ -18,17 +18,18 @@ use smol_str::SmolStr;
 use tokio::net::TcpStream;
 
 use super::{
-    Answer, Edge, Peer,
+    Edge, Peer, ResponseBody,
     access::{self, Refused},
     problem::Problem,
     shape::shown,
     timeouts::TimedSocket,
 };
 use crate::{
-    app::{App, RuntimeConfig},
+    app::{App, ClientPage, RuntimeConfig},
     auth::has_form,
     close,
     config::DEFAULT_APP,
+    connection_limiter::Prospects,
     event_loop::EventLoop,
     id::{AppId, ConnectionId},
     limits::{DEVICE_BYTES, SUGGESTED_BYTES},
@@ -280,7 +281,7 @@ pub(super) fn connect(
     event_loop: Rc<EventLoop>,
     mut request: Request<Incoming>,
     peer: &Peer,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let node = &edge.node;
     let admitted =
         admit(edge, runtime_config, &request, peer.ip).map_err(|refused| refused.told(node))?;
@@ -308,7 +309,7 @@ pub(super) fn connect_foreign(
     peer: &Peer,
     app: AppId,
     mut foreign: Foreign,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     check_handshake(&request)
         .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).told(&edge.node))?;
     let admitted = admit_foreign(edge, runtime_config, &request, peer, app, &mut foreign)?;
@@ -340,7 +341,7 @@ pub(super) fn admit_foreign(
     foreign.token = query.token.clone().or(bearer);
     let has_keys = runtime_config.access(app).has_client_keys();
     foreign.key = query.key.clone().filter(|_| has_keys);
-    let occupancy = take_place(edge, ip, false)
+    let occupancy = take_place(edge, ip, Prospects::Some)
         .map_err(|(why, problem)| told(Refused::new(why, Some(app), problem)))?;
 
     Ok(Admitted {
@@ -355,8 +356,14 @@ pub(super) fn admit_foreign(
     })
 }
 
-/// A socket taken back from hyper: with the answer that grants its handshake, and what came behind that.
-type RawSocket = (TcpStream, Vec<u8>, bytes::Bytes);
+/// A socket taken back from hyper.
+pub(super) struct RawSocket {
+    pub(super) socket: TcpStream,
+    /// The answer that grants its handshake, which is yet to be written.
+    pub(super) granted: Vec<u8>,
+    /// What was read beyond the handshake.
+    pub(super) leftover: bytes::Bytes,
+}
 
 /// Grants a handshake; returns the answer, and the socket once that is through.
 ///
@@ -387,7 +394,7 @@ fn begin(
     peer: &Peer,
     admitted: Admitted,
     foreign: Option<Box<Foreign>>,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let node = edge.node.clone();
     let app = admitted.app;
     let (response, socket) = raw_upgrade(request)
@@ -395,9 +402,14 @@ fn begin(
     let since = peer.since;
 
     tokio::task::spawn_local(async move {
-        let Some((socket, granted, leftover)) = socket.await else {
+        let Some(raw) = socket.await else {
             return;
         };
+        let RawSocket {
+            socket,
+            granted,
+            leftover,
+        } = raw;
 
         let arrival = Arrival {
             granted,
@@ -411,7 +423,7 @@ fn begin(
         }
     });
 
-    Ok(response.map(|_| Answer::default()))
+    Ok(response.map(|_| ResponseBody::default()))
 }
 
 /// A handshake that may be granted.
@@ -511,10 +523,14 @@ fn admit(
     let has_token = token.as_ref().is_some_and(|token| !token.is_empty());
     if let Some(origin) = headers.get(ORIGIN) {
         let named = origin.to_str().unwrap_or("");
-        let development = runtime_config.config.is_development();
+        let page = ClientPage {
+            origin: named,
+            has_token,
+            is_development: runtime_config.config.is_development(),
+        };
         let policy = runtime_config.access(app).policy(policy);
 
-        if !policy.allows_origin(named, has_token, development) {
+        if !policy.allows(&page) {
             let token = match &query.stray {
                 Some(Stray { name, .. }) if query.options.is_token_misnamed => {
                     format!("?token=, not {name:?}")
@@ -532,9 +548,9 @@ fn admit(
         chosen_protocol(headers).map_err(|problem| refused(Refusal::Protocol, problem))?;
 
     let ip = access::client_address(headers, peer, &runtime_config.config.trusted_proxies);
-    let hopeless = refusal.is_some() || token.as_deref().is_some_and(|token| !has_form(token));
+    let prospects = prospects(refusal, token.as_deref());
     let occupancy =
-        take_place(edge, ip, hopeless).map_err(|(why, problem)| refused(why, problem))?;
+        take_place(edge, ip, prospects).map_err(|(why, problem)| refused(why, problem))?;
 
     Ok(Admitted {
         app,
@@ -606,8 +622,22 @@ fn chosen_protocol(headers: &hyper::HeaderMap) -> Result<bool, Problem> {
     Ok(true)
 }
 
+/// Whether a connection with `token` may be let in, if there is no `refusal`.
+fn prospects(refusal: Option<&str>, token: Option<&str>) -> Prospects {
+    let is_hopeless = refusal.is_some() || token.is_some_and(|token| !has_form(token));
+    if is_hopeless {
+        Prospects::None
+    } else {
+        Prospects::Some
+    }
+}
+
 /// A place for one more connection. The rate comes last, since what does not become a connection must not use it up.
-fn take_place(edge: &Edge, ip: IpAddr, hopeless: bool) -> Result<Occupancy, (Refusal, Problem)> {
+fn take_place(
+    edge: &Edge,
+    ip: IpAddr,
+    prospects: Prospects,
+) -> Result<Occupancy, (Refusal, Problem)> {
     let refuse = |why, code, detail: &str| (why, Problem::unavailable(code, detail));
     if edge.node.phase() == Phase::Draining {
         let detail = "this node is leaving; connect to another";
@@ -630,7 +660,7 @@ fn take_place(edge: &Edge, ip: IpAddr, hopeless: bool) -> Result<Occupancy, (Ref
         )
     })?;
 
-    if !edge.limiter.may_upgrade(hopeless, ip) {
+    if !edge.limiter.may_upgrade(prospects, ip) {
         let detail = "too many clients connect at once";
         return Err(refuse(Refusal::AcceptRate, "accept_rate", detail));
     }
@@ -648,5 +678,9 @@ fn raw_socket(
         .downcast::<TimedSocket>()
         .ok()?;
     let (socket, granted) = parts.io.into_socket();
-    Some((socket, granted, parts.read_buf))
+    Some(RawSocket {
+        socket,
+        granted,
+        leftover: parts.read_buf,
+    })
 }

@@ -12,7 +12,7 @@ use hyper::{
     },
 };
 
-use super::{Answer, access};
+use super::{ResponseBody, access};
 
 /// The call that is open.
 pub(super) const OPEN: &str = "/v1/tokens";
@@ -46,12 +46,12 @@ impl Opening {
     }
 
     /// The answer to a preflight, if that is what the request is.
-    pub(super) fn preflight(&self) -> Option<Response<Answer>> {
+    pub(super) fn preflight(&self) -> Option<Response<ResponseBody>> {
         if !self.preflight {
             return None;
         }
 
-        let mut response = Response::new(Answer::default());
+        let mut response = Response::new(ResponseBody::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
 
@@ -67,7 +67,7 @@ impl Opening {
     }
 
     /// Lets the page read `response`, and keeps caches from giving it to another page.
-    pub(super) fn mark(self, response: &mut Response<Answer>) {
+    pub(super) fn mark(self, response: &mut Response<ResponseBody>) {
         let headers = response.headers_mut();
         headers.insert(VARY, HeaderValue::from_static("Origin"));
         if let Some(origin) = self.origin {

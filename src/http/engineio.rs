@@ -20,7 +20,9 @@ use smol_str::SmolStr;
 use tokio::net::{TcpStream, UnixStream};
 
 use self::polling::Transport;
-use super::{Answer, Edge, Peer, access, body, connect, cors, problem::Problem, shape::shown};
+use super::{
+    Edge, Peer, ResponseBody, access, body, connect, cors, problem::Problem, shape::shown,
+};
 use crate::{
     app::RuntimeConfig,
     event_loop::EventLoop,
@@ -60,7 +62,7 @@ impl Call<'_> {
         self,
         request: Request<Incoming>,
         dialect: impl FnOnce(Vec<u8>) -> Box<dyn Dialect>,
-    ) -> Result<Response<Answer>, Problem> {
+    ) -> Result<Response<ResponseBody>, Problem> {
         let origin = request.headers().get(ORIGIN).cloned();
         if let Some(origin) = &origin
             && !self.may_read(origin)
@@ -82,7 +84,7 @@ impl Call<'_> {
     }
 
     /// Counts and logs that a client may not connect for what `detail` says; returns the answer.
-    fn turned_away(&self, why: Refusal, refusal: Refused, detail: &str) -> Response<Answer> {
+    fn turned_away(&self, why: Refusal, refusal: Refused, detail: &str) -> Response<ResponseBody> {
         let protocol = self.served.kind;
         let told = format!("{detail} ({protocol})");
         let refusals = self.edge.node.refusals();
@@ -110,7 +112,7 @@ impl Call<'_> {
         self,
         mut request: Request<Incoming>,
         dialect: impl FnOnce(Vec<u8>) -> Box<dyn Dialect>,
-    ) -> Result<Response<Answer>, Problem> {
+    ) -> Result<Response<ResponseBody>, Problem> {
         let query = request.uri().query().unwrap_or("");
         let version = parameter(query, "EIO");
         let transport = parameter(query, "transport");
@@ -177,7 +179,7 @@ impl Call<'_> {
     }
 
     /// Answers a poll with what the session says.
-    async fn poll(&self, transport: &Arc<Transport>) -> Response<Answer> {
+    async fn poll(&self, transport: &Arc<Transport>) -> Response<ResponseBody> {
         let refused_bytes = self.runtime_config.config.limits.refused_bytes;
         match transport.poll(refused_bytes, &self.peer.timer).await {
             Ok((payload, poll)) => {
@@ -193,7 +195,7 @@ impl Call<'_> {
         &self,
         request: Request<Incoming>,
         transport: Arc<Transport>,
-    ) -> Result<Response<Answer>, Problem> {
+    ) -> Result<Response<ResponseBody>, Problem> {
         if request.method() == Method::GET {
             return Ok(self.poll(&transport).await);
         }
@@ -217,7 +219,7 @@ impl Call<'_> {
             Err(problem) => return Err(problem),
         };
 
-        let Ok((packets, leaves)) = turn.check(&body).await else {
+        let Ok(checked) = turn.check(&body).await else {
             // With the turn goes the session: after a packet that is malformed, nothing that follows means anything.
             let metrics = &self.edge.node.app(self.served.app).metrics;
             metrics.client_refused("bad_message");
@@ -225,7 +227,7 @@ impl Call<'_> {
         };
 
         let held = self.event_loop.held();
-        match turn.say(packets, leaves, held).await {
+        match turn.say(checked, held).await {
             Ok(()) => {
                 let mut ok = text(StatusCode::OK, Bytes::from_static(b"ok"));
                 // Some browsers would offer plain text for download.
@@ -357,7 +359,7 @@ fn pair(send_buffer: usize) -> std::io::Result<(TcpStream, UnixStream)> {
     Ok((TcpStream::from_std(near)?, UnixStream::from_std(far)?))
 }
 
-fn text(status: StatusCode, body: Bytes) -> Response<Answer> {
+fn text(status: StatusCode, body: Bytes) -> Response<ResponseBody> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -368,12 +370,12 @@ fn text(status: StatusCode, body: Bytes) -> Response<Answer> {
 }
 
 /// A refusal as clients of Engine.IO expect it.
-fn refused(why: Refused) -> Response<Answer> {
+fn refused(why: Refused) -> Response<ResponseBody> {
     refused_with(why, None)
 }
 
 /// The same with a `message` of our own.
-fn refused_with(why: Refused, message: Option<&str>) -> Response<Answer> {
+fn refused_with(why: Refused, message: Option<&str>) -> Response<ResponseBody> {
     let status = match why {
         Refused::Forbidden => StatusCode::FORBIDDEN,
         _ => StatusCode::BAD_REQUEST,
@@ -384,7 +386,7 @@ fn refused_with(why: Refused, message: Option<&str>) -> Response<Answer> {
     response
 }
 
-fn preflight() -> Response<Answer> {
+fn preflight() -> Response<ResponseBody> {
     let mut response = text(StatusCode::NO_CONTENT, Bytes::new());
     let headers = response.headers_mut();
     for (name, value) in [
@@ -398,7 +400,10 @@ fn preflight() -> Response<Answer> {
 }
 
 /// Lets the page of `origin` read the answer, with the cookie of a load balancer if it has one.
-fn marked(mut response: Response<Answer>, origin: Option<HeaderValue>) -> Response<Answer> {
+fn marked(
+    mut response: Response<ResponseBody>,
+    origin: Option<HeaderValue>,
+) -> Response<ResponseBody> {
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin {

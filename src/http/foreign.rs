@@ -9,7 +9,7 @@ use hyper::{
 };
 
 use super::{
-    Answer, Edge, Peer, access::Refused, connect, engineio, problem::Problem, shape::shown,
+    Edge, Peer, ResponseBody, access::Refused, connect, engineio, problem::Problem, shape::shown,
 };
 use crate::{
     app::RuntimeConfig,
@@ -82,7 +82,7 @@ pub(super) async fn serve(
     served: &ServedProtocol,
     request: Request<Incoming>,
     peer: &Peer,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let Some(event_loop) = edge.event_loop.clone() else {
         let detail = "clients connect to the main address (listen), not to admin_listen";
         let problem = Problem::not_found("unknown_path", detail);
@@ -143,7 +143,7 @@ fn upgrade(
     request: Request<Incoming>,
     peer: &Peer,
     dialect: Box<dyn Dialect>,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let origin = request.headers().get(ORIGIN);
     let foreign = Foreign {
         dialect,

@@ -46,7 +46,7 @@ pub(super) struct Revoking {
 pub(super) fn revoking(body: &[u8]) -> Result<Revoking, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Fields {
+    struct RevokeBody {
         #[serde(default, deserialize_with = "body::present")]
         user: Option<String>,
         #[serde(default, deserialize_with = "body::present")]
@@ -55,7 +55,7 @@ pub(super) fn revoking(body: &[u8]) -> Result<Revoking, Problem> {
         before: Option<Moment>,
     }
 
-    let Fields {
+    let RevokeBody {
         user,
         users,
         before,

@@ -147,7 +147,7 @@ pub(crate) static DISCONNECT: Shape = Shape {
 pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Fields<'a> {
+    struct DisconnectBody<'a> {
         #[serde(borrow, default, deserialize_with = "body::present")]
         to: Option<&'a RawValue>,
         #[serde(default, deserialize_with = "body::present")]
@@ -163,8 +163,8 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
         reason: Option<String>,
     }
 
-    let fields: Fields<'_> = body::parse(body, &DISCONNECT)?;
-    let Fields {
+    let fields: DisconnectBody<'_> = body::parse(body, &DISCONNECT)?;
+    let DisconnectBody {
         to,
         filter,
         params,
@@ -226,7 +226,7 @@ pub(super) struct Question {
 pub(super) fn question(body: &[u8]) -> Result<Question, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Fields<'a> {
+    struct ExplainBody<'a> {
         filter: String,
         #[serde(borrow, default, deserialize_with = "body::present")]
         params: Option<&'a RawValue>,
@@ -234,7 +234,7 @@ pub(super) fn question(body: &[u8]) -> Result<Question, Problem> {
         connection: Option<String>,
     }
 
-    let fields: Fields<'_> = body::parse(body, &EXPLAIN)?;
+    let fields: ExplainBody<'_> = body::parse(body, &EXPLAIN)?;
     let params = fields.params.map(|raw| body::params(raw.get()));
     Ok(Question {
         filter: fields.filter,

@@ -36,7 +36,7 @@ use hyper::{
 use serde::Serialize;
 
 use self::{
-    access::{Caller, Refused},
+    access::{Caller, Refused, RequestBody},
     cors::Opening,
     engineio::polling::Polls,
     idempotency::Store,
@@ -59,7 +59,7 @@ use crate::{
 };
 
 /// The body of every answer.
-pub(crate) type Answer = Full<Bytes>;
+pub(crate) type ResponseBody = Full<Bytes>;
 
 /// What a route asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,7 +325,11 @@ impl Edge {
     }
 
     /// Answers one request. Never fails: what is wrong becomes a problem document.
-    pub(crate) async fn serve(&self, request: Request<Incoming>, peer: &Peer) -> Response<Answer> {
+    pub(crate) async fn serve(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> Response<ResponseBody> {
         let began = Instant::now();
         peer.timer.busy();
         if !peer.timer.begins_after_a_rest() {
@@ -377,13 +381,17 @@ impl Edge {
         request: Request<Incoming>,
         peer: &Peer,
         opening: Option<&Opening>,
-    ) -> Result<Response<Answer>, Problem> {
+    ) -> Result<Response<ResponseBody>, Problem> {
         // The client is public, and pages import it from servers of other origins.
         if runtime_config.config.is_development() && request.uri().path() != script::PATH {
             // What a client of another protocol posts names a session that no page can know of.
             let is_ours = !self.node.protocols.is_path(request.uri().path());
-            let has_body = is_ours && !request.body().is_end_stream();
-            access::development(request.headers(), peer.ip, has_body)
+            let body = if is_ours && !request.body().is_end_stream() {
+                RequestBody::Some
+            } else {
+                RequestBody::None
+            };
+            access::development(request.headers(), peer.ip, body)
                 .map_err(|refused| refused.told(&self.node))?;
         }
 
@@ -497,7 +505,7 @@ impl Edge {
         route: &Route,
         request: Request<Incoming>,
         peer: &Peer,
-    ) -> Result<Response<Answer>, Problem> {
+    ) -> Result<Response<ResponseBody>, Problem> {
         let mut operator = None;
         match route.access {
             Access::Open | Access::Client => {}
@@ -576,7 +584,7 @@ impl Edge {
         let is_local = || {
             self.node.config.is_loopback()
                 && access::bearer(headers).is_none()
-                && access::development(headers, peer, false).is_ok()
+                && access::development(headers, peer, RequestBody::None).is_ok()
         };
         // In development every request has passed the rules.
         self.is_admin() || runtime_config.config.is_development() || is_local()
@@ -589,7 +597,7 @@ impl Edge {
         scope: Scope,
         request: Request<Incoming>,
         timer: &ConnectionTimer,
-    ) -> Result<Response<Answer>, Problem> {
+    ) -> Result<Response<ResponseBody>, Problem> {
         let caller = access::authorize(&self.node, runtime_config, request.headers(), scope)?;
         let node = &self.node;
         if !runtime_config.config.is_development() {

@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use super::{
-    Answer,
+    ResponseBody,
     access::Caller,
     problem::Problem,
     query::{Query, bad},
@@ -28,8 +28,8 @@ pub(super) fn response(
     status: StatusCode,
     kind: &'static str,
     body: impl Into<Bytes>,
-) -> Response<Answer> {
-    let mut response = Response::new(Answer::from(body.into()));
+) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::from(body.into()));
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -38,7 +38,7 @@ pub(super) fn response(
 }
 
 /// Alive: the process answers.
-pub(super) fn health() -> Response<Answer> {
+pub(super) fn health() -> Response<ResponseBody> {
     response(
         StatusCode::OK,
         "application/json",
@@ -48,7 +48,7 @@ pub(super) fn health() -> Response<Answer> {
 
 /// Whether the process works, or should be started again, with reasons if the asker `may_know` them. A node that leaves
 /// works.
-pub(super) fn live(node: &Node, may_know: bool) -> Response<Answer> {
+pub(super) fn live(node: &Node, may_know: bool) -> Response<ResponseBody> {
     let mut reasons = silent(
         node.hub.shards().iter().map(|shard| shard.silence()),
         LIVE_SILENCE,
@@ -87,7 +87,11 @@ fn silent(silences: impl Iterator<Item = Duration>, too_long: Duration) -> Vec<S
 ///
 /// # Errors
 /// 400 for a bad query.
-pub(super) fn ready(node: &Node, query: &str, may_know: bool) -> Result<Response<Answer>, Problem> {
+pub(super) fn ready(
+    node: &Node,
+    query: &str,
+    may_know: bool,
+) -> Result<Response<ResponseBody>, Problem> {
     let query = Query::parse(query, &["scope"])?;
     let alone = match query.get("scope") {
         None | Some("cluster") => false,
@@ -143,7 +147,7 @@ fn unfit(node: &Node) -> Vec<String> {
 
 /// The numbers of the node. An app that asks with its key gets its own alone, unless it is the only one: what the others
 /// do, and what the node does for all of them, is not its business.
-pub(super) fn metrics(node: &Node, caller: Option<&Caller>) -> Response<Answer> {
+pub(super) fn metrics(node: &Node, caller: Option<&Caller>) -> Response<ResponseBody> {
     node.hub.note_queues();
     note_state(node);
     let app = caller.filter(|_| node.apps.len() > 1);
@@ -185,7 +189,7 @@ fn note_state(node: &Node) {
     }
 }
 
-pub(super) fn openapi() -> Response<Answer> {
+pub(super) fn openapi() -> Response<ResponseBody> {
     response(StatusCode::OK, "application/json", OPENAPI)
 }
 

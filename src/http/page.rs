@@ -13,7 +13,7 @@ use hyper::{
 };
 use ring::digest::{SHA256, digest};
 
-use super::{Answer, access, ops, problem::Problem};
+use super::{ResponseBody, access, ops, problem::Problem};
 
 const PAGE: &str = include_str!("page.html");
 const NOT_HERE: &str = include_str!("page_not_here.html");
@@ -30,7 +30,7 @@ static PAGE_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy(PAGE));
 static NOT_HERE_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy(NOT_HERE));
 
 /// The page. On the admin address it is given the `port` that clients connect to.
-pub(super) fn page(path: &str, port: Option<u16>) -> Response<Answer> {
+pub(super) fn page(path: &str, port: Option<u16>) -> Response<ResponseBody> {
     if path != "/" {
         // Browsers ask for an icon. The page has one inside.
         return ops::response(StatusCode::NO_CONTENT, "image/x-icon", "");
@@ -47,7 +47,7 @@ pub(super) fn page(path: &str, port: Option<u16>) -> Response<Answer> {
 
 /// The answer to a request for the page that `problem` refuses: to a browser a text for people, to a program a
 /// problem document. Neither says more than the other, and the status is the same.
-pub(super) fn refused(problem: Problem, headers: &HeaderMap) -> Response<Answer> {
+pub(super) fn refused(problem: Problem, headers: &HeaderMap) -> Response<ResponseBody> {
     // Only a program sends a key, and it knows what to do about a wrong one.
     if access::bearer(headers).is_some() {
         return problem.into_response();
@@ -84,7 +84,7 @@ fn accepts_html(headers: &HeaderMap) -> bool {
     })
 }
 
-fn document(status: StatusCode, html: Bytes, policy: &HeaderValue) -> Response<Answer> {
+fn document(status: StatusCode, html: Bytes, policy: &HeaderValue) -> Response<ResponseBody> {
     let mut response = ops::response(status, "text/html; charset=utf-8", html);
     let headers = response.headers_mut();
     for (name, value) in [

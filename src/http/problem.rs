@@ -10,7 +10,7 @@ use hyper::{
 };
 use serde::Serialize;
 
-use super::{Answer, idempotency::KeyError};
+use super::{ResponseBody, idempotency::KeyError};
 use crate::{node::NodeError, protocol::event::EventError};
 
 /// A refused request: what happened, where, what to do. Nothing was delivered.
@@ -104,7 +104,7 @@ impl Problem {
         self.0.status
     }
 
-    pub(crate) fn into_response(self) -> Response<Answer> {
+    pub(crate) fn into_response(self) -> Response<ResponseBody> {
         // A struct of strings and numbers always serializes.
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = Response::new(Full::from(body));

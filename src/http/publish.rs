@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Answer,
+    ResponseBody,
     access::Caller,
     body,
     idempotency::{Claim, KeyError, Scope, Store, digest},
     ops,
     problem::Problem,
     shape::{Kind, Shape, field},
-    verbs::{Fields, PublishCall, Verb},
+    verbs::{PublishCall, Verb, VerbFields},
 };
 use crate::{
     history::KeptAnswer,
@@ -59,6 +59,13 @@ pub(crate) struct Published {
     is_replay: bool,
 }
 
+/// What the items of a batch have come to.
+struct PublishedBatch {
+    published: Published,
+    /// At least one of them has.
+    has_succeeded: bool,
+}
+
 impl Published {
     fn now(json: Bytes) -> Self {
         Self {
@@ -75,7 +82,7 @@ impl Published {
     }
 
     /// The answer as it is sent; a replay says that it is one.
-    pub(crate) fn into_response(self) -> Response<Answer> {
+    pub(crate) fn into_response(self) -> Response<ResponseBody> {
         let mut response = ops::response(StatusCode::OK, "application/json", self.json);
         if self.is_replay {
             response
@@ -113,7 +120,7 @@ impl Publishing {
     /// A [`Problem`] where the batch itself is wrong.
     pub(crate) async fn batch(self, body: Bytes) -> Result<Published, Problem> {
         let Some(scope) = self.scope()? else {
-            return self.all(None, &body).await.map(|(results, _)| results);
+            return self.all(None, &body).await.map(|batch| batch.published);
         };
         items(&body)?;
         run_detached(self.batch_once(scope, body)).await
@@ -128,7 +135,7 @@ impl Publishing {
             return self
                 .all(Some(&scope), &body)
                 .await
-                .map(|(results, _)| results);
+                .map(|batch| batch.published);
         };
 
         let claimed = match self.cluster_claim(&name, &body, deadline).await? {
@@ -138,12 +145,12 @@ impl Publishing {
                 return self
                     .all(Some(&scope), &body)
                     .await
-                    .map(|(results, _)| results);
+                    .map(|batch| batch.published);
             }
         };
 
         let (results, has_succeeded) = match self.all(Some(&scope), &body).await {
-            Ok((results, has_succeeded)) => (Ok(results), has_succeeded),
+            Ok(batch) => (Ok(batch.published), batch.has_succeeded),
             Err(problem) => (Err(problem), false),
         };
 
@@ -162,8 +169,8 @@ impl Publishing {
         results
     }
 
-    /// Carries out the items of a batch, each under a key of its own where the batch has one; and whether one succeeded.
-    async fn all(&self, scope: Option<&Scope>, body: &[u8]) -> Result<(Published, bool), Problem> {
+    /// Carries out the items of a batch, each under a key of its own where the batch has one.
+    async fn all(&self, scope: Option<&Scope>, body: &[u8]) -> Result<PublishedBatch, Problem> {
         let items = items(body)?;
         let results = match scope {
             None => self.all_in_order(&items).await,
@@ -180,7 +187,10 @@ impl Publishing {
 
         let results = Results { results: written };
         let json = serde_json::to_vec(&results).unwrap_or_default().into();
-        Ok((Published { json, is_replay }, has_succeeded))
+        Ok(PublishedBatch {
+            published: Published { json, is_replay },
+            has_succeeded,
+        })
     }
 
     /// Carries out the items of a batch with a key, one after another.
@@ -199,7 +209,7 @@ impl Publishing {
             let once = self
                 .clone()
                 .once(scope.item(at), item, move |this| async move {
-                    let (verb, fields) = Fields::item(&run)?;
+                    let (verb, fields) = VerbFields::item(&run)?;
                     this.publish(verb, fields).await
                 });
 
@@ -321,13 +331,17 @@ impl Publishing {
         }
     }
 
-    async fn publish(&self, verb: Verb, fields: Fields<'_>) -> Result<Bytes, Problem> {
+    async fn publish(&self, verb: Verb, fields: VerbFields<'_>) -> Result<Bytes, Problem> {
         let call = self.prepare(verb, fields).await?;
         self.carry_out(call).await
     }
 
     /// Settles what a call means.
-    async fn prepare<'a>(&self, verb: Verb, mut fields: Fields<'a>) -> Result<Call<'a>, Problem> {
+    async fn prepare<'a>(
+        &self,
+        verb: Verb,
+        mut fields: VerbFields<'a>,
+    ) -> Result<Call<'a>, Problem> {
         let app = self.caller.app;
         if let Some(json) = fields.long_params() {
             fields.built = Some(body::params_aside(&self.node, app, json).await?);
@@ -349,7 +363,7 @@ impl Publishing {
 
     /// The same of an item of a batch; and what is to be stored over Redis is admitted.
     async fn prepare_item<'a>(&self, item: &'a RawValue) -> Result<Call<'a>, Problem> {
-        let (verb, fields) = Fields::item(item.get().as_bytes())?;
+        let (verb, fields) = VerbFields::item(item.get().as_bytes())?;
         match self.prepare(verb, fields).await? {
             Call::One(prepared) if prepared.comes_by_bus() => {
                 let admitted = self.node.admit_to_store(*prepared).await.map_err(refused)?;
@@ -505,7 +519,7 @@ pub(super) fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     Ok(items)
 }
 
-fn parse(body: &[u8], verb: Verb) -> Result<Fields<'_>, Problem> {
+fn parse(body: &[u8], verb: Verb) -> Result<VerbFields<'_>, Problem> {
     body::parse(body, verb.shape())
 }
 

@@ -12,7 +12,7 @@ use hyper::{
 };
 use ring::digest::{SHA256, digest};
 
-use super::{Answer, ops};
+use super::{ResponseBody, ops};
 
 /// Where it is served, to everyone: it is public, and pages of any origin import it.
 pub(super) const PATH: &str = "/fanfare.js";
@@ -28,7 +28,7 @@ static TAG: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The client, or that the browser has it.
-pub(super) fn client(headers: &HeaderMap) -> Response<Answer> {
+pub(super) fn client(headers: &HeaderMap) -> Response<ResponseBody> {
     let known = headers
         .get_all(IF_NONE_MATCH)
         .iter()

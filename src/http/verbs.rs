@@ -22,7 +22,7 @@ use crate::{
 /// The fields of every publishing call together; each call takes some of them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Fields<'a> {
+pub(crate) struct VerbFields<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     pub(crate) call: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -203,7 +203,7 @@ impl PublishCall<'_> {
     }
 }
 
-impl<'a> Fields<'a> {
+impl<'a> VerbFields<'a> {
     /// Reads an item of a batch: which call it is, and its fields.
     ///
     /// # Errors
@@ -489,7 +489,7 @@ mod tests {
     use super::*;
 
     fn call_of(verb: Verb, body: &str) -> Result<Vec<Target>, &'static str> {
-        let fields: Fields<'_> =
+        let fields: VerbFields<'_> =
             body::parse(body.as_bytes(), verb.shape()).map_err(|problem| problem.code())?;
         fields
             .into_call(verb)
@@ -706,7 +706,7 @@ mod tests {
                 "\"user\" must be a string, not a number",
             ),
         ] {
-            let problem = Fields::item(item.as_bytes()).unwrap_err();
+            let problem = VerbFields::item(item.as_bytes()).unwrap_err();
             assert_eq!(problem.detail(), detail, "{item}");
         }
     }

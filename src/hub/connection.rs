@@ -25,6 +25,13 @@ pub(crate) struct SlotRef {
     pub(crate) generation: u32,
 }
 
+/// Where a page of a node's connections begins, in the order of shards and slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PageCursor {
+    pub(crate) shard: usize,
+    pub(crate) slot: u32,
+}
+
 /// An immutable view of one connection; whatever changes about it replaces it whole.
 #[derive(Clone, Debug)]
 pub struct Connection {

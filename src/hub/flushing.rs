@@ -6,7 +6,7 @@ use super::{
     Owner,
     connection::{SlotRef, State},
     log::Log,
-    outbox::{Backlog, Outbox, Queued},
+    outbox::{Advanced, Backlog, Outbox, Queued},
     table::{Dirty, Table},
 };
 use crate::{
@@ -56,10 +56,42 @@ pub(crate) struct Window {
 /// What became of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// Runs written or refused: their first number, and how many.
-    finished: Vec<(u64, u32)>,
-    refused: Vec<(SlotRef, Vec<Frame>, usize)>,
+    /// Runs written or refused.
+    finished: Vec<FinishedRuns>,
+    refused: Vec<RefusedWrite>,
     failed: Vec<SlotRef>,
+}
+
+/// Runs of the log that begin with the same number, and are dealt with.
+#[derive(Debug)]
+struct FinishedRuns {
+    first: u64,
+    count: u32,
+}
+
+/// What a socket has not taken.
+#[derive(Debug)]
+struct RefusedWrite {
+    at: SlotRef,
+    rest: Vec<Frame>,
+    /// Bytes of the first frame that it took.
+    written: usize,
+}
+
+/// What has become of the connections of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// Those that are blocked now.
+    pub(crate) blocked: Vec<SlotRef>,
+    /// Those whose sockets are broken.
+    pub(crate) failed: Vec<SlotRef>,
+}
+
+/// On which flush lists outboxes wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WaitingLists {
+    pub(crate) small: bool,
+    pub(crate) bulk: bool,
 }
 
 impl Window {
@@ -87,14 +119,14 @@ impl Outcome {
     /// Notes that a run is dealt with.
     pub(crate) fn finish(&mut self, first: u64) {
         match self.finished.last_mut() {
-            Some((last, count)) if *last == first => *count += 1,
-            _ => self.finished.push((first, 1)),
+            Some(last) if last.first == first => last.count += 1,
+            _ => self.finished.push(FinishedRuns { first, count: 1 }),
         }
     }
 
     /// Notes that the socket of `at` refused `rest`, after taking `written` bytes of its first frame.
     pub(crate) fn refuse(&mut self, at: SlotRef, rest: Vec<Frame>, written: usize) {
-        self.refused.push((at, rest, written));
+        self.refused.push(RefusedWrite { at, rest, written });
     }
 
     /// Notes that the socket of `at` is broken.
@@ -179,28 +211,30 @@ impl Table {
         outbox.map_or(0, Outbox::len)
     }
 
-    /// Whether an outbox waits on either flush list: (small, bulk).
-    pub(crate) fn waiting(&self) -> (bool, bool) {
-        (!self.small.is_empty(), !self.bulk.is_empty())
+    /// On which flush lists outboxes wait.
+    pub(crate) fn waiting(&self) -> WaitingLists {
+        WaitingLists {
+            small: !self.small.is_empty(),
+            bulk: !self.bulk.is_empty(),
+        }
     }
 
-    /// Puts back what sockets refused and forgets what was written. Answers who is blocked now, and who is broken.
-    pub(crate) fn settle(
-        &mut self,
-        _: &mut Owner,
-        outcome: &mut Outcome,
-    ) -> (Vec<SlotRef>, Vec<SlotRef>) {
-        for (first, count) in outcome.finished.drain(..) {
+    /// Puts back what sockets refused and forgets what was written.
+    pub(crate) fn settle(&mut self, _: &mut Owner, outcome: &mut Outcome) -> Settled {
+        for FinishedRuns { first, count } in outcome.finished.drain(..) {
             self.log.finish(first, count);
         }
         let mut blocked = Vec::new();
-        for (at, rest, written) in outcome.refused.drain(..) {
+        for RefusedWrite { at, rest, written } in outcome.refused.drain(..) {
             if self.put_back(at, rest, written) {
                 blocked.push(at);
             }
         }
         self.context.metrics.log_frames.set(self.log.len() as i64);
-        (blocked, mem::take(&mut outcome.failed))
+        Settled {
+            blocked,
+            failed: mem::take(&mut outcome.failed),
+        }
     }
 
     /// True if the connection has become blocked by this.
@@ -211,7 +245,7 @@ impl Table {
         };
 
         let wire = self.context.wire(form);
-        let mut backlog = Box::new(Backlog::new(total, true, wire));
+        let mut backlog = Box::new(Backlog::of_refusing(total, wire));
         for frame in rest {
             backlog.push(frame);
         }
@@ -264,7 +298,7 @@ impl Table {
             return Progress::Gone;
         };
 
-        let (written, dropped) = backlog.advance(taken);
+        let Advanced { written, dropped } = backlog.advance(taken);
         let empty = backlog.is_empty();
         if empty {
             entry.outbox = Outbox::Empty;

@@ -11,7 +11,7 @@ use smol_str::SmolStr;
 use super::{
     connection::{Connection, SlotRef, Snapshot, State},
     presence::{JoinKind, LeaveKind, Watching},
-    resume_table::{Detached, QueueAt},
+    resume_table::{ClientKey, Detached, LostChannel, QueueAt},
     scan::Spent,
     selection::channel_key,
     table::Table,
@@ -265,7 +265,7 @@ impl Table {
         };
 
         let app = &mut self.apps[entry.app.0 as usize];
-        let mut kept: BTreeMap<QueueAt, Vec<(SmolStr, bool)>> = BTreeMap::new();
+        let mut kept: BTreeMap<QueueAt, Vec<LostChannel>> = BTreeMap::new();
 
         // A lost connection comes back to its profile, too.
         if let Some(queue) = lost.filter(|_| connection.profile().is_some()) {
@@ -294,7 +294,10 @@ impl Table {
             app.channels.remove_key(&key, slot);
             let watches = app.watchers.remove_key(&key, slot);
             if let Some(queue) = queue {
-                kept.entry(queue).or_default().push((name.clone(), watches));
+                kept.entry(queue).or_default().push(LostChannel {
+                    name: name.clone(),
+                    watched: watches,
+                });
             }
 
             self.context
@@ -383,15 +386,19 @@ impl Table {
 }
 
 impl Connection {
-    /// Whether a client of `user` and `device` may stand in for this one: the same user and device. An anonymous
-    /// client has nothing to prove itself by but its device.
-    pub(crate) fn is_of_client(
-        &self,
-        app: AppId,
-        user: Option<&str>,
-        device: Option<&str>,
-    ) -> bool {
-        let known = user.is_some() || device.is_some();
-        known && self.app == app && self.user() == user && self.device() == device
+    /// Who it belongs to.
+    pub(crate) fn client(&self) -> ClientKey<'_> {
+        ClientKey {
+            app: self.app,
+            user: self.user(),
+            device: self.device(),
+        }
+    }
+
+    /// Whether `client` may stand in for this one's: the same user and device. An anonymous client has nothing to prove
+    /// itself by but its device.
+    pub(crate) fn is_of_client(&self, client: ClientKey<'_>) -> bool {
+        let known = client.user.is_some() || client.device.is_some();
+        known && self.client() == client
     }
 }

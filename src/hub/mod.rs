@@ -46,18 +46,18 @@ use tokio::sync::Notify;
 pub use admission::Busy;
 pub(crate) use admission::Permit;
 pub use connection::Connection;
-pub(crate) use connection::{SlotRef, Snapshot, State};
-pub(crate) use flushing::{Batch, Load, Outcome, Progress, Work};
+pub(crate) use connection::{PageCursor, SlotRef, Snapshot, State};
+pub(crate) use flushing::{Batch, Load, Outcome, Progress, Settled, WaitingLists, Work};
 #[cfg(feature = "holds")]
 pub(crate) use holds::take_longest;
 pub(crate) use membership::{About, Joining};
 pub(crate) use outbox::Replay;
 pub(crate) use placing::SlowConsumer;
 pub(crate) use presence::{
-    Change, Count, JoinKind, Listing, Notice, NoticeBatch, NoticeQueue, Presence, Register,
-    Watching,
+    Change, Count, DueNotices, JoinKind, Listing, Notice, NoticeBatch, NoticeQueue, Presence,
+    Register, Watching,
 };
-pub(crate) use resume_table::{Detached, ResumeTable, has_room};
+pub(crate) use resume_table::{ClientKey, Detached, LostChannel, ResumeTable, has_room};
 pub(crate) use returning::with_channels;
 pub(crate) use scan::{Counts, Reach, RemainingScan, ScanStats};
 pub(crate) use scan_limit::{LongStep, ScanPermit, Scans};
@@ -384,17 +384,20 @@ impl Hub {
 
     /// Up to [`SHED_LOOK`] connections whose sockets refused: those that are closing, then the others, those first that hold most.
     /// Begins at `next`, which then is where the next ones begin.
-    fn some_backlogs(&self, next: &mut (usize, u32)) -> Vec<Held> {
+    fn some_backlogs(&self, next: &mut PageCursor) -> Vec<Held> {
         let (mut found, mut shards) = (Vec::new(), 0);
         // A whole round comes back to the shard where it began.
         while found.len() < SHED_LOOK && shards <= self.shards.len() {
-            let (shard, from) = *next;
+            let PageCursor { shard, slot: from } = *next;
             let room = SCAN_CHUNK.min(SHED_LOOK - found.len());
             let (some, rest) = self.shards[shard].lock(|table| table.backlogs(from, room));
             found.extend(some);
             *next = match rest {
-                Some(slot) => (shard, slot),
-                None => ((shard + 1) % self.shards.len(), 0),
+                Some(slot) => PageCursor { shard, slot },
+                None => PageCursor {
+                    shard: (shard + 1) % self.shards.len(),
+                    slot: 0,
+                },
             };
             shards += usize::from(rest.is_none());
         }
@@ -415,8 +418,8 @@ const OVER_BOUND: &str = "the node is over its bound of refused bytes";
 /// How far shedding has come.
 #[derive(Debug, Default)]
 struct Shedding {
-    /// The shard and slot at which it goes on.
-    next: (usize, u32),
+    /// Where it goes on.
+    next: PageCursor,
     /// Connections looked at since one was closed.
     in_vain: usize,
     /// A whole round has found nobody who holds much alone.

@@ -173,8 +173,8 @@ pub(super) struct Backlog {
     replayed_bytes: usize,
     /// Frames at the front that are known to be replayed, or to carry no event: what is thrown away stands after them.
     kept: usize,
-    /// Frames at the front that the owner is writing now, and their bytes not yet taken.
-    in_flight: (usize, usize),
+    /// What the owner is writing now, at the front.
+    in_flight: InFlight,
     /// Whole unwritten frames are to be thrown away as soon as the owner has written.
     discard: bool,
     /// The socket refused; until it does, nobody can be called slow.
@@ -185,6 +185,23 @@ pub(super) struct Backlog {
     total: Arc<AtomicUsize>,
     /// The form of its connection, if that is not the native one. Every frame here is in it.
     wire: Option<Wire>,
+}
+
+/// What the owner of a backlog is writing.
+#[derive(Clone, Copy, Debug, Default)]
+struct InFlight {
+    frames: usize,
+    /// Those not yet taken.
+    bytes: usize,
+}
+
+/// How many events have gone when lent frames came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Advanced {
+    /// Went out whole.
+    pub(super) written: u64,
+    /// Were thrown away because someone asked in the meantime.
+    pub(super) dropped: u64,
 }
 
 /// Frames out of a history, ready to be handed over: there may be thousands, and the shard's lock is not held meanwhile.
@@ -200,7 +217,7 @@ impl Replay {
         wire: Option<Wire>,
         frames: impl IntoIterator<Item = Frame>,
     ) -> Self {
-        let mut backlog = Backlog::new(total, false, wire);
+        let mut backlog = Backlog::of_willing(total, wire);
         for frame in frames {
             let frame = match &backlog.wire {
                 Some(wire) => wire.replayed(&frame),
@@ -235,9 +252,15 @@ struct Waiting {
 }
 
 impl Backlog {
-    /// An empty one of a socket that `refused`, or of one that is about to be offered a replay. `wire` writes the form of its
-    /// connection.
-    pub(super) fn new(total: Arc<AtomicUsize>, refused: bool, wire: Option<Wire>) -> Self {
+    /// An empty one of a socket that has refused. `wire` writes the form of its connection.
+    pub(super) fn of_refusing(total: Arc<AtomicUsize>, wire: Option<Wire>) -> Self {
+        let mut backlog = Self::of_willing(total, wire);
+        backlog.refused = true;
+        backlog
+    }
+
+    /// An empty one of a socket that is about to be offered a replay.
+    pub(super) fn of_willing(total: Arc<AtomicUsize>, wire: Option<Wire>) -> Self {
         Self {
             frames: VecDeque::new(),
             written: 0,
@@ -245,12 +268,11 @@ impl Backlog {
             counted: 0,
             replayed_bytes: 0,
             kept: 0,
-            in_flight: (0, 0),
+            in_flight: InFlight::default(),
             discard: false,
-            refused,
+            refused: false,
             since: Instant::now(),
             total,
-
             wire,
         }
     }
@@ -350,19 +372,18 @@ impl Backlog {
                 .take(max)
                 .map(|waiting| waiting.frame.clone()),
         );
-        self.in_flight = (
-            to.len(),
-            to.iter().map(Frame::len).sum::<usize>() - self.written,
-        );
+        self.in_flight = InFlight {
+            frames: to.len(),
+            bytes: to.iter().map(Frame::len).sum::<usize>() - self.written,
+        };
         self.written
     }
 
-    /// Takes back what was lent, of which the socket took `taken` bytes; answers how many events went out whole,
-    /// and how many were thrown away because someone asked in the meantime.
-    pub(super) fn advance(&mut self, mut taken: usize) -> (u64, u64) {
-        let (_, lent) = mem::take(&mut self.in_flight);
-        self.refused |= taken < lent;
-        let mut events = 0;
+    /// Takes back what was lent, of which the socket took `taken` bytes.
+    pub(super) fn advance(&mut self, mut taken: usize) -> Advanced {
+        let lent = mem::take(&mut self.in_flight);
+        self.refused |= taken < lent.bytes;
+        let mut written = 0;
 
         while let Some(first) = self.frames.front() {
             let left = first.frame.len() - self.written;
@@ -371,7 +392,7 @@ impl Backlog {
                 self.written += taken;
                 break;
             }
-            events += u64::from(first.frame.is_event());
+            written += u64::from(first.frame.is_event());
             taken -= left;
             self.take_bytes(left);
             self.written = 0;
@@ -384,12 +405,12 @@ impl Backlog {
             0
         };
 
-        (events, dropped)
+        Advanced { written, dropped }
     }
 
     /// Throws whole unwritten frames away, now or when the owner has written; answers how many events went now.
     pub(super) fn discard(&mut self) -> u64 {
-        if self.in_flight.0 > 0 {
+        if self.in_flight.frames > 0 {
             self.discard = true;
             return 0;
         }
@@ -399,7 +420,7 @@ impl Backlog {
     /// Throws away the oldest whole events that are neither being written nor replayed until the backlog keeps the
     /// bounds, or none is left.
     pub(super) fn discard_oldest(&mut self, max_bytes: usize, max_frames: usize) -> u64 {
-        let begun = self.in_flight.0.max(usize::from(self.written > 0));
+        let begun = self.in_flight.frames.max(usize::from(self.written > 0));
         let mut at = begun.max(self.kept);
         let mut events = 0;
 
@@ -507,12 +528,16 @@ mod tests {
         Frame::event_text(&[&vec![0; n]])
     }
 
+    fn advanced(written: u64, dropped: u64) -> Advanced {
+        Advanced { written, dropped }
+    }
+
     #[test]
     fn refused_bytes_are_counted_once_however_many_sockets_refused_them() {
         let total = Arc::new(AtomicUsize::new(0));
         let shared = frame(98);
         let mut boxes: Vec<Backlog> = (0..3)
-            .map(|_| Backlog::new(total.clone(), true, None))
+            .map(|_| Backlog::of_refusing(total.clone(), None))
             .collect();
         for backlog in &mut boxes {
             backlog.push(shared.clone());
@@ -521,13 +546,13 @@ mod tests {
         assert_eq!(total.load(Relaxed), 100 + 3 * size_of::<Waiting>());
         boxes.truncate(1);
         assert_eq!(total.load(Relaxed), 100 + size_of::<Waiting>());
-        assert_eq!(boxes[0].advance(100), (1, 0));
+        assert_eq!(boxes[0].advance(100), advanced(1, 0));
         assert_eq!(total.load(Relaxed), 0);
     }
 
     #[test]
     fn a_frame_begun_is_finished_and_the_rest_is_thrown_away() {
-        let mut backlog = Backlog::new(Arc::default(), true, None);
+        let mut backlog = Backlog::of_refusing(Arc::default(), None);
         (0..3).for_each(|_| backlog.push(frame(98)));
         backlog.begun(10);
         let mut lent = Vec::new();
@@ -536,17 +561,17 @@ mod tests {
         backlog.push(Frame::close(&Close::new(4101, "too slow")));
         assert_eq!(
             backlog.advance(95),
-            (1, 1),
+            advanced(1, 1),
             "the second frame was begun by this write, the third was not"
         );
         assert_eq!((backlog.counted(), backlog.bytes), (2, 95 + 12));
-        assert_eq!(backlog.advance(95 + 12), (1, 0));
+        assert_eq!(backlog.advance(95 + 12), advanced(1, 0));
         assert!(backlog.is_empty());
     }
 
     #[test]
     fn the_oldest_go_first_where_that_is_the_policy() {
-        let mut backlog = Backlog::new(Arc::default(), true, None);
+        let mut backlog = Backlog::of_refusing(Arc::default(), None);
         (0..5).for_each(|_| backlog.push(frame(98)));
         backlog.begun(1);
         assert_eq!(backlog.discard_oldest(250, 1000), 3);
@@ -556,7 +581,7 @@ mod tests {
     #[test]
     fn what_is_thrown_away_stands_after_a_replay_however_often_one_looks() {
         let total = Arc::new(AtomicUsize::new(0));
-        let mut backlog = Backlog::new(total.clone(), true, None);
+        let mut backlog = Backlog::of_refusing(total.clone(), None);
         backlog.append(Replay::new(total, None, (0..3).map(|_| frame(98))));
         backlog.push(Frame::ping(b""));
         for _ in 0..4 {
@@ -581,7 +606,7 @@ mod tests {
     #[test]
     fn a_replay_is_no_fault_of_its_reader_and_what_comes_behind_it_only_once_the_socket_refused() {
         let total = Arc::new(AtomicUsize::new(0));
-        let mut backlog = Backlog::new(total.clone(), false, None);
+        let mut backlog = Backlog::of_willing(total.clone(), None);
         backlog.append(Replay::new(total, None, (0..5).map(|_| frame(98))));
         (0..3).for_each(|_| backlog.push(frame(98)));
         assert_eq!(
@@ -594,18 +619,18 @@ mod tests {
         );
         let mut lent = Vec::new();
         assert_eq!(backlog.lend(2, &mut lent), 0);
-        assert_eq!(backlog.advance(200), (2, 0));
+        assert_eq!(backlog.advance(200), advanced(2, 0));
         assert!(
             !backlog.is_over(100, 1),
             "the socket took all that it was offered"
         );
         backlog.lend(2, &mut lent);
-        assert_eq!(backlog.advance(150), (1, 0));
+        assert_eq!(backlog.advance(150), advanced(1, 0));
         assert!(backlog.is_over(100, 1) && !backlog.is_over(300, 3));
         assert_eq!(backlog.discard_oldest(100, 1), 2, "what is replayed stays");
         assert_eq!((backlog.counted(), backlog.all_bytes()), (1, 100 + 150));
         backlog.lend(8, &mut lent);
-        assert_eq!(backlog.advance(250), (3, 0));
+        assert_eq!(backlog.advance(250), advanced(3, 0));
         assert!(backlog.is_empty());
         assert_eq!(
             (backlog.bytes, backlog.replayed_bytes, backlog.counted()),

@@ -32,6 +32,14 @@ pub(crate) struct SlowConsumer {
     pub(crate) why: &'static str,
 }
 
+/// Consumers that were closed as slow, for the log.
+#[derive(Debug, Default)]
+pub(crate) struct SlowConsumers {
+    pub(crate) some: Vec<SlowConsumer>,
+    /// How many there were besides.
+    pub(crate) more: u64,
+}
+
 impl Table {
     /// Appends a publication's frame for an open connection; true if it was queued, false if it was dropped.
     ///
@@ -270,14 +278,16 @@ impl Table {
 
         // The owner logs it, without the lock: whoever reads the log may be slow as well.
         match connection {
-            Some(connection) if self.slow.len() < SLOW_LOGGED => self.slow.push(SlowConsumer {
-                connection,
-                bytes,
-                frames,
-                stalled: since,
-                why,
-            }),
-            _ => self.more_slow += 1,
+            Some(connection) if self.slow.some.len() < SLOW_LOGGED => {
+                self.slow.some.push(SlowConsumer {
+                    connection,
+                    bytes,
+                    frames,
+                    stalled: since,
+                    why,
+                });
+            }
+            _ => self.slow.more += 1,
         }
 
         self.charge(CHANNEL_WORK);
@@ -289,7 +299,7 @@ impl Table {
         let entry = &mut self.slots[slot as usize];
         if !entry.outbox.is_blocked() {
             let wire = self.context.wire(entry.form);
-            let mut backlog = Box::new(Backlog::new(self.context.refused.clone(), false, wire));
+            let mut backlog = Box::new(Backlog::of_willing(self.context.refused.clone(), wire));
             for queued in entry.outbox.take_queue(&mut self.log) {
                 backlog.push(queued.frame);
             }
@@ -336,12 +346,9 @@ impl Table {
         std::mem::take(&mut self.closing)
     }
 
-    /// The consumers that were closed as slow since the last call, for the log: some of them, and how many more.
-    pub(crate) fn take_slow(&mut self) -> (Vec<SlowConsumer>, u64) {
-        (
-            std::mem::take(&mut self.slow),
-            std::mem::take(&mut self.more_slow),
-        )
+    /// The consumers that were closed as slow since the last call, for the log.
+    pub(crate) fn take_slow(&mut self) -> SlowConsumers {
+        std::mem::take(&mut self.slow)
     }
 
     /// Blocks the outbox of `slot` with `backlog`, in front of which nothing waits.

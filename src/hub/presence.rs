@@ -21,7 +21,7 @@ use smol_str::SmolStr;
 
 use self::room::{Room, Rooms};
 pub(crate) use self::{
-    notices::{Notice, NoticeBatch, NoticeQueue},
+    notices::{DueNotices, Notice, NoticeBatch, NoticeQueue},
     register::{Change, Listing, Register},
 };
 use super::connection::Snapshot;
@@ -216,11 +216,20 @@ impl Presence {
         });
     }
 
-    /// Notes that a lost connection will not come back to `channel`; if it `is_over`, nor to any other.
-    pub(crate) fn lapsed(&self, channel: &str, member: &Snapshot, is_over: bool) {
+    /// Notes that a lost connection will not come back to `channel`, nor to any other.
+    pub(crate) fn lapsed(&self, channel: &str, member: &Snapshot) {
+        self.lapse(channel, member, Listing::Out { is_over: true });
+    }
+
+    /// Notes that a lost connection will not come back to `channel`, and may to others.
+    pub(crate) fn lapsed_here(&self, channel: &str, member: &Snapshot) {
+        self.lapse(channel, member, Listing::Out { is_over: false });
+    }
+
+    fn lapse(&self, channel: &str, member: &Snapshot, listing: Listing) {
         self.change(channel, |room, name| {
             room.settle_lost(member.user_name());
-            self.note(name, member, Listing::Out { is_over });
+            self.note(name, member, listing);
             self.tell(name, room, MemberKind::Left, member, JoinKind::New);
         });
     }

@@ -91,8 +91,21 @@ struct Queue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct QueueAt(usize);
 
+/// A channel of a lost connection.
+#[derive(Clone, Debug)]
+pub(crate) struct LostChannel {
+    pub(crate) name: SmolStr,
+    /// It was notified of the channel's members.
+    pub(crate) watched: bool,
+}
+
 /// Who a connection belongs to.
-type Client<'a> = (AppId, Option<&'a str>, Option<&'a str>);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ClientKey<'a> {
+    pub(crate) app: AppId,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) device: Option<&'a str>,
+}
 
 #[derive(Debug, Default)]
 struct DetachedConnections {
@@ -109,19 +122,19 @@ struct DetachedConnections {
 }
 
 impl DetachedConnections {
-    fn place(&self, client: Client<'_>, channel: &str) -> u64 {
+    fn place(&self, client: ClientKey<'_>, channel: &str) -> u64 {
         self.hasher.hash_one((client, channel))
     }
 
     /// The oldest one of `client` that waits in `channel`.
-    fn waiting_in(&self, client: Client<'_>, channel: &str) -> Option<ConnectionId> {
+    fn waiting_in(&self, client: ClientKey<'_>, channel: &str) -> Option<ConnectionId> {
         let place = self.place(client, channel);
         let mut waiting = self.places.range((place, 0)..=(place, u64::MAX));
         // Of two places with the same hash, the other one's are passed over.
         waiting.find_map(|(_, number)| {
             let (_, id) = self.in_order.get((number - self.first) as usize)?;
             let one = &self.by_id.get(id)?.connection;
-            (client_of(one) == client && one.is_in(channel)).then_some(*id)
+            (one.client() == client && one.is_in(channel)).then_some(*id)
         })
     }
 
@@ -130,7 +143,7 @@ impl DetachedConnections {
         let connection = &lost.connection;
         if is_closed {
             for channel in connection.channels() {
-                let place = self.place(client_of(connection), channel);
+                let place = self.place(connection.client(), channel);
                 self.places.insert((place, lost.number));
             }
         }
@@ -144,7 +157,7 @@ impl DetachedConnections {
         self.of_apps[usize::from(lost.connection.app.0)] -= 1;
         if !self.places.is_empty() {
             for channel in lost.connection.channels() {
-                let place = self.place(client_of(&lost.connection), channel);
+                let place = self.place(lost.connection.client(), channel);
                 self.places.remove(&(place, lost.number));
             }
         }
@@ -156,7 +169,7 @@ impl DetachedConnections {
         let Some(lost) = self.by_id.get_mut(id) else {
             return;
         };
-        let client = client_of(&lost.connection);
+        let client = lost.connection.client();
         let place = self.hasher.hash_one((client, channel));
         self.places.remove(&(place, lost.number));
         lost.take_out(channel);
@@ -319,7 +332,7 @@ impl ResumeTable {
 
     /// Takes a closed connection of this client out of `channel`, in which it is still counted. Returns it as it was; its
     /// place is to be claimed or given up.
-    pub(crate) fn take_place(&self, client: Client<'_>, channel: &str) -> Option<Detached> {
+    pub(crate) fn take_place(&self, client: ClientKey<'_>, channel: &str) -> Option<Detached> {
         let mut returning = self.returning.lock();
         for queue in &self.queues[1..] {
             let mut detached = queue.lost.lock();
@@ -514,12 +527,13 @@ impl Queue {
 
 impl Detached {
     /// A connection that still waits in `channels`, each with whether it heard of the others there.
-    pub(super) fn in_some(connection: &Snapshot, channels: Vec<(SmolStr, bool)>) -> Self {
-        let watched = channels.iter().filter(|(_, watched)| *watched);
-        let watched = watched.map(|(name, _)| name.clone()).collect();
+    pub(super) fn in_some(connection: &Snapshot, channels: Vec<LostChannel>) -> Self {
+        let watched = channels.iter().filter(|channel| channel.watched);
+        let watched = watched.map(|channel| channel.name.clone()).collect();
         let mut connection = connection.clone();
         if channels.len() < connection.channel_names().count() {
-            let names = channels.into_iter().map(|(name, _)| Value::String(name));
+            let names = channels.into_iter();
+            let names = names.map(|channel| Value::String(channel.name));
             Arc::make_mut(&mut connection).attributes.channels = Value::List(names.collect());
         }
         Self {
@@ -539,10 +553,6 @@ impl Detached {
     }
 }
 
-fn client_of(connection: &Connection) -> Client<'_> {
-    (connection.app, connection.user(), connection.device())
-}
-
 /// Whether one more of `app` may wait where `of_apps` do, by `AppId`. An app always has its share: what others lose beyond
 /// theirs is taken from the common half.
 pub(crate) fn has_room(of_apps: &[usize], app: AppId) -> bool {
@@ -560,11 +570,14 @@ mod tests {
 
     fn lost(device: &str, slot: u32, channels: &[&str]) -> Detached {
         let connection = crate::hub::tests::unconnected(device, slot);
-        let channels = channels.iter().map(|name| ((*name).into(), false));
+        let channels = channels.iter().map(|name| LostChannel {
+            name: (*name).into(),
+            watched: false,
+        });
         let mut connection = Arc::new(connection);
         let names: Vec<Value> = channels
             .clone()
-            .map(|(name, _)| Value::String(name))
+            .map(|channel| Value::String(channel.name))
             .collect();
         Arc::make_mut(&mut connection).attributes.channels = Value::List(names.into());
         Detached::in_some(&connection, channels.collect())
@@ -603,8 +616,12 @@ mod tests {
             let channels: &[&str] = if slot % 2 == 0 { &["a", "b"] } else { &["c"] };
             resume_table.insert(QueueAt(1), lost("x", slot, channels));
         }
-        let client = (AppId(0), None, Some("x"));
-        let stranger = (AppId(0), None, Some("y"));
+        let of = |device| ClientKey {
+            app: AppId(0),
+            user: None,
+            device: Some(device),
+        };
+        let (client, stranger) = (of("x"), of("y"));
         assert!(resume_table.take_place(stranger, "a").is_none());
         assert!(resume_table.take_place(client, "d").is_none());
 

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{
     Hub,
     admission::{Busy, Permit},
-    connection::{SlotRef, Snapshot, State},
+    connection::{PageCursor, SlotRef, Snapshot, State},
     cursor::{Candidates, Cursor},
     scan_limit::ScanPermit,
     selection::{Closure, Selection},
@@ -447,13 +447,13 @@ impl Hub {
     pub(crate) async fn page(
         &self,
         selection: &Selection,
-        from: (usize, u32),
+        from: PageCursor,
         limit: usize,
-    ) -> (Vec<Snapshot>, Option<(usize, u32)>) {
+    ) -> (Vec<Snapshot>, Option<PageCursor>) {
         let mut page = Vec::new();
         let mut spent = Spent::default();
-        for (at, shard) in self.shards().iter().enumerate().skip(from.0) {
-            let mut cursor = Cursor::everyone(if at == from.0 { from.1 } else { 0 });
+        for (at, shard) in self.shards().iter().enumerate().skip(from.shard) {
+            let mut cursor = Cursor::everyone(if at == from.shard { from.slot } else { 0 });
             loop {
                 let mut found: SmallVec<[Snapshot; SCAN_CHUNK]> = SmallVec::new();
                 let more = shard.lock(|table| {
@@ -477,7 +477,11 @@ impl Hub {
                         continue;
                     }
                     if page.len() == limit {
-                        return (page, Some((at, connection.id().slot)));
+                        let next = PageCursor {
+                            shard: at,
+                            slot: connection.id().slot,
+                        };
+                        return (page, Some(next));
                     }
 
                     page.push(connection);

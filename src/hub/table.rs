@@ -17,7 +17,7 @@ use super::{
     log::Log,
     membership::Departing,
     outbox::Outbox,
-    placing::SlowConsumer,
+    placing::SlowConsumers,
     presence::{NoticeQueue, Presence},
     resume_table::ResumeTable,
     selection::{Name, channel_key},
@@ -175,9 +175,7 @@ pub(crate) struct Table {
     /// The slots whose outboxes are blocked.
     pub(super) blocked: RoaringBitmap,
     /// Consumers that were closed as slow and are yet to be logged.
-    pub(super) slow: Vec<SlowConsumer>,
-    /// How many more there were.
-    pub(super) more_slow: u64,
+    pub(super) slow: SlowConsumers,
     /// What changes of connections have cost since the last look, in units of [`SCAN_WORK`](crate::limits::SCAN_WORK).
     work: u32,
     pub(super) context: Arc<Context>,
@@ -226,8 +224,7 @@ impl Table {
             bulk: VecDeque::new(),
             closing: Vec::new(),
             blocked: RoaringBitmap::new(),
-            slow: Vec::new(),
-            more_slow: 0,
+            slow: SlowConsumers::default(),
             work: 0,
 
             context,
@@ -626,7 +623,8 @@ impl Table {
 
     /// Whether the owner has something to do: an outbox waits, or a connection began to close.
     pub(super) fn is_waiting(&self) -> bool {
-        self.waiting() != (false, false) || !self.closing.is_empty()
+        let lists = self.waiting();
+        lists.small || lists.bulk || !self.closing.is_empty()
     }
 
     /// Lets go of frames that were placed for nobody as part of a run, and of their permits.

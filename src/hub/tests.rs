@@ -209,8 +209,8 @@ impl Thread {
 
     fn settle(&mut self) {
         self.is_out = false;
-        let (blocked, _) = self.table.settle(&mut self.owner, &mut self.outcome);
-        for at in blocked {
+        let settled = self.table.settle(&mut self.owner, &mut self.outcome);
+        for at in settled.blocked {
             let n = self.at.iter().position(|other| *other == at).unwrap();
             assert!(
                 !std::mem::replace(&mut self.blocked[n], true),
@@ -535,9 +535,9 @@ async fn a_node_far_over_its_bound_is_within_it_after_a_few_looks() {
         assert!((1..=200).contains(&(closed - before)), "{closed}");
         before = closed;
     }
-    let (slow, more) = shard.lock(Table::take_slow);
-    assert_eq!(slow.len(), crate::limits::SLOW_LOGGED);
-    assert!(more > 0, "of many, only the number is logged");
+    let slow = shard.lock(Table::take_slow);
+    assert_eq!(slow.some.len(), crate::limits::SLOW_LOGGED);
+    assert!(slow.more > 0, "of many, only the number is logged");
 }
 
 #[tokio::test]

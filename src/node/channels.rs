@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     history::{Key, Page, Position as At, Recovery, Retention},
-    hub::{Count, JoinKind, Joining, Selection, Snapshot, Table, Watching, channel_key},
+    hub::{
+        Count, JoinKind, Joining, PageCursor, Selection, Snapshot, Table, Watching, channel_key,
+    },
     id::{AppId, ConnectionId},
     protocol::{
         event::channel_name,
@@ -19,24 +21,31 @@ use crate::{
     },
 };
 
-/// Where a page of members begins: a shard, and a slot on it.
-pub(crate) type Cursor = (usize, u32);
-
 /// Reads what [`write_cursor`] wrote.
-pub(crate) fn read_cursor(text: &str) -> Option<Cursor> {
+pub(crate) fn read_cursor(text: &str) -> Option<PageCursor> {
     let (shard, slot) = text.split_once('.')?;
-    Some((shard.parse().ok()?, slot.parse().ok()?))
+    Some(PageCursor {
+        shard: shard.parse().ok()?,
+        slot: slot.parse().ok()?,
+    })
 }
 
 /// A cursor as clients and callers hold it.
-pub(crate) fn write_cursor((shard, slot): Cursor) -> String {
+pub(crate) fn write_cursor(PageCursor { shard, slot }: PageCursor) -> String {
     format!("{shard}.{slot}")
+}
+
+/// How much a page may hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageBounds {
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
 }
 
 /// What a page of members is to hold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MembersQuery {
-    pub(crate) from: Cursor,
+    pub(crate) from: PageCursor,
     pub(crate) limit: usize,
     pub(crate) max_bytes: usize,
 }
@@ -94,11 +103,15 @@ impl Node {
         query: MembersQuery,
         joining: Option<&Snapshot>,
         page: &mut MembersBuilder,
-    ) -> Option<Cursor> {
+    ) -> Option<PageCursor> {
         let key = channel_key(channel);
         let mut left = query.limit;
-        for (at, shard) in self.hub.shards().iter().enumerate().skip(query.from.0) {
-            let from = if at == query.from.0 { query.from.1 } else { 0 };
+        for (at, shard) in self.hub.shards().iter().enumerate().skip(query.from.shard) {
+            let from = if at == query.from.shard {
+                query.from.slot
+            } else {
+                0
+            };
             // One more than fit, for the cursor.
             let mut members = shard.lock(|table| table.members_of(app, &key, from, left + 1));
             if let Some(joining) = joining.filter(|joining| usize::from(joining.id().shard) == at) {
@@ -113,7 +126,10 @@ impl Node {
 
             for member in &members {
                 if left == 0 || !page.push(&shown(member)) {
-                    return Some((at, member.id().slot));
+                    return Some(PageCursor {
+                        shard: at,
+                        slot: member.id().slot,
+                    });
                 }
                 left -= 1;
             }
@@ -340,7 +356,7 @@ impl Node {
                     |lost| {
                         // One of another node was counted there. The members are told by who brings its client back here.
                         if lost.id().node == node.id() {
-                            node.hub.presence(app).lapsed(&channel, lost, false);
+                            node.hub.presence(app).lapsed_here(&channel, lost);
                         }
                     },
                 )

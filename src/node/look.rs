@@ -6,7 +6,7 @@ use super::{Node, NodeError, Target};
 use crate::{
     close::Close,
     filter::{Bound, Value},
-    hub::{Recipients, ScanPermit, ScanStats, Selection, Snapshot, Table},
+    hub::{PageCursor, Recipients, ScanPermit, ScanStats, Selection, Snapshot, Table},
     id::{AppId, ConnectionId},
     limits,
 };
@@ -113,9 +113,9 @@ impl Node {
         &self,
         app: AppId,
         target: Target,
-        from: (usize, u32),
+        from: PageCursor,
         limit: usize,
-    ) -> Result<(Vec<Snapshot>, Option<(usize, u32)>), NodeError> {
+    ) -> Result<(Vec<Snapshot>, Option<PageCursor>), NodeError> {
         let bound = self.compile_aside(app, &target).await?;
         let selection = self.select(app, target, bound)?;
         let permit = self.hub.permit(&selection).await?;

@@ -28,11 +28,12 @@ use std::sync::{
 use arc_swap::{ArcSwap, Guard};
 use background::Background;
 pub use channels::Joins;
-pub(crate) use channels::{Cursor, MembersQuery, read_cursor, write_cursor};
+pub(crate) use channels::{MembersQuery, PageBounds, read_cursor, write_cursor};
 use cluster::Handles;
 pub(crate) use cluster::{
-    CatchUpHandler, Cluster, ClusterScope, IdempotencyClaim, IdempotentCall, NoticeBuffer,
-    PageStart, Program, ResumeChannel, ResumeState, SubscriptionState, UserEventSync, hear,
+    CatchUpHandler, Cluster, ClusterScope, IdempotencyClaim, IdempotentCall, ListedChannels,
+    NoticeBuffer, PageStart, Program, ResumeChannel, ResumeState, SubscriptionState, UserEventSync,
+    hear,
 };
 pub(crate) use identity::REVOKED;
 pub use identity::{ReplaceReceipt, RevokeReceipt};

@@ -12,7 +12,10 @@ use tokio::time::MissedTickBehavior;
 use super::{Node, channels::shown, cluster::NoticeBuffers, identity::is_revoked};
 use crate::{
     auth::{Revocations, unix_now},
-    hub::{About, Detached, Hub, NoticeBatch, ResumeTable, Snapshot, channel_key},
+    hub::{
+        About, ClientKey, Detached, DueNotices, Hub, LostChannel, NoticeBatch, ResumeTable,
+        Snapshot, channel_key,
+    },
     id::{AppId, ConnectionId},
     limits::{QUOTA_LOOK, TICK},
     protocol::native,
@@ -42,14 +45,16 @@ impl Node {
 
             // Only what is due by now: what comes in meanwhile must not keep the rest of this loop waiting.
             for (app, channel) in notices.take_due() {
-                self.tell(app, &channel, false, &mut slice).await;
+                self.tell(app, &channel, DueNotices::Notices, &mut slice)
+                    .await;
                 slice.rest().await;
             }
 
             if gathered.elapsed() >= GATHERING || !flushes.is_empty() {
                 gathered = Instant::now();
                 for (app, channel) in notices.take_counted() {
-                    self.tell(app, &channel, true, &mut slice).await;
+                    self.tell(app, &channel, DueNotices::WithCounts, &mut slice)
+                        .await;
                     slice.rest().await;
                 }
             }
@@ -111,7 +116,7 @@ impl Node {
                 for channel in connection.channels() {
                     self.hub
                         .presence(connection.app)
-                        .lapsed(channel, &connection, true);
+                        .lapsed(channel, &connection);
                 }
                 slice.rest().await;
             }
@@ -123,8 +128,8 @@ impl Node {
     }
 
     /// Tells what there is to tell of a channel: other nodes, and those who watch it here.
-    async fn tell(&self, app: AppId, channel: &SmolStr, counts: bool, slice: &mut TimeSlice) {
-        let batch = self.hub.presence(app).take_notices(channel, counts);
+    async fn tell(&self, app: AppId, channel: &SmolStr, due: DueNotices, slice: &mut TimeSlice) {
+        let batch = self.hub.presence(app).take_notices(channel, due);
         let Some(mut batch) = batch.filter(|batch| !batch.is_empty()) else {
             return;
         };
@@ -160,7 +165,7 @@ impl Node {
         user: Option<&str>,
         device: Option<&str>,
     ) -> Option<LocalResume> {
-        let client = (app, user, device);
+        let client = ClientKey { app, user, device };
         LocalResume::find(&self.hub, &self.revocations, id, client)
             .or_else(|| LocalResume::find_successor(&self.hub, &self.revocations, id, client))
     }
@@ -171,7 +176,7 @@ impl Node {
         own: &crate::hub::Connection,
         channel: &str,
     ) -> Option<LocalResume> {
-        let client = (own.app, own.user(), own.device());
+        let client = own.client();
         let Detached {
             connection,
             watched,
@@ -179,7 +184,10 @@ impl Node {
         } = self.resume_table().take_place(client, channel)?;
         let watched = watched.iter().any(|name| name == channel);
         Some(LocalResume {
-            channels: VecDeque::from([(channel.into(), watched)]),
+            channels: VecDeque::from([LostChannel {
+                name: channel.into(),
+                watched,
+            }]),
             hub: self.hub.clone(),
             lost: connection,
         })
@@ -223,28 +231,31 @@ impl LocalWatchers<'_> {
 pub(crate) struct LocalResume {
     hub: Arc<Hub>,
     pub(crate) lost: Snapshot,
-    channels: VecDeque<(SmolStr, bool)>,
+    channels: VecDeque<LostChannel>,
 }
 
 impl LocalResume {
-    /// See [`Node::begin_resume`]; the client by its app, user and device.
+    /// See [`Node::begin_resume`].
     pub(super) fn find(
         hub: &Arc<Hub>,
         revocations: &Revocations,
         id: &ConnectionId,
-        (app, user, device): (AppId, Option<&str>, Option<&str>),
+        client: ClientKey<'_>,
     ) -> Option<Self> {
-        let alive = hub.find(app, id);
+        let alive = hub.find(client.app, id);
         // A device is no credential: whoever has nothing else may come back, and may not send anyone away.
-        if user.is_some() && alive.is_some_and(|alive| alive.is_of_client(app, user, device)) {
+        if client.user.is_some() && alive.is_some_and(|alive| alive.is_of_client(client)) {
             hub.shard(usize::from(id.shard)).lock_and_wake(|table| {
-                if let Some(at) = table.find(app, id).and_then(|slot| table.reference(slot)) {
+                if let Some(at) = table
+                    .find(client.app, id)
+                    .and_then(|slot| table.reference(slot))
+                {
                     table.close_replaced(at);
                 }
             });
         }
 
-        let proof = proof(revocations, (app, user, device));
+        let proof = proof(revocations, client);
         let detached = hub.context().resume_table.take(id, proof)?;
         Some(Self::of(hub, detached))
     }
@@ -255,7 +266,7 @@ impl LocalResume {
         hub: &Arc<Hub>,
         revocations: &Revocations,
         id: &ConnectionId,
-        client: (AppId, Option<&str>, Option<&str>),
+        client: ClientKey<'_>,
     ) -> Option<Self> {
         let proof = proof(revocations, client);
         let detached = hub.context().resume_table.take_successor(id, proof)?;
@@ -269,9 +280,10 @@ impl LocalResume {
             ..
         } = detached;
 
-        let channels = connection
-            .channel_names()
-            .map(|name| (name.clone(), watched.contains(name)));
+        let channels = connection.channel_names().map(|name| LostChannel {
+            name: name.clone(),
+            watched: watched.contains(name),
+        });
         Self {
             channels: channels.collect(),
             hub: hub.clone(),
@@ -279,13 +291,13 @@ impl LocalResume {
         }
     }
 
-    /// The next channel, and whether it was watched.
-    pub(crate) fn next(&self) -> Option<(SmolStr, bool)> {
+    /// The next channel.
+    pub(crate) fn next(&self) -> Option<LostChannel> {
         self.channels.front().cloned()
     }
 
     /// The channels that are yet to be taken or given up.
-    pub(crate) fn left(&self) -> impl Iterator<Item = &(SmolStr, bool)> {
+    pub(crate) fn left(&self) -> impl Iterator<Item = &LostChannel> {
         self.channels.iter()
     }
 
@@ -296,7 +308,7 @@ impl LocalResume {
 
     /// Gives the next channel up; nothing is left to do if someone else has taken the connection out of it.
     pub(crate) fn give_up(&mut self) {
-        let Some((channel, _)) = self.channels.front() else {
+        let Some(channel) = self.channels.front() else {
             return;
         };
 
@@ -304,7 +316,7 @@ impl LocalResume {
             .hub
             .context()
             .resume_table
-            .give_up(&self.lost.id(), channel)
+            .give_up(&self.lost.id(), &channel.name)
         {
             self.lapse();
         } else {
@@ -314,7 +326,7 @@ impl LocalResume {
 
     /// Claims the next channel for another node; false if someone has taken the connection out of it.
     pub(crate) fn hand_over(&mut self) -> bool {
-        let Some((channel, _)) = self.channels.pop_front() else {
+        let Some(LostChannel { name: channel, .. }) = self.channels.pop_front() else {
             return false;
         };
 
@@ -334,10 +346,10 @@ impl LocalResume {
 
     /// Says that the lost connection has left the next channel, which was claimed for nothing.
     pub(crate) fn lapse(&mut self) {
-        if let Some((channel, _)) = self.channels.pop_front() {
+        if let Some(channel) = self.channels.pop_front() {
             self.hub
                 .presence(self.lost.app)
-                .lapsed(&channel, &self.lost, true);
+                .lapsed(&channel.name, &self.lost);
         }
     }
 }
@@ -353,9 +365,9 @@ impl Drop for LocalResume {
 /// Whether a lost connection is one of this client's. What a revoked token had is not taken up by a newer one.
 fn proof<'c>(
     revocations: &'c Revocations,
-    (app, user, device): (AppId, Option<&'c str>, Option<&'c str>),
+    client: ClientKey<'c>,
 ) -> impl Fn(&crate::hub::Connection) -> bool + 'c {
-    move |lost| lost.is_of_client(app, user, device) && !is_revoked(revocations, lost, unix_now())
+    move |lost| lost.is_of_client(client) && !is_revoked(revocations, lost, unix_now())
 }
 
 /// What is to be said.

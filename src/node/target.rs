@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+use serde_json::value::{RawValue, to_raw_value};
+
 use super::{Node, NodeError};
 use crate::{
     filter::{Bound, Value},
     hub::{Except, Recipients, Selection, channel_key, user_key},
-    id::AppId,
+    id::{AppId, ConnectionId},
     limits::{CONNECTION_ID_BYTES, DEVICE_BYTES, TARGET_NAMES, USER_BYTES},
-    protocol::event::{Exceptions, channel_name},
+    protocol::{
+        envelope::{Names, WireTarget},
+        event::{Exceptions, channel_name},
+    },
 };
 
 /// Which connections an event is for, as a caller says it.
@@ -57,6 +62,48 @@ impl Target {
             }),
             ..Self::default()
         }
+    }
+
+    /// The same for another node, without what is `own` to leave out of it.
+    pub(super) fn wire_target(&self, own: Option<ConnectionId>) -> WireTarget {
+        let to = self.to.as_ref().map(|to| Names {
+            users: to.users.clone(),
+            channels: to.channels.clone(),
+            connections: to.connections.clone(),
+        });
+
+        let mut except = self.except.clone();
+        except.connections.extend(own.map(|id| id.to_string()));
+        WireTarget {
+            to,
+            filter: self.filter.clone(),
+            // A value came from JSON, and goes back to it.
+            params: self
+                .params
+                .as_ref()
+                .and_then(|params| to_raw_value(params).ok()),
+            except,
+        }
+    }
+
+    /// Reads what another node says of whom it means.
+    pub(super) fn from_wire(wire_target: WireTarget) -> Result<Self, NodeError> {
+        let params = |params: Box<RawValue>| {
+            // It was written from a value.
+            Value::from_json(&mut params.get().as_bytes().to_vec(), None)
+                .map_err(|_| NodeError::Failed)
+        };
+
+        Ok(Self {
+            to: wire_target.to.map(|to| To {
+                users: to.users,
+                channels: to.channels,
+                connections: to.connections,
+            }),
+            filter: wire_target.filter,
+            params: wire_target.params.map(params).transpose()?,
+            except: wire_target.except,
+        })
     }
 
     /// Refuses lists that are too long, names that are too long to be anyone's, and what can be no channel.
@@ -113,6 +160,17 @@ impl Target {
 }
 
 impl Node {
+    /// Whom another node, or a record in Redis, means here.
+    pub(super) async fn selection_of(
+        &self,
+        app: AppId,
+        wire_target: WireTarget,
+    ) -> Result<Selection, NodeError> {
+        let target = Target::from_wire(wire_target)?;
+        let bound = self.compile_aside_of_bus(app, &target).await?;
+        self.select(app, target, bound)
+    }
+
     /// Resolves a target: compiles the filter through the app's cache and binds its params, unless it is `bound` already, and reads
     /// the ids.
     ///

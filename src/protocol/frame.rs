@@ -40,6 +40,13 @@ struct Kind {
     is_final: bool,
 }
 
+/// Whether the delivery or loss of a frame is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carries {
+    Event,
+    NoEvent,
+}
+
 /// A frame in the form of another protocol, and the next one's.
 struct Other {
     form: Form,
@@ -50,17 +57,17 @@ struct Other {
 impl Frame {
     /// A text frame that carries an event; its delivery or loss is counted.
     pub fn event_text(parts: &[&[u8]]) -> Self {
-        Self::new(TEXT, parts, true)
+        Self::new(TEXT, parts, Carries::Event)
     }
 
     /// A binary frame that carries an event; its delivery or loss is counted.
     pub fn event_binary(parts: &[&[u8]]) -> Self {
-        Self::new(BINARY, parts, true)
+        Self::new(BINARY, parts, Carries::Event)
     }
 
     /// A text frame of the protocol's own: welcome, ack, error, bye.
     pub fn text(payload: &[u8]) -> Self {
-        Self::new(TEXT, &[payload], false)
+        Self::new(TEXT, &[payload], Carries::NoEvent)
     }
 
     /// No frame, but the HTTP answer that grants a handshake (section 4.2.2), to go out before the first one.
@@ -91,24 +98,24 @@ impl Frame {
     /// A ping (section 5.5.2). `payload` is at most 125 bytes.
     pub fn ping(payload: &[u8]) -> Self {
         debug_assert!(payload.len() <= 125);
-        Self::new(PING, &[payload], false)
+        Self::new(PING, &[payload], Carries::NoEvent)
     }
 
     /// The answer to a ping (section 5.5.3): the same payload, at most 125 bytes.
     pub fn pong(payload: &[u8]) -> Self {
         debug_assert!(payload.len() <= 125);
-        Self::new(PONG, &[payload], false)
+        Self::new(PONG, &[payload], Carries::NoEvent)
     }
 
     /// A close frame (section 5.5.1). Codes that may not be sent (1005, 1006) give an empty body.
     pub fn close(close: &Close) -> Self {
         if matches!(close.code, crate::close::NO_STATUS | crate::close::ABNORMAL) {
-            return Self::new(CLOSE, &[], false);
+            return Self::new(CLOSE, &[], Carries::NoEvent);
         }
         Self::new(
             CLOSE,
             &[&close.code.to_be_bytes(), close.reason.as_bytes()],
-            false,
+            Carries::NoEvent,
         )
     }
 
@@ -123,7 +130,7 @@ impl Frame {
             126 => 4,
             _ => 2,
         };
-        let frame = Self::new(first, &[bytes.get(header..)?], true);
+        let frame = Self::new(first, &[bytes.get(header..)?], Carries::Event);
         (matches!(first, TEXT | BINARY) && frame.bytes() == bytes).then_some(frame)
     }
 
@@ -177,12 +184,12 @@ impl Frame {
         }
     }
 
-    fn new(first: u8, parts: &[&[u8]], is_event: bool) -> Self {
+    fn new(first: u8, parts: &[&[u8]], carries: Carries) -> Self {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut bytes = Vec::with_capacity(length + 10);
         append(&mut bytes, first, parts);
         let kind = Kind {
-            is_event,
+            is_event: carries == Carries::Event,
             is_close: first == CLOSE,
             is_final: false,
         };

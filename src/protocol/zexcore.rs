@@ -95,7 +95,7 @@ pub struct Zexcore;
 
 /// An answer.
 #[derive(Serialize)]
-struct Answer<'a, T> {
+struct CallbackAnswer<'a, T> {
     id: &'a RawValue,
     data: T,
 }
@@ -188,7 +188,7 @@ fn failure<'a>(code: &'a str, message: &'a str) -> Failure<'a> {
 
 fn answer(id: &RawValue, data: impl Serialize, out: &mut Out) {
     // JSON and strings always serialize.
-    let text = serde_json::to_vec(&Answer { id, data }).unwrap_or_default();
+    let text = serde_json::to_vec(&CallbackAnswer { id, data }).unwrap_or_default();
     out.text(&[&text]);
 }
 

@@ -22,13 +22,13 @@ use crate::{
     config::{ClientAuth, Presence},
     event_loop::{EventLoop, LocalSocket},
     history::Key,
-    hub::{Connection, Count, JoinKind, LongStep, Snapshot, State, Table, channel_key},
+    hub::{Connection, Count, JoinKind, LongStep, PageCursor, Snapshot, State, Table, channel_key},
     id::AppId,
     limits::{LONG_PROFILE, PAGE_DEFAULT, PAGE_MAX, REPLAY_LOOK, REPLAY_LOOK_MAX},
     metrics::Refusal,
     node::{
-        Author, Cursor, MembersQuery, Node, NodeError, PageStart, Prepared, Publication, Target,
-        read_cursor, write_cursor,
+        Author, MembersQuery, Node, NodeError, PageBounds, PageStart, Prepared, Publication,
+        Target, read_cursor, write_cursor,
     },
     protocol::{
         event::Sender,
@@ -510,7 +510,9 @@ impl Client {
             let from = cursor.map_or(Some(None), |cursor| PageStart::read(cursor).map(Some));
             from.map(PageFrom::Everywhere)
         } else {
-            cursor.map_or(Some((0, 0)), read_cursor).map(PageFrom::Here)
+            cursor
+                .map_or(Some(PageCursor::default()), read_cursor)
+                .map(PageFrom::Here)
         };
 
         // Without an id nobody could tell which request the page answers.
@@ -543,7 +545,10 @@ impl Client {
         };
 
         let buffer = self.node.buffer_notices(self.app, channel, own.id()).await;
-        let bounds = (limit, self.node.config.limits.outbox_bytes / 4);
+        let bounds = PageBounds {
+            items: limit,
+            bytes: self.node.config.limits.outbox_bytes / 4,
+        };
         let page = self
             .node
             .cluster_members_page(self.app, channel, from.clone(), bounds, None)
@@ -611,7 +616,13 @@ impl Client {
     }
 
     /// Answers with a page of members of this node, which is all there are.
-    async fn page_of_node(&self, id: &RawValue, channel: &str, from: Cursor, limit: usize) -> Cost {
+    async fn page_of_node(
+        &self,
+        id: &RawValue,
+        channel: &str,
+        from: PageCursor,
+        limit: usize,
+    ) -> Cost {
         let max_bytes = self.node.config.limits.outbox_bytes / 4;
         let query = MembersQuery {
             from,
@@ -671,6 +682,6 @@ enum Later {
 
 /// Where a page of members begins: among those of this node, where there are no others, or among all.
 enum PageFrom {
-    Here(Cursor),
+    Here(PageCursor),
     Everywhere(Option<PageStart>),
 }

@@ -16,7 +16,7 @@ use crate::{
     event_loop::EventLoop,
     filter::Value,
     history::{Entry, Key, Waiting},
-    hub::{Connection, JoinKind, Joining, Replay, State, StoredReplay},
+    hub::{Connection, JoinKind, Joining, LostChannel, Replay, State, StoredReplay},
     id::ConnectionId,
     log_limit::Line,
     metrics::Refusal,
@@ -75,6 +75,30 @@ pub(super) struct Stored {
     waiting: Option<Waiting>,
     /// What the node heard of the user when it asked.
     subscription: SubscriptionState,
+}
+
+/// What was kept for a client until it is let in.
+#[derive(Default)]
+pub(super) struct KeptForClient<'a> {
+    pub(super) stored: Option<&'a Stored>,
+    /// Of Mesa's programs.
+    pub(super) arrival: Option<MesaArrival>,
+}
+
+impl<'a> KeptForClient<'a> {
+    fn of(stored: Option<&'a Stored>, arrival: Option<MesaArrival>) -> Self {
+        Self { stored, arrival }
+    }
+}
+
+/// What letting a client in, or renewing it, has come to.
+struct Opened {
+    /// It was let in just now.
+    is_new: bool,
+    /// The owner has to start writing what it missed.
+    replays: bool,
+    /// The number of the doubt that it is in, if it is.
+    suspected_gap: Option<u64>,
 }
 
 impl Client {
@@ -169,14 +193,13 @@ impl Client {
                     waiting: waiting.ok(),
                     subscription,
                 };
-                self.open(
-                    connection,
-                    resumed,
-                    (Some(&stored), arrival),
-                    auth.as_deref(),
-                )
+                let kept = KeptForClient::of(Some(&stored), arrival);
+                self.open(connection, resumed, kept, auth.as_deref())
             }
-            _ => self.open(connection, resumed, (None, arrival), auth.as_deref()),
+            _ => {
+                let kept = KeptForClient::of(None, arrival);
+                self.open(connection, resumed, kept, auth.as_deref())
+            }
         };
 
         if !is_in {
@@ -333,7 +356,11 @@ impl Client {
             self.note_successor(lost.id(), own.id());
         }
 
-        while let Some((channel, watched)) = local_resume.next() {
+        while let Some(LostChannel {
+            name: channel,
+            watched,
+        }) = local_resume.next()
+        {
             let Some(own) = self.connection() else { return };
             if !may_come_back(&own, &channel, lost.rights.may_join(&channel)) {
                 local_resume.give_up();
@@ -372,9 +399,10 @@ impl Client {
         &self,
         connection: Connection,
         resumed: Option<bool>,
-        (stored, mut arrival): (Option<&Stored>, Option<MesaArrival>),
+        kept: KeptForClient<'_>,
         auth: Option<&RawValue>,
     ) -> bool {
+        let (stored, mut arrival) = (kept.stored, kept.arrival);
         let at = self.socket.at;
         let form_before = self.take_form_inside();
         let welcome = self.welcome(&connection, resumed);
@@ -422,19 +450,18 @@ impl Client {
                 replays |= table.replay(owner, at, frames);
             }
 
-            let asked = waiting.is_some();
-            let suspected_gap = stored.and_then(|stored| {
-                let sync = self.user_events()?;
-                sync.suspect_since((self.app, &stored.user), stored.subscription, asked)
-            });
-
+            let suspected_gap = self.suspect_since(stored);
             if let Some(number) = suspected_gap {
                 table.suspected_gap(at, number);
             }
-            Ok((open && pending, replays, suspected_gap))
+            Ok(Opened {
+                is_new: open && pending,
+                replays,
+                suspected_gap,
+            })
         });
 
-        let (opened, replays, suspected_gap) = match opened {
+        let opened = match opened {
             Ok(opened) => opened,
             Err((why, pending)) => {
                 self.event_loop.set_form(&self.socket, form_before);
@@ -443,27 +470,36 @@ impl Client {
             }
         };
 
-        if let (Some(_), Some(sync)) = (suspected_gap, self.user_events()) {
-            sync.clear_suspected_gaps();
-        }
-
         self.app().metrics.replayed.inc_by(events);
-        if replays {
-            EventLoop::block(&self.event_loop, at);
-        }
-
         if let Some(expires_at) = expires_at {
             self.event_loop.expect_expiry(at, expires_at.get());
         }
 
-        self.note_opened(opened);
+        self.note_opened(&opened);
         self.acknowledge_auth(auth);
         true
     }
 
-    /// Counts a connection that was `opened` just now, and says so to those who are told.
-    fn note_opened(&self, opened: bool) {
-        if opened {
+    /// The number of the doubt that a client is in that was given what was `stored` when the store was asked, if it is in one. Called
+    /// under the lock under which it becomes reachable.
+    fn suspect_since(&self, stored: Option<&Stored>) -> Option<u64> {
+        let (stored, sync) = (stored?, self.user_events()?);
+        let asked = stored.waiting.is_some();
+        sync.suspect_since((self.app, &stored.user), stored.subscription, asked)
+    }
+
+    /// Does what follows from letting a client in, or renewing it: fetches what it may have missed, writes what it did, counts it
+    /// if it is new, and says so to those who are told.
+    fn note_opened(&self, opened: &Opened) {
+        if let (Some(_), Some(sync)) = (opened.suspected_gap, self.user_events()) {
+            sync.clear_suspected_gaps();
+        }
+
+        if opened.replays {
+            EventLoop::block(&self.event_loop, self.socket.at);
+        }
+
+        if opened.is_new {
             self.count_in();
         }
         self.has_authenticated_for_mesa();

@@ -84,7 +84,7 @@ impl Session {
         // Tokens that were signed together are renewed together, by thousands of clients.
         let (node, app) = (self.client.node.clone(), self.client.app);
         let turn = async move { node.queue_long_step(app, LongStep::Token).await };
-        self.judge_later(presented, turn, true);
+        self.judge_later(presented, turn, NewKeys::MayCome);
     }
 
     fn is_app_guessed(&self) -> bool {
@@ -111,16 +111,16 @@ impl Session {
             let _ = timeout(JWKS_WAIT, news).await;
         };
 
-        self.judge_later(presented, fetched, false);
+        self.judge_later(presented, fetched, NewKeys::HaveCome);
     }
 
-    /// Verifies a token after `first`, and once more if keys `may_come` for it; then lets its client in, renews it, or refuses
+    /// Verifies a token after `first`, and once more if keys may come for it; then lets its client in, renews it, or refuses
     /// it.
     fn judge_later(
         &mut self,
         mut presented: Presented,
         first: impl Future<Output = ()> + 'static,
-        may_come: bool,
+        new_keys: NewKeys,
     ) {
         // It has not failed to authenticate in time: it is we who take the time.
         self.client.socket.mark_authenticated();
@@ -135,7 +135,7 @@ impl Session {
             if let Some(news) = verified
                 .as_ref()
                 .err()
-                .filter(|_| may_come)
+                .filter(|_| new_keys == NewKeys::MayCome)
                 .and_then(|error| client.news_of_keys(error))
             {
                 let _ = timeout(JWKS_WAIT, news).await;
@@ -154,6 +154,14 @@ impl Session {
             Cost::NONE
         });
     }
+}
+
+/// Whether keys for a token are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NewKeys {
+    MayCome,
+    /// They were waited for: what is here by now decides.
+    HaveCome,
 }
 
 impl Presented {

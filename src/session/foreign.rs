@@ -12,6 +12,7 @@ use super::{
     handover::Handover,
 };
 use crate::{
+    app::ClientPage,
     auth::{Rights, Scope},
     close::{self, Close},
     config::{ClientAuth, KeyHash, Scopes},
@@ -430,7 +431,12 @@ impl Session {
         let policy = runtime_config
             .access(app)
             .policy(usize::from(self.client.policy));
-        if policy.allows_origin(origin, has_token, runtime_config.config.is_development()) {
+        let page = ClientPage {
+            origin,
+            has_token,
+            is_development: runtime_config.config.is_development(),
+        };
+        if policy.allows(&page) {
             return Ok(());
         }
 

@@ -10,9 +10,9 @@ use super::{
 use crate::{
     event_loop::EventLoop,
     history::Entry,
-    hub::{Count, JoinKind, Joining, LongStep, Replay, Snapshot, Table, Watching},
+    hub::{Count, JoinKind, Joining, LongStep, PageCursor, Replay, Snapshot, Table, Watching},
     limits::{PAGE_DEFAULT, REPLAY_LOOK},
-    node::{LocalResume, MembersQuery, NodeError, PageStart, write_cursor},
+    node::{LocalResume, MembersQuery, NodeError, PageBounds, PageStart, write_cursor},
     protocol::{
         frame::Frame,
         native::{self, JoinAck, MembersBuilder, MembersPage, Position, Since},
@@ -82,8 +82,13 @@ struct Step<'a> {
     watching: Watching,
     join_kind: JoinKind,
     missed: &'a Missed,
-    /// How many of its events are for this client.
-    replayed: u64,
+}
+
+/// The first page of members of this node, if it is asked for.
+struct FirstPage {
+    /// What the channel's presence had counted before.
+    seen: u64,
+    page: Option<MembersPage>,
 }
 
 /// What became of a join.
@@ -202,8 +207,14 @@ impl Client {
         let taking = place
             .as_ref()
             .map_or(join_kind, |place| JoinKind::Resumed(place.lost.id()));
-        let how = (watching, taking);
-        let joined = self.join_now(join, reply, how, (&missed, elsewhere))?;
+        let step = Step {
+            join,
+            reply,
+            watching,
+            join_kind: taking,
+            missed: &missed,
+        };
+        let joined = self.join_now(&step, elsewhere)?;
 
         match &mut place {
             Some(place) if matches!(joined.joining, Joining::Joined(_)) => place.taken(),
@@ -236,7 +247,10 @@ impl Client {
             .node
             .buffer_notices(self.app, &join.channel, own.id())
             .await;
-        let bounds = (PAGE_DEFAULT, self.node.config.limits.outbox_bytes / 4);
+        let bounds = PageBounds {
+            items: PAGE_DEFAULT,
+            bytes: self.node.config.limits.outbox_bytes / 4,
+        };
 
         let page = self
             .node
@@ -288,13 +302,13 @@ impl Client {
 
     /// The step in which membership, answer and replay fall together. It is done again where the first page of
     /// members is out of date by the time the lock is had.
-    fn join_now(
-        &self,
-        join: &Join,
-        reply: &JoinReply,
-        (watching, join_kind): (Watching, JoinKind),
-        (missed, mut elsewhere): (&Missed, Option<PageWithNotices>),
-    ) -> Option<Joined> {
+    fn join_now(&self, step: &Step<'_>, mut elsewhere: Option<PageWithNotices>) -> Option<Joined> {
+        let Step {
+            join,
+            reply,
+            missed,
+            ..
+        } = *step;
         let presence = self.node.hub.presence(self.app);
         let with_page = elsewhere.is_none() && join.has_page(reply);
         let Some(own) = self.connection() else {
@@ -308,28 +322,23 @@ impl Client {
             .map(|entry| entry.frame.clone())
             .collect();
 
-        let step = Step {
-            join,
-            reply,
-            watching,
-            join_kind,
-            missed,
-            replayed: frames.len() as u64,
-        };
-
+        let events = frames.len() as u64;
         let context = self.node.hub.context();
         let wire = context.wire(self.socket.form.get());
         let mut replay = Some(Replay::new(context.refused.clone(), wire, frames));
 
         for gathering in 0..=PAGES_TRIED_AT_ONCE {
             let seen = presence.changed(&join.channel);
-            let page = with_page.then(|| self.first_page(&join.channel, &own));
+            let first = FirstPage {
+                seen,
+                page: with_page.then(|| self.first_page(&join.channel, &own)),
+            };
             let done = self.event_loop.with_owner(|table, owner| {
-                let stale = page.is_some() && presence.changed(&join.channel) != seen;
+                let stale = first.page.is_some() && presence.changed(&join.channel) != seen;
                 if stale && gathering < PAGES_TRIED_AT_ONCE {
                     return None;
                 }
-                let Some(joined) = self.take(table, &step, (page, seen), elsewhere.take()) else {
+                let Some(joined) = self.take(table, step, first, elsewhere.take()) else {
                     return Some(None);
                 };
 
@@ -342,7 +351,13 @@ impl Client {
             });
 
             if let Some(done) = done {
-                return done.map(|(joined, replays)| self.taken(&step, joined, replays));
+                return done.map(|(joined, replays)| {
+                    self.taken(step, &joined, events);
+                    if replays {
+                        EventLoop::block(&self.event_loop, self.socket.at);
+                    }
+                    joined
+                });
             }
         }
 
@@ -365,7 +380,7 @@ impl Client {
         &self,
         table: &mut Table,
         step: &Step<'_>,
-        (page, seen): (Option<MembersPage>, u64),
+        FirstPage { seen, page }: FirstPage,
         elsewhere: Option<PageWithNotices>,
     ) -> Option<Joined> {
         let claim = self.claim(step)?;
@@ -394,7 +409,7 @@ impl Client {
                     if changed == seen {
                         page
                     } else {
-                        no_page(write_cursor((0, 0)))
+                        no_page(write_cursor(PageCursor::default()))
                     }
                 });
                 let page = page.map(|page| MembersPage {
@@ -431,10 +446,11 @@ impl Client {
         Some(joined)
     }
 
-    fn taken(&self, step: &Step<'_>, joined: Joined, replays: bool) -> Joined {
+    /// Counts the `events` that were handed to a client which is in now, or says why it is not.
+    fn taken(&self, step: &Step<'_>, joined: &Joined, events: u64) {
         match joined.joining {
             Joining::Joined(_) | Joining::Already(_) => {
-                self.app().metrics.replayed.inc_by(step.replayed);
+                self.app().metrics.replayed.inc_by(events);
             }
             Joining::Full => {
                 let most = self.node.config.limits.channels_per_connection;
@@ -443,11 +459,6 @@ impl Client {
             }
             Joining::Gone => {}
         }
-
-        if replays {
-            EventLoop::block(&self.event_loop, self.socket.at);
-        }
-        joined
     }
 
     /// The first page, with the client itself in its place although it is about to join.
@@ -455,7 +466,7 @@ impl Client {
         let max_bytes = self.node.config.limits.outbox_bytes / 4;
         let mut builder = MembersBuilder::new(max_bytes);
         let query = MembersQuery {
-            from: (0, 0),
+            from: PageCursor::default(),
             limit: PAGE_DEFAULT,
             max_bytes,
         };

@@ -41,6 +41,7 @@ use tokio::{net::TcpStream, time::sleep};
 
 use self::{
     client::Client,
+    connect::KeptForClient,
     cost::{Cost, MessageProgress},
     mesa::MesaSide,
     unreadable::Unreadable,
@@ -312,7 +313,7 @@ impl Session {
         // With other nodes it waits until the bus brings what it is to get.
         if options.is_none() && !connection.takes_stored && self.client.node.cluster.is_none() {
             self.client
-                .open(connection, None, (None, None), auth.as_deref());
+                .open(connection, None, KeptForClient::default(), auth.as_deref());
             return;
         }
 

@@ -92,7 +92,7 @@ impl Client {
         let channels: Vec<(&str, bool)> = match (local_resume, resume_state) {
             (Some(local_resume), _) => {
                 let was_allowed = |name: &str| local_resume.lost.rights.may_join(name);
-                let names = local_resume.left().map(|(name, _)| &**name);
+                let names = local_resume.left().map(|channel| &*channel.name);
                 names.map(|name| (name, was_allowed(name))).collect()
             }
             (None, Some(resume_state)) => {

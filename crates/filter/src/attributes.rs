@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use smol_str::SmolStr;
 
 use super::{
-    layout::{Key, Map},
+    layout::{Map, MapKey},
     tally,
     value::Value,
 };
@@ -139,7 +139,7 @@ impl ConnectionInfo {
     pub fn to_value(&self) -> Value {
         let members = ConnectionField::ALL
             .iter()
-            .map(|(name, fact)| (Key::String((*name).into()), self.get(*fact)));
+            .map(|(name, fact)| (MapKey::String((*name).into()), self.get(*fact)));
         Value::Map(Map::new(members.collect(), None))
     }
 }

@@ -8,7 +8,7 @@ use super::{
     ast::{Binary, Expr, ExprKind, Macro},
     attributes::ConnectionField,
     error::{FilterError, FilterErrorKind, Span, suggestion},
-    layout::{Key, Map},
+    layout::{Map, MapKey},
     pattern::{Allowance, Pattern},
     value::Value,
 };
@@ -723,7 +723,7 @@ fn list(items: Vec<Node>) -> NodeKind {
 fn map(entries: Vec<(Node, Node)>) -> NodeKind {
     let constant = |(key, value): &(Node, Node)| match (key.constant()?, value.constant()?) {
         (Value::Double(_), _) => None,
-        (key, value) => Some((Key::from_value(key)?, value.clone())),
+        (key, value) => Some((MapKey::from_value(key)?, value.clone())),
     };
 
     let Some(members) = entries.iter().map(constant).collect::<Option<Vec<_>>>() else {

@@ -9,7 +9,7 @@ use super::{
     error::{EvalError, EvalErrorKind, FilterError, FilterErrorKind, Span, suggestion},
     explain::{Explained, Warning, operation, sub_expressions, warnings},
     index::{IndexRef, Schema},
-    layout::{Key, Map},
+    layout::{Map, MapKey},
     parser::parse,
     pattern::{Allowance, Pattern},
     planner::{Candidate, Plan, by_keys, conjuncts, plan},
@@ -245,7 +245,7 @@ fn bind_param(
 ) -> Result<Param, FilterError> {
     let Some(value) = given.as_map().and_then(|map| map.find(&used.name)) else {
         let keys = given.as_map().map_or(&[][..], Map::keys);
-        let near = suggestion(&used.name, keys.iter().filter_map(Key::as_str));
+        let near = suggestion(&used.name, keys.iter().filter_map(MapKey::as_str));
         let message = format!(
             "the filter uses params.{name}, but \"params\" has no \"{name}\"{near}",
             name = used.name

@@ -8,7 +8,7 @@ use super::{
     attributes::Attributes,
     check::{Node, NodeKind, Root, check},
     error::{FilterError, FilterErrorKind, Span},
-    layout::{Key, Step},
+    layout::{MapKey, Step},
     parser::parse,
     value::{NULL, Value, double_as_int},
 };
@@ -48,11 +48,11 @@ impl IndexKey {
         }
     }
 
-    fn of_key(key: &Key) -> Self {
+    fn of_key(key: &MapKey) -> Self {
         match key {
-            Key::Bool(key) => Self::Bool(*key),
-            Key::Int(key) => Self::Int(*key),
-            Key::String(key) => Self::String(key.clone()),
+            MapKey::Bool(key) => Self::Bool(*key),
+            MapKey::Int(key) => Self::Int(*key),
+            MapKey::String(key) => Self::String(key.clone()),
         }
     }
 }

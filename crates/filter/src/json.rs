@@ -5,7 +5,7 @@ use std::sync::Arc;
 use simd_json::{Buffers, ErrorType, Node, StaticNode};
 
 use super::{
-    layout::{Key, Layout, Layouts, Map, sorted},
+    layout::{Layout, Layouts, Map, MapKey, sorted},
     value::Value,
 };
 use crate::limits::{DATA_DEPTH, LAYOUTS_PER_VALUE};
@@ -176,7 +176,7 @@ impl Builder<'_> {
                             reason: "ExpectedObjectKey".into(),
                         });
                     };
-                    members.push((Key::String((*key).into()), self.build(nodes, depth)?));
+                    members.push((MapKey::String((*key).into()), self.build(nodes, depth)?));
                 }
 
                 let (keys, values) = sorted(members);
@@ -186,15 +186,15 @@ impl Builder<'_> {
     }
 
     /// The layout of `keys`: one that this value has already, one that is shared with others, or one of its own.
-    fn layout(&mut self, keys: Vec<Key>) -> Result<Arc<Layout>, JsonError> {
+    fn layout(&mut self, keys: Vec<MapKey>) -> Result<Arc<Layout>, JsonError> {
         let known = self.seen.iter().find(|layout| layout.keys() == keys);
         if let Some(layout) = known {
             return Ok(layout.clone());
         }
 
-        self.take(LAYOUT_BYTES + keys.len() * size_of::<Key>())?;
+        self.take(LAYOUT_BYTES + keys.len() * size_of::<MapKey>())?;
         for key in &keys {
-            if let Key::String(key) = key {
+            if let MapKey::String(key) = key {
                 self.take_text(key)?;
             }
         }
@@ -245,7 +245,7 @@ fn convert(
                 .iter()
                 .map(|(key, value)| {
                     Ok((
-                        Key::String(key.as_str().into()),
+                        MapKey::String(key.as_str().into()),
                         convert(value, layouts, depth)?,
                     ))
                 })

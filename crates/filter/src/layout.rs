@@ -23,7 +23,7 @@ use super::{
 
 /// The key of a map: a string, or in a map literal an int or a bool.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
+pub enum MapKey {
     /// `true` or `false`.
     Bool(bool),
     /// An int; a double of the same value finds it.
@@ -32,7 +32,7 @@ pub enum Key {
     String(SmolStr),
 }
 
-impl Key {
+impl MapKey {
     /// The key that a value names, or `None` for one that can be no key of any map.
     pub(super) fn from_value(value: &Value) -> Option<Self> {
         match value {
@@ -76,13 +76,13 @@ impl Key {
 pub struct Layout {
     /// Unique over the process's life; 0 for a layout that no cache may remember.
     id: u64,
-    keys: Arc<[Key]>,
+    keys: Arc<[MapKey]>,
     home: Weak<Table>,
 }
 
 impl Layout {
     /// A layout that only those share who are given it.
-    pub(super) fn alone(keys: Vec<Key>) -> Arc<Self> {
+    pub(super) fn alone(keys: Vec<MapKey>) -> Arc<Self> {
         Arc::new(Self {
             id: 0,
             keys: keys.into(),
@@ -93,18 +93,18 @@ impl Layout {
     fn find_str(&self, key: &str) -> Option<usize> {
         self.keys
             .binary_search_by(|have| match have {
-                Key::String(have) => {
+                MapKey::String(have) => {
                     tally::add(2 + have.len().min(key.len()));
                     (**have).cmp(key)
                 }
-                Key::Bool(_) | Key::Int(_) => std::cmp::Ordering::Less,
+                MapKey::Bool(_) | MapKey::Int(_) => std::cmp::Ordering::Less,
             })
             .ok()
     }
 
     /// The keys, sorted.
     #[inline]
-    pub fn keys(&self) -> &[Key] {
+    pub fn keys(&self) -> &[MapKey] {
         &self.keys
     }
 }
@@ -142,7 +142,7 @@ impl Map {
     /// Builds a map whose layout is shared with every map of `layouts` that has the same keys. Of a repeated key
     /// the last value stays. Without `layouts` the keys belong to this map alone.
     #[inline]
-    pub fn new(members: Vec<(Key, Value)>, layouts: Option<&Layouts>) -> Self {
+    pub fn new(members: Vec<(MapKey, Value)>, layouts: Option<&Layouts>) -> Self {
         tally::add(200 + 24 * members.len());
         let (keys, values) = sorted(members);
         let layout = match layouts {
@@ -179,17 +179,17 @@ impl Map {
     pub(super) fn find_value(&self, key: &Value) -> Option<&Value> {
         match key {
             Value::String(key) => self.find(key),
-            other => self.find_key(&Key::from_value(other)?),
+            other => self.find_key(&MapKey::from_value(other)?),
         }
     }
 
-    pub(super) fn find_key(&self, key: &Key) -> Option<&Value> {
+    pub(super) fn find_key(&self, key: &MapKey) -> Option<&Value> {
         self.value(self.layout().keys.binary_search(key).ok()?)
     }
 
     /// Keys with their values, sorted by key.
     #[inline]
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Key, &Value)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&MapKey, &Value)> {
         self.layout()
             .keys
             .iter()
@@ -198,7 +198,7 @@ impl Map {
 
     /// The keys, sorted.
     #[inline]
-    pub fn keys(&self) -> &[Key] {
+    pub fn keys(&self) -> &[MapKey] {
         &self.layout().keys
     }
 
@@ -231,7 +231,7 @@ impl Map {
 }
 
 /// Sorts the members of a map by key; of a repeated key the last value stays.
-pub(super) fn sorted(mut members: Vec<(Key, Value)>) -> (Vec<Key>, Vec<Value>) {
+pub(super) fn sorted(mut members: Vec<(MapKey, Value)>) -> (Vec<MapKey>, Vec<Value>) {
     members.sort_by(|(a, _), (b, _)| {
         tally::add(2 + a.len().min(b.len()));
         a.cmp(b)
@@ -278,10 +278,10 @@ struct Table {
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct SharedKeys(Arc<[Key]>);
+struct SharedKeys(Arc<[MapKey]>);
 
-impl Borrow<[Key]> for SharedKeys {
-    fn borrow(&self) -> &[Key] {
+impl Borrow<[MapKey]> for SharedKeys {
+    fn borrow(&self) -> &[MapKey] {
         &self.0
     }
 }
@@ -305,13 +305,13 @@ impl Layouts {
         self.len() == 0
     }
 
-    pub(super) fn intern(&self, keys: Vec<Key>) -> Arc<Layout> {
+    pub(super) fn intern(&self, keys: Vec<MapKey>) -> Arc<Layout> {
         let mut layouts = self.0.layouts.lock();
         if let Some(layout) = layouts.get(&*keys).and_then(Weak::upgrade) {
             return layout;
         }
 
-        let keys: Arc<[Key]> = keys.into();
+        let keys: Arc<[MapKey]> = keys.into();
         let layout = Arc::new(Layout {
             id: next_id(keys.len()),
             keys: keys.clone(),
@@ -326,7 +326,7 @@ impl Layouts {
 }
 
 impl Table {
-    fn forget(&self, keys: &[Key]) {
+    fn forget(&self, keys: &[MapKey]) {
         let mut layouts = self.layouts.lock();
         if layouts
             .get(keys)
@@ -411,7 +411,7 @@ mod tests {
         let members = keys.iter().zip(0..);
         Map::new(
             members
-                .map(|(k, i)| (Key::String((*k).into()), Value::Int(i)))
+                .map(|(k, i)| (MapKey::String((*k).into()), Value::Int(i)))
                 .collect(),
             Some(layouts),
         )
@@ -454,7 +454,7 @@ mod tests {
             map(&layouts, &["x"]),
             map(&layouts, &["b"]),
         ];
-        let own = Map::new(vec![(Key::String("x".into()), Value::Int(7))], None);
+        let own = Map::new(vec![(MapKey::String("x".into()), Value::Int(7))], None);
         let step = Step::new("x".into());
         for _ in 0..2 {
             assert_eq!(
@@ -472,7 +472,10 @@ mod tests {
     #[test]
     fn numbers_find_keys_by_value() {
         let map = Map::new(
-            vec![(Key::Int(1), true.into()), (Key::Bool(true), Value::Int(5))],
+            vec![
+                (MapKey::Int(1), true.into()),
+                (MapKey::Bool(true), Value::Int(5)),
+            ],
             None,
         );
         assert_eq!(

@@ -55,6 +55,14 @@ pub(super) fn tokens(source: &str) -> Result<Vec<Token>, FilterError> {
     }
 }
 
+/// What becomes of the escapes in a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escapes {
+    Read,
+    /// They stay as they are: the string is raw.
+    Kept,
+}
+
 struct Lexer<'s> {
     source: &'s str,
     at: usize,
@@ -111,7 +119,7 @@ impl<'s> Lexer<'s> {
             Some('.') if self.rest()[1..].starts_with(|c: char| c.is_ascii_digit()) => {
                 self.number()?
             }
-            Some('"' | '\'') => self.string(false)?,
+            Some('"' | '\'') => self.string(Escapes::Read)?,
             Some('a'..='z' | 'A'..='Z' | '_') => self.name_or_prefixed_string()?,
             Some(_) if let Some((wrong, right)) = self.foreign_operator() => {
                 self.at += wrong.len();
@@ -166,10 +174,12 @@ impl<'s> Lexer<'s> {
         if self.rest().starts_with(['"', '\'']) {
             let is = |words: &[&str]| words.iter().any(|word| name.eq_ignore_ascii_case(word));
             if is(&["r"]) {
-                return self.string(true);
+                return self.string(Escapes::Kept);
             }
             if is(&["b", "rb", "br"]) {
-                self.string(!is(&["b"]))?;
+                let is_raw = !is(&["b"]);
+                let escapes = if is_raw { Escapes::Kept } else { Escapes::Read };
+                self.string(escapes)?;
                 return self.unsupported(from, "bytes literals are left out; JSON has no bytes");
             }
         }
@@ -244,7 +254,7 @@ impl<'s> Lexer<'s> {
         self.error(from, "not a number")
     }
 
-    fn string(&mut self, raw: bool) -> Result<TokenKind, FilterError> {
+    fn string(&mut self, escapes: Escapes) -> Result<TokenKind, FilterError> {
         let from = self.at;
         let quote = if self.rest().starts_with('"') {
             "\""
@@ -275,7 +285,7 @@ impl<'s> Lexer<'s> {
                     let message = "a string may span lines only in triple quotes";
                     return self.error(from, message);
                 }
-                Some('\\') if !raw => text.push(self.escape()?),
+                Some('\\') if escapes == Escapes::Read => text.push(self.escape()?),
                 Some('\\') if self.rest()[1..].starts_with(quote) => {
                     // In a raw string a backslash keeps the quote from ending it, and stays.
                     text.push('\\');

@@ -40,6 +40,6 @@ pub use error::{EvalError, EvalErrorKind, FilterError, FilterErrorKind, Span};
 pub use explain::{Explained, Warning};
 pub use index::{IndexKey, IndexRef, KeyKind, LookupKey, Schema, index_entries};
 pub use json::JsonError;
-pub use layout::{Key, Layout, Layouts, Map};
+pub use layout::{Layout, Layouts, Map, MapKey};
 pub use planner::{Access, Plan};
 pub use value::Value;

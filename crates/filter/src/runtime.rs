@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{
     attributes::{Attributes, View},
     error::{EvalError, EvalErrorKind, Span},
-    layout::{Key, Map},
+    layout::{Map, MapKey},
     pattern::Pattern,
     tally,
     value::{Value, double_as_int},
@@ -268,7 +268,7 @@ impl<'f> Base<'f> {
 
         for (a, b) in a.keys().iter().zip(b.keys()) {
             let same = match (a, b) {
-                (Key::String(a), Key::String(b)) => self.same_text(a, b, span)?,
+                (MapKey::String(a), MapKey::String(b)) => self.same_text(a, b, span)?,
                 _ => a == b,
             };
             if !same {

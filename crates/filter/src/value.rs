@@ -6,7 +6,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use smol_str::SmolStr;
 
 use super::{
-    layout::{Key, Map},
+    layout::{Map, MapKey},
     tally,
 };
 
@@ -190,9 +190,9 @@ impl Serialize for Value {
                 let mut members = to.serialize_map(Some(map.len()))?;
                 for (key, value) in map.iter() {
                     match key {
-                        Key::Bool(key) => members.serialize_entry(&key.to_string(), value)?,
-                        Key::Int(key) => members.serialize_entry(&key.to_string(), value)?,
-                        Key::String(key) => members.serialize_entry(&**key, value)?,
+                        MapKey::Bool(key) => members.serialize_entry(&key.to_string(), value)?,
+                        MapKey::Int(key) => members.serialize_entry(&key.to_string(), value)?,
+                        MapKey::String(key) => members.serialize_entry(&**key, value)?,
                     }
                 }
                 members.end()

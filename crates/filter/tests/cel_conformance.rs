@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc};
 
 use fanfare_filter::{
-    Attributes, ConnectionInfo, Filter, Key, Map, Schema, Value,
+    Attributes, ConnectionInfo, Filter, Map, MapKey, Schema, Value,
     id::{ConnectionId, NodeId},
 };
 
@@ -64,7 +64,7 @@ fn untagged(tagged: &Value) -> Value {
         .and_then(|tagged| tagged.iter().next())
         .expect("a tagged value");
     let list = || inner.as_list().expect("a list").iter();
-    let Key::String(tag) = tag else {
+    let MapKey::String(tag) = tag else {
         panic!("no tag: {tag:?}")
     };
     match (&**tag, inner) {
@@ -75,9 +75,9 @@ fn untagged(tagged: &Value) -> Value {
             let entries = list().map(|entry| {
                 let entry = entry.as_list().expect("a key and a value");
                 let key = match untagged(&entry[0]) {
-                    Value::String(key) => Key::String(key),
-                    Value::Int(key) => Key::Int(key),
-                    Value::Bool(key) => Key::Bool(key),
+                    Value::String(key) => MapKey::String(key),
+                    Value::Int(key) => MapKey::Int(key),
+                    Value::Bool(key) => MapKey::Bool(key),
                     other => panic!("no key: {other:?}"),
                 };
                 (key, untagged(&entry[1]))

@@ -36,7 +36,7 @@ pub(super) struct Printer {
 /// Every field that a message of the server may have and that is looked at here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Fields<'a> {
+struct ServerMessage<'a> {
     #[serde(borrow)]
     op: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -71,7 +71,7 @@ impl Printer {
         text: &str,
         socket: &mut Socket,
     ) -> Result<ControlFlow<()>, Failure> {
-        let Ok(fields) = serde_json::from_str::<Fields<'_>>(text) else {
+        let Ok(fields) = serde_json::from_str::<ServerMessage<'_>>(text) else {
             output::note(&format!("cannot read this message: {}", harmless(text)));
             return Ok(ControlFlow::Continue(()));
         };
@@ -126,7 +126,7 @@ impl Printer {
             return Ok(ControlFlow::Continue(()));
         };
 
-        let Ok(fields) = serde_json::from_str::<Fields<'_>>(header) else {
+        let Ok(fields) = serde_json::from_str::<ServerMessage<'_>>(header) else {
             output::note(&format!("cannot read this message: {}", harmless(header)));
             return Ok(ControlFlow::Continue(()));
         };
@@ -144,7 +144,7 @@ impl Printer {
 
     fn event(
         &mut self,
-        fields: &Fields<'_>,
+        fields: &ServerMessage<'_>,
         data: &str,
         line: &str,
     ) -> io::Result<ControlFlow<()>> {
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn enough_is_enough() {
         let mut printer = Printer::new(true, Some(2));
-        let fields = Fields::default();
+        let fields = ServerMessage::default();
         assert!(
             printer
                 .event(&fields, "", "{}")

@@ -113,6 +113,15 @@ pub(super) struct Tables {
     _owner: File,
 }
 
+/// What a group that was written survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Survives {
+    /// The end of the process.
+    EndOfProcess,
+    /// That, and a power loss.
+    PowerLoss,
+}
+
 impl Tables {
     /// Opens the directory at `path`, which is made if it is not there. Takes some milliseconds, whatever it holds.
     ///
@@ -248,17 +257,15 @@ impl Tables {
         !self.batch.is_empty()
     }
 
-    /// Writes the group, all of it or nothing. It survives the end of the process from then on, and a power loss too if
-    /// `is_synced`.
-    pub(super) fn commit(&mut self, is_synced: bool) -> fjall::Result<()> {
+    /// Writes the group, all of it or nothing. From then on it survives what `survives` says.
+    pub(super) fn commit(&mut self, survives: Survives) -> fjall::Result<()> {
         if !self.has_writes() {
             return Ok(());
         }
 
-        let mode = if is_synced {
-            PersistMode::SyncData
-        } else {
-            PersistMode::Buffer
+        let mode = match survives {
+            Survives::PowerLoss => PersistMode::SyncData,
+            Survives::EndOfProcess => PersistMode::Buffer,
         };
 
         let next = self.database.batch();

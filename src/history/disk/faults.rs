@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use uuid::Uuid;
 
 use super::{
+    database::Survives,
     journal::Left,
+    store::OnDisk,
     tests::{Directory, copy},
     *,
 };
@@ -58,10 +60,9 @@ fn state(store: &mut Store) -> State {
         };
 
         let (mut run, mut entries) = (read.run, Vec::new());
-        let topic = (read.topic, read.is_user);
         let events = store.snapshot();
         events
-            .copy(topic, &mut run, usize::MAX, &mut entries)
+            .copy(read.topic, &mut run, usize::MAX, &mut entries)
             .unwrap();
 
         let events = entries.iter().map(|entry| {
@@ -150,7 +151,7 @@ impl Recorded {
             let written = journal(&directory.0).len();
             recorded.push((written, state(&mut store)));
             act(&mut store, at);
-            store.commit(true).unwrap();
+            store.commit(Survives::PowerLoss).unwrap();
         }
 
         let journal = journal(&directory.0);
@@ -193,7 +194,7 @@ impl Recorded {
             assert_eq!(next.offset, before.offset + 1, "{what}");
         }
 
-        store.commit(true).unwrap();
+        store.commit(Survives::PowerLoss).unwrap();
         let after = state(&mut store);
         drop(store);
         let mut store = directory.store();
@@ -255,7 +256,7 @@ fn so_has_one_of_which_much_is_in_sorted_files() {
         let mut store = Store::open(&setup).unwrap();
         for at in 0..200 {
             act(&mut store, at);
-            store.commit(true).unwrap();
+            store.commit(Survives::PowerLoss).unwrap();
         }
         store.tables().compact().unwrap();
     };
@@ -318,9 +319,13 @@ fn a_directory_whose_making_was_cut_short_is_made_again() {
 
         let mut store = directory.store();
         store.append(&channel("c"), &KEPT, &event(1)).unwrap();
-        store.commit(true).unwrap();
+        store.commit(Survives::PowerLoss).unwrap();
         drop(store);
-        assert_eq!(directory.store().counts(), (1, 1), "{left:?}");
+        let one = OnDisk {
+            events: 1,
+            topics: 1,
+        };
+        assert_eq!(directory.store().counts(), one, "{left:?}");
     }
 
     // The version is there, and no table.

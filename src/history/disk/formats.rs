@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    database::{FORMAT, Tables},
+    database::{FORMAT, Survives, Tables},
     tests::{Directory, copy},
     *,
 };
@@ -60,7 +60,7 @@ fn record_a_directory() {
             store.append(&room, &KEPT, &event(n)).unwrap();
             store.append(&ann, &KEPT, &not_for_phones(n)).unwrap();
         }
-        store.commit(true).unwrap();
+        store.commit(Survives::PowerLoss).unwrap();
     };
 
     fill(&mut store, 4);
@@ -71,7 +71,7 @@ fn record_a_directory() {
     }
 
     store.revoke(AppId(1), &revoked()).unwrap();
-    store.commit(true).unwrap();
+    store.commit(Survives::PowerLoss).unwrap();
     store.tables().compact().unwrap();
 
     // Some of it is in sorted files now, and the rest is in the journal.
@@ -140,7 +140,7 @@ fn a_directory_of_a_later_format_is_refused_and_left_alone() {
     let directory = Directory::new();
     let mut tables = Tables::open(&directory.0).unwrap();
     tables.set_number("format", u64::from(FORMAT) + 1);
-    tables.commit(true).unwrap();
+    tables.commit(Survives::PowerLoss).unwrap();
     drop(tables);
 
     let setup = directory.setup(DataSync::Never, 1 << 30);

@@ -3,7 +3,10 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
-    history::{Entry, Epoch, Omit, Position, Reader, Run, memory::weight},
+    history::{
+        Entry, Epoch, Omit, Position, Reader, Run,
+        memory::{Confirmed, weight},
+    },
     limits::HISTORY_CONFIRMERS,
 };
 
@@ -59,8 +62,8 @@ pub(super) struct Log {
     pub(super) due: u32,
     /// Its record differs from the one on disk.
     pub(super) is_changed: bool,
-    /// Readers from whom some of what is kept is withheld, each by a hash and with the offset up to which it has confirmed.
-    confirmed: Vec<(u64, u64)>,
+    /// Readers from whom some of what is kept is withheld.
+    confirmed: Vec<Confirmed>,
 }
 
 impl Log {
@@ -106,8 +109,8 @@ impl Log {
     /// Removes what is kept up to `offset` and is for `reader`, which has it and is called `who`.
     pub(super) fn confirm(&mut self, offset: u64, reader: &Reader<'_>, who: u64) -> Vec<Stub> {
         let up_to = |offset| self.stubs.partition_point(|stub| stub.offset <= offset);
-        let known = self.confirmed.iter().find(|(of, _)| *of == who);
-        let start = known.map_or(0, |(_, confirmed)| up_to(*confirmed));
+        let known = self.confirmed.iter().find(|known| known.who == who);
+        let start = known.map_or(0, |known| up_to(known.offset));
         let end = up_to(offset);
         if end <= start {
             return Vec::new();
@@ -131,11 +134,14 @@ impl Log {
 
         // From most readers nothing is withheld, and nothing has to be remembered.
         if has_withheld {
-            self.confirmed.retain(|(of, _)| *of != who);
+            self.confirmed.retain(|known| known.who != who);
             if self.confirmed.len() == HISTORY_CONFIRMERS {
                 self.confirmed.remove(0);
             }
-            self.confirmed.push((who, offset.min(self.position.offset)));
+            self.confirmed.push(Confirmed {
+                who,
+                offset: offset.min(self.position.offset),
+            });
         }
 
         self.trim();

@@ -41,8 +41,8 @@ use self::{
     worker::{Job, Reply, Worker},
 };
 use super::{
-    Answer, Appended, History, HistoryError, Key, New, Occupied, OwnedReader, Page, Position,
-    Reader, Recovery, Retention, Waiting,
+    Appended, History, HistoryError, HistoryFuture, Key, New, Occupied, OwnedReader, Page,
+    Position, Reader, Recovery, Retention, Waiting,
 };
 use crate::{
     auth::Revoked,
@@ -250,7 +250,7 @@ impl History for Disk {
         key: &'a Key,
         retention: &'a Retention,
         new: New,
-    ) -> Answer<'a, Appended> {
+    ) -> HistoryFuture<'a, Appended> {
         Box::pin(async move {
             let names = new.omit.as_deref().map_or(0, super::Omit::bytes);
             let room = Room::take(&self.shared, new.draft.len() + names)?;
@@ -266,7 +266,11 @@ impl History for Disk {
         })
     }
 
-    fn position<'a>(&'a self, key: &'a Key, _retention: &'a Retention) -> Answer<'a, Position> {
+    fn position<'a>(
+        &'a self,
+        key: &'a Key,
+        _retention: &'a Retention,
+    ) -> HistoryFuture<'a, Position> {
         Box::pin(async move {
             let key = key.clone();
             self.ask(|reply| Job::Position { key, reply }).await
@@ -279,7 +283,7 @@ impl History for Disk {
         _retention: &'a Retention,
         epoch: Option<&'a str>,
         offset: u64,
-    ) -> Answer<'a, Recovery> {
+    ) -> HistoryFuture<'a, Recovery> {
         Box::pin(async move {
             let (key, epoch) = (key.clone(), epoch.map(Into::into));
             let job = |reply| Job::Since {
@@ -292,7 +296,12 @@ impl History for Disk {
         })
     }
 
-    fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>> {
+    fn page<'a>(
+        &'a self,
+        key: &'a Key,
+        after: u64,
+        limit: usize,
+    ) -> HistoryFuture<'a, Option<Page>> {
         Box::pin(async move {
             let key = key.clone();
             let job = |reply| Job::Page {
@@ -305,7 +314,7 @@ impl History for Disk {
         })
     }
 
-    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting> {
+    fn waiting<'a>(&'a self, key: &'a Key) -> HistoryFuture<'a, Waiting> {
         Box::pin(async move {
             let key = key.clone();
             self.ask(|reply| Job::Waiting { key, reply }).await

@@ -23,6 +23,15 @@ pub(super) struct Name {
 }
 
 impl Name {
+    /// Reads what [`Name::key`] wrote.
+    pub(super) fn read(mut key: &[u8]) -> Option<Self> {
+        Some(Self {
+            app: key.try_get_u32().ok()?,
+            is_user: key.try_get_u8().ok()? == 1,
+            text: str::from_utf8(key).ok()?.into(),
+        })
+    }
+
     /// Its key among the topics.
     pub(super) fn key(&self) -> Vec<u8> {
         let mut key = Vec::with_capacity(5 + self.text.len());
@@ -89,18 +98,23 @@ pub(super) fn event_key(topic: u64, offset: u64) -> [u8; 16] {
     key
 }
 
-/// The topic and the offset in the key of an event.
-pub(super) fn parts_of(key: &[u8]) -> Option<(u64, u64)> {
-    let (topic, offset) = key.split_first_chunk::<8>()?;
-    let offset = offset.try_into().ok()?;
-    Some((u64::from_be_bytes(*topic), u64::from_be_bytes(offset)))
+/// What the key of an event says.
+pub(super) struct EventKey {
+    /// The [`Log::id`] of its topic.
+    pub(super) topic: u64,
+    pub(super) offset: u64,
 }
 
-/// The app, whether it is a user, and the name in the key of a topic.
-pub(super) fn topic_of(mut key: &[u8]) -> Option<(u32, bool, &str)> {
-    let app = key.try_get_u32().ok()?;
-    let is_user = key.try_get_u8().ok()? == 1;
-    Some((app, is_user, str::from_utf8(key).ok()?))
+impl EventKey {
+    /// Reads what [`event_key`] wrote.
+    pub(super) fn read(key: &[u8]) -> Option<Self> {
+        let (topic, offset) = key.split_first_chunk::<8>()?;
+        let offset = offset.try_into().ok()?;
+        Some(Self {
+            topic: u64::from_be_bytes(*topic),
+            offset: u64::from_be_bytes(offset),
+        })
+    }
 }
 
 /// The offset in the key of an event.

@@ -13,7 +13,7 @@ use ahash::{AHashMap, RandomState};
 
 use super::{
     Setup,
-    database::{DataError, Fault, Tables},
+    database::{DataError, Fault, Survives, Tables},
     journal::Left,
     lives::Lives,
     log::{Log, Stub},
@@ -93,9 +93,16 @@ impl Clock {
 /// What was read of a topic, and where the entries are that belong to it.
 pub(super) struct Read<T> {
     pub(super) answer: T,
-    pub(super) topic: u64,
-    pub(super) is_user: bool,
+    pub(super) topic: TopicOnDisk,
     pub(super) run: Run,
+}
+
+/// Which events are a topic's, and of which kind it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TopicOnDisk {
+    /// Names its events.
+    pub(super) id: u64,
+    pub(super) is_user: bool,
 }
 
 /// A topic that a call works on, out of the cache for as long.
@@ -142,7 +149,7 @@ impl Store {
         };
 
         store.find_apps(setup).map_err(damaged)?;
-        store.commit(true).map_err(damaged)?;
+        store.commit(Survives::PowerLoss).map_err(damaged)?;
         store.show();
 
         Ok(store)
@@ -454,8 +461,10 @@ impl Store {
         let is_recovered = log.proves(epoch, offset);
         let read = Read {
             answer: (log.position, is_recovered),
-            topic: log.id,
-            is_user: name.is_user,
+            topic: TopicOnDisk {
+                id: log.id,
+                is_user: name.is_user,
+            },
             run: log.run_after(if is_recovered { offset } else { 0 }),
         };
         self.put((name, log));
@@ -472,8 +481,10 @@ impl Store {
         self.age(&name, &mut log);
         let read = Read {
             answer: log.position,
-            topic: log.id,
-            is_user: name.is_user,
+            topic: TopicOnDisk {
+                id: log.id,
+                is_user: name.is_user,
+            },
             run: log.run_after(after),
         };
 
@@ -678,7 +689,7 @@ impl Store {
     }
 
     /// Ends the group: all of it is written, or nothing.
-    pub(super) fn commit(&mut self, is_synced: bool) -> Result<(), Fault> {
+    pub(super) fn commit(&mut self, survives: Survives) -> Result<(), Fault> {
         for share in &mut self.shares {
             if mem::take(&mut share.is_changed) {
                 let number = share.number;
@@ -693,7 +704,7 @@ impl Store {
             self.tables.set_number("time", self.clock.now_ms());
         }
 
-        self.tables.commit(is_synced)?;
+        self.tables.commit(survives)?;
         self.changed.clear();
         if self.younger.len() > DATA_TOPICS || self.stubs > DATA_STUBS {
             self.older = mem::take(&mut self.younger);
@@ -720,7 +731,7 @@ impl Store {
     /// Notes that nothing is lost by the end that comes now.
     pub(super) fn close(&mut self) -> Result<(), Fault> {
         Lives::end(&mut self.tables);
-        self.commit(true)
+        self.commit(Survives::PowerLoss)
     }
 
     fn show(&self) {
@@ -745,7 +756,7 @@ impl Snapshot {
     /// Adds up to `most` events of `run` of a topic, which then begins after them; true if there may be more.
     pub(super) fn copy(
         &self,
-        (topic, is_user): (u64, bool),
+        TopicOnDisk { id, is_user }: TopicOnDisk,
         run: &mut Run,
         most: usize,
         to: &mut Vec<Entry>,
@@ -755,7 +766,7 @@ impl Snapshot {
             return Ok(false);
         }
 
-        let range = event_key(topic, run.after + 1)..=event_key(topic, run.end);
+        let range = event_key(id, run.after + 1)..=event_key(id, run.end);
         let mut count = 0;
         for guard in self.snapshot.range(&self.events, range).take(most) {
             let (key, event) = guard.into_inner()?;
@@ -772,6 +783,14 @@ impl Snapshot {
     }
 }
 
+/// How much is on disk.
+#[cfg(test)]
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct OnDisk {
+    pub(super) events: usize,
+    pub(super) topics: usize,
+}
+
 #[cfg(test)]
 impl Store {
     /// Lets time pass.
@@ -779,9 +798,12 @@ impl Store {
         self.clock.unix_ms += time.as_millis() as u64;
     }
 
-    /// Events and topics on disk.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    /// What is on disk.
+    pub(super) fn counts(&self) -> OnDisk {
         let tables = &self.tables;
-        (tables.events.len().unwrap(), tables.topics.len().unwrap())
+        OnDisk {
+            events: tables.events.len().unwrap(),
+            topics: tables.topics.len().unwrap(),
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::*;
+use super::{database::Survives, store::OnDisk};
 use crate::config::DataSync;
 use crate::history::suite::{self, ANYONE, KEEP, channel, event, fill, offsets, user};
 use crate::limits::DATA_BUFFER;
@@ -162,16 +163,28 @@ fn what_is_past_its_time_leaves_the_files_and_so_does_a_quiet_topic() {
     for _ in 0..3 {
         store.append(&key, &KEEP, &event(1)).unwrap();
     }
-    store.commit(false).unwrap();
+    store.commit(Survives::EndOfProcess).unwrap();
     store.pass(Duration::from_mins(7));
     while store.expire().unwrap() {}
-    store.commit(false).unwrap();
-    assert_eq!(store.counts(), (0, 1), "events, topics");
+    store.commit(Survives::EndOfProcess).unwrap();
+    assert_eq!(
+        store.counts(),
+        OnDisk {
+            events: 0,
+            topics: 1
+        }
+    );
 
     store.pass(Duration::from_hours(2));
     while store.expire().unwrap() {}
-    store.commit(false).unwrap();
-    assert_eq!(store.counts(), (0, 0), "events, topics");
+    store.commit(Survives::EndOfProcess).unwrap();
+    assert_eq!(
+        store.counts(),
+        OnDisk {
+            events: 0,
+            topics: 0
+        }
+    );
 }
 
 #[test]
@@ -187,7 +200,7 @@ fn what_is_only_in_memory_and_in_the_journal_has_a_bound() {
             let key = channel(&format!("c{n}"));
             store.append(&key, &KEEP, &event(LENGTH)).unwrap();
         }
-        store.commit(false).unwrap();
+        store.commit(Survives::EndOfProcess).unwrap();
         let unsorted = store.tables().events.tree.active_memtable().size();
         assert!(unsorted <= most, "{unsorted} bytes after {at} groups");
         was_sorted |= unsorted == 0;
@@ -205,9 +218,9 @@ fn the_app_that_keeps_most_gives_up_its_oldest() {
     for at in 0..400 {
         let key = channel(&format!("c{}", at % 10));
         store.append(&key, &KEEP, &event(100)).unwrap();
-        store.commit(false).unwrap();
+        store.commit(Survives::EndOfProcess).unwrap();
         while store.shed().unwrap() {
-            store.commit(false).unwrap();
+            store.commit(Survives::EndOfProcess).unwrap();
         }
     }
     assert!(!store.is_over_bound());
@@ -216,7 +229,7 @@ fn the_app_that_keeps_most_gives_up_its_oldest() {
         kept.run.after < kept.run.end,
         "it keeps less than its share"
     );
-    assert!(store.counts().0 > 20);
+    assert!(store.counts().events > 20);
 }
 
 #[tokio::test]
@@ -338,7 +351,7 @@ fn at_a_standstill() -> (Disk, std::sync::mpsc::Receiver<Job>) {
 }
 
 /// Asks, and makes sure that there is no answer yet.
-fn begin<T>(mut answer: Answer<'_, T>) -> Answer<'_, T> {
+fn begin<T>(mut answer: HistoryFuture<'_, T>) -> HistoryFuture<'_, T> {
     let mut context = Context::from_waker(Waker::noop());
     assert!(answer.as_mut().poll(&mut context).is_pending());
     answer

@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    database::{DataError, Fault, Tables},
+    database::{DataError, Fault, Survives, Tables},
     lives::Lives,
-    record::{self, Due},
+    record::{self, Due, EventKey, Name},
 };
 use crate::{config::DataSync, history::Epoch};
 
@@ -68,7 +68,7 @@ fn look_at_all(tables: &Tables) -> Result<Findings, Fault> {
         let (key, event) = guard.into_inner()?;
         findings.events += 1;
         findings.bytes += event.len() as u64;
-        let Some((topic, offset)) = record::parts_of(&key) else {
+        let Some(EventKey { topic, offset }) = EventKey::read(&key) else {
             findings.problem("an event has a key that cannot be read".to_owned());
             continue;
         };
@@ -118,7 +118,7 @@ pub(crate) fn restore(path: &Path) -> Result<(), DataError> {
         let mut lives = Lives::begin(&mut tables, DataSync::Always)?;
         lives.restore(&mut tables);
         Lives::end(&mut tables);
-        Ok(tables.commit(true)?)
+        Ok(tables.commit(Survives::PowerLoss)?)
     })();
     began.map_err(damaged(path))
 }
@@ -164,11 +164,12 @@ fn dump_all(
         let Some(log) = record::decode_log(&record) else {
             continue;
         };
-        let Some((app, is_user, name)) = record::topic_of(&key) else {
+        let Some(name) = Name::read(&key) else {
             continue;
         };
 
-        let app = apps.get(&app).map_or("", String::as_str);
+        let is_user = name.is_user;
+        let app = apps.get(&name.app).map_or("", String::as_str);
         let range = record::event_key(log.id, 0)..=record::event_key(log.id, u64::MAX);
         for guard in tables.events.range(range) {
             let (key, event) = guard.into_inner()?;
@@ -183,8 +184,8 @@ fn dump_all(
                 .filter(|_| entry.frame.is_text());
             let line = Dumped {
                 app,
-                channel: (!is_user).then_some(name),
-                user: is_user.then_some(name),
+                channel: (!is_user).then_some(&*name.text),
+                user: is_user.then_some(&*name.text),
                 epoch: Epoch::to_string(&log.position.epoch),
                 offset,
                 id: entry.id,

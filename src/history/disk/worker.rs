@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Room, Setup, Shared,
-    database::Fault,
+    database::{Fault, Survives},
     facts::KeptAnswer,
     journal::Left,
-    store::{Read, Snapshot, Store},
+    store::{Read, Snapshot, Store, TopicOnDisk},
 };
 use crate::{
     auth::Revoked,
@@ -146,7 +146,7 @@ impl Pending {
 /// Events that are read for an answer, some in each round.
 struct Meaning {
     snapshot: Snapshot,
-    topic: (u64, bool),
+    topic: TopicOnDisk,
     run: Run,
     entries: Vec<Entry>,
     purpose: Purpose,
@@ -416,7 +416,7 @@ impl Worker {
         };
         self.readings.push(Meaning {
             snapshot: store.snapshot(),
-            topic: (read.topic, read.is_user),
+            topic: read.topic,
             run: read.run,
             entries: Vec::new(),
             purpose,
@@ -452,7 +452,11 @@ impl Worker {
         };
 
         let is_written = store.has_writes();
-        if let Err(fault) = store.commit(self.setup.config.sync == DataSync::Always) {
+        let survives = match self.setup.config.sync {
+            DataSync::Always => Survives::PowerLoss,
+            DataSync::Interval | DataSync::Never => Survives::EndOfProcess,
+        };
+        if let Err(fault) = store.commit(survives) {
             return self.give_up(fault);
         }
 

@@ -55,16 +55,16 @@ use tokio::runtime::Handle;
 use self::record::published;
 use self::{
     quota::Quotas,
-    reply::{Ended, Entries, Head, Reply, Withheld},
+    reply::{AppendedRun, Ended, Entries, Head, Reply, Withheld},
     script::Call,
     seen::{Mark, Seen},
 };
 use super::{
-    Answer, Appended, Epoch, History, HistoryError, Key, New, Omit, OwnedReader, Page, Position,
-    Reader, Recovery, Retention, Topic, Waiting,
+    Appended, Epoch, History, HistoryError, HistoryFuture, Key, New, Omit, OwnedReader, Page,
+    Position, Reader, Recovery, Retention, Topic, Waiting,
 };
 use crate::{
-    bus::{self, Bus, BusError, Call as BusCall, Part},
+    bus::{self, Bus, BusError, Call as BusCall, CallPart},
     id::AppId,
     limits::{HISTORY_QUIET, HISTORY_SEEN_TOPICS, HISTORY_TTL_MS_MAX, HISTORY_UNUSED},
     metrics::{AppMetrics, DropReason, Metrics},
@@ -193,11 +193,11 @@ impl Inner {
         shared.push(self.bus.publish_command().into());
 
         let call = BusCall {
-            shared: Part {
+            shared: CallPart {
                 keys: vec![self.bus.primary_key(&home)],
                 args: shared,
             },
-            run: Part {
+            run: CallPart {
                 keys: self.keys(key, &home),
                 args: run,
             },
@@ -208,7 +208,7 @@ impl Inner {
         let answer = self.bus.call(Call::Append.script(), &home, call);
         let (inner, key) = (self.clone(), key.clone());
         async move {
-            let (ended, after) = reply::run(answer.await?)?;
+            let AppendedRun { ended, after } = reply::run(answer.await?)?;
             let newest = match ended {
                 Ended::Quick(position) => {
                     inner.seen.told(&key, position);
@@ -364,7 +364,7 @@ impl History for RedisHistory {
         key: &'a Key,
         retention: &'a Retention,
         new: New,
-    ) -> Answer<'a, Appended> {
+    ) -> HistoryFuture<'a, Appended> {
         let New {
             id,
             draft,
@@ -410,7 +410,11 @@ impl History for RedisHistory {
         })
     }
 
-    fn position<'a>(&'a self, key: &'a Key, _retention: &'a Retention) -> Answer<'a, Position> {
+    fn position<'a>(
+        &'a self,
+        key: &'a Key,
+        _retention: &'a Retention,
+    ) -> HistoryFuture<'a, Position> {
         let sent = self
             .0
             .send(Call::Position, key, vec![millis(HISTORY_UNUSED)]);
@@ -423,7 +427,7 @@ impl History for RedisHistory {
         _retention: &'a Retention,
         epoch: Option<&'a str>,
         offset: u64,
-    ) -> Answer<'a, Recovery> {
+    ) -> HistoryFuture<'a, Recovery> {
         let sent = self.0.send(
             Call::Since,
             key,
@@ -449,7 +453,12 @@ impl History for RedisHistory {
         })
     }
 
-    fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>> {
+    fn page<'a>(
+        &'a self,
+        key: &'a Key,
+        after: u64,
+        limit: usize,
+    ) -> HistoryFuture<'a, Option<Page>> {
         let ask = move |after: u64| vec![number(after), number((limit as u64).saturating_add(1))];
         let sent = self.0.send(Call::Read, key, ask(after));
         Box::pin(async move {
@@ -482,7 +491,7 @@ impl History for RedisHistory {
         })
     }
 
-    fn waiting<'a>(&'a self, key: &'a Key) -> Answer<'a, Waiting> {
+    fn waiting<'a>(&'a self, key: &'a Key) -> HistoryFuture<'a, Waiting> {
         let sent = self.0.send(Call::Read, key, vec![number(0), Bytes::new()]);
         Box::pin(async move {
             let Answered {
@@ -515,14 +524,14 @@ impl History for RedisHistory {
         self.0.seen.told(key, position);
     }
 
-    fn remember<'a>(&'a self, key: &'a Key) -> Answer<'a, ()> {
+    fn remember<'a>(&'a self, key: &'a Key) -> HistoryFuture<'a, ()> {
         let sent = self
             .0
             .send(Call::Position, key, vec![millis(HISTORY_QUIET)]);
         Box::pin(async move { sent.await.map(|_| ()) })
     }
 
-    fn look_at_quotas(&self) -> Answer<'_, ()> {
+    fn look_at_quotas(&self) -> HistoryFuture<'_, ()> {
         Box::pin(async move {
             self.0.quotas.look(&self.0.bus).await?;
             for (app, kept) in self.0.quotas.all() {

@@ -55,8 +55,17 @@ pub(super) struct Withheld {
 #[derive(Debug)]
 pub(super) struct Reply(vec::IntoIter<Value>);
 
-/// What an append is answered: where its run ended, and how many events of the run came after it.
-pub(super) fn run(answer: Value) -> Result<(Ended, u64), HistoryError> {
+/// What an append is answered.
+#[derive(Debug)]
+pub(super) struct AppendedRun {
+    /// Where its run ended.
+    pub(super) ended: Ended,
+    /// How many events of the run came after it.
+    pub(super) after: u64,
+}
+
+/// Reads what an append is answered.
+pub(super) fn run(answer: Value) -> Result<AppendedRun, HistoryError> {
     let Value::Array(mut parts) = answer else {
         return Err(malformed());
     };
@@ -66,17 +75,16 @@ pub(super) fn run(answer: Value) -> Result<(Ended, u64), HistoryError> {
         let newest = number(parts.pop())?;
         let epoch = bytes(parts.pop())?.try_into().map_err(|_| malformed())?;
         let epoch = Epoch::from_bytes(epoch);
-        return Ok((
-            Ended::Quick(Position {
-                epoch,
-                offset: newest,
-            }),
-            after,
-        ));
+        let ended = Ended::Quick(Position {
+            epoch,
+            offset: newest,
+        });
+        return Ok(AppendedRun { ended, after });
     }
 
     let mut reply = Reply::new(Value::Array(vec![Value::Array(parts)]))?;
-    Ok((Ended::Full(reply.head()?.ok_or_else(malformed)?), after))
+    let ended = Ended::Full(reply.head()?.ok_or_else(malformed)?);
+    Ok(AppendedRun { ended, after })
 }
 
 /// The answer is none that a script of this version gives.

@@ -22,7 +22,7 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 
 use self::ended::Ended;
-pub(super) use self::transport::Transport;
+pub(super) use self::transport::{TakenOver, Transport};
 use crate::id::AppId;
 
 /// The clients of this node that poll, by their `sid`. Each has a connection's place, which bounds how many there are; those

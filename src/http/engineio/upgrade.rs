@@ -9,9 +9,17 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Call, polling::Transport, refused};
+use super::{
+    Call,
+    polling::{TakenOver, Transport},
+    refused,
+};
 use crate::{
-    http::{Answer, access, connect, problem::Problem},
+    http::{
+        ResponseBody, access,
+        connect::{self, RawSocket},
+        problem::Problem,
+    },
     limits::{READ_BUFFER, RELAY_PAUSE, RELAY_PAUSE_MAX, UPGRADE_TIME},
     metrics::Refusal,
     node::Occupancy,
@@ -34,7 +42,7 @@ pub(super) fn begin(
     request: &mut Request<Incoming>,
     sid: String,
     transport: Arc<Transport>,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     connect::check_handshake(request)?;
     // Beside it the sockets of the session stay open.
     let Some(place) = Occupancy::take(&call.edge.node) else {
@@ -47,16 +55,21 @@ pub(super) fn begin(
         return Ok(refused(error));
     }
     let Ok((response, socket)) = connect::raw_upgrade(request) else {
-        transport.probed(false);
+        transport.probe_failed();
         return Ok(refused(Refused::BadRequest));
     };
 
     let (node, polls) = (call.edge.node.clone(), call.edge.polls.clone());
     tokio::task::spawn_local(async move {
         let _place = place;
-        let Some((mut socket, granted, leftover)) = socket.await else {
-            return transport.probed(false);
+        let Some(raw) = socket.await else {
+            return transport.probe_failed();
         };
+        let RawSocket {
+            mut socket,
+            granted,
+            leftover,
+        } = raw;
 
         let mut heard = leftover.to_vec();
         let probing = async {
@@ -65,13 +78,16 @@ pub(super) fn begin(
         };
 
         if !matches!(timeout(UPGRADE_TIME, probing).await, Ok(Ok(()))) {
-            return transport.probed(false);
+            return transport.probe_failed();
         }
 
         let ended = match transport.take_over(UPGRADE_TIME).await {
-            Some((unsaid, Some(far))) => carry(&transport, &far, socket, heard, unsaid).await,
+            Some(TakenOver {
+                unsaid,
+                far: Some(far),
+            }) => carry(&transport, &far, socket, heard, unsaid).await,
             // It does not poll any more.
-            Some((unsaid, None)) => say_last(socket, &unsaid),
+            Some(TakenOver { unsaid, far: None }) => say_last(socket, &unsaid),
             None => Err(io::ErrorKind::TimedOut.into()),
         };
 
@@ -84,7 +100,7 @@ pub(super) fn begin(
         polls.remove(&sid);
     });
 
-    Ok(response.map(|_| Answer::default()))
+    Ok(response.map(|_| ResponseBody::default()))
 }
 
 /// Answers the probe, and waits until the client says that it has stopped polling. What came after that stays in `heard`.
@@ -126,7 +142,7 @@ async fn probe(
         if is_probed {
             let answer = [&[0x81, engineio::PROBED.len() as u8], engineio::PROBED].concat();
             socket.write_all(&answer).await?;
-            transport.probed(true);
+            transport.probe_worked();
             was_probed = true;
             continue;
         }

@@ -5,7 +5,7 @@ use super::*;
 use crate::http::{
     body::{self, EXCEPT, TO},
     channels, identity, inspect, publish,
-    verbs::{Fields, Verb},
+    verbs::{Verb, VerbFields},
 };
 
 thread_local! {
@@ -38,7 +38,7 @@ fn detail(result: Result<impl Sized, Problem>) -> String {
 }
 
 fn publishing(verb: Verb, body: &str) -> Result<(), Problem> {
-    let fields: Fields<'_> = body::parse(body.as_bytes(), verb.shape())?;
+    let fields: VerbFields<'_> = body::parse(body.as_bytes(), verb.shape())?;
     fields.into_call(verb).map(drop)
 }
 
@@ -240,7 +240,7 @@ fn bodies() -> Vec<(&'static Shape, Read)> {
             publishing(Verb::Dispatch, body)
         }),
         (Verb::Emit.item_shape(), |body| {
-            Fields::item(body.as_bytes()).map(drop)
+            VerbFields::item(body.as_bytes()).map(drop)
         }),
         (&publish::BATCH, |body| {
             publish::items(body.as_bytes()).map(drop)

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use smol_str::SmolStr;
 
 use super::super::{
-    Batch, Count, Hub, JoinKind, Joining, Outcome, Owner, Reach, Recipients, Selection, SlotRef,
-    Watching,
+    Batch, Count, DueNotices, Hub, JoinKind, Joining, Outcome, Owner, Reach, Recipients, Selection,
+    SlotRef, Watching,
     admission::Admission,
+    resume_table::ClientKey,
     selection::channel_key,
     tests::{APP, connect, context},
 };
@@ -280,7 +281,9 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
     let told = || {
         let mut told = Vec::new();
         for (_, channel) in notices.take_due() {
-            let batch = presence.take_notices(&channel, false).unwrap();
+            let batch = presence
+                .take_notices(&channel, DueNotices::Notices)
+                .unwrap();
             told.extend(
                 batch
                     .notices
@@ -300,10 +303,15 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
         table.remove(at[2]).unwrap();
         let lost = table.remove(at[3]).unwrap().connection;
         let back = connect(table, "u", Value::Null);
+        let client = ClientKey {
+            app: APP,
+            user: Some("u"),
+            device: None,
+        };
         let taken = table
             .context
             .resume_table
-            .take(&lost.id(), |lost| lost.is_of_client(APP, Some("u"), None))
+            .take(&lost.id(), |lost| lost.is_of_client(client))
             .unwrap();
         assert_eq!(taken.watched, Vec::<SmolStr>::new());
         assert!(
@@ -331,7 +339,7 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
     );
     std::thread::sleep(window * 2);
     for lapsed in hub.context().resume_table.take_lapsed() {
-        presence.lapsed("c", &lapsed.connection, true);
+        presence.lapsed("c", &lapsed.connection);
     }
     assert_eq!(told(), [(Left, 0, None)]);
 }
@@ -353,11 +361,13 @@ fn notices_past_the_bound_are_told_as_counts() {
     });
     let (presence, notices) = (hub.presence(APP), &hub.context().notices);
     let (_, channel) = notices.take_due().pop_front().unwrap();
-    let batch = presence.take_notices(&channel, false).unwrap();
+    let batch = presence
+        .take_notices(&channel, DueNotices::Notices)
+        .unwrap();
     assert_eq!((batch.notices.len(), batch.counted.is_some()), (3, false));
     assert_eq!(notices.take_counted().len(), 1);
     let (changes, count) = presence
-        .take_notices(&channel, true)
+        .take_notices(&channel, DueNotices::WithCounts)
         .unwrap()
         .counted
         .unwrap();
@@ -367,7 +377,7 @@ fn notices_past_the_bound_are_told_as_counts() {
     );
     assert!(
         presence
-            .take_notices(&channel, true)
+            .take_notices(&channel, DueNotices::WithCounts)
             .unwrap()
             .counted
             .is_none(),
@@ -384,7 +394,11 @@ fn notices_that_nobody_tells_are_bounded_and_the_rest_is_counted() {
     };
     let hub = Hub::new(1, context(limits, &[], SlowConsumer::Disconnect));
     let presence = hub.presence(APP);
-    let took = |counts| presence.take_notices(&"c".into(), counts).unwrap();
+    let took = || {
+        presence
+            .take_notices(&"c".into(), DueNotices::WithCounts)
+            .unwrap()
+    };
     let watcher = hub.shard(0).lock(|table| {
         let watcher = connect(table, "w", Value::Null);
         let at = connect(table, "u", Value::Null);
@@ -395,7 +409,7 @@ fn notices_that_nobody_tells_are_bounded_and_the_rest_is_counted() {
         }
         watcher
     });
-    let told = took(true);
+    let told = took();
     let counted = told.counted.unwrap().0;
     assert_eq!(told.notices.len(), NOTICES_UNTOLD);
     assert_eq!(counted.joined + counted.left, NOTICES_UNTOLD as u64);
@@ -413,15 +427,19 @@ fn notices_that_nobody_tells_are_bounded_and_the_rest_is_counted() {
             churn("v", "c");
         }
         if round == 0 {
-            assert_eq!(took(true).notices.len(), NOTICES_UNTOLD);
+            assert_eq!(took().notices.len(), NOTICES_UNTOLD);
         } else if round == 1 {
             hub.shard(0).lock(|table| {
                 assert!(table.leave(watcher, "c"));
                 table.join(watcher, "c", Watching::Notices, JoinKind::New);
             });
-            assert!(presence.take_notices(&"c".into(), true).is_none());
+            assert!(
+                presence
+                    .take_notices(&"c".into(), DueNotices::WithCounts)
+                    .is_none()
+            );
         } else {
-            assert!(took(true).counted.is_none());
+            assert!(took().counted.is_none());
         }
     }
 }
@@ -442,7 +460,7 @@ fn who_was_put_in_before_coming_back_leaves_no_trace_of_the_lost_one() {
         table.join(back, "c", Watching::No, JoinKind::New);
         let again = table.join(back, "c", Watching::No, JoinKind::Resumed(lost.id()));
         assert!(matches!(again, Joining::Already(_)));
-        presence.lapsed("c", &lost, true);
+        presence.lapsed("c", &lost);
         assert!(table.close(back, None, &Close::new(1000, "")));
     });
     assert!(presence.is_empty());

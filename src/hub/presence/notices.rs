@@ -138,6 +138,15 @@ impl PendingShare {
     }
 }
 
+/// What is to be told about a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DueNotices {
+    /// Its notices.
+    Notices,
+    /// These, and the changes that were gathered as counts.
+    WithCounts,
+}
+
 impl Presence {
     /// Has other nodes told within a second of what is here now that a connection of `member` was lost, of which nobody hears.
     pub(super) fn share_soon(&self, channel: &SmolStr, room: &mut Room, member: &Snapshot) {
@@ -221,14 +230,14 @@ impl Presence {
         self.gather(channel, pending);
     }
 
-    /// Takes what is to be told about `channel` now: its notices, and with `counts` the changes gathered as counts.
-    pub(crate) fn take_notices(&self, channel: &SmolStr, counts: bool) -> Option<NoticeBatch> {
+    /// Takes what is `due` to be told about `channel`.
+    pub(crate) fn take_notices(&self, channel: &SmolStr, due: DueNotices) -> Option<NoticeBatch> {
         let mut rooms = self.stripe(channel).lock();
         let room = rooms.get_mut(channel)?;
         let count = room.count();
         let mut pending = room.pending.take()?;
         pending.is_due = false;
-        let is_counted = counts && std::mem::take(&mut pending.is_counted);
+        let is_counted = due == DueNotices::WithCounts && std::mem::take(&mut pending.is_counted);
         let changes = is_counted.then(|| pending.counted.take()).flatten();
         let counted = changes.map(|changes| (changes, count));
         let notices = std::mem::take(&mut pending.notices);

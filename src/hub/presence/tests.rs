@@ -3,7 +3,8 @@
 use std::{collections::VecDeque, ops::Bound, sync::Arc};
 
 use super::{
-    JoinKind, LeaveKind, Listing, Presence, Register, Watching, channel_list::StripeChannels,
+    DueNotices, JoinKind, LeaveKind, Listing, Presence, Register, Watching,
+    channel_list::StripeChannels,
 };
 use crate::{
     config::SlowConsumer,
@@ -51,11 +52,15 @@ fn the_last_in_a_channel_leaves_it_when_it_does_not_come_back_whoever_it_is() {
 
         presence.joined("c", &member, Watching::No, JoinKind::New);
         presence.left("c", &member, false, LeaveKind::Lost);
-        let told = presence.take_notices(&"c".into(), true).unwrap();
+        let told = presence
+            .take_notices(&"c".into(), DueNotices::WithCounts)
+            .unwrap();
         assert_eq!(told.notices.len(), 1, "{user:?} has joined");
 
-        presence.lapsed("c", &member, true);
-        let told = presence.take_notices(&"c".into(), true).unwrap();
+        presence.lapsed("c", &member);
+        let told = presence
+            .take_notices(&"c".into(), DueNotices::WithCounts)
+            .unwrap();
         assert_eq!(told.notices[0].kind, MemberKind::Left, "{user:?}");
         assert!(presence.is_empty(), "{user:?}");
         let last = std::iter::from_fn(|| changes.try_recv().ok()).last();

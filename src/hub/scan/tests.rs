@@ -231,6 +231,6 @@ async fn a_small_publication_with_a_heavy_filter_takes_several_turns_and_reaches
 #[tokio::test]
 async fn a_page_of_a_heavy_filter_is_whole() {
     let hub = hub();
-    let (page, next) = hub.page(&heavy(), (0, 0), 100).await;
+    let (page, next) = hub.page(&heavy(), PageCursor::default(), 100).await;
     assert_eq!((page.len(), next), (CONNECTIONS, None));
 }

@@ -31,7 +31,7 @@ use crate::{
     app::Apps,
     bus::{Bus, SubscriptionState, Topic},
     history::{
-        Answer, Appended, Entry, Epoch, History, Key, New, Position, Recovery, Retention,
+        Appended, Entry, Epoch, History, HistoryFuture, Key, New, Position, Recovery, Retention,
         Topic as HistoryTopic,
     },
     hub::{Counts, Hub, Permit, Reach, Recipients, Selection},
@@ -93,7 +93,7 @@ pub(in crate::node) struct Appending<'a> {
     awaited: &'a Awaited,
     id: Uuid,
     key: &'a Key,
-    answer: Answer<'a, Appended>,
+    answer: HistoryFuture<'a, Appended>,
     /// What becomes of it here; none where nobody here is in its topic, since it does not come back then.
     counts: Option<oneshot::Receiver<Counts>>,
 }

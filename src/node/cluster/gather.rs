@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-pub(crate) use self::pages::PageStart;
+pub(crate) use self::{counts::ListedChannels, pages::PageStart};
 use super::{
     super::{Joins, Node, NodeError, Target},
     leases::{Peer, Peers},
@@ -33,7 +33,28 @@ pub(crate) struct Overall<T> {
     pub(crate) missing: Vec<String>,
 }
 
+/// What has become of a call on all nodes.
+#[derive(Debug)]
+pub(super) struct Everywhere<T> {
+    /// On this node.
+    pub(super) here: T,
+    pub(super) others: Responses,
+}
+
 impl Responses {
+    /// `value` as the answer of this node and of these.
+    pub(super) fn overall<T>(self, value: T) -> Overall<T> {
+        Overall {
+            value,
+            missing: self.missing,
+        }
+    }
+
+    /// The numbers that the nodes said, together.
+    pub(super) fn sum(&self) -> u64 {
+        self.read::<Number>().map(|number| number.n).sum()
+    }
+
     /// What the nodes said, as far as it can be read.
     pub(super) fn read<T: DeserializeOwned>(&self) -> impl Iterator<Item = T> {
         self.read_named().map(|(_, said)| said)
@@ -64,19 +85,49 @@ impl Node {
         })
     }
 
-    /// The same after this node has done its part: those that cannot be asked any more are named as missing.
-    pub(super) async fn call_remote_if_up(&self, app: AppId, request: &Request) -> Responses {
-        let names = || {
-            self.cluster
-                .as_ref()
-                .map(|cluster| cluster.membership.peers().names(app))
-                .unwrap_or_default()
+    /// Asks all others, and then looks `here`.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`] while the others cannot be asked.
+    pub(super) async fn look_everywhere<T>(
+        &self,
+        app: AppId,
+        request: &Request,
+        here: impl Future<Output = T>,
+    ) -> Result<Everywhere<T>, NodeError> {
+        let others = self.call_remote(app, request).await?;
+        let here = here.await;
+        Ok(Everywhere { here, others })
+    }
+
+    /// Acts `here`, and then has all others do what `request` makes of that. Nodes that cannot be asked any more by then are
+    /// missing.
+    ///
+    /// # Errors
+    /// Those of acting here, and [`NodeError::Away`] while the others cannot be asked; no other node has done anything then.
+    pub(super) async fn act_everywhere<T>(
+        &self,
+        app: AppId,
+        here: impl Future<Output = Result<T, NodeError>>,
+        request: impl FnOnce(&T) -> Request,
+    ) -> Result<Everywhere<T>, NodeError> {
+        self.cluster_up()?;
+        let here = here.await?;
+        let others = match self.call_remote(app, &request(&here)).await {
+            Ok(others) => others,
+            Err(_) => Responses {
+                missing: self.peer_names(app),
+                ..Responses::default()
+            },
         };
-        let responses = self.call_remote(app, request).await;
-        responses.unwrap_or_else(|_| Responses {
-            missing: names(),
-            ..Responses::default()
-        })
+
+        Ok(Everywhere { here, others })
+    }
+
+    /// The names of the other nodes that serve `app`.
+    fn peer_names(&self, app: AppId) -> Vec<String> {
+        let cluster = self.cluster.as_ref();
+        cluster.map_or_else(Vec::new, |cluster| cluster.membership.peers().names(app))
     }
 
     /// Closes the connections that `target` means, on every node; see [`Node::disconnect`].
@@ -101,15 +152,10 @@ impl Node {
             reason,
         };
 
-        self.cluster_up()?;
-        let here = self.disconnect(app, target, close).await?;
-        let responses = self.call_remote_if_up(app, &request).await;
-        let there: u64 = responses.read::<Number>().map(|number| number.n).sum();
-
-        Ok(Overall {
-            value: here + there,
-            missing: responses.missing,
-        })
+        let here = self.disconnect(app, target, close);
+        let Everywhere { here, others } = self.act_everywhere(app, here, |_| request).await?;
+        let sum = here + others.sum();
+        Ok(others.overall(sum))
     }
 
     /// Puts the connections that `target` means into `channel`, on every node; see [`Node::join_all`].
@@ -127,25 +173,21 @@ impl Node {
             wire_target: target.wire_target(None),
         };
 
-        self.cluster_up()?;
-        let mut joins = self.join_all(app, channel, target).await?;
-        let responses = self.call_remote_if_up(app, &request).await;
-
+        let here = self.join_all(app, channel, target);
+        let Everywhere { here, others } = self.act_everywhere(app, here, |_| request).await?;
+        let mut joins = here;
         for Joined {
             joined,
             already,
             full,
-        } in responses.read()
+        } in others.read()
         {
             joins.joined += joined;
             joins.already += already;
             joins.full += full;
         }
 
-        Ok(Overall {
-            value: joins,
-            missing: responses.missing,
-        })
+        Ok(others.overall(joins))
     }
 
     /// Takes the connections that `target` means out of `channel`, on every node; see [`Node::leave_all`]. Those whose nodes have
@@ -188,20 +230,14 @@ impl Node {
         app: AppId,
         user: &str,
     ) -> Result<Overall<u64>, NodeError> {
-        let responses = self
-            .call_remote(
-                app,
-                &Request::User {
-                    user: user.to_owned(),
-                },
-            )
-            .await?;
+        let request = Request::User {
+            user: user.to_owned(),
+        };
 
-        let there: u64 = responses.read::<Number>().map(|number| number.n).sum();
-        Ok(Overall {
-            value: self.user_connections(app, user) as u64 + there,
-            missing: responses.missing,
-        })
+        let here = async { self.user_connections(app, user) as u64 };
+        let Everywhere { here, others } = self.look_everywhere(app, &request, here).await?;
+        let sum = here + others.sum();
+        Ok(others.overall(sum))
     }
 
     /// A connection as it is shown, wherever it is.

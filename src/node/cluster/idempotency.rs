@@ -242,32 +242,56 @@ impl IdempotencyStore {
                 }
             };
 
-            let (state, answer) = read(&claimed)?;
-            match state {
-                0 => {
+            match Claimed::read(&claimed)? {
+                Claimed::First => {
                     // Several times, so that one that fails is made up for by the next.
                     claim.renew_every(IDEMPOTENCY_RUNNING / 3);
                     return Ok(IdempotentCall::First(claim));
                 }
-                1 => return Ok(IdempotentCall::Answered(answer.unwrap_or_default())),
-                3 => return Ok(IdempotentCall::OtherBody),
-                _ if Instant::now() >= deadline => return Ok(IdempotentCall::Running),
-                _ => tokio::time::sleep(IDEMPOTENCY_LOOK).await,
+                Claimed::Answered(answer) => return Ok(IdempotentCall::Answered(answer)),
+                Claimed::OtherBody => return Ok(IdempotentCall::OtherBody),
+                Claimed::Running if Instant::now() >= deadline => {
+                    return Ok(IdempotentCall::Running);
+                }
+                Claimed::Running => tokio::time::sleep(IDEMPOTENCY_LOOK).await,
             }
         }
     }
 }
 
-fn read(claimed: &redis::Value) -> Result<(i64, Option<Bytes>), NodeError> {
-    let redis::Value::Array(parts) = claimed else {
-        return Err(NodeError::Failed);
-    };
-    match &parts[..] {
-        [redis::Value::Int(state)] => Ok((*state, None)),
-        [redis::Value::Int(state), redis::Value::BulkString(answer)] => {
-            Ok((*state, Some(Bytes::copy_from_slice(answer))))
-        }
-        _ => Err(NodeError::Failed),
+/// What the script of a claim says of a key.
+#[derive(Debug)]
+enum Claimed {
+    /// Nobody has it: it is claimed now.
+    First,
+    /// It was answered with this.
+    Answered(Bytes),
+    /// Another request with it runs.
+    Running,
+    /// It was used with another body.
+    OtherBody,
+}
+
+impl Claimed {
+    fn read(claimed: &redis::Value) -> Result<Self, NodeError> {
+        let redis::Value::Array(parts) = claimed else {
+            return Err(NodeError::Failed);
+        };
+
+        let (state, answer) = match &parts[..] {
+            [redis::Value::Int(state)] => (*state, Bytes::new()),
+            [redis::Value::Int(state), redis::Value::BulkString(answer)] => {
+                (*state, Bytes::copy_from_slice(answer))
+            }
+            _ => return Err(NodeError::Failed),
+        };
+
+        Ok(match state {
+            0 => Self::First,
+            1 => Self::Answered(answer),
+            3 => Self::OtherBody,
+            _ => Self::Running,
+        })
     }
 }
 

@@ -120,7 +120,8 @@ impl Leadership {
         apps: impl Iterator<Item = &'a str>,
         own: (NodeId, &Statement),
         others: &[(NodeId, &Statement)],
-        (renewed, lease): (Renewed, Duration),
+        renewed: Renewed,
+        lease: Duration,
     ) {
         let Renewed { began, ended, now } = renewed;
         let from = ended + own.1.wait(now);
@@ -188,7 +189,7 @@ mod tests {
                 now: NOW,
             };
             let own = (own.0, &own.1);
-            lead.take(apps.iter().copied(), own, &others, (renewed, LEASE));
+            lead.take(apps.iter().copied(), own, &others, renewed, LEASE);
             lead
         };
         let views: Vec<Leadership> = nodes.iter().map(leads).collect();

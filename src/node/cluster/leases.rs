@@ -312,7 +312,7 @@ impl Membership {
         let others: Vec<_> = others.map(|(node, other)| (*node, other)).collect();
         let apps = self.apps.iter().map(|app| &*app.name);
         let lead = &self.peers.lead;
-        lead.take(apps, (own, stated), &others, (renewed, self.lease));
+        lead.take(apps, (own, stated), &others, renewed, self.lease);
     }
 
     /// Notes the newest version that all nodes read.
@@ -455,8 +455,8 @@ impl Renewals<'_> {
         !membership.has_left()
     }
 
-    /// Renews the lease. Returns what Redis says, and when.
-    pub(super) async fn renew(&self) -> (Result<redis::Value, BusError>, Instant) {
+    /// Renews the lease.
+    pub(super) async fn renew(&self) -> RenewalAnswer {
         let membership = self.membership;
         let args = vec![
             membership.lease_name(),
@@ -475,9 +475,12 @@ impl Renewals<'_> {
         let since = self.known.since_renewed(Instant::now());
         let args = [args, since].concat();
         let bus = &membership.bus;
-        let renewed = bus.eval(&RENEW, &Topic::Nodes, keys(bus), args).await;
+        let said = bus.eval(&RENEW, &Topic::Nodes, keys(bus), args).await;
 
-        (renewed, Instant::now())
+        RenewalAnswer {
+            said,
+            ended: Instant::now(),
+        }
     }
 
     /// Notes how that went. Returns the leases of all nodes, if Redis has them in a form that can be read.
@@ -486,11 +489,11 @@ impl Renewals<'_> {
     /// The lease was not renewed.
     pub(super) fn note(
         &mut self,
-        (renewed, ended): (Result<redis::Value, BusError>, Instant),
+        RenewalAnswer { said, ended }: RenewalAnswer,
     ) -> Result<Option<Leases>, BusError> {
         let membership = self.membership;
         let began = self.began.unwrap_or(ended);
-        let renewed = renewed.inspect_err(|error| {
+        let renewed = said.inspect_err(|error| {
             self.failures += 1;
             membership.renewal.failed(error, &membership.metrics);
         })?;
@@ -505,7 +508,7 @@ impl Renewals<'_> {
             return Ok(None);
         };
 
-        Ok(Some(Leases::new(parts, (began, ended))))
+        Ok(Some(Leases::new(parts, began, ended)))
     }
 
     /// Takes over what a renewal has returned, and returns how the other nodes differ.
@@ -514,7 +517,11 @@ impl Renewals<'_> {
         let peers = &membership.peers;
         known.take_in(leases.digest, leases.held, leases.left, leases.stated);
         let Renewed { now, ended, .. } = leases.renewed;
-        known.renewed = Some((now, leases.grace, ended));
+        known.renewed = Some(LastRenewal {
+            at: now,
+            grace: leases.grace,
+            ended,
+        });
 
         let own = membership.node;
         let held = known.held.iter().map(|lease| read(lease));
@@ -559,6 +566,14 @@ impl Renewals<'_> {
     }
 }
 
+/// What Redis has said of a renewal.
+#[derive(Debug)]
+pub(super) struct RenewalAnswer {
+    said: Result<redis::Value, BusError>,
+    /// When it had.
+    ended: Instant,
+}
+
 /// What a renewal has returned; `renew.lua` says what each is.
 #[derive(Debug)]
 pub(super) struct Leases {
@@ -577,7 +592,7 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    fn new(parts: Parts, (began, ended): (Instant, Instant)) -> Self {
+    fn new(parts: RenewalReply, began: Instant, ended: Instant) -> Self {
         let (leader, held, dead, is_lapsed, left, stated, now, is_unstated, digest, grace) = parts;
         Self {
             leader,
@@ -595,7 +610,7 @@ impl Leases {
 }
 
 /// What `renew.lua` returns, in its order.
-type Parts = (
+type RenewalReply = (
     String,
     Vec<String>,
     Vec<String>,
@@ -615,17 +630,27 @@ struct Known {
     held: Vec<String>,
     left: Vec<String>,
     stated: Vec<String>,
-    /// What Redis' clock showed at the last renewal, until when nobody was taken for dead, and when it had ended here.
-    renewed: Option<(u64, u64, Instant)>,
+    renewed: Option<LastRenewal>,
+}
+
+/// The last renewal that has succeeded.
+#[derive(Clone, Copy, Debug)]
+struct LastRenewal {
+    /// What Redis' clock showed, in ms.
+    at: u64,
+    /// Until when nobody was taken for dead.
+    grace: u64,
+    /// When it had ended here.
+    ended: Instant,
 }
 
 impl Known {
     /// What Redis' clock showed at the last renewal, how many ms have passed since by the clock of this node, and until when nobody
     /// was taken for dead then. So the script sees whether the clock of Redis has jumped.
     fn since_renewed(&self, now: Instant) -> Vec<Bytes> {
-        let since = |(at, grace, ended): (u64, u64, Instant)| {
-            let passed = now.saturating_duration_since(ended);
-            let [at, grace] = [at, grace].map(|time| time.to_string().into());
+        let since = |last: LastRenewal| {
+            let passed = now.saturating_duration_since(last.ended);
+            let [at, grace] = [last.at, last.grace].map(|time| time.to_string().into());
             vec![at, millis(passed), grace]
         };
         self.renewed.map(since).unwrap_or_default()

@@ -9,6 +9,7 @@ use super::{
     gather::Overall,
     leases::Peer,
     relocations::{FOLLOWED_AT_MOST, FollowedRelocations},
+    rpc::Called,
     rpc_request::{Leavers, Request},
 };
 use crate::{
@@ -119,7 +120,10 @@ impl<'c> Leaving<'c> {
     }
 
     async fn ask(&mut self, peers: Vec<Peer>) {
-        let all = (&Topic::Nodes, peers);
+        let all = Called {
+            topic: &Topic::Nodes,
+            nodes: peers,
+        };
         let patience = self.node.config.limits.node_call_timeout;
         let asked = self
             .cluster

@@ -66,11 +66,11 @@ use tokio::sync::{Notify, mpsc};
 pub(super) use self::{
     durable::{Appending, EchoTimeout, JoinLock, Replicator},
     notice_buffer::NoticeBuffers,
-    send::{EnvelopeSender, Message, Sent},
+    send::{EnvelopeSender, Message, Outgoing, Sent},
     subscribe::SubscriptionGuard,
 };
 pub(crate) use self::{
-    gather::PageStart,
+    gather::{ListedChannels, PageStart},
     idempotency::{IdempotencyClaim, IdempotencyStore, IdempotentCall},
     notice_buffer::NoticeBuffer,
     receive::{Program, hear},

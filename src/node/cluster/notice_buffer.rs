@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -31,8 +32,23 @@ pub(crate) struct NoticeBuffers {
 
 type Channel = (AppId, SmolStr);
 
-/// Those who wait for notices of one channel, by their shards and by numbers that differ within a shard.
-type InChannel = BTreeMap<(usize, usize), Arc<Waiting>>;
+/// Those who wait for notices of one channel.
+type InChannel = BTreeMap<Seat, Arc<Waiting>>;
+
+/// Who waits: by the shard, and by numbers that differ within a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seat {
+    shard: usize,
+    number: usize,
+}
+
+impl Seat {
+    /// All of a shard.
+    fn all_of(shard: usize) -> RangeInclusive<Self> {
+        let seat = |number| Self { shard, number };
+        seat(0)..=seat(usize::MAX)
+    }
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -47,8 +63,8 @@ struct Waiting {
 pub(crate) struct NoticeBuffer {
     relay: Arc<NoticeRelay>,
     channel: Channel,
-    /// Its place among those of the channel.
-    place: (usize, usize),
+    /// Its own among those of the channel.
+    seat: Seat,
     waiting: Arc<Waiting>,
     /// Notices come here meanwhile.
     _watch: WatchGuard,
@@ -60,8 +76,8 @@ impl NoticeBuffers {
         self.count.load(SeqCst) > 0 && self.waiting.lock().contains_key(&(app, channel.into()))
     }
 
-    /// Adds one for `connection`. Returns its place among those of the channel.
-    fn add(&self, channel: Channel, connection: ConnectionId) -> ((usize, usize), Arc<Waiting>) {
+    /// Adds one for `connection`. Returns its seat among those of the channel.
+    fn add(&self, channel: Channel, connection: ConnectionId) -> (Seat, Arc<Waiting>) {
         let notices = Mutex::new(Some(Vec::new()));
         let waiting = Arc::new(Waiting {
             connection,
@@ -73,18 +89,19 @@ impl NoticeBuffers {
         let shard = usize::from(connection.shard);
 
         // Numbers need to differ within a shard only, and the last one is the highest that is in use.
-        let before = in_channel.range((shard, 0)..=(shard, usize::MAX));
-        let number = before.last().map_or(0, |((_, last), _)| last + 1);
-        in_channel.insert((shard, number), waiting.clone());
+        let before = in_channel.range(Seat::all_of(shard));
+        let number = before.last().map_or(0, |(last, _)| last.number + 1);
+        let seat = Seat { shard, number };
+        in_channel.insert(seat, waiting.clone());
         self.count.fetch_add(1, SeqCst);
 
-        ((shard, number), waiting)
+        (seat, waiting)
     }
 
-    fn remove(&self, channel: &Channel, place: (usize, usize)) {
+    fn remove(&self, channel: &Channel, seat: Seat) {
         let mut all = self.waiting.lock();
         if let Some(in_channel) = all.get_mut(channel) {
-            in_channel.remove(&place);
+            in_channel.remove(&seat);
             if in_channel.is_empty() {
                 all.remove(channel);
             }
@@ -104,7 +121,7 @@ impl NoticeBuffers {
             return;
         };
 
-        for (_, one) in in_channel.range((shard, 0)..=(shard, usize::MAX)) {
+        for (_, one) in in_channel.range(Seat::all_of(shard)) {
             let mut buffered = one.notices.lock();
             if let Some(list) = &mut *buffered {
                 let others = frames
@@ -135,11 +152,11 @@ impl NoticeRelay {
         }
 
         let channel = (app, SmolStr::from(channel));
-        let (place, waiting) = self.notice_buffers.add(channel.clone(), connection);
+        let (seat, waiting) = self.notice_buffers.add(channel.clone(), connection);
         NoticeBuffer {
             relay: self.clone(),
             channel,
-            place,
+            seat,
             waiting,
             _watch: watch,
         }
@@ -156,7 +173,7 @@ impl NoticeBuffer {
 
 impl Drop for NoticeBuffer {
     fn drop(&mut self) {
-        self.relay.notice_buffers.remove(&self.channel, self.place);
+        self.relay.notice_buffers.remove(&self.channel, self.seat);
     }
 }
 
@@ -197,13 +214,13 @@ mod tests {
         notice_buffers.note(0, AppId(0), "a", &many);
         assert_eq!((held(&one), held(&two)), (None, Some(NOTICES_CAPTURED)));
 
-        // A place is free again, and the others stay.
+        // A seat is free again, and the others stay.
         notice_buffers.remove(&a, second);
         let (again, _) = notice_buffers.add(a.clone(), connection(0, 3));
         assert_eq!(again, second);
-        for place in [first, again, third] {
+        for seat in [first, again, third] {
             assert!(notice_buffers.is_waiting(AppId(0), "a"));
-            notice_buffers.remove(&a, place);
+            notice_buffers.remove(&a, seat);
         }
         assert!(
             !notice_buffers.is_waiting(AppId(0), "a") && notice_buffers.is_waiting(AppId(0), "b")

@@ -82,7 +82,7 @@ impl Drop for WatchGuard {
 
 /// What is known of the other nodes with members in a channel.
 #[derive(Debug, Default)]
-pub(super) struct Parts {
+pub(super) struct KnownCounts {
     pub(super) connections: AHashMap<NodeId, u64>,
     /// The nodes that are not known.
     pub(super) unknown: AHashSet<NodeId>,
@@ -334,15 +334,15 @@ impl PeerCounts {
     }
 
     /// The other nodes with members in `channel`.
-    pub(super) fn parts(&self, app: AppId, channel: &str) -> Parts {
+    pub(super) fn parts(&self, app: AppId, channel: &str) -> KnownCounts {
         let channel = (app, SmolStr::from(channel));
         let mut state = self.state.lock();
         let Some(watched) = state.channels.get_mut(&channel) else {
-            return Parts::default();
+            return KnownCounts::default();
         };
         watched.is_told_without |= !watched.unknown.is_empty();
         let connections = |(node, peer): (&NodeId, &Peer)| (*node, peer.count.connections);
-        Parts {
+        KnownCounts {
             connections: watched.peers.iter().map(connections).collect(),
             unknown: watched.unknown.keys().copied().collect(),
         }

@@ -15,7 +15,7 @@ use super::{
     call_limit::{CallLimit, ProgramBytes, ProgramRoom},
     durable,
     rpc_handler::handle_request,
-    rpc_request::{Part, Refusal, Request},
+    rpc_request::{ReceiptPart, Refusal, Request},
 };
 use crate::{
     bus::{Inbox, Incoming, Topic},
@@ -358,7 +358,7 @@ impl BusReceiver {
             tokio::task::spawn_local(async move {
                 replicator.arrivals().settled(publication).await;
                 let counts = replicator.counts_of(publication);
-                if let Ok(result) = to_raw_value(&Part::of(counts.unwrap_or_default())) {
+                if let Ok(result) = to_raw_value(&ReceiptPart::of(counts.unwrap_or_default())) {
                     rpc.answer(from, id, &result).await;
                 }
             });
@@ -459,7 +459,7 @@ fn topic_of(app: AppId, wire_target: &WireTarget) -> Option<Key> {
     }
 }
 
-impl Part {
+impl ReceiptPart {
     fn of(counts: Counts) -> Self {
         Self {
             matched: counts.scan.matched,

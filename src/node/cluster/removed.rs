@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use super::{
-    super::{Node, NodeError, Target},
+    super::Node,
     Handles,
     leases::{Membership, millis},
     unreadable,
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     bus::{Bus, BusError, Script, Topic},
     filter::Verdict,
-    hub::{Selection, Snapshot, with_channels},
+    hub::{Snapshot, with_channels},
     id::{AppId, NodeId},
     limits::{ENDED_KEPT, REMOVAL_BYTES, REMOVALS_MAX},
     protocol::envelope::WireTarget,
@@ -249,19 +249,6 @@ async fn is_removed(node: &Node, lost: &Snapshot, records: &[Entry]) -> bool {
     }
 
     false
-}
-
-impl Node {
-    /// Whom another node, or a record in Redis, means here.
-    pub(super) async fn selection_of(
-        &self,
-        app: AppId,
-        wire_target: WireTarget,
-    ) -> Result<Selection, NodeError> {
-        let target = Target::of_aim(wire_target)?;
-        let bound = self.compile_aside_of_bus(app, &target).await?;
-        self.select(app, target, bound)
-    }
 }
 
 #[cfg(test)]

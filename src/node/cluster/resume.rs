@@ -22,7 +22,7 @@ use super::{
 use crate::{
     auth::Revocations,
     filter::Value,
-    hub::{Hub, Snapshot},
+    hub::{ClientKey, Hub, LostChannel, Snapshot},
     id::{AppId, ConnectionId, NodeId},
     limits::HANDED_OVER,
     protocol::{
@@ -369,15 +369,15 @@ impl Handover {
         device: Option<&str>,
     ) -> Option<ResumeState> {
         let id: ConnectionId = id.parse().ok()?;
-        let client = (app, user, device);
+        let client = ClientKey { app, user, device };
         let local_resume = LocalResume::find(&self.hub, &self.revocations, &id, client)?;
         let profile = local_resume.lost.profile();
         let profile = to_raw_value(&profile).ok()?;
 
-        let channel = |(name, watched): &(SmolStr, bool)| ResumeChannel {
-            name: name.to_string(),
-            watched: *watched,
-            was_allowed: local_resume.lost.rights.may_join(name),
+        let channel = |channel: &LostChannel| ResumeChannel {
+            name: channel.name.to_string(),
+            watched: channel.watched,
+            was_allowed: local_resume.lost.rights.may_join(&channel.name),
         };
 
         let channels = local_resume.left().map(channel).collect();
@@ -420,7 +420,7 @@ impl Handover {
         let taken: AHashSet<&str> = taken.collect();
         let mut claimed = Vec::new();
 
-        while let Some((channel, _)) = local_resume.next() {
+        while let Some(LostChannel { name: channel, .. }) = local_resume.next() {
             if !taken.contains(&*channel) {
                 local_resume.give_up();
                 continue;

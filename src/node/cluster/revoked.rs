@@ -29,8 +29,9 @@ use super::{
         publish::run_detached,
     },
     Handles,
+    gather::Everywhere,
     leases::Membership,
-    rpc_request::{Number, Request},
+    rpc_request::{Number, Request, RevokedUser},
     unreadable,
 };
 use crate::{
@@ -147,12 +148,19 @@ impl RevocationSync {
     pub(super) async fn revoke_as_told(
         &self,
         app: AppId,
-        users: Vec<(String, u64, u64)>,
+        users: Vec<RevokedUser>,
         changes: Changes,
     ) -> Number {
         let revoked: Vec<Revoked> = users
             .into_iter()
-            .map(|(user, before, until)| (user.into(), Revocation { before, until }))
+            .map(|one| {
+                let RevokedUser {
+                    user,
+                    before,
+                    until,
+                } = one;
+                (user.into(), Revocation { before, until })
+            })
             .collect();
         let n = self.refuse(app, &revoked).await;
         self.known.note(changes);
@@ -378,6 +386,13 @@ impl RevocationSync {
     }
 }
 
+/// What a call that revokes tokens has done on its own node.
+struct RevokedHere {
+    /// Of the revocations in Redis.
+    changes: Changes,
+    disconnected: u64,
+}
+
 impl Node {
     /// Refuses tokens of `users` that were issued before `before`, on every node, and closes the connections that came
     /// with them. Without `before`: all that are issued by now.
@@ -411,28 +426,36 @@ impl Node {
 
         let node = self.clone();
         run_detached(async move {
-            let changes = if let Some(cluster) = node.cluster_up()? {
-                cluster.revoked.store(app, &revoked).await?
-            } else {
-                node.keep_revoked_on_disk(app, &revoked).await?;
-                Changes::default()
-            };
-
-            let disconnected = refuse_tokens(&node.hub, &node.revocations, app, &revoked).await;
-            let responses = node
-                .call_remote_if_up(app, &revoke_request(&revoked, changes))
-                .await;
-            let there: u64 = responses.read::<Number>().map(|number| number.n).sum();
+            let here = node.revoke_here(app, &revoked);
+            let request = |here: &RevokedHere| revoke_request(&revoked, here.changes);
+            let Everywhere { here, others } = node.act_everywhere(app, here, request).await?;
 
             Ok(RevokeReceipt {
-                disconnected: disconnected + there,
+                disconnected: here.disconnected + others.sum(),
                 before,
                 kept_until: revocation.until,
-                nodes: 1 + responses.received.len() as u32,
-                missing_nodes: responses.missing,
+                nodes: 1 + others.received.len() as u32,
+                missing_nodes: others.missing,
             })
         })
         .await?
+    }
+
+    /// Records revocations where all nodes find them, or in the data directory of one that is alone, and then closes the connections
+    /// here.
+    async fn revoke_here(&self, app: AppId, revoked: &[Revoked]) -> Result<RevokedHere, NodeError> {
+        let changes = if let Some(cluster) = self.cluster_up()? {
+            cluster.revoked.store(app, revoked).await?
+        } else {
+            self.keep_revoked_on_disk(app, revoked).await?;
+            Changes::default()
+        };
+
+        let disconnected = refuse_tokens(&self.hub, &self.revocations, app, revoked).await;
+        Ok(RevokedHere {
+            changes,
+            disconnected,
+        })
     }
 
     /// Replaces claims and rights of the open connections of `user`, on every node; see [`Node::replaced`].
@@ -451,24 +474,22 @@ impl Node {
         self.check_users(app, std::slice::from_ref(&user))?;
         let now = unix_now();
         let replaced = self.replaced(app, &user, (&claims, can.as_deref()), now)?;
-        self.cluster_up()?;
+
+        let request = Request::Claims {
+            user,
+            claims,
+            can,
+            at: now,
+        };
 
         let node = self.clone();
         run_detached(async move {
-            let here = node.replace_claims(app, &replaced).await;
-            let request = Request::Claims {
-                user,
-                claims,
-                can,
-                at: now,
-            };
-
-            let responses = node.call_remote_if_up(app, &request).await;
-            let there: u64 = responses.read::<Number>().map(|number| number.n).sum();
+            let here = async { Ok(node.replace_claims(app, &replaced).await) };
+            let Everywhere { here, others } = node.act_everywhere(app, here, |_| request).await?;
             Ok(ReplaceReceipt {
-                connections: here + there,
-                nodes: 1 + responses.received.len() as u32,
-                missing_nodes: responses.missing,
+                connections: here + others.sum(),
+                nodes: 1 + others.received.len() as u32,
+                missing_nodes: others.missing,
             })
         })
         .await?
@@ -522,9 +543,11 @@ fn read_changes(answer: &redis::Value) -> Result<Changes, BusError> {
 }
 
 fn revoke_request(revoked: &[Revoked], changes: Changes) -> Request {
-    let users = revoked
-        .iter()
-        .map(|(user, revocation)| (user.to_string(), revocation.before, revocation.until));
+    let users = revoked.iter().map(|(user, revocation)| RevokedUser {
+        user: user.to_string(),
+        before: revocation.before,
+        until: revocation.until,
+    });
     Request::Revoke {
         users: users.collect(),
         changes,

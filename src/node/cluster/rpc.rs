@@ -133,6 +133,14 @@ pub(crate) struct Rpc {
     calls: PendingCalls,
 }
 
+/// Whom a request is for.
+pub(super) struct Called<'t> {
+    /// It goes there.
+    pub(super) topic: &'t Topic,
+    /// They are expected to answer.
+    pub(super) nodes: Vec<Peer>,
+}
+
 impl Rpc {
     pub(super) fn new(handles: &Handles<'_>, membership: &Arc<Membership>) -> Self {
         let context = handles.hub.context();
@@ -162,7 +170,10 @@ impl Rpc {
 
     /// Asks every other node that holds a lease and serves `app`, and waits for their answers for `limits.node_call_timeout` at most.
     pub(super) async fn call_all(&self, app: AppId, request: &Request) -> Responses {
-        let all = (&Topic::Nodes, self.membership.peers().serving(app));
+        let all = Called {
+            topic: &Topic::Nodes,
+            nodes: self.membership.peers().serving(app),
+        };
         self.call_within(app, all, request, self.node_call_timeout)
             .await
     }
@@ -178,21 +189,28 @@ impl Rpc {
             id: node,
             name: node.to_string().into(),
         };
-        let one = (&Topic::Node(node), vec![peer]);
+        let one = Called {
+            topic: &Topic::Node(node),
+            nodes: vec![peer],
+        };
         let mut responses = self
             .call_within(app, one, request, self.node_call_timeout)
             .await;
         responses.received.pop().map(|response| response.result)
     }
 
-    /// Asks by `topic`, and waits for those who are expected to answer.
+    /// Asks nodes, and waits for their answers.
     pub(super) async fn call_within(
         &self,
         app: AppId,
-        (topic, mut expected): (&Topic, Vec<Peer>),
+        called: Called<'_>,
         request: &Request,
         patience: Duration,
     ) -> Responses {
+        let Called {
+            topic,
+            nodes: mut expected,
+        } = called;
         let mut responses = Responses::default();
         if expected.is_empty() {
             return responses;

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use super::{
-    super::{MembersQuery, Node, NodeError, Target, read_cursor, show, write_cursor},
+    super::{MembersQuery, Node, NodeError, PageBounds, Target, read_cursor, show, write_cursor},
     Cluster,
     revoked::replace_as_told,
     rpc_request::{
-        Joined, Leavers, Listed, Number, Page, Part, Present, Refusal, Request, Tallies,
+        Joined, Leavers, Listed, Number, Page, Present, ReceiptPart, Refusal, Request, Tallies,
     },
 };
 use crate::{
     close::Close,
-    hub::{Count, Snapshot},
+    hub::{Count, PageCursor, Snapshot},
     id::{AppId, ConnectionId, NodeId},
     limits::{PAGE_BYTES, PAGE_STRIDE, USERS_NAMED},
     protocol::{envelope::WireTarget, native::MembersBuilder},
@@ -38,7 +38,7 @@ pub(super) async fn handle_request(
         | Request::Done { .. }
         | Request::DoneTogether { .. }
         | Request::LookAgain
-        | Request::Receipt { .. } => to_raw_value(&Part::default()),
+        | Request::Receipt { .. } => to_raw_value(&ReceiptPart::default()),
         Request::Disconnect {
             wire_target,
             code,
@@ -72,18 +72,24 @@ pub(super) async fn handle_request(
             from,
             limit,
             max_bytes,
-        } => to_raw_value(
-            &node
-                .page_of_members(app, &channel, (from.as_deref(), limit), max_bytes, None)
-                .await,
-        ),
+        } => {
+            let bounds = PageBounds {
+                items: limit,
+                bytes: max_bytes,
+            };
+            let page = node.page_of_members(app, &channel, from.as_deref(), bounds, None);
+            to_raw_value(&page.await)
+        }
         Request::Connections {
             wire_target,
             from,
             limit,
             max_bytes,
         } => {
-            let bounds = (limit, max_bytes);
+            let bounds = PageBounds {
+                items: limit,
+                bytes: max_bytes,
+            };
             said(page_as_told(node, app, wire_target, from.as_deref(), bounds).await)
         }
         Request::Recall { id, user, device } => {
@@ -117,9 +123,9 @@ async fn page_as_told(
     app: AppId,
     wire_target: WireTarget,
     from: Option<&str>,
-    bounds: (usize, usize),
+    bounds: PageBounds,
 ) -> std::result::Result<Page, NodeError> {
-    let target = Target::of_aim(wire_target)?;
+    let target = Target::from_wire(wire_target)?;
     node.page_of_connections(app, target, from, bounds).await
 }
 
@@ -130,7 +136,7 @@ async fn disconnect_as_told(
     close: Close,
 ) -> std::result::Result<Number, NodeError> {
     let n = node
-        .disconnect(app, Target::of_aim(wire_target)?, close)
+        .disconnect(app, Target::from_wire(wire_target)?, close)
         .await?;
     Ok(Number { n })
 }
@@ -141,7 +147,7 @@ async fn leave_as_told(
     channel: String,
     wire_target: WireTarget,
 ) -> std::result::Result<Leavers, NodeError> {
-    node.leave_local(app, channel, Target::of_aim(wire_target)?)
+    node.leave_local(app, channel, Target::from_wire(wire_target)?)
         .await
 }
 
@@ -152,7 +158,7 @@ async fn join_for_peer(
     wire_target: WireTarget,
 ) -> std::result::Result<Joined, NodeError> {
     let joins = node
-        .join_all(app, channel, Target::of_aim(wire_target)?)
+        .join_all(app, channel, Target::from_wire(wire_target)?)
         .await?;
     Ok(Joined {
         joined: joins.joined,
@@ -287,26 +293,27 @@ impl Node {
         &self,
         app: AppId,
         channel: &str,
-        (from, limit): (Option<&str>, usize),
-        max_bytes: usize,
+        from: Option<&str>,
+        bounds: PageBounds,
         joining: Option<&Snapshot>,
     ) -> Page {
         let mut from = from.and_then(read_cursor).unwrap_or_default();
-        let mut builder = MembersBuilder::new(max_bytes);
+        let mut builder = MembersBuilder::new(bounds.bytes);
         let mut slice = TimeSlice::begin();
 
         let cursor = loop {
             let before = builder.members();
             let query = MembersQuery {
                 from,
-                limit: (limit - before).min(PAGE_STRIDE),
-                max_bytes,
+                limit: (bounds.items - before).min(PAGE_STRIDE),
+                max_bytes: bounds.bytes,
             };
 
             match self.gather(app, channel, query, joining, &mut builder) {
                 // There are more, and there is room for more.
                 Some(next)
-                    if builder.members() == before + query.limit && builder.members() < limit =>
+                    if builder.members() == before + query.limit
+                        && builder.members() < bounds.items =>
                 {
                     from = next;
                     slice.rest().await;
@@ -328,10 +335,10 @@ impl Node {
         app: AppId,
         target: Target,
         from: Option<&str>,
-        (limit, max_bytes): (usize, usize),
+        bounds: PageBounds,
     ) -> std::result::Result<Page, NodeError> {
         let from = from.and_then(read_cursor).unwrap_or_default();
-        let (found, next) = self.connections(app, target, from, limit).await?;
+        let (found, next) = self.connections(app, target, from, bounds.items).await?;
         let config = self.runtime_config_owned();
         let (mut page, mut bytes) = (Page::default(), 0);
         let mut slice = TimeSlice::begin();
@@ -343,9 +350,12 @@ impl Node {
             };
 
             bytes += item.get().len() + 1;
-            if bytes > max_bytes && !page.items.is_empty() {
+            if bytes > bounds.bytes && !page.items.is_empty() {
                 let id = connection.id();
-                page.cursor = Some(write_cursor((usize::from(id.shard), id.slot)));
+                page.cursor = Some(write_cursor(PageCursor {
+                    shard: usize::from(id.shard),
+                    slot: id.slot,
+                }));
                 return Ok(page);
             }
 

@@ -105,9 +105,9 @@ pub(super) enum Request {
         channel: String,
         users: Vec<String>,
     },
-    /// Tokens of users are refused: of each those that were issued before the first time, until the second.
+    /// Tokens of users are refused.
     Revoke {
-        users: Vec<(String, u64, u64)>,
+        users: Vec<RevokedUser>,
         changes: Changes,
     },
     /// A user has these claims, and rights where they are there, instead of those of its tokens.
@@ -119,6 +119,33 @@ pub(super) enum Request {
     },
 }
 
+/// A user whose tokens are refused. It is written as a list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "(String, u64, u64)", into = "(String, u64, u64)")]
+pub(super) struct RevokedUser {
+    pub(super) user: String,
+    /// Tokens are refused that were issued before this.
+    pub(super) before: u64,
+    /// They are over by then.
+    pub(super) until: u64,
+}
+
+impl From<(String, u64, u64)> for RevokedUser {
+    fn from((user, before, until): (String, u64, u64)) -> Self {
+        Self {
+            user,
+            before,
+            until,
+        }
+    }
+}
+
+impl From<RevokedUser> for (String, u64, u64) {
+    fn from(revoked: RevokedUser) -> Self {
+        (revoked.user, revoked.before, revoked.until)
+    }
+}
+
 /// How often each user that was asked about is in the channel.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Tallies {
@@ -127,7 +154,7 @@ pub(super) struct Tallies {
 
 /// What became of a publication on one node.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Part {
+pub(super) struct ReceiptPart {
     pub(super) matched: u64,
     pub(super) queued: u64,
     pub(super) filter_errors: u64,

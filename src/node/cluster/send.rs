@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
 use ahash::AHashSet;
 use bytes::Bytes;
-use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
 
 use super::{
@@ -12,12 +11,11 @@ use super::{
     Handles, check_reach,
     leases::Membership,
     rpc::Rpc,
-    rpc_request::{Part, Request},
+    rpc_request::{ReceiptPart, Request},
 };
 use crate::{
     app::Apps,
     bus::{Bus, BusError, Topic},
-    filter::Value,
     id::{AppId, ConnectionId, NodeId},
     limits::TOPICS_APART,
     log_limit::{Line, Lines},
@@ -49,6 +47,17 @@ pub(crate) enum Message {
     Durable(Box<Header<'static>>),
 }
 
+/// A publication that is yet to be made a message.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::node) struct Outgoing<'d> {
+    pub(in crate::node) id: Uuid,
+    pub(in crate::node) draft: &'d Draft,
+    /// It is kept, in the history of all nodes.
+    pub(in crate::node) is_durable: bool,
+    /// The connection that it is from, if that does not get it.
+    pub(in crate::node) own: Option<ConnectionId>,
+}
+
 type Published = Pin<Box<dyn Future<Output = Result<u64, BusError>> + Send>>;
 
 /// A publication on its way.
@@ -56,50 +65,6 @@ pub(crate) struct Sent {
     id: Uuid,
     published: Vec<Published>,
     receipt: bool,
-}
-
-impl Target {
-    /// The same for another node, without what is `own` to leave out of it.
-    pub(super) fn wire_target(&self, own: Option<ConnectionId>) -> WireTarget {
-        let to = self.to.as_ref().map(|to| Names {
-            users: to.users.clone(),
-            channels: to.channels.clone(),
-            connections: to.connections.clone(),
-        });
-
-        let mut except = self.except.clone();
-        except.connections.extend(own.map(|id| id.to_string()));
-        WireTarget {
-            to,
-            filter: self.filter.clone(),
-            // A value came from JSON, and goes back to it.
-            params: self
-                .params
-                .as_ref()
-                .and_then(|params| to_raw_value(params).ok()),
-            except,
-        }
-    }
-
-    /// Understands what another node says of whom it means.
-    pub(super) fn of_aim(wire_target: WireTarget) -> Result<Self, NodeError> {
-        let params = |params: Box<RawValue>| {
-            // It was written from a value.
-            Value::from_json(&mut params.get().as_bytes().to_vec(), None)
-                .map_err(|_| NodeError::Failed)
-        };
-
-        Ok(Self {
-            to: wire_target.to.map(|to| To {
-                users: to.users,
-                channels: to.channels,
-                connections: to.connections,
-            }),
-            filter: wire_target.filter,
-            params: wire_target.params.map(params).transpose()?,
-            except: wire_target.except,
-        })
-    }
 }
 
 /// Sends publications of this node to the other nodes.
@@ -137,10 +102,15 @@ impl EnvelopeSender {
         &self,
         app: AppId,
         target: &Target,
-        (id, draft, is_durable): (Uuid, &Draft, bool),
-        own: Option<ConnectionId>,
+        outgoing: &Outgoing<'_>,
         receipt: ClusterScope,
     ) -> Result<Message, NodeError> {
+        let Outgoing {
+            id,
+            draft,
+            is_durable,
+            own,
+        } = *outgoing;
         let receipt = receipt == ClusterScope::Cluster;
         let header = Header {
             origin: self.node.0,
@@ -320,7 +290,7 @@ impl EnvelopeSender {
     pub(in crate::node) async fn add_others(&self, app: AppId, id: Uuid, receipt: &mut Receipt) {
         let responses = self.rpc.call_all(app, &Request::Receipt { id }).await;
         for said in &responses.received {
-            match serde_json::from_str::<Part>(said.result.get()) {
+            match serde_json::from_str::<ReceiptPart>(said.result.get()) {
                 Ok(part) => receipt.add_part(part.matched, part.queued, part.filter_errors),
                 Err(error) => {
                     if let Some(others) = self.lines.note(Line::BadReceipt) {

@@ -47,12 +47,12 @@ struct Head {
 }
 
 /// Where a user was when it was decided about a message: the nodes, each with a `:` and which stay there it was.
-pub(super) type Place = (String, Vec<String>);
+pub(super) type UserAtNodes = (String, Vec<String>);
 
 /// A decided message, read.
 pub(crate) struct Settled<'a> {
     head: Head,
-    places: Vec<Place>,
+    places: Vec<UserAtNodes>,
     message: &'a [u8],
 }
 
@@ -275,7 +275,7 @@ impl Node {
         app: AppId,
         dispatched: &Dispatched<'_>,
         payload: &[u8],
-        places: Vec<Place>,
+        places: Vec<UserAtNodes>,
     ) -> Result<(), MesaError> {
         let Some((mesa, _)) = self.mesa_in_redis(app) else {
             return Ok(());
@@ -290,7 +290,7 @@ impl Node {
         let (mut kept, mut without_room) = (Vec::new(), Vec::new());
         let before: Vec<Before> = {
             let mut users = mesa.users.lock();
-            let capture = |(user, _): &Place| {
+            let capture = |(user, _): &UserAtNodes| {
                 let capture = users.capture(user, &captured, &mut kept);
                 if capture == Capture::NoRoom && !captured.list.is_empty() {
                     without_room.push(user.clone());
@@ -338,7 +338,7 @@ impl Node {
     fn mesa_missed(
         &self,
         mesa: &MesaApp,
-        (user, places): Place,
+        (user, places): UserAtNodes,
         before: Before,
         (message, list): (&LazyCell<Bytes, impl FnOnce() -> Bytes>, &Bytes),
     ) {

@@ -12,7 +12,7 @@ use super::{
     super::{Node, Phase, Target},
     Cluster, MesaApp, arg,
     arriving::mesa_put_back,
-    delivering::Place,
+    delivering::UserAtNodes,
     giving_back::{GivenBack, GoesTo},
     script::{ANNOUNCE, CHECK, LOOK, LOOKED, REAP},
 };
@@ -459,7 +459,7 @@ impl Node {
                     continue;
                 };
 
-                let held: Vec<Place> = serde_json::from_slice(held).unwrap_or_default();
+                let held: Vec<UserAtNodes> = serde_json::from_slice(held).unwrap_or_default();
                 for (user, nodes) in held {
                     let nodes: Vec<String> = nodes.iter().map(node_of).collect();
                     let is_remote = |node: &String| *node != dead && alive.contains(node);

@@ -13,7 +13,10 @@ use crate::{
     hub::Selection,
     id::AppId,
     limits::{HISTORY_EVENT_BYTES, HISTORY_NAME_BYTES},
-    node::{ClusterScope, Node, NodeError, Target, cluster::Message},
+    node::{
+        ClusterScope, Node, NodeError, Target,
+        cluster::{Message, Outgoing},
+    },
     protocol::event::{Draft, Marks},
 };
 
@@ -37,9 +40,16 @@ pub(crate) struct Prepared {
     pub(super) message: Option<Message>,
 }
 
+/// What a publication takes in the store.
+struct ToStore {
+    copies: usize,
+    /// What each copy counts for.
+    bytes: usize,
+}
+
 impl Prepared {
-    /// How often it is stored, and what each copy counts for.
-    fn to_store(&self) -> (usize, usize) {
+    /// What it takes in the store.
+    fn to_store(&self) -> ToStore {
         let copies = match &self.durability {
             Durability::Transient => 0,
             Durability::Channel(..) => 1,
@@ -47,7 +57,10 @@ impl Prepared {
         };
         let omit = self.omit.as_deref();
         let names = omit.map_or(0, |omit| omit.bytes() + omit.names() * HISTORY_NAME_BYTES);
-        (copies, self.draft.len() + HISTORY_EVENT_BYTES + names)
+        ToStore {
+            copies,
+            bytes: self.draft.len() + HISTORY_EVENT_BYTES + names,
+        }
     }
 
     /// Whether this node, too, places it when it comes back over the bus.
@@ -73,7 +86,7 @@ impl Node {
             ..
         } = publication;
         Ok(!matches!(
-            self.durability(app, target, (*store, *scope))?,
+            self.durability(app, target, *store, *scope)?,
             Durability::Transient
         ))
     }
@@ -121,7 +134,7 @@ impl Node {
 
         target.check()?;
         let id = Uuid::now_v7();
-        let durability = self.durability(app, &target, (store, scope))?;
+        let durability = self.durability(app, &target, store, scope)?;
 
         let marks = Marks {
             channel: target.one_channel(),
@@ -138,8 +151,13 @@ impl Node {
 
         let message = match &self.cluster {
             Some(cluster) if scope == ClusterScope::Cluster => {
-                let draft = (id, &draft, is_durable);
-                Some(cluster.sender.message(app, &target, draft, own, receipt)?)
+                let outgoing = Outgoing {
+                    id,
+                    draft: &draft,
+                    is_durable,
+                    own,
+                };
+                Some(cluster.sender.message(app, &target, &outgoing, receipt)?)
             }
             _ => None,
         };
@@ -165,10 +183,14 @@ impl Node {
         publications: impl IntoIterator<Item = &'p Prepared>,
     ) -> Result<(), NodeError> {
         let (mut bytes, mut event, mut copies) = (0_usize, 0, 0);
-        for (number, size) in publications.into_iter().map(Prepared::to_store) {
-            bytes = bytes.saturating_add(number.saturating_mul(size));
-            copies += number;
-            event = if number > 0 { event.max(size) } else { event };
+        for one in publications.into_iter().map(Prepared::to_store) {
+            bytes = bytes.saturating_add(one.copies.saturating_mul(one.bytes));
+            copies += one.copies;
+            event = if one.copies > 0 {
+                event.max(one.bytes)
+            } else {
+                event
+            };
         }
 
         // A store in memory that has less room than that would only push out its own.
@@ -198,7 +220,8 @@ impl Node {
         &self,
         app: AppId,
         target: &Target,
-        (store, scope): (Option<bool>, ClusterScope),
+        store: Option<bool>,
+        scope: ClusterScope,
     ) -> Result<Durability, NodeError> {
         let settings = self.app(app);
         let is_apart = self.cluster.is_some() && scope == ClusterScope::Node;

@@ -207,7 +207,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 /// Every member that any native frame has.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Parts<'a> {
+struct FrameMembers<'a> {
     #[serde(borrow)]
     op: Option<Text<'a>>,
     #[serde(borrow)]
@@ -277,7 +277,7 @@ impl<'a> ParsedFrame<'a> {
                 let (head, bytes) = payload
                     .get(3..)?
                     .split_at_checked(usize::from(u16::from_be_bytes([payload[1], payload[2]])))?;
-                let parts: Parts<'a> = serde_json::from_slice(head).ok()?;
+                let parts: FrameMembers<'a> = serde_json::from_slice(head).ok()?;
                 Self::event(parts, ParsedData::Bytes(bytes))
             }
             PING => Some(Self::Ping(payload)),
@@ -294,7 +294,7 @@ impl<'a> ParsedFrame<'a> {
         }
     }
 
-    fn of_parts(parts: Parts<'a>) -> Option<Self> {
+    fn of_parts(parts: FrameMembers<'a>) -> Option<Self> {
         if parts.event.is_some() {
             let data = ParsedData::Json(parts.data.unwrap_or(RawValue::NULL));
             return Self::event(parts, data);
@@ -353,7 +353,7 @@ impl<'a> ParsedFrame<'a> {
         })
     }
 
-    fn event(parts: Parts<'a>, data: ParsedData<'a>) -> Option<Self> {
+    fn event(parts: FrameMembers<'a>, data: ParsedData<'a>) -> Option<Self> {
         Some(Self::Event {
             name: text(parts.event)?,
             channel: text(parts.channel),
@@ -364,7 +364,7 @@ impl<'a> ParsedFrame<'a> {
         })
     }
 
-    fn ack(parts: Parts<'a>) -> Option<ParsedAck<'a>> {
+    fn ack(parts: FrameMembers<'a>) -> Option<ParsedAck<'a>> {
         Some(ParsedAck {
             id: parts.id?,
             user: text(parts.user),

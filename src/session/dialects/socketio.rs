@@ -371,7 +371,7 @@ fn wrong_auth(auth: &str) -> String {
     }
 
     #[derive(Deserialize)]
-    struct Fields<'a> {
+    struct AuthPayload<'a> {
         #[serde(borrow, default)]
         token: Option<&'a RawValue>,
         #[serde(borrow, default)]
@@ -387,7 +387,7 @@ fn wrong_auth(auth: &str) -> String {
         offset: Option<&'a RawValue>,
     }
 
-    let Ok(fields) = serde_json::from_str::<Fields<'_>>(auth) else {
+    let Ok(fields) = serde_json::from_str::<AuthPayload<'_>>(auth) else {
         return "auth has one of its fields twice".to_owned();
     };
 

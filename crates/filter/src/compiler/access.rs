@@ -6,14 +6,14 @@ use super::{Compiler, Evaluated, Term, Test, failed, owned, term, test, value_of
 use crate::{
     check::{Node, NodeKind, Root},
     error::{EvalError, EvalErrorKind, Span},
-    layout::{Key, Map, Step},
+    layout::{Map, MapKey, Step},
     runtime::{ALLOCATION, Frame, ITEM, Operand, Tri, halvings},
     tally,
     value::{NULL, Value, double_as_int},
 };
 
 /// A path from a variable through named members: found without building or cloning anything.
-pub(crate) struct Place {
+pub(crate) struct AttributePath {
     origin: Origin,
     steps: Box<[Step]>,
     span: Span,
@@ -27,7 +27,7 @@ enum Origin {
     Local(usize),
 }
 
-impl Place {
+impl AttributePath {
     /// The place that a node names, if it is one.
     pub(crate) fn of(node: &Node) -> Option<Self> {
         let mut steps = Vec::new();
@@ -145,7 +145,7 @@ impl Compiler {
 
     /// `has(from.key)`: whether the key is there, be its value null.
     pub(super) fn has(&mut self, from: &Node, key: &SmolStr, span: Span) -> Test {
-        if let Some(place) = Place::of(from) {
+        if let Some(place) = AttributePath::of(from) {
             let step = Step::new(key.clone());
             return test(move |frame| match place.get(frame) {
                 Some(Value::Map(map)) => step.find(map).is_some().into(),
@@ -194,7 +194,7 @@ impl Compiler {
                 let key = if matches!(&*key, Value::Double(_)) {
                     None
                 } else {
-                    Key::from_value(&key)
+                    MapKey::from_value(&key)
                 };
 
                 let Some(key) = key else {

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Compiler, Place, Test, test, value_of};
+use super::{AttributePath, Compiler, Test, test, value_of};
 use crate::{
     ast::Binary,
     check::Node,
@@ -41,9 +41,17 @@ fn holds(operator: Binary, order: Ordering) -> bool {
 }
 
 impl Compiler {
-    pub(super) fn equality(&mut self, left: &Node, right: &Node, negate: bool, span: Span) -> Test {
+    /// [`Binary::Equal`] or [`Binary::NotEqual`].
+    pub(super) fn equality(
+        &mut self,
+        operator: Binary,
+        left: &Node,
+        right: &Node,
+        span: Span,
+    ) -> Test {
+        let negate = operator == Binary::NotEqual;
         for (variable, fixed) in [(left, right), (right, left)] {
-            if let (Some(place), Some(fixed)) = (Place::of(variable), Fixed::of(fixed)) {
+            if let (Some(place), Some(fixed)) = (AttributePath::of(variable), Fixed::of(fixed)) {
                 return place_equals(place, fixed, negate, span);
             }
         }
@@ -65,7 +73,8 @@ impl Compiler {
         for (variable, fixed, operator) in
             [(left, right, operator), (right, left, mirrored(operator))]
         {
-            if let (Some(place), Some(Value::Int(fixed))) = (Place::of(variable), fixed.constant())
+            if let (Some(place), Some(Value::Int(fixed))) =
+                (AttributePath::of(variable), fixed.constant())
             {
                 let (fixed, whole) = (*fixed, Value::Int(*fixed));
                 return test(move |frame| match place.get(frame) {
@@ -85,10 +94,10 @@ impl Compiler {
     }
 
     pub(super) fn membership(&mut self, item: &Node, list: &Node, span: Span) -> Test {
-        if let (Some(place), Some(fixed)) = (Place::of(item), Fixed::of(list)) {
+        if let (Some(place), Some(fixed)) = (AttributePath::of(item), Fixed::of(list)) {
             return place_in(place, fixed, span);
         }
-        if let (Some(fixed), Some(place)) = (Fixed::of(item), Place::of(list)) {
+        if let (Some(fixed), Some(place)) = (Fixed::of(item), AttributePath::of(list)) {
             return place_contains(place, fixed, span);
         }
 
@@ -113,7 +122,7 @@ impl Compiler {
 }
 
 /// A path equals a literal or a param: by far the most common test.
-fn place_equals(place: Place, fixed: Fixed, negate: bool, span: Span) -> Test {
+fn place_equals(place: AttributePath, fixed: Fixed, negate: bool, span: Span) -> Test {
     match fixed {
         Fixed::Constant(Value::String(text)) if text.len() <= FREE_TEXT => {
             test(move |frame| match place.get(frame) {
@@ -150,7 +159,7 @@ fn place_equals(place: Place, fixed: Fixed, negate: bool, span: Span) -> Test {
 }
 
 /// A path's value is in a literal or in a param.
-fn place_in(place: Place, fixed: Fixed, span: Span) -> Test {
+fn place_in(place: AttributePath, fixed: Fixed, span: Span) -> Test {
     match fixed {
         Fixed::Constant(list) => {
             let set = list.as_list().and_then(ScalarSet::new);
@@ -180,7 +189,7 @@ fn place_in(place: Place, fixed: Fixed, span: Span) -> Test {
 }
 
 /// A literal or a param is in a path's value.
-fn place_contains(place: Place, fixed: Fixed, span: Span) -> Test {
+fn place_contains(place: AttributePath, fixed: Fixed, span: Span) -> Test {
     match fixed {
         Fixed::Constant(Value::String(text)) if text.len() <= FREE_TEXT => {
             test(move |frame| match place.get(frame) {

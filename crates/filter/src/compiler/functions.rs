@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use smol_str::SmolStr;
 
-use super::{Compiler, Evaluated, Place, Term, Test, failed, owned, term, test, value_of};
+use super::{AttributePath, Compiler, Evaluated, Term, Test, failed, owned, term, test, value_of};
 use crate::limits::NUMBER_BYTES;
 use crate::{
     ast::Binary,
@@ -33,7 +33,8 @@ impl Compiler {
             return test(move |frame| no_overload(frame, span));
         };
 
-        if let (Some(place), Some(Value::String(part))) = (Place::of(text), part.constant()) {
+        if let (Some(place), Some(Value::String(part))) = (AttributePath::of(text), part.constant())
+        {
             let part = part.clone();
             return test(move |frame| match place.get(frame) {
                 Some(Value::String(text)) => text_holds(frame, function, text, &part, span),

@@ -17,7 +17,7 @@ use super::{
     runtime::{Frame, Operand, Tri},
     value::Value,
 };
-pub(super) use access::Place;
+pub(super) use access::AttributePath;
 
 /// A compiled truth value.
 pub(super) type Test = Box<dyn for<'f> Fn(Frame<'f>) -> Tri + Send + Sync>;
@@ -91,9 +91,8 @@ impl Compiler {
                     Tri::Error => Tri::Error,
                 })
             }
-            NodeKind::Binary(Binary::Equal, left, right) => self.equality(left, right, false, span),
-            NodeKind::Binary(Binary::NotEqual, left, right) => {
-                self.equality(left, right, true, span)
+            NodeKind::Binary(operator @ (Binary::Equal | Binary::NotEqual), left, right) => {
+                self.equality(*operator, left, right, span)
             }
             NodeKind::Binary(Binary::In, item, list) => self.membership(item, list, span),
             NodeKind::Binary(operator, left, right) if compare::is_order(*operator) => {
@@ -153,7 +152,7 @@ impl Compiler {
     /// Compiles a value of any kind.
     pub(super) fn term(&mut self, node: &Node) -> Term {
         let span = node.span;
-        if let Some(place) = Place::of(node) {
+        if let Some(place) = AttributePath::of(node) {
             return place.into_term();
         }
 

@@ -6,21 +6,29 @@ use crate::protocol::decoder::Message;
 pub(super) fn packets_size(mut bytes: &[u8], most: usize) -> usize {
     let mut size = 0;
     while size < most
-        && let Some((first, payload, length)) = bounds(bytes)
+        && let Some(frame) = first_frame(bytes)
     {
-        size += match first {
-            0x81 => payload.len() + 1,
-            0x82 => payload.len().div_ceil(3) * 4 + 2,
+        size += match frame.first {
+            0x81 => frame.payload.len() + 1,
+            0x82 => frame.payload.len().div_ceil(3) * 4 + 2,
             _ => 0,
         };
-        bytes = &bytes[length..];
+        bytes = &bytes[frame.length..];
     }
     size
 }
 
-/// The first byte of the first frame, its payload, and its length; nothing where its rest has yet to come. The session writes
-/// whole messages, unmasked.
-pub(super) fn bounds(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
+/// A frame among others.
+pub(super) struct WholeFrame<'a> {
+    /// Its first byte.
+    first: u8,
+    payload: &'a [u8],
+    /// With its header.
+    length: usize,
+}
+
+/// The first frame in `bytes`; nothing where its rest has yet to come. The session writes whole messages, unmasked.
+pub(super) fn first_frame(bytes: &[u8]) -> Option<WholeFrame<'_>> {
     let (&[first, length], rest) = bytes.split_first_chunk()?;
     let (length, rest) = match length {
         127 => {
@@ -35,12 +43,20 @@ pub(super) fn bounds(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     };
 
     let payload = rest.get(..length)?;
-    Some((first, payload, bytes.len() - rest.len() + length))
+    Some(WholeFrame {
+        first,
+        payload,
+        length: bytes.len() - rest.len() + length,
+    })
 }
 
 /// The first frame of what the session says, and its length.
 pub(super) fn frame(bytes: &[u8]) -> Option<(Message<'_>, usize)> {
-    let (first, payload, length) = bounds(bytes)?;
+    let WholeFrame {
+        first,
+        payload,
+        length,
+    } = first_frame(bytes)?;
     let message = match first {
         0x81 => Message::Text(simdutf8::basic::from_utf8(payload).unwrap_or("6")),
         0x82 => Message::Binary(payload),

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use super::transport::{Phase, Transport};
+use super::transport::{Phase, PolledFrames, Transport};
 use crate::{
     http::timeouts::{ConnectionTimer, OnAnswered},
     limits::{ANSWERS_PART, POLL_BYTES, POLL_BYTES_TIGHT},
@@ -13,8 +13,8 @@ use crate::{
 
 /// What a poll finds.
 enum Look {
-    /// Its answer, and the answers to pings in it.
-    Answer(Vec<u8>, Vec<u8>),
+    /// Its answer.
+    Answer(PolledFrames),
     /// The session's goodbye.
     Goodbye,
     /// Nothing yet.
@@ -60,7 +60,7 @@ impl Transport {
             };
 
             match self.look(most) {
-                Look::Answer(payload, pongs) => {
+                Look::Answer(PolledFrames { payload, pongs }) => {
                     poll.pongs = pongs;
                     break payload;
                 }
@@ -84,9 +84,9 @@ impl Transport {
     fn look(&self, most: usize) -> Look {
         let mut state = self.state.lock();
         state.fill(most);
-        let (mut payload, pongs) = state.take_frames(most);
+        let mut frames = state.take_frames(most);
 
-        if payload.is_empty() {
+        if frames.payload.is_empty() {
             if state.is_over || state.phase == Phase::Closed {
                 state.is_answering = true;
                 return Look::Goodbye;
@@ -99,15 +99,15 @@ impl Transport {
 
             if let Some(far) = far {
                 // Nothing but pings may have been said, and to these the client's next poll is the answer.
-                state.pongs.extend_from_slice(&pongs);
+                state.pongs.extend_from_slice(&frames.pongs);
                 return Look::Wait(far);
             }
 
-            payload.extend_from_slice(engineio::NOOP);
+            frames.payload.extend_from_slice(engineio::NOOP);
         }
 
         state.is_answering = true;
-        Look::Answer(payload, pongs)
+        Look::Answer(frames)
     }
 }
 

@@ -51,16 +51,22 @@ pub(in crate::http::engineio) struct Post {
     is_whole: bool,
 }
 
+/// What was posted, looked at by [`Post::check`].
+#[derive(Clone, Copy, Debug)]
+pub(in crate::http::engineio) struct CheckedPost<'b> {
+    pub(super) text: &'b str,
+    /// The client leaves by it.
+    pub(super) leaves: bool,
+}
+
 impl Post {
-    /// Gives the session what was posted, which counts among `held` while the session does not take it. Whether the client
-    /// `leaves` by it, [`Post::check`] has found.
+    /// Gives the session what was posted, which counts among `held` while the session does not take it.
     ///
     /// # Errors
     /// [`Refused`] where the session has ended or takes nothing.
     pub(in crate::http::engineio) async fn say(
         mut self,
-        text: &str,
-        leaves: bool,
+        CheckedPost { text, leaves }: CheckedPost<'_>,
         held: &Unfinished,
     ) -> Result<(), Refused> {
         let far = self.transport.state.lock().far.clone();
@@ -92,14 +98,14 @@ impl Post {
         Ok(())
     }
 
-    /// Looks at all packets before any of them counts; returns the text, and whether the client leaves by it.
+    /// Looks at all packets before any of them counts.
     ///
     /// # Errors
     /// [`Malformed`] for what no client says. The session cannot go on.
     pub(in crate::http::engineio) async fn check<'b>(
         &self,
         body: &'b [u8],
-    ) -> Result<(&'b str, bool), Malformed> {
+    ) -> Result<CheckedPost<'b>, Malformed> {
         let text = simdutf8::basic::from_utf8(body);
         let text = text.map_err(|_| Malformed("a payload is not UTF-8"))?;
         let mut attachments = self.transport.state.lock().attachments;
@@ -114,7 +120,7 @@ impl Post {
         }
 
         self.transport.state.lock().attachments = attachments;
-        Ok((text, leaves))
+        Ok(CheckedPost { text, leaves })
     }
 
     /// Nothing of it counts.

@@ -12,6 +12,7 @@ use std::{
 use super::{
     Polls,
     poll::Poll,
+    post::CheckedPost,
     transport::{Phase, Transport},
 };
 use crate::{
@@ -240,19 +241,23 @@ async fn all_last_words_together_are_bounded_and_end() {
 #[tokio::test]
 async fn a_post_that_its_session_does_not_take_counts_and_is_given_up_where_too_much_waits() {
     let body = format!("4{}", "a".repeat(1 << 20));
+    let checked = CheckedPost {
+        text: &body,
+        leaves: false,
+    };
     let post = || {
         let (near, client) = says(0, 0);
         (near, client.post().unwrap(), client)
     };
     let (_near, first, _client) = post();
     let held = Unfinished::new(3 << 20);
-    let mut first = Box::pin(first.say(&body, false, &held));
+    let mut first = Box::pin(first.say(checked, &held));
     assert!(!held.is_tight());
     assert!(is_pending(first.as_mut()));
     assert!(held.is_tight(), "body and frames are two of three MiB");
 
     let (_near, second, client) = post();
-    let mut second = Box::pin(second.say(&body, false, &held));
+    let mut second = Box::pin(second.say(checked, &held));
     assert!(is_pending(second.as_mut()));
     assert_eq!(
         first.await,
@@ -272,7 +277,7 @@ async fn a_post_with_a_packet_that_no_client_sends_is_refused_as_a_whole() {
         let post = client.post().unwrap();
         let checked = post.check(body.as_bytes()).await;
         let attachments = client.state.lock().attachments;
-        checked.map(|(_, leaves)| (leaves, attachments))
+        checked.map(|checked| (checked.leaves, attachments))
     };
     for (before, body, is_good) in [
         (0, "40", (false, 0)),

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    frames::{append_frame, bounds, frame, packets_size},
+    frames::{append_frame, first_frame, frame, packets_size},
     writing::write,
 };
 use crate::{
@@ -179,22 +179,27 @@ impl Transport {
         }
     }
 
-    /// The WebSocket has shown that it works, or is gone.
-    pub(in crate::http::engineio) fn probed(&self, works: bool) {
+    /// The WebSocket has shown that it works.
+    pub(in crate::http::engineio) fn probe_worked(&self) {
+        self.end_probe(Phase::Probed);
+    }
+
+    /// The WebSocket is gone: the client goes on polling.
+    pub(in crate::http::engineio) fn probe_failed(&self) {
+        self.end_probe(Phase::Polling);
+    }
+
+    fn end_probe(&self, phase: Phase) {
         let mut state = self.state.lock();
         if matches!(state.phase, Phase::Probing | Phase::Probed) {
-            state.phase = if works { Phase::Probed } else { Phase::Polling };
+            state.phase = phase;
         }
         drop(state);
         self.poke.notify_one();
     }
 
-    /// The WebSocket takes over, once no request is under way: returns what a poll has read and not handed out, and the other end
-    /// of the session's socket, unless the session has ended.
-    pub(in crate::http::engineio) async fn take_over(
-        &self,
-        within: Duration,
-    ) -> Option<(Vec<u8>, Option<Arc<Far>>)> {
+    /// The WebSocket takes over, once no request is under way.
+    pub(in crate::http::engineio) async fn take_over(&self, within: Duration) -> Option<TakenOver> {
         let quiet = async {
             loop {
                 {
@@ -218,14 +223,31 @@ impl Transport {
             }
         };
 
-        let (unread, pongs, far) = timeout(within, quiet).await.ok().flatten()?;
+        let (unsaid, pongs, far) = timeout(within, quiet).await.ok().flatten()?;
         if let Some(far) = &far {
             // That the client goes on shows that it has the answer to its last poll, as a further poll would.
             write(far, &pongs, None).await.ok()?;
         }
 
-        Some((unread, far))
+        Some(TakenOver { unsaid, far })
     }
+}
+
+/// What a WebSocket takes over.
+pub(in crate::http::engineio) struct TakenOver {
+    /// What a poll has read and not handed out.
+    pub(in crate::http::engineio) unsaid: Vec<u8>,
+    /// The other end of the session's socket; nothing once the session has ended.
+    pub(in crate::http::engineio) far: Option<Arc<Far>>,
+}
+
+/// Whole frames of the session, as a poll is answered with them.
+#[derive(Debug)]
+pub(super) struct PolledFrames {
+    /// As packets.
+    pub(super) payload: Vec<u8>,
+    /// The answers to the pings among them.
+    pub(super) pongs: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -263,7 +285,7 @@ impl State {
         };
 
         while !self.is_over {
-            if self.unread.len() >= most && bounds(&self.unread).is_some() {
+            if self.unread.len() >= most && first_frame(&self.unread).is_some() {
                 return;
             }
             let waiting = rustix::io::ioctl_fionread(&**far).unwrap_or(0) as usize;
@@ -277,9 +299,8 @@ impl State {
         }
     }
 
-    /// Turns the whole frames that were read into packets, up to about `most` bytes, with the answers to pings among them. Keeps
-    /// no more memory than what is left takes.
-    pub(super) fn take_frames(&mut self, most: usize) -> (Vec<u8>, Vec<u8>) {
+    /// Turns the whole frames that were read into packets, up to about `most` bytes. Keeps no more memory than what is left takes.
+    pub(super) fn take_frames(&mut self, most: usize) -> PolledFrames {
         let (mut payload, mut pongs) = (Vec::new(), Vec::new());
         payload.reserve_exact(packets_size(&self.unread, most));
         let mut from = 0;
@@ -303,14 +324,14 @@ impl State {
         }
 
         self.is_over |= is_closed;
-        if is_closed || (self.is_over && bounds(&self.unread[from..]).is_none()) {
+        if is_closed || (self.is_over && first_frame(&self.unread[from..]).is_none()) {
             self.unread = Vec::new();
         } else {
             self.unread.drain(..from);
             self.unread.shrink_to_fit();
         }
 
-        (payload, pongs)
+        PolledFrames { payload, pongs }
     }
 
     /// Whether what was read and not handed out has anything for the client.

@@ -6,16 +6,24 @@ use ahash::{AHashMap, AHashSet};
 
 use super::{
     super::{
-        peer_counts::Parts,
+        peer_counts::KnownCounts,
         rpc_request::{Listed, Present, Request},
     },
-    Overall,
+    Everywhere, Overall,
 };
 use crate::{
     hub::{Count, Snapshot},
     id::{AppId, NodeId},
     node::{Node, NodeError},
 };
+
+/// A page of the channels that someone is in.
+#[derive(Clone, Debug)]
+pub(crate) struct ListedChannels {
+    pub(crate) channels: Vec<(String, Count)>,
+    /// There are more after them.
+    pub(crate) has_more: bool,
+}
 
 /// How many are in a channel on all nodes, and how many of them on each other node.
 #[derive(Debug)]
@@ -53,8 +61,9 @@ impl Node {
             channel: channel.to_owned(),
         };
 
-        let responses = self.call_remote(app, &request).await?;
-        let there: Vec<(NodeId, Present)> = responses.read_named().collect();
+        let here = async { self.present(app, channel) };
+        let Everywhere { here, others } = self.look_everywhere(app, &request, here).await?;
+        let there: Vec<(NodeId, Present)> = others.read_named().collect();
         let connections = |(node, present): &(NodeId, Present)| (*node, present.connections);
         let connections = there.iter().map(connections).collect();
 
@@ -65,14 +74,11 @@ impl Node {
         });
 
         let there = there.into_iter().map(|(_, present)| present);
-        let parts = there.chain([self.present(app, channel)]).chain(joining);
-        Ok(Overall {
-            value: Counted {
-                count: sum(parts),
-                connections,
-            },
-            missing: responses.missing,
-        })
+        let parts = there.chain([here]).chain(joining);
+        Ok(others.overall(Counted {
+            count: sum(parts),
+            connections,
+        }))
     }
 
     /// The same of a channel that may be watched here: then it is known already.
@@ -96,7 +102,7 @@ impl Node {
             .settled(app, channel, patience)
             .await;
 
-        let Parts {
+        let KnownCounts {
             connections,
             unknown,
         } = cluster.notices.peer_counts.parts(app, channel);
@@ -123,37 +129,33 @@ impl Node {
         })
     }
 
-    /// The channels that someone is in, on any node, by name: `limit` after `after`, and whether there are more.
+    /// The channels that someone is in, on any node, by name: those that begin with `prefix`, `limit` after `after`.
     ///
     /// # Errors
     /// [`NodeError::Away`].
     pub(crate) async fn cluster_channels(
         &self,
         app: AppId,
-        (prefix, after): (&str, Option<&str>),
+        prefix: &str,
+        after: Option<&str>,
         limit: usize,
-    ) -> Result<Overall<(Vec<(String, Count)>, bool)>, NodeError> {
-        let (prefix_text, after_text) = (prefix.to_owned(), after.map(ToOwned::to_owned));
+    ) -> Result<Overall<ListedChannels>, NodeError> {
         let request = Request::Channels {
-            prefix: prefix_text,
-            after: after_text,
+            prefix: prefix.to_owned(),
+            after: after.map(ToOwned::to_owned),
             limit: limit + 1,
         };
 
-        let responses = self.call_remote(app, &request).await?;
-        let here = self.listed(app, prefix, after, limit + 1).await;
-        let lists = responses.read::<Vec<Listed>>().chain([here]).collect();
-
-        Ok(Overall {
-            value: merge(lists, limit),
-            missing: responses.missing,
-        })
+        let here = self.listed(app, prefix, after, limit + 1);
+        let Everywhere { here, others } = self.look_everywhere(app, &request, here).await?;
+        let lists = others.read::<Vec<Listed>>().chain([here]).collect();
+        Ok(others.overall(merge(lists, limit)))
     }
 }
 
-/// The first `limit` channels of the lists of several nodes, and whether there are more. A list that breaks off says nothing
+/// The first `limit` channels of the lists of several nodes. A list that breaks off says nothing
 /// of what would come after it, so what others have there is left for the next page.
-fn merge(lists: Vec<Vec<Listed>>, limit: usize) -> (Vec<(String, Count)>, bool) {
+fn merge(lists: Vec<Vec<Listed>>, limit: usize) -> ListedChannels {
     let ends = lists.iter().filter_map(|list| list.last());
     let known_to = ends
         .filter(|last| last.more)
@@ -170,14 +172,11 @@ fn merge(lists: Vec<Vec<Listed>>, limit: usize) -> (Vec<(String, Count)>, bool) 
         }
     }
 
-    let more = merged.len() > limit || known_to.is_some();
-    let found = merged
-        .into_iter()
-        .take(limit)
-        .map(|(name, parts)| (name, sum(parts)))
-        .collect();
+    let has_more = merged.len() > limit || known_to.is_some();
+    let first = merged.into_iter().take(limit);
+    let channels = first.map(|(name, parts)| (name, sum(parts))).collect();
 
-    (found, more)
+    ListedChannels { channels, has_more }
 }
 
 /// The counts of several nodes together.
@@ -219,9 +218,10 @@ mod tests {
             names.iter().enumerate().map(listed).collect::<Vec<_>>()
         };
         let merged = |lists: Vec<Vec<Listed>>, limit| {
-            let (found, more) = merge(lists, limit);
+            let ListedChannels { channels, has_more } = merge(lists, limit);
             let shown = |(name, count): &(String, Count)| format!("{name}{}", count.connections);
-            (found.iter().map(shown).collect::<Vec<_>>().join(" "), more)
+            let shown: Vec<_> = channels.iter().map(shown).collect();
+            (shown.join(" "), has_more)
         };
         let whole = || vec![list(&["a", "c"], false), list(&["a", "b"], false)];
         assert_eq!(merged(whole(), 10), ("a2 b1 c1".to_owned(), false));

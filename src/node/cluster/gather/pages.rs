@@ -13,7 +13,7 @@ use crate::{
     hub::Snapshot,
     id::{AppId, NodeId},
     limits::{PAGE_BYTES, PAGE_MAX, PAGE_PARTS_AT_ONCE},
-    node::{Node, NodeError, Target, read_cursor},
+    node::{Node, NodeError, PageBounds, Target, read_cursor},
     protocol::native::MembersPage,
 };
 
@@ -87,7 +87,7 @@ impl Node {
         app: AppId,
         channel: &str,
         from: Option<PageStart>,
-        bounds: (usize, usize),
+        bounds: PageBounds,
         joining: Option<&Snapshot>,
     ) -> Result<Overall<MembersPage>, NodeError> {
         let joining = joining.filter(|joining| !joining.is_in(channel));
@@ -108,18 +108,17 @@ impl Node {
 
         parts.retain(|part| part.items > 0);
 
-        let here = |from: Option<String>, (left, bytes)| async move {
-            let bounds = (from.as_deref(), left);
+        let here = |from: Option<String>, bounds| async move {
             Ok(self
-                .page_of_members(app, channel, bounds, bytes, joining)
+                .page_of_members(app, channel, from.as_deref(), bounds, joining)
                 .await)
         };
 
-        let request = |from, (limit, max_bytes)| Request::Members {
+        let request = |from, bounds: PageBounds| Request::Members {
             channel: channel.to_owned(),
             from,
-            limit,
-            max_bytes,
+            limit: bounds.items,
+            max_bytes: bounds.bytes,
         };
 
         let page = self.pages(app, parts, from, bounds, here, request).await?;
@@ -167,7 +166,10 @@ impl Node {
     ) -> Result<Option<Box<RawValue>>, NodeError> {
         let (mut all, mut bytes, mut from) = (Vec::new(), 0, None);
         loop {
-            let bounds = (PAGE_MAX, max_bytes);
+            let bounds = PageBounds {
+                items: PAGE_MAX,
+                bytes: max_bytes,
+            };
             let page = self
                 .cluster_members_page(app, channel, from, bounds, None)
                 .await?;
@@ -214,17 +216,20 @@ impl Node {
             }
         };
 
-        let request = |from, (limit, max_bytes)| Request::Connections {
+        let request = |from, bounds: PageBounds| Request::Connections {
             wire_target: target.wire_target(None),
             from,
-            limit,
-            max_bytes,
+            limit: bounds.items,
+            max_bytes: bounds.bytes,
         };
 
         // How many each has is not known: one after another.
         let parts = self.page_parts(app, |_| u64::MAX);
-        self.pages(app, parts, from, (limit, PAGE_BYTES), here, request)
-            .await
+        let bounds = PageBounds {
+            items: limit,
+            bytes: PAGE_BYTES,
+        };
+        self.pages(app, parts, from, bounds, here, request).await
     }
 
     /// All nodes that serve `app` in the order of their ids, each with the number of its items.
@@ -245,17 +250,17 @@ impl Node {
         app: AppId,
         mut parts: Vec<PagePart>,
         from: Option<PageStart>,
-        (limit, max_bytes): (usize, usize),
-        here: impl Fn(Option<String>, (usize, usize)) -> F,
-        request: impl Fn(Option<String>, (usize, usize)) -> Request,
+        bounds: PageBounds,
+        here: impl Fn(Option<String>, PageBounds) -> F,
+        request: impl Fn(Option<String>, PageBounds) -> Request,
     ) -> Result<Overall<PageOfAll>, NodeError> {
         let cluster = self.cluster_up()?;
         let (mut value, mut missing) = (PageOfAll::default(), Vec::new());
         parts.retain(|part| from.as_ref().is_none_or(|from| part.node >= from.node));
-        let (mut parts, mut bytes) = (VecDeque::from(parts), max_bytes);
+        let (mut parts, mut bytes) = (VecDeque::from(parts), bounds.bytes);
 
         while let Some(first) = parts.front().map(|part| part.node) {
-            let left = limit - value.items.len();
+            let left = bounds.items - value.items.len();
             let from = from.as_ref().filter(|from| from.node == first);
             let within = from.and_then(|from| from.within.clone());
             if left == 0 || bytes == 0 {
@@ -270,7 +275,11 @@ impl Node {
                     break;
                 }
 
-                let (node, bounds) = (part.node, (left - before, bytes));
+                let node = part.node;
+                let bounds = PageBounds {
+                    items: left - before,
+                    bytes,
+                };
                 let within = within.clone().filter(|_| node == first);
                 let (here, request) = (&here, &request);
 
@@ -293,7 +302,7 @@ impl Node {
                 let (items, size) = page
                     .as_ref()
                     .map_or((0, 0), |page| (page.items.len(), page.bytes()));
-                let has_room = value.items.len() + items <= limit && size <= bytes;
+                let has_room = value.items.len() + items <= bounds.items && size <= bytes;
                 if at > 0 && !has_room {
                     // More came meanwhile than were counted. It is asked again for what fits.
                     break;

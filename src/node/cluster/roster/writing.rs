@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The fields of a list that change, by name; those without a value go.
-type Fields = AHashMap<String, Option<Vec<u8>>>;
+type ListFields = AHashMap<String, Option<Vec<u8>>>;
 
 /// The field of the list that says which of its versions it is. Neither a member's field nor a connection's has this form.
 const VERSION: &str = "version";
@@ -96,8 +96,8 @@ impl Roster {
     }
 
     /// What changes make of the list: places in channels, and to whom each connection belongs.
-    fn changed_fields(&self, batch: &[Change]) -> Fields {
-        let mut fields = Fields::new();
+    fn changed_fields(&self, batch: &[Change]) -> ListFields {
+        let mut fields = ListFields::new();
         let mut records: AHashMap<ConnectionId, Option<&Change>> = AHashMap::new();
         for change in batch {
             let Change {
