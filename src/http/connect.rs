@@ -50,7 +50,7 @@ struct Query {
     echo: bool,
     store: bool,
     options: ConnectOptions,
-    /// The first name that is like a parameter's and is none, with what it should be.
+    /// The first name that resembles a parameter's but is not one, with the parameter that is probably meant.
     stray: Option<Stray>,
 }
 
@@ -77,12 +77,12 @@ const OTHER_PARAMETERS: [(&str, &str); 9] = [
     ("jwt", "token"),
     ("client_key", "key"),
     ("room", "channel"),
-    // Who it is, its token says.
+    // Only a token says which user it is.
     ("user", "token"),
 ];
 
 impl Stray {
-    /// What is probably meant by the parameter `name`, which is none. Clients may have parameters of their own.
+    /// The parameter that is probably meant by `name`, which is not one. Clients may have parameters of their own.
     fn of(name: &str) -> Option<Self> {
         let lower = name.to_ascii_lowercase();
         let other = OTHER_PARAMETERS.iter().find(|(other, _)| *other == lower);
@@ -100,7 +100,7 @@ impl Stray {
 const STRAY_CHARS: usize = 24;
 
 impl Query {
-    /// Reads what is known of `query`; but for `channel`, a name that comes twice counts once, the first time.
+    /// Reads what is known of `query`. Except for `channel`, a name that comes twice counts once, the first time.
     fn parse(query: &str, most_channels: usize) -> Result<Self, Problem> {
         let bad = |detail: String| Problem::bad_request("bad_query", detail);
         let (mut token, mut key, mut app, mut device) = (None, None, None, None);
@@ -117,6 +117,7 @@ impl Query {
                 "echo" => &mut echo,
                 "store" => &mut store,
                 "resume" => &mut resume,
+                // Gathered below: a client may name several.
                 "channel" => &mut None,
                 other if other.len() <= SUGGESTED_BYTES && stray.is_none() => {
                     stray = Stray::of(other);
@@ -133,6 +134,8 @@ impl Query {
             if name == "channel" {
                 channels.push(value.into_owned());
             } else if !value.is_empty() || name == "token" {
+                // An empty token counts: its client meant to send one, and must not be let in without
+                // a user by mistake. Any other empty value means that the parameter is absent.
                 field.get_or_insert_with(|| value.into_owned());
             }
         }
@@ -255,6 +258,8 @@ impl<'n> Destination<'n> {
                 refusal: None,
                 is_guessed: false,
             }),
+            // A wrong key is not refused here: only a close frame can say so to a browser. Until
+            // then the client belongs to the app that it would be in without the key.
             unknown => {
                 let first = node.apps.first();
                 let app = named.or(first).ok_or_else(|| unknown_app(DEFAULT_APP))?;
@@ -272,8 +277,8 @@ impl<'n> Destination<'n> {
 /// Upgrades a request and starts its session on this thread.
 ///
 /// # Errors
-/// 400 for what is no WebSocket handshake, 403 for a page's Origin that may not connect, 404 for an unknown app, 503
-/// where there is no room or the node is leaving.
+/// 400 for what is not a WebSocket handshake, 403 for a page's Origin that may not connect, 404 for an unknown app,
+/// 503 if there is no room or the node is leaving.
 pub(super) fn connect(
     edge: &Edge,
     runtime_config: &RuntimeConfig,
@@ -355,7 +360,7 @@ pub(super) fn admit_foreign(
     })
 }
 
-/// A socket taken back from hyper: with the answer that grants its handshake, and what came behind that.
+/// A socket taken back from hyper: with the answer that grants its handshake, and what came after that.
 type RawSocket = (TcpStream, Vec<u8>, bytes::Bytes);
 
 /// Grants a handshake; returns the answer, and the socket once that is through.
@@ -532,6 +537,8 @@ fn admit(
         chosen_protocol(headers).map_err(|problem| refused(Refusal::Protocol, problem))?;
 
     let ip = access::client_address(headers, peer, &runtime_config.config.trusted_proxies);
+    // These clients come back in loops and can be made up by anyone. They have a rate of their own,
+    // so that they keep nobody else out.
     let hopeless = refusal.is_some() || token.as_deref().is_some_and(|token| !has_form(token));
     let occupancy =
         take_place(edge, ip, hopeless).map_err(|(why, problem)| refused(why, problem))?;
@@ -584,7 +591,7 @@ fn only(headers: &hyper::HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
 /// Whether the client names our protocol.
 ///
 /// # Errors
-/// 400 where it names only others: it would not understand us.
+/// 400 if it names only others: it would not understand us.
 fn chosen_protocol(headers: &hyper::HeaderMap) -> Result<bool, Problem> {
     let mut offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().peekable();
     if offered.peek().is_none() {
@@ -631,7 +638,7 @@ fn take_place(edge: &Edge, ip: IpAddr, hopeless: bool) -> Result<Occupancy, (Ref
     })?;
 
     if !edge.limiter.may_upgrade(hopeless, ip) {
-        let detail = "too many clients connect at once";
+        let detail = "too many clients are connecting at the same time";
         return Err(refuse(Refusal::AcceptRate, "accept_rate", detail));
     }
 

@@ -329,11 +329,11 @@ impl Edge {
         let began = Instant::now();
         peer.timer.busy();
         if !peer.timer.begins_after_a_rest() {
-            // hyper goes from one request to the next: a caller that sends many behind each other would keep the thread.
+            // hyper goes from one request to the next: a caller that pipelines many would keep the thread.
             tokio::task::yield_now().await;
         }
 
-        // One configuration decides about the whole request, whatever is reloaded meanwhile.
+        // One configuration decides about the whole request, whatever is reloaded in the meantime.
         let runtime_config = self.node.runtime_config_owned();
         let opening = Opening::of(&request, runtime_config.config.is_development());
         let path = request.uri().path();
@@ -387,6 +387,7 @@ impl Edge {
                 .map_err(|refused| refused.told(&self.node))?;
         }
 
+        // After the rules of development, which hold for a page's question as well.
         if let Some(granted) = opening.and_then(Opening::preflight) {
             return Ok(granted);
         }
@@ -416,6 +417,8 @@ impl Edge {
             });
         }
 
+        // Any environment may be before the path of this call, so it is tried after the paths that
+        // are fixed.
         if let Some(system) = altogic::called(self, path) {
             return Ok(altogic::get_members(self, runtime_config, system, request, peer).await);
         }
@@ -549,8 +552,8 @@ impl Edge {
         }
     }
 
-    /// Whether a request may have what is for operators. Returns the caller if that is an app with its key, and nothing
-    /// if it is whoever runs the node.
+    /// Whether a request may have what is for operators. Returns the caller if that is an app with its key, and
+    /// nothing if it is the operator of the node.
     ///
     /// # Errors
     /// 404 if it is served at the admin address instead; else 401 and 403 as in [`access::authorize`].
@@ -590,8 +593,10 @@ impl Edge {
         request: Request<Incoming>,
         timer: &ConnectionTimer,
     ) -> Result<Response<Answer>, Problem> {
+        // Before the body is read: a stranger must not make the server hold one.
         let caller = access::authorize(&self.node, runtime_config, request.headers(), scope)?;
         let node = &self.node;
+        // In development nobody has shown a key, and every call is let in.
         if !runtime_config.config.is_development() {
             timer.know();
         }
@@ -621,6 +626,7 @@ impl Edge {
             _ => Bytes::new(),
         };
 
+        // Reading so much takes longer than a slice, so calls that do take turns.
         if body.len() >= LONG_BODY {
             node.queue_long_step(caller.app, LongStep::Body).await;
         }

@@ -68,7 +68,7 @@ pub(crate) const fn field(name: &'static str, kind: Kind) -> Field {
 }
 
 impl Shape {
-    /// Why serde refused `object`, in the words of the API. `path` is where the object stands, `""` for a body.
+    /// Why serde refused `object`, in the words of the API. `path` is the place of the object, `""` for a body.
     pub(crate) fn explain(&self, path: &str, object: &str, error: &serde_json::Error) -> Problem {
         if !error.is_data() {
             return not_json(error);
@@ -126,6 +126,8 @@ impl Shape {
         let mut inner: Vec<String> = Vec::new();
         for field in self.fields {
             known.push(join(path, field.name));
+            // `users` may be a slip for `to.users`, so the fields of inner objects are suggested
+            // too.
             if let Kind::Object(shape) | Kind::TextsOr(shape) = field.kind {
                 let names = shape.fields.iter().map(|inner| inner.name);
                 inner.extend(names.map(|inner| join(&join(path, field.name), inner)));
@@ -151,7 +153,7 @@ fn names(shape: &Shape) -> String {
 }
 
 impl Kind {
-    /// What is wrong with `value`, which stands at `path`. `advice` is added to the message about a `null`.
+    /// What is wrong with `value`, which is at `path`. `advice` is added to the message about a `null`.
     pub(crate) fn fault(self, path: &str, value: &str, advice: &str) -> Option<Problem> {
         let is_fine = match (self, value.as_bytes().first()) {
             (Self::Any, _)
@@ -218,7 +220,7 @@ fn each(path: &str, list: &str, kind: Kind) -> Option<Problem> {
     })
 }
 
-/// Where the item `at` of the list at `path` stands.
+/// The place of the item `at` of the list at `path`.
 fn item_path(path: &str, at: usize) -> String {
     #[cfg(test)]
     tests::ITEM_PATHS.set(tests::ITEM_PATHS.get() + 1);

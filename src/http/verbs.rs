@@ -172,7 +172,7 @@ impl Verb {
 #[derive(Debug)]
 pub(crate) struct PublishCall<'a> {
     event: Event<'a>,
-    /// One publication each; but for several channels there is one.
+    /// One publication each. Only a call to several channels has more than one.
     targets: Vec<Target>,
     store: Option<bool>,
     scope: ClusterScope,

@@ -70,7 +70,7 @@ pub(super) fn begin(
 
         let ended = match transport.take_over(UPGRADE_TIME).await {
             Some((unsaid, Some(far))) => carry(&transport, &far, socket, heard, unsaid).await,
-            // It does not poll any more.
+            // It no longer polls.
             Some((unsaid, None)) => say_last(socket, &unsaid),
             None => Err(io::ErrorKind::TimedOut.into()),
         };
@@ -80,7 +80,7 @@ pub(super) fn begin(
             transport.close();
         }
 
-        // It does not poll any more.
+        // It no longer polls.
         polls.remove(&sid);
     });
 
@@ -175,6 +175,8 @@ async fn carry(
             relayed = relay(far, &mut socket, &mut heard, &mut unsaid, pause) => relayed?,
             () = transport.handover.ended() => {}
         }
+        // A session whose outbox is blocked may refuse for long, so it is asked less and less
+        // often.
         pause = (pause * 2).min(RELAY_PAUSE_MAX);
     }
 }
