@@ -68,7 +68,7 @@ pub(super) fn explained_call(caller: &Connection, name: &str, refusal: &str) -> 
     )
 }
 
-/// Who waits for an answer. It does not hold the socket, so that a client may leave meanwhile.
+/// Waits for the answer of a function. It does not hold the socket, so that a client may leave in the meantime.
 struct CallTask {
     node: Arc<Node>,
     event_loop: Rc<EventLoop>,
@@ -124,6 +124,8 @@ impl CallTask {
     }
 
     fn reply(&self, frame: Frame) {
+        // `at` has a generation. If the client has left, the next one of its slot does not get
+        // this.
         self.event_loop
             .shard()
             .lock_and_wake(|table| table.place_own(self.at, frame));

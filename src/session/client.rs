@@ -91,7 +91,7 @@ impl Client {
             .lock(|table| table.connection(self.socket.at))
     }
 
-    /// How the connection stands, unless it is gone.
+    /// The state of the connection, unless it is gone.
     pub(super) fn standing(&self) -> Option<(State, Snapshot)> {
         self.event_loop.shard().lock(|table| {
             Some((
@@ -207,11 +207,12 @@ impl Client {
 
     /// Whether a pong answers a ping of the server. Any other one is a message like any, since nobody needs it.
     pub(super) fn is_answer(&self, payload: &[u8]) -> bool {
+        // The plain ping comes last: its mark must not be taken by the answer to another ping.
         self.confirm(payload) || self.confirm_mesa(payload) || self.socket.pinged.take()
     }
 
-    /// Takes the answer to a ping that stood behind a stored event, which then has reached the client, and need not be kept
-    /// for it. False if no such ping is out.
+    /// Takes the answer to a ping that was placed after a stored event. The event has then reached the client, and
+    /// need no longer be stored for it. False if no such ping is out.
     fn confirm(&self, payload: &[u8]) -> bool {
         let Some(offset) = native::confirmed(payload) else {
             return false;
@@ -256,7 +257,7 @@ impl Client {
         }
     }
 
-    /// Whether the client may do what it asks for; if not, it is told why.
+    /// Whether the client may do what it asks for. If not, it is refused.
     pub(super) fn permits(
         &self,
         id: Option<&RawValue>,
@@ -278,7 +279,7 @@ impl Client {
         true
     }
 
-    /// Does what can be done at once, as long as the message's bytes are there; returns what has to be waited for.
+    /// Does what can be done immediately, while the message's bytes are there; returns what has to be waited for.
     fn begin(
         &self,
         id: Option<&RawValue>,
@@ -286,6 +287,7 @@ impl Client {
         request: Request<'_>,
     ) -> MessageProgress<Later> {
         let later = match request {
+            // The session itself authenticates, before a request comes here.
             Request::Auth { .. } => None,
             Request::Ping => {
                 self.reply(id.map_or_else(native::pong, native::ack));
@@ -304,6 +306,7 @@ impl Client {
                 cursor,
                 limit,
             } => self.members(id, &channel, cursor.as_deref(), limit),
+            // Where a portal listens, messages go to that instead of a function.
             Request::Call { name, data } if self.tell_portal(connection, &name, &data) => None,
             Request::Call { name, data } => {
                 self.call_function(id, connection, &name, data);
@@ -451,6 +454,7 @@ impl Client {
     }
 
     pub(super) fn leave(&self, id: Option<&RawValue>, channel: &str) {
+        // In one step, so that no event of the channel comes after the answer.
         self.event_loop.shard().lock_and_wake(|table| {
             table.leave(self.socket.at, channel);
             if let Some(id) = id {
@@ -468,7 +472,7 @@ impl Client {
             }
         };
 
-        // Each channel in which someone is told of it counts as an event to that channel.
+        // Each channel in which someone is notified of it counts as an event to that channel.
         let told = self
             .event_loop
             .shard()
@@ -487,7 +491,7 @@ impl Client {
         self.refuse(id, code, &format!("data: {error}"));
     }
 
-    /// Whether a channel shows its members; if not, the client is told.
+    /// Whether a channel shows its members. If not, the client is refused.
     fn shows_members(&self, id: Option<&RawValue>, channel: &str) -> bool {
         let shows = self.app().rule(channel).presence != Presence::Off;
         if !shows {
@@ -529,8 +533,8 @@ impl Client {
         })
     }
 
-    /// Answers with a page of members over all nodes. What a client that watches was told meanwhile is told once more behind
-    /// the page, which may be older.
+    /// Answers with a page of members over all nodes. The page may be older than the notices that a watching client
+    /// has got in the meantime, so these are sent again after it.
     async fn page_of_all(
         &self,
         id: &RawValue,
@@ -542,6 +546,7 @@ impl Client {
             return Cost::NONE;
         };
 
+        // Begun before the page, so that no change falls between the two.
         let buffer = self.node.buffer_notices(self.app, channel, own.id()).await;
         let bounds = (limit, self.node.config.limits.outbox_bytes / 4);
         let page = self
@@ -601,6 +606,7 @@ impl Client {
                     "channel \"{channel}\" has too many members for one answer; page through them over HTTP"
                 );
                 self.refuse(Some(id), "too_many_members", &message);
+                // Gathering them was the work, though nothing is sent.
                 Cost::of_page(max_bytes)
             }
             Err(error) => {
@@ -628,7 +634,7 @@ impl Client {
             let answer = native::ack_members(id, &page);
 
             let placed = self.event_loop.shard().lock_and_wake(|table| {
-                // Behind a notice of what has changed since, an older page would bring back who has left.
+                // After a notice of what has changed since, an older page would bring back members who have left.
                 let fresh = presence.changed(channel) == seen;
                 if fresh {
                     table.place_own(self.socket.at, answer);
@@ -641,6 +647,8 @@ impl Client {
             }
         }
 
+        // The channel changes faster than a page is gathered: the client gets an empty page, and
+        // asks again.
         let Count { connections, users } = self.node.count(self.app, channel);
         let page = MembersPage {
             count: connections,
@@ -653,7 +661,7 @@ impl Client {
     }
 }
 
-/// What of a message has yet to be waited for.
+/// What a message still has to wait for.
 enum Later {
     Join(Join),
     Publish(Box<Prepared>, Cost),

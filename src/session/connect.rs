@@ -61,7 +61,7 @@ impl ConnectOptions {
 /// Why a connection was not let in, or not renewed, after its token had been found good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unopened {
-    /// The token was revoked meanwhile.
+    /// The token was revoked in the meantime.
     Revoked,
     /// The API has replaced the connection's claims since the token was issued.
     Superseded,
@@ -117,6 +117,8 @@ impl Client {
         options: ConnectOptions,
         auth: Option<Box<RawValue>>,
     ) {
+        // Before the store is asked, so that what is stored after its answer is heard. Once this is
+        // dropped, the open connection holds the subscriptions.
         let _subscriptions = self
             .node
             .subscribe_user(self.app, connection.user_name())
@@ -124,6 +126,7 @@ impl Client {
         let resume = self.find_named(options.resume).await;
         let local_resume = resume.as_ref().map(|id| self.begin_resume(id, &connection));
 
+        // Only a connection that this node does not know is looked for on the others.
         let resume_state = match (&resume, &local_resume) {
             (Some(id), Some(None)) => self.begin_remote_resume(id, &connection).await,
             _ => None,
@@ -141,7 +144,7 @@ impl Client {
                 )
                 .await;
 
-        // One that has missed something is told that it was not recovered, and looks for what is missing.
+        // One that has missed something learns that it was not recovered, and looks for what is missing.
         let resumed = resumed.map(|resumed| resumed && misses_nothing);
         let was = self.connection();
         let is_new_user =
@@ -156,6 +159,8 @@ impl Client {
         let is_in = match connection.user_name() {
             Some(user) if connection.takes_stored && is_new_user => {
                 let key = Key::user(self.app, user.clone());
+                // Held until the connection is open: each event is in the store by now, or is
+                // placed after that.
                 let _topic_lock = self.node.topic_locks.lock(&key).await;
                 let subscription = self.subscription_state(user);
                 let waiting = self.node.history.waiting(&key).await;
@@ -311,8 +316,8 @@ impl Client {
         }
     }
 
-    /// Takes a lost connection's place in its channels. Those that the client may not join any more are left, and it
-    /// is told.
+    /// Takes a lost connection's place in its channels. Channels that the client may no longer join are left, and it
+    /// is notified.
     async fn resume_local(&self, mut local_resume: LocalResume) {
         let lost = local_resume.lost.clone();
         self.app().metrics.resumed.inc();
@@ -342,7 +347,7 @@ impl Client {
             let joined = self.join(join, JoinReply::Joined, join_kind).await;
             match joined.joining {
                 Joining::Joined(_) => local_resume.taken(),
-                // Put into it by someone meanwhile: nobody was told that it stands in for the lost one.
+                // Put into it by a call in the meantime: nobody was notified that it takes the lost one's place.
                 Joining::Already(_) | Joining::Full | Joining::Gone
                     if joined.claim == Claim::Made =>
                 {
@@ -353,10 +358,10 @@ impl Client {
         }
     }
 
-    /// Lets the connection be reached, or renews it; its welcome, then what was stored for it, come before anything
-    /// else. Channels that renewed rights do not allow any more are left, and their members not heard of. Then the `auth`
-    /// that asked for it is answered. Returns whether it is let in: what has happened meanwhile may forbid it, and the client
-    /// has been told so then.
+    /// Makes the connection reachable, or renews it. Its welcome, then what was stored for it, come before anything
+    /// else. Channels that renewed rights no longer allow are left, and their members no longer watched. Then the
+    /// `auth` that asked for it is answered. Returns whether it is let in: what has happened in the meantime may
+    /// forbid it, and the client is notified then.
     pub(super) fn open(
         &self,
         connection: Connection,
@@ -365,10 +370,12 @@ impl Client {
         auth: Option<&RawValue>,
     ) -> bool {
         let at = self.socket.at;
+        // First, since the welcome and what follows it are in that form.
         let form_before = self.take_form_inside();
         let welcome = self.welcome(&connection, resumed);
         let (expires_at, rights) = (connection.expires_at, connection.rights.clone());
         let waiting = stored.and_then(|stored| stored.waiting.as_ref());
+        // Made before the shard's lock is taken, which is held for as little as possible.
         let missed = waiting.iter().flat_map(|waiting| &waiting.entries);
         let missed: Vec<&Entry> = missed
             .filter(|entry| entry.is_for(&connection.reader()))
@@ -383,8 +390,9 @@ impl Client {
             let pending = table.state(at) == State::Pending;
             let was = table.connection(at);
 
-            // Only here, under the lock, nothing can come in between any more.
+            // Checked here, since nothing can come in between under the lock.
             if let Some(why) = self.unopened(&connection, was.as_deref()) {
+                // A renewal that fails leaves the connection as it was.
                 if pending {
                     table.close(at, None, &Close::new(close::UNAUTHORIZED, REVOKED));
                 }
@@ -426,6 +434,7 @@ impl Client {
         let (opened, replays, suspected_gap) = match opened {
             Ok(opened) => opened,
             Err((why, pending)) => {
+                // The refusal goes out in the form that the client knows.
                 self.event_loop.set_form(&self.socket, form_before);
                 self.say_unopened(why, pending, auth);
                 return false;
@@ -450,7 +459,7 @@ impl Client {
         true
     }
 
-    /// Counts a connection that was `opened` just now, and says so to those who are told.
+    /// Counts a connection that was `opened` just now, and notifies the portal, if there is one.
     fn note_opened(&self, opened: bool) {
         if opened {
             self.count_in();

@@ -1,4 +1,4 @@
-//! Who a client is: by its handshake, and by `op: auth`.
+//! The identity of a client: by its handshake, and by `op: auth`.
 //!
 //! A token whose key is not here may be of a key that is yet to be fetched. Where a fetch may begin, its client waits
 //! for the end of it before it is refused: 4001 would tell it not to come back.
@@ -59,7 +59,7 @@ impl Session {
             .expect_authentication(self.client.socket.at, wait, is_misnamed);
     }
 
-    /// `op: auth`: who was waiting for it is let in; who is in is renewed in one step, as the same user.
+    /// `op: auth`: a client that waits for it is let in. One that is in is renewed in one step, as the same user.
     pub(super) fn authenticate(&mut self, id: Option<&RawValue>, token: &str) {
         let at = self.client.socket.at;
         if self.client.client_auth() == ClientAuth::Off {
@@ -107,7 +107,7 @@ impl Session {
         };
 
         let fetched = async move {
-            // What is not here by then is decided by what is.
+            // If the keys have not come by then, those that are here decide.
             let _ = timeout(JWKS_WAIT, news).await;
         };
 
@@ -142,7 +142,7 @@ impl Session {
                 verified = client.verify(&presented.token);
             }
 
-            // The API may have moved it meanwhile.
+            // A call of the API may have changed it in the meantime.
             let Some(now) = client.connection() else {
                 return Cost::NONE;
             };
@@ -157,7 +157,7 @@ impl Session {
 }
 
 impl Presented {
-    /// What a client that is not let in is told of its token. Where it left out `app=`, the mistake may be the app.
+    /// Why a client is not let in. If it left out `app=`, the mistake may be the app.
     fn reason(&self, client: &Client, error: &TokenError) -> String {
         if self.is_app_guessed {
             let app = &client.app().name;
@@ -167,7 +167,7 @@ impl Presented {
         }
     }
 
-    /// The connection as the token makes it; `None` where its client is refused, and told.
+    /// The connection as the token makes it; `None` if the client is refused, which it learns here.
     fn decide(
         &self,
         client: &Client,

@@ -92,10 +92,12 @@ impl Session {
 
     /// Does what a message of a client of another protocol means.
     pub(super) fn hear(&mut self, message: &Message<'_>, state: State, connection: &Snapshot) {
+        // Taken out, so that the dialect can lend its reading while the session changes.
         let Some(mut foreign) = self.foreign.take() else {
             return;
         };
 
+        // Keys change by a reload: a server whose key was removed must not go on.
         if self.has_lost_key(&foreign) {
             self.client
                 .turn_away(Refusal::ApiKey, close::API_KEY_UNKNOWN);
@@ -150,7 +152,7 @@ impl Session {
         self.foreign = Some(foreign);
     }
 
-    /// Whether the API key by which a client speaks for the app is none any more, or may do something else.
+    /// Whether the API key by which a client speaks for the app is no longer known, or may do something else.
     fn has_lost_key(&self, foreign: &Foreign) -> bool {
         foreign.api_key.is_some_and(|(hash, scopes)| {
             let runtime_config = self.client.node.runtime_config();
@@ -461,6 +463,7 @@ impl Session {
                     key.may(Scope::Publish),
                     key.may(Scope::Inspect),
                 )),
+                // Without any API key this is development, where every server is let in.
                 None => runtime_config.keys.is_empty().then(Rights::everything),
             }
         };

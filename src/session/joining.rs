@@ -20,7 +20,7 @@ use crate::{
     time_slice::TimeSlice,
 };
 
-/// How often a page is gathered because someone came or went meanwhile.
+/// How often a page is gathered because someone came or went in the meantime.
 pub(super) const PAGES_TRIED: usize = 8;
 
 /// The same in one go with joining, which must not be torn apart. A client that gets no page then fetches one.
@@ -56,7 +56,7 @@ pub(super) enum JoinReply {
     Joined,
 }
 
-/// Where a channel stands, and what the client missed of it.
+/// The position of a channel, and what the client missed of it.
 #[derive(Debug, Default)]
 struct Missed {
     position: Option<Position>,
@@ -104,8 +104,8 @@ impl Joined {
 }
 
 impl Client {
-    /// Joins a channel: the answer, then what was missed, then what is live, without gap or overlap. Where it is not in
-    /// then, the client has been told why.
+    /// Joins a channel: the answer, then what was missed, then what is live, without gap or overlap. If it is not in
+    /// then, the client has been refused.
     ///
     /// A member that joins again stays one, and gets once more what came after `since`. A replay waits for the one
     /// before it, and a page of members for a client that reads.
@@ -114,7 +114,7 @@ impl Client {
             if let Some(joined) = self.try_to_join(&join, &reply, join_kind).await {
                 return joined;
             }
-            // Someone takes lost connections out of this channel, and this one comes back as one of them.
+            // A call takes lost connections out of this channel, and this one comes back as one of them.
             tokio::time::sleep(REPLAY_LOOK).await;
         }
     }
@@ -173,14 +173,18 @@ impl Client {
         }
 
         let watching = self.node.watching(self.app, &join.channel, join.members);
+        // Before the history is asked, so that what is published after its answer is heard. Once
+        // this is dropped, the membership holds the subscription.
         let _subscriptions = self
             .node
             .subscribe_channel(self.app, &join.channel, watching)
             .await;
 
-        // Before the turn: other nodes' answers come the way that kept events take, which wait for the turn.
+        // Before the topic lock: other nodes' answers come the way that stored events take, which wait for that lock.
         let elsewhere = self.remote_page(join, reply).await;
         let key = self.node.history_key(self.app, &join.channel);
+        // From here until the client is in, no event of the channel is placed: what the history has
+        // is replayed, and everything later is live.
         let _topic_lock = match &key {
             Some(key) => Some(self.node.lock_to_join(key).await),
             None => None,
@@ -349,9 +353,9 @@ impl Client {
         Some(Joined::GONE)
     }
 
-    /// Claims the place of a lost connection, of this node or of another one, if that is what the client comes in to: under the
-    /// lock in which it takes it, so that whoever takes lost connections out of the channel finds the one or the other. `None`
-    /// if that is just being done.
+    /// Claims the place of a lost connection, of this node or of another one, if that is what the client comes in to.
+    /// This happens under the lock in which the client takes it, so that a call that takes lost connections out of
+    /// the channel finds one of the two. `None` if such a call is under way.
     fn claim(&self, step: &Step<'_>) -> Option<Claim> {
         let Some(previous) = step.join_kind.previous() else {
             return Some(Claim::Unneeded);
@@ -388,8 +392,8 @@ impl Client {
             JoinReply::Ack(None) | JoinReply::Part(_) => {}
             JoinReply::Ack(Some(id)) => {
                 let Count { connections, users } = self.node.count(self.app, channel);
-                // A page that is older than the moment from which on notices come could hold who has left since: the
-                // client fetches one instead.
+                // A page that is older than the moment from which on notices come could hold members who have left
+                // since: the client fetches one instead.
                 let page = page.map(|page| {
                     if changed == seen {
                         page
@@ -397,6 +401,7 @@ impl Client {
                         no_page(write_cursor((0, 0)))
                     }
                 });
+                // The numbers are those of this moment, as the notices after them assume.
                 let page = page.map(|page| MembersPage {
                     count: connections,
                     users,

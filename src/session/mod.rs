@@ -4,8 +4,8 @@
 //! nothing more is read until it is done: what a client sends next is never placed before what it sent first, and one
 //! that sends faster than the node takes is held back by its own socket.
 //!
-//! A session reads its socket once, and works for one slice of time, before the thread's other tasks get their turn. What
-//! it has read and not looked at by then waits in memory of its own for the next turn.
+//! A session reads its socket once, and works for one slice of time, before the thread's other tasks run. What it has
+//! read and not looked at by then waits in memory of its own.
 
 mod calling;
 mod client;
@@ -76,7 +76,7 @@ pub(crate) struct Arrival {
     pub(crate) socket: TcpStream,
     /// The answer to its handshake, which is yet to be written.
     pub(crate) granted: Vec<u8>,
-    /// Bytes that came behind the handshake.
+    /// Bytes that came after the handshake.
     pub(crate) leftover: Bytes,
     pub(crate) ip: IpAddr,
     pub(crate) device: Option<SmolStr>,
@@ -104,7 +104,7 @@ struct Pending {
     /// What was read, of which the bytes from `from` on have not been looked at.
     rest: Vec<u8>,
     from: usize,
-    /// Its share of the memory that waits behind operations.
+    /// Its share of the memory that waits for operations.
     held: Option<UnfinishedMessage>,
 }
 
@@ -252,6 +252,8 @@ impl Session {
     pub(crate) async fn run(mut self) {
         poll_fn(|cx| self.poll(cx)).await;
         let event_loop = self.client.event_loop.clone();
+        // Thousands may end at the same time, and each takes locks to be removed: the thread does
+        // that in slices.
         event_loop.drop_later(move || drop(self));
     }
 
@@ -259,6 +261,7 @@ impl Session {
         let slice = TimeSlice::begin();
         self.look_at_unfinished();
         self.note_held(cx.waker());
+        // An offer that comes now is declined, so that the other thread goes on carrying bytes.
         if self.pending.is_some() {
             self.move_over(cx.waker());
         }
@@ -335,7 +338,7 @@ impl Session {
         }));
     }
 
-    /// Keeps what was read, and is not looked at before the next turn, from `from` on.
+    /// Keeps what was read and is not looked at yet, from `from` on.
     fn keep(&mut self, rest: Vec<u8>, from: usize) {
         if from == rest.len() {
             return;
@@ -388,6 +391,7 @@ impl Session {
     /// Takes messages out of `bytes`, up to one that has something to wait for, or for a slice of time; returns how many
     /// bytes were not looked at.
     fn take(&mut self, mut bytes: &mut [u8], slice: &TimeSlice) -> usize {
+        // Taken out, since a message borrows from it while the session changes.
         let mut decoder = mem::replace(&mut self.decoder, Decoder::new(Role::Server, 0));
         let mut frames = 0;
         while self.pending.is_none() {
@@ -471,7 +475,7 @@ impl Session {
         }
     }
 
-    /// Notes what waits behind an operation.
+    /// Notes what waits for an operation.
     fn note_held(&mut self, waker: &Waker) {
         if let Some(pending) = &mut self.pending
             && pending.operation.is_some()
@@ -483,7 +487,7 @@ impl Session {
         }
     }
 
-    /// Notes whether a message has begun and not ended, what it takes, and what waits behind an operation.
+    /// Notes whether a message has begun and not ended, what it takes, and what waits for an operation.
     fn note_unfinished(&mut self, waker: &Waker) {
         self.note_held(waker);
         let held = self.held_by_dialect();
@@ -729,6 +733,7 @@ impl Drop for Session {
             return;
         };
 
+        // 0 means that the server did not close it: then what the client closed with counts.
         let code = if departure.close_code == 0 {
             self.left_with
         } else {

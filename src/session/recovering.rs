@@ -1,5 +1,5 @@
-//! Clients that come back by themselves and know no ids of connections, as those of Socket.IO: they name what they were told
-//! the first time, however often they come back, and the last stored event that they got.
+//! Clients that come back by themselves and know no ids of connections, as those of Socket.IO: they name what they
+//! were given the first time, however often they come back, and the last stored event that they got.
 
 use std::{cell::OnceCell, rc::Rc};
 
@@ -19,11 +19,11 @@ use crate::{
 pub(super) struct Recovering {
     /// What it named.
     offered: Option<SmolStr>,
-    /// The connection for which that stands. Its device is random if the client chose none, and nobody else knows it.
+    /// The connection that it names. Its device is random if the client chose none, and nobody else knows it.
     named: OnceCell<Named>,
-    /// The name stands for the client's connection as long as this is there.
+    /// The name means the client's connection as long as this is there.
     standing: OnceCell<Standing>,
-    /// The channel of the last stored event that it got, and where it stands there.
+    /// The channel of the last stored event that it got, and its position there.
     last: Option<(String, Since)>,
 }
 
@@ -65,8 +65,8 @@ impl Client {
         Some(recovering.named.get_or_init(|| named).id.to_string())
     }
 
-    /// What a client that cannot name its connection is told to name when it comes back; `is_recovered` if it has missed
-    /// nothing that it could have got.
+    /// The name that a client which cannot name its connection is given for when it comes back; `is_recovered` if it
+    /// has missed nothing that it could have got.
     pub(super) fn recovery_name(&self, own: &Connection, is_recovered: bool) -> Option<String> {
         let recovering = self.recovery.as_ref()?;
         let device = own.device()?;
@@ -74,15 +74,15 @@ impl Client {
         let Some((name, named)) = offered.filter(|_| is_recovered) else {
             return Some(first_name(own.id(), device));
         };
-        // The client keeps the name, which stands for this connection from now on.
+        // The client keeps the name, which means this connection from now on.
         let now = named.next(own.id(), device);
         let stands = || self.node.stands_for(self.app, name, now);
         recovering.standing.get_or_init(stands);
         Some(name.to_owned())
     }
 
-    /// Whether a client misses nothing that comes back, as `own`, for a connection that had one of these. Of the channels that have
-    /// a history, it can only say for one where it stands.
+    /// Whether a client misses nothing that comes back, as `own`, for a connection that had one of these. Of the
+    /// channels that have a history, it can name its position in only one.
     pub(super) async fn misses_nothing(
         &self,
         own: &Connection,
@@ -135,6 +135,8 @@ impl Client {
         // The events themselves are fetched when the client joins.
         match self.node.history.page(&key, since.offset, 1).await {
             Ok(Some(page)) => match page.entries.first() {
+                // If the first event after `since` is not the next one, some were removed in
+                // between.
                 Some(next) => next.offset - 1 == since.offset,
                 None => page.position.offset == since.offset,
             },
