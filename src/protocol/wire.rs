@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{close, close::Close, id::AppId, metrics::AppMetrics};
 
-/// The form in which a connection gets its frames. It stands for one encoding of this node.
+/// The form in which a connection gets its frames. It names one encoding of this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Form(u8);
 
@@ -40,7 +40,7 @@ pub trait Encoding: Send + Sync + fmt::Debug {
     fn encode(&self, said: &ParsedFrame<'_>, out: &mut Out);
 }
 
-/// WebSocket frames in the making, one behind the other (RFC 6455, section 5.2).
+/// WebSocket frames in the making, one after the other (RFC 6455, section 5.2).
 #[derive(Debug, Default)]
 pub struct Out(Vec<u8>);
 
@@ -168,8 +168,8 @@ impl Forms {
         }
     }
 
-    /// A frame to be placed for clients of `app` in place of `kept`, which a history keeps: what is written for clients of other
-    /// protocols must not stay with that.
+    /// A frame to be placed for clients of `app` in place of `kept`, which a history stores: what is written for
+    /// clients of other protocols must not take memory for as long as that.
     pub(crate) fn to_place(&self, app: AppId, kept: &Frame) -> Frame {
         let has_clients = |entry: &Entry| entry.app == app && entry.connections.load(Relaxed) > 0;
         if self.0.iter().any(has_clients) {
