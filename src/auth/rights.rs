@@ -13,7 +13,7 @@ const FLAGS: [&str; 3] = ["broadcast", "publish", "update"];
 /// How much of a name that is not a right a message repeats.
 const SHOWN_CHARS: usize = 64;
 
-/// What a client is told that lacks `right`: for a channel or a call, or, with an empty `name`, at all.
+/// The message for a client that lacks `right`: for a channel or a call, or, with an empty `name`, at all.
 pub(crate) fn lacking(right: &str, name: &str) -> String {
     let of = match (name, right) {
         ("", _) => String::new(),
@@ -42,7 +42,7 @@ pub struct Rights {
     update: bool,
 }
 
-/// A `can` that is none; the text says what is wrong with it and where.
+/// A `can` that is not one; the text says what is wrong with it and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct RightsError(String);
