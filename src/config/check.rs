@@ -49,7 +49,7 @@ impl Config {
         problems
     }
 
-    /// Without keys whoever reaches the server drives it, so only this machine may.
+    /// Without keys anyone who reaches the server drives it, so only this machine may.
     fn check_exposure(&self, problems: &mut Problems) {
         if !self.is_development() {
             return;

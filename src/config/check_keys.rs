@@ -12,7 +12,7 @@ use crate::limits::{CLIENT_KEY_BYTES, CLIENT_KEY_BYTES_MIN, TOKEN_SECRET_BYTES, 
 const KEY_NAME: &str = "is not 1 to 64 visible characters";
 
 impl Config {
-    /// Who may have to authenticate needs a key to be verified with.
+    /// Clients that may have to authenticate need a key to be verified with.
     pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, problems: &mut Problems) {
         let setting = |key: &str| format!("apps.{name}.{key}");
         if app.user_events.is_some() && !self.has_users(app) {
@@ -108,7 +108,7 @@ impl Config {
         }
     }
 
-    /// A client key names one app, and whoever opens the page can read it.
+    /// A client key names one app, and anyone who opens the page can read it.
     pub(super) fn check_client_keys(&self, problems: &mut Problems) {
         let keys: Vec<_> = self
             .apps

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use hyper::Uri;
 use serde::Deserialize;
 
-/// Where the public keys of whoever signs client tokens are fetched from: `https`, or `http` on this machine.
+/// Where the public keys of the signer of client tokens are fetched from: `https`, or `http` on this machine.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct JwksUrl(Uri);

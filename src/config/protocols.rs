@@ -258,7 +258,8 @@ pub(crate) const OWN_PATHS: [&str; 7] = [
 ];
 
 impl Config {
-    /// Refuses paths of protocols that are none, that are the server's own, or that two protocols share for the same host.
+    /// Refuses what is not a path, paths that are the server's own, and those that two protocols share for the same
+    /// host.
     pub(super) fn check_protocols(&self, problems: &mut Problems) {
         let mut taken = BTreeMap::new();
         for (name, app) in &self.apps {
