@@ -1,4 +1,4 @@
-//! Whose turn it is to be pinged, without a timer per connection.
+//! Which connections are to be pinged now, without a timer per connection.
 
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ pub(super) struct Heartbeats {
 
 impl Heartbeats {
     pub(super) fn new(limits: &Limits) -> Self {
+        // With one bucket, a ping would be looked for in the tick in which it is sent.
         let buckets = ticks(limits.heartbeat).max(2);
         let wait = ticks(limits.heartbeat_wait).clamp(1, buckets - 1);
         Self {
@@ -32,8 +33,8 @@ impl Heartbeats {
         self.buckets[self.now].push(at);
     }
 
-    /// Turns the wheel by one tick: answers who is to be pinged now, and who was pinged as long ago as an answer may
-    /// take. Who is not `present` any more is forgotten.
+    /// Moves the wheel by one tick. Returns the connections to be pinged now, and those that were pinged as long ago
+    /// as an answer may take. Connections that are no longer `present` are forgotten.
     pub(super) fn turn(
         &mut self,
         present: impl Fn(SlotRef) -> bool,

@@ -112,6 +112,8 @@ impl PreparedWrite {
 
         self.joined.clear();
         self.pages.forget();
+        // One frame is in one piece already, and a long run costs more to copy than its pieces cost
+        // the kernel.
         if frames.len() > 1 && self.bytes <= JOINED_BYTES {
             for frame in frames {
                 self.joined.extend_from_slice(frame.bytes());
@@ -250,8 +252,8 @@ pub(super) fn buffers(frames: &[Frame], skip: usize) -> Buffers<'_> {
     buffers
 }
 
-/// Writes `frames`, of which `skip` bytes are written already and `left` are not, until the socket refuses; answers the
-/// bytes it took.
+/// Writes `frames`, of which `skip` bytes are written already and `left` are not, until the socket refuses; returns
+/// the bytes it took.
 ///
 /// `first` are the buffers of the first write, as [`buffers`] makes them.
 ///
