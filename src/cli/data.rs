@@ -76,7 +76,7 @@ impl Data {
 fn check(Directory { path }: &Directory) -> Result<(), Failure> {
     let findings = tools::check(path).map_err(|error| failed(&error))?;
     output::print(&format!(
-        "{}: {} events of {} channels and users, {} bytes; {} revocations and kept answers\n",
+        "{}: {} events of {} channels and users, {} bytes; {} revocations and stored answers\n",
         path.display(),
         findings.events,
         findings.topics,

@@ -129,6 +129,7 @@ impl Tables {
     pub(super) fn open_left(path: &Path, left: Left) -> Result<Self, DataError> {
         let io = |error| DataError::io(path, error);
         fs::create_dir_all(path).map_err(io)?;
+        // First of all: what follows would destroy the files of a process that has them open.
         let owner = own(path)?;
         remove_unfinished(path).map_err(io)?;
         let Cut { whole, torn } = journal::cut_torn(path, left).map_err(io)?;
@@ -274,7 +275,7 @@ impl Tables {
     }
 
     /// Lets what is in memory be moved to sorted files. All tables at the same time: a journal goes when none needs it any
-    /// more. The database itself looks at each table alone, and asks the thread that is busy with that, so that journals and
+    /// longer. The database itself looks at each table alone, and asks the thread that is busy with that, so that journals and
     /// memory would have no bound.
     fn begin_sorting(&self) -> fjall::Result<()> {
         self.await_sorting()?;

@@ -81,7 +81,7 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps the answer to the first request with the key called `name`.
+    /// Stores the answer to the first request with the key called `name`.
     pub(super) fn keep_answer(
         &mut self,
         app: AppId,
@@ -97,7 +97,7 @@ impl Store {
         self.remember(Kind::Answer, (app, name.as_bytes()), until_ms, &value)
     }
 
-    /// The answer that was kept for the key called `name`, if it is not past its time.
+    /// The answer that was stored for the key called `name`, if it is not past its time.
     pub(super) fn answer(&mut self, app: AppId, name: &str) -> Result<Option<KeptAnswer>, Fault> {
         let key = key(Kind::Answer, self.number_of(app), name.as_bytes());
         let Some(record) = self.tables().facts.get(key)? else {
@@ -111,7 +111,7 @@ impl Store {
 
         let length = usize::from(rest.try_get_u16().unwrap_or_default());
         let Some((body, answer)) = rest.split_at_checked(length) else {
-            return Err(Fault::Damage("a kept answer cannot be read".into()));
+            return Err(Fault::Damage("a stored answer cannot be read".into()));
         };
 
         Ok(Some(KeptAnswer {

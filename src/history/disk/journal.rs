@@ -2,7 +2,7 @@
 //!
 //! A group is written as `start, item…, end`, and the end has a checksum of the items. Pages reach the disk in any order, so
 //! after a power loss the end of the last group may be there without its middle. The database takes that for damage. It is
-//! none: such a group was not synced, so nobody was promised it, and neither was anything after it. The journal is cut before
+//! not: such a group was not synced, so nobody was promised it, and neither was anything after it. The journal is cut before
 //! the first group that is not whole, as most databases do it.
 
 use std::{
@@ -87,6 +87,7 @@ fn write_again(mut journal: &File, length: u64, path: &Path) -> io::Result<()> {
     io::copy(&mut journal.take(length), &mut new)?;
     new.sync_all()?;
     fs::rename(new_path, path)?;
+    // The new name has to survive a power loss too.
     let directory = path.parent().map(File::open).transpose()?;
     directory.map_or(Ok(()), |directory| directory.sync_all())
 }
@@ -176,6 +177,7 @@ impl Groups<'_> {
 
         let key = u64::from(u16::from_le_bytes([k0, k1]));
         let length = key + u64::from(u32::from_le_bytes([v0, v1, v2, v3]));
+        // The head may be torn, and claim any length.
         if length > self.rest {
             return Ok(false);
         }

@@ -44,7 +44,7 @@ pub(super) struct Log {
     /// Names its events on disk.
     pub(super) id: u64,
     pub(super) position: Position,
-    /// The numbering that this one goes on from, up to its last offset that was kept.
+    /// The numbering that this one goes on from, up to its last offset that was stored.
     pub(super) parent: Option<Position>,
     /// The highest offset that was removed unconfirmed.
     pub(super) lost_to: u64,
@@ -81,7 +81,7 @@ impl Log {
         }
     }
 
-    /// Adds the newest event. Older ones are kept no longer than it: what is kept is a run.
+    /// Adds the newest event. Older ones are stored no longer than it: what is stored is a run.
     pub(super) fn push(&mut self, stub: Stub) {
         let until_ms = stub.until_ms;
         let longer = self.stubs.iter_mut().rev();
@@ -152,11 +152,11 @@ impl Log {
         }
     }
 
-    /// What is kept now after `offset`.
+    /// The run that is stored now after `offset`.
     pub(super) fn run_after(&self, offset: u64) -> Run {
         Run {
             epoch: self.position.epoch,
-            // Nothing is kept up to what was removed unconfirmed.
+            // Nothing is stored up to what was removed unconfirmed.
             after: offset.max(self.lost_to),
             end: self.position.offset,
         }

@@ -1,8 +1,8 @@
 //! The store of one node, in a data directory.
 //!
-//! One thread has the files. Calls wait for it in a bounded queue, and it takes those that wait as one group, which is
-//! written at once: an answer is sent when its group is as safe as [`crate::config::DataSync`] says. So nothing that serves clients waits
-//! for a disk. A disk that is too slow fills the queue, and then calls are refused.
+//! One thread has the files. Calls wait for it in a bounded queue, and it takes those that wait as one group, which
+//! is written together: an answer is sent when its group is as safe as [`crate::config::DataSync`] says. So nothing
+//! that serves clients waits for a disk. A disk that is too slow fills the queue, and then calls are refused.
 
 mod database;
 mod facts;
@@ -52,7 +52,7 @@ use crate::{
     metrics::{AppMetrics, Metrics},
 };
 
-/// An app whose events are kept.
+/// An app whose events are stored.
 #[derive(Clone)]
 pub(crate) struct Kept {
     /// Under which the directory knows it.
@@ -171,7 +171,7 @@ impl Disk {
         .await
     }
 
-    /// Keeps for `window` what was answered to the first request with the key that `name` stands for.
+    /// Stores for `window` what was answered to the first request with the key that `name` stands for.
     pub(crate) async fn keep_answer(
         &self,
         app: AppId,
@@ -231,6 +231,8 @@ impl Room {
             bytes,
             shared: shared.clone(),
         };
+        // One event fits an empty queue whatever its size, since nothing would ever make more room
+        // for it.
         if before > 0 && before + bytes > DATA_QUEUE_BYTES {
             return Err(HistoryError::Behind);
         }

@@ -48,7 +48,7 @@ pub(super) fn due_key(app: u32, minute: u32, kind: u8, name: &[u8]) -> Vec<u8> {
     key
 }
 
-/// Who is due, by a key of that table.
+/// What is due, by a key of that table.
 pub(super) struct Due<'a> {
     pub(super) app: u32,
     pub(super) minute: u32,

@@ -40,7 +40,7 @@ struct Share {
     events: u64,
     /// The sums differ from those on disk.
     is_changed: bool,
-    /// Absent for an app that the configuration does not name any more.
+    /// Absent for an app that the configuration no longer names.
     served: Option<(AppId, Arc<AppMetrics>)>,
     quota: Option<u64>,
 }
@@ -142,6 +142,7 @@ impl Store {
         };
 
         store.find_apps(setup).map_err(damaged)?;
+        // Synced: what is noted of this life must be on disk before anything is written in it.
         store.commit(true).map_err(damaged)?;
         store.show();
 
@@ -252,6 +253,7 @@ impl Store {
             log.push(stub);
         }
 
+        // Reading it changed nothing that would have to be written.
         log.is_changed = false;
         if let Some(keeps_parent) = self.lives.since(log.generation) {
             log.fork(name.is_user, DATA_LEAP, keeps_parent);
@@ -462,7 +464,7 @@ impl Store {
         Ok(read)
     }
 
-    /// Where a topic stands and what is kept of it after `after`; absent if it has no numbering.
+    /// The position of a topic and what is stored of it after `after`; absent if it has no numbering.
     pub(super) fn kept(&mut self, key: &Key, after: u64) -> Result<Option<Read<Position>>, Fault> {
         let name = self.name_of(key);
         let Some(mut log) = self.take(&name)? else {
@@ -554,6 +556,8 @@ impl Store {
         if log.stubs.is_empty() && self.is_over(&name, &mut log) {
             self.forget(&name, &log);
         } else {
+            // By then all of its events are past their time. Until then, each use of the topic
+            // removes those that are.
             if let Some(stub) = log.stubs.back() {
                 let until_ms = stub.until_ms;
                 self.note_due(&name, &mut log, until_ms);
@@ -564,8 +568,8 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a topic without events was quiet for as long as its numbering is known. One that somebody is in counts as used
-    /// now: a member who is not told of another numbering would drop its first events as seen.
+    /// Whether a topic without events was quiet for as long as its numbering is known. One that somebody is in counts
+    /// as used now: a member who is not notified of another numbering would drop its first events as seen.
     fn is_over(&self, name: &Name, log: &mut Log) -> bool {
         let now_ms = self.clock.now_ms();
         if self.is_occupied(name) {
@@ -595,7 +599,7 @@ impl Store {
         self.add(name.app, -(DATA_TOPIC_BYTES as i64), 0);
     }
 
-    /// Removes some of the oldest events of the app that keeps most, if more is kept than may be; true if there may be more to
+    /// Removes some of the oldest events of the app that stores most, if more is stored than may be; true if there may be more to
     /// remove. Begins its group.
     pub(super) fn shed(&mut self) -> Result<bool, Fault> {
         let most = self.shares.iter().max_by_key(|share| share.bytes);
@@ -624,7 +628,7 @@ impl Store {
             return Ok(());
         };
 
-        // What was promised to be remembered is, whatever is kept beside it.
+        // Facts stay: they were promised to be remembered, whatever else is stored.
         let Some(name) = due.topic() else {
             return Ok(());
         };
@@ -657,7 +661,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether more is kept than may be.
+    /// Whether more is stored than may be.
     pub(super) fn is_over_bound(&self) -> bool {
         self.bytes() > self.max_bytes
     }
@@ -689,6 +693,7 @@ impl Store {
             }
         }
 
+        // So that the time does not go back over a restart, which would bring expired events back.
         if self.tables.has_writes() {
             self.tables.set_number("time", self.clock.now_ms());
         }

@@ -30,7 +30,7 @@ use crate::{
     limits::{DATA_GROUP, DATA_REOPEN, DATA_TICK, HISTORY_COPIED},
 };
 
-/// Where an answer goes. It is of no use if nobody waits any more.
+/// Where an answer goes. It is of no use if nobody waits for it any longer.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, HistoryError>>;
 
 /// What the thread is asked to do.
@@ -97,7 +97,7 @@ impl Job {
         )
     }
 
-    /// Whose events it reads; they have to be on disk before.
+    /// The topic whose events it reads; they have to be on disk before.
     fn reads(&self) -> Option<&Key> {
         match self {
             Self::Since { key, .. } | Self::Page { key, .. } | Self::Waiting { key, .. } => {
@@ -163,7 +163,7 @@ impl Purpose {
     /// Most events that are read for it.
     fn limit(&self) -> usize {
         match self {
-            // One more tells whether there are more.
+            // One more shows whether there are more.
             Self::Page(_, _, limit) => limit.saturating_add(1),
             Self::Since(..) | Self::Waiting(..) => usize::MAX,
         }
@@ -233,7 +233,7 @@ impl Worker {
         }
     }
 
-    /// Works until nobody can ask for anything any more, and closes the files.
+    /// Works until nothing can be asked for any longer, and closes the files.
     pub(super) fn run(mut self) {
         self.look_at_room();
         loop {
@@ -272,7 +272,7 @@ impl Worker {
         until.saturating_duration_since(Instant::now())
     }
 
-    /// Does `first` and what waits behind it, as one group.
+    /// Does `first` and what waits after it, as one group.
     fn group(&mut self, first: Job) {
         self.reopen();
         let mut next = Some(first);
@@ -290,6 +290,7 @@ impl Worker {
                 continue;
             }
 
+            // Events are read from a snapshot, which does not have the writes of this group.
             if job.reads().is_some_and(|key| store.is_changed(key)) {
                 self.commit();
             }
@@ -538,7 +539,8 @@ impl Worker {
         }
     }
 
-    /// Closes the files, which cannot be read or written, and everything in memory with them. Whoever waits gets no answer.
+    /// Closes the files, which cannot be read or written, and everything in memory with them. A caller that waits
+    /// gets no answer.
     fn give_up(&mut self, fault: Fault) {
         let path = self.setup.config.dir.display();
         tracing::error!(%path, %fault, "the data directory cannot be used; trying again");

@@ -2,35 +2,35 @@
 //!
 //! A topic is two keys in one partition: its state (a hash) and its events (a stream whose ids are the offsets). Every
 //! call is carried out by a Lua script, and appends that wait by one together, so it is atomic for its topic, and an append is
-//! published in the step that keeps it: the order on the bus is the order of offsets. Times are Redis' own, so nodes need not
+//! published in the step that stores it: the order on the bus is the order of offsets. Times are Redis' own, so nodes need not
 //! agree on theirs.
 //!
 //! # What is bounded
-//! A topic, by number, bytes and age, as in memory. An eighth more may be kept of it until somebody reads it, and an event for an
+//! A topic, by number, bytes and age, as in memory. An eighth more may be stored of it until somebody reads it, and an event for an
 //! eighth of its time longer, as trimming it at every append would cost more than the append. Both keys expire an hour
 //! ([`HISTORY_QUIET`]) after the last event of the topic is past its time, or after it was last joined, and up to ten minutes
 //! later; where there never was an event, after two minutes ([`HISTORY_UNUSED`]) if no node with members has it remembered.
 //!
 //! An app, if it has a quota ([`quota`]): by sums that are right within some seconds of what it stores. All apps together are
 //! bounded by Redis' `maxmemory` alone, which knows its memory to the byte. With `maxmemory-policy noeviction` an
-//! append is refused when memory is full ([`HistoryError::Full`], before anybody was told). With a policy that evicts
-//! (`volatile-ttl` takes those that are quiet for longest), the state and the stream check each other: whoever misses
-//! something that was evicted is told that it is not recovered.
+//! append is refused when memory is full ([`HistoryError::Full`], before anybody was notified). With a policy that evicts
+//! (`volatile-ttl` takes those that are quiet for longest), the state and the stream check each other: a client that misses
+//! something that was evicted learns that it is not recovered.
 //!
 //! # What is noticed
 //! Redis loses what it has accepted when a replica that lagged is promoted, or an older copy is loaded; then offsets that
 //! were given out are given out once more. So the first append under another primary, or under the same in another life
 //! ([`Bus::primary_key`]), begins a new epoch that goes on from the one before: which that was, and up to where both are
-//! one, is known of the last four. Who has seen nothing beyond that has missed nothing. The stored events of a user keep
+//! one, is known of the last four. A client that has seen nothing beyond that has missed nothing. The stored events of a user keep
 //! their epoch there: their offsets need not be without gaps, and leap.
 //!
 //! Each node also remembers how far it has seen a topic's numbering. If the same primary is behind that (somebody has restored
-//! older keys), or a reader finds it so, a new epoch goes on from what is left, after the larger offset, and who comes back to
-//! the old one is told that it is not recovered; so is who comes back to a numbering of which a node has seen more than what is
+//! older keys), or a reader finds it so, a new epoch goes on from what is left, after the larger offset, and a client that comes back to
+//! the old one learns that it is not recovered; so does one that comes back to a numbering of which a node has seen more than what is
 //! left.
 //!
 //! # What is not counted
-//! Events of users who never come back, and that Redis lets expire with the key, are no drops in any counter.
+//! Events of users who never come back, and that Redis lets expire with the key, are not drops in any counter.
 
 mod quota;
 pub(super) mod record;
@@ -70,7 +70,7 @@ use crate::{
     metrics::{AppMetrics, DropReason, Metrics},
 };
 
-/// Keeps events in Redis, for all nodes of a namespace. A clone is the same store.
+/// Stores events in Redis, for all nodes of a namespace. A clone is the same store.
 ///
 /// Answers come within the bus's time for one command. Nothing is asked twice: after [`HistoryError::Unanswered`] an
 /// append may have happened, and then it was published too.
@@ -252,7 +252,7 @@ impl Inner {
         [epoch, seen.into()]
     }
 
-    /// Remembers where a topic stands, and counts what it has lost for a user.
+    /// Remembers the position of a topic, and counts what it has lost for a user.
     fn note(&self, key: &Key, head: &Head) -> Option<Position> {
         if let (Topic::User(_), Some(app)) = (&key.topic, self.apps.get(usize::from(key.app.0))) {
             app.dropped(DropReason::StoredExpired, head.expired);
@@ -349,7 +349,7 @@ fn packed<const N: usize>(numbers: [u64; N]) -> Vec<u8> {
         .collect()
 }
 
-/// What `since.lua` takes for the epoch that a client named; what is none equals none.
+/// What `since.lua` takes for the epoch that a client named; what is not an epoch equals none.
 fn named(epoch: Option<&str>) -> Bytes {
     match epoch.map(str::parse::<Epoch>) {
         None => Bytes::new(),
@@ -433,7 +433,7 @@ impl History for RedisHistory {
         Box::pin(async move {
             let (mut recovery, mut entries) = Self::recovery(key, sent).await?;
             if recovery.recovered && entries.unreadable > 0 {
-                // What is skipped is missed, so it is not recovered; and then all that is kept is given out.
+                // What is skipped is missed, so it is not recovered; and then all that is stored is given out.
                 let own = vec![named(Some("")), number(offset), millis(HISTORY_UNUSED)];
                 let again = self.0.send(Call::Since, key, own);
                 let shared = recovery.shared;
@@ -476,7 +476,7 @@ impl History for RedisHistory {
                     }));
                 }
 
-                // A page of none, although more are kept, would look like the end.
+                // A page of none, although more are stored, would look like the end.
                 answered = self.0.send(Call::Read, key, ask(last)).await?;
             }
         })

@@ -79,7 +79,7 @@ pub(super) fn run(answer: Value) -> Result<(Ended, u64), HistoryError> {
     Ok((Ended::Full(reply.head()?.ok_or_else(malformed)?), after))
 }
 
-/// The answer is none that a script of this version gives.
+/// The answer is not one that a script of this version gives.
 pub(super) fn malformed() -> HistoryError {
     HistoryError::Refused("its answer is not understood".into())
 }
