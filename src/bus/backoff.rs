@@ -12,8 +12,8 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The next wait. `since` is when the last connection was made that now is lost, if one was: one that held long enough
-    /// was a good one, and all begins anew.
+    /// The next wait. `since` is when the last connection was made that now is lost, if one was: one that held long
+    /// enough was a good one, and all begins again.
     pub(super) fn next(&mut self, since: Option<Instant>) -> Duration {
         if since.is_some_and(|since| since.elapsed() > limits::BUS_BACKOFF_MAX) {
             self.attempts = 0;

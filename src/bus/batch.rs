@@ -1,4 +1,4 @@
-//! Calls of a script that takes several at once: those that wait one after another go to Redis as one EVALSHA.
+//! Calls of a script that takes several together: those that wait one after another go to Redis as one EVALSHA.
 //!
 //! `KEYS` are the keys that all calls share, then those of each run; `ARGV` are the arguments that all share, then those of each
 //! run, how many calls it has, and the arguments of each. A run is calls with the same keys and arguments of the run, in their

@@ -21,7 +21,7 @@ pub(super) type Answer = Result<Value, BusError>;
 /// What is sent.
 pub(super) enum Payload {
     Command(Cmd),
-    /// A call of a script that takes several at once.
+    /// A call of a script that takes several together.
     Call(Box<Call>),
 }
 
@@ -43,11 +43,11 @@ pub(super) struct QueuedCommand {
 pub(super) struct CommandQueue {
     pub(super) address: Address,
     state: Mutex<State>,
-    /// Tells the publisher that the queue is not empty any more.
+    /// Wakes the publisher when the queue is no longer empty.
     pub(super) wake: Notify,
-    /// Tells the subscriber of this server that canaries can fly.
+    /// Wakes the subscriber of this server when canaries can fly.
     pub(super) opened: Notify,
-    /// Tells the publisher to look again whom it talks to.
+    /// Asks the publisher to look again which server it talks to.
     pub(super) recheck: Notify,
     timeout: Duration,
     commands: usize,
@@ -64,8 +64,8 @@ struct State {
     under_way: usize,
 }
 
-/// Items whose calls lie further apart than this part of the deadline go in pipelines of their own, since a pipeline has the
-/// deadline of its first.
+/// Items whose calls are further apart than this part of the deadline go in pipelines of their own, since a pipeline
+/// has the deadline of its first.
 const SPREAD: u32 = 10;
 
 impl CommandQueue {
@@ -240,7 +240,7 @@ impl CommandQueue {
                 Err(BusError::Unanswered) => unanswered += 1,
                 Err(_) => refused += 1,
             }
-            // Who called may have gone.
+            // The caller may have gone.
             let _ = item.answer.send(answer);
         }
 
@@ -271,6 +271,7 @@ impl CommandQueue {
             return;
         }
 
+        // In reverse, so that they are in their order at the front.
         for item in items.into_iter().rev() {
             state.bytes += item.bytes;
             state.items.push_front(QueuedCommand {

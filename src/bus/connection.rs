@@ -42,7 +42,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a connection cannot be used, or not any more. The text is for people: what happened, and what to do.
+/// Why a connection cannot be used, or no longer. The text is for people: what happened, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     #[error("cannot connect to Redis at {0}: {1}")]
@@ -67,7 +67,7 @@ pub(super) enum Fault {
     Kind(Address, &'static str, &'static str),
     #[error("messages do not come back from Redis at {0} although it answers; connecting again")]
     Deaf(Address),
-    #[error("Redis at {0} has stopped to answer; connecting again")]
+    #[error("Redis at {0} has stopped answering; connecting again")]
     Frozen(Address),
     #[error("Redis at {0} has moved a subscription elsewhere; looking where")]
     Moved(Address),

@@ -51,7 +51,7 @@ struct Queue {
     is_closed: bool,
 }
 
-/// An inbox and who fills it.
+/// An inbox and its sender.
 pub(super) fn new(limits: &Limits, gaps: Arc<Gaps>, metrics: Arc<Metrics>) -> (Sender, Inbox) {
     let shared = Arc::new(Shared {
         queue: Mutex::default(),
@@ -107,6 +107,7 @@ impl Sender {
         let bytes = queue.bytes + payload.len();
 
         if queue.incoming.len() >= shared.messages || bytes > shared.bytes {
+            // Only this thread pushes, so nothing newer comes in before the gap is noted.
             drop(queue);
             shared.metrics.bus.dropped.inc();
             shared.gaps.note_dropped(&topic);

@@ -252,7 +252,7 @@ fn node_id(text: &str) -> Option<NodeId> {
         .map(|bytes| NodeId(u32::from_be_bytes(bytes)))
 }
 
-/// FNV-1a, its halves folded: small, and fixed for ever, which a partition's number has to be.
+/// FNV-1a, its halves folded: small, and fixed forever, which a partition's number has to be.
 fn hash(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.iter());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

@@ -238,7 +238,7 @@ impl Cursor<'_> {
                 };
                 let text = &self.bytes[text];
                 match kind {
-                    // `txt:` or `mkd:` stands before it.
+                    // `txt:` or `mkd:` precedes it.
                     b'=' => Reply::Text(text.get(4..).unwrap_or_default().to_vec()),
                     b'!' => Reply::Error(String::from_utf8_lossy(text).into_owned()),
                     _ => Reply::Text(text.to_vec()),
@@ -317,7 +317,7 @@ impl Cursor<'_> {
         Ok(Some(text))
     }
 
-    /// What stands between the first byte and the line end.
+    /// What is between the first byte and the line end.
     fn line(&mut self) -> Parsed<Range<usize>> {
         let start = self.at + 1;
         let rest = &self.bytes[start..];

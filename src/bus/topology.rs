@@ -19,7 +19,7 @@ use crate::{config::RedisKind, limits};
 /// The partitions of each primary.
 pub(super) type Topology = BTreeMap<Address, Vec<u16>>;
 
-/// How many nodes of a cluster are asked at once.
+/// How many nodes of a cluster are asked at the same time.
 const ASKED: usize = 8;
 
 /// How long the others are waited for once one has answered.
@@ -146,7 +146,7 @@ async fn ask_sentinel(connector: &Connector, sentinel: &Address) -> Result<(u64,
         if greeting.kind != Kind::Sentinel {
             return Err(Fault::Kind(
                 sentinel.clone(),
-                "no Sentinel",
+                "not a Sentinel",
                 "redis:// or redis+cluster://",
             ));
         }
@@ -159,7 +159,7 @@ async fn ask_sentinel(connector: &Connector, sentinel: &Address) -> Result<(u64,
     let reply = match asked.await {
         Ok(Err(Fault::Refused(_, text))) if text.contains("No such master") => {
             return Err(Fault::Topology(format!(
-                "the Sentinel at {sentinel} knows no primary called \"{}\"; the name stands at the end of the address",
+                "the Sentinel at {sentinel} knows no primary called \"{}\"; the name is at the end of the address",
                 connector.master
             )));
         }
