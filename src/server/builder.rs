@@ -126,13 +126,13 @@ impl ServerBuilder {
         self
     }
 
-    /// Keeps the last `size` events of each channel that matches `pattern`, such as `"room-*"`.
+    /// Stores the last `size` events of each channel that matches `pattern`, such as `"room-*"`.
     pub fn channel_history(mut self, pattern: &str, size: usize) -> Self {
         self.app().channels.push(ChannelRule::new(pattern, size));
         self
     }
 
-    /// Keeps events for users until a connection of theirs has confirmed them.
+    /// Stores events for users until a connection of theirs has confirmed them.
     pub fn store_user_events(mut self) -> Self {
         self.app().user_events.get_or_insert_default();
         self
