@@ -357,6 +357,7 @@ impl Checker<'_> {
                     .map(|condition| self.boxed(condition))
                     .transpose();
                 let body = self.boxed(body);
+                // Also after an error: its hint is looked for in the scopes that are left.
                 self.scopes.pop();
                 NodeKind::Macro {
                     kind: *kind,
@@ -441,7 +442,7 @@ impl Checker<'_> {
         suggestion(name, known)
     }
 
-    /// Both sides of an operator. A name that is none, and is compared with a member, was to be a text.
+    /// Both sides of an operator. A name that is not declared, and is compared with a member, was meant to be a text.
     fn operands(
         &mut self,
         operator: Binary,
@@ -804,7 +805,7 @@ impl Node {
         heavy || self.children().into_iter().any(Self::is_heavy)
     }
 
-    /// The steps that evaluating this takes, but for what texts, lists and macros in it are charged by themselves.
+    /// The steps that evaluating this takes, except for what texts, lists and macros in it are charged by themselves.
     pub(super) fn steps(&self) -> u32 {
         let own = match &self.kind {
             // A long name is compared with others of its map.

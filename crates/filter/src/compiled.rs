@@ -141,6 +141,7 @@ impl Filter {
         let mut compiler = Compiler::default();
         let program = Program::Expression(compiler.term(&root));
         let constants = compiler.constants;
+        // One conjunct that no index answers, so that the plan is to scan and to evaluate.
         let candidates = vec![None];
 
         Ok(Self {
@@ -160,8 +161,8 @@ impl Filter {
     /// name are ignored. Compiles patterns that are params, and plans.
     ///
     /// # Errors
-    /// `unbound_param` for a param that the filter names and the request lacks, `bad_params` if `params` is no
-    /// object, `bad_regex` for a param that is a bad pattern.
+    /// `unbound_param` for a param that the filter names and the request lacks, `bad_params` if `params` is not
+    /// an object, `bad_regex` for a param that is a bad pattern.
     #[inline]
     pub fn bind(self: &Arc<Self>, params: Option<Value>) -> Result<Bound, FilterError> {
         self.bind_with(params, Allowance::compile)
@@ -449,7 +450,7 @@ impl Bound {
     }
 
     /// The value of every sub-expression outside macros for one connection, from left to right, the larger before
-    /// the parts it has; literals are left out. Compiles each anew, so it is for people, not for traffic.
+    /// the parts it has; literals are left out. Compiles each again, so it is for people, not for traffic.
     ///
     /// Each step of the iterator takes a few evaluations, so a caller on an event loop yields between two.
     #[inline]
@@ -530,6 +531,7 @@ fn all(tests: &[Test], base: &Base<'_>, skip: Option<usize>) -> Tri {
         if Some(at) == skip {
             continue;
         }
+        // An error counts only if no conjunct is false, as in CEL.
         match test(base.frame()) {
             Tri::True => {}
             Tri::False => return Tri::False,

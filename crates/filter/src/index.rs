@@ -57,7 +57,7 @@ impl IndexKey {
     }
 }
 
-/// What of a value a key stands for. The three never meet: `auth.roles == "x"` finds no list that holds "x".
+/// Which part of a value a key names. The three never meet: `auth.roles == "x"` finds no list that holds "x".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyKind {
     /// The value itself.
@@ -166,7 +166,7 @@ impl Schema {
     /// Reads declared paths such as `auth.email` or `profile["time zone"]`.
     ///
     /// # Errors
-    /// `bad_index_path` for what is no path from `auth` or `profile` or stands there twice, and the errors of
+    /// `bad_index_path` for what is not a path from `auth` or `profile`, or is there twice, and the errors of
     /// parsing. The message names the path.
     pub fn new<P: AsRef<str>>(paths: &[P]) -> Result<Self, FilterError> {
         let mut declared = Declared::default();
@@ -300,7 +300,7 @@ fn declare(text: &str) -> Result<Path, FilterError> {
     let Some((root, keys)) = path else {
         return Err(bad_path(
             text,
-            "is no path such as auth.email or profile.status",
+            "is not a path such as auth.email or profile.status",
         ));
     };
 

@@ -33,7 +33,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// The key that a value names, or `None` for one that can be no key of any map.
+    /// The key that a value names, or `None` for one that cannot be a key of any map.
     pub(super) fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Bool(key) => Some(Self::Bool(*key)),
@@ -123,7 +123,7 @@ impl Drop for Layout {
 #[derive(Clone)]
 pub struct Map(Arc<[Cell]>);
 
-/// A part of a map's allocation: its layout, and behind it its values.
+/// A part of a map's allocation: its layout, and after it its values.
 enum Cell {
     Layout(Arc<Layout>),
     Value(Value),

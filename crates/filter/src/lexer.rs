@@ -135,7 +135,7 @@ impl<'s> Lexer<'s> {
                         '&' => "; and is \"&&\"",
                         '|' => "; or is \"||\"",
                         '$' | '@' | '#' => "; a param is written params.name",
-                        '`' | '“' | '”' | '‘' | '’' => "; strings stand in \" or '",
+                        '`' | '“' | '”' | '‘' | '’' => "; strings are in \" or '",
                         _ => "",
                     };
                     return self.error(from, format!("unexpected {c:?}{hint}"));
@@ -149,7 +149,7 @@ impl<'s> Lexer<'s> {
         })
     }
 
-    /// The operator of another language that stands next, and what is written here.
+    /// The operator of another language that comes next, and what is written here.
     fn foreign_operator(&self) -> Option<(&'static str, &'static str)> {
         let found = OTHER_OPERATORS
             .iter()
@@ -169,6 +169,7 @@ impl<'s> Lexer<'s> {
                 return self.string(true);
             }
             if is(&["b", "rb", "br"]) {
+                // Read to its end, so that the error marks all of it.
                 self.string(!is(&["b"]))?;
                 return self.unsupported(from, "bytes literals are left out; JSON has no bytes");
             }
@@ -189,6 +190,7 @@ impl<'s> Lexer<'s> {
         let mut double = false;
         let rest = self.rest();
 
+        // A dot without a digit after it selects a member of the int.
         if rest.starts_with('.') && rest[1..].starts_with(|c: char| c.is_ascii_digit()) {
             double = true;
             self.at += 1;
@@ -335,7 +337,7 @@ impl<'s> Lexer<'s> {
             .ok()
             .and_then(char::from_u32);
         code.map_or_else(
-            || self.error(from, "this escape is no Unicode character"),
+            || self.error(from, "this escape is not a Unicode character"),
             Ok,
         )
     }

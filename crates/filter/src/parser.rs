@@ -144,7 +144,7 @@ impl Parser {
         )
     }
 
-    /// What is written in place of the word `name`, which stands where an operator should.
+    /// What is written in place of the word `name`, which is where an operator should be.
     fn word_of_another_language(&self, name: &str) -> &'static str {
         let is_before_in =
             matches!(self.peek_second(), TokenKind::Name(next) if next.eq_ignore_ascii_case("in"));
@@ -164,7 +164,7 @@ impl Parser {
         }
     }
 
-    /// Counts a node and bounds the tree. `below` is the height of what stands under it.
+    /// Counts a node and bounds the tree. `below` is the height of what is under it.
     fn node(&mut self, kind: ExprKind, span: Span, below: usize) -> Parsed {
         self.nodes += 1;
         if self.nodes > limits::FILTER_NODES {
@@ -311,6 +311,7 @@ impl Parser {
         loop {
             let span = self.span();
             let number = matches!(self.peek_second(), TokenKind::Int(_) | TokenKind::Double(_));
+            // The sign belongs to the literal: the magnitude of the least int does not fit an int.
             if self.sees("-") && number {
                 break;
             }
@@ -326,6 +327,7 @@ impl Parser {
 
         let mut expr = self.member()?;
         let end = self.previous_span();
+        // The operator next to the operand is the innermost.
         for (span, not) in operators.into_iter().rev() {
             let below = expr.height;
             let kind = if not {
@@ -561,7 +563,7 @@ impl Parser {
         )
     }
 
-    /// Whether a value stands after the next token, where only an operator could.
+    /// Whether a value comes after the next token, where only an operator could.
     fn precedes_a_value(&self) -> bool {
         match self.peek_second() {
             TokenKind::Name(name) => name != "in",
@@ -571,7 +573,7 @@ impl Parser {
         }
     }
 
-    /// The literal that stands next, if one does; its minus sign is part of it.
+    /// The literal that comes next, if one does; its minus sign is part of it.
     fn literal(&mut self) -> Result<Option<Value>, FilterError> {
         let from = self.span();
         let negative = self.sees("-")
@@ -610,7 +612,7 @@ impl Parser {
         Ok(Some(value))
     }
 
-    /// Expressions with commas between, up to `close`; a comma may stand before it.
+    /// Expressions with commas between, up to `close`; a comma may precede it.
     fn items(&mut self, close: &str) -> Result<Vec<Expr>, FilterError> {
         let mut items = Vec::new();
         while !self.accept(close) {
@@ -626,6 +628,7 @@ impl Parser {
                     });
                 }
                 _ => {
+                    // More follows the literal, such as in `1 + 2`: read again as an expression.
                     self.at = start;
                     items.push(self.expression()?);
                 }

@@ -153,7 +153,7 @@ impl Candidate {
         };
 
         let index = indexed(path, schema)?;
-        // `user` and `connection.id` are no lists, and `channels` is nothing else.
+        // `user` and `connection.id` are not lists, and `channels` is always one.
         let fits = match index {
             IndexRef::ConnectionId | IndexRef::User => !matches!(form, Form::Contains),
             IndexRef::Channels => matches!(form, Form::Contains),
@@ -317,6 +317,7 @@ pub(super) fn plan(
         Access::Everyone | Access::Nobody => Arc::from(""),
     };
 
+    // The access answers one conjunct. If it is the only one, nothing is left to evaluate.
     let residual = access != Access::Nobody && candidates.len() > 1;
     Plan {
         access,

@@ -196,8 +196,8 @@ impl<'f> Base<'f> {
         error
     }
 
-    /// Takes from the steps that one evaluation may make. What stands outside macros is bounded by the filter's
-    /// size and costs none.
+    /// Takes from the steps that one evaluation may make. What is outside macros is bounded by the filter's size and
+    /// costs none.
     #[inline]
     pub(super) fn step(&self, steps: u32, span: Span) -> Result<(), EvalError> {
         match self.steps.get().checked_sub(steps) {
@@ -390,7 +390,7 @@ impl<'f> Frame<'f> {
     }
 }
 
-/// A value that stands somewhere already, or was made.
+/// A value that exists somewhere already, or was made.
 pub(super) enum Operand<'f> {
     Borrowed(&'f Value),
     Owned(Value),

@@ -89,7 +89,7 @@ impl Value {
         matches!(self, Self::Null)
     }
 
-    /// The member `key` of a map; `null` where it lacks one or this is no map.
+    /// The member `key` of a map; `null` where it lacks one or this is not a map.
     #[inline]
     pub fn get(&self, key: &str) -> &Value {
         self.as_map().map_or(&NULL, |map| map.get(key))
