@@ -1,7 +1,7 @@
 //! Close codes of the client protocol: the range says whether to come back.
 //!
 //! 4000–4099: not with the same credentials (4005: fetch a token, then come back). 4100–4199: with backoff.
-//! 4200–4299: at once, jittered. 1000–1015 are RFC 6455's own.
+//! 4200–4299: immediately, jittered. 1000–1015 are RFC 6455's own.
 
 /// Why a connection is closed, as its client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

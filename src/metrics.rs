@@ -401,7 +401,7 @@ metrics! {
         /// 1 while readiness succeeds, over all nodes; as of the last look.
         ready: Gauge = "ready", "1 while readiness succeeds, over all nodes";
         /// 1 from SIGTERM on; as of the last look.
-        draining: Gauge = "draining", "1 once the node has been told to stop";
+        draining: Gauge = "draining", "1 once the node has been asked to stop";
         /// The most connections that the node takes.
         connections_limit: Gauge = "connections_limit", "The most connections that the node takes";
         /// Configurations that a reload refused.
@@ -445,7 +445,7 @@ metrics! {
         /// Kept events that this version could not read.
         history_unreadable: Counter = "history_unreadable", "Kept events skipped because this version cannot read them";
         /// Log lines that the reader of the log did not take in time.
-        log_lines_dropped: Counter = "log_lines_dropped", "Log lines dropped because whoever reads the log was too slow";
+        log_lines_dropped: Counter = "log_lines_dropped", "Log lines dropped because the reader of the log was too slow";
     }
     seconds {
         /// Time to compile a filter that the cache did not have.

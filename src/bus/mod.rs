@@ -344,7 +344,7 @@ impl Bus {
         self.send(home, Payload::Command(command), bytes, Some(script))
     }
 
-    /// Calls a script that takes several calls at once ([`batch`]): those that wait one after another go to Redis as one. All
+    /// Calls a script that takes several calls together ([`batch`]): those that wait one after another go to Redis as one. All
     /// keys are made by [`Self::key`] of `home`. Time and order are as with [`Self::eval`]. The answer is that of the call's run, and
     /// how many calls of the run came after it.
     ///

@@ -64,7 +64,7 @@ impl Data {
             Action::Restore(Directory { path }) => {
                 tools::restore(&path).map_err(|error| failed(&error))?;
                 output::note(&format!(
-                    "channels in {} go on in new epochs: clients that come back are told that events may be missing",
+                    "channels in {} go on in new epochs: clients that come back learn that events may be missing",
                     path.display()
                 ));
                 Ok(())

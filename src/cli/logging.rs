@@ -66,7 +66,7 @@ impl Logging {
         self.lines.write_to(io::stderr(), |lines| {
             tracing::warn!(
                 lines,
-                "log lines were dropped: whoever reads the log was too slow"
+                "log lines were dropped: the reader of the log was too slow"
             );
         })
     }

@@ -166,7 +166,7 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, problems: &mut Probl
     if app.jwks_url.is_some() && app.issuer.is_none() && app.audience.is_none() {
         let needs = ["issuer", "audience"].map(setting);
         problems.needing(setting("jwks_url"), needs, format!(
-            "app \"{name}\": jwks_url without issuer or audience would take every token of whoever signs there, also \
+            "app \"{name}\": jwks_url without issuer or audience would take every token that is signed there, also \
              those for others; set at least one of the two"
         ));
     }
@@ -226,7 +226,7 @@ fn check_form(app: &str, setting: &str, key: &ClientKeyConfig, problems: &mut Pr
     if key.key.len() < CLIENT_KEY_BYTES_MIN || !is_name(&key.key, CLIENT_KEY_BYTES, plain) {
         problems.value(format!("{setting}.key"), format!(
             "app \"{app}\": client key \"{}\" must be {CLIENT_KEY_BYTES_MIN} to {CLIENT_KEY_BYTES} visible ASCII \
-             characters without & = + % #, so that it stands in an address as it is",
+             characters without & = + % #, so that it needs no escaping in an address",
             key.name
         ));
     }

@@ -474,7 +474,7 @@ fn recipients(recipients: Option<Vec<String>>) -> Result<Option<To>, Problem> {
         return Ok(None);
     }
     if users.iter().any(|user| user == "*") {
-        let detail = "\"*\" means everyone, and so stands alone in \"recipients\"";
+        let detail = "\"*\" means everyone, and so must be alone in \"recipients\"";
         return Err(Problem::bad_request("bad_field", detail));
     }
 
