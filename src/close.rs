@@ -39,7 +39,7 @@ pub const KEY_UNKNOWN: &str = "unknown client key";
 pub const API_KEY_UNKNOWN: &str = "unknown API key";
 /// The reason for a client without a token, where one is required.
 pub const TOKEN_MISSING: &str = "a token is required, and there is none";
-/// How the reason begins for a page that may not connect, whoever it is.
+/// How the reason begins for a page that may not connect with any credentials.
 pub const ORIGIN_REFUSED: &str = "the Origin ";
 /// How the reason begins for a page that might connect with a token.
 pub const PAGE_WITHOUT_TOKEN: &str = "a page without a token ";

@@ -55,8 +55,8 @@ struct CloseLabels {
     code: &'static str,
 }
 
-/// Close codes that are told apart. A client, and who closes one by the API, may take any other, and each would be a series
-/// for ever.
+/// Close codes that have a series of their own. A client, and a caller who closes one by the API, may take any other, and
+/// each would be a series forever.
 const CLOSE_CODES: [(u16, &str); 21] = [
     (1000, "1000"),
     (1001, "1001"),
@@ -495,7 +495,7 @@ impl AppMetrics {
             .inc();
     }
 
-    /// Connections that ended with `code` so far, or with any that is not told apart if it is not.
+    /// Connections that ended with `code` so far, or with any that has no series of its own if it has none.
     pub fn closes(&self, code: u16) -> u64 {
         self.closes
             .get_or_create(&CloseLabels {

@@ -440,7 +440,7 @@ impl Parts {
         });
     }
 
-    /// Serves what is accepted, until nothing is any more and the last request is answered; or until all is to end now.
+    /// Serves what is accepted, until no more is accepted and the last request is answered, or until all is to end now.
     async fn serve_all(
         &self,
         edge: &Rc<Edge>,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::limits;
 
 /// Waits that grow up to a bound, each a random part of it, so that nodes that lost one server do not come back together.
-/// The first is none.
+/// The first wait is zero.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     attempts: u32,

@@ -1,6 +1,6 @@
 //! The connection that messages of one Redis server take, and what keeps it honest.
 //!
-//! That a socket is open and answers proves little: behind it may be a replica that no longer gets anything, or a proxy that
+//! That a socket is open and answers proves little: at its other end may be a replica that no longer gets anything, or a proxy that
 //! lost the other side. So a *canary* flies twice a second: a message published as all others are, to a channel that only this
 //! connection has. When it does not come back, or the server says that it is not a primary, the connection is given up.
 

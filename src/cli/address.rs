@@ -92,7 +92,7 @@ impl FromStr for Address {
         }
 
         let path = url.path().trim_end_matches('/');
-        // A gateway may have a `/v1/` of its own in front; what stands behind ours is a call's name.
+        // A gateway may have a `/v1/` of its own in front; what comes after ours is a call's name.
         let is_call = path
             .rsplit_once("/v1/")
             .is_some_and(|(_, call)| !call.contains('/'));

@@ -45,7 +45,7 @@ struct State {
     waiting: Vec<u8>,
     /// Lines dropped since the start.
     dropped: u64,
-    /// Those of them that no line has told of.
+    /// Those of them that no line has mentioned.
     untold: u64,
     /// Whether the writer is to end when nothing waits.
     is_over: bool,
@@ -107,7 +107,7 @@ impl LogLines {
             let untold = if lost == 0 {
                 mem::take(&mut state.untold)
             } else {
-                // A reader that is gone for good is not told about it again and again.
+                // A reader that is gone for good is not notified of it again and again.
                 self.drop_lines(&mut state, lost);
                 0
             };

@@ -326,7 +326,7 @@ impl EventLoop {
     }
 
     /// A socket failed: its reader is woken and ends the connection. What the session waits for before it reads on is over
-    /// as well, since nobody will ever read what stands in the way.
+    /// as well, since nobody will ever read what is in the way.
     fn broken(&self, at: SlotRef) {
         if let Some(socket) = self.socket_of(at) {
             socket.reset();

@@ -160,7 +160,7 @@ impl PreparedWrite {
             )?)
     }
 
-    /// All of it, where it lies in one piece.
+    /// All of it, where it is in one piece.
     fn whole<'a>(&'a self, frames: &'a [Frame]) -> Option<&'a [u8]> {
         match frames {
             [frame] => Some(frame.bytes()),

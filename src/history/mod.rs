@@ -362,7 +362,8 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
     /// What came after `offset`, beginning the topic's numbering if it has none.
     ///
     /// Recovered only if the epoch is the topic's and `offset` is not past its newest, or the epoch is one that the topic's
-    /// goes on from after `offset`, and nothing after `offset` was removed other than by [`History::confirm`]. Without an epoch the topic's present one is taken for it.
+    /// goes on from after `offset`, and nothing after `offset` was removed other than by [`History::confirm`]. Without an
+    /// epoch the topic's present one is taken for it.
     fn since<'a>(
         &'a self,
         key: &'a Key,

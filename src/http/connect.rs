@@ -366,7 +366,7 @@ type RawSocket = (TcpStream, Vec<u8>, bytes::Bytes);
 /// Grants a handshake; returns the answer, and the socket once that is through.
 ///
 /// # Errors
-/// 400 for what is no handshake.
+/// 400 for what is not a handshake.
 pub(super) fn raw_upgrade(
     request: &mut Request<Incoming>,
 ) -> Result<

@@ -326,7 +326,6 @@ impl Store {
 
     /// Gives up the oldest answers of the app that is furthest over its share, until all are within the bound. What
     /// runs is not given up: there is no more of it than there are requests at the same time.
-    /// given up; there is no more of it than there are requests at the same time.
     fn make_room(&self, shares: &mut [Share]) {
         while !self.has_room(shares, 0, 0) {
             let used = |share: &Share| self.one.used(share.entries.len(), share.bytes);

@@ -574,7 +574,7 @@ impl Edge {
     }
 
     /// Whether a request needs no key for what is for operators: it came to the admin address, or straight from this
-    /// machine. Behind a proxy on this machine everyone would, so the rules of development decide about that.
+    /// machine. With a proxy on this machine everyone would, so the rules of development decide about that.
     fn is_close(&self, runtime_config: &RuntimeConfig, headers: &HeaderMap, peer: IpAddr) -> bool {
         let is_local = || {
             self.node.config.is_loopback()

@@ -39,7 +39,7 @@ enum Phase {
     Upgrading,
 }
 
-/// Where one connection stands. Its own thread changes it; the one that accepts looks at it.
+/// How far one connection is. Its own thread changes it; the one that accepts looks at it.
 #[derive(Debug)]
 pub(crate) struct ConnectionTimer {
     phase: Mutex<(Phase, Instant)>,
@@ -58,7 +58,7 @@ pub(crate) struct ConnectionTimer {
     end: Notify,
 }
 
-/// What is to be known of an answer once it is on its way: whoever gave it learns that all of it was written, or is dropped
+/// What is to be known of an answer once it is on its way: the code that gave it learns that all of it was written, or is dropped
 /// with the connection.
 pub(crate) trait OnAnswered: Send {
     /// The socket has taken all of it.

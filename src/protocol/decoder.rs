@@ -1,6 +1,6 @@
 //! WebSocket frames to messages (RFC 6455, section 5), under bounds, from bytes in whatever pieces they arrive.
 //!
-//! The usual frame lies whole in the caller's read buffer: it is unmasked in place and handed out as a borrow,
+//! The usual frame is whole in the caller's read buffer: it is unmasked in place and handed out as a borrow,
 //! with no copy and no allocation. Only what is cut short (a frame over two reads, a message in fragments)
 //! is gathered in memory of the decoder's own, which grows with the bytes that came, never with a length that a
 //! header claims, and goes as soon as the message is done. An idle [`Decoder`] holds nothing on the heap.
@@ -105,7 +105,7 @@ impl Head {
 enum Step<'i> {
     /// The input is used up.
     Starved,
-    /// A frame was taken in, and is no message yet.
+    /// A frame was taken in, and its message is not whole yet.
     Consumed,
     /// A message lay whole in the input; it is masked still.
     InPlace(Head, &'i mut [u8]),
@@ -129,7 +129,7 @@ impl Decoder {
     /// Takes the next message off the front of `input`, or takes in all of it and returns `None`.
     ///
     /// Call it until it returns `None`, then read more. `input` is unmasked in place and moves past what was used. A
-    /// message that lies whole in `input` costs no copy and no allocation. What was allocated for one that did not is
+    /// message that is whole in `input` costs no copy and no allocation. What was allocated for one that did not is
     /// freed by the call after the one that returned it.
     ///
     /// Once a close frame came, all further input is discarded (RFC 6455, section 1.4).
@@ -189,7 +189,7 @@ impl Decoder {
         })
     }
 
-    /// The message of a frame that lies whole in the input.
+    /// The message of a frame that is whole in the input.
     #[inline]
     fn whole<'i>(
         &mut self,
@@ -399,7 +399,7 @@ impl Decoder {
             .and_then(|partial| partial.message.as_ref())
     }
 
-    /// Hands out a frame that lies whole in the input, or starts to gather it.
+    /// Hands out a frame that is whole in the input, or starts to gather it.
     fn begin<'i>(&mut self, head: Head, input: &mut &'i mut [u8]) -> Result<Step<'i>, Violation> {
         if head.is_alone() && input.len() >= head.len {
             return Ok(Step::InPlace(head, take(input, head.len)));

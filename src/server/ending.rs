@@ -1,4 +1,4 @@
-//! How a server ends: well, by a shutdown that drains it, or immediately, when nobody holds it any more.
+//! How a server ends: well, by a shutdown that drains it, or immediately, when nobody holds it any longer.
 
 use std::{
     mem,

@@ -69,7 +69,7 @@ struct Missed {
 pub(super) enum Claim {
     /// The client comes in by itself.
     Unneeded,
-    /// It has the place, which nobody else settles any more.
+    /// It has the place, which nobody else settles any longer.
     Made,
     /// The lost connection was taken out of the channel.
     Lost,

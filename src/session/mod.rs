@@ -517,7 +517,7 @@ impl Session {
         let Some(why) = given_up else { return };
         self.unfinished = None;
 
-        // With it goes what waited behind it.
+        // With it goes what waited after it.
         self.pending = None;
         // What came of the message is freed now. Its rest would be taken for frames: only the end of the socket counts.
         self.decoder = Decoder::new(Role::Server, 0);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::limits;
 
-/// What stands outside macros and compares no more than a few bytes is bounded by the filter's size, and costs none: so much
+/// What is outside macros and compares no more than a few bytes is bounded by the filter's size, and costs none: so much
 /// for each of its nodes.
 const FREE: usize = 256 * 300;
 

@@ -24,7 +24,7 @@
 //! one, is known of the last four. A client that has seen nothing beyond that has missed nothing. The stored events of a user keep
 //! their epoch there: their offsets need not be without gaps, and leap.
 //!
-//! Each node also remembers how far it has seen a topic's numbering. If the same primary is behind that (somebody has restored
+//! Each node also remembers how far it has seen a topic's numbering. If the same primary has less than that (somebody has restored
 //! older keys), or a reader finds it so, a new epoch goes on from what is left, after the larger offset, and a client that comes back to
 //! the old one learns that it is not recovered; so does one that comes back to a numbering of which a node has seen more than what is
 //! left.

@@ -399,9 +399,9 @@ fn without_place(error: &serde_json::Error) -> String {
 }
 
 /// Takes out of a message what its `op` takes.
+///
 /// `null` means that an optional field is absent. Not so for `except`: what narrows a target must not disappear for
 /// want of a value.
-/// away for want of a value.
 struct Reader<'o, 'a> {
     op: &'o str,
     fields: Fields<'a>,
