@@ -61,7 +61,7 @@ pub(super) async fn run(cx: Arc<Context>) {
                 () = sleep_until(next), if !is_calm => {}
                 () = cx.trouble.notified() => {
                     recheck = Some(Instant::now());
-                    // What one node notices, all do.
+                    // All nodes notice it at about the same time, so none asks immediately.
                     sleep_until(next.max(Instant::now() + some(limits::BUS_BACKOFF_MIN))).await;
                 }
             }

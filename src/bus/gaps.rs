@@ -166,8 +166,8 @@ impl Gaps {
         self.due.notify_one();
     }
 
-    /// Notes that the connection was lost that served `partitions`. What was missed is due once they are served again:
-    /// [`Gaps::note_served`].
+    /// Notes that the connection was lost that served `partitions`. Their missed messages are due once they are served
+    /// again: [`Gaps::note_served`].
     pub(super) fn note_lost(&self, partitions: &[u16]) {
         self.metrics.bus.gaps.inc();
         let mut state = self.state.lock();

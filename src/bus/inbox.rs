@@ -21,8 +21,8 @@ pub(crate) struct Incoming {
 
 /// The receiving end: messages in the order in which each Redis server sent them.
 ///
-/// It holds at most `limits.bus_inbox_messages` and `limits.bus_inbox_bytes`. What comes on top is dropped and counted, and
-/// its topic is noted in [`Gaps`] before anything newer comes in.
+/// It holds at most `limits.bus_inbox_messages` and `limits.bus_inbox_bytes`. A message beyond that is dropped and
+/// counted, and its topic is noted in [`Gaps`] before anything newer comes in.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     shared: Arc<Shared>,

@@ -4,8 +4,9 @@
 //! the same way as publications, so that their order holds. All of it runs on one thread of its own; a caller only
 //! appends to a queue, and the task that delivers reads the [`Inbox`].
 //!
-//! What is promised: messages of one Redis server come in the order in which it got them, each at most once. What may have
-//! been missed is noted in [`Gaps`]. No command waits longer than `limits.redis_timeout`, and none is repeated.
+//! It promises this: messages of one Redis server come in the order in which it got them, each at most once. Messages
+//! that may have been missed are noted in [`Gaps`]. No command waits longer than `limits.redis_timeout`, and none is
+//! repeated.
 
 mod backoff;
 mod batch;
@@ -154,7 +155,7 @@ impl Context {
         }
     }
 
-    /// What publishes to `topic`: programs publish to theirs without knowing of slots.
+    /// The command that publishes to `topic`: programs publish to theirs without knowing of slots.
     fn publish_command_of(&self, topic: &Topic) -> &'static str {
         if self.names.is_sharded(topic) {
             "SPUBLISH"
@@ -261,7 +262,7 @@ impl Bus {
             .spawn(move || {
                 let _ending = ending;
                 runtime.block_on(run);
-                // What is under way is answered by that.
+                // Commands that are under way are answered by that.
                 drop(runtime);
                 drop(end);
             })?;

@@ -1,7 +1,8 @@
 //! Topics, and the names that they have in Redis.
 //!
-//! A channel is `fanfare:<namespace>:<app>:<kind>` and, for users and channels, `:<name>`; on Redis Cluster with the tag of
-//! its partition after `fanfare:`. What belongs to no app has an empty one. The name comes last, since it may hold anything.
+//! A channel is `fanfare:<namespace>:<app>:<kind>` and, for users and channels, `:<name>`; on Redis Cluster with the
+//! tag of its partition after `fanfare:`. A topic that belongs to no app has an empty one. The name comes last, since
+//! it may hold anything.
 
 use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 

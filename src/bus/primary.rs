@@ -144,7 +144,8 @@ impl Primaries {
             .zip(replies.map_err(broken)?.into_iter().skip(1))
         {
             match reply {
-                // What is asked for there is refused the same way, and noted first when it no longer is.
+                // Commands for such a partition are refused in the same way, and the mark is written
+                // first once they no longer are.
                 Value::ServerError(error)
                     if matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN") => {}
                 Value::ServerError(error) => {

@@ -228,8 +228,8 @@ impl<'a> Session<'a> {
             }
 
             if changes.is_empty() {
-                // What was needed up to now has to be confirmed. What is added later does not delay
-                // that.
+                // The topics that were needed up to now have to be confirmed. Those added later do
+                // not delay that.
                 self.goal.get_or_insert(self.sent);
                 return;
             }

@@ -175,7 +175,7 @@ fn note_missing(nodes: &[String]) {
 /// A time in Unix seconds as people read it.
 fn time(seconds: u64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-    // What is past the year 9999 has no such form.
+    // A time past the year 9999 has no such form.
     let readable = time.filter(|_| seconds < 253_402_300_800);
     readable.map_or_else(
         || seconds.to_string(),

@@ -1,8 +1,8 @@
 //! Log lines on their way to a stream whose reader may be slow, or stuck for good.
 //!
-//! `write(2)` on a full pipe, on a stopped terminal or on a disk that hangs waits as long as the other side likes. So the
-//! server's threads only append to a bounded queue, and a thread that nobody waits for writes. What does not fit is
-//! dropped and counted; once the reader is back, one line says how many.
+//! `write(2)` on a full pipe, on a stopped terminal or on a disk that hangs waits as long as the other side likes. So
+//! the server's threads only append to a bounded queue, and a thread that nobody waits for writes. Lines that do not
+//! fit are dropped and counted. Once the reader is back, one line says how many.
 
 use std::{
     cell::Cell,

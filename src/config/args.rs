@@ -371,7 +371,8 @@ fn apply_redis(
                     place: named(prefix, "redis"),
                     message: error.to_string(),
                 });
-                // What the other settings lack is this one, and that is said already.
+                // Without this one the others would be reported as incomplete, and the reason is
+                // reported already.
                 redis.take();
                 return;
             }

@@ -132,7 +132,7 @@ fn check_zeros(limits: &Limits, problems: &mut Problems) {
     }
 }
 
-/// What is largest on one way must fit where it goes next.
+/// The largest of each thing must fit where it goes next.
 fn check_sizes(limits: &Limits, problems: &mut Problems) {
     let Limits {
         body_bytes,

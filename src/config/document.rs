@@ -106,7 +106,8 @@ impl Reader<'_> {
 
             let mut has_changed = false;
             for (line, message) in errors {
-                // What only shows once other lines are gone may be their fault, and so may what is under a bad head.
+                // An error that only shows once other lines are gone may be caused by them, and so may one under a
+                // bad head.
                 let range = line_range(self.text, line);
                 if is_first && clean[range.clone()] == self.text[range] {
                     let message = words::not_toml(self.text, line, &message);
@@ -197,7 +198,7 @@ impl Reader<'_> {
             return self.problems.push((line, problem));
         }
         if taken.is_table && self.is_incomplete(taken) {
-            // What it lacks may be what was left out of it.
+            // The field that it lacks may be the one that was left out of it as wrong.
             return;
         }
         let value = &self.text[taken.value.clone()];

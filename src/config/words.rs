@@ -109,7 +109,7 @@ pub(super) fn unknown_key(
 /// Why serde refused the entry at `path`, whose value is written as `value`.
 pub(super) fn refused(path: &str, is_table: bool, value: &str, message: &str) -> String {
     let name = path.rsplit('.').next().unwrap_or_default();
-    // What is written in the place of the tables that hold keys may be one.
+    // A value in the place of a table that holds keys may be a key, and is not repeated.
     let holds_keys =
         path == "apps" || (path.starts_with("apps.") && path.matches('.').count() == 1);
     let value = if holds_keys { "" } else { value };
@@ -281,7 +281,7 @@ pub(super) fn not_toml(text: &str, line: usize, message: &str) -> String {
     let quoted = format!("\"{value}\"");
     if !opens && DeValue::parse(value).is_err() && DeValue::parse(&quoted).is_ok() {
         let tables = text.lines().take(line).filter(|line| line.starts_with('['));
-        // What is in the place of an app's table may be one of its keys.
+        // A value in the place of an app's table may be one of its keys, and is not repeated.
         let in_apps = tables.last().is_some_and(|table| table.trim() == "[apps]");
         let value = if in_apps || key == "apps" { "" } else { value };
         return format!("{key}: {}", in_quotes(name, value));

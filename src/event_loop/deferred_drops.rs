@@ -71,7 +71,8 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// What waits holds the thread's event loop, which holds the queue: it must not stay in it.
+    /// Drops that wait hold the thread's event loop, which holds the queue: left there, neither
+    /// would ever be freed.
     fn drop(&mut self) {
         self.0.waiting.take();
     }

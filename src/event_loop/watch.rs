@@ -110,7 +110,7 @@ impl EventLoop {
         }
 
         if Self::holds_ping(&socket) {
-            // What is in the kernel's hands, only the kernel can see moving.
+            // The ping is in the kernel's buffer, and only the kernel sees whether that moves.
             socket.end_if_silent_for(self.hub.limits().outbox_age);
             socket.waits.set(true);
             self.expect(PING_LOOK, at, Due::PingLeft(socket.pings.get()));

@@ -47,8 +47,8 @@ impl<'a> Sink<'a> {
 
 /// What a run of the log is as one write, worked out once for all connections that have this run.
 ///
-/// Its frames are copied into one buffer: the kernel takes one stretch of memory for less than it takes its pieces. What
-/// some, but not very many sockets get is given to the kernel as [`Pages`].
+/// Its frames are copied into one buffer: the kernel takes one stretch of memory for less than it takes its pieces. A
+/// run that some sockets get, but not very many, is given to the kernel as [`Pages`].
 #[derive(Debug, Default)]
 pub(super) struct PreparedWrite {
     first: u64,
@@ -272,7 +272,8 @@ pub(super) fn write(
         let (whole, begun) = split(frames, skip + taken);
         match send(sink, &buffers(&frames[whole..], begun)) {
             Ok(Some(more)) => taken += more,
-            // What it took is taken. A socket that has failed fails again at the next write.
+            // The bytes that it took are gone. A socket that has failed fails again at the next
+            // write.
             Ok(None) | Err(_) => break,
         }
     }

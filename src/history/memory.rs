@@ -249,8 +249,8 @@ struct Log {
     bytes: usize,
     /// Its place in [`MemoryStore::quiet`] while nothing of it is stored.
     quiet: Option<u64>,
-    /// Readers from whom a stored event is withheld, each by a hash and with the offset up to which it has confirmed. What is
-    /// stored up to there is for others, and is not looked at again for it.
+    /// Readers from whom a stored event is withheld, each by a hash and with the offset up to which it has confirmed.
+    /// Events that are stored up to there are for others, and are not looked at again for it.
     confirmed: Vec<(u64, u64)>,
 }
 
@@ -570,8 +570,8 @@ impl MemoryStore {
         }
     }
 
-    /// Makes sure that the app may store one more event. What is past its time makes room for it, a slice of it per
-    /// call.
+    /// Makes sure that the app may store one more event. Events past their time make room for it, a slice of them
+    /// per call.
     fn make_room(&mut self, app: AppId, now: Now) -> Result<(), HistoryError> {
         for _ in 0..HISTORY_EXPIRE_SLICE {
             let share = &self.accounting.shares[usize::from(app.0)];
@@ -676,8 +676,8 @@ impl MemoryStore {
         self.read(key, now, all).unwrap_or_default()
     }
 
-    /// Adds up to `most` entries of `run`, which then begins after them. What has come to be past its time since the run began
-    /// still belongs to it, unless it was removed.
+    /// Adds up to `most` entries of `run`, which then begins after them. Events whose time has passed since the run
+    /// began still belong to it, unless they were removed.
     fn copy(&self, key: &Key, run: &mut Run, most: usize, to: &mut Vec<Entry>) -> Copied {
         let log = self.topics.get(key);
         let Some(log) = log.filter(|log| log.epoch == run.epoch && log.lost_to <= run.after) else {

@@ -316,7 +316,8 @@ pub enum HistoryError {
     /// There is no memory for one more event; nothing was stored, and nobody was notified.
     #[error("the store of events is full; raise `maxmemory` of Redis or keep less. It says: {0}")]
     Full(Arc<str>),
-    /// The files of the data directory cannot be read or written. What was asked may have been done.
+    /// The files of the data directory cannot be read or written. The request may have been carried
+    /// out.
     #[error("the data directory cannot be used: {0}; what was asked may have been done")]
     Disk(Arc<str>),
     /// The disk does not keep up with what is to be stored; nothing was done.

@@ -399,7 +399,8 @@ async fn verified(
             .and_then(|source| source.ask(Instant::now()))
     {
         let _ = timeout(JWKS_WAIT, news).await;
-        // What was fetched is in the configuration that holds by now.
+        // The fetched keys are in the configuration that holds by now, which a reload may have
+        // replaced.
         verified = node
             .runtime_config()
             .access(app)

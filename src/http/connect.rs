@@ -300,8 +300,8 @@ pub(super) fn connect(
     Ok(response)
 }
 
-/// Upgrades a request of a client that speaks another protocol. What it says of itself comes with its messages; of its query
-/// `token`, `device`, `echo` and `store` count as for native clients, and `key` if the app has client keys.
+/// Upgrades a request of a client that speaks another protocol. What it says of itself comes with its messages. Of its
+/// query, `token`, `device`, `echo` and `store` count as for native clients, and `key` if the app has client keys.
 ///
 /// # Errors
 /// As [`connect`], less those about the Origin, which is looked at when the client is let in.

@@ -79,7 +79,7 @@ pub(crate) async fn connection(node: &Node, caller: &Caller, id: &str) -> Result
             &node.runtime_config().config.redact,
         )),
         Err(problem) => {
-            // What is not the form of an id is on no node, so none is asked.
+            // No node has a connection whose id is malformed, so none is asked.
             let Ok(id) = id.parse() else {
                 return Err(problem);
             };

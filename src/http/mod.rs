@@ -347,7 +347,8 @@ impl Edge {
             opening.mark(&mut response);
         }
 
-        // What became no client has had its try: on the same socket it could go on for nothing.
+        // A request that did not become a client has had its try: on the same socket, further tries
+        // would cost it nothing.
         if (is_handshake || self.node.phase() == Phase::Draining)
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
@@ -380,7 +381,7 @@ impl Edge {
     ) -> Result<Response<Answer>, Problem> {
         // The client is public, and pages import it from servers of other origins.
         if runtime_config.config.is_development() && request.uri().path() != script::PATH {
-            // What a client of another protocol posts names a session that no page can know of.
+            // A client of another protocol posts to a session whose id no other page can know.
             let is_ours = !self.node.protocols.is_path(request.uri().path());
             let has_body = is_ours && !request.body().is_end_stream();
             access::development(request.headers(), peer.ip, has_body)

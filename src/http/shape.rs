@@ -314,7 +314,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 }
 
 /// A whole number from 0 in any notation that JSON has, such as `3600`, `3600.0` and `3.6e3`: to JavaScript and to JSON
-/// Schema these are one number. What is over 64 bits counts as the largest number of 64 bits.
+/// Schema these are one number. A number over 64 bits counts as the largest number of 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Whole(pub(crate) u64);
 

@@ -148,7 +148,7 @@ impl Sockets {
             return None;
         }
 
-        // What clients have left over of the descriptors may be less than the bound.
+        // Clients may have left fewer descriptors than the bound.
         let left = self
             .descriptors
             .saturating_sub(clients.saturating_add(DESCRIPTORS_SPARE));

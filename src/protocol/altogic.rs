@@ -261,7 +261,8 @@ fn native_event(said: &ParsedFrame<'_>, out: &mut Out) {
         }
     };
 
-    // What a client says of a user is only what that client says.
+    // With `from` a client has sent it, and a client must not pass for the server that reports on a
+    // user.
     if from.is_none() && USER_EVENTS.contains(&&**name) {
         return user_event(name, json, out);
     }

@@ -386,7 +386,7 @@ impl Decoder {
         if frames >= limits::MESSAGE_FRAGMENTS {
             return Err(Violation::TooManyFragments);
         }
-        // What was claimed before was within the limit, so this cannot be negative.
+        // The earlier fragments were within the limit, so this cannot be negative.
         match usize::try_from(len) {
             Ok(len) if len <= self.limit - claimed => Ok(len),
             _ => Err(Violation::TooBig),

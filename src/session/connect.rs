@@ -39,7 +39,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) channels: Vec<String>,
     /// The connection whose place it takes, as the client wrote it.
     pub(crate) resume: Option<String>,
-    /// Whether it named no app, and there are several. What is said of its token then names the app that was taken.
+    /// Whether it named no app, and there are several. A message about its token then names the app that was taken.
     pub(crate) is_app_guessed: bool,
     /// Whether its address seems to have the token under another name.
     pub(crate) is_token_misnamed: bool,

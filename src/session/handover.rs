@@ -209,14 +209,14 @@ impl Session {
 
     /// Changes the socket; returns what was heard and not looked at.
     fn change_socket(&mut self, mut offered: Offered) -> Result<Vec<u8>, Refused> {
-        // What was written to one end can be read at the other immediately, whatever the runtime knows of it. Only
-        // this thread writes to the near end, and nobody writes to the far one any longer.
+        // Bytes that were written to one end can be read at the other immediately, whatever the runtime knows of
+        // it. Only this thread writes to the near end, and nobody writes to the far one any longer.
         let is_said = read_all(&*offered.far, &mut offered.unsaid)
             .and_then(|()| say(&offered.socket, &mut offered.unsaid));
         if is_said.is_err() {
             return Err(Refused { offered: None });
         }
-        // What was said before has to be written before the session itself writes there.
+        // Earlier messages have to be written before the session itself writes there.
         if !offered.unsaid.is_empty() || !EventLoop::may_change(&self.client.socket) {
             return Err(offered.into());
         }
@@ -226,7 +226,7 @@ impl Session {
             return Err(Refused { offered: None });
         }
 
-        // What the old socket has yet to give came before what the new one brought.
+        // The client sent the rest of the old socket before anything that the new one brought.
         heard.append(&mut offered.heard);
         offered.heard = heard;
 

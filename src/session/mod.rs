@@ -519,7 +519,8 @@ impl Session {
 
         // With it goes what waited after it.
         self.pending = None;
-        // What came of the message is freed now. Its rest would be taken for frames: only the end of the socket counts.
+        // The part of the message that came is freed now. Its rest would be taken for frames: only the end of the
+        // socket counts.
         self.decoder = Decoder::new(Role::Server, 0);
         if let Some(foreign) = &mut self.foreign {
             foreign.dialect.lose_part();

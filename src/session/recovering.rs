@@ -106,7 +106,7 @@ impl Client {
             .recovery
             .as_ref()
             .and_then(|recovering| recovering.last.as_ref());
-        // What other channels have in their histories is not for this client to find out.
+        // A client must not find out what is in the histories of channels that it may not join.
         let last = last.filter(|(last, _)| {
             let mut back = channels.iter().filter(|(name, _)| name == last);
             back.any(|(name, was_allowed)| may_come_back(own, name, *was_allowed))

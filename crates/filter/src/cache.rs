@@ -20,8 +20,8 @@ use super::{
 use crate::limits;
 
 /// Compiled filters of one app, and patterns that came as params: bounded in bytes. A hit costs one hash of the text
-/// and no lock that a writer holds for long. What is refused is not cached, nor what would push out most of the
-/// others.
+/// and no lock that a writer holds for long. A filter that is refused is not cached, nor one that would push out
+/// most of the others.
 #[derive(Debug)]
 pub struct FilterCache {
     filters: ByText<Filter>,

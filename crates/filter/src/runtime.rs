@@ -196,8 +196,8 @@ impl<'f> Base<'f> {
         error
     }
 
-    /// Takes from the steps that one evaluation may make. What is outside macros is bounded by the filter's size and
-    /// costs none.
+    /// Takes from the steps that one evaluation may make. Expressions outside macros are bounded by the filter's
+    /// size and cost none.
     #[inline]
     pub(super) fn step(&self, steps: u32, span: Span) -> Result<(), EvalError> {
         match self.steps.get().checked_sub(steps) {

@@ -340,7 +340,8 @@ fn own(path: &Path) -> Result<File, DataError> {
         Err(TryLockError::Error(error)) => return Err(io(error)),
     }
 
-    // What it says is of no use to this process, which may have to open a directory on a full disk.
+    // The note is for other processes. This one may have to open a directory on a full disk, so a
+    // failure to write it is ignored.
     let noted = owner.set_len(0);
     let _ = noted.and_then(|()| write!(owner, "process {}", std::process::id()));
     Ok(owner)

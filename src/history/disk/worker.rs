@@ -319,7 +319,7 @@ impl Worker {
             } => {
                 drop(room);
                 if let Err(error) = store.check_quota(key.app) {
-                    // What is past its time makes room.
+                    // Events past their time make room.
                     self.tick_at = Instant::now();
                     let _ = reply.send(Err(error));
                     return Ok(());
@@ -532,7 +532,7 @@ impl Worker {
         match has_more {
             Ok(has_more) => {
                 self.commit();
-                // What is left waits for one more group, so that callers wait for a slice at most.
+                // The rest waits for one more group, so that callers wait for a slice at most.
                 self.tick_at = if has_more { now } else { now + DATA_TICK };
             }
             Err(fault) => self.give_up(fault),

@@ -216,7 +216,8 @@ impl Inner {
                 }
                 Ended::Full(mut head) => {
                     if after > 0 {
-                        // What was removed is counted once.
+                        // The answer is that of the whole run, so the removed events are counted
+                        // with its last event only.
                         (head.expired, head.over) = (0, 0);
                     }
                     inner.note(&key, &head).ok_or_else(reply::malformed)?
@@ -433,7 +434,8 @@ impl History for RedisHistory {
         Box::pin(async move {
             let (mut recovery, mut entries) = Self::recovery(key, sent).await?;
             if recovery.recovered && entries.unreadable > 0 {
-                // What is skipped is missed, so it is not recovered; and then all that is stored is given out.
+                // A client misses the events that are skipped, so it has not recovered, and then it is given
+                // all that is stored.
                 let own = vec![named(Some("")), number(offset), millis(HISTORY_UNUSED)];
                 let again = self.0.send(Call::Since, key, own);
                 let shared = recovery.shared;
@@ -498,8 +500,8 @@ impl History for RedisHistory {
         })
     }
 
-    /// Sent when this returns, ahead of whatever is asked later; if that fails, the events stay and are delivered again.
-    /// What leaves somebody out takes one more round trip, for which a runtime has to be there.
+    /// Sent when this returns, ahead of whatever is asked later; if that fails, the events stay and are delivered
+    /// again. Confirming events that leave somebody out takes one more round trip, for which a runtime has to be there.
     fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>) {
         let sent = self.0.send(Call::Confirm, key, vec![number(offset)]);
         if let Ok(runtime) = Handle::try_current() {

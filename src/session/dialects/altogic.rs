@@ -1,7 +1,7 @@
 //! Clients of Altogic and Agnost, and Agnost's server library.
 //!
-//! They speak Socket.IO over a WebSocket, in its main namespace only. Each of their events is one operation. What a
-//! client learns about itself comes with the answer to the operation, since the server's notices are for the others.
+//! They speak Socket.IO over a WebSocket, in its main namespace only. Each of their events is one operation. A
+//! client learns about itself from the answer to the operation, since the server's notices are for the others.
 
 use std::iter;
 

@@ -82,7 +82,7 @@ fn invoke(frame: ClientFrame<'_>) -> Meaning<'_> {
     })
 }
 
-/// Joining a channel for each tag. What is not tagged reaches the client without that.
+/// Joining a channel for each tag. Events without a tag reach the client without that.
 fn subscribe(frame: ClientFrame<'_>) -> Meaning<'_> {
     let id = frame.id();
     let bad = frame
