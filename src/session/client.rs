@@ -251,6 +251,7 @@ impl Client {
         match self.begin(id, connection, request) {
             MessageProgress::Done(cost) => MessageProgress::Done(cost),
             MessageProgress::Waiting(later) => {
+                // The message's bytes are gone by the time of the answer.
                 let id = id.map(ToOwned::to_owned);
                 MessageProgress::Waiting(async move { self.finish(id, later).await })
             }
@@ -297,6 +298,7 @@ impl Client {
                 self.leave(id, &channel);
                 None
             }
+            // A short one takes less time to read than a long step takes to be begun.
             Request::Update { data } if data.get().len() < LONG_PROFILE => {
                 return MessageProgress::Done(self.update(id, data));
             }
@@ -340,6 +342,8 @@ impl Client {
             Request::Broadcast { message } => {
                 return self.publication(id, connection, message, Target::default());
             }
+            // No connection can be a user's, so the event would reach nobody, and nobody would
+            // learn why.
             Request::Publish { .. } if !self.node.runtime_config().access(self.app).has_users() => {
                 let error = NodeError::NoUsers;
                 self.refuse(id, error.code(), &error.to_string());
@@ -628,6 +632,7 @@ impl Client {
         let presence = self.node.hub.presence(self.app);
         for _ in 0..PAGES_TRIED {
             self.node.queue_long_step(self.app, LongStep::Client).await;
+            // Noted before the page is gathered, so that a change during that shows.
             let seen = presence.changed(channel);
             let page = self.node.members(self.app, channel, query);
             let cost = Cost::of_page(page.members.get().len());

@@ -188,6 +188,8 @@ impl Client {
             return;
         }
 
+        // Before the channels of the handshake: one may be among both, and coming back to it must
+        // not count as joining.
         if let Some(local_resume) = local_resume.flatten() {
             self.resume_local(local_resume).await;
         }
@@ -271,6 +273,7 @@ impl Client {
         }
 
         let Some(own) = self.connection() else { return };
+        // Rights may have changed since, so each channel is checked again.
         resume_state.channels.retain(|channel| {
             let may_stay = may_come_back(&own, &channel.name, channel.was_allowed);
             if !may_stay {
@@ -328,6 +331,8 @@ impl Client {
         }
 
         while let Some((channel, watched)) = local_resume.next() {
+            // Looked up for each channel: a renewal or a call of the API may change its rights
+            // while this waits.
             let Some(own) = self.connection() else { return };
             if !may_come_back(&own, &channel, lost.rights.may_join(&channel)) {
                 local_resume.give_up();
@@ -399,6 +404,8 @@ impl Client {
                 return Err((why, pending));
             }
 
+            // Within one lock: no event may come before the welcome, and none may be lost between
+            // what is replayed and what is live.
             let open = table.open(at, connection);
             if open && pending {
                 table.place_own(at, welcome);
@@ -419,6 +426,8 @@ impl Client {
                 replays |= table.replay(owner, at, frames);
             }
 
+            // If the subscription was lost since the store was asked, an event may be neither in
+            // its answer nor live.
             let asked = waiting.is_some();
             let suspected_gap = stored.and_then(|stored| {
                 let sync = self.user_events()?;

@@ -62,6 +62,7 @@ impl Session {
     /// `op: auth`: a client that waits for it is let in. One that is in is renewed in one step, as the same user.
     pub(super) fn authenticate(&mut self, id: Option<&RawValue>, token: &str) {
         let at = self.client.socket.at;
+        // Nobody would verify the token, and its client must not believe to be that user.
         if self.client.client_auth() == ClientAuth::Off {
             return self
                 .client
@@ -197,6 +198,7 @@ impl Presented {
             }
         };
 
+        // Its rate, its stored events and its place among members were settled for its user.
         if self
             .connection
             .user()
@@ -227,6 +229,7 @@ impl Client {
             user, issued_at, ..
         } = &verified;
 
+        // Looked up last, since only a token that is good can be revoked.
         if self
             .node
             .revocations
@@ -255,6 +258,7 @@ impl Client {
             .access(self.app)
             .tokens
             .source()
+            // Only a lack of keys can be mended by fetching them.
             .filter(|_| of_keys)?;
         source.ask(Instant::now())
     }

@@ -86,6 +86,7 @@ impl Session {
     /// Whether a client of another protocol answers the server's sign of life with `message`.
     pub(super) fn answers_ping(&self, message: &Message<'_>) -> bool {
         let foreign = self.foreign.as_ref();
+        // Only a payload that the server's plain ping has, so that it confirms no stored event.
         foreign.is_some_and(|foreign| foreign.dialect.answers_ping(message))
             && self.client.is_answer(b"")
     }
@@ -125,6 +126,7 @@ impl Session {
         match dialect.read(message) {
             Ok(Meaning::Enter(mut credentials)) => {
                 self.unreadable.end_row();
+                // What it says in a message comes before what its handshake has.
                 if credentials.token.is_none() {
                     credentials.token = token.take().map(Into::into);
                 }
@@ -312,6 +314,7 @@ impl Session {
             return self.client.refuse(id, "too_many_channels", &message);
         }
 
+        // All of them first, so that a client that may not join one joins none.
         for channel in &channels {
             let request = Request::Join {
                 channel: channel.as_ref().into(),
@@ -357,6 +360,7 @@ impl Session {
             recovery,
         } = credentials;
 
+        // Clients whose variable is empty send an empty token.
         let token = token.filter(|token| !token.is_empty());
         self.client.store = store.unwrap_or(self.client.store);
         if state != State::Pending {
@@ -444,6 +448,7 @@ impl Session {
         let Some(key) = key else { return Ok(()) };
         let (node, app) = (self.client.node.clone(), self.client.app);
         let (_, policy) = node
+            // Keys of all apps are found here, and one of another app is as unknown as any.
             .runtime_config()
             .client_keys
             .find(key)

@@ -135,6 +135,7 @@ impl Handover {
         let mut inner = self.inner.lock();
         inner.is_over = true;
         if let Some(offered) = inner.offered.take() {
+            // Nobody else would answer, and the other thread waits.
             inner.outcome = Some(Outcome::NotNow(offered));
         }
         drop(inner);
@@ -159,6 +160,7 @@ impl Handover {
 
     fn take(&self, waker: &Waker) -> Option<Offered> {
         let mut inner = self.inner.lock();
+        // Noted even if nothing is offered, so that an offer that comes later wakes the session.
         inner.session = Some(waker.clone());
         inner.offered.take()
     }

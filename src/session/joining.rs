@@ -141,6 +141,7 @@ impl Client {
             };
 
             let joined = self.join(join, reply, JoinKind::New).await;
+            // The client was refused, and one refusal for the message is enough.
             if matches!(joined.joining, Joining::Full | Joining::Gone) {
                 break;
             }
@@ -158,6 +159,7 @@ impl Client {
         reply: &JoinReply,
         join_kind: JoinKind,
     ) -> Option<Joined> {
+        // Two replays at the same time would mix.
         if join.since.is_some() {
             self.wait_while(|table| table.is_replaying(self.socket.at))
                 .await;
@@ -168,6 +170,8 @@ impl Client {
             self.drained().await;
         }
 
+        // Gathering a page and copying a history take long, so they wait in line with those of
+        // other clients.
         if has_page || join.since.is_some() {
             self.node.queue_long_step(self.app, LongStep::Client).await;
         }
@@ -198,6 +202,7 @@ impl Client {
             }
         };
 
+        // A connection that is resumed takes the place of the one that it names.
         let mut place = match join_kind {
             JoinKind::New => self.place_to_take(&join.channel),
             JoinKind::Resumed(_) | JoinKind::Inherited(_) => None,
@@ -305,6 +310,7 @@ impl Client {
             return Some(Joined::GONE);
         };
 
+        // Filtered before the lock is taken, which is held for as little as possible.
         let frames: Vec<Frame> = missed
             .entries
             .iter()
@@ -330,6 +336,8 @@ impl Client {
             let page = with_page.then(|| self.first_page(&join.channel, &own));
             let done = self.event_loop.with_owner(|table, owner| {
                 let stale = page.is_some() && presence.changed(&join.channel) != seen;
+                // The last attempt goes ahead all the same: its page is left out below, and the
+                // client fetches one.
                 if stale && gathering < PAGES_TRIED_AT_ONCE {
                     return None;
                 }
@@ -338,6 +346,7 @@ impl Client {
                 };
 
                 let is_in = matches!(joined.joining, Joining::Joined(_) | Joining::Already(_));
+                // A client that was refused gets nothing of the channel.
                 let missed = replay.take().filter(|_| is_in);
                 let replays =
                     missed.is_some_and(|missed| table.replay(owner, self.socket.at, missed));

@@ -70,6 +70,7 @@ impl Client {
 
     /// Whether `payload` answers the ping after what dispatchers had stored: the client has it then.
     pub(super) fn confirm_mesa(&self, payload: &[u8]) -> bool {
+        // Any client may send such a pong. It counts if this connection was asked for one.
         payload == STORED_PING
             && self.connection().is_some_and(|connection| {
                 let user = connection.user().unwrap_or_default();

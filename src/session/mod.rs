@@ -211,6 +211,7 @@ impl Session {
             unfinished: None,
             unreadable: Unreadable::default(),
             ending: Ending::No,
+            // Most clients ask for nothing, and an idle session holds nothing on the heap for it.
             options: (!arrival.options.is_empty()).then(|| Box::new(arrival.options)),
             foreign,
             left_with: close::ABNORMAL,
@@ -221,6 +222,7 @@ impl Session {
         session.meet(arrival.refusal, arrival.token.as_deref(), &connection);
         let metrics = &session.client.node.metrics;
         metrics.handshake.observe(since.elapsed().as_secs_f64());
+        // Messages that came with the handshake are looked at first, as if they had just been read.
         session.keep(arrival.leftover.to_vec(), 0);
 
         Some(session)
@@ -279,6 +281,7 @@ impl Session {
 
             self.go_on(&slice);
             self.note_unfinished(cx.waker());
+            // Not all was looked at within the slice. The other tasks come before the rest.
             if self.pending.is_some() && slice.is_spent() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -292,6 +295,8 @@ impl Session {
 
         match read {
             Poll::Pending => {
+                // Nothing is under way here, so the client may move to another socket without
+                // losing anything.
                 if self.move_over(cx.waker()) {
                     cx.waker().wake_by_ref();
                 }
@@ -319,6 +324,7 @@ impl Session {
             return;
         }
 
+        // It has authenticated in time: entering, which may take long, must not count against it.
         self.client.socket.mark_authenticated();
         let client = self.client.clone();
         let options = options.map(|options| *options).unwrap_or_default();
@@ -361,6 +367,7 @@ impl Session {
     fn receive(&mut self, bytes: &mut [u8], slice: &TimeSlice) {
         self.client.socket.heard();
         let left = self.take(bytes, slice);
+        // They are in the thread's own buffer, which the next read overwrites.
         if left > 0 {
             self.keep(bytes[bytes.len() - left..].to_vec(), 0);
         }
@@ -400,6 +407,7 @@ impl Session {
                 break;
             }
 
+            // Looking at the clock for each frame would cost about as much as a small frame.
             if frames == RECEIVE_STRIDE {
                 if slice.is_spent() {
                     break;
@@ -437,6 +445,7 @@ impl Session {
             }
         }
 
+        // A client that closes sends its close frame soon. This one only goes on sending.
         if all > CLOSING_BYTES {
             self.ending = Ending::Unheard;
             self.wait_for_reset();
@@ -563,6 +572,7 @@ impl Session {
         let Some((state, connection)) = self.client.standing() else {
             return self.end();
         };
+        // It was closed by another task, such as a call of the API.
         if state == State::Closing {
             return self.end();
         }
@@ -619,6 +629,7 @@ impl Session {
         if let Some(foreign) = &mut self.foreign
             && matches!(message, Message::Text(_) | Message::Binary(_))
         {
+            // The other parts mean nothing without this one.
             foreign.dialect.lose_part();
         }
 
@@ -642,6 +653,7 @@ impl Session {
         state: State,
         connection: &Snapshot,
     ) {
+        // Only messages in a row that cannot be read count against the client.
         if !matches!(call, Err(Misunderstood::Unreadable { .. })) {
             self.unreadable.end_row();
         }
@@ -729,6 +741,7 @@ impl Drop for Session {
             event_loop, socket, ..
         } = &self.client;
 
+        // The socket first: once the slot is free, another connection may get it.
         event_loop.leave(socket.at);
         let Some(departure) = event_loop.shard().lock(|table| table.remove(socket.at)) else {
             return;
@@ -743,6 +756,7 @@ impl Drop for Session {
 
         let app = self.client.app();
         app.metrics.closed(code);
+        // One that was never let in was never counted.
         if departure.was_open {
             app.metrics.connections.dec();
         }

@@ -31,6 +31,7 @@ impl Client {
     /// Notes how the client goes on for an earlier connection, and asks for that if it names one. Which one it is,
     /// [`Client::find_named`] finds.
     pub(super) fn recovers(&mut self, recovery: Recovery, options: &mut ConnectOptions) {
+        // The client chooses it, and it takes memory as long as the connection lasts.
         let is_short = |name: &SmolStr| name.len() <= RECOVERY_NAME_BYTES;
         let offered = recovery.offered.filter(is_short);
         if let Some(offered) = &offered {
@@ -42,6 +43,7 @@ impl Client {
             channel_name(channel).ok()?;
             let since = Since {
                 epoch: None,
+                // It names no epoch, so the present one is taken for it.
                 offset: offset.parse().ok()?,
             };
             Some((channel.to_owned(), since))
@@ -115,6 +117,7 @@ impl Client {
         let named = last.map(|(channel, _)| &**channel);
         let has_history = |name: &str| self.app().rule(name).retention.is_some();
         let mut others = channels.iter().filter(|(name, _)| Some(*name) != named);
+        // Of these nobody knows what the client has seen.
         if others.any(|(name, _)| has_history(name)) {
             return false;
         }
@@ -141,6 +144,7 @@ impl Client {
                 None => page.position.offset == since.offset,
             },
             Ok(None) => since.offset == 0,
+            // The store does not say, so the client learns that it may have missed something.
             Err(_) => false,
         }
     }
