@@ -90,7 +90,10 @@ impl Memory {
     ) -> (T, Vec<Entry>) {
         let (mut entries, mut slice) = (Vec::new(), TimeSlice::begin());
         for attempt in 1.. {
+            // Each attempt begins from nothing: what was copied before has lost its beginning.
             entries.clear();
+            // A busy topic could lose its oldest event during every attempt. The last one takes it
+            // whole, under one hold.
             let most = if attempt < HISTORY_COPY_TRIES {
                 HISTORY_COPIED
             } else {
@@ -599,6 +602,7 @@ impl MemoryStore {
             .topics
             .entry(key.clone())
             .or_insert_with(|| Log::after(begin_after));
+        // First, so that events past their time are counted as expired, and not as over the bounds.
         self.accounting.age(key, log, now);
         log.newest += 1;
         let offset = log.newest;
@@ -622,6 +626,7 @@ impl MemoryStore {
 
         let position = log.position();
         self.settle(key, now);
+        // Last: the topic's own bounds may have made the room.
         self.shed(now);
 
         Appended { position, frame }
@@ -679,6 +684,7 @@ impl MemoryStore {
     /// Adds up to `most` entries of `run`, which then begins after them. Events whose time has passed since the run
     /// began still belong to it, unless they were removed.
     fn copy(&self, key: &Key, run: &mut Run, most: usize, to: &mut Vec<Entry>) -> Copied {
+        // Another epoch, or a loss after where the copy is, means that the run has a hole.
         let log = self.topics.get(key);
         let Some(log) = log.filter(|log| log.epoch == run.epoch && log.lost_to <= run.after) else {
             return Copied::Removed;

@@ -46,6 +46,7 @@ impl Store {
     ) -> Result<(), Fault> {
         let key = key(kind, app, name);
         let facts = self.tables().facts.clone();
+        // Replacing one is no growth, so the old one is taken out of the sums.
         if let Some(was) = facts.get(&key)? {
             self.add(app, -(weight(&key, &was) as i64), 0);
         }
@@ -73,6 +74,7 @@ impl Store {
             return Ok(());
         };
 
+        // A revocation that was prolonged is noted as due a second time.
         if (&record[..]).try_get_u64().unwrap_or_default() <= self.now_ms() {
             self.add(app, -(weight(&key, &record) as i64), 0);
             self.tables().remove(&facts, &key);
@@ -90,6 +92,7 @@ impl Store {
         window_ms: u64,
     ) -> Result<(), Fault> {
         let mut value = Vec::with_capacity(2 + kept.body.len() + kept.answer.len());
+        // It is a digest, so its length fits 16 bits.
         value.put_u16(kept.body.len() as u16);
         value.put_slice(kept.body.as_bytes());
         value.put_slice(&kept.answer);

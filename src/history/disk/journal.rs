@@ -45,6 +45,7 @@ pub(super) struct Cut {
 /// # Errors
 /// The journal cannot be read or cut.
 pub(super) fn cut_torn(directory: &Path, left: Left) -> io::Result<Cut> {
+    // A later version may have another layout, which this would cut in the wrong place.
     if !is_known(directory) {
         return Ok(Cut::default());
     }
@@ -68,6 +69,8 @@ pub(super) fn cut_torn(directory: &Path, left: Left) -> io::Result<Cut> {
     // A journal has zeros where nothing was written yet.
     let torn = written_after(&file, whole)?;
     match left {
+        // What the system shows may differ from the disk, so even the whole groups are written and
+        // synced again.
         Left::Failed => write_again(&file, whole, &path)?,
         Left::Ended if torn > 0 => {
             file.set_len(whole)?;

@@ -182,6 +182,8 @@ impl Log {
         self.is_changed = true;
         if is_user {
             self.position.offset += leap;
+            // A user's offsets need not be without gaps: a leap over all that may have been given
+            // out is enough.
             return;
         }
         self.parent = keeps_parent.then_some(self.position);

@@ -103,6 +103,8 @@ impl Disk {
     /// # Errors
     /// [`DataError`].
     pub(crate) fn open(setup: Setup) -> Result<Self, DataError> {
+        // On the caller's thread, so that a directory that cannot be used stops the server from
+        // starting.
         let mut store = Store::open(&setup)?;
         let apps = (0..setup.apps.len()).map(|at| AppId(at as u16));
         let revoked = apps.map(|app| store.revoked(app));
@@ -226,6 +228,7 @@ struct Room {
 
 impl Room {
     fn take(shared: &Arc<Shared>, bytes: usize) -> Result<Self, HistoryError> {
+        // Counted before it is checked, so that two callers cannot both take the last of it.
         let before = shared.queued_bytes.fetch_add(bytes, Relaxed);
         let room = Self {
             bytes,
@@ -255,6 +258,7 @@ impl History for Disk {
     ) -> Answer<'a, Appended> {
         Box::pin(async move {
             let names = new.omit.as_deref().map_or(0, super::Omit::bytes);
+            // Bytes are bounded apart from calls, since events may be large.
             let room = Room::take(&self.shared, new.draft.len() + names)?;
             let (key, retention) = (key.clone(), *retention);
             self.ask(|reply| Job::Append {

@@ -177,6 +177,8 @@ impl Store {
             self.shares.push(share);
         }
 
+        // Numbers are never used again, since records of an app that is no longer served have its
+        // number.
         let numbers = self.shares.iter().map(|share| share.number + 1);
         let first = numbers.max().unwrap_or(0);
         for (number, (name, (app, metrics))) in (first..).zip(served) {
@@ -279,6 +281,8 @@ impl Store {
         let mut log = Log::new(self.next_topic, Epoch::random(), offset);
         log.generation = self.lives.generation();
         log.is_changed = true;
+        // Written with the group: a number that was given out must not be given to another topic
+        // after a restart.
         self.next_topic += 1;
         self.tables.set_number("topics", self.next_topic);
         self.add(name.app, DATA_TOPIC_BYTES as i64, 0);
@@ -540,6 +544,7 @@ impl Store {
     /// Removes what is past its time of a topic that is due, and the topic itself if it was quiet for long enough.
     fn look_at_due(&mut self, key: &[u8]) -> Result<(), Fault> {
         let due = self.tables.due.clone();
+        // Taken out first: what is still to come is noted under a later minute.
         self.tables.remove(&due, key);
         let Some(due) = Due::read(key) else {
             return Ok(());
@@ -590,6 +595,7 @@ impl Store {
 
     /// Ends the numbering of a topic that has no events.
     fn forget(&mut self, name: &Name, log: &Log) {
+        // As in memory: a confirmation of the old numbering may still be under way.
         if name.is_user && log.position.offset > self.users_begin_after {
             self.users_begin_after = log.position.offset;
             self.tables.set_number("users", self.users_begin_after);
@@ -610,6 +616,8 @@ impl Store {
             return Ok(false);
         }
 
+        // What is due first is about what is oldest, and the table finds it without a look at every
+        // topic.
         let keys = self.due(app, u32::MAX, DATA_DUE_SLICE)?;
         let is_some = !keys.is_empty();
         for key in keys {
@@ -639,6 +647,8 @@ impl Store {
             return Ok(());
         };
 
+        // Only those of this minute. The topic's next come in their order among those of other
+        // topics.
         let end_ms = u64::from(due.minute) * MINUTE;
         while self.bytes() > self.max_bytes
             && log.stubs.front().is_some_and(|stub| stub.until_ms < end_ms)
@@ -700,6 +710,8 @@ impl Store {
 
         self.tables.commit(is_synced)?;
         self.changed.clear();
+        // Half of the cache is dropped together, which costs less than knowing each topic's last
+        // use.
         if self.younger.len() > DATA_TOPICS || self.stubs > DATA_STUBS {
             self.older = mem::take(&mut self.younger);
             self.stubs = 0;

@@ -237,6 +237,7 @@ impl Worker {
     pub(super) fn run(mut self) {
         self.look_at_room();
         loop {
+            // Readings under way go on without waiting for a job.
             let wait = if self.readings.is_empty() {
                 self.rest()
             } else {
@@ -274,6 +275,7 @@ impl Worker {
 
     /// Does `first` and what waits after it, as one group.
     fn group(&mut self, first: Job) {
+        // The files may be usable again by now, and this job need not fail until the next tick.
         self.reopen();
         let mut next = Some(first);
         for _ in 0..DATA_GROUP {
@@ -351,6 +353,7 @@ impl Worker {
                 store.revoke(app, &revoked)?;
                 Pending::Done(reply)
             }
+            // What waits in the same group is still done.
             Job::Close => {
                 self.is_closing = true;
                 return Ok(());
@@ -427,6 +430,7 @@ impl Worker {
     /// Reads some events for each answer that needs some, and sends those that have all.
     fn read_on(&mut self) {
         for mut reading in std::mem::take(&mut self.readings) {
+            // A slice for each: one long history must not hold up the others, nor the next group.
             let left = reading.purpose.limit() - reading.entries.len();
             let most = left.min(HISTORY_COPIED);
             let Meaning {
@@ -453,6 +457,8 @@ impl Worker {
         };
 
         let is_written = store.has_writes();
+        // Nothing is answered before this: an answer promises that the write is as safe as
+        // configured.
         if let Err(fault) = store.commit(self.setup.config.sync == DataSync::Always) {
             return self.give_up(fault);
         }
@@ -463,6 +469,8 @@ impl Worker {
             ..
         } = self.setup.config;
 
+        // The timer runs from the first write that is not synced, so that no write waits longer
+        // than the interval.
         if is_written && sync == DataSync::Interval {
             self.sync_at
                 .get_or_insert_with(|| Instant::now() + sync_interval);
@@ -503,6 +511,7 @@ impl Worker {
             return;
         }
 
+        // Only with each tick, as asking the system for every group would cost a call.
         if self.tick_at <= now {
             self.look_at_room();
         }
@@ -558,6 +567,7 @@ impl Worker {
             return;
         }
 
+        // Opening writes to the files, which would fail again.
         if free_bytes(&self.setup.config.dir) < self.setup.spare_bytes {
             *self.shared.trouble.lock() = Some("the disk is full".into());
             self.reopen_at = Instant::now() + DATA_REOPEN;

@@ -165,6 +165,7 @@ impl Inner {
             None
         };
 
+        // By the first key a script learns under which primary it runs.
         let mut keys = vec![self.bus.primary_key(&home)];
         keys.extend(self.keys(key, &home));
         let mut arguments = common();
@@ -225,6 +226,8 @@ impl Inner {
             };
 
             Ok(Position {
+                // The answer has the newest offset of the run, and `after` events came after this
+                // one.
                 offset: newest.offset.saturating_sub(after),
                 ..newest
             })
@@ -247,6 +250,7 @@ impl Inner {
             let epoch = Bytes::copy_from_slice(&mark.position.epoch.to_bytes());
             (epoch, mark.position.offset, mark.born)
         });
+        // Two bits: whether it is a user's, and whether its bytes are counted.
         let counted = if self.quotas.has(key.app) { 2 } else { 0 };
         let mut seen = vec![u8::from(!is_channel(key)) + counted];
         seen.extend(packed([offset, born]));
@@ -304,6 +308,7 @@ impl Inner {
             }
         }
 
+        // One of them is the epoch.
         if own.len() > 1 {
             self.send(Call::Forget, &key, own).await?;
         }
@@ -338,6 +343,7 @@ fn millis(time: Duration) -> Bytes {
 
 /// What every script is given first; topic.lua reads it.
 fn common() -> Vec<Bytes> {
+    // For a numbering that begins here: the random numbers of scripts are the same in each run.
     let fresh = Bytes::copy_from_slice(&Epoch::random().to_bytes());
     vec![fresh, millis(HISTORY_QUIET)]
 }
@@ -399,6 +405,8 @@ impl History for RedisHistory {
             tail,
         ];
 
+        // Before it is sent. The sums are those of the last look, so the bound is right within some
+        // seconds.
         if let Err(error) = self.check_quota(key.app) {
             return Box::pin(future::ready(Err(error)));
         }
@@ -452,6 +460,7 @@ impl History for RedisHistory {
     }
 
     fn page<'a>(&'a self, key: &'a Key, after: u64, limit: usize) -> Answer<'a, Option<Page>> {
+        // One more than asked shows whether there are more.
         let ask = move |after: u64| vec![number(after), number((limit as u64).saturating_add(1))];
         let sent = self.0.send(Call::Read, key, ask(after));
         Box::pin(async move {
@@ -504,6 +513,8 @@ impl History for RedisHistory {
     /// again. Confirming events that leave somebody out takes one more round trip, for which a runtime has to be there.
     fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>) {
         let sent = self.0.send(Call::Confirm, key, vec![number(offset)]);
+        // Without a runtime the program is ending, and what leaves somebody out is delivered once
+        // more.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(
                 self.0
