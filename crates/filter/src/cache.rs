@@ -129,6 +129,8 @@ impl FilterCache {
     /// Those of [`Filter::bind`].
     pub fn bind(&self, filter: &Arc<Filter>, params: Option<Value>) -> Result<Bound, FilterError> {
         filter.bind_with(params, |allowance, text, span| {
+            // A pattern from the cache counts as well: whether a filter is refused must not depend
+            // on what others have sent.
             if let Some(pattern) = self.patterns.get(text) {
                 allowance.take(&pattern, span)?;
                 return Ok(pattern);

@@ -105,6 +105,8 @@ impl Filter {
         let mut compiler = Compiler::default();
         let nodes = conjuncts(&root);
 
+        // One for each conjunct, in the same order: a plan names the conjunct that it answers by
+        // its place.
         let candidates = nodes
             .iter()
             .map(|node| Candidate::of(node, schema))
@@ -184,6 +186,7 @@ impl Filter {
             ));
         }
 
+        // Each request has the whole rest for itself, since the filter is shared.
         let mut allowance = self.allowance;
         let mut compile = |text: &str, span| compile(&mut allowance, text, span);
         let bound = self
@@ -275,6 +278,7 @@ fn bind_param(
         _ => None,
     };
 
+    // Hashed once for the request, instead of walked for each connection.
     let searched = value.as_list().filter(|_| used.searched);
     Ok(Param {
         value: value.clone(),
@@ -334,6 +338,7 @@ impl Bound {
             },
         };
 
+        // Even if `||` has absorbed the error: nothing after it was evaluated.
         let verdict = if base.spent() {
             Verdict::Error
         } else {
@@ -387,6 +392,7 @@ impl Bound {
             span,
         };
 
+        // A budget that ran out explains every error that came after.
         let spent = || base.last_error().filter(|_| base.spent());
         match value {
             Ok(value) => match spent() {

@@ -140,6 +140,7 @@ impl Builder<'_> {
         };
 
         let within = || depth.checked_sub(1).ok_or(JsonError::TooDeep);
+        // Charged before it is made, so that a hostile value ends at the bound.
         self.take(size_of::<Value>())?;
 
         Ok(match node {

@@ -97,6 +97,7 @@ impl Layout {
                     tally::add(2 + have.len().min(key.len()));
                     (**have).cmp(key)
                 }
+                // Strings come last in the order.
                 Key::Bool(_) | Key::Int(_) => std::cmp::Ordering::Less,
             })
             .ok()
@@ -232,12 +233,14 @@ impl Map {
 
 /// Sorts the members of a map by key; of a repeated key the last value stays.
 pub(super) fn sorted(mut members: Vec<(Key, Value)>) -> (Vec<Key>, Vec<Value>) {
+    // The sort is stable, so that of repeated keys the last stays the last.
     members.sort_by(|(a, _), (b, _)| {
         tally::add(2 + a.len().min(b.len()));
         a.cmp(b)
     });
     members.dedup_by(|later, kept| {
         let repeats = later.0 == kept.0;
+        // The later one is dropped, and its value is to stay.
         if repeats {
             std::mem::swap(later, kept);
         }
@@ -333,6 +336,7 @@ impl Table {
             .is_some_and(|layout| layout.strong_count() == 0)
         {
             layouts.remove(keys);
+            // A crowd of layouts that has gone must not hold the room for it.
             if layouts.capacity() > 64 && layouts.len() < layouts.capacity() / 8 {
                 layouts.shrink_to_fit();
             }

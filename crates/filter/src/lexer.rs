@@ -113,6 +113,7 @@ impl<'s> Lexer<'s> {
             }
             Some('"' | '\'') => self.string(false)?,
             Some('a'..='z' | 'A'..='Z' | '_') => self.name_or_prefixed_string()?,
+            // Before the symbols: `===` begins with one of them.
             Some(_) if let Some((wrong, right)) = self.foreign_operator() => {
                 self.at += wrong.len();
                 return self.error(from, format!("unexpected \"{wrong}\"; {right}"));
@@ -237,6 +238,7 @@ impl<'s> Lexer<'s> {
     }
 
     fn number_ends(&mut self, from: usize) -> Result<(), FilterError> {
+        // So that `5min` is not read as a number and a name after it.
         if self
             .take_while(|c| c.is_ascii_alphanumeric() || c == '_')
             .is_empty()
@@ -312,6 +314,7 @@ impl<'s> Lexer<'s> {
             'x' | 'X' => 2,
             'u' => 4,
             'U' => 8,
+            // The first digit belongs to the number.
             '0'..='3' => {
                 self.at = from + 1;
                 3

@@ -35,6 +35,7 @@ const RESERVED: [&str; 17] = [
 
 /// Reads one expression.
 pub(super) fn parse(source: &str) -> Result<Expr, FilterError> {
+    // Before the lexer, whose work grows with the text.
     if source.len() > limits::FILTER_BYTES {
         let span = Span::new(
             source.floor_char_boundary(limits::FILTER_BYTES),
@@ -183,6 +184,7 @@ impl Parser {
     }
 
     fn expression(&mut self) -> Parsed {
+        // `node` bounds the height when the recursion is over. This bounds the recursion itself.
         if self.depth >= limits::FILTER_DEPTH {
             return Err(FilterError::too_deep(self.span()));
         }
@@ -198,6 +200,7 @@ impl Parser {
             return Ok(condition);
         }
 
+        // As in CEL, a conditional in this place needs brackets.
         let yes = self.chain("||", ExprKind::Or, Self::conjunction)?;
         self.expect(":")?;
         let no = self.expression()?;
@@ -437,6 +440,7 @@ impl Parser {
         }
 
         let below = tallest(&arguments).max(range.height);
+        // From the last to the first: the body, the condition if there is one, the name.
         let (body, condition) = (
             arguments.pop(),
             (arguments.len() == 2).then(|| arguments.pop()).flatten(),
@@ -520,6 +524,7 @@ impl Parser {
             let message = format!("\"{name}\" is a reserved word");
             return Err(FilterError::new(FilterErrorKind::Syntax, span, message));
         }
+        // It is a name like any other, unless a value comes after it.
         if name.eq_ignore_ascii_case("not") && self.precedes_a_value() {
             let message = format!("unexpected \"{name}\"; not is \"!\"");
             return Err(FilterError::new(FilterErrorKind::Syntax, span, message));

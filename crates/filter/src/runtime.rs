@@ -179,6 +179,7 @@ impl<'f> Base<'f> {
 
     #[cold]
     pub(super) fn record(&self, error: EvalError) -> Tri {
+        // After a budget ran out, every error is only a consequence of that.
         if !self.spent.get() {
             self.error.set(Some(error));
         }
@@ -327,7 +328,9 @@ impl<'f> Base<'f> {
         span: Span,
     ) -> Result<bool, EvalError> {
         match item {
+            // Hashing a text reads all of it.
             Value::String(text) if text.len() > FREE_TEXT => self.charge(text.len(), span)?,
+            // The set has only scalars.
             Value::List(_) | Value::Map(_) if set.has_others => {
                 return self.contains(list, item, span);
             }
