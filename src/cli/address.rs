@@ -104,6 +104,7 @@ impl FromStr for Address {
             .host()
             .trim_start_matches('[')
             .trim_end_matches(']');
+        // A port that is not a number would otherwise be taken for none.
         let has_port = authority.as_str().len() > authority.host().len();
         if host.is_empty() || (has_port && authority.port_u16().is_none()) {
             return Err(BadAddress::Form);

@@ -111,6 +111,8 @@ impl Revoke {
         let before = self
             .before
             .as_deref()
+            // A number is in seconds. The server reads everything else, and says what is wrong with
+            // it.
             .map(|time| time.parse().map_or(Before::Text(time), Before::Seconds));
         let body = RevokeBody {
             users: &self.users,

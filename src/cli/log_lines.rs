@@ -102,6 +102,7 @@ impl LogLines {
 
     fn work(&self, stream: &impl AsFd, tell: &impl Fn(u64)) {
         while let Some(bytes) = self.next() {
+            // Without the lock: the server's threads append while the reader is slow.
             let lost = write(stream, &bytes);
             let mut state = self.state.lock();
             let untold = if lost == 0 {

@@ -68,6 +68,7 @@ impl Serve {
     }
 
     fn serve(self, config: Config, logging: &Logging) -> Result<ExitCode, Failure> {
+        // First: the server takes as many connections as it has descriptors.
         raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
