@@ -133,6 +133,7 @@ impl CommandQueue {
             state.items.len() == 1
         };
 
+        // The publisher takes all that waits, so only the first has to wake it.
         if was_empty {
             self.wake.notify_one();
         }
@@ -184,6 +185,7 @@ impl CommandQueue {
     pub(super) fn expire(&self, now: Instant) {
         let late = {
             let mut state = self.state.lock();
+            // All wait equally long, so those that are late are in front.
             let count = state
                 .items
                 .iter()
@@ -259,6 +261,7 @@ impl CommandQueue {
 
         let mut state = self.state.lock();
         state.under_way -= items.len();
+        // All that waited was answered when the queue was shut, and so must these be.
         if let Some(reason) = &state.away {
             let error = BusError::Away {
                 reason: reason.clone(),

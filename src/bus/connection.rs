@@ -279,6 +279,7 @@ pub(super) const SENTINEL: &str = "sentinel";
 
 async fn open(connector: &Connector, address: &Address) -> io::Result<Box<dyn Stream>> {
     let socket = TcpStream::connect((&*address.host, address.port)).await?;
+    // A command must not wait for the acknowledgement of the one before.
     socket.set_nodelay(true)?;
     let Some(tls) = &connector.tls else {
         return Ok(Box::new(socket));

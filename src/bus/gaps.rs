@@ -150,6 +150,7 @@ impl Gaps {
 
         state.topics.insert(topic.clone(), state.last);
         let noted = &mut state.noted;
+        // It counts once until it is taken, however many topics it has.
         if noted.topics.is_empty() {
             self.metrics.bus.gaps.inc();
         }

@@ -92,6 +92,7 @@ impl Inbox {
             }
 
             if self.batch.is_empty() {
+                // A push in between has left a permit, so it is not slept through.
                 self.shared.filled.notified().await;
             }
         }

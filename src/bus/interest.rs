@@ -206,6 +206,7 @@ impl Interest {
                     return Ok(());
                 }
 
+                // Made under the lock, so that no confirmation comes before it.
                 state
                     .waiting
                     .get_or_insert_default()
@@ -287,6 +288,7 @@ impl Interest {
     pub(super) fn confirm(&self, topic: &Topic, generation: u64, change: Change) -> bool {
         let mut stripe = self.stripe(topic).lock();
         if !stripe.is_served_by(generation) {
+            // It answers a connection that was replaced by now.
             return true;
         }
 
@@ -333,6 +335,7 @@ impl Interest {
                 };
 
                 match state.idle_since.filter(|_| state.count == 0) {
+                    // Someone needed it in between, so its time has begun again.
                     Some(since) if now.duration_since(since) < limits::BUS_UNSUBSCRIBE_DELAY => {
                         stripe.idle.push_back((since, topic));
                         continue;

@@ -120,6 +120,7 @@ impl Names {
     pub(super) fn app_homes(&self, app: AppId) -> Vec<Topic> {
         let partitions = if self.tagged { slot::PARTITIONS } else { 1 };
         let of = |partition| {
+            // Names are tried until one falls into the partition.
             let mut names = (0u32..).map(|n| Topic::User(app, n.to_string().into()));
             names.find(|name| !self.tagged || self.partition(name) == partition)
         };
@@ -170,6 +171,7 @@ impl Names {
         }
 
         let mut text = match (topic, suffix) {
+            // Programs publish to it by this name, without a tag.
             (Topic::Dispatch(_), None) => "fanfare:".to_owned(),
             _ => self.prefix(self.partition(topic)),
         };

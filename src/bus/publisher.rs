@@ -293,6 +293,7 @@ impl InFlightBatch {
         let mut at = 0;
 
         while let Some(item) = items.get_mut(at) {
+            // Once for each connection, and again where Redis has forgotten it.
             if let Some(script) = item.script
                 && (loaded.insert(script.get_hash()) || item.again)
             {
@@ -374,6 +375,7 @@ impl InFlightBatch {
                 }
             };
 
+            // Once: a server that forgets it again would be asked forever.
             if item.script.is_some() && !item.again && is_no_script(&reply) {
                 forgotten.push(item);
                 return None;

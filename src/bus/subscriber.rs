@@ -322,6 +322,7 @@ impl<'a> Session<'a> {
         if let Some(topic) = self.cx.names.topic(&channel) {
             self.confirmed += 1;
             let is_expected = self.cx.interest.confirm(&topic, self.generation, change);
+            // Redis ends a subscription by itself when its slot has moved.
             return if is_expected {
                 Ok(())
             } else {
@@ -400,6 +401,7 @@ impl<'a> Session<'a> {
             Some(Ok(redis::Value::Int(0))) => Err(Fault::Deaf(self.assignment.address.clone())),
             Some(Ok(_)) => Ok(()),
             Some(Err(_)) | None => {
+                // It was not published, which the publisher reports.
                 self.canary.since = None;
                 Ok(())
             }

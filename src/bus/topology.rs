@@ -125,6 +125,7 @@ async fn primary_by_sentinels(cx: &Arc<Context>) -> Result<Address, Fault> {
 
     found.sort();
     found.dedup_by(|(_, one), (_, other)| one == other);
+    // From the newest election: a Sentinel that was cut off may still name an older primary.
     for (_, address) in found.into_iter().rev() {
         match RedisConnection::connect(&cx.connector, &address, "look").await {
             Ok((_, greeting)) => match is_fit(&cx.connector, &address, greeting) {
