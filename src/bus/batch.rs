@@ -112,7 +112,7 @@ impl<'a> Batch<'a> {
     fn add(&mut self, call: &'a Call, bytes: usize) {
         self.bytes += bytes;
         let last = self.last.get(&call.run.keys[..]).copied();
-        // The same topic with other arguments of its run, such as after a reload, is another run.
+        // The same topic with other arguments of its run, such as no channel to publish to, is another run.
         let last = last.filter(|&run| self.runs[run].first.run == call.run);
 
         let run = last.unwrap_or_else(|| {
