@@ -368,10 +368,10 @@ impl SocketlessHub {
         }
     }
 
-    /// Hands a connection what is kept for `user`, as if its socket took it all; answers how many events.
+    /// Hands a connection what is stored for `user`, as if its socket took it all, and returns how many
+    /// events.
     ///
-    /// # Panics
-    /// When nothing is kept.
+    /// # Panics When nothing is stored.
     pub fn replay(&self, at: Handle, user: &str) -> usize {
         let key = Key::user(APP, user.into());
         let waiting = self

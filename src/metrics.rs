@@ -380,13 +380,13 @@ metrics! {
         memberships: Gauge = "memberships", "Members of all channels";
         /// Whether this node leads the app.
         leader: Gauge = "leader", "1 if this node stores what programs publish for the app, else 0";
-        /// Frames built to tell members of each other.
+        /// Frames built to notify members of each other.
         notices: Counter = "member_notices", "Frames built to tell members of each other";
         /// Kept events placed again for who missed them.
         replayed: Counter = "replayed", "Kept events placed again for who missed them";
         /// Messages of programs on the dispatch channel that could not be taken.
         dispatch_malformed: Counter = "dispatch_malformed", "Messages on the dispatch channel that could not be taken";
-        /// Messages of programs that were to be kept, and are not.
+        /// Messages of programs that were to be stored, and are not.
         dispatch_lost: Counter = "dispatch_lost", "Messages on the dispatch channel that were to be kept, and are not";
         /// Connections that took a lost one's place.
         resumed: Counter = "resumed", "Connections that took a lost one's place";
@@ -394,7 +394,7 @@ metrics! {
         calls: Counter = "calls", "Calls of clients that a function of the embedding program took";
         /// Bytes that the app keeps, where it may keep only so many.
         stored_bytes: Gauge = "stored_bytes", "Bytes of histories and stored events of an app that may keep only so many";
-        /// Events that were not kept since it keeps as many bytes as it may.
+        /// Events that were not stored since it stores as many bytes as it may.
         storage_refused: Counter = "storage_refused", "Events that were not stored, as the app stores as many bytes as it may";
     }
     node {
@@ -438,7 +438,7 @@ metrics! {
         bus_recovered: Counter = "bus_recovered", "Kept events fetched since the bus did not bring them";
         /// Compiled filters in the caches.
         cached_filters: Gauge = "cached_filters", "Compiled filters in the caches";
-        /// Events kept for channels and users.
+        /// Events stored for channels and users.
         history_events: Gauge = "history_events", "Events kept for channels and users";
         /// Memory they take, as their bound counts it.
         history_bytes: Gauge = "history_bytes", "Memory that kept events take";

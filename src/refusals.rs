@@ -179,7 +179,7 @@ impl Refusals {
         self.kinds[self.row(app)][why as usize].note(text, is_development, now)
     }
 
-    /// The kinds that have more to tell and may do so at `now`.
+    /// The kinds of which a line is due at `now`.
     fn due(&self, now: Instant) -> Vec<UnloggedRefusals> {
         let mut due = Vec::new();
         for (row, kinds) in self.kinds.iter().enumerate() {

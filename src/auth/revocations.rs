@@ -19,7 +19,8 @@ use crate::{
     limits::{REVOCATIONS_AT_ONCE, TOKEN_LEEWAY},
 };
 
-/// The last time that a revocation is kept until: 35,000 years, in seconds that Redis' scripts count exactly.
+/// The last time until which a revocation is stored: 35,000 years, in seconds that Redis' scripts count
+/// exactly.
 const LAST: u64 = 1 << 40;
 
 /// What is said of one user's tokens.

@@ -427,9 +427,9 @@ impl Bus {
         self.cx.names.app_homes(app)
     }
 
-    /// The name of a key that lives where `home` does, and holds another value whenever what is kept there may have gone
-    /// back or taken another way: another primary keeps it, or the same one has started again. It is so before the first
-    /// script runs there.
+    /// The name of a key that lives where `home` does, and holds another value whenever what is stored there may have
+    /// gone back or taken another way: another primary keeps it, or the same one has started again. It is so before the
+    /// first script runs there.
     pub(crate) fn primary_key(&self, home: &Topic) -> Vec<u8> {
         self.cx
             .names

@@ -1,9 +1,10 @@
 //! Which primary keeps a partition: noted there before anything else that a script does reaches it.
 //!
-//! A replica that lagged becomes the primary, or a server starts again with an older copy of its data: what is kept then
-//! goes on from an earlier moment, and no key shows it. The id of a server's replication history does: Redis makes a new
-//! one whenever a process starts, and whenever a replica becomes a primary. So each connection for commands has a script
-//! compare it with the one that is noted in the partition, and note it again. Scripts that number something read it there.
+//! A replica that lagged becomes the primary, or a server starts again with an older copy of its data: what is stored
+//! then goes on from an earlier moment, and no key shows it. The id of a server's replication history does: Redis makes
+//! a new one whenever a process starts, and whenever a replica becomes a primary. So each connection for commands has a
+//! script compare it with the one that is noted in the partition, and note it again. Scripts that number something read
+//! it there.
 
 use std::sync::{
     Arc, LazyLock,

@@ -83,8 +83,8 @@ impl LogLines {
         }
     }
 
-    /// Starts the thread that writes to `stream`. It calls `tell` with the number of lines that were dropped, after what
-    /// was before them is written.
+    /// Starts the thread that writes to `stream`. It calls `tell` with the number of lines that were dropped, after
+    /// what was before them is written.
     ///
     /// # Errors
     /// When there is no thread to be had.

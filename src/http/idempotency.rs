@@ -114,7 +114,7 @@ impl Entry {
     }
 }
 
-/// What is kept of one app.
+/// What is stored of one app.
 #[derive(Debug, Default)]
 struct Share {
     entries: AHashMap<Arc<Scope>, Entry>,
@@ -237,7 +237,7 @@ impl Store {
         body: &[u8],
         deadline: Instant,
     ) -> Result<Claim, KeyError> {
-        // A hash is enough to tell two bodies apart: a collision concerns only the caller's own
+        // A hash is enough to distinguish two bodies: a collision concerns only the caller's own
         // key.
         let (scope, body) = (Arc::new(scope), self.hasher.hash_one(body));
         loop {

@@ -121,8 +121,8 @@ impl Publishing {
         run_detached(self.batch_once(scope, body)).await
     }
 
-    /// The same with a key. It is held for this body on every node, by an answer that is empty; each item is kept under a
-    /// key of its own, so that a repeat runs what failed.
+    /// The same with a key. It is held for this body on every node, by an answer that is empty; each item is stored
+    /// under a key of its own, so that a repeat runs what failed.
     async fn batch_once(self, scope: Scope, body: Bytes) -> Result<Published, Problem> {
         let (name, deadline) = (scope.digest(), Instant::now() + IDEMPOTENCY_WAIT);
         let claim = self.answers.claim(scope.clone(), &body, deadline).await?;
@@ -309,8 +309,8 @@ impl Publishing {
         }))
     }
 
-    /// Runs `call` unless its key was answered before. It runs in a task of its own, so that the answer is kept even
-    /// where the caller hangs up.
+    /// Runs `call` unless its key was answered before. It runs in a task of its own, so that the answer is stored
+    /// even where the caller hangs up.
     async fn once<F>(
         self,
         scope: Scope,

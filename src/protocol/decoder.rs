@@ -378,7 +378,8 @@ impl Decoder {
         }
     }
 
-    /// Decides on a data frame of `len` bytes before anything of it is kept: all fragments count together.
+    /// Decides on a data frame of `len` bytes before anything of it takes memory: all fragments count
+    /// together.
     fn admit(&self, len: u64) -> Result<usize, Violation> {
         let (claimed, frames) = self
             .assembly()

@@ -521,7 +521,7 @@ impl Client {
             cursor.map_or(Some((0, 0)), read_cursor).map(PageFrom::Here)
         };
 
-        // Without an id nobody could tell which request the page answers.
+        // Without an id nobody would know which request the page answers.
         let (Some(_), Some(from), true) = (id, from, (1..=PAGE_MAX).contains(&limit)) else {
             let message = format!(
                 "members needs id, a cursor that is one of ours, and limit 1 to {PAGE_MAX}"

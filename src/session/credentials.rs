@@ -1,7 +1,7 @@
 //! The identity of a client: by its handshake, and by `op: auth`.
 //!
 //! A token whose key is not here may be of a key that is yet to be fetched. Where a fetch may begin, its client waits
-//! for the end of it before it is refused: 4001 would tell it not to come back.
+//! for the end of it before it is refused: 4001 would send it away for good.
 
 use std::{mem, sync::Arc, time::Instant};
 

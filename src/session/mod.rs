@@ -1,6 +1,6 @@
 //! One client's life, from the upgraded socket to the last count: what its frames mean, and one exit guard.
 //!
-//! A client's messages are taken one after another. One that has something to wait for is kept as a future, and
+//! A client's messages are taken one after another. One that has something to wait for is held as a future, and
 //! nothing more is read until it is done: what a client sends next is never placed before what it sent first, and one
 //! that sends faster than the node takes is held back by its own socket.
 //!
@@ -375,7 +375,8 @@ impl Session {
         // Where memory is short, what has begun is finished first, which frees it.
         let is_tight = self.client.event_loop.unfinished().is_tight();
         if self.pending.is_none() && self.decoder.held() >= READ_BUFFER / 2 && !is_tight {
-            // Thousands may send long messages at the same time. Each piece is read in its turn, and short messages go between.
+            // Thousands may send long messages at the same time. Each piece waits in line with the others, and short
+            // messages go between.
             let (node, app) = (self.client.node.clone(), self.client.app);
             self.wait_for(async move {
                 node.queue_long_step(app, LongStep::Client).await;

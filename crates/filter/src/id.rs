@@ -51,7 +51,7 @@ pub struct ConnectionId {
     pub shard: u8,
     /// The slot in that shard; below 2^24.
     pub slot: u32,
-    /// Random; tells tenants of one slot apart.
+    /// Random; distinguishes tenants of one slot.
     pub nonce: u64,
 }
 

@@ -59,7 +59,8 @@ pub(super) struct Log {
     pub(super) due: u32,
     /// Its record differs from the one on disk.
     pub(super) is_changed: bool,
-    /// Readers from whom some of what is kept is withheld, each by a hash and with the offset up to which it has confirmed.
+    /// Readers from whom some of what is stored is withheld, each by a hash and with the offset up to which it has
+    /// confirmed.
     confirmed: Vec<(u64, u64)>,
 }
 
@@ -103,7 +104,7 @@ impl Log {
         Some(stub)
     }
 
-    /// Removes what is kept up to `offset` and is for `reader`, which has it and is called `who`.
+    /// Removes what is stored up to `offset` and is for `reader`, which has it and is called `who`.
     pub(super) fn confirm(&mut self, offset: u64, reader: &Reader<'_>, who: u64) -> Vec<Stub> {
         let up_to = |offset| self.stubs.partition_point(|stub| stub.offset <= offset);
         let known = self.confirmed.iter().find(|(of, _)| *of == who);

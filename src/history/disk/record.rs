@@ -166,7 +166,7 @@ pub(super) fn encode_event(new: &New, at_ms: u64, until_ms: u64) -> Vec<u8> {
     event
 }
 
-/// Reads what [`encode_event`] wrote, and says until when it is kept; `None` for anything else.
+/// Reads what [`encode_event`] wrote, and says until when it is stored; `None` for anything else.
 pub(super) fn decode_event(offset: u64, is_user: bool, event: &[u8]) -> Option<(Entry, u64)> {
     let mut rest = event;
     if rest.try_get_u8().ok()? != EVENT {

@@ -58,7 +58,7 @@ pub(super) struct Quotas(Vec<Option<Quota>>);
 #[derive(Debug)]
 struct Quota {
     most: u64,
-    /// What the app kept when this node looked last.
+    /// What the app had stored when this node looked last.
     kept: AtomicU64,
     /// What of that is stored beside the history.
     beside: AtomicU64,

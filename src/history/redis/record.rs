@@ -13,7 +13,7 @@ use crate::{
 /// counts, what is newer.
 const VERSION: u8 = 1;
 
-/// Version of the envelope on the bus, and its kind for kept events.
+/// Version of the envelope on the bus, and its kind for stored events.
 #[cfg(test)]
 const PUBLISHED: [u8; 2] = [1, 2];
 

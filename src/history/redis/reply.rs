@@ -11,7 +11,7 @@ use crate::history::{Entry, Epoch, HistoryError, Position};
 /// What every script says of its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// None where no numbering is known, although something is kept.
+    /// None where no numbering is known, although something is stored.
     pub(super) epoch: Option<Epoch>,
     /// When the numbering began; greater for a later one.
     pub(super) born: u64,

@@ -144,8 +144,8 @@ impl Altogic {
         me.event(&packet, self.bytes.take(), &mut self.slots)
     }
 
-    /// What a client says of itself. It has to name a client key if the app `has_keys`: without any, there is nothing to tell one
-    /// from another.
+    /// What a client says of itself. It has to name a client key if the app `has_keys`: without any, there is nothing
+    /// to distinguish one from another.
     fn connect<'m>(&mut self, auth: Option<&'m RawValue>, has_keys: bool) -> Meaning<'m> {
         if self.has_entered {
             return Meaning::Nothing;
