@@ -387,7 +387,7 @@ metrics! {
         /// Messages of programs on the dispatch channel that could not be taken.
         dispatch_malformed: Counter = "dispatch_malformed", "Messages on the dispatch channel that could not be taken";
         /// Messages of programs that were to be stored, and are not.
-        dispatch_lost: Counter = "dispatch_lost", "Messages on the dispatch channel that were to be kept, and are not";
+        dispatch_lost: Counter = "dispatch_lost", "Messages on the dispatch channel that were to be stored, and are not";
         /// Connections that took a lost one's place.
         resumed: Counter = "resumed", "Connections that took a lost one's place";
         /// Calls of clients that a function of the embedding program took.
@@ -413,7 +413,7 @@ metrics! {
         /// Sockets of HTTP that were closed to make room for others.
         http_sockets_ended: Counter = "http_sockets_ended", "Sockets of HTTP closed while they waited for a request, to make room for others";
         /// Answers for `Idempotency-Key`s that were given up before their time, to make room for those of other apps.
-        idempotency_evicted: Counter = "idempotency_evicted", "Answers for Idempotency-Keys given up before their time, by apps that kept more than their share";
+        idempotency_evicted: Counter = "idempotency_evicted", "Answers for Idempotency-Keys given up before their time, by apps that stored more than their share";
         /// Large publications that waited because most connections refused.
         backpressure_waits: Counter = "backpressure_waits", "Large publications that waited because most connections refused";
         /// Large publications between admission and their last offer.
@@ -439,9 +439,9 @@ metrics! {
         /// Compiled filters in the caches.
         cached_filters: Gauge = "cached_filters", "Compiled filters in the caches";
         /// Events stored for channels and users.
-        history_events: Gauge = "history_events", "Events kept for channels and users";
+        history_events: Gauge = "history_events", "Events stored for channels and users";
         /// Memory they take, as their bound counts it.
-        history_bytes: Gauge = "history_bytes", "Memory that kept events take";
+        history_bytes: Gauge = "history_bytes", "Memory that stored events take";
         /// Kept events that this version could not read.
         history_unreadable: Counter = "history_unreadable", "Kept events skipped because this version cannot read them";
         /// Log lines that the reader of the log did not take in time.
