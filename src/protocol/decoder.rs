@@ -217,6 +217,7 @@ impl Decoder {
     }
 
     fn poison(&mut self, violation: Violation) -> Violation {
+        // Nothing more of it is read, so its memory is freed now.
         self.partial = None;
         self.state = State::Broken(violation);
         violation
@@ -269,6 +270,7 @@ impl Decoder {
                 return Ok(Some(head));
             }
             if !input.is_empty() {
+                // It is shorter than the longest header, since no header could be read from it.
                 let rest = mem::take(input);
                 let partial = self.partial.get_or_insert_default();
                 partial.head[..rest.len()].copy_from_slice(rest);

@@ -171,6 +171,7 @@ impl Forms {
     /// A frame to be placed for clients of `app` in place of `kept`, which a history stores: what is written for
     /// clients of other protocols must not take memory for as long as that.
     pub(crate) fn to_place(&self, app: AppId, kept: &Frame) -> Frame {
+        // A client that enters in between at worst leaves one encoding with the stored frame.
         let has_clients = |entry: &Entry| entry.app == app && entry.connections.load(Relaxed) > 0;
         if self.0.iter().any(has_clients) {
             kept.apart()

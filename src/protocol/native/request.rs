@@ -365,6 +365,7 @@ fn request_of<'a>(
 ) -> Result<Request<'a>, Refusal> {
     let mut reader = Reader { op, fields, bytes };
     let request = reader.request()?;
+    // After the request has taken its fields out: those that are left are unknown.
     if let Some(refusal) = reader.unknown_field() {
         return Err(refusal);
     }
@@ -548,6 +549,7 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn profile(&mut self) -> Result<&'a RawValue, Refusal> {
+        // Not as an optional field, since `null` removes the profile.
         let data = self
             .fields
             .take("data")
