@@ -1,4 +1,4 @@
-//! //! Hearing of a topic before anyone is notified that they are in it: an event sent right after must find its way
+//! Hearing of a topic before anyone is notified that they are in it: an event sent right after must find its way
 //! here.
 
 use std::{
