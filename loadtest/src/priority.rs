@@ -36,6 +36,15 @@ impl Drop for First {
     }
 }
 
+/// Puts this thread behind all others of the machine.
+///
+/// # Errors
+/// The system does not permit it.
+pub(crate) fn give_way() -> std::io::Result<()> {
+    rustix::process::nice(19)?;
+    Ok(())
+}
+
 fn set(priority: ThreadPriority, policy: ThreadSchedulePolicy) -> bool {
     set_thread_priority_and_policy(thread_native_id(), priority, policy).is_ok()
 }

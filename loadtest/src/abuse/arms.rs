@@ -26,6 +26,7 @@ use super::{
 use crate::{
     client::frames,
     error::{Doing, Result, failed},
+    priority,
     socket::{Caller, Heard, WebSocket, connect},
     token::Signer,
 };
@@ -430,7 +431,7 @@ pub(super) fn text(message: &str) -> Vec<u8> {
 
 /// Puts this process behind all others, and lets it open as many files as an attack may.
 pub(super) fn give_way() -> Result<()> {
-    rustix::process::nice(19).doing("cannot give way to other processes")?;
+    priority::give_way().doing("cannot give way to other processes")?;
     let hard = getrlimit(Resource::Nofile).maximum;
     let files = DESCRIPTORS.min(hard.unwrap_or(DESCRIPTORS));
     let limit = Rlimit {

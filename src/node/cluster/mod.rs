@@ -12,20 +12,20 @@
 //!
 //! | component | file | owns |
 //! | --- | --- | --- |
-//! | [`Membership`] | `leases`, `renewal`, `lead` | this node's lease, the other nodes, who leads an app |
-//! | [`Rpc`] | `ask`, `order` | requests that wait for answers |
-//! | [`NoticeRelay`] | `notices`, `unsent`, `peer_counts`, `buffer` | notices of members, and what other nodes have in watched channels |
-//! | [`Roster`] | `roster`, `gone` | the list of members in Redis |
-//! | [`EnvelopeSender`] | `spread` | nothing; it sends publications |
-//! | [`Replicator`] | `kept`, `watermarks`, `arrivals`, `replays` | how far durable channels are placed, and events that wait |
+//! | [`Membership`] | `leases`, `renewal`, `leadership` | this node's lease, the other nodes, who leads an app |
+//! | [`Rpc`] | `rpc`, `rpc_request` | requests that wait for answers |
+//! | [`NoticeRelay`] | `notices`, `unsent_notices`, `peer_counts`, `notice_buffer` | notices of members, and what other nodes have in watched channels |
+//! | [`Roster`] | `roster`, `resume_from_list` | the list of members in Redis |
+//! | [`EnvelopeSender`] | `send` | nothing; it sends publications |
+//! | [`Replicator`] | `durable`, `watermarks`, `arrivals`, `replays` | how far durable channels are placed, and events that wait |
 //! | [`UserEventSync`] | `stored` | which stored events of users may have been missed |
-//! | [`Handover`] | `resume`, `moved` | places of lost connections that move between nodes |
+//! | [`Handover`] | `resume`, `relocations` | places of lost connections that move between nodes |
 //! | [`RemovalRecords`] | `removed` | nothing; Redis has who was taken out of a channel while connected nowhere |
 //! | [`RevocationSync`] | `revoked` | which revocations in Redis are known here |
-//! | [`IdempotencyStore`] | `once` | nothing; Redis has the answers |
+//! | [`IdempotencyStore`] | `idempotency` | nothing; Redis has the answers |
 //!
 //! The task that hears the bus (`receive`) gives each component what concerns it. It alone has the whole node, because what other
-//! nodes request (`handle_request`) are calls of the node. Calls over all nodes (`gather`, `leaving`) are the node's own, and ask by [`Rpc`].
+//! nodes request (`rpc_handler`) are calls of the node. Calls over all nodes (`gather`, `leaving`) are the node's own, and ask by [`Rpc`].
 //! What was missed (`missed`) concerns several components, so [`Cluster`] sees to it, as it does to what a renewal of the lease shows.
 
 mod arrivals;

@@ -111,7 +111,8 @@ impl ChannelNotices {
 /// ([`NoticeBuffers`]).
 ///
 /// [`Node`](super::super::Node) gives it what happens here, the task that hears the bus what is said there, and the roster
-/// what has become of members of nodes that have ended. Parts of its `impl` are in `unsent.rs`, `peer_counts.rs` and `buffer.rs`.
+/// what has become of members of nodes that have ended. Parts of its `impl` are in `unsent_notices.rs`,
+/// `notice_buffer.rs` and `peer_counts`.
 #[derive(Debug)]
 pub(crate) struct NoticeRelay {
     pub(super) bus: Arc<Bus>,

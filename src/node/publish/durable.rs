@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tokio::sync::oneshot;
 
-use super::{Durability, Prepared, Publication};
+use super::{Prepared, Publication, preparing::Durability};
 use crate::{
     history::{HistoryError, Key, New, Retention},
     id::AppId,

@@ -1,0 +1,264 @@
+//! How many are in a channel on all nodes, and the channels that someone is in.
+
+use std::collections::BTreeMap;
+
+use ahash::{AHashMap, AHashSet};
+
+use super::{
+    super::{
+        peer_counts::Parts,
+        rpc_request::{Listed, Present, Request},
+    },
+    Overall,
+};
+use crate::{
+    hub::{Count, Snapshot},
+    id::{AppId, NodeId},
+    node::{Node, NodeError},
+};
+
+/// How many are in a channel on all nodes, and how many of them on each other node.
+#[derive(Debug)]
+pub(super) struct Counted {
+    pub(super) count: Count,
+    pub(super) connections: AHashMap<NodeId, u64>,
+}
+
+impl Node {
+    /// How many are in `channel`, on every node. Users count once, wherever they are, as long as no node has more than
+    /// [`USERS_NAMED`](crate::limits::USERS_NAMED) of them in it.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(crate) async fn cluster_count(
+        &self,
+        app: AppId,
+        channel: &str,
+    ) -> Result<Overall<Count>, NodeError> {
+        let Overall { value, missing } = self.count_with(app, channel, None).await?;
+        Ok(Overall {
+            value: value.count,
+            missing,
+        })
+    }
+
+    /// The same, and who is `joining` as if they were in.
+    async fn count_with(
+        &self,
+        app: AppId,
+        channel: &str,
+        joining: Option<&Snapshot>,
+    ) -> Result<Overall<Counted>, NodeError> {
+        let request = Request::Count {
+            channel: channel.to_owned(),
+        };
+
+        let responses = self.call_remote(app, &request).await?;
+        let there: Vec<(NodeId, Present)> = responses.read_named().collect();
+        let connections = |(node, present): &(NodeId, Present)| (*node, present.connections);
+        let connections = there.iter().map(connections).collect();
+
+        let joining = joining.map(|joining| Present {
+            connections: 1,
+            names: Some(joining.user().map(ToOwned::to_owned).into_iter().collect()),
+            ..Present::default()
+        });
+
+        let there = there.into_iter().map(|(_, present)| present);
+        let parts = there.chain([self.present(app, channel)]).chain(joining);
+        Ok(Overall {
+            value: Counted {
+                count: sum(parts),
+                connections,
+            },
+            missing: responses.missing,
+        })
+    }
+
+    /// The same of a channel that may be watched here: then it is known already.
+    pub(super) async fn counted(
+        &self,
+        app: AppId,
+        channel: &str,
+        joining: Option<&Snapshot>,
+    ) -> Result<Overall<Counted>, NodeError> {
+        let cluster = self.cluster_up()?;
+        let watched =
+            cluster.filter(|cluster| cluster.notices.peer_counts.is_watched(app, channel));
+        let Some(cluster) = watched else {
+            return self.count_with(app, channel, joining).await;
+        };
+
+        let patience = self.config.limits.node_call_timeout;
+        cluster
+            .notices
+            .peer_counts
+            .settled(app, channel, patience)
+            .await;
+
+        let Parts {
+            connections,
+            unknown,
+        } = cluster.notices.peer_counts.parts(app, channel);
+
+        let mut count = cluster.notices.count_of_all(app, channel);
+        if let Some(joining) = joining {
+            count.connections += 1;
+            let user: Vec<String> = joining.user().map(ToOwned::to_owned).into_iter().collect();
+            let here = self.hub.presence(app).tallies(channel, &user);
+            let of = |user: &String| {
+                cluster
+                    .notices
+                    .peer_counts
+                    .tally(app, &channel.into(), user)
+            };
+            let is_new = here.iter().all(|n| *n == 0) && user.iter().all(|user| of(user) == 0);
+            count.users += u64::from(!user.is_empty() && is_new);
+        }
+
+        let missing = unknown.iter().filter_map(|node| self.name_of(*node));
+        Ok(Overall {
+            value: Counted { count, connections },
+            missing: missing.collect(),
+        })
+    }
+
+    /// The channels that someone is in, on any node, by name: `limit` after `after`, and whether there are more.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(crate) async fn cluster_channels(
+        &self,
+        app: AppId,
+        (prefix, after): (&str, Option<&str>),
+        limit: usize,
+    ) -> Result<Overall<(Vec<(String, Count)>, bool)>, NodeError> {
+        let (prefix_text, after_text) = (prefix.to_owned(), after.map(ToOwned::to_owned));
+        let request = Request::Channels {
+            prefix: prefix_text,
+            after: after_text,
+            limit: limit + 1,
+        };
+
+        let responses = self.call_remote(app, &request).await?;
+        let here = self.listed(app, prefix, after, limit + 1).await;
+        let lists = responses.read::<Vec<Listed>>().chain([here]).collect();
+
+        Ok(Overall {
+            value: merge(lists, limit),
+            missing: responses.missing,
+        })
+    }
+}
+
+/// The first `limit` channels of the lists of several nodes, and whether there are more. A list that breaks off says nothing
+/// of what would come after it, so what others have there is left for the next page.
+fn merge(lists: Vec<Vec<Listed>>, limit: usize) -> (Vec<(String, Count)>, bool) {
+    let ends = lists.iter().filter_map(|list| list.last());
+    let known_to = ends
+        .filter(|last| last.more)
+        .map(|last| last.channel.clone())
+        .min();
+
+    let mut merged: BTreeMap<String, Vec<Present>> = BTreeMap::new();
+    for Listed {
+        channel, present, ..
+    } in lists.into_iter().flatten()
+    {
+        if known_to.as_ref().is_none_or(|last| channel <= *last) {
+            merged.entry(channel).or_default().push(present);
+        }
+    }
+
+    let more = merged.len() > limit || known_to.is_some();
+    let found = merged
+        .into_iter()
+        .take(limit)
+        .map(|(name, parts)| (name, sum(parts)))
+        .collect();
+
+    (found, more)
+}
+
+/// The counts of several nodes together.
+fn sum(parts: impl IntoIterator<Item = Present>) -> Count {
+    let (mut named, mut count) = (AHashSet::new(), Count::default());
+    for Present {
+        connections,
+        users,
+        names,
+        ..
+    } in parts
+    {
+        count.connections += connections;
+        match names {
+            Some(names) => named.extend(names),
+            None => count.users += users,
+        }
+    }
+
+    count.users += named.len() as u64;
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_breaks_off_ends_the_page() {
+        let list = |names: &[&str], more: bool| {
+            let listed = |(at, name): (usize, &&str)| Listed {
+                channel: (*name).to_owned(),
+                present: Present {
+                    connections: 1,
+                    ..Present::default()
+                },
+                more: more && at + 1 == names.len(),
+            };
+            names.iter().enumerate().map(listed).collect::<Vec<_>>()
+        };
+        let merged = |lists: Vec<Vec<Listed>>, limit| {
+            let (found, more) = merge(lists, limit);
+            let shown = |(name, count): &(String, Count)| format!("{name}{}", count.connections);
+            (found.iter().map(shown).collect::<Vec<_>>().join(" "), more)
+        };
+        let whole = || vec![list(&["a", "c"], false), list(&["a", "b"], false)];
+        assert_eq!(merged(whole(), 10), ("a2 b1 c1".to_owned(), false));
+        assert_eq!(merged(whole(), 2), ("a2 b1".to_owned(), true));
+        let broken = || vec![list(&["a", "c", "d"], false), list(&["a", "b"], true)];
+        assert_eq!(merged(broken(), 10), ("a2 b1".to_owned(), true));
+        assert_eq!(merged(broken(), 1), ("a2".to_owned(), true));
+        assert_eq!(merged(vec![list(&[], true)], 1), (String::new(), false));
+    }
+
+    #[test]
+    fn a_user_on_two_nodes_counts_once() {
+        let part = |names: &[&str]| Present {
+            connections: names.len() as u64,
+            users: names.len() as u64,
+            names: Some(names.iter().map(ToString::to_string).collect()),
+            share: None,
+        };
+        let many = Present {
+            connections: 5000,
+            users: 4000,
+            names: None,
+            share: None,
+        };
+        assert_eq!(
+            sum([part(&["a", "b"]), part(&["b"])]),
+            Count {
+                connections: 3,
+                users: 2
+            }
+        );
+        assert_eq!(
+            sum([part(&["a"]), many]),
+            Count {
+                connections: 5001,
+                users: 4001
+            }
+        );
+    }
+}

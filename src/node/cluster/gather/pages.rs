@@ -1,0 +1,366 @@
+//! Pages over all nodes: members of a channel, and the connections that a target means, node after node.
+
+use std::{collections::VecDeque, future::poll_fn, task::Poll};
+
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{
+    super::rpc_request::{Page, Request},
+    Overall,
+    counts::Counted,
+};
+use crate::{
+    hub::Snapshot,
+    id::{AppId, NodeId},
+    limits::{PAGE_BYTES, PAGE_MAX, PAGE_PARTS_AT_ONCE},
+    node::{Node, NodeError, Target, read_cursor},
+    protocol::native::MembersPage,
+};
+
+/// Where a page over all nodes begins: a node, and that node's own cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PageStart {
+    node: NodeId,
+    within: Option<String>,
+}
+
+impl PageStart {
+    /// Reads what [`PageStart::write`] wrote.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let (node, within) = text
+            .split_once('-')
+            .map_or((text, None), |(node, within)| (node, Some(within)));
+        read_cursor(within.unwrap_or("0.0"))?;
+        Some(Self {
+            node: node.parse().ok()?,
+            within: within.map(ToOwned::to_owned),
+        })
+    }
+
+    /// Where the first page begins.
+    pub(crate) fn first() -> Self {
+        Self {
+            node: NodeId(0),
+            within: None,
+        }
+    }
+
+    /// The text of where a page begins.
+    fn at(node: NodeId, within: Option<String>) -> String {
+        Self { node, within }.write()
+    }
+
+    pub(crate) fn write(&self) -> String {
+        match &self.within {
+            Some(within) => format!("{}-{within}", self.node),
+            None => self.node.to_string(),
+        }
+    }
+}
+
+/// A page over all nodes.
+#[derive(Debug, Default)]
+pub(crate) struct PageOfAll {
+    pub(crate) items: Vec<Box<RawValue>>,
+    pub(crate) cursor: Option<String>,
+    /// Nodes that did not say what they have.
+    unread: Vec<NodeId>,
+}
+
+/// A node that has a part of a page, and how many items it has, as far as is known.
+#[derive(Debug)]
+struct PagePart {
+    node: NodeId,
+    name: String,
+    items: u64,
+}
+
+impl Node {
+    /// A page of up to `limit` members of `channel` on all nodes, by nodes, shards and slots, with their counts, and who is
+    /// `joining` here as if they were in already. A member that stays is on exactly one page. Nodes without members are not asked
+    /// for any.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(crate) async fn cluster_members_page(
+        &self,
+        app: AppId,
+        channel: &str,
+        from: Option<PageStart>,
+        bounds: (usize, usize),
+        joining: Option<&Snapshot>,
+    ) -> Result<Overall<MembersPage>, NodeError> {
+        let joining = joining.filter(|joining| !joining.is_in(channel));
+        let Overall { value, mut missing } = self.counted(app, channel, joining).await?;
+        let Counted {
+            mut count,
+            connections,
+        } = value;
+
+        let mut parts = self.page_parts(app, |_| 0);
+        for part in &mut parts {
+            part.items = if part.node == self.id() {
+                self.count(app, channel).connections + u64::from(joining.is_some())
+            } else {
+                connections.get(&part.node).copied().unwrap_or(0)
+            };
+        }
+
+        parts.retain(|part| part.items > 0);
+
+        let here = |from: Option<String>, (left, bytes)| async move {
+            let bounds = (from.as_deref(), left);
+            Ok(self
+                .page_of_members(app, channel, bounds, bytes, joining)
+                .await)
+        };
+
+        let request = |from, (limit, max_bytes)| Request::Members {
+            channel: channel.to_owned(),
+            from,
+            limit,
+            max_bytes,
+        };
+
+        let page = self.pages(app, parts, from, bounds, here, request).await?;
+        // Counts and members are of the same nodes.
+        for node in &page.value.unread {
+            let unread = connections.get(node).copied().unwrap_or(0);
+            count.connections = count.connections.saturating_sub(unread);
+        }
+
+        // A client that keeps a list by this page looks again once they answer.
+        if let Some(cluster) = &self.cluster
+            && !page.value.unread.is_empty()
+            && cluster.notices.notice_buffers.is_waiting(app, channel)
+        {
+            let lacked = &page.value.unread;
+            cluster.notices.peer_counts.lacked(app, channel, lacked);
+        }
+
+        missing.extend(page.missing);
+        missing.sort();
+        missing.dedup();
+
+        let page = MembersPage {
+            members: to_raw_value(&page.value.items).map_err(|_| NodeError::Failed)?,
+            count: count.connections,
+            users: count.users,
+            cursor: page.value.cursor,
+        };
+
+        Ok(Overall {
+            value: page,
+            missing,
+        })
+    }
+
+    /// All members of `channel` on all nodes, as a list; `None` if that has over `max_bytes`.
+    ///
+    /// # Errors
+    /// [`NodeError::Away`].
+    pub(crate) async fn roster(
+        &self,
+        app: AppId,
+        channel: &str,
+        max_bytes: usize,
+    ) -> Result<Option<Box<RawValue>>, NodeError> {
+        let (mut all, mut bytes, mut from) = (Vec::new(), 0, None);
+        loop {
+            let bounds = (PAGE_MAX, max_bytes);
+            let page = self
+                .cluster_members_page(app, channel, from, bounds, None)
+                .await?;
+            let members: Vec<Box<RawValue>> =
+                serde_json::from_str(page.value.members.get()).map_err(|_| NodeError::Failed)?;
+
+            for member in members {
+                bytes += member.get().len();
+                all.push(member);
+            }
+
+            if bytes > max_bytes {
+                return Ok(None);
+            }
+
+            from = page.value.cursor.as_deref().and_then(PageStart::read);
+            if from.is_none() {
+                return to_raw_value(&all).map(Some).map_err(|_| NodeError::Failed);
+            }
+        }
+    }
+
+    /// Up to `limit` connections that `target` means, and as many as fit one answer, on all nodes, by nodes, shards and
+    /// slots.
+    ///
+    /// # Errors
+    /// Those of [`Node::connections`], and [`NodeError::Away`].
+    pub(crate) async fn cluster_connections(
+        &self,
+        app: AppId,
+        target: Target,
+        from: Option<PageStart>,
+        limit: usize,
+    ) -> Result<Overall<PageOfAll>, NodeError> {
+        // A wrong filter is refused even if no connection of the page is on this node.
+        let bound = self.compile_aside(app, &target).await?;
+        self.select(app, target.clone(), bound)?;
+
+        let here = |from: Option<String>, bounds| {
+            let target = target.clone();
+            async move {
+                self.page_of_connections(app, target, from.as_deref(), bounds)
+                    .await
+            }
+        };
+
+        let request = |from, (limit, max_bytes)| Request::Connections {
+            wire_target: target.wire_target(None),
+            from,
+            limit,
+            max_bytes,
+        };
+
+        // How many each has is not known: one after another.
+        let parts = self.page_parts(app, |_| u64::MAX);
+        self.pages(app, parts, from, (limit, PAGE_BYTES), here, request)
+            .await
+    }
+
+    /// All nodes that serve `app` in the order of their ids, each with the number of its items.
+    fn page_parts(&self, app: AppId, items: impl Fn(NodeId) -> u64) -> Vec<PagePart> {
+        let nodes = self.nodes(|peers| peers.serving(app)).into_iter();
+        let part = |(node, name)| PagePart {
+            node,
+            name,
+            items: items(node),
+        };
+        nodes.map(part).collect()
+    }
+
+    /// Goes through the nodes in their order until the page has as many items, or bytes, as it may. Those whose items fit, as far as
+    /// is known, are asked together.
+    async fn pages<F: Future<Output = Result<Page, NodeError>>>(
+        &self,
+        app: AppId,
+        mut parts: Vec<PagePart>,
+        from: Option<PageStart>,
+        (limit, max_bytes): (usize, usize),
+        here: impl Fn(Option<String>, (usize, usize)) -> F,
+        request: impl Fn(Option<String>, (usize, usize)) -> Request,
+    ) -> Result<Overall<PageOfAll>, NodeError> {
+        let cluster = self.cluster_up()?;
+        let (mut value, mut missing) = (PageOfAll::default(), Vec::new());
+        parts.retain(|part| from.as_ref().is_none_or(|from| part.node >= from.node));
+        let (mut parts, mut bytes) = (VecDeque::from(parts), max_bytes);
+
+        while let Some(first) = parts.front().map(|part| part.node) {
+            let left = limit - value.items.len();
+            let from = from.as_ref().filter(|from| from.node == first);
+            let within = from.and_then(|from| from.within.clone());
+            if left == 0 || bytes == 0 {
+                value.cursor = Some(PageStart::at(first, None));
+                break;
+            }
+
+            let mut before = 0;
+            let mut asked = Vec::new();
+            for part in parts.iter().take(PAGE_PARTS_AT_ONCE) {
+                if before >= left {
+                    break;
+                }
+
+                let (node, bounds) = (part.node, (left - before, bytes));
+                let within = within.clone().filter(|_| node == first);
+                let (here, request) = (&here, &request);
+
+                asked.push(async move {
+                    match cluster {
+                        Some(cluster) if node != self.id() => {
+                            let request = request(within, bounds);
+                            let said = cluster.rpc.call_one(app, node, &request).await;
+                            Ok(said.and_then(|said| serde_json::from_str(said.get()).ok()))
+                        }
+                        _ => here(within, bounds).await.map(Some),
+                    }
+                });
+
+                before = before.saturating_add(usize::try_from(part.items).unwrap_or(usize::MAX));
+            }
+
+            for (at, page) in all_of(asked).await.into_iter().enumerate() {
+                let page: Option<Page> = page?;
+                let (items, size) = page
+                    .as_ref()
+                    .map_or((0, 0), |page| (page.items.len(), page.bytes()));
+                let has_room = value.items.len() + items <= limit && size <= bytes;
+                if at > 0 && !has_room {
+                    // More came meanwhile than were counted. It is asked again for what fits.
+                    break;
+                }
+                let Some(PagePart { node, name, .. }) = parts.pop_front() else {
+                    break;
+                };
+
+                let Some(page) = page else {
+                    value.unread.push(node);
+                    missing.push(name);
+                    continue;
+                };
+
+                bytes = bytes.saturating_sub(size);
+                value.items.extend(page.items);
+                if page.cursor.is_some() {
+                    value.cursor = Some(PageStart::at(node, page.cursor));
+                    return Ok(Overall { value, missing });
+                }
+            }
+        }
+
+        Ok(Overall { value, missing })
+    }
+}
+
+/// Waits for all of `futures` at the same time.
+async fn all_of<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    let mut waiting: Vec<_> = futures.into_iter().map(|it| (Box::pin(it), None)).collect();
+    poll_fn(|cx| {
+        let mut is_pending = false;
+        for (future, done) in &mut waiting {
+            if done.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(value) => *done = Some(value),
+                    Poll::Pending => is_pending = true,
+                }
+            }
+        }
+
+        if is_pending {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
+
+    waiting.into_iter().filter_map(|(_, done)| done).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_survives_its_text() {
+        for within in [None, Some("1.23".to_owned())] {
+            let place = PageStart {
+                node: NodeId(77),
+                within,
+            };
+            assert_eq!(PageStart::read(&place.write()), Some(place));
+        }
+        for bad in ["", "x", "00000000-", "0000001-1", "0000001-a.b"] {
+            assert_eq!(PageStart::read(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What is in the list, and how it is written: change by change, or as a whole.
+
+use std::sync::LazyLock;
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use smol_str::SmolStr;
+
+use super::{super::resume_from_list::record, LIST, NEW_LIST, Roster, command};
+use crate::{
+    bus::{BusError, Script, Topic},
+    hub::{Change, Listing, Snapshot, State, channel_key},
+    id::{AppId, ConnectionId},
+    limits::MEMBERS_AT_ONCE,
+    time_slice::TimeSlice,
+};
+
+/// The fields of a list that change, by name; those without a value go.
+type Fields = AHashMap<String, Option<Vec<u8>>>;
+
+/// The field of the list that says which of its versions it is. Neither a member's field nor a connection's has this form.
+const VERSION: &str = "version";
+
+/// Changes a list, if it is of the version that it is to be changed from.
+/// KEYS: the list. ARGV: that version, none if there was no list; the version after; then fields with their values. A field
+/// without a value goes.
+static CHANGE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if (redis.call('HGET', KEYS[1], 'version') or '') ~= ARGV[1] then return 0 end
+         if #ARGV == 2 then return 1 end
+         local gone, set = {}, {'version', ARGV[2]}
+         for at = 3, #ARGV, 2 do
+           if ARGV[at + 1] == '' then
+             gone[#gone + 1] = ARGV[at]
+           else
+             set[#set + 1] = ARGV[at]
+             set[#set + 1] = ARGV[at + 1]
+           end
+         end
+         if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
+         redis.call('HSET', KEYS[1], unpack(set))
+         return 1",
+    )
+});
+
+/// A member as the list has it: enough to say that it has left, and to bring its client back.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::node::cluster) struct Listed {
+    pub(super) user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::node::cluster) data: Option<Box<RawValue>>,
+    /// It hears of the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::node::cluster) watched: bool,
+    /// Its rights did not allow it to join by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::node::cluster) was_put: bool,
+}
+
+/// A connection with the channels in which it hears of the others.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) connection: Snapshot,
+    watched: Vec<SmolStr>,
+}
+
+impl Roster {
+    /// Makes changes to the list, if Redis has version `before` of it. Returns the version that Redis has then; nothing if it has
+    /// lost the list.
+    pub(super) async fn change_list(
+        &self,
+        batch: &[Change],
+        before: String,
+        now: String,
+    ) -> Result<Option<String>, BusError> {
+        let fields = self.changed_fields(batch);
+        let now = if fields.is_empty() {
+            before.clone()
+        } else {
+            now
+        };
+
+        let mut args: Vec<Bytes> = vec![before.into(), now.clone().into()];
+        for (field, value) in fields {
+            args.push(field.into());
+            args.push(value.unwrap_or_default().into());
+        }
+
+        let home = Topic::Node(self.node);
+        let keys = vec![self.bus.key(&home, LIST)];
+        let changed = self.bus.eval(&CHANGE, &home, keys, args).await?;
+
+        Ok((changed == redis::Value::Int(1)).then_some(now))
+    }
+
+    /// What changes make of the list: places in channels, and to whom each connection belongs.
+    fn changed_fields(&self, batch: &[Change]) -> Fields {
+        let mut fields = Fields::new();
+        let mut records: AHashMap<ConnectionId, Option<&Change>> = AHashMap::new();
+        for change in batch {
+            let Change {
+                app,
+                channel,
+                member,
+                listing,
+            } = change;
+
+            let field = self.field(*app, channel, member.id());
+            match listing {
+                Listing::In { watches, previous } => {
+                    fields.insert(field, Some(listed(member, channel, *watches)));
+                    // The last one of a connection names all of its channels. It may name some that were left since.
+                    records.insert(member.id(), Some(change));
+                    if let Some(previous) = *previous {
+                        fields.insert(self.field(*app, channel, previous), None);
+                        records.insert(previous, None);
+                    }
+                }
+                Listing::Out { is_over } => {
+                    fields.insert(field, None);
+                    if *is_over || member.channels().all(|other| other == channel) {
+                        records.insert(member.id(), None);
+                    }
+                }
+            }
+        }
+
+        for (id, change) in records {
+            let record = |change: &Change| {
+                let app = &self.apps.get(change.app).name;
+                record(app, &change.member, Some(&change.channel))
+            };
+            fields.insert(id.to_string(), change.map(record));
+        }
+
+        fields
+    }
+
+    /// Lists those who may come back to a profile alone. If the list is written as a whole, they are in it as well.
+    pub(super) async fn list_profiles(&self) -> Result<(), BusError> {
+        let mut fields = Vec::new();
+        let mut slice = TimeSlice::begin();
+        for (lost, _) in self.hub.context().resume_table.all().await {
+            slice.rest().await;
+            if lost.channels().next().is_none() {
+                let record = record(&self.apps.get(lost.app).name, &lost, None);
+                fields.push((lost.id().to_string(), record));
+            }
+            if fields.len() >= MEMBERS_AT_ONCE {
+                self.write_fields(LIST, std::mem::take(&mut fields)).await?;
+            }
+        }
+
+        self.write_fields(LIST, fields).await
+    }
+
+    /// Writes the whole list anew as version `now`, beside the one that is there, and puts it in its place.
+    pub(super) async fn write_list(&self, now: String) -> Result<String, BusError> {
+        let home = Topic::Node(self.node);
+        let [list, new] = self.list_keys(&home);
+
+        // First of all, so that nothing is gathered while Redis is away.
+        self.bus.command(&home, command("UNLINK", &[&new])).await?;
+        self.hub.context().metrics.bus.lists_written.inc();
+        let mut members = self.all_members().await;
+
+        // Those who may come back are to leave too if the node does not live to see that they do not.
+        let lost = self.hub.context().resume_table.all().await.into_iter();
+        members.extend(lost.map(|(connection, watched)| Watcher {
+            connection,
+            watched,
+        }));
+
+        let mut fields = vec![(VERSION.to_owned(), now.clone().into_bytes())];
+        let mut slice = TimeSlice::begin();
+        for Watcher {
+            connection,
+            watched,
+        } in &members
+        {
+            slice.rest().await;
+            let place = |channel: &SmolStr| {
+                let field = self.field(connection.app, channel, connection.id());
+                (
+                    field,
+                    listed(connection, channel, watched.contains(channel)),
+                )
+            };
+
+            fields.extend(connection.channel_names().map(place));
+            let record = record(&self.apps.get(connection.app).name, connection, None);
+            fields.push((connection.id().to_string(), record));
+
+            if fields.len() >= MEMBERS_AT_ONCE {
+                self.write_fields(NEW_LIST, std::mem::take(&mut fields))
+                    .await?;
+            }
+        }
+
+        self.write_fields(NEW_LIST, fields).await?;
+        // Renamed over, it would be freed while everyone waits. Whoever reaps looks at both.
+        self.bus.command(&home, command("UNLINK", &[&list])).await?;
+        self.bus
+            .command(&home, command("RENAME", &[&new, &list]))
+            .await?;
+
+        Ok(now)
+    }
+
+    /// Adds fields to `list`.
+    async fn write_fields(
+        &self,
+        list: &str,
+        fields: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), BusError> {
+        if fields.is_empty() {
+            return Ok(());
+        }
+        let home = Topic::Node(self.node);
+        let mut set = redis::cmd("HSET");
+        set.arg(self.bus.key(&home, list));
+        for (field, value) in fields {
+            set.arg(field).arg(value);
+        }
+        self.bus.command(&home, set).await.map(drop)
+    }
+
+    /// Connections that are in a channel.
+    pub(super) async fn all_members(&self) -> Vec<Watcher> {
+        let mut members = Vec::new();
+        let mut slice = TimeSlice::begin();
+        for shard in self.hub.shards() {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                next = shard.lock(|table| {
+                    let (tenants, rest) = table.tenants(from);
+                    for at in tenants {
+                        if table.state(at) == State::Open
+                            && let Some(connection) = table.connection(at)
+                            && connection.channels().next().is_some()
+                        {
+                            let app = connection.app;
+                            let is_watched = |name: &&SmolStr| {
+                                table.is_watching(app, &channel_key(name), at.slot)
+                            };
+                            let watched = connection.channel_names().filter(is_watched);
+                            members.push(Watcher {
+                                watched: watched.cloned().collect(),
+                                connection,
+                            });
+                        }
+                    }
+
+                    rest
+                });
+
+                slice.rest().await;
+            }
+        }
+
+        members
+    }
+
+    fn field(&self, app: AppId, channel: &str, member: ConnectionId) -> String {
+        format!("{} {channel} {member}", self.apps.get(app).name)
+    }
+}
+
+fn listed(member: &Snapshot, channel: &str, watched: bool) -> Vec<u8> {
+    let data = member
+        .profile()
+        .and_then(|profile| to_raw_value(profile).ok());
+    let listed = Listed {
+        user: member.user().map(ToOwned::to_owned),
+        data,
+        watched,
+        was_put: !member.rights.may_join(channel),
+    };
+    // Texts and JSON always serialize.
+    serde_json::to_vec(&listed).unwrap_or_default()
+}
