@@ -53,11 +53,13 @@ const ALLOWED: [&str; 15] = [
 ];
 
 /// Good English in messages, and what other programs call it.
-const ALLOWED_IN_MESSAGES: [&str; 4] = [
+const ALLOWED_IN_MESSAGES: [&str; 6] = [
     "has left behind",
     "is no longer",
     "stands for",
+    "there are none",
     "there is no ",
+    "there is none",
 ];
 
 fn root() -> PathBuf {
