@@ -1,4 +1,4 @@
-//! Where a scan of one shard stands.
+//! How far a scan of one shard is.
 
 use smallvec::SmallVec;
 

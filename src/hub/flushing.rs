@@ -285,7 +285,7 @@ impl Table {
     }
 }
 
-/// How a refused connection stands after a write.
+/// The state of a refused connection after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Frames still wait.

@@ -136,7 +136,7 @@ impl Table {
         }
     }
 
-    /// Takes an open connection out of `channel`; false if it was no member.
+    /// Takes an open connection out of `channel`; false if it was not a member.
     pub(crate) fn leave(&mut self, at: SlotRef, channel: &str) -> bool {
         if self.state(at) != State::Open {
             return false;
@@ -202,7 +202,7 @@ impl Table {
     /// Replaces what an open connection says about itself; null removes it. Returns in how many of its channels others may
     /// hear of that, or `None` if it is not open.
     ///
-    /// Filters see it, and members are told of it, from this moment on.
+    /// Filters see it, and members are notified of it, from this moment on.
     pub(crate) fn set_profile(&mut self, at: SlotRef, profile: Value) -> Option<u32> {
         if self.state(at) != State::Open {
             return None;

@@ -156,7 +156,7 @@ impl Outbox {
     }
 }
 
-/// Frames that a socket refused, or that are replayed to it, and those that came behind them.
+/// Frames that a socket refused, or that are replayed to it, and those that came after them.
 ///
 /// Only the thread that owns the socket takes from the front; any thread may append. While the owner writes, the
 /// frames it holds stay in place, and what another thread wants thrown away waits for it.
@@ -171,7 +171,7 @@ pub(super) struct Backlog {
     counted: usize,
     /// Bytes of replayed frames not yet taken.
     replayed_bytes: usize,
-    /// Frames at the front that are known to be replayed, or to carry no event: what is thrown away stands after them.
+    /// Frames at the front that are known to be replayed, or to carry no event: what is thrown away comes after them.
     kept: usize,
     /// Frames at the front that the owner is writing now, and their bytes not yet taken.
     in_flight: (usize, usize),
@@ -187,7 +187,8 @@ pub(super) struct Backlog {
     wire: Option<Wire>,
 }
 
-/// Frames out of a history, ready to be handed over: there may be thousands, and the shard's lock is not held meanwhile.
+/// Frames out of a history, ready to be handed over: there may be thousands, and the shard's lock is not held in the
+/// meantime.
 ///
 /// They count as refused bytes of the node from now on.
 #[derive(Debug)]
@@ -436,7 +437,7 @@ impl Backlog {
         self.frames.is_empty()
     }
 
-    /// Close frames that were appended behind the discarded ones are kept: they are no events.
+    /// Close frames that were appended after the discarded ones are kept: they are no events.
     fn discard_rest(&mut self) -> u64 {
         let begun = usize::from(self.written > 0);
         let mut dropped = 0;

@@ -268,7 +268,7 @@ impl Table {
             return dropped > 0;
         }
 
-        // The owner logs it, without the lock: whoever reads the log may be slow as well.
+        // The owner logs it, without the lock: the reader of the log may be slow as well.
         match connection {
             Some(connection) if self.slow.len() < SLOW_LOGGED => self.slow.push(SlowConsumer {
                 connection,

@@ -21,7 +21,7 @@ use crate::{
     limits::{LAPSED_CHANNELS, LOST_MAX, SCAN_CHUNK},
 };
 
-/// Protocols whose clients come back as others: a lost connection of theirs has left at once.
+/// Protocols whose clients come back as others: a lost connection of theirs has left immediately.
 const NEVER_RESUMING: [&str; 2] = ["altogic", "agnost"];
 
 /// A connection that neither its client nor a caller has ended, with the channels it may come back to.
@@ -132,7 +132,7 @@ impl DetachedConnections {
 /// What became of taking a lost connection out of a channel.
 #[derive(Debug)]
 pub(super) enum Left {
-    /// It was in the channel, and is not any more.
+    /// It was in the channel, and is not any longer.
     Done,
     /// It has changed since it was looked at.
     Changed(Snapshot),
@@ -259,8 +259,8 @@ impl ResumeTable {
         self.returning.give_up(id, channel)
     }
 
-    /// Holds returning clients off `channel` while some are taken out of it, wherever they are: else one could be lost, or
-    /// come back, behind whoever looks.
+    /// Holds returning clients off `channel` while some are taken out of it, wherever they are: else one could be lost,
+    /// or come back where the search has been.
     pub(crate) fn hold_off(&self, app: AppId, channel: &str) -> HeldOff<'_> {
         self.returning.hold_off(app, channel)
     }
@@ -321,7 +321,7 @@ impl ResumeTable {
                 .await;
         }
 
-        // After the queues: who is taken out of one meanwhile is found here.
+        // After the queues: who is taken out of one in the meantime is found here.
         let returning = self.returning.of(channel);
         leave
             .take_out(returning, |one| self.returning.take_out(one, channel))

@@ -268,8 +268,8 @@ impl Hub {
         self.admission.scan(app).await
     }
 
-    /// Places a small publication at once, without yielding, unless its filter is heavy: then only as far as one turn of
-    /// the thread goes.
+    /// Places a small publication immediately, without yielding, unless its filter is heavy: then only as far as one
+    /// turn of the thread goes.
     ///
     /// # Errors
     /// The rest, for [`Hub::place_rest`].

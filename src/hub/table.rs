@@ -1,4 +1,4 @@
-//! One shard's connections: slots, indexes, outboxes and the log, all behind the shard's one lock.
+//! One shard's connections: slots, indexes, outboxes and the log, all under the shard's one lock.
 
 use std::{
     collections::VecDeque,
@@ -118,7 +118,7 @@ impl Context {
     }
 }
 
-/// On which flush list an outbox stands.
+/// On which flush list an outbox is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dirty {
     No,
@@ -188,7 +188,7 @@ pub(crate) struct Table {
 #[error("this shard holds as many connections as it can name")]
 pub(crate) struct Full;
 
-/// What a connection left behind.
+/// What a connection leaves when it is removed.
 #[derive(Debug)]
 pub(crate) struct Departure {
     pub(crate) connection: Snapshot,
@@ -312,7 +312,7 @@ impl Table {
         self.slot(at).is_none_or(|slot| slot.form.is_native())
     }
 
-    /// How `at` stands; `Free` if it is gone.
+    /// The state of `at`; `Free` if it is gone.
     pub(crate) fn state(&mut self, at: SlotRef) -> State {
         self.slot(at).map_or(State::Free, |slot| slot.state)
     }
@@ -419,8 +419,8 @@ impl Table {
             .sum()
     }
 
-    /// Notes that a change of a connection has cost `work`. Whoever goes through connections under one hold of the lock ends
-    /// the hold by it, so each change that takes more than a moment says so here.
+    /// Notes that a change of a connection has cost `work`. A loop that goes through connections under one hold of the
+    /// lock ends the hold by it, so each change that takes more than a moment says so here.
     pub(crate) fn charge(&mut self, work: u32) {
         self.work = self.work.saturating_add(work);
     }

@@ -25,9 +25,9 @@ pub const MESSAGE_FRAGMENTS: u32 = 4096;
 /// Rate-limited messages in a row after which a client is closed with 4102.
 pub const RATE_LIMIT_STRIKES: u32 = 100;
 
-/// Messages that an anonymous connection may send at once when it has just come: a token, a profile, and joining the
-/// channels of a page that does not name them in its address. Whatever more it sends, it has to earn first: a bound that
-/// connecting again would restore is no bound. A user needs no such start, since its bucket is kept.
+/// Messages that an anonymous connection may send together when it has just come: a token, a profile, and joining the
+/// channels of a page that does not name them in its address. Whatever more it sends, it has to earn first: a bound
+/// that connecting again would restore is no bound. A user needs no such start, since its bucket is kept.
 pub const ANONYMOUS_START: u32 = 20;
 
 /// Users of one app, or addresses, of which a node remembers how much they have sent lately; about 64 bytes each. Whoever has
@@ -56,8 +56,8 @@ pub const MESSAGE_TIME: Duration = Duration::from_secs(30);
 /// an honest one is whole within milliseconds.
 pub const UNFINISHED_BYTES: usize = 64 * 1024 * 1024;
 
-/// Memory of all messages of a node that came behind one which has yet to be done, such as a join whose client reads its replay
-/// slowly. Past it the client that waits for longest is closed.
+/// Memory of all messages of a node that came after one which has yet to be done, such as a join whose client reads its
+/// replay slowly. Past it the client that waits for longest is closed.
 pub const HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// Calls of one connection to functions of the embedding program that run at the same time. As many as a page asks for when it

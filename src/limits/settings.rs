@@ -25,7 +25,7 @@ pub struct Limits {
     pub channels_per_connection: usize,
     /// Messages a second that one client may send, on average.
     pub messages_per_second: u32,
-    /// Messages a client may send at once after being quiet.
+    /// Messages a client may send together after being quiet.
     pub message_burst: u32,
     /// Bytes that one socket refused and that wait for it. A phone in a tunnel for a few seconds fits.
     #[serde(with = "crate::limits::size")]
@@ -45,8 +45,8 @@ pub struct Limits {
     /// Time for a client to finish its request's head, and for a body to arrive.
     #[serde(with = "crate::limits::duration")]
     pub handshake: Duration,
-    /// How long an HTTP connection may rest between requests. A load balancer must give one up sooner than the server, or it
-    /// sends a request into its end. Those of clouds keep one for up to 600 s, and cannot be told otherwise.
+    /// How long an HTTP connection may rest between requests. A load balancer must give one up sooner than the server,
+    /// or it sends a request into its end. Those of clouds keep one for up to 600 s, and that cannot be set.
     #[serde(with = "crate::limits::duration")]
     pub http_idle: Duration,
     /// Time for a client to authenticate by message where authentication is required.
@@ -125,8 +125,8 @@ pub struct Limits {
     /// change of network takes a phone less.
     #[serde(with = "crate::limits::duration")]
     pub resume_window: Duration,
-    /// Notices about single members that a channel sends a second; more are told as counts, and 0 leaves only counts.
-    /// What every member is told about every member grows with the square of the channel.
+    /// Notices about single members that a channel sends a second; more are sent as counts, and 0 leaves only counts.
+    /// What every member is sent about every member grows with the square of the channel.
     pub presence_notices: u32,
     /// Members above which the notices of a channel are only counts. Nobody reads a list as long.
     pub presence_members: usize,

@@ -15,18 +15,19 @@ pub const SMALL_EXPECTED: Duration = Duration::from_millis(50);
 /// Small slices flushed before a waiting bulk slice gets its turn.
 pub const SMALL_SLICES_PER_BULK: usize = 4;
 
-/// Connections written between two looks at the clock while single events come, and told of others' coming and going.
+/// Connections written between two looks at the clock while single events come, and notified of others' coming and
+/// going.
 pub const SLICE_STRIDE: usize = 8;
 
-/// Connections written between two looks at the clock otherwise. What of each is not in the processor's cache is fetched
-/// for all of them at once, which is waited for once.
+/// Connections written between two looks at the clock otherwise. What of each is not in the processor's cache is
+/// fetched for all of them at the same time, which is waited for once.
 pub const WRITE_STRIDE: usize = 16;
 
 /// Frames of a client between two looks at the clock: several microseconds' work.
 pub const RECEIVE_STRIDE: usize = 8;
 
 /// Connections looked at between two looks at the clock, and under one hold of the lock, while placing: two or three
-/// microseconds' work. No system call lies between them, as it does in [`SLICE_STRIDE`].
+/// microseconds' work. No system call comes between them, as it does in [`SLICE_STRIDE`].
 pub const SCAN_CHUNK: usize = 64;
 
 /// Work after which a hold of a shard's lock ends, and after which the thread turns to other work: about as long as [`SLICE`].

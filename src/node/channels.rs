@@ -139,7 +139,8 @@ impl Node {
         }
     }
 
-    /// Where `channel` stands, if its events are kept. Belongs into the channel's lock where it must stay true.
+    /// The position of `channel`, if its events are stored. Belongs into the channel's lock where it must stay
+    /// true.
     ///
     /// # Errors
     /// [`NodeError::History`] where that is out of reach.
@@ -242,7 +243,8 @@ impl Node {
         )
     }
 
-    /// Puts the connections that `target` means into `channel`; each is told, before every event of it.
+    /// Puts the connections that `target` means into `channel`. Each is notified, before every event of
+    /// it.
     ///
     /// Carried out whatever becomes of the caller.
     ///
@@ -295,8 +297,8 @@ impl Node {
         .await?
     }
 
-    /// Takes the connections that `target` means out of `channel`; answers how many were in it. Each is told, after
-    /// every event of it.
+    /// Takes the connections that `target` means out of `channel`; returns how many were in it. Each is notified,
+    /// after every event of it.
     ///
     /// # Errors
     /// As [`Node::join_all`].
@@ -314,7 +316,7 @@ impl Node {
 
         run_detached(async move {
             let resume_table = &node.hub.context().resume_table;
-            // Nobody comes back to the channel behind the scan.
+            // Nobody comes back to the channel where the scan has been.
             let held_off = resume_table.hold_off(app, &channel);
             let told = native::left(&channel);
             let mut left = 0;
@@ -338,7 +340,8 @@ impl Node {
                     &channel,
                     |lost| selection.means(lost),
                     |lost| {
-                        // One of another node was counted there. The members are told by who brings its client back here.
+                        // One of another node was counted there. The node that brings its client back here notifies the
+                        // members.
                         if lost.id().node == node.id() {
                             node.hub.presence(app).lapsed(&channel, lost, false);
                         }

@@ -191,7 +191,7 @@ impl NodeError {
 pub(crate) enum Phase {
     /// Serving.
     Serving,
-    /// Told to leave: readiness fails, and all else goes on.
+    /// Asked to leave: readiness fails, and all else goes on.
     Leaving,
     /// Sending its clients away.
     Draining,

@@ -19,7 +19,7 @@ use crate::{
     time_slice::TimeSlice,
 };
 
-/// How often gathered counts are told, and what is over its time is removed.
+/// How often gathered counts are sent, and what is over its time is removed.
 const GATHERING: Duration = Duration::from_secs(1);
 
 impl Node {
@@ -40,7 +40,8 @@ impl Node {
             let mut slice = TimeSlice::begin();
             let flushes = notices.take_flushes();
 
-            // Only what is due by now: what comes in meanwhile must not keep the rest of this loop waiting.
+            // Only what is due by now: what comes in the meantime must not keep the rest of this loop
+            // waiting.
             for (app, channel) in notices.take_due() {
                 self.tell(app, &channel, false, &mut slice).await;
                 slice.rest().await;
@@ -233,7 +234,8 @@ impl LocalResume {
         (app, user, device): (AppId, Option<&str>, Option<&str>),
     ) -> Option<Self> {
         let alive = hub.find(app, id);
-        // A device is no credential: whoever has nothing else may come back, and may not send anyone away.
+        // A device is not a credential: a client that has nothing else may come back, and may not send
+        // anyone away.
         if user.is_some() && alive.is_some_and(|alive| alive.is_of_client(app, user, device)) {
             hub.shard(usize::from(id.shard)).lock_and_wake(|table| {
                 if let Some(at) = table.find(app, id).and_then(|slot| table.reference(slot)) {

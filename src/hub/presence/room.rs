@@ -100,7 +100,8 @@ impl Room {
             .map_or(0, |counts| u64::from(counts.live) + u64::from(counts.lost))
     }
 
-    /// Whether nobody is here, and nobody may come back: what becomes of a lost connection is told until then.
+    /// Whether nobody is here, and nobody may come back: what becomes of a lost connection is reported until
+    /// then.
     pub(super) fn is_empty(&self) -> bool {
         self.connections == 0 && self.users.is_empty() && self.lost_anonymous == 0
     }

@@ -66,7 +66,7 @@ impl Awaited {
     fn came(&self, id: Uuid, key: &Key, counts: Counts) {
         let awaited = self.0.lock().remove(&(id, key.clone()));
         if let Some(sender) = awaited {
-            // Fails only if nobody waits any more.
+            // Fails only if nobody waits any longer.
             let _ = sender.send(counts);
         }
     }
@@ -122,7 +122,8 @@ impl Drop for Appending<'_> {
     }
 }
 
-/// How long a caller waits for what it has kept to come back over the bus: anew for each event, until one has not come.
+/// How long a caller waits for what it has kept to come back over the bus: again for each event, until one has not
+/// come.
 pub(in crate::node) struct EchoTimeout(Duration);
 
 impl EchoTimeout {
@@ -196,7 +197,8 @@ impl Replicator {
 
     /// Notes that something may have been missed of the durable channels that `is_meant` names, and has it fetched.
     pub(super) async fn taint(&self, is_meant: impl Fn(&Key) -> bool) {
-        // A client that joins meanwhile is not misled: its join sees the gap by itself (`SubscriptionState`), and asks the history.
+        // A client that joins in the meantime is not misled: its join sees the gap by itself
+        // (`SubscriptionState`), and asks the history.
         let mut slice = TimeSlice::begin();
         for stripe in self.watermarks.stripes() {
             stripe.taint(&is_meant);
@@ -292,7 +294,7 @@ impl Replicator {
     }
 
     /// Brings the members of a durable channel up to `position`, of which the caller has just learned in the channel's
-    /// turn: whoever joins now begins after it, and what the bus brings up to it is dropped.
+    /// turn: a client that joins now begins after it, and what the bus brings up to it is dropped.
     async fn advance(
         &self,
         key: &Key,
@@ -534,8 +536,8 @@ impl Replicator {
         }
     }
 
-    /// Fetches what was missed of every tainted channel, of several at the same time; what is certain to be missing is told.
-    /// False if some of it could not be had.
+    /// Fetches what was missed of every tainted channel, of several at the same time; what is certain to be missing is
+    /// reported. False if some of it could not be had.
     async fn recover(self: &Arc<Self>) -> bool {
         let mut fetches = Fetches::new(RECOVER_CHANNELS, &self.hub.context().metrics);
         let stripes = self.watermarks.stripes();
@@ -569,13 +571,13 @@ impl Replicator {
         true
     }
 
-    /// Forgets how far channels were placed that nobody here is in any more.
+    /// Forgets how far channels were placed that nobody here is in any longer.
     async fn forget_left(&self) {
         let mut slice = TimeSlice::begin();
         for key in self.watermarks.stripes().flat_map(Stripe::keys) {
             slice.rest().await;
             if !self.has_members(&key) {
-                // Whoever joins just now holds the turn until they are in.
+                // A client that joins just now holds the lock until it is in.
                 let _topic_lock = self.topic_locks.lock(&key).await;
                 if !self.has_members(&key) {
                     self.watermarks.remove(&key);
@@ -608,8 +610,9 @@ impl Replicator {
         }
     }
 
-    /// Places what came after `at`, up to the offset `until`. The members are told first if it is of another epoch, or if not
-    /// all of it is there any more. `came` is the event by which the bus told of it, if it did.
+    /// Places what came after `at`, up to the offset `until`. The members are notified first if it is of another
+    /// epoch, or if not all of it is there any longer. `came` is the event by which it became known over the bus,
+    /// if it did.
     async fn catch_up(
         &self,
         key: &Key,
@@ -725,7 +728,7 @@ impl Replicator {
     }
 }
 
-/// Where an event stands to what is placed.
+/// How an event compares with what is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// It is placed already.

@@ -64,7 +64,8 @@ impl Node {
         })
     }
 
-    /// The same after this node has done its part: those that cannot be asked any more are named as missing.
+    /// The same after this node has done its part: those that cannot be asked any longer are named as
+    /// missing.
     pub(super) async fn call_remote_if_up(&self, app: AppId, request: &Request) -> Responses {
         let names = || {
             self.cluster

@@ -74,7 +74,7 @@ pub(super) struct Peers {
     version: AtomicU8,
     /// The apps that this node leads.
     lead: Leadership,
-    /// Those with the name of this one: since when, until it was told.
+    /// Those with the name of this one: since when, until it was logged.
     namesakes: Mutex<AHashMap<NodeId, Option<Instant>>>,
 }
 
@@ -227,7 +227,7 @@ impl Membership {
         self.belongs.load(SeqCst)
     }
 
-    /// Notes whether the other nodes were told of this one.
+    /// Notes whether the other nodes were notified of this one.
     pub(super) fn note_greeted(&self, is_told: bool) {
         self.belongs.store(is_told, SeqCst);
     }
@@ -565,7 +565,7 @@ pub(super) struct Leases {
     leader: String,
     held: Vec<String>,
     dead: Vec<String>,
-    /// This node's own lease was over, so that its members may have been told to have left.
+    /// This node's own lease was over, so that its members may have been reported as left.
     pub(super) is_lapsed: bool,
     left: Vec<String>,
     stated: Vec<String>,
@@ -650,7 +650,7 @@ impl Known {
     }
 }
 
-/// Stands for the leader where no node of version 1 leads.
+/// In place of the leader where no node of version 1 leads.
 const BY_APP: &str = "by-app";
 
 /// Where the apps of each node are.

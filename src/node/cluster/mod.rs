@@ -262,7 +262,7 @@ impl Cluster {
 
             if let Some(leases) = leases {
                 if leases.is_lapsed {
-                    // The members here may have been told to have left.
+                    // The members here may have been reported as left.
                     self.roster.restore();
                 }
                 let changes = renewals.take_over(leases).await;

@@ -1,5 +1,5 @@
-//! Notices that come while a page of members is gathered over all nodes, for whoever waits for it: told behind the page,
-//! they make it whole.
+//! Notices that come while a page of members is gathered over all nodes, for the client that waits for it: sent after
+//! the page, they make it whole.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,7 @@ type InChannel = BTreeMap<(usize, usize), Arc<Waiting>>;
 
 #[derive(Debug)]
 struct Waiting {
-    /// Whoever waits.
+    /// The client that waits.
     connection: ConnectionId,
     /// `None` once there were too many.
     notices: Mutex<Option<Vec<Frame>>>,
@@ -50,7 +50,7 @@ pub(crate) struct NoticeBuffer {
     /// Its place among those of the channel.
     place: (usize, usize),
     waiting: Arc<Waiting>,
-    /// Notices come here meanwhile.
+    /// Notices come here in the meantime.
     _watch: WatchGuard,
 }
 
@@ -93,7 +93,7 @@ impl NoticeBuffers {
     }
 
     /// Takes notices for those on the shard `shard` who wait for them. Called under that shard's lock, under which they
-    /// stop waiting too: so each notice is either here, or told to a member that watches.
+    /// stop waiting too: so each notice is either here, or sent to a member that watches.
     pub(in crate::node) fn note(&self, shard: usize, app: AppId, channel: &str, frames: &[About]) {
         if self.count.load(SeqCst) == 0 {
             return;
@@ -128,7 +128,7 @@ impl NoticeRelay {
         connection: ConnectionId,
     ) -> NoticeBuffer {
         let watch = self.subscribe_watch(app, channel).await;
-        // What is told before that may lack what other nodes have.
+        // What is sent before that may lack what other nodes have.
         let patience = self.hub.context().limits.node_call_timeout;
         if self.rpc.check_reach().is_ok() {
             self.peer_counts.settled(app, channel, patience).await;
@@ -147,8 +147,8 @@ impl NoticeRelay {
 }
 
 impl NoticeBuffer {
-    /// The notices so far, in order; `None` if they were too many, and what they tell of has to be fetched anew. To be
-    /// called under the lock of the connection's shard.
+    /// The notices so far, in order; `None` if they were too many, and what they tell of has to be fetched again. To
+    /// be called under the lock of the connection's shard.
     pub(crate) fn take(&self) -> Option<Vec<Frame>> {
         self.waiting.notices.lock().as_mut().map(std::mem::take)
     }

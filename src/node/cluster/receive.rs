@@ -371,7 +371,7 @@ impl BusReceiver {
             let result = match permit {
                 Some(_permit) => handle_request(&node, &cluster, (app, from), rpc).await,
                 None => to_raw_value(&Refusal {
-                    error: "too many requests at once".to_owned(),
+                    error: "too many requests at the same time".to_owned(),
                 }),
             };
             if let Ok(result) = result {

@@ -153,8 +153,8 @@ impl RemovalRecords {
         !self.resume_window.is_zero() && self.membership.ended().is_within(self.kept)
     }
 
-    /// Leaves a record that those whom `aim` means were taken out of `channel`, on all nodes but for those that have `done` that
-    /// themselves.
+    /// Leaves a record that those whom `aim` means were taken out of `channel`, on all nodes except for those that have
+    /// `done` that themselves.
     pub(super) async fn note_removal(
         &self,
         (app, channel): (AppId, &str),

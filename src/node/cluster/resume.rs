@@ -86,7 +86,8 @@ pub(super) enum Handed {
 const IN_LIST: &str = "in the list";
 
 /// The channels of another node's lost connection, on their way to the one here that takes its place. Their members are
-/// told that the lost one has left those that were not taken when this is dropped: its own node says nothing any more.
+/// notified that the lost one has left those that were not taken when this is dropped: its own node says nothing any
+/// longer.
 #[derive(Debug)]
 pub(crate) struct RemoteResume {
     hub: Arc<Hub>,
@@ -155,7 +156,8 @@ impl RemoteResume {
             return;
         };
 
-        // It may have been claimed, or taken out of the channel: its members are told here all the same.
+        // It may have been claimed, or taken out of the channel: its members are notified here all the
+        // same.
         self.hub.context().resume_table.give_up(&self.lost, &name);
         let user: Vec<String> = self.user.iter().map(ToString::to_string).collect();
         let tally = self
@@ -296,7 +298,8 @@ impl Handover {
             channels: resume_state.channels.into(),
         };
 
-        // Before that node lets go of the places: whoever takes connections out of the channel finds them there or here.
+        // Before that node lets go of the places: a call that takes connections out of the channel finds them there or
+        // here.
         let mut lost = own.clone();
         Arc::make_mut(&mut lost).attributes.connection.id = id;
         let places: Vec<SmolStr> = taken.iter().map(SmolStr::from).collect();
@@ -310,7 +313,7 @@ impl Handover {
         let is_silent = !resume_state.is_listed && settled.is_none();
         let is_from_list = matches!(settled, None | Some(Settled::Elsewhere(_)));
         if is_from_list {
-            // Else whoever reaps that node tells that the client has left.
+            // Else the node that reaps that node reports that the client has left.
             settled = self.roster.take_from_list(app, &id, &taken).await;
         }
 
@@ -323,7 +326,8 @@ impl Handover {
         if is_from_list {
             let names = remote_resume.channels.iter().map(|channel| &channel.name);
             let places: Vec<SmolStr> = names.map(SmolStr::from).collect();
-            // After the places are expected here, or a call that takes it out meanwhile would find neither.
+            // After the places are expected here, or a call that takes it out in the meantime would find
+            // neither.
             let removed = self.removals.removed_from(node, &lost, &places).await;
             remote_resume.leave(&removed);
             gone.extend(removed.iter().map(ToString::to_string));
@@ -423,7 +427,8 @@ impl Handover {
                 continue;
             }
 
-            // Before the place is gone from here: whoever does not find it any more learns where it went.
+            // Before the place is gone from here: a call that no longer finds it learns where it
+            // went.
             self.moved.note(app, &channel, to);
             if local_resume.hand_over() {
                 // Before the other node tells of its client: what is here counts there.

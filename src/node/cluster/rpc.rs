@@ -1,4 +1,5 @@
-//! Asking other nodes ([`Rpc`]): a request by the bus, answers by the bus, and a time after which those that are missing are named.
+//! Asking other nodes ([`Rpc`]): a request over the bus, answers over the bus, and a time after which those that are
+//! missing are named.
 
 use std::{
     sync::{
@@ -90,8 +91,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Takes answers until each of the `expected` nodes, which then are those that have not answered, has done its part or said that
-/// it does not. `refused` is told why.
+/// Takes answers until each of the `expected` nodes, which then are those that have not answered, has done its part or
+/// said that it does not. `refused` gets the reason.
 async fn gather(
     answers: &mut mpsc::Receiver<Response>,
     expected: &mut Vec<Peer>,

@@ -271,7 +271,7 @@ impl EnvelopeSender {
         nodes
     }
 
-    /// Puts a message on its way at once: what is sent after it comes after it.
+    /// Puts a message on its way immediately: what is sent after it comes after it.
     pub(in crate::node) fn send(&self, message: Message) -> Option<Sent> {
         let Message::Live {
             id,

@@ -152,7 +152,7 @@ impl Node {
                 let maintained = self.maintain_app(mesa, cluster, round, (has_missed, is_due));
                 if let Err(error) = maintained.await {
                     is_behind = true;
-                    tracing::debug!(%error, "the users of Mesa's programs in Redis are behind");
+                    tracing::debug!(%error, "the users of Mesa's programs in Redis are not up to date");
                 }
             }
 

@@ -48,7 +48,7 @@ local function is_another_there(leases, node)
   end
   return false
 end
--- A user is connected. Whoever stays that is noted, as far as this cluster has put the user there.
+-- A user is connected. One who stays that is noted, as far as this cluster has put the user there.
 local function connect(connected, known, user, exact)
   if redis.call('SADD', connected, user) == 1 and exact == '0' then redis.call('HSET', known, user, 1) end
 end

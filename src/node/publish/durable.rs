@@ -137,8 +137,8 @@ impl Node {
         Ok(())
     }
 
-    /// Keeps an event for each of these users, for [`STORED_AT_ONCE`] of them at once. After a failure nothing more is begun,
-    /// and what is under way is waited for.
+    /// Keeps an event for each of these users, for [`STORED_AT_ONCE`] of them at the same time. After a failure nothing
+    /// more is begun, and what is under way is waited for.
     ///
     /// # Errors
     /// The first one, or rather one that leaves open whether it was kept, if there is such; what the others became is in

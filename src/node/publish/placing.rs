@@ -183,7 +183,7 @@ impl Node {
         let appended = self.history.append(&key, &retention, new).await?;
         self.app(selection.app).metrics.encodings.inc();
 
-        // Whoever joined meanwhile was told an offset before this one, and must have it.
+        // A client that joined in the meantime has got an offset before this one, and must have it.
         let reach = self.hub.reach(selection);
         let forms = &self.hub.context().forms;
         let frame = forms.to_place(selection.app, &appended.frame);

@@ -47,8 +47,8 @@ impl Node {
         run_detached(self.clone().carry_out_all(app, by_bus, admitted)).await?
     }
 
-    /// Carries out one after another; those that come back over the bus first, which take their places at admission then:
-    /// meanwhile the others hold none, or admission could be full of what waits for it.
+    /// Carries out one after another; those that come back over the bus first, which take their places at admission
+    /// then: in the meantime the others hold none, or admission could be full of what waits for it.
     async fn carry_out_all(
         self: Arc<Self>,
         app: AppId,

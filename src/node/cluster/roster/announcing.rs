@@ -105,8 +105,8 @@ impl Roster {
         Ok(())
     }
 
-    /// Waits until notices are published. Those of this node's own members are owed if they are not, and the rest goes on; another
-    /// node's are told again from the beginning.
+    /// Waits until notices are published. Those of this node's own members are owed if they are not, and the rest goes
+    /// on; another node's are sent again from the beginning.
     async fn told(
         sent: impl Future<Output = Result<u64, BusError>>,
         in_flight: Option<InFlightNotice>,

@@ -36,8 +36,8 @@ impl Roster {
         }
     }
 
-    /// Returns how many memberships there were. They are read and told bit by bit: they may be more than this node has room for,
-    /// and others use the same Redis meanwhile.
+    /// Returns how many memberships there were. They are read and reported bit by bit: they may be more than this node
+    /// has room for, and others use the same Redis in the meantime.
     async fn reap_now(&self, dead: NodeId) -> Result<u64, BusError> {
         let home = Topic::Node(dead);
         let [list, new] = self.list_keys(&home);
@@ -49,7 +49,7 @@ impl Roster {
             while let Some(from) = cursor {
                 let (mut page, next) = self.read_page(&home, at, from).await?;
                 if at == &new {
-                    // The node ended while it wrote the list anew; these were told.
+                    // The node ended while it wrote the list again; these were sent.
                     page = self.without_listed(&home, &list, page).await?;
                 }
 
