@@ -125,6 +125,7 @@ impl Table {
 
             let Some(slot) = list.pop_front() else { break };
             let entry = &mut self.slots[slot as usize];
+            // A small event has taken it along since, and put it on the other list.
             if entry.dirty != class {
                 continue;
             }
@@ -139,6 +140,7 @@ impl Table {
                 }
                 Outbox::One(queued) => Load::One(queued),
                 Outbox::Queue(queue) => Load::Queue(queue),
+                // It was blocked after it came onto the list. A task of its own writes it.
                 blocked @ Outbox::Blocked(_) => {
                     entry.outbox = blocked;
                     continue;
@@ -226,6 +228,7 @@ impl Table {
         self.block(at.slot, backlog);
 
         if self.state(at) != State::Closing {
+            // A client that leaves anyway is not closed as too slow.
             self.enforce(at);
         }
         true

@@ -112,6 +112,7 @@ impl Shard {
             table.trim();
             (result, table.is_waiting())
         };
+        // The lock is let go first: the owner needs it as soon as it wakes.
         drop(table);
         self.wake(waiting);
         result
@@ -133,6 +134,7 @@ impl Shard {
     }
 
     fn wake(&self, waiting: bool) {
+        // Only the first one rings, which spares a system call for each placing.
         if waiting && !self.awake.swap(true, SeqCst) {
             self.wake.notify_one();
         }
@@ -158,6 +160,7 @@ impl Shard {
     /// missed.
     pub(crate) async fn sleep(&self) {
         self.awake.store(false, SeqCst);
+        // After `awake` is false: what is placed from here on rings the bell.
         if self.lock(|table| table.is_waiting()) {
             self.awake.store(true, SeqCst);
             return;
@@ -339,6 +342,7 @@ impl Hub {
         if all <= bound {
             return false;
         }
+        // Another thread is at it, and all would look at the same connections.
         let Some(mut shedding) = self.shedding.try_lock() else {
             return false;
         };
@@ -360,6 +364,7 @@ impl Hub {
                 table.take_work()
             });
 
+            // Nobody more than needed is closed.
             if refused() <= bound {
                 break;
             }

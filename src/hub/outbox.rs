@@ -208,6 +208,7 @@ impl Replay {
                 None => frame,
             };
 
+            // The client's protocol has no word for it.
             if frame.is_empty() {
                 continue;
             }
@@ -311,6 +312,7 @@ impl Backlog {
     /// About how many bytes of the node it stands for: of a frame that waits for several sockets only its part. All backlogs
     /// together stand for what the node holds.
     pub(super) fn share(&self) -> usize {
+        // At most so many frames are looked at, since this runs under the lock.
         let apart = self.frames.len().div_ceil(SHED_FRAMES).max(1);
         let (mut all, mut shares) = (0, 0);
         for Waiting { frame, .. } in self.frames.iter().step_by(apart) {
@@ -362,6 +364,7 @@ impl Backlog {
     /// and how many were thrown away because someone asked in the meantime.
     pub(super) fn advance(&mut self, mut taken: usize) -> (u64, u64) {
         let (_, lent) = mem::take(&mut self.in_flight);
+        // Whatever it left has been refused, so the client may be slow from now on.
         self.refused |= taken < lent;
         let mut events = 0;
 
@@ -390,6 +393,7 @@ impl Backlog {
 
     /// Throws whole unwritten frames away, now or when the owner has written; answers how many events went now.
     pub(super) fn discard(&mut self) -> u64 {
+        // The owner writes them now, without the lock, and would lose its place.
         if self.in_flight.0 > 0 {
             self.discard = true;
             return 0;
@@ -400,10 +404,12 @@ impl Backlog {
     /// Throws away the oldest whole events that are neither being written nor replayed until the backlog keeps the
     /// bounds, or none is left.
     pub(super) fn discard_oldest(&mut self, max_bytes: usize, max_frames: usize) -> u64 {
+        // What is being written must stay whole, and so must a frame whose beginning was sent.
         let begun = self.in_flight.0.max(usize::from(self.written > 0));
         let mut at = begun.max(self.kept);
         let mut events = 0;
 
+        // The newest stays: a client that gets nothing would be behind for good.
         while at + 1 < self.frames.len() && self.is_over(max_bytes, max_frames) {
             if self.frames[at].replayed || !self.frames[at].frame.is_event() {
                 // The next event to be placed need not walk over them again: a replay may have thousands.

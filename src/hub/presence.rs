@@ -149,6 +149,7 @@ impl Presence {
         let room = rooms.entry(name.clone()).or_default();
         let user = member.user_name();
         room.enter(user);
+        // Numbered over all channels: a client compares what it has seen with this.
         let before = std::mem::replace(&mut room.changed, self.clock.fetch_add(1, Relaxed));
         self.metrics.memberships.inc();
         let previous = join_kind.previous();

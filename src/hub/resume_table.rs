@@ -108,6 +108,7 @@ impl DetachedConnections {
     fn remove(&mut self, id: &ConnectionId) -> Option<Detached> {
         let lost = self.by_id.remove(id)?;
         self.of_apps[usize::from(lost.connection.app.0)] -= 1;
+        // Most apps have no channels in which closed ones wait.
         if !self.places.is_empty() {
             for channel in lost.connection.channels() {
                 let place = self.place(client_of(&lost.connection), channel);
@@ -190,6 +191,7 @@ impl ResumeTable {
         let queue = &self.queues[at];
         let is_known = connection.user().is_some() || connection.device().is_some();
         let comes_back = !NEVER_RESUMING.contains(&connection.attributes.connection.protocol);
+        // Looked at last, since it takes the queue's lock.
         let has_room = || has_room(&queue.lost.lock().of_apps, connection.app);
         (is_known && comes_back && !queue.window.is_zero() && has_room()).then_some(QueueAt(at))
     }
@@ -206,6 +208,7 @@ impl ResumeTable {
         id: &ConnectionId,
         proof: impl Fn(&Connection) -> bool,
     ) -> Option<Detached> {
+        // Before the queues, so that a search finds the connection there or here.
         let mut returning = self.returning.lock();
         let mut taken: Option<Detached> = None;
         for queue in &self.queues {
@@ -381,6 +384,7 @@ impl<M: Fn(&Connection) -> Judged, L: FnMut(&Snapshot)> Leave<'_, M, L> {
             while lost.is_in(self.channel) {
                 let Judged { verdict, work } = (self.is_meant)(&lost);
                 if spent.add(work) {
+                    // The rest waits until others of the thread have worked.
                     tokio::task::yield_now().await;
                     spent = Spent::default();
                 }

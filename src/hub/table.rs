@@ -244,6 +244,7 @@ impl Table {
     ) -> Result<(SlotRef, Snapshot), Full> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
+            // An id has 24 bits for the slot.
             None if self.slots.len() < 1 << 24 => {
                 self.slots.push(Slot {
                     generation: 0,
@@ -263,6 +264,7 @@ impl Table {
             None => return Err(Full),
         };
 
+        // Ids must not be guessed: one that was lost is resumed by its id.
         let nonce = uuid::Uuid::new_v4().as_u64_pair().0;
         let connection = Arc::new(build(ConnectionId {
             node: self.context.node,
@@ -335,9 +337,11 @@ impl Table {
             .as_ref()
             .is_some_and(|current| current.user().is_none());
         match (state, &slot.connection) {
+            // They are its own, and not its token's.
             (State::Open, Some(current)) => {
                 connection.attributes.channels = current.attributes.channels.clone();
                 connection.attributes.profile = current.attributes.profile.clone();
+                // Under its old claims, before it is registered under the new ones.
                 self.unregister(at.slot);
             }
             (State::Pending, _) => {}
@@ -349,6 +353,7 @@ impl Table {
         entry.state = State::Open;
         entry.opened = true;
 
+        // A renewal keeps what the client has yet to confirm.
         entry.inbox = entry
             .inbox
             .take()
@@ -375,6 +380,7 @@ impl Table {
 
     /// Takes a connection out, with whatever waited for it.
     pub(crate) fn remove(&mut self, at: SlotRef) -> Option<Departure> {
+        // Its socket ended without a word, so its client may come back.
         if self.state(at) == State::Open {
             self.depart(at.slot, Departing::Lost);
         }
@@ -387,6 +393,7 @@ impl Table {
         entry.inbox = None;
         entry.state = State::Free;
         entry.dirty = Dirty::No;
+        // References to this tenant must miss the next one.
         entry.generation = entry.generation.wrapping_add(1);
         self.claims[at.slot as usize] = Value::Null;
         let unwritten = self.clear_outbox(at.slot);

@@ -50,6 +50,7 @@ impl StripeChannels<'_> {
             }
         }
 
+        // The next look goes on after the last name, which may be gone by then.
         if let Some(last) = last {
             self.from = Bound::Excluded(last.clone());
         }

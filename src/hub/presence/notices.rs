@@ -152,6 +152,7 @@ impl Presence {
 
     /// Has the channel reported immediately.
     fn announce(&self, channel: &SmolStr, pending: &mut PendingNotices) {
+        // It is in the queue already, and will be taken with this.
         if !std::mem::replace(&mut pending.is_due, true) {
             let mut due = self.notices.due.lock();
             due.push_back((self.app, channel.clone()));
@@ -176,6 +177,7 @@ impl Presence {
         member: &Snapshot,
         join_kind: JoinKind,
     ) {
+        // Nobody would hear of it, here or elsewhere.
         if self.register.is_none() && room.watchers == 0 {
             return;
         }
@@ -240,6 +242,7 @@ impl Presence {
             .then(|| room.share_pending(&mut pending.unshared, self.named_at_most));
         room.pending = Some(pending);
 
+        // It had stayed only for these.
         if room.is_empty() && !room.has_pending() {
             rooms.remove(channel);
             self.metrics.channels.dec();

@@ -74,6 +74,8 @@ impl Register {
     }
 
     fn note(&self, change: Change) {
+        // Nothing waits under a shard's lock. The list is written whole again where changes were
+        // lost.
         if self.changes.try_send(change).is_err() {
             self.lost.store(true, Relaxed);
         } else {

@@ -108,6 +108,7 @@ impl Room {
 
     /// All that is here. Users are named if they are at most `most`, and their names have at most [`SHARE_BYTES`].
     pub(super) fn share(&self, most: usize) -> Share {
+        // Added up only where there are few enough.
         let bytes = || self.users.keys().map(SmolStr::len).sum::<usize>();
         let is_named = self.users.len() <= most && bytes() <= SHARE_BYTES;
         let all = || self.users.iter().map(|(user, counts)| counts.of(user));
@@ -128,6 +129,7 @@ impl Room {
 
         if is_whole || self.users.len() > most {
             let share = self.share(most);
+            // Others have to get them all once they can be named again.
             unshared.is_whole = share.tallies.is_none();
             return share;
         }
