@@ -216,7 +216,7 @@ impl NoticeRelay {
             match sent.await {
                 Ok(_) => in_flight.published(),
                 Err(error) => {
-                    tracing::debug!(%error, "notices to other nodes have to be sent again")
+                    tracing::debug!(%error, "notices to other nodes have to be sent again");
                 }
             }
         });
