@@ -1,4 +1,4 @@
-//! Channels: who is in them, what they keep, and putting connections into them from outside.
+//! Channels: who is in them, what they store, and putting connections into them from outside.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ pub struct Joins {
 }
 
 impl Node {
-    /// The key under which a channel's events are kept, if they are.
+    /// The key under which a channel's events are stored, if they are.
     pub(crate) fn history_key(&self, app: AppId, channel: &str) -> Option<Key> {
         self.app(app)
             .rule(channel)
@@ -122,7 +122,8 @@ impl Node {
         None
     }
 
-    /// Up to `limit` kept events of `channel` after `after`, oldest first; `None` where none were ever kept.
+    /// Up to `limit` stored events of `channel` after `after`, oldest first; `None` where none were ever
+    /// stored.
     ///
     /// # Errors
     /// [`NodeError::History`] where they are out of reach.
@@ -170,7 +171,8 @@ impl Node {
         }
     }
 
-    /// Where a durable channel stands for a client that joins now, in its turn; see [`Replicator::standing`](super::cluster::Replicator::standing).
+    /// The position of a durable channel for a client that joins now, under its lock; see
+    /// [`Replicator::standing`](super::cluster::Replicator::standing).
     ///
     /// # Errors
     /// [`NodeError::History`].
@@ -181,7 +183,8 @@ impl Node {
         }
     }
 
-    /// What a client has missed that joins a durable channel now, in its turn; see [`Replicator::missed_since`](super::cluster::Replicator::missed_since).
+    /// What a client has missed that joins a durable channel now, under its lock; see
+    /// [`Replicator::missed_since`](super::cluster::Replicator::missed_since).
     ///
     /// # Errors
     /// [`NodeError::History`].
@@ -262,6 +265,8 @@ impl Node {
         let permit = self.hub.permit(&selection).await?;
         let node = self.clone();
 
+        // Past this the call is carried out to its end: a part of the members would be a lasting
+        // fault.
         run_detached(async move {
             let watching = node.watching(app, &channel, false);
             let _subscriptions = node.subscribe_channel(app, &channel, watching).await;

@@ -192,7 +192,7 @@ impl RemoteResume {
             self.hub.context().metrics.bus_skipped.inc();
         }
 
-        // Nobody else will ever tell it.
+        // Nobody else will ever report it.
         self.notices.publish_or_queue(self.app, &notices(tally));
     }
 }
@@ -256,6 +256,7 @@ impl Handover {
         device: Option<&str>,
     ) -> Option<ResumeState> {
         let context = self.hub.context();
+        // This node knows its own, and looked there before.
         if id.node == context.node || context.limits.resume_window.is_zero() {
             return None;
         }
@@ -275,7 +276,7 @@ impl Handover {
         }
     }
 
-    /// Tells the node of the lost connection `id` which channels its client is about to come back to here, as `own`; the others
+    /// Notifies the node of the lost connection `id` which channels its client is about to come back to here, as `own`; the others
     /// are left. Returns the channels to come back to, and the names of those that it comes too late for.
     pub(crate) async fn settle_remote(
         self: &Arc<Self>,
@@ -336,7 +337,7 @@ impl Handover {
         (remote_resume, gone)
     }
 
-    /// Tells the node of the lost connection `id` which channels its client comes back to. Nothing if it does not answer.
+    /// Notifies the node of the lost connection `id` which channels its client comes back to. Nothing if it does not answer.
     async fn settle_with(&self, app: AppId, id: ConnectionId, taken: &[String]) -> Option<Settled> {
         let request = Request::Settle {
             id: id.to_string(),
@@ -358,6 +359,7 @@ impl Handover {
         user: Option<&str>,
         device: Option<&str>,
     ) -> Handed {
+        // The list is written already, and is what counts from here on.
         if self.membership.departs() {
             return Handed::Elsewhere(IN_LIST.to_owned());
         }
@@ -384,6 +386,7 @@ impl Handover {
         };
 
         let channels = local_resume.left().map(channel).collect();
+        // Held until the other node settles it, so that no call takes the places for abandoned.
         self.handed.lock().insert(id, local_resume);
         let handover = self.clone();
 
@@ -431,7 +434,7 @@ impl Handover {
             // went.
             self.moved.note(app, &channel, to);
             if local_resume.hand_over() {
-                // Before the other node tells of its client: what is here counts there.
+                // Before the other node reports its client: what is here counts there.
                 let user = local_resume.lost.user_name();
                 let notices = Notices {
                     share: Some(self.hub.presence(app).share_of(&channel, user)),

@@ -38,14 +38,14 @@ pub(crate) enum ClusterScope {
 /// What of a publication goes to the other nodes.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// It is nowhere kept, and goes to these topics.
+    /// It is stored nowhere, and goes to these topics.
     Live {
         id: Uuid,
         topics: Vec<(Topic, Bytes)>,
         /// Its caller wants to know what became of it everywhere.
         receipt: bool,
     },
-    /// The history sends it as it keeps it.
+    /// The history sends it as it stores it.
     Durable(Box<Header<'static>>),
 }
 
@@ -204,6 +204,7 @@ impl EnvelopeSender {
         };
 
         match (&users[..], &channels[..], &connections[..]) {
+            // So many messages would cost more than one to all nodes, which each looks at.
             _ if users.len() + channels.len() > TOPICS_APART => to_all(),
             (users, [], []) => distinct(users)
                 .map(|user| {

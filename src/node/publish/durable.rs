@@ -1,4 +1,4 @@
-//! Keeping an event where all nodes keep theirs: in Redis, by which it comes back to every node.
+//! Storing an event where all nodes store theirs: in Redis, by which it comes back to every node.
 
 use std::collections::VecDeque;
 
@@ -19,11 +19,10 @@ use crate::{
 };
 
 impl Node {
-    /// Keeps events of `app` that all come back over the bus, one after another. `has_begun` is dropped when all are on their
-    /// way to Redis: what is begun after that is kept after them.
+    /// Stores events of `app` that all come back over the bus, one after another. `has_begun` is dropped when all are
+    /// on their way to Redis: what is begun after that is stored after them.
     ///
-    /// # Errors
-    /// The first that occurs; what comes after it is not kept.
+    /// # Errors The first that occurs; what comes after it is not stored.
     pub(crate) async fn publish_in_order(
         &self,
         app: AppId,
@@ -47,8 +46,9 @@ impl Node {
         Ok(())
     }
 
-    /// Keeps an event, and waits until it has come back over the bus: by it, every node, this one too, places the event
-    /// in the history's order. It takes its place at admission then. `has_begun` is dropped when all of it is on its way.
+    /// Stores an event, and waits until it has come back over the bus: by it, every node, this one too, places the
+    /// event in the history's order. It takes its place at admission then. `has_begun` is dropped when all of it is on
+    /// its way.
     pub(super) async fn publish_durable(
         &self,
         prepared: Prepared,
@@ -99,6 +99,7 @@ impl Node {
                 let appending = self
                     .replicator()?
                     .append_over_bus(&key, &retention, new, tails);
+                // Its place in Redis is taken, so what is begun from here on comes after it.
                 drop(has_begun);
                 let (position, counts) = match appending.end(&mut timeout).await {
                     Ok(kept) => kept,
@@ -137,12 +138,11 @@ impl Node {
         Ok(())
     }
 
-    /// Keeps an event for each of these users, for [`STORED_AT_ONCE`] of them at the same time. After a failure nothing
-    /// more is begun, and what is under way is waited for.
+    /// Stores an event for each of these users, for [`STORED_AT_ONCE`] of them at the same time. After a failure
+    /// nothing more is begun, and what is under way is waited for.
     ///
-    /// # Errors
-    /// The first one, or rather one that leaves open whether it was kept, if there is such; what the others became is in
-    /// `receipt`.
+    /// # Errors The first one, or rather one that leaves open whether it was stored, if there is such; what the others
+    /// became is in `receipt`.
     async fn append_for_users(
         &self,
         keys: &[Key],
@@ -184,6 +184,7 @@ impl Node {
                     receipt.add(counts);
                     receipt.stored += 1;
                 }
+                // One that leaves open whether it was stored says more than one that does not.
                 Err(error) if failed.is_none() || is_open(&error) => failed = Some(error),
                 Err(_) => {}
             }
@@ -201,8 +202,8 @@ impl Node {
         Ok(&cluster.replicator)
     }
 
-    /// What is answered where keeping failed: an error only if nothing was done for certain. Otherwise the receipt says how
-    /// much was kept, and names every node that serves the app, since none is certain to have the rest.
+    /// The answer where storing failed: an error only if nothing was done for certain. Otherwise the receipt says how
+    /// much was stored, and names every node that serves the app, since none is certain to have the rest.
     fn unsure(&self, app: AppId, error: NodeError, receipt: &mut Receipt) -> Result<(), NodeError> {
         if receipt.stored == 0 && !is_open(&error) {
             return Err(error);
@@ -215,7 +216,7 @@ impl Node {
     }
 }
 
-/// Whether it leaves open that the event was kept.
+/// Whether it leaves open that the event was stored.
 fn is_open(error: &NodeError) -> bool {
     matches!(error, NodeError::History(HistoryError::Unanswered))
 }

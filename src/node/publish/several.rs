@@ -33,6 +33,7 @@ impl Node {
                 bound = self.compile_aside(app, &one.target).await?;
             }
             let one = self.prepare_with(app, one, bound.clone())?;
+            // The next ones take the bound filter, which is compiled once.
             bound.clone_from(&one.selection.filter);
             prepared.push(one);
             slice.rest().await;
@@ -65,6 +66,7 @@ impl Node {
             return Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())));
         }
 
+        // Their places are given back: the events that come over the bus need some.
         let here: Vec<Prepared> = admitted.into_iter().map(|one| one.prepared).collect();
         for prepared in by_bus {
             if !self.sum_up(
