@@ -82,11 +82,11 @@ struct Here {
     connections: u32,
     /// Those that are about to be let in.
     coming: SmallVec<[Coming; 1]>,
-    /// Tells this state of the user apart from any other.
+    /// Distinguishes this state of the user from any other.
     change: u64,
 }
 
-/// A connection that is about to be let in, and the messages for it that have come meanwhile.
+/// A connection that is about to be let in, and the messages for it that have come in the meantime.
 #[derive(Debug)]
 struct Coming {
     id: ConnectionId,
@@ -143,7 +143,8 @@ impl MesaApp {
         self.config.sync == MesaSync::Full
     }
 
-    /// What scripts are told of who counts as connected: exactly those who are, or everyone whose messages are taken care of.
+    /// What scripts get as who counts as connected: exactly those who are, or everyone whose messages are taken care
+    /// of.
     fn exact(&self) -> Bytes {
         Bytes::from_static(if self.is_full() { b"0" } else { b"1" })
     }

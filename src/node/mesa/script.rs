@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use crate::bus::Script;
 
-/// Joins two lists; appends a list to what is stored for a user, if there is room, which there is none of with 0 bytes; finds the nodes where a user is.
+/// Joins two lists; appends a list to what is stored for a user, if there is room (with 0 bytes there is not); finds
+/// the nodes where a user is.
 const HELPERS: &str = r#"
 local function joined(one, two)
   if not one or one:sub(1, 1) ~= '[' or one == '[]' then return two end
@@ -31,7 +32,7 @@ local function places(nodes, prefix, user, but)
   end
   return found
 end
--- Tells the nodes where a user is that something is stored.
+-- Notifies the nodes where a user is that something is stored.
 local function tell(nodes, prefix, channel, user)
   local found = places(nodes, prefix, user, '')
   if #found > 0 then
@@ -105,7 +106,7 @@ end
 return 1
 ";
 
-    /// What was set aside was not confirmed, and waits again, before what was stored meanwhile.
+    /// What was set aside was not confirmed, and waits again, before what was stored in the meantime.
     ///
     /// KEYS: what is stored, what is set aside, the nodes. ARGV: user, field, prefix of the nodes' users, the channel.
     PUT_BACK = r"
@@ -139,7 +140,7 @@ return done
     /// Decides about a message for users: it is stored for those who are away, and published for the nodes where the others are.
     /// In this step all users are either away or at a node.
     ///
-    /// What goes to nodes is kept for a while, in case that one of them is dying.
+    /// What goes to nodes is stored for a while, in case that one of them is dying.
     ///
     /// KEYS: the connected, what is stored, the nodes, what has gone to nodes.
     /// ARGV: prefix of the nodes' users, prefix of those who have just gone, the channel, the head of the publication, the
@@ -215,7 +216,7 @@ end
 return lists
 ";
 
-    /// What a look has found is delivered, or is stored again, before what was stored meanwhile. A second time it does nothing.
+    /// What a look has found is delivered, or is stored again, before what was stored in the meantime. A second time it does nothing.
     ///
     /// KEYS: what is stored, what is set aside, the nodes. ARGV: user, field, prefix of the nodes' users, the channel, and the list
     /// that is stored again or nothing.
