@@ -33,7 +33,7 @@ use crate::{
 pub(super) struct Looks {
     /// By how often one looks: in each, oldest first.
     due: [VecDeque<(Instant, SmolStr)>; MESA_LOOKS.len()],
-    /// The lists that users were given when they came, until nobody looks any more.
+    /// The lists that users were given when they came, until nobody looks any longer.
     taken: AHashMap<SmolStr, Vec<u8>>,
     /// Those of the last look, if its answer did not come: something may be set aside for them, wherever they are now. No other
     /// look is made before.
