@@ -24,7 +24,8 @@ use crate::limits::{LOG_BYTES, LOG_FAREWELL};
 const REFUSED: Duration = Duration::from_millis(10);
 
 thread_local! {
-    /// Whether this thread is telling how many lines were dropped, for which there is always room.
+    /// Whether this thread is reporting how many lines were dropped, for which there is always
+    /// room.
     static IS_TELLING: Cell<bool> = const { Cell::new(false) };
 }
 

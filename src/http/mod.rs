@@ -627,7 +627,7 @@ impl Edge {
             _ => Bytes::new(),
         };
 
-        // Reading so much takes longer than a slice, so calls that do take turns.
+        // Reading so much takes longer than a slice, so calls that do wait in line.
         if body.len() >= LONG_BODY {
             node.queue_long_step(caller.app, LongStep::Body).await;
         }

@@ -121,7 +121,7 @@ impl Table {
         let mut spent = Spent::default();
         self.take_work();
         let mut first = self.enlog(batch);
-        // Looked at once for the batch: most have no exceptions.
+        // Looked up one time for the batch: most have no exceptions.
         let excepting = batch.iter().any(|pending| !pending.except.is_empty());
 
         for slot in chunk {
@@ -159,7 +159,8 @@ impl Table {
         )
     }
 
-    /// Places a batch for a connection that one of its events leaves out, or whose outbox is no run that goes on.
+    /// Places a batch for a connection that one of its events leaves out, or whose outbox is not a run that goes
+    /// on.
     fn place_singly(&mut self, slot: u32, batch: &BroadcastBatch, progress: &mut BatchProgress) {
         for (at, pending) in batch.iter().enumerate() {
             let entry = &mut self.slots[slot as usize];

@@ -100,7 +100,7 @@ impl<'s> Search<'s> {
     }
 }
 
-/// Where a scan of one shard stands. It goes by slot number, so that nobody is met twice. The candidates of an index are
+/// How far a scan of one shard is. It goes by slot number, so that nobody is met twice. The candidates of an index are
 /// found at the start, and each is evaluated whole when it is reached if anything has changed since.
 #[derive(Debug)]
 pub(crate) struct Cursor {

@@ -12,7 +12,7 @@ use crate::protocol::frame::Frame;
 #[derive(Debug)]
 struct Entry {
     frame: Frame,
-    /// Held until the entry is trimmed; its release tells admission that the sockets were offered the frame.
+    /// Held until the entry is trimmed; its release shows admission that the sockets were offered the frame.
     permit: Permit,
     /// Unfinished runs that start here.
     starts: u32,

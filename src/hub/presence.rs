@@ -52,7 +52,7 @@ pub(crate) enum JoinKind {
     New,
     /// In place of this one, which was lost.
     Resumed(ConnectionId),
-    /// The same, but its node has ended, and does not tell that it is not counted there any longer.
+    /// The same, but its node has ended, and does not report that it is no longer counted there.
     Inherited(ConnectionId),
 }
 
@@ -226,7 +226,8 @@ impl Presence {
         });
     }
 
-    /// Notes that the client of a lost connection goes on by another node, which tells the channel.
+    /// Notes that the client of a lost connection goes on by another node, which notifies the
+    /// channel.
     pub(crate) fn moved(&self, channel: &str, member: &Snapshot) {
         self.change(channel, |room, name| {
             room.settle_lost(member.user_name());

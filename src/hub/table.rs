@@ -46,7 +46,7 @@ pub(crate) struct Context {
     pub(crate) apps: Vec<AppContext>,
     /// Bytes that sockets refused, shared bytes once.
     pub(crate) refused: Arc<AtomicUsize>,
-    /// Which channels have something to tell their members.
+    /// Which channels have something to send to their members.
     pub(crate) notices: Arc<NoticeQueue>,
     /// Connections that may come back.
     pub(crate) resume_table: ResumeTable,

@@ -25,8 +25,9 @@ pub const ADMITTED_PART: usize = 8;
 /// publications are under way at the same time, and each is large enough to be placed as one batch.
 pub const ADMISSION_STEPS: usize = 4;
 
-/// How long a large publication waits, at most, while more than half of its app's sockets refuse. What stalls most clients at
-/// once is the way to them and seldom they; publishers that wait a little do not get them all closed as slow.
+/// How long a large publication waits, at most, while more than half of its app's sockets refuse. If most clients stall
+/// together, the cause is the way to them and seldom they; publishers that wait a little do not get them all closed as
+/// slow.
 pub const BACKPRESSURE_DELAY: Duration = Duration::from_millis(100);
 
 /// How often the sockets are looked at in that time.

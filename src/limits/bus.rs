@@ -65,7 +65,8 @@ pub const BUS_TOPOLOGY: Duration = Duration::from_secs(5);
 /// chance, so that all nodes together do not crowd the servers that are well.
 pub const BUS_TOPOLOGY_TROUBLE: Duration = Duration::from_millis(250);
 
-/// How long after a sign that something has moved it is looked often: the servers tell each other of it first.
+/// How long after a sign that something has moved it is looked often: the servers notify each other of it
+/// first.
 pub const BUS_TOPOLOGY_DOUBT: Duration = Duration::from_secs(2);
 
 /// How long a node that ends waits for what it has queued for Redis.

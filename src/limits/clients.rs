@@ -48,8 +48,8 @@ pub const UNREADABLE_ROW: u8 = 10;
 /// In this time one of them is forgotten, so that a library that sends the text `ping` as its heartbeat does no harm.
 pub const UNREADABLE_FORGOTTEN: Duration = Duration::from_secs(5);
 
-/// How long a client may take for one message, from its first byte to its last. 64 KiB in this time are 17 kbit/s; whoever is
-/// slower, or never ends, would hold memory for it.
+/// How long a client may take for one message, from its first byte to its last. 64 KiB in this time are 17 kbit/s; a
+/// client that is slower, or never ends, would hold memory for it.
 pub const MESSAGE_TIME: Duration = Duration::from_secs(30);
 
 /// Memory of all messages of a node that have begun and not ended: 1,000 of the largest. Past it the oldest is given up, since

@@ -38,8 +38,8 @@ pub const RECOVER_USERS: usize = 32;
 /// a full history.
 pub const RECOVER_CHANNELS: usize = 32;
 
-/// Durable events of one topic that wait for its turn: a second of a channel that gets a thousand events a second, which Redis
-/// may take to answer. What comes on top is fetched from the history later.
+/// Durable events of one topic that wait for its lock: a second of a channel that gets a thousand events a second,
+/// which Redis may take to answer. Events beyond that are fetched from the history later.
 pub const ARRIVALS: usize = 1024;
 
 /// Bytes of all events that wait so: as many as are let in at the same time of what clients missed, and a part of the

@@ -72,7 +72,7 @@ pub const HISTORY_QUIET_TOPICS: usize = 100_000;
 pub const HISTORY_QUIET_LOOKS: usize = 8;
 
 /// Topics of which a node remembers how far it has seen their numbering, to notice when Redis has gone back before it.
-/// They are about 150 bytes each; of others only the epoch tells.
+/// They are about 150 bytes each; for others only the epoch shows it.
 pub const HISTORY_SEEN_TOPICS: usize = 100_000;
 
 /// Longest time that Redis is asked to store an event: 34,000 years, in milliseconds that no sum

@@ -27,7 +27,8 @@ pub const IDEMPOTENCY_LONGEST: Duration = Duration::from_mins(30);
 /// no longer than a function likes to be kept. Then it is asked to come again.
 pub const IDEMPOTENCY_WAIT: Duration = Duration::from_secs(5);
 
-/// The first wait before a node tells Redis again what became of an `Idempotency-Key`; each wait is twice the one before.
+/// The first wait before a node reports to Redis again what became of an `Idempotency-Key`; each wait is twice the one
+/// before.
 pub const IDEMPOTENCY_AGAIN: Duration = Duration::from_millis(250);
 
 /// How often it does so while Redis is there. With the waits between them that is about as long as [`IDEMPOTENCY_RUNNING`].

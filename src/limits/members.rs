@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Notices of members that wait on a node to be sent, of all channels together. What comes on top is sent as counts.
-/// Each holds on to its connection as it was: a kilobyte or two as a rule, and 20 at most.
+/// Notices of members that wait on a node to be sent, of all channels together. Changes beyond that are sent as
+/// counts. Each holds on to its connection as it was: a kilobyte or two as a rule, and 20 at most.
 pub const NOTICES_UNTOLD: usize = 65_536;
 
 /// Notices of other nodes that wait to be passed on. Past it they are dropped and counted, and those who watch are
@@ -58,8 +58,8 @@ pub const CHANGES_WAITING: usize = 65_536;
 /// Changes of memberships that go to Redis in one command.
 pub const MEMBERS_AT_ONCE: usize = 512;
 
-/// Bytes of what a node holds of another one's members before it tells that they have left: a few thousand of them. That node may have
-/// had a hundred thousand, each in a hundred channels.
+/// Bytes of what a node holds of another one's members before it reports that they have left: a few thousand of them.
+/// That node may have had a hundred thousand, each in a hundred channels.
 pub(crate) const TOLD_TOGETHER: usize = 4 * 1024 * 1024;
 
 /// Channels of which it knows in the meantime how many members were sent, 12 bytes each. Of more, some may be sent by

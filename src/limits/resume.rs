@@ -23,7 +23,7 @@ pub const LEAVE_AFTER_MAX: Duration = Duration::from_mins(1);
 
 /// Connections that may come back within one time. Of more, a client that is lost has left: a node that loses as many
 /// in a few seconds has other worries, and each is kept with its claims and its profile. Half of it belongs to the apps
-/// in equal shares, and the other half to whoever comes first.
+/// in equal shares, and the other half to those that come first.
 pub const LOST_MAX: usize = 100_000;
 
 /// Channels of connections that did not come back which are given up under one hold of the lock for which joins and closes wait:

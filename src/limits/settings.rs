@@ -79,8 +79,8 @@ pub struct Limits {
     /// Bytes of all accepted publications not yet offered.
     #[serde(with = "crate::limits::size")]
     pub admitted_bytes: usize,
-    /// Heavy filters that run at the same time: those that scan every connection, or may take long for one. Each app may
-    /// always run one; further ones of all apps take turns.
+    /// Heavy filters that run at the same time: those that scan every connection, or may take long for one. Each app
+    /// may always run one; further ones are served app by app.
     pub scans: usize,
     /// Compiled filters and regular expressions that are kept, in bytes, for all apps together. Each app has an equal share. A
     /// common filter takes a few KiB.
@@ -150,10 +150,11 @@ pub struct Limits {
     /// Time for other nodes to answer a call that asks them all; those that do not are named.
     #[serde(with = "crate::limits::duration")]
     pub node_call_timeout: Duration,
-    /// Time for Redis to answer a command, from the call. What takes longer has failed for its caller, who waits.
+    /// Time for Redis to answer a command, from the call. A command that takes longer has failed for its caller,
+    /// who waits.
     #[serde(with = "crate::limits::duration")]
     pub redis_timeout: Duration,
-    /// Time for a canary to come back through Redis, and for Redis to tell its role; then the connection is given up. A
+    /// Time for a canary to come back through Redis, and for Redis to say its role; then the connection is given up. A
     /// node is deaf for this long before anyone knows.
     #[serde(with = "crate::limits::duration")]
     pub bus_canary_timeout: Duration,
@@ -162,7 +163,8 @@ pub struct Limits {
     /// Bytes of them.
     #[serde(with = "crate::limits::size")]
     pub bus_queue_bytes: usize,
-    /// Messages of other nodes that wait to be delivered by this one. What comes on top is dropped.
+    /// Messages of other nodes that wait to be delivered by this one. Messages beyond that are
+    /// dropped.
     pub bus_inbox_messages: usize,
     /// Bytes of them.
     #[serde(with = "crate::limits::size")]

@@ -12,7 +12,7 @@ pub const SLICE_BESIDE_SMALL: Duration = Duration::from_micros(50);
 /// How long after a single event the next one is expected.
 pub const SMALL_EXPECTED: Duration = Duration::from_millis(50);
 
-/// Small slices flushed before a waiting bulk slice gets its turn.
+/// Small slices flushed before a waiting bulk slice is.
 pub const SMALL_SLICES_PER_BULK: usize = 4;
 
 /// Connections written between two looks at the clock while single events come, and notified of others' coming and
@@ -56,7 +56,7 @@ pub const NAMES_LOOK: usize = 256;
 /// Connections of a name that take as long to add to a set as it takes to look up a name.
 pub const NAMED_AS_ONE: usize = 128;
 
-/// Bodies of so many bytes and more take a shard's thread longer than a slice: each waits for its turn, and its params are
+/// Bodies of so many bytes and more take a shard's thread longer than a slice: each waits in line, and its params are
 /// built by another thread.
 pub const LONG_BODY: usize = 16 * 1024;
 

@@ -54,7 +54,8 @@ pub const READ_BUFFER: usize = 16 * 1024;
 /// are closed that hold most. Looking at them takes as long as one slice.
 pub const SHED_LOOK: usize = 256;
 
-/// Frames of each that are looked at, to tell how much of what waits for it waits for others as well.
+/// Frames of each that are looked at, to estimate how much of what waits for it waits for others as
+/// well.
 pub const SHED_FRAMES: usize = 8;
 
 /// A connection whose frames wait for as many sockets, on an average, holds nothing to speak of by itself: closing it frees

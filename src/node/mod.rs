@@ -207,7 +207,7 @@ pub(crate) enum Phase {
 /// | setting up, reloading, phases | this one |
 /// | publications, on this node and over the bus | `publish`, `publish/durability`, `target` |
 /// | work that takes long | `background` |
-/// | channels, and what clients are told of members | `channels`, `presence` |
+/// | channels, and what clients learn of members | `channels`, `presence` |
 /// | tokens and claims | `identity`; on all nodes, `cluster/revoked` |
 /// | looking and disconnecting | `look`; what other nodes ask for, `cluster/handle_request`; on all nodes, `cluster/gather` |
 /// | whether there are other nodes, and who leads | `cluster/mod` |

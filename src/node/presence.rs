@@ -1,4 +1,4 @@
-//! Telling members of each other, and holding the channels of those who may come back.
+//! Notifying members of each other, and holding the channels of those who may come back.
 
 use std::{
     collections::VecDeque,
@@ -23,8 +23,8 @@ use crate::{
 const GATHERING: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Tells members of each other as it happens, until the runtime ends. One task per node, so that the notices of a
-    /// channel reach everyone in one order.
+    /// Notifies members of each other as it happens, until the runtime ends. One task per node, so that the notices
+    /// of a channel reach everyone in one order.
     pub(crate) async fn run_notices(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,7 +123,7 @@ impl Node {
         &self.hub.context().resume_table
     }
 
-    /// Tells what there is to tell of a channel: other nodes, and those who watch it here.
+    /// Sends what is to be sent of a channel: to other nodes, and to those who watch it here.
     async fn tell(&self, app: AppId, channel: &SmolStr, counts: bool, slice: &mut TimeSlice) {
         let batch = self.hub.presence(app).take_notices(channel, counts);
         let Some(mut batch) = batch.filter(|batch| !batch.is_empty()) else {
@@ -244,7 +244,7 @@ impl LocalResume {
             });
         }
 
-        // What a revoked token had is not taken up by a newer one.
+        // A newer token does not take up what a revoked one had.
         let proof = |lost: &crate::hub::Connection| {
             lost.is_of_client(app, user, device) && !is_revoked(revocations, lost, unix_now())
         };

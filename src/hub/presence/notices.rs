@@ -46,18 +46,18 @@ pub(crate) struct NoticeBatch {
     pub(crate) notices: Vec<Notice>,
     /// Changes sent as counts, and how many are in the channel now.
     pub(crate) counted: Option<(Changes, Count)>,
-    /// What is here after that, if other nodes are to get it. There may be nothing else to tell.
+    /// What is here after that, if other nodes are to get it. There may be nothing else to send.
     pub(crate) share: Option<Share>,
 }
 
 impl NoticeBatch {
-    /// Whether there is nothing to tell.
+    /// Whether there is nothing to send.
     pub(crate) fn is_empty(&self) -> bool {
         self.notices.is_empty() && self.counted.is_none() && self.share.is_none()
     }
 }
 
-/// The channels that have something to tell, over all apps of a node.
+/// The channels that have something to send, over all apps of a node.
 #[derive(Debug, Default)]
 pub(crate) struct NoticeQueue {
     due: Mutex<VecDeque<(AppId, SmolStr)>>,

@@ -146,7 +146,7 @@ impl Room {
         }
     }
 
-    /// Whether there is something to tell.
+    /// Whether there is something to send.
     pub(super) fn has_pending(&self) -> bool {
         self.pending
             .as_ref()

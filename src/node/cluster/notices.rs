@@ -41,7 +41,7 @@ pub(super) struct RemoteNotices {
     end: Mutex<Option<mpsc::Receiver<Notices>>>,
     /// Some of any channel were not sent: a client that has a list has to fetch it again.
     lost: Notify,
-    /// Changes that are yet to be sent as counts. Those of a channel may be none: its counts are told all the same.
+    /// Changes that are yet to be sent as counts. Those of a channel may be none: its counts are sent all the same.
     counts: Mutex<AHashMap<(AppId, SmolStr), Changes>>,
     is_counted: Notify,
 }
@@ -107,7 +107,7 @@ impl ChannelNotices {
 /// Notices of members between nodes.
 ///
 /// It owns what other nodes have said and is on its way to watchers here ([`RemoteNotices`]), what they have in watched
-/// channels ([`PeerCounts`]), what this node has yet to send them ([`UnsentNotices`]), and who waits for notices behind
+/// channels ([`PeerCounts`]), what this node has yet to send them ([`UnsentNotices`]), and who waits for notices after
 /// a page ([`NoticeBuffers`]).
 ///
 /// [`Node`](super::super::Node) gives it what happens here, the task that hears the bus what is said there, and the roster
@@ -222,7 +222,8 @@ impl NoticeRelay {
         self.apps.get(app).rule(channel).presence != PresenceRule::Off
     }
 
-    /// Tells the nodes where someone may watch what has become of members here, and what is here now.
+    /// Notifies the nodes where someone may watch of what has become of members here, and what is
+    /// here now.
     pub(in crate::node) fn notify_remote(&self, app: AppId, batch: &NoticeBatch) {
         let notice = |notice: &Notice| MemberNotice {
             kind: notice.kind,
@@ -358,7 +359,7 @@ impl NoticeRelay {
         counts.total(app, channel, here, names.as_deref())
     }
 
-    /// Tells this node's watchers what other nodes say of their members, in the order in which each says it, until the
+    /// Sends this node's watchers what other nodes say of their members, in the order in which each says it, until the
     /// runtime ends. What has gathered in the meantime is sent together.
     pub(super) async fn run_remote_notices(self: Arc<Self>) {
         let Some(mut remote_notices) = self.remote_notices.end.lock().take() else {
@@ -396,7 +397,7 @@ impl NoticeRelay {
         }
     }
 
-    /// Tells those who are to hear of `channel`; counts later.
+    /// Notifies those who are to hear of `channel`; counts later.
     async fn pass_on(&self, app: AppId, channel: &str, mut said: ChannelNotices) {
         // A client that may see only counts, or would see too many, gets no names.
         let only_counts = self.apps.get(app).watching(channel, true) == Watching::Counts
@@ -427,7 +428,7 @@ impl NoticeRelay {
             .await;
     }
 
-    /// Tells the counts that are to be sent.
+    /// Sends the counts that are due.
     async fn notify_gathered(&self) {
         let counts = std::mem::take(&mut *self.remote_notices.counts.lock());
         let mut slice = TimeSlice::begin();

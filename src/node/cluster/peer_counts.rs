@@ -225,7 +225,7 @@ impl PeerCounts {
     }
 
     /// Takes in what a node says. In what it says of its members, tallies are those of all other nodes afterwards.
-    /// Nothing if nobody watches the channel here; else, whether its counts are to be sent again. `is_peer` tells
+    /// Nothing if nobody watches the channel here; else, whether its counts are to be sent again. `is_peer` says
     /// whether the node is there.
     pub(super) fn take_in(&self, app: AppId, notices: &mut Notices, is_peer: bool) -> Option<bool> {
         let channel = (app, SmolStr::from(&notices.channel));

@@ -1,4 +1,4 @@
-//! What comes from the bus: events are placed here in the order in which each node sent them, orders are carried out.
+//! Messages from the bus: events are placed here in the order in which each node sent them, orders are carried out.
 
 use std::{collections::VecDeque, hash::Hash, sync::Arc};
 
@@ -332,7 +332,7 @@ impl BusReceiver {
 
         // What follows is about an app, and nodes need not have the same.
         let Some(app) = cluster.apps.id_of(&request.app) else {
-            // What is asked of all nodes is asked of those that serve the app, and no answer is expected of the others.
+            // A request to all nodes goes to those that serve the app, and no answer is expected of the others.
             if is_to_one {
                 self.refuse(request, "the app is not served here".to_owned());
             }

@@ -1,9 +1,10 @@
 //! Revocations and replaced claims on all nodes.
 //!
 //! Redis has every revocation of every app in one hash, by app and user, and beside them the number of the last change.
-//! A node that revokes stores first, and then tells the others, who close connections immediately. Each node also looks
-//! at that number with every renewal of its lease, and reads the hash where it has missed something: after its start,
-//! after Redis was away, and after a message that was lost. What Redis itself has lost, the node that leads gives back.
+//! A node that revokes stores first, and then notifies the others, who close connections immediately. Each node also
+//! looks at that number with every renewal of its lease, and reads the hash where it has missed something: after its
+//! start, after Redis was away, and after a message that was lost. What Redis itself has lost, the node that leads
+//! gives back.
 
 use std::{
     sync::{
@@ -195,7 +196,7 @@ impl RevocationSync {
             self.expire_revoked().await;
             match self.read_revoked().await {
                 Ok(()) => is_told = false,
-                // That Redis is away, the bus tells.
+                // That Redis is away, the bus logs.
                 Err(error @ BusError::Refused { .. }) if !is_told => {
                     is_told = true;
                     let hint = error.hint();

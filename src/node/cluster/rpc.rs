@@ -119,9 +119,9 @@ async fn gather(
 
 /// Requests between nodes, over the bus.
 ///
-/// It owns the requests of this node that wait for answers. Any component of the cluster asks and tells other nodes by it, and
-/// so do the calls of [`Node`](super::Node) that look or act on all nodes. Only the task that hears the bus gives it the
-/// answers of others, and answers their requests by it.
+/// It owns the requests of this node that wait for answers. Any component of the cluster asks and notifies other nodes
+/// by it, and so do the calls of [`Node`](super::Node) that look or act on all nodes. Only the task that hears the bus
+/// gives it the answers of others, and answers their requests by it.
 #[derive(Debug)]
 pub(crate) struct Rpc {
     bus: Arc<Bus>,
@@ -283,7 +283,8 @@ impl Rpc {
         Ok(())
     }
 
-    /// Tells every other node something that none answers. It is on its way when this returns.
+    /// Notifies every other node of something that none answers. It is on its way when this
+    /// returns.
     pub(super) fn notify_nodes(
         &self,
         app: AppId,
@@ -310,7 +311,7 @@ impl Rpc {
         self.bus.publish(topic, envelope::request(&request))
     }
 
-    /// Tells the other nodes that what one was to do of programs' messages is done.
+    /// Notifies the other nodes that what one was to do of programs' messages is done.
     pub(crate) fn notify_done(&self, app: AppId, digests: Vec<String>) {
         let requests = if self.membership.peers().version() >= envelope::DONE_TOGETHER {
             vec![Request::DoneTogether { digests }]

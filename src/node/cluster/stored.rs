@@ -137,7 +137,7 @@ impl UserEventSync {
     /// Puts the connections of `user` in doubt if something of theirs was missed. To be called before an event is placed for
     /// them that may come after that.
     pub(super) async fn suspect_before(&self, app: AppId, user: &SmolStr) {
-        // Its gap was noted by the bus, and not put in doubt here yet.
+        // The bus has noted its gap, which was not put in doubt here yet.
         if self.bus.gaps().is_missed(&Topic::User(app, user.clone())) {
             self.hub
                 .suspect_user(app, user, self.new_suspected_gap())

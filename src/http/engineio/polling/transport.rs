@@ -116,8 +116,8 @@ impl Transport {
         self.written.notify_one();
     }
 
-    /// The session has ended, and with this its pair of sockets. Returns how many bytes it said that the client has yet to poll
-    /// for; `None` if there is nothing that it should be told.
+    /// The session has ended, and with this its pair of sockets. Returns how many bytes it said that the client has yet
+    /// to poll for; `None` if there is nothing that it should learn.
     pub(super) fn end(&self) -> Option<usize> {
         let mut state = self.state.lock();
         let far = state.far.take()?;

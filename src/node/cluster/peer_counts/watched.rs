@@ -111,7 +111,7 @@ impl Watched {
     }
 
     fn set(&mut self, node: NodeId, tallies: &[UserShare], at: u64) {
-        // What an older answer says of a user that has gone must not bring it back.
+        // An older answer must not bring back a user that has gone.
         let keeps_gone = self.unknown.contains_key(&node);
         for UserShare(user, open, lost) in tallies {
             let entries = self.users.entry(user.clone()).or_default();

@@ -34,7 +34,7 @@ pub(super) struct NoticeGroups {
 }
 
 impl NoticeGroups {
-    /// Nothing yet, for channels that tell `named_at_most` members by name.
+    /// Nothing yet, for channels that name `named_at_most` members.
     pub(super) fn new(named_at_most: u32) -> Self {
         Self {
             named_at_most,

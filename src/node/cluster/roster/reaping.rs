@@ -20,8 +20,8 @@ use crate::{
 type Page = Vec<(String, Vec<u8>)>;
 
 impl Roster {
-    /// Tells the channels of a node that has ended that its members have left, and forgets them. Done by one node for each that
-    /// ended, and again by another where it does not get through.
+    /// Notifies the channels of a node that has ended that its members have left, and forgets them. Done by one node
+    /// for each that ended, and again by another where it does not get through.
     pub(in crate::node::cluster) async fn reap(self: Arc<Self>, dead: Gone) {
         match self.reap_now(dead.id).await {
             Ok(members) if dead.is_planned => {
