@@ -26,12 +26,12 @@ pub const MESSAGE_FRAGMENTS: u32 = 4096;
 pub const RATE_LIMIT_STRIKES: u32 = 100;
 
 /// Messages that an anonymous connection may send together when it has just come: a token, a profile, and joining the
-/// channels of a page that does not name them in its address. Whatever more it sends, it has to earn first: a bound
-/// that connecting again would restore is no bound. A user needs no such start, since its bucket is kept.
+/// channels of a page that does not name them in its address. It has to earn all that it sends beyond: a bound that
+/// connecting again would restore does not bound. A user needs no such start, since its bucket is kept.
 pub const ANONYMOUS_START: u32 = 20;
 
-/// Users of one app, or addresses, of which a node remembers how much they have sent lately; about 64 bytes each. Whoever has
-/// sent nothing for `message_burst` / `messages_per_second` seconds need not be remembered.
+/// Users of one app, or addresses, of which a node remembers how much they have sent lately; about 64 bytes each. One
+/// that has sent nothing for `message_burst` / `messages_per_second` seconds need not be remembered.
 pub const RATED_CLIENTS: usize = 65_536;
 
 /// Bytes of a page of members that cost as much as one message: making the largest page, a quarter of `outbox_bytes`, takes

@@ -102,6 +102,7 @@ impl Node {
             reason,
         };
 
+        // First, so that nothing is done here if the others cannot be asked.
         self.cluster_up()?;
         let here = self.disconnect(app, target, close).await?;
         let responses = self.call_remote_if_up(app, &request).await;
@@ -128,6 +129,7 @@ impl Node {
             wire_target: target.wire_target(None),
         };
 
+        // First, as above.
         self.cluster_up()?;
         let mut joins = self.join_all(app, channel, target).await?;
         let responses = self.call_remote_if_up(app, &request).await;
@@ -227,6 +229,7 @@ impl Node {
             .serving_ids(app)
             .contains(&id.node)
         {
+            // Its node has gone, and the connection with it.
             return Ok(None);
         }
 

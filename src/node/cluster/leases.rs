@@ -335,6 +335,7 @@ impl Membership {
 
     /// Gives the lease up, so that the others need not wait for its end.
     pub(in crate::node) async fn give_up_lease(&self) {
+        // First: another node may lead as soon as Redis has dropped the lease.
         self.has_left.store(true, SeqCst);
         self.peers.lead.give_up();
         let args = vec![self.lease_name(), self.node.to_string().into()];
@@ -451,6 +452,7 @@ impl Renewals<'_> {
             () = tokio::time::sleep(wait) => {}
             () = membership.is_due.notified() => {}
         }
+        // From before it is sent, so that a slow answer does not put off the next renewal.
         self.began = Some(Instant::now());
         !membership.has_left()
     }
@@ -552,6 +554,7 @@ impl Renewals<'_> {
         let changes = membership.note_peers(others, &leases.dead, &known.left);
         self.is_stated = !leases.is_unstated;
         if !self.is_stated {
+            // Redis has lost what this node states of itself, and the next renewal states it again.
             membership.renew_now();
         }
 

@@ -156,6 +156,7 @@ impl NoticeRelay {
                 .any(|peer| peer.id == origin)
         };
 
+        // Looked up only where it matters: nodes of the version before send no share.
         let is_peer = notices.share.is_none() && is_peer();
         let Some(is_settled) = self.peer_counts.take_in(app, &mut notices, is_peer) else {
             return true;
@@ -170,6 +171,7 @@ impl NoticeRelay {
         let topic = Topic::Watch(app, notices.channel.as_str().into());
         let is_taken = !is_news || self.remote_notices.push(notices);
         if !is_taken {
+            // As if it had been lost on its way: what was missed is found out later.
             self.bus.gaps().note_dropped(&topic);
         }
 

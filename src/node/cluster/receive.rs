@@ -201,6 +201,7 @@ impl BusReceiver {
             receipt,
         } = header;
 
+        // This node has placed its own where they were published.
         if NodeId(origin) == self.node.id() || (many && !self.delivered.insert(id, ())) {
             return;
         }
@@ -244,6 +245,7 @@ impl BusReceiver {
 
         if for_all {
             self.to_everyone.spawn_local(place);
+            // Only forgets those that have ended.
             while self.to_everyone.try_join_next().is_some() {}
         } else {
             place.await;
@@ -365,6 +367,7 @@ impl BusReceiver {
             return;
         }
 
+        // Beside the loop: a request may wait for Redis, and no event behind it should.
         let permit = self.requests.take(app, &rpc);
         let (node, cluster) = (self.node.clone(), self.cluster.clone());
         tokio::task::spawn_local(async move {

@@ -180,6 +180,7 @@ impl RevocationSync {
             before.change = changes.change;
         }
 
+        // If others have changed something in between, the number here stays behind, and so the hash is read.
         let changes = all.filter(|_| is_whole).unwrap_or_default();
         self.known.note(changes);
         Ok(changes)

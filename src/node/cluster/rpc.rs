@@ -73,6 +73,7 @@ impl PendingCalls {
 
     /// Hands an answer to who waits for it. One that comes too late is for nobody.
     fn answered(&self, answer: &Answer<'_>) {
+        // A copy, so that the lock is let go of before the answer is sent.
         let waiting = self.waiting.lock().get(&answer.id).cloned();
         if let Some(waiting) = waiting {
             let response = Response {
@@ -263,6 +264,7 @@ impl Rpc {
             order: &request,
         };
 
+        // A node that is asked alone is asked on its own topic, which spares the others.
         let one = expected.iter().next().filter(|_| expected.len() == 1);
         let topic = one.map_or(Topic::Nodes, |node| Topic::Node(*node));
         if expected.is_empty() {

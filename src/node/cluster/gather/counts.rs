@@ -89,6 +89,7 @@ impl Node {
             return self.count_with(app, channel, joining).await;
         };
 
+        // Others may not have answered yet if the watching has only begun.
         let patience = self.config.limits.node_call_timeout;
         cluster
             .notices
@@ -137,6 +138,7 @@ impl Node {
         let request = Request::Channels {
             prefix: prefix_text,
             after: after_text,
+            // One more, which shows whether there are more.
             limit: limit + 1,
         };
 
