@@ -367,7 +367,7 @@ impl BusReceiver {
             return;
         }
 
-        // Beside the loop: a request may wait for Redis, and no event behind it should.
+        // Beside the loop: a request may wait for Redis, and no event after it should.
         let permit = self.requests.take(app, &rpc);
         let (node, cluster) = (self.node.clone(), self.cluster.clone());
         tokio::task::spawn_local(async move {
