@@ -180,6 +180,7 @@ impl Dispatcher {
         }
 
         let data = to_raw_value(&data)?;
+        // Only checked: a node that refuses it has no way to say so to this program.
         Event::new(event, Data::Json(&data))?;
         self.act(&Message {
             recipients,

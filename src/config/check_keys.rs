@@ -147,6 +147,7 @@ impl Config {
 
     /// The secret, of whichever app, that `public` gives away.
     fn secret_equal_to(&self, public: &str) -> Option<String> {
+        // Of an API key only the hash is known.
         let hash = KeyHash::of(public);
         self.apps.iter().find_map(|(app, config)| {
             let api_key = config.keys.iter().find(|key| key.hash == hash);

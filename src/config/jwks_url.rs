@@ -77,6 +77,7 @@ impl TryFrom<String> for JwksUrl {
             return Err(BadJwksUrl::Credentials);
         }
 
+        // A port that is too large reads as none, which would stand for the usual one.
         let has_port = authority.as_str().len() > authority.host().len();
         if authority.host().is_empty() || (has_port && authority.port_u16().is_none()) {
             return Err(BadJwksUrl::Form);

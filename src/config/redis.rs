@@ -345,6 +345,7 @@ fn shown(scheme: &str) -> String {
 
 fn server(text: &str, n: usize, sentinel: bool) -> Result<(String, u16), BadRedisUrl> {
     let usual = if sentinel { SENTINEL_PORT } else { PORT };
+    // An IPv6 address has colons itself, and so stands in brackets.
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
         Some((host, port)) => (

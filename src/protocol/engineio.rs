@@ -180,6 +180,7 @@ fn carried(packet: &str) -> Result<Carried<'_>, Malformed> {
             .decode(base64.as_bytes())
             .map(Carried::Binary)
             .map_err(|_| Malformed("a binary packet is not in base64")),
+        // Only checked here: it goes on as the WebSocket message would, and is read there.
         None => parse(packet).map(|_| Carried::Text(packet)),
     }
 }

@@ -161,6 +161,7 @@ impl<'a> Event<'a> {
                 ]))
             }
             Data::Bytes(bytes) => {
+                // Names are bounded, so the length of a head fits into 16 bits.
                 marks.write_behind_data(&mut head);
                 head.push(b'}');
                 Draft(Frame::event_binary(&[
@@ -221,6 +222,7 @@ impl Draft {
         let end = format!(",\"offset\":{offset}}}");
         let payload = self.0.payload();
         if self.0.is_text() {
+            // Without the brace at the end, which `end` brings along.
             return Frame::event_text(&[&payload[..payload.len() - 1], end.as_bytes()]);
         }
 

@@ -184,6 +184,7 @@ impl Forms {
     pub(crate) fn prepare(&self, app: AppId, frame: &Frame) {
         for (at, entry) in self.0.iter().enumerate() {
             if entry.app == app && entry.connections.load(Relaxed) > 0 {
+                // 0 is the native form.
                 self.frame(Form(at as u8 + 1), frame);
             }
         }

@@ -104,6 +104,7 @@ impl<'c> Leaving<'c> {
                 break;
             }
 
+            // Those that were reached are asked again: before there was a record, clients of the others may have come to them.
             peers.retain(|peer| self.done.contains(&peer.id));
             expected.clone_from(&self.done);
         }

@@ -166,6 +166,7 @@ impl RemovalRecords {
             .is_ok_and(|wire_target| wire_target.len() <= REMOVAL_BYTES);
         let removal = Removal {
             v: VERSION,
+            // Everyone, if it is too long: a client that is taken out by mistake may join again.
             wire_target: if is_short {
                 wire_target.clone()
             } else {
@@ -241,6 +242,7 @@ async fn is_removed(node: &Node, lost: &Snapshot, records: &[Entry]) -> bool {
             continue;
         }
         let Ok(selection) = node.selection_of(lost.app, removal.wire_target).await else {
+            // It cannot be said whom it means, and one who is meant by mistake may join again.
             return true;
         };
         if selection.means(lost).verdict == Verdict::Match {

@@ -111,6 +111,7 @@ impl Users {
 
 impl MesaApp {
     fn new(app: AppId, config: &MesaConfig) -> Self {
+        // Names that Mesa's programs use as well.
         let named = |name: &str| {
             config.namespace.as_ref().map_or_else(
                 || SmolStr::from(name),

@@ -214,6 +214,7 @@ impl<'a> Operation<'a> {
                 channel: needed_channel(name, "channel", payload.channel)?,
             },
 
+            // Not as unknown events: what is missing is only the key.
             "send_message" | "broadcast_message" | "user_event" | "get_members" => {
                 let why = "is for server libraries, which connect with an API key as accessToken";
                 return Err(Misunderstood(format!("\"{name}\" {why}")));

@@ -53,6 +53,7 @@ impl NoticeGroups {
         notice: MemberNotice,
     ) -> Option<Groups> {
         if self.members.len() >= TOLD_CHANNELS {
+            // A channel that is forgotten here may name as many members once more.
             self.members.clear();
         }
 
