@@ -230,13 +230,16 @@ fn messages_are_found_among_comments_characters_and_tests() {
         // "a comment"
         let quote = '"';
         let escaped = ('\\', '\'', 'a');
-        fn f<'a>(raw: &'a str) { say("one \"word\"", r#"and "another""#); }
+        fn f<'a>(raw: &'a str) { say("one \"word\"", r#"and "another" one"#); }
         say("a long \
              one");
     "##;
     let code = code.to_owned() + "#[cfg(test)]\nmod tests { \"of a test\" }";
     let texts: Vec<_> = messages(&code).into_iter().map(|(_, text)| text).collect();
-    assert_eq!(texts, [r#"one \"word\""#, r#"and "another""#, "a long one"]);
+    assert_eq!(
+        texts,
+        [r#"one \"word\""#, r#"and "another" one"#, "a long one"]
+    );
 }
 
 #[test]
