@@ -222,7 +222,7 @@ impl Server {
         let started = parts.start(shards, listener, admin, inbox);
 
         let (threads, handle) = started.inspect_err(|_| {
-            // Those threads that did start hold the port. That they end is no failure.
+            // Those threads that did start hold the port. Their end is not a failure.
             parts.node.supervisor.end();
             parts.stop.send_replace(Stop::Now);
         })?;
