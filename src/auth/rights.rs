@@ -149,6 +149,7 @@ fn read(name: &str, can: &str) -> Result<Rights, RightsError> {
     }
 
     serde_json::from_str(can).map_err(|error| {
+        // Read again for a message that names the field.
         let fault = Members::parse(can).ok().and_then(|rights| {
             rights
                 .iter()
@@ -230,6 +231,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     };
 
     let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
+    // The end is looked for in what the beginning leaves: `ab*ba` does not match `aba`.
     let Some(name) = name
         .strip_prefix(prefix)
         .and_then(|name| name.strip_suffix(suffix))

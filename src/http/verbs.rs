@@ -299,6 +299,7 @@ impl<'a> Fields<'a> {
 
         let name = self.event.ok_or_else(|| missing(&["event"]))?;
         let event = Event::new(name, data(self.data, self.data_base64.as_deref())?)?;
+        // To count on every node takes a round trip, so a call has to ask for it.
         let scope = self.scope.unwrap_or(ClusterScope::Cluster);
         let receipt = self.receipt.unwrap_or(ClusterScope::Node);
 
@@ -390,6 +391,7 @@ fn data<'a>(json: Option<&'a RawValue>, base64: Option<&str>) -> Result<Data<'a>
 
 /// Why `text` is not base64, in the words of those who encoded it.
 fn why_not_base64(text: &str, error: data_encoding::DecodeError) -> String {
+    // The error names only a place. These two faults are common, and have a remedy.
     if BASE64_NOPAD.decode(text.as_bytes()).is_ok() {
         return "the padding \"=\" at its end is missing".to_owned();
     }

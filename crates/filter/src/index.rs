@@ -154,6 +154,7 @@ struct Path {
 impl Path {
     /// The value at the path; `None` where it selects from something that has no members.
     fn follow<'a>(&self, root: &'a Value) -> Option<&'a Value> {
+        // As a filter selects: every member of null is null, and a scalar or a list has no members.
         self.steps.iter().try_fold(root, |value, step| match value {
             Value::Map(map) => Some(step.get(map)),
             Value::Null => Some(&NULL),
@@ -292,6 +293,7 @@ pub(super) fn path_of(node: &Node) -> Option<(Root, Vec<SmolStr>)> {
 }
 
 fn declare(text: &str) -> Result<Path, FilterError> {
+    // Read as a filter is, so that a path means the same in both.
     let checked = parse(text)
         .and_then(|expr| check(&expr, &[]))
         .map_err(|e| bad_path(text, &e.message))?;

@@ -187,6 +187,7 @@ pub(super) fn decode_event(offset: u64, is_user: bool, event: &[u8]) -> Option<(
     let entry = Entry {
         offset,
         id,
+        // Only in channels do clients see offsets.
         frame: draft.finish((!is_user).then_some(offset)),
         omit,
         at_ms,

@@ -204,6 +204,7 @@ fn offset(id: &[u8]) -> Result<u64, HistoryError> {
 
 /// An event by its fields, which topic.lua lists; `None` if it cannot be read.
 fn entry(offset: u64, mut fields: vec::IntoIter<Value>, is_channel: bool) -> Option<Entry> {
+    // `nth` also takes what precedes, so each place counts from the one before.
     let mut field = |at: usize| fields.nth(at);
     let at_ms = number(field(1)).ok()?;
     let (id, draft) = record::decode(&bytes(field(5)).ok()?)?;
