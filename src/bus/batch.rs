@@ -97,6 +97,7 @@ impl<'a> Batch<'a> {
             let is_other = script.get_hash() != batch.script.get_hash()
                 || item.scripted.filter(|_| is_tagged) != batch.partition
                 || item.again != first.again;
+            // The first call goes in any case, however long it is.
             let is_full = batch.calls.len() >= BUS_BATCH_CALLS
                 || batch.bytes > 0 && batch.bytes + item.bytes > BUS_PIPELINE_BYTES;
             if is_other || is_full {

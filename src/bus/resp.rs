@@ -94,6 +94,7 @@ pub(super) fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> 
             return Err(Malformed("one frame is too large"));
         }
         Err(Stop::Short(lacks)) => {
+            // All of it: each time that a frame is short, it is read again from its beginning.
             buffer.reserve(lacks);
             return Ok(None);
         }
@@ -273,6 +274,7 @@ impl Cursor<'_> {
     fn array(&mut self, kind: u8, depth: usize) -> Parsed<Reply> {
         self.at += 1;
         if kind == b'*' && self.bytes.get(self.at) == Some(&b'-') {
+            // `*-1`: null, as older protocols have it.
             self.int()?;
             return Ok(Reply::Null);
         }

@@ -144,6 +144,8 @@ impl Ages {
     }
 
     fn heads(&self) -> impl Iterator<Item = &Node> {
+        // All events of a class live equally long, so its first is its oldest and the next whose time ends. An empty
+        // class has none: `NONE` is beyond every place.
         self.classes
             .iter()
             .filter_map(|class| self.nodes.get(class.first as usize))

@@ -370,6 +370,7 @@ impl Node {
         let (register, changes) = bus.as_ref().map(|_| Register::new(CHANGES_WAITING)).unzip();
         let runtime_config = RuntimeConfig::new(config.clone(), &apps, None)
             .map_err(|mut errors| errors.swap_remove(0))?;
+        // Protocols add their forms before these are shared with the shards.
         let mut forms = Forms::default();
         let protocols = Protocols::new(&config, &apps, &mut forms);
         let forms = Arc::new(forms);
