@@ -185,6 +185,7 @@ fn payload(
 
     let further = claims.map(members).transpose()?;
     if let Some(members) = further.filter(|members| !members.is_empty()) {
+        // As text, so that numbers and escapes stay as they came.
         payload.push(',');
         payload.push_str(members);
     }

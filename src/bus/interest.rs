@@ -146,6 +146,7 @@ impl Interest {
             return;
         }
         state.idle_since = None;
+        // Where it has changed already, the subscriber is about to look at it.
         if !state.subscribed && !state.is_changed {
             state.is_changed = true;
             stripe.note(topic);

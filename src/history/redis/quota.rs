@@ -94,6 +94,7 @@ impl Quotas {
         let Some(quota) = self.of(app) else {
             return Ok(());
         };
+        // As of the last look: an app may go over by what it stores until the next one.
         let kept = quota.kept.load(Relaxed);
         if kept < quota.most {
             return Ok(());
