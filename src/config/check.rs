@@ -73,6 +73,7 @@ impl Config {
     }
 
     fn check_node(&self, problems: &mut Problems) {
+        // Port 0 is another one for each of them.
         if self.admin_listen == Some(self.listen) && self.listen.port() != 0 {
             problems.pair(
                 "admin_listen",
