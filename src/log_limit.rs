@@ -105,6 +105,8 @@ pub(crate) enum Line {
     NotFetched,
     /// A user came in without what is stored.
     WithoutStored,
+    /// A message of Mesa's dispatchers was not stored for a user who has gone.
+    NotGivenBack,
     /// Stored events may have been missed for good.
     StoredUnsure,
     /// A function of the embedding program panicked.
@@ -116,7 +118,7 @@ pub(crate) enum Line {
 }
 
 impl Line {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::SlowConsumer,
         Self::CannotAccept,
         Self::StoredInPart,
@@ -129,6 +131,7 @@ impl Line {
         Self::ArrivalsOverflow,
         Self::NotFetched,
         Self::WithoutStored,
+        Self::NotGivenBack,
         Self::StoredUnsure,
         Self::FunctionPanicked,
         Self::NoFunction,
@@ -152,6 +155,7 @@ impl Line {
             }
             Self::NotFetched => "more events that were missed could not be fetched yet",
             Self::WithoutStored => "more users came in without what was stored",
+            Self::NotGivenBack => "more messages of Mesa's dispatchers were lost",
             Self::StoredUnsure => "more stored events may have been missed",
             Self::FunctionPanicked => "more functions panicked that clients called",
             Self::NoFunction => "more clients called functions that are not set up",

@@ -410,6 +410,8 @@ impl Parts {
         self.run_task("lease", cluster.clone().run_membership(topics));
         if !node.mesa.is_empty() {
             self.run_task("users of Mesa's programs", node.clone().run_mesa());
+            let giving_back = node.clone().run_mesa_giving_back();
+            self.run_task("messages of Mesa's programs", giving_back);
         }
 
         for (task, run) in cluster.tasks() {

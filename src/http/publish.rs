@@ -138,7 +138,7 @@ impl Publishing {
             // Another node had this batch before. Its items answer for themselves: what succeeded
             // is a replay, and what failed is tried again.
             Elsewhere::Answered(_) => {
-                running.succeed(&Bytes::new());
+                drop(running);
                 return self
                     .all(Some(&scope), &body)
                     .await
@@ -330,7 +330,8 @@ impl Publishing {
             let claimed = match self.cluster_claim(&name, &body, deadline).await? {
                 Elsewhere::First(claimed) => claimed,
                 Elsewhere::Answered(answer) => {
-                    running.succeed(&answer);
+                    // It stays where it was found, and no longer than that.
+                    drop(running);
                     return Ok(Published::earlier(answer));
                 }
             };

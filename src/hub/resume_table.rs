@@ -44,6 +44,40 @@ pub(crate) struct ResumeTable {
     queues: Box<[Queue]>,
     /// Those whose clients have come back.
     returning: Returning,
+    successors: Mutex<Successors>,
+}
+
+/// Which connections have taken the places of which others a short time ago.
+#[derive(Debug, Default)]
+struct Successors {
+    by_id: AHashMap<ConnectionId, ConnectionId>,
+    in_order: VecDeque<(Instant, ConnectionId)>,
+}
+
+impl Successors {
+    /// Notes that `new` has taken the place of `old`. Forgets what was noted more than `window` ago, and the oldest beyond
+    /// [`LOST_MAX`].
+    fn note(&mut self, old: ConnectionId, new: ConnectionId, window: Duration) {
+        while let Some((since, first)) = self.in_order.front().copied()
+            && (since.elapsed() > window || self.in_order.len() >= LOST_MAX)
+        {
+            self.in_order.pop_front();
+            self.by_id.remove(&first);
+        }
+
+        if self.by_id.insert(old, new).is_none() {
+            self.in_order.push_back((Instant::now(), old));
+        }
+    }
+
+    /// The last that has taken the place of `id`. Each is newer than the one before it, so that there is a last.
+    fn last(&self, id: &ConnectionId) -> Option<ConnectionId> {
+        let mut last = self.by_id.get(id)?;
+        while let Some(next) = self.by_id.get(last) {
+            last = next;
+        }
+        Some(*last)
+    }
 }
 
 /// Connections that may come back within one time.
@@ -167,6 +201,7 @@ impl ResumeTable {
                 .map(queue)
                 .collect(),
             returning: Returning::default(),
+            successors: Mutex::default(),
         }
     }
 
@@ -243,6 +278,23 @@ impl ResumeTable {
         }
 
         taken
+    }
+
+    /// Notes that the client of `old` has come back as `new`.
+    pub(crate) fn note_successor(&self, old: ConnectionId, new: ConnectionId) {
+        let [lost, ..] = &*self.queues else { return };
+        self.successors.lock().note(old, new, lost.window);
+    }
+
+    /// Takes the connection out that has taken the place of `id`, as [`ResumeTable::take`] does, if it is lost by now. Its client
+    /// may not know of it: its welcome was lost on its way.
+    pub(crate) fn take_successor(
+        &self,
+        id: &ConnectionId,
+        proof: impl Fn(&Connection) -> bool,
+    ) -> Option<Detached> {
+        let last = self.successors.lock().last(id)?;
+        self.take(&last, proof)
     }
 
     /// Notes that a client is about to take the places of `lost`, a connection of another node, in `channels`. Each is to be
@@ -358,6 +410,12 @@ impl ResumeTable {
             tokio::task::yield_now().await;
         }
         all
+    }
+
+    /// Those whose clients are about to take their places, with the channels that they have yet to take, also connections of
+    /// other nodes. Called after [`ResumeTable::all`] it has who comes back meanwhile.
+    pub(crate) fn returning(&self) -> Vec<Snapshot> {
+        self.returning.all()
     }
 
     /// Those whose time to come back is over, or the first of them: of each queue [`SCAN_CHUNK`] at most, or as many as wait in
@@ -576,6 +634,51 @@ mod tests {
         let detached = resume_table.queues[1].lost.lock();
         assert!(
             detached.by_id.is_empty() && detached.places.is_empty() && detached.of_apps[0] == 0
+        );
+    }
+
+    #[tokio::test]
+    async fn a_client_that_comes_back_is_lost_or_returning_until_its_places_are_claimed() {
+        let resume_table = ResumeTable::new(1, WINDOW, []);
+        let one = lost("x", 1, &["a", "b"]);
+        let id = one.connection.id();
+        resume_table.insert(QueueAt(0), one);
+        let channels = async || {
+            let lost = resume_table.all().await.into_iter().map(|(one, _)| one);
+            let all: Vec<Snapshot> = lost.chain(resume_table.returning()).collect();
+            let names = all.iter().flat_map(|one| one.channel_names().cloned());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(channels().await, ["a", "b"]);
+
+        assert!(resume_table.take(&id, |_| true).is_some());
+        assert_eq!(channels().await, ["a", "b"]);
+        resume_table.claim(&id, (AppId(0), "a"));
+        assert_eq!(channels().await, ["b"]);
+        resume_table.give_up(&id, "b");
+        assert!(channels().await.is_empty());
+    }
+
+    #[test]
+    fn the_last_that_has_taken_a_place_is_known_for_the_window_and_no_more_than_may_be_lost() {
+        let id = |slot| crate::hub::tests::unconnected("x", slot).id();
+        let mut successors = Successors::default();
+        for slot in 0..3 {
+            successors.note(id(slot), id(slot + 1), WINDOW);
+        }
+        assert_eq!(successors.last(&id(0)), Some(id(3)));
+        assert_eq!(successors.last(&id(3)), None);
+
+        successors.in_order[0].0 -= WINDOW * 2;
+        successors.note(id(3), id(4), WINDOW);
+        assert_eq!(successors.last(&id(0)), None);
+        assert_eq!(successors.last(&id(1)), Some(id(4)));
+        for slot in 0..LOST_MAX as u32 {
+            successors.note(id(10 + slot), id(slot + 11), WINDOW);
+        }
+        assert_eq!(
+            (successors.by_id.len(), successors.in_order.len()),
+            (LOST_MAX, LOST_MAX)
         );
     }
 

@@ -70,6 +70,11 @@ impl Returning {
         }
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<Snapshot> {
+        self.lock().by_id.values().cloned().collect()
+    }
+
     /// Those with a place in `channel`.
     pub(super) fn of(&self, channel: &str) -> Vec<Snapshot> {
         let places = self.lock();

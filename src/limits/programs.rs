@@ -32,6 +32,19 @@ pub const MESA_SAMPLES: usize = 100;
 /// Bytes that wait for one connection of Mesa's programs until it is let in: a round trip to Redis.
 pub const MESA_COMING_BYTES: usize = 1024 * 1024;
 
+/// Bytes of Mesa's messages that wait, for one app, to be stored for users who have gone. What more comes while Redis is away is
+/// lost, and counted.
+pub const MESA_GIVEN_BACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes of them in one script: a millisecond's work of Redis.
+pub const MESA_GIVEN_BACK_TOGETHER: usize = 1024 * 1024;
+
+/// How long that is tried: a restart of Redis or a failover of Sentinels, several times.
+pub const MESA_GIVEN_BACK_FOR: Duration = Duration::from_mins(2);
+
+/// How long it waits before it is tried again.
+pub const MESA_GIVEN_BACK_AGAIN: Duration = Duration::from_millis(250);
+
 /// Users in one script of Mesa's, so that Redis goes on to others in between.
 pub const MESA_SETTLED_TOGETHER: usize = 500;
 

@@ -161,7 +161,9 @@ impl Node {
         user: Option<&str>,
         device: Option<&str>,
     ) -> Option<LocalResume> {
-        LocalResume::find(&self.hub, &self.revocations, id, (app, user, device))
+        let client = (app, user, device);
+        LocalResume::find(&self.hub, &self.revocations, id, client)
+            .or_else(|| LocalResume::find_successor(&self.hub, &self.revocations, id, client))
     }
 
     /// Takes over `channel` from a connection that the client of `own` has closed, and that is still counted there.
@@ -244,25 +246,39 @@ impl LocalResume {
             });
         }
 
-        // A newer token does not take up what a revoked one had.
-        let proof = |lost: &crate::hub::Connection| {
-            lost.is_of_client(app, user, device) && !is_revoked(revocations, lost, unix_now())
-        };
+        let proof = proof(revocations, (app, user, device));
+        let detached = hub.context().resume_table.take(id, proof)?;
+        Some(Self::of(hub, detached))
+    }
 
+    /// The same of the connection that has taken the place of `id` since, if it is lost: its client does not know of it if its
+    /// welcome was lost on its way.
+    pub(super) fn find_successor(
+        hub: &Arc<Hub>,
+        revocations: &Revocations,
+        id: &ConnectionId,
+        client: (AppId, Option<&str>, Option<&str>),
+    ) -> Option<Self> {
+        let proof = proof(revocations, client);
+        let detached = hub.context().resume_table.take_successor(id, proof)?;
+        Some(Self::of(hub, detached))
+    }
+
+    fn of(hub: &Arc<Hub>, detached: Detached) -> Self {
         let Detached {
             connection,
             watched,
             ..
-        } = hub.context().resume_table.take(id, proof)?;
+        } = detached;
 
         let channels = connection
             .channel_names()
             .map(|name| (name.clone(), watched.contains(name)));
-        Some(Self {
+        Self {
             channels: channels.collect(),
             hub: hub.clone(),
             lost: connection,
-        })
+        }
     }
 
     /// The next channel, and whether it was watched.
@@ -334,6 +350,15 @@ impl Drop for LocalResume {
             self.give_up();
         }
     }
+}
+
+/// Whether a lost connection is one of this client's. What a revoked token had is not taken up by a newer one.
+fn proof<'c>(
+    revocations: &'c Revocations,
+    (app, user, device): (AppId, Option<&'c str>, Option<&'c str>),
+) -> impl Fn(&crate::hub::Connection) -> bool + 'c {
+    // A newer token does not take up what a revoked one had.
+    move |lost| lost.is_of_client(app, user, device) && !is_revoked(revocations, lost, unix_now())
 }
 
 /// What is to be said.

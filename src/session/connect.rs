@@ -273,6 +273,7 @@ impl Client {
         }
 
         let Some(own) = self.connection() else { return };
+        self.note_successor(id, own.id());
         // Rights may have changed since, so each channel is checked again.
         resume_state.channels.retain(|channel| {
             let may_stay = may_come_back(&own, &channel.name, channel.was_allowed);
@@ -319,6 +320,12 @@ impl Client {
         }
     }
 
+    /// Notes which connection a client has that has come back. If its welcome is lost, it comes back by the one before again.
+    fn note_successor(&self, old: ConnectionId, new: ConnectionId) {
+        let resume_table = &self.node.hub.context().resume_table;
+        resume_table.note_successor(old, new);
+    }
+
     /// Takes a lost connection's place in its channels. Channels that the client may no longer join are left, and it
     /// is notified.
     async fn resume_local(&self, mut local_resume: LocalResume) {
@@ -328,6 +335,10 @@ impl Client {
             self.event_loop
                 .shard()
                 .lock_and_wake(|table| table.set_profile(self.socket.at, profile.clone()));
+        }
+
+        if let Some(own) = self.connection() {
+            self.note_successor(lost.id(), own.id());
         }
 
         while let Some((channel, watched)) = local_resume.next() {

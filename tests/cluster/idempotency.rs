@@ -34,6 +34,26 @@ fn a_repeat_on_another_node_gets_the_first_answer_and_sends_nothing() {
 }
 
 #[test]
+fn an_answer_is_kept_no_longer_on_a_node_that_found_it_in_redis() {
+    let cluster = Cluster::start();
+    let body = json!({"event": "e"});
+    let repeated = |node: &Node| {
+        let answer = once(node, "k", "/v1/broadcast", &body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.header("idempotency-replayed").is_some()
+    };
+    assert!(!repeated(&cluster[0]));
+    assert!(repeated(&cluster[1]));
+
+    // Its time is over there.
+    let keys = cluster.redis.call(&["KEYS", "*once*"]).unwrap();
+    for key in keys.items() {
+        cluster.redis.call(&["DEL", &key.text()]).unwrap();
+    }
+    assert!(!repeated(&cluster[1]), "it is carried out again");
+}
+
+#[test]
 fn the_same_key_with_another_body_is_refused_on_every_node() {
     let cluster = Cluster::start();
     assert_eq!(

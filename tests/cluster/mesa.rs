@@ -556,6 +556,123 @@ fn what_a_look_has_taken_waits_again_if_its_node_dies() {
 }
 
 #[test]
+fn lists_that_programs_write_with_white_space_are_kept() {
+    let cluster = start(MesaSync::Full);
+    let mut redis = Resp::connect(cluster.redis.address()).unwrap();
+    let spaced = format!(" [ {} , {} ]\n", message(&json!(1)), message(&json!(2)));
+    for (user, list) in [("ann", &*spaced), ("bob", "[ ]"), ("eve", "\n")] {
+        redis.call(&["HSET", UNDELIVERED, user, list]).unwrap();
+    }
+    publish(&mut redis, &json!(3), &["ann", "bob", "eve"]);
+    for user in ["ann", "bob", "eve"] {
+        eventually("it is stored", || stored(&mut redis, user).contains('3'));
+    }
+
+    let mut ann = user(&cluster[0], "ann");
+    let got = [ann.json(), ann.json(), ann.json()].map(|message| message["d"].clone());
+    assert_eq!(got, [json!(1), json!(2), json!(3)]);
+    for name in ["bob", "eve"] {
+        assert_eq!(user(&cluster[1], name).json()["d"], 3, "{name}");
+    }
+}
+
+/// Where ann is at her only node, as messages are addressed to her; nothing if she is away.
+fn place(redis: &mut Resp) -> Option<String> {
+    let keys = redis.call(&["KEYS", "*mesa-users.*"]).unwrap();
+    let key = keys.items().first()?.text();
+    let (_, node) = key.rsplit_once("mesa-users.").unwrap();
+    let stay = redis.call(&["HGET", &key, "ann"]).unwrap().text();
+    (!stay.is_empty()).then(|| format!("{node}:{stay}"))
+}
+
+/// Publishes a message for ann as it was decided about while she was at `place`.
+fn settle(redis: &mut Resp, place: &str, data: u64) {
+    let to = json!([["ann", [place]]]);
+    let message = json!({"message": message(&json!(data)), "recipients": []});
+    let text = format!("{{\"by\":\"another\"}}\n{to}\n{message}");
+    let heard = redis.call(&["PUBLISH", "fanfare:tests:default:mesa", &text]);
+    assert_eq!(heard.unwrap().number(), Some(1));
+}
+
+/// The node has taken ann's place out of Redis, and what it says to Redis from now on does not come there.
+fn ann_goes(node: &Node, proxy: &Proxy, redis: &mut Resp) -> String {
+    let ann = user(node, "ann");
+    let place = place(redis).expect("she is there");
+    drop(ann);
+    eventually("she is away", || self::place(redis).is_none());
+    proxy.freeze_scripts();
+    place
+}
+
+#[test]
+fn messages_for_who_has_just_gone_are_stored_in_order_once_redis_is_there_again() {
+    let mut server = RedisServer::start_durable().unwrap();
+    let (node, proxy) = behind_a_proxy(&server);
+    let mut redis = Resp::connect(server.address()).unwrap();
+    let place = ann_goes(&node, &proxy, &mut redis);
+    for n in 0..50 {
+        settle(&mut redis, &place, n);
+    }
+    // What was on its way is lost with the server.
+    let skipped = node.count("fanfare_bus_skipped_total", "");
+    server.kill().unwrap();
+    proxy.thaw();
+    server.restart().unwrap();
+
+    let mut redis = Resp::connect(server.address()).unwrap();
+    let all: Vec<Value> = (0..50).map(|n| message(&json!(n))).collect();
+    eventually("all are stored, each once", || {
+        let list = stored(&mut redis, "ann");
+        !list.is_empty() && serde_json::from_str::<Vec<Value>>(&list).unwrap() == all
+    });
+    assert_eq!(node.count("fanfare_dispatch_lost_total", ""), 0);
+    assert_eq!(node.count("fanfare_bus_skipped_total", ""), skipped);
+    let mut ann = user(&node, "ann");
+    for n in 0..50 {
+        assert_eq!(ann.json()["d"], n);
+    }
+}
+
+#[test]
+fn a_message_for_who_has_just_gone_is_stored_once_though_the_answer_to_that_is_lost() {
+    let server = RedisServer::start().unwrap();
+    let (node, proxy) = behind_a_proxy(&server);
+    let mut redis = Resp::connect(server.address()).unwrap();
+    let place = ann_goes(&node, &proxy, &mut redis);
+    proxy.thaw();
+    proxy.lose_answer(place.as_bytes());
+    settle(&mut redis, &place, 1);
+    eventually("the answer is lost", || proxy.lost() == 1);
+    settle(&mut redis, &place, 2);
+    proxy.thaw();
+
+    // The second is given back after the first.
+    eventually("both are stored", || {
+        stored(&mut redis, "ann").contains('2')
+    });
+    let list: Value = serde_json::from_str(&stored(&mut redis, "ann")).unwrap();
+    assert_eq!(list, json!([message(&json!(1)), message(&json!(2))]));
+}
+
+#[test]
+fn a_message_comes_to_who_has_come_back_before_it_could_be_stored() {
+    let mut server = RedisServer::start_durable().unwrap();
+    let (node, proxy) = behind_a_proxy(&server);
+    let mut redis = Resp::connect(server.address()).unwrap();
+    let place = ann_goes(&node, &proxy, &mut redis);
+    settle(&mut redis, &place, 1);
+    server.kill().unwrap();
+    proxy.thaw();
+    // She comes in while Redis is away.
+    let mut ann = user(&node, "ann");
+    server.restart().unwrap();
+    assert_eq!(ann.json()["d"], 1);
+    ann.expect_nothing();
+    let mut redis = Resp::connect(server.address()).unwrap();
+    eventually("nothing is stored", || stored(&mut redis, "ann").is_empty());
+}
+
+#[test]
 fn what_was_stored_comes_late_if_the_answer_to_who_comes_is_lost() {
     let redis = RedisServer::start().unwrap();
     let (node, proxy) = behind_a_proxy(&redis);

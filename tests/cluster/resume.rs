@@ -8,7 +8,7 @@ use crate::{
     cluster::{Cluster, Node, event, nothing_more},
     kept::{cut, reset},
     redis::Reply,
-    support::{Client, signed},
+    support::{Client, eventually, signed},
 };
 
 /// A connection of ann on `node` that takes up `old`, and whether there was something to take up.
@@ -72,6 +72,35 @@ fn a_connection_whose_end_was_not_noticed_is_taken_over() {
     cluster[2].call("/v1/send", &receipt);
     assert_eq!(event(&mut new)["event"], "e");
     nothing_more(&cluster[0], &mut [new]);
+}
+
+#[test]
+fn a_client_whose_welcome_was_lost_on_another_node_comes_back_to_that_node() {
+    let cluster = Cluster::start();
+    let mut watcher = cluster[2].user("watcher");
+    watcher.watch("lobby");
+    let mut old = ann(&cluster[0]);
+    old.join("lobby");
+    assert_eq!(watcher.json()["kind"], "joined");
+    let lost = old.id.clone();
+    cut(&old);
+    let token = signed(&json!({"sub": "ann"}));
+    let unheard = cluster[1].open(&format!("token={token}&device=d1&resume={lost}"));
+    let updated = watcher.json();
+    assert_eq!(updated["previous"], json!(lost), "{updated}");
+
+    let unheard_id = updated["member"]["id"].as_str().unwrap();
+    drop(unheard);
+    eventually("the node knows", || {
+        let path = format!("/v1/connections/{unheard_id}");
+        cluster[1].get(&path).status == 404
+    });
+    let (mut new, resumed) = come_back(&cluster[1], &lost, "d1");
+    assert!(resumed);
+    assert_eq!(new.json(), json!({"op": "joined", "channel": "lobby"}));
+    let updated = watcher.json();
+    assert_eq!(updated["previous"], json!(unheard_id), "{updated}");
+    nothing_more(&cluster[0], &mut [new, watcher]);
 }
 
 #[test]

@@ -209,6 +209,43 @@ fn a_client_comes_back_while_its_node_is_still_draining() {
 }
 
 #[test]
+fn a_client_comes_back_while_the_list_of_its_node_is_still_being_written() {
+    let mut cluster = Cluster::apart_set(|settings| {
+        settings
+            .with("FANFARE_LIMIT_RESUME_WINDOW", "10s")
+            .with("FANFARE_LIMIT_NODE_LEASE", "20s")
+            .with("FANFARE_LIMIT_REDIS_TIMEOUT", "10s")
+            .with("FANFARE_LIMIT_NODE_CALL_TIMEOUT", "10s")
+            .with("FANFARE_DRAIN_TIMEOUT", "10s")
+    });
+    let mut ann = cluster[0].user_with("ann", &json!({}), "device=d1");
+    ann.join("lobby");
+    let mut bob = cluster[0].user_with("bob", &json!({}), "device=d2");
+    bob.join("lobby");
+    await_listed(&cluster, 4);
+
+    // The node writes its list again, after a while, when a change finds that it is lost.
+    cluster[0].ask_to_leave();
+    expect_bye(&mut ann);
+    let keys = cluster.redis.call(&["KEYS", "*node.members:*"]).unwrap();
+    for key in keys.items() {
+        cluster.redis.call(&["DEL", &key.text()]).unwrap();
+    }
+    let leave = json!({"channel": "lobby", "to": {"users": ["bob"]}});
+    cluster[1].call("/v1/leave", &leave);
+    // That it has left may be told before.
+    while bob.json()["op"] != "bye" {}
+    cut(&bob);
+    // Until the node departs. If it does not yet, the client comes back in another way.
+    thread::sleep(Duration::from_millis(200));
+
+    let (mut new, welcome) = come_back(&cluster[1], &json!({"sub": "ann"}), "d1", &ann.id);
+    assert_eq!(welcome["resumed"], true, "{welcome}");
+    assert_eq!(new.json(), json!({"op": "joined", "channel": "lobby"}));
+    cluster.nodes[0].await_end();
+}
+
+#[test]
 fn a_profile_without_channels_comes_back_after_a_drain() {
     let mut cluster = cluster("5s");
     let mut ann = cluster[0].user_with("ann", &json!({}), "device=d1");

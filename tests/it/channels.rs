@@ -1714,6 +1714,48 @@ fn coming_back_has_its_joined_before_the_events_however_soon_it_is() {
 }
 
 #[test]
+fn a_client_whose_welcome_was_lost_comes_back_by_the_connection_before() {
+    let server = with_rules(|config| config.limits.resume_window = LONG);
+    let mut watcher = server.connect("");
+    watcher.watch("room");
+    let query = on_device(&server, "ann", "phone");
+    let mut ann = server.connect(&query);
+    ann.join("room");
+    assert_eq!(notice(&mut watcher), told("joined", &ann, 1));
+    let old = lose(&server, ann);
+
+    // Each time it is let in, and lost again before it knows.
+    let mut before = old.clone();
+    for _ in 0..3 {
+        let mut unheard = server.open(&format!("{query}&resume={old}"));
+        let updated = watcher.json();
+        assert_eq!(
+            (&updated["kind"], &updated["previous"]),
+            (&json!("updated"), &json!(before)),
+            "{updated}"
+        );
+        updated["member"]["id"]
+            .as_str()
+            .unwrap()
+            .clone_into(&mut unheard.id);
+        before = lose(&server, unheard);
+    }
+
+    // Nobody else comes back by it.
+    let other = on_device(&server, "ann", "laptop");
+    let mut stranger = server.open(&format!("{other}&resume={old}"));
+    assert_eq!(stranger.json()["resumed"], false);
+    let new = come_back(&server, &query, &old, &["room"]);
+    let updated = watcher.json();
+    assert_eq!(
+        (&updated["previous"], &updated["member"]["id"]),
+        (&json!(before), &json!(new.id)),
+        "{updated}"
+    );
+    watcher.expect_nothing();
+}
+
+#[test]
 fn of_several_that_come_back_at_once_one_does() {
     let server = with_rules(|config| config.limits.resume_window = LONG);
     let mut watcher = server.connect("");

@@ -351,8 +351,8 @@ impl Handover {
         settled
     }
 
-    /// Hands out what this node has of a lost connection.
-    pub(super) fn hand_out(
+    /// Hands out what this node has of a lost connection. If the node departs, answers once that is in the list.
+    pub(super) async fn hand_out(
         self: &Arc<Self>,
         app: AppId,
         id: &str,
@@ -361,6 +361,7 @@ impl Handover {
     ) -> Handed {
         // The list is written already, and is what counts from here on.
         if self.membership.departs() {
+            self.roster.list_finished().await;
             return Handed::Elsewhere(IN_LIST.to_owned());
         }
         Handed::Known(self.hand_out_now(app, id, user, device))
@@ -405,15 +406,17 @@ impl Handover {
     }
 
     /// Lets go of what was handed out to the node `to`, where its client takes the places in the channels `taken`.
-    pub(super) fn settle(&self, id: &str, taken: &[String], to: NodeId) -> Settled {
+    pub(super) async fn settle(&self, id: &str, taken: &[String], to: NodeId) -> Settled {
         let id = id.parse::<ConnectionId>().ok();
+        // First of all, so that it is not left while the list is waited for.
         let handed = id.and_then(|id| self.handed.lock().remove(&id));
         let Some(mut local_resume) = handed else {
             return Settled::Held(false);
         };
 
         if self.membership.departs() {
-            // They are in the list, which is written already. That node takes them from there.
+            // They are in the list. That node takes them from there.
+            self.roster.list_finished().await;
             while local_resume.next().is_some() {
                 local_resume.taken();
             }

@@ -24,7 +24,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::timeout,
 };
 
@@ -62,6 +62,8 @@ struct ListDue {
     listed: AtomicU64,
     /// It has all of these: nothing of it is just being written.
     is_whole: AtomicBool,
+    /// The node departs, and the list is as its clients find it from then on.
+    is_finished: watch::Sender<bool>,
 }
 
 impl Default for ListDue {
@@ -71,6 +73,7 @@ impl Default for ListDue {
             is_to_be_written: AtomicBool::new(false),
             listed: AtomicU64::new(0),
             is_whole: AtomicBool::new(true),
+            is_finished: watch::Sender::new(false),
         }
     }
 }
@@ -265,6 +268,16 @@ impl Roster {
                 "clients of this node may come back to fewer channels than they had: Redis did not take the list of members in time"
             ),
         }
+
+        self.list.is_finished.send_replace(true);
+    }
+
+    /// Waits until [`Roster::finish_list`] is done: before that the list may lack what clients had. That takes
+    /// `limits.redis_timeout` at most from the moment in which the node begins to depart.
+    pub(super) async fn list_finished(&self) {
+        let mut is_finished = self.list.is_finished.subscribe();
+        // The sender is in `self`.
+        let _ = is_finished.wait_for(|is_finished| *is_finished).await;
     }
 
     /// The list of the node whose home this is, and the one that it may be writing.

@@ -88,9 +88,11 @@ pub(super) async fn handle_request(
         }
         Request::Recall { id, user, device } => {
             let (user, device) = (user.as_deref(), device.as_deref());
-            to_raw_value(&cluster.handover.hand_out(app, &id, user, device))
+            to_raw_value(&cluster.handover.hand_out(app, &id, user, device).await)
         }
-        Request::Settle { id, taken } => to_raw_value(&cluster.handover.settle(&id, &taken, from)),
+        Request::Settle { id, taken } => {
+            to_raw_value(&cluster.handover.settle(&id, &taken, from).await)
+        }
         Request::Tallies { channel, users } => to_raw_value(&Tallies {
             tallies: node.hub.presence(app).tallies(&channel, &users),
         }),

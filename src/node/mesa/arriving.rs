@@ -8,13 +8,14 @@ use smol_str::SmolStr;
 use super::{
     super::Node,
     Captured, Cluster, Coming, MesaApp, Users, arg,
-    script::{ENTER, LEAVE, PUT_BACK, STORE},
+    giving_back::{GivenBack, GoesTo},
+    script::{ENTER, LEAVE, PUT_BACK},
 };
 use crate::{
     bus::{BusError, Health},
     hub::{Connection, LongStep},
     id::{AppId, ConnectionId},
-    limits::{LONG_BODY, MESA_COMING_BYTES, MESA_STORED_BYTES},
+    limits::{LONG_BODY, MESA_COMING_BYTES},
     log_limit::Line,
     protocol::{
         event::{Data, Event},
@@ -262,26 +263,14 @@ impl Node {
         ));
     }
 
-    /// Stores a list of messages for a user who has gone before they could be delivered.
-    pub(super) fn mesa_store(&self, app: AppId, user: &str, list: Bytes, is_older: bool) {
-        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
-            return;
+    /// Stores a list of messages for a user who has gone before they could be delivered, after what is stored.
+    pub(super) fn mesa_store(&self, mesa: &MesaApp, user: &str, list: Bytes) {
+        let one = GivenBack {
+            user: user.into(),
+            list,
+            goes_to: GoesTo::Back,
         };
-
-        let keys = cluster.mesa_keys(app);
-        drop(cluster.bus.eval(
-            &STORE,
-            &keys.home,
-            vec![mesa.undelivered.clone(), keys.nodes()],
-            vec![
-                arg(user),
-                keys.prefix(),
-                cluster.bus.channel(&mesa.settled).into(),
-                list,
-                MESA_STORED_BYTES.to_string().into(),
-                arg(if is_older { "before" } else { "after" }),
-            ],
-        ));
+        self.mesa_give_back(mesa, one);
     }
 }
 
@@ -337,11 +326,11 @@ impl Drop for MesaArrival {
         let captured = users.arrived(&self.user, self.id);
         self.node
             .mesa_leave_with(&mut users, self.app, &self.user, self.id);
+        drop(users);
 
         for message in captured {
             if !message.list.is_empty() {
-                self.node
-                    .mesa_store(self.app, &self.user, message.list, false);
+                self.node.mesa_store(mesa, &self.user, message.list);
             }
         }
     }

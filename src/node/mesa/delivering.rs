@@ -1,6 +1,6 @@
 //! Messages of dispatchers on their way to clients.
 
-use std::sync::Arc;
+use std::{cell::LazyCell, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,9 +8,10 @@ use serde_json::value::RawValue;
 
 use super::{
     super::{ClusterScope, Node, NodeError, Publication, Target},
-    Captured, Cluster, MesaApp, arg,
+    Captured, MesaApp, arg,
     arriving::Capture,
-    script::{MISSED, SETTLE},
+    giving_back::{GivenBack, GoesTo},
+    script::SETTLE,
 };
 use crate::{
     bus::BusError,
@@ -97,7 +98,7 @@ impl<'a> Settled<'a> {
     }
 }
 
-fn head(by: NodeId, done: Option<&str>, all: bool) -> Bytes {
+pub(super) fn head(by: NodeId, done: Option<&str>, all: bool) -> Bytes {
     let head = Head {
         by: by.to_string(),
         look: false,
@@ -279,7 +280,7 @@ impl Node {
         payload: &[u8],
         places: Vec<Place>,
     ) -> Result<(), MesaError> {
-        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+        let Some((mesa, _)) = self.mesa_in_redis(app) else {
             return Ok(());
         };
 
@@ -289,14 +290,13 @@ impl Node {
             list: mesa.list(dispatched),
         };
 
-        let mut kept = Vec::new();
+        let (mut kept, mut without_room) = (Vec::new(), Vec::new());
         let before: Vec<Before> = {
             let mut users = mesa.users.lock();
             let capture = |(user, _): &Place| {
                 let capture = users.capture(user, &captured, &mut kept);
                 if capture == Capture::NoRoom && !captured.list.is_empty() {
-                    // It is found where one looks for what a dispatcher has stored late.
-                    self.mesa_store(app, user, captured.list.clone(), false);
+                    without_room.push(user.clone());
                 }
                 Before {
                     is_kept: capture != Capture::Nobody,
@@ -306,6 +306,11 @@ impl Node {
 
             places.iter().map(capture).collect()
         };
+
+        for user in without_room {
+            // It is found where one looks for what a dispatcher has stored late.
+            self.mesa_store(mesa, &user, captured.list.clone());
+        }
 
         for some in places.chunks(TARGET_NAMES) {
             let users = some.iter().map(|(user, _)| user.clone()).collect();
@@ -322,9 +327,10 @@ impl Node {
             return Ok(());
         }
 
-        for (place, before) in places.iter().zip(before) {
+        let message = LazyCell::new(|| Bytes::copy_from_slice(payload));
+        for (place, before) in places.into_iter().zip(before) {
             if !before.is_kept {
-                self.mesa_missed((mesa, cluster), place, before, (payload, &captured.list));
+                self.mesa_missed(mesa, place, before, (&message, &captured.list));
             }
         }
 
@@ -335,42 +341,33 @@ impl Node {
     /// has come or gone in the meantime, the message may come twice.
     fn mesa_missed(
         &self,
-        (mesa, cluster): (&MesaApp, &Cluster),
-        (user, nodes): &Place,
+        mesa: &MesaApp,
+        (user, places): Place,
         before: Before,
-        (payload, list): (&[u8], &Bytes),
+        (message, list): (&LazyCell<Bytes, impl FnOnce() -> Bytes>, &Bytes),
     ) {
         // The shards' locks come before the users'.
-        let is_open = self.user_connections(mesa.app, user) > 0;
-        let users = mesa.users.lock();
-        if users.change(user) != before.change {
-            return self.mesa_store(mesa.app, user, list.clone(), false);
-        }
-        if is_open {
+        let is_open = self.user_connections(mesa.app, &user) > 0;
+        let has_changed = mesa.users.lock().change(&user) != before.change;
+        if is_open && !has_changed {
             return;
         }
 
-        let keys = cluster.mesa_keys(mesa.app);
-        let mut args = vec![
-            arg(user),
-            self.mesa_name(),
-            keys.prefix(),
-            cluster.bus.channel(&mesa.settled).into(),
-            head(self.id(), None, false),
-            Bytes::copy_from_slice(payload),
-            list.clone(),
-            MESA_STORED_BYTES.to_string().into(),
-        ];
+        let goes_to = if has_changed {
+            GoesTo::Back
+        } else {
+            GoesTo::User {
+                message: Bytes::clone(message),
+                places,
+            }
+        };
 
-        args.extend(nodes.iter().map(|node| arg(node)));
-        let names = vec![
-            mesa.undelivered.clone(),
-            keys.nodes(),
-            keys.users(self.id()),
-        ];
-
-        drop(cluster.bus.eval(&MISSED, &keys.home, names, args));
-        drop(users);
+        let one = GivenBack {
+            user: user.into(),
+            list: list.clone(),
+            goes_to,
+        };
+        self.mesa_give_back(mesa, one);
     }
 
     /// Delivers an event of a program of Mesa to connections of this node. Waits for admission as long as it takes: it was accepted

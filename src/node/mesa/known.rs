@@ -28,6 +28,9 @@ impl Node {
     /// dispatchers: before that, since it decides about what they have just published until then; or after that, if several nodes
     /// leave at the same time.
     pub(crate) async fn depart(&self) {
+        // Its clients have gone, and no message comes to this node for them any more.
+        self.mesa_give_all_back(self.config.limits.redis_timeout)
+            .await;
         let was_last = self.leave_to_dispatchers().await;
         if let Some(cluster) = &self.cluster {
             cluster.membership.give_up_lease().await;

@@ -13,12 +13,16 @@ use super::{
     Cluster, MesaApp, arg,
     arriving::mesa_put_back,
     delivering::Place,
+    giving_back::{GivenBack, GoesTo},
     script::{ANNOUNCE, CHECK, LOOK, LOOKED, REAP},
 };
 use crate::{
     bus::{BusError, Topic},
     id::{AppId, ConnectionId, NodeId},
-    limits::{LONG_BODY, MESA_LOOKS, MESA_SENT_PAGE, MESA_SETTLED_TOGETHER, MESA_TICK},
+    limits::{
+        LONG_BODY, MESA_GIVEN_BACK_TOGETHER, MESA_LOOKS, MESA_SENT_PAGE, MESA_SETTLED_TOGETHER,
+        MESA_TICK,
+    },
     protocol::{
         event::{Data, Event},
         mesa,
@@ -413,6 +417,11 @@ impl Node {
         let mut forget = redis::cmd("HDEL");
         forget.arg(keys.seen()).arg(node.to_string());
         cluster.bus.command(&keys.home, forget).await?;
+
+        // Only now: until then the next round begins again.
+        let mut forget = redis::cmd("SREM");
+        forget.arg(keys.nodes()).arg(node.to_string());
+        cluster.bus.command(&keys.home, forget).await?;
         tracing::info!(%node, app = %self.app(mesa.app).name, "the users of a node that has gone are no longer connected");
 
         Ok(())
@@ -466,9 +475,31 @@ impl Node {
             }
         }
 
+        let mut bytes = 0;
         for (user, list) in lists {
-            self.mesa_store(mesa.app, &user, list.into(), true);
+            bytes += list.len();
+            if bytes > MESA_GIVEN_BACK_TOGETHER {
+                // There may be more than is to wait at the same time.
+                self.mesa_given_back(mesa).await;
+                bytes = list.len();
+            }
+
+            let one = GivenBack {
+                user: user.into(),
+                list: list.into(),
+                goes_to: GoesTo::Front,
+            };
+            self.mesa_give_back(mesa, one);
         }
+
+        self.mesa_given_back(mesa).await;
+        if from != since {
+            // If what follows fails, only the rest is stored the next time.
+            let mut seen = redis::cmd("HSET");
+            seen.arg(keys.seen()).arg(&dead).arg(from);
+            cluster.bus.command(&keys.home, seen).await?;
+        }
+
         Ok(())
     }
 

@@ -15,6 +15,7 @@
 
 mod arriving;
 mod delivering;
+mod giving_back;
 mod known;
 mod portals;
 mod quota;
@@ -32,7 +33,7 @@ pub(crate) use self::{
     delivering::{MesaError, Settled},
     portals::PortalNews,
 };
-use self::{maintenance::Looks, portals::Portals};
+use self::{giving_back::GivingBack, maintenance::Looks, portals::Portals};
 use super::{Cluster, Node};
 use crate::{
     bus::{Bus, Topic},
@@ -58,6 +59,7 @@ pub(crate) struct MesaApp {
     undelivered: Vec<u8>,
     users: Mutex<Users>,
     portals: Mutex<Portals>,
+    giving_back: GivingBack,
 }
 
 /// The users of this node, and what is on its way to them.
@@ -131,6 +133,7 @@ impl MesaApp {
             undelivered: key("undelivered_messages"),
             users: Mutex::default(),
             portals: Mutex::default(),
+            giving_back: GivingBack::default(),
         }
     }
 
@@ -187,6 +190,11 @@ impl Keys<'_> {
     /// When each node was there last.
     fn seen(&self) -> Vec<u8> {
         self.named("mesa-seen")
+    }
+
+    /// Which batch a node has given back last.
+    fn given_back(&self, node: NodeId) -> Vec<u8> {
+        self.named(&format!("mesa-given-back.{node}"))
     }
 
     /// Users whom this cluster has put among the connected, where they stay.

@@ -1,7 +1,6 @@
 //! The steps in Redis that must not be torn apart.
 //!
 //! Lists of stored messages are joined as texts and never decoded: Lua would change numbers and empty lists in them.
-//! Dispatchers write them with `JSON.stringify`, so a list begins with `[` and ends with `]`.
 
 use std::sync::LazyLock;
 
@@ -10,10 +9,20 @@ use crate::bus::Script;
 /// Joins two lists; appends a list to what is stored for a user, if there is room (with 0 bytes there is not); finds
 /// the nodes where a user is.
 const HELPERS: &str = r#"
+-- What a list holds, without its brackets; nothing if that is nothing. Programs may write white space, as JSON allows.
+local function items(list)
+  local from = list and list:match('^%s*%[%s*()')
+  if not from then return '' end
+  -- Backwards from the end: a pattern would try each white space in the list as its last.
+  local to = #list
+  while to > from and list:find('^%s', to) do to = to - 1 end
+  return list:sub(to, to) == ']' and list:sub(from, to - 1) or ''
+end
 local function joined(one, two)
-  if not one or one:sub(1, 1) ~= '[' or one == '[]' then return two end
-  if not two or two:sub(1, 1) ~= '[' or two == '[]' then return one end
-  return one:sub(1, -2) .. ',' .. two:sub(2)
+  local first, second = items(one), items(two)
+  if first == '' then return two end
+  if second == '' then return one end
+  return '[' .. first .. ',' .. second .. ']'
 end
 local function append(undelivered, user, list, most)
   local now = redis.call('HGET', undelivered, user)
@@ -84,7 +93,7 @@ if mode == 'leave' then return false end
 local list = redis.call('HGET', undelivered, user)
 if not list then return false end
 redis.call('HDEL', undelivered, user)
-if mode == 'drop' or list == '[]' then return false end
+if mode == 'drop' or items(list) == '' then return false end
 redis.call('HSET', aside, field, list)
 return list
 ";
@@ -118,23 +127,6 @@ redis.call('HDEL', aside, field)
 redis.call('HSET', undelivered, user, joined(list, redis.call('HGET', undelivered, user)))
 tell(nodes, prefix, channel, user)
 return 1
-";
-
-    /// Stores a list of messages for a user, after or before what is stored.
-    ///
-    /// KEYS: what is stored, the nodes. ARGV: user, prefix of the nodes' users, the channel, list, most bytes, and `before` or
-    /// `after`. Returns 0 if there was no room.
-    STORE = r"
-local undelivered, nodes = unpack(KEYS)
-local user, prefix, channel, list, most, where = unpack(ARGV)
-local done = 1
-if where == 'before' then
-  redis.call('HSET', undelivered, user, joined(list, redis.call('HGET', undelivered, user)))
-else
-  done = append(undelivered, user, list, tonumber(most))
-end
-tell(nodes, prefix, channel, user)
-return done
 ";
 
     /// Decides about a message for users: it is stored for those who are away, and published for the nodes where the others are.
@@ -171,27 +163,48 @@ end
 return full
 ";
 
-    /// A message for a user has come to a node that the user has just left. It goes where the user is now, or is stored; nothing
-    /// happens if it has also come to another node where the user is.
+    /// Messages for users have come to a node, and have not reached them. Those that are stored are found by a look where their
+    /// users are. One whose user has just gone goes where the user is now, or is stored; nothing happens if it has also come there.
     ///
-    /// KEYS: what is stored, the nodes, the node's users.
-    /// ARGV: user, node, prefix of the nodes' users, the channel, the head of the publication, the message, the list to be
-    /// stored, most bytes, and the places that it came to. Returns 0 if there was no room.
-    MISSED = r"
-local undelivered, nodes, mine = unpack(KEYS)
-local user, node, prefix, channel, head, message, list, most = unpack(ARGV, 1, 8)
-redis.call('HDEL', mine, user)
-local found = places(nodes, prefix, user, node)
-for at = 9, #ARGV do
-  for _, place in ipairs(found) do
-    if place == ARGV[at] then return 1 end
+    /// A batch that the node has given back already does nothing: its answer was lost.
+    ///
+    /// KEYS: what is stored, the nodes, the node's users, which batch was the node's last.
+    /// ARGV: the number of the batch, for how many milliseconds it is known, prefix of the nodes' users, the channel, most bytes,
+    /// the node, the head of a publication; and of each message the user, `front`, `back` or `user`, the list to be stored, the
+    /// message, how many places it came to, and those. Returns for how many there was no room.
+    GIVE_BACK = r"
+local undelivered, nodes, mine, last = unpack(KEYS)
+local number, kept, prefix, channel, most, node, head = unpack(ARGV, 1, 7)
+if redis.call('GET', last) == number then return 0 end
+most = tonumber(most)
+local full, at = 0, 8
+while at <= #ARGV do
+  local user, where, list, message, count = unpack(ARGV, at, at + 4)
+  local came = {}
+  for n = at + 5, at + 4 + tonumber(count) do came[ARGV[n]] = true end
+  at = at + 5 + tonumber(count)
+  if where == 'front' then
+    redis.call('HSET', undelivered, user, joined(list, redis.call('HGET', undelivered, user)))
+    tell(nodes, prefix, channel, user)
+  elseif where == 'back' then
+    full = full + 1 - append(undelivered, user, list, most)
+    tell(nodes, prefix, channel, user)
+  else
+    -- The stay that it came to is over, whether or not Redis has heard of that. The user may have come again since.
+    local stay = redis.call('HGET', mine, user)
+    if stay and came[node .. ':' .. stay] then redis.call('HDEL', mine, user) end
+    local found, is_there = places(nodes, prefix, user, ''), false
+    for _, place in ipairs(found) do is_there = is_there or came[place] end
+    if #found == 0 then
+      full = full + 1 - append(undelivered, user, list, most)
+    elseif not is_there then
+      redis.call('PUBLISH', channel, head .. '\n' .. cjson.encode({{user, found}}) .. '\n' .. message)
+    end
   end
 end
-if #found > 0 then
-  redis.call('PUBLISH', channel, head .. '\n' .. cjson.encode({{user, found}}) .. '\n' .. message)
-  return 1
-end
-return append(undelivered, user, list, tonumber(most))
+-- Last of all, so that a batch that fails is repeated.
+redis.call('SET', last, number, 'PX', kept)
+return full
 ";
 
     /// Takes what was stored for users who are connected: a dispatcher found them away, and stored it after they had come. It is
@@ -315,7 +328,7 @@ end
 return page[1]
 ";
 
-    /// Takes away some of the users of a node that has gone, and the node with the last of them. Returns how many there were.
+    /// Takes away some of the users of a node that has gone. Returns how many there were.
     ///
     /// KEYS: the connected, the nodes, the dead node's users.
     /// ARGV: the dead node, prefix of the nodes' users, 1 if the connected are to be those who are, and how many at most.
@@ -331,7 +344,6 @@ for at = 1, #found, 2 do
     redis.call('SREM', connected, user)
   end
 end
-if count == 0 then redis.call('SREM', nodes, node) end
 return count
 ";
 }

@@ -167,11 +167,20 @@ impl Roster {
         self.hub.context().metrics.bus.lists_written.inc();
         let mut members = self.all_members().await;
 
-        // Those who may come back are to leave too if the node does not live to see that they do not.
-        let lost = self.hub.context().resume_table.all().await.into_iter();
+        // Those who may come back, or are about to, are to leave too if the node does not live to see that they do not.
+        let resume_table = &self.hub.context().resume_table;
+        let lost = resume_table.all().await.into_iter();
         members.extend(lost.map(|(connection, watched)| Watcher {
             connection,
             watched,
+        }));
+
+        // In which channels these heard of the others is not known any more.
+        let returning = resume_table.returning().into_iter();
+        let own = returning.filter(|connection| connection.id().node == self.node);
+        members.extend(own.map(|connection| Watcher {
+            connection,
+            watched: Vec::new(),
         }));
 
         let mut fields = vec![(VERSION.to_owned(), now.clone().into_bytes())];
