@@ -3,9 +3,10 @@
 
     python3 benches/durable.py PROGRAM [OTHER...]
 
-Each build serves one node with a redis-server of its own. Clients of the HTTP API send events of 100 bytes, to channels with a
-history and to channels without one. One WebSocket client is in all channels, so that each event also comes back from Redis.
-The difference between the two kinds of channels is what storing costs. Prints medians of three rounds.
+Each build serves one node with a redis-server of its own. Clients of the HTTP API send events of 100 bytes: for the connections of
+the node alone, which is a call without Redis; to channels without a history, which adds a PUBLISH; and to channels with one. One
+WebSocket client is in all channels, so that each stored event also comes back from Redis. The builds take turns every few seconds,
+as other work on the machine changes what a call costs. Prints medians of five rounds.
 """
 
 import asyncio
@@ -20,10 +21,15 @@ import sys
 import threading
 import time
 
-TICKS = os.sysconf("SC_CLK_TCK")
-ROUNDS = 3
+ROUNDS = 5
 # How events come: connections at the same time, events in a request, and how many are measured.
-WAYS = [("one event in a call, 64 callers", 64, 1, 20_000), ("batches of 100, 8 callers", 8, 100, 40_000)]
+WAYS = [
+    ("one event in a call, 64 callers", 64, 1, 5_000),
+    ("batches of 10, 16 callers", 16, 10, 10_000),
+    ("batches of 100, 8 callers", 8, 100, 20_000),
+]
+# Whom events are for: this node alone, a channel without a history, and one with a history.
+KINDS = ["near", "live", "room"]
 
 
 def free_port():
@@ -33,9 +39,12 @@ def free_port():
 
 
 def cpu(pid):
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    """Seconds that all threads of a process have run."""
+    ran = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/schedstat") as stat:
+            ran += int(stat.read().split()[0])
+    return ran / 1e9
 
 
 class Rig:
@@ -46,6 +55,7 @@ class Rig:
         words = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self.redis = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         self.port = free_port()
+        self.members = {}
         words = [program, "serve", "--listen", f"127.0.0.1:{self.port}", "--log", "warn", "--shards", "1"]
         words += ["--channel-history", "room*=100", "--redis", f"redis://127.0.0.1:{port}"]
         self.node = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -69,7 +79,7 @@ class Rig:
         self.node.wait()
         self.redis.wait()
 
-    def member(self, kind, channels):
+    def member(self, prefix, channels):
         """A client in all channels that throws away what it gets."""
         client = socket.create_connection(("127.0.0.1", self.port))
         key = base64.b64encode(b"0" * 16).decode()
@@ -80,7 +90,7 @@ class Rig:
         if b" 101 " not in client.recv(4096):
             sys.exit("the client was refused")
         for n in range(channels):
-            text = json.dumps({"op": "join", "id": n, "channel": f"{kind}-{n}"}).encode()
+            text = json.dumps({"op": "join", "id": n, "channel": f"{prefix}-{n}"}).encode()
             client.sendall(bytes([0x81, 0x80 | len(text)]) + bytes(4) + text)
             # Below the rate of a client's messages.
             time.sleep(0.03)
@@ -95,7 +105,7 @@ class Rig:
         threading.Thread(target=read, daemon=True).start()
         return client
 
-    async def send(self, name, events, callers, together):
+    async def send(self, name, events, callers, together, scope="cluster"):
         sent = 0
 
         async def call():
@@ -103,7 +113,7 @@ class Rig:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             while sent < events:
                 first, sent = sent, sent + together
-                items = [{"channel": name(first + n), "event": "e", "data": "x" * 100} for n in range(together)]
+                items = [{"channel": name(first + n), "event": "e", "data": "x" * 100, "scope": scope} for n in range(together)]
                 path, body = "send", items[0]
                 if together > 1:
                     path, body = "batch", {"items": [{"call": "send", **item} for item in items]}
@@ -121,42 +131,44 @@ class Rig:
 
     def measure(self, kind, channels, way):
         _, callers, together, events = way
-        member = self.member(kind, channels)
+        prefix, scope = f"{kind}-{channels}", "node" if kind == "near" else "cluster"
+        if prefix not in self.members:
+            self.members[prefix] = self.member(prefix, channels)
 
         def name(n):
-            return f"{kind}-{n * 7919 % channels}"
+            return f"{prefix}-{n * 7919 % channels}"
 
-        asyncio.run(self.send(name, 2000, callers, together))
+        asyncio.run(self.send(name, 1000, callers, together, scope))
         before = self.times()
-        asyncio.run(self.send(name, events, callers, together))
+        asyncio.run(self.send(name, events, callers, together, scope))
         after = self.times()
-        member.close()
         return [(now - was) / events * 1e6 for was, now in zip(before, after)]
 
 
 def main():
     programs = sys.argv[1:] or ["target/release/fanfare"]
     costs = {}
+    rigs = [(program, Rig(program)) for program in programs]
     for _ in range(ROUNDS):
-        for program in programs:
-            rig = Rig(program)
-            for way in WAYS:
-                for channels in [1, 100]:
-                    for kind in ["live", "room"]:
+        for way in WAYS:
+            for channels in [1, 100]:
+                for kind in KINDS:
+                    for program, rig in rigs:
                         cost = rig.measure(kind, channels, way)
                         costs.setdefault((way[0], channels, program, kind), []).append(cost)
-            rig.stop()
+    for _, rig in rigs:
+        rig.stop()
 
-    print("| how events come | channels | build | node, not stored | node, stored | Redis, not stored | Redis, stored |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| how events come | channels | build | node, without Redis | node, published | node, stored | Redis, published | Redis, stored |")
+    print("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for way in WAYS:
         for channels in [1, 100]:
             for program in programs:
                 of = {}
-                for kind in ["live", "room"]:
+                for kind in KINDS:
                     rounds = zip(*costs[(way[0], channels, program, kind)])
                     of[kind] = [statistics.median(cost) for cost in rounds]
-                cells = [of["live"][0], of["room"][0], of["live"][1], of["room"][1]]
+                cells = [of["near"][0], of["live"][0], of["room"][0], of["live"][1], of["room"][1]]
                 print(f"| {way[0]} | {channels} | {program} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
 
 

@@ -253,7 +253,8 @@ impl CommandQueue {
         metrics.sent(Sent::Unanswered, unanswered);
     }
 
-    /// Puts back what Redis refused because it has forgotten a script, before everything that waits.
+    /// Puts back what Redis refused because it has forgotten a script, before everything that waits. What several pipelines put back
+    /// keeps their order.
     pub(super) fn put_back(&self, items: Vec<QueuedCommand>) {
         if items.is_empty() {
             return;
@@ -274,15 +275,18 @@ impl CommandQueue {
             return;
         }
 
-        // In reverse, so that they are in their order at the front.
-        for item in items.into_iter().rev() {
+        // After those that another pipeline has put back: it was sent earlier.
+        let put_back = state.items.iter().take_while(|item| item.again).count();
+        let later = state.items.split_off(put_back);
+        for item in items {
             state.bytes += item.bytes;
-            state.items.push_front(QueuedCommand {
+            state.items.push_back(QueuedCommand {
                 again: true,
                 ..item
             });
         }
 
+        state.items.extend(later);
         drop(state);
         self.wake.notify_one();
     }
@@ -357,6 +361,27 @@ mod tests {
             texts_of(&["A", "C", "E"])
         );
         assert!(!queue.is_idle());
+    }
+
+    #[test]
+    fn what_pipelines_put_back_goes_in_their_order_before_the_rest() {
+        let queue = queue(&Limits::default());
+        queue.open();
+        let mut pipelines = Vec::new();
+        for texts in [["A", "B"], ["C", "D"]] {
+            for text in texts {
+                drop(queue.send(command(text), 1, None));
+            }
+            pipelines.push(queue.take(Instant::now()));
+        }
+        drop(queue.send(command("E"), 1, None));
+        for items in pipelines {
+            queue.put_back(items);
+        }
+        assert_eq!(
+            texts(&queue.take(Instant::now())),
+            texts_of(&["A", "B", "C", "D", "E"])
+        );
     }
 
     fn texts_of(texts: &[&str]) -> Vec<Vec<u8>> {

@@ -15,13 +15,13 @@ use super::{
     ops,
     problem::Problem,
     shape::{Kind, Shape, field},
-    verbs::{Fields, Verb},
+    verbs::{Fields, PublishCall, Verb},
 };
 use crate::{
     history::KeptAnswer,
     hub::LongStep,
     limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, IDEMPOTENCY_WAIT, LONG_BODY},
-    node::{IdempotencyClaim, IdempotentCall, Node, NodeError},
+    node::{IdempotencyClaim, IdempotentCall, Node, NodeError, Prepared, Receipt},
     time_slice::TimeSlice,
 };
 
@@ -169,44 +169,106 @@ impl Publishing {
     /// Carries out the items of a batch, each under a key of its own where the batch has one; and whether one succeeded.
     async fn all(&self, scope: Option<&Scope>, body: &[u8]) -> Result<(Published, bool), Problem> {
         let items = items(body)?;
-        let (mut succeeded, mut is_replay) = (false, !items.is_empty());
-        let mut results: Vec<Box<RawValue>> = Vec::with_capacity(items.len());
+        let results = match scope {
+            None => self.all_in_order(&items).await,
+            Some(scope) => self.all_once(scope, &items).await,
+        };
 
-        // Each item may bring a filter that has to be compiled, or params that are bound.
-        let mut slice = TimeSlice::begin();
-        for (at, item) in items.iter().enumerate() {
-            if item.get().len() >= LONG_BODY {
-                self.node
-                    .queue_long_step(self.caller.app, LongStep::Body)
-                    .await;
-            }
-
-            let item = Bytes::copy_from_slice(item.get().as_bytes());
-            let result = match scope {
-                None => self.item(&item).await.map(Published::now),
-                Some(scope) => {
-                    let run = item.clone();
-                    self.clone()
-                        .once(scope.item(at), item, move |this| async move {
-                            this.item(&run).await
-                        })
-                        .await
-                }
-            };
-
-            succeeded |= result.is_ok();
+        let has_succeeded = results.iter().any(Result::is_ok);
+        let mut is_replay = !results.is_empty();
+        let mut written: Vec<Box<RawValue>> = Vec::with_capacity(results.len());
+        for result in results {
             is_replay &= result.as_ref().is_ok_and(|published| published.is_replay);
-            results.push(item_result(result.map(|published| published.json)));
+            written.push(item_result(result.map(|published| published.json)));
+        }
+
+        let results = Results { results: written };
+        let json = serde_json::to_vec(&results).unwrap_or_default().into();
+        Ok((Published { json, is_replay }, has_succeeded))
+    }
+
+    /// Carries out the items of a batch with a key, one after another.
+    async fn all_once(
+        &self,
+        scope: &Scope,
+        items: &[&RawValue],
+    ) -> Vec<Result<Published, Problem>> {
+        let mut results = Vec::with_capacity(items.len());
+        let mut slice = TimeSlice::begin();
+
+        for (at, item) in items.iter().enumerate() {
+            self.queue_long(item).await;
+            let item = Bytes::copy_from_slice(item.get().as_bytes());
+            let run = item.clone();
+            let once = self
+                .clone()
+                .once(scope.item(at), item, move |this| async move {
+                    let (verb, fields) = Fields::item(&run)?;
+                    this.publish(verb, fields).await
+                });
+
+            results.push(once.await);
             slice.rest().await;
         }
 
-        let json = serde_json::to_vec(&Results { results }).unwrap_or_default();
-        let published = Published {
-            json: json.into(),
-            is_replay,
-        };
+        results
+    }
 
-        Ok((published, succeeded))
+    /// Carries out the items of a batch without a key. Those that follow each other and are stored over Redis go there together. Any
+    /// other waits for those before it, so that it comes after them everywhere.
+    async fn all_in_order(&self, items: &[&RawValue]) -> Vec<Result<Published, Problem>> {
+        let mut results = Vec::with_capacity(items.len());
+        let mut to_store = Vec::new();
+
+        // Each item may bring a filter that has to be compiled, or params that are bound.
+        let mut slice = TimeSlice::begin();
+        for item in items {
+            slice.rest().await;
+            self.queue_long(item).await;
+
+            let result = match self.prepare_item(item).await {
+                Ok(Call::One(prepared)) if prepared.comes_by_bus() => {
+                    to_store.push(*prepared);
+                    continue;
+                }
+                Ok(call) => {
+                    self.store(&mut to_store, &mut results).await;
+                    self.carry_out(call).await
+                }
+                Err(problem) => {
+                    self.store(&mut to_store, &mut results).await;
+                    Err(problem)
+                }
+            };
+            results.push(result.map(Published::now));
+        }
+
+        self.store(&mut to_store, &mut results).await;
+        results
+    }
+
+    /// Stores what items of a batch have to store, and adds their results.
+    async fn store(
+        &self,
+        to_store: &mut Vec<Prepared>,
+        results: &mut Vec<Result<Published, Problem>>,
+    ) {
+        if to_store.is_empty() {
+            return;
+        }
+        let stored = self.node.publish_stored(std::mem::take(to_store)).await;
+        let written = stored
+            .into_iter()
+            .map(|stored| stored.map_err(refused).map(|receipt| written(&receipt)));
+        results.extend(written.map(|result| result.map(Published::now)));
+    }
+
+    /// Waits for the turn of an item that is long.
+    async fn queue_long(&self, item: &RawValue) {
+        if item.get().len() >= LONG_BODY {
+            let app = self.caller.app;
+            self.node.queue_long_step(app, LongStep::Body).await;
+        }
     }
 
     /// Claims the key that `name` stands for on all nodes.
@@ -263,33 +325,53 @@ impl Publishing {
         }
     }
 
-    async fn item(&self, item: &[u8]) -> Result<Bytes, Problem> {
-        let (verb, fields) = Fields::item(item)?;
-        self.publish(verb, fields).await
+    async fn publish(&self, verb: Verb, fields: Fields<'_>) -> Result<Bytes, Problem> {
+        let call = self.prepare(verb, fields).await?;
+        self.carry_out(call).await
     }
 
-    async fn publish(&self, verb: Verb, mut fields: Fields<'_>) -> Result<Bytes, Problem> {
+    /// Settles what a call means.
+    async fn prepare<'a>(&self, verb: Verb, mut fields: Fields<'a>) -> Result<Call<'a>, Problem> {
         let app = self.caller.app;
         if let Some(json) = fields.long_params() {
             fields.built = Some(body::params_aside(&self.node, app, json).await?);
         }
 
-        let order = fields.into_call(verb)?;
+        let call = fields.into_call(verb)?;
         if verb == Verb::Publish && !self.node.runtime_config().access(app).has_users() {
             return Err(NodeError::NoUsers.into());
         }
 
-        let mut publications = order.publications();
-        let receipt = match (publications.pop(), publications.is_empty()) {
-            (Some(only), true) => self.node.publish(app, only).await.map_err(refused)?,
-            (last, _) => {
-                publications.extend(last);
-                let published = self.node.publish_all(app, publications).await;
-                published.map_err(refused)?
+        let mut publications = call.publications();
+        let (Some(only), true) = (publications.pop(), publications.is_empty()) else {
+            drop(publications);
+            return Ok(Call::Several(Box::new(call)));
+        };
+        let prepared = self.node.prepare_aside(app, only).await.map_err(refused)?;
+        Ok(Call::One(Box::new(prepared)))
+    }
+
+    /// The same of an item of a batch; and what is to be stored over Redis is admitted.
+    async fn prepare_item<'a>(&self, item: &'a RawValue) -> Result<Call<'a>, Problem> {
+        let (verb, fields) = Fields::item(item.get().as_bytes())?;
+        match self.prepare(verb, fields).await? {
+            Call::One(prepared) if prepared.comes_by_bus() => {
+                let admitted = self.node.admit_to_store(*prepared).await.map_err(refused)?;
+                Ok(Call::One(Box::new(admitted)))
+            }
+            call => Ok(call),
+        }
+    }
+
+    async fn carry_out(&self, call: Call<'_>) -> Result<Bytes, Problem> {
+        let receipt = match call {
+            Call::One(prepared) => self.node.deliver(*prepared).await,
+            Call::Several(call) => {
+                let publications = call.publications();
+                self.node.publish_all(self.caller.app, publications).await
             }
         };
-
-        Ok(serde_json::to_vec(&receipt).unwrap_or_default().into())
+        receipt.map_err(refused).map(|receipt| written(&receipt))
     }
 
     fn scope(&self) -> Result<Option<Scope>, Problem> {
@@ -356,6 +438,19 @@ impl Publishing {
         })
         .await
     }
+}
+
+/// A publishing call that has been read.
+enum Call<'a> {
+    /// It is one event, for one target.
+    One(Box<Prepared>),
+    /// It is one event for several targets.
+    Several(Box<PublishCall<'a>>),
+}
+
+/// What a publishing call answers, as JSON.
+fn written(receipt: &Receipt) -> Bytes {
+    serde_json::to_vec(receipt).unwrap_or_default().into()
 }
 
 /// Why nothing was published; without the other nodes there is still one way.

@@ -88,9 +88,17 @@ impl Node {
         app: AppId,
         publication: Publication<'_>,
     ) -> Result<Receipt, NodeError> {
-        let bound = self.compile_aside(app, &publication.target).await?;
-        let prepared = self.prepare_with(app, publication, bound)?;
+        let prepared = self.prepare_aside(app, publication).await?;
         self.deliver(prepared).await
+    }
+
+    /// Waits until the node may accept an event that comes back over the bus. It takes its place at admission then.
+    ///
+    /// # Errors
+    /// [`NodeError::Busy`].
+    pub(crate) async fn admit_to_store(&self, prepared: Prepared) -> Result<Prepared, NodeError> {
+        let admitted = self.admit(prepared).await?;
+        Ok(admitted.prepared)
     }
 
     /// Delivers what was prepared; see [`Node::publish`].

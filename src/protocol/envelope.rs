@@ -305,11 +305,6 @@ impl<'h> Tails<'h> {
         }
     }
 
-    /// What they say beside whom each is for.
-    pub(crate) fn header(&self) -> &Header<'h> {
-        self.header
-    }
-
     /// The one for `to`, or for whom the header names.
     pub(crate) fn tail(&self, to: Option<&Names>) -> Bytes {
         let Header {

@@ -108,6 +108,95 @@ fn every_member_on_every_node_sees_one_order() {
     nothing_more(&cluster[0], &mut members);
 }
 
+/// Scripts that Redis has run.
+fn scripts(cluster: &Cluster) -> u64 {
+    let stats = cluster.redis.call(&["INFO", "commandstats"]).unwrap();
+    let stats = stats.text();
+    let line = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    let calls = line.and_then(|line| line.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[test]
+fn the_stored_items_of_a_batch_keep_the_order_of_each_channel() {
+    const ITEMS: usize = 100;
+    let cluster = Cluster::start();
+    let mut members = cluster.members("room");
+    for member in &mut members {
+        member.join("room-b");
+    }
+
+    // Between them are items that are stored nowhere, for several channels, and wrong.
+    let item = |n: usize| match n % 10 {
+        3 => json!({"call": "send", "channel": "room", "event": "e", "data": n, "store": false}),
+        5 => json!({"call": "send", "channels": ["room", "lobby"], "event": "e", "data": n}),
+        7 => json!({"call": "send", "channel": "room", "event": 1}),
+        even if even % 2 == 0 => {
+            json!({"call": "send", "channel": "room", "event": "e", "data": n})
+        }
+        _ => json!({"call": "send", "channel": "room-b", "event": "e", "data": n}),
+    };
+    let items: Vec<Value> = (0..ITEMS).map(item).collect();
+    let answer = cluster[1].call("/v1/batch", &json!({ "items": items }));
+    let results = answer["results"].as_array().unwrap();
+
+    let is_wrong = |n: usize| n % 10 == 7;
+    let is_in_b = |n: usize| n % 10 == 1 || n % 10 == 9;
+    let expected = |of_b: bool| {
+        let right = (0..ITEMS).filter(|n| !is_wrong(*n));
+        right.filter(move |n| is_in_b(*n) == of_b)
+    };
+    for (n, result) in results.iter().enumerate() {
+        let status = if is_wrong(n) { 400 } else { 200 };
+        assert_eq!(result["status"], status, "{n}: {result}");
+    }
+
+    for member in &mut members {
+        let events: Vec<Value> = (0..ITEMS - ITEMS / 10).map(|_| event(member)).collect();
+        for (channel, of_b) in [("room", false), ("room-b", true)] {
+            let of_channel = events.iter().filter(|event| event["channel"] == channel);
+            let (mut seen, mut last) = (Vec::new(), 0);
+            for event in of_channel {
+                let n = event["data"].as_u64().unwrap() as usize;
+                seen.push(n);
+                // What is not stored has no offset.
+                let Some(offset) = event["offset"].as_u64() else {
+                    assert_eq!(n % 10, 3);
+                    continue;
+                };
+                last += 1;
+                assert_eq!(offset, last, "{event}");
+                let placed = results[n]["result"]["publications"].as_array().unwrap();
+                let placed = placed.iter().find(|it| it["channel"] == channel);
+                assert_eq!(placed.unwrap()["offset"], offset, "{}", results[n]);
+            }
+            assert_eq!(seen, expected(of_b).collect::<Vec<_>>());
+        }
+    }
+    nothing_more(&cluster[0], &mut members);
+}
+
+#[test]
+fn the_stored_items_of_a_batch_go_to_redis_together() {
+    let cluster = Cluster::start();
+    let mut members = cluster.members("room");
+    send(&cluster[0], 0);
+    let items: Vec<Value> = (1..=100)
+        .map(|n| json!({"call": "send", "channel": "room", "event": "e", "data": n}))
+        .collect();
+
+    let before = scripts(&cluster);
+    Caller::new(cluster[0].address()).batches(&items);
+    let ran = scripts(&cluster) - before;
+    // Nodes have scripts of their own meanwhile.
+    assert!(ran < 75, "{ran} scripts for 100 events");
+    for member in &mut members {
+        (0..=100).for_each(|n| assert_eq!(event(member)["data"], n));
+    }
+}
+
 #[test]
 fn clients_and_callers_share_the_numbering() {
     let cluster = Cluster::start();

@@ -1,20 +1,22 @@
 //! Storing an event where all nodes store theirs: in Redis, by which it comes back to every node.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
+use smol_str::SmolStr;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
-use super::{Prepared, Publication, preparing::Durability};
+use super::{Prepared, Publication, preparing::Durability, run_detached};
 use crate::{
-    history::{HistoryError, Key, New, Retention},
+    history::{HistoryError, Key, New, Position, Retention},
     id::AppId,
     limits::STORED_AT_ONCE,
     log_limit::Line,
     node::{
         Node, NodeError, Placement, Receipt,
-        cluster::{Appending, EchoTimeout, Message, Replicator},
+        cluster::{Appending, EchoTimeout, Message},
     },
-    protocol::envelope::Tails,
+    protocol::envelope::{Header, Tails},
     time_slice::TimeSlice,
 };
 
@@ -54,152 +56,110 @@ impl Node {
         prepared: Prepared,
         has_begun: Option<oneshot::Sender<()>>,
     ) -> Result<Receipt, NodeError> {
-        let Prepared {
-            id,
-            selection,
-            draft,
-            durability,
-            omit,
-            message,
-        } = prepared;
-
-        let mut receipt = Receipt::new(id);
-        let Some(Message::Durable(header)) = message else {
-            return Ok(receipt);
-        };
-
-        let tails = Tails::new(&header, &draft);
-        let new = New {
-            id,
-            draft,
-            omit,
-            tail: None,
-        };
-
-        let event = (new, &tails);
-        self.append_all(selection.app, durability, event, has_begun, &mut receipt)
-            .await?;
-        Ok(receipt)
+        let mut receipts = self.store(vec![prepared], has_begun).await;
+        receipts.pop().unwrap_or(Err(NodeError::Failed))
     }
 
-    async fn append_all(
+    /// Stores publications that all come back over the bus, and returns what became of each. Their events go to Redis
+    /// in order, up to [`STORED_AT_ONCE`] at the same time. So those of one topic are stored and placed in order. One
+    /// that fails does not stop the others. All are carried out whatever becomes of the caller.
+    pub(crate) async fn publish_stored(
+        self: &Arc<Self>,
+        publications: Vec<Prepared>,
+    ) -> Vec<Result<Receipt, NodeError>> {
+        let (node, count) = (self.clone(), publications.len());
+        let stored = run_detached(async move { node.store(publications, None).await }).await;
+        stored.unwrap_or_else(|_| failed(count))
+    }
+
+    /// See [`Self::publish_stored`]. `has_begun` is dropped when all is on its way.
+    async fn store(
         &self,
-        app: AppId,
-        durability: Durability,
-        (new, tails): (New, &Tails<'_>),
+        publications: Vec<Prepared>,
         has_begun: Option<oneshot::Sender<()>>,
-        receipt: &mut Receipt,
-    ) -> Result<(), NodeError> {
-        match durability {
-            Durability::Transient => {}
-            Durability::Channel(channel, key, retention) => {
-                let id = new.id;
-                self.app(app).metrics.encodings.inc();
-                let mut timeout = EchoTimeout::new(self.config.limits.redis_timeout);
-                let appending = self
-                    .replicator()?
-                    .append_over_bus(&key, &retention, new, tails);
-                // Its place in Redis is taken, so what is begun from here on comes after it.
-                drop(has_begun);
-                let (position, counts) = match appending.end(&mut timeout).await {
-                    Ok(kept) => kept,
-                    Err(error) => return self.unsure(app, error, receipt),
-                };
-                receipt.add(counts);
-                receipt.stored = 1;
-                let epoch = position.epoch.to_string();
-                receipt.publications = vec![Placement {
-                    channel,
-                    id,
-                    epoch,
-                    offset: position.offset,
-                }];
-            }
-            Durability::Users(users, retention) => {
-                self.app(app).metrics.encodings.inc();
-                let keys: Vec<Key> = users.into_iter().map(|user| Key::user(app, user)).collect();
-                let event = (&new, tails);
-                if let Err(error) = self
-                    .append_for_users(&keys, &retention, event, has_begun, receipt)
-                    .await
-                {
-                    return self.unsure(app, error, receipt);
-                }
-            }
-        }
+    ) -> Vec<Result<Receipt, NodeError>> {
+        let Some(cluster) = &self.cluster else {
+            return failed(publications.len());
+        };
 
-        let header = tails.header();
-        if header.receipt
-            && let Some(cluster) = &self.cluster
-        {
-            cluster.sender.add_others(app, header.id, receipt).await;
-        }
-
-        Ok(())
-    }
-
-    /// Stores an event for each of these users, for [`STORED_AT_ONCE`] of them at the same time. After a failure
-    /// nothing more is begun, and what is under way is waited for.
-    ///
-    /// # Errors The first one, or rather one that leaves open whether it was stored, if there is such; what the others
-    /// became is in `receipt`.
-    async fn append_for_users(
-        &self,
-        keys: &[Key],
-        retention: &Retention,
-        (new, tails): (&New, &Tails<'_>),
-        mut has_begun: Option<oneshot::Sender<()>>,
-        receipt: &mut Receipt,
-    ) -> Result<(), NodeError> {
+        let storing: Vec<Storing> = publications.into_iter().map(Storing::new).collect();
+        let mut ends: Vec<End> = storing.iter().map(|one| End::new(one.new.id)).collect();
         let mut timeout = EchoTimeout::new(self.config.limits.redis_timeout);
-        let mut waiting = keys.iter();
-        let mut under_way: VecDeque<Appending<'_>> = VecDeque::new();
-        let mut failed: Option<NodeError> = None;
+        let mut under_way = VecDeque::new();
         let mut slice = TimeSlice::begin();
 
-        loop {
-            while failed.is_none() && under_way.len() < STORED_AT_ONCE {
-                let Some(key) = waiting.next() else {
-                    drop(has_begun.take());
-                    break;
-                };
+        for (at, one) in storing.iter().enumerate() {
+            let (Some(header), Some(retention)) = (&one.header, &one.retention) else {
+                continue;
+            };
 
-                under_way.push_back(self.replicator()?.append_over_bus(
-                    key,
-                    retention,
-                    new.clone(),
-                    tails,
-                ));
+            self.app(one.app).metrics.encodings.inc();
+            let tails = Tails::new(header, &one.new.draft);
+            for key in &one.keys {
+                if under_way.len() >= STORED_AT_ONCE {
+                    end_first(&mut under_way, &mut ends, &mut timeout).await;
+                }
+                // After a failure nothing more of a publication is begun.
+                if ends[at].failed.is_some() {
+                    break;
+                }
+
+                let (replicator, new) = (&cluster.replicator, one.new.clone());
+                let appending = replicator.append_over_bus(key, retention, new, &tails);
+                under_way.push_back((at, appending));
 
                 // Each names whom it leaves out, which may take long to write.
                 slice.rest().await;
             }
-
-            let Some(first) = under_way.pop_front() else {
-                break;
-            };
-
-            match first.end(&mut timeout).await {
-                Ok((_, counts)) => {
-                    receipt.add(counts);
-                    receipt.stored += 1;
-                }
-                // One that leaves open whether it was stored says more than one that does not.
-                Err(error) if failed.is_none() || is_open(&error) => failed = Some(error),
-                Err(_) => {}
-            }
         }
 
-        failed.map_or(Ok(()), Err)
+        // All has its place in the queue to Redis, so what is begun from here on comes after it.
+        drop(has_begun);
+        while !under_way.is_empty() {
+            end_first(&mut under_way, &mut ends, &mut timeout).await;
+        }
+        drop(under_way);
+
+        let mut receipts = Vec::with_capacity(ends.len());
+        for (one, end) in storing.into_iter().zip(ends) {
+            receipts.push(self.receipt(one, end).await);
+        }
+        receipts
     }
 
-    /// What stores events for all nodes.
-    ///
-    /// # Errors
-    /// [`NodeError::Failed`] without other nodes.
-    fn replicator(&self) -> Result<&Replicator, NodeError> {
-        let cluster = self.cluster.as_ref().ok_or(NodeError::Failed)?;
-        Ok(&cluster.replicator)
+    /// What is answered about a publication that was stored, or failed to be.
+    async fn receipt(&self, one: Storing, end: End) -> Result<Receipt, NodeError> {
+        let Storing {
+            app,
+            header,
+            channel,
+            ..
+        } = one;
+        let End {
+            mut receipt,
+            position,
+            failed,
+        } = end;
+
+        if let (Some(channel), Some(position)) = (channel, position) {
+            receipt.publications = vec![Placement {
+                channel,
+                id: receipt.id,
+                epoch: position.epoch.to_string(),
+                offset: position.offset,
+            }];
+        }
+
+        if let Some(error) = failed {
+            self.unsure(app, error, &mut receipt)?;
+        } else if header.is_some_and(|header| header.receipt)
+            && let Some(cluster) = &self.cluster
+        {
+            let id = receipt.id;
+            cluster.sender.add_others(app, id, &mut receipt).await;
+        }
+
+        Ok(receipt)
     }
 
     /// The answer where storing failed: an error only if nothing was done for certain. Otherwise the receipt says how
@@ -213,6 +173,111 @@ impl Node {
         }
         receipt.missing_nodes = self.serving_names(app);
         Ok(())
+    }
+}
+
+/// A publication on its way into the history.
+struct Storing {
+    app: AppId,
+    /// What its events say to other nodes; nothing if it does not come back over the bus.
+    header: Option<Box<Header<'static>>>,
+    new: New,
+    retention: Option<Retention>,
+    /// The channel that it is for, if it is for one.
+    channel: Option<SmolStr>,
+    /// The topics that store it.
+    keys: Vec<Key>,
+}
+
+impl Storing {
+    fn new(prepared: Prepared) -> Self {
+        let Prepared {
+            id,
+            selection,
+            draft,
+            durability,
+            omit,
+            message,
+        } = prepared;
+
+        let app = selection.app;
+        let (channel, keys, retention) = match durability {
+            Durability::Transient => (None, Vec::new(), None),
+            Durability::Channel(channel, key, retention) => {
+                (Some(channel), vec![key], Some(retention))
+            }
+            Durability::Users(users, retention) => {
+                let keys = users.into_iter().map(|user| Key::user(app, user));
+                (None, keys.collect(), Some(retention))
+            }
+        };
+
+        let header = match message {
+            Some(Message::Durable(header)) => Some(header),
+            _ => None,
+        };
+        let new = New {
+            id,
+            draft,
+            omit,
+            tail: None,
+        };
+
+        Self {
+            app,
+            header,
+            new,
+            retention,
+            channel,
+            keys,
+        }
+    }
+}
+
+/// What became of a publication so far.
+struct End {
+    receipt: Receipt,
+    /// Where its last event stands.
+    position: Option<Position>,
+    /// Why some of it was not stored, or may not be: the first error, or rather one that leaves open whether it was stored.
+    failed: Option<NodeError>,
+}
+
+impl End {
+    fn new(id: Uuid) -> Self {
+        Self {
+            receipt: Receipt::new(id),
+            position: None,
+            failed: None,
+        }
+    }
+}
+
+/// What is answered about `count` publications of which nothing more is known.
+fn failed(count: usize) -> Vec<Result<Receipt, NodeError>> {
+    (0..count).map(|_| Err(NodeError::Failed)).collect()
+}
+
+/// Waits for the event that went to Redis first, and notes what became of it.
+async fn end_first(
+    under_way: &mut VecDeque<(usize, Appending<'_>)>,
+    ends: &mut [End],
+    timeout: &mut EchoTimeout,
+) {
+    let Some((at, first)) = under_way.pop_front() else {
+        return;
+    };
+
+    let end = &mut ends[at];
+    match first.end(timeout).await {
+        Ok((position, counts)) => {
+            end.receipt.add(counts);
+            end.receipt.stored += 1;
+            end.position = Some(position);
+        }
+        // One that leaves open whether it was stored says more than one that does not.
+        Err(error) if end.failed.is_none() || is_open(&error) => end.failed = Some(error),
+        Err(_) => {}
     }
 }
 

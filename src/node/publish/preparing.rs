@@ -52,7 +52,7 @@ impl Prepared {
     }
 
     /// Whether this node, too, places it when it comes back over the bus.
-    pub(super) fn comes_by_bus(&self) -> bool {
+    pub(crate) fn comes_by_bus(&self) -> bool {
         matches!(self.message, Some(Message::Durable(_)))
     }
 }
@@ -89,6 +89,19 @@ impl Node {
         publication: Publication<'_>,
     ) -> Result<Prepared, NodeError> {
         self.prepare_with(app, publication, None)
+    }
+
+    /// The same with a filter that takes long compiled by the background thread.
+    ///
+    /// # Errors
+    /// As [`Node::prepare`].
+    pub(crate) async fn prepare_aside(
+        &self,
+        app: AppId,
+        publication: Publication<'_>,
+    ) -> Result<Prepared, NodeError> {
+        let bound = self.compile_aside(app, &publication.target).await?;
+        self.prepare_with(app, publication, bound)
     }
 
     /// The same with the filter of its target, where that is `bound` already.
